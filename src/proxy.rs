@@ -1,0 +1,4 @@
+//! The data path.
+
+pub mod path;
+pub mod route;

@@ -1,0 +1,437 @@
+//! Routes: which method on which path needs which permission, and where it goes.
+//!
+//! A route is found by walking the segments of the path through a tree. The most specific route that has the method
+//! wins: a literal segment before `{any}`, `{any}` before a trailing `**`. So the order in which routes are written
+//! means nothing, and two routes conflict only when they are the same.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::config::{MaxStaleness, UpstreamName};
+use crate::token::{Action, Permission, Resource};
+
+/// A method that routes can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+}
+
+impl Method {
+    /// Every one, in the order in which `Allow` lists them.
+    pub const ALL: [Self; 7] = [Self::Get, Self::Head, Self::Post, Self::Put, Self::Patch, Self::Delete, Self::Options];
+
+    /// As in a request line. Methods are case-sensitive (RFC 9110 section 9.1).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+        }
+    }
+
+    /// The method with that name, if routes can have it.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "POST" => Some(Self::Post),
+            "GET" => Some(Self::Get),
+            "HEAD" => Some(Self::Head),
+            "PUT" => Some(Self::Put),
+            "PATCH" => Some(Self::Patch),
+            "DELETE" => Some(Self::Delete),
+            "OPTIONS" => Some(Self::Options),
+            _ => None,
+        }
+    }
+}
+
+/// What a request needs to pass a route, and where it goes then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Who may pass.
+    pub access: Access,
+    /// Where to.
+    pub upstream: UpstreamName,
+}
+
+/// Who may pass a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everyone, with or without a token.
+    Open,
+    /// Those whose token has this permission.
+    Requires {
+        /// The permission.
+        permission: Permission,
+        /// How stale the replica that says so may be.
+        max_staleness: MaxStaleness,
+    },
+}
+
+/// A group of endpoints that can be opened at start. The Controller's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Group {
+    Agents,
+    Configs,
+    Labels,
+    ReportingRules,
+    Heartbeat,
+}
+
+impl Group {
+    /// Every group; `*` in the configuration.
+    pub const ALL: [Self; 5] = [Self::Agents, Self::Configs, Self::Labels, Self::ReportingRules, Self::Heartbeat];
+
+    /// The name in `disabled_auth_groups`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Agents => "agents",
+            Self::Configs => "configs",
+            Self::Labels => "labels",
+            Self::ReportingRules => "reporting-rules",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
+
+    fn resource(self) -> Resource {
+        match self {
+            Self::Agents => Resource::Agents,
+            Self::Configs => Resource::Configs,
+            Self::Labels => Resource::Labels,
+            Self::ReportingRules => Resource::ReportingRules,
+            Self::Heartbeat => Resource::Heartbeat,
+        }
+    }
+}
+
+/// A path pattern: literal segments, `{name}` for any one segment, and `**` at the end for any further ones (at least
+/// one).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern(Vec<Segment>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Segment {
+    Literal(String),
+    Any,
+    Rest,
+}
+
+/// A text that is not a path pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPattern {
+    /// Requests with such a path are refused before routes are looked at.
+    #[error(transparent)]
+    Path(#[from] super::path::AmbiguousPath),
+    /// `**` before the end.
+    #[error("`**` can only be the last segment")]
+    RestNotLast,
+    /// A segment with a brace or star that is neither `{name}` nor `**`.
+    #[error("`{0}` is neither a literal segment nor {{name}} nor **")]
+    Segment(String),
+    /// Encoded characters: patterns are written decoded.
+    #[error("write the character itself instead of its percent-encoding")]
+    Encoded,
+}
+
+impl FromStr for Pattern {
+    type Err = InvalidPattern;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+        let path = text.strip_prefix('/').ok_or(super::path::AmbiguousPath::Relative)?;
+        let mut segments = Vec::new();
+        for segment in path.split('/') {
+            if segments.last() == Some(&Segment::Rest) {
+                return Err(InvalidPattern::RestNotLast);
+            }
+            segments.push(match segment {
+                "**" => Segment::Rest,
+                _ if segment.len() > 2 && segment.starts_with('{') && segment.ends_with('}') => Segment::Any,
+                _ if segment.contains(['{', '}', '*']) => return Err(InvalidPattern::Segment(segment.to_owned())),
+                literal => Segment::Literal(literal.to_owned()),
+            });
+        }
+        if text.contains('%') {
+            return Err(InvalidPattern::Encoded);
+        }
+        let literals = segments.iter().map(|segment| match segment {
+            Segment::Literal(literal) => literal.as_str(),
+            Segment::Any | Segment::Rest => "x",
+        });
+        super::path::normalise(&format!("/{}", literals.collect::<Vec<_>>().join("/")))?;
+        Ok(Self(segments))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|segment| match segment {
+            Segment::Literal(literal) => write!(f, "/{literal}"),
+            Segment::Any => f.write_str("/{any}"),
+            Segment::Rest => f.write_str("/**"),
+        })
+    }
+}
+
+/// The same method and path twice.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} {pattern} is routed already; a route that can never be reached is refused", method.name())]
+pub struct Shadowed {
+    /// The method.
+    pub method: Method,
+    /// The path.
+    pub pattern: Pattern,
+}
+
+/// No route for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoRoute {
+    /// No route has the path: 404.
+    Path,
+    /// Routes have the path, with other methods: 405. The value of `Allow`.
+    Method {
+        /// Such as `GET, HEAD`.
+        allow: String,
+    },
+}
+
+/// All routes.
+#[derive(Debug, Clone, Default)]
+pub struct RouteTable {
+    root: Node,
+}
+
+/// One segment's place in the tree.
+#[derive(Debug, Clone, Default)]
+struct Node {
+    literals: Vec<(Box<str>, Node)>,
+    any: Option<Box<Node>>,
+    rest: Methods,
+    here: Methods,
+}
+
+/// The routes that end at one place, by method.
+type Methods = [Option<Route>; Method::ALL.len()];
+
+impl RouteTable {
+    /// The Controller's routes: `POST /agents/heartbeat` to the heartbeat server, `/api/<resource>` and all below it
+    /// to the API server, with the actions that the resource has. `bound` says how stale a replica may be for each
+    /// permission.
+    #[must_use]
+    pub fn built_in(open: &[Group], bound: impl Fn(Permission) -> MaxStaleness) -> Self {
+        let mut table = Self::default();
+        for resource in Resource::ALL {
+            let is_open = open.iter().any(|group| group.resource() == resource);
+            let (paths, upstream): (Vec<String>, _) = match resource {
+                Resource::Heartbeat => (vec!["/agents/heartbeat".to_owned()], UpstreamName::Heartbeat),
+                _ => (vec![format!("/api/{resource}"), format!("/api/{resource}/**")], UpstreamName::Api),
+            };
+            for action in resource.actions() {
+                let methods: &[Method] = match (resource, action) {
+                    // The Controller's heartbeat server knows only this.
+                    (Resource::Heartbeat, Action::Write) => &[Method::Post],
+                    (Resource::Heartbeat, _) => &[],
+                    (_, Action::Read) => &[Method::Get, Method::Head],
+                    (_, Action::Write) => &[Method::Post, Method::Put, Method::Patch],
+                    (_, Action::Delete) => &[Method::Delete],
+                };
+                let Some(permission) = Permission::new(resource, *action) else { continue };
+                let access = match is_open {
+                    true => Access::Open,
+                    false => Access::Requires { permission, max_staleness: bound(permission) },
+                };
+                for path in &paths {
+                    if let Ok(pattern) = path.parse::<Pattern>() {
+                        table.put(methods, &pattern, Route { access, upstream });
+                    }
+                }
+            }
+        }
+        table
+    }
+
+    /// Adds a route, in the place of one with the same method and path.
+    pub fn put(&mut self, methods: &[Method], pattern: &Pattern, route: Route) {
+        let place = self.place(pattern);
+        for method in methods {
+            place[*method as usize] = Some(route);
+        }
+    }
+
+    /// Whether this very method and path has a route.
+    #[must_use]
+    pub fn has(&mut self, method: Method, pattern: &Pattern) -> bool {
+        self.place(pattern)[method as usize].is_some()
+    }
+
+    fn place(&mut self, pattern: &Pattern) -> &mut Methods {
+        let mut node = &mut self.root;
+        for segment in &pattern.0 {
+            node = match segment {
+                Segment::Any => node.any.get_or_insert_default(),
+                Segment::Rest => return &mut node.rest,
+                Segment::Literal(literal) => {
+                    let at = node.literals.iter().position(|(name, _)| **name == **literal).unwrap_or_else(|| {
+                        node.literals.push((literal.as_str().into(), Node::default()));
+                        node.literals.len() - 1
+                    });
+                    &mut node.literals[at].1
+                }
+            };
+        }
+        &mut node.here
+    }
+
+    /// The route of a request, by its method and its normalised path.
+    ///
+    /// # Errors
+    /// [`NoRoute`] says whether the path or the method is unknown.
+    pub fn find(&self, method: &str, path: &str) -> Result<&Route, NoRoute> {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        if let Some(route) = Method::from_name(method).and_then(|method| self.root.find(method, path)) {
+            return Ok(route);
+        }
+        let allowed = Method::ALL.into_iter().filter(|method| self.root.find(*method, path).is_some());
+        match allowed.map(Method::name).collect::<Vec<_>>() {
+            none if none.is_empty() => Err(NoRoute::Path),
+            allowed => Err(NoRoute::Method { allow: allowed.join(", ") }),
+        }
+    }
+
+    /// Every route, for showing: method, path, route.
+    #[must_use]
+    pub fn list(&self) -> Vec<(Method, String, Route)> {
+        let mut routes = Vec::new();
+        self.root.list("", &mut routes);
+        routes
+    }
+}
+
+impl Node {
+    /// `path` is what follows the slash before this node's children.
+    fn find(&self, method: Method, path: &str) -> Option<&Route> {
+        let (segment, rest) = match path.split_once('/') {
+            Some((segment, rest)) => (segment, Some(rest)),
+            None => (path, None),
+        };
+        let literal = self.literals.iter().find(|(name, _)| **name == *segment).map(|(_, node)| node);
+        literal
+            .and_then(|node| node.descend(method, rest))
+            .or_else(|| self.any.as_deref().filter(|_| !segment.is_empty())?.descend(method, rest))
+            .or(self.rest[method as usize].as_ref().filter(|_| !path.is_empty()))
+    }
+
+    fn descend(&self, method: Method, rest: Option<&str>) -> Option<&Route> {
+        match rest {
+            Some(rest) => self.find(method, rest),
+            None => self.here[method as usize].as_ref(),
+        }
+    }
+
+    fn list(&self, prefix: &str, routes: &mut Vec<(Method, String, Route)>) {
+        let mut add = |methods: &Methods, path: &str| {
+            for method in Method::ALL {
+                if let Some(route) = methods[method as usize] {
+                    routes.push((method, path.to_owned(), route));
+                }
+            }
+        };
+        add(&self.here, prefix);
+        add(&self.rest, &format!("{prefix}/**"));
+        for (name, node) in &self.literals {
+            node.list(&format!("{prefix}/{name}"), routes);
+        }
+        if let Some(node) = &self.any {
+            node.list(&format!("{prefix}/{{any}}"), routes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> RouteTable {
+        RouteTable::built_in(&[], |_| MaxStaleness::Never)
+    }
+
+    fn permission(table: &RouteTable, method: &str, path: &str) -> String {
+        match table.find(method, path) {
+            Ok(Route { access: Access::Requires { permission, .. }, .. }) => permission.to_string(),
+            Ok(Route { access: Access::Open, .. }) => "open".to_owned(),
+            Err(NoRoute::Path) => "404".to_owned(),
+            Err(NoRoute::Method { allow }) => format!("405 {allow}"),
+        }
+    }
+
+    #[test]
+    fn built_in_routes_are_the_controllers() {
+        let table = table();
+        let cases = [
+            ("POST", "/agents/heartbeat", "heartbeat:write"),
+            ("GET", "/agents/heartbeat", "405 POST"),
+            ("POST", "/agents/heartbeat/", "404"),
+            ("POST", "/agents/heartbeat/x", "404"),
+            ("GET", "/agents", "404"),
+            ("GET", "/api/configs", "configs:read"),
+            ("HEAD", "/api/configs/1/toml", "configs:read"),
+            ("PATCH", "/api/configs/1", "configs:write"),
+            ("DELETE", "/api/configs/1", "configs:delete"),
+            ("DELETE", "/api/settings", "405 GET, HEAD, POST, PUT, PATCH"),
+            ("POST", "/api/audit-logs", "405 GET, HEAD"),
+            ("TRACE", "/api/audit-logs", "405 GET, HEAD"),
+            ("get", "/api/audit-logs", "405 GET, HEAD"),
+            ("GET", "/api", "404"),
+            ("GET", "/api/", "404"),
+            ("GET", "/api/configs/", "404"),
+            ("GET", "/api/Configs", "404"),
+            ("GET", "/api/configsx", "404"),
+            ("GET", "/", "404"),
+            ("GET", "", "404"),
+        ];
+        for (method, path, expected) in cases {
+            assert_eq!(permission(&table, method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn opened_groups_need_no_token() {
+        let table = RouteTable::built_in(&[Group::Configs], |_| MaxStaleness::Never);
+        assert_eq!(permission(&table, "GET", "/api/configs/1/toml"), "open");
+        assert_eq!(permission(&table, "GET", "/api/agents"), "agents:read");
+    }
+
+    #[test]
+    fn the_most_specific_route_with_the_method_wins() {
+        let mut table = table();
+        let open = Route { access: Access::Open, upstream: UpstreamName::Api };
+        table.put(&[Method::Get], &"/api/configs/{id}/public".parse().expect("valid"), open);
+        assert_eq!(permission(&table, "GET", "/api/configs/1/public"), "open");
+        assert_eq!(permission(&table, "POST", "/api/configs/1/public"), "configs:write");
+        assert_eq!(permission(&table, "GET", "/api/configs/1/public/x"), "configs:read");
+    }
+
+    #[test]
+    fn patterns_that_could_never_match_are_refused() {
+        let refused = ["", "api", "/a//b", "/a/../b", "/**/a", "/a*", "/{}", "/{a", "/%41", "/a;b", "/\u{e9}"];
+        for pattern in refused {
+            assert!(pattern.parse::<Pattern>().is_err(), "{pattern}");
+        }
+        for pattern in ["/", "/a/{id}/b", "/a/**", "/**"] {
+            assert!(pattern.parse::<Pattern>().is_ok(), "{pattern}");
+        }
+    }
+}

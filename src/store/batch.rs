@@ -1,0 +1,99 @@
+//! A batch: edits of records, computed from records that were read, to be committed whole or not at all.
+
+use super::{Change, Revision, Versioned};
+use crate::token::{HistoryEntry, TokenId, TokenRecord, UserRecord};
+
+/// One record's part in a batch. What was read comes along, so that the store can check that it still is so, and so that
+/// what replicas must know follows from the batch alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit<R> {
+    /// A new record; none with its id may exist.
+    Create(R),
+    /// A changed record.
+    Update {
+        /// As it was read.
+        before: Versioned<R>,
+        /// As it shall be.
+        after: R,
+    },
+    /// A record that goes, with its history.
+    Delete(Versioned<R>),
+    /// A record that the decision rests on and that must not have changed.
+    Require(Versioned<R>),
+}
+
+impl<R> Edit<R> {
+    /// The record as it was read.
+    #[must_use]
+    pub fn before(&self) -> Option<&Versioned<R>> {
+        match self {
+            Self::Create(_) => None,
+            Self::Update { before, .. } | Self::Delete(before) | Self::Require(before) => Some(before),
+        }
+    }
+
+    /// The record as it will be.
+    #[must_use]
+    pub fn after(&self) -> Option<&R> {
+        match self {
+            Self::Create(after) | Self::Update { after, .. } => Some(after),
+            Self::Require(before) => Some(&before.record),
+            Self::Delete(_) => None,
+        }
+    }
+}
+
+/// Edits that are committed together. No record occurs twice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Of users.
+    pub users: Vec<Edit<UserRecord>>,
+    /// Of tokens.
+    pub tokens: Vec<Edit<TokenRecord>>,
+    /// Lines to add to the histories of tokens that exist afterwards.
+    pub history: Vec<(TokenId, HistoryEntry)>,
+    /// The store must still be at this revision: for decisions that rest on what does *not* exist.
+    pub expected_revision: Option<Revision>,
+}
+
+impl Batch {
+    /// What replicas must know of it, in an order in which each step alone is right: users first, then tokens.
+    #[must_use]
+    pub fn changes(&self) -> Vec<Change> {
+        let mut changes = Vec::with_capacity(self.users.len() + self.tokens.len());
+        for edit in &self.users {
+            let before = edit.before().map(|user| user.record.owner());
+            match (edit.after().map(UserRecord::owner), edit) {
+                (Some(owner), _) if before.as_ref() == Some(&owner) => {}
+                (Some(owner), Edit::Create(user) | Edit::Update { after: user, .. }) => {
+                    changes.push(Change::PutOwner(user.id, owner));
+                }
+                (None, Edit::Delete(user)) => changes.push(Change::RemoveOwner(user.record.id)),
+                _ => {}
+            }
+        }
+        for edit in &self.tokens {
+            let before = edit.before().and_then(|token| token.record.grant());
+            let Some(record) = edit.after().or_else(|| edit.before().map(|token| &token.record)) else { continue };
+            match edit.after().and_then(TokenRecord::grant) {
+                after if after == before => {}
+                Some(grant) => changes.push(Change::PutGrant(record.digest, grant)),
+                None => changes.push(Change::RemoveGrant(record.digest)),
+            }
+        }
+        changes
+    }
+
+    /// By what the batch changes the checksum (XOR it in).
+    #[must_use]
+    pub fn checksum_delta(&self) -> u64 {
+        let user = |user: &UserRecord| user.owner().fingerprint(user.id);
+        let token = |token: &TokenRecord| token.grant().map_or(0, |grant| grant.fingerprint(&token.digest));
+        let users = self.users.iter().fold(0, |delta, edit| {
+            delta ^ edit.before().map_or(0, |before| user(&before.record)) ^ edit.after().map_or(0, user)
+        });
+        self.tokens.iter().fold(users, |delta, edit| {
+            delta ^ edit.before().map_or(0, |before| token(&before.record)) ^ edit.after().map_or(0, token)
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! The change log's entries, and their encoding: the same bytes in every store and on every channel.
+
+use super::Revision;
+use crate::token::grant::Damaged;
+use crate::token::{Digest, Grant, Owner, UserId};
+
+/// One thing that replicas must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A token is usable, with this grant from now on.
+    PutGrant(Digest, Grant),
+    /// A token was revoked or deleted: it will never be usable again.
+    RemoveGrant(Digest),
+    /// A user is new, or has another role or status.
+    PutOwner(UserId, Owner),
+    /// A user was deleted.
+    RemoveOwner(UserId),
+}
+
+/// What one batch changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// The revision that the batch became.
+    pub revision: Revision,
+    /// The store's checksum after it.
+    pub checksum: u64,
+    /// What replicas must know of it; may be empty.
+    pub changes: Vec<Change>,
+}
+
+const PUT_GRANT: u8 = 1;
+const REMOVE_GRANT: u8 = 2;
+const PUT_OWNER: u8 = 3;
+const REMOVE_OWNER: u8 = 4;
+
+/// Changes as bytes: a tag each, then fixed-length fields; an owner with its length before it.
+#[must_use]
+pub fn encode(changes: &[Change]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(changes.len() * (1 + 32 + Grant::ENCODED));
+    for change in changes {
+        match change {
+            Change::PutGrant(digest, grant) => {
+                bytes.push(PUT_GRANT);
+                bytes.extend_from_slice(digest.as_bytes());
+                bytes.extend_from_slice(&grant.encode());
+            }
+            Change::RemoveGrant(digest) => {
+                bytes.push(REMOVE_GRANT);
+                bytes.extend_from_slice(digest.as_bytes());
+            }
+            Change::PutOwner(id, owner) => {
+                let owner = owner.encode();
+                bytes.push(PUT_OWNER);
+                bytes.extend_from_slice(&id.to_u64().to_le_bytes());
+                // A name has at most 64 bytes, so the length always fits.
+                bytes.extend_from_slice(&u16::try_from(owner.len()).unwrap_or(u16::MAX).to_le_bytes());
+                bytes.extend_from_slice(&owner);
+            }
+            Change::RemoveOwner(id) => {
+                bytes.push(REMOVE_OWNER);
+                bytes.extend_from_slice(&id.to_u64().to_le_bytes());
+            }
+        }
+    }
+    bytes
+}
+
+/// The inverse of [`encode`].
+///
+/// # Errors
+/// [`Damaged`] when the bytes are cut short or hold what no version of this program wrote.
+pub fn decode(mut bytes: &[u8]) -> Result<Vec<Change>, Damaged> {
+    let mut changes = Vec::with_capacity(bytes.len() / (1 + 32 + Grant::ENCODED) + 1);
+    while let [tag, rest @ ..] = bytes {
+        bytes = rest;
+        changes.push(match *tag {
+            PUT_GRANT => {
+                let digest = Digest::from_bytes(take(&mut bytes)?);
+                Change::PutGrant(digest, Grant::decode(&take::<{ Grant::ENCODED }>(&mut bytes)?)?)
+            }
+            REMOVE_GRANT => Change::RemoveGrant(Digest::from_bytes(take(&mut bytes)?)),
+            PUT_OWNER => {
+                let id = UserId::from_u64(u64::from_le_bytes(take(&mut bytes)?));
+                let length = usize::from(u16::from_le_bytes(take(&mut bytes)?));
+                let (owner, rest) = bytes.split_at_checked(length).ok_or(Damaged("change"))?;
+                bytes = rest;
+                Change::PutOwner(id, Owner::decode(owner)?)
+            }
+            REMOVE_OWNER => Change::RemoveOwner(UserId::from_u64(u64::from_le_bytes(take(&mut bytes)?))),
+            _ => return Err(Damaged("change")),
+        });
+    }
+    Ok(changes)
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Damaged> {
+    let (taken, rest) = bytes.split_first_chunk::<N>().ok_or(Damaged("change"))?;
+    *bytes = rest;
+    Ok(*taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{PermissionSet, Role, TokenId};
+
+    fn one_of_each() -> Vec<Change> {
+        let grant = Grant {
+            token: TokenId::from_u64(1),
+            owner: UserId::from_u64(2),
+            permissions: PermissionSet::TELEGRAF_AGENT,
+            expires_at: Some(3),
+        };
+        let owner = Owner { name: "anna".to_owned(), role: Role::Owner, enabled: true };
+        vec![
+            Change::PutGrant(Digest::of(b"a"), grant),
+            Change::RemoveGrant(Digest::of(b"b")),
+            Change::PutOwner(UserId::from_u64(4), owner),
+            Change::RemoveOwner(UserId::from_u64(5)),
+        ]
+    }
+
+    #[test]
+    fn changes_come_back_from_their_encoding() {
+        assert_eq!(decode(&encode(&one_of_each())), Ok(one_of_each()));
+        assert_eq!(decode(&[]), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn every_truncation_that_cuts_a_change_is_refused() {
+        let bytes = encode(&one_of_each());
+        let whole: Vec<usize> = (0..=4).map(|count| encode(&one_of_each()[..count]).len()).collect();
+        for length in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..length]).is_ok(), whole.contains(&length), "{length}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The domain: tokens, permissions, roles and records. No I/O, no clock, no configuration.
+//!
+//! Values are parsed once, at the edge, into types that cannot hold an illegal value: a [`Digest`] is 32 bytes, a
+//! [`Permission`] is one that exists, a [`PermissionSet`] holds nothing else.
+
+pub mod grant;
+pub mod id;
+pub mod permission;
+pub mod raw;
+pub mod record;
+pub mod role;
+
+pub use grant::{Grant, Owner};
+pub use id::{TokenId, UserId};
+pub use permission::{Action, Permission, PermissionSet, Resource};
+pub use raw::{Digest, RawToken};
+pub use record::{Event, HistoryEntry, TokenRecord, TokenState, UserRecord, UserStatus};
+pub use role::Role;

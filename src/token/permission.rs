@@ -1,0 +1,348 @@
+//! `resource:action`, and sets of them as bits.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What a permission is about. The Controller's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Resource {
+    Configs,
+    Agents,
+    ReportingRules,
+    Labels,
+    Tokens,
+    Users,
+    Invites,
+    PasswordResets,
+    Heartbeat,
+    Settings,
+    License,
+    AuthConfig,
+    Analytics,
+    Entitlements,
+    AuditLogs,
+}
+
+impl Resource {
+    /// Every resource, in the order in which permissions are listed.
+    pub const ALL: [Self; 15] = [
+        Self::Configs,
+        Self::Agents,
+        Self::ReportingRules,
+        Self::Labels,
+        Self::Tokens,
+        Self::Users,
+        Self::Invites,
+        Self::PasswordResets,
+        Self::Heartbeat,
+        Self::Settings,
+        Self::License,
+        Self::AuthConfig,
+        Self::Analytics,
+        Self::Entitlements,
+        Self::AuditLogs,
+    ];
+
+    /// The name in permissions and in the Controller's paths.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Configs => "configs",
+            Self::Agents => "agents",
+            Self::ReportingRules => "reporting-rules",
+            Self::Labels => "labels",
+            Self::Tokens => "tokens",
+            Self::Users => "users",
+            Self::Invites => "invites",
+            Self::PasswordResets => "password-resets",
+            Self::Heartbeat => "heartbeat",
+            Self::Settings => "settings",
+            Self::License => "license",
+            Self::AuthConfig => "auth-config",
+            Self::Analytics => "analytics",
+            Self::Entitlements => "entitlements",
+            Self::AuditLogs => "audit-logs",
+        }
+    }
+
+    /// The actions that exist for this resource.
+    #[must_use]
+    pub const fn actions(self) -> &'static [Action] {
+        match self {
+            Self::Configs
+            | Self::Agents
+            | Self::ReportingRules
+            | Self::Labels
+            | Self::Tokens
+            | Self::Users
+            | Self::Invites
+            | Self::PasswordResets => &[Action::Read, Action::Write, Action::Delete],
+            Self::Heartbeat | Self::Settings | Self::License | Self::AuthConfig => &[Action::Read, Action::Write],
+            Self::Analytics | Self::Entitlements | Self::AuditLogs => &[Action::Read],
+        }
+    }
+}
+
+/// What is done to a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Action {
+    Read,
+    Write,
+    Delete,
+}
+
+impl Action {
+    const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Delete];
+
+    /// The name in permissions.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// A permission that exists: a resource with one of its actions.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Permission {
+    resource: Resource,
+    action: Action,
+}
+
+/// A text that is not a permission.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPermission {
+    /// No colon.
+    #[error("`{0}` is not a permission: write it as resource:action, such as configs:read")]
+    Form(String),
+    /// No such resource.
+    #[error("`{permission}`: there is no resource `{resource}`; did you mean `{nearest}`?")]
+    Resource {
+        /// What was written.
+        permission: String,
+        /// Its part before the colon.
+        resource: String,
+        /// The resource with the nearest name.
+        nearest: &'static str,
+    },
+    /// The resource exists, the action does not, or not for it.
+    #[error("`{permission}`: {resource} has {}", list_actions(*resource))]
+    Action {
+        /// What was written.
+        permission: String,
+        /// The resource it names.
+        resource: Resource,
+    },
+}
+
+fn list_actions(resource: Resource) -> String {
+    resource.actions().iter().map(|action| format!("{resource}:{}", action.name())).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Permission {
+    /// The permission, if the resource has that action.
+    #[must_use]
+    pub fn new(resource: Resource, action: Action) -> Option<Self> {
+        resource.actions().contains(&action).then_some(Self { resource, action })
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub const fn resource(self) -> Resource {
+        self.resource
+    }
+
+    /// What it lets one do.
+    #[must_use]
+    pub const fn action(self) -> Action {
+        self.action
+    }
+
+    /// Its bit in a [`PermissionSet`]: four bits a resource, one left free. Part of the stored format.
+    const fn bit(self) -> u64 {
+        1 << (self.resource as u64 * 4 + self.action as u64)
+    }
+}
+
+/// `heartbeat:write`, the permission of the commonest request.
+pub const HEARTBEAT_WRITE: Permission = Permission { resource: Resource::Heartbeat, action: Action::Write };
+
+/// `configs:read`, the permission to fetch a configuration.
+pub const CONFIGS_READ: Permission = Permission { resource: Resource::Configs, action: Action::Read };
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.resource.name(), self.action.name())
+    }
+}
+
+impl fmt::Debug for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Permission {
+    type Err = InvalidPermission;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPermission> {
+        let (resource, action) = text.split_once(':').ok_or_else(|| InvalidPermission::Form(text.to_owned()))?;
+        let Some(found) = Resource::ALL.into_iter().find(|known| known.name() == resource) else {
+            let distance = |known: &Resource| strsim::osa_distance(known.name(), resource);
+            let nearest = Resource::ALL.into_iter().min_by_key(distance).unwrap_or(Resource::Configs).name();
+            let (permission, resource) = (text.to_owned(), resource.to_owned());
+            return Err(InvalidPermission::Resource { permission, resource, nearest });
+        };
+        Action::ALL
+            .into_iter()
+            .find(|known| known.name() == action)
+            .and_then(|action| Self::new(found, action))
+            .ok_or_else(|| InvalidPermission::Action { permission: text.to_owned(), resource: found })
+    }
+}
+
+impl Serialize for Permission {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Permission {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A set of permissions, as bits. It holds only permissions that exist.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct PermissionSet(u64);
+
+impl PermissionSet {
+    /// No permission.
+    pub const EMPTY: Self = Self(0);
+
+    /// What an agent needs: fetch its configuration and send heartbeats. The Controller's preset *Telegraf Agent*.
+    pub const TELEGRAF_AGENT: Self = Self(CONFIGS_READ.bit() | HEARTBEAT_WRITE.bit());
+
+    /// Every permission that exists.
+    #[must_use]
+    pub fn all() -> Self {
+        let every = Resource::ALL
+            .into_iter()
+            .flat_map(|resource| resource.actions().iter().map(move |action| Permission { resource, action: *action }));
+        every.collect()
+    }
+
+    /// The bits, for the stored format.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// A set read back from the store. Bits that name no permission are dropped: an unknown permission permits nothing.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits & Self::all().0)
+    }
+
+    /// Whether the set has this permission.
+    #[must_use]
+    pub const fn contains(self, permission: Permission) -> bool {
+        self.0 & permission.bit() != 0
+    }
+
+    /// What both sets have.
+    #[must_use]
+    pub const fn intersect(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether `other` has all of this set.
+    #[must_use]
+    pub const fn is_subset_of(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
+    }
+
+    /// Whether it has no permission at all.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The permissions, in the order of [`Resource::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Permission> {
+        let every = Resource::ALL
+            .into_iter()
+            .flat_map(|resource| resource.actions().iter().map(move |action| Permission { resource, action: *action }));
+        every.filter(move |permission| self.contains(*permission))
+    }
+}
+
+impl FromIterator<Permission> for PermissionSet {
+    fn from_iter<I: IntoIterator<Item = Permission>>(permissions: I) -> Self {
+        Self(permissions.into_iter().fold(0, |bits, permission| bits | permission.bit()))
+    }
+}
+
+impl fmt::Debug for PermissionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for PermissionSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for PermissionSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Vec::<Permission>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_permission_has_its_own_bit_and_comes_back_from_its_text() {
+        let all = PermissionSet::all();
+        assert_eq!(all.iter().count(), 8 * 3 + 4 * 2 + 3);
+        assert_eq!(all.bits().count_ones() as usize, all.iter().count());
+        for permission in all.iter() {
+            assert_eq!(permission.to_string().parse(), Ok(permission));
+        }
+    }
+
+    #[test]
+    fn what_is_no_permission_says_what_there_is() {
+        let message = |text: &str| text.parse::<Permission>().expect_err("refused").to_string();
+        assert!(message("configs").contains("resource:action"));
+        assert!(message("config:read").contains("did you mean `configs`?"));
+        assert_eq!(message("heartbeat:delete"), "`heartbeat:delete`: heartbeat has heartbeat:read, heartbeat:write");
+        assert!(message("configs:Read").contains("configs:read"));
+    }
+
+    #[test]
+    fn unknown_bits_permit_nothing() {
+        assert_eq!(PermissionSet::from_bits(u64::MAX), PermissionSet::all());
+    }
+}

@@ -1,0 +1,155 @@
+//! What the registry keeps: users, tokens and what happened to each token.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
+
+/// A token as the registry keeps it. The raw token is not here, and nowhere else either.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Its id.
+    pub id: TokenId,
+    /// SHA-256 of the raw token. At most one record has it.
+    pub digest: Digest,
+    /// Who it belongs to.
+    pub owner: UserId,
+    /// What people call it.
+    pub description: String,
+    /// What it permits, never more than its owner's role does.
+    pub permissions: PermissionSet,
+    /// Active or revoked.
+    pub state: TokenState,
+    /// The last characters of the raw token; empty where only the digest was ever known.
+    pub hint: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who made it: a user's name, or `cli:<login name>`.
+    pub created_by: String,
+    /// When it stops working by itself; `None`: never.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Where a token is in its life. It only ever moves from active to revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenState {
+    /// Usable, unless expired or its owner is disabled.
+    Active,
+    /// Refused for good; kept for the audit.
+    Revoked {
+        /// When.
+        at: Timestamp,
+        /// By whom.
+        by: String,
+    },
+}
+
+impl TokenRecord {
+    /// Whether it was not revoked. An expired token is still active in this sense.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state == TokenState::Active
+    }
+
+    /// Whether it is past its expiry. At the very second of it the token is already refused.
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+
+    /// What the replicas know of it: a grant while it is active, nothing afterwards.
+    #[must_use]
+    pub fn grant(&self) -> Option<Grant> {
+        self.is_active().then(|| Grant {
+            token: self.id,
+            owner: self.owner,
+            permissions: self.permissions,
+            expires_at: self.expires_at.map(Timestamp::as_second),
+        })
+    }
+}
+
+/// A user as the registry keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRecord {
+    /// Its id.
+    pub id: UserId,
+    /// Its name, unique among users: 1 to 64 of `A-Z a-z 0-9 . _ @ + -`, so that it can stand in a header.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Active or disabled.
+    pub status: UserStatus,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Whether a user's tokens work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserStatus {
+    /// They do.
+    Active,
+    /// They stay, but cannot authenticate until the user is enabled again.
+    Disabled,
+}
+
+impl fmt::Display for UserStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Active => "active",
+            Self::Disabled => "disabled",
+        })
+    }
+}
+
+impl UserRecord {
+    /// What the replicas know of the user.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        Owner { name: self.name.clone(), role: self.role, enabled: self.status == UserStatus::Active }
+    }
+}
+
+/// One line of a token's history. Gone when the token is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// When.
+    pub at: Timestamp,
+    /// Who: a user's name, or `cli:<login name>`.
+    pub by: String,
+    /// What.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What can happen to a token that stays on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// Made here.
+    Created,
+    /// Brought from elsewhere.
+    Imported,
+    /// Given to another user (names).
+    Reassigned {
+        /// The owner before.
+        from: String,
+        /// The owner after.
+        to: String,
+    },
+    /// Lost these permissions, because its owner's role permits less.
+    Narrowed {
+        /// What it no longer permits.
+        lost: PermissionSet,
+    },
+    /// Revoked, with the reason when it was not a command about this token itself.
+    Revoked {
+        /// Such as `role of anna changed to viewer`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+}

@@ -1,0 +1,124 @@
+//! The Controller's four roles and what each may do at most.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::permission::{Action, PermissionSet, Resource};
+
+/// A user's role. The order is that of power: a later one may do all that an earlier one may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Role {
+    /// Reads configurations, agents, labels and reporting rules. Cannot manage tokens.
+    Viewer,
+    /// Manages those, and tokens of their own.
+    Manager,
+    /// Everything but the licence, authentication settings and the transfer of ownership.
+    Administrator,
+    /// Everything. There is exactly one.
+    Owner,
+}
+
+/// A text that is not a role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no role `{0}`: the roles are owner, administrator, manager, viewer")]
+pub struct InvalidRole(String);
+
+impl Role {
+    /// Every role, the weakest first.
+    pub const ALL: [Self; 4] = [Self::Viewer, Self::Manager, Self::Administrator, Self::Owner];
+
+    /// The name in commands, records and headers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Manager => "manager",
+            Self::Administrator => "administrator",
+            Self::Owner => "owner",
+        }
+    }
+
+    /// The most that a token of a user with this role can permit.
+    #[must_use]
+    pub fn permissions(self) -> PermissionSet {
+        let permitted = PermissionSet::all();
+        permitted.iter().filter(|permission| self.permits(permission.resource(), permission.action())).collect()
+    }
+
+    fn permits(self, resource: Resource, action: Action) -> bool {
+        match resource {
+            Resource::Configs | Resource::Agents | Resource::Labels | Resource::ReportingRules => {
+                self >= Self::Manager || action == Action::Read
+            }
+            Resource::Analytics | Resource::Entitlements => true,
+            Resource::Tokens | Resource::Heartbeat => self >= Self::Manager,
+            Resource::Users
+            | Resource::Invites
+            | Resource::PasswordResets
+            | Resource::Settings
+            | Resource::AuditLogs => self >= Self::Administrator,
+            Resource::AuthConfig => self == Self::Owner || (self == Self::Administrator && action == Action::Read),
+            Resource::License => self == Self::Owner,
+        }
+    }
+
+    /// Whether users with this role may have tokens made for them, and manage their own.
+    #[must_use]
+    pub fn manages_tokens(self) -> bool {
+        self >= Self::Manager
+    }
+
+    /// Whether users with this role may see, revoke, reassign and delete the tokens of others.
+    #[must_use]
+    pub fn manages_all_tokens(self) -> bool {
+        self >= Self::Administrator
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Role {
+    type Err = InvalidRole;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRole> {
+        let named = |role: &Self| role.name().eq_ignore_ascii_case(text);
+        Self::ALL.into_iter().find(named).ok_or_else(|| InvalidRole(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::Permission;
+
+    fn has(role: Role, permission: &str) -> bool {
+        role.permissions().contains(permission.parse::<Permission>().expect("a permission"))
+    }
+
+    #[test]
+    fn a_stronger_role_has_all_of_a_weaker_one() {
+        for pair in Role::ALL.windows(2) {
+            assert!(pair[0].permissions().is_subset_of(pair[1].permissions()), "{pair:?}");
+        }
+        assert_eq!(Role::Owner.permissions(), PermissionSet::all());
+    }
+
+    #[test]
+    fn the_limits_of_each_role() {
+        assert!(!has(Role::Administrator, "license:read"));
+        assert!(has(Role::Administrator, "auth-config:read") && !has(Role::Administrator, "auth-config:write"));
+        assert!(has(Role::Administrator, "audit-logs:read") && !has(Role::Manager, "audit-logs:read"));
+        assert!(has(Role::Manager, "tokens:write") && !has(Role::Manager, "users:read"));
+        assert!(has(Role::Manager, "heartbeat:write") && !has(Role::Manager, "settings:read"));
+        assert!(has(Role::Viewer, "configs:read") && !has(Role::Viewer, "configs:write"));
+        assert!(!has(Role::Viewer, "tokens:read") && has(Role::Viewer, "entitlements:read"));
+    }
+}
