@@ -10,6 +10,7 @@ pub mod registry;
 pub mod replica;
 pub mod socket;
 pub mod store;
+pub mod tls;
 pub mod token;
 pub mod upstream;
 pub mod worker;
