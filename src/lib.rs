@@ -3,8 +3,14 @@
 //! Two paths run through this crate, each readable from top to bottom.
 
 pub mod config;
+pub mod connection;
+pub mod http1;
 pub mod proxy;
 pub mod registry;
 pub mod replica;
+pub mod socket;
 pub mod store;
+pub mod tls;
 pub mod token;
+pub mod upstream;
+pub mod worker;
