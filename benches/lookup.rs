@@ -7,9 +7,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tollgate::proxy::credential;
 use tollgate::replica::Replica;
 use tollgate::store::SnapshotItem;
-use tollgate::token::{
-    Action, Digest, Grant, Owner, Permission, PermissionSet, Resource, Role, TokenId, UserId,
-};
+use tollgate::token::{Action, Digest, Grant, Owner, Permission, PermissionSet, Resource, Role, TokenId, UserId};
 
 /// The program's own allocator, so that the memory printed is what the program would use.
 #[global_allocator]
