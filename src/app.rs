@@ -83,7 +83,7 @@ impl Sidecar {
         let files = reload::watch(vec![Arc::clone(&gate.api), Arc::clone(&gate.heartbeat)], tls);
         sidecar.tasks.push(tokio::spawn(files).abort_handle());
         sidecar.tasks.push(tokio::spawn(admin::serve(admin_socket, health)).abort_handle());
-        let synchronise = driver::run(replica, store, config.freshness.probe_interval, stopped);
+        let synchronise = driver::run(replica, store, config.freshness.probe_interval, std::future::pending());
         sidecar.tasks.push(tokio::spawn(synchronise).abort_handle());
         Ok(sidecar)
     }
