@@ -2,6 +2,7 @@
 //!
 //! Two paths run through this crate, each readable from top to bottom.
 
+pub mod cli;
 pub mod config;
 pub mod proxy;
 pub mod registry;
