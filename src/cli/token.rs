@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::args::{Expiry, Format, Page, PermissionArgs};
 use super::confirm::confirm;
@@ -17,9 +17,7 @@ use super::{Globals, time, usage};
 use crate::registry::view::TokenView;
 use crate::registry::{Created, ListState, NewToken, Requested, TokenDetails};
 use crate::token::raw::PREFIX;
-use crate::token::{
-    Event, HistoryEntry, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
-};
+use crate::token::{Event, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus};
 
 /// Shown below `token create --help`.
 const CREATE_EXAMPLES: &str = "\
@@ -223,23 +221,13 @@ struct Unseen {
 /// # Errors
 /// That it could not be printed, and which token is lost by that; also when the reader is gone.
 pub fn print_created(created: &Created, output: Output) -> anyhow::Result<()> {
-    let Created { record, owner, token } = created;
     let text = if output.json {
-        let view = TokenView::new(record, owner, Timestamp::now());
-        let mut text = serde_json::to_string_pretty(&WithSecret { view, token: token.reveal() })?;
-        text.push('\n');
-        text
+        serde_json::to_string_pretty(&TokenView::of_created(created, Timestamp::now()))?
     } else {
-        format!("{}\n", token.reveal())
+        created.token.reveal().to_owned()
     };
-    Ok(output.text(&text).map_err(|source| Unseen { id: record.id, source })?)
-}
-
-#[derive(Serialize)]
-struct WithSecret<'a> {
-    #[serde(flatten)]
-    view: TokenView,
-    token: &'a str,
+    let text = Zeroizing::new(text + "\n");
+    Ok(output.text(&text).map_err(|source| Unseen { id: created.record.id, source })?)
 }
 
 async fn list(session: &Session, args: ListArgs) -> anyhow::Result<()> {
@@ -313,18 +301,11 @@ fn state(token: &TokenRecord, owner: &UserRecord, now: Timestamp) -> Cell {
     Cell::toned(text, tone)
 }
 
-#[derive(Serialize)]
-struct WithHistory<'a> {
-    #[serde(flatten)]
-    view: TokenView,
-    history: &'a [HistoryEntry],
-}
-
 fn show(token: &TokenDetails, output: Output) -> anyhow::Result<()> {
     let TokenDetails { record, owner, history } = token;
     let now = Timestamp::now();
     if output.json {
-        return output.json(&WithHistory { view: TokenView::new(record, owner, now), history });
+        return output.json(&TokenView::of_details(token, now));
     }
     let hint = match record.hint.as_str() {
         "" => "not known: imported by its digest".to_owned(),

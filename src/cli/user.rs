@@ -162,7 +162,7 @@ pub async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> 
 
 /// Prints a user as JSON, or the sentence that says what happened.
 fn print(user: &UserRecord, output: Output, sentence: &str) -> anyhow::Result<()> {
-    if output.json { output.json(&UserView::new(user)) } else { Ok(output.text(sentence)?) }
+    if output.json { output.json(&UserView::from(user)) } else { Ok(output.text(sentence)?) }
 }
 
 async fn list(session: &Session, mut pages: Pages<UserId>, output: Output) -> anyhow::Result<()> {
@@ -172,7 +172,7 @@ async fn list(session: &Session, mut pages: Pages<UserId>, output: Output) -> an
     while more && pages.want() > 0 {
         let users = session.registry.users(&session.actor, pages.before, pages.want()).await?;
         more = pages.advance(users.len(), users.last().map(|user| user.id));
-        listing.extend(&users, UserView::new, |user| {
+        listing.extend(&users, |user| UserView::from(user), |user| {
             let created = time::short(user.created_at, now);
             [user.id.to_string().into(), user.name.as_str().into(), role(user), status(user), created.into()]
         })?;
@@ -184,7 +184,7 @@ async fn list(session: &Session, mut pages: Pages<UserId>, output: Output) -> an
 async fn show(session: &Session, name: &str, output: Output) -> anyhow::Result<()> {
     let user = session.registry.user(&session.actor, name).await?;
     if output.json {
-        return output.json(&UserView::new(&user));
+        return output.json(&UserView::from(&user));
     }
     let tokens = session.registry.count_tokens_of(&session.actor, name).await?;
     let pairs = [
@@ -221,9 +221,14 @@ async fn transfer_ownership(session: &Session, name: &str, yes: bool, output: Ou
     }
     let transfer = session.registry.transfer_ownership(&session.actor, name).await?;
     if output.json {
-        return output.json(&[&transfer.new, &transfer.old].map(UserView::new));
+        return output.json(&[&transfer.new, &transfer.old].map(UserView::from));
     }
-    Ok(output.text(&format!("{} is the owner now, {} an administrator\n", transfer.new.name, transfer.old.name))?)
+    let consequence = match transfer.narrowed {
+        0 => String::new(),
+        narrowed => format!("; {} of theirs now permit less", token::count(narrowed)),
+    };
+    let (new, old) = (&transfer.new.name, &transfer.old.name);
+    Ok(output.text(&format!("{new} is the owner now, and {old} an administrator{consequence}\n"))?)
 }
 
 fn role(user: &UserRecord) -> Cell {
