@@ -123,7 +123,7 @@ impl Registry {
         if lost.is_empty() {
             return Ok(());
         }
-        let selected: HashSet<TokenId> = lost.iter().copied().collect();
+        let selected: HashSet<TokenId> = tokens.iter().map(|token| token.record.id).collect();
         let filter = TokenFilter { owner: Some(owner.id), state: Some(StateFilter::Active { now: now.as_second() }) };
         let mut before = None;
         loop {

@@ -1,21 +1,25 @@
 //! A batch while it is being decided: every history line gets the same actor and time.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 
 use super::actor::Standing;
 use crate::store::{Batch, Edit, Revision, Versioned};
-use crate::token::{Event, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserRecord};
+use crate::token::{Event, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord};
 
 /// What one actor is about to change at one moment.
 pub(super) struct Draft<'a> {
     standing: &'a Standing,
     at: Timestamp,
     batch: Batch,
+    /// The users in the batch: no record occurs twice.
+    users: HashSet<UserId>,
 }
 
 impl<'a> Draft<'a> {
     pub(super) fn new(standing: &'a Standing, at: Timestamp) -> Self {
-        Self { standing, at, batch: Batch::default() }
+        Self { standing, at, batch: Batch::default(), users: HashSet::new() }
     }
 
     /// The batch, resting on the actor's own record too.
@@ -32,23 +36,23 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn create_user(&mut self, user: UserRecord) {
+        self.users.insert(user.id);
         self.batch.users.push(Edit::Create(user));
     }
 
     pub(super) fn update_user(&mut self, before: Versioned<UserRecord>, after: UserRecord) {
+        self.users.insert(after.id);
         self.batch.users.push(Edit::Update { before, after });
     }
 
     pub(super) fn delete_user(&mut self, user: Versioned<UserRecord>) {
+        self.users.insert(user.record.id);
         self.batch.users.push(Edit::Delete(user));
     }
 
-    /// Unless the batch rests on that record already: no record occurs twice in a batch.
+    /// Unless the batch rests on that record already. Comes after the edits of users.
     pub(super) fn require_user(&mut self, user: &Versioned<UserRecord>) {
-        let same = |edit: &Edit<UserRecord>| {
-            edit.before().map(|before| &before.record).or(edit.after()).is_some_and(|known| known.id == user.record.id)
-        };
-        if !self.batch.users.iter().any(same) {
+        if self.users.insert(user.record.id) {
             self.batch.users.push(Edit::Require(user.clone()));
         }
     }
@@ -118,7 +122,7 @@ fn clamp(token: &mut TokenRecord, role: Role) -> Option<PermissionSet> {
 #[cfg(test)]
 pub(super) mod samples {
     use super::*;
-    use crate::token::{Digest, UserId, UserStatus};
+    use crate::token::{Digest, UserStatus};
 
     pub(in crate::registry) fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("in range")

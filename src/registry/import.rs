@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
 
 use super::actor::Standing;
 use super::draft::Draft;
@@ -11,12 +12,12 @@ use super::error::without_tokens;
 use super::tokens::{NewToken, Requested, decide_token};
 use super::{Actor, Kind, PAGE, Registry, RegistryError, Tries, now};
 use crate::store::{StoreError, Versioned};
+use crate::token::raw::InvalidToken;
 use crate::token::{Digest, Event, PermissionSet, RawToken, TokenRecord, UserRecord};
 
 /// One line of an import: `{"token" or "digest", "user", "description", "permissions", "expires_at"}`. A raw token is
 /// turned into its digest while it is read.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawLine")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportLine {
     /// SHA-256 of the raw token.
     pub digest: Digest,
@@ -30,28 +31,41 @@ pub struct ImportLine {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLine {
-    token: Option<RawToken>,
+    /// What is wrong with it is told by [`InvalidToken`], not by the parser, which might repeat it.
+    #[serde(default, deserialize_with = "token_or_reason")]
+    token: Option<Result<RawToken, InvalidToken>>,
     digest: Option<Digest>,
     user: String,
     description: String,
     permissions: Option<PermissionSet>,
-    expires_at: Option<Timestamp>,
+    expires_at: Option<String>,
 }
 
 impl TryFrom<RawLine> for ImportLine {
-    type Error = &'static str;
+    type Error = String;
 
-    fn try_from(line: RawLine) -> Result<Self, &'static str> {
+    fn try_from(line: RawLine) -> Result<Self, String> {
         let RawLine { token, digest, user, description, permissions, expires_at } = line;
         let (digest, hint) = match (token, digest) {
-            (Some(token), None) => (token.digest(), token.hint()),
+            (Some(token), None) => {
+                token.map(|token| (token.digest(), token.hint())).map_err(|reason| reason.to_string())?
+            }
             (None, Some(digest)) => (digest, String::new()),
-            (Some(_), Some(_)) => return Err("give either `token` or `digest`, not both"),
-            (None, None) => return Err("give `token` or `digest`"),
+            (Some(_), Some(_)) => return Err("give either `token` or `digest`, not both".to_owned()),
+            (None, None) => return Err("give `token` or `digest`".to_owned()),
         };
+        let expires_at = expires_at.map(|text| text.parse()).transpose();
+        let expires_at = expires_at.map_err(|_| "`expires_at` is a time such as 2030-01-31T00:00:00Z".to_owned())?;
         let permissions = permissions.map_or(Requested::All, Requested::Permissions);
         Ok(Self { digest, hint, new: NewToken { user, description, permissions, expires_at } })
     }
+}
+
+fn token_or_reason<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Result<RawToken, InvalidToken>>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?.map(Zeroizing::new);
+    Ok(text.map(|text| text.parse()))
 }
 
 /// Reads one line.
@@ -59,12 +73,16 @@ impl TryFrom<RawLine> for ImportLine {
 /// # Errors
 /// The reason, without the token.
 pub fn parse_line(text: &str) -> Result<ImportLine, String> {
-    serde_json::from_str(text).map_err(|error| {
+    if !text.trim_start().starts_with('{') {
+        return Err("a line is a JSON object".to_owned()); // an array of the fields would be taken too
+    }
+    let line: RawLine = serde_json::from_str(text).map_err(|error| {
         // Every line is a document of its own, so its line number would only confuse.
         let reason = error.to_string();
         let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
         without_tokens(reason)
-    })
+    })?;
+    line.try_into()
 }
 
 /// What an import did.
