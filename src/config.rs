@@ -219,22 +219,5 @@ pub struct Network {
     pub prefix: u8,
 }
 
-impl Network {
-    /// Whether an address is in it. An IPv4 address in IPv6 form counts as the IPv4 address.
-    #[must_use]
-    pub fn contains(&self, address: std::net::IpAddr) -> bool {
-        use std::net::IpAddr::{V4, V6};
-        let same = |a: u128, b: u128, width: u32| {
-            let shift = width.saturating_sub(u32::from(self.prefix));
-            a.checked_shr(shift) == b.checked_shr(shift) || shift >= width
-        };
-        match (self.address, address.to_canonical()) {
-            (V4(network), V4(address)) => same(network.to_bits().into(), address.to_bits().into(), 32),
-            (V6(network), V6(address)) => same(network.to_bits(), address.to_bits(), 128),
-            _ => false,
-        }
-    }
-}
-
 /// Shared by everything that runs.
 pub type SharedConfig = Arc<Config>;

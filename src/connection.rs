@@ -26,6 +26,7 @@ pub async fn serve(
     tls: Option<TlsAcceptor>,
     _slot: tokio::sync::OwnedSemaphorePermit,
 ) {
+    let _open = worker.connection();
     let address = peer.ip().to_canonical();
     let origin = Origin { address, trusted: worker.gate.trusts(address), secure: tls.is_some() };
     let alarm = Alarm::new(&worker);

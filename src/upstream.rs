@@ -122,9 +122,7 @@ impl Upstream {
         stream.set_nodelay(true)?;
         Ok(Socket::new(match &self.tls {
             None => Stream::Plain(stream),
-            Some((connector, name)) => {
-                Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?.into()))
-            }
+            Some((connector, name)) => Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?.into())),
         }))
     }
 }

@@ -15,6 +15,7 @@ use crate::http1::{Buffer, buffer};
 use crate::proxy::Gate;
 use crate::upstream::Pool;
 use alarm::Alarms;
+use tokio::sync::Notify;
 
 /// How often deadlines are looked at: none is met more precisely.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
@@ -35,6 +36,8 @@ pub struct Worker {
     request_ids: RequestIds,
     date: RefCell<Date>,
     draining: Cell<bool>,
+    connections: Cell<usize>,
+    all_closed: Notify,
 }
 
 impl Worker {
@@ -49,6 +52,8 @@ impl Worker {
             request_ids: RequestIds::new(),
             date: RefCell::new(Date::now()),
             draining: Cell::new(false),
+            connections: Cell::new(0),
+            all_closed: Notify::new(),
             gate,
         })
     }
@@ -89,6 +94,20 @@ impl Worker {
         self.draining.get()
     }
 
+    /// Counts a connection until the guard is dropped.
+    #[must_use]
+    pub fn connection(self: &Rc<Self>) -> OpenConnection {
+        self.connections.set(self.connections.get() + 1);
+        OpenConnection(Rc::clone(self))
+    }
+
+    /// Waits until no connection is open.
+    pub async fn idle(&self) {
+        while self.connections.get() > 0 {
+            self.all_closed.notified().await;
+        }
+    }
+
     /// The connections to an upstream.
     #[must_use]
     pub fn upstream(&self, name: crate::config::UpstreamName) -> &Pool {
@@ -114,6 +133,19 @@ impl Worker {
     #[must_use]
     pub fn date(&self) -> Date {
         self.date.borrow().clone()
+    }
+}
+
+/// A connection that is open.
+#[derive(Debug)]
+pub struct OpenConnection(Rc<Worker>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        if self.0.connections.get() == 0 {
+            self.0.all_closed.notify_one();
+        }
     }
 }
 

@@ -41,13 +41,7 @@ const MAX_DRAINED_BYTES: u64 = 64 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Serves requests until nothing more is there to read.
-pub(super) async fn serve(
-    worker: &Rc<Worker>,
-    alarm: &Alarm,
-    socket: &Socket,
-    origin: Origin,
-    is_first: bool,
-) -> Next {
+pub(super) async fn serve(worker: &Rc<Worker>, alarm: &Alarm, socket: &Socket, origin: Origin, is_first: bool) -> Next {
     let mut connection = Connection { worker, alarm, socket, origin, buffer: worker.buffer() };
     let mut may_be_http2 = is_first && !origin.secure;
     loop {
@@ -146,7 +140,8 @@ impl Connection<'_> {
 
     async fn serve_one(&mut self, end: usize) -> After {
         let mut head = Zeroizing::new(Vec::with_capacity(1024));
-        let prepared = prepare(self.worker, self.origin, self.buffer.filled().get(..end).unwrap_or_default(), &mut head);
+        let prepared =
+            prepare(self.worker, self.origin, self.buffer.filled().get(..end).unwrap_or_default(), &mut head);
         self.buffer.consume(end);
         match prepared.decision {
             Ok(ref admitted) => self.forward(&prepared, admitted, &mut head).await,
@@ -309,7 +304,8 @@ fn prepare(worker: &Worker, origin: Origin, bytes: &[u8], out: &mut Vec<u8>) -> 
         summary.id = id;
     }
     summary.name(method, request.path);
-    let too_large = matches!(request.body, BodyLength::Known(length) if length > worker.gate.limits.max_body_bytes.get());
+    let too_large =
+        matches!(request.body, BodyLength::Known(length) if length > worker.gate.limits.max_body_bytes.get());
     let permit = if too_large { Err(Refusal::BodyTooLarge) } else { worker.gate.admit(&request) };
     let decision = permit.map(|permit| {
         summary.token = permit.holder.as_ref().map(|admission| admission.holder.token);

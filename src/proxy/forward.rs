@@ -23,6 +23,7 @@ use crate::worker::Worker;
 use crate::worker::alarm::{Alarm, Interrupt};
 
 /// A request's body, as its protocol delivers it.
+#[expect(async_fn_in_trait, reason = "used within one thread only")]
 pub trait RequestBody {
     /// Whether nothing is left to come.
     fn is_done(&self) -> bool;
@@ -52,6 +53,7 @@ pub enum BodyError {
 }
 
 /// Where a reply goes, as the client's protocol carries it.
+#[expect(async_fn_in_trait, reason = "used within one thread only")]
 pub trait Reply {
     /// Takes the head. Nothing needs to be sent before the first byte of the body or the end.
     fn begin(&mut self, head: &ReplyHead<'_>) -> Result<(), Gone>;

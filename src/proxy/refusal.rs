@@ -94,9 +94,7 @@ impl Refusal {
         match self {
             Self::Malformed(_)
             | Self::BareLf(_)
-            | Self::Framing(
-                BrokenFraming::ContentLength | BrokenFraming::Both | BrokenFraming::TransferEncoding,
-            )
+            | Self::Framing(BrokenFraming::ContentLength | BrokenFraming::Both | BrokenFraming::TransferEncoding)
             | Self::Path(_)
             | Self::Host
             | Self::ConnectionOption

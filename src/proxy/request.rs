@@ -180,8 +180,7 @@ mod tests {
         }
     }
 
-    const ORIGIN: Origin =
-        Origin { address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), trusted: false, secure: false };
+    const ORIGIN: Origin = Origin { address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), trusted: false, secure: false };
 
     fn http1(target: &str, hosts: &[&str], minor_version: u8) -> Result<(String, String), Refusal> {
         let fields: Vec<_> = hosts.iter().map(|host| Field { name: "Host", value: host.as_bytes() }).collect();

@@ -29,7 +29,10 @@ pub fn write_head(out: &mut Vec<u8>, request: &Request<'_>, permit: &Permit, ups
     put(out, &[b"X-Request-Id: ", id.as_bytes(), b"\r\n"]);
     if let Some(Admission { holder, .. }) = &permit.holder {
         put(out, &[b"X-Tollgate-Token-Id: ", &holder.token.to_ascii(), b"\r\nX-Tollgate-User: "]);
-        put(out, &[holder.owner.name.as_bytes(), b"\r\nX-Tollgate-Role: ", Role::name(holder.role).as_bytes(), b"\r\n"]);
+        put(
+            out,
+            &[holder.owner.name().as_bytes(), b"\r\nX-Tollgate-Role: ", Role::name(holder.role).as_bytes(), b"\r\n"],
+        );
     }
     match request.body {
         // Methods that usually have a body say so when it is empty (RFC 9110 section 8.6).

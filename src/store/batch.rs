@@ -1,5 +1,7 @@
 //! A batch: edits of records, computed from records that were read, to be committed whole or not at all.
 
+use std::collections::HashSet;
+
 use super::{Change, Revision, Versioned};
 use crate::token::{HistoryEntry, TokenId, TokenRecord, UserRecord};
 
@@ -57,6 +59,39 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// What no store can do with this batch: a record that occurs twice, an id or digest that changes, a line for the
+    /// history of a token that goes. Only a bug makes such a batch.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<String> {
+        let (mut users, mut tokens, mut gone) = (HashSet::new(), HashSet::new(), HashSet::new());
+        for edit in &self.users {
+            let (before, after) = (edit.before().map(|before| before.record.id), edit.after().map(|after| after.id));
+            let id = after.or(before)?;
+            if !users.insert(id) {
+                return Some(format!("user {id} occurs twice"));
+            }
+            if before.is_some_and(|before| before != id) {
+                return Some(format!("the id of user {id} changes"));
+            }
+        }
+        for edit in &self.tokens {
+            let names = |record: &TokenRecord| (record.id, record.digest);
+            let (before, after) = (edit.before().map(|before| names(&before.record)), edit.after().map(names));
+            let (id, digest) = after.or(before)?;
+            if !tokens.insert(id) {
+                return Some(format!("token {id} occurs twice"));
+            }
+            if before.is_some_and(|before| before != (id, digest)) {
+                return Some(format!("the id or digest of token {id} changes"));
+            }
+            if after.is_none() {
+                gone.insert(id);
+            }
+        }
+        let orphan = self.history.iter().find(|(id, _)| gone.contains(id));
+        orphan.map(|(id, _)| format!("token {id} is deleted, and yet something is added to its history"))
+    }
+
     /// What replicas must know of it, in an order in which each step alone is right: users first, then tokens.
     #[must_use]
     pub fn changes(&self) -> Vec<Change> {

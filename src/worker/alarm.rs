@@ -162,6 +162,12 @@ impl Alarm {
         Self { worker: Rc::clone(worker), key }
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
     /// Sets the deadline, counted from now. A deadline that has passed unnoticed is forgotten.
     pub fn set(&self, after: Duration) {
         let alarms = &self.worker.alarms;
@@ -177,7 +183,12 @@ impl Alarm {
 
     /// Waits without a deadline.
     pub fn clear(&self) {
-        self.with(|entry| entry.deadline = Moment::NEVER);
+        self.with(|entry| {
+            entry.deadline = Moment::NEVER;
+            if entry.interrupt == Some(Interrupt::Deadline) {
+                entry.interrupt = None;
+            }
+        });
     }
 
     /// Whether a drain interrupts it.

@@ -1,0 +1,210 @@
+//! The command line: what the arguments mean, and how a command ends.
+//!
+//! ```text
+//!   dev, serve, check ───► the sidecar itself                  (cli/serve.rs)
+//!   init, user, token ───► session: store, registry, actor     (cli/session.rs)
+//!                          one operation of the registry       (cli/user.rs, cli/token.rs, cli/import.rs)
+//!                          its records as text or JSON         (cli/output.rs, cli/list.rs, cli/table.rs)
+//! ```
+//!
+//! Exit codes: 0 done, 1 failed, 2 usage. Records go to standard output, everything else to standard error.
+
+pub mod args;
+pub mod confirm;
+pub mod import;
+pub mod list;
+pub mod output;
+pub mod serve;
+pub mod session;
+pub mod table;
+pub mod time;
+pub mod token;
+pub mod user;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use output::{OutputError, note};
+
+/// An authenticating reverse proxy in front of Telegraf Controller, and the registry of its API tokens.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Globals {
+    /// Where tokens and users are kept, such as sqlite:/var/lib/tollgate/tollgate.db
+    ///
+    /// Without it: the configuration's, and without one there, a SQLite file in the state directory.
+    // Parsed later: clap would repeat a URL that is wrong, with the password in it.
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
+    pub store: Option<String>,
+    /// The configuration file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything on loopback to try it: a throwaway store, a stand-in Controller, tokens
+    Dev(serve::DevArgs),
+    /// Run the proxy
+    Serve(serve::ServeArgs),
+    /// Check the configuration and print what is in effect, secrets left out
+    Check(serve::ServeArgs),
+    /// Create the owner, and print its token, once
+    #[command(after_help = user::INIT_EXAMPLES)]
+    Init(user::InitArgs),
+    /// Manage users: whose role bounds what their tokens permit
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Manage API tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+}
+
+/// Runs the command that the arguments name; the first is the program's own name.
+///
+/// # Errors
+/// Why it failed, for [`report`]. Asking for help or the version ends here too.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.iter().skip(1).any(args::holds_raw_token) {
+        return Err(usage(
+            "there is a raw token among the arguments, where other users and the shell's history can see it; \
+             name tokens by their ids, which `tollgate token list` shows, and consider revoking this one",
+        ));
+    }
+    let Cli { globals, command } = Cli::try_parse_from(arguments)?;
+    match command {
+        Command::Dev(args) => serve::dev(&globals, args),
+        Command::Serve(args) => serve::serve(&globals, args),
+        Command::Check(args) => serve::check(&globals, args),
+        Command::Init(args) => session::block_on(user::init(&globals, args)),
+        Command::User(command) => session::block_on(user::run(&globals, command)),
+        Command::Token(command) => session::block_on(token::run(&globals, command)),
+    }
+}
+
+/// An error for arguments that clap takes and their meaning rules out: exit code 2.
+pub(crate) fn usage(message: impl std::fmt::Display) -> anyhow::Error {
+    Cli::command().error(ErrorKind::ValueValidation, message).into()
+}
+
+/// Prints why a command failed, with its causes, and gives the exit code.
+#[must_use]
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(error) = error.downcast_ref::<clap::Error>() {
+        drop(error.print()); // help and version too; that their reader is gone is no failure
+        return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+    }
+    // `tollgate token list | head` has shown what was wanted.
+    if error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
+        return ExitCode::SUCCESS;
+    }
+    note(format_args!("tollgate: {error:#}"));
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_forms_scripts_depend_on_parse() {
+        for line in [
+            "tollgate dev",
+            "tollgate serve --config t.toml --listen 127.0.0.1:1 --api-upstream http://c:8888",
+            "tollgate serve --heartbeat-upstream http://c:8000 --store sqlite:t.db --admin-listen 127.0.0.1:2",
+            "tollgate check --config t.toml",
+            "tollgate init",
+            "tollgate --store sqlite:t.db init --owner anna --json",
+            "tollgate user add anna --role manager",
+            "tollgate user list --limit 3 --after 0000000000001",
+            "tollgate user show anna --json",
+            "tollgate user set-role anna Viewer",
+            "tollgate user disable anna",
+            "tollgate user enable anna",
+            "tollgate user delete anna --yes",
+            "tollgate user transfer-ownership anna",
+            "tollgate token create --user anna --description x",
+            "tollgate token create --user anna --description x --preset telegraf-agent --expires 30d",
+            "tollgate token create --user anna --description x --permission configs:read --permission heartbeat:write",
+            "tollgate token create --user anna --description x --permission configs:read,heartbeat:write --json",
+            "tollgate token list --user anna --state expired --store sqlite:t.db",
+            "tollgate token show 0000000000001",
+            "tollgate token revoke 0000000000001 0000000000002 --yes --force",
+            "tollgate token delete 0000000000001",
+            "tollgate token reassign 0000000000001 --to anna --yes",
+            "tollgate token import",
+            "tollgate token import tokens.jsonl --keep-going",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_mistyped_is_a_usage_error() {
+        for line in [
+            "tollgate",
+            "tollgate tokens",
+            "tollgate token",
+            "tollgate token list anna",
+            "tollgate token list --state dead",
+            "tollgate token list --limit 0",
+            "tollgate token list --limit -1",
+            "tollgate token list --after x",
+            "tollgate token show",
+            "tollgate token show 1",
+            "tollgate token revoke",
+            "tollgate token reassign 0000000000001",
+            "tollgate token create --user anna",
+            "tollgate token create --description x",
+            "tollgate token create --user anna --description x --preset agent",
+            "tollgate token create --user anna --description x --permission config:read",
+            "tollgate token create --user anna --description x --permission configs:read,",
+            "tollgate token create --user anna --description x --expires tomorrow",
+            "tollgate token create --user anna --description x --preset telegraf-agent --permission configs:read",
+            "tollgate token rotate 0000000000001",
+            "tollgate user add anna",
+            "tollgate user add anna --role admin",
+            "tollgate user set-role anna",
+            "tollgate status",
+            "tollgate init anna",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_raw_token_among_the_arguments_is_refused_and_not_repeated() {
+        let raw = crate::token::RawToken::generate().expect("entropy");
+        let arguments = ["tollgate", "token", "revoke", raw.reveal()].map(OsString::from);
+        let error = run(arguments).expect_err("refused");
+        assert_eq!(error.downcast_ref::<clap::Error>().map(clap::Error::exit_code), Some(2));
+        assert!(!format!("{error:?}").contains(raw.reveal()));
+    }
+}

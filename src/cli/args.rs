@@ -1,0 +1,212 @@
+//! Values of arguments that more than one command takes, or that need more than a name to read.
+
+use std::ffi::OsString;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+
+use crate::token::raw::PREFIX;
+use crate::token::{Permission, PermissionSet};
+
+/// `--json`, for commands that print records.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Format {
+    /// Print JSON instead of text for people
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How much of a list to print.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Page<Id: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static> {
+    /// Print at most this many; without it, all
+    #[arg(long, value_name = "N", value_parser = parse_limit)]
+    pub limit: Option<usize>,
+    /// Begin after this id, the last one of the page before
+    #[arg(long, value_name = "ID")]
+    pub after: Option<Id>,
+}
+
+fn parse_limit(text: &str) -> Result<usize, &'static str> {
+    text.parse().ok().filter(|limit| *limit > 0).ok_or("a limit is a whole number, 1 or more")
+}
+
+/// Permission sets with a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// What an agent needs: configs:read and heartbeat:write
+    TelegrafAgent,
+}
+
+impl Preset {
+    /// What it permits.
+    #[must_use]
+    pub const fn permissions(self) -> PermissionSet {
+        match self {
+            Self::TelegrafAgent => PermissionSet::TELEGRAF_AGENT,
+        }
+    }
+}
+
+/// What a token shall permit. Neither option: all that its user's role does.
+#[derive(Debug, Clone, Args)]
+pub struct PermissionArgs {
+    /// Permit what this preset does
+    #[arg(long, value_name = "NAME", conflicts_with = "permission")]
+    pub preset: Option<Preset>,
+    /// Permit this, such as configs:read; repeat it, or separate several with commas
+    #[arg(long, value_name = "RESOURCE:ACTION", value_delimiter = ',')]
+    pub permission: Vec<Permission>,
+}
+
+impl PermissionArgs {
+    /// What was asked for; `None` when nothing was.
+    #[must_use]
+    pub fn requested(&self) -> Option<PermissionSet> {
+        match self.preset {
+            Some(preset) => Some(preset.permissions()),
+            None => (!self.permission.is_empty()).then(|| self.permission.iter().copied().collect()),
+        }
+    }
+}
+
+/// When a token shall expire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// This many seconds after its creation.
+    After(i64),
+    /// At this time.
+    At(Timestamp),
+}
+
+/// A text that is not an [`Expiry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidExpiry {
+    /// Neither a duration nor a time.
+    #[error("write a duration such as 30d, 12h or 1d12h (units w, d, h, m, s), or a time such as 2027-01-31T00:00:00Z")]
+    Form,
+    /// A duration of nothing.
+    #[error("a token that expires at once would be of no use")]
+    Zero,
+    /// Later than times can be written.
+    #[error("that is too far away; leave --expires out for a token that does not expire")]
+    TooFar,
+}
+
+impl Expiry {
+    /// The time it means for a token created now, to the second.
+    ///
+    /// # Errors
+    /// [`InvalidExpiry::TooFar`] for durations that end after the year 9999.
+    pub fn resolve(self, now: Timestamp) -> Result<Timestamp, InvalidExpiry> {
+        match self {
+            Self::At(time) => Ok(time),
+            Self::After(seconds) => now
+                .as_second()
+                .checked_add(seconds)
+                .and_then(|second| Timestamp::from_second(second).ok())
+                .ok_or(InvalidExpiry::TooFar),
+        }
+    }
+}
+
+impl FromStr for Expiry {
+    type Err = InvalidExpiry;
+
+    fn from_str(text: &str) -> Result<Self, InvalidExpiry> {
+        // Only durations end in a unit after a digit and have none of a time's separators.
+        if !text.contains([':', '-', 'T']) {
+            return match parse_seconds(text)? {
+                0 => Err(InvalidExpiry::Zero),
+                seconds => Ok(Self::After(seconds)),
+            };
+        }
+        text.parse().map(Self::At).map_err(|_| InvalidExpiry::Form)
+    }
+}
+
+/// Numbers with units, the larger unit first: `1w2d3h4m5s`.
+fn parse_seconds(text: &str) -> Result<i64, InvalidExpiry> {
+    let (mut rest, mut total, mut larger) = (text, 0i64, i64::MAX);
+    while !rest.is_empty() {
+        let digits = rest.find(|symbol: char| !symbol.is_ascii_digit()).ok_or(InvalidExpiry::Form)?;
+        let (number, tail) = rest.split_at(digits);
+        let mut symbols = tail.chars();
+        let unit = match symbols.next() {
+            Some('w') => 7 * 86_400,
+            Some('d') => 86_400,
+            Some('h') => 3_600,
+            Some('m') => 60,
+            Some('s') => 1,
+            _ => return Err(InvalidExpiry::Form),
+        };
+        if number.is_empty() || unit >= larger {
+            return Err(InvalidExpiry::Form);
+        }
+        let seconds = number.parse::<i64>().ok().and_then(|number| number.checked_mul(unit));
+        total = seconds.and_then(|seconds| total.checked_add(seconds)).ok_or(InvalidExpiry::TooFar)?;
+        (rest, larger) = (symbols.as_str(), unit);
+    }
+    if text.is_empty() { Err(InvalidExpiry::Form) } else { Ok(total) }
+}
+
+/// Fewest characters after the prefix that are taken for a secret; a hint (`tc-apiv1_...abc123`) has none.
+const SECRET_LENGTH: usize = 8;
+
+/// Whether an argument has a raw token in it. None takes one: every user of the host can read the arguments of a
+/// process, shells keep them, and clap repeats what it does not understand.
+#[must_use]
+pub fn holds_raw_token(argument: &OsString) -> bool {
+    let text = argument.to_string_lossy();
+    let is_secret = |symbol: &char| symbol.is_ascii_alphanumeric() || matches!(symbol, '_' | '-');
+    text.match_indices(PREFIX).any(|(at, prefix)| {
+        text[at + prefix.len()..].chars().take_while(is_secret).take(SECRET_LENGTH).count() == SECRET_LENGTH
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_count_from_now() {
+        let now = Timestamp::from_second(1_000).expect("a time");
+        let after = |text: &str| text.parse::<Expiry>().and_then(|expiry| expiry.resolve(now)).map(|at| at.as_second());
+        assert_eq!(after("45s"), Ok(1_045));
+        assert_eq!(after("30d"), Ok(1_000 + 30 * 86_400));
+        assert_eq!(after("1w2d3h4m5s"), Ok(1_000 + 9 * 86_400 + 3 * 3_600 + 4 * 60 + 5));
+        assert_eq!(after("1970-01-01T01:00:00Z"), Ok(3_600));
+        assert_eq!(after("1970-01-01T01:00:00+01:00"), Ok(0));
+        assert_eq!(after("9999999d"), Err(InvalidExpiry::TooFar));
+        assert_eq!(after("99999999999999999999w"), Err(InvalidExpiry::TooFar));
+    }
+
+    #[test]
+    fn what_is_no_expiry_is_refused() {
+        for text in ["", "30", "d", "30x", "1h1d", "1d1d", "-1d", "1.5d", "1 d", "never", "2027-01-31", "30é", "１d"]
+        {
+            assert_eq!(text.parse::<Expiry>(), Err(InvalidExpiry::Form), "{text}");
+        }
+        assert_eq!("0d".parse::<Expiry>(), Err(InvalidExpiry::Zero));
+    }
+
+    #[test]
+    fn raw_tokens_are_recognised_in_arguments() {
+        let holds = |text: &str| holds_raw_token(&OsString::from(text));
+        let raw = crate::token::RawToken::generate().expect("entropy");
+        assert!(holds(raw.reveal()));
+        assert!(holds(&format!("--description=Bearer {}", raw.reveal())));
+        assert!(holds("tc-apiv1_ tc-apiv1_abcdefgh"));
+        for text in ["", "tc-apiv1_", "replaces tc-apiv1_...abc123", "tc-apiv1_tokens.jsonl", "0abcdefghjkmn"] {
+            assert!(!holds(text), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_an_expiry_or_refused(text in "[0-9wdhms:TZ+-]{0,24}") {
+            let _: Result<Expiry, InvalidExpiry> = text.parse();
+        }
+    }
+}

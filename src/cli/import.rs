@@ -1,0 +1,227 @@
+//! `token import`: JSON lines in, all of them or none.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::args::Format;
+use super::output::{Output, note};
+use super::session::Session;
+use super::token::count;
+use crate::registry::import::parse_line;
+use crate::registry::{ImportError, ImportLine, RefusedLine};
+
+/// Shown below `token import --help`.
+pub const EXAMPLES: &str = "\
+One JSON object a line, empty lines are skipped:
+  {\"token\": \"tc-apiv1_...\", \"user\": \"anna\", \"description\": \"plant 7\",
+   \"permissions\": [\"configs:read\", \"heartbeat:write\"], \"expires_at\": \"2027-01-31T00:00:00Z\"}
+
+\"digest\", the SHA-256 of the whole token as 64 hexadecimal digits, can stand instead of \"token\".
+One bad line and nothing is imported, unless --keep-going; the exit code is 1 if any line was bad.
+
+Examples:
+  tollgate token import tokens.jsonl
+  export-tokens | tollgate token import --keep-going --json";
+
+/// Longest line, in bytes. A record is well under 2 KiB.
+const MAX_LINE: usize = 64 * 1024;
+
+/// Bad lines shown to a person one by one.
+const MAX_SHOWN: usize = 1_000;
+
+/// Arguments of `token import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The file with the lines; without it, or for `-`, standard input
+    file: Option<PathBuf>,
+    /// Import the good lines even if there are bad ones
+    #[arg(long)]
+    keep_going: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// The lines of an import, before the registry has seen them.
+#[derive(Default)]
+struct Lines {
+    /// Those that can be read, by number from 1.
+    good: Vec<(usize, ImportLine)>,
+    /// Those that cannot.
+    bad: Vec<RefusedLine>,
+}
+
+#[derive(Serialize)]
+struct Outcome<'a> {
+    imported: usize,
+    refused: Vec<Refused<'a>>,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    line: usize,
+    reason: &'a str,
+}
+
+/// Imports the lines of a file or of standard input.
+///
+/// # Errors
+/// When a line is bad, even if others were imported; when the input or the store fails.
+pub async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<()> {
+    let ImportArgs { file, keep_going, format } = args;
+    let Lines { good, bad } = read(file.as_deref().filter(|file| *file != Path::new("-")))?;
+    let lines = good.len() + bad.len();
+    let (imported, mut refused) = if bad.is_empty() || keep_going {
+        match session.registry.import(&session.actor, good, keep_going).await {
+            Ok(outcome) => (outcome.count, outcome.refused),
+            Err(ImportError::Refused { refused, .. }) => (0, refused),
+            Err(error) => return Err(error.into()),
+        }
+    } else {
+        (0, Vec::new())
+    };
+    refused.extend(bad);
+    refused.sort_by_key(|refused| refused.line);
+    report(imported, &refused, lines, Output::new(format))?;
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let bad = format!("{} of {lines} lines {} bad", refused.len(), if refused.len() == 1 { "is" } else { "are" });
+    match (imported, keep_going) {
+        (0, false) => bail!("nothing imported: {bad}; --keep-going imports the others"),
+        (0, true) => bail!("nothing imported: {bad}"),
+        _ => bail!("imported {}, but {bad}", count(imported)),
+    }
+}
+
+fn report(imported: usize, refused: &[RefusedLine], lines: usize, output: Output) -> anyhow::Result<()> {
+    for refused in refused.iter().take(MAX_SHOWN) {
+        note(format_args!("line {}: {}", refused.line, super::table::printable(&refused.reason)));
+    }
+    if refused.len() > MAX_SHOWN {
+        note(format_args!("and {} more bad lines", refused.len() - MAX_SHOWN));
+    }
+    if output.json {
+        let refused = refused.iter().map(|refused| Refused { line: refused.line, reason: &refused.reason }).collect();
+        return output.json(&Outcome { imported, refused });
+    }
+    if refused.is_empty() {
+        let nothing = if lines == 0 { " (there were no lines)" } else { "" };
+        output.text(&format!("imported {}{nothing}\n", count(imported)))?;
+    }
+    Ok(())
+}
+
+fn read(file: Option<&Path>) -> anyhow::Result<Lines> {
+    match file {
+        Some(path) => {
+            let reading = || format!("reading {}", path.display());
+            let file = File::open(path).with_context(reading)?;
+            read_lines(&mut BufReader::with_capacity(MAX_LINE, file)).with_context(reading)
+        }
+        None => {
+            let stdin = io::stdin().lock();
+            if stdin.is_terminal() {
+                note("reading JSON lines from the terminal; end with Ctrl-D, or Ctrl-C to import nothing");
+            }
+            read_lines(&mut BufReader::with_capacity(MAX_LINE, stdin)).context("reading standard input")
+        }
+    }
+}
+
+fn read_lines(input: &mut impl BufRead) -> io::Result<Lines> {
+    let mut lines = Lines::default();
+    // Long enough from the start: growing would leave copies of raw tokens behind.
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE + 2));
+    for number in 1.. {
+        line.clear();
+        // One byte more than allowed, and the line feed.
+        let read = input.take(MAX_LINE as u64 + 2).read_until(b'\n', &mut line)?;
+        if read == 0 {
+            break;
+        }
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        if text.len() > MAX_LINE {
+            if text.len() == line.len() {
+                skip_line(input)?;
+            }
+            lines.bad.push(RefusedLine { line: number, reason: format!("longer than {MAX_LINE} bytes") });
+            continue;
+        }
+        // Some editors on Windows begin a file with a byte order mark.
+        let text = if number == 1 { text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) } else { text };
+        match std::str::from_utf8(text).map(str::trim) {
+            Ok("") => {}
+            Ok(text) => match parse_line(text) {
+                Ok(good) => lines.good.push((number, good)),
+                Err(reason) => lines.bad.push(RefusedLine { line: number, reason }),
+            },
+            Err(_) => lines.bad.push(RefusedLine { line: number, reason: "not UTF-8".to_owned() }),
+        }
+    }
+    Ok(lines)
+}
+
+/// Reads to the end of the line, keeping nothing of it.
+fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let buffered = input.fill_buf()?;
+        let (length, end) = match buffered.iter().position(|byte| *byte == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (buffered.len(), buffered.is_empty()),
+        };
+        input.consume(length);
+        if end {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(input: &[u8]) -> (Vec<usize>, Vec<(usize, String)>) {
+        let lines = read_lines(&mut BufReader::with_capacity(7, input)).expect("reads");
+        let bad = lines.bad.into_iter().map(|refused| (refused.line, refused.reason)).collect();
+        (lines.good.into_iter().map(|(number, _)| number).collect(), bad)
+    }
+
+    fn good_line() -> String {
+        format!(r#"{{"digest":"{}","user":"anna","description":"x","permissions":["configs:read"]}}"#, "0".repeat(64))
+    }
+
+    #[test]
+    fn lines_keep_their_numbers() {
+        let line = good_line();
+        let input = format!("\u{feff}{line}\n\n  \r\n{line}\r\nnonsense\n{line}");
+        let (good, bad) = numbers(input.as_bytes());
+        assert_eq!(good, [1, 4, 6]);
+        assert_eq!(bad.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [5]);
+        assert_eq!(numbers(b""), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_line_too_long_or_not_utf8_is_bad_and_the_next_is_read() {
+        let line = good_line();
+        for long in [MAX_LINE + 1, MAX_LINE + 2, 3 * MAX_LINE] {
+            let mut input = vec![b'x'; long];
+            input.extend_from_slice(format!("\n{line}\n\u{e9}").as_bytes());
+            input.pop(); // cuts the last character in half
+            let (good, bad) = numbers(&input);
+            assert_eq!(good, [2], "{long}");
+            assert_eq!(bad, [(1, "longer than 65536 bytes".to_owned()), (3, "not UTF-8".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_limit_is_read() {
+        let line = good_line() + &" ".repeat(MAX_LINE - good_line().len());
+        assert_eq!(numbers(format!("{line}\n{line}").as_bytes()).0, [1, 2]);
+    }
+}

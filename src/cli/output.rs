@@ -1,0 +1,103 @@
+//! Where results go: records on standard output, everything else on standard error.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::args::Format;
+
+/// Standard output as the command was asked to use it.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    /// JSON instead of text.
+    pub json: bool,
+    /// Whether text may be coloured.
+    pub colour: bool,
+}
+
+/// Standard output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("writing to standard output")]
+pub struct OutputError(#[source] io::Error);
+
+impl OutputError {
+    /// Whether the reader went away, as `head` does.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+impl Output {
+    /// Colour goes to terminals only, and to none when `NO_COLOR` is set (<https://no-color.org>).
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        let declined = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+        let colour = !format.json && io::stdout().is_terminal() && !declined("NO_COLOR") && !dumb;
+        Self { json: format.json, colour }
+    }
+
+    /// Writes text as it is.
+    ///
+    /// # Errors
+    /// [`OutputError`], also when the reader is gone.
+    pub fn text(&self, text: &str) -> Result<(), OutputError> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(OutputError)
+    }
+
+    /// Writes one value as JSON, indented.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        let mut text = serde_json::to_string_pretty(value).context("writing JSON")?;
+        text.push('\n');
+        Ok(self.text(&text)?)
+    }
+}
+
+/// A JSON array written as its elements come, one a line, so that a list of any length needs no more than a page of
+/// memory. It is whole only after [`JsonArray::end`]: a list that broke off does not parse.
+#[derive(Debug)]
+pub struct JsonArray {
+    output: Output,
+    empty: bool,
+}
+
+impl JsonArray {
+    /// Nothing is written yet.
+    #[must_use]
+    pub const fn new(output: Output) -> Self {
+        Self { output, empty: true }
+    }
+
+    /// Writes some elements.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn extend<T: Serialize>(&mut self, values: impl IntoIterator<Item = T>) -> anyhow::Result<()> {
+        let mut text = String::new();
+        for value in values {
+            text.push_str(if std::mem::replace(&mut self.empty, false) { "[\n  " } else { ",\n  " });
+            text.push_str(&serde_json::to_string(&value).context("writing JSON")?);
+        }
+        Ok(self.output.text(&text)?)
+    }
+
+    /// Writes the end.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn end(self) -> Result<(), OutputError> {
+        self.output.text(if self.empty { "[]\n" } else { "\n]\n" })
+    }
+}
+
+/// Says something to the person at the terminal: a line on standard error. That it cannot be said is no failure.
+pub fn note(text: impl Display) {
+    drop(writeln!(io::stderr().lock(), "{text}"));
+}

@@ -1,0 +1,84 @@
+//! What the commands on the registry share: the store they were pointed at, and who is at the keyboard.
+
+use std::future::Future;
+use std::os::unix::fs::MetadataExt as _;
+
+use anyhow::Context as _;
+
+use super::{Globals, usage};
+use crate::registry::{Actor, Registry};
+use crate::store::{self, StoreUrl};
+
+/// The registry, opened for one command.
+#[derive(Clone)]
+pub struct Session {
+    /// The rules, on the store.
+    pub registry: Registry,
+    /// Who acts: the operator.
+    pub actor: Actor,
+}
+
+/// What to do where there is no store yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// Create it.
+    Create,
+    /// Say so: creating one for a path with a typing error in it would look like a registry without tokens.
+    Refuse,
+}
+
+impl Session {
+    /// Opens the store that the options and the configuration name.
+    ///
+    /// # Errors
+    /// When they name none that can be opened.
+    pub async fn open(globals: &Globals, absent: Absent) -> anyhow::Result<Self> {
+        let url = store_url(globals)?;
+        match &url {
+            StoreUrl::Sqlite(path) if absent == Absent::Refuse && !path.exists() => anyhow::bail!(
+                "there is no store at {}; `tollgate init` creates one there, --store names another",
+                path.display()
+            ),
+            StoreUrl::Sqlite(_) => {}
+        }
+        let store = store::open(&url).await?;
+        Ok(Self { registry: Registry::new(store), actor: Actor::Operator(format!("cli:{}", login_name())) })
+    }
+}
+
+/// Where the registry is kept.
+///
+/// # Errors
+/// A usage error for a URL that is none.
+pub fn store_url(globals: &Globals) -> anyhow::Result<StoreUrl> {
+    globals.store.as_deref().unwrap_or_default().parse().map_err(usage)
+}
+
+/// Runs one command to its end, on this thread.
+///
+/// # Errors
+/// The command's, or that the runtime cannot start.
+pub fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(command)
+}
+
+/// Longest login name recorded, in bytes.
+const MAX_LOGIN: usize = 64;
+
+/// Who is at the keyboard: the one who called `sudo`, the login name, or the number of the user.
+///
+/// The environment can say anything, but whoever can set it can also write the store: the name is a help for the
+/// audit among honest operators, not a proof.
+fn login_name() -> String {
+    let named = ["SUDO_USER", "LOGNAME", "USER"].into_iter().find_map(|name| {
+        #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
+        let value = std::env::var(name).ok()?;
+        let is_usable = (1..=MAX_LOGIN).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_graphic());
+        is_usable.then_some(value)
+    });
+    named.unwrap_or_else(|| {
+        // The owner of this process's own entry is its effective user.
+        std::fs::metadata("/proc/self").map_or_else(|_| "unknown".to_owned(), |entry| entry.uid().to_string())
+    })
+}

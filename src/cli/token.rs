@@ -1,0 +1,373 @@
+//! `token ...`, except `token import`.
+
+use std::collections::HashMap;
+
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use zeroize::Zeroizing;
+
+use super::args::{Expiry, Format, Page, PermissionArgs};
+use super::confirm::confirm;
+use super::import::{self, ImportArgs};
+use super::list::{Listing, Pages};
+use super::output::{Output, OutputError, note};
+use super::session::{Absent, Session};
+use super::table::{Cell, Table, Tone, details};
+use super::{Globals, time, usage};
+use crate::registry::view::TokenView;
+use crate::registry::{Created, ListState, NewToken, Requested, TokenDetails};
+use crate::token::raw::PREFIX;
+use crate::token::{Event, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus};
+
+/// Shown below `token create --help`.
+const CREATE_EXAMPLES: &str = "\
+The token goes to standard output, once and alone: only its SHA-256 is kept. Permissions that the
+user's role does not have are left out; standard error says which.
+
+Examples:
+  tollgate token create --user anna --description 'plant 7' --preset telegraf-agent
+  tollgate token create --user anna --description ci --permission configs:read,configs:write --expires 30d
+  TOKEN=$(tollgate token create --user anna --description laptop --expires 2027-01-31T00:00:00Z)";
+
+/// The commands on tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Create a token and print it, once
+    #[command(after_help = CREATE_EXAMPLES)]
+    Create(CreateArgs),
+    /// List tokens, the newest first
+    List(ListArgs),
+    /// Show one token and what happened to it
+    Show {
+        /// Which
+        id: TokenId,
+        /// Text or JSON.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Revoke tokens: they stop working at once and for good, their records stay
+    Revoke(EndArgs),
+    /// Delete tokens: they stop working at once and for good, nothing is kept of them
+    Delete(EndArgs),
+    /// Give tokens to another user; they keep working, with no more than that user's role permits
+    Reassign {
+        /// Which
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<TokenId>,
+        /// Who gets them
+        #[arg(long, value_name = "USER")]
+        to: String,
+        /// How.
+        #[command(flatten)]
+        bulk: BulkArgs,
+    },
+    /// Bring tokens that agents have already from elsewhere
+    #[command(after_help = import::EXAMPLES)]
+    Import(ImportArgs),
+}
+
+/// Arguments of `token create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Whose token it is
+    #[arg(long, value_name = "USER")]
+    user: String,
+    /// What people call it
+    #[arg(long)]
+    description: String,
+    #[command(flatten)]
+    permissions: PermissionArgs,
+    /// When it stops working: after a duration such as 30d, or at a time such as 2027-01-31T00:00:00Z
+    #[arg(long, value_name = "WHEN")]
+    expires: Option<Expiry>,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Arguments of `token list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only this user's
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Only those in this state
+    #[arg(long)]
+    state: Option<State>,
+    #[command(flatten)]
+    page: Page<TokenId>,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// The states a list can be narrowed to.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum State {
+    /// Neither revoked nor expired
+    Active,
+    /// Revoked
+    Revoked,
+    /// Past its expiry, and not revoked
+    Expired,
+}
+
+/// Arguments of `token revoke` and `token delete`.
+#[derive(Debug, Args)]
+pub struct EndArgs {
+    /// Which
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<TokenId>,
+    #[command(flatten)]
+    bulk: BulkArgs,
+}
+
+/// How a command on several tokens goes about it.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct BulkArgs {
+    /// Do not ask when there is more than one
+    #[arg(long)]
+    yes: bool,
+    /// Even if it takes the owner's last usable token
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Runs a command on tokens.
+///
+/// # Errors
+/// Why nothing, or not all, was done.
+pub async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()> {
+    let session = Session::open(globals, Absent::Refuse).await?;
+    let Session { registry, actor } = &session;
+    match command {
+        TokenCommand::Create(args) => create(&session, args).await,
+        TokenCommand::List(args) => list(&session, args).await,
+        TokenCommand::Show { id, format } => {
+            let token = registry.token(actor, id).await?;
+            show(&token, Output::new(format))
+        }
+        TokenCommand::Revoke(EndArgs { ids, bulk }) => {
+            bulk.confirm(ids.len(), |tokens| {
+                format!("Revoke {tokens}? They stop working at once and this cannot be undone.")
+            })?;
+            let revoked = registry.revoke(actor, &ids, bulk.force).await?;
+            print_done(&session, "revoked", &revoked, Output::new(bulk.format)).await
+        }
+        TokenCommand::Delete(EndArgs { ids, bulk }) => {
+            bulk.confirm(ids.len(), |tokens| {
+                format!(
+                    "Delete {tokens}? They stop working at once, their history goes too, and this cannot be undone."
+                )
+            })?;
+            let deleted = registry.delete(actor, &ids, bulk.force).await?;
+            print_done(&session, "deleted", &deleted, Output::new(bulk.format)).await
+        }
+        TokenCommand::Reassign { ids, to, bulk } => {
+            bulk.confirm(ids.len(), |tokens| {
+                format!("Give {tokens} to {to}? What {to}'s role does not permit, they lose for good.")
+            })?;
+            let reassigned = registry.reassign(actor, &ids, &to, bulk.force).await?;
+            print_done(&session, "reassigned", &reassigned, Output::new(bulk.format)).await
+        }
+        TokenCommand::Import(args) => import::run(&session, args).await,
+    }
+}
+
+impl BulkArgs {
+    /// Asks when there is more than one.
+    fn confirm(&self, tokens: usize, question: impl FnOnce(String) -> String) -> anyhow::Result<()> {
+        if tokens > 1 && !self.yes {
+            confirm(&question(count(tokens)))?;
+        }
+        Ok(())
+    }
+}
+
+/// `1 token`, `3 tokens`.
+#[must_use]
+pub fn count(tokens: usize) -> String {
+    if tokens == 1 { "1 token".to_owned() } else { format!("{tokens} tokens") }
+}
+
+async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
+    let CreateArgs { user, description, permissions, expires, format } = args;
+    let expires_at = expires.map(|expiry| expiry.resolve(Timestamp::now())).transpose().map_err(usage)?;
+    let requested = permissions.requested();
+    let permissions = requested.map_or(Requested::All, Requested::Permissions);
+    let new = NewToken { user, description, permissions, expires_at };
+    let created = session.registry.create_token(&session.actor, new).await?;
+    let granted = created.record.permissions;
+    let lacking: PermissionSet =
+        requested.iter().flat_map(|set| set.iter()).filter(|permission| !granted.contains(*permission)).collect();
+    if !lacking.is_empty() {
+        let role = created.owner.role;
+        note(format_args!("left out, because the role {role} does not permit it: {}", enumerate(lacking)));
+    }
+    print_created(&created, Output::new(format))
+}
+
+/// The token is in the store, but its only sight was lost.
+#[derive(Debug, thiserror::Error)]
+#[error("the token {id} was created, but could not be shown, and cannot be shown again; revoke it and create another")]
+struct Unseen {
+    id: TokenId,
+    #[source]
+    source: OutputError,
+}
+
+/// Prints a new token: the raw token alone, or its record with it.
+///
+/// # Errors
+/// That it could not be printed, and which token is lost by that; also when the reader is gone.
+pub fn print_created(created: &Created, output: Output) -> anyhow::Result<()> {
+    let text = if output.json {
+        serde_json::to_string_pretty(&TokenView::of_created(created, Timestamp::now()))?
+    } else {
+        created.token.reveal().to_owned()
+    };
+    let text = Zeroizing::new(text + "\n");
+    Ok(output.text(&text).map_err(|source| Unseen { id: created.record.id, source })?)
+}
+
+async fn list(session: &Session, args: ListArgs) -> anyhow::Result<()> {
+    let ListArgs { user, state, page, format } = args;
+    let state = state.map(|state| match state {
+        State::Active => ListState::Active,
+        State::Revoked => ListState::Revoked,
+        State::Expired => ListState::Expired,
+    });
+    let (mut pages, now) = (Pages::from(page), Timestamp::now());
+    let Session { registry, actor } = session;
+    let read = |before, limit| registry.tokens(actor, user.as_deref(), state, before, limit);
+    let headings = ["ID", "USER", "DESCRIPTION", "PERMISSIONS", "STATE", "EXPIRES", "CREATED"];
+    let mut listing = Listing::new(Output::new(format), headings);
+    let mut more = true;
+    while more && pages.want() > 0 {
+        let tokens = read(pages.before, pages.want()).await?;
+        more = pages.advance(tokens.len(), tokens.last().map(|(token, _)| token.id));
+        listing.extend(
+            &tokens,
+            |(token, owner)| TokenView::new(token, owner, now),
+            |(token, owner)| row(token, owner, now),
+        )?;
+    }
+    let more = more && !read(pages.before, 1).await?.is_empty();
+    let narrowed = user.is_some() || state.is_some() || page.after.is_some();
+    let when_empty = if narrowed {
+        "no such tokens"
+    } else {
+        "no tokens; `tollgate token create --user NAME --description TEXT` creates one"
+    };
+    listing.end(when_empty, pages.before.filter(|_| more))
+}
+
+fn row(token: &TokenRecord, owner: &UserRecord, now: Timestamp) -> [Cell; 7] {
+    let expires = token.expires_at.map_or_else(|| "never".to_owned(), |at| time::short(at, now));
+    [
+        token.id.to_string().into(),
+        owner.name.as_str().into(),
+        token.description.as_str().into(),
+        summary(token.permissions, owner).into(),
+        state(token, owner, now),
+        expires.into(),
+        time::short(token.created_at, now).into(),
+    ]
+}
+
+/// What a token permits, in a few words.
+fn summary(permissions: PermissionSet, owner: &UserRecord) -> String {
+    match permissions.iter().count() {
+        _ if permissions == PermissionSet::TELEGRAF_AGENT => "telegraf-agent".to_owned(),
+        0 => "none".to_owned(),
+        _ if permissions == owner.role.permissions() => format!("all of {}", owner.role),
+        1 | 2 => enumerate(permissions),
+        count => format!("{count} permissions"),
+    }
+}
+
+fn enumerate(permissions: PermissionSet) -> String {
+    permissions.iter().map(|permission| permission.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether it works, and if not, why. More than the record's state: what its owner's being disabled does to it counts.
+fn state(token: &TokenRecord, owner: &UserRecord, now: Timestamp) -> Cell {
+    let (text, tone) = match token.state {
+        TokenState::Revoked { .. } => ("revoked", Tone::Bad),
+        TokenState::Active if token.is_expired(now) => ("expired", Tone::Warn),
+        TokenState::Active if owner.status == UserStatus::Disabled => ("user disabled", Tone::Warn),
+        TokenState::Active => ("active", Tone::Good),
+    };
+    Cell::toned(text, tone)
+}
+
+fn show(token: &TokenDetails, output: Output) -> anyhow::Result<()> {
+    let TokenDetails { record, owner, history } = token;
+    let now = Timestamp::now();
+    if output.json {
+        return output.json(&TokenView::of_details(token, now));
+    }
+    let hint = match record.hint.as_str() {
+        "" => "not known: imported by its digest".to_owned(),
+        hint => format!("{PREFIX}...{hint}"),
+    };
+    let mut pairs: Vec<(&str, Cell)> = vec![
+        ("id", record.id.to_string().into()),
+        ("token", hint.into()),
+        ("description", record.description.as_str().into()),
+        ("user", format!("{} ({}, {})", owner.name, owner.role, owner.status).into()),
+        ("permissions", enumerate(record.permissions).into()),
+        ("state", state(record, owner, now)),
+        ("created", format!("{} by {}", time::full(record.created_at, now), record.created_by).into()),
+        ("expires", record.expires_at.map_or_else(|| "never".to_owned(), |at| time::full(at, now)).into()),
+    ];
+    if let TokenState::Revoked { at, by } = &record.state {
+        pairs.push(("revoked", format!("{} by {by}", time::full(*at, now)).into()));
+    }
+    let mut text = details(&pairs, output.colour);
+    if !history.is_empty() {
+        text.push('\n');
+        let rows = history
+            .iter()
+            .map(|entry| [time::full(entry.at, now).into(), entry.by.as_str().into(), happened(&entry.event).into()]);
+        text.push_str(&Table::new(["WHEN", "WHO", "WHAT"], output.colour).page(rows.collect()));
+    }
+    Ok(output.text(&text)?)
+}
+
+fn happened(event: &Event) -> String {
+    match event {
+        Event::Created => "created".to_owned(),
+        Event::Imported => "imported".to_owned(),
+        Event::Reassigned { from, to } => format!("reassigned from {from} to {to}"),
+        Event::Narrowed { lost } => format!("lost {}", enumerate(*lost)),
+        Event::Revoked { reason: None } => "revoked".to_owned(),
+        Event::Revoked { reason: Some(reason) } => format!("revoked: {reason}"),
+    }
+}
+
+/// Prints what was done to these tokens.
+async fn print_done(session: &Session, what: &str, tokens: &[TokenRecord], output: Output) -> anyhow::Result<()> {
+    let (owners, now) = (owners(session, tokens).await?, Timestamp::now());
+    let owned = || tokens.iter().filter_map(|token| owners.get(&token.owner).map(|owner| (token, owner)));
+    if output.json {
+        return output.json(&owned().map(|(token, owner)| TokenView::new(token, owner, now)).collect::<Vec<_>>());
+    }
+    let rows = owned().map(|(token, owner)| {
+        [what.into(), token.id.to_string().into(), owner.name.as_str().into(), token.description.as_str().into()]
+    });
+    Ok(output.text(&Table::new(["", "ID", "USER", "DESCRIPTION"], output.colour).page(rows.collect()))?)
+}
+
+/// The users these tokens belong to.
+async fn owners(session: &Session, tokens: &[TokenRecord]) -> anyhow::Result<HashMap<UserId, UserRecord>> {
+    let mut owners = HashMap::new();
+    for token in tokens {
+        if !owners.contains_key(&token.owner)
+            && let Some(owner) = session.registry.store().user(token.owner).await?
+        {
+            owners.insert(token.owner, owner.record);
+        }
+    }
+    Ok(owners)
+}

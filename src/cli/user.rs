@@ -1,0 +1,244 @@
+//! `init` and `user ...`.
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+
+use super::args::{Format, Page};
+use super::confirm::confirm;
+use super::list::{Listing, Pages};
+use super::output::{Output, note};
+use super::session::{Absent, Session};
+use super::table::{Cell, Tone, details};
+use super::{Globals, time, token};
+use crate::registry::view::UserView;
+use crate::token::{Role, UserId, UserRecord, UserStatus};
+
+/// Shown below `init --help`.
+pub const INIT_EXAMPLES: &str = "\
+The token goes to standard output, once: only its SHA-256 is kept.
+
+Examples:
+  tollgate init                                    a SQLite store in the state directory
+  (umask 077; tollgate init --owner anna > owner.token)
+  tollgate --store sqlite:/var/lib/tollgate/tollgate.db init";
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The owner's name
+    #[arg(long, value_name = "NAME", default_value = "owner")]
+    pub owner: String,
+    /// Text or JSON.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// The commands on users.
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// Add a user
+    Add {
+        /// 1 to 64 of A-Z a-z 0-9 . _ @ + -
+        name: String,
+        /// administrator, manager or viewer
+        #[arg(long)]
+        role: Role,
+        /// Text or JSON.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// List users, the newest first
+    List {
+        /// How much of it.
+        #[command(flatten)]
+        page: Page<UserId>,
+        /// Text or JSON.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show one user
+    Show {
+        /// Whom
+        name: String,
+        /// Text or JSON.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Give a user another role; their tokens never permit more than it does
+    SetRole {
+        /// Whom
+        name: String,
+        /// administrator, manager or viewer; a viewer's tokens are revoked
+        role: Role,
+        /// Text or JSON.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Make all tokens of a user stop working, until the user is enabled again
+    Disable {
+        /// Whom
+        name: String,
+        /// Text or JSON.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Make a disabled user's tokens work again
+    Enable {
+        /// Whom
+        name: String,
+        /// Text or JSON.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Delete a user and all of their tokens
+    Delete {
+        /// Whom
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Make an administrator the owner; the present owner becomes an administrator
+    TransferOwnership {
+        /// Who becomes the owner
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Text or JSON.
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+/// Creates the owner and a token that permits everything.
+///
+/// # Errors
+/// When there is an owner already, or the store fails.
+pub async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()> {
+    let session = Session::open(globals, Absent::Create).await?;
+    let created = session.registry.init(&session.actor, &args.owner).await?;
+    token::print_created(&created, Output::new(args.format))
+}
+
+/// Runs a command on users.
+///
+/// # Errors
+/// Why nothing, or not all, was done.
+pub async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> {
+    let session = Session::open(globals, Absent::Refuse).await?;
+    let Session { registry, actor } = &session;
+    match command {
+        UserCommand::Add { name, role, format } => {
+            let user = registry.add_user(actor, &name, role).await?;
+            print(&user, Output::new(format), &format!("added {name}, {role}\n"))
+        }
+        UserCommand::List { page, format } => list(&session, Pages::from(page), Output::new(format)).await,
+        UserCommand::Show { name, format } => show(&session, &name, Output::new(format)).await,
+        UserCommand::SetRole { name, role, format } => {
+            let change = registry.set_role(actor, &name, role).await?;
+            let consequence = match (change.narrowed, change.revoked) {
+                (0, 0) => String::new(),
+                (narrowed, 0) => format!("; {} now permit less", token::count(narrowed)),
+                (0, revoked) => format!("; {} revoked", token::count(revoked)),
+                (narrowed, revoked) => format!("; {} revoked, {narrowed} now permit less", token::count(revoked)),
+            };
+            print(&change.user, Output::new(format), &format!("{name} is {role} now{consequence}\n"))
+        }
+        UserCommand::Disable { name, format } => {
+            let user = registry.set_status(actor, &name, UserStatus::Disabled).await?;
+            print(&user, Output::new(format), &format!("disabled {name}: their tokens no longer authenticate\n"))
+        }
+        UserCommand::Enable { name, format } => {
+            let user = registry.set_status(actor, &name, UserStatus::Active).await?;
+            print(&user, Output::new(format), &format!("enabled {name}: their tokens authenticate again\n"))
+        }
+        UserCommand::Delete { name, yes } => delete(&session, &name, yes).await,
+        UserCommand::TransferOwnership { name, yes, format } => {
+            transfer_ownership(&session, &name, yes, Output::new(format)).await
+        }
+    }
+}
+
+/// Prints a user as JSON, or the sentence that says what happened.
+fn print(user: &UserRecord, output: Output, sentence: &str) -> anyhow::Result<()> {
+    if output.json { output.json(&UserView::from(user)) } else { Ok(output.text(sentence)?) }
+}
+
+async fn list(session: &Session, mut pages: Pages<UserId>, output: Output) -> anyhow::Result<()> {
+    let now = Timestamp::now();
+    let mut listing = Listing::new(output, ["ID", "NAME", "ROLE", "STATUS", "CREATED"]);
+    let mut more = true;
+    while more && pages.want() > 0 {
+        let users = session.registry.users(&session.actor, pages.before, pages.want()).await?;
+        more = pages.advance(users.len(), users.last().map(|user| user.id));
+        listing.extend(&users, |user| UserView::from(user), |user| {
+            let created = time::short(user.created_at, now);
+            [user.id.to_string().into(), user.name.as_str().into(), role(user), status(user), created.into()]
+        })?;
+    }
+    let more = more && !session.registry.users(&session.actor, pages.before, 1).await?.is_empty();
+    listing.end("no users here; `tollgate user add NAME --role ROLE` adds one", pages.before.filter(|_| more))
+}
+
+async fn show(session: &Session, name: &str, output: Output) -> anyhow::Result<()> {
+    let user = session.registry.user(&session.actor, name).await?;
+    if output.json {
+        return output.json(&UserView::from(&user));
+    }
+    let tokens = session.registry.count_tokens_of(&session.actor, name).await?;
+    let pairs = [
+        ("name", user.name.as_str().into()),
+        ("id", user.id.to_string().into()),
+        ("role", role(&user)),
+        ("status", status(&user)),
+        ("tokens", tokens.to_string().into()),
+        ("created", time::full(user.created_at, Timestamp::now()).into()),
+    ];
+    Ok(output.text(&details(&pairs, output.colour))?)
+}
+
+async fn delete(session: &Session, name: &str, yes: bool) -> anyhow::Result<()> {
+    if !yes {
+        let tokens = session.registry.count_tokens_of(&session.actor, name).await?;
+        let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
+        confirm(&format!(
+            "Delete {name} and {} of theirs? They stop working at once, and this cannot be undone.",
+            token::count(tokens)
+        ))?;
+    }
+    let deleted = session.registry.delete_user(&session.actor, name).await?;
+    note(format_args!("deleted {name} and {}", token::count(deleted)));
+    Ok(())
+}
+
+async fn transfer_ownership(session: &Session, name: &str, yes: bool, output: Output) -> anyhow::Result<()> {
+    if !yes {
+        confirm(&format!(
+            "Make {name} the owner? The present owner becomes an administrator, their tokens permit no more than that \
+             from then on, and only {name} can give the ownership back."
+        ))?;
+    }
+    let transfer = session.registry.transfer_ownership(&session.actor, name).await?;
+    if output.json {
+        return output.json(&[&transfer.new, &transfer.old].map(UserView::from));
+    }
+    let consequence = match transfer.narrowed {
+        0 => String::new(),
+        narrowed => format!("; {} of theirs now permit less", token::count(narrowed)),
+    };
+    let (new, old) = (&transfer.new.name, &transfer.old.name);
+    Ok(output.text(&format!("{new} is the owner now, and {old} an administrator{consequence}\n"))?)
+}
+
+fn role(user: &UserRecord) -> Cell {
+    user.role.name().into()
+}
+
+fn status(user: &UserRecord) -> Cell {
+    let tone = match user.status {
+        UserStatus::Active => Tone::Good,
+        UserStatus::Disabled => Tone::Bad,
+    };
+    Cell::toned(&user.status.to_string(), tone)
+}

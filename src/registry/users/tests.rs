@@ -1,0 +1,199 @@
+use super::super::draft::samples::{at, operator, standing_of, token, user};
+use super::super::{Kind, actor::Standing};
+use super::*;
+use crate::store::Edit;
+use crate::token::{PermissionSet, TokenId, TokenState};
+
+fn kind<T: std::fmt::Debug>(result: Result<T, RegistryError>) -> Kind {
+    result.expect_err("refused").kind()
+}
+
+fn permissions(names: &[&str]) -> PermissionSet {
+    names.iter().map(|name| name.parse::<crate::token::Permission>().expect("valid")).collect()
+}
+
+/// The tokens that a batch changes, as they are afterwards.
+fn changed(batch: &Batch) -> Vec<&TokenRecord> {
+    batch.tokens.iter().filter_map(Edit::after).collect()
+}
+
+#[test]
+fn names_are_1_to_64_of_a_few_characters() {
+    for name in ["a", "anna@example.org", "A-Z_0.9+x", &"x".repeat(64)] {
+        check_name(name).expect(name);
+    }
+    for name in ["", " ", "a b", "anna/", "cli:root", "ä", "a\n", &"x".repeat(65), "tc-apiv1_0123456789"] {
+        assert!(matches!(check_name(name), Err(RegistryError::InvalidName(_))), "{name}");
+    }
+}
+
+#[test]
+fn nobody_is_added_as_owner() {
+    let refused = decide_user(&operator(), "anna", Role::Owner, at(0));
+    assert!(matches!(refused, Err(RegistryError::OneOwnerOnly)));
+}
+
+#[test]
+fn only_the_owner_and_the_operator_add_administrators() {
+    let administrator = standing_of(&user("adam", Role::Administrator));
+    let owner = standing_of(&user("olga", Role::Owner));
+    assert_eq!(kind(decide_user(&administrator, "anna", Role::Administrator, at(0))), Kind::Forbidden);
+    decide_user(&administrator, "anna", Role::Manager, at(0)).expect("a manager");
+    decide_user(&owner, "anna", Role::Administrator, at(0)).expect("by the owner");
+    decide_user(&operator(), "anna", Role::Administrator, at(0)).expect("by the operator");
+    let manager = standing_of(&user("max", Role::Manager));
+    assert_eq!(kind(decide_user(&manager, "anna", Role::Viewer, at(0))), Kind::Forbidden);
+}
+
+#[test]
+fn a_user_comes_with_the_actors_record_required() {
+    let olga = user("olga", Role::Owner);
+    let (batch, anna) = decide_user(&standing_of(&olga), "anna", Role::Manager, at(7)).expect("allowed");
+    assert_eq!(batch.users, [Edit::Create(anna.clone()), Edit::Require(olga)]);
+    assert_eq!((anna.status, anna.created_at), (UserStatus::Active, at(7)));
+}
+
+/// Who may change a user of which role to which role, by what comes back.
+#[test]
+fn role_changes_and_who_may_make_them() {
+    use Role::{Administrator, Manager, Owner, Viewer};
+    let check = |standing: &Standing, from, to| {
+        check_role_change(standing, &user("anna", from).record, to).map_err(|error| error.kind())
+    };
+    let administrator = standing_of(&user("adam", Administrator));
+    let owner = standing_of(&user("olga", Owner));
+    for standing in [&operator(), &owner] {
+        for (from, to) in [(Viewer, Manager), (Manager, Administrator), (Administrator, Viewer)] {
+            assert_eq!(check(standing, from, to), Ok(()), "{from} to {to}");
+        }
+    }
+    assert_eq!(check(&administrator, Viewer, Manager), Ok(()));
+    for (from, to) in [(Manager, Administrator), (Administrator, Manager), (Administrator, Administrator)] {
+        assert_eq!(check(&administrator, from, to), Err(Kind::Forbidden), "{from} to {to}");
+    }
+    for standing in [&operator(), &owner, &administrator] {
+        assert_eq!(check(standing, Owner, Manager), Err(Kind::Conflict), "the Owner keeps the role");
+        assert_eq!(check(standing, Administrator, Owner), Err(Kind::Invalid), "nobody becomes Owner this way");
+    }
+    let manager = standing_of(&user("max", Manager));
+    assert_eq!(check(&manager, Viewer, Viewer), Err(Kind::Forbidden));
+}
+
+#[test]
+fn a_weaker_role_narrows_active_tokens_and_says_what_they_lost() {
+    let anna = user("anna", Role::Administrator);
+    let full = token(1, &anna, Role::Administrator.permissions());
+    let agent = token(2, &anna, PermissionSet::TELEGRAF_AGENT);
+    let mut revoked = token(3, &anna, Role::Administrator.permissions());
+    revoked.record.state = TokenState::Revoked { at: at(1), by: "otto".to_owned() };
+    let standing = operator();
+    let mut draft = Draft::new(&standing, at(9));
+    let change = decide_role(&mut draft, anna, vec![full, agent, revoked], Role::Manager);
+    assert_eq!((change.user.role, change.narrowed, change.revoked), (Role::Manager, 1, 0));
+    let batch = draft.into_batch();
+    let after = changed(&batch);
+    assert_eq!(after.len(), 1, "tokens that lose nothing are left alone");
+    assert_eq!((after[0].id, after[0].permissions), (TokenId::from_u64(1), Role::Manager.permissions()));
+    let (id, entry) = &batch.history[0];
+    assert_eq!((*id, entry.at, entry.by.as_str()), (TokenId::from_u64(1), at(9), "cli:test"));
+    let Event::Narrowed { lost } = &entry.event else { panic!("{entry:?}") };
+    assert!(lost.contains("users:read".parse().expect("valid")));
+    assert!(lost.intersect(Role::Manager.permissions()).is_empty());
+}
+
+#[test]
+fn a_stronger_role_gives_nothing_back() {
+    let anna = user("anna", Role::Manager);
+    let narrow = token(1, &anna, permissions(&["configs:read"]));
+    let standing = operator();
+    let mut draft = Draft::new(&standing, at(9));
+    let change = decide_role(&mut draft, anna, vec![narrow], Role::Administrator);
+    assert_eq!((change.narrowed, change.revoked), (0, 0));
+    assert!(draft.into_batch().tokens.is_empty());
+}
+
+#[test]
+fn becoming_a_viewer_revokes_every_active_token_even_an_expired_one() {
+    let anna = user("anna", Role::Manager);
+    let mut expired = token(2, &anna, PermissionSet::TELEGRAF_AGENT);
+    expired.record.expires_at = Some(at(1));
+    let tokens = vec![token(1, &anna, PermissionSet::TELEGRAF_AGENT), expired];
+    let standing = operator();
+    let mut draft = Draft::new(&standing, at(9));
+    let change = decide_role(&mut draft, anna, tokens, Role::Viewer);
+    assert_eq!((change.narrowed, change.revoked), (0, 2));
+    let batch = draft.into_batch();
+    let state = TokenState::Revoked { at: at(9), by: "cli:test".to_owned() };
+    assert!(changed(&batch).iter().all(|token| token.state == state));
+    let reason = Some("role of anna changed to viewer".to_owned());
+    assert!(batch.history.iter().all(|(_, entry)| entry.event == Event::Revoked { reason: reason.clone() }));
+}
+
+#[test]
+fn disabling_changes_the_user_and_nothing_else() {
+    let anna = user("anna", Role::Manager);
+    let (batch, after) = decide_status(&operator(), anna.clone(), UserStatus::Disabled, at(0)).expect("allowed");
+    assert_eq!(after.status, UserStatus::Disabled);
+    assert_eq!(batch.users, [Edit::Update { before: anna.clone(), after }]);
+    assert!(batch.tokens.is_empty() && batch.history.is_empty());
+    let (batch, _) = decide_status(&operator(), anna, UserStatus::Active, at(0)).expect("allowed");
+    assert!(batch.users.is_empty(), "active already");
+}
+
+#[test]
+fn the_owner_is_neither_disabled_nor_deleted() {
+    let olga = user("olga", Role::Owner);
+    for standing in [operator(), standing_of(&olga), standing_of(&user("adam", Role::Administrator))] {
+        let disabled = decide_status(&standing, olga.clone(), UserStatus::Disabled, at(0));
+        assert!(matches!(disabled, Err(RegistryError::OwnerIsFixed { .. })));
+        assert!(matches!(check_deletable(&standing, &olga.record), Err(RegistryError::OwnerIsFixed { .. })));
+    }
+}
+
+#[test]
+fn nobody_disables_or_deletes_themselves() {
+    let adam = user("adam", Role::Administrator);
+    let standing = standing_of(&adam);
+    let disabled = decide_status(&standing, adam.clone(), UserStatus::Disabled, at(0));
+    assert!(matches!(disabled, Err(RegistryError::Oneself { .. })));
+    assert!(matches!(check_deletable(&standing, &adam.record), Err(RegistryError::Oneself { .. })));
+}
+
+#[test]
+fn administrators_are_disabled_and_deleted_by_the_owner_only() {
+    let bert = user("bert", Role::Administrator);
+    let administrator = standing_of(&user("adam", Role::Administrator));
+    assert_eq!(kind(decide_status(&administrator, bert.clone(), UserStatus::Disabled, at(0))), Kind::Forbidden);
+    assert_eq!(kind(check_deletable(&administrator, &bert.record)), Kind::Forbidden);
+    check_deletable(&administrator, &user("max", Role::Manager).record).expect("a manager");
+    let owner = standing_of(&user("olga", Role::Owner));
+    decide_status(&owner, bert.clone(), UserStatus::Disabled, at(0)).expect("by the owner");
+    check_deletable(&owner, &bert.record).expect("by the owner");
+}
+
+#[test]
+fn ownership_goes_to_an_active_administrator_only() {
+    for role in [Role::Viewer, Role::Manager, Role::Owner] {
+        let refused = check_heir(&user("anna", role).record);
+        assert!(matches!(refused, Err(RegistryError::NotAnAdministrator { .. })), "{role}");
+    }
+    let mut adam = user("adam", Role::Administrator).record;
+    check_heir(&adam).expect("active");
+    adam.status = UserStatus::Disabled;
+    assert!(matches!(check_heir(&adam), Err(RegistryError::UserDisabled(_))));
+}
+
+#[test]
+fn a_transfer_is_one_batch_and_narrows_the_old_owners_tokens() {
+    let (olga, adam) = (user("olga", Role::Owner), user("adam", Role::Administrator));
+    let standing = standing_of(&olga);
+    let mut draft = Draft::new(&standing, at(0));
+    let full = token(1, &olga, Role::Owner.permissions());
+    let transfer = decide_transfer(&mut draft, olga, adam, vec![full]);
+    assert_eq!((transfer.old.name.as_str(), transfer.old.role), ("olga", Role::Administrator));
+    assert_eq!((transfer.new.name.as_str(), transfer.new.role, transfer.narrowed), ("adam", Role::Owner, 1));
+    let batch = draft.into_batch();
+    assert_eq!(batch.users.iter().filter_map(Edit::after).filter(|user| user.role == Role::Owner).count(), 1);
+    assert_eq!(batch.users.len(), 2, "the actor's own record does not occur twice");
+    assert_eq!(changed(&batch)[0].permissions, Role::Administrator.permissions());
+}

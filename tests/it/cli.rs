@@ -1,0 +1,521 @@
+//! The command line as scripts and people see it: the real binary, a SQLite store in a temporary folder.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A folder with a store of its own.
+struct Site {
+    directory: TempDir,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ended {
+    #[track_caller]
+    fn json(&self) -> Value {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Standard output of a command that did what it should.
+    #[track_caller]
+    fn done(&self) -> &str {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        &self.stdout
+    }
+
+    /// Standard error of a command that failed, and printed nothing else.
+    #[track_caller]
+    fn failed(&self) -> &str {
+        assert_eq!((self.code, self.stdout.as_str()), (Some(1), ""), "{self:?}");
+        assert!(self.stderr.starts_with("tollgate: ") || self.stderr.contains("\ntollgate: "), "{self:?}");
+        &self.stderr
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+impl Site {
+    /// Without a store yet.
+    fn empty() -> Self {
+        Self { directory: tempfile::tempdir().expect("a folder") }
+    }
+
+    /// With the owner, an administrator and a manager.
+    fn new() -> Self {
+        let site = Self::empty();
+        site.run(["init"]).done();
+        site.run(["user", "add", "anna", "--role", "administrator"]).done();
+        site.run(["user", "add", "max", "--role", "manager"]).done();
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A program that sees nothing of the environment the tests run in.
+    fn program(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("LOGNAME", "tester").env("HOME", self.directory.path()).env("TERM", "xterm");
+        command.env("PATH", "/usr/bin:/bin").current_dir(self.directory.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = self.program(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(["--store", "sqlite:tollgate.db"]).args(arguments);
+        command
+    }
+
+    fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ended {
+        self.command(arguments).output().expect("runs").into()
+    }
+
+    fn run_with_input(&self, arguments: &[&str], input: &str) -> Ended {
+        let mut command = self.command(arguments.iter().copied());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        std::thread::scope(|scope| {
+            // A command that has read enough closes its end.
+            scope.spawn(move || drop(stdin.write_all(input.as_bytes())));
+            child.wait_with_output().expect("ends").into()
+        })
+    }
+
+    /// Runs a command on a terminal, with these keys typed. `None` where there is no `script` to make a terminal.
+    fn run_on_terminal(&self, arguments: &str, keys: &str) -> Option<Ended> {
+        let program = env!("CARGO_BIN_EXE_tollgate");
+        let line = format!("'{program}' --store sqlite:tollgate.db {arguments}");
+        let mut command = self.program("script");
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().ok()?;
+        child.stdin.take().expect("piped").write_all(keys.as_bytes()).expect("types");
+        Some(child.wait_with_output().expect("ends").into())
+    }
+
+    /// A token's id.
+    fn create(&self, user: &str, description: &str) -> String {
+        let created = self.run(["token", "create", "--user", user, "--description", description, "--json"]).json();
+        text(&created["id"]).to_owned()
+    }
+
+    fn state_of(&self, id: &str) -> String {
+        text(&self.run(["token", "show", id, "--json"]).json()["state"]).to_owned()
+    }
+
+    fn descriptions<'a>(&self, options: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        let list = self.run(["token", "list", "--json"].into_iter().chain(options)).json();
+        let list = list.as_array().expect("an array");
+        list.iter().map(|token| text(&token["description"]).to_owned()).collect()
+    }
+}
+
+#[track_caller]
+fn text(value: &Value) -> &str {
+    value.as_str().expect("a text")
+}
+
+/// Whether any file below this folder has these bytes in it.
+fn is_on_disk(folder: &Path, needle: &str) -> bool {
+    let holds =
+        |path: PathBuf| fs::read(path).expect("reads").windows(needle.len()).any(|part| part == needle.as_bytes());
+    fs::read_dir(folder).expect("reads").any(|entry| holds(entry.expect("reads").path()))
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<_> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+const TOKEN_KEYS: [&str; 13] = [
+    "created_at",
+    "created_by",
+    "description",
+    "expired",
+    "expires_at",
+    "hint",
+    "id",
+    "last_used_at",
+    "permissions",
+    "revoked_at",
+    "revoked_by",
+    "state",
+    "user",
+];
+
+#[test]
+fn init_prints_the_owners_token_alone_and_only_once() {
+    let site = Site::empty();
+    let first = site.run(["init", "--owner", "olga"]);
+    let token = first.done().strip_suffix('\n').expect("a line");
+    assert!(token.parse::<tollgate::token::RawToken>().is_ok());
+    assert_eq!(first.stderr, "");
+    assert!(!is_on_disk(site.directory.path(), token));
+    assert!(is_on_disk(site.directory.path(), "olga"), "the search finds what is there");
+
+    let second = site.run(["init"]);
+    assert!(second.failed().contains("has an Owner already"));
+    assert_eq!(site.run(["user", "list", "--json"]).json().as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn created_tokens_are_printed_alone_or_with_their_record() {
+    let site = Site::new();
+    let plain = site.run(["token", "create", "--user", "max", "--description", "a"]);
+    assert!(plain.done().trim_end().parse::<tollgate::token::RawToken>().is_ok());
+    assert_eq!(plain.stderr, "");
+
+    let options = ["--preset", "telegraf-agent", "--expires", "30d", "--json"];
+    let created = ["token", "create", "--user", "max", "--description", "plant 7"].into_iter().chain(options);
+    let created = site.run(created).json();
+    let token = text(&created["token"]);
+    assert!(token.ends_with(text(&created["hint"])) && token.parse::<tollgate::token::RawToken>().is_ok());
+    let mut expected = TOKEN_KEYS.to_vec();
+    expected.push("token");
+    expected.sort_unstable();
+    assert_eq!(keys(&created), expected);
+    assert_eq!(created["permissions"], json!(["configs:read", "heartbeat:write"]));
+    assert_eq!((&created["user"], &created["created_by"]), (&json!("max"), &json!("cli:tester")));
+    let time = |key: &str| text(&created[key]).parse::<jiff::Timestamp>().expect("a time").as_second();
+    assert_eq!(time("expires_at") - time("created_at"), 30 * 86_400);
+
+    let list = site.run(["token", "list", "--json"]);
+    assert_eq!(keys(&list.json()[0]), TOKEN_KEYS);
+    assert!(!list.stdout.contains(token) && !is_on_disk(site.directory.path(), token));
+}
+
+#[test]
+fn permissions_the_role_lacks_are_left_out_and_named() {
+    let site = Site::new();
+    let requested = ["--permission", "configs:read,users:read", "--permission", "license:read"];
+    let arguments = ["token", "create", "--user", "max", "--description", "a"].into_iter().chain(requested);
+    let created = site.run(arguments);
+    assert_eq!(created.done().lines().count(), 1);
+    assert_eq!(created.stderr, "left out, because the role manager does not permit it: users:read, license:read\n");
+    assert_eq!(site.run(["token", "list", "--json"]).json()[0]["permissions"], json!(["configs:read"]));
+
+    let arguments = ["token", "create", "--user", "max", "--description", "a", "--permission", "users:read"];
+    assert!(site.run(arguments).failed().contains("none of the requested permissions"));
+}
+
+#[test]
+fn lists_are_newest_first_and_cut_by_state_user_limit_and_cursor() {
+    let site = Site::new();
+    let [a, b] = ["a", "b"].map(|description| site.create("max", description));
+    site.create("anna", "c");
+    site.run(["token", "revoke", &a]).done();
+    let expiring = ["token", "create", "--user", "max", "--description", "d", "--expires", "1s"];
+    site.run(expiring).done();
+    let expires = jiff::Timestamp::now().as_second() + 1;
+    while jiff::Timestamp::now().as_second() <= expires {
+        std::thread::yield_now(); // only the clock can make it expire
+    }
+
+    let owners = site.descriptions(["--user", "owner"]);
+    let owners = owners.first().map(String::as_str).expect("the owner's token");
+    assert_eq!(site.descriptions([]), ["d", "c", "b", "a", owners]);
+    assert_eq!(site.descriptions(["--user", "max"]), ["d", "b", "a"]);
+    assert_eq!(site.descriptions(["--state", "active"]), ["c", "b", owners]);
+    assert_eq!(site.descriptions(["--state", "revoked"]), ["a"]);
+    assert_eq!(site.descriptions(["--state", "expired", "--user", "max"]), ["d"]);
+    assert_eq!(site.descriptions(["--limit", "2"]), ["d", "c"]);
+    assert_eq!(site.descriptions(["--limit", "1", "--after", &b]), ["a"]);
+
+    let table = site.run(["token", "list", "--limit", "2"]);
+    let rows: Vec<_> = table.done().lines().collect();
+    assert!(rows[0].starts_with("ID") && rows[0].ends_with("CREATED"), "{table:?}");
+    assert!(rows[1].contains("expired") && rows[1].contains("all of manager"), "{table:?}");
+    assert!(rows[2].contains("anna") && rows.len() == 3, "{table:?}");
+    assert!(table.stderr.starts_with("there are more: --after "), "{table:?}");
+    assert!(!table.stdout.contains('\x1b'), "colour is for terminals");
+    assert_eq!(site.run(["token", "list", "--limit", "5"]).stderr, "");
+    assert_eq!(site.run(["token", "list", "--limit", "500"]).stderr, "");
+}
+
+#[test]
+fn an_empty_list_is_an_empty_array_or_a_sentence() {
+    let site = Site::new();
+    let empty = site.run(["token", "list", "--user", "max"]);
+    assert_eq!((empty.done(), empty.stderr.as_str()), ("", "no such tokens\n"));
+    assert_eq!(site.run(["token", "list", "--user", "max", "--json"]).done(), "[]\n");
+}
+
+#[test]
+fn one_token_is_revoked_without_asking_and_for_good() {
+    let site = Site::new();
+    let id = site.create("max", "a");
+    let revoked = site.run(["token", "revoke", &id, "--json"]).json();
+    assert_eq!((&revoked[0]["state"], &revoked[0]["revoked_by"]), (&json!("revoked"), &json!("cli:tester")));
+    assert_eq!(site.run(["token", "revoke", &id]).code, Some(0), "what is revoked already is no failure");
+    assert!(site.run(["token", "reassign", &id, "--to", "anna"]).failed().contains("revocation is final"));
+
+    let shown = site.run(["token", "show", &id]);
+    for part in ["revoked", "by cli:tester", "tc-apiv1_...", "created", "configs:read", "max (manager, active)"] {
+        assert!(shown.done().contains(part), "{part}: {shown:?}");
+    }
+    let history = &site.run(["token", "show", &id, "--json"]).json()["history"];
+    assert_eq!((&history[0]["event"], &history[1]["event"]), (&json!("created"), &json!("revoked")));
+}
+
+#[test]
+fn several_tokens_need_a_yes() {
+    let site = Site::new();
+    let ids = ["a", "b", "c"].map(|description| site.create("max", description));
+    let [a, b, c] = ids.each_ref().map(String::as_str);
+    for command in [
+        vec!["token", "revoke", a, b, c],
+        vec!["token", "delete", a, b, c],
+        vec!["token", "reassign", a, b, c, "--to", "anna"],
+    ] {
+        let refused = site.run(command);
+        assert!(refused.failed().contains("3 tokens") && refused.stderr.contains("--yes"), "{refused:?}");
+    }
+    assert_eq!(site.descriptions(["--user", "max", "--state", "active"]), ["c", "b", "a"]);
+
+    let given = site.run(["token", "reassign", a, b, "--to", "anna", "--yes", "--json"]).json();
+    assert_eq!((&given[0]["user"], &given[1]["id"]), (&json!("anna"), &json!(b)));
+    let revoked = site.run(["token", "revoke", a, b, "--yes"]);
+    assert_eq!(revoked.done().lines().filter(|line| line.starts_with("revoked")).count(), 2, "{revoked:?}");
+    let deleted = site.run(["token", "delete", a, c, "--yes", "--json"]).json();
+    assert_eq!((&deleted[0]["state"], &deleted[1]["state"]), (&json!("revoked"), &json!("active")));
+    assert!(site.run(["token", "show", c]).failed().contains("there is no token"));
+    assert_eq!(site.descriptions(["--user", "max"]), Vec::<String>::new());
+}
+
+#[test]
+fn a_selection_with_a_wrong_id_changes_nothing() {
+    let site = Site::new();
+    let id = site.create("max", "a");
+    let unknown = site.run(["token", "revoke", &id, "0000000000001", "--yes"]);
+    assert!(unknown.failed().contains("there is no token 0000000000001"));
+    assert!(site.run(["token", "revoke", &id, &id, "--yes"]).failed().contains("named more than once"));
+    assert_eq!(site.state_of(&id), "active");
+}
+
+#[test]
+fn on_a_terminal_the_question_is_answered_there() {
+    let site = Site::new();
+    let [a, b] = ["a", "b"].map(|description| site.create("max", description));
+    let Some(declined) = site.run_on_terminal(&format!("token revoke {a} {b}"), "n\n") else { return };
+    let question = "Revoke 2 tokens? They stop working at once and this cannot be undone. [y/N]";
+    assert!(declined.stdout.contains(question) && declined.stdout.contains("nothing was changed"), "{declined:?}");
+    assert_eq!((declined.code, site.state_of(&a).as_str()), (Some(1), "active"), "{declined:?}");
+
+    let confirmed = site.run_on_terminal(&format!("token revoke {a} {b}"), "y\n").expect("a terminal");
+    assert_eq!((confirmed.code, site.state_of(&a).as_str()), (Some(0), "revoked"), "{confirmed:?}");
+    let list = site.run_on_terminal("token list", "").expect("a terminal");
+    assert!(list.stdout.contains("\x1b[31mrevoked\x1b[0m"), "{list:?}");
+}
+
+#[test]
+fn the_owner_keeps_a_token_unless_forced() {
+    let site = Site::new();
+    let id = text(&site.run(["token", "list", "--user", "owner", "--json"]).json()[0]["id"]).to_owned();
+    for command in ["revoke", "delete"] {
+        assert!(site.run(["token", command, &id]).failed().contains("--force"));
+    }
+    assert!(site.run(["token", "reassign", &id, "--to", "anna"]).failed().contains("--force"));
+    site.run(["token", "revoke", &id, "--force"]).done();
+}
+
+#[test]
+fn users_are_added_changed_and_deleted() {
+    let site = Site::new();
+    let added = site.run(["user", "add", "vera", "--role", "Viewer", "--json"]).json();
+    assert_eq!(keys(&added), ["created_at", "id", "name", "role", "status"]);
+    assert_eq!((&added["role"], &added["status"]), (&json!("viewer"), &json!("active")));
+    let listed = site.run(["user", "list", "--json", "--limit", "2"]).json();
+    assert_eq!((&listed[0]["name"], &listed[1]["name"], &listed[2]), (&json!("vera"), &json!("max"), &Value::Null));
+
+    let id = site.create("max", "a");
+    site.run(["user", "disable", "max"]).done();
+    assert!(site.run(["token", "list", "--user", "max"]).done().contains("user disabled"));
+    assert!(site.run(["user", "show", "max"]).done().contains("disabled"));
+    assert_eq!(site.run(["user", "enable", "max", "--json"]).json()["status"], "active");
+    assert_eq!(site.run(["user", "set-role", "max", "viewer"]).done(), "max is viewer now; 1 token revoked\n");
+    assert_eq!(site.state_of(&id), "revoked");
+
+    let refused = site.run(["user", "delete", "max"]);
+    assert!(refused.failed().contains("Delete max and 1 token"), "{refused:?}");
+    site.run(["user", "delete", "max", "--yes"]).done();
+    assert!(site.run(["user", "show", "max"]).failed().contains("there is no user `max`"));
+    assert!(site.run(["token", "show", &id]).failed().contains("there is no token"));
+}
+
+#[test]
+fn ownership_moves_to_an_administrator_only() {
+    let site = Site::new();
+    assert!(site.run(["user", "transfer-ownership", "anna"]).failed().contains("Make anna the owner?"));
+    assert!(site.run(["user", "transfer-ownership", "max", "--yes"]).failed().contains("Administrator"));
+    let moved = site.run(["user", "transfer-ownership", "anna", "--yes"]);
+    assert_eq!(moved.done(), "anna is the owner now, and owner an administrator; 1 token of theirs now permit less\n");
+    assert_eq!(site.run(["user", "show", "owner", "--json"]).json()["role"], "administrator");
+    assert!(site.run(["user", "delete", "anna", "--yes"]).failed().contains("is the Owner"));
+}
+
+#[test]
+fn what_does_not_exist_is_named_with_the_way_out() {
+    let site = Site::new();
+    for (arguments, part) in [
+        (vec!["user", "show", "ana"], "there is no user `ana`; `tollgate user list`"),
+        (vec!["token", "list", "--user", "ana"], "there is no user `ana`"),
+        (vec!["token", "create", "--user", "ana", "--description", "x"], "there is no user `ana`"),
+        (vec!["token", "show", "0000000000001"], "there is no token 0000000000001; `tollgate token list`"),
+        (vec!["user", "add", "anna", "--role", "viewer"], "exists already"),
+        (vec!["user", "add", "a b", "--role", "viewer"], "is not a user name"),
+        (vec!["user", "add", "otto", "--role", "owner"], "exactly one Owner"),
+        (vec!["token", "create", "--user", "max", "--description", ""], "the description"),
+        (vec!["token", "create", "--user", "max", "--description", "x", "--expires", "2001-01-01T00:00:00Z"], "past"),
+        (vec!["token", "import", "missing.jsonl"], "reading missing.jsonl: No such file"),
+        (vec!["user", "list", "--store", "sqlite:typo.db"], "there is no store at typo.db"),
+    ] {
+        let ended = site.run(arguments);
+        assert!(ended.failed().contains(part), "{part}: {ended:?}");
+    }
+    assert!(!site.path("typo.db").exists());
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_repeat_no_secret() {
+    let site = Site::new();
+    for arguments in [
+        vec!["user", "list", "--store", "mysql://root:secret@host/db"],
+        vec!["user", "list", "--store", "secret"],
+        vec!["token", "create", "--user", "max", "--description", "x", "--expires", "9999999d"],
+        vec!["token", "show", "tc-apiv1_secretsecretsecret"],
+        vec!["token", "list", "--frob"],
+        vec!["frob"],
+    ] {
+        let ended = site.run(arguments.iter().copied());
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{arguments:?}: {ended:?}");
+        let is_scheme = arguments.contains(&"secret"); // without a colon all of it is the scheme
+        assert!(is_scheme || !ended.stderr.contains("secret"), "{ended:?}");
+    }
+    let version = site.run(["--version"]);
+    assert_eq!(version.done(), concat!("tollgate ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert!(site.run(["token", "create", "--help"]).done().contains("Examples:"));
+}
+
+#[test]
+fn who_called_sudo_is_recorded() {
+    let site = Site::new();
+    let mut command = site.command(["token", "create", "--user", "max", "--description", "a", "--json"]);
+    let ended = Ended::from(command.env("SUDO_USER", "olga").output().expect("runs"));
+    assert_eq!(ended.json()["created_by"], "cli:olga");
+    let mut command = site.command(["token", "create", "--user", "max", "--description", "a", "--json"]);
+    let ended = Ended::from(command.env_remove("LOGNAME").output().expect("runs"));
+    let uid = text(&ended.json()["created_by"]).strip_prefix("cli:").and_then(|uid| uid.parse::<u32>().ok());
+    assert!(uid.is_some(), "{ended:?}");
+}
+
+/// Import lines for that many tokens of max's.
+fn import_lines(count: usize) -> String {
+    let line = |number: usize| {
+        format!(
+            "{{\"token\":\"tc-apiv1_imported{number:012}\",\"user\":\"max\",\"description\":\"agent {number}\",\
+             \"permissions\":[\"configs:read\",\"heartbeat:write\"]}}\n"
+        )
+    };
+    (1..=count).map(line).collect()
+}
+
+#[test]
+fn an_import_is_all_or_none() {
+    let site = Site::new();
+    let mut lines = import_lines(5_000);
+    lines.push_str("{\"token\":\"tc-apiv1_x\",\"user\":\"nobody\",\"description\":\"x\"}\n");
+    fs::write(site.path("tokens.jsonl"), &lines).expect("writes");
+    let refused = site.run(["token", "import", "tokens.jsonl"]);
+    assert!(
+        refused
+            .failed()
+            .ends_with("tollgate: nothing imported: 1 of 5001 lines is bad; --keep-going imports the others\n")
+    );
+    assert!(refused.stderr.starts_with("line 5001: "), "{}", &refused.stderr[..200.min(refused.stderr.len())]);
+    assert_eq!(site.run(["token", "list", "--user", "max", "--json"]).done(), "[]\n");
+
+    let partly = site.run(["token", "import", "--keep-going", "tokens.jsonl"]);
+    assert!(partly.failed().ends_with("tollgate: imported 5000 tokens, but 1 of 5001 lines is bad\n"));
+    assert_eq!(site.descriptions(["--user", "max"]).len(), 5_000);
+
+    // A list longer than the pipe holds, whose reader goes away.
+    let mut child =
+        site.command(["token", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let mut heading = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut heading).expect("reads");
+    let ended = Ended::from(child.wait_with_output().expect("ends"));
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn bad_lines_are_named_by_number_without_their_tokens() {
+    let site = Site::new();
+    let good = import_lines(2);
+    let long = format!("{{\"token\":\"tc-apiv1_longlonglong{}\"}}", "x".repeat(70_000));
+    let input = format!(
+        "{good}\nnonsense\n{{\"token\":\"tc-apiv1_secretsecret\",\"user\":\"max\",\"description\":\"x\",\"x\":1}}\n\
+         {long}\n{good}{{\"digest\":\"00\",\"user\":\"max\",\"description\":\"x\"}}"
+    );
+    let none = site.run_with_input(&["token", "import", "--json"], &input);
+    assert_eq!(none.code, Some(1), "{none:?}");
+    let outcome: Value = serde_json::from_str(&none.stdout).expect("JSON");
+    let lines = |outcome: &Value| -> Vec<u64> {
+        let refused = outcome["refused"].as_array().expect("an array");
+        refused.iter().map(|refused| refused["line"].as_u64().expect("a number")).collect()
+    };
+    assert_eq!((&outcome["imported"], lines(&outcome)), (&json!(0), vec![4, 5, 6, 9]));
+    assert!(!none.stderr.contains("secretsecret") && !none.stderr.contains("longlong"), "{none:?}");
+
+    let partly = site.run_with_input(&["token", "import", "--json", "--keep-going", "-"], &input);
+    assert_eq!(partly.code, Some(1), "{partly:?}");
+    let outcome: Value = serde_json::from_str(&partly.stdout).expect("JSON");
+    assert_eq!((&outcome["imported"], lines(&outcome)), (&json!(2), vec![4, 5, 6, 7, 8, 9]), "7 and 8 repeat 1 and 2");
+    let nothing = site.run_with_input(&["token", "import"], "\n\n");
+    assert_eq!(nothing.done(), "imported 0 tokens (there were no lines)\n");
+}
+
+#[test]
+fn imported_tokens_are_only_their_hints() {
+    let site = Site::new();
+    assert_eq!(
+        site.run_with_input(&["token", "import", "--json"], &import_lines(3)).json(),
+        json!({
+            "imported": 3, "refused": [],
+        })
+    );
+    assert!(!is_on_disk(site.directory.path(), "tc-apiv1_imported"));
+    let token = &site.run(["token", "list", "--json", "--limit", "1"]).json()[0];
+    assert_eq!(token["permissions"], json!(["configs:read", "heartbeat:write"]));
+}
+
+#[test]
+fn a_new_token_that_nobody_saw_is_a_failure() {
+    let site = Site::new();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = site.command(["token", "create", "--user", "max", "--description", "a"]);
+    let ended = Ended::from(command.stdout(writer).stderr(Stdio::piped()).output().expect("runs"));
+    let id = text(&site.run(["token", "list", "--json"]).json()[0]["id"]).to_owned();
+    assert!(ended.failed().contains(&format!("the token {id} was created, but could not be shown")), "{ended:?}");
+}

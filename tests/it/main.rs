@@ -1,0 +1,5 @@
+//! Integration tests: one binary, one file per subject.
+
+mod cli;
+mod conformance;
+mod sqlite;
