@@ -106,15 +106,15 @@ def two_cores():
 
 
 def raise_descriptor_limit(wanted):
-    """Raises the limit on open files, which children inherit; returns what it is now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for limit in ((wanted, max(wanted, hard)), (hard, hard)):
+    """Raises the limit on open files, which children inherit, as far as it goes; returns what it is now."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (max(wanted, hard), hard):
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-            return limit[0]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            return limit
         except (ValueError, OSError):
             continue
-    return soft
+    return hard
 
 
 # -- processes -------------------------------------------------------------------------------------------------------

@@ -57,16 +57,16 @@ def value_table(title, unit, rows):
     lines = [(title, f"{unit}", "", "ratio", "goal", ""), ("", *NAMES, "", "", "")]
     for row in rows:
         values = [number(row.get(name), row.get("form", ".1f")) for name in NAMES]
-        met = verdict(row["goal"], row.get(NAMES[0]), ".0f")
+        met = verdict(row["goal"], row.get(NAMES[0]), ".1f")
         lines.append((row["title"], *values, number(ratio(row), ".2f"), *met))
     return table(lines)
 
 
 def verdict(goal, value, form):
-    """The goal, and whether it is met."""
+    """The goal, and whether it is met by the value as printed."""
     if goal is None:
         return "", ""
-    return f"<= {goal:{form}}", "" if value is None else "met" if value <= goal else "MISSED"
+    return f"<= {goal:{form}}", "" if value is None else "met" if float(number(value, form)) <= goal else "MISSED"
 
 
 def number(value, form):
