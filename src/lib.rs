@@ -7,4 +7,5 @@ pub mod proxy;
 pub mod registry;
 pub mod replica;
 pub mod store;
+pub mod tls;
 pub mod token;
