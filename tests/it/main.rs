@@ -1,4 +1,5 @@
 //! Integration tests: one binary, one file per subject.
 
 mod conformance;
+mod registry;
 mod sqlite;
