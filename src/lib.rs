@@ -3,6 +3,7 @@
 //! Two paths run through this crate, each readable from top to bottom.
 
 pub mod config;
+pub mod dev;
 pub mod proxy;
 pub mod registry;
 pub mod replica;

@@ -1,0 +1,5 @@
+//! `tollgate dev`: Tollgate on loopback with a throwaway store and a stand-in for Telegraf Controller, to try it.
+
+pub mod controller;
+pub mod heartbeat;
+pub mod template;
