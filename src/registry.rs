@@ -1,1 +1,184 @@
-//! The rules.
+//! The rules: who may do what to which user and token, and what follows from it.
+//!
+//! ```text
+//!   actor, command ──► read records ──► decide (plain functions, no I/O) ──► Batch ──► store.commit
+//!                          ▲                                                              │
+//!                          └───────────────── conflict: read again, decide again ◄────────┘
+//! ```
+//!
+//! Every decision rests on records that were read, and the batch says which ones. The store commits it only if they are
+//! still the same, so of two commands that would break a rule together, the second is decided anew. Decisions that rest
+//! on what does *not* exist (no user yet, no further token of this user) pin the store's revision instead.
+//!
+//! The actor's own record is among those: somebody who is disabled or loses a role while a command runs is judged by
+//! what they are when it is committed.
+
+mod actor;
+mod bulk;
+mod draft;
+mod error;
+pub mod import;
+mod tokens;
+mod users;
+pub mod view;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::store::{Batch, CommitError, Edit, Store, StoreError, TokenFilter, Versioned};
+use crate::token::{TokenRecord, UserId, UserRecord};
+
+pub use actor::Actor;
+pub use error::{Kind, RegistryError};
+pub use import::{ImportError, ImportLine, Imported, RefusedLine};
+pub use tokens::{Created, ListState, NewToken, Requested, TokenDetails};
+pub use users::{RoleChange, Transfer};
+
+use actor::Standing;
+
+/// Records read from the store at once.
+const PAGE: usize = 1000;
+
+/// The rules above a store. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    store: Arc<dyn Store>,
+}
+
+impl Registry {
+    /// The registry in this store.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// Where its records live.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Reads who the actor is now.
+    async fn standing(&self, actor: &Actor) -> Result<Standing, RegistryError> {
+        match actor {
+            Actor::Operator(name) => Ok(Standing::operator(name)),
+            Actor::User(user) => Standing::of_user(&user.name, self.store.user(user.id).await?),
+        }
+    }
+
+    /// A user by name, if there is one and the actor may see it.
+    async fn find_user(&self, standing: &Standing, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
+        let found = match users::check_name(name) {
+            Ok(()) => self.store.user_by_name(name).await?,
+            Err(_) => None,
+        };
+        match found.filter(|user| standing.sees_user(user.record.id)) {
+            Some(user) => Ok(user),
+            None => Err(self.not_found(RegistryError::NoSuchUser(name.to_owned())).await),
+        }
+    }
+
+    /// Why something was not found: in a registry without any user, because nothing was set up yet.
+    async fn not_found(&self, error: RegistryError) -> RegistryError {
+        match self.store.users(None, 1).await {
+            Ok(users) if users.is_empty() => RegistryError::NotInitialised,
+            Ok(_) => error,
+            Err(failed) => failed.into(),
+        }
+    }
+
+    /// Users by id, each read once; those that do not exist are left out.
+    async fn users_by_id(
+        &self,
+        ids: impl Iterator<Item = UserId> + Send,
+    ) -> Result<HashMap<UserId, Versioned<UserRecord>>, StoreError> {
+        let mut seen: HashMap<UserId, Option<Versioned<UserRecord>>> = HashMap::new();
+        for id in ids {
+            if let Entry::Vacant(place) = seen.entry(id) {
+                place.insert(self.store.user(id).await?);
+            }
+        }
+        Ok(seen.into_iter().filter_map(|(id, user)| Some((id, user?))).collect())
+    }
+
+    /// All tokens of a user, whatever their state.
+    async fn all_tokens_of(&self, owner: UserId) -> Result<Vec<Versioned<TokenRecord>>, StoreError> {
+        let filter = TokenFilter { owner: Some(owner), state: None };
+        let mut tokens = Vec::new();
+        let mut before = None;
+        loop {
+            let page = self.store.tokens(filter, before, PAGE).await?;
+            before = page.last().map(|token| token.record.id);
+            let is_last = page.len() < PAGE;
+            tokens.extend(page);
+            if is_last {
+                return Ok(tokens);
+            }
+        }
+    }
+
+    /// Commits a decision. `false`: the records changed meanwhile, so decide again. A decision that changes nothing is
+    /// not committed at all.
+    async fn commit(&self, batch: Batch) -> Result<bool, RegistryError> {
+        if is_idle(&batch) {
+            return Ok(true);
+        }
+        match self.store.commit(batch).await {
+            Ok(_) => Ok(true),
+            Err(CommitError::Conflict) => Ok(false),
+            Err(CommitError::DigestTaken(digest)) => Err(RegistryError::DigestTaken(digest)),
+            Err(CommitError::DigestRetired(digest)) => Err(RegistryError::DigestRetired(digest)),
+            Err(CommitError::NameTaken(name)) => Err(RegistryError::NameTaken(name)),
+            Err(CommitError::Failed(source)) => Err(RegistryError::NotCommitted(source)),
+        }
+    }
+}
+
+fn is_idle(batch: &Batch) -> bool {
+    batch.users.iter().all(|edit| matches!(edit, Edit::Require(_)))
+        && batch.tokens.iter().all(|edit| matches!(edit, Edit::Require(_)))
+}
+
+/// Now, in whole milliseconds, so that it comes back the same from every encoding.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+/// The tries of one command.
+struct Tries {
+    operation: &'static str,
+    used: u32,
+}
+
+impl Tries {
+    /// Enough for a crowd of writers; each conflict means that somebody else's command went through.
+    const LIMIT: u32 = 24;
+
+    fn new(operation: &'static str) -> Self {
+        Self { operation, used: 0 }
+    }
+
+    /// Begins a try: the first at once, each later one after a random pause that grows, so that two writers do not keep
+    /// meeting.
+    async fn begin(&mut self) -> Result<(), RegistryError> {
+        if self.used == Self::LIMIT {
+            return Err(RegistryError::Busy { operation: self.operation, tries: self.used });
+        }
+        if self.used > 0 {
+            let mut random = [0u8];
+            // Without entropy the pause is merely not random.
+            if getrandom::fill(&mut random).is_err() {
+                random = [128];
+            }
+            let longest = Duration::from_millis(1 << self.used.min(6));
+            tokio::time::sleep(longest * u32::from(random[0]) / 255).await;
+        }
+        self.used += 1;
+        Ok(())
+    }
+}

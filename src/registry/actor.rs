@@ -1,0 +1,178 @@
+//! Who acts, and what their role lets them do.
+//!
+//! A record that an actor may not see is *not found*, so nobody learns that it exists. Whole commands that a role does
+//! not have are *forbidden*, before anything is looked up.
+
+use super::RegistryError;
+use crate::store::Versioned;
+use crate::token::{Role, UserId, UserRecord, UserStatus};
+
+/// Who gives a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actor {
+    /// Somebody with access to the store itself, recorded under this name (`cli:<login name>`). Bound by every rule that
+    /// protects the data, not by a role.
+    Operator(String),
+    /// A user. Only the id and the name are taken from this record: role and status are read again for every command.
+    User(UserRecord),
+}
+
+impl Actor {
+    /// The name in records and histories.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Operator(name) => name,
+            Self::User(user) => &user.name,
+        }
+    }
+}
+
+/// An actor as of now: either the operator, or a user who exists and is active.
+#[derive(Debug)]
+pub(super) struct Standing {
+    name: String,
+    /// `None`: the operator.
+    user: Option<Versioned<UserRecord>>,
+}
+
+impl Standing {
+    pub(super) fn operator(name: &str) -> Self {
+        Self { name: name.to_owned(), user: None }
+    }
+
+    /// A user, with the record just read.
+    pub(super) fn of_user(name: &str, user: Option<Versioned<UserRecord>>) -> Result<Self, RegistryError> {
+        let gone = |standing| Err(RegistryError::ActorGone { actor: name.to_owned(), standing });
+        match user {
+            None => gone("no longer a user"),
+            Some(user) if user.record.status == UserStatus::Disabled => gone("disabled"),
+            Some(user) => Ok(Self { name: name.to_owned(), user: Some(user) }),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The actor's own record; `None` for the operator.
+    pub(super) fn user(&self) -> Option<&Versioned<UserRecord>> {
+        self.user.as_ref()
+    }
+
+    fn has(&self, role: Role) -> bool {
+        self.user.as_ref().is_none_or(|user| user.record.role >= role)
+    }
+
+    pub(super) fn is(&self, id: UserId) -> bool {
+        self.user.as_ref().is_some_and(|user| user.record.id == id)
+    }
+
+    /// Everybody sees themselves.
+    pub(super) fn sees_user(&self, id: UserId) -> bool {
+        self.has(Role::Administrator) || self.is(id)
+    }
+
+    /// Viewers see none, not even one that was given to them.
+    pub(super) fn sees_tokens_of(&self, owner: UserId) -> bool {
+        self.has(Role::Administrator) || (self.has(Role::Manager) && self.is(owner))
+    }
+
+    pub(super) fn sees_all_tokens(&self) -> bool {
+        self.has(Role::Administrator)
+    }
+
+    /// Creating, importing, revoking, deleting: of one's own at least.
+    pub(super) fn check_manages_tokens(&self) -> Result<(), RegistryError> {
+        let rule = "the roles owner, administrator and manager include that, viewer does not";
+        self.check(self.has(Role::Manager), "manage tokens", rule)
+    }
+
+    /// Before it is known whether a user of that name exists.
+    pub(super) fn check_makes_tokens_for(&self, name: &str) -> Result<(), RegistryError> {
+        self.check_manages_tokens()?;
+        let allowed = self.has(Role::Administrator) || self.name == name;
+        self.check(allowed, "create tokens for others", "only the Owner and Administrators do")
+    }
+
+    pub(super) fn check_reassigns(&self) -> Result<(), RegistryError> {
+        self.check(self.has(Role::Administrator), "reassign tokens", "only the Owner and Administrators do")
+    }
+
+    /// Whether this user may come to own a token at the actor's command. A token acts with its owner's role, so whoever
+    /// could put a token of their own into the Owner's hands would be the Owner.
+    pub(super) fn check_gives_tokens_to(&self, user: &UserRecord) -> Result<(), RegistryError> {
+        let allowed = user.role != Role::Owner || self.has(Role::Owner);
+        self.check(allowed, "give tokens to the Owner", "only the Owner does, since they act with the Owner's role")
+    }
+
+    pub(super) fn check_manages_users(&self) -> Result<(), RegistryError> {
+        self.check(self.has(Role::Administrator), "manage users", "only the Owner and Administrators do")
+    }
+
+    /// Changing a user of that role, or making somebody one.
+    pub(super) fn check_manages(&self, role: Role) -> Result<(), RegistryError> {
+        self.check_manages_users()?;
+        let allowed = role < Role::Administrator || self.has(Role::Owner);
+        self.check(allowed, "manage Administrators", "only the Owner does")
+    }
+
+    pub(super) fn check_transfers_ownership(&self) -> Result<(), RegistryError> {
+        self.check(self.has(Role::Owner), "transfer the ownership", "only the Owner does")
+    }
+
+    fn check(&self, allowed: bool, action: &'static str, rule: &'static str) -> Result<(), RegistryError> {
+        if allowed { Ok(()) } else { Err(RegistryError::Forbidden { actor: self.name.clone(), action, rule }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kind;
+    use super::super::draft::samples::{self, standing_of, user};
+    use super::*;
+
+    /// For viewer, manager, administrator, owner, operator.
+    fn who_may(check: impl Fn(&Standing) -> bool) -> [bool; 5] {
+        let operator = samples::operator();
+        let [viewer, manager, administrator, owner] = Role::ALL.map(|role| standing_of(&user("anna", role)));
+        [viewer, manager, administrator, owner, operator].map(|standing| check(&standing))
+    }
+
+    #[test]
+    fn the_roles_and_what_they_may() {
+        let own = user("anna", Role::Viewer).record.id;
+        let other = user("otto", Role::Owner);
+        let id = other.record.id;
+        let (no, yes) = (false, true);
+        let table: [(&str, [bool; 5], [bool; 5]); 11] = [
+            ("see oneself", who_may(|s| s.sees_user(own)), [yes, yes, yes, yes, yes]),
+            ("see others", who_may(|s| s.sees_user(id)), [no, no, yes, yes, yes]),
+            ("see own tokens", who_may(|s| s.sees_tokens_of(own)), [no, yes, yes, yes, yes]),
+            ("see others' tokens", who_may(|s| s.sees_tokens_of(id)), [no, no, yes, yes, yes]),
+            ("make own", who_may(|s| s.check_makes_tokens_for("anna").is_ok()), [no, yes, yes, yes, no]),
+            ("make others'", who_may(|s| s.check_makes_tokens_for("otto").is_ok()), [no, no, yes, yes, yes]),
+            ("reassign", who_may(|s| s.check_reassigns().is_ok()), [no, no, yes, yes, yes]),
+            ("to the Owner", who_may(|s| s.check_gives_tokens_to(&other.record).is_ok()), [no, no, no, yes, yes]),
+            ("manage managers", who_may(|s| s.check_manages(Role::Manager).is_ok()), [no, no, yes, yes, yes]),
+            ("administrators", who_may(|s| s.check_manages(Role::Administrator).is_ok()), [no, no, no, yes, yes]),
+            ("transfer", who_may(|s| s.check_transfers_ownership().is_ok()), [no, no, no, yes, yes]),
+        ];
+        for (what, mut actual, expected) in table {
+            if what == "make own" {
+                actual[4] = no; // the operator has no tokens of their own to make
+            }
+            assert_eq!(actual, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_disabled_or_deleted_user_acts_on_nothing() {
+        let mut anna = user("anna", Role::Owner);
+        anna.record.status = UserStatus::Disabled;
+        for record in [Some(anna), None] {
+            let error = Standing::of_user("anna", record).expect_err("refused");
+            assert_eq!(error.kind(), Kind::Forbidden);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! A batch while it is being decided: every history line gets the same actor and time.
+
+use jiff::Timestamp;
+
+use super::actor::Standing;
+use crate::store::{Batch, Edit, Revision, Versioned};
+use crate::token::{Event, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserRecord};
+
+/// What one actor is about to change at one moment.
+pub(super) struct Draft<'a> {
+    standing: &'a Standing,
+    at: Timestamp,
+    batch: Batch,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(standing: &'a Standing, at: Timestamp) -> Self {
+        Self { standing, at, batch: Batch::default() }
+    }
+
+    /// The batch, resting on the actor's own record too.
+    pub(super) fn into_batch(mut self) -> Batch {
+        if let Some(actor) = self.standing.user() {
+            self.require_user(actor);
+        }
+        self.batch
+    }
+
+    /// For decisions that rest on what does not exist: nothing at all may be committed in between.
+    pub(super) fn expect_revision(&mut self, revision: Revision) {
+        self.batch.expected_revision = Some(revision);
+    }
+
+    pub(super) fn create_user(&mut self, user: UserRecord) {
+        self.batch.users.push(Edit::Create(user));
+    }
+
+    pub(super) fn update_user(&mut self, before: Versioned<UserRecord>, after: UserRecord) {
+        self.batch.users.push(Edit::Update { before, after });
+    }
+
+    pub(super) fn delete_user(&mut self, user: Versioned<UserRecord>) {
+        self.batch.users.push(Edit::Delete(user));
+    }
+
+    /// Unless the batch rests on that record already: no record occurs twice in a batch.
+    pub(super) fn require_user(&mut self, user: &Versioned<UserRecord>) {
+        let same = |edit: &Edit<UserRecord>| {
+            edit.before().map(|before| &before.record).or(edit.after()).is_some_and(|known| known.id == user.record.id)
+        };
+        if !self.batch.users.iter().any(same) {
+            self.batch.users.push(Edit::Require(user.clone()));
+        }
+    }
+
+    pub(super) fn create_token(&mut self, token: TokenRecord, event: Event) {
+        self.tell(token.id, event);
+        self.batch.tokens.push(Edit::Create(token));
+    }
+
+    pub(super) fn delete_token(&mut self, token: Versioned<TokenRecord>) {
+        self.batch.tokens.push(Edit::Delete(token));
+    }
+
+    pub(super) fn require_token(&mut self, token: Versioned<TokenRecord>) {
+        self.batch.tokens.push(Edit::Require(token));
+    }
+
+    /// Revokes an active token.
+    pub(super) fn revoke(&mut self, before: Versioned<TokenRecord>, reason: Option<String>) -> TokenRecord {
+        let mut after = before.record.clone();
+        after.state = TokenState::Revoked { at: self.at, by: self.standing.name().to_owned() };
+        self.tell(after.id, Event::Revoked { reason });
+        self.batch.tokens.push(Edit::Update { before, after: after.clone() });
+        after
+    }
+
+    /// Gives an active token to somebody.
+    pub(super) fn reassign(
+        &mut self,
+        before: Versioned<TokenRecord>,
+        from: String,
+        to: &Versioned<UserRecord>,
+    ) -> TokenRecord {
+        let mut after = before.record.clone();
+        after.owner = to.record.id;
+        self.tell(after.id, Event::Reassigned { from, to: to.record.name.clone() });
+        if let Some(lost) = clamp(&mut after, to.record.role) {
+            self.tell(after.id, Event::Narrowed { lost });
+        }
+        self.batch.tokens.push(Edit::Update { before, after: after.clone() });
+        after
+    }
+
+    /// Takes from an active token what the role does not have; `false` if that is nothing.
+    pub(super) fn narrow(&mut self, before: Versioned<TokenRecord>, role: Role) -> bool {
+        let mut after = before.record.clone();
+        let Some(lost) = clamp(&mut after, role) else { return false };
+        self.tell(after.id, Event::Narrowed { lost });
+        self.batch.tokens.push(Edit::Update { before, after });
+        true
+    }
+
+    fn tell(&mut self, id: TokenId, event: Event) {
+        self.batch.history.push((id, HistoryEntry { at: self.at, by: self.standing.name().to_owned(), event }));
+    }
+}
+
+/// Takes from a token what the role does not have, and says what it lost.
+fn clamp(token: &mut TokenRecord, role: Role) -> Option<PermissionSet> {
+    let kept = token.permissions.intersect(role.permissions());
+    let lost: PermissionSet = token.permissions.iter().filter(|permission| !kept.contains(*permission)).collect();
+    token.permissions = kept;
+    (!lost.is_empty()).then_some(lost)
+}
+
+/// Records for the tests of decisions.
+#[cfg(test)]
+pub(super) mod samples {
+    use super::*;
+    use crate::token::{Digest, UserId, UserStatus};
+
+    pub(in crate::registry) fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("in range")
+    }
+
+    /// The same id for the same name.
+    pub(in crate::registry) fn user(name: &str, role: Role) -> Versioned<UserRecord> {
+        let id = name.bytes().fold(0, |id, byte| id << 8 | u64::from(byte));
+        let (name, status) = (name.to_owned(), UserStatus::Active);
+        let record = UserRecord { id: UserId::from_u64(id), name, role, status, created_at: at(0) };
+        Versioned { record, version: Revision(1) }
+    }
+
+    pub(in crate::registry) fn token(
+        id: u64,
+        owner: &Versioned<UserRecord>,
+        permissions: PermissionSet,
+    ) -> Versioned<TokenRecord> {
+        let record = TokenRecord {
+            id: TokenId::from_u64(id),
+            digest: Digest::of(&id.to_le_bytes()),
+            owner: owner.record.id,
+            description: "sample".to_owned(),
+            permissions,
+            state: TokenState::Active,
+            hint: String::new(),
+            created_at: at(0),
+            created_by: "cli:test".to_owned(),
+            expires_at: None,
+        };
+        Versioned { record, version: Revision(1) }
+    }
+
+    pub(in crate::registry) fn operator() -> Standing {
+        Standing::operator("cli:test")
+    }
+
+    pub(in crate::registry) fn standing_of(user: &Versioned<UserRecord>) -> Standing {
+        Standing::of_user(&user.record.name, Some(user.clone())).expect("active")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::{at, standing_of, token, user};
+    use super::*;
+
+    #[test]
+    fn no_record_occurs_twice_in_a_batch() {
+        let (anna, otto) = (user("anna", Role::Owner), user("otto", Role::Manager));
+        let standing = standing_of(&anna);
+        let mut draft = Draft::new(&standing, at(1));
+        draft.update_user(anna.clone(), anna.record.clone());
+        draft.require_user(&otto);
+        draft.require_user(&otto);
+        let batch = draft.into_batch();
+        assert_eq!(batch.users.len(), 2);
+        assert_eq!(batch.users[1], Edit::Require(otto));
+    }
+
+    #[test]
+    fn reassigning_tells_what_was_lost() {
+        let (anna, vera) = (user("anna", Role::Owner), user("vera", Role::Viewer));
+        let standing = standing_of(&anna);
+        let mut draft = Draft::new(&standing, at(1));
+        let after = draft.reassign(token(1, &anna, PermissionSet::TELEGRAF_AGENT), "anna".to_owned(), &vera);
+        assert_eq!(after.owner, vera.record.id);
+        assert_eq!(after.permissions, ["configs:read".parse().expect("valid")].into_iter().collect());
+        let events: Vec<_> = draft.into_batch().history.into_iter().map(|(_, entry)| entry.event).collect();
+        let lost = ["heartbeat:write".parse().expect("valid")].into_iter().collect();
+        let given = Event::Reassigned { from: "anna".to_owned(), to: "vera".to_owned() };
+        assert_eq!(events, [given, Event::Narrowed { lost }]);
+    }
+}

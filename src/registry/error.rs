@@ -1,0 +1,253 @@
+//! Why a command was refused or failed. Each message says what was wrong and what to do; none holds a raw token.
+
+use jiff::Timestamp;
+
+use crate::store::StoreError;
+use crate::token::raw::PREFIX;
+use crate::token::{Digest, PermissionSet, Role, TokenId};
+
+/// Why a command was refused or failed. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// There is no user at all yet.
+    #[error("the registry has no users yet; `tollgate init` creates the Owner and the first token")]
+    NotInitialised,
+    /// `init` a second time.
+    #[error("the registry has an Owner already; `tollgate init` is for an empty one")]
+    AlreadyInitialised,
+    /// No user with this name, or none that the actor may see.
+    #[error("there is no user {}; `tollgate user list` shows all users", quoted(.0))]
+    NoSuchUser(String),
+    /// No tokens with these ids, or none that the actor may see.
+    #[error("there is no token {}; `tollgate token list` shows all tokens", list(.0))]
+    NoSuchTokens(Vec<TokenId>),
+    /// Ids that stand in one command more than once.
+    #[error("named more than once: {}; name each token once", list(.0))]
+    RepeatedTokens(Vec<TokenId>),
+    /// The actor's role does not allow it.
+    #[error("{actor} may not {action}: {rule}")]
+    Forbidden {
+        /// Who asked.
+        actor: String,
+        /// What they wanted, after "may not".
+        action: &'static str,
+        /// What allows it to whom.
+        rule: &'static str,
+    },
+    /// The actor was disabled or deleted.
+    #[error("{actor} is {standing} and may do nothing")]
+    ActorGone {
+        /// Who asked.
+        actor: String,
+        /// `disabled` or `no longer a user`.
+        standing: &'static str,
+    },
+    /// Not a user name.
+    #[error("{} is not a user name: use 1 to 64 of A-Z a-z 0-9 . _ @ + - that do not start with {PREFIX}", quoted(.0))]
+    InvalidName(String),
+    /// Not a description of a token.
+    #[error(
+        "the description {problem}: use 1 to 200 characters without control characters and without a token in them"
+    )]
+    InvalidDescription {
+        /// What is wrong, after "the description".
+        problem: &'static str,
+    },
+    /// A second user of that name.
+    #[error("a user named {} exists already; choose another name", quoted(.0))]
+    NameTaken(String),
+    /// The Owner can be neither disabled nor deleted, nor get another role.
+    #[error("{name} is the Owner, who {problem}; transfer the ownership first (`tollgate user transfer-ownership`)")]
+    OwnerIsFixed {
+        /// The Owner's name.
+        name: String,
+        /// After "who".
+        problem: &'static str,
+    },
+    /// A second Owner was asked for.
+    #[error("there is exactly one Owner; use `tollgate user transfer-ownership` to make an Administrator the Owner")]
+    OneOwnerOnly,
+    /// Nobody disables or deletes themselves.
+    #[error("{name} cannot {action} themselves; another user has to do it")]
+    Oneself {
+        /// Who.
+        name: String,
+        /// `disable` or `delete`.
+        action: &'static str,
+    },
+    /// Ownership can go to an Administrator only.
+    #[error("{name} is {role}, and the ownership goes to an Administrator only; change the role first")]
+    NotAnAdministrator {
+        /// Who should get it.
+        name: String,
+        /// The role they have.
+        role: Role,
+    },
+    /// The user is disabled.
+    #[error("{0} is disabled; enable them first (`tollgate user enable {0}`)")]
+    UserDisabled(String),
+    /// Viewers get no new tokens.
+    #[error("{0} is a viewer, and no tokens are made for viewers; change the role or name another user")]
+    NoTokensForViewer(String),
+    /// Nothing of what was requested is permitted by the owner's role.
+    #[error("{role} {name} has none of the requested permissions ({}); the role has {}", names(.requested), names(.permitted))]
+    NothingPermitted {
+        /// The owner of the token that was not made.
+        name: String,
+        /// The owner's role.
+        role: Role,
+        /// What was requested.
+        requested: PermissionSet,
+        /// What the role has.
+        permitted: PermissionSet,
+    },
+    /// It would never work.
+    #[error("the expiry {0} is in the past; give one in the future, or none")]
+    AlreadyExpired(Timestamp),
+    /// Revoked tokens cannot be reassigned.
+    #[error("revoked, and revocation is final: {}; only active tokens can be reassigned", list(.0))]
+    NotActive(Vec<TokenId>),
+    /// The Owner would be left without a usable token.
+    #[error("{owner} is the Owner and would be left without a usable token; create another one first, or use --force")]
+    LastOwnerToken {
+        /// The Owner's name.
+        owner: String,
+        /// The Owner's usable tokens among those named.
+        tokens: Vec<TokenId>,
+    },
+    /// The digest belongs to a token that exists.
+    #[error("this token is registered already (digest {0})")]
+    DigestTaken(Digest),
+    /// The digest belonged to a token that was deleted.
+    #[error("this token was deleted, and a deleted token cannot come back (digest {0}); make a new one")]
+    DigestRetired(Digest),
+    /// Other commands came in between each time.
+    #[error("{operation} was given up after {tries} tries, because other changes came in between; try again")]
+    Busy {
+        /// What was tried.
+        operation: &'static str,
+        /// How often.
+        tries: u32,
+    },
+    /// The operating system gave no randomness.
+    #[error("the operating system gave no random bytes for a new token: {0}")]
+    NoEntropy(getrandom::Error),
+    /// Reading failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The commit failed.
+    #[error("nothing was changed")]
+    NotCommitted(#[source] StoreError),
+}
+
+/// What a caller does about an error: decides status codes and exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What was named does not exist, or the actor may not know that it does.
+    NotFound,
+    /// Somebody with another role may do it.
+    Forbidden,
+    /// The command itself is wrong, whatever the registry holds.
+    Invalid,
+    /// It does not fit what the registry holds now.
+    Conflict,
+    /// It was not the command's fault; trying again may help.
+    Unavailable,
+}
+
+impl RegistryError {
+    /// What a caller does about it.
+    #[must_use]
+    #[deny(clippy::wildcard_enum_match_arm)] // a new error must be placed by hand
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NoSuchUser(_) | Self::NoSuchTokens(_) => Kind::NotFound,
+            Self::Forbidden { .. } | Self::ActorGone { .. } => Kind::Forbidden,
+            Self::RepeatedTokens(_)
+            | Self::InvalidName(_)
+            | Self::InvalidDescription { .. }
+            | Self::OneOwnerOnly
+            | Self::NothingPermitted { .. }
+            | Self::AlreadyExpired(_) => Kind::Invalid,
+            Self::NotInitialised
+            | Self::AlreadyInitialised
+            | Self::NameTaken(_)
+            | Self::OwnerIsFixed { .. }
+            | Self::Oneself { .. }
+            | Self::NotAnAdministrator { .. }
+            | Self::UserDisabled(_)
+            | Self::NoTokensForViewer(_)
+            | Self::NotActive(_)
+            | Self::LastOwnerToken { .. }
+            | Self::DigestTaken(_)
+            | Self::DigestRetired(_) => Kind::Conflict,
+            Self::Busy { .. } | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => Kind::Unavailable,
+        }
+    }
+}
+
+/// Most characters of somebody's text that a message repeats.
+const MAX_QUOTED: usize = 64;
+
+/// Somebody's text for a message: escaped, bounded, and without the secret if it is a token in the wrong place.
+fn quoted(text: &str) -> String {
+    let shown: String = text.chars().take(MAX_QUOTED).collect();
+    let more = if shown.len() < text.len() { "..." } else { "" };
+    format!("`{}{more}`", without_tokens(&shown).escape_debug())
+}
+
+/// The text with every secret after [`PREFIX`] left out, up to the next white space.
+pub(super) fn without_tokens(text: &str) -> String {
+    let mut parts = text.split(PREFIX);
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        clean.push_str(PREFIX);
+        clean.push_str("...");
+        clean.push_str(&part[part.find(char::is_whitespace).unwrap_or(part.len())..]);
+    }
+    clean
+}
+
+/// Most ids that a message lists.
+const MAX_LISTED: usize = 20;
+
+fn list(ids: &[TokenId]) -> String {
+    let mut listed = ids.iter().take(MAX_LISTED).map(TokenId::to_string).collect::<Vec<_>>().join(", ");
+    if ids.len() > MAX_LISTED {
+        listed.push_str(&format!(" and {} more", ids.len() - MAX_LISTED));
+    }
+    listed
+}
+
+fn names(permissions: &PermissionSet) -> String {
+    if permissions.is_empty() {
+        return "none at all".to_owned();
+    }
+    permissions.iter().map(|permission| permission.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_given_as_a_name_is_not_repeated() {
+        let message = RegistryError::NoSuchUser("tc-apiv1_0123456789abcdef".to_owned()).to_string();
+        assert!(message.contains("`tc-apiv1_...`"), "{message}");
+        assert!(!message.contains("0123"), "{message}");
+        assert_eq!(without_tokens("a tc-apiv1_x b tc-apiv1_y"), "a tc-apiv1_... b tc-apiv1_...");
+    }
+
+    #[test]
+    fn messages_repeat_texts_escaped_and_bounded() {
+        assert_eq!(quoted("a\n\u{1b}"), "`a\\n\\u{1b}`");
+        assert_eq!(quoted(&"é".repeat(65)), format!("`{}...`", "é".repeat(64)));
+    }
+
+    #[test]
+    fn long_lists_of_ids_are_cut() {
+        let ids: Vec<_> = (0..100_000).map(TokenId::from_u64).collect();
+        let message = RegistryError::NoSuchTokens(ids).to_string();
+        assert!(message.contains("and 99980 more") && message.len() < 500, "{message}");
+    }
+}

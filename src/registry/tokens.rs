@@ -1,0 +1,266 @@
+//! Making tokens and reading them.
+
+use jiff::Timestamp;
+
+use super::actor::Standing;
+use super::draft::Draft;
+use super::{Actor, PAGE, Registry, RegistryError, Tries, now};
+use crate::store::{StateFilter, TokenFilter, Versioned};
+use crate::token::raw::PREFIX;
+use crate::token::{
+    Digest, Event, HistoryEntry, PermissionSet, RawToken, Role, TokenId, TokenRecord, TokenState, UserRecord,
+    UserStatus,
+};
+
+/// A token that was just made: the only time that the raw token is known.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// Its record.
+    pub record: TokenRecord,
+    /// Who it belongs to.
+    pub owner: UserRecord,
+    /// What its holder sends.
+    pub token: RawToken,
+}
+
+/// What a new token shall permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requested {
+    /// Everything that its owner's role permits.
+    All,
+    /// These, as far as its owner's role permits them.
+    Permissions(PermissionSet),
+}
+
+/// A token to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToken {
+    /// The name of its owner.
+    pub user: String,
+    /// What people call it: 1 to 200 characters.
+    pub description: String,
+    /// What it shall permit.
+    pub permissions: Requested,
+    /// When it stops working, in whole seconds: a fraction is cut off, as replicas compare seconds. `None`: never.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A token with its past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenDetails {
+    /// Its record.
+    pub record: TokenRecord,
+    /// Who it belongs to.
+    pub owner: UserRecord,
+    /// What happened to it, oldest first.
+    pub history: Vec<HistoryEntry>,
+}
+
+/// What a list of tokens can be narrowed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListState {
+    /// Neither revoked nor expired.
+    Active,
+    /// Revoked.
+    Revoked,
+    /// Not revoked, but past its expiry.
+    Expired,
+}
+
+impl Registry {
+    /// Makes a token. It permits what was requested and the owner's role has.
+    ///
+    /// # Errors
+    /// When the owner is unknown, disabled or a Viewer, when the role has nothing of what was requested, when the
+    /// expiry is in the past, when the description is invalid, and when the actor may not.
+    pub async fn create_token(&self, actor: &Actor, new: NewToken) -> Result<Created, RegistryError> {
+        let mut tries = Tries::new("creating the token");
+        loop {
+            tries.begin().await?;
+            let standing = self.standing(actor).await?;
+            standing.check_makes_tokens_for(&new.user)?;
+            let owner = self.find_user(&standing, &new.user).await?;
+            let (now, token) = (now(), mint()?);
+            let record = decide_token(&standing, &owner.record, &new, token.digest(), token.hint(), now)?;
+            let mut draft = Draft::new(&standing, now);
+            draft.require_user(&owner);
+            draft.create_token(record.clone(), Event::Created);
+            if self.commit(draft.into_batch()).await? {
+                return Ok(Created { record, owner: owner.record, token });
+            }
+        }
+    }
+
+    /// One token, with its history.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoSuchTokens`], also if the actor may not see it.
+    pub async fn token(&self, actor: &Actor, id: TokenId) -> Result<TokenDetails, RegistryError> {
+        let standing = self.standing(actor).await?;
+        let mut tries = Tries::new("reading the token");
+        loop {
+            tries.begin().await?;
+            let record = self.find_tokens(&standing, &[id]).await?.swap_remove(0).record;
+            let history = self.store.history(id).await?;
+            // A user who was deleted between these reads took the token along; one more look tells.
+            if let Some(owner) = self.store.user(record.owner).await? {
+                return Ok(TokenDetails { record, owner: owner.record, history });
+            }
+        }
+    }
+
+    /// Tokens that the actor may see, each with its owner, newest first: at most `limit` of those made before the token
+    /// `before` (the last one of the page before).
+    ///
+    /// # Errors
+    /// [`RegistryError::NoSuchUser`], also if the actor may not see that user.
+    pub async fn tokens(
+        &self,
+        actor: &Actor,
+        user: Option<&str>,
+        state: Option<ListState>,
+        before: Option<TokenId>,
+        limit: usize,
+    ) -> Result<Vec<(TokenRecord, UserRecord)>, RegistryError> {
+        let standing = self.standing(actor).await?;
+        let asked = match user {
+            Some(name) => Some(self.find_user(&standing, name).await?.record.id),
+            None => None,
+        };
+        let own = standing.user().map(|user| user.record.id);
+        let owner = if standing.sees_all_tokens() { asked } else { own };
+        if owner.is_some_and(|owner| !standing.sees_tokens_of(owner)) {
+            return Ok(Vec::new());
+        }
+        let mut tries = Tries::new("listing the tokens");
+        loop {
+            tries.begin().await?;
+            let filter = TokenFilter { owner, state: state.map(|state| state.at(now())) };
+            let page = self.store.tokens(filter, before, limit).await?;
+            let owners = self.users_by_id(page.iter().map(|token| token.record.owner)).await?;
+            let with_owner = |token: Versioned<TokenRecord>| {
+                let owner = owners.get(&token.record.owner)?.record.clone();
+                Some((token.record, owner))
+            };
+            // A user who was deleted between these reads took the tokens along; read the page again without them.
+            if let Some(tokens) = page.into_iter().map(with_owner).collect() {
+                return Ok(tokens);
+            }
+        }
+    }
+
+    /// Tokens by id, in the order asked for: all of them, each named once.
+    pub(super) async fn find_tokens(
+        &self,
+        standing: &Standing,
+        ids: &[TokenId],
+    ) -> Result<Vec<Versioned<TokenRecord>>, RegistryError> {
+        let mut seen = std::collections::HashSet::new();
+        let repeated: Vec<_> = ids.iter().copied().filter(|id| !seen.insert(*id)).collect();
+        if !repeated.is_empty() {
+            return Err(RegistryError::RepeatedTokens(repeated));
+        }
+        let mut tokens = Vec::with_capacity(ids.len());
+        let mut unknown = Vec::new();
+        for ids in ids.chunks(PAGE) {
+            let found = self.store.tokens_by_id(ids).await?;
+            for (id, token) in ids.iter().zip(found) {
+                match token.filter(|token| standing.sees_tokens_of(token.record.owner)) {
+                    Some(token) => tokens.push(token),
+                    None => unknown.push(*id),
+                }
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(tokens);
+        }
+        Err(self.not_found(RegistryError::NoSuchTokens(unknown)).await)
+    }
+}
+
+impl ListState {
+    fn at(self, now: Timestamp) -> StateFilter {
+        match self {
+            Self::Active => StateFilter::Active { now: now.as_second() },
+            Self::Revoked => StateFilter::Revoked,
+            Self::Expired => StateFilter::Expired { now: now.as_second() },
+        }
+    }
+}
+
+pub(super) fn mint() -> Result<RawToken, RegistryError> {
+    RawToken::generate().map_err(RegistryError::NoEntropy)
+}
+
+/// The record of a new token, made or imported.
+pub(super) fn decide_token(
+    standing: &Standing,
+    owner: &UserRecord,
+    new: &NewToken,
+    digest: Digest,
+    hint: String,
+    now: Timestamp,
+) -> Result<TokenRecord, RegistryError> {
+    standing.check_gives_tokens_to(owner)?;
+    check_description(&new.description)?;
+    if !owner.role.manages_tokens() {
+        return Err(RegistryError::NoTokensForViewer(owner.name.clone()));
+    }
+    if owner.status == UserStatus::Disabled {
+        return Err(RegistryError::UserDisabled(owner.name.clone()));
+    }
+    let expires_at = new.expires_at.map(whole_seconds);
+    if let Some(expires_at) = expires_at.filter(|expires_at| *expires_at <= now) {
+        return Err(RegistryError::AlreadyExpired(expires_at));
+    }
+    Ok(TokenRecord {
+        id: TokenId::generate(now),
+        digest,
+        owner: owner.id,
+        description: new.description.clone(),
+        permissions: permitted(&owner.name, owner.role, new.permissions)?,
+        state: TokenState::Active,
+        hint,
+        created_at: now,
+        created_by: standing.name().to_owned(),
+        expires_at,
+    })
+}
+
+fn permitted(name: &str, role: Role, requested: Requested) -> Result<PermissionSet, RegistryError> {
+    let permitted = role.permissions();
+    match requested {
+        Requested::All => Ok(permitted),
+        Requested::Permissions(requested) if requested.intersect(permitted).is_empty() => {
+            Err(RegistryError::NothingPermitted { name: name.to_owned(), role, requested, permitted })
+        }
+        Requested::Permissions(requested) => Ok(requested.intersect(permitted)),
+    }
+}
+
+/// Longest description, in characters.
+const MAX_DESCRIPTION: usize = 200;
+
+fn check_description(description: &str) -> Result<(), RegistryError> {
+    // A hint such as `tc-apiv1_...abc123` may stand there, a token may not.
+    let is_secret = |rest: &str| rest.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let problem = if description.trim().is_empty() {
+        "is empty"
+    } else if description.chars().count() > MAX_DESCRIPTION {
+        "is too long"
+    } else if description.chars().any(char::is_control) {
+        "has control characters"
+    } else if description.split(PREFIX).skip(1).any(is_secret) {
+        "has a token in it"
+    } else {
+        return Ok(());
+    };
+    Err(RegistryError::InvalidDescription { problem })
+}
+
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests;

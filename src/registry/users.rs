@@ -1,0 +1,366 @@
+//! Users: exactly one Owner from `init` on, roles, disabling, deleting.
+
+use jiff::Timestamp;
+
+use super::actor::Standing;
+use super::draft::Draft;
+use super::tokens::{Created, NewToken, Requested, decide_token, mint};
+use super::{Actor, PAGE, Registry, RegistryError, Tries, now};
+use crate::store::{Batch, Versioned};
+use crate::token::raw::PREFIX;
+use crate::token::{Event, Role, TokenRecord, UserId, UserRecord, UserStatus};
+
+/// What a change of role did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleChange {
+    /// The user, with the new role.
+    pub user: UserRecord,
+    /// How many of the user's tokens lost permissions.
+    pub narrowed: usize,
+    /// How many of the user's tokens were revoked.
+    pub revoked: usize,
+}
+
+/// What a transfer of ownership did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    /// The Owner before: an Administrator now.
+    pub old: UserRecord,
+    /// The Owner now.
+    pub new: UserRecord,
+    /// How many tokens of the old Owner lost permissions.
+    pub narrowed: usize,
+}
+
+impl Registry {
+    /// Sets the registry up: creates the Owner, and a token with everything that the Owner may do.
+    ///
+    /// # Errors
+    /// [`RegistryError::AlreadyInitialised`] if there is any user; of two at once, one succeeds.
+    pub async fn init(&self, actor: &Actor, owner_name: &str) -> Result<Created, RegistryError> {
+        check_name(owner_name)?;
+        let mut tries = Tries::new("setting the registry up");
+        loop {
+            tries.begin().await?;
+            let revision = self.store.position().await?.revision;
+            if !self.store.users(None, 1).await?.is_empty() {
+                return Err(RegistryError::AlreadyInitialised);
+            }
+            let standing = self.standing(actor).await?;
+            let (now, token) = (now(), mint()?);
+            let owner = new_user(owner_name, Role::Owner, now);
+            let new = NewToken {
+                user: owner_name.to_owned(),
+                description: "created by tollgate init".to_owned(),
+                permissions: Requested::All,
+                expires_at: None,
+            };
+            let record = decide_token(&standing, &owner, &new, token.digest(), token.hint(), now)?;
+            let mut draft = Draft::new(&standing, now);
+            draft.expect_revision(revision);
+            draft.create_user(owner.clone());
+            draft.create_token(record.clone(), Event::Created);
+            if self.commit(draft.into_batch()).await? {
+                return Ok(Created { record, owner, token });
+            }
+        }
+    }
+
+    /// Creates a user.
+    ///
+    /// # Errors
+    /// For a name that is invalid or taken, for the role Owner, and when the actor may not.
+    pub async fn add_user(&self, actor: &Actor, name: &str, role: Role) -> Result<UserRecord, RegistryError> {
+        let mut tries = Tries::new("adding the user");
+        loop {
+            tries.begin().await?;
+            let standing = self.standing(actor).await?;
+            // The first user is the Owner. It can never be deleted, so once there is one this holds for good.
+            if self.store.users(None, 1).await?.is_empty() {
+                return Err(RegistryError::NotInitialised);
+            }
+            let (batch, user) = decide_user(&standing, name, role, now())?;
+            if self.commit(batch).await? {
+                return Ok(user);
+            }
+        }
+    }
+
+    /// One user, by the exact name.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoSuchUser`], also if the actor may not see that user.
+    pub async fn user(&self, actor: &Actor, name: &str) -> Result<UserRecord, RegistryError> {
+        let standing = self.standing(actor).await?;
+        Ok(self.find_user(&standing, name).await?.record)
+    }
+
+    /// Users, newest first, at most `limit` of those made before the user `before` (the last one of the page before).
+    ///
+    /// # Errors
+    /// When the actor may not see users.
+    pub async fn users(
+        &self,
+        actor: &Actor,
+        before: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<UserRecord>, RegistryError> {
+        self.standing(actor).await?.check_manages_users()?;
+        let users = self.store.users(before, limit).await?;
+        Ok(users.into_iter().map(|user| user.record).collect())
+    }
+
+    /// Changes a user's role. Active tokens lose what the new role does not have; they are revoked if it may not have
+    /// tokens at all. A stronger role gives nothing back. The role that the user has already changes nothing.
+    ///
+    /// # Errors
+    /// For the role Owner and for the Owner's role, and when the actor may not.
+    pub async fn set_role(&self, actor: &Actor, name: &str, role: Role) -> Result<RoleChange, RegistryError> {
+        let mut tries = Tries::new("changing the role");
+        loop {
+            tries.begin().await?;
+            // First: a token that comes to this user after its tokens were read must not escape.
+            let revision = self.store.position().await?.revision;
+            let standing = self.standing(actor).await?;
+            standing.check_manages_users()?;
+            let user = self.find_user(&standing, name).await?;
+            check_role_change(&standing, &user.record, role)?;
+            if user.record.role == role {
+                return Ok(RoleChange { user: user.record, narrowed: 0, revoked: 0 });
+            }
+            let tokens = self.all_tokens_of(user.record.id).await?;
+            let mut draft = Draft::new(&standing, now());
+            draft.expect_revision(revision);
+            let change = decide_role(&mut draft, user, tokens, role);
+            if self.commit(draft.into_batch()).await? {
+                return Ok(change);
+            }
+        }
+    }
+
+    /// Disables or enables a user. The tokens stay as they are; those of a disabled user do not authenticate.
+    ///
+    /// # Errors
+    /// For the Owner, for the actor's own user, and when the actor may not.
+    pub async fn set_status(&self, actor: &Actor, name: &str, status: UserStatus) -> Result<UserRecord, RegistryError> {
+        let mut tries = Tries::new("changing the user");
+        loop {
+            tries.begin().await?;
+            let standing = self.standing(actor).await?;
+            standing.check_manages_users()?;
+            let user = self.find_user(&standing, name).await?;
+            let (batch, after) = decide_status(&standing, user, status, now())?;
+            if self.commit(batch).await? {
+                return Ok(after);
+            }
+        }
+    }
+
+    /// Deletes a user with all of its tokens, and says how many they were.
+    ///
+    /// # Errors
+    /// For the Owner, for the actor's own user, and when the actor may not.
+    pub async fn delete_user(&self, actor: &Actor, name: &str) -> Result<usize, RegistryError> {
+        let mut tries = Tries::new("deleting the user");
+        loop {
+            tries.begin().await?;
+            // First: a token that comes to this user after its tokens were read must not stay behind.
+            let revision = self.store.position().await?.revision;
+            let standing = self.standing(actor).await?;
+            standing.check_manages_users()?;
+            let user = self.find_user(&standing, name).await?;
+            check_deletable(&standing, &user.record)?;
+            let tokens = self.all_tokens_of(user.record.id).await?;
+            let deleted = tokens.len();
+            let mut draft = Draft::new(&standing, now());
+            draft.expect_revision(revision);
+            tokens.into_iter().for_each(|token| draft.delete_token(token));
+            draft.delete_user(user);
+            if self.commit(draft.into_batch()).await? {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    /// Makes an active Administrator the Owner, and the Owner an Administrator, at once. Tokens of the old Owner lose
+    /// what an Administrator does not have; those of the new one gain nothing.
+    ///
+    /// # Errors
+    /// When `to` is not an active Administrator, and when the actor may not.
+    pub async fn transfer_ownership(&self, actor: &Actor, to: &str) -> Result<Transfer, RegistryError> {
+        let mut tries = Tries::new("transferring the ownership");
+        loop {
+            tries.begin().await?;
+            let revision = self.store.position().await?.revision;
+            let standing = self.standing(actor).await?;
+            standing.check_transfers_ownership()?;
+            let to = self.find_user(&standing, to).await?;
+            check_heir(&to.record)?;
+            let old = self.find_owner().await?;
+            let tokens = self.all_tokens_of(old.record.id).await?;
+            let mut draft = Draft::new(&standing, now());
+            draft.expect_revision(revision);
+            let transfer = decide_transfer(&mut draft, old, to, tokens);
+            if self.commit(draft.into_batch()).await? {
+                return Ok(transfer);
+            }
+        }
+    }
+
+    /// How many tokens a user has that the actor may see, in any state.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoSuchUser`], also if the actor may not see that user.
+    pub async fn count_tokens_of(&self, actor: &Actor, name: &str) -> Result<u64, RegistryError> {
+        let standing = self.standing(actor).await?;
+        let user = self.find_user(&standing, name).await?.record.id;
+        if !standing.sees_tokens_of(user) {
+            return Ok(0);
+        }
+        Ok(self.store.count_tokens(crate::store::TokenFilter { owner: Some(user), state: None }).await?)
+    }
+
+    /// The Owner: mostly the oldest user, so on the last page.
+    async fn find_owner(&self) -> Result<Versioned<UserRecord>, RegistryError> {
+        let mut before = None;
+        loop {
+            let page = self.store.users(before, PAGE).await?;
+            before = page.last().map(|user| user.record.id);
+            if before.is_none() {
+                return Err(RegistryError::NotInitialised);
+            }
+            if let Some(owner) = page.into_iter().find(|user| user.record.role == Role::Owner) {
+                return Ok(owner);
+            }
+        }
+    }
+}
+
+/// Names stand in headers, logs and shell commands as they are. One that begins like a token would be a token that
+/// somebody pasted into the wrong place.
+pub(super) fn check_name(name: &str) -> Result<(), RegistryError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte);
+    if (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with(PREFIX) {
+        return Ok(());
+    }
+    Err(RegistryError::InvalidName(name.to_owned()))
+}
+
+fn new_user(name: &str, role: Role, now: Timestamp) -> UserRecord {
+    let (id, name) = (UserId::generate(now), name.to_owned());
+    UserRecord { id, name, role, status: UserStatus::Active, created_at: now }
+}
+
+fn decide_user(
+    standing: &Standing,
+    name: &str,
+    role: Role,
+    now: Timestamp,
+) -> Result<(Batch, UserRecord), RegistryError> {
+    standing.check_manages_users()?;
+    check_name(name)?;
+    if role == Role::Owner {
+        return Err(RegistryError::OneOwnerOnly);
+    }
+    standing.check_manages(role)?;
+    let user = new_user(name, role, now);
+    let mut draft = Draft::new(standing, now);
+    draft.create_user(user.clone());
+    Ok((draft.into_batch(), user))
+}
+
+fn check_role_change(standing: &Standing, user: &UserRecord, role: Role) -> Result<(), RegistryError> {
+    standing.check_manages_users()?;
+    if user.role == Role::Owner {
+        return Err(owner_is_fixed(user, "keeps that role until it is transferred"));
+    }
+    if role == Role::Owner {
+        return Err(RegistryError::OneOwnerOnly);
+    }
+    standing.check_manages(user.role)?;
+    standing.check_manages(role)
+}
+
+/// What a new role does to a user and to all of that user's tokens.
+fn decide_role(
+    draft: &mut Draft<'_>,
+    user: Versioned<UserRecord>,
+    tokens: Vec<Versioned<TokenRecord>>,
+    role: Role,
+) -> RoleChange {
+    let after = UserRecord { role, ..user.record.clone() };
+    let (mut narrowed, mut revoked) = (0, 0);
+    for token in tokens.into_iter().filter(|token| token.record.is_active()) {
+        if role.manages_tokens() {
+            narrowed += usize::from(draft.narrow(token, role));
+        } else {
+            draft.revoke(token, Some(format!("role of {} changed to {role}", after.name)));
+            revoked += 1;
+        }
+    }
+    draft.update_user(user, after.clone());
+    RoleChange { user: after, narrowed, revoked }
+}
+
+fn decide_status(
+    standing: &Standing,
+    user: Versioned<UserRecord>,
+    status: UserStatus,
+    now: Timestamp,
+) -> Result<(Batch, UserRecord), RegistryError> {
+    if status == UserStatus::Disabled {
+        if user.record.role == Role::Owner {
+            return Err(owner_is_fixed(&user.record, "cannot be disabled"));
+        }
+        if standing.is(user.record.id) {
+            return Err(RegistryError::Oneself { name: user.record.name, action: "disable" });
+        }
+    }
+    standing.check_manages(user.record.role)?;
+    let after = UserRecord { status, ..user.record.clone() };
+    let mut draft = Draft::new(standing, now);
+    if after != user.record {
+        draft.update_user(user, after.clone());
+    }
+    Ok((draft.into_batch(), after))
+}
+
+fn check_deletable(standing: &Standing, user: &UserRecord) -> Result<(), RegistryError> {
+    if user.role == Role::Owner {
+        return Err(owner_is_fixed(user, "cannot be deleted"));
+    }
+    if standing.is(user.id) {
+        return Err(RegistryError::Oneself { name: user.name.clone(), action: "delete" });
+    }
+    standing.check_manages(user.role)
+}
+
+fn check_heir(to: &UserRecord) -> Result<(), RegistryError> {
+    if to.role != Role::Administrator {
+        return Err(RegistryError::NotAnAdministrator { name: to.name.clone(), role: to.role });
+    }
+    match to.status {
+        UserStatus::Active => Ok(()),
+        UserStatus::Disabled => Err(RegistryError::UserDisabled(to.name.clone())),
+    }
+}
+
+/// One batch with both users: there is never a moment with two Owners or none.
+fn decide_transfer(
+    draft: &mut Draft<'_>,
+    old: Versioned<UserRecord>,
+    to: Versioned<UserRecord>,
+    old_tokens: Vec<Versioned<TokenRecord>>,
+) -> Transfer {
+    let RoleChange { user, narrowed, .. } = decide_role(draft, old, old_tokens, Role::Administrator);
+    let new = UserRecord { role: Role::Owner, ..to.record.clone() };
+    draft.update_user(to, new.clone());
+    Transfer { old: user, new, narrowed }
+}
+
+fn owner_is_fixed(owner: &UserRecord, problem: &'static str) -> RegistryError {
+    RegistryError::OwnerIsFixed { name: owner.name.clone(), problem }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! Records as JSON, the same for the CLI and the admin API: times in RFC 3339 UTC, `null` for what there is not.
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use super::{Created, TokenDetails};
+use crate::token::{
+    HistoryEntry, PermissionSet, RawToken, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
+};
+
+/// A token as people and programs see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenView {
+    /// Its id.
+    pub id: TokenId,
+    /// The name of its owner.
+    pub user: String,
+    /// What people call it.
+    pub description: String,
+    /// What it permits.
+    pub permissions: PermissionSet,
+    /// `active` or `revoked`.
+    pub state: &'static str,
+    /// Whether it is past its expiry.
+    pub expired: bool,
+    /// The last characters of the raw token; empty if they were never known.
+    pub hint: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who made it.
+    pub created_by: String,
+    /// When it stops working by itself.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// Who revoked it.
+    pub revoked_by: Option<String>,
+    /// When it was last used, if that is known.
+    pub last_used_at: Option<Timestamp>,
+    /// The raw token: only in the reply that creates it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reveal")]
+    pub token: Option<RawToken>,
+    /// What happened to it, oldest first: only where one token is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<Vec<HistoryEntry>>,
+}
+
+impl TokenView {
+    /// A token as of `now`.
+    #[must_use]
+    pub fn new(record: &TokenRecord, owner: &UserRecord, now: Timestamp) -> Self {
+        let (state, revoked_at, revoked_by) = match &record.state {
+            TokenState::Active => ("active", None, None),
+            TokenState::Revoked { at, by } => ("revoked", Some(*at), Some(by.clone())),
+        };
+        Self {
+            id: record.id,
+            user: owner.name.clone(),
+            description: record.description.clone(),
+            permissions: record.permissions,
+            state,
+            expired: record.is_expired(now),
+            hint: record.hint.clone(),
+            created_at: record.created_at,
+            created_by: record.created_by.clone(),
+            expires_at: record.expires_at,
+            revoked_at,
+            revoked_by,
+            last_used_at: None,
+            token: None,
+            history: None,
+        }
+    }
+
+    /// A token just made, with the raw token.
+    #[must_use]
+    pub fn of_created(created: &Created, now: Timestamp) -> Self {
+        Self { token: Some(created.token.clone()), ..Self::new(&created.record, &created.owner, now) }
+    }
+
+    /// A token with its history.
+    #[must_use]
+    pub fn of_details(details: &TokenDetails, now: Timestamp) -> Self {
+        Self { history: Some(details.history.clone()), ..Self::new(&details.record, &details.owner, now) }
+    }
+}
+
+/// The one place where a raw token is written out.
+#[expect(clippy::ref_option, reason = "serde passes the field by reference")]
+fn reveal<S: Serializer>(token: &Option<RawToken>, serializer: S) -> Result<S::Ok, S::Error> {
+    match token {
+        Some(token) => serializer.serialize_some(token.reveal()),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// A user as people and programs see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UserView {
+    /// Its id.
+    pub id: UserId,
+    /// Its name.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// `active` or `disabled`.
+    pub status: UserStatus,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+impl From<&UserRecord> for UserView {
+    fn from(record: &UserRecord) -> Self {
+        let UserRecord { id, name, role, status, created_at } = record.clone();
+        Self { id, name, role, status, created_at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::draft::samples::{at, token, user};
+    use super::*;
+    use crate::token::Event;
+
+    #[test]
+    fn an_active_token_has_every_field_and_no_secret() {
+        let anna = user("anna", Role::Owner);
+        let mut record = token(7, &anna, PermissionSet::TELEGRAF_AGENT).record;
+        record.expires_at = Some(at(100));
+        let view = serde_json::to_value(TokenView::new(&record, &anna.record, at(100))).expect("serializes");
+        let expected = json!({
+            "id": "0000000000007", "user": "anna", "description": "sample",
+            "permissions": ["configs:read", "heartbeat:write"], "state": "active", "expired": true, "hint": "",
+            "created_at": "1970-01-01T00:00:00Z", "created_by": "cli:test",
+            "expires_at": "1970-01-01T00:01:40Z", "revoked_at": null, "revoked_by": null, "last_used_at": null,
+        });
+        assert_eq!(view, expected);
+    }
+
+    #[test]
+    fn a_revoked_token_says_when_and_by_whom_and_its_history() {
+        let anna = user("anna", Role::Owner);
+        let mut record = token(7, &anna, PermissionSet::EMPTY).record;
+        record.state = TokenState::Revoked { at: at(5), by: "cli:root".to_owned() };
+        let entry = HistoryEntry { at: at(5), by: "cli:root".to_owned(), event: Event::Revoked { reason: None } };
+        let details = TokenDetails { record, owner: anna.record, history: vec![entry] };
+        let view = serde_json::to_value(TokenView::of_details(&details, at(6))).expect("serializes");
+        assert_eq!(view["state"], "revoked");
+        assert_eq!(view["revoked_at"], "1970-01-01T00:00:05Z");
+        assert_eq!(view["revoked_by"], "cli:root");
+        assert_eq!(view["history"], json!([{ "at": "1970-01-01T00:00:05Z", "by": "cli:root", "event": "revoked" }]));
+    }
+
+    #[test]
+    fn only_the_reply_that_creates_a_token_has_it() {
+        let anna = user("anna", Role::Owner);
+        let raw: RawToken = "tc-apiv1_0123456789012345678901abc123".parse().expect("valid");
+        let record = token(7, &anna, PermissionSet::EMPTY).record;
+        let view = TokenView::of_created(&Created { record, owner: anna.record, token: raw.clone() }, at(0));
+        assert!(!format!("{view:?}").contains("0123456789"));
+        assert_eq!(serde_json::to_value(view).expect("serializes")["token"], raw.reveal());
+    }
+
+    #[test]
+    fn a_user_has_five_fields() {
+        let view = serde_json::to_value(UserView::from(&user("a", Role::Administrator).record)).expect("serializes");
+        let expected = json!({
+            "id": "0000000000031", "name": "a", "role": "administrator", "status": "active",
+            "created_at": "1970-01-01T00:00:00Z",
+        });
+        assert_eq!(view, expected);
+    }
+}
