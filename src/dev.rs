@@ -4,4 +4,7 @@ pub mod banner;
 pub mod controller;
 pub mod directory;
 pub mod heartbeat;
+pub mod ports;
+pub mod seed;
+pub mod settings;
 pub mod template;

@@ -16,6 +16,7 @@ const PREFIX: &str = "tollgate-dev-";
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
+    is_removed: bool,
     /// Holds the lock.
     _lock: File,
 }
@@ -43,7 +44,7 @@ impl Directory {
         let lock = File::open(&path)?;
         lock.try_lock()?;
         sweep(parent, lock.metadata()?.uid());
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, is_removed: false, _lock: lock })
     }
 
     /// Where it is.
@@ -51,12 +52,22 @@ impl Directory {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Removes it now; dropping does the same where there is nobody to tell that it failed.
+    ///
+    /// # Errors
+    /// When something of it is still there.
+    pub fn remove(mut self) -> io::Result<()> {
+        fs::remove_dir_all(&self.path)?;
+        self.is_removed = true;
+        Ok(())
+    }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "the folder of the throwaway store was not removed");
+        if !self.is_removed {
+            fs::remove_dir_all(&self.path).ok();
         }
     }
 }
@@ -99,6 +110,9 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("exists").permissions().mode() & 0o777, 0o700);
         fs::write(path.join("tollgate.db"), "x").expect("writes");
         drop(directory);
+        assert!(!path.exists());
+        let again = Directory::create(parent.path()).expect("made");
+        again.remove().expect("removes");
         assert!(!path.exists());
     }
 
