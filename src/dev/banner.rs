@@ -55,7 +55,7 @@ impl Banner {
 
         let mut page = Page { text: String::new(), style };
         page.heading("Tollgate is running, in front of a stand-in for Telegraf Controller.");
-        page.text("All of it is on this machine, and all of it is gone once you stop it (Ctrl-C).");
+        page.text("All of it is on this machine, and all of it is gone once you stop it.");
         page.text("");
         for (what, place, about) in [
             ("Tollgate", &tollgate, "agents, and the lines below, come here"),
@@ -69,9 +69,7 @@ impl Banner {
 
         page.text("");
         page.heading("Try it: paste these lines into another terminal, in this order.");
-        page.text(
-            "  The agents' token (fetches configurations, sends heartbeats) and the owner's (may do everything):",
-        );
+        page.text("  Two tokens: agents fetch configurations and report with theirs, the owner may do everything.");
         page.command(format!("AGENT={}", agent.reveal()));
         page.command(format!("OWNER={}", owner.reveal()));
         page.text("  An agent fetches its configuration, and reports:");
@@ -85,11 +83,13 @@ impl Banner {
         page.command(&beat);
 
         page.text("");
-        page.heading("With a Telegraf of your own, 1.37 or later (before you revoke the token):");
+        page.heading("With a Telegraf of your own, 1.37 or later, before the token is revoked:");
         page.command(format!(
             "TELEGRAF_CONTROLLER_TOKEN=$AGENT INFLUX_TOKEN=$AGENT telegraf --config {configuration} --config-url-watch-interval 5s"
         ));
-        page.text("  Telegraf takes its token from TELEGRAF_CONTROLLER_TOKEN, until 1.38 from INFLUX_TOKEN.");
+        page.text("  (It takes its token from TELEGRAF_CONTROLLER_TOKEN, until 1.38 from INFLUX_TOKEN.)");
+        page.text("");
+        page.heading("Stop it with Ctrl-C.");
         page.text
     }
 }

@@ -31,6 +31,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::heartbeat::{Heartbeat, Status};
+use super::ports::Listeners;
 use super::template;
 
 /// Largest heartbeat, in bytes.
@@ -62,7 +63,8 @@ impl Controller {
     ///
     /// # Errors
     /// When a listener cannot tell its address.
-    pub fn start(api: TcpListener, heartbeat: TcpListener) -> io::Result<Self> {
+    pub fn start(listeners: Listeners) -> io::Result<Self> {
+        let Listeners { api, heartbeat } = listeners;
         let state = Arc::new(State::default());
         let (api_address, heartbeat_address) = (api.local_addr()?, heartbeat.local_addr()?);
         let mut servers = JoinSet::new();

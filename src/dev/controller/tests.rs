@@ -48,7 +48,7 @@ async fn send(address: SocketAddr, method: &str, target: &str, fields: &str, bod
 async fn start() -> Controller {
     let listen = || TcpListener::bind("127.0.0.1:0");
     let (api, heartbeat) = (listen().await.expect("binds"), listen().await.expect("binds"));
-    let controller = Controller::start(api, heartbeat).expect("starts");
+    let controller = Controller::start(Listeners { api, heartbeat }).expect("starts");
     controller.put_configuration("demo", "name = \"&{name}\"\nevery = \"&{every:10s}\"\n".to_owned());
     controller
 }
