@@ -172,10 +172,14 @@ async fn list(session: &Session, mut pages: Pages<UserId>, output: Output) -> an
     while more && pages.want() > 0 {
         let users = session.registry.users(&session.actor, pages.before, pages.want()).await?;
         more = pages.advance(users.len(), users.last().map(|user| user.id));
-        listing.extend(&users, |user| UserView::from(user), |user| {
-            let created = time::short(user.created_at, now);
-            [user.id.to_string().into(), user.name.as_str().into(), role(user), status(user), created.into()]
-        })?;
+        listing.extend(
+            &users,
+            |user| UserView::from(user),
+            |user| {
+                let created = time::short(user.created_at, now);
+                [user.id.to_string().into(), user.name.as_str().into(), role(user), status(user), created.into()]
+            },
+        )?;
     }
     let more = more && !session.registry.users(&session.actor, pages.before, 1).await?.is_empty();
     listing.end("no users here; `tollgate user add NAME --role ROLE` adds one", pages.before.filter(|_| more))
