@@ -65,9 +65,10 @@ def enter_namespace():
     if IN_NAMESPACE in os.environ:
         return os.environ[IN_NAMESPACE] == "own" and _prepare_loopback()
     for options in (["--net"], ["--net", "--map-root-user"]):
-        if shutil.which("unshare") and subprocess.run(["unshare", *options, "true"], capture_output=True).returncode == 0:
+        unshare = ["unshare", *options]
+        if shutil.which("unshare") and subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
             os.environ[IN_NAMESPACE] = "own"
-            os.execvp("unshare", ["unshare", *options, sys.executable, "-B", *sys.argv])
+            os.execvp("unshare", [*unshare, sys.executable, "-B", *sys.argv])
     os.environ[IN_NAMESPACE] = "none"
     return False
 
