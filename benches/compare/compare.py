@@ -48,7 +48,8 @@ def arguments():
     parser.add_argument("--settle", type=float, default=3, help="seconds of silence before memory is read (default 3)")
     parser.add_argument("--only", choices=report.NAMES, help="run one of the two")
     parser.add_argument("--tollgate", type=Path, help="use this binary (default: build the release binary)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round of everything as JSON too (-: stdout)")
+    parser.add_argument("--json", type=Path, metavar="FILE",
+                        help="write every round of everything as JSON too (-: stdout)")
     parser.add_argument("--no-install", action="store_true", help="name missing programs instead of installing them")
     parser.add_argument("--minutes", type=int, default=30, help="give up after this long (default 30)")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder with configurations and logs")
