@@ -11,6 +11,7 @@ class Client:
     """A connection to a port of 127.0.0.1, with TLS when a context is given. Blocking; closed when dropped."""
 
     def __init__(self, port, tls=None):
+        self.port = port
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_hostname="127.0.0.1")
@@ -27,7 +28,7 @@ class Client:
             reply.begin()
             return reply, reply.read()
         except (OSError, http.client.HTTPException) as problem:
-            raise Failure(f"{method} {path} on port {self.socket.getpeername()[1]}: {problem!r}") from problem
+            raise Failure(f"{method} {path} on port {self.port}: {problem!r}") from problem
 
     def is_closed(self):
         """Whether the other side closes the connection within a second (this reads what is unread)."""

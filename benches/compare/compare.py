@@ -87,6 +87,8 @@ def ended(number, _frame):
 
 
 def run(options, isolated):
+    for name in [name for name in os.environ if name.startswith("TOLLGATE_")]:
+        del os.environ[name]  # Tollgate runs as it comes, not as this shell would configure it
     machine.raise_descriptor_limit(2 * max(options.connections, options.connections_tls) + 4000)
     folder = Path(tempfile.mkdtemp(prefix="tollgate-compare-"))
     try:

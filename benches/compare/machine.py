@@ -18,7 +18,7 @@ PACKAGES = {
     "openssl": "openssl",
     "taskset": "util-linux",
 }
-IN_NAMESPACE = "TOLLGATE_COMPARE_NAMESPACE"
+IN_NAMESPACE = "COMPARE_NAMESPACE"
 
 
 class Failure(Exception):
