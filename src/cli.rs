@@ -45,9 +45,8 @@ pub struct Cli {
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Globals {
-    /// Where tokens and users are kept, such as sqlite:/var/lib/tollgate/tollgate.db
-    ///
-    /// Without it: the configuration's, and without one there, a SQLite file in the state directory.
+    /// Where tokens and users are kept, such as sqlite:/var/lib/tollgate/tollgate.db; without it, what the
+    /// configuration says, or else a SQLite file in the state directory
     // Parsed later: clap would repeat a URL that is wrong, with the password in it.
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub store: Option<String>,
@@ -115,8 +114,17 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
         return ExitCode::SUCCESS;
     }
-    note(format_args!("tollgate: {error:#}"));
+    note(format_args!("tollgate: {}", chain(error)));
     ExitCode::FAILURE
+}
+
+/// An error with its causes. Some errors repeat their cause themselves; nothing is said twice.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        said if said.ends_with(&cause) => text,
+        said => format!("{said}: {cause}"),
+    })
 }
 
 #[cfg(test)]
@@ -197,6 +205,13 @@ mod tests {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let cause = || anyhow::anyhow!("disk full");
+        assert_eq!(chain(&cause().context("nothing was changed")), "nothing was changed: disk full");
+        assert_eq!(chain(&cause().context("writing: disk full").context("sorry")), "sorry: writing: disk full");
     }
 
     #[test]

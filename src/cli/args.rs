@@ -35,7 +35,7 @@ fn parse_limit(text: &str) -> Result<usize, &'static str> {
 /// Permission sets with a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
-    /// What an agent needs: configs:read and heartbeat:write
+    /// What an agent needs to fetch its configuration and to send heartbeats.
     TelegrafAgent,
 }
 
@@ -52,8 +52,8 @@ impl Preset {
 /// What a token shall permit. Neither option: all that its user's role does.
 #[derive(Debug, Clone, Args)]
 pub struct PermissionArgs {
-    /// Permit what this preset does
-    #[arg(long, value_name = "NAME", conflicts_with = "permission")]
+    /// Permit what an agent needs: telegraf-agent is configs:read and heartbeat:write
+    #[arg(long, value_name = "NAME", conflicts_with = "permission", hide_possible_values = true)]
     pub preset: Option<Preset>,
     /// Permit this, such as configs:read; repeat it, or separate several with commas
     #[arg(long, value_name = "RESOURCE:ACTION", value_delimiter = ',')]

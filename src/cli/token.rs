@@ -12,7 +12,7 @@ use super::import::{self, ImportArgs};
 use super::list::{Listing, Pages};
 use super::output::{Output, OutputError, note};
 use super::session::{Absent, Session};
-use super::table::{Cell, Table, Tone, details};
+use super::table::{Cell, Table, Tone, details, printable};
 use super::{Globals, time, usage};
 use crate::registry::view::TokenView;
 use crate::registry::{Created, ListState, NewToken, Requested, TokenDetails};
@@ -26,7 +26,7 @@ user's role does not have are left out; standard error says which.
 
 Examples:
   tollgate token create --user anna --description 'plant 7' --preset telegraf-agent
-  tollgate token create --user anna --description ci --permission configs:read,configs:write --expires 30d
+  tollgate token create --user anna --description ci --permission configs:read --expires 30d
   TOKEN=$(tollgate token create --user anna --description laptop --expires 2027-01-31T00:00:00Z)";
 
 /// The commands on tokens.
@@ -90,8 +90,8 @@ pub struct ListArgs {
     /// Only this user's
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Only those in this state
-    #[arg(long)]
+    /// Only those in this state: active, revoked or expired
+    #[arg(long, hide_possible_values = true)]
     state: Option<State>,
     #[command(flatten)]
     page: Page<TokenId>,
@@ -353,10 +353,10 @@ async fn print_done(session: &Session, what: &str, tokens: &[TokenRecord], outpu
     if output.json {
         return output.json(&owned().map(|(token, owner)| TokenView::new(token, owner, now)).collect::<Vec<_>>());
     }
-    let rows = owned().map(|(token, owner)| {
-        [what.into(), token.id.to_string().into(), owner.name.as_str().into(), token.description.as_str().into()]
-    });
-    Ok(output.text(&Table::new(["", "ID", "USER", "DESCRIPTION"], output.colour).page(rows.collect()))?)
+    let line = |(token, owner): (&TokenRecord, &UserRecord)| {
+        format!("{what} {}: {} ({})\n", token.id, printable(&token.description), owner.name)
+    };
+    Ok(output.text(&owned().map(line).collect::<String>())?)
 }
 
 /// The users these tokens belong to.
