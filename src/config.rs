@@ -4,7 +4,7 @@
 //! it, and converts it once into [`Config`], reporting every problem of a run together.
 
 pub mod load;
-pub mod raw;
+pub mod network;
 pub mod units;
 
 use std::net::SocketAddr;

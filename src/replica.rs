@@ -1,28 +1,64 @@
-//! The replica.
+//! The replica: every usable token in memory, as requests read it.
+//!
+//! ```text
+//!   requests ── lookup, staleness, narrowed ──►  Replica  ◄── apply, merge, sweep, confirm ── synchroniser ◄── store
+//! ```
+//!
+//! A request does one [`Replica::lookup`] and waits for nothing but, at worst, one entry being written in the same one of
+//! 256 shards. The synchroniser is the only writer. When it fails, or the store does, the replica keeps what it has and
+//! [`Replica::staleness`] grows: that is what ends the serving.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+mod entry;
+mod freshness;
+mod table;
+mod tombstone;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::token::{Digest, PermissionSet, Role, TokenId, UserId};
+use tokio::sync::watch;
+
+use crate::store::{LogEntry, Position, SnapshotItem};
+use crate::token::{Digest, Permission, PermissionSet, Role, TokenId, UserId};
+use freshness::Freshness;
+use table::{Grants, Ledger};
 
 /// What a request path sees of a user: shared by all of that user's grants, so that one change reaches them all.
 #[derive(Debug)]
 pub struct OwnerEntry {
     /// The user's id.
     pub id: UserId,
-    /// The user's name; never changes.
-    pub name: Box<str>,
+    /// Set once; a grant may arrive before its owner does.
+    name: OnceLock<Box<str>>,
     /// The role as a number plus one, or 0 while the user's tokens do not authenticate.
     standing: AtomicU8,
 }
 
 impl OwnerEntry {
+    /// A user of whom only the id is known. Their tokens do not authenticate.
+    fn unknown(id: UserId) -> Self {
+        Self { id, name: OnceLock::new(), standing: AtomicU8::new(0) }
+    }
+
+    /// The user's name; never changes. Empty while the user is not known yet, which no [`Holder`] shows.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.get().map_or("", |name| name)
+    }
+
     /// The user's role; `None` while disabled, deleted or not known yet.
     #[must_use]
     pub fn role(&self) -> Option<Role> {
-        let standing = self.standing.load(Ordering::Acquire);
-        Role::ALL.into_iter().find(|role| *role as u8 + 1 == standing)
+        let index = self.standing.load(Ordering::Acquire).checked_sub(1)?;
+        Role::ALL.get(usize::from(index)).copied()
+    }
+
+    /// Sets the role, or takes it away, for all of the user's tokens at once. Returns the standing before; a lower one
+    /// is narrower.
+    fn stand(&self, role: Option<Role>) -> u8 {
+        self.standing.swap(role.map_or(0, |role| role as u8 + 1), Ordering::AcqRel)
     }
 }
 
@@ -41,29 +77,201 @@ pub struct Holder {
     pub expires_at: Option<i64>,
 }
 
-/// What requests read.
-#[derive(Debug)]
+/// Where the replica stands, for metrics and health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// The store's position that the replica was last proven to have reached; `None` while it is being rebuilt.
+    pub position: Option<Position>,
+    /// Usable tokens, the expired ones and those of disabled users included.
+    pub grants: usize,
+    /// Known users.
+    pub owners: usize,
+    /// Digests that can never authenticate again.
+    pub tombstones: usize,
+    /// Grants that the store holds although their digest has a tombstone.
+    pub suppressed: usize,
+    /// Entries of the latest snapshot that could not be read.
+    pub damaged: u64,
+    /// Times that the replica held something else than the store at the same revision, since the start.
+    pub divergences: u64,
+    /// Snapshots that were needed after the first one, since the start.
+    pub resyncs: u64,
+}
+
+/// Every usable token, by digest.
 pub struct Replica {
-    narrowed: tokio::sync::watch::Sender<u64>,
+    grants: Grants,
+    /// The most that each role permits, by the role's number.
+    limits: [PermissionSet; Role::ALL.len()],
+    freshness: Freshness,
+    ledger: Mutex<Ledger>,
+    position: Mutex<Option<Position>>,
+    divergences: AtomicU64,
+    resyncs: AtomicU64,
+    narrowed: watch::Sender<u64>,
+    ready: watch::Sender<bool>,
 }
 
 impl Replica {
+    /// An empty replica, never fresh until the synchroniser has filled it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            grants: table::new_grants(),
+            limits: Role::ALL.map(Role::permissions),
+            freshness: Freshness::new(),
+            ledger: Mutex::new(Ledger::new()),
+            position: Mutex::new(None),
+            divergences: AtomicU64::new(0),
+            resyncs: AtomicU64::new(0),
+            narrowed: watch::Sender::new(0),
+            ready: watch::Sender::new(false),
+        }
+    }
+
     /// What is known of a digest: one lookup. `None`: unknown, revoked, deleted, or its owner is disabled.
     #[must_use]
-    pub fn lookup(&self, _digest: &Digest) -> Option<Holder> {
-        None
+    pub fn lookup(&self, digest: &Digest) -> Option<Holder> {
+        let entry = self.grants.get(digest)?;
+        let role = entry.owner.role()?;
+        Some(Holder {
+            token: entry.token,
+            owner: Arc::clone(&entry.owner),
+            role,
+            permissions: entry.permissions.intersect(self.limits[role as usize]),
+            expires_at: entry.expires_at(),
+        })
+    }
+
+    /// Whether a digest that was let in still has this permission, for requests that are running. Does not look at the
+    /// expiry: that a token expires while its request runs is no reason to end it.
+    #[must_use]
+    pub fn permits(&self, digest: &Digest, permission: Permission) -> bool {
+        let Some(entry) = self.grants.get(digest) else { return false };
+        entry.permissions.contains(permission)
+            && entry.owner.role().is_some_and(|role| self.limits[role as usize].contains(permission))
     }
 
     /// How long ago the replica was last proven to be at the store's position; `None` before the first time.
     #[must_use]
-    pub fn staleness(&self, _now: Instant) -> Option<Duration> {
-        None
+    pub fn staleness(&self, now: Instant) -> Option<Duration> {
+        self.freshness.staleness(now)
     }
 
     /// Changes each time that some grant may have become narrower: whoever admitted something that still runs looks it
     /// up again.
     #[must_use]
-    pub fn narrowed(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub fn narrowed(&self) -> watch::Receiver<u64> {
         self.narrowed.subscribe()
     }
+
+    /// Waits until the replica is complete and was proven fresh for the first time. May be dropped half-way.
+    pub async fn ready(&self) {
+        let mut ready = self.ready.subscribe();
+        // The sender lives as long as `self` does, so the wait cannot fail.
+        drop(ready.wait_for(|ready| *ready).await);
+    }
+
+    /// Where the replica stands. Counts every shard: for metrics and health, not for requests.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let counts = self.ledger().counts();
+        Status {
+            position: *self.position.lock().unwrap_or_else(PoisonError::into_inner),
+            grants: self.grants.len(),
+            owners: counts.owners,
+            tombstones: counts.tombstones,
+            suppressed: counts.suppressed,
+            damaged: counts.damaged,
+            divergences: self.divergences.load(Ordering::Relaxed),
+            resyncs: self.resyncs.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Tokens that the store holds although they were seen revoked or deleted: it lost those writes, or has not told of
+    /// them in order yet. They are refused here whatever the store says.
+    #[must_use]
+    pub fn suppressed(&self) -> Vec<(TokenId, Digest)> {
+        self.ledger().suppressed()
+    }
 }
+
+/// The writer's methods. There is one writer, the synchroniser.
+impl Replica {
+    /// Applies one entry of the change log and returns the checksum of what the store holds then, as far as the current
+    /// snapshot and the changes since have shown it.
+    pub fn apply(&self, entry: &LogEntry, now: Instant) -> u64 {
+        let (narrowed, checksum) = {
+            let mut ledger = self.ledger();
+            (ledger.apply(&self.grants, entry, now), ledger.checksum())
+        };
+        self.announce(narrowed);
+        checksum
+    }
+
+    /// Applies only the revocations of an entry whose turn has not come yet: a revoked digest stays revoked whatever
+    /// was committed before or after.
+    pub fn revoke(&self, entry: &LogEntry, now: Instant) {
+        let narrowed = self.ledger().revoke(&self.grants, entry, now);
+        self.announce(narrowed);
+    }
+
+    /// Opens a snapshot: what it does not show is removed by [`Replica::sweep`]. One that was opened before and never
+    /// swept is given up; what it brought stays until the next sweep.
+    pub fn begin_merge(&self) {
+        self.ledger().begin_merge();
+    }
+
+    /// Takes one item of the open snapshot. True when something may have become narrower: call [`Replica::announce`]
+    /// once for the whole snapshot.
+    pub fn merge(&self, item: &SnapshotItem) -> bool {
+        self.ledger().merge(&self.grants, item)
+    }
+
+    /// The checksum of what the store holds, as far as the current snapshot and the changes since have shown it.
+    #[must_use]
+    pub fn checksum(&self) -> u64 {
+        self.ledger().checksum()
+    }
+
+    /// Closes the snapshot: removes what neither it nor the changes since have shown. With `absence_proves`, what is
+    /// gone was revoked or deleted, and stays so.
+    pub fn sweep(&self, absence_proves: bool, now: Instant) {
+        let narrowed = self.ledger().sweep(&self.grants, absence_proves, now);
+        self.announce(narrowed);
+    }
+
+    /// Records a proof that the replica held everything committed before `as_of`. Never moves backwards.
+    pub fn confirm(&self, as_of: Instant) {
+        self.freshness.confirm(as_of);
+        self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+    }
+
+    /// Tells those who wait on [`Replica::narrowed`], if there is something to tell.
+    pub fn announce(&self, narrowed: bool) {
+        if narrowed {
+            self.narrowed.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // A panic while it was held would be a bug of ours; the checksum tells whether it left the table wrong.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Replica {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Replica {
+    /// Counts only: digests belong in no log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.status().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! The admin listener: `/livez` and `/readyz`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+use crate::config::MaxStaleness;
+use crate::replica::Replica;
+
+/// Longest wait for a request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause after an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the admin listener reports on.
+#[derive(Debug)]
+pub struct Health {
+    /// What requests are decided by.
+    pub replica: Arc<Replica>,
+    /// How stale it may be.
+    pub max_staleness: MaxStaleness,
+    /// Set once the sidecar stops: it still serves, and wants no new clients.
+    pub draining: AtomicBool,
+}
+
+impl Health {
+    /// Why the sidecar is not ready; `None`: it is.
+    #[must_use]
+    pub fn problem(&self) -> Option<&'static str> {
+        match (self.replica.staleness(Instant::now()), self.max_staleness) {
+            _ if self.draining.load(Ordering::Relaxed) => Some("draining"),
+            (None, _) => Some("the token registry was not read yet"),
+            (Some(staleness), MaxStaleness::Within(bound)) if staleness > bound => Some("the token registry is stale"),
+            _ => None,
+        }
+    }
+}
+
+/// Serves the admin listener. Never ends.
+pub async fn serve(listener: TcpListener, health: Arc<Health>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::error!(%error, "cannot accept admin connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let health = Arc::clone(&health);
+        tokio::spawn(async move {
+            let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &health))));
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!(%error, "admin connection");
+            }
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut reply = json(StatusCode::METHOD_NOT_ALLOWED, &serde_json::json!({ "error": "Method not allowed" }));
+        reply.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        return reply;
+    }
+    match request.uri().path() {
+        "/livez" => json(StatusCode::OK, &serde_json::json!({ "live": true })),
+        "/readyz" => match health.problem() {
+            None => json(StatusCode::OK, &serde_json::json!({ "ready": true })),
+            Some(reason) => {
+                json(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({ "ready": false, "reason": reason }))
+            }
+        },
+        _ => json(StatusCode::NOT_FOUND, &serde_json::json!({ "error": "Not found" })),
+    }
+}
+
+fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut reply = Response::new(Full::from(body.to_string()));
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    reply
+}

@@ -1,0 +1,106 @@
+//! One client connection, from accepting it to closing it.
+//!
+//! While it is idle it holds no buffer and no request state, only the socket and a small task: fleets keep tens of
+//! thousands of connections open and use each once a minute. What a request needs is made when its first byte arrives.
+
+mod http1;
+mod http2;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::proxy::request::Origin;
+use crate::socket::{Socket, Stream};
+use crate::token::TokenId;
+use crate::worker::alarm::Alarm;
+use crate::worker::{RequestId, Worker};
+
+/// Serves a connection until it closes. `_slot` is its place under the limit of connections.
+pub async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    _slot: tokio::sync::OwnedSemaphorePermit,
+) {
+    let _open = worker.connection();
+    let address = peer.ip().to_canonical();
+    let origin = Origin { address, trusted: worker.gate.trusts(address), secure: tls.is_some() };
+    let alarm = Alarm::new(&worker);
+    let stream = match tls {
+        None => Stream::Plain(stream),
+        // Boxed, like everything that is over before the connection becomes idle: it would enlarge the task for good.
+        Some(acceptor) => match Box::pin(handshake(&worker, &alarm, acceptor, stream)).await {
+            Some(stream) => stream,
+            None => return,
+        },
+    };
+    if let Stream::Tls(tls) = &stream
+        && tls.get_ref().1.alpn_protocol() == Some(b"h2")
+    {
+        return Box::pin(http2::serve(worker, alarm, stream, Vec::new(), origin)).await;
+    }
+    let socket = Socket::new(stream);
+    alarm.set(worker.gate.timeouts.request_head);
+    let mut is_first = true;
+    loop {
+        alarm.idle(true);
+        match alarm.race(socket.readable()).await {
+            Ok(Ok(())) => alarm.idle(false),
+            Ok(Err(_)) | Err(_) => return,
+        }
+        match Box::pin(http1::serve(&worker, &alarm, &socket, origin, is_first)).await {
+            http1::Next::Idle => alarm.set(worker.gate.timeouts.keep_alive),
+            http1::Next::Close => return,
+            http1::Next::Http2 { received } => {
+                let stream = socket.into_inner();
+                return Box::pin(http2::serve(worker, alarm, stream, received, origin)).await;
+            }
+        }
+        is_first = false;
+    }
+}
+
+async fn handshake(worker: &Worker, alarm: &Alarm, acceptor: TlsAcceptor, stream: TcpStream) -> Option<Stream> {
+    alarm.set(worker.gate.timeouts.tls_handshake);
+    match alarm.race(acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream.into()))),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("TLS handshake took too long");
+            None
+        }
+    }
+}
+
+/// What is said of a request in the log, once it is over. The query is left out: it may hold anything.
+struct Summary {
+    id: RequestId,
+    token: Option<TokenId>,
+    /// Method and path; made only when someone reads it.
+    line: Option<String>,
+}
+
+impl Summary {
+    fn new(id: RequestId) -> Self {
+        Self { id, token: None, line: None }
+    }
+
+    fn name(&mut self, method: &str, path: &str) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            self.line = Some(format!("{method} {path}"));
+        }
+    }
+
+    fn log(&self, status: u16, outcome: &'static str) {
+        let request_id = self.id.as_str();
+        let token = self.token.map(tracing::field::display);
+        tracing::debug!(request_id, line = self.line, token, status, outcome, "request");
+    }
+}

@@ -1,0 +1,122 @@
+//! Read buffers, and a pool of them: a connection holds one only while it has something to read.
+
+use std::cell::RefCell;
+
+/// Bytes that were received and not consumed yet.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// How far it was ever filled, since it was last wiped.
+    used: usize,
+}
+
+impl Buffer {
+    /// An empty buffer.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, used: 0 }
+    }
+
+    /// What was received and not consumed.
+    #[must_use]
+    pub fn filled(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Whether nothing is left to consume.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Room to receive into, after moving what is left to the front if the end is reached. Empty: the buffer is full.
+    pub fn room(&mut self) -> &mut [u8] {
+        if self.is_empty() {
+            (self.start, self.end) = (0, 0);
+        } else if self.end == self.bytes.len() && self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Notes that so many bytes of [`Buffer::room`] were received.
+    pub fn received(&mut self, count: usize) {
+        self.end = (self.end + count).min(self.bytes.len());
+        self.used = self.used.max(self.end);
+    }
+
+    /// Drops bytes from the front.
+    pub fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+    }
+
+    /// Empties it and overwrites what it held: credentials must not lie about in idle memory.
+    fn wipe(&mut self) {
+        if let Some(used) = self.bytes.get_mut(..self.used) {
+            used.fill(0);
+        }
+        (self.start, self.end, self.used) = (0, 0, 0);
+    }
+}
+
+/// A worker's spare buffers, the last used first.
+#[derive(Debug)]
+pub struct Pool {
+    capacity: usize,
+    spare: RefCell<Vec<Buffer>>,
+}
+
+/// Spare buffers kept by each worker; more are given back to the system.
+const MAX_SPARE: usize = 64;
+
+impl Pool {
+    /// A pool of buffers of this many bytes.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity, spare: RefCell::new(Vec::with_capacity(MAX_SPARE)) }
+    }
+
+    /// An empty buffer.
+    pub fn take(&self) -> Buffer {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Buffer::new(self.capacity))
+    }
+
+    /// Takes a buffer back.
+    pub fn put(&self, mut buffer: Buffer) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < MAX_SPARE {
+            buffer.wipe();
+            spare.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_buffer_makes_room_by_moving_what_is_left() {
+        let mut buffer = Buffer::new(4);
+        buffer.room().copy_from_slice(b"abcd");
+        buffer.received(4);
+        assert!(buffer.room().is_empty());
+        buffer.consume(3);
+        assert_eq!(buffer.room().len(), 3);
+        assert_eq!(buffer.filled(), b"d");
+    }
+
+    #[test]
+    fn a_returned_buffer_holds_nothing_of_its_last_use() {
+        let pool = Pool::new(4);
+        let mut buffer = pool.take();
+        buffer.room().copy_from_slice(b"abcd");
+        buffer.received(4);
+        buffer.consume(4);
+        pool.put(buffer);
+        assert_eq!(*pool.take().bytes, [0; 4]);
+    }
+}

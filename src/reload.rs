@@ -1,0 +1,75 @@
+//! Files that may change while a sidecar runs: service tokens and certificates. Looked at once a second.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::config::CredentialMode;
+use crate::listener::Tls;
+use crate::upstream::Upstream;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A set of files that are read together, and how.
+struct Watched {
+    paths: Vec<PathBuf>,
+    seen: Vec<Option<(SystemTime, u64)>>,
+    reload: Box<dyn Fn() -> Result<(), String> + Send>,
+}
+
+impl Watched {
+    fn new(paths: Vec<PathBuf>, reload: Box<dyn Fn() -> Result<(), String> + Send>) -> Self {
+        let seen = stamps(&paths);
+        Self { paths, seen, reload }
+    }
+
+    fn look(&mut self) {
+        let stamps = stamps(&self.paths);
+        if stamps == self.seen {
+            return;
+        }
+        self.seen = stamps;
+        let files = self.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        match (self.reload)() {
+            Ok(()) => tracing::info!(files, "changed files were read again"),
+            Err(error) => tracing::error!(files, error, "changed files cannot be used; what was read before stays"),
+        }
+    }
+}
+
+/// When each file was last written, and its size.
+fn stamps(paths: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+    let stamp = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    };
+    paths.iter().map(stamp).collect()
+}
+
+/// Reads files again when they change. What cannot be used is reported, and what was read before stays. Never ends.
+pub async fn watch(upstreams: Vec<Arc<Upstream>>, listeners: Vec<Arc<Tls>>) {
+    let mut watched = Vec::new();
+    for upstream in upstreams {
+        if let CredentialMode::Replace { token_file } = &upstream.config.credential {
+            let paths = vec![token_file.clone()];
+            let reload = move || upstream.reload_credential().map_err(|error| chain(&error));
+            watched.push(Watched::new(paths, Box::new(reload)));
+        }
+    }
+    for tls in listeners {
+        let paths = [Some(&tls.config.certificate), Some(&tls.config.key), tls.config.client_ca.as_ref()];
+        let paths = paths.into_iter().flatten().cloned().collect();
+        watched.push(Watched::new(paths, Box::new(move || tls.reload().map_err(|error| chain(&error)))));
+    }
+    let mut interval = tokio::time::interval(INTERVAL);
+    loop {
+        interval.tick().await;
+        watched.iter_mut().for_each(Watched::look);
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,299 @@
+//! The writer's side of the replica: what changes and snapshots do to the grants.
+//!
+//! There is one writer at a time, the synchroniser; requests read the grants meanwhile. A snapshot is merged into the
+//! living table: [`Ledger::begin_merge`] opens a generation, every item is stamped with it, changes from the log too,
+//! and [`Ledger::sweep`] removes what carries an older stamp. So memory never doubles, and no request waits for more
+//! than one entry of one shard.
+//!
+//! The checksum covers what the *store* holds, as far as the current generation has seen it: also grants that are
+//! suppressed here because their digest has a tombstone.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use dashmap::DashMap;
+
+use super::OwnerEntry;
+use super::entry::{DigestHasher, Entry, Generation};
+use super::tombstone::{self, Tombstones};
+use crate::store::{Change, LogEntry, SnapshotItem};
+use crate::token::{Digest, Grant, Owner, TokenId, UserId};
+
+/// What requests look digests up in.
+pub(super) type Grants = DashMap<Digest, Entry, BuildHasherDefault<DigestHasher>>;
+
+/// Enough that growing or sweeping one shard (4,000 entries of a million) holds its lock for well under a millisecond.
+const SHARDS: usize = 256;
+
+/// Damaged entries of one snapshot that are logged by name; the rest are counted only.
+const DAMAGED_NAMED: u64 = 10;
+
+pub(super) fn new_grants() -> Grants {
+    DashMap::with_capacity_and_hasher_and_shard_amount(0, BuildHasherDefault::default(), SHARDS)
+}
+
+/// Everything that only the writer needs.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    owners: HashMap<UserId, OwnerSlot>,
+    /// Grants that the store holds although their digest was seen removed.
+    suppressed: HashMap<Digest, Suppressed, BuildHasherDefault<DigestHasher>>,
+    tombstones: Tombstones,
+    /// XOR of the fingerprints of everything stamped with `generation`.
+    checksum: u64,
+    generation: Generation,
+    /// The last generation that was swept: entries stamped with it were known to be the store's.
+    proven: Generation,
+    /// Entries of the latest snapshot that could not be read.
+    damaged: u64,
+}
+
+/// A user as the writer sees it.
+#[derive(Debug)]
+struct OwnerSlot {
+    /// Shared by the user's grants. Never replaced while one refers to it, so that one store reaches them all.
+    entry: Arc<OwnerEntry>,
+    /// `None` while only grants have named the user.
+    fingerprint: Option<u64>,
+    seen: Generation,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Suppressed {
+    token: TokenId,
+    fingerprint: u64,
+    seen: Generation,
+}
+
+/// How many of each thing the ledger holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) owners: usize,
+    pub(super) tombstones: usize,
+    pub(super) suppressed: usize,
+    pub(super) damaged: u64,
+}
+
+impl Ledger {
+    pub(super) fn new() -> Self {
+        Self {
+            owners: HashMap::new(),
+            suppressed: HashMap::default(),
+            tombstones: Tombstones::new(tombstone::LIMIT),
+            checksum: 0,
+            generation: Generation::default(),
+            proven: Generation::default(),
+            damaged: 0,
+        }
+    }
+
+    pub(super) fn checksum(&self) -> u64 {
+        self.checksum
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            owners: self.owners.values().filter(|slot| slot.fingerprint.is_some()).count(),
+            tombstones: self.tombstones.len(),
+            suppressed: self.suppressed.len(),
+            damaged: self.damaged,
+        }
+    }
+
+    pub(super) fn suppressed(&self) -> Vec<(TokenId, Digest)> {
+        self.suppressed.iter().map(|(digest, grant)| (grant.token, *digest)).collect()
+    }
+
+    /// Applies one entry of the change log. True when something may have become narrower.
+    pub(super) fn apply(&mut self, grants: &Grants, entry: &LogEntry, now: Instant) -> bool {
+        self.tombstones.expire(now);
+        entry.changes.iter().fold(false, |narrowed, change| self.change(grants, change, now) | narrowed)
+    }
+
+    /// Applies only an entry's revocations, ahead of the entry itself: they hold whatever came before or comes after.
+    /// The store's position is not ours yet, so what is removed still counts towards the checksum.
+    pub(super) fn revoke(&mut self, grants: &Grants, entry: &LogEntry, now: Instant) -> bool {
+        let mut narrowed = false;
+        for change in &entry.changes {
+            let Change::RemoveGrant(digest) = change else { continue };
+            self.tombstones.insert(*digest, now);
+            if let Some((_, old)) = grants.remove(digest) {
+                let fingerprint = old.grant().fingerprint(digest);
+                self.suppressed.insert(*digest, Suppressed { token: old.token, fingerprint, seen: old.seen() });
+                narrowed = true;
+            }
+        }
+        narrowed
+    }
+
+    /// Opens a generation. Nothing seen before counts any more, everything is served until [`Ledger::sweep`].
+    pub(super) fn begin_merge(&mut self) {
+        self.generation = self.generation.next();
+        self.checksum = 0;
+        self.damaged = 0;
+    }
+
+    /// Takes one item of a snapshot. An item may come twice.
+    pub(super) fn merge(&mut self, grants: &Grants, item: &SnapshotItem) -> bool {
+        match item {
+            SnapshotItem::Owner(id, owner) => self.put_owner(grants, *id, owner),
+            SnapshotItem::Grant(digest, grant) => self.put_grant(grants, *digest, grant),
+            SnapshotItem::Damaged { key } => {
+                self.damaged += 1;
+                if self.damaged <= DAMAGED_NAMED {
+                    tracing::error!(key, "the store holds a damaged entry: the token or user it is about is refused");
+                }
+                false
+            }
+        }
+    }
+
+    /// Removes what the current generation has not seen. With `absence_proves`, what is gone since the last sweep was
+    /// revoked or deleted and gets a tombstone; without, it may come back. Leftovers of merges that were never swept
+    /// prove nothing either way.
+    pub(super) fn sweep(&mut self, grants: &Grants, absence_proves: bool, now: Instant) -> bool {
+        let (generation, proven) = (self.generation, self.proven);
+        let (mut narrowed, mut vanished) = (false, Vec::new());
+        grants.retain(|digest, entry| {
+            let seen = entry.seen();
+            narrowed |= seen != generation;
+            if absence_proves && seen == proven && seen != generation {
+                vanished.push(*digest);
+            }
+            seen == generation
+        });
+        for digest in vanished {
+            self.tombstones.insert(digest, now);
+        }
+        self.suppressed.retain(|_, grant| grant.seen == generation);
+        self.owners.retain(|_, slot| {
+            if slot.seen != generation || slot.fingerprint.is_none() {
+                slot.fingerprint = None;
+                narrowed |= slot.entry.stand(None) != 0;
+            }
+            slot.fingerprint.is_some() || Arc::strong_count(&slot.entry) > 1
+        });
+        self.proven = generation;
+        narrowed
+    }
+
+    fn change(&mut self, grants: &Grants, change: &Change, now: Instant) -> bool {
+        match change {
+            Change::PutGrant(digest, grant) => self.put_grant(grants, *digest, grant),
+            Change::RemoveGrant(digest) => self.remove_grant(grants, digest, now),
+            Change::PutOwner(id, owner) => self.put_owner(grants, *id, owner),
+            Change::RemoveOwner(id) => self.remove_owner(*id),
+        }
+    }
+
+    fn put_grant(&mut self, grants: &Grants, digest: Digest, grant: &Grant) -> bool {
+        if self.tombstones.contains(&digest) || self.suppressed.contains_key(&digest) {
+            self.suppress(digest, grant);
+            return false;
+        }
+        let entry = Entry::new(grant, self.owner_entry(grant.owner), self.generation);
+        self.checksum ^= entry.grant().fingerprint(&digest);
+        let Some(old) = grants.insert(digest, entry) else { return false };
+        self.uncount(&digest, &old);
+        let narrowed = old.is_narrowed_by(grant);
+        self.release(old);
+        narrowed
+    }
+
+    /// Remembers that the store holds a grant that is refused here for good.
+    fn suppress(&mut self, digest: Digest, grant: &Grant) {
+        let fingerprint = grant.fingerprint(&digest);
+        let now = Suppressed { token: grant.token, fingerprint, seen: self.generation };
+        self.checksum ^= fingerprint;
+        if let Some(old) = self.suppressed.insert(digest, now)
+            && old.seen == self.generation
+        {
+            self.checksum ^= old.fingerprint;
+        }
+    }
+
+    fn remove_grant(&mut self, grants: &Grants, digest: &Digest, now: Instant) -> bool {
+        // Also when the digest is unknown here: a put of it may still be on its way.
+        self.tombstones.insert(*digest, now);
+        if let Some(old) = self.suppressed.remove(digest)
+            && old.seen == self.generation
+        {
+            self.checksum ^= old.fingerprint;
+        }
+        let Some((_, old)) = grants.remove(digest) else { return false };
+        self.uncount(digest, &old);
+        self.release(old);
+        true
+    }
+
+    fn put_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner) -> bool {
+        let entry = self.owner_entry(id);
+        let mut narrowed = false;
+        if entry.name.get_or_init(|| owner.name.as_str().into()).as_ref() != owner.name {
+            self.replace_owner(grants, id, owner);
+            narrowed = true;
+        }
+        let generation = self.generation;
+        let Some(slot) = self.owners.get_mut(&id) else { return narrowed };
+        let fingerprint = owner.fingerprint(id);
+        let old = slot.fingerprint.replace(fingerprint).filter(|_| slot.seen == generation);
+        self.checksum ^= fingerprint ^ old.unwrap_or(0);
+        slot.seen = generation;
+        let before = slot.entry.stand(owner.enabled.then_some(owner.role));
+        narrowed | (slot.entry.standing.load(Ordering::Relaxed) < before)
+    }
+
+    /// Names never change within a store. If another store knows the same user by another name, no request may go on
+    /// under the old one: the user's grants get a new entry.
+    fn replace_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner) {
+        let replacement = Arc::new(OwnerEntry::unknown(id));
+        replacement.name.get_or_init(|| owner.name.as_str().into());
+        for mut entry in grants.iter_mut().filter(|entry| entry.owner.id == id) {
+            entry.owner = Arc::clone(&replacement);
+        }
+        if let Some(slot) = self.owners.get_mut(&id) {
+            slot.entry.stand(None);
+            slot.entry = replacement;
+        }
+    }
+
+    fn remove_owner(&mut self, id: UserId) -> bool {
+        let Some(slot) = self.owners.get_mut(&id) else { return false };
+        if slot.seen == self.generation {
+            self.checksum ^= slot.fingerprint.unwrap_or(0);
+        }
+        slot.fingerprint = None;
+        let narrowed = slot.entry.stand(None) != 0;
+        if Arc::strong_count(&slot.entry) == 1 {
+            self.owners.remove(&id);
+        }
+        narrowed
+    }
+
+    /// The entry that all grants of a user share; one without standing for a user that is not known yet.
+    fn owner_entry(&mut self, id: UserId) -> Arc<OwnerEntry> {
+        let seen = self.generation;
+        let unknown = || OwnerSlot { entry: Arc::new(OwnerEntry::unknown(id)), fingerprint: None, seen };
+        Arc::clone(&self.owners.entry(id).or_insert_with(unknown).entry)
+    }
+
+    /// Takes a grant that left the table out of the checksum, if it was in it.
+    fn uncount(&mut self, digest: &Digest, old: &Entry) {
+        if old.seen() == self.generation {
+            self.checksum ^= old.grant().fingerprint(digest);
+        }
+    }
+
+    /// Forgets an unknown owner with its last grant.
+    fn release(&mut self, old: Entry) {
+        let id = old.owner.id;
+        drop(old);
+        let idle = |slot: &OwnerSlot| slot.fingerprint.is_none() && Arc::strong_count(&slot.entry) == 1;
+        if self.owners.get(&id).is_some_and(idle) {
+            self.owners.remove(&id);
+        }
+    }
+}

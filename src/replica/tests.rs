@@ -1,0 +1,304 @@
+//! What a writer does and a request then sees.
+
+use std::time::Instant;
+
+use super::*;
+use crate::store::{Change, Revision};
+use crate::token::{Grant, Owner};
+
+fn digest(number: u8) -> Digest {
+    Digest::of(&[number])
+}
+
+fn grant(number: u8, owner: u64) -> Grant {
+    let permissions = PermissionSet::TELEGRAF_AGENT;
+    Grant { token: TokenId::from_u64(number.into()), owner: UserId::from_u64(owner), permissions, expires_at: None }
+}
+
+fn put(number: u8, owner: u64) -> Change {
+    Change::PutGrant(digest(number), grant(number, owner))
+}
+
+fn remove(number: u8) -> Change {
+    Change::RemoveGrant(digest(number))
+}
+
+fn owner(role: Role, enabled: bool) -> Owner {
+    Owner { name: "anna".to_owned(), role, enabled }
+}
+
+fn user(id: u64, role: Role, enabled: bool) -> Change {
+    Change::PutOwner(UserId::from_u64(id), owner(role, enabled))
+}
+
+fn entry(changes: Vec<Change>) -> LogEntry {
+    LogEntry { revision: Revision(1), checksum: 0, changes }
+}
+
+fn apply(replica: &Replica, changes: Vec<Change>) -> u64 {
+    replica.apply(&entry(changes), Instant::now())
+}
+
+fn knows(replica: &Replica, number: u8) -> bool {
+    replica.lookup(&digest(number)).is_some()
+}
+
+/// A replica with one user and these tokens.
+fn with(numbers: &[u8]) -> Replica {
+    let replica = Replica::new();
+    let tokens = numbers.iter().map(|number| put(*number, 1));
+    apply(&replica, std::iter::once(user(1, Role::Manager, true)).chain(tokens).collect());
+    replica
+}
+
+/// How often `narrowed` changes while `act` runs.
+fn bumps(replica: &Replica, act: impl FnOnce(&Replica)) -> u64 {
+    let narrowed = replica.narrowed();
+    let before = *narrowed.borrow();
+    act(replica);
+    let after = *narrowed.borrow();
+    after - before
+}
+
+/// Merges a snapshot that shows the user 1 and these tokens, and sweeps.
+fn resync(replica: &Replica, numbers: &[u8], absence_proves: bool) {
+    merge(replica, numbers);
+    replica.sweep(absence_proves, Instant::now());
+}
+
+fn merge(replica: &Replica, numbers: &[u8]) {
+    replica.begin_merge();
+    replica.merge(&SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true)));
+    for number in numbers {
+        replica.merge(&SnapshotItem::Grant(digest(*number), grant(*number, 1)));
+    }
+}
+
+/// The store's checksum with the user 1 as in [`with`] and these tokens.
+fn checksum(numbers: &[u8]) -> u64 {
+    let user = owner(Role::Manager, true).fingerprint(UserId::from_u64(1));
+    numbers.iter().fold(user, |sum, number| sum ^ grant(*number, 1).fingerprint(&digest(*number)))
+}
+
+#[test]
+fn a_holder_has_what_both_grant_and_role_permit() {
+    let replica = Replica::new();
+    let full = Grant { permissions: PermissionSet::all(), expires_at: Some(99), ..grant(1, 1) };
+    apply(&replica, vec![user(1, Role::Viewer, true), Change::PutGrant(digest(1), full)]);
+    let holder = replica.lookup(&digest(1)).expect("known");
+    assert_eq!((holder.token, holder.role, holder.expires_at), (TokenId::from_u64(1), Role::Viewer, Some(99)));
+    assert_eq!(holder.owner.name(), "anna");
+    assert_eq!(holder.permissions, Role::Viewer.permissions());
+    for permission in PermissionSet::all().iter() {
+        assert_eq!(replica.permits(&digest(1), permission), holder.permissions.contains(permission));
+    }
+}
+
+#[test]
+fn a_removed_token_is_unknown() {
+    let replica = with(&[1, 2]);
+    apply(&replica, vec![remove(1)]);
+    assert!(!knows(&replica, 1) && knows(&replica, 2));
+    assert!(!replica.permits(&digest(1), crate::token::permission::HEARTBEAT_WRITE));
+}
+
+#[test]
+fn one_change_of_a_user_reaches_all_their_tokens() {
+    let replica = with(&[1, 2]);
+    let held = replica.lookup(&digest(1)).expect("known");
+    apply(&replica, vec![user(1, Role::Manager, false)]);
+    assert!(!knows(&replica, 1) && !knows(&replica, 2));
+    assert_eq!(held.owner.role(), None, "whoever holds the owner sees it too");
+    apply(&replica, vec![user(1, Role::Viewer, true)]);
+    let holder = replica.lookup(&digest(2)).expect("enabled again");
+    assert!(!holder.permissions.contains(crate::token::permission::HEARTBEAT_WRITE));
+}
+
+#[test]
+fn a_grant_before_its_owner_works_once_the_owner_arrives() {
+    let replica = Replica::new();
+    apply(&replica, vec![put(1, 1)]);
+    assert!(!knows(&replica, 1));
+    assert_eq!(replica.status().owners, 0);
+    apply(&replica, vec![user(1, Role::Manager, true)]);
+    assert_eq!(replica.lookup(&digest(1)).expect("known").owner.name(), "anna");
+}
+
+#[test]
+fn a_deleted_user_takes_their_tokens_along_and_leaves_nothing() {
+    let replica = with(&[1]);
+    let owner = Arc::downgrade(&replica.lookup(&digest(1)).expect("known").owner);
+    apply(&replica, vec![Change::RemoveOwner(UserId::from_u64(1))]);
+    assert!(!knows(&replica, 1));
+    assert_eq!(apply(&replica, vec![remove(1)]), 0);
+    assert_eq!(owner.strong_count(), 0);
+}
+
+#[test]
+fn a_user_under_another_name_is_never_shown_under_the_old_one() {
+    let replica = with(&[1]);
+    let renamed = Owner { name: "berta".to_owned(), role: Role::Manager, enabled: true };
+    apply(&replica, vec![Change::PutOwner(UserId::from_u64(1), renamed)]);
+    assert_eq!(replica.lookup(&digest(1)).expect("known").owner.name(), "berta");
+    apply(&replica, vec![put(2, 1)]);
+    assert_eq!(replica.lookup(&digest(2)).expect("known").owner.name(), "berta");
+}
+
+#[test]
+fn a_revoked_token_stays_revoked_whatever_the_store_says_later() {
+    let replica = with(&[1]);
+    apply(&replica, vec![remove(1), remove(2)]);
+    apply(&replica, vec![put(1, 1), put(2, 1)]);
+    assert!(!knows(&replica, 1), "brought back by the log");
+    assert!(!knows(&replica, 2), "removed before it was ever known");
+    resync(&replica, &[1, 2, 3], false);
+    assert!(!knows(&replica, 1) && !knows(&replica, 2) && knows(&replica, 3), "brought back by a snapshot");
+    let mut suppressed = replica.suppressed();
+    suppressed.sort_unstable();
+    assert_eq!(suppressed, [(TokenId::from_u64(1), digest(1)), (TokenId::from_u64(2), digest(2))]);
+}
+
+#[test]
+fn the_checksum_is_that_of_what_the_store_holds() {
+    let replica = with(&[1, 2, 3]);
+    assert_eq!(replica.checksum(), checksum(&[1, 2, 3]));
+    assert_eq!(apply(&replica, vec![put(2, 1)]), checksum(&[1, 2, 3]), "again the same");
+    assert_eq!(apply(&replica, vec![remove(1)]), checksum(&[2, 3]));
+    assert_eq!(apply(&replica, vec![put(1, 1)]), checksum(&[1, 2, 3]), "suppressed, but the store has it");
+    assert_eq!(apply(&replica, vec![put(1, 1)]), checksum(&[1, 2, 3]));
+    assert_eq!(apply(&replica, vec![remove(1)]), checksum(&[2, 3]));
+    assert_eq!(apply(&replica, vec![remove(1), user(1, Role::Manager, true)]), checksum(&[2, 3]));
+    let others = [Some(i64::from(u32::MAX) + 5), Some(-5), None].map(|expires_at| Grant { expires_at, ..grant(9, 1) });
+    for other in others {
+        let after = apply(&replica, vec![Change::PutGrant(digest(9), other)]);
+        assert_eq!(after, checksum(&[2, 3]) ^ other.fingerprint(&digest(9)));
+    }
+}
+
+#[test]
+fn a_revocation_ahead_of_its_turn_holds_at_once_and_keeps_the_checksum() {
+    let replica = with(&[1, 2]);
+    let ahead = entry(vec![put(3, 1), remove(1), user(1, Role::Owner, true)]);
+    assert_eq!(bumps(&replica, |replica| replica.revoke(&ahead, Instant::now())), 1);
+    assert!(!knows(&replica, 1) && !knows(&replica, 3));
+    assert_eq!(replica.lookup(&digest(2)).expect("known").role, Role::Manager, "only revocations run ahead");
+    assert_eq!(replica.checksum(), checksum(&[1, 2]), "the store's state before that entry");
+    assert_eq!(apply(&replica, vec![remove(1)]), checksum(&[2]));
+    assert_eq!(replica.status().suppressed, 0);
+}
+
+#[test]
+fn whatever_may_narrow_a_grant_is_announced_once_per_entry() {
+    let full = Grant { permissions: PermissionSet::all(), expires_at: Some(50), ..grant(1, 1) };
+    let start = || {
+        let replica = Replica::new();
+        let users = [user(1, Role::Administrator, true), user(2, Role::Owner, true)];
+        apply(&replica, users.into_iter().chain([Change::PutGrant(digest(1), full), put(2, 1)]).collect());
+        replica
+    };
+    let with_grant = |grant: Grant| vec![Change::PutGrant(digest(1), grant)];
+    let cases = [
+        (vec![remove(1), remove(2), user(1, Role::Viewer, true)], 1),
+        (vec![remove(9)], 0),
+        (with_grant(Grant { permissions: PermissionSet::TELEGRAF_AGENT, ..full }), 1),
+        (with_grant(Grant { owner: UserId::from_u64(2), ..full }), 1),
+        (with_grant(Grant { expires_at: Some(49), ..full }), 1),
+        (with_grant(Grant { expires_at: None, ..full }), 0),
+        (vec![put(5, 1)], 0),
+        (vec![user(1, Role::Manager, true)], 1),
+        (vec![user(1, Role::Administrator, false)], 1),
+        (vec![user(1, Role::Owner, true)], 0),
+        (vec![Change::RemoveOwner(UserId::from_u64(1))], 1),
+    ];
+    for (changes, expected) in cases {
+        let replica = start();
+        let seen = bumps(&replica, |replica| _ = apply(replica, changes.clone()));
+        assert_eq!(seen, expected, "{changes:?}");
+    }
+}
+
+#[test]
+fn a_merge_serves_the_old_until_it_is_swept() {
+    let replica = with(&[1, 2]);
+    merge(&replica, &[2, 3]);
+    assert!(knows(&replica, 1) && knows(&replica, 2) && knows(&replica, 3));
+    assert_eq!(replica.checksum(), checksum(&[2, 3]), "only what the snapshot showed");
+    assert_eq!(bumps(&replica, |replica| replica.sweep(false, Instant::now())), 1);
+    assert!(!knows(&replica, 1) && knows(&replica, 2) && knows(&replica, 3));
+    assert_eq!(replica.checksum(), checksum(&[2, 3]));
+}
+
+#[test]
+fn changes_during_a_merge_survive_the_sweep() {
+    let replica = with(&[1, 2]);
+    merge(&replica, &[1, 1, 3]);
+    assert_eq!(replica.checksum(), checksum(&[1, 3]), "an item that comes twice counts once");
+    assert_eq!(apply(&replica, vec![put(4, 1), remove(3), remove(2)]), checksum(&[1, 4]));
+    replica.sweep(true, Instant::now());
+    assert!(knows(&replica, 1) && knows(&replica, 4) && !knows(&replica, 2) && !knows(&replica, 3));
+    assert_eq!(replica.checksum(), checksum(&[1, 4]));
+}
+
+#[test]
+fn absence_from_a_snapshot_is_a_revocation_only_where_it_proves_one() {
+    for absence_proves in [false, true] {
+        let replica = Replica::new();
+        resync(&replica, &[1, 2], false);
+        resync(&replica, &[2], absence_proves);
+        assert!(!knows(&replica, 1));
+        resync(&replica, &[1, 2], false);
+        assert_eq!(knows(&replica, 1), !absence_proves);
+        assert_eq!(replica.checksum(), checksum(&[1, 2]));
+    }
+}
+
+#[test]
+fn an_abandoned_merge_loses_nothing_resurrects_nothing_and_proves_nothing() {
+    let replica = Replica::new();
+    resync(&replica, &[1, 2, 3], false);
+    apply(&replica, vec![remove(1)]);
+    merge(&replica, &[1, 2, 4]); // breaks off: 3 was not reached, 4 is new
+    assert!(!knows(&replica, 1) && knows(&replica, 2) && knows(&replica, 3) && knows(&replica, 4));
+    resync(&replica, &[2, 3], true);
+    assert!(!knows(&replica, 1) && knows(&replica, 2) && knows(&replica, 3) && !knows(&replica, 4));
+    resync(&replica, &[2, 3, 4], true);
+    assert!(knows(&replica, 4), "its absence proved nothing: no swept snapshot had ever shown it");
+}
+
+#[test]
+fn a_user_that_a_snapshot_does_not_show_has_no_standing() {
+    let replica = with(&[1]);
+    replica.begin_merge();
+    replica.merge(&SnapshotItem::Grant(digest(1), grant(1, 1)));
+    assert!(knows(&replica, 1), "not before the sweep");
+    assert_eq!(bumps(&replica, |replica| replica.sweep(false, Instant::now())), 1);
+    assert!(!knows(&replica, 1));
+    apply(&replica, vec![user(1, Role::Manager, true)]);
+    assert!(knows(&replica, 1));
+}
+
+#[test]
+fn damaged_entries_are_counted_per_snapshot() {
+    let replica = with(&[1]);
+    replica.begin_merge();
+    replica.merge(&SnapshotItem::Damaged { key: "grants/7".to_owned() });
+    assert_eq!(replica.status().damaged, 1);
+    replica.begin_merge();
+    assert_eq!(replica.status().damaged, 0);
+}
+
+#[tokio::test]
+async fn ready_means_proven_fresh_for_the_first_time() {
+    let replica = with(&[1]);
+    assert_eq!(replica.staleness(Instant::now()), None);
+    let (ready, ()) = tokio::join!(replica.ready(), async { replica.confirm(Instant::now()) });
+    assert_eq!(ready, ());
+    replica.ready().await;
+    assert!(replica.staleness(Instant::now()).is_some());
+}
+
+#[test]
+fn debug_output_shows_no_digest() {
+    let replica = with(&[1]);
+    assert!(!format!("{replica:?}").contains(&digest(1).to_string()));
+}

@@ -1,0 +1,254 @@
+//! TLS, both ends: what listeners offer to agents, and how `https` upstreams are verified.
+//!
+//! TLS 1.2 and 1.3 only, with the aws-lc provider named explicitly: nothing depends on a process-wide default. Files
+//! are read when a configuration is built and never again; their errors name the file and what is wrong with it.
+
+mod expiry;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
+use zeroize::Zeroizing;
+
+use crate::config::{Alpn, TlsConfig, UpstreamTlsConfig};
+
+/// Why a TLS configuration cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file is missing, or may not be read.
+    #[error("reading {}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not well-formed PEM.
+    #[error("{} is not valid PEM: {source}", file.display())]
+    Pem {
+        /// The file.
+        file: PathBuf,
+        /// Where it breaks off.
+        source: pem::Error,
+    },
+    /// A file that should hold certificates has none.
+    #[error("{} holds no certificate (PEM, `BEGIN CERTIFICATE`)", file.display())]
+    NoCertificate {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A certificate that is well-formed PEM and still no certificate.
+    #[error("certificate {number} in {} is not usable: {source}", file.display())]
+    BadCertificate {
+        /// The file.
+        file: PathBuf,
+        /// Which of its certificates, from 1.
+        number: usize,
+        /// What is wrong.
+        source: rustls::Error,
+    },
+    /// A file that should hold a private key has none.
+    #[error("{} holds no private key (PEM, `BEGIN PRIVATE KEY`, `BEGIN RSA PRIVATE KEY` or `BEGIN EC PRIVATE KEY`)", file.display())]
+    NoKey {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The private key needs a passphrase.
+    #[error("the private key in {} is encrypted; there is nobody to ask for its passphrase, so decrypt it", file.display())]
+    EncryptedKey {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The private key is of a kind that is not supported, or damaged.
+    #[error("the private key in {} is not usable: {source}", file.display())]
+    BadKey {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        source: rustls::Error,
+    },
+    /// The private key belongs to another certificate.
+    #[error("the private key in {} does not match the first certificate in {}", key.display(), certificate.display())]
+    Mismatch {
+        /// The file with the certificate chain, the server's own first.
+        certificate: PathBuf,
+        /// The file with the private key.
+        key: PathBuf,
+    },
+    /// The system has no trusted authorities, and none were configured.
+    #[error("the system has no certificate authorities to verify an https upstream with; name one with tls.ca")]
+    NoRoots,
+    /// The cryptography itself failed, such as for lack of randomness.
+    #[error("setting up TLS")]
+    Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl TlsError {
+    /// The file that has to be corrected, if it is a file's fault.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Read { file, .. }
+            | Self::Pem { file, .. }
+            | Self::NoCertificate { file }
+            | Self::BadCertificate { file, .. }
+            | Self::NoKey { file }
+            | Self::EncryptedKey { file }
+            | Self::BadKey { file, .. }
+            | Self::Mismatch { key: file, .. } => Some(file),
+            Self::NoRoots | Self::Setup(_) => None,
+        }
+    }
+}
+
+/// What a listener offers. Reads the files; an expired certificate is logged as a warning and offered all the same:
+/// refusing to start would turn a few clients' errors into everyone's.
+///
+/// Build one for each listener and share it between its workers: a ticket is good only where its keys are, so a client
+/// can never carry a session from a listener without client verification to one with it.
+///
+/// # Errors
+/// [`TlsError`] names the file and what is wrong with it.
+pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
+    let TlsConfig { certificate, key, client_ca, alpn } = tls;
+    let chain = read_certificates(certificate)?;
+    let private_key = read_key(key)?;
+    expiry::warn_of(certificate, &chain);
+
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder =
+        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(setup)?;
+    let builder = match client_ca {
+        Some(file) => {
+            let roots = Arc::new(read_roots(file)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build();
+            builder.with_client_cert_verifier(verifier.map_err(setup)?)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    // `with_single_cert` says only that something is wrong; the operator needs to know with which file.
+    check_key(&provider, &private_key, key)?;
+    let mut config = builder.with_single_cert(chain, private_key).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            TlsError::Mismatch { certificate: certificate.clone(), key: key.clone() }
+        }
+        source => TlsError::BadCertificate { file: certificate.clone(), number: 1, source },
+    })?;
+
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.wire_name().to_vec()).collect();
+    // Sessions live in the client's ticket, under keys that rotate: 100,000 clients that resume cost no memory here,
+    // and workers share no lock.
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(setup)?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // An agent keeps one connection; a second ticket with every handshake would never be used.
+    config.send_tls13_tickets = 1;
+    // As rustls has them, and on purpose: the client's order of cipher suites counts (it knows whether it has AES in
+    // hardware, and every suite on offer is a good one), and early data stays off (it can be replayed).
+    Ok(Arc::new(config))
+}
+
+/// How an `https` upstream is verified: against the given authorities, or else the system's. Offers HTTP/1.1 only.
+///
+/// # Errors
+/// [`TlsError`] names the file and what is wrong with it.
+pub fn client_config(tls: &UpstreamTlsConfig) -> Result<Arc<ClientConfig>, TlsError> {
+    let UpstreamTlsConfig { ca } = tls;
+    let roots = match ca {
+        Some(file) => read_roots(file)?,
+        None => system_roots()?,
+    };
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(setup)?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![Alpn::Http1.wire_name().to_vec()];
+    Ok(Arc::new(config))
+}
+
+impl Alpn {
+    /// The protocol's name in ALPN (RFC 7301 section 6, RFC 9113 section 3.1).
+    #[must_use]
+    pub const fn wire_name(self) -> &'static [u8] {
+        match self {
+            Self::Http2 => b"h2",
+            Self::Http1 => b"http/1.1",
+        }
+    }
+}
+
+fn setup(error: impl std::error::Error + Send + Sync + 'static) -> TlsError {
+    TlsError::Setup(Box::new(error))
+}
+
+fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    std::fs::read(file).map(Zeroizing::new).map_err(|source| TlsError::Read { file: file.to_owned(), source })
+}
+
+/// All certificates of a file, at least one, each of them readable as such.
+fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = read(file)?;
+    let mut chain = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|source| TlsError::Pem { file: file.to_owned(), source })?;
+        if let Err(source) = ParsedCertificate::try_from(&certificate) {
+            return Err(TlsError::BadCertificate { file: file.to_owned(), number: chain.len() + 1, source });
+        }
+        chain.push(certificate);
+    }
+    if chain.is_empty() { Err(TlsError::NoCertificate { file: file.to_owned() }) } else { Ok(chain) }
+}
+
+/// The first private key of a file, which may hold its certificates too.
+fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let pem = read(file)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+        let file = file.to_owned();
+        match error {
+            pem::Error::NoItemsFound if is_encrypted(&pem) => TlsError::EncryptedKey { file },
+            pem::Error::NoItemsFound => TlsError::NoKey { file },
+            // The old form of encryption puts its parameters where the key should begin.
+            _ if is_encrypted(&pem) => TlsError::EncryptedKey { file },
+            source => TlsError::Pem { file, source },
+        }
+    })
+}
+
+fn is_encrypted(pem: &[u8]) -> bool {
+    let has = |needle: &[u8]| memchr::memmem::find(pem, needle).is_some();
+    has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED")
+}
+
+fn check_key(provider: &CryptoProvider, key: &PrivateKeyDer<'static>, file: &Path) -> Result<(), TlsError> {
+    match provider.key_provider.load_private_key(key.clone_key()) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(TlsError::BadKey { file: file.to_owned(), source }),
+    }
+}
+
+/// A file's certificates as authorities. All must be usable: one that was silently left out would be missed only when
+/// somebody it issued for is turned away.
+fn read_roots(file: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for (at, certificate) in read_certificates(file)?.into_iter().enumerate() {
+        let bad = |source| TlsError::BadCertificate { file: file.to_owned(), number: at + 1, source };
+        roots.add(certificate).map_err(bad)?;
+    }
+    Ok(roots)
+}
+
+/// The system's authorities, less those that cannot be used: there is nothing an operator could do about these.
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let (added, ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    tracing::debug!(added, ignored, "the system's certificate authorities were read");
+    if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+//! One worker: a thread that accepts connections and serves them, and all that belongs to it alone.
+//!
+//! A request never leaves the worker that accepted its connection: the runtime, the upstream connections, the buffers
+//! and the deadlines are its own, so none of them needs a lock. What workers share is read-only ([`Gate`]) or made to be
+//! read by many at once (the replica).
+
+pub mod alarm;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::http1::{Buffer, buffer};
+use crate::proxy::Gate;
+use crate::upstream::Pool;
+use alarm::Alarms;
+use tokio::sync::Notify;
+
+/// How often deadlines are looked at: none is met more precisely.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Shortest time between two looks at what runs, however fast tokens are revoked.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What a worker's connections share.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all workers share.
+    pub gate: Arc<Gate>,
+    /// Deadlines, and what may be cut off.
+    pub alarms: Alarms,
+    buffers: buffer::Pool,
+    api: Pool,
+    heartbeat: Pool,
+    request_ids: RequestIds,
+    date: RefCell<Date>,
+    draining: Cell<bool>,
+    connections: Cell<usize>,
+    all_closed: Notify,
+}
+
+impl Worker {
+    /// A worker with no connections yet.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>) -> Rc<Self> {
+        Rc::new(Self {
+            alarms: Alarms::default(),
+            buffers: buffer::Pool::new(gate.buffer_bytes()),
+            api: Pool::new(Arc::clone(&gate.api)),
+            heartbeat: Pool::new(Arc::clone(&gate.heartbeat)),
+            request_ids: RequestIds::new(),
+            date: RefCell::new(Date::now()),
+            draining: Cell::new(false),
+            connections: Cell::new(0),
+            all_closed: Notify::new(),
+            gate,
+        })
+    }
+
+    /// Keeps the clock, the deadlines and the upstream connections in order. Never ends.
+    pub async fn sweep(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for tick in 0u64.. {
+            interval.tick().await;
+            self.alarms.sweep();
+            if tick % 10 == 0 {
+                self.date.replace(Date::now());
+                self.api.drop_idle(self.alarms.now());
+                self.heartbeat.drop_idle(self.alarms.now());
+            }
+        }
+    }
+
+    /// Cuts off what was admitted with a token that no longer permits it. Never ends.
+    pub async fn recheck(self: Rc<Self>) {
+        let mut narrowed = self.gate.replica.narrowed();
+        while narrowed.changed().await.is_ok() {
+            self.alarms.recheck(|digest, permission| self.gate.replica.permits(digest, permission));
+            tokio::time::sleep(RECHECK_INTERVAL).await;
+        }
+    }
+
+    /// Finishes what runs and closes what is idle.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.alarms.interrupt_idle();
+    }
+
+    /// Whether every reply is the last of its connection.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Counts a connection until the guard is dropped.
+    #[must_use]
+    pub fn connection(self: &Rc<Self>) -> OpenConnection {
+        self.connections.set(self.connections.get() + 1);
+        OpenConnection(Rc::clone(self))
+    }
+
+    /// Waits until no connection is open.
+    pub async fn idle(&self) {
+        while self.connections.get() > 0 {
+            self.all_closed.notified().await;
+        }
+    }
+
+    /// The connections to an upstream.
+    #[must_use]
+    pub fn upstream(&self, name: crate::config::UpstreamName) -> &Pool {
+        match name {
+            crate::config::UpstreamName::Api => &self.api,
+            crate::config::UpstreamName::Heartbeat => &self.heartbeat,
+        }
+    }
+
+    /// An empty buffer, which goes back to the pool when dropped.
+    #[must_use]
+    pub fn buffer(self: &Rc<Self>) -> PooledBuffer {
+        PooledBuffer { worker: Rc::clone(self), buffer: self.buffers.take() }
+    }
+
+    /// A new request id.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        self.request_ids.next()
+    }
+
+    /// Now, as the `Date` field says it (RFC 9110 section 6.6.1), to the second.
+    #[must_use]
+    pub fn date(&self) -> Date {
+        self.date.borrow().clone()
+    }
+}
+
+/// A connection that is open.
+#[derive(Debug)]
+pub struct OpenConnection(Rc<Worker>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        if self.0.connections.get() == 0 {
+            self.0.all_closed.notify_one();
+        }
+    }
+}
+
+/// A buffer that goes back to its worker's pool.
+#[derive(Debug)]
+pub struct PooledBuffer {
+    worker: Rc<Worker>,
+    buffer: Buffer,
+}
+
+impl std::ops::Deref for PooledBuffer {
+    type Target = Buffer;
+    fn deref(&self) -> &Buffer {
+        &self.buffer
+    }
+}
+
+impl std::ops::DerefMut for PooledBuffer {
+    fn deref_mut(&mut self) -> &mut Buffer {
+        &mut self.buffer
+    }
+}
+
+impl Drop for PooledBuffer {
+    fn drop(&mut self) {
+        self.worker.buffers.put(std::mem::take(&mut self.buffer));
+    }
+}
+
+/// Names one request in replies, logs and the upstream's `X-Request-Id`: 32 hexadecimal digits, or what a trusted proxy
+/// named it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId {
+    text: [u8; Self::LONGEST],
+    length: u8,
+}
+
+impl RequestId {
+    /// Longest id taken over from a trusted proxy.
+    const LONGEST: usize = 64;
+
+    /// The id that a trusted proxy gave, if it is one: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+    #[must_use]
+    pub fn from_proxy(value: &[u8]) -> Option<Self> {
+        let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+        if value.is_empty() || !value.iter().all(harmless) {
+            return None;
+        }
+        let mut text = [0; Self::LONGEST];
+        text.get_mut(..value.len())?.copy_from_slice(value);
+        Some(Self { text, length: u8::try_from(value.len()).ok()? })
+    }
+
+    /// The id, as it stands in fields.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.text.get(..usize::from(self.length)).unwrap_or_default()
+    }
+
+    /// The id, as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
+/// A random half for each worker, counted up: unique without asking for entropy at each request.
+#[derive(Debug)]
+struct RequestIds {
+    worker: u64,
+    next: Cell<u64>,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        let mut random = [0; 8];
+        // Ids are names, not secrets: without entropy they may meet those of another sidecar, no more.
+        if getrandom::fill(&mut random).is_err() {
+            random = u64::from(std::process::id()).to_le_bytes();
+        }
+        Self { worker: u64::from_le_bytes(random), next: Cell::new(0) }
+    }
+
+    fn next(&self) -> RequestId {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let count = self.next.get();
+        self.next.set(count.wrapping_add(1));
+        let mut text = [b'0'; RequestId::LONGEST];
+        for (place, byte) in
+            text.chunks_exact_mut(2).zip(self.worker.to_be_bytes().into_iter().chain(count.to_be_bytes()))
+        {
+            place[0] = DIGITS[usize::from(byte >> 4)];
+            place[1] = DIGITS[usize::from(byte & 15)];
+        }
+        RequestId { text, length: 32 }
+    }
+}
+
+/// An IMF-fixdate such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+#[derive(Debug, Clone)]
+pub struct Date(String);
+
+impl Date {
+    fn now() -> Self {
+        Self(jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_differ() {
+        let ids = RequestIds::new();
+        let (a, b) = (ids.next(), ids.next());
+        assert_ne!(a, b);
+        assert!(a.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+
+    #[test]
+    fn the_date_is_an_imf_fixdate() {
+        assert_eq!(Date::now().as_str().len(), "Sun, 06 Nov 1994 08:49:37 GMT".len());
+    }
+}

@@ -1,0 +1,260 @@
+//! Deadlines and interruptions of everything that waits in a worker.
+//!
+//! Setting a deadline writes a number; no timer is made. One sweep, a few times a second, looks for those that passed.
+//! The same table lets a revocation cut off what was admitted earlier, and a drain close what is idle.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::Worker;
+use crate::token::{Digest, Permission};
+
+/// Why something that waited no longer should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Interrupt {
+    /// Its deadline passed.
+    #[error("the deadline passed")]
+    Deadline,
+    /// The token it was admitted with was revoked or narrowed.
+    #[error("the token was revoked")]
+    Revoked,
+    /// It is idle, and the worker drains.
+    #[error("the sidecar stops")]
+    Drain,
+}
+
+/// A time of the worker's clock, in milliseconds since it started. It moves with each sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+impl Moment {
+    const NEVER: Self = Self(u64::MAX);
+
+    /// This much later.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long after an earlier one.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// All that waits in a worker.
+#[derive(Debug)]
+pub struct Alarms {
+    started: Instant,
+    now: Cell<Moment>,
+    /// No deadline is earlier: until then there is nothing to look at.
+    next_due: Cell<Moment>,
+    entries: RefCell<Slab<Entry>>,
+    admissions: RefCell<Slab<Admission>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    deadline: Moment,
+    waker: Option<Waker>,
+    interrupt: Option<Interrupt>,
+    idle: bool,
+}
+
+#[derive(Debug)]
+struct Admission {
+    digest: Digest,
+    permission: Permission,
+    alarm: usize,
+}
+
+impl Default for Alarms {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            now: Cell::new(Moment(0)),
+            next_due: Cell::new(Moment::NEVER),
+            entries: RefCell::default(),
+            admissions: RefCell::default(),
+        }
+    }
+}
+
+impl Alarms {
+    /// The worker's clock.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.now.get()
+    }
+
+    /// Moves the clock and interrupts what is past its deadline.
+    pub fn sweep(&self) {
+        let now = Moment(0).after(self.started.elapsed());
+        self.now.set(now);
+        if now < self.next_due.get() {
+            return;
+        }
+        let mut next_due = Moment::NEVER;
+        for (_, entry) in self.entries.borrow_mut().iter_mut() {
+            if entry.deadline <= now {
+                entry.deadline = Moment::NEVER;
+                entry.interrupt(Interrupt::Deadline);
+            }
+            next_due = next_due.min(entry.deadline);
+        }
+        self.next_due.set(next_due);
+    }
+
+    /// Interrupts what was admitted with a token that no longer permits it.
+    pub fn recheck(&self, permits: impl Fn(&Digest, Permission) -> bool) {
+        let mut entries = self.entries.borrow_mut();
+        for (_, admission) in self.admissions.borrow().iter() {
+            if !permits(&admission.digest, admission.permission)
+                && let Some(entry) = entries.get_mut(admission.alarm)
+            {
+                entry.interrupt(Interrupt::Revoked);
+            }
+        }
+    }
+
+    /// Interrupts whatever waits with [`Alarm::idle`].
+    pub fn interrupt_idle(&self) {
+        for (_, entry) in self.entries.borrow_mut().iter_mut() {
+            if entry.idle {
+                entry.interrupt(Interrupt::Drain);
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn interrupt(&mut self, interrupt: Interrupt) {
+        // Being revoked outweighs the rest, and must not be overwritten.
+        if self.interrupt != Some(Interrupt::Revoked) {
+            self.interrupt = Some(interrupt);
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// One waiting thing's place in the table.
+#[derive(Debug)]
+pub struct Alarm {
+    worker: Rc<Worker>,
+    key: usize,
+}
+
+impl Alarm {
+    /// A new one, without a deadline.
+    #[must_use]
+    pub fn new(worker: &Rc<Worker>) -> Self {
+        let entry = Entry { deadline: Moment::NEVER, waker: None, interrupt: None, idle: false };
+        let key = worker.alarms.entries.borrow_mut().insert(entry);
+        Self { worker: Rc::clone(worker), key }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Sets the deadline, counted from now. A deadline that has passed unnoticed is forgotten.
+    pub fn set(&self, after: Duration) {
+        let alarms = &self.worker.alarms;
+        let deadline = alarms.now().after(after);
+        alarms.next_due.set(alarms.next_due.get().min(deadline));
+        self.with(|entry| {
+            entry.deadline = deadline;
+            if entry.interrupt == Some(Interrupt::Deadline) {
+                entry.interrupt = None;
+            }
+        });
+    }
+
+    /// Waits without a deadline.
+    pub fn clear(&self) {
+        self.with(|entry| {
+            entry.deadline = Moment::NEVER;
+            if entry.interrupt == Some(Interrupt::Deadline) {
+                entry.interrupt = None;
+            }
+        });
+    }
+
+    /// Whether a drain interrupts it.
+    pub fn idle(&self, idle: bool) {
+        self.with(|entry| {
+            entry.idle = idle;
+            if entry.interrupt == Some(Interrupt::Drain) {
+                entry.interrupt = None;
+            }
+        });
+        if idle && self.worker.is_draining() {
+            self.with(|entry| entry.interrupt(Interrupt::Drain));
+        }
+    }
+
+    /// While the guard lives, this alarm is interrupted when the token no longer permits this.
+    #[must_use]
+    pub fn admit(&self, digest: Digest, permission: Permission) -> Admitted {
+        let admission = Admission { digest, permission, alarm: self.key };
+        let key = self.worker.alarms.admissions.borrow_mut().insert(admission);
+        Admitted { worker: Rc::clone(&self.worker), key }
+    }
+
+    /// Waits for the future, unless interrupted before it is ready. The future is dropped then, so it must be one that
+    /// may be.
+    ///
+    /// # Errors
+    /// [`Interrupt`] says why.
+    pub async fn race<F: Future>(&self, future: F) -> Result<F::Output, Interrupt> {
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            if let Some(interrupt) = self.with(|entry| entry.interrupt.take()).flatten() {
+                return Poll::Ready(Err(interrupt));
+            }
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Ok(output));
+            }
+            self.with(|entry| match &entry.waker {
+                Some(waker) if waker.will_wake(context.waker()) => {}
+                _ => entry.waker = Some(context.waker().clone()),
+            });
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        self.worker.alarms.entries.borrow_mut().get_mut(self.key).map(act)
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        drop(self.worker.alarms.entries.borrow_mut().try_remove(self.key));
+    }
+}
+
+/// Something admitted with a token, while it runs.
+#[derive(Debug)]
+pub struct Admitted {
+    worker: Rc<Worker>,
+    key: usize,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        drop(self.worker.alarms.admissions.borrow_mut().try_remove(self.key));
+    }
+}
