@@ -8,8 +8,10 @@
 //! 256 shards. The synchroniser is the only writer. When it fails, or the store does, the replica keeps what it has and
 //! [`Replica::staleness`] grows: that is what ends the serving.
 
+pub mod driver;
 mod entry;
 mod freshness;
+pub mod sync;
 mod table;
 mod tombstone;
 
@@ -196,7 +198,7 @@ impl Replica {
     }
 }
 
-/// The writer's methods. There is one writer, the synchroniser.
+/// The writer's methods. There is one writer: [`driver::run`].
 impl Replica {
     /// Applies one entry of the change log and returns the checksum of what the store holds then, as far as the current
     /// snapshot and the changes since have shown it.
@@ -245,6 +247,11 @@ impl Replica {
     pub fn confirm(&self, as_of: Instant) {
         self.freshness.confirm(as_of);
         self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+    }
+
+    /// Says where the replica stands, for [`Replica::status`].
+    fn stand_at(&self, position: Option<Position>) {
+        *self.position.lock().unwrap_or_else(PoisonError::into_inner) = position;
     }
 
     /// Tells those who wait on [`Replica::narrowed`], if there is something to tell.

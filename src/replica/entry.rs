@@ -34,7 +34,7 @@ impl Entry {
 
     /// The snapshot, or a change after it, that this entry was last seen in.
     pub(super) fn seen(&self) -> Generation {
-        Generation(self.packed.cast_unsigned() as u32 & Generation::MASK)
+        Generation((self.packed.cast_unsigned() & u64::from(Generation::MASK)) as u32)
     }
 
     /// The grant again.

@@ -1,0 +1,263 @@
+//! Runs the [`Synchroniser`] against a store: notices, reads, timers, and what the log says of it.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Replica;
+use super::sync::{Event, Finding, Read, Synchroniser, Table};
+use crate::store::{LogEntry, Store, StoreError};
+
+/// Longest wait for the change log. It is bounded, so this is a dead connection.
+const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest pause within a snapshot. The whole may take as long as it needs.
+const SNAPSHOT_STALL: Duration = Duration::from_secs(10);
+
+/// The waits between attempts: doubled each time from the first to the last, each between half and one and a half of
+/// itself, so that a fleet does not come back as one.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(600));
+
+/// Keeps the replica at the store's position until `shutdown` completes.
+///
+/// It asks for the position every `probe_interval`, and proves the replica fresh by it. It ends only by `shutdown` and
+/// may be dropped at any point: the replica then stays as it is, and grows stale.
+pub async fn run(
+    replica: Arc<Replica>,
+    store: Arc<dyn Store>,
+    probe_interval: Duration,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    // Before the first read: what is committed from here on is heard of.
+    let mut watch = store.watch();
+    let mut shutdown = pin!(shutdown);
+    let mut driver = Driver::new(&replica, &*store, probe_interval);
+    loop {
+        let event = tokio::select! {
+            () = &mut shutdown => return,
+            outcome = outcome_of(&mut driver.reading) => driver.receive(outcome),
+            notice = watch.next() => Event::Notice(notice),
+            () = tokio::time::sleep_until(driver.next_probe.into()) => Event::Tick,
+        };
+        driver.handle(event, Instant::now());
+    }
+}
+
+/// A read that is under way.
+type Reading<'a> = Pin<Box<dyn Future<Output = Result<Event, ReadError>> + Send + 'a>>;
+
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// Waits for the read that is under way; forever if there is none. Dropped half-way, it goes on the next time.
+async fn outcome_of(reading: &mut Option<Reading<'_>>) -> Result<Event, ReadError> {
+    match reading {
+        Some(under_way) => {
+            let outcome = under_way.await;
+            *reading = None;
+            outcome
+        }
+        None => std::future::pending().await,
+    }
+}
+
+struct Driver<'a> {
+    replica: &'a Replica,
+    store: &'a dyn Store,
+    machine: Synchroniser,
+    probe_interval: Duration,
+    next_probe: Instant,
+    reading: Option<Reading<'a>>,
+    /// Attempts since the replica was last confirmed.
+    attempts: u32,
+    /// Since when reads fail, all but the first of them silently.
+    failing_since: Option<Instant>,
+}
+
+impl<'a> Driver<'a> {
+    fn new(replica: &'a Replica, store: &'a dyn Store, probe_interval: Duration) -> Self {
+        let (machine, next_probe) = (Synchroniser::new(), Instant::now());
+        Self { replica, store, machine, probe_interval, next_probe, reading: None, attempts: 0, failing_since: None }
+    }
+
+    /// Turns the outcome of a read into an event, and says when the store goes away and comes back.
+    fn receive(&mut self, outcome: Result<Event, ReadError>) -> Event {
+        match outcome {
+            Ok(event) => {
+                if let Some(since) = self.failing_since.take() {
+                    let seconds = since.elapsed().as_secs();
+                    tracing::info!(store = self.store.describe(), seconds, "the store answers again");
+                }
+                event
+            }
+            Err(error) => {
+                let (store, reason) = (self.store.describe(), chain(&error));
+                if self.failing_since.is_some() {
+                    tracing::debug!(store, reason, "the store still does not answer");
+                } else if matches!(error, ReadError::Store(StoreError::Unusable { .. })) {
+                    tracing::error!(store, reason, "the store cannot be used: the replica is growing stale");
+                } else {
+                    tracing::warn!(store, reason, "the store does not answer: the replica is growing stale");
+                }
+                self.failing_since.get_or_insert_with(Instant::now);
+                Event::Failed
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event, now: Instant) {
+        if event == Event::Tick {
+            self.next_probe = now + self.probe_interval;
+        }
+        let failed = event == Event::Failed;
+        let mut writer = Writer { replica: self.replica, confirmed: false };
+        let step = self.machine.on(event, now, &mut writer);
+        if writer.confirmed {
+            self.attempts = 0;
+        }
+        let position = self.machine.position();
+        self.replica.stand_at(position);
+        let resync = step.findings.iter().any(|finding| finding.is_resync());
+        for finding in step.findings {
+            self.report(finding);
+        }
+        if let Some(read) = step.read {
+            self.reading = Some(self.start(read));
+        } else if failed || resync {
+            self.attempts = self.attempts.saturating_add(1);
+            self.next_probe = self.next_probe.min(now + backoff(self.attempts));
+        }
+    }
+
+    fn report(&self, finding: Finding) {
+        let store = self.store.describe();
+        if finding.is_resync() {
+            self.replica.resyncs.fetch_add(1, Ordering::Relaxed);
+        }
+        match finding {
+            Finding::Synced(position) => {
+                let (revision, epoch) = (position.revision.0, position.epoch.to_string());
+                let (grants, suppressed) = (self.replica.grants.len(), self.replica.suppressed().len());
+                tracing::info!(store, epoch, revision, grants, suppressed, "the replica is complete");
+            }
+            Finding::Diverged(_) => {
+                self.replica.divergences.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(store, reason = %finding, "reading the store's snapshot again");
+            }
+            Finding::Contradiction(_) => {
+                tracing::error!(store, reason = %finding, "the store is damaged: restore it or repair its entries");
+            }
+            Finding::OtherEpoch(_)
+            | Finding::Regressed { .. }
+            | Finding::LogTruncated(_)
+            | Finding::LogIncomplete(_)
+            | Finding::Unproven(_) => {
+                tracing::warn!(store, reason = %finding, "reading the store's snapshot again");
+            }
+        }
+    }
+
+    fn start(&self, read: Read) -> Reading<'a> {
+        let (replica, store) = (self.replica, self.store);
+        let probe_timeout = (self.probe_interval * 2).max(Duration::from_secs(1));
+        match read {
+            Read::Position => Box::pin(async move {
+                let position = within(probe_timeout, store.position()).await?;
+                Ok(Event::Position(position))
+            }),
+            Read::Changes { after } => Box::pin(async move {
+                let changes = within(CHANGES_TIMEOUT, store.changes(after)).await?;
+                Ok(Event::Changes(changes))
+            }),
+            Read::Snapshot => Box::pin(read_snapshot(replica, store)),
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, ReadError> {
+    match tokio::time::timeout(limit, read).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(ReadError::TimedOut(limit)),
+    }
+}
+
+/// Merges a snapshot into the replica; gives up when no item arrives for [`SNAPSHOT_STALL`].
+async fn read_snapshot(replica: &Replica, store: &dyn Store) -> Result<Event, ReadError> {
+    replica.begin_merge();
+    let (items, narrowed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let mut sink = |item| {
+        items.fetch_add(1, Ordering::Relaxed);
+        narrowed.fetch_or(replica.merge(&item), Ordering::Relaxed);
+    };
+    let outcome = {
+        let mut snapshot = pin!(store.snapshot(&mut sink));
+        let mut before = 0;
+        loop {
+            if let Ok(outcome) = tokio::time::timeout(SNAPSHOT_STALL, &mut snapshot).await {
+                break outcome.map_err(ReadError::from);
+            }
+            let after = items.load(Ordering::Relaxed);
+            if after == before {
+                break Err(ReadError::TimedOut(SNAPSHOT_STALL));
+            }
+            before = after;
+        }
+    };
+    // Whether it came to its end or not: what it narrowed is narrowed.
+    replica.announce(narrowed.into_inner());
+    outcome.map(|position| Event::Snapshot { position, checksum: replica.checksum() })
+}
+
+/// The replica, as the state machine writes it.
+struct Writer<'a> {
+    replica: &'a Replica,
+    confirmed: bool,
+}
+
+impl Table for Writer<'_> {
+    fn apply(&mut self, entry: &LogEntry, now: Instant) -> u64 {
+        tracing::debug!(revision = entry.revision.0, changes = entry.changes.len(), "applying a commit");
+        self.replica.apply(entry, now)
+    }
+
+    fn revoke(&mut self, entry: &LogEntry, now: Instant) {
+        self.replica.revoke(entry, now);
+    }
+
+    fn sweep(&mut self, absence_proves: bool, now: Instant) {
+        self.replica.sweep(absence_proves, now);
+    }
+
+    fn confirm(&mut self, as_of: Instant) {
+        self.confirmed = true;
+        self.replica.confirm(as_of);
+    }
+}
+
+/// How long to wait before this attempt, counted from 1.
+fn backoff(attempt: u32) -> Duration {
+    let (first, last) = BACKOFF;
+    let wait = first.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(last);
+    let mut random = [0u8; 1];
+    // Without randomness the wait is the shortest one, which is as good for one sidecar.
+    if getrandom::fill(&mut random).is_err() {
+        random = [0];
+    }
+    wait / 2 + wait * u32::from(random[0]) / 255
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,456 @@
+//! The rules, one by one, against a table that records what it is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::store::Change;
+use crate::token::Digest;
+
+const EPOCH: Epoch = Epoch(1);
+
+/// The store's checksum at a revision, in these tests.
+fn sum(revision: u64) -> u64 {
+    revision * 1_000
+}
+
+fn at(revision: u64) -> Position {
+    Position { epoch: EPOCH, revision: Revision(revision), checksum: sum(revision) }
+}
+
+fn entry(revision: u64) -> LogEntry {
+    LogEntry { revision: Revision(revision), checksum: sum(revision), changes: Vec::new() }
+}
+
+fn entries(revisions: std::ops::RangeInclusive<u64>) -> Event {
+    Event::Changes(Changes::Entries(revisions.map(entry).collect()))
+}
+
+fn notice(revision: u64) -> Event {
+    committed(EPOCH, entry(revision))
+}
+
+fn committed(epoch: Epoch, entry: LogEntry) -> Event {
+    Event::Notice(Notice::Committed { epoch, entry: Arc::new(entry) })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Call {
+    Apply(u64),
+    Revoke(u64),
+    Sweep {
+        absence_proves: bool,
+    },
+    /// Seconds since the start.
+    Confirm(u64),
+}
+
+/// Records what it is told, and answers with the checksum that the store would have there, or with a wrong one.
+struct Recorder {
+    start: Instant,
+    calls: Vec<Call>,
+    error: u64,
+}
+
+impl Table for Recorder {
+    fn apply(&mut self, entry: &LogEntry, _now: Instant) -> u64 {
+        self.calls.push(Call::Apply(entry.revision.0));
+        sum(entry.revision.0) ^ self.error
+    }
+
+    fn revoke(&mut self, entry: &LogEntry, _now: Instant) {
+        self.calls.push(Call::Revoke(entry.revision.0));
+    }
+
+    fn sweep(&mut self, absence_proves: bool, _now: Instant) {
+        self.calls.push(Call::Sweep { absence_proves });
+    }
+
+    fn confirm(&mut self, as_of: Instant) {
+        self.calls.push(Call::Confirm((as_of - self.start).as_secs()));
+    }
+}
+
+/// A machine with its table; each event comes one second after the one before.
+struct Scene {
+    machine: Synchroniser,
+    table: Recorder,
+    seconds: u64,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let table = Recorder { start: Instant::now(), calls: Vec::new(), error: 0 };
+        Self { machine: Synchroniser::new(), table, seconds: 0 }
+    }
+
+    /// Settled at a revision, with nothing outstanding.
+    fn settled(revision: u64) -> Self {
+        let mut scene = Self::new();
+        scene.resync(revision);
+        scene
+    }
+
+    fn resync(&mut self, revision: u64) {
+        assert_eq!(self.on(Event::Tick).read, Some(Read::Position));
+        assert_eq!(self.on(Event::Position(at(revision))).read, Some(Read::Snapshot));
+        assert_eq!(self.on(snapshot(revision)).read, Some(Read::Position));
+        assert_eq!(self.on(Event::Position(at(revision))).findings, [Finding::Synced(at(revision))]);
+        assert_eq!(self.machine.position(), Some(at(revision)));
+    }
+
+    fn on(&mut self, event: Event) -> Step {
+        self.seconds += 1;
+        self.machine.on(event, self.table.start + Duration::from_secs(self.seconds), &mut self.table)
+    }
+
+    /// The calls since the last time.
+    fn calls(&mut self) -> Vec<Call> {
+        std::mem::take(&mut self.table.calls)
+    }
+
+    fn probe(&mut self) -> u64 {
+        assert_eq!(self.on(Event::Tick), reads(Read::Position));
+        self.table.calls.clear();
+        self.seconds
+    }
+}
+
+fn snapshot(revision: u64) -> Event {
+    Event::Snapshot { position: at(revision), checksum: sum(revision) }
+}
+
+fn reads(read: Read) -> Step {
+    Step { read: Some(read), findings: Vec::new() }
+}
+
+fn finds(finding: Finding) -> Step {
+    Step { read: None, findings: vec![finding] }
+}
+
+fn idle() -> Step {
+    Step::default()
+}
+
+#[test]
+fn a_snapshot_counts_only_after_a_position_read_after_it() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.on(Event::Tick), reads(Read::Position));
+    assert_eq!(scene.on(Event::Position(at(5))), reads(Read::Snapshot));
+    assert_eq!(scene.on(snapshot(5)), reads(Read::Position)); // at 3 s
+    assert_eq!((scene.calls(), scene.machine.position()), (vec![], None));
+    assert_eq!(scene.on(Event::Position(at(7))), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!((scene.calls(), scene.machine.position()), (vec![], None));
+    assert_eq!(scene.on(entries(6..=8)), finds(Finding::Synced(at(7))));
+    let sweep = Call::Sweep { absence_proves: false };
+    assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), sweep, Call::Confirm(3), Call::Apply(8)]);
+    assert_eq!(scene.machine.position(), Some(at(8)));
+}
+
+#[test]
+fn checksums_within_a_mixed_snapshot_are_not_compared() {
+    let mut scene = Scene::new();
+    scene.on(Event::Tick);
+    scene.on(Event::Position(at(5)));
+    // The snapshot already shows something of 6 and 7.
+    scene.on(Event::Snapshot { position: at(5), checksum: 12 });
+    scene.table.error = 34;
+    assert_eq!(scene.on(notice(6)), idle());
+    scene.table.error = 0;
+    scene.on(Event::Position(at(7)));
+    assert_eq!(scene.on(entries(6..=7)), finds(Finding::Synced(at(7))));
+}
+
+#[test]
+fn notices_that_overtake_the_position_after_a_snapshot_settle_it_too() {
+    let mut scene = Scene::new();
+    scene.on(Event::Tick);
+    scene.on(Event::Position(at(5)));
+    scene.on(snapshot(5));
+    scene.on(notice(6));
+    scene.on(notice(7));
+    assert_eq!(scene.on(Event::Position(at(6))), finds(Finding::Synced(at(7))));
+}
+
+#[test]
+fn the_next_notice_applies_and_proves_nothing() {
+    let mut scene = Scene::settled(5);
+    scene.calls();
+    assert_eq!(scene.on(notice(6)), idle());
+    assert_eq!(scene.calls(), [Call::Apply(6)]);
+    assert_eq!(scene.machine.position(), Some(at(6)));
+}
+
+#[test]
+fn a_repeated_notice_changes_nothing() {
+    let mut scene = Scene::settled(5);
+    scene.on(notice(6));
+    scene.calls();
+    assert_eq!((scene.on(notice(6)), scene.on(notice(5)), scene.on(notice(4))), (idle(), idle(), idle()));
+    assert_eq!(scene.calls(), []);
+}
+
+#[test]
+fn a_gap_reads_the_log_and_revokes_ahead_of_it() {
+    let mut scene = Scene::settled(5);
+    scene.calls();
+    assert_eq!(scene.on(notice(7)), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(notice(9)), idle(), "one read at a time");
+    assert_eq!(scene.on(entries(6..=8)), reads(Read::Changes { after: Revision(8) }));
+    let calls = scene.calls();
+    assert_eq!(calls, [Call::Revoke(7), Call::Revoke(9), Call::Apply(6), Call::Apply(7), Call::Apply(8)]);
+    assert_eq!(scene.on(notice(9)), idle());
+    assert_eq!(scene.on(entries(9..=9)), idle(), "what notices brought meanwhile is not applied again");
+    assert_eq!(scene.calls(), [Call::Apply(9)]);
+}
+
+#[test]
+fn a_gap_that_the_log_does_not_know_is_left_to_the_next_probe() {
+    let mut scene = Scene::settled(5);
+    scene.on(notice(9));
+    assert_eq!(scene.on(Event::Changes(Changes::Entries(vec![]))), idle());
+    scene.probe();
+    assert_eq!(scene.on(Event::Position(at(5))), idle());
+    assert_eq!(scene.machine.position(), Some(at(5)));
+}
+
+#[test]
+fn something_moved_reads_the_log_again_and_again_but_never_instead_of_a_probe() {
+    let mut scene = Scene::settled(5);
+    let moved = || Event::Notice(Notice::Moved);
+    assert_eq!(scene.on(moved()), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(moved()), idle());
+    assert_eq!(scene.on(entries(6..=6)), reads(Read::Changes { after: Revision(6) }));
+    assert_eq!((scene.on(moved()), scene.on(Event::Tick)), (idle(), idle()));
+    assert_eq!(scene.on(entries(7..=7)), reads(Read::Position));
+    assert_eq!(scene.on(Event::Position(at(7))), reads(Read::Changes { after: Revision(7) }));
+}
+
+#[test]
+fn lost_notices_are_asked_for_at_once() {
+    let mut scene = Scene::settled(5);
+    assert_eq!(scene.on(Event::Notice(Notice::Lost)), reads(Read::Position));
+    let mut scene = Scene::new();
+    assert_eq!(scene.on(Event::Notice(Notice::Lost)), reads(Read::Position));
+}
+
+#[test]
+fn an_equal_position_is_fresh_as_of_before_it_was_asked_for() {
+    let mut scene = Scene::settled(5);
+    let sent_at = scene.probe();
+    assert_eq!(scene.on(Event::Position(at(5))), idle());
+    assert_eq!(scene.calls(), [Call::Confirm(sent_at)]);
+}
+
+#[test]
+fn a_greater_position_is_fresh_once_reached_by_whatever_way() {
+    let mut scene = Scene::settled(5);
+    let sent_at = scene.probe();
+    assert_eq!(scene.on(Event::Position(at(7))), reads(Read::Changes { after: Revision(5) }));
+    scene.on(notice(6));
+    assert_eq!(scene.calls(), [Call::Apply(6)]);
+    scene.on(notice(7));
+    assert_eq!(scene.calls(), [Call::Apply(7), Call::Confirm(sent_at)]);
+}
+
+#[test]
+fn a_position_that_notices_overtook_is_no_regression_and_still_a_proof() {
+    let mut scene = Scene::settled(5);
+    let sent_at = scene.probe();
+    scene.on(notice(6));
+    scene.on(notice(7));
+    assert_eq!(scene.on(Event::Position(at(5))), idle());
+    assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Confirm(sent_at)]);
+}
+
+#[test]
+fn an_overtaken_position_with_another_checksum_is_a_divergence() {
+    let mut scene = Scene::settled(5);
+    scene.probe();
+    scene.on(notice(6));
+    let other = Position { checksum: 1, ..at(5) };
+    assert_eq!(scene.on(Event::Position(other)), finds(Finding::Diverged(Revision(5))));
+}
+
+#[test]
+fn a_position_below_where_we_were_when_asking_is_a_regression() {
+    let mut scene = Scene::settled(5);
+    scene.probe();
+    scene.on(notice(6));
+    let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
+    assert_eq!(scene.on(Event::Position(at(4))), finds(regressed));
+    assert_eq!(scene.machine.position(), None);
+    scene.resync(4);
+    assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }), "a store that lost writes proves nothing");
+}
+
+#[test]
+fn another_checksum_at_the_same_revision_is_a_divergence() {
+    let mut scene = Scene::settled(5);
+    scene.probe();
+    let other = Position { checksum: 1, ..at(5) };
+    assert_eq!(scene.on(Event::Position(other)), finds(Finding::Diverged(Revision(5))));
+    assert_eq!(scene.calls(), [], "never fresh");
+    scene.resync(5);
+    assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
+}
+
+#[test]
+fn an_entry_that_leads_to_another_checksum_is_a_divergence_and_stops_there() {
+    let mut scene = Scene::settled(5);
+    scene.on(Event::Notice(Notice::Moved));
+    scene.calls();
+    scene.table.error = 1;
+    assert_eq!(scene.on(entries(6..=8)), finds(Finding::Diverged(Revision(6))));
+    assert_eq!(scene.calls(), [Call::Apply(6)]);
+}
+
+#[test]
+fn another_past_under_a_known_revision_is_asked_about() {
+    let mut scene = Scene::settled(5);
+    scene.on(notice(6));
+    scene.calls();
+    let other = LogEntry { checksum: 1, ..entry(6) };
+    assert_eq!(scene.on(committed(EPOCH, other)), reads(Read::Position));
+    assert_eq!(scene.calls(), [Call::Revoke(6)]);
+}
+
+#[test]
+fn another_epoch_resyncs_but_only_the_position_can_tell() {
+    let mut scene = Scene::settled(5);
+    scene.calls();
+    assert_eq!(scene.on(committed(Epoch(2), entry(6))), reads(Read::Position));
+    assert_eq!(scene.calls(), [Call::Revoke(6)], "a revocation is one in any epoch");
+    assert_eq!(scene.on(Event::Position(at(5))), idle(), "it was late news of an old epoch");
+    scene.probe();
+    let other = Position { epoch: Epoch(2), ..at(5) };
+    assert_eq!(scene.on(Event::Position(other)), finds(Finding::OtherEpoch(Epoch(2))));
+}
+
+#[test]
+fn a_store_replaced_under_a_snapshot_is_noticed() {
+    let mut scene = Scene::new();
+    scene.on(Event::Tick);
+    scene.on(Event::Position(at(5)));
+    scene.on(snapshot(5));
+    let other = Position { epoch: Epoch(2), ..at(5) };
+    assert_eq!(scene.on(Event::Position(other)), finds(Finding::OtherEpoch(Epoch(2))));
+    assert_eq!(scene.calls(), []);
+}
+
+#[test]
+fn a_truncated_log_resyncs_and_what_is_absent_then_was_revoked() {
+    let mut scene = Scene::settled(5);
+    scene.on(notice(9));
+    scene.calls();
+    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
+    scene.resync(9);
+    assert!(scene.calls().contains(&Call::Sweep { absence_proves: true }));
+}
+
+#[test]
+fn absence_proves_nothing_once_the_store_was_seen_below_or_in_another_epoch() {
+    for seen in [at(4), Position { epoch: Epoch(2), ..at(9) }] {
+        let mut scene = Scene::settled(5);
+        scene.on(notice(9));
+        scene.on(Event::Changes(Changes::Truncated));
+        scene.on(Event::Tick);
+        assert_eq!(scene.on(Event::Position(seen)), reads(Read::Snapshot));
+        scene.on(Event::Failed);
+        scene.calls();
+        scene.resync(9);
+        assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_truncated_log_that_notices_overtook_needs_no_snapshot() {
+    let mut scene = Scene::settled(5);
+    scene.on(notice(7));
+    scene.on(notice(6));
+    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position));
+    assert_eq!(scene.on(Event::Position(at(7))), reads(Read::Changes { after: Revision(6) }));
+}
+
+#[test]
+fn a_log_with_a_gap_or_an_early_end_resyncs() {
+    let mut scene = Scene::settled(5);
+    scene.on(Event::Notice(Notice::Moved));
+    assert_eq!(scene.on(entries(7..=8)), finds(Finding::LogIncomplete(Revision(5))));
+    let mut scene = Scene::settled(5);
+    scene.probe();
+    scene.on(Event::Position(at(7)));
+    assert_eq!(scene.on(entries(6..=6)), reads(Read::Changes { after: Revision(6) }), "some progress: go on");
+    assert_eq!(scene.on(Event::Changes(Changes::Entries(vec![]))), finds(Finding::LogIncomplete(Revision(6))));
+}
+
+#[test]
+fn failed_reads_wait_for_the_next_tick_and_lose_nothing() {
+    let mut scene = Scene::settled(5);
+    scene.on(notice(7));
+    assert_eq!(scene.on(Event::Failed), idle());
+    assert_eq!(scene.machine.position(), Some(at(5)));
+    scene.probe();
+    assert_eq!(scene.on(Event::Failed), idle());
+    let sent_at = scene.probe();
+    scene.on(Event::Position(at(7)));
+    scene.on(entries(6..=7));
+    assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Confirm(sent_at)]);
+    let mut scene = Scene::new();
+    scene.on(Event::Tick);
+    scene.on(Event::Position(at(5)));
+    assert_eq!(scene.on(Event::Failed), idle(), "not another snapshot at once");
+    scene.resync(5);
+}
+
+#[test]
+fn during_a_snapshot_only_revocations_are_taken_from_notices() {
+    let mut scene = Scene::new();
+    scene.on(Event::Tick);
+    scene.on(Event::Position(at(5)));
+    assert_eq!((scene.on(notice(6)), scene.on(Event::Notice(Notice::Moved))), (idle(), idle()));
+    assert_eq!(scene.calls(), [Call::Revoke(6)]);
+}
+
+#[test]
+fn a_snapshot_with_another_checksum_is_read_again_and_then_believed() {
+    let mut scene = Scene::new();
+    let wrong = |scene: &mut Scene, checksum| {
+        scene.on(Event::Tick);
+        scene.on(Event::Position(at(5)));
+        scene.on(Event::Snapshot { position: at(5), checksum });
+        scene.on(Event::Position(at(5))).findings
+    };
+    assert_eq!(wrong(&mut scene, sum(5) ^ 1), [Finding::Unproven(Revision(5))]);
+    assert_eq!(wrong(&mut scene, sum(5) ^ 2), [Finding::Unproven(Revision(5))], "not the same twice");
+    assert_eq!(scene.calls(), []);
+    let believed = [Finding::Contradiction(Revision(5)), Finding::Synced(at(5))];
+    assert_eq!(wrong(&mut scene, sum(5) ^ 2), believed);
+    assert!(matches!(scene.calls()[..], [Call::Sweep { absence_proves: false }, Call::Confirm(_)]));
+    // From here on the difference is expected; once it changes, the store is asked again.
+    scene.table.error = 2;
+    assert_eq!(scene.on(notice(6)), idle());
+    scene.table.error = 0;
+    assert_eq!(scene.on(notice(7)), finds(Finding::Diverged(Revision(7))));
+}
+
+#[test]
+fn answers_to_nothing_that_was_asked_change_nothing() {
+    let mut scene = Scene::settled(5);
+    scene.calls();
+    let before = scene.machine.clone();
+    for event in [Event::Position(at(1)), entries(6..=7), snapshot(1), Event::Failed] {
+        assert_eq!(scene.on(event), idle());
+    }
+    assert_eq!((scene.machine, scene.table.calls), (before, vec![]));
+}
+
+#[test]
+fn a_revision_at_the_end_of_numbers_is_no_panic() {
+    let mut scene = Scene::settled(u64::MAX / 1_000);
+    let removal = vec![Change::RemoveGrant(Digest::of(b"a"))];
+    let last = LogEntry { revision: Revision(u64::MAX), checksum: 0, changes: removal };
+    assert!(scene.on(committed(EPOCH, last)).read.is_some());
+    let first = LogEntry { revision: Revision(0), checksum: 0, changes: Vec::new() };
+    assert_eq!(scene.on(committed(EPOCH, first)), idle());
+}
