@@ -1,11 +1,30 @@
 //! The configuration, usable as it stands: every value here was checked when it was read.
 //!
-//! [`load`](load::load) reads the file as written ([`raw`]), lets `TOLLGATE_*` environment variables and flags override
-//! it, and converts it once into [`Config`], reporting every problem of a run together.
+//! [`load()`] reads the file as written, lets `TOLLGATE_*` environment variables and flags override it, and converts it
+//! once into [`Config`], reporting every [`Problem`] of a run together. `config/tollgate.toml` documents every key.
+//!
+//! ```text
+//!   file, variables, flags ── raw ──► values with their places ── keys ──► unknown ones
+//!                                            └── convert, through read ──► Config, or Problems
+//! ```
 
-pub mod load;
+mod convert;
+mod keys;
+mod load;
+mod problem;
+mod raw;
+mod read;
+mod routes;
+mod show;
+mod upstream;
+
 pub mod network;
 pub mod units;
+
+pub use load::{Overrides, Source, load, store_url};
+pub use problem::{Problem, Problems};
+pub use raw::Place;
+pub use show::effective;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -148,6 +167,15 @@ pub struct FreshnessConfig {
     pub max_staleness: MaxStaleness,
     /// Bounds of their own.
     pub per_permission: Vec<(Permission, MaxStaleness)>,
+}
+
+impl FreshnessConfig {
+    /// How stale the replica may be for requests that need this permission.
+    #[must_use]
+    pub fn bound(&self, permission: Permission) -> MaxStaleness {
+        let own = self.per_permission.iter().find(|(other, _)| *other == permission);
+        own.map_or(self.max_staleness, |(_, bound)| *bound)
+    }
 }
 
 /// A bound on staleness.

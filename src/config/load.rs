@@ -1,1 +1,207 @@
-//! Written next.
+//! Gathering what was written, the file first, then the environment, then the flags, and judging it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::keys::{self, Variable};
+use super::problem::{Problem, Problems};
+use super::raw::{self, Node, Place, Table, Value};
+use super::read::{Keys, Reader};
+use super::{Config, convert};
+use crate::store::StoreUrl;
+
+/// Names the file, where it is not named by a flag.
+const FILE_VARIABLE: &str = "TOLLGATE_CONFIG";
+
+/// The database's name within the state directory.
+const DATABASE: &str = "tollgate.db";
+
+/// Where the configuration comes from, flags aside.
+pub struct Source {
+    /// The file; without one, the one that `TOLLGATE_CONFIG` names, if it does. No file is read unasked.
+    pub file: Option<PathBuf>,
+    /// The environment: keys as `TOLLGATE_...`, and what says where state is kept.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Source {
+    /// This process's environment.
+    #[must_use]
+    pub fn of_process(file: Option<PathBuf>) -> Self {
+        Self { file, environment: std::env::vars_os().collect() }
+    }
+
+    fn variable(&self, name: &str) -> Option<&OsString> {
+        self.environment.iter().find(|(other, _)| other == name).map(|(_, value)| value)
+    }
+
+    /// `sqlite:` in `$STATE_DIRECTORY` (set by systemd), `$XDG_STATE_HOME/tollgate` or `$HOME/.local/state/tollgate`.
+    fn default_store(&self) -> Option<StoreUrl> {
+        let set = |name: &str| self.variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        // systemd lists several directories with colons between them; the first is the service's own.
+        let by_systemd = || {
+            let directories = set("STATE_DIRECTORY")?;
+            match directories.to_str().and_then(|all| all.split(':').next()) {
+                Some(first) => Some(PathBuf::from(first)),
+                None => Some(directories),
+            }
+        };
+        // The XDG specification has relative paths ignored.
+        let by_xdg = || set("XDG_STATE_HOME").filter(|path| path.is_absolute()).map(|state| state.join("tollgate"));
+        let by_home = || set("HOME").map(|home| home.join(".local/state/tollgate"));
+        by_systemd().or_else(by_xdg).or_else(by_home).map(|directory| StoreUrl::Sqlite(directory.join(DATABASE)))
+    }
+}
+
+/// What flags say, as given.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--listen`. With one listener written and one address given, that listener moves there and stays otherwise as it
+    /// is; else the addresses replace all listeners, unless one of these has TLS, which must not get lost.
+    pub listen: Vec<String>,
+    /// `--api-upstream`
+    pub api_upstream: Option<String>,
+    /// `--heartbeat-upstream`
+    pub heartbeat_upstream: Option<String>,
+    /// `--store`
+    pub store: Option<String>,
+    /// `--admin-listen`
+    pub admin_listen: Option<String>,
+}
+
+/// Reads the configuration: defaults, over them the file, over it the environment, over that the flags.
+///
+/// Reads the files that it names too (certificates, keys, tokens), to find fault now and not with the first request.
+///
+/// # Errors
+/// Everything that is wrong. A file that cannot be read, or is no TOML, hides what else is.
+pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> {
+    let written = Written::gather(source, overrides).map_err(Problems::new)?;
+    written.read(|root| convert::config(root, source.default_store().as_ref()))
+}
+
+/// Reads only where the registry is kept: for commands that need nothing else, and may lack the right to read a
+/// listener's private key.
+///
+/// # Errors
+/// As [`load`], of other keys only those that do not exist.
+pub fn store_url(source: &Source, overrides: &Overrides) -> Result<StoreUrl, Problems> {
+    let written = Written::gather(source, overrides).map_err(Problems::new)?;
+    written.read(|root| convert::store(root, source.default_store().as_ref()))
+}
+
+/// Every key there is. Found by reading an empty configuration.
+pub(super) fn all_keys() -> Keys {
+    Reader::learn_keys(|root| convert::config(root, None))
+}
+
+/// What was written, all of it in one tree.
+struct Written {
+    root: Table,
+    problems: Vec<Problem>,
+}
+
+impl Written {
+    fn gather(source: &Source, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        let file = source.file.clone().or_else(|| source.variable(FILE_VARIABLE).map(PathBuf::from));
+        let mut written = Self { root: file.map_or_else(|| Ok(Table::new()), read_file)?, problems: Vec::new() };
+        let keys = all_keys();
+        written.put_environment(&keys, source);
+        keys::note_unknown(&keys, &written.root, &mut written.problems);
+        written.put_flags(overrides);
+        Ok(written)
+    }
+
+    fn put_environment(&mut self, keys: &Keys, source: &Source) {
+        let mut variables: Vec<_> = source.environment.iter().filter(|(name, _)| name != FILE_VARIABLE).collect();
+        // A table before its keys, so that these win; and problems in the same order each time.
+        variables.sort();
+        for (name, value) in variables {
+            let name = name.to_string_lossy();
+            match keys::identify(keys, &name) {
+                Variable::Foreign => {}
+                Variable::Unknown(problem) => self.problems.push(problem),
+                Variable::Key(path) => {
+                    let place = Place::Variable(name.into_owned());
+                    match value.to_str() {
+                        Some(text) => raw::put(&mut self.root, &path, Node::outside(text, place)),
+                        None => self.problems.push(Problem::at(Some(&place), &path, "it is not valid UTF-8")),
+                    }
+                }
+            }
+        }
+    }
+
+    fn put_flags(&mut self, overrides: &Overrides) {
+        let Overrides { listen, api_upstream, heartbeat_upstream, store, admin_listen } = overrides;
+        self.put_listeners(listen);
+        let flags = [
+            ("--api-upstream", "upstream.api.url", api_upstream),
+            ("--heartbeat-upstream", "upstream.heartbeat.url", heartbeat_upstream),
+            ("--store", "store.url", store),
+            ("--admin-listen", "admin.address", admin_listen),
+        ];
+        for (flag, path, text) in flags {
+            if let Some(text) = text {
+                raw::put(&mut self.root, path, Node::outside(text, Place::Flag(flag)));
+            }
+        }
+    }
+
+    fn put_listeners(&mut self, addresses: &[String]) {
+        let place = Place::Flag("--listen");
+        let address = |text: &String| {
+            let key_place = place.clone();
+            Node { value: Value::Text(text.clone()), place: place.clone(), key_place }
+        };
+        let written = match self.root.get_mut("listener") {
+            Some(Node { value: Value::List(items), .. }) => items.as_mut_slice(),
+            _ => &mut [],
+        };
+        match (written, addresses) {
+            (_, []) => {}
+            ([Node { value: Value::Table(listener), .. }], [only]) => {
+                listener.insert("address".to_owned(), address(only));
+            }
+            (written, addresses) => {
+                let has_tls = |node: &Node| matches!(&node.value, Value::Table(table) if table.contains_key("tls"));
+                if written.iter().any(has_tls) {
+                    let message =
+                        "it would replace listeners that have TLS; change their addresses where they are written";
+                    self.problems.push(Problem::at(Some(&place), "listener", message));
+                }
+                let table = |text| Value::Table(Table::from([("address".to_owned(), address(text))]));
+                let node = |value| Node { value, place: place.clone(), key_place: place.clone() };
+                let listeners = addresses.iter().map(|text| node(table(text))).collect();
+                self.root.insert("listener".to_owned(), node(Value::List(listeners)));
+            }
+        }
+    }
+
+    /// Reads with `read`; all is well only if it gives a value and nobody found fault with anything.
+    fn read<T>(self, read: impl FnOnce(&super::read::Section<'_>) -> Option<T>) -> Result<T, Problems> {
+        let Self { root, mut problems } = self;
+        let reader = Reader::default();
+        let value = read(&reader.root(Some(&root)));
+        problems.extend(reader.into_problems());
+        value.filter(|_| problems.is_empty()).ok_or_else(|| Problems::new(problems))
+    }
+}
+
+fn read_file(file: PathBuf) -> Result<Table, Vec<Problem>> {
+    let name: Arc<str> = file.display().to_string().into();
+    let fail = |error: String| vec![Problem::at(None, "", format!("reading {name}: {error}"))];
+    let bytes = fs::read(&file).map_err(|error| fail(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = memchr::memchr_iter(b'\n', valid).count() + 1;
+        fail(format!("line {line} is not valid UTF-8"))
+    })?;
+    let in_place = |(place, message): (Place, String)| Problem::at(Some(&place), "", message);
+    raw::parse(&text, &name).map_err(|errors| errors.into_iter().map(in_place).collect())
+}
+
+#[cfg(test)]
+mod tests;

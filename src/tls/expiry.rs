@@ -51,7 +51,7 @@ fn time(tag: u8, text: &str) -> Option<Timestamp> {
     let number = |at: usize| digits.get(at..at + 2)?.parse::<i8>().ok();
     let year = digits.get(..4)?.parse().ok()?;
     let moment = DateTime::new(year, number(4)?, number(6)?, number(8)?, number(10)?, number(12)?, 0).ok()?;
-    Some(TimeZone::UTC.to_timestamp(moment).ok()?)
+    TimeZone::UTC.to_timestamp(moment).ok()
 }
 
 /// The first DER element: its tag, its content, and what follows it.

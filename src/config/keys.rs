@@ -1,0 +1,200 @@
+//! Keys that do not exist, and which one was probably meant.
+
+use super::problem::Problem;
+use super::raw::{Place, Table, Value};
+use super::read::{Keys, Kind};
+
+/// What environment variables that set keys start with.
+const VARIABLE_PREFIX: &str = "TOLLGATE_";
+
+/// Notes every key that does not exist, at any depth.
+pub(super) fn note_unknown(keys: &Keys, root: &Table, problems: &mut Vec<Problem>) {
+    walk(keys, root, "", "", problems);
+}
+
+/// `written` is the path of the table, `generic` the same without list positions.
+fn walk(keys: &Keys, table: &Table, written: &str, generic: &str, problems: &mut Vec<Problem>) {
+    let join = |table: &str, key: &str| if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
+    for (key, node) in table {
+        let (written, path) = (join(written, key), join(generic, key));
+        match (keys.get(&path), &node.value) {
+            (None, _) => {
+                // The value is not shown: whoever misspells a key may have put a secret there.
+                problems.push(Problem::at(Some(&node.key_place), &written, unknown(keys, generic, key)));
+            }
+            (Some(Kind::Section), Value::Table(inner)) => walk(keys, inner, &written, &path, problems),
+            (Some(Kind::Sections), Value::List(items)) => {
+                for (at, item) in items.iter().enumerate() {
+                    if let Value::Table(inner) = &item.value {
+                        walk(keys, inner, &format!("{written}[{at}]"), &path, problems);
+                    }
+                }
+            }
+            // A value, or something of the wrong kind, which its reader finds fault with.
+            (Some(_), _) => {}
+        }
+    }
+}
+
+/// The message for an unknown key: the nearest of the same table, else the same key elsewhere, else what there is.
+fn unknown(keys: &Keys, table: &str, key: &str) -> String {
+    let siblings = keys.keys().filter_map(|path| match path.rsplit_once('.') {
+        Some((parent, name)) => (parent == table).then_some(name),
+        None => table.is_empty().then_some(path.as_str()),
+    });
+    let siblings: Vec<&str> = siblings.collect();
+    if let Some(nearest) = nearest(siblings.iter().copied(), key).filter(|name| is_near(name, key)) {
+        return format!("there is no such key; did you mean `{nearest}`?");
+    }
+    let elsewhere = keys.keys().find(|path| path.rsplit_once('.').map_or(path.as_str(), |(_, name)| name) == key);
+    match elsewhere {
+        Some(path) if path.contains('.') => return format!("there is no such key here; did you mean `{path}`?"),
+        // In TOML everything after a table's header belongs to that table.
+        Some(path) => return format!("there is no such key here; `{path}` must stand before the first table"),
+        None => {}
+    }
+    let nearest = nearest(siblings.iter().copied(), key).unwrap_or_default();
+    let all = siblings.join(", ");
+    format!("there is no such key; the nearest is `{nearest}`, and there are {all}")
+}
+
+fn nearest<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Option<&'a str> {
+    // One that was cut short, or written out, comes before one that merely has as many letters in common.
+    let is_short_for = |known: &str| known.starts_with(name) || name.starts_with(known);
+    names.min_by_key(|known| (!is_short_for(known), strsim::osa_distance(known, name)))
+}
+
+fn is_near(known: &str, name: &str) -> bool {
+    known.starts_with(name) || name.starts_with(known) || strsim::normalized_damerau_levenshtein(known, name) >= 0.6
+}
+
+/// The variable that sets a key.
+pub(super) fn variable(path: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", path.replace('.', "__").to_ascii_uppercase())
+}
+
+/// What an environment variable is to the configuration.
+pub(super) enum Variable {
+    /// Nothing: another program's, or one that Kubernetes sets.
+    Foreign,
+    /// It sets the key with this path.
+    Key(String),
+    /// It looks as if it set a key, and there is none.
+    Unknown(Problem),
+}
+
+/// Finds out what a variable sets.
+pub(super) fn identify(keys: &Keys, name: &str) -> Variable {
+    let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else { return Variable::Foreign };
+    let path = rest.replace("__", ".").to_ascii_lowercase();
+    if keys.contains_key(&path) && variable(&path) == name && !in_list(keys, &path) {
+        return Variable::Key(path);
+    }
+    if is_service_link(rest) {
+        return Variable::Foreign;
+    }
+    let place = Place::Variable(name.to_owned());
+    let list = path.split_once('.').map(|(list, _)| list).filter(|list| keys.get(*list) == Some(&Kind::Sections));
+    let message = match list {
+        Some(list) => format!("a list is set as a whole: {}='[{{ ... }}]'", variable(list)),
+        None => {
+            let values = keys.iter().filter(|(path, kind)| **kind != Kind::Section && !in_list(keys, path));
+            let variables: Vec<String> = values.map(|(path, _)| variable(path)).collect();
+            let nearest = nearest(variables.iter().map(String::as_str), name).unwrap_or_default();
+            format!("there is no such key; did you mean {nearest}? (two underscores separate the parts of a key)")
+        }
+    };
+    Variable::Unknown(Problem::at(Some(&place), "", message))
+}
+
+/// Whether the key is one of the tables in a list.
+fn in_list(keys: &Keys, path: &str) -> bool {
+    path.split_once('.').is_some_and(|(list, _)| keys.get(list) == Some(&Kind::Sections))
+}
+
+/// Whether the name, after `TOLLGATE_`, is one that Kubernetes gives every container of a namespace that has a Service
+/// called `tollgate` or `tollgate-...`. Taking these for misspelt keys would keep such a pod from starting.
+fn is_service_link(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('_').collect();
+    let has = |pattern: &[&str]| parts.windows(pattern.len()).any(|window| window == pattern);
+    let port_number = |part: &&str| !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit());
+    let protocol = |part: &&str| ["TCP", "UDP", "SCTP"].contains(part);
+    let port = |at: usize| match (parts.get(at + 1), parts.get(at + 2)) {
+        (None, _) => true,
+        (Some(number), Some(name)) => port_number(number) && protocol(name),
+        _ => false,
+    };
+    has(&["SERVICE", "HOST"]) || has(&["SERVICE", "PORT"]) || (0..parts.len()).any(|at| parts[at] == "PORT" && port(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> Keys {
+        let section =
+            ["limits", "upstream", "upstream.api", "store", "admin", "listener.tls"].map(|key| (key, Kind::Section));
+        let value = ["workers", "limits.max_headers", "limits.max_streams", "upstream.api.url", "store.url"];
+        let more = ["admin.address", "listener.address", "listener.tls.key"];
+        let values = value.iter().chain(&more).map(|key| (*key, Kind::Value));
+        let all = section.into_iter().chain(values).chain([("listener", Kind::Sections)]);
+        all.map(|(key, kind)| (key.to_owned(), kind)).collect()
+    }
+
+    #[test]
+    fn unknown_keys_name_the_one_that_was_meant() {
+        let cases = [
+            ("", "worker", "`workers`"),
+            ("", "upstreams", "`upstream`"),
+            ("limits", "max_header", "`max_headers`"),
+            ("limits", "max-streams", "`max_streams`"),
+            ("limits", "workers", "`workers` must stand before"),
+            ("", "max_headers", "`limits.max_headers`"),
+            ("store", "address", "`admin.address`"),
+            ("limits", "zzz", "max_headers, max_streams"),
+            ("listener", "adress", "`address`"),
+        ];
+        for (table, key, expected) in cases {
+            let message = unknown(&keys(), table, key);
+            assert!(message.contains(expected), "{table}.{key}: {message}");
+        }
+    }
+
+    #[test]
+    fn variables_are_found_by_their_exact_names() {
+        let key = |name: &str| match identify(&keys(), name) {
+            Variable::Key(path) => path,
+            Variable::Foreign => "foreign".to_owned(),
+            Variable::Unknown(problem) => problem.to_string(),
+        };
+        assert_eq!(key("TOLLGATE_WORKERS"), "workers");
+        assert_eq!(key("TOLLGATE_UPSTREAM__API__URL"), "upstream.api.url");
+        assert_eq!(key("TOLLGATE_LISTENER"), "listener");
+        assert_eq!(key("PATH"), "foreign");
+        assert!(key("TOLLGATE_STORE_URL").contains("did you mean TOLLGATE_STORE__URL?"));
+        assert!(key("TOLLGATE_store__url").contains("did you mean TOLLGATE_STORE__URL?"));
+        assert!(key("TOLLGATE_LISTENER__0__ADDRESS").contains("TOLLGATE_LISTENER='[{"));
+        assert!(key("TOLLGATE_LISTENER__ADDRESS").contains("TOLLGATE_LISTENER='[{"));
+        assert!(key("TOLLGATE_").contains("TOLLGATE_WORKERS"));
+    }
+
+    #[test]
+    fn variables_of_a_kubernetes_service_are_left_alone() {
+        let foreign = |name: &str| matches!(identify(&keys(), name), Variable::Foreign);
+        for name in [
+            "TOLLGATE_SERVICE_HOST",
+            "TOLLGATE_SERVICE_PORT",
+            "TOLLGATE_SERVICE_PORT_HTTP",
+            "TOLLGATE_PORT",
+            "TOLLGATE_PORT_8080_TCP",
+            "TOLLGATE_PORT_8080_TCP_ADDR",
+            "TOLLGATE_ADMIN_SERVICE_HOST",
+            "TOLLGATE_ADMIN_PORT_9900_TCP_PROTO",
+        ] {
+            assert!(foreign(name), "{name}");
+        }
+        for name in ["TOLLGATE_PORTS", "TOLLGATE_STORE_URL", "TOLLGATE_PORT_X", "TOLLGATE_SERVICE"] {
+            assert!(!foreign(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,643 @@
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::{CredentialMode, LogFormat, MaxStaleness, effective};
+use crate::proxy::route::{Access, Route};
+
+const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/tollgate.toml");
+
+/// A configuration being written: a file, an environment, flags.
+struct Given {
+    directory: TempDir,
+    source: Source,
+    flags: Overrides,
+}
+
+fn given(toml: &str) -> Given {
+    let directory = TempDir::new().expect("directory");
+    let file = directory.path().join("t.toml");
+    fs::write(&file, toml).expect("written");
+    let environment = vec![("HOME".into(), "/home/tollgate".into())];
+    Given { directory, source: Source { file: Some(file), environment }, flags: Overrides::default() }
+}
+
+impl Given {
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        self.source.environment.push((name.into(), value.into()));
+        self
+    }
+
+    fn flags(mut self, change: impl FnOnce(&mut Overrides)) -> Self {
+        change(&mut self.flags);
+        self
+    }
+
+    fn load(&self) -> Result<Config, Problems> {
+        load(&self.source, &self.flags)
+    }
+
+    #[track_caller]
+    fn accepted(self) -> Config {
+        self.load().unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    /// Its problems, one a line, with the directory cut from places.
+    #[track_caller]
+    fn problems(self) -> Vec<String> {
+        let problems = self.load().expect_err("refused");
+        let directory = format!("{}/", self.directory.path().display());
+        problems.iter().map(|problem| problem.to_string().replace(&directory, "")).collect()
+    }
+
+    #[track_caller]
+    fn problem(self) -> String {
+        let problems = self.problems();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        problems.concat()
+    }
+}
+
+#[track_caller]
+fn assert_same(one: &Config, other: &Config) {
+    let listed = |config: &Config| {
+        let mut routes: Vec<String> = config.routes.list().into_iter().map(|route| format!("{route:?}")).collect();
+        routes.sort();
+        let rest = Config { routes: Default::default(), ..config.clone() };
+        format!("{rest:#?}\n{}", routes.join("\n"))
+    };
+    assert_eq!(listed(one), listed(other));
+}
+
+fn route(config: &Config, method: &str, path: &str) -> String {
+    match config.routes.find(method, path) {
+        Ok(Route { access: Access::Open, upstream }) => format!("open {}", upstream.name()),
+        Ok(Route { access: Access::Requires { permission, .. }, upstream }) => {
+            format!("{permission} {}", upstream.name())
+        }
+        Err(error) => format!("{error:?}"),
+    }
+}
+
+#[test]
+fn everything_has_a_default() {
+    let config = given("").accepted();
+    let addresses: Vec<SocketAddr> = config.listeners.iter().map(|listener| listener.address).collect();
+    assert_eq!(addresses, ["127.0.0.1:8080".parse().expect("address")]);
+    assert_eq!(config.upstreams.api.authority, "127.0.0.1:8888");
+    assert_eq!(config.upstreams.heartbeat.authority, "127.0.0.1:8000");
+    assert_eq!(config.admin_address.to_string(), "127.0.0.1:9900");
+    assert_eq!(config.store.to_string(), "sqlite:/home/tollgate/.local/state/tollgate/tollgate.db");
+    assert_eq!(config.freshness.max_staleness, MaxStaleness::Within(Duration::from_secs(60)));
+    assert_eq!(config.timeouts.keep_alive, Duration::from_secs(300));
+    assert_eq!(config.limits.max_body_bytes.get(), 10 << 20);
+    assert_eq!(route(&config, "POST", "/agents/heartbeat"), "heartbeat:write heartbeat");
+}
+
+#[test]
+fn the_reference_says_the_defaults() {
+    let reference = fs::read_to_string(REFERENCE).expect("the reference");
+    assert_same(&given(&reference).accepted(), &given("").accepted());
+}
+
+#[test]
+fn the_reference_has_every_key_and_no_other() {
+    let reference = fs::read_to_string(REFERENCE).expect("the reference");
+    // Lines that start with `#` and no space are keys without a default.
+    let lines =
+        reference.lines().map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line));
+    let everything = lines.collect::<Vec<_>>().join("\n");
+    let problems = given(&everything).problems();
+    assert!(!problems.iter().any(|problem| problem.contains("no such key")), "{problems:#?}");
+
+    let root = raw::parse(&everything, &"reference".into()).expect("TOML");
+    let mut unwritten: Vec<String> = all_keys().into_keys().collect();
+    unwritten.retain(|path| {
+        let mut nodes: Vec<&Table> = vec![&root];
+        let mut found = false;
+        for part in path.split('.') {
+            let inner: Vec<&Node> = nodes.iter().filter_map(|table| table.get(part)).collect();
+            found = !inner.is_empty();
+            nodes = inner
+                .into_iter()
+                .flat_map(|node| match &node.value {
+                    Value::Table(table) => vec![table],
+                    Value::List(items) => items
+                        .iter()
+                        .filter_map(|item| if let Value::Table(table) = &item.value { Some(table) } else { None })
+                        .collect(),
+                    _ => Vec::new(),
+                })
+                .collect();
+        }
+        !found
+    });
+    assert_eq!(unwritten, Vec::<String>::new(), "keys that the reference does not document");
+}
+
+#[test]
+fn the_file_yields_to_variables_and_these_to_flags() {
+    let toml = "[store]\nurl = 'sqlite:/file.db'\n[admin]\naddress = '127.0.0.1:1'\n[limits]\nmax_headers = 7";
+    let config = given(toml)
+        .variable("TOLLGATE_STORE__URL", "sqlite:/variable.db")
+        .variable("TOLLGATE_ADMIN__ADDRESS", "[::1]:2")
+        .variable("TOLLGATE_LIMITS__MAX_STREAMS", "9")
+        .variable("TOLLGATE_LIMITS__MAX_HEAD_BYTES", "65536")
+        .variable("TOLLGATE_TRUSTED_PROXIES", "10.0.0.0/8, ::1")
+        .variable("TOLLGATE_DISABLED_AUTH_GROUPS", "[\"labels\"]")
+        .variable("TOLLGATE_FRESHNESS__PER_PERMISSION", "{ \"heartbeat:write\" = \"15m\" }")
+        .variable("TOLLGATE_FRESHNESS__MAX_STALENESS", "never")
+        .flags(|flags| flags.store = Some("sqlite:/flag.db".to_owned()))
+        .flags(|flags| flags.api_upstream = Some("http://controller:1234".to_owned()))
+        .accepted();
+    assert_eq!(config.store.to_string(), "sqlite:/flag.db");
+    assert_eq!(config.admin_address.to_string(), "[::1]:2");
+    assert_eq!((config.limits.max_headers.get(), config.limits.max_streams.get()), (7, 9));
+    assert_eq!(config.limits.max_head_bytes.get(), 65_536);
+    assert_eq!(config.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(route(&config, "GET", "/api/labels"), "open api");
+    assert_eq!(config.freshness.max_staleness, MaxStaleness::Never);
+    assert_eq!(config.freshness.per_permission.len(), 1);
+    assert_eq!(config.upstreams.api.authority, "controller:1234");
+}
+
+#[test]
+fn lists_of_tables_come_whole_from_the_environment() {
+    let config = given("[[listener]]\naddress = '127.0.0.1:1'")
+        .variable("TOLLGATE_LISTENER", "[{ address = \"127.0.0.1:2\" }, { address = \"127.0.0.1:3\" }]")
+        .accepted();
+    assert_eq!(config.listeners.len(), 2);
+    let message = given("").variable("TOLLGATE_LISTENER", "127.0.0.1:2").problem();
+    assert!(
+        message.starts_with("TOLLGATE_LISTENER: listener = \"127.0.0.1:2\": this is a list of tables"),
+        "{message}"
+    );
+    let message = given("").variable("TOLLGATE_LISTENER__0__ADDRESS", "127.0.0.1:2").problem();
+    assert!(message.contains("TOLLGATE_LISTENER='[{"), "{message}");
+}
+
+#[test]
+fn the_file_can_be_named_by_a_variable_and_must_exist() {
+    let mut written = given("[admin]\naddress = '127.0.0.1:1'");
+    let file = written.source.file.take().expect("set");
+    written = written.variable("TOLLGATE_CONFIG", file.to_str().expect("text"));
+    assert_eq!(written.accepted().admin_address.port(), 1, "and the file is gone with its directory");
+
+    let mut missing = given("");
+    missing.source.file = Some("/nonexistent/tollgate.toml".into());
+    let message = missing.problem();
+    assert!(message.starts_with("reading /nonexistent/tollgate.toml: "), "{message}");
+}
+
+#[test]
+fn the_store_is_in_the_state_directory() {
+    let store = |variables: &[(&str, &str)]| {
+        let environment = variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        store_url(&Source { file: None, environment }, &Overrides::default()).map(|url| url.to_string())
+    };
+    let home = ("HOME", "/home/t");
+    assert_eq!(store(&[home]).as_deref(), Ok("sqlite:/home/t/.local/state/tollgate/tollgate.db"));
+    let xdg = ("XDG_STATE_HOME", "/state");
+    assert_eq!(store(&[home, xdg]).as_deref(), Ok("sqlite:/state/tollgate/tollgate.db"));
+    let systemd = ("STATE_DIRECTORY", "/var/lib/tollgate:/var/lib/other");
+    assert_eq!(store(&[home, xdg, systemd]).as_deref(), Ok("sqlite:/var/lib/tollgate/tollgate.db"));
+    assert_eq!(
+        store(&[home, ("XDG_STATE_HOME", "state")]).as_deref(),
+        Ok("sqlite:/home/t/.local/state/tollgate/tollgate.db")
+    );
+    let message = store(&[]).expect_err("nowhere").to_string();
+    assert!(message.contains("store.url: none of $STATE_DIRECTORY"), "{message}");
+    assert_eq!(store(&[("TOLLGATE_STORE__URL", "sqlite:/a.db")]).as_deref(), Ok("sqlite:/a.db"));
+}
+
+#[test]
+fn the_store_can_be_read_without_judging_the_rest() {
+    let toml = "[store]\nurl = 'sqlite:/a.db'\n[[listener]]\ntls = { certificate = '/nope', key = '/nope' }";
+    let written = given(toml);
+    assert_eq!(store_url(&written.source, &written.flags).expect("readable").to_string(), "sqlite:/a.db");
+    assert!(written.load().is_err());
+    let misspelt = given(toml).variable("TOLLGATE_STORE_URL", "sqlite:/b.db");
+    assert!(store_url(&misspelt.source, &misspelt.flags).is_err(), "or it would use another store than was meant");
+}
+
+#[test]
+fn all_problems_are_reported_together_with_their_places() {
+    let toml = r#"worker = 4
+[limits]
+max_headers = "many"
+max_head_bytes = "16XB"
+max_body_bytes = 0
+[timeouts]
+drain = 30
+  keep_alive = "0s"
+[upstream.api]
+url = "https://admin:s3cret@controller/"
+[listener]
+address = "x"
+"#;
+    let problems = given(toml)
+        .variable("TOLLGATE_LIMITS__MAX_STREAMS", "0")
+        .variable("TOLLGATE_STORE_URL", "redis://:s3cret@h")
+        .flags(|flags| flags.admin_listen = Some("9900".to_owned()))
+        .problems();
+    let expected = [
+        "t.toml:1:1: worker: there is no such key; did you mean `workers`?",
+        "t.toml:3:15: limits.max_headers = \"many\": write a whole number from 1 to 10000",
+        "t.toml:4:18: limits.max_head_bytes = \"16XB\": a size is a number of bytes",
+        "t.toml:5:18: limits.max_body_bytes = 0: it must be from 1B to",
+        "t.toml:7:9: timeouts.drain = 30: a duration is a whole number and a unit",
+        "t.toml:8:16: timeouts.keep_alive = \"0s\": it must be longer than zero",
+        "t.toml:10:7: upstream.api.url = \"https://...@controller/\": a user or password does not belong here",
+        "t.toml:11:1: listener: there can be several: write [[listener]]",
+        "TOLLGATE_LIMITS__MAX_STREAMS: limits.max_streams = \"0\": write a whole number from 1 to 10000",
+        "TOLLGATE_STORE_URL: there is no such key; did you mean TOLLGATE_STORE__URL?",
+        "--admin-listen: admin.address = \"9900\": write an IP address and a port",
+    ];
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    for (problem, expected) in problems.iter().zip(expected) {
+        assert!(problem.starts_with(expected), "{problem}\nis not\n{expected}");
+        assert!(!problem.contains("s3cret"), "{problem}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_found_at_any_depth() {
+    let problem = |toml: &str| given(toml).problem();
+    assert!(
+        problem("[upstream.api.timeouts]\nconect = '2s'").starts_with("t.toml:2:1: upstream.api.timeouts.conect: ")
+    );
+    assert!(problem("[upstream.api]\ntimeouts.conect = '2s'").contains("t.toml:2:10: upstream.api.timeouts.conect: "));
+    assert!(
+        problem("[upstrem.api]\nurl = 5")
+            .starts_with("t.toml:1:2: upstrem: there is no such key; did you mean `upstream`?")
+    );
+    let tls = "[[listener]]\n[[listener]]\naddress = '127.0.0.1:1'\n[listener.tls]\ncert = 'a'";
+    let problems = given(tls).problems();
+    let cert = "t.toml:5:1: listener[1].tls.cert: there is no such key; did you mean `certificate`?";
+    assert!(problems.iter().any(|problem| problem == cert), "{problems:#?}");
+    assert!(problem("[store]\nnamespace = 'x'").contains("the nearest is `url`"));
+    assert!(problem("[log]\nworkers = 4").contains("`workers` must stand before the first table"));
+    assert!(problem("[store]\npassword = 's3cret'").starts_with("t.toml:2:1: store.password: there is no such key"));
+    let inline = given("").variable("TOLLGATE_LISTENER", "[{ adress = \"127.0.0.1:1\" }]").problem();
+    assert!(
+        inline.starts_with("TOLLGATE_LISTENER: listener[0].adress: there is no such key; did you mean `address`?"),
+        "{inline}"
+    );
+}
+
+#[test]
+fn errors_of_syntax_have_a_place_and_show_no_text() {
+    let problems = given("[log]\nfilter = 'info'\npassword = s3cret\n").problems();
+    assert!(
+        problems.iter().all(|problem| problem.starts_with("t.toml:3:") && !problem.contains("s3cret")),
+        "{problems:?}"
+    );
+    let problems = given("[log]\n[admin]\n[log]\n").problems();
+    assert!(
+        problems.iter().any(|problem| problem.starts_with("t.toml:3:") && problem.contains("duplicate key")),
+        "{problems:?}"
+    );
+    let binary = given("");
+    fs::write(binary.directory.path().join("t.toml"), b"a = 1\nb = \"\xff\"").expect("written");
+    assert!(binary.problem().contains("line 2 is not valid UTF-8"));
+}
+
+#[test]
+fn values_of_another_kind_say_what_is_accepted() {
+    let cases = [
+        ("store = 5", "store = 5: this is a table with keys of its own"),
+        ("[store]\nurl = ['a']", "store.url: this is a single value"),
+        ("[store]\nurl = true", "store.url = true: `true` is not a store URL"),
+        ("listener = [5]", "listener[0] = 5: this is a table"),
+        ("listener = []", "listener: there must be one at least"),
+        ("trusted_proxies = '10.0.0.0/8'", "this is a list: write [\"10.0.0.0/8\"]"),
+        (
+            "trusted_proxies = ['::1', '10.1.0.0/8']",
+            "trusted_proxies[1] = \"10.1.0.0/8\": the network of that prefix length is 10.0.0.0/8",
+        ),
+        ("trusted_proxies = [7]", "trusted_proxies[0] = 7: a network is an address"),
+        ("workers = -1", "workers = -1: write a whole number from 1 to 1024"),
+        ("workers = 1.5", "workers = 1.5: write a whole number"),
+        ("workers = '4'", "workers = \"4\": write a whole number"),
+        ("[limits]\nmax_head_bytes = '4KiB'", "it must be from 8KiB to 1MiB"),
+        ("[log]\nformat = 'xml'", "the formats are \"text\" and \"json\""),
+        ("[log]\nfilter = 'inf'", "write a level"),
+        ("[log]\nfilter = 'tollgate=loud'", "write a level"),
+        ("disabled_auth_groups = ['config']", "there are agents, configs, labels, reporting-rules, heartbeat, and *"),
+    ];
+    for (toml, expected) in cases {
+        let problem = given(toml).problem();
+        assert!(problem.contains(expected), "{toml}: {problem}");
+    }
+}
+
+#[test]
+fn addresses_that_get_in_each_others_way_are_refused() {
+    let listeners =
+        |one: &str, other: &str| format!("[[listener]]\naddress = '{one}'\n[[listener]]\naddress = '{other}'");
+    let taken = |one, other| given(&listeners(one, other)).load().is_err();
+    assert!(taken("127.0.0.1:1", "127.0.0.1:1"));
+    assert!(taken("127.0.0.1:1", "0.0.0.0:1"));
+    assert!(!taken("127.0.0.1:1", "127.0.0.2:1"));
+    assert!(!taken("127.0.0.1:1", "127.0.0.1:2"));
+    assert!(!taken("127.0.0.1:0", "127.0.0.1:0"));
+    assert!(!taken("0.0.0.0:1", "[::]:1"));
+    let problem = given("[admin]\naddress = '127.0.0.1:8080'").problem();
+    assert!(problem.starts_with("t.toml:2:11: admin.address"), "{problem}");
+    let problem = given("[[listener]]\naddress = '0.0.0.0:9900'").problem();
+    assert!(problem.starts_with("t.toml:2:11: listener[0].address"), "{problem}");
+    let problem = given("[[listener]]\naddress = '0.0.0.0:8888'").problem();
+    assert!(problem.contains("upstream.api.url: it leads to the listener at 0.0.0.0:8888"), "{problem}");
+}
+
+#[test]
+fn a_listen_flag_moves_the_only_listener_and_never_drops_tls() {
+    let listen = |toml: &str, addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
+        given(toml).flags(|flags| flags.listen = addresses).problems()
+    };
+    let config =
+        given("").flags(|flags| flags.listen = vec!["[::1]:5".to_owned(), "127.0.0.1:5".to_owned()]).accepted();
+    assert_eq!(config.listeners.len(), 2);
+    let with_tls = "[[listener]]\ntls = { certificate = '/nope.pem', key = '/nope.key' }";
+    let moved = listen(with_tls, &["127.0.0.1:5"]);
+    assert!(
+        moved.iter().all(|problem| problem.contains("listener[0].tls.certificate")),
+        "TLS is still set up: {moved:?}"
+    );
+    let replaced = listen(with_tls, &["127.0.0.1:5", "127.0.0.1:6"]);
+    assert!(replaced.iter().any(|problem| problem.starts_with("--listen: listener: it would replace")), "{replaced:?}");
+    assert!(listen("", &["nowhere"]).concat().starts_with("--listen: listener[0].address = \"nowhere\""));
+}
+
+#[test]
+fn tls_files_are_judged_at_once() {
+    let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
+    let other = rcgen::KeyPair::generate().expect("key");
+    let written = |tls: &str| {
+        let given = given("");
+        let at = |name: &str| given.directory.path().join(name);
+        fs::write(at("c.pem"), key.cert.pem()).expect("written");
+        fs::write(at("k.pem"), key.signing_key.serialize_pem()).expect("written");
+        fs::write(at("other.pem"), other.serialize_pem()).expect("written");
+        let tls = tls.replace("DIR", &given.directory.path().display().to_string());
+        fs::write(at("t.toml"), format!("[[listener]]\n{tls}")).expect("written");
+        given
+    };
+    let good = "tls.certificate = 'DIR/c.pem'\ntls.key = 'DIR/k.pem'";
+    assert!(written(good).accepted().listeners[0].tls.is_some());
+    let problem = |tls: &str| written(tls).problem();
+    assert!(problem("tls.certificate = 'DIR/c.pem'").starts_with("t.toml:2:1: listener[0].tls.key: TLS needs"));
+    assert!(problem("tls.certificate = 'DIR/c.pem'\ntls.key = 'DIR/other.pem'").contains("tls.key = "));
+    assert!(problem("tls.certificate = 'DIR/c.pem'\ntls.key = 'DIR/other.pem'").contains("does not match"));
+    assert!(problem("tls.certificate = 'DIR/no.pem'\ntls.key = 'DIR/k.pem'").contains("tls.certificate = "));
+    assert!(problem(&format!("{good}\ntls.client_ca = 'DIR/k.pem'")).contains("tls.client_ca = "));
+    assert!(problem(&format!("{good}\ntls.alpn = ['h3']")).contains("tls.alpn[0] = \"h3\": the protocols are"));
+    assert!(problem(&format!("{good}\ntls.alpn = []")).contains("tls.alpn: name one at least"));
+}
+
+#[test]
+fn a_replaced_credential_needs_a_readable_token() {
+    let directory = TempDir::new().expect("directory");
+    let file = |name: &str, text: &str| {
+        fs::write(directory.path().join(name), text).expect("written");
+        directory.path().join(name).display().to_string()
+    };
+    let upstream = |more: &str| given(&format!("[upstream.api]\n{more}"));
+    let good = file("good", "tc-apiv1_0123456789s3cret\n");
+    let config = upstream(&format!("credential = {{ mode = 'replace', token_file = '{good}' }}")).accepted();
+    assert_eq!(config.upstreams.api.credential, CredentialMode::Replace { token_file: good.clone().into() });
+    assert_eq!(config.upstreams.heartbeat.credential, CredentialMode::Forward);
+
+    let problem = |more: &str| upstream(more).problem();
+    assert!(problem("credential.mode = 'replace'").contains("credential.token_file: mode = \"replace\" needs a file"));
+    assert!(problem(&format!("credential.token_file = '{good}'")).contains("used with mode = \"replace\" only"));
+    assert!(problem("credential.mode = 'drop'").contains("the modes are"));
+    let bad = file("bad", "s3cret");
+    let message = problem(&format!("credential = {{ mode = 'replace', token_file = '{bad}' }}"));
+    assert!(message.contains("does not hold a token") && !message.contains("s3cret"), "{message}");
+    let message = problem("credential = { mode = 'replace', token_file = 'tc-apiv1_s3cret' }");
+    assert!(message.contains("tc-apiv1_...") && !message.contains("s3cret"), "{message}");
+}
+
+#[test]
+fn an_https_upstream_is_verified_and_an_http_one_cannot_be() {
+    let problem = given("[upstream.api]\ntls.ca = '/ca.pem'").problem();
+    assert!(problem.contains("upstream.api.tls.ca = \"/ca.pem\": the url is not https"), "{problem}");
+    let problem = given("[upstream.api]\nurl = 'https://h'\ntls.ca = '/nope.pem'").problem();
+    assert!(problem.contains("upstream.api.tls.ca = \"/nope.pem\": reading /nope.pem: No such file"), "{problem}");
+    let authority = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).expect("certificate").cert.pem();
+    let directory = TempDir::new().expect("directory");
+    fs::write(directory.path().join("ca.pem"), authority).expect("written");
+    let ca = directory.path().join("ca.pem");
+    let config = given(&format!("[upstream.api]\nurl = 'https://h'\ntls.ca = '{}'", ca.display())).accepted();
+    assert_eq!(config.upstreams.api.tls.expect("https").ca.as_deref(), Some(ca.as_path()));
+    assert_eq!((config.upstreams.api.port, config.upstreams.api.authority.as_str()), (443, "h"));
+}
+
+#[test]
+fn freshness_bounds_are_longer_than_the_probe_interval() {
+    let problem = given("[freshness]\nprobe_interval = '60s'").problem();
+    assert!(problem.starts_with("t.toml:2:18: freshness.probe_interval"), "{problem}");
+    let problem = given("[freshness]\nmax_staleness = '500ms'").problem();
+    assert!(
+        problem.starts_with("t.toml:2:17: freshness.max_staleness = \"500ms\": max_staleness must be longer"),
+        "{problem}"
+    );
+    let problem = given("[freshness.per_permission]\n'tokens:write' = '1s'").problem();
+    assert!(problem.contains("freshness.per_permission.tokens:write = \"1s\": it must be longer"), "{problem}");
+    let problem = given("[freshness.per_permission]\n'token:write' = '5s'").problem();
+    assert!(problem.contains("did you mean `tokens`?"), "{problem}");
+    let problem = given("[freshness]\nprobe_interval = 'x'\nmax_staleness = '500ms'").problem();
+    assert!(problem.contains("probe_interval = \"x\""), "what cannot be read is not compared: {problem}");
+    let config = given("[freshness]\nprobe_interval = '1h'\nmax_staleness = 'never'").accepted();
+    assert_eq!(config.freshness.max_staleness, MaxStaleness::Never);
+}
+
+#[test]
+fn routes_are_added_and_replace_built_in_ones() {
+    let config = given(
+        r#"disabled_auth_groups = ["labels"]
+[freshness.per_permission]
+"reporting-rules:write" = "5s"
+[[route]]
+methods = ["GET"]
+path = "/api/configs/**"
+auth = "none"
+[[route]]
+methods = ["POST", "PUT"]
+path = "/api/reports/{id}"
+permission = "reporting-rules:write"
+upstream = "heartbeat"
+[[route]]
+methods = ["GET"]
+path = "/health"
+auth = "none"
+[[route]]
+methods = ["HEAD"]
+path = "/health"
+permission = "agents:read"
+"#,
+    )
+    .accepted();
+    assert_eq!(route(&config, "GET", "/api/configs/1/toml"), "open api");
+    assert_eq!(route(&config, "HEAD", "/api/configs/1/toml"), "open api", "GET stands for HEAD");
+    assert_eq!(route(&config, "GET", "/api/configs"), "configs:read api", "another path");
+    assert_eq!(route(&config, "POST", "/api/configs/1"), "configs:write api", "another method");
+    assert_eq!(route(&config, "PUT", "/api/reports/7"), "reporting-rules:write heartbeat");
+    assert_eq!(route(&config, "HEAD", "/health"), "agents:read api", "unless HEAD has a route of its own");
+    assert_eq!(route(&config, "GET", "/health"), "open api");
+    assert_eq!(route(&config, "DELETE", "/api/labels/1"), "open api");
+    match config.routes.find("POST", "/api/reports/7").expect("a route").access {
+        Access::Requires { max_staleness, .. } => {
+            assert_eq!(max_staleness, MaxStaleness::Within(Duration::from_secs(5)))
+        }
+        Access::Open => panic!("it has a permission"),
+    }
+    assert_same(
+        &given("disabled_auth_groups = ['*']").accepted(),
+        &given("disabled_auth_groups = ['labels', 'heartbeat', 'agents', 'configs', 'reporting-rules']").accepted(),
+    );
+}
+
+#[test]
+fn routes_that_cannot_be_meant_are_refused() {
+    let problem = |route: &str| given(&format!("[[route]]\n{route}")).problem();
+    let path = "path = '/x'";
+    let get = "methods = ['GET']";
+    assert!(problem(&format!("{get}\n{path}")).starts_with("t.toml:1:1: route[0]: a route needs permission"));
+    assert!(problem(&format!("{get}\n{path}\nauth = 'none'\npermission = 'agents:read'")).contains("not both"));
+    assert!(problem(&format!("{get}\n{path}\nauth = 'basic'")).contains("it can only be \"none\""));
+    assert!(problem(&format!("{path}\nauth = 'none'")).contains("route[0].methods: every route needs"));
+    assert!(problem(&format!("{get}\nauth = 'none'")).contains("route[0].path: every route needs"));
+    assert!(problem(&format!("methods = ['get']\n{path}\nauth = 'none'")).contains("(in capitals)"));
+    assert!(problem(&format!("methods = []\n{path}\nauth = 'none'")).contains("name one at least"));
+    assert!(problem(&format!("methods = ['GET', 'GET']\n{path}\nauth = 'none'")).contains("each only once"));
+    assert!(
+        problem(&format!("{get}\npath = 'x'\nauth = 'none'"))
+            .contains("route[0].path = \"x\": the path does not start with /")
+    );
+    assert!(problem(&format!("{get}\n{path}\npermission = 'agent:read'")).contains("did you mean `agents`?"));
+    assert!(problem(&format!("{get}\n{path}\nauth = 'none'\nupstream = 'web'")).contains("the upstreams are"));
+
+    let twice = format!(
+        "{get}\npath = '/x/{{a}}'\nauth = 'none'\n[[route]]\nmethods = ['POST', 'GET']\npath = '/x/{{b}}'\nauth = 'none'"
+    );
+    let message = problem(&twice);
+    assert!(message.starts_with("t.toml:7:8: route[1].path"), "{message}");
+    assert!(
+        message.contains("GET on this path is shadowed by the route at") && message.contains("t.toml:3:8"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_check_prints_means_the_same() {
+    let read_back = |config: &Config| {
+        let printed = effective(config);
+        let again = given(&printed).load().unwrap_or_else(|problems| panic!("{problems}\n{printed}"));
+        assert_same(&again, config);
+        assert_eq!(effective(&again), printed);
+        printed
+    };
+    let printed = read_back(&given("").accepted());
+    assert!(!printed.contains("\n[[route]]") && printed.contains("#   POST            /agents/heartbeat"), "{printed}");
+
+    let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
+    let directory = TempDir::new().expect("directory");
+    let write = |name: &str, text: &str| {
+        fs::write(directory.path().join(name), text).expect("written");
+        directory.path().join(name).display().to_string()
+    };
+    let certificate = write("it's.pem", &key.cert.pem());
+    let private_key = write("key.pem", &key.signing_key.serialize_pem());
+    let token = write("token", "tc-apiv1_0123456789s3cret");
+    let config = given(&format!(
+        r#"workers = 3
+disabled_auth_groups = ["labels", "heartbeat"]
+trusted_proxies = ["10.0.0.0/8", "fd00::/8"]
+[[listener]]
+address = "[::1]:8443"
+tls = {{ certificate = "{certificate}", key = "{private_key}", client_ca = "{certificate}", alpn = ["http/1.1"] }}
+[[listener]]
+address = "127.0.0.1:0"
+[upstream.api]
+url = "https://[fd00::1]"
+tls.ca = "{certificate}"
+credential = {{ mode = "replace", token_file = "{token}" }}
+timeouts = {{ connect = "1500ms", first_byte = "1h", idle = "90s" }}
+pool = {{ idle_timeout = "1s", max_idle = 0 }}
+[upstream.heartbeat]
+url = "http://heartbeats.example.:8000"
+credential.mode = "strip"
+[store]
+url = "sqlite:/var/lib/a \"b\".db"
+[freshness]
+probe_interval = "250ms"
+max_staleness = "never"
+per_permission = {{ "heartbeat:write" = "15m", "tokens:write" = "never" }}
+[admin]
+address = "0.0.0.0:9901"
+[limits]
+max_connections = 5
+max_head_bytes = 10000
+max_headers = 6
+max_body_bytes = "1MB"
+max_streams = 7
+min_body_rate = 8
+[timeouts]
+tls_handshake = "1s"
+request_head = "2s"
+body_grace = "3s"
+keep_alive = "4d"
+drain = "0s"
+[log]
+filter = "warn,tollgate=debug"
+format = "json"
+[[route]]
+methods = ["GET", "POST"]
+path = "/api/configs/{{id}}/public"
+auth = "none"
+[[route]]
+methods = ["GET"]
+path = "/api/configs"
+auth = "none"
+[[route]]
+methods = ["HEAD"]
+path = "/api/configs"
+permission = "configs:read"
+[[route]]
+methods = ["POST"]
+path = "/api/labels"
+permission = "labels:write"
+"#
+    ))
+    .accepted();
+    assert_eq!(config.log.format, LogFormat::Json);
+    let printed = read_back(&config);
+    assert!(!printed.contains("s3cret"), "{printed}");
+    assert!(Path::new(&token).exists());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_damaged_file_is_refused_with_a_problem_or_means_something(
+        cut: prop::sample::Index, length in 0..40_usize, put in "[a-z0-9\\[\\]{}=\"'.,#\n é-]{0,6}",
+    ) {
+        let lines = include_str!("../../../config/tollgate.toml").lines().filter(|line| !line.starts_with("# "));
+        let text: Vec<char> = lines.collect::<Vec<_>>().join("\n").chars().collect();
+        let start = cut.index(text.len());
+        let after = text.iter().skip(start + length);
+        let damaged: String = text[..start].iter().copied().chain(put.chars()).chain(after.copied()).collect();
+        match given(&damaged).load() {
+            Ok(config) => assert_same(&given(&effective(&config)).accepted(), &config),
+            Err(problems) => prop_assert!(problems.iter().all(|problem| !problem.message.is_empty())),
+        }
+    }
+}
