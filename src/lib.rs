@@ -7,6 +7,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod dev;
 pub mod http1;
 pub mod listener;
 pub mod proxy;

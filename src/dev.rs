@@ -1,0 +1,137 @@
+//! `tollgate dev`: Tollgate on loopback with a throwaway store and a stand-in for Telegraf Controller, to try it.
+//!
+//! ```text
+//!   curl, telegraf ──► Tollgate ──► stand-in Controller, API         (controller, template)
+//!                         │    └──► stand-in Controller, heartbeats  (controller, heartbeat)
+//!   tollgate token ──► SQLite file in a temporary folder             (directory, seed)
+//! ```
+//!
+//! Nothing of it is for production: raw tokens are printed, and the stand-in trusts whoever reaches it. The store goes
+//! at the end; after a `kill -9`, at the start of the next `tollgate dev`.
+
+pub mod banner;
+pub mod controller;
+pub mod directory;
+pub mod heartbeat;
+pub mod ports;
+pub mod seed;
+pub mod settings;
+mod site;
+pub mod template;
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Problems;
+use crate::registry::RegistryError;
+use crate::store::StoreError;
+use banner::Style;
+use site::Site;
+
+pub use ports::{DevOptions, PortError};
+
+/// Why `tollgate dev` did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum DevError {
+    /// A port.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The folder of the throwaway store.
+    #[error("making a folder for the throwaway store in the temporary folder (TMPDIR names another)")]
+    Directory(#[source] io::Error),
+    /// The store.
+    #[error("creating the throwaway store")]
+    Store(#[source] StoreError),
+    /// Its first records.
+    #[error("creating the owner and the agents' token")]
+    Tokens(#[source] RegistryError),
+    /// The stand-in.
+    #[error("starting the stand-in Controller")]
+    Controller(#[source] io::Error),
+    /// The sidecar's configuration.
+    #[error("configuring Tollgate")]
+    Config(#[source] Problems),
+    /// The sidecar.
+    #[error("starting Tollgate")]
+    Sidecar(#[source] anyhow::Error),
+    /// The sidecar again.
+    #[error("Tollgate did not become ready in 10 s; the log lines above say why")]
+    NotReady,
+    /// Threads or signals.
+    #[error("setting up the process")]
+    Process(#[source] io::Error),
+    /// Standard output.
+    #[error("printing what to try")]
+    Print(#[source] io::Error),
+    /// The end.
+    #[error("removing the throwaway store")]
+    Remove(#[source] io::Error),
+}
+
+/// Runs Tollgate and the stand-in, prints what to try, and returns after SIGINT or SIGTERM, with the store removed.
+///
+/// Blocks, with a runtime of its own: not to be called from one.
+///
+/// # Errors
+/// [`DevError`]; the store is removed then too, where it can be.
+pub fn run(options: DevOptions) -> Result<(), DevError> {
+    // Only what goes wrong, so that the lines to paste stay in sight. Where a subscriber is set already, it stays.
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(io::stderr).try_init().ok();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("dev")
+        .enable_all()
+        .build()
+        .map_err(DevError::Process)?;
+    let result = runtime.block_on(run_until_stopped(options));
+    // Blocking work that hangs must not keep the terminal.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
+    // Before there is anything to clean up: from here on a signal ends this function instead of the process.
+    let mut stop = StopSignals::install().map_err(DevError::Process)?;
+    let site = tokio::select! {
+        site = Site::start(&options) => site?,
+        () = stop.next() => return Ok(()),
+    };
+    let style = if io::stdout().is_terminal() { Style::Terminal } else { Style::Plain };
+    print(&site.banner.render(style)).map_err(DevError::Print)?;
+
+    stop.next().await;
+    tokio::select! {
+        stopped = site.stop() => stopped?,
+        () = stop.next() => {} // asked twice: dropping it ends it at once
+    }
+    let after_ctrl_c = if style == Style::Terminal { "\n" } else { "" }; // the terminal shows ^C
+    print(&format!("{after_ctrl_c}Tollgate has stopped, and its throwaway store is removed.\n"))
+        .map_err(DevError::Print)
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn install() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The next of them. May be dropped half-way.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

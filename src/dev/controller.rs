@@ -1,0 +1,357 @@
+//! A stand-in for Telegraf Controller: enough of it to try Tollgate, on two ports as the real one has them.
+//!
+//! ```text
+//!   API         GET, HEAD       /api/configs             which configurations there are
+//!               GET, HEAD, PUT  /api/configs/{id}/toml   one of them; the query fills in its parameters
+//!               GET, HEAD       /api/agents              who has reported, and when
+//!   heartbeats  POST            /agents/heartbeat        checked against the shape that Telegraf sends
+//! ```
+//!
+//! It asks nobody for a token: that is Tollgate's part. Who sent a heartbeat it takes from the `X-Forwarded-For` and
+//! `X-Tollgate-*` fields that Tollgate sets. All is in memory, within bounds.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, LAST_MODIFIED};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::heartbeat::{Heartbeat, Status};
+use super::ports::Listeners;
+use super::template;
+
+/// Largest heartbeat, in bytes.
+const MAX_HEARTBEAT_BYTES: usize = 10 * 1024 * 1024;
+
+/// Largest configuration, in bytes.
+const MAX_CONFIGURATION_BYTES: usize = 1024 * 1024;
+
+/// Agents remembered; beyond that the one that was silent longest is forgotten.
+const MAX_AGENTS: usize = 10_000;
+
+/// Connections at once on each port; accepting pauses above it.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// Longest wait for the head of a request, and then for its body.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A running stand-in. It ends when this is dropped, and with it every connection.
+#[derive(Debug)]
+pub struct Controller {
+    api: SocketAddr,
+    heartbeat: SocketAddr,
+    state: Arc<State>,
+    _servers: JoinSet<()>,
+}
+
+impl Controller {
+    /// Starts serving both ports, without configurations.
+    ///
+    /// # Errors
+    /// When a listener cannot tell its address.
+    pub fn start(listeners: Listeners) -> io::Result<Self> {
+        let Listeners { api, heartbeat } = listeners;
+        let state = Arc::new(State::default());
+        let (api_address, heartbeat_address) = (api.local_addr()?, heartbeat.local_addr()?);
+        let mut servers = JoinSet::new();
+        servers.spawn(accept(api, Server::Api, state.clone()));
+        servers.spawn(accept(heartbeat, Server::Heartbeat, state.clone()));
+        Ok(Self { api: api_address, heartbeat: heartbeat_address, state, _servers: servers })
+    }
+
+    /// Where the API is.
+    #[must_use]
+    pub fn api(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Where heartbeats go.
+    #[must_use]
+    pub fn heartbeat(&self) -> SocketAddr {
+        self.heartbeat
+    }
+
+    /// Adds a configuration, or replaces the one with this id. Placeholders in its text (`&{name}`, `&{name:default}`)
+    /// are filled in whenever it is fetched.
+    pub fn put_configuration(&self, id: &str, text: String) {
+        self.state.put_configuration(id, text, Timestamp::now());
+    }
+}
+
+/// Which of the two ports a request came in by.
+#[derive(Debug, Clone, Copy)]
+enum Server {
+    Api,
+    Heartbeat,
+}
+
+async fn accept(listener: TcpListener, server: Server, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, peer)) => {
+                    connections.spawn(serve(stream, peer.ip(), server, state.clone()));
+                }
+                // Out of descriptors, most likely; some will be free again.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, peer: IpAddr, server: Server, state: Arc<State>) {
+    let service = service_fn(|request| {
+        let state = state.clone();
+        async move {
+            let answer = match server {
+                Server::Api => api(&state, request).await,
+                Server::Heartbeat => heartbeat(&state, peer, request).await,
+            };
+            Ok::<_, Infallible>(answer.unwrap_or_else(Failure::into_response))
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(READ_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    // A connection that breaks is the client's business.
+    connection.await.ok();
+}
+
+type Answer = Result<Response<Full<Bytes>>, Failure>;
+
+async fn api(state: &State, request: Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
+    let path: Vec<&str> = head.uri.path().split('/').skip(1).collect();
+    match (path.as_slice(), &head.method) {
+        (["api", "configs"], &Method::GET | &Method::HEAD) => Ok(json(StatusCode::OK, &state.list_configurations())),
+        (["api", "agents"], &Method::GET | &Method::HEAD) => Ok(json(StatusCode::OK, &state.list_agents())),
+        (["api", "configs", id, "toml"], &Method::GET | &Method::HEAD) => {
+            let Configuration { text, last_modified } = state.configuration(id)?;
+            let text = template::substitute(&text, head.uri.query().unwrap_or_default()).map_err(Failure::bad)?;
+            let mut response = Response::new(Full::new(Bytes::from(text)));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/toml"));
+            response.headers_mut().insert(LAST_MODIFIED, http_date(last_modified)?);
+            Ok(response)
+        }
+        (["api", "configs", id, "toml"], &Method::PUT) => {
+            state.configuration(id)?;
+            let text = read(body, MAX_CONFIGURATION_BYTES).await?;
+            let text = String::from_utf8(text.into()).map_err(|_| Failure::bad("a configuration is UTF-8 text"))?;
+            Ok(json(StatusCode::OK, &state.put_configuration(id, text, Timestamp::now())))
+        }
+        (["api", "configs" | "agents"], _) => Err(Failure::method("GET, HEAD")),
+        (["api", "configs", _, "toml"], _) => Err(Failure::method("GET, HEAD, PUT")),
+        _ => Err(Failure::not_found("no such path in this stand-in for Telegraf Controller")),
+    }
+}
+
+async fn heartbeat(state: &State, peer: IpAddr, request: Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
+    match (head.uri.path(), head.method) {
+        ("/agents/heartbeat", Method::POST) => {
+            let body = read(body, MAX_HEARTBEAT_BYTES).await?;
+            let heartbeat = Heartbeat::parse(&body)
+                .map_err(|reason| Failure::bad(format_args!("not a heartbeat as Telegraf sends it: {reason}")))?;
+            state.record(heartbeat, peer, &head.headers, Timestamp::now());
+            Ok(json(StatusCode::OK, &serde_json::json!({ "status": "ok" })))
+        }
+        ("/agents/heartbeat", _) => Err(Failure::method("POST")),
+        _ => Err(Failure::not_found("no such path on this stand-in for the heartbeat server")),
+    }
+}
+
+/// Reads a body whole.
+async fn read(body: Incoming, max_bytes: usize) -> Result<Bytes, Failure> {
+    let too_large = || Failure {
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        reason: format!("the body has more than {max_bytes} bytes"),
+        allow: None,
+    };
+    // Said before the client is asked for a body that it announced as too large.
+    if body.size_hint().lower() > u64::try_from(max_bytes).unwrap_or(u64::MAX) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(READ_TIMEOUT, Limited::new(body, max_bytes).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Failure::bad("the body was cut off")),
+        Err(_) => Err(Failure {
+            status: StatusCode::REQUEST_TIMEOUT,
+            reason: "the body took too long".to_owned(),
+            allow: None,
+        }),
+    }
+}
+
+/// A reply that is not 2xx.
+#[derive(Debug)]
+struct Failure {
+    status: StatusCode,
+    reason: String,
+    allow: Option<&'static str>,
+}
+
+impl Failure {
+    fn bad(reason: impl ToString) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, reason: reason.to_string(), allow: None }
+    }
+
+    fn not_found(reason: impl ToString) -> Self {
+        Self { status: StatusCode::NOT_FOUND, reason: reason.to_string(), allow: None }
+    }
+
+    fn method(allow: &'static str) -> Self {
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, reason: format!("this path has {allow}"), allow: Some(allow) }
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = json(self.status, &serde_json::json!({ "error": self.reason }));
+        if let Some(allow) = self.allow {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}
+
+/// JSON as a person at a terminal likes it: indented, with a newline at the end.
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+    // Maps with text keys and plain records: nothing in them can fail to be written.
+    let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// RFC 9110 section 5.6.7, such as `Wed, 22 Oct 2025 14:02:30 GMT`.
+fn http_date(at: Timestamp) -> Result<HeaderValue, Failure> {
+    let text = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&at).ok();
+    text.and_then(|text| HeaderValue::try_from(text).ok()).ok_or_else(|| Failure {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        reason: format!("{at} cannot be written as a date of HTTP"),
+        allow: None,
+    })
+}
+
+/// What the stand-in remembers.
+#[derive(Debug, Default)]
+struct State {
+    configurations: Mutex<BTreeMap<String, Configuration>>,
+    agents: Mutex<BTreeMap<String, Agent>>,
+}
+
+#[derive(Debug, Clone)]
+struct Configuration {
+    text: String,
+    /// In whole seconds, as `Last-Modified` has them.
+    last_modified: Timestamp,
+}
+
+/// A configuration in a list.
+#[derive(Debug, Serialize)]
+struct Listed {
+    id: String,
+    last_modified: Timestamp,
+}
+
+/// An agent that has reported.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Agent {
+    id: String,
+    hostname: Option<String>,
+    version: String,
+    status: Option<Status>,
+    /// Of the agent, as Tollgate passed it on.
+    address: String,
+    last_seen: Timestamp,
+    heartbeats: u64,
+    /// The token it came with last, and whose that is.
+    token_id: Option<String>,
+    user: Option<String>,
+}
+
+impl State {
+    fn configuration(&self, id: &str) -> Result<Configuration, Failure> {
+        let found = lock(&self.configurations).get(id).cloned();
+        found.ok_or_else(|| Failure::not_found(format_args!("there is no configuration `{id}`")))
+    }
+
+    fn list_configurations(&self) -> Vec<Listed> {
+        let configurations = lock(&self.configurations);
+        let listed = configurations
+            .iter()
+            .map(|(id, Configuration { last_modified, .. })| Listed { id: id.clone(), last_modified: *last_modified });
+        listed.collect()
+    }
+
+    fn put_configuration(&self, id: &str, text: String, now: Timestamp) -> Listed {
+        let mut configurations = lock(&self.configurations);
+        let mut last_modified = whole_seconds(now);
+        if let Some(before) = configurations.get(id) {
+            // Agents compare the dates only: two versions within a second need two of them.
+            let next = before.last_modified.saturating_add(SignedDuration::from_secs(1)).unwrap_or(last_modified);
+            last_modified = last_modified.max(next);
+        }
+        configurations.insert(id.to_owned(), Configuration { text, last_modified });
+        Listed { id: id.to_owned(), last_modified }
+    }
+
+    fn list_agents(&self) -> Vec<Agent> {
+        lock(&self.agents).values().cloned().collect()
+    }
+
+    fn record(&self, heartbeat: Heartbeat, peer: IpAddr, headers: &HeaderMap, now: Timestamp) {
+        let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        // The first address is the agent's own, each proxy adds that of its client at the end.
+        let forwarded = field("x-forwarded-for")
+            .and_then(|list| list.split(',').next().map(|first| first.trim().to_owned()))
+            .filter(|first| !first.is_empty());
+        let mut agents = lock(&self.agents);
+        let heartbeats = agents.get(&heartbeat.id).map_or(0, |agent| agent.heartbeats) + 1;
+        if heartbeats == 1 && agents.len() >= MAX_AGENTS {
+            let silent = agents.values().min_by_key(|agent| agent.last_seen).map(|agent| agent.id.clone());
+            silent.and_then(|id| agents.remove(&id));
+        }
+        let agent = Agent {
+            id: heartbeat.id.clone(),
+            hostname: heartbeat.hostname,
+            version: heartbeat.version,
+            status: heartbeat.status,
+            address: forwarded.unwrap_or_else(|| peer.to_string()),
+            last_seen: whole_seconds(now),
+            heartbeats,
+            token_id: field("x-tollgate-token-id"),
+            user: field("x-tollgate-user"),
+        };
+        agents.insert(heartbeat.id, agent);
+    }
+}
+
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// The maps are left whole by whatever panicked while holding one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

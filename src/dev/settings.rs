@@ -1,0 +1,58 @@
+//! The configuration that `tollgate dev` runs with: the defaults. It reads no file and no environment, so what is tried
+//! is the same everywhere.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::banner::url;
+use super::ports::DevOptions;
+use crate::config::{self, Config, CredentialMode, Overrides, Problems, Source};
+use crate::store::StoreUrl;
+
+/// Whoever presses Ctrl-C is waiting.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// The configuration of the sidecar, in front of a stand-in at these two addresses.
+///
+/// # Errors
+/// When the store's path is one that a store URL cannot have.
+pub fn config(
+    options: &DevOptions,
+    api: SocketAddr,
+    heartbeat: SocketAddr,
+    store: &StoreUrl,
+) -> Result<Config, Problems> {
+    let nothing = Source { file: None, environment: Vec::new() };
+    let overrides = Overrides {
+        listen: vec![options.listen.to_string()],
+        api_upstream: Some(url(api)),
+        heartbeat_upstream: Some(url(heartbeat)),
+        store: Some(store.to_string()),
+        admin_listen: Some(options.admin_listen.to_string()),
+    };
+    let mut config = config::load(&nothing, &overrides)?;
+    config.timeouts.drain = DRAIN;
+    // The stand-in asks for none, and a token is best not sent where nobody needs it.
+    config.upstreams.api.credential = CredentialMode::Strip;
+    config.upstreams.heartbeat.credential = CredentialMode::Strip;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tollgate_listens_where_it_was_told_and_goes_to_the_stand_in() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let options = DevOptions { listen: address("127.0.0.1:0"), ..DevOptions::default() };
+        let store = StoreUrl::Sqlite("/tmp/a folder/tollgate.db".into());
+        let config = config(&options, address("127.0.0.1:8"), address("[::]:9"), &store).expect("valid");
+        assert_eq!(config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(), [options.listen]);
+        assert_eq!(config.admin_address, options.admin_listen);
+        assert_eq!(config.store, store);
+        assert_eq!(config.upstreams.api.authority, "127.0.0.1:8");
+        assert_eq!((config.upstreams.heartbeat.host.as_str(), config.upstreams.heartbeat.port), ("::1", 9));
+        assert!(config.routes.find("POST", "/agents/heartbeat").is_ok());
+    }
+}
