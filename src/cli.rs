@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+use crate::dev::DevOptions;
 use output::{OutputError, note};
 
 /// An authenticating reverse proxy in front of Telegraf Controller, and the registry of its API tokens.
@@ -59,8 +60,9 @@ pub struct Globals {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run everything on loopback to try it: a throwaway store, a stand-in Controller, tokens
-    Dev(serve::DevArgs),
+    Dev(DevOptions),
     /// Run the proxy
+    #[command(after_help = serve::SERVE_EXAMPLES)]
     Serve(serve::ServeArgs),
     /// Check the configuration and print what is in effect, secrets left out
     Check(serve::ServeArgs),
@@ -89,7 +91,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
     }
     let Cli { globals, command } = Cli::try_parse_from(arguments)?;
     match command {
-        Command::Dev(args) => serve::dev(&globals, args),
+        Command::Dev(options) => serve::dev(&globals, options),
         Command::Serve(args) => serve::serve(&globals, args),
         Command::Check(args) => serve::check(&globals, args),
         Command::Init(args) => session::block_on(user::init(&globals, args)),

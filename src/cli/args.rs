@@ -206,7 +206,16 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_text_is_an_expiry_or_refused(text in "[0-9wdhms:TZ+-]{0,24}") {
-            let _: Result<Expiry, InvalidExpiry> = text.parse();
+            if let Ok(Expiry::After(seconds)) = text.parse() {
+                proptest::prop_assert!(seconds > 0);
+            }
+        }
+
+        #[test]
+        fn units_add_up(days in 1i64..100_000, hours in 0i64..1000, seconds in 0i64..100_000) {
+            let text = format!("{days}d{hours}h{seconds}s");
+            let expected = days * 86_400 + hours * 3_600 + seconds;
+            proptest::prop_assert_eq!(text.parse(), Ok(Expiry::After(expected)));
         }
     }
 }

@@ -371,3 +371,41 @@ async fn owners(session: &Session, tokens: &[TokenRecord]) -> anyhow::Result<Has
     }
     Ok(owners)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{Role, UserId};
+
+    #[test]
+    fn permissions_are_told_in_a_few_words() {
+        let manager = UserRecord {
+            id: UserId::from_u64(1),
+            name: "max".to_owned(),
+            role: Role::Manager,
+            status: UserStatus::Active,
+            created_at: Timestamp::UNIX_EPOCH,
+        };
+        let told = |names: &str| {
+            let permissions = names.split_whitespace().map(|name| name.parse().expect("a permission"));
+            summary(permissions.collect(), &manager)
+        };
+        assert_eq!(told("heartbeat:write configs:read"), "telegraf-agent");
+        assert_eq!(told(""), "none");
+        assert_eq!(told("labels:read"), "labels:read");
+        assert_eq!(told("labels:read agents:read"), "agents:read, labels:read");
+        assert_eq!(told("labels:read agents:read configs:read"), "3 permissions");
+        assert_eq!(summary(Role::Manager.permissions(), &manager), "all of manager");
+    }
+
+    #[test]
+    fn history_says_what_happened() {
+        let (from, to) = ("max".to_owned(), "vera".to_owned());
+        assert_eq!(happened(&Event::Reassigned { from, to }), "reassigned from max to vera");
+        assert_eq!(
+            happened(&Event::Narrowed { lost: PermissionSet::TELEGRAF_AGENT }),
+            "lost configs:read, heartbeat:write"
+        );
+        assert_eq!(happened(&Event::Revoked { reason: Some("a role".to_owned()) }), "revoked: a role");
+    }
+}
