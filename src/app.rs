@@ -3,6 +3,7 @@
 //! Only this module knows both paths: it gives the replica to the workers, which read it, and to the synchroniser, which
 //! writes it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,11 +17,13 @@ use tokio::task::AbortHandle;
 
 use crate::admin::{self, Health};
 use crate::config::Config;
-use crate::listener::{self, Tls};
+use crate::listener::{self, BindError, Tls};
 use crate::proxy::Gate;
 use crate::reload;
 use crate::replica::{Replica, driver};
 use crate::store::{self, Store};
+use crate::tls::TlsError;
+use crate::upstream::UpstreamError;
 use crate::worker::Worker;
 
 /// A running sidecar. Dropping it without [`Sidecar::stop`] cuts off what it serves.
@@ -34,13 +37,39 @@ pub struct Sidecar {
     tasks: Vec<AbortHandle>,
 }
 
+/// Why a sidecar cannot start. Nothing runs then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address agents shall connect to.
+    #[error(transparent)]
+    Listener(#[from] BindError),
+    /// The admin listener's address.
+    #[error("listening on {address} (admin)")]
+    Admin {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A listener's certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An upstream's TLS files or service token.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// A thread.
+    #[error("starting a worker thread")]
+    Thread(#[source] io::Error),
+}
+
 impl Sidecar {
     /// Binds every address and starts serving. The replica is filled in the background: until then everything that needs
     /// a token gets 503. Must be called within a tokio runtime, which carries the control plane.
     ///
     /// # Errors
     /// When an address, a certificate or a credential cannot be used. Nothing runs then.
-    pub async fn start(config: Config, store: Arc<dyn Store>) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
         let replica = Arc::new(Replica::new());
         let gate = Arc::new(Gate::new(&config, Arc::clone(&replica))?);
         let (mut bound, mut listeners) = (Vec::new(), Vec::new());
@@ -52,7 +81,7 @@ impl Sidecar {
         }
         let admin_socket = tokio::net::TcpListener::bind(config.admin_address)
             .await
-            .with_context(|| format!("listening on {} (admin)", config.admin_address))?;
+            .map_err(|source| StartError::Admin { address: config.admin_address, source })?;
         let health = Arc::new(Health {
             replica: Arc::clone(&replica),
             max_staleness: config.freshness.max_staleness,
@@ -78,7 +107,7 @@ impl Sidecar {
                 stopped: stopped.clone(),
                 drain: config.timeouts.drain,
             };
-            sidecar.workers.push(thread.spawn(index).context("starting a worker thread")?);
+            sidecar.workers.push(thread.spawn(index).map_err(StartError::Thread)?);
         }
         let files = reload::watch(vec![Arc::clone(&gate.api), Arc::clone(&gate.heartbeat)], tls);
         sidecar.tasks.push(tokio::spawn(files).abort_handle());
@@ -140,7 +169,7 @@ struct WorkerThread {
 }
 
 impl WorkerThread {
-    fn spawn(self, index: usize) -> std::io::Result<JoinHandle<()>> {
+    fn spawn(self, index: usize) -> io::Result<JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread();
         std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let mut runtime = runtime;

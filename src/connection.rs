@@ -45,14 +45,15 @@ pub async fn serve(
     }
     let socket = Socket::new(stream);
     alarm.set(worker.gate.timeouts.request_head);
-    let mut is_first = true;
+    let mut fresh = true;
     loop {
         alarm.idle(true);
         match alarm.race(socket.readable()).await {
             Ok(Ok(())) => alarm.idle(false),
             Ok(Err(_)) | Err(_) => return,
         }
-        match Box::pin(http1::serve(&worker, &alarm, &socket, origin, is_first)).await {
+        match Box::pin(http1::serve(&worker, &alarm, &socket, origin, &mut fresh)).await {
+            http1::Next::Idle if fresh => {} // readiness was reported ahead of the first byte
             http1::Next::Idle => alarm.set(worker.gate.timeouts.keep_alive),
             http1::Next::Close => return,
             http1::Next::Http2 { received } => {
@@ -60,7 +61,6 @@ pub async fn serve(
                 return Box::pin(http2::serve(worker, alarm, stream, received, origin)).await;
             }
         }
-        is_first = false;
     }
 }
 

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::app::StartError;
 use crate::config::Problems;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
@@ -55,7 +56,7 @@ pub enum DevError {
     Config(#[source] Problems),
     /// The sidecar.
     #[error("starting Tollgate")]
-    Sidecar(#[source] anyhow::Error),
+    Sidecar(#[source] StartError),
     /// The sidecar again.
     #[error("Tollgate did not become ready in 10 s; the log lines above say why")]
     NotReady,

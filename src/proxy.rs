@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::{Config, Limits, MaxStaleness, Network, Timeouts, UpstreamName};
 use crate::replica::{Holder, Replica};
 use crate::token::{Digest, Permission};
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, UpstreamError};
 use refusal::Refusal;
 use request::Request;
 use route::{Access, NoRoute, RouteTable};
@@ -70,7 +70,7 @@ impl Gate {
     ///
     /// # Errors
     /// When an upstream's TLS or credential files cannot be used.
-    pub fn new(config: &Config, replica: Arc<Replica>) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, replica: Arc<Replica>) -> Result<Self, UpstreamError> {
         Ok(Self {
             replica,
             limits: config.limits.clone(),

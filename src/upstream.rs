@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{CredentialMode, UpstreamConfig};
 use crate::socket::{Socket, Stream};
+use crate::tls::{self, TlsError};
 use crate::worker::alarm::Moment;
 
 /// One upstream, as all workers share it.
@@ -52,13 +53,34 @@ pub enum CredentialFileError {
         source: io::Error,
     },
     /// It holds something else.
-    #[error("the credential file {path} holds no token: {source}")]
+    #[error("the credential file {path} holds no token")]
     Token {
         /// Which.
         path: String,
         /// What is wrong with it.
+        #[source]
         source: crate::token::raw::InvalidToken,
     },
+}
+
+/// Why an upstream cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// Its host is no name that a certificate could have.
+    #[error("the upstream host {host} cannot be verified by TLS")]
+    Name {
+        /// The host.
+        host: String,
+        /// Why.
+        #[source]
+        source: rustls::pki_types::InvalidDnsNameError,
+    },
+    /// Its TLS files.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Its service token.
+    #[error(transparent)]
+    Credential(#[from] CredentialFileError),
 }
 
 impl Upstream {
@@ -66,12 +88,13 @@ impl Upstream {
     ///
     /// # Errors
     /// When its TLS files or its credential file cannot be used.
-    pub fn new(config: UpstreamConfig) -> anyhow::Result<Self> {
+    pub fn new(config: UpstreamConfig) -> Result<Self, UpstreamError> {
         let tls = match &config.tls {
             None => None,
             Some(tls) => {
-                let name = ServerName::try_from(config.host.clone())?;
-                Some((TlsConnector::from(crate::tls::client_config(tls)?), name))
+                let host = config.host.clone();
+                let name = ServerName::try_from(host.clone()).map_err(|source| UpstreamError::Name { host, source })?;
+                Some((TlsConnector::from(tls::client_config(tls)?), name))
             }
         };
         let upstream = Self { config, tls, service_credential: RwLock::default() };

@@ -40,10 +40,15 @@ const MAX_DRAINED_BYTES: u64 = 64 * 1024;
 /// How long that, or a client's answer to our closing, may take.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// Serves requests until nothing more is there to read.
-pub(super) async fn serve(worker: &Rc<Worker>, alarm: &Alarm, socket: &Socket, origin: Origin, is_first: bool) -> Next {
+/// Serves requests until nothing more is there to read. `fresh`: nothing was received on the connection yet.
+pub(super) async fn serve(
+    worker: &Rc<Worker>,
+    alarm: &Alarm,
+    socket: &Socket,
+    origin: Origin,
+    fresh: &mut bool,
+) -> Next {
     let mut connection = Connection { worker, alarm, socket, origin, buffer: worker.buffer() };
-    let mut may_be_http2 = is_first && !origin.secure;
     loop {
         let end = match connection.receive_head().await {
             Received::Head(end) => end,
@@ -54,10 +59,10 @@ pub(super) async fn serve(worker: &Rc<Worker>, alarm: &Alarm, socket: &Socket, o
                 return Next::Close;
             }
         };
-        if may_be_http2 && connection.buffer.filled().starts_with(HTTP2_PREFACE) {
+        if *fresh && !origin.secure && connection.buffer.filled().starts_with(HTTP2_PREFACE) {
             return Next::Http2 { received: connection.buffer.filled().to_vec() };
         }
-        may_be_http2 = false;
+        *fresh = false;
         if connection.serve_one(end).await == After::Close {
             return Next::Close;
         }

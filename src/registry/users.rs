@@ -6,7 +6,7 @@ use super::actor::Standing;
 use super::draft::Draft;
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
 use super::{Actor, PAGE, Registry, RegistryError, Tries, now};
-use crate::store::{Batch, Versioned};
+use crate::store::{Batch, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{Event, Role, TokenRecord, UserId, UserRecord, UserStatus};
 
@@ -217,7 +217,7 @@ impl Registry {
         if !standing.sees_tokens_of(user) {
             return Ok(0);
         }
-        Ok(self.store.count_tokens(crate::store::TokenFilter { owner: Some(user), state: None }).await?)
+        Ok(self.store.count_tokens(TokenFilter { owner: Some(user), state: None }).await?)
     }
 
     /// The Owner: mostly the oldest user, so on the last page.

@@ -34,6 +34,15 @@ impl<R> Edit<R> {
         }
     }
 
+    /// The record as it will be, or as it was where it goes.
+    #[must_use]
+    pub fn record(&self) -> &R {
+        match self {
+            Self::Create(record) | Self::Update { after: record, .. } => record,
+            Self::Delete(before) | Self::Require(before) => &before.record,
+        }
+    }
+
     /// The record as it will be.
     #[must_use]
     pub fn after(&self) -> Option<&R> {
@@ -65,27 +74,24 @@ impl Batch {
     pub fn contradiction(&self) -> Option<String> {
         let (mut users, mut tokens, mut gone) = (HashSet::new(), HashSet::new(), HashSet::new());
         for edit in &self.users {
-            let (before, after) = (edit.before().map(|before| before.record.id), edit.after().map(|after| after.id));
-            let id = after.or(before)?;
+            let id = edit.record().id;
             if !users.insert(id) {
                 return Some(format!("user {id} occurs twice"));
             }
-            if before.is_some_and(|before| before != id) {
+            if edit.before().is_some_and(|before| before.record.id != id) {
                 return Some(format!("the id of user {id} changes"));
             }
         }
         for edit in &self.tokens {
-            let names = |record: &TokenRecord| (record.id, record.digest);
-            let (before, after) = (edit.before().map(|before| names(&before.record)), edit.after().map(names));
-            let (id, digest) = after.or(before)?;
-            if !tokens.insert(id) {
+            let TokenRecord { id, digest, .. } = edit.record();
+            if !tokens.insert(*id) {
                 return Some(format!("token {id} occurs twice"));
             }
-            if before.is_some_and(|before| before != (id, digest)) {
+            if edit.before().is_some_and(|before| (&before.record.id, &before.record.digest) != (id, digest)) {
                 return Some(format!("the id or digest of token {id} changes"));
             }
-            if after.is_none() {
-                gone.insert(id);
+            if edit.after().is_none() {
+                gone.insert(*id);
             }
         }
         let orphan = self.history.iter().find(|(id, _)| gone.contains(id));

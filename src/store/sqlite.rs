@@ -4,14 +4,16 @@
 //! blocking work. WAL lets readers go on during a commit; a commit waits up to 5 s for that of another process.
 //! Every commit is synced to the disk before it is acknowledged.
 //!
-//! A file that is removed or replaced while it is open is noticed with the next operation, which fails, as do all later
-//! ones: what would be written to it is lost, and what is read from it is no longer what others see.
+//! A file that is removed or replaced while it is open is noticed with the next operation. From then on all of them fail
+//! until a restart: what would be written to it is lost, and what is read from it is no longer what others see.
 
 mod commit;
 mod fault;
 mod poll;
 mod read;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

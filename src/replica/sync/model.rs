@@ -1,1 +1,486 @@
-//! m
+//! The synchroniser and the real table against a store that does everything stores do: commits, loses its last writes,
+//! is restored under another epoch, trims its log, fails reads, shows later commits in snapshots, and whose notices are
+//! lost, late, repeated and out of order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::replica::Replica;
+use crate::store::{Change, SnapshotItem};
+use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
+
+const USERS: u64 = 4;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Create { owner: u8 },
+    Revoke { token: u8 },
+    Regrant { token: u8, owner: u8, full: bool },
+    SetOwner { owner: u8, role: u8, enabled: bool },
+    DeleteOwner { owner: u8 },
+    Deliver { notice: u8 },
+    Repeat { notice: u8 },
+    Lose { notice: u8 },
+    Moved,
+    ConnectionLost,
+    Serve { keys: u8 },
+    Answer,
+    Fail,
+    Tick,
+    Trim { keep: u8 },
+    LoseWrites { count: u8 },
+    Restore { state: u8 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => any::<u8>().prop_map(|owner| Op::Create { owner }),
+        6 => any::<u8>().prop_map(|token| Op::Revoke { token }),
+        3 => any::<(u8, u8, bool)>().prop_map(|(token, owner, full)| Op::Regrant { token, owner, full }),
+        3 => any::<(u8, u8, bool)>().prop_map(|(owner, role, enabled)| Op::SetOwner { owner, role, enabled }),
+        1 => any::<u8>().prop_map(|owner| Op::DeleteOwner { owner }),
+        12 => any::<u8>().prop_map(|notice| Op::Deliver { notice: notice % 4 }),
+        1 => any::<u8>().prop_map(|notice| Op::Deliver { notice }),
+        2 => any::<u8>().prop_map(|notice| Op::Repeat { notice }),
+        3 => any::<u8>().prop_map(|notice| Op::Lose { notice }),
+        1 => Just(Op::Moved),
+        1 => Just(Op::ConnectionLost),
+        16 => any::<u8>().prop_map(|keys| Op::Serve { keys }),
+        12 => Just(Op::Answer),
+        2 => Just(Op::Fail),
+        6 => Just(Op::Tick),
+        1 => any::<u8>().prop_map(|keep| Op::Trim { keep: keep % 4 }),
+        1 => any::<u8>().prop_map(|count| Op::LoseWrites { count: 1 + count % 4 }),
+        1 => any::<u8>().prop_map(|state| Op::Restore { state }),
+    ]
+}
+
+/// What the store holds.
+#[derive(Debug, Clone, Default)]
+struct Content {
+    owners: BTreeMap<u64, Owner>,
+    grants: BTreeMap<u64, Grant>,
+}
+
+fn digest(token: u64) -> Digest {
+    Digest::of(&token.to_le_bytes())
+}
+
+impl Content {
+    fn apply(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::PutGrant(_, grant) => drop(self.grants.insert(grant.token.to_u64(), *grant)),
+                Change::RemoveGrant(removed) => self.grants.retain(|token, _| digest(*token) != *removed),
+                Change::PutOwner(id, owner) => drop(self.owners.insert(id.to_u64(), owner.clone())),
+                Change::RemoveOwner(id) => drop(self.owners.remove(&id.to_u64())),
+            }
+        }
+    }
+
+    fn checksum(&self) -> u64 {
+        let owners = self.owners.iter().map(|(id, owner)| owner.fingerprint(UserId::from_u64(*id)));
+        let grants = self.grants.iter().map(|(token, grant)| grant.fingerprint(&digest(*token)));
+        owners.chain(grants).fold(0, |sum, fingerprint| sum ^ fingerprint)
+    }
+}
+
+/// A state that the store was in, in one of its pasts.
+#[derive(Debug, Clone)]
+struct Node {
+    content: Content,
+    position: Position,
+    parent: Option<usize>,
+    entry: Option<Arc<LogEntry>>,
+    /// When it ceased to be the store's state; `None` while it is.
+    until: Option<u64>,
+}
+
+#[derive(Debug)]
+struct ModelStore {
+    nodes: Vec<Node>,
+    current: usize,
+    log_from: Revision,
+    tokens: u64,
+    /// Tokens that were removed in some past, or that a lost write had created.
+    removed_or_lost: BTreeSet<u64>,
+}
+
+impl ModelStore {
+    fn new() -> Self {
+        let position = Position { epoch: Epoch(0), revision: Revision(0), checksum: 0 };
+        let root = Node { content: Content::default(), position, parent: None, entry: None, until: None };
+        Self { nodes: vec![root], current: 0, log_from: Revision(0), tokens: 0, removed_or_lost: BTreeSet::new() }
+    }
+
+    fn now(&self) -> &Node {
+        &self.nodes[self.current]
+    }
+
+    fn become_node(&mut self, node: Node, time: u64) {
+        self.nodes[self.current].until = Some(time);
+        self.nodes.push(node);
+        self.current = self.nodes.len() - 1;
+    }
+
+    fn commit(&mut self, changes: Vec<Change>, time: u64) -> Notice {
+        let Position { epoch, revision, .. } = self.now().position;
+        let before: BTreeSet<u64> = self.now().content.grants.keys().copied().collect();
+        let mut content = self.now().content.clone();
+        content.apply(&changes);
+        self.removed_or_lost.extend(before.into_iter().filter(|token| !content.grants.contains_key(token)));
+        let (revision, checksum) = (revision.next(), content.checksum());
+        let entry = Arc::new(LogEntry { revision, checksum, changes });
+        let (position, parent) = (Position { epoch, revision, checksum }, Some(self.current));
+        self.become_node(Node { content, position, parent, entry: Some(Arc::clone(&entry)), until: None }, time);
+        Notice::Committed { epoch, entry }
+    }
+
+    fn lose_writes(&mut self, count: u8, time: u64) {
+        self.nodes[self.current].until = Some(time);
+        for _ in 0..count {
+            let Some(parent) = self.now().parent else { break };
+            let created = self
+                .now()
+                .content
+                .grants
+                .keys()
+                .copied()
+                .filter(|t| !self.nodes[parent].content.grants.contains_key(t));
+            let created: Vec<u64> = created.collect();
+            self.removed_or_lost.extend(created);
+            self.current = parent;
+        }
+        self.nodes[self.current].until = None;
+    }
+
+    fn restore(&mut self, state: u8, time: u64) {
+        let backup = &self.nodes[usize::from(state) % self.nodes.len()];
+        let position = Position { epoch: Epoch(self.nodes.len() as u64), ..backup.position };
+        let node = Node { content: backup.content.clone(), position, parent: None, entry: None, until: None };
+        self.log_from = position.revision;
+        self.become_node(node, time);
+    }
+
+    fn changes(&self, after: Revision) -> Changes {
+        let mut entries = Vec::new();
+        let mut node = self.now();
+        if node.position.revision < after || (node.position.revision > after && after < self.log_from) {
+            return Changes::Truncated;
+        }
+        while node.position.revision > after {
+            let (Some(entry), Some(parent)) = (&node.entry, node.parent) else { return Changes::Truncated };
+            entries.insert(0, LogEntry::clone(entry));
+            node = &self.nodes[parent];
+        }
+        Changes::Entries(entries)
+    }
+
+    /// Whether the state with this checksum, or one that it came from, was the store's at or after a time.
+    fn was_current_since(&self, checksum: u64, time: u64) -> bool {
+        let recent = |index: usize| self.nodes[index].until.is_none_or(|until| until >= time);
+        let past = |index: usize| std::iter::successors(Some(index), |index| self.nodes[*index].parent);
+        let mut with_checksum = (0..self.nodes.len()).filter(|index| self.nodes[*index].position.checksum == checksum);
+        with_checksum.any(|index| past(index).any(recent))
+    }
+}
+
+/// A read under way.
+#[derive(Debug)]
+enum UnderWay {
+    Position(Option<Position>),
+    Changes(Revision, Option<Changes>),
+    Snapshot { base: Option<Position>, cursor: u64, done: bool },
+}
+
+struct Sim {
+    store: ModelStore,
+    replica: Replica,
+    machine: Synchroniser,
+    under_way: Option<UnderWay>,
+    notices: Vec<Notice>,
+    start: Instant,
+    /// Milliseconds since the start; every operation takes one.
+    time: u64,
+    /// What the replica was told is removed.
+    removed: BTreeSet<Digest>,
+    confirmed: Option<u64>,
+}
+
+/// The real table, with every proof checked against the store.
+struct Checked<'a> {
+    replica: &'a Replica,
+    store: &'a ModelStore,
+    removed: &'a mut BTreeSet<Digest>,
+    start: Instant,
+    confirmed: Option<u64>,
+}
+
+impl Checked<'_> {
+    fn note_removals(&mut self, entry: &LogEntry) {
+        self.removed.extend(entry.changes.iter().filter_map(|change| match change {
+            Change::RemoveGrant(digest) => Some(*digest),
+            _ => None,
+        }));
+    }
+}
+
+impl Table for Checked<'_> {
+    fn apply(&mut self, entry: &LogEntry, now: Instant) -> u64 {
+        self.note_removals(entry);
+        self.replica.apply(entry, now)
+    }
+
+    fn revoke(&mut self, entry: &LogEntry, now: Instant) {
+        self.note_removals(entry);
+        self.replica.revoke(entry, now);
+    }
+
+    fn sweep(&mut self, absence_proves: bool, now: Instant) {
+        self.replica.sweep(absence_proves, now);
+    }
+
+    fn confirm(&mut self, as_of: Instant) {
+        let as_of = u64::try_from((as_of - self.start).as_millis()).expect("milliseconds");
+        let checksum = self.replica.checksum();
+        assert!(self.store.was_current_since(checksum, as_of), "fresh as of {as_of}, but the store was elsewhere");
+        let node =
+            self.store.nodes.iter().find(|node| node.position.checksum == checksum).expect("a state of the store");
+        assert_same(self.replica, &node.content, self.store, self.removed);
+        self.confirmed = Some(as_of);
+    }
+}
+
+/// Every lookup is what the content says, but for revoked tokens, which are refused whatever it says.
+fn assert_same(replica: &Replica, content: &Content, store: &ModelStore, removed: &BTreeSet<Digest>) {
+    for token in 0..store.tokens {
+        let digest = digest(token);
+        let expected = content.grants.get(&token).and_then(|grant| {
+            let owner = content.owners.get(&grant.owner.to_u64()).filter(|owner| owner.enabled)?;
+            let permissions = grant.permissions.intersect(owner.role.permissions());
+            Some((grant.token, owner.name.clone(), owner.role, permissions, grant.expires_at))
+        });
+        let found = replica.lookup(&digest).map(|holder| {
+            (holder.token, holder.owner.name().to_owned(), holder.role, holder.permissions, holder.expires_at)
+        });
+        if removed.contains(&digest) || (found.is_none() && store.removed_or_lost.contains(&token)) {
+            assert_eq!(found, None, "token {token} was revoked");
+        } else {
+            assert_eq!(found, expected, "token {token}");
+        }
+    }
+}
+
+impl Sim {
+    fn new() -> Self {
+        Self {
+            store: ModelStore::new(),
+            replica: Replica::new(),
+            machine: Synchroniser::new(),
+            under_way: None,
+            notices: Vec::new(),
+            start: Instant::now(),
+            time: 0,
+            removed: BTreeSet::new(),
+            confirmed: None,
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        let now = self.start + Duration::from_millis(self.time);
+        let (replica, store, removed) = (&self.replica, &self.store, &mut self.removed);
+        let mut table = Checked { replica, store, removed, start: self.start, confirmed: None };
+        let step = self.machine.on(event, now, &mut table);
+        self.confirmed = table.confirmed.or(self.confirmed);
+        for finding in step.findings {
+            assert!(!matches!(finding, Finding::Contradiction(_)), "{finding}");
+        }
+        if let Some(read) = step.read {
+            assert!(self.under_way.is_none(), "one read at a time");
+            self.under_way = Some(match read {
+                Read::Position => UnderWay::Position(None),
+                Read::Changes { after } => UnderWay::Changes(after, None),
+                Read::Snapshot => {
+                    self.replica.begin_merge();
+                    UnderWay::Snapshot { base: None, cursor: 0, done: false }
+                }
+            });
+        }
+        for digest in &self.removed {
+            assert!(self.replica.lookup(digest).is_none(), "a revoked token authenticates");
+        }
+    }
+
+    fn run(&mut self, op: Op) {
+        self.time += 1;
+        match op {
+            Op::Create { .. }
+            | Op::Revoke { .. }
+            | Op::Regrant { .. }
+            | Op::SetOwner { .. }
+            | Op::DeleteOwner { .. } => {
+                let changes = self.changes_of(&op);
+                let notice = self.store.commit(changes, self.time);
+                self.notices.push(notice);
+            }
+            Op::Deliver { notice } => {
+                if let Some(index) = self.pick(notice) {
+                    let notice = self.notices.remove(index);
+                    self.on(Event::Notice(notice));
+                }
+            }
+            Op::Repeat { notice } => {
+                let repeated = self.pick(notice).map(|index| self.notices[index].clone());
+                self.notices.extend(repeated);
+            }
+            Op::Lose { notice } => {
+                if let Some(index) = self.pick(notice) {
+                    self.notices.remove(index);
+                }
+            }
+            Op::Moved => self.on(Event::Notice(Notice::Moved)),
+            Op::ConnectionLost => {
+                self.notices.clear();
+                self.on(Event::Notice(Notice::Lost));
+            }
+            Op::Serve { keys } => self.serve(keys),
+            Op::Answer => self.answer(),
+            Op::Fail => {
+                if self.under_way.take().is_some() {
+                    self.on(Event::Failed);
+                }
+            }
+            Op::Tick => self.on(Event::Tick),
+            Op::Trim { keep } => {
+                let kept_from = Revision(self.store.now().position.revision.0.saturating_sub(keep.into()));
+                self.store.log_from = self.store.log_from.max(kept_from);
+            }
+            Op::LoseWrites { count } => self.store.lose_writes(count, self.time),
+            Op::Restore { state } => self.store.restore(state, self.time),
+        }
+    }
+
+    fn pick(&self, index: u8) -> Option<usize> {
+        usize::from(index).checked_rem(self.notices.len())
+    }
+
+    /// The changes that a command leads to; none where it does not fit, which is a commit all the same.
+    fn changes_of(&mut self, op: &Op) -> Vec<Change> {
+        let content = &self.store.now().content;
+        let token_at = |index: u8| {
+            usize::from(index)
+                .checked_rem(content.grants.len())
+                .map(|index| *content.grants.keys().nth(index).expect("within"))
+        };
+        let permissions = |full| if full { PermissionSet::all() } else { PermissionSet::TELEGRAF_AGENT };
+        let grant = |token, owner: u8, full| {
+            let expires_at = (token % 3 == 0).then_some(i64::from(owner) << 30);
+            let (owner, permissions) = (UserId::from_u64(u64::from(owner) % USERS), permissions(full));
+            Change::PutGrant(digest(token), Grant { token: TokenId::from_u64(token), owner, permissions, expires_at })
+        };
+        match *op {
+            Op::Create { owner } => {
+                self.store.tokens += 1;
+                vec![grant(self.store.tokens - 1, owner, true)]
+            }
+            Op::Revoke { token } => {
+                token_at(token).map(|token| Change::RemoveGrant(digest(token))).into_iter().collect()
+            }
+            Op::Regrant { token, owner, full } => {
+                token_at(token).map(|token| grant(token, owner, full)).into_iter().collect()
+            }
+            Op::SetOwner { owner, role, enabled } => {
+                let id = u64::from(owner) % USERS;
+                let owner = Owner { name: format!("user {id}"), role: Role::ALL[usize::from(role) % 4], enabled };
+                vec![Change::PutOwner(UserId::from_u64(id), owner)]
+            }
+            Op::DeleteOwner { owner } => {
+                let id = UserId::from_u64(u64::from(owner) % USERS);
+                let theirs = content.grants.iter().filter(|(_, grant)| grant.owner == id);
+                let removed = theirs.map(|(token, _)| Change::RemoveGrant(digest(*token)));
+                std::iter::once(Change::RemoveOwner(id)).chain(removed).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The store works on the read: answers it, or scans some keys, a few of them twice.
+    fn serve(&mut self, keys: u8) {
+        let store = &self.store;
+        match &mut self.under_way {
+            Some(UnderWay::Position(answer)) => *answer = Some(store.now().position),
+            Some(UnderWay::Changes(after, answer)) => *answer = Some(store.changes(*after)),
+            Some(UnderWay::Snapshot { base, cursor, done }) => {
+                base.get_or_insert(store.now().position);
+                *cursor = cursor.saturating_sub(u64::from(keys % 3));
+                let (from, to) = (*cursor, *cursor + 3 + u64::from(keys % 8));
+                for key in from..to {
+                    let content = &store.now().content;
+                    let owner = content.owners.get(&key).filter(|_| key < USERS);
+                    let item = match (owner, key.checked_sub(USERS)) {
+                        (Some(owner), _) => Some(SnapshotItem::Owner(UserId::from_u64(key), owner.clone())),
+                        (None, Some(token)) => {
+                            content.grants.get(&token).map(|grant| SnapshotItem::Grant(digest(token), *grant))
+                        }
+                        (None, None) => None,
+                    };
+                    if let Some(item) = item {
+                        self.replica.merge(&item);
+                    }
+                }
+                *cursor = to;
+                *done = to >= USERS + store.tokens;
+            }
+            None => {}
+        }
+    }
+
+    fn answer(&mut self) {
+        let event = match &self.under_way {
+            Some(UnderWay::Position(Some(position))) => Event::Position(*position),
+            Some(UnderWay::Changes(_, Some(changes))) => Event::Changes(changes.clone()),
+            Some(UnderWay::Snapshot { base: Some(position), done: true, .. }) => {
+                Event::Snapshot { position: *position, checksum: self.replica.checksum() }
+            }
+            _ => return,
+        };
+        self.under_way = None;
+        self.on(event);
+    }
+
+    /// Nothing happens any more but probing, and every read succeeds: the replica becomes equal to the store.
+    fn settle(&mut self) {
+        self.notices.clear();
+        let quiet_since = self.time;
+        for _ in 0..12 {
+            self.run(Op::Tick);
+            while self.under_way.is_some() {
+                self.run(Op::Serve { keys: 5 });
+                self.run(Op::Answer);
+            }
+        }
+        assert_eq!(self.machine.position(), Some(self.store.now().position));
+        assert_eq!(self.replica.checksum(), self.store.now().position.checksum);
+        assert!(self.confirmed.is_some_and(|as_of| as_of > quiet_since), "not fresh");
+        assert_same(&self.replica, &self.store.now().content, &self.store, &self.removed);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 2, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_revoked_stays_revoked_fresh_means_equal_and_quiet_converges(
+        ops in proptest::collection::vec(op(), 0..200),
+    ) {
+        let mut sim = Sim::new();
+        for op in ops {
+            sim.run(op);
+        }
+        sim.settle();
+    }
+}

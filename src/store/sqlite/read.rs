@@ -22,6 +22,9 @@ pub(super) fn position(connection: &Connection) -> Result<Position, Fault> {
     Ok(position?)
 }
 
+/// No user comes after it.
+const LAST: UserId = UserId::from_u64(u64::MAX);
+
 type ReadItem = fn(&Row<'_>) -> SnapshotItem;
 
 /// Hands chunks to `sink` until it returns false. Users come first: each grant then finds its owner.
@@ -118,9 +121,12 @@ pub(super) fn users(
     before: Option<UserId>,
     limit: usize,
 ) -> Result<Vec<Versioned<UserRecord>>, Fault> {
-    let sql = "SELECT id, version, record FROM users WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2";
+    let (sql, before) = match before {
+        Some(before) => ("SELECT id, version, record FROM users WHERE id < ? ORDER BY id DESC LIMIT ?", before),
+        None => ("SELECT id, version, record FROM users WHERE id <= ? ORDER BY id DESC LIMIT ?", LAST),
+    };
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query((before.map(|id| key(id.to_u64())), bounded(limit)))?;
+    let mut rows = statement.query((key(before.to_u64()), bounded(limit)))?;
     let mut users = Vec::new();
     while let Some(row) = rows.next()? {
         users.push(versioned(row, "users")?);

@@ -103,7 +103,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, Fault> {
     // Whoever closes a database last writes its log back into it. Not into one that may turn out not to be ours.
     // (The file is not read without SQLite: closing it would give up the locks that this process holds on it.)
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    if let Content::Empty = inspect(&connection).map_err(unreadable)? {
+    // In a transaction, so that the answers are about one state, whoever else is creating a store there.
+    let found = connection.unchecked_transaction().map_err(Fault::from).and_then(|reading| inspect(&reading));
+    if let Content::Empty = found.map_err(unreadable)? {
         create(&mut connection, path)?;
     }
     super::read::position(&connection).map_err(unreadable)?;
