@@ -2,5 +2,6 @@
 
 mod cli;
 mod conformance;
+mod dev;
 mod registry;
 mod sqlite;
