@@ -14,6 +14,8 @@
 
 pub mod batch;
 pub mod change;
+mod notify;
+pub mod retention;
 pub mod sqlite;
 pub mod url;
 
@@ -26,6 +28,8 @@ use crate::token::{Digest, Grant, HistoryEntry, Owner, TokenId, TokenRecord, Use
 
 pub use batch::{Batch, Edit};
 pub use change::{Change, LogEntry};
+pub use retention::Retention;
+pub use sqlite::SqliteStore;
 pub use url::StoreUrl;
 
 /// Counts committed batches: +1 with each. Revisions of different [`Epoch`]s cannot be compared.
@@ -270,8 +274,6 @@ pub trait Store: Send + Sync + 'static {
 /// [`StoreError`] when it cannot be reached, or is not ours, or of a version this program does not know.
 pub async fn open(url: &StoreUrl) -> Result<Arc<dyn Store>, StoreError> {
     match url {
-        StoreUrl::Sqlite(path) => {
-            Err(StoreError::Unusable { store: path.display().to_string(), problem: String::new() })
-        }
+        StoreUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Retention::default()).await?)),
     }
 }

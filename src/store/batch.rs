@@ -1,5 +1,7 @@
 //! A batch: edits of records, computed from records that were read, to be committed whole or not at all.
 
+use std::collections::HashSet;
+
 use super::{Change, Revision, Versioned};
 use crate::token::{HistoryEntry, TokenId, TokenRecord, UserRecord};
 
@@ -32,6 +34,15 @@ impl<R> Edit<R> {
         }
     }
 
+    /// The record as it will be, or as it was where it goes.
+    #[must_use]
+    pub fn record(&self) -> &R {
+        match self {
+            Self::Create(record) | Self::Update { after: record, .. } => record,
+            Self::Delete(before) | Self::Require(before) => &before.record,
+        }
+    }
+
     /// The record as it will be.
     #[must_use]
     pub fn after(&self) -> Option<&R> {
@@ -57,6 +68,36 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// What no store can do with this batch: a record that occurs twice, an id or digest that changes, a line for the
+    /// history of a token that goes. Only a bug makes such a batch.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<String> {
+        let (mut users, mut tokens, mut gone) = (HashSet::new(), HashSet::new(), HashSet::new());
+        for edit in &self.users {
+            let id = edit.record().id;
+            if !users.insert(id) {
+                return Some(format!("user {id} occurs twice"));
+            }
+            if edit.before().is_some_and(|before| before.record.id != id) {
+                return Some(format!("the id of user {id} changes"));
+            }
+        }
+        for edit in &self.tokens {
+            let TokenRecord { id, digest, .. } = edit.record();
+            if !tokens.insert(*id) {
+                return Some(format!("token {id} occurs twice"));
+            }
+            if edit.before().is_some_and(|before| (&before.record.id, &before.record.digest) != (id, digest)) {
+                return Some(format!("the id or digest of token {id} changes"));
+            }
+            if edit.after().is_none() {
+                gone.insert(*id);
+            }
+        }
+        let orphan = self.history.iter().find(|(id, _)| gone.contains(id));
+        orphan.map(|(id, _)| format!("token {id} is deleted, and yet something is added to its history"))
+    }
+
     /// What replicas must know of it, in an order in which each step alone is right: users first, then tokens.
     #[must_use]
     pub fn changes(&self) -> Vec<Change> {

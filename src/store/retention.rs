@@ -1,0 +1,28 @@
+//! How much of the past a store keeps.
+
+use std::time::Duration;
+
+/// Bounds on what a store keeps of the past. Every store has the same, so that operators need to know one set only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Changes in the log, over all its entries. The newest entry stays even when it alone has more.
+    pub log_changes: u64,
+    /// Entries in the log.
+    pub log_entries: u64,
+    /// Digests of deleted tokens.
+    pub tombstones: u64,
+    /// How long the digest of a deleted token is kept, to the second.
+    pub tombstone_age: Duration,
+}
+
+impl Default for Retention {
+    /// 200,000 changes (13 MB), 100,000 entries, 1,000,000 digests (40 MB) for 7 days.
+    fn default() -> Self {
+        Self {
+            log_changes: 200_000,
+            log_entries: 100_000,
+            tombstones: 1_000_000,
+            tombstone_age: Duration::from_hours(7 * 24),
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The one transaction that changes anything.
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, ffi};
+
+use super::fault::Fault;
+use super::{key, read};
+use crate::store::{Batch, CommitError, Edit, Epoch, LogEntry, Retention, Revision, change};
+use crate::token::{HistoryEntry, TokenId, TokenRecord, UserRecord};
+
+/// Why nothing was committed.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The batch does not fit what the store holds.
+    Refused(CommitError),
+    /// The store failed.
+    Failed(Fault),
+}
+
+impl From<rusqlite::Error> for Stop {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<CommitError> for Stop {
+    fn from(error: CommitError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+/// Commits the batch at `now`, in seconds since 1970, or changes nothing.
+pub(super) fn commit(
+    connection: &mut Connection,
+    batch: &Batch,
+    retention: &Retention,
+    now: i64,
+) -> Result<(Epoch, LogEntry), Stop> {
+    if let Some(contradiction) = batch.contradiction() {
+        return Err(Fault::Contradiction(contradiction).into());
+    }
+    // Takes the lock for writing at once: what is checked still holds when it is written.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let before = read::position(&transaction)?;
+    if batch.expected_revision.is_some_and(|expected| expected != before.revision) {
+        return Err(CommitError::Conflict.into());
+    }
+    check_versions(&transaction, "SELECT version FROM users WHERE id = ?", &batch.users, |user| user.id.to_u64())?;
+    check_versions(&transaction, "SELECT version FROM tokens WHERE id = ?", &batch.tokens, |token| token.id.to_u64())?;
+    let entry = LogEntry {
+        revision: before.revision.next(),
+        checksum: before.checksum ^ batch.checksum_delta(),
+        changes: batch.changes(),
+    };
+    // What goes makes room for what comes: a name can be given up and taken in one batch.
+    delete(&transaction, batch, now)?;
+    write_users(&transaction, &batch.users, entry.revision)?;
+    write_tokens(&transaction, &batch.tokens, entry.revision)?;
+    append_history(&transaction, &batch.history, entry.revision)?;
+    append_log(&transaction, &entry, retention)?;
+    age_tombstones(&transaction, retention, now)?;
+    let mut statement = transaction.prepare_cached("UPDATE meta SET revision = ?, checksum = ?")?;
+    statement.execute((entry.revision.0.cast_signed(), entry.checksum.cast_signed()))?;
+    drop(statement);
+    transaction.commit()?;
+    Ok((before.epoch, entry))
+}
+
+fn check_versions<R>(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    edits: &[Edit<R>],
+    id: impl Fn(&R) -> u64,
+) -> Result<(), Stop> {
+    let mut statement = transaction.prepare_cached(sql)?;
+    for edit in edits {
+        let (record, expected) = match edit {
+            Edit::Create(record) => (record, None),
+            Edit::Update { before, .. } | Edit::Delete(before) | Edit::Require(before) => {
+                (&before.record, Some(before.version.0.cast_signed()))
+            }
+        };
+        let version = statement.query_row([key(id(record))], |row| row.get::<_, i64>(0)).optional()?;
+        if version != expected {
+            return Err(CommitError::Conflict.into());
+        }
+    }
+    Ok(())
+}
+
+fn delete(transaction: &Transaction<'_>, batch: &Batch, now: i64) -> Result<(), Stop> {
+    let mut user = transaction.prepare_cached("DELETE FROM users WHERE id = ?")?;
+    for edit in &batch.users {
+        if let Edit::Delete(before) = edit {
+            user.execute([key(before.record.id.to_u64())])?;
+        }
+    }
+    let mut token = transaction.prepare_cached("DELETE FROM tokens WHERE id = ?")?;
+    let mut history = transaction.prepare_cached("DELETE FROM history WHERE token = ?")?;
+    let mut grant = transaction.prepare_cached("DELETE FROM grants WHERE digest = ?")?;
+    let mut tombstone = transaction.prepare_cached("INSERT INTO tombstones (digest, at) VALUES (?, ?)")?;
+    let mut count = 0;
+    for edit in &batch.tokens {
+        if let Edit::Delete(before) = edit {
+            let (id, digest) = (key(before.record.id.to_u64()), before.record.digest.as_bytes());
+            token.execute([id])?;
+            history.execute([id])?;
+            grant.execute([digest])?;
+            tombstone.execute((digest, now))?;
+            count += 1;
+        }
+    }
+    if count > 0 {
+        transaction.prepare_cached("UPDATE meta SET tombstones = tombstones + ?")?.execute([count])?;
+    }
+    Ok(())
+}
+
+fn write_users(transaction: &Transaction<'_>, edits: &[Edit<UserRecord>], revision: Revision) -> Result<(), Stop> {
+    let mut insert = transaction.prepare_cached("INSERT INTO users (version, name, record, id) VALUES (?, ?, ?, ?)")?;
+    let mut update = transaction.prepare_cached("UPDATE users SET version = ?, name = ?, record = ? WHERE id = ?")?;
+    for edit in edits {
+        let (statement, user) = match edit {
+            Edit::Create(user) => (&mut insert, user),
+            Edit::Update { after, .. } => (&mut update, after),
+            Edit::Delete(_) | Edit::Require(_) => continue,
+        };
+        let row = (revision.0.cast_signed(), &user.name, json(user)?, key(user.id.to_u64()));
+        statement.execute(row).map_err(|error| taken(error, || CommitError::NameTaken(user.name.clone())))?;
+    }
+    Ok(())
+}
+
+fn write_tokens(transaction: &Transaction<'_>, edits: &[Edit<TokenRecord>], revision: Revision) -> Result<(), Stop> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO tokens (digest, owner, state, expires_at, version, record, id) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    let mut update = transaction.prepare_cached(
+        "UPDATE tokens SET digest = ?, owner = ?, state = ?, expires_at = ?, version = ?, record = ? WHERE id = ?",
+    )?;
+    let mut put_grant = transaction.prepare_cached("INSERT OR REPLACE INTO grants (digest, grant_) VALUES (?, ?)")?;
+    let mut remove_grant = transaction.prepare_cached("DELETE FROM grants WHERE digest = ?")?;
+    let mut retired = transaction.prepare_cached("SELECT 1 FROM tombstones WHERE digest = ?")?;
+    for edit in edits {
+        let (statement, token) = match edit {
+            Edit::Create(token) if retired.exists([token.digest.as_bytes()])? => {
+                return Err(CommitError::DigestRetired(token.digest).into());
+            }
+            Edit::Create(token) => (&mut insert, token),
+            Edit::Update { after, .. } => (&mut update, after),
+            Edit::Delete(_) | Edit::Require(_) => continue,
+        };
+        let digest = token.digest.as_bytes();
+        let row = (
+            digest,
+            key(token.owner.to_u64()),
+            i64::from(!token.is_active()),
+            token.expires_at.map(|expires_at| expires_at.as_second()),
+            revision.0.cast_signed(),
+            json(token)?,
+            key(token.id.to_u64()),
+        );
+        statement.execute(row).map_err(|error| taken(error, || CommitError::DigestTaken(token.digest)))?;
+        match token.grant() {
+            Some(grant) => put_grant.execute((digest, grant.encode()))?,
+            None => remove_grant.execute([digest])?,
+        };
+    }
+    Ok(())
+}
+
+fn append_history(
+    transaction: &Transaction<'_>,
+    lines: &[(TokenId, HistoryEntry)],
+    revision: Revision,
+) -> Result<(), Stop> {
+    let sql = "INSERT INTO history (token, revision, line, entry) SELECT id, ?, ?, ? FROM tokens WHERE id = ?";
+    let mut statement = transaction.prepare_cached(sql)?;
+    for (line, (id, entry)) in (0i64..).zip(lines) {
+        let row = (revision.0.cast_signed(), line, json(entry)?, key(id.to_u64()));
+        if statement.execute(row)? == 0 {
+            return Err(CommitError::Conflict.into()); // the token was deleted meanwhile
+        }
+    }
+    Ok(())
+}
+
+/// Appends the entry, and drops the oldest ones until the log is within its bounds again.
+fn append_log(transaction: &Transaction<'_>, entry: &LogEntry, retention: &Retention) -> Result<(), Stop> {
+    let count = i64::try_from(entry.changes.len()).unwrap_or(i64::MAX);
+    transaction.prepare_cached("INSERT INTO log (revision, checksum, count, changes) VALUES (?, ?, ?, ?)")?.execute(
+        (entry.revision.0.cast_signed(), entry.checksum.cast_signed(), count, change::encode(&entry.changes)),
+    )?;
+    let mut changes = transaction
+        .prepare_cached("UPDATE meta SET log_changes = log_changes + ? RETURNING log_changes")?
+        .query_row([count], |row| row.get::<_, i64>(0))?;
+    let most = i64::try_from(retention.log_changes).unwrap_or(i64::MAX);
+    let oldest_kept = entry.revision.0.saturating_sub(retention.log_entries.saturating_sub(1)).cast_signed();
+    // Reads only what goes, and one more.
+    let mut oldest =
+        transaction.prepare_cached("SELECT revision, count FROM log WHERE revision < ? ORDER BY revision")?;
+    let mut rows = oldest.query([entry.revision.0.cast_signed()])?;
+    let (before, mut trim_to) = (changes, None);
+    while let Some(row) = rows.next()? {
+        let (revision, count) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?);
+        if changes <= most && revision >= oldest_kept {
+            break;
+        }
+        changes -= count;
+        trim_to = Some(revision);
+    }
+    drop(rows);
+    if let Some(trim_to) = trim_to {
+        transaction.prepare_cached("DELETE FROM log WHERE revision <= ?")?.execute([trim_to])?;
+        let freed = before - changes;
+        transaction.prepare_cached("UPDATE meta SET log_changes = log_changes - ?")?.execute([freed])?;
+    }
+    Ok(())
+}
+
+/// Forgets deleted digests that are old enough, and the oldest where there are too many.
+fn age_tombstones(transaction: &Transaction<'_>, retention: &Retention, now: i64) -> Result<(), Stop> {
+    let age = i64::try_from(retention.tombstone_age.as_secs()).unwrap_or(i64::MAX);
+    let most = i64::try_from(retention.tombstones).unwrap_or(i64::MAX);
+    let delete = |sql: &str, bound: i64| -> Result<i64, Stop> {
+        let count = transaction.prepare_cached(sql)?.execute([bound])?;
+        Ok(i64::try_from(count).unwrap_or(i64::MAX))
+    };
+    let aged = delete("DELETE FROM tombstones WHERE at <= ?", now.saturating_sub(age))?;
+    let kept = transaction
+        .prepare_cached("UPDATE meta SET tombstones = tombstones - ? RETURNING tombstones")?
+        .query_row([aged], |row| row.get::<_, i64>(0))?;
+    if kept > most {
+        let sql = "DELETE FROM tombstones WHERE digest IN (SELECT digest FROM tombstones ORDER BY at LIMIT ?)";
+        let excess = delete(sql, kept - most)?;
+        transaction.prepare_cached("UPDATE meta SET tombstones = tombstones - ?")?.execute([excess])?;
+    }
+    Ok(())
+}
+
+/// What a violated UNIQUE constraint means; any other error is the store's.
+fn taken(error: rusqlite::Error, refusal: impl FnOnce() -> CommitError) -> Stop {
+    match error.sqlite_error() {
+        Some(sqlite) if sqlite.extended_code == ffi::SQLITE_CONSTRAINT_UNIQUE => refusal().into(),
+        _ => error.into(),
+    }
+}
+
+fn json(record: &impl serde::Serialize) -> Result<String, Stop> {
+    serde_json::to_string(record).map_err(|problem| Fault::record("a new record".to_owned(), problem).into())
+}

@@ -1,0 +1,79 @@
+//! What can go wrong with a database file, in words for whoever has to mend it.
+
+use rusqlite::ErrorCode;
+
+use crate::store::StoreError;
+use crate::token::grant::Damaged;
+
+/// The cause of a [`StoreError`].
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the database is locked: another process has been writing to it for seconds; try again")]
+    Locked,
+    #[error("the disk is full: free some space and try again")]
+    Full,
+    #[error("this user may not write to the database file or its directory")]
+    NotWritable,
+    #[error("the database file is damaged: restore it from a backup")]
+    Corrupt(#[source] rusqlite::Error),
+    #[error("the database file was removed or replaced: restart to use what is there now")]
+    Replaced,
+    #[error("the batch contradicts itself: {0}")]
+    Contradiction(String),
+    #[error("cannot be used: {0}")]
+    Unusable(String),
+    #[error("damaged record at {key}: {problem}")]
+    Record { key: String, problem: String },
+    #[error(transparent)]
+    Sqlite(rusqlite::Error),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("no randomness from the operating system")]
+    Entropy(#[source] getrandom::Error),
+    #[error("the operation was cut off")]
+    CutOff(#[from] tokio::task::JoinError),
+}
+
+impl Fault {
+    /// A record that cannot be read.
+    pub(super) fn record(key: String, problem: impl std::fmt::Display) -> Self {
+        Self::Record { key, problem: problem.to_string() }
+    }
+
+    /// The error that the caller sees.
+    pub(super) fn during(self, operation: &'static str, store: &str) -> StoreError {
+        let store = store.to_owned();
+        match self {
+            Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
+            Self::Unusable(problem) => StoreError::Unusable { store, problem },
+            cause => StoreError::Unavailable { operation, store, source: Box::new(cause) },
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked,
+            Some(ErrorCode::DiskFull) => Self::Full,
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::NotWritable,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt(error),
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+/// Why a row could not be turned into what it should hold.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadRow {
+    #[error(transparent)]
+    Type(#[from] rusqlite::types::FromSqlError),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Encoding(#[from] Damaged),
+    #[error("a digest has 32 bytes")]
+    Digest,
+    #[error("a column is missing")]
+    Column,
+}

@@ -1,0 +1,208 @@
+//! The database file: finding out whose it is before touching it, making it, connecting to it.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use super::fault::Fault;
+
+/// Marks the file as ours (`TGAT`), see `PRAGMA application_id`.
+const APPLICATION_ID: u32 = 0x5447_4154;
+
+/// The layout below; grows with every change that an older program could not work with.
+const SCHEMA_VERSION: u32 = 1;
+
+/// How long one connection waits for the lock of another.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Statements kept prepared by each connection.
+const STATEMENTS: usize = 64;
+
+/// Ids are stored with the top bit flipped, so that SQLite's signed integers order as the ids do.
+///
+/// `count` comes before `changes`, so that trimming does not read through the large value to get at it. The index on
+/// owners holds all that a list's filter looks at.
+const SCHEMA: &str = "
+    CREATE TABLE meta (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        epoch INTEGER NOT NULL,
+        revision INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        log_changes INTEGER NOT NULL,
+        tombstones INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE users (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        version INTEGER NOT NULL,
+        record TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE tokens (
+        id INTEGER PRIMARY KEY,
+        digest BLOB NOT NULL UNIQUE,
+        owner INTEGER NOT NULL,
+        state INTEGER NOT NULL,
+        expires_at INTEGER,
+        version INTEGER NOT NULL,
+        record TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX tokens_by_owner ON tokens (owner, id, state, expires_at);
+    CREATE INDEX revoked_tokens ON tokens (id) WHERE state = 1;
+    CREATE TABLE grants (digest BLOB PRIMARY KEY, grant_ BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE history (
+        token INTEGER NOT NULL,
+        revision INTEGER NOT NULL,
+        line INTEGER NOT NULL,
+        entry TEXT NOT NULL,
+        PRIMARY KEY (token, revision, line)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE log (
+        revision INTEGER PRIMARY KEY,
+        checksum INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        changes BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE tombstones (digest BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE INDEX tombstones_by_age ON tombstones (at);
+";
+
+/// What a file was found to be.
+enum Content {
+    /// Nothing yet.
+    Empty,
+    /// A store of ours, of this version.
+    Store,
+}
+
+/// The file behind a path: another one has another identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    pub(super) fn of(path: &Path) -> std::io::Result<Self> {
+        fs::metadata(path).map(|metadata| Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+/// Opens the store for writing, and makes it first where there is none. What is not ours is left as it is.
+pub(super) fn open(path: &Path) -> Result<Connection, Fault> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Whoever closes a database last writes its log back into it. Not into one that may turn out not to be ours.
+    // (The file is not read without SQLite: closing it would give up the locks that this process holds on it.)
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // In a transaction, so that the answers are about one state, whoever else is creating a store there.
+    let found = connection.unchecked_transaction().map_err(Fault::from).and_then(|reading| inspect(&reading));
+    if let Content::Empty = found.map_err(unreadable)? {
+        create(&mut connection, path)?;
+    }
+    super::read::position(&connection).map_err(unreadable)?;
+    if connection.is_readonly("main")? {
+        return Err(Fault::NotWritable);
+    }
+    switch_to_wal(&connection)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    // A revocation that was acknowledged must survive a power failure: FULL syncs every commit, NORMAL does not.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.pragma_update(None, "cache_size", -(32 << 10))?; // KiB
+    Ok(connection)
+}
+
+/// Another connection to a store that is open already, for reading.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+fn inspect(connection: &Connection) -> Result<Content, Fault> {
+    let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let application = number("PRAGMA application_id")?;
+    let version = number("PRAGMA user_version")?;
+    let tables = number("SELECT count(*) FROM sqlite_schema")?;
+    let problem = if application == 0 && tables == 0 {
+        return Ok(Content::Empty);
+    } else if application != i64::from(APPLICATION_ID) {
+        "is the database of another program: name another file".to_owned()
+    } else if version == i64::from(SCHEMA_VERSION) {
+        return Ok(Content::Store);
+    } else {
+        format!("has version {version}, this program knows version {SCHEMA_VERSION}: use the program that made it")
+    };
+    Err(Fault::Unusable(problem))
+}
+
+/// In one transaction, so that the file is ours whole or not at all; and before the file is switched to WAL, so that
+/// whose it is stands in the file itself.
+fn create(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
+    // The files that SQLite puts beside it later have the same mode.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let mut epoch = [0; 8];
+    getrandom::fill(&mut epoch).map_err(Fault::Entropy)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if let Content::Store = inspect(&transaction)? {
+        return Ok(()); // another process was faster
+    }
+    transaction.execute_batch(SCHEMA)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.execute("INSERT INTO meta VALUES (1, ?, 0, 0, 0, 0)", [i64::from_le_bytes(epoch)])?;
+    Ok(transaction.commit()?)
+}
+
+/// WAL lets one process read while another writes. The file keeps the mode.
+///
+/// The switch needs the file for itself and does not wait for it, so it is tried again while another process is at it.
+fn switch_to_wal(connection: &Connection) -> Result<(), Fault> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let switched = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0));
+        match switched {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Ok(_) => {
+                let problem = "is on a file system without shared memory (a network one?): name a file on a local disk";
+                return Err(Fault::Unusable(problem.to_owned()));
+            }
+            Err(error) => match error.sqlite_error_code() {
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                _ => return Err(error.into()),
+            },
+        }
+    }
+}
+
+/// At the opening, damage is a reason to name another file, not to try again.
+fn unreadable(fault: Fault) -> Fault {
+    let (error, code) = match fault {
+        Fault::Corrupt(error) | Fault::Sqlite(error) => {
+            let code = error.sqlite_error_code();
+            (error, code)
+        }
+        other => return other,
+    };
+    match code {
+        Some(ErrorCode::NotADatabase) => Fault::Unusable("is not an SQLite database: name another file".to_owned()),
+        // SQLite's general error is here that of a table that is missing; no code at all, of a row.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) | None => {
+            Fault::Unusable(format!("is damaged ({error}): restore it from a backup"))
+        }
+        Some(_) => error.into(),
+    }
+}

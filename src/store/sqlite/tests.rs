@@ -1,0 +1,186 @@
+//! What needs a look inside: a full disk, a lock that nobody gives up, what is left in the tables.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::Edit;
+use crate::token::{PermissionSet, TokenState};
+
+async fn store(retention: Retention) -> (TempDir, SqliteStore) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = SqliteStore::open(&directory.path().join("tollgate.db"), retention).await.expect("opens");
+    (directory, store)
+}
+
+fn token(name: &str) -> TokenRecord {
+    TokenRecord {
+        id: TokenId::generate(jiff::Timestamp::now()),
+        digest: Digest::of(name.as_bytes()),
+        owner: UserId::from_u64(1),
+        description: name.to_owned(),
+        permissions: PermissionSet::TELEGRAF_AGENT,
+        state: TokenState::Active,
+        hint: String::new(),
+        created_at: jiff::Timestamp::now(),
+        created_by: "anna".to_owned(),
+        expires_at: None,
+    }
+}
+
+fn create(names: impl IntoIterator<Item = String>) -> Batch {
+    Batch { tokens: names.into_iter().map(|name| Edit::Create(token(&name))).collect(), ..Batch::default() }
+}
+
+fn many(prefix: &str) -> Batch {
+    create((0..500).map(|n| format!("{prefix}{n}")))
+}
+
+/// The cause of a failed commit.
+async fn failure(store: &SqliteStore, batch: Batch) -> String {
+    match store.commit(batch).await {
+        Err(CommitError::Failed(error)) => error.source().expect("a cause").to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn count(store: &SqliteStore, sql: &str) -> i64 {
+    lock(&store.shared.writer).query_row(sql, [], |row| row.get(0)).expect("counts")
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_the_commit_whole_and_the_next_one_succeeds() {
+    let (_directory, store) = store(Retention::default()).await;
+    store.commit(many("before")).await.expect("commits");
+    let before = store.position().await.expect("a position");
+    let pages = count(&store, "PRAGMA page_count");
+    lock(&store.shared.writer).pragma_update(None, "max_page_count", pages + 5).expect("a limit");
+    assert!(failure(&store, many("failed")).await.contains("the disk is full"));
+    assert_eq!(store.position().await.expect("a position"), before);
+    assert_eq!(store.count_tokens(TokenFilter::default()).await.expect("counts"), 500);
+    lock(&store.shared.writer).pragma_update(None, "max_page_count", 1_000_000).expect("a limit");
+    assert_eq!(store.commit(many("failed")).await.expect("commits"), before.revision.next());
+}
+
+#[tokio::test]
+async fn a_lock_that_is_not_given_up_fails_the_commit_and_no_read() {
+    let (_directory, store) = store(Retention::default()).await;
+    lock(&store.shared.writer).busy_timeout(Duration::from_millis(20)).expect("a limit");
+    let other = Connection::open(&store.shared.path).expect("opens");
+    other.execute_batch("BEGIN IMMEDIATE").expect("locks");
+    assert!(failure(&store, many("")).await.contains("the database is locked"));
+    assert_eq!(store.position().await.expect("a position").revision, Revision(0));
+    other.execute_batch("ROLLBACK").expect("unlocks");
+    store.commit(many("")).await.expect("commits");
+}
+
+#[tokio::test]
+async fn a_store_that_must_not_be_written_fails_the_commit_with_that_reason() {
+    let (_directory, store) = store(Retention::default()).await;
+    lock(&store.shared.writer).pragma_update(None, "query_only", true).expect("a switch");
+    assert!(failure(&store, many("")).await.contains("may not write"));
+}
+
+#[tokio::test]
+async fn every_commit_is_synced() {
+    let (_directory, store) = store(Retention::default()).await;
+    assert_eq!(count(&store, "PRAGMA synchronous"), 2); // FULL
+}
+
+#[tokio::test]
+async fn what_is_counted_is_what_is_kept() {
+    let retention = Retention { log_changes: 30, log_entries: 8, tombstones: 12, ..Retention::default() };
+    let (_directory, store) = store(retention).await;
+    for round in 0..40 {
+        let names = (0..round % 7).map(|n| format!("{round} {n}"));
+        store.commit(create(names)).await.expect("commits");
+        let some = store.tokens(TokenFilter::default(), None, round % 4).await.expect("reads");
+        let delete = Batch { tokens: some.into_iter().map(Edit::Delete).collect(), ..Batch::default() };
+        store.commit(delete).await.expect("commits");
+        let logged = count(&store, "SELECT sum(count) FROM log");
+        let buried = count(&store, "SELECT count(*) FROM tombstones");
+        assert_eq!(count(&store, "SELECT log_changes FROM meta"), logged);
+        assert_eq!(count(&store, "SELECT tombstones FROM meta"), buried);
+        assert!(logged <= 30 && buried <= 12, "{logged}, {buried}");
+        assert!(count(&store, "SELECT count(*) FROM log") <= 8);
+    }
+    assert_eq!(count(&store, "SELECT tombstones FROM meta"), 12);
+}
+
+#[tokio::test]
+async fn retired_digests_are_forgotten_when_they_are_old_enough() {
+    let (_directory, store) = store(Retention::default()).await;
+    let version = store.commit(create(["a".to_owned()])).await.expect("commits");
+    let record = store.tokens(TokenFilter::default(), None, 1).await.expect("reads").remove(0).record;
+    let delete = Batch { tokens: vec![Edit::Delete(Versioned { record, version })], ..Batch::default() };
+    let retention = Retention { tombstone_age: Duration::from_secs(100), ..Retention::default() };
+    let mut writer = lock(&store.shared.writer);
+    commit::commit(&mut writer, &delete, &retention, 1000).expect("commits");
+    let buried = |writer: &Connection| -> i64 {
+        writer.query_row("SELECT count(*) FROM tombstones", [], |row| row.get(0)).expect("counts")
+    };
+    commit::commit(&mut writer, &Batch::default(), &retention, 1099).expect("commits");
+    assert_eq!(buried(&writer), 1);
+    commit::commit(&mut writer, &Batch::default(), &retention, 1100).expect("commits");
+    assert_eq!(buried(&writer), 0);
+}
+
+#[tokio::test]
+async fn a_deleted_token_leaves_only_its_digest() {
+    let (_directory, store) = store(Retention::default()).await;
+    let mut batch = create(["a".to_owned()]);
+    let Some(Edit::Create(record)) = batch.tokens.first().cloned() else { panic!("one token") };
+    let created = HistoryEntry { at: record.created_at, by: "anna".to_owned(), event: crate::token::Event::Created };
+    batch.history.push((record.id, created));
+    let version = store.commit(batch).await.expect("commits");
+    let delete = Batch { tokens: vec![Edit::Delete(Versioned { record, version })], ..Batch::default() };
+    store.commit(delete).await.expect("commits");
+    for (table, rows) in [("tokens", 0), ("grants", 0), ("history", 0), ("tombstones", 1)] {
+        assert_eq!(count(&store, &format!("SELECT count(*) FROM {table}")), rows, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn lists_and_counts_use_their_indexes() {
+    let (_directory, store) = store(Retention::default()).await;
+    let plan = |sql: &str| -> String {
+        let writer = lock(&store.shared.writer);
+        let mut statement = writer.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("prepares");
+        let steps = statement.query_map([], |row| row.get::<_, String>(3)).expect("plans");
+        steps.map(|step| step.expect("a step")).collect::<Vec<_>>().join("; ")
+    };
+    let of_owner = plan("SELECT id, version, record FROM tokens WHERE true AND owner = 1 ORDER BY id DESC LIMIT 9");
+    assert!(of_owner.contains("tokens_by_owner (owner=?)") && !of_owner.contains("TEMP B-TREE"), "{of_owner}");
+    let revoked = plan("SELECT id, version, record FROM tokens WHERE true AND state = 1 ORDER BY id DESC LIMIT 9");
+    assert!(revoked.contains("revoked_tokens") && !revoked.contains("TEMP B-TREE"), "{revoked}");
+    let users = plan("SELECT id, version, record FROM users WHERE id < 9 ORDER BY id DESC LIMIT 9");
+    assert!(users.contains("SEARCH users USING INTEGER PRIMARY KEY"), "{users}");
+    let active = "SELECT count(*) FROM tokens WHERE true AND state = 0 AND (expires_at IS NULL OR expires_at > 1)";
+    assert!(plan(active).contains("COVERING INDEX tokens_by_owner"), "{}", plan(active));
+    let oldest = plan("DELETE FROM tombstones WHERE at <= 1");
+    assert!(oldest.contains("tombstones_by_age"), "{oldest}");
+}
+
+#[test]
+fn keys_order_as_the_ids_do_and_come_back() {
+    let ids = [0, 1, (1 << 63) - 1, 1 << 63, u64::MAX];
+    assert!(ids.is_sorted_by_key(|id| key(*id)));
+    assert!(ids.iter().all(|id| from_key(key(*id)) == *id));
+}
+
+#[tokio::test]
+async fn the_watching_thread_ends_with_the_store() {
+    let (_directory, store) = store(Retention::default()).await;
+    let _watch = store.watch();
+    let shared = Arc::downgrade(&store.shared);
+    assert_eq!(shared.strong_count(), 2); // the store's and the thread's
+    drop(store);
+    let ended = async {
+        while shared.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), ended).await.expect("it ends");
+}

@@ -1,0 +1,215 @@
+//! What every kind of store must do. A kind is added with an implementation of [`Database`] and one line of
+//! `conforms!`.
+
+mod commit;
+mod log;
+mod read;
+mod watch;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tempfile::TempDir;
+use tollgate::store::{
+    Batch, Change, Edit, Position, Retention, Revision, SnapshotItem, SqliteStore, Store, Versioned,
+};
+use tollgate::token::{
+    Digest, Event, Grant, HistoryEntry, Owner, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId,
+    UserRecord, UserStatus,
+};
+
+macro_rules! conforms {
+    ($module:ident: $database:ty) => {
+        mod $module {
+            conforms! { @ $database:
+                commit::an_empty_store_is_at_revision_zero
+                commit::a_commit_adds_one_to_the_revision_and_is_the_version_of_what_it_wrote
+                commit::a_record_that_changed_meanwhile_is_a_conflict
+                commit::a_record_that_exists_cannot_be_created
+                commit::a_record_that_is_gone_is_a_conflict
+                commit::a_required_record_must_not_have_changed
+                commit::an_expected_revision_must_be_the_present_one
+                commit::a_digest_belongs_to_one_token
+                commit::a_digest_never_comes_back
+                commit::old_retired_digests_are_forgotten_when_there_are_too_many
+                commit::a_name_belongs_to_one_user
+                commit::a_name_can_be_given_up_and_taken_in_one_batch
+                commit::a_batch_that_fails_at_its_end_changes_nothing
+                commit::a_batch_that_contradicts_itself_is_refused
+                commit::history_for_a_token_that_is_gone_is_a_conflict
+                commit::two_handles_never_lose_an_update
+                commit::a_commit_whose_caller_went_away_happens_whole_or_not_at_all
+                log::the_newest_revision_has_nothing_after_it
+                log::entries_follow_each_other_without_a_gap
+                log::a_revision_that_the_store_has_not_reached_is_truncated
+                log::the_log_is_trimmed_by_changes
+                log::the_log_is_trimmed_by_entries
+                log::the_newest_entry_stays_however_large
+                log::checksum_snapshot_and_log_tell_the_same
+                log::the_position_of_a_snapshot_is_read_before_its_items
+                read::users_are_found_by_id_and_by_name
+                read::users_are_listed_newest_first
+                read::tokens_come_in_the_order_asked_for
+                read::tokens_are_listed_newest_first
+                read::lists_and_counts_follow_the_filter
+                read::ids_of_any_size_keep_their_order
+                read::history_grows_and_goes_with_its_token
+                read::records_come_back_as_they_were_written
+                read::a_large_snapshot_is_complete
+                watch::own_commits_are_told
+                watch::commits_of_other_handles_are_told
+                watch::nothing_is_missed_after_watching_began
+                watch::every_watcher_is_told
+            }
+        }
+    };
+    (@ $database:ty: $($part:ident::$case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                Box::pin(super::$part::$case::<$database>()).await;
+            }
+        )*
+    };
+}
+
+conforms!(sqlite: super::SqliteFile);
+
+/// One database of one kind, empty at first and gone at the end.
+#[async_trait]
+pub(crate) trait Database: Send + Sync {
+    /// Makes one.
+    async fn create(retention: Retention) -> Self;
+
+    /// Another handle to it, as another process would have it.
+    async fn handle(&self) -> Arc<dyn Store>;
+}
+
+/// A SQLite file in a directory of its own.
+pub(crate) struct SqliteFile {
+    directory: TempDir,
+    retention: Retention,
+}
+
+impl SqliteFile {
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join("tollgate.db")
+    }
+}
+
+#[async_trait]
+impl Database for SqliteFile {
+    async fn create(retention: Retention) -> Self {
+        Self { directory: tempfile::tempdir().expect("a directory"), retention }
+    }
+
+    async fn handle(&self) -> Arc<dyn Store> {
+        Arc::new(SqliteStore::open(&self.path(), self.retention).await.expect("opens"))
+    }
+}
+
+/// One handle to a new database, and the database, which lives as long as it is held.
+async fn store<D: Database>() -> (D, Arc<dyn Store>) {
+    let database = D::create(Retention::default()).await;
+    let store = database.handle().await;
+    (database, store)
+}
+
+pub(crate) fn user(name: &str) -> UserRecord {
+    UserRecord {
+        id: UserId::generate(Timestamp::now()),
+        name: name.to_owned(),
+        role: Role::Manager,
+        status: UserStatus::Active,
+        created_at: "2026-01-02T03:04:05.678Z".parse().expect("a time"),
+    }
+}
+
+/// A token; each name has another digest.
+pub(crate) fn token(owner: UserId, name: &str) -> TokenRecord {
+    TokenRecord {
+        id: TokenId::generate(Timestamp::now()),
+        digest: Digest::of(name.as_bytes()),
+        owner,
+        description: format!("{name}, \"quoted\" — 日本"),
+        permissions: PermissionSet::TELEGRAF_AGENT,
+        state: TokenState::Active,
+        hint: "abc123".to_owned(),
+        created_at: "2026-01-02T03:04:05.678Z".parse().expect("a time"),
+        created_by: "cli:root".to_owned(),
+        expires_at: None,
+    }
+}
+
+pub(crate) fn revoked(mut token: TokenRecord) -> TokenRecord {
+    token.state = TokenState::Revoked { at: Timestamp::UNIX_EPOCH, by: "anna".to_owned() };
+    token
+}
+
+pub(crate) fn created() -> HistoryEntry {
+    HistoryEntry { at: Timestamp::UNIX_EPOCH, by: "cli:root".to_owned(), event: Event::Created }
+}
+
+/// A batch of users only.
+pub(crate) fn users(edits: impl IntoIterator<Item = Edit<UserRecord>>) -> Batch {
+    Batch { users: edits.into_iter().collect(), ..Batch::default() }
+}
+
+/// A batch of tokens only.
+pub(crate) fn tokens(edits: impl IntoIterator<Item = Edit<TokenRecord>>) -> Batch {
+    Batch { tokens: edits.into_iter().collect(), ..Batch::default() }
+}
+
+/// Commits what must succeed.
+pub(crate) async fn commit(store: &dyn Store, batch: Batch) -> Revision {
+    store.commit(batch).await.expect("commits")
+}
+
+/// A token as the store holds it now.
+async fn stored(store: &dyn Store, id: TokenId) -> Option<Versioned<TokenRecord>> {
+    store.tokens_by_id(&[id]).await.expect("reads").pop().expect("one answer for one id")
+}
+
+/// What a replica would hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) owners: BTreeMap<UserId, Owner>,
+    pub(crate) grants: HashMap<Digest, Grant>,
+}
+
+impl Held {
+    pub(crate) async fn snapshot(store: &dyn Store) -> (Position, Self) {
+        let mut held = Self::default();
+        let position = store.snapshot(&mut |item| held.add(item)).await.expect("a snapshot");
+        (position, held)
+    }
+
+    pub(crate) fn add(&mut self, item: SnapshotItem) {
+        let new = match item {
+            SnapshotItem::Owner(id, owner) => self.owners.insert(id, owner).is_none(),
+            SnapshotItem::Grant(digest, grant) => self.grants.insert(digest, grant).is_none(),
+            SnapshotItem::Damaged { key } => panic!("damaged: {key}"),
+        };
+        assert!(new, "an item came twice");
+    }
+
+    pub(crate) fn apply(&mut self, changes: &[Change]) {
+        for change in changes.iter().cloned() {
+            match change {
+                Change::PutGrant(digest, grant) => drop(self.grants.insert(digest, grant)),
+                Change::RemoveGrant(digest) => drop(self.grants.remove(&digest)),
+                Change::PutOwner(id, owner) => drop(self.owners.insert(id, owner)),
+                Change::RemoveOwner(id) => drop(self.owners.remove(&id)),
+            }
+        }
+    }
+
+    /// The checksum, from its definition.
+    pub(crate) fn checksum(&self) -> u64 {
+        let owners = self.owners.iter().fold(0, |sum, (id, owner)| sum ^ owner.fingerprint(*id));
+        self.grants.iter().fold(owners, |sum, (digest, grant)| sum ^ grant.fingerprint(digest))
+    }
+}
