@@ -15,7 +15,7 @@ use crate::store::{
     Versioned, Watch,
 };
 use crate::token::{
-    Digest, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
+    Digest, Grant, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
 };
 
 /// A wait this long means that what is waited for does not come.
@@ -284,7 +284,7 @@ async fn our_own_commits_arrive_too_and_the_position_is_the_stores() {
 async fn a_store_that_is_away_at_the_start_is_waited_for() {
     let folder = Folder::new();
     let store = Fragile::new(folder.open("store").await, Mode::Fails);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, NEVER);
     let early = tokio::time::timeout(SOON, running.replica.ready()).await;
     assert!(early.is_err() && running.replica.staleness(Instant::now()).is_none());
     store.set(Mode::Works);
@@ -368,6 +368,24 @@ async fn what_a_sidecar_missed_beyond_the_log_reaches_it_by_a_snapshot() {
     assert_eq!((status.resyncs, status.divergences), (1, 0));
     assert_eq!(status.tombstones, 1, "its absence proves that it was revoked");
     running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_snapshot_narrows_is_announced_once() {
+    let folder = Folder::new();
+    let (store, anna) = (folder.open("store").await, user());
+    let tokens = [token(&anna, b"first"), token(&anna, b"second")];
+    create(&store, &[&anna], &[&tokens[0], &tokens[1]]).await;
+    let replica = Replica::new();
+    for token in &tokens {
+        let wide = Grant { permissions: PermissionSet::all(), ..token.grant().expect("active") };
+        replica.begin_merge();
+        replica.merge(&SnapshotItem::Grant(token.digest, wide));
+    }
+    let narrowed = replica.narrowed();
+    assert!(matches!(read_snapshot(&replica, &store).await, Ok(Event::Snapshot { .. })));
+    assert!(narrowed.has_changed().expect("the replica lives"));
+    assert_eq!(*narrowed.borrow(), 1);
 }
 
 #[tokio::test]
