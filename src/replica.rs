@@ -4,8 +4,8 @@
 //!   requests ── lookup, staleness, narrowed ──►  Replica  ◄── apply, merge, sweep, confirm ── synchroniser ◄── store
 //! ```
 //!
-//! A request does one [`Replica::lookup`] and waits for nothing but, at worst, one entry being written in the same one of
-//! 256 shards. The synchroniser is the only writer. When it fails, or the store does, the replica keeps what it has and
+//! A request does one [`Replica::lookup`] and waits for nothing but, at worst, one entry being written in the same
+//! one of 256 shards. The synchroniser is the only writer. When it fails, or the store does, the replica keeps what it has and
 //! [`Replica::staleness`] grows: that is what ends the serving.
 
 pub mod driver;
