@@ -3,6 +3,7 @@
 mod cli;
 mod conformance;
 mod harness;
+mod hygiene;
 mod refusals;
 mod registry;
 mod sqlite;
