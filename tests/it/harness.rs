@@ -26,7 +26,7 @@ use tollgate::token::{PermissionSet, Role, TokenId};
 pub(crate) use client::Client;
 pub(crate) use faulty::FaultyStore;
 pub(crate) use reply::Reply;
-pub(crate) use upstream::{Recorded, Script, Upstream, ok, refusing, scripted};
+pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
 
 /// Longest wait for anything. Far above what a loaded machine needs: only a failure takes that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);

@@ -3,7 +3,9 @@
 mod cli;
 mod conformance;
 mod harness;
+mod http1;
 mod hygiene;
 mod refusals;
 mod registry;
 mod sqlite;
+mod upstream;
