@@ -3,5 +3,10 @@
 mod cli;
 mod conformance;
 mod dev;
+mod harness;
+mod http1;
+mod hygiene;
+mod refusals;
 mod registry;
 mod sqlite;
+mod upstream;
