@@ -123,6 +123,12 @@ impl Worker {
         PooledBuffer { worker: Rc::clone(self), buffer: self.buffers.take() }
     }
 
+    /// An empty vector to write a head into, which goes back to the pool when dropped.
+    #[must_use]
+    pub fn head(self: &Rc<Self>) -> PooledHead {
+        PooledHead { worker: Rc::clone(self), head: self.buffers.take_head() }
+    }
+
     /// A new request id.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
@@ -172,6 +178,32 @@ impl std::ops::DerefMut for PooledBuffer {
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
         self.worker.buffers.put(std::mem::take(&mut self.buffer));
+    }
+}
+
+/// The bytes of a head, which go back to their worker's pool.
+#[derive(Debug)]
+pub struct PooledHead {
+    worker: Rc<Worker>,
+    head: Vec<u8>,
+}
+
+impl std::ops::Deref for PooledHead {
+    type Target = Vec<u8>;
+    fn deref(&self) -> &Vec<u8> {
+        &self.head
+    }
+}
+
+impl std::ops::DerefMut for PooledHead {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.head
+    }
+}
+
+impl Drop for PooledHead {
+    fn drop(&mut self) {
+        self.worker.buffers.put_head(std::mem::take(&mut self.head));
     }
 }
 

@@ -4,8 +4,6 @@ use std::mem::MaybeUninit;
 use std::rc::Rc;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use super::Summary;
 use crate::config::UpstreamName;
 use crate::http1::body::Piece;
@@ -18,7 +16,7 @@ use crate::proxy::sanitize::{write_decimal, write_head};
 use crate::socket::Socket;
 use crate::token::{Digest, Permission};
 use crate::worker::alarm::Alarm;
-use crate::worker::{PooledBuffer, RequestId, Worker};
+use crate::worker::{PooledBuffer, PooledHead, RequestId, Worker};
 
 /// What a connection does after its requests.
 pub(super) enum Next {
@@ -144,7 +142,7 @@ impl Connection<'_> {
     }
 
     async fn serve_one(&mut self, end: usize) -> After {
-        let mut head = Zeroizing::new(Vec::with_capacity(1024));
+        let mut head = self.worker.head();
         let prepared =
             prepare(self.worker, self.origin, self.buffer.filled().get(..end).unwrap_or_default(), &mut head);
         self.buffer.consume(end);
@@ -209,10 +207,10 @@ impl Connection<'_> {
             Some(BodyLength::UntilClose) | None => false,
         };
         let close = prepared.close || !drainable || refusal.ends_connection() || self.worker.is_draining();
-        let mut out = Vec::with_capacity(512);
-        let date = self.worker.date();
-        refusal.write_http1(prepared.summary.id.as_bytes(), date.as_bytes(), close, prepared.to_head, &mut out);
-        if self.send(out).await.is_err() {
+        let mut reply = Http1Reply::new(self.worker, self.alarm, self.socket, close, false);
+        let (id, date) = (prepared.summary.id.as_bytes(), self.worker.date());
+        refusal.write_http1(id, date.as_bytes(), close, prepared.to_head, &mut reply.out);
+        if reply.write(b"").await.is_err() {
             return After::Close;
         }
         match rest {
@@ -228,12 +226,6 @@ impl Connection<'_> {
         let summary = Summary::new(self.worker.request_id());
         let nothing = Prepared::undecided(summary, refusal.clone());
         self.refuse(&nothing, &refusal, None).await;
-    }
-
-    async fn send(&self, out: Vec<u8>) -> Result<(), Gone> {
-        let mut reply = Http1Reply::new(self.worker, self.alarm, self.socket, true, false);
-        reply.out = out;
-        reply.write(b"").await
     }
 
     /// Reads and drops the rest of a body. Whether its end was found.
@@ -435,7 +427,7 @@ struct Http1Reply<'a> {
     alarm: &'a Alarm,
     socket: &'a Socket,
     /// What was not sent yet.
-    out: Vec<u8>,
+    out: PooledHead,
     pace: Pace,
     begun: bool,
     chunked: bool,
@@ -446,7 +438,7 @@ struct Http1Reply<'a> {
 impl<'a> Http1Reply<'a> {
     fn new(worker: &'a Rc<Worker>, alarm: &'a Alarm, socket: &'a Socket, close: bool, is_http10: bool) -> Self {
         let pace = Pace::new(worker);
-        Self { worker, alarm, socket, out: Vec::new(), pace, begun: false, chunked: false, close, is_http10 }
+        Self { worker, alarm, socket, out: worker.head(), pace, begun: false, chunked: false, close, is_http10 }
     }
 
     /// Sends what was held back, and this after it.
@@ -466,8 +458,7 @@ impl<'a> Http1Reply<'a> {
 impl Reply for Http1Reply<'_> {
     fn begin(&mut self, head: &ReplyHead<'_>) -> Result<(), Gone> {
         self.begun = true;
-        self.out.reserve(512);
-        let out = &mut self.out;
+        let out = &mut *self.out;
         out.extend_from_slice(b"HTTP/1.1 ");
         write_decimal(out, head.status.into());
         for part in [b" ", head.phrase.as_bytes(), b"\r\n"] {

@@ -11,7 +11,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use zeroize::Zeroizing;
 
 use super::Summary;
 use crate::http1::{BodyLength, Field};
@@ -105,7 +104,7 @@ async fn serve_stream(
 ) {
     let alarm = Alarm::new(&worker);
     let (parts, body) = request.into_parts();
-    let mut head = Zeroizing::new(Vec::with_capacity(1024));
+    let mut head = worker.head();
     let mut summary = Summary::new(worker.request_id());
     let to_head = parts.method == http::Method::HEAD;
     let decision = prepare(&worker, origin, &parts, body.is_end_stream(), &mut summary, &mut head);

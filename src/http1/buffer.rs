@@ -67,7 +67,11 @@ impl Buffer {
 pub struct Pool {
     capacity: usize,
     spare: RefCell<Vec<Buffer>>,
+    spare_heads: RefCell<Vec<Vec<u8>>>,
 }
+
+/// Room for a usual head; one that outgrew this many bytes many times over is not kept.
+const HEAD_BYTES: usize = 1024;
 
 /// Spare buffers kept by each worker; more are given back to the system.
 const MAX_SPARE: usize = 64;
@@ -76,7 +80,8 @@ impl Pool {
     /// A pool of buffers of this many bytes.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, spare: RefCell::new(Vec::with_capacity(MAX_SPARE)) }
+        let (spare, spare_heads) = (Vec::with_capacity(MAX_SPARE), Vec::with_capacity(MAX_SPARE));
+        Self { capacity, spare: RefCell::new(spare), spare_heads: RefCell::new(spare_heads) }
     }
 
     /// An empty buffer.
@@ -90,6 +95,21 @@ impl Pool {
         if spare.len() < MAX_SPARE {
             buffer.wipe();
             spare.push(buffer);
+        }
+    }
+
+    /// An empty vector to write a head into.
+    pub fn take_head(&self) -> Vec<u8> {
+        self.spare_heads.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(HEAD_BYTES))
+    }
+
+    /// Takes it back. It may hold credentials, so it is overwritten.
+    pub fn put_head(&self, mut head: Vec<u8>) {
+        head.fill(0);
+        head.clear();
+        let mut spare = self.spare_heads.borrow_mut();
+        if spare.len() < MAX_SPARE && head.capacity() <= 16 * HEAD_BYTES {
+            spare.push(head);
         }
     }
 }

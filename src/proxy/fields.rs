@@ -37,51 +37,90 @@ pub enum Class {
     Forged,
 }
 
-/// Longest name that means something.
-const LONGEST: usize = 24;
+/// The names that mean something, in the form that [`same`] compares with.
+const KNOWN: [(&str, Class); 36] = [
+    ("authorization", Class::Authorization),
+    ("connection", Class::Connection),
+    ("content-length", Class::ContentLength),
+    ("cookie", Class::Cookie),
+    ("expect", Class::Expect),
+    ("host", Class::Host),
+    ("http2-settings", Class::HopByHop),
+    ("keep-alive", Class::HopByHop),
+    ("proxy-authenticate", Class::HopByHop),
+    ("proxy-authorization", Class::HopByHop),
+    ("proxy-connection", Class::HopByHop),
+    ("te", Class::HopByHop),
+    ("trailer", Class::HopByHop),
+    ("transfer-encoding", Class::TransferEncoding),
+    ("upgrade", Class::HopByHop),
+    ("x-forwarded-for", Class::ForwardedFor),
+    ("x-forwarded-host", Class::ForwardedHost),
+    ("x-forwarded-proto", Class::ForwardedProto),
+    ("x-request-id", Class::RequestId),
+    // Who and where the client claims to be, in other words.
+    ("cf-connecting-ip", Class::Forged),
+    ("forwarded", Class::Forged),
+    ("remote-user", Class::Forged),
+    ("true-client-ip", Class::Forged),
+    ("x-auth-request-user", Class::Forged),
+    ("x-client-ip", Class::Forged),
+    ("x-cluster-client-ip", Class::Forged),
+    ("x-host", Class::Forged),
+    ("x-original-host", Class::Forged),
+    ("x-real-ip", Class::Forged),
+    ("x-remote-user", Class::Forged),
+    // What would be served instead of what was checked.
+    ("x-http-method", Class::Forged),
+    ("x-http-method-override", Class::Forged),
+    ("x-method-override", Class::Forged),
+    ("x-original-url", Class::Forged),
+    ("x-original-uri", Class::Forged),
+    ("x-rewrite-url", Class::Forged),
+];
+
+/// Every name that starts so is [`Class::Forged`], unless [`KNOWN`] has it.
+const FORGED_PREFIXES: [&str; 2] = ["x-tollgate-", "x-forwarded-"];
+
+/// For each first byte the lengths of the known names, as bits: most fields of a request are told apart by it alone.
+static LENGTHS: [u32; 256] = {
+    let mut lengths = [0; 256];
+    let mut at = 0;
+    while at < KNOWN.len() {
+        let name = KNOWN[at].0.as_bytes();
+        lengths[name[0] as usize] |= 1 << name.len();
+        lengths[name[0].to_ascii_uppercase() as usize] |= 1 << name.len();
+        at += 1;
+    }
+    lengths
+};
 
 /// What a name means. `_` is read as `-`, since CGI-like servers do (`X_Forwarded_For`): a name that means something
 /// only that way is [`Class::Forged`].
 #[must_use]
 pub fn classify(name: &str) -> Class {
     let name = name.as_bytes();
-    let mut folded = [0u8; LONGEST];
-    let length = name.len().min(LONGEST);
-    let mut underscore = false;
-    for (place, byte) in folded.iter_mut().zip(name) {
-        underscore |= *byte == b'_';
-        *place = if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    }
-    let folded = folded.get(..length).unwrap_or_default();
-    let class = match folded {
-        _ if folded.starts_with(b"x-tollgate-") => Class::Forged,
-        _ if name.len() > LONGEST => match folded.starts_with(b"x-forwarded-") {
-            true => Class::Forged,
-            false => Class::Other,
-        },
-        b"te" | b"trailer" | b"upgrade" | b"keep-alive" | b"proxy-connection" | b"proxy-authorization"
-        | b"proxy-authenticate" | b"http2-settings" => Class::HopByHop,
-        b"host" => Class::Host,
-        b"cookie" => Class::Cookie,
-        b"expect" => Class::Expect,
-        b"connection" => Class::Connection,
-        b"x-request-id" => Class::RequestId,
-        b"authorization" => Class::Authorization,
-        b"content-length" => Class::ContentLength,
-        b"transfer-encoding" => Class::TransferEncoding,
-        b"x-forwarded-for" => Class::ForwardedFor,
-        b"x-forwarded-host" => Class::ForwardedHost,
-        b"x-forwarded-proto" => Class::ForwardedProto,
-        // Who and where the client claims to be, in other words.
-        b"forwarded" | b"x-real-ip" | b"x-client-ip" | b"true-client-ip" | b"cf-connecting-ip" | b"x-cluster-client-ip"
-        | b"x-host" | b"x-original-host" | b"remote-user" | b"x-remote-user" | b"x-auth-request-user"
-        // What would be served instead of what was checked.
-        | b"x-original-url" | b"x-original-uri" | b"x-rewrite-url" | b"x-rewrite-uri" | b"x-http-method"
-        | b"x-http-method-override" | b"x-method-override" | b"x-accel-redirect" => Class::Forged,
-        _ if folded.starts_with(b"x-forwarded-") => Class::Forged,
-        _ => Class::Other,
+    let Some(first) = name.first() else { return Class::Other };
+    let may_be_known = 1u32.checked_shl(u32::try_from(name.len()).unwrap_or(u32::MAX));
+    let class = match may_be_known {
+        Some(length) if LENGTHS[usize::from(*first)] & length != 0 => {
+            KNOWN.iter().find(|(known, _)| same(name, known.as_bytes())).map(|(_, class)| *class)
+        }
+        _ => None,
     };
-    if underscore && class != Class::Other { Class::Forged } else { class }
+    let forged = |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| same(start, prefix.as_bytes()));
+    match class {
+        Some(class) if !name.contains(&b'_') => class,
+        Some(_) => Class::Forged,
+        None if matches!(first, b'x' | b'X') && FORGED_PREFIXES.iter().any(forged) => Class::Forged,
+        None => Class::Other,
+    }
+}
+
+/// Whether a name is a known one, in any case and with `_` for `-`.
+fn same(name: &[u8], known: &[u8]) -> bool {
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == known.len() && name.iter().zip(known).all(|(byte, known)| fold(*byte) == *known)
 }
 
 /// What one pass over the fields found.
@@ -237,6 +276,27 @@ mod tests {
         let fields = fields(list);
         let found = Fields::read(&fields)?;
         Ok(found.kept(&fields, 0).map(|field| field.name.to_owned()).collect())
+    }
+
+    #[test]
+    fn known_names_are_known_in_every_spelling() {
+        for (name, class) in KNOWN {
+            assert_eq!(classify(name), class, "{name}");
+            assert_eq!(classify(&name.to_uppercase()), class, "{name}");
+            let spelling = name.replace('-', "_");
+            assert_eq!(classify(&spelling), if spelling == name { class } else { Class::Forged }, "{spelling}");
+            assert_eq!(classify(&format!("{name}x")), classify_prefix(name), "{name}");
+        }
+        for name in ["X-Tollgate-Anything", "x_tollgate_user", "X-Forwarded-Prefix", "x-forwarded_user"] {
+            assert_eq!(classify(name), Class::Forged, "{name}");
+        }
+        for name in ["", "x", "User-Agent", "Accept", "X-Tollgate", "é", "hostname"] {
+            assert_eq!(classify(name), Class::Other, "{name}");
+        }
+    }
+
+    fn classify_prefix(name: &str) -> Class {
+        if name.starts_with("x-forwarded-") { Class::Forged } else { Class::Other }
     }
 
     #[test]

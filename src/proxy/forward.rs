@@ -376,6 +376,7 @@ impl Exchange<'_> {
             _ => {}
         }
         let (mut framing, mut keep, mut keeps) = (Framing::default(), 0u128, head.version == Some(1));
+        let mut options = false;
         for (at, field) in head.headers.iter().enumerate() {
             match ReplyField::of(field.name) {
                 ReplyField::Other => keep |= 1 << at,
@@ -389,11 +390,16 @@ impl Exchange<'_> {
                 ReplyField::TransferEncoding => {
                     framing.transfer_encoding(field.value).map_err(|_| broken(pool, "its framing is broken"))?;
                 }
-                ReplyField::Connection => keeps &= !has_option(field.value, "close"),
+                ReplyField::Connection if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
+                ReplyField::Connection => {
+                    keeps &= !has_option(field.value, "close");
+                    options = true;
+                }
                 ReplyField::HopByHop => {}
             }
         }
-        for connection in head.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("connection")) {
+        let connections = head.headers.iter().filter(|field| options && field.name.eq_ignore_ascii_case("connection"));
+        for connection in connections {
             for (at, field) in head.headers.iter().enumerate() {
                 if keep >> at & 1 == 1 && has_option(connection.value, field.name) {
                     keep &= !(1 << at);

@@ -100,7 +100,8 @@ impl<'a> Request<'a> {
         body: BodyLength,
         origin: Origin,
     ) -> Result<Self, Refusal> {
-        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        let end = memchr::memchr(b'?', target.as_bytes()).unwrap_or(target.len());
+        let path = target.get(..end).unwrap_or_default();
         // The path has rules of its own; in a query all but what could end the line or the target early is data.
         let query = target.get(path.len()..).unwrap_or_default();
         if !query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {

@@ -323,8 +323,8 @@ impl RouteTable {
 impl Node {
     /// `path` is what follows the slash before this node's children.
     fn find(&self, method: Method, path: &str) -> Option<&Route> {
-        let (segment, rest) = match path.split_once('/') {
-            Some((segment, rest)) => (segment, Some(rest)),
+        let (segment, rest) = match path.bytes().position(|byte| byte == b'/') {
+            Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..)),
             None => (path, None),
         };
         let literal = self.literals.iter().find(|(name, _)| **name == *segment).map(|(_, node)| node);

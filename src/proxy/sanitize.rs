@@ -1,6 +1,7 @@
 //! The head that goes to the upstream: what the client said and may say, and what only Tollgate says.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 
 use super::request::{Request, authority};
 use super::{Admission, Permit};
@@ -50,7 +51,6 @@ pub fn write_head(out: &mut Vec<u8>, request: &Request<'_>, permit: &Permit, ups
 /// `X-Forwarded-For`, `-Proto` and `-Host`: what a trusted proxy said of earlier hops, continued; else what is seen here.
 fn write_forwarded(out: &mut Vec<u8>, request: &Request<'_>) {
     let origin = request.origin;
-    let said = |value: Option<&'_ [u8]>| value.filter(|_| origin.trusted).map(<[u8]>::to_vec);
     out.extend_from_slice(b"X-Forwarded-For: ");
     if origin.trusted {
         for Field { value, .. } in request.found.forwarded_for(request.fields) {
@@ -58,21 +58,35 @@ fn write_forwarded(out: &mut Vec<u8>, request: &Request<'_>) {
             out.extend_from_slice(b", ");
         }
     }
-    // Writing to a Vec cannot fail.
-    drop(write!(out, "{}", origin.address));
+    write_address(out, origin.address);
     out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-    match said(request.found.forwarded_proto.value()).as_deref() {
+    match request.found.forwarded_proto.value().filter(|_| origin.trusted) {
         Some(proto @ (b"http" | b"https")) => out.extend_from_slice(proto),
         _ if origin.secure => out.extend_from_slice(b"https"),
         _ => out.extend_from_slice(b"http"),
     }
     out.extend_from_slice(b"\r\n");
-    let said = said(request.found.forwarded_host.value());
-    let host = said.as_deref().and_then(|value| authority(value).ok()).unwrap_or(request.authority);
+    let said = request.found.forwarded_host.value().filter(|_| origin.trusted);
+    let host = said.and_then(|value| authority(value).ok()).unwrap_or(request.authority);
     if !host.is_empty() {
         for part in [b"X-Forwarded-Host: ", host.as_bytes(), b"\r\n"] {
             out.extend_from_slice(part);
         }
+    }
+}
+
+fn write_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (at, octet) in address.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push(b'.');
+                }
+                write_decimal(out, octet.into());
+            }
+        }
+        // Writing to a Vec cannot fail.
+        IpAddr::V6(address) => drop(write!(out, "{address}")),
     }
 }
 
