@@ -35,6 +35,10 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 /// connection closes.
 const MAX_DRAINED_BYTES: u64 = 64 * 1024;
 
+/// A piece of a reply up to this many bytes is copied behind the head: that costs less than handing two pieces to the
+/// kernel.
+const MAX_COPIED: usize = 2048;
+
 /// How long that, or a client's answer to our closing, may take.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
@@ -489,8 +493,12 @@ impl Reply for Http1Reply<'_> {
 
     async fn data(&mut self, data: &[u8]) -> Result<(), Gone> {
         use std::io::Write as _;
-        if !self.chunked {
+        if !self.chunked && data.len() > MAX_COPIED {
             return self.write(data).await;
+        }
+        if !self.chunked {
+            self.out.extend_from_slice(data);
+            return Ok(());
         }
         // Writing to a Vec cannot fail.
         drop(write!(self.out, "{:x}\r\n", data.len()));

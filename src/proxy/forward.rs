@@ -179,7 +179,7 @@ impl Exchange<'_> {
             };
             let received = match self.send_head(pool, &socket, reused, streaming).await? {
                 Sent::Dead => Received::Dead,
-                Sent::Head if streaming => self.stream(pool, &socket, body, reply).await?,
+                Sent::Head if streaming => Box::pin(self.stream(pool, &socket, body, reply)).await?,
                 Sent::Head => {
                     self.alarm.set(pool.upstream.config.first_byte_timeout);
                     self.receive(pool, &socket, reused && self.repeatable, &Cell::new(false), reply).await?
@@ -200,7 +200,8 @@ impl Exchange<'_> {
 
     async fn connect(&self, pool: &Pool) -> Result<Socket, Failure> {
         self.alarm.set(pool.upstream.config.connect_timeout);
-        match self.alarm.race(pool.connect()).await {
+        // Boxed, as streaming is: both are rare, and would make every exchange's state several times as large.
+        match self.alarm.race(Box::pin(pool.connect())).await {
             Ok(Ok(socket)) => Ok(socket),
             Ok(Err(error)) => {
                 tracing::warn!(upstream = %pool.upstream.config.authority, %error, "cannot connect to the upstream");
