@@ -2,5 +2,7 @@
 
 mod cli;
 mod conformance;
+mod harness;
+mod refusals;
 mod registry;
 mod sqlite;

@@ -1,0 +1,282 @@
+//! A sidecar as its users meet it: the real [`Sidecar`] on a free port, the real registry on a store of its own, and
+//! upstreams that follow a script. Every reply that a [`Client`] reads is checked for what must hold for all of them.
+//!
+//! Nothing here waits for a time to pass: it waits for a condition, and gives up after [`PATIENCE`], which only a failure
+//! ever uses up.
+
+mod client;
+mod faulty;
+mod reply;
+mod upstream;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tollgate::app::Sidecar;
+use tollgate::config::{self, Config, Overrides, Source};
+use tollgate::registry::{Actor, Created, NewToken, Registry, Requested};
+use tollgate::store::{Batch, Edit, Retention, Revision, SqliteStore, Store};
+use tollgate::token::{PermissionSet, Role, TokenId};
+
+pub(crate) use client::Client;
+pub(crate) use faulty::FaultyStore;
+pub(crate) use reply::Reply;
+pub(crate) use upstream::{Recorded, Script, Upstream, ok, refusing, scripted};
+
+/// Longest wait for anything. Far above what a loaded machine needs: only a failure takes that long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A path that needs `configs:read`.
+pub(crate) const CONFIG: &str = "/api/configs/1/toml";
+
+/// A path that needs `heartbeat:write`.
+pub(crate) const HEARTBEAT: &str = "/agents/heartbeat";
+
+/// Waits for something that must happen.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+    }
+}
+
+/// Asks again until it holds. For what gives no notice.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    within(what, async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// A running sidecar with all that is around it. Everything ends when it is dropped.
+pub(crate) struct Site {
+    pub(crate) sidecar: Sidecar,
+    pub(crate) registry: Registry,
+    /// The sidecar's store; the registry uses the real one behind it.
+    pub(crate) store: Arc<FaultyStore>,
+    /// Behind `/api/...`.
+    pub(crate) api: Upstream,
+    /// Behind `POST /agents/heartbeat`.
+    pub(crate) heartbeat: Upstream,
+    /// The Owner's token: everything.
+    pub(crate) owner: Token,
+    /// A token with the preset of an agent: `configs:read`, `heartbeat:write`.
+    pub(crate) agent: Token,
+    directory: TempDir,
+}
+
+/// A token that somebody holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Token {
+    pub(crate) id: TokenId,
+    pub(crate) raw: String,
+}
+
+impl From<Created> for Token {
+    fn from(created: Created) -> Self {
+        Self { id: created.record.id, raw: created.token.reveal().to_owned() }
+    }
+}
+
+/// What a [`Site`] is started with.
+#[derive(Default)]
+pub(crate) struct Builder {
+    environment: Vec<(OsString, OsString)>,
+    adjust: Vec<Box<dyn FnOnce(&mut Config, &Path)>>,
+    store_is_down: bool,
+}
+
+impl Builder {
+    /// A key of the configuration by its variable, without `TOLLGATE_`: `("FRESHNESS__MAX_STALENESS", "1s")`.
+    pub(crate) fn setting(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((format!("TOLLGATE_{key}").into(), value.into()));
+        self
+    }
+
+    /// Changes the configuration after it was read: also to what the file would not accept.
+    pub(crate) fn config(self, adjust: impl FnOnce(&mut Config) + 'static) -> Self {
+        self.config_in(|config, _| adjust(config))
+    }
+
+    /// As [`Builder::config`], with the site's own directory for files.
+    pub(crate) fn config_in(mut self, adjust: impl FnOnce(&mut Config, &Path) + 'static) -> Self {
+        self.adjust.push(Box::new(adjust));
+        self
+    }
+
+    /// The sidecar finds its store broken, and does not become ready.
+    pub(crate) fn store_is_down(mut self) -> Self {
+        self.store_is_down = true;
+        self
+    }
+
+    /// Starts it all and, unless the store is down, waits until it is ready.
+    pub(crate) async fn start(self) -> Site {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("tollgate.db");
+        let real: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Retention::default()).await.expect("opens"));
+        let registry = Registry::new(Arc::clone(&real));
+        let owner = registry.init(&operator(), "olga").await.expect("initialises").into();
+        let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+        let overrides = Overrides {
+            listen: vec!["127.0.0.1:0".to_owned()],
+            api_upstream: Some(format!("http://{}", api.address())),
+            heartbeat_upstream: Some(format!("http://{}", heartbeat.address())),
+            store: Some(format!("sqlite:{}", path.display())),
+            admin_listen: Some("127.0.0.1:0".to_owned()),
+        };
+        let source = Source { file: None, environment: self.environment };
+        let mut config = config::load(&source, &overrides).expect("a good configuration");
+        // One worker, so that the next request finds the upstream connection of the one before.
+        config.workers = std::num::NonZeroUsize::MIN;
+        config.timeouts.drain = Duration::from_secs(1);
+        self.adjust.into_iter().for_each(|adjust| adjust(&mut config, directory.path()));
+        let store = Arc::new(FaultyStore::new(real));
+        store.set_broken(self.store_is_down);
+        let shared: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
+        let sidecar = Sidecar::start(config, shared).await.expect("starts");
+        let agent = create(&registry, "olga", PermissionSet::TELEGRAF_AGENT).await;
+        let site = Site { sidecar, registry, store, api, heartbeat, owner, agent, directory };
+        if !self.store_is_down {
+            site.replica_is_current().await;
+        }
+        site
+    }
+}
+
+impl Site {
+    /// With the default configuration, ready.
+    pub(crate) async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    pub(crate) fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where agents connect.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.sidecar.listeners()[0]
+    }
+
+    /// The site's own files.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A new connection.
+    pub(crate) async fn connect(&self) -> Client {
+        Client::connect(self.address()).await
+    }
+
+    /// One request on a connection of its own, and its reply.
+    pub(crate) async fn send(&self, request: impl AsRef<[u8]>) -> Reply {
+        let mut client = self.connect().await;
+        let to_head = request.as_ref().starts_with(b"HEAD ");
+        client.send(request).await;
+        if to_head { client.reply_to_head().await } else { client.reply().await }
+    }
+
+    /// `GET` with a token, on a connection of its own.
+    pub(crate) async fn get(&self, path: &str, token: &Token) -> Reply {
+        self.send(get(path, token)).await
+    }
+
+    /// A heartbeat with a token, on a connection of its own.
+    pub(crate) async fn beat(&self, token: &Token) -> Reply {
+        self.send(post(HEARTBEAT, token, b"{}")).await
+    }
+
+    /// A token of this user with these permissions, known to the sidecar.
+    pub(crate) async fn token(&self, user: &str, permissions: &[&str]) -> Token {
+        let permissions = permissions.iter().map(|name| name.parse().expect("a permission")).collect();
+        let token = create(&self.registry, user, permissions).await;
+        self.replica_is_current().await;
+        token
+    }
+
+    /// A new user.
+    pub(crate) async fn user(&self, name: &str, role: Role) {
+        self.registry.add_user(&operator(), name, role).await.expect("adds");
+    }
+
+    /// Makes a token expire long ago, which the registry would not: it refuses what is past already.
+    pub(crate) async fn expire(&self, token: &Token) {
+        let store = self.registry.store();
+        let before = store.tokens_by_id(&[token.id]).await.expect("reads").remove(0).expect("exists");
+        let mut after = before.record.clone();
+        after.expires_at = Some("2001-01-01T00:00:00Z".parse().expect("a time"));
+        let batch = Batch { tokens: vec![Edit::Update { before, after }], ..Batch::default() };
+        let revision = store.commit(batch).await.expect("commits");
+        self.replica_reaches(revision).await;
+    }
+
+    /// Revokes a token and returns the revision that says so.
+    pub(crate) async fn revoke(&self, token: &Token) -> Revision {
+        self.registry.revoke(&operator(), &[token.id], true).await.expect("revokes");
+        self.revision().await
+    }
+
+    /// The store's revision.
+    pub(crate) async fn revision(&self) -> Revision {
+        self.registry.store().position().await.expect("reads").revision
+    }
+
+    /// Waits until requests are decided by at least this revision.
+    pub(crate) async fn replica_reaches(&self, revision: Revision) {
+        let replica = self.sidecar.replica();
+        eventually(&format!("the replica at revision {revision}"), || async {
+            replica.status().position.is_some_and(|position| position.revision >= revision)
+        })
+        .await;
+    }
+
+    /// Waits until requests are decided by what the store holds now.
+    pub(crate) async fn replica_is_current(&self) {
+        within("the sidecar is ready", self.sidecar.ready()).await;
+        self.replica_reaches(self.revision().await).await;
+    }
+
+    /// Requests that reached either upstream.
+    pub(crate) fn forwarded(&self) -> usize {
+        self.api.requests().len() + self.heartbeat.requests().len()
+    }
+}
+
+/// The operator at the command line.
+pub(crate) fn operator() -> Actor {
+    Actor::Operator("cli:test".to_owned())
+}
+
+async fn create(registry: &Registry, user: &str, permissions: PermissionSet) -> Token {
+    let new = NewToken {
+        user: user.to_owned(),
+        description: "edge".to_owned(),
+        permissions: Requested::Permissions(permissions),
+        expires_at: None,
+    };
+    registry.create_token(&operator(), new).await.expect("creates").into()
+}
+
+/// A `GET` without a body.
+pub(crate) fn get(path: &str, token: &Token) -> String {
+    request("GET", path, &format!("Authorization: Bearer {}\r\n", token.raw))
+}
+
+/// A request head without a body. `fields` are whole lines.
+pub(crate) fn request(method: &str, path: &str, fields: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: tollgate\r\n{fields}\r\n")
+}
+
+/// A `POST` whose body has a known length.
+pub(crate) fn post(path: &str, token: &Token, body: &[u8]) -> Vec<u8> {
+    let fields = format!("Authorization: Bearer {}\r\nContent-Length: {}\r\n", token.raw, body.len());
+    [request("POST", path, &fields).as_bytes(), body].concat()
+}

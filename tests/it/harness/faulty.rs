@@ -1,0 +1,126 @@
+//! A store that can be taken away and given back.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tollgate::store::{
+    Batch, Changes, CommitError, Notice, Position, Revision, SnapshotItem, Store, StoreError, TokenFilter, Versioned,
+    Watch,
+};
+use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
+
+/// What a broken store names itself as: no client may ever read that.
+pub(crate) const SECRET_PLACE: &str = "sqlite:/secret/place";
+
+/// Hands everything on to the real store, until it is broken: then every call fails and no notice comes.
+pub(crate) struct FaultyStore {
+    real: Arc<dyn Store>,
+    broken: watch::Sender<bool>,
+}
+
+impl FaultyStore {
+    pub(crate) fn new(real: Arc<dyn Store>) -> Self {
+        Self { real, broken: watch::Sender::new(false) }
+    }
+
+    /// Takes the store away, or gives it back.
+    pub(crate) fn set_broken(&self, broken: bool) {
+        self.broken.send_replace(broken);
+    }
+
+    fn check(&self) -> Result<&dyn Store, StoreError> {
+        match *self.broken.borrow() {
+            false => Ok(&*self.real),
+            true => Err(StoreError::Unavailable {
+                operation: "a call",
+                store: SECRET_PLACE.to_owned(),
+                source: "broken by the test".into(),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
+        self.check()?.commit(batch).await
+    }
+
+    async fn position(&self) -> Result<Position, StoreError> {
+        self.check()?.position().await
+    }
+
+    async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError> {
+        self.check()?.snapshot(sink).await
+    }
+
+    async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
+        self.check()?.changes(after).await
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(FaultyWatch { real: self.real.watch(), broken: self.broken.subscribe() })
+    }
+
+    async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
+        self.check()?.user(id).await
+    }
+
+    async fn user_by_name(&self, name: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
+        self.check()?.user_by_name(name).await
+    }
+
+    async fn users(&self, before: Option<UserId>, limit: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {
+        self.check()?.users(before, limit).await
+    }
+
+    async fn tokens_by_id(&self, ids: &[TokenId]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
+        self.check()?.tokens_by_id(ids).await
+    }
+
+    async fn tokens_by_digest(&self, digests: &[Digest]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
+        self.check()?.tokens_by_digest(digests).await
+    }
+
+    async fn tokens(
+        &self,
+        filter: TokenFilter,
+        before: Option<TokenId>,
+        limit: usize,
+    ) -> Result<Vec<Versioned<TokenRecord>>, StoreError> {
+        self.check()?.tokens(filter, before, limit).await
+    }
+
+    async fn count_tokens(&self, filter: TokenFilter) -> Result<u64, StoreError> {
+        self.check()?.count_tokens(filter).await
+    }
+
+    async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.check()?.history(id).await
+    }
+
+    fn describe(&self) -> String {
+        SECRET_PLACE.to_owned()
+    }
+}
+
+/// The notices of a store that may be broken.
+struct FaultyWatch {
+    real: Box<dyn Watch>,
+    broken: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Watch for FaultyWatch {
+    async fn next(&mut self) -> Notice {
+        loop {
+            // The sender lives as long as the store does; without it there is nothing to wait for.
+            drop(self.broken.wait_for(|broken| !broken).await);
+            let notice = self.real.next().await;
+            if !*self.broken.borrow() {
+                return notice;
+            }
+        }
+    }
+}
