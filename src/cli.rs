@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+use crate::dev::DevOptions;
 use output::{OutputError, note};
 
 /// An authenticating reverse proxy in front of Telegraf Controller, and the registry of its API tokens.
@@ -45,9 +46,8 @@ pub struct Cli {
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Globals {
-    /// Where tokens and users are kept, such as sqlite:/var/lib/tollgate/tollgate.db
-    ///
-    /// Without it: the configuration's, and without one there, a SQLite file in the state directory.
+    /// Where tokens and users are kept, such as sqlite:/var/lib/tollgate/tollgate.db; without it, what the
+    /// configuration says, or else a SQLite file in the state directory
     // Parsed later: clap would repeat a URL that is wrong, with the password in it.
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub store: Option<String>,
@@ -60,8 +60,9 @@ pub struct Globals {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run everything on loopback to try it: a throwaway store, a stand-in Controller, tokens
-    Dev(serve::DevArgs),
+    Dev(DevOptions),
     /// Run the proxy
+    #[command(after_help = serve::SERVE_EXAMPLES)]
     Serve(serve::ServeArgs),
     /// Check the configuration and print what is in effect, secrets left out
     Check(serve::ServeArgs),
@@ -90,7 +91,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
     }
     let Cli { globals, command } = Cli::try_parse_from(arguments)?;
     match command {
-        Command::Dev(args) => serve::dev(&globals, args),
+        Command::Dev(options) => serve::dev(&globals, options),
         Command::Serve(args) => serve::serve(&globals, args),
         Command::Check(args) => serve::check(&globals, args),
         Command::Init(args) => session::block_on(user::init(&globals, args)),
@@ -115,8 +116,17 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
         return ExitCode::SUCCESS;
     }
-    note(format_args!("tollgate: {error:#}"));
+    note(format_args!("tollgate: {}", chain(error)));
     ExitCode::FAILURE
+}
+
+/// An error with its causes. Some errors repeat their cause themselves; nothing is said twice.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        said if said.ends_with(&cause) => text,
+        said => format!("{said}: {cause}"),
+    })
 }
 
 #[cfg(test)]
@@ -197,6 +207,13 @@ mod tests {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let cause = || anyhow::anyhow!("disk full");
+        assert_eq!(chain(&cause().context("nothing was changed")), "nothing was changed: disk full");
+        assert_eq!(chain(&cause().context("writing: disk full").context("sorry")), "sorry: writing: disk full");
     }
 
     #[test]

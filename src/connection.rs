@@ -46,12 +46,14 @@ pub async fn serve(
     let socket = Socket::new(stream);
     alarm.set(worker.gate.timeouts.request_head);
     let mut fresh = true;
+    // The first request may have come with the end of the handshake, and lie decrypted where readiness cannot see it.
+    let mut wait = !origin.secure;
     loop {
         alarm.idle(true);
-        match alarm.race(socket.readable()).await {
-            Ok(Ok(())) => alarm.idle(false),
-            Ok(Err(_)) | Err(_) => return,
+        if wait && !matches!(alarm.race(socket.readable()).await, Ok(Ok(()))) {
+            return;
         }
+        alarm.idle(false);
         match Box::pin(http1::serve(&worker, &alarm, &socket, origin, &mut fresh)).await {
             http1::Next::Idle if fresh => {} // readiness was reported ahead of the first byte
             http1::Next::Idle => alarm.set(worker.gate.timeouts.keep_alive),
@@ -61,6 +63,7 @@ pub async fn serve(
                 return Box::pin(http2::serve(worker, alarm, stream, received, origin)).await;
             }
         }
+        wait = true;
     }
 }
 

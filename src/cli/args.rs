@@ -35,7 +35,7 @@ fn parse_limit(text: &str) -> Result<usize, &'static str> {
 /// Permission sets with a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
-    /// What an agent needs: configs:read and heartbeat:write
+    /// What an agent needs to fetch its configuration and to send heartbeats.
     TelegrafAgent,
 }
 
@@ -52,8 +52,8 @@ impl Preset {
 /// What a token shall permit. Neither option: all that its user's role does.
 #[derive(Debug, Clone, Args)]
 pub struct PermissionArgs {
-    /// Permit what this preset does
-    #[arg(long, value_name = "NAME", conflicts_with = "permission")]
+    /// Permit what an agent needs: telegraf-agent is configs:read and heartbeat:write
+    #[arg(long, value_name = "NAME", conflicts_with = "permission", hide_possible_values = true)]
     pub preset: Option<Preset>,
     /// Permit this, such as configs:read; repeat it, or separate several with commas
     #[arg(long, value_name = "RESOURCE:ACTION", value_delimiter = ',')]
@@ -206,7 +206,16 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_text_is_an_expiry_or_refused(text in "[0-9wdhms:TZ+-]{0,24}") {
-            let _: Result<Expiry, InvalidExpiry> = text.parse();
+            if let Ok(Expiry::After(seconds)) = text.parse() {
+                proptest::prop_assert!(seconds > 0);
+            }
+        }
+
+        #[test]
+        fn units_add_up(days in 1i64..100_000, hours in 0i64..1000, seconds in 0i64..100_000) {
+            let text = format!("{days}d{hours}h{seconds}s");
+            let expected = days * 86_400 + hours * 3_600 + seconds;
+            proptest::prop_assert_eq!(text.parse(), Ok(Expiry::After(expected)));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where results go: records on standard output, everything else on standard error.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal, Write as _};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -31,13 +31,10 @@ impl OutputError {
 }
 
 impl Output {
-    /// Colour goes to terminals only, and to none when `NO_COLOR` is set (<https://no-color.org>).
+    /// Standard output for a command with this `--json` or without it.
     #[must_use]
     pub fn new(format: Format) -> Self {
-        let declined = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
-        let colour = !format.json && io::stdout().is_terminal() && !declined("NO_COLOR") && !dumb;
-        Self { json: format.json, colour }
+        Self { json: format.json, colour: !format.json && may_colour(&io::stdout()) }
     }
 
     /// Writes text as it is.
@@ -95,6 +92,14 @@ impl JsonArray {
     pub fn end(self) -> Result<(), OutputError> {
         self.output.text(if self.empty { "[]\n" } else { "\n]\n" })
     }
+}
+
+/// Whether colour may go there: to terminals only, and to none when `NO_COLOR` is set (<https://no-color.org>).
+#[must_use]
+pub fn may_colour(stream: &impl IsTerminal) -> bool {
+    let declined = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+    stream.is_terminal() && !declined && !dumb
 }
 
 /// Says something to the person at the terminal: a line on standard error. That it cannot be said is no failure.

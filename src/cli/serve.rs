@@ -1,24 +1,129 @@
-//! `dev`, `serve`, `check`.
+//! `dev`, `serve` and `check`: the commands on the sidecar itself.
 
-use super::Globals;
+use std::io;
+
+use anyhow::{Context as _, anyhow};
 use clap::Args;
+use tracing_subscriber::EnvFilter;
 
-/// x
-#[derive(Debug, Args)]
-pub struct DevArgs {}
-/// x
-#[derive(Debug, Args)]
-pub struct ServeArgs {}
+use super::args::Format;
+use super::output::{Output, may_colour};
+use super::{Globals, usage};
+use crate::config::{self, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
+use crate::dev::{self, DevOptions};
+use crate::store::StoreUrl;
 
-/// x
-pub fn dev(globals: &Globals, args: DevArgs) -> anyhow::Result<()> {
-    Ok(())
+/// Shown below `serve --help`.
+pub const SERVE_EXAMPLES: &str = "\
+Flags go before TOLLGATE_... variables, these before the configuration file.
+
+Examples:
+  tollgate serve --listen 0.0.0.0:8080
+  tollgate serve --config /etc/tollgate/tollgate.toml
+  TOLLGATE_UPSTREAM__API__URL=http://controller:8888 tollgate serve";
+
+/// Flags for the commonest settings.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Where agents connect, such as 0.0.0.0:8080; repeat it for several addresses
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Vec<String>,
+    /// The Controller's API, such as http://127.0.0.1:8888
+    #[arg(long, value_name = "URL")]
+    pub api_upstream: Option<String>,
+    /// The Controller's heartbeat server, such as http://127.0.0.1:8000
+    #[arg(long, value_name = "URL")]
+    pub heartbeat_upstream: Option<String>,
+    /// Where health and metrics are served, such as 127.0.0.1:9900
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin_listen: Option<String>,
 }
-/// x
+
+/// Runs everything on loopback until a signal ends it.
+///
+/// # Errors
+/// When it cannot start. Options that would point it at a real store are refused.
+pub fn dev(globals: &Globals, options: DevOptions) -> anyhow::Result<()> {
+    if globals.store.is_some() || globals.config.is_some() {
+        return Err(usage("dev has a store and a configuration of its own; use `tollgate serve` with yours"));
+    }
+    Ok(dev::run(options)?)
+}
+
+/// Runs the sidecar until a signal ends it.
+///
+/// # Errors
+/// When the configuration is wrong, or it cannot start.
 pub fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
-    Ok(())
+    let config = load(globals, args)?;
+    start_log(&config.log)?;
+    crate::app::serve(config)
 }
-/// x
+
+/// Prints the effective configuration.
+///
+/// # Errors
+/// Everything that is wrong with it.
 pub fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
-    Ok(())
+    let config = load(globals, args)?;
+    Ok(Output::new(Format { json: false }).text(&config::effective(&config))?)
+}
+
+/// Where the registry is kept: what `--store` says, or else the configuration.
+///
+/// With `--store` no configuration is read, so that one that is broken does not keep anybody from revoking a token.
+///
+/// # Errors
+/// A usage error for a `--store` that is no store URL; what is wrong with the configuration.
+pub fn store_url(globals: &Globals) -> anyhow::Result<StoreUrl> {
+    match &globals.store {
+        Some(url) => url.parse().map_err(usage),
+        None => Ok(config::store_url(&Source::of_process(globals.config.clone()), &Overrides::default())?),
+    }
+}
+
+fn load(globals: &Globals, args: ServeArgs) -> anyhow::Result<Config> {
+    let ServeArgs { listen, api_upstream, heartbeat_upstream, admin_listen } = args;
+    let store = globals.store.clone();
+    let overrides = Overrides { listen, api_upstream, heartbeat_upstream, store, admin_listen };
+    config::load(&Source::of_process(globals.config.clone()), &overrides).map_err(judge)
+}
+
+/// When only flags are wrong, it was the command that was mistyped.
+fn judge(problems: Problems) -> anyhow::Error {
+    let is_flag = |place: &Option<Place>| matches!(place, Some(Place::Flag(_)));
+    if problems.iter().all(|problem| is_flag(&problem.place)) { usage(problems) } else { problems.into() }
+}
+
+fn start_log(log: &LogConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&log.filter).context("reading log.filter")?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = match log.format {
+        LogFormat::Text => lines.with_ansi(may_colour(&io::stderr())).try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+    started.map_err(|error| anyhow!(error)).context("starting the log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn globals(store: Option<&str>) -> Globals {
+        Globals { store: store.map(str::to_owned), config: Some("/nonexistent/tollgate.toml".into()) }
+    }
+
+    #[test]
+    fn with_a_store_named_a_broken_configuration_does_not_matter() {
+        let url = store_url(&globals(Some("sqlite:t.db"))).expect("a store");
+        assert_eq!(url.to_string(), "sqlite:t.db");
+        let error = store_url(&globals(None)).expect_err("no such file");
+        assert!(error.to_string().contains("/nonexistent/tollgate.toml"), "{error}");
+    }
+
+    #[test]
+    fn dev_refuses_a_store() {
+        let error = dev(&globals(Some("sqlite:t.db")), DevOptions::default()).expect_err("refused");
+        assert!(error.is::<clap::Error>());
+    }
 }

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::Context as _;
 
-use super::{Globals, usage};
+use super::Globals;
+use super::serve::store_url;
 use crate::registry::{Actor, Registry};
 use crate::store::{self, StoreUrl};
 
@@ -44,14 +45,6 @@ impl Session {
         let store = store::open(&url).await?;
         Ok(Self { registry: Registry::new(store), actor: Actor::Operator(format!("cli:{}", login_name())) })
     }
-}
-
-/// Where the registry is kept.
-///
-/// # Errors
-/// A usage error for a URL that is none.
-pub fn store_url(globals: &Globals) -> anyhow::Result<StoreUrl> {
-    globals.store.as_deref().unwrap_or_default().parse().map_err(usage)
 }
 
 /// Runs one command to its end, on this thread.

@@ -12,7 +12,7 @@ use super::import::{self, ImportArgs};
 use super::list::{Listing, Pages};
 use super::output::{Output, OutputError, note};
 use super::session::{Absent, Session};
-use super::table::{Cell, Table, Tone, details};
+use super::table::{Cell, Table, Tone, details, printable};
 use super::{Globals, time, usage};
 use crate::registry::view::TokenView;
 use crate::registry::{Created, ListState, NewToken, Requested, TokenDetails};
@@ -26,7 +26,7 @@ user's role does not have are left out; standard error says which.
 
 Examples:
   tollgate token create --user anna --description 'plant 7' --preset telegraf-agent
-  tollgate token create --user anna --description ci --permission configs:read,configs:write --expires 30d
+  tollgate token create --user anna --description ci --permission configs:read --expires 30d
   TOKEN=$(tollgate token create --user anna --description laptop --expires 2027-01-31T00:00:00Z)";
 
 /// The commands on tokens.
@@ -90,8 +90,8 @@ pub struct ListArgs {
     /// Only this user's
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Only those in this state
-    #[arg(long)]
+    /// Only those in this state: active, revoked or expired
+    #[arg(long, hide_possible_values = true)]
     state: Option<State>,
     #[command(flatten)]
     page: Page<TokenId>,
@@ -353,10 +353,10 @@ async fn print_done(session: &Session, what: &str, tokens: &[TokenRecord], outpu
     if output.json {
         return output.json(&owned().map(|(token, owner)| TokenView::new(token, owner, now)).collect::<Vec<_>>());
     }
-    let rows = owned().map(|(token, owner)| {
-        [what.into(), token.id.to_string().into(), owner.name.as_str().into(), token.description.as_str().into()]
-    });
-    Ok(output.text(&Table::new(["", "ID", "USER", "DESCRIPTION"], output.colour).page(rows.collect()))?)
+    let line = |(token, owner): (&TokenRecord, &UserRecord)| {
+        format!("{what} {}: {} ({})\n", token.id, printable(&token.description), owner.name)
+    };
+    Ok(output.text(&owned().map(line).collect::<String>())?)
 }
 
 /// The users these tokens belong to.
@@ -370,4 +370,42 @@ async fn owners(session: &Session, tokens: &[TokenRecord]) -> anyhow::Result<Has
         }
     }
     Ok(owners)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{Role, UserId};
+
+    #[test]
+    fn permissions_are_told_in_a_few_words() {
+        let manager = UserRecord {
+            id: UserId::from_u64(1),
+            name: "max".to_owned(),
+            role: Role::Manager,
+            status: UserStatus::Active,
+            created_at: Timestamp::UNIX_EPOCH,
+        };
+        let told = |names: &str| {
+            let permissions = names.split_whitespace().map(|name| name.parse().expect("a permission"));
+            summary(permissions.collect(), &manager)
+        };
+        assert_eq!(told("heartbeat:write configs:read"), "telegraf-agent");
+        assert_eq!(told(""), "none");
+        assert_eq!(told("labels:read"), "labels:read");
+        assert_eq!(told("labels:read agents:read"), "agents:read, labels:read");
+        assert_eq!(told("labels:read agents:read configs:read"), "3 permissions");
+        assert_eq!(summary(Role::Manager.permissions(), &manager), "all of manager");
+    }
+
+    #[test]
+    fn history_says_what_happened() {
+        let (from, to) = ("max".to_owned(), "vera".to_owned());
+        assert_eq!(happened(&Event::Reassigned { from, to }), "reassigned from max to vera");
+        assert_eq!(
+            happened(&Event::Narrowed { lost: PermissionSet::TELEGRAF_AGENT }),
+            "lost configs:read, heartbeat:write"
+        );
+        assert_eq!(happened(&Event::Revoked { reason: Some("a role".to_owned()) }), "revoked: a role");
+    }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::args::{Format, Page};
 use super::confirm::confirm;
 use super::list::{Listing, Pages};
-use super::output::{Output, note};
+use super::output::Output;
 use super::session::{Absent, Session};
 use super::table::{Cell, Tone, details};
 use super::{Globals, time, token};
@@ -153,7 +153,7 @@ pub async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> 
             let user = registry.set_status(actor, &name, UserStatus::Active).await?;
             print(&user, Output::new(format), &format!("enabled {name}: their tokens authenticate again\n"))
         }
-        UserCommand::Delete { name, yes } => delete(&session, &name, yes).await,
+        UserCommand::Delete { name, yes } => delete(&session, &name, yes, Output::new(Format { json: false })).await,
         UserCommand::TransferOwnership { name, yes, format } => {
             transfer_ownership(&session, &name, yes, Output::new(format)).await
         }
@@ -182,7 +182,11 @@ async fn list(session: &Session, mut pages: Pages<UserId>, output: Output) -> an
         )?;
     }
     let more = more && !session.registry.users(&session.actor, pages.before, 1).await?.is_empty();
-    listing.end("no users here; `tollgate user add NAME --role ROLE` adds one", pages.before.filter(|_| more))
+    let when_empty = match pages.before {
+        Some(_) => "no more users",
+        None => "no users yet; `tollgate init` creates the owner and the first token",
+    };
+    listing.end(when_empty, pages.before.filter(|_| more))
 }
 
 async fn show(session: &Session, name: &str, output: Output) -> anyhow::Result<()> {
@@ -202,7 +206,7 @@ async fn show(session: &Session, name: &str, output: Output) -> anyhow::Result<(
     Ok(output.text(&details(&pairs, output.colour))?)
 }
 
-async fn delete(session: &Session, name: &str, yes: bool) -> anyhow::Result<()> {
+async fn delete(session: &Session, name: &str, yes: bool, output: Output) -> anyhow::Result<()> {
     if !yes {
         let tokens = session.registry.count_tokens_of(&session.actor, name).await?;
         let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
@@ -212,8 +216,7 @@ async fn delete(session: &Session, name: &str, yes: bool) -> anyhow::Result<()> 
         ))?;
     }
     let deleted = session.registry.delete_user(&session.actor, name).await?;
-    note(format_args!("deleted {name} and {}", token::count(deleted)));
-    Ok(())
+    Ok(output.text(&format!("deleted {name} and {}\n", token::count(deleted)))?)
 }
 
 async fn transfer_ownership(session: &Session, name: &str, yes: bool, output: Output) -> anyhow::Result<()> {

@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+const TOLLGATE: &str = env!("CARGO_BIN_EXE_tollgate");
+
 /// A folder with a store of its own.
 struct Site {
     directory: TempDir,
@@ -80,9 +82,15 @@ impl Site {
     }
 
     fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = self.program(env!("CARGO_BIN_EXE_tollgate"));
+        let mut command = self.program(TOLLGATE);
         command.args(["--store", "sqlite:tollgate.db"]).args(arguments);
         command
+    }
+
+    /// Runs a command that has to find the store by itself.
+    fn run_without_store<'a>(&self, variables: &[(&str, &str)], arguments: impl IntoIterator<Item = &'a str>) -> Ended {
+        let mut command = self.program(TOLLGATE);
+        command.envs(variables.iter().copied()).args(arguments).output().expect("runs").into()
     }
 
     fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ended {
@@ -103,8 +111,7 @@ impl Site {
 
     /// Runs a command on a terminal, with these keys typed. `None` where there is no `script` to make a terminal.
     fn run_on_terminal(&self, arguments: &str, keys: &str) -> Option<Ended> {
-        let program = env!("CARGO_BIN_EXE_tollgate");
-        let line = format!("'{program}' --store sqlite:tollgate.db {arguments}");
+        let line = format!("'{TOLLGATE}' --store sqlite:tollgate.db {arguments}");
         let mut command = self.program("script");
         command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -518,4 +525,60 @@ fn a_new_token_that_nobody_saw_is_a_failure() {
     let ended = Ended::from(command.stdout(writer).stderr(Stdio::piped()).output().expect("runs"));
     let id = text(&site.run(["token", "list", "--json"]).json()[0]["id"]).to_owned();
     assert!(ended.failed().contains(&format!("the token {id} was created, but could not be shown")), "{ended:?}");
+}
+
+#[test]
+fn the_store_is_found_in_the_configuration_or_the_state_directory() {
+    let site = Site::empty();
+    fs::write(site.path("t.toml"), "[store]\nurl = \"sqlite:file.db\"\n").expect("writes");
+    for (variables, options, database) in [
+        (vec![], vec![], ".local/state/tollgate/tollgate.db"),
+        (vec![("STATE_DIRECTORY", "state")], vec![], "state/tollgate.db"),
+        (vec![("STATE_DIRECTORY", "unused")], vec!["--config", "t.toml"], "file.db"),
+        (vec![("TOLLGATE_STORE__URL", "sqlite:variable.db")], vec!["--config", "t.toml"], "variable.db"),
+        (vec![("TOLLGATE_CONFIG", "missing.toml")], vec!["--store", "sqlite:flag.db"], "flag.db"),
+    ] {
+        let ended = site.run_without_store(&variables, options.into_iter().chain(["init"]));
+        ended.done();
+        assert!(site.path(database).exists(), "{database}: {ended:?}");
+    }
+    let refused = site.run_without_store(&[("TOLLGATE_CONFIG", "missing.toml")], ["user", "list"]);
+    assert!(refused.failed().contains("missing.toml"), "{refused:?}");
+}
+
+#[test]
+fn check_prints_a_configuration_that_means_the_same() {
+    let site = Site::empty();
+    let first = site.run(["check", "--listen", "127.0.0.1:1234", "--api-upstream", "http://c.example:8888"]);
+    assert!(first.done().contains("127.0.0.1:1234") && first.stdout.contains("http://c.example:8888"), "{first:?}");
+    fs::write(site.path("t.toml"), first.done()).expect("writes");
+    assert_eq!(site.run(["check", "--config", "t.toml"]).done(), first.done());
+
+    let mistyped = site.run(["check", "--listen", "localhost"]);
+    assert_eq!((mistyped.code, mistyped.stdout.as_str()), (Some(2), ""), "{mistyped:?}");
+    fs::write(site.path("t.toml"), "\n[[listener]]\nadress = \"127.0.0.1:1\"\n").expect("writes");
+    for command in ["check", "serve"] {
+        let wrong = site.run([command, "--config", "t.toml"]);
+        assert!(wrong.failed().contains("t.toml:3:1: ") && wrong.stderr.contains("address"), "{wrong:?}");
+    }
+}
+
+#[test]
+fn serve_runs_until_it_is_told_to_stop() {
+    let site = Site::new();
+    let mut command = site.command(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let mut log = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(log.any(|line| line.contains("ready")), "the log ended before it was ready");
+    let stop = site.program("kill").arg(child.id().to_string()).status().expect("runs");
+    assert!(stop.success());
+    let rest: Vec<_> = log.collect();
+    let ended = Ended::from(child.wait_with_output().expect("ends"));
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{rest:?}");
+}
+
+#[test]
+fn dev_refuses_a_store() {
+    let refused = Site::new().run(["dev"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
 }

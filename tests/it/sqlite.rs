@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ async fn a_new_file_is_for_its_user_only() {
     assert_eq!(store.describe(), format!("sqlite:{}", path.display()));
     let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o600);
-    assert_eq!(mode(&path.with_extension("db-wal")), 0o600);
+    assert_eq!(mode(&log_of(&path)), 0o600);
     assert_eq!(mode(&path.with_extension("db-shm")), 0o600);
     assert_eq!(mode(&directory.path().join("state/deeper")), 0o700);
     assert_eq!(mode(&directory.path().join("state")), 0o700);
@@ -78,6 +78,19 @@ async fn a_store_of_a_newer_version_is_refused_untouched() {
     run(&newer.path().join("tollgate.db"), "PRAGMA user_version = 2").expect("runs");
     let bytes = fs::read(newer.path().join("tollgate.db")).expect("reads");
     refused_untouched(|path| fs::write(path, &bytes), "has version 2, this program knows version 1").await;
+}
+
+#[tokio::test]
+async fn the_unfinished_work_of_others_is_left_to_them() {
+    let table = "PRAGMA journal_mode = WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1);";
+    refused_untouched(|path| run_unfinished(path, table), "is the database of another program").await;
+    let newer = make_store().await;
+    let newer = newer.path().join("tollgate.db");
+    let as_newer = |path: &Path| {
+        fs::copy(&newer, path)?;
+        run_unfinished(path, "PRAGMA user_version = 2")
+    };
+    refused_untouched(as_newer, "has version 2").await;
 }
 
 #[tokio::test]
@@ -245,7 +258,8 @@ async fn a_commit_of_another_process_is_noticed_within_50_ms() {
     for _ in 0..10 {
         commit(&other, Batch::default()).await;
         let committed = Instant::now();
-        assert_eq!(watch.next().await, Notice::Moved);
+        let notice = tokio::time::timeout(Duration::from_secs(5), watch.next()).await.expect("a notice");
+        assert_eq!(notice, Notice::Moved);
         fastest = fastest.min(committed.elapsed());
     }
     // The fastest, since a busy machine can make any single one late.
@@ -327,11 +341,28 @@ fn run(path: &Path, sql: &str) -> std::io::Result<()> {
     connection.close().map_err(|(_, error)| std::io::Error::other(error))
 }
 
+/// Runs SQL as a program that then dies: what it wrote is still in the write-ahead log.
+fn run_unfinished(path: &Path, sql: &str) -> std::io::Result<()> {
+    let connection = Connection::open(path).expect("opens");
+    connection.execute_batch(sql).expect("runs");
+    let as_it_is = (fs::read(path)?, fs::read(log_of(path))?);
+    assert!(!as_it_is.1.is_empty());
+    connection.close().map_err(|(_, error)| std::io::Error::other(error))?;
+    fs::write(path, as_it_is.0)?;
+    fs::write(log_of(path), as_it_is.1)
+}
+
+/// The write-ahead log of a database.
+fn log_of(path: &Path) -> PathBuf {
+    path.with_extension("db-wal")
+}
+
 /// Makes a file, and checks that it is refused with the problem, and is then what it was.
 async fn refused_untouched(make: impl FnOnce(&Path) -> std::io::Result<()>, problem: &str) {
     let directory = directory();
     let path = directory.path().join("tollgate.db");
     make(&path).expect("made");
+    let log = fs::read(log_of(&path)).unwrap_or_default();
     let before = (fs::read(&path).expect("reads"), fs::metadata(&path).expect("there").permissions());
     let error = open(&path).await.expect_err("refused");
     assert!(matches!(&error, StoreError::Unusable { .. }), "{error:?}");
@@ -339,4 +370,5 @@ async fn refused_untouched(make: impl FnOnce(&Path) -> std::io::Result<()>, prob
     assert!(text.contains(&path.display().to_string()) && text.contains(problem), "{text}");
     let after = (fs::read(&path).expect("reads"), fs::metadata(&path).expect("there").permissions());
     assert!(before == after, "the file was changed: {problem}");
+    assert!(log == fs::read(log_of(&path)).unwrap_or_default(), "the write-ahead log was changed: {problem}");
 }

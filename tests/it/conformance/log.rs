@@ -35,13 +35,13 @@ pub(super) async fn a_revision_that_the_store_has_not_reached_is_truncated<D: Da
 }
 
 pub(super) async fn the_log_is_trimmed_by_changes<D: Database>() {
-    let database = D::create(Retention { log_changes: 10, ..Retention::default() }).await;
+    let database = D::create(Retention { log_changes: 9, ..Retention::default() }).await;
     let store = database.handle().await;
     for n in 0..20 {
         let batch = users((0..3).map(|m| Edit::Create(user(&format!("{n}-{m}")))));
         commit(&*store, batch).await;
     }
-    // Three entries of three changes fit.
+    // Three entries of three changes fit exactly.
     assert_eq!(entries(&*store, 17).await.len(), 3);
     assert_eq!(after(&*store, 16).await, Changes::Truncated);
     assert_eq!(after(&*store, 0).await, Changes::Truncated);
