@@ -6,6 +6,7 @@
 
 mod client;
 mod faulty;
+mod http2;
 mod reply;
 mod upstream;
 
@@ -25,6 +26,7 @@ use tollgate::token::{PermissionSet, Role, TokenId};
 
 pub(crate) use client::Client;
 pub(crate) use faulty::FaultyStore;
+pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
 pub(crate) use reply::Reply;
 pub(crate) use upstream::{Recorded, Script, Upstream, ok, refusing, scripted};
 

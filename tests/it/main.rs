@@ -4,6 +4,7 @@ mod cli;
 mod conformance;
 mod dev;
 mod harness;
+mod http2;
 mod refusals;
 mod registry;
 mod sqlite;
