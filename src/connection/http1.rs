@@ -295,8 +295,8 @@ fn prepare(worker: &Worker, origin: Origin, bytes: &[u8], out: &mut Vec<u8>) -> 
     let most = worker.gate.limits.max_headers.get().min(MAX_FIELDS);
     let mut head = httparse::Request::new(&mut []);
     let parsed = head.parse_with_uninit_headers(bytes, fields.get_mut(..most).unwrap_or_default());
-    if let Err(refusal) = parsed.map_err(malformed) {
-        return Prepared::undecided(summary, refusal);
+    if let Err(error) = parsed {
+        return Prepared::undecided(summary, malformed(error, bytes));
     }
     let (Some(method), Some(target), Some(minor_version)) = (head.method, head.path, head.version) else {
         return Prepared::undecided(summary, Refusal::Malformed("the request line is not complete"));
@@ -330,14 +330,22 @@ fn prepare(worker: &Worker, origin: Origin, bytes: &[u8], out: &mut Vec<u8>) -> 
     }
 }
 
-fn malformed(error: httparse::Error) -> Refusal {
+fn malformed(error: httparse::Error, bytes: &[u8]) -> Refusal {
     match error {
         httparse::Error::TooManyHeaders => Refusal::HeadTooLarge,
-        httparse::Error::Version => Refusal::Version,
+        httparse::Error::Version if names_a_version(bytes) => Refusal::Version,
         httparse::Error::HeaderName => Refusal::Malformed("a field name is not a token"),
         httparse::Error::HeaderValue => Refusal::Malformed("a field value has a control character"),
         _ => Refusal::Malformed("the request line is not valid"),
     }
+}
+
+/// Whether a request line has three words and the last is a version. If not, a space is where none may be: another
+/// version of HTTP is not what is wrong.
+fn names_a_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ').skip(2);
+    words.next().is_some_and(|version| version.starts_with(b"HTTP/")) && words.next().is_none()
 }
 
 /// A request's body on the connection.

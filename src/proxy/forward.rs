@@ -375,6 +375,7 @@ impl Exchange<'_> {
         match status {
             101 => return Err(broken(pool, "it switched protocols unasked")),
             100..200 => return Ok(Head::Interim),
+            0..100 => return Err(broken(pool, "its status has no meaning")), // RFC 9110 section 15
             _ => {}
         }
         let (mut framing, mut keep, mut keeps) = (Framing::default(), 0u128, head.version == Some(1));

@@ -28,7 +28,7 @@ pub(crate) use client::Client;
 pub(crate) use faulty::FaultyStore;
 pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
 pub(crate) use reply::Reply;
-pub(crate) use upstream::{Recorded, Script, Upstream, ok, refusing, scripted};
+pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
 
 /// Longest wait for anything. Far above what a loaded machine needs: only a failure takes that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);

@@ -170,8 +170,17 @@ async fn the_owners_state_and_role_decide_over_their_tokens() {
 #[tokio::test]
 async fn what_has_no_route_is_not_found_whoever_asks() {
     let site = Site::start().await;
-    for path in ["/", "/api", "/api/", "/api/nothing", "/apiconfigs", "/API/configs", "/agents", "/agents/heartbeat/x"]
-    {
+    for path in [
+        "/",
+        "/api",
+        "/api/",
+        "/api/nothing",
+        "/api/configs/",
+        "/apiconfigs",
+        "/API/configs",
+        "/agents",
+        "/agents/heartbeat/x",
+    ] {
         assert_refused(&site.get(path, &site.owner).await, 404, "Not found");
         assert_refused(&site.send(request("GET", path, "")).await, 404, "Not found");
     }

@@ -2,17 +2,22 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::AbortHandle;
 
 use super::reply::{Ending, Head, Reply};
 use super::within;
 
 /// One connection to the sidecar.
 pub(crate) struct Client {
-    stream: TcpStream,
+    reader: OwnedReadHalf,
+    writer: Option<OwnedWriteHalf>,
     received: Vec<u8>,
+    dripping: Option<AbortHandle>,
 }
 
 /// A reply did not come to a good end.
@@ -26,19 +31,20 @@ impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = within("connecting", TcpStream::connect(address)).await.expect("connects");
         stream.set_nodelay(true).expect("sets");
-        Self { stream, received: Vec::new() }
+        let (reader, writer) = stream.into_split();
+        Self { reader, writer: Some(writer), received: Vec::new(), dripping: None }
     }
 
     /// Sends bytes. The sidecar may have closed meanwhile, which is for what follows to notice.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        drop(within("sending", self.stream.write_all(bytes.as_ref())).await);
+        drop(within("sending", self.writer().write_all(bytes.as_ref())).await);
     }
 
     /// Sends until it is done or the sidecar takes no more; returns how much was sent.
     pub(crate) async fn send_up_to(&mut self, bytes: &[u8], total: usize) -> usize {
         let mut sent = 0;
         while sent < total {
-            match within("sending", self.stream.write(&bytes[..bytes.len().min(total - sent)])).await {
+            match within("sending", self.writer().write(&bytes[..bytes.len().min(total - sent)])).await {
                 Ok(count) => sent += count,
                 Err(_) => return sent,
             }
@@ -46,9 +52,24 @@ impl Client {
         sent
     }
 
+    /// Sends the same byte again and again, slowly, beside whatever else is done from here on.
+    pub(crate) fn drip(&mut self, byte: u8) {
+        let mut writer = self.writer.take().expect("still here");
+        let drip = async move {
+            while writer.write_all(&[byte]).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        self.dripping = Some(tokio::spawn(drip).abort_handle());
+    }
+
+    fn writer(&mut self) -> &mut OwnedWriteHalf {
+        self.writer.as_mut().expect("it does not drip")
+    }
+
     /// Says that nothing more will be sent.
     pub(crate) async fn finish(&mut self) {
-        self.stream.shutdown().await.expect("shuts down");
+        self.writer().shutdown().await.expect("shuts down");
     }
 
     /// The next reply, complete.
@@ -137,6 +158,14 @@ impl Client {
     }
 
     async fn receive(&mut self) -> io::Result<usize> {
-        within("something from the sidecar", self.stream.read_buf(&mut self.received)).await
+        within("something from the sidecar", self.reader.read_buf(&mut self.received)).await
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(dripping) = &self.dripping {
+            dripping.abort();
+        }
     }
 }

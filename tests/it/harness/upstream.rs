@@ -108,6 +108,11 @@ impl Script {
         Self(vec![Step::Send(bytes.into()), Step::Sleep])
     }
 
+    /// Answers, and closes with the body unread.
+    pub(crate) fn answer_and_close(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(vec![Step::Send(bytes.into()), Step::Close])
+    }
+
     /// Answers when and what the test says.
     pub(crate) fn piecewise() -> (Self, mpsc::Sender<Vec<u8>>) {
         let (sender, receiver) = mpsc::channel(16);

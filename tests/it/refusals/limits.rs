@@ -88,7 +88,7 @@ async fn an_upstream_that_is_not_there_is_502_and_one_that_says_nothing_504() {
     let site = Site::builder()
         .config(move |config| {
             config.upstreams.heartbeat.port = nobody.port();
-            config.upstreams.api.first_byte_timeout = Duration::from_millis(200);
+            config.upstreams.api.first_byte_timeout = Duration::from_secs(1);
         })
         .start()
         .await;
