@@ -4,8 +4,8 @@
 //!   requests ── lookup, staleness, narrowed ──►  Replica  ◄── apply, merge, sweep, confirm ── synchroniser ◄── store
 //! ```
 //!
-//! A request does one [`Replica::lookup`] and waits for nothing but, at worst, one entry being written in the same one of
-//! 256 shards. The synchroniser is the only writer. When it fails, or the store does, the replica keeps what it has and
+//! A request does one [`Replica::lookup`] and waits for nothing but, at worst, one entry being written in the same
+//! one of 256 shards. The synchroniser is the only writer. When it fails, or the store does, the replica keeps what it has and
 //! [`Replica::staleness`] grows: that is what ends the serving.
 
 pub mod driver;
@@ -82,7 +82,7 @@ pub struct Holder {
 /// Where the replica stands, for metrics and health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
-    /// The store's position that the replica was last proven to have reached; `None` while it is being rebuilt.
+    /// The store's position that the replica has reached; `None` while it is being rebuilt.
     pub position: Option<Position>,
     /// Usable tokens, the expired ones and those of disabled users included.
     pub grants: usize,
@@ -107,7 +107,7 @@ pub struct Replica {
     limits: [PermissionSet; Role::ALL.len()],
     freshness: Freshness,
     ledger: Mutex<Ledger>,
-    position: Mutex<Option<Position>>,
+    position: watch::Sender<Option<Position>>,
     divergences: AtomicU64,
     resyncs: AtomicU64,
     narrowed: watch::Sender<u64>,
@@ -123,7 +123,7 @@ impl Replica {
             limits: Role::ALL.map(Role::permissions),
             freshness: Freshness::new(),
             ledger: Mutex::new(Ledger::new()),
-            position: Mutex::new(None),
+            position: watch::Sender::new(None),
             divergences: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
             narrowed: watch::Sender::new(0),
@@ -167,6 +167,13 @@ impl Replica {
         self.narrowed.subscribe()
     }
 
+    /// The store's position that the replica has reached; `None` while it is being rebuilt. Changes after whatever led
+    /// there was applied, so who waits for a revision finds its effects.
+    #[must_use]
+    pub fn position(&self) -> watch::Receiver<Option<Position>> {
+        self.position.subscribe()
+    }
+
     /// Waits until the replica is complete and was proven fresh for the first time. May be dropped half-way.
     pub async fn ready(&self) {
         let mut ready = self.ready.subscribe();
@@ -179,7 +186,7 @@ impl Replica {
     pub fn status(&self) -> Status {
         let counts = self.ledger().counts();
         Status {
-            position: *self.position.lock().unwrap_or_else(PoisonError::into_inner),
+            position: *self.position.borrow(),
             grants: self.grants.len(),
             owners: counts.owners,
             tombstones: counts.tombstones,
@@ -249,9 +256,9 @@ impl Replica {
         self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
     }
 
-    /// Says where the replica stands, for [`Replica::status`].
+    /// Says where the replica stands.
     fn stand_at(&self, position: Option<Position>) {
-        *self.position.lock().unwrap_or_else(PoisonError::into_inner) = position;
+        self.position.send_if_modified(|held| std::mem::replace(held, position) != position);
     }
 
     /// Tells those who wait on [`Replica::narrowed`], if there is something to tell.

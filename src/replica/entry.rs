@@ -33,6 +33,7 @@ impl Entry {
     }
 
     /// The snapshot, or a change after it, that this entry was last seen in.
+    #[expect(clippy::cast_possible_truncation, reason = "the mask leaves 24 bits")]
     pub(super) fn seen(&self) -> Generation {
         Generation((self.packed.cast_unsigned() & u64::from(Generation::MASK)) as u32)
     }

@@ -17,8 +17,8 @@
 //!
 //! - **Only a position read proves anything.** It was asked for at a known moment, so a replica that has reached its
 //!   revision with its checksum held everything committed before that moment. Notices make the replica fast only.
-//! - **A snapshot may mix commits**, those made while it was read. It is exact once the log was applied up to a position
-//!   read *after* it; checksums are compared from there on, and only then is what it did not show removed.
+//! - **A snapshot may mix commits**, those made while it was read. It is exact once the log was applied up to a
+//!   position read *after* it; checksums are compared from there on, and only then is what it did not show removed.
 //! - **A position below ours is a regression only if it was asked for after we got there.** Answers and notices travel
 //!   separately and overtake each other.
 //! - **Revocations do not wait for their turn.** A notice that cannot be applied yet is searched for them at once.

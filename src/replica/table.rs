@@ -31,6 +31,9 @@ const SHARDS: usize = 256;
 /// Damaged entries of one snapshot that are logged by name; the rest are counted only.
 const DAMAGED_NAMED: u64 = 10;
 
+/// Characters of a damaged entry's key that are logged.
+const DAMAGED_KEY: usize = 24;
+
 pub(super) fn new_grants() -> Grants {
     DashMap::with_capacity_and_hasher_and_shard_amount(0, BuildHasherDefault::default(), SHARDS)
 }
@@ -144,6 +147,8 @@ impl Ledger {
             SnapshotItem::Damaged { key } => {
                 self.damaged += 1;
                 if self.damaged <= DAMAGED_NAMED {
+                    // Enough of it to find the entry by; a key may end in a digest, which belongs in no log.
+                    let key = key.chars().take(DAMAGED_KEY).collect::<String>();
                     tracing::error!(key, "the store holds a damaged entry: the token or user it is about is refused");
                 }
                 false

@@ -156,6 +156,8 @@ fn a_revoked_token_stays_revoked_whatever_the_store_says_later() {
     let mut suppressed = replica.suppressed();
     suppressed.sort_unstable();
     assert_eq!(suppressed, [(TokenId::from_u64(1), digest(1)), (TokenId::from_u64(2), digest(2))]);
+    resync(&replica, &[2, 3], false);
+    assert_eq!(replica.suppressed(), [(TokenId::from_u64(2), digest(2))], "the store has dropped the other one");
 }
 
 #[test]

@@ -1,1 +1,430 @@
-//! d
+//! The driver against real stores, one of them wrapped so that it can be taken away.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::replica::Status;
+use crate::store::{
+    Batch, Changes, CommitError, Edit, Position, Retention, Revision, SnapshotItem, SqliteStore, TokenFilter,
+    Versioned, Watch,
+};
+use crate::token::{
+    Digest, Grant, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
+};
+
+/// A wait this long means that what is waited for does not come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A store that can fail, hang, or be replaced by another one.
+struct Fragile {
+    inner: Mutex<Arc<SqliteStore>>,
+    mode: Mutex<Mode>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Works,
+    Fails,
+    Hangs,
+}
+
+impl Fragile {
+    fn new(inner: SqliteStore, mode: Mode) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::new(Arc::new(inner)), mode: Mutex::new(mode) })
+    }
+
+    fn set(&self, mode: Mode) {
+        *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+    }
+
+    fn replace(&self, store: SqliteStore) {
+        *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(store);
+    }
+
+    fn inner(&self) -> Arc<SqliteStore> {
+        Arc::clone(&self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn working(&self) -> Result<Arc<SqliteStore>, StoreError> {
+        let mode = *self.mode.lock().unwrap_or_else(PoisonError::into_inner);
+        match mode {
+            Mode::Works => Ok(self.inner()),
+            Mode::Hangs => std::future::pending().await,
+            Mode::Fails => {
+                let (operation, store) = ("reading", "fragile".to_owned());
+                Err(StoreError::Unavailable { operation, store, source: "taken away".into() })
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Fragile {
+    async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
+        self.working().await?.commit(batch).await
+    }
+
+    async fn position(&self) -> Result<Position, StoreError> {
+        self.working().await?.position().await
+    }
+
+    async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError> {
+        self.working().await?.snapshot(sink).await
+    }
+
+    async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
+        self.working().await?.changes(after).await
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        self.inner().watch()
+    }
+
+    async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
+        self.working().await?.user(id).await
+    }
+
+    async fn user_by_name(&self, name: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
+        self.working().await?.user_by_name(name).await
+    }
+
+    async fn users(&self, before: Option<UserId>, limit: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {
+        self.working().await?.users(before, limit).await
+    }
+
+    async fn tokens_by_id(&self, ids: &[TokenId]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
+        self.working().await?.tokens_by_id(ids).await
+    }
+
+    async fn tokens_by_digest(&self, digests: &[Digest]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
+        self.working().await?.tokens_by_digest(digests).await
+    }
+
+    async fn tokens(
+        &self,
+        filter: TokenFilter,
+        before: Option<TokenId>,
+        limit: usize,
+    ) -> Result<Vec<Versioned<TokenRecord>>, StoreError> {
+        self.working().await?.tokens(filter, before, limit).await
+    }
+
+    async fn count_tokens(&self, filter: TokenFilter) -> Result<u64, StoreError> {
+        self.working().await?.count_tokens(filter).await
+    }
+
+    async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.working().await?.history(id).await
+    }
+
+    fn describe(&self) -> String {
+        "fragile".to_owned()
+    }
+}
+
+/// A folder with SQLite stores.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    async fn open(&self, name: &str) -> SqliteStore {
+        SqliteStore::open(&self.path(name), Retention::default()).await.expect("opens")
+    }
+}
+
+/// A replica with its driver.
+struct Running {
+    replica: Arc<Replica>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(store: Arc<dyn Store>, probe_interval: Duration) -> Self {
+        let replica = Arc::new(Replica::new());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move { drop(stopped.await) };
+        let task = tokio::spawn(run(Arc::clone(&replica), store, probe_interval, shutdown));
+        Self { replica, stop, task }
+    }
+
+    async fn ready(&self) {
+        tokio::time::timeout(PATIENCE, self.replica.ready()).await.expect("ready");
+    }
+
+    /// Waits until the replica is so; looks at it each time that its position changed.
+    async fn until(&self, condition: impl Fn(&Status) -> bool) -> Status {
+        let mut position = self.replica.position();
+        let reached = async {
+            while !condition(&self.replica.status()) {
+                position.changed().await.expect("the replica lives");
+            }
+            self.replica.status()
+        };
+        tokio::time::timeout(PATIENCE, reached).await.expect("comes to be so")
+    }
+
+    async fn reaches(&self, revision: Revision) {
+        self.until(|status| status.position.is_some_and(|position| position.revision >= revision)).await;
+    }
+
+    fn knows(&self, token: &TokenRecord) -> bool {
+        self.replica.lookup(&token.digest).is_some()
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).expect("runs");
+        self.task.await.expect("ends by itself");
+    }
+}
+
+fn user() -> UserRecord {
+    let now = Timestamp::now();
+    let (id, name) = (UserId::generate(now), "anna".to_owned());
+    UserRecord { id, name, role: Role::Manager, status: UserStatus::Active, created_at: now }
+}
+
+fn token(owner: &UserRecord, secret: &[u8]) -> TokenRecord {
+    let now = Timestamp::now();
+    TokenRecord {
+        id: TokenId::generate(now),
+        digest: Digest::of(secret),
+        owner: owner.id,
+        description: "a test's".to_owned(),
+        permissions: PermissionSet::TELEGRAF_AGENT,
+        state: TokenState::Active,
+        hint: String::new(),
+        created_at: now,
+        created_by: "cli:test".to_owned(),
+        expires_at: None,
+    }
+}
+
+async fn create(store: &dyn Store, users: &[&UserRecord], tokens: &[&TokenRecord]) -> Revision {
+    let users = users.iter().map(|user| Edit::Create((*user).clone())).collect();
+    let tokens = tokens.iter().map(|token| Edit::Create((*token).clone())).collect();
+    store.commit(Batch { users, tokens, ..Batch::default() }).await.expect("commits")
+}
+
+async fn revoke(store: &dyn Store, token: &TokenRecord) -> Revision {
+    let read = store.tokens_by_id(&[token.id]).await.expect("reads");
+    let before = read.into_iter().next().flatten().expect("exists");
+    let state = TokenState::Revoked { at: Timestamp::now(), by: "cli:test".to_owned() };
+    let after = TokenRecord { state, ..before.record.clone() };
+    store.commit(Batch { tokens: vec![Edit::Update { before, after }], ..Batch::default() }).await.expect("commits")
+}
+
+const SOON: Duration = Duration::from_millis(200);
+
+/// Longer than any test: what happens without a probe happens by notices.
+const NEVER: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+async fn what_another_process_commits_arrives_without_a_probe() {
+    let folder = Folder::new();
+    let (ours, theirs) = (folder.open("store").await, folder.open("store").await);
+    let anna = user();
+    let first = token(&anna, b"first");
+    create(&theirs, &[&anna], &[&first]).await;
+
+    let running = Running::start(Arc::new(ours), NEVER);
+    running.ready().await;
+    assert!(running.knows(&first));
+    assert!(running.replica.staleness(Instant::now()).is_some_and(|staleness| staleness < PATIENCE));
+
+    let second = token(&anna, b"second");
+    running.reaches(create(&theirs, &[], &[&second]).await).await;
+    assert!(running.knows(&second));
+
+    let mut narrowed = running.replica.narrowed();
+    narrowed.mark_unchanged();
+    revoke(&theirs, &first).await;
+    tokio::time::timeout(PATIENCE, narrowed.changed()).await.expect("is announced").expect("the replica lives");
+    assert!(!running.knows(&first) && running.knows(&second));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn our_own_commits_arrive_too_and_the_position_is_the_stores() {
+    let folder = Folder::new();
+    let store = Arc::new(folder.open("store").await);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, NEVER);
+    running.ready().await;
+    let anna = user();
+    let tokens: Vec<TokenRecord> = (0..20u8).map(|number| token(&anna, &[number])).collect();
+    create(&*store, &[&anna], &[]).await;
+    for token in &tokens {
+        create(&*store, &[], &[token]).await;
+    }
+    for token in &tokens[..10] {
+        running.reaches(revoke(&*store, token).await).await;
+        assert!(!running.knows(token));
+    }
+    let status = running.replica.status();
+    assert_eq!(status.position, Some(store.position().await.expect("reads")));
+    assert_eq!((status.grants, status.owners, status.tombstones), (10, 1, 10));
+    assert_eq!((status.divergences, status.resyncs, status.suppressed), (0, 0, 0));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_at_the_start_is_waited_for() {
+    let folder = Folder::new();
+    let store = Fragile::new(folder.open("store").await, Mode::Fails);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, NEVER);
+    let early = tokio::time::timeout(SOON, running.replica.ready()).await;
+    assert!(early.is_err() && running.replica.staleness(Instant::now()).is_none());
+    store.set(Mode::Works);
+    tokio::time::timeout(Duration::from_secs(1), running.replica.ready()).await.expect("ready within a second");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn while_the_store_fails_or_hangs_the_replica_grows_stale_and_serves() {
+    let folder = Folder::new();
+    let (anna, store) = (user(), folder.open("store").await);
+    let first = token(&anna, b"first");
+    create(&store, &[&anna], &[&first]).await;
+    for mode in [Mode::Fails, Mode::Hangs] {
+        let store = Fragile::new(folder.open("store").await, Mode::Works);
+        let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+        running.ready().await;
+        store.set(mode);
+        let since = Instant::now();
+        // A hanging read is given up after a second; until then it looks like any other.
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        let staleness = running.replica.staleness(Instant::now()).expect("was fresh");
+        assert!(staleness >= since.elapsed() - SOON, "{mode:?}: {staleness:?}");
+        assert!(running.knows(&first), "{mode:?}");
+        store.set(Mode::Works);
+        let back = Instant::now();
+        let fresh = async {
+            while running.replica.staleness(Instant::now()).is_none_or(|staleness| staleness > back.elapsed()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, fresh).await.expect("fresh again");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_restored_store_cannot_bring_a_revoked_token_back() {
+    let folder = Folder::new();
+    let (anna, store, backup) = (user(), folder.open("store").await, folder.open("backup").await);
+    let (first, second, third) = (token(&anna, b"first"), token(&anna, b"second"), token(&anna, b"third"));
+    create(&store, &[&anna], &[&first, &second]).await;
+    create(&store, &[], &[&third]).await;
+    let restored = create(&backup, &[&anna], &[&first, &second]).await;
+    let epoch = backup.position().await.expect("reads").epoch;
+
+    let store = Fragile::new(store, Mode::Works);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    running.ready().await;
+    running.reaches(revoke(&*store, &first).await).await;
+    store.replace(backup);
+    let status = running.until(|status| status.position.is_some_and(|position| position.epoch == epoch)).await;
+    assert_eq!(status.position.map(|position| position.revision), Some(restored));
+    assert!(!running.knows(&first) && running.knows(&second) && !running.knows(&third));
+    assert_eq!(running.replica.suppressed(), [(first.id, first.digest)]);
+    assert_eq!((status.resyncs, status.divergences), (1, 0));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_sidecar_missed_beyond_the_log_reaches_it_by_a_snapshot() {
+    let folder = Folder::new();
+    let (ours, anna) = (folder.open("store").await, user());
+    let short = Retention { log_entries: 1, ..Retention::default() };
+    let theirs = SqliteStore::open(&folder.path("store"), short).await.expect("opens");
+    let (first, second, third) = (token(&anna, b"first"), token(&anna, b"second"), token(&anna, b"third"));
+    create(&theirs, &[&anna], &[&first, &second]).await;
+    let ours = Fragile::new(ours, Mode::Works);
+    let running = Running::start(Arc::clone(&ours) as Arc<dyn Store>, SOON);
+    running.ready().await;
+    // The notices end with the handle that they came from.
+    ours.replace(folder.open("store").await);
+    ours.set(Mode::Fails);
+    revoke(&theirs, &first).await;
+    let revision = create(&theirs, &[], &[&third]).await;
+    assert!(running.knows(&first), "it cannot know");
+    ours.set(Mode::Works);
+    running.reaches(revision).await;
+    assert!(!running.knows(&first) && running.knows(&second) && running.knows(&third));
+    let status = running.replica.status();
+    assert_eq!((status.resyncs, status.divergences), (1, 0));
+    assert_eq!(status.tombstones, 1, "its absence proves that it was revoked");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_snapshot_narrows_is_announced_once() {
+    let folder = Folder::new();
+    let (store, anna) = (folder.open("store").await, user());
+    let tokens = [token(&anna, b"first"), token(&anna, b"second")];
+    create(&store, &[&anna], &[&tokens[0], &tokens[1]]).await;
+    let replica = Replica::new();
+    for token in &tokens {
+        let wide = Grant { permissions: PermissionSet::all(), ..token.grant().expect("active") };
+        replica.begin_merge();
+        replica.merge(&SnapshotItem::Grant(token.digest, wide));
+    }
+    let narrowed = replica.narrowed();
+    assert!(matches!(read_snapshot(&replica, &store).await, Ok(Event::Snapshot { .. })));
+    assert!(narrowed.has_changed().expect("the replica lives"));
+    assert_eq!(*narrowed.borrow(), 1);
+}
+
+#[tokio::test]
+async fn a_damaged_entry_costs_its_token_only() {
+    let folder = Folder::new();
+    let (store, anna) = (folder.open("store").await, user());
+    let (first, second) = (token(&anna, b"first"), token(&anna, b"second"));
+    create(&store, &[&anna], &[&first, &second]).await;
+    let database = rusqlite::Connection::open(folder.path("store")).expect("opens");
+    let digest = first.digest.as_bytes();
+    assert_eq!(database.execute("UPDATE grants SET grant_ = x'00' WHERE digest = ?", [digest]), Ok(1));
+
+    let store = Arc::new(store);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    running.ready().await;
+    assert!(!running.knows(&first) && running.knows(&second));
+    assert_eq!(running.replica.status().damaged, 1);
+    running.reaches(revoke(&*store, &second).await).await;
+    assert!(!running.knows(&second));
+    assert_eq!(running.replica.status().divergences, 0);
+    // Once the damaged entry itself goes, all is as it should be again.
+    running.reaches(revoke(&*store, &first).await).await;
+    running.until(|status| status.damaged == 0 && status.position.is_some()).await;
+    assert_eq!(running.replica.checksum(), store.position().await.expect("reads").checksum);
+    running.stop().await;
+}
+
+#[test]
+fn waits_grow_to_a_bound_and_differ() {
+    let waits = |attempt| (0..50).map(move |_| backoff(attempt));
+    assert!(waits(1).all(|wait| (Duration::from_millis(25)..=Duration::from_millis(75)).contains(&wait)));
+    assert!(waits(u32::MAX).all(|wait| (Duration::from_millis(300)..=Duration::from_millis(900)).contains(&wait)));
+    assert!(waits(5).any(|wait| Some(wait) != waits(5).next()));
+}
+
+#[test]
+fn an_error_is_told_with_its_causes() {
+    let source: Box<dyn std::error::Error + Send + Sync> = "connection refused".into();
+    let (operation, store) = ("reading the position", "sqlite:x".to_owned());
+    let error = ReadError::from(StoreError::Unavailable { operation, store, source });
+    assert_eq!(chain(&error), "reading the position of the store at sqlite:x: connection refused");
+}

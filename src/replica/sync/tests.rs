@@ -364,6 +364,18 @@ fn absence_proves_nothing_once_the_store_was_seen_below_or_in_another_epoch() {
 }
 
 #[test]
+fn a_snapshot_that_was_never_settled_is_no_history_to_continue() {
+    let mut scene = Scene::new();
+    scene.on(Event::Tick);
+    scene.on(Event::Position(at(5)));
+    scene.on(snapshot(5));
+    scene.on(Event::Position(at(7)));
+    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
+    scene.resync(7);
+    assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
+}
+
+#[test]
 fn a_truncated_log_that_notices_overtook_needs_no_snapshot() {
     let mut scene = Scene::settled(5);
     scene.on(notice(7));
