@@ -122,11 +122,6 @@ impl Http2Stream {
         let phrase = parts.status.canonical_reason().unwrap_or_default().to_owned();
         (Head { status: parts.status.as_u16(), phrase, fields }, body)
     }
-
-    /// How the stream ended before there was any reply.
-    pub(crate) async fn no_reply(self) -> h2::Error {
-        within("the stream's end", self.response).await.expect_err("no reply")
-    }
 }
 
 /// Reads to where the stream breaks off: what came, and why it ended. Panics at a clean end.
