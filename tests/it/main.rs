@@ -3,11 +3,15 @@
 mod cli;
 mod conformance;
 mod dev;
+mod drain;
+mod freshness;
 mod harness;
 mod http1;
 mod http2;
 mod hygiene;
 mod refusals;
 mod registry;
+mod revocation;
 mod sqlite;
+mod tls;
 mod upstream;
