@@ -1,14 +1,11 @@
 //! Stopping: what runs is finished, what is idle is closed, nothing new is taken, and all of it within a bound.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    CONFIG, Client, HEARTBEAT, Http2Client, Script, Site, Upstream, get, http2_with, ok, post, request, within,
+    CONFIG, Client, HEARTBEAT, Http2Client, Program, Script, Site, Upstream, get, http2_with, ok, post, request, within,
 };
 
 /// Begins a request whose reply the test decides about.
@@ -146,91 +143,22 @@ async fn readiness_ends_before_serving_does() {
     within("the stop", stop).await.expect("no panic");
 }
 
-/// The real program, serving; killed when dropped.
-struct Served {
-    child: Child,
-    listener: std::net::SocketAddr,
-}
-
-impl Served {
-    fn run<'a>(directory: &Path, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        command.env_clear().env("HOME", directory).env("LOGNAME", "tester").args(["--store"]);
-        command.arg(format!("sqlite:{}", directory.join("tollgate.db").display())).args(arguments);
-        command
-    }
-
-    /// Starts it, and reads from its log where it listens and that it is ready.
-    fn start(directory: &Path, api: &Upstream) -> Self {
-        let upstream = format!("http://{}", api.address());
-        let arguments =
-            ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--api-upstream", &upstream];
-        let mut command = Self::run(directory, arguments);
-        command.env("TOLLGATE_LOG__FORMAT", "json").stderr(Stdio::piped());
-        let mut child = command.spawn().expect("starts");
-        let mut log = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let mut listener = None;
-        loop {
-            let line = log.next().unwrap_or_else(|| panic!("it ended")).expect("reads");
-            let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
-            match entry["fields"]["message"].as_str() {
-                Some("listening") => {
-                    listener = entry["fields"]["address"].as_str().map(|text| text.parse().expect("an address"));
-                }
-                Some("ready") => break,
-                _ => {}
-            }
-        }
-        // Reads on, so that it never waits for its log.
-        std::thread::spawn(move || log.for_each(drop));
-        Self { child, listener: listener.expect("said where it listens") }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("runs").success());
-    }
-
-    async fn ended(mut self) -> ExitStatus {
-        within("the program's end", async {
-            loop {
-                match self.child.try_wait().expect("waits") {
-                    Some(status) => return status,
-                    None => tokio::time::sleep(Duration::from_millis(5)).await,
-                }
-            }
-        })
-        .await
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
 #[tokio::test]
 async fn the_program_finishes_what_runs_when_it_is_told_to_stop() {
     for signal in ["TERM", "INT"] {
-        let directory = tempfile::tempdir().expect("a directory");
-        let created = Served::run(directory.path(), ["init"]).output().expect("runs");
-        let token = String::from_utf8(created.stdout).expect("text");
-        let api = Upstream::start().await;
-        let served = Served::start(directory.path(), &api);
-
+        let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+        let program = Program::start(&api, &heartbeat, &[]);
         let (script, pieces) = Script::piecewise();
         api.next(script);
-        let mut running = Client::connect(served.listener).await;
-        running.send(request("GET", CONFIG, &format!("Authorization: Bearer {}\r\n", token.trim()))).await;
+        let mut running = Client::connect(program.address()).await;
+        running.send(request("GET", CONFIG, &format!("Authorization: Bearer {}\r\n", program.token))).await;
         api.until("the request", |seen| seen.requests.len() == 1).await;
-        let mut idle = Client::connect(served.listener).await;
+        let mut idle = Client::connect(program.address()).await;
 
-        served.signal(signal);
+        program.signal(signal);
         idle.ends().await;
         pieces.send(ok("finished").into_bytes()).await.expect("takes it");
         assert_eq!(running.reply().await.text(), "finished");
-        assert_eq!(served.ended().await.code(), Some(0), "SIG{signal}");
+        assert_eq!(program.ended().await.code(), Some(0), "SIG{signal}");
     }
 }

@@ -9,6 +9,7 @@ mod harness;
 mod http1;
 mod http2;
 mod hygiene;
+mod memory;
 mod refusals;
 mod registry;
 mod revocation;
