@@ -84,6 +84,8 @@ pub struct Versioned<R> {
 /// One thing in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotItem {
+    /// About how many grants follow: room can be made for them at once. At most one, and first.
+    Size(usize),
     /// A user.
     Owner(UserId, Owner),
     /// An active token.

@@ -9,7 +9,7 @@
 //! suppressed here because their digest has a tombstone.
 
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasher as _, BuildHasherDefault};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -25,8 +25,9 @@ use crate::token::{Digest, Grant, Owner, TokenId, UserId};
 /// What requests look digests up in.
 pub(super) type Grants = DashMap<Digest, Entry, BuildHasherDefault<DigestHasher>>;
 
-/// Enough that growing or sweeping one shard (4,000 entries of a million) holds its lock for well under a millisecond.
-const SHARDS: usize = 256;
+/// Enough that growing or sweeping one shard (32,000 entries of a million) holds its lock for less than a millisecond, few
+/// enough that the tables are of a size that the allocator does not round up by much.
+const SHARDS: usize = 32;
 
 /// Damaged entries of one snapshot that are logged by name; the rest are counted only.
 const DAMAGED_NAMED: u64 = 10;
@@ -36,6 +37,19 @@ const DAMAGED_KEY: usize = 24;
 
 pub(super) fn new_grants() -> Grants {
     DashMap::with_capacity_and_hasher_and_shard_amount(0, BuildHasherDefault::default(), SHARDS)
+}
+
+/// Makes room for this many grants in all. A table that grows by doubling leaves as much again behind in pieces, which
+/// the allocator cannot give back.
+fn make_room(grants: &Grants, expected: usize) {
+    let each = expected / SHARDS;
+    // Shards fill unevenly, by about the square root of their share; four times that is practically never exceeded.
+    let each = each + 4 * each.isqrt();
+    for shard in grants.shards() {
+        let mut shard = shard.write();
+        let more = each.saturating_sub(shard.len());
+        shard.reserve(more, |(digest, _)| grants.hasher().hash_one(digest));
+    }
 }
 
 /// Everything that only the writer needs.
@@ -142,6 +156,10 @@ impl Ledger {
     /// Takes one item of a snapshot. An item may come twice.
     pub(super) fn merge(&mut self, grants: &Grants, item: &SnapshotItem) -> bool {
         match item {
+            SnapshotItem::Size(expected) => {
+                make_room(grants, *expected);
+                false
+            }
             SnapshotItem::Owner(id, owner) => self.put_owner(grants, *id, owner),
             SnapshotItem::Grant(digest, grant) => self.put_grant(grants, *digest, grant),
             SnapshotItem::Damaged { key } => {

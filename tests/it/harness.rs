@@ -89,11 +89,14 @@ impl From<Created> for Token {
     }
 }
 
+/// Changes a configuration, knowing the site's directory.
+type Adjust = Box<dyn FnOnce(&mut Config, &Path)>;
+
 /// What a [`Site`] is started with.
 #[derive(Default)]
 pub(crate) struct Builder {
     environment: Vec<(OsString, OsString)>,
-    adjust: Vec<Box<dyn FnOnce(&mut Config, &Path)>>,
+    adjust: Vec<Adjust>,
     store_is_down: bool,
 }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::{assert_nothing_smuggled, beat, smuggled};
-use crate::harness::{CONFIG, HEARTBEAT, Script, Site, get, ok, post, request};
+use crate::harness::{CONFIG, HEARTBEAT, Script, Seen, Site, get, ok, post, request};
 
 #[tokio::test]
 async fn broken_chunks_end_the_request_and_the_connection() {
@@ -30,17 +30,15 @@ async fn broken_chunks_end_the_request_and_the_connection() {
         "0\r\n\rGET",
         "0\n\n",
     ];
+    let mut cases = 0;
     for good in ["", "3\r\nabc\r\n"] {
         for bad in broken {
-            let before = site.heartbeat.requests().len();
             let mut client = site.connect().await;
             client.send(beat(&site.agent, "Transfer-Encoding: chunked\r\n")).await;
             if !good.is_empty() {
                 // The upstream has the head and a piece of the body before the rest turns out broken.
                 client.send(good).await;
-                let has_piece = |seen: &crate::harness::Seen| {
-                    seen.requests.get(before).is_some_and(|request| request.body == b"abc")
-                };
+                let has_piece = |seen: &Seen| seen.requests.get(cases).is_some_and(|request| request.body == b"abc");
                 site.heartbeat.until("the first chunk arrived", has_piece).await;
             }
             client.send(format!("{bad}{}", smuggled(&site))).await;
@@ -49,8 +47,8 @@ async fn broken_chunks_end_the_request_and_the_connection() {
             assert_eq!((reply.status(), reply.error().as_str()), (400, "Malformed request body"), "{shown}");
             assert!(reply.closes(), "{shown}");
             client.ends().await;
-            let over = |seen: &crate::harness::Seen| seen.closed == seen.connections;
-            site.heartbeat.until("the upstream's connection is closed", over).await;
+            cases += 1;
+            site.heartbeat.until("the upstream's connection is closed", |seen| seen.closed == cases).await;
         }
     }
     assert!(site.heartbeat.requests().iter().all(|request| !request.complete), "no body looked whole");
