@@ -85,6 +85,9 @@ async fn replies_keep_their_status_fields_and_body() {
     assert_eq!(site.api.connections(), 1);
 }
 
+/// Method, path, fields; status, error.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
 /// Asserts that a request is refused on a connection that goes on, and reaches no upstream.
 async fn assert_refused(site: &Site, request: http::Request<()>, status: u16, error: &str) {
     let line = format!("{request:?}");
@@ -105,7 +108,7 @@ async fn what_may_not_pass_is_refused_as_in_http1() {
     let many: Vec<_> = (0..200).map(|number| (format!("x-{number}"), "v")).collect();
     let many: Vec<_> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let no_credential = "Missing or invalid Authorization header";
-    let cases: &[(&str, &str, &[(&str, &str)], u16, &str)] = &[
+    let cases: &[Case<'_>] = &[
         ("GET", CONFIG, &[], 401, no_credential),
         ("GET", CONFIG, &[("authorization", &agent), ("authorization", &agent)], 401, no_credential),
         ("GET", CONFIG, &[("authorization", "Bearer abc")], 401, "Invalid token format"),
