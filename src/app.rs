@@ -184,11 +184,13 @@ impl WorkerThread {
         let worker = Worker::new(self.gate);
         tokio::task::spawn_local(Rc::clone(&worker).sweep());
         tokio::task::spawn_local(Rc::clone(&worker).recheck());
+        let mut accepting = Vec::new();
         for (socket, tls) in self.sockets {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
                     let (slots, stopped) = (Arc::clone(&self.slots), self.stopped.clone());
-                    tokio::task::spawn_local(listener::accept(Rc::clone(&worker), socket, tls, slots, stopped));
+                    let accept = listener::accept(Rc::clone(&worker), socket, tls, slots, stopped);
+                    accepting.push(tokio::task::spawn_local(accept));
                 }
                 Err(error) => tracing::error!(%error, "a worker cannot listen"),
             }
@@ -196,6 +198,10 @@ impl WorkerThread {
         // An error means that the sidecar was dropped, which is a stop too.
         drop(self.stopped.wait_for(|stopped| *stopped).await);
         worker.drain();
+        for task in accepting {
+            // It ends with the stop, and by a panic at worst: what runs is finished all the same.
+            drop(task.await);
+        }
         if tokio::time::timeout(self.drain, worker.idle()).await.is_err() {
             tracing::warn!("drain timeout: cutting off what still runs");
         }

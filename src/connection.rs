@@ -10,23 +10,24 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 
 use crate::proxy::request::Origin;
 use crate::socket::{Socket, Stream};
 use crate::token::TokenId;
-use crate::worker::alarm::Alarm;
-use crate::worker::{RequestId, Worker};
+use crate::worker::alarm::{Alarm, Interrupt};
+use crate::worker::{OpenConnection, RequestId, Worker};
 
-/// Serves a connection until it closes. `_slot` is its place under the limit of connections.
+/// Serves a connection until it closes. `_place` is its place under the limit of connections and among those that a
+/// drain waits for.
 pub async fn serve(
     worker: Rc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
-    _slot: tokio::sync::OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, OpenConnection),
 ) {
-    let _open = worker.connection();
     let address = peer.ip().to_canonical();
     let origin = Origin { address, trusted: worker.gate.trusts(address), secure: tls.is_some() };
     let alarm = Alarm::new(&worker);
@@ -50,11 +51,17 @@ pub async fn serve(
     let mut wait = !origin.secure;
     loop {
         alarm.idle(true);
-        if wait && !matches!(alarm.race(socket.readable()).await, Ok(Ok(()))) {
-            return;
+        if wait {
+            match alarm.race(socket.readable()).await {
+                Ok(Ok(())) => {}
+                // What has arrived already, perhaps unnoticed, is still served: after one turn of the loop it shows.
+                Err(Interrupt::Drain) => tokio::task::yield_now().await,
+                Ok(Err(_)) | Err(_) => return,
+            }
         }
         alarm.idle(false);
         match Box::pin(http1::serve(&worker, &alarm, &socket, origin, &mut fresh)).await {
+            http1::Next::Idle if worker.is_draining() => return,
             http1::Next::Idle if fresh => {} // readiness was reported ahead of the first byte
             http1::Next::Idle => alarm.set(worker.gate.timeouts.keep_alive),
             http1::Next::Close => return,

@@ -109,24 +109,41 @@ pub async fn accept(
     slots: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let serve = |stream, peer, slot| {
+        let acceptor = tls.as_deref().map(Tls::acceptor);
+        let open = worker.connection();
+        tokio::task::spawn_local(connection::serve(Rc::clone(&worker), stream, peer, acceptor, (slot, open)));
+    };
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
+        let accept = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (listener.accept().await, slot)
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let acceptor = tls.as_deref().map(Tls::acceptor);
-                tokio::task::spawn_local(connection::serve(Rc::clone(&worker), stream, peer, acceptor, slot));
-            }
-            Err(error) => {
+        let (accepted, slot) = tokio::select! {
+            (accepted, slot) = accept => (accepted, slot),
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match (accepted, slot) {
+            (Ok((stream, peer)), Ok(slot)) => serve(stream, peer, slot),
+            (Err(error), _) => {
                 // Out of descriptors or memory concerns us; a connection that is gone already concerns nobody.
                 if error.kind() != io::ErrorKind::ConnectionAborted {
                     tracing::error!(%error, "cannot accept connections");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
+            (_, Err(_)) => return,
+        }
+    }
+    // Who waits here believes to be connected, and may have sent a request: closing the socket would reset them all.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
+        && let Ok((stream, peer)) = listener.accept()
+    {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = tokio::net::TcpStream::from_std(stream)
+        {
+            serve(stream, peer, slot);
         }
     }
 }

@@ -3,10 +3,12 @@
 
 mod watch;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -24,7 +26,7 @@ use crate::worker::alarm::{Alarm, Interrupt};
 use crate::worker::{RequestId, Worker};
 use watch::Watched;
 
-/// Bytes of replies that wait for a client's window, over all streams of a connection.
+/// Bytes of a reply that wait in the connection, beside what waits for the client's window.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 
 /// The streams of a connection that run.
@@ -63,7 +65,9 @@ pub(super) async fn serve(worker: Rc<Worker>, alarm: Alarm, stream: Stream, rece
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(u32::try_from(limits.max_streams.get()).unwrap_or(u32::MAX))
-        .max_header_list_size(u32::try_from(limits.max_head_bytes.get()).unwrap_or(u32::MAX))
+        // The codec refuses without a word what is over its limit, and counts 32 bytes more for each field than HTTP/1.1
+        // needs (RFC 9113 section 6.5.2). So heads up to twice our limit get through it, to be refused with one.
+        .max_header_list_size(u32::try_from(limits.max_head_bytes.get().saturating_mul(2)).unwrap_or(u32::MAX))
         .max_send_buffer_size(MAX_SEND_BUFFER);
     alarm.set(worker.gate.timeouts.request_head);
     let Ok(Ok(mut connection)) = alarm.race(builder.handshake::<_, Bytes>(watched)).await else { return };
@@ -108,7 +112,8 @@ async fn serve_stream(
     let mut summary = Summary::new(worker.request_id());
     let to_head = parts.method == http::Method::HEAD;
     let decision = prepare(&worker, origin, &parts, body.is_end_stream(), &mut summary, &mut head);
-    let mut reply = Http2Reply::new(&worker, &alarm, respond);
+    let sending = RefCell::new(Sending::Head(respond));
+    let mut reply = Http2Reply::new(&worker, &alarm, &sending);
     let (permit, length) = match decision {
         Ok(decision) => decision,
         Err(refusal) => return reply.refuse(&refusal, &summary, to_head).await,
@@ -125,7 +130,16 @@ async fn serve_stream(
         repeatable: matches!(parts.method, http::Method::GET | http::Method::HEAD),
         to_head,
     };
-    match exchange.run(&mut body, &mut reply).await {
+    let outcome = {
+        let mut run = pin!(exchange.run(&mut body, &mut reply));
+        let run_or_reset = poll_fn(|context| match run.as_mut().poll(context) {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            // A client that gave up shall not leave work behind: it may open the next stream at once.
+            Poll::Pending => sending.borrow_mut().poll_reset(context).map(|()| Err(Failure::from(Gone::Closed))),
+        });
+        run_or_reset.await
+    };
+    match outcome {
         Ok(completed) => summary.log(completed.status, "served"),
         Err(Failure::Refused(refusal)) if !reply.begun => reply.refuse(&refusal, &summary, to_head).await,
         Err(failure) => {
@@ -146,12 +160,14 @@ fn prepare(
     out: &mut Vec<u8>,
 ) -> Result<(Permit, BodyLength), Refusal> {
     let limits = &worker.gate.limits;
-    if parts.headers.len() > limits.max_headers.get() {
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let field_bytes = |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + 4;
+    let bytes = target.len() + parts.headers.iter().map(field_bytes).sum::<usize>();
+    if parts.headers.len() > limits.max_headers.get() || bytes > limits.max_head_bytes.get() {
         return Err(Refusal::HeadTooLarge);
     }
     let fields: Vec<Field<'_>> =
         parts.headers.iter().map(|(name, value)| Field { name: name.as_str(), value: value.as_bytes() }).collect();
-    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     let request = Request::http2(parts.method.as_str(), target, authority, &fields, ended, origin)?;
     if let Some(id) = request.found.request_id.value().filter(|_| origin.trusted).and_then(RequestId::from_proxy) {
@@ -228,20 +244,57 @@ impl RequestBody for Http2Body {
     }
 }
 
+/// Where a reply goes on its stream.
+enum Sending {
+    /// Its head was not sent yet.
+    Head(SendResponse<Bytes>),
+    /// Its body is on its way.
+    Body(SendStream<Bytes>),
+    /// It is complete.
+    Done,
+}
+
+impl Sending {
+    /// Waits until the client resets the stream or is gone.
+    fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Head(respond) => respond.poll_reset(context).map(drop),
+            Self::Body(stream) => stream.poll_reset(context).map(drop),
+            Self::Done => Poll::Pending,
+        }
+    }
+
+    /// Sends the head, unless one was sent.
+    fn send_head(&mut self, response: http::Response<()>, ended: bool) -> Result<(), Gone> {
+        let Self::Head(respond) = self else { return Err(Gone::Closed) };
+        let stream = respond.send_response(response, ended).map_err(|_| Gone::Closed)?;
+        *self = if ended { Self::Done } else { Self::Body(stream) };
+        Ok(())
+    }
+
+    /// Sends a piece of the body that the window has room for.
+    fn send_data(&mut self, data: Bytes, ended: bool) -> Result<(), Gone> {
+        let Self::Body(stream) = self else { return Ok(()) };
+        stream.send_data(data, ended).map_err(|_| Gone::Closed)?;
+        if ended {
+            *self = Self::Done;
+        }
+        Ok(())
+    }
+}
+
 /// A reply on a stream.
 struct Http2Reply<'a> {
     worker: &'a Rc<Worker>,
     alarm: &'a Alarm,
-    respond: SendResponse<Bytes>,
-    /// The body, from the head on until its end.
-    stream: Option<SendStream<Bytes>>,
+    sending: &'a RefCell<Sending>,
     pace: Pace,
     begun: bool,
 }
 
 impl<'a> Http2Reply<'a> {
-    fn new(worker: &'a Rc<Worker>, alarm: &'a Alarm, respond: SendResponse<Bytes>) -> Self {
-        Self { worker, alarm, respond, stream: None, pace: Pace::new(worker), begun: false }
+    fn new(worker: &'a Rc<Worker>, alarm: &'a Alarm, sending: &'a RefCell<Sending>) -> Self {
+        Self { worker, alarm, sending, pace: Pace::new(worker), begun: false }
     }
 
     async fn refuse(&mut self, refusal: &Refusal, summary: &Summary, to_head: bool) {
@@ -254,17 +307,34 @@ impl<'a> Http2Reply<'a> {
         }
         response = response.header("date", self.worker.date().as_str()).header("content-length", body.len());
         let Ok(response) = response.body(()) else { return self.reset() };
-        let Ok(mut stream) = self.respond.send_response(response, to_head) else { return };
-        if !to_head {
+        let mut sending = self.sending.borrow_mut();
+        if sending.send_head(response, to_head).is_ok() {
             // It is small, so it may wait in the connection's buffer; if the stream is gone, nobody asks for it.
-            drop(stream.send_data(body.into(), true));
+            sending.send_data(body.into(), true).ok();
         }
     }
 
     fn reset(&mut self) {
-        match &mut self.stream {
-            Some(stream) => stream.send_reset(Reason::CANCEL),
-            None => self.respond.send_reset(Reason::CANCEL),
+        match &mut *self.sending.borrow_mut() {
+            Sending::Head(respond) => respond.send_reset(Reason::CANCEL),
+            Sending::Body(stream) => stream.send_reset(Reason::CANCEL),
+            Sending::Done => {}
+        }
+    }
+
+    /// Waits for room in the window, for some of so many bytes. None is left once the stream is gone.
+    async fn room(&mut self, wanted: usize) -> Result<usize, Gone> {
+        let capacity = poll_fn(|context| match &mut *self.sending.borrow_mut() {
+            Sending::Body(stream) => {
+                stream.reserve_capacity(wanted);
+                stream.poll_capacity(context).map(|capacity| capacity.transpose().map(Option::unwrap_or_default))
+            }
+            Sending::Head(_) | Sending::Done => Poll::Ready(Ok(0)),
+        });
+        let capacity = async { capacity.await.map_err(io::Error::other) };
+        match self.pace.wait(self.worker, self.alarm, capacity).await? {
+            Ok(0) | Err(_) => Err(Gone::Closed),
+            Ok(count) => Ok(count.min(wanted)),
         }
     }
 }
@@ -282,25 +352,13 @@ impl Reply for Http2Reply<'_> {
             response = response.header("content-length", length);
         }
         let response = response.body(()).map_err(|_| Gone::Closed)?;
-        let ended = head.body == BodyLength::Known(0);
-        let stream = self.respond.send_response(response, ended).map_err(|_| Gone::Closed)?;
-        self.stream = (!ended).then_some(stream);
-        Ok(())
+        self.sending.borrow_mut().send_head(response, head.body == BodyLength::Known(0))
     }
 
     async fn data(&mut self, mut data: &[u8]) -> Result<(), Gone> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
         while !data.is_empty() {
-            stream.reserve_capacity(data.len());
-            let capacity = poll_fn(|context| stream.poll_capacity(context));
-            let capacity =
-                async { capacity.await.transpose().map_err(io::Error::other).map(Option::unwrap_or_default) };
-            let count = self.pace.wait(self.worker, self.alarm, capacity).await?.map_err(|_| Gone::Closed)?;
-            let (now, later) = data.split_at(count.min(data.len()));
-            if now.is_empty() {
-                return Err(Gone::Closed);
-            }
-            stream.send_data(Bytes::copy_from_slice(now), false).map_err(|_| Gone::Closed)?;
+            let (now, later) = data.split_at(self.room(data.len()).await?);
+            self.sending.borrow_mut().send_data(Bytes::copy_from_slice(now), false)?;
             data = later;
         }
         Ok(())
@@ -311,9 +369,6 @@ impl Reply for Http2Reply<'_> {
     }
 
     async fn end(&mut self) -> Result<(), Gone> {
-        match self.stream.take() {
-            Some(mut stream) => stream.send_data(Bytes::new(), true).map_err(|_| Gone::Closed),
-            None => Ok(()),
-        }
+        self.sending.borrow_mut().send_data(Bytes::new(), true)
     }
 }

@@ -261,6 +261,9 @@ impl Exchange<'_> {
         let mut line = b"".as_slice(); // ends the chunk before
         loop {
             let piece = body.next().await.map_err(PumpError::Body)?;
+            if piece.is_some_and(<[u8]>::is_empty) {
+                continue; // a chunk without data would end the body, and what follows would be read as a request
+            }
             framing.clear();
             if chunked {
                 use std::io::Write as _;

@@ -255,6 +255,6 @@ pub struct Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        drop(self.worker.alarms.admissions.borrow_mut().try_remove(self.key));
+        self.worker.alarms.admissions.borrow_mut().try_remove(self.key);
     }
 }

@@ -189,11 +189,12 @@ impl Held {
 
     pub(crate) fn add(&mut self, item: SnapshotItem) {
         let new = match item {
+            SnapshotItem::Size(_) => self.owners.is_empty() && self.grants.is_empty(),
             SnapshotItem::Owner(id, owner) => self.owners.insert(id, owner).is_none(),
             SnapshotItem::Grant(digest, grant) => self.grants.insert(digest, grant).is_none(),
             SnapshotItem::Damaged { key } => panic!("damaged: {key}"),
         };
-        assert!(new, "an item came twice");
+        assert!(new, "an item came twice, or the size after one");
     }
 
     pub(crate) fn apply(&mut self, changes: &[Change]) {

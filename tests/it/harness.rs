@@ -6,6 +6,8 @@
 
 mod client;
 mod faulty;
+mod http2;
+mod program;
 mod reply;
 mod upstream;
 
@@ -25,6 +27,8 @@ use tollgate::token::{PermissionSet, Role, TokenId};
 
 pub(crate) use client::Client;
 pub(crate) use faulty::FaultyStore;
+pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
+pub(crate) use program::Program;
 pub(crate) use reply::Reply;
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
 

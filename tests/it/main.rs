@@ -3,10 +3,16 @@
 mod cli;
 mod conformance;
 mod dev;
+mod drain;
+mod freshness;
 mod harness;
 mod http1;
+mod http2;
 mod hygiene;
+mod memory;
 mod refusals;
 mod registry;
+mod revocation;
 mod sqlite;
+mod tls;
 mod upstream;

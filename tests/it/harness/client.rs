@@ -4,18 +4,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::AbortHandle;
 
 use super::reply::{Ending, Head, Reply};
 use super::within;
 
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
 /// One connection to the sidecar.
 pub(crate) struct Client {
-    reader: OwnedReadHalf,
-    writer: Option<OwnedWriteHalf>,
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+    writer: Option<Writer>,
     received: Vec<u8>,
     dripping: Option<AbortHandle>,
 }
@@ -31,8 +32,13 @@ impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = within("connecting", TcpStream::connect(address)).await.expect("connects");
         stream.set_nodelay(true).expect("sets");
-        let (reader, writer) = stream.into_split();
-        Self { reader, writer: Some(writer), received: Vec::new(), dripping: None }
+        Self::over(stream)
+    }
+
+    /// On a connection that was made for it.
+    pub(crate) fn over(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        Self { reader: Box::new(reader), writer: Some(Box::new(writer)), received: Vec::new(), dripping: None }
     }
 
     /// Sends bytes. The sidecar may have closed meanwhile, which is for what follows to notice.
@@ -63,7 +69,7 @@ impl Client {
         self.dripping = Some(tokio::spawn(drip).abort_handle());
     }
 
-    fn writer(&mut self) -> &mut OwnedWriteHalf {
+    fn writer(&mut self) -> &mut Writer {
         self.writer.as_mut().expect("it does not drip")
     }
 
@@ -155,6 +161,23 @@ impl Client {
         while self.receive().await.is_ok_and(|count| count > 0) {
             self.received.clear();
         }
+    }
+
+    /// Waits until the connection is reset: what was sent before is not whole, and cannot be taken for it.
+    pub(crate) async fn is_reset(&mut self) {
+        loop {
+            match self.receive().await {
+                Ok(0) => panic!("a clean end, after {:?}", self.received.escape_ascii().to_string()),
+                Ok(_) => {}
+                Err(error) => return assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+            }
+        }
+    }
+
+    /// Whatever comes until the connection is over, cleanly or not.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        while self.receive().await.is_ok_and(|count| count > 0) {}
+        std::mem::take(&mut self.received)
     }
 
     async fn receive(&mut self) -> io::Result<usize> {

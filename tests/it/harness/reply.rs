@@ -81,6 +81,19 @@ impl Reply {
         Self { head, body: Vec::new(), ending, to_head }
     }
 
+    /// A reply on a stream of HTTP/2, whole.
+    pub(super) fn of_http2(head: Head, body: Vec<u8>, to_head: bool) -> Self {
+        let length = head.field("content-length").map(|value| value.parse().expect("a length"));
+        for name in ["connection", "transfer-encoding", "keep-alive", "upgrade", "proxy-connection"] {
+            assert!(head.field(name).is_none(), "RFC 9113 section 8.2.2: {head:?}");
+        }
+        let ending = if to_head { Ending::Length(0) } else { Ending::Length(length.unwrap_or(body.len())) };
+        assert_eq!(ending, Ending::Length(body.len()), "{head:?}");
+        let reply = Self { head, body, ending, to_head };
+        reply.check();
+        reply
+    }
+
     /// Takes the body if it is whole; returns how many bytes it took.
     pub(super) fn take_body(&mut self, received: &[u8]) -> Option<usize> {
         match self.ending {

@@ -1,0 +1,164 @@
+//! Stopping: what runs is finished, what is idle is closed, nothing new is taken, and all of it within a bound.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use crate::harness::{
+    CONFIG, Client, HEARTBEAT, Http2Client, Program, Script, Site, Upstream, get, http2_with, ok, post, request, within,
+};
+
+/// Begins a request whose reply the test decides about.
+async fn begin(site: &Site) -> (Client, tokio::sync::mpsc::Sender<Vec<u8>>) {
+    let (script, pieces) = Script::piecewise();
+    site.api.next(script);
+    let mut client = site.connect().await;
+    client.send(get(CONFIG, &site.agent)).await;
+    site.api.until("the request", |seen| seen.requests.len() == 1).await;
+    (client, pieces)
+}
+
+#[tokio::test]
+async fn what_runs_is_finished_and_what_is_idle_is_closed() {
+    let site = Site::builder().config(|config| config.timeouts.drain = Duration::from_secs(60)).start().await;
+    let address = site.address();
+    let (mut running, pieces) = begin(&site).await;
+    let mut idle = site.connect().await;
+    idle.send(post(HEARTBEAT, &site.agent, b"{}")).await;
+    assert_eq!(idle.reply().await.status(), 200);
+    let mut untouched = site.connect().await;
+
+    let stop = tokio::spawn(site.sidecar.stop());
+    idle.ends().await;
+    untouched.ends().await;
+    crate::harness::eventually("nothing new is taken", || async { TcpStream::connect(address).await.is_err() }).await;
+    assert!(!stop.is_finished());
+
+    pieces.send(ok("finished").into_bytes()).await.expect("takes it");
+    assert_eq!(running.reply().await.text(), "finished");
+    running.ends().await;
+    within("the stop", stop).await.expect("no panic");
+}
+
+/// Also on connections that the sidecar has not even looked at: their clients believe to be connected.
+#[tokio::test]
+async fn requests_sent_before_the_stop_are_served() {
+    let site = Site::builder().config(|config| config.timeouts.drain = Duration::from_secs(60)).start().await;
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        let mut client = site.connect().await;
+        client.send(post(HEARTBEAT, &site.agent, b"{}")).await;
+        assert_eq!(client.reply().await.status(), 200);
+        clients.push(client);
+    }
+    for client in &mut clients {
+        client.send(post(HEARTBEAT, &site.agent, b"{}")).await;
+    }
+    for _ in 0..30 {
+        let mut client = site.connect().await;
+        client.send(post(HEARTBEAT, &site.agent, b"{}")).await;
+        clients.push(client);
+    }
+    let stop = tokio::spawn(site.sidecar.stop());
+    for client in &mut clients {
+        assert_eq!(client.reply().await.status(), 200);
+        client.ends().await;
+    }
+    within("the stop", stop).await.expect("no panic");
+    assert_eq!(site.heartbeat.requests().len(), 90);
+}
+
+#[tokio::test]
+async fn a_request_that_arrives_within_its_body_is_finished() {
+    let site = Site::builder().config(|config| config.timeouts.drain = Duration::from_secs(60)).start().await;
+    let mut client = site.connect().await;
+    let fields = format!("Authorization: Bearer {}\r\nContent-Length: 4\r\n", site.agent.raw);
+    client.send(request("POST", HEARTBEAT, &fields)).await;
+    client.send("{ ").await;
+    site.heartbeat.until("the request", |seen| seen.requests.len() == 1).await;
+    let stop = tokio::spawn(site.sidecar.stop());
+    client.send(" }").await;
+    assert_eq!(client.reply().await.status(), 200);
+    client.ends().await;
+    within("the stop", stop).await.expect("no panic");
+    assert_eq!(site.heartbeat.request().body, b"{  }");
+}
+
+#[tokio::test]
+async fn streams_are_finished_and_their_connection_says_farewell() {
+    let site = Site::builder().config(|config| config.timeouts.drain = Duration::from_secs(60)).start().await;
+    let idle = Http2Client::connect(site.address()).await;
+    assert_eq!(idle.get(CONFIG, &site.agent).await.status(), 200);
+    let client = Http2Client::connect(site.address()).await;
+    let (script, pieces) = Script::piecewise();
+    site.api.next(script);
+    let running = client.send(http2_with(&site.agent, "GET", CONFIG)).await;
+    site.api.until("the request", |seen| seen.requests.len() == 2).await;
+
+    let stop = tokio::spawn(site.sidecar.stop());
+    idle.closed().await.expect("GOAWAY without an error");
+    pieces.send(ok("finished").into_bytes()).await.expect("takes it");
+    assert_eq!(running.reply().await.text(), "finished");
+    client.closed().await.expect("GOAWAY without an error");
+    within("the stop", stop).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_cut_off_at_the_bound() {
+    let bound = Duration::from_millis(300);
+    let site = Site::builder().config(move |config| config.timeouts.drain = bound).start().await;
+    let (mut running, pieces) = begin(&site).await;
+    pieces
+        .send(b"HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: 10\r\n\r\nhalf".to_vec())
+        .await
+        .expect("takes");
+    assert_eq!(running.head().await.expect("a head").status, 200);
+    assert_eq!(running.bytes(4).await, b"half");
+    let mut half = site.connect().await;
+    half.send("GET /api/configs HTTP/1.1\r\n").await;
+
+    let begun = Instant::now();
+    within("the stop", site.sidecar.stop()).await;
+    assert!(begun.elapsed() >= bound, "{:?}", begun.elapsed());
+    println!("cut off after {:?}", begun.elapsed());
+    assert_eq!(running.rest().await, b"");
+    half.is_cut().await;
+}
+
+#[tokio::test]
+async fn readiness_ends_before_serving_does() {
+    let site = Site::builder().config(|config| config.timeouts.drain = Duration::from_secs(60)).start().await;
+    let admin = site.sidecar.admin();
+    let (mut running, pieces) = begin(&site).await;
+    let stop = tokio::spawn(site.sidecar.stop());
+    crate::harness::eventually("not ready", || async {
+        let mut client = Client::connect(admin).await;
+        client.send("GET /readyz HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await;
+        let said = String::from_utf8(client.rest().await).expect("text");
+        said.starts_with("HTTP/1.1 503 ") && said.contains("draining")
+    })
+    .await;
+    pieces.send(ok("finished").into_bytes()).await.expect("takes it");
+    assert_eq!(running.reply().await.text(), "finished");
+    within("the stop", stop).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn the_program_finishes_what_runs_when_it_is_told_to_stop() {
+    for signal in ["TERM", "INT"] {
+        let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+        let program = Program::start(&api, &heartbeat, &[]);
+        let (script, pieces) = Script::piecewise();
+        api.next(script);
+        let mut running = Client::connect(program.address()).await;
+        running.send(request("GET", CONFIG, &format!("Authorization: Bearer {}\r\n", program.token))).await;
+        api.until("the request", |seen| seen.requests.len() == 1).await;
+        let mut idle = Client::connect(program.address()).await;
+
+        program.signal(signal);
+        idle.ends().await;
+        pieces.send(ok("finished").into_bytes()).await.expect("takes it");
+        assert_eq!(running.reply().await.text(), "finished");
+        assert_eq!(program.ended().await.code(), Some(0), "SIG{signal}");
+    }
+}

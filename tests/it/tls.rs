@@ -1,0 +1,297 @@
+//! TLS on both sides: what listeners offer to agents, and how `https` upstreams are verified.
+
+mod authority;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ProtocolVersion;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tollgate::config::{Alpn, TlsConfig, UpstreamTlsConfig};
+
+use self::authority::Authority;
+use crate::harness::{
+    Builder, CONFIG, Client, HEARTBEAT, Http2Client, Script, Site, eventually, get, http2_with, post, within,
+};
+
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
+/// A site whose listener has a certificate by this authority, for `localhost`.
+fn secure(authority: &Authority) -> Builder {
+    let (certificate, key) = authority.issue("server", &["localhost"]);
+    Site::builder().config(move |config| {
+        let tls = TlsConfig { certificate, key, client_ca: None, alpn: vec![Alpn::Http2, Alpn::Http1] };
+        config.listeners[0].tls = Some(tls);
+    })
+}
+
+/// As [`secure`], for clients with a certificate of `clients`.
+fn mutual(authority: &Authority, clients: &Authority) -> Builder {
+    let client_ca = clients.certificate();
+    secure(authority).config(move |config| {
+        config.listeners[0].tls.as_mut().expect("has TLS").client_ca = Some(client_ca);
+    })
+}
+
+/// Connects, or says why the handshake failed.
+async fn try_connect(address: SocketAddr, config: rustls::ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = within("connecting", TcpStream::connect(address)).await?;
+    let name = ServerName::try_from("localhost").expect("a name");
+    within("the handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+}
+
+async fn connect(address: SocketAddr, config: rustls::ClientConfig) -> TlsStream<TcpStream> {
+    try_connect(address, config).await.expect("shakes hands")
+}
+
+/// One request by HTTP/1.1 on a connection of its own, and the status of its reply.
+async fn status_of(site: &Site, config: rustls::ClientConfig) -> std::io::Result<u16> {
+    let stream = try_connect(site.address(), config).await?;
+    let mut client = Client::over(stream);
+    client.send(get(CONFIG, &site.agent)).await;
+    // With TLS 1.3 a client that is not wanted learns of it only when it reads.
+    client.try_reply(false).await.map(|reply| reply.status()).map_err(|_| std::io::ErrorKind::ConnectionReset.into())
+}
+
+#[tokio::test]
+async fn both_versions_and_both_protocols_are_served() {
+    let authority = Authority::new();
+    let site = secure(&authority).start().await;
+    for (version, expected) in
+        [(&rustls::version::TLS12, ProtocolVersion::TLSv1_2), (&rustls::version::TLS13, ProtocolVersion::TLSv1_3)]
+    {
+        for offered in [&[][..], &[HTTP1], &[b"http/1.0", HTTP1]] {
+            let stream = connect(site.address(), authority.client(&[version], offered)).await;
+            let (_, session) = stream.get_ref();
+            assert_eq!(session.protocol_version(), Some(expected));
+            assert_eq!(session.alpn_protocol(), offered.contains(&HTTP1).then_some(HTTP1));
+            let mut client = Client::over(stream);
+            for _ in 0..2 {
+                client.send(get(CONFIG, &site.agent)).await;
+                assert_eq!(client.reply().await.text(), "ok");
+                client.send(post(HEARTBEAT, &site.agent, b"{}")).await;
+                assert_eq!(client.reply().await.text(), "ok");
+            }
+        }
+        let stream = connect(site.address(), authority.client(&[version], &[HTTP2, HTTP1])).await;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(HTTP2));
+        let client = Http2Client::over(stream, &h2::client::Builder::new()).await;
+        assert_eq!(client.get(CONFIG, &site.agent).await.text(), "ok");
+        let mut beat = client.begin(http2_with(&site.agent, "POST", HEARTBEAT)).await;
+        beat.piece(b"{}");
+        beat.end();
+        assert_eq!(beat.reply().await.text(), "ok");
+    }
+    for request in site.api.requests().iter().chain(&site.heartbeat.requests()) {
+        assert_eq!(request.field("X-Forwarded-Proto"), Some("https"));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_offers_only_other_protocols_is_turned_away() {
+    let authority = Authority::new();
+    let site = secure(&authority).start().await;
+    let error = try_connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[b"spdy/3"])).await;
+    assert!(error.expect_err("refused").to_string().contains("NoApplicationProtocol"));
+}
+
+/// HTTP/2 without having agreed on it is not HTTP/1.1 either.
+#[tokio::test]
+async fn prior_knowledge_does_not_go_around_alpn() {
+    let authority = Authority::new();
+    let site = secure(&authority).start().await;
+    let mut client = Client::over(connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[HTTP1])).await);
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert_eq!(client.reply().await.status(), 505);
+    client.is_cut().await;
+}
+
+/// A large body fills the TLS session's buffers both ways.
+#[tokio::test]
+async fn large_bodies_pass_both_ways() {
+    let authority = Authority::new();
+    let site = secure(&authority).start().await;
+    let body: Vec<u8> = (0..3_000_000u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
+    let head = format!("HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut client = Client::over(connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[])).await);
+    for _ in 0..2 {
+        site.heartbeat.next(Script::reply([head.as_bytes(), &body].concat()));
+        client.send(post(HEARTBEAT, &site.agent, &body)).await;
+        assert!(client.reply().await.body == body);
+    }
+    assert!(site.heartbeat.requests().iter().all(|request| request.body == body));
+}
+
+#[tokio::test]
+async fn clients_without_the_right_certificate_are_turned_away() {
+    let (authority, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+    let site = mutual(&authority, &clients).start().await;
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let good = authority.client_with(&[version], &clients, "agent");
+        assert_eq!(status_of(&site, good).await.expect("is served"), 200);
+        let none = authority.client(&[version], &[]);
+        assert!(status_of(&site, none).await.is_err(), "no certificate");
+        let wrong = authority.client_with(&[version], &others, "agent");
+        assert!(status_of(&site, wrong).await.is_err(), "a certificate of another authority");
+    }
+    assert_eq!(site.forwarded(), 2);
+}
+
+#[tokio::test]
+async fn a_certificate_is_not_a_credential() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let site = mutual(&authority, &clients).start().await;
+    let config = authority.client_with(rustls::ALL_VERSIONS, &clients, "agent");
+    let mut client = Client::over(connect(site.address(), config).await);
+    client.send(format!("GET {CONFIG} HTTP/1.1\r\nHost: tollgate\r\n\r\n")).await;
+    assert_eq!(client.reply().await.status(), 401);
+}
+
+/// A renewed certificate is offered without a restart; one that cannot be used is not.
+#[tokio::test]
+async fn a_changed_certificate_is_offered_to_new_connections() {
+    let (authority, next) = (Authority::new(), Authority::new());
+    let site = secure(&authority).start().await;
+    let mut before = Client::over(connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[])).await);
+
+    // Half of a change: the new certificate, still with the old key.
+    let (new_certificate, new_key) = next.issue("server", &["localhost"]);
+    let (certificate, key) = (authority.path("server.pem"), authority.path("server.key"));
+    std::fs::copy(&new_certificate, &certificate).expect("copies");
+    assert_eq!(status_of(&site, authority.client(rustls::ALL_VERSIONS, &[])).await.expect("still served"), 200);
+
+    std::fs::copy(&new_key, &key).expect("copies");
+    eventually("the new certificate", || async {
+        matches!(status_of(&site, next.client(rustls::ALL_VERSIONS, &[])).await, Ok(200))
+    })
+    .await;
+    assert!(status_of(&site, authority.client(rustls::ALL_VERSIONS, &[])).await.is_err());
+
+    before.send(get(CONFIG, &site.agent)).await;
+    assert_eq!(before.reply().await.status(), 200, "connections that stand go on");
+}
+
+#[tokio::test]
+async fn plain_http_on_a_tls_port_is_closed() {
+    let authority = Authority::new();
+    let site = secure(&authority).start().await;
+    let mut client = site.connect().await;
+    client.send(get(CONFIG, &site.agent)).await;
+    let said = client.rest().await;
+    assert!(!said.starts_with(b"HTTP/"), "{:?}", said.escape_ascii().to_string());
+    assert_eq!(site.forwarded(), 0);
+}
+
+#[tokio::test]
+async fn a_handshake_that_drips_or_stops_is_closed_at_its_deadline() {
+    let authority = Authority::new();
+    let deadline = Duration::from_millis(300);
+    let site = secure(&authority).config(move |config| config.timeouts.tls_handshake = deadline).start().await;
+    let mut silent = site.connect().await;
+    silent.is_cut().await;
+
+    let mut half = site.connect().await;
+    half.send(&hello(&authority)[..40]).await;
+    half.is_cut().await;
+
+    let mut dripping = site.connect().await;
+    let drip = async {
+        for byte in hello(&authority) {
+            if dripping.send_up_to(&[byte], 1).await == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it was let in");
+    };
+    within("the connection's end", drip).await;
+    assert_eq!(status_of(&site, authority.client(rustls::ALL_VERSIONS, &[])).await.expect("others are served"), 200);
+}
+
+/// After the handshake the deadline for a head runs, as without TLS.
+#[tokio::test]
+async fn a_client_that_says_nothing_after_its_handshake_is_closed() {
+    let authority = Authority::new();
+    let deadline = Duration::from_millis(300);
+    let site = secure(&authority).config(move |config| config.timeouts.request_head = deadline).start().await;
+    let mut client = Client::over(connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[HTTP1])).await);
+    client.is_cut().await;
+    let mut client = Client::over(connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[HTTP2])).await);
+    client.is_cut().await;
+}
+
+/// The first bytes of a handshake.
+fn hello(authority: &Authority) -> Vec<u8> {
+    let config = Arc::new(authority.client(rustls::ALL_VERSIONS, &[]));
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut client = rustls::ClientConnection::new(config, name).expect("begins");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("a vector takes everything");
+    bytes
+}
+
+/// A TLS server that answers every request on a connection with `secure`, and its port.
+async fn https_upstream(authority: &Authority, names: &[&str]) -> u16 {
+    let acceptor = TlsAcceptor::from(authority.server("upstream", names));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut received = Vec::new();
+                while stream.read_buf(&mut received).await.is_ok_and(|count| count > 0) {
+                    if received.ends_with(b"\r\n\r\n") {
+                        received.clear();
+                        let reply = b"HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: 6\r\n\r\nsecure";
+                        stream.write_all(reply).await.ok();
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// A site whose API upstream is reached by TLS as `localhost`, and verified by this authority.
+async fn behind_tls(port: u16, trusted: &Authority) -> Site {
+    let ca = trusted.certificate();
+    let change = move |config: &mut tollgate::config::Config| {
+        let api = &mut config.upstreams.api;
+        (api.host, api.port) = ("localhost".to_owned(), port);
+        api.authority = format!("localhost:{port}");
+        api.tls = Some(UpstreamTlsConfig { ca: Some(ca) });
+    };
+    Site::builder().config(change).start().await
+}
+
+#[tokio::test]
+async fn an_upstream_with_a_certificate_of_the_authority_is_used() {
+    let authority = Authority::new();
+    let port = https_upstream(&authority, &["localhost"]).await;
+    let site = behind_tls(port, &authority).await;
+    let mut client = site.connect().await;
+    for _ in 0..3 {
+        client.send(get(CONFIG, &site.agent)).await;
+        assert_eq!(client.reply().await.text(), "secure");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_verified_gets_nothing() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let wrong_name = https_upstream(&authority, &["elsewhere"]).await;
+    let good = https_upstream(&authority, &["localhost"]).await;
+    for (port, trusted) in [(good, &other), (wrong_name, &authority)] {
+        let site = behind_tls(port, trusted).await;
+        let reply = site.get(CONFIG, &site.agent).await;
+        assert_eq!((reply.status(), reply.error().as_str()), (502, "Upstream unavailable"));
+    }
+}

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs the tests, on a fresh machine too: it needs Rust, and installs what else is missing where it may.
+# Arguments go on to `cargo test`:   tests/run.sh --test it tls -- --nocapture
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# What the build and the tests run, and the Debian packages that have it.
+needs=(cc:gcc curl:curl script:bsdutils)
+missing=() packages=()
+for need in "${needs[@]}"; do
+    command -v "${need%%:*}" >/dev/null || { missing+=("${need%%:*}"); packages+=("${need##*:}"); }
+done
+# A compiler without the C library's headers is of no use.
+if [[ " ${packages[*]} " == *" gcc "* ]]; then packages+=(libc6-dev); fi
+
+if ! command -v cargo >/dev/null; then
+    echo "tests/run.sh: cargo is missing: install Rust, $(grep -m1 rust-version Cargo.toml | tr -dc '0-9.') or later" >&2
+    exit 1
+fi
+if ((${#missing[@]})); then
+    as_root=()
+    ((EUID == 0)) || as_root=(sudo -n)
+    if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
+        "${as_root[@]}" apt-get update -q
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${packages[@]}"
+    else
+        echo "tests/run.sh: missing: ${missing[*]}. Install them (Debian: apt-get install ${packages[*]})" >&2
+        exit 1
+    fi
+fi
+
+exec cargo test --locked "$@"
