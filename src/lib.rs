@@ -1,6 +1,44 @@
 //! Tollgate: an authenticating reverse proxy that runs as a sidecar in front of Telegraf Controller.
 //!
-//! Two paths run through this crate, each readable from top to bottom.
+//! Two paths run through this crate, and only [`app`] knows both:
+//!
+//! ```text
+//! a request:  listener ─► connection ─► proxy: route ─► credential ─► authorize ─► sanitize ─► forward ─► upstream
+//!                                                           │ reads
+//!                                                        replica
+//!                                                           ▲ writes
+//! a token:    cli ─► registry (rules) ─► store (commit) ─► change ─► replica::driver (synchroniser)
+//! ```
+//!
+//! A request reads the replica and never waits for the store. A change to a token reaches the replica and never sees a
+//! request. What happens when something fails:
+//!
+//! - The store cannot be read: the replica serves until it is staler than the configured bound, then everything that
+//!   needs a token gets 503. Never 401: that would blame a good token.
+//! - A change is missed: the probe of the store's position, every second, finds the gap.
+//! - The store goes back in time: the replica is read anew, and what it saw revoked stays revoked.
+//! - An upstream fails: 502 or 504; within a reply, the reply is cut off visibly.
+//! - A client misbehaves: one of the documented replies, or a closed connection.
+//!
+//! | module | subject |
+//! | --- | --- |
+//! | [`token`] | the domain: tokens, digests, permissions, roles, records; no I/O |
+//! | [`store`] | the contract of where records live, and the SQLite store |
+//! | [`registry`] | who may do what to which token, and what follows |
+//! | [`replica`] | what requests read, and the synchroniser that keeps it at the store's position |
+//! | [`proxy`] | the steps of a request: route, credential, fields, sanitize, forward, refusal |
+//! | [`http1`] | HTTP/1.1 messages: heads, framing, bodies, buffers |
+//! | [`connection`] | one client connection, over HTTP/1 or HTTP/2 |
+//! | [`worker`] | one serving thread: its deadlines, buffers and upstream connections |
+//! | [`socket`] | a connection's bytes, plain or TLS |
+//! | [`upstream`] | connections to the Controller |
+//! | [`listener`], [`tls`] | accepting, and TLS configurations |
+//! | [`reload`] | files that are read again when they change |
+//! | [`admin`] | health on its own listener |
+//! | [`config`] | the configuration, valid by construction |
+//! | [`app`] | a sidecar from start to stop |
+//! | [`cli`] | the commands |
+//! | [`dev`] | `tollgate dev`: everything on loopback, with a stand-in Controller |
 
 pub mod admin;
 pub mod app;
