@@ -29,7 +29,6 @@ pub use show::effective;
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::proxy::route::RouteTable;
@@ -246,6 +245,3 @@ pub struct Network {
     /// Leading bits that count: 0 to 32, or 128.
     pub prefix: u8,
 }
-
-/// Shared by everything that runs.
-pub type SharedConfig = Arc<Config>;

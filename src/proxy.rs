@@ -9,6 +9,7 @@
 pub mod credential;
 pub mod fields;
 pub mod forward;
+pub mod pace;
 pub mod path;
 pub mod refusal;
 pub mod request;

@@ -16,7 +16,8 @@ use h2::{Reason, RecvStream, SendStream};
 
 use super::Summary;
 use crate::http1::{BodyLength, Field};
-use crate::proxy::forward::{BodyError, Exchange, Failure, Gone, Pace, Reply, ReplyHead, RequestBody};
+use crate::proxy::forward::{BodyError, Exchange, Failure, Gone, Reply, ReplyHead, RequestBody};
+use crate::proxy::pace::Pace;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::request::{Origin, Request};
 use crate::proxy::sanitize::write_head;

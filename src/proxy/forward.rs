@@ -10,7 +10,6 @@ use std::mem::MaybeUninit;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
 use super::refusal::Refusal;
 use crate::config::UpstreamName;
@@ -501,49 +500,4 @@ async fn write_all(socket: &Socket, rest: &mut &[u8]) -> io::Result<()> {
         socket.write_some(rest, &mut b"".as_slice()).await?;
     }
     socket.flush().await
-}
-
-/// How long a peer may make us wait within a body: a grace that is used up by waiting and earned back by bytes, at
-/// the least rate allowed. So neither a stalled nor a dripping peer holds a connection.
-#[derive(Debug)]
-pub struct Pace {
-    grace: Duration,
-    left: Duration,
-    min_rate: u64,
-}
-
-impl Pace {
-    /// The whole grace.
-    #[must_use]
-    pub fn new(worker: &Worker) -> Self {
-        let grace = worker.gate.timeouts.body_grace;
-        Self { grace, left: grace, min_rate: worker.gate.limits.min_body_rate.get() }
-    }
-
-    /// This long in all, whatever comes.
-    #[must_use]
-    pub fn within(time: Duration) -> Self {
-        Self { grace: time, left: time, min_rate: u64::MAX }
-    }
-
-    /// Waits for the peer.
-    ///
-    /// # Errors
-    /// [`Interrupt::Deadline`] when its grace is used up; other interrupts of the alarm.
-    pub async fn wait<F: Future<Output = io::Result<usize>>>(
-        &mut self,
-        worker: &Worker,
-        alarm: &Alarm,
-        future: F,
-    ) -> Result<io::Result<usize>, Interrupt> {
-        let before = worker.alarms.now();
-        alarm.set(self.left);
-        let result = alarm.race(future).await?;
-        if let Ok(count) = &result {
-            let waited = worker.alarms.now().since(before);
-            let earned = Duration::from_millis((*count as u64).saturating_mul(1000) / self.min_rate);
-            self.left = (self.left.saturating_sub(waited) + earned).min(self.grace);
-        }
-        Ok(result)
-    }
 }
