@@ -72,7 +72,7 @@ pub(super) async fn serve(worker: Rc<Worker>, alarm: Alarm, stream: Stream, rece
         .max_send_buffer_size(MAX_SEND_BUFFER);
     alarm.set(worker.gate.timeouts.request_head);
     let Ok(Ok(mut connection)) = alarm.race(builder.handshake::<_, Bytes>(watched)).await else { return };
-    alarm.set(worker.gate.timeouts.keep_alive);
+    // The deadline goes on: the first request is awaited no longer than in HTTP/1.
     alarm.idle(true);
     let streams = Rc::new(Streams { count: Cell::new(0), idle: alarm });
     let mut closing = false;
