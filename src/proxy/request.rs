@@ -142,25 +142,30 @@ fn one_authority<'a>(target: Option<&'a str>, host: Option<&'a str>) -> Result<O
 
 /// One authority without user information: `host`, `host:port`, `[v6]` or `[v6]:port` (RFC 3986 section 3.2).
 pub(super) fn authority(value: &[u8]) -> Result<&str, Refusal> {
-    let text = std::str::from_utf8(value).map_err(|_| Refusal::Host)?;
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (address, rest) = rest.split_once(']').ok_or(Refusal::Host)?;
+    let (host, port) = match value {
+        [b'[', rest @ ..] => {
+            let end = rest.iter().position(|byte| *byte == b']').ok_or(Refusal::Host)?;
+            let (address, rest) = rest.split_at(end);
+            let address = std::str::from_utf8(address).map_err(|_| Refusal::Host)?;
             address.parse::<std::net::Ipv6Addr>().map_err(|_| Refusal::Host)?;
-            match rest {
-                "" => return Ok(text),
-                _ => ("v6", rest.strip_prefix(':').ok_or(Refusal::Host)?),
-            }
+            (b"v6".as_slice(), rest.get(1..).unwrap_or_default())
         }
-        None => match text.split_once(':') {
-            None => (text, "0"),
-            Some(parts) => parts,
-        },
+        _ => value.split_at(value.iter().position(|byte| *byte == b':').unwrap_or(value.len())),
     };
-    let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    let is_host = !host.is_empty() && host.len() <= 255 && host.bytes().all(named);
-    let is_port = port.len() <= 5 && port.bytes().all(|digit| digit.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    if is_host && is_port { Ok(text) } else { Err(Refusal::Host) }
+    let named = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let is_host = (1..=255).contains(&host.len()) && host.iter().all(named);
+    let is_port = match port {
+        [] => true,
+        [b':', digits @ ..] => {
+            let number = || digits.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0'));
+            (1..=5).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) && number() <= u16::MAX.into()
+        }
+        _ => false,
+    };
+    if !is_host || !is_port {
+        return Err(Refusal::Host);
+    }
+    std::str::from_utf8(value).map_err(|_| Refusal::Host)
 }
 
 #[cfg(test)]
@@ -174,7 +179,7 @@ mod tests {
         }
         let bad = [
             "", ":80", "a:", "a:b", "a:65536", "a:1:2", "a b", "a,b", "a/b", "u@a", "[::1", "[::1]80", "[x]", "::1",
-            "a:+1", "a\u{e9}", "a?b", "a#b", "a\\b", "%41",
+            "a:+1", "a:999999999999", "[::1]x80", "[::1]:", "a\u{e9}", "a?b", "a#b", "a\\b", "%41",
         ];
         for bad in bad {
             assert_eq!(authority(bad.as_bytes()), Err(Refusal::Host), "{bad}");
