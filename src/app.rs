@@ -44,7 +44,7 @@ pub enum StartError {
     #[error(transparent)]
     Listener(#[from] BindError),
     /// The admin listener's address.
-    #[error("listening on {address} (admin)")]
+    #[error("cannot serve health on {address} (--admin-listen, or `admin.address`, names another)")]
     Admin {
         /// Which.
         address: SocketAddr,
