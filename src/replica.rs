@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A request does one [`Replica::lookup`] and waits for nothing but, at worst, one entry being written in the same
-//! one of 256 shards. The synchroniser is the only writer. When it fails, or the store does, the replica keeps what it has and
+//! shard. The synchroniser is the only writer. When it fails, or the store does, the replica keeps what it has and
 //! [`Replica::staleness`] grows: that is what ends the serving.
 
 pub mod driver;
@@ -135,12 +135,13 @@ impl Replica {
     #[must_use]
     pub fn lookup(&self, digest: &Digest) -> Option<Holder> {
         let entry = self.grants.get(digest)?;
-        let role = entry.owner.role()?;
+        let terms = &*entry.terms;
+        let role = terms.owner.role()?;
         Some(Holder {
             token: entry.token,
-            owner: Arc::clone(&entry.owner),
+            owner: Arc::clone(&terms.owner),
             role,
-            permissions: entry.permissions.intersect(self.limits[role as usize]),
+            permissions: terms.permissions.intersect(self.limits[role as usize]),
             expires_at: entry.expires_at(),
         })
     }
@@ -150,8 +151,8 @@ impl Replica {
     #[must_use]
     pub fn permits(&self, digest: &Digest, permission: Permission) -> bool {
         let Some(entry) = self.grants.get(digest) else { return false };
-        entry.permissions.contains(permission)
-            && entry.owner.role().is_some_and(|role| self.limits[role as usize].contains(permission))
+        entry.terms.permissions.contains(permission)
+            && entry.terms.owner.role().is_some_and(|role| self.limits[role as usize].contains(permission))
     }
 
     /// How long ago the replica was last proven to be at the store's position; `None` before the first time.

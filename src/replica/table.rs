@@ -17,17 +17,17 @@ use std::time::Instant;
 use dashmap::DashMap;
 
 use super::OwnerEntry;
-use super::entry::{DigestHasher, Entry, Generation};
+use super::entry::{DigestHasher, Entry, Generation, Terms};
 use super::tombstone::{self, Tombstones};
 use crate::store::{Change, LogEntry, SnapshotItem};
-use crate::token::{Digest, Grant, Owner, TokenId, UserId};
+use crate::token::{Digest, Grant, Owner, PermissionSet, TokenId, UserId};
 
 /// What requests look digests up in.
 pub(super) type Grants = DashMap<Digest, Entry, BuildHasherDefault<DigestHasher>>;
 
-/// Enough that growing or sweeping one shard (32,000 entries of a million) holds its lock for less than a millisecond, few
-/// enough that the tables are of a size that the allocator does not round up by much.
-const SHARDS: usize = 32;
+/// Enough that growing or sweeping one shard (16,000 entries of a million) holds its lock for about 0.2 ms, and of a size
+/// that the allocator does not round up by much: 32 and 128 take 5 MiB more for a million tokens.
+const SHARDS: usize = 64;
 
 /// Damaged entries of one snapshot that are logged by name; the rest are counted only.
 const DAMAGED_NAMED: u64 = 10;
@@ -73,9 +73,35 @@ pub(super) struct Ledger {
 struct OwnerSlot {
     /// Shared by the user's grants. Never replaced while one refers to it, so that one store reaches them all.
     entry: Arc<OwnerEntry>,
+    /// Those of the user's grants, by what they permit.
+    terms: HashMap<PermissionSet, Arc<Terms>>,
     /// `None` while only grants have named the user.
     fingerprint: Option<u64>,
     seen: Generation,
+}
+
+impl OwnerSlot {
+    fn new(entry: OwnerEntry, seen: Generation) -> Self {
+        Self { entry: Arc::new(entry), terms: HashMap::new(), fingerprint: None, seen }
+    }
+
+    /// The terms that all of the user's grants with these permissions share.
+    fn terms(&mut self, permissions: PermissionSet) -> Arc<Terms> {
+        let terms = || Arc::new(Terms { owner: Arc::clone(&self.entry), permissions });
+        Arc::clone(self.terms.entry(permissions).or_insert_with(terms))
+    }
+
+    /// Forgets terms that no grant has. Nothing but the table and this slot ever holds any, so the count is exact.
+    fn forget(&mut self, permissions: PermissionSet) {
+        if self.terms.get(&permissions).is_some_and(|terms| Arc::strong_count(terms) == 1) {
+            self.terms.remove(&permissions);
+        }
+    }
+
+    /// Neither the store nor a grant names the user.
+    fn is_idle(&self) -> bool {
+        self.fingerprint.is_none() && self.terms.is_empty()
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +166,7 @@ impl Ledger {
             if let Some((_, old)) = grants.remove(digest) {
                 let fingerprint = old.grant().fingerprint(digest);
                 self.suppressed.insert(*digest, Suppressed { token: old.token, fingerprint, seen: old.seen() });
+                self.release(old);
                 narrowed = true;
             }
         }
@@ -197,7 +224,8 @@ impl Ledger {
                 slot.fingerprint = None;
                 narrowed |= slot.entry.stand(None) != 0;
             }
-            slot.fingerprint.is_some() || Arc::strong_count(&slot.entry) > 1
+            slot.terms.retain(|_, terms| Arc::strong_count(terms) > 1);
+            !slot.is_idle()
         });
         self.proven = generation;
         narrowed
@@ -217,7 +245,8 @@ impl Ledger {
             self.suppress(digest, grant);
             return false;
         }
-        let entry = Entry::new(grant, self.owner_entry(grant.owner), self.generation);
+        let terms = self.owner(grant.owner).terms(grant.permissions);
+        let entry = Entry::new(grant, terms, self.generation);
         self.checksum ^= entry.grant().fingerprint(&digest);
         let Some(old) = grants.insert(digest, entry) else { return false };
         self.uncount(&digest, &old);
@@ -253,34 +282,20 @@ impl Ledger {
     }
 
     fn put_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner) -> bool {
-        let entry = self.owner_entry(id);
+        let generation = self.generation;
+        let fingerprint = owner.fingerprint(id);
+        let slot = self.owner(id);
         let mut narrowed = false;
-        if entry.name.get_or_init(|| owner.name.as_str().into()).as_ref() != owner.name {
-            self.replace_owner(grants, id, owner);
+        if slot.entry.name.get_or_init(|| owner.name.as_str().into()).as_ref() != owner.name {
+            rename(grants, slot, owner);
             narrowed = true;
         }
-        let generation = self.generation;
-        let Some(slot) = self.owners.get_mut(&id) else { return narrowed };
-        let fingerprint = owner.fingerprint(id);
         let old = slot.fingerprint.replace(fingerprint).filter(|_| slot.seen == generation);
-        self.checksum ^= fingerprint ^ old.unwrap_or(0);
         slot.seen = generation;
         let before = slot.entry.stand(owner.enabled.then_some(owner.role));
-        narrowed | (slot.entry.standing.load(Ordering::Relaxed) < before)
-    }
-
-    /// Names never change within a store. If another store knows the same user by another name, no request may go on
-    /// under the old one: the user's grants get a new entry.
-    fn replace_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner) {
-        let replacement = Arc::new(OwnerEntry::unknown(id));
-        replacement.name.get_or_init(|| owner.name.as_str().into());
-        for mut entry in grants.iter_mut().filter(|entry| entry.owner.id == id) {
-            entry.owner = Arc::clone(&replacement);
-        }
-        if let Some(slot) = self.owners.get_mut(&id) {
-            slot.entry.stand(None);
-            slot.entry = replacement;
-        }
+        narrowed |= slot.entry.standing.load(Ordering::Relaxed) < before;
+        self.checksum ^= fingerprint ^ old.unwrap_or(0);
+        narrowed
     }
 
     fn remove_owner(&mut self, id: UserId) -> bool {
@@ -290,17 +305,16 @@ impl Ledger {
         }
         slot.fingerprint = None;
         let narrowed = slot.entry.stand(None) != 0;
-        if Arc::strong_count(&slot.entry) == 1 {
+        if slot.is_idle() {
             self.owners.remove(&id);
         }
         narrowed
     }
 
-    /// The entry that all grants of a user share; one without standing for a user that is not known yet.
-    fn owner_entry(&mut self, id: UserId) -> Arc<OwnerEntry> {
+    /// The slot of a user; one without standing for a user that is not known yet.
+    fn owner(&mut self, id: UserId) -> &mut OwnerSlot {
         let seen = self.generation;
-        let unknown = || OwnerSlot { entry: Arc::new(OwnerEntry::unknown(id)), fingerprint: None, seen };
-        Arc::clone(&self.owners.entry(id).or_insert_with(unknown).entry)
+        self.owners.entry(id).or_insert_with(|| OwnerSlot::new(OwnerEntry::unknown(id), seen))
     }
 
     /// Takes a grant that left the table out of the checksum, if it was in it.
@@ -310,13 +324,28 @@ impl Ledger {
         }
     }
 
-    /// Forgets an unknown owner with its last grant.
+    /// Forgets terms, and an unknown owner, with their last grant.
     fn release(&mut self, old: Entry) {
-        let id = old.owner.id;
+        let Grant { owner: id, permissions, .. } = old.grant();
         drop(old);
-        let idle = |slot: &OwnerSlot| slot.fingerprint.is_none() && Arc::strong_count(&slot.entry) == 1;
-        if self.owners.get(&id).is_some_and(idle) {
+        let Some(slot) = self.owners.get_mut(&id) else { return };
+        slot.forget(permissions);
+        if slot.is_idle() {
             self.owners.remove(&id);
         }
+    }
+}
+
+/// Names never change within a store. If another store knows the same user by another name, no request may go on under
+/// the old one: the user's grants get new terms, with a new entry.
+fn rename(grants: &Grants, slot: &mut OwnerSlot, owner: &Owner) {
+    let id = slot.entry.id;
+    let renamed = OwnerEntry::unknown(id);
+    renamed.name.get_or_init(|| owner.name.as_str().into());
+    slot.entry.stand(None);
+    slot.entry = Arc::new(renamed);
+    slot.terms.clear();
+    for mut entry in grants.iter_mut().filter(|entry| entry.terms.owner.id == id) {
+        entry.terms = slot.terms(entry.terms.permissions);
     }
 }

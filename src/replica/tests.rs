@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::entry::Terms;
 use super::*;
 use crate::store::{Change, Revision};
 use crate::token::{Grant, Owner};
@@ -142,6 +143,96 @@ fn a_user_under_another_name_is_never_shown_under_the_old_one() {
     assert_eq!(replica.lookup(&digest(1)).expect("known").owner.name(), "berta");
     apply(&replica, vec![put(2, 1)]);
     assert_eq!(replica.lookup(&digest(2)).expect("known").owner.name(), "berta");
+}
+
+/// What a token's grant shares with others.
+fn terms(replica: &Replica, number: u8) -> Arc<Terms> {
+    Arc::clone(&replica.grants.get(&digest(number)).expect("known").terms)
+}
+
+#[test]
+fn grants_of_one_user_with_the_same_permissions_share_their_terms() {
+    let replica = with(&[1, 2]);
+    let other = Grant { permissions: PermissionSet::EMPTY, ..grant(3, 1) };
+    apply(&replica, vec![Change::PutGrant(digest(3), other), put(4, 2)]);
+    let [one, two, three, four] = [1, 2, 3, 4].map(|number| terms(&replica, number));
+    assert!(Arc::ptr_eq(&one, &two));
+    assert!(!Arc::ptr_eq(&one, &three), "other permissions");
+    assert!(Arc::ptr_eq(&one.owner, &three.owner));
+    assert!(!Arc::ptr_eq(&one, &four), "another owner with the same permissions");
+    apply(&replica, vec![put(3, 1)]);
+    assert!(Arc::ptr_eq(&one, &terms(&replica, 3)), "a changed grant has the terms that it changed to");
+}
+
+#[test]
+fn however_many_expiries_there_are_the_terms_are_one() {
+    const MANY: u16 = 5_000;
+    let replica = with(&[]);
+    let puts = (0..MANY).map(|number| {
+        let expires_at = Some(1_800_000_000 + i64::from(number));
+        Change::PutGrant(Digest::of(&number.to_le_bytes()), Grant { expires_at, ..grant(1, 1) })
+    });
+    apply(&replica, puts.collect());
+    let terms = Arc::clone(&replica.grants.get(&Digest::of(&0u16.to_le_bytes())).expect("known").terms);
+    assert_eq!(Arc::strong_count(&terms), usize::from(MANY) + 2, "every grant, the writer and this test");
+    let holder = replica.lookup(&Digest::of(&(MANY - 1).to_le_bytes())).expect("known");
+    assert_eq!(holder.expires_at, Some(1_800_000_000 + i64::from(MANY) - 1));
+}
+
+type Act<'a> = &'a dyn Fn(&Replica);
+
+#[test]
+fn terms_are_forgotten_with_their_last_grant() {
+    let now = Instant::now();
+    let narrower = Grant { permissions: PermissionSet::EMPTY, ..grant(2, 1) };
+    let ways: [(&str, Act<'_>); 5] = [
+        ("removed", &|replica| _ = apply(replica, vec![remove(2)])),
+        ("changed", &|replica| _ = apply(replica, vec![Change::PutGrant(digest(2), narrower)])),
+        ("given to another user", &|replica| _ = apply(replica, vec![put(2, 2)])),
+        ("revoked ahead of its turn", &|replica| replica.revoke(&entry(vec![remove(2)]), now)),
+        ("swept", &|replica| resync(replica, &[], false)),
+    ];
+    for (how, leave) in ways {
+        let replica = with(&[1, 2]);
+        let shared = Arc::downgrade(&terms(&replica, 1));
+        apply(&replica, vec![remove(1)]);
+        assert_eq!(shared.strong_count(), 2, "the other grant and the writer");
+        leave(&replica);
+        assert_eq!(shared.strong_count(), 0, "{how}");
+    }
+}
+
+#[test]
+fn an_unknown_user_is_forgotten_with_the_last_grant() {
+    for ahead in [false, true] {
+        let replica = Replica::new();
+        apply(&replica, vec![put(1, 1), put(2, 1)]);
+        let owner = Arc::downgrade(&terms(&replica, 1).owner);
+        apply(&replica, vec![remove(1)]);
+        assert_ne!(owner.strong_count(), 0);
+        if ahead {
+            replica.revoke(&entry(vec![remove(2)]), Instant::now());
+        } else {
+            apply(&replica, vec![remove(2)]);
+        }
+        assert_eq!(owner.strong_count(), 0, "ahead of its turn: {ahead}");
+    }
+}
+
+#[test]
+fn a_renamed_users_grants_share_new_terms_and_the_old_ones_are_forgotten() {
+    let replica = with(&[1, 2]);
+    apply(&replica, vec![put(3, 2)]);
+    let (old, other) = (Arc::downgrade(&terms(&replica, 1)), terms(&replica, 3));
+    let renamed = Owner { name: "berta".to_owned(), role: Role::Manager, enabled: true };
+    apply(&replica, vec![Change::PutOwner(UserId::from_u64(1), renamed.clone()), put(4, 1)]);
+    assert_eq!(old.strong_count(), 0);
+    for number in [2, 4] {
+        assert!(Arc::ptr_eq(&terms(&replica, 1), &terms(&replica, number)));
+    }
+    assert!(Arc::ptr_eq(&other, &terms(&replica, 3)), "another user's grants stay as they are");
+    apply(&replica, vec![Change::PutOwner(UserId::from_u64(1), Owner { enabled: false, ..renamed })]);
+    assert!([1, 2, 4].iter().all(|number| !knows(&replica, *number)), "one change still reaches them all");
 }
 
 #[test]
