@@ -38,7 +38,7 @@ const MAX_DRAINED_BYTES: u64 = 64 * 1024;
 
 /// A piece of a reply up to this many bytes is copied behind the head: that costs less than handing two pieces to the
 /// kernel.
-const MAX_COPIED: usize = 2048;
+const MAX_COPIED: usize = 8192;
 
 /// How long that, or a client's answer to our closing, may take.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
