@@ -14,7 +14,7 @@ HEARTBEAT_PATH = "/agents/heartbeat"
 CONFIG_PATH = "/api/configs/1/toml"
 ECHO_PATH = "/api/configs/2/toml"
 HEARTBEAT_REPLY = '{"success":true}'
-CIPHERS = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256"
+CIPHERS = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
 
 
 def token(number):
