@@ -8,6 +8,7 @@ mod http2;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -18,6 +19,9 @@ use crate::socket::{Socket, Stream};
 use crate::token::TokenId;
 use crate::worker::alarm::{Alarm, Interrupt};
 use crate::worker::{OpenConnection, RequestId, Worker};
+
+/// How long a client may take to take note of the end of an idle connection.
+const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
 /// Serves a connection until it closes. `_place` is its place under the limit of connections and among those that a
 /// drain waits for.
@@ -56,12 +60,13 @@ pub async fn serve(
                 Ok(Ok(())) => {}
                 // What has arrived already, perhaps unnoticed, is still served: after one turn of the loop it shows.
                 Err(Interrupt::Drain) => tokio::task::yield_now().await,
-                Ok(Err(_)) | Err(_) => return,
+                Ok(Err(_)) => return,
+                Err(_) => break,
             }
         }
         alarm.idle(false);
         match Box::pin(http1::serve(&worker, &alarm, &socket, origin, &mut fresh)).await {
-            http1::Next::Idle if worker.is_draining() => return,
+            http1::Next::Idle if worker.is_draining() => break,
             http1::Next::Idle if fresh => {} // readiness was reported ahead of the first byte
             http1::Next::Idle => alarm.set(worker.gate.timeouts.keep_alive),
             http1::Next::Close => return,
@@ -72,11 +77,20 @@ pub async fn serve(
         }
         wait = true;
     }
+    if origin.secure {
+        // TLS says that it ends (RFC 8446 section 6.1); when that cannot be said any more, closing has to do.
+        alarm.set(FAREWELL_TIME);
+        drop(alarm.race(socket.shutdown()).await);
+    }
 }
 
 async fn handshake(worker: &Worker, alarm: &Alarm, acceptor: TlsAcceptor, stream: TcpStream) -> Option<Stream> {
     alarm.set(worker.gate.timeouts.tls_handshake);
-    match alarm.race(acceptor.accept(stream)).await {
+    let accept = async {
+        stream.readable().await?; // before it there is nothing to read
+        acceptor.accept(stream).await
+    };
+    match alarm.race(accept).await {
         Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream.into()))),
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");

@@ -111,8 +111,7 @@ impl TlsError {
 /// What a listener offers. Reads the files; an expired certificate is logged as a warning and offered all the same:
 /// refusing to start would turn a few clients' errors into everyone's.
 ///
-/// Build one for each listener and share it between its workers: a ticket is good only where its keys are, so a client
-/// can never carry a session from a listener without client verification to one with it.
+/// Build one for each listener and share it between its workers.
 ///
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
@@ -143,12 +142,10 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
     })?;
 
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.wire_name().to_vec()).collect();
-    // Sessions live in the client's ticket, under keys that rotate: 100,000 clients that resume cost no memory here,
-    // and workers share no lock.
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(setup)?;
+    // No session is kept or resumed. Telegraf never asks for it (Go resumes only with a `ClientSessionCache`, which it does
+    // not set), so a ticket would be work and one more packet in every handshake for nothing.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    // An agent keeps one connection; a second ticket with every handshake would never be used.
-    config.send_tls13_tickets = 1;
+    config.send_tls13_tickets = 0;
     // As rustls has them, and on purpose: the client's order of cipher suites counts (it knows whether it has AES in
     // hardware, and every suite on offer is a good one), and early data stays off (it can be replayed).
     Ok(Arc::new(config))

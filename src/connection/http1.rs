@@ -186,7 +186,7 @@ impl Connection<'_> {
                 prepared.summary.log(completed.status, "served");
                 match completed.body_read {
                     true if !close => After::KeepAlive,
-                    true => After::Close,
+                    true => self.finish().await,
                     false => self.linger().await,
                 }
             }
@@ -247,16 +247,21 @@ impl Connection<'_> {
         }
     }
 
+    /// Closes after a complete reply. TLS must say that it ends (RFC 8446 section 6.1): whoever cut the connection could
+    /// not. Without TLS, closing says it.
     async fn finish(&self) -> After {
-        // It closes anyway; an error here says no more than that.
-        drop(self.socket.shutdown().await);
+        if self.origin.secure {
+            self.alarm.set(DRAIN_TIME);
+            // It closes anyway; an error here says no more than that.
+            drop(self.alarm.race(self.socket.shutdown()).await);
+        }
         After::Close
     }
 
     /// Closes without destroying the reply: closing over unread bytes would reset the connection (RFC 9112 section 9.6).
     async fn linger(&mut self) -> After {
-        drop(self.socket.shutdown().await);
         self.alarm.set(DRAIN_TIME);
+        drop(self.alarm.race(self.socket.shutdown()).await);
         let mut dropped = 0;
         while dropped < MAX_DRAINED_BYTES * 4 {
             let unread = self.buffer.filled().len();
