@@ -135,7 +135,8 @@ global
     nbthread 1
     maxconn {site.connections + 1000}
     no strict-limits
-    ssl-default-bind-options ssl-min-ver TLSv1.3
+    ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets
+    tune.ssl.cachesize 0
     ssl-default-bind-ciphersuites {CIPHERS}
 defaults
     mode http
