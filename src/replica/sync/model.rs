@@ -180,9 +180,14 @@ impl ModelStore {
         Changes::Entries(entries)
     }
 
-    /// Whether the state with this checksum, or one that it came from, was the store's at or after a time.
+    /// Whether the state with this checksum, or one that it came from, was the store's at or after a time. A store that
+    /// lost writes can come to an equal position by other commits: what it holds is then the same, so that counts too.
     fn was_current_since(&self, checksum: u64, time: u64) -> bool {
-        let recent = |index: usize| self.nodes[index].until.is_none_or(|until| until >= time);
+        let current = |node: &Node| node.until.is_none_or(|until| until >= time);
+        let recent = |index: usize| {
+            let position = self.nodes[index].position;
+            self.nodes.iter().any(|node| node.position == position && current(node))
+        };
         let past = |index: usize| std::iter::successors(Some(index), |index| self.nodes[*index].parent);
         let mut with_checksum = (0..self.nodes.len()).filter(|index| self.nodes[*index].position.checksum == checksum);
         with_checksum.any(|index| past(index).any(recent))
