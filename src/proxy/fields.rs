@@ -38,7 +38,7 @@ pub enum Class {
 }
 
 /// The names that mean something, in the form that [`same`] compares with.
-const KNOWN: [(&str, Class); 36] = [
+const KNOWN: [(&str, Class); 38] = [
     ("authorization", Class::Authorization),
     ("connection", Class::Connection),
     ("content-length", Class::ContentLength),
@@ -77,6 +77,8 @@ const KNOWN: [(&str, Class); 36] = [
     ("x-original-url", Class::Forged),
     ("x-original-uri", Class::Forged),
     ("x-rewrite-url", Class::Forged),
+    ("x-rewrite-uri", Class::Forged),
+    ("x-accel-redirect", Class::Forged),
 ];
 
 /// Every name that starts so is [`Class::Forged`], unless [`KNOWN`] has it.
