@@ -159,7 +159,7 @@ impl Connection<'_> {
 
     async fn forward(&mut self, prepared: &Prepared, admitted: &Admitted, head: &mut Vec<u8>) -> After {
         let length = prepared.body.unwrap_or(BodyLength::Known(0));
-        let _admission = admitted.credential.map(|(digest, permission)| self.alarm.admit(digest, permission));
+        let admission = admitted.credential.map(|(digest, permission)| self.alarm.admit(digest, permission));
         let close = prepared.close || self.worker.is_draining();
         let mut reply = Http1Reply::new(self.worker, self.alarm, self.socket, close, prepared.minor_version == 0);
         if prepared.expects_continue && self.buffer.is_empty() && length != BodyLength::Known(0) {
@@ -179,6 +179,7 @@ impl Connection<'_> {
             to_head: prepared.to_head,
         };
         let outcome = exchange.run(&mut body, &mut reply).await;
+        drop(admission); // what is said about it now must reach the client
         let rest = body.rest();
         let (begun, close) = (reply.begun, reply.close);
         match outcome {

@@ -254,7 +254,15 @@ pub struct Admitted {
 }
 
 impl Drop for Admitted {
+    /// A revocation that was not noticed in time is forgotten with it: what comes next on the connection has a token of
+    /// its own.
     fn drop(&mut self) {
-        self.worker.alarms.admissions.borrow_mut().try_remove(self.key);
+        let alarms = &self.worker.alarms;
+        let Some(admission) = alarms.admissions.borrow_mut().try_remove(self.key) else { return };
+        if let Some(entry) = alarms.entries.borrow_mut().get_mut(admission.alarm)
+            && entry.interrupt == Some(Interrupt::Revoked)
+        {
+            entry.interrupt = None;
+        }
     }
 }
