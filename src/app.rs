@@ -21,7 +21,7 @@ use crate::listener::{self, BindError, Tls};
 use crate::proxy::Gate;
 use crate::reload;
 use crate::replica::{Replica, driver};
-use crate::store::{self, Store};
+use crate::store::{self, Absent, Store};
 use crate::tls::TlsError;
 use crate::upstream::UpstreamError;
 use crate::worker::Worker;
@@ -223,7 +223,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         raise_descriptor_limit(&config);
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let store = store::open(&config.store).await?;
+        let store = store::open(&config.store, Absent::Create).await?;
         let described = store.describe();
         let sidecar = Sidecar::start(config, store).await?;
         for address in sidecar.listeners() {

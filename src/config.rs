@@ -21,7 +21,7 @@ mod upstream;
 pub mod network;
 pub mod units;
 
-pub use load::{Overrides, Source, load, store_url};
+pub use load::{Overrides, Source, load, store_settings};
 pub use problem::{Problem, Problems};
 pub use raw::Place;
 pub use show::effective;
@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::proxy::route::RouteTable;
-use crate::store::StoreUrl;
+use crate::store::Settings;
 use crate::token::Permission;
 
 /// Everything a sidecar is told.
@@ -45,7 +45,9 @@ pub struct Config {
     /// The Controller's two servers.
     pub upstreams: Upstreams,
     /// Where the registry is kept.
-    pub store: StoreUrl,
+    pub store: Settings,
+    /// Where the replica is saved, so that the next start need not read all of the store.
+    pub snapshot_file: Option<PathBuf>,
     /// How long the replica is believed.
     pub freshness: FreshnessConfig,
     /// Where `/livez` and `/readyz` are served.

@@ -134,6 +134,7 @@ impl Registry {
             Err(CommitError::DigestRetired(digest)) => Err(RegistryError::DigestRetired(digest)),
             Err(CommitError::NameTaken(name)) => Err(RegistryError::NameTaken(name)),
             Err(CommitError::Failed(source)) => Err(RegistryError::NotCommitted(source)),
+            Err(CommitError::Unknown(source)) => Err(RegistryError::OutcomeUnknown(source)),
         }
     }
 }

@@ -226,6 +226,14 @@ impl Replica {
         self.announce(narrowed);
     }
 
+    /// Refuses these digests for good, whatever the store says of them.
+    pub fn recall(&self, digests: &[Digest], now: Instant) {
+        if !digests.is_empty() {
+            let narrowed = self.ledger().recall(&self.grants, digests, now);
+            self.announce(narrowed);
+        }
+    }
+
     /// Opens a snapshot: what it does not show is removed by [`Replica::sweep`]. One that was opened before and never
     /// swept is given up; what it brought stays until the next sweep.
     pub fn begin_merge(&self) {

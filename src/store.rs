@@ -15,25 +15,33 @@
 pub mod batch;
 pub mod change;
 mod notify;
+pub mod redis;
+pub mod report;
 pub mod retention;
+pub mod settings;
 pub mod sqlite;
 pub mod url;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::token::{Digest, Grant, HistoryEntry, Owner, TokenId, TokenRecord, UserId, UserRecord};
 
 pub use batch::{Batch, Edit};
 pub use change::{Change, LogEntry};
+pub use redis::RedisStore;
+pub use report::{Report, Reported, SidecarId};
 pub use retention::Retention;
+pub use settings::Settings;
 pub use sqlite::SqliteStore;
 pub use url::StoreUrl;
 
 /// Counts committed batches: +1 with each. Revisions of different [`Epoch`]s cannot be compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Revision(pub u64);
 
 impl Revision {
@@ -52,7 +60,7 @@ impl fmt::Display for Revision {
 
 /// One life of a store: a random number drawn when it is created. Another epoch means that nothing known of revisions
 /// holds any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
 impl fmt::Display for Epoch {
@@ -62,7 +70,7 @@ impl fmt::Display for Epoch {
 }
 
 /// Where a store or a replica stands. Two with the same epoch and revision must have the same checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// Which life of the store.
     pub epoch: Epoch,
@@ -70,6 +78,23 @@ pub struct Position {
     pub revision: Revision,
     /// XOR of [`Grant::fingerprint`] over every active token and [`Owner::fingerprint`] over every user.
     pub checksum: u64,
+}
+
+/// A position, read so that it proves something: from a store that was still in charge when it answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Probe {
+    /// Where the store stood.
+    pub position: Position,
+    /// Digests that sidecars saw revoked or deleted although the store held them as active again, in no order: whoever
+    /// reads this refuses them from now on.
+    pub recalled: Vec<Digest>,
+}
+
+impl From<Position> for Probe {
+    /// With nothing recalled.
+    fn from(position: Position) -> Self {
+        Self { position, recalled: Vec::new() }
+    }
 }
 
 /// A record with the revision that wrote it, which is its version.
@@ -210,6 +235,10 @@ pub enum CommitError {
     /// The store failed; it holds what it held before.
     #[error("nothing was changed")]
     Failed(#[from] StoreError),
+    /// The store failed in a way that leaves open whether the batch was committed, and could not be asked since; or it
+    /// was committed, and too few replicas confirmed it, so that a failover may lose it.
+    #[error("whether the change was made is not known")]
+    Unknown(#[source] StoreError),
 }
 
 /// Where records live. Implementations pass the conformance suite in `tests/it/conformance.rs`.
@@ -225,6 +254,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Where the store stands now.
     async fn position(&self) -> Result<Position, StoreError>;
+
+    /// Where the store stands, in a way that proves freshness: the answer comes from a store that took commits after it
+    /// was asked, so that nothing committed before can be missing from it.
+    async fn probe(&self) -> Result<Probe, StoreError>;
 
     /// Hands everything a replica holds to `sink` and returns the position read *before* the first item. Items may
     /// already show later commits; applying the log from the returned position on makes them consistent.
@@ -263,6 +296,29 @@ pub trait Store: Send + Sync + 'static {
     /// How many tokens a list with this filter would show.
     async fn count_tokens(&self, filter: TokenFilter) -> Result<u64, StoreError>;
 
+    /// Which of these digests are those of deleted tokens, as far as the store remembers, in the order asked for.
+    async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError>;
+
+    /// Keeps digests that a sidecar saw revoked or deleted and that the store holds as active: it lost those writes.
+    /// Every [`Store::probe`] tells them from then on, until [`Store::settle_recalls`]. A sidecar may do this although
+    /// it may not commit: it can only take away.
+    async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError>;
+
+    /// The digests that [`Store::recall`] left, in no order.
+    async fn recalled(&self) -> Result<Vec<Digest>, StoreError>;
+
+    /// Forgets these recalls: the revocations were committed again.
+    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError>;
+
+    /// Says how a sidecar is. The report is gone after `keep`, unless there is a newer one. Not a commit: no revision.
+    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError>;
+
+    /// Takes a sidecar's report back: it has stopped.
+    async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError>;
+
+    /// The reports that are still kept, in the order of their names. One that cannot be read is left out, and logged.
+    async fn sidecars(&self) -> Result<Vec<Reported>, StoreError>;
+
     /// What happened to a token, oldest first; empty for one that does not exist.
     async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError>;
 
@@ -270,12 +326,27 @@ pub trait Store: Send + Sync + 'static {
     fn describe(&self) -> String;
 }
 
-/// Opens the store that a URL names, and creates it where there is none and the kind allows that.
+/// What to do where there is no store yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// Create it.
+    Create,
+    /// Say so: creating one for a URL with a typing error in it would look like a registry without tokens.
+    Refuse,
+}
+
+/// Opens the store that the settings name.
 ///
 /// # Errors
-/// [`StoreError`] when it cannot be reached, or is not ours, or of a version this program does not know.
-pub async fn open(url: &StoreUrl) -> Result<Arc<dyn Store>, StoreError> {
-    match url {
+/// [`StoreError::Unavailable`] when it cannot be reached; [`StoreError::Unusable`] when it is not ours, of a version
+/// that this program does not know, or not there and not to be created.
+pub async fn open(settings: &Settings, absent: Absent) -> Result<Arc<dyn Store>, StoreError> {
+    match &settings.url {
+        StoreUrl::Sqlite(path) if absent == Absent::Refuse && !path.exists() => Err(StoreError::Unusable {
+            store: settings.url.to_string(),
+            problem: "does not exist: `tollgate init` creates it, --store names another".to_owned(),
+        }),
         StoreUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Retention::default()).await?)),
+        StoreUrl::Redis(_) => Ok(Arc::new(RedisStore::open(settings, absent, Retention::default()).await?)),
     }
 }

@@ -11,7 +11,7 @@ use super::output::{Output, may_colour};
 use super::{Globals, usage};
 use crate::config::{self, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
 use crate::dev::{self, DevOptions};
-use crate::store::StoreUrl;
+use crate::store::{Settings, StoreUrl};
 
 /// Shown below `serve --help`.
 pub const SERVE_EXAMPLES: &str = "\
@@ -75,10 +75,10 @@ pub fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// A usage error for a `--store` that is no store URL; what is wrong with the configuration.
-pub fn store_url(globals: &Globals) -> anyhow::Result<StoreUrl> {
+pub fn store_settings(globals: &Globals) -> anyhow::Result<Settings> {
     match &globals.store {
-        Some(url) => url.parse().map_err(usage),
-        None => Ok(config::store_url(&Source::of_process(globals.config.clone()), &Overrides::default())?),
+        Some(url) => url.parse::<StoreUrl>().map(Settings::from).map_err(usage),
+        None => Ok(config::store_settings(&Source::of_process(globals.config.clone()), &Overrides::default())?),
     }
 }
 
@@ -115,9 +115,9 @@ mod tests {
 
     #[test]
     fn with_a_store_named_a_broken_configuration_does_not_matter() {
-        let url = store_url(&globals(Some("sqlite:t.db"))).expect("a store");
-        assert_eq!(url.to_string(), "sqlite:t.db");
-        let error = store_url(&globals(None)).expect_err("no such file");
+        let store = store_settings(&globals(Some("sqlite:t.db"))).expect("a store");
+        assert_eq!(store.url.to_string(), "sqlite:t.db");
+        let error = store_settings(&globals(None)).expect_err("no such file");
         assert!(error.to_string().contains("/nonexistent/tollgate.toml"), "{error}");
     }
 

@@ -6,9 +6,9 @@ use std::os::unix::fs::MetadataExt as _;
 use anyhow::Context as _;
 
 use super::Globals;
-use super::serve::store_url;
+use super::serve::store_settings;
 use crate::registry::{Actor, Registry};
-use crate::store::{self, StoreUrl};
+use crate::store::{self, Absent};
 
 /// The registry, opened for one command.
 #[derive(Clone)]
@@ -19,30 +19,13 @@ pub struct Session {
     pub actor: Actor,
 }
 
-/// What to do where there is no store yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Absent {
-    /// Create it.
-    Create,
-    /// Say so: creating one for a path with a typing error in it would look like a registry without tokens.
-    Refuse,
-}
-
 impl Session {
     /// Opens the store that the options and the configuration name.
     ///
     /// # Errors
     /// When they name none that can be opened.
     pub async fn open(globals: &Globals, absent: Absent) -> anyhow::Result<Self> {
-        let url = store_url(globals)?;
-        match &url {
-            StoreUrl::Sqlite(path) if absent == Absent::Refuse && !path.exists() => anyhow::bail!(
-                "there is no store at {}; `tollgate init` creates one there, --store names another",
-                path.display()
-            ),
-            StoreUrl::Sqlite(_) => {}
-        }
-        let store = store::open(&url).await?;
+        let store = store::open(&store_settings(globals)?, absent).await?;
         Ok(Self { registry: Registry::new(store), actor: Actor::Operator(format!("cli:{}", login_name())) })
     }
 }

@@ -11,11 +11,12 @@ use super::confirm::confirm;
 use super::import::{self, ImportArgs};
 use super::list::{Listing, Pages};
 use super::output::{Output, OutputError, note};
-use super::session::{Absent, Session};
+use super::session::Session;
 use super::table::{Cell, Table, Tone, details, printable};
 use super::{Globals, time, usage};
 use crate::registry::view::TokenView;
 use crate::registry::{Created, ListState, NewToken, Requested, TokenDetails};
+use crate::store::Absent;
 use crate::token::raw::PREFIX;
 use crate::token::{Event, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus};
 

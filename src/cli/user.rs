@@ -7,10 +7,11 @@ use super::args::{Format, Page};
 use super::confirm::confirm;
 use super::list::{Listing, Pages};
 use super::output::Output;
-use super::session::{Absent, Session};
+use super::session::Session;
 use super::table::{Cell, Tone, details};
 use super::{Globals, time, token};
 use crate::registry::view::UserView;
+use crate::store::Absent;
 use crate::token::{Role, UserId, UserRecord, UserStatus};
 
 /// Shown below `init --help`.

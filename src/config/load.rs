@@ -10,7 +10,7 @@ use super::problem::{Problem, Problems};
 use super::raw::{self, Node, Place, Table, Value};
 use super::read::{Keys, Reader};
 use super::{Config, convert};
-use crate::store::StoreUrl;
+use crate::store::{Settings, StoreUrl};
 
 /// Names the file, where it is not named by a flag.
 const FILE_VARIABLE: &str = "TOLLGATE_CONFIG";
@@ -87,7 +87,7 @@ pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> 
 ///
 /// # Errors
 /// As [`load`], of other keys only those that do not exist.
-pub fn store_url(source: &Source, overrides: &Overrides) -> Result<StoreUrl, Problems> {
+pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings, Problems> {
     let written = Written::gather(source, overrides).map_err(Problems::new)?;
     written.read(|root| convert::store(root, source.default_store().as_ref()))
 }

@@ -9,6 +9,7 @@ use super::{
     Timeouts, TlsConfig, UpstreamConfig, UpstreamName, UpstreamTlsConfig, Upstreams,
 };
 use crate::proxy::route::{Access, Group, Method, Route, RouteTable};
+use crate::store::Settings;
 
 /// Writes the configuration as TOML that [`load`](super::load()) reads back to the same: every key with its value, then
 /// the routes that are not built in, then all routes as comments. It holds no secrets: a configuration names files.
@@ -19,6 +20,7 @@ pub fn effective(config: &Config) -> String {
         workers,
         upstreams: Upstreams { api, heartbeat },
         store,
+        snapshot_file,
         freshness,
         admin_address,
         limits,
@@ -35,8 +37,7 @@ pub fn effective(config: &Config) -> String {
     listeners.iter().for_each(|listener| out.listener(listener));
     out.upstream("api", api);
     out.upstream("heartbeat", heartbeat);
-    out.header("[store]");
-    out.value("url", quote(store));
+    out.store(store, snapshot_file.as_deref());
     out.freshness(freshness);
     out.header("[admin]");
     out.value("address", quote(admin_address));
@@ -94,6 +95,40 @@ impl Writer {
             self.file("tls.client_ca", file);
         }
         self.value("tls.alpn", list(alpn.iter().map(|protocol| protocol.name())));
+    }
+
+    fn store(&mut self, settings: &Settings, snapshot_file: Option<&Path>) {
+        let Settings {
+            url,
+            namespace,
+            quorum_replicas,
+            password_file,
+            sentinel_username,
+            sentinel_password_file,
+            ca,
+            certificate,
+            key,
+        } = settings;
+        self.header("[store]");
+        self.value("url", quote(url));
+        self.value("namespace", quote(namespace));
+        self.value("quorum_replicas", quorum_replicas.to_string());
+        if let Some(name) = sentinel_username {
+            self.value("sentinel_username", quote(name));
+        }
+        let files = [
+            ("password_file", password_file.as_deref()),
+            ("sentinel_password_file", sentinel_password_file.as_deref()),
+            ("ca", ca.as_deref()),
+            ("certificate", certificate.as_deref()),
+            ("key", key.as_deref()),
+            ("snapshot_file", snapshot_file),
+        ];
+        for (key, file) in files {
+            if let Some(file) = file {
+                self.file(key, file);
+            }
+        }
     }
 
     fn upstream(&mut self, name: &str, upstream: &UpstreamConfig) {

@@ -50,7 +50,7 @@ mod tests {
         let config = config(&options, address("127.0.0.1:8"), address("[::]:9"), &store).expect("valid");
         assert_eq!(config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(), [options.listen]);
         assert_eq!(config.admin_address, options.admin_listen);
-        assert_eq!(config.store, store);
+        assert_eq!(config.store.url, store);
         assert_eq!(config.upstreams.api.authority, "127.0.0.1:8");
         assert_eq!((config.upstreams.heartbeat.host.as_str(), config.upstreams.heartbeat.port), ("::1", 9));
         assert!(config.routes.find("POST", "/agents/heartbeat").is_ok());

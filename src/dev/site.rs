@@ -14,7 +14,7 @@ use super::seed::{self, Tokens};
 use super::settings;
 use crate::app::Sidecar;
 use crate::registry::Registry;
-use crate::store::{self, Store, StoreUrl};
+use crate::store::{self, Absent, Store, StoreUrl};
 
 /// The database's name within the folder.
 const DATABASE: &str = "tollgate.db";
@@ -37,7 +37,7 @@ impl Site {
         let parent = std::path::absolute(std::env::temp_dir()).map_err(DevError::Directory)?;
         let directory = Directory::create(&parent).map_err(DevError::Directory)?;
         let store_url = StoreUrl::Sqlite(directory.path().join(DATABASE));
-        let store = store::open(&store_url).await.map_err(DevError::Store)?;
+        let store = store::open(&store_url.clone().into(), Absent::Create).await.map_err(DevError::Store)?;
         let Tokens { owner, agent } = seed::tokens(&Registry::new(store.clone())).await.map_err(DevError::Tokens)?;
 
         let controller = Controller::start(listeners).map_err(DevError::Controller)?;

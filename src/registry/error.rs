@@ -138,6 +138,9 @@ pub enum RegistryError {
     /// The commit failed.
     #[error("nothing was changed")]
     NotCommitted(#[source] StoreError),
+    /// The commit failed in a way that leaves open whether it happened.
+    #[error("whether the change was made is not known; look, and try again if it was not")]
+    OutcomeUnknown(#[source] StoreError),
 }
 
 /// What a caller does about an error: decides status codes and exit codes.
@@ -181,7 +184,11 @@ impl RegistryError {
             | Self::LastOwnerToken { .. }
             | Self::DigestTaken(_)
             | Self::DigestRetired(_) => Kind::Conflict,
-            Self::Busy { .. } | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => Kind::Unavailable,
+            Self::Busy { .. }
+            | Self::NoEntropy(_)
+            | Self::Store(_)
+            | Self::NotCommitted(_)
+            | Self::OutcomeUnknown(_) => Kind::Unavailable,
         }
     }
 }

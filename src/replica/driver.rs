@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Replica;
 use super::sync::{Event, Finding, Read, Synchroniser, Table};
 use crate::store::{LogEntry, Store, StoreError};
+use crate::token::Digest;
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
 const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -169,8 +170,8 @@ impl<'a> Driver<'a> {
         let probe_timeout = (self.probe_interval * 2).max(Duration::from_secs(1));
         match read {
             Read::Position => Box::pin(async move {
-                let position = within(probe_timeout, store.position()).await?;
-                Ok(Event::Position(position))
+                let probe = within(probe_timeout, store.probe()).await?;
+                Ok(Event::Position(probe))
             }),
             Read::Changes { after } => Box::pin(async move {
                 let changes = within(CHANGES_TIMEOUT, store.changes(after)).await?;
@@ -229,6 +230,10 @@ impl Table for Writer<'_> {
 
     fn revoke(&mut self, entry: &LogEntry, now: Instant) {
         self.replica.revoke(entry, now);
+    }
+
+    fn recall(&mut self, digests: &[Digest], now: Instant) {
+        self.replica.recall(digests, now);
     }
 
     fn sweep(&mut self, absence_proves: bool, now: Instant) {

@@ -29,7 +29,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Instant;
 
-use crate::store::{Changes, Epoch, LogEntry, Notice, Position, Revision};
+use crate::store::{Changes, Epoch, LogEntry, Notice, Position, Probe, Revision};
+use crate::token::Digest;
 
 /// What the synchroniser does to the replica. `now` is the moment of the event that led to it.
 pub trait Table {
@@ -37,6 +38,8 @@ pub trait Table {
     fn apply(&mut self, entry: &LogEntry, now: Instant) -> u64;
     /// Applies only the revocations of an entry that is not the next one.
     fn revoke(&mut self, entry: &LogEntry, now: Instant);
+    /// Refuses these digests for good: some sidecar saw them revoked or deleted.
+    fn recall(&mut self, digests: &[Digest], now: Instant);
     /// Removes what the latest snapshot and the changes since have not shown.
     fn sweep(&mut self, absence_proves: bool, now: Instant);
     /// Everything committed before `as_of` is in the table.
@@ -51,7 +54,7 @@ pub enum Event {
     /// The store said something by itself.
     Notice(Notice),
     /// The answer to [`Read::Position`].
-    Position(Position),
+    Position(Probe),
     /// The answer to [`Read::Changes`].
     Changes(Changes),
     /// The answer to [`Read::Snapshot`]: every item was handed to the table.
@@ -68,7 +71,7 @@ pub enum Event {
 /// What to read from the store. The answer comes back as an [`Event`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
-    /// The store's position.
+    /// The store's position, by [`Store::probe`](crate::store::Store::probe).
     Position,
     /// The change log after a revision.
     Changes {
@@ -227,6 +230,15 @@ impl Synchroniser {
         Self { state: State::Unsynced { answered: false }, reading: None, probe_wanted: false, past }
     }
 
+    /// The table holds what the store had at this position, checksum and all: it was saved by an earlier run. Nothing
+    /// of that proves freshness.
+    #[must_use]
+    pub fn resumed(position: Position) -> Self {
+        let mut synced = Synced::new(position, position.checksum);
+        synced.trust = Trust::Settled { difference: 0 };
+        Self { state: State::Synced(synced), ..Self::new() }
+    }
+
     /// The store's position that the table has reached; `None` until it is settled.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
@@ -248,9 +260,11 @@ impl Synchroniser {
                 Ok(())
             }
             (Event::Notice(notice), _) => hear(&mut self.state, &mut self.probe_wanted, &notice, &mut scene),
-            (Event::Position(position), Some(Reading::Position { sent_at, reached })) => {
+            (Event::Position(probe), Some(Reading::Position { sent_at, reached })) => {
                 self.reading = None;
-                take_position(&mut self.state, position, sent_at, reached, &mut scene)
+                // Before it proves anything: these are revocations too.
+                scene.table.recall(&probe.recalled, now);
+                take_position(&mut self.state, probe.position, sent_at, reached, &mut scene)
             }
             (Event::Changes(changes), Some(Reading::Changes { after })) => {
                 self.reading = None;

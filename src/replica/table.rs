@@ -157,20 +157,27 @@ impl Ledger {
     }
 
     /// Applies only an entry's revocations, ahead of the entry itself: they hold whatever came before or comes after.
-    /// The store's position is not ours yet, so what is removed still counts towards the checksum.
     pub(super) fn revoke(&mut self, grants: &Grants, entry: &LogEntry, now: Instant) -> bool {
-        let mut narrowed = false;
-        for change in &entry.changes {
-            let Change::RemoveGrant(digest) = change else { continue };
-            self.tombstones.insert(*digest, now);
-            if let Some((_, old)) = grants.remove(digest) {
-                let fingerprint = old.grant().fingerprint(digest);
-                self.suppressed.insert(*digest, Suppressed { token: old.token, fingerprint, seen: old.seen() });
-                self.release(old);
-                narrowed = true;
-            }
-        }
-        narrowed
+        entry.changes.iter().fold(false, |narrowed, change| match change {
+            Change::RemoveGrant(digest) => self.refuse(grants, digest, now) | narrowed,
+            Change::PutGrant(..) | Change::PutOwner(..) | Change::RemoveOwner(_) => narrowed,
+        })
+    }
+
+    /// Refuses digests that another sidecar saw revoked or deleted.
+    pub(super) fn recall(&mut self, grants: &Grants, digests: &[Digest], now: Instant) -> bool {
+        digests.iter().fold(false, |narrowed, digest| self.refuse(grants, digest, now) | narrowed)
+    }
+
+    /// Refuses a digest for good, ahead of what the store's position says: a grant of it still counts towards the
+    /// checksum.
+    fn refuse(&mut self, grants: &Grants, digest: &Digest, now: Instant) -> bool {
+        self.tombstones.insert(*digest, now);
+        let Some((_, old)) = grants.remove(digest) else { return false };
+        let fingerprint = old.grant().fingerprint(digest);
+        self.suppressed.insert(*digest, Suppressed { token: old.token, fingerprint, seen: old.seen() });
+        self.release(old);
+        true
     }
 
     /// Opens a generation. Nothing seen before counts any more, everything is served until [`Ledger::sweep`].

@@ -18,6 +18,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
@@ -30,8 +31,8 @@ use self::poll::Poll;
 use self::schema::Identity;
 use super::notify::Notices;
 use super::{
-    Batch, Changes, CommitError, Epoch, Notice, Position, Retention, Revision, SnapshotItem, Store, StoreError,
-    TokenFilter, Versioned, Watch,
+    Batch, Changes, CommitError, Epoch, Notice, Position, Probe, Report, Reported, Retention, Revision, SidecarId,
+    SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
 };
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -176,6 +177,10 @@ impl Store for SqliteStore {
         self.read("reading the position", read::position).await
     }
 
+    async fn probe(&self) -> Result<Probe, StoreError> {
+        Ok(Probe { position: self.position().await?, recalled: self.recalled().await? })
+    }
+
     async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError> {
         let (chunks, mut received) = mpsc::channel(SNAPSHOT_CHUNKS);
         // A receiver that is gone ends the reading.
@@ -240,6 +245,34 @@ impl Store for SqliteStore {
 
     async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
         self.read("reading the history of a token", move |connection| read::history(connection, id)).await
+    }
+
+    async fn retired(&self, _digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        unimplemented!()
+    }
+
+    async fn recall(&self, _digests: &[Digest]) -> Result<(), StoreError> {
+        unimplemented!()
+    }
+
+    async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn settle_recalls(&self, _digests: &[Digest]) -> Result<(), StoreError> {
+        unimplemented!()
+    }
+
+    async fn report(&self, _report: &Report, _keep: Duration) -> Result<(), StoreError> {
+        unimplemented!()
+    }
+
+    async fn withdraw(&self, _sidecar: SidecarId) -> Result<(), StoreError> {
+        unimplemented!()
+    }
+
+    async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
+        unimplemented!()
     }
 
     fn describe(&self) -> String {

@@ -1,23 +1,93 @@
 //! Store URLs: which store, and where.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
 
 /// Where the registry is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreUrl {
     /// `sqlite:PATH`: one file on this host.
     Sqlite(PathBuf),
+    /// `redis://`, `redis-sentinel://` or `redis-cluster://`, each also with `rediss` for TLS: shared by a fleet.
+    Redis(RedisUrl),
 }
 
-/// A text that is not a store URL.
+/// `SCHEME://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]...][/...]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisUrl {
+    /// Where, and how the server in charge is found.
+    pub topology: Topology,
+    /// Connect with TLS, also to Sentinels.
+    pub tls: bool,
+    /// The ACL user; `None`: the default one.
+    pub username: Option<String>,
+    /// The user's password.
+    pub password: Option<Password>,
+    /// The database's number; always 0 on a cluster.
+    pub database: u32,
+}
+
+/// How the server that is in charge is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Topology {
+    /// `redis://HOST[:PORT][/DATABASE]`: it is this one.
+    Single(Server),
+    /// `redis-sentinel://HOST[:PORT],.../NAME[/DATABASE]`: Sentinels say which one it is.
+    Sentinel {
+        /// The Sentinels, in the order to ask them.
+        sentinels: Vec<Server>,
+        /// What they call the primary.
+        name: String,
+    },
+    /// `redis-cluster://HOST[:PORT],...`: the nodes say who has the namespace's slot.
+    Cluster(Vec<Server>),
+}
+
+/// A server's address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// A name or an address; an IPv6 address without brackets.
+    pub host: String,
+    /// A TCP port.
+    pub port: u16,
+}
+
+/// A password. It zeroes itself, and is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Zeroizing<String>);
+
+impl Password {
+    /// Takes the text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text: for the server, and nobody else.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password")
+    }
+}
+
+/// A text that is not a store URL. Never shows what may be a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidStoreUrl {
     /// No scheme, or an unknown one.
-    #[error("`{0}` is not a store URL: write sqlite:PATH")]
+    #[error(
+        "`{0}` is not a store URL: write sqlite:PATH, redis://HOST, redis-sentinel://HOST,HOST/NAME or redis-cluster://HOST,HOST (rediss for TLS)"
+    )]
     Scheme(String),
     /// No path.
     #[error("sqlite: needs a path, such as sqlite:/var/lib/tollgate/tollgate.db")]
@@ -28,6 +98,18 @@ pub enum InvalidStoreUrl {
     /// SQLite's own URI options are not supported.
     #[error("sqlite:PATH takes no options (remove everything from the `?` on)")]
     Options,
+    /// A Redis URL with `?` or `#`.
+    #[error("a Redis URL takes no options (remove everything from the `{0}` on); the keys below [store] have them")]
+    RedisOptions(char),
+    /// No host, several where one is meant, a bad port.
+    #[error("{0}")]
+    Address(String),
+    /// What follows the hosts.
+    #[error("{0}")]
+    Path(&'static str),
+    /// The part before the `@`.
+    #[error("the user or password is not valid: write special characters as %XX")]
+    Credentials,
 }
 
 impl FromStr for StoreUrl {
@@ -35,26 +117,168 @@ impl FromStr for StoreUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidStoreUrl> {
         // The whole text is not shown when it may be a URL with a password in it.
-        let scheme = text.split_once(':').map_or(text, |(scheme, _)| scheme);
-        let path = match text.split_once(':') {
-            Some(("sqlite", path)) => path,
+        let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
+        let (tls, kind) = match scheme {
+            "sqlite" => return sqlite(rest),
+            "redis" | "redis-sentinel" | "redis-cluster" => (false, scheme),
+            "rediss" => (true, "redis"),
+            "rediss-sentinel" => (true, "redis-sentinel"),
+            "rediss-cluster" => (true, "redis-cluster"),
             _ => return Err(InvalidStoreUrl::Scheme(scheme.to_owned())),
         };
-        let path = path.strip_prefix("//").unwrap_or(path);
-        match path {
-            "" => Err(InvalidStoreUrl::NoPath),
-            ":memory:" => Err(InvalidStoreUrl::Memory),
-            _ if path.contains('?') => Err(InvalidStoreUrl::Options),
-            _ => Ok(Self::Sqlite(PathBuf::from(path))),
+        let rest = rest.strip_prefix("//").ok_or_else(|| InvalidStoreUrl::Scheme(scheme.to_owned()))?;
+        redis(kind, tls, rest).map(Self::Redis)
+    }
+}
+
+fn sqlite(path: &str) -> Result<StoreUrl, InvalidStoreUrl> {
+    let path = path.strip_prefix("//").unwrap_or(path);
+    match path {
+        "" => Err(InvalidStoreUrl::NoPath),
+        ":memory:" => Err(InvalidStoreUrl::Memory),
+        _ if path.contains('?') => Err(InvalidStoreUrl::Options),
+        _ => Ok(StoreUrl::Sqlite(PathBuf::from(path))),
+    }
+}
+
+fn redis(kind: &str, tls: bool, rest: &str) -> Result<RedisUrl, InvalidStoreUrl> {
+    // A password may hold any character but these three, which it has as %XX.
+    let (credentials, rest) = match rest.rsplit_once('@') {
+        Some((credentials, rest)) => (Some(credentials), rest),
+        None => (None, rest),
+    };
+    if let Some(symbol) = rest.chars().find(|symbol| matches!(symbol, '?' | '#')) {
+        return Err(InvalidStoreUrl::RedisOptions(symbol));
+    }
+    let (username, password) = credentials.map_or(Ok((None, None)), parse_credentials)?;
+    let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let default_port = if kind == "redis-sentinel" { 26379 } else { 6379 };
+    let mut servers = hosts.split(',').map(|host| parse_server(host, default_port)).collect::<Result<Vec<_>, _>>()?;
+    let (topology, database) = match kind {
+        "redis" if servers.len() > 1 => {
+            let message = "redis:// names one server; several are redis-sentinel:// or redis-cluster://";
+            return Err(InvalidStoreUrl::Address(message.to_owned()));
+        }
+        "redis" => (Topology::Single(servers.remove(0)), path),
+        "redis-sentinel" => {
+            let (name, database) = path.split_once('/').unwrap_or((path, ""));
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            if name.is_empty() || !name.bytes().all(allowed) {
+                return Err(InvalidStoreUrl::Path(
+                    "name the primary after the Sentinels: redis-sentinel://HOST,HOST/NAME",
+                ));
+            }
+            (Topology::Sentinel { sentinels: servers, name: name.to_owned() }, database)
+        }
+        _ if path.is_empty() => (Topology::Cluster(servers), ""),
+        _ => return Err(InvalidStoreUrl::Path("a cluster has one database only: remove what follows the hosts")),
+    };
+    let database = match database {
+        "" => 0,
+        number => number.parse().map_err(|_| InvalidStoreUrl::Path("the database is a number, such as /0"))?,
+    };
+    Ok(RedisUrl { topology, tls, username, password, database })
+}
+
+fn parse_credentials(text: &str) -> Result<(Option<String>, Option<Password>), InvalidStoreUrl> {
+    let (username, password) = match text.split_once(':') {
+        Some((username, password)) => (username, Some(password)),
+        None => (text, None),
+    };
+    let username = decode_percent(username).ok_or(InvalidStoreUrl::Credentials)?;
+    let password = match password {
+        Some(password) => Some(Password::new(decode_percent(password).ok_or(InvalidStoreUrl::Credentials)?)),
+        None => None,
+    };
+    Ok(((!username.is_empty()).then_some(username), password))
+}
+
+/// RFC 3986 section 2.1.
+fn decode_percent(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16));
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+fn parse_server(text: &str, default_port: u16) -> Result<Server, InvalidStoreUrl> {
+    let refuse = |problem: &str| Err(InvalidStoreUrl::Address(format!("`{text}` {problem}")));
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => {
+                (host, port.strip_prefix(':').or(port.is_empty().then_some("")))
+            }
+            _ => return refuse("is no address: an IPv6 address looks like [::1]:6379"),
+        },
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, Some("")),
+        },
+    };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
+    if host.is_empty() || !host.bytes().all(is_name) {
+        return refuse("is no host");
+    }
+    let port = match port {
+        Some("") => default_port,
+        Some(port) => match port.parse() {
+            Ok(port) if port != 0 => port,
+            _ => return refuse("has no valid port (1 to 65535; an IPv6 address stands in brackets)"),
+        },
+        None => return refuse("has something after the address that is no port"),
+    };
+    Ok(Server { host: host.to_owned(), port })
+}
+
+impl fmt::Display for StoreUrl {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Redis(url) => url.fmt(f),
         }
     }
 }
 
-impl fmt::Display for StoreUrl {
+impl fmt::Display for RedisUrl {
+    /// Without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        let Self { topology, tls, username, password: _, database } = self;
+        let scheme = if *tls { "rediss" } else { "redis" };
+        let (kind, servers) = match topology {
+            Topology::Single(server) => ("", std::slice::from_ref(server)),
+            Topology::Sentinel { sentinels, .. } => ("-sentinel", sentinels.as_slice()),
+            Topology::Cluster(nodes) => ("-cluster", nodes.as_slice()),
+        };
+        write!(f, "{scheme}{kind}://")?;
+        if let Some(username) = username {
+            write!(f, "{username}@")?;
         }
+        for (at, server) in servers.iter().enumerate() {
+            write!(f, "{}{server}", if at == 0 { "" } else { "," })?;
+        }
+        if let Topology::Sentinel { name, .. } = topology {
+            write!(f, "/{name}")?;
+        }
+        match database {
+            0 => Ok(()),
+            number => write!(f, "/{number}"),
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
 
@@ -71,14 +295,77 @@ mod tests {
 
     #[test]
     fn urls_name_a_file() {
-        let path = |text: &str| text.parse::<StoreUrl>().map(|StoreUrl::Sqlite(path)| path);
-        assert_eq!(path("sqlite:tollgate.db"), Ok(PathBuf::from("tollgate.db")));
-        assert_eq!(path("sqlite:/var/lib/a.db"), Ok(PathBuf::from("/var/lib/a.db")));
-        assert_eq!(path("sqlite:///var/lib/a.db"), Ok(PathBuf::from("/var/lib/a.db")));
-        assert_eq!(path("sqlite:"), Err(InvalidStoreUrl::NoPath));
-        assert_eq!(path("sqlite::memory:"), Err(InvalidStoreUrl::Memory));
-        assert_eq!(path("sqlite:a?mode=ro"), Err(InvalidStoreUrl::Options));
-        assert_eq!(path("tollgate.db"), Err(InvalidStoreUrl::Scheme("tollgate.db".to_owned())));
-        assert_eq!(path("redis://:secret@h"), Err(InvalidStoreUrl::Scheme("redis".to_owned())));
+        let parse = |text: &str| text.parse::<StoreUrl>();
+        let path = |path: &str| Ok(StoreUrl::Sqlite(PathBuf::from(path)));
+        assert_eq!(parse("sqlite:tollgate.db"), path("tollgate.db"));
+        assert_eq!(parse("sqlite:/var/lib/a.db"), path("/var/lib/a.db"));
+        assert_eq!(parse("sqlite:///var/lib/a.db"), path("/var/lib/a.db"));
+        assert_eq!(parse("sqlite:"), Err(InvalidStoreUrl::NoPath));
+        assert_eq!(parse("sqlite::memory:"), Err(InvalidStoreUrl::Memory));
+        assert_eq!(parse("sqlite:a?mode=ro"), Err(InvalidStoreUrl::Options));
+        assert_eq!(parse("tollgate.db"), Err(InvalidStoreUrl::Scheme("tollgate.db".to_owned())));
+    }
+
+    fn redis(text: &str) -> RedisUrl {
+        match text.parse() {
+            Ok(StoreUrl::Redis(url)) => url,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn urls_name_servers() {
+        let server = |host: &str, port| Server { host: host.to_owned(), port };
+        let plain = redis("redis://cache");
+        assert_eq!(plain.topology, Topology::Single(server("cache", 6379)));
+        assert_eq!((plain.tls, plain.username, plain.password, plain.database), (false, None, None, 0));
+        let full = redis("rediss://sidecar:p%40ss@[::1]:7000/3");
+        assert_eq!(full.topology, Topology::Single(server("::1", 7000)));
+        assert_eq!((full.tls, full.username.as_deref(), full.database), (true, Some("sidecar"), 3));
+        assert_eq!(full.password, Some(Password::new("p@ss".to_owned())));
+        let sentinels = vec![server("a", 26379), server("b", 1)];
+        let sentinel = redis("redis-sentinel://:pw@a,b:1/main/2");
+        assert_eq!(sentinel.topology, Topology::Sentinel { sentinels, name: "main".to_owned() });
+        assert_eq!((sentinel.username, sentinel.database), (None, 2));
+        let cluster = redis("rediss-cluster://a,b:1/");
+        assert_eq!((cluster.topology, cluster.tls), (Topology::Cluster(vec![server("a", 6379), server("b", 1)]), true));
+    }
+
+    #[test]
+    fn urls_are_shown_without_their_passwords() {
+        for (text, shown) in [
+            ("redis://h", "redis://h:6379"),
+            ("redis://u:secret@h:1/2", "redis://u@h:1/2"),
+            ("rediss-sentinel://:secret@a,[::1]:9/m/1", "rediss-sentinel://a:26379,[::1]:9/m/1"),
+            ("redis-cluster://u@a,b", "redis-cluster://u@a:6379,b:6379"),
+        ] {
+            let url = redis(text);
+            assert_eq!(url.to_string(), shown);
+            assert!(!format!("{url:?}").contains("secret"), "{url:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_redis_url_is_refused_without_showing_the_password() {
+        for (text, part) in [
+            ("redis:h", "`redis` is not a store URL"),
+            ("redis+unix://:secret@/run/redis.sock", "`redis+unix` is not a store URL"),
+            ("redis://:secret@", "is no host"),
+            ("redis://:secret@a,b", "redis-sentinel:// or redis-cluster://"),
+            ("redis://:secret@a:0", "no valid port"),
+            ("redis://:secret@a:x", "no valid port"),
+            ("redis://:secret@::1:6379", "is no host"),
+            ("redis://:secret@[::1]x", "no port"),
+            ("redis://:secret@[::1", "looks like [::1]:6379"),
+            ("redis://:secret%zz@a", "%XX"),
+            ("redis://:secret@a/x", "the database is a number"),
+            ("redis://:secret@a?ssl=true", "takes no options"),
+            ("redis://a#insecure", "takes no options"),
+            ("redis-sentinel://:secret@a", "name the primary"),
+            ("redis-cluster://:secret@a/1", "one database only"),
+        ] {
+            let message = text.parse::<StoreUrl>().expect_err(text).to_string();
+            assert!(message.contains(part) && !message.contains("secret"), "{text}: {message}");
+        }
     }
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tollgate::store::{
-    self, Batch, Changes, Edit, Notice, Retention, Revision, SnapshotItem, SqliteStore, Store, StoreError, StoreUrl,
+    self, Absent, Batch, Changes, Edit, Notice, Retention, Revision, SnapshotItem, SqliteStore, Store, StoreError,
+    StoreUrl,
 };
 use tollgate::token::UserId;
 
@@ -21,7 +22,7 @@ use crate::conformance::{Held, commit, token, tokens, user, users};
 async fn a_new_file_is_for_its_user_only() {
     let directory = directory();
     let path = directory.path().join("state/deeper/tollgate.db");
-    let store = store::open(&StoreUrl::Sqlite(path.clone())).await.expect("opens");
+    let store = store::open(&StoreUrl::Sqlite(path.clone()).into(), Absent::Create).await.expect("opens");
     commit(&*store, Batch::default()).await;
     assert_eq!(store.describe(), format!("sqlite:{}", path.display()));
     let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;

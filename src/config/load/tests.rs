@@ -91,7 +91,7 @@ fn everything_has_a_default() {
     assert_eq!(config.upstreams.api.authority, "127.0.0.1:8888");
     assert_eq!(config.upstreams.heartbeat.authority, "127.0.0.1:8000");
     assert_eq!(config.admin_address.to_string(), "127.0.0.1:9900");
-    assert_eq!(config.store.to_string(), "sqlite:/home/tollgate/.local/state/tollgate/tollgate.db");
+    assert_eq!(config.store.url.to_string(), "sqlite:/home/tollgate/.local/state/tollgate/tollgate.db");
     assert_eq!(config.freshness.max_staleness, MaxStaleness::Within(Duration::from_secs(60)));
     assert_eq!(config.timeouts.keep_alive, Duration::from_secs(300));
     assert_eq!(config.limits.max_body_bytes.get(), 10 << 20);
@@ -154,7 +154,7 @@ fn the_file_yields_to_variables_and_these_to_flags() {
         .flags(|flags| flags.store = Some("sqlite:/flag.db".to_owned()))
         .flags(|flags| flags.api_upstream = Some("http://controller:1234".to_owned()))
         .accepted();
-    assert_eq!(config.store.to_string(), "sqlite:/flag.db");
+    assert_eq!(config.store.url.to_string(), "sqlite:/flag.db");
     assert_eq!(config.admin_address.to_string(), "[::1]:2");
     assert_eq!((config.limits.max_headers.get(), config.limits.max_streams.get()), (7, 9));
     assert_eq!(config.limits.max_head_bytes.get(), 65_536);
@@ -197,7 +197,7 @@ fn the_file_can_be_named_by_a_variable_and_must_exist() {
 fn the_store_is_in_the_state_directory() {
     let store = |variables: &[(&str, &str)]| {
         let environment = variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        store_url(&Source { file: None, environment }, &Overrides::default()).map(|url| url.to_string())
+        store_settings(&Source { file: None, environment }, &Overrides::default()).map(|store| store.url.to_string())
     };
     let home = ("HOME", "/home/t");
     assert_eq!(store(&[home]).as_deref(), Ok("sqlite:/home/t/.local/state/tollgate/tollgate.db"));
@@ -218,10 +218,10 @@ fn the_store_is_in_the_state_directory() {
 fn the_store_can_be_read_without_judging_the_rest() {
     let toml = "[store]\nurl = 'sqlite:/a.db'\n[[listener]]\ntls = { certificate = '/nope', key = '/nope' }";
     let written = given(toml);
-    assert_eq!(store_url(&written.source, &written.flags).expect("readable").to_string(), "sqlite:/a.db");
+    assert_eq!(store_settings(&written.source, &written.flags).expect("readable").url.to_string(), "sqlite:/a.db");
     assert!(written.load().is_err());
     let misspelt = given(toml).variable("TOLLGATE_STORE_URL", "sqlite:/b.db");
-    assert!(store_url(&misspelt.source, &misspelt.flags).is_err(), "or it would use another store than was meant");
+    assert!(store_settings(&misspelt.source, &misspelt.flags).is_err(), "or it would use another store than was meant");
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn unknown_keys_are_found_at_any_depth() {
     let problems = given(tls).problems();
     let cert = "t.toml:5:1: listener[1].tls.cert: there is no such key; did you mean `certificate`?";
     assert!(problems.iter().any(|problem| problem == cert), "{problems:#?}");
-    assert!(problem("[store]\nnamespace = 'x'").contains("the nearest is `url`"));
+    assert!(problem("[store]\nurls = 'x'").contains("did you mean `url`?"));
     assert!(problem("[log]\nworkers = 4").contains("`workers` must stand before the first table"));
     assert!(problem("[store]\npassword = 's3cret'").starts_with("t.toml:2:1: store.password: there is no such key"));
     let inline = given("").variable("TOLLGATE_LISTENER", "[{ adress = \"127.0.0.1:1\" }]").problem();

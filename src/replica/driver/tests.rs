@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::replica::Status;
 use crate::store::{
-    Batch, Changes, CommitError, Edit, Position, Retention, Revision, SnapshotItem, SqliteStore, TokenFilter,
-    Versioned, Watch,
+    Batch, Changes, CommitError, Edit, Position, Probe, Report, Reported, Retention, Revision, SidecarId, SnapshotItem,
+    SqliteStore, TokenFilter, Versioned, Watch,
 };
 use crate::token::{
     Digest, Grant, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
@@ -121,6 +121,38 @@ impl Store for Fragile {
 
     async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
         self.working().await?.history(id).await
+    }
+
+    async fn probe(&self) -> Result<Probe, StoreError> {
+        self.working().await?.probe().await
+    }
+
+    async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        self.working().await?.retired(digests).await
+    }
+
+    async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        self.working().await?.recall(digests).await
+    }
+
+    async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
+        self.working().await?.recalled().await
+    }
+
+    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        self.working().await?.settle_recalls(digests).await
+    }
+
+    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
+        self.working().await?.report(report, keep).await
+    }
+
+    async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
+        self.working().await?.withdraw(sidecar).await
+    }
+
+    async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
+        self.working().await?.sidecars().await
     }
 
     fn describe(&self) -> String {

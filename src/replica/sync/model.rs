@@ -245,6 +245,10 @@ impl Table for Checked<'_> {
         self.replica.revoke(entry, now);
     }
 
+    fn recall(&mut self, digests: &[Digest], now: Instant) {
+        self.replica.recall(digests, now);
+    }
+
     fn sweep(&mut self, absence_proves: bool, now: Instant) {
         self.replica.sweep(absence_proves, now);
     }
@@ -446,7 +450,7 @@ impl Sim {
 
     fn answer(&mut self) {
         let event = match &self.under_way {
-            Some(UnderWay::Position(Some(position))) => Event::Position(*position),
+            Some(UnderWay::Position(Some(position))) => Event::Position((*position).into()),
             Some(UnderWay::Changes(_, Some(changes))) => Event::Changes(changes.clone()),
             Some(UnderWay::Snapshot { base: Some(position), done: true, .. }) => {
                 Event::Snapshot { position: *position, checksum: self.replica.checksum() }

@@ -38,6 +38,7 @@ fn committed(epoch: Epoch, entry: LogEntry) -> Event {
 enum Call {
     Apply(u64),
     Revoke(u64),
+    Recall(Digest),
     Sweep {
         absence_proves: bool,
     },
@@ -60,6 +61,10 @@ impl Table for Recorder {
 
     fn revoke(&mut self, entry: &LogEntry, _now: Instant) {
         self.calls.push(Call::Revoke(entry.revision.0));
+    }
+
+    fn recall(&mut self, digests: &[Digest], _now: Instant) {
+        self.calls.extend(digests.iter().map(|digest| Call::Recall(*digest)));
     }
 
     fn sweep(&mut self, absence_proves: bool, _now: Instant) {
@@ -93,9 +98,9 @@ impl Scene {
 
     fn resync(&mut self, revision: u64) {
         assert_eq!(self.on(Event::Tick).read, Some(Read::Position));
-        assert_eq!(self.on(Event::Position(at(revision))).read, Some(Read::Snapshot));
+        assert_eq!(self.on(Event::Position(at(revision).into())).read, Some(Read::Snapshot));
         assert_eq!(self.on(snapshot(revision)).read, Some(Read::Position));
-        assert_eq!(self.on(Event::Position(at(revision))).findings, [Finding::Synced(at(revision))]);
+        assert_eq!(self.on(Event::Position(at(revision).into())).findings, [Finding::Synced(at(revision))]);
         assert_eq!(self.machine.position(), Some(at(revision)));
     }
 
@@ -136,10 +141,10 @@ fn idle() -> Step {
 fn a_snapshot_counts_only_after_a_position_read_after_it() {
     let mut scene = Scene::new();
     assert_eq!(scene.on(Event::Tick), reads(Read::Position));
-    assert_eq!(scene.on(Event::Position(at(5))), reads(Read::Snapshot));
+    assert_eq!(scene.on(Event::Position(at(5).into())), reads(Read::Snapshot));
     assert_eq!(scene.on(snapshot(5)), reads(Read::Position)); // at 3 s
     assert_eq!((scene.calls(), scene.machine.position()), (vec![], None));
-    assert_eq!(scene.on(Event::Position(at(7))), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
     assert_eq!((scene.calls(), scene.machine.position()), (vec![], None));
     assert_eq!(scene.on(entries(6..=8)), finds(Finding::Synced(at(7))));
     let sweep = Call::Sweep { absence_proves: false };
@@ -151,13 +156,13 @@ fn a_snapshot_counts_only_after_a_position_read_after_it() {
 fn checksums_within_a_mixed_snapshot_are_not_compared() {
     let mut scene = Scene::new();
     scene.on(Event::Tick);
-    scene.on(Event::Position(at(5)));
+    scene.on(Event::Position(at(5).into()));
     // The snapshot already shows something of 6 and 7.
     scene.on(Event::Snapshot { position: at(5), checksum: 12 });
     scene.table.error = 34;
     assert_eq!(scene.on(notice(6)), idle());
     scene.table.error = 0;
-    scene.on(Event::Position(at(7)));
+    scene.on(Event::Position(at(7).into()));
     assert_eq!(scene.on(entries(6..=7)), finds(Finding::Synced(at(7))));
 }
 
@@ -165,11 +170,11 @@ fn checksums_within_a_mixed_snapshot_are_not_compared() {
 fn notices_that_overtake_the_position_after_a_snapshot_settle_it_too() {
     let mut scene = Scene::new();
     scene.on(Event::Tick);
-    scene.on(Event::Position(at(5)));
+    scene.on(Event::Position(at(5).into()));
     scene.on(snapshot(5));
     scene.on(notice(6));
     scene.on(notice(7));
-    assert_eq!(scene.on(Event::Position(at(6))), finds(Finding::Synced(at(7))));
+    assert_eq!(scene.on(Event::Position(at(6).into())), finds(Finding::Synced(at(7))));
 }
 
 #[test]
@@ -210,7 +215,7 @@ fn a_gap_that_the_log_does_not_know_is_left_to_the_next_probe() {
     scene.on(notice(9));
     assert_eq!(scene.on(Event::Changes(Changes::Entries(vec![]))), idle());
     scene.probe();
-    assert_eq!(scene.on(Event::Position(at(5))), idle());
+    assert_eq!(scene.on(Event::Position(at(5).into())), idle());
     assert_eq!(scene.machine.position(), Some(at(5)));
 }
 
@@ -223,7 +228,7 @@ fn something_moved_reads_the_log_again_and_again_but_never_instead_of_a_probe() 
     assert_eq!(scene.on(entries(6..=6)), reads(Read::Changes { after: Revision(6) }));
     assert_eq!((scene.on(moved()), scene.on(Event::Tick)), (idle(), idle()));
     assert_eq!(scene.on(entries(7..=7)), reads(Read::Position));
-    assert_eq!(scene.on(Event::Position(at(7))), reads(Read::Changes { after: Revision(7) }));
+    assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(7) }));
 }
 
 #[test]
@@ -238,7 +243,7 @@ fn lost_notices_are_asked_for_at_once() {
 fn an_equal_position_is_fresh_as_of_before_it_was_asked_for() {
     let mut scene = Scene::settled(5);
     let sent_at = scene.probe();
-    assert_eq!(scene.on(Event::Position(at(5))), idle());
+    assert_eq!(scene.on(Event::Position(at(5).into())), idle());
     assert_eq!(scene.calls(), [Call::Confirm(sent_at)]);
 }
 
@@ -246,7 +251,7 @@ fn an_equal_position_is_fresh_as_of_before_it_was_asked_for() {
 fn a_greater_position_is_fresh_once_reached_by_whatever_way() {
     let mut scene = Scene::settled(5);
     let sent_at = scene.probe();
-    assert_eq!(scene.on(Event::Position(at(7))), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
     scene.on(notice(6));
     assert_eq!(scene.calls(), [Call::Apply(6)]);
     scene.on(notice(7));
@@ -259,7 +264,7 @@ fn a_position_that_notices_overtook_is_no_regression_and_still_a_proof() {
     let sent_at = scene.probe();
     scene.on(notice(6));
     scene.on(notice(7));
-    assert_eq!(scene.on(Event::Position(at(5))), idle());
+    assert_eq!(scene.on(Event::Position(at(5).into())), idle());
     assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Confirm(sent_at)]);
 }
 
@@ -269,7 +274,7 @@ fn an_overtaken_position_with_another_checksum_is_a_divergence() {
     scene.probe();
     scene.on(notice(6));
     let other = Position { checksum: 1, ..at(5) };
-    assert_eq!(scene.on(Event::Position(other)), finds(Finding::Diverged(Revision(5))));
+    assert_eq!(scene.on(Event::Position(other.into())), finds(Finding::Diverged(Revision(5))));
 }
 
 #[test]
@@ -278,7 +283,7 @@ fn a_position_below_where_we_were_when_asking_is_a_regression() {
     scene.probe();
     scene.on(notice(6));
     let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
-    assert_eq!(scene.on(Event::Position(at(4))), finds(regressed));
+    assert_eq!(scene.on(Event::Position(at(4).into())), finds(regressed));
     assert_eq!(scene.machine.position(), None);
     scene.resync(4);
     assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }), "a store that lost writes proves nothing");
@@ -289,7 +294,7 @@ fn another_checksum_at_the_same_revision_is_a_divergence() {
     let mut scene = Scene::settled(5);
     scene.probe();
     let other = Position { checksum: 1, ..at(5) };
-    assert_eq!(scene.on(Event::Position(other)), finds(Finding::Diverged(Revision(5))));
+    assert_eq!(scene.on(Event::Position(other.into())), finds(Finding::Diverged(Revision(5))));
     assert_eq!(scene.calls(), [], "never fresh");
     scene.resync(5);
     assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
@@ -321,20 +326,20 @@ fn another_epoch_resyncs_but_only_the_position_can_tell() {
     scene.calls();
     assert_eq!(scene.on(committed(Epoch(2), entry(6))), reads(Read::Position));
     assert_eq!(scene.calls(), [Call::Revoke(6)], "a revocation is one in any epoch");
-    assert_eq!(scene.on(Event::Position(at(5))), idle(), "it was late news of an old epoch");
+    assert_eq!(scene.on(Event::Position(at(5).into())), idle(), "it was late news of an old epoch");
     scene.probe();
     let other = Position { epoch: Epoch(2), ..at(5) };
-    assert_eq!(scene.on(Event::Position(other)), finds(Finding::OtherEpoch(Epoch(2))));
+    assert_eq!(scene.on(Event::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
 }
 
 #[test]
 fn a_store_replaced_under_a_snapshot_is_noticed() {
     let mut scene = Scene::new();
     scene.on(Event::Tick);
-    scene.on(Event::Position(at(5)));
+    scene.on(Event::Position(at(5).into()));
     scene.on(snapshot(5));
     let other = Position { epoch: Epoch(2), ..at(5) };
-    assert_eq!(scene.on(Event::Position(other)), finds(Finding::OtherEpoch(Epoch(2))));
+    assert_eq!(scene.on(Event::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
     assert_eq!(scene.calls(), []);
 }
 
@@ -355,7 +360,7 @@ fn absence_proves_nothing_once_the_store_was_seen_below_or_in_another_epoch() {
         scene.on(notice(9));
         scene.on(Event::Changes(Changes::Truncated));
         scene.on(Event::Tick);
-        assert_eq!(scene.on(Event::Position(seen)), reads(Read::Snapshot));
+        assert_eq!(scene.on(Event::Position(seen.into())), reads(Read::Snapshot));
         scene.on(Event::Failed);
         scene.calls();
         scene.resync(9);
@@ -367,9 +372,9 @@ fn absence_proves_nothing_once_the_store_was_seen_below_or_in_another_epoch() {
 fn a_snapshot_that_was_never_settled_is_no_history_to_continue() {
     let mut scene = Scene::new();
     scene.on(Event::Tick);
-    scene.on(Event::Position(at(5)));
+    scene.on(Event::Position(at(5).into()));
     scene.on(snapshot(5));
-    scene.on(Event::Position(at(7)));
+    scene.on(Event::Position(at(7).into()));
     assert_eq!(scene.on(Event::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
     scene.resync(7);
     assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
@@ -381,7 +386,7 @@ fn a_truncated_log_that_notices_overtook_needs_no_snapshot() {
     scene.on(notice(7));
     scene.on(notice(6));
     assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position));
-    assert_eq!(scene.on(Event::Position(at(7))), reads(Read::Changes { after: Revision(6) }));
+    assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(6) }));
 }
 
 #[test]
@@ -391,7 +396,7 @@ fn a_log_with_a_gap_or_an_early_end_resyncs() {
     assert_eq!(scene.on(entries(7..=8)), finds(Finding::LogIncomplete(Revision(5))));
     let mut scene = Scene::settled(5);
     scene.probe();
-    scene.on(Event::Position(at(7)));
+    scene.on(Event::Position(at(7).into()));
     assert_eq!(scene.on(entries(6..=6)), reads(Read::Changes { after: Revision(6) }), "some progress: go on");
     assert_eq!(scene.on(Event::Changes(Changes::Entries(vec![]))), finds(Finding::LogIncomplete(Revision(6))));
 }
@@ -405,12 +410,12 @@ fn failed_reads_wait_for_the_next_tick_and_lose_nothing() {
     scene.probe();
     assert_eq!(scene.on(Event::Failed), idle());
     let sent_at = scene.probe();
-    scene.on(Event::Position(at(7)));
+    scene.on(Event::Position(at(7).into()));
     scene.on(entries(6..=7));
     assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Confirm(sent_at)]);
     let mut scene = Scene::new();
     scene.on(Event::Tick);
-    scene.on(Event::Position(at(5)));
+    scene.on(Event::Position(at(5).into()));
     assert_eq!(scene.on(Event::Failed), idle(), "not another snapshot at once");
     scene.resync(5);
 }
@@ -419,7 +424,7 @@ fn failed_reads_wait_for_the_next_tick_and_lose_nothing() {
 fn during_a_snapshot_only_revocations_are_taken_from_notices() {
     let mut scene = Scene::new();
     scene.on(Event::Tick);
-    scene.on(Event::Position(at(5)));
+    scene.on(Event::Position(at(5).into()));
     assert_eq!((scene.on(notice(6)), scene.on(Event::Notice(Notice::Moved))), (idle(), idle()));
     assert_eq!(scene.calls(), [Call::Revoke(6)]);
 }
@@ -429,9 +434,9 @@ fn a_snapshot_with_another_checksum_is_read_again_and_then_believed() {
     let mut scene = Scene::new();
     let wrong = |scene: &mut Scene, checksum| {
         scene.on(Event::Tick);
-        scene.on(Event::Position(at(5)));
+        scene.on(Event::Position(at(5).into()));
         scene.on(Event::Snapshot { position: at(5), checksum });
-        scene.on(Event::Position(at(5))).findings
+        scene.on(Event::Position(at(5).into())).findings
     };
     assert_eq!(wrong(&mut scene, sum(5) ^ 1), [Finding::Unproven(Revision(5))]);
     assert_eq!(wrong(&mut scene, sum(5) ^ 2), [Finding::Unproven(Revision(5))], "not the same twice");
@@ -451,7 +456,7 @@ fn answers_to_nothing_that_was_asked_change_nothing() {
     let mut scene = Scene::settled(5);
     scene.calls();
     let before = scene.machine.clone();
-    for event in [Event::Position(at(1)), entries(6..=7), snapshot(1), Event::Failed] {
+    for event in [Event::Position(at(1).into()), entries(6..=7), snapshot(1), Event::Failed] {
         assert_eq!(scene.on(event), idle());
     }
     assert_eq!((scene.machine, scene.table.calls), (before, vec![]));

@@ -1,12 +1,13 @@
 //! A store that can be taken away and given back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tollgate::store::{
-    Batch, Changes, CommitError, Notice, Position, Revision, SnapshotItem, Store, StoreError, TokenFilter, Versioned,
-    Watch,
+    Batch, Changes, CommitError, Notice, Position, Probe, Report, Reported, Revision, SidecarId, SnapshotItem, Store,
+    StoreError, TokenFilter, Versioned, Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -98,6 +99,38 @@ impl Store for FaultyStore {
 
     async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
         self.check()?.history(id).await
+    }
+
+    async fn probe(&self) -> Result<Probe, StoreError> {
+        self.check()?.probe().await
+    }
+
+    async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        self.check()?.retired(digests).await
+    }
+
+    async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        self.check()?.recall(digests).await
+    }
+
+    async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
+        self.check()?.recalled().await
+    }
+
+    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        self.check()?.settle_recalls(digests).await
+    }
+
+    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
+        self.check()?.report(report, keep).await
+    }
+
+    async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
+        self.check()?.withdraw(sidecar).await
+    }
+
+    async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
+        self.check()?.sidecars().await
     }
 
     fn describe(&self) -> String {

@@ -1,0 +1,50 @@
+//! What sidecars say of themselves, for `tollgate status` and for whoever waits until a revocation is everywhere.
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Epoch, Revision};
+
+/// One run of one sidecar: a random number drawn at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SidecarId(pub u64);
+
+impl fmt::Display for SidecarId {
+    /// 16 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// How a sidecar is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Which.
+    pub id: SidecarId,
+    /// What people call it: the host's name, unless configured.
+    pub name: String,
+    /// The program's version.
+    pub version: String,
+    /// Its first listener.
+    pub address: String,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// What its requests are decided by: everything up to this revision of this epoch; `None` while it is being rebuilt.
+    pub applied: Option<(Epoch, Revision)>,
+    /// How long ago it was last proven fresh, in milliseconds, at the moment of the report; `None` before the first time.
+    pub staleness_ms: Option<u64>,
+    /// Open client connections.
+    pub connections: u64,
+}
+
+/// A report that the store still keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// As it was written.
+    pub report: Report,
+    /// How long ago, by the store's clock.
+    pub age: Duration,
+}

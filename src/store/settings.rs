@@ -1,0 +1,109 @@
+//! What a store is opened with.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::StoreUrl;
+
+/// Which store, and how to get at it. Everything but the URL is for Redis only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Which store, and where.
+    pub url: StoreUrl,
+    /// What all keys and channels begin with, so that several registries can share one Redis.
+    pub namespace: Namespace,
+    /// How many replicas must confirm each commit and each probe; 0 for none. With half of the replicas or more, an
+    /// isolated old primary can neither keep sidecars fresh nor take commits that a failover loses.
+    pub quorum_replicas: u32,
+    /// Holds the password, nothing else; instead of one in the URL.
+    pub password_file: Option<PathBuf>,
+    /// The user that Sentinels know us as; `None`: the default one.
+    pub sentinel_username: Option<String>,
+    /// Holds the password for the Sentinels.
+    pub sentinel_password_file: Option<PathBuf>,
+    /// Authorities (PEM) to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Our certificate chain (PEM), where the server asks for one.
+    pub certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub key: Option<PathBuf>,
+}
+
+impl From<StoreUrl> for Settings {
+    /// This store, and defaults for everything else.
+    fn from(url: StoreUrl) -> Self {
+        Self {
+            url,
+            namespace: Namespace::default(),
+            quorum_replicas: 0,
+            password_file: None,
+            sentinel_username: None,
+            sentinel_password_file: None,
+            ca: None,
+            certificate: None,
+            key: None,
+        }
+    }
+}
+
+/// The first part of all keys: `{tollgate}:meta`. The braces make it a hash tag, so that all keys share one slot of a
+/// cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Namespace(String);
+
+impl Namespace {
+    /// A key, or a channel.
+    #[must_use]
+    pub fn key(&self, name: impl fmt::Display) -> String {
+        format!("{{{}}}:{name}", self.0)
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self("tollgate".to_owned())
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text that is not a [`Namespace`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a namespace has 1 to 64 letters, digits, `.`, `_` and `-`")]
+pub struct InvalidNamespace;
+
+impl FromStr for Namespace {
+    type Err = InvalidNamespace;
+
+    /// Characters that mean something to Redis (hash tags, patterns of ACLs) are refused.
+    fn from_str(text: &str) -> Result<Self, InvalidNamespace> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        match (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(InvalidNamespace),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_share_a_hash_tag() {
+        assert_eq!(Namespace::default().key("meta"), "{tollgate}:meta");
+        assert_eq!("plant-7".parse::<Namespace>().expect("valid").key("log"), "{plant-7}:log");
+    }
+
+    #[test]
+    fn what_means_something_to_redis_is_no_namespace() {
+        for text in ["", "a b", "a{b}", "a*", "a:b", "[a]", "a\\", "ä", &"a".repeat(65)] {
+            assert_eq!(text.parse::<Namespace>(), Err(InvalidNamespace), "{text}");
+        }
+    }
+}
