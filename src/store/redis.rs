@@ -1,5 +1,8 @@
 //! The fleet's store: one Redis, with replicas or as a cluster, shared by all sidecars and registry commands.
 
+mod fault;
+mod link;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
