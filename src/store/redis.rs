@@ -1,7 +1,14 @@
 //! The fleet's store: one Redis, with replicas or as a cluster, shared by all sidecars and registry commands.
 
+mod check;
+mod dial;
+mod discovery;
 mod fault;
+mod layout;
 mod link;
+mod slot;
+mod switches;
+mod watch;
 
 use std::time::Duration;
 

@@ -1,0 +1,250 @@
+//! The subscription: what commits publish, as notices for watchers.
+//!
+//! It has a connection of its own, to the server in charge. Every time it stands anew, watchers are told that they may
+//! have missed something. A connection that is gone without a word is found by `PING`; one that stands and brings
+//! nothing, by the positions that probes read: what they show and nobody announced is missing.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::{PushInfo, PushKind, Value};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::fault::Fault;
+use super::layout::{Layout, parse_announcement};
+use super::link::{Connection, Link};
+use super::switches;
+use crate::backoff::Backoff;
+use crate::store::notify::Notices;
+use crate::store::url::Server;
+use crate::store::{Epoch, Notice, Position, Revision, Watch};
+
+/// The waits between attempts to subscribe.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), last: Duration::from_secs(1) };
+
+/// How often the connection is tried, and how long that may take.
+const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(2));
+
+/// How long after a probe the announcement of what it showed may still come.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// The subscription of one store.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    link: Arc<Link>,
+    layout: Arc<Layout>,
+    shared: Arc<Shared>,
+    /// Started by the first watcher.
+    tasks: OnceLock<Tasks>,
+}
+
+/// What the task, the connection and the probes share.
+#[derive(Debug)]
+struct Shared {
+    notices: Notices,
+    heard: Mutex<Heard>,
+    /// Something in `heard` has changed.
+    changed: Notify,
+}
+
+/// How far the announcements have come.
+#[derive(Debug, Default)]
+struct Heard {
+    /// The last announcement, or the first position that a probe read since subscribing: what came before that cannot be
+    /// missed.
+    newest: Option<(Epoch, Revision)>,
+    /// Since when a probe's position is beyond it.
+    behind_since: Option<Instant>,
+}
+
+/// Ends its tasks when dropped.
+#[derive(Debug)]
+struct Tasks(Vec<AbortHandle>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Subscription {
+    /// Does not subscribe yet.
+    pub(super) fn new(link: Arc<Link>, layout: Arc<Layout>) -> Self {
+        let shared = Shared { notices: Notices::new(), heard: Mutex::default(), changed: Notify::new() };
+        Self { link, layout, shared: Arc::new(shared), tasks: OnceLock::new() }
+    }
+
+    /// Must be called within a runtime, which carries the subscription from the first call on.
+    pub(super) fn watch(&self) -> Box<dyn Watch> {
+        let watch = self.shared.notices.watch();
+        self.tasks.get_or_init(|| {
+            let (link, shared) = (Arc::clone(&self.link), Arc::clone(&self.shared));
+            let listener = Listener { link, layout: Arc::clone(&self.layout), shared, silences: 0, lost_since: None };
+            let mut tasks = vec![tokio::spawn(listener.run()).abort_handle()];
+            tasks.extend(switches::follow(&self.link).map(|follow| tokio::spawn(follow).abort_handle()));
+            Tasks(tasks)
+        });
+        watch
+    }
+
+    /// Takes note of a position that a probe read.
+    pub(super) fn probed(&self, position: &Position) {
+        let mut heard = self.shared.heard();
+        let at = (position.epoch, position.revision);
+        match heard.newest {
+            None => heard.newest = Some(at),
+            Some((epoch, revision)) if epoch == at.0 && revision >= at.1 => heard.behind_since = None,
+            Some(_) => {
+                heard.behind_since.get_or_insert_with(Instant::now);
+            }
+        }
+        drop(heard);
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Shared {
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A message of the channel: its name, and what was published.
+    fn receive(&self, message: &[Value]) {
+        let announcement = match message {
+            [_, Value::BulkString(bytes)] => parse_announcement(bytes),
+            _ => None,
+        };
+        let Some((epoch, entry)) = announcement else {
+            tracing::warn!("something that is no announcement was published in the channel of commits");
+            self.notices.send(Notice::Moved);
+            return;
+        };
+        *self.heard() = Heard { newest: Some((epoch, entry.revision)), behind_since: None };
+        self.changed.notify_one();
+        self.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
+    }
+
+    /// Waits until the announcement of something that a probe showed is overdue.
+    async fn silence(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let behind_since = self.heard().behind_since;
+            match behind_since.map(|since| since + SILENCE) {
+                Some(overdue) if overdue <= Instant::now() => return,
+                Some(overdue) => drop(tokio::time::timeout_at(overdue.into(), changed).await),
+                None => changed.await,
+            }
+        }
+    }
+}
+
+/// Why a subscription ended.
+enum End {
+    /// It could not be made, or the connection broke.
+    Lost(Option<Fault>),
+    /// Another server is in charge.
+    Moved,
+    /// It stands, and brings nothing.
+    Silent,
+}
+
+/// The task that subscribes, again and again.
+struct Listener {
+    link: Arc<Link>,
+    layout: Arc<Layout>,
+    shared: Arc<Shared>,
+    /// How often the subscription was found silent.
+    silences: u64,
+    lost_since: Option<Instant>,
+}
+
+impl Listener {
+    async fn run(mut self) {
+        let mut attempt = 0;
+        loop {
+            let began = Instant::now();
+            let end = match self.subscribe().await {
+                Ok((connection, broken)) => {
+                    // One that breaks at once, each time, is no success.
+                    let end = self.attend(connection, &broken).await;
+                    if began.elapsed() > BACKOFF.last {
+                        attempt = 0;
+                    }
+                    end
+                }
+                Err(fault) => End::Lost(Some(fault)),
+            };
+            self.tell(end);
+            attempt += 1;
+            tokio::time::sleep(BACKOFF.wait(attempt)).await;
+        }
+    }
+
+    async fn subscribe(&mut self) -> Result<(Connection, Arc<Notify>), Fault> {
+        let broken = Arc::new(Notify::new());
+        let (shared, breaks) = (Arc::clone(&self.shared), Arc::clone(&broken));
+        let take = move |PushInfo { kind, data }| {
+            match kind {
+                PushKind::Message => shared.receive(&data),
+                PushKind::Disconnection => breaks.notify_one(),
+                _ => {}
+            }
+            Ok::<_, redis::aio::SendError>(())
+        };
+        let mut connection = self.link.listening(take).await?;
+        *self.shared.heard() = Heard::default();
+        connection.subscribe(self.layout.channel()).await?;
+        if let Some(since) = self.lost_since.take() {
+            let (server, seconds) = (connection.server().to_string(), since.elapsed().as_secs());
+            tracing::info!(server, seconds, "announcements of commits are heard again");
+        }
+        // Only now: what is committed from here on is announced, and what was before is asked for.
+        self.shared.notices.send(Notice::Lost);
+        Ok((connection, broken))
+    }
+
+    /// Holds the subscription until it ends.
+    async fn attend(&self, mut connection: Connection, broken: &Notify) -> End {
+        let (interval, limit) = PING;
+        let mut primary = self.link.primary();
+        let server = connection.server().clone();
+        let is_other = |primary: &Option<Server>| primary.as_ref() != Some(&server);
+        let mut ping = redis::pipe();
+        ping.cmd("PING").ignore();
+        loop {
+            tokio::select! {
+                () = broken.notified() => return End::Lost(None),
+                () = async { drop(primary.wait_for(is_other).await) } => return End::Moved,
+                () = self.shared.silence() => return End::Silent,
+                () = tokio::time::sleep(interval) => {
+                    match tokio::time::timeout(limit, connection.query::<()>(&ping)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(fault)) => return End::Lost(Some(fault)),
+                        Err(_) => return End::Lost(Some(Fault::TimedOut(limit))),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Once for each outage.
+    fn tell(&mut self, end: End) {
+        match end {
+            End::Lost(_) if self.lost_since.is_some() => {}
+            End::Lost(fault) => {
+                self.lost_since = Some(Instant::now());
+                let reason = fault.map_or_else(|| "the connection broke".to_owned(), |fault| fault.chain());
+                tracing::warn!(reason, "announcements of commits are not heard: changes arrive with the next probe");
+            }
+            End::Moved => tracing::info!("another Redis is in charge: subscribing there"),
+            End::Silent => {
+                self.silences += 1;
+                let times = self.silences;
+                tracing::warn!(times, "the subscription stands and brings nothing: subscribing again");
+                // Probes are answered and this is not: perhaps they are on another server than this.
+                self.link.leave();
+            }
+        }
+    }
+}
