@@ -70,6 +70,12 @@ impl Connection {
         let answer = commands.query_async(&mut self.connection).await;
         answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
     }
+
+    /// Has what is published on a channel given to the sender that the connection was made with.
+    pub(super) async fn subscribe(&mut self, channel: &str) -> Result<(), Fault> {
+        let answer = self.connection.subscribe(channel).await;
+        answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
+    }
 }
 
 impl Link {
@@ -117,6 +123,12 @@ impl Link {
             Err(fault) if fault.ends_connection() => self.send(Use::Shared, commands).await,
             outcome => outcome,
         }
+    }
+
+    /// Lets go of the kept connections: they lead to a server that is not in charge.
+    pub(super) fn discard(&self) {
+        *self.shared.current() = None;
+        *self.confirming.current() = None;
     }
 
     /// The kept connection, or a new one.
