@@ -8,6 +8,7 @@ mod client;
 mod faulty;
 mod http2;
 mod program;
+mod redis;
 mod reply;
 mod upstream;
 
@@ -29,6 +30,7 @@ pub(crate) use client::Client;
 pub(crate) use faulty::FaultyStore;
 pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
 pub(crate) use program::Program;
+pub(crate) use redis::RedisServer;
 pub(crate) use reply::Reply;
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
 

@@ -11,7 +11,7 @@ use redis::{Cmd, Pipeline, RedisError, Value, cmd, from_redis_value};
 
 use super::dial::CONNECT_TIMEOUT;
 use super::fault::Fault;
-use super::layout::{Key, Layout};
+use super::layout::{self, Key, Layout};
 use crate::store::SidecarId;
 use crate::store::url::{Server, Topology};
 
@@ -137,7 +137,7 @@ async fn check_types(connection: &mut MultiplexedConnection, layout: &Layout) ->
         // What this user may not see it will not use either.
         let Ok(Value::SimpleString(found)) = answer else { continue };
         if found != "none" && found != key.kind() {
-            return Err(layout.wrong_type(layout.key(key), &found));
+            return Err(layout::wrong_type(layout.key(key), &found));
         }
     }
     Ok(())

@@ -40,8 +40,8 @@ pub(super) enum Fault {
     #[error("{confirmed} of {wanted} replicas confirmed it")]
     Unconfirmed { confirmed: u64, wanted: u32 },
     /// An answer that makes no sense.
-    #[error("the server's answer cannot be understood")]
-    Answer(#[source] RedisError),
+    #[error("the server's answer cannot be understood: {0}")]
+    Senseless(String),
     #[error("the batch contradicts itself: {0}")]
     Contradiction(String),
     #[error("no randomness from the operating system")]
@@ -59,13 +59,13 @@ impl Fault {
         match error.kind() {
             ErrorKind::Io if error.is_timeout() => Self::TimedOut(limit),
             ErrorKind::Io | ErrorKind::Parse => Self::Broken(error),
-            ErrorKind::UnexpectedReturnType => Self::Answer(error),
+            ErrorKind::UnexpectedReturnType => Self::Senseless(error.to_string()),
             _ => match error.clone().into_server_errors().as_deref() {
                 Some([(_, first), ..]) => {
                     let (code, detail) = (first.code().to_owned(), first.details().unwrap_or_default().to_owned());
                     Self::of_server(code, detail)
                 }
-                _ => Self::Answer(error),
+                _ => Self::Senseless(error.to_string()),
             },
         }
     }
@@ -105,7 +105,7 @@ impl Fault {
     /// Whether another connection is needed, and perhaps another server.
     pub(super) fn ends_connection(&self) -> bool {
         match self {
-            Self::Broken(_) | Self::TimedOut(_) | Self::NotPrimary | Self::Answer(_) => true,
+            Self::Broken(_) | Self::TimedOut(_) | Self::NotPrimary | Self::Senseless(_) => true,
             Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "ASK" | "MASTERDOWN"),
             Self::Unusable(_)
             | Self::NotPermitted(_)
@@ -119,7 +119,7 @@ impl Fault {
 
     /// Whether what was sent may have been executed all the same, or may be later.
     pub(super) fn leaves_open(&self) -> bool {
-        matches!(self, Self::Broken(_) | Self::TimedOut(_) | Self::Answer(_))
+        matches!(self, Self::Broken(_) | Self::TimedOut(_) | Self::Senseless(_))
     }
 
     /// Whether the server found a key of another type than ours.

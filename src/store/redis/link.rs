@@ -26,7 +26,7 @@ pub(super) struct Link {
     dialer: Arc<Dialer>,
     discovery: Discovery,
     kind: Kind,
-    layout: Arc<Layout>,
+    layout: Layout,
     needs_quorum: bool,
     /// For everything that does not wait on the server.
     shared: Slot,
@@ -77,7 +77,7 @@ impl Connection {
         answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
     }
 
-    /// Asks for the messages of a channel.
+    /// Has what is published on a channel given to the sender that the connection was made with.
     pub(super) async fn subscribe(&mut self, channel: &str) -> Result<(), Fault> {
         let answer = self.connection.subscribe(channel).await;
         answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
@@ -94,7 +94,7 @@ impl Link {
     ///
     /// # Errors
     /// [`Fault::Unusable`] for settings of another kind of store.
-    pub(super) fn new(settings: &Settings, layout: Arc<Layout>) -> Result<Self, Fault> {
+    pub(super) fn new(settings: &Settings) -> Result<Self, Fault> {
         let StoreUrl::Redis(url) = &settings.url else {
             return Err(Fault::Unusable("is not in Redis".to_owned()));
         };
@@ -103,7 +103,7 @@ impl Link {
             discovery: Discovery::new(Arc::clone(&dialer), ClusterSlot::of(&settings.namespace)),
             kind: Kind::of(&url.topology),
             dialer,
-            layout,
+            layout: Layout::new(&settings.namespace),
             needs_quorum: settings.quorum_replicas > 0,
             shared: Slot::default(),
             confirming: Slot::default(),
@@ -155,8 +155,8 @@ impl Link {
         self.primary.subscribe()
     }
 
-    /// Another server is in charge: what is kept leads to the wrong one.
-    pub(super) fn leave(&self) {
+    /// Lets go of the kept connections, and of the subscription: they lead to a server that is not in charge.
+    pub(super) fn discard(&self) {
         self.primary.send_replace(None);
         for slot in [&self.shared, &self.confirming] {
             slot.current().take();
@@ -173,10 +173,15 @@ impl Link {
             return Ok(connection);
         }
         let mut connection = self.dedicated().await?;
-        // Whatever may be different on another server is looked at again: versions, keys, users.
-        check::examine(&mut connection.connection, &self.layout, self.needs_quorum).await?;
+        // Users and versions may be others on another server.
+        self.examine(&mut connection).await?;
         *slot.current() = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// Looks whether what is there is ours, and can be used.
+    pub(super) async fn examine(&self, connection: &mut Connection) -> Result<(), Fault> {
+        check::examine(&mut connection.connection, &self.layout, self.needs_quorum).await
     }
 
     fn slot(&self, on: Use) -> &Slot {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
-use super::dial::{Dialer, Peer};
+use super::Access;
+use super::dial::Peer;
 use super::discovery::{self, ANSWER_TIMEOUT};
 use super::fault::Fault;
 use super::link::Link;
@@ -25,14 +26,13 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), last: Duration::from_secs(5) };
 
 /// Listens to one Sentinel after the other, for ever. `None` where there are none.
-pub(super) fn follow(link: &Arc<Link>) -> Option<impl Future<Output = ()> + Send + use<>> {
-    let dialer = Arc::clone(link.dialer());
-    let Topology::Sentinel { sentinels, name } = dialer.url().topology.clone() else { return None };
-    let link = Arc::clone(link);
+pub(super) fn follow(access: &Arc<Access>) -> Option<impl Future<Output = ()> + Send + use<>> {
+    let Topology::Sentinel { sentinels, name } = access.link.dialer().url().topology.clone() else { return None };
+    let access = Arc::clone(access);
     Some(async move {
         let mut attempt = 0;
         for sentinel in sentinels.iter().cycle() {
-            match listen(&link, &dialer, sentinel, &name, &mut attempt).await {
+            match listen(&access.link, sentinel, &name, &mut attempt).await {
                 Ok(()) => {}
                 Err(fault) => tracing::debug!(%sentinel, reason = fault.chain(), "failovers are not heard of"),
             }
@@ -43,7 +43,7 @@ pub(super) fn follow(link: &Arc<Link>) -> Option<impl Future<Output = ()> + Send
 }
 
 /// Listens until the connection breaks.
-async fn listen(link: &Link, dialer: &Dialer, sentinel: &Server, name: &str, attempt: &mut u32) -> Result<(), Fault> {
+async fn listen(link: &Link, sentinel: &Server, name: &str, attempt: &mut u32) -> Result<(), Fault> {
     let (switched, broken) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let take = {
         let (switched, broken, prefix) = (Arc::clone(&switched), Arc::clone(&broken), format!("{name} "));
@@ -59,20 +59,20 @@ async fn listen(link: &Link, dialer: &Dialer, sentinel: &Server, name: &str, att
         }
     };
     let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(ANSWER_TIMEOUT));
-    let (mut connection, _carrier) = dialer.dial(sentinel, Peer::Sentinel, config.set_push_sender(take)).await?;
+    let (mut connection, _carrier) = link.dialer().dial(sentinel, Peer::Sentinel, config.set_push_sender(take)).await?;
     let refused = |error| Fault::of_command(error, ANSWER_TIMEOUT);
     connection.subscribe(CHANNEL).await.map_err(refused)?;
     // It may have happened while nobody listened.
     let now = discovery::primary_of(&mut connection, sentinel, name).await?;
     if link.primary().borrow().as_ref().is_some_and(|primary| *primary != now) {
-        link.leave();
+        link.discard();
     }
     *attempt = 0;
     loop {
         tokio::select! {
             () = switched.notified() => {
                 tracing::info!(%sentinel, "a Sentinel announced a failover");
-                link.leave();
+                link.discard();
             }
             () = broken.notified() => return Ok(()),
             () = tokio::time::sleep(PING_INTERVAL) => {

@@ -4,7 +4,7 @@
 //! have missed something. A connection that is gone without a word is found by `PING`; one that stands and brings
 //! nothing, by the positions that probes read: what they show and nobody announced is missing.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{PushInfo, PushKind, Value};
@@ -12,13 +12,11 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::fault::Fault;
-use super::layout::{Layout, parse_announcement};
-use super::link::{Connection, Link};
-use super::switches;
+use super::link::Connection;
+use super::{Access, layout, switches};
 use crate::backoff::Backoff;
-use crate::store::notify::Notices;
 use crate::store::url::Server;
-use crate::store::{Epoch, Notice, Position, Revision, Watch};
+use crate::store::{Epoch, Notice, Position, Revision};
 
 /// The waits between attempts to subscribe.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), last: Duration::from_secs(1) };
@@ -29,26 +27,34 @@ const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(
 /// How long after a probe the announcement of what it showed may still come.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The subscription of one store.
+/// The tasks that listen. They end when it is dropped.
 #[derive(Debug)]
-pub(super) struct Subscription {
-    link: Arc<Link>,
-    layout: Arc<Layout>,
-    shared: Arc<Shared>,
-    /// Started by the first watcher.
-    tasks: OnceLock<Tasks>,
+pub(super) struct Watching(Vec<AbortHandle>);
+
+impl Watching {
+    /// Must be called within a runtime, which carries the tasks.
+    pub(super) fn start(access: &Arc<Access>) -> Self {
+        let listener = Listener { access: Arc::clone(access), silences: 0, lost_since: None };
+        let mut tasks = vec![tokio::spawn(listener.run()).abort_handle()];
+        tasks.extend(switches::follow(access).map(|follow| tokio::spawn(follow).abort_handle()));
+        Self(tasks)
+    }
 }
 
-/// What the task, the connection and the probes share.
-#[derive(Debug)]
-struct Shared {
-    notices: Notices,
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// How far the announcements have come, as against what probes read.
+#[derive(Debug, Default)]
+pub(super) struct Hearing {
     heard: Mutex<Heard>,
     /// Something in `heard` has changed.
     changed: Notify,
 }
 
-/// How far the announcements have come.
 #[derive(Debug, Default)]
 struct Heard {
     /// The last announcement, or the first position that a probe read since subscribing: what came before that cannot be
@@ -58,39 +64,10 @@ struct Heard {
     behind_since: Option<Instant>,
 }
 
-/// Ends its tasks when dropped.
-#[derive(Debug)]
-struct Tasks(Vec<AbortHandle>);
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
-impl Subscription {
-    /// Does not subscribe yet.
-    pub(super) fn new(link: Arc<Link>, layout: Arc<Layout>) -> Self {
-        let shared = Shared { notices: Notices::new(), heard: Mutex::default(), changed: Notify::new() };
-        Self { link, layout, shared: Arc::new(shared), tasks: OnceLock::new() }
-    }
-
-    /// Must be called within a runtime, which carries the subscription from the first call on.
-    pub(super) fn watch(&self) -> Box<dyn Watch> {
-        let watch = self.shared.notices.watch();
-        self.tasks.get_or_init(|| {
-            let (link, shared) = (Arc::clone(&self.link), Arc::clone(&self.shared));
-            let listener = Listener { link, layout: Arc::clone(&self.layout), shared, silences: 0, lost_since: None };
-            let mut tasks = vec![tokio::spawn(listener.run()).abort_handle()];
-            tasks.extend(switches::follow(&self.link).map(|follow| tokio::spawn(follow).abort_handle()));
-            Tasks(tasks)
-        });
-        watch
-    }
-
+impl Hearing {
     /// Takes note of a position that a probe read.
     pub(super) fn probed(&self, position: &Position) {
-        let mut heard = self.shared.heard();
+        let mut heard = self.heard();
         let at = (position.epoch, position.revision);
         match heard.newest {
             None => heard.newest = Some(at),
@@ -100,29 +77,22 @@ impl Subscription {
             }
         }
         drop(heard);
-        self.shared.changed.notify_one();
+        self.changed.notify_one();
     }
-}
 
-impl Shared {
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A message of the channel: its name, and what was published.
-    fn receive(&self, message: &[Value]) {
-        let announcement = match message {
-            [_, Value::BulkString(bytes)] => parse_announcement(bytes),
-            _ => None,
-        };
-        let Some((epoch, entry)) = announcement else {
-            tracing::warn!("something that is no announcement was published in the channel of commits");
-            self.notices.send(Notice::Moved);
-            return;
-        };
-        *self.heard() = Heard { newest: Some((epoch, entry.revision)), behind_since: None };
+    /// Takes note of an announcement.
+    fn announced(&self, epoch: Epoch, revision: Revision) {
+        *self.heard() = Heard { newest: Some((epoch, revision)), behind_since: None };
         self.changed.notify_one();
-        self.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
+    }
+
+    /// A subscription begins.
+    fn begin(&self) {
+        *self.heard() = Heard::default();
     }
 
     /// Waits until the announcement of something that a probe showed is overdue.
@@ -151,9 +121,7 @@ enum End {
 
 /// The task that subscribes, again and again.
 struct Listener {
-    link: Arc<Link>,
-    layout: Arc<Layout>,
-    shared: Arc<Shared>,
+    access: Arc<Access>,
     /// How often the subscription was found silent.
     silences: u64,
     lost_since: Option<Instant>,
@@ -183,31 +151,31 @@ impl Listener {
 
     async fn subscribe(&mut self) -> Result<(Connection, Arc<Notify>), Fault> {
         let broken = Arc::new(Notify::new());
-        let (shared, breaks) = (Arc::clone(&self.shared), Arc::clone(&broken));
+        let (access, breaks) = (Arc::clone(&self.access), Arc::clone(&broken));
         let take = move |PushInfo { kind, data }| {
-            match kind {
-                PushKind::Message => shared.receive(&data),
-                PushKind::Disconnection => breaks.notify_one(),
+            match (kind, data.last()) {
+                (PushKind::Message, Some(Value::BulkString(message))) => access.announce(message),
+                (PushKind::Disconnection, _) => breaks.notify_one(),
                 _ => {}
             }
             Ok::<_, redis::aio::SendError>(())
         };
-        let mut connection = self.link.listening(take).await?;
-        *self.shared.heard() = Heard::default();
-        connection.subscribe(self.layout.channel()).await?;
+        let mut connection = self.access.link.listening(take).await?;
+        self.access.hearing.begin();
+        connection.subscribe(self.access.layout.channel()).await?;
         if let Some(since) = self.lost_since.take() {
             let (server, seconds) = (connection.server().to_string(), since.elapsed().as_secs());
             tracing::info!(server, seconds, "announcements of commits are heard again");
         }
         // Only now: what is committed from here on is announced, and what was before is asked for.
-        self.shared.notices.send(Notice::Lost);
+        self.access.notices.send(Notice::Lost);
         Ok((connection, broken))
     }
 
     /// Holds the subscription until it ends.
     async fn attend(&self, mut connection: Connection, broken: &Notify) -> End {
         let (interval, limit) = PING;
-        let mut primary = self.link.primary();
+        let mut primary = self.access.link.primary();
         let server = connection.server().clone();
         let is_other = |primary: &Option<Server>| primary.as_ref() != Some(&server);
         let mut ping = redis::pipe();
@@ -216,7 +184,7 @@ impl Listener {
             tokio::select! {
                 () = broken.notified() => return End::Lost(None),
                 () = async { drop(primary.wait_for(is_other).await) } => return End::Moved,
-                () = self.shared.silence() => return End::Silent,
+                () = self.access.hearing.silence() => return End::Silent,
                 () = tokio::time::sleep(interval) => {
                     match tokio::time::timeout(limit, connection.query::<()>(&ping)).await {
                         Ok(Ok(())) => {}
@@ -243,8 +211,25 @@ impl Listener {
                 let times = self.silences;
                 tracing::warn!(times, "the subscription stands and brings nothing: subscribing again");
                 // Probes are answered and this is not: perhaps they are on another server than this.
-                self.link.leave();
+                self.access.link.discard();
             }
         }
+    }
+}
+
+impl Access {
+    /// Tells the watchers of a commit.
+    fn announce(&self, message: &[u8]) {
+        self.notices.send(match layout::parse_announcement(message) {
+            Some((epoch, entry)) => {
+                self.hearing.announced(epoch, entry.revision);
+                Notice::Committed { epoch, entry: Arc::new(entry) }
+            }
+            None => {
+                let (store, channel) = (&self.name, self.layout.channel());
+                tracing::warn!(store, channel, "something that is no announcement was published");
+                Notice::Moved
+            }
+        });
     }
 }
