@@ -204,6 +204,11 @@ impl Replica {
     pub fn suppressed(&self) -> Vec<(TokenId, Digest)> {
         self.ledger().suppressed()
     }
+
+    /// Whether there is any token of [`Replica::suppressed`].
+    pub(crate) fn suppresses(&self) -> bool {
+        self.ledger().suppresses()
+    }
 }
 
 /// The writer's methods. There is one writer: [`driver::run`].

@@ -150,6 +150,10 @@ impl Ledger {
         self.suppressed.iter().map(|(digest, grant)| (grant.token, *digest)).collect()
     }
 
+    pub(super) fn suppresses(&self) -> bool {
+        !self.suppressed.is_empty()
+    }
+
     /// Applies one entry of the change log. True when something may have become narrower.
     pub(super) fn apply(&mut self, grants: &Grants, entry: &LogEntry, now: Instant) -> bool {
         self.tombstones.expire(now);
