@@ -47,6 +47,9 @@ use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecor
 
 const CREATE: &str = include_str!("redis/create.lua");
 
+/// How long a sidecar's start waits for an answer that could tell that the store is not to be used.
+const AWAIT_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// A store in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
@@ -93,7 +96,8 @@ impl RedisStore {
     ///
     /// # Errors
     /// [`StoreError::Unusable`] when what is there is not ours or of another version, or when nothing is there and it is
-    /// not to be made; nothing is written then. [`StoreError::Unavailable`] when the server cannot be asked.
+    /// not to be made or waited for; nothing is written then. [`StoreError::Unavailable`] when the server cannot be asked
+    /// and is not waited for.
     pub async fn open(settings: &Settings, absent: Absent, retention: Retention) -> Result<Self, StoreError> {
         let store = Self::new(settings, retention)?;
         store.check(absent).await?;
@@ -111,7 +115,15 @@ impl RedisStore {
             }
             read::position(&self.access).await.map(drop)
         };
-        checked.await.map_err(|fault| fault.during("opening the store", &self.access.name))
+        let checked = match absent {
+            Absent::Create | Absent::Refuse => checked.await,
+            Absent::Await => match tokio::time::timeout(AWAIT_TIMEOUT, checked).await {
+                Ok(Err(fault @ (Fault::Unusable(_) | Fault::NotPermitted(_)))) => Err(fault),
+                // Whoever reads says so, again and again.
+                Ok(Ok(()) | Err(_)) | Err(_) => Ok(()),
+            },
+        };
+        checked.map_err(|fault| fault.during("opening the store", &self.access.name))
     }
 
     /// The outcome, in the caller's terms.

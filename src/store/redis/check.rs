@@ -157,29 +157,28 @@ async fn check_permissions(
     layout: &Layout,
     needs_quorum: bool,
 ) -> Result<(), Fault> {
-    let needs = needs(layout, needs_quorum);
+    // First, and on its own: without it, what follows would not be queued but done.
+    match ask::<()>(connection, &cmd("MULTI")).await {
+        Ok(()) => {}
+        // Then what is missing is found when it is used.
+        Err(Fault::NotPermitted(_)) => return Ok(()),
+        Err(fault) => return Err(fault),
+    }
+    let mut needs = needs(layout, needs_quorum);
+    needs.push(Need { command: "DISCARD", on: None, rest: &[] });
     let mut attempt = Pipeline::new();
-    attempt.cmd("MULTI");
     for need in &needs {
         attempt.add_command(need.command());
     }
-    attempt.cmd("DISCARD");
-    let answers = answers(connection, &mut attempt).await?;
-    let named = std::iter::once("MULTI".to_owned()).chain(needs.iter().map(Need::to_string));
     let mut refused = Vec::new();
-    for (answer, named) in answers.into_iter().zip(named.chain(["DISCARD".to_owned()])) {
+    for (answer, need) in answers(connection, &mut attempt).await?.into_iter().zip(&needs) {
         match answer.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT)) {
-            Err(Fault::NotPermitted(_)) => refused.push(named),
-            // The transaction was not begun: that is what was refused, and is in the list.
-            Err(Fault::Refused(code, _)) if code == "ERR" && !refused.is_empty() => {}
-            Err(fault) => return Err(fault),
             Ok(_) => {}
+            Err(Fault::NotPermitted(_)) => refused.push(need.to_string()),
+            Err(fault) => return Err(fault),
         }
     }
-    match refused.as_slice() {
-        [] => Ok(()),
-        refused => Err(Fault::NotPermitted(refused.join(", "))),
-    }
+    if refused.is_empty() { Ok(()) } else { Err(Fault::NotPermitted(refused.join(", "))) }
 }
 
 /// A command that a sidecar uses, with what it uses it on.

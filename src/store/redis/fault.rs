@@ -13,6 +13,9 @@ pub(super) enum Fault {
     /// What is there is not a store of this version, or this user may not use it.
     #[error("cannot be used: {0}")]
     Unusable(String),
+    /// There is no registry yet.
+    #[error("{0}")]
+    Absent(String),
     /// The server refuses this user these commands or keys.
     #[error("{}", permission(.0))]
     NotPermitted(String),
@@ -108,6 +111,7 @@ impl Fault {
             Self::Broken(_) | Self::TimedOut(_) | Self::NotPrimary | Self::Senseless(_) => true,
             Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "ASK" | "MASTERDOWN"),
             Self::Unusable(_)
+            | Self::Absent(_)
             | Self::NotPermitted(_)
             | Self::Record { .. }
             | Self::Unreachable { .. }
@@ -132,7 +136,7 @@ impl Fault {
         let store = store.to_owned();
         match self {
             Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
-            Self::Unusable(problem) => StoreError::Unusable { store, problem },
+            Self::Unusable(problem) | Self::Absent(problem) => StoreError::Unusable { store, problem },
             Self::NotPermitted(what) => StoreError::Unusable { store, problem: permission(&what) },
             cause => StoreError::Unavailable { operation, store, source: Box::new(cause) },
         }
