@@ -20,6 +20,7 @@ mod fault;
 mod index;
 mod layout;
 mod link;
+mod migration;
 mod read;
 mod reports;
 mod slot;

@@ -5,6 +5,7 @@
 //! ever uses up.
 
 mod client;
+pub(crate) mod cluster;
 mod faulty;
 pub(crate) mod history;
 mod http2;
@@ -13,6 +14,7 @@ mod program;
 mod redis;
 pub(crate) mod relay;
 mod reply;
+pub(crate) mod sentinel;
 mod upstream;
 pub(crate) mod world;
 
@@ -31,12 +33,14 @@ use tollgate::store::{Batch, Edit, Retention, Revision, SqliteStore, Store};
 use tollgate::token::{PermissionSet, Role, TokenId};
 
 pub(crate) use client::Client;
+pub(crate) use cluster::RedisCluster;
 pub(crate) use faulty::FaultyStore;
 pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
 pub(crate) use program::Program;
 pub(crate) use redis::RedisServer;
 pub(crate) use relay::{Relay, Traffic};
 pub(crate) use reply::Reply;
+pub(crate) use sentinel::SentinelSet;
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
 
 /// Longest wait for anything. Far above what a loaded machine needs: only a failure takes that long.

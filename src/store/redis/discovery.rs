@@ -202,7 +202,7 @@ fn endpoint(value: &Value, asked: &Server) -> Option<Server> {
 }
 
 /// `HOST:PORT`, where an IPv6 address has no brackets.
-fn parse_endpoint(text: &str) -> Option<Server> {
+pub(super) fn parse_endpoint(text: &str) -> Option<Server> {
     let (host, port) = text.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() || host == "?" {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline};
@@ -14,12 +14,17 @@ use super::dial::{Carrier, Dialer, Peer};
 use super::discovery::Discovery;
 use super::fault::Fault;
 use super::layout::Layout;
+use super::migration::Migrating;
 use super::slot::Slot as ClusterSlot;
 use crate::store::url::Server;
 use crate::store::{Settings, StoreUrl};
 
 /// Longest wait for an answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to try again while a cluster is busy with itself, and the pauses between.
+const BRIEFLY: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The way to the server in charge.
 pub(super) struct Link {
@@ -122,8 +127,28 @@ impl Link {
         self.connect(config().set_push_sender(sender)).await
     }
 
-    /// Sends commands once. The connection is replaced if it turns out to be of no more use.
+    /// Sends commands, until they are executed at most once. The connection is replaced if it turns out to be of no more
+    /// use.
     pub(super) async fn send<T: FromRedisValue>(&self, on: Use, commands: &Pipeline) -> Result<T, Fault> {
+        let began = Instant::now();
+        loop {
+            match self.send_once(on, commands).await {
+                Err(fault) if fault.is_passing() && began.elapsed() < BRIEFLY => tokio::time::sleep(PAUSE).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Sends commands that only read, and again over a new connection if the first one turns out to be of no use.
+    pub(super) async fn read<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Fault> {
+        match self.send_once(Use::Shared, commands).await {
+            Err(fault) if fault.is_ask() => self.read_migrating(commands).await,
+            Err(fault) if fault.ends_connection() || fault.is_passing() => self.send(Use::Shared, commands).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn send_once<T: FromRedisValue>(&self, on: Use, commands: &Pipeline) -> Result<T, Fault> {
         let slot = self.slot(on);
         let mut connection = self.kept(slot).await?;
         // Given up half-way, it may be the connection that hangs: the next command takes another.
@@ -138,12 +163,11 @@ impl Link {
         outcome
     }
 
-    /// Sends commands that only read, and again over a new connection if the first one turns out to be of no use.
-    pub(super) async fn read<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Fault> {
-        match self.send(Use::Shared, commands).await {
-            Err(fault) if fault.ends_connection() => self.send(Use::Shared, commands).await,
-            outcome => outcome,
-        }
+    async fn read_migrating<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Fault> {
+        let source = self.kept(&self.shared).await?.connection;
+        let mut migrating = Migrating { dialer: &self.dialer, source, config: config(), target: None };
+        let answer = commands.query_async(&mut migrating).await;
+        answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
     }
 
     pub(super) fn dialer(&self) -> &Arc<Dialer> {
