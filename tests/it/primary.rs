@@ -67,6 +67,22 @@ async fn hears(watch: &mut Box<dyn Watch>, revision: Revision) {
     .await;
 }
 
+/// Commits until a commit is announced: the subscription has moved to where `committer` commits.
+async fn hears_again(watch: &mut Box<dyn Watch>, committer: &dyn Store) {
+    within("commits are announced again", async {
+        for attempt in 0.. {
+            let revision = commit_at_last(committer, &format!("again {attempt}")).await;
+            let announced = async {
+                while !matches!(watch.next().await, Notice::Committed { entry, .. } if entry.revision == revision) {}
+            };
+            if tokio::time::timeout(Duration::from_millis(200), announced).await.is_ok() {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
 /// Waits until the subscription stands: a notice that something may have been missed.
 async fn subscribed(watch: &mut Box<dyn Watch>) {
     within("the subscription stands", async { while watch.next().await != Notice::Lost {} }).await;

@@ -1,6 +1,6 @@
 //! Behind Sentinels: the primary is found, and followed when it changes.
 
-use super::{commit, commit_at_last, hears, open, settings, subscribed, unusable};
+use super::{commit, commit_at_last, hears, hears_again, open, settings, subscribed, unusable};
 use crate::harness::{RedisServer, SentinelSet, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -17,12 +17,14 @@ async fn an_ordered_failover_is_followed() {
         store.probe().await.is_ok_and(|probe| probe.position.revision >= revision)
     })
     .await;
-    // Not the old primary, which lives on: it hears nothing of it any more.
-    subscribed(&mut watch).await;
-    hears(&mut watch, commit(&*other, "heard").await).await;
+    // Not at the old primary, which lives on.
+    hears_again(&mut watch, &*other).await;
     set.servers[before].kill();
     commit(&*store, "without the old one").await;
-    assert!(set.servers[after].cli(&["PUBSUB", "NUMSUB", "{tollgate}:changes"]).ends_with('1'));
+    eventually("the new primary has the subscription", || async {
+        set.servers[after].cli(&["PUBSUB", "NUMSUB", "{tollgate}:changes"]).ends_with('1')
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,7 +32,7 @@ async fn a_primary_that_dies_is_replaced() {
     let mut set = SentinelSet::start(1).await;
     // The first Sentinel in the URL is dead too: the next one is asked.
     let url = set.url();
-    let store = open(&url).await;
+    let (store, other) = (open(&url).await, open(&url).await);
     let mut watch = store.watch();
     subscribed(&mut watch).await;
     commit(&*store, "before").await;
@@ -39,9 +41,9 @@ async fn a_primary_that_dies_is_replaced() {
     set.primary_is_not(before).await;
     set.sentinels[0].kill();
     let revision = commit_at_last(&*store, "after").await;
-    hears(&mut watch, revision).await;
+    hears_again(&mut watch, &*other).await;
     let late = open(&url).await;
-    assert_eq!(late.position().await.expect("reads").revision, revision);
+    assert!(late.position().await.expect("reads").revision >= revision);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
