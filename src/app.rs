@@ -244,7 +244,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         raise_descriptor_limit(&config);
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let store = store::open(&config.store, Absent::Create).await?;
+        let store = store::open(&config.store, Absent::Await).await?;
         let described = store.describe();
         let sidecar = Sidecar::start(config, store).await?;
         for address in sidecar.listeners() {

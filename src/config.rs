@@ -16,6 +16,7 @@ mod raw;
 mod read;
 mod routes;
 mod show;
+mod store;
 mod upstream;
 
 pub mod network;

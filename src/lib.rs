@@ -42,6 +42,7 @@
 
 pub mod admin;
 pub mod app;
+mod backoff;
 pub mod cli;
 pub mod config;
 pub mod connection;

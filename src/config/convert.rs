@@ -12,10 +12,9 @@ use super::read::Section;
 use super::units::{InvalidDuration, format_duration, parse_duration};
 use super::{
     Alpn, Config, FreshnessConfig, Limits, ListenerConfig, LogConfig, LogFormat, MaxStaleness, Network, Timeouts,
-    TlsConfig, UpstreamConfig, UpstreamName, Upstreams, routes, upstream,
+    TlsConfig, UpstreamConfig, UpstreamName, Upstreams, routes, store, upstream,
 };
-use crate::store::settings::Namespace;
-use crate::store::{Settings, StoreUrl};
+use crate::store::StoreUrl;
 use crate::tls::{self, TlsError};
 use crate::token::Permission;
 
@@ -27,8 +26,8 @@ pub(super) fn config(root: &Section<'_>, default_store: Option<&StoreUrl>) -> Op
     let upstreams = root.section("upstream");
     let api = upstream::upstream(&upstreams.section("api"), 8888);
     let heartbeat = upstream::upstream(&upstreams.section("heartbeat"), 8000);
-    let store = store(root, default_store);
     let snapshot_file = root.section("store").file("snapshot_file");
+    let store = store::store(root, default_store);
     for (name, upstream) in [("api", &api), ("heartbeat", &heartbeat)] {
         let leads_here = |address| upstream.as_ref().is_some_and(|upstream| leads_to(upstream, address));
         if let Some((_, listener)) = listeners.iter().find(|(_, listener)| leads_here(listener.address)) {
@@ -56,30 +55,6 @@ pub(super) fn config(root: &Section<'_>, default_store: Option<&StoreUrl>) -> Op
         trusted_proxies,
         routes,
     })
-}
-
-/// Reads where the registry is kept.
-pub(super) fn store(root: &Section<'_>, default: Option<&StoreUrl>) -> Option<Settings> {
-    let section = root.section("store");
-    let url = section.text("url", str::parse::<StoreUrl>);
-    if section.node("url").is_none() && default.is_none() {
-        let unknown = "none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME says where state is kept";
-        section.problem("url", format!("{unknown}; name the file, such as sqlite:/var/lib/tollgate/tollgate.db"));
-    }
-    let namespace = section.or("namespace", section.text("namespace", str::parse), Namespace::default());
-    let quorum_replicas = section.or("quorum_replicas", section.number("quorum_replicas", 0..=100), 0);
-    let settings = Settings {
-        namespace: namespace?,
-        quorum_replicas: quorum_replicas.and_then(|count| u32::try_from(count).ok())?,
-        password_file: section.file("password_file"),
-        sentinel_username: section.text("sentinel_username", |text| Ok::<_, String>(text.to_owned())),
-        sentinel_password_file: section.file("sentinel_password_file"),
-        ca: section.file("ca"),
-        certificate: section.file("certificate"),
-        key: section.file("key"),
-        ..Settings::from(url.or_else(|| default.cloned())?)
-    };
-    Some(settings)
 }
 
 /// Where agents connect when no listener is written.
