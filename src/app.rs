@@ -98,7 +98,10 @@ impl Sidecar {
             stop,
             workers: Vec::new(),
             tasks: Vec::new(),
-            snapshot_file: config.snapshot_file.clone().map(|path| SnapshotFile::new(path, Arc::clone(&replica))),
+            snapshot_file: config.snapshot_file.clone().map(|path| {
+                let name = format!("{} {}", store.describe(), config.store.namespace);
+                SnapshotFile::new(path, name, Arc::clone(&replica))
+            }),
         };
         let slots = Arc::new(Semaphore::new(config.limits.max_connections.get().min(Semaphore::MAX_PERMITS)));
         for index in 0..config.workers.get() {

@@ -16,7 +16,9 @@
 //! - The store cannot be read: the replica serves until it is staler than the configured bound, then everything that
 //!   needs a token gets 503. Never 401: that would blame a good token.
 //! - A change is missed: the probe of the store's position, every second, finds the gap.
-//! - The store goes back in time: the replica is read anew, and what it saw revoked stays revoked.
+//! - The store goes back in time: the replica is read anew, and what it saw revoked stays revoked; the store is told, so
+//!   that every sidecar refuses it.
+//! - A sidecar is restarted: it goes on from its snapshot file, which makes nothing fresher than it was.
 //! - An upstream fails: 502 or 504; within a reply, the reply is cut off visibly.
 //! - A client misbehaves: one of the documented replies, or a closed connection.
 //!

@@ -13,6 +13,7 @@ mod memory;
 mod refusals;
 mod registry;
 mod revocation;
+mod snapshot_file;
 mod sqlite;
 mod tls;
 mod upstream;
