@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Replica;
 use super::sync::{Event, Finding, Read, Synchroniser, Table};
-use crate::store::{LogEntry, Store, StoreError};
+use crate::store::{LogEntry, Notice, Store, StoreError};
 use crate::token::Digest;
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
@@ -99,6 +99,7 @@ impl<'a> Driver<'a> {
                 event
             }
             Err(error) => {
+                self.replica.reads_failed.fetch_add(1, Ordering::Relaxed);
                 let (store, reason) = (self.store.describe(), chain(&error));
                 if self.failing_since.is_some() {
                     tracing::debug!(store, reason, "the store still does not answer");
@@ -116,6 +117,9 @@ impl<'a> Driver<'a> {
     fn handle(&mut self, event: Event, now: Instant) {
         if event == Event::Tick {
             self.next_probe = now + self.probe_interval;
+        }
+        if event == Event::Notice(Notice::Lost) {
+            self.replica.notices_lost.fetch_add(1, Ordering::Relaxed);
         }
         let failed = event == Event::Failed;
         let mut writer = Writer { replica: self.replica, confirmed: false };

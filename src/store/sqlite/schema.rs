@@ -141,7 +141,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Fault> {
 /// synced (NORMAL, in WAL mode), and so takes microseconds; whatever else is in the log of the file is as safe as before.
 pub(super) fn open_reporter(path: &Path) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_transaction_behavior(TransactionBehavior::Immediate);
     connection.pragma_update(None, "synchronous", "NORMAL")?;
