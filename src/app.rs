@@ -21,6 +21,7 @@ use crate::fleet::{self, Reporter};
 use crate::listener::{self, BindError, Tls};
 use crate::proxy::Gate;
 use crate::reload;
+use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::{Replica, driver};
 use crate::store::{self, Absent, Store};
 use crate::tls::TlsError;
@@ -37,6 +38,7 @@ pub struct Sidecar {
     workers: Vec<JoinHandle<()>>,
     tasks: Vec<AbortHandle>,
     reporter: Option<Reporting>,
+    snapshot_file: Option<Arc<SnapshotFile>>,
 }
 
 /// The task that reports to the store.
@@ -103,6 +105,7 @@ impl Sidecar {
             workers: Vec::new(),
             tasks: Vec::new(),
             reporter: None,
+            snapshot_file: config.snapshot_file.clone().map(|path| SnapshotFile::new(path, Arc::clone(&replica))),
         };
         let slots = Arc::new(Semaphore::new(config.limits.max_connections.get().min(Semaphore::MAX_PERMITS)));
         for index in 0..config.workers.get() {
@@ -127,7 +130,7 @@ impl Sidecar {
             sidecar.listeners.first().copied(),
             fleet::keep(&config.freshness),
         ));
-        let synchronise = driver::run(replica, store, config.freshness.probe_interval, std::future::pending());
+        let synchronise = synchronise(replica, store, config.freshness.probe_interval, sidecar.snapshot_file.clone());
         sidecar.tasks.push(tokio::spawn(synchronise).abort_handle());
         Ok(sidecar)
     }
@@ -178,7 +181,25 @@ impl Sidecar {
         {
             tracing::error!("the reports ended by a panic");
         }
+        if let Some(file) = &self.snapshot_file {
+            file.save().await;
+        }
     }
+}
+
+/// Keeps the replica at the store's position, from what an earlier run left on.
+async fn synchronise(
+    replica: Arc<Replica>,
+    store: Arc<dyn Store>,
+    probe_interval: Duration,
+    snapshot_file: Option<Arc<SnapshotFile>>,
+) {
+    let Some(file) = snapshot_file else {
+        return driver::run(replica, store, probe_interval, std::future::pending()).await;
+    };
+    let machine = file.load().await;
+    let synchronise = driver::resume(replica, store, machine, probe_interval, std::future::pending());
+    tokio::join!(synchronise, file.keep());
 }
 
 impl Drop for Sidecar {

@@ -6,10 +6,15 @@
 
 mod client;
 mod faulty;
+pub(crate) mod history;
 mod http2;
+pub(crate) mod prober;
 mod program;
+mod redis;
+pub(crate) mod relay;
 mod reply;
 mod upstream;
+pub(crate) mod world;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -29,6 +34,8 @@ pub(crate) use client::Client;
 pub(crate) use faulty::FaultyStore;
 pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
 pub(crate) use program::Program;
+pub(crate) use redis::RedisServer;
+pub(crate) use relay::{Relay, Traffic};
 pub(crate) use reply::Reply;
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
 

@@ -1,0 +1,517 @@
+//! What was done and what was answered, and a judge over both.
+//!
+//! For every *subject*, which is one token used for one kind of request, the history is a row of **claims**: from some
+//! moment on, these verdicts are right. An operation makes a claim when it begins, and the claim is **sure** once the
+//! operation was acknowledged. A request that was sent at `s` and answered at `a` may be answered by
+//!
+//! - the last claim that was sure before `s - bound`, because no replica that is believed is older than the bound, and
+//! - every later claim that began before `a`,
+//!
+//! and by nothing else. That is a register with bounded staleness, and it says both that nothing revoked is accepted
+//! past the bound and that nothing good is ever refused. The rules, as a [`Rule`] names them:
+//!
+//! - **Accepted**: a token is not accepted by a request sent later than the bound after its end was acknowledged, on any
+//!   sidecar, whatever broke.
+//! - **Revived**: once a sidecar has refused a token because it was revoked or deleted, it never accepts it again, also
+//!   if the store has lost that write. (A sidecar that had not seen the revocation before the store lost it cannot know
+//!   better: for it the loss makes a new claim, see [`Judge::lost`]. A user who was disabled is nothing of the kind.)
+//! - **Blamed**: a good token is not answered 401 or 403.
+//! - **Unavailable**: 503 is said only by a sidecar that a fault could have made stale, and no longer than the recovery
+//!   time after the fault's end.
+//! - **Strange**: nothing else is answered at all, and no connection is lost, except to a sidecar that is down.
+//!
+//! A reply is judged once everything is known that could excuse or condemn it: operations that were running when it came
+//! have ended, and what a fault has lost was read back. Then it is forgotten, so that the judge's memory is bounded by
+//! what is under way.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt::{self, Write as _};
+use std::ops::BitOr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What is asked about: one token for one kind of request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Subject(u64);
+
+/// A set of right answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verdicts(u8);
+
+impl Verdicts {
+    /// 200.
+    pub(crate) const SERVED: Self = Self(1);
+    /// 403: a good token without the permission.
+    pub(crate) const FORBIDDEN: Self = Self(2);
+    /// 401, for now: not created yet, or its owner is disabled.
+    pub(crate) const REFUSED: Self = Self(4);
+    /// 401, for good: revoked or deleted.
+    pub(crate) const GONE: Self = Self(8);
+
+    /// Whether they have one in common.
+    pub(crate) fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The verdicts that a status may stand for.
+    fn behind(status: u16) -> Option<Self> {
+        match status {
+            200 => Some(Self::SERVED),
+            401 => Some(Self::REFUSED | Self::GONE),
+            403 => Some(Self::FORBIDDEN),
+            _ => None,
+        }
+    }
+}
+
+impl BitOr for Verdicts {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Display for Verdicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [(Self::SERVED, "served"), (Self::FORBIDDEN, "403"), (Self::REFUSED, "401"), (Self::GONE, "gone")];
+        let names = names.iter().filter(|(verdict, _)| self.intersects(*verdict)).map(|(_, name)| *name);
+        f.write_str(&names.collect::<Vec<_>>().join(" or "))
+    }
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    /// Acknowledged.
+    Done,
+    /// Known to have changed nothing.
+    Failed,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// An operation that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Operation(u64);
+
+/// Something that is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault(u64);
+
+/// A moment from which on replies wait to be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Hold(u64);
+
+/// What a fault does to sidecars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Impact {
+    /// Their replicas may grow stale from when it begins, and say 503 once they are past the bound.
+    Stale,
+    /// They may lose connections, and say 503 until they have read the store.
+    Down,
+}
+
+/// One request and what came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Observed {
+    pub(crate) sidecar: usize,
+    pub(crate) subject: Subject,
+    pub(crate) sent_at: Instant,
+    pub(crate) answered_at: Instant,
+    /// `None`: the connection ended without a reply.
+    pub(crate) status: Option<u16>,
+}
+
+/// What must never be broken. See the module's documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    Accepted,
+    Revived,
+    Blamed,
+    Unavailable,
+    Strange,
+}
+
+/// A reply that breaks a rule, with the part of the history that shows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Violation {
+    pub(crate) rule: Rule,
+    pub(crate) observed: Observed,
+    story: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.rule, self.story)
+    }
+}
+
+/// How much was judged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) requests: u64,
+    /// By status; 0 for none.
+    pub(crate) statuses: BTreeMap<u16, u64>,
+    pub(crate) operations: BTreeMap<(&'static str, Outcome), u64>,
+    pub(crate) faults: BTreeMap<String, u64>,
+    pub(crate) violations: u64,
+}
+
+/// One statement on a subject.
+#[derive(Debug, Clone)]
+struct Claim {
+    right: Verdicts,
+    from: Instant,
+    sure: Option<Instant>,
+    why: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Row {
+    label: String,
+    /// The operation behind the last claim, while it runs.
+    running: Option<Operation>,
+    claims: Vec<Claim>,
+    /// Which sidecars have refused it for good, and when.
+    refusals: Vec<(usize, Instant)>,
+    /// The latest replies that differed from the one before on the same sidecar.
+    seen: VecDeque<Observed>,
+}
+
+#[derive(Debug)]
+struct Running {
+    name: &'static str,
+    since: Instant,
+    subjects: Vec<Subject>,
+}
+
+#[derive(Debug)]
+struct Broken {
+    id: Fault,
+    name: String,
+    /// `None`: all of them.
+    sidecar: Option<usize>,
+    impact: Impact,
+    from: Instant,
+    to: Option<Instant>,
+}
+
+/// Longest that a request may take from sending to its answer; what is older than that and the bound is forgotten.
+const LONGEST_REQUEST: Duration = Duration::from_secs(30);
+
+/// Replies that differ from the one before, kept for the story of a violation.
+const SEEN: usize = 24;
+
+/// Violations that are kept with their stories; the others are counted.
+const TOLD: usize = 10;
+
+/// The judge.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    origin: Instant,
+    bound: Duration,
+    recovery: Duration,
+    numbers: u64,
+    rows: HashMap<Subject, Row>,
+    running: BTreeMap<Operation, Running>,
+    faults: Vec<Broken>,
+    holds: BTreeMap<Hold, Instant>,
+    waiting: Vec<Observed>,
+    violations: Vec<Violation>,
+    counts: Counts,
+}
+
+impl Judge {
+    /// Judges sidecars with this `max_staleness`, which must be over a fault this long after its end.
+    pub(crate) fn new(bound: Duration, recovery: Duration, origin: Instant) -> Self {
+        Self {
+            origin,
+            bound,
+            recovery,
+            numbers: 0,
+            rows: HashMap::new(),
+            running: BTreeMap::new(),
+            faults: Vec::new(),
+            holds: BTreeMap::new(),
+            waiting: Vec::new(),
+            violations: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    /// A new subject, for which these verdicts are right until an operation says otherwise.
+    pub(crate) fn subject(&mut self, label: impl Into<String>, right: Verdicts, at: Instant) -> Subject {
+        let subject = Subject(self.number());
+        let claims = vec![Claim { right, from: at, sure: Some(at), why: "at first".into() }];
+        let label = label.into();
+        let row = Row { label, running: None, claims, refusals: Vec::new(), seen: VecDeque::new() };
+        self.rows.insert(subject, row);
+        subject
+    }
+
+    /// Forgets a subject; replies about it count no more.
+    pub(crate) fn forget(&mut self, subject: Subject) {
+        self.rows.remove(&subject);
+        self.waiting.retain(|observed| observed.subject != subject);
+    }
+
+    /// An operation is about to be sent that makes these verdicts right. Operations on the same subject follow each
+    /// other.
+    pub(crate) fn begins(&mut self, name: &'static str, effects: &[(Subject, Verdicts)], at: Instant) -> Operation {
+        let operation = Operation(self.number());
+        for (subject, right) in effects {
+            let row = self.rows.get_mut(subject).expect("a known subject");
+            assert_eq!(row.running, None, "two operations at once on {}", row.label);
+            row.running = Some(operation);
+            row.claims.push(Claim { right: *right, from: at, sure: None, why: name.into() });
+        }
+        let subjects = effects.iter().map(|(subject, _)| *subject).collect();
+        self.running.insert(operation, Running { name, since: at, subjects });
+        operation
+    }
+
+    /// An operation has ended.
+    pub(crate) fn ends(&mut self, operation: Operation, outcome: Outcome, at: Instant) {
+        let Running { name, subjects, .. } = self.running.remove(&operation).expect("it runs");
+        *self.counts.operations.entry((name, outcome)).or_default() += 1;
+        for subject in subjects {
+            let Some(row) = self.rows.get_mut(&subject).filter(|row| row.running == Some(operation)) else { continue };
+            row.running = None;
+            let Some((claim, before)) = row.claims.split_last_mut() else { continue };
+            match outcome {
+                Outcome::Done => claim.sure = Some(at),
+                Outcome::Failed => drop(row.claims.pop()),
+                Outcome::Unknown => {
+                    claim.right = before.last().map_or(claim.right, |before| claim.right | before.right);
+                    claim.sure = Some(at);
+                    claim.why = format!("{name}, outcome unknown").into();
+                }
+            }
+        }
+    }
+
+    /// Something is about to break: for one sidecar, or for all.
+    pub(crate) fn breaks(
+        &mut self,
+        name: impl Into<String>,
+        sidecar: Option<usize>,
+        impact: Impact,
+        at: Instant,
+    ) -> Fault {
+        let (id, name) = (Fault(self.number()), name.into());
+        *self.counts.faults.entry(name.clone()).or_default() += 1;
+        self.faults.push(Broken { id, name, sidecar, impact, from: at, to: None });
+        id
+    }
+
+    /// It is whole again.
+    pub(crate) fn heals(&mut self, fault: Fault, at: Instant) {
+        if let Some(broken) = self.faults.iter_mut().find(|broken| broken.id == fault) {
+            broken.to = Some(at);
+        }
+    }
+
+    /// The machine, or this process, did not run between these moments: what came late then was nobody's fault.
+    pub(crate) fn stood_still(&mut self, from: Instant, to: Instant) {
+        let id = Fault(self.number());
+        let (name, impact) = ("the machine stood still".to_owned(), Impact::Stale);
+        self.faults.push(Broken { id, name, sidecar: None, impact, from: from - self.bound, to: Some(to) });
+    }
+
+    /// Acknowledged writes may get lost from here on: replies wait until it is known which.
+    pub(crate) fn hold(&mut self, at: Instant) -> Hold {
+        let hold = Hold(self.number());
+        self.holds.insert(hold, at);
+        hold
+    }
+
+    /// What was lost is known.
+    pub(crate) fn release(&mut self, hold: Hold) {
+        self.holds.remove(&hold);
+    }
+
+    /// The store has lost writes on this subject at some time after `since`, so `between` was right too; `now` is what
+    /// it holds for sure since `at`. Without lost writes: it was read what is right.
+    pub(crate) fn lost(&mut self, subject: Subject, since: Instant, between: Verdicts, now: Verdicts, at: Instant) {
+        let Some(row) = self.rows.get_mut(&subject) else { return };
+        assert_eq!(row.running, None, "read back while an operation runs on {}", row.label);
+        let why: Arc<str> = "the store lost writes".into();
+        row.claims.push(Claim { right: between, from: since, sure: None, why });
+        row.claims.push(Claim { right: now, from: since, sure: Some(at), why: "read back".into() });
+    }
+
+    /// What is right for this subject by the last claim.
+    pub(crate) fn right(&self, subject: Subject) -> Option<Verdicts> {
+        self.rows.get(&subject)?.claims.last().map(|claim| claim.right)
+    }
+
+    /// A sidecar was started anew, without what it had seen.
+    pub(crate) fn restarted(&mut self, sidecar: usize) {
+        self.rows.values_mut().for_each(|row| row.refusals.retain(|(refuser, _)| *refuser != sidecar));
+    }
+
+    /// A reply.
+    pub(crate) fn observe(&mut self, observed: Observed) {
+        self.counts.requests += 1;
+        *self.counts.statuses.entry(observed.status.unwrap_or(0)).or_default() += 1;
+        self.waiting.push(observed);
+    }
+
+    /// Judges what can be judged, and forgets it.
+    pub(crate) fn settle(&mut self) {
+        let running = self.running.values().map(|running| running.since);
+        let horizon = running.chain(self.holds.values().copied()).min();
+        let ready = |observed: &Observed| horizon.is_none_or(|horizon| observed.answered_at < horizon);
+        let (mut ready, waiting): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(ready);
+        self.waiting = waiting;
+        ready.sort_by_key(|observed| observed.answered_at);
+        let last = ready.last().map(|observed| observed.answered_at);
+        ready.into_iter().for_each(|observed| self.judge(observed));
+        if let Some(oldest) = last.and_then(|last| last.checked_sub(LONGEST_REQUEST)) {
+            self.forget_before(horizon.map_or(oldest, |horizon| oldest.min(horizon)));
+        }
+    }
+
+    /// Judges everything, and says what was found.
+    pub(crate) fn finish(&mut self) -> (&[Violation], &Counts) {
+        self.holds.clear();
+        self.settle();
+        assert!(self.waiting.is_empty(), "operations still run: {:?}", self.running);
+        (&self.violations, &self.counts)
+    }
+
+    /// What was found so far.
+    pub(crate) fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// How much was judged so far.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn judge(&mut self, observed: Observed) {
+        let Some(row) = self.rows.get(&observed.subject) else { return };
+        let broken = self.rule_broken(row, observed);
+        let known = row.known_at(observed, self.bound);
+        if let Some(rule) = broken {
+            self.counts.violations += 1;
+            if self.violations.len() < TOLD {
+                let story = self.story(row, observed, known);
+                self.violations.push(Violation { rule, observed, story });
+            }
+        }
+        let Some(row) = self.rows.get_mut(&observed.subject) else { return };
+        let said_gone = observed.status == Some(401) && !known.intersects(Verdicts::REFUSED);
+        if said_gone && broken.is_none() && row.refused_by(observed.sidecar).is_none() {
+            row.refusals.push((observed.sidecar, observed.answered_at));
+        }
+        let before = row.seen.iter().rev().find(|before| before.sidecar == observed.sidecar);
+        if before.is_none_or(|before| before.status != observed.status) {
+            if row.seen.len() == SEEN {
+                row.seen.pop_front();
+            }
+            row.seen.push_back(observed);
+        }
+    }
+
+    fn rule_broken(&self, row: &Row, observed: Observed) -> Option<Rule> {
+        let Some(status) = observed.status else {
+            return (!self.excused(observed, &[Impact::Down])).then_some(Rule::Strange);
+        };
+        if status == 503 {
+            return (!self.excused(observed, &[Impact::Down, Impact::Stale])).then_some(Rule::Unavailable);
+        }
+        let Some(said) = Verdicts::behind(status) else { return Some(Rule::Strange) };
+        let accepted = said != Verdicts::REFUSED | Verdicts::GONE;
+        if accepted && row.refused_by(observed.sidecar).is_some_and(|at| at < observed.sent_at) {
+            return Some(Rule::Revived);
+        }
+        let known = row.known_at(observed, self.bound);
+        match said.intersects(known) {
+            true => None,
+            false if accepted && !known.intersects(Verdicts::SERVED | Verdicts::FORBIDDEN) => Some(Rule::Accepted),
+            false if status == 200 => Some(Rule::Accepted),
+            false => Some(Rule::Blamed),
+        }
+    }
+
+    /// Whether a fault of one of these kinds explains that a sidecar could not answer.
+    fn excused(&self, observed: Observed, impacts: &[Impact]) -> bool {
+        self.faults.iter().any(|fault| {
+            let reached = fault.sidecar.is_none_or(|sidecar| sidecar == observed.sidecar);
+            // Stale replicas are believed for a while. Half of the bound: probes may have been late before.
+            let earliest = match fault.impact {
+                Impact::Stale => fault.from + self.bound / 2,
+                Impact::Down => fault.from,
+            };
+            let latest = fault.to.map(|to| to + self.recovery);
+            reached
+                && impacts.contains(&fault.impact)
+                && observed.answered_at >= earliest
+                && latest.is_none_or(|latest| observed.sent_at <= latest)
+        })
+    }
+
+    fn forget_before(&mut self, oldest: Instant) {
+        for row in self.rows.values_mut() {
+            let base = row.claims.iter().rposition(|claim| claim.sure.is_some_and(|sure| sure + self.bound < oldest));
+            row.claims.drain(..base.unwrap_or(0));
+        }
+        let recovery = self.recovery;
+        self.faults.retain(|fault| fault.to.is_none_or(|to| to + recovery >= oldest));
+    }
+
+    fn story(&self, row: &Row, observed: Observed, known: Verdicts) -> String {
+        let at = |moment: Instant| match moment.checked_duration_since(self.origin) {
+            Some(since) => format!("{:.3}", since.as_secs_f64()),
+            None => "before".to_owned(),
+        };
+        let said = |observed: &Observed| {
+            let (sent, answered) = (at(observed.sent_at), at(observed.answered_at));
+            let status = observed.status.map_or("nothing".to_owned(), |status| status.to_string());
+            format!("sidecar {} answered {status} (sent {sent}, answered {answered})", observed.sidecar)
+        };
+        let mut story = format!("{}: {}; right: {known}, bound {:?}\n", row.label, said(&observed), self.bound);
+        // Writing to a string cannot fail.
+        let mut line = |line: String| drop(writeln!(story, "  {line}"));
+        for claim in &row.claims {
+            let sure = claim.sure.map_or("never".to_owned(), at);
+            line(format!("{} .. sure {sure}: {} ({})", at(claim.from), claim.right, claim.why));
+        }
+        for (sidecar, moment) in &row.refusals {
+            line(format!("{}: sidecar {sidecar} refused it for good", at(*moment)));
+        }
+        row.seen.iter().for_each(|seen| line(said(seen)));
+        for fault in self.faults.iter().filter(|fault| fault.from <= observed.answered_at) {
+            let (reach, to) = (fault.sidecar.map_or("all".to_owned(), |one| one.to_string()), fault.to.map(at));
+            let to = to.unwrap_or_default();
+            line(format!("{} .. {to}: {} (sidecars: {reach})", at(fault.from), fault.name));
+        }
+        story
+    }
+}
+
+impl Row {
+    /// The verdicts that a request may have been answered by.
+    fn known_at(&self, observed: Observed, bound: Duration) -> Verdicts {
+        let settled = |claim: &Claim| claim.sure.is_some_and(|sure| sure + bound < observed.sent_at);
+        let base = self.claims.iter().rposition(settled).unwrap_or(0);
+        let mut claims = self.claims.iter().skip(base);
+        let first = claims.next().map_or(Verdicts(0), |claim| claim.right);
+        claims.filter(|claim| claim.from <= observed.answered_at).fold(first, |known, claim| known | claim.right)
+    }
+
+    fn refused_by(&self, sidecar: usize) -> Option<Instant> {
+        self.refusals.iter().find(|(refuser, _)| *refuser == sidecar).map(|(_, at)| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests;

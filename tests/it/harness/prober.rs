@@ -1,0 +1,189 @@
+//! Requests all the time, through every sidecar, with every token that somebody is interested in; what they are answered
+//! goes into the history.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::history::{Judge, Observed, Subject};
+
+/// The judge, shared by all that happens at once.
+#[derive(Debug, Clone)]
+pub(crate) struct History(Arc<Mutex<Judge>>);
+
+impl History {
+    pub(crate) fn new(bound: Duration, recovery: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Judge::new(bound, recovery, Instant::now()))))
+    }
+
+    /// Speaks to the judge.
+    pub(crate) fn with<T>(&self, speak: impl FnOnce(&mut Judge) -> T) -> T {
+        speak(&mut self.0.lock().expect("no panic"))
+    }
+}
+
+/// A request that is sent again and again.
+#[derive(Debug, Clone)]
+pub(crate) struct Probe {
+    pub(crate) subject: Subject,
+    pub(crate) request: Arc<[u8]>,
+}
+
+/// What is asked. Changes while it is asked.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Probes(Arc<RwLock<Vec<Probe>>>);
+
+impl Probes {
+    pub(crate) fn add(&self, probe: Probe) {
+        self.0.write().expect("no panic").push(probe);
+    }
+
+    pub(crate) fn remove(&self, subject: Subject) {
+        self.0.write().expect("no panic").retain(|probe| probe.subject != subject);
+    }
+
+    /// All of them, now.
+    pub(crate) fn all(&self) -> Vec<Probe> {
+        self.0.read().expect("no panic").clone()
+    }
+
+    fn nth(&self, number: usize) -> Option<Probe> {
+        let probes = self.0.read().expect("no panic");
+        probes.get(number % probes.len().max(1)).cloned()
+    }
+}
+
+/// The tasks that ask. They end when it is dropped.
+pub(crate) struct Prober(JoinSet<()>);
+
+impl Prober {
+    /// Asks every one of `sidecars` over `connections` connections, each with this pause between two requests.
+    pub(crate) fn start(
+        sidecars: &[SocketAddr],
+        connections: usize,
+        pause: Duration,
+        probes: &Probes,
+        history: &History,
+    ) -> Self {
+        let mut tasks = JoinSet::new();
+        for (sidecar, address) in sidecars.iter().enumerate() {
+            for first in 0..connections {
+                let (probes, history) = (probes.clone(), history.clone());
+                let mut asker = Asker::new(*address);
+                tasks.spawn(async move {
+                    for number in (first..).step_by(connections) {
+                        if let Some(probe) = probes.nth(number) {
+                            let observed = asker.ask(sidecar, &probe).await;
+                            history.with(|judge| judge.observe(observed));
+                        }
+                        tokio::time::sleep(pause).await;
+                    }
+                });
+            }
+        }
+        Self(tasks)
+    }
+
+    /// Whether one of the tasks ended, which is by a panic.
+    pub(crate) fn is_broken(&mut self) -> bool {
+        self.0.try_join_next().is_some()
+    }
+}
+
+/// Longest wait for a reply.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One client, on a connection that is kept while it lasts.
+pub(crate) struct Asker {
+    address: SocketAddr,
+    kept: Option<TcpStream>,
+}
+
+impl Asker {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Self { address, kept: None }
+    }
+
+    /// Sends a request and waits for its reply.
+    pub(crate) async fn ask(&mut self, sidecar: usize, probe: &Probe) -> Observed {
+        let sent_at = Instant::now();
+        let status = match tokio::time::timeout(PATIENCE, self.status(&probe.request)).await {
+            Ok(Ok(status)) => Some(status),
+            Ok(Err(_)) | Err(_) => {
+                self.kept = None;
+                None
+            }
+        };
+        Observed { sidecar, subject: probe.subject, sent_at, answered_at: Instant::now(), status }
+    }
+
+    async fn status(&mut self, request: &[u8]) -> io::Result<u16> {
+        let mut stream = match self.kept.take() {
+            Some(stream) => stream,
+            None => TcpStream::connect(self.address).await?,
+        };
+        stream.set_nodelay(true)?;
+        stream.write_all(request).await?;
+        let mut received = Vec::with_capacity(1024);
+        let end = head(&mut stream, &mut received).await?;
+        let text = std::str::from_utf8(&received[..end]).map_err(io::Error::other)?.to_ascii_lowercase();
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let status = text.get(9..12).and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+        let length = field("content-length:").and_then(|length| length.parse::<usize>().ok());
+        let mut rest = vec![0; (end + length.ok_or(io::ErrorKind::InvalidData)?).saturating_sub(received.len())];
+        stream.read_exact(&mut rest).await?;
+        self.kept = (field("connection:") != Some("close")).then_some(stream);
+        Ok(status)
+    }
+}
+
+/// Reads on until there is a whole head; returns where it ends.
+async fn head(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<usize> {
+    loop {
+        if let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            return Ok(end + 4);
+        }
+        if stream.read_buf(received).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// An upstream that answers every request with 200, and remembers none. Requests have no body.
+pub(crate) struct Responder {
+    pub(crate) address: SocketAddr,
+    _connections: JoinSet<()>,
+}
+
+impl Responder {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("an address");
+        let mut connections = JoinSet::new();
+        connections.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.expect("accepts");
+                // However it ends.
+                connections.spawn(async move { drop(respond(stream).await) });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self { address, _connections: connections }
+    }
+}
+
+async fn respond(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut received = Vec::new();
+    loop {
+        let end = head(&mut stream, &mut received).await?;
+        received.drain(..end);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await?;
+    }
+}

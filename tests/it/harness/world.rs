@@ -1,0 +1,347 @@
+//! Users and tokens as they should be, the commands that change them, and what every request must be answered after
+//! each: the operators' side of a history.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tollgate::registry::{Actor, NewToken, Registry, RegistryError, Requested};
+use tollgate::store::Store;
+use tollgate::token::{Permission, PermissionSet, Role, TokenId, TokenState, UserStatus};
+
+use super::history::{Outcome, Subject, Verdicts};
+use super::prober::{History, Probe, Probes};
+
+/// The two kinds of requests: each needs a permission of its own.
+const REQUESTS: [(&str, &str, &str); 2] = [
+    ("configs:read", "GET /api/configs/1/toml", ""),
+    ("heartbeat:write", "POST /agents/heartbeat", "Content-Length: 0\r\n"),
+];
+
+/// A user as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) role: Role,
+    pub(crate) enabled: bool,
+}
+
+/// A token as it should be.
+#[derive(Debug, Clone)]
+pub(crate) struct Token {
+    /// `None` until the store has said it.
+    pub(crate) id: Option<TokenId>,
+    pub(crate) owner: String,
+    pub(crate) permissions: PermissionSet,
+    pub(crate) life: Life,
+    /// In the order of [`REQUESTS`].
+    subjects: [Subject; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Not created, or its creation was lost.
+    Absent,
+    Active,
+    Revoked,
+    Deleted,
+}
+
+/// A token of a [`World`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Name(usize);
+
+/// What should be so.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Model {
+    pub(crate) users: BTreeMap<String, User>,
+    pub(crate) tokens: BTreeMap<Name, Token>,
+}
+
+impl Model {
+    fn verdict(&self, token: &Token, kind: usize) -> Verdicts {
+        let permission: Permission = REQUESTS[kind].0.parse().expect("a permission");
+        let owner = self.users.get(&token.owner);
+        match (token.life, owner) {
+            (Life::Revoked | Life::Deleted, _) => Verdicts::GONE,
+            (Life::Active, Some(owner)) if owner.enabled => {
+                match token.permissions.intersect(owner.role.permissions()).contains(permission) {
+                    true => Verdicts::SERVED,
+                    false => Verdicts::FORBIDDEN,
+                }
+            }
+            (Life::Absent | Life::Active, _) => Verdicts::REFUSED,
+        }
+    }
+
+    fn verdicts(&self) -> impl Iterator<Item = (Subject, Verdicts)> {
+        self.tokens.values().flat_map(|token| {
+            token.subjects.iter().enumerate().map(|(kind, subject)| (*subject, self.verdict(token, kind)))
+        })
+    }
+
+    fn token(&mut self, name: Name) -> &mut Token {
+        self.tokens.get_mut(&name).expect("a token of this world")
+    }
+
+    /// A weaker role takes permissions away for good; one without tokens revokes them.
+    fn narrow(&mut self, user: &str, role: Role) {
+        for token in self.tokens.values_mut().filter(|token| token.owner == user && token.life == Life::Active) {
+            token.permissions = token.permissions.intersect(role.permissions());
+            if !role.manages_tokens() {
+                token.life = Life::Revoked;
+            }
+        }
+    }
+}
+
+/// What one operator knows: users and tokens that nobody else touches. Commands follow each other.
+pub(crate) struct World {
+    pub(crate) registry: Registry,
+    pub(crate) model: Model,
+    history: History,
+    probes: Probes,
+    /// Begins the names of its users.
+    prefix: String,
+    numbers: usize,
+    /// A command's outcome is not known: see [`World::read_back`].
+    pub(crate) in_doubt: bool,
+}
+
+impl World {
+    pub(crate) fn new(registry: Registry, prefix: &str, history: History, probes: Probes) -> Self {
+        let prefix = prefix.to_owned();
+        Self { registry, model: Model::default(), history, probes, prefix, numbers: 0, in_doubt: false }
+    }
+
+    /// Runs a command that changes the model so, and tells the history.
+    async fn run<T>(
+        &mut self,
+        name: &'static str,
+        change: impl FnOnce(&mut Model),
+        command: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
+        let mut after = self.model.clone();
+        change(&mut after);
+        let before: BTreeMap<_, _> = self.model.verdicts().collect();
+        let effects: Vec<_> = after.verdicts().filter(|(subject, right)| before.get(subject) != Some(right)).collect();
+        let operation = self.history.with(|judge| judge.begins(name, &effects, Instant::now()));
+        let result = command.await;
+        let outcome = match &result {
+            Ok(_) => Outcome::Done,
+            Err(RegistryError::OutcomeUnknown(_)) => Outcome::Unknown,
+            Err(_) => Outcome::Failed,
+        };
+        self.history.with(|judge| judge.ends(operation, outcome, Instant::now()));
+        match outcome {
+            Outcome::Done => self.model = after,
+            Outcome::Failed => {}
+            Outcome::Unknown => self.in_doubt = true,
+        }
+        result
+    }
+
+    /// A new user.
+    pub(crate) async fn add_user(&mut self, role: Role) -> Result<String, RegistryError> {
+        self.numbers += 1;
+        let name = format!("{}{}", self.prefix, self.numbers);
+        let registry = self.registry.clone();
+        let add = |model: &mut Model| drop(model.users.insert(name.clone(), User { role, enabled: true }));
+        self.run("add user", add, registry.add_user(&operator(), &name, role)).await?;
+        Ok(name)
+    }
+
+    /// A new token with these permissions, which is asked about from now on.
+    pub(crate) async fn create(&mut self, owner: &str, permissions: PermissionSet) -> Result<Name, RegistryError> {
+        let new = NewToken {
+            user: owner.to_owned(),
+            description: "edge".to_owned(),
+            permissions: Requested::Permissions(permissions),
+            expires_at: None,
+        };
+        // Nobody knows the token before it is made, so nobody asks about it: an operation without effects.
+        let registry = self.registry.clone();
+        let created = self.run("create", |_| {}, registry.create_token(&operator(), new)).await?;
+        self.numbers += 1;
+        let name = Name(self.numbers);
+        let now = Instant::now();
+        let id = created.record.id;
+        let subjects = self.history.with(|judge| {
+            REQUESTS.map(|(_, request, _)| judge.subject(format!("{id} {request}"), Verdicts::REFUSED, now))
+        });
+        let permissions = created.record.permissions;
+        let token = Token { id: Some(id), owner: owner.to_owned(), permissions, life: Life::Active, subjects };
+        self.model.tokens.insert(name, token);
+        let effects: Vec<_> = self.model.verdicts().filter(|(subject, _)| subjects.contains(subject)).collect();
+        self.history.with(|judge| {
+            let operation = judge.begins("appear", &effects, now);
+            judge.ends(operation, Outcome::Done, now);
+        });
+        for (subject, (_, request, fields)) in subjects.into_iter().zip(REQUESTS) {
+            let raw = created.token.reveal();
+            let head = format!("{request} HTTP/1.1\r\nHost: tollgate\r\nAuthorization: Bearer {raw}\r\n{fields}\r\n");
+            self.probes.add(Probe { subject, request: head.into_bytes().into() });
+        }
+        Ok(name)
+    }
+
+    pub(crate) async fn revoke(&mut self, names: &[Name]) -> Result<(), RegistryError> {
+        let (registry, ids) = (self.registry.clone(), self.ids(names));
+        let revoke = |model: &mut Model| {
+            for name in names {
+                let token = model.token(*name);
+                token.life = if token.life == Life::Active { Life::Revoked } else { token.life };
+            }
+        };
+        self.run("revoke", revoke, registry.revoke(&operator(), &ids, true)).await.map(drop)
+    }
+
+    pub(crate) async fn delete(&mut self, names: &[Name]) -> Result<(), RegistryError> {
+        let (registry, ids) = (self.registry.clone(), self.ids(names));
+        let delete = |model: &mut Model| names.iter().for_each(|name| model.token(*name).life = Life::Deleted);
+        self.run("delete", delete, registry.delete(&operator(), &ids, true)).await.map(drop)
+    }
+
+    pub(crate) async fn reassign(&mut self, name: Name, to: &str) -> Result<(), RegistryError> {
+        let (registry, ids) = (self.registry.clone(), self.ids(&[name]));
+        let role = self.model.users[to].role;
+        let reassign = |model: &mut Model| {
+            let token = model.token(name);
+            if token.owner != to {
+                token.owner = to.to_owned();
+                token.permissions = token.permissions.intersect(role.permissions());
+            }
+        };
+        self.run("reassign", reassign, registry.reassign(&operator(), &ids, to, true)).await.map(drop)
+    }
+
+    pub(crate) async fn set_enabled(&mut self, user: &str, enabled: bool) -> Result<(), RegistryError> {
+        let registry = self.registry.clone();
+        let status = if enabled { UserStatus::Active } else { UserStatus::Disabled };
+        let name = if enabled { "enable user" } else { "disable user" };
+        let set = |model: &mut Model| model.users.get_mut(user).expect("a user of this world").enabled = enabled;
+        self.run(name, set, registry.set_status(&operator(), user, status)).await.map(drop)
+    }
+
+    pub(crate) async fn set_role(&mut self, user: &str, role: Role) -> Result<(), RegistryError> {
+        let registry = self.registry.clone();
+        let set = |model: &mut Model| {
+            model.users.get_mut(user).expect("a user of this world").role = role;
+            model.narrow(user, role);
+        };
+        self.run("set role", set, registry.set_role(&operator(), user, role)).await.map(drop)
+    }
+
+    /// No longer asks about a token.
+    pub(crate) fn forget(&mut self, name: Name) {
+        let Some(token) = self.model.tokens.remove(&name) else { return };
+        for subject in token.subjects {
+            self.probes.remove(subject);
+            self.history.with(|judge| judge.forget(subject));
+        }
+    }
+
+    /// The request that asks for a configuration with this token.
+    pub(crate) fn probe(&self, name: Name) -> Probe {
+        let subject = self.model.tokens[&name].subjects[0];
+        self.probes.all().into_iter().find(|probe| probe.subject == subject).expect("it is asked about")
+    }
+
+    /// The ids of these tokens.
+    pub(crate) fn ids(&self, names: &[Name]) -> Vec<TokenId> {
+        names.iter().filter_map(|name| self.model.tokens[name].id).collect()
+    }
+
+    /// Takes the store's word for what is so, and tells the history what it has lost since `since`. Commands whose
+    /// outcome was not known are settled by it too.
+    ///
+    /// A revocation that was lost may yet be recalled by a sidecar that has seen it. With `settled`, that is over.
+    pub(crate) async fn read_back(&mut self, since: Instant, settled: bool) -> anyhow::Result<Lost> {
+        let store = Arc::clone(self.registry.store());
+        let asked = Instant::now();
+        let found = self.stored(&*store).await?;
+        let mut lost = Lost::default();
+        let before: BTreeMap<_, _> = self.model.verdicts().collect();
+        let after: BTreeMap<_, _> = found.verdicts().collect();
+        for (name, token) in &self.model.tokens {
+            match (token.life, found.tokens[name].life) {
+                (Life::Revoked | Life::Deleted, Life::Active) => lost.revocations.push(*name),
+                (Life::Active, Life::Absent) => lost.creations.push(*name),
+                _ => {}
+            }
+        }
+        self.history.with(|judge| {
+            for (subject, mut now) in after {
+                let right = judge.right(subject).unwrap_or(now);
+                let ended = before.get(&subject) == Some(&Verdicts::GONE) || right.intersects(Verdicts::GONE);
+                if ended && !settled {
+                    now = now | Verdicts::GONE;
+                }
+                if right != now {
+                    judge.lost(subject, since, right | now, now, asked);
+                }
+            }
+        });
+        // What may yet be recalled stays revoked in the model until it is settled.
+        for (name, token) in &mut self.model.tokens {
+            let ended = matches!(token.life, Life::Revoked | Life::Deleted);
+            let keep = token.life;
+            token.clone_from(&found.tokens[name]);
+            if ended && !settled {
+                token.life = keep;
+            }
+        }
+        self.model.users = found.users;
+        self.in_doubt = false;
+        Ok(lost)
+    }
+
+    /// What the store holds of this world.
+    async fn stored(&self, store: &dyn Store) -> anyhow::Result<Model> {
+        let mut found = self.model.clone();
+        let mut owners = BTreeMap::new();
+        for (name, user) in &mut found.users {
+            let Some(stored) = store.user_by_name(name).await? else { continue };
+            *user = User { role: stored.record.role, enabled: stored.record.status == UserStatus::Active };
+            owners.insert(stored.record.id, name.clone());
+        }
+        found.users.retain(|name, _| owners.values().any(|known| known == name));
+        let ids: Vec<_> = found.tokens.values().filter_map(|token| token.id).collect();
+        let records = store.tokens_by_id(&ids).await?;
+        for (token, record) in found.tokens.values_mut().filter(|token| token.id.is_some()).zip(records) {
+            match record {
+                Some(stored) => {
+                    let record = stored.record;
+                    token.owner = owners.get(&record.owner).cloned().unwrap_or_default();
+                    token.permissions = record.permissions;
+                    token.life = match record.state {
+                        TokenState::Active => Life::Active,
+                        TokenState::Revoked { .. } => Life::Revoked,
+                    };
+                }
+                // Perhaps by a command whose outcome was not known.
+                None if self.may_have_ended(token) => token.life = Life::Deleted,
+                None => token.life = Life::Absent,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a command on this token may have revoked or deleted it.
+    fn may_have_ended(&self, token: &Token) -> bool {
+        let right = self.history.with(|judge| judge.right(token.subjects[0]));
+        right.is_some_and(|right| right.intersects(Verdicts::GONE))
+    }
+}
+
+/// What a store had acknowledged and holds no more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) revocations: Vec<Name>,
+    pub(crate) creations: Vec<Name>,
+}
+
+/// The operator at the command line.
+fn operator() -> Actor {
+    Actor::Operator("cli:test".to_owned())
+}
