@@ -19,10 +19,7 @@ pub enum RegistryError {
     #[error("there is no user {}; `tollgate user list` shows all users", quoted(.0))]
     NoSuchUser(String),
     /// No tokens with these ids, or none that the actor may see.
-    #[error(
-        "there is no token {}, or no longer, so nothing was changed; `tollgate token list` shows all tokens",
-        list(.0)
-    )]
+    #[error("there is no token {}; `tollgate token list` shows all tokens, those deleted already left out", list(.0))]
     NoSuchTokens(Vec<TokenId>),
     /// Ids that stand in one command more than once.
     #[error("named more than once: {}; name each token once", list(.0))]

@@ -155,11 +155,12 @@ impl Registry {
         to: Versioned<UserRecord>,
         progress: &mut Progress,
     ) -> Result<Option<Transfer>, RegistryError> {
-        let (mut narrowed, role) = (0, to.record.role);
+        let role = to.record.role;
         let narrow = |draft: &mut Draft<'_>, token| draft.narrow(token, role);
-        if !self.each_token_of(standing, &to, Some(UNREVOKED), &mut narrowed, narrow).await? {
+        if !self.each_token_of(standing, &to, Some(UNREVOKED), &mut progress.narrowed, narrow).await? {
             return Ok(None);
         }
+        let of_heir = progress.narrowed;
         let mut draft = Draft::new(standing, now());
         let after = UserRecord { role: Role::Administrator, ..old.record.clone() };
         let new = UserRecord { role: Role::Owner, ..to.record.clone() };
@@ -169,7 +170,7 @@ impl Registry {
         progress.effect = Some(format!("{} is the owner now, and {} an administrator", new.name, after.name));
         let old = Versioned { record: after.clone(), version };
         self.finish_narrowing(standing.name(), old, &mut progress.narrowed).await?;
-        Ok(Some(Transfer { old: after, new, narrowed: progress.narrowed }))
+        Ok(Some(Transfer { old: after, new, narrowed: progress.narrowed - of_heir }))
     }
 
     /// Disables a user who is to be deleted, and deletes all of their tokens. Returns also when records changed

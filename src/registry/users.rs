@@ -239,7 +239,10 @@ impl Registry {
     pub async fn transfer_ownership(&self, actor: &Actor, to: &str) -> Result<Transfer, RegistryError> {
         let mut progress = Progress::default();
         let transferred = self.try_transfer_ownership(actor, to, &mut progress).await;
-        let remedy = "`tollgate user set-role` with the role administrator for the old owner finishes it";
+        let remedy = match progress.effect {
+            Some(_) => "`tollgate user set-role` with the role administrator for the old owner finishes it",
+            None => "run the command again",
+        };
         transferred.map_err(|error| progress.interrupted(remedy, error))
     }
 
