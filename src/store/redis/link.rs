@@ -39,6 +39,8 @@ pub(super) struct Link {
     confirming: Slot,
     /// Numbers connections.
     made: AtomicU64,
+    /// The server that was last found to be usable.
+    examined: Mutex<Option<Server>>,
     /// The server in charge, as far as is known; `None` when it is known to be another one than before.
     primary: watch::Sender<Option<Server>>,
 }
@@ -113,6 +115,7 @@ impl Link {
             shared: Slot::default(),
             confirming: Slot::default(),
             made: AtomicU64::new(0),
+            examined: Mutex::default(),
             primary: watch::Sender::new(None),
         })
     }
@@ -196,16 +199,27 @@ impl Link {
         if let Some(connection) = slot.current().clone() {
             return Ok(connection);
         }
-        let mut connection = self.dedicated().await?;
-        // Users and versions may be others on another server.
-        self.examine(&mut connection).await?;
+        let connection = self.dedicated().await?;
+        if *lock(&self.examined) != Some(connection.server.clone()) {
+            self.examine(&connection.server).await?;
+        }
         *slot.current() = Some(connection.clone());
         Ok(connection)
     }
 
-    /// Looks whether what is there is ours, and can be used.
-    pub(super) async fn examine(&self, connection: &mut Connection) -> Result<(), Fault> {
-        check::examine(&mut connection.connection, &self.layout, self.needs_quorum).await
+    /// Looks whether what is there is ours and can be used; its users may be others than on the server before.
+    async fn examine(&self, server: &Server) -> Result<(), Fault> {
+        // On a connection that serves for nothing else: a transaction is begun on it.
+        let mut connection = self.connect_to(server.clone(), config()).await?;
+        check::examine(&mut connection.connection, &self.layout, self.needs_quorum).await?;
+        *lock(&self.examined) = Some(server.clone());
+        Ok(())
+    }
+
+    /// Looks again. Fails with what is wrong, if it is still there.
+    pub(super) async fn examine_again(&self) -> Result<(), Fault> {
+        let server = self.dedicated().await?.server;
+        self.examine(&server).await
     }
 
     fn slot(&self, on: Use) -> &Slot {
@@ -268,8 +282,12 @@ fn config() -> AsyncConnectionConfig {
 
 impl Slot {
     fn current(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.current)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes a connection out of its slot when dropped, unless it is cleared before.
