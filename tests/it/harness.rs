@@ -6,12 +6,14 @@
 
 mod client;
 mod faulty;
+pub(crate) mod fleet;
 pub(crate) mod history;
 mod http2;
 pub(crate) mod prober;
 mod program;
 pub(crate) mod relay;
 mod reply;
+pub(crate) mod server;
 mod upstream;
 pub(crate) mod world;
 
@@ -31,9 +33,10 @@ use tollgate::token::{PermissionSet, Role, TokenId};
 
 pub(crate) use client::Client;
 pub(crate) use faulty::FaultyStore;
+pub(crate) use fleet::Fleet;
 pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
 pub(crate) use program::Program;
-pub(crate) use relay::{Relay, Traffic};
+pub(crate) use relay::Traffic;
 pub(crate) use reply::Reply;
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
 
