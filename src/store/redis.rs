@@ -1,99 +1,273 @@
-//! The fleet's store: one Redis, with replicas or as a cluster, shared by all sidecars and registry commands.
+//! The fleet's store: Redis, shared by all sidecars and registry commands.
+//!
+//! All keys of a registry lie in one slot, so whatever is around it (replicas with Sentinels, a cluster), one server at a
+//! time is in charge: the primary. Everything goes to it. [`link`] finds it and keeps connections to it; when one breaks,
+//! or turns out to lead to a server that is no longer in charge, the primary is found anew.
+//!
+//! ```text
+//!   commit ──► plan ──► commit.lua ──► records, grants, indexes, history, log, position; PUBLISH   (one script)
+//!   probe  ──► position, recalled digests, role; with a quorum also a write that replicas confirm
+//! ```
+//!
+//! Redis may lose acknowledged writes: in a failover, or by a crash between two syncs of its file. What it can lose is
+//! bounded by `quorum_replicas` and by how it persists, see `deploy/redis`.
 
+mod commit;
+mod fault;
+mod index;
+mod layout;
+mod link;
+mod read;
+mod reports;
+mod snapshot;
+mod watch;
+
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use redis::Pipeline;
 
+use self::commit::Stop;
+use self::fault::Fault;
+use self::layout::{Key, Layout, SCHEMA};
+use self::link::Link;
+use self::watch::Watching;
+use super::notify::Notices;
 use super::{
-    Absent, Batch, Changes, CommitError, Position, Probe, Report, Reported, Retention, Revision, Settings, SidecarId,
-    SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
+    Absent, Batch, Changes, CommitError, Notice, Position, Probe, Report, Reported, Retention, Revision, Settings,
+    SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
 };
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
+const CREATE: &str = include_str!("redis/create.lua");
+
 /// A store in Redis.
 #[derive(Debug)]
-pub struct RedisStore {}
+pub struct RedisStore {
+    access: Arc<Access>,
+    retention: Retention,
+    /// Started by the first watcher.
+    watching: OnceLock<Watching>,
+}
 
-#[expect(unused_variables, clippy::missing_errors_doc)]
+/// One namespace of one Redis.
+#[derive(Debug)]
+struct Access {
+    link: Link,
+    layout: Layout,
+    /// The store as a person would name it.
+    name: String,
+    /// How many replicas must confirm commits and probes.
+    quorum: u32,
+    notices: Notices,
+}
+
 impl RedisStore {
-    /// Opens it.
+    /// A store that may not be reachable yet: connections are made when they are needed, and what is there is looked at
+    /// by each operation.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] when the settings are not for Redis.
+    pub fn new(settings: &Settings, retention: Retention) -> Result<Self, StoreError> {
+        let name = settings.url.to_string();
+        let link = Link::new(settings).map_err(|fault| fault.during("opening the store", &name))?;
+        let access = Access {
+            link,
+            layout: Layout::new(&settings.namespace),
+            name,
+            quorum: settings.quorum_replicas,
+            notices: Notices::new(),
+        };
+        Ok(Self { access: Arc::new(access), retention, watching: OnceLock::new() })
+    }
+
+    /// Opens the store, and makes one where there is none and that is asked for.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] when what is there is not ours or of another version, or when nothing is there and it is
+    /// not to be made; nothing is written then. [`StoreError::Unavailable`] when the server cannot be asked.
     pub async fn open(settings: &Settings, absent: Absent, retention: Retention) -> Result<Self, StoreError> {
-        unimplemented!()
+        let store = Self::new(settings, retention)?;
+        store.check(absent).await?;
+        Ok(store)
+    }
+
+    /// Whether the store can be used; makes one where there is none and that is asked for. See [`RedisStore::open`].
+    ///
+    /// # Errors
+    /// As [`RedisStore::open`].
+    pub async fn check(&self, absent: Absent) -> Result<(), StoreError> {
+        let checked = async {
+            self.access.check_types().await?;
+            if absent == Absent::Create {
+                self.access.create().await?;
+            }
+            read::position(&self.access).await.map(drop)
+        };
+        checked.await.map_err(|fault| fault.during("opening the store", &self.access.name))
+    }
+
+    /// The outcome, in the caller's terms.
+    async fn told<T>(&self, operation: &'static str, outcome: Result<T, Fault>) -> Result<T, StoreError> {
+        match outcome {
+            Ok(value) => Ok(value),
+            Err(fault) => Err(self.access.explained(fault).await.during(operation, &self.access.name)),
+        }
     }
 }
 
-#[expect(unused_variables)]
+impl Access {
+    /// Makes a registry where there is none.
+    async fn create(&self) -> Result<(), Fault> {
+        let mut epoch = [0; 8];
+        getrandom::fill(&mut epoch).map_err(Fault::Entropy)?;
+        let keys = self.layout.of_commit();
+        let mut commands = Pipeline::new();
+        commands.cmd("EVAL").arg(CREATE).arg(keys.len()).arg(keys);
+        commands.arg(SCHEMA).arg(format!("{:016x}", u64::from_le_bytes(epoch)));
+        // Done twice, it finds what it made the first time.
+        let (answer,): (Vec<String>,) = self.link.read(&commands).await?;
+        match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["created" | "exists"] => Ok(()),
+            ["foreign", key] => Err(Fault::Unusable(format!(
+                "has {key} but not {}: restore the registry from a backup, or name another namespace",
+                self.layout.key(Key::Meta)
+            ))),
+            _ => Err(Fault::Senseless(answer.join(" "))),
+        }
+    }
+
+    /// Whether every key of ours has what it should have, or nothing.
+    async fn check_types(&self) -> Result<(), Fault> {
+        let mut commands = Pipeline::new();
+        for key in Key::ALL {
+            commands.cmd("TYPE").arg(self.layout.key(key));
+        }
+        let found: Vec<String> = self.link.read(&commands).await?;
+        for (key, found) in Key::ALL.into_iter().zip(found) {
+            if found != key.kind() && found != "none" {
+                return Err(layout::wrong_type(self.layout.key(key), &found));
+            }
+        }
+        Ok(())
+    }
+
+    /// Redis does not say which key it was that has another type.
+    async fn explained(&self, fault: Fault) -> Fault {
+        if !fault.is_wrong_type() {
+            return fault;
+        }
+        self.check_types().await.err().filter(|found| matches!(found, Fault::Unusable(_))).unwrap_or(fault)
+    }
+}
+
 #[async_trait]
 impl Store for RedisStore {
     async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
-        unimplemented!()
+        const OPERATION: &str = "a commit to the store";
+        let store = &self.access.name;
+        match commit::commit(&self.access, &batch, &self.retention).await {
+            Ok((epoch, entry)) => {
+                let revision = entry.revision;
+                // Watchers of this very store hear of it although they may not be subscribed yet; twice does no harm.
+                self.access.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
+                Ok(revision)
+            }
+            Err(Stop::Refused(refusal)) => Err(refusal),
+            Err(Stop::Failed(fault)) => Err(self.access.explained(fault).await.during(OPERATION, store).into()),
+            Err(Stop::Unknown(fault)) => Err(CommitError::Unknown(fault.during(OPERATION, store))),
+        }
     }
+
     async fn position(&self) -> Result<Position, StoreError> {
-        unimplemented!()
+        self.told("reading the position", read::position(&self.access).await).await
     }
+
     async fn probe(&self) -> Result<Probe, StoreError> {
-        unimplemented!()
+        self.told("reading the position", read::probe(&self.access).await).await
     }
+
     async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError> {
-        unimplemented!()
+        self.told("reading a snapshot", snapshot::snapshot(&self.access, sink).await).await
     }
+
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
-        unimplemented!()
+        self.told("reading the change log", read::changes(&self.access, after).await).await
     }
+
     fn watch(&self) -> Box<dyn Watch> {
-        unimplemented!()
+        let watch = self.access.notices.watch();
+        self.watching.get_or_init(|| Watching::start(Arc::clone(&self.access)));
+        watch
     }
+
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
-        unimplemented!()
+        self.told("reading a user", read::user(&self.access, id).await).await
     }
+
     async fn user_by_name(&self, name: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
-        unimplemented!()
+        self.told("reading a user", read::user_by_name(&self.access, name).await).await
     }
+
     async fn users(&self, before: Option<UserId>, limit: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {
-        unimplemented!()
+        self.told("reading users", read::users(&self.access, before, limit).await).await
     }
+
     async fn tokens_by_id(&self, ids: &[TokenId]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
-        unimplemented!()
+        self.told("reading tokens", read::tokens_by_id(&self.access, ids).await).await
     }
+
     async fn tokens_by_digest(&self, digests: &[Digest]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
-        unimplemented!()
+        self.told("reading tokens", read::tokens_by_digest(&self.access, digests).await).await
     }
+
     async fn tokens(
         &self,
         filter: TokenFilter,
         before: Option<TokenId>,
         limit: usize,
     ) -> Result<Vec<Versioned<TokenRecord>>, StoreError> {
-        unimplemented!()
+        self.told("reading tokens", read::tokens(&self.access, filter, before, limit).await).await
     }
+
     async fn count_tokens(&self, filter: TokenFilter) -> Result<u64, StoreError> {
-        unimplemented!()
+        self.told("counting tokens", index::count(&self.access, filter).await).await
     }
+
     async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
-        unimplemented!()
+        self.told("reading which tokens were deleted", read::retired(&self.access, digests).await).await
     }
+
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        unimplemented!()
+        self.told("recalling tokens", reports::recall(&self.access, digests).await).await
     }
+
     async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
-        unimplemented!()
+        self.told("reading the recalled tokens", reports::recalled(&self.access).await).await
     }
+
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        unimplemented!()
+        self.told("settling recalls", reports::settle_recalls(&self.access, digests).await).await
     }
+
     async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
-        unimplemented!()
+        self.told("reporting", reports::report(&self.access, report, keep).await).await
     }
+
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
-        unimplemented!()
+        self.told("withdrawing a report", reports::withdraw(&self.access, sidecar).await).await
     }
+
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
-        unimplemented!()
+        self.told("reading the reports of sidecars", reports::sidecars(&self.access).await).await
     }
+
     async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
-        unimplemented!()
+        self.told("reading the history of a token", read::history(&self.access, id).await).await
     }
+
     fn describe(&self) -> String {
-        unimplemented!()
+        self.access.name.clone()
     }
 }

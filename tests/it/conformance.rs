@@ -14,12 +14,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tollgate::store::{
-    Batch, Change, Edit, Position, Retention, Revision, SnapshotItem, SqliteStore, Store, Versioned,
+    Absent, Batch, Change, Edit, Position, RedisStore, Retention, Revision, SnapshotItem, SqliteStore, Store, StoreUrl,
+    Versioned,
 };
 use tollgate::token::{
     Digest, Event, Grant, HistoryEntry, Owner, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId,
     UserRecord, UserStatus,
 };
+
+use crate::harness::RedisServer;
 
 macro_rules! conforms {
     ($module:ident: $database:ty) => {
@@ -77,6 +80,7 @@ macro_rules! conforms {
 }
 
 conforms!(sqlite: super::SqliteFile);
+conforms!(redis: super::RedisDatabase);
 
 /// One database of one kind, empty at first and gone at the end.
 #[async_trait]
@@ -108,6 +112,24 @@ impl Database for SqliteFile {
 
     async fn handle(&self) -> Arc<dyn Store> {
         Arc::new(SqliteStore::open(&self.path(), self.retention).await.expect("opens"))
+    }
+}
+
+/// A Redis server of its own.
+pub(crate) struct RedisDatabase {
+    server: RedisServer,
+    retention: Retention,
+}
+
+#[async_trait]
+impl Database for RedisDatabase {
+    async fn create(retention: Retention) -> Self {
+        Self { server: RedisServer::start(), retention }
+    }
+
+    async fn handle(&self) -> Arc<dyn Store> {
+        let url: StoreUrl = self.server.url().parse().expect("a URL");
+        Arc::new(RedisStore::open(&url.into(), Absent::Create, self.retention).await.expect("opens"))
     }
 }
 
@@ -188,13 +210,14 @@ impl Held {
     }
 
     pub(crate) fn add(&mut self, item: SnapshotItem) {
-        let new = match item {
+        // An item may come more than once, and is the same each time while nobody commits.
+        let is_right = match item {
             SnapshotItem::Size(_) => self.owners.is_empty() && self.grants.is_empty(),
-            SnapshotItem::Owner(id, owner) => self.owners.insert(id, owner).is_none(),
-            SnapshotItem::Grant(digest, grant) => self.grants.insert(digest, grant).is_none(),
+            SnapshotItem::Owner(id, owner) => self.owners.insert(id, owner.clone()).is_none_or(|same| same == owner),
+            SnapshotItem::Grant(digest, grant) => self.grants.insert(digest, grant).is_none_or(|same| same == grant),
             SnapshotItem::Damaged { key } => panic!("damaged: {key}"),
         };
-        assert!(new, "an item came twice, or the size after one");
+        assert!(is_right, "an item came twice and differs, or the size came after one");
     }
 
     pub(crate) fn apply(&mut self, changes: &[Change]) {

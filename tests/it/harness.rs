@@ -11,9 +11,9 @@ pub(crate) mod history;
 mod http2;
 pub(crate) mod prober;
 mod program;
+mod redis;
 pub(crate) mod relay;
 mod reply;
-pub(crate) mod server;
 mod upstream;
 pub(crate) mod world;
 
@@ -36,6 +36,7 @@ pub(crate) use faulty::FaultyStore;
 pub(crate) use fleet::Fleet;
 pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
 pub(crate) use program::Program;
+pub(crate) use redis::RedisServer;
 pub(crate) use relay::Traffic;
 pub(crate) use reply::Reply;
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};

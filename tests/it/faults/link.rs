@@ -76,7 +76,7 @@ async fn subscribers_that_redis_throws_out() {
     let mut fleet = Fleet::start(&[]).await;
     let tokens: [_; 5] = fleet.tokens().await;
     for token in tokens {
-        fleet.redis.does(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        fleet.redis_does(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
         fleet.world.revoke(&[token]).await.expect("revokes");
         fleet.all_answer(token, 401).await;
     }

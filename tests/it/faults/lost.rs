@@ -14,18 +14,17 @@ async fn flushed_and_restored() {
     let [kept, revoked] = fleet.tokens().await;
     fleet.world.revoke(&[revoked]).await.expect("revokes");
     fleet.all_answer(revoked, 401).await;
-    fleet.redis.does(&["SAVE"]).await;
+    fleet.redis_does(&["SAVE"]).await;
 
     let fault = fleet.breaks("FLUSHALL", None);
-    fleet.redis.does(&["FLUSHALL"]).await;
+    fleet.redis_does(&["FLUSHALL"]).await;
     fleet.all_answer(kept, 503).await;
     fleet.all_answer(revoked, 503).await;
     let error = fleet.world.revoke(&[kept]).await.expect_err("there is no registry");
     assert!(!fleet.world.in_doubt, "it is known not to have been done: {error}");
 
     // From the file that was saved before.
-    fleet.redis.kill();
-    fleet.redis.launch(&[]).await;
+    fleet.restart_redis();
     fleet.heals(fault).await;
     fleet.all_answer(kept, 200).await;
     fleet.all_answer(revoked, 401).await;
@@ -40,7 +39,7 @@ async fn flushed_and_set_up_anew() {
     let since = Instant::now();
     let hold = fleet.history.with(|judge| judge.hold(since));
     let fault = fleet.breaks("FLUSHALL", None);
-    fleet.redis.does(&["FLUSHALL"]).await;
+    fleet.redis_does(&["FLUSHALL"]).await;
     fleet.all_answer(old, 503).await;
     let anew = Instant::now();
     fleet.world.registry = tollgate::registry::Registry::new(open(fleet.redis.address(), Absent::Create).await);
@@ -61,7 +60,7 @@ async fn flushed_and_set_up_anew() {
 async fn restored_from_an_older_file() {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, seen, seen_by_one, seen_by_none] = fleet.tokens().await;
-    fleet.redis.does(&["SAVE"]).await;
+    fleet.redis_does(&["SAVE"]).await;
 
     fleet.world.revoke(&[seen]).await.expect("revokes");
     fleet.all_answer(seen, 401).await;
@@ -78,8 +77,7 @@ async fn restored_from_an_older_file() {
     fleet.relays[0].set(Traffic::Cut).await;
     fleet.world.delete(&[seen_by_none]).await.expect("deletes");
 
-    fleet.redis.kill();
-    fleet.redis.launch(&[]).await;
+    fleet.restart_redis();
     for relay in &fleet.relays {
         relay.heal().await;
     }

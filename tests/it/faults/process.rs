@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tollgate::token::{PermissionSet, Role};
 
+use crate::harness::fleet::run;
 use crate::harness::{Fleet, eventually};
 
 /// Killed between a command and its answer, a hundred tokens to revoke ahead of it. What was acknowledged is there
@@ -26,7 +27,7 @@ async fn killed_amid_commits(fsync: &str) {
     }
     assert_eq!(revoked, 30, "nothing is acknowledged by a Redis that is dead");
     fleet.answers(0, kept, 503).await;
-    fleet.redis.launch(&[]).await;
+    fleet.restart_redis();
     fleet.heals(fault).await;
     let lost = fleet.world.read_back(broken_at, true).await.expect("reads");
     assert!(lost.revocations.is_empty() && lost.creations.is_empty(), "{lost:?}");
@@ -84,27 +85,25 @@ async fn loading_its_data() {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, revoked] = fleet.tokens().await;
     fleet.world.revoke(&[revoked]).await.expect("revokes");
-    fleet.redis.does(&["SAVE"]).await;
+    fleet.redis_does(&["SAVE"]).await;
     let fault = fleet.breaks("LOADING", None);
-    fleet.redis.kill();
     // A tenth of a second for each key.
     let slowly = ["--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024"];
     fleet.redis.spawn(&slowly);
     eventually("Redis is loading", || async {
-        let answer = fleet.redis.command::<String>(&["GET", "x"]).await;
-        answer.is_err_and(|error| error.code() == Some("LOADING"))
+        run(&fleet.redis, &["GET", "x"]).await.starts_with("LOADING")
     })
     .await;
     let refused = fleet.world.revoke(&[kept]).await.expect_err("it is loading");
     assert!(!fleet.world.in_doubt, "it is known not to have been done: {refused}");
-    eventually("Redis has loaded", || async { fleet.redis.command::<String>(&["PING"]).await.is_ok() }).await;
+    eventually("Redis has loaded", || async { run(&fleet.redis, &["PING"]).await == "PONG" }).await;
     fleet.heals(fault).await;
     fleet.all_answer(kept, 200).await;
     fleet.all_answer(revoked, 401).await;
     fleet.verdict();
 }
 
-/// A sidecar that starts while Redis is away is ready soon after its return.
+/// A command that waits behind a slow one is done when its turn comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_with_a_slow_command() {
     let mut fleet = Fleet::start(&[]).await;
@@ -116,11 +115,11 @@ async fn busy_with_a_slow_command() {
         let token = fleet.world.create(&user, PermissionSet::TELEGRAF_AGENT).await.expect("creates");
         fleet.is_level().await;
         let Fleet { world, redis, .. } = &mut fleet;
-        let (slept, done) = tokio::join!(redis.command::<String>(&words), async {
+        let (slept, done) = tokio::join!(run(redis, &words), async {
             // Behind it in the same Redis.
             world.revoke(&[token]).await
         });
-        slept.expect("Redis sleeps");
+        assert_eq!(slept, "OK");
         done.expect("revokes");
         fleet.heals(fault).await;
         fleet.all_answer(token, 401).await;

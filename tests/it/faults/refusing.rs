@@ -8,12 +8,12 @@ use crate::harness::{Fleet, eventually};
 async fn commands_are_refused(break_it: &[&str], mend_it: &[&str]) {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, revoked] = fleet.tokens().await;
-    fleet.redis.does(break_it).await;
+    fleet.redis_does(break_it).await;
     let error = fleet.world.revoke(&[revoked]).await.expect_err("refused");
     assert!(!fleet.world.in_doubt, "it is known not to have been done: {error}");
     println!("{:?}", anyhow::Error::from(error));
     fleet.all_answer(revoked, 200).await;
-    fleet.redis.does(mend_it).await;
+    fleet.redis_does(mend_it).await;
     fleet.world.revoke(&[revoked]).await.expect("revokes");
     fleet.all_answer(revoked, 401).await;
     fleet.all_answer(kept, 200).await;
@@ -37,7 +37,7 @@ async fn a_forgotten_script() {
     let mut fleet = Fleet::start(&[]).await;
     let tokens: [_; 3] = fleet.tokens().await;
     for token in tokens {
-        fleet.redis.does(&["SCRIPT", "FLUSH"]).await;
+        fleet.redis_does(&["SCRIPT", "FLUSH"]).await;
         fleet.world.revoke(&[token]).await.expect("revokes");
         fleet.all_answer(token, 401).await;
     }
@@ -51,11 +51,11 @@ async fn a_primary_no_longer() {
     let [kept, revoked] = fleet.tokens().await;
     let fault = fleet.breaks("REPLICAOF", None);
     // Of nobody: it keeps its data, and answers reads.
-    fleet.redis.does(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    fleet.redis_does(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let error = fleet.world.revoke(&[revoked]).await.expect_err("refused");
     assert!(!fleet.world.in_doubt, "it is known not to have been done: {error}");
     fleet.all_answer(kept, 503).await;
-    fleet.redis.does(&["REPLICAOF", "NO", "ONE"]).await;
+    fleet.redis_does(&["REPLICAOF", "NO", "ONE"]).await;
     fleet.heals(fault).await;
     fleet.world.revoke(&[revoked]).await.expect("revokes");
     fleet.all_answer(revoked, 401).await;

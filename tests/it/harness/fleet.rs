@@ -15,7 +15,7 @@ use tollgate::token::{PermissionSet, Role};
 use super::history::{Fault, Impact};
 use super::prober::{Asker, History, Prober, Probes, Responder};
 use super::relay::Relay;
-use super::server::RedisProcess;
+use super::redis::{RedisServer, cli};
 use super::world::{Name, World};
 use super::{eventually, operator};
 
@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(4);
 
 /// A fleet with a registry that has its own, unbroken way to the store.
 pub(crate) struct Fleet {
-    pub(crate) redis: RedisProcess,
+    pub(crate) redis: RedisServer,
     /// From each sidecar to Redis.
     pub(crate) relays: Vec<Relay>,
     pub(crate) sidecars: Vec<Sidecar>,
@@ -47,11 +47,12 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Three sidecars on a Redis with these options, ready.
     pub(crate) async fn start(options: &[&str]) -> Self {
-        Self::of(3, RedisProcess::start(options).await).await
+        let options: Vec<_> = ["--save", ""].iter().chain(options).copied().collect();
+        Self::of(3, RedisServer::with(&options)).await
     }
 
     /// So many sidecars, ready.
-    pub(crate) async fn of(sidecars: usize, redis: RedisProcess) -> Self {
+    pub(crate) async fn of(sidecars: usize, redis: RedisServer) -> Self {
         let registry = Registry::new(open(redis.address(), Absent::Create).await);
         registry.init(&operator(), "olga").await.expect("initialises");
         let (history, probes) = (History::new(BOUND, RECOVERY), Probes::default());
@@ -81,6 +82,17 @@ impl Fleet {
         }
         self.is_level().await;
         names.try_into().expect("so many")
+    }
+
+    /// One command to Redis, which must succeed.
+    pub(crate) async fn redis_does(&self, command: &[&str]) {
+        let said = run(&self.redis, command).await;
+        assert!(said == "OK" || said.parse::<u64>().is_ok(), "{command:?}: {said}");
+    }
+
+    /// Kills Redis and starts it again, with the files that it has.
+    pub(crate) fn restart_redis(&mut self) {
+        tokio::task::block_in_place(|| self.redis.restart());
     }
 
     /// Something is about to break for one sidecar, or for all.
@@ -148,6 +160,12 @@ impl Fleet {
             println!("{counts:?}");
         });
     }
+}
+
+/// One command, without blocking those who share the thread.
+pub(crate) async fn run(redis: &RedisServer, command: &[&str]) -> String {
+    let (port, command) = (redis.port(), command.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+    tokio::task::spawn_blocking(move || cli(port, &command)).await.expect("no panic")
 }
 
 /// The store's settings for Redis at this address.

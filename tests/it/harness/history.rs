@@ -485,7 +485,7 @@ impl Judge {
         };
         let mut story = format!("{}: {}; right: {known}, bound {:?}\n", row.label, said(&observed), self.bound);
         // Writing to a string cannot fail.
-        let mut line = |line: String| drop(writeln!(story, "  {line}"));
+        let mut line = |line: String| writeln!(story, "  {line}").unwrap_or_default();
         for claim in &row.claims {
             let sure = claim.sure.map_or("never".to_owned(), at);
             line(format!("{} .. sure {sure}: {} ({})", at(claim.from), claim.right, claim.why));

@@ -1,0 +1,180 @@
+//! Commits: laid out here, done by one script, and never reported as done or failed by guess.
+//!
+//! ```text
+//!   batch ─► plan ─► position ─► script, sent once ─┬─ answer ──────────────► committed, or refused
+//!                       ▲                           └─ none ─► in the log? ─┬─ yes ─► committed
+//!                       └─── once more, over another connection ─── cancelled ◄─ no ┘
+//! ```
+//!
+//! Each attempt has an id of its own, which the script writes into the log. Looking for the id and cancelling it are one
+//! step, so a commit that is still on its way, in a socket's buffer say, is refused when it arrives. Only when the server
+//! cannot be asked for [`RESOLVE_TIMEOUT`] is the outcome unknown.
+
+mod plan;
+
+use std::time::{Duration, Instant};
+
+use redis::Pipeline;
+
+use self::plan::Plan;
+use super::Access;
+use super::fault::Fault;
+use super::layout::{self, Key};
+use super::link::Use;
+use crate::store::{Batch, CommitError, Epoch, LogEntry, Position, Retention, Revision};
+
+const RESOLVE: &str = include_str!("resolve.lua");
+
+/// How long to ask what became of a commit that was not answered.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause before asking again.
+const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long to wait for replicas to confirm a commit. Below what the answer may take.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why nothing was committed, or why that is not known.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The batch does not fit what the store holds.
+    Refused(CommitError),
+    /// The store failed, and nothing happened.
+    Failed(Fault),
+    /// The store failed, and something may have happened, or may not last.
+    Unknown(Fault),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+impl From<CommitError> for Stop {
+    fn from(refusal: CommitError) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What a script answers: a word, and what belongs to it.
+type Answer = Vec<Vec<u8>>;
+
+/// Commits the batch, or changes nothing.
+pub(super) async fn commit(access: &Access, batch: &Batch, retention: &Retention) -> Result<(Epoch, LogEntry), Stop> {
+    let plan = Plan::of(batch)?;
+    let mut is_first = true;
+    loop {
+        let before = super::read::position(access).await?;
+        match attempt(access, &plan, retention, before).await {
+            // The connection had gone stale, or another server is in charge by now.
+            Err(Stop::Failed(fault)) if is_first && fault.ends_connection() => is_first = false,
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn attempt(
+    access: &Access,
+    plan: &Plan,
+    retention: &Retention,
+    before: Position,
+) -> Result<(Epoch, LogEntry), Stop> {
+    let id = attempt_id()?;
+    let fault = match send(access, plan.command(&access.layout, retention, &id)).await {
+        Ok((answer, confirmed)) => return conclude(access, plan, &answer, confirmed),
+        Err(fault) if fault.leaves_open() => fault,
+        Err(fault) => return Err(fault.into()),
+    };
+    tracing::warn!(store = access.name, reason = %fault, "a commit was not answered: asking what became of it");
+    match resolve(access, &id, before).await {
+        Ok((answer, confirmed)) if is(&answer, "committed") => conclude(access, plan, &answer, confirmed),
+        Ok(_) => Err(Stop::Failed(fault)),
+        Err(_) => Err(Stop::Unknown(fault)),
+    }
+}
+
+/// Sends commands, the first of which is a script, and waits until enough replicas have what it wrote: how many do.
+async fn send(access: &Access, mut commands: Pipeline) -> Result<(Answer, Option<u64>), Fault> {
+    if access.quorum == 0 {
+        let (answer,) = access.link.send(Use::Shared, &commands).await?;
+        return Ok((answer, None));
+    }
+    commands.cmd("WAIT").arg(access.quorum).arg(CONFIRM_TIMEOUT.as_millis());
+    let (answer, confirmed) = access.link.send(Use::Confirming, &commands).await?;
+    Ok((answer, Some(confirmed)))
+}
+
+/// Asks what became of a commit, and cancels it if it has not happened.
+async fn resolve(access: &Access, id: &str, before: Position) -> Result<(Answer, Option<u64>), Fault> {
+    let deadline = Instant::now() + RESOLVE_TIMEOUT;
+    let keys = [Key::Meta, Key::Log, Key::Cancelled].map(|key| access.layout.key(key));
+    let mut commands = Pipeline::new();
+    commands.cmd("EVAL").arg(RESOLVE).arg(keys.len()).arg(&keys);
+    commands.arg(id).arg(before.epoch.to_string()).arg(before.revision.0);
+    if access.quorum > 0 {
+        // Replicas confirm what this connection wrote: it must write something after the commit that it asks about.
+        commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg(id).ignore();
+    }
+    loop {
+        match send(access, commands.clone()).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(fault) if Instant::now() >= deadline => return Err(fault),
+            Err(_) => tokio::time::sleep(RESOLVE_PAUSE).await,
+        }
+    }
+}
+
+fn conclude(
+    access: &Access,
+    plan: &Plan,
+    answer: &[Vec<u8>],
+    confirmed: Option<u64>,
+) -> Result<(Epoch, LogEntry), Stop> {
+    let outcome = understand(access, plan, answer)?;
+    match confirmed {
+        Some(confirmed) if confirmed < u64::from(access.quorum) => {
+            Err(Stop::Unknown(Fault::Unconfirmed { confirmed, wanted: access.quorum }))
+        }
+        _ => Ok(outcome),
+    }
+}
+
+/// Turns the script's answer into what the commit became.
+fn understand(access: &Access, plan: &Plan, answer: &[Vec<u8>]) -> Result<(Epoch, LogEntry), Stop> {
+    let text = |at: usize| answer.get(at).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
+    let digest = || answer.get(1).and_then(|bytes| layout::digest(bytes));
+    match (text(0).as_str(), digest()) {
+        ("committed", _) => committed(plan, answer).ok_or_else(|| Stop::Unknown(senseless(answer))),
+        ("conflict", _) => Err(CommitError::Conflict.into()),
+        ("taken", Some(digest)) => Err(CommitError::DigestTaken(digest).into()),
+        ("retired", Some(digest)) => Err(CommitError::DigestRetired(digest).into()),
+        ("name", _) => Err(CommitError::NameTaken(text(1)).into()),
+        ("absent", _) => Err(access.layout.absent().into()),
+        ("schema", _) => Err(layout::other_schema(text(1).as_bytes()).into()),
+        ("type", _) => Err(layout::wrong_type(&text(1), &text(2)).into()),
+        _ => Err(Stop::Unknown(senseless(answer))),
+    }
+}
+
+fn committed(plan: &Plan, answer: &[Vec<u8>]) -> Option<(Epoch, LogEntry)> {
+    let [_, revision, checksum, epoch] = answer else { return None };
+    let revision = Revision(layout::parse_decimal(revision)?);
+    let entry = LogEntry { revision, checksum: layout::parse_hex(checksum)?, changes: plan.changes.clone() };
+    Some((Epoch(layout::parse_hex(epoch)?), entry))
+}
+
+fn senseless(answer: &[Vec<u8>]) -> Fault {
+    Fault::Senseless(answer.iter().map(|part| String::from_utf8_lossy(part)).collect::<Vec<_>>().join(" "))
+}
+
+fn is(answer: &[Vec<u8>], word: &str) -> bool {
+    answer.first().is_some_and(|first| first == word.as_bytes())
+}
+
+/// Names one attempt among all that were ever made.
+fn attempt_id() -> Result<String, Fault> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(Fault::Entropy)?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}

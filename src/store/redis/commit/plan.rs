@@ -1,0 +1,308 @@
+//! A batch, laid out as the script takes it: what must hold, then what to write.
+
+use std::collections::{BTreeMap, HashSet};
+
+use redis::{Cmd, Pipeline};
+
+use super::super::fault::Fault;
+use super::super::layout::{self, Key, Layout, SCHEMA};
+use super::Stop;
+use crate::store::{Batch, Change, CommitError, Edit, Retention, Revision, change};
+use crate::token::{Digest, Grant, TokenId, TokenRecord, UserRecord};
+
+const SCRIPT: &str = include_str!("../commit.lua");
+
+/// What to do under one key, by the name that the script knows it by. What goes comes before what is put in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Write {
+    RemoveFields,
+    RemoveMembers,
+    PutFields,
+    /// As `PutFields`, with the new revision before each value.
+    PutRecords,
+    /// As `PutFields`, after what is there.
+    AppendLines,
+    PutMembers,
+    /// Members whose score is the time.
+    Retire,
+}
+
+impl Write {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::RemoveFields => "HDEL",
+            Self::RemoveMembers => "ZREM",
+            Self::PutFields => "HSET",
+            Self::PutRecords => "VERSIONED",
+            Self::AppendLines => "APPEND",
+            Self::PutMembers => "ZADD",
+            Self::Retire => "RETIRE",
+        }
+    }
+}
+
+/// Items that are handed over with their number before them.
+type List = Vec<Vec<u8>>;
+
+/// What the script is to check and to write.
+#[derive(Debug)]
+pub(super) struct Plan {
+    expected_revision: Option<Revision>,
+    checksum_delta: u64,
+    pub(super) changes: Vec<Change>,
+    /// Users and tokens that must have these versions; the empty one stands for none at all.
+    users: (List, List),
+    tokens: (List, List),
+    /// Tokens that must exist.
+    present: List,
+    free_digests: List,
+    free_names: List,
+    writes: BTreeMap<(Write, Key), List>,
+}
+
+impl Plan {
+    pub(super) fn of(batch: &Batch) -> Result<Self, Stop> {
+        if let Some(contradiction) = batch.contradiction() {
+            return Err(Fault::Contradiction(contradiction).into());
+        }
+        let mut plan = Self {
+            expected_revision: batch.expected_revision,
+            checksum_delta: batch.checksum_delta(),
+            changes: batch.changes(),
+            users: (List::new(), List::new()),
+            tokens: (List::new(), List::new()),
+            present: List::new(),
+            free_digests: List::new(),
+            free_names: List::new(),
+            writes: BTreeMap::new(),
+        };
+        plan.add_users(&batch.users)?;
+        plan.check_digests(&batch.tokens)?;
+        for edit in &batch.tokens {
+            plan.add_token(edit)?;
+        }
+        plan.add_history(batch)?;
+        Ok(plan)
+    }
+
+    /// The script's invocation under an id.
+    pub(super) fn command(&self, layout: &Layout, retention: &Retention, id: &str) -> Pipeline {
+        let mut command = redis::cmd("EVAL");
+        // The text goes along each time: the server finds what it compiled before by its hash, and nothing has to be
+        // done when it has forgotten it.
+        command.arg(SCRIPT).arg(layout.of_commit().len()).arg(layout.of_commit());
+        command.arg(layout.channel()).arg(id).arg(SCHEMA);
+        command.arg(self.expected_revision.map_or(String::new(), |revision| revision.to_string()));
+        command.arg(format!("{:016x}", self.checksum_delta));
+        command.arg(self.changes.len()).arg(change::encode(&self.changes));
+        command.arg(retention.log_entries).arg(retention.log_changes);
+        command.arg(retention.tombstones).arg(retention.tombstone_age.as_secs());
+        for list in [&self.users.0, &self.users.1, &self.tokens.0, &self.tokens.1] {
+            add_list(&mut command, list);
+        }
+        for list in [&self.present, &self.free_digests, &self.free_names] {
+            add_list(&mut command, list);
+        }
+        for ((write, key), list) in &self.writes {
+            command.arg(write.name()).arg(key.of_commit());
+            add_list(&mut command, list);
+        }
+        let mut pipeline = Pipeline::new();
+        pipeline.add_command(command);
+        pipeline
+    }
+
+    fn write(&mut self, write: Write, key: Key, arguments: impl IntoIterator<Item = Vec<u8>>) {
+        self.writes.entry((write, key)).or_default().extend(arguments);
+    }
+
+    fn add_users(&mut self, edits: &[Edit<UserRecord>]) -> Result<(), Stop> {
+        let given_up: HashSet<&str> = edits.iter().filter_map(|edit| Some(names(edit).0?.as_str())).collect();
+        let mut taken = HashSet::new();
+        for edit in edits {
+            let id = edit.record().id.to_ascii().to_vec();
+            self.users.0.push(id.clone());
+            self.users.1.push(version(edit));
+            let (old_name, new_name) = names(edit);
+            if let Some(name) = old_name {
+                self.write(Write::RemoveFields, Key::Names, [name.clone().into_bytes()]);
+            }
+            if let Some(name) = new_name {
+                if !taken.insert(name) {
+                    return Err(CommitError::NameTaken(name.clone()).into());
+                }
+                if !given_up.contains(name.as_str()) {
+                    self.free_names.push(name.clone().into_bytes());
+                }
+                self.write(Write::PutFields, Key::Names, [name.clone().into_bytes(), id.clone()]);
+            }
+            let owner_key = edit.record().id.to_u64().to_le_bytes().to_vec();
+            match edit {
+                Edit::Create(user) | Edit::Update { after: user, .. } => {
+                    self.write(Write::PutRecords, Key::Users, [id, json(user)?]);
+                    self.write(Write::PutFields, Key::Owners, [owner_key, user.owner().encode()]);
+                }
+                Edit::Delete(_) => {
+                    self.write(Write::RemoveFields, Key::Users, [id]);
+                    self.write(Write::RemoveFields, Key::Owners, [owner_key]);
+                }
+                Edit::Require(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What can be said of digests without the store: that two tokens of one batch share one.
+    fn check_digests(&mut self, edits: &[Edit<TokenRecord>]) -> Result<(), Stop> {
+        let mut seen = HashSet::new();
+        let mut deleted = HashSet::new();
+        for edit in edits {
+            if let Edit::Delete(before) = edit {
+                deleted.insert(before.record.digest);
+            }
+        }
+        for edit in edits {
+            let Edit::Create(token) = edit else { continue };
+            if deleted.contains(&token.digest) {
+                return Err(CommitError::DigestRetired(token.digest).into());
+            }
+            if !seen.insert(token.digest) {
+                return Err(CommitError::DigestTaken(token.digest).into());
+            }
+            self.free_digests.push(bytes_of(&token.digest));
+        }
+        Ok(())
+    }
+
+    fn add_token(&mut self, edit: &Edit<TokenRecord>) -> Result<(), Stop> {
+        let id = edit.record().id.to_ascii().to_vec();
+        self.tokens.0.push(id.clone());
+        self.tokens.1.push(version(edit));
+        let after = match edit {
+            Edit::Create(after) | Edit::Update { after, .. } => {
+                self.write(Write::PutRecords, Key::Tokens, [id.clone(), json(after)?]);
+                Some(after)
+            }
+            Edit::Delete(before) => {
+                self.write(Write::RemoveFields, Key::Tokens, [id.clone()]);
+                self.write(Write::RemoveFields, Key::History, [id.clone()]);
+                self.write(Write::Retire, Key::Retired, [bytes_of(&before.record.digest)]);
+                None
+            }
+            Edit::Require(_) => return Ok(()),
+        };
+        let before = edit.before().map(|before| Entries::of(&before.record));
+        self.move_entries(&edit.record().digest, &id, before, after.map(Entries::of));
+        Ok(())
+    }
+
+    /// Changes what follows from a record, where it differs.
+    fn move_entries(&mut self, digest: &Digest, id: &[u8], before: Option<Entries>, after: Option<Entries>) {
+        let digest = bytes_of(digest);
+        let grant = |entries: &Option<Entries>| entries.as_ref().and_then(|entries| entries.grant);
+        match (grant(&before), grant(&after)) {
+            (before, Some(after)) if before != Some(after) => {
+                self.write(Write::PutFields, Key::Grants, [digest.clone(), after.encode().to_vec()]);
+            }
+            (Some(_), None) => self.write(Write::RemoveFields, Key::Grants, [digest.clone()]),
+            _ => {}
+        }
+        let is_revoked = |entries: &Option<Entries>| entries.as_ref().is_some_and(|entries| entries.grant.is_none());
+        match (is_revoked(&before), is_revoked(&after)) {
+            (false, true) => self.write(Write::PutFields, Key::Revoked, [digest, id.to_vec()]),
+            (true, false) => self.write(Write::RemoveFields, Key::Revoked, [digest]),
+            _ => {}
+        }
+        type Indexed = fn(&Entries) -> Option<Vec<u8>>;
+        let indexes: [(Key, Indexed); 2] = [
+            (Key::ByState, |entries| Some(entries.by_state.clone())),
+            (Key::ByOwner, |entries| Some(entries.by_owner.clone())),
+        ];
+        for (key, entry) in indexes {
+            let (before, after) = (before.as_ref().and_then(entry), after.as_ref().and_then(entry));
+            if before != after {
+                before.into_iter().for_each(|entry| self.write(Write::RemoveMembers, key, [entry]));
+                after.into_iter().for_each(|entry| self.write(Write::PutMembers, key, [b"0".to_vec(), entry]));
+            }
+        }
+        let expiry = |entries: &Option<Entries>| grant(entries).and_then(|grant| grant.expires_at);
+        match (expiry(&before), expiry(&after)) {
+            (before, Some(after)) if before != Some(after) => {
+                self.write(Write::PutMembers, Key::Expiring, [after.to_string().into_bytes(), id.to_vec()]);
+            }
+            (Some(_), None) => self.write(Write::RemoveMembers, Key::Expiring, [id.to_vec()]),
+            _ => {}
+        }
+    }
+
+    fn add_history(&mut self, batch: &Batch) -> Result<(), Stop> {
+        let mut lines: BTreeMap<TokenId, Vec<u8>> = BTreeMap::new();
+        for (id, entry) in &batch.history {
+            let lines = lines.entry(*id).or_default();
+            if !lines.is_empty() {
+                lines.push(b'\n');
+            }
+            lines.extend(json(entry)?);
+        }
+        // Of those in the batch it is known that they exist, and which are new.
+        let in_batch: BTreeMap<TokenId, &Edit<TokenRecord>> =
+            batch.tokens.iter().map(|edit| (edit.record().id, edit)).collect();
+        for (id, lines) in lines {
+            let write = match in_batch.get(&id) {
+                Some(Edit::Create(_)) => Write::PutFields,
+                Some(_) => Write::AppendLines,
+                None => {
+                    self.present.push(id.to_ascii().to_vec());
+                    Write::AppendLines
+                }
+            };
+            self.write(write, Key::History, [id.to_ascii().to_vec(), lines]);
+        }
+        Ok(())
+    }
+}
+
+/// What follows from a token's record.
+struct Entries {
+    grant: Option<Grant>,
+    by_state: Vec<u8>,
+    by_owner: Vec<u8>,
+}
+
+impl Entries {
+    fn of(token: &TokenRecord) -> Self {
+        Self { grant: token.grant(), by_state: layout::by_state(token), by_owner: layout::by_owner(token) }
+    }
+}
+
+/// The name that an edit of a user gives up, and the one that it takes.
+fn names(edit: &Edit<UserRecord>) -> (Option<&String>, Option<&String>) {
+    match edit {
+        Edit::Create(after) => (None, Some(&after.name)),
+        Edit::Update { before, after } if before.record.name != after.name => {
+            (Some(&before.record.name), Some(&after.name))
+        }
+        Edit::Delete(before) => (Some(&before.record.name), None),
+        Edit::Update { .. } | Edit::Require(_) => (None, None),
+    }
+}
+
+/// How the stored record must begin.
+fn version<R>(edit: &Edit<R>) -> Vec<u8> {
+    edit.before().map_or(Vec::new(), |before| format!("{} ", before.version).into_bytes())
+}
+
+fn add_list(command: &mut Cmd, list: &List) {
+    command.arg(list.len());
+    for item in list {
+        command.arg(item.as_slice());
+    }
+}
+
+fn bytes_of(digest: &Digest) -> Vec<u8> {
+    digest.as_bytes().to_vec()
+}
+
+fn json(record: &impl serde::Serialize) -> Result<Vec<u8>, Stop> {
+    serde_json::to_vec(record).map_err(|problem| Fault::record("a new record".to_owned(), problem).into())
+}

@@ -1,0 +1,175 @@
+//! What can go wrong with Redis: in words for whoever has to mend it, and in kinds for whoever decides what to do next.
+
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError};
+
+use crate::store::StoreError;
+
+/// The cause of a [`StoreError`]. Never shows a password.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// What is there is not a store of this version, or this user may not use it.
+    #[error("cannot be used: {0}")]
+    Unusable(String),
+    #[error("damaged record at {key}: {problem}")]
+    Record { key: String, problem: String },
+    /// No connection could be made: nothing was sent.
+    #[error("cannot connect to {server}")]
+    Unreachable {
+        server: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The connection ended before the answer. What was sent may have been executed, or may still be.
+    #[error("the connection broke before the answer")]
+    Broken(#[source] RedisError),
+    /// No answer in time. What was sent may have been executed, or may still be.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// The server answered that it did not execute what was sent.
+    #[error("{}", refusal(.0, .1))]
+    Refused(String, String),
+    /// The answer came from a server that is not in charge, and proves nothing.
+    #[error("the server that answered is a replica")]
+    NotPrimary,
+    #[error("{confirmed} of {wanted} replicas confirmed it")]
+    Unconfirmed { confirmed: u64, wanted: u32 },
+    /// An answer that makes no sense.
+    #[error("the server's answer cannot be understood: {0}")]
+    Senseless(String),
+    #[error("the batch contradicts itself: {0}")]
+    Contradiction(String),
+    #[error("no randomness from the operating system")]
+    Entropy(#[source] getrandom::Error),
+}
+
+impl Fault {
+    /// A record that cannot be read.
+    pub(super) fn record(key: String, problem: impl std::fmt::Display) -> Self {
+        Self::Record { key, problem: problem.to_string() }
+    }
+
+    /// The error of a command, which had this long.
+    pub(super) fn of_command(error: RedisError, limit: Duration) -> Self {
+        match error.kind() {
+            ErrorKind::Io if error.is_timeout() => Self::TimedOut(limit),
+            ErrorKind::Io | ErrorKind::Parse => Self::Broken(error),
+            ErrorKind::UnexpectedReturnType => Self::Senseless(error.to_string()),
+            _ => match error.clone().into_server_errors().as_deref() {
+                Some([(_, first), ..]) => {
+                    let (code, detail) = (first.code().to_owned(), first.details().unwrap_or_default().to_owned());
+                    Self::of_server(code, detail)
+                }
+                _ => Self::Senseless(error.to_string()),
+            },
+        }
+    }
+
+    /// The server's own words.
+    fn of_server(code: String, detail: String) -> Self {
+        match code.as_str() {
+            "NOPERM" => {
+                Self::Unusable(format!("refuses its Redis user something ({detail}): see deploy/redis/users.acl"))
+            }
+            "NOAUTH" => Self::Unusable("asks for a password: name a user and a password file".to_owned()),
+            _ => Self::Refused(code, detail),
+        }
+    }
+
+    /// The error of an attempt to connect.
+    pub(super) fn of_connecting(server: String, error: RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::AuthenticationFailed => Self::Unusable("refuses the Redis user or its password".to_owned()),
+            _ => Self::Unreachable { server, source: Box::new(error) },
+        }
+    }
+
+    /// Whether another connection is needed, and perhaps another server.
+    pub(super) fn ends_connection(&self) -> bool {
+        match self {
+            Self::Broken(_) | Self::TimedOut(_) | Self::NotPrimary | Self::Senseless(_) => true,
+            Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "ASK" | "MASTERDOWN"),
+            Self::Unusable(_)
+            | Self::Record { .. }
+            | Self::Unreachable { .. }
+            | Self::Unconfirmed { .. }
+            | Self::Contradiction(_)
+            | Self::Entropy(_) => false,
+        }
+    }
+
+    /// Whether what was sent may have been executed all the same, or may be later.
+    pub(super) fn leaves_open(&self) -> bool {
+        matches!(self, Self::Broken(_) | Self::TimedOut(_) | Self::Senseless(_))
+    }
+
+    /// Whether the server found a key of another type than ours.
+    pub(super) fn is_wrong_type(&self) -> bool {
+        matches!(self, Self::Refused(code, _) if code == "WRONGTYPE")
+    }
+
+    /// The error that the caller sees.
+    pub(super) fn during(self, operation: &'static str, store: &str) -> StoreError {
+        let store = store.to_owned();
+        match self {
+            Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
+            Self::Unusable(problem) => StoreError::Unusable { store, problem },
+            cause => StoreError::Unavailable { operation, store, source: Box::new(cause) },
+        }
+    }
+}
+
+/// What the server's error means, and what to do about it.
+fn refusal(code: &str, detail: &str) -> String {
+    let meaning = match code {
+        "READONLY" => "the server is a replica and takes no writes",
+        "LOADING" => "Redis is still loading its data: try again",
+        "BUSY" => "Redis is busy with a script: try again",
+        "OOM" => "Redis has reached its maxmemory: give it more memory",
+        "MISCONF" => "Redis cannot save its data to disk and takes no writes: see its log",
+        "NOREPLICAS" => "too few replicas are connected to Redis: see its min-replicas-to-write",
+        "MASTERDOWN" => "the server is a replica that has lost its primary",
+        "CLUSTERDOWN" => "the cluster is down: see CLUSTER INFO",
+        "MOVED" | "ASK" => "the server has given the slot of this namespace to another node",
+        "TRYAGAIN" => "the slot of this namespace is being moved to another node: try again",
+        "WRONGTYPE" => "a key has another type than ours: the namespace is used by something else",
+        _ => return format!("Redis answered {code} {detail}"),
+    };
+    format!("{meaning} ({code} {detail})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: &str) -> Fault {
+        let error = redis::make_extension_error(code.to_owned(), Some("details".to_owned()));
+        Fault::of_command(error, Duration::from_secs(1))
+    }
+
+    #[test]
+    fn what_the_server_refuses_was_not_executed() {
+        for code in ["READONLY", "LOADING", "OOM", "MISCONF", "MOVED", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "ERR"] {
+            let fault = answered(code);
+            assert!(!fault.leaves_open(), "{code}");
+            assert!(fault.to_string().contains(code), "{fault}");
+        }
+        assert!(matches!(answered("NOPERM"), Fault::Unusable(_)));
+    }
+
+    #[test]
+    fn what_was_not_answered_is_open() {
+        let cut = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(Fault::of_command(cut.into(), Duration::ZERO).leaves_open());
+        let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        assert!(Fault::of_command(late.into(), Duration::ZERO).leaves_open());
+    }
+
+    #[test]
+    fn a_server_that_is_no_longer_in_charge_is_left() {
+        for (code, leaves) in [("READONLY", true), ("MOVED", true), ("LOADING", false), ("OOM", false)] {
+            assert_eq!(answered(code).ends_connection(), leaves, "{code}");
+        }
+    }
+}

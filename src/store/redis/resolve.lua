@@ -1,0 +1,37 @@
+#!lua
+-- Settles what became of a commit that was not answered: it is found in the log, or it can never happen.
+--
+-- KEYS: meta, log, cancelled. ARGV: the commit's id, the epoch and the revision from before it was sent.
+
+local META, LOG, CANCELLED = unpack(KEYS)
+local id, epoch, revision = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+-- How long a commit that was cancelled is remembered, in seconds: far longer than anything stays in a socket's buffer.
+local REMEMBERED = 86400
+
+-- A failover can lose commits, and the one looked for may have come after it, at a revision before.
+local LOST_AT_MOST = 1000
+
+local meta = redis.call('HMGET', META, 'epoch', 'checksum')
+if not meta[1] then
+  return { 'absent' }
+end
+local start = meta[1] == epoch and string.format('%.0f', math.max(revision - LOST_AT_MOST, 0)) or '-'
+while true do
+  local entries = redis.call('XRANGE', LOG, start, '+', 'COUNT', 128)
+  if #entries == 0 then break end
+  for _, entry in ipairs(entries) do
+    local fields = {}
+    for position = 1, #entry[2], 2 do
+      fields[entry[2][position]] = entry[2][position + 1]
+    end
+    if fields.i == id then
+      return { 'committed', string.match(entry[1], '^%d+'), fields.c, meta[1] }
+    end
+    start = '(' .. entry[1]
+  end
+end
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZADD', CANCELLED, now, id)
+redis.call('ZREMRANGEBYSCORE', CANCELLED, '-inf', now - REMEMBERED)
+return { 'cancelled' }

@@ -1,0 +1,171 @@
+//! Real Redis servers, each in a directory of its own.
+
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::PATIENCE;
+
+/// A `redis-server` on a free port of the loopback interface. Ends, with all its data, when it is dropped.
+pub(crate) struct RedisServer {
+    directory: TempDir,
+    port: u16,
+    arguments: Vec<String>,
+    process: Option<Child>,
+}
+
+impl RedisServer {
+    /// With nothing on disk.
+    pub(crate) fn start() -> Self {
+        Self::with(&["--save", "", "--appendonly", "no"])
+    }
+
+    /// With these arguments to `redis-server` (`["--appendonly", "yes"]`). Returns when it answers.
+    pub(crate) fn with(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut server = Self { directory, port: 0, arguments, process: None };
+        // Another process can take a port between its being found free and its being used.
+        for _ in 0..5 {
+            server.port = free_port();
+            if server.launch() {
+                return server;
+            }
+        }
+        panic!("redis-server does not start: {}", server.log());
+    }
+
+    /// With the users of an ACL file.
+    pub(crate) fn with_users(users: &str) -> Self {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), users).expect("writes");
+        // Read at the start only: it may go afterwards.
+        Self::with(&["--save", "", "--aclfile", file.path().to_str().expect("a plain path")])
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// As this user: `user` or `user:password`.
+    pub(crate) fn url_as(&self, credentials: &str) -> String {
+        format!("redis://{credentials}@127.0.0.1:{}", self.port)
+    }
+
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What it wrote to its log.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// SIGKILL: as a crash, nothing is saved.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("kills");
+            process.wait().expect("ends");
+        }
+    }
+
+    /// Starts again on the same port and with the same files, and returns when it answers.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        assert!(self.launch(), "redis-server does not start again: {}", self.log());
+    }
+
+    /// SIGSTOP: connections stay, nothing is answered.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    /// One command, as `redis-cli` prints its answer.
+    pub(crate) fn cli(&self, command: &[&str]) -> String {
+        cli(self.port, command)
+    }
+
+    /// Starts again with these arguments besides, and does not wait until it answers.
+    pub(crate) fn spawn(&mut self, arguments: &[&str]) {
+        self.kill();
+        let process = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "log"])
+            .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
+            .arg("--dir")
+            .arg(self.directory.path())
+            .args(&self.arguments)
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed: tests/run.sh does it");
+        self.process = Some(process);
+    }
+
+    /// Starts the process; `false` if it ends instead of answering.
+    fn launch(&mut self) -> bool {
+        self.spawn(&[]);
+        let process = self.process.as_mut().expect("just spawned");
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if process.try_wait().expect("asks").is_some() {
+                return false;
+            }
+            // A server with users answers that it wants one, which is an answer too.
+            let answer = cli(self.port, &["ping"]);
+            if answer == "PONG" || answer.starts_with("NOAUTH") || answer.starts_with("NOPERM") {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.process.as_ref().expect("runs").id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().expect("kill is there");
+        assert!(sent.success(), "{signal}");
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+}
+
+/// A port that nothing listens on.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// One command to whatever listens on the port, as `redis-cli` prints its answer.
+pub(crate) fn cli(port: u16, command: &[impl AsRef<OsStr>]) -> String {
+    let port = port.to_string();
+    let output = Command::new("redis-cli").args(["-p", &port]).args(command).output().expect("redis-cli is there");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
