@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::listener::{self, BindError, Tls};
 use crate::proxy::Gate;
 use crate::reload;
+use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::{Replica, driver};
 use crate::store::{self, Absent, Store};
 use crate::tls::TlsError;
@@ -35,6 +36,7 @@ pub struct Sidecar {
     stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     tasks: Vec<AbortHandle>,
+    snapshot_file: Option<Arc<SnapshotFile>>,
 }
 
 /// Why a sidecar cannot start. Nothing runs then.
@@ -96,6 +98,7 @@ impl Sidecar {
             stop,
             workers: Vec::new(),
             tasks: Vec::new(),
+            snapshot_file: config.snapshot_file.clone().map(|path| SnapshotFile::new(path, Arc::clone(&replica))),
         };
         let slots = Arc::new(Semaphore::new(config.limits.max_connections.get().min(Semaphore::MAX_PERMITS)));
         for index in 0..config.workers.get() {
@@ -112,7 +115,7 @@ impl Sidecar {
         let files = reload::watch(vec![Arc::clone(&gate.api), Arc::clone(&gate.heartbeat)], tls);
         sidecar.tasks.push(tokio::spawn(files).abort_handle());
         sidecar.tasks.push(tokio::spawn(admin::serve(admin_socket, health)).abort_handle());
-        let synchronise = driver::run(replica, store, config.freshness.probe_interval, std::future::pending());
+        let synchronise = synchronise(replica, store, config.freshness.probe_interval, sidecar.snapshot_file.clone());
         sidecar.tasks.push(tokio::spawn(synchronise).abort_handle());
         Ok(sidecar)
     }
@@ -149,7 +152,25 @@ impl Sidecar {
         if !joined.await.unwrap_or(false) {
             tracing::error!("a worker ended by a panic");
         }
+        if let Some(file) = &self.snapshot_file {
+            file.save().await;
+        }
     }
+}
+
+/// Keeps the replica at the store's position, from what an earlier run left on.
+async fn synchronise(
+    replica: Arc<Replica>,
+    store: Arc<dyn Store>,
+    probe_interval: Duration,
+    snapshot_file: Option<Arc<SnapshotFile>>,
+) {
+    let Some(file) = snapshot_file else {
+        return driver::run(replica, store, probe_interval, std::future::pending()).await;
+    };
+    let machine = file.load().await;
+    let synchronise = driver::resume(replica, store, machine, probe_interval, std::future::pending());
+    tokio::join!(synchronise, file.keep());
 }
 
 impl Drop for Sidecar {

@@ -11,6 +11,7 @@
 pub mod driver;
 mod entry;
 mod freshness;
+pub mod snapshot_file;
 pub mod sync;
 mod table;
 mod tombstone;
@@ -204,6 +205,11 @@ impl Replica {
     pub fn suppressed(&self) -> Vec<(TokenId, Digest)> {
         self.ledger().suppressed()
     }
+
+    /// Whether there is any token of [`Replica::suppressed`].
+    pub(crate) fn suppresses(&self) -> bool {
+        self.ledger().suppresses()
+    }
 }
 
 /// The writer's methods. There is one writer: [`driver::run`].
@@ -263,6 +269,20 @@ impl Replica {
     pub fn confirm(&self, as_of: Instant) {
         self.freshness.confirm(as_of);
         self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+    }
+
+    /// Closes a merge of what an earlier run held; `as_of`, if known, is when that was proven last. The replica counts
+    /// as ready with its first proof of its own only. Returns the checksum, as [`Replica::checksum`].
+    fn adopt(&self, tombstones: &[(Digest, u32)], as_of: Option<Instant>, now: Instant) -> u64 {
+        let checksum = {
+            let mut ledger = self.ledger();
+            ledger.adopt(&self.grants, tombstones, now);
+            ledger.checksum()
+        };
+        if let Some(as_of) = as_of {
+            self.freshness.confirm(as_of);
+        }
+        checksum
     }
 
     /// Says where the replica stands.

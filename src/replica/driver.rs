@@ -1,11 +1,14 @@
 //! Runs the [`Synchroniser`] against a store: notices, reads, timers, and what the log says of it.
 
+mod recall;
+
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use self::recall::Recalls;
 use super::Replica;
 use super::sync::{Event, Finding, Read, Synchroniser, Table};
 use crate::store::{LogEntry, Store, StoreError};
@@ -31,15 +34,27 @@ pub async fn run(
     probe_interval: Duration,
     shutdown: impl Future<Output = ()> + Send,
 ) {
+    resume(replica, store, Synchroniser::new(), probe_interval, shutdown).await;
+}
+
+/// As [`run`], going on from where the replica was brought already.
+pub async fn resume(
+    replica: Arc<Replica>,
+    store: Arc<dyn Store>,
+    machine: Synchroniser,
+    probe_interval: Duration,
+    shutdown: impl Future<Output = ()> + Send,
+) {
     // Before the first read: what is committed from here on is heard of.
     let mut watch = store.watch();
     let mut shutdown = pin!(shutdown);
-    let mut driver = Driver::new(&replica, &*store, probe_interval);
+    let mut driver = Driver::new(&replica, &*store, machine, probe_interval);
     loop {
         let event = tokio::select! {
             () = &mut shutdown => return,
             outcome = outcome_of(&mut driver.reading) => driver.receive(outcome),
             notice = watch.next() => Event::Notice(notice),
+            () = driver.recalls.written() => continue,
             () = tokio::time::sleep_until(driver.next_probe.into()) => Event::Tick,
         };
         driver.handle(event, Instant::now());
@@ -76,6 +91,7 @@ struct Driver<'a> {
     probe_interval: Duration,
     next_probe: Instant,
     reading: Option<Reading<'a>>,
+    recalls: Recalls<'a>,
     /// Attempts since the replica was last confirmed.
     attempts: u32,
     /// Since when reads fail, all but the first of them silently.
@@ -83,9 +99,10 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(replica: &'a Replica, store: &'a dyn Store, probe_interval: Duration) -> Self {
-        let (machine, next_probe) = (Synchroniser::new(), Instant::now());
-        Self { replica, store, machine, probe_interval, next_probe, reading: None, attempts: 0, failing_since: None }
+    fn new(replica: &'a Replica, store: &'a dyn Store, machine: Synchroniser, probe_interval: Duration) -> Self {
+        let (recalls, next_probe) = (Recalls::new(replica, store), Instant::now());
+        let (reading, attempts, failing_since) = (None, 0, None);
+        Self { replica, store, machine, probe_interval, next_probe, reading, recalls, attempts, failing_since }
     }
 
     /// Turns the outcome of a read into an event, and says when the store goes away and comes back.
@@ -117,11 +134,17 @@ impl<'a> Driver<'a> {
         if event == Event::Tick {
             self.next_probe = now + self.probe_interval;
         }
+        if let Event::Position(probe) = &event {
+            self.recalls.hear(&probe.recalled);
+        }
         let failed = event == Event::Failed;
-        let mut writer = Writer { replica: self.replica, confirmed: false };
+        let mut writer = Writer { replica: self.replica, confirmed: None };
         let step = self.machine.on(event, now, &mut writer);
-        if writer.confirmed {
+        if let Some(as_of) = writer.confirmed {
             self.attempts = 0;
+            if self.machine.is_caught_up() {
+                self.recalls.check(as_of);
+            }
         }
         let position = self.machine.position();
         self.replica.stand_at(position);
@@ -219,7 +242,8 @@ async fn read_snapshot(replica: &Replica, store: &dyn Store) -> Result<Event, Re
 /// The replica, as the state machine writes it.
 struct Writer<'a> {
     replica: &'a Replica,
-    confirmed: bool,
+    /// The latest moment as of which it was proven.
+    confirmed: Option<Instant>,
 }
 
 impl Table for Writer<'_> {
@@ -241,7 +265,7 @@ impl Table for Writer<'_> {
     }
 
     fn confirm(&mut self, as_of: Instant) {
-        self.confirmed = true;
+        self.confirmed = self.confirmed.max(Some(as_of));
         self.replica.confirm(as_of);
     }
 }

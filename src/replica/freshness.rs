@@ -1,33 +1,48 @@
 //! How long ago the replica was last proven to be at the store's position. Monotonic time only: a wall clock that jumps
 //! changes nothing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The last moment as of which the replica held everything that was committed.
 #[derive(Debug)]
 pub(super) struct Freshness {
     origin: Instant,
-    /// Milliseconds from `origin`, plus one; 0 before the first proof.
-    as_of: AtomicU64,
+    /// Milliseconds from `origin`, below zero for a proof of an earlier run; [`NEVER`] before the first one.
+    as_of: AtomicI64,
 }
+
+const NEVER: i64 = i64::MIN;
 
 impl Freshness {
     pub(super) fn new() -> Self {
-        Self { origin: Instant::now(), as_of: AtomicU64::new(0) }
+        Self { origin: Instant::now(), as_of: AtomicI64::new(NEVER) }
     }
 
     /// Records a proof. It never moves backwards: proofs may be completed out of order.
     pub(super) fn confirm(&self, as_of: Instant) {
-        let since = as_of.saturating_duration_since(self.origin).as_millis();
-        // Rounded down: the replica then counts as a little staler than it is, never as fresher.
-        self.as_of.fetch_max(u64::try_from(since).unwrap_or(u64::MAX - 1).saturating_add(1), Ordering::AcqRel);
+        self.as_of.fetch_max(self.millis(as_of), Ordering::AcqRel);
     }
 
     /// Time since the last proof; `None` before the first one.
     pub(super) fn staleness(&self, now: Instant) -> Option<Duration> {
-        let since = self.as_of.load(Ordering::Acquire).checked_sub(1)?;
-        Some(now.saturating_duration_since(self.origin).saturating_sub(Duration::from_millis(since)))
+        let since = self.as_of.load(Ordering::Acquire);
+        if since == NEVER {
+            return None;
+        }
+        let (age, proven) = (now.saturating_duration_since(self.origin), Duration::from_millis(since.unsigned_abs()));
+        Some(if since < 0 { age.saturating_add(proven) } else { age.saturating_sub(proven) })
+    }
+
+    /// Rounded down: the replica then counts as a little staler than it is, never as fresher.
+    fn millis(&self, as_of: Instant) -> i64 {
+        match as_of.checked_duration_since(self.origin) {
+            Some(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+            None => {
+                let before = self.origin.saturating_duration_since(as_of).as_micros().div_ceil(1_000);
+                i64::try_from(before).map_or(NEVER + 1, |before| -before)
+            }
+        }
     }
 }
 
@@ -59,5 +74,17 @@ mod tests {
         freshness.confirm(freshness.origin + Duration::from_micros(1_900));
         let now = freshness.origin + Duration::from_millis(10);
         assert_eq!(freshness.staleness(now), Some(Duration::from_millis(9)));
+    }
+
+    #[test]
+    fn an_earlier_runs_proof_counts_from_when_it_was_made() {
+        let freshness = Freshness::new();
+        let Some(before) = freshness.origin.checked_sub(Duration::from_micros(2_500)) else { return };
+        freshness.confirm(before);
+        assert_eq!(freshness.staleness(freshness.origin), Some(Duration::from_millis(3)));
+        let now = freshness.origin + Duration::from_millis(10);
+        assert_eq!(freshness.staleness(now), Some(Duration::from_millis(13)));
+        freshness.confirm(freshness.origin);
+        assert_eq!(freshness.staleness(now), Some(Duration::from_millis(10)));
     }
 }

@@ -23,7 +23,12 @@
 //!   separately and overtake each other.
 //! - **Revocations do not wait for their turn.** A notice that cannot be applied yet is searched for them at once.
 //! - **Absence proves revocation only within one unbroken history**: the snapshot continues the epoch and revision that
-//!   the replica was settled at, and nothing pointed to a store that lost writes.
+//!   the replica was settled at, and nothing pointed to a store that lost writes. Whether it is unbroken cannot be read
+//!   off the log, which is gone; what remains is a store that loses writes *and* commits its way past our revision *and*
+//!   trims its log to beyond it before it answers our next question, so while we are cut off for longer than the log
+//!   reaches back. A token whose creation was among the lost writes then counts as revoked here: refused although the
+//!   store does not have it anyway, and, should the same raw token be imported again, refused for as long as its
+//!   tombstone lasts. The other way round, a revoked token would come back.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -230,13 +235,14 @@ impl Synchroniser {
         Self { state: State::Unsynced { answered: false }, reading: None, probe_wanted: false, past }
     }
 
-    /// The table holds what the store had at this position, checksum and all: it was saved by an earlier run. Nothing
-    /// of that proves freshness.
+    /// The table was filled by an earlier run's work, as if by a snapshot: it holds what the store had at `position`,
+    /// mixed with later commits up to `reaches`, and its checksum is `found`. Nothing of that proves freshness.
     #[must_use]
-    pub fn resumed(position: Position) -> Self {
-        let mut synced = Synced::new(position, position.checksum);
-        synced.trust = Trust::Settled { difference: 0 };
-        Self { state: State::Synced(synced), ..Self::new() }
+    pub fn resumed(position: Position, reaches: Revision, found: u64) -> Self {
+        let state = State::Synced(Synced::new(position, found));
+        // An earlier run was settled there. A store below `reaches` has lost some of it, so absence proves nothing.
+        let lineage = Some((position.epoch, position.revision.max(reaches)));
+        Self { state, past: Past { lineage, suspect: None }, ..Self::new() }
     }
 
     /// The store's position that the table has reached; `None` until it is settled.
@@ -245,6 +251,19 @@ impl Synchroniser {
         match &self.state {
             State::Synced(synced) if matches!(synced.trust, Trust::Settled { .. }) => synced.position(),
             State::Synced(_) | State::Unsynced { .. } => None,
+        }
+    }
+
+    /// Whether the table is settled and nothing later than what it holds is known to exist.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        match &self.state {
+            State::Synced(synced) => {
+                let asking = synced.moved || matches!(self.reading, Some(Reading::Changes { .. }));
+                let behind = synced.owed.is_some() || synced.heard > synced.revision;
+                !asking && !behind && matches!(synced.trust, Trust::Settled { .. })
+            }
+            State::Unsynced { .. } => false,
         }
     }
 
@@ -319,9 +338,9 @@ impl Synchroniser {
         Some(read)
     }
 
-    /// After a failure nothing is read until the next tick, whose position tells what there is to catch up with.
+    /// After a failure nothing is read but the position, which tells what there is to catch up with: at once if it was
+    /// asked for meanwhile, such as by a connection that came back, and with the next tick otherwise.
     fn pause(&mut self) {
-        self.probe_wanted = false;
         if let State::Synced(synced) = &mut self.state {
             synced.moved = false;
             synced.heard = synced.revision;
@@ -429,10 +448,14 @@ fn take_changes<T: Table>(
     let State::Synced(synced) = state else { return Ok(()) };
     let entries = match changes {
         Changes::Entries(entries) => entries,
-        Changes::Truncated if synced.revision == after => return Err(Finding::LogTruncated(after)),
+        Changes::Truncated if synced.revision == after && synced.owed.is_some() => {
+            return Err(Finding::LogTruncated(after));
+        }
         Changes::Truncated => {
-            // Notices have carried us past the revision that the log no longer has.
+            // Notices have carried us past the revision that the log no longer has. Or the store is below it and has
+            // lost writes, which a log cannot tell from having been trimmed; the position can.
             *probe_wanted = true;
+            synced.heard = synced.revision;
             return Ok(());
         }
     };

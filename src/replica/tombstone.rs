@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::entry::DigestHasher;
 use crate::token::Digest;
 
 /// How long a tombstone is kept. A store that lost writes longer ago than this was restored by a person, not by a
 /// failover.
-pub(super) const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+const RETENTION_SECONDS: u32 = 24 * 60 * 60;
 
 /// How many are kept; the oldest go first.
 pub(super) const LIMIT: usize = 1_000_000;
@@ -19,22 +19,31 @@ pub(super) const LIMIT: usize = 1_000_000;
 pub(super) struct Tombstones {
     limit: usize,
     origin: Instant,
-    /// When each digest was last seen removed, in seconds from `origin`.
+    /// When each digest was last seen removed, in seconds from two retentions before `origin`: an earlier
+    /// run's time may be long before it.
     times: HashMap<Digest, u32, BuildHasherDefault<DigestHasher>>,
     /// In the order of their times. A digest that was removed again stands here twice; its later place counts.
     order: VecDeque<(Digest, u32)>,
+    /// How many have left `order` at its front.
+    left: u64,
 }
 
 impl Tombstones {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, origin: Instant::now(), times: HashMap::default(), order: VecDeque::new() }
+        Self { limit, origin: Instant::now(), times: HashMap::default(), order: VecDeque::new(), left: 0 }
     }
 
     /// Remembers a digest, or that it was removed again.
     pub(super) fn insert(&mut self, digest: Digest, now: Instant) {
-        let now = self.seconds(now);
-        if self.times.insert(digest, now) != Some(now) {
-            self.order.push_back((digest, now));
+        self.insert_aged(digest, 0, now);
+    }
+
+    /// Remembers a digest that was removed this many seconds ago. The oldest must come first.
+    pub(super) fn insert_aged(&mut self, digest: Digest, age: u32, now: Instant) {
+        let latest = self.order.back().map_or(0, |(_, time)| *time);
+        let time = self.seconds(now).saturating_sub(age).max(latest);
+        if self.times.insert(digest, time) != Some(time) {
+            self.order.push_back((digest, time));
         }
         while self.times.len() > self.limit || self.order.len() > self.limit.saturating_mul(2) {
             self.drop_oldest();
@@ -45,12 +54,24 @@ impl Tombstones {
         self.times.contains_key(digest)
     }
 
-    /// Forgets those older than [`RETENTION`].
+    /// Forgets those older than [`RETENTION_SECONDS`].
     pub(super) fn expire(&mut self, now: Instant) {
         let now = self.seconds(now);
-        while self.order.front().is_some_and(|(_, time)| u64::from(now.saturating_sub(*time)) > RETENTION.as_secs()) {
+        while self.order.front().is_some_and(|(_, time)| now.saturating_sub(*time) > RETENTION_SECONDS) {
             self.drop_oldest();
         }
+    }
+
+    /// Some of them, the oldest first, with their ages in seconds, and where to go on; `None` at the end. Starts at 0.
+    /// What is inserted meanwhile is shown too.
+    pub(super) fn page(&self, from: u64, limit: usize, now: Instant) -> Option<(Vec<(Digest, u32)>, u64)> {
+        let start = usize::try_from(from.saturating_sub(self.left)).unwrap_or(usize::MAX);
+        let now = self.seconds(now);
+        let places = self.order.iter().skip(start).take(limit);
+        let current = places.clone().filter(|(digest, time)| self.times.get(digest) == Some(time));
+        let page: Vec<_> = current.map(|(digest, time)| (*digest, now.saturating_sub(*time))).collect();
+        let passed = places.len() as u64;
+        (passed > 0).then(|| (page, from.max(self.left) + passed))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -58,21 +79,26 @@ impl Tombstones {
     }
 
     fn drop_oldest(&mut self) {
-        if let Some((digest, time)) = self.order.pop_front()
-            && self.times.get(&digest) == Some(&time)
-        {
+        let Some((digest, time)) = self.order.pop_front() else { return };
+        self.left += 1;
+        if self.times.get(&digest) == Some(&time) {
             self.times.remove(&digest);
         }
     }
 
     fn seconds(&self, now: Instant) -> u32 {
-        u32::try_from(now.saturating_duration_since(self.origin).as_secs()).unwrap_or(u32::MAX)
+        let since = u32::try_from(now.saturating_duration_since(self.origin).as_secs()).unwrap_or(u32::MAX);
+        since.saturating_add(2 * RETENTION_SECONDS)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    const RETENTION: Duration = Duration::from_secs(RETENTION_SECONDS as u64);
 
     fn digest(number: u8) -> Digest {
         Digest::of(&[number])
@@ -103,5 +129,34 @@ mod tests {
         assert!(!tombstones.contains(&digest(0)) && tombstones.contains(&digest(1)));
         tombstones.expire(start + RETENTION + Duration::from_secs(61));
         assert_eq!((tombstones.len(), tombstones.order.len()), (0, 0));
+    }
+
+    #[test]
+    fn those_of_an_earlier_run_go_on_ageing() {
+        let mut tombstones = Tombstones::new(LIMIT);
+        let start = tombstones.origin;
+        tombstones.insert_aged(digest(0), RETENTION_SECONDS - 1, start);
+        tombstones.insert_aged(digest(1), 10, start);
+        tombstones.expire(start + Duration::from_secs(1));
+        assert_eq!(tombstones.len(), 2);
+        tombstones.expire(start + Duration::from_secs(2));
+        assert!(!tombstones.contains(&digest(0)) && tombstones.contains(&digest(1)));
+    }
+
+    #[test]
+    fn pages_show_each_once_with_its_age_whatever_leaves_meanwhile() {
+        let mut tombstones = Tombstones::new(4);
+        let start = tombstones.origin;
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for number in 0..4 {
+            tombstones.insert(digest(number), at(number.into()));
+        }
+        tombstones.insert(digest(0), at(4));
+        let (page, next) = tombstones.page(0, 3, at(10)).expect("some");
+        assert_eq!((page, next), (vec![(digest(1), 9), (digest(2), 8)], 3));
+        tombstones.insert(digest(9), at(5));
+        let (page, next) = tombstones.page(next, 10, at(10)).expect("more");
+        assert_eq!((page, next), (vec![(digest(3), 7), (digest(0), 6), (digest(9), 5)], 6));
+        assert_eq!(tombstones.page(next, 10, at(10)), None);
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! Commits go through one connection, reads through a few others, all of them on the threads that tokio keeps for
 //! blocking work. WAL lets readers go on during a commit; a commit waits up to 5 s for that of another process.
-//! Every commit is synced to the disk before it is acknowledged.
+//! Every commit is synced to the disk before it is acknowledged. Reports of sidecars are not: they go through a connection
+//! of their own, and neither wait for a commit of this process nor count as one.
 //!
 //! A file that is removed or replaced while it is open is noticed with the next operation. From then on all of them fail
 //! until a restart: what would be written to it is lost, and what is read from it is no longer what others see.
 
 mod commit;
 mod fault;
+mod fleet;
 mod poll;
 mod read;
 mod schema;
@@ -61,6 +63,8 @@ struct Shared {
     replaced: AtomicBool,
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
+    /// Opened by the first report.
+    reporter: Mutex<Option<Connection>>,
     notices: Notices,
     /// The newest commit before which none is without a notice.
     announced: Mutex<(Epoch, Revision)>,
@@ -94,6 +98,20 @@ impl SqliteStore {
     }
 }
 
+impl SqliteStore {
+    /// Writes what is no commit, on a thread where that may take its time.
+    async fn write(
+        &self,
+        operation: &'static str,
+        write: impl FnOnce(&Shared) -> Result<(), Fault> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let written = spawn_blocking(move || write(&shared)).await;
+        let written = written.map_err(Fault::from).and_then(|written| written);
+        written.map_err(|fault| fault.during(operation, &self.shared.name))
+    }
+}
+
 impl Shared {
     fn open(path: &Path, name: String, retention: Retention) -> Result<Self, Fault> {
         let path = std::path::absolute(path)?;
@@ -107,6 +125,7 @@ impl Shared {
             replaced: AtomicBool::new(false),
             writer: Mutex::new(writer),
             readers: Mutex::new(Vec::new()),
+            reporter: Mutex::new(None),
             notices: Notices::new(),
             announced: Mutex::new((position.epoch, position.revision)),
         })
@@ -146,6 +165,28 @@ impl Shared {
         Ok(result)
     }
 
+    /// Writes through the connection whose commits count.
+    fn with_writer(&self, write: impl FnOnce(&mut Connection) -> Result<(), Fault>) -> Result<(), Fault> {
+        let mut writer = lock(&self.writer);
+        self.check_identity()?;
+        write(&mut writer)
+    }
+
+    /// Writes what may be lost in a power failure.
+    fn with_reporter(&self, write: impl FnOnce(&mut Connection) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.check_identity()?;
+        let mut reporter = lock(&self.reporter);
+        let connection = match &mut *reporter {
+            Some(connection) => connection,
+            none => {
+                let connection = schema::open_reporter(&self.path)?;
+                self.check_identity()?; // or it may be a connection to another file
+                none.insert(connection)
+            }
+        };
+        write(connection)
+    }
+
     /// Whether the path still names the file that was opened.
     fn check_identity(&self) -> Result<(), Fault> {
         if Identity::of(&self.path).is_ok_and(|identity| identity == self.identity) {
@@ -178,7 +219,10 @@ impl Store for SqliteStore {
     }
 
     async fn probe(&self) -> Result<Probe, StoreError> {
-        Ok(Probe { position: self.position().await?, recalled: self.recalled().await? })
+        let probe = |connection: &Connection| {
+            Ok(Probe { position: read::position(connection)?, recalled: fleet::recalled(connection)? })
+        };
+        self.read("reading the position", probe).await
     }
 
     async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError> {
@@ -247,32 +291,42 @@ impl Store for SqliteStore {
         self.read("reading the history of a token", move |connection| read::history(connection, id)).await
     }
 
-    async fn retired(&self, _digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
-        unimplemented!()
+    async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        let digests = digests.to_vec();
+        self.read("reading retired digests", move |connection| fleet::retired(connection, &digests)).await
     }
 
-    async fn recall(&self, _digests: &[Digest]) -> Result<(), StoreError> {
-        unimplemented!()
+    async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let digests = digests.to_vec();
+        let recall = move |shared: &Shared| shared.with_writer(|connection| fleet::recall(connection, &digests));
+        self.write("writing recalls", recall).await
     }
 
     async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
-        Ok(Vec::new())
+        self.read("reading recalls", fleet::recalled).await
     }
 
-    async fn settle_recalls(&self, _digests: &[Digest]) -> Result<(), StoreError> {
-        unimplemented!()
+    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let digests = digests.to_vec();
+        let settle = move |shared: &Shared| shared.with_writer(|connection| fleet::settle_recalls(connection, &digests));
+        self.write("settling recalls", settle).await
     }
 
-    async fn report(&self, _report: &Report, _keep: Duration) -> Result<(), StoreError> {
-        unimplemented!()
+    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
+        let report = report.clone();
+        let write = move |connection: &mut Connection| fleet::report(connection, &report, keep, now_millis());
+        self.write("writing a sidecar's report", move |shared| shared.with_reporter(write)).await
     }
 
-    async fn withdraw(&self, _sidecar: SidecarId) -> Result<(), StoreError> {
-        unimplemented!()
+    async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
+        let write = move |connection: &mut Connection| fleet::withdraw(connection, sidecar);
+        self.write("withdrawing a sidecar's report", move |shared| shared.with_reporter(write)).await
     }
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
-        unimplemented!()
+        let store = self.shared.name.clone();
+        let read = move |connection: &Connection| fleet::sidecars(connection, now_millis(), &store);
+        self.read("reading the sidecars' reports", read).await
     }
 
     fn describe(&self) -> String {
@@ -293,6 +347,11 @@ const fn from_key(key: i64) -> u64 {
 /// Seconds since 1970.
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
+}
+
+/// Milliseconds since 1970.
+fn now_millis() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
 }
 
 /// A panic elsewhere leaves a connection usable: its transaction was rolled back.

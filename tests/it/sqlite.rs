@@ -76,9 +76,9 @@ async fn databases_of_other_programs_are_refused_untouched() {
 #[tokio::test]
 async fn a_store_of_a_newer_version_is_refused_untouched() {
     let newer = make_store().await;
-    run(&newer.path().join("tollgate.db"), "PRAGMA user_version = 2").expect("runs");
+    run(&newer.path().join("tollgate.db"), "PRAGMA user_version = 3").expect("runs");
     let bytes = fs::read(newer.path().join("tollgate.db")).expect("reads");
-    refused_untouched(|path| fs::write(path, &bytes), "has version 2, this program knows version 1").await;
+    refused_untouched(|path| fs::write(path, &bytes), "has version 3, this program knows version 2").await;
 }
 
 #[tokio::test]
@@ -89,9 +89,9 @@ async fn the_unfinished_work_of_others_is_left_to_them() {
     let newer = newer.path().join("tollgate.db");
     let as_newer = |path: &Path| {
         fs::copy(&newer, path)?;
-        run_unfinished(path, "PRAGMA user_version = 2")
+        run_unfinished(path, "PRAGMA user_version = 3")
     };
-    refused_untouched(as_newer, "has version 2").await;
+    refused_untouched(as_newer, "has version 3").await;
 }
 
 #[tokio::test]

@@ -25,6 +25,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Fragile {
     inner: Mutex<Arc<SqliteStore>>,
     mode: Mutex<Mode>,
+    recalls: Mutex<Recalled>,
+}
+
+/// What sidecars left with the store.
+#[derive(Default)]
+struct Recalled {
+    digests: Vec<Digest>,
+    writes: usize,
+    refused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +45,12 @@ enum Mode {
 
 impl Fragile {
     fn new(inner: SqliteStore, mode: Mode) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::new(Arc::new(inner)), mode: Mutex::new(mode) })
+        let recalls = Mutex::new(Recalled::default());
+        Arc::new(Self { inner: Mutex::new(Arc::new(inner)), mode: Mutex::new(mode), recalls })
+    }
+
+    fn recalls(&self) -> std::sync::MutexGuard<'_, Recalled> {
+        self.recalls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, mode: Mode) {
@@ -124,7 +138,9 @@ impl Store for Fragile {
     }
 
     async fn probe(&self) -> Result<Probe, StoreError> {
-        self.working().await?.probe().await
+        // Read before the position, as any moment during the probe will do.
+        let recalled = self.recalls().digests.clone();
+        Ok(Probe { recalled, ..self.working().await?.probe().await? })
     }
 
     async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
@@ -132,7 +148,15 @@ impl Store for Fragile {
     }
 
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        self.working().await?.recall(digests).await
+        self.working().await?;
+        let mut recalls = self.recalls();
+        recalls.writes += 1;
+        if recalls.refused {
+            let (operation, store) = ("recalling", "fragile".to_owned());
+            return Err(StoreError::Unavailable { operation, store, source: "may not".into() });
+        }
+        recalls.digests.extend_from_slice(digests);
+        Ok(())
     }
 
     async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
@@ -374,6 +398,49 @@ async fn a_restored_store_cannot_bring_a_revoked_token_back() {
     assert_eq!(running.replica.suppressed(), [(first.id, first.digest)]);
     assert_eq!((status.resyncs, status.divergences), (1, 0));
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_revocation_that_the_store_lost_is_told_to_every_sidecar() {
+    let folder = Folder::new();
+    let (anna, store, backup) = (user(), folder.open("store").await, folder.open("backup").await);
+    let (first, second) = (token(&anna, b"first"), token(&anna, b"second"));
+    create(&store, &[&anna], &[&first, &second]).await;
+    create(&backup, &[&anna], &[&first, &second]).await;
+    let store = Fragile::new(store, Mode::Works);
+    let saw_it = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    saw_it.ready().await;
+    saw_it.reaches(revoke(&*store, &first).await).await;
+    assert_eq!(store.recalls().writes, 0, "the store has it");
+
+    store.recalls().refused = true;
+    store.replace(backup);
+    let did_not = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    did_not.ready().await;
+    let until = async |condition: &dyn Fn() -> bool| {
+        let holds = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, holds).await.expect("comes to be so");
+    };
+    until(&|| store.recalls().writes >= 2).await;
+    assert!(did_not.knows(&first), "it cannot know");
+    store.recalls().refused = false;
+    until(&|| !did_not.knows(&first)).await;
+    assert!(did_not.knows(&second));
+    assert_eq!(store.recalls().digests, [first.digest]);
+    // Whoever is told of it does not tell it again.
+    let writes = store.recalls().writes;
+    for running in [&saw_it, &did_not] {
+        let proven = Instant::now();
+        until(&|| running.replica.staleness(Instant::now()).is_some_and(|staleness| staleness < proven.elapsed()))
+            .await;
+    }
+    assert_eq!(store.recalls().writes, writes);
+    saw_it.stop().await;
+    did_not.stop().await;
 }
 
 #[tokio::test]

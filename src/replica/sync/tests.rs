@@ -348,9 +348,37 @@ fn a_truncated_log_resyncs_and_what_is_absent_then_was_revoked() {
     let mut scene = Scene::settled(5);
     scene.on(notice(9));
     scene.calls();
-    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
+    truncated(&mut scene);
     scene.resync(9);
     assert!(scene.calls().contains(&Call::Sweep { absence_proves: true }));
+}
+
+/// The log no longer has what follows 5, after a notice of 9.
+fn truncated(scene: &mut Scene) {
+    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position), "or it lost writes: ask");
+    assert_eq!(scene.on(Event::Position(at(9).into())), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
+}
+
+#[test]
+fn a_log_that_a_store_below_us_calls_truncated_is_a_regression() {
+    let mut scene = Scene::settled(5);
+    scene.on(notice(9));
+    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position));
+    let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
+    assert_eq!(scene.on(Event::Position(at(4).into())), finds(regressed));
+    // The store goes on past where we were before the next answer: still nothing is proven by absence.
+    scene.calls();
+    scene.resync(9);
+    assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
+}
+
+#[test]
+fn a_log_that_is_truncated_for_no_reason_is_not_read_over_and_over() {
+    let mut scene = Scene::settled(5);
+    scene.on(notice(9));
+    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position));
+    assert_eq!(scene.on(Event::Position(at(5).into())), idle());
 }
 
 #[test]
@@ -358,7 +386,7 @@ fn absence_proves_nothing_once_the_store_was_seen_below_or_in_another_epoch() {
     for seen in [at(4), Position { epoch: Epoch(2), ..at(9) }] {
         let mut scene = Scene::settled(5);
         scene.on(notice(9));
-        scene.on(Event::Changes(Changes::Truncated));
+        truncated(&mut scene);
         scene.on(Event::Tick);
         assert_eq!(scene.on(Event::Position(seen.into())), reads(Read::Snapshot));
         scene.on(Event::Failed);
@@ -418,6 +446,80 @@ fn failed_reads_wait_for_the_next_tick_and_lose_nothing() {
     scene.on(Event::Position(at(5).into()));
     assert_eq!(scene.on(Event::Failed), idle(), "not another snapshot at once");
     scene.resync(5);
+}
+
+#[test]
+fn a_connection_that_came_back_during_a_read_that_fails_is_asked_at_once() {
+    let mut scene = Scene::settled(5);
+    scene.probe();
+    assert_eq!(scene.on(Event::Notice(Notice::Lost)), idle(), "one read at a time");
+    assert_eq!(scene.on(Event::Failed), reads(Read::Position));
+    assert_eq!(scene.on(Event::Failed), idle());
+    assert_eq!(scene.on(Event::Notice(Notice::Lost)), reads(Read::Position));
+}
+
+#[test]
+fn caught_up_is_settled_with_nothing_heard_above() {
+    let mut scene = Scene::new();
+    assert!(!scene.machine.is_caught_up());
+    scene.resync(5);
+    assert!(scene.machine.is_caught_up());
+    scene.on(notice(7));
+    assert!(!scene.machine.is_caught_up(), "heard of");
+    scene.on(entries(6..=7));
+    assert!(scene.machine.is_caught_up());
+    scene.on(Event::Notice(Notice::Moved));
+    assert!(!scene.machine.is_caught_up(), "something moved");
+    scene.on(entries(8..=8));
+    scene.probe();
+    scene.on(Event::Position(at(9).into()));
+    assert!(!scene.machine.is_caught_up(), "a position above");
+}
+
+/// As an earlier run left it: at 5, with some of what was committed up to 7 mixed in.
+fn resumed(found: u64) -> Scene {
+    let machine = Synchroniser::resumed(at(5), Revision(7), found);
+    Scene { machine, ..Scene::new() }
+}
+
+#[test]
+fn what_an_earlier_run_left_is_settled_by_the_log() {
+    let mut scene = resumed(12);
+    assert_eq!(scene.machine.position(), None);
+    assert_eq!(scene.on(Event::Tick), reads(Read::Position)); // at 1 s
+    assert_eq!(scene.on(Event::Position(at(8).into())), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.calls(), [], "nothing is fresh yet");
+    assert_eq!(scene.on(entries(6..=8)), finds(Finding::Synced(at(8))));
+    let sweep = Call::Sweep { absence_proves: false };
+    assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Apply(8), sweep, Call::Confirm(1)]);
+}
+
+#[test]
+fn what_an_earlier_run_left_is_given_up_where_the_store_has_no_such_history() {
+    let mut scene = resumed(12);
+    scene.on(Event::Tick);
+    assert_eq!(scene.on(Event::Position(at(5).into())), finds(Finding::Unproven(Revision(5))), "lost 6 and 7");
+    scene.resync(9);
+    assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
+    let mut scene = resumed(sum(5));
+    scene.on(Event::Tick);
+    let other = Position { epoch: Epoch(2), ..at(9) };
+    assert_eq!(scene.on(Event::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
+}
+
+#[test]
+fn what_is_absent_after_a_truncated_log_was_revoked_since_an_earlier_run_too() {
+    for (first, absence_proves) in [(9, true), (6, false)] {
+        let mut scene = resumed(sum(5));
+        scene.on(Event::Tick);
+        scene.on(Event::Position(at(first).into()));
+        assert_eq!(scene.on(Event::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
+        scene.resync(first);
+        assert!(
+            scene.calls().contains(&Call::Sweep { absence_proves }),
+            "the run had reached 7, the store is at {first}"
+        );
+    }
 }
 
 #[test]

@@ -241,7 +241,7 @@ fn record<R: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<R, BadRow
     Ok(serde_json::from_str(value.as_str()?)?)
 }
 
-fn digest(row: &Row<'_>, column: usize) -> Result<Digest, BadRow> {
+pub(super) fn digest(row: &Row<'_>, column: usize) -> Result<Digest, BadRow> {
     let value = row.get_ref(column).map_err(|_| BadRow::Column)?;
     Ok(Digest::from_bytes(value.as_blob()?.try_into().map_err(|_| BadRow::Digest)?))
 }

@@ -14,7 +14,7 @@ use super::fault::Fault;
 const APPLICATION_ID: u32 = 0x5447_4154;
 
 /// The layout below; grows with every change that an older program could not work with.
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 
 /// How long one connection waits for the lock of another.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,6 +68,13 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE TABLE tombstones (digest BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     CREATE INDEX tombstones_by_age ON tombstones (at);
+    CREATE TABLE recalls (digest BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+    CREATE TABLE sidecars (
+        id INTEGER PRIMARY KEY,
+        report TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL
+    ) STRICT;
 ";
 
 /// What a file was found to be.
@@ -127,6 +134,18 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Fault> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+/// Another connection to a store that is open already, for what may be lost in a power failure. A commit there is not
+/// synced (NORMAL, in WAL mode), and so takes microseconds; whatever else is in the log of the file is as safe as before.
+pub(super) fn open_reporter(path: &Path) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "cache_size", -256)?; // KiB
     Ok(connection)
 }
 

@@ -1,0 +1,105 @@
+//! Many tokens at once: a bulk delete, and what requests and Redis notice of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tollgate::store::TokenFilter;
+use tollgate::token::{RawToken, TokenId};
+
+use super::Options;
+use super::client::Client;
+use super::figures::{Figures, quantile};
+use super::site::{Sidecar, Site, filler, operator, tokens};
+
+/// Tokens that are deleted.
+const TOKENS: usize = 100_000;
+
+/// Heartbeats per second and sidecar.
+const LOAD: u32 = 50;
+
+pub(crate) async fn run(options: &Options, figures: &mut Figures) {
+    let count = options.sidecars;
+    eprintln!("bulk: {count} sidecars, {TOKENS} tokens deleted at once, {LOAD} heartbeats/s on each sidecar");
+    let site = Site::start().await;
+    let good = tokens(1);
+    // Some whose refusal can be seen, spread over those that nobody knows.
+    let seen = tokens(TOKENS / 1000);
+    site.import(good.iter().map(RawToken::digest));
+    let mut digests: Vec<_> = (0..TOKENS - seen.len()).map(filler).collect();
+    for (at, token) in seen.iter().enumerate() {
+        digests.insert(at * 1000, token.digest());
+    }
+    let import = site.import(digests.iter().copied());
+    figures.time(format!("import of {TOKENS} tokens"), import, None);
+    let ids = all_but(&site, &good[0]).await;
+    let sidecars = site.sidecars(count);
+    let mut before = p99(&sidecars, &good[0], async { tokio::time::sleep(Duration::from_secs(5)).await }).await;
+    site.redis(&["CONFIG", "SET", "slowlog-log-slower-than", "1000"]);
+    site.redis(&["SLOWLOG", "RESET"]);
+    let mut everywhere = Duration::ZERO;
+    let mut during = p99(&sidecars, &good[0], async {
+        let began = Instant::now();
+        site.registry.delete(&operator(), &ids, true).await.expect("deletes");
+        figures.time("bulk delete acknowledged", began.elapsed(), None);
+        for sidecar in &sidecars {
+            let mut client = Client::connect(sidecar.address()).await;
+            for token in &seen {
+                everywhere = everywhere.max(client.until_refused(token.reveal()).await - began);
+            }
+        }
+    })
+    .await;
+    figures.time("bulk delete refused everywhere", everywhere, 3000.0);
+    figures.time("longest command in Redis", longest(&site), 50.0);
+    let (before, during) = (quantile(&mut before, 0.99), quantile(&mut during, 0.99));
+    figures.time("heartbeat p99 before", before, None);
+    figures.time("heartbeat p99 during", during, before.as_secs_f64() * 3000.0);
+}
+
+/// Every token but this one.
+async fn all_but(site: &Site, kept: &RawToken) -> Vec<TokenId> {
+    let (mut ids, mut before) = (Vec::new(), None);
+    loop {
+        let page = site.store.tokens(TokenFilter::default(), before, 1000).await.expect("reads");
+        let Some(last) = page.last() else { return ids };
+        before = Some(last.record.id);
+        // The Owner's own came with `init`, and has another description.
+        let wanted = page
+            .into_iter()
+            .filter(|token| token.record.digest != kept.digest() && token.record.description == "agent");
+        ids.extend(wanted.map(|token| token.record.id));
+    }
+}
+
+/// How long heartbeats take on all sidecars while something goes on.
+async fn p99(sidecars: &[Sidecar], token: &RawToken, meanwhile: impl Future<Output = ()>) -> Vec<Duration> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut tasks = tokio::task::JoinSet::new();
+    for sidecar in sidecars {
+        let (address, token, stop) = (sidecar.address(), token.reveal().to_owned(), Arc::clone(&stop));
+        tasks.spawn(async move {
+            let mut client = Client::connect(address).await;
+            let mut ticks = tokio::time::interval(Duration::from_secs(1) / LOAD);
+            let mut times = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                ticks.tick().await;
+                let began = Instant::now();
+                assert_eq!(client.beat(&token).await, 200, "a good token");
+                times.push(began.elapsed());
+            }
+            times
+        });
+    }
+    meanwhile.await;
+    stop.store(true, Ordering::Relaxed);
+    tasks.join_all().await.into_iter().flatten().collect()
+}
+
+/// The longest command in the slow log.
+fn longest(site: &Site) -> Duration {
+    let log = site.redis(&["--json", "SLOWLOG", "GET", "-1"]);
+    let log: Vec<(u64, u64, u64, serde_json::Value, serde_json::Value, serde_json::Value)> =
+        serde_json::from_str(&log).unwrap_or_else(|error| panic!("{error}: {log:.300}"));
+    Duration::from_micros(log.iter().map(|entry| entry.2).max().unwrap_or(0))
+}

@@ -1,0 +1,221 @@
+//! One Redis, one upstream, and sidecars, all of them processes that end with what holds them.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tollgate::registry::{Actor, Registry};
+use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
+use tollgate::token::{Digest, RawToken};
+
+/// A child that does not outlive us.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        self.0.kill().unwrap_or_default();
+        self.0.wait().map(drop).unwrap_or_default();
+    }
+}
+
+/// Everything but the sidecars.
+pub(crate) struct Site {
+    _redis: Process,
+    pub(crate) redis_port: u16,
+    pub(crate) upstream: SocketAddr,
+    pub(crate) directory: TempDir,
+    pub(crate) registry: Registry,
+    pub(crate) store: Arc<dyn Store>,
+}
+
+impl Site {
+    /// An initialised registry in a Redis of its own, with appendonly on, as `deploy/redis` has it.
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let redis_port = free_port();
+        let mut redis = Command::new("redis-server");
+        redis.args(["--port", &redis_port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
+        redis.arg("--dir").arg(directory.path()).stdout(Stdio::null());
+        let redis = Process(redis.spawn().expect("redis-server starts (Debian: apt-get install redis-server)"));
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while tokio::net::TcpStream::connect(("127.0.0.1", redis_port)).await.is_err() {
+            assert!(Instant::now() < give_up, "redis-server does not listen");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let url: StoreUrl = format!("redis://127.0.0.1:{redis_port}").parse().expect("a URL");
+        let store = store::open(&Settings::from(url), Absent::Create).await.expect("opens");
+        let registry = Registry::new(Arc::clone(&store));
+        registry.init(&operator(), "olga").await.expect("initialises");
+        Self { _redis: redis, redis_port, upstream: upstream().await, directory, registry, store }
+    }
+
+    pub(crate) fn store_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.redis_port)
+    }
+
+    /// A `tollgate` command on this site's store.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.env_clear().env("HOME", self.directory.path()).args(["--store", &self.store_url()]).args(arguments);
+        command
+    }
+
+    /// Starts sidecars, and waits until all are ready.
+    pub(crate) fn sidecars(&self, count: usize) -> Vec<Sidecar> {
+        let mut sidecars: Vec<_> = (0..count).map(|_| Sidecar::spawn(self, &[])).collect();
+        sidecars.iter_mut().for_each(Sidecar::wait_until_ready);
+        sidecars
+    }
+
+    /// Imports tokens with `tollgate token import` and says how long that took.
+    pub(crate) fn import(&self, digests: impl Iterator<Item = Digest>) -> Duration {
+        let path: PathBuf = self.directory.path().join("import.jsonl");
+        let mut file = std::io::BufWriter::new(std::fs::File::create(&path).expect("a file"));
+        for digest in digests {
+            let digest = hex(&digest);
+            let line = format!(
+                r#"{{"digest":"{digest}","user":"olga","description":"agent","permissions":["configs:read","heartbeat:write"]}}"#
+            );
+            writeln!(file, "{line}").expect("writes");
+        }
+        drop(file);
+        let began = Instant::now();
+        let done = self.command(&["token", "import", &path.to_string_lossy()]).stdout(Stdio::null()).status();
+        assert!(done.expect("runs").success(), "the import failed");
+        began.elapsed()
+    }
+
+    /// Commands that Redis has processed since its start.
+    pub(crate) fn redis_commands(&self) -> u64 {
+        let text = self.redis(&["INFO", "stats"]);
+        let line = text.lines().find_map(|line| line.strip_prefix("total_commands_processed:")).expect("in INFO");
+        line.trim().parse().expect("a number")
+    }
+
+    /// What redis-cli prints.
+    pub(crate) fn redis(&self, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli").args(["-p", &self.redis_port.to_string()]).args(arguments).output();
+        String::from_utf8_lossy(&output.expect("redis-cli runs (Debian: apt-get install redis-tools)").stdout)
+            .into_owned()
+    }
+}
+
+/// `tollgate serve`.
+pub(crate) struct Sidecar {
+    process: Process,
+    log: Option<std::io::Lines<BufReader<std::process::ChildStderr>>>,
+    address: Option<SocketAddr>,
+    started: Instant,
+}
+
+impl Sidecar {
+    pub(crate) fn spawn(site: &Site, variables: &[(&str, &Path)]) -> Self {
+        let upstream = format!("http://{}", site.upstream);
+        let mut command = site.command(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.args(["--api-upstream", &upstream, "--heartbeat-upstream", &upstream]);
+        command.env("TOLLGATE_WORKERS", "1").env("TOLLGATE_LOG__FORMAT", "json").envs(variables.iter().copied());
+        let started = Instant::now();
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("tollgate starts");
+        let log = child.stderr.take().map(|stderr| BufReader::new(stderr).lines());
+        Self { process: Process(child), log, address: None, started }
+    }
+
+    /// Reads the log until it says `ready`.
+    pub(crate) fn wait_until_ready(&mut self) {
+        let mut log = self.log.take().expect("once");
+        loop {
+            let line = log.next().expect("it goes on").expect("reads");
+            let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
+            match entry["fields"]["message"].as_str() {
+                Some("listening") => {
+                    self.address = entry["fields"]["address"].as_str().and_then(|text| text.parse().ok());
+                }
+                Some("ready") => break,
+                _ => {}
+            }
+        }
+        // Reads on, so that it never waits for its log.
+        std::thread::spawn(move || log.for_each(drop));
+    }
+
+    /// As [`Sidecar::wait_until_ready`]; the time since its start.
+    pub(crate) fn time_to_ready(&mut self) -> Duration {
+        self.wait_until_ready();
+        self.started.elapsed()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.expect("it is ready")
+    }
+
+    /// The proportional set size of the process, in MiB.
+    pub(crate) fn memory(&self) -> f64 {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.process.0.id())).expect("reads");
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("in smaps_rollup");
+        let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kibibytes / 1024.0
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub(crate) fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+        self.process.0.wait().expect("it ends");
+    }
+}
+
+/// Answers every request with 200 and nothing more.
+async fn upstream() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 4096];
+                // Requests here are small and come one at a time, so that each arrives whole.
+                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                    let mut end = read;
+                    while !buffer[..end].ends_with(b"{}") {
+                        match stream.read(&mut buffer[end..]).await {
+                            Ok(more @ 1..) => end += more,
+                            _ => return,
+                        }
+                    }
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Tokens that are known here only.
+pub(crate) fn tokens(count: usize) -> Vec<RawToken> {
+    (0..count).map(|_| RawToken::generate().expect("entropy")).collect()
+}
+
+/// A digest that no token is known for.
+pub(crate) fn filler(number: usize) -> Digest {
+    Digest::of(&number.to_le_bytes())
+}
+
+pub(crate) fn operator() -> Actor {
+    Actor::Operator("cli:bench".to_owned())
+}
+
+fn hex(digest: &Digest) -> String {
+    digest.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn free_port() -> u16 {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("binds");
+    socket.local_addr().expect("an address").port()
+}

@@ -1,0 +1,287 @@
+//! The bytes of a snapshot file. All numbers are little-endian.
+//!
+//! ```text
+//!   "tollgate replica"  version u32  about how many grants u64
+//!   blocks, each:  kind u8  records u32  ...
+//!     'o'  users:       id u64  length u16  Owner::encode
+//!     'g'  grants:      digest 32  Grant::encode 32
+//!     't'  tombstones:  digest 32  age in seconds u32         the oldest first
+//!     'e'  the end, one record, see Standing
+//!   SHA-256 of all that
+//! ```
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use super::Moment;
+use crate::store::{Epoch, Position, Revision, SnapshotItem};
+use crate::token::{Digest, Grant, Owner, UserId};
+
+const MAGIC: &[u8; 16] = b"tollgate replica";
+const VERSION: u32 = 1;
+
+const OWNERS: u8 = b'o';
+const GRANTS: u8 = b'g';
+const TOMBSTONES: u8 = b't';
+const END: u8 = b'e';
+
+/// Length of a grant with its digest.
+const GRANT: usize = 32 + Grant::ENCODED;
+
+/// Records of one block: what a damaged count can make the reader ask for is small.
+const BLOCK: usize = 16_384;
+
+/// A digest and for how many seconds it has been one.
+pub(super) type Tombstone = (Digest, u32);
+
+/// One thing in a file.
+pub(super) enum Item {
+    Snapshot(SnapshotItem),
+    Tombstone(Tombstone),
+}
+
+/// What a file says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// When the replica was last proven fresh, before the first item was written.
+    pub(super) proven: Option<Moment>,
+    /// When the file was written.
+    pub(super) saved: Option<Moment>,
+    /// From where the log makes it exact, and up to where later commits are mixed in. Without it the replica was being
+    /// rebuilt: it could be served from, but nothing can go on from there.
+    pub(super) position: Option<(Position, Revision)>,
+}
+
+/// Why a file cannot be read. Completes "it ...".
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FormatError {
+    #[error("cannot be read: {0}")]
+    Io(io::Error),
+    #[error("is not a snapshot file of this program")]
+    Foreign,
+    #[error("is of version {0}, and this program knows version {VERSION} only")]
+    Version(u32),
+    #[error("is cut short")]
+    Short,
+    #[error("is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl From<io::Error> for FormatError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof { Self::Short } else { Self::Io(error) }
+    }
+}
+
+/// Writes a file, block by block.
+pub(super) struct Encoder<W> {
+    out: W,
+    hash: Sha256,
+    block: Vec<u8>,
+}
+
+impl<W: Write> Encoder<W> {
+    pub(super) fn new(out: W, grants: usize) -> io::Result<Self> {
+        let mut encoder = Self { out, hash: Sha256::new(), block: Vec::new() };
+        encoder.block.extend_from_slice(MAGIC);
+        encoder.block.extend_from_slice(&VERSION.to_le_bytes());
+        encoder.block.extend_from_slice(&(grants as u64).to_le_bytes());
+        encoder.put()?;
+        Ok(encoder)
+    }
+
+    pub(super) fn owners(&mut self, owners: &[(UserId, Owner)]) -> io::Result<()> {
+        self.blocks(OWNERS, owners, |block, (id, owner)| {
+            let owner = owner.encode();
+            block.extend_from_slice(&id.to_u64().to_le_bytes());
+            // A name has at most 64 bytes, so the length always fits.
+            block.extend_from_slice(&u16::try_from(owner.len()).unwrap_or(u16::MAX).to_le_bytes());
+            block.extend_from_slice(&owner);
+        })
+    }
+
+    pub(super) fn grants(&mut self, grants: &[(Digest, Grant)]) -> io::Result<()> {
+        self.blocks(GRANTS, grants, |block, (digest, grant)| {
+            block.extend_from_slice(digest.as_bytes());
+            block.extend_from_slice(&grant.encode());
+        })
+    }
+
+    /// The oldest first.
+    pub(super) fn tombstones(&mut self, tombstones: &[Tombstone]) -> io::Result<()> {
+        self.blocks(TOMBSTONES, tombstones, |block, (digest, age)| {
+            block.extend_from_slice(digest.as_bytes());
+            block.extend_from_slice(&age.to_le_bytes());
+        })
+    }
+
+    /// Ends the file, and hands back what it was written to.
+    pub(super) fn end(mut self, standing: &Standing) -> io::Result<W> {
+        self.blocks(END, std::slice::from_ref(standing), |block, standing| standing.encode(block))?;
+        let hash: [u8; 32] = self.hash.finalize().into();
+        self.out.write_all(&hash)?;
+        Ok(self.out)
+    }
+
+    fn blocks<T>(&mut self, kind: u8, records: &[T], encode: impl Fn(&mut Vec<u8>, &T)) -> io::Result<()> {
+        for records in records.chunks(BLOCK) {
+            self.block.push(kind);
+            self.block.extend_from_slice(&u32::try_from(records.len()).unwrap_or(u32::MAX).to_le_bytes());
+            for record in records {
+                encode(&mut self.block, record);
+            }
+            self.put()?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self) -> io::Result<()> {
+        self.hash.update(&self.block);
+        self.out.write_all(&self.block)?;
+        self.block.clear();
+        Ok(())
+    }
+}
+
+/// Reads a file of this length to its end and hands every item to `sink`. Only what is returned says that they were
+/// right: with an error, none of them may be believed.
+pub(super) fn read<R: Read>(input: R, length: u64, sink: &mut dyn FnMut(Item)) -> Result<Standing, FormatError> {
+    let mut decoder = Decoder { input, hash: Sha256::new(), block: Vec::new() };
+    decoder.header(length, sink)?;
+    let standing = loop {
+        let ([kind], count) = (decoder.array()?, u32::from_le_bytes(decoder.array()?));
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if count > BLOCK {
+            return Err(FormatError::Damaged("a block of impossible length"));
+        }
+        match kind {
+            OWNERS => decoder.owners(count, sink)?,
+            GRANTS => {
+                for record in decoder.records::<GRANT>(count)? {
+                    let (digest, grant) = record.split_at(32);
+                    let grant = Grant::decode(grant).map_err(|_| FormatError::Damaged("a grant"))?;
+                    sink(Item::Snapshot(SnapshotItem::Grant(Digest::from_bytes(array(digest)?), grant)));
+                }
+            }
+            TOMBSTONES => {
+                for record in decoder.records::<36>(count)? {
+                    let (digest, age) = record.split_at(32);
+                    sink(Item::Tombstone((Digest::from_bytes(array(digest)?), u32::from_le_bytes(array(age)?))));
+                }
+            }
+            END if count == 1 => break Standing::decode(&decoder.array()?)?,
+            _ => return Err(FormatError::Damaged("a block of unknown kind")),
+        }
+    };
+    decoder.end()?;
+    Ok(standing)
+}
+
+struct Decoder<R> {
+    input: R,
+    hash: Sha256,
+    block: Vec<u8>,
+}
+
+impl<R: Read> Decoder<R> {
+    fn header(&mut self, length: u64, sink: &mut dyn FnMut(Item)) -> Result<(), FormatError> {
+        // Also one that is too short to say what it is.
+        let magic: [u8; 16] = self.array().map_err(|error| match error {
+            FormatError::Short => FormatError::Foreign,
+            other => other,
+        })?;
+        if magic != *MAGIC {
+            return Err(FormatError::Foreign);
+        }
+        let version = u32::from_le_bytes(self.array()?);
+        if version != VERSION {
+            return Err(FormatError::Version(version));
+        }
+        // Nobody vouches for the number yet: no more than fit.
+        let grants = u64::from_le_bytes(self.array()?).min(length / GRANT as u64);
+        sink(Item::Snapshot(SnapshotItem::Size(usize::try_from(grants).unwrap_or_default())));
+        Ok(())
+    }
+
+    fn owners(&mut self, count: usize, sink: &mut dyn FnMut(Item)) -> Result<(), FormatError> {
+        for _ in 0..count {
+            let (id, length) = (UserId::from_u64(u64::from_le_bytes(self.array()?)), u16::from_le_bytes(self.array()?));
+            let owner = Owner::decode(self.bytes(length.into())?).map_err(|_| FormatError::Damaged("a user"))?;
+            sink(Item::Snapshot(SnapshotItem::Owner(id, owner)));
+        }
+        Ok(())
+    }
+
+    /// The records of a block, of a fixed length each.
+    fn records<const N: usize>(&mut self, count: usize) -> Result<impl Iterator<Item = &[u8; N]>, FormatError> {
+        let bytes = self.bytes(count * N)?;
+        Ok(bytes.as_chunks::<N>().0.iter())
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
+        array(self.bytes(N)?)
+    }
+
+    fn bytes(&mut self, length: usize) -> Result<&[u8], FormatError> {
+        self.block.resize(length, 0);
+        self.input.read_exact(&mut self.block)?;
+        self.hash.update(&self.block);
+        Ok(&self.block)
+    }
+
+    fn end(mut self) -> Result<(), FormatError> {
+        let (mut said, found) = ([0; 32], <[u8; 32]>::from(self.hash.finalize()));
+        self.input.read_exact(&mut said)?;
+        if said != found {
+            return Err(FormatError::Damaged("its checksum is wrong"));
+        }
+        match self.input.read(&mut [0])? {
+            0 => Ok(()),
+            _ => Err(FormatError::Damaged("something follows its end")),
+        }
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], FormatError> {
+    bytes.try_into().map_err(|_| FormatError::Short)
+}
+
+impl Standing {
+    /// Two moments of 25 bytes, then 33 for the position: a byte that says whether the rest counts, first.
+    const ENCODED: usize = 2 * 25 + 33;
+
+    fn encode(&self, block: &mut Vec<u8>) {
+        for moment in [self.proven, self.saved] {
+            block.push(moment.is_some().into());
+            let moment = moment.unwrap_or(Moment { boot: [0; 16], since_boot: Duration::ZERO });
+            block.extend_from_slice(&moment.boot);
+            let nanoseconds = u64::try_from(moment.since_boot.as_nanos()).unwrap_or(u64::MAX);
+            block.extend_from_slice(&nanoseconds.to_le_bytes());
+        }
+        block.push(self.position.is_some().into());
+        let words = self.position.map_or([0; 4], |(Position { epoch, revision, checksum }, reaches)| {
+            [epoch.0, revision.0, checksum, reaches.0]
+        });
+        for word in words {
+            block.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    fn decode(bytes: &[u8; Self::ENCODED]) -> Result<Self, FormatError> {
+        let (mut moments, position) = (bytes.chunks_exact(25), &bytes[50..]);
+        let mut moment = || -> Result<Option<Moment>, FormatError> {
+            let bytes = moments.next().ok_or(FormatError::Short)?;
+            let nanoseconds = u64::from_le_bytes(array(&bytes[17..])?);
+            let moment = Moment { boot: array(&bytes[1..17])?, since_boot: Duration::from_nanos(nanoseconds) };
+            Ok((bytes[0] == 1).then_some(moment))
+        };
+        let (proven, saved) = (moment()?, moment()?);
+        let mut words = position[1..].chunks_exact(8).map(|word| array(word).map(u64::from_le_bytes));
+        let mut word = || words.next().ok_or(FormatError::Short)?;
+        let at = Position { epoch: Epoch(word()?), revision: Revision(word()?), checksum: word()? };
+        let reaches = Revision(word()?);
+        Ok(Self { proven, saved, position: (position[0] == 1).then_some((at, reaches)) })
+    }
+}

@@ -1,0 +1,370 @@
+//! What one run saves and the next one has; and what is no such file.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::replica::Status;
+use crate::replica::sync::{Event, Finding, Read, Table};
+use crate::store::{Change, Changes, Epoch, LogEntry, Probe, Revision, SnapshotItem};
+use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
+
+const EPOCH: Epoch = Epoch(7);
+
+fn digest(number: u64) -> Digest {
+    Digest::of(&number.to_le_bytes())
+}
+
+fn grant(number: u64) -> Grant {
+    let expires_at = number.is_multiple_of(2).then_some(4_000_000_000);
+    let (token, owner) = (TokenId::from_u64(number), UserId::from_u64(number % 3));
+    Grant { token, owner, permissions: PermissionSet::TELEGRAF_AGENT, expires_at }
+}
+
+fn put(number: u64) -> Change {
+    Change::PutGrant(digest(number), grant(number))
+}
+
+fn remove(number: u64) -> Change {
+    Change::RemoveGrant(digest(number))
+}
+
+fn user(id: u64) -> Change {
+    let owner = Owner { name: format!("user {id}"), role: Role::Manager, enabled: id != 2 };
+    Change::PutOwner(UserId::from_u64(id), owner)
+}
+
+fn here() -> Moment {
+    Moment { boot: [1; 16], since_boot: Duration::from_secs(1_000_000) }
+}
+
+fn later(seconds: u64) -> Moment {
+    Moment { since_boot: here().since_boot + Duration::from_secs(seconds), ..here() }
+}
+
+/// A replica with a store's log behind it.
+struct Run {
+    replica: Arc<Replica>,
+    log: Vec<LogEntry>,
+    now: Instant,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self { replica: Arc::new(Replica::new()), log: Vec::new(), now: Instant::now() }
+    }
+
+    /// Three users, the last of them disabled, and tokens 0 to 8, of which 0 was revoked.
+    fn usual() -> Self {
+        let mut run = Self::new();
+        run.commit((0..3).map(user).chain((0..9).map(put)).collect());
+        run.commit(vec![remove(0)]);
+        run.replica.confirm(run.now);
+        run
+    }
+
+    fn commit(&mut self, changes: Vec<Change>) {
+        let mut entry = LogEntry { revision: Revision(self.log.len() as u64 + 1), checksum: 0, changes };
+        entry.checksum = self.replica.apply(&entry, self.now);
+        self.replica.stand_at(Some(Position { epoch: EPOCH, revision: entry.revision, checksum: entry.checksum }));
+        self.log.push(entry);
+    }
+
+    fn file(&self, folder: &TempDir) -> Arc<SnapshotFile> {
+        SnapshotFile::new(folder.path().join("replica.snapshot"), Arc::clone(&self.replica))
+    }
+
+    fn saved(&self) -> TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        self.file(&folder).save_now(Some(here()));
+        folder
+    }
+}
+
+/// A new replica, loaded from the file in this folder at a moment.
+fn load(folder: &TempDir, at: Moment) -> (Arc<Replica>, Synchroniser) {
+    let run = Run::new();
+    let machine = run.file(folder).load_now(Some(at), Instant::now());
+    (run.replica, machine)
+}
+
+fn staleness(replica: &Replica) -> Option<u64> {
+    replica.staleness(Instant::now()).map(|staleness| staleness.as_secs())
+}
+
+/// What requests see of the tokens below a number.
+fn seen(replica: &Replica, tokens: u64) -> Vec<Option<String>> {
+    (0..tokens).map(|number| replica.lookup(&digest(number)).map(|holder| format!("{holder:?}"))).collect()
+}
+
+#[test]
+fn the_next_run_has_what_the_one_before_had() {
+    let mut run = Run::usual();
+    // The store holds 1 although it was seen removed.
+    run.replica.recall(&[digest(1)], run.now);
+    run.commit(vec![user(0)]);
+    let folder = run.saved();
+    let (replica, machine) = load(&folder, later(20));
+    assert_eq!(seen(&replica, 10), seen(&run.replica, 10));
+    assert!(replica.lookup(&digest(3)).is_some() && replica.lookup(&digest(1)).is_none());
+    assert_eq!(replica.checksum(), run.replica.checksum());
+    assert_eq!(replica.suppressed(), run.replica.suppressed());
+    let (ours, theirs) = (replica.status(), run.replica.status());
+    assert_eq!(Status { position: theirs.position, ..ours }, theirs);
+    let position = theirs.position.expect("settled");
+    assert_eq!(machine, Synchroniser::resumed(position, position.revision, position.checksum));
+    assert_eq!(staleness(&replica), Some(20), "as stale as without the restart");
+    // Neither can come back.
+    for number in [0, 1] {
+        replica.merge(&SnapshotItem::Grant(digest(number), grant(number)));
+        assert!(replica.lookup(&digest(number)).is_none());
+    }
+}
+
+#[test]
+fn nothing_is_fresher_than_its_last_proof() {
+    let run = Run::usual();
+    let folder = run.saved();
+    assert_eq!(staleness(&load(&folder, later(0)).0), Some(0));
+    assert_eq!(staleness(&load(&folder, later(86_400)).0), Some(86_400));
+    let rebooted = Moment { boot: [2; 16], ..later(20) };
+    let before = here().before(Duration::from_secs(5)).expect("later than that");
+    for elsewhere in [rebooted, before] {
+        let (replica, _) = load(&folder, elsewhere);
+        assert_eq!((staleness(&replica), replica.status().grants), (None, 8));
+    }
+    let replica = Run::new();
+    replica.file(&folder).load_now(None, Instant::now());
+    assert_eq!(staleness(&replica.replica), None, "no clock, no proof");
+}
+
+#[tokio::test]
+async fn what_was_loaded_is_not_ready_before_its_own_first_proof() {
+    let folder = Run::usual().saved();
+    let (replica, _) = load(&folder, later(1));
+    let ready = tokio::time::timeout(Duration::from_millis(20), replica.ready()).await;
+    assert!(ready.is_err());
+    replica.confirm(Instant::now());
+    replica.ready().await;
+}
+
+#[test]
+fn tombstones_keep_their_age() {
+    let run = Run::usual();
+    let folder = run.saved();
+    let day = 24 * 60 * 60;
+    assert_eq!(load(&folder, later(day)).0.status().tombstones, 1);
+    assert_eq!(load(&folder, later(day + 2)).0.status().tombstones, 0);
+    let rebooted = Moment { boot: [2; 16], ..later(2 * day) };
+    assert_eq!(load(&folder, rebooted).0.status().tombstones, 1, "how long ago is not known");
+}
+
+#[test]
+fn a_file_that_was_changed_anywhere_or_cut_short_is_ignored() {
+    let run = Run::usual();
+    let folder = run.saved();
+    let path = folder.path().join("replica.snapshot");
+    let bytes = fs::read(&path).expect("reads");
+    let ignored = |bytes: &[u8], what: &str| {
+        fs::write(&path, bytes).expect("writes");
+        let (replica, machine) = load(&folder, later(1));
+        let (status, empty) = (replica.status(), Replica::new().status());
+        assert_eq!((status, machine), (empty, Synchroniser::new()), "{what}");
+        assert_eq!((staleness(&replica), replica.checksum()), (None, 0), "{what}");
+    };
+    for index in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[index] ^= 1 << (index % 8);
+        ignored(&changed, &format!("byte {index}"));
+    }
+    for length in 0..bytes.len() {
+        ignored(&bytes[..length], &format!("cut at {length}"));
+    }
+    ignored(&[&bytes[..], b"x"].concat(), "more than there was");
+}
+
+#[test]
+fn an_ignored_file_is_named_with_its_reason() {
+    let run = Run::usual();
+    let folder = run.saved();
+    let path = folder.path().join("replica.snapshot");
+    let bytes = fs::read(&path).expect("reads");
+    let reason = |bytes: &[u8]| {
+        fs::write(&path, bytes).expect("writes");
+        read(&path, &Replica::new()).expect_err("ignored").to_string()
+    };
+    assert_eq!(reason(b""), "it is not a snapshot file of this program");
+    assert_eq!(reason(b"something quite different"), "it is not a snapshot file of this program");
+    let mut future = bytes.clone();
+    future[16] = 2;
+    assert_eq!(reason(&future), "it is of version 2, and this program knows version 1 only");
+    assert_eq!(reason(&bytes[..100]), "it is cut short");
+    let mut changed = bytes.clone();
+    changed[200] ^= 1;
+    assert_eq!(reason(&changed), "it is damaged: its checksum is wrong");
+    fs::write(&path, &bytes).expect("writes");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).expect("sets");
+    assert!(matches!(read(&path, &Replica::new()), Err(FileError::Exposed)));
+    assert!(matches!(read(folder.path(), &Replica::new()), Err(FileError::NoFile)));
+}
+
+#[test]
+fn a_missing_file_is_a_first_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (replica, machine) = load(&folder, later(1));
+    assert_eq!((machine, replica.status().grants), (Synchroniser::new(), 0));
+}
+
+#[test]
+fn the_old_file_stays_until_the_new_one_is_whole_and_only_its_owner_reads_it() {
+    let mut run = Run::usual();
+    let folder = run.saved();
+    let path = folder.path().join("replica.snapshot");
+    let mode = || fs::metadata(&path).expect("is there").permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o600);
+    let old = fs::read(&path).expect("reads");
+    // Something in the way that cannot be removed.
+    let new = folder.path().join("replica.snapshot.new");
+    fs::create_dir_all(new.join("full")).expect("creates");
+    run.commit(vec![remove(3)]);
+    let file = run.file(&folder);
+    file.save_now(Some(here()));
+    assert_eq!((fs::read(&path).expect("reads"), file.saved()), (old.clone(), None));
+    fs::remove_dir_all(&new).expect("removes");
+    // What a killed process left.
+    fs::write(&new, "half").expect("writes");
+    file.save_now(Some(here()));
+    assert_ne!(fs::read(&path).expect("reads"), old);
+    assert_eq!((file.saved(), mode()), (run.replica.status().position, 0o600));
+    assert_eq!(fs::read_dir(folder.path()).expect("reads").count(), 1);
+}
+
+#[test]
+fn a_replica_that_was_never_proven_leaves_the_file_alone() {
+    let folder = Run::usual().saved();
+    let path = folder.path().join("replica.snapshot");
+    let old = fs::read(&path).expect("reads");
+    let rebooted = Moment { boot: [2; 16], ..later(20) };
+    let run = Run::new();
+    let file = run.file(&folder);
+    file.load_now(Some(rebooted), Instant::now());
+    file.save_now(Some(rebooted));
+    assert_eq!(fs::read(&path).expect("reads"), old);
+}
+
+#[test]
+fn a_replica_that_is_being_rebuilt_is_saved_without_a_position() {
+    let run = Run::usual();
+    run.replica.stand_at(None);
+    run.replica.begin_merge();
+    run.replica.merge(&SnapshotItem::Grant(digest(50), grant(50)));
+    let (replica, machine) = load(&run.saved(), later(20));
+    assert_eq!(machine, Synchroniser::new());
+    assert_eq!((seen(&replica, 60), staleness(&replica)), (seen(&run.replica, 60), Some(20)));
+}
+
+#[test]
+fn a_resync_while_the_file_is_written_leaves_it_without_a_position() {
+    let run = Run::usual();
+    let position = run.replica.status().position;
+    /// Begins a merge when the last block but the end is written.
+    struct Meddling<'a>(&'a Replica);
+    impl io::Write for Meddling<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if bytes.first() == Some(&b't') {
+                self.0.begin_merge();
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let meddling = |replica| {
+        let mut encoder = Encoder::new(Meddling(replica), 0).expect("writes");
+        write_items(&mut encoder, replica).expect("writes")
+    };
+    assert_eq!((meddling(&run.replica), run.replica.status().position), (None, position));
+}
+
+/// The replica, as the state machine writes it.
+struct Writer<'a>(&'a Replica);
+
+impl Table for Writer<'_> {
+    fn apply(&mut self, entry: &LogEntry, now: Instant) -> u64 {
+        self.0.apply(entry, now)
+    }
+    fn revoke(&mut self, entry: &LogEntry, now: Instant) {
+        self.0.revoke(entry, now);
+    }
+    fn recall(&mut self, digests: &[Digest], now: Instant) {
+        self.0.recall(digests, now);
+    }
+    fn sweep(&mut self, absence_proves: bool, now: Instant) {
+        self.0.sweep(absence_proves, now);
+    }
+    fn confirm(&mut self, as_of: Instant) {
+        self.0.confirm(as_of);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// The file is written between the commits, at whatever block: the log after its position makes it exact.
+    #[test]
+    fn a_file_written_while_the_replica_moves_on_is_made_exact_by_the_log(
+        before in 1..40u64,
+        meanwhile in proptest::collection::vec((0..20usize, any::<bool>(), 0..60u64), 0..20),
+    ) {
+        let mut run = Run::new();
+        run.commit((0..3).map(user).chain((0..before).map(put)).collect());
+        run.replica.confirm(run.now);
+        let run = std::cell::RefCell::new(run);
+        /// Commits what is planned for a block before that block's bytes are taken.
+        struct Busy<'a> {
+            run: &'a std::cell::RefCell<Run>,
+            meanwhile: &'a [(usize, bool, u64)],
+            block: usize,
+            bytes: Vec<u8>,
+        }
+        impl io::Write for Busy<'_> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.bytes.extend_from_slice(bytes);
+                for (_, adds, number) in self.meanwhile.iter().filter(|(block, ..)| *block == self.block) {
+                    // A digest is never used again.
+                    let change = if *adds { put(100 + 60 * self.block as u64 + number) } else { remove(*number) };
+                    self.run.borrow_mut().commit(vec![change]);
+                }
+                self.block += 1;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let busy = Busy { run: &run, meanwhile: &meanwhile, block: 0, bytes: Vec::new() };
+        let replica = Arc::clone(&run.borrow().replica);
+        let mut encoder = Encoder::new(busy, 0).expect("writes");
+        let position = write_items(&mut encoder, &replica).expect("writes");
+        let bytes = encoder.end(&Standing { proven: Some(here()), saved: Some(here()), position }).expect("writes").bytes;
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("replica.snapshot"), bytes).expect("writes");
+        let run = run.into_inner();
+
+        let (replica, mut machine) = load(&folder, later(1));
+        let (now, last) = (Instant::now(), run.replica.status().position.expect("settled"));
+        let mut on = |event| machine.on(event, now, &mut Writer(&replica));
+        prop_assert_eq!(on(Event::Tick).read, Some(Read::Position));
+        let mut step = on(Event::Position(Probe::from(last)));
+        if let Some(Read::Changes { after }) = step.read {
+            let entries = run.log.iter().filter(|entry| entry.revision > after).cloned().collect();
+            step = on(Event::Changes(Changes::Entries(entries)));
+        }
+        prop_assert_eq!(step.findings, vec![Finding::Synced(last)]);
+        prop_assert_eq!(seen(&replica, 2_000), seen(&run.replica, 2_000));
+        prop_assert_eq!(replica.status().tombstones, run.replica.status().tombstones);
+    }
+}

@@ -1,0 +1,89 @@
+//! What sidecars write: their reports, and revocations that the store lost. No commits, so no revision changes.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, Row};
+
+use super::fault::{BadRow, Fault};
+use super::read;
+use crate::store::{Report, Reported, SidecarId};
+use crate::token::Digest;
+
+/// Takes the place of the sidecar's report before, and removes those that were not renewed in time. Times are in
+/// milliseconds since 1970.
+pub(super) fn report(connection: &mut Connection, report: &Report, keep: Duration, now: i64) -> Result<(), Fault> {
+    let text = serde_json::to_string(report).map_err(|problem| Fault::record("a new report".to_owned(), problem))?;
+    let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+    let transaction = connection.transaction()?;
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO sidecars (id, report, at, expires_at) VALUES (?, ?, ?, ?)")?
+        .execute((report.id.0.cast_signed(), text, now, now.saturating_add(keep)))?;
+    transaction.prepare_cached("DELETE FROM sidecars WHERE expires_at <= ?")?.execute([now])?;
+    Ok(transaction.commit()?)
+}
+
+pub(super) fn withdraw(connection: &Connection, sidecar: SidecarId) -> Result<(), Fault> {
+    connection.prepare_cached("DELETE FROM sidecars WHERE id = ?")?.execute([sidecar.0.cast_signed()])?;
+    Ok(())
+}
+
+/// Reports that are kept at `now`, in the order of their names.
+pub(super) fn sidecars(connection: &Connection, now: i64, store: &str) -> Result<Vec<Reported>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT id, report, at FROM sidecars WHERE expires_at > ?")?;
+    let mut rows = statement.query([now])?;
+    let mut reports = Vec::new();
+    while let Some(row) = rows.next()? {
+        match reported(row, now) {
+            Ok(reported) => reports.push(reported),
+            Err(problem) => {
+                let key = row.get::<_, i64>(0).map_or_else(|_| "?".to_owned(), |id| SidecarId(id.cast_unsigned()).to_string());
+                tracing::warn!(store, key = %format_args!("sidecars/{key}"), %problem, "damaged report of a sidecar");
+            }
+        }
+    }
+    reports.sort_by(|a, b| (&a.report.name, a.report.id).cmp(&(&b.report.name, b.report.id)));
+    Ok(reports)
+}
+
+fn reported(row: &Row<'_>, now: i64) -> Result<Reported, BadRow> {
+    let text = row.get_ref(1).map_err(|_| BadRow::Column)?;
+    let report = serde_json::from_str(text.as_str()?)?;
+    let at = row.get_ref(2).map_err(|_| BadRow::Column)?.as_i64()?;
+    // A clock that was set back makes it new, not older than it could be.
+    let age = Duration::from_millis(u64::try_from(now.saturating_sub(at)).unwrap_or(0));
+    Ok(Reported { report, age })
+}
+
+pub(super) fn recall(connection: &mut Connection, digests: &[Digest]) -> Result<(), Fault> {
+    each(connection, "INSERT OR IGNORE INTO recalls (digest) VALUES (?)", digests)
+}
+
+pub(super) fn settle_recalls(connection: &mut Connection, digests: &[Digest]) -> Result<(), Fault> {
+    each(connection, "DELETE FROM recalls WHERE digest = ?", digests)
+}
+
+fn each(connection: &mut Connection, sql: &str, digests: &[Digest]) -> Result<(), Fault> {
+    let transaction = connection.transaction()?;
+    let mut statement = transaction.prepare_cached(sql)?;
+    for digest in digests {
+        statement.execute([digest.as_bytes()])?;
+    }
+    drop(statement);
+    Ok(transaction.commit()?)
+}
+
+pub(super) fn recalled(connection: &Connection) -> Result<Vec<Digest>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT digest FROM recalls")?;
+    let mut rows = statement.query([])?;
+    let mut digests = Vec::new();
+    while let Some(row) = rows.next()? {
+        let digest = read::digest(row, 0);
+        digests.push(digest.map_err(|problem| Fault::record("recalls".to_owned(), problem))?);
+    }
+    Ok(digests)
+}
+
+pub(super) fn retired(connection: &Connection, digests: &[Digest]) -> Result<Vec<bool>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM tombstones WHERE digest = ?")?;
+    digests.iter().map(|digest| Ok(statement.exists([digest.as_bytes()])?)).collect()
+}
