@@ -37,7 +37,6 @@ pub(crate) use fleet::Fleet;
 pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
 pub(crate) use program::Program;
 pub(crate) use redis::RedisServer;
-pub(crate) use relay::Traffic;
 pub(crate) use relay::{Relay, Traffic};
 pub(crate) use reply::Reply;
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
