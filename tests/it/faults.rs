@@ -4,7 +4,9 @@
 //! A [`Fleet`](crate::harness::Fleet) is asked all the time, and every reply is judged: see
 //! [`history`](crate::harness::history).
 
+mod judge;
 mod link;
 mod lost;
 mod process;
 mod refusing;
+mod relay;

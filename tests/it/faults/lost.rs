@@ -83,7 +83,10 @@ async fn restored_from_an_older_file() {
     }
     fleet.heals(fault).await;
     let lost = fleet.world.read_back(since, false).await.expect("reads");
-    assert_eq!((lost.revocations.as_slice(), lost.creations.as_slice()), ([seen, seen_by_one, seen_by_none].as_slice(), [created].as_slice()));
+    assert_eq!(
+        (lost.revocations.as_slice(), lost.creations.as_slice()),
+        ([seen, seen_by_one, seen_by_none].as_slice(), [created].as_slice())
+    );
     // Refused by those who have not seen it either.
     fleet.all_answer(seen, 401).await;
     fleet.all_answer(seen_by_one, 401).await;
@@ -95,10 +98,8 @@ async fn restored_from_an_older_file() {
 
     // Any command that writes.
     let [late] = fleet.tokens().await;
-    eventually("nothing is recalled any more", || async {
-        fleet.store().recalled().await.expect("reads").is_empty()
-    })
-    .await;
+    eventually("nothing is recalled any more", || async { fleet.store().recalled().await.expect("reads").is_empty() })
+        .await;
     let settled = fleet.world.read_back(since, true).await.expect("reads");
     assert_eq!(settled.revocations, [seen_by_none]);
     fleet.history.with(|judge| judge.release(hold));

@@ -90,10 +90,7 @@ async fn loading_its_data() {
     // A tenth of a second for each key.
     let slowly = ["--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024"];
     fleet.redis.spawn(&slowly);
-    eventually("Redis is loading", || async {
-        run(&fleet.redis, &["GET", "x"]).await.starts_with("LOADING")
-    })
-    .await;
+    eventually("Redis is loading", || async { run(&fleet.redis, &["GET", "x"]).await.starts_with("LOADING") }).await;
     let refused = fleet.world.revoke(&[kept]).await.expect_err("it is loading");
     assert!(!fleet.world.in_doubt, "it is known not to have been done: {refused}");
     eventually("Redis has loaded", || async { run(&fleet.redis, &["PING"]).await == "PONG" }).await;
@@ -108,7 +105,9 @@ async fn loading_its_data() {
 async fn busy_with_a_slow_command() {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, revoked] = fleet.tokens().await;
-    for (name, command) in [("DEBUG SLEEP", ["DEBUG", "SLEEP", "1.6", ""]), ("CLIENT PAUSE", ["CLIENT", "PAUSE", "1600", "ALL"])] {
+    for (name, command) in
+        [("DEBUG SLEEP", ["DEBUG", "SLEEP", "1.6", ""]), ("CLIENT PAUSE", ["CLIENT", "PAUSE", "1600", "ALL"])]
+    {
         let fault = fleet.breaks(name, None);
         let words: Vec<_> = command.into_iter().filter(|word| !word.is_empty()).collect();
         let user = fleet.world.add_user(Role::Manager).await.expect("adds");
@@ -120,6 +119,8 @@ async fn busy_with_a_slow_command() {
             world.revoke(&[token]).await
         });
         assert_eq!(slept, "OK");
+        // A pause is acknowledged when it begins; this is answered when it ends.
+        assert_eq!(run(&fleet.redis, &["PING"]).await, "PONG");
         done.expect("revokes");
         fleet.heals(fault).await;
         fleet.all_answer(token, 401).await;

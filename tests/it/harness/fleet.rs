@@ -14,8 +14,8 @@ use tollgate::token::{PermissionSet, Role};
 
 use super::history::{Fault, Impact};
 use super::prober::{Asker, History, Prober, Probes, Responder};
-use super::relay::Relay;
 use super::redis::{RedisServer, cli};
+use super::relay::Relay;
 use super::world::{Name, World};
 use super::{eventually, operator};
 

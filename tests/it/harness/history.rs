@@ -391,6 +391,12 @@ impl Judge {
         &self.violations
     }
 
+    /// How many things it remembers that are not subjects.
+    pub(crate) fn held(&self) -> usize {
+        let claims: usize = self.rows.values().map(|row| row.claims.len()).sum();
+        claims + self.faults.len() + self.waiting.len()
+    }
+
     /// How much was judged so far.
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts
@@ -512,6 +518,3 @@ impl Row {
         self.refusals.iter().find(|(refuser, _)| *refuser == sidecar).map(|(_, at)| *at)
     }
 }
-
-#[cfg(test)]
-mod tests;
