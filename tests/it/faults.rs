@@ -4,6 +4,7 @@
 //! A [`Fleet`](crate::harness::Fleet) is asked all the time, and every reply is judged: see
 //! [`history`](crate::harness::history).
 
+mod failover;
 mod judge;
 mod link;
 mod lost;

@@ -123,7 +123,7 @@ async fn a_log_that_was_trimmed_during_the_outage() {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, deleted, revoked] = fleet.tokens().await;
     let brief = Retention { log_entries: 3, ..Retention::default() };
-    let store = RedisStore::open(&settings(fleet.redis.address()), Absent::Refuse, brief).await.expect("opens");
+    let store = RedisStore::open(&settings(&fleet.redis.url(), 0), Absent::Refuse, brief).await.expect("opens");
     fleet.world.registry = Registry::new(std::sync::Arc::new(store));
 
     let fault = fleet.breaks("cut, and the log trimmed", Some(2));

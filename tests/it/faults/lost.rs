@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tollgate::store::Absent;
 
-use crate::harness::fleet::open;
+use crate::harness::fleet::{open, settings};
 use crate::harness::{Fleet, Traffic, eventually, operator};
 
 /// An empty Redis is not a registry without tokens: nobody is told that their token is unknown.
@@ -42,7 +42,8 @@ async fn flushed_and_set_up_anew() {
     fleet.redis_does(&["FLUSHALL"]).await;
     fleet.all_answer(old, 503).await;
     let anew = Instant::now();
-    fleet.world.registry = tollgate::registry::Registry::new(open(fleet.redis.address(), Absent::Create).await);
+    fleet.world.registry =
+        tollgate::registry::Registry::new(open(&settings(&fleet.redis.url(), 0), Absent::Create).await);
     fleet.world.registry.init(&operator(), "otto").await.expect("initialises");
     fleet.heals(fault).await;
     let lost = fleet.world.read_back(anew, true).await.expect("reads");

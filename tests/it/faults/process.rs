@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use tollgate::token::{PermissionSet, Role};
 
-use crate::harness::fleet::run;
+use crate::harness::pair::run;
+use crate::harness::prober::{Asker, Place};
 use crate::harness::{Fleet, eventually};
 
 /// Killed between a command and its answer, a hundred tokens to revoke ahead of it. What was acknowledged is there
@@ -58,11 +59,11 @@ async fn stopped_and_continued() {
     fleet.redis.pause();
     let probe = fleet.world.probe(kept);
     let Fleet { world, redis, sidecars, .. } = &mut fleet;
-    let address = sidecars[2].listeners()[0];
+    let place = Place::of(sidecars[2].listeners()[0]);
     let during = [during];
     let (revoked, ()) = tokio::join!(world.revoke(&during), async {
         eventually("the bound has passed", || async {
-            crate::harness::prober::Asker::new(address).ask(2, &probe).await.status == Some(503)
+            Asker::new(place.clone()).ask(2, &probe).await.status == Some(503)
         })
         .await;
         redis.resume();

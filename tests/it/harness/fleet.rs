@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use tollgate::app::Sidecar;
 use tollgate::config::{self, Overrides, Source};
 use tollgate::registry::Registry;
-use tollgate::store::{self, Absent, Settings, Store};
+use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
 use tollgate::token::{PermissionSet, Role};
 
 use super::history::{Fault, Impact};
-use super::prober::{Asker, History, Prober, Probes, Responder};
-use super::redis::{RedisServer, cli};
+use super::pair::run;
+use super::prober::{Asker, History, Place, Prober, Probes, Responder};
+use super::redis::RedisServer;
 use super::relay::Relay;
 use super::world::{Name, World};
 use super::{eventually, operator};
@@ -32,9 +33,9 @@ pub(crate) const RECOVERY: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(4);
 
 /// A fleet with a registry that has its own, unbroken way to the store.
-pub(crate) struct Fleet {
-    pub(crate) redis: RedisServer,
-    /// From each sidecar to Redis.
+pub(crate) struct Fleet<S = RedisServer> {
+    pub(crate) redis: S,
+    /// From each sidecar to Redis; none where the servers' own addresses are told by others.
     pub(crate) relays: Vec<Relay>,
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) world: World,
@@ -44,33 +45,64 @@ pub(crate) struct Fleet {
     _upstream: Responder,
 }
 
+/// How many sidecars there are.
+pub(crate) const SIDECARS: usize = 3;
+
 impl Fleet {
-    /// Three sidecars on a Redis with these options, ready.
+    /// Three sidecars on one Redis with these options, ready.
     pub(crate) async fn start(options: &[&str]) -> Self {
         let options: Vec<_> = ["--save", ""].iter().chain(options).copied().collect();
-        Self::of(3, RedisServer::with(&options)).await
+        let redis = RedisServer::with(&options);
+        let address = redis.address();
+        Self::behind_relays(redis, address, 0).await
     }
 
-    /// So many sidecars, ready.
-    pub(crate) async fn of(sidecars: usize, redis: RedisServer) -> Self {
-        let registry = Registry::new(open(redis.address(), Absent::Create).await);
+    /// One command to Redis, which must succeed.
+    pub(crate) async fn redis_does(&self, command: &[&str]) {
+        let said = run(&self.redis, command).await;
+        assert!(said == "OK" || said.parse::<u64>().is_ok(), "{command:?}: {said}");
+    }
+
+    /// Kills Redis and starts it again, with the files that it has.
+    pub(crate) fn restart_redis(&mut self) {
+        tokio::task::block_in_place(|| self.redis.restart());
+    }
+}
+
+impl<S> Fleet<S> {
+    /// Three sidecars, each behind a relay that leads to this server; ready. The registry goes there directly.
+    pub(crate) async fn behind_relays(redis: S, server: SocketAddr, quorum: u32) -> Self {
+        let (mut relays, mut stores) = (Vec::new(), Vec::new());
+        for _ in 0..SIDECARS {
+            let relay = Relay::start(server).await;
+            stores.push(settings(&format!("redis://{}", relay.address()), quorum));
+            relays.push(relay);
+        }
+        Self::with(redis, relays, settings(&format!("redis://{server}"), quorum), stores).await
+    }
+
+    /// Three sidecars that find the store by this URL, ready.
+    pub(crate) async fn at(redis: S, url: &str, quorum: u32) -> Self {
+        Self::with(redis, Vec::new(), settings(url, quorum), vec![settings(url, quorum); SIDECARS]).await
+    }
+
+    async fn with(redis: S, relays: Vec<Relay>, registry: Settings, stores: Vec<Settings>) -> Self {
+        let registry = Registry::new(open(&registry, Absent::Create).await);
         registry.init(&operator(), "olga").await.expect("initialises");
         let (history, probes) = (History::new(BOUND, RECOVERY), Probes::default());
         let world = World::new(registry, "user", history.clone(), probes.clone());
         let upstream = Responder::start().await;
-        let (mut relays, mut started) = (Vec::new(), Vec::new());
-        for _ in 0..sidecars {
-            let relay = Relay::start(redis.address()).await;
-            started.push(sidecar(&relay, upstream.address).await);
-            relays.push(relay);
+        let mut sidecars = Vec::new();
+        for store in &stores {
+            sidecars.push(sidecar(store, upstream.address).await);
         }
-        let addresses: Vec<_> = started.iter().map(|sidecar| sidecar.listeners()[0]).collect();
-        for sidecar in &started {
+        for sidecar in &sidecars {
             super::within("a sidecar is ready", sidecar.ready()).await;
         }
+        let addresses = sidecars.iter().map(|sidecar| Place::of(sidecar.listeners()[0])).collect::<Vec<_>>();
         let prober = Prober::start(&addresses, 1, PAUSE, &probes, &history);
         let metronome = Metronome::start(history.clone());
-        Self { redis, relays, sidecars: started, world, history, prober, metronome, _upstream: upstream }
+        Self { redis, relays, sidecars, world, history, prober, metronome, _upstream: upstream }
     }
 
     /// Good tokens of a new user, known to every sidecar.
@@ -84,15 +116,9 @@ impl Fleet {
         names.try_into().expect("so many")
     }
 
-    /// One command to Redis, which must succeed.
-    pub(crate) async fn redis_does(&self, command: &[&str]) {
-        let said = run(&self.redis, command).await;
-        assert!(said == "OK" || said.parse::<u64>().is_ok(), "{command:?}: {said}");
-    }
-
-    /// Kills Redis and starts it again, with the files that it has.
-    pub(crate) fn restart_redis(&mut self) {
-        tokio::task::block_in_place(|| self.redis.restart());
+    /// The registry finds its store at another URL.
+    pub(crate) async fn use_registry_at(&mut self, url: &str, quorum: u32) {
+        self.world.registry = Registry::new(open(&settings(url, quorum), Absent::Refuse).await);
     }
 
     /// Something is about to break for one sidecar, or for all.
@@ -135,7 +161,7 @@ impl Fleet {
         let probe = self.world.probe(name);
         let address = self.sidecars[sidecar].listeners()[0];
         eventually(&format!("sidecar {sidecar} answers {status}"), || async {
-            let observed = Asker::new(address).ask(sidecar, &probe).await;
+            let observed = Asker::new(Place::of(address)).ask(sidecar, &probe).await;
             self.history.with(|judge| judge.observe(observed));
             observed.status == Some(status)
         })
@@ -162,29 +188,22 @@ impl Fleet {
     }
 }
 
-/// One command, without blocking those who share the thread.
-pub(crate) async fn run(redis: &RedisServer, command: &[&str]) -> String {
-    let (port, command) = (redis.port(), command.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
-    tokio::task::spawn_blocking(move || cli(port, &command)).await.expect("no panic")
+/// The store at a URL.
+pub(crate) fn settings(url: &str, quorum_replicas: u32) -> Settings {
+    Settings { quorum_replicas, ..Settings::from(url.parse::<StoreUrl>().expect("a URL")) }
 }
 
-/// The store's settings for Redis at this address.
-pub(crate) fn settings(address: SocketAddr) -> Settings {
-    Settings::from(format!("redis://{address}/0").parse::<store::StoreUrl>().expect("a URL"))
+/// A handle of its own to a store.
+pub(crate) async fn open(settings: &Settings, absent: Absent) -> Arc<dyn Store> {
+    store::open(settings, absent).await.expect("opens")
 }
 
-/// A handle of its own to the store at this address.
-pub(crate) async fn open(address: SocketAddr, absent: Absent) -> Arc<dyn Store> {
-    store::open(&settings(address), absent).await.expect("opens")
-}
-
-/// A sidecar whose store is at the other end of a link.
-async fn sidecar(relay: &Relay, upstream: SocketAddr) -> Sidecar {
+async fn sidecar(store: &Settings, upstream: SocketAddr) -> Sidecar {
     let overrides = Overrides {
         listen: vec!["127.0.0.1:0".to_owned()],
         api_upstream: Some(format!("http://{upstream}")),
         heartbeat_upstream: Some(format!("http://{upstream}")),
-        store: Some(format!("redis://{}/0", relay.address())),
+        store: Some(store.url.to_string()),
         admin_listen: Some("127.0.0.1:0".to_owned()),
     };
     let setting = |key: &str, value: String| (format!("TOLLGATE_{key}").into(), value.into());
@@ -195,8 +214,7 @@ async fn sidecar(relay: &Relay, upstream: SocketAddr) -> Sidecar {
         setting("FRESHNESS__MAX_STALENESS", format!("{}ms", BOUND.as_millis())),
     ];
     let config = config::load(&Source { file: None, environment }, &overrides).expect("a good configuration");
-    let store = open(relay.address(), Absent::Refuse).await;
-    Sidecar::start(config, store).await.expect("starts")
+    Sidecar::start(config, open(store, Absent::Refuse).await).await.expect("starts")
 }
 
 /// Notices when the machine is too busy to run this process: what is late then is nobody's fault.
