@@ -4,6 +4,7 @@ mod cli;
 mod conformance;
 mod dev;
 mod drain;
+mod faults;
 mod fleet;
 mod freshness;
 mod harness;

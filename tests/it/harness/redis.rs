@@ -1,7 +1,7 @@
 //! Real Redis servers, each in a directory of its own.
 
 use std::ffi::OsStr;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,6 +49,10 @@ impl RedisServer {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     pub(crate) fn url(&self) -> String {
@@ -99,21 +103,29 @@ impl RedisServer {
         cli(self.port, command)
     }
 
-    /// Starts the process; `false` if it ends instead of answering.
-    fn launch(&mut self) -> bool {
+    /// Starts again with these arguments besides, and does not wait until it answers.
+    pub(crate) fn spawn(&mut self, arguments: &[&str]) {
+        self.kill();
         let process = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "log"])
             .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
             .arg("--dir")
             .arg(self.directory.path())
             .args(&self.arguments)
+            .args(arguments)
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("redis-server is installed: tests/run.sh does it");
-        let process = self.process.insert(process);
+        self.process = Some(process);
+    }
+
+    /// Starts the process; `false` if it ends instead of answering.
+    fn launch(&mut self) -> bool {
+        self.spawn(&[]);
+        let process = self.process.as_mut().expect("just spawned");
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if process.try_wait().expect("asks").is_some() {
