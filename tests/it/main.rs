@@ -10,6 +10,7 @@ mod http1;
 mod http2;
 mod hygiene;
 mod memory;
+mod redis;
 mod refusals;
 mod registry;
 mod revocation;
