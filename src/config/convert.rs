@@ -20,6 +20,7 @@ use crate::token::Permission;
 
 /// Reads everything. `None`, or a problem noted in the section's reader: not to be used.
 pub(super) fn config(root: &Section<'_>, default_store: Option<&StoreUrl>) -> Option<Config> {
+    let name = root.or("name", root.text("name", parse_name), host_name());
     let workers = nonzero(root.number("workers", 1..=1024), std::thread::available_parallelism().ok());
     let trusted_proxies = root.list("trusted_proxies", str::parse::<Network>).unwrap_or_default();
     let listeners = listeners(root);
@@ -42,6 +43,7 @@ pub(super) fn config(root: &Section<'_>, default_store: Option<&StoreUrl>) -> Op
     let timeouts = timeouts(&root.section("timeouts"));
     let log = log(&root.section("log"));
     Some(Config {
+        name: name?,
         listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
         workers,
         upstreams: Upstreams { api: api?, heartbeat: heartbeat? },
@@ -55,6 +57,28 @@ pub(super) fn config(root: &Section<'_>, default_store: Option<&StoreUrl>) -> Op
         trusted_proxies,
         routes,
     })
+}
+
+/// Longest name of a sidecar: that of a host is no longer.
+const MAX_NAME: usize = 64;
+
+fn parse_name(text: &str) -> Result<String, &'static str> {
+    match (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_in_names) {
+        true => Ok(text.to_owned()),
+        false => Err("a name has 1 to 64 letters, digits, `.`, `_` and `-`"),
+    }
+}
+
+fn is_in_names(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
+}
+
+/// The host's name, without what a name does not have.
+fn host_name() -> String {
+    let host = rustix::system::uname();
+    let kept = host.nodename().to_bytes().iter().copied().filter(|byte| is_in_names(*byte)).take(MAX_NAME);
+    let name: String = kept.map(char::from).collect();
+    if name.is_empty() { "tollgate".to_owned() } else { name }
 }
 
 /// Where agents connect when no listener is written.

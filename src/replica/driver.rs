@@ -12,7 +12,7 @@ use self::recall::Recalls;
 use super::Replica;
 use super::sync::{Event, Finding, Read, Synchroniser, Table};
 use crate::backoff::Backoff;
-use crate::store::{LogEntry, Store, StoreError};
+use crate::store::{LogEntry, Notice, Store, StoreError};
 use crate::token::Digest;
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
@@ -116,6 +116,7 @@ impl<'a> Driver<'a> {
                 event
             }
             Err(error) => {
+                self.replica.reads_failed.fetch_add(1, Ordering::Relaxed);
                 let (store, reason) = (self.store.describe(), chain(&error));
                 if self.failing_since.is_some() {
                     tracing::debug!(store, reason, "the store still does not answer");
@@ -133,6 +134,9 @@ impl<'a> Driver<'a> {
     fn handle(&mut self, event: Event, now: Instant) {
         if event == Event::Tick {
             self.next_probe = now + self.probe_interval;
+        }
+        if event == Event::Notice(Notice::Lost) {
+            self.replica.notices_lost.fetch_add(1, Ordering::Relaxed);
         }
         if let Event::Position(probe) = &event {
             self.recalls.hear(&probe.recalled);

@@ -1,7 +1,7 @@
 //! Real Redis servers, each in a directory of its own.
 
 use std::ffi::OsStr;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -80,6 +80,10 @@ impl RedisServer {
         self.port
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -125,8 +129,9 @@ impl RedisServer {
         cli(self.port, command)
     }
 
-    /// Starts the process; `false` if it ends instead of answering.
-    fn launch(&mut self) -> bool {
+    /// Starts again with these arguments besides, and does not wait until it answers.
+    pub(crate) fn spawn(&mut self, arguments: &[&str]) {
+        self.kill();
         let mut command = Command::new("redis-server");
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "log"])
@@ -134,11 +139,18 @@ impl RedisServer {
             .arg("--dir")
             .arg(self.directory.path())
             .args(&self.arguments)
+            .args(arguments)
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let process = self.process.insert(Process::start(&mut command));
+        self.process = Some(Process::start(&mut command));
+    }
+
+    /// Starts the process; `false` if it ends instead of answering.
+    fn launch(&mut self) -> bool {
+        self.spawn(&[]);
+        let process = self.process.as_mut().expect("just spawned");
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if process.server.try_wait().expect("asks").is_some() {
