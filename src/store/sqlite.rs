@@ -308,7 +308,8 @@ impl Store for SqliteStore {
 
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
         let digests = digests.to_vec();
-        let settle = move |shared: &Shared| shared.with_writer(|connection| fleet::settle_recalls(connection, &digests));
+        let settle =
+            move |shared: &Shared| shared.with_writer(|connection| fleet::settle_recalls(connection, &digests));
         self.write("settling recalls", settle).await
     }
 

@@ -36,7 +36,9 @@ pub(super) fn sidecars(connection: &Connection, now: i64, store: &str) -> Result
         match reported(row, now) {
             Ok(reported) => reports.push(reported),
             Err(problem) => {
-                let key = row.get::<_, i64>(0).map_or_else(|_| "?".to_owned(), |id| SidecarId(id.cast_unsigned()).to_string());
+                let key = row
+                    .get::<_, i64>(0)
+                    .map_or_else(|_| "?".to_owned(), |id| SidecarId(id.cast_unsigned()).to_string());
                 tracing::warn!(store, key = %format_args!("sidecars/{key}"), %problem, "damaged report of a sidecar");
             }
         }

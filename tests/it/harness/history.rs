@@ -263,12 +263,7 @@ impl Judge {
 
     /// An operation is about to be sent that makes these verdicts right. Operations on the same subject follow each
     /// other.
-    pub(crate) fn begins(
-        &mut self,
-        name: &'static str,
-        effects: &[(Subject, Verdicts)],
-        at: Instant,
-    ) -> Operation {
+    pub(crate) fn begins(&mut self, name: &'static str, effects: &[(Subject, Verdicts)], at: Instant) -> Operation {
         let operation = Operation(self.number());
         for (subject, right) in effects {
             let row = self.rows.get_mut(subject).expect("a known subject");

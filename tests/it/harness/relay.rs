@@ -69,7 +69,8 @@ impl Relay {
         let address = place.local_addr().expect("an address");
         let (commands, received) = mpsc::channel(1);
         let accepted = Arc::default();
-        let link = Link { address, server, traffic: watch::Sender::new(Traffic::Flows), accepted: Arc::clone(&accepted) };
+        let link =
+            Link { address, server, traffic: watch::Sender::new(Traffic::Flows), accepted: Arc::clone(&accepted) };
         let listener = link.listen();
         let task = tokio::spawn(async move {
             link.run(listener, received).await;

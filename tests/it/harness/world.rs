@@ -14,8 +14,10 @@ use super::history::{Outcome, Subject, Verdicts};
 use super::prober::{History, Probe, Probes};
 
 /// The two kinds of requests: each needs a permission of its own.
-const REQUESTS: [(&str, &str, &str); 2] =
-    [("configs:read", "GET /api/configs/1/toml", ""), ("heartbeat:write", "POST /agents/heartbeat", "Content-Length: 0\r\n")];
+const REQUESTS: [(&str, &str, &str); 2] = [
+    ("configs:read", "GET /api/configs/1/toml", ""),
+    ("heartbeat:write", "POST /agents/heartbeat", "Content-Length: 0\r\n"),
+];
 
 /// A user as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,8 +124,7 @@ impl World {
         let mut after = self.model.clone();
         change(&mut after);
         let before: BTreeMap<_, _> = self.model.verdicts().collect();
-        let effects: Vec<_> =
-            after.verdicts().filter(|(subject, right)| before.get(subject) != Some(right)).collect();
+        let effects: Vec<_> = after.verdicts().filter(|(subject, right)| before.get(subject) != Some(right)).collect();
         let operation = self.history.with(|judge| judge.begins(name, &effects, Instant::now()));
         let result = command.await;
         let outcome = match &result {

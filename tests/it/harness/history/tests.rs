@@ -138,7 +138,11 @@ fn an_unknown_outcome_may_be_either() {
     unknown(200).is(&[]);
     unknown(401).is(&[]);
     unknown(403).is(&[Blamed]);
-    unknown(200).loses(100, SERVED | GONE, GONE, 6000).says(0, 401, (7001, 7002)).says(1, 200, (7001, 7002)).is(&[Accepted]);
+    unknown(200)
+        .loses(100, SERVED | GONE, GONE, 6000)
+        .says(0, 401, (7001, 7002))
+        .says(1, 200, (7001, 7002))
+        .is(&[Accepted]);
 }
 
 #[test]
@@ -249,7 +253,9 @@ fn a_violation_tells_its_story() {
     story.does(GONE, (100, 200), Done).breaks(Some(2), Impact::Stale, (150, 250)).says(0, 200, (1500, 1600));
     let (violations, _) = story.judge.finish();
     let told = violations.iter().map(Violation::to_string).collect::<String>();
-    for part in ["Accepted: a token", "sidecar 0 answered 200", "sure 0.200: gone (an operation)", "a fault (sidecars: 2)"] {
+    for part in
+        ["Accepted: a token", "sidecar 0 answered 200", "sure 0.200: gone (an operation)", "a fault (sidecars: 2)"]
+    {
         assert!(told.contains(part), "{told}");
     }
 }
