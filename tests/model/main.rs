@@ -83,7 +83,8 @@ impl Model for Fleet {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
+        let mut properties = self.reached();
+        properties.extend([
             Property::always("revoked tokens are refused after the bound", |fleet: &Self, world: &World| {
                 fleet.refuses(world, &world.store.revoked_since)
             }),
@@ -110,11 +111,41 @@ impl Model for Fleet {
             Property::always("if nothing breaks any more, all become equal", |fleet: &Self, world: &World| {
                 world.sidecars.iter().all(|sidecar| converges(fleet, world, sidecar))
             }),
-        ]
+        ]);
+        properties
     }
 }
 
 impl Fleet {
+    /// What the model must come to, or it shows nothing.
+    fn reached(&self) -> Vec<Property<Self>> {
+        let mut reached = vec![Property::sometimes("the log fills a gap", |_, world: &World| {
+            world.sidecars.iter().any(Sidecar::is_given_entries)
+        })];
+        if self.bounds.notices && self.bounds.losses + self.bounds.restores > 0 {
+            reached.push(Property::sometimes("a lost revocation is recalled", |_, world: &World| {
+                world.store.recalled != 0
+            }));
+        }
+        if self.bounds.losses + self.bounds.restores + self.bounds.trims > 0 {
+            reached.push(Property::sometimes("a snapshot is read again", |_, world: &World| {
+                world.sidecars.iter().any(|sidecar| sidecar.reads_a_snapshot() && sidecar.held.as_of.is_some())
+            }));
+        }
+        if self.bounds.restarts > 0 {
+            reached.push(Property::sometimes("a sidecar serves from its file", |fleet: &Self, world: &World| {
+                fleet.fresh(world).any(Sidecar::runs_on_its_file)
+            }));
+        }
+        if self.sidecars > 1 {
+            reached.push(Property::sometimes("one sidecar refuses what another one saw", |_, world: &World| {
+                let told = |sidecar: &Sidecar| sidecar.held.tombstones & world.store.recalled != 0;
+                world.sidecars.iter().all(told)
+            }));
+        }
+        reached
+    }
+
     /// The sidecars whose replica decides about requests.
     fn fresh<'a>(&self, world: &'a World) -> impl Iterator<Item = &'a Sidecar> {
         let recent = world.clock.saturating_sub(self.max_staleness);
@@ -142,12 +173,80 @@ fn converges(fleet: &Fleet, world: &World, sidecar: &Sidecar) -> bool {
     equal && exact && held.as_of == Some(world.clock) && held.suppressed & !store.recalled == 0
 }
 
-const NOTHING: Bounds =
-    Bounds { ticks: 0, commits: 0, losses: 0, restores: 0, trims: 0, failures: 0, moves: 0, saves: 0, restarts: 0 };
+/// Two tokens, the first of them active.
+const FIRST: Tokens = 0b01;
 
-/// One sidecar sees everything that one can.
+const NOTHING: Bounds = Bounds {
+    ticks: 0,
+    commits: 0,
+    losses: 0,
+    restores: 0,
+    trims: 0,
+    failures: 0,
+    moves: 0,
+    notices: true,
+    saves: 0,
+    restarts: 0,
+};
+
+/// Whether to take some minutes.
+fn large() -> bool {
+    std::env::var_os("TOLLGATE_MODEL").is_some_and(|size| size == "large")
+}
+
 #[test]
-fn one_sidecar() {
+fn a_store_that_loses_writes_and_trims_its_log() {
     let bounds = Bounds { ticks: 1, commits: 2, losses: 1, trims: 1, ..NOTHING };
-    Fleet::new(1, 2, 0b01, bounds).check("one sidecar");
+    Fleet::new(1, 2, FIRST, bounds).check("losses");
+    if large() {
+        let bounds = Bounds { commits: 3, losses: 2, ..bounds };
+        Fleet::new(1, 2, FIRST, bounds).check("more losses");
+    }
+}
+
+/// Their absence from a snapshot must not look like a revocation: they may be imported again.
+#[test]
+fn a_store_that_loses_tokens_which_are_created_again() {
+    let bounds = Bounds { commits: 3, losses: 1, moves: 1, notices: false, ..NOTHING };
+    Fleet::new(1, 2, FIRST, bounds).check("imports");
+}
+
+#[test]
+fn a_store_that_is_restored_from_a_backup() {
+    let bounds = Bounds { ticks: 1, commits: 2, restores: 1, ..NOTHING };
+    Fleet::new(1, 2, FIRST, bounds).check("backups");
+    if large() {
+        let bounds = Bounds { losses: 1, trims: 1, restores: 2, ..bounds };
+        Fleet::new(1, 2, FIRST, bounds).check("backups and losses");
+    }
+}
+
+#[test]
+fn a_sidecar_that_is_restarted() {
+    let bounds = Bounds { ticks: 1, commits: 1, losses: 1, saves: 1, restarts: 1, ..NOTHING };
+    Fleet::new(1, 1, FIRST, bounds).check("restarts");
+    if large() {
+        let bounds = Bounds { ticks: 2, commits: 2, trims: 1, ..bounds };
+        Fleet { max_staleness: 1, ..Fleet::new(1, 2, FIRST, bounds) }.check("restarts and all else");
+    }
+}
+
+#[test]
+fn reads_that_fail() {
+    let bounds = Bounds { ticks: 1, commits: 2, trims: 1, failures: 1, moves: 1, ..NOTHING };
+    Fleet::new(1, 2, FIRST, bounds).check("failures");
+    if large() {
+        let bounds = Bounds { losses: 1, failures: 2, ..bounds };
+        Fleet::new(1, 2, FIRST, bounds).check("failures and losses");
+    }
+}
+
+#[test]
+fn two_sidecars() {
+    let bounds = Bounds { ticks: 0, commits: 1, losses: 1, ..NOTHING };
+    Fleet::new(2, 1, FIRST, bounds).check("two sidecars");
+    if large() {
+        let bounds = Bounds { ticks: 1, commits: 2, trims: 1, ..bounds };
+        Fleet::new(2, 1, FIRST, bounds).check("two sidecars for longer");
+    }
 }

@@ -106,7 +106,7 @@ pub(crate) struct Store {
     pub(crate) recalled: Tokens,
     /// Everything it ever published. Any of it reaches any sidecar at any time, any number of times, or never.
     published: Vec<Commit>,
-    /// Tokens that were ever created. None is created twice.
+    /// Tokens that were created. None is created twice, unless the store has lost that it was, and nobody has revoked it.
     created: Tokens,
     /// Since which tick it has held each token as active, as revoked, and as recalled.
     pub(crate) active_since: [Option<u8>; TOKENS],
@@ -159,6 +159,7 @@ impl Store {
     fn lose(&mut self, commits: u8, recalls: bool, clock: u8) {
         self.commits.truncate(self.commits.len().saturating_sub(commits.into()));
         self.trimmed = self.trimmed.min(self.at().revision);
+        self.created = self.at().active | self.ever_revoked();
         if recalls {
             self.recalled = 0;
         }
@@ -411,6 +412,8 @@ pub(crate) struct Bounds {
     pub(crate) failures: u8,
     /// A notice says only that something moved.
     pub(crate) moves: u8,
+    /// Whether notices say what was committed.
+    pub(crate) notices: bool,
     /// A snapshot file is written.
     pub(crate) saves: u8,
     /// A sidecar is killed, or stopped, and started again.
@@ -503,7 +506,9 @@ impl World {
             if left.moves > 0 {
                 actions.push(Action::Moved(index));
             }
-            actions.extend((0..self.store.published.len()).map(|notice| Action::Notice(index, notice)));
+            if left.notices {
+                actions.extend((0..self.store.published.len()).map(|notice| Action::Notice(index, notice)));
+            }
             if sidecar.under_way.is_some() {
                 actions.push(if sidecar.is_answered() { Action::Deliver(index) } else { Action::Serve(index) });
                 if left.failures > 0 {
