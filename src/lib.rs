@@ -36,7 +36,8 @@
 //! | [`upstream`] | connections to the Controller |
 //! | [`listener`], [`tls`] | accepting, and TLS configurations |
 //! | [`reload`] | files that are read again when they change |
-//! | [`admin`] | health on its own listener |
+//! | [`fleet`] | this sidecar among the others: its reports |
+//! | [`admin`], [`metrics`] | health and metrics on their own listener |
 //! | [`config`] | the configuration, valid by construction |
 //! | [`app`] | a sidecar from start to stop |
 //! | [`cli`] | the commands |
@@ -44,12 +45,15 @@
 
 pub mod admin;
 pub mod app;
+mod backoff;
 pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod dev;
+pub mod fleet;
 pub mod http1;
 pub mod listener;
+pub mod metrics;
 pub mod proxy;
 pub mod registry;
 pub mod reload;

@@ -2,6 +2,7 @@
 //! `conforms!`.
 
 mod commit;
+mod fleet;
 mod log;
 mod read;
 mod watch;
@@ -66,6 +67,13 @@ macro_rules! conforms {
                 watch::commits_of_other_handles_are_told
                 watch::nothing_is_missed_after_watching_began
                 watch::every_watcher_is_told
+                fleet::a_probe_tells_the_position
+                fleet::digests_of_deleted_tokens_are_retired
+                fleet::recalls_are_told_until_they_are_settled
+                fleet::reports_are_told_in_the_order_of_their_names
+                fleet::a_report_takes_the_place_of_the_one_before
+                fleet::a_report_grows_old_and_is_forgotten
+                fleet::a_report_can_be_withdrawn
             }
         }
     };

@@ -6,18 +6,20 @@
 
 mod client;
 mod faulty;
+pub(crate) mod fleet;
 pub(crate) mod history;
 mod http2;
+pub(crate) mod pair;
 pub(crate) mod prober;
 mod program;
 mod redis;
 pub(crate) mod relay;
 mod reply;
 mod upstream;
+mod wait;
 pub(crate) mod world;
 
 use std::ffi::OsString;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,39 +34,20 @@ use tollgate::token::{PermissionSet, Role, TokenId};
 
 pub(crate) use client::Client;
 pub(crate) use faulty::FaultyStore;
+pub(crate) use fleet::Fleet;
 pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
 pub(crate) use program::Program;
 pub(crate) use redis::RedisServer;
 pub(crate) use relay::{Relay, Traffic};
 pub(crate) use reply::Reply;
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
-
-/// Longest wait for anything. Far above what a loaded machine needs: only a failure takes that long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) use wait::{PATIENCE, eventually, within};
 
 /// A path that needs `configs:read`.
 pub(crate) const CONFIG: &str = "/api/configs/1/toml";
 
 /// A path that needs `heartbeat:write`.
 pub(crate) const HEARTBEAT: &str = "/agents/heartbeat";
-
-/// Waits for something that must happen.
-pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
-    }
-}
-
-/// Asks again until it holds. For what gives no notice.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    within(what, async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-}
 
 /// A running sidecar with all that is around it. Everything ends when it is dropped.
 pub(crate) struct Site {

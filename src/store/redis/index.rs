@@ -98,11 +98,7 @@ pub(super) async fn count(access: &Access, filter: TokenFilter) -> Result<u64, F
 async fn indexed(access: &Access, owner: Option<UserId>, active: bool) -> Result<u64, Fault> {
     let (key, prefix) = part(owner, active);
     let mut commands = Pipeline::new();
-    commands
-        .cmd("ZLEXCOUNT")
-        .arg(access.layout.key(key))
-        .arg(&bound(b'[', &prefix, b""))
-        .arg(&bound(b'(', &prefix, END));
+    commands.cmd("ZLEXCOUNT").arg(access.layout.key(key)).arg(bound(b'[', &prefix, b"")).arg(bound(b'(', &prefix, END));
     let (count,) = access.link.read(&commands).await?;
     Ok(count)
 }
@@ -137,7 +133,7 @@ async fn page(
         None => bound(b'(', &prefix, END),
     };
     let mut commands = Pipeline::new();
-    commands.cmd("ZRANGE").arg(access.layout.key(key)).arg(&newest).arg(&bound(b'[', &prefix, b""));
+    commands.cmd("ZRANGE").arg(access.layout.key(key)).arg(&newest).arg(bound(b'[', &prefix, b""));
     commands.arg("BYLEX").arg("REV").arg("LIMIT").arg(0).arg(count);
     let (members,): (Vec<Vec<u8>>,) = access.link.read(&commands).await?;
     Ok(members.iter().filter_map(|member| layout::indexed_id(member)).collect())

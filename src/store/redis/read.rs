@@ -22,6 +22,9 @@ const LOG_PAGE: usize = 256;
 /// How long a probe waits for replicas to confirm it. Below what a probe may take.
 const CONFIRM_MILLIS: u32 = 900;
 
+/// Values by field, in the order asked for.
+type Values = Vec<Option<Vec<u8>>>;
+
 pub(super) async fn position(access: &Access) -> Result<Position, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
@@ -76,7 +79,7 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
         commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
         commands.cmd("XRANGE").arg(access.layout.key(Key::Log));
         commands.arg(format!("({last}")).arg("+").arg("COUNT").arg(LOG_PAGE);
-        let (fields, page): (PositionFields, Vec<(String, Vec<Vec<u8>>)>) = access.link.read(&commands).await?;
+        let (fields, page): (PositionFields, Vec<LoggedFields>) = access.link.read(&commands).await?;
         let newest = access.layout.position(&fields)?;
         if after > newest.revision || epoch.is_some_and(|epoch| epoch != newest.epoch) {
             return Ok(Changes::Truncated);
@@ -102,6 +105,9 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
         }
     }
 }
+
+/// An entry's id, and its fields and values by turns.
+type LoggedFields = (String, Vec<Vec<u8>>);
 
 fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'static str> {
     let revision = id.strip_suffix("-0").and_then(|revision| revision.parse().ok()).ok_or("its id is no revision")?;
@@ -177,7 +183,7 @@ pub(super) async fn tokens_by_digest(
         for key in [Key::Grants, Key::Revoked] {
             commands.cmd("HMGET").arg(access.layout.key(key)).arg(&fields);
         }
-        let (grants, revoked): (Vec<Option<Vec<u8>>>, Vec<Option<Vec<u8>>>) = access.link.read(&commands).await?;
+        let (grants, revoked): (Values, Values) = access.link.read(&commands).await?;
         let mut ids = Vec::with_capacity(digests.len());
         for (digest, (grant, revoked)) in digests.iter().zip(grants.iter().zip(&revoked)) {
             let damaged = |key, problem: &str| Fault::record(format!("{} {digest}", access.layout.key(key)), problem);
@@ -272,7 +278,7 @@ async fn records<R: DeserializeOwned>(
         return Ok(Vec::new()); // Redis takes no command without a field
     }
     let fields: Vec<&[u8]> = ids.iter().map(<[u8; 13]>::as_slice).collect();
-    let values: Vec<Option<Vec<u8>>> = ask(access, "HMGET", key, &fields).await?;
+    let values: Values = ask(access, "HMGET", key, &fields).await?;
     let parse = |(id, value): (&[u8; 13], Option<Vec<u8>>)| {
         let Some(value) = value else { return Ok(None) };
         layout::parse_record(&value).map(Some).map_err(|problem| {

@@ -391,6 +391,12 @@ impl Judge {
         &self.violations
     }
 
+    /// How many things it remembers that are not subjects.
+    pub(crate) fn held(&self) -> usize {
+        let claims: usize = self.rows.values().map(|row| row.claims.len()).sum();
+        claims + self.faults.len() + self.waiting.len()
+    }
+
     /// How much was judged so far.
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts
@@ -480,7 +486,7 @@ impl Judge {
         };
         let mut story = format!("{}: {}; right: {known}, bound {:?}\n", row.label, said(&observed), self.bound);
         // Writing to a string cannot fail.
-        let mut line = |line: String| drop(writeln!(story, "  {line}"));
+        let mut line = |line: String| writeln!(story, "  {line}").unwrap_or_default();
         for claim in &row.claims {
             let sure = claim.sure.map_or("never".to_owned(), at);
             line(format!("{} .. sure {sure}: {} ({})", at(claim.from), claim.right, claim.why));
@@ -512,6 +518,3 @@ impl Row {
         self.refusals.iter().find(|(refuser, _)| *refuser == sidecar).map(|(_, at)| *at)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -58,23 +58,41 @@ impl Probes {
     }
 }
 
+/// Where a sidecar listens. Changes when it is started again.
+#[derive(Debug, Clone)]
+pub(crate) struct Place(Arc<RwLock<SocketAddr>>);
+
+impl Place {
+    pub(crate) fn of(address: SocketAddr) -> Self {
+        Self(Arc::new(RwLock::new(address)))
+    }
+
+    pub(crate) fn now(&self) -> SocketAddr {
+        *self.0.read().expect("no panic")
+    }
+
+    pub(crate) fn moves_to(&self, address: SocketAddr) {
+        *self.0.write().expect("no panic") = address;
+    }
+}
+
 /// The tasks that ask. They end when it is dropped.
 pub(crate) struct Prober(JoinSet<()>);
 
 impl Prober {
     /// Asks every one of `sidecars` over `connections` connections, each with this pause between two requests.
     pub(crate) fn start(
-        sidecars: &[SocketAddr],
+        sidecars: &[Place],
         connections: usize,
         pause: Duration,
         probes: &Probes,
         history: &History,
     ) -> Self {
         let mut tasks = JoinSet::new();
-        for (sidecar, address) in sidecars.iter().enumerate() {
+        for (sidecar, place) in sidecars.iter().enumerate() {
             for first in 0..connections {
                 let (probes, history) = (probes.clone(), history.clone());
-                let mut asker = Asker::new(*address);
+                let mut asker = Asker::new(place.clone());
                 tasks.spawn(async move {
                     for number in (first..).step_by(connections) {
                         if let Some(probe) = probes.nth(number) {
@@ -100,13 +118,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One client, on a connection that is kept while it lasts.
 pub(crate) struct Asker {
-    address: SocketAddr,
+    place: Place,
     kept: Option<TcpStream>,
 }
 
 impl Asker {
-    pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, kept: None }
+    pub(crate) fn new(place: Place) -> Self {
+        Self { place, kept: None }
     }
 
     /// Sends a request and waits for its reply.
@@ -125,7 +143,7 @@ impl Asker {
     async fn status(&mut self, request: &[u8]) -> io::Result<u16> {
         let mut stream = match self.kept.take() {
             Some(stream) => stream,
-            None => TcpStream::connect(self.address).await?,
+            None => TcpStream::connect(self.place.now()).await?,
         };
         stream.set_nodelay(true)?;
         stream.write_all(request).await?;

@@ -56,6 +56,7 @@ impl Traffic {
 /// A relay on a free port, and its connections. They end when it is dropped.
 pub(crate) struct Relay {
     address: SocketAddr,
+    server: watch::Sender<SocketAddr>,
     commands: mpsc::Sender<(Traffic, oneshot::Sender<()>)>,
     accepted: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -69,14 +70,15 @@ impl Relay {
         let address = place.local_addr().expect("an address");
         let (commands, received) = mpsc::channel(1);
         let accepted = Arc::default();
-        let link =
-            Link { address, server, traffic: watch::Sender::new(Traffic::Flows), accepted: Arc::clone(&accepted) };
+        let server = watch::Sender::new(server);
+        let traffic = watch::Sender::new(Traffic::Flows);
+        let link = Link { address, server: server.subscribe(), traffic, accepted: Arc::clone(&accepted) };
         let listener = link.listen();
         let task = tokio::spawn(async move {
             link.run(listener, received).await;
             drop(place);
         });
-        Self { address, commands, accepted, task }
+        Self { address, server, commands, accepted, task }
     }
 
     /// Where to connect.
@@ -89,6 +91,11 @@ impl Relay {
         let (done, is_done) = oneshot::channel();
         self.commands.send((traffic, done)).await.expect("the relay runs");
         is_done.await.expect("the relay runs");
+    }
+
+    /// Leads new connections to another server. Those that are there stay.
+    pub(crate) fn lead_to(&self, server: SocketAddr) {
+        self.server.send_replace(server);
     }
 
     /// Everything works again. What stalled is delivered now.
@@ -116,7 +123,7 @@ impl Drop for Relay {
 
 struct Link {
     address: SocketAddr,
-    server: SocketAddr,
+    server: watch::Receiver<SocketAddr>,
     traffic: watch::Sender<Traffic>,
     accepted: Arc<AtomicUsize>,
 }
@@ -144,7 +151,7 @@ impl Link {
                 }
                 client = accept(listener.as_ref()) => {
                     self.accepted.fetch_add(1, Ordering::Relaxed);
-                    connections.spawn(carry(client, self.server, self.traffic.subscribe()));
+                    connections.spawn(carry(client, self.server.clone(), self.traffic.subscribe()));
                 }
                 Some(_) = connections.join_next() => {}
             }
@@ -168,7 +175,7 @@ async fn accept(listener: Option<&TcpListener>) -> TcpStream {
 }
 
 /// Carries one connection until either side ends it or the link is cut.
-async fn carry(client: TcpStream, server: SocketAddr, mut traffic: watch::Receiver<Traffic>) {
+async fn carry(client: TcpStream, server: watch::Receiver<SocketAddr>, mut traffic: watch::Receiver<Traffic>) {
     let carried = carry_on(client, server, traffic.clone());
     tokio::select! {
         // However it ended.
@@ -177,12 +184,17 @@ async fn carry(client: TcpStream, server: SocketAddr, mut traffic: watch::Receiv
     }
 }
 
-async fn carry_on(mut client: TcpStream, server: SocketAddr, mut traffic: watch::Receiver<Traffic>) -> io::Result<()> {
+async fn carry_on(
+    mut client: TcpStream,
+    server: watch::Receiver<SocketAddr>,
+    mut traffic: watch::Receiver<Traffic>,
+) -> io::Result<()> {
     // The end of the link is a reset at both ends, at once.
     client.set_zero_linger()?;
     client.set_nodelay(true)?;
     // An error means that the relay is gone, and this connection with it.
     drop(traffic.wait_for(|traffic| traffic.lets_pass(Way::ToServer, false)).await);
+    let server = *server.borrow();
     let mut server = TcpStream::connect(server).await?;
     server.set_zero_linger()?;
     server.set_nodelay(true)?;
@@ -238,96 +250,5 @@ impl Pump<'_> {
         if opened.await.is_err() {
             std::future::pending().await
         }
-    }
-}
-
-/// A link is worth something only if it breaks as it says.
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::harness::within;
-
-    /// Answers each line with itself.
-    async fn echo() -> (SocketAddr, JoinHandle<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let address = listener.local_addr().expect("an address");
-        let task = tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.expect("accepts");
-                tokio::spawn(async move {
-                    let (mut from, mut to) = stream.split();
-                    tokio::io::copy(&mut from, &mut to).await.ok();
-                });
-            }
-        });
-        (address, task)
-    }
-
-    async fn says(stream: &mut TcpStream, expected: &[u8]) {
-        let mut got = vec![0; expected.len()];
-        within("bytes", stream.read_exact(&mut got)).await.expect("reads");
-        assert_eq!(got, expected);
-    }
-
-    async fn is_silent(stream: &mut TcpStream) {
-        let waited = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
-        assert!(waited.is_err(), "{waited:?}");
-    }
-
-    #[tokio::test]
-    async fn what_stalls_is_silent_and_comes_late() {
-        let (server, _task) = echo().await;
-        let relay = Relay::start(server).await;
-        for stall in [Traffic::Stalls, Traffic::AnswersStall, Traffic::RequestsStall] {
-            let mut old = TcpStream::connect(relay.address()).await.expect("connects");
-            old.write_all(b"one").await.expect("writes");
-            says(&mut old, b"one").await;
-            relay.set(stall).await;
-            old.write_all(b"two").await.expect("writes");
-            let mut new = TcpStream::connect(relay.address()).await.expect("connects");
-            new.write_all(b"three").await.expect("writes");
-            is_silent(&mut old).await;
-            is_silent(&mut new).await;
-            relay.heal().await;
-            says(&mut old, b"two").await;
-            says(&mut new, b"three").await;
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_cut_is_reset_and_refused() {
-        let (server, _task) = echo().await;
-        let relay = Relay::start(server).await;
-        let mut client = TcpStream::connect(relay.address()).await.expect("connects");
-        client.write_all(b"one").await.expect("writes");
-        says(&mut client, b"one").await;
-        relay.set(Traffic::Cut).await;
-        let error = within("the end", client.read_u8()).await.expect_err("reset");
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-        let error = TcpStream::connect(relay.address()).await.expect_err("refused");
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        relay.heal().await;
-        let mut client = TcpStream::connect(relay.address()).await.expect("connects");
-        client.write_all(b"two").await.expect("writes");
-        says(&mut client, b"two").await;
-        assert_eq!(relay.accepted(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_subscription_can_fall_silent_alone() {
-        let (server, _task) = echo().await;
-        let relay = Relay::start(server).await;
-        let mut subscriber = TcpStream::connect(relay.address()).await.expect("connects");
-        let mut other = TcpStream::connect(relay.address()).await.expect("connects");
-        subscriber.write_all(b"subscribe a").await.expect("writes");
-        says(&mut subscriber, b"subscribe a").await;
-        relay.set(Traffic::SubscriptionsStall).await;
-        for stream in [&mut subscriber, &mut other] {
-            stream.write_all(b"more").await.expect("writes");
-        }
-        says(&mut other, b"more").await;
-        is_silent(&mut subscriber).await;
-        relay.heal().await;
-        says(&mut subscriber, b"more").await;
     }
 }

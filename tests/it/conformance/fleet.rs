@@ -1,0 +1,129 @@
+//! What a fleet needs of a store besides commits: proofs, recalls, and what sidecars say of themselves.
+
+use std::time::{Duration, Instant};
+
+use tollgate::store::{Edit, Epoch, Probe, Report, Reported, SidecarId};
+
+use super::*;
+use crate::harness::eventually;
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(3600);
+
+pub(super) async fn a_probe_tells_the_position<D: Database>() {
+    let (_database, store) = store::<D>().await;
+    assert_eq!(probe(&*store).await, Probe::from(store.position().await.expect("a position")));
+    commit(&*store, users([Edit::Create(user("anna"))])).await;
+    assert_eq!(probe(&*store).await, Probe::from(store.position().await.expect("a position")));
+}
+
+pub(super) async fn digests_of_deleted_tokens_are_retired<D: Database>() {
+    let (_database, store) = store::<D>().await;
+    let made = ["active", "revoked", "deleted"].map(|name| token(UserId::from_u64(1), name));
+    let version = commit(&*store, tokens(made.clone().map(Edit::Create))).await;
+    let [active, revoking, deleting] = made.map(|record| Versioned { record, version });
+    let after = revoked(revoking.record.clone());
+    let digests = [deleting.record.digest, active.record.digest, Digest::of(b"none"), revoking.record.digest];
+    commit(&*store, tokens([Edit::Update { before: revoking, after }, Edit::Delete(deleting)])).await;
+    assert_eq!(store.retired(&digests).await.expect("reads"), [true, false, false, false]);
+    assert_eq!(store.retired(&digests[..1]).await.expect("reads"), [true]);
+    assert_eq!(store.retired(&[]).await.expect("reads"), [true; 0]);
+}
+
+pub(super) async fn recalls_are_told_until_they_are_settled<D: Database>() {
+    let (database, store) = store::<D>().await;
+    let other = database.handle().await;
+    let position = store.position().await.expect("a position");
+    let mut digests: Vec<_> = (0..3000u32).map(|n| Digest::of(&n.to_le_bytes())).collect();
+    digests.sort_unstable_by_key(|digest| *digest.as_bytes());
+    store.recall(&digests).await.expect("recalls");
+    store.recall(&digests[..10]).await.expect("recalls again");
+    assert_eq!(recalled(&*other).await, digests);
+    let told = probe(&*other).await;
+    assert_eq!((told.position, told.recalled.len()), (position, digests.len()), "no commit, and each one once");
+
+    other.settle_recalls(&digests[..2999]).await.expect("settles");
+    other.settle_recalls(&digests[..1]).await.expect("settles what is settled");
+    assert_eq!(recalled(&*store).await, digests[2999..]);
+    store.recall(&[]).await.expect("recalls nothing");
+    store.settle_recalls(&[]).await.expect("settles nothing");
+    assert_eq!(probe(&*store).await, Probe { position, recalled: digests[2999..].to_vec() });
+}
+
+pub(super) async fn reports_are_told_in_the_order_of_their_names<D: Database>() {
+    let (database, store) = store::<D>().await;
+    let other = database.handle().await;
+    assert_eq!(reports(&*store).await, []);
+    let position = store.position().await.expect("a position");
+    let made = [report(3, "a"), report(1, "b"), report(u64::MAX, "b"), report(2, "ä, \"quoted\"")];
+    for report in made.iter().rev() {
+        store.report(report, LONG).await.expect("reports");
+    }
+    assert_eq!(reports(&*other).await, made);
+    assert_eq!(store.position().await.expect("a position"), position, "a report is no commit");
+}
+
+pub(super) async fn a_report_takes_the_place_of_the_one_before<D: Database>() {
+    let (_database, store) = store::<D>().await;
+    let began = Instant::now();
+    store.report(&report(1, "edge"), LONG).await.expect("reports");
+    let empty = Report { applied: None, staleness_ms: None, connections: 0, ..report(1, "edge") };
+    store.report(&empty, LONG).await.expect("reports");
+    let told = sidecars(&*store).await;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].report, empty);
+    // Stores may count whole milliseconds, by a clock of their own.
+    assert!(told[0].age <= began.elapsed() + Duration::from_millis(50), "{:?}", told[0].age);
+}
+
+pub(super) async fn a_report_grows_old_and_is_forgotten<D: Database>() {
+    let (_database, store) = store::<D>().await;
+    store.report(&report(1, "stays"), LONG).await.expect("reports");
+    store.report(&report(2, "goes"), Duration::from_millis(300)).await.expect("reports");
+    eventually("a report is forgotten", async || reports(&*store).await == [report(1, "stays")]).await;
+    let told = sidecars(&*store).await;
+    assert!(told[0].age >= Duration::from_millis(250), "{:?}", told[0].age);
+    store.report(&report(2, "goes"), LONG).await.expect("reports");
+    assert_eq!(reports(&*store).await, [report(2, "goes"), report(1, "stays")], "it is back with its next report");
+}
+
+pub(super) async fn a_report_can_be_withdrawn<D: Database>() {
+    let (_database, store) = store::<D>().await;
+    for id in [1, 2] {
+        store.report(&report(id, "edge"), LONG).await.expect("reports");
+    }
+    store.withdraw(SidecarId(1)).await.expect("withdraws");
+    store.withdraw(SidecarId(1)).await.expect("withdraws what is not there");
+    assert_eq!(reports(&*store).await, [report(2, "edge")]);
+}
+
+fn report(id: u64, name: &str) -> Report {
+    Report {
+        id: SidecarId(id),
+        name: name.to_owned(),
+        version: "1.2.3".to_owned(),
+        address: "[::1]:8080".to_owned(),
+        started_at: "2026-01-02T03:04:05.678Z".parse().expect("a time"),
+        applied: Some((Epoch(u64::MAX), Revision(id))),
+        staleness_ms: Some(id),
+        connections: 7,
+    }
+}
+
+async fn probe(store: &dyn Store) -> Probe {
+    store.probe().await.expect("a probe")
+}
+
+async fn recalled(store: &dyn Store) -> Vec<Digest> {
+    let mut recalled = store.recalled().await.expect("reads");
+    recalled.sort_unstable_by_key(|digest| *digest.as_bytes());
+    recalled
+}
+
+async fn sidecars(store: &dyn Store) -> Vec<Reported> {
+    store.sidecars().await.expect("reads")
+}
+
+async fn reports(store: &dyn Store) -> Vec<Report> {
+    sidecars(store).await.into_iter().map(|reported| reported.report).collect()
+}

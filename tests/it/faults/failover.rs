@@ -1,0 +1,133 @@
+//! Another server takes over: with lost writes, and with the old one still alive somewhere.
+
+use std::time::Instant;
+
+use crate::harness::pair::Pair;
+use crate::harness::{Fleet, Traffic, eventually};
+
+/// Sidecars on a primary with one replica; all but those in `behind` are led to the new primary by [`fail_over`].
+async fn fleet(quorum: u32) -> Fleet<Pair> {
+    let pair = Pair::start().await;
+    let primary = pair.primary.address();
+    Fleet::behind_relays(pair, primary, quorum).await
+}
+
+/// The replica takes over; everybody is led there, except these sidecars.
+async fn fail_over(fleet: &mut Fleet<Pair>, behind: &[usize], quorum: u32) {
+    fleet.redis.promote().await;
+    let primary = fleet.redis.primary.address();
+    for (_, relay) in fleet.relays.iter().enumerate().filter(|(index, _)| !behind.contains(index)) {
+        relay.lead_to(primary);
+        relay.reset().await;
+    }
+    fleet.use_registry_at(&format!("redis://{primary}"), quorum).await;
+}
+
+/// Replication is behind when the primary dies: the last writes are gone. Who has seen a revocation keeps refusing, and
+/// tells the others; the next command of the registry writes it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_writes_are_lost() {
+    let mut fleet = fleet(0).await;
+    let [kept, early, seen, seen_by_one, seen_by_none] = fleet.tokens().await;
+    fleet.world.revoke(&[early]).await.expect("revokes");
+    fleet.redis.is_in_step().await;
+    let since = Instant::now();
+    let hold = fleet.history.with(|judge| judge.hold(since));
+    let fault = fleet.breaks("a failover that loses writes", None);
+    fleet.redis.part().await;
+    fleet.world.revoke(&[seen]).await.expect("revokes");
+    fleet.all_answer(seen, 401).await;
+    let [created] = fleet.tokens().await;
+    fleet.all_answer(created, 200).await;
+    for sidecar in [1, 2] {
+        fleet.relays[sidecar].set(Traffic::Stalls).await;
+    }
+    fleet.world.delete(&[seen_by_one]).await.expect("deletes");
+    fleet.answers(0, seen_by_one, 401).await;
+    fleet.relays[0].set(Traffic::Stalls).await;
+    fleet.world.revoke(&[seen_by_none]).await.expect("revokes");
+
+    fleet.redis.primary.kill();
+    fail_over(&mut fleet, &[], 0).await;
+    fleet.heals(fault).await;
+    let lost = fleet.world.read_back(since, false).await.expect("reads");
+    assert_eq!((lost.revocations, lost.creations), (vec![seen, seen_by_one, seen_by_none], vec![created]));
+    for (token, status) in [(early, 401), (seen, 401), (seen_by_one, 401), (seen_by_none, 200), (kept, 200)] {
+        fleet.all_answer(token, status).await;
+    }
+
+    let [late] = fleet.tokens().await;
+    eventually("nothing is recalled any more", || async { fleet.store().recalled().await.expect("reads").is_empty() })
+        .await;
+    let settled = fleet.world.read_back(since, true).await.expect("reads");
+    assert_eq!(settled.revocations, [seen_by_none]);
+    fleet.history.with(|judge| judge.release(hold));
+    fleet.is_level().await;
+    for (token, status) in [(early, 401), (seen, 401), (seen_by_one, 401), (seen_by_none, 200), (late, 200)] {
+        fleet.all_answer(token, status).await;
+    }
+    fleet.verdict();
+}
+
+/// The old primary lives on, and one sidecar still talks to it. It cannot have its probes confirmed, so that sidecar
+/// grows stale: it refuses everything before it could accept what was revoked at the new primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_isolated_old_primary_keeps_nobody_fresh() {
+    let mut fleet = fleet(1).await;
+    let [kept, revoked] = fleet.tokens().await;
+    let fault = fleet.breaks("an isolated old primary", None);
+    fail_over(&mut fleet, &[2], 1).await;
+    // The new primary needs a replica too, or it could confirm nothing: a third server.
+    let third = fleet.redis.third().await;
+    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.answers(0, revoked, 401).await;
+    fleet.answers(1, revoked, 401).await;
+    fleet.answers(2, revoked, 503).await;
+    fleet.answers(2, kept, 503).await;
+    fleet.relays[2].lead_to(fleet.redis.primary.address());
+    fleet.relays[2].reset().await;
+    fleet.heals(fault).await;
+    fleet.all_answer(revoked, 401).await;
+    fleet.all_answer(kept, 200).await;
+    drop(third);
+    fleet.verdict();
+}
+
+/// What the quorum is for: without one, the sidecar at the old primary goes on believing it. The judge sees that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_an_isolated_old_primary_is_believed() {
+    let mut fleet = fleet(0).await;
+    let [revoked] = fleet.tokens().await;
+    fleet.redis.is_in_step().await;
+    fail_over(&mut fleet, &[2], 0).await;
+    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.answers(0, revoked, 401).await;
+    eventually("a reply that breaks the guarantee", || async {
+        fleet.answers(2, revoked, 200).await;
+        fleet.history.with(|judge| {
+            judge.settle();
+            !judge.violations().is_empty()
+        })
+    })
+    .await;
+}
+
+/// What too few replicas have confirmed is not reported as done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quorum_that_is_missing() {
+    let mut fleet = fleet(1).await;
+    let [kept, revoked] = fleet.tokens().await;
+    let fault = fleet.breaks("no replica", None);
+    let since = Instant::now();
+    fleet.redis.part().await;
+    fleet.world.revoke(&[revoked]).await.expect_err("nobody confirms it");
+    assert!(fleet.world.in_doubt, "it may last, or be lost by a failover");
+    fleet.all_answer(kept, 503).await;
+    fleet.redis.link.heal().await;
+    fleet.heals(fault).await;
+    fleet.world.read_back(since, true).await.expect("reads");
+    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.all_answer(revoked, 401).await;
+    fleet.all_answer(kept, 200).await;
+    fleet.verdict();
+}

@@ -1,0 +1,133 @@
+//! Redis dies, stops, and starts again.
+
+use std::time::Instant;
+
+use tollgate::token::{PermissionSet, Role};
+
+use crate::harness::pair::run;
+use crate::harness::prober::{Asker, Place};
+use crate::harness::{Fleet, eventually};
+
+/// Killed between a command and its answer, a hundred tokens to revoke ahead of it. What was acknowledged is there
+/// afterwards, what failed is not, and what nobody knew is one or the other.
+async fn killed_amid_commits(fsync: &str) {
+    let mut fleet = Fleet::start(&["--appendonly", "yes", "--appendfsync", fsync]).await;
+    let [kept] = fleet.tokens().await;
+    let tokens: [_; 100] = fleet.tokens().await;
+    let fault = fleet.breaks("SIGKILL", None);
+    let broken_at = Instant::now();
+    let mut revoked = 0;
+    for token in tokens {
+        if revoked == 30 {
+            fleet.redis.kill();
+        }
+        match fleet.world.revoke(&[token]).await {
+            Ok(()) => revoked += 1,
+            Err(_) => break,
+        }
+    }
+    assert_eq!(revoked, 30, "nothing is acknowledged by a Redis that is dead");
+    fleet.answers(0, kept, 503).await;
+    fleet.restart_redis();
+    fleet.heals(fault).await;
+    let lost = fleet.world.read_back(broken_at, true).await.expect("reads");
+    assert!(lost.revocations.is_empty() && lost.creations.is_empty(), "{lost:?}");
+    for token in &tokens[..30] {
+        fleet.answers(1, *token, 401).await;
+    }
+    fleet.all_answer(kept, 200).await;
+    fleet.verdict();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_and_started_again() {
+    killed_amid_commits("always").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_and_started_again_with_lazy_syncs() {
+    killed_amid_commits("everysec").await;
+}
+
+/// A command that is under way when Redis stops is not acknowledged until it was done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_and_continued() {
+    let mut fleet = Fleet::start(&[]).await;
+    let [kept, before, during] = fleet.tokens().await;
+    fleet.world.revoke(&[before]).await.expect("revokes");
+    let fault = fleet.breaks("SIGSTOP", None);
+    fleet.redis.pause();
+    let probe = fleet.world.probe(kept);
+    let Fleet { world, redis, sidecars, .. } = &mut fleet;
+    let place = Place::of(sidecars[2].listeners()[0]);
+    let during = [during];
+    let (revoked, ()) = tokio::join!(world.revoke(&during), async {
+        eventually("the bound has passed", || async {
+            Asker::new(place.clone()).ask(2, &probe).await.status == Some(503)
+        })
+        .await;
+        redis.resume();
+    });
+    fleet.heals(fault).await;
+    if let Err(error) = revoked {
+        println!("{error}");
+        fleet.world.read_back(Instant::now(), true).await.expect("reads");
+        fleet.world.revoke(&during).await.expect("revokes");
+    }
+    fleet.all_answer(kept, 200).await;
+    fleet.all_answer(before, 401).await;
+    fleet.all_answer(during[0], 401).await;
+    fleet.verdict();
+}
+
+/// Redis answers `LOADING` for a while after its start: it is away, not empty.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loading_its_data() {
+    let mut fleet = Fleet::start(&[]).await;
+    let [kept, revoked] = fleet.tokens().await;
+    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.redis_does(&["SAVE"]).await;
+    let fault = fleet.breaks("LOADING", None);
+    // A tenth of a second for each key.
+    let slowly = ["--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024"];
+    fleet.redis.spawn(&slowly);
+    eventually("Redis is loading", || async { run(&fleet.redis, &["GET", "x"]).await.starts_with("LOADING") }).await;
+    let refused = fleet.world.revoke(&[kept]).await.expect_err("it is loading");
+    assert!(!fleet.world.in_doubt, "it is known not to have been done: {refused}");
+    eventually("Redis has loaded", || async { run(&fleet.redis, &["PING"]).await == "PONG" }).await;
+    fleet.heals(fault).await;
+    fleet.all_answer(kept, 200).await;
+    fleet.all_answer(revoked, 401).await;
+    fleet.verdict();
+}
+
+/// A command that waits behind a slow one is done when its turn comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn busy_with_a_slow_command() {
+    let mut fleet = Fleet::start(&[]).await;
+    let [kept, revoked] = fleet.tokens().await;
+    for (name, command) in
+        [("DEBUG SLEEP", ["DEBUG", "SLEEP", "1.6", ""]), ("CLIENT PAUSE", ["CLIENT", "PAUSE", "1600", "ALL"])]
+    {
+        let fault = fleet.breaks(name, None);
+        let words: Vec<_> = command.into_iter().filter(|word| !word.is_empty()).collect();
+        let user = fleet.world.add_user(Role::Manager).await.expect("adds");
+        let token = fleet.world.create(&user, PermissionSet::TELEGRAF_AGENT).await.expect("creates");
+        fleet.is_level().await;
+        let Fleet { world, redis, .. } = &mut fleet;
+        let (slept, done) = tokio::join!(run(redis, &words), async {
+            // Behind it in the same Redis.
+            world.revoke(&[token]).await
+        });
+        assert_eq!(slept, "OK");
+        // A pause is acknowledged when it begins; this is answered when it ends.
+        assert_eq!(run(&fleet.redis, &["PING"]).await, "PONG");
+        done.expect("revokes");
+        fleet.heals(fault).await;
+        fleet.all_answer(token, 401).await;
+        fleet.all_answer(kept, 200).await;
+    }
+    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.all_answer(revoked, 401).await;
+    fleet.verdict();
+}

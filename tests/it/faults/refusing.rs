@@ -1,0 +1,87 @@
+//! Redis runs and refuses: no memory, no script, no replicas, a primary no longer. Requests do not notice.
+
+use tollgate::token::{PermissionSet, Role};
+
+use crate::harness::{Fleet, eventually};
+
+/// Commands fail, and are known to; nothing else is disturbed, so nobody may say 503.
+async fn commands_are_refused(break_it: &[&str], mend_it: &[&str]) {
+    let mut fleet = Fleet::start(&[]).await;
+    let [kept, revoked] = fleet.tokens().await;
+    fleet.redis_does(break_it).await;
+    let error = fleet.world.revoke(&[revoked]).await.expect_err("refused");
+    assert!(!fleet.world.in_doubt, "it is known not to have been done: {error}");
+    println!("{:?}", anyhow::Error::from(error));
+    fleet.all_answer(revoked, 200).await;
+    fleet.redis_does(mend_it).await;
+    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.all_answer(revoked, 401).await;
+    fleet.all_answer(kept, 200).await;
+    fleet.is_level().await;
+    fleet.verdict();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn out_of_memory() {
+    commands_are_refused(&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_replicas_that_it_wants() {
+    let set = |count| ["CONFIG", "SET", "min-replicas-to-write", count];
+    commands_are_refused(&set("1"), &set("0")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forgotten_script() {
+    let mut fleet = Fleet::start(&[]).await;
+    let tokens: [_; 3] = fleet.tokens().await;
+    for token in tokens {
+        fleet.redis_does(&["SCRIPT", "FLUSH"]).await;
+        fleet.world.revoke(&[token]).await.expect("revokes");
+        fleet.all_answer(token, 401).await;
+    }
+    fleet.verdict();
+}
+
+/// A server that follows another one proves nothing, and takes no commands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_no_longer() {
+    let mut fleet = Fleet::start(&[]).await;
+    let [kept, revoked] = fleet.tokens().await;
+    let fault = fleet.breaks("REPLICAOF", None);
+    // Of nobody: it keeps its data, and answers reads.
+    fleet.redis_does(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let error = fleet.world.revoke(&[revoked]).await.expect_err("refused");
+    assert!(!fleet.world.in_doubt, "it is known not to have been done: {error}");
+    fleet.all_answer(kept, 503).await;
+    fleet.redis_does(&["REPLICAOF", "NO", "ONE"]).await;
+    fleet.heals(fault).await;
+    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.all_answer(revoked, 401).await;
+    fleet.all_answer(kept, 200).await;
+    fleet.verdict();
+}
+
+/// One message larger than what Redis keeps for a subscriber: it is thrown out, and asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscribers_that_are_too_slow_for_redis() {
+    let mut fleet = Fleet::start(&["--client-output-buffer-limit", "pubsub 4096 0 0"]).await;
+    let [kept] = fleet.tokens().await;
+    let user = fleet.world.add_user(Role::Manager).await.expect("adds");
+    let mut many = Vec::new();
+    for _ in 0..800 {
+        many.push(fleet.world.create(&user, PermissionSet::TELEGRAF_AGENT).await.expect("creates"));
+    }
+    fleet.is_level().await;
+    let accepted: usize = fleet.relays.iter().map(|relay| relay.accepted()).sum();
+    fleet.world.revoke(&many).await.expect("revokes");
+    for token in [many[0], many[400], many[799]] {
+        fleet.all_answer(token, 401).await;
+    }
+    let reconnected = || async { fleet.relays.iter().map(|relay| relay.accepted()).sum::<usize>() >= accepted + 3 };
+    eventually("every subscriber was thrown out and came back", reconnected).await;
+    fleet.is_level().await;
+    fleet.all_answer(kept, 200).await;
+    fleet.verdict();
+}

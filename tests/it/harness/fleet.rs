@@ -1,0 +1,265 @@
+//! Several sidecars on one Redis, each behind a link of its own that can be broken, asked all the time.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tollgate::app::Sidecar;
+use tollgate::config::{self, Overrides, Source};
+use tollgate::registry::Registry;
+use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
+use tollgate::token::{PermissionSet, Role};
+
+use super::history::{Fault, Impact};
+use super::pair::run;
+use super::prober::{Asker, History, Place, Prober, Probes, Responder};
+use super::redis::RedisServer;
+use super::relay::Relay;
+use super::world::{Name, World};
+use super::{eventually, operator};
+
+/// `max_staleness` of the sidecars.
+pub(crate) const BOUND: Duration = Duration::from_millis(1200);
+
+/// How often they ask the store.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The time in which everything is level again after a fault.
+pub(crate) const RECOVERY: Duration = Duration::from_secs(2);
+
+/// Between two requests on one connection.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// A fleet with a registry that has its own, unbroken way to the store.
+pub(crate) struct Fleet<S = RedisServer> {
+    pub(crate) redis: S,
+    /// From each sidecar to Redis; none where the servers' own addresses are told by others.
+    pub(crate) relays: Vec<Relay>,
+    pub(crate) sidecars: Vec<Sidecar>,
+    pub(crate) world: World,
+    pub(crate) history: History,
+    prober: Prober,
+    metronome: Metronome,
+    _upstream: Responder,
+}
+
+/// How many sidecars there are.
+pub(crate) const SIDECARS: usize = 3;
+
+impl Fleet {
+    /// Three sidecars on one Redis with these options, ready.
+    pub(crate) async fn start(options: &[&str]) -> Self {
+        let options: Vec<_> = ["--save", ""].iter().chain(options).copied().collect();
+        let redis = RedisServer::with(&options);
+        let address = redis.address();
+        Self::behind_relays(redis, address, 0).await
+    }
+
+    /// One command to Redis, which must succeed.
+    pub(crate) async fn redis_does(&self, command: &[&str]) {
+        let said = run(&self.redis, command).await;
+        assert!(said == "OK" || said.parse::<u64>().is_ok(), "{command:?}: {said}");
+    }
+
+    /// Kills Redis and starts it again, with the files that it has.
+    pub(crate) fn restart_redis(&mut self) {
+        tokio::task::block_in_place(|| self.redis.restart());
+    }
+}
+
+impl<S> Fleet<S> {
+    /// Three sidecars, each behind a relay that leads to this server; ready. The registry goes there directly.
+    pub(crate) async fn behind_relays(redis: S, server: SocketAddr, quorum: u32) -> Self {
+        let (mut relays, mut stores) = (Vec::new(), Vec::new());
+        for _ in 0..SIDECARS {
+            let relay = Relay::start(server).await;
+            stores.push(settings(&format!("redis://{}", relay.address()), quorum));
+            relays.push(relay);
+        }
+        Self::with(redis, relays, settings(&format!("redis://{server}"), quorum), stores).await
+    }
+
+    /// Three sidecars that find the store by this URL, ready.
+    pub(crate) async fn at(redis: S, url: &str, quorum: u32) -> Self {
+        Self::with(redis, Vec::new(), settings(url, quorum), vec![settings(url, quorum); SIDECARS]).await
+    }
+
+    async fn with(redis: S, relays: Vec<Relay>, registry: Settings, stores: Vec<Settings>) -> Self {
+        let registry = Registry::new(open(&registry, Absent::Create).await);
+        registry.init(&operator(), "olga").await.expect("initialises");
+        let (history, probes) = (History::new(BOUND, RECOVERY), Probes::default());
+        let world = World::new(registry, "user", history.clone(), probes.clone());
+        let upstream = Responder::start().await;
+        let mut sidecars = Vec::new();
+        for store in &stores {
+            sidecars.push(sidecar(store, upstream.address).await);
+        }
+        for sidecar in &sidecars {
+            super::within("a sidecar is ready", sidecar.ready()).await;
+        }
+        let addresses = sidecars.iter().map(|sidecar| Place::of(sidecar.listeners()[0])).collect::<Vec<_>>();
+        let prober = Prober::start(&addresses, 1, PAUSE, &probes, &history);
+        let metronome = Metronome::start(history.clone());
+        Self { redis, relays, sidecars, world, history, prober, metronome, _upstream: upstream }
+    }
+
+    /// Good tokens of a new user, known to every sidecar.
+    pub(crate) async fn tokens<const COUNT: usize>(&mut self) -> [Name; COUNT] {
+        let user = self.world.add_user(Role::Manager).await.expect("adds");
+        let mut names = Vec::new();
+        for _ in 0..COUNT {
+            names.push(self.world.create(&user, PermissionSet::TELEGRAF_AGENT).await.expect("creates"));
+        }
+        self.is_level().await;
+        names.try_into().expect("so many")
+    }
+
+    /// The registry finds its store at another URL.
+    pub(crate) async fn use_registry_at(&mut self, url: &str, quorum: u32) {
+        self.world.registry = Registry::new(open(&settings(url, quorum), Absent::Refuse).await);
+    }
+
+    /// Something is about to break for one sidecar, or for all.
+    pub(crate) fn breaks(&self, name: &str, sidecar: Option<usize>) -> Fault {
+        self.history.with(|judge| judge.breaks(name, sidecar, Impact::Stale, Instant::now()))
+    }
+
+    /// It is whole again: within [`RECOVERY`], all sidecars are level with the store.
+    pub(crate) async fn heals(&self, fault: Fault) {
+        let (healed, stalled) = (Instant::now(), self.metronome.stalled());
+        self.history.with(|judge| judge.heals(fault, healed));
+        self.is_level().await;
+        let (took, stalled) = (healed.elapsed(), self.metronome.stalled() - stalled);
+        println!("level {took:?} after the end of the fault (the machine stood still for {stalled:?})");
+        assert!(took <= RECOVERY + stalled, "level only {took:?} after the end of the fault");
+    }
+
+    /// Waits until every sidecar holds what the store holds.
+    pub(crate) async fn is_level(&self) {
+        eventually("every sidecar is level with the store", || self.are_level()).await;
+    }
+
+    async fn are_level(&self) -> bool {
+        let Ok(position) = self.store().position().await else { return false };
+        let level = |sidecar: &Sidecar| {
+            let replica = sidecar.replica();
+            let fresh = replica.staleness(Instant::now()).is_some_and(|staleness| staleness < BOUND);
+            fresh && replica.status().position == Some(position) && replica.checksum() == position.checksum
+        };
+        self.sidecars.iter().all(level)
+    }
+
+    /// The registry's own handle.
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        self.world.registry.store()
+    }
+
+    /// Waits until a sidecar answers so.
+    pub(crate) async fn answers(&self, sidecar: usize, name: Name, status: u16) {
+        let probe = self.world.probe(name);
+        let address = self.sidecars[sidecar].listeners()[0];
+        eventually(&format!("sidecar {sidecar} answers {status}"), || async {
+            let observed = Asker::new(Place::of(address)).ask(sidecar, &probe).await;
+            self.history.with(|judge| judge.observe(observed));
+            observed.status == Some(status)
+        })
+        .await;
+    }
+
+    /// Waits until all sidecars answer so.
+    pub(crate) async fn all_answer(&self, name: Name, status: u16) {
+        for sidecar in 0..self.sidecars.len() {
+            self.answers(sidecar, name, status).await;
+        }
+    }
+
+    /// Ends it, and fails if a reply has broken a rule.
+    pub(crate) fn verdict(mut self) {
+        assert!(!self.prober.is_broken(), "a prober has ended");
+        drop(self.prober);
+        self.history.with(|judge| {
+            let (violations, counts) = judge.finish();
+            let stories = violations.iter().map(|violation| violation.to_string()).collect::<String>();
+            assert_eq!(counts.violations, 0, "{stories}");
+            println!("{counts:?}");
+        });
+    }
+}
+
+/// The store at a URL.
+pub(crate) fn settings(url: &str, quorum_replicas: u32) -> Settings {
+    Settings { quorum_replicas, ..Settings::from(url.parse::<StoreUrl>().expect("a URL")) }
+}
+
+/// A handle of its own to a store.
+pub(crate) async fn open(settings: &Settings, absent: Absent) -> Arc<dyn Store> {
+    store::open(settings, absent).await.expect("opens")
+}
+
+async fn sidecar(store: &Settings, upstream: SocketAddr) -> Sidecar {
+    let overrides = Overrides {
+        listen: vec!["127.0.0.1:0".to_owned()],
+        api_upstream: Some(format!("http://{upstream}")),
+        heartbeat_upstream: Some(format!("http://{upstream}")),
+        store: Some(store.url.to_string()),
+        admin_listen: Some("127.0.0.1:0".to_owned()),
+    };
+    let setting = |key: &str, value: String| (format!("TOLLGATE_{key}").into(), value.into());
+    let environment = vec![
+        setting("WORKERS", "1".to_owned()),
+        setting("TIMEOUTS__DRAIN", "1s".to_owned()),
+        setting("FRESHNESS__PROBE_INTERVAL", format!("{}ms", PROBE_INTERVAL.as_millis())),
+        setting("FRESHNESS__MAX_STALENESS", format!("{}ms", BOUND.as_millis())),
+    ];
+    let config = config::load(&Source { file: None, environment }, &overrides).expect("a good configuration");
+    Sidecar::start(config, open(store, Absent::Refuse).await).await.expect("starts")
+}
+
+/// Notices when the machine is too busy to run this process: what is late then is nobody's fault.
+struct Metronome {
+    stop: Arc<AtomicBool>,
+    stalled: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Metronome {
+    fn start(history: History) -> Self {
+        const BEAT: Duration = Duration::from_millis(20);
+        let (stop, stalled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let beat = {
+            let (stop, stalled) = (Arc::clone(&stop), Arc::clone(&stalled));
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let before = Instant::now();
+                    std::thread::sleep(BEAT);
+                    let late = before.elapsed().saturating_sub(BEAT);
+                    if late >= BEAT / 2 {
+                        let late = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+                        stalled.fetch_add(late, Ordering::Relaxed);
+                    }
+                    if late >= BOUND / 4 {
+                        history.with(|judge| judge.stood_still(before, Instant::now()));
+                    }
+                }
+            }
+        };
+        Self { stop, stalled, thread: Some(std::thread::spawn(beat)) }
+    }
+
+    /// For how long in all.
+    fn stalled(&self) -> Duration {
+        Duration::from_millis(self.stalled.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Metronome {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic of it has been printed.
+            drop(thread.join());
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! A primary and its replica, the link between them, and failovers by hand. No Sentinel: whoever tells the sidecars where
+//! the primary is does so by moving their relays.
+
+use super::eventually;
+use super::redis::{RedisServer, cli};
+use super::relay::{Relay, Traffic};
+
+/// Two servers, one of which follows the other.
+pub(crate) struct Pair {
+    pub(crate) primary: RedisServer,
+    pub(crate) replica: RedisServer,
+    /// Leads the replica to the primary.
+    pub(crate) link: Relay,
+}
+
+/// Nothing on disk, and nobody waits long for anybody.
+const OPTIONS: [&str; 8] =
+    ["--save", "", "--appendonly", "no", "--repl-timeout", "60", "--repl-ping-replica-period", "1"];
+
+impl Pair {
+    /// Starts both, in step.
+    pub(crate) async fn start() -> Self {
+        let (primary, replica) = (RedisServer::with(&OPTIONS), RedisServer::with(&OPTIONS));
+        let link = Relay::start(primary.address()).await;
+        let pair = Self { primary, replica, link };
+        pair.follow(&pair.replica).await;
+        pair
+    }
+
+    /// Makes a server follow the link, and waits until it does.
+    async fn follow(&self, server: &RedisServer) {
+        run(server, &["REPLICAOF", "127.0.0.1", &self.link.address().port().to_string()]).await;
+        self.is_in_step().await;
+    }
+
+    /// Waits until the replica follows the primary.
+    pub(crate) async fn is_in_step(&self) {
+        eventually("the replica follows", || async {
+            run(&self.primary, &["INFO", "replication"]).await.contains("state=online")
+        })
+        .await;
+    }
+
+    /// What the primary writes from now on does not reach the replica.
+    pub(crate) async fn part(&self) {
+        self.link.set(Traffic::Stalls).await;
+    }
+
+    /// The replica takes over, with what it has. The old primary goes on, alone.
+    pub(crate) async fn promote(&mut self) {
+        self.link.set(Traffic::Cut).await;
+        assert_eq!(run(&self.replica, &["REPLICAOF", "NO", "ONE"]).await, "OK");
+        std::mem::swap(&mut self.primary, &mut self.replica);
+    }
+
+    /// Another replica of the primary, in step.
+    pub(crate) async fn third(&self) -> RedisServer {
+        let third = RedisServer::with(&OPTIONS);
+        run(&third, &["REPLICAOF", "127.0.0.1", &self.primary.port().to_string()]).await;
+        self.is_in_step().await;
+        third
+    }
+
+    /// The old primary comes back, as the replica.
+    pub(crate) async fn rejoin(&mut self) {
+        self.link.lead_to(self.primary.address());
+        self.link.heal().await;
+        self.replica.resume();
+        self.follow(&self.replica).await;
+    }
+}
+
+/// One command, without blocking those who share the thread; its answer as `redis-cli` prints it.
+pub(crate) async fn run(server: &RedisServer, command: &[&str]) -> String {
+    let (port, command) = (server.port(), command.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+    tokio::task::spawn_blocking(move || cli(port, &command)).await.expect("no panic")
+}
