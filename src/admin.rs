@@ -1,8 +1,8 @@
-//! The admin listener: `/livez` and `/readyz`.
+//! The admin listener: `/livez`, `/readyz` and `/metrics`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode, header};
@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use crate::config::MaxStaleness;
+use crate::metrics;
 use crate::replica::Replica;
 
 /// Longest wait for a request head.
@@ -30,9 +31,25 @@ pub struct Health {
     pub max_staleness: MaxStaleness,
     /// Set once the sidecar stops: it still serves, and wants no new clients.
     pub draining: AtomicBool,
+    /// Open client connections.
+    pub connections: Arc<AtomicUsize>,
+    /// Reports that the store did not take.
+    pub reports_failed: AtomicU64,
 }
 
 impl Health {
+    /// Of a sidecar that starts.
+    #[must_use]
+    pub fn new(replica: Arc<Replica>, max_staleness: MaxStaleness, connections: Arc<AtomicUsize>) -> Self {
+        Self {
+            replica,
+            max_staleness,
+            draining: AtomicBool::new(false),
+            connections,
+            reports_failed: AtomicU64::new(0),
+        }
+    }
+
     /// Why the sidecar is not ready; `None`: it is.
     #[must_use]
     pub fn problem(&self) -> Option<&'static str> {
@@ -82,15 +99,20 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
                 json(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({ "ready": false, "reason": reason }))
             }
         },
+        "/metrics" => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::render(health)),
         _ => json(StatusCode::NOT_FOUND, &serde_json::json!({ "error": "Not found" })),
     }
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
-    let mut reply = Response::new(Full::from(body.to_string()));
+    reply(status, "application/json", body.to_string())
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut reply = Response::new(Full::from(body));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     reply
 }

@@ -7,16 +7,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::admin::{self, Health};
 use crate::config::Config;
+use crate::fleet::{self, Reporter};
 use crate::listener::{self, BindError, Tls};
 use crate::proxy::Gate;
 use crate::reload;
@@ -36,7 +37,15 @@ pub struct Sidecar {
     stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     tasks: Vec<AbortHandle>,
+    reporter: Option<Reporting>,
     snapshot_file: Option<Arc<SnapshotFile>>,
+}
+
+/// The task that reports to the store.
+#[derive(Debug)]
+struct Reporting {
+    task: tokio::task::JoinHandle<()>,
+    leave: oneshot::Sender<()>,
 }
 
 /// Why a sidecar cannot start. Nothing runs then.
@@ -84,11 +93,8 @@ impl Sidecar {
         let admin_socket = tokio::net::TcpListener::bind(config.admin_address)
             .await
             .map_err(|source| StartError::Admin { address: config.admin_address, source })?;
-        let health = Arc::new(Health {
-            replica: Arc::clone(&replica),
-            max_staleness: config.freshness.max_staleness,
-            draining: AtomicBool::new(false),
-        });
+        let connections = Arc::clone(&gate.connections);
+        let health = Arc::new(Health::new(Arc::clone(&replica), config.freshness.max_staleness, connections));
         let (stop, stopped) = watch::channel(false);
         let tls: Vec<_> = bound.iter().filter_map(|(_, tls)| tls.clone()).collect();
         let mut sidecar = Self {
@@ -98,7 +104,11 @@ impl Sidecar {
             stop,
             workers: Vec::new(),
             tasks: Vec::new(),
-            snapshot_file: config.snapshot_file.clone().map(|path| SnapshotFile::new(path, Arc::clone(&replica))),
+            reporter: None,
+            snapshot_file: config.snapshot_file.clone().map(|path| {
+                let name = format!("{} {}", store.describe(), config.store.namespace);
+                SnapshotFile::new(path, name, Arc::clone(&replica))
+            }),
         };
         let slots = Arc::new(Semaphore::new(config.limits.max_connections.get().min(Semaphore::MAX_PERMITS)));
         for index in 0..config.workers.get() {
@@ -114,10 +124,25 @@ impl Sidecar {
         }
         let files = reload::watch(vec![Arc::clone(&gate.api), Arc::clone(&gate.heartbeat)], tls);
         sidecar.tasks.push(tokio::spawn(files).abort_handle());
-        sidecar.tasks.push(tokio::spawn(admin::serve(admin_socket, health)).abort_handle());
+        sidecar.tasks.push(tokio::spawn(admin::serve(admin_socket, Arc::clone(&health))).abort_handle());
+        // Before the first snapshot is read: whoever lists the sidecars finds this one before it lets anybody in.
+        sidecar.report(Reporter::new(
+            Arc::clone(&store),
+            health,
+            config.name,
+            sidecar.listeners.first().copied(),
+            fleet::keep(&config.freshness),
+        ));
         let synchronise = synchronise(replica, store, config.freshness.probe_interval, sidecar.snapshot_file.clone());
         sidecar.tasks.push(tokio::spawn(synchronise).abort_handle());
         Ok(sidecar)
+    }
+
+    fn report(&mut self, reporter: Reporter) {
+        let (leave, left) = oneshot::channel();
+        let task = tokio::spawn(reporter.run(left));
+        self.tasks.push(task.abort_handle());
+        self.reporter = Some(Reporting { task, leave });
     }
 
     /// Where agents connect, in the order of the configuration.
@@ -151,6 +176,13 @@ impl Sidecar {
         let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
         if !joined.await.unwrap_or(false) {
             tracing::error!("a worker ended by a panic");
+        }
+        // Not before: until the last request ended, others had to wait for this sidecar too.
+        if let Some(Reporting { task, leave }) = self.reporter.take()
+            && leave.send(()).is_ok()
+            && task.await.is_err()
+        {
+            tracing::error!("the reports ended by a panic");
         }
         if let Some(file) = &self.snapshot_file {
             file.save().await;
@@ -244,7 +276,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         raise_descriptor_limit(&config);
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let store = store::open(&config.store, Absent::Create).await?;
+        let store = store::open(&config.store, Absent::Await).await?;
         let described = store.describe();
         let sidecar = Sidecar::start(config, store).await?;
         for address in sidecar.listeners() {

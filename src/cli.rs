@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   dev, serve, check ───► the sidecar itself                  (cli/serve.rs)
+//!   status ──────────────► session: store, reports             (cli/status.rs)
 //!   init, user, token ───► session: store, registry, actor     (cli/session.rs)
 //!                          one operation of the registry       (cli/user.rs, cli/token.rs, cli/import.rs)
 //!                          its records as text or JSON         (cli/output.rs, cli/list.rs, cli/table.rs)
@@ -16,10 +17,12 @@ pub mod list;
 pub mod output;
 pub mod serve;
 pub mod session;
+pub mod status;
 pub mod table;
 pub mod time;
 pub mod token;
 pub mod user;
+pub mod wait;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -75,6 +78,8 @@ pub enum Command {
     /// Manage API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Show the store's position, and every sidecar's
+    Status(status::StatusArgs),
 }
 
 /// Runs the command that the arguments name; the first is the program's own name.
@@ -97,6 +102,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         Command::Init(args) => session::block_on(user::init(&globals, args)),
         Command::User(command) => session::block_on(user::run(&globals, command)),
         Command::Token(command) => session::block_on(token::run(&globals, command)),
+        Command::Status(args) => session::block_on(status::run(&globals, args)),
     }
 }
 
@@ -121,7 +127,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 /// An error with its causes. Some errors repeat their cause themselves; nothing is said twice.
-fn chain(error: &anyhow::Error) -> String {
+pub(crate) fn chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
         "" => cause,
         said if said.ends_with(&cause) => text,
@@ -170,6 +176,10 @@ mod tests {
             "tollgate token reassign 0000000000001 --to anna --yes",
             "tollgate token import",
             "tollgate token import tokens.jsonl --keep-going",
+            "tollgate token revoke 0000000000001 --wait",
+            "tollgate token delete 0000000000001 --wait --timeout 500ms --json",
+            "tollgate status",
+            "tollgate status --watch --json",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -201,7 +211,9 @@ mod tests {
             "tollgate user add anna",
             "tollgate user add anna --role admin",
             "tollgate user set-role anna",
-            "tollgate status",
+            "tollgate status anna",
+            "tollgate token revoke 0000000000001 --timeout 5s",
+            "tollgate token revoke 0000000000001 --wait --timeout 5",
             "tollgate init anna",
         ] {
             let error = parse(line).expect_err(line);

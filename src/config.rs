@@ -16,6 +16,7 @@ mod raw;
 mod read;
 mod routes;
 mod show;
+mod store;
 mod upstream;
 
 pub mod network;
@@ -40,6 +41,8 @@ use crate::token::Permission;
 pub struct Config {
     /// Where agents connect.
     pub listeners: Vec<ListenerConfig>,
+    /// What people call this sidecar; by default the host's name.
+    pub name: String,
     /// Threads that accept and serve, each with its own listener sockets and upstream connections.
     pub workers: NonZeroUsize,
     /// The Controller's two servers.
@@ -50,7 +53,7 @@ pub struct Config {
     pub snapshot_file: Option<PathBuf>,
     /// How long the replica is believed.
     pub freshness: FreshnessConfig,
-    /// Where `/livez` and `/readyz` are served.
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub admin_address: SocketAddr,
     /// What is refused for its size or number.
     pub limits: Limits,

@@ -16,7 +16,9 @@
 //! - The store cannot be read: the replica serves until it is staler than the configured bound, then everything that
 //!   needs a token gets 503. Never 401: that would blame a good token.
 //! - A change is missed: the probe of the store's position, every second, finds the gap.
-//! - The store goes back in time: the replica is read anew, and what it saw revoked stays revoked.
+//! - The store goes back in time: the replica is read anew, and what it saw revoked stays revoked; the store is told, so
+//!   that every sidecar refuses it.
+//! - A sidecar is restarted: it goes on from its snapshot file, which makes nothing fresher than it was.
 //! - An upstream fails: 502 or 504; within a reply, the reply is cut off visibly.
 //! - A client misbehaves: one of the documented replies, or a closed connection.
 //!
@@ -34,7 +36,8 @@
 //! | [`upstream`] | connections to the Controller |
 //! | [`listener`], [`tls`] | accepting, and TLS configurations |
 //! | [`reload`] | files that are read again when they change |
-//! | [`admin`] | health on its own listener |
+//! | [`fleet`] | this sidecar among the others: its reports |
+//! | [`admin`], [`metrics`] | health and metrics on their own listener |
 //! | [`config`] | the configuration, valid by construction |
 //! | [`app`] | a sidecar from start to stop |
 //! | [`cli`] | the commands |
@@ -42,12 +45,15 @@
 
 pub mod admin;
 pub mod app;
+mod backoff;
 pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod dev;
+pub mod fleet;
 pub mod http1;
 pub mod listener;
+pub mod metrics;
 pub mod proxy;
 pub mod registry;
 pub mod reload;

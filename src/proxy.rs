@@ -18,6 +18,7 @@ pub mod sanitize;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{Config, Limits, MaxStaleness, Network, Timeouts, UpstreamName};
@@ -44,6 +45,8 @@ pub struct Gate {
     routes: RouteTable,
     trusted_proxies: Vec<Network>,
     max_staleness: MaxStaleness,
+    /// Open client connections, over all workers.
+    pub connections: Arc<AtomicUsize>,
 }
 
 /// What a request was permitted: the only way to an upstream.
@@ -81,6 +84,7 @@ impl Gate {
             routes: config.routes.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             max_staleness: config.freshness.max_staleness,
+            connections: Arc::default(),
         })
     }
 

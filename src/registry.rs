@@ -12,12 +12,17 @@
 //!
 //! The actor's own record is among those: somebody who is disabled or loses a role while a command runs is judged by
 //! what they are when it is committed.
+//!
+//! A command is one batch as long as it edits no more than a thousand tokens; what more of them need is in `bulk`,
+//! [`import`] and `steps`.
 
 mod actor;
 mod bulk;
 mod draft;
 mod error;
 pub mod import;
+mod recalls;
+mod steps;
 mod tokens;
 mod users;
 pub mod view;
@@ -29,10 +34,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::store::{Batch, CommitError, Edit, Store, StoreError, TokenFilter, Versioned};
-use crate::token::{TokenRecord, UserId, UserRecord};
+use crate::store::{Batch, CommitError, Edit, Revision, Store, StoreError, Versioned};
+use crate::token::{UserId, UserRecord};
 
 pub use actor::Actor;
+pub use bulk::Ended;
 pub use error::{Kind, RegistryError};
 pub use import::{ImportError, ImportLine, Imported, RefusedLine};
 pub use tokens::{Created, ListState, NewToken, Requested, TokenDetails};
@@ -105,31 +111,20 @@ impl Registry {
         Ok(seen.into_iter().filter_map(|(id, user)| Some((id, user?))).collect())
     }
 
-    /// All tokens of a user, whatever their state.
-    async fn all_tokens_of(&self, owner: UserId) -> Result<Vec<Versioned<TokenRecord>>, StoreError> {
-        let filter = TokenFilter { owner: Some(owner), state: None };
-        let mut tokens = Vec::new();
-        let mut before = None;
-        loop {
-            let page = self.store.tokens(filter, before, PAGE).await?;
-            before = page.last().map(|token| token.record.id);
-            let is_last = page.len() < PAGE;
-            tokens.extend(page);
-            if is_last {
-                return Ok(tokens);
-            }
-        }
-    }
-
     /// Commits a decision. `false`: the records changed meanwhile, so decide again. A decision that changes nothing is
     /// not committed at all.
     async fn commit(&self, batch: Batch) -> Result<bool, RegistryError> {
+        Ok(self.try_commit(batch).await? != Outcome::Conflict)
+    }
+
+    /// Commits a decision, and says what became of it.
+    async fn try_commit(&self, batch: Batch) -> Result<Outcome, RegistryError> {
         if is_idle(&batch) {
-            return Ok(true);
+            return Ok(Outcome::Idle);
         }
         match self.store.commit(batch).await {
-            Ok(_) => Ok(true),
-            Err(CommitError::Conflict) => Ok(false),
+            Ok(revision) => Ok(Outcome::Committed(revision)),
+            Err(CommitError::Conflict) => Ok(Outcome::Conflict),
             Err(CommitError::DigestTaken(digest)) => Err(RegistryError::DigestTaken(digest)),
             Err(CommitError::DigestRetired(digest)) => Err(RegistryError::DigestRetired(digest)),
             Err(CommitError::NameTaken(name)) => Err(RegistryError::NameTaken(name)),
@@ -137,6 +132,17 @@ impl Registry {
             Err(CommitError::Unknown(source)) => Err(RegistryError::OutcomeUnknown(source)),
         }
     }
+}
+
+/// What became of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It is in the store.
+    Committed(Revision),
+    /// It changes nothing, so it was not committed.
+    Idle,
+    /// The records that it rests on changed meanwhile.
+    Conflict,
 }
 
 fn is_idle(batch: &Batch) -> bool {

@@ -99,6 +99,11 @@ pub struct Status {
     pub divergences: u64,
     /// Snapshots that were needed after the first one, since the start.
     pub resyncs: u64,
+    /// Reads of the store that failed, since the start.
+    pub reads_failed: u64,
+    /// Times that the store's notices were, or may have been, lost, since the start: a subscription that was cut, or a
+    /// replica that could not keep up.
+    pub notices_lost: u64,
 }
 
 /// Every usable token, by digest.
@@ -111,6 +116,8 @@ pub struct Replica {
     position: watch::Sender<Option<Position>>,
     divergences: AtomicU64,
     resyncs: AtomicU64,
+    reads_failed: AtomicU64,
+    notices_lost: AtomicU64,
     narrowed: watch::Sender<u64>,
     ready: watch::Sender<bool>,
 }
@@ -127,6 +134,8 @@ impl Replica {
             position: watch::Sender::new(None),
             divergences: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
+            reads_failed: AtomicU64::new(0),
+            notices_lost: AtomicU64::new(0),
             narrowed: watch::Sender::new(0),
             ready: watch::Sender::new(false),
         }
@@ -196,6 +205,8 @@ impl Replica {
             damaged: counts.damaged,
             divergences: self.divergences.load(Ordering::Relaxed),
             resyncs: self.resyncs.load(Ordering::Relaxed),
+            reads_failed: self.reads_failed.load(Ordering::Relaxed),
+            notices_lost: self.notices_lost.load(Ordering::Relaxed),
         }
     }
 

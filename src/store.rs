@@ -331,6 +331,9 @@ pub trait Store: Send + Sync + 'static {
 pub enum Absent {
     /// Create it.
     Create,
+    /// For a sidecar, which may be started before its store: a file is created, as the registry's commands would do; a
+    /// Redis that cannot be reached, or holds no registry yet, is waited for.
+    Await,
     /// Say so: creating one for a URL with a typing error in it would look like a registry without tokens.
     Refuse,
 }
@@ -338,7 +341,7 @@ pub enum Absent {
 /// Opens the store that the settings name.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`] when it cannot be reached; [`StoreError::Unusable`] when it is not ours, of a version
+/// [`StoreError::Unavailable`] when it cannot be reached and is not waited for; [`StoreError::Unusable`] when it is not ours, of a version
 /// that this program does not know, or not there and not to be created.
 pub async fn open(settings: &Settings, absent: Absent) -> Result<Arc<dyn Store>, StoreError> {
     match &settings.url {

@@ -1,4 +1,4 @@
-//! TLS, both ends: what listeners offer to agents, and how `https` upstreams are verified.
+//! TLS, both ends: what listeners offer to agents, and how `https` upstreams and a Redis store are verified.
 //!
 //! TLS 1.2 and 1.3 only, with the aws-lc provider named explicitly: nothing depends on a process-wide default. Files
 //! are read when a configuration is built and never again; their errors name the file and what is wrong with it.
@@ -9,11 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
 use crate::config::{Alpn, TlsConfig, UpstreamTlsConfig};
@@ -83,7 +84,7 @@ pub enum TlsError {
         key: PathBuf,
     },
     /// The system has no trusted authorities, and none were configured.
-    #[error("the system has no certificate authorities to verify an https upstream with; name one with tls.ca")]
+    #[error("the system has no certificate authorities to verify the server with; name one (tls.ca, store.ca)")]
     NoRoots,
     /// The cryptography itself failed, such as for lack of randomness.
     #[error("setting up TLS")]
@@ -157,15 +158,39 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
 /// [`TlsError`] names the file and what is wrong with it.
 pub fn client_config(tls: &UpstreamTlsConfig) -> Result<Arc<ClientConfig>, TlsError> {
     let UpstreamTlsConfig { ca } = tls;
+    let mut config = verifying(ca.as_deref())?.with_no_client_auth();
+    config.alpn_protocols = vec![Alpn::Http1.wire_name().to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// How a Redis server is verified: against the given authorities, or else the system's; and the certificate and key that
+/// it is shown when it asks for one.
+///
+/// # Errors
+/// [`TlsError`] names the file and what is wrong with it.
+pub fn store_config(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = verifying(ca)?;
+    let Some((certificate, key)) = identity else { return Ok(Arc::new(builder.with_no_client_auth())) };
+    let (chain, private_key) = (read_certificates(certificate)?, read_key(key)?);
+    check_key(builder.crypto_provider(), &private_key, key)?;
+    let config = builder.with_client_auth_cert(chain, private_key).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            TlsError::Mismatch { certificate: certificate.to_owned(), key: key.to_owned() }
+        }
+        source => TlsError::BadCertificate { file: certificate.to_owned(), number: 1, source },
+    })?;
+    Ok(Arc::new(config))
+}
+
+/// A client that verifies its server against these authorities, or else the system's.
+fn verifying(ca: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
     let roots = match ca {
         Some(file) => read_roots(file)?,
         None => system_roots()?,
     };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(setup)?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![Alpn::Http1.wire_name().to_vec()];
-    Ok(Arc::new(config))
+    Ok(builder.with_root_certificates(roots))
 }
 
 impl Alpn {

@@ -9,6 +9,7 @@ pub mod alarm;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::http1::{Buffer, buffer};
@@ -98,6 +99,7 @@ impl Worker {
     #[must_use]
     pub fn connection(self: &Rc<Self>) -> OpenConnection {
         self.connections.set(self.connections.get() + 1);
+        self.gate.connections.fetch_add(1, Ordering::Relaxed);
         OpenConnection(Rc::clone(self))
     }
 
@@ -149,6 +151,7 @@ pub struct OpenConnection(Rc<Worker>);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
+        self.0.gate.connections.fetch_sub(1, Ordering::Relaxed);
         if self.0.connections.get() == 0 {
             self.0.all_closed.notify_one();
         }

@@ -11,7 +11,7 @@ use super::output::{Output, may_colour};
 use super::{Globals, usage};
 use crate::config::{self, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
 use crate::dev::{self, DevOptions};
-use crate::store::{Settings, StoreUrl};
+use crate::store::Settings;
 
 /// Shown below `serve --help`.
 pub const SERVE_EXAMPLES: &str = "\
@@ -71,15 +71,17 @@ pub fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
 
 /// Where the registry is kept: what `--store` says, or else the configuration.
 ///
-/// With `--store` no configuration is read, so that one that is broken does not keep anybody from revoking a token.
+/// With `--store`, the other keys below `[store]` come from variables and from the file that `--config` names, if it
+/// does. The file that is only the usual one (`TOLLGATE_CONFIG`) is not read, so that one that is broken does not keep
+/// anybody from revoking a token.
 ///
 /// # Errors
-/// A usage error for a `--store` that is no store URL; what is wrong with the configuration.
+/// A usage error for a `--store` that is no store URL, or shows a password; what is wrong with the configuration.
 pub fn store_settings(globals: &Globals) -> anyhow::Result<Settings> {
-    match &globals.store {
-        Some(url) => url.parse::<StoreUrl>().map(Settings::from).map_err(usage),
-        None => Ok(config::store_settings(&Source::of_process(globals.config.clone()), &Overrides::default())?),
-    }
+    let source = Source::of_process(globals.config.clone());
+    let source = if globals.store.is_some() { source.only_store() } else { source };
+    let overrides = Overrides { store: globals.store.clone(), ..Overrides::default() };
+    config::store_settings(&source, &overrides).map_err(judge)
 }
 
 fn load(globals: &Globals, args: ServeArgs) -> anyhow::Result<Config> {
@@ -109,21 +111,33 @@ fn start_log(log: &LogConfig) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    fn globals(store: Option<&str>) -> Globals {
-        Globals { store: store.map(str::to_owned), config: Some("/nonexistent/tollgate.toml".into()) }
+    fn globals(store: Option<&str>, config: Option<&str>) -> Globals {
+        Globals { store: store.map(str::to_owned), config: config.map(Into::into) }
     }
 
     #[test]
-    fn with_a_store_named_a_broken_configuration_does_not_matter() {
-        let store = store_settings(&globals(Some("sqlite:t.db"))).expect("a store");
+    fn with_a_store_named_only_a_configuration_that_is_named_too_matters() {
+        let store = store_settings(&globals(Some("sqlite:t.db"), None)).expect("a store");
         assert_eq!(store.url.to_string(), "sqlite:t.db");
-        let error = store_settings(&globals(None)).expect_err("no such file");
-        assert!(error.to_string().contains("/nonexistent/tollgate.toml"), "{error}");
+        for store in [None, Some("sqlite:t.db")] {
+            let error = store_settings(&globals(store, Some("/nonexistent/tollgate.toml"))).expect_err("no such file");
+            assert!(error.to_string().contains("/nonexistent/tollgate.toml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_among_the_arguments_is_refused_and_not_repeated() {
+        let error = store_settings(&globals(Some("redis://u:s3cret@h"), None)).expect_err("refused");
+        let text = error.to_string();
+        assert!(
+            error.is::<clap::Error>() && text.contains("TOLLGATE_STORE__URL") && !text.contains("s3cret"),
+            "{text}"
+        );
     }
 
     #[test]
     fn dev_refuses_a_store() {
-        let error = dev(&globals(Some("sqlite:t.db")), DevOptions::default()).expect_err("refused");
+        let error = dev(&globals(Some("sqlite:t.db"), None), DevOptions::default()).expect_err("refused");
         assert!(error.is::<clap::Error>());
     }
 }

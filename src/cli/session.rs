@@ -5,8 +5,9 @@ use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::Context as _;
 
-use super::Globals;
+use super::output::note;
 use super::serve::store_settings;
+use super::{Globals, chain};
 use crate::registry::{Actor, Registry};
 use crate::store::{self, Absent};
 
@@ -27,6 +28,29 @@ impl Session {
     pub async fn open(globals: &Globals, absent: Absent) -> anyhow::Result<Self> {
         let store = store::open(&store_settings(globals)?, absent).await?;
         Ok(Self { registry: Registry::new(store), actor: Actor::Operator(format!("cli:{}", login_name())) })
+    }
+}
+
+impl Session {
+    /// Opens the store for a command that changes something. It first makes good what the store lost.
+    ///
+    /// # Errors
+    /// As for [`Session::open`].
+    pub async fn open_to_write(globals: &Globals, absent: Absent) -> anyhow::Result<Self> {
+        let session = Self::open(globals, absent).await?;
+        match session.registry.settle_recalls().await {
+            Ok(0) => {}
+            Ok(1) => note("revoked 1 token again: the store had lost its revocation, which a sidecar remembered"),
+            Ok(count) => note(format_args!(
+                "revoked {count} tokens again: the store had lost their revocations, which sidecars remembered"
+            )),
+            Err(error) => note(format_args!(
+                "could not revoke again what the store had lost ({}); sidecars refuse these tokens all the same, and the \
+                 next command that changes something tries again",
+                chain(&error.into())
+            )),
+        }
+        Ok(session)
     }
 }
 

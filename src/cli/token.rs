@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::args::{Expiry, Format, Page, PermissionArgs};
@@ -13,9 +15,10 @@ use super::list::{Listing, Pages};
 use super::output::{Output, OutputError, note};
 use super::session::Session;
 use super::table::{Cell, Table, Tone, details, printable};
+use super::wait::{Receipt, ReceiptView, WaitArgs};
 use super::{Globals, time, usage};
 use crate::registry::view::TokenView;
-use crate::registry::{Created, ListState, NewToken, Requested, TokenDetails};
+use crate::registry::{Created, Ended, ListState, NewToken, Requested, TokenDetails};
 use crate::store::Absent;
 use crate::token::raw::PREFIX;
 use crate::token::{Event, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus};
@@ -119,6 +122,8 @@ pub struct EndArgs {
     ids: Vec<TokenId>,
     #[command(flatten)]
     bulk: BulkArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 /// How a command on several tokens goes about it.
@@ -139,7 +144,10 @@ pub struct BulkArgs {
 /// # Errors
 /// Why nothing, or not all, was done.
 pub async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()> {
-    let session = Session::open(globals, Absent::Refuse).await?;
+    let session = match command {
+        TokenCommand::List(_) | TokenCommand::Show { .. } => Session::open(globals, Absent::Refuse).await?,
+        _ => Session::open_to_write(globals, Absent::Refuse).await?,
+    };
     let Session { registry, actor } = &session;
     match command {
         TokenCommand::Create(args) => create(&session, args).await,
@@ -148,21 +156,21 @@ pub async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()>
             let token = registry.token(actor, id).await?;
             show(&token, Output::new(format))
         }
-        TokenCommand::Revoke(EndArgs { ids, bulk }) => {
+        TokenCommand::Revoke(EndArgs { ids, bulk, wait }) => {
             bulk.confirm(ids.len(), |tokens| {
                 format!("Revoke {tokens}? They stop working at once and this cannot be undone.")
             })?;
             let revoked = registry.revoke(actor, &ids, bulk.force).await?;
-            print_done(&session, "revoked", &revoked, Output::new(bulk.format)).await
+            print_ended(&session, "revoked", &revoked, wait, Output::new(bulk.format)).await
         }
-        TokenCommand::Delete(EndArgs { ids, bulk }) => {
+        TokenCommand::Delete(EndArgs { ids, bulk, wait }) => {
             bulk.confirm(ids.len(), |tokens| {
                 format!(
                     "Delete {tokens}? They stop working at once, their history goes too, and this cannot be undone."
                 )
             })?;
             let deleted = registry.delete(actor, &ids, bulk.force).await?;
-            print_done(&session, "deleted", &deleted, Output::new(bulk.format)).await
+            print_ended(&session, "deleted", &deleted, wait, Output::new(bulk.format)).await
         }
         TokenCommand::Reassign { ids, to, bulk } => {
             bulk.confirm(ids.len(), |tokens| {
@@ -347,17 +355,58 @@ fn happened(event: &Event) -> String {
     }
 }
 
+/// What was revoked or deleted, and how far the sidecars came with it.
+#[derive(Serialize)]
+struct EndedView {
+    tokens: Vec<TokenView>,
+    wait: ReceiptView,
+}
+
+/// Prints what was revoked or deleted, and waits for the sidecars if that was asked for. As JSON the tokens are a list,
+/// or, with `--wait`, the list beside the receipt.
+async fn print_ended(
+    session: &Session,
+    what: &str,
+    ended: &Ended,
+    wait: WaitArgs,
+    output: Output,
+) -> anyhow::Result<()> {
+    let store = &**session.registry.store();
+    // At once: people see what was done while others still apply it.
+    let print = async { if output.json { Ok(()) } else { print_done(session, what, &ended.tokens, output).await } };
+    let (receipt, printed) = tokio::join!(wait.wait(store, ended.revision), print);
+    let receipt: Option<Receipt> = receipt.with_context(|| {
+        format!("{}: {what}, but which sidecars have applied it is not known", count(ended.tokens.len()))
+    })?;
+    printed?;
+    match &receipt {
+        None if output.json => return print_done(session, what, &ended.tokens, output).await,
+        Some(receipt) if output.json => {
+            let tokens = views(&ended.tokens, &owners(session, &ended.tokens).await?);
+            output.json(&EndedView { tokens, wait: receipt.view() })?;
+        }
+        _ => {}
+    }
+    receipt.map_or(Ok(()), |receipt| receipt.tell(output))
+}
+
 /// Prints what was done to these tokens.
 async fn print_done(session: &Session, what: &str, tokens: &[TokenRecord], output: Output) -> anyhow::Result<()> {
-    let (owners, now) = (owners(session, tokens).await?, Timestamp::now());
-    let owned = || tokens.iter().filter_map(|token| owners.get(&token.owner).map(|owner| (token, owner)));
+    let owners = owners(session, tokens).await?;
     if output.json {
-        return output.json(&owned().map(|(token, owner)| TokenView::new(token, owner, now)).collect::<Vec<_>>());
+        return output.json(&views(tokens, &owners));
     }
+    let owned = || tokens.iter().filter_map(|token| owners.get(&token.owner).map(|owner| (token, owner)));
     let line = |(token, owner): (&TokenRecord, &UserRecord)| {
         format!("{what} {}: {} ({})\n", token.id, printable(&token.description), owner.name)
     };
     Ok(output.text(&owned().map(line).collect::<String>())?)
+}
+
+fn views(tokens: &[TokenRecord], owners: &HashMap<UserId, UserRecord>) -> Vec<TokenView> {
+    let now = Timestamp::now();
+    let view = |token: &TokenRecord| owners.get(&token.owner).map(|owner| TokenView::new(token, owner, now));
+    tokens.iter().filter_map(view).collect()
 }
 
 /// The users these tokens belong to.

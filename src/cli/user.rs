@@ -127,7 +127,10 @@ pub async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()> {
 /// # Errors
 /// Why nothing, or not all, was done.
 pub async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> {
-    let session = Session::open(globals, Absent::Refuse).await?;
+    let session = match command {
+        UserCommand::List { .. } | UserCommand::Show { .. } => Session::open(globals, Absent::Refuse).await?,
+        _ => Session::open_to_write(globals, Absent::Refuse).await?,
+    };
     let Session { registry, actor } = &session;
     match command {
         UserCommand::Add { name, role, format } => {
@@ -144,7 +147,12 @@ pub async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> 
                 (0, revoked) => format!("; {} revoked", token::count(revoked)),
                 (narrowed, revoked) => format!("; {} revoked, {narrowed} now permit less", token::count(revoked)),
             };
-            print(&change.user, Output::new(format), &format!("{name} is {role} now{consequence}\n"))
+            let now = match change.before == role {
+                false => "now",
+                true if consequence.is_empty() => "already",
+                true => "already, and an interrupted change is finished now",
+            };
+            print(&change.user, Output::new(format), &format!("{name} is {role} {now}{consequence}\n"))
         }
         UserCommand::Disable { name, format } => {
             let user = registry.set_status(actor, &name, UserStatus::Disabled).await?;

@@ -12,23 +12,23 @@ use super::read::Section;
 use super::units::{InvalidDuration, format_duration, parse_duration};
 use super::{
     Alpn, Config, FreshnessConfig, Limits, ListenerConfig, LogConfig, LogFormat, MaxStaleness, Network, Timeouts,
-    TlsConfig, UpstreamConfig, UpstreamName, Upstreams, routes, upstream,
+    TlsConfig, UpstreamConfig, UpstreamName, Upstreams, routes, store, upstream,
 };
-use crate::store::settings::Namespace;
-use crate::store::{Settings, StoreUrl};
+use crate::store::StoreUrl;
 use crate::tls::{self, TlsError};
 use crate::token::Permission;
 
 /// Reads everything. `None`, or a problem noted in the section's reader: not to be used.
 pub(super) fn config(root: &Section<'_>, default_store: Option<&StoreUrl>) -> Option<Config> {
+    let name = root.or("name", root.text("name", parse_name), host_name());
     let workers = nonzero(root.number("workers", 1..=1024), std::thread::available_parallelism().ok());
     let trusted_proxies = root.list("trusted_proxies", str::parse::<Network>).unwrap_or_default();
     let listeners = listeners(root);
     let upstreams = root.section("upstream");
     let api = upstream::upstream(&upstreams.section("api"), 8888);
     let heartbeat = upstream::upstream(&upstreams.section("heartbeat"), 8000);
-    let store = store(root, default_store);
     let snapshot_file = root.section("store").file("snapshot_file");
+    let store = store::store(root, default_store);
     for (name, upstream) in [("api", &api), ("heartbeat", &heartbeat)] {
         let leads_here = |address| upstream.as_ref().is_some_and(|upstream| leads_to(upstream, address));
         if let Some((_, listener)) = listeners.iter().find(|(_, listener)| leads_here(listener.address)) {
@@ -43,6 +43,7 @@ pub(super) fn config(root: &Section<'_>, default_store: Option<&StoreUrl>) -> Op
     let timeouts = timeouts(&root.section("timeouts"));
     let log = log(&root.section("log"));
     Some(Config {
+        name: name?,
         listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
         workers,
         upstreams: Upstreams { api: api?, heartbeat: heartbeat? },
@@ -58,28 +59,26 @@ pub(super) fn config(root: &Section<'_>, default_store: Option<&StoreUrl>) -> Op
     })
 }
 
-/// Reads where the registry is kept.
-pub(super) fn store(root: &Section<'_>, default: Option<&StoreUrl>) -> Option<Settings> {
-    let section = root.section("store");
-    let url = section.text("url", str::parse::<StoreUrl>);
-    if section.node("url").is_none() && default.is_none() {
-        let unknown = "none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME says where state is kept";
-        section.problem("url", format!("{unknown}; name the file, such as sqlite:/var/lib/tollgate/tollgate.db"));
+/// Longest name of a sidecar: that of a host is no longer.
+const MAX_NAME: usize = 64;
+
+fn parse_name(text: &str) -> Result<String, &'static str> {
+    match (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_in_names) {
+        true => Ok(text.to_owned()),
+        false => Err("a name has 1 to 64 letters, digits, `.`, `_` and `-`"),
     }
-    let namespace = section.or("namespace", section.text("namespace", str::parse), Namespace::default());
-    let quorum_replicas = section.or("quorum_replicas", section.number("quorum_replicas", 0..=100), 0);
-    let settings = Settings {
-        namespace: namespace?,
-        quorum_replicas: quorum_replicas.and_then(|count| u32::try_from(count).ok())?,
-        password_file: section.file("password_file"),
-        sentinel_username: section.text("sentinel_username", |text| Ok::<_, String>(text.to_owned())),
-        sentinel_password_file: section.file("sentinel_password_file"),
-        ca: section.file("ca"),
-        certificate: section.file("certificate"),
-        key: section.file("key"),
-        ..Settings::from(url.or_else(|| default.cloned())?)
-    };
-    Some(settings)
+}
+
+fn is_in_names(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
+}
+
+/// The host's name, without what a name does not have.
+fn host_name() -> String {
+    let host = rustix::system::uname();
+    let kept = host.nodename().to_bytes().iter().copied().filter(|byte| is_in_names(*byte)).take(MAX_NAME);
+    let name: String = kept.map(char::from).collect();
+    if name.is_empty() { "tollgate".to_owned() } else { name }
 }
 
 /// Where agents connect when no listener is written.

@@ -9,7 +9,7 @@ use super::keys::{self, Variable};
 use super::problem::{Problem, Problems};
 use super::raw::{self, Node, Place, Table, Value};
 use super::read::{Keys, Reader};
-use super::{Config, convert};
+use super::{Config, convert, store};
 use crate::store::{Settings, StoreUrl};
 
 /// Names the file, where it is not named by a flag.
@@ -31,6 +31,17 @@ impl Source {
     #[must_use]
     pub fn of_process(file: Option<PathBuf>) -> Self {
         Self { file, environment: std::env::vars_os().collect() }
+    }
+
+    /// Without what says nothing of the store: the file that was not asked for in the command itself, and variables for
+    /// other keys.
+    #[must_use]
+    pub fn only_store(mut self) -> Self {
+        self.environment.retain(|(name, _)| {
+            let name = name.to_string_lossy();
+            !name.starts_with("TOLLGATE_") || name.starts_with("TOLLGATE_STORE__")
+        });
+        self
     }
 
     fn variable(&self, name: &str) -> Option<&OsString> {
@@ -89,7 +100,7 @@ pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> 
 /// As [`load`], of other keys only those that do not exist.
 pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings, Problems> {
     let written = Written::gather(source, overrides).map_err(Problems::new)?;
-    written.read(|root| convert::store(root, source.default_store().as_ref()))
+    written.read(|root| store::store(root, source.default_store().as_ref()))
 }
 
 /// Every key there is. Found by reading an empty configuration.

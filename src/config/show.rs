@@ -16,6 +16,7 @@ use crate::store::Settings;
 #[must_use]
 pub fn effective(config: &Config) -> String {
     let Config {
+        name,
         listeners,
         workers,
         upstreams: Upstreams { api, heartbeat },
@@ -31,6 +32,7 @@ pub fn effective(config: &Config) -> String {
     } = config;
     let open = open_groups(routes, freshness);
     let mut out = Writer(String::new());
+    out.value("name", quote(name));
     out.value("workers", workers.to_string());
     out.value("disabled_auth_groups", list(open.iter().map(|group| group.name())));
     out.value("trusted_proxies", list(trusted_proxies.iter()));

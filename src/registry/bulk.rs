@@ -1,66 +1,53 @@
-//! What is done to a selection of tokens: revoke, delete, reassign. One selection is one batch: all of it or nothing.
+//! What is done to a selection of tokens: revoke, delete, reassign.
+//!
+//! Everything is checked before anything is done. Up to [`CHUNK`] tokens are one batch: all of it or nothing. More are
+//! committed chunk by chunk, in the order of the ids, each chunk resting on the same records as a single batch would; a
+//! failure in between says how far it got.
 
 use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
+use super::actor::Standing;
 use super::draft::Draft;
-use super::{Actor, PAGE, Registry, RegistryError, Tries, now};
-use crate::store::{StateFilter, StoreError, TokenFilter, Versioned};
+use super::steps::CHUNK;
+use super::{Actor, Outcome, PAGE, Registry, RegistryError, Tries, now};
+use crate::store::{Revision, StateFilter, StoreError, TokenFilter, Versioned};
 use crate::token::{Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 
+/// What revoking or deleting did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The tokens, in the order of the ids: as they are now, or as they were before they were deleted.
+    pub tokens: Vec<TokenRecord>,
+    /// Whoever has applied everything up to this revision refuses all of them.
+    pub revision: Revision,
+}
+
+/// What is done to each token of a selection.
+#[derive(Debug, Clone, Copy)]
+enum Deed<'a> {
+    Revoke,
+    Delete,
+    Reassign { to: &'a str },
+}
+
 impl Registry {
-    /// Revokes tokens for good; the records stay. Those that are revoked already stay as they are. Returns all of them,
-    /// in the order of `ids`.
+    /// Revokes tokens for good; the records stay. Those that are revoked already stay as they are.
     ///
     /// # Errors
     /// When an id is unknown or repeated, when the Owner would be left without a usable token (unless `force`), and when
-    /// the actor may not.
-    pub async fn revoke(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Vec<TokenRecord>, RegistryError> {
-        let mut tries = Tries::new("revoking the tokens");
-        loop {
-            tries.begin().await?;
-            let standing = self.standing(actor).await?;
-            standing.check_manages_tokens()?;
-            let tokens = self.find_tokens(&standing, ids).await?;
-            let (now, selection) = (now(), self.selection(&tokens).await?);
-            let mut draft = Draft::new(&standing, now);
-            if !force {
-                self.keep_one_of_the_owners(&mut draft, &selection, &tokens, now).await?;
-            }
-            let revoked = tokens.into_iter().map(|token| match token.record.is_active() {
-                true => draft.revoke(token, None),
-                false => token.record,
-            });
-            let revoked = revoked.collect();
-            if self.commit(draft.into_batch()).await? {
-                return Ok(revoked);
-            }
-        }
+    /// the actor may not. [`RegistryError::Interrupted`] says how many of more than a chunk are done.
+    pub async fn revoke(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Ended, RegistryError> {
+        self.carry_out(actor, Deed::Revoke, ids, force).await
     }
 
-    /// Deletes tokens, active or revoked, with their histories, and returns what they were, in the order of `ids`.
+    /// Deletes tokens, active or revoked, with their histories.
     ///
     /// # Errors
     /// As for [`Registry::revoke`].
-    pub async fn delete(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Vec<TokenRecord>, RegistryError> {
-        let mut tries = Tries::new("deleting the tokens");
-        loop {
-            tries.begin().await?;
-            let standing = self.standing(actor).await?;
-            standing.check_manages_tokens()?;
-            let tokens = self.find_tokens(&standing, ids).await?;
-            let (now, selection) = (now(), self.selection(&tokens).await?);
-            let mut draft = Draft::new(&standing, now);
-            if !force {
-                self.keep_one_of_the_owners(&mut draft, &selection, &tokens, now).await?;
-            }
-            let deleted = tokens.iter().map(|token| token.record.clone()).collect();
-            tokens.into_iter().for_each(|token| draft.delete_token(token));
-            if self.commit(draft.into_batch()).await? {
-                return Ok(deleted);
-            }
-        }
+    pub async fn delete(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Ended, RegistryError> {
+        self.carry_out(actor, Deed::Delete, ids, force).await
     }
 
     /// Gives active tokens to another user. They lose what that user's role does not have, and stay valid otherwise.
@@ -68,7 +55,7 @@ impl Registry {
     ///
     /// # Errors
     /// When an id is unknown, repeated or revoked, when `to` is unknown or disabled, when the Owner would be left
-    /// without a usable token (unless `force`), and when the actor may not.
+    /// without a usable token (unless `force`), and when the actor may not; and as for [`Registry::revoke`].
     pub async fn reassign(
         &self,
         actor: &Actor,
@@ -76,52 +63,109 @@ impl Registry {
         to: &str,
         force: bool,
     ) -> Result<Vec<TokenRecord>, RegistryError> {
-        let mut tries = Tries::new("reassigning the tokens");
+        Ok(self.carry_out(actor, Deed::Reassign { to }, ids, force).await?.tokens)
+    }
+
+    async fn carry_out(
+        &self,
+        actor: &Actor,
+        deed: Deed<'_>,
+        ids: &[TokenId],
+        force: bool,
+    ) -> Result<Ended, RegistryError> {
+        let mut ended = Ended { tokens: Vec::with_capacity(ids.len()), revision: Revision::default() };
+        let mut tries = Tries::new(deed.operation());
         loop {
-            tries.begin().await?;
-            let standing = self.standing(actor).await?;
-            standing.check_reassigns()?;
-            let to = self.find_user(&standing, to).await?;
-            standing.check_gives_tokens_to(&to.record)?;
-            let tokens = self.find_tokens(&standing, ids).await?;
-            check_reassignable(&tokens, &to.record)?;
-            let (now, selection) = (now(), self.selection(&tokens).await?);
-            let mut draft = Draft::new(&standing, now);
-            if !force && to.record.role != Role::Owner {
-                self.keep_one_of_the_owners(&mut draft, &selection, &tokens, now).await?;
-            }
-            draft.require_user(&to);
-            let reassigned = tokens.into_iter().map(|token| match token.record.owner == to.record.id {
-                true => token.record,
-                false => {
-                    let from = selection.name_of(token.record.owner);
-                    draft.reassign(token, from, &to)
-                }
-            });
-            let reassigned = reassigned.collect();
-            if self.commit(draft.into_batch()).await? {
-                return Ok(reassigned);
+            let before = ended.tokens.len();
+            // What was done leaves a selection like any other: whatever changed meanwhile, it is decided anew.
+            let rest = ids.get(before..).unwrap_or_default();
+            let attempt = match tries.begin().await {
+                Ok(()) => self.attempt(actor, deed, rest, force, &mut ended).await,
+                Err(error) => Err(error),
+            };
+            match (attempt, ended.tokens.len()) {
+                (Ok(true), _) => return Ok(ended),
+                (Ok(false), done) if done > before => tries = Tries::new(deed.operation()), // this one got further
+                (Ok(false), _) => {}
+                (Err(error), 0) => return Err(error),
+                (Err(error), done) => return Err(deed.interrupted(done, ids.len(), error)),
             }
         }
+    }
+
+    /// Checks a selection, and commits it chunk by chunk; `false` when records changed meanwhile. What was committed is
+    /// added to `ended`.
+    async fn attempt(
+        &self,
+        actor: &Actor,
+        deed: Deed<'_>,
+        ids: &[TokenId],
+        force: bool,
+        ended: &mut Ended,
+    ) -> Result<bool, RegistryError> {
+        let standing = self.standing(actor).await?;
+        let heir = match deed {
+            Deed::Revoke | Deed::Delete => {
+                standing.check_manages_tokens()?;
+                None
+            }
+            Deed::Reassign { to } => Some(self.find_heir(&standing, to).await?),
+        };
+        let tokens = self.find_tokens(&standing, ids).await?;
+        if let Some(heir) = &heir {
+            check_reassignable(&tokens, &heir.record)?;
+        }
+        let selection = self.selection(&tokens).await?;
+        let goes_to_owner = heir.as_ref().is_some_and(|heir| heir.record.role == Role::Owner);
+        let kept = match force || goes_to_owner {
+            true => None,
+            false => self.keep_one_of_the_owners(&selection, &tokens, now()).await?,
+        };
+        let mut tokens = tokens.into_iter().peekable();
+        while tokens.peek().is_some() {
+            let mut draft = Draft::new(&standing, now());
+            kept.iter().for_each(|kept| draft.require_token(kept.clone()));
+            heir.iter().for_each(|heir| draft.require_user(heir));
+            let (mut done, mut revision) = (Vec::with_capacity(CHUNK), ended.revision);
+            for token in tokens.by_ref().take(CHUNK) {
+                revision = revision.max(token.version);
+                done.push(deed.apply(&mut draft, token, heir.as_ref(), &selection));
+            }
+            match self.try_commit(draft.into_batch()).await? {
+                Outcome::Committed(committed) => revision = committed,
+                Outcome::Idle => {}
+                Outcome::Conflict => return Ok(false),
+            }
+            ended.revision = revision;
+            ended.tokens.append(&mut done);
+        }
+        Ok(true)
+    }
+
+    /// Who gets reassigned tokens.
+    async fn find_heir(&self, standing: &Standing, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
+        standing.check_reassigns()?;
+        let heir = self.find_user(standing, name).await?;
+        standing.check_gives_tokens_to(&heir.record)?;
+        Ok(heir)
     }
 
     async fn selection(&self, tokens: &[Versioned<TokenRecord>]) -> Result<Selection, StoreError> {
         Ok(Selection { owners: self.users_by_id(tokens.iter().map(|token| token.record.owner)).await? })
     }
 
-    /// The Owner keeps a usable token other than those selected, or none of them is a usable one of the Owner's. The
+    /// The Owner keeps a usable token other than those selected, or none of them is a usable one of the Owner's. Each
     /// batch then rests on the one that was found, so that two commands cannot each rely on what the other one takes.
     async fn keep_one_of_the_owners(
         &self,
-        draft: &mut Draft<'_>,
         selection: &Selection,
         tokens: &[Versioned<TokenRecord>],
         now: Timestamp,
-    ) -> Result<(), RegistryError> {
-        let Some(owner) = selection.the_owner() else { return Ok(()) };
+    ) -> Result<Option<Versioned<TokenRecord>>, RegistryError> {
+        let Some(owner) = selection.the_owner() else { return Ok(None) };
         let lost = usable_of(owner.id, tokens, now);
         if lost.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let selected: HashSet<TokenId> = tokens.iter().map(|token| token.record.id).collect();
         let filter = TokenFilter { owner: Some(owner.id), state: Some(StateFilter::Active { now: now.as_second() }) };
@@ -133,10 +177,51 @@ impl Registry {
                 return Err(RegistryError::LastOwnerToken { owner: owner.name.clone(), tokens: lost });
             }
             if let Some(kept) = page.into_iter().find(|token| !selected.contains(&token.record.id)) {
-                draft.require_token(kept);
-                return Ok(());
+                return Ok(Some(kept));
             }
         }
+    }
+}
+
+impl Deed<'_> {
+    const fn operation(self) -> &'static str {
+        match self {
+            Self::Revoke => "revoking the tokens",
+            Self::Delete => "deleting the tokens",
+            Self::Reassign { .. } => "reassigning the tokens",
+        }
+    }
+
+    /// Adds what is done to one token to the draft, and returns the record to show for it.
+    fn apply(
+        self,
+        draft: &mut Draft<'_>,
+        token: Versioned<TokenRecord>,
+        heir: Option<&Versioned<UserRecord>>,
+        selection: &Selection,
+    ) -> TokenRecord {
+        match (self, heir) {
+            (Self::Revoke, _) if token.record.is_active() => draft.revoke(token, None),
+            (Self::Delete, _) => {
+                let record = token.record.clone();
+                draft.delete_token(token);
+                record
+            }
+            (Self::Reassign { .. }, Some(heir)) if token.record.owner != heir.record.id => {
+                let from = selection.name_of(token.record.owner);
+                draft.reassign(token, from, heir)
+            }
+            (Self::Revoke | Self::Reassign { .. }, _) => token.record,
+        }
+    }
+
+    fn interrupted(self, done: usize, of: usize, error: RegistryError) -> RegistryError {
+        let (did, remedy) = match self {
+            Self::Revoke => ("revoked", "run the command again for the others"),
+            Self::Delete => ("deleted", "run the command again without these, which were named first"),
+            Self::Reassign { .. } => ("reassigned", "run the command again for the others"),
+        };
+        RegistryError::interrupted(format!("broke off after {done} of {of} tokens were {did}; {remedy}"), error)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::store::StoreError;
 use crate::token::raw::PREFIX;
 use crate::token::{Digest, PermissionSet, Role, TokenId};
 
-/// Why a command was refused or failed. Nothing was changed.
+/// Why a command was refused or failed. Nothing was changed, except where the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// There is no user at all yet.
@@ -19,7 +19,7 @@ pub enum RegistryError {
     #[error("there is no user {}; `tollgate user list` shows all users", quoted(.0))]
     NoSuchUser(String),
     /// No tokens with these ids, or none that the actor may see.
-    #[error("there is no token {}; `tollgate token list` shows all tokens", list(.0))]
+    #[error("there is no token {}; `tollgate token list` shows all tokens, those deleted already left out", list(.0))]
     NoSuchTokens(Vec<TokenId>),
     /// Ids that stand in one command more than once.
     #[error("named more than once: {}; name each token once", list(.0))]
@@ -141,6 +141,15 @@ pub enum RegistryError {
     /// The commit failed in a way that leaves open whether it happened.
     #[error("whether the change was made is not known; look, and try again if it was not")]
     OutcomeUnknown(#[source] StoreError),
+    /// A command on more tokens than one commit takes failed after the first of its commits.
+    #[error("{done}")]
+    Interrupted {
+        /// What was done, and how to do the rest.
+        done: String,
+        /// Why not all.
+        #[source]
+        source: Box<RegistryError>,
+    },
 }
 
 /// What a caller does about an error: decides status codes and exit codes.
@@ -159,6 +168,15 @@ pub enum Kind {
 }
 
 impl RegistryError {
+    /// The error of a command that did something before it failed.
+    pub(super) fn interrupted(done: String, error: Self) -> Self {
+        let source = match error {
+            Self::NotCommitted(source) => Self::Store(source), // which said that nothing was changed
+            error => error,
+        };
+        Self::Interrupted { done, source: Box::new(source) }
+    }
+
     /// What a caller does about it.
     #[must_use]
     #[deny(clippy::wildcard_enum_match_arm)] // a new error must be placed by hand
@@ -189,6 +207,7 @@ impl RegistryError {
             | Self::Store(_)
             | Self::NotCommitted(_)
             | Self::OutcomeUnknown(_) => Kind::Unavailable,
+            Self::Interrupted { source, .. } => source.kind(),
         }
     }
 }

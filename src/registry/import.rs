@@ -1,4 +1,5 @@
-//! Bringing tokens from elsewhere: many lines, one batch.
+//! Bringing tokens from elsewhere. All lines are decided before any is imported; up to [`CHUNK`] of them are one batch,
+//! more are committed chunk by chunk.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,6 +10,7 @@ use zeroize::Zeroizing;
 use super::actor::Standing;
 use super::draft::Draft;
 use super::error::without_tokens;
+use super::steps::CHUNK;
 use super::tokens::{NewToken, Requested, decide_token};
 use super::{Actor, Kind, PAGE, Registry, RegistryError, Tries, now};
 use crate::store::{StoreError, Versioned};
@@ -103,7 +105,7 @@ pub struct RefusedLine {
     pub reason: String,
 }
 
-/// Why nothing was imported.
+/// Why not all was imported; nothing was, except after [`RegistryError::Interrupted`].
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// Some lines cannot be imported, and all or none was asked for.
@@ -136,58 +138,109 @@ impl From<StoreError> for ImportError {
     }
 }
 
+/// How far an import got.
+#[derive(Default)]
+struct Progress {
+    lines: usize,
+    count: usize,
+    refused: Vec<RefusedLine>,
+}
+
 impl Registry {
-    /// Imports tokens, by the rules for making them, in one batch. Lines that cannot be imported are left out with
-    /// `keep_going`; otherwise one of them is enough for nothing to be imported.
+    /// Imports tokens, by the rules for making them. Lines that cannot be imported are left out with `keep_going`;
+    /// otherwise one of them is enough for nothing to be imported.
     ///
     /// # Errors
-    /// [`ImportError::Refused`] names every line that cannot be imported.
+    /// [`ImportError::Refused`] names every line that cannot be imported. [`RegistryError::Interrupted`] says how many of
+    /// more than a chunk of lines are imported: with `keep_going`, the same import brings the others.
     pub async fn import(
         &self,
         actor: &Actor,
         lines: Vec<(usize, ImportLine)>,
         keep_going: bool,
     ) -> Result<Imported, ImportError> {
-        // Digests that the store refused at a commit, with its reason: it alone knows those of deleted tokens.
-        let mut refused_by_store: HashMap<Digest, String> = HashMap::new();
+        let standing = self.standing(actor).await?;
+        standing.check_manages_tokens()?;
+        let known = self.known(&standing, lines.iter()).await?;
+        let (good, refused) = sort_out(&standing, &lines, &known, now());
+        if !refused.is_empty() && !keep_going {
+            return Err(ImportError::Refused { refused, lines: lines.len() });
+        }
+        drop(known);
+        let mut progress = Progress { lines: lines.len(), count: 0, refused };
+        for chunk in good.chunks(CHUNK) {
+            let before = progress.count;
+            match self.import_chunk(actor, chunk, keep_going, &mut progress).await {
+                Ok(()) => {}
+                Err(ImportError::Registry(error)) if before > 0 => {
+                    let done = format!("broke off after {before} of {} lines were imported; --keep-going", good.len());
+                    return Err(RegistryError::interrupted(format!("{done} imports the others"), error).into());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let Progress { count, mut refused, .. } = progress;
+        refused.sort_by_key(|refused| refused.line);
+        Ok(Imported { count, refused })
+    }
+
+    /// Imports some lines in one batch. What changed since they were found good is noticed here.
+    async fn import_chunk(
+        &self,
+        actor: &Actor,
+        lines: &[&(usize, ImportLine)],
+        keep_going: bool,
+        progress: &mut Progress,
+    ) -> Result<(), ImportError> {
         let mut tries = Tries::new("importing the tokens");
         loop {
             tries.begin().await?;
             let standing = self.standing(actor).await?;
             standing.check_manages_tokens()?;
-            let known = self.known(&standing, &lines).await?;
-            let (now, mut refused) = (now(), Vec::new());
+            let known = self.known(&standing, lines.iter().copied()).await?;
+            let now = now();
             let mut draft = Draft::new(&standing, now);
-            let mut count = 0;
-            for (line, decision) in decide_lines(&standing, &lines, &known, &refused_by_store, now) {
+            let (mut count, mut refused) = (0, Vec::new());
+            for (line, decision) in
+                lines.iter().map(|(line, wanted)| (line, decide_line(&standing, wanted, &known, now)))
+            {
                 match decision {
                     Ok(record) => {
                         draft.create_token(record, Event::Imported);
                         count += 1;
                     }
-                    Err(reason) => refused.push(RefusedLine { line, reason }),
+                    Err(error) if keep_going => {
+                        refused.push(RefusedLine { line: *line, reason: error.to_string() });
+                    }
+                    Err(error) if progress.count > 0 => return Err(error.into()),
+                    Err(error) => {
+                        let refused = vec![RefusedLine { line: *line, reason: error.to_string() }];
+                        return Err(ImportError::Refused { refused, lines: progress.lines });
+                    }
                 }
-            }
-            if !refused.is_empty() && !keep_going {
-                return Err(ImportError::Refused { refused, lines: lines.len() });
             }
             known.users.values().flatten().for_each(|user| draft.require_user(user));
             match self.commit(draft.into_batch()).await {
-                Ok(true) => return Ok(Imported { count, refused }),
-                Ok(false) => {}
-                Err(error @ (RegistryError::DigestTaken(digest) | RegistryError::DigestRetired(digest))) => {
-                    refused_by_store.insert(digest, error.to_string());
-                    tries = Tries::new("importing the tokens"); // this one got further
+                Ok(true) => {
+                    progress.count += count;
+                    progress.refused.append(&mut refused);
+                    return Ok(());
                 }
+                // The latter: somebody else's token by now, or no more. Looking again tells.
+                Ok(false) | Err(RegistryError::DigestTaken(_) | RegistryError::DigestRetired(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
     /// Reads what the lines are about: each user once, digests by the page.
-    async fn known(&self, standing: &Standing, lines: &[(usize, ImportLine)]) -> Result<Known, RegistryError> {
-        let mut known = Known { users: HashMap::new(), digests: HashSet::new() };
-        for (_, line) in lines {
+    async fn known<'a>(
+        &self,
+        standing: &Standing,
+        lines: impl Iterator<Item = &'a (usize, ImportLine)> + Clone + Send,
+    ) -> Result<Known, RegistryError> {
+        let mut known = Known::default();
+        for (_, line) in lines.clone() {
             let name = &line.new.user;
             if known.users.contains_key(name) || standing.check_makes_tokens_for(name).is_err() {
                 continue;
@@ -199,43 +252,51 @@ impl Registry {
             };
             known.users.insert(name.clone(), user);
         }
-        for lines in lines.chunks(PAGE) {
-            let digests: Vec<_> = lines.iter().map(|(_, line)| line.digest).collect();
-            let found = self.store.tokens_by_digest(&digests).await?;
-            known.digests.extend(digests.iter().zip(found).filter_map(|(digest, token)| token.map(|_| *digest)));
+        let mut digests = lines.map(|(_, line)| line.digest).peekable();
+        while digests.peek().is_some() {
+            let page: Vec<_> = digests.by_ref().take(PAGE).collect();
+            let found = self.store.tokens_by_digest(&page).await?;
+            known.taken.extend(page.iter().zip(found).filter_map(|(digest, token)| token.map(|_| *digest)));
+            let retired = self.store.retired(&page).await?;
+            known.retired.extend(page.iter().zip(retired).filter_map(|(digest, retired)| retired.then_some(*digest)));
         }
         Ok(known)
     }
 }
 
 /// What the store holds of what an import is about.
+#[derive(Default)]
 struct Known {
     /// Users by name; `None`: there is no such user.
     users: HashMap<String, Option<Versioned<UserRecord>>>,
-    /// Digests that are taken.
-    digests: HashSet<Digest>,
+    /// Digests of tokens.
+    taken: HashSet<Digest>,
+    /// Digests of deleted tokens.
+    retired: HashSet<Digest>,
 }
 
-/// Decides every line: the new record, or why not.
-fn decide_lines<'a>(
-    standing: &'a Standing,
+/// Tells the lines that can be imported from those that cannot. The records are made later, chunk by chunk: those of a
+/// million lines would be half a gigabyte.
+fn sort_out<'a>(
+    standing: &Standing,
     lines: &'a [(usize, ImportLine)],
-    known: &'a Known,
-    refused_by_store: &'a HashMap<Digest, String>,
+    known: &Known,
     now: Timestamp,
-) -> impl Iterator<Item = (usize, Result<TokenRecord, String>)> + 'a {
+) -> (Vec<&'a (usize, ImportLine)>, Vec<RefusedLine>) {
     let mut seen: HashMap<Digest, usize> = HashMap::with_capacity(lines.len());
-    lines.iter().map(move |(number, line)| {
-        let decision = if let Some(first) = seen.get(&line.digest) {
-            Err(format!("the same token as in line {first}"))
-        } else if let Some(reason) = refused_by_store.get(&line.digest) {
-            Err(reason.clone())
-        } else {
-            decide_line(standing, line, known, now).map_err(|error| error.to_string())
+    let (mut good, mut refused) = (Vec::with_capacity(lines.len()), Vec::new());
+    for entry @ (number, line) in lines {
+        let problem = match seen.get(&line.digest) {
+            Some(first) => Some(format!("the same token as in line {first}")),
+            None => decide_line(standing, line, known, now).err().map(|error| error.to_string()),
         };
         seen.entry(line.digest).or_insert(*number);
-        (*number, decision)
-    })
+        match problem {
+            None => good.push(entry),
+            Some(reason) => refused.push(RefusedLine { line: *number, reason }),
+        }
+    }
+    (good, refused)
 }
 
 fn decide_line(
@@ -247,8 +308,11 @@ fn decide_line(
     let name = &line.new.user;
     standing.check_makes_tokens_for(name)?;
     let Some(Some(owner)) = known.users.get(name) else { return Err(RegistryError::NoSuchUser(name.clone())) };
-    if known.digests.contains(&line.digest) {
+    if known.taken.contains(&line.digest) {
         return Err(RegistryError::DigestTaken(line.digest));
+    }
+    if known.retired.contains(&line.digest) {
+        return Err(RegistryError::DigestRetired(line.digest));
     }
     decide_token(standing, &owner.record, &line.new, line.digest, line.hint.clone(), now)
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::actor::Standing;
 use super::draft::Draft;
+use super::steps::{CHUNK, Progress, UNREVOKED};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
 use super::{Actor, PAGE, Registry, RegistryError, Tries, now};
 use crate::store::{Batch, TokenFilter, Versioned};
@@ -13,12 +14,20 @@ use crate::token::{Event, Role, TokenRecord, UserId, UserRecord, UserStatus};
 /// What a change of role did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoleChange {
+    /// The role before. If it is the same, what an earlier change had left undone was finished.
+    pub before: Role,
     /// The user, with the new role.
     pub user: UserRecord,
     /// How many of the user's tokens lost permissions.
     pub narrowed: usize,
     /// How many of the user's tokens were revoked.
     pub revoked: usize,
+}
+
+impl RoleChange {
+    pub(super) fn new(before: Role, user: UserRecord, progress: &Progress) -> Self {
+        Self { before, user, narrowed: progress.narrowed, revoked: progress.revoked }
+    }
 }
 
 /// What a transfer of ownership did.
@@ -111,11 +120,28 @@ impl Registry {
     }
 
     /// Changes a user's role. Active tokens lose what the new role does not have; they are revoked if it may not have
-    /// tokens at all. A stronger role gives nothing back. The role that the user has already changes nothing.
+    /// tokens at all. A stronger role gives nothing back. The role that the user has already changes nothing, except that
+    /// it finishes an earlier change that was interrupted.
+    ///
+    /// With many tokens it takes several commits. A weaker role takes effect with the first of them; becoming a Viewer,
+    /// token by token.
     ///
     /// # Errors
-    /// For the role Owner and for the Owner's role, and when the actor may not.
+    /// For the role Owner and for the Owner's role, and when the actor may not. After [`RegistryError::Interrupted`] the
+    /// same command goes on.
     pub async fn set_role(&self, actor: &Actor, name: &str, role: Role) -> Result<RoleChange, RegistryError> {
+        let mut progress = Progress::default();
+        let changed = self.try_set_role(actor, name, role, &mut progress).await;
+        changed.map_err(|error| progress.interrupted("run the command again to finish", error))
+    }
+
+    async fn try_set_role(
+        &self,
+        actor: &Actor,
+        name: &str,
+        role: Role,
+        progress: &mut Progress,
+    ) -> Result<RoleChange, RegistryError> {
         let mut tries = Tries::new("changing the role");
         loop {
             tries.begin().await?;
@@ -125,15 +151,21 @@ impl Registry {
             standing.check_manages_users()?;
             let user = self.find_user(&standing, name).await?;
             check_role_change(&standing, &user.record, role)?;
-            if user.record.role == role {
-                return Ok(RoleChange { user: user.record, narrowed: 0, revoked: 0 });
-            }
-            let tokens = self.all_tokens_of(user.record.id).await?;
+            let Some(tokens) = self.few_tokens_of(user.record.id, Some(UNREVOKED)).await? else {
+                match self.set_role_in_steps(&standing, user, role, progress).await? {
+                    Some(change) => return Ok(change),
+                    None => continue,
+                }
+            };
             let mut draft = Draft::new(&standing, now());
-            draft.expect_revision(revision);
+            if user.record.role != role {
+                draft.expect_revision(revision);
+            }
             let change = decide_role(&mut draft, user, tokens, role);
             if self.commit(draft.into_batch()).await? {
-                return Ok(change);
+                progress.narrowed += change.narrowed;
+                progress.revoked += change.revoked;
+                return Ok(RoleChange::new(change.before, change.user, progress));
             }
         }
     }
@@ -158,9 +190,20 @@ impl Registry {
 
     /// Deletes a user with all of its tokens, and says how many they were.
     ///
+    /// With many tokens it takes several commits, of which the first disables the user: none of the tokens authenticates
+    /// from then on. Whoever enables the user again after an interruption gets back those that are left.
+    ///
     /// # Errors
-    /// For the Owner, for the actor's own user, and when the actor may not.
+    /// For the Owner, for the actor's own user, and when the actor may not. After [`RegistryError::Interrupted`] the same
+    /// command goes on.
     pub async fn delete_user(&self, actor: &Actor, name: &str) -> Result<usize, RegistryError> {
+        let mut progress = Progress::default();
+        let deleted = self.try_delete_user(actor, name, &mut progress).await;
+        deleted.map_err(|error| progress.interrupted("run the command again to finish", error))?;
+        Ok(progress.deleted)
+    }
+
+    async fn try_delete_user(&self, actor: &Actor, name: &str, progress: &mut Progress) -> Result<(), RegistryError> {
         let mut tries = Tries::new("deleting the user");
         loop {
             tries.begin().await?;
@@ -170,24 +213,45 @@ impl Registry {
             standing.check_manages_users()?;
             let user = self.find_user(&standing, name).await?;
             check_deletable(&standing, &user.record)?;
-            let tokens = self.all_tokens_of(user.record.id).await?;
+            let Some(tokens) = self.few_tokens_of(user.record.id, None).await? else {
+                self.delete_tokens_of(&standing, user, progress).await?;
+                continue;
+            };
             let deleted = tokens.len();
             let mut draft = Draft::new(&standing, now());
             draft.expect_revision(revision);
             tokens.into_iter().for_each(|token| draft.delete_token(token));
             draft.delete_user(user);
             if self.commit(draft.into_batch()).await? {
-                return Ok(deleted);
+                progress.deleted += deleted;
+                return Ok(());
             }
         }
     }
 
     /// Makes an active Administrator the Owner, and the Owner an Administrator, at once. Tokens of the old Owner lose
-    /// what an Administrator does not have; those of the new one gain nothing.
+    /// what an Administrator does not have; those of the new one gain nothing. With many tokens their records follow in
+    /// later commits.
     ///
     /// # Errors
-    /// When `to` is not an active Administrator, and when the actor may not.
+    /// When `to` is not an active Administrator, and when the actor may not. After [`RegistryError::Interrupted`] the
+    /// ownership has moved if it says so; giving the old Owner the role Administrator once more does the rest.
     pub async fn transfer_ownership(&self, actor: &Actor, to: &str) -> Result<Transfer, RegistryError> {
+        let mut progress = Progress::default();
+        let transferred = self.try_transfer_ownership(actor, to, &mut progress).await;
+        let remedy = match progress.effect {
+            Some(_) => "`tollgate user set-role` with the role administrator for the old owner finishes it",
+            None => "run the command again",
+        };
+        transferred.map_err(|error| progress.interrupted(remedy, error))
+    }
+
+    async fn try_transfer_ownership(
+        &self,
+        actor: &Actor,
+        to: &str,
+        progress: &mut Progress,
+    ) -> Result<Transfer, RegistryError> {
         let mut tries = Tries::new("transferring the ownership");
         loop {
             tries.begin().await?;
@@ -197,9 +261,20 @@ impl Registry {
             let to = self.find_user(&standing, to).await?;
             check_heir(&to.record)?;
             let old = self.find_owner().await?;
-            let tokens = self.all_tokens_of(old.record.id).await?;
+            let tokens = self.few_tokens_of(old.record.id, Some(UNREVOKED)).await?;
+            let heirs = self.few_tokens_of(to.record.id, Some(UNREVOKED)).await?;
+            let few = tokens.zip(heirs).filter(|(tokens, heirs)| tokens.len() + heirs.len() <= CHUNK);
+            let Some((tokens, heirs)) = few else {
+                match self.transfer_in_steps(&standing, old, to, progress).await? {
+                    Some(transfer) => return Ok(transfer),
+                    None => continue,
+                }
+            };
             let mut draft = Draft::new(&standing, now());
             draft.expect_revision(revision);
+            for token in heirs {
+                draft.narrow(token, to.record.role);
+            }
             let transfer = decide_transfer(&mut draft, old, to, tokens);
             if self.commit(draft.into_batch()).await? {
                 return Ok(transfer);
@@ -281,25 +356,30 @@ fn check_role_change(standing: &Standing, user: &UserRecord, role: Role) -> Resu
     standing.check_manages(role)
 }
 
-/// What a new role does to a user and to all of that user's tokens.
+/// What a new role does to a user and to all of that user's tokens. Even a stronger one takes from them what the old one
+/// did not have: an interrupted change may have left it there.
 fn decide_role(
     draft: &mut Draft<'_>,
     user: Versioned<UserRecord>,
     tokens: Vec<Versioned<TokenRecord>>,
     role: Role,
 ) -> RoleChange {
+    let before = user.record.role;
     let after = UserRecord { role, ..user.record.clone() };
-    let (mut narrowed, mut revoked) = (0, 0);
+    let mut progress = Progress::default();
     for token in tokens.into_iter().filter(|token| token.record.is_active()) {
-        if role.manages_tokens() {
-            narrowed += usize::from(draft.narrow(token, role));
+        if role.manages_tokens() || role == before {
+            progress.narrowed += usize::from(draft.narrow(token, role.min(before)));
         } else {
             draft.revoke(token, Some(format!("role of {} changed to {role}", after.name)));
-            revoked += 1;
+            progress.revoked += 1;
         }
     }
-    draft.update_user(user, after.clone());
-    RoleChange { user: after, narrowed, revoked }
+    match role == before {
+        true => draft.require_user(&user),
+        false => draft.update_user(user, after.clone()),
+    }
+    RoleChange::new(before, after, &progress)
 }
 
 fn decide_status(

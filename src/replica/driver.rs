@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use self::recall::Recalls;
 use super::Replica;
 use super::sync::{Event, Finding, Read, Synchroniser, Table};
-use crate::store::{LogEntry, Store, StoreError};
+use crate::backoff::Backoff;
+use crate::store::{LogEntry, Notice, Store, StoreError};
 use crate::token::Digest;
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
@@ -20,9 +21,8 @@ const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest pause within a snapshot. The whole may take as long as it needs.
 const SNAPSHOT_STALL: Duration = Duration::from_secs(10);
 
-/// The waits between attempts: doubled each time from the first to the last, each between half and one and a half of
-/// itself, so that a fleet does not come back as one.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(600));
+/// The waits between attempts.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), last: Duration::from_millis(600) };
 
 /// Keeps the replica at the store's position until `shutdown` completes.
 ///
@@ -116,6 +116,7 @@ impl<'a> Driver<'a> {
                 event
             }
             Err(error) => {
+                self.replica.reads_failed.fetch_add(1, Ordering::Relaxed);
                 let (store, reason) = (self.store.describe(), chain(&error));
                 if self.failing_since.is_some() {
                     tracing::debug!(store, reason, "the store still does not answer");
@@ -133,6 +134,9 @@ impl<'a> Driver<'a> {
     fn handle(&mut self, event: Event, now: Instant) {
         if event == Event::Tick {
             self.next_probe = now + self.probe_interval;
+        }
+        if event == Event::Notice(Notice::Lost) {
+            self.replica.notices_lost.fetch_add(1, Ordering::Relaxed);
         }
         if let Event::Position(probe) = &event {
             self.recalls.hear(&probe.recalled);
@@ -156,7 +160,7 @@ impl<'a> Driver<'a> {
             self.reading = Some(self.start(read));
         } else if failed || resync {
             self.attempts = self.attempts.saturating_add(1);
-            self.next_probe = self.next_probe.min(now + backoff(self.attempts));
+            self.next_probe = self.next_probe.min(now + BACKOFF.wait(self.attempts));
         }
     }
 
@@ -268,18 +272,6 @@ impl Table for Writer<'_> {
         self.confirmed = self.confirmed.max(Some(as_of));
         self.replica.confirm(as_of);
     }
-}
-
-/// How long to wait before this attempt, counted from 1.
-fn backoff(attempt: u32) -> Duration {
-    let (first, last) = BACKOFF;
-    let wait = first.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(last);
-    let mut random = [0u8; 1];
-    // Without randomness the wait is the shortest one, which is as good for one sidecar.
-    if getrandom::fill(&mut random).is_err() {
-        random = [0];
-    }
-    wait / 2 + wait * u32::from(random[0]) / 255
 }
 
 /// An error with its causes, on one line.

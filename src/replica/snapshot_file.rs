@@ -21,7 +21,9 @@
 //! sidecar that was killed has forgotten it. Other sidecars have not, and recall it. One that is stopped writes the file
 //! once more.
 //!
-//! A file that is damaged, of another program or version, or writable by others is reported and ignored.
+//! A file that is damaged, of another store, program or version, or writable by others is reported and ignored. The
+//! store is told apart by its name: the epoch would tell too, but only the store can say it, and until then the tokens
+//! of another registry would be let in.
 
 mod format;
 mod moment;
@@ -35,8 +37,8 @@ use std::time::{Duration, Instant};
 
 use super::sync::Synchroniser;
 use super::{Replica, table};
-use crate::store::Position;
-use format::{Encoder, FormatError, Item, Standing};
+use crate::store::{Position, Revision};
+use format::{Encoder, FormatError, Item, Standing, Tombstone};
 use moment::Moment;
 
 /// How often the file is written, if the replica has moved.
@@ -52,6 +54,8 @@ const PAGE: usize = 16_384;
 #[derive(Debug)]
 pub struct SnapshotFile {
     path: PathBuf,
+    /// Which store the replica is of.
+    store: String,
     replica: Arc<Replica>,
     /// Held while the file is written.
     writing: Mutex<Writing>,
@@ -79,10 +83,10 @@ enum FileError {
 }
 
 impl SnapshotFile {
-    /// The file at `path`, of this replica. Touches neither.
+    /// The file at `path`, of this replica of the store with this name. Touches neither.
     #[must_use]
-    pub fn new(path: PathBuf, replica: Arc<Replica>) -> Arc<Self> {
-        Arc::new(Self { path, replica, writing: Mutex::default() })
+    pub fn new(path: PathBuf, store: String, replica: Arc<Replica>) -> Arc<Self> {
+        Arc::new(Self { path, store, replica, writing: Mutex::default() })
     }
 
     /// Fills the replica from the file, and returns what goes on from there. Without a usable file the replica stays
@@ -121,7 +125,7 @@ impl SnapshotFile {
 
     fn load_now(&self, here: Option<Moment>, now: Instant) -> Synchroniser {
         let (started, file) = (Instant::now(), self.path.display());
-        match read(&self.path, &self.replica) {
+        match self.read() {
             Ok((standing, tombstones)) => {
                 let since = |then: Option<Moment>| here?.since(then?);
                 let as_of = since(standing.proven).and_then(|elapsed| now.checked_sub(elapsed));
@@ -158,7 +162,7 @@ impl SnapshotFile {
     fn save_now(&self, here: Option<Moment>) {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (started, file) = (Instant::now(), self.path.display());
-        match save(&self.path, &self.replica, here) {
+        match self.write(here) {
             Ok(None) => {}
             Ok(Some(standing)) => {
                 *writing = Writing { saved: standing.position.map(|(position, _)| position), failing: false };
@@ -172,67 +176,69 @@ impl SnapshotFile {
             }
         }
     }
+
+    /// Merges the file into the replica. On an error the replica holds some of it.
+    fn read(&self) -> Result<(Standing, Vec<Tombstone>), FileError> {
+        let file = File::open(&self.path)?;
+        let length = check(&file)?;
+        self.replica.begin_merge();
+        let mut tombstones = Vec::new();
+        let file = BufReader::with_capacity(BUFFER, file);
+        let standing = format::read(file, length, &self.store, &mut |item| match item {
+            Item::Snapshot(item) => drop(self.replica.merge(&item)),
+            Item::Tombstone(tombstone) => tombstones.push(tombstone),
+        })?;
+        Ok((standing, tombstones))
+    }
+
+    /// Writes a new file, and puts it in the place of the old one. `None`: there is nothing proven to be saved.
+    fn write(&self, here: Option<Moment>) -> Result<Option<Standing>, FileError> {
+        // Before the first item: the file holds at least what was proven then.
+        let Some(staleness) = self.replica.staleness(Instant::now()) else { return Ok(None) };
+        let proven = here.and_then(|here| here.before(staleness));
+        let new = self.path.with_added_extension("new");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let write = || -> Result<Standing, FileError> {
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            let out = BufWriter::with_capacity(BUFFER, file);
+            let mut encoder = Encoder::new(out, &self.store, self.replica.grants.len())?;
+            let position = write_items(&mut encoder, &self.replica)?;
+            let standing = Standing { proven, saved: here, position };
+            let mut out = encoder.end(&standing)?;
+            out.flush()?;
+            out.get_ref().sync_all()?;
+            fs::rename(&new, &self.path)?;
+            Ok(standing)
+        };
+        let standing = write().inspect_err(|_| {
+            // What is half written is in nobody's way, and the next attempt removes it.
+            fs::remove_file(&new).ok();
+        })?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()?;
+        Ok(Some(standing))
+    }
 }
 
-/// Merges the file into the replica. On an error the replica holds some of it.
-fn read(path: &Path, replica: &Replica) -> Result<(Standing, Vec<format::Tombstone>), FileError> {
-    let file = File::open(path)?;
-    check(&file)?;
-    replica.begin_merge();
-    let mut tombstones = Vec::new();
-    let length = file.metadata()?.len();
-    let standing = format::read(BufReader::with_capacity(BUFFER, file), length, &mut |item| match item {
-        Item::Snapshot(item) => drop(replica.merge(&item)),
-        Item::Tombstone(tombstone) => tombstones.push(tombstone),
-    })?;
-    Ok((standing, tombstones))
-}
-
-/// Who can write the file can make tokens.
-fn check(file: &File) -> Result<(), FileError> {
+/// The file's length, if only the right ones can write it: who can write it can make tokens.
+fn check(file: &File) -> Result<u64, FileError> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(FileError::NoFile);
     }
     let owner = metadata.uid();
     let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
-    if ours && metadata.mode() & 0o022 == 0 { Ok(()) } else { Err(FileError::Exposed) }
-}
-
-/// Writes a new file, and puts it in the place of the old one. `None`: there is nothing proven to be saved.
-fn save(path: &Path, replica: &Replica, here: Option<Moment>) -> Result<Option<Standing>, FileError> {
-    // Before the first item: the file holds at least what was proven then.
-    let Some(staleness) = replica.staleness(Instant::now()) else { return Ok(None) };
-    let proven = here.and_then(|here| here.before(staleness));
-    let new = path.with_added_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let write = || -> Result<Standing, FileError> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        let mut encoder = Encoder::new(BufWriter::with_capacity(BUFFER, file), replica.grants.len())?;
-        let standing = Standing { proven, saved: here, position: write_items(&mut encoder, replica)? };
-        let mut out = encoder.end(&standing)?;
-        out.flush()?;
-        out.get_ref().sync_all()?;
-        fs::rename(&new, path)?;
-        Ok(standing)
-    };
-    let standing = write().inspect_err(|_| {
-        // What is half written is in nobody's way, and the next attempt removes it.
-        fs::remove_file(&new).ok();
-    })?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()?;
-    Ok(Some(standing))
+    if ours && metadata.mode() & 0o022 == 0 { Ok(metadata.len()) } else { Err(FileError::Exposed) }
 }
 
 /// Writes all that the replica holds, and returns from where the log makes it exact, and up to where it may be mixed.
 fn write_items<W: io::Write>(
     encoder: &mut Encoder<W>,
     replica: &Replica,
-) -> Result<Option<(Position, crate::store::Revision)>, FileError> {
+) -> Result<Option<(Position, Revision)>, FileError> {
     // In this order: with a resync in between, the two do not belong together, and the generation tells.
     let (generation, _) = replica.ledger().progress();
     let position = *replica.position.borrow();

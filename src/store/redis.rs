@@ -12,14 +12,19 @@
 //! Redis may lose acknowledged writes: in a failover, or by a crash between two syncs of its file. What it can lose is
 //! bounded by `quorum_replicas` and by how it persists, see `deploy/redis`.
 
+mod check;
 mod commit;
+mod dial;
+mod discovery;
 mod fault;
 mod index;
 mod layout;
 mod link;
 mod read;
 mod reports;
+mod slot;
 mod snapshot;
+mod switches;
 mod watch;
 
 use std::sync::{Arc, OnceLock};
@@ -32,7 +37,7 @@ use self::commit::Stop;
 use self::fault::Fault;
 use self::layout::{Key, Layout, SCHEMA};
 use self::link::Link;
-use self::watch::Watching;
+use self::watch::{Hearing, Watching};
 use super::notify::Notices;
 use super::{
     Absent, Batch, Changes, CommitError, Notice, Position, Probe, Report, Reported, Retention, Revision, Settings,
@@ -41,6 +46,9 @@ use super::{
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
 const CREATE: &str = include_str!("redis/create.lua");
+
+/// How long a sidecar's start waits for an answer that could tell that the store is not to be used.
+const AWAIT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A store in Redis.
 #[derive(Debug)]
@@ -61,6 +69,7 @@ struct Access {
     /// How many replicas must confirm commits and probes.
     quorum: u32,
     notices: Notices,
+    hearing: Hearing,
 }
 
 impl RedisStore {
@@ -78,6 +87,7 @@ impl RedisStore {
             name,
             quorum: settings.quorum_replicas,
             notices: Notices::new(),
+            hearing: Hearing::default(),
         };
         Ok(Self { access: Arc::new(access), retention, watching: OnceLock::new() })
     }
@@ -86,7 +96,8 @@ impl RedisStore {
     ///
     /// # Errors
     /// [`StoreError::Unusable`] when what is there is not ours or of another version, or when nothing is there and it is
-    /// not to be made; nothing is written then. [`StoreError::Unavailable`] when the server cannot be asked.
+    /// not to be made or waited for; nothing is written then. [`StoreError::Unavailable`] when the server cannot be asked
+    /// and is not waited for.
     pub async fn open(settings: &Settings, absent: Absent, retention: Retention) -> Result<Self, StoreError> {
         let store = Self::new(settings, retention)?;
         store.check(absent).await?;
@@ -99,13 +110,20 @@ impl RedisStore {
     /// As [`RedisStore::open`].
     pub async fn check(&self, absent: Absent) -> Result<(), StoreError> {
         let checked = async {
-            self.access.check_types().await?;
             if absent == Absent::Create {
                 self.access.create().await?;
             }
             read::position(&self.access).await.map(drop)
         };
-        checked.await.map_err(|fault| fault.during("opening the store", &self.access.name))
+        let checked = match absent {
+            Absent::Create | Absent::Refuse => checked.await,
+            Absent::Await => match tokio::time::timeout(AWAIT_TIMEOUT, checked).await {
+                Ok(Err(fault @ (Fault::Unusable(_) | Fault::NotPermitted(_)))) => Err(fault),
+                // Whoever reads says so, again and again.
+                Ok(Ok(()) | Err(_)) | Err(_) => Ok(()),
+            },
+        };
+        checked.map_err(|fault| fault.during("opening the store", &self.access.name))
     }
 
     /// The outcome, in the caller's terms.
@@ -138,27 +156,13 @@ impl Access {
         }
     }
 
-    /// Whether every key of ours has what it should have, or nothing.
-    async fn check_types(&self) -> Result<(), Fault> {
-        let mut commands = Pipeline::new();
-        for key in Key::ALL {
-            commands.cmd("TYPE").arg(self.layout.key(key));
-        }
-        let found: Vec<String> = self.link.read(&commands).await?;
-        for (key, found) in Key::ALL.into_iter().zip(found) {
-            if found != key.kind() && found != "none" {
-                return Err(layout::wrong_type(self.layout.key(key), &found));
-            }
-        }
-        Ok(())
-    }
-
     /// Redis does not say which key it was that has another type.
     async fn explained(&self, fault: Fault) -> Fault {
         if !fault.is_wrong_type() {
             return fault;
         }
-        self.check_types().await.err().filter(|found| matches!(found, Fault::Unusable(_))).unwrap_or(fault)
+        let examined = async { self.link.examine(&mut self.link.dedicated().await?).await };
+        examined.await.err().filter(|found| matches!(found, Fault::Unusable(_))).unwrap_or(fault)
     }
 }
 
@@ -185,7 +189,9 @@ impl Store for RedisStore {
     }
 
     async fn probe(&self) -> Result<Probe, StoreError> {
-        self.told("reading the position", read::probe(&self.access).await).await
+        let probe = self.told("reading the position", read::probe(&self.access).await).await?;
+        self.access.hearing.probed(&probe.position);
+        Ok(probe)
     }
 
     async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError> {
@@ -198,7 +204,7 @@ impl Store for RedisStore {
 
     fn watch(&self) -> Box<dyn Watch> {
         let watch = self.access.notices.watch();
-        self.watching.get_or_init(|| Watching::start(Arc::clone(&self.access)));
+        self.watching.get_or_init(|| Watching::start(&self.access));
         watch
     }
 

@@ -1,10 +1,14 @@
 //! What a store is opened with.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use zeroize::Zeroizing;
+
 use super::StoreUrl;
+use super::url::Password;
 
 /// Which store, and how to get at it. Everything but the URL is for Redis only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +48,47 @@ impl From<StoreUrl> for Settings {
             certificate: None,
             key: None,
         }
+    }
+}
+
+/// Why a file gives no password.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswordError {
+    /// It is missing, or may not be read.
+    #[error("reading {}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing is in it.
+    #[error("{} is empty", file.display())]
+    Empty {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Redis passwords can be any bytes, but nobody types such.
+    #[error("{} is not text", file.display())]
+    NotText {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// Reads a file that holds a password and nothing else; the line's end after it does not belong to it.
+///
+/// # Errors
+/// [`PasswordError`] names the file, and never shows what is in it.
+pub fn read_password(file: &Path) -> Result<Password, PasswordError> {
+    let bytes = std::fs::read(file).map(Zeroizing::new);
+    let bytes = bytes.map_err(|source| PasswordError::Read { file: file.to_owned(), source })?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| PasswordError::NotText { file: file.to_owned() })?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    match text.strip_suffix('\r').unwrap_or(text) {
+        "" => Err(PasswordError::Empty { file: file.to_owned() }),
+        text => Ok(Password::new(text.to_owned())),
     }
 }
 

@@ -286,6 +286,19 @@ fn one_token_is_revoked_without_asking_and_for_good() {
 }
 
 #[test]
+fn without_sidecars_there_is_none_to_wait_for() {
+    let site = Site::new();
+    let (a, b) = (site.create("max", "a"), site.create("max", "b"));
+    let ended = site.run(["token", "revoke", &a, "--wait"]);
+    assert_eq!(ended.done(), format!("revoked {a}: a (max)\n"));
+    assert!(ended.stderr.contains("no sidecar reports to this store"), "{ended:?}");
+    let ended = site.run(["token", "revoke", &a, &b, "--yes", "--wait", "--json"]).json();
+    assert_eq!(ended["tokens"].as_array().map(Vec::len), Some(2));
+    assert_eq!((&ended["wait"]["sidecars"], &ended["wait"]["slowest"]), (&json!(0), &Value::Null));
+    assert!(site.run(["status"]).done().contains("none reports to this store"));
+}
+
+#[test]
 fn several_tokens_need_a_yes() {
     let site = Site::new();
     let ids = ["a", "b", "c"].map(|description| site.create("max", description));
@@ -395,7 +408,10 @@ fn what_does_not_exist_is_named_with_the_way_out() {
         (vec!["token", "create", "--user", "max", "--description", ""], "the description"),
         (vec!["token", "create", "--user", "max", "--description", "x", "--expires", "2001-01-01T00:00:00Z"], "past"),
         (vec!["token", "import", "missing.jsonl"], "reading missing.jsonl: No such file"),
-        (vec!["user", "list", "--store", "sqlite:typo.db"], "sqlite:typo.db does not exist: `tollgate init` creates it"),
+        (
+            vec!["user", "list", "--store", "sqlite:typo.db"],
+            "sqlite:typo.db does not exist: `tollgate init` creates it",
+        ),
     ] {
         let ended = site.run(arguments);
         assert!(ended.failed().contains(part), "{part}: {ended:?}");

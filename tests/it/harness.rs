@@ -63,6 +63,7 @@ pub(crate) struct Site {
     pub(crate) owner: Token,
     /// A token with the preset of an agent: `configs:read`, `heartbeat:write`.
     pub(crate) agent: Token,
+    config: Config,
     directory: TempDir,
 }
 
@@ -138,9 +139,9 @@ impl Builder {
         let store = Arc::new(FaultyStore::new(real));
         store.set_broken(self.store_is_down);
         let shared: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
-        let sidecar = Sidecar::start(config, shared).await.expect("starts");
+        let sidecar = Sidecar::start(config.clone(), shared).await.expect("starts");
         let agent = create(&registry, "olga", PermissionSet::TELEGRAF_AGENT).await;
-        let site = Site { sidecar, registry, store, api, heartbeat, owner, agent, directory };
+        let site = Site { sidecar, registry, store, api, heartbeat, owner, agent, config, directory };
         if !self.store_is_down {
             site.replica_is_current().await;
         }
@@ -156,6 +157,21 @@ impl Site {
 
     pub(crate) fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// Stops the sidecar and starts another one with the same configuration, on other ports. Does not wait until it is
+    /// ready.
+    pub(crate) async fn restart(self) -> Self {
+        self.restart_after(|| ()).await
+    }
+
+    /// As [`Site::restart`], with something done between the two.
+    pub(crate) async fn restart_after(self, meanwhile: impl FnOnce()) -> Self {
+        within("the stop", self.sidecar.stop()).await;
+        meanwhile();
+        let store: Arc<dyn Store> = Arc::clone(&self.store) as Arc<dyn Store>;
+        let sidecar = Sidecar::start(self.config.clone(), store).await.expect("starts");
+        Self { sidecar, ..self }
     }
 
     /// Where agents connect.

@@ -215,6 +215,73 @@ fn the_store_is_in_the_state_directory() {
 }
 
 #[test]
+fn a_store_named_by_a_flag_needs_no_usual_file_and_no_other_variables() {
+    let environment = [
+        ("TOLLGATE_CONFIG", "/nonexistent/tollgate.toml"),
+        ("TOLLGATE_WORKERS", "none"),
+        ("TOLLGATE_STORE__URL", "no URL at all"),
+        ("TOLLGATE_STORE__NAMESPACE", "plant-7"),
+    ];
+    let environment = environment.map(|(name, value)| (name.into(), value.into())).to_vec();
+    let source = Source { file: None, environment }.only_store();
+    let flags = Overrides { store: Some("redis://h".to_owned()), ..Overrides::default() };
+    let store = store_settings(&source, &flags).expect("a store");
+    assert_eq!((store.url.to_string().as_str(), store.namespace.to_string().as_str()), ("redis://h:6379", "plant-7"));
+}
+
+#[test]
+fn keys_for_redis_are_read_and_judged() {
+    let directory = TempDir::new().expect("directory");
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = rcgen::CertificateParams::new(vec!["h".to_owned()]).expect("names").self_signed(&key);
+    let certificate = file("c.pem", &certificate.expect("a certificate").pem());
+    let key = file("k.pem", &key.serialize_pem());
+    let other_key = file("other.pem", &rcgen::KeyPair::generate().expect("a key").serialize_pem());
+    let (password, empty) = (file("p", "s3cret\r\n"), file("empty", "\n"));
+
+    let good = format!(
+        "url = 'rediss-sentinel://u@h/m'\nnamespace = 'a'\nquorum_replicas = 1\npassword_file = '{password}'\n\
+         sentinel_username = 's'\nsentinel_password_file = '{password}'\nca = '{certificate}'\n\
+         certificate = '{certificate}'\nkey = '{key}'"
+    );
+    let store = given(&format!("[store]\n{good}")).accepted().store;
+    assert_eq!((store.password_file, store.key), (Some(password.clone().into()), Some(key.clone().into())));
+    // What was written for another URL does not get in the way of the one that a flag names.
+    let elsewhere = given(&format!("[store]\n{good}"));
+    let elsewhere = elsewhere.flags(|flags| flags.store = Some("sqlite:/a.db".to_owned())).accepted().store;
+    let mut expected = Settings::from("sqlite:/a.db".parse::<StoreUrl>().expect("a URL"));
+    (expected.namespace, expected.quorum_replicas) = (store.namespace, 1);
+    assert_eq!(elsewhere, expected);
+
+    let single = "url = 'redis://h'";
+    let tls = "url = 'rediss://h'";
+    for (toml, place, part) in [
+        (format!("password_file = '{password}'"), "password_file", "names a SQLite file"),
+        (format!("{single}\npassword_file = '/nonexistent'"), "password_file", "reading /nonexistent: No such file"),
+        (format!("{single}\npassword_file = '{empty}'"), "password_file", "is empty"),
+        (format!("url = 'redis://:s3cret@h'\npassword_file = '{password}'"), "password_file", "has a password already"),
+        (format!("{single}\nca = '{certificate}'"), "ca", "write rediss"),
+        (format!("{single}\nsentinel_password_file = '{password}'"), "sentinel_password_file", "names none"),
+        ("url = 'redis-sentinel://h/m'\nsentinel_username = 'u'".to_owned(), "sentinel_username", "needs a password"),
+        (format!("{tls}\ncertificate = '{certificate}'"), "certificate", "together with `key`"),
+        (format!("{tls}\nkey = '{key}'"), "key", "together with `certificate`"),
+        (format!("{tls}\nca = '{key}'"), "ca", "holds no certificate"),
+        (format!("{tls}\ncertificate = '/nope'\nkey = '{key}'"), "certificate", "reading /nope"),
+        (format!("{tls}\ncertificate = '{certificate}'\nkey = '{other_key}'"), "key", "does not match"),
+        ("url = 'redis://h'\nnamespace = 'a b'".to_owned(), "namespace", "letters, digits"),
+    ] {
+        let problem = given(&format!("[store]\n{toml}")).problem();
+        assert!(problem.contains(&format!("store.{place}")) && problem.contains(part), "{toml}: {problem}");
+        assert!(!problem.contains("s3cret"), "{problem}");
+    }
+}
+
+#[test]
 fn the_store_can_be_read_without_judging_the_rest() {
     let toml = "[store]\nurl = 'sqlite:/a.db'\n[[listener]]\ntls = { certificate = '/nope', key = '/nope' }";
     let written = given(toml);

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::super::draft::samples::{at, operator, standing_of, user};
 use super::*;
-use crate::token::{Role, TokenId};
+use crate::token::Role;
 
 const SECRET: &str = "0123456789abcdefghjkmnpqrstvwxyz0123456789abcdefghj";
 
@@ -86,14 +86,16 @@ proptest! {
 
 /// What becomes of each line: its number and, if refused, the reason.
 fn decide(standing: &Standing, lines: &[(usize, ImportLine)], known: &Known) -> Vec<(usize, Option<String>)> {
-    let refused = HashMap::new();
-    let decisions = decide_lines(standing, lines, known, &refused, at(10));
-    decisions.map(|(line, decision)| (line, decision.err())).collect()
+    let (good, refused) = sort_out(standing, lines, known, at(10));
+    let good = good.into_iter().map(|(line, _)| (*line, None));
+    let mut all: Vec<_> = good.chain(refused.into_iter().map(|refused| (refused.line, Some(refused.reason)))).collect();
+    all.sort();
+    all
 }
 
 fn known(users: &[Versioned<UserRecord>]) -> Known {
     let users = users.iter().map(|user| (user.record.name.clone(), Some(user.clone()))).collect();
-    Known { users, digests: HashSet::new() }
+    Known { users, ..Known::default() }
 }
 
 #[test]
@@ -107,7 +109,7 @@ fn every_bad_line_is_named_with_its_own_reason() {
     let lines = [good("a"), vera, nobody, expired, good("a"), good("e"), good("f")];
     let lines: Vec<_> = (11..).zip(lines).collect();
     let mut known = known(&[user("anna", Role::Manager), user("vera", Role::Viewer)]);
-    known.digests.insert(good("e").digest);
+    known.taken.insert(good("e").digest);
     let decisions = decide(&operator(), &lines, &known);
     let expected = [
         (11, None),
@@ -137,9 +139,10 @@ fn a_manager_imports_for_themselves_only() {
 }
 
 #[test]
-fn what_the_store_refused_is_the_lines_reason() {
-    let refused = HashMap::from([(good("a").digest, "deleted".to_owned())]);
-    let (lines, known, standing) = ([(1, good("a"))], known(&[user("anna", Role::Manager)]), operator());
-    let decision = decide_lines(&standing, &lines, &known, &refused, at(10)).next().expect("one line");
-    assert_eq!(decision.1.map(|record| record.id), Err::<TokenId, _>("deleted".to_owned()));
+fn a_deleted_token_does_not_come_back() {
+    let mut known = known(&[user("anna", Role::Manager)]);
+    known.retired.insert(good("a").digest);
+    let decisions = decide(&operator(), &[(1, good("a")), (2, good("b"))], &known);
+    assert!(decisions[0].1.as_deref().is_some_and(|reason| reason.contains("was deleted")), "{decisions:?}");
+    assert_eq!(decisions[1], (2, None));
 }

@@ -514,7 +514,7 @@ async fn a_damaged_entry_costs_its_token_only() {
 
 #[test]
 fn waits_grow_to_a_bound_and_differ() {
-    let waits = |attempt| (0..50).map(move |_| backoff(attempt));
+    let waits = |attempt| (0..50).map(move |_| BACKOFF.wait(attempt));
     assert!(waits(1).all(|wait| (Duration::from_millis(25)..=Duration::from_millis(75)).contains(&wait)));
     assert!(waits(u32::MAX).all(|wait| (Duration::from_millis(300)..=Duration::from_millis(900)).contains(&wait)));
     assert!(waits(5).any(|wait| Some(wait) != waits(5).next()));

@@ -1,7 +1,7 @@
 //! The bytes of a snapshot file. All numbers are little-endian.
 //!
 //! ```text
-//!   "tollgate replica"  version u32  about how many grants u64
+//!   "tollgate replica"  version u32  store: length u16, name  about how many grants u64
 //!   blocks, each:  kind u8  records u32  ...
 //!     'o'  users:       id u64  length u16  Owner::encode
 //!     'g'  grants:      digest 32  Grant::encode 32
@@ -63,6 +63,8 @@ pub(super) enum FormatError {
     Foreign,
     #[error("is of version {0}, and this program knows version {VERSION} only")]
     Version(u32),
+    #[error("is of another store, {0:?}")]
+    OtherStore(String),
     #[error("is cut short")]
     Short,
     #[error("is damaged: {0}")]
@@ -83,10 +85,14 @@ pub(super) struct Encoder<W> {
 }
 
 impl<W: Write> Encoder<W> {
-    pub(super) fn new(out: W, grants: usize) -> io::Result<Self> {
+    /// `store` is what the grants were read from.
+    pub(super) fn new(out: W, store: &str, grants: usize) -> io::Result<Self> {
         let mut encoder = Self { out, hash: Sha256::new(), block: Vec::new() };
         encoder.block.extend_from_slice(MAGIC);
         encoder.block.extend_from_slice(&VERSION.to_le_bytes());
+        let store = name(store);
+        encoder.block.extend_from_slice(&u16::try_from(store.len()).unwrap_or(u16::MAX).to_le_bytes());
+        encoder.block.extend_from_slice(store);
         encoder.block.extend_from_slice(&(grants as u64).to_le_bytes());
         encoder.put()?;
         Ok(encoder)
@@ -145,11 +151,21 @@ impl<W: Write> Encoder<W> {
     }
 }
 
-/// Reads a file of this length to its end and hands every item to `sink`. Only what is returned says that they were
+/// As much of a store's name as is written.
+fn name(store: &str) -> &[u8] {
+    &store.as_bytes()[..store.len().min(usize::from(u16::MAX))]
+}
+
+/// Reads a file of this length, of this store, to its end and hands every item to `sink`. Only what is returned says that they were
 /// right: with an error, none of them may be believed.
-pub(super) fn read<R: Read>(input: R, length: u64, sink: &mut dyn FnMut(Item)) -> Result<Standing, FormatError> {
+pub(super) fn read<R: Read>(
+    input: R,
+    length: u64,
+    store: &str,
+    sink: &mut dyn FnMut(Item),
+) -> Result<Standing, FormatError> {
     let mut decoder = Decoder { input, hash: Sha256::new(), block: Vec::new() };
-    decoder.header(length, sink)?;
+    decoder.header(length, store, sink)?;
     let standing = loop {
         let ([kind], count) = (decoder.array()?, u32::from_le_bytes(decoder.array()?));
         let count = usize::try_from(count).unwrap_or(usize::MAX);
@@ -186,7 +202,7 @@ struct Decoder<R> {
 }
 
 impl<R: Read> Decoder<R> {
-    fn header(&mut self, length: u64, sink: &mut dyn FnMut(Item)) -> Result<(), FormatError> {
+    fn header(&mut self, length: u64, store: &str, sink: &mut dyn FnMut(Item)) -> Result<(), FormatError> {
         // Also one that is too short to say what it is.
         let magic: [u8; 16] = self.array().map_err(|error| match error {
             FormatError::Short => FormatError::Foreign,
@@ -198,6 +214,11 @@ impl<R: Read> Decoder<R> {
         let version = u32::from_le_bytes(self.array()?);
         if version != VERSION {
             return Err(FormatError::Version(version));
+        }
+        let named = u16::from_le_bytes(self.array()?);
+        let named = self.bytes(named.into())?;
+        if named != name(store) {
+            return Err(FormatError::OtherStore(String::from_utf8_lossy(named).into_owned()));
         }
         // Nobody vouches for the number yet: no more than fit.
         let grants = u64::from_le_bytes(self.array()?).min(length / GRANT as u64);

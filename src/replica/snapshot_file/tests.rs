@@ -11,6 +11,8 @@ use crate::replica::sync::{Event, Finding, Read, Table};
 use crate::store::{Change, Changes, Epoch, LogEntry, Probe, Revision, SnapshotItem};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
+const STORE: &str = "redis://example";
+
 const EPOCH: Epoch = Epoch(7);
 
 fn digest(number: u64) -> Digest {
@@ -73,7 +75,7 @@ impl Run {
     }
 
     fn file(&self, folder: &TempDir) -> Arc<SnapshotFile> {
-        SnapshotFile::new(folder.path().join("replica.snapshot"), Arc::clone(&self.replica))
+        SnapshotFile::new(folder.path().join("replica.snapshot"), STORE.to_owned(), Arc::clone(&self.replica))
     }
 
     fn saved(&self) -> TempDir {
@@ -193,7 +195,7 @@ fn an_ignored_file_is_named_with_its_reason() {
     let bytes = fs::read(&path).expect("reads");
     let reason = |bytes: &[u8]| {
         fs::write(&path, bytes).expect("writes");
-        read(&path, &Replica::new()).expect_err("ignored").to_string()
+        Run::new().file(&folder).read().expect_err("ignored").to_string()
     };
     assert_eq!(reason(b""), "it is not a snapshot file of this program");
     assert_eq!(reason(b"something quite different"), "it is not a snapshot file of this program");
@@ -201,13 +203,17 @@ fn an_ignored_file_is_named_with_its_reason() {
     future[16] = 2;
     assert_eq!(reason(&future), "it is of version 2, and this program knows version 1 only");
     assert_eq!(reason(&bytes[..100]), "it is cut short");
+    let mut other = bytes.clone();
+    other[22..][..5].copy_from_slice(b"memcd");
+    assert_eq!(reason(&other), "it is of another store, \"memcd://example\"");
     let mut changed = bytes.clone();
     changed[200] ^= 1;
     assert_eq!(reason(&changed), "it is damaged: its checksum is wrong");
     fs::write(&path, &bytes).expect("writes");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).expect("sets");
-    assert!(matches!(read(&path, &Replica::new()), Err(FileError::Exposed)));
-    assert!(matches!(read(folder.path(), &Replica::new()), Err(FileError::NoFile)));
+    let file = |path: &Path| SnapshotFile::new(path.to_owned(), STORE.to_owned(), Arc::default()).read();
+    assert!(matches!(file(&path), Err(FileError::Exposed)));
+    assert!(matches!(file(folder.path()), Err(FileError::NoFile)));
 }
 
 #[test]
@@ -283,7 +289,7 @@ fn a_resync_while_the_file_is_written_leaves_it_without_a_position() {
         }
     }
     let meddling = |replica| {
-        let mut encoder = Encoder::new(Meddling(replica), 0).expect("writes");
+        let mut encoder = Encoder::new(Meddling(replica), STORE, 0).expect("writes");
         write_items(&mut encoder, replica).expect("writes")
     };
     assert_eq!((meddling(&run.replica), run.replica.status().position), (None, position));
@@ -347,7 +353,7 @@ proptest! {
         }
         let busy = Busy { run: &run, meanwhile: &meanwhile, block: 0, bytes: Vec::new() };
         let replica = Arc::clone(&run.borrow().replica);
-        let mut encoder = Encoder::new(busy, 0).expect("writes");
+        let mut encoder = Encoder::new(busy, STORE, 0).expect("writes");
         let position = write_items(&mut encoder, &replica).expect("writes");
         let bytes = encoder.end(&Standing { proven: Some(here()), saved: Some(here()), position }).expect("writes").bytes;
         let folder = tempfile::tempdir().expect("a folder");

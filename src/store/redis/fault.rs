@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::{ErrorKind, RedisError};
 
 use crate::store::StoreError;
+use crate::store::url::Server;
 
 /// The cause of a [`StoreError`]. Never shows a password.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +13,12 @@ pub(super) enum Fault {
     /// What is there is not a store of this version, or this user may not use it.
     #[error("cannot be used: {0}")]
     Unusable(String),
+    /// There is no registry yet.
+    #[error("{0}")]
+    Absent(String),
+    /// The server refuses this user these commands or keys.
+    #[error("{}", permission(.0))]
+    NotPermitted(String),
     #[error("damaged record at {key}: {problem}")]
     Record { key: String, problem: String },
     /// No connection could be made: nothing was sent.
@@ -69,20 +76,33 @@ impl Fault {
     /// The server's own words.
     fn of_server(code: String, detail: String) -> Self {
         match code.as_str() {
-            "NOPERM" => {
-                Self::Unusable(format!("refuses its Redis user something ({detail}): see deploy/redis/users.acl"))
-            }
+            "NOPERM" => Self::NotPermitted(detail),
             "NOAUTH" => Self::Unusable("asks for a password: name a user and a password file".to_owned()),
             _ => Self::Refused(code, detail),
         }
     }
 
     /// The error of an attempt to connect.
-    pub(super) fn of_connecting(server: String, error: RedisError) -> Self {
-        match error.kind() {
-            ErrorKind::AuthenticationFailed => Self::Unusable("refuses the Redis user or its password".to_owned()),
-            _ => Self::Unreachable { server, source: Box::new(error) },
+    pub(super) fn of_connecting(server: &Server, error: RedisError) -> Self {
+        match (error.kind(), error.code()) {
+            (ErrorKind::RESP3NotSupported, _) => {
+                Self::Unusable(format!("is older than Redis 6 (at {server}); Tollgate needs 7.0 or later"))
+            }
+            (_, Some("WRONGPASS")) => Self::Unusable(format!("refuses the user or its password (at {server})")),
+            (_, Some("NOAUTH")) => Self::Unusable(format!("asks for a user and a password (at {server})")),
+            _ => Self::unreachable(server, error),
         }
+    }
+
+    /// There is no connection.
+    pub(super) fn unreachable(server: &Server, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unreachable { server: server.to_string(), source: source.into() }
+    }
+
+    /// It with its causes, on one line.
+    pub(super) fn chain(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
     }
 
     /// Whether another connection is needed, and perhaps another server.
@@ -91,6 +111,8 @@ impl Fault {
             Self::Broken(_) | Self::TimedOut(_) | Self::NotPrimary | Self::Senseless(_) => true,
             Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "ASK" | "MASTERDOWN"),
             Self::Unusable(_)
+            | Self::Absent(_)
+            | Self::NotPermitted(_)
             | Self::Record { .. }
             | Self::Unreachable { .. }
             | Self::Unconfirmed { .. }
@@ -114,10 +136,16 @@ impl Fault {
         let store = store.to_owned();
         match self {
             Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
-            Self::Unusable(problem) => StoreError::Unusable { store, problem },
+            Self::Unusable(problem) | Self::Absent(problem) => StoreError::Unusable { store, problem },
+            Self::NotPermitted(what) => StoreError::Unusable { store, problem: permission(&what) },
             cause => StoreError::Unavailable { operation, store, source: Box::new(cause) },
         }
     }
+}
+
+/// What the server refuses its user, and what to do about it.
+fn permission(what: &str) -> String {
+    format!("refuses its Redis user something ({what}): give it the rules in deploy/redis/users.acl")
 }
 
 /// What the server's error means, and what to do about it.
@@ -155,7 +183,7 @@ mod tests {
             assert!(!fault.leaves_open(), "{code}");
             assert!(fault.to_string().contains(code), "{fault}");
         }
-        assert!(matches!(answered("NOPERM"), Fault::Unusable(_)));
+        assert!(matches!(answered("NOPERM"), Fault::NotPermitted(_)));
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl Layout {
 
     /// There is no registry.
     pub(super) fn absent(&self) -> Fault {
-        Fault::Unusable(format!("holds no registry in the namespace `{}`: run `tollgate init`", self.namespace))
+        Fault::Absent(format!("holds no registry in the namespace `{}`: run `tollgate init`", self.namespace))
     }
 }
 

@@ -2,41 +2,45 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    RedisConnectionInfo,
-};
+use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline};
+use tokio::sync::watch;
 
+use super::check::{self, Kind};
+use super::dial::{Carrier, Dialer, Peer};
+use super::discovery::Discovery;
 use super::fault::Fault;
-use crate::store::url::{Password, RedisUrl, Server, Topology};
+use super::layout::Layout;
+use super::slot::Slot as ClusterSlot;
+use crate::store::url::Server;
 use crate::store::{Settings, StoreUrl};
-
-/// Longest wait for a connection, its greeting included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest wait for an answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The way to the server in charge.
 pub(super) struct Link {
-    settings: Settings,
-    url: RedisUrl,
+    dialer: Arc<Dialer>,
+    discovery: Discovery,
+    kind: Kind,
+    layout: Layout,
+    needs_quorum: bool,
     /// For everything that does not wait on the server.
     shared: Slot,
     /// For what waits for replicas: on the shared connection, everything else would wait too.
     confirming: Slot,
     /// Numbers connections.
     made: AtomicU64,
+    /// The server in charge, as far as is known; `None` when it is known to be another one than before.
+    primary: watch::Sender<Option<Server>>,
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("Link").field("url", self.dialer.url()).finish_non_exhaustive()
     }
 }
 
@@ -61,7 +65,9 @@ struct Slot {
 #[derive(Clone)]
 pub(super) struct Connection {
     connection: MultiplexedConnection,
+    server: Server,
     number: u64,
+    _carrier: Arc<Carrier>,
 }
 
 impl Connection {
@@ -76,6 +82,11 @@ impl Connection {
         let answer = self.connection.subscribe(channel).await;
         answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
     }
+
+    /// Where it leads.
+    pub(super) fn server(&self) -> &Server {
+        &self.server
+    }
 }
 
 impl Link {
@@ -87,23 +98,28 @@ impl Link {
         let StoreUrl::Redis(url) = &settings.url else {
             return Err(Fault::Unusable("is not in Redis".to_owned()));
         };
+        let dialer = Arc::new(Dialer::new(settings.clone(), url.clone()));
         Ok(Self {
-            settings: settings.clone(),
-            url: url.clone(),
+            discovery: Discovery::new(Arc::clone(&dialer), ClusterSlot::of(&settings.namespace)),
+            kind: Kind::of(&url.topology),
+            dialer,
+            layout: Layout::new(&settings.namespace),
+            needs_quorum: settings.quorum_replicas > 0,
             shared: Slot::default(),
             confirming: Slot::default(),
             made: AtomicU64::new(0),
+            primary: watch::Sender::new(None),
         })
     }
 
     /// A connection of one's own, to one server for as long as it lasts.
     pub(super) async fn dedicated(&self) -> Result<Connection, Fault> {
-        self.connect(ProtocolVersion::RESP2, config()).await
+        self.connect(config()).await
     }
 
     /// A connection of one's own that gives what the server says unasked to `sender`.
     pub(super) async fn listening(&self, sender: impl redis::aio::AsyncPushSender) -> Result<Connection, Fault> {
-        self.connect(ProtocolVersion::RESP3, config().set_push_sender(sender)).await
+        self.connect(config().set_push_sender(sender)).await
     }
 
     /// Sends commands once. The connection is replaced if it turns out to be of no more use.
@@ -114,6 +130,11 @@ impl Link {
         let mut guard = Suspicion { slot, number: connection.number, is_suspect: true };
         let outcome = connection.query(commands).await;
         guard.is_suspect = outcome.as_ref().is_err_and(Fault::ends_connection);
+        if let Err(Fault::Refused(code, detail)) = &outcome
+            && code == "MOVED"
+        {
+            self.discovery.moved(detail);
+        }
         outcome
     }
 
@@ -125,10 +146,21 @@ impl Link {
         }
     }
 
-    /// Lets go of the kept connections: they lead to a server that is not in charge.
+    pub(super) fn dialer(&self) -> &Arc<Dialer> {
+        &self.dialer
+    }
+
+    /// The server in charge, as far as is known, and when another one is.
+    pub(super) fn primary(&self) -> watch::Receiver<Option<Server>> {
+        self.primary.subscribe()
+    }
+
+    /// Lets go of the kept connections, and of the subscription: they lead to a server that is not in charge.
     pub(super) fn discard(&self) {
-        *self.shared.current() = None;
-        *self.confirming.current() = None;
+        self.primary.send_replace(None);
+        for slot in [&self.shared, &self.confirming] {
+            slot.current().take();
+        }
     }
 
     /// The kept connection, or a new one.
@@ -140,9 +172,16 @@ impl Link {
         if let Some(connection) = slot.current().clone() {
             return Ok(connection);
         }
-        let connection = self.dedicated().await?;
+        let mut connection = self.dedicated().await?;
+        // Users and versions may be others on another server.
+        self.examine(&mut connection).await?;
         *slot.current() = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// Looks whether what is there is ours, and can be used.
+    pub(super) async fn examine(&self, connection: &mut Connection) -> Result<(), Fault> {
+        check::examine(&mut connection.connection, &self.layout, self.needs_quorum).await
     }
 
     fn slot(&self, on: Use) -> &Slot {
@@ -153,53 +192,54 @@ impl Link {
     }
 
     /// Finds the server in charge and connects to it.
-    async fn connect(&self, protocol: ProtocolVersion, config: AsyncConnectionConfig) -> Result<Connection, Fault> {
-        let server = match &self.url.topology {
-            Topology::Single(server) => server,
-            Topology::Sentinel { .. } | Topology::Cluster(_) => {
-                return Err(Fault::Unusable("needs Sentinel or Cluster, which are not supported yet".to_owned()));
+    async fn connect(&self, config: AsyncConnectionConfig) -> Result<Connection, Fault> {
+        let mut candidates = self.discovery.candidates();
+        let mut failure = None;
+        while let Some(candidate) = candidates.next().await {
+            let connected = match candidate {
+                Ok(server) => self.connect_to(server, config.clone()).await,
+                Err(fault) => Err(fault),
+            };
+            match connected {
+                Ok(connection) => {
+                    self.found(connection.server());
+                    return Ok(connection);
+                }
+                // What somebody has to mend is told rather than what may pass.
+                Err(fault) if !matches!(failure, Some(Fault::Unusable(_))) => failure = Some(fault),
+                Err(_) => {}
             }
-        };
-        let refused = |error| Fault::of_connecting(server.to_string(), error);
-        let mut redis = RedisConnectionInfo::default()
-            .set_protocol(protocol)
-            .set_db(i64::from(self.url.database))
-            .set_skip_set_lib_name();
-        if let Some(username) = &self.url.username {
-            redis = redis.set_username(username);
         }
-        if let Some(password) = self.password().await? {
-            redis = redis.set_password(password.reveal());
-        }
-        let info = self.address(server).into_connection_info().map_err(refused)?;
-        let info = info.set_redis_settings(redis).set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = Client::open(info).map_err(refused)?;
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(refused)?;
-        Ok(Connection { connection, number: self.made.fetch_add(1, Ordering::Relaxed) })
+        Err(failure.unwrap_or(Fault::NotPrimary))
     }
 
-    fn address(&self, server: &Server) -> ConnectionAddr {
-        let (host, port) = (server.host.clone(), server.port);
-        match self.url.tls {
-            false => ConnectionAddr::Tcp(host, port),
-            true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
-        }
+    async fn connect_to(&self, server: Server, config: AsyncConnectionConfig) -> Result<Connection, Fault> {
+        let (mut connection, carrier) = self.dialer.dial(&server, Peer::Server, config).await?;
+        check::greet(&mut connection, &server, self.kind).await?;
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        Ok(Connection { connection, server, number, _carrier: Arc::new(carrier) })
     }
 
-    /// From the file, which is read anew each time, or from the URL.
-    async fn password(&self) -> Result<Option<Password>, Fault> {
-        let Some(path) = &self.settings.password_file else { return Ok(self.url.password.clone()) };
-        match tokio::fs::read_to_string(path).await {
-            Ok(text) => Ok(Some(Password::new(text.trim_end_matches(['\r', '\n']).to_owned()))),
-            Err(error) => Err(Fault::Unusable(format!("cannot be asked: reading {}: {error}", path.display()))),
+    /// Connections to any other server are of no more use.
+    fn found(&self, server: &Server) {
+        for slot in [&self.shared, &self.confirming] {
+            let mut current = slot.current();
+            if current.as_ref().is_some_and(|connection| connection.server != *server) {
+                current.take();
+            }
         }
+        self.primary.send_if_modified(|primary| {
+            let is_other = primary.as_ref() != Some(server);
+            if is_other {
+                *primary = Some(server.clone());
+            }
+            is_other
+        });
     }
 }
 
 fn config() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(ANSWER_TIMEOUT))
+    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(ANSWER_TIMEOUT))
 }
 
 impl Slot {

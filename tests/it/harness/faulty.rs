@@ -1,6 +1,7 @@
 //! A store that can be taken away and given back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,11 +19,13 @@ pub(crate) const SECRET_PLACE: &str = "sqlite:/secret/place";
 pub(crate) struct FaultyStore {
     real: Arc<dyn Store>,
     broken: watch::Sender<bool>,
+    /// Commits that still succeed.
+    commits: AtomicUsize,
 }
 
 impl FaultyStore {
     pub(crate) fn new(real: Arc<dyn Store>) -> Self {
-        Self { real, broken: watch::Sender::new(false) }
+        Self { real, broken: watch::Sender::new(false), commits: AtomicUsize::new(usize::MAX) }
     }
 
     /// Takes the store away, or gives it back.
@@ -30,22 +33,31 @@ impl FaultyStore {
         self.broken.send_replace(broken);
     }
 
+    /// Lets this many commits through, and fails those that follow.
+    pub(crate) fn fail_after(&self, commits: usize) {
+        self.commits.store(commits, Ordering::Relaxed);
+    }
+
     fn check(&self) -> Result<&dyn Store, StoreError> {
         match *self.broken.borrow() {
             false => Ok(&*self.real),
-            true => Err(StoreError::Unavailable {
-                operation: "a call",
-                store: SECRET_PLACE.to_owned(),
-                source: "broken by the test".into(),
-            }),
+            true => Err(broken()),
         }
     }
+}
+
+fn broken() -> StoreError {
+    StoreError::Unavailable { operation: "a call", store: SECRET_PLACE.to_owned(), source: "broken by the test".into() }
 }
 
 #[async_trait]
 impl Store for FaultyStore {
     async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
-        self.check()?.commit(batch).await
+        let one_less = |left: usize| left.checked_sub(1);
+        match self.commits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+            Ok(_) => self.check()?.commit(batch).await,
+            Err(_) => Err(broken().into()),
+        }
     }
 
     async fn position(&self) -> Result<Position, StoreError> {

@@ -2,37 +2,59 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::{Upstream, within};
 
-/// `tollgate serve` with a store of its own; killed when dropped.
+/// `tollgate serve`; killed when dropped.
 pub(crate) struct Program {
     child: Child,
     listener: SocketAddr,
     /// The Owner's token.
     pub(crate) token: String,
-    _directory: TempDir,
+    /// With the store in it.
+    directory: Arc<TempDir>,
 }
 
 impl Program {
-    /// Starts it before these upstreams, with these `TOLLGATE_` variables, and waits until it says that it is ready.
+    /// Starts it with a store of its own before these upstreams, with these `TOLLGATE_` variables, and waits until it says
+    /// that it is ready.
     pub(crate) fn start(api: &Upstream, heartbeat: &Upstream, variables: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let program = |arguments: &[&str]| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-            let store = format!("sqlite:{}", directory.path().join("tollgate.db").display());
-            command.env_clear().env("HOME", directory.path()).env("LOGNAME", "tester");
-            command.args(["--store", &store]).args(arguments);
-            command
-        };
-        let created = program(&["init"]).output().expect("runs");
+        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+        let created = command(&directory, &["init"]).output().expect("runs");
         let token = String::from_utf8(created.stdout).expect("text").trim().to_owned();
+        Self::serve(api, heartbeat, variables, token, directory)
+    }
+
+    /// Starts another one with the same store.
+    pub(crate) fn beside(&self, api: &Upstream, heartbeat: &Upstream, variables: &[(&str, &str)]) -> Self {
+        Self::serve(api, heartbeat, variables, self.token.clone(), Arc::clone(&self.directory))
+    }
+
+    /// Prepares `tollgate` with its store.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        command(&self.directory, arguments)
+    }
+
+    /// Runs `tollgate` with its store, to the end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).stdin(Stdio::null()).output().expect("runs")
+    }
+
+    fn serve(
+        api: &Upstream,
+        heartbeat: &Upstream,
+        variables: &[(&str, &str)],
+        token: String,
+        directory: Arc<TempDir>,
+    ) -> Self {
         let url = |upstream: &Upstream| format!("http://{}", upstream.address());
-        let mut command = program(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        let mut command = command(&directory, &serve);
         command.args(["--api-upstream", &url(api), "--heartbeat-upstream", &url(heartbeat)]);
         command.env("TOLLGATE_LOG__FORMAT", "json").env("TOLLGATE_WORKERS", "1").stderr(Stdio::piped());
         for (name, value) in variables {
@@ -54,7 +76,7 @@ impl Program {
         }
         // Reads on, so that it never waits for its log.
         std::thread::spawn(move || log.for_each(drop));
-        Self { child, listener: listener.expect("said where it listens"), token, _directory: directory }
+        Self { child, listener: listener.expect("said where it listens"), token, directory }
     }
 
     /// Where agents connect.
@@ -88,6 +110,14 @@ impl Program {
         };
         within("the program's end", ended).await
     }
+}
+
+fn command(directory: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    let store = format!("sqlite:{}", directory.path().join("tollgate.db").display());
+    command.env_clear().env("HOME", directory.path()).env("LOGNAME", "tester");
+    command.args(["--store", &store]).args(arguments);
+    command
 }
 
 impl Drop for Program {

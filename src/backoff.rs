@@ -1,0 +1,38 @@
+//! The waits between attempts.
+
+use std::time::Duration;
+
+/// Waits that double from the first to the last, each between half and one and a half of itself, so that a fleet does
+/// not come back as one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) last: Duration,
+}
+
+impl Backoff {
+    /// How long to wait before this attempt, counted from 1.
+    pub(crate) fn wait(self, attempt: u32) -> Duration {
+        let wait = self.first.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(self.last);
+        let mut random = [0u8; 1];
+        // Without randomness the wait is the shortest one, which is as good for one sidecar.
+        if getrandom::fill(&mut random).is_err() {
+            random = [0];
+        }
+        wait / 2 + wait * u32::from(random[0]) / 255
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_the_last_and_stay_within_half_of_it() {
+        let backoff = Backoff { first: Duration::from_millis(50), last: Duration::from_millis(600) };
+        for (attempt, wait) in [(1, 50), (2, 100), (4, 400), (5, 600), (u32::MAX, 600)] {
+            let wait = Duration::from_millis(wait);
+            assert!((wait / 2..=wait * 3 / 2).contains(&backoff.wait(attempt)), "{attempt}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! `tollgate status`: where the store stands, and every sidecar.
+
+use std::io::{self, IsTerminal as _};
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::args::Format;
+use super::output::{Output, note};
+use super::session::Session;
+use super::table::{Cell, Table, Tone, details};
+use super::{Globals, chain, time};
+use crate::store::{Absent, Position, Reported, Revision, Store, StoreError, TokenFilter};
+
+/// Time from one look to the next.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Staleness from which a sidecar is worth a look: a few probes were missed.
+const STALE: Duration = Duration::from_secs(10);
+
+/// Arguments of `status`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct StatusArgs {
+    /// Look again every second, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// Text or JSON.
+    #[command(flatten)]
+    format: Format,
+}
+
+/// The store and its sidecars at one moment.
+struct Status {
+    store: String,
+    position: Position,
+    tokens: u64,
+    recalled: usize,
+    sidecars: Vec<Reported>,
+}
+
+/// A [`Status`] as programs see it.
+#[derive(Serialize)]
+struct StatusView {
+    store: String,
+    epoch: String,
+    revision: u64,
+    tokens: u64,
+    sidecars: Vec<SidecarView>,
+}
+
+#[derive(Serialize)]
+struct SidecarView {
+    id: String,
+    name: String,
+    version: String,
+    /// `None` while it reads the registry, and where it is that of another epoch.
+    revision: Option<u64>,
+    staleness_seconds: Option<f64>,
+    connections: u64,
+    started_at: Timestamp,
+}
+
+/// Prints where the store stands, and every sidecar; with `--watch` again and again.
+///
+/// # Errors
+/// When the store does not answer; while watching that is said, and it is asked again.
+pub async fn run(globals: &Globals, args: StatusArgs) -> anyhow::Result<()> {
+    let session = Session::open(globals, Absent::Refuse).await?;
+    let (store, output) = (&**session.registry.store(), Output::new(args.format));
+    if !args.watch {
+        return print(&Status::read(store).await?, output, false);
+    }
+    let redraws = !output.json && io::stdout().is_terminal();
+    loop {
+        match Status::read(store).await {
+            Ok(status) => {
+                if redraws {
+                    output.text("\x1b[H\x1b[2J")?; // to the top left, and clear (ECMA-48 CUP, ED)
+                }
+                print(&status, output, true)?;
+                if !output.json && !redraws {
+                    output.text("\n")?;
+                }
+            }
+            Err(error) => note(format_args!("tollgate: {}", chain(&error.into()))),
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+impl Status {
+    async fn read(store: &dyn Store) -> Result<Self, StoreError> {
+        // The reports last: none of them can be ahead of the store then, except for what was committed in between.
+        let (position, tokens) = (store.position().await?, store.count_tokens(TokenFilter::default()).await?);
+        let (recalled, sidecars) = (store.recalled().await?.len(), store.sidecars().await?);
+        Ok(Self { store: store.describe(), position, tokens, recalled, sidecars })
+    }
+
+    fn revision_of(&self, sidecar: &Reported) -> Option<Revision> {
+        let applied = sidecar.report.applied.filter(|(epoch, _)| *epoch == self.position.epoch);
+        applied.map(|(_, revision)| revision)
+    }
+
+    fn view(&self) -> StatusView {
+        let sidecars = self.sidecars.iter().map(|sidecar| SidecarView {
+            id: sidecar.report.id.to_string(),
+            name: sidecar.report.name.clone(),
+            version: sidecar.report.version.clone(),
+            revision: self.revision_of(sidecar).map(|revision| revision.0),
+            staleness_seconds: staleness(sidecar).map(|staleness| staleness.as_secs_f64()),
+            connections: sidecar.report.connections,
+            started_at: sidecar.report.started_at,
+        });
+        StatusView {
+            store: self.store.clone(),
+            epoch: self.position.epoch.to_string(),
+            revision: self.position.revision.0,
+            tokens: self.tokens,
+            sidecars: sidecars.collect(),
+        }
+    }
+
+    fn text(&self, now: Timestamp, colour: bool) -> String {
+        let mut pairs: Vec<(&str, Cell)> = vec![
+            ("store", self.store.as_str().into()),
+            ("epoch", self.position.epoch.to_string().into()),
+            ("revision", self.position.revision.to_string().into()),
+            ("tokens", self.tokens.to_string().into()),
+        ];
+        if self.recalled > 0 {
+            let text = format!(
+                "{}: revocations that the store lost; the next command that changes something commits them",
+                self.recalled
+            );
+            pairs.push(("recalls", Cell::toned(&text, Tone::Warn)));
+        }
+        if self.sidecars.is_empty() {
+            pairs.push(("sidecars", "none reports to this store".into()));
+        }
+        let mut text = details(&pairs, colour);
+        if !self.sidecars.is_empty() {
+            let headings = ["NAME", "ID", "VERSION", "ADDRESS", "REVISION", "FRESH", "CONNECTIONS", "STARTED"];
+            let rows = self.sidecars.iter().map(|sidecar| self.row(sidecar, now)).collect();
+            text.push('\n');
+            text.push_str(&Table::new(headings, colour).page(rows));
+        }
+        text
+    }
+
+    fn row(&self, sidecar: &Reported, now: Timestamp) -> [Cell; 8] {
+        let report = &sidecar.report;
+        let revision = match self.revision_of(sidecar) {
+            Some(revision) if revision >= self.position.revision => Cell::toned(&revision.to_string(), Tone::Good),
+            Some(revision) => {
+                let behind = self.position.revision.0 - revision.0;
+                Cell::toned(&format!("{revision} ({behind} behind)"), Tone::Warn)
+            }
+            None => Cell::toned("reading", Tone::Warn),
+        };
+        let fresh = match staleness(sidecar) {
+            Some(staleness) => {
+                let tone = if staleness < STALE { Tone::Good } else { Tone::Bad };
+                Cell::toned(&format!("{:.1} s ago", staleness.as_secs_f64()), tone)
+            }
+            None => Cell::toned("not yet", Tone::Warn),
+        };
+        [
+            report.name.as_str().into(),
+            report.id.to_string().into(),
+            report.version.as_str().into(),
+            report.address.as_str().into(),
+            revision,
+            fresh,
+            report.connections.to_string().into(),
+            time::relative(report.started_at, now).into(),
+        ]
+    }
+}
+
+/// How long ago the sidecar was last known to be fresh: what it said, and how long ago it said so.
+fn staleness(sidecar: &Reported) -> Option<Duration> {
+    sidecar.report.staleness_ms.map(|staleness| Duration::from_millis(staleness).saturating_add(sidecar.age))
+}
+
+/// Prints it; one line of JSON where more will follow.
+fn print(status: &Status, output: Output, one_of_many: bool) -> anyhow::Result<()> {
+    if !output.json {
+        return Ok(output.text(&status.text(Timestamp::now(), output.colour))?);
+    }
+    if one_of_many {
+        return Ok(output.text(&(serde_json::to_string(&status.view())? + "\n"))?);
+    }
+    output.json(&status.view())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::{Epoch, Report, SidecarId};
+
+    fn status(applied: Option<(u64, u64)>) -> Status {
+        let report = Report {
+            id: SidecarId(0xabc),
+            name: "edge-1".to_owned(),
+            version: "0.1.0".to_owned(),
+            address: "127.0.0.1:8080".to_owned(),
+            started_at: Timestamp::UNIX_EPOCH,
+            applied: applied.map(|(epoch, revision)| (Epoch(epoch), Revision(revision))),
+            staleness_ms: Some(250),
+            connections: 12,
+        };
+        Status {
+            store: "redis://127.0.0.1:6379".to_owned(),
+            position: Position { epoch: Epoch(7), revision: Revision(42), checksum: 0 },
+            tokens: 3,
+            recalled: 0,
+            sidecars: vec![Reported { report, age: Duration::from_millis(500) }],
+        }
+    }
+
+    #[test]
+    fn as_json() {
+        let view = serde_json::to_value(status(Some((7, 41))).view()).expect("serializes");
+        let expected = json!({
+            "store": "redis://127.0.0.1:6379", "epoch": "0000000000000007", "revision": 42, "tokens": 3,
+            "sidecars": [{
+                "id": "0000000000000abc", "name": "edge-1", "version": "0.1.0", "revision": 41,
+                "staleness_seconds": 0.75, "connections": 12, "started_at": "1970-01-01T00:00:00Z",
+            }],
+        });
+        assert_eq!(view, expected);
+        assert_eq!(status(Some((8, 99))).view().sidecars[0].revision, None, "a revision of another epoch says nothing");
+    }
+
+    #[test]
+    fn as_text() {
+        let now = Timestamp::from_second(120).expect("a time");
+        let text = status(Some((7, 40))).text(now, false);
+        let row = text.lines().last().expect("a row");
+        assert_eq!(
+            row,
+            "edge-1  0000000000000abc  0.1.0    127.0.0.1:8080  40 (2 behind)  0.8 s ago  12           2 min ago"
+        );
+        assert!(status(None).text(now, false).contains("reading"));
+        let mut nobody = status(None);
+        (nobody.sidecars, nobody.recalled) = (Vec::new(), 2);
+        let text = nobody.text(now, false);
+        assert!(text.contains("sidecars  none") && text.contains("recalls   2: revocations"), "{text}");
+    }
+}

@@ -1,0 +1,175 @@
+//! This sidecar among the others: it reports to the store how far its requests are decided by what was committed.
+//!
+//! ```text
+//!   replica ── position ──► report ──► store ◄── tollgate status, tollgate token revoke --wait
+//! ```
+//!
+//! A report follows each change of the position at once, one at a time: what happens while one is under way goes into
+//! the next. At rest it is renewed every [`REFRESH`]. Reports are for people: when they fail, serving goes on, and
+//! `--wait` names this sidecar as one that was not heard of.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use crate::admin::Health;
+use crate::config::{FreshnessConfig, MaxStaleness};
+use crate::store::{Report, SidecarId, Store, StoreError};
+
+/// How often a report is renewed that says the same: well within [`keep`].
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// Pause after a report: a hundred revocations a second are told one by one, a storm of them is not.
+const PACE: Duration = Duration::from_millis(5);
+
+/// Pause after a report that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Longest wait for the store to take a report.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a report is kept that is not renewed: as long as the sidecar could still let a revoked token in by what it
+/// held then, and a refresh more. So whoever waits until all have applied a revocation waits for a sidecar that was cut
+/// off too, until it can do no harm.
+#[must_use]
+pub fn keep(freshness: &FreshnessConfig) -> Duration {
+    const LEAST: Duration = Duration::from_secs(15);
+    const UNBOUNDED: Duration = Duration::from_hours(24);
+    let bounds = freshness.per_permission.iter().map(|(_, bound)| *bound).chain([freshness.max_staleness]);
+    let bounds = bounds.map(|bound| match bound {
+        MaxStaleness::Within(bound) => bound,
+        MaxStaleness::Never => UNBOUNDED,
+    });
+    bounds.fold(LEAST, Duration::max) + 2 * REFRESH
+}
+
+/// Reports how a sidecar is.
+pub struct Reporter {
+    store: Arc<dyn Store>,
+    health: Arc<Health>,
+    /// What never changes; the rest is filled in for each report.
+    report: Report,
+    keep: Duration,
+    /// Whether the last one failed: an outage is logged once.
+    failing: bool,
+}
+
+impl Reporter {
+    /// A reporter for a sidecar that starts now.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        health: Arc<Health>,
+        name: String,
+        address: Option<SocketAddr>,
+        keep: Duration,
+    ) -> Self {
+        let report = Report {
+            id: random_id(),
+            name,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: address.map(|address| address.to_string()).unwrap_or_default(),
+            started_at: Timestamp::now(),
+            applied: None,
+            staleness_ms: None,
+            connections: 0,
+        };
+        Self { store, health, report, keep, failing: false }
+    }
+
+    /// Reports until told to leave, and then takes the report back. Dropped half-way, the last report stays until it is
+    /// too old.
+    pub async fn run(mut self, mut leave: oneshot::Receiver<()>) {
+        let mut positions = self.health.replica.position();
+        loop {
+            let applied = positions.borrow_and_update().map(|position| (position.epoch, position.revision));
+            self.report.applied = applied;
+            let heard = self.send().await;
+            let news = async {
+                if !heard {
+                    return tokio::time::sleep(RETRY).await;
+                }
+                tokio::time::sleep(PACE).await;
+                // An error of the watch would mean that the replica is gone, and this with it.
+                drop(tokio::time::timeout(REFRESH, positions.changed()).await);
+            };
+            tokio::select! {
+                () = news => {}
+                _ = &mut leave => break,
+            }
+        }
+        if let Err(error) = within(self.store.withdraw(self.report.id)).await {
+            tracing::debug!(%error, "cannot take back the report: it is kept until it is too old");
+        }
+    }
+
+    /// Sends one report. Whether it arrived.
+    async fn send(&mut self) -> bool {
+        let staleness = self.health.replica.staleness(Instant::now());
+        self.report.staleness_ms = staleness.map(|staleness| u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX));
+        self.report.connections = self.health.connections.load(Ordering::Relaxed) as u64;
+        let sent = within(self.store.report(&self.report, self.keep)).await;
+        match (&sent, self.failing) {
+            (Ok(()), false) => {}
+            (Ok(()), true) => tracing::info!("the store takes reports again"),
+            (Err(reason), false) => {
+                tracing::warn!(reason, "cannot report to the store: others do not see what this sidecar has applied");
+            }
+            (Err(reason), true) => tracing::debug!(reason, "still cannot report to the store"),
+        }
+        self.failing = sent.is_err();
+        if self.failing {
+            self.health.reports_failed.fetch_add(1, Ordering::Relaxed);
+        }
+        sent.is_ok()
+    }
+}
+
+/// The outcome within [`TIMEOUT`]; an error is told with its causes.
+async fn within(call: impl Future<Output = Result<(), StoreError>>) -> Result<(), String> {
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            Err(causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")))
+        }
+        Err(_) => Err(format!("no answer within {TIMEOUT:?}")),
+    }
+}
+
+fn random_id() -> SidecarId {
+    let mut random = [0; 8];
+    // Without entropy: unlike that of any other process that runs on this host now.
+    if getrandom::fill(&mut random).is_err() {
+        random = (u64::from(std::process::id()) << 32).to_le_bytes();
+    }
+    SidecarId(u64::from_le_bytes(random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(bounds: &[MaxStaleness]) -> u64 {
+        let per_permission = bounds.iter().map(|bound| ("configs:read".parse().expect("a permission"), *bound));
+        let freshness = FreshnessConfig {
+            probe_interval: Duration::from_secs(1),
+            max_staleness: MaxStaleness::Within(Duration::from_secs(5)),
+            per_permission: per_permission.collect(),
+        };
+        keep(&freshness).as_secs()
+    }
+
+    #[test]
+    fn a_report_is_kept_as_long_as_its_sidecar_could_serve_without_the_store() {
+        assert_eq!(kept(&[]), 25);
+        let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
+        assert_eq!(kept(&[MaxStaleness::Within(minute), MaxStaleness::Within(hour)]), 3610);
+        assert_eq!(kept(&[MaxStaleness::Within(minute), MaxStaleness::Never]), 86_410);
+    }
+}

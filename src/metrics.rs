@@ -1,0 +1,172 @@
+//! Every metric: its name, its kind, what it means and where its value comes from, in one list. Served at `/metrics` of
+//! the admin listener in the text format of Prometheus (0.0.4).
+//!
+//! | metric | what to look for |
+//! | --- | --- |
+//! | `tollgate_build_info` | which version runs where |
+//! | `tollgate_ready` | 0: it answers 503, or drains |
+//! | `tollgate_replica_staleness_seconds` | above a few probe intervals: the store does not prove the replica fresh; at `max_staleness` requests get 503; `+Inf` before the first proof |
+//! | `tollgate_replica_revision` | behind that of other sidecars for long: it does not catch up; absent while the replica is being rebuilt |
+//! | `tollgate_replica_grants`, `_owners` | unlike other sidecars': they use different stores |
+//! | `tollgate_replica_tombstones` | grows with revocations and deletions, shrinks by age |
+//! | `tollgate_replica_suppressed` | above 0 for long: the store lost revocations, and the next command that changes something revokes the tokens again |
+//! | `tollgate_replica_damaged` | above 0: entries of the store cannot be read, and these tokens are refused |
+//! | `tollgate_replica_resyncs_total` | grows: the store was restored, failed over, or its log is too short |
+//! | `tollgate_replica_divergences_total` | above 0: the replica was not what it should have been, and was read anew |
+//! | `tollgate_store_reads_failed_total` | grows: the store is away, or refuses this sidecar |
+//! | `tollgate_store_notices_lost_total` | grows: the subscription is cut, or overflows, again and again |
+//! | `tollgate_store_reports_failed_total` | grows while reads do not fail: this sidecar may not write its report |
+//! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::admin::Health;
+use crate::replica::Status;
+
+/// What the values are taken from, all at one moment.
+struct Sample<'a> {
+    health: &'a Health,
+    status: Status,
+    now: Instant,
+}
+
+/// One metric.
+struct Metric {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    /// With braces, or empty.
+    labels: &'static str,
+    /// `None`: it has no value now.
+    read: fn(&Sample<'_>) -> Option<f64>,
+}
+
+/// How Prometheus treats a metric.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Goes up and down.
+    Gauge,
+    /// Only ever grows while the process runs.
+    Counter,
+}
+
+const BUILD: &str = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
+
+const fn gauge(name: &'static str, help: &'static str, read: fn(&Sample<'_>) -> Option<f64>) -> Metric {
+    Metric { name, kind: Kind::Gauge, help, labels: "", read }
+}
+
+const fn counter(name: &'static str, help: &'static str, read: fn(&Sample<'_>) -> Option<f64>) -> Metric {
+    Metric { name, kind: Kind::Counter, help, labels: "", read }
+}
+
+/// All of them, in the order in which they are written.
+const METRICS: &[Metric] = &[
+    Metric { labels: BUILD, ..gauge("tollgate_build_info", "The version that runs; always 1.", |_| Some(1.0)) },
+    gauge("tollgate_ready", "1 when the replica is fresh and the sidecar does not drain, else 0.", |sample| {
+        Some(f64::from(u8::from(sample.health.problem().is_none())))
+    }),
+    gauge(
+        "tollgate_replica_staleness_seconds",
+        "Seconds since the replica was last proven to be at the store's position.",
+        |sample| {
+            let staleness = sample.health.replica.staleness(sample.now);
+            Some(staleness.map_or(f64::INFINITY, |staleness| staleness.as_secs_f64()))
+        },
+    ),
+    gauge("tollgate_replica_revision", "The store's revision that requests are decided by.", |sample| {
+        sample.status.position.map(|position| position.revision.0 as f64)
+    }),
+    gauge("tollgate_replica_grants", "Usable tokens.", |sample| Some(sample.status.grants as f64)),
+    gauge("tollgate_replica_owners", "Known users.", |sample| Some(sample.status.owners as f64)),
+    gauge("tollgate_replica_tombstones", "Digests that can never authenticate again.", |sample| {
+        Some(sample.status.tombstones as f64)
+    }),
+    gauge("tollgate_replica_suppressed", "Tokens that the store holds although they were seen revoked.", |sample| {
+        Some(sample.status.suppressed as f64)
+    }),
+    gauge("tollgate_replica_damaged", "Entries of the latest snapshot that could not be read.", |sample| {
+        Some(sample.status.damaged as f64)
+    }),
+    counter("tollgate_replica_resyncs_total", "Snapshots that were needed after the first one.", |sample| {
+        Some(sample.status.resyncs as f64)
+    }),
+    counter(
+        "tollgate_replica_divergences_total",
+        "Times that the replica held something else than the store at the same revision.",
+        |sample| Some(sample.status.divergences as f64),
+    ),
+    counter("tollgate_store_reads_failed_total", "Reads of the store that failed.", |sample| {
+        Some(sample.status.reads_failed as f64)
+    }),
+    counter("tollgate_store_notices_lost_total", "Times that notices of commits may have been lost.", |sample| {
+        Some(sample.status.notices_lost as f64)
+    }),
+    counter("tollgate_store_reports_failed_total", "Reports of this sidecar that the store did not take.", |sample| {
+        Some(sample.health.reports_failed.load(Ordering::Relaxed) as f64)
+    }),
+    gauge("tollgate_connections_open", "Open client connections.", |sample| {
+        Some(sample.health.connections.load(Ordering::Relaxed) as f64)
+    }),
+];
+
+/// All metrics as Prometheus reads them.
+#[must_use]
+pub fn render(health: &Health) -> String {
+    let sample = Sample { health, status: health.replica.status(), now: Instant::now() };
+    let mut text = String::new();
+    for Metric { name, kind, help, labels, read } in METRICS {
+        let Some(value) = read(&sample) else { continue };
+        let kind = match kind {
+            Kind::Gauge => "gauge",
+            Kind::Counter => "counter",
+        };
+        let value = if value == f64::INFINITY { "+Inf".to_owned() } else { value.to_string() };
+        // Writing to a String does not fail.
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}").unwrap_or_default();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::MaxStaleness;
+    use crate::replica::Replica;
+
+    #[test]
+    fn before_the_first_snapshot_the_staleness_is_infinite_and_there_is_no_revision() {
+        let health = Health::new(Arc::new(Replica::new()), MaxStaleness::Never, Arc::default());
+        let text = render(&health);
+        assert!(text.contains("\ntollgate_ready 0\n"), "{text}");
+        assert!(text.contains("\ntollgate_replica_staleness_seconds +Inf\n"), "{text}");
+        assert!(text.contains("\ntollgate_replica_grants 0\n"), "{text}");
+        assert!(!text.contains("tollgate_replica_revision"), "{text}");
+    }
+
+    #[test]
+    fn names_are_unique_and_follow_the_rules() {
+        let names: HashSet<_> = METRICS.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), METRICS.len());
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+        for Metric { name, kind, help, .. } in METRICS {
+            assert!(name.starts_with("tollgate_") && name.bytes().all(allowed), "{name}");
+            assert_eq!(name.ends_with("_total"), matches!(kind, Kind::Counter), "{name}");
+            assert!(help.ends_with('.') && !help.contains('\n'), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let docs = include_str!("metrics.rs").split("\nuse ").next().expect("a beginning");
+        for Metric { name, .. } in METRICS {
+            let short = name.strip_prefix("tollgate_replica").unwrap_or(name);
+            assert!(docs.contains(&format!("`{name}`")) || docs.contains(&format!("`{short}`")), "{name}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! What must hold of a server before it is used: its version, its kind, its keys, and what its user may do.
+//!
+//! Nothing is written to find out. Permissions are tried within a transaction that is discarded: the server judges each
+//! command when it is queued, and executes none.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, RedisError, Value, cmd, from_redis_value};
+
+use super::dial::CONNECT_TIMEOUT;
+use super::fault::Fault;
+use super::layout::{self, Key, Layout};
+use crate::store::SidecarId;
+use crate::store::url::{Server, Topology};
+
+/// The oldest version that can be used, and its name. Scripts rely on what it can do.
+const OLDEST: (u32, u32) = (7, 0);
+
+/// What kind of server is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One that keeps data, without a cluster.
+    Standalone,
+    /// A node of a cluster.
+    ClusterNode,
+    /// A Sentinel.
+    Sentinel,
+}
+
+impl Kind {
+    /// Of the servers that keep the data.
+    pub(super) fn of(topology: &Topology) -> Self {
+        match topology {
+            Topology::Single(_) | Topology::Sentinel { .. } => Self::Standalone,
+            Topology::Cluster(_) => Self::ClusterNode,
+        }
+    }
+}
+
+/// What a server says of itself.
+#[derive(Debug, Default)]
+struct Greeting {
+    version: String,
+    mode: String,
+    role: String,
+}
+
+/// Asks a server who it is. Needs no permission.
+///
+/// # Errors
+/// [`Fault::Unusable`] for one of another kind, or too old; [`Fault::NotPrimary`] for a replica.
+pub(super) async fn greet(connection: &mut MultiplexedConnection, server: &Server, kind: Kind) -> Result<(), Fault> {
+    let answer: Vec<(String, Value)> = ask(connection, &cmd("HELLO")).await?;
+    let mut greeting = Greeting::default();
+    for (name, value) in answer {
+        let part = match name.as_str() {
+            "version" => &mut greeting.version,
+            "mode" => &mut greeting.mode,
+            "role" => &mut greeting.role,
+            _ => continue,
+        };
+        *part = from_redis_value(value).unwrap_or_default();
+    }
+    judge(&greeting, server, kind)
+}
+
+fn judge(greeting: &Greeting, server: &Server, kind: Kind) -> Result<(), Fault> {
+    let unusable = |problem: String| Err(Fault::Unusable(problem));
+    let Greeting { version, mode, role } = greeting;
+    match (kind, mode.as_str()) {
+        (Kind::Standalone, "standalone") | (Kind::ClusterNode, "cluster") | (Kind::Sentinel, "sentinel") => {}
+        (Kind::Sentinel, _) => {
+            return unusable(format!(
+                "names {server} as a Sentinel, and it is a Redis: redis-sentinel:// names the Sentinels (often at port \
+                 26379), redis:// one Redis"
+            ));
+        }
+        (_, "sentinel") => {
+            return unusable(format!(
+                "names {server}, which is a Sentinel: write redis-sentinel://{server}/NAME, with the name by which it \
+                 knows the primary"
+            ));
+        }
+        (Kind::Standalone, _) => {
+            return unusable(format!("names {server}, which is a node of a cluster: write redis-cluster://{server}"));
+        }
+        (Kind::ClusterNode, _) => {
+            return unusable(format!("names {server}, which does not run as a cluster: write redis://{server}"));
+        }
+    }
+    if !parse_version(version).is_some_and(|version| version >= OLDEST) {
+        return unusable(format!("is Redis {version} (at {server}); Tollgate needs 7.0 or later"));
+    }
+    match role.as_str() {
+        "replica" | "slave" => Err(Fault::NotPrimary),
+        _ => Ok(()),
+    }
+}
+
+/// `7.0.15` is (7, 0).
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+async fn ask<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<T, Fault> {
+    command.query_async(connection).await.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT))
+}
+
+/// Checks that the namespace's keys are ours, as far as this user may see them, and that the user may do everything that
+/// a sidecar does.
+///
+/// # Errors
+/// [`Fault::Unusable`] names a key that is not ours, or what the user may not do.
+pub(super) async fn examine(
+    connection: &mut MultiplexedConnection,
+    layout: &Layout,
+    needs_quorum: bool,
+) -> Result<(), Fault> {
+    check_types(connection, layout).await?;
+    check_permissions(connection, layout, needs_quorum).await
+}
+
+async fn check_types(connection: &mut MultiplexedConnection, layout: &Layout) -> Result<(), Fault> {
+    let mut questions = Pipeline::new();
+    questions.cmd("INFO").arg("memory");
+    for key in Key::ALL {
+        questions.cmd("TYPE").arg(layout.key(key));
+    }
+    let mut answers = answers(connection, &mut questions).await?.into_iter();
+    if let Some(Ok(memory)) = answers.next() {
+        warn_of_eviction(&from_redis_value::<String>(memory).unwrap_or_default());
+    }
+    for (answer, key) in answers.zip(Key::ALL) {
+        // What this user may not see it will not use either.
+        let Ok(Value::SimpleString(found)) = answer else { continue };
+        if found != "none" && found != key.kind() {
+            return Err(layout::wrong_type(layout.key(key), &found));
+        }
+    }
+    Ok(())
+}
+
+/// Once: it does not change by being said again.
+fn warn_of_eviction(memory: &str) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let policy = memory.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or_default().trim();
+    if policy.starts_with("allkeys-") && !SAID.swap(true, Ordering::Relaxed) {
+        tracing::warn!(policy, "Redis may evict the registry when its memory is full: set maxmemory-policy noeviction");
+    }
+}
+
+async fn check_permissions(
+    connection: &mut MultiplexedConnection,
+    layout: &Layout,
+    needs_quorum: bool,
+) -> Result<(), Fault> {
+    // First, and on its own: without it, what follows would not be queued but done.
+    match ask::<()>(connection, &cmd("MULTI")).await {
+        Ok(()) => {}
+        // Then what is missing is found when it is used.
+        Err(Fault::NotPermitted(_)) => return Ok(()),
+        Err(fault) => return Err(fault),
+    }
+    let mut needs = needs(layout, needs_quorum);
+    needs.push(Need { command: "DISCARD", on: None, rest: &[] });
+    let mut attempt = Pipeline::new();
+    for need in &needs {
+        attempt.add_command(need.command());
+    }
+    let mut refused = Vec::new();
+    for (answer, need) in answers(connection, &mut attempt).await?.into_iter().zip(&needs) {
+        match answer.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT)) {
+            Ok(_) => {}
+            Err(Fault::NotPermitted(_)) => refused.push(need.to_string()),
+            Err(fault) => return Err(fault),
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { Err(Fault::NotPermitted(refused.join(", "))) }
+}
+
+/// A command that a sidecar uses, with what it uses it on.
+struct Need {
+    command: &'static str,
+    on: Option<String>,
+    rest: &'static [&'static str],
+}
+
+impl Need {
+    fn command(&self) -> Cmd {
+        let mut command = cmd(self.command);
+        command.arg(&self.on).arg(self.rest);
+        command
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.command)?;
+        self.on.iter().try_for_each(|on| write!(f, " {on}"))
+    }
+}
+
+fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
+    let mut needs = Vec::new();
+    let mut on = |command, on: &str, rest| needs.push(Need { command, on: Some(on.to_owned()), rest });
+    on("HMGET", layout.key(Key::Meta), &["epoch"]);
+    on("SMEMBERS", layout.key(Key::Recalled), &[]);
+    on("SADD", layout.key(Key::Recalled), &["digest"]);
+    on("HSCAN", layout.key(Key::Owners), &["0"]);
+    on("HSCAN", layout.key(Key::Grants), &["0"]);
+    on("HLEN", layout.key(Key::Grants), &[]);
+    on("XRANGE", layout.key(Key::Log), &["-", "+", "COUNT", "1"]);
+    on("SUBSCRIBE", layout.channel(), &[]);
+    on("SADD", layout.key(Key::Sidecars), &["id"]);
+    on("SREM", layout.key(Key::Sidecars), &["id"]);
+    let report = layout.sidecar(SidecarId(0));
+    on("SET", &report, &["report", "PX", "1"]);
+    on("DEL", &report, &[]);
+    if needs_quorum {
+        on("SET", layout.key(Key::Probe), &["0"]);
+        needs.push(Need { command: "WAIT", on: None, rest: &["0", "0"] });
+    }
+    needs.extend(["ROLE", "PING"].map(|command| Need { command, on: None, rest: &[] }));
+    needs
+}
+
+/// Each command's own answer. Fails only when there are none.
+async fn answers(
+    connection: &mut MultiplexedConnection,
+    commands: &mut Pipeline,
+) -> Result<Vec<Result<Value, RedisError>>, Fault> {
+    let answers = commands.ignore_errors().query_async(connection).await;
+    answers.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(version: &str, mode: &str, role: &str, kind: Kind) -> Result<(), Fault> {
+        let greeting = Greeting { version: version.to_owned(), mode: mode.to_owned(), role: role.to_owned() };
+        judge(&greeting, &Server { host: "h".to_owned(), port: 1 }, kind)
+    }
+
+    #[test]
+    fn servers_of_another_kind_are_named_with_what_to_write() {
+        for (mode, kind, part) in [
+            ("cluster", Kind::Standalone, "write redis-cluster://h:1"),
+            ("standalone", Kind::ClusterNode, "write redis://h:1"),
+            ("sentinel", Kind::Standalone, "write redis-sentinel://h:1/NAME"),
+            ("sentinel", Kind::ClusterNode, "write redis-sentinel://h:1/NAME"),
+            ("standalone", Kind::Sentinel, "redis:// one Redis"),
+        ] {
+            match judged("7.0.15", mode, "master", kind) {
+                Err(Fault::Unusable(problem)) => assert!(problem.contains(part), "{problem}"),
+                other => panic!("{mode} as {kind:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn old_versions_and_replicas_are_refused() {
+        for version in ["6.2.14", "5.0", "", "x"] {
+            let judged = judged(version, "standalone", "master", Kind::Standalone);
+            assert!(matches!(&judged, Err(Fault::Unusable(problem)) if problem.contains("needs 7.0")), "{judged:?}");
+        }
+        for version in ["7.0.0", "7.2.4", "8.0.1", "10.1"] {
+            assert!(judged(version, "standalone", "master", Kind::Standalone).is_ok(), "{version}");
+        }
+        assert!(matches!(judged("7.0.0", "cluster", "replica", Kind::ClusterNode), Err(Fault::NotPrimary)));
+    }
+}

@@ -1,0 +1,123 @@
+//! Restarts: what the snapshot file spares, and what it never does.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Builder, CONFIG, Site, eventually, get};
+
+const FILE: &str = "replica.snapshot";
+
+/// Long enough that a restart fits in, short enough to be waited for.
+const BOUND: Duration = Duration::from_secs(3);
+
+/// A site with a snapshot file, that asks its store often and believes its replica for [`BOUND`].
+fn saving() -> Builder {
+    Site::builder()
+        .setting("FRESHNESS__PROBE_INTERVAL", "50ms")
+        .setting("FRESHNESS__MAX_STALENESS", "3s")
+        .config_in(|config, directory| config.snapshot_file = Some(directory.join(FILE)))
+}
+
+fn file(site: &Site) -> PathBuf {
+    site.directory().join(FILE)
+}
+
+/// The status of a request with the agent's token.
+async fn status(site: &Site) -> u16 {
+    site.get(CONFIG, &site.agent).await.status()
+}
+
+#[tokio::test]
+async fn a_restart_during_an_outage_serves_on_for_as_long_as_without_it() {
+    let site = saving().start().await;
+    let revoked = site.token("olga", &["configs:read"]).await;
+    site.replica_reaches(site.revoke(&revoked).await).await;
+    site.store.set_broken(true);
+    let gone = Instant::now();
+    let site = site.restart().await;
+    eventually("served from the file", || async { status(&site).await == 200 }).await;
+    println!("served {:?} after the store went away, restart included", gone.elapsed());
+    assert_eq!(site.get(CONFIG, &revoked).await.status(), 401, "also to be said by a fresh replica only");
+
+    let site = site.restart().await;
+    let served = Cell::new(0);
+    eventually("the bound has passed", || async {
+        let mut client = site.connect().await;
+        let sent = Instant::now();
+        client.send(get(CONFIG, &site.agent)).await;
+        let status = client.reply().await.status();
+        served.set(served.get() + usize::from(status == 200));
+        // The last proof was asked for before the store went away.
+        assert!(status == 503 || sent - gone <= BOUND, "served {:?} after the last proof", sent - gone);
+        sent - gone > BOUND
+    })
+    .await;
+    assert!(served.get() > 0, "restarted twice within one outage");
+    assert_eq!(site.get(CONFIG, &revoked).await.status(), 503);
+
+    let site = site.restart().await;
+    eventually("the file is loaded", || async { site.sidecar.replica().staleness(Instant::now()).is_some() }).await;
+    assert_eq!(status(&site).await, 503, "a restart makes nothing fresher");
+    site.store.set_broken(false);
+    site.replica_is_current().await;
+    assert_eq!((status(&site).await, site.get(CONFIG, &revoked).await.status()), (200, 401));
+}
+
+/// The same outage without a file.
+#[tokio::test]
+async fn without_the_file_a_restart_during_an_outage_serves_nothing() {
+    let site = saving().config(|config| config.snapshot_file = None).start().await;
+    site.store.set_broken(true);
+    let site = site.restart().await;
+    assert_eq!(status(&site).await, 503);
+    assert!(!file(&site).exists());
+}
+
+#[tokio::test]
+async fn what_was_committed_while_the_sidecar_was_away_is_caught_up_with() {
+    let site = saving().start().await;
+    let kept = site.token("olga", &["configs:read"]).await;
+    site.store.set_broken(true);
+    let site = site.restart().await;
+    // The sidecar cannot know; the registry uses the store itself.
+    let revision = site.revoke(&site.agent).await;
+    let before = site.sidecar.replica().status().resyncs;
+    site.store.set_broken(false);
+    site.replica_reaches(revision).await;
+    assert_eq!((status(&site).await, site.get(CONFIG, &kept).await.status()), (401, 200));
+    let status = site.sidecar.replica().status();
+    assert_eq!((status.resyncs, status.divergences), (before, 0), "the log was enough");
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_ignored_and_replaced() {
+    let site = saving().start().await;
+    let path = file(&site);
+    let cut = || {
+        let whole = std::fs::read(&path).expect("was written");
+        std::fs::write(&path, &whole[..whole.len() - 1]).expect("writes");
+    };
+    site.store.set_broken(true);
+    let site = site.restart_after(cut).await;
+    assert_eq!(status(&site).await, 503);
+    site.store.set_broken(false);
+    site.replica_is_current().await;
+    assert_eq!(status(&site).await, 200);
+    site.store.set_broken(true);
+    let site = site.restart().await;
+    eventually("served from the file", || async { status(&site).await == 200 }).await;
+}
+
+#[tokio::test]
+async fn the_file_of_another_life_of_the_store_is_given_up() {
+    let (one, two) = (saving().start().await, saving().start().await);
+    let one_file = file(&one);
+    let one = one.restart().await;
+    let two_file = file(&two);
+    let replace = || assert!(std::fs::copy(one_file, two_file).expect("copies") > 0);
+    let two = two.restart_after(replace).await;
+    two.replica_is_current().await;
+    assert_eq!((two.get(CONFIG, &one.agent).await.status(), status(&two).await), (401, 200));
+    assert_eq!(two.sidecar.replica().status().resyncs, 1);
+}
