@@ -12,6 +12,7 @@ mod http1;
 mod http2;
 mod hygiene;
 mod memory;
+mod redis;
 mod refusals;
 mod registry;
 mod revocation;

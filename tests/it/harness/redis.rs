@@ -15,7 +15,36 @@ pub(crate) struct RedisServer {
     directory: TempDir,
     port: u16,
     arguments: Vec<String>,
-    process: Option<Child>,
+    process: Option<Process>,
+}
+
+/// A server's process, and one that ends it when this process ends without doing so.
+struct Process {
+    server: Child,
+    watchdog: Child,
+}
+
+impl Process {
+    /// Starts the watchdog, too: it reads from a pipe whose other end is held here.
+    fn start(command: &mut Command) -> Self {
+        let server = command.spawn().expect("redis-server is installed: tests/run.sh does it");
+        let watchdog = Command::new("sh")
+            .args(["-c", "read -r _; kill -9 \"$0\"", &server.id().to_string()])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell is there");
+        Self { server, watchdog }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // First, or the id that it knows could be another process's by the time it acts.
+        for process in [&mut self.watchdog, &mut self.server] {
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
 }
 
 impl RedisServer {
@@ -76,10 +105,7 @@ impl RedisServer {
 
     /// SIGKILL: as a crash, nothing is saved.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().expect("kills");
-            process.wait().expect("ends");
-        }
+        self.process = None;
     }
 
     /// Starts again on the same port and with the same files, and returns when it answers.
@@ -106,7 +132,8 @@ impl RedisServer {
     /// Starts again with these arguments besides, and does not wait until it answers.
     pub(crate) fn spawn(&mut self, arguments: &[&str]) {
         self.kill();
-        let process = Command::new("redis-server")
+        let mut command = Command::new("redis-server");
+        command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "log"])
             .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
             .arg("--dir")
@@ -116,10 +143,8 @@ impl RedisServer {
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed: tests/run.sh does it");
-        self.process = Some(process);
+            .stderr(Stdio::null());
+        self.process = Some(Process::start(&mut command));
     }
 
     /// Starts the process; `false` if it ends instead of answering.
@@ -128,7 +153,7 @@ impl RedisServer {
         let process = self.process.as_mut().expect("just spawned");
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if process.try_wait().expect("asks").is_some() {
+            if process.server.try_wait().expect("asks").is_some() {
                 return false;
             }
             // A server with users answers that it wants one, which is an answer too.
@@ -142,18 +167,9 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: &str) {
-        let id = self.process.as_ref().expect("runs").id().to_string();
+        let id = self.process.as_ref().expect("runs").server.id().to_string();
         let sent = Command::new("kill").args([signal, &id]).status().expect("kill is there");
         assert!(sent.success(), "{signal}");
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
-            drop(process.kill());
-            drop(process.wait());
-        }
     }
 }
 

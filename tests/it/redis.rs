@@ -1,0 +1,51 @@
+//! The Redis store beyond what every store does: servers that refuse, keys that are not ours, answers that do not come.
+
+mod damage;
+mod outcome;
+mod quorum;
+mod refusals;
+mod users;
+
+use std::sync::Arc;
+
+use tollgate::store::{
+    Absent, Batch, CommitError, Edit, Position, RedisStore, Retention, Settings, Store, StoreError, StoreUrl,
+};
+
+use crate::harness::RedisServer;
+
+fn settings(url: &str) -> Settings {
+    url.parse::<StoreUrl>().expect("a URL").into()
+}
+
+async fn open(settings: &Settings, absent: Absent) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(RedisStore::open(settings, absent, Retention::default()).await?))
+}
+
+/// A registry on this server, made if it is not there.
+async fn store(server: &RedisServer) -> Arc<dyn Store> {
+    open(&settings(&server.url()), Absent::Create).await.expect("opens")
+}
+
+async fn position(store: &dyn Store) -> Position {
+    store.position().await.expect("a position")
+}
+
+/// An error with its causes, as the operator sees it.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// A commit that must fail and change nothing, and what is said of it.
+async fn refused(store: &dyn Store, batch: Batch) -> String {
+    match store.commit(batch).await {
+        Err(CommitError::Failed(error)) => told(&error),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A batch that nothing stands in the way of, whenever it comes.
+fn user_batch(name: &str) -> Batch {
+    crate::conformance::users([Edit::Create(crate::conformance::user(name))])
+}

@@ -1,0 +1,198 @@
+//! The users of `deploy/redis/users.acl`: each can do its part, and no more.
+
+use std::time::Duration;
+
+use tollgate::store::{Absent, Changes, Epoch, Report, Revision, SidecarId, StoreError};
+use tollgate::token::Digest;
+
+use super::*;
+use crate::conformance::{Held, commit, token, tokens, user, users};
+use crate::harness::within;
+
+const USERS: &str = include_str!("../../../deploy/redis/users.acl");
+
+const SIDECAR: &str = "tollgate-sidecar:CHANGE-SIDECAR";
+const REGISTRY: &str = "tollgate-registry:CHANGE-REGISTRY";
+
+struct Fleet {
+    server: RedisServer,
+    registry: Arc<dyn Store>,
+    sidecar: Arc<dyn Store>,
+}
+
+async fn fleet() -> Fleet {
+    let server = RedisServer::with_users(USERS);
+    let registry = open(&settings(&server.url_as(REGISTRY)), Absent::Create).await.expect("the registry opens");
+    let mut settings = settings(&server.url_as(SIDECAR));
+    settings.quorum_replicas = 0;
+    let sidecar = open(&settings, Absent::Refuse).await.expect("the sidecar opens");
+    Fleet { server, registry, sidecar }
+}
+
+impl Fleet {
+    /// One command as a user, as `redis-cli` prints its answer.
+    fn cli(&self, credentials: &str, command: &[&str]) -> String {
+        let (user, password) = credentials.split_once(':').expect("both");
+        self.server.cli(&[&["--no-auth-warning", "--user", user, "--pass", password], command].concat())
+    }
+}
+
+#[tokio::test]
+async fn the_registry_can_do_all_that_commands_do() {
+    let Fleet { server: _server, registry, .. } = fleet().await;
+    let anna = user("anna");
+    let made: Vec<_> = ["a", "b"].into_iter().map(|name| token(anna.id, name)).collect();
+    commit(&*registry, users([Edit::Create(anna.clone())])).await;
+    let history = made.iter().map(|token| (token.id, crate::conformance::created())).collect();
+    let batch = Batch { history, ..tokens(made.iter().cloned().map(Edit::Create)) };
+    let version = commit(&*registry, batch).await;
+    let [before, deleted] = [0, 1].map(|n: usize| tollgate::store::Versioned { record: made[n].clone(), version });
+    let after = crate::conformance::revoked(before.record.clone());
+    let history = vec![(before.record.id, crate::conformance::created())];
+    let digests = [before.record.digest, deleted.record.digest];
+    let edits = [Edit::Update { before, after }, Edit::Delete(deleted)];
+    commit(&*registry, Batch { history, ..tokens(edits) }).await;
+
+    assert_eq!(registry.users(None, 10).await.expect("reads").len(), 1);
+    assert!(registry.user_by_name("anna").await.expect("reads").is_some());
+    assert_eq!(registry.tokens(Default::default(), None, 10).await.expect("reads").len(), 1);
+    assert_eq!(registry.count_tokens(Default::default()).await.expect("counts"), 1);
+    assert_eq!(registry.tokens_by_digest(&digests).await.expect("reads").iter().flatten().count(), 1);
+    assert_eq!(registry.retired(&digests).await.expect("reads"), [false, true]);
+    assert_eq!(registry.history(made[0].id).await.expect("reads").len(), 2);
+    assert_eq!(registry.probe().await.expect("a probe").position.revision, Revision(3));
+    registry.settle_recalls(&digests).await.expect("settles");
+    assert_eq!(registry.sidecars().await.expect("reads"), []);
+}
+
+#[tokio::test]
+async fn a_sidecar_can_do_all_that_it_needs() {
+    let Fleet { server: _server, registry, sidecar } = fleet().await;
+    let mut watch = sidecar.watch();
+    let anna = user("anna");
+    commit(&*registry, users([Edit::Create(anna.clone())])).await;
+    commit(&*registry, tokens([Edit::Create(token(anna.id, "token"))])).await;
+    within("a notice", watch.next()).await;
+    let (position, held) = Held::snapshot(&*sidecar).await;
+    assert_eq!((held.owners.len(), held.grants.len()), (1, 1));
+    assert_eq!(sidecar.position().await.expect("reads"), position);
+    let changes = sidecar.changes(Revision(0)).await;
+    assert!(matches!(changes, Ok(Changes::Entries(entries)) if entries.len() == 2));
+    let digest = Digest::of(b"token");
+    sidecar.recall(&[digest]).await.expect("recalls");
+    assert_eq!(sidecar.probe().await.expect("a probe").recalled, [digest]);
+    sidecar.report(&report(), Duration::from_secs(60)).await.expect("reports");
+    assert_eq!(registry.sidecars().await.expect("reads").len(), 1);
+    assert_eq!(sidecar.sidecars().await.expect("reads").len(), 1);
+    sidecar.withdraw(report().id).await.expect("withdraws");
+    assert_eq!(registry.sidecars().await.expect("reads"), []);
+}
+
+#[tokio::test]
+async fn a_sidecar_hears_of_commits_by_name() {
+    let Fleet { server: _server, registry, sidecar } = fleet().await;
+    let mut watch = sidecar.watch();
+    let heard = async {
+        loop {
+            // Until the subscription stands.
+            commit(&*registry, Batch::default()).await;
+            let next = tokio::time::timeout(Duration::from_millis(50), watch.next()).await;
+            if let Ok(tollgate::store::Notice::Committed { .. }) = next {
+                return;
+            }
+        }
+    };
+    within("a commit is heard of", heard).await;
+}
+
+#[tokio::test]
+async fn a_sidecar_can_change_nothing() {
+    let Fleet { server, registry, sidecar } = fleet().await;
+    registry.recall(&[Digest::of(b"recalled")]).await.expect("recalls");
+    commit(&*registry, user_batch("anna")).await;
+    match sidecar.commit(user_batch("berta")).await {
+        Err(CommitError::Failed(error @ StoreError::Unusable { .. })) => {
+            assert!(told(&error).contains("users.acl"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(sidecar.settle_recalls(&[Digest::of(b"recalled")]).await.is_err());
+    assert!(sidecar.user_by_name("anna").await.is_err(), "records are none of its business");
+    let fleet = Fleet { server, registry, sidecar };
+    for command in [
+        &["hset", "{tollgate}:grants", "x", "y"][..],
+        &["hdel", "{tollgate}:grants", "x"],
+        &["hset", "{tollgate}:meta", "revision", "9"],
+        &["set", "{tollgate}:meta", "x"],
+        &["del", "{tollgate}:meta"],
+        &["xadd", "{tollgate}:log", "*", "a", "b"],
+        &["srem", "{tollgate}:recalled", "x"],
+        &["del", "{tollgate}:recalled"],
+        &["publish", "{tollgate}:changes", "x"],
+        &["subscribe", "{other}:changes"],
+        &["eval", "return 1", "0"],
+        &["hgetall", "{tollgate}:tokens"],
+        &["get", "elsewhere"],
+        &["set", "elsewhere", "x"],
+        &["flushall"],
+        &["config", "get", "*"],
+        &["acl", "list"],
+        &["client", "list"],
+        &["keys", "*"],
+        &["shutdown"],
+    ] {
+        let answer = fleet.cli(SIDECAR, command);
+        assert!(answer.starts_with("NOPERM"), "{command:?}: {answer}");
+    }
+    assert_eq!(
+        fleet.cli(SIDECAR, &["smembers", "{tollgate}:recalled"]).len(),
+        fleet.cli(REGISTRY, &["smembers", "{tollgate}:recalled"]).len()
+    );
+}
+
+#[tokio::test]
+async fn the_registry_administers_nothing() {
+    let fleet = fleet().await;
+    for command in [
+        &["flushall"][..],
+        &["flushdb"],
+        &["config", "set", "maxmemory", "1"],
+        &["acl", "list"],
+        &["keys", "*"],
+        &["replicaof", "no", "one"],
+        &["shutdown"],
+        &["debug", "sleep", "0"],
+        &["script", "flush"],
+        &["set", "elsewhere", "x"],
+        &["publish", "elsewhere", "x"],
+    ] {
+        let answer = fleet.cli(REGISTRY, command);
+        assert!(answer.starts_with("NOPERM"), "{command:?}: {answer}");
+    }
+    for user in ["", "--user default --pass x"] {
+        let arguments: Vec<_> = user.split_whitespace().chain(["get", "x"]).collect();
+        let answer = fleet.server.cli(&arguments);
+        assert!(answer.contains("NOAUTH") || answer.contains("WRONGPASS"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_and_not_shown() {
+    let server = RedisServer::with_users(USERS);
+    let error = open(&settings(&server.url_as("tollgate-sidecar:Xyzzy")), Absent::Refuse).await.err().expect("refused");
+    assert!(matches!(error, StoreError::Unusable { .. }), "{error:?}");
+    assert!(!format!("{} {error:?}", told(&error)).contains("Xyzzy"), "{error:?}");
+}
+
+fn report() -> Report {
+    Report {
+        id: SidecarId(1),
+        name: "edge".to_owned(),
+        version: "1.2.3".to_owned(),
+        address: "[::1]:8080".to_owned(),
+        started_at: "2026-01-02T03:04:05Z".parse().expect("a time"),
+        applied: Some((Epoch(1), Revision(1))),
+        staleness_ms: Some(1),
+        connections: 7,
+    }
+}
