@@ -10,6 +10,7 @@ mod faulty;
 pub(crate) mod fleet;
 pub(crate) mod history;
 mod http2;
+mod metronome;
 pub(crate) mod pair;
 pub(crate) mod prober;
 mod program;
