@@ -244,7 +244,7 @@ impl Link {
                     return Ok(connection);
                 }
                 // What somebody has to mend is told rather than what may pass.
-                Err(fault) if !matches!(failure, Some(Fault::Unusable(_))) => failure = Some(fault),
+                Err(fault) if !failure.as_ref().is_some_and(Fault::is_unusable) => failure = Some(fault),
                 Err(_) => {}
             }
         }
