@@ -43,7 +43,7 @@ async fn an_owner_that_dies_is_replaced() {
     // The only node that the URL names: the others are remembered.
     cluster.nodes[OWNER].kill();
     cluster.replica_took_over().await;
-    let revision = commit_at_last(&*store, "after").await;
+    commit_at_last(&*store, "after").await;
     hears_again(&mut watch, &*other).await;
 }
 

@@ -108,7 +108,7 @@ async fn a_sidecar_waits_for_a_registry_and_says_how_to_make_one() {
     let reason = sidecar.says("the store cannot be used: the replica is growing stale").await;
     assert!(reason["reason"].as_str().is_some_and(|reason| reason.contains("run `tollgate init`")), "{reason}");
     assert_eq!(sidecar.readiness().await, 503);
-    assert_eq!(redis.cli(&["DBSIZE"]), "0", "a sidecar makes no registry");
+    assert_eq!(redis.cli(&["EXISTS", "{tollgate}:meta"]), "0", "a sidecar makes no registry");
     let refused = run(&["--store", &redis.url(), "token", "list"], &[]);
     assert!(text(&refused.stderr).contains("run `tollgate init`"), "{refused:?}");
     assert!(run(&["--store", &redis.url(), "init"], &[]).status.success());
