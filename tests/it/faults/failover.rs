@@ -56,7 +56,6 @@ async fn the_last_writes_are_lost() {
         fleet.all_answer(token, status).await;
     }
 
-    // As the command line does before whatever it changes.
     assert_eq!(fleet.world.registry.settle_recalls().await.expect("settles"), 2);
     let [late] = fleet.tokens().await;
     let settled = fleet.world.read_back(since, true).await.expect("reads");

@@ -97,7 +97,7 @@ async fn restored_from_an_older_file() {
     fleet.all_answer(seen_by_none, 200).await;
     assert_eq!(fleet.store().recalled().await.expect("reads").len(), 2);
 
-    // As the command line does before whatever it changes.
+    // As the next command of an operator does.
     assert_eq!(fleet.world.registry.settle_recalls().await.expect("settles"), 2);
     let [late] = fleet.tokens().await;
     let settled = fleet.world.read_back(since, true).await.expect("reads");
