@@ -7,10 +7,13 @@
 mod client;
 mod faulty;
 pub(crate) mod fleet;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod history;
 mod http2;
 mod metronome;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod pair;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod prober;
 mod program;
 mod redis;
@@ -18,6 +21,7 @@ pub(crate) mod relay;
 mod reply;
 mod upstream;
 mod wait;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod world;
 
 use std::ffi::OsString;
