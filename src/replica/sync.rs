@@ -21,7 +21,8 @@
 //!   position read *after* it; checksums are compared from there on, and only then is what it did not show removed.
 //! - **A position below ours is a regression only if it was asked for after we got there.** Answers and notices travel
 //!   separately and overtake each other.
-//! - **Revocations do not wait for their turn.** A notice that cannot be applied yet is searched for them at once.
+//! - **Revocations do not wait for their turn**, nor are they ever too late. A notice that is not the next one is
+//!   searched for them at once.
 //! - **Absence proves revocation only within one unbroken history**: the snapshot continues the epoch and revision that
 //!   the replica was settled at, and nothing pointed to a store that lost writes. Whether it is unbroken cannot be read
 //!   off the log, which is gone; what remains is a store that loses writes *and* commits its way past our revision *and*
@@ -390,12 +391,12 @@ fn hear<T: Table>(
             if synced.is_next(entry) {
                 return synced.apply(entry, scene);
             }
+            // Also when its turn is long past: what was mixed into a snapshot may be of a store that has lost it since.
+            scene.table.revoke(entry, scene.now);
             if entry.revision > synced.revision {
-                scene.table.revoke(entry, scene.now);
                 synced.heard = synced.heard.max(entry.revision);
             } else if synced.stated_at(entry.revision).is_some_and(|stated| stated != entry.checksum) {
                 // Not a repetition: the store has another past than we have.
-                scene.table.revoke(entry, scene.now);
                 *probe_wanted = true;
             }
         }
@@ -435,6 +436,8 @@ fn take_position<T: Table>(
         synced.owed = Some(proof);
         return Ok(());
     }
+    // Asked for later than what may be owed still: that was of a store which has lost writes since.
+    synced.owed = None;
     synced.prove(proof, scene)
 }
 

@@ -187,12 +187,13 @@ fn the_next_notice_applies_and_proves_nothing() {
 }
 
 #[test]
-fn a_repeated_notice_changes_nothing() {
+fn a_repeated_notice_only_revokes_again() {
     let mut scene = Scene::settled(5);
     scene.on(notice(6));
     scene.calls();
     assert_eq!((scene.on(notice(6)), scene.on(notice(5)), scene.on(notice(4))), (idle(), idle(), idle()));
-    assert_eq!(scene.calls(), []);
+    assert_eq!(scene.calls(), [Call::Revoke(6), Call::Revoke(5), Call::Revoke(4)]);
+    assert_eq!(scene.machine.position(), Some(at(6)));
 }
 
 #[test]
@@ -231,6 +232,17 @@ fn something_moved_reads_the_log_again_and_again_but_never_instead_of_a_probe() 
     assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(7) }));
 }
 
+/// The snapshot was of 5 when it began, and of a store that has lost 5 when it ended: it shows what 5 had revoked.
+#[test]
+fn a_notice_of_what_a_snapshot_should_show_revokes_all_the_same() {
+    let mut scene = Scene::new();
+    scene.on(Event::Tick);
+    scene.on(Event::Position(at(5).into()));
+    scene.on(snapshot(5));
+    assert_eq!(scene.on(notice(5)), idle());
+    assert_eq!(scene.calls(), [Call::Revoke(5)]);
+}
+
 #[test]
 fn lost_notices_are_asked_for_at_once() {
     let mut scene = Scene::settled(5);
@@ -256,6 +268,18 @@ fn a_greater_position_is_fresh_once_reached_by_whatever_way() {
     assert_eq!(scene.calls(), [Call::Apply(6)]);
     scene.on(notice(7));
     assert_eq!(scene.calls(), [Call::Apply(7), Call::Confirm(sent_at)]);
+}
+
+/// It will never be reached: the store has lost it, and may come to its revision by other commits.
+#[test]
+fn a_position_above_is_forgotten_once_a_later_one_is_not() {
+    let mut scene = Scene::settled(5);
+    scene.probe();
+    assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(notice(6)), idle());
+    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position));
+    assert_eq!(scene.on(Event::Position(at(6).into())), idle());
+    assert!(scene.machine.is_caught_up());
 }
 
 #[test]

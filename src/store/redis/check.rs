@@ -90,7 +90,7 @@ fn judge(greeting: &Greeting, server: &Server, kind: Kind) -> Result<(), Fault> 
             return unusable(format!("names {server}, which does not run as a cluster: write redis://{server}"));
         }
     }
-    if !parse_version(version).is_some_and(|version| version >= OLDEST) {
+    if parse_version(version).is_none_or(|version| version < OLDEST) {
         return unusable(format!("is Redis {version} (at {server}); Tollgate needs 7.0 or later"));
     }
     match role.as_str() {

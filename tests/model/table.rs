@@ -1,0 +1,223 @@
+//! What a sidecar holds, in bits: one per token. It does what the real table does; a test compares the two.
+
+use std::time::Instant;
+
+use tollgate::replica::sync::Table;
+use tollgate::store::{Change, LogEntry, Revision};
+use tollgate::token::Digest;
+
+use crate::world::{self, Tokens};
+
+/// The table of one sidecar.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Held {
+    /// Accepted, while the replica is fresh.
+    pub(crate) grants: Tokens,
+    /// Refused although the store holds them.
+    pub(crate) suppressed: Tokens,
+    /// Refused for good.
+    pub(crate) tombstones: Tokens,
+    /// Of `grants` and `suppressed`: those that the latest snapshot, or a change since, has shown.
+    seen: Tokens,
+    /// Of `grants`: those that the snapshot before has shown last, and that was swept.
+    proven: Tokens,
+    /// The latest snapshot was swept.
+    swept: bool,
+    /// The tick as of which everything committed is in here.
+    pub(crate) as_of: Option<u8>,
+    /// The latest entry of the log since the latest snapshot began.
+    pub(crate) applied: Revision,
+    /// It was just proven fresh.
+    pub(crate) confirmed: bool,
+}
+
+impl Held {
+    /// Nothing, and that is exact.
+    pub(crate) fn new() -> Self {
+        Self {
+            grants: 0,
+            suppressed: 0,
+            tombstones: 0,
+            seen: 0,
+            proven: 0,
+            swept: true,
+            as_of: None,
+            applied: Revision(0),
+            confirmed: false,
+        }
+    }
+
+    pub(crate) fn checksum(&self) -> u64 {
+        ((self.grants | self.suppressed) & self.seen).into()
+    }
+
+    pub(crate) fn begin_merge(&mut self) {
+        self.proven = if self.swept { self.seen } else { self.proven & !self.seen };
+        (self.seen, self.swept, self.applied) = (0, false, Revision(0));
+    }
+
+    /// What an earlier run held counts as its last word.
+    pub(crate) fn adopt(&mut self, tombstones: Tokens, as_of: Option<u8>) {
+        self.refuse(tombstones);
+        (self.swept, self.as_of) = (true, as_of);
+    }
+
+    pub(crate) fn put(&mut self, token: Tokens) {
+        let refused = (self.tombstones | self.suppressed) & token != 0;
+        if refused {
+            self.suppressed |= token
+        } else {
+            self.grants |= token
+        };
+        self.seen |= token;
+    }
+
+    fn remove(&mut self, token: Tokens) {
+        self.tombstones |= token;
+        self.grants &= !token;
+        self.suppressed &= !token;
+    }
+
+    fn refuse(&mut self, tokens: Tokens) {
+        self.tombstones |= tokens;
+        self.suppressed |= self.grants & tokens;
+        self.grants &= !tokens;
+    }
+}
+
+impl Table for Held {
+    fn apply(&mut self, entry: &LogEntry, _now: Instant) -> u64 {
+        self.applied = entry.revision;
+        for change in &entry.changes {
+            match change {
+                Change::PutGrant(digest, _) => self.put(world::token(digest)),
+                Change::RemoveGrant(digest) => self.remove(world::token(digest)),
+                Change::PutOwner(..) | Change::RemoveOwner(_) => {}
+            }
+        }
+        self.checksum()
+    }
+
+    fn revoke(&mut self, entry: &LogEntry, _now: Instant) {
+        for change in &entry.changes {
+            if let Change::RemoveGrant(digest) = change {
+                self.refuse(world::token(digest));
+            }
+        }
+    }
+
+    fn recall(&mut self, digests: &[Digest], _now: Instant) {
+        digests.iter().for_each(|digest| self.refuse(world::token(digest)));
+    }
+
+    fn sweep(&mut self, absence_proves: bool, _now: Instant) {
+        let gone = self.grants & !self.seen;
+        if absence_proves {
+            self.tombstones |= gone & self.proven;
+        }
+        self.grants &= self.seen;
+        self.suppressed &= self.seen;
+        self.swept = true;
+    }
+
+    fn confirm(&mut self, as_of: Instant) {
+        self.as_of = self.as_of.max(Some(world::tick(as_of)));
+        self.confirmed = true;
+    }
+}
+
+/// The bits against the real table: the same calls, the same answers.
+mod same {
+    use proptest::prelude::*;
+    use tollgate::replica::Replica;
+    use tollgate::store::SnapshotItem;
+    use tollgate::token::{Owner, Role};
+
+    use super::*;
+    use crate::world::{digest, grant, owner};
+
+    const TOKENS: u8 = 4;
+
+    #[derive(Debug, Clone)]
+    enum Call {
+        Put(u8),
+        Remove(u8),
+        Revoke(u8),
+        Recall(u8),
+        BeginMerge,
+        Merge(u8),
+        Sweep(bool),
+    }
+
+    fn call() -> impl Strategy<Value = Call> {
+        let token = 0..TOKENS;
+        prop_oneof![
+            4 => token.clone().prop_map(Call::Put),
+            2 => token.clone().prop_map(Call::Remove),
+            1 => token.clone().prop_map(Call::Revoke),
+            1 => token.clone().prop_map(Call::Recall),
+            1 => Just(Call::BeginMerge),
+            3 => token.prop_map(Call::Merge),
+            1 => any::<bool>().prop_map(Call::Sweep),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_bits_do_what_the_table_does(calls in proptest::collection::vec(call(), 0..60)) {
+            let (mut bits, real) = (Held::new(), Replica::new());
+            // One user, whose part of the real checksum is left out.
+            let somebody = Owner { name: "anna".to_owned(), role: Role::Manager, enabled: true };
+            let (id, part) = (owner(), somebody.fingerprint(owner()));
+            real.merge(&SnapshotItem::Owner(id, somebody.clone()));
+            let now = Instant::now();
+            let entry = |change| LogEntry { revision: Revision(1), checksum: 0, changes: vec![change] };
+            for call in calls {
+                match call {
+                    Call::Put(token) => {
+                        let entry = entry(Change::PutGrant(digest(token), grant(token)));
+                        bits.apply(&entry, now);
+                        real.apply(&entry, now);
+                    }
+                    Call::Remove(token) => {
+                        let entry = entry(Change::RemoveGrant(digest(token)));
+                        bits.apply(&entry, now);
+                        real.apply(&entry, now);
+                    }
+                    Call::Revoke(token) => {
+                        let entry = entry(Change::RemoveGrant(digest(token)));
+                        bits.revoke(&entry, now);
+                        real.revoke(&entry, now);
+                    }
+                    Call::Recall(token) => {
+                        bits.recall(&[digest(token)], now);
+                        real.recall(&[digest(token)], now);
+                    }
+                    Call::BeginMerge => {
+                        bits.begin_merge();
+                        real.begin_merge();
+                        real.merge(&SnapshotItem::Owner(id, somebody.clone()));
+                    }
+                    Call::Merge(token) => {
+                        bits.put(1 << token);
+                        real.merge(&SnapshotItem::Grant(digest(token), grant(token)));
+                    }
+                    Call::Sweep(absence_proves) => {
+                        bits.sweep(absence_proves, now);
+                        real.sweep(absence_proves, now);
+                    }
+                }
+                let ours = (0..TOKENS).filter(|token| bits.checksum() >> token & 1 == 1);
+                let checksum = ours.fold(part, |sum, token| sum ^ grant(token).fingerprint(&digest(token)));
+                prop_assert_eq!(real.checksum(), checksum);
+                for token in 0..TOKENS {
+                    let (held, accepted) = (bits.grants >> token & 1 == 1, real.lookup(&digest(token)).is_some());
+                    prop_assert_eq!(held, accepted, "token {}", token);
+                }
+                let status = real.status();
+                let count = |tokens: Tokens| tokens.count_ones() as usize;
+                prop_assert_eq!((status.suppressed, status.tombstones), (count(bits.suppressed), count(bits.tombstones)));
+            }
+        }
+    }
+}

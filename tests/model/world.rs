@@ -1,0 +1,601 @@
+//! Everything that can happen: a store, sidecars, and what is on its way between them.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use tollgate::replica::sync::{Event, Read, Synchroniser};
+use tollgate::store::{Change, Changes, Epoch, LogEntry, Notice, Position, Probe, Revision};
+use tollgate::token::{Digest, Grant, PermissionSet, TokenId, UserId};
+
+use crate::table::Held;
+
+/// A set of tokens, one bit each.
+pub(crate) type Tokens = u8;
+
+/// More than any model uses.
+pub(crate) const TOKENS: usize = 4;
+
+/// Every token.
+fn all() -> impl Iterator<Item = u8> {
+    0..4
+}
+
+pub(crate) fn digest(token: u8) -> Digest {
+    static DIGESTS: OnceLock<Vec<Digest>> = OnceLock::new();
+    DIGESTS.get_or_init(|| all().map(|token| Digest::of(&[token])).collect())[usize::from(token)]
+}
+
+/// The token of a digest.
+pub(crate) fn token(digest: &Digest) -> Tokens {
+    all().find(|token| self::digest(*token) == *digest).map_or(0, |token| 1 << token)
+}
+
+pub(crate) fn owner() -> UserId {
+    UserId::from_u64(1)
+}
+
+pub(crate) fn grant(token: u8) -> Grant {
+    let (token, permissions) = (TokenId::from_u64(token.into()), PermissionSet::TELEGRAF_AGENT);
+    Grant { token, owner: owner(), permissions, expires_at: None }
+}
+
+fn digests(tokens: Tokens) -> Vec<Digest> {
+    all().filter(|token| tokens >> token & 1 == 1).map(digest).collect()
+}
+
+/// When the model's time begins.
+fn origin() -> Instant {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    *ORIGIN.get_or_init(Instant::now)
+}
+
+fn instant(tick: u8) -> Instant {
+    origin() + Duration::from_secs(tick.into())
+}
+
+pub(crate) fn tick(instant: Instant) -> u8 {
+    u8::try_from(instant.duration_since(origin()).as_secs()).expect("few ticks")
+}
+
+/// What the store held at a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct At {
+    epoch: u8,
+    revision: u8,
+    pub(crate) active: Tokens,
+    revoked: Tokens,
+}
+
+impl At {
+    pub(crate) fn position(self) -> Position {
+        let (epoch, revision) = (Epoch(self.epoch.into()), Revision(self.revision.into()));
+        Position { epoch, revision, checksum: self.active.into() }
+    }
+}
+
+/// One commit: which token it was about, and what the store then held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Commit {
+    token: u8,
+    at: At,
+}
+
+impl Commit {
+    fn entry(self) -> LogEntry {
+        let change = match self.revokes() {
+            0 => Change::PutGrant(digest(self.token), grant(self.token)),
+            _ => Change::RemoveGrant(digest(self.token)),
+        };
+        let Position { revision, checksum, .. } = self.at.position();
+        LogEntry { revision, checksum, changes: vec![change] }
+    }
+
+    fn revokes(self) -> Tokens {
+        self.at.revoked & 1 << self.token
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Store {
+    /// What it held at its first revision in this epoch.
+    base: At,
+    /// What was committed since.
+    commits: Vec<Commit>,
+    /// The log shows what was committed after this revision.
+    trimmed: u8,
+    pub(crate) recalled: Tokens,
+    /// Everything it ever published. Any of it reaches any sidecar at any time, any number of times, or never.
+    published: Vec<Commit>,
+    /// Tokens that were created. None is created twice, unless the store has lost that it was, and nobody has revoked it.
+    created: Tokens,
+    /// Since which tick it has held each token as active, as revoked, and as recalled.
+    pub(crate) active_since: [Option<u8>; TOKENS],
+    pub(crate) revoked_since: [Option<u8>; TOKENS],
+    pub(crate) recalled_since: [Option<u8>; TOKENS],
+}
+
+impl Store {
+    /// With some tokens active, at revision 0, since before the first tick.
+    fn new(active: Tokens) -> Self {
+        let mut store = Self {
+            base: At { epoch: 0, revision: 0, active, revoked: 0 },
+            commits: Vec::new(),
+            trimmed: 0,
+            recalled: 0,
+            published: Vec::new(),
+            created: active,
+            active_since: [None; TOKENS],
+            revoked_since: [None; TOKENS],
+            recalled_since: [None; TOKENS],
+        };
+        store.date(0);
+        store
+    }
+
+    pub(crate) fn at(&self) -> At {
+        self.commits.last().map_or(self.base, |last| last.at)
+    }
+
+    /// Tokens that were revoked in any of its pasts.
+    pub(crate) fn ever_revoked(&self) -> Tokens {
+        self.published.iter().fold(0, |tokens, commit| tokens | commit.revokes())
+    }
+
+    /// Creates a token, or revokes it if it is active.
+    fn commit(&mut self, token: u8, clock: u8) {
+        let At { epoch, revision, active, revoked } = self.at();
+        let at =
+            At { epoch, revision: revision + 1, active: active ^ 1 << token, revoked: revoked | active & 1 << token };
+        let commit = Commit { token, at };
+        self.commits.push(commit);
+        if !self.published.contains(&commit) {
+            self.published.push(commit);
+        }
+        self.created |= 1 << token;
+        self.date(clock);
+    }
+
+    /// A failover to a replica that does not have the last commits, or not the recalls.
+    fn lose(&mut self, commits: u8, recalls: bool, clock: u8) {
+        self.commits.truncate(self.commits.len().saturating_sub(commits.into()));
+        self.trimmed = self.trimmed.min(self.at().revision);
+        self.created = self.at().active | self.ever_revoked();
+        if recalls {
+            self.recalled = 0;
+        }
+        self.date(clock);
+    }
+
+    /// A backup becomes the store: everything is as it was then, but for the epoch.
+    fn restore(&mut self, commits: u8, clock: u8) {
+        self.lose(commits, true, clock);
+        self.base = At { epoch: self.at().epoch + 1, ..self.at() };
+        self.trimmed = self.base.revision;
+        self.commits.clear();
+    }
+
+    /// Notes what has begun or ended.
+    fn date(&mut self, clock: u8) {
+        let mark = |since: &mut [Option<u8>; TOKENS], holds: Tokens| {
+            for (token, since) in since.iter_mut().enumerate() {
+                *since = (holds >> token & 1 == 1).then(|| since.unwrap_or(clock));
+            }
+        };
+        let At { active, revoked, .. } = self.at();
+        mark(&mut self.active_since, active);
+        mark(&mut self.revoked_since, revoked);
+        mark(&mut self.recalled_since, self.recalled);
+    }
+
+    fn changes(&self, after: u8) -> Option<Vec<Commit>> {
+        let known = (self.trimmed..=self.at().revision).contains(&after);
+        known.then(|| self.commits.iter().filter(|commit| commit.at.revision > after).copied().collect())
+    }
+}
+
+/// A read that is under way: nothing yet, or what the store has answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum UnderWay {
+    Position(Option<(At, Tokens)>),
+    Changes {
+        after: u8,
+        answer: Option<Option<Vec<Commit>>>,
+    },
+    /// Where the store was before the first item, and which token is next.
+    Snapshot {
+        base: Option<At>,
+        next: u8,
+    },
+}
+
+/// A snapshot file; or one that is being written, with what it holds still to be taken.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct File {
+    position: Option<Position>,
+    reaches: Revision,
+    as_of: Option<u8>,
+    holds: Tokens,
+    tombstones: Tokens,
+    /// What the sidecar had sworn when it was written.
+    sworn: Tokens,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Sidecar {
+    pub(crate) machine: Synchroniser,
+    pub(crate) held: Held,
+    pub(crate) under_way: Option<UnderWay>,
+    /// What the last probe told of.
+    told: Tokens,
+    /// To be recalled.
+    pub(crate) lost: Tokens,
+    /// Being written: its position and proof are from its beginning.
+    saving: Option<(Option<Position>, Option<u8>)>,
+    pub(crate) file: Option<File>,
+    /// Not of the sidecar, but of the model: tokens that it was told are revoked. A restart forgets what the file does
+    /// not hold.
+    pub(crate) sworn: Tokens,
+}
+
+impl Sidecar {
+    fn new() -> Self {
+        Self {
+            machine: Synchroniser::new(),
+            held: Held::new(),
+            under_way: None,
+            told: 0,
+            lost: 0,
+            saving: None,
+            file: None,
+            sworn: 0,
+        }
+    }
+
+    fn on(&mut self, event: Event, clock: u8) {
+        self.sworn |= match &event {
+            Event::Notice(Notice::Committed { entry, .. }) => {
+                entry.changes.iter().fold(0, |tokens, change| match change {
+                    Change::RemoveGrant(digest) => tokens | token(digest),
+                    _ => tokens,
+                })
+            }
+            Event::Position(probe) => probe.recalled.iter().fold(0, |tokens, digest| tokens | token(digest)),
+            _ => 0,
+        };
+        let step = self.machine.on(event, instant(clock), &mut self.held);
+        if let Some(read) = step.read {
+            assert!(self.under_way.is_none(), "one read at a time");
+            self.under_way = Some(match read {
+                Read::Position => UnderWay::Position(None),
+                Read::Changes { after } => {
+                    UnderWay::Changes { after: u8::try_from(after.0).expect("few revisions"), answer: None }
+                }
+                Read::Snapshot => {
+                    self.held.begin_merge();
+                    // What the file will hold has no position then.
+                    self.saving = self.saving.map(|(_, as_of)| (None, as_of));
+                    UnderWay::Snapshot { base: None, next: 0 }
+                }
+            });
+        }
+        self.sworn |= self.held.tombstones;
+        // As the driver does.
+        if std::mem::take(&mut self.held.confirmed) && self.machine.is_caught_up() {
+            self.lost = self.held.suppressed & !self.told;
+        }
+    }
+
+    /// The store works on the read.
+    fn serve(&mut self, store: &Store, tokens: u8, clock: u8) {
+        match &mut self.under_way {
+            Some(UnderWay::Position(answer @ None)) => *answer = Some((store.at(), store.recalled)),
+            Some(UnderWay::Changes { after, answer: answer @ None }) => *answer = Some(store.changes(*after)),
+            Some(UnderWay::Snapshot { base: base @ None, .. }) => *base = Some(store.at()),
+            Some(UnderWay::Snapshot { base: Some(base), next }) => {
+                if store.at().active >> *next & 1 == 1 {
+                    self.held.put(1 << *next);
+                }
+                *next += 1;
+                if *next == tokens {
+                    let position = base.position();
+                    self.under_way = None;
+                    let checksum = self.held.checksum();
+                    self.on(Event::Snapshot { position, checksum }, clock);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The answer arrives.
+    fn deliver(&mut self, clock: u8) {
+        let event = match &self.under_way {
+            Some(UnderWay::Position(Some((at, recalled)))) => {
+                self.told = *recalled;
+                Event::Position(Probe { position: at.position(), recalled: digests(*recalled) })
+            }
+            Some(UnderWay::Changes { answer: Some(answer), .. }) => Event::Changes(match answer {
+                Some(commits) => Changes::Entries(commits.iter().map(|commit| commit.entry()).collect()),
+                None => Changes::Truncated,
+            }),
+            _ => return,
+        };
+        self.under_way = None;
+        self.on(event, clock);
+    }
+
+    fn is_answered(&self) -> bool {
+        matches!(self.under_way, Some(UnderWay::Position(Some(_)) | UnderWay::Changes { answer: Some(_), .. }))
+    }
+
+    fn begin_save(&mut self) {
+        self.saving = self.held.as_of.is_some().then(|| (self.machine.position(), self.held.as_of));
+    }
+
+    fn end_save(&mut self) {
+        let Some((position, as_of)) = self.saving.take() else { return };
+        let reaches = position.map_or(self.held.applied, |position| position.revision.max(self.held.applied));
+        let (holds, tombstones) = (self.held.grants | self.held.suppressed, self.held.tombstones);
+        self.file = Some(File { position, reaches, as_of, holds, tombstones, sworn: self.sworn });
+    }
+
+    /// Starts again, from its file if there is one.
+    fn start(&mut self) {
+        let file = self.file.take();
+        *self = Self::new();
+        if let Some(file) = &file {
+            self.held.begin_merge();
+            all().filter(|token| file.holds >> token & 1 == 1).for_each(|token| self.held.put(1 << token));
+            self.held.adopt(file.tombstones, file.as_of);
+            self.sworn = file.sworn;
+        }
+        self.file = file;
+        self.machine = self.as_resumed();
+    }
+
+    /// What goes on from the file.
+    fn as_resumed(&self) -> Synchroniser {
+        match &self.file {
+            Some(File { position: Some(position), reaches, .. }) => {
+                Synchroniser::resumed(*position, *reaches, self.held.checksum())
+            }
+            _ => Synchroniser::new(),
+        }
+    }
+
+    /// It serves what its file holds, and has heard nothing since.
+    pub(crate) fn runs_on_its_file(&self) -> bool {
+        self.held.as_of.is_some() && self.held.grants != 0 && self.machine == self.as_resumed()
+    }
+
+    /// The store has answered with the log's entries.
+    pub(crate) fn is_given_entries(&self) -> bool {
+        matches!(&self.under_way, Some(UnderWay::Changes { answer: Some(Some(entries)), .. }) if !entries.is_empty())
+    }
+
+    pub(crate) fn reads_a_snapshot(&self) -> bool {
+        matches!(self.under_way, Some(UnderWay::Snapshot { .. }))
+    }
+
+    /// Nothing breaks any more: it probes, and every read is answered at once.
+    pub(crate) fn settle(&mut self, store: &mut Store, tokens: u8, clock: u8) {
+        for _ in 0..8 {
+            self.on(Event::Tick, clock);
+            while self.under_way.is_some() {
+                self.serve(store, tokens, clock);
+                self.deliver(clock);
+            }
+            self.recall(store, clock);
+        }
+    }
+
+    fn recall(&mut self, store: &mut Store, clock: u8) {
+        store.recalled |= std::mem::take(&mut self.lost);
+        store.date(clock);
+    }
+}
+
+/// How much may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Bounds {
+    /// Time goes on this often.
+    pub(crate) ticks: u8,
+    /// Tokens are created or revoked.
+    pub(crate) commits: u8,
+    /// The store loses its last commits.
+    pub(crate) losses: u8,
+    /// A backup becomes the store.
+    pub(crate) restores: u8,
+    /// The log is trimmed to nothing.
+    pub(crate) trims: u8,
+    /// A read fails.
+    pub(crate) failures: u8,
+    /// A notice says only that something moved.
+    pub(crate) moves: u8,
+    /// Whether notices say what was committed.
+    pub(crate) notices: bool,
+    /// A snapshot file is written.
+    pub(crate) saves: u8,
+    /// A sidecar is killed, or stopped, and started again.
+    pub(crate) restarts: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct World {
+    pub(crate) clock: u8,
+    pub(crate) store: Store,
+    pub(crate) sidecars: Vec<Sidecar>,
+    pub(crate) left: Bounds,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Time goes on.
+    Clock,
+    /// A token is created, or revoked.
+    Commit(u8),
+    Lose {
+        commits: u8,
+        recalls: bool,
+    },
+    Restore {
+        commits: u8,
+    },
+    Trim,
+    /// The registry has committed recalled revocations again.
+    Settle,
+    /// To a sidecar: time to probe; or its subscription was lost and came back.
+    Probe(usize),
+    /// To a sidecar: something moved.
+    Moved(usize),
+    /// To a sidecar: the notice of something that was published.
+    Notice(usize, usize),
+    /// The store works on a sidecar's read.
+    Serve(usize),
+    Deliver(usize),
+    Fail(usize),
+    Recall(usize),
+    BeginSave(usize),
+    EndSave(usize),
+    /// A sidecar is killed and starts again.
+    Kill(usize),
+    /// A sidecar writes its file, stops, and starts again.
+    Stop(usize),
+    /// Its machine, or its disk, is new.
+    Replace(usize),
+}
+
+impl World {
+    /// Some sidecars, in step with a store that has these tokens.
+    pub(crate) fn new(sidecars: usize, tokens: u8, active: Tokens, bounds: Bounds) -> Self {
+        let mut store = Store::new(active);
+        let mut sidecar = Sidecar::new();
+        sidecar.settle(&mut store, tokens, 1);
+        assert!(sidecar.machine.position().is_some());
+        Self { clock: 1, store, sidecars: vec![sidecar; sidecars], left: bounds }
+    }
+
+    pub(crate) fn actions(&self, tokens: u8, actions: &mut Vec<Action>) {
+        let left = &self.left;
+        let history = u8::try_from(self.store.commits.len()).expect("few commits");
+        if left.ticks > 0 {
+            actions.push(Action::Clock);
+        }
+        if left.commits > 0 {
+            let usable = (0..tokens).filter(|token| (self.store.at().active | !self.store.created) >> token & 1 == 1);
+            actions.extend(usable.map(Action::Commit));
+        }
+        if left.losses > 0 {
+            let recalls: &[bool] = if self.store.recalled == 0 { &[false] } else { &[false, true] };
+            for commits in 0..=history {
+                let some = |recalls: &&bool| commits > 0 || **recalls;
+                actions.extend(recalls.iter().filter(some).map(|recalls| Action::Lose { commits, recalls: *recalls }));
+            }
+        }
+        if left.restores > 0 {
+            actions.extend((0..=history).map(|commits| Action::Restore { commits }));
+        }
+        if left.trims > 0 && self.store.trimmed < self.store.at().revision {
+            actions.push(Action::Trim);
+        }
+        if self.store.recalled & !self.store.at().active != 0 {
+            actions.push(Action::Settle);
+        }
+        for (index, sidecar) in self.sidecars.iter().enumerate() {
+            actions.push(Action::Probe(index));
+            if left.moves > 0 {
+                actions.push(Action::Moved(index));
+            }
+            if left.notices {
+                actions.extend((0..self.store.published.len()).map(|notice| Action::Notice(index, notice)));
+            }
+            if sidecar.under_way.is_some() {
+                actions.push(if sidecar.is_answered() { Action::Deliver(index) } else { Action::Serve(index) });
+                if left.failures > 0 {
+                    actions.push(Action::Fail(index));
+                }
+            }
+            if sidecar.lost != 0 {
+                actions.push(Action::Recall(index));
+            }
+            if sidecar.saving.is_some() {
+                actions.push(Action::EndSave(index));
+            } else if left.saves > 0 && sidecar.held.as_of.is_some() {
+                actions.push(Action::BeginSave(index));
+            }
+            if left.restarts > 0 {
+                actions.extend([Action::Kill(index), Action::Stop(index)]);
+                if sidecar.file.is_some() {
+                    actions.push(Action::Replace(index));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn act(&mut self, tokens: u8, action: Action) {
+        let (clock, left, store) = (self.clock, &mut self.left, &mut self.store);
+        match action {
+            Action::Clock => {
+                left.ticks -= 1;
+                self.clock += 1;
+            }
+            Action::Commit(token) => {
+                left.commits -= 1;
+                store.commit(token, clock);
+            }
+            Action::Lose { commits, recalls } => {
+                left.losses -= 1;
+                store.lose(commits, recalls, clock);
+            }
+            Action::Restore { commits } => {
+                left.restores -= 1;
+                store.restore(commits, clock);
+            }
+            Action::Trim => {
+                left.trims -= 1;
+                store.trimmed = store.at().revision;
+            }
+            Action::Settle => {
+                store.recalled &= store.at().active;
+                store.date(clock);
+            }
+            Action::Probe(index) => self.sidecars[index].on(Event::Tick, clock),
+            Action::Moved(index) => {
+                left.moves -= 1;
+                self.sidecars[index].on(Event::Notice(Notice::Moved), clock);
+            }
+            Action::Notice(index, notice) => {
+                let commit = store.published[notice];
+                let (epoch, entry) = (Epoch(commit.at.epoch.into()), commit.entry().into());
+                self.sidecars[index].on(Event::Notice(Notice::Committed { epoch, entry }), clock);
+            }
+            Action::Serve(index) => self.sidecars[index].serve(store, tokens, clock),
+            Action::Deliver(index) => self.sidecars[index].deliver(clock),
+            Action::Fail(index) => {
+                left.failures -= 1;
+                self.sidecars[index].under_way = None;
+                self.sidecars[index].on(Event::Failed, clock);
+            }
+            Action::Recall(index) => self.sidecars[index].recall(store, clock),
+            Action::BeginSave(index) => {
+                left.saves -= 1;
+                self.sidecars[index].begin_save();
+            }
+            Action::EndSave(index) => self.sidecars[index].end_save(),
+            Action::Kill(index) => {
+                left.restarts -= 1;
+                self.sidecars[index].start();
+            }
+            Action::Stop(index) => {
+                left.restarts -= 1;
+                self.sidecars[index].begin_save();
+                self.sidecars[index].end_save();
+                self.sidecars[index].start();
+            }
+            Action::Replace(index) => {
+                left.restarts -= 1;
+                self.sidecars[index] = Sidecar::new();
+            }
+        }
+    }
+}
