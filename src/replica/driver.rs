@@ -18,6 +18,9 @@ use crate::token::Digest;
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
 const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A position that was asked for longer ago than this, before the connection came back, is asked for again.
+const OVERDUE: Duration = Duration::from_millis(200);
+
 /// Longest pause within a snapshot. The whole may take as long as it needs.
 const SNAPSHOT_STALL: Duration = Duration::from_secs(10);
 
@@ -91,6 +94,8 @@ struct Driver<'a> {
     probe_interval: Duration,
     next_probe: Instant,
     reading: Option<Reading<'a>>,
+    /// When the position was asked for, if that is what is being read.
+    asked_at: Option<Instant>,
     recalls: Recalls<'a>,
     /// Attempts since the replica was last confirmed.
     attempts: u32,
@@ -101,12 +106,24 @@ struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(replica: &'a Replica, store: &'a dyn Store, machine: Synchroniser, probe_interval: Duration) -> Self {
         let (recalls, next_probe) = (Recalls::new(replica, store), Instant::now());
-        let (reading, attempts, failing_since) = (None, 0, None);
-        Self { replica, store, machine, probe_interval, next_probe, reading, recalls, attempts, failing_since }
+        let (reading, asked_at, attempts, failing_since) = (None, None, 0, None);
+        Self {
+            replica,
+            store,
+            machine,
+            probe_interval,
+            next_probe,
+            reading,
+            asked_at,
+            recalls,
+            attempts,
+            failing_since,
+        }
     }
 
     /// Turns the outcome of a read into an event, and says when the store goes away and comes back.
     fn receive(&mut self, outcome: Result<Event, ReadError>) -> Event {
+        self.asked_at = None;
         match outcome {
             Ok(event) => {
                 if let Some(since) = self.failing_since.take() {
@@ -135,6 +152,7 @@ impl<'a> Driver<'a> {
         if event == Event::Tick {
             self.next_probe = now + self.probe_interval;
         }
+        let came_back = event == Event::Notice(Notice::Lost);
         if event == Event::Notice(Notice::Lost) {
             self.replica.notices_lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -157,7 +175,12 @@ impl<'a> Driver<'a> {
             self.report(finding);
         }
         if let Some(read) = step.read {
+            self.asked_at = (read == Read::Position).then_some(now);
             self.reading = Some(self.start(read));
+        } else if came_back && self.asked_at.is_some_and(|asked_at| now.duration_since(asked_at) > OVERDUE) {
+            // The question went out before the connection was lost. It is asked again at once, and never answered twice.
+            (self.reading, self.asked_at) = (None, None);
+            self.handle(Event::Failed, now);
         } else if failed || resync {
             self.attempts = self.attempts.saturating_add(1);
             self.next_probe = self.next_probe.min(now + BACKOFF.wait(self.attempts));

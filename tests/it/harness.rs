@@ -8,10 +8,13 @@ mod client;
 pub(crate) mod cluster;
 mod faulty;
 pub(crate) mod fleet;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod history;
 mod http2;
 mod metronome;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod pair;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod prober;
 mod program;
 mod redis;
@@ -20,6 +23,7 @@ mod reply;
 pub(crate) mod sentinel;
 mod upstream;
 mod wait;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod world;
 
 use std::ffi::OsString;

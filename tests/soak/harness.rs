@@ -19,4 +19,4 @@ mod wait;
 #[path = "../it/harness/world.rs"]
 pub(crate) mod world;
 
-pub(crate) use wait::{PATIENCE, eventually, within};
+pub(crate) use wait::{PATIENCE, eventually};

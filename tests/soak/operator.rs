@@ -17,7 +17,7 @@ const USERS: usize = 5;
 const TOKENS: usize = 25;
 
 /// Ended tokens that are still asked about.
-const ENDED: usize = 20;
+const ENDED: usize = 15;
 
 /// The pause between two commands, in milliseconds.
 const PAUSE: (u64, u64) = (2, 60);
@@ -38,9 +38,9 @@ enum Act {
 
 const ACTS: [(usize, Act); 9] = [
     (3, Act::AddUser),
-    (34, Act::Create),
-    (20, Act::Revoke),
-    (4, Act::RevokeMany),
+    (60, Act::Create),
+    (18, Act::Revoke),
+    (2, Act::RevokeMany),
     (10, Act::Delete),
     (10, Act::Reassign),
     (5, Act::Disable),

@@ -308,8 +308,6 @@ async fn fail_over(stage: &mut Stage, random: &mut Random, time: Duration) -> Re
     }
     stage.lead_all(None).await;
     if let Servers::Pair(pair) = &mut stage.servers {
-        pair.replica.kill();
-        pair.replica.spawn(&[]);
         pair.rejoin().await;
     }
     conclude(stage, fault, since).await?;
@@ -334,8 +332,6 @@ async fn isolate(stage: &mut Stage, time: Duration, one: usize) -> Result<(), St
     tokio::time::sleep(time.max(BOUND)).await;
     stage.lead_all(None).await;
     if let Servers::Pair(pair) = &mut stage.servers {
-        pair.replica.kill();
-        pair.replica.spawn(&[]);
         pair.rejoin().await;
     }
     drop(third);

@@ -26,6 +26,24 @@ struct Fragile {
     inner: Mutex<Arc<SqliteStore>>,
     mode: Mutex<Mode>,
     recalls: Mutex<Recalled>,
+    /// Its connection came back.
+    returned: Arc<tokio::sync::Notify>,
+}
+
+/// The real notices, and that the connection came back.
+struct FragileWatch {
+    inner: Box<dyn Watch>,
+    returned: Arc<tokio::sync::Notify>,
+}
+
+#[async_trait]
+impl Watch for FragileWatch {
+    async fn next(&mut self) -> Notice {
+        tokio::select! {
+            notice = self.inner.next() => notice,
+            () = self.returned.notified() => Notice::Lost,
+        }
+    }
 }
 
 /// What sidecars left with the store.
@@ -46,7 +64,7 @@ enum Mode {
 impl Fragile {
     fn new(inner: SqliteStore, mode: Mode) -> Arc<Self> {
         let recalls = Mutex::new(Recalled::default());
-        Arc::new(Self { inner: Mutex::new(Arc::new(inner)), mode: Mutex::new(mode), recalls })
+        Arc::new(Self { inner: Mutex::new(Arc::new(inner)), mode: Mutex::new(mode), recalls, returned: Arc::default() })
     }
 
     fn recalls(&self) -> std::sync::MutexGuard<'_, Recalled> {
@@ -97,7 +115,7 @@ impl Store for Fragile {
     }
 
     fn watch(&self) -> Box<dyn Watch> {
-        self.inner().watch()
+        Box::new(FragileWatch { inner: self.inner().watch(), returned: Arc::clone(&self.returned) })
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
@@ -375,6 +393,28 @@ async fn while_the_store_fails_or_hangs_the_replica_grows_stale_and_serves() {
         tokio::time::timeout(PATIENCE, fresh).await.expect("fresh again");
         running.stop().await;
     }
+}
+
+/// The probe itself would wait for its answer for much longer than the test.
+#[tokio::test]
+async fn a_question_that_went_out_on_a_lost_connection_is_asked_again_when_it_is_back() {
+    let folder = Folder::new();
+    let store = Fragile::new(folder.open("store").await, Mode::Works);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, NEVER);
+    running.ready().await;
+    store.set(Mode::Hangs);
+    store.returned.notify_one();
+    tokio::time::sleep(2 * OVERDUE).await;
+    store.set(Mode::Works);
+    let back = Instant::now();
+    store.returned.notify_one();
+    let fresh = async {
+        while running.replica.staleness(Instant::now()).is_none_or(|staleness| staleness > back.elapsed()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, fresh).await.expect("fresh again");
+    running.stop().await;
 }
 
 #[tokio::test]
