@@ -16,7 +16,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_m
 /// Whether to wait, and how long.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct WaitArgs {
-    /// Wait until every live sidecar refuses them
+    /// Wait until every live sidecar refuses them; with --json, print {"tokens": [...], "wait": {...}} instead of a list
     #[arg(long)]
     wait: bool,
     /// How long to wait at most; 5s if not given

@@ -20,6 +20,7 @@ mod fault;
 mod index;
 mod layout;
 mod link;
+mod migration;
 mod read;
 mod reports;
 mod slot;
@@ -80,7 +81,7 @@ impl RedisStore {
     /// [`StoreError::Unusable`] when the settings are not for Redis.
     pub fn new(settings: &Settings, retention: Retention) -> Result<Self, StoreError> {
         let name = settings.url.to_string();
-        let link = Link::new(settings).map_err(|fault| fault.during("opening the store", &name))?;
+        let link = Link::new(settings).map_err(|fault| fault.during("the opening", &name))?;
         let access = Access {
             link,
             layout: Layout::new(&settings.namespace),
@@ -118,12 +119,12 @@ impl RedisStore {
         let checked = match absent {
             Absent::Create | Absent::Refuse => checked.await,
             Absent::Await => match tokio::time::timeout(AWAIT_TIMEOUT, checked).await {
-                Ok(Err(fault @ (Fault::Unusable(_) | Fault::NotPermitted(_)))) => Err(fault),
+                Ok(Err(fault)) if fault.is_unusable() => Err(fault),
                 // Whoever reads says so, again and again.
-                Ok(Ok(()) | Err(_)) | Err(_) => Ok(()),
+                Ok(_) | Err(_) => Ok(()),
             },
         };
-        checked.map_err(|fault| fault.during("opening the store", &self.access.name))
+        checked.map_err(|fault| fault.during("the opening", &self.access.name))
     }
 
     /// The outcome, in the caller's terms.
@@ -161,8 +162,7 @@ impl Access {
         if !fault.is_wrong_type() {
             return fault;
         }
-        let examined = async { self.link.examine(&mut self.link.dedicated().await?).await };
-        examined.await.err().filter(|found| matches!(found, Fault::Unusable(_))).unwrap_or(fault)
+        self.link.examine_again().await.err().filter(Fault::is_unusable).unwrap_or(fault)
     }
 }
 

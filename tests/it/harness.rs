@@ -5,18 +5,25 @@
 //! ever uses up.
 
 mod client;
+pub(crate) mod cluster;
 mod faulty;
 pub(crate) mod fleet;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod history;
 mod http2;
+mod metronome;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod pair;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod prober;
 mod program;
 mod redis;
 pub(crate) mod relay;
 mod reply;
+pub(crate) mod sentinel;
 mod upstream;
 mod wait;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod world;
 
 use std::ffi::OsString;
@@ -33,6 +40,7 @@ use tollgate::store::{Batch, Edit, Retention, Revision, SqliteStore, Store};
 use tollgate::token::{PermissionSet, Role, TokenId};
 
 pub(crate) use client::Client;
+pub(crate) use cluster::RedisCluster;
 pub(crate) use faulty::FaultyStore;
 pub(crate) use fleet::Fleet;
 pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
@@ -40,6 +48,7 @@ pub(crate) use program::Program;
 pub(crate) use redis::RedisServer;
 pub(crate) use relay::{Relay, Traffic};
 pub(crate) use reply::Reply;
+pub(crate) use sentinel::SentinelSet;
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
 pub(crate) use wait::{PATIENCE, eventually, within};
 

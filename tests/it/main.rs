@@ -12,6 +12,7 @@ mod http1;
 mod http2;
 mod hygiene;
 mod memory;
+mod primary;
 mod redis;
 mod refusals;
 mod registry;

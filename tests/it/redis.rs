@@ -1,6 +1,7 @@
 //! The Redis store beyond what every store does: servers that refuse, keys that are not ours, answers that do not come.
 
 mod damage;
+mod deploy;
 mod outcome;
 mod quorum;
 mod refusals;

@@ -1,6 +1,6 @@
 //! TLS on both sides: what listeners offer to agents, and how `https` upstreams are verified.
 
-mod authority;
+pub(crate) mod authority;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -83,7 +83,9 @@ impl Dialer {
             }
         });
         let late = |_| {
-            let text = format!("no connection within {CONNECT_TIMEOUT:?}");
+            // A server without TLS waits for the rest of what it takes for a command.
+            let hint = if self.url.tls { "; does this port speak TLS?" } else { "" };
+            let text = format!("no answer within {CONNECT_TIMEOUT:?}{hint}");
             Fault::unreachable(server, io::Error::new(io::ErrorKind::TimedOut, text))
         };
         connected.await.map_err(late)?

@@ -171,7 +171,10 @@ pub(super) async fn primary_of(
 /// The slot's owner, as this node sees it, and all nodes that it knows.
 async fn ask_node(dialer: &Dialer, node: &Server, slot: Slot) -> Result<(Server, Vec<Server>), Fault> {
     let (mut connection, _carrier) = dialer.dial(node, Peer::Server, config()).await?;
-    check::greet(&mut connection, node, Kind::ClusterNode).await?;
+    match check::greet(&mut connection, node, Kind::ClusterNode).await {
+        Ok(()) | Err(Fault::NotPrimary) => {} // a replica knows as well as any other
+        Err(fault) => return Err(fault),
+    }
     let ranges: Vec<Vec<Value>> = query(&mut connection, cmd("CLUSTER").arg("SLOTS")).await?;
     let (mut owner, mut nodes) = (None, Vec::new());
     for range in &ranges {
@@ -202,7 +205,7 @@ fn endpoint(value: &Value, asked: &Server) -> Option<Server> {
 }
 
 /// `HOST:PORT`, where an IPv6 address has no brackets.
-fn parse_endpoint(text: &str) -> Option<Server> {
+pub(super) fn parse_endpoint(text: &str) -> Option<Server> {
     let (host, port) = text.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() || host == "?" {

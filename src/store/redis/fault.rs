@@ -109,7 +109,7 @@ impl Fault {
     pub(super) fn ends_connection(&self) -> bool {
         match self {
             Self::Broken(_) | Self::TimedOut(_) | Self::NotPrimary | Self::Senseless(_) => true,
-            Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "ASK" | "MASTERDOWN"),
+            Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "MASTERDOWN"),
             Self::Unusable(_)
             | Self::Absent(_)
             | Self::NotPermitted(_)
@@ -119,6 +119,21 @@ impl Fault {
             | Self::Contradiction(_)
             | Self::Entropy(_) => false,
         }
+    }
+
+    /// Whether somebody has to mend something: trying again does not help.
+    pub(super) fn is_unusable(&self) -> bool {
+        matches!(self, Self::Unusable(_) | Self::NotPermitted(_))
+    }
+
+    /// Whether the cluster is busy with something that is soon over.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self, Self::Refused(code, _) if matches!(code.as_str(), "ASK" | "TRYAGAIN" | "CLUSTERDOWN"))
+    }
+
+    /// Whether a node sends the asker to another one, for this time.
+    pub(super) fn is_ask(&self) -> bool {
+        matches!(self, Self::Refused(code, _) if code == "ASK")
     }
 
     /// Whether what was sent may have been executed all the same, or may be later.
@@ -159,8 +174,8 @@ fn refusal(code: &str, detail: &str) -> String {
         "NOREPLICAS" => "too few replicas are connected to Redis: see its min-replicas-to-write",
         "MASTERDOWN" => "the server is a replica that has lost its primary",
         "CLUSTERDOWN" => "the cluster is down: see CLUSTER INFO",
-        "MOVED" | "ASK" => "the server has given the slot of this namespace to another node",
-        "TRYAGAIN" => "the slot of this namespace is being moved to another node: try again",
+        "MOVED" => "the server has given the slot of this namespace to another node",
+        "ASK" | "TRYAGAIN" => "the slot of this namespace is being moved to another node: try again",
         "WRONGTYPE" => "a key has another type than ours: the namespace is used by something else",
         _ => return format!("Redis answered {code} {detail}"),
     };

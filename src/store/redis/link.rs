@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline};
@@ -14,12 +14,17 @@ use super::dial::{Carrier, Dialer, Peer};
 use super::discovery::Discovery;
 use super::fault::Fault;
 use super::layout::Layout;
+use super::migration::Migrating;
 use super::slot::Slot as ClusterSlot;
 use crate::store::url::Server;
 use crate::store::{Settings, StoreUrl};
 
 /// Longest wait for an answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to try again while a cluster is busy with itself, and the pauses between.
+const BRIEFLY: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The way to the server in charge.
 pub(super) struct Link {
@@ -34,6 +39,8 @@ pub(super) struct Link {
     confirming: Slot,
     /// Numbers connections.
     made: AtomicU64,
+    /// The last server on which the user was found to have its permissions.
+    permitted: Mutex<Option<Server>>,
     /// The server in charge, as far as is known; `None` when it is known to be another one than before.
     primary: watch::Sender<Option<Server>>,
 }
@@ -108,6 +115,7 @@ impl Link {
             shared: Slot::default(),
             confirming: Slot::default(),
             made: AtomicU64::new(0),
+            permitted: Mutex::default(),
             primary: watch::Sender::new(None),
         })
     }
@@ -122,8 +130,28 @@ impl Link {
         self.connect(config().set_push_sender(sender)).await
     }
 
-    /// Sends commands once. The connection is replaced if it turns out to be of no more use.
+    /// Sends commands, until they are executed at most once. The connection is replaced if it turns out to be of no more
+    /// use.
     pub(super) async fn send<T: FromRedisValue>(&self, on: Use, commands: &Pipeline) -> Result<T, Fault> {
+        let began = Instant::now();
+        loop {
+            match self.send_once(on, commands).await {
+                Err(fault) if fault.is_passing() && began.elapsed() < BRIEFLY => tokio::time::sleep(PAUSE).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Sends commands that only read, and again over a new connection if the first one turns out to be of no use.
+    pub(super) async fn read<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Fault> {
+        match self.send_once(Use::Shared, commands).await {
+            Err(fault) if fault.is_ask() => self.read_migrating(commands).await,
+            Err(fault) if fault.ends_connection() || fault.is_passing() => self.send(Use::Shared, commands).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn send_once<T: FromRedisValue>(&self, on: Use, commands: &Pipeline) -> Result<T, Fault> {
         let slot = self.slot(on);
         let mut connection = self.kept(slot).await?;
         // Given up half-way, it may be the connection that hangs: the next command takes another.
@@ -138,12 +166,11 @@ impl Link {
         outcome
     }
 
-    /// Sends commands that only read, and again over a new connection if the first one turns out to be of no use.
-    pub(super) async fn read<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Fault> {
-        match self.send(Use::Shared, commands).await {
-            Err(fault) if fault.ends_connection() => self.send(Use::Shared, commands).await,
-            outcome => outcome,
-        }
+    async fn read_migrating<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Fault> {
+        let source = self.kept(&self.shared).await?.connection;
+        let mut migrating = Migrating { dialer: &self.dialer, source, config: config(), target: None };
+        let answer = commands.query_async(&mut migrating).await;
+        answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
     }
 
     pub(super) fn dialer(&self) -> &Arc<Dialer> {
@@ -173,15 +200,26 @@ impl Link {
             return Ok(connection);
         }
         let mut connection = self.dedicated().await?;
-        // Users and versions may be others on another server.
         self.examine(&mut connection).await?;
         *slot.current() = Some(connection.clone());
         Ok(connection)
     }
 
-    /// Looks whether what is there is ours, and can be used.
-    pub(super) async fn examine(&self, connection: &mut Connection) -> Result<(), Fault> {
-        check::examine(&mut connection.connection, &self.layout, self.needs_quorum).await
+    /// Looks whether what is there is ours; and, on another server than before, whether its users may do what they have to.
+    async fn examine(&self, connection: &mut Connection) -> Result<(), Fault> {
+        check::types(&mut connection.connection, &self.layout).await?;
+        if *lock(&self.permitted) != Some(connection.server.clone()) {
+            // On a connection of its own: a transaction is begun on it.
+            let (mut trial, _carrier) = self.dialer.dial(&connection.server, Peer::Server, config()).await?;
+            check::permissions(&mut trial, &self.layout, self.needs_quorum).await?;
+            *lock(&self.permitted) = Some(connection.server.clone());
+        }
+        Ok(())
+    }
+
+    /// Looks again. Fails with what is wrong, if it is still there.
+    pub(super) async fn examine_again(&self) -> Result<(), Fault> {
+        self.examine(&mut self.dedicated().await?).await
     }
 
     fn slot(&self, on: Use) -> &Slot {
@@ -206,7 +244,7 @@ impl Link {
                     return Ok(connection);
                 }
                 // What somebody has to mend is told rather than what may pass.
-                Err(fault) if !matches!(failure, Some(Fault::Unusable(_))) => failure = Some(fault),
+                Err(fault) if !failure.as_ref().is_some_and(Fault::is_unusable) => failure = Some(fault),
                 Err(_) => {}
             }
         }
@@ -244,8 +282,12 @@ fn config() -> AsyncConnectionConfig {
 
 impl Slot {
     fn current(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.current)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes a connection out of its slot when dropped, unless it is cleared before.

@@ -43,7 +43,11 @@ pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
     } else {
         commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg("1").ignore();
         commands.cmd("WAIT").arg(access.quorum).arg(CONFIRM_MILLIS);
-        let (fields, recalled, role, confirmed): (_, _, _, u64) = access.link.send(Use::Confirming, &commands).await?;
+        let first = access.link.send(Use::Confirming, &commands).await;
+        let (fields, recalled, role, confirmed): (_, _, _, u64) = match first {
+            Err(fault) if fault.ends_connection() => access.link.send(Use::Confirming, &commands).await?,
+            outcome => outcome?,
+        };
         if confirmed < u64::from(access.quorum) {
             return Err(Fault::Unconfirmed { confirmed, wanted: access.quorum });
         }

@@ -5,11 +5,12 @@
 //! nothing, by the positions that probes read: what they show and nobody announced is missing.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::fault::Fault;
 use super::link::Connection;
@@ -95,14 +96,18 @@ impl Hearing {
         *self.heard() = Heard::default();
     }
 
-    /// Waits until the announcement of something that a probe showed is overdue.
+    /// When the announcement of something that a probe showed is overdue.
+    fn overdue_at(&self) -> Option<Instant> {
+        self.heard().behind_since.map(|since| since + SILENCE)
+    }
+
+    /// Waits until an announcement is overdue.
     async fn silence(&self) {
         loop {
             let changed = self.changed.notified();
-            let behind_since = self.heard().behind_since;
-            match behind_since.map(|since| since + SILENCE) {
+            match self.overdue_at() {
                 Some(overdue) if overdue <= Instant::now() => return,
-                Some(overdue) => drop(tokio::time::timeout_at(overdue.into(), changed).await),
+                Some(overdue) => drop(timeout_at(overdue, changed).await),
                 None => changed.await,
             }
         }
@@ -162,10 +167,12 @@ impl Listener {
         };
         let mut connection = self.access.link.listening(take).await?;
         self.access.hearing.begin();
-        connection.subscribe(self.access.layout.channel()).await?;
+        let (_, limit) = PING;
+        let subscribed = timeout(limit, connection.subscribe(self.access.layout.channel())).await;
+        subscribed.map_err(|_| Fault::TimedOut(limit))??;
         if let Some(since) = self.lost_since.take() {
             let (server, seconds) = (connection.server().to_string(), since.elapsed().as_secs());
-            tracing::info!(server, seconds, "announcements of commits are heard again");
+            tracing::info!(store = self.access.name, server, seconds, "announcements of commits are heard again");
         }
         // Only now: what is committed from here on is announced, and what was before is asked for.
         self.access.notices.send(Notice::Lost);
@@ -186,7 +193,7 @@ impl Listener {
                 () = async { drop(primary.wait_for(is_other).await) } => return End::Moved,
                 () = self.access.hearing.silence() => return End::Silent,
                 () = tokio::time::sleep(interval) => {
-                    match tokio::time::timeout(limit, connection.query::<()>(&ping)).await {
+                    match timeout(limit, connection.query::<()>(&ping)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(fault)) => return End::Lost(Some(fault)),
                         Err(_) => return End::Lost(Some(Fault::TimedOut(limit))),
@@ -198,18 +205,23 @@ impl Listener {
 
     /// Once for each outage.
     fn tell(&mut self, end: End) {
+        let store = &self.access.name;
         match end {
             End::Lost(_) if self.lost_since.is_some() => {}
             End::Lost(fault) => {
                 self.lost_since = Some(Instant::now());
                 let reason = fault.map_or_else(|| "the connection broke".to_owned(), |fault| fault.chain());
-                tracing::warn!(reason, "announcements of commits are not heard: changes arrive with the next probe");
+                tracing::warn!(
+                    store,
+                    reason,
+                    "announcements of commits are not heard: changes arrive with the next probe"
+                );
             }
-            End::Moved => tracing::info!("another Redis is in charge: subscribing there"),
+            End::Moved => tracing::info!(store, "another Redis is in charge: subscribing there"),
             End::Silent => {
                 self.silences += 1;
                 let times = self.silences;
-                tracing::warn!(times, "the subscription stands and brings nothing: subscribing again");
+                tracing::warn!(store, times, "the subscription stands and brings nothing: subscribing again");
                 // Probes are answered and this is not: perhaps they are on another server than this.
                 self.access.link.discard();
             }
@@ -231,5 +243,48 @@ impl Access {
                 Notice::Moved
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(revision: u64) -> Position {
+        Position { epoch: Epoch(1), revision: Revision(revision), checksum: 0 }
+    }
+
+    #[test]
+    fn what_a_probe_shows_and_nobody_announces_is_silence() {
+        let hearing = Hearing::default();
+        hearing.begin();
+        hearing.probed(&at(5)); // whatever was before the subscription
+        assert!(hearing.overdue_at().is_none());
+        hearing.probed(&at(6));
+        let overdue = hearing.overdue_at();
+        assert!(overdue.is_some());
+        hearing.probed(&at(7));
+        assert_eq!(hearing.overdue_at(), overdue, "the first one counts");
+        // The store's next life is announced too, or it is silence.
+        hearing.begin();
+        hearing.probed(&at(6));
+        hearing.probed(&Position { epoch: Epoch(2), ..at(1) });
+        assert!(hearing.overdue_at().is_some());
+    }
+
+    #[test]
+    fn an_announcement_may_come_before_the_probe_or_a_little_later() {
+        let hearing = Hearing::default();
+        hearing.begin();
+        hearing.probed(&at(5));
+        hearing.probed(&at(7));
+        hearing.announced(Epoch(1), Revision(6));
+        hearing.announced(Epoch(1), Revision(7));
+        hearing.probed(&at(7));
+        assert!(hearing.overdue_at().is_none());
+        hearing.announced(Epoch(1), Revision(8));
+        hearing.probed(&at(7)); // it was on its way
+        hearing.probed(&at(8));
+        assert!(hearing.overdue_at().is_none());
     }
 }

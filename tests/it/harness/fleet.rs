@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tollgate::app::Sidecar;
@@ -13,6 +11,7 @@ use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
 use tollgate::token::{PermissionSet, Role};
 
 use super::history::{Fault, Impact};
+use super::metronome::Metronome;
 use super::pair::run;
 use super::prober::{Asker, History, Place, Prober, Probes, Responder};
 use super::redis::RedisServer;
@@ -101,7 +100,7 @@ impl<S> Fleet<S> {
         }
         let addresses = sidecars.iter().map(|sidecar| Place::of(sidecar.listeners()[0])).collect::<Vec<_>>();
         let prober = Prober::start(&addresses, 1, PAUSE, &probes, &history);
-        let metronome = Metronome::start(history.clone());
+        let metronome = Metronome::start(history.clone(), BOUND / 4);
         Self { redis, relays, sidecars, world, history, prober, metronome, _upstream: upstream }
     }
 
@@ -215,51 +214,4 @@ async fn sidecar(store: &Settings, upstream: SocketAddr) -> Sidecar {
     ];
     let config = config::load(&Source { file: None, environment }, &overrides).expect("a good configuration");
     Sidecar::start(config, open(store, Absent::Refuse).await).await.expect("starts")
-}
-
-/// Notices when the machine is too busy to run this process: what is late then is nobody's fault.
-struct Metronome {
-    stop: Arc<AtomicBool>,
-    stalled: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Metronome {
-    fn start(history: History) -> Self {
-        const BEAT: Duration = Duration::from_millis(20);
-        let (stop, stalled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let beat = {
-            let (stop, stalled) = (Arc::clone(&stop), Arc::clone(&stalled));
-            move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let before = Instant::now();
-                    std::thread::sleep(BEAT);
-                    let late = before.elapsed().saturating_sub(BEAT);
-                    if late >= BEAT / 2 {
-                        let late = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
-                        stalled.fetch_add(late, Ordering::Relaxed);
-                    }
-                    if late >= BOUND / 4 {
-                        history.with(|judge| judge.stood_still(before, Instant::now()));
-                    }
-                }
-            }
-        };
-        Self { stop, stalled, thread: Some(std::thread::spawn(beat)) }
-    }
-
-    /// For how long in all.
-    fn stalled(&self) -> Duration {
-        Duration::from_millis(self.stalled.load(Ordering::Relaxed))
-    }
-}
-
-impl Drop for Metronome {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A panic of it has been printed.
-            drop(thread.join());
-        }
-    }
 }

@@ -29,6 +29,7 @@ impl Pair {
 
     /// Makes a server follow the link, and waits until it does.
     async fn follow(&self, server: &RedisServer) {
+        eventually("the replica answers", || async { run(server, &["PING"]).await == "PONG" }).await;
         run(server, &["REPLICAOF", "127.0.0.1", &self.link.address().port().to_string()]).await;
         self.is_in_step().await;
     }
@@ -61,11 +62,11 @@ impl Pair {
         third
     }
 
-    /// The old primary comes back, as the replica.
+    /// The old primary, started anew, comes back as the replica.
     pub(crate) async fn rejoin(&mut self) {
+        self.replica.spawn(&[]);
         self.link.lead_to(self.primary.address());
         self.link.heal().await;
-        self.replica.resume();
         self.follow(&self.replica).await;
     }
 }

@@ -18,10 +18,14 @@ async fn with_replica() -> (RedisServer, RedisServer, Arc<dyn Store>) {
 
 #[tokio::test]
 async fn what_a_replica_confirmed_is_on_the_replica() {
-    let (_primary, replica, store) = with_replica().await;
+    let (primary, replica, store) = with_replica().await;
     assert_eq!(store.commit(user_batch("anna")).await.expect("confirmed"), Revision(1));
     assert_eq!(replica.cli(&["hget", "{tollgate}:meta", "revision"]), "1");
     assert_eq!(store.probe().await.expect("confirmed").position.revision, Revision(1));
+    primary.cli(&["client", "kill", "type", "normal"]);
+    store.probe().await.expect("over another connection");
+    primary.cli(&["client", "kill", "type", "normal"]);
+    assert_eq!(store.commit(user_batch("berta")).await.expect("over another connection"), Revision(2));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -39,7 +39,10 @@ impl Authority {
     pub(crate) fn issue(&self, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>());
-        let certificate = params.expect("names").signed_by(&key, &self.issuer).expect("a certificate");
+        let mut params = params.expect("names");
+        // With the issuer's own name, OpenSSL would take it for self-signed.
+        params.distinguished_name.push(DnType::CommonName, file);
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         let paths = (self.path(&format!("{file}.pem")), self.path(&format!("{file}.key")));
         std::fs::write(&paths.0, certificate.pem()).expect("writes");
         std::fs::write(&paths.1, key.serialize_pem()).expect("writes");

@@ -1,0 +1,202 @@
+//! The guarantee under a random schedule of commands and faults, for as long as one likes.
+//!
+//! Three real sidecars, two operators, one Redis (alone, then with a replica, then with a quorum), every request judged
+//! against what was done when: see `tests/it/harness/history.rs`. The seed decides what is done and broken; how it all
+//! interleaves is the machine's.
+//!
+//! ```text
+//! tests/soak/run.sh [MINUTES] [--seed N] [--sabotage]
+//! ```
+//!
+//! Ends by itself, with code 0 if no rule was broken and 1 otherwise. `--sabotage` shows that it can fail: one sidecar is
+//! told to believe its replica for an hour.
+
+mod harness;
+mod operator;
+mod random;
+mod schedule;
+mod sidecar;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use harness::history::{Counts, Outcome};
+use random::Random;
+use stage::{Stage, Tempo, Topology};
+
+/// How often replies are judged.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// What was asked for.
+struct Options {
+    time: Duration,
+    seed: u64,
+    sabotage: bool,
+}
+
+impl Options {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        const USAGE: &str = "usage: tests/soak/run.sh [MINUTES] [--seed N] [--sabotage]";
+        let mut options = Self { time: Duration::from_secs(60), seed: fresh_seed(), sabotage: false };
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--sabotage" => options.sabotage = true,
+                "--seed" => {
+                    let seed = words.next().and_then(|seed| seed.parse().ok());
+                    options.seed = seed.ok_or(USAGE)?;
+                }
+                minutes => {
+                    let minutes: f64 = minutes.parse().map_err(|_| USAGE)?;
+                    options.time = Duration::try_from_secs_f64(minutes * 60.0).map_err(|_| USAGE)?;
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn fresh_seed() -> u64 {
+    let mut bytes = [0; 4];
+    // Without randomness it is always the same soak, which is one too.
+    getrandom::fill(&mut bytes).unwrap_or_default();
+    u32::from_le_bytes(bytes).into()
+}
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(usage) => {
+            eprintln!("{usage}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let mut total = Total::default();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(soak(&options, &mut total)),
+        Err(error) => Err(error.to_string()),
+    };
+    total.print(&options);
+    match outcome {
+        Ok(()) => {
+            println!("verdict: no rule was broken (seed {})", options.seed);
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            println!("{problem}\nverdict: FAILED (seed {})", options.seed);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Plays on every topology in turn.
+async fn soak(options: &Options, total: &mut Total) -> Result<(), String> {
+    println!("seed {}, {:?}", options.seed, options.time);
+    let mut random = Random::new(options.seed);
+    let mut terminated =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|error| error.to_string())?;
+    for topology in Topology::ALL {
+        let share = options.time / u32::try_from(Topology::ALL.len()).unwrap_or(1);
+        let stopped = async {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated.recv() => {}
+            }
+        };
+        println!("{topology:?}, for {share:?}");
+        let mut stage = Stage::start(topology, options.sabotage, &mut random).await?;
+        let outcome = tokio::select! {
+            outcome = perform(&mut stage, &mut random, share) => outcome,
+            () = stopped => Err("stopped".to_owned()),
+        };
+        let (history, tempo) = stage.end();
+        let stories = history.with(|judge| {
+            // What still runs was cut off here.
+            judge.settle();
+            total.add(judge.counts(), tempo);
+            judge.violations().iter().map(ToString::to_string).collect::<Vec<_>>()
+        });
+        outcome?;
+        if !stories.is_empty() {
+            return Err(stories.join("\n"));
+        }
+    }
+    Ok(())
+}
+
+/// Breaks one thing after the other until the time is over or a rule is broken.
+async fn perform(stage: &mut Stage, random: &mut Random, time: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + time;
+    let history = stage.history.clone();
+    let broken = async {
+        let mut settle = tokio::time::interval(SETTLE);
+        loop {
+            settle.tick().await;
+            let violations = history.with(|judge| {
+                judge.settle();
+                judge.violations().iter().map(ToString::to_string).collect::<Vec<_>>()
+            });
+            if !violations.is_empty() {
+                return violations.join("\n");
+            }
+        }
+    };
+    let acts = async {
+        while Instant::now() < deadline {
+            tokio::time::sleep(random.time(100, 1200)).await;
+            schedule::play(stage, random).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        violations = broken => Err(violations),
+        outcome = acts => outcome,
+    }
+}
+
+/// Sums over all topologies.
+#[derive(Default)]
+struct Total {
+    requests: u64,
+    statuses: BTreeMap<u16, u64>,
+    operations: BTreeMap<(&'static str, Outcome), u64>,
+    faults: BTreeMap<String, u64>,
+    violations: u64,
+    tempo: Tempo,
+}
+
+impl Total {
+    fn add(&mut self, counts: &Counts, tempo: Tempo) {
+        self.requests += counts.requests;
+        self.violations += counts.violations;
+        counts.statuses.iter().for_each(|(status, count)| *self.statuses.entry(*status).or_default() += count);
+        counts.operations.iter().for_each(|(kind, count)| *self.operations.entry(*kind).or_default() += count);
+        counts.faults.iter().for_each(|(name, count)| *self.faults.entry(name.clone()).or_default() += count);
+        self.tempo.recoveries.extend(tempo.recoveries);
+        self.tempo.revocations.extend(tempo.revocations);
+    }
+
+    fn print(&mut self, options: &Options) {
+        println!("seed {}", options.seed);
+        let sum: u64 = self.operations.values().sum();
+        println!("operations: {sum}");
+        for ((name, outcome), count) in &self.operations {
+            println!("  {name}, {outcome:?}: {count}");
+        }
+        println!("faults: {}", self.faults.values().sum::<u64>());
+        self.faults.iter().for_each(|(name, count)| println!("  {name}: {count}"));
+        println!("requests: {} (0: no reply)", self.requests);
+        self.statuses.iter().for_each(|(status, count)| println!("  {status}: {count}"));
+        let recoveries = ("level after a fault", &mut self.tempo.recoveries);
+        let revocations = ("refused everywhere after a revocation", &mut self.tempo.revocations);
+        for (what, times) in [recoveries, revocations] {
+            times.sort_unstable();
+            if let (Some(median), Some(longest)) = (times.get(times.len() / 2), times.last()) {
+                println!("{what}: {median:?} (median), {longest:?} (longest) of {}", times.len());
+            }
+        }
+        println!("violations: {}", self.violations);
+    }
+}

@@ -1,0 +1,149 @@
+//! Operators: each has users and tokens of its own, and does something to them all the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tollgate::registry::RegistryError;
+use tollgate::token::{PermissionSet, Role};
+
+use crate::harness::world::{Life, Name, World};
+use crate::random::Random;
+
+/// Users of one operator.
+const USERS: usize = 5;
+
+/// Usable tokens of one operator, about.
+const TOKENS: usize = 25;
+
+/// Ended tokens that are still asked about.
+const ENDED: usize = 15;
+
+/// The pause between two commands, in milliseconds.
+const PAUSE: (u64, u64) = (2, 60);
+
+/// What is done.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    AddUser,
+    Create,
+    Revoke,
+    RevokeMany,
+    Delete,
+    Reassign,
+    Disable,
+    Enable,
+    SetRole,
+}
+
+const ACTS: [(usize, Act); 9] = [
+    (3, Act::AddUser),
+    (60, Act::Create),
+    (18, Act::Revoke),
+    (2, Act::RevokeMany),
+    (10, Act::Delete),
+    (10, Act::Reassign),
+    (5, Act::Disable),
+    (9, Act::Enable),
+    (5, Act::SetRole),
+];
+
+/// Works until it is dropped.
+pub(crate) async fn work(world: Arc<Mutex<World>>, mut random: Random) {
+    loop {
+        {
+            let mut world = world.lock().await;
+            // In doubt, it waits until somebody has looked.
+            if !world.in_doubt {
+                // What fails is in the history.
+                drop(act(&mut world, &mut random).await);
+                tidy(&mut world);
+            }
+        }
+        tokio::time::sleep(random.time(PAUSE.0, PAUSE.1)).await;
+    }
+}
+
+async fn act(world: &mut World, random: &mut Random) -> Result<(), RegistryError> {
+    let Some(act) = random.weighed(&ACTS) else { return Ok(()) };
+    let users: Vec<_> = world.model.users.keys().cloned().collect();
+    let active = names(world, |life| life == Life::Active);
+    match (act, random.one_of(&users), random.one_of(&active)) {
+        (Act::AddUser, ..) | (_, None, _) if users.len() < USERS => {
+            let role = if users.len() < 3 { Role::Manager } else { Role::Administrator };
+            world.add_user(role).await.map(drop)
+        }
+        (Act::Create, ..) | (_, _, None) => create(world, random).await,
+        (Act::Revoke, _, Some(token)) => world.revoke(&[token]).await,
+        (Act::RevokeMany, ..) => {
+            let first = random.below(active.len());
+            let many: Vec<_> = active.into_iter().skip(first).take(5).collect();
+            world.revoke(&many).await
+        }
+        (Act::Delete, ..) => match random.one_of(&names(world, |life| matches!(life, Life::Active | Life::Revoked))) {
+            Some(token) => world.delete(&[token]).await,
+            None => Ok(()),
+        },
+        (Act::Reassign, Some(user), Some(token)) => world.reassign(token, &user).await,
+        (Act::Disable, Some(user), _) => world.set_enabled(&user, false).await,
+        (Act::Enable, ..) => {
+            let disabled = world.model.users.iter().find(|(_, user)| !user.enabled).map(|(name, _)| name.clone());
+            match disabled {
+                Some(user) => world.set_enabled(&user, true).await,
+                None => Ok(()),
+            }
+        }
+        (Act::SetRole, Some(user), _) => {
+            let roles = [Role::Viewer, Role::Manager, Role::Manager, Role::Administrator];
+            world.set_role(&user, random.one_of(&roles).unwrap_or(Role::Manager)).await
+        }
+        (Act::AddUser, ..) => Ok(()),
+        (Act::Reassign | Act::Disable | Act::SetRole, None, _) => Ok(()),
+    }
+}
+
+async fn create(world: &mut World, random: &mut Random) -> Result<(), RegistryError> {
+    if names(world, |life| life == Life::Active).len() >= TOKENS {
+        return Ok(());
+    }
+    let able = |user: &&crate::harness::world::User| user.enabled && user.role >= Role::Manager;
+    let users = world.model.users.iter().filter(|(_, user)| able(user)).map(|(name, _)| name.clone());
+    let Some(user) = random.one_of(&users.collect::<Vec<_>>()) else { return Ok(()) };
+    let permissions = match random.below(4) {
+        0 => ["configs:read"].iter().map(|name| name.parse().expect("a permission")).collect(),
+        1 => ["heartbeat:write"].iter().map(|name| name.parse().expect("a permission")).collect(),
+        _ => PermissionSet::TELEGRAF_AGENT,
+    };
+    world.create(&user, permissions).await.map(drop)
+}
+
+fn names(world: &World, is: impl Fn(Life) -> bool) -> Vec<Name> {
+    world.model.tokens.iter().filter(|(_, token)| is(token.life)).map(|(name, _)| *name).collect()
+}
+
+/// The oldest of the ended tokens are no longer asked about.
+fn tidy(world: &mut World) {
+    let ended = names(world, |life| life != Life::Active);
+    let many = ended.len().saturating_sub(ENDED);
+    ended.into_iter().take(many).for_each(|name| world.forget(name));
+}
+
+/// What the canary is asked for: that a new token is known and an ended one refused, everywhere.
+pub(crate) async fn hatch(world: &mut World, patience: Duration) -> Result<Name, String> {
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        let user = match world.model.users.keys().next().cloned() {
+            Some(user) => Ok(user),
+            None => world.add_user(Role::Manager).await,
+        };
+        let created = match user {
+            Ok(user) => world.create(&user, PermissionSet::TELEGRAF_AGENT).await,
+            Err(error) => Err(error),
+        };
+        match created {
+            Ok(name) => return Ok(name),
+            Err(error) if tokio::time::Instant::now() >= deadline => return Err(error.to_string()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}

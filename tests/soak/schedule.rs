@@ -1,0 +1,341 @@
+//! Faults, one after the other, each with what must hold at its end.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::history::Impact;
+use crate::harness::pair::run;
+use crate::harness::relay::Traffic;
+use crate::random::Random;
+use crate::stage::{BOUND, SIDECARS, Servers, Stage, Topology};
+
+/// What can be broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Play {
+    /// One sidecar's link.
+    Link,
+    /// Every sidecar's link.
+    Links,
+    /// Links are reset, one by one.
+    Resets,
+    /// An operator's link.
+    OperatorLink,
+    KillSubscribers,
+    KillClients,
+    FlushScripts,
+    Stop,
+    Sleep,
+    PauseClients,
+    NoMemory,
+    Demote,
+    Crash,
+    Restore,
+    Flush,
+    RestartSidecar,
+    StopSidecar,
+    FailOver,
+    Isolate,
+    PartReplica,
+}
+
+const EVERYWHERE: [(usize, Play); 13] = [
+    (14, Play::Link),
+    (8, Play::Links),
+    (6, Play::Resets),
+    (8, Play::OperatorLink),
+    (5, Play::KillSubscribers),
+    (4, Play::KillClients),
+    (3, Play::FlushScripts),
+    (8, Play::Stop),
+    (4, Play::Sleep),
+    (4, Play::PauseClients),
+    (4, Play::NoMemory),
+    (8, Play::RestartSidecar),
+    (5, Play::StopSidecar),
+];
+
+fn plays(topology: Topology) -> Vec<(usize, Play)> {
+    let own: &[(usize, Play)] = match topology {
+        Topology::Alone => &[(8, Play::Crash), (6, Play::Restore), (4, Play::Flush), (4, Play::Demote)],
+        Topology::Replicated => &[(16, Play::FailOver)],
+        Topology::Quorum => &[(14, Play::FailOver), (10, Play::Isolate), (6, Play::PartReplica)],
+    };
+    EVERYWHERE.iter().chain(own).copied().collect()
+}
+
+/// Breaks something, mends it, and sees that everything is level again.
+pub(crate) async fn play(stage: &mut Stage, random: &mut Random) -> Result<(), String> {
+    let Some(play) = random.weighed(&plays(stage.topology)) else { return Ok(()) };
+    // Mostly shorter than the bound, sometimes longer.
+    let time = random.time(50, 5000);
+    let one = random.below(SIDECARS);
+    match play {
+        Play::Link => link(stage, random, time, vec![one]).await,
+        Play::Links => link(stage, random, time, (0..SIDECARS).collect()).await,
+        Play::Resets => resets(stage, random).await,
+        Play::OperatorLink => operator_link(stage, random, time).await,
+        Play::KillSubscribers => command(stage, "CLIENT KILL pubsub", &["CLIENT", "KILL", "TYPE", "pubsub"]).await,
+        Play::KillClients => command(stage, "CLIENT KILL normal", &["CLIENT", "KILL", "TYPE", "normal"]).await,
+        Play::FlushScripts => command(stage, "SCRIPT FLUSH", &["SCRIPT", "FLUSH"]).await,
+        Play::Stop => {
+            let fault = stage.breaks("SIGSTOP", None, Impact::Stale);
+            stage.servers.primary().pause();
+            tokio::time::sleep(time).await;
+            stage.servers.primary().resume();
+            end(stage, fault).await
+        }
+        Play::Sleep => {
+            let seconds = format!("{:.3}", time.as_secs_f64());
+            timed(stage, "DEBUG SLEEP", &["DEBUG", "SLEEP", &seconds]).await
+        }
+        Play::PauseClients => {
+            let kind = if random.percent(50) { "ALL" } else { "WRITE" };
+            timed(stage, "CLIENT PAUSE", &["CLIENT", "PAUSE", &time.as_millis().to_string(), kind]).await
+        }
+        Play::NoMemory => {
+            let fault = stage.breaks("maxmemory", None, Impact::Stale);
+            run(stage.servers.primary(), &["CONFIG", "SET", "maxmemory", "1"]).await;
+            tokio::time::sleep(time).await;
+            run(stage.servers.primary(), &["CONFIG", "SET", "maxmemory", "0"]).await;
+            end(stage, fault).await
+        }
+        Play::Demote => {
+            let fault = stage.breaks("REPLICAOF", None, Impact::Stale);
+            run(stage.servers.primary(), &["REPLICAOF", "127.0.0.1", "1"]).await;
+            tokio::time::sleep(time).await;
+            run(stage.servers.primary(), &["REPLICAOF", "NO", "ONE"]).await;
+            end(stage, fault).await
+        }
+        Play::Crash => crash(stage, time).await,
+        Play::Restore => restore(stage, random, time, false).await,
+        Play::Flush => restore(stage, random, time, true).await,
+        Play::RestartSidecar => restart_sidecar(stage, random, one).await,
+        Play::StopSidecar => {
+            let fault = stage.breaks("sidecar SIGSTOP", Some(one), Impact::Stale);
+            stage.sidecars[one].pause();
+            tokio::time::sleep(time).await;
+            stage.sidecars[one].resume();
+            end(stage, fault).await
+        }
+        Play::FailOver => fail_over(stage, random, time).await,
+        Play::Isolate => isolate(stage, time, one).await,
+        Play::PartReplica => {
+            let fault = stage.breaks("replica parted", None, Impact::Stale);
+            if let Servers::Pair(pair) = &stage.servers {
+                pair.part().await;
+                tokio::time::sleep(time).await;
+                pair.link.heal().await;
+            }
+            end(stage, fault).await
+        }
+    }
+}
+
+/// It is mended: level, and everybody knows what is so.
+async fn end(stage: &mut Stage, fault: crate::harness::history::Fault) -> Result<(), String> {
+    stage.is_level(fault).await?;
+    stage.read_back(None).await.map(drop)
+}
+
+async fn link(stage: &mut Stage, random: &mut Random, time: Duration, sidecars: Vec<usize>) -> Result<(), String> {
+    let slow = Traffic::Slow(random.time(1, 80));
+    let kinds = [
+        Traffic::Cut,
+        Traffic::Stalls,
+        Traffic::AnswersStall,
+        Traffic::RequestsStall,
+        Traffic::SubscriptionsStall,
+        slow,
+    ];
+    let Some(traffic) = random.one_of(&kinds) else { return Ok(()) };
+    let name = match traffic {
+        Traffic::Slow(_) => "link Slow".to_owned(),
+        other => format!("link {other:?}"),
+    };
+    let one = if let [one] = sidecars.as_slice() { Some(*one) } else { None };
+    let fault = stage.breaks(&name, one, Impact::Stale);
+    for sidecar in &sidecars {
+        stage.relays[*sidecar].set(traffic).await;
+    }
+    tokio::time::sleep(time).await;
+    for sidecar in &sidecars {
+        // What was stalled comes late, or never.
+        match random.percent(50) {
+            true => stage.relays[*sidecar].heal().await,
+            false => stage.relays[*sidecar].reset().await,
+        }
+    }
+    end(stage, fault).await
+}
+
+async fn resets(stage: &mut Stage, random: &mut Random) -> Result<(), String> {
+    let fault = stage.breaks("resets", None, Impact::Stale);
+    for _ in 0..=random.below(20) {
+        let relay = random.below(stage.relays.len());
+        stage.relays[relay].reset().await;
+        tokio::time::sleep(random.time(0, 60)).await;
+    }
+    end(stage, fault).await
+}
+
+async fn operator_link(stage: &mut Stage, random: &mut Random, time: Duration) -> Result<(), String> {
+    let kinds = [Traffic::Cut, Traffic::Stalls, Traffic::AnswersStall, Traffic::RequestsStall];
+    let Some(traffic) = random.one_of(&kinds) else { return Ok(()) };
+    // No sidecar has anything to do with it.
+    let fault = stage.breaks(&format!("operator link {traffic:?}"), Some(usize::MAX), Impact::Stale);
+    let operator = SIDECARS + random.below(stage.worlds.len());
+    stage.relays[operator].set(traffic).await;
+    // Sometimes for so long that nobody can say what became of a command.
+    let time = if random.percent(10) { Duration::from_secs(18) } else { time };
+    tokio::time::sleep(time).await;
+    let nobody_knows = match stage.worlds[operator - SIDECARS].try_lock() {
+        Ok(world) => world.in_doubt,
+        Err(_) => false,
+    };
+    match nobody_knows {
+        // A command that nobody waits for any more must not come late.
+        true => stage.relays[operator].reset().await,
+        false => stage.relays[operator].heal().await,
+    }
+    end(stage, fault).await
+}
+
+/// A command to Redis that breaks something for a moment.
+async fn command(stage: &mut Stage, name: &str, command: &[&str]) -> Result<(), String> {
+    let fault = stage.breaks(name, None, Impact::Stale);
+    run(stage.servers.primary(), command).await;
+    end(stage, fault).await
+}
+
+/// A command during which Redis does nothing else.
+async fn timed(stage: &mut Stage, name: &str, command: &[&str]) -> Result<(), String> {
+    let fault = stage.breaks(name, None, Impact::Stale);
+    run(stage.servers.primary(), command).await;
+    // This waits until it is over.
+    run(stage.servers.primary(), &["EVAL", "return redis.call('SET', KEYS[1], '1')", "1", "soak"]).await;
+    end(stage, fault).await
+}
+
+/// SIGKILL, and a new start with the append-only file: nothing that was acknowledged is lost.
+async fn crash(stage: &mut Stage, time: Duration) -> Result<(), String> {
+    let fault = stage.breaks("SIGKILL", None, Impact::Stale);
+    if let Servers::Alone(server) = &mut stage.servers {
+        server.kill();
+        tokio::time::sleep(time).await;
+        start_redis(server, "yes").await?;
+    }
+    end(stage, fault).await
+}
+
+async fn start_redis(server: &mut crate::harness::redis::RedisServer, appendonly: &str) -> Result<(), String> {
+    server.spawn(&["--appendonly", appendonly]);
+    let deadline = Instant::now() + crate::harness::PATIENCE;
+    while run(server, &["PING"]).await != "PONG" {
+        if Instant::now() > deadline {
+            return Err(format!("Redis does not start again: {}", server.log()));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// A new start from a file that was saved some time before, with or without everything being flushed first.
+async fn restore(stage: &mut Stage, random: &mut Random, time: Duration, flush: bool) -> Result<(), String> {
+    let Servers::Alone(server) = &stage.servers else { return Ok(()) };
+    let since = Instant::now();
+    let hold = stage.history.with(|judge| judge.hold(since));
+    stage.begin_losing();
+    run(server, &["SAVE"]).await;
+    tokio::time::sleep(random.time(0, 1500)).await;
+    let fault = stage.breaks(if flush { "FLUSHALL" } else { "older file" }, None, Impact::Stale);
+    if flush {
+        run(server, &["FLUSHALL"]).await;
+        tokio::time::sleep(time).await;
+    }
+    if let Servers::Alone(server) = &mut stage.servers {
+        server.kill();
+        let log = server.directory().join("appendonlydir");
+        std::fs::remove_dir_all(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        start_redis(server, "no").await?;
+        run(server, &["CONFIG", "SET", "appendonly", "yes"]).await;
+    }
+    conclude(stage, fault, since).await?;
+    stage.history.with(|judge| judge.release(hold));
+    Ok(())
+}
+
+/// The end of a fault that may have lost writes.
+async fn conclude(stage: &mut Stage, fault: crate::harness::history::Fault, since: Instant) -> Result<(), String> {
+    stage.is_level(fault).await?;
+    let lost = stage.read_back(Some(since)).await?;
+    if lost > 0 && stage.topology == Topology::Quorum {
+        return Err(format!("{lost} acknowledged revocations were lost in spite of the quorum"));
+    }
+    Ok(())
+}
+
+async fn restart_sidecar(stage: &mut Stage, random: &mut Random, one: usize) -> Result<(), String> {
+    let gently = random.percent(40);
+    let name = if gently { "sidecar SIGTERM" } else { "sidecar SIGKILL" };
+    let fault = stage.breaks(name, Some(one), Impact::Down);
+    tokio::task::block_in_place(|| match gently {
+        true => stage.sidecars[one].restart_gently(),
+        false => stage.sidecars[one].restart(),
+    })?;
+    stage.history.with(|judge| {
+        judge.settle();
+        judge.restarted(one);
+    });
+    end(stage, fault).await
+}
+
+/// The primary dies, and the replica takes over with what it has.
+async fn fail_over(stage: &mut Stage, random: &mut Random, time: Duration) -> Result<(), String> {
+    let since = Instant::now();
+    let hold = stage.history.with(|judge| judge.hold(since));
+    stage.begin_losing();
+    let fault = stage.breaks("failover", None, Impact::Stale);
+    if let Servers::Pair(pair) = &mut stage.servers {
+        if random.percent(70) {
+            pair.part().await;
+            tokio::time::sleep(random.time(0, 1000)).await;
+        }
+        match random.percent(50) {
+            true => pair.primary.kill(),
+            false => pair.primary.pause(),
+        }
+        tokio::time::sleep(time / 2).await;
+        pair.promote().await;
+    }
+    stage.lead_all(None).await;
+    if let Servers::Pair(pair) = &mut stage.servers {
+        pair.rejoin().await;
+    }
+    conclude(stage, fault, since).await?;
+    stage.history.with(|judge| judge.release(hold));
+    Ok(())
+}
+
+/// The replica takes over while the primary lives on, and one sidecar does not hear of it.
+async fn isolate(stage: &mut Stage, time: Duration, one: usize) -> Result<(), String> {
+    let since = Instant::now();
+    let hold = stage.history.with(|judge| judge.hold(since));
+    stage.begin_losing();
+    let fault = stage.breaks("isolated primary", None, Impact::Stale);
+    if let Servers::Pair(pair) = &mut stage.servers {
+        pair.promote().await;
+    }
+    let third = match &stage.servers {
+        Servers::Pair(pair) => Some(pair.third().await),
+        Servers::Alone(_) => None,
+    };
+    stage.lead_all(Some(one)).await;
+    tokio::time::sleep(time.max(BOUND)).await;
+    stage.lead_all(None).await;
+    if let Servers::Pair(pair) = &mut stage.servers {
+        pair.rejoin().await;
+    }
+    drop(third);
+    conclude(stage, fault, since).await?;
+    stage.history.with(|judge| judge.release(hold));
+    Ok(())
+}
