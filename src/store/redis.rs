@@ -119,9 +119,9 @@ impl RedisStore {
         let checked = match absent {
             Absent::Create | Absent::Refuse => checked.await,
             Absent::Await => match tokio::time::timeout(AWAIT_TIMEOUT, checked).await {
-                Ok(Err(fault @ (Fault::Unusable(_) | Fault::NotPermitted(_)))) => Err(fault),
+                Ok(Err(fault)) if fault.is_unusable() => Err(fault),
                 // Whoever reads says so, again and again.
-                Ok(Ok(()) | Err(_)) | Err(_) => Ok(()),
+                Ok(_) | Err(_) => Ok(()),
             },
         };
         checked.map_err(|fault| fault.during("the opening", &self.access.name))
@@ -162,7 +162,7 @@ impl Access {
         if !fault.is_wrong_type() {
             return fault;
         }
-        self.link.examine_again().await.err().filter(|found| matches!(found, Fault::Unusable(_))).unwrap_or(fault)
+        self.link.examine_again().await.err().filter(Fault::is_unusable).unwrap_or(fault)
     }
 }
 

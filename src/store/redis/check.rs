@@ -109,21 +109,11 @@ async fn ask<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, c
     command.query_async(connection).await.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT))
 }
 
-/// Checks that the namespace's keys are ours, as far as this user may see them, and that the user may do everything that
-/// a sidecar does.
+/// Checks that the namespace's keys are ours, as far as this user may see them.
 ///
 /// # Errors
-/// [`Fault::Unusable`] names a key that is not ours, or what the user may not do.
-pub(super) async fn examine(
-    connection: &mut MultiplexedConnection,
-    layout: &Layout,
-    needs_quorum: bool,
-) -> Result<(), Fault> {
-    check_types(connection, layout).await?;
-    check_permissions(connection, layout, needs_quorum).await
-}
-
-async fn check_types(connection: &mut MultiplexedConnection, layout: &Layout) -> Result<(), Fault> {
+/// [`Fault::Unusable`] names a key that is not ours.
+pub(super) async fn types(connection: &mut MultiplexedConnection, layout: &Layout) -> Result<(), Fault> {
     let mut questions = Pipeline::new();
     questions.cmd("INFO").arg("memory");
     for key in Key::ALL {
@@ -134,10 +124,15 @@ async fn check_types(connection: &mut MultiplexedConnection, layout: &Layout) ->
         warn_of_eviction(&from_redis_value::<String>(memory).unwrap_or_default());
     }
     for (answer, key) in answers.zip(Key::ALL) {
-        // What this user may not see it will not use either.
-        let Ok(Value::SimpleString(found)) = answer else { continue };
-        if found != "none" && found != key.kind() {
-            return Err(layout::wrong_type(layout.key(key), &found));
+        match answer.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT)) {
+            Ok(Value::SimpleString(found)) if found != "none" && found != key.kind() => {
+                return Err(layout::wrong_type(layout.key(key), &found));
+            }
+            // What this user may not see it will not use either.
+            Ok(_) | Err(Fault::NotPermitted(_)) => {}
+            // The key is on the node that the slot moves to, if it is anywhere.
+            Err(fault) if fault.is_passing() => {}
+            Err(fault) => return Err(fault),
         }
     }
     Ok(())
@@ -152,7 +147,11 @@ fn warn_of_eviction(memory: &str) {
     }
 }
 
-async fn check_permissions(
+/// Checks that the user may do everything that a sidecar does. The connection serves for nothing else afterwards.
+///
+/// # Errors
+/// [`Fault::NotPermitted`] names what the user may not do.
+pub(super) async fn permissions(
     connection: &mut MultiplexedConnection,
     layout: &Layout,
     needs_quorum: bool,
@@ -175,6 +174,8 @@ async fn check_permissions(
         match answer.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT)) {
             Ok(_) => {}
             Err(Fault::NotPermitted(_)) => refused.push(need.to_string()),
+            // Permissions are judged before the question where the key is.
+            Err(fault) if fault.is_passing() => {}
             Err(fault) => return Err(fault),
         }
     }

@@ -121,6 +121,11 @@ impl Fault {
         }
     }
 
+    /// Whether somebody has to mend something: trying again does not help.
+    pub(super) fn is_unusable(&self) -> bool {
+        matches!(self, Self::Unusable(_) | Self::NotPermitted(_))
+    }
+
     /// Whether the cluster is busy with something that is soon over.
     pub(super) fn is_passing(&self) -> bool {
         matches!(self, Self::Refused(code, _) if matches!(code.as_str(), "ASK" | "TRYAGAIN" | "CLUSTERDOWN"))

@@ -39,8 +39,8 @@ pub(super) struct Link {
     confirming: Slot,
     /// Numbers connections.
     made: AtomicU64,
-    /// The server that was last found to be usable.
-    examined: Mutex<Option<Server>>,
+    /// The last server on which the user was found to have its permissions.
+    permitted: Mutex<Option<Server>>,
     /// The server in charge, as far as is known; `None` when it is known to be another one than before.
     primary: watch::Sender<Option<Server>>,
 }
@@ -115,7 +115,7 @@ impl Link {
             shared: Slot::default(),
             confirming: Slot::default(),
             made: AtomicU64::new(0),
-            examined: Mutex::default(),
+            permitted: Mutex::default(),
             primary: watch::Sender::new(None),
         })
     }
@@ -199,27 +199,27 @@ impl Link {
         if let Some(connection) = slot.current().clone() {
             return Ok(connection);
         }
-        let connection = self.dedicated().await?;
-        if *lock(&self.examined) != Some(connection.server.clone()) {
-            self.examine(&connection.server).await?;
-        }
+        let mut connection = self.dedicated().await?;
+        self.examine(&mut connection).await?;
         *slot.current() = Some(connection.clone());
         Ok(connection)
     }
 
-    /// Looks whether what is there is ours and can be used; its users may be others than on the server before.
-    async fn examine(&self, server: &Server) -> Result<(), Fault> {
-        // On a connection that serves for nothing else: a transaction is begun on it.
-        let mut connection = self.connect_to(server.clone(), config()).await?;
-        check::examine(&mut connection.connection, &self.layout, self.needs_quorum).await?;
-        *lock(&self.examined) = Some(server.clone());
+    /// Looks whether what is there is ours; and, on another server than before, whether its users may do what they have to.
+    async fn examine(&self, connection: &mut Connection) -> Result<(), Fault> {
+        check::types(&mut connection.connection, &self.layout).await?;
+        if *lock(&self.permitted) != Some(connection.server.clone()) {
+            // On a connection of its own: a transaction is begun on it.
+            let (mut trial, _carrier) = self.dialer.dial(&connection.server, Peer::Server, config()).await?;
+            check::permissions(&mut trial, &self.layout, self.needs_quorum).await?;
+            *lock(&self.permitted) = Some(connection.server.clone());
+        }
         Ok(())
     }
 
     /// Looks again. Fails with what is wrong, if it is still there.
     pub(super) async fn examine_again(&self) -> Result<(), Fault> {
-        let server = self.dedicated().await?.server;
-        self.examine(&server).await
+        self.examine(&mut self.dedicated().await?).await
     }
 
     fn slot(&self, on: Use) -> &Slot {
@@ -244,7 +244,7 @@ impl Link {
                     return Ok(connection);
                 }
                 // What somebody has to mend is told rather than what may pass.
-                Err(fault) if !matches!(failure, Some(Fault::Unusable(_))) => failure = Some(fault),
+                Err(fault) if !failure.as_ref().is_some_and(Fault::is_unusable) => failure = Some(fault),
                 Err(_) => {}
             }
         }

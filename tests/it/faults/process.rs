@@ -86,10 +86,12 @@ async fn loading_its_data() {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, revoked, late] = fleet.tokens().await;
     fleet.world.revoke(&[revoked]).await.expect("revokes");
+    // Redis answers while it loads only after each KiB read: enough of them for whoever greets it before asking.
+    fleet.redis_does(&["DEBUG", "POPULATE", "400", "filler", "512"]).await;
     fleet.redis_does(&["SAVE"]).await;
     let fault = fleet.breaks("LOADING", None);
-    // A tenth of a second for each key.
-    let slowly = ["--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024"];
+    // Five milliseconds for each key.
+    let slowly = ["--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024"];
     fleet.redis.spawn(&slowly);
     eventually("Redis is loading", || async { run(&fleet.redis, &["GET", "x"]).await.starts_with("LOADING") }).await;
     // It waits for a while, and then says that it was not done.

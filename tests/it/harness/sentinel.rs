@@ -38,7 +38,7 @@ impl SentinelSet {
         let replica =
             |_| RedisServer::with(&["--save", "", "--appendonly", "no", "--replicaof", "127.0.0.1", port.as_str()]);
         let servers: Vec<_> = std::iter::once(primary).chain((0..replicas).map(replica)).collect();
-        let sentinels = (0..3).map(|_| Sentinel::start(servers[0].port(), lines)).collect();
+        let sentinels = (0..3).map(|_| Sentinel::start("127.0.0.1", servers[0].port(), lines)).collect();
         let set = Self { servers, sentinels };
         for sentinel in &set.sentinels {
             eventually("a Sentinel knows the others and the replicas", || async {
@@ -92,12 +92,13 @@ impl SentinelSet {
 }
 
 impl Sentinel {
-    fn start(primary: u16, lines: &str) -> Self {
+    /// Watches this server, with these lines in its configuration.
+    pub(crate) fn start(host: &str, primary: u16, lines: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let (port, file) = (free_port(), directory.path().join("sentinel.conf"));
         let configuration = format!(
-            "port {port}\nbind 127.0.0.1\nlogfile log\nsentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 3000\n{lines}\n"
+            "port {port}\nbind 127.0.0.1\nlogfile log\n{lines}\nsentinel monitor {NAME} {host} {primary} 2\n\
+             sentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 3000\n"
         );
         std::fs::write(&file, configuration).expect("writes");
         let process = Command::new("redis-server")

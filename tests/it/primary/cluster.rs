@@ -1,5 +1,7 @@
 //! In a cluster: the owner of the namespace's slot is found, and followed when it changes.
 
+use tollgate::store::{self, Absent};
+
 use super::{commit, commit_at_last, hears, hears_again, open, settings, subscribed, unusable};
 use crate::harness::cluster::{OWNER, REPLICA};
 use crate::harness::{RedisCluster, RedisServer, eventually};
@@ -61,7 +63,9 @@ async fn a_slot_that_moves_is_followed() {
         if !keys.is_empty() {
             cluster.move_keys(OWNER, 2, keys);
         }
-        // Halfway, some keys are here and some are there.
+        // Halfway, some keys are here and some are there. Also for those that come just now.
+        let late = store::open(&settings(&cluster.url(&[2])), Absent::Refuse).await.expect("opens");
+        assert_eq!(late.position().await.expect("reads"), store.position().await.expect("reads"));
         let probe = store.probe().await.expect("is answered all the time");
         assert_eq!(probe.position.revision, before);
         assert_eq!(store.users(None, 10).await.expect("is answered all the time").len(), 1);

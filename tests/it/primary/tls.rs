@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use tollgate::store::{self, Absent, Settings, StoreError};
 
 use super::{commit, hears, settings, subscribed};
-use crate::harness::RedisServer;
 use crate::harness::cluster::bus_port;
+use crate::harness::sentinel::{NAME, Sentinel};
+use crate::harness::{RedisServer, eventually};
 use crate::tls::authority::Authority;
 
 /// A server that speaks TLS too, and wants a certificate of its clients.
@@ -57,6 +58,33 @@ async fn with_the_right_certificates_everything_works() {
     subscribed(&mut watch).await;
     hears(&mut watch, commit(&*store, "a").await).await;
     assert!(!secured.redis.cli(&["CLIENT", "LIST"]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_are_asked_with_tls_too() {
+    let secured = Secured::start();
+    let port = bus_port();
+    let path = |path: &PathBuf| path.to_str().expect("a plain path").to_owned();
+    let (certificate, key) = secured.authority.issue("sentinel", &["localhost"]);
+    let lines = format!(
+        "tls-port {port}\ntls-replication yes\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\n\
+         sentinel resolve-hostnames yes\nsentinel announce-hostnames yes",
+        path(&certificate),
+        path(&key),
+        path(&secured.authority.certificate())
+    );
+    let sentinel = Sentinel::start("localhost", secured.port.parse().expect("a port"), &lines);
+    eventually("the Sentinel sees the primary", || async {
+        sentinel.cli(&["SENTINEL", "MASTER", NAME]).contains("runid\n")
+            && !sentinel.cli(&["SENTINEL", "MASTER", NAME]).contains("disconnected")
+    })
+    .await;
+    let url = format!("rediss-sentinel://localhost:{port}/{NAME}").parse().expect("a URL");
+    let settings = Settings { url, ..secured.settings() };
+    let store = store::open(&settings, Absent::Create).await.expect("opens");
+    let mut watch = store.watch();
+    subscribed(&mut watch).await;
+    hears(&mut watch, commit(&*store, "a").await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

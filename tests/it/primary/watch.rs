@@ -1,7 +1,7 @@
 //! The subscription: it comes back from everything, and silence is noticed.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tollgate::store::Notice;
 
@@ -32,13 +32,14 @@ async fn a_subscription_that_is_silent_is_found_by_probes() {
     subscribed(&mut watch).await;
     store.probe().await.expect("answers");
     relay.set(Traffic::SubscriptionsStall).await;
-    let before = relay.accepted();
+    let (before, began) = (relay.accepted(), Instant::now());
     commit(&*other, "unheard").await;
     eventually("another connection is made", || async {
         store.probe().await.expect("answers");
         relay.accepted() > before
     })
     .await;
+    assert!(began.elapsed() < Duration::from_secs(6), "by the probes, and not by a PING, which takes 7 seconds");
     relay.heal().await;
     hears_again(&mut watch, &*other).await;
 }
