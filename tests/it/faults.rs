@@ -4,6 +4,7 @@
 //! A [`Fleet`](crate::harness::Fleet) is asked all the time, and every reply is judged: see
 //! [`history`](crate::harness::history).
 
+mod cluster;
 mod failover;
 mod judge;
 mod link;
@@ -11,3 +12,4 @@ mod lost;
 mod process;
 mod refusing;
 mod relay;
+mod sentinel;

@@ -240,10 +240,10 @@ async fn start_redis(server: &mut crate::harness::redis::RedisServer, appendonly
 
 /// A new start from a file that was saved some time before, with or without everything being flushed first.
 async fn restore(stage: &mut Stage, random: &mut Random, time: Duration, flush: bool) -> Result<(), String> {
-    let Servers::Alone(server) = &stage.servers else { return Ok(()) };
     let since = Instant::now();
     let hold = stage.history.with(|judge| judge.hold(since));
     stage.begin_losing();
+    let Servers::Alone(server) = &stage.servers else { return Ok(()) };
     run(server, &["SAVE"]).await;
     tokio::time::sleep(random.time(0, 1500)).await;
     let fault = stage.breaks(if flush { "FLUSHALL" } else { "older file" }, None, Impact::Stale);

@@ -1,7 +1,6 @@
 //! What a soak plays on: Redis, three sidecars, two operators, and links between them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -86,7 +85,8 @@ pub(crate) struct Stage {
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) worlds: Vec<Arc<Mutex<World>>>,
     pub(crate) canary: World,
-    pub(crate) losing: Arc<AtomicBool>,
+    /// Acknowledged writes may get lost.
+    losing: bool,
     pub(crate) history: History,
     pub(crate) tempo: Tempo,
     askers: Vec<Asker>,
@@ -124,7 +124,6 @@ impl Stage {
         }
         let url = |relay: &Relay| format!("redis://{}", relay.address());
         let (history, probes) = (History::new(BOUND, RECOVERY), Probes::default());
-        let losing = Arc::<AtomicBool>::default();
         let mut worlds = Vec::new();
         for (number, relay) in relays.iter().skip(SIDECARS).enumerate() {
             let registry = registry(&url(relay), topology.quorum()).await?;
@@ -132,9 +131,7 @@ impl Stage {
                 let operator = Actor::Operator("cli:soak".to_owned());
                 registry.init(&operator, "olga").await.map_err(|error| error.to_string())?;
             }
-            let mut world = World::new(registry, &format!("user-{number}-"), history.clone(), probes.clone());
-            world.losing = Arc::clone(&losing);
-            worlds.push(world);
+            worlds.push(World::new(registry, &format!("user-{number}-"), history.clone(), probes.clone()));
         }
         let canary = worlds.pop().ok_or("no canary")?;
         let worlds: Vec<_> = worlds.into_iter().map(|world| Arc::new(Mutex::new(world))).collect();
@@ -166,7 +163,7 @@ impl Stage {
             sidecars,
             worlds,
             canary,
-            losing,
+            losing: false,
             history,
             tempo,
             askers,
@@ -233,9 +230,8 @@ impl Stage {
         if self.prober.is_broken() || self.operators.try_join_next().is_some() {
             return Err("a task of the soak has ended by a panic".to_owned());
         }
-        let losing = self.losing.load(Ordering::Relaxed);
         for (number, sidecar) in self.sidecars.iter_mut().enumerate() {
-            if losing {
+            if self.losing {
                 sidecar.forgive_differences();
             }
             let bad = sidecar.bad_lines();
@@ -257,8 +253,8 @@ impl Stage {
     }
 
     /// Acknowledged writes may get lost from now on.
-    pub(crate) fn begin_losing(&self) {
-        self.losing.store(true, Ordering::Relaxed);
+    pub(crate) fn begin_losing(&mut self) {
+        self.losing = true;
     }
 
     /// Takes the store's word in every world where a command's outcome is not known; with `since`, in all of them:
@@ -270,7 +266,7 @@ impl Stage {
         for world in &worlds {
             held.push(world.lock().await);
         }
-        self.losing.store(false, Ordering::Relaxed);
+        self.losing = false;
         let text = |error: anyhow::Error| format!("reading back: {error:#}");
         let mut all: Vec<&mut World> = held.iter_mut().map(|world| &mut **world).chain([&mut self.canary]).collect();
         for world in all.iter_mut().filter(|world| world.in_doubt || since.is_some()) {

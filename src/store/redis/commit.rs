@@ -64,11 +64,21 @@ type Answer = Vec<Vec<u8>>;
 pub(super) async fn commit(access: &Access, batch: &Batch, retention: &Retention) -> Result<(Epoch, LogEntry), Stop> {
     let plan = Plan::of(batch)?;
     let mut is_first = true;
+    // An attempt was sent, and later found not to have happened. A server that failed since may have executed it all the
+    // same, told the sidecars, and lost it.
+    let mut was_sent = false;
     loop {
-        let before = super::read::position(access).await?;
-        match attempt(access, &plan, retention, before).await {
+        let outcome = match super::read::position(access).await {
+            Ok(before) => attempt(access, &plan, retention, before).await,
+            Err(fault) => Err(fault.into()),
+        };
+        match outcome {
             // The connection had gone stale, or another server is in charge by now.
-            Err(Stop::Failed(fault)) if is_first && fault.ends_connection() => is_first = false,
+            Err(Stop::Failed(fault)) if is_first && fault.ends_connection() => {
+                is_first = false;
+                was_sent = fault.leaves_open();
+            }
+            Err(Stop::Failed(fault)) if was_sent => return Err(Stop::Unknown(fault)),
             outcome => return outcome,
         }
     }

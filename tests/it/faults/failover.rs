@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use crate::harness::pair::Pair;
-use crate::harness::{Fleet, Traffic, eventually};
+use crate::harness::prober::{Asker, Place};
+use crate::harness::world::Lost;
+use crate::harness::{Fleet, Relay, Traffic, eventually};
 
 /// Sidecars on a primary with one replica; all but those in `behind` are led to the new primary by [`fail_over`].
 async fn fleet(quorum: u32) -> Fleet<Pair> {
@@ -65,6 +67,69 @@ async fn the_last_writes_are_lost() {
     for (token, status) in [(early, 401), (seen, 401), (seen_by_one, 401), (seen_by_none, 200), (late, 200)] {
         fleet.all_answer(token, status).await;
     }
+    fleet.verdict();
+}
+
+/// The answer to a command is lost with the primary that executed it, and the new one has never heard of it. Whoever has
+/// refuses the token for good, so it must not end as "not done": it is done once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_the_new_primary_does_not_know_is_done_again() {
+    let mut fleet = fleet(0).await;
+    let [revoked] = fleet.tokens().await;
+    let operator = Relay::start(fleet.redis.primary.address()).await;
+    fleet.use_registry_at(&format!("redis://{}", operator.address()), 0).await;
+    let since = Instant::now();
+    let hold = fleet.history.with(|judge| judge.hold(since));
+    let fault = fleet.breaks("a failover amid a command", None);
+    fleet.redis.part().await;
+    let probe = fleet.world.probe(revoked);
+    let Fleet { world, redis, sidecars, relays, .. } = &mut fleet;
+    let mut asker = Asker::new(Place::of(sidecars[0].listeners()[0]));
+    let revoked = [revoked];
+    operator.set(Traffic::ScriptsUnanswered).await;
+    let (done, ()) = tokio::join!(world.revoke(&revoked), async {
+        while asker.ask(0, &probe).await.status != Some(401) {}
+        redis.primary.kill();
+        redis.promote().await;
+        for relay in relays.iter().chain([&operator]) {
+            relay.lead_to(redis.primary.address());
+            relay.reset().await;
+        }
+    });
+    done.expect("is done by the new primary");
+    fleet.use_registry_at(&format!("redis://{}", fleet.redis.primary.address()), 0).await;
+    fleet.heals(fault).await;
+    assert_eq!(fleet.world.read_back(since, true).await.expect("reads"), Lost::default());
+    fleet.history.with(|judge| judge.release(hold));
+    fleet.all_answer(revoked[0], 401).await;
+    fleet.verdict();
+}
+
+/// The same, and there is no new primary for a long time: then nobody can say whether it was done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_whose_primary_is_gone_is_not_called_undone() {
+    let mut fleet = fleet(0).await;
+    let [revoked] = fleet.tokens().await;
+    let operator = Relay::start(fleet.redis.primary.address()).await;
+    fleet.use_registry_at(&format!("redis://{}", operator.address()), 0).await;
+    let fault = fleet.breaks("a primary that is gone amid a command", None);
+    let probe = fleet.world.probe(revoked);
+    let Fleet { world, redis, sidecars, .. } = &mut fleet;
+    let mut asker = Asker::new(Place::of(sidecars[0].listeners()[0]));
+    let since = Instant::now();
+    let revoked = [revoked];
+    operator.set(Traffic::ScriptsUnanswered).await;
+    let (done, ()) = tokio::join!(world.revoke(&revoked), async {
+        while asker.ask(0, &probe).await.status != Some(401) {}
+        operator.set(Traffic::Cut).await;
+        redis.primary.pause();
+    });
+    assert!(fleet.world.in_doubt, "nobody knows: {done:?}");
+    fleet.redis.primary.resume();
+    operator.heal().await;
+    fleet.heals(fault).await;
+    fleet.world.read_back(since, true).await.expect("reads");
+    fleet.all_answer(revoked[0], 401).await;
     fleet.verdict();
 }
 

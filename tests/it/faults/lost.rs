@@ -5,7 +5,7 @@ use std::time::Instant;
 use tollgate::store::Absent;
 
 use crate::harness::fleet::{open, settings};
-use crate::harness::{Fleet, Traffic, eventually, operator};
+use crate::harness::{Fleet, Traffic, operator};
 
 /// An empty Redis is not a registry without tokens: nobody is told that their token is unknown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,7 +17,7 @@ use super::prober::{Asker, History, Place, Prober, Probes, Responder};
 use super::redis::RedisServer;
 use super::relay::Relay;
 use super::world::{Name, World};
-use super::{eventually, operator};
+use super::{PATIENCE, eventually, operator};
 
 /// `max_staleness` of the sidecars.
 pub(crate) const BOUND: Duration = Duration::from_millis(1200);
@@ -38,6 +38,8 @@ pub(crate) struct Fleet<S = RedisServer> {
     pub(crate) relays: Vec<Relay>,
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) world: World,
+    /// Where the registry finds its store.
+    store: Settings,
     pub(crate) history: History,
     prober: Prober,
     metronome: Metronome,
@@ -86,7 +88,7 @@ impl<S> Fleet<S> {
     }
 
     async fn with(redis: S, relays: Vec<Relay>, registry: Settings, stores: Vec<Settings>) -> Self {
-        let registry = Registry::new(open(&registry, Absent::Create).await);
+        let (store, registry) = (registry.clone(), Registry::new(open(&registry, Absent::Create).await));
         registry.init(&operator(), "olga").await.expect("initialises");
         let (history, probes) = (History::new(BOUND, RECOVERY), Probes::default());
         let world = World::new(registry, "user", history.clone(), probes.clone());
@@ -101,7 +103,7 @@ impl<S> Fleet<S> {
         let addresses = sidecars.iter().map(|sidecar| Place::of(sidecar.listeners()[0])).collect::<Vec<_>>();
         let prober = Prober::start(&addresses, 1, PAUSE, &probes, &history);
         let metronome = Metronome::start(history.clone(), BOUND / 4);
-        Self { redis, relays, sidecars, world, history, prober, metronome, _upstream: upstream }
+        Self { redis, relays, sidecars, world, store, history, prober, metronome, _upstream: upstream }
     }
 
     /// Good tokens of a new user, known to every sidecar.
@@ -117,7 +119,8 @@ impl<S> Fleet<S> {
 
     /// The registry finds its store at another URL.
     pub(crate) async fn use_registry_at(&mut self, url: &str, quorum: u32) {
-        self.world.registry = Registry::new(open(&settings(url, quorum), Absent::Refuse).await);
+        self.store = settings(url, quorum);
+        self.world.registry = Registry::new(open(&self.store, Absent::Refuse).await);
     }
 
     /// Something is about to break for one sidecar, or for all.
@@ -137,11 +140,21 @@ impl<S> Fleet<S> {
 
     /// Waits until every sidecar holds what the store holds.
     pub(crate) async fn is_level(&self) {
-        eventually("every sidecar is level with the store", || self.are_level()).await;
+        // Over a connection that never had anything to do with what broke.
+        let fresh = async {
+            loop {
+                if let Ok(store) = store::open(&self.store, Absent::Refuse).await {
+                    return store;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let store = super::within("the store can be opened", fresh).await;
+        eventually("every sidecar is level with the store", || self.are_level(&*store)).await;
     }
 
-    async fn are_level(&self) -> bool {
-        let Ok(position) = self.store().position().await else { return false };
+    async fn are_level(&self, store: &dyn Store) -> bool {
+        let Ok(position) = store.position().await else { return false };
         let level = |sidecar: &Sidecar| {
             let replica = sidecar.replica();
             let fresh = replica.staleness(Instant::now()).is_some_and(|staleness| staleness < BOUND);
@@ -159,12 +172,19 @@ impl<S> Fleet<S> {
     pub(crate) async fn answers(&self, sidecar: usize, name: Name, status: u16) {
         let probe = self.world.probe(name);
         let address = self.sidecars[sidecar].listeners()[0];
-        eventually(&format!("sidecar {sidecar} answers {status}"), || async {
-            let observed = Asker::new(Place::of(address)).ask(sidecar, &probe).await;
-            self.history.with(|judge| judge.observe(observed));
-            observed.status == Some(status)
-        })
-        .await;
+        let mut said = None;
+        let asked = tokio::time::timeout(PATIENCE, async {
+            while said != Some(status) {
+                let observed = Asker::new(Place::of(address)).ask(sidecar, &probe).await;
+                self.history.with(|judge| judge.observe(observed));
+                said = observed.status;
+            }
+        });
+        if asked.await.is_err() {
+            let replica = self.sidecars[sidecar].replica();
+            let staleness = replica.staleness(Instant::now());
+            panic!("sidecar {sidecar} does not answer {status}, but {said:?}: stale {staleness:?}, {replica:?}");
+        }
     }
 
     /// Waits until all sidecars answer so.

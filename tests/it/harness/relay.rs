@@ -30,6 +30,8 @@ pub(crate) enum Traffic {
     RequestsStall,
     /// Connections that ever subscribed to a channel stay open and say nothing; the others work.
     SubscriptionsStall,
+    /// Scripts arrive, and what they answer does not: nothing more is heard on their connections.
+    ScriptsUnanswered,
     /// Every piece is late by this much, either way.
     Slow(Duration),
 }
@@ -42,13 +44,34 @@ enum Way {
 }
 
 impl Traffic {
-    fn lets_pass(self, way: Way, subscribed: bool) -> bool {
+    fn lets_pass(self, way: Way, sent: &Sent) -> bool {
         match self {
             Self::Flows | Self::Slow(_) => true,
             Self::Cut | Self::Stalls => false,
             Self::AnswersStall => way == Way::ToServer,
             Self::RequestsStall => way == Way::ToClient,
-            Self::SubscriptionsStall => !(subscribed && way == Way::ToClient),
+            Self::SubscriptionsStall => way == Way::ToServer || !sent.subscription.load(Ordering::Relaxed),
+            Self::ScriptsUnanswered => way == Way::ToServer || !sent.script.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What a client has sent.
+#[derive(Debug, Default)]
+struct Sent {
+    subscription: AtomicBool,
+    /// While they were not to be answered.
+    script: AtomicBool,
+}
+
+impl Sent {
+    fn note(&self, piece: &[u8], traffic: Traffic) {
+        let has = |word: &[u8]| piece.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+        if has(b"SUBSCRIBE") {
+            self.subscription.store(true, Ordering::Relaxed);
+        }
+        if traffic == Traffic::ScriptsUnanswered && has(b"EVAL") {
+            self.script.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -193,15 +216,15 @@ async fn carry_on(
     client.set_zero_linger()?;
     client.set_nodelay(true)?;
     // An error means that the relay is gone, and this connection with it.
-    drop(traffic.wait_for(|traffic| traffic.lets_pass(Way::ToServer, false)).await);
+    drop(traffic.wait_for(|traffic| traffic.lets_pass(Way::ToServer, &Sent::default())).await);
     let server = *server.borrow();
     let mut server = TcpStream::connect(server).await?;
     server.set_zero_linger()?;
     server.set_nodelay(true)?;
-    let subscribed = AtomicBool::new(false);
+    let sent = Sent::default();
     // Not owned halves, which say goodbye when they are dropped.
     let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-    let pump = |way| Pump { way, traffic: traffic.clone(), subscribed: &subscribed };
+    let pump = |way| Pump { way, traffic: traffic.clone(), sent: &sent };
     let (requests, answers) = (pump(Way::ToServer), pump(Way::ToClient));
     tokio::select! {
         end = requests.run(from_client, to_server) => end,
@@ -213,7 +236,7 @@ async fn carry_on(
 struct Pump<'a> {
     way: Way,
     traffic: watch::Receiver<Traffic>,
-    subscribed: &'a AtomicBool,
+    sent: &'a Sent,
 }
 
 impl Pump<'_> {
@@ -230,8 +253,8 @@ impl Pump<'_> {
                 return Ok(());
             }
             let piece = &buffer[..count];
-            if self.way == Way::ToServer && piece.windows(9).any(|word| word.eq_ignore_ascii_case(b"SUBSCRIBE")) {
-                self.subscribed.store(true, Ordering::Relaxed);
+            if self.way == Way::ToServer {
+                self.sent.note(piece, *self.traffic.borrow());
             }
             self.passes().await;
             let traffic = *self.traffic.borrow();
@@ -244,8 +267,8 @@ impl Pump<'_> {
 
     /// Waits until this way is open.
     async fn passes(&mut self) {
-        let (way, subscribed) = (self.way, self.subscribed);
-        let opened = self.traffic.wait_for(|traffic| traffic.lets_pass(way, subscribed.load(Ordering::Relaxed)));
+        let (way, sent) = (self.way, self.sent);
+        let opened = self.traffic.wait_for(|traffic| traffic.lets_pass(way, sent));
         // An error means that the relay is gone, and this connection with it.
         if opened.await.is_err() {
             std::future::pending().await

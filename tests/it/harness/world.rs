@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use tollgate::registry::{Actor, NewToken, Registry, RegistryError, Requested};
@@ -107,23 +106,12 @@ pub(crate) struct World {
     numbers: usize,
     /// A command's outcome is not known: see [`World::read_back`].
     pub(crate) in_doubt: bool,
-    /// The store is losing writes: a command that failed may have been seen by sidecars before it was lost.
-    pub(crate) losing: Arc<AtomicBool>,
 }
 
 impl World {
     pub(crate) fn new(registry: Registry, prefix: &str, history: History, probes: Probes) -> Self {
         let prefix = prefix.to_owned();
-        Self {
-            registry,
-            model: Model::default(),
-            history,
-            probes,
-            prefix,
-            numbers: 0,
-            in_doubt: false,
-            losing: Arc::default(),
-        }
+        Self { registry, model: Model::default(), history, probes, prefix, numbers: 0, in_doubt: false }
     }
 
     /// Runs a command that changes the model so, and tells the history.
@@ -138,12 +126,10 @@ impl World {
         let before: BTreeMap<_, _> = self.model.verdicts().collect();
         let effects: Vec<_> = after.verdicts().filter(|(subject, right)| before.get(subject) != Some(right)).collect();
         let operation = self.history.with(|judge| judge.begins(name, &effects, Instant::now()));
-        let losing = self.losing.load(Ordering::Relaxed);
         let result = command.await;
         let outcome = match &result {
             Ok(_) => Outcome::Done,
             Err(RegistryError::OutcomeUnknown(_)) => Outcome::Unknown,
-            Err(_) if losing || self.losing.load(Ordering::Relaxed) => Outcome::Unknown,
             Err(_) => Outcome::Failed,
         };
         self.history.with(|judge| judge.ends(operation, outcome, Instant::now()));
