@@ -25,11 +25,12 @@
 //!   searched for them at once.
 //! - **Absence proves revocation only within one unbroken history**: the snapshot continues the epoch and revision that
 //!   the replica was settled at, and nothing pointed to a store that lost writes. Whether it is unbroken cannot be read
-//!   off the log, which is gone; what remains is a store that loses writes *and* commits its way past our revision *and*
-//!   trims its log to beyond it before it answers our next question, so while we are cut off for longer than the log
-//!   reaches back. A token whose creation was among the lost writes then counts as revoked here: refused although the
-//!   store does not have it anyway, and, should the same raw token be imported again, refused for as long as its
-//!   tombstone lasts. The other way round, a revoked token would come back.
+//!   off the log, which is gone. What remains is a store that loses writes, comes back to our revision by other commits,
+//!   and no longer has the log from there on, all between two of our questions: that takes more commits than the log
+//!   holds, so either a burst of them or that we are cut off for long. A token whose creation was among the lost writes
+//!   then counts as revoked. That matters only if the same raw token is imported again, within the life of a tombstone:
+//!   it is refused, and recalled like any token that was revoked. The other choice is that a token comes back which was
+//!   revoked and refused here already.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -9,6 +9,11 @@
 //!   probe  ──► position, recalled digests, role; with a quorum also a write that replicas confirm
 //! ```
 //!
+//! Sidecars and registry commands have a Redis user each (`deploy/redis/users.acl`). A sidecar reads the position, the
+//! grants, the owners, the log and the recalled digests, and hears of changes; it writes its own report, adds digests to
+//! the recalled ones, and writes the key that a confirmed probe needs. It sees no records, and can neither commit nor
+//! announce a commit. A registry command may do everything within the namespace, and nothing else.
+//!
 //! Redis may lose acknowledged writes: in a failover, or by a crash between two syncs of its file. What it can lose is
 //! bounded by `quorum_replicas` and by how it persists, see `deploy/redis`.
 

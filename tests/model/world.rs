@@ -220,6 +220,9 @@ pub(crate) struct File {
     sworn: Tokens,
 }
 
+/// Probes after which all is well once nothing breaks any more.
+const PROBES: usize = 3;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Sidecar {
     pub(crate) machine: Synchroniser,
@@ -379,7 +382,7 @@ impl Sidecar {
 
     /// Nothing breaks any more: it probes, and every read is answered at once.
     pub(crate) fn settle(&mut self, store: &mut Store, tokens: u8, clock: u8) {
-        for _ in 0..8 {
+        for _ in 0..PROBES {
             self.on(Event::Tick, clock);
             while self.under_way.is_some() {
                 self.serve(store, tokens, clock);

@@ -171,12 +171,10 @@ pub(super) async fn permissions(
     }
     let mut refused = Vec::new();
     for (answer, need) in answers(connection, &mut attempt).await?.into_iter().zip(&needs) {
-        match answer.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT)) {
-            Ok(_) => {}
-            Err(Fault::NotPermitted(_)) => refused.push(need.to_string()),
-            // Permissions are judged before the question where the key is.
-            Err(fault) if fault.is_passing() => {}
-            Err(fault) => return Err(fault),
+        // Permissions are judged first: whatever else a command is refused for (no memory, no disk, a key that is
+        // elsewhere) is told when it is used, and is no reason not to use the others.
+        if let Err(Fault::NotPermitted(_)) = answer.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT)) {
+            refused.push(need.to_string());
         }
     }
     if refused.is_empty() { Ok(()) } else { Err(Fault::NotPermitted(refused.join(", "))) }

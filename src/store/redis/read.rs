@@ -16,8 +16,8 @@ use crate::token::{Digest, Grant, HistoryEntry, TokenId, TokenRecord, UserId, Us
 /// Fields or members asked for by one command.
 const PIECE: usize = 1000;
 
-/// Log entries read at once.
-const LOG_PAGE: usize = 256;
+/// Log entries read at once: of large commits, some megabytes, and some milliseconds of the server's time.
+const LOG_PAGE: usize = 64;
 
 /// How long a probe waits for replicas to confirm it. Below what a probe may take.
 const CONFIRM_MILLIS: u32 = 900;

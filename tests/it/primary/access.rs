@@ -63,6 +63,20 @@ async fn what_the_user_may_not_do_is_named() {
     assert!(error.is_err() || sidecar.position().await.expect("reads").revision.0 <= 1);
 }
 
+/// Or sidecars that reconnect would grow stale for want of a right that they have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_takes_no_writes_is_read_from_all_the_same() {
+    let redis = RedisServer::start();
+    let before = open(&redis.url()).await.position().await.expect("reads");
+    for limit in [["maxmemory", "1"], ["min-replicas-to-write", "1"]] {
+        assert_eq!(redis.cli(&[["CONFIG", "SET"], limit].concat()), "OK");
+        let late = store::open(&settings(&redis.url()), Absent::Refuse).await.expect("opens");
+        assert_eq!(late.probe().await.expect("answers").position, before);
+        assert!(late.commit(crate::conformance::users([])).await.is_err());
+        assert_eq!(redis.cli(&["CONFIG", "SET", limit[0], "0"]), "OK");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passwords_are_read_again_for_each_connection() {
     let redis = RedisServer::with_users("user default on >first ~* &* +@all\n");

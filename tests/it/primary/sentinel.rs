@@ -1,5 +1,9 @@
 //! Behind Sentinels: the primary is found, and followed when it changes.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
 use super::{commit, commit_at_last, hears, hears_again, open, settings, subscribed, unusable};
 use crate::harness::{RedisServer, SentinelSet, eventually};
 
@@ -78,4 +82,87 @@ async fn what_is_named_wrongly_is_said() {
     let message = unusable(&settings(&format!("redis-sentinel://127.0.0.1:{}/main", redis.port()))).await;
     assert!(message.contains("redis-sentinel:// names the Sentinels"), "{message}");
     assert_eq!(redis.cli(&["DBSIZE"]), "0");
+}
+
+/// The old primary answers as before: nothing but the announcement says that it is one no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_announced_failover_is_followed_at_once() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let (before, after) = (open(&old.url()).await, open(&new.url()).await);
+    let sentinel = Announcing::start(old.port());
+    let store = open(&format!("redis-sentinel://{}/main", sentinel.address)).await;
+    assert_eq!(store.position().await.expect("reads").epoch, before.position().await.expect("reads").epoch);
+    let mut watch = store.watch();
+    subscribed(&mut watch).await;
+    eventually("the Sentinel is listened to", || async { !sentinel.listeners().is_empty() }).await;
+    sentinel.announce("other", new.port());
+    sentinel.announce("main", new.port());
+    subscribed(&mut watch).await;
+    hears(&mut watch, commit(&*after, "there").await).await;
+    assert_eq!(store.position().await.expect("reads").epoch, after.position().await.expect("reads").epoch);
+    assert!(old.cli(&["PUBSUB", "NUMSUB", "{tollgate}:changes"]).ends_with('0'));
+}
+
+/// As much of a Sentinel as a store needs.
+struct Announcing {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    primary: u16,
+    listeners: Vec<TcpStream>,
+}
+
+impl Announcing {
+    fn start(primary: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let state = Arc::new(Mutex::new(State { primary, listeners: Vec::new() }));
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = Arc::clone(&shared);
+                std::thread::spawn(move || answer(stream, &state));
+            }
+        });
+        Self { address, state }
+    }
+
+    fn listeners(&self) -> Vec<TcpStream> {
+        let state = self.state.lock().expect("whole");
+        state.listeners.iter().map(|stream| stream.try_clone().expect("clones")).collect()
+    }
+
+    /// Says that this primary is another one from now on.
+    fn announce(&self, name: &str, primary: u16) {
+        if name == "main" {
+            self.state.lock().expect("whole").primary = primary;
+        }
+        let message = format!("{name} 127.0.0.1 1 127.0.0.1 {primary}");
+        let push = format!(">3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n${}\r\n{message}\r\n", message.len());
+        for mut listener in self.listeners() {
+            listener.write_all(push.as_bytes()).expect("sends");
+        }
+    }
+}
+
+fn answer(stream: TcpStream, state: &Mutex<State>) {
+    let mut answers = stream.try_clone().expect("clones");
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        let answer = match line.as_str() {
+            "HELLO" => "%2\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$4\r\nmode\r\n$8\r\nsentinel\r\n".to_owned(),
+            "GET-MASTER-ADDR-BY-NAME" => {
+                let port = state.lock().expect("whole").primary.to_string();
+                format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len())
+            }
+            "SUBSCRIBE" => {
+                state.lock().expect("whole").listeners.push(answers.try_clone().expect("clones"));
+                ">3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n".to_owned()
+            }
+            "PING" => "+PONG\r\n".to_owned(),
+            _ => continue,
+        };
+        drop(answers.write_all(answer.as_bytes()));
+    }
 }

@@ -93,12 +93,12 @@ async fn carry(
                         drop(client);
                         released.notified().await;
                         server.write_all(piece).await.expect("writes");
-                        return drop(server.read(&mut answer).await);
+                        return server.readable().await.expect("answers");
                     }
                     Some(Fate::AnswerLost | Fate::CutOff) => {
                         server.write_all(piece).await.expect("writes");
                         // The answer: it was executed.
-                        server.read(&mut answer).await.expect("reads");
+                        server.readable().await.expect("answers");
                         caught.notify_one();
                         return;
                     }
