@@ -80,9 +80,14 @@ fn main() -> ExitCode {
     };
     total.print(&options);
     match outcome {
-        Ok(()) => {
+        Ok(End::Time) => {
             println!("verdict: no rule was broken (seed {})", options.seed);
             ExitCode::SUCCESS
+        }
+        Ok(End::Stopped) => {
+            println!("verdict: no rule was broken until it was stopped (seed {})", options.seed);
+            // As a shell would say of SIGINT.
+            ExitCode::from(130)
         }
         Err(problem) => {
             println!("{problem}\nverdict: FAILED (seed {})", options.seed);
@@ -91,8 +96,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Why it ended without a violation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Time,
+    /// By a signal.
+    Stopped,
+}
+
 /// Plays on every topology in turn.
-async fn soak(options: &Options, total: &mut Total) -> Result<(), String> {
+async fn soak(options: &Options, total: &mut Total) -> Result<End, String> {
     println!("seed {}, {:?}", options.seed, options.time);
     let mut random = Random::new(options.seed);
     let mut terminated =
@@ -108,8 +121,8 @@ async fn soak(options: &Options, total: &mut Total) -> Result<(), String> {
         println!("{topology:?}, for {share:?}");
         let mut stage = Stage::start(topology, options.sabotage, &mut random).await?;
         let outcome = tokio::select! {
-            outcome = perform(&mut stage, &mut random, share) => outcome,
-            () = stopped => Err("stopped".to_owned()),
+            outcome = perform(&mut stage, &mut random, share) => outcome.map(|()| End::Time),
+            () = stopped => Ok(End::Stopped),
         };
         let (history, tempo) = stage.end();
         let stories = history.with(|judge| {
@@ -118,12 +131,15 @@ async fn soak(options: &Options, total: &mut Total) -> Result<(), String> {
             total.add(judge.counts(), tempo);
             judge.violations().iter().map(ToString::to_string).collect::<Vec<_>>()
         });
-        outcome?;
+        let end = outcome?;
         if !stories.is_empty() {
             return Err(stories.join("\n"));
         }
+        if end == End::Stopped {
+            return Ok(end);
+        }
     }
-    Ok(())
+    Ok(End::Time)
 }
 
 /// Breaks one thing after the other until the time is over or a rule is broken.

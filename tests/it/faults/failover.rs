@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::harness::fleet::BOUND;
 use crate::harness::pair::Pair;
 use crate::harness::prober::{Asker, Place};
 use crate::harness::world::Lost;
@@ -147,7 +148,8 @@ async fn an_isolated_old_primary_keeps_nobody_fresh() {
     fleet.answers(0, revoked, 401).await;
     fleet.answers(1, revoked, 401).await;
     fleet.answers(2, revoked, 503).await;
-    fleet.answers(2, kept, 503).await;
+    // Whatever the old primary answers to one probe or another.
+    fleet.keeps_answering(2, kept, 503, 2 * BOUND).await;
     fleet.relays[2].lead_to(fleet.redis.primary.address());
     fleet.relays[2].reset().await;
     fleet.heals(fault).await;

@@ -187,6 +187,16 @@ impl<S> Fleet<S> {
         }
     }
 
+    /// Asks for a while, in which a sidecar answers nothing else.
+    pub(crate) async fn keeps_answering(&self, sidecar: usize, name: Name, status: u16, time: Duration) {
+        let (probe, until) = (self.world.probe(name), Instant::now() + time);
+        let mut asker = Asker::new(Place::of(self.sidecars[sidecar].listeners()[0]));
+        while Instant::now() < until {
+            let observed = asker.ask(sidecar, &probe).await;
+            assert_eq!(observed.status, Some(status));
+        }
+    }
+
     /// Waits until all sidecars answer so.
     pub(crate) async fn all_answer(&self, name: Name, status: u16) {
         for sidecar in 0..self.sidecars.len() {

@@ -146,7 +146,7 @@ impl World {
         self.numbers += 1;
         let name = format!("{}{}", self.prefix, self.numbers);
         let registry = self.registry.clone();
-        let add = |model: &mut Model| drop(model.users.insert(name.clone(), User { role, enabled: true }));
+        let add = |model: &mut Model| _ = model.users.insert(name.clone(), User { role, enabled: true });
         self.run("add user", add, registry.add_user(&operator(), &name, role)).await?;
         Ok(name)
     }
