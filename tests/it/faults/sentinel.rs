@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::harness::sentinel::SentinelSet;
+use crate::harness::sentinel::{NAME, SentinelSet};
 use crate::harness::{Fleet, Relay, Traffic, eventually};
 
 /// Sidecars that ask the Sentinels. These leave a replica alone that follows its primary through a relay.
@@ -22,7 +22,9 @@ async fn another_primary_by_order() {
     let since = Instant::now();
     let hold = fleet.history.with(|judge| judge.hold(since));
     let fault = fleet.breaks("SENTINEL FAILOVER", None);
-    fleet.redis.fail_over().await;
+    let before = fleet.redis.primary();
+    assert_eq!(fleet.redis.sentinels[0].cli(&["SENTINEL", "FAILOVER", NAME]), "OK");
+    fleet.redis.primary_is_not(before).await;
     let done = fleet.world.revoke(&tokens[..3]).await;
     println!("revoked over an old connection: {done:?}");
     let url = fleet.redis.url();
@@ -93,12 +95,12 @@ async fn a_primary_that_sleeps_and_comes_back() {
     let mut fleet = fleet(0).await;
     let [kept, during, after] = fleet.tokens().await;
     let before = fleet.redis.primary();
-    let since = Instant::now();
     let fault = fleet.breaks("the primary sleeps", None);
     fleet.redis.servers[before].pause();
     fleet.redis.primary_is_not(before).await;
+    let url = fleet.redis.url();
+    fleet.use_registry_at(&url, 0).await;
     fleet.heals(fault).await;
-    fleet.world.read_back(since, true).await.expect("reads");
     fleet.world.revoke(&[during]).await.expect("revokes");
     fleet.all_answer(during, 401).await;
     fleet.redis.servers[before].resume();

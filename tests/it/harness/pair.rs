@@ -31,15 +31,18 @@ impl Pair {
     async fn follow(&self, server: &RedisServer) {
         eventually("the replica answers", || async { run(server, &["PING"]).await == "PONG" }).await;
         run(server, &["REPLICAOF", "127.0.0.1", &self.link.address().port().to_string()]).await;
-        self.is_in_step().await;
+        self.reaches(server).await;
     }
 
-    /// Waits until the replica follows the primary.
+    /// Waits until the replica has what the primary has.
     pub(crate) async fn is_in_step(&self) {
-        eventually("the replica follows", || async {
-            run(&self.primary, &["INFO", "replication"]).await.contains("state=online")
-        })
-        .await;
+        self.reaches(&self.replica).await;
+    }
+
+    /// A replica that is said to be online may still wait for the first of what is written from then on.
+    async fn reaches(&self, replica: &RedisServer) {
+        let number = run(&self.primary, &["INCR", "in-step"]).await;
+        eventually("the replica is in step", || async { run(replica, &["GET", "in-step"]).await == number }).await;
     }
 
     /// What the primary writes from now on does not reach the replica.
@@ -58,7 +61,7 @@ impl Pair {
     pub(crate) async fn third(&self) -> RedisServer {
         let third = RedisServer::with(&OPTIONS);
         run(&third, &["REPLICAOF", "127.0.0.1", &self.primary.port().to_string()]).await;
-        self.is_in_step().await;
+        self.reaches(&third).await;
         third
     }
 

@@ -4,14 +4,14 @@
 //! dropped from within a connection that lives on.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -20,7 +20,7 @@ use tokio::task::{JoinHandle, JoinSet};
 pub(crate) enum Traffic {
     /// They are forwarded.
     Flows,
-    /// New connections are refused, and those that were there are reset.
+    /// Connections that were there are reset, and so is every new one at once.
     Cut,
     /// Nothing arrives any more, either way, and nobody is told. New connections are accepted, and silent.
     Stalls,
@@ -88,19 +88,14 @@ pub(crate) struct Relay {
 impl Relay {
     /// Forwards whatever connects to it to `server`.
     pub(crate) async fn start(server: SocketAddr) -> Self {
-        // Holds the port while nobody listens on it.
-        let place = socket("127.0.0.1:0".parse().expect("an address")).expect("binds");
-        let address = place.local_addr().expect("an address");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
+        let address = listener.local_addr().expect("an address");
         let (commands, received) = mpsc::channel(1);
         let accepted = Arc::default();
         let server = watch::Sender::new(server);
         let traffic = watch::Sender::new(Traffic::Flows);
-        let link = Link { address, server: server.subscribe(), traffic, accepted: Arc::clone(&accepted) };
-        let listener = link.listen();
-        let task = tokio::spawn(async move {
-            link.run(listener, received).await;
-            drop(place);
-        });
+        let link = Link { server: server.subscribe(), traffic, accepted: Arc::clone(&accepted) };
+        let task = tokio::spawn(link.run(listener, received));
         Self { address, server, commands, accepted, task }
     }
 
@@ -145,55 +140,33 @@ impl Drop for Relay {
 }
 
 struct Link {
-    address: SocketAddr,
     server: watch::Receiver<SocketAddr>,
     traffic: watch::Sender<Traffic>,
     accepted: Arc<AtomicUsize>,
 }
 
 impl Link {
-    fn listen(&self) -> TcpListener {
-        socket(self.address).and_then(|socket| socket.listen(1024)).expect("the port is held")
-    }
-
     async fn run(self, listener: TcpListener, mut commands: mpsc::Receiver<(Traffic, oneshot::Sender<()>)>) {
-        let (mut listener, mut connections) = (Some(listener), JoinSet::new());
+        let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 command = commands.recv() => {
                     let Some((traffic, done)) = command else { return };
                     self.traffic.send_replace(traffic);
                     if traffic == Traffic::Cut {
-                        listener = None;
                         while connections.join_next().await.is_some() {}
-                    } else {
-                        listener.get_or_insert_with(|| self.listen());
                     }
                     // Whoever asked may be gone.
                     done.send(()).ok();
                 }
-                client = accept(listener.as_ref()) => {
+                accepted = listener.accept() => {
+                    let (client, _) = accepted.expect("accepts");
                     self.accepted.fetch_add(1, Ordering::Relaxed);
                     connections.spawn(carry(client, self.server.clone(), self.traffic.subscribe()));
                 }
                 Some(_) = connections.join_next() => {}
             }
         }
-    }
-}
-
-fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = TcpSocket::new_v4()?;
-    // So that the port can be held by one socket and listened on by another.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    Ok(socket)
-}
-
-async fn accept(listener: Option<&TcpListener>) -> TcpStream {
-    match listener {
-        Some(listener) => listener.accept().await.expect("accepts").0,
-        None => std::future::pending().await,
     }
 }
 
