@@ -29,6 +29,9 @@ pub(super) type Grants = DashMap<Digest, Entry, BuildHasherDefault<DigestHasher>
 /// that the allocator does not round up by much: 32 and 128 take 5 MiB more for a million tokens.
 const SHARDS: usize = 64;
 
+/// Changes after which requests that wait for this core go first: a bulk command is in no hurry that they should notice.
+const TURN: usize = 32;
+
 /// Damaged entries of one snapshot that are logged by name; the rest are counted only.
 const DAMAGED_NAMED: u64 = 10;
 
@@ -175,7 +178,14 @@ impl Ledger {
     pub(super) fn apply(&mut self, grants: &Grants, entry: &LogEntry, now: Instant) -> bool {
         self.tombstones.expire(now);
         self.applied = entry.revision;
-        entry.changes.iter().fold(false, |narrowed, change| self.change(grants, change, now) | narrowed)
+        let mut narrowed = false;
+        for changes in entry.changes.chunks(TURN) {
+            narrowed |= changes.iter().fold(false, |narrowed, change| self.change(grants, change, now) | narrowed);
+            if changes.len() == TURN {
+                std::thread::yield_now();
+            }
+        }
+        narrowed
     }
 
     /// Applies only an entry's revocations, ahead of the entry itself: they hold whatever came before or comes after.
