@@ -25,7 +25,7 @@
 //! | module | subject |
 //! | --- | --- |
 //! | [`token`] | the domain: tokens, digests, permissions, roles, records; no I/O |
-//! | [`store`] | the contract of where records live, and the SQLite store |
+//! | [`store`] | the contract of where records live; the SQLite and Redis stores |
 //! | [`registry`] | who may do what to which token, and what follows |
 //! | [`replica`] | what requests read, and the synchroniser that keeps it at the store's position |
 //! | [`proxy`] | the steps of a request: route, credential, fields, sanitize, forward, refusal |

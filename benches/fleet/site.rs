@@ -16,6 +16,16 @@ use tollgate::token::{Digest, RawToken};
 /// A child that does not outlive us.
 pub(crate) struct Process(pub(crate) Child);
 
+impl Process {
+    /// User and system time so far, in the kernel's ticks of 10 ms.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+        let ticks = fields.split_ascii_whitespace().skip(11).take(2);
+        Duration::from_millis(10 * ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum::<u64>())
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Gone already is as good.
@@ -26,7 +36,7 @@ impl Drop for Process {
 
 /// Everything but the sidecars.
 pub(crate) struct Site {
-    _redis: Process,
+    pub(crate) redis: Process,
     pub(crate) redis_port: u16,
     pub(crate) upstream: SocketAddr,
     pub(crate) directory: TempDir,
@@ -48,11 +58,10 @@ impl Site {
             assert!(Instant::now() < give_up, "redis-server does not listen");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let url: StoreUrl = format!("redis://127.0.0.1:{redis_port}").parse().expect("a URL");
-        let store = store::open(&Settings::from(url), Absent::Create).await.expect("opens");
-        let registry = Registry::new(Arc::clone(&store));
+        let registry = registry(&format!("redis://127.0.0.1:{redis_port}")).await;
+        let store = Arc::clone(registry.store());
         registry.init(&operator(), "olga").await.expect("initialises");
-        Self { _redis: redis, redis_port, upstream: upstream().await, directory, registry, store }
+        Self { redis, redis_port, upstream: upstream().await, directory, registry, store }
     }
 
     pub(crate) fn store_url(&self) -> String {
@@ -108,7 +117,7 @@ impl Site {
 
 /// `tollgate serve`.
 pub(crate) struct Sidecar {
-    process: Process,
+    pub(crate) process: Process,
     log: Option<std::io::Lines<BufReader<std::process::ChildStderr>>>,
     address: Option<SocketAddr>,
     started: Instant,
@@ -168,6 +177,12 @@ impl Sidecar {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
         self.process.0.wait().expect("it ends");
     }
+}
+
+/// The registry in this store, made if it is not there.
+pub(crate) async fn registry(url: &str) -> Registry {
+    let url: StoreUrl = url.parse().expect("a URL");
+    Registry::new(store::open(&Settings::from(url), Absent::Create).await.expect("opens"))
 }
 
 /// Answers every request with 200 and nothing more.

@@ -391,6 +391,10 @@ impl Ledger {
 
     /// Forgets terms, and an unknown owner, with their last grant.
     fn release(&mut self, old: Entry) {
+        // The slot's own, this one, and that of another grant.
+        if Arc::strong_count(&old.terms) > 2 {
+            return;
+        }
         let Grant { owner: id, permissions, .. } = old.grant();
         drop(old);
         let Some(slot) = self.owners.get_mut(&id) else { return };

@@ -81,7 +81,9 @@ impl Grant {
     /// This grant's part of the checksum, under its digest.
     #[must_use]
     pub fn fingerprint(&self, digest: &Digest) -> u64 {
-        fingerprint(&[b"g", digest.as_bytes(), &self.encode()])
+        // Half of the digest tells tokens apart as well as all of it, and leaves SHA-256 with one block instead of two:
+        // this is done for every token of a snapshot or a bulk command.
+        fingerprint(&[b"g", &digest.as_bytes()[..16], &self.encode()])
     }
 }
 

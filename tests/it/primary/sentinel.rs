@@ -16,6 +16,8 @@ async fn an_ordered_failover_is_followed() {
     hears(&mut watch, commit(&*other, "before").await).await;
     let before = set.primary();
     let after = set.fail_over().await;
+    // The handle from before does not watch, and would go on with the old primary for as long as that does.
+    let other = open(&set.url()).await;
     let revision = commit_at_last(&*other, "after").await;
     eventually("the probe is answered by the new primary", || async {
         store.probe().await.is_ok_and(|probe| probe.position.revision >= revision)
