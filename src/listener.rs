@@ -41,6 +41,18 @@ pub struct BindError {
 /// [`BindError`], also when another process listens there: `SO_REUSEPORT` alone would let two sidecars of one user share
 /// the port, and each would get half the agents.
 pub fn bind(address: SocketAddr, workers: usize) -> Result<(Vec<TcpListener>, SocketAddr), BindError> {
+    // A free port may be taken by somebody else before all workers have it: then another one is as good.
+    let mut tries = if address.port() == 0 { 10 } else { 1 };
+    loop {
+        tries -= 1;
+        match bind_all(address, workers) {
+            Err(error) if tries > 0 && error.source.kind() == io::ErrorKind::AddrInUse => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn bind_all(address: SocketAddr, workers: usize) -> Result<(Vec<TcpListener>, SocketAddr), BindError> {
     let failed = |source| BindError { address, source };
     let first = open(address, false).map_err(failed)?;
     let bound = first.local_addr().ok().and_then(|bound| bound.as_socket()).unwrap_or(address);

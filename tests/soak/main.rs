@@ -5,7 +5,7 @@
 //! interleaves is the machine's.
 //!
 //! ```text
-//! tests/soak/run.sh [MINUTES] [--seed N] [--sabotage]
+//! tests/soak/run.sh [MINUTES] [--seed N] [--only alone|replicated|quorum] [--sabotage]
 //! ```
 //!
 //! Ends by itself, with code 0 if no rule was broken and 1 otherwise. `--sabotage` shows that it can fail: one sidecar is
@@ -33,16 +33,29 @@ const SETTLE: Duration = Duration::from_millis(250);
 struct Options {
     time: Duration,
     seed: u64,
+    /// All of them in turn, unless one is named.
+    topologies: Vec<Topology>,
     sabotage: bool,
 }
 
 impl Options {
-    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        const USAGE: &str = "usage: tests/soak/run.sh [MINUTES] [--seed N] [--sabotage]";
-        let mut options = Self { time: Duration::from_secs(60), seed: fresh_seed(), sabotage: false };
+    fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut words = words.peekable();
+        const USAGE: &str =
+            "usage: tests/soak/run.sh [MINUTES] [--seed N] [--only alone|replicated|quorum] [--sabotage]";
+        let topologies = Topology::ALL.to_vec();
+        let mut options = Self { time: Duration::from_secs(60), seed: fresh_seed(), topologies, sabotage: false };
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--sabotage" => options.sabotage = true,
+                "--only" => {
+                    let named = |topology: &Topology| words.peek() == Some(&format!("{topology:?}").to_lowercase());
+                    options.topologies.retain(named);
+                    words.next();
+                    if options.topologies.is_empty() {
+                        return Err(USAGE.to_owned());
+                    }
+                }
                 "--seed" => {
                     let seed = words.next().and_then(|seed| seed.parse().ok());
                     options.seed = seed.ok_or(USAGE)?;
@@ -110,8 +123,8 @@ async fn soak(options: &Options, total: &mut Total) -> Result<End, String> {
     let mut random = Random::new(options.seed);
     let mut terminated =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|error| error.to_string())?;
-    for topology in Topology::ALL {
-        let share = options.time / u32::try_from(Topology::ALL.len()).unwrap_or(1);
+    for topology in options.topologies.iter().copied() {
+        let share = options.time / u32::try_from(options.topologies.len()).unwrap_or(1);
         let stopped = async {
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => {}
@@ -124,6 +137,7 @@ async fn soak(options: &Options, total: &mut Total) -> Result<End, String> {
             outcome = perform(&mut stage, &mut random, share) => outcome.map(|()| End::Time),
             () = stopped => Ok(End::Stopped),
         };
+        let logs = stage.logs();
         let (history, tempo) = stage.end();
         let stories = history.with(|judge| {
             // What still runs was cut off here.
@@ -131,9 +145,9 @@ async fn soak(options: &Options, total: &mut Total) -> Result<End, String> {
             total.add(judge.counts(), tempo);
             judge.violations().iter().map(ToString::to_string).collect::<Vec<_>>()
         });
-        let end = outcome?;
+        let end = outcome.map_err(|problem| format!("{problem}\n{logs}"))?;
         if !stories.is_empty() {
-            return Err(stories.join("\n"));
+            return Err(format!("{}\n{logs}", stories.join("\n")));
         }
         if end == End::Stopped {
             return Ok(end);

@@ -1,6 +1,7 @@
 //! Operators: each has users and tokens of its own, and does something to them all the time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -48,13 +49,13 @@ const ACTS: [(usize, Act); 9] = [
     (5, Act::SetRole),
 ];
 
-/// Works until it is dropped.
-pub(crate) async fn work(world: Arc<Mutex<World>>, mut random: Random) {
+/// Works until it is dropped. While it is to be quiet it begins nothing new.
+pub(crate) async fn work(world: Arc<Mutex<World>>, quiet: Arc<AtomicBool>, mut random: Random) {
     loop {
         {
             let mut world = world.lock().await;
             // In doubt, it waits until somebody has looked.
-            if !world.in_doubt {
+            if !world.in_doubt && !quiet.load(Ordering::Relaxed) {
                 // What fails is in the history.
                 drop(act(&mut world, &mut random).await);
                 tidy(&mut world);

@@ -62,6 +62,9 @@ fn plays(topology: Topology) -> Vec<(usize, Play)> {
     EVERYWHERE.iter().chain(own).copied().collect()
 }
 
+/// How long before the end of a primary its last writes may not have reached the replica.
+const LAG: Duration = Duration::from_millis(500);
+
 /// Breaks something, mends it, and sees that everything is level again.
 pub(crate) async fn play(stage: &mut Stage, random: &mut Random) -> Result<(), String> {
     let Some(play) = random.weighed(&plays(stage.topology)) else { return Ok(()) };
@@ -251,6 +254,7 @@ async fn restore(stage: &mut Stage, random: &mut Random, time: Duration, flush: 
         run(server, &["FLUSHALL"]).await;
         tokio::time::sleep(time).await;
     }
+    stage.be_quiet();
     if let Servers::Alone(server) = &mut stage.servers {
         server.kill();
         let log = server.directory().join("appendonlydir");
@@ -290,7 +294,8 @@ async fn restart_sidecar(stage: &mut Stage, random: &mut Random, one: usize) -> 
 
 /// The primary dies, and the replica takes over with what it has.
 async fn fail_over(stage: &mut Stage, random: &mut Random, time: Duration) -> Result<(), String> {
-    let since = Instant::now();
+    // Replication is never quite in step.
+    let since = Instant::now() - LAG;
     let hold = stage.history.with(|judge| judge.hold(since));
     stage.begin_losing();
     let fault = stage.breaks("failover", None, Impact::Stale);
@@ -304,6 +309,9 @@ async fn fail_over(stage: &mut Stage, random: &mut Random, time: Duration) -> Re
             false => pair.primary.pause(),
         }
         tokio::time::sleep(time / 2).await;
+    }
+    stage.be_quiet();
+    if let Servers::Pair(pair) = &mut stage.servers {
         pair.promote().await;
     }
     stage.lead_all(None).await;
@@ -317,7 +325,8 @@ async fn fail_over(stage: &mut Stage, random: &mut Random, time: Duration) -> Re
 
 /// The replica takes over while the primary lives on, and one sidecar does not hear of it.
 async fn isolate(stage: &mut Stage, time: Duration, one: usize) -> Result<(), String> {
-    let since = Instant::now();
+    // Replication is never quite in step.
+    let since = Instant::now() - LAG;
     let hold = stage.history.with(|judge| judge.hold(since));
     stage.begin_losing();
     let fault = stage.breaks("isolated primary", None, Impact::Stale);

@@ -1,6 +1,7 @@
 //! What a soak plays on: Redis, three sidecars, two operators, and links between them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -87,6 +88,8 @@ pub(crate) struct Stage {
     pub(crate) canary: World,
     /// Acknowledged writes may get lost.
     losing: bool,
+    /// Operators begin nothing new: what they believe may be lost.
+    quiet: Arc<AtomicBool>,
     pub(crate) history: History,
     pub(crate) tempo: Tempo,
     askers: Vec<Asker>,
@@ -164,6 +167,7 @@ impl Stage {
             worlds,
             canary,
             losing: false,
+            quiet: Arc::default(),
             history,
             tempo,
             askers,
@@ -175,7 +179,11 @@ impl Stage {
         };
         stage.is_level(starting).await?;
         for world in &stage.worlds {
-            stage.operators.spawn(operator::work(Arc::clone(world), Random::new(random.next())));
+            stage.operators.spawn(operator::work(
+                Arc::clone(world),
+                Arc::clone(&stage.quiet),
+                Random::new(random.next()),
+            ));
         }
         Ok(stage)
     }
@@ -236,8 +244,7 @@ impl Stage {
             }
             let bad = sidecar.bad_lines();
             if !bad.is_empty() || !sidecar.is_alive() {
-                let last = sidecar.last_lines().join("\n  ");
-                return Err(format!("sidecar {number} ended, or wrote {bad:#?}; its log:\n  {last}"));
+                return Err(format!("sidecar {number} ended, or wrote {bad:#?}"));
             }
         }
         Ok(())
@@ -255,6 +262,11 @@ impl Stage {
     /// Acknowledged writes may get lost from now on.
     pub(crate) fn begin_losing(&mut self) {
         self.losing = true;
+    }
+
+    /// Operators begin nothing new until they know again what is so.
+    pub(crate) fn be_quiet(&self) {
+        self.quiet.store(true, Ordering::Relaxed);
     }
 
     /// Takes the store's word in every world where a command's outcome is not known; with `since`, in all of them:
@@ -279,7 +291,16 @@ impl Stage {
         for world in all {
             world.read_back(since, true).await.map_err(text)?;
         }
+        self.quiet.store(false, Ordering::Relaxed);
         Ok(lost)
+    }
+
+    /// The ends of the sidecars' logs.
+    pub(crate) fn logs(&self) -> String {
+        let log = |(number, sidecar): (usize, &Sidecar)| {
+            format!("the log of sidecar {number}:\n  {}\n", sidecar.last_lines().join("\n  "))
+        };
+        self.sidecars.iter().enumerate().map(log).collect()
     }
 
     /// Ends it: everybody stops asking.

@@ -174,6 +174,21 @@ fn a_lost_revocation_excuses_those_who_had_not_seen_it() {
     story.says(0, 200, (3000, 3001)).is(&[]);
 }
 
+/// Disabled, enabled, and disabled again by a store that had lost the enabling: equal at the end, and not in between.
+#[test]
+fn what_was_right_before_lost_writes_was_right_again() {
+    let back_and_forth = || {
+        let mut story = Story::new();
+        story.does(REFUSED, (100, 200), Done).does(SERVED, (1000, 1100), Done).does(REFUSED, (4000, 4100), Done);
+        story
+    };
+    back_and_forth().says(0, 401, (3500, 3501)).is(&[Blamed]);
+    let mut story = back_and_forth();
+    assert!(story.judge.changed_since(story.token, story.at(900)));
+    assert!(!story.judge.changed_since(story.token, story.at(4100)));
+    story.loses(900, REFUSED, REFUSED, 4500).says(0, 401, (3500, 3501)).is(&[]);
+}
+
 #[test]
 fn replies_wait_until_it_is_known_what_was_lost() {
     let mut story = Story::new();

@@ -220,7 +220,12 @@ pub(crate) struct Judge {
     waiting: Vec<Observed>,
     violations: Vec<Violation>,
     counts: Counts,
+    /// The latest of what was noted.
+    notes: VecDeque<(Instant, String)>,
 }
+
+/// Notes that are kept for the story of a violation.
+const NOTES: usize = 60;
 
 impl Judge {
     /// Judges sidecars with this `max_staleness`, which must be over a fault this long after its end.
@@ -237,7 +242,16 @@ impl Judge {
             waiting: Vec::new(),
             violations: Vec::new(),
             counts: Counts::default(),
+            notes: VecDeque::new(),
         }
+    }
+
+    /// Something worth telling should a rule be broken soon.
+    pub(crate) fn note(&mut self, text: String, at: Instant) {
+        if self.notes.len() == NOTES {
+            self.notes.pop_front();
+        }
+        self.notes.push_back((at, text));
     }
 
     fn number(&mut self) -> u64 {
@@ -336,14 +350,22 @@ impl Judge {
         self.holds.remove(&hold);
     }
 
-    /// The store has lost writes on this subject at some time after `since`, so `between` was right too; `now` is what
-    /// it holds for sure since `at`. Without lost writes: it was read what is right.
+    /// The store has lost writes on this subject at some time after `since`: whatever was right from then on was right
+    /// again, and `between` too; `now` is what it holds for sure since `at`. Without lost writes: it was read what is
+    /// right.
     pub(crate) fn lost(&mut self, subject: Subject, since: Instant, between: Verdicts, now: Verdicts, at: Instant) {
         let Some(row) = self.rows.get_mut(&subject) else { return };
         assert_eq!(row.running, None, "read back while an operation runs on {}", row.label);
-        let why: Arc<str> = "the store lost writes".into();
-        row.claims.push(Claim { right: between, from: since, sure: None, why });
+        let before = row.claims.iter().rposition(|claim| claim.sure.is_some_and(|sure| sure <= since)).unwrap_or(0);
+        let right = row.claims.iter().skip(before).fold(between, |right, claim| right | claim.right);
+        row.claims.push(Claim { right, from: since, sure: None, why: "the store lost writes".into() });
         row.claims.push(Claim { right: now, from: since, sure: Some(at), why: "read back".into() });
+    }
+
+    /// Whether an operation on this subject may have been executed since then.
+    pub(crate) fn changed_since(&self, subject: Subject, since: Instant) -> bool {
+        let Some(row) = self.rows.get(&subject) else { return false };
+        row.claims.iter().any(|claim| claim.sure.is_none_or(|sure| sure > since))
     }
 
     /// What is right for this subject by the last claim.
@@ -499,6 +521,9 @@ impl Judge {
             let (reach, to) = (fault.sidecar.map_or("all".to_owned(), |one| one.to_string()), fault.to.map(at));
             let to = to.unwrap_or_default();
             line(format!("{} .. {to}: {} (sidecars: {reach})", at(fault.from), fault.name));
+        }
+        if self.violations.is_empty() {
+            self.notes.iter().for_each(|(moment, note)| line(format!("{}: {note}", at(*moment))));
         }
         story
     }

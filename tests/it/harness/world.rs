@@ -132,7 +132,12 @@ impl World {
             Err(RegistryError::OutcomeUnknown(_)) => Outcome::Unknown,
             Err(_) => Outcome::Failed,
         };
-        self.history.with(|judge| judge.ends(operation, outcome, Instant::now()));
+        let subjects: Vec<_> = effects.iter().map(|(subject, right)| format!("{subject:?} {right}")).collect();
+        self.history.with(|judge| {
+            judge.ends(operation, outcome, Instant::now());
+            let why = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            judge.note(format!("{name} by {}: {outcome:?} {why} {}", self.prefix, subjects.join(", ")), Instant::now());
+        });
         match outcome {
             Outcome::Done => self.model = after,
             Outcome::Failed => {}
@@ -263,6 +268,7 @@ impl World {
         let store = Arc::clone(self.registry.store());
         let asked = Instant::now();
         let found = self.stored(&*store).await?;
+        self.history.with(|judge| judge.note(format!("read back by {}, settled: {settled}", self.prefix), asked));
         let mut lost = Lost::default();
         let before: BTreeMap<_, _> = self.model.verdicts().collect();
         let after: BTreeMap<_, _> = found.verdicts().collect();
@@ -280,7 +286,9 @@ impl World {
                 if ended && !settled {
                     now = now | Verdicts::GONE;
                 }
-                if right != now {
+                // Back and forth: equal now does not mean that it was always so.
+                if right != now || judge.changed_since(subject, since) {
+                    judge.note(format!("read back: {subject:?} was {right}, is {now}"), asked);
                     judge.lost(subject, since, right | now, now, asked);
                 }
             }
