@@ -186,7 +186,7 @@ pub enum StateFilter {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It does not answer, or answers with an error. Trying again may help.
-    #[error("{operation} of the store at {store}")]
+    #[error("{operation} at {store}")]
     Unavailable {
         /// What was tried, such as `reading the position`.
         operation: &'static str,

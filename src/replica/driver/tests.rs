@@ -567,5 +567,5 @@ fn an_error_is_told_with_its_causes() {
     let source: Box<dyn std::error::Error + Send + Sync> = "connection refused".into();
     let (operation, store) = ("reading the position", "sqlite:x".to_owned());
     let error = ReadError::from(StoreError::Unavailable { operation, store, source });
-    assert_eq!(chain(&error), "reading the position of the store at sqlite:x: connection refused");
+    assert_eq!(chain(&error), "reading the position at sqlite:x: connection refused");
 }
