@@ -98,10 +98,21 @@ impl Batch {
         orphan.map(|(id, _)| format!("token {id} is deleted, and yet something is added to its history"))
     }
 
-    /// What replicas must know of it, in an order in which each step alone is right: users first, then tokens.
+    /// What replicas must know of it, in an order in which each step alone is right: tokens first, then users. So no
+    /// token is seen as it was with what its owner has become: one that is revoked since its owner becomes a Viewer is
+    /// never refused for that role, one that is narrowed before its owner rises never gets what it loses.
     #[must_use]
     pub fn changes(&self) -> Vec<Change> {
         let mut changes = Vec::with_capacity(self.users.len() + self.tokens.len());
+        for edit in &self.tokens {
+            let before = edit.before().and_then(|token| token.record.grant());
+            let digest = edit.record().digest;
+            changes.extend(match edit.after().and_then(TokenRecord::grant) {
+                after if after == before => None,
+                Some(grant) => Some(Change::PutGrant(digest, grant)),
+                None => Some(Change::RemoveGrant(digest)),
+            });
+        }
         for edit in &self.users {
             let before = edit.before().map(|user| user.record.owner());
             match (edit.after().map(UserRecord::owner), edit) {
@@ -111,15 +122,6 @@ impl Batch {
                 }
                 (None, Edit::Delete(user)) => changes.push(Change::RemoveOwner(user.record.id)),
                 _ => {}
-            }
-        }
-        for edit in &self.tokens {
-            let before = edit.before().and_then(|token| token.record.grant());
-            let Some(record) = edit.after().or_else(|| edit.before().map(|token| &token.record)) else { continue };
-            match edit.after().and_then(TokenRecord::grant) {
-                after if after == before => {}
-                Some(grant) => changes.push(Change::PutGrant(record.digest, grant)),
-                None => changes.push(Change::RemoveGrant(record.digest)),
             }
         }
         changes
