@@ -1,7 +1,7 @@
 use super::super::draft::samples::{at, operator, standing_of, token, user};
 use super::super::{Kind, actor::Standing};
 use super::*;
-use crate::store::Edit;
+use crate::store::{Change, Edit};
 use crate::token::{PermissionSet, TokenId, TokenState};
 
 fn kind<T: std::fmt::Debug>(result: Result<T, RegistryError>) -> Kind {
@@ -196,4 +196,23 @@ fn a_transfer_is_one_batch_and_narrows_the_old_owners_tokens() {
     assert_eq!(batch.users.iter().filter_map(Edit::after).filter(|user| user.role == Role::Owner).count(), 1);
     assert_eq!(batch.users.len(), 2, "the actor's own record does not occur twice");
     assert_eq!(changed(&batch)[0].permissions, Role::Administrator.permissions());
+}
+
+#[test]
+fn replicas_learn_of_tokens_before_they_learn_of_their_owner() {
+    let (anna, standing) = (user("anna", Role::Manager), operator());
+    for (role, is_expected) in [
+        (Role::Viewer, (|change| matches!(change, Change::RemoveGrant(_))) as fn(&Change) -> bool),
+        (Role::Administrator, |change| matches!(change, Change::PutGrant(..))),
+    ] {
+        let mut draft = Draft::new(&standing, at(1));
+        let beyond = token(1, &anna, Role::Owner.permissions());
+        match role {
+            Role::Viewer => drop(draft.revoke(beyond, None)),
+            _ => assert!(draft.narrow(beyond, Role::Manager), "an interrupted command left it with more"),
+        }
+        draft.update_user(anna.clone(), UserRecord { role, ..anna.record.clone() });
+        let changes = draft.into_batch().changes();
+        assert!(matches!(&changes[..], [first, Change::PutOwner(..)] if is_expected(first)), "{changes:?}");
+    }
 }
