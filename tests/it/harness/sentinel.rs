@@ -38,6 +38,13 @@ impl SentinelSet {
         let replica =
             |_| RedisServer::with(&["--save", "", "--appendonly", "no", "--replicaof", "127.0.0.1", port.as_str()]);
         let servers: Vec<_> = std::iter::once(primary).chain((0..replicas).map(replica)).collect();
+        // Before the Sentinels: they ask a primary for its replicas when they meet it, and then every ten seconds only.
+        for replica in &servers[1..] {
+            eventually("a replica is in step", || async {
+                replica.cli(&["INFO", "replication"]).contains("master_link_status:up")
+            })
+            .await;
+        }
         let sentinels = (0..3).map(|_| Sentinel::start("127.0.0.1", servers[0].port(), lines)).collect();
         let set = Self { servers, sentinels };
         for sentinel in &set.sentinels {
@@ -48,12 +55,6 @@ impl SentinelSet {
                     state.windows(2).any(|pair| pair[0] == name && pair[1] == value.to_string())
                 };
                 is("num-other-sentinels", 2) && is("num-slaves", replicas)
-            })
-            .await;
-        }
-        for replica in &set.servers[1..] {
-            eventually("a replica is in step", || async {
-                replica.cli(&["INFO", "replication"]).contains("master_link_status:up")
             })
             .await;
         }
