@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Ends by itself, with code 0 if no rule was broken and 1 otherwise. `--sabotage` shows that it can fail: one sidecar is
-//! told to believe its replica for an hour.
+//! told to believe its replica for an hour, and cut off from Redis again and again.
 
 mod harness;
 mod operator;

@@ -67,6 +67,10 @@ const LAG: Duration = Duration::from_millis(500);
 
 /// Breaks something, mends it, and sees that everything is level again.
 pub(crate) async fn play(stage: &mut Stage, random: &mut Random) -> Result<(), String> {
+    if stage.sabotage {
+        // What the sabotage shows in: revocations that one sidecar cannot hear of.
+        return links(stage, Traffic::Stalls, BOUND * 3, vec![0], true).await;
+    }
     let Some(play) = random.weighed(&plays(stage.topology)) else { return Ok(()) };
     // Mostly shorter than the bound, sometimes longer.
     let time = random.time(50, 5000);
@@ -150,6 +154,17 @@ async fn link(stage: &mut Stage, random: &mut Random, time: Duration, sidecars: 
         slow,
     ];
     let Some(traffic) = random.one_of(&kinds) else { return Ok(()) };
+    links(stage, traffic, time, sidecars, random.percent(50)).await
+}
+
+/// With `late`, what was stalled comes late, and never otherwise.
+async fn links(
+    stage: &mut Stage,
+    traffic: Traffic,
+    time: Duration,
+    sidecars: Vec<usize>,
+    late: bool,
+) -> Result<(), String> {
     let name = match traffic {
         Traffic::Slow(_) => "link Slow".to_owned(),
         other => format!("link {other:?}"),
@@ -161,8 +176,7 @@ async fn link(stage: &mut Stage, random: &mut Random, time: Duration, sidecars: 
     }
     tokio::time::sleep(time).await;
     for sidecar in &sidecars {
-        // What was stalled comes late, or never.
-        match random.percent(50) {
+        match late {
             true => stage.relays[*sidecar].heal().await,
             false => stage.relays[*sidecar].reset().await,
         }

@@ -86,6 +86,8 @@ pub(crate) struct Stage {
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) worlds: Vec<Arc<Mutex<World>>>,
     pub(crate) canary: World,
+    /// The first sidecar believes its replica for an hour.
+    pub(crate) sabotage: bool,
     /// Acknowledged writes may get lost.
     losing: bool,
     /// Operators begin nothing new: what they believe may be lost.
@@ -166,6 +168,7 @@ impl Stage {
             sidecars,
             worlds,
             canary,
+            sabotage,
             losing: false,
             quiet: Arc::default(),
             history,
@@ -205,12 +208,37 @@ impl Stage {
             return Err(format!("level only {took:?} after a fault (the machine stood still for {stood:?})"));
         }
         self.tempo.recoveries.push(took);
+        self.all_report(patience).await?;
         self.canary.revoke(&[egg]).await.map_err(|error| format!("revoking with nothing broken: {error}"))?;
         let revoked = Instant::now();
         self.all_answer(egg, 401, patience).await?;
         self.tempo.revocations.push(revoked.elapsed());
         self.canary.forget(egg);
         self.is_sound()
+    }
+
+    /// Every sidecar reports that it has applied what the store holds now, which it does only once its checksum is the
+    /// store's.
+    async fn all_report(&self, patience: Duration) -> Result<(), String> {
+        let (store, deadline) = (self.canary.registry.store(), Instant::now() + patience);
+        let position = store.position().await.map_err(|error| format!("nothing is broken: {error}"))?;
+        for (number, sidecar) in self.sidecars.iter().enumerate() {
+            let address = sidecar.place.now().to_string();
+            loop {
+                let reports = store.sidecars().await.map_err(|error| format!("nothing is broken: {error}"))?;
+                let report = reports.iter().find(|reported| reported.report.address == address);
+                let applied = report.and_then(|reported| reported.report.applied);
+                let reached = |(epoch, revision)| epoch == position.epoch && revision >= position.revision;
+                if applied.is_some_and(reached) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(format!("sidecar {number} reports {applied:?} instead of {position:?}"));
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        Ok(())
     }
 
     async fn all_answer(&mut self, name: Name, status: u16, patience: Duration) -> Result<(), String> {
