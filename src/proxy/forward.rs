@@ -163,6 +163,15 @@ enum Received {
     Dead,
 }
 
+impl Received {
+    fn not_reusable(self) -> Self {
+        match self {
+            Self::Reply { status, .. } => Self::Reply { status, reusable: false },
+            Self::Dead => Self::Dead,
+        }
+    }
+}
+
 impl Exchange<'_> {
     /// Sends the request and delivers the reply.
     ///
@@ -182,6 +191,11 @@ impl Exchange<'_> {
                 Sent::Head => {
                     self.alarm.set(pool.upstream.config.first_byte_timeout);
                     self.receive(pool, &socket, reused && self.repeatable, &Cell::new(false), reply).await?
+                }
+                Sent::Part => {
+                    self.alarm.set(pool.upstream.config.first_byte_timeout);
+                    let received = self.receive(pool, &socket, false, &Cell::new(false), reply).await?;
+                    received.not_reusable()
                 }
             };
             match received {
@@ -219,7 +233,7 @@ impl Exchange<'_> {
                 Ok(Sent::Dead)
             }
             // The upstream may have answered and closed before it read everything.
-            Ok(Err(_)) => Ok(Sent::Head),
+            Ok(Err(_)) => Ok(Sent::Part),
             Err(interrupt) => Err(waiting_for_upstream(interrupt)),
         }
     }
@@ -237,10 +251,11 @@ impl Exchange<'_> {
         let answered = Cell::new(false);
         let mut pump = pin!(self.pump(pool, socket, body));
         let mut receive = pin!(self.receive(pool, socket, false, &answered, reply));
-        let mut pumping = true;
-        poll_fn(|context| {
+        let (mut pumping, mut whole) = (true, false);
+        let received = poll_fn(|context| {
             if pumping && let Poll::Ready(pumped) = pump.as_mut().poll(context) {
                 pumping = false;
+                whole = pumped.is_ok();
                 match pumped {
                     Err(PumpError::Body(error)) => return Poll::Ready(Err(error.into())),
                     // If the upstream stopped listening, what it said about that is worth reading.
@@ -250,7 +265,10 @@ impl Exchange<'_> {
             }
             receive.as_mut().poll(context)
         })
-        .await
+        .await?;
+        // Where the upstream still waits for the rest of this request, the next one would be taken for it, and whatever
+        // that carries for requests that nobody checked.
+        Ok(if whole { received } else { received.not_reusable() })
     }
 
     async fn pump(&self, pool: &Pool, socket: &Socket, body: &mut impl RequestBody) -> Result<(), PumpError> {
@@ -419,6 +437,8 @@ impl Exchange<'_> {
 /// Whether the head was taken.
 enum Sent {
     Head,
+    /// Not all of it: the connection broke meanwhile, and what was answered may still be there.
+    Part,
     Dead,
 }
 

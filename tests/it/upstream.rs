@@ -1,6 +1,7 @@
 //! Upstreams that misbehave: gone between requests, cut off within a reply, silent, or not speaking HTTP/1.1. A client
 //! never sees a clean end of a broken reply, and nothing is sent twice that might have been done already.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::harness::{CONFIG, HEARTBEAT, Reply, Script, Seen, Site, get, ok, post, request, scripted};
@@ -250,6 +251,38 @@ async fn an_answer_before_the_body_is_sent_reaches_the_client_at_once() {
     assert_eq!(site.beat(&site.agent).await.status(), 200);
     assert_eq!(site.heartbeat.connections(), 3, "neither was kept");
     assert_eq!(site.api.requests().len(), 0);
+}
+
+/// Node answers before it has read the body, and drains it later. While it does not read, the last piece of some body waits
+/// in the sidecar: whatever was written to that connection next would be taken for the rest of that body, and what stood in
+/// it for requests. Bodies of which length those are follows from the kernel's buffers, so they are searched for.
+#[tokio::test]
+async fn a_connection_that_still_waits_for_a_body_is_not_used_again() {
+    let site = Site::builder().config(|config| config.workers = NonZeroUsize::MIN).start().await;
+    let token = site.token("olga", &["configs:write"]).await;
+    let (mut read_whole, mut stuck) = (64 << 10, 8 << 20);
+    while stuck - read_whole > 2 << 10 {
+        let length = usize::midpoint(read_whole, stuck);
+        let (script, answer) = Script::late_reader();
+        site.api.next(script);
+        let mut client = site.connect().await;
+        // Nothing tells when the sidecar waits for room: it does once nothing has moved for a while.
+        let settled = tokio::time::sleep(Duration::from_millis(150));
+        let body = post("/api/configs", &token, &vec![b'x'; length]);
+        tokio::select! { () = async { client.send(body).await; std::future::pending().await } => {}, () = settled => {} }
+        answer.send(ok("early").into()).await.expect("listens");
+        assert_eq!(client.reply().await.text(), "early");
+        drop(answer);
+        client.send(get(CONFIG, &site.agent)).await;
+        match client.try_reply(false).await {
+            Ok(reply) => (read_whole = length, assert_eq!(reply.text(), "ok", "after {length} bytes")).0,
+            Err(_) => stuck = length,
+        }
+        // The next round shall have a connection of its own: one that was used has other buffers.
+        site.api.next(Script::reply(ok("ok")).then_close());
+        assert_eq!(site.get(CONFIG, &site.agent).await.text(), "ok", "after {length} bytes of somebody else's");
+        site.api.until("none is left", |seen| seen.closed == seen.connections).await;
+    }
 }
 
 /// An upstream that has heard enough answers and closes; its answer counts, not that the rest could not be sent.

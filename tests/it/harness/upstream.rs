@@ -108,6 +108,12 @@ impl Script {
         Self(vec![Step::Send(bytes.into()), Step::Sleep])
     }
 
+    /// Answers when and what the test says, and reads the body only once the test drops its end.
+    pub(crate) fn late_reader() -> (Self, mpsc::Sender<Vec<u8>>) {
+        let (sender, receiver) = mpsc::channel(1);
+        (Self(vec![Step::Relay(receiver), Step::ReadBody]), sender)
+    }
+
     /// Answers, and closes with the body unread.
     pub(crate) fn answer_and_close(bytes: impl Into<Vec<u8>>) -> Self {
         Self(vec![Step::Send(bytes.into()), Step::Close])
