@@ -139,6 +139,8 @@ pub struct UpstreamConfig {
     pub pool_idle_timeout: Duration,
     /// Unused connections kept by each worker.
     pub pool_max_idle: usize,
+    /// Requests under way to it, and connections, over all workers.
+    pub max_in_flight: NonZeroUsize,
 }
 
 /// How an `https` upstream is verified.
@@ -180,6 +182,17 @@ impl FreshnessConfig {
         let own = self.per_permission.iter().find(|(other, _)| *other == permission);
         own.map_or(self.max_staleness, |(_, bound)| *bound)
     }
+
+    /// The shortest of all bounds.
+    #[must_use]
+    pub fn least_bound(&self) -> MaxStaleness {
+        let bounds = self.per_permission.iter().map(|(_, bound)| *bound).chain([self.max_staleness]);
+        let finite = bounds.filter_map(|bound| match bound {
+            MaxStaleness::Within(bound) => Some(bound),
+            MaxStaleness::Never => None,
+        });
+        finite.min().map_or(MaxStaleness::Never, MaxStaleness::Within)
+    }
 }
 
 /// A bound on staleness.
@@ -189,6 +202,17 @@ pub enum MaxStaleness {
     Within(Duration),
     /// No bound: a stated choice of the operator's.
     Never,
+}
+
+impl MaxStaleness {
+    /// Whether a replica that is so stale is still believed.
+    #[must_use]
+    pub fn allows(self, staleness: Duration) -> bool {
+        match self {
+            Self::Within(bound) => staleness <= bound,
+            Self::Never => true,
+        }
+    }
 }
 
 /// What is refused for its size or number.

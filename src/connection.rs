@@ -16,9 +16,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::proxy::request::Origin;
 use crate::socket::{Socket, Stream};
-use crate::token::TokenId;
 use crate::worker::alarm::{Alarm, Interrupt};
-use crate::worker::{OpenConnection, RequestId, Worker};
+use crate::worker::{OpenConnection, Worker};
 
 /// How long a client may take to take note of the end of an idle connection.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
@@ -48,7 +47,7 @@ pub async fn serve(
     {
         return Box::pin(http2::serve(worker, alarm, stream, Vec::new(), origin)).await;
     }
-    let socket = Socket::new(stream);
+    let socket = Rc::new(Socket::new(stream));
     alarm.set(worker.gate.timeouts.request_head);
     let mut fresh = true;
     // The first request may have come with the end of the handshake, and lie decrypted where readiness cannot see it.
@@ -71,6 +70,8 @@ pub async fn serve(
             http1::Next::Idle => alarm.set(worker.gate.timeouts.keep_alive),
             http1::Next::Close => return,
             http1::Next::Http2 { received } => {
+                // Nothing else holds it between requests.
+                let Some(socket) = Rc::into_inner(socket) else { return };
                 let stream = socket.into_inner();
                 return Box::pin(http2::serve(worker, alarm, stream, received, origin)).await;
             }
@@ -100,31 +101,5 @@ async fn handshake(worker: &Worker, alarm: &Alarm, acceptor: TlsAcceptor, stream
             tracing::debug!("TLS handshake took too long");
             None
         }
-    }
-}
-
-/// What is said of a request in the log, once it is over. The query is left out: it may hold anything.
-struct Summary {
-    id: RequestId,
-    token: Option<TokenId>,
-    /// Method and path; made only when someone reads it.
-    line: Option<String>,
-}
-
-impl Summary {
-    fn new(id: RequestId) -> Self {
-        Self { id, token: None, line: None }
-    }
-
-    fn name(&mut self, method: &str, path: &str) {
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            self.line = Some(format!("{method} {path}"));
-        }
-    }
-
-    fn log(&self, status: u16, outcome: &'static str) {
-        let request_id = self.id.as_str();
-        let token = self.token.map(tracing::field::display);
-        tracing::debug!(request_id, line = self.line, token, status, outcome, "request");
     }
 }

@@ -58,6 +58,7 @@ pub mod proxy;
 pub mod registry;
 pub mod reload;
 pub mod replica;
+mod sampler;
 pub mod socket;
 pub mod store;
 pub mod tls;

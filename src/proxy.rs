@@ -1,32 +1,40 @@
-//! The data path: what happens to one request, in this order.
+//! The data path: what happens to one request, in this order, whichever protocol it came by.
 //!
 //! ```text
-//! connection ─► Request (form) ─► Gate::admit: route ─► authenticate ─► authorize = Permit ─► sanitize ─► forward
+//! connection ─► Head (form) ─► call ─► Gate::decide: route ─► authenticate ─► authorize = Permit ─► sanitize ─► forward
 //! ```
 //!
 //! It reads the replica and nothing else; no request ever waits for the store.
 
+pub(crate) mod body;
 pub mod credential;
+pub mod exchange;
 pub mod fields;
-pub mod forward;
+mod forward;
 pub mod pace;
 pub mod path;
 pub mod refusal;
 pub mod request;
 pub mod route;
-pub mod sanitize;
+mod sanitize;
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::{Config, Limits, MaxStaleness, Network, Timeouts, UpstreamName};
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{Method, Request, Response};
+
+use crate::config::{Config, Limits, MaxStaleness, Network, Timeouts, UpstreamName, Upstreams};
 use crate::replica::{Holder, Replica};
-use crate::token::{Digest, Permission};
 use crate::upstream::{Upstream, UpstreamError};
+use crate::worker::alarm::Terms;
+use body::{Relayed, Upload};
+use exchange::Exchange;
 use refusal::Refusal;
-use request::Request;
 use route::{Access, NoRoute, RouteTable};
 
 /// What decides over requests. Shared by all workers, and read-only to them.
@@ -45,6 +53,8 @@ pub struct Gate {
     routes: RouteTable,
     trusted_proxies: Vec<Network>,
     max_staleness: MaxStaleness,
+    /// No request is admitted, and none is cut off for it, by a bound below this.
+    least_staleness: MaxStaleness,
     /// Open client connections, over all workers.
     pub connections: Arc<AtomicUsize>,
 }
@@ -56,17 +66,52 @@ pub struct Permit {
     pub upstream: UpstreamName,
     /// With whose token; `None` on an open route.
     pub holder: Option<Admission>,
+    /// It fetches a configuration.
+    pub is_configuration: bool,
 }
 
 /// Under which token a request was admitted.
 #[derive(Debug)]
 pub struct Admission {
-    /// The token's digest.
-    pub digest: Digest,
-    /// What it was admitted for.
-    pub permission: Permission,
+    /// What has to hold for as long as it runs.
+    pub terms: Terms,
     /// The token and its owner.
     pub holder: Holder,
+}
+
+/// Serves one request, whichever protocol it came by: decides, then forwards it or refuses.
+///
+/// # Errors
+/// The [`Refusal`] to answer with.
+pub async fn call(exchange: &Rc<Exchange>, request: Request<Upload>) -> Result<Response<Relayed>, Refusal> {
+    let (parts, body) = request.into_parts();
+    let is_head = parts.method == Method::HEAD;
+    let gate = &exchange.worker.gate;
+    if let Some(id) = sanitize::request_id(&parts.headers, exchange.origin) {
+        exchange.set_id(id);
+    }
+    exchange.set_line(&parts.method, parts.uri.path());
+    let permit = if body.is_too_large() { Err(Refusal::BodyTooLarge) } else { gate.decide(&parts) };
+    let permit = permit.map_err(|refusal| withhold(refusal, is_head && is_configuration(parts.uri.path())))?;
+    if let Some(admission) = &permit.holder {
+        exchange.set_token(admission.holder.token);
+    }
+    let withheld = is_head && permit.is_configuration;
+    let reply =
+        forward::forward(exchange, &permit, parts, body).await.map_err(|refusal| withhold(refusal, withheld))?;
+    if withheld && matches!(reply.status().as_u16(), 502..=504) { Err(Refusal::Withheld) } else { Ok(reply) }
+}
+
+/// Telegraf's watcher forgets what it knew of a configuration at *any* reply to its HEAD that has no `Last-Modified`, and
+/// then never loads an edit that was made meanwhile; at a connection that breaks it remembers (Telegraf 1.39.0). So an outage
+/// is told to it by none.
+fn withhold(refusal: Refusal, withheld: bool) -> Refusal {
+    if withheld && matches!(refusal.status(), 502..=504) { Refusal::Withheld } else { refusal }
+}
+
+/// Whether this is the path of a configuration as agents load it.
+fn is_configuration(path: &str) -> bool {
+    path.strip_prefix("/api/configs/").is_some_and(|rest| rest.ends_with("/toml"))
 }
 
 impl Gate {
@@ -75,15 +120,17 @@ impl Gate {
     /// # Errors
     /// When an upstream's TLS or credential files cannot be used.
     pub fn new(config: &Config, replica: Arc<Replica>) -> Result<Self, UpstreamError> {
+        let Upstreams { api, heartbeat } = config.upstreams.clone();
         Ok(Self {
             replica,
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
-            api: Arc::new(Upstream::new(config.upstreams.api.clone())?),
-            heartbeat: Arc::new(Upstream::new(config.upstreams.heartbeat.clone())?),
+            api: Arc::new(Upstream::new(UpstreamName::Api, api)?),
+            heartbeat: Arc::new(Upstream::new(UpstreamName::Heartbeat, heartbeat)?),
             routes: config.routes.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             max_staleness: config.freshness.max_staleness,
+            least_staleness: config.freshness.least_bound(),
             connections: Arc::default(),
         })
     }
@@ -91,7 +138,7 @@ impl Gate {
     /// Bytes of a read buffer: a head must fit, and bodies pass through in pieces of this size.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
-        self.limits.max_head_bytes.get().max(16 * 1024)
+        self.limits.max_head_bytes.get().max(body::GATHERED)
     }
 
     /// Whether what this peer says of earlier hops is believed.
@@ -100,44 +147,44 @@ impl Gate {
         self.trusted_proxies.iter().any(|network| network.contains(peer))
     }
 
-    /// Decides over a request.
+    /// Decides over a request: route, authenticate, authorize.
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
-    pub fn admit(&self, request: &Request<'_>) -> Result<Permit, Refusal> {
-        let path = path::normalise(request.path)?;
-        let route = self.routes.find(request.method, &path).map_err(|missing| match missing {
+    pub fn decide(&self, request: &Parts) -> Result<Permit, Refusal> {
+        let path = path::normalise(request.uri.path())?;
+        let route = self.routes.find(request.method.as_str(), &path).map_err(|missing| match missing {
             NoRoute::Path => Refusal::NoRoute,
             NoRoute::Method { allow } => Refusal::Method { allow },
         })?;
         let holder = match route.access {
             Access::Open => None,
             Access::Requires { permission, max_staleness } => {
-                let authorization = request.found.authorization.value().ok_or(Refusal::NoCredential)?;
-                let digest = credential::digest(authorization)?;
-                let holder = self.authorize(&digest, permission, max_staleness)?;
-                Some(Admission { digest, permission, holder })
+                let mut credentials = request.headers.get_all(AUTHORIZATION).iter();
+                let credential = credentials.next().filter(|_| credentials.next().is_none());
+                let digest = credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?;
+                let terms = Terms { digest, permission, max_staleness };
+                Some(Admission { holder: self.authorize(&terms)?, terms })
             }
         };
-        Ok(Permit { upstream: route.upstream, holder })
+        Ok(Permit { upstream: route.upstream, holder, is_configuration: is_configuration(&path) })
     }
 
     /// Authenticates by the replica and checks the permission: identity first.
     ///
     /// Yes is said by a replica as stale as the route allows. No is said only by one that is fresh by the general bound
     /// too: a replica that may be behind cannot know that a token does *not* exist.
-    fn authorize(
-        &self,
-        digest: &Digest,
-        permission: Permission,
-        max_staleness: MaxStaleness,
-    ) -> Result<Holder, Refusal> {
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer with.
+    pub(crate) fn authorize(&self, terms: &Terms) -> Result<Holder, Refusal> {
+        let Terms { digest, permission, max_staleness } = *terms;
         let staleness = self.replica.staleness(Instant::now()).ok_or(Refusal::Stale)?;
-        if !allows(max_staleness, staleness) {
+        if !max_staleness.allows(staleness) {
             return Err(Refusal::Stale);
         }
-        let no = |refusal| if allows(self.max_staleness, staleness) { refusal } else { Refusal::Stale };
-        let holder = self.replica.lookup(digest).ok_or_else(|| no(Refusal::UnknownToken))?;
+        let no = |refusal| if self.max_staleness.allows(staleness) { refusal } else { Refusal::Stale };
+        let holder = self.replica.lookup(&digest).ok_or_else(|| no(Refusal::UnknownToken))?;
         if holder.expires_at.is_some_and(|expires_at| expires_at <= unix_seconds()) {
             return Err(Refusal::Expired);
         }
@@ -146,12 +193,19 @@ impl Gate {
         }
         Ok(holder)
     }
-}
 
-fn allows(bound: MaxStaleness, staleness: Duration) -> bool {
-    match bound {
-        MaxStaleness::Within(bound) => staleness <= bound,
-        MaxStaleness::Never => true,
+    /// Whether what a running request was admitted by still holds. Not asked of its expiry: that a token expires while its
+    /// request runs is no reason to end it.
+    #[must_use]
+    pub fn holds(&self, terms: &Terms, staleness: Option<Duration>) -> bool {
+        staleness.is_some_and(|staleness| terms.max_staleness.allows(staleness))
+            && self.replica.permits(&terms.digest, terms.permission)
+    }
+
+    /// How stale the replica is, if that may be too stale for something that runs.
+    #[must_use]
+    pub fn doubtful(&self) -> bool {
+        self.replica.staleness(Instant::now()).is_none_or(|staleness| !self.least_staleness.allows(staleness))
     }
 }
 

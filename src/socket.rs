@@ -103,76 +103,46 @@ impl Socket {
     }
 
     /// Receives into the buffer's room and returns how much; 0 is the end. A full buffer is an error, so that it cannot
-    /// be taken for the end.
-    ///
-    /// # Errors
-    /// The connection's, or `StorageFull`.
-    pub async fn read(&self, buffer: &mut Buffer) -> io::Result<usize> {
-        poll_fn(|cx| {
-            let room = buffer.room();
-            if room.is_empty() {
-                return Poll::Ready(Err(io::ErrorKind::StorageFull.into()));
-            }
-            let mut room = ReadBuf::new(room);
-            match Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, &mut room) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(result) => {
-                    let count = room.filled().len();
-                    buffer.received(count);
-                    Poll::Ready(result.map(|()| count))
-                }
-            }
-        })
-        .await
+    /// be taken for the end. In TLS, bytes may wait decrypted where [`Socket::readable`] cannot see them, so this comes before
+    /// it.
+    pub fn poll_read(&self, context: &mut Context<'_>, buffer: &mut Buffer) -> Poll<io::Result<usize>> {
+        let room = buffer.room();
+        if room.is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::StorageFull.into()));
+        }
+        let mut room = ReadBuf::new(room);
+        std::task::ready!(Pin::new(&mut *self.0.borrow_mut()).poll_read(context, &mut room))?;
+        let count = room.filled().len();
+        buffer.received(count);
+        Poll::Ready(Ok(count))
     }
 
-    /// Like [`Socket::read`], without waiting: `None` when there is nothing yet. In TLS, bytes may wait decrypted where
-    /// [`Socket::readable`] cannot see them, so this comes before it.
-    ///
-    /// # Errors
-    /// As [`Socket::read`].
-    pub async fn read_now(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
-        let mut read = std::pin::pin!(self.read(buffer));
-        poll_fn(|cx| match read.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(result.map(Some)),
-            Poll::Pending => Poll::Ready(Ok(None)),
-        })
-        .await
-    }
-
-    /// Writes some of the first slice and then of the second, and takes what was written off their fronts. May be
-    /// dropped half-way: what was taken off was written.
-    ///
-    /// # Errors
-    /// The connection's; `WriteZero` when it takes nothing.
-    pub async fn write_some(&self, first: &mut &[u8], second: &mut &[u8]) -> io::Result<usize> {
-        let count = poll_fn(|cx| {
-            let mut stream = self.0.borrow_mut();
-            match (first.is_empty(), second.is_empty()) {
-                (_, true) => Pin::new(&mut *stream).poll_write(cx, first),
-                (true, false) => Pin::new(&mut *stream).poll_write(cx, second),
-                (false, false) => {
-                    let slices = [IoSlice::new(first), IoSlice::new(second)];
-                    Pin::new(&mut *stream).poll_write_vectored(cx, &slices)
-                }
+    /// Writes some of the first slice and then of the second, and takes what was written off their fronts; with nothing left
+    /// of both, hands on what TLS still holds back. Fails with `WriteZero` when the connection takes nothing.
+    pub fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        first: &mut &[u8],
+        second: &mut &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut stream = self.0.borrow_mut();
+        let stream = Pin::new(&mut *stream);
+        let count = std::task::ready!(match (first.is_empty(), second.is_empty()) {
+            (true, true) => return stream.poll_flush(context).map_ok(|()| 0),
+            (false, true) => stream.poll_write(context, first),
+            (true, false) => stream.poll_write(context, second),
+            (false, false) => {
+                let slices = [IoSlice::new(first), IoSlice::new(second)];
+                stream.poll_write_vectored(context, &slices)
             }
-        })
-        .await?;
+        })?;
         if count == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         let of_first = count.min(first.len());
         *first = first.get(of_first..).unwrap_or_default();
         *second = second.get(count - of_first..).unwrap_or_default();
-        Ok(count)
-    }
-
-    /// Hands on what TLS still holds back.
-    ///
-    /// # Errors
-    /// The connection's.
-    pub async fn flush(&self) -> io::Result<()> {
-        poll_fn(|cx| Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)).await
+        Poll::Ready(Ok(count))
     }
 
     /// Says that nothing more will be written.
@@ -189,12 +159,34 @@ impl Socket {
         drop(self.0.borrow().tcp().set_zero_linger());
     }
 
-    /// Whether the other side has neither closed nor said anything: whether an idle connection can be used. Costs a
-    /// system call only when something did happen.
+    /// What the other side has done beyond what was read: for when there is no room to read more.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        let mut byte = [0; 1];
-        let read = self.0.borrow().tcp().try_read(&mut byte);
-        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    pub fn hangup(&self) -> Hangup {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let stream = self.0.borrow();
+        let mut asked = [PollFd::new(stream.tcp(), PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut asked, Some(&now)).is_err() {
+            return Hangup::None;
+        }
+        let told = asked[0].revents();
+        if told.intersects(PollFlags::ERR | PollFlags::HUP) {
+            Hangup::Gone
+        } else if told.contains(PollFlags::RDHUP) {
+            Hangup::Sending
+        } else {
+            Hangup::None
+        }
     }
+}
+
+/// How far the other side has closed a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// Not at all, as far as can be seen.
+    None,
+    /// It sends no more.
+    Sending,
+    /// It is gone.
+    Gone,
 }

@@ -1,27 +1,41 @@
-//! Connections to one of the Controller's servers: made, kept for a while, used again.
+//! One of the Controller's servers: how it is reached, what it is shown as a credential, how much may be under way to it.
 
-use std::cell::RefCell;
-use std::io;
-use std::net::IpAddr;
-use std::sync::{Arc, RwLock};
+mod connect;
+mod io;
+mod outage;
+mod places;
+mod pool;
 
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use crate::config::{CredentialMode, UpstreamConfig};
-use crate::socket::{Socket, Stream};
-use crate::tls::{self, TlsError};
-use crate::worker::alarm::Moment;
+use crate::config::{CredentialMode, UpstreamConfig, UpstreamName};
+use crate::tls::TlsError;
+
+pub use connect::{ConnectError, Connector};
+pub use outage::{Outages, Step};
+pub use places::{Place, Places, Priority};
+pub use pool::{Lease, Pool};
 
 /// One upstream, as all workers share it.
 pub struct Upstream {
+    /// As the configuration names it.
+    pub name: UpstreamName,
     /// How to reach it.
     pub config: UpstreamConfig,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// Its authority, as the `Host` field says it.
+    pub host: HeaderValue,
+    /// What makes connections to it.
+    pub connector: Connector,
+    /// How much may be under way to it.
+    pub places: Arc<Places>,
+    /// What went wrong with it.
+    pub outages: Outages,
     /// The `Authorization` value that replaces the client's. Changed when its file changes.
-    service_credential: RwLock<Arc<Zeroizing<Vec<u8>>>>,
+    service_credential: RwLock<Option<HeaderValue>>,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -37,7 +51,7 @@ pub enum Credential {
     /// None goes on.
     Strip,
     /// This value goes on.
-    Replace(Arc<Zeroizing<Vec<u8>>>),
+    Replace(HeaderValue),
 }
 
 /// Why a service token cannot be used.
@@ -50,7 +64,13 @@ pub enum CredentialFileError {
         path: String,
         /// Why.
         #[source]
-        source: io::Error,
+        source: std::io::Error,
+    },
+    /// It holds a token that cannot stand in a field.
+    #[error("the token in the credential file {path} has characters that no header field can have")]
+    Value {
+        /// Which.
+        path: String,
     },
     /// It holds something else.
     #[error("the credential file {path} holds no token")]
@@ -75,6 +95,9 @@ pub enum UpstreamError {
         #[source]
         source: rustls::pki_types::InvalidDnsNameError,
     },
+    /// Its authority cannot stand in a field.
+    #[error("the upstream's host cannot be named in a Host field")]
+    Authority,
     /// Its TLS files.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -88,16 +111,16 @@ impl Upstream {
     ///
     /// # Errors
     /// When its TLS files or its credential file cannot be used.
-    pub fn new(config: UpstreamConfig) -> Result<Self, UpstreamError> {
-        let tls = match &config.tls {
-            None => None,
-            Some(tls) => {
-                let host = config.host.clone();
-                let name = ServerName::try_from(host.clone()).map_err(|source| UpstreamError::Name { host, source })?;
-                Some((TlsConnector::from(tls::client_config(tls)?), name))
-            }
+    pub fn new(name: UpstreamName, config: UpstreamConfig) -> Result<Self, UpstreamError> {
+        let upstream = Self {
+            name,
+            host: HeaderValue::from_str(&config.authority).map_err(|_| UpstreamError::Authority)?,
+            connector: Connector::new(&config)?,
+            places: Places::new(config.max_in_flight.get()),
+            outages: Outages::default(),
+            service_credential: RwLock::default(),
+            config,
         };
-        let upstream = Self { config, tls, service_credential: RwLock::default() };
         upstream.reload_credential()?;
         Ok(upstream)
     }
@@ -114,13 +137,20 @@ impl Upstream {
             Err(source) => return Err(CredentialFileError::Read { path, source }),
         };
         let token: crate::token::RawToken =
-            text.trim().parse().map_err(|source| CredentialFileError::Token { path, source })?;
-        let mut value = Zeroizing::new(Vec::with_capacity(7 + token.reveal().len()));
-        value.extend_from_slice(b"Bearer ");
-        value.extend_from_slice(token.reveal().as_bytes());
-        let mut current = self.service_credential.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *current = Arc::new(value);
+            text.trim().parse().map_err(|source| CredentialFileError::Token { path: path.clone(), source })?;
+        let value = Zeroizing::new(format!("Bearer {}", token.reveal()));
+        let mut value = HeaderValue::from_str(&value).map_err(|_| CredentialFileError::Value { path: path.clone() })?;
+        value.set_sensitive(true);
+        *self.service_credential.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
         Ok(())
+    }
+
+    /// Counts a failure and logs it, unless there were many lately.
+    pub fn report(&self, address: Option<SocketAddr>, step: Step, request_id: &str, error: &dyn std::fmt::Display) {
+        let Some(left_out) = self.outages.count(step) else { return };
+        let (upstream, authority) = (self.name.name(), self.config.authority.as_str());
+        let address = address.map(tracing::field::display);
+        tracing::warn!(upstream, authority, address, %step, request_id, %error, left_out, "the upstream failed");
     }
 
     /// What becomes of the `Authorization` field.
@@ -130,74 +160,10 @@ impl Upstream {
             CredentialMode::Forward => Credential::Forward,
             CredentialMode::Strip => Credential::Strip,
             CredentialMode::Replace { .. } => {
-                let current = self.service_credential.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-                Credential::Replace(Arc::clone(&current))
+                let current = self.service_credential.read().unwrap_or_else(PoisonError::into_inner);
+                // It was read before anything is forwarded.
+                current.clone().map_or(Credential::Strip, Credential::Replace)
             }
         }
-    }
-
-    async fn connect(&self) -> io::Result<Socket> {
-        let port = self.config.port;
-        let stream = match self.config.host.parse::<IpAddr>() {
-            Ok(address) => TcpStream::connect((address, port)).await?,
-            Err(_) => TcpStream::connect((self.config.host.as_str(), port)).await?,
-        };
-        stream.set_nodelay(true)?;
-        Ok(Socket::new(match &self.tls {
-            None => Stream::Plain(stream),
-            Some((connector, name)) => Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?.into())),
-        }))
-    }
-}
-
-/// A worker's connections to one upstream. The last used is used first, so that spare ones age and go.
-#[derive(Debug)]
-pub struct Pool {
-    /// Where they lead.
-    pub upstream: Arc<Upstream>,
-    idle: RefCell<Vec<(Socket, Moment)>>,
-}
-
-impl Pool {
-    /// No connections yet.
-    #[must_use]
-    pub fn new(upstream: Arc<Upstream>) -> Self {
-        Self { upstream, idle: RefCell::default() }
-    }
-
-    /// A connection that was used before and still stands, as far as can be seen from here.
-    pub fn reuse(&self, now: Moment) -> Option<Socket> {
-        loop {
-            let (socket, since) = self.idle.borrow_mut().pop()?;
-            if now.since(since) < self.upstream.config.pool_idle_timeout && socket.is_quiet() {
-                return Some(socket);
-            }
-        }
-    }
-
-    /// A new connection.
-    ///
-    /// # Errors
-    /// The connection's, or those of TLS.
-    pub async fn connect(&self) -> io::Result<Socket> {
-        self.upstream.connect().await
-    }
-
-    /// Keeps a connection on which a reply ended cleanly.
-    pub fn keep(&self, socket: Socket, now: Moment) {
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() < self.upstream.config.pool_max_idle {
-            idle.push((socket, now));
-        }
-    }
-
-    /// Closes every idle connection: one was found dead, so the others are suspect.
-    pub fn forget(&self) {
-        self.idle.borrow_mut().clear();
-    }
-
-    /// Closes those that were idle for too long.
-    pub fn drop_idle(&self, now: Moment) {
-        self.idle.borrow_mut().retain(|(_, since)| now.since(*since) < self.upstream.config.pool_idle_timeout);
     }
 }

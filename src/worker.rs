@@ -10,9 +10,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::http1::{Buffer, buffer};
+use http::{HeaderMap, HeaderValue};
+
+use crate::http1::{Buffer, MAX_FIELDS, buffer};
 use crate::proxy::Gate;
 use crate::upstream::Pool;
 use alarm::Alarms;
@@ -24,6 +26,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// Shortest time between two looks at what runs, however fast tokens are revoked.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Spare maps kept by each worker.
+const MAX_SPARE_FIELDS: usize = 256;
+
 /// What a worker's connections share.
 #[derive(Debug)]
 pub struct Worker {
@@ -32,10 +37,11 @@ pub struct Worker {
     /// Deadlines, and what may be cut off.
     pub alarms: Alarms,
     buffers: buffer::Pool,
-    api: Pool,
-    heartbeat: Pool,
+    api: Rc<Pool>,
+    heartbeat: Rc<Pool>,
+    spare_fields: RefCell<Vec<HeaderMap>>,
     request_ids: RequestIds,
-    date: RefCell<Date>,
+    date: RefCell<HeaderValue>,
     draining: Cell<bool>,
     connections: Cell<usize>,
     all_closed: Notify,
@@ -48,10 +54,11 @@ impl Worker {
         Rc::new(Self {
             alarms: Alarms::default(),
             buffers: buffer::Pool::new(gate.buffer_bytes()),
-            api: Pool::new(Arc::clone(&gate.api)),
-            heartbeat: Pool::new(Arc::clone(&gate.heartbeat)),
+            api: Rc::new(Pool::new(Arc::clone(&gate.api))),
+            heartbeat: Rc::new(Pool::new(Arc::clone(&gate.heartbeat))),
+            spare_fields: RefCell::default(),
             request_ids: RequestIds::new(),
-            date: RefCell::new(Date::now()),
+            date: RefCell::new(date_now()),
             draining: Cell::new(false),
             connections: Cell::new(0),
             all_closed: Notify::new(),
@@ -66,21 +73,31 @@ impl Worker {
         for tick in 0u64.. {
             interval.tick().await;
             self.alarms.sweep();
+            if self.gate.doubtful() {
+                self.recheck_now();
+            }
             if tick % 10 == 0 {
-                self.date.replace(Date::now());
+                self.date.replace(date_now());
+                self.buffers.trim();
                 self.api.drop_idle(self.alarms.now());
                 self.heartbeat.drop_idle(self.alarms.now());
             }
         }
     }
 
-    /// Cuts off what was admitted with a token that no longer permits it. Never ends.
+    /// Cuts off what was admitted with a token that no longer permits it. What the replica became too stale for is found by
+    /// the sweep. Never ends.
     pub async fn recheck(self: Rc<Self>) {
         let mut narrowed = self.gate.replica.narrowed();
         while narrowed.changed().await.is_ok() {
-            self.alarms.recheck(|digest, permission| self.gate.replica.permits(digest, permission));
+            self.recheck_now();
             tokio::time::sleep(RECHECK_INTERVAL).await;
         }
+    }
+
+    fn recheck_now(&self) {
+        let staleness = self.gate.replica.staleness(Instant::now());
+        self.alarms.recheck(|terms| self.gate.holds(terms, staleness));
     }
 
     /// Finishes what runs and closes what is idle.
@@ -112,7 +129,7 @@ impl Worker {
 
     /// The connections to an upstream.
     #[must_use]
-    pub fn upstream(&self, name: crate::config::UpstreamName) -> &Pool {
+    pub fn upstream(&self, name: crate::config::UpstreamName) -> &Rc<Pool> {
         match name {
             crate::config::UpstreamName::Api => &self.api,
             crate::config::UpstreamName::Heartbeat => &self.heartbeat,
@@ -137,9 +154,25 @@ impl Worker {
         self.request_ids.next()
     }
 
+    /// An empty map for the fields of a head. Maps travel with a request to its upstream connection and come back with the
+    /// reply, so in steady state none is made.
+    #[must_use]
+    pub fn fields(&self) -> HeaderMap {
+        self.spare_fields.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a map back.
+    pub fn put_fields(&self, mut fields: HeaderMap) {
+        let mut spare = self.spare_fields.borrow_mut();
+        if spare.len() < MAX_SPARE_FIELDS && fields.capacity() <= MAX_FIELDS {
+            fields.clear();
+            spare.push(fields);
+        }
+    }
+
     /// Now, as the `Date` field says it (RFC 9110 section 6.6.1), to the second.
     #[must_use]
-    pub fn date(&self) -> Date {
+    pub fn date(&self) -> HeaderValue {
         self.date.borrow().clone()
     }
 }
@@ -279,26 +312,11 @@ impl RequestIds {
     }
 }
 
-/// An IMF-fixdate such as `Sun, 06 Nov 1994 08:49:37 GMT`.
-#[derive(Debug, Clone)]
-pub struct Date(String);
-
-impl Date {
-    fn now() -> Self {
-        Self(jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+/// Now, as an IMF-fixdate such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn date_now() -> HeaderValue {
+    let text = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    // All of it is visible characters and spaces.
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
@@ -315,6 +333,6 @@ mod tests {
 
     #[test]
     fn the_date_is_an_imf_fixdate() {
-        assert_eq!(Date::now().as_str().len(), "Sun, 06 Nov 1994 08:49:37 GMT".len());
+        assert_eq!(date_now().len(), "Sun, 06 Nov 1994 08:49:37 GMT".len());
     }
 }

@@ -145,6 +145,7 @@ impl Writer {
             idle_timeout,
             pool_idle_timeout,
             pool_max_idle,
+            max_in_flight: _,
         } = upstream;
         let (scheme, own_port) = if tls.is_some() { ("https", 443) } else { ("http", 80) };
         self.header(&format!("[upstream.{name}]"));

@@ -39,6 +39,7 @@ pub(super) fn upstream(section: &Section<'_>, default_port: u16) -> Option<Upstr
         idle_timeout,
         pool_idle_timeout,
         pool_max_idle,
+        max_in_flight: std::num::NonZeroUsize::new(512)?,
     })
 }
 

@@ -1,23 +1,32 @@
-//! HTTP/1.0 and 1.1 on a client connection (RFC 9112).
+//! HTTP/1.0 and 1.1 on a client connection (RFC 9112): the gate. It reads one head at a time, strictly, hands the request
+//! on, writes the reply, and holds nothing while it waits for the next.
 
-use std::mem::MaybeUninit;
+mod body;
+mod reply;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::Summary;
-use crate::config::UpstreamName;
-use crate::http1::body::Piece;
+use bytes::Bytes;
+use http::{Method, Request, Response};
+
+use crate::http1::BodyLength;
 use crate::http1::head::find_end;
-use crate::http1::{BodyLength, Buffer, Decoder, MAX_FIELDS};
-use crate::proxy::forward::{BodyError, Exchange, Failure, Gone, Reply, ReplyHead, RequestBody};
-use crate::proxy::pace::Pace;
+use crate::proxy;
+use crate::proxy::body::{Relayed, Source as _, Upload};
+use crate::proxy::exchange::Exchange;
 use crate::proxy::refusal::Refusal;
-use crate::proxy::request::{Origin, Request};
-use crate::proxy::sanitize::{write_decimal, write_head};
-use crate::socket::Socket;
-use crate::token::{Digest, Permission};
+use crate::proxy::request::{Head, Origin};
+use crate::socket::{Hangup, Socket};
 use crate::worker::alarm::Alarm;
-use crate::worker::{PooledBuffer, PooledHead, RequestId, Worker};
+use crate::worker::{PooledBuffer, Worker};
+use body::Body;
+use reply::Writer;
 
 /// What a connection does after its requests.
 pub(super) enum Next {
@@ -36,34 +45,45 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 /// connection closes.
 const MAX_DRAINED_BYTES: u64 = 64 * 1024;
 
-/// A piece of a reply up to this many bytes is copied behind the head: that costs less than handing two pieces to the
-/// kernel.
-const MAX_COPIED: usize = 8192;
-
 /// How long that, or a client's answer to our closing, may take.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// A body that came with its head, up to this size, is copied together with it.
+const COPIED_AHEAD: usize = 2048;
+
+/// How long a client that sends no more may still wait for its reply. It has probably left (an agent that gives up closes),
+/// and every reply that nobody waits for costs the Controller one that somebody does.
+const HALF_CLOSED_TIME: Duration = Duration::from_secs(1);
+
+/// How often a client is looked after while nothing can be read from it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Serves requests until nothing more is there to read. `fresh`: nothing was received on the connection yet.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
     alarm: &Alarm,
-    socket: &Socket,
+    socket: &Rc<Socket>,
     origin: Origin,
     fresh: &mut bool,
 ) -> Next {
-    let mut connection = Connection { worker, alarm, socket, origin, buffer: worker.buffer() };
+    let buffer = RefCell::new(worker.buffer());
+    let inbound = Rc::new(Inbound { worker: Rc::clone(worker), socket: Rc::clone(socket), buffer });
+    let connection = Connection { worker, alarm, inbound, origin };
     loop {
         let end = match connection.receive_head().await {
             Received::Head(end) => end,
             Received::Nothing => return Next::Idle,
             Received::Closed => return Next::Close,
             Received::Refused(refusal) => {
-                connection.refuse_head(refusal).await;
+                connection.refuse_head(&refusal).await;
                 return Next::Close;
             }
         };
-        if *fresh && !origin.secure && connection.buffer.filled().starts_with(HTTP2_PREFACE) {
-            return Next::Http2 { received: connection.buffer.filled().to_vec() };
+        if *fresh && !origin.secure {
+            let buffer = connection.inbound.buffer.borrow();
+            if buffer.filled().starts_with(HTTP2_PREFACE) {
+                return Next::Http2 { received: buffer.filled().to_vec() };
+            }
         }
         *fresh = false;
         if connection.serve_one(end).await == After::Close {
@@ -72,12 +92,37 @@ pub(super) async fn serve(
     }
 }
 
+/// The receiving side of a connection: what was read of it, and where more comes from. Shared with the body that is read.
+struct Inbound {
+    worker: Rc<Worker>,
+    socket: Rc<Socket>,
+    buffer: RefCell<PooledBuffer>,
+}
+
+impl Inbound {
+    fn poll_fill(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.socket.poll_read(context, &mut self.buffer.borrow_mut())
+    }
+
+    async fn fill(&self) -> io::Result<usize> {
+        poll_fn(|context| self.poll_fill(context)).await
+    }
+
+    /// Like [`Inbound::fill`], without waiting: `None` when there is nothing yet.
+    async fn fill_now(&self) -> io::Result<Option<usize>> {
+        poll_fn(|context| match self.poll_fill(context) {
+            Poll::Ready(result) => Poll::Ready(result.map(Some)),
+            Poll::Pending => Poll::Ready(Ok(None)),
+        })
+        .await
+    }
+}
+
 struct Connection<'a> {
     worker: &'a Rc<Worker>,
     alarm: &'a Alarm,
-    socket: &'a Socket,
+    inbound: Rc<Inbound>,
     origin: Origin,
-    buffer: PooledBuffer,
 }
 
 enum Received {
@@ -94,48 +139,44 @@ enum After {
     Close,
 }
 
-/// A request that was admitted, as far as it matters after its head.
-struct Admitted {
-    upstream: UpstreamName,
-    credential: Option<(Digest, Permission)>,
-}
-
-/// What is known of a request once its head was read, however it was decided.
-struct Prepared {
-    summary: Summary,
-    /// `None`: where the body ends cannot be told.
-    body: Option<BodyLength>,
+/// What matters of a request once it was handed on.
+struct Asked {
     minor_version: u8,
     to_head: bool,
-    repeatable: bool,
     expects_continue: bool,
     close: bool,
-    decision: Result<Admitted, Refusal>,
+    /// The body, where it was not there whole.
+    body: Option<Body>,
+    /// Where the request ends is not known.
+    endless: bool,
 }
 
 impl Connection<'_> {
-    async fn receive_head(&mut self) -> Received {
+    async fn receive_head(&self) -> Received {
         let max = self.worker.gate.limits.max_head_bytes.get();
         let mut scanned = 0;
         let mut begun = false;
         loop {
-            // RFC 9112 section 2.2: an empty line before a request is ignored.
-            while scanned == 0 && self.buffer.filled().starts_with(b"\r\n") {
-                self.buffer.consume(2);
-            }
-            match find_end(self.buffer.filled(), &mut scanned) {
-                Ok(Some(end)) if end <= max => return Received::Head(end),
-                Ok(None) if self.buffer.filled().len() < max => {}
-                Ok(_) => return Received::Refused(Refusal::HeadTooLarge),
-                Err(error) => return Received::Refused(error.into()),
-            }
-            if !self.buffer.is_empty() && !begun {
-                begun = true;
-                self.alarm.set(self.worker.gate.timeouts.request_head);
+            {
+                let mut buffer = self.inbound.buffer.borrow_mut();
+                // RFC 9112 section 2.2: an empty line before a request is ignored.
+                while scanned == 0 && buffer.filled().starts_with(b"\r\n") {
+                    buffer.consume(2);
+                }
+                match find_end(buffer.filled(), &mut scanned) {
+                    Ok(Some(end)) if end <= max => return Received::Head(end),
+                    Ok(None) if buffer.filled().len() < max => {}
+                    Ok(_) => return Received::Refused(Refusal::HeadTooLarge),
+                    Err(error) => return Received::Refused(error.into()),
+                }
+                if !buffer.is_empty() && !begun {
+                    begun = true;
+                    self.alarm.set(self.worker.gate.timeouts.request_head);
+                }
             }
             let read = match begun {
-                true => self.alarm.race(self.socket.read(&mut self.buffer)).await.map(|read| read.map(Some)),
-                false => Ok(self.socket.read_now(&mut self.buffer).await),
+                true => self.alarm.race(self.inbound.fill()).await.map(|read| read.map(Some)),
+                false => Ok(self.inbound.fill_now().await),
             };
             match read {
                 Ok(Ok(Some(0)) | Err(_)) => return Received::Closed,
@@ -146,106 +187,142 @@ impl Connection<'_> {
         }
     }
 
-    async fn serve_one(&mut self, end: usize) -> After {
-        let mut head = self.worker.head();
-        let prepared =
-            prepare(self.worker, self.origin, self.buffer.filled().get(..end).unwrap_or_default(), &mut head);
-        self.buffer.consume(end);
-        match prepared.decision {
-            Ok(ref admitted) => self.forward(&prepared, admitted, &mut head).await,
-            Err(ref refusal) => self.refuse(&prepared, refusal, prepared.body).await,
+    async fn serve_one(&self, end: usize) -> After {
+        let exchange = Exchange::new(self.worker, self.origin);
+        let (request, asked) = match self.read(end) {
+            Ok(read) => read,
+            Err(refusal) => return self.refuse(&exchange, &refusal, &Asked::nothing()).await,
+        };
+        let Some(outcome) = self.attended(proxy::call(&exchange, request), &asked).await else { return After::Close };
+        match outcome {
+            Ok(reply) => self.deliver(&exchange, reply, &asked).await,
+            Err(refusal) if refusal.is_silent() => {
+                exchange.log(0, refusal.reason());
+                After::Close
+            }
+            Err(refusal) => self.refuse(&exchange, &refusal, &asked).await,
         }
     }
 
-    async fn forward(&mut self, prepared: &Prepared, admitted: &Admitted, head: &mut Vec<u8>) -> After {
-        let length = prepared.body.unwrap_or(BodyLength::Known(0));
-        let admission = admitted.credential.map(|(digest, permission)| self.alarm.admit(digest, permission));
-        let close = prepared.close || self.worker.is_draining();
-        let mut reply = Http1Reply::new(self.worker, self.alarm, self.socket, close, prepared.minor_version == 0);
-        if prepared.expects_continue && self.buffer.is_empty() && length != BodyLength::Known(0) {
-            reply.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            if reply.write(b"").await.is_err() {
-                return After::Close;
-            }
-        }
-        let mut body = Http1Body::new(self.worker, self.socket, &mut self.buffer, length);
-        let mut exchange = Exchange {
-            worker: self.worker,
-            alarm: self.alarm,
-            upstream: admitted.upstream,
-            head,
-            body_length: length,
-            repeatable: prepared.repeatable,
-            to_head: prepared.to_head,
+    /// Takes the head that ends here, and its body as far as it is there, out of the buffer.
+    fn read(&self, end: usize) -> Result<(Request<Upload>, Asked), Refusal> {
+        let limits = &self.worker.gate.limits;
+        let mut buffer = self.inbound.buffer.borrow_mut();
+        // One copy, which all field values share.
+        let taken = buffer.filled().get(..buffer.filled().len().min(end + COPIED_AHEAD)).unwrap_or_default();
+        let taken = Bytes::copy_from_slice(taken);
+        buffer.consume(end);
+        let head = Head::http1(&taken.slice(..end), limits.max_headers.get(), self.worker.fields())?;
+        let whole = match head.body {
+            BodyLength::Known(length) if length <= limits.max_body_bytes.get() => usize::try_from(length).ok(),
+            BodyLength::Known(_) | BodyLength::Chunked => None,
         };
-        let outcome = exchange.run(&mut body, &mut reply).await;
-        drop(admission); // what is said about it now must reach the client
-        let rest = body.rest();
-        let (begun, close) = (reply.begun, reply.close);
-        match outcome {
-            Ok(completed) => {
-                prepared.summary.log(completed.status, "served");
-                match completed.body_read {
-                    true if !close => After::KeepAlive,
-                    true => self.finish().await,
-                    false => self.linger().await,
-                }
+        let data = whole.and_then(|length| buffer.filled().get(..length));
+        let mut asked = Asked {
+            minor_version: u8::from(head.parts.version != http::Version::HTTP_10),
+            to_head: head.parts.method == Method::HEAD,
+            expects_continue: head.expects_continue,
+            close: head.close,
+            body: None,
+            endless: false,
+        };
+        let upload = match data.map(<[u8]>::len) {
+            Some(length) => {
+                let rest = taken.slice(end..);
+                let data = if length <= rest.len() {
+                    rest.slice(..length)
+                } else {
+                    Bytes::copy_from_slice(data.unwrap_or_default())
+                };
+                buffer.consume(length);
+                Upload::whole(data)
             }
-            Err(Failure::Refused(refusal)) if !begun => self.refuse(prepared, &refusal, rest).await,
-            Err(failure) => {
-                prepared.summary.log(0, "cut");
-                tracing::debug!(request_id = prepared.summary.id.as_str(), %failure, "connection cut");
-                self.socket.reset();
+            None => {
+                drop(buffer);
+                let body = asked.body.insert(Body::new(&self.inbound, head.body, head.expects_continue));
+                let length = match head.body {
+                    BodyLength::Known(length) => Some(length),
+                    BodyLength::Chunked => None,
+                };
+                Upload::streamed(Box::new(body.clone()), length, limits.max_body_bytes.get())
+            }
+        };
+        Ok((Request::from_parts(head.parts, upload), asked))
+    }
+
+    /// Waits for the reply while the client is there. `None`: it left.
+    async fn attended<F: Future>(&self, call: F, asked: &Asked) -> Option<F::Output> {
+        self.alarm.clear();
+        let mut call = pin!(call);
+        let mut client = Client { connection: self, asked, half_closed: false };
+        poll_fn(|context| match call.as_mut().poll(context) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending => client.poll_left(context).map(|()| None),
+        })
+        .await
+    }
+
+    async fn deliver(&self, exchange: &Exchange, reply: Response<Relayed>, asked: &Asked) -> After {
+        // Where the body was not read to its end, what follows on the connection is no request.
+        let leaves_upload = reply.body().leaves_upload();
+        let close = asked.close || leaves_upload || self.worker.is_draining();
+        let mut writer = Writer::new(self.worker, &self.inbound.socket, exchange, close);
+        match writer.relay(reply, asked.to_head, asked.minor_version == 0).await {
+            Ok(()) if leaves_upload => self.linger().await,
+            Ok(()) if writer.closes() => self.finish().await,
+            Ok(()) => After::KeepAlive,
+            Err(reason) => {
+                tracing::debug!(request_id = exchange.id().as_str(), %reason, "connection cut");
+                self.inbound.socket.reset();
                 After::Close
             }
         }
     }
 
-    /// Answers with a refusal. `rest` is what is left of the request's body, if that can be told.
-    async fn refuse(&mut self, prepared: &Prepared, refusal: &Refusal, rest: Option<BodyLength>) -> After {
-        prepared.summary.log(refusal.status(), refusal.reason());
+    /// Answers with a refusal.
+    async fn refuse(&self, exchange: &Exchange, refusal: &Refusal, asked: &Asked) -> After {
+        exchange.log(refusal.status(), refusal.reason());
+        let rest = asked.rest();
         let drainable = match rest {
             Some(BodyLength::Known(0)) => true,
             // A client that waits for 100 will send its body or not: nobody can tell what its next bytes are.
-            _ if prepared.expects_continue => false,
+            _ if asked.expects_continue => false,
             Some(BodyLength::Known(length)) => length <= MAX_DRAINED_BYTES,
             Some(BodyLength::Chunked) => true,
-            Some(BodyLength::UntilClose) | None => false,
+            None => false,
         };
-        let close = prepared.close || !drainable || refusal.ends_connection() || self.worker.is_draining();
-        let mut reply = Http1Reply::new(self.worker, self.alarm, self.socket, close, false);
-        let (id, date) = (prepared.summary.id.as_bytes(), self.worker.date());
-        refusal.write_http1(id, date.as_bytes(), close, prepared.to_head, &mut reply.out);
-        if reply.write(b"").await.is_err() {
+        let close = asked.close || !drainable || refusal.ends_connection() || self.worker.is_draining();
+        let mut writer = Writer::new(self.worker, &self.inbound.socket, exchange, close);
+        if writer.refuse(refusal, asked.to_head).await.is_err() {
             return After::Close;
         }
-        match rest {
-            Some(BodyLength::Known(0)) if close => self.finish().await,
-            Some(BodyLength::Known(0)) => After::KeepAlive,
-            Some(length) if !close && self.drain(length).await => After::KeepAlive,
+        match (rest, &asked.body) {
+            (Some(BodyLength::Known(0)), _) if close => self.finish().await,
+            (Some(BodyLength::Known(0)), _) => After::KeepAlive,
+            (Some(_), Some(body)) if !close && self.drain(body.clone()).await => After::KeepAlive,
             _ => self.linger().await,
         }
     }
 
     /// Refuses what is not even a whole head.
-    async fn refuse_head(&mut self, refusal: Refusal) {
-        let summary = Summary::new(self.worker.request_id());
-        let nothing = Prepared::undecided(summary, refusal.clone());
-        self.refuse(&nothing, &refusal, None).await;
+    async fn refuse_head(&self, refusal: &Refusal) {
+        self.refuse(&Exchange::new(self.worker, self.origin), refusal, &Asked::nothing()).await;
     }
 
     /// Reads and drops the rest of a body. Whether its end was found.
-    async fn drain(&mut self, length: BodyLength) -> bool {
-        let mut body = Http1Body::new(self.worker, self.socket, &mut self.buffer, length);
-        body.limit = MAX_DRAINED_BYTES;
-        body.pace = Pace::within(DRAIN_TIME);
-        loop {
-            match body.next().await {
-                Ok(Some(_)) => {}
-                Ok(None) => return true,
-                Err(_) => return false,
+    async fn drain(&self, mut body: Body) -> bool {
+        let mut left = MAX_DRAINED_BYTES;
+        self.alarm.set(DRAIN_TIME);
+        let drained = self.alarm.race(async {
+            loop {
+                match poll_fn(|context| body.poll_data(context)).await {
+                    Some(Ok(data)) if data.len() as u64 <= left => left -= data.len() as u64,
+                    Some(_) => return false,
+                    None => return true,
+                }
             }
-        }
+        });
+        drained.await.unwrap_or(false)
     }
 
     /// Closes after a complete reply. TLS must say that it ends (RFC 8446 section 6.1): whoever cut the connection could
@@ -254,20 +331,23 @@ impl Connection<'_> {
         if self.origin.secure {
             self.alarm.set(DRAIN_TIME);
             // It closes anyway; an error here says no more than that.
-            drop(self.alarm.race(self.socket.shutdown()).await);
+            drop(self.alarm.race(self.inbound.socket.shutdown()).await);
         }
         After::Close
     }
 
     /// Closes without destroying the reply: closing over unread bytes would reset the connection (RFC 9112 section 9.6).
-    async fn linger(&mut self) -> After {
+    async fn linger(&self) -> After {
         self.alarm.set(DRAIN_TIME);
-        drop(self.alarm.race(self.socket.shutdown()).await);
+        drop(self.alarm.race(self.inbound.socket.shutdown()).await);
         let mut dropped = 0;
         while dropped < MAX_DRAINED_BYTES * 4 {
-            let unread = self.buffer.filled().len();
-            self.buffer.consume(unread);
-            match self.alarm.race(self.socket.read(&mut self.buffer)).await {
+            {
+                let mut buffer = self.inbound.buffer.borrow_mut();
+                let unread = buffer.filled().len();
+                buffer.consume(unread);
+            }
+            match self.alarm.race(self.inbound.fill()).await {
                 Ok(Ok(0) | Err(_)) | Err(_) => break,
                 Ok(Ok(count)) => dropped += count as u64,
             }
@@ -276,252 +356,68 @@ impl Connection<'_> {
     }
 }
 
-impl Prepared {
-    fn undecided(summary: Summary, refusal: Refusal) -> Self {
-        Self {
-            summary,
-            body: None,
-            minor_version: 1,
-            to_head: false,
-            repeatable: false,
-            expects_continue: false,
-            close: true,
-            decision: Err(refusal),
+impl Asked {
+    /// Of a request that could not be read: what follows it cannot be told from it.
+    fn nothing() -> Self {
+        Self { minor_version: 1, to_head: false, expects_continue: false, close: true, body: None, endless: true }
+    }
+
+    /// What is left of the body; `None`: that cannot be told.
+    fn rest(&self) -> Option<BodyLength> {
+        match &self.body {
+            _ if self.endless => None,
+            None => Some(BodyLength::Known(0)),
+            Some(body) => body.rest(),
         }
     }
 }
 
-/// Parses a head, decides over the request and, if it is admitted, writes the upstream's head to `out`.
-fn prepare(worker: &Worker, origin: Origin, bytes: &[u8], out: &mut Vec<u8>) -> Prepared {
-    let mut summary = Summary::new(worker.request_id());
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let most = worker.gate.limits.max_headers.get().min(MAX_FIELDS);
-    let mut head = httparse::Request::new(&mut []);
-    let parsed = head.parse_with_uninit_headers(bytes, fields.get_mut(..most).unwrap_or_default());
-    if let Err(error) = parsed {
-        return Prepared::undecided(summary, malformed(error, bytes));
-    }
-    let (Some(method), Some(target), Some(minor_version)) = (head.method, head.path, head.version) else {
-        return Prepared::undecided(summary, Refusal::Malformed("the request line is not complete"));
-    };
-    let request = match Request::http1(method, target, minor_version, head.headers, origin) {
-        Ok(request) => request,
-        Err(refusal) => return Prepared::undecided(summary, refusal),
-    };
-    if let Some(id) = request.found.request_id.value().filter(|_| origin.trusted).and_then(RequestId::from_proxy) {
-        summary.id = id;
-    }
-    summary.name(method, request.path);
-    let too_large =
-        matches!(request.body, BodyLength::Known(length) if length > worker.gate.limits.max_body_bytes.get());
-    let permit = if too_large { Err(Refusal::BodyTooLarge) } else { worker.gate.admit(&request) };
-    let decision = permit.map(|permit| {
-        summary.token = permit.holder.as_ref().map(|admission| admission.holder.token);
-        write_head(out, &request, &permit, &worker.upstream(permit.upstream).upstream, &summary.id);
-        let credential = permit.holder.as_ref().map(|admission| (admission.digest, admission.permission));
-        Admitted { upstream: permit.upstream, credential }
-    });
-    Prepared {
-        summary,
-        body: Some(request.body),
-        minor_version,
-        to_head: method == "HEAD",
-        repeatable: matches!(method, "GET" | "HEAD"),
-        expects_continue: request.found.expects_continue && minor_version == 1,
-        close: request.found.close || minor_version == 0,
-        decision,
-    }
+/// The client, while its request waits for a reply.
+struct Client<'a> {
+    connection: &'a Connection<'a>,
+    asked: &'a Asked,
+    /// It sends no more, and is given a moment.
+    half_closed: bool,
 }
 
-fn malformed(error: httparse::Error, bytes: &[u8]) -> Refusal {
-    match error {
-        httparse::Error::TooManyHeaders => Refusal::HeadTooLarge,
-        httparse::Error::Version if names_a_version(bytes) => Refusal::Version,
-        httparse::Error::HeaderName => Refusal::Malformed("a field name is not a token"),
-        httparse::Error::HeaderValue => Refusal::Malformed("a field value has a control character"),
-        _ => Refusal::Malformed("the request line is not valid"),
-    }
-}
-
-/// Whether a request line has three words and the last is a version. If not, a space is where none may be: another
-/// version of HTTP is not what is wrong.
-fn names_a_version(bytes: &[u8]) -> bool {
-    let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let mut words = line.split(|byte| *byte == b' ').skip(2);
-    words.next().is_some_and(|version| version.starts_with(b"HTTP/")) && words.next().is_none()
-}
-
-/// A request's body on the connection.
-struct Http1Body<'a> {
-    worker: &'a Rc<Worker>,
-    socket: &'a Socket,
-    buffer: &'a mut Buffer,
-    decoder: Decoder,
-    /// Bytes of data that may still come.
-    limit: u64,
-    pace: Pace,
-    /// Its waits are its own: the reply may be flowing already. Made when it first waits.
-    alarm: Option<Alarm>,
-    /// Length of the piece that was handed out.
-    lent: usize,
-}
-
-impl<'a> Http1Body<'a> {
-    fn new(worker: &'a Rc<Worker>, socket: &'a Socket, buffer: &'a mut Buffer, length: BodyLength) -> Self {
-        let limit = worker.gate.limits.max_body_bytes.get();
-        Self {
-            worker,
-            socket,
-            buffer,
-            decoder: Decoder::new(length),
-            limit,
-            pace: Pace::new(worker),
-            alarm: None,
-            lent: 0,
-        }
-    }
-
-    /// What is left of the body; `None` when only the chunked coding could tell, from the middle of it.
-    fn rest(self) -> Option<BodyLength> {
-        self.buffer.consume(self.lent);
-        match self.decoder.remaining() {
-            _ if self.decoder.is_done() => Some(BodyLength::Known(0)),
-            Some(remaining) => Some(BodyLength::Known(remaining)),
-            None if self.decoder.is_untouched() => Some(BodyLength::Chunked),
-            None => None,
-        }
-    }
-
-    async fn receive(&mut self) -> Result<(), BodyError> {
-        let alarm = self.alarm.get_or_insert_with(|| Alarm::new(self.worker));
-        match self.pace.wait(self.worker, alarm, self.socket.read(self.buffer)).await {
-            Ok(Ok(0) | Err(_)) => Err(BodyError::Gone),
-            Ok(Ok(_)) => Ok(()),
-            Err(_) => Err(BodyError::Slow),
-        }
-    }
-}
-
-impl RequestBody for Http1Body<'_> {
-    fn is_done(&self) -> bool {
-        self.decoder.is_done()
-    }
-
-    fn take_whole(&mut self, out: &mut Vec<u8>) -> bool {
-        let Some(data) = self.decoder.take_remaining(self.buffer.filled()) else { return false };
-        out.extend_from_slice(data);
-        let count = data.len();
-        self.buffer.consume(count);
-        true
-    }
-
-    async fn next(&mut self) -> Result<Option<&[u8]>, BodyError> {
-        self.buffer.consume(std::mem::take(&mut self.lent));
+impl Client<'_> {
+    /// Ready once nobody waits for the reply any more.
+    fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Connection { alarm, inbound, .. } = self.connection;
+        // While the body is read, that is where the connection's end shows; but nobody may be reading.
+        let reading = self.asked.body.as_ref().is_some_and(|body| body.poll_done(context).is_pending());
         loop {
-            match self.decoder.next(self.buffer.filled()).map_err(|_| BodyError::Broken)? {
-                Piece::Framing(count) => self.buffer.consume(count),
-                Piece::Data(count) => {
-                    self.limit = self.limit.checked_sub(count as u64).ok_or(BodyError::TooLarge)?;
-                    self.lent = count;
-                    return Ok(self.buffer.filled().get(..count));
+            if alarm.poll(context).is_ready() {
+                match inbound.socket.hangup() {
+                    _ if self.half_closed => return Poll::Ready(()),
+                    Hangup::Gone => return Poll::Ready(()),
+                    Hangup::Sending if !reading => self.end_soon(),
+                    Hangup::Sending | Hangup::None => alarm.set(LOOK_INTERVAL),
                 }
-                Piece::End => return Ok(None),
-                Piece::More => self.receive().await?,
+                continue;
+            }
+            if self.half_closed {
+                return Poll::Pending;
+            }
+            let full = inbound.buffer.borrow_mut().room().is_empty();
+            if reading || full {
+                if !alarm.is_set() {
+                    alarm.set(LOOK_INTERVAL);
+                    continue;
+                }
+                return Poll::Pending;
+            }
+            match inbound.poll_fill(context) {
+                Poll::Ready(Ok(0)) => self.end_soon(),
+                Poll::Ready(Ok(_)) => {} // the next request, ahead of its time
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
-}
 
-/// A reply on the connection.
-struct Http1Reply<'a> {
-    worker: &'a Rc<Worker>,
-    alarm: &'a Alarm,
-    socket: &'a Socket,
-    /// What was not sent yet.
-    out: PooledHead,
-    pace: Pace,
-    begun: bool,
-    chunked: bool,
-    close: bool,
-    is_http10: bool,
-}
-
-impl<'a> Http1Reply<'a> {
-    fn new(worker: &'a Rc<Worker>, alarm: &'a Alarm, socket: &'a Socket, close: bool, is_http10: bool) -> Self {
-        let pace = Pace::new(worker);
-        Self { worker, alarm, socket, out: worker.head(), pace, begun: false, chunked: false, close, is_http10 }
-    }
-
-    /// Sends what was held back, and this after it.
-    async fn write(&mut self, mut data: &[u8]) -> Result<(), Gone> {
-        let mut held = self.out.as_slice();
-        while !held.is_empty() || !data.is_empty() {
-            let write = self.socket.write_some(&mut held, &mut data);
-            self.pace.wait(self.worker, self.alarm, write).await?.map_err(|_| Gone::Closed)?;
-        }
-        self.out.clear();
-        let flush = async { self.socket.flush().await.map(|()| 0) };
-        self.pace.wait(self.worker, self.alarm, flush).await?.map_err(|_| Gone::Closed)?;
-        Ok(())
-    }
-}
-
-impl Reply for Http1Reply<'_> {
-    fn begin(&mut self, head: &ReplyHead<'_>) -> Result<(), Gone> {
-        self.begun = true;
-        let out = &mut *self.out;
-        out.extend_from_slice(b"HTTP/1.1 ");
-        write_decimal(out, head.status.into());
-        for part in [b" ", head.phrase.as_bytes(), b"\r\n"] {
-            out.extend_from_slice(part);
-        }
-        for field in head.kept() {
-            for part in [field.name.as_bytes(), b": ", field.value, b"\r\n"] {
-                out.extend_from_slice(part);
-            }
-        }
-        match head.body {
-            BodyLength::Known(0) if head.is_bodiless() => {}
-            BodyLength::Known(length) => {
-                out.extend_from_slice(b"Content-Length: ");
-                write_decimal(out, length);
-                out.extend_from_slice(b"\r\n");
-            }
-            // HTTP/1.0 does not know chunks; its replies end with the connection.
-            BodyLength::Chunked | BodyLength::UntilClose if self.is_http10 => self.close = true,
-            BodyLength::Chunked | BodyLength::UntilClose => {
-                self.chunked = true;
-                out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-            }
-        }
-        out.extend_from_slice(if self.close { b"Connection: close\r\n\r\n".as_slice() } else { b"\r\n" });
-        Ok(())
-    }
-
-    async fn data(&mut self, data: &[u8]) -> Result<(), Gone> {
-        use std::io::Write as _;
-        if !self.chunked && data.len() > MAX_COPIED {
-            return self.write(data).await;
-        }
-        if !self.chunked {
-            self.out.extend_from_slice(data);
-            return Ok(());
-        }
-        // Writing to a Vec cannot fail.
-        drop(write!(self.out, "{:x}\r\n", data.len()));
-        self.out.extend_from_slice(data);
-        self.out.extend_from_slice(b"\r\n");
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<(), Gone> {
-        if self.out.is_empty() { Ok(()) } else { self.write(b"").await }
-    }
-
-    async fn end(&mut self) -> Result<(), Gone> {
-        if self.chunked {
-            self.out.extend_from_slice(b"0\r\n\r\n");
-        }
-        self.flush().await
+    fn end_soon(&mut self) {
+        self.half_closed = true;
+        self.connection.alarm.set(HALF_CLOSED_TIME);
     }
 }

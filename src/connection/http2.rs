@@ -1,40 +1,73 @@
-//! HTTP/2 on a client connection (RFC 9113), by TLS and by prior knowledge. Each stream is a request of its own: admitted,
-//! forwarded and cut off by itself.
+//! HTTP/2 on a client connection (RFC 9113), by TLS and by prior knowledge, on hyper's server. Each stream is a request of
+//! its own: decided, forwarded and cut off by itself.
 
+mod body;
 mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
+use std::time::Duration;
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2::Builder;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
 
-use super::Summary;
-use crate::http1::{BodyLength, Field};
-use crate::proxy::forward::{BodyError, Exchange, Failure, Gone, Reply, ReplyHead, RequestBody};
-use crate::proxy::pace::Pace;
+use crate::http1::BodyLength;
+use crate::proxy;
+use crate::proxy::body::Upload;
+use crate::proxy::exchange::Exchange;
 use crate::proxy::refusal::Refusal;
-use crate::proxy::request::{Origin, Request};
-use crate::proxy::sanitize::write_head;
-use crate::proxy::{Admission, Permit};
+use crate::proxy::request::{Head, Origin};
 use crate::socket::Stream;
+use crate::worker::Worker;
 use crate::worker::alarm::{Alarm, Interrupt};
-use crate::worker::{RequestId, Worker};
+use body::{Received, Reply};
 use watch::Watched;
 
 /// Bytes of a reply that wait in the connection, beside what waits for the client's window.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 
+/// Bytes of a request's body that may be under way on one stream (RFC 9113's own default).
+const STREAM_WINDOW: u32 = 65_535;
+
+/// Streams that a client may reset before they are over, beyond those that it lets end: each may cost a connection to the
+/// upstream, which HTTP/1 has no other way to take a request back from.
+const MAX_RESETS: usize = 100;
+
+/// How long a client may take to take note of the end of the connection.
+const FAREWELL_TIME: Duration = Duration::from_secs(2);
+
+/// A stream ends without a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no reply")]
+struct Silence;
+
 /// The streams of a connection that run.
 struct Streams {
+    worker: Rc<Worker>,
+    origin: Origin,
     count: Cell<usize>,
     /// The connection's; runs while there is none.
     idle: Alarm,
+    /// No new ones are wanted.
+    closing: Cell<bool>,
+    /// Streams that were reset early, less those that ended.
+    resets: Cell<usize>,
+    /// The stream whose request was handed over just now, on its way to the task that serves it.
+    begun: RefCell<Option<Rc<StreamState>>>,
+}
+
+/// What the task of a stream shares with the reply that passes through it.
+struct StreamState {
+    exchange: Rc<Exchange>,
+    /// Its reply has begun: from here on whatever interrupts it cuts it off.
+    replying: Cell<bool>,
 }
 
 /// One stream's place among them.
@@ -43,18 +76,41 @@ struct Place(Rc<Streams>);
 impl Place {
     fn take(streams: &Rc<Streams>) -> Self {
         streams.count.set(streams.count.get() + 1);
-        streams.idle.clear();
+        streams.watch_idleness();
         Self(Rc::clone(streams))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Streams { count, idle } = &*self.0;
-        count.set(count.get() - 1);
-        if count.get() == 0 {
-            idle.set(idle.worker().gate.timeouts.keep_alive);
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.watch_idleness();
+    }
+}
+
+impl Streams {
+    fn nothing_runs(&self) -> bool {
+        self.count.get() == 0
+    }
+
+    fn is_abused(&self) -> bool {
+        self.resets.get() > MAX_RESETS
+    }
+
+    /// Sets the time until something has to happen.
+    fn watch_idleness(&self) {
+        match () {
+            () if self.is_abused() => self.idle.set(Duration::ZERO),
+            () if !self.nothing_runs() => self.idle.clear(),
+            () if self.closing.get() => self.idle.set(FAREWELL_TIME),
+            () => self.idle.set(self.worker.gate.timeouts.keep_alive),
         }
+    }
+
+    /// A stream is over; `answered`: not before it had a reply.
+    fn ended(&self, answered: bool) {
+        let resets = self.resets.get();
+        self.resets.set(if answered { resets.saturating_sub(1) } else { resets + 1 });
     }
 }
 
@@ -62,314 +118,161 @@ impl Drop for Place {
 pub(super) async fn serve(worker: Rc<Worker>, alarm: Alarm, stream: Stream, received: Vec<u8>, origin: Origin) {
     let heads = Rc::new(Alarm::new(&worker));
     let watched = Watched::new(stream, received, Rc::clone(&heads), worker.gate.timeouts.request_head);
+    alarm.set(worker.gate.timeouts.request_head);
+    // The first request is awaited no longer than in HTTP/1.
+    alarm.idle(true);
+    let streams = Rc::new(Streams {
+        worker: Rc::clone(&worker),
+        origin,
+        count: Cell::new(0),
+        idle: alarm,
+        closing: Cell::new(false),
+        resets: Cell::new(0),
+        begun: RefCell::new(None),
+    });
+    let connection = builder(&worker, &streams).serve_connection(TokioIo::new(watched), Door(Rc::clone(&streams)));
+    let mut connection = pin!(connection);
+    loop {
+        match streams.idle.race(heads.race(connection.as_mut())).await {
+            Ok(Ok(_)) => return,
+            // A head drips.
+            Ok(Err(_)) => break,
+            Err(_) if streams.is_abused() => break,
+            // The farewell was not answered.
+            Err(Interrupt::Deadline) if streams.closing.get() && streams.nothing_runs() => return,
+            Err(_) => {
+                streams.closing.set(true);
+                streams.idle.idle(false);
+                streams.watch_idleness();
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+    // It says that it ends, for as long as that takes at most; whatever runs ends with it.
+    connection.as_mut().graceful_shutdown();
+    streams.idle.idle(false);
+    let farewell = Alarm::new(&worker);
+    farewell.set(FAREWELL_TIME);
+    drop(farewell.race(connection).await);
+}
+
+fn builder(worker: &Worker, streams: &Rc<Streams>) -> Builder<Tasks> {
     let limits = &worker.gate.limits;
-    let mut builder = h2::server::Builder::new();
+    let max_streams = u32::try_from(limits.max_streams.get()).unwrap_or(u32::MAX);
+    let mut builder = Builder::new(Tasks(Rc::clone(streams)));
     builder
-        .max_concurrent_streams(u32::try_from(limits.max_streams.get()).unwrap_or(u32::MAX))
+        .max_concurrent_streams(max_streams)
         // The codec refuses without a word what is over its limit, and counts 32 bytes more for each field than HTTP/1.1
         // needs (RFC 9113 section 6.5.2). So heads up to twice our limit get through it, to be refused with one.
         .max_header_list_size(u32::try_from(limits.max_head_bytes.get().saturating_mul(2)).unwrap_or(u32::MAX))
-        .max_send_buffer_size(MAX_SEND_BUFFER);
-    alarm.set(worker.gate.timeouts.request_head);
-    let Ok(Ok(mut connection)) = alarm.race(builder.handshake::<_, Bytes>(watched)).await else { return };
-    // The deadline goes on: the first request is awaited no longer than in HTTP/1.
-    alarm.idle(true);
-    let streams = Rc::new(Streams { count: Cell::new(0), idle: alarm });
-    let mut closing = false;
-    loop {
-        match streams.idle.race(heads.race(connection.accept())).await {
-            Ok(Ok(Some(Ok((request, respond))))) => {
-                let place = Place::take(&streams);
-                tokio::task::spawn_local(serve_stream(Rc::clone(&worker), origin, request, respond, place));
-            }
-            Ok(Ok(None | Some(Err(_)))) => return,
-            Ok(Err(_)) => return connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM),
-            // Nothing runs, and the farewell was not answered.
-            Err(_) if closing && streams.count.get() == 0 => return,
-            Err(interrupt) => {
-                closing |= interrupt == Interrupt::Drain || streams.count.get() == 0;
-                if closing {
-                    connection.graceful_shutdown();
-                    streams.idle.idle(false);
-                    if streams.count.get() == 0 {
-                        streams.idle.set(worker.gate.timeouts.request_head);
-                    }
-                }
-            }
-        }
+        // Nothing that a client sends is kept for its next request: it could be a token.
+        .header_table_size(0)
+        .initial_stream_window_size(STREAM_WINDOW)
+        // Room for all: an upload that stalls holds up no other.
+        .initial_connection_window_size(
+            STREAM_WINDOW.saturating_mul(max_streams.saturating_add(1)).min(i32::MAX as u32),
+        )
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .auto_date_header(false);
+    builder
+}
+
+/// Hands each request on.
+struct Door(Rc<Streams>);
+
+impl Service<Request<Incoming>> for Door {
+    type Response = Response<Reply>;
+    type Error = Silence;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Reply>, Silence>>>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let exchange = Exchange::new(&self.0.worker, self.0.origin);
+        let stream = Rc::new(StreamState { exchange, replying: Cell::new(false) });
+        self.0.begun.replace(Some(Rc::clone(&stream)));
+        Box::pin(serve_stream(stream, request))
     }
 }
 
-async fn serve_stream(
-    worker: Rc<Worker>,
-    origin: Origin,
-    request: http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    _place: Place,
-) {
-    let alarm = Alarm::new(&worker);
-    let (parts, body) = request.into_parts();
-    let mut head = worker.head();
-    let mut summary = Summary::new(worker.request_id());
-    let to_head = parts.method == http::Method::HEAD;
-    let decision = prepare(&worker, origin, &parts, body.is_end_stream(), &mut summary, &mut head);
-    let sending = RefCell::new(Sending::Head(respond));
-    let mut reply = Http2Reply::new(&worker, &alarm, &sending);
-    let (permit, length) = match decision {
-        Ok(decision) => decision,
-        Err(refusal) => return reply.refuse(&refusal, &summary, to_head).await,
+async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Result<Response<Reply>, Silence> {
+    let exchange = &stream.exchange;
+    let outcome = match read(exchange, request) {
+        Ok(request) => {
+            // A client that takes its request back at once has done so by now, and nothing was taken for it.
+            tokio::task::yield_now().await;
+            proxy::call(exchange, request).await
+        }
+        Err(refusal) => Err(refusal),
     };
-    let admission = permit.holder.as_ref();
-    let _admission = admission.map(|Admission { digest, permission, .. }| alarm.admit(*digest, *permission));
-    let mut body = Http2Body::new(&worker, body);
-    let mut exchange = Exchange {
-        worker: &worker,
-        alarm: &alarm,
-        upstream: permit.upstream,
-        head: &mut head,
-        body_length: length,
-        repeatable: matches!(parts.method, http::Method::GET | http::Method::HEAD),
-        to_head,
-    };
-    let outcome = {
-        let mut run = pin!(exchange.run(&mut body, &mut reply));
-        let run_or_reset = poll_fn(|context| match run.as_mut().poll(context) {
-            Poll::Ready(outcome) => Poll::Ready(outcome),
-            // A client that gave up shall not leave work behind: it may open the next stream at once.
-            Poll::Pending => sending.borrow_mut().poll_reset(context).map(|()| Err(Failure::from(Gone::Closed))),
-        });
-        run_or_reset.await
-    };
+    stream.replying.set(true);
+    exchange.alarm.clear();
     match outcome {
-        Ok(completed) => summary.log(completed.status, "served"),
-        Err(Failure::Refused(refusal)) if !reply.begun => reply.refuse(&refusal, &summary, to_head).await,
-        Err(failure) => {
-            summary.log(0, "cut");
-            tracing::debug!(request_id = summary.id.as_str(), %failure, "stream cut");
-            reply.reset();
+        Ok(reply) => Ok(reply.map(|body| Reply::relayed(body, exchange))),
+        Err(refusal) => {
+            exchange.log(refusal.status(), refusal.reason());
+            if refusal.is_silent() { Err(Silence) } else { Ok(refused(exchange, &refusal)) }
         }
     }
 }
 
-/// Decides over a request and, if it is admitted, writes the upstream's head to `out`.
-fn prepare(
-    worker: &Worker,
-    origin: Origin,
-    parts: &http::request::Parts,
-    ended: bool,
-    summary: &mut Summary,
-    out: &mut Vec<u8>,
-) -> Result<(Permit, BodyLength), Refusal> {
-    let limits = &worker.gate.limits;
+/// Checks a request's form.
+fn read(exchange: &Rc<Exchange>, request: Request<Incoming>) -> Result<Request<Upload>, Refusal> {
+    let limits = &exchange.worker.gate.limits;
+    let (parts, body) = request.into_parts();
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let field_bytes = |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + 4;
     let bytes = target.len() + parts.headers.iter().map(field_bytes).sum::<usize>();
     if parts.headers.len() > limits.max_headers.get() || bytes > limits.max_head_bytes.get() {
         return Err(Refusal::HeadTooLarge);
     }
-    let fields: Vec<Field<'_>> =
-        parts.headers.iter().map(|(name, value)| Field { name: name.as_str(), value: value.as_bytes() }).collect();
-    let authority = parts.uri.authority().map(|authority| authority.as_str());
-    let request = Request::http2(parts.method.as_str(), target, authority, &fields, ended, origin)?;
-    if let Some(id) = request.found.request_id.value().filter(|_| origin.trusted).and_then(RequestId::from_proxy) {
-        summary.id = id;
-    }
-    summary.name(request.method, request.path);
-    if matches!(request.body, BodyLength::Known(length) if length > limits.max_body_bytes.get()) {
-        return Err(Refusal::BodyTooLarge);
-    }
-    let permit = worker.gate.admit(&request)?;
-    summary.token = permit.holder.as_ref().map(|admission| admission.holder.token);
-    write_head(out, &request, &permit, &worker.upstream(permit.upstream).upstream, &summary.id);
-    Ok((permit, request.body))
+    let ended = hyper::body::Body::is_end_stream(&body);
+    let head = Head::http2(parts, ended)?;
+    let length = match head.body {
+        BodyLength::Known(0) => return Ok(Request::from_parts(head.parts, Upload::whole(bytes::Bytes::new()))),
+        BodyLength::Known(length) => Some(length),
+        BodyLength::Chunked => None,
+    };
+    let source = Box::new(Received::new(exchange, body, head.expects_continue));
+    Ok(Request::from_parts(head.parts, Upload::streamed(source, length, limits.max_body_bytes.get())))
 }
 
-/// A request's body on its stream.
-struct Http2Body {
-    worker: Rc<Worker>,
-    stream: RecvStream,
-    /// The piece that was handed out.
-    lent: Bytes,
-    /// Bytes that may still come.
-    limit: u64,
-    pace: Pace,
-    alarm: Alarm,
-    done: bool,
+fn refused(exchange: &Exchange, refusal: &Refusal) -> Response<Reply> {
+    let mut body = Vec::with_capacity(128);
+    refusal.write_body(exchange.id().as_bytes(), &mut body);
+    let mut reply = Response::builder().status(refusal.status());
+    for (name, value) in refusal.fields() {
+        reply = reply.header(name, value);
+    }
+    reply = reply.header("date", exchange.worker.date()).header("content-length", body.len());
+    let reply = reply.body(Reply::own(body.into()));
+    // Every part of it is ours.
+    reply.unwrap_or_else(|_| Response::new(Reply::own(bytes::Bytes::new())))
 }
 
-impl Http2Body {
-    fn new(worker: &Rc<Worker>, stream: RecvStream) -> Self {
-        Self {
-            worker: Rc::clone(worker),
-            done: stream.is_end_stream(),
-            stream,
-            lent: Bytes::new(),
-            limit: worker.gate.limits.max_body_bytes.get(),
-            pace: Pace::new(worker),
-            alarm: Alarm::new(worker),
-        }
-    }
-}
+/// Runs each stream as a task of its own, and ends it when it is interrupted within its reply: while the client takes
+/// nothing, hyper does not ask for more of the reply, and so would not learn of it.
+#[derive(Clone)]
+struct Tasks(Rc<Streams>);
 
-impl RequestBody for Http2Body {
-    fn is_done(&self) -> bool {
-        self.done
-    }
-
-    fn take_whole(&mut self, _out: &mut Vec<u8>) -> bool {
-        false
-    }
-
-    async fn next(&mut self) -> Result<Option<&[u8]>, BodyError> {
-        let consumed = std::mem::take(&mut self.lent).len();
-        // An error means that the stream is gone, which the next read says too.
-        drop(self.stream.flow_control().release_capacity(consumed));
-        let (stream, lent, done) = (&mut self.stream, &mut self.lent, &mut self.done);
-        let read = async {
-            match stream.data().await {
-                Some(Ok(data)) => *lent = data,
-                Some(Err(error)) => return Err(io::Error::other(error)),
-                None => *done = true,
+impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
+    fn execute(&self, future: F) {
+        let Some(stream) = self.0.begun.take() else { return };
+        let place = Place::take(&self.0);
+        tokio::task::spawn_local(async move {
+            let mut future = pin!(future);
+            let cut = poll_fn(|context| {
+                if future.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(None);
+                }
+                match stream.replying.get() {
+                    true => stream.exchange.alarm.poll(context).map(Some),
+                    false => Poll::Pending,
+                }
+            });
+            if let Some(interrupt) = cut.await {
+                tracing::debug!(request_id = stream.exchange.id().as_str(), %interrupt, "stream cut");
             }
-            Ok(lent.len())
-        };
-        match self.pace.wait(&self.worker, &self.alarm, read).await {
-            Ok(Ok(_)) if self.done => Ok(None),
-            Ok(Ok(count)) => {
-                self.limit = self.limit.checked_sub(count as u64).ok_or(BodyError::TooLarge)?;
-                Ok(Some(&self.lent))
-            }
-            Ok(Err(_)) => Err(BodyError::Gone),
-            Err(_) => Err(BodyError::Slow),
-        }
-    }
-}
-
-/// Where a reply goes on its stream.
-enum Sending {
-    /// Its head was not sent yet.
-    Head(SendResponse<Bytes>),
-    /// Its body is on its way.
-    Body(SendStream<Bytes>),
-    /// It is complete.
-    Done,
-}
-
-impl Sending {
-    /// Waits until the client resets the stream or is gone.
-    fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Head(respond) => respond.poll_reset(context).map(drop),
-            Self::Body(stream) => stream.poll_reset(context).map(drop),
-            Self::Done => Poll::Pending,
-        }
-    }
-
-    /// Sends the head, unless one was sent.
-    fn send_head(&mut self, response: http::Response<()>, ended: bool) -> Result<(), Gone> {
-        let Self::Head(respond) = self else { return Err(Gone::Closed) };
-        let stream = respond.send_response(response, ended).map_err(|_| Gone::Closed)?;
-        *self = if ended { Self::Done } else { Self::Body(stream) };
-        Ok(())
-    }
-
-    /// Sends a piece of the body that the window has room for.
-    fn send_data(&mut self, data: Bytes, ended: bool) -> Result<(), Gone> {
-        let Self::Body(stream) = self else { return Ok(()) };
-        stream.send_data(data, ended).map_err(|_| Gone::Closed)?;
-        if ended {
-            *self = Self::Done;
-        }
-        Ok(())
-    }
-}
-
-/// A reply on a stream.
-struct Http2Reply<'a> {
-    worker: &'a Rc<Worker>,
-    alarm: &'a Alarm,
-    sending: &'a RefCell<Sending>,
-    pace: Pace,
-    begun: bool,
-}
-
-impl<'a> Http2Reply<'a> {
-    fn new(worker: &'a Rc<Worker>, alarm: &'a Alarm, sending: &'a RefCell<Sending>) -> Self {
-        Self { worker, alarm, sending, pace: Pace::new(worker), begun: false }
-    }
-
-    async fn refuse(&mut self, refusal: &Refusal, summary: &Summary, to_head: bool) {
-        summary.log(refusal.status(), refusal.reason());
-        let mut body = Vec::with_capacity(128);
-        refusal.write_body(summary.id.as_bytes(), &mut body);
-        let mut response = http::Response::builder().status(refusal.status());
-        for (name, value) in refusal.fields() {
-            response = response.header(name, value);
-        }
-        response = response.header("date", self.worker.date().as_str()).header("content-length", body.len());
-        let Ok(response) = response.body(()) else { return self.reset() };
-        let mut sending = self.sending.borrow_mut();
-        if sending.send_head(response, to_head).is_ok() {
-            // It is small, so it may wait in the connection's buffer; if the stream is gone, nobody asks for it.
-            sending.send_data(body.into(), true).ok();
-        }
-    }
-
-    fn reset(&mut self) {
-        match &mut *self.sending.borrow_mut() {
-            Sending::Head(respond) => respond.send_reset(Reason::CANCEL),
-            Sending::Body(stream) => stream.send_reset(Reason::CANCEL),
-            Sending::Done => {}
-        }
-    }
-
-    /// Waits for room in the window, for some of so many bytes. None is left once the stream is gone.
-    async fn room(&mut self, wanted: usize) -> Result<usize, Gone> {
-        let capacity = poll_fn(|context| match &mut *self.sending.borrow_mut() {
-            Sending::Body(stream) => {
-                stream.reserve_capacity(wanted);
-                stream.poll_capacity(context).map(|capacity| capacity.transpose().map(Option::unwrap_or_default))
-            }
-            Sending::Head(_) | Sending::Done => Poll::Ready(Ok(0)),
+            place.0.ended(stream.replying.get());
+            drop(place);
         });
-        let capacity = async { capacity.await.map_err(io::Error::other) };
-        match self.pace.wait(self.worker, self.alarm, capacity).await? {
-            Ok(0) | Err(_) => Err(Gone::Closed),
-            Ok(count) => Ok(count.min(wanted)),
-        }
-    }
-}
-
-impl Reply for Http2Reply<'_> {
-    fn begin(&mut self, head: &ReplyHead<'_>) -> Result<(), Gone> {
-        self.begun = true;
-        let mut response = http::Response::builder().status(head.status);
-        for field in head.kept() {
-            response = response.header(field.name, field.value);
-        }
-        if let BodyLength::Known(length) = head.body
-            && !head.is_bodiless()
-        {
-            response = response.header("content-length", length);
-        }
-        let response = response.body(()).map_err(|_| Gone::Closed)?;
-        self.sending.borrow_mut().send_head(response, head.body == BodyLength::Known(0))
-    }
-
-    async fn data(&mut self, mut data: &[u8]) -> Result<(), Gone> {
-        while !data.is_empty() {
-            let (now, later) = data.split_at(self.room(data.len()).await?);
-            self.sending.borrow_mut().send_data(Bytes::copy_from_slice(now), false)?;
-            data = later;
-        }
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<(), Gone> {
-        Ok(())
-    }
-
-    async fn end(&mut self) -> Result<(), Gone> {
-        self.sending.borrow_mut().send_data(Bytes::new(), true)
     }
 }

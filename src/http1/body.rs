@@ -7,8 +7,6 @@ pub enum BodyLength {
     Known(u64),
     /// By the chunked coding.
     Chunked,
-    /// By the end of the connection: replies only.
-    UntilClose,
 }
 
 /// The bytes of a body are not what its framing says.
@@ -28,8 +26,6 @@ pub struct Decoder(State);
 enum State {
     /// So many bytes of data remain, and nothing follows.
     Data(u64),
-    /// Data until the connection ends.
-    UntilClose,
     /// In a chunk-size line: the size so far, digits so far.
     Size(u64, u8),
     /// In a chunk extension; bytes of it so far.
@@ -70,11 +66,10 @@ impl Decoder {
             BodyLength::Known(0) => State::Done,
             BodyLength::Known(length) => State::Data(length),
             BodyLength::Chunked => State::Size(0, 0),
-            BodyLength::UntilClose => State::UntilClose,
         })
     }
 
-    /// Whether the body is over. One that lasts until the connection closes never is.
+    /// Whether the body is over.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.0 == State::Done
@@ -102,12 +97,6 @@ impl Decoder {
         Some(data)
     }
 
-    /// Whether the end of the connection is the end of the body.
-    #[must_use]
-    pub fn ends_with_connection(&self) -> bool {
-        self.0 == State::UntilClose
-    }
-
     /// Looks at the next bytes. Those that the returned piece counts must be consumed before the next call.
     ///
     /// # Errors
@@ -116,7 +105,6 @@ impl Decoder {
         match &mut self.0 {
             State::Done => Ok(Piece::End),
             _ if bytes.is_empty() => Ok(Piece::More),
-            State::UntilClose => Ok(Piece::Data(bytes.len())),
             State::Data(remaining) => {
                 let count = length_within(bytes, *remaining);
                 *remaining -= count as u64;
@@ -217,7 +205,6 @@ mod tests {
         assert_eq!(decode(BodyLength::Known(3), b"abcd", 2), Ok((b"abc".to_vec(), 3, true)));
         assert_eq!(decode(BodyLength::Known(0), b"abcd", 2), Ok((Vec::new(), 0, true)));
         assert_eq!(decode(BodyLength::Known(5), b"abcd", 2), Ok((b"abcd".to_vec(), 4, false)));
-        assert_eq!(decode(BodyLength::UntilClose, b"abcd", 2), Ok((b"abcd".to_vec(), 4, false)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Read buffers, and a pool of them: a connection holds one only while it has something to read.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// Bytes that were received and not consumed yet.
 #[derive(Debug, Default)]
@@ -62,55 +62,89 @@ impl Buffer {
     }
 }
 
-/// A worker's spare buffers, the last used first.
+/// A worker's spare buffers, the last used first. However many are used at once, none is made anew while as many go on being
+/// used; those that are not are given back to the system, a part every second.
 #[derive(Debug)]
 pub struct Pool {
     capacity: usize,
-    spare: RefCell<Vec<Buffer>>,
-    spare_heads: RefCell<Vec<Vec<u8>>>,
+    buffers: Spares<Buffer>,
+    heads: Spares<Vec<u8>>,
 }
 
 /// Room for a usual head; one that outgrew this many bytes many times over is not kept.
 const HEAD_BYTES: usize = 1024;
 
-/// Spare buffers kept by each worker; more are given back to the system.
-const MAX_SPARE: usize = 64;
-
 impl Pool {
     /// A pool of buffers of this many bytes.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let (spare, spare_heads) = (Vec::with_capacity(MAX_SPARE), Vec::with_capacity(MAX_SPARE));
-        Self { capacity, spare: RefCell::new(spare), spare_heads: RefCell::new(spare_heads) }
+        Self { capacity, buffers: Spares::default(), heads: Spares::default() }
     }
 
     /// An empty buffer.
     pub fn take(&self) -> Buffer {
-        self.spare.borrow_mut().pop().unwrap_or_else(|| Buffer::new(self.capacity))
+        self.buffers.take().unwrap_or_else(|| Buffer::new(self.capacity))
     }
 
-    /// Takes a buffer back.
+    /// Takes a buffer back. It may hold credentials, so it is overwritten.
     pub fn put(&self, mut buffer: Buffer) {
-        let mut spare = self.spare.borrow_mut();
-        if spare.len() < MAX_SPARE {
-            buffer.wipe();
-            spare.push(buffer);
-        }
+        buffer.wipe();
+        self.buffers.put(buffer);
     }
 
     /// An empty vector to write a head into.
     pub fn take_head(&self) -> Vec<u8> {
-        self.spare_heads.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(HEAD_BYTES))
+        self.heads.take().unwrap_or_else(|| Vec::with_capacity(HEAD_BYTES))
     }
 
-    /// Takes it back. It may hold credentials, so it is overwritten.
+    /// Takes it back.
     pub fn put_head(&self, mut head: Vec<u8>) {
-        head.fill(0);
-        head.clear();
-        let mut spare = self.spare_heads.borrow_mut();
-        if spare.len() < MAX_SPARE && head.capacity() <= 16 * HEAD_BYTES {
-            spare.push(head);
+        if head.capacity() <= 16 * HEAD_BYTES {
+            head.clear();
+            self.heads.put(head);
         }
+    }
+
+    /// Gives back half of what was not used since the last call.
+    pub fn trim(&self) {
+        self.buffers.trim();
+        self.heads.trim();
+    }
+}
+
+/// Spare things of one kind.
+#[derive(Debug)]
+struct Spares<T> {
+    items: RefCell<Vec<T>>,
+    /// Fewest that were there since the last trim: so many nobody needed.
+    unused: Cell<usize>,
+}
+
+impl<T> Default for Spares<T> {
+    fn default() -> Self {
+        Self { items: RefCell::default(), unused: Cell::new(0) }
+    }
+}
+
+impl<T> Spares<T> {
+    fn take(&self) -> Option<T> {
+        let mut items = self.items.borrow_mut();
+        let item = items.pop();
+        self.unused.set(self.unused.get().min(items.len()));
+        item
+    }
+
+    fn put(&self, item: T) {
+        self.items.borrow_mut().push(item);
+    }
+
+    fn trim(&self) {
+        let mut items = self.items.borrow_mut();
+        let unused = self.unused.get().min(items.len());
+        // The first are those that were used longest ago.
+        items.drain(..unused.div_ceil(2));
+        items.shrink_to(64);
+        self.unused.set(items.len());
     }
 }
 
@@ -138,5 +172,22 @@ mod tests {
         buffer.consume(4);
         pool.put(buffer);
         assert_eq!(*pool.take().bytes, [0; 4]);
+    }
+
+    #[test]
+    fn what_is_not_used_is_given_back_by_and_by() {
+        let pool = Pool::new(4);
+        let taken: Vec<_> = (0..100).map(|_| pool.take()).collect();
+        taken.into_iter().for_each(|buffer| pool.put(buffer));
+        pool.trim();
+        let left = || pool.buffers.items.borrow().len();
+        assert_eq!(left(), 100, "all were used since the last time");
+        pool.put(pool.take());
+        for _ in 0..10 {
+            pool.trim();
+            let held: Vec<_> = (0..20).map(|_| pool.take()).collect();
+            held.into_iter().for_each(|buffer| pool.put(buffer));
+        }
+        assert!((20..25).contains(&left()), "{}", left());
     }
 }

@@ -99,18 +99,16 @@ impl Framing {
         }
     }
 
-    /// The length of a reply's body (RFC 9112 section 6.3).
-    ///
-    /// # Errors
-    /// [`BrokenFraming::Both`] when both fields are there.
-    pub fn of_reply(self, status: u16, to_head: bool) -> Result<BodyLength, BrokenFraming> {
-        match (self.content_length, self.chunked) {
-            _ if to_head || status == 204 || status == 304 => Ok(BodyLength::Known(0)),
-            (Some(_), true) => Err(BrokenFraming::Both),
-            (None, true) => Ok(BodyLength::Chunked),
-            (Some(length), false) => Ok(BodyLength::Known(length)),
-            (None, false) => Ok(BodyLength::UntilClose),
-        }
+    /// Whether the length is said in both ways, which a reply must not do either (RFC 9112 section 6.3).
+    #[must_use]
+    pub fn is_ambiguous(self) -> bool {
+        self.chunked && self.content_length.is_some()
+    }
+
+    /// Whether `Transfer-Encoding` is there.
+    #[must_use]
+    pub fn is_chunked(self) -> bool {
+        self.chunked
     }
 }
 

@@ -1,8 +1,9 @@
-//! The fields of a request in one pass: what each means to a proxy, and which go on to the upstream.
+//! What fields mean to a proxy: which end at this hop, which are looked at, and which a client may not say.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::refusal::Refusal;
-use crate::http1::head::Framing;
-use crate::http1::{Field, MAX_FIELDS};
+use crate::http1::head::{BrokenFraming, Framing};
 
 /// What a field name means here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub enum Class {
     Other,
     /// The credential.
     Authorization,
-    /// Sessions of browsers; see [`Fields::cookies`].
+    /// Sessions of browsers.
     Cookie,
     /// Where the request was sent.
     Host,
@@ -100,8 +101,7 @@ static LENGTHS: [u32; 256] = {
 /// What a name means. `_` is read as `-`, since CGI-like servers do (`X_Forwarded_For`): a name that means something
 /// only that way is [`Class::Forged`].
 #[must_use]
-pub fn classify(name: &str) -> Class {
-    let name = name.as_bytes();
+pub fn classify(name: &[u8]) -> Class {
     let Some(first) = name.first() else { return Class::Other };
     let may_be_known = 1u32.checked_shl(u32::try_from(name.len()).unwrap_or(u32::MAX));
     let class = match may_be_known {
@@ -125,175 +125,217 @@ fn same(name: &[u8], known: &[u8]) -> bool {
     name.len() == known.len() && name.iter().zip(known).all(|(byte, known)| fold(*byte) == *known)
 }
 
-/// What one pass over the fields found.
+/// What the fields of a request say that end at this hop. Both protocols are read by the same rules: each field is shown to
+/// [`Fields::take`] once, which says what becomes of it.
 #[derive(Debug, Default)]
-pub struct Fields<'a> {
-    /// A bit for each field that goes on as it is.
-    keep: u128,
-    /// A bit for each `X-Forwarded-For`.
-    forwarded_for: u128,
-    /// A bit for each `Cookie`.
-    pub cookies: u128,
-    /// The value of `Authorization`.
-    pub authorization: Once<'a>,
-    /// Its bit.
-    pub authorization_bit: u128,
-    /// The value of `Host`.
-    pub host: Once<'a>,
+pub struct Fields {
     /// The framing fields.
     pub framing: Framing,
     /// `Expect: 100-continue`.
     pub expects_continue: bool,
     /// `Connection: close`.
     pub close: bool,
-    /// `X-Forwarded-Proto`.
-    pub forwarded_proto: Once<'a>,
-    /// `X-Forwarded-Host`.
-    pub forwarded_host: Once<'a>,
-    /// `X-Request-Id`.
-    pub request_id: Once<'a>,
 }
 
-/// A field that may be there once.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Once<'a> {
-    /// Not there.
-    #[default]
-    Absent,
-    /// There once, with this value.
-    Value(&'a [u8]),
-    /// There more than once.
-    Repeated,
+/// What becomes of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on, or is looked at by the steps that follow.
+    Stays,
+    /// It names the authority.
+    Host,
+    /// It lists what ends at this hop: see [`Fields::strip_named`].
+    Connection,
+    /// It ends here.
+    Ends,
 }
 
-impl<'a> Once<'a> {
-    fn note(&mut self, value: &'a [u8]) {
-        *self = if *self == Self::Absent { Self::Value(value) } else { Self::Repeated };
-    }
-
-    /// The value, if it is there once.
-    #[must_use]
-    pub fn value(self) -> Option<&'a [u8]> {
-        match self {
-            Self::Value(value) => Some(value),
-            Self::Absent | Self::Repeated => None,
-        }
-    }
-}
-
-impl<'a> Fields<'a> {
-    /// Reads the fields of a request head.
+impl Fields {
+    /// Takes note of a field.
     ///
     /// # Errors
-    /// [`Refusal`] for framing that is not one clear statement, a `Connection` field that names a protected field, an
-    /// expectation that cannot be met, and more fields than [`MAX_FIELDS`].
-    pub fn read(fields: &[Field<'a>]) -> Result<Self, Refusal> {
-        let mut found = Self::default();
-        let mut connection = false;
-        if fields.len() > MAX_FIELDS {
-            return Err(Refusal::HeadTooLarge);
+    /// [`Refusal`] for framing that is not one clear statement, and for an expectation that cannot be met.
+    pub fn take(&mut self, name: &[u8], value: &[u8]) -> Result<Fate, Refusal> {
+        match classify(name) {
+            Class::Other
+            | Class::Authorization
+            | Class::Cookie
+            | Class::ForwardedFor
+            | Class::ForwardedProto
+            | Class::ForwardedHost
+            | Class::RequestId => return Ok(Fate::Stays),
+            Class::Host => return Ok(Fate::Host),
+            Class::Connection => return Ok(Fate::Connection),
+            Class::ContentLength => self.framing.content_length(value)?,
+            Class::TransferEncoding => self.framing.transfer_encoding(value)?,
+            Class::Expect if value.eq_ignore_ascii_case(b"100-continue") => self.expects_continue = true,
+            Class::Expect => return Err(Refusal::Expectation),
+            Class::HopByHop | Class::Forged => {}
         }
-        for (at, field) in fields.iter().enumerate() {
-            let bit = 1u128 << at;
-            match classify(field.name) {
-                Class::Other => found.keep |= bit,
-                Class::Authorization => {
-                    found.authorization.note(field.value);
-                    found.authorization_bit = bit;
-                }
-                Class::Cookie => found.cookies |= bit,
-                Class::Host => found.host.note(field.value),
-                Class::ContentLength => found.framing.content_length(field.value)?,
-                Class::TransferEncoding => found.framing.transfer_encoding(field.value)?,
-                Class::Connection => connection = true,
-                Class::Expect if field.value.eq_ignore_ascii_case(b"100-continue") => found.expects_continue = true,
-                Class::Expect => return Err(Refusal::Expectation),
-                Class::ForwardedFor => found.forwarded_for |= bit,
-                Class::ForwardedProto => found.forwarded_proto.note(field.value),
-                Class::ForwardedHost => found.forwarded_host.note(field.value),
-                Class::RequestId => found.request_id.note(field.value),
-                Class::HopByHop | Class::Forged => {}
-            }
-        }
-        if connection {
-            found.connection_options(fields)?;
-        }
-        Ok(found)
+        Ok(Fate::Ends)
     }
 
-    /// RFC 9110 section 7.6.1: what `Connection` names is removed too. But a client must not have what protects the
+    /// RFC 9110 section 7.6.1: what a `Connection` field names is removed too. But a client must not have what protects the
     /// upstream removed on its word, such as `Connection: X-Forwarded-For`.
-    fn connection_options(&mut self, fields: &[Field<'a>]) -> Result<(), Refusal> {
-        let named = fields.iter().filter(|field| classify(field.name) == Class::Connection);
-        for option in named.flat_map(|field| field.value.split(|byte| *byte == b',')) {
-            let option = std::str::from_utf8(option.trim_ascii()).map_err(|_| Refusal::ConnectionOption)?;
-            if option.eq_ignore_ascii_case("close") {
-                self.close = true;
-                continue;
-            }
+    ///
+    /// # Errors
+    /// [`Refusal::ConnectionOption`] when it names a protected field.
+    pub fn strip_named(&mut self, connection: &[u8], headers: &mut HeaderMap) -> Result<(), Refusal> {
+        let present = Shapes::of(headers);
+        for option in options(connection) {
             match classify(option) {
+                _ if option.eq_ignore_ascii_case(b"close") => self.close = true,
                 Class::HopByHop => {}
-                Class::Other => {
-                    for (at, field) in fields.iter().enumerate() {
-                        if field.name.eq_ignore_ascii_case(option) {
-                            self.keep &= !(1 << at);
-                        }
-                    }
-                }
+                Class::Other if present.may_have(option) => remove(headers, option),
+                Class::Other if option.is_ascii() => {}
                 _ => return Err(Refusal::ConnectionOption),
             }
         }
         Ok(())
     }
+}
 
-    /// The fields that go on as they are, `also` among them.
-    pub fn kept<'f>(&self, fields: &'f [Field<'a>], also: u128) -> impl Iterator<Item = &'f Field<'a>> {
-        pick(fields, self.keep | also)
+/// Removes from a reply what ends at this hop.
+///
+/// # Errors
+/// [`BrokenFraming`] when the reply says its length in two ways: hyper would take one of them.
+pub fn strip_reply(headers: &mut HeaderMap) -> Result<(), BrokenFraming> {
+    let mut framing = Framing::default();
+    let mut connection = false;
+    let mut ends = [false; HOP_BY_HOP.len()];
+    for (name, value) in &*headers {
+        match classify(name.as_str().as_bytes()) {
+            Class::ContentLength => framing.content_length(value.as_bytes())?,
+            Class::TransferEncoding => framing.transfer_encoding(value.as_bytes())?,
+            Class::Connection => connection = true,
+            Class::HopByHop => {
+                if let Some(at) = HOP_BY_HOP.iter().position(|known| known == name) {
+                    ends[at] = true;
+                }
+            }
+            _ => {}
+        }
     }
+    if framing.is_ambiguous() {
+        return Err(BrokenFraming::Both);
+    }
+    if framing.is_chunked() {
+        headers.remove(header::TRANSFER_ENCODING);
+    }
+    for (name, _) in HOP_BY_HOP.iter().zip(ends).filter(|(_, ends)| *ends) {
+        headers.remove(name);
+    }
+    if connection {
+        strip_connection(headers);
+    }
+    Ok(())
+}
 
-    /// The `X-Forwarded-For` fields.
-    pub fn forwarded_for<'f>(&self, fields: &'f [Field<'a>]) -> impl Iterator<Item = &'f Field<'a>> {
-        pick(fields, self.forwarded_for)
+/// Removes a reply's `Connection` and what it names.
+fn strip_connection(headers: &mut HeaderMap) {
+    let lists: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    headers.remove(header::CONNECTION);
+    let present = Shapes::of(headers);
+    for option in lists.iter().flat_map(|list| options(list.as_bytes())) {
+        // What the reply's reader is told by must not vanish on the upstream's word either.
+        if present.may_have(option) && !matches!(classify(option), Class::ContentLength | Class::TransferEncoding) {
+            remove(headers, option);
+        }
     }
 }
 
-/// The fields whose bits are set.
-fn pick<'f, 'a>(fields: &'f [Field<'a>], mut bits: u128) -> impl Iterator<Item = &'f Field<'a>> {
-    std::iter::from_fn(move || {
-        let at = bits.trailing_zeros() as usize;
-        bits &= bits.wrapping_sub(1);
-        fields.get(at)
-    })
+/// The fields of [`Class::HopByHop`] that a reply can have.
+static HOP_BY_HOP: [HeaderName; 6] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("te"),
+    HeaderName::from_static("trailer"),
+    HeaderName::from_static("upgrade"),
+];
+
+/// The options of a `Connection` field.
+fn options(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
+}
+
+fn remove(headers: &mut HeaderMap, name: &[u8]) {
+    // What is no field name names no field.
+    if let Ok(name) = HeaderName::from_bytes(name) {
+        headers.remove(name);
+    }
+}
+
+/// First letters and lengths of the fields that are there: tells in a few instructions that a name is not among them, so
+/// that a list of thousands of names costs no more than other fields of its size.
+struct Shapes([u64; 32]);
+
+impl Shapes {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut shapes = Self([0; 32]);
+        for name in headers.keys() {
+            let (letter, length) = Self::shape(name.as_str().as_bytes());
+            shapes.0[letter] |= length;
+        }
+        shapes
+    }
+
+    /// Letters of both cases fall together.
+    fn shape(name: &[u8]) -> (usize, u64) {
+        (usize::from(name.first().copied().unwrap_or(0) & 31), 1 << name.len().min(63))
+    }
+
+    fn may_have(&self, name: &[u8]) -> bool {
+        let (letter, length) = Self::shape(name);
+        self.0[letter] & length != 0
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn fields<'a>(list: &[(&'a str, &'a str)]) -> Vec<Field<'a>> {
-        list.iter().map(|(name, value)| Field { name, value: value.as_bytes() }).collect()
+    fn map(list: &[(&str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&str, &str)| {
+            (HeaderName::from_bytes(name.as_bytes()).expect("a name"), HeaderValue::from_str(value).expect("a value"))
+        };
+        list.iter().map(field).fold(HeaderMap::new(), |mut headers, (name, value)| {
+            headers.append(name, value);
+            headers
+        })
     }
 
+    /// The names of the fields that stay, in order.
     fn kept(list: &[(&str, &str)]) -> Result<Vec<String>, Refusal> {
-        let fields = fields(list);
-        let found = Fields::read(&fields)?;
-        Ok(found.kept(&fields, 0).map(|field| field.name.to_owned()).collect())
+        let (mut fields, mut headers, mut connections) = (Fields::default(), HeaderMap::new(), Vec::new());
+        for (name, value) in &map(list) {
+            match fields.take(name.as_str().as_bytes(), value.as_bytes())? {
+                Fate::Stays => drop(headers.append(name, value.clone())),
+                Fate::Connection => connections.push(value.clone()),
+                Fate::Host | Fate::Ends => {}
+            }
+        }
+        for connection in connections {
+            fields.strip_named(connection.as_bytes(), &mut headers)?;
+        }
+        Ok(headers.keys().map(|name| name.as_str().to_owned()).collect())
     }
 
     #[test]
     fn known_names_are_known_in_every_spelling() {
         for (name, class) in KNOWN {
-            assert_eq!(classify(name), class, "{name}");
-            assert_eq!(classify(&name.to_uppercase()), class, "{name}");
+            assert_eq!(classify(name.as_bytes()), class, "{name}");
+            assert_eq!(classify(name.to_uppercase().as_bytes()), class, "{name}");
             let spelling = name.replace('-', "_");
-            assert_eq!(classify(&spelling), if spelling == name { class } else { Class::Forged }, "{spelling}");
-            assert_eq!(classify(&format!("{name}x")), classify_prefix(name), "{name}");
+            let expected = if spelling == name { class } else { Class::Forged };
+            assert_eq!(classify(spelling.as_bytes()), expected, "{spelling}");
+            assert_eq!(classify(format!("{name}x").as_bytes()), classify_prefix(name), "{name}");
         }
         for name in ["X-Tollgate-Anything", "x_tollgate_user", "X-Forwarded-Prefix", "x-forwarded_user"] {
-            assert_eq!(classify(name), Class::Forged, "{name}");
+            assert_eq!(classify(name.as_bytes()), Class::Forged, "{name}");
         }
         for name in ["", "x", "User-Agent", "Accept", "X-Tollgate", "é", "hostname"] {
-            assert_eq!(classify(name), Class::Other, "{name}");
+            assert_eq!(classify(name.as_bytes()), Class::Other, "{name}");
         }
     }
 
@@ -324,8 +366,9 @@ mod tests {
             ("A-Long-Name-That-Means-Nothing-Here", "1"),
             ("X_Own_Underscore", "1"),
         ];
-        let expected = ["Accept", "User-Agent", "A-Long-Name-That-Means-Nothing-Here", "X_Own_Underscore"];
-        assert_eq!(kept(&list).as_deref(), Ok(expected.map(str::to_owned).as_slice()));
+        let mut kept = kept(&list).expect("readable");
+        kept.sort();
+        assert_eq!(kept, ["a-long-name-that-means-nothing-here", "accept", "user-agent", "x_own_underscore"]);
     }
 
     #[test]
@@ -336,17 +379,42 @@ mod tests {
             assert_eq!(kept(&[("Connection", "close"), ("Connection", name)]), Err(Refusal::ConnectionOption));
         }
         assert!(kept(&[("Connection", "close, te, upgrade, HTTP2-Settings, , keep-alive")]).is_ok());
-    }
-
-    #[test]
-    fn repeated_credentials_are_seen_as_such() {
-        let list = fields(&[("Authorization", "Bearer a"), ("authorization", "Bearer a")]);
-        assert_eq!(Fields::read(&list).expect("readable").authorization, Once::Repeated);
+        assert_eq!(kept(&[("A", "1"), ("Connection", "b, A, a"), ("B", "2"), ("Ab", "3")]), Ok(vec!["ab".to_owned()]));
     }
 
     #[test]
     fn only_one_expectation_is_known() {
-        assert!(Fields::read(&fields(&[("Expect", "100-Continue")])).expect("readable").expects_continue);
+        let mut fields = Fields::default();
+        assert_eq!(fields.take(b"Expect", b"100-Continue"), Ok(Fate::Ends));
+        assert!(fields.expects_continue);
         assert_eq!(kept(&[("Expect", "200-ok")]), Err(Refusal::Expectation));
+    }
+
+    #[test]
+    fn what_ends_at_this_hop_is_stripped_from_replies() {
+        let mut headers = map(&[
+            ("Content-Type", "a"),
+            ("Connection", "keep-alive, X-Own"),
+            ("Connection", "content-length"),
+            ("X-Own", "1"),
+            ("Keep-Alive", "timeout=5"),
+            ("Proxy-Authenticate", "Basic"),
+            ("Upgrade", "h2c"),
+            ("Content-Length", "2"),
+        ]);
+        assert_eq!(strip_reply(&mut headers), Ok(()));
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["content-type", "content-length"]);
+    }
+
+    #[test]
+    fn a_reply_that_says_its_length_twice_is_refused() {
+        for list in [
+            [("Content-Length", "2"), ("Transfer-Encoding", "chunked")],
+            [("Content-Length", "2"), ("Content-Length", "2")],
+            [("Transfer-Encoding", "gzip"), ("A", "b")],
+        ] {
+            assert!(strip_reply(&mut map(&list)).is_err(), "{list:?}");
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! How slow a peer may be within a body.
 
-use std::future::Future;
 use std::io;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::worker::Worker;
-use crate::worker::alarm::{Alarm, Interrupt};
+use crate::worker::alarm::{Alarm, Interrupt, Moment};
 
 /// How long a peer may make us wait within a body: a grace that is used up by waiting and earned back by bytes, at
 /// the least rate allowed. So neither a stalled nor a dripping peer holds a connection.
@@ -14,6 +14,10 @@ pub struct Pace {
     grace: Duration,
     left: Duration,
     min_rate: u64,
+    /// Since when it makes us wait.
+    since: Option<Moment>,
+    /// Since when it has had so many bytes.
+    handed: Option<(Moment, usize)>,
 }
 
 impl Pace {
@@ -21,37 +25,74 @@ impl Pace {
     #[must_use]
     pub fn new(worker: &Worker) -> Self {
         let grace = worker.gate.timeouts.body_grace;
-        Self { grace, left: grace, min_rate: worker.gate.limits.min_body_rate.get() }
+        Self { grace, left: grace, min_rate: worker.gate.limits.min_body_rate.get(), since: None, handed: None }
     }
 
     /// This long in all, whatever comes.
     #[must_use]
     pub fn within(time: Duration) -> Self {
-        Self { grace: time, left: time, min_rate: u64::MAX }
+        Self { grace: time, left: time, min_rate: u64::MAX, since: None, handed: None }
     }
 
-    /// Waits for the peer.
+    /// Takes what a poll of the peer came to, and bounds how long it may be pending.
     ///
     /// # Errors
-    /// [`Interrupt::Deadline`] when its grace is used up; other interrupts of the alarm.
-    pub async fn wait<F: Future<Output = io::Result<usize>>>(
+    /// [`Interrupt::Deadline`] when the peer's grace is used up; other interrupts of the alarm.
+    pub fn poll(
         &mut self,
-        worker: &Worker,
         alarm: &Alarm,
-        future: F,
-    ) -> Result<io::Result<usize>, Interrupt> {
-        let before = worker.alarms.now();
-        alarm.set(self.left);
-        let result = alarm.race(future).await?;
-        if let Ok(count) = &result {
-            self.account(worker.alarms.now().since(before), *count);
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<Result<io::Result<usize>, Interrupt>> {
+        let now = alarm.worker().alarms.now();
+        match polled {
+            Poll::Pending => {
+                if self.since.is_none() {
+                    self.since = Some(now);
+                    alarm.set(self.left);
+                }
+                alarm.poll(context).map(Err)
+            }
+            Poll::Ready(result) => {
+                let waited = self.since.take().map(|since| now.since(since));
+                if waited.is_some() {
+                    alarm.clear();
+                }
+                if let Ok(count) = &result {
+                    self.account(waited.unwrap_or_default(), *count);
+                }
+                Poll::Ready(Ok(result))
+            }
         }
-        Ok(result)
+    }
+
+    /// Largest piece that a peer at the least rate takes within the grace.
+    #[must_use]
+    pub fn piece(&self) -> usize {
+        let bytes = self.grace.as_millis().saturating_mul(self.min_rate.into()) / 1000;
+        usize::try_from(bytes).unwrap_or(usize::MAX).clamp(1, 16 * 1024)
+    }
+
+    /// The peer was handed so many bytes, a [`Pace::piece`] at most, and is waited for until it asks for more.
+    pub fn hand(&mut self, alarm: &Alarm, count: usize) {
+        self.handed = Some((alarm.worker().alarms.now(), count));
+        alarm.set(self.left);
+    }
+
+    /// It asks for more.
+    pub fn taken(&mut self, alarm: &Alarm) {
+        if let Some((since, count)) = self.handed.take() {
+            self.account(alarm.worker().alarms.now().since(since), count);
+            alarm.clear();
+        }
+    }
+
+    fn earned(&self, count: usize) -> Duration {
+        Duration::from_millis((count as u64).saturating_mul(1000) / self.min_rate)
     }
 
     fn account(&mut self, waited: Duration, count: usize) {
-        let earned = Duration::from_millis((count as u64).saturating_mul(1000) / self.min_rate);
-        self.left = (self.left.saturating_sub(waited) + earned).min(self.grace);
+        self.left = (self.left.saturating_sub(waited) + self.earned(count)).min(self.grace);
     }
 }
 
@@ -62,7 +103,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn pace() -> Pace {
-        Pace { grace: 20 * SECOND, left: 20 * SECOND, min_rate: 1024 }
+        Pace { grace: 20 * SECOND, left: 20 * SECOND, min_rate: 1024, since: None, handed: None }
     }
 
     #[test]

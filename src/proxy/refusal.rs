@@ -79,12 +79,18 @@ pub enum Refusal {
     /// The upstream did not answer in time.
     #[error("Upstream timeout")]
     UpstreamTimeout,
-    /// Something of ours failed.
-    #[error("Internal error")]
-    Internal,
+    /// As many requests are under way to the upstream as may be, and none ended in time.
+    #[error("Upstream overloaded")]
+    Overloaded,
+    /// The upstream failed, and this client is better told by no reply.
+    #[error("No reply")]
+    Withheld,
+    /// The client is gone, so nobody is told.
+    #[error("Client gone")]
+    Gone,
 }
 
-/// Seconds after which a client should try again when the registry is unavailable. The store is asked every second.
+/// Seconds after which a client should try again. The store is asked every second.
 const RETRY_AFTER: &str = "5";
 
 impl Refusal {
@@ -107,10 +113,11 @@ impl Refusal {
             Self::BodyTooLarge => 413,
             Self::Expectation => 417,
             Self::HeadTooLarge => 431,
-            Self::Internal => 500,
             Self::Framing(BrokenFraming::UnknownCoding) => 501,
-            Self::Upstream => 502,
+            Self::Gone => 499, // in the log only, where nginx says it so
+            Self::Upstream | Self::Withheld => 502,
             Self::Stale => 503, // not 401: that would blame a good token
+            Self::Overloaded => 503,
             Self::UpstreamTimeout => 504,
             Self::Version => 505,
         }
@@ -148,8 +155,16 @@ impl Refusal {
             Self::Stale => "stale",
             Self::Upstream => "upstream",
             Self::UpstreamTimeout => "upstream_timeout",
-            Self::Internal => "internal",
+            Self::Overloaded => "overloaded",
+            Self::Withheld => "withheld",
+            Self::Gone => "gone",
         }
+    }
+
+    /// Whether the connection ends, or the stream is reset, without a reply.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Self::Withheld | Self::Gone)
     }
 
     /// Whether what follows on the connection cannot be told apart from this request any more.
@@ -180,7 +195,7 @@ impl Refusal {
                 "Bearer realm=\"tollgate\", error=\"invalid_token\", error_description=\"The token expired\"",
             )),
             Self::Method { allow } => Some(("Allow", allow.as_str())),
-            Self::Stale => Some(("Retry-After", RETRY_AFTER)),
+            Self::Stale | Self::Overloaded => Some(("Retry-After", RETRY_AFTER)),
             _ => None,
         };
         [("Content-Type", "application/json"), ("Cache-Control", "no-store")].into_iter().chain(own)

@@ -1,30 +1,31 @@
 //! A request as the checks see it, whichever protocol it came by.
 
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 
-use super::fields::{Fields, Once};
-use super::refusal::Refusal;
-use crate::http1::{BodyLength, Field};
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Uri, Version};
 
-/// A request's head, parsed and checked for form.
+use super::fields::{Fate, Fields};
+use super::path;
+use super::refusal::Refusal;
+use crate::http1::{BodyLength, MAX_FIELDS};
+
+/// A request's head in the one form that both protocols are read into, checked for form: path and query alone in its `Uri`,
+/// the authority as the only `Host` (which HTTP/1.0 may leave out), and no field that ends at this hop.
 #[derive(Debug)]
-pub struct Request<'a> {
-    /// As it was written; methods are case-sensitive.
-    pub method: &'a str,
-    /// Path and query as they were written, starting with `/`.
-    pub target: &'a str,
-    /// The target up to its query.
-    pub path: &'a str,
-    /// `host[:port]`, from `:authority`, an absolute target or `Host`. Empty only in HTTP/1.0 without `Host`.
-    pub authority: &'a str,
-    /// The field lines.
-    pub fields: &'a [Field<'a>],
-    /// What they mean.
-    pub found: Fields<'a>,
+pub struct Head {
+    /// Method, path and query, fields.
+    pub parts: Parts,
     /// How the end of the body is known.
     pub body: BodyLength,
-    /// Who sent it.
-    pub origin: Origin,
+    /// The client waits for `100 Continue` before it sends its body (RFC 9110 section 10.1.1).
+    pub expects_continue: bool,
+    /// The connection ends with the reply.
+    pub close: bool,
 }
 
 /// Where a request came from.
@@ -38,77 +39,160 @@ pub struct Origin {
     pub secure: bool,
 }
 
-impl<'a> Request<'a> {
-    /// A request of HTTP/1.0 or 1.1 (`minor_version`).
+impl Head {
+    /// Reads a head of HTTP/1.0 or 1.1: the request line and field lines, up to and with the empty line, each of which is
+    /// known to end with CR LF. `headers` is filled; field values share `bytes`.
     ///
     /// # Errors
     /// [`Refusal`], when the head is not one clear statement.
-    pub fn http1(
-        method: &'a str,
-        target: &'a str,
-        minor_version: u8,
-        fields: &'a [Field<'a>],
-        origin: Origin,
-    ) -> Result<Self, Refusal> {
-        let found = Fields::read(fields)?;
-        let body = found.framing.of_request(minor_version)?;
-        let host = match found.host {
-            Once::Value(value) => Some(authority(value)?),
-            // RFC 9112 section 3.2 asks for one in HTTP/1.1 only.
-            Once::Absent if minor_version == 0 => None,
-            Once::Absent | Once::Repeated => return Err(Refusal::Host),
+    pub fn http1(bytes: &Bytes, max_headers: usize, mut headers: HeaderMap) -> Result<Self, Refusal> {
+        let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut head = httparse::Request::new(&mut []);
+        head.parse_with_uninit_headers(bytes, lines.get_mut(..max_headers).unwrap_or_default())
+            .map_err(|error| malformed(error, bytes))?;
+        let (Some(method), Some(target), Some(minor_version)) = (head.method, head.path, head.version) else {
+            return Err(Refusal::Malformed("the request line is not complete"));
         };
+        let (mut fields, mut host, mut connection) = (Fields::default(), None, false);
+        for field in &*head.headers {
+            match fields.take(field.name.as_bytes(), field.value)? {
+                Fate::Stays => append(&mut headers, field.name, slice(bytes, field.value)?)?,
+                Fate::Host if host.is_some() => return Err(Refusal::Host),
+                Fate::Host => host = Some(authority(field.value)?),
+                Fate::Connection => connection = true,
+                Fate::Ends => {}
+            }
+        }
+        if connection {
+            for field in head.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("connection")) {
+                fields.strip_named(field.value, &mut headers)?;
+            }
+        }
+        let body = fields.framing.of_request(minor_version)?;
+        // RFC 9112 section 3.2 asks for a Host in HTTP/1.1 only.
+        if host.is_none() && minor_version != 0 {
+            return Err(Refusal::Host);
+        }
         let (named, target) = split_absolute(target)?;
-        let authority = one_authority(named, host)?.unwrap_or_default();
-        Self::new(method, target, authority, fields, found, body, origin)
+        if let Some(authority) = one_authority(named, host)? {
+            headers.insert(header::HOST, slice(bytes, authority.as_bytes())?);
+        }
+        let mut parts = Request::new(()).into_parts().0;
+        parts.method =
+            Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::Malformed("the method is no token"))?;
+        parts.uri = uri(bytes, target)?;
+        parts.version = if minor_version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+        parts.headers = headers;
+        let expects_continue = fields.expects_continue && minor_version == 1;
+        Ok(Self { parts, body, expects_continue, close: fields.close || minor_version == 0 })
     }
 
-    /// A request of HTTP/2. `authority` is the pseudo-field; `ended` says that no body follows.
+    /// Reads a head of HTTP/2. `ended` says that no body follows.
     ///
     /// # Errors
-    /// As [`Request::http1`].
-    pub fn http2(
-        method: &'a str,
-        target: &'a str,
-        named: Option<&'a str>,
-        fields: &'a [Field<'a>],
-        ended: bool,
-        origin: Origin,
-    ) -> Result<Self, Refusal> {
-        let found = Fields::read(fields)?;
-        let body = match found.framing.of_request(1)? {
-            BodyLength::Known(0) if !ended => BodyLength::Chunked,
+    /// As [`Head::http1`].
+    pub fn http2(mut parts: Parts, ended: bool) -> Result<Self, Refusal> {
+        let mut fields = Fields::default();
+        let (mut host, mut ends) = (None, Vec::new());
+        for (name, value) in &parts.headers {
+            match fields.take(name.as_str().as_bytes(), value.as_bytes())? {
+                Fate::Stays => {}
+                Fate::Host if host.is_some() => return Err(Refusal::Host),
+                Fate::Host => host = Some(authority(value.as_bytes())?),
+                // The codec refuses these already (RFC 9113 section 8.2.2).
+                Fate::Connection => return Err(Refusal::ConnectionOption),
+                Fate::Ends => ends.push(name.clone()),
+            }
+        }
+        let named = parts.uri.authority().map(|named| authority(named.as_str().as_bytes())).transpose()?;
+        let authority = one_authority(named, host)?.ok_or(Refusal::Host)?;
+        let authority = HeaderValue::from_str(authority).map_err(|_| Refusal::Host)?;
+        let target = parts.uri.path_and_query().cloned().ok_or(Refusal::Malformed("there is no path"))?;
+        check_query(target.query().unwrap_or_default().as_bytes())?;
+        let body = match fields.framing.of_request(1)? {
             _ if ended => BodyLength::Known(0),
+            BodyLength::Known(0) => BodyLength::Chunked,
             length => length,
         };
-        let host = match found.host {
-            Once::Value(value) => Some(authority(value)?),
-            Once::Absent => None,
-            Once::Repeated => return Err(Refusal::Host),
-        };
-        let named = named.map(|named| authority(named.as_bytes())).transpose()?;
-        let authority = one_authority(named, host)?.ok_or(Refusal::Host)?;
-        Self::new(method, target, authority, fields, found, body, origin)
-    }
-
-    fn new(
-        method: &'a str,
-        target: &'a str,
-        authority: &'a str,
-        fields: &'a [Field<'a>],
-        found: Fields<'a>,
-        body: BodyLength,
-        origin: Origin,
-    ) -> Result<Self, Refusal> {
-        let end = memchr::memchr(b'?', target.as_bytes()).unwrap_or(target.len());
-        let path = target.get(..end).unwrap_or_default();
-        // The path has rules of its own; in a query all but what could end the line or the target early is data.
-        let query = target.get(path.len()..).unwrap_or_default();
-        if !query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
-            return Err(Refusal::Malformed("the query has a byte that is not allowed in it"));
+        for name in ends {
+            parts.headers.remove(name);
         }
-        Ok(Self { method, target, path, authority, fields, found, body, origin })
+        parts.headers.insert(header::HOST, authority);
+        parts.uri = Uri::from(target);
+        Ok(Self { parts, body, expects_continue: fields.expects_continue, close: false })
     }
+}
+
+/// The part of `bytes` that `part` is, without a copy.
+fn slice(bytes: &Bytes, part: &[u8]) -> Result<HeaderValue, Refusal> {
+    HeaderValue::from_maybe_shared(bytes.slice_ref(part))
+        .map_err(|_| Refusal::Malformed("a field value has a control character"))
+}
+
+fn append(headers: &mut HeaderMap, name: &str, value: HeaderValue) -> Result<(), Refusal> {
+    let name =
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| Refusal::Malformed("a field name is not a token"))?;
+    headers.try_append(name, value).map(drop).map_err(|_| Refusal::HeadTooLarge)
+}
+
+/// Path and query, byte for byte as they were written, unless the query has what no query may have.
+fn uri(bytes: &Bytes, target: &str) -> Result<Uri, Refusal> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    check_query(query.as_bytes())?;
+    // `http` drops what follows a `#`. (A target of one `/` may be ours, where an absolute one had no path.)
+    if path != "/" || !query.is_empty() {
+        if path.contains('#') || !path.starts_with('/') {
+            path::normalise(path)?;
+        }
+        if let Ok(target) = PathAndQuery::from_maybe_shared(bytes.slice_ref(target.as_bytes())) {
+            return Ok(Uri::from(target));
+        }
+        path::normalise(path)?;
+        let target = format!("{path}?{}", encode(query));
+        return target.parse().map_err(|_| Refusal::Malformed("the target is no path"));
+    }
+    Ok(Uri::from_static("/"))
+}
+
+/// A query with the bytes encoded that RFC 3986 does not allow in it and people write all the same: every server reads them
+/// alike.
+#[cold]
+fn encode(query: &str) -> String {
+    query.chars().fold(String::new(), |mut encoded, character| {
+        match character {
+            '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}' => {
+                encoded.push_str(&format!("%{:02X}", u32::from(character)));
+            }
+            _ => encoded.push(character),
+        }
+        encoded
+    })
+}
+
+/// The path has rules of its own; in a query all but what could end the line or the target early is data.
+fn check_query(query: &[u8]) -> Result<(), Refusal> {
+    if query.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
+        return Ok(());
+    }
+    Err(Refusal::Malformed("the query has a byte that is not allowed in it"))
+}
+
+fn malformed(error: httparse::Error, bytes: &[u8]) -> Refusal {
+    match error {
+        httparse::Error::TooManyHeaders => Refusal::HeadTooLarge,
+        httparse::Error::Version if names_a_version(bytes) => Refusal::Version,
+        httparse::Error::HeaderName => Refusal::Malformed("a field name is not a token"),
+        httparse::Error::HeaderValue => Refusal::Malformed("a field value has a control character"),
+        _ => Refusal::Malformed("the request line is not valid"),
+    }
+}
+
+/// Whether a request line has three words and the last is a version. If not, a space is where none may be: another
+/// version of HTTP is not what is wrong.
+fn names_a_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ').skip(2);
+    words.next().is_some_and(|version| version.starts_with(b"HTTP/")) && words.next().is_none()
 }
 
 /// The authority and the rest of an absolute target (RFC 9112 section 3.2.2), which every server must accept.
@@ -207,21 +291,21 @@ mod tests {
         }
     }
 
-    const ORIGIN: Origin = Origin { address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), trusted: false, secure: false };
-
-    fn http1(target: &str, hosts: &[&str], minor_version: u8) -> Result<(String, String), Refusal> {
-        let fields: Vec<_> = hosts.iter().map(|host| Field { name: "Host", value: host.as_bytes() }).collect();
-        Request::http1("GET", target, minor_version, &fields, ORIGIN)
-            .map(|request| (request.authority.to_owned(), request.path.to_owned()))
+    fn read(target: &str, hosts: &[&str], minor_version: u8) -> Result<(String, String), Refusal> {
+        let hosts: String = hosts.iter().map(|host| format!("Host: {host}\r\n")).collect();
+        let head = Bytes::from(format!("GET {target} HTTP/1.{minor_version}\r\n{hosts}\r\n"));
+        let Head { parts, .. } = Head::http1(&head, MAX_FIELDS, HeaderMap::new())?;
+        let host = parts.headers.get(header::HOST).map(|host| host.to_str().expect("text").to_owned());
+        Ok((host.unwrap_or_default(), parts.uri.to_string()))
     }
 
     #[test]
     fn the_authority_is_named_once_or_alike() {
-        let ok = |authority: &str, path: &str| Ok((authority.to_owned(), path.to_owned()));
-        assert_eq!(http1("/a?b/c", &["h"], 1), ok("h", "/a"));
-        assert_eq!(http1("http://h/a", &["h"], 1), ok("h", "/a"));
-        assert_eq!(http1("HTTP://h", &["H"], 1), ok("h", "/"));
-        assert_eq!(http1("/a", &[], 0), ok("", "/a"));
+        let ok = |authority: &str, target: &str| Ok((authority.to_owned(), target.to_owned()));
+        assert_eq!(read("/a?b/c", &["h"], 1), ok("h", "/a?b/c"));
+        assert_eq!(read("http://h/a", &["h"], 1), ok("h", "/a"));
+        assert_eq!(read("HTTP://h", &["H"], 1), ok("h", "/"));
+        assert_eq!(read("/a", &[], 0), ok("", "/a"));
         for (target, hosts) in [
             ("/a", [].as_slice()),
             ("/a", &["h", "h"]),
@@ -230,15 +314,23 @@ mod tests {
             ("http:///a", &["h"]),
             ("http://u@h/a", &["h"]),
         ] {
-            assert_eq!(http1(target, hosts, 1), Err(Refusal::Host), "{target} {hosts:?}");
+            assert_eq!(read(target, hosts, 1), Err(Refusal::Host), "{target} {hosts:?}");
         }
     }
 
     #[test]
     fn queries_are_visible_ascii() {
-        assert!(http1("/a?b=%20&c[]={}", &["h"], 1).is_ok());
+        assert!(read("/a?b=%20&c[]={}", &["h"], 1).is_ok());
         for target in ["/a?b c", "/a?\u{e9}", "/a?b#c", "http://h?a"] {
-            assert!(matches!(http1(target, &["h"], 1), Err(Refusal::Malformed(_))), "{target}");
+            assert!(matches!(read(target, &["h"], 1), Err(Refusal::Malformed(_))), "{target}");
+        }
+    }
+
+    /// What the `http` crate would read otherwise than it was written.
+    #[test]
+    fn targets_are_paths() {
+        for target in ["/a#b", "a", "*", "ftp://h/a", "h:80", "/a<b", "/a\\b#"] {
+            assert!(matches!(read(target, &["h"], 1), Err(Refusal::Path(_))), "{target}");
         }
     }
 }

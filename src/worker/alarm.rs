@@ -7,12 +7,13 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use super::Worker;
+use crate::config::MaxStaleness;
 use crate::token::{Digest, Permission};
 
 /// Why something that waited no longer should.
@@ -21,8 +22,8 @@ pub enum Interrupt {
     /// Its deadline passed.
     #[error("the deadline passed")]
     Deadline,
-    /// The token it was admitted with was revoked or narrowed.
-    #[error("the token was revoked")]
+    /// What it was admitted by no longer holds: its token was revoked or narrowed, or the replica is too stale to say.
+    #[error("the token was revoked, or the registry is stale")]
     Revoked,
     /// It is idle, and the worker drains.
     #[error("the sidecar stops")]
@@ -70,9 +71,19 @@ struct Entry {
 
 #[derive(Debug)]
 struct Admission {
-    digest: Digest,
-    permission: Permission,
+    terms: Terms,
     alarm: usize,
+}
+
+/// By what a request was admitted.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The token's digest.
+    pub digest: Digest,
+    /// What it was admitted for.
+    pub permission: Permission,
+    /// How stale the replica that permits it may be.
+    pub max_staleness: MaxStaleness,
 }
 
 impl Default for Alarms {
@@ -112,11 +123,11 @@ impl Alarms {
         self.next_due.set(next_due);
     }
 
-    /// Interrupts what was admitted with a token that no longer permits it.
-    pub fn recheck(&self, permits: impl Fn(&Digest, Permission) -> bool) {
+    /// Interrupts what was admitted by terms that no longer hold.
+    pub fn recheck(&self, hold: impl Fn(&Terms) -> bool) {
         let mut entries = self.entries.borrow_mut();
         for (_, admission) in self.admissions.borrow().iter() {
-            if !permits(&admission.digest, admission.permission)
+            if !hold(&admission.terms)
                 && let Some(entry) = entries.get_mut(admission.alarm)
             {
                 entry.interrupt(Interrupt::Revoked);
@@ -181,6 +192,12 @@ impl Alarm {
         });
     }
 
+    /// Whether it has a deadline, or an interruption that nobody has noticed yet.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.with(|entry| entry.deadline != Moment::NEVER || entry.interrupt.is_some()).unwrap_or(false)
+    }
+
     /// Waits without a deadline.
     pub fn clear(&self) {
         self.with(|entry| {
@@ -204,10 +221,10 @@ impl Alarm {
         }
     }
 
-    /// While the guard lives, this alarm is interrupted when the token no longer permits this.
+    /// While the guard lives, this alarm is interrupted when the terms no longer hold.
     #[must_use]
-    pub fn admit(&self, digest: Digest, permission: Permission) -> Admitted {
-        let admission = Admission { digest, permission, alarm: self.key };
+    pub fn admit(&self, terms: Terms) -> Admitted {
+        let admission = Admission { terms, alarm: self.key };
         let key = self.worker.alarms.admissions.borrow_mut().insert(admission);
         Admitted { worker: Rc::clone(&self.worker), key }
     }
@@ -226,13 +243,24 @@ impl Alarm {
             if let Poll::Ready(output) = future.as_mut().poll(context) {
                 return Poll::Ready(Ok(output));
             }
-            self.with(|entry| match &entry.waker {
-                Some(waker) if waker.will_wake(context.waker()) => {}
-                _ => entry.waker = Some(context.waker().clone()),
-            });
-            Poll::Pending
+            self.poll(context).map(Err)
         })
         .await
+    }
+
+    /// Ready once interrupted.
+    pub fn poll(&self, context: &mut Context<'_>) -> Poll<Interrupt> {
+        let interrupt = self.with(|entry| {
+            let interrupt = entry.interrupt.take();
+            if interrupt.is_none() {
+                match &entry.waker {
+                    Some(waker) if waker.will_wake(context.waker()) => {}
+                    _ => entry.waker = Some(context.waker().clone()),
+                }
+            }
+            interrupt
+        });
+        interrupt.flatten().map_or(Poll::Pending, Poll::Ready)
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {

@@ -72,16 +72,17 @@ async fn requests_sent_before_the_stop_are_served() {
 async fn a_request_that_arrives_within_its_body_is_finished() {
     let site = Site::builder().config(|config| config.timeouts.drain = Duration::from_secs(60)).start().await;
     let mut client = site.connect().await;
-    let fields = format!("Authorization: Bearer {}\r\nContent-Length: 4\r\n", site.agent.raw);
+    let fields = format!("Authorization: Bearer {}\r\nContent-Length: 20002\r\n", site.agent.raw);
     client.send(request("POST", HEARTBEAT, &fields)).await;
-    client.send("{ ").await;
+    let begun = "{".repeat(20_000);
+    client.send(&begun).await;
     site.heartbeat.until("the request", |seen| seen.requests.len() == 1).await;
     let stop = tokio::spawn(site.sidecar.stop());
     client.send(" }").await;
     assert_eq!(client.reply().await.status(), 200);
     client.ends().await;
     within("the stop", stop).await.expect("no panic");
-    assert_eq!(site.heartbeat.request().body, b"{  }");
+    assert_eq!(site.heartbeat.request().body, (begun + " }").as_bytes());
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ async fn a_heartbeat_comes_in_pieces_and_leaves_the_upstream_connection_clean() 
     }
     for beat in site.heartbeat.requests() {
         assert_eq!(beat.request_line(), "POST /agents/heartbeat HTTP/1.1");
-        assert_eq!(beat.field("Transfer-Encoding"), Some("chunked"));
+        assert_eq!((beat.field("Transfer-Encoding"), beat.field("Content-Length")), (None, Some("10")), "it was small");
         assert_eq!((beat.body.as_slice(), beat.connection), (b"{\"id\":\"x\"}".as_slice(), 0));
     }
     assert_eq!(site.heartbeat.requests().len(), 3);
@@ -167,15 +167,17 @@ async fn what_a_client_claims_does_not_reach_the_upstream() {
     assert_eq!(client.send(http2_request("GET", CONFIG, &fields)).await.reply().await.status(), 200);
     let request = site.api.request();
     let mut seen = request.fields();
-    seen.retain(|(name, _)| !["Host", "X-Request-Id", "X-Tollgate-Token-Id"].contains(name));
+    seen.retain(|(name, _)| !["host", "x-request-id", "x-tollgate-token-id"].contains(&name.to_lowercase().as_str()));
+    seen.sort();
     let expected = [
         ("authorization", authorization.as_str()),
         ("user-agent", "Telegraf/1.39.0"),
-        ("X-Forwarded-For", "127.0.0.1"),
-        ("X-Forwarded-Proto", "http"),
-        ("X-Forwarded-Host", "tollgate"),
-        ("X-Tollgate-User", "olga"),
-        ("X-Tollgate-Role", "owner"),
+        ("via", "2 tollgate"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-host", "tollgate"),
+        ("x-forwarded-proto", "http"),
+        ("x-tollgate-role", "owner"),
+        ("x-tollgate-user", "olga"),
     ];
     assert_eq!(seen, expected);
     assert_eq!(request.field("X-Tollgate-Token-Id"), Some(site.agent.id.to_string().as_str()));
@@ -303,8 +305,7 @@ async fn a_body_over_the_limit_is_refused_at_once_or_where_it_passes_it() {
     beat.piece(&[b'x'; 600]);
     let reply = beat.reply().await;
     assert_eq!((reply.status(), reply.error().as_str()), (413, "Request body too large"));
-    site.heartbeat.until("the upstream is let go", |seen| seen.closed == 1).await;
-    assert!(!site.heartbeat.request().complete, "what was cut off may not look whole");
+    assert_eq!(site.forwarded(), 0, "what is small is there whole before it goes on");
 
     let mut beat = client.begin(http2_with(&site.agent, "POST", HEARTBEAT)).await;
     beat.piece(&[b'x'; 1000]);
@@ -334,7 +335,7 @@ async fn a_stream_that_the_client_resets_lets_its_upstream_go() {
     site.api.until("the upstream is let go", |seen| seen.closed == 1).await;
 
     let mut sending = client.begin(http2_with(&site.agent, "POST", HEARTBEAT)).await;
-    sending.piece(b"{");
+    sending.piece(&[b'x'; 20_000]);
     site.heartbeat.until("the request", |seen| seen.requests.len() == 1).await;
     sending.body.send_reset(Reason::CANCEL);
     site.heartbeat.until("the upstream is let go", |seen| seen.closed == 1).await;
@@ -371,7 +372,7 @@ async fn an_upstream_that_breaks_off_breaks_the_stream_and_nothing_else() {
         assert_eq!(head.status, 200);
         drop(pieces);
         let (_, error) = http2_cut(&mut body).await;
-        assert_eq!(error.reason(), Some(Reason::CANCEL));
+        assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
     }
     assert_eq!(client.get(CONFIG, &site.agent).await.status(), 200);
 }

@@ -157,7 +157,6 @@ async fn what_is_not_http_1_1_is_502() {
         "HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
         "HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n".to_owned(),
-        "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello".to_owned(),
         with("Content-Length: 5\r\nContent-Length: 5"),
         with("Content-Length: 5\r\nContent-Length: 6"),
         with("Content-Length: 5, 5"),
@@ -170,7 +169,6 @@ async fn what_is_not_http_1_1_is_502() {
         with("X-A: b\r\n folded"),
         with("X-A : b"),
         with("X-A: \u{0}"),
-        with("X-A: b\nX-B: c"),
         with("no colon"),
         with(&format!("X-Pad: {}", "x".repeat(1 << 20))),
         with(&"X-A: b\r\n".repeat(500)),
@@ -237,13 +235,14 @@ async fn a_second_reply_on_a_connection_is_never_handed_on() {
 #[tokio::test]
 async fn an_answer_before_the_body_is_sent_reaches_the_client_at_once() {
     let site = Site::start().await;
-    let head = format!("Authorization: Bearer {}\r\nContent-Length: 10\r\n", site.agent.raw);
+    let head = format!("Authorization: Bearer {}\r\nContent-Length: 100000\r\n", site.agent.raw);
     site.heartbeat.next(Script::reply_only(scripted("413 Payload Too Large", "", "no")));
     site.heartbeat.next(Script::early_reply(ok("early")));
     for text in ["no", "early"] {
         let mut client = site.connect().await;
-        client.send(request("POST", HEARTBEAT, &head) + "hello").await;
-        assert_eq!(client.reply().await.text(), text);
+        client.send(request("POST", HEARTBEAT, &head) + &"x".repeat(20_000)).await;
+        let reply = client.reply().await;
+        assert_eq!((reply.text(), reply.closes()), (text, true));
         // What is left of the body is nobody's next request.
         client.send(get("/api/configs/smuggled", &site.agent)).await;
         client.is_cut().await;
@@ -311,9 +310,9 @@ async fn a_client_that_leaves_takes_its_request_with_it() {
     site.api.until("the endless reply is no longer read", all_closed).await;
 
     let mut client = site.connect().await;
-    let fields = format!("Authorization: Bearer {}\r\nContent-Length: 10\r\n", site.agent.raw);
-    client.send(request("POST", HEARTBEAT, &fields) + "hello").await;
-    site.heartbeat.until("half a body", |seen| seen.requests.first().is_some_and(|one| one.body == b"hello")).await;
+    let fields = format!("Authorization: Bearer {}\r\nContent-Length: 100000\r\n", site.agent.raw);
+    client.send(request("POST", HEARTBEAT, &fields) + &"x".repeat(20_000)).await;
+    site.heartbeat.until("half a body", |seen| seen.requests.first().is_some_and(|one| one.body.len() == 20_000)).await;
     drop(client);
     site.heartbeat.until("the half request is given up", |seen| seen.closed == 1).await;
     assert!(!site.heartbeat.request().complete);

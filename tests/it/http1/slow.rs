@@ -82,8 +82,7 @@ async fn a_body_that_does_not_come_is_408_and_never_looks_whole() {
         assert!(reply.closes());
         client.ends().await;
     }
-    site.heartbeat.until("the half requests are gone", |seen| seen.closed == cases.len()).await;
-    assert!(site.heartbeat.requests().iter().all(|request| !request.complete));
+    assert_eq!(site.heartbeat.connections(), 0, "what is small is there whole before anything is taken for it");
 }
 
 /// A few bytes a second keep no connection: the least rate counts.

@@ -6,7 +6,7 @@ const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
 
 /// Fields as pairs, for comparing.
 fn pairs(fields: &[(&str, &str)]) -> Vec<(String, String)> {
-    fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    fields.iter().map(|(name, value)| (name.to_lowercase(), (*value).to_owned())).collect()
 }
 
 async fn one_more(site: &Site, client: &mut Client) {
@@ -39,8 +39,12 @@ async fn what_agents_and_operators_look_for_comes_through_untouched() {
             ("Set-Cookie", "b=2"),
             ("Cache-Control", "private"),
             ("WWW-Authenticate", "Basic"),
+            ("Via", "1.1 tollgate"),
             ("Content-Length", "8"),
         ];
+        // An agent compares it without looking at the status, and would reload.
+        let expected: Vec<_> =
+            expected.into_iter().filter(|(name, _)| *name != "Last-Modified" || status == "200 OK").collect();
         assert_eq!(reply.head.fields, pairs(&expected), "{status}");
     }
 }
@@ -52,8 +56,8 @@ async fn what_concerns_only_the_hop_to_the_upstream_stays_there() {
                   Proxy-Connection: keep-alive\r\nProxy-Authenticate: Basic\r\nTrailer: X\r\nTE: x\r\nX-Kept: 1\r\n";
     site.api.next(Script::reply(scripted("200 OK", fields, "x")));
     let reply = site.get(CONFIG, &site.agent).await;
-    let expected = [("Server", "scripted"), ("X-Kept", "1"), ("Content-Length", "1")];
-    assert_eq!(reply.head.fields, pairs(&expected));
+    let names: Vec<_> = reply.head.fields.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["server", "x-kept", "date", "via", "content-length"]);
 }
 
 #[tokio::test]
@@ -82,7 +86,9 @@ async fn a_reply_without_a_length_is_chunked_for_the_client() {
         client.send(get(CONFIG, &site.agent)).await;
         let reply = client.reply().await;
         assert_eq!(reply.text(), "until the end");
-        assert_eq!(reply.head.fields, pairs(&[("Server", "scripted"), ("Transfer-Encoding", "chunked")]));
+        let names: Vec<_> = reply.head.fields.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["server", "date", "via", "transfer-encoding"]);
+        assert_eq!(reply.field("Transfer-Encoding"), Some("chunked"));
     }
     one_more(&site, &mut client).await;
 }

@@ -60,8 +60,7 @@ async fn bodies_have_a_largest_size_however_they_are_framed() {
     assert_refused(&site.send(post(HEARTBEAT, &site.agent, &[b'x'; 1001])).await, 413, "Request body too large");
     assert_eq!(site.heartbeat.requests().len(), 2, "a length over the limit is not even tried");
     assert_refused(&site.send(chunked(1001)).await, 413, "Request body too large");
-    site.heartbeat.until("the connection with half a request is closed", |seen| seen.closed == 1).await;
-    assert!(!site.heartbeat.requests().last().expect("some").complete);
+    assert_eq!(site.heartbeat.requests().len(), 2, "nor is a small body that turns out too large");
     // The length counts before the body: nobody waits for what will not be taken.
     let fields = format!("Authorization: Bearer {}\r\nContent-Length: 99999999999\r\n", site.agent.raw);
     assert_refused(&site.send(request("POST", HEARTBEAT, &fields)).await, 413, "Request body too large");

@@ -15,10 +15,8 @@ async fn before_the_first_snapshot_nobody_can_say_yes_or_no() {
     // What needs no registry to be answered is answered.
     assert_refused(&site.send(request("GET", CONFIG, "")).await, 401, "Missing or invalid Authorization header");
     assert_refused(&site.get("/nothing", &site.agent).await, 404, "Not found");
-    assert_eq!(
-        site.send(request("HEAD", CONFIG, &format!("Authorization: Bearer {}\r\n", site.agent.raw))).await.status(),
-        503
-    );
+    let authorization = format!("Authorization: Bearer {}\r\n", site.agent.raw);
+    assert_eq!(site.send(request("HEAD", "/api/configs", &authorization)).await.status(), 503);
     assert_eq!(site.forwarded(), 0);
 
     site.store.set_broken(false);

@@ -1,0 +1,311 @@
+//! The bodies of an exchange: a client's on its way up, an upstream's on its way down. Both are streamed; what is small is
+//! there whole before anything is taken from the upstream for it.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::exchange::Exchange;
+use super::forward::Passage;
+use super::refusal::Refusal;
+use crate::upstream::Step;
+
+/// A body up to this many bytes is there whole before a place or an upstream connection is taken for it: what drips in
+/// holds nothing.
+pub(crate) const GATHERED: usize = 16 * 1024;
+
+/// Why a request's body does not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The client is gone.
+    #[error("the client closed the connection within its request")]
+    Gone,
+    /// The client is too slow.
+    #[error("the client's request body came too slowly")]
+    Slow,
+    /// It is over the limit.
+    #[error("the request body is over the limit")]
+    TooLarge,
+    /// It is not what its framing said.
+    #[error("the request body is malformed")]
+    Broken,
+    /// The client waits for `100 Continue`, which its protocol's server does not send.
+    #[error("the client waits for an interim reply")]
+    Waits,
+}
+
+/// A body as its protocol delivers it. It knows the client's pace and ends only where its framing says so.
+pub(crate) trait Source {
+    /// The next piece; `None` at the end. Bounded in time by the source itself.
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>>;
+}
+
+/// A request's body on its way to the upstream.
+pub struct Upload {
+    state: State,
+    /// Bytes that may still come.
+    limit: u64,
+}
+
+enum State {
+    /// All of it.
+    Whole(Bytes),
+    /// What came already, and where the rest comes from.
+    Streamed(Streamed),
+}
+
+struct Streamed {
+    begun: Bytes,
+    source: Box<dyn Source>,
+    /// Bytes still to be handed on, if that was said.
+    length: Option<u64>,
+    progress: Rc<Progress>,
+    /// Counts for the upstream's time to answer once all was handed on.
+    exchange: Option<(Rc<Exchange>, Duration)>,
+}
+
+/// How far a streamed body is, for who waits for the reply to it.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// All of it was handed on.
+    pub(crate) done: Cell<bool>,
+    /// It broke off.
+    pub(crate) error: Cell<Option<BodyError>>,
+    /// The reply has begun: its deadlines are no longer this body's concern.
+    pub(crate) answered: Cell<bool>,
+}
+
+impl Upload {
+    /// A body that is here whole.
+    pub(crate) fn whole(data: Bytes) -> Self {
+        Self { state: State::Whole(data), limit: u64::MAX }
+    }
+
+    /// One that is still coming: `length` bytes if that was said, and at most `limit`.
+    pub(crate) fn streamed(source: Box<dyn Source>, length: Option<u64>, limit: u64) -> Self {
+        let progress = Rc::default();
+        Self {
+            state: State::Streamed(Streamed { begun: Bytes::new(), source, length, progress, exchange: None }),
+            limit,
+        }
+    }
+
+    /// Whether its length was said and is over the limit.
+    pub(crate) fn is_too_large(&self) -> bool {
+        matches!(&self.state, State::Streamed(Streamed { length: Some(length), .. }) if *length > self.limit)
+    }
+
+    /// Waits for the body, if it is small.
+    ///
+    /// # Errors
+    /// [`BodyError`], when it does not come.
+    pub(crate) async fn gather(&mut self) -> Result<(), BodyError> {
+        let State::Streamed(streamed) = &mut self.state else { return Ok(()) };
+        if streamed.length.is_some_and(|length| length > GATHERED as u64) {
+            return Ok(());
+        }
+        let mut gathered = BytesMut::new();
+        while gathered.len() < GATHERED {
+            match poll_fn(|context| streamed.source.poll_data(context)).await.transpose()? {
+                Some(data) if gathered.is_empty() && streamed.length == Some(data.len() as u64) => {
+                    self.state = State::Whole(data);
+                    return Ok(());
+                }
+                Some(data) if data.len() as u64 > self.limit => return Err(BodyError::TooLarge),
+                Some(data) => {
+                    self.limit -= data.len() as u64;
+                    gathered.extend_from_slice(&data);
+                }
+                None => {
+                    self.state = State::Whole(gathered.freeze());
+                    return Ok(());
+                }
+            }
+        }
+        streamed.begun = gathered.freeze();
+        Ok(())
+    }
+
+    /// From here on it is handed to an upstream that has `timeout` to answer once it has all of it. `None`: it has that
+    /// already.
+    pub(crate) fn forwarded(&mut self, exchange: &Rc<Exchange>, timeout: Duration) -> Option<Rc<Progress>> {
+        let State::Streamed(streamed) = &mut self.state else { return None };
+        streamed.exchange = Some((Rc::clone(exchange), timeout));
+        Some(Rc::clone(&streamed.progress))
+    }
+
+    /// A copy, if it is here whole: costs nothing but a count.
+    pub(crate) fn try_clone(&self) -> Option<Self> {
+        match &self.state {
+            State::Whole(data) => Some(Self::whole(data.clone())),
+            State::Streamed(_) => None,
+        }
+    }
+}
+
+impl Streamed {
+    fn poll_data(&mut self, limit: &mut u64, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let data = if self.begun.is_empty() {
+            match ready!(self.source.poll_data(context)) {
+                Some(Ok(data)) => match limit.checked_sub(data.len() as u64) {
+                    Some(left) => {
+                        *limit = left;
+                        Some(Ok(data))
+                    }
+                    None => Some(Err(BodyError::TooLarge)),
+                },
+                other => other,
+            }
+        } else {
+            Some(Ok(std::mem::take(&mut self.begun)))
+        };
+        match &data {
+            Some(Ok(data)) => self.length = self.length.map(|length| length.saturating_sub(data.len() as u64)),
+            Some(Err(error)) => self.progress.error.set(Some(*error)),
+            None => {}
+        }
+        if data.is_none() || self.length == Some(0) {
+            self.end();
+        }
+        Poll::Ready(data)
+    }
+
+    /// The upstream has all of it: now it owes an answer.
+    fn end(&mut self) {
+        if !self.progress.done.replace(true)
+            && !self.progress.answered.get()
+            && let Some((exchange, timeout)) = &self.exchange
+        {
+            exchange.alarm.set(*timeout);
+        }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self { state, limit } = self.get_mut();
+        match state {
+            State::Whole(data) if data.is_empty() => Poll::Ready(None),
+            State::Whole(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            State::Streamed(streamed) => {
+                streamed.poll_data(limit, context).map(|data| data.map(|data| data.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Whole(data) => data.is_empty(),
+            State::Streamed(streamed) => streamed.progress.done.get(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Whole(data) => SizeHint::with_exact(data.len() as u64),
+            State::Streamed(streamed) => streamed.length.map(SizeHint::with_exact).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Slow => Self::Timeout,
+            BodyError::TooLarge => Self::BodyTooLarge,
+            BodyError::Broken => Self::BrokenBody,
+            BodyError::Waits => Self::Expectation,
+            BodyError::Gone => Self::Gone,
+        }
+    }
+}
+
+/// A reply cannot be delivered to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the upstream's reply broke off")]
+pub struct Cut;
+
+/// An upstream's reply on its way to the client. Its end is the end that its framing says; whatever else ends it is an error,
+/// so that a broken reply never looks complete.
+pub struct Relayed {
+    body: Incoming,
+    passage: Passage,
+    /// Longest pause.
+    pause: Duration,
+    /// The upstream is waited for, and its pause counted.
+    waiting: bool,
+}
+
+impl Relayed {
+    pub(super) fn new(body: Incoming, passage: Passage, pause: Duration) -> Self {
+        let mut relayed = Self { body, passage, pause, waiting: false };
+        if relayed.body.is_end_stream() {
+            relayed.passage.complete();
+        }
+        relayed
+    }
+
+    /// The request's body was not read to its end, so what follows on the client's connection is not a request.
+    pub(crate) fn leaves_upload(&self) -> bool {
+        self.passage.leaves_upload()
+    }
+}
+
+impl Body for Relayed {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        loop {
+            let expected = self.body.size_hint().exact();
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+                // The client may have been waited for since, by the same alarm.
+                if !std::mem::replace(&mut self.waiting, true) || !self.passage.exchange.alarm.is_set() {
+                    self.passage.exchange.alarm.set(self.pause);
+                }
+                return Poll::Pending;
+            };
+            if std::mem::replace(&mut self.waiting, false) {
+                self.passage.exchange.alarm.clear();
+            }
+            match frame {
+                Some(Ok(frame)) if frame.is_data() => {
+                    if self.body.is_end_stream() {
+                        self.passage.complete();
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Some(Ok(_)) => {} // trailers end here
+                None if expected.is_none_or(|left| left == 0) => {
+                    self.passage.complete();
+                    return Poll::Ready(None);
+                }
+                None => return Poll::Ready(Some(Err(self.passage.fail(Step::Reply, &"it ended early")))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.passage.fail(Step::Reply, &error)))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl std::fmt::Debug for Relayed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relayed").finish_non_exhaustive()
+    }
+}

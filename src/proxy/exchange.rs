@@ -1,0 +1,81 @@
+//! One request for as long as it is under way: where it came from, what interrupts it, what is said of it in the log.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::request::Origin;
+use crate::token::TokenId;
+use crate::worker::alarm::Alarm;
+use crate::worker::{RequestId, Worker};
+
+/// One request and its reply.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Where it is served.
+    pub worker: Rc<Worker>,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Interrupts it. Until it has a reply, its deadlines are those of the steps towards one; then those of the reply.
+    pub alarm: Alarm,
+    id: Cell<RequestId>,
+    token: Cell<Option<TokenId>>,
+    /// Method and path; made only when someone reads it.
+    line: RefCell<Option<String>>,
+    logged: Cell<bool>,
+}
+
+impl Exchange {
+    /// One that begins.
+    #[must_use]
+    pub fn new(worker: &Rc<Worker>, origin: Origin) -> Rc<Self> {
+        Rc::new(Self {
+            worker: Rc::clone(worker),
+            origin,
+            alarm: Alarm::new(worker),
+            id: Cell::new(worker.request_id()),
+            token: Cell::new(None),
+            line: RefCell::new(None),
+            logged: Cell::new(false),
+        })
+    }
+
+    /// Names it in replies, logs and the upstream's `X-Request-Id`.
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        self.id.get()
+    }
+
+    pub(super) fn set_id(&self, id: RequestId) {
+        self.id.set(id);
+    }
+
+    pub(super) fn set_token(&self, token: TokenId) {
+        self.token.set(Some(token));
+    }
+
+    /// The query is left out: it may hold anything.
+    pub(super) fn set_line(&self, method: &http::Method, path: &str) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            self.line.replace(Some(format!("{method} {path}")));
+        }
+    }
+
+    /// Says how it ended. `status` is 0 where no reply was whole.
+    pub fn log(&self, status: u16, outcome: &'static str) {
+        self.logged.set(true);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let id = self.id();
+            let token = self.token.get().map(tracing::field::display);
+            let line = self.line.borrow();
+            tracing::debug!(request_id = id.as_str(), line = line.as_deref(), token, status, outcome, "request");
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.logged.get() {
+            self.log(0, "left");
+        }
+    }
+}

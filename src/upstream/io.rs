@@ -1,0 +1,111 @@
+//! An upstream connection's bytes below hyper: gives writes a deadline, and goes on reading when the upstream takes no more.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::socket::Stream;
+use crate::worker::alarm::Alarm;
+
+/// A stream that hyper's client reads and writes.
+pub(super) struct Io {
+    stream: Stream,
+    /// Runs while the upstream takes nothing.
+    alarm: Alarm,
+    /// Longest time that it may take nothing.
+    pause: Duration,
+    stalled: bool,
+    /// The upstream takes no more. What is written is dropped: it may have answered, and its answer is worth more than the
+    /// rest of the request.
+    deaf: Rc<Cell<bool>>,
+}
+
+impl Io {
+    pub(super) fn new(stream: Stream, alarm: Alarm, pause: Duration, deaf: Rc<Cell<bool>>) -> Self {
+        Self { stream, alarm, pause, stalled: false, deaf }
+    }
+
+    /// What a write of `count` bytes came to.
+    fn written(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+        count: usize,
+    ) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Pending => {
+                if !std::mem::replace(&mut self.stalled, true) {
+                    self.alarm.set(self.pause);
+                }
+                self.alarm.poll(context).map(|_| Err(io::ErrorKind::TimedOut.into()))
+            }
+            Poll::Ready(written) => {
+                if std::mem::replace(&mut self.stalled, false) {
+                    self.alarm.clear();
+                }
+                Poll::Ready(written.or_else(|error| {
+                    if error.kind() == io::ErrorKind::TimedOut {
+                        return Err(error);
+                    }
+                    self.deaf.set(true);
+                    Ok(count)
+                }))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.deaf.get() {
+            return Poll::Ready(Ok(data.len()));
+        }
+        let written = Pin::new(&mut self.stream).poll_write(context, data);
+        self.written(context, written, data.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = || slices.iter().map(|slice| slice.len()).sum();
+        if self.deaf.get() {
+            return Poll::Ready(Ok(count()));
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.written(context, written, count())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// TLS may hold back what was written, so this has the same deadline.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf.get() {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = Pin::new(&mut self.stream).poll_flush(context).map_ok(|()| 0);
+        self.written(context, flushed, 0).map_ok(drop)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,138 @@
+//! A worker's connections to one upstream, carried by hyper. Whether one can be used again is hyper's to say: both messages
+//! ended, nothing unread, nothing owed.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
+
+use super::Upstream;
+use super::connect::ConnectError;
+use super::io::Io;
+use crate::proxy::body::Upload;
+use crate::worker::Worker;
+use crate::worker::alarm::{Alarm, Moment};
+
+/// Most that is read ahead of an upstream's reply, and so the largest reply head. It bounds what an idle connection keeps.
+const MAX_READ_AHEAD: usize = 32 * 1024;
+
+/// A worker's connections to one upstream. The last used is used first, so that spare ones age and go.
+#[derive(Debug)]
+pub struct Pool {
+    /// Where they lead.
+    pub upstream: Arc<Upstream>,
+    idle: RefCell<Vec<(Connection, Moment)>>,
+}
+
+/// A connection, held by nobody else. It is closed when this is dropped.
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Upload>,
+    address: SocketAddr,
+    /// Ends the task that carries it: whatever is under way ends with it.
+    task: AbortHandle,
+    deaf: Rc<Cell<bool>>,
+}
+
+/// A connection that carries one request. Dropping it closes the connection; [`Lease::give_back`] keeps it.
+#[derive(Debug)]
+pub struct Lease {
+    pool: Rc<Pool>,
+    connection: Connection,
+    /// Whether it has carried a request before: then it may have died since.
+    pub reused: bool,
+}
+
+impl Pool {
+    /// No connections yet.
+    #[must_use]
+    pub fn new(upstream: Arc<Upstream>) -> Self {
+        Self { upstream, idle: RefCell::default() }
+    }
+
+    /// A connection that was used before and can be used again, as far as is known.
+    #[must_use]
+    pub fn reuse(self: &Rc<Self>, now: Moment) -> Option<Lease> {
+        let mut idle = self.idle.borrow_mut();
+        // One whose last exchange is not quite over, as hyper sees it, is left for later.
+        let at = idle.iter().rposition(|(connection, _)| connection.sender.is_ready())?;
+        let (connection, since) = idle.remove(at);
+        let is_fresh = now.since(since) < self.upstream.config.pool_idle_timeout;
+        is_fresh.then(|| Lease { pool: Rc::clone(self), connection, reused: true })
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// [`ConnectError`] tells how far it came.
+    pub async fn connect(self: &Rc<Self>, worker: &Rc<Worker>) -> Result<Lease, ConnectError> {
+        let (stream, address) = self.upstream.connector.connect().await?;
+        let deaf = Rc::default();
+        let io = Io::new(stream, Alarm::new(worker), self.upstream.config.idle_timeout, Rc::clone(&deaf));
+        let handshake = Builder::new().max_buf_size(MAX_READ_AHEAD).handshake(TokioIo::new(io)).await;
+        // Nothing is exchanged yet, so nothing can fail.
+        let (sender, carried) = handshake.map_err(|error| ConnectError::setup(address, error))?;
+        let task = tokio::task::spawn_local(async move {
+            if let Err(error) = carried.await {
+                tracing::debug!(%address, %error, "an upstream connection ended");
+            }
+        });
+        let connection = Connection { sender, address, task: task.abort_handle(), deaf };
+        Ok(Lease { pool: Rc::clone(self), connection, reused: false })
+    }
+
+    /// Closes every idle connection: one was found dead, so the others are suspect.
+    pub fn forget(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    /// Closes those that were idle for too long.
+    pub fn drop_idle(&self, now: Moment) {
+        let timeout = self.upstream.config.pool_idle_timeout;
+        self.idle
+            .borrow_mut()
+            .retain(|(connection, since)| !connection.sender.is_closed() && now.since(*since) < timeout);
+    }
+}
+
+impl Lease {
+    /// Sends a request and waits for the head of the reply. Dropping the future closes the connection.
+    ///
+    /// # Errors
+    /// hyper's, with the request if nothing of it was written.
+    pub fn send(
+        &mut self,
+        request: Request<Upload>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> + use<> {
+        self.connection.sender.try_send_request(request)
+    }
+
+    /// Where it leads.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.connection.address
+    }
+
+    /// Keeps the connection for the next request, once the reply was read to its end. It is used again when hyper has seen
+    /// both messages end.
+    pub fn give_back(self, now: Moment) {
+        let Self { pool, connection, .. } = self;
+        let mut idle = pool.idle.borrow_mut();
+        if !connection.deaf.get() && idle.len() < pool.upstream.config.pool_max_idle {
+            idle.push((connection, now));
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
