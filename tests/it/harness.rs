@@ -21,6 +21,7 @@ mod redis;
 pub(crate) mod relay;
 mod reply;
 pub(crate) mod sentinel;
+mod sockets;
 mod upstream;
 mod wait;
 #[expect(dead_code, reason = "the soak uses the rest")]
@@ -49,6 +50,7 @@ pub(crate) use redis::RedisServer;
 pub(crate) use relay::{Relay, Traffic};
 pub(crate) use reply::Reply;
 pub(crate) use sentinel::SentinelSet;
+pub(crate) use sockets::{established_to, leave, reset};
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
 pub(crate) use wait::{PATIENCE, eventually, within};
 
@@ -97,6 +99,7 @@ type Adjust = Box<dyn FnOnce(&mut Config, &Path)>;
 pub(crate) struct Builder {
     environment: Vec<(OsString, OsString)>,
     adjust: Vec<Adjust>,
+    api_url: Option<String>,
     store_is_down: bool,
 }
 
@@ -104,6 +107,12 @@ impl Builder {
     /// A key of the configuration by its variable, without `TOLLGATE_`: `("FRESHNESS__MAX_STALENESS", "1s")`.
     pub(crate) fn setting(mut self, key: &str, value: &str) -> Self {
         self.environment.push((format!("TOLLGATE_{key}").into(), value.into()));
+        self
+    }
+
+    /// The API server is somewhere else than at [`Site::api`].
+    pub(crate) fn api_at(mut self, url: impl Into<String>) -> Self {
+        self.api_url = Some(url.into());
         self
     }
 
@@ -134,7 +143,7 @@ impl Builder {
         let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
         let overrides = Overrides {
             listen: vec!["127.0.0.1:0".to_owned()],
-            api_upstream: Some(format!("http://{}", api.address())),
+            api_upstream: Some(self.api_url.unwrap_or_else(|| format!("http://{}", api.address()))),
             heartbeat_upstream: Some(format!("http://{}", heartbeat.address())),
             store: Some(format!("sqlite:{}", path.display())),
             admin_listen: Some("127.0.0.1:0".to_owned()),

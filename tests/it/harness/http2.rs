@@ -113,6 +113,11 @@ impl Http2Stream {
         Reply::of_http2(head, received, to_head)
     }
 
+    /// Whether a reply comes at all.
+    pub(crate) async fn outcome(self) -> Result<u16, h2::Error> {
+        within("a reply or none", self.response).await.map(|response| response.status().as_u16())
+    }
+
     /// The reply's head; its body stays to be read.
     pub(crate) async fn head(self) -> (Head, RecvStream) {
         let response = within("a reply", self.response).await.expect("a reply");

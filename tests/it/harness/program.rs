@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -14,6 +14,7 @@ use super::{Upstream, within};
 pub(crate) struct Program {
     child: Child,
     listener: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
     /// The Owner's token.
     pub(crate) token: String,
     /// With the store in it.
@@ -24,6 +25,11 @@ impl Program {
     /// Starts it with a store of its own before these upstreams, with these `TOLLGATE_` variables, and waits until it says
     /// that it is ready.
     pub(crate) fn start(api: &Upstream, heartbeat: &Upstream, variables: &[(&str, &str)]) -> Self {
+        Self::start_at(&url(api), &url(heartbeat), variables)
+    }
+
+    /// As [`Program::start`], before upstreams with these URLs.
+    pub(crate) fn start_at(api: &str, heartbeat: &str, variables: &[(&str, &str)]) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("a directory"));
         let created = command(&directory, &["init"]).output().expect("runs");
         let token = String::from_utf8(created.stdout).expect("text").trim().to_owned();
@@ -32,7 +38,7 @@ impl Program {
 
     /// Starts another one with the same store.
     pub(crate) fn beside(&self, api: &Upstream, heartbeat: &Upstream, variables: &[(&str, &str)]) -> Self {
-        Self::serve(api, heartbeat, variables, self.token.clone(), Arc::clone(&self.directory))
+        Self::serve(&url(api), &url(heartbeat), variables, self.token.clone(), Arc::clone(&self.directory))
     }
 
     /// Prepares `tollgate` with its store.
@@ -45,17 +51,10 @@ impl Program {
         self.command(arguments).stdin(Stdio::null()).output().expect("runs")
     }
 
-    fn serve(
-        api: &Upstream,
-        heartbeat: &Upstream,
-        variables: &[(&str, &str)],
-        token: String,
-        directory: Arc<TempDir>,
-    ) -> Self {
-        let url = |upstream: &Upstream| format!("http://{}", upstream.address());
+    fn serve(api: &str, heartbeat: &str, variables: &[(&str, &str)], token: String, directory: Arc<TempDir>) -> Self {
         let serve = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
         let mut command = command(&directory, &serve);
-        command.args(["--api-upstream", &url(api), "--heartbeat-upstream", &url(heartbeat)]);
+        command.args(["--api-upstream", api, "--heartbeat-upstream", heartbeat]);
         command.env("TOLLGATE_LOG__FORMAT", "json").env("TOLLGATE_WORKERS", "1").stderr(Stdio::piped());
         for (name, value) in variables {
             command.env(format!("TOLLGATE_{name}"), value);
@@ -75,8 +74,22 @@ impl Program {
             }
         }
         // Reads on, so that it never waits for its log.
-        std::thread::spawn(move || log.for_each(drop));
-        Self { child, listener: listener.expect("said where it listens"), token, directory }
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            log.map_while(Result::ok).for_each(|line| kept.lock().expect("no panic").push(line))
+        });
+        Self { child, listener: listener.expect("said where it listens"), log: lines, token, directory }
+    }
+
+    /// What it has logged since it was ready.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where agents connect.
@@ -110,6 +123,10 @@ impl Program {
         };
         within("the program's end", ended).await
     }
+}
+
+fn url(upstream: &Upstream) -> String {
+    format!("http://{}", upstream.address())
 }
 
 fn command(directory: &TempDir, arguments: &[&str]) -> Command {

@@ -22,6 +22,8 @@ pub(crate) struct Upstream {
 struct Shared {
     seen: watch::Sender<Seen>,
     scripts: Mutex<VecDeque<Script>>,
+    /// For requests without a script of their own.
+    otherwise: Mutex<fn() -> Script>,
 }
 
 /// What happened so far.
@@ -140,6 +142,12 @@ impl Script {
         Self(vec![Step::Sleep])
     }
 
+    /// Goes on to say this.
+    pub(crate) fn then_reply(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.0.push(Step::Send(bytes.into()));
+        self
+    }
+
     /// Closes when it is done.
     pub(crate) fn then_close(mut self) -> Self {
         self.0.push(Step::Close);
@@ -169,7 +177,10 @@ impl Upstream {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let shared = Arc::new(Shared { seen: watch::Sender::default(), scripts: Mutex::default() });
+        let otherwise: fn() -> Script = || Script::reply(ok("ok"));
+        let shared =
+            Shared { seen: watch::Sender::default(), scripts: Mutex::default(), otherwise: Mutex::new(otherwise) };
+        let shared = Arc::new(shared);
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { address, shared, task }
     }
@@ -181,6 +192,11 @@ impl Upstream {
     /// What to do with the next request that has no script yet.
     pub(crate) fn next(&self, script: Script) {
         self.shared.scripts.lock().expect("no panic").push_back(script);
+    }
+
+    /// What to do with every request that has no script of its own.
+    pub(crate) fn otherwise(&self, script: fn() -> Script) {
+        *self.shared.otherwise.lock().expect("no panic") = script;
     }
 
     /// Every request so far.
@@ -255,7 +271,8 @@ impl Connection {
         loop {
             let request = self.head().await?;
             let script = self.shared.scripts.lock().expect("no panic").pop_front();
-            for step in script.unwrap_or_else(|| Script::reply(ok("ok"))).0 {
+            let otherwise = *self.shared.otherwise.lock().expect("no panic");
+            for step in script.unwrap_or_else(otherwise).0 {
                 match step {
                     Step::ReadBody => self.body(request).await?,
                     Step::Send(bytes) => self.send(&bytes).await?,
