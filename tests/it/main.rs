@@ -1,6 +1,7 @@
 //! Integration tests: one binary, one file per subject.
 
 mod cli;
+mod client_gone;
 mod conformance;
 mod dev;
 mod drain;
