@@ -20,5 +20,6 @@ mod registry;
 mod revocation;
 mod snapshot_file;
 mod sqlite;
+mod stale_cut;
 mod tls;
 mod upstream;
