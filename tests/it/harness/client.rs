@@ -156,6 +156,12 @@ impl Client {
         assert!(self.received.is_empty(), "more was said: {:?}", self.received.escape_ascii().to_string());
     }
 
+    /// Asserts that the connection ends here, cleanly or not, with nothing more said.
+    pub(crate) async fn ends_unanswered(&mut self) {
+        drop(self.receive().await);
+        assert_eq!(self.received.escape_ascii().to_string(), "", "nothing was to be said");
+    }
+
     /// Waits until the connection is over, cleanly or not, whatever comes until then.
     pub(crate) async fn is_cut(&mut self) {
         while self.receive().await.is_ok_and(|count| count > 0) {

@@ -127,6 +127,11 @@ impl Script {
         (Self(vec![Step::ReadBody, Step::Relay(receiver)]), sender)
     }
 
+    /// Answers with this, and says nothing more until the sidecar closes.
+    pub(crate) fn part(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(vec![Step::ReadBody, Step::Send(bytes.into()), Step::Hang])
+    }
+
     /// Answers with this and then the same bytes so many times.
     pub(crate) fn flood(head: impl Into<Vec<u8>>, bytes: Vec<u8>, times: usize) -> Self {
         Self(vec![Step::ReadBody, Step::Send(head.into()), Step::Flood(bytes, times)])
