@@ -12,6 +12,7 @@ mod harness;
 mod http1;
 mod http2;
 mod hygiene;
+mod interim;
 mod memory;
 mod primary;
 mod redis;
