@@ -18,6 +18,7 @@ mod primary;
 mod redis;
 mod refusals;
 mod registry;
+mod reply_fields;
 mod revocation;
 mod snapshot_file;
 mod sqlite;
