@@ -2,6 +2,7 @@
 
 mod cli;
 mod client_gone;
+mod config_head;
 mod conformance;
 mod dev;
 mod drain;
