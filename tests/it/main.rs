@@ -15,6 +15,7 @@ mod http2;
 mod hygiene;
 mod interim;
 mod memory;
+mod outage;
 mod primary;
 mod redis;
 mod refusals;
