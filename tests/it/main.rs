@@ -12,6 +12,7 @@ mod freshness;
 mod harness;
 mod http1;
 mod http2;
+mod https_upstream;
 mod hygiene;
 mod interim;
 mod memory;
