@@ -28,4 +28,5 @@ mod snapshot_file;
 mod sqlite;
 mod stale_cut;
 mod tls;
+mod token_memory;
 mod upstream;

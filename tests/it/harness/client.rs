@@ -149,6 +149,16 @@ impl Client {
         self.received.drain(..count).collect()
     }
 
+    /// As [`Client::bytes`], or `None` if the connection ends before.
+    pub(crate) async fn try_bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.received.len() < count {
+            if self.receive().await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+        Some(self.received.drain(..count).collect())
+    }
+
     /// Asserts that the connection ends here, cleanly and with nothing more said.
     pub(crate) async fn ends(&mut self) {
         let received = self.receive().await.expect("a clean end");
