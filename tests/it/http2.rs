@@ -1,6 +1,7 @@
 //! HTTP/2 by prior knowledge: each stream is a request of its own, checked as any other and cut off by itself.
 
 mod raw;
+mod streams;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;

@@ -1,5 +1,9 @@
 //! Frames written by hand: what a careful client library would never send.
 
+mod ends;
+mod flood;
+mod windows;
+
 use std::time::Duration;
 
 use crate::harness::{CONFIG, Client, Site};
