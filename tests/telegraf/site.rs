@@ -1,0 +1,220 @@
+//! What a scenario plays on: a Controller, a sidecar in front of it, and agents.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::agent::{Agent, Variable};
+use crate::controller::{Controller, Kind};
+use crate::harness::redis::RedisServer;
+use crate::process::Reaper;
+use crate::tollgate::{Certificate, Door, Tollgate};
+
+/// Longest wait for anything; only a failure takes that long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lines shown of each log when something is wrong.
+const SHOWN: usize = 25;
+
+/// What all scenarios share.
+pub(crate) struct Lab {
+    /// Where Telegraf is.
+    pub(crate) telegraf: PathBuf,
+    pub(crate) certificate: Certificate,
+    pub(crate) reaper: Arc<Reaper>,
+}
+
+/// How a sidecar is set up.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Settings {
+    /// Its store is a Redis, which can be stopped.
+    pub(crate) redis: bool,
+    /// Variables, without `TOLLGATE_`.
+    pub(crate) variables: &'static [(&'static str, &'static str)],
+}
+
+/// Everything. Ends when it is dropped.
+pub(crate) struct Site {
+    /// None of them may end.
+    pub(crate) agents: Vec<Agent>,
+    pub(crate) tollgate: Tollgate,
+    pub(crate) controller: Controller,
+    pub(crate) redis: Option<RedisServer>,
+    lab: Arc<Lab>,
+    directory: TempDir,
+}
+
+impl Site {
+    /// Starts the sidecar and the Controller.
+    pub(crate) async fn start(lab: &Arc<Lab>, settings: Settings) -> Result<Self, String> {
+        let directory = tempfile::tempdir().map_err(|error| format!("a directory: {error}"))?;
+        let redis = settings.redis.then(RedisServer::start);
+        let sqlite = || format!("sqlite:{}", directory.path().join("tollgate.db").display());
+        let store = redis.as_ref().map_or_else(sqlite, RedisServer::url);
+        let controller = Controller::start()?;
+        let (home, address) = (directory.path().to_owned(), controller.address());
+        let tollgate = Tollgate::new(home, store, &lab.certificate, address, settings.variables, &lab.reaper);
+        let mut tollgate = tollgate.await?;
+        tollgate.start().await?;
+        Ok(Self { agents: Vec::new(), tollgate, controller, redis, lab: Arc::clone(lab), directory })
+    }
+
+    /// Where everything is written to.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A new token of this user, for agents.
+    pub(crate) async fn token(&self, user: &str) -> Result<String, String> {
+        let create = ["token", "create", "--user", user, "--description", "edge", "--preset", "telegraf-agent"];
+        self.tollgate.run(&create).await
+    }
+
+    /// Starts an agent that is not looked after.
+    pub(crate) fn launch(&self, name: &str, door: Door, variable: Variable, token: &str) -> Result<Agent, String> {
+        Agent::start(&self.lab, self, name, door, variable, token)
+    }
+
+    /// Starts an agent that must not end.
+    pub(crate) fn agent(&mut self, name: &str, door: Door, token: &str) -> Result<(), String> {
+        let agent = self.launch(name, door, Variable::Controller, token)?;
+        self.agents.push(agent);
+        Ok(())
+    }
+
+    /// Starts one agent by each listener.
+    pub(crate) fn agent_by_each_door(&mut self, token: &str) -> Result<(), String> {
+        Door::ALL.into_iter().try_for_each(|door| self.agent(&format!("{door:?}").to_lowercase(), door, token))
+    }
+
+    /// Waits until something holds, while every agent and the sidecar live.
+    pub(crate) async fn until(
+        &mut self,
+        what: &str,
+        holds: impl Fn(&Self) -> Result<bool, String>,
+    ) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self)? {
+            self.all_live()?;
+            if Instant::now() > deadline {
+                return Err(format!("not within {PATIENCE:?}: {what}"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.all_live()
+    }
+
+    /// Waits until something holds of every agent.
+    pub(crate) async fn until_each(
+        &mut self,
+        what: &str,
+        holds: impl Fn(&Self, &Agent) -> Result<bool, String>,
+    ) -> Result<(), String> {
+        self.until(what, |site| {
+            let mut all = true;
+            for agent in &site.agents {
+                all &= holds(site, agent).map_err(|problem| format!("agent {} {problem}", agent.name))?;
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// Waits until every agent beats as this edition tells it to, and has learnt when that was made, so that the next edit
+    /// is news.
+    pub(crate) async fn all_run(&mut self, edition: u32) -> Result<(), String> {
+        let what = format!("every agent runs edition {edition} and watches it");
+        self.until_each(&what, |site, agent| {
+            let beats = site.controller.count(&agent.name, None, |kind| kind == Kind::Beat(edition));
+            let asks = site.controller.count(&agent.name, None, |kind| kind == Kind::Ask);
+            Ok(beats > 0 && asks > 0)
+        })
+        .await
+    }
+
+    /// Waits until every agent has beaten and asked this many times since.
+    pub(crate) async fn all_go_on(&mut self, since: Instant, times: usize) -> Result<(), String> {
+        self.until_each("every agent beats and watches", |site, agent| {
+            let beats = site.controller.count(&agent.name, Some(since), |kind| matches!(kind, Kind::Beat(_)));
+            let asks = site.controller.count(&agent.name, Some(since), |kind| kind == Kind::Ask);
+            Ok(beats >= times && asks >= times)
+        })
+        .await
+    }
+
+    /// Waits until every agent runs an edition that was made while it could not be told, `since` when it can.
+    pub(crate) async fn none_misses(&mut self, edition: u32, since: Instant) -> Result<(), String> {
+        self.until_each(&format!("every agent loads edition {edition}"), |site, agent| {
+            let count = |kind: Kind| site.controller.count(&agent.name, Some(since), |seen| seen == kind);
+            // The first answer is different from what it knew, unless it has forgotten that.
+            if count(Kind::Fetch) == 0 && count(Kind::Ask) >= 3 {
+                return Err(format!("missed the edit: it was told of edition {edition}, and runs the one before"));
+            }
+            Ok(count(Kind::Beat(edition)) > 0)
+        })
+        .await
+    }
+
+    /// Every agent has loaded its configuration anew exactly this many times since it was started.
+    pub(crate) fn all_have_reloaded(&self, times: usize) -> Result<(), String> {
+        for agent in &self.agents {
+            let fetches = self.controller.count(&agent.name, None, |kind| kind == Kind::Fetch);
+            let reloads = agent.reloads();
+            if (fetches, reloads) != (times + 1, times) {
+                let name = &agent.name;
+                return Err(format!("agent {name} reloaded {reloads} times, not {times}, and fetched {fetches} times"));
+            }
+        }
+        Ok(())
+    }
+
+    /// No agent has anything to complain of.
+    pub(crate) fn none_complains(&self) -> Result<(), String> {
+        for agent in &self.agents {
+            let complaints = agent.complaints();
+            if !complaints.is_empty() {
+                return Err(format!("agent {} complains: {complaints:#?}", agent.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Only what agents send has reached the Controller, and neither a log nor an error has a token in it.
+    pub(crate) fn is_sound(&self) -> Result<(), String> {
+        let unexpected = self.controller.unexpected();
+        if !unexpected.is_empty() {
+            return Err(format!("the Controller saw {unexpected:#?}"));
+        }
+        // Of a token no more is said than its prefix, three dots and its end.
+        let mut named = self.tollgate.log();
+        self.agents.iter().for_each(|agent| named += &agent.log());
+        if named.split("tc-apiv1_").skip(1).any(|rest| !rest.starts_with("...")) {
+            return Err("a log has a token in it".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The ends of the logs of the sidecar and of the agent that a problem is about.
+    pub(crate) fn logs(&self, problem: &str) -> String {
+        let end = |log: &str| {
+            let lines: Vec<_> = log.lines().collect();
+            lines[lines.len().saturating_sub(SHOWN)..].join("\n  ")
+        };
+        let mut logs = format!("the sidecar's log:\n  {}\n", end(&self.tollgate.log()));
+        for agent in self.agents.iter().filter(|agent| problem.contains(&format!("agent {} ", agent.name))) {
+            logs += &format!("the log of agent {}:\n  {}\n", agent.name, end(&agent.log()));
+        }
+        logs
+    }
+
+    fn all_live(&mut self) -> Result<(), String> {
+        for agent in &mut self.agents {
+            if let Some(status) = agent.ended() {
+                return Err(format!("agent {} ended, {status}: {:#?}", agent.name, agent.complaints()));
+            }
+        }
+        Ok(())
+    }
+}

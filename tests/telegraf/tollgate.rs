@@ -1,0 +1,165 @@
+//! `tollgate serve` and the commands beside it, as an operator runs them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::port::Port;
+use crate::process::{Process, Reaper};
+use crate::site::PATIENCE;
+
+/// By which of the three listeners an agent comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    Plain,
+    /// TLS with the default protocols.
+    Tls,
+    /// TLS for HTTP/2 only.
+    Http2,
+}
+
+impl Door {
+    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Tls, Self::Http2];
+}
+
+/// A listener's certificate and the authority that it is from, PEM.
+pub(crate) struct Certificate {
+    pub(crate) authority: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+/// A sidecar with its store, on ports that it keeps. Killed when dropped.
+pub(crate) struct Tollgate {
+    directory: PathBuf,
+    store: String,
+    doors: [Port; 3],
+    listeners: String,
+    controller: SocketAddr,
+    variables: &'static [(&'static str, &'static str)],
+    reaper: Arc<Reaper>,
+    process: Option<Process>,
+}
+
+impl Tollgate {
+    /// With a registry that has an Owner, not running yet.
+    pub(crate) async fn new(
+        directory: PathBuf,
+        store: String,
+        certificate: &Certificate,
+        controller: SocketAddr,
+        variables: &'static [(&'static str, &'static str)],
+        reaper: &Arc<Reaper>,
+    ) -> Result<Self, String> {
+        let hold = || Port::hold().map_err(|error| format!("a port: {error}"));
+        let doors = [hold()?, hold()?, hold()?];
+        let (file, key) = (certificate.certificate.display(), certificate.key.display());
+        let tls = format!("tls.certificate = \"{file}\", tls.key = \"{key}\"");
+        let [plain, secure, http2] = doors.each_ref().map(Port::address);
+        let listeners = format!(
+            "[{{ address = \"{plain}\" }}, {{ address = \"{secure}\", {tls} }}, \
+              {{ address = \"{http2}\", {tls}, tls.alpn = [\"h2\"] }}]"
+        );
+        let reaper = Arc::clone(reaper);
+        let tollgate = Self { directory, store, doors, listeners, controller, variables, reaper, process: None };
+        tollgate.run(&["init", "--owner", "olga"]).await?;
+        Ok(tollgate)
+    }
+
+    /// Where agents connect.
+    pub(crate) fn address(&self, door: Door) -> SocketAddr {
+        self.doors[door as usize].address()
+    }
+
+    /// Runs a command to its end and returns what it prints.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut command = self.command();
+        command.args(arguments);
+        let what = format!("tollgate {}", arguments.join(" "));
+        let output = tokio::task::spawn_blocking(move || command.output()).await.map_err(|error| error.to_string())?;
+        let output = output.map_err(|error| format!("{what}: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("{what}: {}, {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Starts the sidecar and waits until it is ready.
+    pub(crate) async fn start(&mut self) -> Result<(), String> {
+        let before = self.readies();
+        let mut command = self.command();
+        command.args(["serve", "--admin-listen", "127.0.0.1:0"]);
+        let controller = format!("http://{}", self.controller);
+        command.args(["--api-upstream", &controller, "--heartbeat-upstream", &controller]);
+        let always = [
+            ("LISTENER", self.listeners.as_str()),
+            ("WORKERS", "2"),
+            ("LOG__FORMAT", "json"),
+            ("TIMEOUTS__DRAIN", "5s"),
+        ];
+        for (name, value) in always.iter().chain(self.variables) {
+            command.env(format!("TOLLGATE_{name}"), value);
+        }
+        let mut process = Process::start(command, &self.directory.join("tollgate.log"), &self.reaper)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ended = process.ended();
+            if let Some(status) = ended {
+                return Err(format!("tollgate serve does not start, {status}: {}", process.log()));
+            }
+            if self.readies() > before {
+                break;
+            }
+            if Instant::now() > deadline {
+                return Err("tollgate serve does not become ready".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// SIGTERM: it ends well.
+    pub(crate) async fn stop(&mut self) -> Result<(), String> {
+        let Some(mut process) = self.process.take() else { return Err("tollgate serve does not run".to_owned()) };
+        process.signal(Signal::TERM);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match process.ended() {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("tollgate serve ended with {status} after SIGTERM")),
+                None if Instant::now() > deadline => return Err("tollgate serve does not end".to_owned()),
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Whether it runs.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.ended().is_none())
+    }
+
+    /// What it has said, over all its lives.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("tollgate.log")).unwrap_or_default()
+    }
+
+    fn readies(&self) -> usize {
+        self.log().matches("\"message\":\"ready\"").count()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.env_clear().env("HOME", &self.directory).env("LOGNAME", "tester").args(["--store", &self.store]);
+        command
+    }
+}
