@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests, on a fresh machine too: it needs Rust, and installs what else is missing where it may.
 # Arguments go on to `cargo test`:   tests/run.sh --test it tls -- --nocapture
+# Without any, real Telegraf agents come last (tests/telegraf/run.sh), where there is Go to build them with;
+# REQUIRE_TELEGRAF=1 makes it an error if there is not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,4 +31,13 @@ if ((${#missing[@]})); then
     fi
 fi
 
-exec cargo test --locked "$@"
+cargo test --locked "$@"
+(($# == 0)) || exit 0
+
+code=0
+tests/telegraf/run.sh || code=$?
+if ((code == 77)) && [[ ${REQUIRE_TELEGRAF:-} != 1 ]]; then
+    echo "tests/run.sh: LEFT OUT: the scenarios with real Telegraf agents. All other tests passed."
+    exit 0
+fi
+exit "$code"

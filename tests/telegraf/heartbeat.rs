@@ -18,7 +18,7 @@ pub(crate) async fn over_tls_by_http1(site: &mut Site) -> Result<(), String> {
 
 /// With the authority in `SSL_CERT_FILE`: Telegraf offers HTTP/2, and the listener has nothing else.
 pub(crate) async fn over_tls_by_http2(site: &mut Site) -> Result<(), String> {
-    beat(site, Door::Http2, "https", "2.0").await
+    beat(site, Door::Http2, "https", "2").await
 }
 
 async fn beat(site: &mut Site, door: Door, protocol: &str, version: &str) -> Result<(), String> {
@@ -56,7 +56,7 @@ pub(crate) async fn with_a_revoked_token(site: &mut Site) -> Result<(), String> 
     let id = tokens.as_array().and_then(|tokens| tokens.iter().find(is_revoked)).and_then(|token| token["id"].as_str());
     site.tollgate.run(&["token", "revoke", id.ok_or("no token of olga")?, "--wait"]).await?;
 
-    site.until_each("the agents learn why", |_, agent| Ok(agent.name == "other" || is_told(&agent.log(), 1))).await?;
+    site.until_each("the agents learn why", |_, agent| Ok(agent.name == "other" || is_told(&agent.log(), 2))).await?;
     let cut_off = Instant::now();
     site.until("the other agent goes on", |site| {
         Ok(site.controller.count("other", Some(cut_off), |kind| matches!(kind, Kind::Beat(_))) >= 4)
@@ -66,7 +66,7 @@ pub(crate) async fn with_a_revoked_token(site: &mut Site) -> Result<(), String> 
         if site.controller.count(&agent.name, Some(cut_off), |_| true) > 0 {
             return Err(format!("agent {} still reaches the Controller", agent.name));
         }
-        if !is_told(&agent.log(), 2) {
+        if !is_told(&agent.log(), 3) {
             return Err(format!("agent {} has stopped beating", agent.name));
         }
     }
