@@ -94,7 +94,6 @@ async fn an_upload_is_refused_at_the_bound() {
     let reply = client.reply().await;
     assert_prompt("an upload", gone);
     assert_eq!((reply.status(), reply.error().as_str()), (503, "Token registry unavailable"));
-    assert!(reply.closes(), "the rest of the body is nobody's next request");
     site.heartbeat.until("its upstream is let go", |seen| seen.closed == 1).await;
     assert!(!site.heartbeat.request().complete, "what was cut off may not look whole");
 }
