@@ -56,7 +56,7 @@ pub(crate) async fn with_a_revoked_token(site: &mut Site) -> Result<(), String> 
     let id = tokens.as_array().and_then(|tokens| tokens.iter().find(is_revoked)).and_then(|token| token["id"].as_str());
     site.tollgate.run(&["token", "revoke", id.ok_or("no token of olga")?, "--wait"]).await?;
 
-    site.until_each("the agents learn why", |_, agent| Ok(agent.name == "other" || is_told(&agent.log(), 2))).await?;
+    site.until_each("every agent learns why", |_, agent| Ok(agent.name == "other" || is_told(&agent.log(), 2))).await?;
     let cut_off = Instant::now();
     site.until("the other agent goes on", |site| {
         Ok(site.controller.count("other", Some(cut_off), |kind| matches!(kind, Kind::Beat(_))) >= 4)
@@ -83,7 +83,7 @@ pub(crate) async fn of_a_disabled_user(site: &mut Site) -> Result<(), String> {
     site.all_run(1).await?;
     site.tollgate.run(&["user", "disable", "ivy"]).await?;
     // More than once: the watchers have been refused as well.
-    site.until_each("the agents learn why", |_, agent| Ok(is_told(&agent.log(), 2) && agent.watch_failures() >= 2))
+    site.until_each("every agent learns why", |_, agent| Ok(is_told(&agent.log(), 2) && agent.watch_failures() >= 2))
         .await?;
     site.tollgate.run(&["user", "enable", "ivy"]).await?;
     site.all_go_on(Instant::now(), 3).await?;

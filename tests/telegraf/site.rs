@@ -1,5 +1,6 @@
 //! What a scenario plays on: a Controller, a sidecar in front of it, and agents.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,14 +113,22 @@ impl Site {
         what: &str,
         holds: impl Fn(&Self, &Agent) -> Result<bool, String>,
     ) -> Result<(), String> {
-        self.until(what, |site| {
-            let mut all = true;
-            for agent in &site.agents {
-                all &= holds(site, agent).map_err(|problem| format!("agent {} {problem}", agent.name))?;
+        let last = Cell::new(0);
+        let reached = self.until(what, |site| {
+            for (number, agent) in site.agents.iter().enumerate() {
+                if !holds(site, agent).map_err(|problem| format!("agent {} {problem}", agent.name))? {
+                    last.set(number);
+                    return Ok(false);
+                }
             }
-            Ok(all)
+            Ok(true)
+        });
+        let outcome = reached.await;
+        // Of those that are late one is enough to see why.
+        outcome.map_err(|problem| match self.agents.get(last.get()) {
+            Some(agent) if problem.contains(what) => format!("{problem}, but agent {} does not", agent.name),
+            _ => problem,
         })
-        .await
     }
 
     /// Waits until every agent beats as this edition tells it to, and has learnt when that was made, so that the next edit

@@ -91,7 +91,7 @@ fn end(site: &Site, outage: Outage) {
 
 /// Waits until every watcher has failed so many times, which none may take for an edit.
 async fn every_watcher_fails(site: &mut Site, times: usize) -> Result<(), String> {
-    site.until_each("the watchers notice", |_, agent| match agent.reloads() {
+    site.until_each("every watcher notices", |_, agent| match agent.reloads() {
         0 => Ok(agent.watch_failures() >= times),
         _ => Err("reloads for nothing".to_owned()),
     })
