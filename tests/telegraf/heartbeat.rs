@@ -16,7 +16,12 @@ pub(crate) async fn over_tls_by_http1(site: &mut Site) -> Result<(), String> {
     beat(site, Door::Tls, "https", "1.1").await
 }
 
-/// With the authority in `SSL_CERT_FILE`: Telegraf offers HTTP/2, and the listener has nothing else.
+/// With the authority in `SSL_CERT_FILE`: Telegraf offers both protocols, and the listener prefers HTTP/1.1.
+pub(crate) async fn over_tls_as_the_listener_prefers(site: &mut Site) -> Result<(), String> {
+    beat(site, Door::TlsEither, "https", "1.1").await
+}
+
+/// The same agent, and a listener that has only HTTP/2.
 pub(crate) async fn over_tls_by_http2(site: &mut Site) -> Result<(), String> {
     beat(site, Door::Http2, "https", "2").await
 }
@@ -31,9 +36,9 @@ async fn beat(site: &mut Site, door: Door, protocol: &str, version: &str) -> Res
         if request.forwarded() != Some(("127.0.0.1", protocol)) {
             return Err(format!("the Controller learns {:?} of where it came from", request.forwarded()));
         }
-        // With `tls_ca` in the output only heartbeats are bound to HTTP/1.1, not the fetches.
-        let told = request.via().filter(|_| is_beat(request));
-        match told {
+        // Where there is a `Via`, it has the protocol that was received (RFC 9110 section 7.6.3). With `tls_ca` in the
+        // output only heartbeats are bound to HTTP/1.1, not the fetches.
+        match request.via().filter(|_| is_beat(request)) {
             Some(via) if !via.starts_with(version) => Err(format!("it came via {via}, not by HTTP/{version}")),
             _ => Ok(()),
         }

@@ -44,18 +44,23 @@ struct Scenario {
 
 type Play<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + 'a>>;
 
-/// One on a sidecar with these variables.
+impl Scenario {
+    /// With a sidecar that is set up in this way.
+    const fn on(self, settings: Settings) -> Self {
+        Self { settings, ..self }
+    }
+}
+
+/// A scenario by its function, on a sidecar with the defaults.
 macro_rules! scenario {
-    ($module:ident::$name:ident $(, $setting:ident = $value:expr)*) => {
+    ($module:ident::$name:ident) => {
         Scenario {
             name: concat!(stringify!($module), "::", stringify!($name)),
-            settings: Settings { $($setting: $value,)* ..PLAIN },
+            settings: Settings { redis: false, variables: &[] },
             play: |site| Box::pin($module::$name(site)),
         }
     };
 }
-
-const PLAIN: Settings = Settings { redis: false, variables: &[] };
 
 /// Played side by side.
 const SMALL: &[Scenario] = &[
@@ -64,24 +69,26 @@ const SMALL: &[Scenario] = &[
     scenario!(fetch::with_an_unknown_token),
     scenario!(heartbeat::over_plain_http),
     scenario!(heartbeat::over_tls_by_http1),
+    scenario!(heartbeat::over_tls_as_the_listener_prefers),
     scenario!(heartbeat::over_tls_by_http2),
     scenario!(heartbeat::with_a_revoked_token),
     scenario!(heartbeat::of_a_disabled_user),
     scenario!(watch::while_all_is_well),
     scenario!(watch::while_the_controller_is_gone),
-    scenario!(watch::while_the_controller_hangs, variables = HASTY),
+    scenario!(watch::while_the_controller_hangs).on(HASTY),
     scenario!(watch::while_the_controller_says_503),
-    scenario!(watch::while_the_store_is_away, redis = true, variables = DOUBTFUL),
+    scenario!(watch::while_the_store_is_away).on(DOUBTFUL),
 ];
 
 /// Played alone: they need the machine for themselves.
 const LARGE: &[Scenario] = &[scenario!(watch::while_the_sidecar_restarts)];
 
 /// Waits a second for an answer of the Controller.
-const HASTY: &[(&str, &str)] = &[("UPSTREAM__API__TIMEOUTS__FIRST_BYTE", "1s")];
+const HASTY: Settings = Settings { redis: false, variables: &[("UPSTREAM__API__TIMEOUTS__FIRST_BYTE", "1s")] };
 
-/// Believes its replica for two seconds.
-const DOUBTFUL: &[(&str, &str)] = &[("FRESHNESS__MAX_STALENESS", "2s"), ("FRESHNESS__PROBE_INTERVAL", "200ms")];
+/// Has a store that can be stopped, and believes its replica for two seconds.
+const DOUBTFUL: Settings =
+    Settings { redis: true, variables: &[("FRESHNESS__MAX_STALENESS", "2s"), ("FRESHNESS__PROBE_INTERVAL", "200ms")] };
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);

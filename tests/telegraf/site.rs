@@ -28,7 +28,7 @@ pub(crate) struct Lab {
 }
 
 /// How a sidecar is set up.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     /// Its store is a Redis, which can be stopped.
     pub(crate) redis: bool,
@@ -85,7 +85,7 @@ impl Site {
         Ok(())
     }
 
-    /// Starts one agent by each listener.
+    /// Starts one agent by each door.
     pub(crate) fn agent_by_each_door(&mut self, token: &str) -> Result<(), String> {
         Door::ALL.into_iter().try_for_each(|door| self.agent(&format!("{door:?}").to_lowercase(), door, token))
     }

@@ -12,18 +12,21 @@ use crate::port::Port;
 use crate::process::{Process, Reaper};
 use crate::site::PATIENCE;
 
-/// By which of the three listeners an agent comes.
+/// How an agent comes: by one of three listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Door {
+    /// Without TLS.
     Plain,
-    /// TLS with the default protocols.
+    /// By TLS with the default protocols. The output has `tls_ca`, which makes its heartbeats HTTP/1.1.
     Tls,
-    /// TLS for HTTP/2 only.
+    /// By the same listener. The agent has its authority from the environment alone, and offers HTTP/2 and HTTP/1.1.
+    TlsEither,
+    /// The same agent, by TLS for HTTP/2 only.
     Http2,
 }
 
 impl Door {
-    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Tls, Self::Http2];
+    pub(crate) const ALL: [Self; 4] = [Self::Plain, Self::Tls, Self::TlsEither, Self::Http2];
 }
 
 /// A listener's certificate and the authority that it is from, PEM.
@@ -37,7 +40,9 @@ pub(crate) struct Certificate {
 pub(crate) struct Tollgate {
     directory: PathBuf,
     store: String,
-    doors: [Port; 3],
+    plain: Port,
+    tls: Port,
+    http2: Port,
     listeners: String,
     controller: SocketAddr,
     variables: &'static [(&'static str, &'static str)],
@@ -56,23 +61,30 @@ impl Tollgate {
         reaper: &Arc<Reaper>,
     ) -> Result<Self, String> {
         let hold = || Port::hold().map_err(|error| format!("a port: {error}"));
-        let doors = [hold()?, hold()?, hold()?];
+        let (plain, tls, http2) = (hold()?, hold()?, hold()?);
         let (file, key) = (certificate.certificate.display(), certificate.key.display());
-        let tls = format!("tls.certificate = \"{file}\", tls.key = \"{key}\"");
-        let [plain, secure, http2] = doors.each_ref().map(Port::address);
+        let files = format!("tls.certificate = \"{file}\", tls.key = \"{key}\"");
         let listeners = format!(
-            "[{{ address = \"{plain}\" }}, {{ address = \"{secure}\", {tls} }}, \
-              {{ address = \"{http2}\", {tls}, tls.alpn = [\"h2\"] }}]"
+            "[{{ address = \"{}\" }}, {{ address = \"{}\", {files} }}, \
+              {{ address = \"{}\", {files}, tls.alpn = [\"h2\"] }}]",
+            plain.address(),
+            tls.address(),
+            http2.address(),
         );
         let reaper = Arc::clone(reaper);
-        let tollgate = Self { directory, store, doors, listeners, controller, variables, reaper, process: None };
+        let tollgate =
+            Self { directory, store, plain, tls, http2, listeners, controller, variables, reaper, process: None };
         tollgate.run(&["init", "--owner", "olga"]).await?;
         Ok(tollgate)
     }
 
     /// Where agents connect.
     pub(crate) fn address(&self, door: Door) -> SocketAddr {
-        self.doors[door as usize].address()
+        match door {
+            Door::Plain => self.plain.address(),
+            Door::Tls | Door::TlsEither => self.tls.address(),
+            Door::Http2 => self.http2.address(),
+        }
     }
 
     /// Runs a command to its end and returns what it prints.

@@ -57,7 +57,6 @@ pub(crate) async fn while_the_store_is_away(site: &mut Site) -> Result<(), Strin
 async fn outage(site: &mut Site, outage: Outage) -> Result<(), String> {
     let token = site.token("olga").await?;
     site.agent_by_each_door(&token)?;
-    site.agent("plain-too", Door::Plain, &token)?;
     site.all_run(1).await?;
 
     begin(site, outage);
@@ -105,7 +104,7 @@ pub(crate) async fn while_the_sidecar_restarts(site: &mut Site) -> Result<(), St
 
     let token = site.token("olga").await?;
     for number in 0..AGENTS {
-        let door = [Door::Plain, Door::Plain, Door::Plain, Door::Tls, Door::Http2][number % 5];
+        let door = [Door::Plain, Door::Plain, Door::Tls, Door::TlsEither, Door::Http2][number % 5];
         site.agent(&format!("edge-{number}"), door, &token)?;
     }
     site.all_run(1).await?;
