@@ -36,11 +36,14 @@ async fn beat(site: &mut Site, door: Door, protocol: &str, version: &str) -> Res
         if request.forwarded() != Some(("127.0.0.1", protocol)) {
             return Err(format!("the Controller learns {:?} of where it came from", request.forwarded()));
         }
-        // Where there is a `Via`, it has the protocol that was received (RFC 9110 section 7.6.3). With `tls_ca` in the
-        // output only heartbeats are bound to HTTP/1.1, not the fetches.
-        match request.via().filter(|_| is_beat(request)) {
-            Some(via) if !via.starts_with(version) => Err(format!("it came via {via}, not by HTTP/{version}")),
-            _ => Ok(()),
+        // `Via` has the protocol that was received (RFC 9110 section 7.6.3). With `tls_ca` in the output only heartbeats
+        // are bound to HTTP/1.1, not the fetches.
+        match request.via() {
+            Some(via) if is_beat(request) && !via.starts_with(version) => {
+                Err(format!("it came via {via}, not by HTTP/{version}"))
+            }
+            Some(_) => Ok(()),
+            None => Err("it came without a Via".to_owned()),
         }
     })?;
     site.none_complains()
