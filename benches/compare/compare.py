@@ -24,6 +24,7 @@ from idle import measure_idle
 from machine import Failure, Process
 from proxies import HaProxy, Site, Tokens, Tollgate
 
+PROGRAMS = ("haproxy", "wrk", "nginx", "openssl", "taskset")
 TOKENS = 10_000
 MANY_TOKENS = 1_000_000
 IDLE = {  # scenario -> title, over TLS, goal in KiB
@@ -67,7 +68,7 @@ def main():
         signal.signal(stop, ended)
     try:
         if machine.IN_NAMESPACE not in os.environ:
-            machine.install_missing(not options.no_install)
+            machine.install_missing(not options.no_install, PROGRAMS)
             if options.only != "haproxy" and not options.tollgate:
                 sys.argv += ["--tollgate", str(machine.build_tollgate())]
                 options = arguments()

@@ -17,6 +17,7 @@ PACKAGES = {
     "nginx": "nginx",
     "openssl": "openssl",
     "taskset": "util-linux",
+    "valgrind": "valgrind",
 }
 IN_NAMESPACE = "COMPARE_NAMESPACE"
 
@@ -28,10 +29,10 @@ class Failure(Exception):
 # -- programs --------------------------------------------------------------------------------------------------------
 
 
-def install_missing(allowed):
-    """Makes sure that every program is there; installs packages only as root, with apt-get, and when allowed."""
+def install_missing(allowed, programs):
+    """Makes sure that the programs are there; installs packages only as root, with apt-get, and when allowed."""
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # where Debian puts haproxy and nginx, and users do not look
-    missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
+    missing = sorted({PACKAGES[program] for program in programs if not shutil.which(program)})
     if not missing:
         return
     command = "apt-get install -y --no-install-recommends " + " ".join(missing)
@@ -141,8 +142,11 @@ class Process:
 
     def check_alive(self):
         if self.child.poll() is not None:
-            tail = "\n".join(Path(self.log).read_text(errors="replace").splitlines()[-15:])
-            raise Failure(f"{self.name} ended with status {self.child.returncode}:\n{tail}")
+            raise Failure(f"{self.name} ended with status {self.child.returncode}:\n{self.last_lines()}")
+
+    def last_lines(self):
+        """What it said last."""
+        return "\n".join(Path(self.log).read_text(errors="replace").splitlines()[-15:])
 
     def cpu_ns(self):
         """User and system time of all its threads, ended ones included, in nanoseconds."""
@@ -158,16 +162,19 @@ class Process:
     def peak_memory_kib(self):
         return _kib(f"/proc/{self.pid}/status", "VmHWM:")
 
-    def stop(self):
+    def stop(self, patience=3):
+        """Asks it to end, and kills it if it has not within `patience` seconds; returns whether it ended by itself."""
         if self in Process.running:
             Process.running.remove(self)
         if self.child.poll() is None:
             self.child.terminate()
             try:
-                self.child.wait(timeout=3)
+                self.child.wait(timeout=patience)
             except subprocess.TimeoutExpired:
                 self.child.kill()
                 self.child.wait()
+                return False
+        return True
 
     @classmethod
     def stop_all(cls):

@@ -22,6 +22,11 @@ def token(number):
     return f"tc-apiv1_{number:052d}"
 
 
+def config_body():
+    """A configuration of 4 KiB."""
+    return b"".join(b"# line %04d of a configuration: padding\n" % i for i in range(200))[:4096]
+
+
 class Upstream:
     """nginx as the Controller: a small JSON reply to a heartbeat, a configuration of 4 KiB."""
 
@@ -29,7 +34,7 @@ class Upstream:
         self.port = free_port()
         body = folder / "www" / CONFIG_PATH.strip("/")
         body.parent.mkdir(parents=True)
-        self.config_body = b"".join(b"# line %04d of a configuration: padding\n" % i for i in range(200))[:4096]
+        self.config_body = config_body()
         body.write_bytes(self.config_body)
         temp = "\n".join(
             f"    {kind}_temp_path {folder}/nginx-{kind};"
@@ -103,20 +108,24 @@ class Tokens:
 
 
 class Proxy:
-    """A running proxy: `port` for plain HTTP, `tls_port` for TLS."""
+    """A running proxy: `port` for plain HTTP, `tls_port` for TLS. `wrapper` is a command that runs it, such as valgrind.
+
+    `extra` are further lines of its configuration, at the top.
+    """
 
     name = ""
 
-    def __init__(self, site, tokens):
-        self.site, self.tokens = site, tokens
+    def __init__(self, site, tokens, wrapper=()):
+        self.site, self.tokens, self.wrapper = site, tokens, wrapper
         self.port, self.tls_port = free_port(), free_port()
         self.folder = site.folder / self.name
         self.folder.mkdir(exist_ok=True)
 
     def _run(self, command, ready):
         """Starts it and measures, in milliseconds, how long it takes to be ready."""
-        self.process = Process(self.name, command, self.site.proxy_core, self.folder / "log")
-        self.start_ms = (wait_until(ready, self.process, 60, 0.0005) - self.process.started) * 1000
+        self.process = Process(self.name, [*self.wrapper, *command], self.site.proxy_core, self.folder / "log")
+        pause = 0.2 if self.wrapper else 0.0005  # every question is work for it, which would be counted
+        self.start_ms = (wait_until(ready, self.process, 60, pause) - self.process.started) * 1000
 
     def stop(self):
         self.process.stop()
@@ -127,10 +136,11 @@ class HaProxy(Proxy):
 
     name = "haproxy"
 
-    def __init__(self, site, tokens):
-        super().__init__(site, tokens)
+    def __init__(self, site, tokens, wrapper=(), extra=""):
+        super().__init__(site, tokens, wrapper)
         config = self.folder / "haproxy.cfg"
         config.write_text(f"""\
+{extra}
 global
     nbthread 1
     maxconn {site.connections + 1000}
@@ -169,11 +179,12 @@ class Tollgate(Proxy):
 
     name = "tollgate"
 
-    def __init__(self, site, tokens):
-        super().__init__(site, tokens)
+    def __init__(self, site, tokens, wrapper=(), extra=""):
+        super().__init__(site, tokens, wrapper)
         admin = free_port()
         config = self.folder / "tollgate.toml"
         config.write_text(f"""\
+{extra}
 [[listener]]
 address = "127.0.0.1:{self.port}"
 [[listener]]
@@ -204,15 +215,15 @@ def _answers(port, path, status=None):
 
 
 class Site:
-    """What all proxies of a run share: the upstream, the certificate, the cores, the folder."""
+    """What all proxies of a run share: the upstream (nginx, unless given), the certificate, the cores, the folder."""
 
-    def __init__(self, folder, tollgate, cores, connections):
+    def __init__(self, folder, tollgate, cores, connections, upstream=None):
         self.folder, self.tollgate, self.connections = folder, tollgate, connections
         self.proxy_core, self.load_core = cores
         self.certificate, self.key = folder / "certificate.pem", folder / "key.pem"
         self.certificate_and_key = folder / "both.pem"
         self._make_certificate()
-        self.upstream = Upstream(folder, self.load_core)
+        self.upstream = upstream or Upstream(folder, self.load_core)
 
     def _make_certificate(self):
         command = [
