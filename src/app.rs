@@ -237,6 +237,7 @@ impl WorkerThread {
         let worker = Worker::new(self.gate);
         tokio::task::spawn_local(Rc::clone(&worker).sweep());
         tokio::task::spawn_local(Rc::clone(&worker).recheck());
+        tokio::task::spawn_local(Rc::clone(&worker).make_room());
         let mut accepting = Vec::new();
         for (socket, tls) in self.sockets {
             match tokio::net::TcpListener::from_std(socket) {

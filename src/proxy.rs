@@ -109,9 +109,9 @@ fn withhold(refusal: Refusal, withheld: bool) -> Refusal {
     if withheld && matches!(refusal.status(), 502..=504) { Refusal::Withheld } else { refusal }
 }
 
-/// Whether this is the path of a configuration as agents load it.
+/// Whether this is the path of a configuration.
 fn is_configuration(path: &str) -> bool {
-    path.strip_prefix("/api/configs/").is_some_and(|rest| rest.ends_with("/toml"))
+    path.starts_with("/api/configs/")
 }
 
 impl Gate {

@@ -1,11 +1,13 @@
-//! A connection's bytes, plain or in TLS, shared by a reader and a writer of one task.
+//! A connection's bytes, plain or in TLS, shared by those of one thread that read, write and look after it.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -77,7 +79,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A connection that one task reads and writes at once. The stream is borrowed only within a poll.
+/// A connection that is shared within a thread. The stream is borrowed only within a poll.
 #[derive(Debug)]
 pub struct Socket(RefCell<Stream>);
 
@@ -92,6 +94,19 @@ impl Socket {
     #[must_use]
     pub fn into_inner(self) -> Stream {
         self.0.into_inner()
+    }
+
+    /// The stream, for as long as a poll lasts.
+    pub fn stream(&self) -> RefMut<'_, Stream> {
+        self.0.borrow_mut()
+    }
+
+    /// Whether the other side has neither closed nor said anything that was not read. Asks the kernel: what the runtime knows
+    /// may be older.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let read = recv(self.0.borrow().tcp(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(read, Err(Errno::AGAIN))
     }
 
     /// Waits until there is something to read, or the end, without holding a buffer for it.

@@ -5,11 +5,13 @@ mod io;
 mod outage;
 mod places;
 mod pool;
+mod room;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::HeaderValue;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::config::{CredentialMode, UpstreamConfig, UpstreamName};
@@ -19,6 +21,7 @@ pub use connect::{ConnectError, Connector};
 pub use outage::{Outages, Step};
 pub use places::{Place, Places, Priority};
 pub use pool::{Lease, Pool};
+use room::Room;
 
 /// One upstream, as all workers share it.
 pub struct Upstream {
@@ -32,6 +35,10 @@ pub struct Upstream {
     pub connector: Connector,
     /// How much may be under way to it.
     pub places: Arc<Places>,
+    /// How many connections there may be to it.
+    connections: Arc<Semaphore>,
+    /// Whether some worker waits for another's unused connection to close.
+    room: Room,
     /// What went wrong with it.
     pub outages: Outages,
     /// The `Authorization` value that replaces the client's. Changed when its file changes.
@@ -117,6 +124,8 @@ impl Upstream {
             host: HeaderValue::from_str(&config.authority).map_err(|_| UpstreamError::Authority)?,
             connector: Connector::new(&config)?,
             places: Places::new(config.max_in_flight.get()),
+            connections: Arc::new(Semaphore::new(config.max_in_flight.get())),
+            room: Room::default(),
             outages: Outages::default(),
             service_credential: RwLock::default(),
             config,

@@ -66,6 +66,11 @@ impl Worker {
         })
     }
 
+    /// Closes unused connections to upstreams whenever another worker needs room. Never ends.
+    pub async fn make_room(self: Rc<Self>) {
+        tokio::join!(Rc::clone(&self.api).make_room(), Rc::clone(&self.heartbeat).make_room());
+    }
+
     /// Keeps the clock, the deadlines and the upstream connections in order. Never ends.
     pub async fn sweep(self: Rc<Self>) {
         let mut interval = tokio::time::interval(SWEEP_INTERVAL);

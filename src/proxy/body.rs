@@ -265,12 +265,17 @@ impl Body for Relayed {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Poll::Ready(interrupt) = self.passage.exchange.alarm.poll(context) {
+            return Poll::Ready(Some(Err(self.passage.interrupted(interrupt))));
+        }
         loop {
             let expected = self.body.size_hint().exact();
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
                 // The client may have been waited for since, by the same alarm.
-                if !std::mem::replace(&mut self.waiting, true) || !self.passage.exchange.alarm.is_set() {
-                    self.passage.exchange.alarm.set(self.pause);
+                let waited = std::mem::replace(&mut self.waiting, true);
+                let alarm = &self.passage.exchange.alarm;
+                if !waited || !alarm.is_set() {
+                    alarm.set(self.pause);
                 }
                 return Poll::Pending;
             };

@@ -117,8 +117,11 @@ impl Attempt<'_> {
         if let Some(lease) = self.pool.reuse(self.exchange.worker.alarms.now()) {
             return Ok(lease);
         }
+        self.exchange.alarm.set(MAX_WAIT);
+        let slot = self.exchange.alarm.race(self.pool.slot()).await;
+        let slot = slot.map_err(|interrupt| self.interrupted(interrupt, Refusal::Overloaded))?;
         // Boxed, since it is rare and would make every exchange's state several times as large.
-        let connect = Box::pin(self.pool.connect(&self.exchange.worker));
+        let connect = Box::pin(self.pool.connect(&self.exchange.worker, slot));
         self.watched(connect).await?.map_err(|error| {
             let ConnectError { step, address, timed_out, .. } = error;
             let error = anyhow::Error::from(error);
@@ -239,6 +242,15 @@ impl Passage {
 
     pub(super) fn leaves_upload(&self) -> bool {
         self.progress.as_ref().is_some_and(|progress| !progress.done.get())
+    }
+
+    /// The reply may not go on, or the upstream paused for too long.
+    pub(super) fn interrupted(&mut self, interrupt: Interrupt) -> Cut {
+        if interrupt == Interrupt::Deadline {
+            return self.fail(Step::Reply, &"it paused for too long");
+        }
+        self.lease = None;
+        Cut
     }
 
     /// The reply broke off.

@@ -8,13 +8,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 
-use crate::socket::Stream;
+use crate::socket::Socket;
 use crate::worker::alarm::Alarm;
 
 /// A stream that hyper's client reads and writes.
 pub(super) struct Io {
-    stream: Stream,
+    socket: Rc<Socket>,
     /// Runs while the upstream takes nothing.
     alarm: Alarm,
     /// Longest time that it may take nothing.
@@ -23,11 +24,19 @@ pub(super) struct Io {
     /// The upstream takes no more. What is written is dropped: it may have answered, and its answer is worth more than the
     /// rest of the request.
     deaf: Rc<Cell<bool>>,
+    /// Its place among the connections to the upstream.
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Io {
-    pub(super) fn new(stream: Stream, alarm: Alarm, pause: Duration, deaf: Rc<Cell<bool>>) -> Self {
-        Self { stream, alarm, pause, stalled: false, deaf }
+    pub(super) fn new(
+        socket: Rc<Socket>,
+        alarm: Alarm,
+        pause: Duration,
+        deaf: Rc<Cell<bool>>,
+        slot: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { socket, alarm, pause, stalled: false, deaf, _slot: slot }
     }
 
     /// What a write of `count` bytes came to.
@@ -62,11 +71,11 @@ impl Io {
 
 impl AsyncRead for Io {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        Pin::new(&mut *self.socket.stream()).poll_read(context, buffer)
     }
 }
 
@@ -75,7 +84,7 @@ impl AsyncWrite for Io {
         if self.deaf.get() {
             return Poll::Ready(Ok(data.len()));
         }
-        let written = Pin::new(&mut self.stream).poll_write(context, data);
+        let written = Pin::new(&mut *self.socket.stream()).poll_write(context, data);
         self.written(context, written, data.len())
     }
 
@@ -88,12 +97,12 @@ impl AsyncWrite for Io {
         if self.deaf.get() {
             return Poll::Ready(Ok(count()));
         }
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let written = Pin::new(&mut *self.socket.stream()).poll_write_vectored(context, slices);
         self.written(context, written, count())
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.socket.stream().is_write_vectored()
     }
 
     /// TLS may hold back what was written, so this has the same deadline.
@@ -101,11 +110,11 @@ impl AsyncWrite for Io {
         if self.deaf.get() {
             return Poll::Ready(Ok(()));
         }
-        let flushed = Pin::new(&mut self.stream).poll_flush(context).map_ok(|()| 0);
+        let flushed = Pin::new(&mut *self.socket.stream()).poll_flush(context).map_ok(|()| 0);
         self.written(context, flushed, 0).map_ok(drop)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.socket.stream()).poll_shutdown(context)
     }
 }

@@ -11,12 +11,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 use super::Upstream;
 use super::connect::ConnectError;
 use super::io::Io;
 use crate::proxy::body::Upload;
+use crate::socket::Socket;
 use crate::worker::Worker;
 use crate::worker::alarm::{Alarm, Moment};
 
@@ -36,6 +38,7 @@ pub struct Pool {
 struct Connection {
     sender: SendRequest<Upload>,
     address: SocketAddr,
+    socket: Rc<Socket>,
     /// Ends the task that carries it: whatever is under way ends with it.
     task: AbortHandle,
     deaf: Rc<Cell<bool>>,
@@ -61,21 +64,30 @@ impl Pool {
     #[must_use]
     pub fn reuse(self: &Rc<Self>, now: Moment) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
-        // One whose last exchange is not quite over, as hyper sees it, is left for later.
-        let at = idle.iter().rposition(|(connection, _)| connection.sender.is_ready())?;
-        let (connection, since) = idle.remove(at);
-        let is_fresh = now.since(since) < self.upstream.config.pool_idle_timeout;
-        is_fresh.then(|| Lease { pool: Rc::clone(self), connection, reused: true })
+        loop {
+            // One whose last exchange is not quite over, as hyper sees it, is left for later.
+            let at = idle.iter().rposition(|(connection, _)| connection.sender.is_ready())?;
+            let (connection, since) = idle.remove(at);
+            // hyper looks at idle connections too, but learns of what arrived with the runtime's next turn only.
+            if now.since(since) < self.upstream.config.pool_idle_timeout && connection.socket.is_quiet() {
+                return Some(Lease { pool: Rc::clone(self), connection, reused: true });
+            }
+        }
     }
 
-    /// A new connection.
+    /// A new connection, once there may be one more.
     ///
     /// # Errors
     /// [`ConnectError`] tells how far it came.
-    pub async fn connect(self: &Rc<Self>, worker: &Rc<Worker>) -> Result<Lease, ConnectError> {
+    pub async fn connect(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<Lease, ConnectError> {
         let (stream, address) = self.upstream.connector.connect().await?;
-        let deaf = Rc::default();
-        let io = Io::new(stream, Alarm::new(worker), self.upstream.config.idle_timeout, Rc::clone(&deaf));
+        let (socket, deaf) = (Rc::new(Socket::new(stream)), Rc::default());
+        let pause = self.upstream.config.idle_timeout;
+        let io = Io::new(Rc::clone(&socket), Alarm::new(worker), pause, Rc::clone(&deaf), slot);
         let handshake = Builder::new().max_buf_size(MAX_READ_AHEAD).handshake(TokioIo::new(io)).await;
         // Nothing is exchanged yet, so nothing can fail.
         let (sender, carried) = handshake.map_err(|error| ConnectError::setup(address, error))?;
@@ -84,8 +96,31 @@ impl Pool {
                 tracing::debug!(%address, %error, "an upstream connection ended");
             }
         });
-        let connection = Connection { sender, address, task: task.abort_handle(), deaf };
+        let connection = Connection { sender, address, socket, task: task.abort_handle(), deaf };
         Ok(Lease { pool: Rc::clone(self), connection, reused: false })
+    }
+
+    /// Leave to make one more connection. Where there are as many as may be, some are unused, maybe other workers': these are
+    /// closed. Cancel-safe.
+    pub async fn slot(&self) -> OwnedSemaphorePermit {
+        let Upstream { connections, room, .. } = &*self.upstream;
+        if let Ok(slot) = Arc::clone(connections).try_acquire_owned() {
+            return slot;
+        }
+        let _wanted = room.want();
+        match Arc::clone(connections).acquire_owned().await {
+            Ok(slot) => slot,
+            // It is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Closes unused connections whenever another worker needs room. Never ends.
+    pub async fn make_room(self: Rc<Self>) {
+        loop {
+            self.upstream.room.wanted().await;
+            self.forget();
+        }
     }
 
     /// Closes every idle connection: one was found dead, so the others are suspect.
@@ -125,7 +160,8 @@ impl Lease {
     pub fn give_back(self, now: Moment) {
         let Self { pool, connection, .. } = self;
         let mut idle = pool.idle.borrow_mut();
-        if !connection.deaf.get() && idle.len() < pool.upstream.config.pool_max_idle {
+        let Upstream { config, room, .. } = &*pool.upstream;
+        if !connection.deaf.get() && idle.len() < config.pool_max_idle && !room.is_wanted() {
             idle.push((connection, now));
         }
     }

@@ -133,17 +133,14 @@ impl<'a> Writer<'a> {
 
     /// The next piece. While it does not come, what was held back is sent.
     async fn next(&mut self, body: &mut Relayed) -> Result<Option<Bytes>, Unsent> {
-        let alarm = &self.exchange.alarm;
-        let mut now = true;
         loop {
+            let held = !self.out.is_empty();
             let frame = poll_fn(|context| match Pin::new(&mut *body).poll_frame(context) {
-                Poll::Ready(frame) => Poll::Ready(Ok(Some(frame))),
-                Poll::Pending if now => Poll::Ready(Ok(None)),
-                Poll::Pending => alarm.poll(context).map(Err),
+                Poll::Pending if held => Poll::Ready(None),
+                frame => frame.map(Some),
             });
-            match frame.await? {
+            match frame.await {
                 Some(frame) => return frame.transpose().map_err(|_| Unsent::Broken).map(|f| f.and_then(into_data)),
-                None if self.out.is_empty() => now = false,
                 None => self.flush(b"").await?,
             }
         }
