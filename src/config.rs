@@ -32,6 +32,8 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
+
 use crate::proxy::route::RouteTable;
 use crate::store::Settings;
 use crate::token::Permission;
@@ -125,7 +127,7 @@ pub struct UpstreamConfig {
     pub port: u16,
     /// `host[:port]` as the `Host` field says it.
     pub authority: String,
-    /// `https`: connect with TLS and verify the name `host`.
+    /// `https`: connect with TLS and verify the server.
     pub tls: Option<UpstreamTlsConfig>,
     /// What becomes of the client's credential.
     pub credential: CredentialMode,
@@ -139,15 +141,28 @@ pub struct UpstreamConfig {
     pub pool_idle_timeout: Duration,
     /// Unused connections kept by each worker.
     pub pool_max_idle: usize,
-    /// Requests under way to it, and connections, over all workers.
+    /// Requests under way, and connections, over all workers.
     pub max_in_flight: NonZeroUsize,
 }
 
-/// How an `https` upstream is verified.
+/// How an `https` upstream is verified, and what it is shown.
 #[derive(Debug, Clone, Default)]
 pub struct UpstreamTlsConfig {
     /// Authorities (PEM) to trust instead of the system's.
     pub ca: Option<PathBuf>,
+    /// The name to ask for and to verify, instead of [`UpstreamConfig::host`].
+    pub server_name: Option<ServerName<'static>>,
+    /// For a server that asks for a certificate.
+    pub identity: Option<Identity>,
+}
+
+/// A client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate chain (PEM).
+    pub certificate: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
 }
 
 /// What the upstream gets as the `Authorization` field.
@@ -220,6 +235,8 @@ impl MaxStaleness {
 pub struct Limits {
     /// Open client connections, over all listeners. Above it, accepting pauses.
     pub max_connections: NonZeroUsize,
+    /// Open client connections from one address; `None`: as many as there may be in all.
+    pub max_connections_per_client: Option<NonZeroUsize>,
     /// Bytes of a request head (request line and fields).
     pub max_head_bytes: NonZeroUsize,
     /// Fields of a request.

@@ -17,7 +17,7 @@ use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVeri
 use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
-use crate::config::{Alpn, TlsConfig, UpstreamTlsConfig};
+use crate::config::{Alpn, Identity, TlsConfig, UpstreamTlsConfig};
 
 /// Why a TLS configuration cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -152,13 +152,16 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// How an `https` upstream is verified: against the given authorities, or else the system's. Offers HTTP/1.1 only.
+/// How an `https` upstream is verified: against the given authorities, or else the system's; and the certificate that it
+/// is shown when it asks for one. Offers HTTP/1.1 only.
 ///
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
 pub fn client_config(tls: &UpstreamTlsConfig) -> Result<Arc<ClientConfig>, TlsError> {
-    let UpstreamTlsConfig { ca } = tls;
-    let mut config = verifying(ca.as_deref())?.with_no_client_auth();
+    // Which name is verified is said for each connection.
+    let UpstreamTlsConfig { ca, server_name: _, identity } = tls;
+    let identity = identity.as_ref().map(|Identity { certificate, key }| (certificate.as_path(), key.as_path()));
+    let mut config = client(ca.as_deref(), identity)?;
     config.alpn_protocols = vec![Alpn::Http1.wire_name().to_vec()];
     Ok(Arc::new(config))
 }
@@ -169,17 +172,20 @@ pub fn client_config(tls: &UpstreamTlsConfig) -> Result<Arc<ClientConfig>, TlsEr
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
 pub fn store_config(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
+    client(ca, identity).map(Arc::new)
+}
+
+fn client(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<ClientConfig, TlsError> {
     let builder = verifying(ca)?;
-    let Some((certificate, key)) = identity else { return Ok(Arc::new(builder.with_no_client_auth())) };
+    let Some((certificate, key)) = identity else { return Ok(builder.with_no_client_auth()) };
     let (chain, private_key) = (read_certificates(certificate)?, read_key(key)?);
     check_key(builder.crypto_provider(), &private_key, key)?;
-    let config = builder.with_client_auth_cert(chain, private_key).map_err(|error| match error {
+    builder.with_client_auth_cert(chain, private_key).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             TlsError::Mismatch { certificate: certificate.to_owned(), key: key.to_owned() }
         }
         source => TlsError::BadCertificate { file: certificate.to_owned(), number: 1, source },
-    })?;
-    Ok(Arc::new(config))
+    })
 }
 
 /// A client that verifies its server against these authorities, or else the system's.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -14,6 +14,7 @@ use super::{
     Alpn, Config, FreshnessConfig, Limits, ListenerConfig, LogConfig, LogFormat, MaxStaleness, Network, Timeouts,
     TlsConfig, UpstreamConfig, UpstreamName, Upstreams, routes, store, upstream,
 };
+use crate::http1::MAX_FIELDS;
 use crate::store::StoreUrl;
 use crate::tls::{self, TlsError};
 use crate::token::Permission;
@@ -148,7 +149,7 @@ fn listener_tls(section: &Section<'_>) -> Option<TlsConfig> {
     let certificate = section.file("certificate");
     let key = section.file("key");
     let client_ca = section.file("client_ca");
-    let alpn = section.or("alpn", section.set("alpn", parse_alpn), vec![Alpn::Http2, Alpn::Http1]);
+    let alpn = section.or("alpn", section.set("alpn", parse_alpn), vec![Alpn::Http1, Alpn::Http2]);
     if !section.is_written() {
         return None;
     }
@@ -177,6 +178,17 @@ fn listener_tls(section: &Section<'_>) -> Option<TlsConfig> {
 fn parse_alpn(name: &str) -> Result<Alpn, &'static str> {
     let known = [Alpn::Http2, Alpn::Http1].into_iter().find(|protocol| protocol.wire_name() == name.as_bytes());
     known.ok_or("the protocols are \"h2\" and \"http/1.1\"")
+}
+
+/// Which key names the file at fault in a client's TLS; `None` if it is none of them.
+pub(super) fn tls_culprit(error: &TlsError, ca: Option<&Path>, key: Option<&Path>) -> Option<&'static str> {
+    match error.file() {
+        None => None,
+        // The authorities are read first.
+        file if file == ca => Some("ca"),
+        file if file == key => Some("key"),
+        Some(_) => Some("certificate"),
+    }
 }
 
 /// An error with its causes.
@@ -241,18 +253,23 @@ fn limits(section: &Section<'_>) -> Limits {
         |key, range: RangeInclusive<u64>, default| nonzero(section.number(key, range), NonZeroUsize::new(default));
     let bytes =
         |key, most, default| NonZeroU64::new(section.size(key, 1..=most).unwrap_or(default)).unwrap_or(NonZeroU64::MIN);
+    let per_client = section.number("max_connections_per_client", 0..=10_000_000);
+    // What the parser has room for: with a larger number, another one than was written would be in effect.
+    let most = "; a head has room for no more";
+    let max_headers = section.number_because("max_headers", 1..=MAX_FIELDS as u64, most);
     Limits {
         max_connections: number("max_connections", 1..=10_000_000, 100_000),
+        max_connections_per_client: per_client.and_then(|most| NonZeroUsize::new(usize::try_from(most).ok()?)),
         // A request line alone may need 8000 bytes (RFC 9112 section 3).
         max_head_bytes: nonzero(section.size("max_head_bytes", 8 << 10..=1 << 20), NonZeroUsize::new(16 << 10)),
-        max_headers: number("max_headers", 1..=10_000, 100),
+        max_headers: nonzero(max_headers, NonZeroUsize::new(100)),
         max_body_bytes: bytes("max_body_bytes", 1 << 50, 10 << 20),
         max_streams: number("max_streams", 1..=10_000, 100),
         min_body_rate: bytes("min_body_rate", 1 << 30, 1 << 10),
     }
 }
 
-fn nonzero(number: Option<u64>, default: Option<NonZeroUsize>) -> NonZeroUsize {
+pub(super) fn nonzero(number: Option<u64>, default: Option<NonZeroUsize>) -> NonZeroUsize {
     let number = number.and_then(|number| NonZeroUsize::new(usize::try_from(number).ok()?));
     number.or(default).unwrap_or(NonZeroUsize::MIN)
 }

@@ -189,7 +189,12 @@ impl<'a> Section<'a> {
 
     /// A number within bounds.
     pub(super) fn number(&self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
-        let accepted = || format!("write a whole number from {} to {}", range.start(), range.end());
+        self.number_because(key, range, "")
+    }
+
+    /// A number within bounds that need a word of explanation, for the end of the message.
+    pub(super) fn number_because(&self, key: &str, range: RangeInclusive<u64>, why: &str) -> Option<u64> {
+        let accepted = || format!("write a whole number from {} to {}{why}", range.start(), range.end());
         self.value(key, |node| {
             let number = match &node.value {
                 Value::Integer(number) => Some(*number),

@@ -1,12 +1,13 @@
 //! The effective configuration as a file that means the same.
 
 use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use super::units::{format_duration, format_size};
 use super::{
-    Alpn, Config, CredentialMode, FreshnessConfig, Limits, ListenerConfig, LogConfig, LogFormat, MaxStaleness,
-    Timeouts, TlsConfig, UpstreamConfig, UpstreamName, UpstreamTlsConfig, Upstreams,
+    Alpn, Config, CredentialMode, FreshnessConfig, Identity, Limits, ListenerConfig, LogConfig, LogFormat,
+    MaxStaleness, Timeouts, TlsConfig, UpstreamConfig, UpstreamName, UpstreamTlsConfig, Upstreams,
 };
 use crate::proxy::route::{Access, Group, Method, Route, RouteTable};
 use crate::store::Settings;
@@ -145,15 +146,24 @@ impl Writer {
             idle_timeout,
             pool_idle_timeout,
             pool_max_idle,
-            max_in_flight: _,
+            max_in_flight,
         } = upstream;
         let (scheme, own_port) = if tls.is_some() { ("https", 443) } else { ("http", 80) };
         self.header(&format!("[upstream.{name}]"));
         // The authority leaves the scheme's own port out; here it is helpful.
         let port = if *port == own_port { format!(":{port}") } else { String::new() };
         self.value("url", quote(format!("{scheme}://{authority}{port}")));
-        if let Some(UpstreamTlsConfig { ca: Some(file) }) = tls {
-            self.file("tls.ca", file);
+        if let Some(UpstreamTlsConfig { ca, server_name, identity }) = tls {
+            if let Some(file) = ca {
+                self.file("tls.ca", file);
+            }
+            if let Some(name) = server_name {
+                self.value("tls.server_name", quote(name.to_str()));
+            }
+            if let Some(Identity { certificate, key }) = identity {
+                self.file("tls.certificate", certificate);
+                self.file("tls.key", key);
+            }
         }
         self.value("credential.mode", quote(credential_mode(credential)));
         if let CredentialMode::Replace { token_file } = credential {
@@ -164,6 +174,7 @@ impl Writer {
         self.value("timeouts.idle", quote(format_duration(*idle_timeout)));
         self.value("pool.idle_timeout", quote(format_duration(*pool_idle_timeout)));
         self.value("pool.max_idle", pool_max_idle.to_string());
+        self.value("max_in_flight", max_in_flight.to_string());
     }
 
     fn freshness(&mut self, freshness: &FreshnessConfig) {
@@ -178,10 +189,19 @@ impl Writer {
     }
 
     fn limits(&mut self, limits: &Limits) {
-        let Limits { max_connections, max_head_bytes, max_headers, max_body_bytes, max_streams, min_body_rate } =
-            limits;
+        let Limits {
+            max_connections,
+            max_connections_per_client,
+            max_head_bytes,
+            max_headers,
+            max_body_bytes,
+            max_streams,
+            min_body_rate,
+        } = limits;
         self.header("[limits]");
         self.value("max_connections", max_connections.to_string());
+        let per_client = max_connections_per_client.map_or(0, NonZeroUsize::get);
+        self.value("max_connections_per_client", per_client.to_string());
         self.value("max_head_bytes", quote(format_size(max_head_bytes.get() as u64)));
         self.value("max_headers", max_headers.to_string());
         self.value("max_body_bytes", quote(format_size(max_body_bytes.get())));

@@ -1,8 +1,6 @@
 //! Reading `[store]`: where the registry is kept.
 
-use std::path::{Path, PathBuf};
-
-use super::convert::chain;
+use super::convert::{chain, tls_culprit};
 use super::raw::Place;
 use super::read::Section;
 use crate::store::settings::{Namespace, read_password};
@@ -117,14 +115,7 @@ fn check_tls(section: &Section<'_>, url: &RedisUrl, settings: &Settings) {
     let Settings { ca, certificate, key, .. } = settings;
     let identity = certificate.as_deref().zip(key.as_deref());
     if let Err(error) = tls::store_config(ca.as_deref(), identity) {
-        let is = |file: &Option<PathBuf>| file.is_some() && file.as_deref() == error.file();
-        let culprit = match error.file().map(Path::to_owned) {
-            None => "url",
-            // The authorities are read first.
-            Some(_) if is(ca) => "ca",
-            Some(_) if is(key) => "key",
-            Some(_) => "certificate",
-        };
-        section.problem(culprit, chain(&error));
+        let culprit = tls_culprit(&error, ca.as_deref(), key.as_deref());
+        section.problem(culprit.unwrap_or("url"), chain(&error));
     }
 }

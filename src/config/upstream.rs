@@ -1,6 +1,7 @@
 //! Reading `[upstream.api]` and `[upstream.heartbeat]`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,16 +10,21 @@ use http::uri::Authority;
 use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
-use super::convert::chain;
+use super::convert::{chain, nonzero, tls_culprit};
 use super::read::Section;
-use super::{CredentialMode, UpstreamConfig, UpstreamTlsConfig};
+use super::{CredentialMode, Identity, UpstreamConfig, UpstreamTlsConfig};
 use crate::tls;
 use crate::token::RawToken;
 
 pub(super) fn upstream(section: &Section<'_>, default_port: u16) -> Option<UpstreamConfig> {
     let url = section.or("url", section.text("url", str::parse), UpstreamUrl::local(default_port));
-    let ca_section = section.section("tls");
-    let ca = ca_section.file("ca");
+    let tls = section.section("tls");
+    let written_tls = WrittenTls {
+        ca: tls.file("ca"),
+        server_name: tls.text("server_name", parse_server_name),
+        certificate: tls.file("certificate"),
+        key: tls.file("key"),
+    };
     let credential = credential(&section.section("credential"));
     let timeouts = section.section("timeouts");
     let timeout = |key, default| timeouts.duration(key).unwrap_or(Duration::from_secs(default));
@@ -27,9 +33,10 @@ pub(super) fn upstream(section: &Section<'_>, default_port: u16) -> Option<Upstr
     let pool = section.section("pool");
     let pool_idle_timeout = pool.duration("idle_timeout").unwrap_or(Duration::from_secs(4));
     let pool_max_idle = pool.number("max_idle", 0..=65_536).and_then(|idle| usize::try_from(idle).ok()).unwrap_or(64);
+    let max_in_flight = nonzero(section.number("max_in_flight", 1..=100_000), NonZeroUsize::new(512));
     let url = url?;
     Some(UpstreamConfig {
-        tls: upstream_tls(section, &ca_section, &url, ca),
+        tls: upstream_tls(section, &tls, &url, written_tls),
         host: url.host,
         port: url.port,
         authority: url.authority,
@@ -39,27 +46,50 @@ pub(super) fn upstream(section: &Section<'_>, default_port: u16) -> Option<Upstr
         idle_timeout,
         pool_idle_timeout,
         pool_max_idle,
-        max_in_flight: std::num::NonZeroUsize::new(512)?,
+        max_in_flight,
     })
+}
+
+/// What was written of an upstream's TLS.
+struct WrittenTls {
+    ca: Option<PathBuf>,
+    server_name: Option<ServerName<'static>>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
 }
 
 fn upstream_tls(
     upstream: &Section<'_>,
     section: &Section<'_>,
     url: &UpstreamUrl,
-    ca: Option<PathBuf>,
+    written: WrittenTls,
 ) -> Option<UpstreamTlsConfig> {
     if !url.https {
-        if ca.is_some() {
-            section.problem("ca", "the url is not https: with http nothing is verified");
+        for key in ["ca", "server_name", "certificate", "key"].into_iter().filter(|key| section.node(key).is_some()) {
+            section.problem(key, "the url is not https: with http nothing is verified");
         }
         return None;
     }
-    let tls = UpstreamTlsConfig { ca };
+    for (key, other) in [("certificate", "key"), ("key", "certificate")] {
+        if section.node(key).is_some() && section.node(other).is_none() {
+            section.problem(key, format!("it is used together with `{other}` only"));
+        }
+    }
+    let WrittenTls { ca, server_name, certificate, key } = written;
+    let identity = certificate.zip(key).map(|(certificate, key)| Identity { certificate, key });
+    let tls = UpstreamTlsConfig { ca, server_name, identity };
     if let Err(error) = tls::client_config(&tls) {
-        if tls.ca.is_some() { section.problem("ca", chain(&error)) } else { upstream.problem("url", chain(&error)) }
+        let key = tls.identity.as_ref().map(|identity| identity.key.as_path());
+        match tls_culprit(&error, tls.ca.as_deref(), key) {
+            Some(culprit) => section.problem(culprit, chain(&error)),
+            None => upstream.problem("url", chain(&error)),
+        }
     }
     Some(tls)
+}
+
+fn parse_server_name(text: &str) -> Result<ServerName<'static>, &'static str> {
+    ServerName::try_from(text.to_owned()).map_err(|_| "write a name or an address that a certificate can have")
 }
 
 fn credential(section: &Section<'_>) -> Option<CredentialMode> {

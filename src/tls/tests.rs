@@ -85,7 +85,8 @@ fn handshake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Result<[
 #[test]
 fn an_upstream_is_verified_by_the_given_authority_and_speaks_http1() {
     let files = Files::new();
-    let client = client_config(&UpstreamTlsConfig { ca: Some(files.path("ca.pem")) }).expect("usable");
+    let client =
+        client_config(&UpstreamTlsConfig { ca: Some(files.path("ca.pem")), ..Default::default() }).expect("usable");
     let server = server_config(&files.server()).expect("usable");
     let ends = handshake(&server, &client).expect("verified");
     for end in ends {
@@ -94,14 +95,16 @@ fn an_upstream_is_verified_by_the_given_authority_and_speaks_http1() {
     }
 
     let other = Files::new();
-    let client = client_config(&UpstreamTlsConfig { ca: Some(other.path("ca.pem")) }).expect("usable");
+    let client =
+        client_config(&UpstreamTlsConfig { ca: Some(other.path("ca.pem")), ..Default::default() }).expect("usable");
     assert!(matches!(handshake(&server, &client), Err(rustls::Error::InvalidCertificate(_))));
 }
 
 #[test]
 fn no_session_is_resumed() {
     let files = Files::new();
-    let client = client_config(&UpstreamTlsConfig { ca: Some(files.path("ca.pem")) }).expect("usable");
+    let client =
+        client_config(&UpstreamTlsConfig { ca: Some(files.path("ca.pem")), ..Default::default() }).expect("usable");
     let server = server_config(&files.server()).expect("usable");
     handshake(&server, &client).expect("first");
     let [again, _] = handshake(&server, &client).expect("second");
@@ -112,7 +115,7 @@ fn no_session_is_resumed() {
 fn with_a_client_authority_only_its_clients_may_connect() {
     let files = Files::new();
     let server = server_config(&TlsConfig { client_ca: Some(files.path("ca.pem")), ..files.server() }).expect("usable");
-    let ca = UpstreamTlsConfig { ca: Some(files.path("ca.pem")) };
+    let ca = UpstreamTlsConfig { ca: Some(files.path("ca.pem")), ..Default::default() };
     let anonymous = client_config(&ca).expect("usable");
     assert_eq!(handshake(&server, &anonymous).map(|_| ()), Err(rustls::Error::NoCertificatesPresented));
 

@@ -49,7 +49,11 @@ impl Connector {
             None => None,
             Some(tls) => {
                 let host = config.host.clone();
-                let name = ServerName::try_from(host.clone()).map_err(|source| UpstreamError::Name { host, source })?;
+                let name = match &tls.server_name {
+                    Some(name) => name.clone(),
+                    None => ServerName::try_from(host.clone())
+                        .map_err(|source| UpstreamError::Name { host, source })?,
+                };
                 Some((TlsConnector::from(tls::client_config(tls)?), name))
             }
         };

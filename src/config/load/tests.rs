@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{CredentialMode, LogFormat, MaxStaleness, effective};
+use crate::config::{Alpn, CredentialMode, Identity, LogFormat, MaxStaleness, effective};
 use crate::proxy::route::{Access, Route};
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/tollgate.toml");
@@ -95,6 +95,8 @@ fn everything_has_a_default() {
     assert_eq!(config.freshness.max_staleness, MaxStaleness::Within(Duration::from_secs(60)));
     assert_eq!(config.timeouts.keep_alive, Duration::from_secs(300));
     assert_eq!(config.limits.max_body_bytes.get(), 10 << 20);
+    assert_eq!(config.limits.max_connections_per_client, None);
+    assert_eq!(config.upstreams.heartbeat.max_in_flight.get(), 512);
     assert_eq!(route(&config, "POST", "/agents/heartbeat"), "heartbeat:write heartbeat");
 }
 
@@ -313,7 +315,7 @@ address = "x"
         .problems();
     let expected = [
         "t.toml:1:1: worker: there is no such key; did you mean `workers`?",
-        "t.toml:3:15: limits.max_headers = \"many\": write a whole number from 1 to 10000",
+        "t.toml:3:15: limits.max_headers = \"many\": write a whole number from 1 to 128",
         "t.toml:4:18: limits.max_head_bytes = \"16XB\": a size is a number of bytes",
         "t.toml:5:18: limits.max_body_bytes = 0: it must be from 1B to",
         "t.toml:7:9: timeouts.drain = 30: a duration is a whole number and a unit",
@@ -456,7 +458,8 @@ fn tls_files_are_judged_at_once() {
         given
     };
     let good = "tls.certificate = 'DIR/c.pem'\ntls.key = 'DIR/k.pem'";
-    assert!(written(good).accepted().listeners[0].tls.is_some());
+    let tls = written(good).accepted().listeners.remove(0).tls.expect("TLS");
+    assert_eq!(tls.alpn, [Alpn::Http1, Alpn::Http2], "what costs less comes first");
     let problem = |tls: &str| written(tls).problem();
     assert!(problem("tls.certificate = 'DIR/c.pem'").starts_with("t.toml:2:1: listener[0].tls.key: TLS needs"));
     assert!(problem("tls.certificate = 'DIR/c.pem'\ntls.key = 'DIR/other.pem'").contains("tls.key = "));
@@ -504,6 +507,49 @@ fn an_https_upstream_is_verified_and_an_http_one_cannot_be() {
     let config = given(&format!("[upstream.api]\nurl = 'https://h'\ntls.ca = '{}'", ca.display())).accepted();
     assert_eq!(config.upstreams.api.tls.expect("https").ca.as_deref(), Some(ca.as_path()));
     assert_eq!((config.upstreams.api.port, config.upstreams.api.authority.as_str()), (443, "h"));
+}
+
+#[test]
+fn an_upstream_can_have_another_name_and_ask_for_a_certificate() {
+    let directory = TempDir::new().expect("directory");
+    let file = |name: &str, text: &str| {
+        fs::write(directory.path().join(name), text).expect("written");
+        directory.path().join(name).display().to_string()
+    };
+    let ours = rcgen::generate_simple_self_signed(vec!["tollgate".to_owned()]).expect("certificate");
+    let certificate = file("c.pem", &ours.cert.pem());
+    let key = file("k.pem", &ours.signing_key.serialize_pem());
+    let other = file("other.pem", &rcgen::KeyPair::generate().expect("a key").serialize_pem());
+    let https = |more: &str| given(&format!("[upstream.api]\nurl = 'https://h'\ntls.ca = '{certificate}'\n{more}"));
+    let written = format!("tls.server_name = 'c.example'\ntls.certificate = '{certificate}'\ntls.key = '{key}'");
+    let tls = https(&written).accepted().upstreams.api.tls.expect("https");
+    assert_eq!(tls.server_name.expect("a name").to_str(), "c.example");
+    let identity = Identity { certificate: certificate.clone().into(), key: key.clone().into() };
+    assert_eq!(tls.identity, Some(identity));
+
+    let problem = |more: &str, place: &str, part: &str| {
+        let problem = https(more).problem();
+        assert!(problem.contains(&format!("upstream.api.tls.{place}")) && problem.contains(part), "{more}: {problem}");
+    };
+    problem(&format!("tls.certificate = '{certificate}'"), "certificate", "together with `key`");
+    problem(&format!("tls.key = '{key}'"), "key", "together with `certificate`");
+    problem(&format!("tls.certificate = '/nope'\ntls.key = '{key}'"), "certificate", "reading /nope");
+    problem(&format!("tls.certificate = '{certificate}'\ntls.key = '{other}'"), "key", "does not match");
+    problem("tls.server_name = 'a b'", "server_name", "that a certificate can have");
+    let plain = given("[upstream.api]\ntls.server_name = 'h'").problem();
+    assert!(plain.contains("upstream.api.tls.server_name = \"h\": the url is not https"), "{plain}");
+}
+
+#[test]
+fn limits_that_cannot_be_kept_are_refused() {
+    let problem = given("[limits]\nmax_headers = 129").problem();
+    assert!(problem.ends_with("write a whole number from 1 to 128; a head has room for no more"), "{problem}");
+    let config = given("[limits]\nmax_headers = 128\nmax_connections_per_client = 9").accepted();
+    assert_eq!(config.limits.max_connections_per_client.map(std::num::NonZeroUsize::get), Some(9));
+    for number in ["0", "100001"] {
+        let problem = given(&format!("[upstream.heartbeat]\nmax_in_flight = {number}")).problem();
+        assert!(problem.contains("max_in_flight") && problem.contains("from 1 to 100000"), "{problem}");
+    }
 }
 
 #[test]
@@ -634,10 +680,11 @@ tls = {{ certificate = "{certificate}", key = "{private_key}", client_ca = "{cer
 address = "127.0.0.1:0"
 [upstream.api]
 url = "https://[fd00::1]"
-tls.ca = "{certificate}"
+tls = {{ ca = "{certificate}", server_name = "c.example", certificate = "{certificate}", key = "{private_key}" }}
 credential = {{ mode = "replace", token_file = "{token}" }}
 timeouts = {{ connect = "1500ms", first_byte = "1h", idle = "90s" }}
 pool = {{ idle_timeout = "1s", max_idle = 0 }}
+max_in_flight = 2
 [upstream.heartbeat]
 url = "http://heartbeats.example.:8000"
 credential.mode = "strip"
@@ -651,6 +698,7 @@ per_permission = {{ "heartbeat:write" = "15m", "tokens:write" = "never" }}
 address = "0.0.0.0:9901"
 [limits]
 max_connections = 5
+max_connections_per_client = 4
 max_head_bytes = 10000
 max_headers = 6
 max_body_bytes = "1MB"
