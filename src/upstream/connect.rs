@@ -51,8 +51,9 @@ impl Connector {
                 let host = config.host.clone();
                 let name = match &tls.server_name {
                     Some(name) => name.clone(),
-                    None => ServerName::try_from(host.clone())
-                        .map_err(|source| UpstreamError::Name { host, source })?,
+                    None => {
+                        ServerName::try_from(host.clone()).map_err(|source| UpstreamError::Name { host, source })?
+                    }
                 };
                 Some((TlsConnector::from(tls::client_config(tls)?), name))
             }

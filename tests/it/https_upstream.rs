@@ -127,6 +127,9 @@ enum Behind {
 async fn talkative(config: Arc<ServerConfig>, behind: Behind, asked: String) -> (u16, watch::Sender<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
+    // What was written has arrived then: otherwise it is held back for a moment, and nobody can know of it yet.
+    socket2::SockRef::from(&listener).set_tcp_congestion(b"reno").expect("every kernel has it");
+    socket2::SockRef::from(&listener).set_tcp_nodelay(true).expect("an option");
     let acceptor = TlsAcceptor::from(config);
     let said = watch::Sender::new(0);
     let shared = said.clone();

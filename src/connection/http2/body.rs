@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::proxy::body::{BodyError, Cut, Relayed, Source};
@@ -96,13 +97,14 @@ impl Reply {
 }
 
 impl Paced {
-    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         // Asked again: the client has taken what it was handed.
         self.pace.taken(&self.exchange.alarm);
         if self.rest.is_empty() {
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
-                Some(Err(cut)) => return Poll::Ready(Some(Err(cut))),
+                // hyper resets the stream with the reason that it finds here.
+                Some(Err(Cut)) => return Poll::Ready(Some(Err(Reason::CANCEL.into()))),
                 None => return Poll::Ready(None),
             }
         }
@@ -114,9 +116,9 @@ impl Paced {
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = h2::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         match self.get_mut() {
             Self::Own(body) if body.is_empty() => Poll::Ready(None),
             Self::Own(body) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(body))))),
