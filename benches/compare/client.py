@@ -18,12 +18,8 @@ class Client:
 
     def ask(self, method, path, headers, body=None):
         """Sends a request in one piece, as Telegraf does; returns the reply and its body."""
-        fields = {"Host": "localhost", **headers}
-        if body is not None:
-            fields["Content-Length"] = str(len(body))
-        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         try:
-            self.socket.sendall(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + (body or b""))
+            self.socket.sendall(as_sent(method, path, {"Host": "localhost", **headers}, body))
             reply = http.client.HTTPResponse(self.socket, method=method)
             reply.begin()
             return reply, reply.read()
@@ -49,8 +45,18 @@ class Client:
         self.socket = socket.socket(fileno=self.socket.detach())
 
 
-def tls_context(site):
-    """TLS 1.3 only, trusting the run's certificate; a new context resumes no session."""
+def as_sent(method, path, fields, body=None):
+    """A request's bytes, by HTTP/1.1."""
+    if body is not None:
+        fields = {**fields, "Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + (body or b"")
+
+
+def tls_context(site, h2=False):
+    """TLS 1.3 only, trusting the run's certificate; a new context resumes no session. ALPN offers HTTP/2 or nothing."""
     context = ssl.create_default_context(cafile=str(site.certificate))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if h2:
+        context.set_alpn_protocols(["h2"])
     return context

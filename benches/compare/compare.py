@@ -1,7 +1,7 @@
 """Runs Tollgate and HAProxy side by side on this machine and prints what each costs, with the ratios.
 
 Each proxy in turn, round by round, so that drift of the machine meets both; the proxy has a core of its own, the load
-(wrk) and the upstream (nginx) share another; everything is on loopback. See ../README.md.
+(wrk, h2load, openloop.rs) and the upstream (nginx) share another; everything is on loopback. See ../README.md.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import generators
 import load
 import machine
 import report
@@ -24,12 +25,13 @@ from idle import measure_idle
 from machine import Failure, Process
 from proxies import HaProxy, Site, Tokens, Tollgate
 
-PROGRAMS = ("haproxy", "wrk", "nginx", "openssl", "taskset")
+PROGRAMS = ("haproxy", "wrk", "h2load", "nginx", "openssl", "taskset")
 TOKENS = 10_000
 MANY_TOKENS = 1_000_000
-IDLE = {  # scenario -> title, over TLS, goal in KiB
-    "idle": ("idle keep-alive connection, plain", False, 4),
-    "idle-tls": ("idle keep-alive connection, TLS", True, 16),
+IDLE = {  # scenario -> title, over TLS, HTTP/2, goal in KiB
+    "idle": ("idle keep-alive connection, plain", False, False, 1.6),
+    "idle-tls": ("idle keep-alive connection, TLS", True, False, 8),
+    "idle-h2": ("idle HTTP/2 connection, TLS", True, True, 19),
 }
 START = {  # scenario -> tokens, goal in ms, goal in MiB
     "start": (TOKENS, 100, None),
@@ -116,19 +118,23 @@ def run(options, isolated):
 
 def measure_all(options, site, kinds, results):
     tokens = Tokens(site.folder, site.tollgate, TOKENS)
+    if any(scenario.rate and scenario.key in options.scenario for scenario in load.SCENARIOS):
+        generators.build_openloop(site.folder)
     for scenario in load.SCENARIOS:
         if scenario.key in options.scenario:
             results["load"].append(under_load(scenario, site, kinds, tokens, options))
     if results["load"]:
         print("\n" + report.load_table(results["load"]), flush=True)
+        if any(row["latency"] for row in results["load"]):
+            print("\n" + report.latency_table(results["load"]), flush=True)
         warn_of_others(results["load"])
 
-    for key, (title, tls, goal) in IDLE.items():
+    for key, (title, tls, h2, goal) in IDLE.items():
         if key in options.scenario:
             count = options.connections_tls if tls else options.connections
             results["idle"].append({"scenario": key, "title": f"{title} ({count:,})", "goal": goal})
             for kind in kinds:
-                values = when_idle(kind, site, tokens, tls, count, options.settle)
+                values = when_idle(kind, site, tokens, tls, h2, count, options.settle)
                 results["idle"][-1][kind.name] = values["kib_each"]
                 results["idle"][-1][f"{kind.name}_details"] = values
     if results["idle"]:
@@ -149,7 +155,7 @@ def under_load(scenario, site, kinds, tokens, options):
     for proxy in proxies:
         load.check_same_job(proxy)
         negotiated.add(load.check(scenario, proxy))
-        load.run_wrk(scenario, proxy, 1)  # warms both up: buffers, upstream connections
+        generators.run(scenario, proxy, 1)  # warms both up: buffers, upstream connections
     if len(negotiated) != 1:
         raise Failure(f"{scenario.title}: the proxies negotiated different TLS: {negotiated}")
     rounds = []
@@ -163,10 +169,10 @@ def under_load(scenario, site, kinds, tokens, options):
     return report.load_row(scenario, rounds, memory) | {"tls": negotiated.pop()}
 
 
-def when_idle(kind, site, tokens, tls, count, settle):
-    progress(f"{count:,} idle connections{', TLS' if tls else ''}: {kind.name}")
+def when_idle(kind, site, tokens, tls, h2, count, settle):
+    progress(f"{count:,} idle connections{', TLS' if tls else ''}{', HTTP/2' if h2 else ''}: {kind.name}")
     proxy = kind(site, tokens)
-    values = measure_idle(proxy, tls, count, settle)
+    values = measure_idle(proxy, tls, h2, count, settle)
     proxy.stop()
     return values
 
@@ -199,6 +205,7 @@ def describe(site, options, kinds, isolated):
     models = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
               if line.startswith("model name")]
     versions = {"haproxy": first_line("haproxy", "-v"), "wrk": first_line("wrk", "-v"),
+                "h2load": first_line("h2load", "--version"),
                 "nginx": first_line("nginx", "-v"), "openssl": first_line("openssl", "version")}
     if Tollgate in kinds:
         versions["tollgate"] = first_line(str(site.tollgate), "--version")

@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from client import Client, tls_context
+from http2 import Http2Client
 from load import SCENARIOS
 from machine import Failure, raise_descriptor_limit
 from proxies import token
@@ -16,16 +17,16 @@ WARM_UP = 256  # connections opened and closed before the first reading, so that
 SAMPLE = 50  # connections that make a second request in the end
 
 
-def measure_idle(proxy, tls, count, settle):
+def measure_idle(proxy, tls, h2, count, settle):
     """KiB that each of `count` idle connections adds to the proxy, after `settle` seconds of silence."""
     if raise_descriptor_limit(count + 1000) < count + 1000:
         raise Failure(f"{count} connections need a limit of {count + 1000} open files: raise it, or --connections less")
-    context = tls_context(proxy.site) if tls else None
-    _open(proxy, context, WARM_UP)
+    context = tls_context(proxy.site, h2) if tls else None
+    _open(proxy, context, h2, WARM_UP)
     time.sleep(1)
     before = proxy.process.memory_kib()
     began = time.monotonic()
-    clients = _open(proxy, context, count)
+    clients = _open(proxy, context, h2, count)
     seconds = time.monotonic() - began
     time.sleep(settle)
     after = proxy.process.memory_kib()
@@ -33,9 +34,9 @@ def measure_idle(proxy, tls, count, settle):
     return {"kib_each": (after - before) / count, "memory_mib": after / 1024, "open_seconds": seconds}
 
 
-def _open(proxy, context, count):
+def _open(proxy, context, h2, count):
     def one(number):
-        client = Client(proxy.tls_port if context else proxy.port, context)
+        client = (Http2Client if h2 else Client)(proxy.tls_port if context else proxy.port, context)
         _beat(client, number % proxy.tokens.count)
         if context and number >= SAMPLE:
             client.forget_tls()

@@ -22,7 +22,7 @@ import load
 import machine
 import report
 from machine import Failure, Process
-from proxies import HaProxy, Site, Tokens, Tollgate, config_body, token
+from proxies import HaProxy, Site, Tokens, Tollgate, config_body
 
 TOKENS = 1000
 IN_FLIGHT = (8, 64, 256)
@@ -149,7 +149,7 @@ def _count_process(kind, site, tokens, options, in_flight, key, rounds):
     out.unlink(missing_ok=True)
     extra = options.config.read_text() if options.config else ""
     proxy = kind(site, tokens, wrapper=[*VALGRIND, f"--callgrind-out-file={out}"], extra=extra)
-    requests = {key: _request(SCENARIOS[key]) for key in options.scenario}
+    requests = {key: SCENARIOS[key].request(1) for key in options.scenario}
     connections = [_connect(proxy.port) for _ in range(in_flight)]
     try:
         for warm in options.scenario:
@@ -196,15 +196,6 @@ def _connect(port):
     connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
-
-
-def _request(scenario):
-    headers = {"Host": "localhost", **scenario.headers()}
-    headers["Authorization"] = f"Bearer {token(1 if scenario.known else load.UNKNOWN)}"
-    if scenario.body:
-        headers["Content-Length"] = str(len(scenario.body))
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"{scenario.method} {scenario.path} HTTP/1.1\r\n{head}\r\n".encode() + (scenario.body or b"")
 
 
 def _round(proxy, scenario, connections, request):
@@ -289,8 +280,9 @@ class GatheringUpstream:
     def _reply(self, is_get):
         kind, body = ("application/toml", self.config_body) if is_get else ("application/json", b'{"success":true}')
         dated = "Last-Modified: Wed, 22 Oct 2025 16:02:30 GMT\r\n" if is_get else ""
-        return (f"HTTP/1.1 200 OK\r\nServer: upstream\r\nDate: Wed, 22 Oct 2025 16:02:30 GMT\r\nContent-Type: {kind}\r\n"
-                f"Content-Length: {len(body)}\r\n{dated}Connection: keep-alive\r\n\r\n").encode() + body
+        head = ("HTTP/1.1 200 OK\r\nServer: upstream\r\nDate: Wed, 22 Oct 2025 16:02:30 GMT\r\n"
+                f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n{dated}Connection: keep-alive\r\n\r\n")
+        return head.encode() + body
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 -- What wrk sends, told by environment variables: LOAD_METHOD, LOAD_PATH, LOAD_TOKENS (a file, one token a line, used in
--- turn), LOAD_BODY (a file) and LOAD_HEADERS (a file of `Name: value` lines). LOAD_PAUSE_MS makes every connection wait
--- that long before each request. Requests are built once, so that the load costs its core as little as possible.
+-- turn), LOAD_BODY (a file) and LOAD_HEADERS (a file of `Name: value` lines). Requests are built once, so that the load
+-- costs its core as little as possible.
 
 local requests, turn = {}, 0
 
@@ -26,11 +26,6 @@ end
 function request()
     turn = turn % #requests + 1
     return requests[turn]
-end
-
-local pause = tonumber(os.getenv("LOAD_PAUSE_MS"))
-if pause then
-    function delay() return pause end
 end
 
 function done(summary, latency)

@@ -18,6 +18,7 @@ PACKAGES = {
     "openssl": "openssl",
     "taskset": "util-linux",
     "valgrind": "valgrind",
+    "h2load": "nghttp2-client",
 }
 IN_NAMESPACE = "COMPARE_NAMESPACE"
 
@@ -156,7 +157,10 @@ class Process:
         """Memory that is its own (proportional set size), in KiB. The kernel's socket buffers are not in it."""
         try:
             return _kib(f"/proc/{self.pid}/smaps_rollup", "Pss:")
-        except OSError:
+        except PermissionError as problem:
+            raise Failure(f"may not read /proc/{self.pid}/smaps_rollup: {self.name} does not let itself be read, by "
+                          "others than root. Run this as root, or let users make namespaces") from problem
+        except FileNotFoundError:  # a kernel without it
             return _kib(f"/proc/{self.pid}/status", "VmRSS:")
 
     def peak_memory_kib(self):

@@ -14,6 +14,7 @@ HEARTBEAT_PATH = "/agents/heartbeat"
 CONFIG_PATH = "/api/configs/1/toml"
 ECHO_PATH = "/api/configs/2/toml"
 HEARTBEAT_REPLY = '{"success":true}'
+UNKNOWN = 10**9  # the first number of tokens that no store holds
 CIPHERS = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
 
 
@@ -108,9 +109,9 @@ class Tokens:
 
 
 class Proxy:
-    """A running proxy: `port` for plain HTTP, `tls_port` for TLS. `wrapper` is a command that runs it, such as valgrind.
+    """A running proxy: `port` for plain HTTP, `tls_port` for TLS.
 
-    `extra` are further lines of its configuration, at the top.
+    `wrapper` is a command that runs it, such as valgrind; `extra` are further lines for the top of its configuration.
     """
 
     name = ""
@@ -126,6 +127,8 @@ class Proxy:
         self.process = Process(self.name, [*self.wrapper, *command], self.site.proxy_core, self.folder / "log")
         pause = 0.2 if self.wrapper else 0.0005  # every question is work for it, which would be counted
         self.start_ms = (wait_until(ready, self.process, 60, pause) - self.process.started) * 1000
+        if not self.wrapper:
+            self.process.memory_kib()  # if that is not permitted, fail now and not after the load
 
     def stop(self):
         self.process.stop()
@@ -158,7 +161,7 @@ defaults
     http-reuse always
 frontend gate
     bind 127.0.0.1:{self.port} backlog 4096
-    bind 127.0.0.1:{self.tls_port} backlog 4096 ssl crt {site.certificate_and_key}
+    bind 127.0.0.1:{self.tls_port} backlog 4096 ssl crt {site.certificate_and_key} alpn h2,http/1.1
     option forwardfor
     http-request set-var(txn.digest) "req.hdr(authorization),field(2,' '),sha2(256),hex"
     http-request set-var(txn.owner) "var(txn.digest),map_str({tokens.haproxy_map()})"
@@ -175,7 +178,7 @@ backend api
 
 
 class Tollgate(Proxy):
-    """Tollgate as it comes, with two listeners and this run's store."""
+    """Tollgate as it comes, with two listeners, HTTP/2 for those who ask for it, and this run's store."""
 
     name = "tollgate"
 
@@ -191,6 +194,7 @@ address = "127.0.0.1:{self.port}"
 address = "127.0.0.1:{self.tls_port}"
 tls.certificate = "{site.certificate}"
 tls.key = "{site.key}"
+tls.alpn = ["h2", "http/1.1"]
 """)
         upstream = f"http://127.0.0.1:{site.upstream.port}"
         command = [

@@ -22,7 +22,7 @@ def load_row(scenario, rounds, memory):
         own = [one[name] for one in rounds if name in one]
         if own:
             per_proxy[name] = {key: median(own, key) for key in own[0]} | {"memory_mib": memory[name]}
-    pairs = [one[NAMES[0]]["cpu_us"] / one[NAMES[1]]["cpu_us"] for one in rounds if len(one) == 2]
+    pairs = round_ratios(rounds, "cpu_us")
     ratios = {
         key: ratio({name: values[key] for name, values in per_proxy.items()})
         for key in ("cpu_us", "per_second", "memory_mib")
@@ -30,7 +30,26 @@ def load_row(scenario, rounds, memory):
     return {
         "scenario": scenario.key, "title": scenario.title, "goal": scenario.goal, **per_proxy, "ratio": ratios,
         "ratio_lowest": min(pairs, default=None), "ratio_highest": max(pairs, default=None), "rounds": rounds,
+        "latency": latency_rows(scenario, rounds, per_proxy) if scenario.rate else [],
     }
+
+
+def round_ratios(rounds, key):
+    return [one[NAMES[0]][key] / one[NAMES[1]][key] for one in rounds if len(one) == 2]
+
+
+def latency_rows(scenario, rounds, per_proxy):
+    """Medians over the rounds of the latencies of requests sent on a schedule, with the ratios."""
+    rows = []
+    of = (("p50_us", "median", None), ("p99_us", "p99", scenario.p99_goal), ("late_p99_us", "sent late, p99", None))
+    for key, title, goal in of:
+        values = {name: of_proxy[key] for name, of_proxy in per_proxy.items()}
+        pairs = round_ratios(rounds, key)
+        rows.append({
+            "title": f"open loop at {scenario.rate:,}/s: {title}", "goal": goal, **values, "ratio": ratio(values),
+            "ratio_lowest": min(pairs, default=None), "ratio_highest": max(pairs, default=None),
+        })
+    return rows
 
 
 def load_table(rows):
@@ -48,6 +67,17 @@ def load_table(rows):
             f"{low:.2f}-{high:.2f}" if low else "-", *verdict(goal, of["cpu_us"], ".2f"),
             *pair("per_second", "{:,.0f}"), number(of["per_second"], ".2f"), *pair("busy", "{:.0%}"),
             *pair("memory_mib", "{:.1f}"), number(of["memory_mib"], ".2f"),
+        ))
+    return table(lines)
+
+
+def latency_table(rows):
+    lines = [("latency from when it was due", "us", "", "ratio", "range", "goal", ""), ("", *NAMES, "", "", "", "")]
+    for row in (row for of_scenario in rows for row in of_scenario["latency"]):
+        low, high = row["ratio_lowest"], row["ratio_highest"]
+        lines.append((
+            row["title"], *(number(row.get(name), ",.0f") for name in NAMES), number(row["ratio"], ".2f"),
+            f"{low:.2f}-{high:.2f}" if low else "-", *verdict(row["goal"], row["ratio"], ".2f"),
         ))
     return table(lines)
 
