@@ -197,8 +197,7 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
     let exchange = &stream.exchange;
     let outcome = match read(exchange, request) {
         Ok(request) => {
-            // A client that takes its request back at once has done so by now, and nothing was taken for it.
-            tokio::task::yield_now().await;
+            turn().await;
             proxy::call(exchange, request).await
         }
         Err(refusal) => Err(refusal),
@@ -212,6 +211,20 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
             if refusal.is_silent() { Err(Silence) } else { Ok(refused(exchange, &refusal)) }
         }
     }
+}
+
+/// Lets hyper look at the stream: a client may have taken its request back at once, and then nothing is taken for it. (Not
+/// tokio's `yield_now`: that turns the order of the streams round.)
+async fn turn() {
+    let mut turned = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut turned, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Checks a request's form.
