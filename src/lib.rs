@@ -3,7 +3,7 @@
 //! Two paths run through this crate, and only [`app`] knows both:
 //!
 //! ```text
-//! a request:  listener ─► connection ─► proxy: route ─► credential ─► authorize ─► sanitize ─► forward ─► upstream
+//! a request:  listener ─► connection ─► proxy::call: route ─► credential ─► authorize ─► sanitize ─► forward ─► upstream
 //!                                                           │ reads
 //!                                                        replica
 //!                                                           ▲ writes
@@ -20,7 +20,7 @@
 //!   that every sidecar refuses it.
 //! - A sidecar is restarted: it goes on from its snapshot file, which makes nothing fresher than it was.
 //! - An upstream fails: 502 or 504; within a reply, the reply is cut off visibly.
-//! - A client misbehaves: one of the documented replies, or a closed connection.
+//! - A client misbehaves: one of the documented replies, or a closed connection. One that leaves takes its request along.
 //!
 //! | module | subject |
 //! | --- | --- |
@@ -28,12 +28,12 @@
 //! | [`store`] | the contract of where records live; the SQLite and Redis stores |
 //! | [`registry`] | who may do what to which token, and what follows |
 //! | [`replica`] | what requests read, and the synchroniser that keeps it at the store's position |
-//! | [`proxy`] | the steps of a request: route, credential, fields, sanitize, forward, refusal |
-//! | [`http1`] | HTTP/1.1 messages: heads, framing, bodies, buffers |
-//! | [`connection`] | one client connection, over HTTP/1 or HTTP/2 |
+//! | [`proxy`] | the steps of a request, whichever protocol it came by: route, credential, sanitize, forward, refusal |
+//! | [`http1`] | HTTP/1.1 as clients speak it: heads, framing, bodies, buffers |
+//! | [`connection`] | one client connection: the gate for HTTP/1, hyper's server for HTTP/2 |
 //! | [`worker`] | one serving thread: its deadlines, buffers and upstream connections |
 //! | [`socket`] | a connection's bytes, plain or TLS |
-//! | [`upstream`] | connections to the Controller |
+//! | [`upstream`] | connections to the Controller, carried by hyper's client, and how many there may be |
 //! | [`listener`], [`tls`] | accepting, and TLS configurations |
 //! | [`reload`] | files that are read again when they change |
 //! | [`fleet`] | this sidecar among the others: its reports |

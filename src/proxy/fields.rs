@@ -85,17 +85,16 @@ const KNOWN: [(&str, Class); 38] = [
 /// Every name that starts so is [`Class::Forged`], unless [`KNOWN`] has it.
 const FORGED_PREFIXES: [&str; 2] = ["x-tollgate-", "x-forwarded-"];
 
-/// For each first byte the lengths of the known names, as bits: most fields of a request are told apart by it alone.
-static LENGTHS: [u32; 256] = {
-    let mut lengths = [0; 256];
+/// For each length the known names of that length, as bits by their place in [`KNOWN`]: most fields of a request are told
+/// apart by it and by their first letter.
+static BY_LENGTH: [u64; 32] = {
+    let mut by_length = [0; 32];
     let mut at = 0;
     while at < KNOWN.len() {
-        let name = KNOWN[at].0.as_bytes();
-        lengths[name[0] as usize] |= 1 << name.len();
-        lengths[name[0].to_ascii_uppercase() as usize] |= 1 << name.len();
+        by_length[KNOWN[at].0.len()] |= 1 << at;
         at += 1;
     }
-    lengths
+    by_length
 };
 
 /// What a name means. `_` is read as `-`, since CGI-like servers do (`X_Forwarded_For`): a name that means something
@@ -103,13 +102,15 @@ static LENGTHS: [u32; 256] = {
 #[must_use]
 pub fn classify(name: &[u8]) -> Class {
     let Some(first) = name.first() else { return Class::Other };
-    let may_be_known = 1u32.checked_shl(u32::try_from(name.len()).unwrap_or(u32::MAX));
-    let class = match may_be_known {
-        Some(length) if LENGTHS[usize::from(*first)] & length != 0 => {
-            KNOWN.iter().find(|(known, _)| same(name, known.as_bytes())).map(|(_, class)| *class)
+    let mut candidates = BY_LENGTH.get(name.len()).copied().unwrap_or(0);
+    let mut class = None;
+    while candidates != 0 && class.is_none() {
+        let (known, meaning) = KNOWN[candidates.trailing_zeros() as usize];
+        if known.as_bytes()[0] == first.to_ascii_lowercase() && same(name, known.as_bytes()) {
+            class = Some(meaning);
         }
-        _ => None,
-    };
+        candidates &= candidates - 1;
+    }
     let forged = |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| same(start, prefix.as_bytes()));
     match class {
         Some(class) if !name.contains(&b'_') => class,

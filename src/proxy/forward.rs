@@ -174,7 +174,7 @@ impl Attempt<'_> {
             return Err(Refusal::Upstream);
         }
         let worker = &self.exchange.worker;
-        sanitize::reply(parts.status, &mut parts.headers, || worker.date());
+        sanitize::reply(parts.status, parts.version, &mut parts.headers, || worker.date());
         if let Some(progress) = &progress {
             progress.answered.set(true);
         }

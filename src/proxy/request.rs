@@ -137,11 +137,12 @@ fn append(headers: &mut HeaderMap, name: &str, value: HeaderValue) -> Result<(),
 
 /// Path and query, byte for byte as they were written, unless the query has what no query may have.
 fn uri(bytes: &Bytes, target: &str) -> Result<Uri, Refusal> {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let end = memchr::memchr(b'?', target.as_bytes()).unwrap_or(target.len());
+    let (path, query) = (target.get(..end).unwrap_or_default(), target.get(end + 1..).unwrap_or_default());
     check_query(query.as_bytes())?;
     // `http` drops what follows a `#`. (A target of one `/` may be ours, where an absolute one had no path.)
-    if path != "/" || !query.is_empty() {
-        if path.contains('#') || !path.starts_with('/') {
+    if target != "/" {
+        if !path.starts_with('/') || memchr::memchr(b'#', path.as_bytes()).is_some() {
             path::normalise(path)?;
         }
         if let Ok(target) = PathAndQuery::from_maybe_shared(bytes.slice_ref(target.as_bytes())) {

@@ -1,9 +1,9 @@
 //! What goes on to the upstream, and back: what the client said and may say, and what only Tollgate says. One pass, moving
 //! the fields.
 
-use std::fmt::Write as _;
+use std::net::IpAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode, Version};
@@ -38,20 +38,13 @@ pub(super) fn request(
     let host = headers.insert(header::HOST, upstream.host.clone());
     let mut values = Values(BytesMut::with_capacity(128));
     forwarded(headers, &mut values, origin, host);
-    headers.insert(&X_REQUEST_ID, values.take(id.as_str()));
+    headers.insert(&X_REQUEST_ID, values.text(id.as_bytes()));
     if let Some(Admission { holder, .. }) = &permit.holder {
-        headers.insert(&X_TOLLGATE_TOKEN_ID, values.take(str::from_utf8(&holder.token.to_ascii()).unwrap_or_default()));
-        headers.insert(&X_TOLLGATE_USER, values.take(holder.owner.name()));
+        headers.insert(&X_TOLLGATE_TOKEN_ID, values.text(&holder.token.to_ascii()));
+        headers.insert(&X_TOLLGATE_USER, values.text(holder.owner.name().as_bytes()));
         headers.insert(&X_TOLLGATE_ROLE, HeaderValue::from_static(Role::name(holder.role)));
     }
-    headers.append(
-        header::VIA,
-        HeaderValue::from_static(match parts.version {
-            Version::HTTP_2 => "2 tollgate",
-            Version::HTTP_10 => "1.0 tollgate",
-            _ => "1.1 tollgate",
-        }),
-    );
+    headers.append(header::VIA, via(parts.version));
     if body.size_hint().exact().is_none() {
         // hyper sends no body with GET and the like unless it is told that there is one.
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -65,6 +58,7 @@ pub(super) fn request(
 /// What becomes of the client's credentials.
 fn credential(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream) {
     match upstream.credential() {
+        Credential::Forward if permit.holder.is_some() => {}
         Credential::Forward => {
             // Only an open route lets several pass.
             if let Some(last) = headers.get_all(header::AUTHORIZATION).iter().skip(1).last().cloned() {
@@ -87,53 +81,71 @@ fn credential(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream) {
 }
 
 /// `X-Forwarded-For`, `-Proto` and `-Host`: what a trusted proxy said of earlier hops, continued; else what is seen here.
-fn forwarded(headers: &mut HeaderMap, values: &mut Values, origin: Origin, host: Option<HeaderValue>) {
-    let Origin { address, trusted, secure } = origin;
-    let once = |headers: &mut HeaderMap, name: &HeaderName| {
-        let mut said = headers.get_all(name).iter();
-        let value = said.next().cloned().filter(|_| trusted);
-        value.filter(|_| said.next().is_none())
-    };
-    if trusted && headers.contains_key(&X_FORWARDED_FOR) {
-        let mut hops: Vec<u8> = Vec::new();
-        for hop in headers.get_all(&X_FORWARDED_FOR) {
-            hops.extend_from_slice(hop.as_bytes());
-            hops.extend_from_slice(b", ");
-        }
-        hops.extend_from_slice(address.to_string().as_bytes());
-        // Made of what were field values.
-        if let Ok(hops) = HeaderValue::from_maybe_shared(Bytes::from(hops)) {
-            headers.insert(&X_FORWARDED_FOR, hops);
-        }
-    } else {
-        headers.insert(&X_FORWARDED_FOR, values.write(format_args!("{address}")));
+fn forwarded(headers: &mut HeaderMap, values: &mut Values, origin: Origin, mut host: Option<HeaderValue>) {
+    let mut proto = HeaderValue::from_static(if origin.secure { "https" } else { "http" });
+    let mut hops = None;
+    if origin.trusted {
+        hops = earlier_hops(headers, origin);
+        proto = once(headers, &X_FORWARDED_PROTO).filter(|said| said == "http" || said == "https").unwrap_or(proto);
+        host = once(headers, &X_FORWARDED_HOST).filter(|said| authority(said.as_bytes()).is_ok()).or(host);
     }
-    let seen = HeaderValue::from_static(if secure { "https" } else { "http" });
-    let proto = once(headers, &X_FORWARDED_PROTO).filter(|proto| proto == "http" || proto == "https");
-    headers.insert(&X_FORWARDED_PROTO, proto.unwrap_or(seen));
-    let said = once(headers, &X_FORWARDED_HOST).filter(|host| authority(host.as_bytes()).is_ok());
-    match said.or(host) {
+    headers.insert(&X_FORWARDED_FOR, hops.unwrap_or_else(|| values.address(origin.address)));
+    headers.insert(&X_FORWARDED_PROTO, proto);
+    match host {
         Some(host) => drop(headers.insert(&X_FORWARDED_HOST, host)),
         None => drop(headers.remove(&X_FORWARDED_HOST)),
     }
+}
+
+/// The addresses that a trusted proxy named, and its own.
+fn earlier_hops(headers: &HeaderMap, origin: Origin) -> Option<HeaderValue> {
+    let said: Vec<_> = headers.get_all(&X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    if said.is_empty() {
+        return None;
+    }
+    let hops = [said.join(b", ".as_slice()), origin.address.to_string().into_bytes()].join(b", ".as_slice());
+    HeaderValue::from_maybe_shared(Bytes::from(hops)).ok()
+}
+
+/// A field that may be there once.
+fn once(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let mut said = headers.get_all(name).iter();
+    let value = said.next();
+    value.filter(|_| said.next().is_none()).cloned()
 }
 
 /// Field values made for one request, in one piece of memory.
 struct Values(BytesMut);
 
 impl Values {
-    fn take(&mut self, text: &str) -> HeaderValue {
-        self.0.extend_from_slice(text.as_bytes());
+    fn text(&mut self, text: &[u8]) -> HeaderValue {
+        self.0.extend_from_slice(text);
         self.value()
     }
 
-    fn write(&mut self, text: std::fmt::Arguments<'_>) -> HeaderValue {
-        // Writing grows it where needed.
-        self.0.write_fmt(text).unwrap_or_default();
-        self.value()
+    /// Without the machinery of formatting for the usual kind.
+    fn address(&mut self, address: IpAddr) -> HeaderValue {
+        match address {
+            IpAddr::V4(address) => {
+                for (at, octet) in address.octets().into_iter().enumerate() {
+                    if at > 0 {
+                        self.0.put_u8(b'.');
+                    }
+                    if octet >= 100 {
+                        self.0.put_u8(b'0' + octet / 100);
+                    }
+                    if octet >= 10 {
+                        self.0.put_u8(b'0' + octet / 10 % 10);
+                    }
+                    self.0.put_u8(b'0' + octet % 10);
+                }
+                self.value()
+            }
+            IpAddr::V6(address) => self.text(address.to_string().as_bytes()),
+        }
     }
 
-    /// What was written since the last one. All of it is made of visible characters; an empty value could say nothing wrong.
+    /// What was written since the last one. All of it is made of visible characters.
     fn value(&mut self) -> HeaderValue {
         HeaderValue::from_maybe_shared(self.0.split().freeze()).unwrap_or(HeaderValue::from_static(""))
     }
@@ -141,7 +153,7 @@ impl Values {
 
 /// Makes an upstream's reply the client's, once [`super::fields::strip_reply`] has taken out what ends at this hop. `date` is
 /// now, for a reply that does not say it (RFC 9110 section 6.6.1).
-pub(super) fn reply(status: StatusCode, headers: &mut HeaderMap, date: impl FnOnce() -> HeaderValue) {
+pub(super) fn reply(status: StatusCode, version: Version, headers: &mut HeaderMap, date: impl FnOnce() -> HeaderValue) {
     // An agent that watches its configuration compares this without looking at the status, and would reload.
     if !status.is_success() && status != StatusCode::NOT_MODIFIED {
         headers.remove(header::LAST_MODIFIED);
@@ -149,12 +161,20 @@ pub(super) fn reply(status: StatusCode, headers: &mut HeaderMap, date: impl FnOn
     if let header::Entry::Vacant(place) = headers.entry(header::DATE) {
         place.insert(date());
     }
-    headers.append(header::VIA, HeaderValue::from_static("1.1 tollgate"));
+    headers.append(header::VIA, via(version));
+}
+
+/// RFC 9110 section 7.6.3: by which protocol the message came here.
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_2 => "2 tollgate",
+        Version::HTTP_10 => "1.0 tollgate",
+        _ => "1.1 tollgate",
+    })
 }
 
 /// The id that a trusted proxy gave a request.
 pub(super) fn request_id(headers: &HeaderMap, origin: Origin) -> Option<RequestId> {
-    let mut said = headers.get_all(&X_REQUEST_ID).iter().filter(|_| origin.trusted);
-    let id = RequestId::from_proxy(said.next()?.as_bytes());
-    id.filter(|_| said.next().is_none())
+    let said = if origin.trusted { once(headers, &X_REQUEST_ID) } else { None };
+    RequestId::from_proxy(said?.as_bytes())
 }
