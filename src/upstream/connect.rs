@@ -1,88 +1,156 @@
-//! Connecting to an upstream: name, addresses, TLS.
+//! From an upstream's URL to a connection: its name is looked up, its addresses are tried, TLS is agreed on, all of it
+//! within `timeouts.connect`.
+//!
+//! ```text
+//! resolve (lookup: one at a time, shared) ─► connect ─► tls     each address (race: the one that worked last first)
+//! ```
 
+mod lookup;
+mod race;
+
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use self::lookup::{Lookup, Resolve};
+use self::race::Race;
 use super::{Step, UpstreamError};
-use crate::config::UpstreamConfig;
+use crate::config::{UpstreamConfig, UpstreamTlsConfig};
 use crate::socket::Stream;
-use crate::tls;
+use crate::tls::{self, TlsError};
 
-/// Makes connections.
+/// Makes connections to one upstream. Shared by all workers.
 pub struct Connector {
-    config: UpstreamConfig,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    target: Target,
+    tls: Option<Tls>,
+    timeout: Duration,
+    /// Where the last connection was made to. The next one begins there: an address that does not answer costs time once.
+    last: Mutex<Option<SocketAddr>>,
+}
+
+enum Target {
+    /// Never looked up.
+    Address(SocketAddr),
+    /// Looked up for each connection: a name may move.
+    Name(Lookup),
+}
+
+struct Tls {
+    config: UpstreamTlsConfig,
+    name: ServerName<'static>,
+    connector: RwLock<TlsConnector>,
 }
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-#[error("{step}")]
+#[error("{step}{}", address.map(|address| format!(" {address}")).unwrap_or_default())]
 pub struct ConnectError {
-    /// How far it came.
+    /// Where it ended: with several addresses, as far as any of them got.
     pub step: Step,
-    /// Where to.
+    /// At which address.
     pub address: Option<SocketAddr>,
-    /// It took too long.
+    /// Whether nothing answered in time, here or as the system sees it.
     pub timed_out: bool,
-    /// What happened.
-    #[source]
-    pub source: io::Error,
+    source: io::Error,
 }
 
 impl ConnectError {
-    pub(super) fn setup(address: SocketAddr, error: hyper::Error) -> Self {
-        Self { step: Step::Connect, address: Some(address), timed_out: false, source: io::Error::other(error) }
+    pub(super) fn new(step: Step, address: Option<SocketAddr>, source: io::Error) -> Self {
+        Self { step, address, timed_out: source.kind() == io::ErrorKind::TimedOut, source }
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("tls", &self.tls.is_some()).finish_non_exhaustive()
     }
 }
 
 impl Connector {
-    /// As configured.
+    /// For the upstream of this configuration.
     ///
     /// # Errors
-    /// TLS files.
+    /// When its name or its TLS files cannot be used.
     pub fn new(config: &UpstreamConfig) -> Result<Self, UpstreamError> {
-        let tls = match &config.tls {
-            None => None,
-            Some(tls) => {
-                let host = config.host.clone();
-                let name = match &tls.server_name {
-                    Some(name) => name.clone(),
-                    None => {
-                        ServerName::try_from(host.clone()).map_err(|source| UpstreamError::Name { host, source })?
-                    }
-                };
-                Some((TlsConnector::from(tls::client_config(tls)?), name))
-            }
-        };
-        Ok(Self { config: config.clone(), tls })
+        Self::resolving(config, lookup::system())
     }
 
-    /// Connects.
+    fn resolving(config: &UpstreamConfig, resolve: Resolve) -> Result<Self, UpstreamError> {
+        let host = &config.host;
+        let target = match host.parse::<IpAddr>() {
+            Ok(address) => Target::Address(SocketAddr::new(address, config.port)),
+            Err(_) => Target::Name(Lookup::new(host.clone(), config.port, resolve)),
+        };
+        let tls = config.tls.as_ref().map(|tls| Tls::new(host, tls)).transpose()?;
+        Ok(Self { target, tls, timeout: config.connect_timeout, last: Mutex::default() })
+    }
+
+    /// Reads the authorities and the client certificate again, for the connections from now on. Says whether there are
+    /// such files.
     ///
     /// # Errors
-    /// How far it came.
+    /// [`TlsError`]; what was read before stays.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let Some(tls) = &self.tls else { return Ok(false) };
+        let connector = TlsConnector::from(tls::client_config(&tls.config)?);
+        *tls.connector.write().unwrap_or_else(PoisonError::into_inner) = connector;
+        Ok(true)
+    }
+
+    /// A new connection, and the address that it leads to. Takes no longer than `timeouts.connect`; can be dropped
+    /// half-way. Needs a tokio runtime with time and input/output.
+    ///
+    /// # Errors
+    /// [`ConnectError`]
     pub async fn connect(&self) -> Result<(Stream, SocketAddr), ConnectError> {
-        let connect = async {
-            let port = self.config.port;
-            let stream = match self.config.host.parse::<IpAddr>() {
-                Ok(address) => TcpStream::connect((address, port)).await?,
-                Err(_) => TcpStream::connect((self.config.host.as_str(), port)).await?,
-            };
-            stream.set_nodelay(true)?;
-            let address = stream.peer_addr()?;
-            let stream = match &self.tls {
-                None => Stream::Plain(stream),
-                Some((connector, name)) => Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?.into())),
-            };
-            Ok((stream, address))
+        let deadline = Instant::now() + self.timeout;
+        let mut addresses = match &self.target {
+            Target::Address(address) => vec![*address],
+            Target::Name(lookup) => {
+                let found = timeout_at(deadline, lookup.addresses()).await.unwrap_or_else(|_| Err(self.late()));
+                found.map_err(|error| ConnectError::new(Step::Resolve, None, error))?
+            }
         };
-        let outcome = tokio::time::timeout(self.config.connect_timeout, connect).await;
-        let timed_out = outcome.is_err();
-        let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        outcome.map_err(|source| ConnectError { step: Step::Connect, address: None, timed_out, source })
+        let last = *self.last();
+        // A stable sort: the others keep the resolver's order.
+        addresses.sort_by_key(|address| Some(*address) != last);
+        let mut race = Race::new(addresses, self.tls.as_ref().map(Tls::current), self.timeout);
+        let won = timeout_at(deadline, race.run()).await;
+        let (stream, address) = won.unwrap_or_else(|_| Err(race.late(self.late())))?;
+        *self.last() = Some(address);
+        Ok((stream, address))
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<SocketAddr>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn late(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {:?}", self.timeout))
     }
 }
+
+impl Tls {
+    fn new(host: &str, config: &UpstreamTlsConfig) -> Result<Self, UpstreamError> {
+        let name = match &config.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host.to_owned())
+                .map_err(|source| UpstreamError::Name { host: host.to_owned(), source })?,
+        };
+        let connector = RwLock::new(TlsConnector::from(tls::client_config(config)?));
+        Ok(Self { config: config.clone(), name, connector })
+    }
+
+    fn current(&self) -> race::Tls {
+        (self.connector.read().unwrap_or_else(PoisonError::into_inner).clone(), self.name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sampler::Sampler;
 
-/// How far a request came that got no reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is done for a request at its upstream, in this order: how far it came that got no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     /// Looking the host's name up.
     Resolve,

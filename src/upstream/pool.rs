@@ -14,9 +14,9 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
-use super::Upstream;
 use super::connect::ConnectError;
 use super::io::Io;
+use super::{Step, Upstream};
 use crate::proxy::body::Upload;
 use crate::socket::Socket;
 use crate::worker::Worker;
@@ -90,7 +90,8 @@ impl Pool {
         let io = Io::new(Rc::clone(&socket), Alarm::new(worker), pause, Rc::clone(&deaf), slot);
         let handshake = Builder::new().max_buf_size(MAX_READ_AHEAD).handshake(TokioIo::new(io)).await;
         // Nothing is exchanged yet, so nothing can fail.
-        let (sender, carried) = handshake.map_err(|error| ConnectError::setup(address, error))?;
+        let (sender, carried) =
+            handshake.map_err(|error| ConnectError::new(Step::Connect, Some(address), std::io::Error::other(error)))?;
         let task = tokio::task::spawn_local(async move {
             if let Err(error) = carried.await {
                 tracing::debug!(%address, %error, "an upstream connection ended");
