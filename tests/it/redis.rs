@@ -5,6 +5,7 @@ mod deploy;
 mod outcome;
 mod quorum;
 mod refusals;
+mod restart;
 mod users;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use crate::harness::RedisServer;
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/redis");
 
 /// The files, in a folder where those that they name are.
-fn installed() -> (tempfile::TempDir, impl Fn(&str) -> PathBuf) {
+pub(super) fn installed() -> (tempfile::TempDir, impl Fn(&str) -> PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().to_owned();
     for (name, installed) in [
