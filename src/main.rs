@@ -2,12 +2,26 @@
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes what is freed: raw tokens pass through buffers of libraries too, which know nothing of secrets.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
+    keep_memory_private();
     match tollgate::cli::run(std::env::args_os()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => tollgate::cli::report(&error),
     }
+}
+
+/// Raw tokens are in memory while they are used: no core file, and no other process of this user that looks into it.
+///
+/// Both fail only where the system does not know them. Nothing depends on them, and there is no log yet to say it in.
+fn keep_memory_private() {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).ok();
 }
