@@ -1,4 +1,5 @@
-//! Files that may change while a sidecar runs: service tokens and certificates. Looked at once a second.
+//! Files that may change while a sidecar runs: service tokens, certificates and their keys, authorities. Looked at once a
+//! second.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,7 +53,14 @@ pub async fn watch(upstreams: Vec<Arc<Upstream>>, listeners: Vec<Arc<Tls>>) {
     for upstream in upstreams {
         if let CredentialMode::Replace { token_file } = &upstream.config.credential {
             let paths = vec![token_file.clone()];
+            let upstream = Arc::clone(&upstream);
             let reload = move || upstream.reload_credential().map_err(|error| chain(&error));
+            watched.push(Watched::new(paths, Box::new(reload)));
+        }
+        if let Some(tls) = &upstream.config.tls {
+            let identity = tls.identity.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
+            let paths: Vec<_> = tls.ca.iter().chain(identity).cloned().collect();
+            let reload = move || upstream.connector.reload().map(drop).map_err(|error| chain(&error));
             watched.push(Watched::new(paths, Box::new(reload)));
         }
     }

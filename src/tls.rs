@@ -1,9 +1,11 @@
 //! TLS, both ends: what listeners offer to agents, and how `https` upstreams and a Redis store are verified.
 //!
 //! TLS 1.2 and 1.3 only, with the aws-lc provider named explicitly: nothing depends on a process-wide default. Files
-//! are read when a configuration is built and never again; their errors name the file and what is wrong with it.
+//! are read when a configuration is built, and for another one when they change; their errors name the file and what is
+//! wrong with it.
 
 mod expiry;
+mod verify;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -127,7 +129,7 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(setup)?;
     let builder = match client_ca {
         Some(file) => {
-            let roots = Arc::new(read_roots(file)?);
+            let roots = Arc::new(roots(file, read_certificates(file)?)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build();
             builder.with_client_cert_verifier(verifier.map_err(setup)?)
         }
@@ -157,14 +159,33 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
 ///
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
-pub fn client_config(tls: &UpstreamTlsConfig) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client_config(tls: &UpstreamTlsConfig) -> Result<ClientTls, TlsError> {
     // Which name is verified is said for each connection.
     let UpstreamTlsConfig { ca, server_name: _, identity } = tls;
     let identity = identity.as_ref().map(|Identity { certificate, key }| (certificate.as_path(), key.as_path()));
-    let mut config = client(ca.as_deref(), identity)?;
+    let (mut config, read) = client(ca.as_deref(), identity)?;
     config.alpn_protocols = vec![Alpn::Http1.wire_name().to_vec()];
-    Ok(Arc::new(config))
+    Ok(ClientTls { config: Arc::new(config), read })
 }
+
+/// A client's TLS, and what it was made of.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// To connect with.
+    pub config: Arc<ClientConfig>,
+    read: Read,
+}
+
+impl ClientTls {
+    /// Whether the files had the same certificates. A key changes with its certificate.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.read == other.read
+    }
+}
+
+/// The certificates of a client's files: of the authorities, and its own.
+type Read = [Vec<CertificateDer<'static>>; 2];
 
 /// How a Redis server is verified: against the given authorities, or else the system's; and the certificate and key that
 /// it is shown when it asks for one.
@@ -172,31 +193,37 @@ pub fn client_config(tls: &UpstreamTlsConfig) -> Result<Arc<ClientConfig>, TlsEr
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
 pub fn store_config(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
-    client(ca, identity).map(Arc::new)
+    client(ca, identity).map(|(config, _)| Arc::new(config))
 }
 
-fn client(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<ClientConfig, TlsError> {
-    let builder = verifying(ca)?;
-    let Some((certificate, key)) = identity else { return Ok(builder.with_no_client_auth()) };
+fn client(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<(ClientConfig, Read), TlsError> {
+    let authorities = ca.map(read_certificates).transpose()?.unwrap_or_default();
+    let builder = verifying(ca, authorities.clone())?;
+    let Some((certificate, key)) = identity else {
+        return Ok((builder.with_no_client_auth(), [authorities, Vec::new()]));
+    };
     let (chain, private_key) = (read_certificates(certificate)?, read_key(key)?);
     check_key(builder.crypto_provider(), &private_key, key)?;
-    builder.with_client_auth_cert(chain, private_key).map_err(|error| match error {
+    let config = builder.with_client_auth_cert(chain.clone(), private_key).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             TlsError::Mismatch { certificate: certificate.to_owned(), key: key.to_owned() }
         }
         source => TlsError::BadCertificate { file: certificate.to_owned(), number: 1, source },
-    })
+    })?;
+    Ok((config, [authorities, chain]))
 }
 
-/// A client that verifies its server against these authorities, or else the system's.
-fn verifying(ca: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
-    let roots = match ca {
-        Some(file) => read_roots(file)?,
-        None => system_roots()?,
-    };
+/// A client that verifies its server against the authorities of this file, or else the system's.
+fn verifying(
+    ca: Option<&Path>,
+    authorities: Vec<CertificateDer<'static>>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(setup)?;
-    Ok(builder.with_root_certificates(roots))
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions().map_err(setup)?;
+    let Some(file) = ca else { return Ok(builder.with_root_certificates(system_roots()?)) };
+    let verifier = verify::Verifier::new(roots(file, authorities.clone())?, authorities, provider)?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
 impl Alpn {
@@ -259,11 +286,11 @@ fn check_key(provider: &CryptoProvider, key: &PrivateKeyDer<'static>, file: &Pat
     }
 }
 
-/// A file's certificates as authorities. All must be usable: one that was silently left out would be missed only when
+/// The certificates of this file as authorities. All must be usable: one that was silently left out would be missed only when
 /// somebody it issued for is turned away.
-fn read_roots(file: &Path) -> Result<RootCertStore, TlsError> {
+fn roots(file: &Path, certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for (at, certificate) in read_certificates(file)?.into_iter().enumerate() {
+    for (at, certificate) in certificates.into_iter().enumerate() {
         let bad = |source| TlsError::BadCertificate { file: file.to_owned(), number: at + 1, source };
         roots.add(certificate).map_err(bad)?;
     }

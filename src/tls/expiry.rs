@@ -1,4 +1,4 @@
-//! When a certificate ends, to warn of one that has. Nothing is decided by it: verifying is the peer's part.
+//! When a certificate begins and ends.
 
 use std::path::Path;
 
@@ -7,19 +7,20 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use rustls::pki_types::CertificateDer;
 
-/// Logs a warning for each certificate of the chain that has expired.
+/// Logs a warning for each certificate of the chain that has expired. Verifying is the peer's part.
 pub(super) fn warn_of(file: &Path, chain: &[CertificateDer<'_>]) {
     let now = Timestamp::now();
     for (at, certificate) in chain.iter().enumerate() {
-        if let Some(expired_at) = not_after(certificate).filter(|end| *end < now) {
+        if let Some(expired_at) = validity(certificate).map(|(_, end)| end).filter(|end| *end < now) {
             let number = at + 1;
             tracing::warn!(file = %file.display(), number, %expired_at, "a certificate has expired; clients will refuse it");
         }
     }
 }
 
-/// `validity.notAfter` (RFC 5280 section 4.1.2.5); `None` if this is not where and how it should be.
-pub(super) fn not_after(certificate: &[u8]) -> Option<Timestamp> {
+/// `validity.notBefore` and `notAfter` (RFC 5280 section 4.1.2.5), of which the last second belongs to it; `None` if this
+/// is not where and how it should be.
+pub(super) fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
     const SEQUENCE: u8 = 0x30;
     const VERSION: u8 = 0xa0; // [0] EXPLICIT, absent in version 1
     let (_, certificate, _) = element(certificate)?;
@@ -32,9 +33,10 @@ pub(super) fn not_after(certificate: &[u8]) -> Option<Timestamp> {
         fields = element(fields)?.2;
     }
     let (tag, validity, _) = element(fields)?;
-    let (_, _, after_start) = element(validity).filter(|_| tag == SEQUENCE)?;
-    let (tag, end, _) = element(after_start)?;
-    time(tag, std::str::from_utf8(end).ok()?)
+    let (start_tag, start, after_start) = element(validity).filter(|_| tag == SEQUENCE)?;
+    let (end_tag, end, _) = element(after_start)?;
+    let time = |tag, text| time(tag, std::str::from_utf8(text).ok()?);
+    Some((time(start_tag, start)?, time(end_tag, end)?))
 }
 
 /// `YYMMDDHHMMSSZ`, in which 50 to 99 are of the 20th century, or `YYYYMMDDHHMMSSZ`.
@@ -85,9 +87,10 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_certificate_is_found() {
+    fn the_validity_of_a_certificate_is_found() {
         for year in [2010, 2049, 2050, 2100] {
-            let end = not_after(&certificate_until(year)).expect("readable");
+            let (start, end) = validity(&certificate_until(year)).expect("readable");
+            assert_eq!(start.to_string(), "2001-01-01T00:00:00Z");
             assert_eq!(end.to_string(), format!("{year}-02-03T00:00:00Z"));
         }
     }
@@ -102,7 +105,7 @@ mod tests {
             }
             damaged.truncate(length);
             if damaged.len() < 40 {
-                prop_assert_eq!(not_after(&damaged), None);
+                prop_assert_eq!(validity(&damaged), None);
             }
         }
     }

@@ -61,6 +61,11 @@ impl Files {
     }
 }
 
+/// A client that is told no more than whom to trust.
+fn trusting(ca: PathBuf) -> Arc<ClientConfig> {
+    client_config(&UpstreamTlsConfig { ca: Some(ca), ..UpstreamTlsConfig::default() }).expect("usable").config
+}
+
 /// Carries a handshake, and what follows it at once, between the two.
 fn handshake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Result<[Connection; 2], rustls::Error> {
     let name = ServerName::try_from("localhost").expect("a name");
@@ -85,8 +90,7 @@ fn handshake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Result<[
 #[test]
 fn an_upstream_is_verified_by_the_given_authority_and_speaks_http1() {
     let files = Files::new();
-    let client =
-        client_config(&UpstreamTlsConfig { ca: Some(files.path("ca.pem")), ..Default::default() }).expect("usable");
+    let client = trusting(files.path("ca.pem"));
     let server = server_config(&files.server()).expect("usable");
     let ends = handshake(&server, &client).expect("verified");
     for end in ends {
@@ -95,16 +99,14 @@ fn an_upstream_is_verified_by_the_given_authority_and_speaks_http1() {
     }
 
     let other = Files::new();
-    let client =
-        client_config(&UpstreamTlsConfig { ca: Some(other.path("ca.pem")), ..Default::default() }).expect("usable");
+    let client = trusting(other.path("ca.pem"));
     assert!(matches!(handshake(&server, &client), Err(rustls::Error::InvalidCertificate(_))));
 }
 
 #[test]
 fn no_session_is_resumed() {
     let files = Files::new();
-    let client =
-        client_config(&UpstreamTlsConfig { ca: Some(files.path("ca.pem")), ..Default::default() }).expect("usable");
+    let client = trusting(files.path("ca.pem"));
     let server = server_config(&files.server()).expect("usable");
     handshake(&server, &client).expect("first");
     let [again, _] = handshake(&server, &client).expect("second");
@@ -115,18 +117,14 @@ fn no_session_is_resumed() {
 fn with_a_client_authority_only_its_clients_may_connect() {
     let files = Files::new();
     let server = server_config(&TlsConfig { client_ca: Some(files.path("ca.pem")), ..files.server() }).expect("usable");
-    let ca = UpstreamTlsConfig { ca: Some(files.path("ca.pem")), ..Default::default() };
-    let anonymous = client_config(&ca).expect("usable");
+    let anonymous = trusting(files.path("ca.pem"));
     assert_eq!(handshake(&server, &anonymous).map(|_| ()), Err(rustls::Error::NoCertificatesPresented));
 
-    let known = |files: &Files| {
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(read_roots(ca.ca.as_deref().expect("set")).expect("roots"));
-        let chain = read_certificates(&files.path("client.pem")).expect("chain");
-        let key = read_key(&files.path("client.key")).expect("key");
-        Arc::new(builder.with_client_auth_cert(chain, key).expect("usable"))
+    let known = |clients: &Files| {
+        let identity = Identity { certificate: clients.path("client.pem"), key: clients.path("client.key") };
+        let ca = Some(files.path("ca.pem"));
+        let tls = UpstreamTlsConfig { ca, identity: Some(identity), ..UpstreamTlsConfig::default() };
+        client_config(&tls).expect("usable").config
     };
     assert!(handshake(&server, &known(&files)).is_ok());
     assert!(matches!(handshake(&server, &known(&Files::new())), Err(rustls::Error::InvalidCertificate(_))));
@@ -139,11 +137,74 @@ fn tls_1_2_is_still_spoken() {
     let client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS12])
         .expect("version")
-        .with_root_certificates(read_roots(&files.path("ca.pem")).expect("roots"))
+        .with_root_certificates(roots(Path::new("ca.pem"), vec![files.issuer.der().clone()]).expect("roots"))
         .with_no_client_auth();
     let [end, _] = handshake(&server, &Arc::new(client)).expect("verified");
     assert_eq!(end.protocol_version(), Some(ProtocolVersion::TLSv1_2));
     assert_eq!(end.alpn_protocol(), None);
+}
+
+/// As `openssl req -x509` makes it: it says of itself that it is an authority.
+fn self_signed(names: &[&str], from: i32, until: i32) -> (Files, Arc<ServerConfig>) {
+    let files = Files::new();
+    let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_before = rcgen::date_time_ymd(from, 1, 1);
+    params.not_after = rcgen::date_time_ymd(until, 1, 1);
+    let key = KeyPair::generate().expect("key");
+    files.write("server.pem", &params.self_signed(&key).expect("certificate").pem());
+    files.write("server.key", &key.serialize_pem());
+    let server = server_config(&files.server()).expect("usable");
+    (files, server)
+}
+
+#[test]
+fn a_self_signed_certificate_is_trusted_when_it_is_named_itself() {
+    let judged = |names: &[&str], from, until| {
+        let (files, server) = self_signed(names, from, until);
+        match handshake(&server, &trusting(files.path("server.pem"))) {
+            Ok(_) => Ok(()),
+            Err(rustls::Error::InvalidCertificate(error)) => Err(error),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    use rustls::CertificateError as Bad;
+    assert_eq!(judged(&["localhost"], 2001, 2100), Ok(()));
+    assert_eq!(judged(&[], 2001, 2100), Ok(()), "without -addext there is no name to verify");
+    let wrong = judged(&["elsewhere", "also-elsewhere"], 2001, 2100);
+    assert!(matches!(wrong, Err(Bad::NotValidForNameContext { presented, .. }) if presented.len() == 2));
+    assert!(matches!(judged(&["localhost"], 2001, 2002), Err(Bad::ExpiredContext { .. })));
+    assert!(matches!(judged(&[], 2001, 2002), Err(Bad::ExpiredContext { .. })));
+    assert!(matches!(judged(&["localhost"], 2099, 2100), Err(Bad::NotValidYetContext { .. })));
+}
+
+#[test]
+fn a_self_signed_certificate_that_was_not_named_is_not_trusted() {
+    let (_files, server) = self_signed(&["localhost"], 2001, 2100);
+    let (others, _) = self_signed(&["localhost"], 2001, 2100);
+    // The same names, another key.
+    let refused = handshake(&server, &trusting(others.path("server.pem")));
+    assert!(matches!(refused, Err(rustls::Error::InvalidCertificate(_))));
+}
+
+/// A certificate is no secret: only its key proves whose it is.
+#[test]
+fn a_named_certificate_without_its_key_is_refused() {
+    let (files, _) = self_signed(&["localhost"], 2001, 2100);
+    let (others, _) = self_signed(&["localhost"], 2001, 2100);
+    let chain = read_certificates(&files.path("server.pem")).expect("chain");
+    let key = aws_lc_rs::sign::any_supported_type(&read_key(&others.path("server.key")).expect("key")).expect("usable");
+    let stolen = Arc::new(rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(chain, key)));
+    for version in rustls::ALL_VERSIONS {
+        let server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[version])
+            .expect("version")
+            .with_no_client_auth()
+            .with_cert_resolver(stolen.clone());
+        let refused = handshake(&Arc::new(server), &trusting(files.path("server.pem"))).map(|_| ());
+        let bad_signature = rustls::Error::InvalidCertificate(rustls::CertificateError::BadSignature);
+        assert_eq!(refused, Err(bad_signature), "{version:?}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod race;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -23,7 +23,7 @@ use self::race::Race;
 use super::{Step, UpstreamError};
 use crate::config::{UpstreamConfig, UpstreamTlsConfig};
 use crate::socket::Stream;
-use crate::tls::{self, TlsError};
+use crate::tls::{self, ClientTls, TlsError};
 
 /// Makes connections to one upstream. Shared by all workers.
 pub struct Connector {
@@ -44,7 +44,7 @@ enum Target {
 struct Tls {
     config: UpstreamTlsConfig,
     name: ServerName<'static>,
-    connector: RwLock<TlsConnector>,
+    current: RwLock<ClientTls>,
 }
 
 /// Why there is no connection.
@@ -91,16 +91,18 @@ impl Connector {
         Ok(Self { target, tls, timeout: config.connect_timeout, last: Mutex::default() })
     }
 
-    /// Reads the authorities and the client certificate again, for the connections from now on. Says whether there are
-    /// such files.
+    /// Reads the authorities and the client certificate again, for the connections from now on. Says whether they are
+    /// others than before.
     ///
     /// # Errors
     /// [`TlsError`]; what was read before stays.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let Some(tls) = &self.tls else { return Ok(false) };
-        let connector = TlsConnector::from(tls::client_config(&tls.config)?);
-        *tls.connector.write().unwrap_or_else(PoisonError::into_inner) = connector;
-        Ok(true)
+        let read = tls::client_config(&tls.config)?;
+        let mut current = tls.current.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = !current.is_same(&read);
+        *current = read;
+        Ok(changed)
     }
 
     /// A new connection, and the address that it leads to. Takes no longer than `timeouts.connect`; can be dropped
@@ -120,7 +122,7 @@ impl Connector {
         let last = *self.last();
         // A stable sort: the others keep the resolver's order.
         addresses.sort_by_key(|address| Some(*address) != last);
-        let mut race = Race::new(addresses, self.tls.as_ref().map(Tls::current), self.timeout);
+        let mut race = Race::new(addresses, self.tls.as_ref().map(Tls::client), self.timeout);
         let won = timeout_at(deadline, race.run()).await;
         let (stream, address) = won.unwrap_or_else(|_| Err(race.late(self.late())))?;
         *self.last() = Some(address);
@@ -143,12 +145,13 @@ impl Tls {
             None => ServerName::try_from(host.to_owned())
                 .map_err(|source| UpstreamError::Name { host: host.to_owned(), source })?,
         };
-        let connector = RwLock::new(TlsConnector::from(tls::client_config(config)?));
-        Ok(Self { config: config.clone(), name, connector })
+        let current = RwLock::new(tls::client_config(config)?);
+        Ok(Self { config: config.clone(), name, current })
     }
 
-    fn current(&self) -> race::Tls {
-        (self.connector.read().unwrap_or_else(PoisonError::into_inner).clone(), self.name.clone())
+    fn client(&self) -> race::Tls {
+        let config = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).config);
+        (TlsConnector::from(config), self.name.clone())
     }
 }
 

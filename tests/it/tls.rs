@@ -1,6 +1,7 @@
-//! TLS on both sides: what listeners offer to agents, and how `https` upstreams are verified.
+//! TLS on both sides: what listeners offer to agents, and in [`upstream`] how `https` upstreams are verified.
 
 pub(crate) mod authority;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,11 +9,10 @@ use std::time::Duration;
 
 use rustls::ProtocolVersion;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tollgate::config::{Alpn, TlsConfig, UpstreamTlsConfig};
+use tollgate::config::{Alpn, TlsConfig};
 
 use self::authority::Authority;
 use crate::harness::{
@@ -247,64 +247,4 @@ fn hello(authority: &Authority) -> Vec<u8> {
     let mut bytes = Vec::new();
     client.write_tls(&mut bytes).expect("a vector takes everything");
     bytes
-}
-
-/// A TLS server that answers every request on a connection with `secure`, and its port.
-async fn https_upstream(authority: &Authority, names: &[&str]) -> u16 {
-    let acceptor = TlsAcceptor::from(authority.server("upstream", names));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                let mut received = Vec::new();
-                while stream.read_buf(&mut received).await.is_ok_and(|count| count > 0) {
-                    if received.ends_with(b"\r\n\r\n") {
-                        received.clear();
-                        let reply = b"HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: 6\r\n\r\nsecure";
-                        stream.write_all(reply).await.ok();
-                    }
-                }
-            });
-        }
-    });
-    port
-}
-
-/// A site whose API upstream is reached by TLS as `localhost`, and verified by this authority.
-async fn behind_tls(port: u16, trusted: &Authority) -> Site {
-    let ca = trusted.certificate();
-    let change = move |config: &mut tollgate::config::Config| {
-        let api = &mut config.upstreams.api;
-        (api.host, api.port) = ("localhost".to_owned(), port);
-        api.authority = format!("localhost:{port}");
-        api.tls = Some(UpstreamTlsConfig { ca: Some(ca), ..UpstreamTlsConfig::default() });
-    };
-    Site::builder().config(change).start().await
-}
-
-#[tokio::test]
-async fn an_upstream_with_a_certificate_of_the_authority_is_used() {
-    let authority = Authority::new();
-    let port = https_upstream(&authority, &["localhost"]).await;
-    let site = behind_tls(port, &authority).await;
-    let mut client = site.connect().await;
-    for _ in 0..3 {
-        client.send(get(CONFIG, &site.agent)).await;
-        assert_eq!(client.reply().await.text(), "secure");
-    }
-}
-
-#[tokio::test]
-async fn an_upstream_that_cannot_be_verified_gets_nothing() {
-    let (authority, other) = (Authority::new(), Authority::new());
-    let wrong_name = https_upstream(&authority, &["elsewhere"]).await;
-    let good = https_upstream(&authority, &["localhost"]).await;
-    for (port, trusted) in [(good, &other), (wrong_name, &authority)] {
-        let site = behind_tls(port, trusted).await;
-        let reply = site.get(CONFIG, &site.agent).await;
-        assert_eq!((reply.status(), reply.error().as_str()), (502, "Upstream unavailable"));
-    }
 }

@@ -200,6 +200,32 @@ async fn a_failure_names_the_step_and_the_address() {
     assert_eq!(failure(&named(&[], AMPLE)).await.step, Step::Resolve, "no address is no answer");
 }
 
+#[test]
+fn files_are_read_again_and_what_cannot_be_used_changes_nothing() {
+    let directory = tempfile::tempdir().expect("directory");
+    let ca = directory.path().join("ca.pem");
+    let certificate = || {
+        let key = rcgen::generate_simple_self_signed(vec!["controller.test".to_owned()]).expect("certificate");
+        key.cert.pem()
+    };
+    let (first, second) = (certificate(), certificate());
+    let write = |text: &str| std::fs::write(&ca, text).expect("written");
+    write(&first);
+    let mut config = config("controller.test", 1, AMPLE);
+    let plain = Connector::new(&config).expect("usable");
+    config.tls = Some(UpstreamTlsConfig { ca: Some(ca.clone()), ..UpstreamTlsConfig::default() });
+    let connector = Connector::new(&config).expect("usable");
+    let reload = |connector: &Connector| connector.reload().expect("usable");
+    assert!(!reload(&plain), "there is nothing to read");
+    assert!(!reload(&connector), "the same");
+    write(&second);
+    assert!(reload(&connector));
+    write("nonsense");
+    assert!(matches!(connector.reload(), Err(TlsError::NoCertificate { .. })));
+    write(&second);
+    assert!(!reload(&connector), "it stayed");
+}
+
 #[tokio::test]
 async fn one_lookup_is_under_way_and_all_share_it() {
     let (_server, address) = server(1, 0).await;

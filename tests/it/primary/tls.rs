@@ -8,7 +8,7 @@ use super::{commit, hears, settings, subscribed};
 use crate::harness::cluster::bus_port;
 use crate::harness::sentinel::{NAME, Sentinel};
 use crate::harness::{RedisServer, eventually};
-use crate::tls::authority::Authority;
+use crate::tls::authority::{Authority, self_signed};
 
 /// A server that speaks TLS too, and wants a certificate of its clients.
 struct Secured {
@@ -106,4 +106,25 @@ async fn what_cannot_be_verified_is_refused_and_said() {
     let message = unavailable(&Settings { ca: Some("/nonexistent/ca.pem".into()), ..good }).await;
     assert!(message.contains("/nonexistent/ca.pem"), "{message}");
     assert_eq!(secured.redis.cli(&["DBSIZE"]), "0");
+}
+
+/// As `openssl req -x509` makes it, which is often all that a Redis is given.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_self_signed_certificate_that_is_itself_the_authority_is_enough() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (certificate, key) = self_signed(directory.path(), "redis", &["-addext", "subjectAltName=DNS:localhost"]);
+    let port = bus_port();
+    let path = |path: &PathBuf| path.to_str().expect("a plain path").to_owned();
+    let files = ["--tls-cert-file", &path(&certificate), "--tls-key-file", &path(&key)];
+    let options =
+        ["--save", "", "--tls-port", &port, "--tls-ca-cert-file", &path(&certificate), "--tls-auth-clients", "no"];
+    let _redis = RedisServer::with(&[options.as_slice(), files.as_slice()].concat());
+    let mut settings = settings(&format!("rediss://localhost:{port}"));
+    settings.ca = Some(certificate);
+    let store = store::open(&settings, Absent::Create).await.expect("opens");
+    commit(&*store, "a").await;
+
+    let (other, _) = self_signed(directory.path(), "other", &["-addext", "subjectAltName=DNS:localhost"]);
+    let message = unavailable(&Settings { ca: Some(other), ..settings }).await;
+    assert!(message.contains("invalid peer certificate"), "{message}");
 }

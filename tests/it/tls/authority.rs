@@ -1,12 +1,14 @@
 //! An authority with files, and the clients that trust it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 
@@ -77,19 +79,55 @@ impl Authority {
         &self,
         versions: &[&'static SupportedProtocolVersion],
     ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).expect("an authority");
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
-        builder.with_root_certificates(roots)
+        builder.with_root_certificates(self.roots())
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("an authority");
+        roots
     }
 
     /// A server with a certificate by this authority.
     pub(crate) fn server(&self, file: &str, names: &[&str]) -> Arc<ServerConfig> {
-        let (chain, key) = self.issue_in_memory(file, names);
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = builder.expect("versions").with_no_client_auth().with_single_cert(chain, key).expect("a server");
-        Arc::new(config)
+        let (certificate, key) = self.issue(file, names);
+        server(&certificate, &key, None)
     }
+
+    /// As [`Authority::server`], for clients with a certificate by `clients`.
+    pub(crate) fn server_for(&self, file: &str, names: &[&str], clients: &Self) -> Arc<ServerConfig> {
+        let (certificate, key) = self.issue(file, names);
+        server(&certificate, &key, Some(clients))
+    }
+}
+
+/// A server with the first certificate and the key of these files.
+pub(crate) fn server(certificate: &Path, key: &Path, clients: Option<&Authority>) -> Arc<ServerConfig> {
+    let chain = vec![CertificateDer::from_pem_file(certificate).expect("PEM")];
+    let key = PrivateKeyDer::from_pem_file(key).expect("PEM");
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let builder = builder.expect("versions");
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => {
+            let roots = Arc::new(clients.roots());
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build().expect("a verifier");
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    Arc::new(builder.with_single_cert(chain, key).expect("a server"))
+}
+
+/// What people make for a server of their own: signed by itself, and an authority. Returns it and its key.
+pub(crate) fn self_signed(directory: &Path, name: &str, options: &[&str]) -> (PathBuf, PathBuf) {
+    let paths = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-out"]);
+    openssl.arg(&paths.0).arg("-keyout").arg(&paths.1).args(options);
+    let done = openssl.output().expect("openssl runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    paths
 }

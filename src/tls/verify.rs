@@ -1,0 +1,97 @@
+//! Which server is the right one: it has a certificate by an authority that was named, or the very one that was named.
+//!
+//! The latter is what `openssl req -x509` makes for a server: a certificate that signed itself and says that it is an
+//! authority, which webpki takes for nobody's own (`CaUsedAsEndEntity`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use super::{TlsError, expiry, setup};
+
+#[derive(Debug)]
+pub(super) struct Verifier {
+    /// For every certificate but these, and for all signatures.
+    webpki: Arc<WebPkiServerVerifier>,
+    named: Vec<CertificateDer<'static>>,
+}
+
+impl Verifier {
+    /// Trusts what these certificates issued, and them. `roots` are the same ones.
+    pub(super) fn new(
+        roots: RootCertStore,
+        named: Vec<CertificateDer<'static>>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, TlsError> {
+        let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(setup)?;
+        Ok(Self { webpki, named })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if !self.named.contains(end_entity) {
+            return self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        }
+        verify_validity(end_entity, now)?;
+        match verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name) {
+            // Unless told otherwise, openssl writes no subjectAltName, so there is nothing to compare. Nor is anything
+            // lost: whoever holds this certificate's key could have issued one for any name.
+            Err(Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }))
+                if presented.is_empty() => {}
+            outcome => outcome?,
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
+
+fn verify_validity(certificate: &CertificateDer<'_>, time: UnixTime) -> Result<(), Error> {
+    // Certificates from before 1970 are as old as that.
+    let unix = |time: jiff::Timestamp| {
+        UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time.as_second()).unwrap_or(0)))
+    };
+    let (start, end) = expiry::validity(certificate).ok_or(CertificateError::BadEncoding)?;
+    let (not_before, not_after) = (unix(start), unix(end));
+    if time < not_before {
+        return Err(CertificateError::NotValidYetContext { time, not_before }.into());
+    }
+    if time > not_after {
+        return Err(CertificateError::ExpiredContext { time, not_after }.into());
+    }
+    Ok(())
+}
