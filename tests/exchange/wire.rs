@@ -1,0 +1,207 @@
+//! HTTP/1 as it stands in the RFC and no looser: what both ends of the fuzzer read with. Shares no code with the sidecar.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+/// What comes from one side of a connection.
+pub(crate) struct Inbox<R> {
+    stream: R,
+    received: Vec<u8>,
+    /// Where what was not taken yet begins.
+    start: usize,
+}
+
+/// What ends the reading of a message.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The other side closed, in this way.
+    End(End),
+    /// It is no HTTP.
+    Bad(String),
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Clean,
+    Reset,
+}
+
+/// First line and fields.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    pub(crate) line: String,
+    pub(crate) fields: Vec<(String, String)>,
+}
+
+/// How a body is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Body {
+    Length(usize),
+    Chunked,
+    /// Nothing was said.
+    Unsaid,
+}
+
+impl Head {
+    /// Values of a field, in order.
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        let is_it = |field: &&(String, String)| field.0.eq_ignore_ascii_case(name);
+        self.fields.iter().filter(is_it).map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// The only value of a field.
+    pub(crate) fn one(&self, name: &str) -> Option<&str> {
+        match self.all(name).as_slice() {
+            [value] => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The one statement about the body's length.
+    pub(crate) fn body(&self) -> Result<Body, String> {
+        match (self.all("content-length").as_slice(), self.all("transfer-encoding").as_slice()) {
+            ([], []) => Ok(Body::Unsaid),
+            ([length], []) if !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit()) => {
+                length.parse().map(Body::Length).map_err(|_| format!("a length of {length}"))
+            }
+            ([], ["chunked"]) => Ok(Body::Chunked),
+            other => Err(format!("framing that can be read in two ways: {other:?}")),
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin> Inbox<R> {
+    pub(crate) fn new(stream: R) -> Self {
+        Self { stream, received: Vec::new(), start: 0 }
+    }
+
+    pub(crate) fn stream(&self) -> &R {
+        &self.stream
+    }
+
+    /// What came and was not taken yet.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.received[self.start..]
+    }
+
+    /// Waits for more.
+    pub(crate) async fn fill(&mut self) -> Result<(), Stop> {
+        self.received.drain(..std::mem::take(&mut self.start));
+        match self.stream.read_buf(&mut self.received).await {
+            Ok(0) => Err(Stop::End(End::Clean)),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Stop::End(End::Reset)),
+            // Of a socket that is reset already.
+            Err(_) => Err(Stop::End(End::Reset)),
+        }
+    }
+
+    /// Reads until the connection ends.
+    pub(crate) async fn end(&mut self) -> End {
+        loop {
+            if let Err(Stop::End(end)) = self.fill().await {
+                return end;
+            }
+        }
+    }
+
+    /// The next head.
+    pub(crate) async fn head(&mut self) -> Result<Head, Stop> {
+        let mut line = self.line().await?;
+        let mut head = Head { line: std::mem::take(&mut line), fields: Vec::new() };
+        loop {
+            line = self.line().await?;
+            if line.is_empty() {
+                return Ok(head);
+            }
+            let Some((name, value)) = line.split_once(':') else { return Err(Stop::Bad(format!("a field {line:?}"))) };
+            let is_token = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+            if !is_token {
+                return Err(Stop::Bad(format!("a field {line:?}")));
+            }
+            head.fields.push((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()));
+        }
+    }
+
+    /// At most so many bytes, at least one.
+    pub(crate) async fn data(&mut self, most: usize) -> Result<Vec<u8>, Stop> {
+        if self.unread().is_empty() {
+            self.fill().await?;
+        }
+        let data = self.unread()[..most.min(self.unread().len())].to_vec();
+        self.start += data.len();
+        Ok(data)
+    }
+
+    /// A line, which ends with CR LF.
+    pub(crate) async fn line(&mut self) -> Result<String, Stop> {
+        loop {
+            match self.unread().iter().position(|byte| *byte == b'\n') {
+                Some(end) => {
+                    let line = self.unread()[..end].to_vec();
+                    self.start += end + 1;
+                    let text = line.strip_suffix(b"\r").and_then(|line| str::from_utf8(line).ok());
+                    let text = text.filter(|text| !text.contains('\r'));
+                    return text.map(str::to_owned).ok_or_else(|| Stop::Bad(format!("a line {}", line.escape_ascii())));
+                }
+                None if self.unread().len() > 64 * 1024 => return Err(Stop::Bad("a line without an end".to_owned())),
+                None => self.fill().await?,
+            }
+        }
+    }
+}
+
+/// Reads a body piece by piece.
+pub(crate) struct Pieces {
+    framing: Body,
+    left: usize,
+    /// Within chunks, after the first.
+    begun: bool,
+    ended: bool,
+}
+
+impl Pieces {
+    pub(crate) fn new(framing: Body) -> Self {
+        let left = if let Body::Length(length) = framing { length } else { 0 };
+        Self { framing, left, begun: false, ended: framing == Body::Length(0) }
+    }
+
+    /// The next piece; `None` at the end that its framing says.
+    pub(crate) async fn next<R: AsyncRead + Unpin>(&mut self, inbox: &mut Inbox<R>) -> Result<Option<Vec<u8>>, Stop> {
+        if self.ended {
+            return Ok(None);
+        }
+        if self.framing == Body::Unsaid {
+            return match inbox.data(usize::MAX).await {
+                Ok(data) => Ok(Some(data)),
+                Err(Stop::End(End::Clean)) => {
+                    self.ended = true;
+                    Ok(None)
+                }
+                Err(stop) => Err(stop),
+            };
+        }
+        if self.framing == Body::Chunked && self.left == 0 {
+            if std::mem::replace(&mut self.begun, true) && !inbox.line().await?.is_empty() {
+                return Err(Stop::Bad("a chunk longer than its size".to_owned()));
+            }
+            let line = inbox.line().await?;
+            let size = line.split(';').next().filter(|size| !size.is_empty() && !size.starts_with('+'));
+            let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
+            self.left = size.ok_or_else(|| Stop::Bad(format!("a chunk's size {line:?}")))?;
+            if self.left == 0 {
+                self.ended = true;
+                return match inbox.line().await?.as_str() {
+                    "" => Ok(None),
+                    trailer => Err(Stop::Bad(format!("a trailer {trailer:?}"))),
+                };
+            }
+        }
+        let data = inbox.data(self.left).await?;
+        self.left -= data.len();
+        self.ended = self.framing != Body::Chunked && self.left == 0;
+        Ok(Some(data))
+    }
+}
