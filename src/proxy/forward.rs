@@ -150,6 +150,10 @@ impl Attempt<'_> {
         }
         match cause {
             Some(cause) => self.report(Some(lease), Step::FirstByte, &format_args!("{error}: {cause}")),
+            // hyper has one error for both.
+            None if error.is_parse_too_large() => {
+                self.report(Some(lease), Step::FirstByte, &"its head has more than 100 fields or 32 KiB");
+            }
             None => self.report(Some(lease), Step::FirstByte, error),
         }
         Refusal::Upstream

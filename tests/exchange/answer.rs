@@ -79,15 +79,28 @@ impl Answer {
             _ => random.below(300_000),
         };
         let kind = random.weighed(&KINDS).unwrap_or("as it should be");
-        let framings =
-            [(5, Framing::Length), (4, Framing::Chunked), (1, Framing::Close), (1, Framing::Http10Length), (1, Framing::Http10Close)];
+        let framings = [
+            (5, Framing::Length),
+            (4, Framing::Chunked),
+            (1, Framing::Close),
+            (1, Framing::Http10Length),
+            (1, Framing::Http10Close),
+        ];
         let mut framing = random.weighed(&framings).unwrap_or(Framing::Length);
-        if matches!(kind, "a second reply behind it" | "a second reply later" | "a length too short" | "a length too long, and closed") {
+        if matches!(
+            kind,
+            "a second reply behind it"
+                | "a second reply later"
+                | "a length too short"
+                | "a length too long, and closed"
+        ) {
             // Where the reply's end is that of the connection, there is nothing behind it.
-            framing = if random.percent(50) || kind.starts_with("a length") { Framing::Length } else { Framing::Chunked };
+            framing =
+                if random.percent(50) || kind.starts_with("a length") { Framing::Length } else { Framing::Chunked };
         }
         // What is behind a reply must be there when the reply is: in one packet, so no window may be full before.
-        let length = if matches!(kind, "a second reply behind it" | "a length too short") { length.min(20_000) } else { length };
+        let length =
+            if matches!(kind, "a second reply behind it" | "a length too short") { length.min(20_000) } else { length };
         let framing = if kind == "broken chunks" { Framing::Chunked } else { framing };
         let empty = case.method == "HEAD" || matches!(status, 204 | 304);
         let told = Told { case: case.number, key: key.to_owned(), status, length, quality: Quality::Whole, sent: None };
@@ -119,19 +132,29 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn make(&mut self, kind: &'static str) -> Answer {
         let bytes = self.whole();
-        let mut answer =
-            Answer { kind, joints: Vec::new(), told: Some(self.told.clone()), stray: None, then: self.afterwards(), bytes };
+        let mut answer = Answer {
+            kind,
+            joints: Vec::new(),
+            told: Some(self.told.clone()),
+            stray: None,
+            then: self.afterwards(),
+            bytes,
+        };
         match kind {
             "as it should be" => {}
             "closed without a word" => answer.says_nothing(b"", Then::Close),
             "reset without a word" => answer.says_nothing(b"", Then::Reset),
             "silence" => answer.says_nothing(b"", Then::Hang),
             "no HTTP" => {
-                let words = ["\x16\x03\x01\x02", "HTTP/1.1 2x0 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nA B: c\r\n\r\n", "ok\r\n\r\n"];
+                let words =
+                    ["\x16\x03\x01\x02", "HTTP/1.1 2x0 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nA B: c\r\n\r\n", "ok\r\n\r\n"];
                 answer.says_nothing(self.random.one_of(&words).unwrap_or_default().as_bytes(), Then::Close);
             }
             "switched protocols" => {
-                answer.says_nothing(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", Then::Hang);
+                answer.says_nothing(
+                    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
+                    Then::Hang,
+                );
             }
             "two lengths" => {
                 let text = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 40\r\n\r\nabcd";
@@ -167,7 +190,8 @@ impl Plan<'_> {
         let Told { key, status, .. } = &self.told;
         let version = matches!(self.framing, Framing::Http10Length | Framing::Http10Close);
         let version = if version { "1.0" } else { "1.1" };
-        let head = format!("HTTP/{version} {status} Word\r\nX-Reply: {key}\r\nConnection: X-Hop\r\nX-Hop: 1\r\n{fields}\r\n");
+        let head =
+            format!("HTTP/{version} {status} Word\r\nX-Reply: {key}\r\nConnection: X-Hop\r\nX-Hop: 1\r\n{fields}\r\n");
         [self.interim.as_slice(), head.as_bytes()].concat()
     }
 

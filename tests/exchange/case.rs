@@ -177,7 +177,9 @@ pub(crate) fn chunked(body: &[u8], random: &mut Random) -> Vec<u8> {
 fn request_like(number: u64, length: usize, tokens: &Tokens) -> Vec<u8> {
     let token = tokens.raw(Bearer::Owner).unwrap_or_default();
     repeat(length, |part| {
-        format!("DELETE /api/users/1 HTTP/1.1\r\nHost: gate\r\nAuthorization: Bearer {token}\r\nX-Body: {number}.{part}\r\n\r\n")
+        format!(
+            "DELETE /api/users/1 HTTP/1.1\r\nHost: gate\r\nAuthorization: Bearer {token}\r\nX-Body: {number}.{part}\r\n\r\n"
+        )
     })
 }
 

@@ -29,7 +29,13 @@ enum Leave {
 }
 
 /// One connection from beginning to end.
-pub(crate) async fn play(stream: TcpStream, name: &str, judge: &Arc<Judge>, cases: Vec<Arc<Case>>, random: &mut Random) {
+pub(crate) async fn play(
+    stream: TcpStream,
+    name: &str,
+    judge: &Arc<Judge>,
+    cases: Vec<Arc<Case>>,
+    random: &mut Random,
+) {
     // Without it, pieces come together, no more.
     stream.set_nodelay(true).unwrap_or_default();
     let leave = match random.below(12) {
@@ -95,7 +101,11 @@ struct Sender {
 
 impl Sender {
     /// Returns the stream, so that it ends when the receiver says so.
-    async fn send(mut self, mut writer: OwnedWriteHalf, mut progress: watch::Receiver<(usize, bool)>) -> OwnedWriteHalf {
+    async fn send(
+        mut self,
+        mut writer: OwnedWriteHalf,
+        mut progress: watch::Receiver<(usize, bool)>,
+    ) -> OwnedWriteHalf {
         for (number, case) in self.cases.clone().iter().enumerate() {
             // One after the other, or as soon as there is room.
             if !self.pipelined && progress.wait_for(|(replies, _)| *replies >= number).await.is_err() {
@@ -163,7 +173,11 @@ impl Receiver<'_> {
         match timeout(PATIENCE, self.receive(case)).await {
             Ok(goes_on) => goes_on,
             Err(_) => {
-                self.judge.find(self.name, &[case.number], format!("neither a reply nor an end within {PATIENCE:?}: {case:?}"));
+                self.judge.find(
+                    self.name,
+                    &[case.number],
+                    format!("neither a reply nor an end within {PATIENCE:?}: {case:?}"),
+                );
                 false
             }
         }

@@ -18,7 +18,13 @@ use super::judge::{Got, Judge};
 use super::random::Random;
 
 /// One connection from beginning to end.
-pub(crate) async fn play(stream: TcpStream, name: &str, judge: &Arc<Judge>, cases: Vec<Arc<Case>>, random: &mut Random) {
+pub(crate) async fn play(
+    stream: TcpStream,
+    name: &str,
+    judge: &Arc<Judge>,
+    cases: Vec<Arc<Case>>,
+    random: &mut Random,
+) {
     stream.set_nodelay(true).unwrap_or_default();
     let Ok(Ok((requests, connection))) = timeout(PATIENCE, h2::client::handshake(stream)).await else {
         judge.find(name, &[], "no HTTP/2");
@@ -38,7 +44,11 @@ pub(crate) async fn play(stream: TcpStream, name: &str, judge: &Arc<Judge>, case
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => judge.unanswered(&name, &case, ended(&error)),
                 Err(_) => {
-                    judge.find(&name, &[case.number], format!("neither a reply nor an end within {PATIENCE:?}: {case:?}"));
+                    judge.find(
+                        &name,
+                        &[case.number],
+                        format!("neither a reply nor an end within {PATIENCE:?}: {case:?}"),
+                    );
                 }
             }
         });

@@ -126,7 +126,8 @@ impl Judge {
         self.state().cases.insert(case.number, known);
         self.count("requests sent");
         let Case { method, target, bearer, framing, length, sent, broken, .. } = &**case;
-        let what = format!("sends {method} {target} ({bearer:?}), body {framing:?} {length}, sent {sent}, broken {broken}");
+        let what =
+            format!("sends {method} {target} ({bearer:?}), body {framing:?} {length}, sent {sent}, broken {broken}");
         self.note(connection, Some(case.number), what);
     }
 
@@ -178,7 +179,8 @@ impl Judge {
             let name = name.to_ascii_lowercase();
             let is_ours = ["x-tollgate-user", "x-tollgate-role", "x-tollgate-token-id"].contains(&name.as_str());
             let bad = ["connection", "keep-alive", "te", "upgrade", "http2-settings", "trailer", "expect", "cookie"];
-            let bad = bad.contains(&&*name) || name.starts_with("proxy-") || ["x-secret", "x-original-url"].contains(&&*name);
+            let bad =
+                bad.contains(&&*name) || name.starts_with("proxy-") || ["x-secret", "x-original-url"].contains(&&*name);
             if bad || (name.replace('_', "-").starts_with("x-tollgate") && !is_ours) {
                 return Err(format!("a field that should have ended: {name}"));
             }
@@ -192,7 +194,11 @@ impl Judge {
 
     /// An upstream is about to send this reply.
     pub(crate) fn tells(&self, connection: &str, told: Told) {
-        self.note(connection, Some(told.case), format!("answers {} {} {:?}, body {}", told.key, told.status, told.quality, told.length));
+        self.note(
+            connection,
+            Some(told.case),
+            format!("answers {} {} {:?}, body {}", told.key, told.status, told.quality, told.length),
+        );
         self.state().told.insert(told.key.clone(), told);
     }
 
@@ -214,7 +220,11 @@ impl Judge {
             Err((problem, other)) => {
                 let cases: Vec<_> = [case.number].into_iter().chain(other).collect();
                 let seen = body[..body.len().min(200)].escape_ascii();
-                self.find(connection, &cases, format!("{problem}\n  request: {case:?}\n  reply: {head:?}\n  body: {seen}"));
+                self.find(
+                    connection,
+                    &cases,
+                    format!("{problem}\n  request: {case:?}\n  reply: {head:?}\n  body: {seen}"),
+                );
             }
         }
     }

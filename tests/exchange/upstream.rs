@@ -213,7 +213,10 @@ impl Connection {
                 let at = arriving.received;
                 let seen = data[..data.len().min(300)].escape_ascii();
                 let number = arriving.case.number;
-                let text = format!("other bytes than the client's in a body, at about {at} of {}: {seen}", arriving.body.len());
+                let text = format!(
+                    "other bytes than the client's in a body, at about {at} of {}: {seen}",
+                    arriving.body.len()
+                );
                 self.judge.find(&self.name, &[number], text);
                 return Err(Stop::End(End::Clean));
             }
@@ -249,7 +252,12 @@ impl Connection {
     }
 
     /// In pieces that end at random places, but each of `joints` is one.
-    async fn write(&mut self, bytes: &[u8], joints: &[std::ops::Range<usize>], random: &mut Random) -> Result<(), Stop> {
+    async fn write(
+        &mut self,
+        bytes: &[u8],
+        joints: &[std::ops::Range<usize>],
+        random: &mut Random,
+    ) -> Result<(), Stop> {
         let mut at = 0;
         let whole = random.percent(50);
         while at < bytes.len() {

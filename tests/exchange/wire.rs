@@ -117,7 +117,8 @@ impl<R: AsyncRead + Unpin> Inbox<R> {
                 return Ok(head);
             }
             let Some((name, value)) = line.split_once(':') else { return Err(Stop::Bad(format!("a field {line:?}"))) };
-            let is_token = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+            let is_token =
+                !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
             if !is_token {
                 return Err(Stop::Bad(format!("a field {line:?}")));
             }
