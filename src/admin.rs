@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use crate::config::MaxStaleness;
 use crate::metrics;
 use crate::replica::Replica;
+use crate::worker::panic::Guard;
 
 /// Longest wait for a request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,18 +36,26 @@ pub struct Health {
     pub connections: Arc<AtomicUsize>,
     /// Reports that the store did not take.
     pub reports_failed: AtomicU64,
+    /// Tasks that ended by a panic.
+    pub panics: Arc<AtomicU64>,
 }
 
 impl Health {
     /// Of a sidecar that starts.
     #[must_use]
-    pub fn new(replica: Arc<Replica>, max_staleness: MaxStaleness, connections: Arc<AtomicUsize>) -> Self {
+    pub fn new(
+        replica: Arc<Replica>,
+        max_staleness: MaxStaleness,
+        connections: Arc<AtomicUsize>,
+        panics: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             replica,
             max_staleness,
             draining: AtomicBool::new(false),
             connections,
             reports_failed: AtomicU64::new(0),
+            panics,
         }
     }
 
@@ -63,7 +72,7 @@ impl Health {
 }
 
 /// Serves the admin listener. Never ends.
-pub async fn serve(listener: TcpListener, health: Arc<Health>) {
+pub async fn serve(listener: Arc<TcpListener>, health: Arc<Health>) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -75,6 +84,7 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>) {
         };
         let health = Arc::clone(&health);
         tokio::spawn(async move {
+            let _guard = Guard::new(&health.panics);
             let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &health))));
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);

@@ -3,6 +3,8 @@
 //! Only this module knows both paths: it gives the replica to the workers, which read it, and to the synchroniser, which
 //! writes it.
 
+mod supervise;
+
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,11 +24,13 @@ use crate::listener::{self, BindError, Tls};
 use crate::proxy::Gate;
 use crate::reload;
 use crate::replica::snapshot_file::SnapshotFile;
+use crate::replica::sync::Synchroniser;
 use crate::replica::{Replica, driver};
 use crate::store::{self, Absent, Store};
 use crate::tls::TlsError;
 use crate::upstream::UpstreamError;
-use crate::worker::Worker;
+use crate::worker::{self, Worker};
+use supervise::Supervisor;
 
 /// A running sidecar. Dropping it without [`Sidecar::stop`] cuts off what it serves.
 #[derive(Debug)]
@@ -39,13 +43,14 @@ pub struct Sidecar {
     tasks: Vec<AbortHandle>,
     reporter: Option<Reporting>,
     snapshot_file: Option<Arc<SnapshotFile>>,
+    supervisor: Supervisor,
 }
 
 /// The task that reports to the store.
 #[derive(Debug)]
 struct Reporting {
     task: tokio::task::JoinHandle<()>,
-    leave: oneshot::Sender<()>,
+    leave: watch::Sender<bool>,
 }
 
 /// Why a sidecar cannot start. Nothing runs then.
@@ -94,7 +99,10 @@ impl Sidecar {
             .await
             .map_err(|source| StartError::Admin { address: config.admin_address, source })?;
         let connections = Arc::clone(&gate.connections);
-        let health = Arc::new(Health::new(Arc::clone(&replica), config.freshness.max_staleness, connections));
+        let panics = Arc::clone(&gate.panics);
+        let health =
+            Health::new(Arc::clone(&replica), config.freshness.max_staleness, connections, Arc::clone(&panics));
+        let (health, supervisor) = (Arc::new(health), Supervisor::new(panics));
         let (stop, stopped) = watch::channel(false);
         let tls: Vec<_> = bound.iter().filter_map(|(_, tls)| tls.clone()).collect();
         let mut sidecar = Self {
@@ -109,6 +117,7 @@ impl Sidecar {
                 let name = format!("{} {}", store.describe(), config.store.namespace);
                 SnapshotFile::new(path, name, Arc::clone(&replica))
             }),
+            supervisor,
         };
         let slots = Arc::new(Semaphore::new(config.limits.max_connections.get().min(Semaphore::MAX_PERMITS)));
         for index in 0..config.workers.get() {
@@ -119,12 +128,14 @@ impl Sidecar {
                 slots: Arc::clone(&slots),
                 stopped: stopped.clone(),
                 drain: config.timeouts.drain,
+                supervisor: sidecar.supervisor.clone(),
             };
             sidecar.workers.push(thread.spawn(index).map_err(StartError::Thread)?);
         }
-        let files = reload::watch(vec![Arc::clone(&gate.api), Arc::clone(&gate.heartbeat)], tls);
-        sidecar.tasks.push(tokio::spawn(files).abort_handle());
-        sidecar.tasks.push(tokio::spawn(admin::serve(admin_socket, Arc::clone(&health))).abort_handle());
+        let upstreams = vec![Arc::clone(&gate.api), Arc::clone(&gate.heartbeat)];
+        sidecar.keep("file watcher", move || reload::watch(upstreams.clone(), tls.clone()));
+        let (admin_socket, shown) = (Arc::new(admin_socket), Arc::clone(&health));
+        sidecar.keep("admin listener", move || admin::serve(Arc::clone(&admin_socket), Arc::clone(&shown)));
         // Before the first snapshot is read: whoever lists the sidecars finds this one before it lets anybody in.
         sidecar.report(Reporter::new(
             Arc::clone(&store),
@@ -133,16 +144,70 @@ impl Sidecar {
             sidecar.listeners.first().copied(),
             fleet::keep(&config.freshness),
         ));
-        let synchronise = synchronise(replica, store, config.freshness.probe_interval, sidecar.snapshot_file.clone());
-        sidecar.tasks.push(tokio::spawn(synchronise).abort_handle());
+        sidecar.synchronise(replica, store, config.freshness.probe_interval);
         Ok(sidecar)
     }
 
+    /// Runs a task for as long as the sidecar.
+    fn keep<F>(&mut self, task: &'static str, start: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let kept = tokio::spawn(self.supervisor.clone().keep(task, start));
+        self.tasks.push(kept.abort_handle());
+    }
+
     fn report(&mut self, reporter: Reporter) {
-        let (leave, left) = oneshot::channel();
-        let task = tokio::spawn(reporter.run(left));
+        let (leave, left) = watch::channel(false);
+        let start = move || {
+            let (run, mut left) = (reporter.clone(), left.clone());
+            async move {
+                let (leave, leaving) = oneshot::channel();
+                let told = async {
+                    // An error means that the sidecar was dropped, and this with it.
+                    drop(left.wait_for(|left| *left).await);
+                    leave.send(()).ok(); // it reports no more: so much the better
+                };
+                tokio::join!(run.run(leaving), told);
+            }
+        };
+        let task = tokio::spawn(self.supervisor.clone().keep("reporter", start));
         self.tasks.push(task.abort_handle());
         self.reporter = Some(Reporting { task, leave });
+    }
+
+    /// Keeps the replica at the store's position, from what an earlier run left on. After a panic it is read anew.
+    fn synchronise(&mut self, replica: Arc<Replica>, store: Arc<dyn Store>, probe_interval: Duration) {
+        let mut unread = self.snapshot_file.clone();
+        let (loaded, is_loaded) = watch::channel(false);
+        let loaded = Arc::new(loaded);
+        self.keep("synchroniser", move || {
+            let (replica, store, loaded) = (Arc::clone(&replica), Arc::clone(&store), Arc::clone(&loaded));
+            let unread = unread.take();
+            async move {
+                let machine = match unread {
+                    Some(file) => file.load().await,
+                    None => Synchroniser::new(),
+                };
+                loaded.send_replace(true);
+                driver::resume(replica, store, machine, probe_interval, std::future::pending()).await;
+            }
+        });
+        if let Some(file) = self.snapshot_file.clone() {
+            self.keep("snapshot file", move || {
+                let (file, mut is_loaded) = (Arc::clone(&file), is_loaded.clone());
+                async move {
+                    // An error means that the sidecar was dropped, and this with it.
+                    drop(is_loaded.wait_for(|loaded| *loaded).await);
+                    file.keep().await;
+                }
+            });
+        }
+    }
+
+    /// Waits until it cannot go on: something that it cannot do without ended by a panic again and again. Says what.
+    pub async fn failed(&self) -> &'static str {
+        self.supervisor.failed().await
     }
 
     /// Where agents connect, in the order of the configuration.
@@ -179,7 +244,7 @@ impl Sidecar {
         }
         // Not before: until the last request ended, others had to wait for this sidecar too.
         if let Some(Reporting { task, leave }) = self.reporter.take()
-            && leave.send(()).is_ok()
+            && leave.send(true).is_ok()
             && task.await.is_err()
         {
             tracing::error!("the reports ended by a panic");
@@ -188,21 +253,6 @@ impl Sidecar {
             file.save().await;
         }
     }
-}
-
-/// Keeps the replica at the store's position, from what an earlier run left on.
-async fn synchronise(
-    replica: Arc<Replica>,
-    store: Arc<dyn Store>,
-    probe_interval: Duration,
-    snapshot_file: Option<Arc<SnapshotFile>>,
-) {
-    let Some(file) = snapshot_file else {
-        return driver::run(replica, store, probe_interval, std::future::pending()).await;
-    };
-    let machine = file.load().await;
-    let synchronise = driver::resume(replica, store, machine, probe_interval, std::future::pending());
-    tokio::join!(synchronise, file.keep());
 }
 
 impl Drop for Sidecar {
@@ -219,34 +269,48 @@ struct WorkerThread {
     slots: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
     drain: Duration,
+    supervisor: Supervisor,
 }
 
 impl WorkerThread {
     fn spawn(self, index: usize) -> io::Result<JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread();
         std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let _guard = self.supervisor.guard("worker thread");
             let mut runtime = runtime;
             match runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()) {
                 Ok(runtime) => runtime.block_on(self.run()),
-                Err(error) => tracing::error!(%error, "cannot start a worker"),
+                Err(error) => {
+                    tracing::error!(%error, "cannot start a worker");
+                    self.supervisor.fail("worker thread");
+                }
             }
         })
     }
 
     async fn run(mut self) {
         let worker = Worker::new(self.gate);
-        tokio::task::spawn_local(Rc::clone(&worker).sweep());
-        tokio::task::spawn_local(Rc::clone(&worker).recheck());
-        tokio::task::spawn_local(Rc::clone(&worker).make_room());
+        let keep = || self.supervisor.clone();
+        let (swept, rechecked, roomy) = (Rc::clone(&worker), Rc::clone(&worker), Rc::clone(&worker));
+        tokio::task::spawn_local(keep().keep("sweep", move || Rc::clone(&swept).sweep()));
+        tokio::task::spawn_local(keep().keep("recheck", move || Rc::clone(&rechecked).recheck()));
+        tokio::task::spawn_local(keep().keep("make room", move || Rc::clone(&roomy).make_room()));
         let mut accepting = Vec::new();
         for (socket, tls) in self.sockets {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
                     let (slots, stopped) = (Arc::clone(&self.slots), self.stopped.clone());
-                    let accept = listener::accept(Rc::clone(&worker), socket, tls, slots, stopped);
-                    accepting.push(tokio::task::spawn_local(accept));
+                    let (worker, socket) = (Rc::clone(&worker), Rc::new(socket));
+                    let accept = move || {
+                        let (worker, socket, slots) = (Rc::clone(&worker), Rc::clone(&socket), Arc::clone(&slots));
+                        listener::accept(worker, socket, tls.clone(), slots, stopped.clone())
+                    };
+                    accepting.push(tokio::task::spawn_local(keep().keep("accept loop", accept)));
                 }
-                Err(error) => tracing::error!(%error, "a worker cannot listen"),
+                Err(error) => {
+                    tracing::error!(%error, "a worker cannot listen");
+                    self.supervisor.fail("accept loop");
+                }
             }
         }
         // An error means that the sidecar was dropped, which is a stop too.
@@ -273,6 +337,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the control runtime")?;
+    worker::panic::log_panics();
     runtime.block_on(async {
         raise_descriptor_limit(&config);
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -285,6 +350,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         }
         tracing::info!(admin = %sidecar.admin(), store = described, "started");
         tokio::select! {
+            task = sidecar.failed() => anyhow::bail!("a panic in what Tollgate cannot do without ({task})"),
             () = async { sidecar.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

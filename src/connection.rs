@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::proxy::request::Origin;
 use crate::socket::{Socket, Stream};
 use crate::worker::alarm::{Alarm, Interrupt};
+use crate::worker::panic::Guard;
 use crate::worker::{OpenConnection, Worker};
 
 /// How long a client may take to take note of the end of an idle connection.
@@ -31,6 +32,7 @@ pub async fn serve(
     tls: Option<TlsAcceptor>,
     _place: (OwnedSemaphorePermit, OpenConnection),
 ) {
+    let _guard = Guard::new(&worker.gate.panics);
     let address = peer.ip().to_canonical();
     let origin = Origin { address, trusted: worker.gate.trusts(address), secure: tls.is_some() };
     let alarm = Alarm::new(&worker);

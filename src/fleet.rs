@@ -49,6 +49,7 @@ pub fn keep(freshness: &FreshnessConfig) -> Duration {
 }
 
 /// Reports how a sidecar is.
+#[derive(Clone)]
 pub struct Reporter {
     store: Arc<dyn Store>,
     health: Arc<Health>,

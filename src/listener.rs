@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
@@ -116,7 +116,7 @@ impl Tls {
 /// Accepts connections and serves them until `stop`. Accepting pauses while `slots` has none left.
 pub async fn accept(
     worker: Rc<Worker>,
-    listener: tokio::net::TcpListener,
+    listener: Rc<tokio::net::TcpListener>,
     tls: Option<Arc<Tls>>,
     slots: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
@@ -148,12 +148,13 @@ pub async fn accept(
         }
     }
     // Who waits here believes to be connected, and may have sent a request: closing the socket would reset them all.
-    let Ok(listener) = listener.into_std() else { return };
+    let listener = SockRef::from(&*listener);
     while let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
         && let Ok((stream, peer)) = listener.accept()
     {
-        if stream.set_nonblocking(true).is_ok()
-            && let Ok(stream) = tokio::net::TcpStream::from_std(stream)
+        if let Some(peer) = peer.as_socket()
+            && stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = tokio::net::TcpStream::from_std(stream.into())
         {
             serve(stream, peer, slot);
         }

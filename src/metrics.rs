@@ -17,6 +17,7 @@
 //! | `tollgate_store_notices_lost_total` | grows: the subscription is cut, or overflows, again and again |
 //! | `tollgate_store_reports_failed_total` | grows while reads do not fail: this sidecar may not write its report |
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
+//! | `tollgate_panics_total` | above 0: a bug, which the log tells more of; what it ended was cut off or started again |
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -110,6 +111,9 @@ const METRICS: &[Metric] = &[
     gauge("tollgate_connections_open", "Open client connections.", |sample| {
         Some(sample.health.connections.load(Ordering::Relaxed) as f64)
     }),
+    counter("tollgate_panics_total", "Tasks that ended by a panic.", |sample| {
+        Some(sample.health.panics.load(Ordering::Relaxed) as f64)
+    }),
 ];
 
 /// All metrics as Prometheus reads them.
@@ -141,7 +145,7 @@ mod tests {
 
     #[test]
     fn before_the_first_snapshot_the_staleness_is_infinite_and_there_is_no_revision() {
-        let health = Health::new(Arc::new(Replica::new()), MaxStaleness::Never, Arc::default());
+        let health = Health::new(Arc::new(Replica::new()), MaxStaleness::Never, Arc::default(), Arc::default());
         let text = render(&health);
         assert!(text.contains("\ntollgate_ready 0\n"), "{text}");
         assert!(text.contains("\ntollgate_replica_staleness_seconds +Inf\n"), "{text}");

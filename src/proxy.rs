@@ -21,7 +21,7 @@ mod sanitize;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::AUTHORIZATION;
@@ -57,6 +57,8 @@ pub struct Gate {
     least_staleness: MaxStaleness,
     /// Open client connections, over all workers.
     pub connections: Arc<AtomicUsize>,
+    /// Tasks that ended by a panic.
+    pub panics: Arc<AtomicU64>,
 }
 
 /// What a request was permitted: the only way to an upstream.
@@ -132,6 +134,7 @@ impl Gate {
             max_staleness: config.freshness.max_staleness,
             least_staleness: config.freshness.least_bound(),
             connections: Arc::default(),
+            panics: Arc::default(),
         })
     }
 

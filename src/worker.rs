@@ -5,6 +5,7 @@
 //! read by many at once (the replica).
 
 pub mod alarm;
+pub mod panic;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -94,6 +95,7 @@ impl Worker {
     /// the sweep. Never ends.
     pub async fn recheck(self: Rc<Self>) {
         let mut narrowed = self.gate.replica.narrowed();
+        self.recheck_now(); // what an earlier run of this task left
         while narrowed.changed().await.is_ok() {
             self.recheck_now();
             tokio::time::sleep(RECHECK_INTERVAL).await;

@@ -27,6 +27,7 @@ use crate::proxy::request::{Head, Origin};
 use crate::socket::Stream;
 use crate::worker::Worker;
 use crate::worker::alarm::{Alarm, Interrupt};
+use crate::worker::panic::Guard;
 use body::{Received, Reply};
 use watch::Watched;
 
@@ -270,7 +271,9 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, future: F) {
         let Some(stream) = self.0.begun.take() else { return };
         let place = Place::take(&self.0);
+        let guard = Guard::new(&self.0.worker.gate.panics);
         tokio::task::spawn_local(async move {
+            let _guard = guard;
             let mut future = pin!(future);
             let cut = poll_fn(|context| {
                 if future.as_mut().poll(context).is_ready() {

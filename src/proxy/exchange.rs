@@ -74,6 +74,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(request_id = self.id().as_str(), "a panic ended this request");
+        }
         if !self.logged.get() {
             self.log(0, "left");
         }

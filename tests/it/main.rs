@@ -18,6 +18,7 @@ mod hygiene;
 mod interim;
 mod memory;
 mod outage;
+mod panics;
 mod primary;
 mod redis;
 mod refusals;

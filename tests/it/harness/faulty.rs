@@ -21,11 +21,18 @@ pub(crate) struct FaultyStore {
     broken: watch::Sender<bool>,
     /// Commits that still succeed.
     commits: AtomicUsize,
+    /// Probes that still panic.
+    panics: AtomicUsize,
 }
 
 impl FaultyStore {
     pub(crate) fn new(real: Arc<dyn Store>) -> Self {
-        Self { real, broken: watch::Sender::new(false), commits: AtomicUsize::new(usize::MAX) }
+        Self {
+            real,
+            broken: watch::Sender::new(false),
+            commits: AtomicUsize::new(usize::MAX),
+            panics: AtomicUsize::new(0),
+        }
     }
 
     /// Takes the store away, or gives it back.
@@ -36,6 +43,16 @@ impl FaultyStore {
     /// Lets this many commits through, and fails those that follow.
     pub(crate) fn fail_after(&self, commits: usize) {
         self.commits.store(commits, Ordering::Relaxed);
+    }
+
+    /// Makes so many probes panic from now on.
+    pub(crate) fn panic_at_probes(&self, count: usize) {
+        self.panics.store(count, Ordering::Relaxed);
+    }
+
+    /// Probes that are still to panic.
+    pub(crate) fn panics_left(&self) -> usize {
+        self.panics.load(Ordering::Relaxed)
     }
 
     fn check(&self) -> Result<&dyn Store, StoreError> {
@@ -114,6 +131,9 @@ impl Store for FaultyStore {
     }
 
     async fn probe(&self) -> Result<Probe, StoreError> {
+        let one_less = |left: usize| left.checked_sub(1);
+        let panics = self.panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
+        assert!(!panics, "of the test");
         self.check()?.probe().await
     }
 
