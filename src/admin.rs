@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use crate::config::MaxStaleness;
 use crate::metrics;
 use crate::replica::Replica;
+use crate::sampler::Sampler;
 use crate::worker::panic::Guard;
 
 /// Longest wait for a request head.
@@ -38,6 +39,8 @@ pub struct Health {
     pub reports_failed: AtomicU64,
     /// Tasks that ended by a panic.
     pub panics: Arc<AtomicU64>,
+    /// Connections that were closed because their address had too many.
+    pub refused: Arc<AtomicU64>,
 }
 
 impl Health {
@@ -56,6 +59,7 @@ impl Health {
             connections,
             reports_failed: AtomicU64::new(0),
             panics,
+            refused: Arc::default(),
         }
     }
 
@@ -73,11 +77,14 @@ impl Health {
 
 /// Serves the admin listener. Never ends.
 pub async fn serve(listener: Arc<TcpListener>, health: Arc<Health>) {
+    let failures = Sampler::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::error!(%error, "cannot accept admin connections");
+                if let Some(left_out) = failures.admit() {
+                    tracing::error!(%error, left_out, "cannot accept admin connections");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

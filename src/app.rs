@@ -3,6 +3,7 @@
 //! Only this module knows both paths: it gives the replica to the workers, which read it, and to the synchroniser, which
 //! writes it.
 
+mod descriptors;
 mod supervise;
 
 use std::io;
@@ -14,13 +15,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::admin::{self, Health};
 use crate::config::Config;
 use crate::fleet::{self, Reporter};
-use crate::listener::{self, BindError, Tls};
+use crate::listener::{self, BindError, Places, Tls};
 use crate::proxy::Gate;
 use crate::reload;
 use crate::replica::snapshot_file::SnapshotFile;
@@ -119,13 +120,13 @@ impl Sidecar {
             }),
             supervisor,
         };
-        let slots = Arc::new(Semaphore::new(config.limits.max_connections.get().min(Semaphore::MAX_PERMITS)));
+        let places = Arc::new(Places::new(&config.limits, Arc::clone(&health.refused)));
         for index in 0..config.workers.get() {
             let sockets = bound.iter_mut().filter_map(|(sockets, tls)| Some((sockets.pop()?, tls.clone()))).collect();
             let thread = WorkerThread {
                 gate: Arc::clone(&gate),
                 sockets,
-                slots: Arc::clone(&slots),
+                places: Arc::clone(&places),
                 stopped: stopped.clone(),
                 drain: config.timeouts.drain,
                 supervisor: sidecar.supervisor.clone(),
@@ -266,7 +267,7 @@ impl Drop for Sidecar {
 struct WorkerThread {
     gate: Arc<Gate>,
     sockets: Vec<(std::net::TcpListener, Option<Arc<Tls>>)>,
-    slots: Arc<Semaphore>,
+    places: Arc<Places>,
     stopped: watch::Receiver<bool>,
     drain: Duration,
     supervisor: Supervisor,
@@ -299,11 +300,11 @@ impl WorkerThread {
         for (socket, tls) in self.sockets {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
-                    let (slots, stopped) = (Arc::clone(&self.slots), self.stopped.clone());
+                    let (places, stopped) = (Arc::clone(&self.places), self.stopped.clone());
                     let (worker, socket) = (Rc::clone(&worker), Rc::new(socket));
                     let accept = move || {
-                        let (worker, socket, slots) = (Rc::clone(&worker), Rc::clone(&socket), Arc::clone(&slots));
-                        listener::accept(worker, socket, tls.clone(), slots, stopped.clone())
+                        let (worker, socket, places) = (Rc::clone(&worker), Rc::clone(&socket), Arc::clone(&places));
+                        listener::accept(worker, socket, tls.clone(), places, stopped.clone())
                     };
                     accepting.push(tokio::task::spawn_local(keep().keep("accept loop", accept)));
                 }
@@ -330,7 +331,7 @@ impl WorkerThread {
 ///
 /// # Errors
 /// When it cannot start.
-pub fn serve(config: Config) -> anyhow::Result<()> {
+pub fn serve(mut config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
@@ -339,7 +340,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .context("starting the control runtime")?;
     worker::panic::log_panics();
     runtime.block_on(async {
-        raise_descriptor_limit(&config);
+        descriptors::share(&mut config);
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         let store = store::open(&config.store, Absent::Await).await?;
@@ -360,19 +361,4 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         tracing::info!("stopped");
         Ok(())
     })
-}
-
-/// Every connection needs a descriptor, and the usual soft limit is 1,024. The hard limit is there to be used.
-fn raise_descriptor_limit(config: &Config) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
-    let wanted = config.limits.max_connections.get() as u64;
-    if let Some(limit) = getrlimit(Resource::Nofile).current
-        && limit < wanted
-    {
-        tracing::warn!(limit, wanted, "fewer open files are allowed than limits.max_connections (see ulimit -n)");
-    }
 }

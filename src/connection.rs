@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 
+use crate::listener::Place;
 use crate::proxy::request::Origin;
 use crate::socket::{Socket, Stream};
 use crate::worker::alarm::{Alarm, Interrupt};
@@ -23,14 +23,14 @@ use crate::worker::{OpenConnection, Worker};
 /// How long a client may take to take note of the end of an idle connection.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
-/// Serves a connection until it closes. `_place` is its place under the limit of connections and among those that a
+/// Serves a connection until it closes. `_place` is its place under the limits of connections and among those that a
 /// drain waits for.
 pub async fn serve(
     worker: Rc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
-    _place: (OwnedSemaphorePermit, OpenConnection),
+    _place: (Place, OpenConnection),
 ) {
     let _guard = Guard::new(&worker.gate.panics);
     let address = peer.ip().to_canonical();

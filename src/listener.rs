@@ -3,20 +3,26 @@
 //! Every worker has a socket of its own for each address (`SO_REUSEPORT`), so the kernel spreads connections and no
 //! accepted socket crosses a thread.
 
+mod places;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::sync::{Semaphore, watch};
+use rustix::net::SocketFlags;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::TlsConfig;
 use crate::connection;
 use crate::tls::{self, TlsError};
 use crate::worker::Worker;
+
+pub use places::{Place, Places};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`. A fleet reconnects all at once.
 const BACKLOG: i32 = 65_535;
@@ -113,50 +119,66 @@ impl Tls {
     }
 }
 
-/// Accepts connections and serves them until `stop`. Accepting pauses while `slots` has none left.
+/// Accepts connections and serves them until `stop`. Accepting pauses while no place is left.
 pub async fn accept(
     worker: Rc<Worker>,
     listener: Rc<tokio::net::TcpListener>,
     tls: Option<Arc<Tls>>,
-    slots: Arc<Semaphore>,
+    places: Arc<Places>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let serve = |stream, peer, slot| {
+    let serve = |(stream, peer): Accepted, slot| {
+        let Some(place) = places.admit(slot, peer.ip()) else { return };
         let acceptor = tls.as_deref().map(Tls::acceptor);
         let open = worker.connection();
-        tokio::task::spawn_local(connection::serve(Rc::clone(&worker), stream, peer, acceptor, (slot, open)));
+        tokio::task::spawn_local(connection::serve(Rc::clone(&worker), stream, peer, acceptor, (place, open)));
     };
+    // A place is taken when a client is there, and not before: with many listeners and workers that wait, none would be
+    // left for those that come. So while there is none, one client waits here, and the others before the socket.
+    let mut waiting = None;
     loop {
-        let accept = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (listener.accept().await, slot)
+        let next = async {
+            if waiting.is_none() {
+                waiting = Some(listener.accept().await?);
+            }
+            Ok(places.slot().await)
         };
-        let (accepted, slot) = tokio::select! {
-            (accepted, slot) = accept => (accepted, slot),
+        let slot = tokio::select! {
+            slot = next => slot,
             _ = stop.wait_for(|stop| *stop) => break,
         };
-        match (accepted, slot) {
-            (Ok((stream, peer)), Ok(slot)) => serve(stream, peer, slot),
-            (Err(error), _) => {
-                // Out of descriptors or memory concerns us; a connection that is gone already concerns nobody.
-                if error.kind() != io::ErrorKind::ConnectionAborted {
-                    tracing::error!(%error, "cannot accept connections");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+        match slot {
+            Ok(slot) => {
+                if let Some(accepted) = waiting.take() {
+                    serve(accepted, slot);
                 }
             }
-            (_, Err(_)) => return,
+            Err(error) => failed(&places, &error).await,
         }
     }
     // Who waits here believes to be connected, and may have sent a request: closing the socket would reset them all.
-    let listener = SockRef::from(&*listener);
-    while let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
-        && let Ok((stream, peer)) = listener.accept()
+    while let Some(slot) = places.slot_now()
+        && let Some(accepted) = waiting.take().or_else(|| accept_now(&listener).ok())
     {
-        if let Some(peer) = peer.as_socket()
-            && stream.set_nonblocking(true).is_ok()
-            && let Ok(stream) = tokio::net::TcpStream::from_std(stream.into())
-        {
-            serve(stream, peer, slot);
-        }
+        serve(accepted, slot);
     }
+}
+
+/// A connection, and who is at the other end of it.
+type Accepted = (TcpStream, SocketAddr);
+
+async fn failed(places: &Places, error: &io::Error) {
+    // Out of descriptors or memory concerns us; a connection that is gone already concerns nobody.
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        places.failed(error);
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// Accepts a connection that is there, also when the runtime has not noticed it yet.
+fn accept_now(listener: &tokio::net::TcpListener) -> io::Result<Accepted> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((TcpStream::from_std(socket.into())?, peer))
 }

@@ -17,6 +17,7 @@
 //! | `tollgate_store_notices_lost_total` | grows: the subscription is cut, or overflows, again and again |
 //! | `tollgate_store_reports_failed_total` | grows while reads do not fail: this sidecar may not write its report |
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
+//! | `tollgate_connections_refused_total` | grows: a client has more than `limits.max_connections_per_client` |
 //! | `tollgate_panics_total` | above 0: a bug, which the log tells more of; what it ended was cut off or started again |
 
 use std::fmt::Write as _;
@@ -111,6 +112,11 @@ const METRICS: &[Metric] = &[
     gauge("tollgate_connections_open", "Open client connections.", |sample| {
         Some(sample.health.connections.load(Ordering::Relaxed) as f64)
     }),
+    counter(
+        "tollgate_connections_refused_total",
+        "Connections that were closed because their address had too many.",
+        |sample| Some(sample.health.refused.load(Ordering::Relaxed) as f64),
+    ),
     counter("tollgate_panics_total", "Tasks that ended by a panic.", |sample| {
         Some(sample.health.panics.load(Ordering::Relaxed) as f64)
     }),

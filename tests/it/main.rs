@@ -5,6 +5,7 @@ mod cli;
 mod client_gone;
 mod config_head;
 mod conformance;
+mod descriptors;
 mod dev;
 mod drain;
 mod faults;

@@ -14,6 +14,7 @@ use super::{Upstream, within};
 pub(crate) struct Program {
     child: Child,
     listener: SocketAddr,
+    admin: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
     /// The Owner's token.
     pub(crate) token: String,
@@ -30,15 +31,20 @@ impl Program {
 
     /// As [`Program::start`], before upstreams with these URLs.
     pub(crate) fn start_at(api: &str, heartbeat: &str, variables: &[(&str, &str)]) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
-        let created = command(&directory, &["init"]).output().expect("runs");
-        let token = String::from_utf8(created.stdout).expect("text").trim().to_owned();
-        Self::serve(api, heartbeat, variables, token, directory)
+        let (token, directory) = initialised();
+        Self::serve(&[], api, heartbeat, variables, token, directory)
+    }
+
+    /// As [`Program::start`], with a limit of open files.
+    pub(crate) fn start_limited(files: u64, api: &Upstream, heartbeat: &Upstream, variables: &[(&str, &str)]) -> Self {
+        let (token, directory) = initialised();
+        let limit = ["sh", "-c", r#"ulimit -n "$0" && exec "$@""#, &files.to_string()];
+        Self::serve(&limit, &url(api), &url(heartbeat), variables, token, directory)
     }
 
     /// Starts another one with the same store.
     pub(crate) fn beside(&self, api: &Upstream, heartbeat: &Upstream, variables: &[(&str, &str)]) -> Self {
-        Self::serve(&url(api), &url(heartbeat), variables, self.token.clone(), Arc::clone(&self.directory))
+        Self::serve(&[], &url(api), &url(heartbeat), variables, self.token.clone(), Arc::clone(&self.directory))
     }
 
     /// Prepares `tollgate` with its store.
@@ -51,9 +57,17 @@ impl Program {
         self.command(arguments).stdin(Stdio::null()).output().expect("runs")
     }
 
-    fn serve(api: &str, heartbeat: &str, variables: &[(&str, &str)], token: String, directory: Arc<TempDir>) -> Self {
+    /// `wrapper` is a command that runs the one which follows it, in its own place.
+    fn serve(
+        wrapper: &[&str],
+        api: &str,
+        heartbeat: &str,
+        variables: &[(&str, &str)],
+        token: String,
+        directory: Arc<TempDir>,
+    ) -> Self {
         let serve = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-        let mut command = command(&directory, &serve);
+        let mut command = wrapped(wrapper, &directory, &serve);
         command.args(["--api-upstream", api, "--heartbeat-upstream", heartbeat]);
         command.env("TOLLGATE_LOG__FORMAT", "json").env("TOLLGATE_WORKERS", "1").stderr(Stdio::piped());
         for (name, value) in variables {
@@ -61,28 +75,31 @@ impl Program {
         }
         let mut child = command.spawn().expect("starts");
         let mut log = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let mut listener = None;
+        let (mut listener, mut admin, mut said) = (None, None, Vec::new());
         loop {
             let line = log.next().expect("it goes on").expect("reads");
             let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
-            match entry["fields"]["message"].as_str() {
-                Some("listening") => {
-                    listener = entry["fields"]["address"].as_str().map(|text| text.parse().expect("an address"));
-                }
+            let fields = &entry["fields"];
+            let address = |key: &str| fields[key].as_str().map(|text| text.parse().expect("an address"));
+            said.push(line);
+            match fields["message"].as_str() {
+                Some("listening") => listener = address("address"),
+                Some("started") => admin = address("admin"),
                 Some("ready") => break,
                 _ => {}
             }
         }
         // Reads on, so that it never waits for its log.
-        let lines = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::new(Mutex::new(said));
         let kept = Arc::clone(&lines);
         std::thread::spawn(move || {
             log.map_while(Result::ok).for_each(|line| kept.lock().expect("no panic").push(line))
         });
-        Self { child, listener: listener.expect("said where it listens"), log: lines, token, directory }
+        let (listener, admin) = listener.zip(admin).expect("said where it listens");
+        Self { child, listener, admin, log: lines, token, directory }
     }
 
-    /// What it has logged since it was ready.
+    /// What it has logged.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().expect("no panic").clone()
     }
@@ -95,6 +112,11 @@ impl Program {
     /// Where agents connect.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listener
+    }
+
+    /// Where health and metrics are.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Sends a signal by its name without `SIG`.
@@ -129,8 +151,21 @@ fn url(upstream: &Upstream) -> String {
     format!("http://{}", upstream.address())
 }
 
+/// A store of its own with an Owner, whose token comes first.
+fn initialised() -> (String, Arc<TempDir>) {
+    let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+    let created = command(&directory, &["init"]).output().expect("runs");
+    (String::from_utf8(created.stdout).expect("text").trim().to_owned(), directory)
+}
+
 fn command(directory: &TempDir, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    wrapped(&[], directory, arguments)
+}
+
+fn wrapped(wrapper: &[&str], directory: &TempDir, arguments: &[&str]) -> Command {
+    let program = [wrapper, &[env!("CARGO_BIN_EXE_tollgate")]].concat();
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]);
     let store = format!("sqlite:{}", directory.path().join("tollgate.db").display());
     command.env_clear().env("HOME", directory.path()).env("LOGNAME", "tester");
     command.args(["--store", &store]).args(arguments);

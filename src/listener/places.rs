@@ -1,0 +1,159 @@
+//! How many client connections there may be: in all, and from one address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::Limits;
+use crate::sampler::Sampler;
+
+/// The places for client connections, over all listeners and workers.
+#[derive(Debug)]
+pub struct Places {
+    slots: Arc<Semaphore>,
+    clients: Option<Arc<Clients>>,
+    /// Connections that were closed because their address had too many.
+    refused: Arc<AtomicU64>,
+    /// For the log: refusals, and failures to accept.
+    refusals: Sampler,
+    failures: Sampler,
+}
+
+/// One connection's place. Freed when dropped.
+#[derive(Debug)]
+pub struct Place {
+    _slot: OwnedSemaphorePermit,
+    _client: Option<ClientPlace>,
+}
+
+/// Connections by address.
+#[derive(Debug)]
+struct Clients {
+    most: NonZeroUsize,
+    counts: Mutex<HashMap<u128, usize>>,
+}
+
+#[derive(Debug)]
+struct ClientPlace {
+    clients: Arc<Clients>,
+    key: u128,
+}
+
+impl Places {
+    /// All free. Counts refused connections here.
+    #[must_use]
+    pub fn new(limits: &Limits, refused: Arc<AtomicU64>) -> Self {
+        let clients = limits.max_connections_per_client.map(|most| Clients { most, counts: Mutex::default() });
+        Self {
+            slots: Arc::new(Semaphore::new(limits.max_connections.get().min(Semaphore::MAX_PERMITS))),
+            clients: clients.map(Arc::new),
+            refused,
+            refusals: Sampler::default(),
+            failures: Sampler::default(),
+        }
+    }
+
+    /// Waits until there is one more.
+    pub(super) async fn slot(&self) -> OwnedSemaphorePermit {
+        match Arc::clone(&self.slots).acquire_owned().await {
+            Ok(slot) => slot,
+            // They are never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// One more, if there is one now.
+    pub(super) fn slot_now(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.slots).try_acquire_owned().ok()
+    }
+
+    /// The place of a connection from this address; `None`: there are too many from it.
+    pub(super) fn admit(&self, slot: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
+        let Some(clients) = &self.clients else { return Some(Place { _slot: slot, _client: None }) };
+        if let Some(client) = Clients::admit(clients, address) {
+            return Some(Place { _slot: slot, _client: Some(client) });
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = self.refusals.admit() {
+            let most = clients.most;
+            tracing::warn!(%address, most, left_out, "a client has too many connections: closing the new one");
+        }
+        None
+    }
+
+    /// Says that accepting fails, unless that was said often lately.
+    pub(super) fn failed(&self, error: &std::io::Error) {
+        if let Some(left_out) = self.failures.admit() {
+            tracing::error!(%error, left_out, "cannot accept connections");
+        }
+    }
+}
+
+impl Clients {
+    fn admit(this: &Arc<Self>, address: IpAddr) -> Option<ClientPlace> {
+        let key = key(address);
+        let mut counts = this.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(key).or_default();
+        if *count >= this.most.get() {
+            return None;
+        }
+        *count += 1;
+        Some(ClientPlace { clients: Arc::clone(this), key })
+    }
+}
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        let mut counts = self.clients.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = counts.get_mut(&self.key) else { return };
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&self.key);
+            // After a flood from many addresses, give back what it took.
+            if counts.capacity() > 1024 && counts.len() < counts.capacity() / 8 {
+                counts.shrink_to_fit();
+            }
+        }
+    }
+}
+
+/// What counts as one address: of IPv6 the network, since a host has all of a /64 to itself.
+fn key(address: IpAddr) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_address() {
+        let key = |address: &str| key(address.parse().expect("an address"));
+        assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:0:0:1"));
+        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+        assert_ne!(key("0.0.0.0"), key("::1"));
+    }
+
+    #[test]
+    fn a_place_that_is_free_again_leaves_nothing_behind() {
+        let most = NonZeroUsize::new(2).expect("not 0");
+        let clients = Arc::new(Clients { most, counts: Mutex::default() });
+        let address = "192.0.2.1".parse().expect("an address");
+        let admit = || Clients::admit(&clients, address);
+        let held = (admit().expect("the first"), admit().expect("the second"));
+        assert!(admit().is_none());
+        drop(held.0);
+        assert!(admit().is_some(), "one was free again");
+        drop(held.1);
+        assert!(clients.counts.lock().expect("no panic").is_empty());
+    }
+}
