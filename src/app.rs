@@ -4,6 +4,7 @@
 //! writes it.
 
 mod descriptors;
+mod program;
 mod supervise;
 
 use std::io;
@@ -14,7 +15,6 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
@@ -27,11 +27,16 @@ use crate::reload;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::sync::Synchroniser;
 use crate::replica::{Replica, driver};
-use crate::store::{self, Absent, Store};
+use crate::store::Store;
 use crate::tls::TlsError;
 use crate::upstream::UpstreamError;
-use crate::worker::{self, Worker};
+use crate::worker::Worker;
 use supervise::Supervisor;
+
+pub use program::serve;
+
+/// How long the store may take to take back this sidecar's report at the end. A report that stays does no harm.
+const LEAVE_TIME: Duration = Duration::from_millis(500);
 
 /// A running sidecar. Dropping it without [`Sidecar::stop`] cuts off what it serves.
 #[derive(Debug)]
@@ -246,9 +251,9 @@ impl Sidecar {
         // Not before: until the last request ended, others had to wait for this sidecar too.
         if let Some(Reporting { task, leave }) = self.reporter.take()
             && leave.send(true).is_ok()
-            && task.await.is_err()
+            && tokio::time::timeout(LEAVE_TIME, task).await.is_err()
         {
-            tracing::error!("the reports ended by a panic");
+            tracing::debug!("the store does not take back the report: it is kept until it is too old");
         }
         if let Some(file) = &self.snapshot_file {
             file.save().await;
@@ -280,7 +285,11 @@ impl WorkerThread {
             let _guard = self.supervisor.guard("worker thread");
             let mut runtime = runtime;
             match runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()) {
-                Ok(runtime) => runtime.block_on(self.run()),
+                Ok(runtime) => {
+                    runtime.block_on(self.run());
+                    // A lookup of a name may hang in a thread of its own.
+                    runtime.shutdown_background();
+                }
                 Err(error) => {
                     tracing::error!(%error, "cannot start a worker");
                     self.supervisor.fail("worker thread");
@@ -325,40 +334,4 @@ impl WorkerThread {
             tracing::warn!("drain timeout: cutting off what still runs");
         }
     }
-}
-
-/// Runs a sidecar until it is told to stop (SIGTERM, SIGINT), and drains it. Blocks.
-///
-/// # Errors
-/// When it cannot start.
-pub fn serve(mut config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("starting the control runtime")?;
-    worker::panic::log_panics();
-    runtime.block_on(async {
-        descriptors::share(&mut config);
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let store = store::open(&config.store, Absent::Await).await?;
-        let described = store.describe();
-        let sidecar = Sidecar::start(config, store).await?;
-        for address in sidecar.listeners() {
-            tracing::info!(%address, "listening");
-        }
-        tracing::info!(admin = %sidecar.admin(), store = described, "started");
-        tokio::select! {
-            task = sidecar.failed() => anyhow::bail!("a panic in what Tollgate cannot do without ({task})"),
-            () = async { sidecar.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping: finishing what runs");
-        sidecar.stop().await;
-        tracing::info!("stopped");
-        Ok(())
-    })
 }

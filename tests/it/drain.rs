@@ -163,3 +163,32 @@ async fn the_program_finishes_what_runs_when_it_is_told_to_stop() {
         assert_eq!(program.ended().await.code(), Some(0), "SIG{signal}");
     }
 }
+
+#[tokio::test]
+async fn a_second_signal_ends_what_still_runs_at_once() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let program = Program::start(&api, &heartbeat, &[("TIMEOUTS__DRAIN", "10m")]);
+    api.next(Script::silent());
+    let mut running = Client::connect(program.address()).await;
+    running.send(request("GET", CONFIG, &format!("Authorization: Bearer {}\r\n", program.token))).await;
+    api.until("the request", |seen| seen.requests.len() == 1).await;
+    let mut idle = Client::connect(program.address()).await;
+    program.signal("TERM");
+    idle.ends().await;
+    program.signal("TERM");
+    assert_eq!(program.ended().await.code(), Some(0));
+    running.ends_unanswered().await;
+}
+
+/// A report that is not taken back is kept until it is too old, no more.
+#[tokio::test]
+async fn a_store_that_hangs_holds_up_no_stop() {
+    let site = Site::start().await;
+    site.store.hang_at_reports();
+    site.user("bert", tollgate::token::Role::Viewer).await; // a new position, which is reported
+    site.replica_is_current().await;
+    let begun = Instant::now();
+    within("the stop", site.sidecar.stop()).await;
+    // It would be 2 s for the report, and 2 s to take it back.
+    assert!(begun.elapsed() < Duration::from_millis(1800), "{:?}", begun.elapsed());
+}

@@ -1,7 +1,7 @@
 //! A store that can be taken away and given back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,6 +21,8 @@ pub(crate) struct FaultyStore {
     broken: watch::Sender<bool>,
     /// Commits that still succeed.
     commits: AtomicUsize,
+    /// Reports get no answer.
+    deaf: AtomicBool,
     /// Probes that still panic.
     panics: AtomicUsize,
 }
@@ -31,6 +33,7 @@ impl FaultyStore {
             real,
             broken: watch::Sender::new(false),
             commits: AtomicUsize::new(usize::MAX),
+            deaf: AtomicBool::new(false),
             panics: AtomicUsize::new(0),
         }
     }
@@ -43,6 +46,18 @@ impl FaultyStore {
     /// Lets this many commits through, and fails those that follow.
     pub(crate) fn fail_after(&self, commits: usize) {
         self.commits.store(commits, Ordering::Relaxed);
+    }
+
+    /// From now on reports, and what takes them back, get no answer.
+    pub(crate) fn hang_at_reports(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
+    }
+
+    async fn hear(&self) -> Result<&dyn Store, StoreError> {
+        match self.deaf.load(Ordering::Relaxed) {
+            false => self.check(),
+            true => std::future::pending().await,
+        }
     }
 
     /// Makes so many probes panic from now on.
@@ -154,11 +169,11 @@ impl Store for FaultyStore {
     }
 
     async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
-        self.check()?.report(report, keep).await
+        self.hear().await?.report(report, keep).await
     }
 
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
-        self.check()?.withdraw(sidecar).await
+        self.hear().await?.withdraw(sidecar).await
     }
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {

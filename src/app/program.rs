@@ -1,0 +1,81 @@
+//! `tollgate serve`: one sidecar, a process, and the signals that end it.
+
+use std::io;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Sidecar, descriptors};
+use crate::config::Config;
+use crate::store::{self, Absent, Store};
+use crate::worker::panic::log_panics;
+
+/// Runs a sidecar until it is told to stop (SIGTERM, SIGINT), and drains it; told twice, it ends at once. Blocks.
+///
+/// # Errors
+/// When it cannot start, or cannot go on.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("starting the control runtime")?;
+    log_panics();
+    let outcome = runtime.block_on(run(config));
+    // Neither a store nor a lookup that hangs holds up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn run(mut config: Config) -> anyhow::Result<()> {
+    // Before anything that may take long: from here on a signal ends this function instead of the process.
+    let mut stop = StopSignals::install().context("setting up signals")?;
+    descriptors::share(&mut config);
+    let sidecar = tokio::select! {
+        sidecar = start(config) => sidecar?,
+        () = stop.next() => return Ok(()),
+    };
+    tokio::select! {
+        task = sidecar.failed() => anyhow::bail!("a panic in what Tollgate cannot do without ({task})"),
+        () = async { sidecar.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
+        () = stop.next() => {}
+    }
+    tracing::info!("stopping: finishing what runs");
+    tokio::select! {
+        () = sidecar.stop() => tracing::info!("stopped"),
+        () = stop.next() => tracing::warn!("told to stop a second time: cutting off what still runs"),
+    }
+    Ok(())
+}
+
+async fn start(config: Config) -> anyhow::Result<Sidecar> {
+    let store: Arc<dyn Store> = store::open(&config.store, Absent::Await).await?;
+    let described = store.describe();
+    let sidecar = Sidecar::start(config, store).await?;
+    for address in sidecar.listeners() {
+        tracing::info!(%address, "listening");
+    }
+    tracing::info!(admin = %sidecar.admin(), store = described, "started");
+    Ok(sidecar)
+}
+
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn install() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The next of them. May be dropped half-way.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
