@@ -94,7 +94,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
              name tokens by their ids, which `tollgate token list` shows, and consider revoking this one",
         ));
     }
-    let Cli { globals, command } = Cli::try_parse_from(arguments)?;
+    let may_repeat = !arguments.iter().skip(1).any(args::may_hold_password);
+    let Cli { globals, command } = Cli::try_parse_from(arguments).map_err(|error| match error.kind() {
+        // clap repeats what it does not understand.
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error,
+        _ if may_repeat => error,
+        kind => Cli::command().error(
+            kind,
+            "the arguments cannot be understood. They are not repeated here, because there seems to be a password or a \
+             private key among them, where other users of this host can see it: name a file that holds it instead",
+        ),
+    })?;
     match command {
         Command::Dev(options) => serve::dev(&globals, options),
         Command::Serve(args) => serve::serve(&globals, args),

@@ -34,12 +34,12 @@ pub enum TlsError {
         source: io::Error,
     },
     /// A file is not well-formed PEM.
-    #[error("{} is not valid PEM: {source}", file.display())]
+    #[error("{} is not valid PEM: {problem}", file.display())]
     Pem {
         /// The file.
         file: PathBuf,
-        /// Where it breaks off.
-        source: pem::Error,
+        /// What is wrong with it.
+        problem: PemProblem,
     },
     /// A file that should hold certificates has none.
     #[error("{} holds no certificate (PEM, `BEGIN CERTIFICATE`)", file.display())]
@@ -107,6 +107,51 @@ impl TlsError {
             | Self::BadKey { file, .. }
             | Self::Mismatch { key: file, .. } => Some(file),
             Self::NoRoots | Self::Setup(_) => None,
+        }
+    }
+}
+
+/// What is wrong with a PEM file, and in which of its lines, from 1. Has nothing of the file in it: what the parser could
+/// not read, and repeats in its own errors, is as a rule a private key whose line breaks got lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PemProblem {
+    /// The `BEGIN` line goes on, or the line was folded.
+    #[error(
+        "line {0} begins a section and is not `-----BEGIN ...-----` alone; that, the base64 below it and `-----END ...-----` \
+         are lines of their own, so if the line breaks were lost, write the file again with them"
+    )]
+    Begin(usize),
+    /// No `END` line follows.
+    #[error(
+        "the section that begins in line {0} has no line `-----END ...-----`; it was cut short, or line breaks were lost: \
+         write the file again, with `-----BEGIN ...-----` and `-----END ...-----` on lines of their own"
+    )]
+    End(usize),
+    /// Something else than base64 in a section.
+    #[error("what stands between `-----BEGIN ...-----` and `-----END ...-----` is not base64; write the file again")]
+    Base64,
+    /// Far larger than any key or certificate.
+    #[error("a section is too large for a key or a certificate")]
+    TooLarge,
+    /// Nothing that was looked for.
+    #[error("there is nothing in it that can be used")]
+    Other,
+}
+
+impl PemProblem {
+    fn of(error: &pem::Error, pem: &[u8]) -> Self {
+        let line_of = |at: Option<usize>| memchr::memchr_iter(b'\n', &pem[..at.unwrap_or(0)]).count() + 1;
+        match error {
+            pem::Error::IllegalSectionStart { line } => Self::Begin(line_of(memchr::memmem::find(pem, line))),
+            pem::Error::MissingSectionEnd { end_marker } => {
+                // It repeats what follows `BEGIN `, all of the line if the key is in it.
+                let begin = end_marker.strip_prefix(b"-----END ").map(|label| [b"-----BEGIN ", label].concat());
+                let begin = begin.map(Zeroizing::new);
+                Self::End(line_of(begin.and_then(|begin| memchr::memmem::find(pem, begin.trim_ascii_end()))))
+            }
+            pem::Error::Base64Decode(_) => Self::Base64,
+            pem::Error::SectionTooLarge => Self::TooLarge,
+            _ => Self::Other,
         }
     }
 }
@@ -250,7 +295,8 @@ fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
     let pem = read(file)?;
     let mut chain = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|source| TlsError::Pem { file: file.to_owned(), source })?;
+        let certificate = certificate
+            .map_err(|error| TlsError::Pem { file: file.to_owned(), problem: PemProblem::of(&error, &pem) })?;
         if let Err(source) = ParsedCertificate::try_from(&certificate) {
             return Err(TlsError::BadCertificate { file: file.to_owned(), number: chain.len() + 1, source });
         }
@@ -269,7 +315,7 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
             pem::Error::NoItemsFound => TlsError::NoKey { file },
             // The old form of encryption puts its parameters where the key should begin.
             _ if is_encrypted(&pem) => TlsError::EncryptedKey { file },
-            source => TlsError::Pem { file, source },
+            error => TlsError::Pem { file, problem: PemProblem::of(&error, &pem) },
         }
     })
 }

@@ -165,6 +165,16 @@ pub fn holds_raw_token(argument: &OsString) -> bool {
     })
 }
 
+/// Whether an argument could have a password or a private key in it: a URL with more than an address, a PEM section.
+#[must_use]
+pub fn may_hold_password(argument: &OsString) -> bool {
+    let text = argument.to_string_lossy();
+    // A password with no address after it looks like a port.
+    let is_port = |port: &str| port.split(['/', ',']).next().is_some_and(|port| port.parse::<u16>().is_ok());
+    let is_plain = |rest: &str| !rest.contains(['@', '?', '#']) && rest.split(':').skip(1).all(is_port);
+    text.contains("-----BEGIN") || text.split_once("://").is_some_and(|(_, rest)| !is_plain(rest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

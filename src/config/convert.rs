@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use super::problem::shown_name;
 use super::read::Section;
 use super::units::{InvalidDuration, format_duration, parse_duration};
 use super::{
@@ -209,7 +210,7 @@ fn freshness(section: &Section<'_>) -> FreshnessConfig {
     let probe_interval = section.or("probe_interval", section.duration("probe_interval"), PROBE_INTERVAL);
     let max_staleness = section.or("max_staleness", section.text("max_staleness", parse_staleness), DEFAULT_STALENESS);
     let (bounds, per_permission) = section.map("per_permission", |permission, staleness| {
-        let permission = permission.parse::<Permission>().map_err(|error| error.to_string())?;
+        let permission = parse_permission(permission)?;
         Ok::<_, String>((permission, parse_staleness(staleness)?))
     });
 
@@ -309,8 +310,17 @@ fn parse_filter(text: &str) -> Result<String, String> {
     }
     match EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("{error}; {accepted}")),
+        // Its error may repeat a part of it.
+        Err(_) => Err(accepted.to_owned()),
     }
+}
+
+/// A permission. One that does not look like any is not repeated.
+pub(super) fn parse_permission(text: &str) -> Result<Permission, String> {
+    text.parse::<Permission>().map_err(|error| match shown_name(text) == text {
+        true => error.to_string(),
+        false => "write a permission as resource:action, such as configs:read".to_owned(),
+    })
 }
 
 /// The upstream with that name in the configuration.

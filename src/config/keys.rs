@@ -1,6 +1,6 @@
 //! Keys that do not exist, and which one was probably meant.
 
-use super::problem::Problem;
+use super::problem::{Problem, shown_name};
 use super::raw::{Place, Table, Value};
 use super::read::{Keys, Kind};
 
@@ -16,10 +16,12 @@ pub(super) fn note_unknown(keys: &Keys, root: &Table, problems: &mut Vec<Problem
 fn walk(keys: &Keys, table: &Table, written: &str, generic: &str, problems: &mut Vec<Problem>) {
     let join = |table: &str, key: &str| if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
     for (key, node) in table {
-        let (written, path) = (join(written, key), join(generic, key));
+        let (parent, path) = (written, join(generic, key));
+        let written = join(parent, key);
         match (keys.get(&path), &node.value) {
             (None, _) => {
-                // The value is not shown: whoever misspells a key may have put a secret there.
+                // The value is not shown: whoever misspells a key may have put a secret there, or in the key's place.
+                let written = join(parent, shown_name(key));
                 problems.push(Problem::at(Some(&node.key_place), &written, unknown(keys, generic, key)));
             }
             (Some(Kind::Section), Value::Table(inner)) => walk(keys, inner, &written, &path, problems),

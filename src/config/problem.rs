@@ -1,6 +1,8 @@
 //! What is wrong with a configuration: every problem of a run, none of them showing a secret.
 
 use std::fmt;
+use std::net::Ipv6Addr;
+use std::path::Path;
 
 use super::raw::{Node, Place, Value};
 use crate::token::raw::PREFIX;
@@ -53,9 +55,15 @@ impl Problem {
     pub(super) fn of_value(node: &Node, key: &str, message: String) -> Self {
         let (value, message) = match &node.value {
             Value::Text(text) => {
-                let shown = redact(text);
+                let shown = shown(key, text);
                 // A message may quote what it is about.
-                let message = if shown == *text { message } else { message.replace(text.as_str(), &shown) };
+                let mut message = if shown == *text { message } else { without_pieces(message, text, &shown) };
+                if shown == CUT {
+                    message.push_str("; the value is not shown, as it could be a secret");
+                    if names_secret(key) {
+                        message.push_str(": name the file by its whole path");
+                    }
+                }
                 (Some(format!("{shown:?}")), message)
             }
             Value::Integer(number) => (Some(number.to_string()), message),
@@ -86,25 +94,117 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A text without what could be a secret: a raw token, what precedes the `@` of a URL, the query of a URL. Rather too
-/// much is cut than too little, and long ones are cut short.
+/// The value as a message may show it. Keys that name a file of a secret may have the secret itself in them by mistake: they
+/// are shown only where they name a file, or look as if they did. URLs are shown as far as they are read as such.
+fn shown(key: &str, text: &str) -> String {
+    match key.rsplit('.').next().unwrap_or(key) {
+        "url" => redact_url(text),
+        _ if names_secret(key) => {
+            let is_path = ["/", "./", "../"].iter().any(|start| text.starts_with(start)) || Path::new(text).exists();
+            if is_path { cut(text, None) } else { CUT.to_owned() }
+        }
+        _ => redact(text),
+    }
+}
+
+/// Whether the key names a file, of a secret as a rule.
+fn names_secret(key: &str) -> bool {
+    key.ends_with("_file") || key.rsplit('.').next() == Some("key")
+}
+
+/// What stands in the place of what is not shown.
+const CUT: &str = "...";
+
+/// A message about a value that is shown in part only: without what it repeats of the rest.
+fn without_pieces(message: String, text: &str, shown: &str) -> String {
+    const SHORTEST: usize = 4;
+    let whole = message.replace(text, shown).replace(&text.escape_debug().to_string(), shown);
+    let pieces = text.split(|symbol: char| !symbol.is_alphanumeric());
+    let hidden = pieces.filter(|piece| piece.len() >= SHORTEST && !shown.contains(piece));
+    hidden.fold(whole, |message, piece| message.replace(piece, CUT))
+}
+
+/// A text without what could be a secret. Rather too much is cut than too little, and long ones are cut short.
 pub(super) fn redact(text: &str) -> String {
     const LONGEST: usize = 120;
-    let mut shown = text.to_owned();
-    if let Some((_, rest)) = shown.rsplit_once('@') {
-        let start = text.find("://").filter(|end| *end < text.len() - rest.len()).map_or(0, |end| end + 3);
-        shown = format!("{}...@{rest}", &text[..start]);
-    }
-    if let Some((before, _)) = shown.split_once('?').filter(|_| text.contains("://")) {
-        shown = format!("{before}?...");
-    }
-    if let Some(at) = shown.to_ascii_lowercase().find(PREFIX) {
-        shown = format!("{}...", &shown[..at + PREFIX.len()]);
+    let mut shown = without_secrets(text);
+    if shown.contains("://") {
+        shown = redact_url(&shown);
+    } else if let Some((_, rest)) = shown.rsplit_once('@') {
+        shown = format!("{CUT}@{rest}");
     }
     match shown.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}...", &shown[..end]),
+        Some((end, _)) => format!("{}{CUT}", &shown[..end]),
         None => shown,
     }
+}
+
+/// The text up to the first raw token, PEM section or line break, or what could be a password or a key in base64.
+fn without_secrets(text: &str) -> String {
+    cut(text, blob(text))
+}
+
+/// The text up to there, or up to what is a secret in any case.
+fn cut(text: &str, end: Option<usize>) -> String {
+    let starts = [
+        text.to_ascii_lowercase().find(PREFIX).map(|at| at + PREFIX.len()),
+        text.find("-----BEGIN"),
+        text.find(['\n', '\r']),
+        end,
+    ];
+    match starts.into_iter().flatten().min() {
+        Some(end) => format!("{}{CUT}", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Where a run of base64, or of a password as programs make them, begins: no name has capitals, small letters and digits
+/// for so long without a break.
+fn blob(text: &str) -> Option<usize> {
+    const SHORTEST: usize = 12;
+    let runs = text.split(|symbol: char| !(symbol.is_ascii_alphanumeric() || "+=".contains(symbol)));
+    let is_mixed = |run: &str| {
+        let has = |is: fn(&u8) -> bool| run.as_bytes().iter().any(|byte| is(byte));
+        has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit)
+    };
+    let found = runs.into_iter().find(|run| run.len() >= SHORTEST && is_mixed(run))?;
+    text.find(found)
+}
+
+/// A URL's scheme and addresses. What precedes an `@`, a path, a query, and what is no address, is cut: a password without
+/// the address after it looks like a port, and one that is not encoded may have any of these symbols in it.
+fn redact_url(text: &str) -> String {
+    if let Some(path) = text.strip_prefix("sqlite:") {
+        let (path, options) = path.split_once('?').map_or((path, ""), |(path, _)| (path, CUT));
+        let path = path.rsplit_once('@').map_or(path.to_owned(), |(_, rest)| format!("{CUT}@{rest}"));
+        return format!("sqlite:{}{options}", without_secrets(&path));
+    }
+    let Some((scheme, rest)) = text.split_once("://") else { return CUT.to_owned() };
+    let is_scheme = scheme.len() <= 20 && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || b"+-".contains(&byte));
+    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("...@", rest));
+    let (addresses, path) = rest.find(['/', '?', '#']).map_or((rest, ""), |at| rest.split_at(at));
+    let scheme = if is_scheme { scheme } else { CUT };
+    let addresses = if addresses.split(',').all(is_address) { addresses } else { CUT };
+    let path = if path.len() > 1 { format!("{}{CUT}", &path[..1]) } else { path.to_owned() };
+    format!("{scheme}://{user}{addresses}{path}")
+}
+
+/// `host`, `host:port`, `[::1]:port`.
+fn is_address(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
+        Some((host, port)) => (host, port),
+        None => (text, "0"),
+    };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = inner.map_or(!host.is_empty() && host.bytes().all(is_name), |host| host.parse::<Ipv6Addr>().is_ok());
+    is_host && (1..=5).contains(&port.len()) && port.bytes().all(|digit| digit.is_ascii_digit()) && blob(host).is_none()
+}
+
+/// A key's name, or a permission's, if it looks like one. What is no name may be a secret that lost its quotes.
+pub(super) fn shown_name(name: &str) -> &str {
+    let is_name = name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_lowercase() || b"_-:*".contains(&byte));
+    if is_name { name } else { CUT }
 }
 
 #[cfg(test)]
@@ -116,13 +216,22 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         assert_eq!(redact("http://controller:8888"), "http://controller:8888");
-        assert_eq!(redact("https://user:s3cret@host/path"), "https://...@host/path");
+        assert_eq!(redact("https://user:s3cret@host/path"), "https://...@host/...");
         assert_eq!(redact("https://user:s3/cr@et@host"), "https://...@host");
+        assert_eq!(redact("redis://:s3cret"), "redis://...");
+        assert_eq!(redact("redis://user:s3cret/0"), "redis://.../...");
+        assert_eq!(redact("redis://h:1,[::1]:2#s3cret"), "redis://h:1,[::1]:2#...");
         assert_eq!(redact("user:s3cret@host"), "...@host");
-        assert_eq!(redact("redis://h/0?password=s3cret"), "redis://h/0?...");
+        assert_eq!(redact("redis://h/0?password=s3cret"), "redis://h/...");
         assert_eq!(redact("tc-apiv1_s3cret"), "tc-apiv1_...");
         assert_eq!(redact("Bearer TC-APIV1_s3cret"), "Bearer TC-APIV1_...");
-        assert_eq!(redact("a@b://c"), "...@b://c");
+        assert_eq!(redact("a@b://c"), "...://c");
+        assert_eq!(redact("-----BEGIN PRIVATE KEY-----\nMIG"), "...");
+        assert_eq!(redact("MIGHAgEAMBMGByqGSM49AgEGCCqG"), "...");
+        assert_eq!(shown("store.url", "s3cret"), "...");
+        assert_eq!(shown("store.url", "sqlite:a.db?key=s3cret"), "sqlite:a.db...");
+        assert_eq!(shown("store.password_file", "s3cret"), "...");
+        assert_eq!(shown("store.password_file", "/etc/missing"), "/etc/missing");
         assert_eq!(redact(&"x".repeat(500)).len(), 123);
     }
 

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::problem::Problem;
+use super::problem::{Problem, shown_name};
 use super::raw::{Node, Place, Table, Value};
 use super::units::{InvalidDuration, parse_duration, parse_size};
 
@@ -266,7 +266,7 @@ impl<'a> Section<'a> {
         self.reader.know(&path, Kind::Value);
         let section = self.inner(self.node(key), path);
         let read = |(name, node): (&String, &'a Node)| {
-            let path = section.path(name);
+            let path = section.path(shown_name(name));
             let entry = from_text(node, |text| parse(name, text));
             entry.map_err(|message| self.reader.note(Problem::of_value(node, &path, message))).ok()
         };

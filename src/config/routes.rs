@@ -1,11 +1,10 @@
 //! Reading `disabled_auth_groups` and `[[route]]`, over the built-in routes.
 
-use super::convert::parse_upstream_name;
+use super::convert::{parse_permission, parse_upstream_name};
 use super::raw::Place;
 use super::read::Section;
 use super::{FreshnessConfig, UpstreamName};
 use crate::proxy::route::{Access, Group, Method, Pattern, Route, RouteTable};
-use crate::token::Permission;
 
 /// The built-in routes with the groups opened and the file's own put over them. Of the latter two may not have the
 /// same method and path; one that equals a built-in route replaces it.
@@ -53,7 +52,7 @@ struct RouteEntry {
 fn entry(section: &Section<'_>, freshness: &FreshnessConfig) -> Option<RouteEntry> {
     let methods = section.set("methods", parse_method);
     let pattern = section.text("path", str::parse::<Pattern>);
-    let permission = section.text("permission", str::parse::<Permission>);
+    let permission = section.text("permission", parse_permission);
     let auth = section.text("auth", |auth| match auth {
         "none" => Ok(()),
         _ => Err("it can only be \"none\"; otherwise name a permission"),

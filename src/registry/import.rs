@@ -9,13 +9,12 @@ use zeroize::Zeroizing;
 
 use super::actor::Standing;
 use super::draft::Draft;
-use super::error::without_tokens;
 use super::steps::CHUNK;
 use super::tokens::{NewToken, Requested, decide_token};
 use super::{Actor, Kind, PAGE, Registry, RegistryError, Tries, now};
 use crate::store::{StoreError, Versioned};
 use crate::token::raw::InvalidToken;
-use crate::token::{Digest, Event, PermissionSet, RawToken, TokenRecord, UserRecord};
+use crate::token::{Digest, Event, Permission, PermissionSet, RawToken, TokenRecord, UserRecord};
 
 /// One line of an import: `{"token" or "digest", "user", "description", "permissions", "expires_at"}`. A raw token is
 /// turned into its digest while it is read.
@@ -39,7 +38,8 @@ struct RawLine {
     digest: Option<Digest>,
     user: String,
     description: String,
-    permissions: Option<PermissionSet>,
+    /// Judged after the parser, whose errors would repeat them.
+    permissions: Option<Vec<String>>,
     expires_at: Option<String>,
 }
 
@@ -58,9 +58,27 @@ impl TryFrom<RawLine> for ImportLine {
         };
         let expires_at = expires_at.map(|text| text.parse()).transpose();
         let expires_at = expires_at.map_err(|_| "`expires_at` is a time such as 2030-01-31T00:00:00Z".to_owned())?;
-        let permissions = permissions.map_or(Requested::All, Requested::Permissions);
+        let permissions = match permissions {
+            None => Requested::All,
+            Some(names) => Requested::Permissions(parse_permissions(&names)?),
+        };
         Ok(Self { digest, hint, new: NewToken { user, description, permissions, expires_at } })
     }
+}
+
+fn parse_permissions(names: &[String]) -> Result<PermissionSet, String> {
+    let permission = |(at, name): (usize, &String)| {
+        name.parse::<Permission>().map_err(|error| match is_name(name) {
+            true => error.to_string(),
+            false => format!("permission {} is none: write resource:action, such as configs:read", at + 1),
+        })
+    };
+    names.iter().enumerate().map(permission).collect()
+}
+
+/// Whether a text looks like the name of a field or a permission. Any other may be a secret in the wrong place.
+fn is_name(text: &str) -> bool {
+    text.len() <= 40 && text.bytes().all(|byte| byte.is_ascii_lowercase() || b"_:".contains(&byte))
 }
 
 fn token_or_reason<'de, D: Deserializer<'de>>(
@@ -78,13 +96,32 @@ pub fn parse_line(text: &str) -> Result<ImportLine, String> {
     if !text.trim_start().starts_with('{') {
         return Err("a line is a JSON object".to_owned()); // an array of the fields would be taken too
     }
-    let line: RawLine = serde_json::from_str(text).map_err(|error| {
-        // Every line is a document of its own, so its line number would only confuse.
-        let reason = error.to_string();
-        let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
-        without_tokens(reason)
-    })?;
+    let line: RawLine = serde_json::from_str(text).map_err(|error| reason(&error))?;
     line.try_into()
+}
+
+/// What is wrong with a line, without what the parser repeats of it.
+fn reason(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    // Every line is a document of its own, so its line number would only confuse.
+    let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said);
+    let column = error.column();
+    if !error.is_data() {
+        return format!("not valid JSON, column {column}: {said}"); // in the parser's own words
+    }
+    // The names of fields that there are, and of the digest's form, are ours; all else stands in the line.
+    let unknown =
+        said.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected ").or(Some((rest, ""))));
+    if let Some((name, _)) = unknown {
+        let name = if is_name(name) { format!("unknown field `{name}`") } else { "an unknown field".to_owned() };
+        return format!("{name}, column {column}: there are token, digest, user, description, permissions, expires_at");
+    }
+    let is_ours = ["missing field `", "duplicate field `", "a digest is "].iter().any(|start| said.starts_with(start));
+    match said.rsplit_once(", expected ") {
+        _ if is_ours => said.to_owned(),
+        Some((_, expected)) => format!("column {column}: expected {expected}"),
+        None => format!("column {column}: the value is not valid"),
+    }
 }
 
 /// What an import did.

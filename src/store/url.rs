@@ -86,9 +86,9 @@ impl fmt::Debug for Password {
 pub enum InvalidStoreUrl {
     /// No scheme, or an unknown one.
     #[error(
-        "`{0}` is not a store URL: write sqlite:PATH, redis://HOST, redis-sentinel://HOST,HOST/NAME or redis-cluster://HOST,HOST (rediss for TLS)"
+        "this is not a store URL: write sqlite:PATH, redis://HOST, redis-sentinel://HOST,HOST/NAME or redis-cluster://HOST,HOST (rediss for TLS)"
     )]
-    Scheme(String),
+    Scheme,
     /// No path.
     #[error("sqlite: needs a path, such as sqlite:/var/lib/tollgate/tollgate.db")]
     NoPath,
@@ -101,7 +101,7 @@ pub enum InvalidStoreUrl {
     /// A Redis URL with `?` or `#`.
     #[error("a Redis URL takes no options (remove everything from the `{0}` on); the keys below [store] have them")]
     RedisOptions(char),
-    /// No host, several where one is meant, a bad port.
+    /// No host, several where one is meant, a bad port. Says which of them, and not what is written there.
     #[error("{0}")]
     Address(String),
     /// What follows the hosts.
@@ -116,7 +116,7 @@ impl FromStr for StoreUrl {
     type Err = InvalidStoreUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidStoreUrl> {
-        // The whole text is not shown when it may be a URL with a password in it.
+        // Nothing of the text is repeated: any part of it may be a password, or a part of one.
         let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
         let (tls, kind) = match scheme {
             "sqlite" => return sqlite(rest),
@@ -124,9 +124,9 @@ impl FromStr for StoreUrl {
             "rediss" => (true, "redis"),
             "rediss-sentinel" => (true, "redis-sentinel"),
             "rediss-cluster" => (true, "redis-cluster"),
-            _ => return Err(InvalidStoreUrl::Scheme(scheme.to_owned())),
+            _ => return Err(InvalidStoreUrl::Scheme),
         };
-        let rest = rest.strip_prefix("//").ok_or_else(|| InvalidStoreUrl::Scheme(scheme.to_owned()))?;
+        let rest = rest.strip_prefix("//").ok_or(InvalidStoreUrl::Scheme)?;
         redis(kind, tls, rest).map(Self::Redis)
     }
 }
@@ -153,7 +153,8 @@ fn redis(kind: &str, tls: bool, rest: &str) -> Result<RedisUrl, InvalidStoreUrl>
     let (username, password) = credentials.map_or(Ok((None, None)), parse_credentials)?;
     let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
     let default_port = if kind == "redis-sentinel" { 26379 } else { 6379 };
-    let mut servers = hosts.split(',').map(|host| parse_server(host, default_port)).collect::<Result<Vec<_>, _>>()?;
+    let servers = hosts.split(',').enumerate().map(|(at, host)| parse_server(at, host, default_port));
+    let mut servers = servers.collect::<Result<Vec<_>, _>>()?;
     let (topology, database) = match kind {
         "redis" if servers.len() > 1 => {
             let message = "redis:// names one server; several are redis-sentinel:// or redis-cluster://";
@@ -209,8 +210,8 @@ fn decode_percent(text: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-fn parse_server(text: &str, default_port: u16) -> Result<Server, InvalidStoreUrl> {
-    let refuse = |problem: &str| Err(InvalidStoreUrl::Address(format!("`{text}` {problem}")));
+fn parse_server(at: usize, text: &str, default_port: u16) -> Result<Server, InvalidStoreUrl> {
+    let refuse = |problem: &str| Err(InvalidStoreUrl::Address(format!("address {} of the URL {problem}", at + 1)));
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => {
@@ -303,7 +304,7 @@ mod tests {
         assert_eq!(parse("sqlite:"), Err(InvalidStoreUrl::NoPath));
         assert_eq!(parse("sqlite::memory:"), Err(InvalidStoreUrl::Memory));
         assert_eq!(parse("sqlite:a?mode=ro"), Err(InvalidStoreUrl::Options));
-        assert_eq!(parse("tollgate.db"), Err(InvalidStoreUrl::Scheme("tollgate.db".to_owned())));
+        assert_eq!(parse("tollgate.db"), Err(InvalidStoreUrl::Scheme));
     }
 
     fn redis(text: &str) -> RedisUrl {
@@ -348,9 +349,14 @@ mod tests {
     #[test]
     fn what_is_no_redis_url_is_refused_without_showing_the_password() {
         for (text, part) in [
-            ("redis:h", "`redis` is not a store URL"),
-            ("redis+unix://:secret@/run/redis.sock", "`redis+unix` is not a store URL"),
+            ("redis:h", "not a store URL"),
+            ("redis+unix://:secret@/run/redis.sock", "not a store URL"),
             ("redis://:secret@", "is no host"),
+            ("redis://:secret", "is no host"),
+            ("redis://user:secret", "no valid port"),
+            ("redis://a,user:secret", "address 2"),
+            ("secret", "not a store URL"),
+            ("secret:x", "not a store URL"),
             ("redis://:secret@a,b", "redis-sentinel:// or redis-cluster://"),
             ("redis://:secret@a:0", "no valid port"),
             ("redis://:secret@a:x", "no valid port"),

@@ -26,6 +26,7 @@ mod refusals;
 mod registry;
 mod reply_fields;
 mod revocation;
+mod secrets;
 mod snapshot_file;
 mod sqlite;
 mod stale_cut;

@@ -380,7 +380,7 @@ fn values_of_another_kind_say_what_is_accepted() {
     let cases = [
         ("store = 5", "store = 5: this is a table with keys of its own"),
         ("[store]\nurl = ['a']", "store.url: this is a single value"),
-        ("[store]\nurl = true", "store.url = true: `true` is not a store URL"),
+        ("[store]\nurl = true", "store.url = true: this is not a store URL"),
         ("listener = [5]", "listener[0] = 5: this is a table"),
         ("listener = []", "listener: there must be one at least"),
         ("trusted_proxies = '10.0.0.0/8'", "this is a list: write [\"10.0.0.0/8\"]"),
@@ -491,7 +491,7 @@ fn a_replaced_credential_needs_a_readable_token() {
     let message = problem(&format!("credential = {{ mode = 'replace', token_file = '{bad}' }}"));
     assert!(message.contains("does not hold a token") && !message.contains("s3cret"), "{message}");
     let message = problem("credential = { mode = 'replace', token_file = 'tc-apiv1_s3cret' }");
-    assert!(message.contains("tc-apiv1_...") && !message.contains("s3cret"), "{message}");
+    assert!(message.contains("the value is not shown") && !message.contains("s3cret"), "{message}");
 }
 
 #[test]

@@ -90,7 +90,11 @@ impl Fault {
             }
             (_, Some("WRONGPASS")) => Self::Unusable(format!("refuses the user or its password (at {server})")),
             (_, Some("NOAUTH")) => Self::Unusable(format!("asks for a user and a password (at {server})")),
-            _ => Self::unreachable(server, error),
+            // A server repeats the arguments of a command that it does not know: of AUTH, the password.
+            _ => match error.to_string().split_once(", with args") {
+                Some((said, _)) => Self::unreachable(server, said),
+                None => Self::unreachable(server, error),
+            },
         }
     }
 
