@@ -164,7 +164,7 @@ fn blob(text: &str) -> Option<usize> {
     const SHORTEST: usize = 12;
     let runs = text.split(|symbol: char| !(symbol.is_ascii_alphanumeric() || "+=".contains(symbol)));
     let is_mixed = |run: &str| {
-        let has = |is: fn(&u8) -> bool| run.as_bytes().iter().any(|byte| is(byte));
+        let has = |is: fn(&u8) -> bool| run.as_bytes().iter().any(&is);
         has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit)
     };
     let found = runs.into_iter().find(|run| run.len() >= SHORTEST && is_mixed(run))?;
