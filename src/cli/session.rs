@@ -1,7 +1,6 @@
 //! What the commands on the registry share: the store they were pointed at, and who is at the keyboard.
 
 use std::future::Future;
-use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::Context as _;
 
@@ -77,8 +76,5 @@ fn login_name() -> String {
         let is_usable = (1..=MAX_LOGIN).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_graphic());
         is_usable.then_some(value)
     });
-    named.unwrap_or_else(|| {
-        // The owner of this process's own entry is its effective user.
-        std::fs::metadata("/proc/self").map_or_else(|_| "unknown".to_owned(), |entry| entry.uid().to_string())
-    })
+    named.unwrap_or_else(|| rustix::process::geteuid().as_raw().to_string())
 }

@@ -32,7 +32,7 @@ pub(super) fn upstream(section: &Section<'_>, default_port: u16) -> Option<Upstr
         (timeout("connect", 2), timeout("first_byte", 30), timeout("idle", 30));
     let pool = section.section("pool");
     let pool_idle_timeout = pool.duration("idle_timeout").unwrap_or(Duration::from_secs(4));
-    let pool_max_idle = pool.number("max_idle", 0..=65_536).and_then(|idle| usize::try_from(idle).ok()).unwrap_or(64);
+    let pool_max_idle = pool.number("max_idle", 0..=65_536).and_then(|idle| usize::try_from(idle).ok()).unwrap_or(512);
     let max_in_flight = nonzero(section.number("max_in_flight", 1..=100_000), NonZeroUsize::new(512));
     let url = url?;
     Some(UpstreamConfig {

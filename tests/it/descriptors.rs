@@ -21,7 +21,8 @@ async fn admin(program: &Program, path: &str) -> String {
 }
 
 fn logged(program: &Program, message: &str) -> Vec<serde_json::Value> {
-    let entries = program.log().into_iter().map(|line| serde_json::from_str(&line).expect("JSON"));
+    let entries =
+        program.log().into_iter().map(|line| serde_json::from_str(&line).unwrap_or_else(|_| panic!("JSON: {line}")));
     let fields = entries.map(|entry: serde_json::Value| entry["fields"].clone());
     fields.filter(|fields| fields["message"].as_str().is_some_and(|text| text.contains(message))).collect()
 }
@@ -60,7 +61,10 @@ async fn idle_clients_do_not_take_the_descriptors_that_requests_need() {
 #[tokio::test]
 async fn running_out_of_them_is_said_now_and_then_and_gets_over() {
     let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
-    let program = Program::start(&api, &heartbeat, &[NO_POOL]);
+    let program = Program::start(&api, &heartbeat, &[NO_POOL, ("WORKERS", "1")]);
+    let mut first = Client::connect(program.address()).await;
+    first.send(authorized(&program)).await;
+    assert_eq!(first.reply().await.status(), 200, "all of it has started");
     let pid = i32::try_from(program.pid()).ok().and_then(Pid::from_raw);
     let maximum = getrlimit(Resource::Nofile).maximum; // inherited
     let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(3), maximum }).expect("takes them away");

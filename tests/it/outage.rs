@@ -208,7 +208,8 @@ async fn what_the_controller_says_itself_is_no_failure_of_the_upstream() {
         client.send(authorized(&program, "GET", CONFIG)).await;
         assert_eq!(client.reply().await.status().to_string(), status[..3]);
     }
-    assert!(warnings(&program).is_empty(), "{:?}", warnings(&program));
+    let of_upstreams = |warning: &Warning| warning.line.contains("the upstream failed");
+    assert!(!warnings(&program).iter().any(of_upstreams), "{:?}", warnings(&program));
 }
 
 /// An agent fleet sends thousands of requests a second, and an outage must not fill the disk.
