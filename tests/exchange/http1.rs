@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -15,7 +13,7 @@ use super::PATIENCE;
 use super::case::Case;
 use super::judge::{Got, Judge};
 use super::random::Random;
-use super::wire::{Body, End, Head, Inbox, Pieces, Stop};
+use super::wire::{Body, End, Head, Inbox, Outbox, Pieces, Stop};
 
 /// How a client ends what it sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,13 +27,7 @@ enum Leave {
 }
 
 /// One connection from beginning to end.
-pub(crate) async fn play(
-    stream: TcpStream,
-    name: &str,
-    judge: &Arc<Judge>,
-    cases: Vec<Arc<Case>>,
-    random: &mut Random,
-) {
+pub(crate) async fn play(stream: TcpStream, name: &str, judge: &Arc<Judge>, cases: Vec<Arc<Case>>, random: &mut Random) {
     // Without it, pieces come together, no more.
     stream.set_nodelay(true).unwrap_or_default();
     let leave = match random.below(12) {
@@ -56,7 +48,7 @@ pub(crate) async fn play(
         leave,
         over: Arc::clone(&over),
     };
-    let sending = tokio::spawn(sender.send(writer, progress));
+    let sending = tokio::spawn(sender.send(Outbox::new(writer), progress));
     let mut receiver =
         Receiver { inbox: Inbox::new(reader), name, judge, replies, slow: random.percent(12), random: random.clone() };
     let received = async {
@@ -83,8 +75,7 @@ pub(crate) async fn play(
     drop(sending.await);
     if matches!(leave, Leave::Reset(_)) {
         judge.note(name, None, "resets");
-        let socket = SockRef::from(receiver.inbox.stream().as_ref());
-        socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
+        receiver.inbox.resets();
     }
     judge.note(name, None, "closes");
 }
@@ -101,11 +92,7 @@ struct Sender {
 
 impl Sender {
     /// Returns the stream, so that it ends when the receiver says so.
-    async fn send(
-        mut self,
-        mut writer: OwnedWriteHalf,
-        mut progress: watch::Receiver<(usize, bool)>,
-    ) -> OwnedWriteHalf {
+    async fn send(mut self, mut writer: Outbox, mut progress: watch::Receiver<(usize, bool)>) -> Outbox {
         for (number, case) in self.cases.clone().iter().enumerate() {
             // One after the other, or as soon as there is room.
             if !self.pipelined && progress.wait_for(|(replies, _)| *replies >= number).await.is_err() {
@@ -129,13 +116,13 @@ impl Sender {
             }
             if !case.is_whole() {
                 // What follows would be part of this.
-                writer.shutdown().await.unwrap_or_default();
+                writer.finish().await;
                 return writer;
             }
         }
         if self.leave == Leave::HalfClose {
             self.judge.note(&self.name, None, "sends no more");
-            writer.shutdown().await.unwrap_or_default();
+            writer.finish().await;
         }
         // Dropping it would say so, too.
         while !self.over.load(Ordering::Relaxed) {
@@ -144,11 +131,11 @@ impl Sender {
         writer
     }
 
-    async fn write(&mut self, writer: &mut OwnedWriteHalf, mut bytes: &[u8]) -> std::io::Result<()> {
+    async fn write(&mut self, writer: &mut Outbox, mut bytes: &[u8]) -> std::io::Result<()> {
         let whole = self.random.percent(60);
         while !bytes.is_empty() {
             let count = if whole { bytes.len() } else { 1 + self.random.below(bytes.len()) };
-            writer.write_all(&bytes[..count]).await?;
+            writer.write(&bytes[..count]).await?;
             bytes = &bytes[count..];
             if !bytes.is_empty() && self.random.percent(40) {
                 sleep(self.random.time(0, 10)).await;
@@ -173,11 +160,7 @@ impl Receiver<'_> {
         match timeout(PATIENCE, self.receive(case)).await {
             Ok(goes_on) => goes_on,
             Err(_) => {
-                self.judge.find(
-                    self.name,
-                    &[case.number],
-                    format!("neither a reply nor an end within {PATIENCE:?}: {case:?}"),
-                );
+                self.judge.find(self.name, &[case.number], format!("neither a reply nor an end within {PATIENCE:?}: {case:?}"));
                 false
             }
         }

@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -17,7 +15,7 @@ use super::answer::{Answer, Then};
 use super::case::Case;
 use super::judge::Judge;
 use super::random::Random;
-use super::wire::{Body, End, Inbox, Pieces, Stop};
+use super::wire::{Body, End, Inbox, Outbox, Pieces, Stop};
 
 /// So small that a body does not fit into what the kernel holds, where an upstream does not read it.
 const RECEIVE_BUFFER: u32 = 4096;
@@ -62,7 +60,7 @@ impl Drop for Upstream {
 /// One connection from the sidecar.
 struct Connection {
     inbox: Inbox<OwnedReadHalf>,
-    outbox: OwnedWriteHalf,
+    outbox: Outbox,
     name: String,
     judge: Arc<Judge>,
     seed: u64,
@@ -84,8 +82,8 @@ impl Connection {
     fn new(stream: TcpStream, name: String, judge: Arc<Judge>, seed: u64) -> Self {
         // Without it, answers come later, no more.
         stream.set_nodelay(true).unwrap_or_default();
-        let (reader, outbox) = stream.into_split();
-        Self { inbox: Inbox::new(reader), outbox, name, judge, seed, answers: 0 }
+        let (reader, writer) = stream.into_split();
+        Self { inbox: Inbox::new(reader), outbox: Outbox::new(writer), name, judge, seed, answers: 0 }
     }
 
     async fn serve(mut self) {
@@ -137,7 +135,7 @@ impl Connection {
         self.write(&answer.bytes, &answer.joints, &mut random).await?;
         match answer.then {
             Then::Close => {
-                self.outbox.shutdown().await.unwrap_or_default();
+                self.outbox.finish().await;
                 // Reads what comes, or resets over it.
                 if random.percent(50) {
                     timeout(random.time(1, 300), self.inbox.end()).await.unwrap_or(End::Clean);
@@ -145,7 +143,7 @@ impl Connection {
                 return Ok(false);
             }
             Then::Reset => {
-                SockRef::from(self.outbox.as_ref()).set_linger(Some(Duration::ZERO)).unwrap_or_default();
+                self.inbox.resets();
                 return Ok(false);
             }
             Then::Hang => {
@@ -162,11 +160,11 @@ impl Connection {
                     self.write(&stray.bytes, &[], &mut random).await?;
                     self.judge.told(&stray.told.key);
                 }
-                return self.poisoned().await;
+                return self.poisoned(arriving).await;
             }
             Then::Poisoned => {
                 self.rest(&mut arriving, &mut random).await?;
-                return self.poisoned().await;
+                return self.poisoned(arriving).await;
             }
             Then::GoOn => self.rest(&mut arriving, &mut random).await?,
         }
@@ -174,8 +172,9 @@ impl Connection {
     }
 
     /// What comes is looked at, and not answered: nobody could tell whose answer it is.
-    async fn poisoned(&mut self) -> Result<bool, Stop> {
+    async fn poisoned(&mut self, mut arriving: Arriving) -> Result<bool, Stop> {
         let read = timeout(Duration::from_secs(2), async {
+            self.body(&mut arriving, usize::MAX).await?;
             while let Some(mut arriving) = self.head().await? {
                 self.body(&mut arriving, usize::MAX).await?;
             }
@@ -269,7 +268,7 @@ impl Connection {
                     end = end.max(joint.end);
                 }
             }
-            self.outbox.write_all(&bytes[at..end]).await.map_err(|_| Stop::End(End::Reset))?;
+            self.outbox.write(&bytes[at..end]).await.map_err(|_| Stop::End(End::Reset))?;
             at = end;
             if at < bytes.len() && random.percent(40) {
                 sleep(random.time(0, 10)).await;

@@ -1,8 +1,11 @@
 //! HTTP/1 as it stands in the RFC and no looser: what both ends of the fuzzer read with. Shares no code with the sidecar.
 
 use std::io;
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// What comes from one side of a connection.
 pub(crate) struct Inbox<R> {
@@ -10,6 +13,39 @@ pub(crate) struct Inbox<R> {
     received: Vec<u8>,
     /// Where what was not taken yet begins.
     start: usize,
+}
+
+/// The sending side of a connection. Unlike tokio's, it does not say that it ends when it is dropped: a reset would look like
+/// a good end.
+pub(crate) struct Outbox(Option<OwnedWriteHalf>);
+
+impl Outbox {
+    pub(crate) fn new(stream: OwnedWriteHalf) -> Self {
+        Self(Some(stream))
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.0 {
+            Some(stream) => stream.write_all(bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Says that nothing more comes.
+    pub(crate) async fn finish(&mut self) {
+        if let Some(stream) = &mut self.0 {
+            // The other side may have closed already.
+            stream.shutdown().await.unwrap_or_default();
+        }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            stream.forget();
+        }
+    }
 }
 
 /// What ends the reading of a message.
@@ -77,10 +113,6 @@ impl<R: AsyncRead + Unpin> Inbox<R> {
         Self { stream, received: Vec::new(), start: 0 }
     }
 
-    pub(crate) fn stream(&self) -> &R {
-        &self.stream
-    }
-
     /// What came and was not taken yet.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.received[self.start..]
@@ -89,6 +121,7 @@ impl<R: AsyncRead + Unpin> Inbox<R> {
     /// Waits for more.
     pub(crate) async fn fill(&mut self) -> Result<(), Stop> {
         self.received.drain(..std::mem::take(&mut self.start));
+        self.received.reserve(8 * 1024);
         match self.stream.read_buf(&mut self.received).await {
             Ok(0) => Err(Stop::End(End::Clean)),
             Ok(_) => Ok(()),
@@ -151,6 +184,13 @@ impl<R: AsyncRead + Unpin> Inbox<R> {
                 None => self.fill().await?,
             }
         }
+    }
+}
+
+impl Inbox<OwnedReadHalf> {
+    /// When it is dropped, the connection is reset.
+    pub(crate) fn resets(&self) {
+        SockRef::from(self.stream.as_ref()).set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }
 }
 
