@@ -16,7 +16,7 @@ mod judge;
 mod random;
 mod sidecar;
 mod upstream;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! Integration tests: one binary, one file per subject.
 
+mod adversary;
 mod bounds;
 mod cli;
 mod client_gone;
