@@ -27,7 +27,13 @@ enum Leave {
 }
 
 /// One connection from beginning to end.
-pub(crate) async fn play(stream: TcpStream, name: &str, judge: &Arc<Judge>, cases: Vec<Arc<Case>>, random: &mut Random) {
+pub(crate) async fn play(
+    stream: TcpStream,
+    name: &str,
+    judge: &Arc<Judge>,
+    cases: Vec<Arc<Case>>,
+    random: &mut Random,
+) {
     // Without it, pieces come together, no more.
     stream.set_nodelay(true).unwrap_or_default();
     let leave = match random.below(12) {
@@ -160,7 +166,11 @@ impl Receiver<'_> {
         match timeout(PATIENCE, self.receive(case)).await {
             Ok(goes_on) => goes_on,
             Err(_) => {
-                self.judge.find(self.name, &[case.number], format!("neither a reply nor an end within {PATIENCE:?}: {case:?}"));
+                self.judge.find(
+                    self.name,
+                    &[case.number],
+                    format!("neither a reply nor an end within {PATIENCE:?}: {case:?}"),
+                );
                 false
             }
         }

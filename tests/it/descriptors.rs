@@ -20,9 +20,9 @@ async fn admin(program: &Program, path: &str) -> String {
     String::from_utf8(client.rest().await).expect("text")
 }
 
-fn logged(program: &Program, message: &str) -> Vec<serde_json::Value> {
-    let entries =
-        program.log().into_iter().map(|line| serde_json::from_str(&line).unwrap_or_else(|_| panic!("JSON: {line}")));
+/// The lines whose message has this in it.
+fn about(message: &str, log: Vec<String>) -> Vec<serde_json::Value> {
+    let entries = log.into_iter().map(|line| serde_json::from_str(&line).unwrap_or_else(|_| panic!("JSON: {line}")));
     let fields = entries.map(|entry: serde_json::Value| entry["fields"].clone());
     fields.filter(|fields| fields["message"].as_str().is_some_and(|text| text.contains(message))).collect()
 }
@@ -31,7 +31,7 @@ fn logged(program: &Program, message: &str) -> Vec<serde_json::Value> {
 async fn idle_clients_do_not_take_the_descriptors_that_requests_need() {
     let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
     let program = Program::start_limited(100, &api, &heartbeat, &[NO_POOL]);
-    let said = logged(&program, "limit of open files");
+    let said = about("limit of open files", program.starting_log());
     assert_eq!(said.len(), 1, "{said:?}");
     assert_eq!((said[0]["limit"].as_u64(), said[0]["accepted"].as_u64()), (Some(100), Some(50)), "{said:?}");
     let mut agent = Client::connect(program.address()).await;
@@ -50,7 +50,7 @@ async fn idle_clients_do_not_take_the_descriptors_that_requests_need() {
         assert_eq!(agent.reply().await.status(), 200);
         assert!(admin(&program, "/readyz").await.starts_with("HTTP/1.1 200"));
     }
-    assert!(logged(&program, "cannot accept").is_empty());
+    assert!(about("cannot accept", program.log()).is_empty());
     // The others get their turn.
     let mut late = Client::connect(program.address()).await;
     late.send(authorized(&program)).await;
@@ -70,10 +70,10 @@ async fn running_out_of_them_is_said_now_and_then_and_gets_over() {
     let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(3), maximum }).expect("takes them away");
     let mut client = Client::connect(program.address()).await;
     client.send(authorized(&program)).await;
-    eventually("it is said", || async { !logged(&program, "cannot accept").is_empty() }).await;
+    eventually("it is said", || async { !about("cannot accept", program.log()).is_empty() }).await;
     // What must not happen has to be waited for.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let said = logged(&program, "cannot accept").len();
+    let said = about("cannot accept", program.log()).len();
     assert!(said <= 5, "{said} times within 2 s");
     prlimit(pid, Resource::Nofile, before).expect("gives back");
     assert_eq!(client.reply().await.status(), 200);

@@ -31,7 +31,9 @@ impl Node {
         let port = log.next().expect("a line").expect("reads").parse().expect("a port");
         let lines = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&lines);
-        std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| kept.lock().expect("no panic").push(line)));
+        std::thread::spawn(move || {
+            log.map_while(Result::ok).for_each(|line| kept.lock().expect("no panic").push(line))
+        });
         Self { child, port, lines }
     }
 }
@@ -64,7 +66,8 @@ async fn a_body_that_node_did_not_read_is_never_requests() {
                 }
             });
         }
-        within("the large ones", async { while clients.join_next().await.transpose().expect("no panic").is_some() {} }).await;
+        within("the large ones", async { while clients.join_next().await.transpose().expect("no panic").is_some() {} })
+            .await;
         for number in 0..12 {
             let site = Arc::clone(&site);
             clients.spawn(async move {
@@ -74,9 +77,11 @@ async fn a_body_that_node_did_not_read_is_never_requests() {
                 assert_eq!(client.reply().await.text(), format!("reply to POST {path}"));
             });
         }
-        within("the others", async { while clients.join_next().await.transpose().expect("no panic").is_some() {} }).await;
+        within("the others", async { while clients.join_next().await.transpose().expect("no panic").is_some() {} })
+            .await;
     }
     let served = node.lines.lock().expect("no panic").clone();
-    let bad: Vec<_> = served.iter().filter(|line| line.starts_with("DELETE") || !line.contains(" /api/configs/")).collect();
+    let bad: Vec<_> =
+        served.iter().filter(|line| line.starts_with("DELETE") || !line.contains(" /api/configs/")).collect();
     assert!(bad.is_empty() && served.len() >= 36, "{bad:?} of {served:?}");
 }

@@ -47,7 +47,8 @@ async fn what_is_left_of_a_body_is_nobodys_request() {
 #[tokio::test]
 async fn an_early_reply_and_an_end_leave_nothing_behind() {
     plain_and_tls(async |site, opponent, what| {
-        for (reads, then) in [(0, Then::Close), (UPLOAD / 2, Then::Close), (0, Then::Reset), (UPLOAD / 2, Then::Reset)] {
+        for (reads, then) in [(0, Then::Close), (UPLOAD / 2, Then::Close), (0, Then::Reset), (UPLOAD / 2, Then::Reset)]
+        {
             let name = format!("{what}, {then:?} after {reads}");
             let way = Way { reads, says: reply("early"), then };
             if let Some(reply) = play(site, opponent, way, UPLOAD).await {
@@ -62,7 +63,8 @@ async fn an_early_reply_and_an_end_leave_nothing_behind() {
 #[tokio::test]
 async fn a_reply_that_ends_at_any_byte_is_seen_to() {
     plain_and_tls(async |site, opponent, what| {
-        let chunked = "HTTP/1.1 200 OK\r\nServer: scripted\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwhol\r\n1\r\ne\r\n0\r\n\r\n";
+        let chunked =
+            "HTTP/1.1 200 OK\r\nServer: scripted\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwhol\r\n1\r\ne\r\n0\r\n\r\n";
         for whole in [reply("whole"), chunked.as_bytes().to_vec()] {
             for end in 0..=whole.len() {
                 let then = if end % 2 == 0 { Then::Close } else { Then::Reset };

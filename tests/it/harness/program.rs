@@ -15,6 +15,7 @@ pub(crate) struct Program {
     child: Child,
     listener: SocketAddr,
     admin: SocketAddr,
+    starting: Vec<String>,
     log: Arc<Mutex<Vec<String>>>,
     /// The Owner's token.
     pub(crate) token: String,
@@ -90,16 +91,21 @@ impl Program {
             }
         }
         // Reads on, so that it never waits for its log.
-        let lines = Arc::new(Mutex::new(said));
+        let lines = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&lines);
         std::thread::spawn(move || {
             log.map_while(Result::ok).for_each(|line| kept.lock().expect("no panic").push(line))
         });
         let (listener, admin) = listener.zip(admin).expect("said where it listens");
-        Self { child, listener, admin, log: lines, token, directory }
+        Self { child, listener, admin, starting: said, log: lines, token, directory }
     }
 
-    /// What it has logged.
+    /// What it logged until it was ready.
+    pub(crate) fn starting_log(&self) -> Vec<String> {
+        self.starting.clone()
+    }
+
+    /// What it has logged since it was ready.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().expect("no panic").clone()
     }
