@@ -28,6 +28,7 @@ use crate::app::StartError;
 use crate::config::Problems;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
+use crate::worker::panic::log_panics;
 use banner::Style;
 use site::Site;
 
@@ -66,6 +67,9 @@ pub enum DevError {
     /// Standard output.
     #[error("printing what to try")]
     Print(#[source] io::Error),
+    /// A panic, again and again.
+    #[error("{0} cannot go on; the log lines above say why")]
+    Failed(&'static str),
     /// The end.
     #[error("removing the throwaway store")]
     Remove(#[source] io::Error),
@@ -80,6 +84,7 @@ pub enum DevError {
 pub fn run(options: DevOptions) -> Result<(), DevError> {
     // Only what goes wrong, so that the lines to paste stay in sight. Where a subscriber is set already, it stays.
     tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(io::stderr).try_init().ok();
+    log_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("dev")
@@ -102,7 +107,10 @@ async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
     let style = if io::stdout().is_terminal() { Style::Terminal } else { Style::Plain };
     print(&site.banner.render(style)).map_err(DevError::Print)?;
 
-    stop.next().await;
+    tokio::select! {
+        () = stop.next() => {}
+        what = site.failed() => return Err(DevError::Failed(what)),
+    }
     tokio::select! {
         stopped = site.stop() => stopped?,
         () = stop.next() => {} // asked twice: dropping it ends it at once

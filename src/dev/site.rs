@@ -59,6 +59,11 @@ impl Site {
         Ok(Self { sidecar, _controller: controller, directory, banner })
     }
 
+    /// Waits until the sidecar cannot go on. Says what cannot.
+    pub(super) async fn failed(&self) -> &'static str {
+        self.sidecar.failed().await
+    }
+
     /// Lets what runs finish, within the drain timeout, and removes the store.
     pub(super) async fn stop(self) -> Result<(), DevError> {
         let Self { sidecar, _controller: controller, directory, banner: _ } = self;
