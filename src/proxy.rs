@@ -25,7 +25,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::AUTHORIZATION;
-use http::request::Parts;
 use http::{Method, Request, Response};
 
 use crate::config::{Config, Limits, MaxStaleness, Network, Timeouts, UpstreamName, Upstreams};
@@ -83,24 +82,24 @@ pub struct Admission {
 
 /// Serves one request, whichever protocol it came by: decides, then forwards it or refuses.
 ///
+/// The request is lent, not given: it is moved out only where a connection takes it. (Every async function that is given
+/// one keeps room for it twice.)
+///
 /// # Errors
 /// The [`Refusal`] to answer with.
-pub async fn call(exchange: &Rc<Exchange>, request: Request<Upload>) -> Result<Response<Relayed>, Refusal> {
-    let (parts, body) = request.into_parts();
-    let is_head = parts.method == Method::HEAD;
+pub async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>) -> Result<Response<Relayed>, Refusal> {
     let gate = &exchange.worker.gate;
-    if let Some(id) = sanitize::request_id(&parts.headers, exchange.origin) {
+    if let Some(id) = sanitize::request_id(request.headers(), exchange.origin) {
         exchange.set_id(id);
     }
-    exchange.set_line(&parts.method, parts.uri.path());
-    let permit = if body.is_too_large() { Err(Refusal::BodyTooLarge) } else { gate.decide(&parts) };
-    let permit = permit.map_err(|refusal| withhold(refusal, is_head && is_configuration(parts.uri.path())))?;
+    exchange.set_line(request.method(), request.uri().path());
+    let withheld = *request.method() == Method::HEAD && is_configuration(request.uri().path());
+    let permit = if request.body().is_too_large() { Err(Refusal::BodyTooLarge) } else { gate.decide(request) };
+    let permit = permit.map_err(|refusal| withhold(refusal, withheld))?;
     if let Some(admission) = &permit.holder {
         exchange.set_token(admission.holder.token);
     }
-    let withheld = is_head && permit.is_configuration;
-    let reply =
-        forward::forward(exchange, &permit, parts, body).await.map_err(|refusal| withhold(refusal, withheld))?;
+    let reply = forward::forward(exchange, &permit, request).await.map_err(|refusal| withhold(refusal, withheld))?;
     if withheld && matches!(reply.status().as_u16(), 502..=504) { Err(Refusal::Withheld) } else { Ok(reply) }
 }
 
@@ -154,16 +153,16 @@ impl Gate {
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
-    pub fn decide(&self, request: &Parts) -> Result<Permit, Refusal> {
-        let path = path::normalise(request.uri.path())?;
-        let route = self.routes.find(request.method.as_str(), &path).map_err(|missing| match missing {
+    pub fn decide<B>(&self, request: &Request<B>) -> Result<Permit, Refusal> {
+        let path = path::normalise(request.uri().path())?;
+        let route = self.routes.find(request.method().as_str(), &path).map_err(|missing| match missing {
             NoRoute::Path => Refusal::NoRoute,
             NoRoute::Method { allow } => Refusal::Method { allow },
         })?;
         let holder = match route.access {
             Access::Open => None,
             Access::Requires { permission, max_staleness } => {
-                let mut credentials = request.headers.get_all(AUTHORIZATION).iter();
+                let mut credentials = request.headers().get_all(AUTHORIZATION).iter();
                 let credential = credentials.next().filter(|_| credentials.next().is_none());
                 let digest = credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?;
                 let terms = Terms { digest, permission, max_staleness };

@@ -7,7 +7,7 @@ mod reply;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -189,11 +189,15 @@ impl Connection<'_> {
 
     async fn serve_one(&self, end: usize) -> After {
         let exchange = Exchange::new(self.worker, self.origin);
-        let (request, asked) = match self.read(end) {
+        let (mut request, asked) = match self.read(end) {
             Ok(read) => read,
             Err(refusal) => return self.refuse(&exchange, &refusal, &Asked::nothing()).await,
         };
-        let Some(outcome) = self.attended(proxy::call(&exchange, request), &asked).await else { return After::Close };
+        let outcome = {
+            let call = pin!(proxy::call(&exchange, &mut request));
+            self.attended(call, &asked).await
+        };
+        let Some(outcome) = outcome else { return After::Close };
         match outcome {
             Ok(reply) => self.deliver(&exchange, reply, &asked).await,
             Err(refusal) if refusal.is_silent() => {
@@ -251,9 +255,8 @@ impl Connection<'_> {
     }
 
     /// Waits for the reply while the client is there. `None`: it left.
-    async fn attended<F: Future>(&self, call: F, asked: &Asked) -> Option<F::Output> {
+    async fn attended<F: Future>(&self, mut call: Pin<&mut F>, asked: &Asked) -> Option<F::Output> {
         self.alarm.clear();
-        let mut call = pin!(call);
         let mut client = Client { connection: self, asked, half_closed: false };
         poll_fn(|context| match call.as_mut().poll(context) {
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),

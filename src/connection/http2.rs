@@ -197,9 +197,9 @@ impl Service<Request<Incoming>> for Door {
 async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Result<Response<Reply>, Silence> {
     let exchange = &stream.exchange;
     let outcome = match read(exchange, request) {
-        Ok(request) => {
+        Ok(mut request) => {
             turn().await;
-            proxy::call(exchange, request).await
+            proxy::call(exchange, &mut request).await
         }
         Err(refusal) => Err(refusal),
     };

@@ -56,8 +56,8 @@ pub struct Upload {
 enum State {
     /// All of it.
     Whole(Bytes),
-    /// What came already, and where the rest comes from.
-    Streamed(Streamed),
+    /// What came already, and where the rest comes from. Boxed: it is rare, and most bodies shall not carry its weight.
+    Streamed(Box<Streamed>),
 }
 
 struct Streamed {
@@ -89,16 +89,18 @@ impl Upload {
 
     /// One that is still coming: `length` bytes if that was said, and at most `limit`.
     pub(crate) fn streamed(source: Box<dyn Source>, length: Option<u64>, limit: u64) -> Self {
-        let progress = Rc::default();
-        Self {
-            state: State::Streamed(Streamed { begun: Bytes::new(), source, length, progress, exchange: None }),
-            limit,
-        }
+        let streamed = Streamed { begun: Bytes::new(), source, length, progress: Rc::default(), exchange: None };
+        Self { state: State::Streamed(Box::new(streamed)), limit }
+    }
+
+    /// Whether it is here whole.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.state, State::Whole(_))
     }
 
     /// Whether its length was said and is over the limit.
     pub(crate) fn is_too_large(&self) -> bool {
-        matches!(&self.state, State::Streamed(Streamed { length: Some(length), .. }) if *length > self.limit)
+        matches!(&self.state, State::Streamed(streamed) if streamed.length.is_some_and(|length| length > self.limit))
     }
 
     /// Waits for the body, if it is small.
@@ -146,6 +148,12 @@ impl Upload {
             State::Whole(data) => Some(Self::whole(data.clone())),
             State::Streamed(_) => None,
         }
+    }
+}
+
+impl Default for Upload {
+    fn default() -> Self {
+        Self::whole(Bytes::new())
     }
 }
 

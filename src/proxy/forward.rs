@@ -4,7 +4,6 @@ use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
@@ -26,16 +25,17 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 pub(super) async fn forward(
     exchange: &Rc<Exchange>,
     permit: &Permit,
-    mut parts: Parts,
-    mut body: Upload,
+    request: &mut Request<Upload>,
 ) -> Result<Response<Relayed>, Refusal> {
     let pool = exchange.worker.upstream(permit.upstream);
     let admitted = permit.holder.as_ref().map(|admission| exchange.alarm.admit(admission.terms));
     let attempt = Attempt { exchange, permit, pool };
-    attempt.watched(body.gather()).await??;
-    let place = attempt.place(priority(permit, &parts.method)).await?;
-    sanitize::request(&mut parts, permit, &pool.upstream, exchange.origin, &exchange.id(), &body);
-    let (reply, lease, progress) = attempt.send(parts, body).await?;
+    if !request.body().is_whole() {
+        attempt.watched(request.body_mut().gather()).await??;
+    }
+    let place = attempt.place(priority(permit, request.method())).await?;
+    sanitize::request(request, permit, &pool.upstream, exchange);
+    let (reply, lease, progress) = attempt.send(request).await?;
     attempt.deliver(reply, lease, progress, place, admitted)
 }
 
@@ -87,13 +87,12 @@ impl Attempt<'_> {
     }
 
     /// Sends the request until a connection takes it.
-    async fn send(&self, parts: Parts, body: Upload) -> Result<Sent, Refusal> {
-        let mut request = Request::from_parts(parts, body);
+    async fn send(&self, request: &mut Request<Upload>) -> Result<Sent, Refusal> {
         loop {
             let mut lease = self.lease().await?;
-            let spare = if lease.reused { copy(&request) } else { None };
+            let spare = if lease.reused { copy(request) } else { None };
             let progress = self.start_clock(request.body_mut());
-            let sent = self.exchange.alarm.race(lease.send(request)).await;
+            let sent = self.exchange.alarm.race(lease.send(std::mem::take(request))).await;
             let mut error = match sent {
                 Ok(Ok(reply)) => return Ok((reply, lease, progress)),
                 Ok(Err(error)) => error,
@@ -106,8 +105,8 @@ impl Attempt<'_> {
             if let Some(error) = progress.and_then(|progress| progress.error.get()) {
                 return Err(error.into());
             }
-            let again = error.take_message().or(spare).filter(|_| lease.reused);
-            request = again.ok_or_else(|| self.broken(&lease, &error.into_error()))?;
+            let again = error.take_message().or(spare.map(|spare| *spare)).filter(|_| lease.reused);
+            *request = again.ok_or_else(|| self.broken(&lease, &error.into_error()))?;
             self.pool.forget();
         }
     }
@@ -208,7 +207,7 @@ impl Attempt<'_> {
 }
 
 /// A second copy of a request that may be sent twice: a connection that was used before may be dead.
-fn copy(request: &Request<Upload>) -> Option<Request<Upload>> {
+fn copy(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return None;
     }
@@ -216,7 +215,7 @@ fn copy(request: &Request<Upload>) -> Option<Request<Upload>> {
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());
-    Some(copy)
+    Some(Box::new(copy))
 }
 
 /// What a reply holds while it passes: the connection it comes by, and the request's place.

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
-use http::{Method, StatusCode, Version};
+use http::{Method, Request, StatusCode, Version};
 use hyper::body::Body as _;
 
 use super::body::Upload;
+use super::exchange::Exchange;
 use super::request::{Origin, authority};
 use super::{Admission, Permit};
 use crate::token::Role;
@@ -24,35 +24,30 @@ static X_TOLLGATE_TOKEN_ID: HeaderName = HeaderName::from_static("x-tollgate-tok
 static X_TOLLGATE_USER: HeaderName = HeaderName::from_static("x-tollgate-user");
 static X_TOLLGATE_ROLE: HeaderName = HeaderName::from_static("x-tollgate-role");
 
-/// Makes a request's head the upstream's. Framing is left to hyper, which follows `body`.
-pub(super) fn request(
-    parts: &mut Parts,
-    permit: &Permit,
-    upstream: &Upstream,
-    origin: Origin,
-    id: &RequestId,
-    body: &Upload,
-) {
-    let headers = &mut parts.headers;
+/// Makes a request's head the upstream's. Framing is left to hyper, which follows the body.
+pub(super) fn request(request: &mut Request<Upload>, permit: &Permit, upstream: &Upstream, exchange: &Exchange) {
+    let (length, empty) = (request.body().size_hint().exact(), request.body().is_end_stream());
+    let usual = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    let version = std::mem::replace(request.version_mut(), Version::HTTP_11);
+    let headers = request.headers_mut();
     credential(headers, permit, upstream);
     let host = headers.insert(header::HOST, upstream.host.clone());
     let mut values = Values(BytesMut::with_capacity(128));
-    forwarded(headers, &mut values, origin, host);
-    headers.insert(&X_REQUEST_ID, values.text(id.as_bytes()));
+    forwarded(headers, &mut values, exchange.origin, host);
+    headers.insert(&X_REQUEST_ID, values.text(exchange.id().as_bytes()));
     if let Some(Admission { holder, .. }) = &permit.holder {
         headers.insert(&X_TOLLGATE_TOKEN_ID, values.text(&holder.token.to_ascii()));
         headers.insert(&X_TOLLGATE_USER, values.text(holder.owner.name().as_bytes()));
         headers.insert(&X_TOLLGATE_ROLE, HeaderValue::from_static(Role::name(holder.role)));
     }
-    headers.append(header::VIA, via(parts.version));
-    if body.size_hint().exact().is_none() {
+    headers.append(header::VIA, via(version));
+    if length.is_none() {
         // hyper sends no body with GET and the like unless it is told that there is one.
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    } else if body.is_end_stream() && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
+    } else if empty && usual {
         // Methods that usually have a body say so when it is empty (RFC 9110 section 8.6).
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    parts.version = Version::HTTP_11;
 }
 
 /// What becomes of the client's credentials.
