@@ -16,6 +16,7 @@ use crate::config::MaxStaleness;
 use crate::metrics;
 use crate::replica::Replica;
 use crate::sampler::Sampler;
+use crate::upstream::Upstream;
 use crate::worker::panic::Guard;
 
 /// Longest wait for a request head.
@@ -37,6 +38,8 @@ pub struct Health {
     pub connections: Arc<AtomicUsize>,
     /// Reports that the store did not take.
     pub reports_failed: AtomicU64,
+    /// The upstreams.
+    pub upstreams: Vec<Arc<Upstream>>,
     /// Tasks that ended by a panic.
     pub panics: Arc<AtomicU64>,
     /// Connections that were closed because their address had too many.
@@ -58,6 +61,7 @@ impl Health {
             draining: AtomicBool::new(false),
             connections,
             reports_failed: AtomicU64::new(0),
+            upstreams: Vec::new(),
             panics,
             refused: Arc::default(),
         }

@@ -106,8 +106,9 @@ impl Sidecar {
             .map_err(|source| StartError::Admin { address: config.admin_address, source })?;
         let connections = Arc::clone(&gate.connections);
         let panics = Arc::clone(&gate.panics);
-        let health =
+        let mut health =
             Health::new(Arc::clone(&replica), config.freshness.max_staleness, connections, Arc::clone(&panics));
+        health.upstreams = vec![Arc::clone(&gate.api), Arc::clone(&gate.heartbeat)];
         let (health, supervisor) = (Arc::new(health), Supervisor::new(panics));
         let (stop, stopped) = watch::channel(false);
         let tls: Vec<_> = bound.iter().filter_map(|(_, tls)| tls.clone()).collect();

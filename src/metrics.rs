@@ -18,14 +18,19 @@
 //! | `tollgate_store_reports_failed_total` | grows while reads do not fail: this sidecar may not write its report |
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
 //! | `tollgate_connections_refused_total` | grows: a client has more than `limits.max_connections_per_client` |
+//! | `tollgate_upstream_failures_total` | by upstream and step (resolve, connect, tls, request, first_byte, reply): what each 502, 504 and cut reply came from |
+//! | `tollgate_upstream_waiting` | above 0 for long: as many requests are under way as `max_in_flight` allows, and the Controller does not keep up |
+//! | `tollgate_upstream_waits_total`, `tollgate_upstream_wait_seconds_total` | requests that had to wait for a place, and how long these waited together |
+//! | `tollgate_upstream_refused_total` | requests that left without a place: refused after 2 s, or their client was gone before |
 //! | `tollgate_panics_total` | above 0: a bug, which the log tells more of; what it ended was cut off or started again |
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::admin::Health;
 use crate::replica::Status;
+use crate::upstream::{Step, Upstream};
 
 /// What the values are taken from, all at one moment.
 struct Sample<'a> {
@@ -46,12 +51,21 @@ struct Metric {
 }
 
 /// How Prometheus treats a metric.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Kind {
     /// Goes up and down.
     Gauge,
     /// Only ever grows while the process runs.
     Counter,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gauge => "gauge",
+            Self::Counter => "counter",
+        })
+    }
 }
 
 const BUILD: &str = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
@@ -122,6 +136,48 @@ const METRICS: &[Metric] = &[
     }),
 ];
 
+/// A metric of each upstream.
+struct UpstreamMetric {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    /// The values, each with the step that it is of, if there is one for each.
+    read: fn(&Upstream) -> Vec<(Option<Step>, f64)>,
+}
+
+const UPSTREAM_METRICS: &[UpstreamMetric] = &[
+    UpstreamMetric {
+        name: "tollgate_upstream_failures_total",
+        kind: Kind::Counter,
+        help: "Requests that got no whole reply, by the step that failed.",
+        read: |upstream| Step::ALL.map(|step| (Some(step), upstream.outages.total(step) as f64)).to_vec(),
+    },
+    UpstreamMetric {
+        name: "tollgate_upstream_waiting",
+        kind: Kind::Gauge,
+        help: "Requests that wait for a place among those under way.",
+        read: |upstream| vec![(None, upstream.places.depth() as f64)],
+    },
+    UpstreamMetric {
+        name: "tollgate_upstream_waits_total",
+        kind: Kind::Counter,
+        help: "Requests that had to wait for a place.",
+        read: |upstream| vec![(None, upstream.places.waits() as f64)],
+    },
+    UpstreamMetric {
+        name: "tollgate_upstream_wait_seconds_total",
+        kind: Kind::Counter,
+        help: "How long these waited, all together.",
+        read: |upstream| vec![(None, upstream.places.waited().as_secs_f64())],
+    },
+    UpstreamMetric {
+        name: "tollgate_upstream_refused_total",
+        kind: Kind::Counter,
+        help: "Requests that waited and left without a place.",
+        read: |upstream| vec![(None, upstream.places.refused() as f64)],
+    },
+];
+
 /// All metrics as Prometheus reads them.
 #[must_use]
 pub fn render(health: &Health) -> String {
@@ -129,13 +185,19 @@ pub fn render(health: &Health) -> String {
     let mut text = String::new();
     for Metric { name, kind, help, labels, read } in METRICS {
         let Some(value) = read(&sample) else { continue };
-        let kind = match kind {
-            Kind::Gauge => "gauge",
-            Kind::Counter => "counter",
-        };
         let value = if value == f64::INFINITY { "+Inf".to_owned() } else { value.to_string() };
         // Writing to a String does not fail.
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}").unwrap_or_default();
+    }
+    for UpstreamMetric { name, kind, help, read } in UPSTREAM_METRICS {
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
+        for upstream in &health.upstreams {
+            for (step, value) in read(upstream) {
+                let step = step.map(|step| format!(",step=\"{step}\"")).unwrap_or_default();
+                let upstream = upstream.name.name();
+                writeln!(text, "{name}{{upstream=\"{upstream}\"{step}}} {value}").unwrap_or_default();
+            }
+        }
     }
     text
 }
@@ -161,10 +223,13 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_follow_the_rules() {
-        let names: HashSet<_> = METRICS.iter().map(|metric| metric.name).collect();
-        assert_eq!(names.len(), METRICS.len());
+        let all: Vec<_> = (METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
+            .chain(UPSTREAM_METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
+            .collect();
+        let names: HashSet<_> = all.iter().map(|(name, ..)| name).collect();
+        assert_eq!(names.len(), all.len());
         let allowed = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
-        for Metric { name, kind, help, .. } in METRICS {
+        for (name, kind, help) in all {
             assert!(name.starts_with("tollgate_") && name.bytes().all(allowed), "{name}");
             assert_eq!(name.ends_with("_total"), matches!(kind, Kind::Counter), "{name}");
             assert!(help.ends_with('.') && !help.contains('\n'), "{name}: {help}");
@@ -174,7 +239,8 @@ mod tests {
     #[test]
     fn every_metric_is_documented() {
         let docs = include_str!("metrics.rs").split("\nuse ").next().expect("a beginning");
-        for Metric { name, .. } in METRICS {
+        let names = METRICS.iter().map(|metric| metric.name);
+        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)) {
             let short = name.strip_prefix("tollgate_replica").unwrap_or(name);
             assert!(docs.contains(&format!("`{name}`")) || docs.contains(&format!("`{short}`")), "{name}");
         }
