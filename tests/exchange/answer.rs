@@ -11,8 +11,8 @@ pub(crate) struct Answer {
     /// For the counts.
     pub(crate) kind: &'static str,
     pub(crate) bytes: Vec<u8>,
-    /// Places that are sent in one piece.
-    pub(crate) joints: Vec<Range<usize>>,
+    /// What is sent in one piece.
+    pub(crate) joint: Option<Range<usize>>,
     /// Nothing, if it has no head that could be passed on.
     pub(crate) told: Option<Told>,
     /// What else is in `bytes`.
@@ -100,7 +100,7 @@ impl Answer {
         }
         // What is behind a reply must be there when the reply is: in one packet, so no window may be full before.
         let length =
-            if matches!(kind, "a second reply behind it" | "a length too short") { length.min(20_000) } else { length };
+            if matches!(kind, "a second reply behind it" | "a length too short") { length.min(4000) } else { length };
         let framing = if kind == "broken chunks" { Framing::Chunked } else { framing };
         let empty = case.method == "HEAD" || matches!(status, 204 | 304);
         let told = Told { case: case.number, key: key.to_owned(), status, length, quality: Quality::Whole, sent: None };
@@ -132,14 +132,8 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn make(&mut self, kind: &'static str) -> Answer {
         let bytes = self.whole();
-        let mut answer = Answer {
-            kind,
-            joints: Vec::new(),
-            told: Some(self.told.clone()),
-            stray: None,
-            then: self.afterwards(),
-            bytes,
-        };
+        let mut answer =
+            Answer { kind, joint: None, told: Some(self.told.clone()), stray: None, then: self.afterwards(), bytes };
         match kind {
             "as it should be" => {}
             "closed without a word" => answer.says_nothing(b"", Then::Close),
@@ -264,7 +258,7 @@ impl Plan<'_> {
         let mut bytes = self.head(&format!("Content-Length: {said}\r\n"));
         let end = bytes.len() + said;
         bytes.extend_from_slice(&body);
-        answer.joints = vec![end.saturating_sub(80)..bytes.len()];
+        answer.joint = Some(end.saturating_sub(80)..bytes.len());
         answer.bytes = bytes;
         self.told.length = said;
         answer.told = Some(self.told.clone());
@@ -275,7 +269,7 @@ impl Plan<'_> {
         let stray = self.stray(Quality::Glued);
         let end = answer.bytes.len();
         answer.bytes.extend_from_slice(&stray.bytes);
-        answer.joints = vec![end.saturating_sub(80)..answer.bytes.len()];
+        answer.joint = Some(end.saturating_sub(80)..answer.bytes.len());
         answer.stray = Some(stray.told);
         answer.then = Then::Poisoned;
     }

@@ -85,7 +85,8 @@ impl Case {
             0 => random.below(3),
             1..4 => random.below(900),
             4 => 16 * 1024 - 2 + random.below(5),
-            5 => random.below(40_000),
+            // About what the sockets on the way to the upstream hold.
+            5 | 6 => 30_000 + random.below(80_000),
             _ => random.below(300_000),
         };
         let cut = random.percent(5) && length > 0;

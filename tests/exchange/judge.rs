@@ -172,7 +172,7 @@ impl Judge {
                 return Err(format!("{name} is {:?}", head.all(name)));
             }
         }
-        if head.all("host").len() != 1 || head.all("x-tollgate-role").iter().any(|role| *role == "root") {
+        if head.all("host").len() != 1 || head.all("x-tollgate-role").contains(&"root") {
             return Err("Host or role".to_owned());
         }
         for (name, _) in &head.fields {

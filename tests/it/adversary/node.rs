@@ -12,7 +12,7 @@ use crate::harness::{Site, post, request, within};
 const SERVER: &str = "const server = require('http').createServer((request, response) => {
     console.log(request.method + ' ' + request.url);
     response.setHeader('Server', 'scripted');
-    setTimeout(() => response.end('reply to ' + request.method + ' ' + request.url), 100);
+    setTimeout(() => response.end('reply to ' + request.method + ' ' + request.url), 400);
 });
 server.listen(0, '127.0.0.1', () => console.log(server.address().port));";
 
@@ -56,7 +56,7 @@ async fn a_body_that_node_did_not_read_is_never_requests() {
             let site = Arc::clone(&site);
             clients.spawn(async move {
                 let path = format!("/api/configs/{round}-{number}");
-                let length = 3_600_000 + 80_000 * number + 7_000 * round;
+                let length = 3_900_000 + 50_000 * number + 12_000 * round;
                 let fields = format!("Authorization: Bearer {}\r\nContent-Length: {length}\r\n", site.owner.raw);
                 let mut client = site.connect().await;
                 client.send([request("GET", &path, &fields).as_bytes(), &body(length, &site.owner)].concat()).await;

@@ -27,7 +27,7 @@ pub(super) struct Way {
 
 #[derive(Debug, Clone)]
 pub(super) enum Then {
-    /// Reads the rest a little later, and goes on.
+    /// Answers after a moment, reads the rest a little later, and goes on.
     ReadLate,
     Close,
     /// By a reset, whatever of the request was not read.
@@ -57,8 +57,9 @@ impl Opponent {
     /// By TLS with a configuration, else plain.
     pub(super) fn start(tls: Option<Arc<ServerConfig>>) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        // So that a body does not fit into what the kernel holds.
+        // So that the kernel, on both sides, holds no more than some 70 KB.
         socket.set_recv_buffer_size(4096).expect("sets");
+        SockRef::from(&socket).set_tcp_mss(1400).expect("sets");
         socket.bind("127.0.0.1:0".parse().expect("an address")).expect("binds");
         let listener = socket.listen(256).expect("listens");
         let address = listener.local_addr().expect("an address");
@@ -184,6 +185,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             return Ok(true);
         };
         self.read(&head, &mut pieces, &mut received, way.reads).await?;
+        if matches!(way.then, Then::ReadLate) {
+            // As Node does, which works first: the sockets are full by then.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         self.say(&way.says).await?;
         match way.then {
             Then::Close => {
