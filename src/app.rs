@@ -5,6 +5,7 @@
 
 mod descriptors;
 mod program;
+pub(crate) mod signals;
 mod supervise;
 
 use std::io;

@@ -1,11 +1,10 @@
 //! `tollgate serve`: one sidecar, a process, and the signals that end it.
 
-use std::io;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::signals::StopSignals;
 use super::{Sidecar, descriptors};
 use crate::config::Config;
 use crate::store::{self, Absent, Store};
@@ -59,23 +58,4 @@ async fn start(config: Config) -> anyhow::Result<Sidecar> {
     }
     tracing::info!(admin = %sidecar.admin(), store = described, "started");
     Ok(sidecar)
-}
-
-struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl StopSignals {
-    fn install() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// The next of them. May be dropped half-way.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
