@@ -6,8 +6,9 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -100,14 +101,12 @@ impl Socket {
         self.0.borrow_mut()
     }
 
-    /// Whether the other side has neither closed nor said anything that was not read, as of the runtime's last look. Takes
-    /// nothing, and costs a system call only when something did happen.
+    /// Whether the other side has neither closed nor said anything that was not read. The kernel is asked: the runtime learns
+    /// of what arrived at its next turn only, and the one who asks may come first.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        let stream = self.0.borrow();
-        let tcp = stream.tcp();
-        let look = || Ok(recv(tcp, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)?);
-        matches!(tcp.try_io(Interest::READABLE, look), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let peeked = recv(self.0.borrow().tcp(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(Errno::WOULDBLOCK))
     }
 
     /// Waits until there is something to read, or the end, without holding a buffer for it.

@@ -329,8 +329,12 @@ impl Connection<'_> {
     }
 
     /// Closes after a complete reply. TLS must say that it ends (RFC 8446 section 6.1): whoever cut the connection could
-    /// not. Without TLS, closing says it.
+    /// not. Without TLS, closing says it, unless something is there that nobody read: then closing would reset the connection.
     async fn finish(&self) -> After {
+        let unread = !self.inbound.buffer.borrow().is_empty();
+        if unread || matches!(self.inbound.fill_now().await, Ok(Some(1..))) {
+            return self.linger().await;
+        }
         if self.origin.secure {
             self.alarm.set(DRAIN_TIME);
             // It closes anyway; an error here says no more than that.

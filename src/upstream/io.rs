@@ -24,6 +24,8 @@ pub(super) struct Io {
     /// The upstream takes no more. What is written is dropped: it may have answered, and its answer is worth more than the
     /// rest of the request.
     deaf: Rc<Cell<bool>>,
+    /// A write was told of a reset, so no read will be: what looks like an end from here on is none.
+    reset: bool,
     /// Its place among the connections to the upstream.
     _slot: OwnedSemaphorePermit,
 }
@@ -36,7 +38,7 @@ impl Io {
         deaf: Rc<Cell<bool>>,
         slot: OwnedSemaphorePermit,
     ) -> Self {
-        Self { socket, alarm, pause, stalled: false, deaf, _slot: slot }
+        Self { socket, alarm, pause, stalled: false, deaf, reset: false, _slot: slot }
     }
 
     /// What a write of `count` bytes came to.
@@ -62,6 +64,7 @@ impl Io {
                         return Err(error);
                     }
                     self.deaf.set(true);
+                    self.reset |= error.kind() != io::ErrorKind::BrokenPipe;
                     Ok(count)
                 }))
             }
@@ -71,7 +74,12 @@ impl Io {
 
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.socket.stream()).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut *self.socket.stream()).poll_read(context, buffer);
+        if self.reset && matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        read
     }
 }
 

@@ -68,7 +68,8 @@ impl Pool {
             // One whose last exchange is not quite over, as hyper sees it, is left for later.
             let at = idle.iter().rposition(|(connection, _)| connection.sender.is_ready())?;
             let (connection, since) = idle.remove(at);
-            // hyper looks at idle connections too, but its turn may come after this one.
+            // hyper looks at idle connections too, but its turn may come after this one: what stands there by then would be
+            // taken for the reply to this request.
             if now.since(since) < self.upstream.config.pool_idle_timeout && connection.socket.is_quiet() {
                 return Some(Lease { pool: Rc::clone(self), connection, reused: true });
             }
