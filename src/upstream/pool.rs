@@ -89,7 +89,8 @@ impl Pool {
         let (socket, deaf) = (Rc::new(Socket::new(stream)), Rc::default());
         let pause = self.upstream.config.idle_timeout;
         let io = Io::new(Rc::clone(&socket), Alarm::new(worker), pause, Rc::clone(&deaf), slot);
-        let handshake = Builder::new().max_buf_size(MAX_READ_AHEAD).handshake(TokioIo::new(io)).await;
+        // Most requests are small: copying their body behind the head costs less than handing the kernel two pieces.
+        let handshake = Builder::new().max_buf_size(MAX_READ_AHEAD).writev(false).handshake(TokioIo::new(io)).await;
         // Nothing is exchanged yet, so nothing can fail.
         let (sender, carried) =
             handshake.map_err(|error| ConnectError::new(Step::Connect, Some(address), std::io::Error::other(error)))?;
