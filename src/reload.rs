@@ -1,9 +1,10 @@
 //! Files that may change while a sidecar runs: service tokens, certificates and their keys, authorities. Looked at once a
 //! second.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::config::CredentialMode;
 use crate::listener::Tls;
@@ -14,14 +15,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// A set of files that are read together, and how.
 struct Watched {
     paths: Vec<PathBuf>,
-    seen: Vec<Option<(SystemTime, u64)>>,
+    /// Empty before the first look, which reads them: they may have changed since the start read them.
+    seen: Vec<Option<Stamp>>,
     reload: Box<dyn Fn() -> Result<(), String> + Send>,
 }
 
 impl Watched {
     fn new(paths: Vec<PathBuf>, reload: Box<dyn Fn() -> Result<(), String> + Send>) -> Self {
-        let seen = stamps(&paths);
-        Self { paths, seen, reload }
+        Self { paths, seen: Vec::new(), reload }
     }
 
     fn look(&mut self) {
@@ -29,20 +30,25 @@ impl Watched {
         if stamps == self.seen {
             return;
         }
-        self.seen = stamps;
+        let first = std::mem::replace(&mut self.seen, stamps).is_empty();
         let files = self.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         match (self.reload)() {
+            Ok(()) if first => {}
             Ok(()) => tracing::info!(files, "changed files were read again"),
             Err(error) => tracing::error!(files, error, "changed files cannot be used; what was read before stays"),
         }
     }
 }
 
-/// When each file was last written, and its size.
-fn stamps(paths: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+/// What tells a file from another and from itself before a change: device, inode, size, and the times of the last write and
+/// the last change. A file put in its place with the same size and time of writing is another inode, or changed later.
+type Stamp = [i64; 7];
+
+fn stamps(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
     let stamp = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
+        let file = std::fs::metadata(path).ok()?;
+        let [device, inode, size] = [file.dev(), file.ino(), file.size()].map(u64::cast_signed);
+        Some([device, inode, size, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
     };
     paths.iter().map(stamp).collect()
 }
@@ -60,7 +66,7 @@ pub async fn watch(upstreams: Vec<Arc<Upstream>>, listeners: Vec<Arc<Tls>>) {
         if let Some(tls) = &upstream.config.tls {
             let identity = tls.identity.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
             let paths: Vec<_> = tls.ca.iter().chain(identity).cloned().collect();
-            let reload = move || upstream.connector.reload().map(drop).map_err(|error| chain(&error));
+            let reload = move || upstream.reload_tls().map_err(|error| chain(&error));
             watched.push(Watched::new(paths, Box::new(reload)));
         }
     }

@@ -8,6 +8,7 @@ mod pool;
 mod room;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::HeaderValue;
@@ -39,6 +40,8 @@ pub struct Upstream {
     connections: Arc<Semaphore>,
     /// Whether some worker waits for another's unused connection to close.
     room: Room,
+    /// Of its TLS files: a connection belongs to the one that it was made by.
+    generation: AtomicU64,
     /// What went wrong with it.
     pub outages: Outages,
     /// The `Authorization` value that replaces the client's. Changed when its file changes.
@@ -126,6 +129,7 @@ impl Upstream {
             places: Places::new(config.max_in_flight.get()),
             connections: Arc::new(Semaphore::new(config.max_in_flight.get())),
             room: Room::default(),
+            generation: AtomicU64::new(0),
             outages: Outages::default(),
             service_credential: RwLock::default(),
             config,
@@ -151,6 +155,17 @@ impl Upstream {
         let mut value = HeaderValue::from_str(&value).map_err(|_| CredentialFileError::Value { path: path.clone() })?;
         value.set_sensitive(true);
         *self.service_credential.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        Ok(())
+    }
+
+    /// Reads the files of its TLS again. Where they differ, connections made by the former ones are used no more.
+    ///
+    /// # Errors
+    /// [`TlsError`]; what was read before stays.
+    pub fn reload_tls(&self) -> Result<(), TlsError> {
+        if self.connector.reload()? {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::keys::{self, Variable};
-use super::problem::{Problem, Problems};
+use super::problem::{Problem, Problems, redact};
 use super::raw::{self, Node, Place, Table, Value};
 use super::read::{Keys, Reader};
 use super::{Config, convert, store};
@@ -202,7 +202,8 @@ impl Written {
 }
 
 fn read_file(file: PathBuf) -> Result<Table, Vec<Problem>> {
-    let name: Arc<str> = file.display().to_string().into();
+    // Somebody may have put the file's content where its name belongs.
+    let name: Arc<str> = redact(file.display().to_string().lines().next().unwrap_or_default()).into();
     let fail = |error: String| vec![Problem::at(None, "", format!("reading {name}: {error}"))];
     let bytes = fs::read(&file).map_err(|error| fail(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|error| {

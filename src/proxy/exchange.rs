@@ -3,8 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::path::normalise;
 use super::request::Origin;
 use crate::token::TokenId;
+use crate::token::raw::PREFIX;
 use crate::worker::alarm::Alarm;
 use crate::worker::{RequestId, Worker};
 
@@ -53,10 +55,12 @@ impl Exchange {
         self.token.set(Some(token));
     }
 
-    /// The query is left out: it may hold anything.
+    /// The query is left out: it may hold anything. So is what may be a token in the wrong place.
     pub(super) fn set_line(&self, method: &http::Method, path: &str) {
         if tracing::enabled!(tracing::Level::DEBUG) {
-            self.line.replace(Some(format!("{method} {path}")));
+            let method =
+                if crate::proxy::route::Method::from_name(method.as_str()).is_some() { method.as_str() } else { "?" };
+            self.line.replace(Some(format!("{method} {}", shown(path))));
         }
     }
 
@@ -72,6 +76,15 @@ impl Exchange {
     }
 }
 
+/// A path up to where a token may begin, however it is encoded; of one that cannot be read in one way, nothing.
+fn shown(path: &str) -> String {
+    let Ok(decoded) = normalise(path) else { return "(ambiguous path)".to_owned() };
+    match decoded.to_ascii_lowercase().find(PREFIX) {
+        Some(at) => format!("{}{PREFIX}...", decoded.get(..at).unwrap_or_default()),
+        None => path.to_owned(),
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -80,5 +93,19 @@ impl Drop for Exchange {
         if !self.logged.get() {
             self.log(0, "left");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_in_a_path_is_not_shown() {
+        assert_eq!(shown("/api/configs/1/toml"), "/api/configs/1/toml");
+        for path in ["/tc-apiv1_abc", "/a/TC-APIV1_abc/b", "/tc-apiv1%5Fabc", "/t%63-apiv1_abc"] {
+            assert!(!shown(path).contains("abc"), "{path}: {}", shown(path));
+        }
+        assert_eq!(shown("/a/../tc-apiv1_abc"), "(ambiguous path)");
     }
 }

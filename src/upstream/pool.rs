@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -42,6 +43,7 @@ struct Connection {
     /// Ends the task that carries it: whatever is under way ends with it.
     task: AbortHandle,
     deaf: Rc<Cell<bool>>,
+    generation: u64,
 }
 
 /// A connection that carries one request. Dropping it closes the connection; [`Lease::give_back`] keeps it.
@@ -70,7 +72,9 @@ impl Pool {
             let (connection, since) = idle.remove(at);
             // hyper looks at idle connections too, but its turn may come after this one: what stands there by then would be
             // taken for the reply to this request.
-            if now.since(since) < self.upstream.config.pool_idle_timeout && connection.socket.is_quiet() {
+            let is_current = connection.generation == self.upstream.generation.load(Ordering::SeqCst);
+            let is_fresh = now.since(since) < self.upstream.config.pool_idle_timeout;
+            if is_current && is_fresh && connection.socket.is_quiet() {
                 return Some(Lease { pool: Rc::clone(self), connection, reused: true });
             }
         }
@@ -85,6 +89,7 @@ impl Pool {
         worker: &Rc<Worker>,
         slot: OwnedSemaphorePermit,
     ) -> Result<Lease, ConnectError> {
+        let generation = self.upstream.generation.load(Ordering::SeqCst);
         let (stream, address) = self.upstream.connector.connect().await?;
         let (socket, deaf) = (Rc::new(Socket::new(stream)), Rc::default());
         let pause = self.upstream.config.idle_timeout;
@@ -99,7 +104,7 @@ impl Pool {
                 tracing::debug!(%address, %error, "an upstream connection ended");
             }
         });
-        let connection = Connection { sender, address, socket, task: task.abort_handle(), deaf };
+        let connection = Connection { sender, address, socket, task: task.abort_handle(), deaf, generation };
         Ok(Lease { pool: Rc::clone(self), connection, reused: false })
     }
 

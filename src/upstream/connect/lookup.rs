@@ -3,7 +3,9 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -17,19 +19,27 @@ pub(super) fn system() -> Resolve {
 
 type Answer = Result<Vec<SocketAddr>, Arc<io::Error>>;
 
-/// Asks for one name. One lookup is under way at the most, and all who want to know meanwhile share its answer: a
-/// resolver that hangs holds one thread, not one for each request.
+/// Asks for one name. All who want to know while a lookup is under way share its answer: a resolver that hangs holds a few
+/// threads, not one for each request.
 pub(super) struct Lookup {
     host: String,
     port: u16,
     resolve: Resolve,
-    /// What the latest lookup says; closed when that has ended.
-    latest: Mutex<Option<watch::Receiver<Option<Answer>>>>,
+    /// What the latest lookup says, and when it began; closed when that has ended.
+    latest: Mutex<Option<(watch::Receiver<Option<Answer>>, Instant)>>,
+    /// Lookups under way.
+    running: Arc<AtomicUsize>,
 }
+
+/// After this long without an answer the next who wants to know asks again: the resolver may be well by now.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Most lookups under way: each that hangs holds a thread.
+const MOST: usize = 4;
 
 impl Lookup {
     pub(super) fn new(host: String, port: u16, resolve: Resolve) -> Self {
-        Self { host, port, resolve, latest: Mutex::default() }
+        Self { host, port, resolve, latest: Mutex::default(), running: Arc::default() }
     }
 
     /// The name's addresses, one at least. Can be dropped half-way; has no bound in time of its own.
@@ -52,14 +62,37 @@ impl Lookup {
     fn ask(&self) -> io::Result<watch::Receiver<Option<Answer>>> {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         // An error says that the lookup has ended: its answer was for those who waited.
-        if let Some(answer) = latest.as_ref().filter(|answer| answer.has_changed().is_ok()) {
+        if let Some((answer, began)) = latest.as_ref().filter(|(answer, _)| answer.has_changed().is_ok())
+            && (began.elapsed() < PATIENCE || self.running.load(Ordering::SeqCst) >= MOST)
+        {
             return Ok(answer.clone());
         }
         let (tell, answer) = watch::channel(None);
         let (host, port, resolve) = (self.host.clone(), self.port, Arc::clone(&self.resolve));
-        let look_up = move || drop(tell.send_replace(Some(resolve(&host, port).map_err(Arc::new))));
+        let running = Running::begin(&self.running);
+        let look_up = move || {
+            let answer = resolve(&host, port).map_err(Arc::new);
+            drop(running);
+            tell.send_replace(Some(answer));
+        };
         drop(std::thread::Builder::new().name("resolve".to_owned()).spawn(look_up)?);
-        *latest = Some(answer.clone());
+        *latest = Some((answer.clone(), Instant::now()));
         Ok(answer)
+    }
+}
+
+/// A lookup under way, until this is dropped.
+struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn begin(running: &Arc<AtomicUsize>) -> Self {
+        running.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(running))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
