@@ -141,9 +141,11 @@ struct UpstreamMetric {
     name: &'static str,
     kind: Kind,
     help: &'static str,
-    /// The values, each with the step that it is of, if there is one for each.
-    read: fn(&Upstream) -> Vec<(Option<Step>, f64)>,
+    read: fn(&Upstream) -> Vec<Value>,
 }
+
+/// A value, with the step that it is of, if there is one for each.
+type Value = (Option<Step>, f64);
 
 const UPSTREAM_METRICS: &[UpstreamMetric] = &[
     UpstreamMetric {
