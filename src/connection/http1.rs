@@ -26,7 +26,7 @@ use crate::socket::{Hangup, Socket};
 use crate::worker::alarm::Alarm;
 use crate::worker::{PooledBuffer, Worker};
 use body::Body;
-use reply::Writer;
+use reply::{Unsent, Writer};
 
 /// What a connection does after its requests.
 pub(super) enum Next {
@@ -195,7 +195,7 @@ impl Connection<'_> {
         };
         let outcome = {
             let call = pin!(proxy::call(&exchange, &mut request));
-            self.attended(call, &asked).await
+            self.attended(call, &asked, false).await
         };
         let Some(outcome) = outcome else { return After::Close };
         match outcome {
@@ -254,10 +254,10 @@ impl Connection<'_> {
         Ok((Request::from_parts(head.parts, upload), asked))
     }
 
-    /// Waits for the reply while the client is there. `None`: it left.
-    async fn attended<F: Future>(&self, mut call: Pin<&mut F>, asked: &Asked) -> Option<F::Output> {
+    /// Waits for the reply, or for its end (`replying`), while the client is there. `None`: it left.
+    async fn attended<F: Future>(&self, mut call: Pin<&mut F>, asked: &Asked, replying: bool) -> Option<F::Output> {
         self.alarm.clear();
-        let mut client = Client { connection: self, asked, half_closed: false };
+        let mut client = Client { connection: self, asked, half_closed: false, replying };
         poll_fn(|context| match call.as_mut().poll(context) {
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
             Poll::Pending => client.poll_left(context).map(|()| None),
@@ -270,7 +270,11 @@ impl Connection<'_> {
         let leaves_upload = reply.body().leaves_upload();
         let close = asked.close || leaves_upload || self.worker.is_draining();
         let mut writer = Writer::new(self.worker, &self.inbound.socket, exchange, close);
-        match writer.relay(reply, asked.to_head, asked.minor_version == 0).await {
+        let relayed = {
+            let relay = pin!(writer.relay(reply, asked.to_head, asked.minor_version == 0));
+            self.attended(relay, asked, true).await.unwrap_or(Err(Unsent::Closed))
+        };
+        match relayed {
             Ok(()) if leaves_upload => self.linger().await,
             Ok(()) if writer.closes() => self.finish().await,
             Ok(()) => After::KeepAlive,
@@ -385,6 +389,8 @@ struct Client<'a> {
     asked: &'a Asked,
     /// It sends no more, and is given a moment.
     half_closed: bool,
+    /// Its reply has begun: then it may take its time, however little it has to say.
+    replying: bool,
 }
 
 impl Client<'_> {
@@ -396,18 +402,15 @@ impl Client<'_> {
         loop {
             if alarm.poll(context).is_ready() {
                 match inbound.socket.hangup() {
-                    _ if self.half_closed => return Poll::Ready(()),
                     Hangup::Gone => return Poll::Ready(()),
-                    Hangup::Sending if !reading => self.end_soon(),
+                    _ if self.half_closed && !self.replying => return Poll::Ready(()),
+                    Hangup::Sending if !reading && !self.half_closed => self.end_soon(),
                     Hangup::Sending | Hangup::None => alarm.set(LOOK_INTERVAL),
                 }
                 continue;
             }
-            if self.half_closed {
-                return Poll::Pending;
-            }
             let full = inbound.buffer.borrow_mut().room().is_empty();
-            if reading || full {
+            if reading || full || self.half_closed {
                 if !alarm.is_set() {
                     alarm.set(LOOK_INTERVAL);
                     continue;
@@ -425,6 +428,6 @@ impl Client<'_> {
 
     fn end_soon(&mut self) {
         self.half_closed = true;
-        self.connection.alarm.set(HALF_CLOSED_TIME);
+        self.connection.alarm.set(if self.replying { LOOK_INTERVAL } else { HALF_CLOSED_TIME });
     }
 }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
@@ -108,10 +108,10 @@ impl Streams {
         }
     }
 
-    /// A stream is over; `answered`: not before it had a reply.
-    fn ended(&self, answered: bool) {
+    /// A stream is over; `settled`: not before its upstream was done with it.
+    fn ended(&self, settled: bool) {
         let resets = self.resets.get();
-        self.resets.set(if answered { resets.saturating_sub(1) } else { resets + 1 });
+        self.resets.set(if settled { resets.saturating_sub(1) } else { resets + 1 });
     }
 }
 
@@ -187,6 +187,9 @@ impl Service<Request<Incoming>> for Door {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Reply>, Silence>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if self.0.is_abused() {
+            return Box::pin(std::future::ready(Err(Silence)));
+        }
         let exchange = Exchange::new(&self.0.worker, self.0.origin);
         let stream = Rc::new(StreamState { exchange, replying: Cell::new(false) });
         self.0.begun.replace(Some(Rc::clone(&stream)));
@@ -196,6 +199,7 @@ impl Service<Request<Incoming>> for Door {
 
 async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Result<Response<Reply>, Silence> {
     let exchange = &stream.exchange;
+    let to_head = *request.method() == Method::HEAD;
     let outcome = match read(exchange, request) {
         Ok(mut request) => {
             turn().await;
@@ -208,8 +212,9 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
     match outcome {
         Ok(reply) => Ok(reply.map(|body| Reply::relayed(body, exchange))),
         Err(refusal) => {
+            exchange.settle();
             exchange.log(refusal.status(), refusal.reason());
-            if refusal.is_silent() { Err(Silence) } else { Ok(refused(exchange, &refusal)) }
+            if refusal.is_silent() { Err(Silence) } else { Ok(refused(exchange, &refusal, to_head)) }
         }
     }
 }
@@ -249,7 +254,7 @@ fn read(exchange: &Rc<Exchange>, request: Request<Incoming>) -> Result<Request<U
     Ok(Request::from_parts(head.parts, Upload::streamed(source, length, limits.max_body_bytes.get())))
 }
 
-fn refused(exchange: &Exchange, refusal: &Refusal) -> Response<Reply> {
+fn refused(exchange: &Exchange, refusal: &Refusal, to_head: bool) -> Response<Reply> {
     let mut body = Vec::with_capacity(128);
     refusal.write_body(exchange.id().as_bytes(), &mut body);
     let mut reply = Response::builder().status(refusal.status());
@@ -257,7 +262,7 @@ fn refused(exchange: &Exchange, refusal: &Refusal) -> Response<Reply> {
         reply = reply.header(name, value);
     }
     reply = reply.header("date", exchange.worker.date()).header("content-length", body.len());
-    let reply = reply.body(Reply::own(body.into()));
+    let reply = reply.body(Reply::own(if to_head { bytes::Bytes::new() } else { body.into() }));
     // Every part of it is ours.
     reply.unwrap_or_else(|_| Response::new(Reply::own(bytes::Bytes::new())))
 }
@@ -287,7 +292,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
             if let Some(interrupt) = cut.await {
                 tracing::debug!(request_id = stream.exchange.id().as_str(), %interrupt, "stream cut");
             }
-            place.0.ended(stream.replying.get());
+            place.0.ended(stream.exchange.is_settled());
             drop(place);
         });
     }

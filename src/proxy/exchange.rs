@@ -24,6 +24,7 @@ pub struct Exchange {
     /// Method and path; made only when someone reads it.
     line: RefCell<Option<String>>,
     logged: Cell<bool>,
+    settled: Cell<bool>,
 }
 
 impl Exchange {
@@ -38,6 +39,7 @@ impl Exchange {
             token: Cell::new(None),
             line: RefCell::new(None),
             logged: Cell::new(false),
+            settled: Cell::new(false),
         })
     }
 
@@ -62,6 +64,16 @@ impl Exchange {
                 if crate::proxy::route::Method::from_name(method.as_str()).is_some() { method.as_str() } else { "?" };
             self.line.replace(Some(format!("{method} {}", shown(path))));
         }
+    }
+
+    /// Nothing is owed to it any more: it was refused, or its reply was received whole.
+    pub(crate) fn settle(&self) {
+        self.settled.set(true);
+    }
+
+    /// Whether ending it now takes nothing back.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.get()
     }
 
     /// Says how it ended. `status` is 0 where no reply was whole.

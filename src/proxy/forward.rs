@@ -236,6 +236,7 @@ impl Passage {
     /// The reply was read to its end: the connection is the next request's, unless this one's body still goes into it.
     pub(super) fn complete(&mut self) {
         self.complete = true;
+        self.exchange.settle();
         self.place = None;
         let lease = self.lease.take();
         if let Some(lease) = lease.filter(|_| self.reusable && !self.leaves_upload()) {

@@ -2,7 +2,7 @@
 //!
 //! Taking and giving back a free place is one atomic operation each; only who has to wait takes a lock.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Who goes first when a place becomes free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// Configuration fetches: an agent that gets none exits.
     High,
@@ -32,11 +32,16 @@ pub struct Places {
     refused: AtomicU64,
 }
 
+/// Those that wait, the first of the first priority first.
 #[derive(Debug, Default)]
 struct Queue {
-    high: VecDeque<oneshot::Sender<Place>>,
-    normal: VecDeque<oneshot::Sender<Place>>,
+    waiting: BTreeMap<Ticket, oneshot::Sender<Place>>,
+    /// Tickets drawn so far.
+    drawn: u64,
 }
+
+/// A place in the queue.
+type Ticket = (Priority, u64);
 
 /// A place that was taken. It is free again once this is dropped.
 #[derive(Debug)]
@@ -47,6 +52,7 @@ pub struct Place(Option<Arc<Places>>);
 pub struct Waiting {
     places: Arc<Places>,
     place: oneshot::Receiver<Place>,
+    ticket: Ticket,
     since: Instant,
 }
 
@@ -74,16 +80,15 @@ impl Places {
         }
         let (give, place) = oneshot::channel();
         let mut queue = self.lock();
-        match priority {
-            Priority::High => queue.high.push_back(give),
-            Priority::Normal => queue.normal.push_back(give),
-        }
+        queue.drawn += 1;
+        let ticket = (priority, queue.drawn);
+        queue.waiting.insert(ticket, give);
         self.waiting.fetch_add(1, Ordering::SeqCst);
         // One that was given back before this one was seen to wait is handed on here.
         self.hand_out(&mut queue);
         drop(queue);
         self.waits.fetch_add(1, Ordering::Relaxed);
-        Err(Waiting { places: Arc::clone(self), place, since: Instant::now() })
+        Err(Waiting { places: Arc::clone(self), place, ticket, since: Instant::now() })
     }
 
     /// Requests that wait now.
@@ -118,8 +123,7 @@ impl Places {
     /// Gives free places to those that wait, the first of the first queue first.
     fn hand_out(self: &Arc<Self>, queue: &mut Queue) {
         while self.waiting.load(Ordering::SeqCst) > 0 && self.take_free() {
-            let next = queue.high.pop_front().or_else(|| queue.normal.pop_front());
-            let Some(next) = next else {
+            let Some((_, next)) = queue.waiting.pop_first() else {
                 self.free.fetch_add(1, Ordering::SeqCst);
                 return;
             };
@@ -177,12 +181,8 @@ impl Drop for Waiting {
         // It gave up. What it was given meanwhile goes on when `place` is dropped.
         self.account();
         self.places.refused.fetch_add(1, Ordering::Relaxed);
-        let mut queue = self.places.lock();
-        let Queue { high, normal } = &mut *queue;
-        for waiting in [high, normal] {
-            let before = waiting.len();
-            waiting.retain(|give| !give.is_closed());
-            self.places.waiting.fetch_sub(before - waiting.len(), Ordering::SeqCst);
+        if self.places.lock().waiting.remove(&self.ticket).is_some() {
+            self.places.waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }

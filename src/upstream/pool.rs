@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -39,7 +39,8 @@ pub struct Pool {
 struct Connection {
     sender: SendRequest<Upload>,
     address: SocketAddr,
-    socket: Rc<Socket>,
+    /// Gone with the task: what is over holds no descriptor, though it may stand here for a while.
+    socket: Weak<Socket>,
     /// Ends the task that carries it: whatever is under way ends with it.
     task: AbortHandle,
     deaf: Rc<Cell<bool>>,
@@ -74,7 +75,8 @@ impl Pool {
             // taken for the reply to this request.
             let is_current = connection.generation == self.upstream.generation.load(Ordering::SeqCst);
             let is_fresh = now.since(since) < self.upstream.config.pool_idle_timeout;
-            if is_current && is_fresh && connection.socket.is_quiet() {
+            let is_quiet = connection.socket.upgrade().is_some_and(|socket| socket.is_quiet());
+            if is_current && is_fresh && is_quiet {
                 return Some(Lease { pool: Rc::clone(self), connection, reused: true });
             }
         }
@@ -93,7 +95,8 @@ impl Pool {
         let (stream, address) = self.upstream.connector.connect().await?;
         let (socket, deaf) = (Rc::new(Socket::new(stream)), Rc::default());
         let pause = self.upstream.config.idle_timeout;
-        let io = Io::new(Rc::clone(&socket), Alarm::new(worker), pause, Rc::clone(&deaf), slot);
+        let weak = Rc::downgrade(&socket);
+        let io = Io::new(socket, Alarm::new(worker), pause, Rc::clone(&deaf), slot);
         // Most requests are small: copying their body behind the head costs less than handing the kernel two pieces.
         let handshake = Builder::new().max_buf_size(MAX_READ_AHEAD).writev(false).handshake(TokioIo::new(io)).await;
         // Nothing is exchanged yet, so nothing can fail.
@@ -104,7 +107,7 @@ impl Pool {
                 tracing::debug!(%address, %error, "an upstream connection ended");
             }
         });
-        let connection = Connection { sender, address, socket, task: task.abort_handle(), deaf, generation };
+        let connection = Connection { sender, address, socket: weak, task: task.abort_handle(), deaf, generation };
         Ok(Lease { pool: Rc::clone(self), connection, reused: false })
     }
 
