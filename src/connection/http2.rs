@@ -26,7 +26,7 @@ use crate::proxy::refusal::Refusal;
 use crate::proxy::request::{Head, Origin};
 use crate::socket::Stream;
 use crate::worker::Worker;
-use crate::worker::alarm::{Alarm, Interrupt};
+use crate::worker::alarm::{Alarm, Interrupt, Moment};
 use crate::worker::panic::Guard;
 use body::{Received, Reply};
 use watch::Watched;
@@ -44,6 +44,9 @@ const MAX_RESETS: usize = 100;
 /// How long a client may take to take note of the end of the connection.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
+/// A reply from this many bytes on may be on its way for a while after its stream is over.
+const LARGE_REPLY: usize = 16 * 1024;
+
 /// A stream ends without a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no reply")]
@@ -58,6 +61,8 @@ struct Streams {
     idle: Alarm,
     /// No new ones are wanted.
     closing: Cell<bool>,
+    /// Until when a large reply may still be on its way to the client.
+    delivering: Cell<Option<Moment>>,
     /// Streams that were reset early, less those that ended.
     resets: Cell<usize>,
     /// The stream whose request was handed over just now, on its way to the task that serves it.
@@ -103,15 +108,23 @@ impl Streams {
         match () {
             () if self.is_abused() => self.idle.set(Duration::ZERO),
             () if !self.nothing_runs() => self.idle.clear(),
-            () if self.closing.get() => self.idle.set(FAREWELL_TIME),
+            () if self.closing.get() => {
+                let now = self.worker.alarms.now();
+                self.idle
+                    .set(self.delivering.get().map_or(Duration::ZERO, |until| until.since(now)).max(FAREWELL_TIME));
+            }
             () => self.idle.set(self.worker.gate.timeouts.keep_alive),
         }
     }
 
-    /// A stream is over; `settled`: not before its upstream was done with it.
-    fn ended(&self, settled: bool) {
+    /// A stream is over.
+    fn ended(&self, exchange: &Exchange) {
         let resets = self.resets.get();
-        self.resets.set(if settled { resets.saturating_sub(1) } else { resets + 1 });
+        // Large replies lie in hyper's buffers and the kernel's when their stream is over, and closing would destroy them.
+        if exchange.handed.get() >= LARGE_REPLY {
+            self.delivering.set(Some(self.worker.alarms.now().after(self.worker.gate.timeouts.body_grace)));
+        }
+        self.resets.set(if exchange.is_settled() { resets.saturating_sub(1) } else { resets + 1 });
     }
 }
 
@@ -128,6 +141,7 @@ pub(super) async fn serve(worker: Rc<Worker>, alarm: Alarm, stream: Stream, rece
         count: Cell::new(0),
         idle: alarm,
         closing: Cell::new(false),
+        delivering: Cell::new(None),
         resets: Cell::new(0),
         begun: RefCell::new(None),
     });
@@ -212,6 +226,8 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
     match outcome {
         Ok(reply) => Ok(reply.map(|body| Reply::relayed(body, exchange))),
         Err(refusal) => {
+            // Small as it is, a client may have no window for it, and never open one.
+            exchange.alarm.set(exchange.worker.gate.timeouts.body_grace);
             exchange.settle();
             exchange.log(refusal.status(), refusal.reason());
             if refusal.is_silent() { Err(Silence) } else { Ok(refused(exchange, &refusal, to_head)) }
@@ -292,7 +308,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
             if let Some(interrupt) = cut.await {
                 tracing::debug!(request_id = stream.exchange.id().as_str(), %interrupt, "stream cut");
             }
-            place.0.ended(stream.exchange.is_settled());
+            place.0.ended(&stream.exchange);
             drop(place);
         });
     }

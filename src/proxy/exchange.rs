@@ -25,6 +25,8 @@ pub struct Exchange {
     line: RefCell<Option<String>>,
     logged: Cell<bool>,
     settled: Cell<bool>,
+    /// Bytes of its reply that HTTP/2 was handed.
+    pub(crate) handed: Cell<usize>,
 }
 
 impl Exchange {
@@ -40,6 +42,7 @@ impl Exchange {
             line: RefCell::new(None),
             logged: Cell::new(false),
             settled: Cell::new(false),
+            handed: Cell::new(0),
         })
     }
 

@@ -255,6 +255,30 @@ async fn a_download_nobody_reads_holds_little_and_holds_up_nobody() {
     assert_eq!(received, PIECE * TIMES);
 }
 
+/// A refusal is small, and needs no token: a client that opens no window for it must not hold its connection.
+#[tokio::test]
+async fn a_client_that_takes_not_even_a_refusal_is_cut_off() {
+    let site = Site::builder().config(|config| config.timeouts.body_grace = Duration::from_millis(300)).start().await;
+    let mut settings = Builder::new();
+    settings.initial_window_size(0);
+    let client = Http2Client::connect_with(site.address(), &settings).await;
+    let (head, mut body) = client.send(http2_request("GET", CONFIG, &[])).await.head().await;
+    assert_eq!(head.status, 401);
+    let (received, error) = http2_cut(&mut body).await;
+    assert!(received.is_empty() && error.is_reset(), "{error}");
+}
+
+/// RFC 9110 section 9.3.2: no content, whatever the status.
+#[tokio::test]
+async fn a_refusal_to_head_has_no_content() {
+    let site = Site::start().await;
+    let client = Http2Client::connect(site.address()).await;
+    for path in ["/api/users", "/nothing"] {
+        let (_, mut body) = client.send(http2_request("HEAD", path, &[])).await.head().await;
+        assert!(within("its end", body.data()).await.is_none(), "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_never_reads_is_cut_off() {
     let site = Site::builder().config(|config| config.timeouts.body_grace = Duration::from_millis(300)).start().await;
