@@ -11,6 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::config::MaxStaleness;
 use crate::metrics;
@@ -21,6 +22,9 @@ use crate::worker::panic::Guard;
 
 /// Longest wait for a request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections at once: descriptors are kept for so many.
+const MAX_CONNECTIONS: usize = 32;
 
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -82,6 +86,7 @@ impl Health {
 /// Serves the admin listener. Never ends.
 pub async fn serve(listener: Arc<TcpListener>, health: Arc<Health>) {
     let failures = Sampler::default();
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -93,8 +98,11 @@ pub async fn serve(listener: Arc<TcpListener>, health: Arc<Health>) {
                 continue;
             }
         };
+        // Whoever gets none is told by the end of the connection; a silent one loses its place after the head's time.
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let health = Arc::clone(&health);
         tokio::spawn(async move {
+            let _place = place;
             let _guard = Guard::new(&health.panics);
             let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &health))));
             let mut builder = hyper::server::conn::http1::Builder::new();

@@ -174,6 +174,12 @@ impl Socket {
         drop(self.0.borrow().tcp().set_zero_linger());
     }
 
+    /// Takes [`Socket::reset`] back.
+    pub fn end_cleanly(&self) {
+        // Where that cannot be set, it is closed by a reset: broken rather than falsely whole.
+        drop(socket2::SockRef::from(self.0.borrow().tcp()).set_linger(None));
+    }
+
     /// What the other side has done beyond what was read: for when there is no room to read more.
     #[must_use]
     pub fn hangup(&self) -> Hangup {

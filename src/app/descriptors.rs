@@ -18,37 +18,60 @@ pub(super) fn share(config: &mut Config) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     let Some(limit) = getrlimit(Resource::Nofile).current else { return };
-    let upstreams = [&config.upstreams.api, &config.upstreams.heartbeat].map(|upstream| upstream.max_in_flight.get());
-    let listening = config.listeners.len() * config.workers.get();
-    let kept = OWN + listening + upstreams.iter().sum::<usize>();
-    let wanted = config.limits.max_connections;
-    let room = room(usize::try_from(limit).unwrap_or(usize::MAX), kept);
-    if room < wanted {
-        config.limits.max_connections = room;
-        let needed = wanted.get().saturating_add(kept);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let kept = OWN + config.listeners.len() * config.workers.get();
+    let (wanted, api, heartbeat) = {
+        let upstreams = &config.upstreams;
+        (config.limits.max_connections, upstreams.api.max_in_flight, upstreams.heartbeat.max_in_flight)
+    };
+    let Shares { clients, upstreams: [for_api, for_heartbeat] } = shares(limit, kept, [api.get(), heartbeat.get()]);
+    if clients < wanted {
+        config.limits.max_connections = clients;
+        config.upstreams.api.max_in_flight = for_api;
+        config.upstreams.heartbeat.max_in_flight = for_heartbeat;
+        let needed = wanted.get().saturating_add(kept + api.get() + heartbeat.get());
         tracing::warn!(
             limit,
             needed,
-            accepted = room,
+            accepted = clients,
+            api = for_api,
+            heartbeat = for_heartbeat,
             "the limit of open files (ulimit -n) is too low for limits.max_connections: fewer are accepted"
         );
     }
 }
 
-/// Client connections that a limit has room for. Where the limit is so low that hardly any were left, they get half: each
-/// needs at most one upstream connection.
-fn room(limit: usize, kept: usize) -> NonZeroUsize {
-    NonZeroUsize::new(limit.saturating_sub(kept).max(limit / 2)).unwrap_or(NonZeroUsize::MIN)
+/// Who may have how many descriptors.
+#[derive(Debug, PartialEq, Eq)]
+struct Shares {
+    clients: NonZeroUsize,
+    upstreams: [NonZeroUsize; 2],
+}
+
+/// What a limit has room for beyond what is `kept`. Where it is so low that upstreams would leave clients less than half, each
+/// side gets half: then as many requests wait as would otherwise fail.
+fn shares(limit: usize, kept: usize, upstreams: [usize; 2]) -> Shares {
+    let rest = limit.saturating_sub(kept);
+    let clients = rest.saturating_sub(upstreams.iter().sum()).max(rest / 2);
+    let each = (rest - clients) / 2;
+    let some = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+    let fits = upstreams.iter().sum::<usize>() <= rest - clients;
+    Shares { clients: some(clients), upstreams: upstreams.map(|most| some(if fits { most } else { most.min(each) })) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of(limit: usize) -> (usize, [usize; 2]) {
+        let Shares { clients, upstreams } = shares(limit, 66, [512, 512]);
+        (clients.get(), upstreams.map(NonZeroUsize::get))
+    }
+
     #[test]
     fn clients_get_what_the_rest_does_not_need_and_at_least_half() {
-        assert_eq!(room(100_000, 1_100).get(), 98_900);
-        assert_eq!(room(1_024, 1_100).get(), 512);
-        assert_eq!(room(0, 1_100).get(), 1);
+        assert_eq!(of(100_000), (98_910, [512, 512]));
+        assert_eq!(of(1_024), (479, [239, 239]));
+        assert_eq!(of(0), (1, [1, 1]));
     }
 }

@@ -195,7 +195,7 @@ impl Connection<'_> {
         };
         let outcome = {
             let call = pin!(proxy::call(&exchange, &mut request));
-            self.attended(call, &asked, false).await
+            self.attended(call, &asked, None).await
         };
         let Some(outcome) = outcome else { return After::Close };
         match outcome {
@@ -254,10 +254,15 @@ impl Connection<'_> {
         Ok((Request::from_parts(head.parts, upload), asked))
     }
 
-    /// Waits for the reply, or for its end (`replying`), while the client is there. `None`: it left.
-    async fn attended<F: Future>(&self, mut call: Pin<&mut F>, asked: &Asked, replying: bool) -> Option<F::Output> {
+    /// Waits for the reply, or for its end (that of `replying`), while the client is there. `None`: it left.
+    async fn attended<F: Future>(
+        &self,
+        mut call: Pin<&mut F>,
+        asked: &Asked,
+        replying: Option<&Exchange>,
+    ) -> Option<F::Output> {
         self.alarm.clear();
-        let mut client = Client { connection: self, asked, half_closed: false, replying };
+        let mut client = Client { connection: self, asked, half_closed: false, replying, received: 0 };
         poll_fn(|context| match call.as_mut().poll(context) {
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
             Poll::Pending => client.poll_left(context).map(|()| None),
@@ -272,7 +277,7 @@ impl Connection<'_> {
         let mut writer = Writer::new(self.worker, &self.inbound.socket, exchange, close);
         let relayed = {
             let relay = pin!(writer.relay(reply, asked.to_head, asked.minor_version == 0));
-            self.attended(relay, asked, true).await.unwrap_or(Err(Unsent::Closed))
+            self.attended(relay, asked, Some(exchange)).await.unwrap_or(Err(Unsent::Closed))
         };
         match relayed {
             Ok(()) if leaves_upload => self.linger().await,
@@ -389,8 +394,10 @@ struct Client<'a> {
     asked: &'a Asked,
     /// It sends no more, and is given a moment.
     half_closed: bool,
-    /// Its reply has begun: then it may take its time, however little it has to say.
-    replying: bool,
+    /// Its reply has begun: then it may take it to the end, for as long as the upstream goes on with it.
+    replying: Option<&'a Exchange>,
+    /// As much of it had come when the client was looked after last.
+    received: usize,
 }
 
 impl Client<'_> {
@@ -403,8 +410,9 @@ impl Client<'_> {
             if alarm.poll(context).is_ready() {
                 match inbound.socket.hangup() {
                     Hangup::Gone => return Poll::Ready(()),
-                    _ if self.half_closed && !self.replying => return Poll::Ready(()),
-                    Hangup::Sending if !reading && !self.half_closed => self.end_soon(),
+                    _ if self.half_closed && !self.goes_on() => return Poll::Ready(()),
+                    _ if self.half_closed => alarm.set(HALF_CLOSED_TIME),
+                    Hangup::Sending if !reading => self.end_soon(),
                     Hangup::Sending | Hangup::None => alarm.set(LOOK_INTERVAL),
                 }
                 continue;
@@ -426,8 +434,15 @@ impl Client<'_> {
         }
     }
 
+    /// Whether the reply has moved since the last look, or waits for the client and not for the upstream.
+    fn goes_on(&mut self) -> bool {
+        let Some(exchange) = self.replying else { return false };
+        let before = std::mem::replace(&mut self.received, exchange.received.get());
+        !exchange.waiting.get() || self.received > before
+    }
+
     fn end_soon(&mut self) {
         self.half_closed = true;
-        self.connection.alarm.set(if self.replying { LOOK_INTERVAL } else { HALF_CLOSED_TIME });
+        self.connection.alarm.set(HALF_CLOSED_TIME);
     }
 }

@@ -121,7 +121,7 @@ impl Streams {
     fn ended(&self, exchange: &Exchange) {
         let resets = self.resets.get();
         // Large replies lie in hyper's buffers and the kernel's when their stream is over, and closing would destroy them.
-        if exchange.handed.get() >= LARGE_REPLY {
+        if exchange.received.get() >= LARGE_REPLY {
             self.delivering.set(Some(self.worker.alarms.now().after(self.worker.gate.timeouts.body_grace)));
         }
         self.resets.set(if exchange.is_settled() { resets.saturating_sub(1) } else { resets + 1 });

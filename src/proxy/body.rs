@@ -249,13 +249,11 @@ pub struct Relayed {
     passage: Passage,
     /// Longest pause.
     pause: Duration,
-    /// The upstream is waited for, and its pause counted.
-    waiting: bool,
 }
 
 impl Relayed {
     pub(super) fn new(body: Incoming, passage: Passage, pause: Duration) -> Self {
-        let mut relayed = Self { body, passage, pause, waiting: false };
+        let mut relayed = Self { body, passage, pause };
         if relayed.body.is_end_stream() {
             relayed.passage.complete();
         }
@@ -280,18 +278,20 @@ impl Body for Relayed {
             let expected = self.body.size_hint().exact();
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
                 // The client may have been waited for since, by the same alarm.
-                let waited = std::mem::replace(&mut self.waiting, true);
+                let waited = self.passage.exchange.waiting.replace(true);
                 let alarm = &self.passage.exchange.alarm;
                 if !waited || !alarm.is_set() {
                     alarm.set(self.pause);
                 }
                 return Poll::Pending;
             };
-            if std::mem::replace(&mut self.waiting, false) {
+            if self.passage.exchange.waiting.replace(false) {
                 self.passage.exchange.alarm.clear();
             }
             match frame {
                 Some(Ok(frame)) if frame.is_data() => {
+                    let received = &self.passage.exchange.received;
+                    received.set(received.get() + frame.data_ref().map_or(0, Bytes::len));
                     if self.body.is_end_stream() {
                         self.passage.complete();
                     }

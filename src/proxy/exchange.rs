@@ -25,8 +25,10 @@ pub struct Exchange {
     line: RefCell<Option<String>>,
     logged: Cell<bool>,
     settled: Cell<bool>,
-    /// Bytes of its reply that HTTP/2 was handed.
-    pub(crate) handed: Cell<usize>,
+    /// Bytes of its reply's body that came from the upstream.
+    pub(crate) received: Cell<usize>,
+    /// Its reply has begun, and the upstream is waited for.
+    pub(crate) waiting: Cell<bool>,
 }
 
 impl Exchange {
@@ -42,7 +44,8 @@ impl Exchange {
             line: RefCell::new(None),
             logged: Cell::new(false),
             settled: Cell::new(false),
-            handed: Cell::new(0),
+            received: Cell::new(0),
+            waiting: Cell::new(false),
         })
     }
 

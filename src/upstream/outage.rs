@@ -50,14 +50,15 @@ impl fmt::Display for Step {
 #[derive(Debug, Default)]
 pub struct Outages {
     counts: [AtomicU64; Step::ALL.len()],
-    sampler: Sampler,
+    /// One for each step: many of one kind must not hide another.
+    samplers: [Sampler; Step::ALL.len()],
 }
 
 impl Outages {
     /// Counts a failure. `Some`: it is to be logged, and how many before it were not.
     pub fn count(&self, step: Step) -> Option<u64> {
         self.counts[step as usize].fetch_add(1, Ordering::Relaxed);
-        self.sampler.admit()
+        self.samplers[step as usize].admit()
     }
 
     /// How often a step failed.

@@ -202,3 +202,27 @@ async fn a_client_that_leaves_over_tls_takes_its_waiting_request_with_it() {
         is_let_go(&site.api, at + 1, Instant::now(), how).await;
     }
 }
+
+/// Nor is the rest of a reply waited for that stalls half-way, when its client is gone.
+#[tokio::test]
+async fn a_client_that_leaves_within_a_reply_that_stalls_lets_its_upstream_go() {
+    let site = Site::start().await;
+    for gone in 1..=2 {
+        let (script, pieces) = Script::piecewise();
+        site.api.next(script);
+        let mut stream = connect(&site).await;
+        stream.write_all(get(CONFIG, &site.agent).as_bytes()).await.expect("sends");
+        let begun = "HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: 100\r\n\r\nabc";
+        pieces.send(begun.into()).await.expect("listens");
+        let mut received = Vec::new();
+        while !received.ends_with(b"abc") {
+            assert!(within("the reply", stream.read_buf(&mut received)).await.expect("reads") > 0);
+        }
+        if gone == 1 {
+            stream.set_zero_linger().expect("an option");
+        }
+        drop(stream);
+        drop(pieces); // from here on the upstream says nothing, and looks whether anybody is there
+        site.api.until("its upstream is let go", |seen| seen.closed == gone).await;
+    }
+}

@@ -33,7 +33,7 @@ async fn idle_clients_do_not_take_the_descriptors_that_requests_need() {
     let program = Program::start_limited(100, &api, &heartbeat, &[NO_POOL]);
     let said = about("limit of open files", program.starting_log());
     assert_eq!(said.len(), 1, "{said:?}");
-    assert_eq!((said[0]["limit"].as_u64(), said[0]["accepted"].as_u64()), (Some(100), Some(50)), "{said:?}");
+    assert_eq!((said[0]["limit"].as_u64(), said[0]["accepted"].as_u64()), (Some(100), Some(17)), "{said:?}");
     let mut agent = Client::connect(program.address()).await;
     agent.send(authorized(&program)).await;
     assert_eq!(agent.reply().await.status(), 200);
@@ -42,7 +42,7 @@ async fn idle_clients_do_not_take_the_descriptors_that_requests_need() {
         idle.push(within("connecting", TcpStream::connect(program.address())).await.expect("connects"));
     }
     eventually("so many are accepted and no more", || async {
-        admin(&program, "/metrics").await.contains("\ntollgate_connections_open 50\n")
+        admin(&program, "/metrics").await.contains("\ntollgate_connections_open 17\n")
     })
     .await;
     for _ in 0..5 {

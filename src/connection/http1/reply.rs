@@ -86,6 +86,11 @@ impl<'a> Writer<'a> {
         let (parts, mut body) = reply.into_parts();
         self.head(&parts, body.size_hint().exact(), to_head, is_http10);
         self.worker.put_fields(parts.headers);
+        let ends_with_connection = is_http10 && !self.chunked && body.size_hint().exact().is_none();
+        if ends_with_connection {
+            // However this process ends, what was cut must not look whole.
+            self.socket.reset();
+        }
         while !body.is_end_stream() {
             let Some(data) = self.next(&mut body).await? else { break };
             self.data(&data).await?;
@@ -95,6 +100,9 @@ impl<'a> Writer<'a> {
         }
         self.flush(b"").await?;
         unfinished.0 = None;
+        if ends_with_connection {
+            self.socket.end_cleanly();
+        }
         Ok(())
     }
 

@@ -109,7 +109,6 @@ impl Paced {
             }
         }
         let piece = self.rest.split_to(self.rest.len().min(self.pace.piece()));
-        self.exchange.handed.set(self.exchange.handed.get() + piece.len());
         self.pace.hand(&self.exchange.alarm, piece.len());
         Poll::Ready(Some(Ok(piece)))
     }
