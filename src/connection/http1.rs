@@ -169,6 +169,9 @@ impl Connection<'_> {
                     Ok(_) => return Received::Refused(Refusal::HeadTooLarge),
                     Err(error) => return Received::Refused(error.into()),
                 }
+                if buffer.is_empty() && begun {
+                    return Received::Nothing; // an empty line that came in two pieces
+                }
                 if !buffer.is_empty() && !begun {
                     begun = true;
                     self.alarm.set(self.worker.gate.timeouts.request_head);
@@ -355,7 +358,9 @@ impl Connection<'_> {
     /// Closes without destroying the reply: closing over unread bytes would reset the connection (RFC 9112 section 9.6).
     async fn linger(&self) -> After {
         self.alarm.set(DRAIN_TIME);
-        drop(self.alarm.race(self.inbound.socket.shutdown()).await);
+        if self.alarm.race(self.inbound.socket.shutdown()).await.is_err() {
+            return After::Close; // its time is up
+        }
         let mut dropped = 0;
         while dropped < MAX_DRAINED_BYTES * 4 {
             {

@@ -105,6 +105,8 @@ impl Attempt<'_> {
             if let Some(error) = progress.and_then(|progress| progress.error.get()) {
                 return Err(error.into());
             }
+            // Nothing of it was written, or it may be repeated and nothing was answered: the connection had died unnoticed.
+            let spare = spare.filter(|_| !lease.is_answered() && !is_late(error.error()));
             let again = error.take_message().or(spare.map(|spare| *spare)).filter(|_| lease.reused);
             *request = again.ok_or_else(|| self.broken(&lease, &error.into_error()))?;
             self.pool.forget();
@@ -142,12 +144,11 @@ impl Attempt<'_> {
 
     /// There was no reply.
     fn broken(&self, lease: &Lease, error: &hyper::Error) -> Refusal {
-        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-        if cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut) {
+        if is_late(error) {
             self.report(Some(lease), Step::Request, &"it stopped taking the request");
             return Refusal::UpstreamTimeout;
         }
-        match cause {
+        match io_cause(error) {
             Some(cause) => self.report(Some(lease), Step::FirstByte, &format_args!("{error}: {cause}")),
             // hyper has one error for both.
             None if error.is_parse_too_large() => {
@@ -204,6 +205,15 @@ impl Attempt<'_> {
     fn outage(&self, address: Option<std::net::SocketAddr>, step: Step, error: &dyn Display) {
         self.pool.upstream.report(address, step, self.exchange.id().as_str(), error);
     }
+}
+
+fn io_cause(error: &hyper::Error) -> Option<&std::io::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+/// Whether the upstream stopped taking the request.
+fn is_late(error: &hyper::Error) -> bool {
+    io_cause(error).is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// A second copy of a request that may be sent twice: a connection that was used before may be dead.

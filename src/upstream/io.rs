@@ -13,6 +13,16 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::socket::Socket;
 use crate::worker::alarm::Alarm;
 
+/// What the one who sends a request wants to know of its connection, beside what hyper tells.
+#[derive(Debug, Default)]
+pub(super) struct Signs {
+    /// The upstream takes no more. What is written is dropped: it may have answered, and its answer is worth more than the
+    /// rest of the request.
+    pub(super) deaf: Cell<bool>,
+    /// Something came since the request was sent.
+    pub(super) answered: Cell<bool>,
+}
+
 /// A stream that hyper's client reads and writes.
 pub(super) struct Io {
     socket: Rc<Socket>,
@@ -21,9 +31,7 @@ pub(super) struct Io {
     /// Longest time that it may take nothing.
     pause: Duration,
     stalled: bool,
-    /// The upstream takes no more. What is written is dropped: it may have answered, and its answer is worth more than the
-    /// rest of the request.
-    deaf: Rc<Cell<bool>>,
+    signs: Rc<Signs>,
     /// A write was told of a reset, so no read will be: what looks like an end from here on is none.
     reset: bool,
     /// Its place among the connections to the upstream.
@@ -35,10 +43,10 @@ impl Io {
         socket: Rc<Socket>,
         alarm: Alarm,
         pause: Duration,
-        deaf: Rc<Cell<bool>>,
+        signs: Rc<Signs>,
         slot: OwnedSemaphorePermit,
     ) -> Self {
-        Self { socket, alarm, pause, stalled: false, deaf, reset: false, _slot: slot }
+        Self { socket, alarm, pause, stalled: false, signs, reset: false, _slot: slot }
     }
 
     /// What a write of `count` bytes came to.
@@ -63,7 +71,7 @@ impl Io {
                     if error.kind() == io::ErrorKind::TimedOut {
                         return Err(error);
                     }
-                    self.deaf.set(true);
+                    self.signs.deaf.set(true);
                     self.reset |= error.kind() != io::ErrorKind::BrokenPipe;
                     Ok(count)
                 }))
@@ -76,7 +84,11 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut *self.socket.stream()).poll_read(context, buffer);
-        if self.reset && matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before {
+        let came = buffer.filled().len() > before;
+        if came {
+            self.signs.answered.set(true);
+        }
+        if self.reset && matches!(read, Poll::Ready(Ok(()))) && !came {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         read
@@ -85,7 +97,7 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.deaf.get() {
+        if self.signs.deaf.get() {
             return Poll::Ready(Ok(data.len()));
         }
         let written = Pin::new(&mut *self.socket.stream()).poll_write(context, data);
@@ -98,7 +110,7 @@ impl AsyncWrite for Io {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let count = || slices.iter().map(|slice| slice.len()).sum();
-        if self.deaf.get() {
+        if self.signs.deaf.get() {
             return Poll::Ready(Ok(count()));
         }
         let written = Pin::new(&mut *self.socket.stream()).poll_write_vectored(context, slices);
@@ -111,7 +123,7 @@ impl AsyncWrite for Io {
 
     /// TLS may hold back what was written, so this has the same deadline.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.deaf.get() {
+        if self.signs.deaf.get() {
             return Poll::Ready(Ok(()));
         }
         let flushed = Pin::new(&mut *self.socket.stream()).poll_flush(context).map_ok(|()| 0);

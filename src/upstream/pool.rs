@@ -1,7 +1,7 @@
 //! A worker's connections to one upstream, carried by hyper. Whether one can be used again is hyper's to say: both messages
 //! ended, nothing unread, nothing owed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 use super::connect::ConnectError;
-use super::io::Io;
+use super::io::{Io, Signs};
 use super::{Step, Upstream};
 use crate::proxy::body::Upload;
 use crate::socket::Socket;
@@ -43,7 +43,7 @@ struct Connection {
     socket: Weak<Socket>,
     /// Ends the task that carries it: whatever is under way ends with it.
     task: AbortHandle,
-    deaf: Rc<Cell<bool>>,
+    signs: Rc<Signs>,
     generation: u64,
 }
 
@@ -93,10 +93,10 @@ impl Pool {
     ) -> Result<Lease, ConnectError> {
         let generation = self.upstream.generation.load(Ordering::SeqCst);
         let (stream, address) = self.upstream.connector.connect().await?;
-        let (socket, deaf) = (Rc::new(Socket::new(stream)), Rc::default());
+        let (socket, signs) = (Rc::new(Socket::new(stream)), Rc::default());
         let pause = self.upstream.config.idle_timeout;
         let weak = Rc::downgrade(&socket);
-        let io = Io::new(socket, Alarm::new(worker), pause, Rc::clone(&deaf), slot);
+        let io = Io::new(socket, Alarm::new(worker), pause, Rc::clone(&signs), slot);
         // Most requests are small: copying their body behind the head costs less than handing the kernel two pieces.
         let handshake = Builder::new().max_buf_size(MAX_READ_AHEAD).writev(false).handshake(TokioIo::new(io)).await;
         // Nothing is exchanged yet, so nothing can fail.
@@ -107,7 +107,7 @@ impl Pool {
                 tracing::debug!(%address, %error, "an upstream connection ended");
             }
         });
-        let connection = Connection { sender, address, socket: weak, task: task.abort_handle(), deaf, generation };
+        let connection = Connection { sender, address, socket: weak, task: task.abort_handle(), signs, generation };
         Ok(Lease { pool: Rc::clone(self), connection, reused: false })
     }
 
@@ -157,7 +157,14 @@ impl Lease {
         &mut self,
         request: Request<Upload>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> + use<> {
+        self.connection.signs.answered.set(false);
         self.connection.sender.try_send_request(request)
+    }
+
+    /// Whether anything came back since the request was sent.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.connection.signs.answered.get()
     }
 
     /// Where it leads.
@@ -172,7 +179,7 @@ impl Lease {
         let Self { pool, connection, .. } = self;
         let mut idle = pool.idle.borrow_mut();
         let Upstream { config, room, .. } = &*pool.upstream;
-        if !connection.deaf.get() && idle.len() < config.pool_max_idle && !room.is_wanted() {
+        if !connection.signs.deaf.get() && idle.len() < config.pool_max_idle && !room.is_wanted() {
             idle.push((connection, now));
         }
     }

@@ -67,6 +67,19 @@ async fn what_may_be_repeated_is_sent_again_when_a_used_connection_dies_unanswer
     }
 }
 
+/// Even what may be repeated: the upstream lives, and what it said would be the same again.
+#[tokio::test]
+async fn what_was_answered_in_part_or_wrongly_is_not_sent_again() {
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X-A: b\r\n".repeat(150));
+    for answer in ["HTTP/1.1 200 OK\r\nContent-Le", "HTTQ/9 hello\r\n\r\n", &many, "HTTP/1.1 103 Early Hints\r\n\r\n"] {
+        let site = Site::start().await;
+        assert_eq!(site.get(CONFIG, &site.agent).await.status(), 200);
+        site.api.next(Script::reply(answer).then_close());
+        assert_refused(&site.get(CONFIG, &site.agent).await, UNAVAILABLE);
+        assert_eq!(site.api.requests().len(), 2, "{}", answer.get(..20).unwrap_or(answer));
+    }
+}
+
 #[tokio::test]
 async fn what_may_have_been_done_is_not_sent_again() {
     for method in ["POST", "PUT", "PATCH", "DELETE"] {

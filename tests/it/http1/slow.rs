@@ -107,3 +107,19 @@ async fn the_body_of_a_refused_request_is_not_waited_for_long() {
     client.drip(b'x');
     client.is_cut().await;
 }
+
+/// RFC 9112 section 2.2: an empty line is ignored, also when it comes in two pieces. It begins no request whose time runs out.
+#[tokio::test]
+async fn an_empty_line_in_two_pieces_begins_no_request() {
+    let site = Site::builder().config(|config| config.timeouts.request_head = Duration::from_millis(300)).start().await;
+    let mut client = site.connect().await;
+    client.send(get(CONFIG, &site.agent)).await;
+    assert_eq!(client.reply().await.status(), 200);
+    client.send("\r").await;
+    tokio::time::sleep(Duration::from_millis(50)).await; // two packets
+    client.send("\n").await;
+    // What must not happen has to be waited for.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    client.send(get(CONFIG, &site.agent)).await;
+    assert_eq!(client.reply().await.status(), 200);
+}
