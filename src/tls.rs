@@ -57,6 +57,18 @@ pub enum TlsError {
         /// What is wrong.
         source: rustls::Error,
     },
+    /// A certificate of an authority, or of the server itself, whose key verifies nothing.
+    #[error(
+        "certificate {number} in {} has a public key of a kind that nothing can be verified with here: use RSA of 2048 to 8192 bits, \
+         ECDSA on P-256, P-384 or P-521, or Ed25519",
+        file.display()
+    )]
+    UnsupportedKey {
+        /// The file.
+        file: PathBuf,
+        /// Which of its certificates, from 1.
+        number: usize,
+    },
     /// A file that should hold a private key has none.
     #[error("{} holds no private key (PEM, `BEGIN PRIVATE KEY`, `BEGIN RSA PRIVATE KEY` or `BEGIN EC PRIVATE KEY`)", file.display())]
     NoKey {
@@ -102,6 +114,7 @@ impl TlsError {
             | Self::Pem { file, .. }
             | Self::NoCertificate { file }
             | Self::BadCertificate { file, .. }
+            | Self::UnsupportedKey { file, .. }
             | Self::NoKey { file }
             | Self::EncryptedKey { file }
             | Self::BadKey { file, .. }
@@ -167,14 +180,14 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
     let TlsConfig { certificate, key, client_ca, alpn } = tls;
     let chain = read_certificates(certificate)?;
     let private_key = read_key(key)?;
-    expiry::warn_of(certificate, &chain);
+    expiry::warn_of(certificate, &chain, "clients will refuse it");
 
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder =
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(setup)?;
     let builder = match client_ca {
         Some(file) => {
-            let roots = Arc::new(roots(file, read_certificates(file)?)?);
+            let roots = Arc::new(roots(file, read_certificates(file)?, &provider)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build();
             builder.with_client_cert_verifier(verifier.map_err(setup)?)
         }
@@ -267,7 +280,7 @@ fn verifying(
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(setup)?;
     let Some(file) = ca else { return Ok(builder.with_root_certificates(system_roots()?)) };
-    let verifier = verify::Verifier::new(roots(file, authorities.clone())?, authorities, provider)?;
+    let verifier = verify::Verifier::new(roots(file, authorities.clone(), &provider)?, authorities, provider)?;
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
@@ -334,10 +347,18 @@ fn check_key(provider: &CryptoProvider, key: &PrivateKeyDer<'static>, file: &Pat
 
 /// The certificates of this file as authorities. All must be usable: one that was silently left out would be missed only when
 /// somebody it issued for is turned away.
-fn roots(file: &Path, certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
+fn roots(
+    file: &Path,
+    certificates: Vec<CertificateDer<'static>>,
+    provider: &CryptoProvider,
+) -> Result<RootCertStore, TlsError> {
+    expiry::warn_of(file, &certificates, "nobody will be verified by it");
     let mut roots = RootCertStore::empty();
-    for (at, certificate) in certificates.into_iter().enumerate() {
-        let bad = |source| TlsError::BadCertificate { file: file.to_owned(), number: at + 1, source };
+    for (certificate, number) in certificates.into_iter().zip(1..) {
+        if !verify::is_usable(&certificate, provider) {
+            return Err(TlsError::UnsupportedKey { file: file.to_owned(), number });
+        }
+        let bad = |source| TlsError::BadCertificate { file: file.to_owned(), number, source };
         roots.add(certificate).map_err(bad)?;
     }
     Ok(roots)

@@ -65,6 +65,8 @@ pub fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
+    // Not everything that is worth knowing is wrong: an expired certificate is told by a warning.
+    start_log(&LogConfig { filter: "warn".to_owned(), format: LogFormat::Text })?;
     let config = load(globals, args)?;
     Ok(Output::new(Format { json: false }).text(&config::effective(&config))?)
 }

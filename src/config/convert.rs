@@ -303,7 +303,7 @@ fn parse_filter(text: &str) -> Result<String, String> {
     let accepted =
         "write a level (error, warn, info, debug, trace or off), or one for each part: info,tollgate::proxy=debug";
     // A filter takes a lone word that is no level for a module's name, and then logs nothing else.
-    let is_word = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(&byte));
+    let is_word = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_: \t".contains(&byte));
     let is_level = |part: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
     if text.split(',').map(str::trim).any(|part| is_word(part) && !is_level(part)) {
         return Err(accepted.to_owned());

@@ -7,13 +7,13 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use rustls::pki_types::CertificateDer;
 
-/// Logs a warning for each certificate of the chain that has expired. Verifying is the peer's part.
-pub(super) fn warn_of(file: &Path, chain: &[CertificateDer<'_>]) {
+/// Logs a warning for each of a file's certificates that has expired, with what comes of it.
+pub(super) fn warn_of(file: &Path, chain: &[CertificateDer<'_>], consequence: &str) {
     let now = Timestamp::now();
     for (at, certificate) in chain.iter().enumerate() {
         if let Some(expired_at) = validity(certificate).map(|(_, end)| end).filter(|end| *end < now) {
             let number = at + 1;
-            tracing::warn!(file = %file.display(), number, %expired_at, "a certificate has expired; clients will refuse it");
+            tracing::warn!(file = %file.display(), number, %expired_at, "a certificate has expired; {consequence}");
         }
     }
 }
@@ -57,7 +57,7 @@ fn time(tag: u8, text: &str) -> Option<Timestamp> {
 }
 
 /// The first DER element: its tag, its content, and what follows it.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&[tag, length], rest) = der.split_first_chunk::<2>()?;
     let (length, rest) = match length {
         0..=0x7f => (usize::from(length), rest),

@@ -137,7 +137,10 @@ fn tls_1_2_is_still_spoken() {
     let client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS12])
         .expect("version")
-        .with_root_certificates(roots(Path::new("ca.pem"), vec![files.issuer.der().clone()]).expect("roots"))
+        .with_root_certificates(
+            roots(Path::new("ca.pem"), vec![files.issuer.der().clone()], &aws_lc_rs::default_provider())
+                .expect("roots"),
+        )
         .with_no_client_auth();
     let [end, _] = handshake(&server, &Arc::new(client)).expect("verified");
     assert_eq!(end.protocol_version(), Some(ProtocolVersion::TLSv1_2));
@@ -246,6 +249,35 @@ fn errors_name_the_file_and_what_is_wrong() {
 
     let message = files.refused(|tls| tls.client_ca = Some(files.write("empty.pem", "")));
     assert!(message.contains("empty.pem holds no certificate"), "{message}");
+}
+
+/// Made by openssl: no library here makes keys that none can use.
+#[test]
+fn an_authority_whose_key_verifies_nothing_is_refused() {
+    let files = Files::new();
+    let made = |kind: &str| {
+        let (key, certificate) = (files.path("own.key"), files.path(&format!("{kind}.pem")));
+        let mut command = std::process::Command::new("openssl");
+        command.args(["req", "-x509", "-nodes", "-subj", "/CN=localhost", "-newkey"]);
+        match kind.split_once(' ') {
+            Some((algorithm, option)) => command.args([algorithm, "-pkeyopt", option]),
+            None => command.arg(kind),
+        };
+        let made = command.arg("-keyout").arg(key).arg("-out").arg(&certificate).output().expect("openssl runs");
+        assert!(made.status.success(), "{kind}: {}", String::from_utf8_lossy(&made.stderr));
+        certificate
+    };
+    let client = |ca: PathBuf| client_config(&UpstreamTlsConfig { ca: Some(ca), ..UpstreamTlsConfig::default() });
+    for kind in ["rsa:2048", "ec ec_paramgen_curve:P-256", "ec ec_paramgen_curve:P-521", "ed25519"] {
+        assert!(client(made(kind)).is_ok(), "{kind}");
+    }
+    for kind in ["rsa:1024", "ec ec_paramgen_curve:secp256k1", "ed448"] {
+        let ca = made(kind);
+        let error = client(ca.clone()).expect_err(kind);
+        assert_eq!(error.file(), Some(ca.as_path()));
+        assert!(error.to_string().contains("public key of a kind"), "{kind}: {error}");
+        assert!(files.refused(|tls| tls.client_ca = Some(ca)).contains("public key of a kind"), "{kind}");
+    }
 }
 
 #[test]

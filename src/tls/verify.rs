@@ -9,10 +9,11 @@ use std::time::Duration;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime, alg_id};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use super::expiry::element;
 use super::{TlsError, expiry, setup};
 
 #[derive(Debug)]
@@ -32,6 +33,30 @@ impl Verifier {
         let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(setup)?;
         Ok(Self { webpki, named })
     }
+}
+
+/// Whether signatures by this certificate's key can be verified: its algorithm is one that the provider knows, and an RSA key is
+/// of a size that it takes.
+pub(super) fn is_usable(certificate: &CertificateDer<'_>, provider: &CryptoProvider) -> bool {
+    const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
+    let Ok(certificate) = ParsedCertificate::try_from(certificate) else { return false };
+    let key = certificate.subject_public_key_info();
+    let parts = element(&key).and_then(|(_, key, _)| element(key));
+    let Some((_, algorithm, bits)) = parts else { return false };
+    let known = provider.signature_verification_algorithms.all.iter();
+    let is_known = known.map(|known| known.public_key_alg_id()).any(|known| known.as_ref() == algorithm);
+    is_known && rsa_modulus(algorithm, bits).is_none_or(|modulus| RSA_BYTES.contains(&modulus.len()))
+}
+
+/// The modulus of an RSA key (RFC 8017 appendix A.1.1); `None` for another kind of key.
+fn rsa_modulus<'a>(algorithm: &[u8], bits: &'a [u8]) -> Option<&'a [u8]> {
+    if algorithm != alg_id::RSA_ENCRYPTION.as_ref() {
+        return None;
+    }
+    let (_, key, _) = element(bits)?;
+    let (_, numbers, _) = element(key.strip_prefix(&[0])?)?;
+    let (_, modulus, _) = element(numbers)?;
+    Some(modulus.strip_prefix(&[0]).unwrap_or(modulus))
 }
 
 impl ServerCertVerifier for Verifier {

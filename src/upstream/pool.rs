@@ -22,6 +22,7 @@ use crate::proxy::body::Upload;
 use crate::socket::Socket;
 use crate::worker::Worker;
 use crate::worker::alarm::{Alarm, Moment};
+use crate::worker::panic::Guard;
 
 /// Most that is read ahead of an upstream's reply, and so the largest reply head. It bounds what an idle connection keeps.
 const MAX_READ_AHEAD: usize = 32 * 1024;
@@ -102,7 +103,9 @@ impl Pool {
         // Nothing is exchanged yet, so nothing can fail.
         let (sender, carried) =
             handshake.map_err(|error| ConnectError::new(Step::Connect, Some(address), std::io::Error::other(error)))?;
+        let guard = Guard::new(&worker.gate.panics);
         let task = tokio::task::spawn_local(async move {
+            let _guard = guard;
             if let Err(error) = carried.await {
                 tracing::debug!(%address, %error, "an upstream connection ended");
             }

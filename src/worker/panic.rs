@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | a request on HTTP/1, or a connection | the connection ([`Guard`]) |
 //! | a request on HTTP/2 | its stream ([`Guard`]) |
+//! | an upstream connection | it, and the request that it carries ([`Guard`]) |
 //! | what the sidecar cannot do without | nothing: it is started again ([`crate::app::supervise`]) |
 //! | there again and again, or a worker's thread itself | the process |
 

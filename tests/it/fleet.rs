@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tollgate::store::Reported;
 
-use crate::harness::{CONFIG, Client, Program, Site, Upstream, eventually, within};
+use crate::harness::{CONFIG, Program, Site, Upstream, eventually, within};
 
 /// Two sidecars on one SQLite file.
 struct Pair {
@@ -156,23 +156,15 @@ async fn a_report_follows_what_is_applied_and_is_taken_back_at_the_end() {
     assert!(registry.store().sidecars().await.expect("reads").is_empty());
 }
 
-async fn metrics(site: &Site) -> String {
-    let mut client = Client::connect(site.sidecar.admin()).await;
-    client.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await;
-    let said = String::from_utf8(client.rest().await).expect("text");
-    assert!(said.starts_with("HTTP/1.1 200") && said.contains("content-type: text/plain; version=0.0.4"), "{said}");
-    said
-}
-
 #[tokio::test]
 async fn reports_that_fail_are_counted_and_disturb_nobody() {
     let site = Site::start().await;
     let client = site.connect().await;
     eventually("the connection is counted", || async {
-        metrics(&site).await.contains("tollgate_connections_open 1\n")
+        site.metrics().await.contains("tollgate_connections_open 1\n")
     })
     .await;
-    let said = metrics(&site).await;
+    let said = site.metrics().await;
     let revision = site.revision().await;
     for line in ["tollgate_ready 1", "tollgate_store_reports_failed_total 0", "tollgate_replica_grants 2"] {
         assert!(said.contains(&format!("\n{line}\n")), "{line}: {said}");
@@ -180,13 +172,13 @@ async fn reports_that_fail_are_counted_and_disturb_nobody() {
     assert!(said.contains(&format!("\ntollgate_replica_revision {revision}\n")), "{said}");
     site.store.set_broken(true);
     eventually("the failures are counted", || async {
-        let said = metrics(&site).await;
+        let said = site.metrics().await;
         !said.contains("tollgate_store_reads_failed_total 0\n")
     })
     .await;
     assert_eq!(site.get(CONFIG, &site.agent).await.status(), 200);
     drop(client);
-    eventually("no connection is left", || async { metrics(&site).await.contains("tollgate_connections_open 0\n") })
+    eventually("no connection is left", || async { site.metrics().await.contains("tollgate_connections_open 0\n") })
         .await;
     site.store.set_broken(false);
     let token = site.token("olga", &["configs:read"]).await;

@@ -275,6 +275,22 @@ impl Site {
         self.replica_reaches(self.revision().await).await;
     }
 
+    /// What the sidecar says at `/metrics`.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut client = Client::connect(self.sidecar.admin()).await;
+        client.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await;
+        let said = String::from_utf8(client.rest().await).expect("text");
+        assert!(said.starts_with("HTTP/1.1 200") && said.contains("content-type: text/plain; version=0.0.4"), "{said}");
+        said
+    }
+
+    /// The value of a metric, which is named with its labels.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let said = self.metrics().await;
+        let value = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{name} is in {said}")).parse().expect("a number")
+    }
+
     /// Requests that reached either upstream.
     pub(crate) fn forwarded(&self) -> usize {
         self.api.requests().len() + self.heartbeat.requests().len()

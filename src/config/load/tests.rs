@@ -396,6 +396,7 @@ fn values_of_another_kind_say_what_is_accepted() {
         ("[log]\nformat = 'xml'", "the formats are \"text\" and \"json\""),
         ("[log]\nfilter = 'inf'", "write a level"),
         ("[log]\nfilter = 'tollgate=loud'", "write a level"),
+        ("[log]\nfilter = 'error warn'", "write a level"),
         ("disabled_auth_groups = ['config']", "there are agents, configs, labels, reporting-rules, heartbeat, and *"),
     ];
     for (toml, expected) in cases {
