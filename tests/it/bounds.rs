@@ -40,9 +40,9 @@ async fn is_noted(site: &Site) {
     }
 }
 
-/// How many of them the metrics of the API server say.
-async fn of_api(site: &Site, of: &str) -> usize {
-    site.metric(&format!("tollgate_upstream_{of}{{upstream=\"api\"}}")).await as usize
+/// What the metrics say of the API server.
+async fn of_api(site: &Site, of: &str) -> String {
+    site.metric(&format!("tollgate_upstream_{of}{{upstream=\"api\"}}")).await
 }
 
 #[tokio::test]
@@ -140,18 +140,20 @@ async fn who_gives_up_while_waiting_is_never_sent() {
     let mut staying = site.connect().await;
     staying.send(get("/api/users?from=here", &site.owner)).await;
     is_noted(&site).await;
-    assert_eq!(of_api(&site, "waiting").await, 2);
+    assert_eq!(of_api(&site, "waiting").await, "2");
     reset(leaving);
     is_noted(&site).await;
-    assert_eq!((of_api(&site, "waiting").await, of_api(&site, "refused_total").await), (1, 1));
+    assert_eq!(of_api(&site, "waiting").await, "1");
+    assert_eq!(of_api(&site, "refused_total").await, "1");
     pieces.send(ok("first").into_bytes()).await.expect("takes it");
     drop(pieces);
     assert_eq!(first.reply().await.text(), "first");
     assert_eq!(staying.reply().await.text(), "ok");
     is_noted(&site).await;
     assert_eq!(site.api.requests().len(), 2, "nobody wants the other one any more");
-    assert_eq!((of_api(&site, "waiting").await, of_api(&site, "waits_total").await), (0, 2));
-    assert!(site.metric("tollgate_upstream_wait_seconds_total{upstream=\"api\"}").await > 0.0);
+    assert_eq!(of_api(&site, "waiting").await, "0");
+    assert_eq!(of_api(&site, "waits_total").await, "2");
+    assert_ne!(of_api(&site, "wait_seconds_total").await, "0");
 }
 
 /// Streams of one connection have no more room than connections.

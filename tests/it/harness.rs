@@ -285,10 +285,10 @@ impl Site {
     }
 
     /// The value of a metric, which is named with its labels.
-    pub(crate) async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> String {
         let said = self.metrics().await;
         let value = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("{name} is in {said}")).parse().expect("a number")
+        value.unwrap_or_else(|| panic!("{name} is in {said}")).to_owned()
     }
 
     /// Requests that reached either upstream.
