@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tollgate::proxy::credential;
 use tollgate::replica::Replica;
-use tollgate::store::SnapshotItem;
+use tollgate::store::{SnapshotItem, Stamp};
 use tollgate::token::{Action, Digest, Grant, Owner, Permission, PermissionSet, Resource, Role, TokenId, UserId};
 
 /// The program's own allocator, so that the memory printed is what the program would use.
@@ -70,7 +70,8 @@ fn filled(size: u64) -> Replica {
     let replica = Replica::new();
     let user = UserId::from_u64(1);
     replica.begin_merge();
-    replica.merge(&SnapshotItem::Owner(user, Owner { name: "anna".to_owned(), role: Role::Owner, enabled: true }));
+    let owner = Owner { name: "anna".to_owned(), role: Role::Owner, enabled: true };
+    replica.merge(&SnapshotItem::Owner(user, owner, Stamp::default()));
     for number in 0..size {
         let grant = Grant {
             token: TokenId::from_u64(number),

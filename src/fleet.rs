@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::admin::Health;
 use crate::config::{FreshnessConfig, MaxStaleness};
-use crate::store::{Report, SidecarId, Store, StoreError};
+use crate::store::{self, Report, SidecarId, Store, StoreError};
 
 /// How often a report is renewed that says the same: well within [`keep`].
 const REFRESH: Duration = Duration::from_secs(5);
@@ -77,6 +77,8 @@ impl Reporter {
             address: address.map(|address| address.to_string()).unwrap_or_default(),
             started_at: Timestamp::now(),
             applied: None,
+            head: None,
+            schema: store::SCHEMA,
             staleness_ms: None,
             connections: 0,
         };
@@ -88,8 +90,9 @@ impl Reporter {
     pub async fn run(mut self, mut leave: oneshot::Receiver<()>) {
         let mut positions = self.health.replica.position();
         loop {
-            let applied = positions.borrow_and_update().map(|position| (position.epoch, position.revision));
-            self.report.applied = applied;
+            let position = *positions.borrow_and_update();
+            self.report.applied = position.map(|position| (position.epoch, position.revision));
+            self.report.head = position.map(|position| position.head);
             let heard = self.send().await;
             let news = async {
                 if !heard {

@@ -8,7 +8,8 @@
 //!
 //! Every decision rests on records that were read, and the batch says which ones. The store commits it only if they are
 //! still the same, so of two commands that would break a rule together, the second is decided anew. Decisions that rest
-//! on what does *not* exist (no user yet, no further token of this user) pin the store's revision instead.
+//! on what does *not* exist (no user yet, no further token of this user) pin just that, see [`Pin`](crate::store::Pin):
+//! what others commit meanwhile does not matter.
 //!
 //! The actor's own record is among those: somebody who is disabled or loses a role while a command runs is judged by
 //! what they are when it is committed.
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::store::{Batch, CommitError, Edit, Revision, Store, StoreError, Versioned};
+use crate::store::{Batch, CommitError, Committed, Edit, Store, StoreError, Versioned};
 use crate::token::{UserId, UserRecord};
 
 pub use actor::Actor;
@@ -123,7 +124,7 @@ impl Registry {
             return Ok(Outcome::Idle);
         }
         match self.store.commit(batch).await {
-            Ok(revision) => Ok(Outcome::Committed(revision)),
+            Ok(committed) => Ok(Outcome::Committed(committed)),
             Err(CommitError::Conflict) => Ok(Outcome::Conflict),
             Err(CommitError::DigestTaken(digest)) => Err(RegistryError::DigestTaken(digest)),
             Err(CommitError::DigestRetired(digest)) => Err(RegistryError::DigestRetired(digest)),
@@ -138,7 +139,7 @@ impl Registry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// It is in the store.
-    Committed(Revision),
+    Committed(Committed),
     /// It changes nothing, so it was not committed.
     Idle,
     /// The records that it rests on changed meanwhile.

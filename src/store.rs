@@ -15,6 +15,7 @@
 pub mod batch;
 pub mod change;
 mod notify;
+pub mod position;
 pub mod redis;
 pub mod report;
 pub mod retention;
@@ -22,17 +23,16 @@ pub mod settings;
 pub mod sqlite;
 pub mod url;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
 use crate::token::{Digest, Grant, HistoryEntry, Owner, TokenId, TokenRecord, UserId, UserRecord};
 
-pub use batch::{Batch, Edit};
+pub use batch::{Batch, Edit, Pin};
 pub use change::{Change, LogEntry};
+pub use position::{CommitId, Committed, Epoch, Head, Position, Revision, Stamp};
 pub use redis::RedisStore;
 pub use report::{Report, Reported, SidecarId};
 pub use retention::Retention;
@@ -40,51 +40,17 @@ pub use settings::Settings;
 pub use sqlite::SqliteStore;
 pub use url::StoreUrl;
 
-/// Counts committed batches: +1 with each. Revisions of different [`Epoch`]s cannot be compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-pub struct Revision(pub u64);
-
-impl Revision {
-    /// The one after.
-    #[must_use]
-    pub const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-impl fmt::Display for Revision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// One life of a store: a random number drawn when it is created. Another epoch means that nothing known of revisions
-/// holds any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Epoch(pub u64);
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-/// Where a store or a replica stands. Two with the same epoch and revision must have the same checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Position {
-    /// Which life of the store.
-    pub epoch: Epoch,
-    /// How many batches it has committed.
-    pub revision: Revision,
-    /// XOR of [`Grant::fingerprint`] over every active token and [`Owner::fingerprint`] over every user.
-    pub checksum: u64,
-}
+/// The layout that this version writes, in every store. It grows with every change that an older program could not work
+/// with; reports of sidecars say which one they can read.
+pub const SCHEMA: u32 = 3;
 
 /// A position, read so that it proves something: from a store that was still in charge when it answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Probe {
     /// Where the store stood.
     pub position: Position,
+    /// How many digests were ever recalled in this store: another number says that there may be others than before.
+    pub recalls: u64,
     /// Digests that sidecars saw revoked or deleted although the store held them as active again, in no order: whoever
     /// reads this refuses them from now on.
     pub recalled: Vec<Digest>,
@@ -93,17 +59,17 @@ pub struct Probe {
 impl From<Position> for Probe {
     /// With nothing recalled.
     fn from(position: Position) -> Self {
-        Self { position, recalled: Vec::new() }
+        Self { position, recalls: 0, recalled: Vec::new() }
     }
 }
 
-/// A record with the revision that wrote it, which is its version.
+/// A record with its version: the commit that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned<R> {
     /// The record.
     pub record: R,
-    /// The revision that wrote it.
-    pub version: Revision,
+    /// The commit that wrote it.
+    pub version: CommitId,
 }
 
 /// One thing in a snapshot.
@@ -111,8 +77,8 @@ pub struct Versioned<R> {
 pub enum SnapshotItem {
     /// About how many grants follow: room can be made for them at once. At most one, and first.
     Size(usize),
-    /// A user.
-    Owner(UserId, Owner),
+    /// A user, and which commit made the user so.
+    Owner(UserId, Owner, Stamp),
     /// An active token.
     Grant(Digest, Grant),
     /// An entry that could not be read. Whatever token it was about is not in the snapshot, so it is refused.
@@ -246,11 +212,11 @@ pub enum CommitError {
 /// Every future may be dropped half-way; a commit then happened whole or not at all.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Applies the batch whole, or not at all, and returns the revision that it became.
+    /// Applies the batch whole, or not at all, and says what became of it.
     ///
-    /// In one transaction: the expected versions hold, no digest is used twice, no name is used twice; records, grants,
-    /// owners and history are written; the checksum and revision move; [`Batch::changes`] goes to the log.
-    async fn commit(&self, batch: Batch) -> Result<Revision, CommitError>;
+    /// In one transaction: the expected versions and the pins hold, no digest is used twice, no name is used twice; records, grants,
+    /// owners and history are written; checksum, head and revision move; [`Batch::changes`] goes to the log.
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError>;
 
     /// Where the store stands now.
     async fn position(&self) -> Result<Position, StoreError>;
@@ -275,6 +241,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// One user, by the exact name.
     async fn user_by_name(&self, name: &str) -> Result<Option<Versioned<UserRecord>>, StoreError>;
+
+    /// The commit through which a token came to this user last, by being made or reassigned: what [`Pin::TokensOf`]
+    /// holds on to. `None`: none has.
+    async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError>;
 
     /// Users, newest first, those made before `before` (a cursor: the last id of the page before), at most `limit`.
     async fn users(&self, before: Option<UserId>, limit: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError>;

@@ -200,7 +200,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::store::{Epoch, Report, SidecarId};
+    use crate::store::{Epoch, Head, Report, SidecarId};
 
     fn status(applied: Option<(u64, u64)>) -> Status {
         let report = Report {
@@ -210,12 +210,14 @@ mod tests {
             address: "127.0.0.1:8080".to_owned(),
             started_at: Timestamp::UNIX_EPOCH,
             applied: applied.map(|(epoch, revision)| (Epoch(epoch), Revision(revision))),
+            head: None,
+            schema: crate::store::SCHEMA,
             staleness_ms: Some(250),
             connections: 12,
         };
         Status {
             store: "redis://127.0.0.1:6379".to_owned(),
-            position: Position { epoch: Epoch(7), revision: Revision(42), checksum: 0 },
+            position: Position { epoch: Epoch(7), revision: Revision(42), head: Head(42), checksum: 0 },
             tokens: 3,
             recalled: 0,
             sidecars: vec![Reported { report, age: Duration::from_millis(500) }],

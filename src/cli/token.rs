@@ -374,7 +374,7 @@ async fn print_ended(
     let store = &**session.registry.store();
     // At once: people see what was done while others still apply it.
     let print = async { if output.json { Ok(()) } else { print_done(session, what, &ended.tokens, output).await } };
-    let (receipt, printed) = tokio::join!(wait.wait(store, ended.revision), print);
+    let (receipt, printed) = tokio::join!(wait.wait(store, ended.position), print);
     let receipt: Option<Receipt> = receipt.with_context(|| {
         format!("{}: {what}, but which sidecars have applied it is not known", count(ended.tokens.len()))
     })?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::output::{Output, note};
 use crate::config::units::parse_duration;
-use crate::store::{Epoch, Reported, Revision, SidecarId, Store, StoreError};
+use crate::store::{Epoch, Position, Reported, Revision, SidecarId, Store, StoreError};
 
 /// The first pause between two looks, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
@@ -59,22 +59,20 @@ struct MissingView {
 }
 
 impl WaitArgs {
-    /// Waits, if that was asked for, until every live sidecar has applied the revision that was just committed.
+    /// Waits, if that was asked for, until every live sidecar has come to this position, which was just committed.
     ///
     /// # Errors
     /// When the store does not say which sidecars there are.
-    pub async fn wait(self, store: &dyn Store, revision: Revision) -> Result<Option<Receipt>, StoreError> {
-        if !self.wait {
-            return Ok(None);
-        }
+    pub async fn wait(self, store: &dyn Store, position: Option<Position>) -> Result<Option<Receipt>, StoreError> {
+        let Some(position) = position.filter(|_| self.wait) else { return Ok(None) };
         let timeout = self.timeout.unwrap_or(Duration::from_secs(5));
-        Ok(Some(Receipt::of(store, revision, Instant::now(), timeout).await?))
+        Ok(Some(Receipt::of(store, position, Instant::now(), timeout).await?))
     }
 }
 
 impl Receipt {
-    async fn of(store: &dyn Store, revision: Revision, since: Instant, timeout: Duration) -> Result<Self, StoreError> {
-        let epoch = store.position().await?.epoch;
+    async fn of(store: &dyn Store, position: Position, since: Instant, timeout: Duration) -> Result<Self, StoreError> {
+        let Position { epoch, revision, .. } = position;
         let (mut pause, mut behind) = (PAUSES.0, Vec::new());
         loop {
             let looked = store.sidecars().await;
@@ -188,6 +186,8 @@ mod tests {
             address: "127.0.0.1:1".to_owned(),
             started_at: Timestamp::UNIX_EPOCH,
             applied: applied.map(|(epoch, revision)| (Epoch(epoch), Revision(revision))),
+            head: None,
+            schema: crate::store::SCHEMA,
             staleness_ms: Some(3),
             connections: 0,
         };

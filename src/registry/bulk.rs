@@ -12,7 +12,7 @@ use super::actor::Standing;
 use super::draft::Draft;
 use super::steps::CHUNK;
 use super::{Actor, Outcome, PAGE, Registry, RegistryError, Tries, now};
-use crate::store::{Revision, StateFilter, StoreError, TokenFilter, Versioned};
+use crate::store::{Position, StateFilter, StoreError, TokenFilter, Versioned};
 use crate::token::{Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 
 /// What revoking or deleting did.
@@ -20,8 +20,9 @@ use crate::token::{Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 pub struct Ended {
     /// The tokens, in the order of the ids: as they are now, or as they were before they were deleted.
     pub tokens: Vec<TokenRecord>,
-    /// Whoever has applied everything up to this revision refuses all of them.
-    pub revision: Revision,
+    /// Where the store stood then: whoever has come this far in the same history refuses all of them. `None` where there
+    /// was nothing to do.
+    pub position: Option<Position>,
 }
 
 /// What is done to each token of a selection.
@@ -73,7 +74,7 @@ impl Registry {
         ids: &[TokenId],
         force: bool,
     ) -> Result<Ended, RegistryError> {
-        let mut ended = Ended { tokens: Vec::with_capacity(ids.len()), revision: Revision::default() };
+        let mut ended = Ended { tokens: Vec::with_capacity(ids.len()), position: None };
         let mut tries = Tries::new(deed.operation());
         loop {
             let before = ended.tokens.len();
@@ -126,17 +127,16 @@ impl Registry {
             let mut draft = Draft::new(&standing, now());
             kept.iter().for_each(|kept| draft.require_token(kept.clone()));
             heir.iter().for_each(|heir| draft.require_user(heir));
-            let (mut done, mut revision) = (Vec::with_capacity(CHUNK), ended.revision);
+            let mut done = Vec::with_capacity(CHUNK);
             for token in tokens.by_ref().take(CHUNK) {
-                revision = revision.max(token.version);
                 done.push(deed.apply(&mut draft, token, heir.as_ref(), &selection));
             }
             match self.try_commit(draft.into_batch()).await? {
-                Outcome::Committed(committed) => revision = committed,
-                Outcome::Idle => {}
+                Outcome::Committed(committed) => ended.position = Some(committed.position),
+                // They were revoked already, by a commit that this position comes after.
+                Outcome::Idle => ended.position = Some(self.store.position().await?),
                 Outcome::Conflict => return Ok(false),
             }
-            ended.revision = revision;
             ended.tokens.append(&mut done);
         }
         Ok(true)

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::actor::Standing;
-use crate::store::{Batch, Edit, Revision, Versioned};
+use crate::store::{Batch, Edit, Pin, Versioned};
 use crate::token::{Event, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord};
 
 /// What one actor is about to change at one moment.
@@ -30,9 +30,9 @@ impl<'a> Draft<'a> {
         self.batch
     }
 
-    /// For decisions that rest on what does not exist: nothing at all may be committed in between.
-    pub(super) fn expect_revision(&mut self, revision: Revision) {
-        self.batch.expected_revision = Some(revision);
+    /// For decisions that rest on what does not exist.
+    pub(super) fn pin(&mut self, pin: Pin) {
+        self.batch.pins.push(pin);
     }
 
     pub(super) fn create_user(&mut self, user: UserRecord) {
@@ -113,7 +113,7 @@ impl<'a> Draft<'a> {
 /// Takes from a token what the role does not have, and says what it lost.
 fn clamp(token: &mut TokenRecord, role: Role) -> Option<PermissionSet> {
     let kept = token.permissions.intersect(role.permissions());
-    let lost: PermissionSet = token.permissions.iter().filter(|permission| !kept.contains(*permission)).collect();
+    let lost = token.permissions.without(kept);
     token.permissions = kept;
     (!lost.is_empty()).then_some(lost)
 }
@@ -122,6 +122,7 @@ fn clamp(token: &mut TokenRecord, role: Role) -> Option<PermissionSet> {
 #[cfg(test)]
 pub(super) mod samples {
     use super::*;
+    use crate::store::CommitId;
     use crate::token::{Digest, UserStatus};
 
     pub(in crate::registry) fn at(second: i64) -> Timestamp {
@@ -133,7 +134,7 @@ pub(super) mod samples {
         let id = name.bytes().fold(0, |id, byte| id << 8 | u64::from(byte));
         let (name, status) = (name.to_owned(), UserStatus::Active);
         let record = UserRecord { id: UserId::from_u64(id), name, role, status, created_at: at(0) };
-        Versioned { record, version: Revision(1) }
+        Versioned { record, version: CommitId(1) }
     }
 
     pub(in crate::registry) fn token(
@@ -153,7 +154,7 @@ pub(super) mod samples {
             created_by: "cli:test".to_owned(),
             expires_at: None,
         };
-        Versioned { record, version: Revision(1) }
+        Versioned { record, version: CommitId(1) }
     }
 
     pub(in crate::registry) fn operator() -> Standing {

@@ -166,9 +166,9 @@ impl Registry {
         let new = UserRecord { role: Role::Owner, ..to.record.clone() };
         draft.update_user(old, after.clone());
         draft.update_user(to, new.clone());
-        let Outcome::Committed(version) = self.try_commit(draft.into_batch()).await? else { return Ok(None) };
+        let Outcome::Committed(committed) = self.try_commit(draft.into_batch()).await? else { return Ok(None) };
         progress.effect = Some(format!("{} is the owner now, and {} an administrator", new.name, after.name));
-        let old = Versioned { record: after.clone(), version };
+        let old = Versioned { record: after.clone(), version: committed.id };
         self.finish_narrowing(standing.name(), old, &mut progress.narrowed).await?;
         Ok(Some(Transfer { old: after, new, narrowed: progress.narrowed - of_heir }))
     }
@@ -207,7 +207,7 @@ impl Registry {
         let mut draft = Draft::new(standing, now());
         draft.update_user(before, after.clone());
         Ok(match self.try_commit(draft.into_batch()).await? {
-            Outcome::Committed(version) => Some(Versioned { record: after, version }),
+            Outcome::Committed(committed) => Some(Versioned { record: after, version: committed.id }),
             Outcome::Idle | Outcome::Conflict => None,
         })
     }

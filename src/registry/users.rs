@@ -7,7 +7,7 @@ use super::draft::Draft;
 use super::steps::{CHUNK, Progress, UNREVOKED};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
 use super::{Actor, PAGE, Registry, RegistryError, Tries, now};
-use crate::store::{Batch, TokenFilter, Versioned};
+use crate::store::{Batch, Pin, StoreError, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{Event, Role, TokenRecord, UserId, UserRecord, UserStatus};
 
@@ -51,7 +51,6 @@ impl Registry {
         let mut tries = Tries::new("setting the registry up");
         loop {
             tries.begin().await?;
-            let revision = self.store.position().await?.revision;
             if !self.store.users(None, 1).await?.is_empty() {
                 return Err(RegistryError::AlreadyInitialised);
             }
@@ -66,7 +65,7 @@ impl Registry {
             };
             let record = decide_token(&standing, &owner, &new, token.digest(), token.hint(), now)?;
             let mut draft = Draft::new(&standing, now);
-            draft.expect_revision(revision);
+            draft.pin(Pin::NoUsers);
             draft.create_user(owner.clone());
             draft.create_token(record.clone(), Event::Created);
             if self.commit(draft.into_batch()).await? {
@@ -145,12 +144,12 @@ impl Registry {
         let mut tries = Tries::new("changing the role");
         loop {
             tries.begin().await?;
-            // First: a token that comes to this user after its tokens were read must not escape.
-            let revision = self.store.position().await?.revision;
             let standing = self.standing(actor).await?;
             standing.check_manages_users()?;
             let user = self.find_user(&standing, name).await?;
             check_role_change(&standing, &user.record, role)?;
+            // First: a token that comes to this user after its tokens were read must not escape.
+            let pin = self.pin_tokens_of(user.record.id).await?;
             let Some(tokens) = self.few_tokens_of(user.record.id, Some(UNREVOKED)).await? else {
                 match self.set_role_in_steps(&standing, user, role, progress).await? {
                     Some(change) => return Ok(change),
@@ -159,7 +158,7 @@ impl Registry {
             };
             let mut draft = Draft::new(&standing, now());
             if user.record.role != role {
-                draft.expect_revision(revision);
+                draft.pin(pin);
             }
             let change = decide_role(&mut draft, user, tokens, role);
             if self.commit(draft.into_batch()).await? {
@@ -207,19 +206,19 @@ impl Registry {
         let mut tries = Tries::new("deleting the user");
         loop {
             tries.begin().await?;
-            // First: a token that comes to this user after its tokens were read must not stay behind.
-            let revision = self.store.position().await?.revision;
             let standing = self.standing(actor).await?;
             standing.check_manages_users()?;
             let user = self.find_user(&standing, name).await?;
             check_deletable(&standing, &user.record)?;
+            // First: a token that comes to this user after its tokens were read must not stay behind.
+            let pin = self.pin_tokens_of(user.record.id).await?;
             let Some(tokens) = self.few_tokens_of(user.record.id, None).await? else {
                 self.delete_tokens_of(&standing, user, progress).await?;
                 continue;
             };
             let deleted = tokens.len();
             let mut draft = Draft::new(&standing, now());
-            draft.expect_revision(revision);
+            draft.pin(pin);
             tokens.into_iter().for_each(|token| draft.delete_token(token));
             draft.delete_user(user);
             if self.commit(draft.into_batch()).await? {
@@ -255,12 +254,13 @@ impl Registry {
         let mut tries = Tries::new("transferring the ownership");
         loop {
             tries.begin().await?;
-            let revision = self.store.position().await?.revision;
             let standing = self.standing(actor).await?;
             standing.check_transfers_ownership()?;
             let to = self.find_user(&standing, to).await?;
             check_heir(&to.record)?;
             let old = self.find_owner().await?;
+            // First, as for a change of role.
+            let pins = [self.pin_tokens_of(old.record.id).await?, self.pin_tokens_of(to.record.id).await?];
             let tokens = self.few_tokens_of(old.record.id, Some(UNREVOKED)).await?;
             let heirs = self.few_tokens_of(to.record.id, Some(UNREVOKED)).await?;
             let few = tokens.zip(heirs).filter(|(tokens, heirs)| tokens.len() + heirs.len() <= CHUNK);
@@ -271,7 +271,7 @@ impl Registry {
                 }
             };
             let mut draft = Draft::new(&standing, now());
-            draft.expect_revision(revision);
+            pins.into_iter().for_each(|pin| draft.pin(pin));
             for token in heirs {
                 draft.narrow(token, to.record.role);
             }
@@ -293,6 +293,11 @@ impl Registry {
             return Ok(0);
         }
         Ok(self.store.count_tokens(TokenFilter { owner: Some(user), state: None }).await?)
+    }
+
+    /// What a decision about all of a user's tokens rests on. To be read before the tokens.
+    async fn pin_tokens_of(&self, user: UserId) -> Result<Pin, StoreError> {
+        Ok(Pin::TokensOf { user, since: self.store.token_set(user).await? })
     }
 
     /// The Owner: mostly the oldest user, so on the last page.

@@ -36,7 +36,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Instant;
 
-use crate::store::{Changes, Epoch, LogEntry, Notice, Position, Probe, Revision};
+use crate::store::{Changes, Epoch, Head, LogEntry, Notice, Position, Probe, Revision};
 use crate::token::Digest;
 
 /// What the synchroniser does to the replica. `now` is the moment of the event that led to it.
@@ -199,8 +199,8 @@ struct Synced {
     revision: Revision,
     /// The table's checksum there.
     found: u64,
-    /// What the log says the checksum is, at the latest revisions up to and with `revision`.
-    stated: VecDeque<(Revision, u64)>,
+    /// What the log says of the latest revisions, up to and with `revision`.
+    stated: VecDeque<Stated>,
     trust: Trust,
     /// A position that was read and not yet reached.
     owed: Option<Proof>,
@@ -218,11 +218,18 @@ enum Trust {
     Settled { difference: u64 },
 }
 
-/// The store was at this revision with this checksum at some time after `sent_at`.
+/// What the store had at a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Stated {
+    head: Head,
+    checksum: u64,
+}
+
+/// The store was at this revision and had this at some time after `sent_at`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Proof {
     revision: Revision,
-    checksum: u64,
+    stated: Stated,
     sent_at: Instant,
 }
 
@@ -396,7 +403,7 @@ fn hear<T: Table>(
             scene.table.revoke(entry, scene.now);
             if entry.revision > synced.revision {
                 synced.heard = synced.heard.max(entry.revision);
-            } else if synced.stated_at(entry.revision).is_some_and(|stated| stated != entry.checksum) {
+            } else if synced.stated_at(entry.revision).is_some_and(|stated| stated.head != entry.head) {
                 // Not a repetition: the store has another past than we have.
                 *probe_wanted = true;
             }
@@ -431,7 +438,8 @@ fn take_position<T: Table>(
     if position.revision < reached {
         return Err(Finding::Regressed { from: reached, to: position.revision });
     }
-    let proof = Proof { revision: position.revision, checksum: position.checksum, sent_at };
+    let stated = Stated { head: position.head, checksum: position.checksum };
+    let proof = Proof { revision: position.revision, stated, sent_at };
     if proof.revision > synced.revision {
         synced.heard = synced.heard.max(proof.revision);
         synced.owed = Some(proof);
@@ -487,7 +495,7 @@ impl Synced {
             epoch: position.epoch,
             revision,
             found,
-            stated: VecDeque::from([(revision, position.checksum)]),
+            stated: VecDeque::from([Stated { head: position.head, checksum: position.checksum }]),
             trust: Trust::Unsettled { snapshot: revision },
             owed: None,
             heard: revision,
@@ -496,19 +504,19 @@ impl Synced {
     }
 
     fn position(&self) -> Option<Position> {
-        let (revision, checksum) = *self.stated.back()?;
-        Some(Position { epoch: self.epoch, revision, checksum })
+        let Stated { head, checksum } = *self.stated.back()?;
+        Some(Position { epoch: self.epoch, revision: self.revision, head, checksum })
     }
 
     fn is_next(&self, entry: &LogEntry) -> bool {
-        entry.revision.0.checked_sub(1) == Some(self.revision.0)
+        self.stated.back().is_some_and(|stated| entry.follows(stated.head, self.revision))
     }
 
-    /// The checksum that the store had at a revision, if it is one of the latest.
-    fn stated_at(&self, revision: Revision) -> Option<u64> {
+    /// What the store had at a revision, if it is one of the latest.
+    fn stated_at(&self, revision: Revision) -> Option<Stated> {
         let back = usize::try_from(self.revision.0.checked_sub(revision.0)?).ok()?;
         let index = self.stated.len().checked_sub(1)?.checked_sub(back)?;
-        self.stated.get(index).map(|(_, checksum)| *checksum)
+        self.stated.get(index).copied()
     }
 
     /// Applies the next entry, and checks it as far as it can be checked.
@@ -518,7 +526,7 @@ impl Synced {
         if self.stated.len() == STATED {
             self.stated.pop_front();
         }
-        self.stated.push_back((entry.revision, entry.checksum));
+        self.stated.push_back(Stated { head: entry.head, checksum: entry.checksum });
         if let Trust::Settled { difference } = self.trust
             && self.found ^ entry.checksum != difference
         {
@@ -535,7 +543,7 @@ impl Synced {
         match self.stated_at(proof.revision) {
             // Longer ago than we remember: proves nothing.
             None => return Ok(()),
-            Some(stated) if stated != proof.checksum => return Err(Finding::Diverged(proof.revision)),
+            Some(stated) if stated != proof.stated => return Err(Finding::Diverged(proof.revision)),
             Some(_) => {}
         }
         if let Trust::Unsettled { snapshot } = self.trust {
@@ -547,7 +555,7 @@ impl Synced {
 
     /// The log was applied up to a position read after the snapshot, so the table is exact; or the snapshot was not.
     fn settle<T: Table>(&mut self, snapshot: Revision, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
-        let stated = self.stated_at(self.revision).unwrap_or_default();
+        let stated = self.stated.back().map_or(0, |stated| stated.checksum);
         let difference = self.found ^ stated;
         let known = scene.past.suspect.replace(difference) == Some(difference);
         if difference != 0 && !known {

@@ -19,7 +19,7 @@ use dashmap::DashMap;
 use super::OwnerEntry;
 use super::entry::{DigestHasher, Entry, Generation, Terms};
 use super::tombstone::{self, Tombstones};
-use crate::store::{Change, LogEntry, Revision, SnapshotItem};
+use crate::store::{Change, LogEntry, Revision, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
 /// What requests look digests up in.
@@ -96,6 +96,8 @@ struct OwnerSlot {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     role: Role,
+    /// The commit that made the user so.
+    stamp: Stamp,
     fingerprint: u64,
 }
 
@@ -180,7 +182,8 @@ impl Ledger {
         self.applied = entry.revision;
         let mut narrowed = false;
         for changes in entry.changes.chunks(TURN) {
-            narrowed |= changes.iter().fold(false, |narrowed, change| self.change(grants, change, now) | narrowed);
+            let change = |narrowed, change| self.change(grants, change, entry.stamp(), now) | narrowed;
+            narrowed |= changes.iter().fold(false, change);
             if changes.len() == TURN {
                 std::thread::yield_now();
             }
@@ -231,7 +234,7 @@ impl Ledger {
                 make_room(grants, *expected);
                 false
             }
-            SnapshotItem::Owner(id, owner) => self.put_owner(grants, *id, owner),
+            SnapshotItem::Owner(id, owner, stamp) => self.put_owner(grants, *id, owner, *stamp),
             SnapshotItem::Grant(digest, grant) => self.put_grant(grants, *digest, grant),
             SnapshotItem::Damaged { key } => {
                 self.damaged += 1;
@@ -289,11 +292,12 @@ impl Ledger {
         (self.generation, self.applied)
     }
 
-    /// Every user that the store has told of.
-    pub(super) fn owners(&self) -> Vec<(UserId, Owner)> {
+    /// Every user that the store has told of, and which commit made the user so.
+    pub(super) fn owners(&self) -> Vec<(UserId, Owner, Stamp)> {
         let owner = |(id, slot): (&UserId, &OwnerSlot)| {
             let (name, enabled) = (slot.entry.name().to_owned(), slot.entry.role().is_some());
-            Some((*id, Owner { name, role: slot.known?.role, enabled }))
+            let Known { role, stamp, .. } = slot.known?;
+            Some((*id, Owner { name, role, enabled }, stamp))
         };
         self.owners.iter().filter_map(owner).collect()
     }
@@ -308,11 +312,11 @@ impl Ledger {
         self.tombstones.page(from, limit, now)
     }
 
-    fn change(&mut self, grants: &Grants, change: &Change, now: Instant) -> bool {
+    fn change(&mut self, grants: &Grants, change: &Change, stamp: Stamp, now: Instant) -> bool {
         match change {
             Change::PutGrant(digest, grant) => self.put_grant(grants, *digest, grant),
             Change::RemoveGrant(digest) => self.remove_grant(grants, digest, now),
-            Change::PutOwner(id, owner) => self.put_owner(grants, *id, owner),
+            Change::PutOwner(id, owner) => self.put_owner(grants, *id, owner, stamp),
             Change::RemoveOwner(id) => self.remove_owner(*id),
         }
     }
@@ -356,7 +360,7 @@ impl Ledger {
         true
     }
 
-    fn put_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner) -> bool {
+    fn put_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner, stamp: Stamp) -> bool {
         let generation = self.generation;
         let fingerprint = owner.fingerprint(id);
         let slot = self.owner(id);
@@ -365,7 +369,8 @@ impl Ledger {
             rename(grants, slot, owner);
             narrowed = true;
         }
-        let old = slot.known.replace(Known { role: owner.role, fingerprint }).filter(|_| slot.seen == generation);
+        let known = Known { role: owner.role, stamp, fingerprint };
+        let old = slot.known.replace(known).filter(|_| slot.seen == generation);
         slot.seen = generation;
         let before = slot.entry.stand(owner.enabled.then_some(owner.role));
         narrowed |= slot.entry.standing.load(Ordering::Relaxed) < before;

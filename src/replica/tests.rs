@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::entry::Terms;
 use super::*;
-use crate::store::{Change, Revision};
+use crate::store::{Change, CommitId, Head, Revision, Stamp};
 use crate::token::{Grant, Owner};
 
 fn digest(number: u8) -> Digest {
@@ -33,7 +33,7 @@ fn user(id: u64, role: Role, enabled: bool) -> Change {
 }
 
 fn entry(changes: Vec<Change>) -> LogEntry {
-    LogEntry { revision: Revision(1), checksum: 0, changes }
+    LogEntry { id: CommitId(1), revision: Revision(1), head: Head::START.then(CommitId(1)), checksum: 0, changes }
 }
 
 fn apply(replica: &Replica, changes: Vec<Change>) -> u64 {
@@ -69,7 +69,7 @@ fn resync(replica: &Replica, numbers: &[u8], absence_proves: bool) {
 
 fn merge(replica: &Replica, numbers: &[u8]) {
     replica.begin_merge();
-    replica.merge(&SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true)));
+    replica.merge(&SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true), Stamp::default()));
     for number in numbers {
         replica.merge(&SnapshotItem::Grant(digest(*number), grant(*number, 1)));
     }

@@ -1,9 +1,9 @@
 //! A batch: edits of records, computed from records that were read, to be committed whole or not at all.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
-use super::{Change, Revision, Versioned};
-use crate::token::{HistoryEntry, TokenId, TokenRecord, UserRecord};
+use super::{Change, CommitId, Versioned};
+use crate::token::{HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
 /// One record's part in a batch. What was read comes along, so that the store can check that it still is so, and so that
 /// what replicas must know follows from the batch alone.
@@ -63,11 +63,37 @@ pub struct Batch {
     pub tokens: Vec<Edit<TokenRecord>>,
     /// Lines to add to the histories of tokens that exist afterwards.
     pub history: Vec<(TokenId, HistoryEntry)>,
-    /// The store must still be at this revision: for decisions that rest on what does *not* exist.
-    pub expected_revision: Option<Revision>,
+    /// What must hold still: for decisions that rest on what does *not* exist.
+    pub pins: Vec<Pin>,
+}
+
+/// Something that a decision rests on, and that no record shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// There is no user.
+    NoUsers,
+    /// No token came to the user, by being made or reassigned, since [`Store::token_set`](super::Store::token_set) said
+    /// this of the user.
+    TokensOf {
+        /// Whose tokens were read.
+        user: UserId,
+        /// What the store said.
+        since: Option<CommitId>,
+    },
 }
 
 impl Batch {
+    /// The users to whom a token comes with this batch.
+    #[must_use]
+    pub fn receivers(&self) -> BTreeSet<UserId> {
+        let comes = |edit: &&Edit<TokenRecord>| match edit {
+            Edit::Create(_) => true,
+            Edit::Update { before, after } => before.record.owner != after.owner,
+            Edit::Delete(_) | Edit::Require(_) => false,
+        };
+        self.tokens.iter().filter(comes).map(|edit| edit.record().owner).collect()
+    }
+
     /// What no store can do with this batch: a record that occurs twice, an id or digest that changes, a line for the
     /// history of a token that goes. Only a bug makes such a batch.
     #[must_use]

@@ -1,6 +1,6 @@
 //! The change log's entries, and their encoding: the same bytes in every store and on every channel.
 
-use super::Revision;
+use super::{CommitId, Committed, Epoch, Head, Position, Revision, Stamp};
 use crate::token::grant::Damaged;
 use crate::token::{Digest, Grant, Owner, UserId};
 
@@ -20,18 +20,46 @@ pub enum Change {
 /// What one batch changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
+    /// What the commit is. The zero id stands for a commit of the layout before, which is not known.
+    pub id: CommitId,
     /// The revision that the batch became.
     pub revision: Revision,
+    /// The store's head after it.
+    pub head: Head,
     /// The store's checksum after it.
     pub checksum: u64,
     /// What replicas must know of it; may be empty.
     pub changes: Vec<Change>,
 }
 
-const PUT_GRANT: u8 = 1;
+impl LogEntry {
+    /// Which commit it tells of.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        Stamp { id: self.id, revision: self.revision }
+    }
+
+    /// Where the store stood right after it.
+    #[must_use]
+    pub fn committed(&self, epoch: Epoch) -> Committed {
+        let Self { id, revision, head, checksum, .. } = *self;
+        Committed { id, position: Position { epoch, revision, head, checksum } }
+    }
+
+    /// Whether it is the next one after this head and revision: nothing is missing, and it is of the same history.
+    #[must_use]
+    pub fn follows(&self, head: Head, revision: Revision) -> bool {
+        let is_chained = self.id != CommitId::default();
+        self.revision.0.checked_sub(1) == Some(revision.0) && (!is_chained || self.head == head.then(self.id))
+    }
+}
+
+/// As the layout before this one had it: permissions of 64 bits.
+const PUT_SHORT_GRANT: u8 = 1;
 const REMOVE_GRANT: u8 = 2;
 const PUT_OWNER: u8 = 3;
 const REMOVE_OWNER: u8 = 4;
+const PUT_GRANT: u8 = 5;
 
 /// Changes as bytes: a tag each, then fixed-length fields; an owner with its length before it.
 #[must_use]
@@ -74,6 +102,10 @@ pub fn decode(mut bytes: &[u8]) -> Result<Vec<Change>, Damaged> {
     while let [tag, rest @ ..] = bytes {
         bytes = rest;
         changes.push(match *tag {
+            PUT_SHORT_GRANT => {
+                let digest = Digest::from_bytes(take(&mut bytes)?);
+                Change::PutGrant(digest, Grant::decode(&take::<{ Grant::SHORT }>(&mut bytes)?)?)
+            }
             PUT_GRANT => {
                 let digest = Digest::from_bytes(take(&mut bytes)?);
                 Change::PutGrant(digest, Grant::decode(&take::<{ Grant::ENCODED }>(&mut bytes)?)?)

@@ -21,6 +21,7 @@ mod check;
 mod commit;
 mod dial;
 mod discovery;
+mod earlier;
 mod fault;
 mod index;
 mod layout;
@@ -40,14 +41,15 @@ use async_trait::async_trait;
 use redis::Pipeline;
 
 use self::commit::Stop;
+use self::earlier::EARLIER;
 use self::fault::Fault;
 use self::layout::{Key, Layout, SCHEMA};
 use self::link::Link;
 use self::watch::{Hearing, Watching};
 use super::notify::Notices;
 use super::{
-    Absent, Batch, Changes, CommitError, Notice, Position, Probe, Report, Reported, Retention, Revision, Settings,
-    SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
+    Absent, Batch, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Report, Reported, Retention,
+    Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
 };
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -89,7 +91,7 @@ impl RedisStore {
         let link = Link::new(settings).map_err(|fault| fault.during("the opening", &name))?;
         let access = Access {
             link,
-            layout: Layout::new(&settings.namespace),
+            layout: Layout::of(settings),
             name,
             quorum: settings.quorum_replicas,
             notices: Notices::new(),
@@ -173,17 +175,18 @@ impl Access {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         const OPERATION: &str = "a commit to the store";
         let store = &self.access.name;
         match commit::commit(&self.access, &batch, &self.retention).await {
             Ok((epoch, entry)) => {
-                let revision = entry.revision;
+                let committed = entry.committed(epoch);
                 // Watchers of this very store hear of it although they may not be subscribed yet; twice does no harm.
                 self.access.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
-                Ok(revision)
+                Ok(committed)
             }
             Err(Stop::Refused(refusal)) => Err(refusal),
+            Err(Stop::Earlier) => Err(layout::other_schema(EARLIER.as_bytes()).during(OPERATION, store).into()),
             Err(Stop::Failed(fault)) => Err(self.access.explained(fault).await.during(OPERATION, store).into()),
             Err(Stop::Unknown(fault)) => Err(CommitError::Unknown(fault.during(OPERATION, store))),
         }
@@ -219,6 +222,10 @@ impl Store for RedisStore {
 
     async fn user_by_name(&self, name: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
         self.told("reading a user", read::user_by_name(&self.access, name).await).await
+    }
+
+    async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
+        self.told("reading a user", read::token_set(&self.access, user).await).await
     }
 
     async fn users(&self, before: Option<UserId>, limit: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, Revision};
+use super::{Epoch, Head, Revision};
 
 /// One run of one sidecar: a random number drawn at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -34,6 +34,12 @@ pub struct Report {
     pub started_at: Timestamp,
     /// What its requests are decided by: everything up to this revision of this epoch; `None` while it is being rebuilt.
     pub applied: Option<(Epoch, Revision)>,
+    /// The head there: which commits those are. Missing in reports of versions that know no heads.
+    #[serde(default)]
+    pub head: Option<Head>,
+    /// The newest schema of the store that it can read.
+    #[serde(default = "before_schemas")]
+    pub schema: u32,
     /// How long ago it was last proven fresh, in milliseconds, at the moment of the report; `None` before the first time.
     pub staleness_ms: Option<u64>,
     /// Open client connections.
@@ -47,4 +53,9 @@ pub struct Reported {
     pub report: Report,
     /// How long ago, by the store's clock.
     pub age: Duration,
+}
+
+/// What the versions of this program that did not say so could read: see [`super::SCHEMA`].
+const fn before_schemas() -> u32 {
+    super::SCHEMA - 1
 }

@@ -11,6 +11,7 @@
 mod commit;
 mod fault;
 mod fleet;
+mod migration;
 mod poll;
 mod read;
 mod schema;
@@ -33,8 +34,8 @@ use self::poll::Poll;
 use self::schema::Identity;
 use super::notify::Notices;
 use super::{
-    Batch, Changes, CommitError, Epoch, Notice, Position, Probe, Report, Reported, Retention, Revision, SidecarId,
-    SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
+    Batch, Changes, CommitError, CommitId, Committed, Epoch, Notice, Position, Probe, Report, Reported, Retention,
+    Revision, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
 };
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -131,19 +132,19 @@ impl Shared {
         })
     }
 
-    fn commit(&self, batch: &Batch) -> Result<Revision, Stop> {
+    fn commit(&self, batch: &Batch) -> Result<Committed, Stop> {
         let mut writer = lock(&self.writer);
         self.check_identity()?;
         let (epoch, entry) = commit::commit(&mut writer, batch, &self.retention, now())?;
-        let revision = entry.revision;
+        let committed = entry.committed(epoch);
         let mut announced = self.announced();
         // With a commit of another process in between, this one is left to be found together with that one.
-        if announced.0 == epoch && announced.1.next() == revision {
-            announced.1 = revision;
+        if announced.0 == epoch && announced.1.next() == entry.revision {
+            announced.1 = entry.revision;
         }
         // Before the next commit can begin, so that notices come in the order of commits.
         self.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
-        Ok(revision)
+        Ok(committed)
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
@@ -205,7 +206,7 @@ impl Shared {
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         let shared = Arc::clone(&self.shared);
         let committed = spawn_blocking(move || shared.commit(&batch)).await;
         committed.map_err(|error| Stop::Failed(error.into())).and_then(|result| result).map_err(|stop| match stop {
@@ -220,7 +221,8 @@ impl Store for SqliteStore {
 
     async fn probe(&self) -> Result<Probe, StoreError> {
         let probe = |connection: &Connection| {
-            Ok(Probe { position: read::position(connection)?, recalled: fleet::recalled(connection)? })
+            let (position, recalls) = (read::position(connection)?, fleet::recalls(connection)?);
+            Ok(Probe { position, recalls, recalled: fleet::recalled(connection)? })
         };
         self.read("reading the position", probe).await
     }
@@ -258,6 +260,10 @@ impl Store for SqliteStore {
     async fn user_by_name(&self, name: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
         let name = name.to_owned();
         self.read("reading a user", move |connection| read::user_by_name(connection, &name)).await
+    }
+
+    async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
+        self.read("reading a user", move |connection| read::token_set(connection, user)).await
     }
 
     async fn users(&self, before: Option<UserId>, limit: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {
@@ -343,6 +349,11 @@ const fn key(id: u64) -> i64 {
 /// The inverse of [`key`].
 const fn from_key(key: i64) -> u64 {
     key.cast_unsigned() ^ (1 << 63)
+}
+
+/// An id or a head as SQLite's bytes.
+const fn blob(word: u128) -> [u8; 16] {
+    word.to_be_bytes()
 }
 
 /// Seconds since 1970.

@@ -174,8 +174,8 @@ impl Permission {
     }
 
     /// Its bit in a [`PermissionSet`]: four bits a resource, one left free. Part of the stored format.
-    const fn bit(self) -> u64 {
-        1 << (self.resource as u64 * 4 + self.action as u64)
+    const fn bit(self) -> u128 {
+        1 << (self.resource as u32 * 4 + self.action as u32)
     }
 }
 
@@ -229,9 +229,12 @@ impl<'de> Deserialize<'de> for Permission {
     }
 }
 
-/// A set of permissions, as bits. It holds only permissions that exist.
+/// A set of permissions, as bits.
+///
+/// Bits that this version has no permission for are kept, and permit nothing: a later version wrote them, shares the
+/// registry with this one, and counts them in the checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct PermissionSet(u64);
+pub struct PermissionSet(u128);
 
 impl PermissionSet {
     /// No permission.
@@ -251,14 +254,27 @@ impl PermissionSet {
 
     /// The bits, for the stored format.
     #[must_use]
-    pub const fn bits(self) -> u64 {
+    pub const fn bits(self) -> u128 {
         self.0
     }
 
-    /// A set read back from the store. Bits that name no permission are dropped: an unknown permission permits nothing.
+    /// A set read back from the store, with all the bits that it was written with.
     #[must_use]
-    pub fn from_bits(bits: u64) -> Self {
-        Self(bits & Self::all().0)
+    pub const fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// The bits in two words, the lower half first.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "each word takes its half")]
+    pub const fn words(self) -> [u64; 2] {
+        [self.0 as u64, (self.0 >> 64) as u64]
+    }
+
+    /// The inverse of [`Self::words`].
+    #[must_use]
+    pub fn from_words([low, high]: [u64; 2]) -> Self {
+        Self(u128::from(high) << 64 | u128::from(low))
     }
 
     /// Whether the set has this permission.
@@ -271,6 +287,12 @@ impl PermissionSet {
     #[must_use]
     pub const fn intersect(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// What this set has and the other has not.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether `other` has all of this set.
@@ -312,6 +334,34 @@ impl Serialize for PermissionSet {
     }
 }
 
+/// A set as records hold it: all bits, in hexadecimal. Read also as the names that the layout before had.
+pub(super) mod at_rest {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::PermissionSet;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Bits(String),
+        Names(PermissionSet),
+    }
+
+    pub(in crate::token) fn serialize<S: Serializer>(set: &PermissionSet, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:032x}", set.bits()))
+    }
+
+    pub(in crate::token) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PermissionSet, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Names(set) => Ok(set),
+            Written::Bits(text) => {
+                let bits = u128::from_str_radix(&text, 16).map_err(serde::de::Error::custom)?;
+                Ok(PermissionSet::from_bits(bits))
+            }
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for PermissionSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Vec::<Permission>::deserialize(deserializer)?.into_iter().collect())
@@ -342,7 +392,28 @@ mod tests {
     }
 
     #[test]
-    fn unknown_bits_permit_nothing() {
-        assert_eq!(PermissionSet::from_bits(u64::MAX), PermissionSet::all());
+    fn unknown_bits_stay_and_permit_nothing() {
+        let set = PermissionSet::from_bits(u128::MAX);
+        assert_eq!((set.bits(), PermissionSet::from_words(set.words())), (u128::MAX, set));
+        assert!(set.iter().eq(PermissionSet::all().iter()));
+        assert_eq!(serde_json::to_value(set).ok(), serde_json::to_value(PermissionSet::all()).ok());
+        let all = PermissionSet::all();
+        assert!(set.without(all).iter().next().is_none() && !set.without(all).is_empty());
+    }
+
+    #[test]
+    fn records_keep_every_bit_and_are_read_as_they_were_written_before() {
+        #[derive(Serialize, Deserialize)]
+        struct Record {
+            #[serde(with = "at_rest")]
+            permissions: PermissionSet,
+        }
+        let set = PermissionSet::from_bits(u128::MAX << 7);
+        let json = serde_json::to_string(&Record { permissions: set }).expect("serializes");
+        assert_eq!(serde_json::from_str::<Record>(&json).expect("reads").permissions, set);
+        let before = r#"{"permissions":["configs:read","heartbeat:write"]}"#;
+        let read = serde_json::from_str::<Record>(before).expect("reads").permissions;
+        assert_eq!(read, PermissionSet::TELEGRAF_AGENT);
+        assert!(serde_json::from_str::<Record>(r#"{"permissions":"x"}"#).is_err());
     }
 }

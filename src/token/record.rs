@@ -19,6 +19,7 @@ pub struct TokenRecord {
     /// What people call it.
     pub description: String,
     /// What it permits, never more than its owner's role does.
+    #[serde(with = "super::permission::at_rest")]
     pub permissions: PermissionSet,
     /// Active or revoked.
     pub state: TokenState,

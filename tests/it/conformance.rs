@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tollgate::store::{
-    Absent, Batch, Change, Edit, Position, RedisStore, Retention, Revision, SnapshotItem, SqliteStore, Store, StoreUrl,
-    Versioned,
+    Absent, Batch, Change, Committed, Edit, Position, RedisStore, Retention, SnapshotItem, SqliteStore, Store,
+    StoreUrl, Versioned,
 };
 use tollgate::token::{
     Digest, Event, Grant, HistoryEntry, Owner, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId,
@@ -35,7 +35,7 @@ macro_rules! conforms {
                 commit::a_record_that_exists_cannot_be_created
                 commit::a_record_that_is_gone_is_a_conflict
                 commit::a_required_record_must_not_have_changed
-                commit::an_expected_revision_must_be_the_present_one
+                commit::pins_hold_what_no_record_shows
                 commit::a_digest_belongs_to_one_token
                 commit::a_digest_never_comes_back
                 commit::old_retired_digests_are_forgotten_when_there_are_too_many
@@ -194,7 +194,7 @@ pub(crate) fn tokens(edits: impl IntoIterator<Item = Edit<TokenRecord>>) -> Batc
 }
 
 /// Commits what must succeed.
-pub(crate) async fn commit(store: &dyn Store, batch: Batch) -> Revision {
+pub(crate) async fn commit(store: &dyn Store, batch: Batch) -> Committed {
     store.commit(batch).await.expect("commits")
 }
 
@@ -221,7 +221,7 @@ impl Held {
         // An item may come more than once, and is the same each time while nobody commits.
         let is_right = match item {
             SnapshotItem::Size(_) => self.owners.is_empty() && self.grants.is_empty(),
-            SnapshotItem::Owner(id, owner) => self.owners.insert(id, owner.clone()).is_none_or(|same| same == owner),
+            SnapshotItem::Owner(id, owner, _) => self.owners.insert(id, owner.clone()).is_none_or(|same| same == owner),
             SnapshotItem::Grant(digest, grant) => self.grants.insert(digest, grant).is_none_or(|same| same == grant),
             SnapshotItem::Damaged { key } => panic!("damaged: {key}"),
         };

@@ -245,7 +245,7 @@ impl Site {
         let mut after = before.record.clone();
         after.expires_at = Some("2001-01-01T00:00:00Z".parse().expect("a time"));
         let batch = Batch { tokens: vec![Edit::Update { before, after }], ..Batch::default() };
-        let revision = store.commit(batch).await.expect("commits");
+        let revision = store.commit(batch).await.expect("commits").position.revision;
         self.replica_reaches(revision).await;
     }
 

@@ -9,6 +9,7 @@ mod conformance;
 mod descriptors;
 mod dev;
 mod drain;
+mod earlier;
 mod faults;
 mod fleet;
 mod freshness;

@@ -35,7 +35,7 @@ async fn unusable(settings: &Settings) -> String {
 
 /// Commits something new, at once.
 async fn commit(store: &dyn Store, name: &str) -> Revision {
-    store.commit(users([Edit::Create(user(name))])).await.expect("commits")
+    store.commit(users([Edit::Create(user(name))])).await.expect("commits").position.revision
 }
 
 /// Commits something new, as soon as the store takes it.
@@ -43,7 +43,7 @@ async fn commit_at_last(store: &dyn Store, name: &str) -> Revision {
     within("a commit is taken", async {
         loop {
             match store.commit(users([Edit::Create(user(name))])).await {
-                Ok(revision) => return revision,
+                Ok(committed) => return committed.position.revision,
                 // The attempt before was not answered, and happened.
                 Err(CommitError::NameTaken(_)) => return store.position().await.expect("reads").revision,
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,

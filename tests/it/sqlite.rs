@@ -39,7 +39,7 @@ async fn an_empty_file_becomes_a_store() {
     let path = directory.path().join("tollgate.db");
     fs::write(&path, b"").expect("written");
     let store = open(&path).await.expect("opens");
-    assert_eq!(commit(&store, Batch::default()).await, Revision(1));
+    assert_eq!(commit(&store, Batch::default()).await.position.revision, Revision(1));
 }
 
 #[tokio::test]
@@ -76,9 +76,9 @@ async fn databases_of_other_programs_are_refused_untouched() {
 #[tokio::test]
 async fn a_store_of_a_newer_version_is_refused_untouched() {
     let newer = make_store().await;
-    run(&newer.path().join("tollgate.db"), "PRAGMA user_version = 3").expect("runs");
+    run(&newer.path().join("tollgate.db"), "PRAGMA user_version = 4").expect("runs");
     let bytes = fs::read(newer.path().join("tollgate.db")).expect("reads");
-    refused_untouched(|path| fs::write(path, &bytes), "has version 3, this program knows version 2").await;
+    refused_untouched(|path| fs::write(path, &bytes), "has version 4, this program knows versions 2 and 3").await;
 }
 
 #[tokio::test]
@@ -89,9 +89,9 @@ async fn the_unfinished_work_of_others_is_left_to_them() {
     let newer = newer.path().join("tollgate.db");
     let as_newer = |path: &Path| {
         fs::copy(&newer, path)?;
-        run_unfinished(path, "PRAGMA user_version = 3")
+        run_unfinished(path, "PRAGMA user_version = 4")
     };
-    refused_untouched(as_newer, "has version 3").await;
+    refused_untouched(as_newer, "has version 4").await;
 }
 
 #[tokio::test]
@@ -279,7 +279,7 @@ async fn commits_until_killed() {
     let owner = UserId::from_u64(1);
     for round in 0u64.. {
         let create = (0..20).map(|n| Edit::Create(token(owner, &format!("{} {round} {n}", std::process::id()))));
-        println!("acknowledged {}", commit(&store, tokens(create)).await);
+        println!("acknowledged {}", commit(&store, tokens(create)).await.position.revision);
     }
 }
 

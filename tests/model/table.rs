@@ -130,7 +130,7 @@ impl Table for Held {
 mod same {
     use proptest::prelude::*;
     use tollgate::replica::Replica;
-    use tollgate::store::SnapshotItem;
+    use tollgate::store::{CommitId, Head, SnapshotItem, Stamp};
     use tollgate::token::{Owner, Role};
 
     use super::*;
@@ -168,10 +168,11 @@ mod same {
             let (mut bits, real) = (Held::new(), Replica::new());
             // One user, whose part of the real checksum is left out.
             let somebody = Owner { name: "anna".to_owned(), role: Role::Manager, enabled: true };
-            let (id, part) = (owner(), somebody.fingerprint(owner()));
-            real.merge(&SnapshotItem::Owner(id, somebody.clone()));
+            let (user, part) = (owner(), somebody.fingerprint(owner()));
+            real.merge(&SnapshotItem::Owner(user, somebody.clone(), Stamp::default()));
             let now = Instant::now();
-            let entry = |change| LogEntry { revision: Revision(1), checksum: 0, changes: vec![change] };
+            let (id, revision, head) = (CommitId(1), Revision(1), Head::START.then(CommitId(1)));
+            let entry = |change| LogEntry { id, revision, head, checksum: 0, changes: vec![change] };
             for call in calls {
                 match call {
                     Call::Put(token) => {
@@ -196,7 +197,7 @@ mod same {
                     Call::BeginMerge => {
                         bits.begin_merge();
                         real.begin_merge();
-                        real.merge(&SnapshotItem::Owner(id, somebody.clone()));
+                        real.merge(&SnapshotItem::Owner(user, somebody.clone(), Stamp::default()));
                     }
                     Call::Merge(token) => {
                         bits.put(1 << token);

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tollgate::replica::sync::{Event, Read, Synchroniser};
-use tollgate::store::{Change, Changes, Epoch, LogEntry, Notice, Position, Probe, Revision};
+use tollgate::store::{Change, Changes, CommitId, Epoch, Head, LogEntry, Notice, Position, Probe, Revision};
 use tollgate::token::{Digest, Grant, PermissionSet, TokenId, UserId};
 
 use crate::table::Held;
@@ -62,6 +62,7 @@ pub(crate) fn tick(instant: Instant) -> u8 {
 pub(crate) struct At {
     epoch: u8,
     revision: u8,
+    head: Head,
     pub(crate) active: Tokens,
     revoked: Tokens,
 }
@@ -69,13 +70,14 @@ pub(crate) struct At {
 impl At {
     pub(crate) fn position(self) -> Position {
         let (epoch, revision) = (Epoch(self.epoch.into()), Revision(self.revision.into()));
-        Position { epoch, revision, checksum: self.active.into() }
+        Position { epoch, revision, head: self.head, checksum: self.active.into() }
     }
 }
 
 /// One commit: which token it was about, and what the store then held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Commit {
+    id: CommitId,
     token: u8,
     at: At,
 }
@@ -86,8 +88,8 @@ impl Commit {
             0 => Change::PutGrant(digest(self.token), grant(self.token)),
             _ => Change::RemoveGrant(digest(self.token)),
         };
-        let Position { revision, checksum, .. } = self.at.position();
-        LogEntry { revision, checksum, changes: vec![change] }
+        let Position { revision, head, checksum, .. } = self.at.position();
+        LogEntry { id: self.id, revision, head, checksum, changes: vec![change] }
     }
 
     fn revokes(self) -> Tokens {
@@ -118,7 +120,7 @@ impl Store {
     /// With some tokens active, at revision 0, since before the first tick.
     fn new(active: Tokens) -> Self {
         let mut store = Self {
-            base: At { epoch: 0, revision: 0, active, revoked: 0 },
+            base: At { epoch: 0, revision: 0, head: Head::START, active, revoked: 0 },
             commits: Vec::new(),
             trimmed: 0,
             recalled: 0,
@@ -143,14 +145,14 @@ impl Store {
 
     /// Creates a token, or revokes it if it is active.
     fn commit(&mut self, token: u8, clock: u8) {
-        let At { epoch, revision, active, revoked } = self.at();
-        let at =
-            At { epoch, revision: revision + 1, active: active ^ 1 << token, revoked: revoked | active & 1 << token };
-        let commit = Commit { token, at };
+        let At { epoch, revision, head, active, revoked } = self.at();
+        // Never drawn before, although its revision may have been given out before.
+        let id = CommitId(self.published.len() as u128 + 1);
+        let (revision, head) = (revision + 1, head.then(id));
+        let (active, revoked) = (active ^ 1 << token, revoked | active & 1 << token);
+        let commit = Commit { id, token, at: At { epoch, revision, head, active, revoked } };
         self.commits.push(commit);
-        if !self.published.contains(&commit) {
-            self.published.push(commit);
-        }
+        self.published.push(commit);
         self.created |= 1 << token;
         self.date(clock);
     }
@@ -315,7 +317,7 @@ impl Sidecar {
         let event = match &self.under_way {
             Some(UnderWay::Position(Some((at, recalled)))) => {
                 self.told = *recalled;
-                Event::Position(Probe { position: at.position(), recalled: digests(*recalled) })
+                Event::Position(Probe { position: at.position(), recalls: 0, recalled: digests(*recalled) })
             }
             Some(UnderWay::Changes { answer: Some(answer), .. }) => Event::Changes(match answer {
                 Some(commits) => Changes::Entries(commits.iter().map(|commit| commit.entry()).collect()),

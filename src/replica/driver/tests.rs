@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::replica::Status;
 use crate::store::{
-    Batch, Changes, CommitError, Edit, Position, Probe, Report, Reported, Retention, Revision, SidecarId, SnapshotItem,
-    SqliteStore, TokenFilter, Versioned, Watch,
+    Batch, Changes, CommitError, CommitId, Committed, Edit, Position, Probe, Report, Reported, Retention, Revision,
+    SidecarId, SnapshotItem, SqliteStore, TokenFilter, Versioned, Watch,
 };
 use crate::token::{
     Digest, Grant, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
@@ -98,7 +98,7 @@ impl Fragile {
 
 #[async_trait]
 impl Store for Fragile {
-    async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         self.working().await?.commit(batch).await
     }
 
@@ -112,6 +112,10 @@ impl Store for Fragile {
 
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
         self.working().await?.changes(after).await
+    }
+
+    async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
+        self.working().await?.token_set(user).await
     }
 
     fn watch(&self) -> Box<dyn Watch> {
@@ -290,7 +294,7 @@ fn token(owner: &UserRecord, secret: &[u8]) -> TokenRecord {
 async fn create(store: &dyn Store, users: &[&UserRecord], tokens: &[&TokenRecord]) -> Revision {
     let users = users.iter().map(|user| Edit::Create((*user).clone())).collect();
     let tokens = tokens.iter().map(|token| Edit::Create((*token).clone())).collect();
-    store.commit(Batch { users, tokens, ..Batch::default() }).await.expect("commits")
+    store.commit(Batch { users, tokens, ..Batch::default() }).await.expect("commits").position.revision
 }
 
 async fn revoke(store: &dyn Store, token: &TokenRecord) -> Revision {
@@ -298,7 +302,8 @@ async fn revoke(store: &dyn Store, token: &TokenRecord) -> Revision {
     let before = read.into_iter().next().flatten().expect("exists");
     let state = TokenState::Revoked { at: Timestamp::now(), by: "cli:test".to_owned() };
     let after = TokenRecord { state, ..before.record.clone() };
-    store.commit(Batch { tokens: vec![Edit::Update { before, after }], ..Batch::default() }).await.expect("commits")
+    let batch = Batch { tokens: vec![Edit::Update { before, after }], ..Batch::default() };
+    store.commit(batch).await.expect("commits").position.revision
 }
 
 const SOON: Duration = Duration::from_millis(200);

@@ -3,12 +3,15 @@
 //! ```text
 //!   "tollgate replica"  version u32  store: length u16, name  about how many grants u64
 //!   blocks, each:  kind u8  records u32  ...
-//!     'o'  users:       id u64  length u16  Owner::encode
-//!     'g'  grants:      digest 32  Grant::encode 32
+//!     'o'  users:       id u64  commit id 16  revision u64  length u16  Owner::encode
+//!     'g'  grants:      digest 32  Grant::encode 40
 //!     't'  tombstones:  digest 32  age in seconds u32         the oldest first
 //!     'e'  the end, one record, see Standing
 //!   SHA-256 of all that
 //! ```
+//!
+//! Version 1, which a sidecar may find after an upgrade, had no commit id and revision with users, grants of 32 bytes, and
+//! no head in the standing.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -16,19 +19,22 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::Moment;
-use crate::store::{Epoch, Position, Revision, SnapshotItem};
+use crate::store::{CommitId, Epoch, Head, Position, Revision, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, UserId};
 
 const MAGIC: &[u8; 16] = b"tollgate replica";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const OWNERS: u8 = b'o';
 const GRANTS: u8 = b'g';
 const TOMBSTONES: u8 = b't';
 const END: u8 = b'e';
 
-/// Length of a grant with its digest.
-const GRANT: usize = 32 + Grant::ENCODED;
+/// Before commits had ids.
+const UNCHAINED: u32 = 1;
+
+/// Least length of a grant with its digest.
+const GRANT: usize = 32 + Grant::SHORT;
 
 /// Records of one block: what a damaged count can make the reader ask for is small.
 const BLOCK: usize = 16_384;
@@ -61,7 +67,7 @@ pub(super) enum FormatError {
     Io(io::Error),
     #[error("is not a snapshot file of this program")]
     Foreign,
-    #[error("is of version {0}, and this program knows version {VERSION} only")]
+    #[error("is of version {0}, and this program knows versions up to {VERSION}")]
     Version(u32),
     #[error("is of another store, {0:?}")]
     OtherStore(String),
@@ -98,10 +104,12 @@ impl<W: Write> Encoder<W> {
         Ok(encoder)
     }
 
-    pub(super) fn owners(&mut self, owners: &[(UserId, Owner)]) -> io::Result<()> {
-        self.blocks(OWNERS, owners, |block, (id, owner)| {
+    pub(super) fn owners(&mut self, owners: &[(UserId, Owner, Stamp)]) -> io::Result<()> {
+        self.blocks(OWNERS, owners, |block, (id, owner, stamp)| {
             let owner = owner.encode();
             block.extend_from_slice(&id.to_u64().to_le_bytes());
+            block.extend_from_slice(&stamp.id.0.to_le_bytes());
+            block.extend_from_slice(&stamp.revision.0.to_le_bytes());
             // A name has at most 64 bytes, so the length always fits.
             block.extend_from_slice(&u16::try_from(owner.len()).unwrap_or(u16::MAX).to_le_bytes());
             block.extend_from_slice(&owner);
@@ -164,7 +172,7 @@ pub(super) fn read<R: Read>(
     store: &str,
     sink: &mut dyn FnMut(Item),
 ) -> Result<Standing, FormatError> {
-    let mut decoder = Decoder { input, hash: Sha256::new(), block: Vec::new() };
+    let mut decoder = Decoder { input, version: VERSION, hash: Sha256::new(), block: Vec::new() };
     decoder.header(length, store, sink)?;
     let standing = loop {
         let ([kind], count) = (decoder.array()?, u32::from_le_bytes(decoder.array()?));
@@ -174,20 +182,14 @@ pub(super) fn read<R: Read>(
         }
         match kind {
             OWNERS => decoder.owners(count, sink)?,
-            GRANTS => {
-                for record in decoder.records::<GRANT>(count)? {
-                    let (digest, grant) = record.split_at(32);
-                    let grant = Grant::decode(grant).map_err(|_| FormatError::Damaged("a grant"))?;
-                    sink(Item::Snapshot(SnapshotItem::Grant(Digest::from_bytes(array(digest)?), grant)));
-                }
-            }
+            GRANTS => decoder.grants(count, sink)?,
             TOMBSTONES => {
                 for record in decoder.records::<36>(count)? {
                     let (digest, age) = record.split_at(32);
                     sink(Item::Tombstone((Digest::from_bytes(array(digest)?), u32::from_le_bytes(array(age)?))));
                 }
             }
-            END if count == 1 => break Standing::decode(&decoder.array()?)?,
+            END if count == 1 => break decoder.standing()?,
             _ => return Err(FormatError::Damaged("a block of unknown kind")),
         }
     };
@@ -197,6 +199,7 @@ pub(super) fn read<R: Read>(
 
 struct Decoder<R> {
     input: R,
+    version: u32,
     hash: Sha256,
     block: Vec<u8>,
 }
@@ -211,9 +214,9 @@ impl<R: Read> Decoder<R> {
         if magic != *MAGIC {
             return Err(FormatError::Foreign);
         }
-        let version = u32::from_le_bytes(self.array()?);
-        if version != VERSION {
-            return Err(FormatError::Version(version));
+        self.version = u32::from_le_bytes(self.array()?);
+        if !matches!(self.version, UNCHAINED | VERSION) {
+            return Err(FormatError::Version(self.version));
         }
         let named = u16::from_le_bytes(self.array()?);
         let named = self.bytes(named.into())?;
@@ -228,11 +231,40 @@ impl<R: Read> Decoder<R> {
 
     fn owners(&mut self, count: usize, sink: &mut dyn FnMut(Item)) -> Result<(), FormatError> {
         for _ in 0..count {
-            let (id, length) = (UserId::from_u64(u64::from_le_bytes(self.array()?)), u16::from_le_bytes(self.array()?));
+            let id = UserId::from_u64(u64::from_le_bytes(self.array()?));
+            let stamp = match self.version {
+                UNCHAINED => Stamp::default(),
+                _ => {
+                    let id = CommitId(u128::from_le_bytes(self.array()?));
+                    Stamp { id, revision: Revision(u64::from_le_bytes(self.array()?)) }
+                }
+            };
+            let length = u16::from_le_bytes(self.array()?);
             let owner = Owner::decode(self.bytes(length.into())?).map_err(|_| FormatError::Damaged("a user"))?;
-            sink(Item::Snapshot(SnapshotItem::Owner(id, owner)));
+            sink(Item::Snapshot(SnapshotItem::Owner(id, owner, stamp)));
         }
         Ok(())
+    }
+
+    fn grants(&mut self, count: usize, sink: &mut dyn FnMut(Item)) -> Result<(), FormatError> {
+        let length = 32 + if self.version == UNCHAINED { Grant::SHORT } else { Grant::ENCODED };
+        for record in self.bytes(count * length)?.chunks_exact(length) {
+            let (digest, grant) = record.split_at(32);
+            let grant = Grant::decode(grant).map_err(|_| FormatError::Damaged("a grant"))?;
+            sink(Item::Snapshot(SnapshotItem::Grant(Digest::from_bytes(array(digest)?), grant)));
+        }
+        Ok(())
+    }
+
+    fn standing(&mut self) -> Result<Standing, FormatError> {
+        let mut bytes = [0; Standing::ENCODED];
+        let length = if self.version == UNCHAINED { Standing::ENCODED - 16 } else { Standing::ENCODED };
+        bytes[..length].copy_from_slice(self.bytes(length)?);
+        let mut standing = Standing::decode(&bytes)?;
+        if let (UNCHAINED, Some((position, _))) = (self.version, &mut standing.position) {
+            position.head = Head::unchained(position.revision, position.checksum);
+        }
+        Ok(standing)
     }
 
     /// The records of a block, of a fixed length each.
@@ -270,8 +302,8 @@ fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], FormatError> {
 }
 
 impl Standing {
-    /// Two moments of 25 bytes, then 33 for the position: a byte that says whether the rest counts, first.
-    const ENCODED: usize = 2 * 25 + 33;
+    /// Two moments of 25 bytes, then 49 for the position: a byte that says whether the rest counts, first.
+    const ENCODED: usize = 2 * 25 + 49;
 
     fn encode(&self, block: &mut Vec<u8>) {
         for moment in [self.proven, self.saved] {
@@ -282,12 +314,13 @@ impl Standing {
             block.extend_from_slice(&nanoseconds.to_le_bytes());
         }
         block.push(self.position.is_some().into());
-        let words = self.position.map_or([0; 4], |(Position { epoch, revision, checksum }, reaches)| {
-            [epoch.0, revision.0, checksum, reaches.0]
+        let words = self.position.map_or(([0; 4], 0), |(Position { epoch, revision, head, checksum }, reaches)| {
+            ([epoch.0, revision.0, checksum, reaches.0], head.0)
         });
-        for word in words {
+        for word in words.0 {
             block.extend_from_slice(&word.to_le_bytes());
         }
+        block.extend_from_slice(&words.1.to_le_bytes());
     }
 
     fn decode(bytes: &[u8; Self::ENCODED]) -> Result<Self, FormatError> {
@@ -299,9 +332,11 @@ impl Standing {
             Ok((bytes[0] == 1).then_some(moment))
         };
         let (proven, saved) = (moment()?, moment()?);
-        let mut words = position[1..].chunks_exact(8).map(|word| array(word).map(u64::from_le_bytes));
+        let (words, head) = position[1..].split_at(32);
+        let head = Head(u128::from_le_bytes(array(head)?));
+        let mut words = words.chunks_exact(8).map(|word| array(word).map(u64::from_le_bytes));
         let mut word = || words.next().ok_or(FormatError::Short)?;
-        let at = Position { epoch: Epoch(word()?), revision: Revision(word()?), checksum: word()? };
+        let at = Position { epoch: Epoch(word()?), revision: Revision(word()?), head, checksum: word()? };
         let reaches = Revision(word()?);
         Ok(Self { proven, saved, position: (position[0] == 1).then_some((at, reaches)) })
     }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::replica::Status;
 use crate::replica::sync::{Event, Finding, Read, Table};
-use crate::store::{Change, Changes, Epoch, LogEntry, Probe, Revision, SnapshotItem};
+use crate::store::{Change, Changes, CommitId, Epoch, Head, LogEntry, Probe, Revision, SnapshotItem};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
 const STORE: &str = "redis://example";
@@ -68,9 +68,12 @@ impl Run {
     }
 
     fn commit(&mut self, changes: Vec<Change>) {
-        let mut entry = LogEntry { revision: Revision(self.log.len() as u64 + 1), checksum: 0, changes };
+        let revision = Revision(self.log.len() as u64 + 1);
+        let id = CommitId(revision.0.into());
+        let head = self.log.last().map_or(Head::START, |last| last.head).then(id);
+        let mut entry = LogEntry { id, revision, head, checksum: 0, changes };
         entry.checksum = self.replica.apply(&entry, self.now);
-        self.replica.stand_at(Some(Position { epoch: EPOCH, revision: entry.revision, checksum: entry.checksum }));
+        self.replica.stand_at(Some(entry.committed(EPOCH).position));
         self.log.push(entry);
     }
 
@@ -200,8 +203,8 @@ fn an_ignored_file_is_named_with_its_reason() {
     assert_eq!(reason(b""), "it is not a snapshot file of this program");
     assert_eq!(reason(b"something quite different"), "it is not a snapshot file of this program");
     let mut future = bytes.clone();
-    future[16] = 2;
-    assert_eq!(reason(&future), "it is of version 2, and this program knows version 1 only");
+    future[16] = 3;
+    assert_eq!(reason(&future), "it is of version 3, and this program knows versions up to 2");
     assert_eq!(reason(&bytes[..100]), "it is cut short");
     let mut other = bytes.clone();
     other[22..][..5].copy_from_slice(b"memcd");

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::replica::Replica;
-use crate::store::{Change, SnapshotItem};
+use crate::store::{Change, CommitId, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
 const USERS: u64 = 4;
@@ -112,7 +112,7 @@ struct ModelStore {
 
 impl ModelStore {
     fn new() -> Self {
-        let position = Position { epoch: Epoch(0), revision: Revision(0), checksum: 0 };
+        let position = Position { epoch: Epoch(0), revision: Revision(0), head: Head::START, checksum: 0 };
         let root = Node { content: Content::default(), position, parent: None, entry: None, until: None };
         Self { nodes: vec![root], current: 0, log_from: Revision(0), tokens: 0, removed_or_lost: BTreeSet::new() }
     }
@@ -128,14 +128,16 @@ impl ModelStore {
     }
 
     fn commit(&mut self, changes: Vec<Change>, time: u64) -> Notice {
-        let Position { epoch, revision, .. } = self.now().position;
+        let Position { epoch, revision, head, .. } = self.now().position;
         let before: BTreeSet<u64> = self.now().content.grants.keys().copied().collect();
         let mut content = self.now().content.clone();
         content.apply(&changes);
         self.removed_or_lost.extend(before.into_iter().filter(|token| !content.grants.contains_key(token)));
-        let (revision, checksum) = (revision.next(), content.checksum());
-        let entry = Arc::new(LogEntry { revision, checksum, changes });
-        let (position, parent) = (Position { epoch, revision, checksum }, Some(self.current));
+        // One for each node: never drawn before, although its revision may have been given out before.
+        let id = CommitId(self.nodes.len() as u128);
+        let (revision, head, checksum) = (revision.next(), head.then(id), content.checksum());
+        let entry = Arc::new(LogEntry { id, revision, head, checksum, changes });
+        let (position, parent) = (entry.committed(epoch).position, Some(self.current));
         self.become_node(Node { content, position, parent, entry: Some(Arc::clone(&entry)), until: None }, time);
         Notice::Committed { epoch, entry }
     }
@@ -431,7 +433,9 @@ impl Sim {
                     let content = &store.now().content;
                     let owner = content.owners.get(&key).filter(|_| key < USERS);
                     let item = match (owner, key.checked_sub(USERS)) {
-                        (Some(owner), _) => Some(SnapshotItem::Owner(UserId::from_u64(key), owner.clone())),
+                        (Some(owner), _) => {
+                            Some(SnapshotItem::Owner(UserId::from_u64(key), owner.clone(), Stamp::default()))
+                        }
                         (None, Some(token)) => {
                             content.grants.get(&token).map(|grant| SnapshotItem::Grant(digest(token), *grant))
                         }

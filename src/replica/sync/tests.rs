@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::store::Change;
+use crate::store::{Change, CommitId};
 use crate::token::Digest;
 
 const EPOCH: Epoch = Epoch(1);
@@ -15,11 +15,14 @@ fn sum(revision: u64) -> u64 {
 }
 
 fn at(revision: u64) -> Position {
-    Position { epoch: EPOCH, revision: Revision(revision), checksum: sum(revision) }
+    let (revision, checksum) = (Revision(revision), sum(revision));
+    Position { epoch: EPOCH, revision, head: Head::unchained(revision, checksum), checksum }
 }
 
+/// Not chained, so that a test can begin anywhere.
 fn entry(revision: u64) -> LogEntry {
-    LogEntry { revision: Revision(revision), checksum: sum(revision), changes: Vec::new() }
+    let Position { revision, head, checksum, .. } = at(revision);
+    LogEntry { id: CommitId::default(), revision, head, checksum, changes: Vec::new() }
 }
 
 fn entries(revisions: std::ops::RangeInclusive<u64>) -> Event {
@@ -339,7 +342,7 @@ fn another_past_under_a_known_revision_is_asked_about() {
     let mut scene = Scene::settled(5);
     scene.on(notice(6));
     scene.calls();
-    let other = LogEntry { checksum: 1, ..entry(6) };
+    let other = LogEntry { head: Head(1), ..entry(6) };
     assert_eq!(scene.on(committed(EPOCH, other)), reads(Read::Position));
     assert_eq!(scene.calls(), [Call::Revoke(6)]);
 }
@@ -592,8 +595,8 @@ fn answers_to_nothing_that_was_asked_change_nothing() {
 fn a_revision_at_the_end_of_numbers_is_no_panic() {
     let mut scene = Scene::settled(u64::MAX / 1_000);
     let removal = vec![Change::RemoveGrant(Digest::of(b"a"))];
-    let last = LogEntry { revision: Revision(u64::MAX), checksum: 0, changes: removal };
+    let last = LogEntry { revision: Revision(u64::MAX), changes: removal, ..entry(0) };
     assert!(scene.on(committed(EPOCH, last)).read.is_some());
-    let first = LogEntry { revision: Revision(0), checksum: 0, changes: Vec::new() };
+    let first = entry(0);
     assert_eq!(scene.on(committed(EPOCH, first)), idle());
 }

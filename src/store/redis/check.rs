@@ -206,6 +206,7 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     let mut needs = Vec::new();
     let mut on = |command, on: &str, rest| needs.push(Need { command, on: Some(on.to_owned()), rest });
     on("HMGET", layout.key(Key::Meta), &["epoch"]);
+    on("SCARD", layout.key(Key::Recalled), &[]);
     on("SMEMBERS", layout.key(Key::Recalled), &[]);
     on("SADD", layout.key(Key::Recalled), &["digest"]);
     on("HSCAN", layout.key(Key::Owners), &["0"]);

@@ -4,10 +4,11 @@
 --
 -- ARGV: what `take` and `list` below read, in their order. A list is its length, then its items.
 
-local META, USERS, NAMES, TOKENS, GRANTS, OWNERS, REVOKED, RETIRED, BY_STATE, BY_OWNER, EXPIRING, HISTORY, LOG, CANCELLED =
+local META, USERS, NAMES, TOKENS, GRANTS, OWNERS, REVOKED, RETIRED, BY_STATE, BY_OWNER, EXPIRING, HISTORY, LOG, CANCELLED,
+  TOKEN_SETS =
   unpack(KEYS)
 local KINDS = { 'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'zset', 'zset', 'hash', 'stream',
-  'zset' }
+  'zset', 'hash' }
 
 -- Arguments of one command: as many as Lua's stack has room for, in whole pairs.
 local PIECE = 4000
@@ -34,7 +35,7 @@ local function pieces(from, to, each)
   end
 end
 
-local channel, id, schema, expected_revision, delta = take(), take(), take(), take(), take()
+local channel, id, schema, delta = take(), take(), take(), take()
 local count, changes = tonumber(take()), take()
 local most_entries, most_changes = tonumber(take()), tonumber(take())
 local most_retired, retired_age = tonumber(take()), tonumber(take())
@@ -45,7 +46,7 @@ for position, kind in ipairs(KINDS) do
     return { 'type', KEYS[position], found }
   end
 end
-local meta = redis.call('HMGET', META, 'schema', 'epoch', 'revision', 'checksum', 'log_changes')
+local meta = redis.call('HMGET', META, 'schema', 'epoch', 'revision', 'checksum', 'log_changes', 'head')
 if not meta[1] then
   return { 'absent' }
 end
@@ -55,9 +56,6 @@ end
 -- Its outcome was asked for, and the answer was that it had not been and would not be committed.
 if redis.call('ZSCORE', CANCELLED, id) then
   return { 'cancelled' }
-end
-if expected_revision ~= '' and expected_revision ~= meta[3] then
-  return { 'conflict' }
 end
 
 -- Records, by id, must begin with their version; with the empty one, they must not exist.
@@ -83,9 +81,21 @@ if not versions_hold(USERS) or not versions_hold(TOKENS) then
   return { 'conflict' }
 end
 
+-- What is not there must still not be: no user at all, and no token that came to a user since.
+local no_users = take()
+if no_users == 'true' and redis.call('HLEN', USERS) > 0 then
+  return { 'conflict' }
+end
+local from, to = list()
+for position = from, to, 2 do
+  if (redis.call('HGET', TOKEN_SETS, ARGV[position]) or '') ~= ARGV[position + 1] then
+    return { 'conflict' }
+  end
+end
+
 -- Tokens that must exist, whatever their version.
 local gone = false
-local from, to = list()
+from, to = list()
 pieces(from, to, function(first, last)
   for _, record in ipairs(redis.call('HMGET', TOKENS, unpack(ARGV, first, last))) do
     gone = gone or not record
@@ -122,19 +132,35 @@ local function half(first, last)
   return bit.tohex(bit.bxor(tonumber(string.sub(meta[4], first, last), 16), tonumber(string.sub(delta, first, last), 16)))
 end
 local checksum = half(1, 8) .. half(9, 16)
-redis.call('XADD', LOG, revision .. '-0', 'c', checksum, 'd', changes, 'n', count, 'i', id)
+local head = string.sub(redis.sha1hex(meta[6] .. id), 1, 32)
+redis.call('XADD', LOG, revision .. '-0', 'h', head, 'c', checksum, 'd', changes, 'n', count, 'i', id)
 
 local now = tonumber(redis.call('TIME')[1])
 local retired = 0
-local version = revision .. ' '
 
-local write = {
-  -- Records, which begin with their version.
-  VERSIONED = function(key, first, last)
+-- Fields whose values have something before them.
+local function prefixed(prefix)
+  return function(key, first, last)
     local pairs = {}
     for position = first, last, 2 do
       pairs[#pairs + 1] = ARGV[position]
-      pairs[#pairs + 1] = version .. ARGV[position + 1]
+      pairs[#pairs + 1] = prefix .. ARGV[position + 1]
+    end
+    redis.call('HSET', key, unpack(pairs))
+  end
+end
+
+local write = {
+  -- Records, which begin with their version.
+  VERSIONED = prefixed(id .. ' '),
+  -- What replicas know of users: which commit made it so comes first.
+  STAMPED = prefixed(id .. ' ' .. revision .. ' '),
+  -- Fields whose value is the commit's id.
+  MARK = function(key, first, last)
+    local pairs = {}
+    for position = first, last do
+      pairs[#pairs + 1] = ARGV[position]
+      pairs[#pairs + 1] = id
     end
     redis.call('HSET', key, unpack(pairs))
   end,
@@ -206,6 +232,7 @@ if forget > 0 then
   redis.call('ZREMRANGEBYRANK', RETIRED, 0, forget - 1)
 end
 
-redis.call('HSET', META, 'revision', revision, 'checksum', checksum, 'log_changes', string.format('%.0f', kept_changes))
-redis.call('PUBLISH', channel, epoch .. checksum .. revision .. ' ' .. changes)
-return { 'committed', revision, checksum, epoch }
+redis.call('HSET', META, 'revision', revision, 'head', head, 'checksum', checksum, 'log_changes',
+  string.format('%.0f', kept_changes))
+redis.call('PUBLISH', channel, epoch .. id .. head .. checksum .. revision .. ' ' .. changes)
+return { 'committed', id, revision, head, checksum, epoch }

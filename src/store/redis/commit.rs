@@ -6,7 +6,7 @@
 //!                       └─── once more, over another connection ─── cancelled ◄─ no ┘
 //! ```
 //!
-//! Each attempt has an id of its own, which the script writes into the log. Looking for the id and cancelling it are one
+//! Each attempt has an id of its own, which is the commit's if it succeeds, and which the script writes into the log. Looking for the id and cancelling it are one
 //! step, so a commit that is still on its way, in a socket's buffer say, is refused when it arrives. Only when the server
 //! cannot be asked for [`RESOLVE_TIMEOUT`] is the outcome unknown.
 
@@ -18,10 +18,11 @@ use redis::Pipeline;
 
 use self::plan::Plan;
 use super::Access;
+use super::earlier::{self, EARLIER};
 use super::fault::Fault;
 use super::layout::{self, Key};
 use super::link::Use;
-use crate::store::{Batch, CommitError, Epoch, LogEntry, Position, Retention, Revision};
+use crate::store::{Batch, CommitError, CommitId, Epoch, LogEntry, Position, Retention, Revision};
 
 const RESOLVE: &str = include_str!("resolve.lua");
 
@@ -39,6 +40,8 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) enum Stop {
     /// The batch does not fit what the store holds.
     Refused(CommitError),
+    /// The store is of the schema before.
+    Earlier,
     /// The store failed, and nothing happened.
     Failed(Fault),
     /// The store failed, and something may have happened, or may not last.
@@ -79,6 +82,7 @@ pub(super) async fn commit(access: &Access, batch: &Batch, retention: &Retention
                 was_sent = fault.leaves_open();
             }
             Err(Stop::Failed(fault)) if was_sent => return Err(Stop::Unknown(fault)),
+            Err(Stop::Earlier) => earlier::migrate(access).await?,
             outcome => return outcome,
         }
     }
@@ -90,14 +94,14 @@ async fn attempt(
     retention: &Retention,
     before: Position,
 ) -> Result<(Epoch, LogEntry), Stop> {
-    let id = attempt_id()?;
-    let fault = match send(access, plan.command(&access.layout, retention, &id)).await {
+    let id = CommitId::random().map_err(Fault::Entropy)?;
+    let fault = match send(access, plan.command(&access.layout, retention, id)).await {
         Ok((answer, confirmed)) => return conclude(access, plan, &answer, confirmed),
         Err(fault) if fault.leaves_open() => fault,
         Err(fault) => return Err(fault.into()),
     };
     tracing::warn!(store = access.name, reason = %fault, "a commit was not answered: asking what became of it");
-    match resolve(access, &id, before).await {
+    match resolve(access, id, before).await {
         Ok((answer, confirmed)) if is(&answer, "committed") => conclude(access, plan, &answer, confirmed),
         Ok(_) => Err(Stop::Failed(fault)),
         Err(_) => Err(Stop::Unknown(fault)),
@@ -116,15 +120,15 @@ async fn send(access: &Access, mut commands: Pipeline) -> Result<(Answer, Option
 }
 
 /// Asks what became of a commit, and cancels it if it has not happened.
-async fn resolve(access: &Access, id: &str, before: Position) -> Result<(Answer, Option<u64>), Fault> {
+async fn resolve(access: &Access, id: CommitId, before: Position) -> Result<(Answer, Option<u64>), Fault> {
     let deadline = Instant::now() + RESOLVE_TIMEOUT;
     let keys = [Key::Meta, Key::Log, Key::Cancelled].map(|key| access.layout.key(key));
     let mut commands = Pipeline::new();
     commands.cmd("EVAL").arg(RESOLVE).arg(keys.len()).arg(&keys);
-    commands.arg(id).arg(before.epoch.to_string()).arg(before.revision.0);
+    commands.arg(id.to_string()).arg(before.epoch.to_string()).arg(before.revision.0);
     if access.quorum > 0 {
         // Replicas confirm what this connection wrote: it must write something after the commit that it asks about.
-        commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg(id).ignore();
+        commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg(id.to_string()).ignore();
     }
     loop {
         match send(access, commands.clone()).await {
@@ -161,6 +165,7 @@ fn understand(access: &Access, plan: &Plan, answer: &[Vec<u8>]) -> Result<(Epoch
         ("retired", Some(digest)) => Err(CommitError::DigestRetired(digest).into()),
         ("name", _) => Err(CommitError::NameTaken(text(1)).into()),
         ("absent", _) => Err(access.layout.absent().into()),
+        ("schema", _) if text(1) == EARLIER => Err(Stop::Earlier),
         ("schema", _) => Err(layout::other_schema(text(1).as_bytes()).into()),
         ("type", _) => Err(layout::wrong_type(&text(1), &text(2)).into()),
         _ => Err(Stop::Unknown(senseless(answer))),
@@ -168,9 +173,14 @@ fn understand(access: &Access, plan: &Plan, answer: &[Vec<u8>]) -> Result<(Epoch
 }
 
 fn committed(plan: &Plan, answer: &[Vec<u8>]) -> Option<(Epoch, LogEntry)> {
-    let [_, revision, checksum, epoch] = answer else { return None };
-    let revision = Revision(layout::parse_decimal(revision)?);
-    let entry = LogEntry { revision, checksum: layout::parse_hex(checksum)?, changes: plan.changes.clone() };
+    let [_, id, revision, head, checksum, epoch] = answer else { return None };
+    let entry = LogEntry {
+        id: layout::parse_word(id)?,
+        revision: Revision(layout::parse_decimal(revision)?),
+        head: layout::parse_word(head)?,
+        checksum: layout::parse_hex(checksum)?,
+        changes: plan.changes.clone(),
+    };
     Some((Epoch(layout::parse_hex(epoch)?), entry))
 }
 
@@ -180,11 +190,4 @@ fn senseless(answer: &[Vec<u8>]) -> Fault {
 
 fn is(answer: &[Vec<u8>], word: &str) -> bool {
     answer.first().is_some_and(|first| first == word.as_bytes())
-}
-
-/// Names one attempt among all that were ever made.
-fn attempt_id() -> Result<String, Fault> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(Fault::Entropy)?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -12,5 +12,5 @@ for position = 2, #KEYS do
   end
 end
 redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'epoch', ARGV[2], 'revision', '0', 'checksum', '0000000000000000',
-  'log_changes', '0')
+  'log_changes', '0', 'head', '00000000000000000000000000000000', 'settled', '0')
 return { 'created' }

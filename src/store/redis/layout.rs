@@ -1,36 +1,43 @@
 //! What lies under which key, and how it is written there.
 //!
 //! ```text
-//!   meta       hash    schema, epoch, revision, checksum, log_changes
-//!   users      hash    user id   -> version, space, record as JSON
+//!   meta       hash    schema, epoch, revision, head, checksum, log_changes, settled (recalls that were taken back)
+//!   users      hash    user id   -> version (the id of the commit that wrote it), space, record as JSON
 //!   names      hash    user name -> user id
 //!   tokens     hash    token id  -> version, space, record as JSON
 //!   grants     hash    digest    -> grant, of active tokens: with `owners`, what a replica holds
-//!   owners     hash    user id (8 bytes, little-endian) -> owner
+//!   owners     hash    user id (8 bytes, little-endian) -> commit id, space, revision, space, owner
 //!   revoked    hash    digest    -> token id, of revoked tokens
 //!   retired    zset    digests of deleted tokens, by the second of it
 //!   by_state   zset    `a` (active) or `r` (revoked), token id; all of score 0, so ordered by their bytes
 //!   by_owner   zset    user id, then as in by_state
 //!   expiring   zset    token ids of active tokens with an expiry, by its second
 //!   history    hash    token id  -> JSON, one line each
-//!   log        stream  REVISION-0: c (checksum), d (changes), n (how many), i (the commit's id)
+//!   log        stream  REVISION-0: i (the commit's id), h (head), c (checksum), d (changes), n (how many)
 //!   cancelled  zset    ids of commits that must not happen any more, by the second of it
+//!   token_sets hash    user id -> id of the commit through which a token came to the user last
 //!   recalled   set     digests, see `Store::recall`
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: how long it was kept, its report
 //!   probe      string  written by probes that replicas confirm
 //! ```
 //!
-//! Numbers are decimal; epochs, checksums and the ids of commits and sidecars hexadecimal. The braces around the
-//! namespace put all of them into one slot of a cluster.
+//! Numbers are decimal; epochs, checksums, heads and the ids of commits and sidecars hexadecimal. The braces around the
+//! namespace put all of them into one slot of a cluster. The channel is that of the database too: those of one Redis
+//! share their channels.
+
+use std::str::FromStr;
 
 use crate::store::settings::Namespace;
-use crate::store::{Epoch, LogEntry, Position, Revision, SidecarId, Versioned, change};
-use crate::token::{Digest, TokenId, TokenRecord, UserId};
+use crate::store::{
+    CommitId, Epoch, Head, LogEntry, Position, Revision, Settings, SidecarId, Stamp, StoreUrl, Versioned, change,
+};
+use crate::token::{Digest, Owner, TokenId, TokenRecord, UserId};
 
+use super::earlier::{self, EARLIER};
 use super::fault::Fault;
 
 /// What is written below; grows with every change that an older program could not work with.
-pub(super) const SCHEMA: &str = "1";
+pub(super) const SCHEMA: u32 = crate::store::SCHEMA;
 
 /// The keys, but for those of single sidecars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +56,7 @@ pub(super) enum Key {
     History,
     Log,
     Cancelled,
+    TokenSets,
     Recalled,
     Sidecars,
     Probe,
@@ -56,7 +64,7 @@ pub(super) enum Key {
 
 impl Key {
     /// Those that a commit reads and writes, in the order in which its script has them, then the others.
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Meta,
         Self::Users,
         Self::Names,
@@ -71,13 +79,14 @@ impl Key {
         Self::History,
         Self::Log,
         Self::Cancelled,
+        Self::TokenSets,
         Self::Recalled,
         Self::Sidecars,
         Self::Probe,
     ];
 
     /// How many of them a commit has.
-    const OF_COMMIT: usize = 14;
+    const OF_COMMIT: usize = 15;
 
     const fn name(self) -> &'static str {
         match self {
@@ -95,6 +104,7 @@ impl Key {
             Self::History => "history",
             Self::Log => "log",
             Self::Cancelled => "cancelled",
+            Self::TokenSets => "token_sets",
             Self::Recalled => "recalled",
             Self::Sidecars => "sidecars",
             Self::Probe => "probe",
@@ -111,7 +121,8 @@ impl Key {
             | Self::Grants
             | Self::Owners
             | Self::Revoked
-            | Self::History => "hash",
+            | Self::History
+            | Self::TokenSets => "hash",
             Self::Retired | Self::ByState | Self::ByOwner | Self::Expiring | Self::Cancelled => "zset",
             Self::Recalled | Self::Sidecars => "set",
             Self::Log => "stream",
@@ -131,15 +142,26 @@ pub(super) struct Layout {
     namespace: Namespace,
     keys: [String; Key::ALL.len()],
     channel: String,
+    earlier_channel: String,
 }
 
 impl Layout {
-    pub(super) fn new(namespace: &Namespace) -> Self {
+    pub(super) fn new(namespace: &Namespace, database: u32) -> Self {
         Self {
             namespace: namespace.clone(),
             keys: Key::ALL.map(|key| namespace.key(key.name())),
-            channel: namespace.key("changes"),
+            channel: namespace.key(format_args!("changes:{database}")),
+            earlier_channel: earlier::channel(namespace),
         }
+    }
+
+    /// Of the namespace and the database that the settings name.
+    pub(super) fn of(settings: &Settings) -> Self {
+        let database = match &settings.url {
+            StoreUrl::Redis(url) => url.database,
+            StoreUrl::Sqlite(_) => 0,
+        };
+        Self::new(&settings.namespace, database)
     }
 
     pub(super) fn key(&self, key: Key) -> &str {
@@ -156,6 +178,11 @@ impl Layout {
         &self.channel
     }
 
+    /// Where commits were announced by the version before.
+    pub(super) fn earlier_channel(&self) -> &str {
+        &self.earlier_channel
+    }
+
     /// Where a sidecar's report lies.
     pub(super) fn sidecar(&self, id: SidecarId) -> String {
         self.namespace.key(format_args!("sidecar:{id}"))
@@ -163,19 +190,21 @@ impl Layout {
 
     /// The position in the fields [`POSITION`] of meta.
     pub(super) fn position(&self, fields: &PositionFields) -> Result<Position, Fault> {
-        let [schema, epoch, revision, checksum] = fields;
+        let [schema, epoch, revision, head, checksum, _] = fields;
         let Some(schema) = schema else {
             return Err(self.absent());
         };
-        if schema != SCHEMA.as_bytes() {
+        let is_earlier = schema == EARLIER.as_bytes();
+        if !is_earlier && schema != SCHEMA.to_string().as_bytes() {
             return Err(other_schema(schema));
         }
         let position = || {
-            Some(Position {
-                epoch: Epoch(parse_hex(epoch.as_ref()?)?),
-                revision: Revision(parse_decimal(revision.as_ref()?)?),
-                checksum: parse_hex(checksum.as_ref()?)?,
-            })
+            let (revision, checksum) = (Revision(parse_decimal(revision.as_ref()?)?), parse_hex(checksum.as_ref()?)?);
+            let head = match is_earlier {
+                true => Head::unchained(revision, checksum),
+                false => parse_word(head.as_ref()?)?,
+            };
+            Some(Position { epoch: Epoch(parse_hex(epoch.as_ref()?)?), revision, head, checksum })
         };
         position()
             .ok_or_else(|| Fault::Unusable(format!("has a damaged {}: restore it from a backup", self.key(Key::Meta))))
@@ -197,14 +226,48 @@ pub(super) fn other_schema(found: &[u8]) -> Fault {
     Fault::Unusable(format!("has schema {found}, this program knows {SCHEMA}: use the program that made it"))
 }
 
-/// The fields of meta that make a position.
-pub(super) const POSITION: [&str; 4] = ["schema", "epoch", "revision", "checksum"];
+/// The fields of meta that make a position, and how many recalls were taken back.
+pub(super) const POSITION: [&str; 6] = ["schema", "epoch", "revision", "head", "checksum", "settled"];
+
+/// How many recalls were taken back.
+pub(super) fn settled(fields: &PositionFields) -> u64 {
+    let [.., settled] = fields;
+    settled.as_deref().and_then(parse_decimal).unwrap_or_default()
+}
 
 /// Their values.
 pub(super) type PositionFields = [Option<Vec<u8>>; POSITION.len()];
 
 pub(super) fn parse_decimal(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// An id or a head: exactly 32 hexadecimal digits.
+pub(super) fn parse_word<T: FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// A version as it is written. Records of the layout before this one have the revision that wrote them.
+pub(super) fn version(id: CommitId) -> Vec<u8> {
+    match u64::try_from(id.0) {
+        Ok(revision) => revision.to_string().into_bytes(),
+        Err(_) => id.to_string().into_bytes(),
+    }
+}
+
+fn parse_version(text: &[u8]) -> Option<CommitId> {
+    parse_word(text).or_else(|| parse_decimal(text).map(|revision| CommitId(revision.into())))
+}
+
+/// What was written as commit id, space, revision, space, owner. The layout before this one had the owner only.
+pub(super) fn parse_owner(bytes: &[u8]) -> Option<(Owner, Stamp)> {
+    let is_stamped = bytes.first().is_some_and(u8::is_ascii_hexdigit);
+    if !is_stamped {
+        return Some((Owner::decode(bytes).ok()?, Stamp::default()));
+    }
+    let mut parts = bytes.splitn(3, |byte| *byte == b' ');
+    let (id, revision) = (parse_word(parts.next()?)?, Revision(parse_decimal(parts.next()?)?));
+    Some((Owner::decode(parts.next()?).ok()?, Stamp { id, revision }))
 }
 
 /// Exactly 16 hexadecimal digits.
@@ -216,9 +279,9 @@ pub(super) fn parse_hex(text: &[u8]) -> Option<u64> {
 /// What was written as version, space, JSON.
 pub(super) fn parse_record<R: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<Versioned<R>, String> {
     let space = memchr::memchr(b' ', bytes).ok_or("it has no version")?;
-    let version = parse_decimal(&bytes[..space]).ok_or("its version is no number")?;
+    let version = parse_version(&bytes[..space]).ok_or("its version is none")?;
     let record = serde_json::from_slice(&bytes[space + 1..]).map_err(|error| error.to_string())?;
-    Ok(Versioned { record, version: Revision(version) })
+    Ok(Versioned { record, version })
 }
 
 /// A token's entry in `by_state`.
@@ -251,14 +314,21 @@ pub(super) fn digest(bytes: &[u8]) -> Option<Digest> {
     Some(Digest::from_bytes(bytes.try_into().ok()?))
 }
 
-/// What the commit script published: epoch, checksum, revision, space, changes.
+/// What the commit script published: epoch, commit id, head, checksum, revision, space, changes.
 pub(super) fn parse_announcement(bytes: &[u8]) -> Option<(Epoch, LogEntry)> {
     let (epoch, rest) = bytes.split_at_checked(16)?;
+    let (id, rest) = rest.split_at_checked(32)?;
+    let (head, rest) = rest.split_at_checked(32)?;
     let (checksum, rest) = rest.split_at_checked(16)?;
     let space = memchr::memchr(b' ', rest)?;
-    let revision = Revision(parse_decimal(&rest[..space])?);
-    let changes = change::decode(&rest[space + 1..]).ok()?;
-    Some((Epoch(parse_hex(epoch)?), LogEntry { revision, checksum: parse_hex(checksum)?, changes }))
+    let entry = LogEntry {
+        id: parse_word(id)?,
+        revision: Revision(parse_decimal(&rest[..space])?),
+        head: parse_word(head)?,
+        checksum: parse_hex(checksum)?,
+        changes: change::decode(&rest[space + 1..]).ok()?,
+    };
+    Some((Epoch(parse_hex(epoch)?), entry))
 }
 
 #[cfg(test)]
@@ -270,45 +340,56 @@ mod tests {
         for (place, key) in Key::ALL.into_iter().enumerate() {
             assert_eq!(key as usize, place, "{key:?}");
         }
-        let layout = Layout::new(&Namespace::default());
+        let layout = Layout::new(&Namespace::default(), 7);
         assert_eq!(layout.key(Key::Probe), "{tollgate}:probe");
-        assert_eq!(layout.of_commit().last().map(String::as_str), Some("{tollgate}:cancelled"));
+        assert_eq!(layout.channel(), "{tollgate}:changes:7");
+        assert_eq!(layout.of_commit().last().map(String::as_str), Some("{tollgate}:token_sets"));
     }
+
+    const ONE: &str = "00000000000000000000000000000001";
 
     #[test]
     fn a_position_that_is_not_whole_is_no_position() {
-        let layout = Layout::new(&Namespace::default());
-        let fields = |fields: [&str; 4]| fields.map(|field| Some(field.as_bytes().to_vec()));
-        let good = fields(["1", "00000000000000ff", "7", "000000000000000a"]);
-        assert_eq!(
-            layout.position(&good).ok(),
-            Some(Position { epoch: Epoch(255), revision: Revision(7), checksum: 10 })
-        );
-        for bad in [
-            ["2", "00000000000000ff", "7", "000000000000000a"],
-            ["1", "ff", "7", "000000000000000a"],
-            ["1", "00000000000000ff", "-7", "000000000000000a"],
-            ["1", "00000000000000ff", "7", ""],
-        ] {
-            assert!(matches!(layout.position(&fields(bad)), Err(Fault::Unusable(_))), "{bad:?}");
+        let layout = Layout::new(&Namespace::default(), 0);
+        let fields = |fields: [&str; 6]| fields.map(|field| Some(field.as_bytes().to_vec()));
+        let good = ["3", "00000000000000ff", "7", ONE, "000000000000000a", "5"];
+        let position = Position { epoch: Epoch(255), revision: Revision(7), head: Head(1), checksum: 10 };
+        assert_eq!(layout.position(&fields(good)).ok(), Some(position));
+        assert_eq!(settled(&fields(good)), 5);
+        let earlier = layout.position(&fields(["1", "00000000000000ff", "7", "", "000000000000000a", ""]));
+        let unchained = Head::unchained(Revision(7), 10);
+        assert_eq!(earlier.ok(), Some(Position { head: unchained, ..position }), "of the schema before");
+        for (place, bad) in [(0, "4"), (1, "ff"), (2, "-7"), (3, "1"), (4, "")] {
+            let mut bad_fields = good;
+            bad_fields[place] = bad;
+            assert!(matches!(layout.position(&fields(bad_fields)), Err(Fault::Unusable(_))), "{bad:?}");
         }
-        let absent = layout.position(&[None, None, None, None]).expect_err("no registry").to_string();
+        let absent = layout.position(&Default::default()).expect_err("no registry").to_string();
         assert!(absent.contains("tollgate init"), "{absent}");
     }
 
     #[test]
     fn announcements_that_are_not_ours_are_passed_over() {
-        assert_eq!(
-            parse_announcement(b"00000000000000ff000000000000000a7 "),
-            Some((Epoch(255), LogEntry { revision: Revision(7), checksum: 10, changes: Vec::new() }))
-        );
-        for bad in [
-            b"".as_slice(),
-            b"00000000000000ff",
-            b"00000000000000ff000000000000000a7",
-            b"hello world, how are you? I am fine ",
-        ] {
-            assert_eq!(parse_announcement(bad), None);
+        let good = format!("00000000000000ff{ONE}{ONE}000000000000000a7 ");
+        let entry =
+            LogEntry { id: CommitId(1), revision: Revision(7), head: Head(1), checksum: 10, changes: Vec::new() };
+        assert_eq!(parse_announcement(good.as_bytes()), Some((Epoch(255), entry)));
+        for bad in ["", "00000000000000ff", good.trim_end(), "hello world, how are you? I am fine "] {
+            assert_eq!(parse_announcement(bad.as_bytes()), None);
         }
+    }
+
+    #[test]
+    fn owners_and_versions_are_read_as_the_layout_before_had_them_too() {
+        let owner = Owner { name: "anna".to_owned(), role: crate::token::Role::Owner, enabled: true };
+        let stamped = [format!("{ONE} 7 ").as_bytes(), &owner.encode()].concat();
+        let stamp = Stamp { id: CommitId(1), revision: Revision(7) };
+        assert_eq!(parse_owner(&stamped), Some((owner.clone(), stamp)));
+        assert_eq!(parse_owner(&owner.encode()), Some((owner, Stamp::default())));
+        assert_eq!(parse_owner(b""), None);
+        for id in [CommitId(7), CommitId(u128::MAX)] {
+            assert_eq!(parse_version(&version(id)), Some(id));
+        }
+        assert_eq!(version(CommitId(7)), b"7");
     }
 }

@@ -110,7 +110,7 @@ impl Link {
             discovery: Discovery::new(Arc::clone(&dialer), ClusterSlot::of(&settings.namespace)),
             kind: Kind::of(&url.topology),
             dialer,
-            layout: Layout::new(&settings.namespace),
+            layout: Layout::of(settings),
             needs_quorum: settings.quorum_replicas > 0,
             shared: Slot::default(),
             confirming: Slot::default(),

@@ -10,7 +10,9 @@ use super::Access;
 use super::fault::Fault;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
-use crate::store::{Changes, LogEntry, Position, Probe, Revision, StateFilter, TokenFilter, Versioned, change};
+use crate::store::{
+    Changes, CommitId, Head, LogEntry, Position, Probe, Revision, StateFilter, TokenFilter, Versioned, change,
+};
 use crate::token::{Digest, Grant, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
 /// Fields or members asked for by one command.
@@ -36,23 +38,25 @@ pub(super) async fn position(access: &Access) -> Result<Position, Fault> {
 pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
+    commands.cmd("SCARD").arg(access.layout.key(Key::Recalled));
     commands.cmd("SMEMBERS").arg(access.layout.key(Key::Recalled));
     commands.cmd("ROLE");
-    let (fields, recalled, role): (PositionFields, Vec<Vec<u8>>, Vec<redis::Value>) = if access.quorum == 0 {
-        access.link.read(&commands).await?
-    } else {
-        commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg("1").ignore();
-        commands.cmd("WAIT").arg(access.quorum).arg(CONFIRM_MILLIS);
-        let first = access.link.send(Use::Confirming, &commands).await;
-        let (fields, recalled, role, confirmed): (_, _, _, u64) = match first {
-            Err(fault) if fault.ends_connection() => access.link.send(Use::Confirming, &commands).await?,
-            outcome => outcome?,
+    let (fields, present, recalled, role): (PositionFields, u64, Vec<Vec<u8>>, Vec<redis::Value>) =
+        if access.quorum == 0 {
+            access.link.read(&commands).await?
+        } else {
+            commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg("1").ignore();
+            commands.cmd("WAIT").arg(access.quorum).arg(CONFIRM_MILLIS);
+            let first = access.link.send(Use::Confirming, &commands).await;
+            let (fields, present, recalled, role, confirmed): (_, _, _, _, u64) = match first {
+                Err(fault) if fault.ends_connection() => access.link.send(Use::Confirming, &commands).await?,
+                outcome => outcome?,
+            };
+            if confirmed < u64::from(access.quorum) {
+                return Err(Fault::Unconfirmed { confirmed, wanted: access.quorum });
+            }
+            (fields, present, recalled, role)
         };
-        if confirmed < u64::from(access.quorum) {
-            return Err(Fault::Unconfirmed { confirmed, wanted: access.quorum });
-        }
-        (fields, recalled, role)
-    };
     match role.first() {
         Some(redis::Value::BulkString(role)) if role == b"master" => {}
         _ => {
@@ -61,7 +65,8 @@ pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
         }
     }
     let recalled = recalled.iter().filter_map(|bytes| digest_of(access, Key::Recalled, bytes)).collect();
-    Ok(Probe { position: access.layout.position(&fields)?, recalled })
+    let recalls = present + layout::settled(&fields);
+    Ok(Probe { position: access.layout.position(&fields)?, recalls, recalled })
 }
 
 /// A member that should be a digest. One that is not is logged, and passed over.
@@ -119,9 +124,17 @@ fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'static str> {
         let mut pairs = fields.chunks_exact(2);
         pairs.find(|pair| pair[0] == name).map(|pair| pair[1].as_slice())
     };
+    let revision = Revision(revision);
     let checksum = field(b"c").and_then(layout::parse_hex).ok_or("it has no checksum")?;
+    let (id, head) = match field(b"h") {
+        Some(head) => {
+            let id = field(b"i").and_then(layout::parse_word).ok_or("it has no commit id")?;
+            (id, layout::parse_word(head).ok_or("it has no head")?)
+        }
+        None => (CommitId::default(), Head::unchained(revision, checksum)),
+    };
     let changes = field(b"d").and_then(|bytes| change::decode(bytes).ok()).ok_or("its changes cannot be read")?;
-    Ok(LogEntry { revision: Revision(revision), checksum, changes })
+    Ok(LogEntry { id, revision, head, checksum, changes })
 }
 
 pub(super) async fn user(access: &Access, id: UserId) -> Result<Option<Versioned<UserRecord>>, Fault> {
@@ -137,6 +150,16 @@ pub(super) async fn user_by_name(access: &Access, name: &str) -> Result<Option<V
         .parse::<UserId>()
         .map_err(|problem| Fault::record(format!("{} {name}", access.layout.key(Key::Names)), problem))?;
     Ok(user(access, id).await?.filter(|user| user.record.name == name))
+}
+
+pub(super) async fn token_set(access: &Access, user: UserId) -> Result<Option<CommitId>, Fault> {
+    let (key, field) = (access.layout.key(Key::TokenSets), user.to_ascii());
+    let mut commands = Pipeline::new();
+    commands.cmd("HGET").arg(key).arg(field.as_slice());
+    let (id,): (Option<Vec<u8>>,) = access.link.read(&commands).await?;
+    let parse =
+        |id: Vec<u8>| layout::parse_word(&id).ok_or_else(|| Fault::record(format!("{key} {user}"), "no commit id"));
+    id.map(parse).transpose()
 }
 
 /// Users are few: their ids are read whole and put in order here.

@@ -11,7 +11,9 @@ use super::read::digest_of;
 use crate::store::{Report, Reported, SidecarId};
 use crate::token::Digest;
 
-/// Digests written by one command.
+const SETTLE: &str = include_str!("settle.lua");
+
+/// Digests written by one command. Either may be repeated without harm, so it is sent again like one that only reads.
 const PIECE: usize = 1000;
 
 pub(super) async fn recalled(access: &Access) -> Result<Vec<Digest>, Fault> {
@@ -22,20 +24,22 @@ pub(super) async fn recalled(access: &Access) -> Result<Vec<Digest>, Fault> {
 }
 
 pub(super) async fn recall(access: &Access, digests: &[Digest]) -> Result<(), Fault> {
-    change_recalled(access, "SADD", digests).await
-}
-
-pub(super) async fn settle_recalls(access: &Access, digests: &[Digest]) -> Result<(), Fault> {
-    change_recalled(access, "SREM", digests).await
-}
-
-/// Either command may be repeated without harm, so it is sent again like one that only reads.
-async fn change_recalled(access: &Access, command: &str, digests: &[Digest]) -> Result<(), Fault> {
     for digests in digests.chunks(PIECE) {
         let members: Vec<_> = digests.iter().map(|digest| digest.as_bytes().as_slice()).collect();
         let mut commands = Pipeline::new();
-        commands.cmd(command).arg(access.layout.key(Key::Recalled)).arg(&members);
+        commands.cmd("SADD").arg(access.layout.key(Key::Recalled)).arg(&members);
         let (_,): (u64,) = access.link.read(&commands).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn settle_recalls(access: &Access, digests: &[Digest]) -> Result<(), Fault> {
+    let keys = [Key::Meta, Key::Recalled].map(|key| access.layout.key(key));
+    for digests in digests.chunks(PIECE) {
+        let members: Vec<_> = digests.iter().map(|digest| digest.as_bytes().as_slice()).collect();
+        let mut commands = Pipeline::new();
+        commands.cmd("EVAL").arg(SETTLE).arg(keys.len()).arg(&keys).arg(&members);
+        let (_,): (Vec<String>,) = access.link.read(&commands).await?;
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ while true do
       fields[entry[2][position]] = entry[2][position + 1]
     end
     if fields.i == id then
-      return { 'committed', string.match(entry[1], '^%d+'), fields.c, meta[1] }
+      return { 'committed', id, string.match(entry[1], '^%d+'), fields.h, fields.c, meta[1] }
     end
     start = '(' .. entry[1]
   end

@@ -11,7 +11,7 @@ use super::fault::Fault;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Connection;
 use crate::store::{Position, SnapshotItem};
-use crate::token::{Grant, Owner, UserId};
+use crate::token::{Grant, UserId};
 
 /// About how many entries a step of a scan takes: less than a millisecond of the server's time.
 const STEP: usize = 1000;
@@ -64,8 +64,8 @@ async fn step(connection: &mut Connection, key: &str, cursor: u64) -> Result<(u6
 
 fn owner(key: &str, field: &[u8], value: &[u8]) -> SnapshotItem {
     let id = field.try_into().map(|id| UserId::from_u64(u64::from_le_bytes(id)));
-    match (id, Owner::decode(value)) {
-        (Ok(id), Ok(owner)) => SnapshotItem::Owner(id, owner),
+    match (id, layout::parse_owner(value)) {
+        (Ok(id), Some((owner, stamp))) => SnapshotItem::Owner(id, owner, stamp),
         _ => damaged(key, field),
     }
 }

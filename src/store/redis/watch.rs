@@ -4,7 +4,7 @@
 //! have missed something. A connection that is gone without a word is found by `PING`; one that stands and brings
 //! nothing, by the positions that probes read: what they show and nobody announced is missing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use redis::{PushInfo, PushKind, Value};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::fault::Fault;
 use super::link::Connection;
-use super::{Access, layout, switches};
+use super::{Access, earlier, layout, switches};
 use crate::backoff::Backoff;
 use crate::store::url::Server;
 use crate::store::{Epoch, Notice, Position, Revision};
@@ -157,9 +157,17 @@ impl Listener {
     async fn subscribe(&mut self) -> Result<(Connection, Arc<Notify>), Fault> {
         let broken = Arc::new(Notify::new());
         let (access, breaks) = (Arc::clone(&self.access), Arc::clone(&broken));
+        // Of a store that is of the schema before still.
+        let ours = Arc::new(OnceLock::new());
+        let epoch = Arc::clone(&ours);
         let take = move |PushInfo { kind, data }| {
-            match (kind, data.last()) {
-                (PushKind::Message, Some(Value::BulkString(message))) => access.announce(message),
+            match (kind, &data[..]) {
+                (PushKind::Message, [Value::BulkString(channel), .., Value::BulkString(message)]) => {
+                    match *channel == access.layout.channel().as_bytes() {
+                        true => access.announce(message),
+                        false => access.announce_earlier(message, epoch.get().copied()),
+                    }
+                }
                 (PushKind::Disconnection, _) => breaks.notify_one(),
                 _ => {}
             }
@@ -170,6 +178,9 @@ impl Listener {
         let (_, limit) = PING;
         let subscribed = timeout(limit, connection.subscribe(self.access.layout.channel())).await;
         subscribed.map_err(|_| Fault::TimedOut(limit))??;
+        if let Some(epoch) = earlier::subscribe(&self.access, &mut connection).await? {
+            ours.get_or_init(|| epoch);
+        }
         if let Some(since) = self.lost_since.take() {
             let (server, seconds) = (connection.server().to_string(), since.elapsed().as_secs());
             tracing::info!(store = self.access.name, server, seconds, "announcements of commits are heard again");
@@ -230,6 +241,14 @@ impl Listener {
 }
 
 impl Access {
+    /// Tells the watchers of a commit to a store of the schema before, if it is one to this store.
+    fn announce_earlier(&self, message: &[u8], ours: Option<Epoch>) {
+        if let Some((epoch, entry)) = earlier::parse_announcement(message).filter(|(epoch, _)| Some(*epoch) == ours) {
+            self.hearing.announced(epoch, entry.revision);
+            self.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
+        }
+    }
+
     /// Tells the watchers of a commit.
     fn announce(&self, message: &[u8]) {
         self.notices.send(match layout::parse_announcement(message) {
@@ -249,9 +268,10 @@ impl Access {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Head;
 
     fn at(revision: u64) -> Position {
-        Position { epoch: Epoch(1), revision: Revision(revision), checksum: 0 }
+        Position { epoch: Epoch(1), revision: Revision(revision), head: Head(revision.into()), checksum: 0 }
     }
 
     #[test]

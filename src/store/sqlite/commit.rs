@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, ffi};
 
 use super::fault::Fault;
-use super::{key, read};
-use crate::store::{Batch, CommitError, Edit, Epoch, LogEntry, Retention, Revision, change};
+use super::{blob, key, read};
+use crate::store::{Batch, CommitError, CommitId, Edit, Epoch, LogEntry, Pin, Retention, Revision, Stamp, change};
 use crate::token::{HistoryEntry, TokenId, TokenRecord, UserRecord};
 
 /// Why nothing was committed.
@@ -44,28 +44,38 @@ pub(super) fn commit(
     if let Some(contradiction) = batch.contradiction() {
         return Err(Fault::Contradiction(contradiction).into());
     }
+    let id = CommitId::random().map_err(Fault::Entropy)?;
     // Takes the lock for writing at once: what is checked still holds when it is written.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = read::position(&transaction)?;
-    if batch.expected_revision.is_some_and(|expected| expected != before.revision) {
-        return Err(CommitError::Conflict.into());
+    for pin in &batch.pins {
+        let holds = match pin {
+            Pin::NoUsers => read::users(&transaction, None, 1)?.is_empty(),
+            Pin::TokensOf { user, since } => read::token_set(&transaction, *user)? == *since,
+        };
+        if !holds {
+            return Err(CommitError::Conflict.into());
+        }
     }
     check_versions(&transaction, "SELECT version FROM users WHERE id = ?", &batch.users, |user| user.id.to_u64())?;
     check_versions(&transaction, "SELECT version FROM tokens WHERE id = ?", &batch.tokens, |token| token.id.to_u64())?;
     let entry = LogEntry {
+        id,
         revision: before.revision.next(),
+        head: before.head.then(id),
         checksum: before.checksum ^ batch.checksum_delta(),
         changes: batch.changes(),
     };
     // What goes makes room for what comes: a name can be given up and taken in one batch.
     delete(&transaction, batch, now)?;
-    write_users(&transaction, &batch.users, entry.revision)?;
-    write_tokens(&transaction, &batch.tokens, entry.revision)?;
+    write_users(&transaction, &batch.users, entry.stamp())?;
+    write_tokens(&transaction, &batch.tokens, id)?;
+    mark_token_sets(&transaction, batch, id)?;
     append_history(&transaction, &batch.history, entry.revision)?;
     append_log(&transaction, &entry, retention)?;
     age_tombstones(&transaction, retention, now)?;
-    let mut statement = transaction.prepare_cached("UPDATE meta SET revision = ?, checksum = ?")?;
-    statement.execute((entry.revision.0.cast_signed(), entry.checksum.cast_signed()))?;
+    let mut statement = transaction.prepare_cached("UPDATE meta SET revision = ?, checksum = ?, head = ?")?;
+    statement.execute((entry.revision.0.cast_signed(), entry.checksum.cast_signed(), blob(entry.head.0)))?;
     drop(statement);
     transaction.commit()?;
     Ok((before.epoch, entry))
@@ -82,10 +92,10 @@ fn check_versions<R>(
         let (record, expected) = match edit {
             Edit::Create(record) => (record, None),
             Edit::Update { before, .. } | Edit::Delete(before) | Edit::Require(before) => {
-                (&before.record, Some(before.version.0.cast_signed()))
+                (&before.record, Some(blob(before.version.0)))
             }
         };
-        let version = statement.query_row([key(id(record))], |row| row.get::<_, i64>(0)).optional()?;
+        let version = statement.query_row([key(id(record))], |row| row.get::<_, [u8; 16]>(0)).optional()?;
         if version != expected {
             return Err(CommitError::Conflict.into());
         }
@@ -121,22 +131,25 @@ fn delete(transaction: &Transaction<'_>, batch: &Batch, now: i64) -> Result<(), 
     Ok(())
 }
 
-fn write_users(transaction: &Transaction<'_>, edits: &[Edit<UserRecord>], revision: Revision) -> Result<(), Stop> {
-    let mut insert = transaction.prepare_cached("INSERT INTO users (version, name, record, id) VALUES (?, ?, ?, ?)")?;
-    let mut update = transaction.prepare_cached("UPDATE users SET version = ?, name = ?, record = ? WHERE id = ?")?;
+fn write_users(transaction: &Transaction<'_>, edits: &[Edit<UserRecord>], stamp: Stamp) -> Result<(), Stop> {
+    let mut insert =
+        transaction.prepare_cached("INSERT INTO users (version, revision, name, record, id) VALUES (?, ?, ?, ?, ?)")?;
+    let mut update =
+        transaction.prepare_cached("UPDATE users SET version = ?, revision = ?, name = ?, record = ? WHERE id = ?")?;
     for edit in edits {
         let (statement, user) = match edit {
             Edit::Create(user) => (&mut insert, user),
             Edit::Update { after, .. } => (&mut update, after),
             Edit::Delete(_) | Edit::Require(_) => continue,
         };
-        let row = (revision.0.cast_signed(), &user.name, json(user)?, key(user.id.to_u64()));
+        let (version, revision) = (blob(stamp.id.0), stamp.revision.0.cast_signed());
+        let row = (version, revision, &user.name, json(user)?, key(user.id.to_u64()));
         statement.execute(row).map_err(|error| taken(error, || CommitError::NameTaken(user.name.clone())))?;
     }
     Ok(())
 }
 
-fn write_tokens(transaction: &Transaction<'_>, edits: &[Edit<TokenRecord>], revision: Revision) -> Result<(), Stop> {
+fn write_tokens(transaction: &Transaction<'_>, edits: &[Edit<TokenRecord>], id: CommitId) -> Result<(), Stop> {
     let mut insert = transaction.prepare_cached(
         "INSERT INTO tokens (digest, owner, state, expires_at, version, record, id) VALUES (?, ?, ?, ?, ?, ?, ?)",
     )?;
@@ -161,7 +174,7 @@ fn write_tokens(transaction: &Transaction<'_>, edits: &[Edit<TokenRecord>], revi
             key(token.owner.to_u64()),
             i64::from(!token.is_active()),
             token.expires_at.map(|expires_at| expires_at.as_second()),
-            revision.0.cast_signed(),
+            blob(id.0),
             json(token)?,
             key(token.id.to_u64()),
         );
@@ -170,6 +183,15 @@ fn write_tokens(transaction: &Transaction<'_>, edits: &[Edit<TokenRecord>], revi
             Some(grant) => put_grant.execute((digest, grant.encode()))?,
             None => remove_grant.execute([digest])?,
         };
+    }
+    Ok(())
+}
+
+/// Marks the users to whom a token came. Comes after the users themselves.
+fn mark_token_sets(transaction: &Transaction<'_>, batch: &Batch, id: CommitId) -> Result<(), Stop> {
+    let mut statement = transaction.prepare_cached("UPDATE users SET token_set = ? WHERE id = ?")?;
+    for user in batch.receivers() {
+        statement.execute((blob(id.0), key(user.to_u64())))?;
     }
     Ok(())
 }
@@ -193,9 +215,11 @@ fn append_history(
 /// Appends the entry, and drops the oldest ones until the log is within its bounds again.
 fn append_log(transaction: &Transaction<'_>, entry: &LogEntry, retention: &Retention) -> Result<(), Stop> {
     let count = i64::try_from(entry.changes.len()).unwrap_or(i64::MAX);
-    transaction.prepare_cached("INSERT INTO log (revision, checksum, count, changes) VALUES (?, ?, ?, ?)")?.execute(
-        (entry.revision.0.cast_signed(), entry.checksum.cast_signed(), count, change::encode(&entry.changes)),
-    )?;
+    let (revision, checksum) = (entry.revision.0.cast_signed(), entry.checksum.cast_signed());
+    let row = (revision, checksum, blob(entry.id.0), blob(entry.head.0), count, change::encode(&entry.changes));
+    transaction
+        .prepare_cached("INSERT INTO log (revision, checksum, id, head, count, changes) VALUES (?, ?, ?, ?, ?, ?)")?
+        .execute(row)?;
     let mut changes = transaction
         .prepare_cached("UPDATE meta SET log_changes = log_changes + ? RETURNING log_changes")?
         .query_row([count], |row| row.get::<_, i64>(0))?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, Transaction};
 
 use super::fault::{BadRow, Fault};
 use super::read;
@@ -57,21 +57,29 @@ fn reported(row: &Row<'_>, now: i64) -> Result<Reported, BadRow> {
 }
 
 pub(super) fn recall(connection: &mut Connection, digests: &[Digest]) -> Result<(), Fault> {
-    each(connection, "INSERT OR IGNORE INTO recalls (digest) VALUES (?)", digests)
+    let sql = "INSERT OR IGNORE INTO recalls (digest) VALUES (?)";
+    let transaction = connection.transaction()?;
+    let added = each(&transaction, sql, digests)?;
+    transaction.execute("UPDATE meta SET recalls = recalls + ?", [i64::try_from(added).unwrap_or(i64::MAX)])?;
+    Ok(transaction.commit()?)
+}
+
+/// How many were ever added.
+pub(super) fn recalls(connection: &Connection) -> Result<u64, Fault> {
+    let mut statement = connection.prepare_cached("SELECT recalls FROM meta")?;
+    Ok(statement.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
 }
 
 pub(super) fn settle_recalls(connection: &mut Connection, digests: &[Digest]) -> Result<(), Fault> {
-    each(connection, "DELETE FROM recalls WHERE digest = ?", digests)
+    let transaction = connection.transaction()?;
+    each(&transaction, "DELETE FROM recalls WHERE digest = ?", digests)?;
+    Ok(transaction.commit()?)
 }
 
-fn each(connection: &mut Connection, sql: &str, digests: &[Digest]) -> Result<(), Fault> {
-    let transaction = connection.transaction()?;
+/// How many rows that changed.
+fn each(transaction: &Transaction<'_>, sql: &str, digests: &[Digest]) -> Result<usize, Fault> {
     let mut statement = transaction.prepare_cached(sql)?;
-    for digest in digests {
-        statement.execute([digest.as_bytes()])?;
-    }
-    drop(statement);
-    Ok(transaction.commit()?)
+    digests.iter().try_fold(0, |changed, digest| Ok(changed + statement.execute([digest.as_bytes()])?))
 }
 
 pub(super) fn recalled(connection: &Connection) -> Result<Vec<Digest>, Fault> {

@@ -1,12 +1,13 @@
 //! Everything that only reads.
 
-use rusqlite::{Connection, Row, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use serde::de::DeserializeOwned;
 
 use super::fault::{BadRow, Fault};
 use super::{from_key, key};
 use crate::store::{
-    Changes, Epoch, LogEntry, Position, Revision, SnapshotItem, StateFilter, TokenFilter, Versioned, change,
+    Changes, CommitId, Epoch, Head, LogEntry, Position, Revision, SnapshotItem, Stamp, StateFilter, TokenFilter,
+    Versioned, change,
 };
 use crate::token::{Digest, Grant, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -14,12 +15,18 @@ use crate::token::{Digest, Grant, HistoryEntry, TokenId, TokenRecord, UserId, Us
 const CHUNK: usize = 256;
 
 pub(super) fn position(connection: &Connection) -> Result<Position, Fault> {
-    let mut statement = connection.prepare_cached("SELECT epoch, revision, checksum FROM meta")?;
+    let mut statement = connection.prepare_cached("SELECT epoch, revision, checksum, head FROM meta")?;
     let position = statement.query_row([], |row| {
         let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
-        Ok(Position { epoch: Epoch(number(0)?), revision: Revision(number(1)?), checksum: number(2)? })
+        let head = Head(word(row, 3)?);
+        Ok(Position { epoch: Epoch(number(0)?), revision: Revision(number(1)?), head, checksum: number(2)? })
     });
     Ok(position?)
+}
+
+/// An id or a head.
+fn word(row: &Row<'_>, column: usize) -> rusqlite::Result<u128> {
+    row.get(column).map(u128::from_be_bytes)
 }
 
 /// No user comes after it.
@@ -40,7 +47,7 @@ pub(super) fn snapshot(
         return Ok(position);
     }
     let sources: [(&str, ReadItem); 2] =
-        [("SELECT id, record FROM users", owner), ("SELECT digest, grant_ FROM grants", grant)];
+        [("SELECT id, record, version, revision FROM users", owner), ("SELECT digest, grant_ FROM grants", grant)];
     for (sql, item) in sources {
         let mut statement = transaction.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
@@ -62,9 +69,12 @@ pub(super) fn snapshot(
 }
 
 fn owner(row: &Row<'_>) -> SnapshotItem {
-    match record::<UserRecord>(row, 1) {
-        Ok(user) => SnapshotItem::Owner(user.id, user.owner()),
-        Err(_) => SnapshotItem::Damaged { key: format!("users/{}", id_text(row)) },
+    let stamp = || -> rusqlite::Result<Stamp> {
+        Ok(Stamp { id: CommitId(word(row, 2)?), revision: Revision(row.get::<_, i64>(3)?.cast_unsigned()) })
+    };
+    match (record::<UserRecord>(row, 1), stamp()) {
+        (Ok(user), Ok(stamp)) => SnapshotItem::Owner(user.id, user.owner(), stamp),
+        _ => SnapshotItem::Damaged { key: format!("users/{}", id_text(row)) },
     }
 }
 
@@ -89,7 +99,7 @@ pub(super) fn changes(connection: &Connection, after: Revision, store: &str) -> 
     if after > newest {
         return Ok(Changes::Truncated);
     }
-    let sql = "SELECT revision, checksum, changes FROM log WHERE revision > ? ORDER BY revision";
+    let sql = "SELECT revision, checksum, changes, id, head FROM log WHERE revision > ? ORDER BY revision";
     let mut statement = transaction.prepare_cached(sql)?;
     let mut rows = statement.query([after.0.cast_signed()])?;
     let (mut entries, mut last) = (Vec::new(), after);
@@ -99,8 +109,9 @@ pub(super) fn changes(connection: &Connection, after: Revision, store: &str) -> 
             break;
         }
         let checksum = row.get::<_, i64>(1)?.cast_unsigned();
+        let (id, head) = (CommitId(word(row, 3)?), Head(word(row, 4)?));
         match change::decode(row.get_ref(2)?.as_blob().unwrap_or(&[u8::MAX])) {
-            Ok(changes) => entries.push(LogEntry { revision, checksum, changes }),
+            Ok(changes) => entries.push(LogEntry { id, revision, head, checksum, changes }),
             Err(problem) => {
                 tracing::error!(store, key = %format_args!("log/{revision}"), %problem, "damaged entry in the change log");
                 return Ok(Changes::Truncated);
@@ -121,6 +132,12 @@ pub(super) fn user_by_name(connection: &Connection, name: &str) -> Result<Option
     let mut statement = connection.prepare_cached("SELECT id, version, record FROM users WHERE name = ?")?;
     let mut rows = statement.query([name])?;
     rows.next()?.map(|row| versioned(row, "users")).transpose()
+}
+
+pub(super) fn token_set(connection: &Connection, user: UserId) -> Result<Option<CommitId>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT token_set FROM users WHERE id = ?")?;
+    let set = statement.query_row([key(user.to_u64())], |row| row.get::<_, Option<[u8; 16]>>(0)).optional()?;
+    Ok(set.flatten().map(|id| CommitId(u128::from_be_bytes(id))))
 }
 
 pub(super) fn users(
@@ -231,7 +248,7 @@ pub(super) fn history(connection: &Connection, id: TokenId) -> Result<Vec<Histor
 
 /// A row of id, version, record.
 fn versioned<R: DeserializeOwned>(row: &Row<'_>, table: &str) -> Result<Versioned<R>, Fault> {
-    let version = Revision(row.get::<_, i64>(1)?.cast_unsigned());
+    let version = CommitId(word(row, 1)?);
     let record = record(row, 2).map_err(|problem| Fault::record(format!("{table}/{}", id_text(row)), problem))?;
     Ok(Versioned { record, version })
 }

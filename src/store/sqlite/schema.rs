@@ -9,12 +9,14 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::fault::Fault;
+use super::migration::{self, EARLIER};
+use crate::store::Head;
 
 /// Marks the file as ours (`TGAT`), see `PRAGMA application_id`.
 const APPLICATION_ID: u32 = 0x5447_4154;
 
 /// The layout below; grows with every change that an older program could not work with.
-const SCHEMA_VERSION: u32 = 2;
+pub(super) const SCHEMA_VERSION: u32 = crate::store::SCHEMA;
 
 /// How long one connection waits for the lock of another.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,13 +35,17 @@ const SCHEMA: &str = "
         revision INTEGER NOT NULL,
         checksum INTEGER NOT NULL,
         log_changes INTEGER NOT NULL,
-        tombstones INTEGER NOT NULL
+        tombstones INTEGER NOT NULL,
+        head BLOB NOT NULL,
+        recalls INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE users (
         id INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
-        version INTEGER NOT NULL,
-        record TEXT NOT NULL
+        record TEXT NOT NULL,
+        version BLOB NOT NULL,
+        revision INTEGER NOT NULL,
+        token_set BLOB
     ) STRICT;
     CREATE TABLE tokens (
         id INTEGER PRIMARY KEY,
@@ -47,8 +53,8 @@ const SCHEMA: &str = "
         owner INTEGER NOT NULL,
         state INTEGER NOT NULL,
         expires_at INTEGER,
-        version INTEGER NOT NULL,
-        record TEXT NOT NULL
+        record TEXT NOT NULL,
+        version BLOB NOT NULL
     ) STRICT;
     CREATE INDEX tokens_by_owner ON tokens (owner, id, state, expires_at);
     CREATE INDEX revoked_tokens ON tokens (id) WHERE state = 1;
@@ -63,6 +69,8 @@ const SCHEMA: &str = "
     CREATE TABLE log (
         revision INTEGER PRIMARY KEY,
         checksum INTEGER NOT NULL,
+        id BLOB NOT NULL,
+        head BLOB NOT NULL,
         count INTEGER NOT NULL,
         changes BLOB NOT NULL
     ) STRICT;
@@ -81,6 +89,8 @@ const SCHEMA: &str = "
 enum Content {
     /// Nothing yet.
     Empty,
+    /// A store of ours, of the version before.
+    Earlier,
     /// A store of ours, of this version.
     Store,
 }
@@ -112,8 +122,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, Fault> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // In a transaction, so that the answers are about one state, whoever else is creating a store there.
     let found = connection.unchecked_transaction().map_err(Fault::from).and_then(|reading| inspect(&reading));
-    if let Content::Empty = found.map_err(unreadable)? {
-        create(&mut connection, path)?;
+    match found.map_err(unreadable)? {
+        Content::Empty => create(&mut connection, path)?,
+        Content::Earlier => migration::migrate(&mut connection, &path.display().to_string())?,
+        Content::Store => {}
     }
     super::read::position(&connection).map_err(unreadable)?;
     if connection.is_readonly("main")? {
@@ -152,18 +164,27 @@ pub(super) fn open_reporter(path: &Path) -> Result<Connection, Fault> {
 fn inspect(connection: &Connection) -> Result<Content, Fault> {
     let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     let application = number("PRAGMA application_id")?;
-    let version = number("PRAGMA user_version")?;
+    let version = version(connection)?;
     let tables = number("SELECT count(*) FROM sqlite_schema")?;
     let problem = if application == 0 && tables == 0 {
         return Ok(Content::Empty);
     } else if application != i64::from(APPLICATION_ID) {
         "is the database of another program: name another file".to_owned()
-    } else if version == i64::from(SCHEMA_VERSION) {
-        return Ok(Content::Store);
     } else {
-        format!("has version {version}, this program knows version {SCHEMA_VERSION}: use the program that made it")
+        match version {
+            SCHEMA_VERSION => return Ok(Content::Store),
+            EARLIER => return Ok(Content::Earlier),
+            _ => format!(
+                "has version {version}, this program knows versions {EARLIER} and {SCHEMA_VERSION}: use the program that made it"
+            ),
+        }
     };
     Err(Fault::Unusable(problem))
+}
+
+/// Which layout the file has.
+pub(super) fn version(connection: &Connection) -> Result<u32, Fault> {
+    Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
 }
 
 /// In one transaction, so that the file is ours whole or not at all; and before the file is switched to WAL, so that
@@ -180,7 +201,8 @@ fn create(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     transaction.execute_batch(SCHEMA)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    transaction.execute("INSERT INTO meta VALUES (1, ?, 0, 0, 0, 0)", [i64::from_le_bytes(epoch)])?;
+    let first = (i64::from_le_bytes(epoch), Head::START.0.to_be_bytes());
+    transaction.execute("INSERT INTO meta VALUES (1, ?, 0, 0, 0, 0, ?, 0)", first)?;
     Ok(transaction.commit()?)
 }
 

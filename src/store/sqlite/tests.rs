@@ -61,7 +61,8 @@ async fn a_full_disk_fails_the_commit_whole_and_the_next_one_succeeds() {
     assert_eq!(store.position().await.expect("a position"), before);
     assert_eq!(store.count_tokens(TokenFilter::default()).await.expect("counts"), 500);
     lock(&store.shared.writer).pragma_update(None, "max_page_count", 1_000_000).expect("a limit");
-    assert_eq!(store.commit(many("failed")).await.expect("commits"), before.revision.next());
+    let committed = store.commit(many("failed")).await.expect("commits");
+    assert_eq!(committed.position.revision, before.revision.next());
 }
 
 #[tokio::test]
@@ -112,7 +113,7 @@ async fn what_is_counted_is_what_is_kept() {
 #[tokio::test]
 async fn retired_digests_are_forgotten_when_they_are_old_enough() {
     let (_directory, store) = store(Retention::default()).await;
-    let version = store.commit(create(["a".to_owned()])).await.expect("commits");
+    let version = store.commit(create(["a".to_owned()])).await.expect("commits").id;
     let record = store.tokens(TokenFilter::default(), None, 1).await.expect("reads").remove(0).record;
     let delete = Batch { tokens: vec![Edit::Delete(Versioned { record, version })], ..Batch::default() };
     let retention = Retention { tombstone_age: Duration::from_secs(100), ..Retention::default() };
@@ -134,7 +135,7 @@ async fn a_deleted_token_leaves_only_its_digest() {
     let Some(Edit::Create(record)) = batch.tokens.first().cloned() else { panic!("one token") };
     let created = HistoryEntry { at: record.created_at, by: "anna".to_owned(), event: crate::token::Event::Created };
     batch.history.push((record.id, created));
-    let version = store.commit(batch).await.expect("commits");
+    let version = store.commit(batch).await.expect("commits").id;
     let delete = Batch { tokens: vec![Edit::Delete(Versioned { record, version })], ..Batch::default() };
     store.commit(delete).await.expect("commits");
     for (table, rows) in [("tokens", 0), ("grants", 0), ("history", 0), ("tombstones", 1)] {

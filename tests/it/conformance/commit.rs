@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tollgate::store::{Batch, CommitError, Edit, Retention, Revision, Store, Versioned};
+use tollgate::store::{Batch, CommitError, CommitId, Edit, Pin, Retention, Revision, Store, Versioned};
 use tollgate::token::{TokenRecord, UserStatus};
 
 use super::*;
@@ -20,16 +20,18 @@ pub(super) async fn a_commit_adds_one_to_the_revision_and_is_the_version_of_what
     let (_database, store) = store::<D>().await;
     let anna = user("anna");
     let (first, second) = (token(anna.id, "first"), token(anna.id, "second"));
-    assert_eq!(commit(&*store, users([Edit::Create(anna.clone())])).await, Revision(1));
-    assert_eq!(commit(&*store, tokens([Edit::Create(first.clone())])).await, Revision(2));
-    assert_eq!(commit(&*store, tokens([Edit::Create(second.clone())])).await, Revision(3));
-    assert_eq!(commit(&*store, Batch::default()).await, Revision(4));
+    assert_eq!(commit(&*store, users([Edit::Create(anna.clone())])).await.position.revision, Revision(1));
+    let one = commit(&*store, tokens([Edit::Create(first.clone())])).await;
+    let two = commit(&*store, tokens([Edit::Create(second.clone())])).await;
+    assert_eq!((one.position.revision, two.position.revision), (Revision(2), Revision(3)));
+    assert_eq!(commit(&*store, Batch::default()).await.position.revision, Revision(4));
     let before = stored(&*store, first.id).await.expect("there");
-    assert_eq!(before, Versioned { record: first.clone(), version: Revision(2) });
-    assert_eq!(commit(&*store, tokens([Edit::Update { before, after: revoked(first.clone()) }])).await, Revision(5));
-    assert_eq!(stored(&*store, first.id).await, Some(Versioned { record: revoked(first), version: Revision(5) }));
-    assert_eq!(stored(&*store, second.id).await.map(|token| token.version), Some(Revision(3)));
-    assert_eq!(store.position().await.expect("a position").revision, Revision(5));
+    assert_eq!(before, Versioned { record: first.clone(), version: one.id });
+    let last = commit(&*store, tokens([Edit::Update { before, after: revoked(first.clone()) }])).await;
+    assert_eq!(last.position.revision, Revision(5));
+    assert_eq!(stored(&*store, first.id).await, Some(Versioned { record: revoked(first), version: last.id }));
+    assert_eq!(stored(&*store, second.id).await.map(|token| token.version), Some(two.id));
+    assert_eq!(store.position().await.expect("a position"), last.position);
 }
 
 pub(super) async fn a_record_that_changed_meanwhile_is_a_conflict<D: Database>() {
@@ -82,13 +84,37 @@ pub(super) async fn a_required_record_must_not_have_changed<D: Database>() {
     refused_as_conflict(&*store, create("second")).await;
 }
 
-pub(super) async fn an_expected_revision_must_be_the_present_one<D: Database>() {
+pub(super) async fn pins_hold_what_no_record_shows<D: Database>() {
     let (_database, store) = store::<D>().await;
-    let expecting = |revision, name| Batch { expected_revision: Some(revision), ..users([Edit::Create(user(name))]) };
-    assert_eq!(commit(&*store, expecting(Revision(0), "anna")).await, Revision(1));
-    refused_as_conflict(&*store, expecting(Revision(0), "berta")).await;
-    refused_as_conflict(&*store, expecting(Revision(2), "berta")).await;
-    assert_eq!(commit(&*store, expecting(Revision(1), "berta")).await, Revision(2));
+    let no_users = |name| Batch { pins: vec![Pin::NoUsers], ..users([Edit::Create(user(name))]) };
+    commit(&*store, no_users("anna")).await;
+    refused_as_conflict(&*store, no_users("berta")).await;
+    commit(&*store, users([Edit::Create(user("berta"))])).await;
+    let [anna, berta] = ["anna", "berta"].map(|name| store.user_by_name(name));
+    let (anna, berta) = (anna.await.expect("reads").expect("there"), berta.await.expect("reads").expect("there"));
+
+    let set = async |user: &Versioned<UserRecord>| store.token_set(user.record.id).await.expect("reads");
+    let pin = |user: &Versioned<UserRecord>, since| Pin::TokensOf { user: user.record.id, since };
+    let pinned = |pins: &[Pin]| Batch { pins: pins.to_vec(), ..Batch::default() };
+    assert_eq!((set(&anna).await, set(&berta).await), (None, None), "neither had a token ever");
+    commit(&*store, pinned(&[pin(&anna, None), pin(&berta, None)])).await;
+    let made = commit(&*store, tokens([Edit::Create(token(anna.record.id, "first"))])).await;
+    assert_eq!((set(&anna).await, set(&berta).await), (Some(made.id), None), "a token was made for one of them");
+    refused_as_conflict(&*store, pinned(&[pin(&berta, None), pin(&anna, None)])).await;
+    refused_as_conflict(&*store, pinned(&[pin(&anna, Some(CommitId(7)))])).await;
+    commit(&*store, pinned(&[pin(&anna, Some(made.id))])).await;
+
+    // What a user already has may change: the records of what was read tell.
+    let first = store.tokens(Default::default(), None, 1).await.expect("reads").remove(0);
+    let after = TokenRecord { description: "other".to_owned(), ..first.record.clone() };
+    let changed = commit(&*store, tokens([Edit::Update { before: first, after: after.clone() }])).await;
+    assert_eq!(set(&anna).await, Some(made.id));
+    let before = Versioned { record: after.clone(), version: changed.id };
+    let given = TokenRecord { owner: berta.record.id, ..after };
+    let reassigned = commit(&*store, tokens([Edit::Update { before, after: given }])).await;
+    assert_eq!((set(&anna).await, set(&berta).await), (Some(made.id), Some(reassigned.id)), "it came to the other one");
+    commit(&*store, users([Edit::Delete(anna.clone())])).await;
+    assert_eq!(set(&anna).await, None, "it goes with the user");
 }
 
 pub(super) async fn a_digest_belongs_to_one_token<D: Database>() {
@@ -130,7 +156,7 @@ pub(super) async fn old_retired_digests_are_forgotten_when_there_are_too_many<D:
     commit(&*store, users([Edit::Create(anna.clone())])).await;
     for name in ["a", "b", "c", "d"] {
         let token = token(anna.id, name);
-        let version = commit(&*store, tokens([Edit::Create(token.clone())])).await;
+        let version = commit(&*store, tokens([Edit::Create(token.clone())])).await.id;
         commit(&*store, tokens([Edit::Delete(Versioned { record: token, version })])).await;
     }
     let mut retired = 0;
@@ -170,9 +196,9 @@ pub(super) async fn a_batch_that_fails_at_its_end_changes_nothing<D: Database>()
         users: vec![Edit::Create(berta.clone()), Edit::Update { before: anna.clone(), after: disabled.clone() }],
         tokens: vec![Edit::Create(token(berta.id, "good")), Edit::Delete(seeded.clone())],
         history: vec![],
-        expected_revision: None,
+        pins: Vec::new(),
     };
-    let stale = Versioned { record: token(anna.record.id, "no such token"), version: Revision(1) };
+    let stale = Versioned { record: token(anna.record.id, "no such token"), version: CommitId(1) };
     let mut batch = good();
     batch.tokens.push(Edit::Delete(stale));
     refused_as_conflict(&*store, batch).await;
@@ -267,7 +293,7 @@ async fn seeded(store: &dyn Store) -> (Versioned<UserRecord>, Versioned<TokenRec
         users: vec![Edit::Create(anna.clone())],
         ..tokens([Edit::Create(token.clone())])
     };
-    let version = commit(store, batch).await;
+    let version = commit(store, batch).await.id;
     (Versioned { record: anna, version }, Versioned { record: token, version })
 }
 

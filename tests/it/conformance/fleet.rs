@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tollgate::store::{Edit, Epoch, Probe, Report, Reported, SidecarId};
+use tollgate::store::{Edit, Epoch, Head, Probe, Report, Reported, Revision, SCHEMA, SidecarId};
 
 use super::*;
 use crate::harness::eventually;
@@ -20,7 +20,7 @@ pub(super) async fn a_probe_tells_the_position<D: Database>() {
 pub(super) async fn digests_of_deleted_tokens_are_retired<D: Database>() {
     let (_database, store) = store::<D>().await;
     let made = ["active", "revoked", "deleted"].map(|name| token(UserId::from_u64(1), name));
-    let version = commit(&*store, tokens(made.clone().map(Edit::Create))).await;
+    let version = commit(&*store, tokens(made.clone().map(Edit::Create))).await.id;
     let [active, revoking, deleting] = made.map(|record| Versioned { record, version });
     let after = revoked(revoking.record.clone());
     let digests = [deleting.record.digest, active.record.digest, Digest::of(b"none"), revoking.record.digest];
@@ -47,7 +47,7 @@ pub(super) async fn recalls_are_told_until_they_are_settled<D: Database>() {
     assert_eq!(recalled(&*store).await, digests[2999..]);
     store.recall(&[]).await.expect("recalls nothing");
     store.settle_recalls(&[]).await.expect("settles nothing");
-    assert_eq!(probe(&*store).await, Probe { position, recalled: digests[2999..].to_vec() });
+    assert_eq!(probe(&*store).await, Probe { position, recalls: 3000, recalled: digests[2999..].to_vec() });
 }
 
 pub(super) async fn reports_are_told_in_the_order_of_their_names<D: Database>() {
@@ -105,6 +105,8 @@ fn report(id: u64, name: &str) -> Report {
         address: "[::1]:8080".to_owned(),
         started_at: "2026-01-02T03:04:05.678Z".parse().expect("a time"),
         applied: Some((Epoch(u64::MAX), Revision(id))),
+        head: Some(Head(id.into())),
+        schema: SCHEMA,
         staleness_ms: Some(id),
         connections: 7,
     }

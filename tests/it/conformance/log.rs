@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Handle;
-use tollgate::store::{Batch, Changes, Edit, LogEntry};
+use tollgate::store::{Batch, Changes, CommitId, Edit, Head, LogEntry, Revision};
 
 use super::*;
 
@@ -100,11 +100,11 @@ pub(super) async fn the_position_of_a_snapshot_is_read_before_its_items<D: Datab
                 Edit::Update { before: first.clone(), after: revoked(first.record.clone()) },
             ]);
             let newest = tokio::task::block_in_place(|| runtime.block_on(commit(&*other, batch)));
-            assert!(newest > existing);
+            assert!(newest.position.revision > existing.position.revision);
         }
     };
     let position = store.snapshot(&mut sink).await.expect("a snapshot");
-    assert_eq!(position.revision, existing);
+    assert_eq!(position, existing.position);
     for entry in entries(&*store, position.revision.0).await {
         held.apply(&entry.changes);
     }
@@ -206,7 +206,7 @@ impl Model {
         batch
     }
 
-    fn apply(&mut self, batch: &Batch, version: Revision) {
+    fn apply(&mut self, batch: &Batch, version: CommitId) {
         for edit in &batch.users {
             match edit {
                 Edit::Create(record) | Edit::Update { after: record, .. } => {
@@ -236,20 +236,25 @@ impl Model {
 
 async fn tell_the_same<D: Database>(batches: Vec<Vec<Op>>) {
     let (_database, store) = store::<D>().await;
-    let (mut model, mut replayed) = (Model::default(), Held::default());
+    let (mut model, mut replayed, mut commits) = (Model::default(), Held::default(), Vec::new());
     for (number, ops) in batches.iter().enumerate() {
         let batch = model.batch(ops, number);
-        let revision = commit(&*store, batch.clone()).await;
-        model.apply(&batch, revision);
+        let committed = commit(&*store, batch.clone()).await;
+        model.apply(&batch, committed.id);
+        commits.push(committed);
     }
-    for entry in entries(&*store, 0).await {
+    let (mut head, mut revision) = (Head::START, Revision(0));
+    for (entry, committed) in entries(&*store, 0).await.into_iter().zip(&commits) {
+        assert!(entry.follows(head, revision), "the heads are a chain");
+        (head, revision) = (entry.head, entry.revision);
+        assert_eq!(entry.committed(committed.position.epoch), *committed);
         replayed.apply(&entry.changes);
         assert_eq!(replayed.checksum(), entry.checksum, "at revision {}", entry.revision);
     }
     let (position, snapshot) = Held::snapshot(&*store).await;
     assert_eq!(snapshot, model.held());
     assert_eq!(snapshot, replayed);
-    assert_eq!(position.checksum, snapshot.checksum());
+    assert_eq!((position.checksum, position.head), (snapshot.checksum(), head));
     let users: Vec<_> = model.users.into_values().rev().collect();
     assert_eq!(store.users(None, 1000).await.expect("reads"), users);
     let tokens: Vec<_> = model.tokens.into_values().rev().collect();

@@ -8,7 +8,7 @@ use super::*;
 pub(super) async fn users_are_found_by_id_and_by_name<D: Database>() {
     let (_database, store) = store::<D>().await;
     let anna = user("anna");
-    let version = commit(&*store, users([Edit::Create(anna.clone())])).await;
+    let version = commit(&*store, users([Edit::Create(anna.clone())])).await.id;
     let found = Some(Versioned { record: anna.clone(), version });
     assert_eq!(store.user(anna.id).await.expect("reads"), found);
     assert_eq!(store.user_by_name("anna").await.expect("reads"), found);
@@ -38,7 +38,7 @@ pub(super) async fn tokens_come_in_the_order_asked_for<D: Database>() {
     let anna = user("anna");
     let made = ["a", "b", "c"].map(|name| token(anna.id, name));
     let batch = Batch { users: vec![Edit::Create(anna)], ..tokens(made.clone().map(Edit::Create)) };
-    let version = commit(&*store, batch).await;
+    let version = commit(&*store, batch).await.id;
     let found = |n: usize| Some(Versioned { record: made[n].clone(), version });
     let ids = [made[2].id, TokenId::from_u64(7), made[0].id, made[2].id];
     assert_eq!(store.tokens_by_id(&ids).await.expect("reads"), [found(2), None, found(0), found(2)]);
@@ -134,7 +134,7 @@ pub(super) async fn history_grows_and_goes_with_its_token<D: Database>() {
     let add = |n: usize| [(kept.id, lines[n].clone()), (gone.id, lines[n].clone())];
     let create = tokens([Edit::Create(kept.clone()), Edit::Create(gone.clone())]);
     let history = [add(0), add(1)].concat();
-    let version = commit(&*store, Batch { history, ..create }).await;
+    let version = commit(&*store, Batch { history, ..create }).await.id;
     commit(&*store, Batch { history: [add(2), add(3)].concat(), ..Batch::default() }).await;
     assert_eq!(store.history(kept.id).await.expect("reads"), lines);
     assert_eq!(store.history(gone.id).await.expect("reads"), lines);

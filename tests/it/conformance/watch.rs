@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tollgate::store::{Batch, Edit, Notice, Watch};
+use tollgate::store::{Batch, Edit, Notice, Revision, Watch};
 
 use super::*;
 
@@ -13,15 +13,13 @@ pub(super) async fn own_commits_are_told<D: Database>() {
     let (_database, store) = store::<D>().await;
     let mut watch = store.watch();
     let anna = user("anna");
-    let revision = commit(&*store, users([Edit::Create(anna.clone())])).await;
-    let position = store.position().await.expect("a position");
+    let committed = commit(&*store, users([Edit::Create(anna.clone())])).await;
     let told = loop {
         if let Notice::Committed { epoch, entry } = next(&mut *watch).await {
             break (epoch, entry);
         }
     };
-    assert_eq!(told.0, position.epoch);
-    assert_eq!((told.1.revision, told.1.checksum), (revision, position.checksum));
+    assert_eq!(told.1.committed(told.0), committed);
     assert_eq!(told.1.changes, [Change::PutOwner(anna.id, anna.owner())]);
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tollgate::store::{
-    Batch, Changes, CommitError, Notice, Position, Probe, Report, Reported, Revision, SidecarId, SnapshotItem, Store,
-    StoreError, TokenFilter, Versioned, Watch,
+    Batch, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Report, Reported, Revision, SidecarId,
+    SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -84,7 +84,7 @@ fn broken() -> StoreError {
 
 #[async_trait]
 impl Store for FaultyStore {
-    async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         let one_less = |left: usize| left.checked_sub(1);
         match self.commits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
             Ok(_) => self.check()?.commit(batch).await,
@@ -102,6 +102,10 @@ impl Store for FaultyStore {
 
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
         self.check()?.changes(after).await
+    }
+
+    async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
+        self.check()?.token_set(user).await
     }
 
     fn watch(&self) -> Box<dyn Watch> {

@@ -12,6 +12,7 @@ use crate::harness::{RedisServer, eventually};
 fn user(left_out: &[&str]) -> String {
     let mut rules = vec![
         "+hmget",
+        "+scard",
         "+smembers",
         "+sadd",
         "+srem",
@@ -32,7 +33,7 @@ fn user(left_out: &[&str]) -> String {
         "~{tollgate}:log",
         "~{tollgate}:sidecars",
         "~{tollgate}:sidecar:*",
-        "&{tollgate}:changes",
+        "&{tollgate}:changes:0",
     ];
     rules.retain(|rule| !left_out.contains(rule));
     format!("user default on nopass ~* &* +@all\nuser sidecar on >sesame resetchannels {}\n", rules.join(" "))
@@ -42,8 +43,8 @@ fn user(left_out: &[&str]) -> String {
 async fn what_the_user_may_not_do_is_named() {
     for (left_out, named) in [
         ("+hscan", "HSCAN {tollgate}:owners, HSCAN {tollgate}:grants"),
-        ("~{tollgate}:recalled", "SMEMBERS {tollgate}:recalled, SADD {tollgate}:recalled"),
-        ("&{tollgate}:changes", "SUBSCRIBE {tollgate}:changes"),
+        ("~{tollgate}:recalled", "SCARD {tollgate}:recalled, SMEMBERS {tollgate}:recalled, SADD {tollgate}:recalled"),
+        ("&{tollgate}:changes:0", "SUBSCRIBE {tollgate}:changes:0"),
         ("+discard", "DISCARD"),
     ] {
         let redis = RedisServer::with_users(&user(&[left_out]));

@@ -28,7 +28,7 @@ async fn an_ordered_failover_is_followed() {
     set.servers[before].kill();
     commit(&*store, "without the old one").await;
     eventually("the new primary has the subscription", || async {
-        set.servers[after].cli(&["PUBSUB", "NUMSUB", "{tollgate}:changes"]).ends_with('1')
+        set.servers[after].cli(&["PUBSUB", "NUMSUB", "{tollgate}:changes:0"]).ends_with('1')
     })
     .await;
 }
@@ -102,7 +102,7 @@ async fn an_announced_failover_is_followed_at_once() {
     subscribed(&mut watch).await;
     hears(&mut watch, commit(&*after, "there").await).await;
     assert_eq!(store.position().await.expect("reads").epoch, after.position().await.expect("reads").epoch);
-    assert!(old.cli(&["PUBSUB", "NUMSUB", "{tollgate}:changes"]).ends_with('0'));
+    assert!(old.cli(&["PUBSUB", "NUMSUB", "{tollgate}:changes:0"]).ends_with('0'));
 }
 
 /// As much of a Sentinel as a store needs.

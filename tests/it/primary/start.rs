@@ -159,8 +159,10 @@ async fn a_sidecar_at_rest_costs_redis_little() {
     assert!(run(&["--store", &redis.url(), "init"], &[]).status.success());
     let mut sidecar = Sidecar::start(&redis.url()).await;
     sidecar.says("ready").await;
-    eventually("it is subscribed", || async { redis.cli(&["PUBSUB", "NUMSUB", "{tollgate}:changes"]).ends_with('1') })
-        .await;
+    eventually("it is subscribed", || async {
+        redis.cli(&["PUBSUB", "NUMSUB", "{tollgate}:changes:0"]).ends_with('1')
+    })
+    .await;
     let commands = || -> u64 {
         let statistics = redis.cli(&["INFO", "stats"]);
         let count = statistics.lines().find_map(|line| line.trim().strip_prefix("total_commands_processed:"));

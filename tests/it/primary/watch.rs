@@ -66,7 +66,7 @@ async fn what_is_no_announcement_leads_to_a_question_only() {
     let store = open(&redis.url()).await;
     let mut watch = store.watch();
     subscribed(&mut watch).await;
-    assert_eq!(redis.cli(&["PUBLISH", "{tollgate}:changes", "hello"]), "1");
+    assert_eq!(redis.cli(&["PUBLISH", "{tollgate}:changes:0", "hello"]), "1");
     assert_eq!(within("a notice", watch.next()).await, Notice::Moved);
     hears(&mut watch, commit(&*store, "after").await).await;
 }

@@ -126,15 +126,15 @@ async fn intercepted(fate: Fate) -> (RedisServer, Interceptor, Arc<dyn Store>, A
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_found() {
     let (_server, _interceptor, direct, through) = intercepted(Fate::AnswerLost).await;
-    assert_eq!(through.commit(Batch::default()).await.expect("found"), Revision(1));
+    assert_eq!(through.commit(Batch::default()).await.expect("found").position.revision, Revision(1));
     assert_eq!(position(&*direct).await.revision, Revision(1), "it was committed once");
-    assert_eq!(commit(&*through, user_batch("anna")).await, Revision(2));
+    assert_eq!(commit(&*through, user_batch("anna")).await.position.revision, Revision(2));
 }
 
 #[tokio::test]
 async fn a_commit_that_did_not_arrive_is_done_again_and_can_never_happen_late() {
     let (server, interceptor, direct, through) = intercepted(Fate::Late).await;
-    assert_eq!(through.commit(Batch::default()).await.expect("done again"), Revision(1));
+    assert_eq!(through.commit(Batch::default()).await.expect("done again").position.revision, Revision(1));
     assert_eq!(server.cli(&["zcard", "{tollgate}:cancelled"]), "1");
     let scripts = || server.cli(&["info", "commandstats"]);
     let before = count_of(&scripts(), "eval");
@@ -172,7 +172,7 @@ async fn whatever_is_said_of_a_commit_while_redis_hangs_is_true() {
         let outcome = within_long("an outcome", committing).await.expect("no panic");
         let is_there = store.user_by_name(name).await.expect("reads").is_some();
         match outcome {
-            Ok(revision) => assert!(is_there, "committed at {revision}"),
+            Ok(committed) => assert!(is_there, "committed at {}", committed.position.revision),
             Err(CommitError::Failed(_)) => assert!(!is_there),
             Err(error) => panic!("{error:?}"),
         }
@@ -205,7 +205,7 @@ async fn a_redis_that_comes_back_is_found_again() {
     assert!(text.contains(&server.port().to_string()), "{text}");
     server.restart();
     assert_eq!(position(&*store).await, before);
-    assert_eq!(store.commit(user_batch("berta")).await.expect("commits"), Revision(2));
+    assert_eq!(store.commit(user_batch("berta")).await.expect("commits").position.revision, Revision(2));
 }
 
 /// As [`within`], for what takes its own time to give up.

@@ -46,7 +46,7 @@ async fn fill(store: &dyn Store) {
     commit(store, users([Edit::Create(user("berta"))])).await;
     let made: Vec<_> = ["a", "b", "c"].into_iter().map(|name| token(anna.id, name)).collect();
     let history = made.iter().map(|token| (token.id, created())).collect();
-    let version = commit(store, Batch { history, ..tokens(made.iter().cloned().map(Edit::Create)) }).await;
+    let version = commit(store, Batch { history, ..tokens(made.iter().cloned().map(Edit::Create)) }).await.id;
     let [before, deleted] = [0, 1].map(|n: usize| tollgate::store::Versioned { record: made[n].clone(), version });
     let after = revoked(before.record.clone());
     commit(store, tokens([Edit::Update { before, after }, Edit::Delete(deleted)])).await;
@@ -106,8 +106,8 @@ fn assert_closed_to_strangers(server: &RedisServer) {
         "MONITOR",
         "SYNC",
         "PSYNC ? -1",
-        "SUBSCRIBE {tollgate}:changes",
-        "PUBLISH {tollgate}:changes x",
+        "SUBSCRIBE {tollgate}:changes:0",
+        "PUBLISH {tollgate}:changes:0 x",
         "MULTI",
         "EXEC",
         "SELECT 1",

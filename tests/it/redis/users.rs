@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tollgate::store::{Absent, Changes, Epoch, Report, Revision, SidecarId, StoreError};
+use tollgate::store::{Absent, Changes, Epoch, Head, Report, Revision, SCHEMA, SidecarId, StoreError};
 use tollgate::token::Digest;
 
 use super::*;
@@ -45,7 +45,7 @@ async fn the_registry_can_do_all_that_commands_do() {
     commit(&*registry, users([Edit::Create(anna.clone())])).await;
     let history = made.iter().map(|token| (token.id, crate::conformance::created())).collect();
     let batch = Batch { history, ..tokens(made.iter().cloned().map(Edit::Create)) };
-    let version = commit(&*registry, batch).await;
+    let version = commit(&*registry, batch).await.id;
     let [before, deleted] = [0, 1].map(|n: usize| tollgate::store::Versioned { record: made[n].clone(), version });
     let after = crate::conformance::revoked(before.record.clone());
     let history = vec![(before.record.id, crate::conformance::created())];
@@ -128,8 +128,8 @@ async fn a_sidecar_can_change_nothing() {
         &["xadd", "{tollgate}:log", "*", "a", "b"],
         &["srem", "{tollgate}:recalled", "x"],
         &["del", "{tollgate}:recalled"],
-        &["publish", "{tollgate}:changes", "x"],
-        &["subscribe", "{other}:changes"],
+        &["publish", "{tollgate}:changes:0", "x"],
+        &["subscribe", "{other}:changes:0"],
         &["eval", "return 1", "0"],
         &["hgetall", "{tollgate}:tokens"],
         &["get", "elsewhere"],
@@ -192,6 +192,8 @@ fn report() -> Report {
         address: "[::1]:8080".to_owned(),
         started_at: "2026-01-02T03:04:05Z".parse().expect("a time"),
         applied: Some((Epoch(1), Revision(1))),
+        head: Some(Head(1)),
+        schema: SCHEMA,
         staleness_ms: Some(1),
         connections: 7,
     }

@@ -7,7 +7,7 @@ use redis::{Cmd, Pipeline};
 use super::super::fault::Fault;
 use super::super::layout::{self, Key, Layout, SCHEMA};
 use super::Stop;
-use crate::store::{Batch, Change, CommitError, Edit, Retention, Revision, change};
+use crate::store::{Batch, Change, CommitError, CommitId, Edit, Pin, Retention, change};
 use crate::token::{Digest, Grant, TokenId, TokenRecord, UserRecord};
 
 const SCRIPT: &str = include_str!("../commit.lua");
@@ -18,8 +18,12 @@ enum Write {
     RemoveFields,
     RemoveMembers,
     PutFields,
-    /// As `PutFields`, with the new revision before each value.
+    /// As `PutFields`, with the commit's id before each value.
     PutRecords,
+    /// As `PutFields`, with the commit's id and revision before each value.
+    PutStamped,
+    /// Fields whose value is the commit's id.
+    Mark,
     /// As `PutFields`, after what is there.
     AppendLines,
     PutMembers,
@@ -34,6 +38,8 @@ impl Write {
             Self::RemoveMembers => "ZREM",
             Self::PutFields => "HSET",
             Self::PutRecords => "VERSIONED",
+            Self::PutStamped => "STAMPED",
+            Self::Mark => "MARK",
             Self::AppendLines => "APPEND",
             Self::PutMembers => "ZADD",
             Self::Retire => "RETIRE",
@@ -47,7 +53,9 @@ type List = Vec<Vec<u8>>;
 /// What the script is to check and to write.
 #[derive(Debug)]
 pub(super) struct Plan {
-    expected_revision: Option<Revision>,
+    no_users: bool,
+    /// Users, each with the id that its token set must have; the empty one stands for none.
+    token_sets: List,
     checksum_delta: u64,
     pub(super) changes: Vec<Change>,
     /// Users and tokens that must have these versions; the empty one stands for none at all.
@@ -66,7 +74,8 @@ impl Plan {
             return Err(Fault::Contradiction(contradiction).into());
         }
         let mut plan = Self {
-            expected_revision: batch.expected_revision,
+            no_users: batch.pins.contains(&Pin::NoUsers),
+            token_sets: List::new(),
             checksum_delta: batch.checksum_delta(),
             changes: batch.changes(),
             users: (List::new(), List::new()),
@@ -76,23 +85,31 @@ impl Plan {
             free_names: List::new(),
             writes: BTreeMap::new(),
         };
+        for pin in &batch.pins {
+            if let Pin::TokensOf { user, since } = pin {
+                let since = since.map_or(Vec::new(), layout::version);
+                plan.token_sets.extend([user.to_ascii().to_vec(), since]);
+            }
+        }
         plan.add_users(&batch.users)?;
         plan.check_digests(&batch.tokens)?;
         for edit in &batch.tokens {
             plan.add_token(edit)?;
+        }
+        for user in batch.receivers() {
+            plan.write(Write::Mark, Key::TokenSets, [user.to_ascii().to_vec()]);
         }
         plan.add_history(batch)?;
         Ok(plan)
     }
 
     /// The script's invocation under an id.
-    pub(super) fn command(&self, layout: &Layout, retention: &Retention, id: &str) -> Pipeline {
+    pub(super) fn command(&self, layout: &Layout, retention: &Retention, id: CommitId) -> Pipeline {
         let mut command = redis::cmd("EVAL");
         // The text goes along each time: the server finds what it compiled before by its hash, and nothing has to be
         // done when it has forgotten it.
         command.arg(SCRIPT).arg(layout.of_commit().len()).arg(layout.of_commit());
-        command.arg(layout.channel()).arg(id).arg(SCHEMA);
-        command.arg(self.expected_revision.map_or(String::new(), |revision| revision.to_string()));
+        command.arg(layout.channel()).arg(id.to_string()).arg(SCHEMA);
         command.arg(format!("{:016x}", self.checksum_delta));
         command.arg(self.changes.len()).arg(change::encode(&self.changes));
         command.arg(retention.log_entries).arg(retention.log_changes);
@@ -100,7 +117,8 @@ impl Plan {
         for list in [&self.users.0, &self.users.1, &self.tokens.0, &self.tokens.1] {
             add_list(&mut command, list);
         }
-        for list in [&self.present, &self.free_digests, &self.free_names] {
+        command.arg(self.no_users.to_string());
+        for list in [&self.token_sets, &self.present, &self.free_digests, &self.free_names] {
             add_list(&mut command, list);
         }
         for ((write, key), list) in &self.writes {
@@ -140,10 +158,11 @@ impl Plan {
             match edit {
                 Edit::Create(user) | Edit::Update { after: user, .. } => {
                     self.write(Write::PutRecords, Key::Users, [id, json(user)?]);
-                    self.write(Write::PutFields, Key::Owners, [owner_key, user.owner().encode()]);
+                    self.write(Write::PutStamped, Key::Owners, [owner_key, user.owner().encode()]);
                 }
                 Edit::Delete(_) => {
-                    self.write(Write::RemoveFields, Key::Users, [id]);
+                    self.write(Write::RemoveFields, Key::Users, [id.clone()]);
+                    self.write(Write::RemoveFields, Key::TokenSets, [id]);
                     self.write(Write::RemoveFields, Key::Owners, [owner_key]);
                 }
                 Edit::Require(_) => {}
@@ -289,7 +308,7 @@ fn names(edit: &Edit<UserRecord>) -> (Option<&String>, Option<&String>) {
 
 /// How the stored record must begin.
 fn version<R>(edit: &Edit<R>) -> Vec<u8> {
-    edit.before().map_or(Vec::new(), |before| format!("{} ", before.version).into_bytes())
+    edit.before().map_or(Vec::new(), |before| [&layout::version(before.version)[..], b" "].concat())
 }
 
 fn add_list(command: &mut Cmd, list: &List) {

@@ -1,0 +1,105 @@
+//! The layout before this one, schema 1: how it is read, and how it becomes one of this schema.
+//!
+//! It had no commit ids and no heads. While a fleet is upgraded, sidecars of both versions share a store of schema 1,
+//! which only programs of the version before write. The first commit of this version makes it one of this schema, in one
+//! step, unless a sidecar reports that could not read it then. Records, grants and log entries that are there stay as they
+//! are written; see [`layout`].
+
+use redis::Pipeline;
+
+use super::Access;
+use super::fault::Fault;
+use super::layout::{self, Key, SCHEMA};
+use super::link::Connection;
+use super::reports;
+use crate::store::settings::Namespace;
+use crate::store::{CommitId, Epoch, Head, LogEntry, Reported, Revision, change};
+
+pub(super) const EARLIER: &str = "1";
+
+const MIGRATE: &str = include_str!("migrate.lua");
+
+/// Where commits were announced, whatever the database.
+pub(super) fn channel(namespace: &Namespace) -> String {
+    namespace.key("changes")
+}
+
+/// Subscribes to the announcements of a store that is of schema 1 still. Of those only the ones in the store's epoch
+/// count: other databases have the channel too.
+pub(super) async fn subscribe(access: &Access, connection: &mut Connection) -> Result<Option<Epoch>, Fault> {
+    let mut commands = Pipeline::new();
+    commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&["schema", "epoch"]);
+    let ((schema, epoch),): ((Option<String>, Option<String>),) = connection.query(&commands).await?;
+    if schema.as_deref() != Some(EARLIER) {
+        return Ok(None);
+    }
+    connection.subscribe(access.layout.earlier_channel()).await?;
+    Ok(epoch.and_then(|epoch| layout::parse_hex(epoch.as_bytes())).map(Epoch))
+}
+
+/// What the commit script published: epoch, checksum, revision, space, changes.
+pub(super) fn parse_announcement(bytes: &[u8]) -> Option<(Epoch, LogEntry)> {
+    let (epoch, rest) = bytes.split_at_checked(16)?;
+    let (checksum, rest) = rest.split_at_checked(16)?;
+    let space = memchr::memchr(b' ', rest)?;
+    let (revision, checksum) = (Revision(layout::parse_decimal(&rest[..space])?), layout::parse_hex(checksum)?);
+    let (id, head) = (CommitId::default(), Head::unchained(revision, checksum));
+    let changes = change::decode(&rest[space + 1..]).ok()?;
+    Some((Epoch(layout::parse_hex(epoch)?), LogEntry { id, revision, head, checksum, changes }))
+}
+
+/// Makes the store one of this schema.
+///
+/// # Errors
+/// [`Fault::Unusable`] names the sidecars that could not read it then.
+pub(super) async fn migrate(access: &Access) -> Result<(), Fault> {
+    let reports = reports::sidecars(access).await?;
+    let left_behind: Vec<_> = reports.iter().filter(|sidecar| sidecar.report.schema < SCHEMA).collect();
+    if !left_behind.is_empty() {
+        return Err(Fault::Unusable(left_behind_by(&left_behind)));
+    }
+    let mut commands = Pipeline::new();
+    commands.cmd("EVAL").arg(MIGRATE).arg(1).arg(access.layout.key(Key::Meta)).arg(EARLIER).arg(SCHEMA);
+    // Done twice, it finds what it did the first time.
+    let (answer,): (Vec<String>,) = access.link.read(&commands).await?;
+    match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["migrated"] => {
+            tracing::info!(store = access.name, from = EARLIER, to = SCHEMA, "the store has this version's schema now");
+            Ok(())
+        }
+        ["absent"] => Err(access.layout.absent()),
+        ["schema", found] => Err(layout::other_schema(found.as_bytes())),
+        _ => Err(Fault::Senseless(answer.join(" "))),
+    }
+}
+
+fn left_behind_by(sidecars: &[&Reported]) -> String {
+    const NAMED: usize = 10;
+    let named = sidecars.iter().take(NAMED);
+    let named = named.map(|sidecar| format!("{} ({})", sidecar.report.name, sidecar.report.version));
+    let more = sidecars.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "has schema {EARLIER}, this program writes schema {SCHEMA}, which sidecars that run cannot read: {}{more}; \
+         upgrade them first",
+        named.collect::<Vec<_>>().join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announcements_of_the_layout_before_are_understood() {
+        let (revision, checksum) = (Revision(7), 10);
+        let (id, head) = (CommitId::default(), Head::unchained(revision, checksum));
+        assert_eq!(
+            parse_announcement(b"00000000000000ff000000000000000a7 "),
+            Some((Epoch(255), LogEntry { id, revision, head, checksum, changes: Vec::new() }))
+        );
+        for bad in [b"".as_slice(), b"00000000000000ff", b"00000000000000ff000000000000000a7"] {
+            assert_eq!(parse_announcement(bad), None);
+        }
+    }
+}
