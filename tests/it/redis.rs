@@ -2,6 +2,7 @@
 
 mod damage;
 mod deploy;
+mod identity;
 mod outcome;
 mod quorum;
 mod refusals;
