@@ -8,7 +8,7 @@
 //!                          its records as text or JSON         (cli/output.rs, cli/list.rs, cli/table.rs)
 //! ```
 //!
-//! Exit codes: 0 done, 1 failed, 2 usage. Records go to standard output, everything else to standard error.
+//! Exit codes: 0 done, 1 failed, 2 usage, 3 unknown: it may or may not be done. Records go to standard output, everything else to standard error.
 
 pub mod args;
 pub mod confirm;
@@ -32,11 +32,17 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::dev::DevOptions;
+use crate::registry::{self, ImportError, RegistryError};
 use output::{OutputError, note};
+
+/// Shown below `tollgate --help`.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed and nothing was changed unless it says so, 2 usage, 3 unknown: it may or
+may not be done, and standard error says how to find out.";
 
 /// An authenticating reverse proxy in front of Telegraf Controller, and the registry of its API tokens.
 #[derive(Debug, Parser)]
-#[command(name = "tollgate", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "tollgate", version, max_term_width = 100, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What every command takes.
     #[command(flatten)]
@@ -121,6 +127,9 @@ pub(crate) fn usage(message: impl std::fmt::Display) -> anyhow::Error {
     Cli::command().error(ErrorKind::ValueValidation, message).into()
 }
 
+/// The exit code of a command that may or may not have been done, in contrast to one that failed.
+const UNKNOWN: u8 = 3;
+
 /// Prints why a command failed, with its causes, and gives the exit code.
 #[must_use]
 pub fn report(error: &anyhow::Error) -> ExitCode {
@@ -133,7 +142,13 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     note(format_args!("tollgate: {}", chain(error)));
-    ExitCode::FAILURE
+    if is_unknown(error) { UNKNOWN.into() } else { ExitCode::FAILURE }
+}
+
+fn is_unknown(error: &anyhow::Error) -> bool {
+    let of_registry = error.downcast_ref::<RegistryError>().map(RegistryError::kind);
+    let kind = of_registry.or_else(|| error.downcast_ref::<ImportError>().map(ImportError::kind));
+    kind == Some(registry::Kind::Unknown)
 }
 
 /// An error with its causes. Some errors repeat their cause themselves; nothing is said twice.

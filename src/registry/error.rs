@@ -139,8 +139,23 @@ pub enum RegistryError {
     #[error("nothing was changed")]
     NotCommitted(#[source] StoreError),
     /// The commit failed in a way that leaves open whether it happened.
-    #[error("whether the change was made is not known; look, and try again if it was not")]
+    #[error(
+        "whether the change was made is not known; look (`tollgate token show ID`, `tollgate user show NAME`), and run the \
+         command again if it was not"
+    )]
     OutcomeUnknown(#[source] StoreError),
+    /// The same for a new token. Nobody has seen it.
+    #[error(
+        "whether the token {id} was made is not known: `tollgate token show {id}` tells. Nobody has seen its value: create \
+         another one, and if this one is there, revoke it (`tollgate token revoke {id}`)"
+    )]
+    CreationUnknown {
+        /// Which.
+        id: TokenId,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
     /// A command on more tokens than one commit takes failed after the first of its commits.
     #[error("{done}")]
     Interrupted {
@@ -165,6 +180,8 @@ pub enum Kind {
     Conflict,
     /// It was not the command's fault; trying again may help.
     Unavailable,
+    /// It may have been done, or part of it. Look before trying again.
+    Unknown,
 }
 
 impl RegistryError {
@@ -175,6 +192,14 @@ impl RegistryError {
             error => error,
         };
         Self::Interrupted { done, source: Box::new(source) }
+    }
+
+    /// The same error of a command that makes this token.
+    pub(super) fn of_creating(self, id: TokenId) -> Self {
+        match self {
+            Self::OutcomeUnknown(source) => Self::CreationUnknown { id, source },
+            error => error,
+        }
     }
 
     /// What a caller does about it.
@@ -202,11 +227,8 @@ impl RegistryError {
             | Self::LastOwnerToken { .. }
             | Self::DigestTaken(_)
             | Self::DigestRetired(_) => Kind::Conflict,
-            Self::Busy { .. }
-            | Self::NoEntropy(_)
-            | Self::Store(_)
-            | Self::NotCommitted(_)
-            | Self::OutcomeUnknown(_) => Kind::Unavailable,
+            Self::Busy { .. } | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => Kind::Unavailable,
+            Self::OutcomeUnknown(_) | Self::CreationUnknown { .. } => Kind::Unknown,
             Self::Interrupted { source, .. } => source.kind(),
         }
     }

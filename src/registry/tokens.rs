@@ -85,7 +85,8 @@ impl Registry {
             let mut draft = Draft::new(&standing, now);
             draft.require_user(&owner);
             draft.create_token(record.clone(), Event::Created);
-            if self.commit(draft.into_batch()).await? {
+            let committed = self.commit(draft.into_batch()).await;
+            if committed.map_err(|error| error.of_creating(record.id))? {
                 return Ok(Created { record, owner: owner.record, token });
             }
         }

@@ -68,7 +68,8 @@ impl Registry {
             draft.pin(Pin::NoUsers);
             draft.create_user(owner.clone());
             draft.create_token(record.clone(), Event::Created);
-            if self.commit(draft.into_batch()).await? {
+            let committed = self.commit(draft.into_batch()).await;
+            if committed.map_err(|error| error.of_creating(record.id))? {
                 return Ok(Created { record, owner, token });
             }
         }
