@@ -2,6 +2,7 @@
 
 mod damage;
 mod deploy;
+mod doubt;
 mod identity;
 mod outcome;
 mod quorum;

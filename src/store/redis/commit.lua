@@ -40,6 +40,30 @@ local count, changes = tonumber(take()), take()
 local most_entries, most_changes = tonumber(take()), tonumber(take())
 local most_retired, retired_age = tonumber(take()), tonumber(take())
 
+-- What a user may not do ends a script where it stands, and nothing that it did before is taken back. So this comes
+-- first: everything below, and what settles an outcome that is in doubt (resolve.lua).
+local COMMANDS = {
+  hash = { 'TYPE', 'HMGET', 'HSET', 'HDEL' },
+  zset = { 'TYPE', 'ZSCORE', 'ZMSCORE', 'ZCARD', 'ZCOUNT', 'ZADD', 'ZREM', 'ZREMRANGEBYRANK', 'ZREMRANGEBYSCORE' },
+  stream = { 'TYPE', 'XRANGE', 'XLEN', 'XADD', 'XTRIM' },
+}
+local forbidden = {}
+local function need(command, on)
+  if not redis.acl_check_cmd(command, unpack({ on })) then
+    forbidden[#forbidden + 1] = on and (command .. ' ' .. on) or command
+  end
+end
+for position, kind in ipairs(KINDS) do
+  for _, command in ipairs(COMMANDS[kind]) do
+    need(command, KEYS[position])
+  end
+end
+need('TIME')
+need('PUBLISH', channel)
+if #forbidden > 0 then
+  return { 'forbidden', table.concat(forbidden, ', ', 1, math.min(#forbidden, 3)) }
+end
+
 for position, kind in ipairs(KINDS) do
   local found = redis.call('TYPE', KEYS[position]).ok
   if found ~= kind and found ~= 'none' then
@@ -128,6 +152,7 @@ end
 
 -- From here on everything succeeds, but for the very first write: it fails if the log is ahead of the revision.
 local epoch, revision = meta[2], string.format('%.0f', tonumber(meta[3]) + 1)
+local kept_changes = tonumber(meta[5]) + count
 local function half(first, last)
   return bit.tohex(bit.bxor(tonumber(string.sub(meta[4], first, last), 16), tonumber(string.sub(delta, first, last), 16)))
 end
@@ -203,7 +228,7 @@ end
 
 -- Drops the oldest entries of the log until it is within its bounds again; the newest one stays. What is too much for
 -- one commit is left to the next ones.
-local entries, kept_changes = redis.call('XLEN', LOG), tonumber(meta[5]) + count
+local entries = redis.call('XLEN', LOG)
 local last_dropped, batch, budget = nil, 2, 4096
 while (entries > most_entries or kept_changes > most_changes) and entries > 1 and budget > 0 do
   local start = last_dropped and ('(' .. last_dropped) or '-'
@@ -212,7 +237,7 @@ while (entries > most_entries or kept_changes > most_changes) and entries > 1 an
     if (entries <= most_entries and kept_changes <= most_changes) or entries <= 1 then break end
     local fields = entry[2]
     for position = 1, #fields, 2 do
-      if fields[position] == 'n' then kept_changes = kept_changes - tonumber(fields[position + 1]) end
+      if fields[position] == 'n' then kept_changes = kept_changes - (tonumber(fields[position + 1]) or 0) end
     end
     entries, last_dropped = entries - 1, entry[1]
   end

@@ -1,14 +1,16 @@
 //! Commits: laid out here, done by one script, and never reported as done or failed by guess.
 //!
 //! ```text
-//!   batch ─► plan ─► position ─► script, sent once ─┬─ answer ──────────────► committed, or refused
-//!                       ▲                           └─ none ─► in the log? ─┬─ yes ─► committed
-//!                       └─── once more, over another connection ─── cancelled ◄─ no ┘
+//!   batch ─► plan ─► position ─► script, sent once ─┬─ answer ───────────────────► committed, or refused
+//!                       ▲                           └─ none, or an error ─► in the log? ─┬─ yes ─► committed
+//!                       └─── once more, over another connection ──────── cancelled ◄─ no ┘
 //! ```
 //!
-//! Each attempt has an id of its own, which is the commit's if it succeeds, and which the script writes into the log. Looking for the id and cancelling it are one
-//! step, so a commit that is still on its way, in a socket's buffer say, is refused when it arrives. Only when the server
-//! cannot be asked for [`RESOLVE_TIMEOUT`] is the outcome unknown.
+//! Each attempt has an id of its own, which is the commit's if it succeeds, and which the script writes into the log. Looking
+//! for the id and cancelling it are one step, so a commit that is still on its way, in a socket's buffer say, is refused when it arrives. An error is no
+//! answer, unless it is one that a server gives before it begins: a script that breaks off leaves what it has written, and
+//! `WAIT` may fail after a script that did all. The outcome is unknown when the server cannot be asked for
+//! [`RESOLVE_TIMEOUT`], and when its log no longer goes back to where the commit would be.
 
 mod plan;
 
@@ -76,8 +78,8 @@ pub(super) async fn commit(access: &Access, batch: &Batch, retention: &Retention
             Err(fault) => Err(fault.into()),
         };
         match outcome {
-            // The connection had gone stale, or another server is in charge by now.
-            Err(Stop::Failed(fault)) if is_first && fault.ends_connection() => {
+            // The connection had gone stale, or another server is in charge by now and has lost what this one did.
+            Err(Stop::Failed(fault)) if is_first && (fault.ends_connection() || fault.was_executed()) => {
                 is_first = false;
                 was_sent = fault.leaves_open();
             }
@@ -100,10 +102,12 @@ async fn attempt(
         Err(fault) if fault.leaves_open() => fault,
         Err(fault) => return Err(fault.into()),
     };
-    tracing::warn!(store = access.name, reason = %fault, "a commit was not answered: asking what became of it");
+    tracing::warn!(store = access.name, reason = %fault, "a commit is in doubt: asking what became of it");
     match resolve(access, id, before).await {
         Ok((answer, confirmed)) if is(&answer, "committed") => conclude(access, plan, &answer, confirmed),
-        Ok(_) => Err(Stop::Failed(fault)),
+        Ok((answer, _)) if is(&answer, "cancelled") => Err(Stop::Failed(fault)),
+        Ok((answer, _)) if is(&answer, "broken") => Err(Stop::Unknown(fault)),
+        Ok(_) => Err(Stop::Unknown(Fault::Forgotten(Box::new(fault)))),
         Err(_) => Err(Stop::Unknown(fault)),
     }
 }
@@ -133,7 +137,7 @@ async fn resolve(access: &Access, id: CommitId, before: Position) -> Result<(Ans
     loop {
         match send(access, commands.clone()).await {
             Ok(outcome) => return Ok(outcome),
-            Err(fault) if Instant::now() >= deadline => return Err(fault),
+            Err(fault) if fault.is_unusable() || Instant::now() >= deadline => return Err(fault),
             Err(_) => tokio::time::sleep(RESOLVE_PAUSE).await,
         }
     }
@@ -164,6 +168,7 @@ fn understand(access: &Access, plan: &Plan, answer: &[Vec<u8>]) -> Result<(Epoch
         ("taken", Some(digest)) => Err(CommitError::DigestTaken(digest).into()),
         ("retired", Some(digest)) => Err(CommitError::DigestRetired(digest).into()),
         ("name", _) => Err(CommitError::NameTaken(text(1)).into()),
+        ("forbidden", _) => Err(Fault::NotPermitted(text(1)).into()),
         ("absent", _) => Err(access.layout.absent().into()),
         ("schema", _) if text(1) == EARLIER => Err(Stop::Earlier),
         ("schema", _) => Err(layout::other_schema(text(1).as_bytes()).into()),

@@ -7,6 +7,25 @@ use redis::{ErrorKind, RedisError};
 use crate::store::StoreError;
 use crate::store::url::Server;
 
+/// Errors that a server gives before it begins with a command (`processCommand` and `scriptPrepareForRun` in its source).
+const BEFOREHAND: [&str; 12] = [
+    "ASK",
+    "BUSY",
+    "CLUSTERDOWN",
+    "CROSSSLOT",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+];
+
+/// What stands in an error of a command that a script ran: the server had begun with the script.
+const OF_SCRIPT: &str = "script: ";
+
 /// The cause of a [`StoreError`]. Never shows a password.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
@@ -34,9 +53,15 @@ pub(super) enum Fault {
     /// No answer in time. What was sent may have been executed, or may still be.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    /// The server answered that it did not execute what was sent.
+    /// The server answered with an error: its code and its words.
     #[error("{}", refusal(.0, .1))]
     Refused(String, String),
+    /// A later one of several commands failed so. Those before it were executed.
+    #[error(transparent)]
+    Later(Box<Fault>),
+    /// Nothing can be said any more of a commit that was in doubt.
+    #[error("the change log no longer goes back to the commit, or the registry is gone")]
+    Forgotten(#[source] Box<Fault>),
     /// The answer came from a server that is not in charge, and proves nothing.
     #[error("the server that answered is a replica")]
     NotPrimary,
@@ -64,9 +89,12 @@ impl Fault {
             ErrorKind::Io | ErrorKind::Parse => Self::Broken(error),
             ErrorKind::UnexpectedReturnType => Self::Senseless(error.to_string()),
             _ => match error.clone().into_server_errors().as_deref() {
-                Some([(_, first), ..]) => {
+                Some([(place, first), ..]) => {
                     let (code, detail) = (first.code().to_owned(), first.details().unwrap_or_default().to_owned());
-                    Self::of_server(code, detail)
+                    match place {
+                        1.. => Self::Later(Box::new(Self::of_server(code, detail))),
+                        0 => Self::of_server(code, detail),
+                    }
                 }
                 _ => Self::Senseless(error.to_string()),
             },
@@ -113,8 +141,10 @@ impl Fault {
     pub(super) fn ends_connection(&self) -> bool {
         match self {
             Self::Broken(_) | Self::TimedOut(_) | Self::NotPrimary | Self::Senseless(_) => true,
-            Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "MASTERDOWN"),
+            Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "MASTERDOWN" | "UNBLOCKED"),
+            Self::Later(fault) => fault.ends_connection(),
             Self::Unusable(_)
+            | Self::Forgotten(_)
             | Self::Absent(_)
             | Self::NotPermitted(_)
             | Self::Record { .. }
@@ -127,33 +157,60 @@ impl Fault {
 
     /// Whether somebody has to mend something: trying again does not help.
     pub(super) fn is_unusable(&self) -> bool {
-        matches!(self, Self::Unusable(_) | Self::NotPermitted(_))
+        matches!(self.inner(), Self::Unusable(_) | Self::NotPermitted(_))
+    }
+
+    /// Wherever among several commands it came.
+    fn inner(&self) -> &Self {
+        match self {
+            Self::Later(fault) => fault,
+            fault => fault,
+        }
     }
 
     /// Whether the cluster is busy with something that is soon over.
     pub(super) fn is_passing(&self) -> bool {
-        matches!(self, Self::Refused(code, _) if matches!(code.as_str(), "ASK" | "TRYAGAIN" | "CLUSTERDOWN"))
+        matches!(self.inner(), Self::Refused(code, _) if matches!(code.as_str(), "ASK" | "TRYAGAIN" | "CLUSTERDOWN"))
     }
 
     /// Whether a node sends the asker to another one, for this time.
     pub(super) fn is_ask(&self) -> bool {
-        matches!(self, Self::Refused(code, _) if code == "ASK")
+        matches!(self.inner(), Self::Refused(code, _) if code == "ASK")
     }
 
-    /// Whether what was sent may have been executed all the same, or may be later.
+    /// Whether what was sent may have been executed all the same, whole or in part, or may be later. An error leaves that
+    /// open too, unless it is one that the server gives before it begins with a command.
     pub(super) fn leaves_open(&self) -> bool {
-        matches!(self, Self::Broken(_) | Self::TimedOut(_) | Self::Senseless(_))
+        match self {
+            Self::Broken(_) | Self::TimedOut(_) | Self::Senseless(_) | Self::Later(_) | Self::Forgotten(_) => true,
+            Self::Refused(code, detail) => !BEFOREHAND.contains(&code.as_str()) || detail.contains(OF_SCRIPT),
+            Self::Unusable(_)
+            | Self::Absent(_)
+            | Self::NotPermitted(_)
+            | Self::Record { .. }
+            | Self::Unreachable { .. }
+            | Self::NotPrimary
+            | Self::Unconfirmed { .. }
+            | Self::Contradiction(_)
+            | Self::Entropy(_) => false,
+        }
+    }
+
+    /// Whether the first of several commands was executed.
+    pub(super) fn was_executed(&self) -> bool {
+        matches!(self, Self::Later(_))
     }
 
     /// Whether the server found a key of another type than ours.
     pub(super) fn is_wrong_type(&self) -> bool {
-        matches!(self, Self::Refused(code, _) if code == "WRONGTYPE")
+        matches!(self.inner(), Self::Refused(code, _) if code == "WRONGTYPE")
     }
 
     /// The error that the caller sees.
     pub(super) fn during(self, operation: &'static str, store: &str) -> StoreError {
         let store = store.to_owned();
         match self {
+            Self::Later(fault) => fault.during(operation, &store),
             Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
             Self::Unusable(problem) | Self::Absent(problem) => StoreError::Unusable { store, problem },
             Self::NotPermitted(what) => StoreError::Unusable { store, problem: permission(&what) },
@@ -197,12 +254,24 @@ mod tests {
 
     #[test]
     fn what_the_server_refuses_was_not_executed() {
-        for code in ["READONLY", "LOADING", "OOM", "MISCONF", "MOVED", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "ERR"] {
+        for code in ["READONLY", "LOADING", "OOM", "MISCONF", "MOVED", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"] {
             let fault = answered(code);
             assert!(!fault.leaves_open(), "{code}");
             assert!(fault.to_string().contains(code), "{fault}");
         }
         assert!(matches!(answered("NOPERM"), Fault::NotPermitted(_)));
+        assert!(!answered("NOPERM").leaves_open());
+    }
+
+    #[test]
+    fn any_other_error_may_come_half_way() {
+        for code in ["ERR", "UNBLOCKED", "WRONGTYPE", "NEW"] {
+            assert!(answered(code).leaves_open(), "{code}");
+        }
+        let within = "not enough good replicas script: eb0cfdcf473d88dbc2fc918aca5bf670de624bd2, on @user_script:1.";
+        assert!(Fault::of_server("NOREPLICAS".to_owned(), within.to_owned()).leaves_open());
+        let later = Fault::Later(Box::new(answered("READONLY")));
+        assert!(later.leaves_open() && later.ends_connection());
     }
 
     #[test]

@@ -136,7 +136,9 @@ impl Link {
         let began = Instant::now();
         loop {
             match self.send_once(on, commands).await {
-                Err(fault) if fault.is_passing() && began.elapsed() < BRIEFLY => tokio::time::sleep(PAUSE).await,
+                Err(fault) if fault.is_passing() && !fault.leaves_open() && began.elapsed() < BRIEFLY => {
+                    tokio::time::sleep(PAUSE).await;
+                }
                 outcome => return outcome,
             }
         }

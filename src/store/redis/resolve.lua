@@ -1,5 +1,6 @@
-#!lua
--- Settles what became of a commit that was not answered: it is found in the log, or it can never happen.
+#!lua flags=allow-oom
+-- Settles what became of a commit that is in doubt: it is found in the log, or it can never happen any more. Where the log
+-- does not go back to where the commit would be, that is all that can be said of it.
 --
 -- KEYS: meta, log, cancelled. ARGV: the commit's id, the epoch and the revision from before it was sent.
 
@@ -12,11 +13,22 @@ local REMEMBERED = 86400
 -- A failover can lose commits, and the one looked for may have come after it, at a revision before.
 local LOST_AT_MOST = 1000
 
-local meta = redis.call('HMGET', META, 'epoch', 'checksum')
+local function number(entry)
+  return tonumber(string.match(entry[1], '^%d+'))
+end
+
+local meta = redis.call('HMGET', META, 'epoch', 'revision')
 if not meta[1] then
   return { 'absent' }
 end
-local start = meta[1] == epoch and string.format('%.0f', math.max(revision - LOST_AT_MOST, 0)) or '-'
+local newest = tonumber(meta[2])
+-- After which revision it is, if it is anywhere; and from where on it is looked for.
+local after = meta[1] == epoch and math.min(revision, newest) or 0
+local from = math.max(after - LOST_AT_MOST, 0)
+local oldest = redis.call('XRANGE', LOG, '-', '+', 'COUNT', 1)[1]
+local is_whole = (oldest and number(oldest) or newest + 1) <= after + 1
+
+local start = string.format('%.0f', from)
 while true do
   local entries = redis.call('XRANGE', LOG, start, '+', 'COUNT', 128)
   if #entries == 0 then break end
@@ -26,6 +38,10 @@ while true do
       fields[entry[2][position]] = entry[2][position + 1]
     end
     if fields.i == id then
+      -- The log is written first and the position last.
+      if number(entry) > newest then
+        return { 'broken' }
+      end
       return { 'committed', id, string.match(entry[1], '^%d+'), fields.h, fields.c, meta[1] }
     end
     start = '(' .. entry[1]
@@ -34,4 +50,4 @@ end
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZADD', CANCELLED, now, id)
 redis.call('ZREMRANGEBYSCORE', CANCELLED, '-inf', now - REMEMBERED)
-return { 'cancelled' }
+return { is_whole and 'cancelled' or 'forgotten' }

@@ -23,6 +23,8 @@ enum Fate {
     Late,
     /// It is executed, and from then on nothing is to be reached any more.
     CutOff,
+    /// As [`Fate::AnswerLost`], and nothing is to be reached until it is released.
+    AnswerLostForLong,
 }
 
 /// Stands between the store and its server, and waits for the first commit.
@@ -50,8 +52,10 @@ impl Interceptor {
                     }
                     () = caught.notified() => {
                         commits = false;
-                        if fate == Fate::CutOff {
-                            return;
+                        match fate {
+                            Fate::CutOff => return,
+                            Fate::AnswerLostForLong => released.notified().await,
+                            Fate::AnswerLost | Fate::Late => {}
                         }
                     }
                 }
@@ -95,7 +99,7 @@ async fn carry(
                         server.write_all(piece).await.expect("writes");
                         return server.readable().await.expect("answers");
                     }
-                    Some(Fate::AnswerLost | Fate::CutOff) => {
+                    Some(Fate::AnswerLost | Fate::CutOff | Fate::AnswerLostForLong) => {
                         server.write_all(piece).await.expect("writes");
                         // The answer: it was executed.
                         server.readable().await.expect("answers");
@@ -152,6 +156,23 @@ async fn a_commit_that_nobody_can_be_asked_about_is_unknown() {
     let text = told(&error);
     assert!(text.contains("not known") && text.contains(&interceptor.url()), "{text}");
     assert_eq!(position(&*direct).await.revision, Revision(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_the_log_no_longer_goes_back_to_is_unknown() {
+    let (server, interceptor, direct, through) = intercepted(Fate::AnswerLostForLong).await;
+    let committing = tokio::spawn(async move { through.commit(user_batch("anna")).await });
+    eventually("it is executed", async || position(&*direct).await.revision == Revision(1)).await;
+    let short = Retention { log_entries: 3, ..Retention::default() };
+    let busy = RedisStore::open(&settings(&server.url()), Absent::Refuse, short).await.expect("opens");
+    for number in 0..4 {
+        commit(&busy, user_batch(&format!("user {number}"))).await;
+    }
+    interceptor.release.notify_one();
+    let outcome = within_long("an outcome", committing).await.expect("no panic");
+    let Err(error @ CommitError::Unknown(_)) = outcome else { panic!("{outcome:?}") };
+    assert!(told(&error).contains("the change log no longer goes back to the commit"), "{}", told(&error));
+    assert_eq!(position(&*direct).await.revision, Revision(5), "it is not done again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

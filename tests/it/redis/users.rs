@@ -9,10 +9,10 @@ use super::*;
 use crate::conformance::{Held, commit, token, tokens, user, users};
 use crate::harness::within;
 
-const USERS: &str = include_str!("../../../deploy/redis/users.acl");
+pub(super) const USERS: &str = include_str!("../../../deploy/redis/users.acl");
 
 const SIDECAR: &str = "tollgate-sidecar:CHANGE-SIDECAR";
-const REGISTRY: &str = "tollgate-registry:CHANGE-REGISTRY";
+pub(super) const REGISTRY: &str = "tollgate-registry:CHANGE-REGISTRY";
 
 struct Fleet {
     server: RedisServer,
