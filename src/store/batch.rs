@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::{Change, CommitId, Versioned};
-use crate::token::{HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
+use crate::token::{Grant, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 
 /// One record's part in a batch. What was read comes along, so that the store can check that it still is so, and so that
 /// what replicas must know follows from the batch alone.
@@ -124,6 +124,27 @@ impl Batch {
         orphan.map(|(id, _)| format!("token {id} is deleted, and yet something is added to its history"))
     }
 
+    /// Whether nobody can do more after it than before: it revokes, deletes, disables and narrows, and nothing else.
+    #[must_use]
+    pub fn only_takes_away(&self) -> bool {
+        let narrows_user = |before: &UserRecord, after: &UserRecord| {
+            let stays_off = after.status == before.status || after.status == UserStatus::Disabled;
+            after.name == before.name && after.role <= before.role && stays_off
+        };
+        let narrows_token = |before: &TokenRecord, after: &TokenRecord| match (before.grant(), after.grant()) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(before), Some(after)) => {
+                let ends = |grant: &Grant| grant.expires_at.unwrap_or(i64::MAX);
+                let lasts_no_longer = ends(&after) <= ends(&before);
+                let permits_no_more = after.permissions.intersect(before.permissions) == after.permissions;
+                after.owner == before.owner && permits_no_more && lasts_no_longer
+            }
+        };
+        self.users.iter().all(|edit| takes_away(edit, narrows_user))
+            && self.tokens.iter().all(|edit| takes_away(edit, narrows_token))
+    }
+
     /// What replicas must know of it, in an order in which each step alone is right: tokens first, then users. So no
     /// token is seen as it was with what its owner has become: one that is revoked since its owner becomes a Viewer is
     /// never refused for that role, one that is narrowed before its owner rises never gets what it loses.
@@ -164,5 +185,91 @@ impl Batch {
         self.tokens.iter().fold(users, |delta, edit| {
             delta ^ edit.before().map_or(0, |before| token(&before.record)) ^ edit.after().map_or(0, token)
         })
+    }
+}
+
+fn takes_away<R>(edit: &Edit<R>, narrows: impl Fn(&R, &R) -> bool) -> bool {
+    match edit {
+        Edit::Create(_) => false,
+        Edit::Update { before, after } => narrows(&before.record, after),
+        Edit::Delete(_) | Edit::Require(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::token::{Digest, PermissionSet, Role, TokenState, UserId};
+
+    fn user(role: Role, status: UserStatus) -> UserRecord {
+        let (id, name) = (UserId::from_u64(1), "anna".to_owned());
+        UserRecord { id, name, role, status, created_at: Timestamp::UNIX_EPOCH }
+    }
+
+    fn token(permissions: &[&str]) -> TokenRecord {
+        TokenRecord {
+            id: TokenId::from_u64(1),
+            digest: Digest::of(b"token"),
+            owner: UserId::from_u64(1),
+            description: "sample".to_owned(),
+            permissions: permissions.iter().map(|name| name.parse().expect("a permission")).collect(),
+            state: TokenState::Active,
+            hint: String::new(),
+            created_at: Timestamp::UNIX_EPOCH,
+            created_by: "cli:test".to_owned(),
+            expires_at: None,
+        }
+    }
+
+    fn users(before: UserRecord, after: UserRecord) -> Batch {
+        Batch { users: vec![update(before, after)], ..Batch::default() }
+    }
+
+    fn tokens(before: TokenRecord, after: TokenRecord) -> Batch {
+        Batch { tokens: vec![update(before, after)], ..Batch::default() }
+    }
+
+    fn update<R>(record: R, after: R) -> Edit<R> {
+        Edit::Update { before: Versioned { record, version: CommitId(1) }, after }
+    }
+
+    #[test]
+    fn what_revokes_deletes_disables_and_narrows_only_takes_away() {
+        use UserStatus::{Active, Disabled};
+        let both = || token(&["configs:read", "heartbeat:write"]);
+        let narrow = || token(&["configs:read"]);
+        let revoked = TokenRecord { state: TokenState::Revoked { at: Timestamp::MAX, by: "x".to_owned() }, ..both() };
+        let expiring = TokenRecord { expires_at: Some(Timestamp::MAX), ..both() };
+        let version = CommitId(1);
+        let deleted = vec![Edit::Delete(Versioned { record: both(), version })];
+        for batch in [
+            users(user(Role::Manager, Active), user(Role::Viewer, Active)),
+            users(user(Role::Manager, Active), user(Role::Manager, Disabled)),
+            tokens(both(), narrow()),
+            tokens(both(), expiring.clone()),
+            tokens(both(), revoked.clone()),
+            Batch { tokens: deleted, ..Batch::default() },
+            Batch::default(),
+        ] {
+            assert!(batch.only_takes_away(), "{batch:?}");
+        }
+        let elsewhere = TokenRecord { owner: UserId::from_u64(2), ..both() };
+        let permitting = TokenRecord { permissions: PermissionSet::default(), ..both() };
+        for batch in [
+            users(user(Role::Viewer, Active), user(Role::Manager, Active)),
+            users(user(Role::Manager, Disabled), user(Role::Manager, Active)),
+            users(user(Role::Manager, Active), UserRecord { name: "berta".to_owned(), ..user(Role::Manager, Active) }),
+            Batch { users: vec![Edit::Create(user(Role::Viewer, Disabled))], ..Batch::default() },
+            tokens(narrow(), both()),
+            tokens(permitting, narrow()),
+            tokens(expiring, both()),
+            tokens(both(), elsewhere),
+            tokens(revoked, both()),
+            Batch { tokens: vec![Edit::Create(both())], ..Batch::default() },
+        ] {
+            assert!(!batch.only_takes_away(), "{batch:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod damage;
 mod deploy;
 mod doubt;
+mod full;
 mod identity;
 mod outcome;
 mod quorum;
@@ -10,6 +11,7 @@ mod refusals;
 mod restart;
 mod users;
 
+use std::process::Output;
 use std::sync::Arc;
 
 use tollgate::store::{
@@ -52,4 +54,22 @@ async fn refused(store: &dyn Store, batch: Batch) -> String {
 /// A batch that nothing stands in the way of, whenever it comes.
 fn user_batch(name: &str) -> Batch {
     crate::conformance::users([Edit::Create(crate::conformance::user(name))])
+}
+
+/// `tollgate` with a Redis for its store, to the end.
+async fn tollgate(url: &str, quorum: u32, arguments: &[&str]) -> Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(["--store", url]).args(arguments).env_clear().env("HOME", "/nonexistent");
+    command.env("TOLLGATE_STORE__QUORUM_REPLICAS", quorum.to_string());
+    tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("no panic")
+}
+
+fn stdout(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    String::from_utf8(output.stdout.clone()).expect("text").trim().to_owned()
+}
+
+fn id_of(json: &str) -> String {
+    let record: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    record["id"].as_str().expect("an id").to_owned()
 }

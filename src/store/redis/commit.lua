@@ -1,4 +1,3 @@
-#!lua
 -- Commits one batch, whole or not at all. No rules: what is written was decided and laid out by the caller; here it is
 -- only checked that what the decision rests on still holds. Every check comes before the first write.
 --

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 
-use tollgate::store::{self, Absent, Settings};
+use tollgate::store::{self, Absent, Edit, Settings};
 
 use super::{commit, open, settings, unusable};
 use crate::harness::{RedisServer, eventually};
@@ -73,7 +73,8 @@ async fn a_redis_that_takes_no_writes_is_read_from_all_the_same() {
         assert_eq!(redis.cli(&[["CONFIG", "SET"], limit].concat()), "OK");
         let late = store::open(&settings(&redis.url()), Absent::Refuse).await.expect("opens");
         assert_eq!(late.probe().await.expect("answers").position, before);
-        assert!(late.commit(crate::conformance::users([])).await.is_err());
+        let creates = [Edit::Create(crate::conformance::user("anna"))];
+        assert!(late.commit(crate::conformance::users(creates)).await.is_err());
         assert_eq!(redis.cli(&["CONFIG", "SET", limit[0], "0"]), "OK");
     }
 }

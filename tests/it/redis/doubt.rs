@@ -114,28 +114,10 @@ async fn a_damaged_position_stops_commits_before_they_begin() {
     store.commit(user_batch("berta")).await.expect("commits");
 }
 
-/// `tollgate` with a Redis for its store, to the end.
-async fn tollgate(url: &str, quorum: u32, arguments: &[&str]) -> Output {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.args(["--store", url]).args(arguments).env_clear().env("HOME", "/nonexistent");
-    command.env("TOLLGATE_STORE__QUORUM_REPLICAS", quorum.to_string());
-    tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("no panic")
-}
-
-fn stdout(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    String::from_utf8(output.stdout.clone()).expect("text").trim().to_owned()
-}
-
 /// Exit code 3, and what was said.
 fn unknown(output: &Output) -> String {
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(3), &b""[..]), "{output:?}");
     String::from_utf8(output.stderr.clone()).expect("text")
-}
-
-fn id_of(json: &str) -> String {
-    let record: serde_json::Value = serde_json::from_str(json).expect("JSON");
-    record["id"].as_str().expect("an id").to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,10 @@ use super::Stop;
 use crate::store::{Batch, Change, CommitError, CommitId, Edit, Pin, Retention, change};
 use crate::token::{Digest, Grant, TokenId, TokenRecord, UserRecord};
 
-const SCRIPT: &str = include_str!("../commit.lua");
+const SCRIPT: &str = concat!("#!lua\n", include_str!("../commit.lua"));
+
+/// The same for a batch that only takes away: Redis runs it although its memory is full.
+const SCRIPT_THAT_TAKES_AWAY: &str = concat!("#!lua flags=allow-oom\n", include_str!("../commit.lua"));
 
 /// What to do under one key, by the name that the script knows it by. What goes comes before what is put in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +56,7 @@ type List = Vec<Vec<u8>>;
 /// What the script is to check and to write.
 #[derive(Debug)]
 pub(super) struct Plan {
+    script: &'static str,
     no_users: bool,
     /// Users, each with the id that its token set must have; the empty one stands for none.
     token_sets: List,
@@ -74,6 +78,7 @@ impl Plan {
             return Err(Fault::Contradiction(contradiction).into());
         }
         let mut plan = Self {
+            script: if batch.only_takes_away() { SCRIPT_THAT_TAKES_AWAY } else { SCRIPT },
             no_users: batch.pins.contains(&Pin::NoUsers),
             token_sets: List::new(),
             checksum_delta: batch.checksum_delta(),
@@ -108,7 +113,7 @@ impl Plan {
         let mut command = redis::cmd("EVAL");
         // The text goes along each time: the server finds what it compiled before by its hash, and nothing has to be
         // done when it has forgotten it.
-        command.arg(SCRIPT).arg(layout.of_commit().len()).arg(layout.of_commit());
+        command.arg(self.script).arg(layout.of_commit().len()).arg(layout.of_commit());
         command.arg(layout.channel()).arg(id.to_string()).arg(SCHEMA);
         command.arg(format!("{:016x}", self.checksum_delta));
         command.arg(self.changes.len()).arg(change::encode(&self.changes));
