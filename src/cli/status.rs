@@ -12,6 +12,7 @@ use super::output::{Output, note};
 use super::session::Session;
 use super::table::{Cell, Table, Tone, details};
 use super::{Globals, chain, time};
+use crate::store::report::told_apart;
 use crate::store::{Absent, Position, Reported, Revision, Store, StoreError, TokenFilter};
 
 /// Time from one look to the next.
@@ -94,7 +95,7 @@ impl Status {
     async fn read(store: &dyn Store) -> Result<Self, StoreError> {
         // The reports last: none of them can be ahead of the store then, except for what was committed in between.
         let (position, tokens) = (store.position().await?, store.count_tokens(TokenFilter::default()).await?);
-        let (recalled, sidecars) = (store.recalled().await?.len(), store.sidecars().await?);
+        let (recalled, sidecars) = (store.recalled().await?.len(), told_apart(store.sidecars().await?));
         Ok(Self { store: store.describe(), position, tokens, recalled, sidecars })
     }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::output::{Output, note};
 use crate::config::units::parse_duration;
+use crate::store::report::told_apart;
 use crate::store::{Epoch, Position, Reported, Revision, SidecarId, Store, StoreError};
 
 /// The first pause between two looks, and the longest.
@@ -80,7 +81,7 @@ impl Receipt {
             match looked {
                 Ok(sidecars) => {
                     let (applied, missing): (Vec<_>, Vec<_>) =
-                        sidecars.into_iter().partition(|sidecar| has_applied(sidecar, epoch, revision));
+                        told_apart(sidecars).into_iter().partition(|sidecar| has_applied(sidecar, epoch, revision));
                     if missing.is_empty() || took >= timeout {
                         let slowest = slowest(&applied, &behind);
                         return Ok(Self { epoch, revision, applied: applied.len(), missing, slowest, took });

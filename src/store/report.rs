@@ -1,5 +1,6 @@
 //! What sidecars say of themselves, for `tollgate status` and for whoever waits until a revocation is everywhere.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -58,4 +59,22 @@ pub struct Reported {
 /// What the versions of this program that did not say so could read: see [`super::SCHEMA`].
 const fn before_schemas() -> u32 {
     super::SCHEMA - 1
+}
+
+/// Reports for people, in the order of their names: those of one name, as sidecars of one host have, get their ports
+/// behind it.
+#[must_use]
+pub fn told_apart(mut reports: Vec<Reported>) -> Vec<Reported> {
+    let mut bearers: HashMap<String, usize> = HashMap::new();
+    for Reported { report, .. } in &reports {
+        *bearers.entry(report.name.clone()).or_default() += 1;
+    }
+    for Reported { report, .. } in &mut reports {
+        let is_shared = bearers.get(&report.name).is_some_and(|bearers| *bearers > 1);
+        if let Some((_, port)) = report.address.rsplit_once(':').filter(|_| is_shared) {
+            report.name = format!("{}:{port}", report.name);
+        }
+    }
+    reports.sort_by(|a, b| (&a.report.name, a.report.id).cmp(&(&b.report.name, b.report.id)));
+    reports
 }

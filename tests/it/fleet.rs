@@ -115,6 +115,25 @@ async fn status_shows_the_store_and_every_sidecar() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sidecars_of_one_host_have_different_names() {
+    let upstreams = (Upstream::start().await, Upstream::start().await);
+    let one = Program::start(&upstreams.0, &upstreams.1, &[]);
+    let names = |count| {
+        let status = json(&one.run(&["status", "--json"]));
+        let sidecars = status["sidecars"].as_array().expect("a list");
+        let names: Vec<_> = sidecars.iter().map(|sidecar| sidecar["name"].as_str().expect("text").to_owned()).collect();
+        (names.len() == count).then_some(names)
+    };
+    eventually("the first reports", async || names(1).is_some()).await;
+    let host = names(1).expect("it reports").remove(0);
+    let two = one.beside(&upstreams.0, &upstreams.1, &[]);
+    eventually("the second reports", async || names(2).is_some()).await;
+    let mut expected = [one.address(), two.address()].map(|address| format!("{host}:{}", address.port()));
+    expected.sort();
+    assert_eq!(names(2).expect("both report"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_can_be_watched() {
     let upstreams = (Upstream::start().await, Upstream::start().await);
     let program = Program::start(&upstreams.0, &upstreams.1, &[]);
