@@ -1,10 +1,11 @@
 //! What the commands on the registry share: the store they were pointed at, and who is at the keyboard.
 
 use std::future::Future;
+use std::io;
 
 use anyhow::Context as _;
 
-use super::output::note;
+use super::output::{may_colour, note};
 use super::serve::store_settings;
 use super::{Globals, chain};
 use crate::registry::{Actor, Registry};
@@ -53,11 +54,14 @@ impl Session {
     }
 }
 
-/// Runs one command to its end, on this thread.
+/// Runs one command to its end, on this thread. What the store says meanwhile of things that go wrong is shown.
 ///
 /// # Errors
 /// The command's, or that the runtime cannot start.
 pub fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).without_time().with_target(false);
+    // It fails where there is one already, in a test say.
+    lines.with_ansi(may_colour(&io::stderr())).with_writer(io::stderr).try_init().ok();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(command)
 }

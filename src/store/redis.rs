@@ -28,6 +28,7 @@ mod layout;
 mod link;
 mod migration;
 mod read;
+mod replay;
 mod reports;
 mod slot;
 mod snapshot;
@@ -119,9 +120,18 @@ impl RedisStore {
     pub async fn check(&self, absent: Absent) -> Result<(), StoreError> {
         let checked = async {
             if absent == Absent::Create {
+                // Nothing is made where it would be lost.
+                if let Some(problem) = replay::problem(&self.access).await? {
+                    return Err(Fault::Unusable(problem));
+                }
                 self.access.create().await?;
+                return read::position(&self.access).await.map(drop);
             }
-            read::position(&self.access).await.map(drop)
+            let (position, problem) = tokio::join!(read::position(&self.access), replay::problem(&self.access));
+            if let Ok(Some(problem)) = problem {
+                tracing::error!("{} {problem}", self.access.name);
+            }
+            position.map(drop)
         };
         let checked = match absent {
             Absent::Create | Absent::Refuse => checked.await,

@@ -9,6 +9,7 @@ mod outcome;
 mod quorum;
 mod refusals;
 mod restart;
+mod topologies;
 mod users;
 
 use std::process::Output;
@@ -59,7 +60,7 @@ fn user_batch(name: &str) -> Batch {
 /// `tollgate` with a Redis for its store, to the end.
 async fn tollgate(url: &str, quorum: u32, arguments: &[&str]) -> Output {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.args(["--store", url]).args(arguments).env_clear().env("HOME", "/nonexistent");
+    command.args(arguments).env_clear().env("HOME", "/nonexistent").env("TOLLGATE_STORE__URL", url);
     command.env("TOLLGATE_STORE__QUORUM_REPLICAS", quorum.to_string());
     tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("no panic")
 }

@@ -42,7 +42,7 @@ local most_retired, retired_age = tonumber(take()), tonumber(take())
 -- What a user may not do ends a script where it stands, and nothing that it did before is taken back. So this comes
 -- first: everything below, and what settles an outcome that is in doubt (resolve.lua).
 local COMMANDS = {
-  hash = { 'TYPE', 'HMGET', 'HSET', 'HDEL' },
+  hash = { 'TYPE', 'HGET', 'HMGET', 'HLEN', 'HSET', 'HDEL' },
   zset = { 'TYPE', 'ZSCORE', 'ZMSCORE', 'ZCARD', 'ZCOUNT', 'ZADD', 'ZREM', 'ZREMRANGEBYRANK', 'ZREMRANGEBYSCORE' },
   stream = { 'TYPE', 'XRANGE', 'XLEN', 'XADD', 'XTRIM' },
 }

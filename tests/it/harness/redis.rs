@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use super::PATIENCE;
 pub(crate) struct RedisServer {
     directory: TempDir,
     port: u16,
+    /// Read first; Redis rewrites it when it is told to.
+    configuration: Option<PathBuf>,
     arguments: Vec<String>,
     process: Option<Process>,
 }
@@ -55,9 +57,18 @@ impl RedisServer {
 
     /// With these arguments to `redis-server` (`["--appendonly", "yes"]`). Returns when it answers.
     pub(crate) fn with(arguments: &[&str]) -> Self {
+        Self::configured(None, arguments)
+    }
+
+    /// With a configuration file of its own.
+    pub(crate) fn from_file(file: &Path, arguments: &[&str]) -> Self {
+        Self::configured(Some(file.to_owned()), arguments)
+    }
+
+    fn configured(configuration: Option<PathBuf>, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut server = Self { directory, port: 0, arguments, process: None };
+        let mut server = Self { directory, port: 0, configuration, arguments, process: None };
         // Another process can take a port between its being found free and its being used.
         for _ in 0..5 {
             server.port = free_port();
@@ -70,10 +81,16 @@ impl RedisServer {
 
     /// With the users of an ACL file.
     pub(crate) fn with_users(users: &str) -> Self {
+        Self::with_users_and(users, &[])
+    }
+
+    /// With the users of an ACL file, and these arguments.
+    pub(crate) fn with_users_and(users: &str, arguments: &[&str]) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), users).expect("writes");
         // Read at the start only: it may go afterwards.
-        Self::with(&["--save", "", "--aclfile", file.path().to_str().expect("a plain path")])
+        let acl = ["--save", "", "--aclfile", file.path().to_str().expect("a plain path")];
+        Self::with(&[&acl, arguments].concat())
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -134,6 +151,7 @@ impl RedisServer {
         self.kill();
         let mut command = Command::new("redis-server");
         command
+            .args(&self.configuration)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "log"])
             .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
             .arg("--dir")

@@ -96,13 +96,19 @@ impl SentinelSet {
 impl Sentinel {
     /// Watches this server, with these lines in its configuration.
     pub(crate) fn start(host: &str, primary: u16, lines: &str) -> Self {
+        Self::configured(|port| {
+            format!(
+                "port {port}\nbind 127.0.0.1\nlogfile log\n{lines}\nsentinel monitor {NAME} {host} {primary} 2\n\
+                 sentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 3000\n"
+            )
+        })
+    }
+
+    /// With a configuration in which it listens at the port that it is given.
+    pub(crate) fn configured(configuration: impl FnOnce(u16) -> String) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let (port, file) = (free_port(), directory.path().join("sentinel.conf"));
-        let configuration = format!(
-            "port {port}\nbind 127.0.0.1\nlogfile log\n{lines}\nsentinel monitor {NAME} {host} {primary} 2\n\
-             sentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 3000\n"
-        );
-        std::fs::write(&file, configuration).expect("writes");
+        std::fs::write(&file, configuration(port)).expect("writes");
         let process = Command::new("redis-server")
             .arg(&file)
             .arg("--sentinel")

@@ -15,6 +15,7 @@ pub(super) fn installed() -> (tempfile::TempDir, impl Fn(&str) -> PathBuf) {
         ("redis.conf", "tollgate.conf"),
         ("replica.conf", "replica.conf"),
         ("cluster.conf", "cluster.conf"),
+        ("sentinel.conf", "sentinel.conf"),
         ("users.acl", "users.acl"),
     ] {
         let text = std::fs::read_to_string(Path::new(DEPLOY).join(name)).expect("reads");

@@ -8,12 +8,10 @@ use std::process::Command;
 use tollgate::store::TokenFilter;
 
 use super::deploy::installed;
+use super::users::{REGISTRY, SIDECAR, USERS};
 use super::*;
 use crate::conformance::{Held, commit, created, revoked, token, tokens, user, users};
 use crate::harness::{PATIENCE, eventually};
-
-const REGISTRY: &str = "tollgate-registry:CHANGE-REGISTRY";
-const SIDECAR: &str = "tollgate-sidecar:CHANGE-SIDECAR";
 
 /// One server as `deploy/redis` sets it up. The folder holds the files that it is started with.
 fn shipped() -> (tempfile::TempDir, RedisServer) {
@@ -23,7 +21,7 @@ fn shipped() -> (tempfile::TempDir, RedisServer) {
 }
 
 /// All that the store tells of itself.
-async fn contents(store: &dyn Store) -> String {
+pub(super) async fn contents(store: &dyn Store) -> String {
     let (position, held) = Held::snapshot(store).await;
     let (users, tokens) = (
         store.users(None, 100).await.expect("reads"),
@@ -40,7 +38,7 @@ async fn contents(store: &dyn Store) -> String {
 }
 
 /// Two users, one of them with tokens, one of which was revoked and one deleted, by several commits.
-async fn fill(store: &dyn Store) {
+pub(super) async fn fill(store: &dyn Store) {
     let anna = user("anna");
     commit(store, users([Edit::Create(anna.clone())])).await;
     commit(store, users([Edit::Create(user("berta"))])).await;
@@ -53,7 +51,7 @@ async fn fill(store: &dyn Store) {
 }
 
 /// One command as a user, as `redis-cli` prints its answer.
-fn as_user(server: &RedisServer, credentials: &str, command: &[&str]) -> String {
+pub(super) fn as_user(server: &RedisServer, credentials: &str, command: &[&str]) -> String {
     let (user, password) = credentials.split_once(':').expect("both");
     server.cli(&[&["--no-auth-warning", "--user", user, "--pass", password], command].concat())
 }
@@ -65,7 +63,7 @@ async fn restart(server: &mut RedisServer) {
 }
 
 /// SIGTERM, which is SHUTDOWN for those who may not send that; returns when the server has ended.
-async fn end_orderly(server: &RedisServer) {
+pub(super) async fn end_orderly(server: &RedisServer) {
     let info = as_user(server, SIDECAR, &["info", "server"]);
     let id = info.lines().find_map(|line| line.trim().strip_prefix("process_id:")).expect("its process").to_owned();
     assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill is there").success());
@@ -85,7 +83,7 @@ fn session(server: &RedisServer, lines: &[&str]) -> Vec<String> {
 }
 
 /// Nobody is let in as the user `default`, which has rights only so that Redis can replay its own file.
-fn assert_closed_to_strangers(server: &RedisServer) {
+pub(super) fn assert_closed_to_strangers(server: &RedisServer) {
     for line in [
         "PING",
         "EXISTS {tollgate}:meta",
@@ -204,4 +202,35 @@ async fn a_dump_is_restored_as_the_base_of_the_append_only_file() {
     restart(&mut server).await;
     let registry = open(&settings(&server.url_as(REGISTRY)), Absent::Refuse).await.expect("it is there");
     assert_eq!(contents(&*registry).await, before);
+}
+
+/// A Redis that would lose the registry, with an administrator.
+fn dangerous() -> RedisServer {
+    let (_, others) = USERS.split_once('\n').expect("the default user is first");
+    let users = format!("user default off\n{others}user admin on >admin ~* &* +@all\n");
+    RedisServer::with_users_and(&users, &["--appendonly", "yes"])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_could_not_replay_its_file_is_refused_and_warned_of() {
+    let server = dangerous();
+    let url = server.url_as(REGISTRY);
+    let line = "`user default off ~* &* +@all`";
+    let refused = tollgate(&url, 0, &["init"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains(line), "{said}");
+    let administer = |command: &[&str]| as_user(&server, "admin:admin", command);
+    assert_eq!(administer(&["dbsize"]), "0", "nothing is made there");
+
+    assert_eq!(administer(&["acl", "setuser", "default", "~*", "&*", "+@all"]), "OK");
+    let made = tollgate(&url, 0, &["init"]).await;
+    assert_eq!((made.status.code(), made.stderr.as_slice()), (Some(0), &b""[..]), "{made:?}");
+    assert_eq!(administer(&["acl", "setuser", "default", "-@all"]), "OK");
+    let listed = tollgate(&url, 0, &["user", "list"]).await;
+    let said = String::from_utf8_lossy(&listed.stderr).into_owned();
+    assert!(listed.status.code() == Some(0) && said.contains("ERROR") && said.contains(line), "{said}");
+    // Without a file to replay there is nothing to lose.
+    assert_eq!(administer(&["config", "set", "appendonly", "no"]), "OK");
+    let listed = tollgate(&url, 0, &["user", "list"]).await;
+    assert_eq!((listed.status.code(), listed.stderr.as_slice()), (Some(0), &b""[..]), "{listed:?}");
 }

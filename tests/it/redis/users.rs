@@ -11,7 +11,7 @@ use crate::harness::within;
 
 pub(super) const USERS: &str = include_str!("../../../deploy/redis/users.acl");
 
-const SIDECAR: &str = "tollgate-sidecar:CHANGE-SIDECAR";
+pub(super) const SIDECAR: &str = "tollgate-sidecar:CHANGE-SIDECAR";
 pub(super) const REGISTRY: &str = "tollgate-registry:CHANGE-REGISTRY";
 
 struct Fleet {
