@@ -146,6 +146,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn is_unknown(error: &anyhow::Error) -> bool {
+    if error.is::<session::NotConfirmed>() {
+        return true;
+    }
     let of_registry = error.downcast_ref::<RegistryError>().map(RegistryError::kind);
     let kind = of_registry.or_else(|| error.downcast_ref::<ImportError>().map(ImportError::kind));
     kind == Some(registry::Kind::Unknown)

@@ -17,6 +17,7 @@ pub mod change;
 mod notify;
 pub mod position;
 pub mod redis;
+pub mod replicas;
 pub mod report;
 pub mod retention;
 pub mod settings;
@@ -34,6 +35,7 @@ pub use batch::{Batch, Edit, Pin};
 pub use change::{Change, LogEntry};
 pub use position::{CommitId, Committed, Epoch, Head, Position, Revision, Stamp};
 pub use redis::RedisStore;
+pub use replicas::{Replicas, Unconfirmed};
 pub use report::{Report, Reported, SidecarId};
 pub use retention::Retention;
 pub use settings::Settings;
@@ -291,6 +293,18 @@ pub trait Store: Send + Sync + 'static {
 
     /// What happened to a token, oldest first; empty for one that does not exist.
     async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError>;
+
+    /// The servers that could take over. `None` for a store that has none.
+    async fn replicas(&self) -> Result<Option<Replicas>, StoreError> {
+        Ok(None)
+    }
+
+    /// Waits for all replicas that could take over, not only as many as commits wait for. If some have not confirmed what was
+    /// committed by this handle since this was asked before: how many. No more than seconds, and never an error: whoever
+    /// asks has committed.
+    async fn unconfirmed(&self) -> Option<Unconfirmed> {
+        None
+    }
 
     /// The store as a person would name it, without secrets.
     fn describe(&self) -> String;

@@ -9,7 +9,7 @@ use super::output::{may_colour, note};
 use super::serve::store_settings;
 use super::{Globals, chain};
 use crate::registry::{Actor, Registry};
-use crate::store::{self, Absent};
+use crate::store::{self, Absent, Unconfirmed};
 
 /// The registry, opened for one command.
 #[derive(Clone)]
@@ -51,6 +51,35 @@ impl Session {
             )),
         }
         Ok(session)
+    }
+}
+
+/// What was committed may not last: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it is committed (revision {}), but confirmed by {} of {} replicas only: a failover to another one loses it. When \
+     `tollgate status` shows no replica missing any more, look whether it is still so, and run the command again if not",
+    .0.revision,
+    .0.confirmed,
+    .0.promotable
+)]
+pub struct NotConfirmed(Unconfirmed);
+
+impl Session {
+    /// The end of a command that changed something: it is not a plain success if a failover may lose what it did.
+    ///
+    /// # Errors
+    /// The command's, or [`NotConfirmed`].
+    pub async fn concluded(&self, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+        let unconfirmed = self.registry.store().unconfirmed().await.map(NotConfirmed);
+        match (outcome, unconfirmed) {
+            (Ok(()), Some(unconfirmed)) => Err(unconfirmed.into()),
+            (Err(error), Some(unconfirmed)) => {
+                note(format_args!("tollgate: what was done before this failed: {unconfirmed}"));
+                Err(error)
+            }
+            (outcome, None) => outcome,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::session::Session;
 use super::table::{Cell, Table, Tone, details};
 use super::{Globals, chain, time};
 use crate::store::report::told_apart;
-use crate::store::{Absent, Position, Reported, Revision, Store, StoreError, TokenFilter};
+use crate::store::{Absent, Position, Replicas, Reported, Revision, Store, StoreError, TokenFilter};
 
 /// Time from one look to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +38,7 @@ struct Status {
     position: Position,
     tokens: u64,
     recalled: usize,
+    replicas: Option<Replicas>,
     sidecars: Vec<Reported>,
 }
 
@@ -48,7 +49,18 @@ struct StatusView {
     epoch: String,
     revision: u64,
     tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replicas: Option<ReplicasView>,
     sidecars: Vec<SidecarView>,
+}
+
+#[derive(Serialize)]
+struct ReplicasView {
+    connected: usize,
+    promotable: usize,
+    quorum: usize,
+    isolate_an_old_primary: bool,
+    keep_commits: bool,
 }
 
 #[derive(Serialize)]
@@ -96,7 +108,8 @@ impl Status {
         // The reports last: none of them can be ahead of the store then, except for what was committed in between.
         let (position, tokens) = (store.position().await?, store.count_tokens(TokenFilter::default()).await?);
         let (recalled, sidecars) = (store.recalled().await?.len(), told_apart(store.sidecars().await?));
-        Ok(Self { store: store.describe(), position, tokens, recalled, sidecars })
+        let replicas = store.replicas().await?;
+        Ok(Self { store: store.describe(), position, tokens, recalled, replicas, sidecars })
     }
 
     fn revision_of(&self, sidecar: &Reported) -> Option<Revision> {
@@ -119,6 +132,7 @@ impl Status {
             epoch: self.position.epoch.to_string(),
             revision: self.position.revision.0,
             tokens: self.tokens,
+            replicas: self.replicas.as_ref().map(ReplicasView::from),
             sidecars: sidecars.collect(),
         }
     }
@@ -136,6 +150,10 @@ impl Status {
                 self.recalled
             );
             pairs.push(("recalls", Cell::toned(&text, Tone::Warn)));
+        }
+        if let Some(replicas) = &self.replicas {
+            let tone = if replicas.connected < replicas.promotable { Tone::Warn } else { Tone::Plain };
+            pairs.push(("replicas", Cell::toned(&protection(replicas), tone)));
         }
         if self.sidecars.is_empty() {
             pairs.push(("sidecars", "none reports to this store".into()));
@@ -180,6 +198,29 @@ impl Status {
     }
 }
 
+impl From<&Replicas> for ReplicasView {
+    fn from(replicas: &Replicas) -> Self {
+        let Replicas { connected, promotable, quorum } = *replicas;
+        let (isolate_an_old_primary, keep_commits) = (replicas.isolate_an_old_primary(), replicas.keep_commits());
+        Self { connected, promotable, quorum, isolate_an_old_primary, keep_commits }
+    }
+}
+
+/// What the replicas protect from, and what they do not.
+fn protection(replicas: &Replicas) -> String {
+    let Replicas { connected, promotable, quorum } = replicas;
+    let isolation = match replicas.isolate_an_old_primary() {
+        true => "a primary that was cut off is noticed",
+        false => "a primary that was cut off is NOT noticed",
+    };
+    let commits = match (replicas.keep_commits(), quorum) {
+        (true, _) => "a failover keeps what was acknowledged",
+        (false, 0) => "a failover may lose what was acknowledged",
+        (false, _) => "a failover may lose what not all have confirmed, which commands tell by exit code 3",
+    };
+    format!("{connected} of {promotable} follow, quorum_replicas {quorum}: {isolation}; {commits}")
+}
+
 /// How long ago the sidecar was last known to be fresh: what it said, and how long ago it said so.
 fn staleness(sidecar: &Reported) -> Option<Duration> {
     sidecar.report.staleness_ms.map(|staleness| Duration::from_millis(staleness).saturating_add(sidecar.age))
@@ -221,6 +262,7 @@ mod tests {
             position: Position { epoch: Epoch(7), revision: Revision(42), head: Head(42), checksum: 0 },
             tokens: 3,
             recalled: 0,
+            replicas: None,
             sidecars: vec![Reported { report, age: Duration::from_millis(500) }],
         }
     }
@@ -237,6 +279,25 @@ mod tests {
         });
         assert_eq!(view, expected);
         assert_eq!(status(Some((8, 99))).view().sidecars[0].revision, None, "a revision of another epoch says nothing");
+    }
+
+    #[test]
+    fn what_replicas_protect_from_is_told() {
+        let told = |connected, promotable, quorum| {
+            let mut status = status(None);
+            status.replicas = Some(Replicas { connected, promotable, quorum });
+            (status.text(Timestamp::UNIX_EPOCH, false), serde_json::to_value(status.view()).expect("serializes"))
+        };
+        let (text, view) = told(1, 2, 1);
+        assert!(
+            text.contains("1 of 2 follow, quorum_replicas 1: a primary that was cut off is noticed; a failover may")
+        );
+        let expected = json!({
+            "connected": 1, "promotable": 2, "quorum": 1, "isolate_an_old_primary": true, "keep_commits": false,
+        });
+        assert_eq!(view["replicas"], expected);
+        assert!(told(2, 2, 2).0.contains("a failover keeps what was acknowledged"));
+        assert!(told(2, 2, 0).0.contains("is NOT noticed; a failover may lose what was acknowledged"));
     }
 
     #[test]

@@ -148,10 +148,15 @@ pub async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()>
         TokenCommand::List(_) | TokenCommand::Show { .. } => Session::open(globals, Absent::Refuse).await?,
         _ => Session::open_to_write(globals, Absent::Refuse).await?,
     };
-    let Session { registry, actor } = &session;
+    let outcome = carry_out(&session, command).await;
+    session.concluded(outcome).await
+}
+
+async fn carry_out(session: &Session, command: TokenCommand) -> anyhow::Result<()> {
+    let Session { registry, actor } = session;
     match command {
-        TokenCommand::Create(args) => create(&session, args).await,
-        TokenCommand::List(args) => list(&session, args).await,
+        TokenCommand::Create(args) => create(session, args).await,
+        TokenCommand::List(args) => list(session, args).await,
         TokenCommand::Show { id, format } => {
             let token = registry.token(actor, id).await?;
             show(&token, Output::new(format))
@@ -161,7 +166,7 @@ pub async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()>
                 format!("Revoke {tokens}? They stop working at once and this cannot be undone.")
             })?;
             let revoked = registry.revoke(actor, &ids, bulk.force).await?;
-            print_ended(&session, "revoked", &revoked, wait, Output::new(bulk.format)).await
+            print_ended(session, "revoked", &revoked, wait, Output::new(bulk.format)).await
         }
         TokenCommand::Delete(EndArgs { ids, bulk, wait }) => {
             bulk.confirm(ids.len(), |tokens| {
@@ -170,16 +175,16 @@ pub async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()>
                 )
             })?;
             let deleted = registry.delete(actor, &ids, bulk.force).await?;
-            print_ended(&session, "deleted", &deleted, wait, Output::new(bulk.format)).await
+            print_ended(session, "deleted", &deleted, wait, Output::new(bulk.format)).await
         }
         TokenCommand::Reassign { ids, to, bulk } => {
             bulk.confirm(ids.len(), |tokens| {
                 format!("Give {tokens} to {to}? What {to}'s role does not permit, they lose for good.")
             })?;
             let reassigned = registry.reassign(actor, &ids, &to, bulk.force).await?;
-            print_done(&session, "reassigned", &reassigned, Output::new(bulk.format)).await
+            print_done(session, "reassigned", &reassigned, Output::new(bulk.format)).await
         }
-        TokenCommand::Import(args) => import::run(&session, args).await,
+        TokenCommand::Import(args) => import::run(session, args).await,
     }
 }
 

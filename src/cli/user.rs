@@ -119,7 +119,7 @@ pub enum UserCommand {
 pub async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Create).await?;
     let created = session.registry.init(&session.actor, &args.owner).await?;
-    token::print_created(&created, Output::new(args.format))
+    session.concluded(token::print_created(&created, Output::new(args.format))).await
 }
 
 /// Runs a command on users.
@@ -131,14 +131,19 @@ pub async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> 
         UserCommand::List { .. } | UserCommand::Show { .. } => Session::open(globals, Absent::Refuse).await?,
         _ => Session::open_to_write(globals, Absent::Refuse).await?,
     };
-    let Session { registry, actor } = &session;
+    let outcome = carry_out(&session, command).await;
+    session.concluded(outcome).await
+}
+
+async fn carry_out(session: &Session, command: UserCommand) -> anyhow::Result<()> {
+    let Session { registry, actor } = session;
     match command {
         UserCommand::Add { name, role, format } => {
             let user = registry.add_user(actor, &name, role).await?;
             print(&user, Output::new(format), &format!("added {name}, {role}\n"))
         }
-        UserCommand::List { page, format } => list(&session, Pages::from(page), Output::new(format)).await,
-        UserCommand::Show { name, format } => show(&session, &name, Output::new(format)).await,
+        UserCommand::List { page, format } => list(session, Pages::from(page), Output::new(format)).await,
+        UserCommand::Show { name, format } => show(session, &name, Output::new(format)).await,
         UserCommand::SetRole { name, role, format } => {
             let change = registry.set_role(actor, &name, role).await?;
             let consequence = match (change.narrowed, change.revoked) {
@@ -162,9 +167,9 @@ pub async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> 
             let user = registry.set_status(actor, &name, UserStatus::Active).await?;
             print(&user, Output::new(format), &format!("enabled {name}: their tokens authenticate again\n"))
         }
-        UserCommand::Delete { name, yes } => delete(&session, &name, yes, Output::new(Format { json: false })).await,
+        UserCommand::Delete { name, yes } => delete(session, &name, yes, Output::new(Format { json: false })).await,
         UserCommand::TransferOwnership { name, yes, format } => {
-            transfer_ownership(&session, &name, yes, Output::new(format)).await
+            transfer_ownership(session, &name, yes, Output::new(format)).await
         }
     }
 }

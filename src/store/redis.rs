@@ -29,13 +29,14 @@ mod link;
 mod migration;
 mod read;
 mod replay;
+mod replicas;
 mod reports;
 mod slot;
 mod snapshot;
 mod switches;
 mod watch;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -46,11 +47,13 @@ use self::earlier::EARLIER;
 use self::fault::Fault;
 use self::layout::{Key, Layout, SCHEMA};
 use self::link::Link;
+use self::replicas::Pending;
 use self::watch::{Hearing, Watching};
 use super::notify::Notices;
 use super::{
-    Absent, Batch, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Report, Reported, Retention,
-    Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
+    Absent, Batch, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Replicas, Report, Reported,
+    Retention, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Unconfirmed, Versioned,
+    Watch,
 };
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -77,6 +80,8 @@ struct Access {
     name: String,
     /// How many replicas must confirm commits and probes.
     quorum: u32,
+    /// The last commit, if not all replicas that could be promoted have confirmed it.
+    pending: Mutex<Option<Pending>>,
     notices: Notices,
     hearing: Hearing,
 }
@@ -95,6 +100,7 @@ impl RedisStore {
             layout: Layout::of(settings),
             name,
             quorum: settings.quorum_replicas,
+            pending: Mutex::default(),
             notices: Notices::new(),
             hearing: Hearing::default(),
         };
@@ -293,6 +299,15 @@ impl Store for RedisStore {
 
     async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
         self.told("reading the history of a token", read::history(&self.access, id).await).await
+    }
+
+    async fn replicas(&self) -> Result<Option<Replicas>, StoreError> {
+        let replicas = self.told("asking for replicas", replicas::replicas(&self.access).await).await?;
+        Ok(Some(replicas).filter(|replicas| replicas.promotable > 0 || replicas.quorum > 0))
+    }
+
+    async fn unconfirmed(&self) -> Option<Unconfirmed> {
+        replicas::unconfirmed(&self.access).await
     }
 
     fn describe(&self) -> String {

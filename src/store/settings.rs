@@ -17,8 +17,8 @@ pub struct Settings {
     pub url: StoreUrl,
     /// What all keys and channels begin with, so that several registries can share one Redis.
     pub namespace: Namespace,
-    /// How many replicas must confirm each commit and each probe; 0 for none. With half of the replicas or more, an
-    /// isolated old primary can neither keep sidecars fresh nor take commits that a failover loses.
+    /// How many replicas must confirm each commit and each probe; 0 for none. What that protects from:
+    /// [`Replicas`](super::Replicas).
     pub quorum_replicas: u32,
     /// Holds the password, nothing else; instead of one in the URL.
     pub password_file: Option<PathBuf>,

@@ -24,6 +24,7 @@ use super::earlier::{self, EARLIER};
 use super::fault::Fault;
 use super::layout::{self, Key};
 use super::link::Use;
+use super::replicas::Confirmation;
 use crate::store::{Batch, CommitError, CommitId, Epoch, LogEntry, Position, Retention, Revision};
 
 const RESOLVE: &str = include_str!("resolve.lua");
@@ -98,13 +99,13 @@ async fn attempt(
 ) -> Result<(Epoch, LogEntry), Stop> {
     let id = CommitId::random().map_err(Fault::Entropy)?;
     let fault = match send(access, plan.command(&access.layout, retention, id)).await {
-        Ok((answer, confirmed)) => return conclude(access, plan, &answer, confirmed),
+        Ok((answer, confirmation)) => return conclude(access, plan, &answer, confirmation),
         Err(fault) if fault.leaves_open() => fault,
         Err(fault) => return Err(fault.into()),
     };
     tracing::warn!(store = access.name, reason = %fault, "a commit is in doubt: asking what became of it");
     match resolve(access, id, before).await {
-        Ok((answer, confirmed)) if is(&answer, "committed") => conclude(access, plan, &answer, confirmed),
+        Ok((answer, confirmation)) if is(&answer, "committed") => conclude(access, plan, &answer, confirmation),
         Ok((answer, _)) if is(&answer, "cancelled") => Err(Stop::Failed(fault)),
         Ok((answer, _)) if is(&answer, "broken") => Err(Stop::Unknown(fault)),
         Ok(_) => Err(Stop::Unknown(Fault::Forgotten(Box::new(fault)))),
@@ -113,23 +114,23 @@ async fn attempt(
 }
 
 /// Sends commands, the first of which is a script, and waits until enough replicas have what it wrote: how many do.
-async fn send(access: &Access, mut commands: Pipeline) -> Result<(Answer, Option<u64>), Fault> {
+async fn send(access: &Access, mut commands: Pipeline) -> Result<(Answer, Option<Confirmation>), Fault> {
     if access.quorum == 0 {
         let (answer,) = access.link.send(Use::Shared, &commands).await?;
         return Ok((answer, None));
     }
-    commands.cmd("WAIT").arg(access.quorum).arg(CONFIRM_TIMEOUT.as_millis());
-    let (answer, confirmed) = access.link.send(Use::Confirming, &commands).await?;
-    Ok((answer, Some(confirmed)))
+    commands.cmd("ROLE").cmd("WAIT").arg(access.quorum).arg(CONFIRM_TIMEOUT.as_millis());
+    let (answer, role, confirmed): (_, Vec<redis::Value>, _) = access.link.send(Use::Confirming, &commands).await?;
+    Ok((answer, Some(Confirmation { confirmed, promotable: access.promotable(&role) })))
 }
 
 /// Asks what became of a commit, and cancels it if it has not happened.
-async fn resolve(access: &Access, id: CommitId, before: Position) -> Result<(Answer, Option<u64>), Fault> {
+async fn resolve(access: &Access, id: CommitId, before: Position) -> Result<(Answer, Option<Confirmation>), Fault> {
     let deadline = Instant::now() + RESOLVE_TIMEOUT;
     let keys = [Key::Meta, Key::Log, Key::Cancelled].map(|key| access.layout.key(key));
     let mut commands = Pipeline::new();
     commands.cmd("EVAL").arg(RESOLVE).arg(keys.len()).arg(&keys);
-    commands.arg(id.to_string()).arg(before.epoch.to_string()).arg(before.revision.0);
+    commands.arg(id.to_string()).arg(before.epoch.to_string()).arg(before.revision.0).arg(before.head.to_string());
     if access.quorum > 0 {
         // Replicas confirm what this connection wrote: it must write something after the commit that it asks about.
         commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg(id.to_string()).ignore();
@@ -147,15 +148,17 @@ fn conclude(
     access: &Access,
     plan: &Plan,
     answer: &[Vec<u8>],
-    confirmed: Option<u64>,
+    confirmation: Option<Confirmation>,
 ) -> Result<(Epoch, LogEntry), Stop> {
     let outcome = understand(access, plan, answer)?;
-    match confirmed {
-        Some(confirmed) if confirmed < u64::from(access.quorum) => {
-            Err(Stop::Unknown(Fault::Unconfirmed { confirmed, wanted: access.quorum }))
+    if let Some(confirmation) = confirmation {
+        if confirmation.confirmed < u64::from(access.quorum) {
+            let (confirmed, wanted) = (confirmation.confirmed, access.quorum);
+            return Err(Stop::Unknown(Fault::Unconfirmed { confirmed, wanted }));
         }
-        _ => Ok(outcome),
+        access.answered(&outcome.1, confirmation);
     }
+    Ok(outcome)
 }
 
 /// Turns the script's answer into what the commit became.

@@ -5,7 +5,8 @@
 //! one after the other, the next one early if an answer is slow, and what they say is only a candidate until the server
 //! itself says that it is a primary.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,17 +38,24 @@ pub(super) struct Discovery {
     moved: Mutex<Option<Server>>,
     /// Nodes that others named, so that a cluster is found after all those in the URL have gone.
     nodes: Arc<Mutex<Vec<Server>>>,
+    /// How many replicas of the server in charge were named.
+    replicas: Arc<AtomicUsize>,
 }
 
 impl Discovery {
     pub(super) fn new(dialer: Arc<Dialer>, slot: Slot) -> Self {
-        Self { dialer, slot, moved: Mutex::default(), nodes: Arc::default() }
+        Self { dialer, slot, moved: Mutex::default(), nodes: Arc::default(), replicas: Arc::default() }
     }
 
     /// Takes note of a `MOVED` answer: `SLOT HOST:PORT`.
     pub(super) fn moved(&self, detail: &str) {
         let server = detail.split_ascii_whitespace().nth(1).and_then(parse_endpoint);
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = server;
+    }
+
+    /// How many replicas of the server in charge were named by whoever was asked last.
+    pub(super) fn named_replicas(&self) -> usize {
+        self.replicas.load(Ordering::Relaxed)
     }
 
     /// Servers that may be in charge, the likeliest first, until one is found to be.
@@ -60,6 +68,7 @@ impl Discovery {
             given: Vec::new(),
             slot: self.slot,
             nodes: Arc::clone(&self.nodes),
+            replicas: Arc::clone(&self.replicas),
         };
         match &self.dialer.url().topology {
             Topology::Single(server) => candidates.known.push_back(server.clone()),
@@ -84,6 +93,7 @@ pub(super) struct Candidates {
     given: Vec<Server>,
     slot: Slot,
     nodes: Arc<Mutex<Vec<Server>>>,
+    replicas: Arc<AtomicUsize>,
 }
 
 impl Candidates {
@@ -120,11 +130,12 @@ impl Candidates {
     fn ask_next(&mut self) -> bool {
         let Some(server) = self.to_ask.pop_front() else { return false };
         let (dialer, slot, nodes) = (Arc::clone(&self.dialer), self.slot, Arc::clone(&self.nodes));
+        let replicas = Arc::clone(&self.replicas);
         self.asking.spawn(async move {
             match &dialer.url().topology {
-                Topology::Sentinel { name, .. } => ask_sentinel(&dialer, &server, name).await,
+                Topology::Sentinel { name, .. } => ask_sentinel(&dialer, &server, name, &replicas).await,
                 Topology::Cluster(_) => {
-                    let (owner, others) = ask_node(&dialer, &server, slot).await?;
+                    let (owner, others) = ask_node(&dialer, &server, slot, &replicas).await?;
                     *nodes.lock().unwrap_or_else(PoisonError::into_inner) = others;
                     Ok(owner)
                 }
@@ -147,11 +158,23 @@ async fn query<T: redis::FromRedisValue>(
     command.query_async(connection).await.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
 }
 
-/// The primary, as this Sentinel sees it.
-async fn ask_sentinel(dialer: &Dialer, sentinel: &Server, name: &str) -> Result<Server, Fault> {
+/// The primary, as this Sentinel sees it, and how many replicas it could promote.
+async fn ask_sentinel(dialer: &Dialer, sentinel: &Server, name: &str, replicas: &AtomicUsize) -> Result<Server, Fault> {
     let (mut connection, _carrier) = dialer.dial(sentinel, Peer::Sentinel, config()).await?;
     check::greet(&mut connection, sentinel, Kind::Sentinel).await?;
-    primary_of(&mut connection, sentinel, name).await
+    let primary = primary_of(&mut connection, sentinel, name).await?;
+    // Whoever may not ask for them has those that the primary itself names.
+    let question = cmd("SENTINEL").arg("REPLICAS").arg(name).take();
+    if let Ok(named) = query::<Vec<HashMap<String, String>>>(&mut connection, &question).await {
+        replicas.store(named.iter().filter(|replica| is_promotable(replica)).count(), Ordering::Relaxed);
+    }
+    Ok(primary)
+}
+
+/// Whether a Sentinel that says this of a replica could promote it.
+fn is_promotable(replica: &HashMap<String, String>) -> bool {
+    let is_down = |flag: &str| matches!(flag, "s_down" | "o_down" | "disconnected");
+    !replica.get("flags").is_some_and(|flags| flags.split(',').any(is_down))
 }
 
 /// The primary, as the Sentinel at the other end sees it.
@@ -169,7 +192,12 @@ pub(super) async fn primary_of(
 }
 
 /// The slot's owner, as this node sees it, and all nodes that it knows.
-async fn ask_node(dialer: &Dialer, node: &Server, slot: Slot) -> Result<(Server, Vec<Server>), Fault> {
+async fn ask_node(
+    dialer: &Dialer,
+    node: &Server,
+    slot: Slot,
+    replicas: &AtomicUsize,
+) -> Result<(Server, Vec<Server>), Fault> {
     let (mut connection, _carrier) = dialer.dial(node, Peer::Server, config()).await?;
     match check::greet(&mut connection, node, Kind::ClusterNode).await {
         Ok(()) | Err(Fault::NotPrimary) => {} // a replica knows as well as any other
@@ -182,6 +210,7 @@ async fn ask_node(dialer: &Dialer, node: &Server, slot: Slot) -> Result<(Server,
         let servers: Vec<_> = servers.iter().filter_map(|server| endpoint(server, node)).collect();
         if (*first..=*last).contains(&i64::from(slot.0)) {
             owner = servers.first().cloned();
+            replicas.store(servers.len().saturating_sub(1), Ordering::Relaxed);
         }
         nodes.extend(servers);
     }

@@ -219,6 +219,11 @@ impl Link {
         Ok(())
     }
 
+    /// How many replicas of the server in charge Sentinels or nodes of the cluster named, when they were asked last.
+    pub(super) fn named_replicas(&self) -> usize {
+        self.discovery.named_replicas()
+    }
+
     /// Looks again. Fails with what is wrong, if it is still there.
     pub(super) async fn examine_again(&self) -> Result<(), Fault> {
         self.examine(&mut self.dedicated().await?).await

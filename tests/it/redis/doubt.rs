@@ -35,7 +35,7 @@ fn rights() -> Vec<(String, String)> {
     let line = USERS.lines().find(|line| line.starts_with("user tollgate-registry ")).expect("is there");
     let commands = line.split(' ').filter(|rule| rule.starts_with('+'));
     let commands = commands.map(|rule| (rule.replacen('+', "-", 1), rule.to_owned()));
-    commands.chain([("resetchannels".to_owned(), "&{tollgate}:changes".to_owned())]).collect()
+    commands.chain([("resetchannels".to_owned(), "&{tollgate}:changes:*".to_owned())]).collect()
 }
 
 /// What the store tells of itself.
@@ -53,7 +53,7 @@ async fn two_tokens(store: &dyn Store, name: &str) -> [Versioned<TokenRecord>; 2
     commit(store, users([Edit::Create(owner)])).await;
     let history = made.iter().map(|token| (token.id, created())).collect();
     let batch = Batch { history, ..tokens(made.iter().cloned().map(Edit::Create)) };
-    let version = commit(store, batch).await;
+    let version = commit(store, batch).await.id;
     made.map(|record| Versioned { record, version })
 }
 

@@ -3,7 +3,7 @@
 use tollgate::store::{Absent, CommitError, Revision};
 
 use super::*;
-use crate::harness::eventually;
+use crate::harness::{SentinelSet, eventually};
 
 /// A primary, a replica of it that is in step, and a store that wants one confirmation.
 async fn with_replica() -> (RedisServer, RedisServer, Arc<dyn Store>) {
@@ -46,4 +46,73 @@ async fn without_enough_replicas_nothing_is_proven() {
     replica.restart();
     eventually("the replica confirms again", async || store.probe().await.is_ok()).await;
     assert_eq!(store.commit(user_batch("carla")).await.expect("confirmed").position.revision, Revision(3));
+}
+
+/// A primary with two replicas, and an owner with two tokens.
+async fn with_two_replicas() -> (RedisServer, [RedisServer; 2], [String; 2]) {
+    let primary = RedisServer::start();
+    let port = primary.port().to_string();
+    let replicas = [0, 1].map(|_| RedisServer::with(&["--save", "", "--replicaof", "127.0.0.1", &port]));
+    eventually("both follow", async || connected(&primary) == 2).await;
+    let tokens = owners_tokens(&primary.url()).await;
+    (primary, replicas, tokens)
+}
+
+fn connected(primary: &RedisServer) -> usize {
+    primary.cli(&["info", "replication"]).matches("state=online").count()
+}
+
+async fn owners_tokens(url: &str) -> [String; 2] {
+    stdout(&tollgate(url, 1, &["init"]).await);
+    let create = ["token", "create", "--user", "owner", "--description", "x", "--json"];
+    [id_of(&stdout(&tollgate(url, 1, &create).await)), id_of(&stdout(&tollgate(url, 1, &create).await))]
+}
+
+/// The other one may be promoted, and the revoked token is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_not_all_replicas_have_is_no_plain_success() {
+    let (primary, replicas, [first, second]) = with_two_replicas().await;
+    replicas[1].pause();
+    let ended = tollgate(&primary.url(), 1, &["token", "revoke", &first]).await;
+    let [out, err] = [&ended.stdout, &ended.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    assert!(out.contains("revoked"), "{out}");
+    assert!(err.contains("committed") && err.contains("1 of 2 replicas"), "{err}");
+    replicas[1].resume();
+    let ended = tollgate(&primary.url(), 1, &["token", "revoke", &second]).await;
+    assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(0), &b""[..]), "{ended:?}");
+    // Who asks for all waits for all, and one that is missing leaves it open.
+    let ended = tollgate(&primary.url(), 2, &["user", "add", "anna", "--role", "viewer"]).await;
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_tells_what_the_replicas_protect_from() {
+    let (primary, _replicas, _) = with_two_replicas().await;
+    for (quorum, isolates, keeps) in [(0, false, false), (1, true, false), (2, true, true)] {
+        let status = stdout(&tollgate(&primary.url(), quorum, &["status", "--json"]).await);
+        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        let expected = serde_json::json!({
+            "connected": 2, "promotable": 2, "quorum": quorum, "isolate_an_old_primary": isolates, "keep_commits": keeps,
+        });
+        assert_eq!(status["replicas"], expected);
+    }
+}
+
+/// One that lost its primary, and that Sentinels can promote all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_only_sentinels_see_can_be_promoted_too() {
+    let set = SentinelSet::start(2).await;
+    let [first, _] = owners_tokens(&set.url()).await;
+    let replica = &set.servers[2];
+    for setting in [["masteruser", "nobody"], ["masterauth", "wrong"]] {
+        assert_eq!(replica.cli(&[&["config", "set"], &setting[..]].concat()), "OK");
+    }
+    set.servers[0].cli(&["client", "kill", "type", "replica"]);
+    eventually("the other one follows again", async || connected(&set.servers[0]) == 1).await;
+    let ended = tollgate(&set.url(), 1, &["token", "revoke", &first]).await;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(3) && said.contains("1 of 2 replicas"), "{said}");
+    let status = stdout(&tollgate(&set.url(), 1, &["status"]).await);
+    assert!(status.contains("1 of 2 follow, quorum_replicas 1"), "{status}");
 }

@@ -1,0 +1,97 @@
+//! Which replicas could be promoted, and whether they have what was committed here.
+//!
+//! A commit waits for as many of them as the quorum wants, and no longer: none that hangs holds up the next commit. Whether
+//! the others have it too is asked once at the end of a command, about its last commit, as replicas take commits in order.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use redis::{Pipeline, Value, from_redis_value};
+
+use super::Access;
+use super::fault::Fault;
+use super::layout::Key;
+use super::link::Use;
+use crate::store::{CommitId, LogEntry, Replicas, Revision, Unconfirmed};
+
+/// How long to wait for those that have not confirmed yet.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What was known of replicas when a commit was answered.
+#[derive(Debug)]
+pub(super) struct Confirmation {
+    /// How many had it.
+    pub(super) confirmed: u64,
+    /// How many could be promoted.
+    pub(super) promotable: usize,
+}
+
+/// A commit that replicas which could be promoted had not confirmed when it was answered.
+#[derive(Debug)]
+pub(super) struct Pending {
+    id: CommitId,
+    revision: Revision,
+    confirmation: Confirmation,
+}
+
+/// The log entries of a revision.
+type Entries = Vec<(String, Vec<Vec<u8>>)>;
+
+impl Access {
+    /// How many replicas could be promoted, by what the server in charge says of itself.
+    pub(super) fn promotable(&self, role: &[Value]) -> usize {
+        connected(role).max(self.link.named_replicas())
+    }
+
+    /// Takes note of a commit that was answered. One that all have vouches for those before it.
+    pub(super) fn answered(&self, entry: &LogEntry, confirmation: Confirmation) {
+        let is_behind = confirmation.confirmed < confirmation.promotable as u64;
+        let pending = is_behind.then(|| Pending { id: entry.id, revision: entry.revision, confirmation });
+        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = pending;
+    }
+}
+
+/// The replicas, as they are now.
+pub(super) async fn replicas(access: &Access) -> Result<Replicas, Fault> {
+    let mut commands = Pipeline::new();
+    commands.cmd("ROLE");
+    let (role,): (Vec<Value>,) = access.link.read(&commands).await?;
+    let (connected, promotable) = (connected(&role), access.promotable(&role));
+    Ok(Replicas { connected, promotable, quorum: access.quorum as usize })
+}
+
+/// Waits until all replicas that could be promoted have the last commit that was made here. If some have not: how many.
+pub(super) async fn unconfirmed(access: &Access) -> Option<Unconfirmed> {
+    let pending = access.pending.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    let now = confirm(access, &pending).await.unwrap_or_else(|fault| {
+        tracing::warn!(
+            store = access.name,
+            reason = fault.chain(),
+            "cannot ask whether replicas have what was committed"
+        );
+        pending.confirmation
+    });
+    let confirmed = usize::try_from(now.confirmed).unwrap_or(usize::MAX);
+    let unconfirmed = Unconfirmed { revision: pending.revision, confirmed, promotable: now.promotable };
+    (confirmed < now.promotable).then_some(unconfirmed)
+}
+
+/// Replicas confirm what this connection wrote, so something is written after the commit. That counts for a server which
+/// has the commit: another one may be in charge by now.
+async fn confirm(access: &Access, pending: &Pending) -> Result<Confirmation, Fault> {
+    let (log, revision, id) = (access.layout.key(Key::Log), pending.revision, pending.id.to_string());
+    let mut commands = Pipeline::new();
+    commands.cmd("XRANGE").arg(log).arg(revision.0).arg(revision.0);
+    commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg(&id).ignore();
+    commands.cmd("ROLE").cmd("WAIT").arg(pending.confirmation.promotable).arg(PATIENCE.as_millis());
+    let (entries, role, confirmed): (Entries, Vec<Value>, u64) = access.link.send(Use::Confirming, &commands).await?;
+    let is_there = entries.iter().any(|(_, fields)| fields.chunks(2).any(|pair| *pair == [b"i", id.as_bytes()]));
+    Ok(Confirmation { confirmed: if is_there { confirmed } else { 0 }, promotable: access.promotable(&role) })
+}
+
+/// How many replicas follow a server, as `ROLE` has it.
+fn connected(role: &[Value]) -> usize {
+    let [name, _, Value::Array(replicas)] = role else { return 0 };
+    let is_primary = from_redis_value::<String>(name.clone()).is_ok_and(|name| name == "master");
+    if is_primary { replicas.len() } else { 0 }
+}
