@@ -25,6 +25,7 @@ use crate::fleet::{self, Reporter};
 use crate::listener::{self, BindError, Places, Tls};
 use crate::proxy::Gate;
 use crate::reload;
+use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::sync::Synchroniser;
 use crate::replica::{Replica, driver};
@@ -145,14 +146,17 @@ impl Sidecar {
         let (admin_socket, shown) = (Arc::new(admin_socket), Arc::clone(&health));
         sidecar.keep("admin listener", move || admin::serve(Arc::clone(&admin_socket), Arc::clone(&shown)));
         // Before the first snapshot is read: whoever lists the sidecars finds this one before it lets anybody in.
+        let presence =
+            Arc::new(Presence::new(fleet::identity(config.snapshot_file.as_deref()), fleet::least(&config.freshness)));
         sidecar.report(Reporter::new(
             Arc::clone(&store),
             health,
             config.name,
             sidecar.listeners.first().copied(),
+            Arc::clone(&presence),
             fleet::keep(&config.freshness),
         ));
-        sidecar.synchronise(replica, store, config.freshness.probe_interval);
+        sidecar.synchronise(replica, store, presence, config.freshness.probe_interval);
         Ok(sidecar)
     }
 
@@ -185,20 +189,26 @@ impl Sidecar {
     }
 
     /// Keeps the replica at the store's position, from what an earlier run left on. After a panic it is read anew.
-    fn synchronise(&mut self, replica: Arc<Replica>, store: Arc<dyn Store>, probe_interval: Duration) {
+    fn synchronise(
+        &mut self,
+        replica: Arc<Replica>,
+        store: Arc<dyn Store>,
+        presence: Arc<Presence>,
+        probe_interval: Duration,
+    ) {
         let mut unread = self.snapshot_file.clone();
         let (loaded, is_loaded) = watch::channel(false);
         let loaded = Arc::new(loaded);
         self.keep("synchroniser", move || {
             let (replica, store, loaded) = (Arc::clone(&replica), Arc::clone(&store), Arc::clone(&loaded));
-            let unread = unread.take();
+            let (unread, presence) = (unread.take(), Some(Arc::clone(&presence)));
             async move {
                 let machine = match unread {
                     Some(file) => file.load().await,
                     None => Synchroniser::new(),
                 };
                 loaded.send_replace(true);
-                driver::resume(replica, store, machine, probe_interval, std::future::pending()).await;
+                driver::resume(replica, store, machine, probe_interval, presence, std::future::pending()).await;
             }
         });
         if let Some(file) = self.snapshot_file.clone() {
@@ -250,8 +260,10 @@ impl Sidecar {
         if !joined.await.unwrap_or(false) {
             tracing::error!("a worker ended by a panic");
         }
-        // Not before: until the last request ended, others had to wait for this sidecar too.
-        if let Some(Reporting { task, leave }) = self.reporter.take()
+        // Not before: until the last request ended, others had to wait for this sidecar too. And not where it leaves a file
+        // from which it can start again: it could still let a token in then, whatever the store says.
+        if self.snapshot_file.is_none()
+            && let Some(Reporting { task, leave }) = self.reporter.take()
             && leave.send(true).is_ok()
             && tokio::time::timeout(LEAVE_TIME, task).await.is_err()
         {

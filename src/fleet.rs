@@ -9,7 +9,10 @@
 //! `--wait` names this sidecar as one that was not heard of.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -19,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::admin::Health;
 use crate::config::{FreshnessConfig, MaxStaleness};
+use crate::replica::presence::Presence;
 use crate::store::{self, Report, SidecarId, Store, StoreError};
 
 /// How often a report is renewed that says the same: well within [`keep`].
@@ -32,6 +36,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Longest wait for the store to take a report.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Which start of the machine this is (Linux, `random(4)`).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// How long a report is kept that is not renewed: as long as the sidecar could still let a revoked token in by what it
 /// held then, and a refresh more. So whoever waits until all have applied a revocation waits for a sidecar that was cut
@@ -48,11 +55,40 @@ pub fn keep(freshness: &FreshnessConfig) -> Duration {
     bounds.fold(LEAST, Duration::max) + 2 * REFRESH
 }
 
+/// How long a report must still be kept for a proof of freshness to count: as long as it lasts, see [`Presence`].
+#[must_use]
+pub fn least(freshness: &FreshnessConfig) -> Duration {
+    keep(freshness) - 2 * REFRESH
+}
+
+/// Who this sidecar is: drawn at its start. One with a snapshot file stays who it was, by a file beside that: it may let in
+/// what it let in before, so that whoever waits for it must know that it is the same one.
+#[must_use]
+pub fn identity(snapshot_file: Option<&Path>) -> SidecarId {
+    let Some(snapshot_file) = snapshot_file else { return random_id() };
+    let file = snapshot_file.with_added_extension("id");
+    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+    let written = std::fs::read_to_string(&file).unwrap_or_default();
+    // After another start of the machine the snapshot makes nothing fresh, and the file may be in the copy of a machine.
+    let known = written.split_once(' ').filter(|(_, of)| of.trim() == boot.trim());
+    if let Some(id) = known.and_then(|(id, _)| u64::from_str_radix(id, 16).ok()) {
+        return SidecarId(id);
+    }
+    let id = random_id();
+    let mut options = std::fs::OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&file);
+    if let Err(error) = opened.and_then(|mut opened| write!(opened, "{id} {boot}")) {
+        tracing::warn!(file = %file.display(), %error, "cannot keep this sidecar's id: `--wait` takes its next start for another one");
+    }
+    id
+}
+
 /// Reports how a sidecar is.
 #[derive(Clone)]
 pub struct Reporter {
     store: Arc<dyn Store>,
     health: Arc<Health>,
+    presence: Arc<Presence>,
     /// What never changes; the rest is filled in for each report.
     report: Report,
     keep: Duration,
@@ -68,10 +104,11 @@ impl Reporter {
         health: Arc<Health>,
         name: String,
         address: Option<SocketAddr>,
+        presence: Arc<Presence>,
         keep: Duration,
     ) -> Self {
         let report = Report {
-            id: random_id(),
+            id: presence.sidecar,
             name,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             address: address.map(|address| address.to_string()).unwrap_or_default(),
@@ -82,7 +119,7 @@ impl Reporter {
             staleness_ms: None,
             connections: 0,
         };
-        Self { store, health, report, keep, failing: false }
+        Self { store, health, presence, report, keep, failing: false }
     }
 
     /// Reports until told to leave, and then takes the report back. Dropped half-way, the last report stays until it is
@@ -95,12 +132,14 @@ impl Reporter {
             self.report.head = position.map(|position| position.head);
             let heard = self.send().await;
             let news = async {
-                if !heard {
-                    return tokio::time::sleep(RETRY).await;
-                }
                 tokio::time::sleep(PACE).await;
-                // An error of the watch would mean that the replica is gone, and this with it.
-                drop(tokio::time::timeout(REFRESH, positions.changed()).await);
+                let pause = if heard { REFRESH } else { RETRY };
+                tokio::select! {
+                    // An error would mean that the replica is gone, and this with it.
+                    _ = positions.changed(), if heard => {}
+                    () = self.presence.wanted() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
             };
             tokio::select! {
                 () = news => {}
@@ -129,6 +168,9 @@ impl Reporter {
         self.failing = sent.is_err();
         if self.failing {
             self.health.reports_failed.fetch_add(1, Ordering::Relaxed);
+        }
+        if sent.is_ok() {
+            self.presence.taken();
         }
         sent.is_ok()
     }

@@ -30,12 +30,12 @@ pub mod view;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::store::{Batch, CommitError, Committed, Edit, Store, StoreError, Versioned};
+use crate::store::{Batch, CommitError, Committed, Edit, Position, Store, StoreError, Versioned};
 use crate::token::{UserId, UserRecord};
 
 pub use actor::Actor;
@@ -54,19 +54,38 @@ const PAGE: usize = 1000;
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn Store>,
+    /// Where the store stood right after the last commit; `None` if there was nothing to commit.
+    reached: Arc<Mutex<Option<Position>>>,
 }
 
 impl Registry {
     /// The registry in this store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self { store, reached: Arc::default() }
     }
 
     /// Where its records live.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Where the store stood right after the last commit of this registry and its clones: whoever has come this far in the
+    /// same history has applied it. Where there was nothing to commit, it is where the store stands now.
+    ///
+    /// # Errors
+    /// When the store has to be asked, and does not answer.
+    pub async fn reached(&self) -> Result<Position, StoreError> {
+        let reached = *self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        match reached {
+            Some(position) => Ok(position),
+            None => self.store.position().await,
+        }
+    }
+
+    fn reach(&self, position: Option<Position>) {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = position;
     }
 
     /// Reads who the actor is now.
@@ -121,10 +140,14 @@ impl Registry {
     /// Commits a decision, and says what became of it.
     async fn try_commit(&self, batch: Batch) -> Result<Outcome, RegistryError> {
         if is_idle(&batch) {
+            self.reach(None);
             return Ok(Outcome::Idle);
         }
         match self.store.commit(batch).await {
-            Ok(committed) => Ok(Outcome::Committed(committed)),
+            Ok(committed) => {
+                self.reach(Some(committed.position));
+                Ok(Outcome::Committed(committed))
+            }
             Err(CommitError::Conflict) => Ok(Outcome::Conflict),
             Err(CommitError::DigestTaken(digest)) => Err(RegistryError::DigestTaken(digest)),
             Err(CommitError::DigestRetired(digest)) => Err(RegistryError::DigestRetired(digest)),

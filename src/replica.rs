@@ -11,6 +11,7 @@
 pub mod driver;
 mod entry;
 mod freshness;
+pub mod presence;
 pub mod snapshot_file;
 pub mod sync;
 mod table;

@@ -285,8 +285,20 @@ pub trait Store: Send + Sync + 'static {
     /// Says how a sidecar is. The report is gone after `keep`, unless there is a newer one. Not a commit: no revision.
     async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError>;
 
+    /// For how long the store will still keep the report of this sidecar; `None` where it has none. From a store that was in
+    /// charge after it was asked, if a probe that was asked for at the same time is.
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError>;
+
     /// Takes a sidecar's report back: it has stopped.
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError>;
+
+    /// For how much longer a sidecar may serve that this store has no report of, although it once reported: a server that was
+    /// started anew, restored or promoted may have lost some, and who was cut off does not make them again. `bound` is how
+    /// long sidecars serve without the store. `None`: there is none.
+    async fn unheard(&self, bound: Duration) -> Result<Option<Duration>, StoreError> {
+        let _ = bound;
+        Ok(None)
+    }
 
     /// The reports that are still kept, in the order of their names. One that cannot be read is left out, and logged.
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError>;

@@ -13,6 +13,7 @@ use super::args::Format;
 use super::output::{Output, note};
 use super::session::Session;
 use super::token::count;
+use super::wait::WaitArgs;
 use crate::registry::import::parse_line;
 use crate::registry::{ImportError, ImportLine, RefusedLine};
 
@@ -44,6 +45,8 @@ pub struct ImportArgs {
     #[arg(long)]
     keep_going: bool,
     #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
     format: Format,
 }
 
@@ -73,7 +76,7 @@ struct Refused<'a> {
 /// # Errors
 /// When a line is bad, even if others were imported; when the input or the store fails.
 pub async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<()> {
-    let ImportArgs { file, keep_going, format } = args;
+    let ImportArgs { file, keep_going, wait, format } = args;
     let Lines { good, bad } = read(file.as_deref().filter(|file| *file != Path::new("-")))?;
     let lines = good.len() + bad.len();
     let (imported, mut refused) = if bad.is_empty() || keep_going {
@@ -87,7 +90,9 @@ pub async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<()> {
     };
     refused.extend(bad);
     refused.sort_by_key(|refused| refused.line);
-    report(imported, &refused, lines, Output::new(format))?;
+    // What was not imported needs no receipt.
+    let wait = if imported > 0 { wait } else { WaitArgs::default() };
+    report(session, imported, &refused, lines, wait, Output::new(format)).await?;
     if refused.is_empty() {
         return Ok(());
     }
@@ -99,22 +104,29 @@ pub async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<()> {
     }
 }
 
-fn report(imported: usize, refused: &[RefusedLine], lines: usize, output: Output) -> anyhow::Result<()> {
+async fn report(
+    session: &Session,
+    imported: usize,
+    refused: &[RefusedLine],
+    lines: usize,
+    wait: WaitArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     for refused in refused.iter().take(MAX_SHOWN) {
         note(format_args!("line {}: {}", refused.line, super::table::printable(&refused.reason)));
     }
     if refused.len() > MAX_SHOWN {
         note(format_args!("and {} more bad lines", refused.len() - MAX_SHOWN));
     }
-    if output.json {
-        let refused = refused.iter().map(|refused| Refused { line: refused.line, reason: &refused.reason }).collect();
-        return output.json(&Outcome { imported, refused });
-    }
-    if refused.is_empty() {
-        let nothing = if lines == 0 { " (there were no lines)" } else { "" };
-        output.text(&format!("imported {}{nothing}\n", count(imported)))?;
-    }
-    Ok(())
+    let listed = refused.iter().map(|refused| Refused { line: refused.line, reason: &refused.reason }).collect();
+    let tell = || {
+        if refused.is_empty() {
+            let nothing = if lines == 0 { " (there were no lines)" } else { "" };
+            output.text(&format!("imported {}{nothing}\n", count(imported)))?;
+        }
+        Ok(())
+    };
+    wait.conclude(session, output, &Outcome { imported, refused: listed }, tell).await
 }
 
 fn read(file: Option<&Path>) -> anyhow::Result<Lines> {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -38,7 +39,10 @@ impl Session {
     /// As for [`Session::open`].
     pub async fn open_to_write(globals: &Globals, absent: Absent) -> anyhow::Result<Self> {
         let session = Self::open(globals, absent).await?;
-        match session.registry.settle_recalls().await {
+        let store = session.registry.store();
+        // Besides, whoever looks first after a failover is who knows when it was: the later, the longer receipts take.
+        let (settled, _) = tokio::join!(session.registry.settle_recalls(), store.unheard(Duration::ZERO));
+        match settled {
             Ok(0) => {}
             Ok(1) => note("revoked 1 token again: the store had lost its revocation, which a sidecar remembered"),
             Ok(count) => note(format_args!(

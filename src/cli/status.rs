@@ -263,7 +263,7 @@ mod tests {
             tokens: 3,
             recalled: 0,
             replicas: None,
-            sidecars: vec![Reported { report, age: Duration::from_millis(500) }],
+            sidecars: vec![Reported { report, age: Duration::from_millis(500), keep: Duration::from_secs(70) }],
         }
     }
 

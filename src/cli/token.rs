@@ -18,7 +18,7 @@ use super::table::{Cell, Table, Tone, details, printable};
 use super::wait::{Receipt, ReceiptView, WaitArgs};
 use super::{Globals, time, usage};
 use crate::registry::view::TokenView;
-use crate::registry::{Created, Ended, ListState, NewToken, Requested, TokenDetails};
+use crate::registry::{Created, ListState, NewToken, Requested, TokenDetails};
 use crate::store::Absent;
 use crate::token::raw::PREFIX;
 use crate::token::{Event, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus};
@@ -64,6 +64,9 @@ pub enum TokenCommand {
         /// How.
         #[command(flatten)]
         bulk: BulkArgs,
+        /// Whether to wait for the sidecars.
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// Bring tokens that agents have already from elsewhere
     #[command(after_help = import::EXAMPLES)]
@@ -84,6 +87,8 @@ pub struct CreateArgs {
     /// When it stops working: after a duration such as 30d, or at a time such as 2027-01-31T00:00:00Z
     #[arg(long, value_name = "WHEN")]
     expires: Option<Expiry>,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     format: Format,
 }
@@ -166,7 +171,7 @@ async fn carry_out(session: &Session, command: TokenCommand) -> anyhow::Result<(
                 format!("Revoke {tokens}? They stop working at once and this cannot be undone.")
             })?;
             let revoked = registry.revoke(actor, &ids, bulk.force).await?;
-            print_ended(session, "revoked", &revoked, wait, Output::new(bulk.format)).await
+            print_ended(session, "revoked", &revoked.tokens, wait, Output::new(bulk.format)).await
         }
         TokenCommand::Delete(EndArgs { ids, bulk, wait }) => {
             bulk.confirm(ids.len(), |tokens| {
@@ -175,14 +180,14 @@ async fn carry_out(session: &Session, command: TokenCommand) -> anyhow::Result<(
                 )
             })?;
             let deleted = registry.delete(actor, &ids, bulk.force).await?;
-            print_ended(session, "deleted", &deleted, wait, Output::new(bulk.format)).await
+            print_ended(session, "deleted", &deleted.tokens, wait, Output::new(bulk.format)).await
         }
-        TokenCommand::Reassign { ids, to, bulk } => {
+        TokenCommand::Reassign { ids, to, bulk, wait } => {
             bulk.confirm(ids.len(), |tokens| {
                 format!("Give {tokens} to {to}? What {to}'s role does not permit, they lose for good.")
             })?;
             let reassigned = registry.reassign(actor, &ids, &to, bulk.force).await?;
-            print_done(session, "reassigned", &reassigned, Output::new(bulk.format)).await
+            print_ended(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
         }
         TokenCommand::Import(args) => import::run(session, args).await,
     }
@@ -205,7 +210,7 @@ pub fn count(tokens: usize) -> String {
 }
 
 async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
-    let CreateArgs { user, description, permissions, expires, format } = args;
+    let CreateArgs { user, description, permissions, expires, wait, format } = args;
     let expires_at = expires.map(|expiry| expiry.resolve(Timestamp::now())).transpose().map_err(usage)?;
     let requested = permissions.requested();
     let permissions = requested.map_or(Requested::All, Requested::Permissions);
@@ -218,7 +223,24 @@ async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
         let role = created.owner.role;
         note(format_args!("left out, because the role {role} does not permit it: {}", enumerate(lacking)));
     }
-    print_created(&created, Output::new(format))
+    let output = Output::new(format);
+    if output.json {
+        let view = TokenView::of_created(&created, Timestamp::now());
+        let printed = wait.conclude(session, output, &view, || Ok(())).await;
+        let unseen = |error| unseen(error, created.record.id);
+        return printed.map_err(unseen);
+    }
+    print_created(&created, output)?;
+    // The token is alone on standard output.
+    wait.wait(session).await?.map_or(Ok(()), |receipt| receipt.tell_aside(output))
+}
+
+/// An error of a command that made a token and had to show it.
+fn unseen(error: anyhow::Error, id: TokenId) -> anyhow::Error {
+    match error.downcast::<OutputError>() {
+        Ok(source) => Unseen { id, source }.into(),
+        Err(error) => error,
+    }
 }
 
 /// The token is in the store, but its only sight was lost.
@@ -367,27 +389,24 @@ struct EndedView {
     wait: ReceiptView,
 }
 
-/// Prints what was revoked or deleted, and waits for the sidecars if that was asked for. As JSON the tokens are a list,
+/// Prints what was done to these tokens, and waits for the sidecars if that was asked for. As JSON the tokens are a list,
 /// or, with `--wait`, the list beside the receipt.
 async fn print_ended(
     session: &Session,
     what: &str,
-    ended: &Ended,
+    tokens: &[TokenRecord],
     wait: WaitArgs,
     output: Output,
 ) -> anyhow::Result<()> {
-    let store = &**session.registry.store();
     // At once: people see what was done while others still apply it.
-    let print = async { if output.json { Ok(()) } else { print_done(session, what, &ended.tokens, output).await } };
-    let (receipt, printed) = tokio::join!(wait.wait(store, ended.position), print);
-    let receipt: Option<Receipt> = receipt.with_context(|| {
-        format!("{}: {what}, but which sidecars have applied it is not known", count(ended.tokens.len()))
-    })?;
+    let print = async { if output.json { Ok(()) } else { print_done(session, what, tokens, output).await } };
+    let (receipt, printed) = tokio::join!(wait.wait(session), print);
     printed?;
+    let receipt: Option<Receipt> = receipt.with_context(|| format!("{}: {what}", count(tokens.len())))?;
     match &receipt {
-        None if output.json => return print_done(session, what, &ended.tokens, output).await,
+        None if output.json => return print_done(session, what, tokens, output).await,
         Some(receipt) if output.json => {
-            let tokens = views(&ended.tokens, &owners(session, &ended.tokens).await?);
+            let tokens = views(tokens, &owners(session, tokens).await?);
             output.json(&EndedView { tokens, wait: receipt.view() })?;
         }
         _ => {}

@@ -9,6 +9,7 @@ use super::list::{Listing, Pages};
 use super::output::Output;
 use super::session::Session;
 use super::table::{Cell, Tone, details};
+use super::wait::WaitArgs;
 use super::{Globals, time, token};
 use crate::registry::view::UserView;
 use crate::store::Absent;
@@ -74,6 +75,9 @@ pub enum UserCommand {
         /// Text or JSON.
         #[command(flatten)]
         format: Format,
+        /// Whether to wait for the sidecars.
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// Make all tokens of a user stop working, until the user is enabled again
     Disable {
@@ -82,6 +86,9 @@ pub enum UserCommand {
         /// Text or JSON.
         #[command(flatten)]
         format: Format,
+        /// Whether to wait for the sidecars.
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// Make a disabled user's tokens work again
     Enable {
@@ -98,6 +105,9 @@ pub enum UserCommand {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        /// Whether to wait for the sidecars.
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// Make an administrator the owner; the present owner becomes an administrator
     TransferOwnership {
@@ -109,6 +119,9 @@ pub enum UserCommand {
         /// Text or JSON.
         #[command(flatten)]
         format: Format,
+        /// Whether to wait for the sidecars.
+        #[command(flatten)]
+        wait: WaitArgs,
     },
 }
 
@@ -144,7 +157,7 @@ async fn carry_out(session: &Session, command: UserCommand) -> anyhow::Result<()
         }
         UserCommand::List { page, format } => list(session, Pages::from(page), Output::new(format)).await,
         UserCommand::Show { name, format } => show(session, &name, Output::new(format)).await,
-        UserCommand::SetRole { name, role, format } => {
+        UserCommand::SetRole { name, role, format, wait } => {
             let change = registry.set_role(actor, &name, role).await?;
             let consequence = match (change.narrowed, change.revoked) {
                 (0, 0) => String::new(),
@@ -157,19 +170,21 @@ async fn carry_out(session: &Session, command: UserCommand) -> anyhow::Result<()
                 true if consequence.is_empty() => "already",
                 true => "already, and an interrupted change is finished now",
             };
-            print(&change.user, Output::new(format), &format!("{name} is {role} {now}{consequence}\n"))
+            let sentence = format!("{name} is {role} {now}{consequence}\n");
+            conclude(session, wait, &change.user, Output::new(format), &sentence).await
         }
-        UserCommand::Disable { name, format } => {
+        UserCommand::Disable { name, format, wait } => {
             let user = registry.set_status(actor, &name, UserStatus::Disabled).await?;
-            print(&user, Output::new(format), &format!("disabled {name}: their tokens no longer authenticate\n"))
+            let sentence = format!("disabled {name}: their tokens no longer authenticate\n");
+            conclude(session, wait, &user, Output::new(format), &sentence).await
         }
         UserCommand::Enable { name, format } => {
             let user = registry.set_status(actor, &name, UserStatus::Active).await?;
             print(&user, Output::new(format), &format!("enabled {name}: their tokens authenticate again\n"))
         }
-        UserCommand::Delete { name, yes } => delete(session, &name, yes, Output::new(Format { json: false })).await,
-        UserCommand::TransferOwnership { name, yes, format } => {
-            transfer_ownership(session, &name, yes, Output::new(format)).await
+        UserCommand::Delete { name, yes, wait } => delete(session, &name, yes, wait).await,
+        UserCommand::TransferOwnership { name, yes, format, wait } => {
+            transfer_ownership(session, &name, yes, wait, Output::new(format)).await
         }
     }
 }
@@ -177,6 +192,17 @@ async fn carry_out(session: &Session, command: UserCommand) -> anyhow::Result<()
 /// Prints a user as JSON, or the sentence that says what happened.
 fn print(user: &UserRecord, output: Output, sentence: &str) -> anyhow::Result<()> {
     if output.json { output.json(&UserView::from(user)) } else { Ok(output.text(sentence)?) }
+}
+
+/// As [`print`], and waits for the sidecars if that was asked for.
+async fn conclude(
+    session: &Session,
+    wait: WaitArgs,
+    user: &UserRecord,
+    output: Output,
+    sentence: &str,
+) -> anyhow::Result<()> {
+    wait.conclude(session, output, &UserView::from(user), || Ok(output.text(sentence)?)).await
 }
 
 async fn list(session: &Session, mut pages: Pages<UserId>, output: Output) -> anyhow::Result<()> {
@@ -220,7 +246,7 @@ async fn show(session: &Session, name: &str, output: Output) -> anyhow::Result<(
     Ok(output.text(&details(&pairs, output.colour))?)
 }
 
-async fn delete(session: &Session, name: &str, yes: bool, output: Output) -> anyhow::Result<()> {
+async fn delete(session: &Session, name: &str, yes: bool, wait: WaitArgs) -> anyhow::Result<()> {
     if !yes {
         let tokens = session.registry.count_tokens_of(&session.actor, name).await?;
         let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
@@ -230,10 +256,18 @@ async fn delete(session: &Session, name: &str, yes: bool, output: Output) -> any
         ))?;
     }
     let deleted = session.registry.delete_user(&session.actor, name).await?;
-    Ok(output.text(&format!("deleted {name} and {}\n", token::count(deleted)))?)
+    let output = Output::new(Format { json: false });
+    let tell = || Ok(output.text(&format!("deleted {name} and {}\n", token::count(deleted)))?);
+    wait.conclude(session, output, &(), tell).await
 }
 
-async fn transfer_ownership(session: &Session, name: &str, yes: bool, output: Output) -> anyhow::Result<()> {
+async fn transfer_ownership(
+    session: &Session,
+    name: &str,
+    yes: bool,
+    wait: WaitArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     if !yes {
         confirm(&format!(
             "Make {name} the owner? The present owner becomes an administrator, their tokens permit no more than that \
@@ -241,15 +275,13 @@ async fn transfer_ownership(session: &Session, name: &str, yes: bool, output: Ou
         ))?;
     }
     let transfer = session.registry.transfer_ownership(&session.actor, name).await?;
-    if output.json {
-        return output.json(&[&transfer.new, &transfer.old].map(UserView::from));
-    }
     let consequence = match transfer.narrowed {
         0 => String::new(),
         narrowed => format!("; {} of theirs now permit less", token::count(narrowed)),
     };
     let (new, old) = (&transfer.new.name, &transfer.old.name);
-    Ok(output.text(&format!("{new} is the owner now, and {old} an administrator{consequence}\n"))?)
+    let tell = || Ok(output.text(&format!("{new} is the owner now, and {old} an administrator{consequence}\n"))?);
+    wait.conclude(session, output, &[&transfer.new, &transfer.old].map(UserView::from), tell).await
 }
 
 fn role(user: &UserRecord) -> Cell {

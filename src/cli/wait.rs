@@ -1,23 +1,33 @@
-//! `--wait`: until every sidecar has applied a revocation.
+//! `--wait`: until every sidecar that could still let a token in has applied what was committed.
+//!
+//! A receipt is about a commit, and not about its number: a store that lost writes gives revisions out again. So the history
+//! is read from the commit on, and a sidecar has applied it if it stands in that history, by its head; and in the end the
+//! commit must still be there. No sidecar at all is no yes, nor is a store that may have lost reports.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
 
 use super::output::{Output, note};
+use super::session::Session;
 use crate::config::units::parse_duration;
 use crate::store::report::told_apart;
-use crate::store::{Epoch, Position, Reported, Revision, SidecarId, Store, StoreError};
+use crate::store::{Changes, Head, Position, Reported, Revision, SidecarId, Store, StoreError};
 
 /// The first pause between two looks, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 
+/// How long sidecars of which nothing is known are taken to serve without the store, at least: the default, and the age
+/// that a report may have.
+const BOUND: Duration = Duration::from_secs(70);
+
 /// Whether to wait, and how long.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub struct WaitArgs {
-    /// Wait until every live sidecar refuses them; with --json, print {"tokens": [...], "wait": {...}} instead of a list
+    /// Wait until every live sidecar has applied it; with --json, print how that went as "wait" besides
     #[arg(long)]
     wait: bool,
     /// How long to wait at most; 5s if not given
@@ -25,19 +35,38 @@ pub struct WaitArgs {
     timeout: Option<Duration>,
 }
 
-/// How far the sidecars came with a revision.
+/// How far the sidecars came with a commit.
 #[derive(Debug)]
 pub struct Receipt {
-    epoch: Epoch,
-    revision: Revision,
+    /// Where the store stood right after it.
+    position: Position,
     /// Those that have applied it.
     applied: usize,
     /// Those that have not, in the order of their names.
     missing: Vec<Reported>,
+    /// Why it cannot be said of all, although none is missing.
+    obstacle: Option<Obstacle>,
     /// Who was the last to apply it.
     slowest: Option<String>,
     /// Since the commit.
     took: Duration,
+}
+
+/// Why there can be no receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Obstacle {
+    #[error("no sidecar reports to this store, so nobody knows of one that has applied it")]
+    Nobody,
+    #[error(
+        "the store was started anew, restored or promoted, and may have lost reports: a sidecar that was cut off before may \
+         serve for {} s more without anybody knowing",
+        .0.as_secs() + 1
+    )]
+    Unheard(Duration),
+    #[error("the store has lost the commit since: look what is left of it, and run the command again")]
+    Lost,
+    #[error("the change log no longer goes back to the commit, so nobody can tell who has applied it")]
+    Forgotten,
 }
 
 /// A [`Receipt`] as programs see it.
@@ -49,6 +78,8 @@ pub struct ReceiptView {
     slowest: Option<String>,
     milliseconds: f64,
     missing: Vec<MissingView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -60,34 +91,117 @@ struct MissingView {
 }
 
 impl WaitArgs {
-    /// Waits, if that was asked for, until every live sidecar has come to this position, which was just committed.
+    /// Waits, if that was asked for, until every live sidecar has applied what the session committed last.
     ///
     /// # Errors
     /// When the store does not say which sidecars there are.
-    pub async fn wait(self, store: &dyn Store, position: Option<Position>) -> Result<Option<Receipt>, StoreError> {
-        let Some(position) = position.filter(|_| self.wait) else { return Ok(None) };
-        let timeout = self.timeout.unwrap_or(Duration::from_secs(5));
-        Ok(Some(Receipt::of(store, position, Instant::now(), timeout).await?))
+    pub async fn wait(self, session: &Session) -> anyhow::Result<Option<Receipt>> {
+        if !self.wait {
+            return Ok(None);
+        }
+        let (began, timeout) = (Instant::now(), self.timeout.unwrap_or(Duration::from_secs(5)));
+        let waited = async {
+            let position = session.registry.reached().await?;
+            Receipt::of(&**session.registry.store(), position, began, timeout).await
+        };
+        let receipt = waited.await.context("it is committed, but which sidecars have applied it is not known")?;
+        Ok(Some(receipt))
+    }
+
+    /// The end of a command that changed something: tells what it did, and waits if that was asked for. As JSON, the
+    /// receipt is a member `wait` of what is printed.
+    ///
+    /// # Errors
+    /// When it cannot be printed, and when not every sidecar has applied it.
+    pub async fn conclude(
+        self,
+        session: &Session,
+        output: Output,
+        done: &impl Serialize,
+        tell: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        if !output.json {
+            tell()?;
+            return self.wait(session).await?.map_or(Ok(()), |receipt| receipt.tell(output));
+        }
+        // Whatever comes of the waiting: what was done is printed.
+        let receipt = self.wait(session).await;
+        match receipt.as_ref().ok().and_then(Option::as_ref) {
+            None => output.json(done)?,
+            Some(receipt) => {
+                let done = serde_json::to_value(done).context("writing JSON")?;
+                // Of a list nothing is a member.
+                let mut done = if done.is_object() { done } else { serde_json::json!({ "users": done }) };
+                done["wait"] = serde_json::to_value(receipt.view()).context("writing JSON")?;
+                output.json(&done)?;
+            }
+        }
+        receipt?.map_or(Ok(()), |receipt| receipt.tell(output))
+    }
+}
+
+/// The store's history from a commit on, as far as it was read.
+struct History {
+    commit: Position,
+    heads: BTreeMap<Revision, Head>,
+}
+
+impl History {
+    fn from(commit: Position) -> Self {
+        Self { commit, heads: BTreeMap::new() }
+    }
+
+    /// Reads what is not known yet, or all of it again where the store no longer goes on from there.
+    async fn read(&mut self, store: &dyn Store) -> Result<Option<Obstacle>, StoreError> {
+        let now = store.position().await?;
+        if now.epoch != self.commit.epoch || now.revision < self.commit.revision {
+            return Ok(Some(Obstacle::Lost));
+        }
+        // The commit itself may be the one that made the registry: nothing is before it.
+        self.heads.insert(self.commit.revision, self.commit.head);
+        while self.heads.last_key_value().is_some_and(|(last, _)| *last < now.revision) {
+            let (last, head) = self.heads.last_key_value().map_or_else(Default::default, |(last, head)| (*last, *head));
+            let Changes::Entries(entries) = store.changes(last).await? else { return Ok(Some(Obstacle::Forgotten)) };
+            let mut before = (head, last);
+            for entry in &entries {
+                if !entry.follows(before.0, before.1) {
+                    return Ok(Some(self.fork()));
+                }
+                before = (entry.head, entry.revision);
+                self.heads.insert(entry.revision, entry.head);
+            }
+            if entries.is_empty() {
+                break;
+            }
+        }
+        let is_in_it = self.heads.get(&now.revision).is_none_or(|head| *head == now.head);
+        Ok((!is_in_it).then(|| self.fork()))
+    }
+
+    /// What was read is of a past that the store no longer has; perhaps the commit is not.
+    fn fork(&mut self) -> Obstacle {
+        self.heads.clear();
+        Obstacle::Lost
+    }
+
+    /// Whether a sidecar has applied the commit.
+    fn includes(&self, sidecar: &Reported) -> bool {
+        let Some((epoch, revision)) = sidecar.report.applied else { return false };
+        epoch == self.commit.epoch
+            && sidecar.report.head.is_some()
+            && self.heads.get(&revision) == sidecar.report.head.as_ref()
     }
 }
 
 impl Receipt {
     async fn of(store: &dyn Store, position: Position, since: Instant, timeout: Duration) -> Result<Self, StoreError> {
-        let Position { epoch, revision, .. } = position;
-        let (mut pause, mut behind) = (PAUSES.0, Vec::new());
+        let (mut pause, mut behind, mut history) = (PAUSES.0, Vec::new(), History::from(position));
         loop {
-            let looked = store.sidecars().await;
+            let looked = Self::look(store, &mut history, &behind).await;
             let took = since.elapsed();
             match looked {
-                Ok(sidecars) => {
-                    let (applied, missing): (Vec<_>, Vec<_>) =
-                        told_apart(sidecars).into_iter().partition(|sidecar| has_applied(sidecar, epoch, revision));
-                    if missing.is_empty() || took >= timeout {
-                        let slowest = slowest(&applied, &behind);
-                        return Ok(Self { epoch, revision, applied: applied.len(), missing, slowest, took });
-                    }
-                    behind = missing.into_iter().map(|sidecar| sidecar.report.id).collect();
-                }
+                Ok(receipt) if receipt.is_whole() || took >= timeout => return Ok(Self { took, ..receipt }),
+                Ok(receipt) => behind = receipt.missing.into_iter().map(|sidecar| sidecar.report.id).collect(),
                 // It was committed: that the store is away for a moment is no reason to stop asking.
                 Err(error) if took >= timeout => return Err(error),
                 Err(_) => {}
@@ -95,6 +209,23 @@ impl Receipt {
             tokio::time::sleep(pause.min(timeout.saturating_sub(took))).await;
             pause = (pause * 3 / 2).min(PAUSES.1);
         }
+    }
+
+    /// How it is now. The commit is looked for after the reports: what is there then was there before.
+    async fn look(store: &dyn Store, history: &mut History, behind: &[SidecarId]) -> Result<Self, StoreError> {
+        let sidecars = told_apart(store.sidecars().await?);
+        let bound = sidecars.iter().map(|sidecar| sidecar.keep).max().unwrap_or_default().max(BOUND);
+        let unheard = store.unheard(bound).await?.map(Obstacle::Unheard);
+        let nobody = sidecars.is_empty().then_some(Obstacle::Nobody);
+        let obstacle = history.read(store).await?.or(nobody).or(unheard);
+        let (applied, missing): (Vec<_>, Vec<_>) = sidecars.into_iter().partition(|sidecar| history.includes(sidecar));
+        let slowest = slowest(&applied, behind);
+        let (position, took) = (history.commit, Duration::ZERO);
+        Ok(Self { position, applied: applied.len(), missing, obstacle, slowest, took })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.missing.is_empty() && self.obstacle.is_none()
     }
 
     /// As programs see it.
@@ -107,12 +238,13 @@ impl Receipt {
             heard_seconds_ago: sidecar.age.as_secs_f64(),
         });
         ReceiptView {
-            revision: self.revision.0,
+            revision: self.position.revision.0,
             sidecars: self.applied + self.missing.len(),
             applied: self.applied,
             slowest: self.slowest.clone(),
             milliseconds: (self.took.as_secs_f64() * 1e5).round() / 100.0,
             missing: missing.collect(),
+            problem: self.obstacle.map(|obstacle| obstacle.to_string()),
         }
     }
 
@@ -121,6 +253,10 @@ impl Receipt {
     /// # Errors
     /// When some sidecar has not applied it, with their names; when it cannot be printed.
     pub fn tell(&self, output: Output) -> anyhow::Result<()> {
+        // Then who is missing says nothing.
+        if let Some(obstacle @ (Obstacle::Lost | Obstacle::Forgotten)) = self.obstacle {
+            bail!("there is no receipt: {obstacle}");
+        }
         if !self.missing.is_empty() {
             let all = self.applied + self.missing.len();
             let missing: Vec<_> = self.missing.iter().map(|sidecar| self.describe(sidecar)).collect();
@@ -132,37 +268,49 @@ impl Receipt {
                 missing.join(", ")
             );
         }
+        if let Some(obstacle) = self.obstacle {
+            bail!("there is no receipt: {obstacle}");
+        }
         if output.json {
             return Ok(());
         }
+        Ok(output.text(&self.sentence())?)
+    }
+
+    /// As [`Receipt::tell`], beside what is alone on standard output.
+    ///
+    /// # Errors
+    /// As [`Receipt::tell`].
+    pub fn tell_aside(&self, output: Output) -> anyhow::Result<()> {
+        self.tell(Output { json: true, ..output })?;
+        note(self.sentence().trim_end());
+        Ok(())
+    }
+
+    fn sentence(&self) -> String {
         let milliseconds = self.took.as_secs_f64() * 1e3;
         let by = match (self.applied, &self.slowest) {
-            (0, _) => {
-                note("no sidecar reports to this store, so there is none to wait for");
-                return Ok(());
-            }
             (1, Some(name)) => format!("the only sidecar, {name}, in {milliseconds:.1} ms"),
             (count, Some(name)) => format!("all {count} sidecars in {milliseconds:.1} ms (slowest: {name})"),
             (count, None) => format!("all {count} sidecars in {milliseconds:.1} ms"),
         };
-        Ok(output.text(&format!("applied by {by}\n"))?)
+        format!("applied by {by}\n")
     }
 
     fn describe(&self, sidecar: &Reported) -> String {
         let at = match self.revision_of(sidecar) {
-            Some(revision) => format!("at revision {revision} of {}", self.revision),
+            _ if sidecar.report.head.is_none() && sidecar.report.applied.is_some() => {
+                format!("of version {}, which gives no receipts", sidecar.report.version)
+            }
+            Some(revision) => format!("at revision {revision} of {}", self.position.revision),
             None => "reading the registry".to_owned(),
         };
         format!("{} ({at}, heard {:.1} s ago)", sidecar.report.name, sidecar.age.as_secs_f64())
     }
 
     fn revision_of(&self, sidecar: &Reported) -> Option<Revision> {
-        sidecar.report.applied.filter(|(epoch, _)| *epoch == self.epoch).map(|(_, revision)| revision)
+        sidecar.report.applied.filter(|(epoch, _)| *epoch == self.position.epoch).map(|(_, revision)| revision)
     }
-}
-
-fn has_applied(sidecar: &Reported, epoch: Epoch, revision: Revision) -> bool {
-    sidecar.report.applied.is_some_and(|applied| applied.0 == epoch && applied.1 >= revision)
 }
 
 /// Of those that were behind at the look before, or else of all, the one that was heard last.
@@ -177,7 +325,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::store::Report;
+    use crate::store::{Epoch, Report};
 
     fn sidecar(name: &str, applied: Option<(u64, u64)>, age: u64) -> Reported {
         let report = Report {
@@ -187,19 +335,31 @@ mod tests {
             address: "127.0.0.1:1".to_owned(),
             started_at: Timestamp::UNIX_EPOCH,
             applied: applied.map(|(epoch, revision)| (Epoch(epoch), Revision(revision))),
-            head: None,
+            head: Some(Head(0)),
             schema: crate::store::SCHEMA,
             staleness_ms: Some(3),
             connections: 0,
         };
-        Reported { report, age: Duration::from_millis(age) }
+        Reported { report, age: Duration::from_millis(age), keep: Duration::from_secs(70) }
+    }
+
+    fn position(epoch: u64, revision: u64, head: u128) -> Position {
+        Position { epoch: Epoch(epoch), revision: Revision(revision), head: Head(head), checksum: 0 }
     }
 
     #[test]
-    fn only_the_same_epoch_counts() {
-        let has = |applied| has_applied(&sidecar("a", applied, 0), Epoch(7), Revision(5));
-        assert!(has(Some((7, 5))) && has(Some((7, 6))));
-        assert!(!has(Some((7, 4))) && !has(Some((8, 9))) && !has(None));
+    fn only_the_same_history_counts() {
+        let history =
+            History { heads: [(Revision(5), Head(50)), (Revision(6), Head(60))].into(), commit: position(7, 5, 50) };
+        let includes = |applied, head: Option<u128>| {
+            let mut sidecar = sidecar("a", applied, 0);
+            sidecar.report.head = head.map(Head);
+            history.includes(&sidecar)
+        };
+        assert!(includes(Some((7, 5)), Some(50)) && includes(Some((7, 6)), Some(60)));
+        assert!(!includes(Some((7, 5)), Some(51)), "another commit of that number");
+        assert!(!includes(Some((7, 5)), None), "a version that says no more than the number");
+        assert!(!includes(Some((7, 4)), Some(40)) && !includes(Some((8, 5)), Some(50)) && !includes(None, None));
     }
 
     #[test]
@@ -214,8 +374,8 @@ mod tests {
     #[test]
     fn those_that_are_missing_are_named_with_what_is_known_of_them() {
         let receipt = Receipt {
-            epoch: Epoch(7),
-            revision: Revision(5),
+            position: position(7, 5, 50),
+            obstacle: None,
             applied: 1,
             missing: vec![sidecar("b", Some((7, 3)), 6000), sidecar("c", Some((8, 9)), 10)],
             slowest: None,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use self::recall::Recalls;
 use super::Replica;
+use super::presence::Presence;
 use super::sync::{Event, Finding, Read, Synchroniser, Table};
 use crate::backoff::Backoff;
 use crate::store::{LogEntry, Notice, Store, StoreError};
@@ -37,35 +38,59 @@ pub async fn run(
     probe_interval: Duration,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    resume(replica, store, Synchroniser::new(), probe_interval, shutdown).await;
+    resume(replica, store, Synchroniser::new(), probe_interval, None, shutdown).await;
 }
 
-/// As [`run`], going on from where the replica was brought already.
+/// As [`run`], going on from where the replica was brought already. With a [`Presence`], only those proofs count that were
+/// made while the store knew of this sidecar.
 pub async fn resume(
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
     machine: Synchroniser,
     probe_interval: Duration,
+    presence: Option<Arc<Presence>>,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     // Before the first read: what is committed from here on is heard of.
     let mut watch = store.watch();
     let mut shutdown = pin!(shutdown);
-    let mut driver = Driver::new(&replica, &*store, machine, probe_interval);
+    let mut driver = Driver::new(&replica, &*store, machine, probe_interval, presence.as_deref());
     loop {
         let event = tokio::select! {
             () = &mut shutdown => return,
             outcome = outcome_of(&mut driver.reading) => driver.receive(outcome),
             notice = watch.next() => Event::Notice(notice),
             () = driver.recalls.written() => continue,
+            () = renewed(driver.presence), if driver.known_since.is_none() => Event::Tick,
             () = tokio::time::sleep_until(driver.next_probe.into()) => Event::Tick,
         };
         driver.handle(event, Instant::now());
     }
 }
 
+/// Waits until the store has taken a report; forever where none is made.
+async fn renewed(presence: Option<&Presence>) {
+    match presence {
+        Some(presence) => presence.renewed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A read that is under way.
-type Reading<'a> = Pin<Box<dyn Future<Output = Result<Event, ReadError>> + Send + 'a>>;
+type Reading<'a> = Pin<Box<dyn Future<Output = Result<Answer, ReadError>> + Send + 'a>>;
+
+/// What a read brought.
+struct Answer {
+    event: Event,
+    /// Of a position: whether the store knew of this sidecar, or need not.
+    is_known: bool,
+}
+
+impl From<Event> for Answer {
+    fn from(event: Event) -> Self {
+        Self { event, is_known: true }
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
@@ -76,7 +101,7 @@ enum ReadError {
 }
 
 /// Waits for the read that is under way; forever if there is none. Dropped half-way, it goes on the next time.
-async fn outcome_of(reading: &mut Option<Reading<'_>>) -> Result<Event, ReadError> {
+async fn outcome_of(reading: &mut Option<Reading<'_>>) -> Result<Answer, ReadError> {
     match reading {
         Some(under_way) => {
             let outcome = under_way.await;
@@ -96,6 +121,10 @@ struct Driver<'a> {
     reading: Option<Reading<'a>>,
     /// When the position was asked for, if that is what is being read.
     asked_at: Option<Instant>,
+    presence: Option<&'a Presence>,
+    /// When the first of those positions was asked for, up to and with the last one, that the store told while it knew of
+    /// this sidecar.
+    known_since: Option<Instant>,
     recalls: Recalls<'a>,
     /// Attempts since the replica was last confirmed.
     attempts: u32,
@@ -104,7 +133,13 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(replica: &'a Replica, store: &'a dyn Store, machine: Synchroniser, probe_interval: Duration) -> Self {
+    fn new(
+        replica: &'a Replica,
+        store: &'a dyn Store,
+        machine: Synchroniser,
+        probe_interval: Duration,
+        presence: Option<&'a Presence>,
+    ) -> Self {
         let (recalls, next_probe) = (Recalls::new(replica, store), Instant::now());
         let (reading, asked_at, attempts, failing_since) = (None, None, 0, None);
         Self {
@@ -115,6 +150,8 @@ impl<'a> Driver<'a> {
             next_probe,
             reading,
             asked_at,
+            presence,
+            known_since: None,
             recalls,
             attempts,
             failing_since,
@@ -122,10 +159,13 @@ impl<'a> Driver<'a> {
     }
 
     /// Turns the outcome of a read into an event, and says when the store goes away and comes back.
-    fn receive(&mut self, outcome: Result<Event, ReadError>) -> Event {
-        self.asked_at = None;
+    fn receive(&mut self, outcome: Result<Answer, ReadError>) -> Event {
+        let asked_at = self.asked_at.take();
         match outcome {
-            Ok(event) => {
+            Ok(Answer { event, is_known }) => {
+                if matches!(event, Event::Position(_)) {
+                    self.known_since = self.known_since.or(asked_at).filter(|_| is_known);
+                }
                 if let Some(since) = self.failing_since.take() {
                     let seconds = since.elapsed().as_secs();
                     tracing::info!(store = self.store.describe(), seconds, "the store answers again");
@@ -160,7 +200,7 @@ impl<'a> Driver<'a> {
             self.recalls.hear(&probe.recalled);
         }
         let failed = event == Event::Failed;
-        let mut writer = Writer { replica: self.replica, confirmed: None };
+        let mut writer = Writer { replica: self.replica, counts_from: self.known_since, confirmed: None };
         let step = self.machine.on(event, now, &mut writer);
         if let Some(as_of) = writer.confirmed {
             self.attempts = 0;
@@ -216,16 +256,19 @@ impl<'a> Driver<'a> {
     }
 
     fn start(&self, read: Read) -> Reading<'a> {
-        let (replica, store) = (self.replica, self.store);
+        let (replica, store, presence) = (self.replica, self.store, self.presence);
         let probe_timeout = (self.probe_interval * 2).max(Duration::from_secs(1));
         match read {
             Read::Position => Box::pin(async move {
-                let probe = within(probe_timeout, store.probe()).await?;
-                Ok(Event::Position(probe))
+                let probe = within(probe_timeout, store.probe());
+                let Some(presence) = presence else { return Ok(Event::Position(probe.await?).into()) };
+                let (probe, left) = tokio::join!(probe, within(probe_timeout, store.report_left(presence.sidecar)));
+                let event = Event::Position(probe?);
+                Ok(Answer { event, is_known: presence.is_known(left.unwrap_or_default()) })
             }),
             Read::Changes { after } => Box::pin(async move {
                 let changes = within(CHANGES_TIMEOUT, store.changes(after)).await?;
-                Ok(Event::Changes(changes))
+                Ok(Event::Changes(changes).into())
             }),
             Read::Snapshot => Box::pin(read_snapshot(replica, store)),
         }
@@ -240,7 +283,7 @@ async fn within<T>(limit: Duration, read: impl Future<Output = Result<T, StoreEr
 }
 
 /// Merges a snapshot into the replica; gives up when no item arrives for [`SNAPSHOT_STALL`].
-async fn read_snapshot(replica: &Replica, store: &dyn Store) -> Result<Event, ReadError> {
+async fn read_snapshot(replica: &Replica, store: &dyn Store) -> Result<Answer, ReadError> {
     replica.begin_merge();
     let (items, narrowed) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut sink = |item| {
@@ -263,12 +306,14 @@ async fn read_snapshot(replica: &Replica, store: &dyn Store) -> Result<Event, Re
     };
     // Whether it came to its end or not: what it narrowed is narrowed.
     replica.announce(narrowed.into_inner());
-    outcome.map(|position| Event::Snapshot { position, checksum: replica.checksum() })
+    outcome.map(|position| Event::Snapshot { position, checksum: replica.checksum() }.into())
 }
 
 /// The replica, as the state machine writes it.
 struct Writer<'a> {
     replica: &'a Replica,
+    /// Proofs count from this moment on; `None`: none does.
+    counts_from: Option<Instant>,
     /// The latest moment as of which it was proven.
     confirmed: Option<Instant>,
 }
@@ -292,6 +337,9 @@ impl Table for Writer<'_> {
     }
 
     fn confirm(&mut self, as_of: Instant) {
+        if self.counts_from.is_none_or(|from| as_of < from) {
+            return;
+        }
         self.confirmed = self.confirmed.max(Some(as_of));
         self.replica.confirm(as_of);
     }

@@ -34,6 +34,7 @@ mod reports;
 mod slot;
 mod snapshot;
 mod switches;
+mod tenure;
 mod watch;
 
 use std::sync::{Arc, Mutex, OnceLock};
@@ -171,7 +172,9 @@ impl Access {
         // Done twice, it finds what it made the first time.
         let (answer,): (Vec<String>,) = self.link.read(&commands).await?;
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["created" | "exists"] => Ok(()),
+            // Nobody reported to a registry before it was there.
+            ["created"] => tenure::begin(self).await,
+            ["exists"] => Ok(()),
             ["foreign", key] => Err(Fault::Unusable(format!(
                 "has {key} but not {}: restore the registry from a backup, or name another namespace",
                 self.layout.key(Key::Meta)
@@ -289,8 +292,16 @@ impl Store for RedisStore {
         self.told("reporting", reports::report(&self.access, report, keep).await).await
     }
 
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
+        self.told("asking for a report", reports::left(&self.access, sidecar).await).await
+    }
+
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
         self.told("withdrawing a report", reports::withdraw(&self.access, sidecar).await).await
+    }
+
+    async fn unheard(&self, bound: Duration) -> Result<Option<Duration>, StoreError> {
+        self.told("asking since when reports are kept", tenure::unheard(&self.access, bound).await).await
     }
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {

@@ -54,6 +54,8 @@ pub struct Reported {
     pub report: Report,
     /// How long ago, by the store's clock.
     pub age: Duration,
+    /// How long it is kept: longer than its sidecar may serve without the store.
+    pub keep: Duration,
 }
 
 /// What the versions of this program that did not say so could read: see [`super::SCHEMA`].

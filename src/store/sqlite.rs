@@ -325,6 +325,11 @@ impl Store for SqliteStore {
         self.write("writing a sidecar's report", move |shared| shared.with_reporter(write)).await
     }
 
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
+        let read = move |connection: &Connection| fleet::left(connection, sidecar);
+        self.read("asking for a sidecar's report", read).await
+    }
+
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
         let write = move |connection: &mut Connection| fleet::withdraw(connection, sidecar);
         self.write("withdrawing a sidecar's report", move |shared| shared.with_reporter(write)).await

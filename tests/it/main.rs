@@ -23,6 +23,7 @@ mod memory;
 mod outage;
 mod panics;
 mod primary;
+mod receipts;
 mod redis;
 mod refusals;
 mod registry;

@@ -58,19 +58,19 @@ fn user_batch(name: &str) -> Batch {
 }
 
 /// `tollgate` with a Redis for its store, to the end.
-async fn tollgate(url: &str, quorum: u32, arguments: &[&str]) -> Output {
+pub(crate) async fn tollgate(url: &str, quorum: u32, arguments: &[&str]) -> Output {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.args(arguments).env_clear().env("HOME", "/nonexistent").env("TOLLGATE_STORE__URL", url);
     command.env("TOLLGATE_STORE__QUORUM_REPLICAS", quorum.to_string());
     tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("no panic")
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     String::from_utf8(output.stdout.clone()).expect("text").trim().to_owned()
 }
 
-fn id_of(json: &str) -> String {
+pub(crate) fn id_of(json: &str) -> String {
     let record: serde_json::Value = serde_json::from_str(json).expect("JSON");
     record["id"].as_str().expect("an id").to_owned()
 }

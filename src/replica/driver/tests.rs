@@ -193,6 +193,10 @@ impl Store for Fragile {
         self.working().await?.report(report, keep).await
     }
 
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
+        self.working().await?.report_left(sidecar).await
+    }
+
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
         self.working().await?.withdraw(sidecar).await
     }
@@ -529,7 +533,7 @@ async fn what_a_snapshot_narrows_is_announced_once() {
         replica.merge(&SnapshotItem::Grant(token.digest, wide));
     }
     let narrowed = replica.narrowed();
-    assert!(matches!(read_snapshot(&replica, &store).await, Ok(Event::Snapshot { .. })));
+    assert!(matches!(read_snapshot(&replica, &store).await, Ok(Answer { event: Event::Snapshot { .. }, .. })));
     assert!(narrowed.has_changed().expect("the replica lives"));
     assert_eq!(*narrowed.borrow(), 1);
 }

@@ -218,6 +218,7 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     on("SREM", layout.key(Key::Sidecars), &["id"]);
     let report = layout.sidecar(SidecarId(0));
     on("SET", &report, &["report", "PX", "1"]);
+    on("PTTL", &report, &[]);
     on("DEL", &report, &[]);
     if needs_quorum {
         on("SET", layout.key(Key::Probe), &["0"]);

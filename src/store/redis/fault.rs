@@ -201,6 +201,11 @@ impl Fault {
         matches!(self, Self::Later(_))
     }
 
+    /// Whether the server has no memory left.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        matches!(self.inner(), Self::Refused(code, _) if code == "OOM")
+    }
+
     /// Whether the server found a key of another type than ours.
     pub(super) fn is_wrong_type(&self) -> bool {
         matches!(self.inner(), Self::Refused(code, _) if code == "WRONGTYPE")

@@ -19,6 +19,7 @@
 //!   recalled   set     digests, see `Store::recall`
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: how long it was kept, its report
 //!   probe      string  written by probes that replicas confirm
+//!   tenure     string  replication id of the server that has had all reports since it was written, see `tenure`
 //! ```
 //!
 //! Numbers are decimal; epochs, checksums, heads and the ids of commits and sidecars hexadecimal. The braces around the
@@ -60,11 +61,12 @@ pub(super) enum Key {
     Recalled,
     Sidecars,
     Probe,
+    Tenure,
 }
 
 impl Key {
     /// Those that a commit reads and writes, in the order in which its script has them, then the others.
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Meta,
         Self::Users,
         Self::Names,
@@ -83,6 +85,7 @@ impl Key {
         Self::Recalled,
         Self::Sidecars,
         Self::Probe,
+        Self::Tenure,
     ];
 
     /// How many of them a commit has.
@@ -108,6 +111,7 @@ impl Key {
             Self::Recalled => "recalled",
             Self::Sidecars => "sidecars",
             Self::Probe => "probe",
+            Self::Tenure => "tenure",
         }
     }
 
@@ -126,7 +130,7 @@ impl Key {
             Self::Retired | Self::ByState | Self::ByOwner | Self::Expiring | Self::Cancelled => "zset",
             Self::Recalled | Self::Sidecars => "set",
             Self::Log => "stream",
-            Self::Probe => "string",
+            Self::Probe | Self::Tenure => "string",
         }
     }
 

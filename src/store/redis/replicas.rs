@@ -46,7 +46,7 @@ impl Access {
     /// Takes note of a commit that was answered. One that all have vouches for those before it.
     pub(super) fn answered(&self, entry: &LogEntry, confirmation: Confirmation) {
         let is_behind = confirmation.confirmed < confirmation.promotable as u64;
-        let pending = is_behind.then(|| Pending { id: entry.id, revision: entry.revision, confirmation });
+        let pending = is_behind.then_some(Pending { id: entry.id, revision: entry.revision, confirmation });
         *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = pending;
     }
 }

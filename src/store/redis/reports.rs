@@ -51,7 +51,21 @@ pub(super) async fn report(access: &Access, report: &Report, keep: Duration) -> 
     commands.cmd("SADD").arg(access.layout.key(Key::Sidecars)).arg(report.id.to_string()).ignore();
     commands.cmd("SET").arg(access.layout.sidecar(report.id)).arg(format!("{keep} {json}"));
     commands.arg("PX").arg(keep).ignore();
-    access.link.read(&commands).await
+    let taken: Result<(), Fault> = access.link.read(&commands).await;
+    if taken.as_ref().is_err_and(Fault::is_out_of_memory) {
+        // The one that is there goes on: it says less than is true, and whoever waits for this sidecar learns that.
+        let mut commands = Pipeline::new();
+        commands.cmd("PEXPIRE").arg(access.layout.sidecar(report.id)).arg(keep).ignore();
+        access.link.read::<()>(&commands).await?;
+    }
+    taken
+}
+
+pub(super) async fn left(access: &Access, sidecar: SidecarId) -> Result<Option<Duration>, Fault> {
+    let mut commands = Pipeline::new();
+    commands.cmd("PTTL").arg(access.layout.sidecar(sidecar));
+    let (left,): (i64,) = access.link.read(&commands).await?;
+    Ok(u64::try_from(left).ok().map(Duration::from_millis))
 }
 
 pub(super) async fn withdraw(access: &Access, sidecar: SidecarId) -> Result<(), Fault> {
@@ -79,7 +93,7 @@ pub(super) async fn sidecars(access: &Access) -> Result<Vec<Reported>, Fault> {
     let answers: Vec<(i64, Option<String>)> = pairs(access.link.read(&commands).await?)?;
     let (mut reports, mut gone) = (Vec::new(), Vec::new());
     for (id, (left, text)) in ids.into_iter().zip(answers) {
-        match text.as_deref().map(|text| parse(text, left)) {
+        match text.as_deref().map(|text| parse(text, left).filter(|reported| reported.report.id == id)) {
             Some(Some(reported)) => reports.push(reported),
             Some(None) => {
                 let (store, key) = (&access.name, access.layout.sidecar(id));
@@ -109,8 +123,9 @@ async fn forget(access: &Access, sidecars: &[SidecarId]) {
 fn parse(text: &str, left: i64) -> Option<Reported> {
     let (keep, json) = text.split_once(' ')?;
     let left = u64::try_from(left).unwrap_or(0);
-    let age = Duration::from_millis(keep.parse::<u64>().ok()?.saturating_sub(left));
-    Some(Reported { report: serde_json::from_str(json).ok()?, age })
+    let keep = keep.parse::<u64>().ok()?;
+    let (age, keep) = (Duration::from_millis(keep.saturating_sub(left)), Duration::from_millis(keep));
+    Some(Reported { report: serde_json::from_str(json).ok()?, age, keep })
 }
 
 /// Answers that came one after the other, two by two.

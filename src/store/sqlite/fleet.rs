@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, Transaction};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 
 use super::fault::{BadRow, Fault};
 use super::read;
@@ -22,6 +22,14 @@ pub(super) fn report(connection: &mut Connection, report: &Report, keep: Duratio
     Ok(transaction.commit()?)
 }
 
+/// A report that is late counts as long as it is there: what a disk that is full keeps from being renewed is no reason to
+/// refuse agents, as nothing can be revoked there either.
+pub(super) fn left(connection: &Connection, sidecar: SidecarId) -> Result<Option<Duration>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT expires_at - at FROM sidecars WHERE id = ?")?;
+    let kept = statement.query_row([sidecar.0.cast_signed()], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(kept.map(|kept| Duration::from_millis(u64::try_from(kept).unwrap_or(0))))
+}
+
 pub(super) fn withdraw(connection: &Connection, sidecar: SidecarId) -> Result<(), Fault> {
     connection.prepare_cached("DELETE FROM sidecars WHERE id = ?")?.execute([sidecar.0.cast_signed()])?;
     Ok(())
@@ -29,7 +37,8 @@ pub(super) fn withdraw(connection: &Connection, sidecar: SidecarId) -> Result<()
 
 /// Reports that are kept at `now`, in the order of their names.
 pub(super) fn sidecars(connection: &Connection, now: i64, store: &str) -> Result<Vec<Reported>, Fault> {
-    let mut statement = connection.prepare_cached("SELECT id, report, at FROM sidecars WHERE expires_at > ?")?;
+    let mut statement =
+        connection.prepare_cached("SELECT id, report, at, expires_at FROM sidecars WHERE expires_at > ?")?;
     let mut rows = statement.query([now])?;
     let mut reports = Vec::new();
     while let Some(row) = rows.next()? {
@@ -52,8 +61,9 @@ fn reported(row: &Row<'_>, now: i64) -> Result<Reported, BadRow> {
     let report = serde_json::from_str(text.as_str()?)?;
     let at = row.get_ref(2).map_err(|_| BadRow::Column)?.as_i64()?;
     // A clock that was set back makes it new, not older than it could be.
-    let age = Duration::from_millis(u64::try_from(now.saturating_sub(at)).unwrap_or(0));
-    Ok(Reported { report, age })
+    let until = |end: i64, start| Duration::from_millis(u64::try_from(end.saturating_sub(start)).unwrap_or(0));
+    let end = row.get_ref(3).map_err(|_| BadRow::Column)?.as_i64()?;
+    Ok(Reported { report, age: until(now, at), keep: until(end, at) })
 }
 
 pub(super) fn recall(connection: &mut Connection, digests: &[Digest]) -> Result<(), Fault> {

@@ -21,9 +21,21 @@ async fn commands_are_refused(break_it: &[&str], mend_it: &[&str]) {
     fleet.verdict();
 }
 
+/// What takes away goes through, and is everywhere at once; what gives does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn out_of_memory() {
-    commands_are_refused(&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]).await;
+    let mut fleet = Fleet::start(&[]).await;
+    let [kept, revoked] = fleet.tokens().await;
+    let user = fleet.world.add_user(Role::Manager).await.expect("adds");
+    fleet.redis_does(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let created = fleet.world.create(&user, PermissionSet::TELEGRAF_AGENT).await;
+    assert!(created.is_err() && !fleet.world.in_doubt, "it is known not to have been done");
+    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.all_answer(revoked, 401).await;
+    fleet.all_answer(kept, 200).await;
+    fleet.redis_does(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    fleet.is_level().await;
+    fleet.verdict();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -176,6 +176,10 @@ impl Store for FaultyStore {
         self.hear().await?.report(report, keep).await
     }
 
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
+        self.check()?.report_left(sidecar).await
+    }
+
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
         self.hear().await?.withdraw(sidecar).await
     }

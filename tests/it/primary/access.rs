@@ -22,6 +22,7 @@ fn user(left_out: &[&str]) -> String {
         "+subscribe",
         "+set",
         "+del",
+        "+pttl",
         "+role",
         "+ping",
         "+multi",

@@ -1,0 +1,60 @@
+//! Since when the server in charge has kept every report that it was given.
+//!
+//! Reports are no commits, and no replica confirms them: a server that was started anew, restored or promoted may lack some.
+//! A sidecar that still reaches it reports again at once. One that was cut off does not, and serves on until its freshness
+//! has run out: so long, nobody can say that all have applied something. Each time that a server takes charge it has another
+//! replication id, so the one that was seen first, and when, is kept beside the reports.
+
+use std::time::Duration;
+
+use redis::Pipeline;
+
+use super::Access;
+use super::fault::Fault;
+use super::layout::Key;
+
+/// How long it is remembered when it was seen: what was longer ago does not matter.
+const REMEMBERED: Duration = Duration::from_hours(30 * 24);
+
+/// A registry was made: from here on, this server has all reports.
+pub(super) async fn begin(access: &Access) -> Result<(), Fault> {
+    let id = replication_id(access).await?;
+    let mut commands = Pipeline::new();
+    commands.cmd("SET").arg(access.layout.key(Key::Tenure)).arg(id).ignore();
+    access.link.read(&commands).await
+}
+
+/// For how much longer there may be a sidecar that serves and has no report here.
+pub(super) async fn unheard(access: &Access, bound: Duration) -> Result<Option<Duration>, Fault> {
+    let (id, key) = (replication_id(access).await?, access.layout.key(Key::Tenure));
+    let mut commands = Pipeline::new();
+    commands.cmd("GET").arg(key).cmd("PTTL").arg(key);
+    let (known, left): (Option<String>, i64) = access.link.read(&commands).await?;
+    let mut commands = Pipeline::new();
+    if known.as_ref() != Some(&id) {
+        commands.cmd("SET").arg(key).arg(id).arg("PX").arg(REMEMBERED.as_millis()).ignore();
+        access.link.read::<()>(&commands).await?;
+        return Ok(Some(bound));
+    }
+    // It does not end: all reports were ever given to this server.
+    let Ok(left) = u64::try_from(left) else { return Ok(None) };
+    let lasted = REMEMBERED.saturating_sub(Duration::from_millis(left));
+    if bound.is_zero() {
+        return Ok(None);
+    }
+    if lasted < bound {
+        return Ok(Some(bound - lasted));
+    }
+    commands.cmd("PERSIST").arg(key).ignore();
+    access.link.read::<()>(&commands).await?;
+    Ok(None)
+}
+
+/// Names the server that is in charge, and this time that it is.
+async fn replication_id(access: &Access) -> Result<String, Fault> {
+    let mut commands = Pipeline::new();
+    commands.cmd("INFO").arg("replication");
+    let (info,): (String,) = access.link.read(&commands).await?;
+    let id = info.lines().find_map(|line| line.strip_prefix("master_replid:")).map(|id| id.trim().to_owned());
+    id.ok_or_else(|| Fault::Senseless("INFO has no master_replid".to_owned()))
+}

@@ -1,0 +1,186 @@
+//! `--wait`: a receipt is about a commit, from every sidecar that could still let the token in. Whatever else there is, is no
+//! yes.
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use tollgate::store::{Absent, Report, SidecarId};
+use tollgate::token::Role;
+
+use crate::harness::fleet::{open, settings};
+use crate::harness::pair::{Pair, run};
+use crate::harness::{CONFIG, Fleet, RedisServer, Relay, Site, Traffic, eventually};
+use crate::redis::{id_of, stdout, tollgate};
+
+/// Exit code 1, and why.
+fn refused(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    said
+}
+
+/// The commit is lost with its primary, and its number given to another one, which all sidecars apply.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_was_lost_is_not_vouched_for_by_the_next_of_its_number() {
+    let pair = Pair::start().await;
+    let primary = pair.primary.address();
+    let mut fleet = Fleet::behind_relays(pair, primary, 0).await;
+    let [revoked] = fleet.tokens().await;
+    let id = fleet.world.ids(&[revoked])[0].to_string();
+    fleet.redis.is_in_step().await;
+    let revision = async |server: &RedisServer| run(server, &["HGET", "{tollgate}:meta", "revision"]).await;
+    let before: u64 = revision(&fleet.redis.primary).await.parse().expect("a number");
+    fleet.redis.part().await;
+    for relay in &fleet.relays {
+        relay.set(Traffic::Stalls).await;
+    }
+    let operator = Relay::start(primary).await;
+    let url = format!("redis://{}", operator.address());
+    let command = ["token", "revoke", id.as_str(), "--wait", "--timeout", "6s"];
+    let lose = async {
+        let number = (before + 1).to_string();
+        eventually("it is committed", async || revision(&fleet.redis.primary).await == number).await;
+        fleet.redis.promote().await;
+        let primary = fleet.redis.primary.address();
+        fleet.use_registry_at(&format!("redis://{primary}"), 0).await;
+        fleet.world.add_user(Role::Manager).await.expect("adds");
+        assert_eq!(revision(&fleet.redis.primary).await, number, "another commit has its number");
+        for relay in fleet.relays.iter().chain([&operator]) {
+            relay.lead_to(primary);
+            relay.reset().await;
+            relay.heal().await;
+        }
+        fleet.is_level().await;
+    };
+    let (ended, ()) = tokio::join!(tollgate(&url, 0, &command), lose);
+    let said = refused(&ended);
+    assert!(said.contains("there is no receipt: the store has lost the commit"), "{said}");
+    fleet.answers(0, revoked, 200).await;
+}
+
+/// A sidecar that is cut off is not in the reports that an older file brings back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_may_have_lost_reports_gives_no_receipt() {
+    let mut fleet = Fleet::start(&[]).await;
+    let [revoked] = fleet.tokens().await;
+    let id = fleet.world.ids(&[revoked])[0].to_string();
+    let address = fleet.sidecars[2].listeners()[0].to_string();
+    let reports = fleet.store().sidecars().await.expect("reads");
+    let cut_off = reports.iter().find(|reported| reported.report.address == address).expect("it reports").report.id;
+    fleet.relays[2].set(Traffic::Cut).await;
+    fleet.redis_does(&["DEL", &format!("{{tollgate}}:sidecar:{cut_off}")]).await;
+    fleet.redis_does(&["SAVE"]).await;
+    fleet.restart_redis();
+    let url = fleet.redis.url();
+    let ended = tollgate(&url, 0, &["token", "revoke", &id, "--wait", "--timeout", "3s"]).await;
+    let said = refused(&ended);
+    assert!(said.contains("may have lost reports"), "{said}");
+}
+
+/// Without a report that stands, no probe makes a sidecar fresh.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_is_fresh_only_while_the_store_has_its_report() {
+    let mut fleet = Fleet::start(&[]).await;
+    let [token] = fleet.tokens().await;
+    fleet.answers(0, token, 200).await;
+    let reports = || async { fleet.store().sidecars().await.expect("reads") };
+    fleet.redis_does(&["ACL", "SETUSER", "default", "-set"]).await;
+    for reported in reports().await {
+        fleet.redis_does(&["DEL", &format!("{{tollgate}}:sidecar:{}", reported.report.id)]).await;
+    }
+    for sidecar in 0..fleet.sidecars.len() {
+        fleet.answers(sidecar, token, 503).await;
+    }
+    fleet.redis_does(&["ACL", "SETUSER", "default", "+set"]).await;
+    for sidecar in 0..fleet.sidecars.len() {
+        fleet.answers(sidecar, token, 200).await;
+    }
+    assert_eq!(reports().await.len(), 3);
+}
+
+/// One that stops and leaves a file to start from can let the token in again at once. It stays in the reports, as itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_can_start_from_its_file_is_waited_for() {
+    let site = Site::builder()
+        .config_in(|config, directory| config.snapshot_file = Some(directory.join("replica.snapshot")))
+        .start()
+        .await;
+    let reports = async |site: &Site| site.registry.store().sidecars().await.expect("reads");
+    eventually("it reports", async || reports(&site).await.len() == 1).await;
+    let before = reports(&site).await.remove(0).report;
+    let registry = site.registry.clone();
+    let restarted = site.restart_after(move || {}).await;
+    eventually("it reports again", async || {
+        let reports = registry.store().sidecars().await.expect("reads");
+        reports.len() == 1 && reports[0].report.started_at > before.started_at
+    })
+    .await;
+    let after = reports(&restarted).await.remove(0).report;
+    assert_eq!(after.id, before.id, "whoever waits knows that it is the same");
+    assert_eq!(restarted.get(CONFIG, &restarted.agent).await.status(), 200);
+    restarted.sidecar.stop().await;
+    assert_eq!(registry.store().sidecars().await.expect("reads").len(), 1, "it may start again");
+}
+
+/// A report that names a revision and not what was committed: from a version before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_that_tells_the_number_only_is_no_yes() {
+    let server = RedisServer::start();
+    let url = server.url();
+    stdout(&tollgate(&url, 0, &["init"]).await);
+    let create = ["token", "create", "--user", "owner", "--description", "x", "--json"];
+    let id = id_of(&stdout(&tollgate(&url, 0, &create).await));
+    let store = open(&settings(&url, 0), Absent::Refuse).await;
+    let position = store.position().await.expect("reads");
+    let mut report: Report = serde_json::from_value(serde_json::json!({
+        "id": 7, "name": "old", "version": "0.0.9", "address": "127.0.0.1:1", "started_at": "2026-01-02T03:04:05Z",
+        "applied": [position.epoch, position.revision.0 + 9], "staleness_ms": 1, "connections": 0,
+    }))
+    .expect("a report of the version before");
+    store.report(&report, Duration::from_secs(60)).await.expect("reports");
+    let revoke = ["token", "revoke", &id, "--wait", "--timeout", "200ms"];
+    let said = refused(&tollgate(&url, 0, &revoke).await);
+    assert!(said.contains("old (of version 0.0.9, which gives no receipts"), "{said}");
+    // Nor is one that somebody wrote in another's place.
+    report.id = SidecarId(8);
+    let text = format!("60000 {}", serde_json::to_string(&report).expect("serializes"));
+    server.cli(&["SET", "{tollgate}:sidecar:0000000000000007", &text, "PX", "60000"]);
+    let said = refused(&tollgate(&url, 0, &revoke).await);
+    assert!(said.contains("no sidecar reports to this store"), "{said}");
+}
+
+/// Every command that takes something away, or gives something that shall work everywhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_that_changes_who_gets_in_can_wait() {
+    let fleet = Fleet::start(&[]).await;
+    let url = fleet.redis.url();
+    let run = async |arguments: &[&str]| tollgate(&url, 0, arguments).await;
+    for (name, role) in [("anna", "administrator"), ("max", "manager"), ("rita", "manager")] {
+        stdout(&run(&["user", "add", name, "--role", role]).await);
+    }
+    let began = Instant::now();
+    let create = run(&["token", "create", "--user", "max", "--description", "x", "--wait"]).await;
+    let (out, err) = (stdout(&create), String::from_utf8_lossy(&create.stderr).into_owned());
+    assert!(out.starts_with("tc-apiv1_") && !out.contains('\n'), "the token is alone: {out}");
+    assert!(err.contains("applied by all 3 sidecars"), "{err}");
+    let create = ["token", "create", "--user", "max", "--description", "y", "--wait", "--json"];
+    let created: serde_json::Value = serde_json::from_str(&stdout(&run(&create).await)).expect("JSON");
+    assert_eq!((&created["wait"]["applied"], &created["wait"]["sidecars"]), (&3.into(), &3.into()));
+    let id = created["id"].as_str().expect("an id");
+    let line =
+        format!(r#"{{"digest":"{}","user":"max","description":"z","permissions":["configs:read"]}}"#, "ab".repeat(32));
+    let lines = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(lines.path(), line).expect("writes");
+    for command in [
+        &["token", "import", lines.path().to_str().expect("plain"), "--wait"][..],
+        &["token", "reassign", id, "--to", "rita", "--wait"],
+        &["user", "disable", "rita", "--wait"],
+        &["user", "set-role", "max", "viewer", "--wait"],
+        &["user", "delete", "rita", "--yes", "--wait"],
+        &["user", "transfer-ownership", "anna", "--yes", "--wait"],
+    ] {
+        let said = stdout(&run(command).await);
+        assert!(said.contains("applied by all 3 sidecars"), "{command:?}: {said}");
+    }
+    println!("all of them within {:?}", began.elapsed());
+}
