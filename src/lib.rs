@@ -14,7 +14,8 @@
 //! request. What happens when something fails:
 //!
 //! - The store cannot be read: the replica serves until it is staler than the configured bound, then everything that
-//!   needs a token gets 503. Never 401: that would blame a good token.
+//!   needs a token gets 503. Never 401: that would blame a good token. A store that holds no registry, or none any more,
+//!   is the same: that says nothing about any token.
 //! - A change is missed: the probe of the store's position, every second, finds the gap.
 //! - The store goes back in time: the replica is read anew, and what it saw revoked stays revoked; the store is told, so
 //!   that every sidecar refuses it.
@@ -49,6 +50,7 @@ mod backoff;
 pub mod cli;
 pub mod config;
 pub mod connection;
+mod descriptor;
 pub mod dev;
 pub mod fleet;
 pub mod http1;

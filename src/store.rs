@@ -172,6 +172,15 @@ pub enum StoreError {
         /// What is wrong with it and what to do.
         problem: String,
     },
+    /// There is no registry: none was ever made there, its making was broken off, or it is gone. That says nothing about
+    /// any token.
+    #[error("{store} {problem}: run `tollgate init` to begin one, restore it if there was one, or name another place")]
+    NoRegistry {
+        /// The store, without secrets.
+        store: String,
+        /// What is there instead.
+        problem: String,
+    },
     /// A record cannot be read.
     #[error("{store} holds a damaged record at {key}: {problem}")]
     DamagedRecord {
@@ -327,8 +336,8 @@ pub trait Store: Send + Sync + 'static {
 pub enum Absent {
     /// Create it.
     Create,
-    /// For a sidecar, which may be started before its store: a file is created, as the registry's commands would do; a
-    /// Redis that cannot be reached, or holds no registry yet, is waited for.
+    /// For a sidecar, which may be started before its store: a registry that is not there yet, and a Redis that cannot be
+    /// reached, are waited for. Nothing is created: a volume that was not mounted would look like a registry without tokens.
     Await,
     /// Say so: creating one for a URL with a typing error in it would look like a registry without tokens.
     Refuse,
@@ -337,15 +346,16 @@ pub enum Absent {
 /// Opens the store that the settings name.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`] when it cannot be reached and is not waited for; [`StoreError::Unusable`] when it is not ours, of a version
-/// that this program does not know, or not there and not to be created.
+/// [`StoreError::Unavailable`] when it cannot be reached and is not waited for; [`StoreError::Unusable`] when it is not
+/// ours, or of a version that this program does not know; [`StoreError::NoRegistry`] when nothing is there and it is
+/// neither to be created nor waited for.
 pub async fn open(settings: &Settings, absent: Absent) -> Result<Arc<dyn Store>, StoreError> {
     match &settings.url {
-        StoreUrl::Sqlite(path) if absent == Absent::Refuse && !path.exists() => Err(StoreError::Unusable {
-            store: settings.url.to_string(),
-            problem: "does not exist: `tollgate init` creates it, --store names another".to_owned(),
-        }),
-        StoreUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Retention::default()).await?)),
+        StoreUrl::Sqlite(path) => {
+            let store = SqliteStore::new(path, Retention::default());
+            store.check(absent).await?;
+            Ok(Arc::new(store))
+        }
         StoreUrl::Redis(_) => Ok(Arc::new(RedisStore::open(settings, absent, Retention::default()).await?)),
     }
 }

@@ -13,7 +13,7 @@ use super::Replica;
 use super::presence::Presence;
 use super::sync::{Event, Finding, Read, Synchroniser, Table};
 use crate::backoff::Backoff;
-use crate::store::{LogEntry, Notice, Store, StoreError};
+use crate::store::{LogEntry, Notice, Position, Revision, Store, StoreError};
 use crate::token::Digest;
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
@@ -100,6 +100,34 @@ enum ReadError {
     TimedOut(Duration),
 }
 
+/// Why a read failed, as far as it matters to whoever reads the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    NoAnswer,
+    Unusable,
+    NoRegistry,
+}
+
+impl ReadError {
+    fn kind(&self) -> Failure {
+        match self {
+            Self::Store(StoreError::NoRegistry { .. }) => Failure::NoRegistry,
+            Self::Store(StoreError::Unusable { .. }) => Failure::Unusable,
+            Self::Store(StoreError::Unavailable { .. } | StoreError::DamagedRecord { .. }) | Self::TimedOut(_) => {
+                Failure::NoAnswer
+            }
+        }
+    }
+
+    /// What is there instead of a registry.
+    fn found(&self) -> &str {
+        match self {
+            Self::Store(StoreError::NoRegistry { problem, .. }) => problem,
+            _ => "",
+        }
+    }
+}
+
 /// Waits for the read that is under way; forever if there is none. Dropped half-way, it goes on the next time.
 async fn outcome_of(reading: &mut Option<Reading<'_>>) -> Result<Answer, ReadError> {
     match reading {
@@ -128,8 +156,8 @@ struct Driver<'a> {
     recalls: Recalls<'a>,
     /// Attempts since the replica was last confirmed.
     attempts: u32,
-    /// Since when reads fail, all but the first of them silently.
-    failing_since: Option<Instant>,
+    /// Since when reads fail, and as what the latest one was logged.
+    failing: Option<(Instant, Option<Failure>)>,
 }
 
 impl<'a> Driver<'a> {
@@ -141,7 +169,7 @@ impl<'a> Driver<'a> {
         presence: Option<&'a Presence>,
     ) -> Self {
         let (recalls, next_probe) = (Recalls::new(replica, store), Instant::now());
-        let (reading, asked_at, attempts, failing_since) = (None, None, 0, None);
+        let (reading, asked_at, attempts, failing) = (None, None, 0, None);
         Self {
             replica,
             store,
@@ -154,7 +182,7 @@ impl<'a> Driver<'a> {
             known_since: None,
             recalls,
             attempts,
-            failing_since,
+            failing,
         }
     }
 
@@ -166,7 +194,7 @@ impl<'a> Driver<'a> {
                 if matches!(event, Event::Position(_)) {
                     self.known_since = self.known_since.or(asked_at).filter(|_| is_known);
                 }
-                if let Some(since) = self.failing_since.take() {
+                if let Some((since, _)) = self.failing.take() {
                     let seconds = since.elapsed().as_secs();
                     tracing::info!(store = self.store.describe(), seconds, "the store answers again");
                 }
@@ -174,16 +202,37 @@ impl<'a> Driver<'a> {
             }
             Err(error) => {
                 self.replica.reads_failed.fetch_add(1, Ordering::Relaxed);
-                let (store, reason) = (self.store.describe(), chain(&error));
-                if self.failing_since.is_some() {
-                    tracing::debug!(store, reason, "the store still does not answer");
-                } else if matches!(error, ReadError::Store(StoreError::Unusable { .. })) {
-                    tracing::error!(store, reason, "the store cannot be used: the replica is growing stale");
-                } else {
-                    tracing::warn!(store, reason, "the store does not answer: the replica is growing stale");
-                }
-                self.failing_since.get_or_insert_with(Instant::now);
+                self.tell(&error);
                 Event::Failed
+            }
+        }
+    }
+
+    /// Logs why reads fail: once for each kind of reason, as a store that comes back empty was away before.
+    fn tell(&mut self, error: &ReadError) {
+        let (store, reason, kind) = (self.store.describe(), chain(error), error.kind());
+        let (_, told) = self.failing.get_or_insert((Instant::now(), None));
+        if told.replace(kind) == Some(kind) {
+            tracing::debug!(store, reason, "the store still does not answer");
+            return;
+        }
+        match kind {
+            Failure::NoAnswer => {
+                tracing::warn!(store, reason, "the store does not answer: the replica is growing stale");
+            }
+            Failure::Unusable => {
+                tracing::error!(store, reason, "the store cannot be used: the replica is growing stale");
+            }
+            Failure::NoRegistry if self.replica.status().owners > 0 => {
+                let found = error.found();
+                tracing::error!(
+                    store,
+                    found,
+                    "the registry is gone: restore it from a backup; until then the replica is kept and grows stale"
+                );
+            }
+            Failure::NoRegistry => {
+                tracing::error!(store, reason, "there is no registry: nobody is let in until there is")
             }
         }
     }
@@ -261,10 +310,15 @@ impl<'a> Driver<'a> {
         match read {
             Read::Position => Box::pin(async move {
                 let probe = within(probe_timeout, store.probe());
-                let Some(presence) = presence else { return Ok(Event::Position(probe.await?).into()) };
+                let Some(presence) = presence else {
+                    let probe = probe.await?;
+                    check(store, &probe.position)?;
+                    return Ok(Event::Position(probe).into());
+                };
                 let (probe, left) = tokio::join!(probe, within(probe_timeout, store.report_left(presence.sidecar)));
-                let event = Event::Position(probe?);
-                Ok(Answer { event, is_known: presence.is_known(left.unwrap_or_default()) })
+                let probe = probe?;
+                check(store, &probe.position)?;
+                Ok(Answer { event: Event::Position(probe), is_known: presence.is_known(left.unwrap_or_default()) })
             }),
             Read::Changes { after } => Box::pin(async move {
                 let changes = within(CHANGES_TIMEOUT, store.changes(after)).await?;
@@ -306,7 +360,19 @@ async fn read_snapshot(replica: &Replica, store: &dyn Store) -> Result<Answer, R
     };
     // Whether it came to its end or not: what it narrowed is narrowed.
     replica.announce(narrowed.into_inner());
-    outcome.map(|position| Event::Snapshot { position, checksum: replica.checksum() }.into())
+    let position = outcome?;
+    check(store, &position)?;
+    Ok(Event::Snapshot { position, checksum: replica.checksum() }.into())
+}
+
+/// A store without a single commit holds no registry, whatever else it holds: `init` was broken off in it, or it lost
+/// everything. Its word proves nothing.
+fn check(store: &dyn Store, position: &Position) -> Result<(), StoreError> {
+    if position.revision > Revision(0) {
+        return Ok(());
+    }
+    let problem = "is at revision 0, where no registry is: nothing was ever committed to it, or all of it was lost";
+    Err(StoreError::NoRegistry { store: store.describe(), problem: problem.to_owned() })
 }
 
 /// The replica, as the state machine writes it.

@@ -5,22 +5,22 @@
 //! Every commit is synced to the disk before it is acknowledged. Reports of sidecars are not: they go through a connection
 //! of their own, and neither wait for a commit of this process nor count as one.
 //!
-//! A file that is removed or replaced while it is open is noticed with the next operation. From then on all of them fail
-//! until a restart: what would be written to it is lost, and what is read from it is no longer what others see.
+//! A file that is missing or empty is no registry: it is made by `tollgate init` only, and waited for by sidecars. A file
+//! that is replaced is noticed with the next operation, or within a second, and opened in the place of the one before.
 
 mod commit;
+mod database;
 mod fault;
 mod fleet;
 mod migration;
-mod poll;
 mod read;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,18 +29,15 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use self::commit::Stop;
+use self::database::{Closed, Database, lock};
 use self::fault::Fault;
-use self::poll::Poll;
-use self::schema::Identity;
+use self::watch::Watching;
 use super::notify::Notices;
 use super::{
-    Batch, Changes, CommitError, CommitId, Committed, Epoch, Notice, Position, Probe, Report, Reported, Retention,
-    Revision, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
+    Absent, Batch, Changes, CommitError, CommitId, Committed, Epoch, Notice, Position, Probe, Report, Reported,
+    Retention, Revision, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
 };
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
-
-/// Reading connections kept for the next reader.
-const IDLE_READERS: usize = 4;
 
 /// Chunks of a snapshot that wait for the receiver.
 const SNAPSHOT_CHUNKS: usize = 2;
@@ -50,7 +47,7 @@ const SNAPSHOT_CHUNKS: usize = 2;
 pub struct SqliteStore {
     shared: Arc<Shared>,
     /// Started by the first watcher.
-    poll: OnceLock<Poll>,
+    watching: OnceLock<Watching>,
 }
 
 #[derive(Debug)]
@@ -59,16 +56,19 @@ struct Shared {
     /// The path as a URL.
     name: String,
     retention: Retention,
-    /// The file that was opened; the path may come to name another one.
-    identity: Identity,
-    replaced: AtomicBool,
-    writer: Mutex<Connection>,
-    readers: Mutex<Vec<Connection>>,
-    /// Opened by the first report.
-    reporter: Mutex<Option<Connection>>,
+    file: RwLock<File>,
     notices: Notices,
     /// The newest commit before which none is without a notice.
-    announced: Mutex<(Epoch, Revision)>,
+    announced: Mutex<Option<(Epoch, Revision)>>,
+}
+
+/// What is known of the file at the path. Whoever uses it reads this; who opens another one writes it, and so waits until
+/// nobody uses the one before.
+#[derive(Debug, Default)]
+struct File {
+    open: Option<Database>,
+    /// The one that was open before.
+    before: Option<Closed>,
 }
 
 impl SqliteStore {
@@ -78,12 +78,41 @@ impl SqliteStore {
     /// [`StoreError::Unusable`] for a file that is not a store of this version, which is left as it is;
     /// [`StoreError::Unavailable`] when it cannot be opened, read or written.
     pub async fn open(path: &Path, retention: Retention) -> Result<Self, StoreError> {
-        let name = format!("sqlite:{}", path.display());
-        let (path, store) = (path.to_owned(), name.clone());
-        let opened = spawn_blocking(move || Shared::open(&path, store, retention)).await;
-        let shared = opened.map_err(Fault::from).and_then(|shared| shared);
-        let shared = shared.map_err(|fault| fault.during("opening the database", &name))?;
-        Ok(Self { shared: Arc::new(shared), poll: OnceLock::new() })
+        let store = Self::new(path, retention);
+        store.check(Absent::Create).await?;
+        Ok(store)
+    }
+
+    /// A store whose file may not be there yet. Nothing is opened before it is needed.
+    #[must_use]
+    pub fn new(path: &Path, retention: Retention) -> Self {
+        let shared = Shared {
+            name: format!("sqlite:{}", path.display()),
+            // Fails for an empty path only, which names no file either way.
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            retention,
+            file: RwLock::default(),
+            notices: Notices::new(),
+            announced: Mutex::new(None),
+        };
+        Self { shared: Arc::new(shared), watching: OnceLock::new() }
+    }
+
+    /// Whether the store can be used; makes one where there is none and that is asked for.
+    ///
+    /// # Errors
+    /// As for [`SqliteStore::open`]; [`StoreError::NoRegistry`] where there is none and it is neither to be made nor
+    /// waited for.
+    pub async fn check(&self, absent: Absent) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let checked = spawn_blocking(move || match absent {
+            Absent::Create => shared.open(true),
+            Absent::Refuse | Absent::Await => shared.with(|_| Ok(())),
+        });
+        match checked.await.map_err(Fault::from).and_then(|checked| checked) {
+            Err(Fault::NoRegistry(_)) if absent == Absent::Await => Ok(()), // whoever reads says so, again and again
+            checked => checked.map_err(|fault| fault.during("opening the database", &self.shared.name)),
+        }
     }
 
     /// Reads, on a thread where that may take its time.
@@ -92,115 +121,98 @@ impl SqliteStore {
         operation: &'static str,
         read: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.run(operation, move |database| database.read(read)).await
+    }
+
+    /// Works with the file, on a thread where that may take its time.
+    async fn run<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Database) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let shared = Arc::clone(&self.shared);
-        let result = spawn_blocking(move || shared.read(read)).await;
+        let result = spawn_blocking(move || shared.with(work)).await;
         let result = result.map_err(Fault::from).and_then(|result| result);
         result.map_err(|fault| fault.during(operation, &self.shared.name))
     }
 }
 
-impl SqliteStore {
-    /// Writes what is no commit, on a thread where that may take its time.
-    async fn write(
-        &self,
-        operation: &'static str,
-        write: impl FnOnce(&Shared) -> Result<(), Fault> + Send + 'static,
-    ) -> Result<(), StoreError> {
-        let shared = Arc::clone(&self.shared);
-        let written = spawn_blocking(move || write(&shared)).await;
-        let written = written.map_err(Fault::from).and_then(|written| written);
-        written.map_err(|fault| fault.during(operation, &self.shared.name))
-    }
-}
-
 impl Shared {
-    fn open(path: &Path, name: String, retention: Retention) -> Result<Self, Fault> {
-        let path = std::path::absolute(path)?;
-        let writer = schema::open(&path)?;
-        let position = read::position(&writer)?;
-        Ok(Self {
-            identity: Identity::of(&path)?,
-            path,
-            name,
-            retention,
-            replaced: AtomicBool::new(false),
-            writer: Mutex::new(writer),
-            readers: Mutex::new(Vec::new()),
-            reporter: Mutex::new(None),
-            notices: Notices::new(),
-            announced: Mutex::new((position.epoch, position.revision)),
-        })
+    /// Works with the file that the path names, which is opened first if it is not open.
+    fn with<T, E: From<Fault>>(&self, work: impl FnOnce(&Database) -> Result<T, E>) -> Result<T, E> {
+        {
+            let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(database) = &file.open
+                && database.check().is_ok()
+            {
+                return work(database);
+            }
+        }
+        self.open(false)?;
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        work(file.open.as_ref().ok_or(Fault::Replaced)?)
     }
 
-    fn commit(&self, batch: &Batch) -> Result<Committed, Stop> {
-        let mut writer = lock(&self.writer);
-        self.check_identity()?;
+    /// Opens what the path names now, unless it is open.
+    fn open(&self, create: bool) -> Result<(), Fault> {
+        let mut file = self.file.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = file.open.take() {
+            if database.check().is_ok() {
+                file.open = Some(database); // somebody else was faster
+                return Ok(());
+            }
+            tracing::warn!(store = self.name, "the database file was removed or replaced while in use");
+            file.before = Some(database.close());
+        }
+        if let Some(before) = file.before {
+            before.make_way(&self.path)?;
+        }
+        let (database, position) = Database::open(&self.path, create)?;
+        file.open = Some(database);
+        let before = lock(&self.announced).replace((position.epoch, position.revision));
+        if before.is_some() {
+            tracing::info!(
+                store = self.name,
+                revision = position.revision.0,
+                "opened the database file that is there now"
+            );
+        }
+        self.notices.send(Notice::Lost);
+        Ok(())
+    }
+
+    fn commit(&self, database: &Database, batch: &Batch) -> Result<Committed, Stop> {
+        let mut writer = database.writer()?;
         let (epoch, entry) = commit::commit(&mut writer, batch, &self.retention, now())?;
-        let committed = entry.committed(epoch);
-        let mut announced = self.announced();
+        let (committed, revision) = (entry.committed(epoch), entry.revision);
+        let mut announced = lock(&self.announced);
         // With a commit of another process in between, this one is left to be found together with that one.
-        if announced.0 == epoch && announced.1.next() == entry.revision {
-            announced.1 = entry.revision;
+        if let Some((announced_epoch, announced)) = &mut *announced
+            && *announced_epoch == epoch
+            && announced.next() == revision
+        {
+            *announced = revision;
         }
         // Before the next commit can begin, so that notices come in the order of commits.
         self.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
         Ok(committed)
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
-        self.check_identity()?;
-        let idle = lock(&self.readers).pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => {
-                let connection = schema::open_reader(&self.path)?;
-                self.check_identity()?; // or it may be a connection to another file
-                connection
+    /// Tells the watchers of what another process has committed.
+    fn look(&self) -> Result<(), Fault> {
+        self.with(|database| {
+            // Held while the position is read, or a commit of this process could be told of twice, or not at all.
+            let mut announced = lock(&self.announced);
+            let position = database.read(read::position)?;
+            let found = (position.epoch, position.revision);
+            match announced.replace(found) {
+                Some(before) if before == found => {}
+                Some((epoch, _)) if epoch == found.0 => self.notices.send(Notice::Moved),
+                // Another life of the store: what it has to do with what was seen, only its position tells.
+                _ => self.notices.send(Notice::Lost),
             }
-        };
-        let result = read(&connection)?;
-        let mut idle = lock(&self.readers);
-        if idle.len() < IDLE_READERS {
-            idle.push(connection);
-        }
-        Ok(result)
-    }
-
-    /// Writes through the connection whose commits count.
-    fn with_writer(&self, write: impl FnOnce(&mut Connection) -> Result<(), Fault>) -> Result<(), Fault> {
-        let mut writer = lock(&self.writer);
-        self.check_identity()?;
-        write(&mut writer)
-    }
-
-    /// Writes what may be lost in a power failure.
-    fn with_reporter(&self, write: impl FnOnce(&mut Connection) -> Result<(), Fault>) -> Result<(), Fault> {
-        self.check_identity()?;
-        let mut reporter = lock(&self.reporter);
-        let connection = match &mut *reporter {
-            Some(connection) => connection,
-            none => {
-                let connection = schema::open_reporter(&self.path)?;
-                self.check_identity()?; // or it may be a connection to another file
-                none.insert(connection)
-            }
-        };
-        write(connection)
-    }
-
-    /// Whether the path still names the file that was opened.
-    fn check_identity(&self) -> Result<(), Fault> {
-        if Identity::of(&self.path).is_ok_and(|identity| identity == self.identity) {
-            return Ok(());
-        }
-        if !self.replaced.swap(true, Ordering::Relaxed) {
-            tracing::error!(store = self.name, "the database file was removed or replaced while in use: restart");
-        }
-        Err(Fault::Replaced)
-    }
-
-    fn announced(&self) -> MutexGuard<'_, (Epoch, Revision)> {
-        lock(&self.announced)
+            Ok(())
+        })
     }
 }
 
@@ -208,7 +220,7 @@ impl Shared {
 impl Store for SqliteStore {
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         let shared = Arc::clone(&self.shared);
-        let committed = spawn_blocking(move || shared.commit(&batch)).await;
+        let committed = spawn_blocking(move || shared.with(|database| shared.commit(database, &batch))).await;
         committed.map_err(|error| Stop::Failed(error.into())).and_then(|result| result).map_err(|stop| match stop {
             Stop::Refused(refusal) => refusal,
             Stop::Failed(fault) => fault.during("a commit to the database", &self.shared.name).into(),
@@ -249,7 +261,7 @@ impl Store for SqliteStore {
 
     fn watch(&self) -> Box<dyn Watch> {
         let watch = self.shared.notices.watch();
-        self.poll.get_or_init(|| Poll::start(Arc::clone(&self.shared)));
+        self.watching.get_or_init(|| Watching::start(Arc::clone(&self.shared)));
         watch
     }
 
@@ -304,8 +316,7 @@ impl Store for SqliteStore {
 
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
         let digests = digests.to_vec();
-        let recall = move |shared: &Shared| shared.with_writer(|connection| fleet::recall(connection, &digests));
-        self.write("writing recalls", recall).await
+        self.run("writing recalls", move |database| fleet::recall(&mut *database.writer()?, &digests)).await
     }
 
     async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
@@ -314,15 +325,13 @@ impl Store for SqliteStore {
 
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
         let digests = digests.to_vec();
-        let settle =
-            move |shared: &Shared| shared.with_writer(|connection| fleet::settle_recalls(connection, &digests));
-        self.write("settling recalls", settle).await
+        self.run("settling recalls", move |database| fleet::settle_recalls(&mut *database.writer()?, &digests)).await
     }
 
     async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
         let report = report.clone();
         let write = move |connection: &mut Connection| fleet::report(connection, &report, keep, now_millis());
-        self.write("writing a sidecar's report", move |shared| shared.with_reporter(write)).await
+        self.run("writing a sidecar's report", move |database| database.report(write)).await
     }
 
     async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
@@ -332,7 +341,7 @@ impl Store for SqliteStore {
 
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
         let write = move |connection: &mut Connection| fleet::withdraw(connection, sidecar);
-        self.write("withdrawing a sidecar's report", move |shared| shared.with_reporter(write)).await
+        self.run("withdrawing a sidecar's report", move |database| database.report(write)).await
     }
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
@@ -369,9 +378,4 @@ fn now() -> i64 {
 /// Milliseconds since 1970.
 fn now_millis() -> i64 {
     jiff::Timestamp::now().as_millisecond()
-}
-
-/// A panic elsewhere leaves a connection usable: its transaction was rolled back.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -20,6 +20,7 @@ mod https_upstream;
 mod hygiene;
 mod interim;
 mod memory;
+mod no_registry;
 mod outage;
 mod panics;
 mod primary;

@@ -17,6 +17,7 @@ use tollgate::store::{
 use tollgate::token::UserId;
 
 use crate::conformance::{Held, commit, token, tokens, user, users};
+use crate::harness::{Serving, eventually};
 
 #[tokio::test]
 async fn a_new_file_is_for_its_user_only() {
@@ -202,19 +203,20 @@ async fn a_log_with_a_gap_or_damage_is_truncated() {
 }
 
 #[tokio::test]
-async fn a_removed_or_replaced_file_is_noticed() {
-    for replace in [false, true] {
-        let (directory, other) = (make_store().await, make_store().await);
+async fn a_removed_or_empty_file_is_no_registry_until_there_is_one_again() {
+    for empty in [false, true] {
+        let directory = make_store().await;
         let path = directory.path().join("tollgate.db");
         let store = open(&path).await.expect("opens");
-        store.position().await.expect("a position");
-        if replace {
-            fs::rename(other.path().join("tollgate.db"), &path).expect("renamed");
-        } else {
-            fs::remove_file(&path).expect("removed");
+        commit(&store, users([Edit::Create(user("berta"))])).await; // it is in the write-ahead log only
+        let before = store.position().await.expect("a position");
+        fs::rename(&path, directory.path().join("away")).expect("renamed");
+        if empty {
+            fs::write(&path, b"").expect("written");
         }
         let errors = [
             store.position().await.map(drop).expect_err("noticed"),
+            store.probe().await.map(drop).expect_err("noticed"),
             store.snapshot(&mut drop).await.map(drop).expect_err("noticed"),
             match store.commit(Batch::default()).await.expect_err("noticed") {
                 store::CommitError::Failed(error) => error,
@@ -222,10 +224,41 @@ async fn a_removed_or_replaced_file_is_noticed() {
             },
         ];
         for error in errors {
-            let StoreError::Unavailable { source, .. } = error else { panic!("{error:?}") };
-            assert!(source.to_string().contains("removed or replaced: restart"), "{source}");
+            assert!(matches!(error, StoreError::NoRegistry { .. }), "{error:?}");
         }
+        assert_eq!(path.exists(), empty, "nothing is made");
+        fs::rename(directory.path().join("away"), &path).expect("renamed");
+        assert_eq!(store.position().await.expect("it is there again"), before);
     }
+}
+
+/// The write-ahead log of the file before has commits that are not in the file, and stays where SQLite looks for that of
+/// the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_file_is_opened_in_the_place_of_the_one_before() {
+    let (directory, other) = (make_store().await, make_store().await);
+    let (path, new) = (directory.path().join("tollgate.db"), other.path().join("tollgate.db"));
+    let store = open(&path).await.expect("opens");
+    let mut watch = store.watch();
+    for n in 0..20 {
+        commit(&store, users([Edit::Create(user(&n.to_string()))])).await;
+    }
+    let restored = open(&new).await.expect("opens");
+    let (position, held) = Held::snapshot(&restored).await;
+    drop(restored);
+    while !matches!(watch.next().await, Notice::Committed { entry, .. } if entry.revision == Revision(21)) {}
+    fs::rename(&new, &path).expect("renamed");
+    // Nothing is asked of the store meanwhile: it looks by itself.
+    let notice = tokio::time::timeout(Duration::from_secs(5), watch.next()).await.expect("a notice");
+    assert_eq!(notice, Notice::Lost);
+    assert_eq!(Held::snapshot(&store).await, (position, held));
+    commit(&store, users([Edit::Create(user("berta"))])).await;
+    drop(store);
+    let check = Connection::open(&path).expect("opens");
+    let sound: String = check.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("runs");
+    assert_eq!(sound, "ok");
+    let users: i64 = check.query_row("SELECT count(*) FROM users", [], |row| row.get(0)).expect("runs");
+    assert_eq!(users, 2);
 }
 
 #[tokio::test]
@@ -244,7 +277,7 @@ async fn a_database_restored_in_place_is_noticed() {
         .map(|table| format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM backup.{table};"));
     run(&path, &format!("{attach} {} COMMIT", copy.join(" "))).expect("runs");
     let notice = tokio::time::timeout(Duration::from_secs(5), watch.next()).await.expect("a notice");
-    assert_eq!(notice, Notice::Moved);
+    assert_eq!(notice, Notice::Lost);
     let position = store.position().await.expect("a position");
     assert_eq!(position, expected);
     assert_ne!(position.epoch, before.epoch);
@@ -266,6 +299,29 @@ async fn a_commit_of_another_process_is_noticed_within_50_ms() {
     }
     // The fastest, since a busy machine can make any single one late.
     assert!(fastest < Duration::from_millis(50), "{fastest:?}");
+}
+
+/// Each time that a thread is woken is one switch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_rest_the_database_is_looked_at_rarely() {
+    let directory = make_store().await;
+    let sidecar = Serving::start(&format!("sqlite:{}", directory.path().join("tollgate.db").display()), &[]).await;
+    eventually("it is ready", || async { sidecar.readiness().await == 200 }).await;
+    let switches = || -> u64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", sidecar.pid())).expect("runs");
+        let statuses = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok());
+        let control = statuses.filter(|status| !status.starts_with("Name:\tworker-"));
+        let counts = control.filter_map(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:\t"))?;
+            line.parse::<u64>().ok()
+        });
+        counts.sum()
+    };
+    let before = switches();
+    tokio::time::sleep(Duration::from_secs(4)).await; // what is counted is what happens in it
+    let each_second = (switches() - before) / 4;
+    println!("{each_second} switches a second beside the workers");
+    assert!(each_second < 30, "{each_second}");
 }
 
 /// Where [`commits_until_killed`] finds the store.

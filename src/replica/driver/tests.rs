@@ -225,6 +225,13 @@ impl Folder {
     async fn open(&self, name: &str) -> SqliteStore {
         SqliteStore::open(&self.path(name), Retention::default()).await.expect("opens")
     }
+
+    /// One with a commit: without any it holds no registry.
+    async fn begun(&self, name: &str) -> SqliteStore {
+        let store = self.open(name).await;
+        store.commit(Batch::default()).await.expect("commits");
+        store
+    }
 }
 
 /// A replica with its driver.
@@ -343,7 +350,7 @@ async fn what_another_process_commits_arrives_without_a_probe() {
 #[tokio::test]
 async fn our_own_commits_arrive_too_and_the_position_is_the_stores() {
     let folder = Folder::new();
-    let store = Arc::new(folder.open("store").await);
+    let store = Arc::new(folder.begun("store").await);
     let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, NEVER);
     running.ready().await;
     let anna = user();
@@ -366,7 +373,7 @@ async fn our_own_commits_arrive_too_and_the_position_is_the_stores() {
 #[tokio::test]
 async fn a_store_that_is_away_at_the_start_is_waited_for() {
     let folder = Folder::new();
-    let store = Fragile::new(folder.open("store").await, Mode::Fails);
+    let store = Fragile::new(folder.begun("store").await, Mode::Fails);
     let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, NEVER);
     let early = tokio::time::timeout(SOON, running.replica.ready()).await;
     assert!(early.is_err() && running.replica.staleness(Instant::now()).is_none());
@@ -404,11 +411,38 @@ async fn while_the_store_fails_or_hangs_the_replica_grows_stale_and_serves() {
     }
 }
 
+/// As after a restart of a Redis that loses its commits but not what was made first.
+#[tokio::test]
+async fn a_store_at_revision_zero_proves_nothing_and_changes_nothing() {
+    let folder = Folder::new();
+    let (anna, store) = (user(), folder.open("store").await);
+    let first = token(&anna, b"first");
+    create(&store, &[&anna], &[&first]).await;
+    let store = Fragile::new(store, Mode::Works);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    running.ready().await;
+    let before = running.replica.status();
+    store.replace(folder.open("empty").await);
+    let since = Instant::now();
+    let refused = async {
+        while running.replica.status().reads_failed < before.reads_failed + 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("asks again");
+    let staleness = running.replica.staleness(Instant::now()).expect("was fresh");
+    assert!(staleness + SOON >= since.elapsed(), "{staleness:?}");
+    assert!(running.knows(&first));
+    let status = running.replica.status();
+    assert_eq!((status.position, status.resyncs), (before.position, before.resyncs));
+    running.stop().await;
+}
+
 /// The probe itself would wait for its answer for much longer than the test.
 #[tokio::test]
 async fn a_question_that_went_out_on_a_lost_connection_is_asked_again_when_it_is_back() {
     let folder = Folder::new();
-    let store = Fragile::new(folder.open("store").await, Mode::Works);
+    let store = Fragile::new(folder.begun("store").await, Mode::Works);
     let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, NEVER);
     running.ready().await;
     store.set(Mode::Hangs);

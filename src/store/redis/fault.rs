@@ -217,7 +217,8 @@ impl Fault {
         match self {
             Self::Later(fault) => fault.during(operation, &store),
             Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
-            Self::Unusable(problem) | Self::Absent(problem) => StoreError::Unusable { store, problem },
+            Self::Unusable(problem) => StoreError::Unusable { store, problem },
+            Self::Absent(problem) => StoreError::NoRegistry { store, problem },
             Self::NotPermitted(what) => StoreError::Unusable { store, problem: permission(&what) },
             cause => StoreError::Unavailable { operation, store, source: Box::new(cause) },
         }

@@ -216,7 +216,7 @@ impl Layout {
 
     /// There is no registry.
     pub(super) fn absent(&self) -> Fault {
-        Fault::Absent(format!("holds no registry in the namespace `{}`: run `tollgate init`", self.namespace))
+        Fault::Absent(format!("holds no registry in the namespace `{}`", self.namespace))
     }
 }
 
@@ -369,7 +369,7 @@ mod tests {
             assert!(matches!(layout.position(&fields(bad_fields)), Err(Fault::Unusable(_))), "{bad:?}");
         }
         let absent = layout.position(&Default::default()).expect_err("no registry").to_string();
-        assert!(absent.contains("tollgate init"), "{absent}");
+        assert!(absent.contains("holds no registry"), "{absent}");
     }
 
     #[test]

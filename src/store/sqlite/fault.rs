@@ -16,8 +16,10 @@ pub(super) enum Fault {
     NotWritable,
     #[error("the database file is damaged: restore it from a backup")]
     Corrupt(#[source] rusqlite::Error),
-    #[error("the database file was removed or replaced: restart to use what is there now")]
+    #[error("the database file was removed or replaced meanwhile: try again")]
     Replaced,
+    #[error("there is no registry: the file {0}")]
+    NoRegistry(&'static str),
     #[error("the batch contradicts itself: {0}")]
     Contradiction(String),
     #[error("cannot be used: {0}")]
@@ -46,6 +48,7 @@ impl Fault {
         match self {
             Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
             Self::Unusable(problem) => StoreError::Unusable { store, problem },
+            Self::NoRegistry(problem) => StoreError::NoRegistry { store, problem: problem.to_owned() },
             cause => StoreError::Unavailable { operation, store, source: Box::new(cause) },
         }
     }

@@ -1,7 +1,7 @@
 //! The database file: finding out whose it is before touching it, making it, connecting to it.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -95,25 +95,16 @@ enum Content {
     Store,
 }
 
-/// The file behind a path: another one has another identity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
-    device: u64,
-    inode: u64,
-}
-
-impl Identity {
-    pub(super) fn of(path: &Path) -> std::io::Result<Self> {
-        fs::metadata(path).map(|metadata| Self { device: metadata.dev(), inode: metadata.ino() })
+/// Opens the store for writing. Where there is none, it is made, or refused with [`Fault::NoRegistry`]. What is not ours is
+/// left as it is.
+pub(super) fn open(path: &Path, create: bool) -> Result<Connection, Fault> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if create {
+        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+        if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
     }
-}
-
-/// Opens the store for writing, and makes it first where there is none. What is not ours is left as it is.
-pub(super) fn open(path: &Path) -> Result<Connection, Fault> {
-    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -123,9 +114,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, Fault> {
     // In a transaction, so that the answers are about one state, whoever else is creating a store there.
     let found = connection.unchecked_transaction().map_err(Fault::from).and_then(|reading| inspect(&reading));
     match found.map_err(unreadable)? {
-        Content::Empty => create(&mut connection, path)?,
-        Content::Earlier => migration::migrate(&mut connection, &path.display().to_string())?,
         Content::Store => {}
+        Content::Earlier => migration::migrate(&mut connection, &path.display().to_string())?,
+        Content::Empty if create => make(&mut connection, path)?,
+        Content::Empty => return Err(Fault::NoRegistry("is empty")),
     }
     super::read::position(&connection).map_err(unreadable)?;
     if connection.is_readonly("main")? {
@@ -189,7 +181,7 @@ pub(super) fn version(connection: &Connection) -> Result<u32, Fault> {
 
 /// In one transaction, so that the file is ours whole or not at all; and before the file is switched to WAL, so that
 /// whose it is stands in the file itself.
-fn create(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
+fn make(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     // The files that SQLite puts beside it later have the same mode.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let mut epoch = [0; 8];

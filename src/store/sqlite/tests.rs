@@ -47,7 +47,16 @@ async fn failure(store: &SqliteStore, batch: Batch) -> String {
 }
 
 fn count(store: &SqliteStore, sql: &str) -> i64 {
-    lock(&store.shared.writer).query_row(sql, [], |row| row.get(0)).expect("counts")
+    with_writer(store, |writer| writer.query_row(sql, [], |row| row.get(0)).expect("counts"))
+}
+
+fn with_writer<T>(store: &SqliteStore, work: impl FnOnce(&mut Connection) -> T) -> T {
+    let work = |database: &Database| -> Result<T, Fault> { Ok(work(&mut *database.writer()?)) };
+    store.shared.with(work).expect("is open")
+}
+
+fn set(store: &SqliteStore, pragma: &str, value: impl rusqlite::ToSql) {
+    with_writer(store, |writer| writer.pragma_update(None, pragma, value).expect("is one"));
 }
 
 #[tokio::test]
@@ -56,11 +65,11 @@ async fn a_full_disk_fails_the_commit_whole_and_the_next_one_succeeds() {
     store.commit(many("before")).await.expect("commits");
     let before = store.position().await.expect("a position");
     let pages = count(&store, "PRAGMA page_count");
-    lock(&store.shared.writer).pragma_update(None, "max_page_count", pages + 5).expect("a limit");
+    set(&store, "max_page_count", pages + 5);
     assert!(failure(&store, many("failed")).await.contains("the disk is full"));
     assert_eq!(store.position().await.expect("a position"), before);
     assert_eq!(store.count_tokens(TokenFilter::default()).await.expect("counts"), 500);
-    lock(&store.shared.writer).pragma_update(None, "max_page_count", 1_000_000).expect("a limit");
+    set(&store, "max_page_count", 1_000_000);
     let committed = store.commit(many("failed")).await.expect("commits");
     assert_eq!(committed.position.revision, before.revision.next());
 }
@@ -68,7 +77,7 @@ async fn a_full_disk_fails_the_commit_whole_and_the_next_one_succeeds() {
 #[tokio::test]
 async fn a_lock_that_is_not_given_up_fails_the_commit_and_no_read() {
     let (_directory, store) = store(Retention::default()).await;
-    lock(&store.shared.writer).busy_timeout(Duration::from_millis(20)).expect("a limit");
+    with_writer(&store, |writer| writer.busy_timeout(Duration::from_millis(20)).expect("a limit"));
     let other = Connection::open(&store.shared.path).expect("opens");
     other.execute_batch("BEGIN IMMEDIATE").expect("locks");
     assert!(failure(&store, many("")).await.contains("the database is locked"));
@@ -80,7 +89,7 @@ async fn a_lock_that_is_not_given_up_fails_the_commit_and_no_read() {
 #[tokio::test]
 async fn a_store_that_must_not_be_written_fails_the_commit_with_that_reason() {
     let (_directory, store) = store(Retention::default()).await;
-    lock(&store.shared.writer).pragma_update(None, "query_only", true).expect("a switch");
+    set(&store, "query_only", true);
     assert!(failure(&store, many("")).await.contains("may not write"));
 }
 
@@ -117,15 +126,15 @@ async fn retired_digests_are_forgotten_when_they_are_old_enough() {
     let record = store.tokens(TokenFilter::default(), None, 1).await.expect("reads").remove(0).record;
     let delete = Batch { tokens: vec![Edit::Delete(Versioned { record, version })], ..Batch::default() };
     let retention = Retention { tombstone_age: Duration::from_secs(100), ..Retention::default() };
-    let mut writer = lock(&store.shared.writer);
-    commit::commit(&mut writer, &delete, &retention, 1000).expect("commits");
-    let buried = |writer: &Connection| -> i64 {
-        writer.query_row("SELECT count(*) FROM tombstones", [], |row| row.get(0)).expect("counts")
+    let commit = |batch: &Batch, now| {
+        with_writer(&store, |writer| commit::commit(writer, batch, &retention, now).map(drop).expect("commits"));
     };
-    commit::commit(&mut writer, &Batch::default(), &retention, 1099).expect("commits");
-    assert_eq!(buried(&writer), 1);
-    commit::commit(&mut writer, &Batch::default(), &retention, 1100).expect("commits");
-    assert_eq!(buried(&writer), 0);
+    let buried = || count(&store, "SELECT count(*) FROM tombstones");
+    commit(&delete, 1000);
+    commit(&Batch::default(), 1099);
+    assert_eq!(buried(), 1);
+    commit(&Batch::default(), 1100);
+    assert_eq!(buried(), 0);
 }
 
 #[tokio::test]
@@ -147,10 +156,11 @@ async fn a_deleted_token_leaves_only_its_digest() {
 async fn lists_and_counts_use_their_indexes() {
     let (_directory, store) = store(Retention::default()).await;
     let plan = |sql: &str| -> String {
-        let writer = lock(&store.shared.writer);
-        let mut statement = writer.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("prepares");
-        let steps = statement.query_map([], |row| row.get::<_, String>(3)).expect("plans");
-        steps.map(|step| step.expect("a step")).collect::<Vec<_>>().join("; ")
+        with_writer(&store, |writer| {
+            let mut statement = writer.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("prepares");
+            let steps = statement.query_map([], |row| row.get::<_, String>(3)).expect("plans");
+            steps.map(|step| step.expect("a step")).collect::<Vec<_>>().join("; ")
+        })
     };
     let of_owner = plan("SELECT id, version, record FROM tokens WHERE true AND owner = 1 ORDER BY id DESC LIMIT 9");
     assert!(of_owner.contains("tokens_by_owner (owner=?)") && !of_owner.contains("TEMP B-TREE"), "{of_owner}");
@@ -172,11 +182,11 @@ fn keys_order_as_the_ids_do_and_come_back() {
 }
 
 #[tokio::test]
-async fn the_watching_thread_ends_with_the_store() {
+async fn the_watching_task_ends_with_the_store() {
     let (_directory, store) = store(Retention::default()).await;
     let _watch = store.watch();
     let shared = Arc::downgrade(&store.shared);
-    assert_eq!(shared.strong_count(), 2); // the store's and the thread's
+    assert_eq!(shared.strong_count(), 2); // the store's and the task's
     drop(store);
     let ended = async {
         while shared.strong_count() > 0 {

@@ -1,89 +1,11 @@
 //! `tollgate serve` and the commands with a Redis that is away, empty, or not to be used: the real program.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-
-use crate::harness::{RedisServer, eventually, within};
-
-/// The program, with nothing of this process's environment but these variables.
-fn tollgate(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.env_clear().env("HOME", "/nonexistent").env("LOGNAME", "tester").args(arguments);
-    command.envs(variables.iter().copied());
-    command
-}
-
-fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    tollgate(arguments, variables).output().expect("runs")
-}
+use crate::harness::{RedisServer, Serving, eventually, run};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
-}
-
-/// A sidecar's process. Killed when dropped.
-struct Sidecar {
-    child: Child,
-    log: mpsc::Receiver<Value>,
-    admin: SocketAddr,
-}
-
-impl Sidecar {
-    /// Starts it, and waits until it says where it listens.
-    async fn start(url: &str) -> Self {
-        let variables = [("TOLLGATE_STORE__URL", url), ("TOLLGATE_LOG__FORMAT", "json"), ("TOLLGATE_WORKERS", "1")];
-        let mut command = tollgate(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], &variables);
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
-        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let (send, log) = mpsc::channel(10_000);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                drop(send.try_send(line));
-            }
-        });
-        let mut sidecar = Self { child, log, admin: SocketAddr::from(([0, 0, 0, 0], 0)) };
-        let started = sidecar.says("started").await;
-        sidecar.admin = started["admin"].as_str().and_then(|address| address.parse().ok()).expect("an address");
-        sidecar
-    }
-
-    /// Waits for a line of the log: its fields.
-    async fn says(&mut self, message: &str) -> Value {
-        within(message, async {
-            loop {
-                let mut line = self.log.recv().await.unwrap_or_else(|| panic!("it ended before {message:?}"));
-                if line["fields"]["message"] == message {
-                    return line["fields"].take();
-                }
-            }
-        })
-        .await
-    }
-
-    /// The status of `/readyz`. Without the checks that replies to agents have to pass.
-    async fn readiness(&self) -> u16 {
-        let mut connection = TcpStream::connect(self.admin).await.expect("listens");
-        let request = "GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-        connection.write_all(request.as_bytes()).await.expect("sends");
-        let mut reply = String::new();
-        within("a reply", connection.read_to_string(&mut reply)).await.expect("text");
-        reply.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,7 +14,7 @@ async fn a_sidecar_starts_before_its_redis_and_is_ready_soon_after_it() {
     let init = run(&["--store", &redis.url(), "init"], &[]);
     assert!(init.status.success(), "{}", text(&init.stderr));
     redis.kill();
-    let mut sidecar = Sidecar::start(&redis.url()).await;
+    let mut sidecar = Serving::start(&redis.url(), &[]).await;
     let reason = sidecar.says("the store does not answer: the replica is growing stale").await;
     assert!(reason["reason"].as_str().is_some_and(|reason| reason.contains("refused")), "{reason}");
     assert_eq!(sidecar.readiness().await, 503);
@@ -104,8 +26,8 @@ async fn a_sidecar_starts_before_its_redis_and_is_ready_soon_after_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sidecar_waits_for_a_registry_and_says_how_to_make_one() {
     let redis = RedisServer::start();
-    let mut sidecar = Sidecar::start(&redis.url()).await;
-    let reason = sidecar.says("the store cannot be used: the replica is growing stale").await;
+    let mut sidecar = Serving::start(&redis.url(), &[]).await;
+    let reason = sidecar.says("there is no registry: nobody is let in until there is").await;
     assert!(reason["reason"].as_str().is_some_and(|reason| reason.contains("run `tollgate init`")), "{reason}");
     assert_eq!(sidecar.readiness().await, 503);
     assert_eq!(redis.cli(&["EXISTS", "{tollgate}:meta"]), "0", "a sidecar makes no registry");
@@ -157,7 +79,7 @@ async fn a_sidecar_at_rest_costs_redis_little() {
     const SECONDS: u64 = 4;
     let redis = RedisServer::start();
     assert!(run(&["--store", &redis.url(), "init"], &[]).status.success());
-    let mut sidecar = Sidecar::start(&redis.url()).await;
+    let mut sidecar = Serving::start(&redis.url(), &[]).await;
     sidecar.says("ready").await;
     eventually("it is subscribed", || async {
         redis.cli(&["PUBSUB", "NUMSUB", "{tollgate}:changes:0"]).ends_with('1')

@@ -9,7 +9,7 @@ use crate::harness::{eventually, within};
 async fn an_empty_redis_is_not_taken_for_a_registry() {
     let server = RedisServer::start();
     let error = open(&settings(&server.url()), Absent::Refuse).await.err().expect("refused");
-    assert!(matches!(error, StoreError::Unusable { .. }), "{error:?}");
+    assert!(matches!(error, StoreError::NoRegistry { .. }), "{error:?}");
     let text = told(&error);
     assert!(text.contains("holds no registry") && text.contains("`tollgate init`"), "{text}");
     assert_eq!(server.cli(&["dbsize"]), "0", "nothing is written");

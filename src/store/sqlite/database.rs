@@ -1,0 +1,169 @@
+//! One database file, from its opening until the path names another one.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+
+use super::fault::Fault;
+use super::{read, schema};
+use crate::store::Position;
+
+/// Reading connections kept for the next reader.
+const IDLE_READERS: usize = 4;
+
+/// The connections to one file. All of them are closed before another file at the same path is opened: what SQLite keeps
+/// beside a database is found by its name, and would be taken for the other one's.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    /// The file that was opened; the path may come to name another one.
+    identity: Identity,
+    /// Its write-ahead log.
+    log: Option<Identity>,
+    writer: Mutex<Connection>,
+    readers: Mutex<Vec<Connection>>,
+    /// Opened by the first report.
+    reporter: Mutex<Option<Connection>>,
+}
+
+impl Database {
+    /// Opens the file, and says where it stands. Where there is none it is made, if that is asked for.
+    pub(super) fn open(path: &Path, create: bool) -> Result<(Self, Position), Fault> {
+        if !create {
+            Identity::of_database(path)?;
+        }
+        let writer = schema::open(path, create)?;
+        let position = read::position(&writer)?;
+        let database = Self {
+            identity: Identity::of_database(path)?,
+            log: Identity::of(&log_of(path)).ok(),
+            path: path.to_owned(),
+            writer: Mutex::new(writer),
+            readers: Mutex::new(Vec::new()),
+            reporter: Mutex::new(None),
+        };
+        Ok((database, position))
+    }
+
+    /// Whether the path still names this file.
+    ///
+    /// # Errors
+    /// [`Fault::NoRegistry`] if it names none, or an empty one; [`Fault::Replaced`] if it names another one.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        if Identity::of_database(&self.path)? == self.identity { Ok(()) } else { Err(Fault::Replaced) }
+    }
+
+    /// Lends a reading connection.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+        let idle = lock(&self.readers).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => {
+                let connection = schema::open_reader(&self.path)?;
+                self.check()?; // or it may be a connection to another file
+                connection
+            }
+        };
+        let result = read(&connection)?;
+        let mut idle = lock(&self.readers);
+        if idle.len() < IDLE_READERS {
+            idle.push(connection);
+        }
+        Ok(result)
+    }
+
+    /// The connection whose commits count, for as long as the guard lives.
+    pub(super) fn writer(&self) -> Result<MutexGuard<'_, Connection>, Fault> {
+        let writer = lock(&self.writer);
+        self.check()?; // waiting for it may have taken long
+        Ok(writer)
+    }
+
+    /// Lends the connection for what may be lost in a power failure.
+    pub(super) fn report(&self, write: impl FnOnce(&mut Connection) -> Result<(), Fault>) -> Result<(), Fault> {
+        let mut reporter = lock(&self.reporter);
+        let connection = match &mut *reporter {
+            Some(connection) => connection,
+            none => {
+                let connection = schema::open_reporter(&self.path)?;
+                self.check()?; // or it may be a connection to another file
+                none.insert(connection)
+            }
+        };
+        write(connection)
+    }
+
+    /// Closes the connections. SQLite leaves the write-ahead log of a file that is no longer at its path where it is.
+    pub(super) fn close(self) -> Closed {
+        Closed { identity: self.identity, log: self.log }
+    }
+}
+
+/// What is remembered of a file that was open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closed {
+    identity: Identity,
+    log: Option<Identity>,
+}
+
+impl Closed {
+    /// Removes its write-ahead log, if another file is at its path now: SQLite would read it into that one. A log of another
+    /// identity came with that file; and the file itself, come back, needs its own.
+    pub(super) fn make_way(self, path: &Path) -> Result<(), Fault> {
+        let log = log_of(path);
+        if Identity::of_database(path)? == self.identity || self.log.is_none() || Identity::of(&log).ok() != self.log {
+            return Ok(());
+        }
+        fs::remove_file(log)?;
+        match fs::remove_file(beside(path, "-shm")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A file: another one at the same path has another identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|metadata| Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// Of a database, which is never empty once it is one.
+    fn of_database(path: &Path) -> Result<Self, Fault> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.len() == 0 => Err(Fault::NoRegistry("is empty")),
+            Ok(metadata) => Ok(Self { device: metadata.dev(), inode: metadata.ino() }),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Err(Fault::NoRegistry("does not exist"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The write-ahead log of the database at this path.
+pub(super) fn log_of(path: &Path) -> PathBuf {
+    beside(path, "-wal")
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+/// A panic elsewhere leaves a connection usable: its transaction was rolled back.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

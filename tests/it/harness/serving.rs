@@ -1,0 +1,99 @@
+//! The real program with a store that may be away, empty, or not to be used: what it says, and what it answers.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use super::{CONFIG, Client, request, within};
+
+/// The program, with nothing of this process's environment but these variables.
+fn tollgate(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.env_clear().env("HOME", "/nonexistent").env("LOGNAME", "tester").args(arguments);
+    command.envs(variables.iter().copied());
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    tollgate(arguments, variables).output().expect("runs")
+}
+
+/// A sidecar's process. Killed when dropped.
+pub(crate) struct Serving {
+    child: Child,
+    log: mpsc::Receiver<Value>,
+    listener: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Serving {
+    /// Starts it with the store at this URL and these variables, and waits until it says where it listens.
+    pub(crate) async fn start(url: &str, variables: &[(&str, &str)]) -> Self {
+        let usual = [("TOLLGATE_STORE__URL", url), ("TOLLGATE_LOG__FORMAT", "json"), ("TOLLGATE_WORKERS", "1")];
+        let mut command = tollgate(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], &usual);
+        command.envs(variables.iter().copied());
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
+        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let (send, log) = mpsc::channel(10_000);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                drop(send.try_send(line));
+            }
+        });
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut sidecar = Self { child, log, listener: nowhere, admin: nowhere };
+        let address = |fields: &Value, key: &str| fields[key].as_str().and_then(|address| address.parse().ok());
+        sidecar.listener = address(&sidecar.says("listening").await, "address").expect("an address");
+        sidecar.admin = address(&sidecar.says("started").await, "admin").expect("an address");
+        sidecar
+    }
+
+    /// Waits for a line of the log: its fields.
+    pub(crate) async fn says(&mut self, message: &str) -> Value {
+        within(message, async {
+            loop {
+                let mut line = self.log.recv().await.unwrap_or_else(|| panic!("it ended before {message:?}"));
+                if line["fields"]["message"] == message {
+                    return line["fields"].take();
+                }
+            }
+        })
+        .await
+    }
+
+    /// The status of `/readyz`. Without the checks that replies to agents have to pass.
+    pub(crate) async fn readiness(&self) -> u16 {
+        let mut connection = TcpStream::connect(self.admin).await.expect("listens");
+        let request = "GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        connection.write_all(request.as_bytes()).await.expect("sends");
+        let mut reply = String::new();
+        within("a reply", connection.read_to_string(&mut reply)).await.expect("text");
+        reply.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
+    }
+
+    /// What a fetch of a configuration with this token is answered.
+    pub(crate) async fn fetch(&self, token: &str) -> u16 {
+        let mut client = Client::connect(self.listener).await;
+        client.send(request("GET", CONFIG, &format!("Authorization: Bearer {token}\r\n"))).await;
+        client.reply().await.status()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
