@@ -15,12 +15,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use crate::admin::Health;
+use crate::clock::Instant;
 use crate::config::{FreshnessConfig, MaxStaleness};
 use crate::replica::presence::Presence;
 use crate::store::{self, Report, SidecarId, Store, StoreError};

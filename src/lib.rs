@@ -42,12 +42,14 @@
 //! | [`config`] | the configuration, valid by construction |
 //! | [`app`] | a sidecar from start to stop |
 //! | [`cli`] | the commands |
+//! | [`clock`] | time that a suspended machine does not stop |
 //! | [`dev`] | `tollgate dev`: everything on loopback, with a stand-in Controller |
 
 pub mod admin;
 pub mod app;
 mod backoff;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod connection;
 mod descriptor;

@@ -26,9 +26,9 @@
 
 use std::fmt::{self, Write as _};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use crate::admin::Health;
+use crate::clock::Instant;
 use crate::replica::Status;
 use crate::upstream::{Step, Upstream};
 

@@ -22,11 +22,12 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::AUTHORIZATION;
 use http::{Method, Request, Response};
 
+use crate::clock::Instant;
 use crate::config::{Config, Limits, MaxStaleness, Network, Timeouts, UpstreamName, Upstreams};
 use crate::replica::{Holder, Replica};
 use crate::upstream::{Upstream, UpstreamError};

@@ -20,12 +20,14 @@ mod tombstone;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::store::{LogEntry, Position, SnapshotItem};
+use crate::clock::Instant;
+use crate::store::{LogEntry, Position, Revision, SnapshotItem};
 use crate::token::{Digest, Permission, PermissionSet, Role, TokenId, UserId};
+use entry::Generation;
 use freshness::Freshness;
 use table::{Grants, Ledger};
 
@@ -107,6 +109,15 @@ pub struct Status {
     pub notices_lost: u64,
 }
 
+/// See [`Replica::extent`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Extent {
+    generation: Generation,
+    applied: Revision,
+    /// Besides what was applied: what was recalled, and revoked ahead of its turn.
+    narrowed: u64,
+}
+
 /// Every usable token, by digest.
 pub struct Replica {
     grants: Grants,
@@ -130,7 +141,7 @@ impl Replica {
         Self {
             grants: table::new_grants(),
             limits: Role::ALL.map(Role::permissions),
-            freshness: Freshness::new(),
+            freshness: Freshness::default(),
             ledger: Mutex::new(Ledger::new()),
             position: watch::Sender::new(None),
             divergences: AtomicU64::new(0),
@@ -169,7 +180,13 @@ impl Replica {
     /// How long ago the replica was last proven to be at the store's position; `None` before the first time.
     #[must_use]
     pub fn staleness(&self, now: Instant) -> Option<Duration> {
-        self.freshness.staleness(now)
+        Some(now.duration_since(self.proven()?))
+    }
+
+    /// The moment as of which the replica was last proven to be at the store's position; `None` before the first time.
+    #[must_use]
+    pub fn proven(&self) -> Option<Instant> {
+        self.freshness.proven()
     }
 
     /// Changes each time that some grant may have become narrower: whoever admitted something that still runs looks it
@@ -295,6 +312,12 @@ impl Replica {
             self.freshness.confirm(as_of);
         }
         checksum
+    }
+
+    /// What the replica holds: the same again says that nothing was added or taken away since.
+    fn extent(&self) -> Extent {
+        let (generation, applied) = self.ledger().progress();
+        Extent { generation, applied, narrowed: *self.narrowed.borrow() }
     }
 
     /// Says where the replica stands.

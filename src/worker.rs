@@ -11,10 +11,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
+use crate::clock::Instant;
 use crate::http1::{Buffer, MAX_FIELDS, buffer};
 use crate::proxy::Gate;
 use crate::upstream::Pool;

@@ -6,13 +6,14 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::recall::Recalls;
 use super::Replica;
 use super::presence::Presence;
 use super::sync::{Event, Finding, Read, Synchroniser, Table};
 use crate::backoff::Backoff;
+use crate::clock::{Instant, Timer};
 use crate::store::{LogEntry, Notice, Position, Revision, Store, StoreError};
 use crate::token::Digest;
 
@@ -55,6 +56,7 @@ pub async fn resume(
     let mut watch = store.watch();
     let mut shutdown = pin!(shutdown);
     let mut driver = Driver::new(&replica, &*store, machine, probe_interval, presence.as_deref());
+    let timer = Timer::new();
     loop {
         let event = tokio::select! {
             () = &mut shutdown => return,
@@ -62,7 +64,7 @@ pub async fn resume(
             notice = watch.next() => Event::Notice(notice),
             () = driver.recalls.written() => continue,
             () = renewed(driver.presence), if driver.known_since.is_none() => Event::Tick,
-            () = tokio::time::sleep_until(driver.next_probe.into()) => Event::Tick,
+            () = timer.until(driver.next_probe) => Event::Tick,
         };
         driver.handle(event, Instant::now());
     }

@@ -1,8 +1,9 @@
 //! The snapshot file: what the replica held, so that the next start need not wait for the store.
 //!
 //! ```text
-//!   every minute, and at the end:  replica ─► FILE.new ─► fsync ─► rename to FILE
-//!   at the start:                  FILE ─► replica ─► hash right? ─► the log from its position on settles it
+//!   after changes, and at the end:  replica ─► FILE.new ─► fsync ─► rename to FILE
+//!   while nothing changes:          when it was last proven ─► the end of FILE, every second
+//!   at the start:                   FILE ─► replica ─► hash right? ─► the log from its position on settles it
 //! ```
 //!
 //! The file is written while the replica moves on, shard by shard, so it is what a store's snapshot is: everything that
@@ -10,11 +11,12 @@
 //! it exact, and the checksum then says whether it is. A file of another epoch, or one that a store has lost writes of,
 //! is found out by that in the same way as the replica of a sidecar that was never restarted.
 //!
-//! **It makes nothing fresher than it was.** The file says when the replica was last proven fresh, a moment before the
-//! first item was written, by a clock that goes on while the sidecar is not running. So everything committed before that
-//! moment is in the file, and a sidecar that starts while its store is away serves from it for exactly as long as it
-//! would have without the restart. After a restart of the machine that clock means nothing: then the file saves reading
-//! the store, and nothing is served until the first proof.
+//! **It makes nothing fresher than it was, and nothing staler.** The file says when the replica was last proven fresh, a
+//! moment before the first item was written, by a clock that goes on while the sidecar is not running. So everything
+//! committed before that moment is in the file, and a sidecar that starts while its store is away serves from it for as
+//! long as it would have without the restart. While the replica holds what the file holds, each new proof is written over
+//! the one before, in a few bytes that need not reach the disk: they are for a process that is killed. After a restart of
+//! the machine that clock means nothing: then the file saves reading the store, and nothing is served until the first proof.
 //!
 //! **It forgets no revocation that it holds.** Tombstones are written last, so none is missing of a token that the file
 //! shows, and keep their age. What was revoked after the file was written is in the log; if the store has lost it too, a
@@ -29,20 +31,26 @@ mod format;
 mod moment;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::io::{self, BufReader, BufWriter};
+use std::ops::RangeInclusive;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::sync::Synchroniser;
-use super::{Replica, table};
+use super::{Extent, Replica, table};
+use crate::clock::Instant;
 use crate::store::{Position, Revision};
-use format::{Encoder, FormatError, Item, Standing, Tombstone};
+use format::{Encoder, FormatError, Hash, Item, Proof, Standing, Tombstone};
 use moment::Moment;
 
-/// How often the file is written, if the replica has moved.
-const INTERVAL: Duration = Duration::from_secs(60);
+/// How often the proof is written, if there is a new one.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// The shortest and the longest time between two writings of the whole file, if the replica has moved; in between, so long
+/// that writing takes a fiftieth of the time.
+const INTERVAL: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(60);
 
 /// Bytes read and written at once.
 const BUFFER: usize = 1 << 20;
@@ -63,10 +71,25 @@ pub struct SnapshotFile {
 
 #[derive(Debug, Default)]
 struct Writing {
-    /// The position of the file that is there.
-    saved: Option<Position>,
+    /// What was written last, while it can be renewed.
+    saved: Option<Saved>,
+    /// When it may be written again.
+    due: Option<Instant>,
     /// The latest attempt failed, and was logged.
     failing: bool,
+}
+
+/// A file that was written.
+#[derive(Debug)]
+struct Saved {
+    file: File,
+    hash: Hash,
+    /// Where its proof stands.
+    offset: u64,
+    /// Which proof that is.
+    proven: Instant,
+    /// What the replica held.
+    extent: Extent,
 }
 
 /// Why a file is not used, or could not be written.
@@ -93,20 +116,38 @@ impl SnapshotFile {
     /// empty. To be awaited before anything else writes the replica.
     pub async fn load(self: &Arc<Self>) -> Synchroniser {
         let this = Arc::clone(self);
-        let loading = tokio::task::spawn_blocking(move || this.load_now(Moment::now(), Instant::now()));
+        let loading = tokio::task::spawn_blocking(move || this.load_now(Moment::now()));
         // It fails by a panic only, and then has written nothing that counts as proven.
         loading.await.unwrap_or_default()
     }
 
-    /// Writes the file every minute, if the replica has moved and is at a position. Never ends; may be dropped at any
-    /// point.
+    /// Writes the file when the replica has moved and is at a position, and else its proof. Never ends; may be dropped at
+    /// any point.
     pub async fn keep(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(INTERVAL).await;
-            let position = *self.replica.position().borrow();
-            if position.is_some() && position != self.saved() {
-                self.save().await;
+            tokio::time::sleep(RENEWAL).await;
+            let this = Arc::clone(&self);
+            // It fails by a panic only, which is logged.
+            drop(tokio::task::spawn_blocking(move || this.keep_now(Moment::now())).await);
+        }
+    }
+
+    /// One turn of [`SnapshotFile::keep`].
+    fn keep_now(&self, here: Option<Moment>) {
+        let due = {
+            let mut writing = self.writing();
+            match writing.saved.as_mut().map(|saved| saved.renew(&self.replica, here)) {
+                Some(Ok(true)) => return,
+                Some(Err(error)) => {
+                    tracing::debug!(file = %self.path.display(), %error, "cannot renew the snapshot file's proof");
+                    writing.saved = None;
+                }
+                Some(Ok(false)) | None => {}
             }
+            writing.due.is_none_or(|due| due <= Instant::now())
+        };
+        if due && self.replica.position.borrow().is_some() {
+            self.save_now(here);
         }
     }
 
@@ -119,23 +160,25 @@ impl SnapshotFile {
         }
     }
 
-    fn saved(&self) -> Option<Position> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner).saved
+    fn writing(&self) -> MutexGuard<'_, Writing> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn load_now(&self, here: Option<Moment>, now: Instant) -> Synchroniser {
+    fn load_now(&self, here: Option<Moment>) -> Synchroniser {
         let (started, file) = (Instant::now(), self.path.display());
+        let now = here.map_or(started, |here| here.at);
         match self.read() {
-            Ok((standing, tombstones)) => {
-                let since = |then: Option<Moment>| here?.since(then?);
-                let as_of = since(standing.proven).and_then(|elapsed| now.checked_sub(elapsed));
-                let away = since(standing.saved).map_or(0, |away| u32::try_from(away.as_secs()).unwrap_or(u32::MAX));
+            Ok((standing, Proof(proven), tombstones)) => {
+                let moment = |then: Option<Moment>| here?.recall(then?);
+                let as_of = moment(proven);
+                let away = moment(standing.saved).map_or(0, |saved| now.duration_since(saved).as_secs());
+                let away = u32::try_from(away).unwrap_or(u32::MAX);
                 let aged: Vec<_> = tombstones.iter().map(|(digest, age)| (*digest, age.saturating_add(away))).collect();
                 let found = self.replica.adopt(&aged, as_of, now);
                 let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let grants = self.replica.grants.len();
                 let revision = standing.position.map(|(position, _)| position.revision.0);
-                let proven_seconds_ago = as_of.map(|as_of| now.saturating_duration_since(as_of).as_secs());
+                let proven_seconds_ago = as_of.map(|as_of| now.duration_since(as_of).as_secs());
                 tracing::info!(
                     %file, grants, tombstones = aged.len(), revision, proven_seconds_ago, milliseconds,
                     "the replica was loaded from the snapshot file"
@@ -160,12 +203,14 @@ impl SnapshotFile {
     }
 
     fn save_now(&self, here: Option<Moment>) {
-        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writing = self.writing();
         let (started, file) = (Instant::now(), self.path.display());
-        match self.write(here) {
+        let written = self.write(here);
+        writing.due = Some(Instant::now() + (50 * started.elapsed()).clamp(*INTERVAL.start(), *INTERVAL.end()));
+        match written {
             Ok(None) => {}
-            Ok(Some(standing)) => {
-                *writing = Writing { saved: standing.position.map(|(position, _)| position), failing: false };
+            Ok(Some(saved)) => {
+                (writing.saved, writing.failing) = (saved, false);
                 let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::debug!(%file, milliseconds, "wrote the snapshot file");
             }
@@ -178,48 +223,69 @@ impl SnapshotFile {
     }
 
     /// Merges the file into the replica. On an error the replica holds some of it.
-    fn read(&self) -> Result<(Standing, Vec<Tombstone>), FileError> {
+    fn read(&self) -> Result<(Standing, Proof, Vec<Tombstone>), FileError> {
         let file = File::open(&self.path)?;
         let length = check(&file)?;
         self.replica.begin_merge();
         let mut tombstones = Vec::new();
         let file = BufReader::with_capacity(BUFFER, file);
-        let standing = format::read(file, length, &self.store, &mut |item| match item {
+        let (standing, proof) = format::read(file, length, &self.store, &mut |item| match item {
             Item::Snapshot(item) => drop(self.replica.merge(&item)),
             Item::Tombstone(tombstone) => tombstones.push(tombstone),
         })?;
-        Ok((standing, tombstones))
+        Ok((standing, proof, tombstones))
     }
 
-    /// Writes a new file, and puts it in the place of the old one. `None`: there is nothing proven to be saved.
-    fn write(&self, here: Option<Moment>) -> Result<Option<Standing>, FileError> {
+    /// Writes a new file, and puts it in the place of the old one. Nothing is done while nothing was proven; what cannot be
+    /// renewed is not returned.
+    fn write(&self, here: Option<Moment>) -> Result<Option<Option<Saved>>, FileError> {
         // Before the first item: the file holds at least what was proven then.
-        let Some(staleness) = self.replica.staleness(Instant::now()) else { return Ok(None) };
-        let proven = here.and_then(|here| here.before(staleness));
+        let Some(proven) = self.replica.proven() else { return Ok(None) };
+        let extent = self.replica.extent();
         let new = self.path.with_added_extension("new");
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        let write = || -> Result<Standing, FileError> {
+        let write = || -> Result<Option<Saved>, FileError> {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
             let out = BufWriter::with_capacity(BUFFER, file);
             let mut encoder = Encoder::new(out, &self.store, self.replica.grants.len())?;
             let position = write_items(&mut encoder, &self.replica)?;
-            let standing = Standing { proven, saved: here, position };
-            let mut out = encoder.end(&standing)?;
-            out.flush()?;
-            out.get_ref().sync_all()?;
+            let at = here.map(|here| Moment { at: proven, ..here });
+            let (out, hash) = encoder.end(&Standing { saved: here, position }, at)?;
+            let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.sync_all()?;
             fs::rename(&new, &self.path)?;
-            Ok(standing)
+            let offset = file.metadata()?.len() - Proof::ENCODED as u64;
+            Ok(position.map(|_| Saved { file, hash, offset, proven, extent }))
         };
-        let standing = write().inspect_err(|_| {
+        let saved = write().inspect_err(|_| {
             // What is half written is in nobody's way, and the next attempt removes it.
             fs::remove_file(&new).ok();
         })?;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder)?.sync_all()?;
-        Ok(Some(standing))
+        Ok(Some(saved))
+    }
+}
+
+impl Saved {
+    /// Writes the latest proof over the one in the file, if it is a proof of what the file holds. Whether it is.
+    fn renew(&mut self, replica: &Replica, here: Option<Moment>) -> io::Result<bool> {
+        // In this order: what was committed before a proof was applied before it.
+        let proven = replica.proven();
+        if replica.extent() != self.extent {
+            return Ok(false);
+        }
+        if let (Some(proven), Some(here)) = (proven, here)
+            && proven > self.proven
+        {
+            let proof = Proof(Some(Moment { at: proven, ..here }));
+            self.file.write_all_at(&proof.encode(&self.hash), self.offset)?;
+            self.proven = proven;
+        }
+        Ok(true)
     }
 }
 

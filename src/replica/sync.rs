@@ -34,8 +34,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::Instant;
 
+use crate::clock::Instant;
 use crate::store::{Changes, Epoch, Head, LogEntry, Notice, Position, Probe, Revision};
 use crate::token::Digest;
 

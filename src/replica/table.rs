@@ -12,13 +12,13 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use dashmap::DashMap;
 
 use super::OwnerEntry;
 use super::entry::{DigestHasher, Entry, Generation, Terms};
 use super::tombstone::{self, Tombstones};
+use crate::clock::Instant;
 use crate::store::{Change, LogEntry, Revision, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 

@@ -1,9 +1,8 @@
 //! What a writer does and a request then sees.
 
-use std::time::Instant;
-
 use super::entry::Terms;
 use super::*;
+use crate::clock::Instant;
 use crate::store::{Change, CommitId, Head, Revision, Stamp};
 use crate::token::{Grant, Owner};
 

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
-use std::time::Instant;
 
 use super::entry::DigestHasher;
+use crate::clock::Instant;
 use crate::token::Digest;
 
 /// How long a tombstone is kept. A store that lost writes longer ago than this was restored by a person, not by a
@@ -87,7 +87,7 @@ impl Tombstones {
     }
 
     fn seconds(&self, now: Instant) -> u32 {
-        let since = u32::try_from(now.saturating_duration_since(self.origin).as_secs()).unwrap_or(u32::MAX);
+        let since = u32::try_from(now.duration_since(self.origin).as_secs()).unwrap_or(u32::MAX);
         since.saturating_add(2 * RETENTION_SECONDS)
     }
 }

@@ -270,7 +270,7 @@ async fn a_fleet_is_upgraded_sidecars_first() {
     let status = follower.replica.status();
     assert_eq!((status.position, status.resyncs, status.divergences), (Some(reached), 0, 0));
     assert!(!knows("narrowed"));
-    let fresh = || async { follower.replica.staleness(Instant::now()) < Some(began.elapsed()) };
+    let fresh = || async { follower.replica.staleness(tollgate::clock::Instant::now()) < Some(began.elapsed()) };
     eventually("it is proven at the new schema", fresh).await;
     assert!(
         matches!(store.commit(Batch::default()).await, Ok(committed) if committed.position.revision == Revision(13))

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Builder, CONFIG, Site, eventually, get};
+use crate::harness::{Builder, CONFIG, RedisServer, Serving, Site, Upstream, eventually, get, run};
 
 const FILE: &str = "replica.snapshot";
 
@@ -57,7 +57,10 @@ async fn a_restart_during_an_outage_serves_on_for_as_long_as_without_it() {
     assert_eq!(site.get(CONFIG, &revoked).await.status(), 503);
 
     let site = site.restart().await;
-    eventually("the file is loaded", || async { site.sidecar.replica().staleness(Instant::now()).is_some() }).await;
+    eventually("the file is loaded", || async {
+        site.sidecar.replica().staleness(tollgate::clock::Instant::now()).is_some()
+    })
+    .await;
     assert_eq!(status(&site).await, 503, "a restart makes nothing fresher");
     site.store.set_broken(false);
     site.replica_is_current().await;
@@ -120,4 +123,32 @@ async fn the_file_of_another_life_of_the_store_is_given_up() {
     two.replica_is_current().await;
     assert_eq!((two.get(CONFIG, &one.agent).await.status(), status(&two).await), (401, 200));
     assert_eq!(two.sidecar.replica().status().resyncs, 1);
+}
+
+/// It was proven fresh a moment ago, longer after the file was written than the replica is believed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_in_a_quiet_registry_leaves_a_file_that_is_as_fresh_as_the_replica_was() {
+    let mut redis = RedisServer::start();
+    let made = run(&["--store", &redis.url(), "init"], &[]);
+    let token = String::from_utf8(made.stdout).expect("text").trim().to_owned();
+    let (directory, api) = (tempfile::tempdir().expect("a directory"), Upstream::start().await);
+    let path = directory.path().join(FILE);
+    let api = format!("http://{}", api.address());
+    let variables = [
+        ("TOLLGATE_UPSTREAM__API__URL", api.as_str()),
+        ("TOLLGATE_FRESHNESS__PROBE_INTERVAL", "50ms"),
+        ("TOLLGATE_FRESHNESS__MAX_STALENESS", "5s"),
+        ("TOLLGATE_STORE__SNAPSHOT_FILE", path.to_str().expect("plain")),
+    ];
+    let mut sidecar = Serving::start(&redis.url(), &variables).await;
+    sidecar.says("ready").await;
+    eventually("the file is written", || async { path.exists() }).await;
+    let written = std::fs::metadata(&path).expect("is there");
+    tokio::time::sleep(Duration::from_secs(7)).await; // the quiet
+    assert_eq!(std::fs::metadata(&path).expect("is there").len(), written.len());
+    redis.kill();
+    sidecar.kill();
+    let sidecar = Serving::start(&redis.url(), &variables).await;
+    eventually("the file is loaded", || async { sidecar.fetch(&token).await == 200 }).await;
+    eventually("the bound passes", || async { sidecar.fetch(&token).await == 503 }).await;
 }

@@ -1,6 +1,6 @@
 //! What a sidecar holds, in bits: one per token. It does what the real table does; a test compares the two.
 
-use std::time::Instant;
+use tollgate::clock::Instant;
 
 use tollgate::replica::sync::Table;
 use tollgate::store::{Change, LogEntry, Revision};

@@ -1,7 +1,9 @@
 //! Everything that can happen: a store, sidecars, and what is on its way between them.
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tollgate::clock::Instant;
 
 use tollgate::replica::sync::{Event, Read, Synchroniser};
 use tollgate::store::{Change, Changes, CommitId, Epoch, Head, LogEntry, Notice, Position, Probe, Revision};

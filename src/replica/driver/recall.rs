@@ -8,9 +8,10 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::hash::BuildHasherDefault;
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{ReadError, Replica, chain, within};
+use crate::clock::Instant;
 use crate::replica::entry::DigestHasher;
 use crate::store::Store;
 use crate::token::Digest;

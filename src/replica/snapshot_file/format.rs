@@ -8,10 +8,13 @@
 //!     't'  tombstones:  digest 32  age in seconds u32         the oldest first
 //!     'e'  the end, one record, see Standing
 //!   SHA-256 of all that
+//!   when it was last proven: a moment, and the SHA-256 of that hash and the moment
 //! ```
 //!
-//! Version 1, which a sidecar may find after an upgrade, had no commit id and revision with users, grants of 32 bytes, and
-//! no head in the standing.
+//! The last part alone is written again while nothing else changes: see [`Proof`].
+//!
+//! Version 1, which a sidecar may find after an upgrade, had no commit id and revision with users, grants of 32 bytes, no
+//! head in the standing, and the moment before the standing's own instead of the last part.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -19,6 +22,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::Moment;
+use crate::clock::Instant;
 use crate::store::{CommitId, Epoch, Head, Position, Revision, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, UserId};
 
@@ -39,6 +43,9 @@ const GRANT: usize = 32 + Grant::SHORT;
 /// Records of one block: what a damaged count can make the reader ask for is small.
 const BLOCK: usize = 16_384;
 
+/// SHA-256 of a file's items.
+pub(super) type Hash = [u8; 32];
+
 /// A digest and for how many seconds it has been one.
 pub(super) type Tombstone = (Digest, u32);
 
@@ -51,8 +58,6 @@ pub(super) enum Item {
 /// What a file says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// When the replica was last proven fresh, before the first item was written.
-    pub(super) proven: Option<Moment>,
     /// When the file was written.
     pub(super) saved: Option<Moment>,
     /// From where the log makes it exact, and up to where later commits are mixed in. Without it the replica was being
@@ -131,12 +136,14 @@ impl<W: Write> Encoder<W> {
         })
     }
 
-    /// Ends the file, and hands back what it was written to.
-    pub(super) fn end(mut self, standing: &Standing) -> io::Result<W> {
+    /// Ends the file. `proven` is when the replica was last proven fresh before the first item was written. Hands back what
+    /// it was written to, and the hash of its items.
+    pub(super) fn end(mut self, standing: &Standing, proven: Option<Moment>) -> io::Result<(W, Hash)> {
         self.blocks(END, std::slice::from_ref(standing), |block, standing| standing.encode(block))?;
-        let hash: [u8; 32] = self.hash.finalize().into();
+        let hash = Hash::from(self.hash.finalize());
         self.out.write_all(&hash)?;
-        Ok(self.out)
+        self.out.write_all(&Proof(proven).encode(&hash))?;
+        Ok((self.out, hash))
     }
 
     fn blocks<T>(&mut self, kind: u8, records: &[T], encode: impl Fn(&mut Vec<u8>, &T)) -> io::Result<()> {
@@ -164,17 +171,17 @@ fn name(store: &str) -> &[u8] {
     &store.as_bytes()[..store.len().min(usize::from(u16::MAX))]
 }
 
-/// Reads a file of this length, of this store, to its end and hands every item to `sink`. Only what is returned says that they were
-/// right: with an error, none of them may be believed.
+/// Reads a file of this length, of this store, to its end and hands every item to `sink`. Only what is returned says that
+/// they were right, and when that was last proven: with an error, none of them may be believed.
 pub(super) fn read<R: Read>(
     input: R,
     length: u64,
     store: &str,
     sink: &mut dyn FnMut(Item),
-) -> Result<Standing, FormatError> {
+) -> Result<(Standing, Proof), FormatError> {
     let mut decoder = Decoder { input, version: VERSION, hash: Sha256::new(), block: Vec::new() };
     decoder.header(length, store, sink)?;
-    let standing = loop {
+    let (standing, proven) = loop {
         let ([kind], count) = (decoder.array()?, u32::from_le_bytes(decoder.array()?));
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         if count > BLOCK {
@@ -193,8 +200,7 @@ pub(super) fn read<R: Read>(
             _ => return Err(FormatError::Damaged("a block of unknown kind")),
         }
     };
-    decoder.end()?;
-    Ok(standing)
+    Ok((standing, decoder.end(proven)?))
 }
 
 struct Decoder<R> {
@@ -256,15 +262,20 @@ impl<R: Read> Decoder<R> {
         Ok(())
     }
 
-    fn standing(&mut self) -> Result<Standing, FormatError> {
+    /// And of version 1, when the file's items were proven.
+    fn standing(&mut self) -> Result<(Standing, Option<Moment>), FormatError> {
+        if self.version != UNCHAINED {
+            return Ok((Standing::decode(&self.array()?)?, None));
+        }
+        let proven = decode_moment(self.array()?);
         let mut bytes = [0; Standing::ENCODED];
-        let length = if self.version == UNCHAINED { Standing::ENCODED - 16 } else { Standing::ENCODED };
+        let length = Standing::ENCODED - size_of::<Head>();
         bytes[..length].copy_from_slice(self.bytes(length)?);
         let mut standing = Standing::decode(&bytes)?;
-        if let (UNCHAINED, Some((position, _))) = (self.version, &mut standing.position) {
+        if let Some((position, _)) = &mut standing.position {
             position.head = Head::unchained(position.revision, position.checksum);
         }
-        Ok(standing)
+        Ok((standing, proven))
     }
 
     /// The records of a block, of a fixed length each.
@@ -284,14 +295,22 @@ impl<R: Read> Decoder<R> {
         Ok(&self.block)
     }
 
-    fn end(mut self) -> Result<(), FormatError> {
-        let (mut said, found) = ([0; 32], <[u8; 32]>::from(self.hash.finalize()));
+    /// `proven`: what the items of version 1 say of it themselves.
+    fn end(mut self, proven: Option<Moment>) -> Result<Proof, FormatError> {
+        let (mut said, found) = (Hash::default(), Hash::from(self.hash.finalize()));
         self.input.read_exact(&mut said)?;
         if said != found {
             return Err(FormatError::Damaged("its checksum is wrong"));
         }
+        let proof = if self.version == UNCHAINED {
+            Proof(proven)
+        } else {
+            let mut proof = [0; Proof::ENCODED];
+            self.input.read_exact(&mut proof)?;
+            Proof::decode(&proof, &found)
+        };
         match self.input.read(&mut [0])? {
-            0 => Ok(()),
+            0 => Ok(proof),
             _ => Err(FormatError::Damaged("something follows its end")),
         }
     }
@@ -302,17 +321,11 @@ fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], FormatError> {
 }
 
 impl Standing {
-    /// Two moments of 25 bytes, then 49 for the position: a byte that says whether the rest counts, first.
-    const ENCODED: usize = 2 * 25 + 49;
+    /// A moment, then 49 for the position: a byte that says whether the rest counts, first.
+    const ENCODED: usize = MOMENT + 49;
 
     fn encode(&self, block: &mut Vec<u8>) {
-        for moment in [self.proven, self.saved] {
-            block.push(moment.is_some().into());
-            let moment = moment.unwrap_or(Moment { boot: [0; 16], since_boot: Duration::ZERO });
-            block.extend_from_slice(&moment.boot);
-            let nanoseconds = u64::try_from(moment.since_boot.as_nanos()).unwrap_or(u64::MAX);
-            block.extend_from_slice(&nanoseconds.to_le_bytes());
-        }
+        block.extend_from_slice(&encode_moment(self.saved));
         block.push(self.position.is_some().into());
         let words = self.position.map_or(([0; 4], 0), |(Position { epoch, revision, head, checksum }, reaches)| {
             ([epoch.0, revision.0, checksum, reaches.0], head.0)
@@ -324,20 +337,65 @@ impl Standing {
     }
 
     fn decode(bytes: &[u8; Self::ENCODED]) -> Result<Self, FormatError> {
-        let (mut moments, position) = (bytes.chunks_exact(25), &bytes[50..]);
-        let mut moment = || -> Result<Option<Moment>, FormatError> {
-            let bytes = moments.next().ok_or(FormatError::Short)?;
-            let nanoseconds = u64::from_le_bytes(array(&bytes[17..])?);
-            let moment = Moment { boot: array(&bytes[1..17])?, since_boot: Duration::from_nanos(nanoseconds) };
-            Ok((bytes[0] == 1).then_some(moment))
-        };
-        let (proven, saved) = (moment()?, moment()?);
+        let (saved, position) = bytes.split_at(MOMENT);
         let (words, head) = position[1..].split_at(32);
         let head = Head(u128::from_le_bytes(array(head)?));
         let mut words = words.chunks_exact(8).map(|word| array(word).map(u64::from_le_bytes));
         let mut word = || words.next().ok_or(FormatError::Short)?;
         let at = Position { epoch: Epoch(word()?), revision: Revision(word()?), head, checksum: word()? };
         let reaches = Revision(word()?);
-        Ok(Self { proven, saved, position: (position[0] == 1).then_some((at, reaches)) })
+        Ok(Self { saved: decode_moment(array(saved)?), position: (position[0] == 1).then_some((at, reaches)) })
     }
+}
+
+/// When a file's items were last proven to be all that was committed, if they were.
+///
+/// It is written over in place, so a crash of the machine may leave it half written, or not written at all; that crash has
+/// also made it worthless, since it counts from the start of the machine. The hash tells: then there is no proof, and the
+/// items are as good as before. It covers theirs, so that no file can be given the proof of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Proof(pub(super) Option<Moment>);
+
+impl Proof {
+    /// The length of it, at the end of a file.
+    pub(super) const ENCODED: usize = MOMENT + size_of::<Hash>();
+
+    /// Of a file whose items have this hash.
+    pub(super) fn encode(self, items: &Hash) -> [u8; Self::ENCODED] {
+        let (moment, mut encoded) = (encode_moment(self.0), [0; Self::ENCODED]);
+        encoded[..MOMENT].copy_from_slice(&moment);
+        encoded[MOMENT..].copy_from_slice(&Self::hash(&moment, items));
+        encoded
+    }
+
+    fn decode(bytes: &[u8; Self::ENCODED], items: &Hash) -> Self {
+        let (moment, hash) = bytes.split_at(MOMENT);
+        let moment = array(moment).ok().filter(|moment| Self::hash(moment, items) == hash);
+        Self(moment.and_then(decode_moment))
+    }
+
+    fn hash(moment: &[u8; MOMENT], items: &Hash) -> Hash {
+        Sha256::new().chain_update(items).chain_update(moment).finalize().into()
+    }
+}
+
+/// Length of a moment: a byte that says whether there is one, which start of the machine, nanoseconds since.
+const MOMENT: usize = 1 + 16 + 8;
+
+fn encode_moment(moment: Option<Moment>) -> [u8; MOMENT] {
+    let mut encoded = [0; MOMENT];
+    if let Some(Moment { boot, at }) = moment {
+        encoded[0] = 1;
+        encoded[1..17].copy_from_slice(&boot);
+        let nanoseconds = u64::try_from(at.uptime().as_nanos()).unwrap_or(u64::MAX);
+        encoded[17..].copy_from_slice(&nanoseconds.to_le_bytes());
+    }
+    encoded
+}
+
+fn decode_moment(bytes: [u8; MOMENT]) -> Option<Moment> {
+    let nanoseconds = u64::from_le_bytes(array(&bytes[17..]).ok()?);
+    let moment =
+        Moment { boot: array(&bytes[1..17]).ok()?, at: Instant::since_boot(Duration::from_nanos(nanoseconds)) };
+    (bytes[0] == 1).then_some(moment)
 }

@@ -39,11 +39,11 @@ fn user(id: u64) -> Change {
 }
 
 fn here() -> Moment {
-    Moment { boot: [1; 16], since_boot: Duration::from_secs(1_000_000) }
+    Moment { boot: [1; 16], at: Instant::since_boot(Duration::from_secs(1_000_000)) }
 }
 
 fn later(seconds: u64) -> Moment {
-    Moment { since_boot: here().since_boot + Duration::from_secs(seconds), ..here() }
+    Moment { at: here().at + Duration::from_secs(seconds), ..here() }
 }
 
 /// A replica with a store's log behind it.
@@ -55,7 +55,7 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        Self { replica: Arc::new(Replica::new()), log: Vec::new(), now: Instant::now() }
+        Self { replica: Arc::new(Replica::new()), log: Vec::new(), now: here().at }
     }
 
     /// Three users, the last of them disabled, and tokens 0 to 8, of which 0 was revoked.
@@ -91,12 +91,12 @@ impl Run {
 /// A new replica, loaded from the file in this folder at a moment.
 fn load(folder: &TempDir, at: Moment) -> (Arc<Replica>, Synchroniser) {
     let run = Run::new();
-    let machine = run.file(folder).load_now(Some(at), Instant::now());
+    let machine = run.file(folder).load_now(Some(at));
     (run.replica, machine)
 }
 
-fn staleness(replica: &Replica) -> Option<u64> {
-    replica.staleness(Instant::now()).map(|staleness| staleness.as_secs())
+fn staleness(replica: &Replica, at: Moment) -> Option<u64> {
+    replica.staleness(at.at).map(|staleness| staleness.as_secs())
 }
 
 /// What requests see of the tokens below a number.
@@ -120,7 +120,7 @@ fn the_next_run_has_what_the_one_before_had() {
     assert_eq!(Status { position: theirs.position, ..ours }, theirs);
     let position = theirs.position.expect("settled");
     assert_eq!(machine, Synchroniser::resumed(position, position.revision, position.checksum));
-    assert_eq!(staleness(&replica), Some(20), "as stale as without the restart");
+    assert_eq!(staleness(&replica, later(20)), Some(20), "as stale as without the restart");
     // Neither can come back.
     for number in [0, 1] {
         replica.merge(&SnapshotItem::Grant(digest(number), grant(number)));
@@ -132,17 +132,50 @@ fn the_next_run_has_what_the_one_before_had() {
 fn nothing_is_fresher_than_its_last_proof() {
     let run = Run::usual();
     let folder = run.saved();
-    assert_eq!(staleness(&load(&folder, later(0)).0), Some(0));
-    assert_eq!(staleness(&load(&folder, later(86_400)).0), Some(86_400));
+    for seconds in [0, 86_400] {
+        assert_eq!(staleness(&load(&folder, later(seconds)).0, later(seconds)), Some(seconds));
+    }
     let rebooted = Moment { boot: [2; 16], ..later(20) };
-    let before = here().before(Duration::from_secs(5)).expect("later than that");
+    let before = Moment { at: here().at.checked_sub(Duration::from_secs(5)).expect("later than that"), ..here() };
     for elsewhere in [rebooted, before] {
         let (replica, _) = load(&folder, elsewhere);
-        assert_eq!((staleness(&replica), replica.status().grants), (None, 8));
+        assert_eq!((staleness(&replica, elsewhere), replica.status().grants), (None, 8));
     }
     let replica = Run::new();
-    replica.file(&folder).load_now(None, Instant::now());
-    assert_eq!(staleness(&replica.replica), None, "no clock, no proof");
+    replica.file(&folder).load_now(None);
+    assert_eq!(replica.replica.proven(), None, "no clock, no proof");
+}
+
+#[test]
+fn while_nothing_changes_only_the_proof_is_written() {
+    let mut run = Run::usual();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, path) = (run.file(&folder), folder.path().join("replica.snapshot"));
+    file.keep_now(Some(here()));
+    let first = fs::read(&path).expect("was written");
+    let inode = || fs::metadata(&path).expect("is there").ino();
+    let written = inode();
+    let proven = |run: &Run, seconds| {
+        run.replica.confirm(later(seconds).at);
+        file.keep_now(Some(later(seconds)));
+        load(&folder, later(seconds + 1)).0.proven() == Some(later(seconds).at)
+    };
+    assert!(proven(&run, 10) && proven(&run, 20));
+    let renewed = fs::read(&path).expect("is there");
+    let proof = first.len() - Proof::ENCODED;
+    assert_eq!((inode(), &renewed[..proof], renewed.len()), (written, &first[..proof], first.len()));
+
+    // The proofs of what is not in the file are not proofs of the file.
+    run.commit(vec![remove(3)]);
+    assert!(!proven(&run, 30));
+    file.writing().due = None;
+    assert!(proven(&run, 31) && inode() != written);
+    run.replica.recall(&[digest(4)], later(32).at);
+    assert!(!proven(&run, 32));
+    file.writing().due = None;
+    assert!(proven(&run, 33));
+    run.replica.begin_merge();
+    assert!(!proven(&run, 34));
 }
 
 #[tokio::test]
@@ -177,12 +210,21 @@ fn a_file_that_was_changed_anywhere_or_cut_short_is_ignored() {
         let (replica, machine) = load(&folder, later(1));
         let (status, empty) = (replica.status(), Replica::new().status());
         assert_eq!((status, machine), (empty, Synchroniser::new()), "{what}");
-        assert_eq!((staleness(&replica), replica.checksum()), (None, 0), "{what}");
+        assert_eq!((replica.proven(), replica.checksum()), (None, 0), "{what}");
     };
-    for index in 0..bytes.len() {
+    let changed = |index: usize| {
         let mut changed = bytes.clone();
         changed[index] ^= 1 << (index % 8);
-        ignored(&changed, &format!("byte {index}"));
+        changed
+    };
+    let proof = bytes.len() - Proof::ENCODED;
+    for index in 0..proof {
+        ignored(&changed(index), &format!("byte {index}"));
+    }
+    for index in proof..bytes.len() {
+        fs::write(&path, changed(index)).expect("writes");
+        let (replica, _) = load(&folder, later(1));
+        assert_eq!((replica.proven(), replica.status().grants), (None, 8), "byte {index}: the proof alone is void");
     }
     for length in 0..bytes.len() {
         ignored(&bytes[..length], &format!("cut at {length}"));
@@ -240,13 +282,13 @@ fn the_old_file_stays_until_the_new_one_is_whole_and_only_its_owner_reads_it() {
     run.commit(vec![remove(3)]);
     let file = run.file(&folder);
     file.save_now(Some(here()));
-    assert_eq!((fs::read(&path).expect("reads"), file.saved()), (old.clone(), None));
+    assert!(fs::read(&path).expect("reads") == old && file.writing().saved.is_none());
     fs::remove_dir_all(&new).expect("removes");
     // What a killed process left.
     fs::write(&new, "half").expect("writes");
     file.save_now(Some(here()));
     assert_ne!(fs::read(&path).expect("reads"), old);
-    assert_eq!((file.saved(), mode()), (run.replica.status().position, 0o600));
+    assert_eq!((file.writing().saved.is_some(), mode()), (true, 0o600));
     assert_eq!(fs::read_dir(folder.path()).expect("reads").count(), 1);
 }
 
@@ -258,7 +300,7 @@ fn a_replica_that_was_never_proven_leaves_the_file_alone() {
     let rebooted = Moment { boot: [2; 16], ..later(20) };
     let run = Run::new();
     let file = run.file(&folder);
-    file.load_now(Some(rebooted), Instant::now());
+    file.load_now(Some(rebooted));
     file.save_now(Some(rebooted));
     assert_eq!(fs::read(&path).expect("reads"), old);
 }
@@ -271,7 +313,7 @@ fn a_replica_that_is_being_rebuilt_is_saved_without_a_position() {
     run.replica.merge(&SnapshotItem::Grant(digest(50), grant(50)));
     let (replica, machine) = load(&run.saved(), later(20));
     assert_eq!(machine, Synchroniser::new());
-    assert_eq!((seen(&replica, 60), staleness(&replica)), (seen(&run.replica, 60), Some(20)));
+    assert_eq!((seen(&replica, 60), staleness(&replica, later(20))), (seen(&run.replica, 60), Some(20)));
 }
 
 #[test]
@@ -358,13 +400,13 @@ proptest! {
         let replica = Arc::clone(&run.borrow().replica);
         let mut encoder = Encoder::new(busy, STORE, 0).expect("writes");
         let position = write_items(&mut encoder, &replica).expect("writes");
-        let bytes = encoder.end(&Standing { proven: Some(here()), saved: Some(here()), position }).expect("writes").bytes;
+        let bytes = encoder.end(&Standing { saved: Some(here()), position }, Some(here())).expect("writes").0.bytes;
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("replica.snapshot"), bytes).expect("writes");
         let run = run.into_inner();
 
         let (replica, mut machine) = load(&folder, later(1));
-        let (now, last) = (Instant::now(), run.replica.status().position.expect("settled"));
+        let (now, last) = (here().at, run.replica.status().position.expect("settled"));
         let mut on = |event| machine.on(event, now, &mut Writer(&replica));
         prop_assert_eq!(on(Event::Tick).read, Some(Read::Position));
         let mut step = on(Event::Position(Probe::from(last)));

@@ -157,7 +157,7 @@ impl<S> Fleet<S> {
         let Ok(position) = store.position().await else { return false };
         let level = |sidecar: &Sidecar| {
             let replica = sidecar.replica();
-            let fresh = replica.staleness(Instant::now()).is_some_and(|staleness| staleness < BOUND);
+            let fresh = replica.staleness(tollgate::clock::Instant::now()).is_some_and(|staleness| staleness < BOUND);
             fresh && replica.status().position == Some(position) && replica.checksum() == position.checksum
         };
         self.sidecars.iter().all(level)
@@ -182,7 +182,7 @@ impl<S> Fleet<S> {
         });
         if asked.await.is_err() {
             let replica = self.sidecars[sidecar].replica();
-            let staleness = replica.staleness(Instant::now());
+            let staleness = replica.staleness(tollgate::clock::Instant::now());
             panic!("sidecar {sidecar} does not answer {status}, but {said:?}: stale {staleness:?}, {replica:?}");
         }
     }
