@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::admin::{self, Health};
-use crate::config::Config;
+use crate::config::{Config, FreshnessConfig};
 use crate::fleet::{self, Reporter};
 use crate::listener::{self, BindError, Places, Tls};
 use crate::proxy::Gate;
@@ -28,7 +28,7 @@ use crate::reload;
 use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::sync::Synchroniser;
-use crate::replica::{Replica, driver};
+use crate::replica::{Replica, alarm, driver};
 use crate::store::Store;
 use crate::tls::TlsError;
 use crate::upstream::UpstreamError;
@@ -156,7 +156,7 @@ impl Sidecar {
             Arc::clone(&presence),
             fleet::keep(&config.freshness),
         ));
-        sidecar.synchronise(replica, store, presence, config.freshness.probe_interval);
+        sidecar.synchronise(replica, store, presence, &config.freshness);
         Ok(sidecar)
     }
 
@@ -194,11 +194,14 @@ impl Sidecar {
         replica: Arc<Replica>,
         store: Arc<dyn Store>,
         presence: Arc<Presence>,
-        probe_interval: Duration,
+        freshness: &FreshnessConfig,
     ) {
         let mut unread = self.snapshot_file.clone();
         let (loaded, is_loaded) = watch::channel(false);
         let loaded = Arc::new(loaded);
+        let (watched, bounds) = (Arc::clone(&replica), alarm::Bounds::new(freshness));
+        self.keep("staleness alarm", move || alarm::watch(Arc::clone(&watched), bounds.clone()));
+        let probe_interval = freshness.probe_interval;
         self.keep("synchroniser", move || {
             let (replica, store, loaded) = (Arc::clone(&replica), Arc::clone(&store), Arc::clone(&loaded));
             let (unread, presence) = (unread.take(), Some(Arc::clone(&presence)));

@@ -197,17 +197,6 @@ impl FreshnessConfig {
         let own = self.per_permission.iter().find(|(other, _)| *other == permission);
         own.map_or(self.max_staleness, |(_, bound)| *bound)
     }
-
-    /// The shortest of all bounds.
-    #[must_use]
-    pub fn least_bound(&self) -> MaxStaleness {
-        let bounds = self.per_permission.iter().map(|(_, bound)| *bound).chain([self.max_staleness]);
-        let finite = bounds.filter_map(|bound| match bound {
-            MaxStaleness::Within(bound) => Some(bound),
-            MaxStaleness::Never => None,
-        });
-        finite.min().map_or(MaxStaleness::Never, MaxStaleness::Within)
-    }
 }
 
 /// A bound on staleness.

@@ -53,8 +53,6 @@ pub struct Gate {
     routes: RouteTable,
     trusted_proxies: Vec<Network>,
     max_staleness: MaxStaleness,
-    /// No request is admitted, and none is cut off for it, by a bound below this.
-    least_staleness: MaxStaleness,
     /// Open client connections, over all workers.
     pub connections: Arc<AtomicUsize>,
     /// Tasks that ended by a panic.
@@ -132,7 +130,6 @@ impl Gate {
             routes: config.routes.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             max_staleness: config.freshness.max_staleness,
-            least_staleness: config.freshness.least_bound(),
             connections: Arc::default(),
             panics: Arc::default(),
         })
@@ -203,12 +200,6 @@ impl Gate {
     pub fn holds(&self, terms: &Terms, staleness: Option<Duration>) -> bool {
         staleness.is_some_and(|staleness| terms.max_staleness.allows(staleness))
             && self.replica.permits(&terms.digest, terms.permission)
-    }
-
-    /// How stale the replica is, if that may be too stale for something that runs.
-    #[must_use]
-    pub fn doubtful(&self) -> bool {
-        self.replica.staleness(Instant::now()).is_none_or(|staleness| !self.least_staleness.allows(staleness))
     }
 }
 

@@ -8,6 +8,7 @@
 //! shard. The synchroniser is the only writer. When it fails, or the store does, the replica keeps what it has and
 //! [`Replica::staleness`] grows: that is what ends the serving.
 
+pub mod alarm;
 pub mod driver;
 mod entry;
 mod freshness;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Instant;
 use crate::store::{LogEntry, Position, Revision, SnapshotItem};
@@ -132,6 +133,8 @@ pub struct Replica {
     notices_lost: AtomicU64,
     narrowed: watch::Sender<u64>,
     ready: watch::Sender<bool>,
+    /// A proof was recorded.
+    confirmed: Notify,
 }
 
 impl Replica {
@@ -150,6 +153,7 @@ impl Replica {
             notices_lost: AtomicU64::new(0),
             narrowed: watch::Sender::new(0),
             ready: watch::Sender::new(false),
+            confirmed: Notify::new(),
         }
     }
 
@@ -297,6 +301,7 @@ impl Replica {
     /// Records a proof that the replica held everything committed before `as_of`. Never moves backwards.
     pub fn confirm(&self, as_of: Instant) {
         self.freshness.confirm(as_of);
+        self.confirmed.notify_waiters();
         self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
     }
 
@@ -310,6 +315,7 @@ impl Replica {
         };
         if let Some(as_of) = as_of {
             self.freshness.confirm(as_of);
+            self.confirmed.notify_waiters();
         }
         checksum
     }

@@ -80,9 +80,6 @@ impl Worker {
         for tick in 0u64.. {
             interval.tick().await;
             self.alarms.sweep();
-            if self.gate.doubtful() {
-                self.recheck_now();
-            }
             if tick % 10 == 0 {
                 self.date.replace(date_now());
                 self.buffers.trim();
@@ -92,8 +89,8 @@ impl Worker {
         }
     }
 
-    /// Cuts off what was admitted with a token that no longer permits it. What the replica became too stale for is found by
-    /// the sweep. Never ends.
+    /// Cuts off what was admitted with a token that no longer permits it, or for which the replica has become too stale. Never
+    /// ends.
     pub async fn recheck(self: Rc<Self>) {
         let mut narrowed = self.gate.replica.narrowed();
         self.recheck_now(); // what an earlier run of this task left

@@ -116,8 +116,13 @@ async fn outlives_the_loss(what: &str, url: &str, lose: impl AsyncFnOnce(), brin
     let statuses = statuses.into_inner();
     assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
     assert_eq!(sidecar.readiness().await, 503);
+    let refused = sidecar.says("requests are refused: for too long the replica was not proven to be the store's").await;
+    assert_eq!((&refused["permissions"], &refused["bound_seconds"]), (&"all others".into(), &2.0.into()));
     bring_back().await;
     eventually("it serves again", || async { sidecar.fetch(&token).await == 200 }).await;
+    let end = sidecar.says("the replica is fresh again: requests are served").await;
+    let seconds = |field: &str| end[field].as_f64().expect("a number");
+    assert!(seconds("refused_seconds") > 0.0 && seconds("stale_seconds") > seconds("refused_seconds"), "{end}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

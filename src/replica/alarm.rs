@@ -1,0 +1,132 @@
+//! What follows when the replica passes a bound on its staleness, at that moment: what runs by it is looked at again, and
+//! so cut off; and the log says that requests are refused, and later for how long.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Replica;
+use crate::clock::{Instant, Timer};
+use crate::config::{FreshnessConfig, MaxStaleness};
+
+/// A bound, and what it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Bound {
+    within: Duration,
+    permissions: String,
+}
+
+/// The bounds on a replica's staleness, the shortest first.
+#[derive(Debug, Clone)]
+pub struct Bounds(Vec<Bound>);
+
+impl Bounds {
+    /// Those of a configuration. Permissions without a bound are in none.
+    #[must_use]
+    pub fn new(freshness: &FreshnessConfig) -> Self {
+        let own = freshness.per_permission.iter().map(|(permission, bound)| (*bound, permission.to_string()));
+        let all = own.chain([(freshness.max_staleness, "all others".to_owned())]);
+        let mut bounds: Vec<Bound> = Vec::new();
+        for (bound, name) in all {
+            let MaxStaleness::Within(within) = bound else { continue };
+            match bounds.iter_mut().find(|bound| bound.within == within) {
+                // Writing to a String does not fail.
+                Some(bound) => write!(bound.permissions, ", {name}").unwrap_or_default(),
+                None => bounds.push(Bound { within, permissions: name }),
+            }
+        }
+        bounds.sort_by_key(|bound| bound.within);
+        Self(bounds)
+    }
+}
+
+/// Watches the replica's staleness. Never ends; may be dropped at any point.
+pub async fn watch(replica: Arc<Replica>, Bounds(bounds): Bounds) {
+    let timer = Timer::new();
+    // How many bounds were passed, and since which proof.
+    let (mut passed, mut since) = (0, None);
+    loop {
+        let confirmed = replica.confirmed.notified();
+        let Some(proven) = replica.proven() else {
+            confirmed.await;
+            continue;
+        };
+        let now = Instant::now();
+        let staleness = now.duration_since(proven);
+        let found = bounds.iter().take_while(|bound| staleness > bound.within).count();
+        if found < passed {
+            tell_the_end(&bounds, since, proven);
+            (passed, since) = (0, None);
+        }
+        for bound in bounds.get(passed..found).unwrap_or_default() {
+            tracing::error!(
+                permissions = bound.permissions,
+                bound_seconds = bound.within.as_secs_f64(),
+                "requests are refused: for too long the replica was not proven to be the store's"
+            );
+        }
+        if found > passed {
+            (passed, since) = (found, since.or(Some(proven)));
+            replica.announce(true);
+        }
+        // The first moment at which it is staler than that.
+        let due = bounds.get(passed).map(|bound| proven + bound.within + Duration::from_nanos(1));
+        tokio::select! {
+            // While none is passed, a proof is only looked for when the bound would be.
+            () = confirmed, if passed > 0 => {}
+            () = timer.until(due.unwrap_or(now)), if due.is_some() => {}
+            () = std::future::pending(), if passed == 0 && due.is_none() => {}
+        }
+    }
+}
+
+fn tell_the_end(bounds: &[Bound], since: Option<Instant>, proven: Instant) {
+    let stale = since.map_or(Duration::ZERO, |since| proven.duration_since(since));
+    let refused = bounds.first().map_or(Duration::ZERO, |bound| stale.saturating_sub(bound.within));
+    tracing::warn!(
+        stale_seconds = stale.as_secs_f64(),
+        refused_seconds = refused.as_secs_f64(),
+        "the replica is fresh again: requests are served"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_come_in_order_and_those_without_end_not_at_all() {
+        let (second, minute) =
+            (MaxStaleness::Within(Duration::from_secs(1)), MaxStaleness::Within(Duration::from_mins(1)));
+        let own = [("heartbeat:write", MaxStaleness::Never), ("configs:read", minute), ("tokens:write", second)];
+        let per_permission = own.map(|(name, bound)| (name.parse().expect("a permission"), bound)).to_vec();
+        let freshness =
+            FreshnessConfig { probe_interval: Duration::from_millis(1), max_staleness: minute, per_permission };
+        let bounds = Bounds::new(&freshness).0.into_iter().map(|bound| (bound.within.as_secs(), bound.permissions));
+        let expected = [(1, "tokens:write".to_owned()), (60, "configs:read, all others".to_owned())];
+        assert_eq!(bounds.collect::<Vec<_>>(), expected);
+    }
+
+    /// The moment of the bound, neither before nor a sweep's time after; and again after a proof.
+    #[tokio::test]
+    async fn each_bound_is_told_when_it_is_passed() {
+        let within = Duration::from_millis(60);
+        let replica = Arc::new(Replica::new());
+        let mut told = replica.narrowed();
+        let bounds = [1, 2].map(|n| Bound { within: within * n, permissions: n.to_string() });
+        let alarm = tokio::spawn(watch(Arc::clone(&replica), Bounds(bounds.to_vec())));
+        let mut latest = Duration::MAX;
+        for _ in 0..5 {
+            let proven = Instant::now();
+            replica.confirm(proven);
+            for n in 1..=2 {
+                told.changed().await.expect("the replica lives");
+                let late = proven.elapsed().checked_sub(within * n).expect("not before its bound");
+                latest = latest.min(late);
+            }
+        }
+        // The promptest, since a busy machine can make any single one late.
+        assert!(latest < Duration::from_millis(20), "{latest:?}");
+        alarm.abort();
+    }
+}
