@@ -26,6 +26,9 @@ use crate::config::{FreshnessConfig, MaxStaleness};
 use crate::replica::presence::Presence;
 use crate::store::{self, Report, SidecarId, Store, StoreError};
 
+/// Users named in a report.
+const HELD_USERS: usize = 10;
+
 /// How often a report is renewed that says the same: well within [`keep`].
 const REFRESH: Duration = Duration::from_secs(5);
 
@@ -116,6 +119,7 @@ impl Reporter {
             started_at: Timestamp::now(),
             applied: None,
             head: None,
+            held_users: Vec::new(),
             schema: store::SCHEMA,
             staleness_ms: None,
             connections: 0,
@@ -131,6 +135,8 @@ impl Reporter {
             let position = *positions.borrow_and_update();
             self.report.applied = position.map(|position| (position.epoch, position.revision));
             self.report.head = position.map(|position| position.head);
+            self.report.held_users = self.health.replica.held_users();
+            self.report.held_users.truncate(HELD_USERS);
             let heard = self.send().await;
             let news = async {
                 tokio::time::sleep(PACE).await;

@@ -10,6 +10,7 @@
 //! | `tollgate_replica_grants`, `_owners` | unlike other sidecars': they use different stores |
 //! | `tollgate_replica_tombstones` | grows with revocations and deletions, shrinks by age |
 //! | `tollgate_replica_suppressed` | above 0 for long: the store lost revocations, and the next command that changes something revokes the tokens again |
+//! | `tollgate_replica_users_held` | above 0: the store lost that users were disabled or given a weaker role; `tollgate status` names them, and a command that changes them says which it is |
 //! | `tollgate_replica_damaged` | above 0: entries of the store cannot be read, and these tokens are refused |
 //! | `tollgate_replica_resyncs_total` | grows: the store was restored, failed over, or its log is too short |
 //! | `tollgate_replica_divergences_total` | above 0: the replica was not what it should have been, and was read anew |
@@ -102,6 +103,9 @@ const METRICS: &[Metric] = &[
     }),
     gauge("tollgate_replica_suppressed", "Tokens that the store holds although they were seen revoked.", |sample| {
         Some(sample.status.suppressed as f64)
+    }),
+    gauge("tollgate_replica_users_held", "Users kept narrowed although the store has lost it.", |sample| {
+        Some(sample.status.held as f64)
     }),
     gauge("tollgate_replica_damaged", "Entries of the latest snapshot that could not be read.", |sample| {
         Some(sample.status.damaged as f64)

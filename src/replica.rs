@@ -97,6 +97,8 @@ pub struct Status {
     pub tombstones: usize,
     /// Grants that the store holds although their digest has a tombstone.
     pub suppressed: usize,
+    /// Users who were seen disabled, or with a weaker role, than the store shows: it has lost that.
+    pub held: usize,
     /// Entries of the latest snapshot that could not be read.
     pub damaged: u64,
     /// Times that the replica held something else than the store at the same revision, since the start.
@@ -224,6 +226,7 @@ impl Replica {
             owners: counts.owners,
             tombstones: counts.tombstones,
             suppressed: counts.suppressed,
+            held: counts.held,
             damaged: counts.damaged,
             divergences: self.divergences.load(Ordering::Relaxed),
             resyncs: self.resyncs.load(Ordering::Relaxed),
@@ -237,6 +240,13 @@ impl Replica {
     #[must_use]
     pub fn suppressed(&self) -> Vec<(TokenId, Digest)> {
         self.ledger().suppressed()
+    }
+
+    /// The names of users who were seen disabled, or with a weaker role, and whom the store shows otherwise since it lost
+    /// that. They stay so here until a commit touches them.
+    #[must_use]
+    pub fn held_users(&self) -> Vec<String> {
+        self.ledger().held_names()
     }
 
     /// Whether there is any token of [`Replica::suppressed`].

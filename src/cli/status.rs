@@ -1,5 +1,6 @@
 //! `tollgate status`: where the store stands, and every sidecar.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
@@ -155,6 +156,16 @@ impl Status {
             let tone = if replicas.connected < replicas.promotable { Tone::Warn } else { Tone::Plain };
             pairs.push(("replicas", Cell::toned(&protection(replicas), tone)));
         }
+        let held: BTreeSet<&str> =
+            self.sidecars.iter().flat_map(|sidecar| &sidecar.report.held_users).map(String::as_str).collect();
+        if !held.is_empty() {
+            let names = held.into_iter().collect::<Vec<_>>().join(", ");
+            let text = format!(
+                "{names}: the store lost that they were disabled or given a weaker role; sidecars keep them so until a \
+                 command changes them"
+            );
+            pairs.push(("held users", Cell::toned(&text, Tone::Warn)));
+        }
         if self.sidecars.is_empty() {
             pairs.push(("sidecars", "none reports to this store".into()));
         }
@@ -253,6 +264,7 @@ mod tests {
             started_at: Timestamp::UNIX_EPOCH,
             applied: applied.map(|(epoch, revision)| (Epoch(epoch), Revision(revision))),
             head: None,
+            held_users: Vec::new(),
             schema: crate::store::SCHEMA,
             staleness_ms: Some(250),
             connections: 12,

@@ -336,6 +336,7 @@ mod tests {
             started_at: Timestamp::UNIX_EPOCH,
             applied: applied.map(|(epoch, revision)| (Epoch(epoch), Revision(revision))),
             head: Some(Head(0)),
+            held_users: Vec::new(),
             schema: crate::store::SCHEMA,
             staleness_ms: Some(3),
             connections: 0,

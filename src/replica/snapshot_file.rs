@@ -231,6 +231,7 @@ impl SnapshotFile {
         let file = BufReader::with_capacity(BUFFER, file);
         let (standing, proof) = format::read(file, length, &self.store, &mut |item| match item {
             Item::Snapshot(item) => drop(self.replica.merge(&item)),
+            Item::Held(id, seen) => self.replica.ledger().hold(id, seen),
             Item::Tombstone(tombstone) => tombstones.push(tombstone),
         })?;
         Ok((standing, proof, tombstones))
@@ -309,7 +310,9 @@ fn write_items<W: io::Write>(
     let (generation, _) = replica.ledger().progress();
     let position = *replica.position.borrow();
     let owners = replica.ledger().owners();
+    let held = replica.ledger().held();
     encoder.owners(&owners)?;
+    encoder.held(&held)?;
     let mut index = 0;
     while let Some(grants) = table::copy_shard(&replica.grants, index) {
         encoder.grants(&grants)?;

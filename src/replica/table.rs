@@ -19,7 +19,7 @@ use super::OwnerEntry;
 use super::entry::{DigestHasher, Entry, Generation, Terms};
 use super::tombstone::{self, Tombstones};
 use crate::clock::Instant;
-use crate::store::{Change, LogEntry, Revision, SnapshotItem, Stamp};
+use crate::store::{Change, CommitId, LogEntry, Revision, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
 /// What requests look digests up in.
@@ -89,6 +89,8 @@ struct OwnerSlot {
     terms: HashMap<PermissionSet, Arc<Terms>>,
     /// `None` while only grants have named the user.
     known: Option<Known>,
+    /// What the user was seen to be, where the store has lost that and shows more.
+    held: Option<Seen>,
     seen: Generation,
 }
 
@@ -96,14 +98,42 @@ struct OwnerSlot {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     role: Role,
+    enabled: bool,
     /// The commit that made the user so.
     stamp: Stamp,
     fingerprint: u64,
 }
 
+impl Known {
+    /// The role, if the user's tokens authenticate.
+    fn standing(&self) -> Option<Role> {
+        self.enabled.then_some(self.role)
+    }
+}
+
+/// What a user was seen to be, and which commit had made it so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The role; `None` for a disabled user.
+    pub(super) standing: Option<Role>,
+    pub(super) stamp: Stamp,
+}
+
+impl Seen {
+    /// Whether the store, which shows the user as made by `stamp`, has lost what was seen: a commit that touches a user
+    /// comes after all that touched it before.
+    fn is_lost_to(&self, stamp: Stamp) -> bool {
+        // The version before told of no commits. What was seen of it then may have been undone since.
+        let is_told = self.stamp.id != CommitId::default();
+        is_told
+            && (stamp.revision < self.stamp.revision
+                || (stamp.id == CommitId::default() && stamp.revision == self.stamp.revision))
+    }
+}
+
 impl OwnerSlot {
     fn new(entry: OwnerEntry, seen: Generation) -> Self {
-        Self { entry: Arc::new(entry), terms: HashMap::new(), known: None, seen }
+        Self { entry: Arc::new(entry), terms: HashMap::new(), known: None, held: None, seen }
     }
 
     /// The terms that all of the user's grants with these permissions share.
@@ -139,6 +169,7 @@ pub(super) struct Counts {
     pub(super) tombstones: usize,
     pub(super) suppressed: usize,
     pub(super) damaged: u64,
+    pub(super) held: usize,
 }
 
 impl Ledger {
@@ -165,7 +196,28 @@ impl Ledger {
             tombstones: self.tombstones.len(),
             suppressed: self.suppressed.len(),
             damaged: self.damaged,
+            held: self.owners.values().filter(|slot| slot.held.is_some()).count(),
         }
+    }
+
+    /// Users who were seen disabled, or with a weaker role, than the store shows: it has lost that.
+    pub(super) fn held(&self) -> Vec<(UserId, Seen)> {
+        self.owners.iter().filter_map(|(id, slot)| Some((*id, slot.held?))).collect()
+    }
+
+    /// Their names.
+    pub(super) fn held_names(&self) -> Vec<String> {
+        let held = self.owners.values().filter(|slot| slot.held.is_some());
+        let mut names: Vec<_> = held.map(|slot| slot.entry.name().to_owned()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// What an earlier run held a user to. Comes after the user.
+    pub(super) fn hold(&mut self, id: UserId, seen: Seen) {
+        let slot = self.owner(id);
+        slot.held = Some(seen);
+        slot.entry.stand(slot.known.and_then(|known| known.standing()).min(seen.standing));
     }
 
     pub(super) fn suppressed(&self) -> Vec<(TokenId, Digest)> {
@@ -234,7 +286,10 @@ impl Ledger {
                 make_room(grants, *expected);
                 false
             }
-            SnapshotItem::Owner(id, owner, stamp) => self.put_owner(grants, *id, owner, *stamp),
+            SnapshotItem::Owner(id, owner, stamp) => {
+                let held = self.held_to(*id, owner, *stamp);
+                self.put_owner(grants, *id, owner, *stamp, held)
+            }
             SnapshotItem::Grant(digest, grant) => self.put_grant(grants, *digest, grant),
             SnapshotItem::Damaged { key } => {
                 self.damaged += 1;
@@ -268,7 +323,7 @@ impl Ledger {
         self.suppressed.retain(|_, grant| grant.seen == generation);
         self.owners.retain(|_, slot| {
             if slot.seen != generation || slot.known.is_none() {
-                slot.known = None;
+                (slot.known, slot.held) = (None, None);
                 narrowed |= slot.entry.stand(None) != 0;
             }
             slot.terms.retain(|_, terms| Arc::strong_count(terms) > 1);
@@ -295,9 +350,8 @@ impl Ledger {
     /// Every user that the store has told of, and which commit made the user so.
     pub(super) fn owners(&self) -> Vec<(UserId, Owner, Stamp)> {
         let owner = |(id, slot): (&UserId, &OwnerSlot)| {
-            let (name, enabled) = (slot.entry.name().to_owned(), slot.entry.role().is_some());
-            let Known { role, stamp, .. } = slot.known?;
-            Some((*id, Owner { name, role, enabled }, stamp))
+            let Known { role, enabled, stamp, .. } = slot.known?;
+            Some((*id, Owner { name: slot.entry.name().to_owned(), role, enabled }, stamp))
         };
         self.owners.iter().filter_map(owner).collect()
     }
@@ -316,7 +370,8 @@ impl Ledger {
         match change {
             Change::PutGrant(digest, grant) => self.put_grant(grants, *digest, grant),
             Change::RemoveGrant(digest) => self.remove_grant(grants, digest, now),
-            Change::PutOwner(id, owner) => self.put_owner(grants, *id, owner, stamp),
+            // A commit that touches the user is a new word on it, whatever was seen before.
+            Change::PutOwner(id, owner) => self.put_owner(grants, *id, owner, stamp, None),
             Change::RemoveOwner(id) => self.remove_owner(*id),
         }
     }
@@ -360,7 +415,24 @@ impl Ledger {
         true
     }
 
-    fn put_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner, stamp: Stamp) -> bool {
+    /// What a user stays held to although a snapshot shows it so: the narrowest that was seen, as long as the store has no
+    /// later word on the user.
+    fn held_to(&self, id: UserId, owner: &Owner, stamp: Stamp) -> Option<Seen> {
+        let slot = self.owners.get(&id)?;
+        let known = slot.known.map(|known| Seen { standing: known.standing(), stamp: known.stamp });
+        let shown = owner.enabled.then_some(owner.role);
+        let seen = slot.held.or(known).filter(|seen| seen.is_lost_to(stamp) && seen.standing < shown)?;
+        if slot.held.is_none() {
+            tracing::error!(
+                user = owner.name,
+                "the store has lost that this user was disabled or given a weaker role: it stays so here until a \
+                 command changes the user"
+            );
+        }
+        Some(seen)
+    }
+
+    fn put_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner, stamp: Stamp, held: Option<Seen>) -> bool {
         let generation = self.generation;
         let fingerprint = owner.fingerprint(id);
         let slot = self.owner(id);
@@ -369,10 +441,12 @@ impl Ledger {
             rename(grants, slot, owner);
             narrowed = true;
         }
-        let known = Known { role: owner.role, stamp, fingerprint };
+        let known = Known { role: owner.role, enabled: owner.enabled, stamp, fingerprint };
+        slot.held = held;
         let old = slot.known.replace(known).filter(|_| slot.seen == generation);
         slot.seen = generation;
-        let before = slot.entry.stand(owner.enabled.then_some(owner.role));
+        let shown = known.standing();
+        let before = slot.entry.stand(held.map_or(shown, |held| held.standing.min(shown)));
         narrowed |= slot.entry.standing.load(Ordering::Relaxed) < before;
         self.checksum ^= fingerprint ^ old.map_or(0, |old| old.fingerprint);
         narrowed
@@ -383,7 +457,7 @@ impl Ledger {
         if slot.seen == self.generation {
             self.checksum ^= slot.known.map_or(0, |known| known.fingerprint);
         }
-        slot.known = None;
+        (slot.known, slot.held) = (None, None);
         let narrowed = slot.entry.stand(None) != 0;
         if slot.is_idle() {
             self.owners.remove(&id);

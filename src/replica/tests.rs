@@ -394,3 +394,62 @@ fn debug_output_shows_no_digest() {
     let replica = with(&[1]);
     assert!(!format!("{replica:?}").contains(&digest(1).to_string()));
 }
+
+/// A snapshot that shows the user 1 and the token 1, the user as made by this commit.
+fn resync_with(replica: &Replica, owner: Owner, stamp: Stamp) {
+    replica.begin_merge();
+    // An item may come twice.
+    for _ in 0..2 {
+        replica.merge(&SnapshotItem::Owner(UserId::from_u64(1), owner.clone(), stamp));
+    }
+    replica.merge(&SnapshotItem::Grant(digest(1), grant(1, 1)));
+    replica.sweep(false, Instant::now());
+}
+
+const fn by(id: u128, revision: u64) -> Stamp {
+    Stamp { id: CommitId(id), revision: Revision(revision) }
+}
+
+/// A replica with the token 1, whose owner became so by the commit 8.
+fn seen(role: Role, enabled: bool) -> Replica {
+    let replica = with(&[1]);
+    let Stamp { id, revision } = by(8, 8);
+    replica.apply(&LogEntry { id, revision, ..entry(vec![user(1, role, enabled)]) }, Instant::now());
+    replica
+}
+
+#[test]
+fn a_user_who_was_seen_disabled_stays_so_when_the_store_has_lost_it() {
+    let replica = seen(Role::Manager, false);
+    resync_with(&replica, owner(Role::Manager, true), by(3, 3));
+    assert!(!knows(&replica, 1));
+    assert_eq!((replica.held_users(), replica.status().held), (vec!["anna".to_owned()], 1));
+    let sum = owner(Role::Manager, true).fingerprint(UserId::from_u64(1)) ^ grant(1, 1).fingerprint(&digest(1));
+    assert_eq!(replica.checksum(), sum, "the checksum is that of what the store holds");
+    resync_with(&replica, owner(Role::Manager, true), by(3, 3));
+    assert!(!knows(&replica, 1), "whatever number of times it is read");
+    // A commit that touches the user: its revision was given out before.
+    let Stamp { id, revision } = by(9, 4);
+    let entry = LogEntry { id, revision, ..entry(vec![user(1, Role::Manager, true)]) };
+    replica.apply(&entry, Instant::now());
+    assert!(knows(&replica, 1) && replica.held_users().is_empty());
+}
+
+#[test]
+fn a_user_who_was_seen_with_a_weaker_role_keeps_it_when_the_store_has_lost_it() {
+    let replica = seen(Role::Viewer, true);
+    resync_with(&replica, owner(Role::Manager, true), by(3, 3));
+    assert_eq!(replica.lookup(&digest(1)).map(|holder| holder.role), Some(Role::Viewer));
+    // Narrower still is taken, and is what the store holds.
+    resync_with(&replica, owner(Role::Manager, false), by(2, 2));
+    assert!(!knows(&replica, 1) && replica.held_users().is_empty());
+}
+
+#[test]
+fn a_later_word_on_a_user_is_taken_from_a_snapshot() {
+    for stamp in [by(9, 9), by(9, 8)] {
+        let replica = seen(Role::Manager, false);
+        resync_with(&replica, owner(Role::Manager, true), stamp);
+        assert!(knows(&replica, 1) && replica.held_users().is_empty(), "{stamp:?}");
+    }
+}

@@ -43,6 +43,9 @@ pub struct Report {
     pub schema: u32,
     /// How long ago it was last proven fresh, in milliseconds, at the moment of the report; `None` before the first time.
     pub staleness_ms: Option<u64>,
+    /// Users whom it holds to a status or role that the store has lost; at most ten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_users: Vec<String>,
     /// Open client connections.
     pub connections: u64,
 }

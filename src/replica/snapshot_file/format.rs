@@ -5,6 +5,7 @@
 //!   blocks, each:  kind u8  records u32  ...
 //!     'o'  users:       id u64  commit id 16  revision u64  length u16  Owner::encode
 //!     'g'  grants:      digest 32  Grant::encode 40
+//!     'n'  users held to what was seen of them:  id u64  standing u8 (0 disabled, else the role and 1)  commit id 16  revision u64
 //!     't'  tombstones:  digest 32  age in seconds u32         the oldest first
 //!     'e'  the end, one record, see Standing
 //!   SHA-256 of all that
@@ -23,14 +24,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::Moment;
 use crate::clock::Instant;
+use crate::replica::table::Seen;
 use crate::store::{CommitId, Epoch, Head, Position, Revision, SnapshotItem, Stamp};
-use crate::token::{Digest, Grant, Owner, UserId};
+use crate::token::{Digest, Grant, Owner, Role, UserId};
 
 const MAGIC: &[u8; 16] = b"tollgate replica";
 const VERSION: u32 = 2;
 
 const OWNERS: u8 = b'o';
 const GRANTS: u8 = b'g';
+const HELD: u8 = b'n';
 const TOMBSTONES: u8 = b't';
 const END: u8 = b'e';
 
@@ -52,6 +55,7 @@ pub(super) type Tombstone = (Digest, u32);
 /// One thing in a file.
 pub(super) enum Item {
     Snapshot(SnapshotItem),
+    Held(UserId, Seen),
     Tombstone(Tombstone),
 }
 
@@ -128,6 +132,16 @@ impl<W: Write> Encoder<W> {
         })
     }
 
+    /// After the users.
+    pub(super) fn held(&mut self, held: &[(UserId, Seen)]) -> io::Result<()> {
+        self.blocks(HELD, held, |block, (id, seen)| {
+            block.extend_from_slice(&id.to_u64().to_le_bytes());
+            block.push(seen.standing.map_or(0, |role| role as u8 + 1));
+            block.extend_from_slice(&seen.stamp.id.0.to_le_bytes());
+            block.extend_from_slice(&seen.stamp.revision.0.to_le_bytes());
+        })
+    }
+
     /// The oldest first.
     pub(super) fn tombstones(&mut self, tombstones: &[Tombstone]) -> io::Result<()> {
         self.blocks(TOMBSTONES, tombstones, |block, (digest, age)| {
@@ -190,6 +204,15 @@ pub(super) fn read<R: Read>(
         match kind {
             OWNERS => decoder.owners(count, sink)?,
             GRANTS => decoder.grants(count, sink)?,
+            HELD => {
+                for _ in 0..count {
+                    let id = UserId::from_u64(u64::from_le_bytes(decoder.array()?));
+                    let [standing] = decoder.array()?;
+                    let standing = standing.checked_sub(1).map(|index| Role::ALL.get(usize::from(index)).copied());
+                    let standing = standing.map(|role| role.ok_or(FormatError::Damaged("a user"))).transpose()?;
+                    sink(Item::Held(id, Seen { standing, stamp: decoder.stamp()? }));
+                }
+            }
             TOMBSTONES => {
                 for record in decoder.records::<36>(count)? {
                     let (digest, age) = record.split_at(32);
@@ -240,16 +263,18 @@ impl<R: Read> Decoder<R> {
             let id = UserId::from_u64(u64::from_le_bytes(self.array()?));
             let stamp = match self.version {
                 UNCHAINED => Stamp::default(),
-                _ => {
-                    let id = CommitId(u128::from_le_bytes(self.array()?));
-                    Stamp { id, revision: Revision(u64::from_le_bytes(self.array()?)) }
-                }
+                _ => self.stamp()?,
             };
             let length = u16::from_le_bytes(self.array()?);
             let owner = Owner::decode(self.bytes(length.into())?).map_err(|_| FormatError::Damaged("a user"))?;
             sink(Item::Snapshot(SnapshotItem::Owner(id, owner, stamp)));
         }
         Ok(())
+    }
+
+    fn stamp(&mut self) -> Result<Stamp, FormatError> {
+        let id = CommitId(u128::from_le_bytes(self.array()?));
+        Ok(Stamp { id, revision: Revision(u64::from_le_bytes(self.array()?)) })
     }
 
     fn grants(&mut self, count: usize, sink: &mut dyn FnMut(Item)) -> Result<(), FormatError> {

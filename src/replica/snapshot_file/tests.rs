@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::replica::Status;
 use crate::replica::sync::{Event, Finding, Read, Table};
-use crate::store::{Change, Changes, CommitId, Epoch, Head, LogEntry, Probe, Revision, SnapshotItem};
+use crate::store::{Change, Changes, CommitId, Epoch, Head, LogEntry, Probe, Revision, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
 const STORE: &str = "redis://example";
@@ -418,4 +418,25 @@ proptest! {
         prop_assert_eq!(seen(&replica, 2_000), seen(&run.replica, 2_000));
         prop_assert_eq!(replica.status().tombstones, run.replica.status().tombstones);
     }
+}
+
+#[test]
+fn a_user_who_is_held_to_what_was_seen_stays_so_after_a_restart() {
+    let run = Run::usual();
+    let enabled = |role| Owner { name: "somebody".to_owned(), role, enabled: true };
+    let stamp = |number: u64| Stamp { id: CommitId(number.into()), revision: Revision(number) };
+    let put = Change::PutOwner(UserId::from_u64(77), enabled(Role::Viewer));
+    let entry = LogEntry { id: CommitId(9), revision: Revision(9), head: Head::START, checksum: 0, changes: vec![put] };
+    run.replica.apply(&entry, run.now);
+    run.replica.begin_merge();
+    run.replica.merge(&SnapshotItem::Owner(UserId::from_u64(77), enabled(Role::Manager), stamp(3)));
+    run.replica.sweep(false, run.now);
+    assert_eq!(run.replica.held_users(), ["somebody"]);
+    let folder = run.saved();
+    let (replica, _) = load(&folder, later(1));
+    assert_eq!(replica.held_users(), ["somebody"]);
+    replica.begin_merge();
+    replica.merge(&SnapshotItem::Owner(UserId::from_u64(77), enabled(Role::Manager), stamp(3)));
+    replica.sweep(false, run.now);
+    assert_eq!(replica.held_users(), ["somebody"], "and the store goes on showing what it showed");
 }

@@ -62,7 +62,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// What the store holds.
 #[derive(Debug, Clone, Default)]
 struct Content {
-    owners: BTreeMap<u64, Owner>,
+    owners: BTreeMap<u64, (Owner, Stamp)>,
     grants: BTreeMap<u64, Grant>,
 }
 
@@ -71,19 +71,19 @@ fn digest(token: u64) -> Digest {
 }
 
 impl Content {
-    fn apply(&mut self, changes: &[Change]) {
+    fn apply(&mut self, changes: &[Change], stamp: Stamp) {
         for change in changes {
             match change {
                 Change::PutGrant(_, grant) => drop(self.grants.insert(grant.token.to_u64(), *grant)),
                 Change::RemoveGrant(removed) => self.grants.retain(|token, _| digest(*token) != *removed),
-                Change::PutOwner(id, owner) => drop(self.owners.insert(id.to_u64(), owner.clone())),
+                Change::PutOwner(id, owner) => drop(self.owners.insert(id.to_u64(), (owner.clone(), stamp))),
                 Change::RemoveOwner(id) => drop(self.owners.remove(&id.to_u64())),
             }
         }
     }
 
     fn checksum(&self) -> u64 {
-        let owners = self.owners.iter().map(|(id, owner)| owner.fingerprint(UserId::from_u64(*id)));
+        let owners = self.owners.iter().map(|(id, (owner, _))| owner.fingerprint(UserId::from_u64(*id)));
         let grants = self.grants.iter().map(|(token, grant)| grant.fingerprint(&digest(*token)));
         owners.chain(grants).fold(0, |sum, fingerprint| sum ^ fingerprint)
     }
@@ -108,13 +108,22 @@ struct ModelStore {
     tokens: u64,
     /// Tokens that were removed in some past, or that a lost write had created.
     removed_or_lost: BTreeSet<u64>,
+    /// It was not always what it went on from.
+    has_lost: bool,
 }
 
 impl ModelStore {
     fn new() -> Self {
         let position = Position { epoch: Epoch(0), revision: Revision(0), head: Head::START, checksum: 0 };
         let root = Node { content: Content::default(), position, parent: None, entry: None, until: None };
-        Self { nodes: vec![root], current: 0, log_from: Revision(0), tokens: 0, removed_or_lost: BTreeSet::new() }
+        Self {
+            nodes: vec![root],
+            current: 0,
+            log_from: Revision(0),
+            tokens: 0,
+            removed_or_lost: BTreeSet::new(),
+            has_lost: false,
+        }
     }
 
     fn now(&self) -> &Node {
@@ -131,10 +140,10 @@ impl ModelStore {
         let Position { epoch, revision, head, .. } = self.now().position;
         let before: BTreeSet<u64> = self.now().content.grants.keys().copied().collect();
         let mut content = self.now().content.clone();
-        content.apply(&changes);
-        self.removed_or_lost.extend(before.into_iter().filter(|token| !content.grants.contains_key(token)));
         // One for each node: never drawn before, although its revision may have been given out before.
         let id = CommitId(self.nodes.len() as u128);
+        content.apply(&changes, Stamp { id, revision: revision.next() });
+        self.removed_or_lost.extend(before.into_iter().filter(|token| !content.grants.contains_key(token)));
         let (revision, head, checksum) = (revision.next(), head.then(id), content.checksum());
         let entry = Arc::new(LogEntry { id, revision, head, checksum, changes });
         let (position, parent) = (entry.committed(epoch).position, Some(self.current));
@@ -143,6 +152,7 @@ impl ModelStore {
     }
 
     fn lose_writes(&mut self, count: u8, time: u64) {
+        self.has_lost = true;
         self.nodes[self.current].until = Some(time);
         for _ in 0..count {
             let Some(parent) = self.now().parent else { break };
@@ -161,6 +171,7 @@ impl ModelStore {
     }
 
     fn restore(&mut self, state: u8, time: u64) {
+        self.has_lost = true;
         let backup = &self.nodes[usize::from(state) % self.nodes.len()];
         let position = Position { epoch: Epoch(self.nodes.len() as u64), ..backup.position };
         let node = Node { content: backup.content.clone(), position, parent: None, entry: None, until: None };
@@ -268,12 +279,18 @@ impl Table for Checked<'_> {
 
 /// Every lookup is what the content says, but for revoked tokens, which are refused whatever it says.
 fn assert_same(replica: &Replica, content: &Content, store: &ModelStore, removed: &BTreeSet<Digest>) {
+    let held = replica.ledger().held();
+    assert!(held.is_empty() || store.has_lost, "only a store that lost writes shows more than was seen");
     for token in 0..store.tokens {
         let digest = digest(token);
         let expected = content.grants.get(&token).and_then(|grant| {
-            let owner = content.owners.get(&grant.owner.to_u64()).filter(|owner| owner.enabled)?;
-            let permissions = grant.permissions.intersect(owner.role.permissions());
-            Some((grant.token, owner.name.clone(), owner.role, permissions, grant.expires_at))
+            let (owner, _) = content.owners.get(&grant.owner.to_u64())?;
+            let shown = owner.enabled.then_some(owner.role);
+            // What was seen narrower, and was lost, stays so.
+            let seen = held.iter().find(|(id, _)| *id == grant.owner).map(|(_, seen)| seen.standing);
+            let role = seen.map_or(shown, |seen| seen.min(shown))?;
+            let permissions = grant.permissions.intersect(role.permissions());
+            Some((grant.token, owner.name.clone(), role, permissions, grant.expires_at))
         });
         let found = replica.lookup(&digest).map(|holder| {
             (holder.token, holder.owner.name().to_owned(), holder.role, holder.permissions, holder.expires_at)
@@ -433,8 +450,8 @@ impl Sim {
                     let content = &store.now().content;
                     let owner = content.owners.get(&key).filter(|_| key < USERS);
                     let item = match (owner, key.checked_sub(USERS)) {
-                        (Some(owner), _) => {
-                            Some(SnapshotItem::Owner(UserId::from_u64(key), owner.clone(), Stamp::default()))
+                        (Some((owner, stamp)), _) => {
+                            Some(SnapshotItem::Owner(UserId::from_u64(key), owner.clone(), *stamp))
                         }
                         (None, Some(token)) => {
                             content.grants.get(&token).map(|grant| SnapshotItem::Grant(digest(token), *grant))

@@ -107,6 +107,7 @@ fn report(id: u64, name: &str) -> Report {
         applied: Some((Epoch(u64::MAX), Revision(id))),
         head: Some(Head(id.into())),
         schema: SCHEMA,
+        held_users: vec!["vera".to_owned()],
         staleness_ms: Some(id),
         connections: 7,
     }

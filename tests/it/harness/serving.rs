@@ -68,18 +68,6 @@ impl Serving {
         .await
     }
 
-    /// What it has logged, at `WARN` and above, and nobody has waited for: level and message.
-    pub(crate) fn warnings(&mut self) -> Vec<(String, Value)> {
-        let mut warnings = Vec::new();
-        while let Ok(mut line) = self.log.try_recv() {
-            let level = line["level"].as_str().unwrap_or_default().to_owned();
-            if level == "WARN" || level == "ERROR" {
-                warnings.push((level, line["fields"].take()));
-            }
-        }
-        warnings
-    }
-
     /// The status of `/readyz`. Without the checks that replies to agents have to pass.
     pub(crate) async fn readiness(&self) -> u16 {
         let mut connection = TcpStream::connect(self.admin).await.expect("listens");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tollgate::registry::Registry;
 use tollgate::replica::{Replica, driver};
 use tollgate::store::{Absent, Batch, CommitError, Edit, Notice, Store, Versioned};
-use tollgate::token::{Role, TokenRecord};
+use tollgate::token::{Role, TokenRecord, UserStatus};
 
 use super::{open, position, settings, store};
 use crate::conformance::{commit, revoked, token, tokens, user, users};
@@ -162,5 +162,46 @@ async fn databases_of_one_redis_are_apart() {
     eventually("the replica is level", level).await;
     assert!(replica.lookup(&shared.digest).is_some(), "deleted in the other database only");
     assert!(replica.lookup(&made.digest).is_none(), "made in the other database only");
+    running.abort();
+}
+
+/// A user is disabled, another one gets a weaker role, and a failover loses both: the sidecar that has seen it goes on
+/// refusing, and says whom it holds to what, until a command changes the user.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_seen_narrowed_stays_narrowed_when_redis_has_lost_it() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let registry = Registry::new(Arc::clone(&store));
+    registry.init(&operator(), "olga").await.expect("initialises");
+    let mut made = Vec::new();
+    for name in ["max", "vera"] {
+        let id = registry.add_user(&operator(), name, Role::Administrator).await.expect("adds").id;
+        made.push(token(id, name));
+    }
+    commit(&*store, tokens(made.iter().cloned().map(Edit::Create))).await;
+    let replica = Arc::new(Replica::new());
+    let run = driver::run(Arc::clone(&replica), Arc::clone(&store), Duration::from_millis(50), std::future::pending());
+    let running = tokio::spawn(run);
+    within("the replica is ready", replica.ready()).await;
+    let role = |n: usize| replica.lookup(&made[n].digest).map(|holder| holder.role);
+    assert_eq!((role(0), role(1)), (Some(Role::Administrator), Some(Role::Administrator)));
+
+    keep(&server);
+    registry.set_status(&operator(), "max", UserStatus::Disabled).await.expect("disables");
+    registry.set_role(&operator(), "vera", Role::Manager).await.expect("changes the role");
+    eventually("it is seen", || async { (role(0), role(1)) == (None, Some(Role::Manager)) }).await;
+    let resyncs = replica.status().resyncs;
+    lose(&server);
+    let level = || async {
+        let position = position(&*store).await;
+        replica.status().resyncs > resyncs && replica.status().position == Some(position)
+    };
+    eventually("the replica is level again", level).await;
+    assert_eq!((role(0), role(1)), (None, Some(Role::Manager)));
+    assert_eq!(replica.held_users(), ["max", "vera"]);
+
+    registry.set_role(&operator(), "max", Role::Manager).await.expect("changes the role");
+    eventually("a new word on the user counts", || async { role(0) == Some(Role::Manager) }).await;
+    assert_eq!(replica.held_users(), ["vera"]);
     running.abort();
 }

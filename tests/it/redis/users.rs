@@ -201,6 +201,7 @@ fn report() -> Report {
         applied: Some((Epoch(1), Revision(1))),
         head: Some(Head(1)),
         schema: SCHEMA,
+        held_users: vec!["vera".to_owned()],
         staleness_ms: Some(1),
         connections: 7,
     }
