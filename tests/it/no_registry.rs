@@ -180,7 +180,8 @@ async fn a_redis_that_lost_everything_is_no_verdict() {
             assert_eq!(redis.cli(&["flushall"]), "OK");
             if what == "without its commits" {
                 let (schema, epoch) = meta.split_once('\n').expect("both");
-                let zero = ["revision", "0", "checksum", "0000000000000000", "log_changes", "0"];
+                let head = "0".repeat(32);
+                let zero = ["revision", "0", "head", &head, "checksum", "0000000000000000", "log_changes", "0"];
                 redis.cli(&[&["hset", "{tollgate}:meta", "schema", schema, "epoch", epoch.trim()], &zero[..]].concat());
             }
         };
