@@ -261,6 +261,36 @@ fn an_ignored_file_is_named_with_its_reason() {
     assert!(matches!(file(folder.path()), Err(FileError::NoFile)));
 }
 
+/// As the version before wrote it: without commit ids and heads, and with the proof among the items.
+#[test]
+fn a_file_of_version_1_is_still_read() {
+    use sha2::{Digest as _, Sha256};
+    let moment = |moment: Moment| {
+        let nanoseconds = u64::try_from(moment.at.uptime().as_nanos()).expect("fits");
+        [&[1], &moment.boot[..], &nanoseconds.to_le_bytes()].concat()
+    };
+    let name = u16::try_from(STORE.len()).expect("fits").to_le_bytes();
+    let mut bytes =
+        [b"tollgate replica", &1u32.to_le_bytes()[..], &name, STORE.as_bytes(), &1u64.to_le_bytes()].concat();
+    let owner = Owner { name: "anna".to_owned(), role: Role::Manager, enabled: true }.encode();
+    let length = u16::try_from(owner.len()).expect("fits").to_le_bytes();
+    bytes.extend([b"o", &1u32.to_le_bytes()[..], &1u64.to_le_bytes(), &length, &owner].concat());
+    bytes.extend([b"g", &1u32.to_le_bytes()[..], digest(1).as_bytes(), &grant(1).encode()[..Grant::SHORT]].concat());
+    bytes.extend([b"t", &1u32.to_le_bytes()[..], digest(2).as_bytes(), &0u32.to_le_bytes()].concat());
+    bytes.extend([b"e", &1u32.to_le_bytes()[..], &moment(here()), &moment(later(1)), &[1]].concat());
+    for word in [EPOCH.0, 5, 10, 5] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend(Sha256::digest(&bytes));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("replica.snapshot");
+    fs::write(&path, bytes).expect("writes");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("sets");
+    let (replica, _) = load(&folder, later(2));
+    assert_eq!((replica.status().grants, replica.status().tombstones), (1, 1));
+    assert_eq!(replica.proven(), Some(here().at));
+}
+
 #[test]
 fn a_missing_file_is_a_first_start() {
     let folder = tempfile::tempdir().expect("a folder");
