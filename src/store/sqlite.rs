@@ -37,6 +37,7 @@ use super::{
     Absent, Batch, Changes, CommitError, CommitId, Committed, Epoch, Notice, Position, Probe, Report, Reported,
     Retention, Revision, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
 };
+use crate::clock::Instant;
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
 /// Chunks of a snapshot that wait for the receiver.
@@ -330,12 +331,12 @@ impl Store for SqliteStore {
 
     async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
         let report = report.clone();
-        let write = move |connection: &mut Connection| fleet::report(connection, &report, keep, now_millis());
+        let write = move |connection: &mut Connection| fleet::report(connection, &report, keep, uptime());
         self.run("writing a sidecar's report", move |database| database.report(write)).await
     }
 
     async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
-        let read = move |connection: &Connection| fleet::left(connection, sidecar);
+        let read = move |connection: &Connection| fleet::left(connection, sidecar, uptime());
         self.read("asking for a sidecar's report", read).await
     }
 
@@ -346,7 +347,7 @@ impl Store for SqliteStore {
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
         let store = self.shared.name.clone();
-        let read = move |connection: &Connection| fleet::sidecars(connection, now_millis(), &store);
+        let read = move |connection: &Connection| fleet::sidecars(connection, uptime(), &store);
         self.read("reading the sidecars' reports", read).await
     }
 
@@ -375,7 +376,7 @@ fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-/// Milliseconds since 1970.
-fn now_millis() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
+/// Milliseconds since the machine was started. Nobody can set that clock, and no sidecar outlives it.
+fn uptime() -> i64 {
+    i64::try_from(Instant::now().uptime().as_millis()).unwrap_or(i64::MAX)
 }

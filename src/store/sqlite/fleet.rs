@@ -10,7 +10,7 @@ use crate::store::{Report, Reported, SidecarId};
 use crate::token::Digest;
 
 /// Takes the place of the sidecar's report before, and removes those that were not renewed in time. Times are in
-/// milliseconds since 1970.
+/// milliseconds since the machine was started: what lies ahead is from before that.
 pub(super) fn report(connection: &mut Connection, report: &Report, keep: Duration, now: i64) -> Result<(), Fault> {
     let text = serde_json::to_string(report).map_err(|problem| Fault::record("a new report".to_owned(), problem))?;
     let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
@@ -18,15 +18,15 @@ pub(super) fn report(connection: &mut Connection, report: &Report, keep: Duratio
     transaction
         .prepare_cached("INSERT OR REPLACE INTO sidecars (id, report, at, expires_at) VALUES (?, ?, ?, ?)")?
         .execute((report.id.0.cast_signed(), text, now, now.saturating_add(keep)))?;
-    transaction.prepare_cached("DELETE FROM sidecars WHERE expires_at <= ?")?.execute([now])?;
+    transaction.prepare_cached("DELETE FROM sidecars WHERE expires_at <= ?1 OR at > ?1")?.execute([now])?;
     Ok(transaction.commit()?)
 }
 
 /// A report that is late counts as long as it is there: what a disk that is full keeps from being renewed is no reason to
 /// refuse agents, as nothing can be revoked there either.
-pub(super) fn left(connection: &Connection, sidecar: SidecarId) -> Result<Option<Duration>, Fault> {
-    let mut statement = connection.prepare_cached("SELECT expires_at - at FROM sidecars WHERE id = ?")?;
-    let kept = statement.query_row([sidecar.0.cast_signed()], |row| row.get::<_, i64>(0)).optional()?;
+pub(super) fn left(connection: &Connection, sidecar: SidecarId, now: i64) -> Result<Option<Duration>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT expires_at - at FROM sidecars WHERE id = ?1 AND at <= ?2")?;
+    let kept = statement.query_row([sidecar.0.cast_signed(), now], |row| row.get::<_, i64>(0)).optional()?;
     Ok(kept.map(|kept| Duration::from_millis(u64::try_from(kept).unwrap_or(0))))
 }
 
@@ -37,8 +37,8 @@ pub(super) fn withdraw(connection: &Connection, sidecar: SidecarId) -> Result<()
 
 /// Reports that are kept at `now`, in the order of their names.
 pub(super) fn sidecars(connection: &Connection, now: i64, store: &str) -> Result<Vec<Reported>, Fault> {
-    let mut statement =
-        connection.prepare_cached("SELECT id, report, at, expires_at FROM sidecars WHERE expires_at > ?")?;
+    let mut statement = connection
+        .prepare_cached("SELECT id, report, at, expires_at FROM sidecars WHERE expires_at > ?1 AND at <= ?1")?;
     let mut rows = statement.query([now])?;
     let mut reports = Vec::new();
     while let Some(row) = rows.next()? {
@@ -60,7 +60,6 @@ fn reported(row: &Row<'_>, now: i64) -> Result<Reported, BadRow> {
     let text = row.get_ref(1).map_err(|_| BadRow::Column)?;
     let report = serde_json::from_str(text.as_str()?)?;
     let at = row.get_ref(2).map_err(|_| BadRow::Column)?.as_i64()?;
-    // A clock that was set back makes it new, not older than it could be.
     let until = |end: i64, start| Duration::from_millis(u64::try_from(end.saturating_sub(start)).unwrap_or(0));
     let end = row.get_ref(3).map_err(|_| BadRow::Column)?.as_i64()?;
     Ok(Reported { report, age: until(now, at), keep: until(end, at) })

@@ -11,7 +11,6 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::fault::Fault;
 use super::fleet;
-use super::now_millis;
 use super::schema::{SCHEMA_VERSION, version};
 use crate::store::{Reported, SidecarId};
 
@@ -74,7 +73,8 @@ pub(super) fn migrate(connection: &mut Connection, store: &str) -> Result<(), Fa
 
 /// Sidecars that may run, and cannot read this schema.
 fn left_behind(transaction: &Transaction<'_>, store: &str) -> Result<Vec<Reported>, Fault> {
-    let mut reports = fleet::sidecars(transaction, now_millis(), store)?;
+    // Their times were milliseconds since 1970.
+    let mut reports = fleet::sidecars(transaction, jiff::Timestamp::now().as_millisecond(), store)?;
     reports.retain(|sidecar| sidecar.report.schema < SCHEMA_VERSION && sidecar.age < SILENCE);
     Ok(reports)
 }

@@ -195,3 +195,33 @@ async fn the_watching_task_ends_with_the_store() {
     };
     tokio::time::timeout(Duration::from_secs(5), ended).await.expect("it ends");
 }
+
+#[tokio::test]
+async fn a_report_from_before_the_machine_was_started_is_none() {
+    let (_directory, store) = store(Retention::default()).await;
+    let report = |id| Report {
+        id: SidecarId(id),
+        name: format!("sidecar {id}"),
+        version: "1".to_owned(),
+        address: String::new(),
+        started_at: jiff::Timestamp::UNIX_EPOCH,
+        applied: None,
+        head: None,
+        schema: crate::store::SCHEMA,
+        held_users: Vec::new(),
+        staleness_ms: None,
+        connections: 0,
+    };
+    let keep = Duration::from_secs(70);
+    store.report(&report(1), keep).await.expect("reports");
+    // By the clock of the wall, of the version before, or of a run of the machine that was longer.
+    let later = uptime() + 60_000;
+    with_writer(&store, |writer| writer.execute("UPDATE sidecars SET at = ?1, expires_at = ?1 + 70000", [later]))
+        .expect("moves it");
+    assert_eq!(store.sidecars().await.expect("reads"), []);
+    assert_eq!(store.report_left(SidecarId(1)).await.expect("reads"), None);
+    store.report(&report(2), keep).await.expect("reports");
+    let names: Vec<_> = store.sidecars().await.expect("reads").into_iter().map(|one| one.report.name).collect();
+    assert_eq!(names, ["sidecar 2"]);
+    assert_eq!(count(&store, "SELECT count(*) FROM sidecars"), 1, "and it is gone");
+}
