@@ -28,6 +28,8 @@ pub(crate) fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
 pub(crate) struct Serving {
     child: Child,
     log: mpsc::Receiver<Value>,
+    /// What it said before it had started: that is not in an order that is sure.
+    early: Vec<Value>,
     listener: SocketAddr,
     admin: SocketAddr,
 }
@@ -48,21 +50,34 @@ impl Serving {
             }
         });
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut sidecar = Self { child, log, listener: nowhere, admin: nowhere };
+        let mut sidecar = Self { child, log, early: Vec::new(), listener: nowhere, admin: nowhere };
         let address = |fields: &Value, key: &str| fields[key].as_str().and_then(|address| address.parse().ok());
-        sidecar.listener = address(&sidecar.says("listening").await, "address").expect("an address");
-        sidecar.admin = address(&sidecar.says("started").await, "admin").expect("an address");
+        let mut early = Vec::new();
+        let mut said = async |message| sidecar.next(message, |line| early.push(line)).await;
+        let (listening, started) = (said("listening").await, said("started").await);
+        sidecar.early = early;
+        sidecar.listener = address(&listening, "address").expect("an address");
+        sidecar.admin = address(&started, "admin").expect("an address");
         sidecar
     }
 
     /// Waits for a line of the log: its fields.
     pub(crate) async fn says(&mut self, message: &str) -> Value {
+        match self.early.iter().position(|line| line["fields"]["message"] == message) {
+            Some(at) => self.early.remove(at)["fields"].take(),
+            None => self.next(message, drop).await,
+        }
+    }
+
+    /// The next line with this message: its fields. Those before it go elsewhere.
+    async fn next(&mut self, message: &str, mut other: impl FnMut(Value)) -> Value {
         within(message, async {
             loop {
                 let mut line = self.log.recv().await.unwrap_or_else(|| panic!("it ended before {message:?}"));
                 if line["fields"]["message"] == message {
                     return line["fields"].take();
                 }
+                other(line);
             }
         })
         .await
