@@ -77,8 +77,9 @@ pub struct Versioned<R> {
 /// One thing in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotItem {
-    /// About how many grants follow: room can be made for them at once. At most one, and first.
-    Size(usize),
+    /// It begins, with about so many grants: room can be made for them at once. What was handed over before does not count.
+    /// First, and not where one goes on that broke off.
+    Begin(usize),
     /// A user, and which commit made the user so.
     Owner(UserId, Owner, Stamp),
     /// An active token.
@@ -90,12 +91,28 @@ pub enum SnapshotItem {
     },
 }
 
+/// How far a snapshot got. What it says is the affair of the store that it is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bookmark {
+    /// The position before the first item.
+    pub position: Position,
+    /// Whose places these are: they mean nothing to others.
+    pub(crate) source: String,
+    /// What is being read: the parts before are complete.
+    pub(crate) part: usize,
+    /// Where in it.
+    pub(crate) place: u64,
+}
+
 /// What follows a revision in the change log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changes {
     /// Every entry after it, in order, without a gap; empty when it is the newest.
     Entries(Vec<LogEntry>),
-    /// The log no longer goes back that far, or the store is at an earlier revision: only a snapshot helps.
+    /// The first entries after it, in order, without a gap; more follow.
+    Page(Vec<LogEntry>),
+    /// The log no longer goes back that far, or is longer than a snapshot, or the store is at an earlier revision: only a
+    /// snapshot helps.
     Truncated,
 }
 
@@ -238,9 +255,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// Hands everything a replica holds to `sink` and returns the position read *before* the first item. Items may
     /// already show later commits; applying the log from the returned position on makes them consistent.
-    async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError>;
+    ///
+    /// Goes on from the bookmark, if it can, and otherwise begins. After an error, or dropped half-way, the bookmark says
+    /// how far it got.
+    async fn snapshot(
+        &self,
+        bookmark: &mut Option<Bookmark>,
+        sink: &mut (dyn FnMut(SnapshotItem) + Send),
+    ) -> Result<Position, StoreError>;
 
-    /// The log entries after a revision.
+    /// The log entries after a revision, as many of them as are carried at once.
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError>;
 
     /// Starts watching. Every commit that becomes visible after this call leads to at least one notice, unless notices

@@ -161,7 +161,9 @@ impl History {
         self.heads.insert(self.commit.revision, self.commit.head);
         while self.heads.last_key_value().is_some_and(|(last, _)| *last < now.revision) {
             let (last, head) = self.heads.last_key_value().map_or_else(Default::default, |(last, head)| (*last, *head));
-            let Changes::Entries(entries) = store.changes(last).await? else { return Ok(Some(Obstacle::Forgotten)) };
+            let (Changes::Entries(entries) | Changes::Page(entries)) = store.changes(last).await? else {
+                return Ok(Some(Obstacle::Forgotten));
+            };
             let mut before = (head, last);
             for entry in &entries {
                 if !entry.follows(before.0, before.1) {

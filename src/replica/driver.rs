@@ -4,8 +4,8 @@ mod recall;
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::recall::Recalls;
@@ -14,14 +14,11 @@ use super::presence::Presence;
 use super::sync::{Event, Finding, Read, Synchroniser, Table};
 use crate::backoff::Backoff;
 use crate::clock::{Instant, Timer};
-use crate::store::{LogEntry, Notice, Position, Revision, Store, StoreError};
+use crate::store::{Bookmark, LogEntry, Notice, Position, Revision, Store, StoreError};
 use crate::token::Digest;
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
 const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A position that was asked for longer ago than this, before the connection came back, is asked for again.
-const OVERDUE: Duration = Duration::from_millis(200);
 
 /// Longest pause within a snapshot. The whole may take as long as it needs.
 const SNAPSHOT_STALL: Duration = Duration::from_secs(10);
@@ -59,9 +56,11 @@ pub async fn resume(
     let timer = Timer::new();
     loop {
         let event = tokio::select! {
+            biased;
             () = &mut shutdown => return,
-            outcome = outcome_of(&mut driver.reading) => driver.receive(outcome),
+            // First: what was announced before the position was told is here before it.
             notice = watch.next() => Event::Notice(notice),
+            outcome = outcome_of(&mut driver.reading) => driver.receive(outcome),
             () = driver.recalls.written() => continue,
             () = renewed(driver.presence), if driver.known_since.is_none() => Event::Tick,
             () = timer.until(driver.next_probe) => Event::Tick,
@@ -155,6 +154,8 @@ struct Driver<'a> {
     /// When the first of those positions was asked for, up to and with the last one, that the store told while it knew of
     /// this sidecar.
     known_since: Option<Instant>,
+    /// Where a snapshot that broke off goes on.
+    bookmark: Arc<Mutex<Option<Bookmark>>>,
     recalls: Recalls<'a>,
     /// Attempts since the replica was last confirmed.
     attempts: u32,
@@ -171,7 +172,7 @@ impl<'a> Driver<'a> {
         presence: Option<&'a Presence>,
     ) -> Self {
         let (recalls, next_probe) = (Recalls::new(replica, store), Instant::now());
-        let (reading, asked_at, attempts, failing) = (None, None, 0, None);
+        let (reading, asked_at, bookmark, attempts, failing) = (None, None, Arc::default(), 0, None);
         Self {
             replica,
             store,
@@ -182,6 +183,7 @@ impl<'a> Driver<'a> {
             asked_at,
             presence,
             known_since: None,
+            bookmark,
             recalls,
             attempts,
             failing,
@@ -243,12 +245,16 @@ impl<'a> Driver<'a> {
         if event == Event::Tick {
             self.next_probe = now + self.probe_interval;
         }
-        let came_back = event == Event::Notice(Notice::Lost);
         if event == Event::Notice(Notice::Lost) {
             self.replica.notices_lost.fetch_add(1, Ordering::Relaxed);
         }
         if let Event::Position(probe) = &event {
             self.recalls.hear(&probe.recalled);
+            let goes_on = |mark: &mut Bookmark| {
+                mark.position.epoch == probe.position.epoch && mark.position.revision <= probe.position.revision
+            };
+            let mut bookmark = self.bookmark();
+            *bookmark = bookmark.take_if(goes_on);
         }
         let failed = event == Event::Failed;
         let mut writer = Writer { replica: self.replica, counts_from: self.known_since, confirmed: None };
@@ -262,20 +268,23 @@ impl<'a> Driver<'a> {
         let position = self.machine.position();
         self.replica.stand_at(position);
         let resync = step.findings.iter().any(|finding| finding.is_resync());
+        if resync {
+            self.bookmark().take();
+        }
         for finding in step.findings {
             self.report(finding);
         }
         if let Some(read) = step.read {
             self.asked_at = (read == Read::Position).then_some(now);
             self.reading = Some(self.start(read));
-        } else if came_back && self.asked_at.is_some_and(|asked_at| now.duration_since(asked_at) > OVERDUE) {
-            // The question went out before the connection was lost. It is asked again at once, and never answered twice.
-            (self.reading, self.asked_at) = (None, None);
-            self.handle(Event::Failed, now);
         } else if failed || resync {
             self.attempts = self.attempts.saturating_add(1);
             self.next_probe = self.next_probe.min(now + BACKOFF.wait(self.attempts));
         }
+    }
+
+    fn bookmark(&self) -> MutexGuard<'_, Option<Bookmark>> {
+        lock(&self.bookmark)
     }
 
     fn report(&self, finding: Finding) {
@@ -326,7 +335,7 @@ impl<'a> Driver<'a> {
                 let changes = within(CHANGES_TIMEOUT, store.changes(after)).await?;
                 Ok(Event::Changes(changes).into())
             }),
-            Read::Snapshot => Box::pin(read_snapshot(replica, store)),
+            Read::Snapshot => Box::pin(read_snapshot(replica, store, Arc::clone(&self.bookmark))),
         }
     }
 }
@@ -338,16 +347,20 @@ async fn within<T>(limit: Duration, read: impl Future<Output = Result<T, StoreEr
     }
 }
 
-/// Merges a snapshot into the replica; gives up when no item arrives for [`SNAPSHOT_STALL`].
-async fn read_snapshot(replica: &Replica, store: &dyn Store) -> Result<Answer, ReadError> {
-    replica.begin_merge();
+/// Merges a snapshot into the replica, from the bookmark on; gives up when no item arrives for [`SNAPSHOT_STALL`].
+async fn read_snapshot(
+    replica: &Replica,
+    store: &dyn Store,
+    bookmark: Arc<Mutex<Option<Bookmark>>>,
+) -> Result<Answer, ReadError> {
+    let mut mark = lock(&bookmark).take();
     let (items, narrowed) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut sink = |item| {
         items.fetch_add(1, Ordering::Relaxed);
         narrowed.fetch_or(replica.merge(&item), Ordering::Relaxed);
     };
     let outcome = {
-        let mut snapshot = pin!(store.snapshot(&mut sink));
+        let mut snapshot = pin!(store.snapshot(&mut mark, &mut sink));
         let mut before = 0;
         loop {
             if let Ok(outcome) = tokio::time::timeout(SNAPSHOT_STALL, &mut snapshot).await {
@@ -362,6 +375,7 @@ async fn read_snapshot(replica: &Replica, store: &dyn Store) -> Result<Answer, R
     };
     // Whether it came to its end or not: what it narrowed is narrowed.
     replica.announce(narrowed.into_inner());
+    *lock(&bookmark) = mark.filter(|_| outcome.is_err());
     let position = outcome?;
     check(store, &position)?;
     Ok(Event::Snapshot { position, checksum: replica.checksum() }.into())
@@ -411,6 +425,10 @@ impl Table for Writer<'_> {
         self.confirmed = self.confirmed.max(Some(as_of));
         self.replica.confirm(as_of);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An error with its causes, on one line.

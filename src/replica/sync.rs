@@ -139,7 +139,9 @@ impl fmt::Display for Finding {
             Self::Synced(at) => write!(f, "in step with the store at revision {}", at.revision),
             Self::OtherEpoch(epoch) => write!(f, "the store is another one or was restored (epoch {epoch})"),
             Self::Regressed { from, to } => write!(f, "the store lost writes: it went from revision {from} to {to}"),
-            Self::LogTruncated(after) => write!(f, "the change log no longer reaches back to revision {after}"),
+            Self::LogTruncated(after) => {
+                write!(f, "the change log no longer reaches back to revision {after}, or a snapshot is shorter")
+            }
             Self::LogIncomplete(after) => write!(f, "the change log has a gap after revision {after}"),
             Self::Diverged(at) => write!(f, "the replica differs from the store at revision {at}"),
             Self::Unproven(at) => write!(f, "the snapshot differs from the store's checksum at revision {at}"),
@@ -442,7 +444,8 @@ fn take_position<T: Table>(
     let proof = Proof { revision: position.revision, stated, sent_at };
     if proof.revision > synced.revision {
         synced.heard = synced.heard.max(proof.revision);
-        synced.owed = Some(proof);
+        // One that is owed already is reached sooner; unless it is of writes that the store has lost since.
+        synced.owed = synced.owed.filter(|owed| owed.revision <= proof.revision).or(Some(proof));
         return Ok(());
     }
     // Asked for later than what may be owed still: that was of a store which has lost writes since.
@@ -458,8 +461,9 @@ fn take_changes<T: Table>(
     scene: &mut Scene<'_, T>,
 ) -> Result<(), Finding> {
     let State::Synced(synced) = state else { return Ok(()) };
-    let entries = match changes {
-        Changes::Entries(entries) => entries,
+    let (entries, more) = match changes {
+        Changes::Entries(entries) => (entries, false),
+        Changes::Page(entries) => (entries, true),
         Changes::Truncated if synced.revision == after && synced.owed.is_some() => {
             return Err(Finding::LogTruncated(after));
         }
@@ -485,6 +489,7 @@ fn take_changes<T: Table>(
         }
         synced.heard = after; // hearsay, until the next probe says otherwise
     }
+    synced.moved |= more;
     Ok(())
 }
 

@@ -282,7 +282,8 @@ impl Ledger {
     /// Takes one item of a snapshot. An item may come twice.
     pub(super) fn merge(&mut self, grants: &Grants, item: &SnapshotItem) -> bool {
         match item {
-            SnapshotItem::Size(expected) => {
+            SnapshotItem::Begin(expected) => {
+                self.begin_merge();
                 make_room(grants, *expected);
                 false
             }

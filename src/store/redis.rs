@@ -26,7 +26,7 @@ mod fault;
 mod index;
 mod layout;
 mod link;
-mod migration;
+mod log;
 mod read;
 mod replay;
 mod replicas;
@@ -47,14 +47,14 @@ use self::commit::Stop;
 use self::earlier::EARLIER;
 use self::fault::Fault;
 use self::layout::{Key, Layout, SCHEMA};
-use self::link::Link;
+use self::link::{Link, Use};
+use self::log::Pace;
 use self::replicas::Pending;
-use self::watch::{Hearing, Watching};
-use super::notify::Notices;
+use self::watch::{Hearer, Watching};
 use super::{
-    Absent, Batch, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Replicas, Report, Reported,
-    Retention, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Unconfirmed, Versioned,
-    Watch,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Replicas, Report,
+    Reported, Retention, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Unconfirmed,
+    Versioned, Watch,
 };
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -75,7 +75,7 @@ pub struct RedisStore {
 /// One namespace of one Redis.
 #[derive(Debug)]
 struct Access {
-    link: Link,
+    link: Arc<Link>,
     layout: Layout,
     /// The store as a person would name it.
     name: String,
@@ -83,8 +83,8 @@ struct Access {
     quorum: u32,
     /// The last commit, if not all replicas that could be promoted have confirmed it.
     pending: Mutex<Option<Pending>>,
-    notices: Notices,
-    hearing: Hearing,
+    hearer: Arc<Hearer>,
+    pace: Pace,
 }
 
 impl RedisStore {
@@ -95,15 +95,16 @@ impl RedisStore {
     /// [`StoreError::Unusable`] when the settings are not for Redis.
     pub fn new(settings: &Settings, retention: Retention) -> Result<Self, StoreError> {
         let name = settings.url.to_string();
-        let link = Link::new(settings).map_err(|fault| fault.during("the opening", &name))?;
+        let hearer = Arc::new(Hearer::new(name.clone(), Layout::of(settings)));
+        let link = Link::new(settings, Arc::clone(&hearer)).map_err(|fault| fault.during("the opening", &name))?;
         let access = Access {
             link,
             layout: Layout::of(settings),
             name,
             quorum: settings.quorum_replicas,
             pending: Mutex::default(),
-            notices: Notices::new(),
-            hearing: Hearing::default(),
+            hearer,
+            pace: Pace::new(),
         };
         Ok(Self { access: Arc::new(access), retention, watching: OnceLock::new() })
     }
@@ -170,7 +171,7 @@ impl Access {
         commands.cmd("EVAL").arg(CREATE).arg(keys.len()).arg(keys);
         commands.arg(SCHEMA).arg(format!("{:016x}", u64::from_le_bytes(epoch)));
         // Done twice, it finds what it made the first time.
-        let (answer,): (Vec<String>,) = self.link.read(&commands).await?;
+        let (answer,): (Vec<String>,) = self.link.read(Use::Main, &commands).await?;
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             // Nobody reported to a registry before it was there.
             ["created"] => tenure::begin(self).await,
@@ -201,7 +202,7 @@ impl Store for RedisStore {
             Ok((epoch, entry)) => {
                 let committed = entry.committed(epoch);
                 // Watchers of this very store hear of it although they may not be subscribed yet; twice does no harm.
-                self.access.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
+                self.access.hearer.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
                 Ok(committed)
             }
             Err(Stop::Refused(refusal)) => Err(refusal),
@@ -216,21 +217,23 @@ impl Store for RedisStore {
     }
 
     async fn probe(&self) -> Result<Probe, StoreError> {
-        let probe = self.told("reading the position", read::probe(&self.access).await).await?;
-        self.access.hearing.probed(&probe.position);
-        Ok(probe)
+        self.told("reading the position", read::probe(&self.access).await).await
     }
 
-    async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError> {
-        self.told("reading a snapshot", snapshot::snapshot(&self.access, sink).await).await
+    async fn snapshot(
+        &self,
+        bookmark: &mut Option<Bookmark>,
+        sink: &mut (dyn FnMut(SnapshotItem) + Send),
+    ) -> Result<Position, StoreError> {
+        self.told("reading a snapshot", snapshot::snapshot(&self.access, bookmark, sink).await).await
     }
 
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
-        self.told("reading the change log", read::changes(&self.access, after).await).await
+        self.told("reading the change log", log::changes(&self.access, after).await).await
     }
 
     fn watch(&self) -> Box<dyn Watch> {
-        let watch = self.access.notices.watch();
+        let watch = self.access.hearer.notices.watch();
         self.watching.get_or_init(|| Watching::start(&self.access));
         watch
     }

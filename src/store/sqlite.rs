@@ -34,8 +34,8 @@ use self::fault::Fault;
 use self::watch::Watching;
 use super::notify::Notices;
 use super::{
-    Absent, Batch, Changes, CommitError, CommitId, Committed, Epoch, Notice, Position, Probe, Report, Reported,
-    Retention, Revision, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Notice, Position, Probe, Report,
+    Reported, Retention, Revision, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
 };
 use crate::clock::Instant;
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
@@ -240,7 +240,11 @@ impl Store for SqliteStore {
         self.read("reading the position", probe).await
     }
 
-    async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError> {
+    async fn snapshot(
+        &self,
+        _bookmark: &mut Option<Bookmark>,
+        sink: &mut (dyn FnMut(SnapshotItem) + Send),
+    ) -> Result<Position, StoreError> {
         let (chunks, mut received) = mpsc::channel(SNAPSHOT_CHUNKS);
         // A receiver that is gone ends the reading.
         let read = self.read("reading a snapshot", move |connection| {

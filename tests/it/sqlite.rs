@@ -164,12 +164,12 @@ async fn damaged_records_are_named_and_leave_the_others_readable() {
 
     let (mut grants, mut keys) = (Vec::new(), Vec::new());
     let mut sink = |item| match item {
-        SnapshotItem::Size(_) => {}
+        SnapshotItem::Begin(_) => {}
         SnapshotItem::Grant(digest, grant) => grants.push((digest, grant)),
         SnapshotItem::Damaged { key } => keys.push(key),
         SnapshotItem::Owner(..) => panic!("the only user is damaged"),
     };
-    store.snapshot(&mut sink).await.expect("a snapshot");
+    store.snapshot(&mut None, &mut sink).await.expect("a snapshot");
     assert_eq!(keys, [format!("users/{}", damaged.owner), format!("grants/{digest}")]);
     assert_eq!(grants, [(whole.digest, before.grants[&whole.digest])]);
 
@@ -217,7 +217,7 @@ async fn a_removed_or_empty_file_is_no_registry_until_there_is_one_again() {
         let errors = [
             store.position().await.map(drop).expect_err("noticed"),
             store.probe().await.map(drop).expect_err("noticed"),
-            store.snapshot(&mut drop).await.map(drop).expect_err("noticed"),
+            store.snapshot(&mut None, &mut drop).await.map(drop).expect_err("noticed"),
             match store.commit(Batch::default()).await.expect_err("noticed") {
                 store::CommitError::Failed(error) => error,
                 other => panic!("{other:?}"),

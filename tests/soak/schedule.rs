@@ -150,7 +150,7 @@ async fn link(stage: &mut Stage, random: &mut Random, time: Duration, sidecars: 
         Traffic::Stalls,
         Traffic::AnswersStall,
         Traffic::RequestsStall,
-        Traffic::SubscriptionsStall,
+        Traffic::Thin { delay: Duration::from_millis(50), bytes_per_second: 125_000 },
         slow,
     ];
     let Some(traffic) = random.one_of(&kinds) else { return Ok(()) };

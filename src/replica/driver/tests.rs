@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::replica::Status;
 use crate::store::{
-    Batch, Changes, CommitError, CommitId, Committed, Edit, Position, Probe, Report, Reported, Retention, Revision,
-    SidecarId, SnapshotItem, SqliteStore, TokenFilter, Versioned, Watch,
+    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Edit, Position, Probe, Report, Reported, Retention,
+    Revision, SidecarId, SnapshotItem, SqliteStore, TokenFilter, Versioned, Watch,
 };
 use crate::token::{
     Digest, Grant, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
@@ -26,24 +26,6 @@ struct Fragile {
     inner: Mutex<Arc<SqliteStore>>,
     mode: Mutex<Mode>,
     recalls: Mutex<Recalled>,
-    /// Its connection came back.
-    returned: Arc<tokio::sync::Notify>,
-}
-
-/// The real notices, and that the connection came back.
-struct FragileWatch {
-    inner: Box<dyn Watch>,
-    returned: Arc<tokio::sync::Notify>,
-}
-
-#[async_trait]
-impl Watch for FragileWatch {
-    async fn next(&mut self) -> Notice {
-        tokio::select! {
-            notice = self.inner.next() => notice,
-            () = self.returned.notified() => Notice::Lost,
-        }
-    }
 }
 
 /// What sidecars left with the store.
@@ -64,7 +46,7 @@ enum Mode {
 impl Fragile {
     fn new(inner: SqliteStore, mode: Mode) -> Arc<Self> {
         let recalls = Mutex::new(Recalled::default());
-        Arc::new(Self { inner: Mutex::new(Arc::new(inner)), mode: Mutex::new(mode), recalls, returned: Arc::default() })
+        Arc::new(Self { inner: Mutex::new(Arc::new(inner)), mode: Mutex::new(mode), recalls })
     }
 
     fn recalls(&self) -> std::sync::MutexGuard<'_, Recalled> {
@@ -106,8 +88,12 @@ impl Store for Fragile {
         self.working().await?.position().await
     }
 
-    async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError> {
-        self.working().await?.snapshot(sink).await
+    async fn snapshot(
+        &self,
+        bookmark: &mut Option<Bookmark>,
+        sink: &mut (dyn FnMut(SnapshotItem) + Send),
+    ) -> Result<Position, StoreError> {
+        self.working().await?.snapshot(bookmark, sink).await
     }
 
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
@@ -119,7 +105,7 @@ impl Store for Fragile {
     }
 
     fn watch(&self) -> Box<dyn Watch> {
-        Box::new(FragileWatch { inner: self.inner().watch(), returned: Arc::clone(&self.returned) })
+        self.inner().watch()
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
@@ -438,30 +424,6 @@ async fn a_store_at_revision_zero_proves_nothing_and_changes_nothing() {
     running.stop().await;
 }
 
-/// The probe itself would wait for its answer for much longer than the test.
-#[tokio::test]
-async fn a_question_that_went_out_on_a_lost_connection_is_asked_again_when_it_is_back() {
-    let folder = Folder::new();
-    let store = Fragile::new(folder.begun("store").await, Mode::Works);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, NEVER);
-    running.ready().await;
-    store.set(Mode::Hangs);
-    store.returned.notify_one();
-    tokio::time::sleep(2 * OVERDUE).await;
-    store.set(Mode::Works);
-    let back = Instant::now();
-    store.returned.notify_one();
-    let fresh = async {
-        // The last proof before was asked for twice as long ago; this one counts as up to a millisecond older than it is.
-        let limit = || back.elapsed() + OVERDUE;
-        while running.replica.staleness(Instant::now()).is_none_or(|staleness| staleness > limit()) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, fresh).await.expect("fresh again");
-    running.stop().await;
-}
-
 #[tokio::test]
 async fn a_restored_store_cannot_bring_a_revoked_token_back() {
     let folder = Folder::new();
@@ -567,7 +529,8 @@ async fn what_a_snapshot_narrows_is_announced_once() {
         replica.merge(&SnapshotItem::Grant(token.digest, wide));
     }
     let narrowed = replica.narrowed();
-    assert!(matches!(read_snapshot(&replica, &store).await, Ok(Answer { event: Event::Snapshot { .. }, .. })));
+    let read = read_snapshot(&replica, &store, Arc::default()).await;
+    assert!(matches!(read, Ok(Answer { event: Event::Snapshot { .. }, .. })));
     assert!(narrowed.has_changed().expect("the replica lives"));
     assert_eq!(*narrowed.borrow(), 1);
 }

@@ -254,7 +254,7 @@ impl<R: Read> Decoder<R> {
         }
         // Nobody vouches for the number yet: no more than fit.
         let grants = u64::from_le_bytes(self.array()?).min(length / GRANT as u64);
-        sink(Item::Snapshot(SnapshotItem::Size(usize::try_from(grants).unwrap_or_default())));
+        sink(Item::Snapshot(SnapshotItem::Begin(usize::try_from(grants).unwrap_or_default())));
         Ok(())
     }
 

@@ -224,6 +224,7 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
         on("SET", layout.key(Key::Probe), &["0"]);
         needs.push(Need { command: "WAIT", on: None, rest: &["0", "0"] });
     }
+    needs.push(Need { command: "EVAL_RO", on: None, rest: &["return 0", "0"] });
     needs.extend(["ROLE", "PING"].map(|command| Need { command, on: None, rest: &[] }));
     needs
 }

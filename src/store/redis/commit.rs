@@ -116,7 +116,7 @@ async fn attempt(
 /// Sends commands, the first of which is a script, and waits until enough replicas have what it wrote: how many do.
 async fn send(access: &Access, mut commands: Pipeline) -> Result<(Answer, Option<Confirmation>), Fault> {
     if access.quorum == 0 {
-        let (answer,) = access.link.send(Use::Shared, &commands).await?;
+        let (answer,) = access.link.send(Use::Main, &commands).await?;
         return Ok((answer, None));
     }
     commands.cmd("ROLE").cmd("WAIT").arg(access.quorum).arg(CONFIRM_TIMEOUT.as_millis());

@@ -1,9 +1,11 @@
-//! Connections to servers: TCP, TLS where the URL asks for it, and a greeting that says who we are.
+//! Connections to servers: TCP, TLS where the URL asks for it, and a greeting that says who we are and asks who they are.
 //!
 //! Names are resolved, and passwords and certificates read, for each connection anew: what was rotated or moved counts
-//! from the next one on.
+//! from the next one on. A name may have several addresses, of which some may not answer, or not be what is wanted: the
+//! next one is tried when one fails, and beside it when it takes long (as in RFC 8305 section 5).
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,18 +15,28 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::check::{self, Kind};
 use super::fault::Fault;
 use crate::socket::Stream;
 use crate::store::Settings;
 use crate::store::settings::read_password;
-use crate::store::url::{RedisUrl, Server};
+use crate::store::url::{RedisUrl, Server, Topology};
 use crate::tls::{self, TlsError};
 
-/// Longest wait for a connection, its greeting included.
+/// Longest wait for an address to be reached.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest wait for TLS and the greeting where no other server can be in charge: a fleet that comes back at once has Redis
+/// busy with handshakes for seconds, and those that are given up are work for nothing.
+const ONLY_SERVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an address may take before the next one is tried beside it.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// A peer that is gone without a word is noticed after silence of this length, and three unanswered probes.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3));
@@ -38,24 +50,55 @@ pub(super) struct Dialer {
     url: RedisUrl,
 }
 
-/// What the other end is: it has its own user and password.
+/// What the other end has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
-    /// A Redis server.
-    Server,
-    /// A Sentinel.
+    /// The server in charge, as it sees it itself.
+    Primary,
+    /// A server with our data, in charge or not.
+    Any,
+    /// A Sentinel, which has a user and a password of its own.
     Sentinel,
 }
 
 /// The task that moves a connection's bytes. Ends with it, whatever was still under way.
 #[derive(Debug)]
-pub(super) struct Carrier(AbortHandle);
+pub(super) struct Carrier {
+    task: AbortHandle,
+    /// Closed when the connection is over.
+    alive: watch::Receiver<()>,
+}
+
+impl Carrier {
+    fn start(carry: impl Future<Output = ()> + Send + 'static) -> Self {
+        let (living, alive) = watch::channel(());
+        let task = tokio::spawn(async move {
+            carry.await;
+            drop(living);
+        });
+        Self { task: task.abort_handle(), alive }
+    }
+
+    /// Whether the connection is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.alive.has_changed().is_err()
+    }
+
+    /// Waits until the connection is over.
+    pub(super) async fn over(&self) {
+        let mut alive = self.alive.clone();
+        while alive.changed().await.is_ok() {}
+    }
+}
 
 impl Drop for Carrier {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
+
+/// A connection, and what carries it.
+pub(super) type Dialled = (MultiplexedConnection, Carrier);
 
 impl Dialer {
     pub(super) fn new(settings: Settings, url: RedisUrl) -> Self {
@@ -66,33 +109,81 @@ impl Dialer {
         &self.url
     }
 
-    /// Connects and greets. RESP3 always: its greeting reports errors in the server's own words, and takes what the server
-    /// says unasked.
+    /// Connects and greets, at the first of the server's addresses that answers as it should.
+    ///
+    /// # Errors
+    /// Of its addresses, the one whose failure somebody has to mend, or else the last.
     pub(super) async fn dial(
-        &self,
+        self: &Arc<Self>,
         server: &Server,
         peer: Peer,
         config: AsyncConnectionConfig,
-    ) -> Result<(MultiplexedConnection, Carrier), Fault> {
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, async {
-            let stream = self.connect(server).await.map_err(|source| Fault::unreachable(server, source))?;
-            let greeting = self.greeting(server, peer).await?;
-            match MultiplexedConnection::new_with_config(&greeting, stream, config).await {
-                Ok((connection, carry)) => Ok((connection, Carrier(tokio::spawn(carry).abort_handle()))),
-                Err(error) => Err(Fault::of_connecting(server, error)),
+    ) -> Result<Dialled, Fault> {
+        let resolving = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((server.host.as_str(), server.port)));
+        let addresses = resolving.await.map_err(|_| late(server, CONNECT_TIMEOUT, ""))?;
+        let mut addresses = addresses.map_err(|error| Fault::unreachable(server, error))?;
+        let (mut attempts, mut failure) = (JoinSet::new(), None);
+        loop {
+            let next = addresses.next();
+            let has_more = next.is_some();
+            if let Some(address) = next {
+                let (this, server, config) = (Arc::clone(self), server.clone(), config.clone());
+                attempts.spawn(async move { this.try_address(&server, address, peer, config).await });
             }
-        });
-        let late = |_| {
-            // A server without TLS waits for the rest of what it takes for a command.
-            let hint = if self.url.tls { "; does this port speak TLS?" } else { "" };
-            let text = format!("no answer within {CONNECT_TIMEOUT:?}{hint}");
-            Fault::unreachable(server, io::Error::new(io::ErrorKind::TimedOut, text))
-        };
-        connected.await.map_err(late)?
+            let Ok(outcome) = timeout(if has_more { PATIENCE } else { Duration::MAX }, attempts.join_next()).await
+            else {
+                continue;
+            };
+            match outcome {
+                Some(Ok(Ok(dialled))) => return Ok(dialled),
+                Some(Ok(Err(fault))) if !failure.as_ref().is_some_and(Fault::is_unusable) => failure = Some(fault),
+                Some(_) => {} // the runtime ends, or something else is to be mended
+                None if !has_more => {
+                    let nowhere = || Fault::unreachable(server, io::Error::from(io::ErrorKind::AddrNotAvailable));
+                    return Err(failure.unwrap_or_else(nowhere));
+                }
+                None => {}
+            }
+        }
     }
 
-    async fn connect(&self, server: &Server) -> Result<Stream, ConnectError> {
-        let stream = TcpStream::connect((server.host.as_str(), server.port)).await?;
+    /// RESP3 always: its greeting reports errors in the server's own words, and takes what the server says unasked.
+    async fn try_address(
+        &self,
+        server: &Server,
+        address: SocketAddr,
+        peer: Peer,
+        config: AsyncConnectionConfig,
+    ) -> Result<Dialled, Fault> {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+        let stream = stream.map_err(|_| late(server, CONNECT_TIMEOUT, ""))?;
+        let stream = stream.map_err(|error| Fault::unreachable(server, error))?;
+        let limit = match self.url.topology {
+            Topology::Single(_) => ONLY_SERVER_TIMEOUT,
+            Topology::Sentinel { .. } | Topology::Cluster(_) => CONNECT_TIMEOUT,
+        };
+        let greeted = timeout(limit, async {
+            let stream = self.secure(server, stream).await.map_err(|source| Fault::unreachable(server, source))?;
+            let greeting = self.greeting(server, peer).await?;
+            let made = MultiplexedConnection::new_with_config(&greeting, stream, config).await;
+            let (mut connection, carry) = made.map_err(|error| Fault::of_connecting(server, error))?;
+            let carrier = Carrier::start(carry);
+            let kind = if peer == Peer::Sentinel { Kind::Sentinel } else { Kind::of(&self.url.topology) };
+            match check::greet(&mut connection, server, kind).await {
+                Err(Fault::NotPrimary) if peer == Peer::Any => {}
+                outcome => outcome?,
+            }
+            Ok((connection, carrier))
+        });
+        // A server without TLS waits for the rest of what it takes for a command.
+        let hint = if self.url.tls { "; does this port speak TLS?" } else { "" };
+        greeted.await.map_err(|_| match late(server, limit, hint) {
+            Fault::Unreachable { server, source } => Fault::Crowded { server, source },
+            other => other,
+        })?
+    }
+
+    async fn secure(&self, server: &Server, stream: TcpStream) -> Result<Stream, ConnectError> {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
         let (idle, interval) = KEEPALIVE;
@@ -119,7 +210,9 @@ impl Dialer {
     async fn greeting(&self, server: &Server, peer: Peer) -> Result<RedisConnectionInfo, Fault> {
         let Settings { password_file, sentinel_username, sentinel_password_file, .. } = &self.settings;
         let (username, password, file, database) = match peer {
-            Peer::Server => (&self.url.username, self.url.password.clone(), password_file, self.url.database),
+            Peer::Primary | Peer::Any => {
+                (&self.url.username, self.url.password.clone(), password_file, self.url.database)
+            }
             Peer::Sentinel => (sentinel_username, None, sentinel_password_file, 0),
         };
         let password = match file.clone() {
@@ -143,6 +236,11 @@ impl Dialer {
         }
         Ok(greeting)
     }
+}
+
+/// Nothing came within this time.
+fn late(server: &Server, limit: Duration, hint: &str) -> Fault {
+    Fault::unreachable(server, io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}{hint}")))
 }
 
 /// Why there is no stream of bytes to a server.

@@ -14,7 +14,6 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Value, cmd};
 use tokio::task::JoinSet;
 
-use super::check::{self, Kind};
 use super::dial::{Dialer, Peer};
 use super::fault::Fault;
 use super::slot::Slot;
@@ -159,9 +158,13 @@ async fn query<T: redis::FromRedisValue>(
 }
 
 /// The primary, as this Sentinel sees it, and how many replicas it could promote.
-async fn ask_sentinel(dialer: &Dialer, sentinel: &Server, name: &str, replicas: &AtomicUsize) -> Result<Server, Fault> {
+async fn ask_sentinel(
+    dialer: &Arc<Dialer>,
+    sentinel: &Server,
+    name: &str,
+    replicas: &AtomicUsize,
+) -> Result<Server, Fault> {
     let (mut connection, _carrier) = dialer.dial(sentinel, Peer::Sentinel, config()).await?;
-    check::greet(&mut connection, sentinel, Kind::Sentinel).await?;
     let primary = primary_of(&mut connection, sentinel, name).await?;
     // Whoever may not ask for them has those that the primary itself names.
     let question = cmd("SENTINEL").arg("REPLICAS").arg(name).take();
@@ -193,16 +196,13 @@ pub(super) async fn primary_of(
 
 /// The slot's owner, as this node sees it, and all nodes that it knows.
 async fn ask_node(
-    dialer: &Dialer,
+    dialer: &Arc<Dialer>,
     node: &Server,
     slot: Slot,
     replicas: &AtomicUsize,
 ) -> Result<(Server, Vec<Server>), Fault> {
-    let (mut connection, _carrier) = dialer.dial(node, Peer::Server, config()).await?;
-    match check::greet(&mut connection, node, Kind::ClusterNode).await {
-        Ok(()) | Err(Fault::NotPrimary) => {} // a replica knows as well as any other
-        Err(fault) => return Err(fault),
-    }
+    // A replica knows as well as any other.
+    let (mut connection, _carrier) = dialer.dial(node, Peer::Any, config()).await?;
     let ranges: Vec<Vec<Value>> = query(&mut connection, cmd("CLUSTER").arg("SLOTS")).await?;
     let (mut owner, mut nodes) = (None, Vec::new());
     for range in &ranges {

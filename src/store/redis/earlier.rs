@@ -9,8 +9,8 @@ use redis::Pipeline;
 
 use super::Access;
 use super::fault::Fault;
-use super::layout::{self, Key, SCHEMA};
-use super::link::Connection;
+use super::layout::{self, Key, Layout, SCHEMA};
+use super::link::{Connection, Use};
 use super::reports;
 use crate::store::settings::Namespace;
 use crate::store::{CommitId, Epoch, Head, LogEntry, Reported, Revision, change};
@@ -26,14 +26,14 @@ pub(super) fn channel(namespace: &Namespace) -> String {
 
 /// Subscribes to the announcements of a store that is of schema 1 still. Of those only the ones in the store's epoch
 /// count: other databases have the channel too.
-pub(super) async fn subscribe(access: &Access, connection: &mut Connection) -> Result<Option<Epoch>, Fault> {
+pub(super) async fn subscribe(layout: &Layout, connection: &mut Connection) -> Result<Option<Epoch>, Fault> {
     let mut commands = Pipeline::new();
-    commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&["schema", "epoch"]);
+    commands.cmd("HMGET").arg(layout.key(Key::Meta)).arg(&["schema", "epoch"]);
     let ((schema, epoch),): ((Option<String>, Option<String>),) = connection.query(&commands).await?;
     if schema.as_deref() != Some(EARLIER) {
         return Ok(None);
     }
-    connection.subscribe(access.layout.earlier_channel()).await?;
+    connection.subscribe(layout.earlier_channel()).await?;
     Ok(epoch.and_then(|epoch| layout::parse_hex(epoch.as_bytes())).map(Epoch))
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn migrate(access: &Access) -> Result<(), Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("EVAL").arg(MIGRATE).arg(1).arg(access.layout.key(Key::Meta)).arg(EARLIER).arg(SCHEMA);
     // Done twice, it finds what it did the first time.
-    let (answer,): (Vec<String>,) = access.link.read(&commands).await?;
+    let (answer,): (Vec<String>,) = access.link.read(Use::Main, &commands).await?;
     match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["migrated"] => {
             tracing::info!(store = access.name, from = EARLIER, to = SCHEMA, "the store has this version's schema now");

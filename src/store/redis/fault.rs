@@ -1,5 +1,6 @@
 //! What can go wrong with Redis: in words for whoever has to mend it, and in kinds for whoever decides what to do next.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisError};
@@ -27,7 +28,7 @@ const BEFOREHAND: [&str; 12] = [
 const OF_SCRIPT: &str = "script: ";
 
 /// The cause of a [`StoreError`]. Never shows a password.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum Fault {
     /// What is there is not a store of this version, or this user may not use it.
     #[error("cannot be used: {0}")]
@@ -45,7 +46,14 @@ pub(super) enum Fault {
     Unreachable {
         server: String,
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// Somebody is there, and does not come to greeting us: nothing was sent.
+    #[error("cannot connect to {server}")]
+    Crowded {
+        server: String,
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The connection ended before the answer. What was sent may have been executed, or may still be.
     #[error("the connection broke before the answer")]
@@ -118,6 +126,13 @@ impl Fault {
             }
             (_, Some("WRONGPASS")) => Self::Unusable(format!("refuses the user or its password (at {server})")),
             (_, Some("NOAUTH")) => Self::Unusable(format!("asks for a user and a password (at {server})")),
+            _ if error.to_string().contains("max number of clients") => {
+                let said = "Redis has as many connections as its maxclients allows: raise it";
+                Self::Crowded {
+                    server: server.to_string(),
+                    source: Box::<dyn std::error::Error + Send + Sync>::from(said).into(),
+                }
+            }
             // A server repeats the arguments of a command that it does not know: of AUTH, the password.
             _ => match error.to_string().split_once(", with args") {
                 Some((said, _)) => Self::unreachable(server, said),
@@ -128,7 +143,7 @@ impl Fault {
 
     /// There is no connection.
     pub(super) fn unreachable(server: &Server, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Unreachable { server: server.to_string(), source: source.into() }
+        Self::Unreachable { server: server.to_string(), source: source.into().into() }
     }
 
     /// It with its causes, on one line.
@@ -149,6 +164,7 @@ impl Fault {
             | Self::NotPermitted(_)
             | Self::Record { .. }
             | Self::Unreachable { .. }
+            | Self::Crowded { .. }
             | Self::Unconfirmed { .. }
             | Self::Contradiction(_)
             | Self::Entropy(_) => false,
@@ -173,11 +189,6 @@ impl Fault {
         matches!(self.inner(), Self::Refused(code, _) if matches!(code.as_str(), "ASK" | "TRYAGAIN" | "CLUSTERDOWN"))
     }
 
-    /// Whether a node sends the asker to another one, for this time.
-    pub(super) fn is_ask(&self) -> bool {
-        matches!(self.inner(), Self::Refused(code, _) if code == "ASK")
-    }
-
     /// Whether what was sent may have been executed all the same, whole or in part, or may be later. An error leaves that
     /// open too, unless it is one that the server gives before it begins with a command.
     pub(super) fn leaves_open(&self) -> bool {
@@ -189,6 +200,7 @@ impl Fault {
             | Self::NotPermitted(_)
             | Self::Record { .. }
             | Self::Unreachable { .. }
+            | Self::Crowded { .. }
             | Self::NotPrimary
             | Self::Unconfirmed { .. }
             | Self::Contradiction(_)

@@ -8,6 +8,7 @@ use redis::Pipeline;
 use super::Access;
 use super::fault::Fault;
 use super::layout::{self, Key};
+use super::link::Use;
 use super::read::scores;
 use crate::store::{StateFilter, TokenFilter};
 use crate::token::{TokenId, UserId};
@@ -68,7 +69,7 @@ impl Listing {
                 let mut commands = Pipeline::new();
                 commands.cmd("ZRANGE").arg(access.layout.key(Key::Expiring));
                 commands.arg("-inf").arg(now).arg("BYSCORE");
-                let (members,): (Vec<Vec<u8>>,) = access.link.read(&commands).await?;
+                let (members,): (Vec<Vec<u8>>,) = access.link.read(Use::Main, &commands).await?;
                 let mut ids: Vec<_> = members.iter().filter_map(|member| layout::indexed_id(member)).collect();
                 ids.retain(|id| self.before.is_none_or(|before| *id < before));
                 ids.sort_unstable();
@@ -99,7 +100,7 @@ async fn indexed(access: &Access, owner: Option<UserId>, active: bool) -> Result
     let (key, prefix) = part(owner, active);
     let mut commands = Pipeline::new();
     commands.cmd("ZLEXCOUNT").arg(access.layout.key(key)).arg(bound(b'[', &prefix, b"")).arg(bound(b'(', &prefix, END));
-    let (count,) = access.link.read(&commands).await?;
+    let (count,) = access.link.read(Use::Main, &commands).await?;
     Ok(count)
 }
 
@@ -108,7 +109,7 @@ async fn expired(access: &Access, owner: Option<UserId>, now: i64) -> Result<u64
     if owner.is_none() {
         let mut commands = Pipeline::new();
         commands.cmd("ZCOUNT").arg(access.layout.key(Key::Expiring)).arg("-inf").arg(now);
-        let (count,) = access.link.read(&commands).await?;
+        let (count,) = access.link.read(Use::Main, &commands).await?;
         return Ok(count);
     }
     let mut listing = Listing::new(TokenFilter { owner, state: Some(StateFilter::Expired { now }) }, None);
@@ -135,7 +136,7 @@ async fn page(
     let mut commands = Pipeline::new();
     commands.cmd("ZRANGE").arg(access.layout.key(key)).arg(&newest).arg(bound(b'[', &prefix, b""));
     commands.arg("BYLEX").arg("REV").arg("LIMIT").arg(0).arg(count);
-    let (members,): (Vec<Vec<u8>>,) = access.link.read(&commands).await?;
+    let (members,): (Vec<Vec<u8>>,) = access.link.read(Use::Main, &commands).await?;
     Ok(members.iter().filter_map(|member| layout::indexed_id(member)).collect())
 }
 

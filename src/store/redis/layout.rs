@@ -29,9 +29,7 @@
 use std::str::FromStr;
 
 use crate::store::settings::Namespace;
-use crate::store::{
-    CommitId, Epoch, Head, LogEntry, Position, Revision, Settings, SidecarId, Stamp, StoreUrl, Versioned, change,
-};
+use crate::store::{CommitId, Epoch, Head, LogEntry, Position, Revision, Settings, Stamp, StoreUrl, Versioned, change};
 use crate::token::{Digest, Owner, TokenId, TokenRecord, UserId};
 
 use super::earlier::{self, EARLIER};
@@ -188,7 +186,7 @@ impl Layout {
     }
 
     /// Where a sidecar's report lies.
-    pub(super) fn sidecar(&self, id: SidecarId) -> String {
+    pub(super) fn sidecar(&self, id: impl std::fmt::Display) -> String {
         self.namespace.key(format_args!("sidecar:{id}"))
     }
 

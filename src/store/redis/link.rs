@@ -1,21 +1,32 @@
 //! Connections to the server in charge: found, made, shared, and replaced when they are of no more use.
+//!
+//! ```text
+//!   main        everything that is answered at once; once somebody watches, also what commits publish
+//!   confirming  with a quorum only: `WAIT`, and the writes before it, so that nothing else waits behind them
+//!   bulk        while much is read
+//! ```
+//!
+//! What is published before a command is answered arrives before the answer, as both come over the main connection: so an
+//! answered probe proves the subscription too, and there is nothing else that could fail in silence.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
+use tokio::task::AbortHandle;
 
-use super::check::{self, Kind};
 use super::dial::{Carrier, Dialer, Peer};
 use super::discovery::Discovery;
 use super::fault::Fault;
 use super::layout::Layout;
-use super::migration::Migrating;
 use super::slot::Slot as ClusterSlot;
+use super::watch::Hearer;
+use super::{check, earlier};
+use crate::backoff::Backoff;
 use crate::store::url::Server;
 use crate::store::{Settings, StoreUrl};
 
@@ -26,23 +37,32 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const BRIEFLY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The waits before the next attempt to connect. Where nothing is there, whoever comes back is to be found at once.
+const ABSENT: Backoff = Backoff { first: Duration::from_millis(50), last: Duration::from_millis(600) };
+
+/// Where somebody is there and does not come to greeting us: too many others are, so that all of us spread out.
+const CROWDED: Backoff = Backoff { first: Duration::from_millis(500), last: Duration::from_secs(10) };
+
+/// After a connection that did not last for [`STEADY`].
+const BROKEN: Backoff = Backoff { first: Duration::from_millis(20), last: Duration::from_millis(200) };
+const STEADY: Duration = Duration::from_secs(1);
+
 /// The way to the server in charge.
 pub(super) struct Link {
     dialer: Arc<Dialer>,
     discovery: Discovery,
-    kind: Kind,
     layout: Layout,
     needs_quorum: bool,
-    /// For everything that does not wait on the server.
-    shared: Slot,
-    /// For what waits for replicas: on the shared connection, everything else would wait too.
+    hearer: Arc<Hearer>,
+    /// Somebody watches: the main connection is subscribed before it is used.
+    is_watched: AtomicBool,
+    main: Slot,
     confirming: Slot,
+    bulk: Slot,
     /// Numbers connections.
     made: AtomicU64,
     /// The last server on which the user was found to have its permissions.
     permitted: Mutex<Option<Server>>,
-    /// The server in charge, as far as is known; `None` when it is known to be another one than before.
-    primary: watch::Sender<Option<Server>>,
 }
 
 impl fmt::Debug for Link {
@@ -55,17 +75,68 @@ impl fmt::Debug for Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     /// Commands that are answered at once.
-    Shared,
+    Main,
     /// `WAIT`, and the writes before it.
     Confirming,
+    /// Reads of much.
+    Bulk,
 }
 
 /// A connection that is kept for the next command.
 #[derive(Default)]
 struct Slot {
-    current: Mutex<Option<Connection>>,
-    /// Held while connecting, so that it is done once.
-    connecting: tokio::sync::Mutex<()>,
+    current: watch::Sender<Current>,
+    attempts: Mutex<Attempts>,
+}
+
+#[derive(Default)]
+enum Current {
+    #[default]
+    None,
+    /// By a task that nobody who waits for it can cut short: a greeting that is given up has to be begun anew.
+    Making(AbortHandle),
+    Made(Connection),
+    Failed(Fault),
+}
+
+/// Those since the last connection that lasted, and when it is time for the next one.
+#[derive(Default)]
+struct Attempts {
+    absent: u32,
+    crowded: u32,
+    broken: u32,
+    made_at: Option<Instant>,
+    not_before: Option<Instant>,
+}
+
+impl Attempts {
+    /// How long to wait before the next one.
+    fn pause(&mut self) -> Duration {
+        match self.made_at.take() {
+            None => {}
+            Some(made_at) if made_at.elapsed() < STEADY => {
+                self.broken += 1;
+                self.not_before = Some(Instant::now() + BROKEN.wait(self.broken));
+            }
+            Some(_) => *self = Self::default(),
+        }
+        self.not_before.map_or(Duration::ZERO, |not_before| not_before.saturating_duration_since(Instant::now()))
+    }
+
+    fn succeed(&mut self) {
+        *self = Self { broken: self.broken, made_at: Some(Instant::now()), ..Self::default() };
+    }
+
+    fn fail(&mut self, fault: &Fault) {
+        let wait = if let Fault::Crowded { .. } = fault {
+            self.crowded += 1;
+            CROWDED.wait(self.crowded)
+        } else {
+            self.absent += 1;
+            ABSENT.wait(self.absent)
+        };
+        self.not_before = Some(Instant::now() + wait);
+    }
 }
 
 /// A connection to the server that was in charge when it was made. Clones share it.
@@ -74,7 +145,8 @@ pub(super) struct Connection {
     connection: MultiplexedConnection,
     server: Server,
     number: u64,
-    _carrier: Arc<Carrier>,
+    carrier: Arc<Carrier>,
+    subscribed: Arc<OnceCell<()>>,
 }
 
 impl Connection {
@@ -84,7 +156,7 @@ impl Connection {
         answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
     }
 
-    /// Has what is published on a channel given to the sender that the connection was made with.
+    /// Asks for what is published on a channel.
     pub(super) async fn subscribe(&mut self, channel: &str) -> Result<(), Fault> {
         let answer = self.connection.subscribe(channel).await;
         answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
@@ -101,38 +173,34 @@ impl Link {
     ///
     /// # Errors
     /// [`Fault::Unusable`] for settings of another kind of store.
-    pub(super) fn new(settings: &Settings) -> Result<Self, Fault> {
+    pub(super) fn new(settings: &Settings, hearer: Arc<Hearer>) -> Result<Arc<Self>, Fault> {
         let StoreUrl::Redis(url) = &settings.url else {
             return Err(Fault::Unusable("is not in Redis".to_owned()));
         };
         let dialer = Arc::new(Dialer::new(settings.clone(), url.clone()));
-        Ok(Self {
+        Ok(Arc::new(Self {
             discovery: Discovery::new(Arc::clone(&dialer), ClusterSlot::of(&settings.namespace)),
-            kind: Kind::of(&url.topology),
             dialer,
             layout: Layout::of(settings),
             needs_quorum: settings.quorum_replicas > 0,
-            shared: Slot::default(),
+            hearer,
+            is_watched: AtomicBool::new(false),
+            main: Slot::default(),
             confirming: Slot::default(),
+            bulk: Slot::default(),
             made: AtomicU64::new(0),
             permitted: Mutex::default(),
-            primary: watch::Sender::new(None),
-        })
+        }))
     }
 
-    /// A connection of one's own, to one server for as long as it lasts.
-    pub(super) async fn dedicated(&self) -> Result<Connection, Fault> {
-        self.connect(config()).await
-    }
-
-    /// A connection of one's own that gives what the server says unasked to `sender`.
-    pub(super) async fn listening(&self, sender: impl redis::aio::AsyncPushSender) -> Result<Connection, Fault> {
-        self.connect(config().set_push_sender(sender)).await
+    /// From now on the main connection is subscribed before it is used.
+    pub(super) fn listen(&self) {
+        self.is_watched.store(true, Ordering::SeqCst);
     }
 
     /// Sends commands, until they are executed at most once. The connection is replaced if it turns out to be of no more
     /// use.
-    pub(super) async fn send<T: FromRedisValue>(&self, on: Use, commands: &Pipeline) -> Result<T, Fault> {
+    pub(super) async fn send<T: FromRedisValue>(self: &Arc<Self>, on: Use, commands: &Pipeline) -> Result<T, Fault> {
         let began = Instant::now();
         loop {
             match self.send_once(on, commands).await {
@@ -144,18 +212,18 @@ impl Link {
         }
     }
 
-    /// Sends commands that only read, and again over a new connection if the first one turns out to be of no use.
-    pub(super) async fn read<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Fault> {
-        match self.send_once(Use::Shared, commands).await {
-            Err(fault) if fault.is_ask() => self.read_migrating(commands).await,
-            Err(fault) if fault.ends_connection() || fault.is_passing() => self.send(Use::Shared, commands).await,
+    /// Sends commands that only read, or may be repeated, and again over a new connection if the first one turns out to be
+    /// of no use.
+    pub(super) async fn read<T: FromRedisValue>(self: &Arc<Self>, on: Use, commands: &Pipeline) -> Result<T, Fault> {
+        match self.send(on, commands).await {
+            Err(fault) if fault.ends_connection() => self.send(on, commands).await,
             outcome => outcome,
         }
     }
 
-    async fn send_once<T: FromRedisValue>(&self, on: Use, commands: &Pipeline) -> Result<T, Fault> {
+    async fn send_once<T: FromRedisValue>(self: &Arc<Self>, on: Use, commands: &Pipeline) -> Result<T, Fault> {
         let slot = self.slot(on);
-        let mut connection = self.kept(slot).await?;
+        let mut connection = self.kept(on).await?;
         // Given up half-way, it may be the connection that hangs: the next command takes another.
         let mut guard = Suspicion { slot, number: connection.number, is_suspect: true };
         let outcome = connection.query(commands).await;
@@ -168,52 +236,105 @@ impl Link {
         outcome
     }
 
-    async fn read_migrating<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Fault> {
-        let source = self.kept(&self.shared).await?.connection;
-        let mut migrating = Migrating { dialer: &self.dialer, source, config: config(), target: None };
-        let answer = commands.query_async(&mut migrating).await;
-        answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
-    }
-
     pub(super) fn dialer(&self) -> &Arc<Dialer> {
         &self.dialer
     }
 
-    /// The server in charge, as far as is known, and when another one is.
-    pub(super) fn primary(&self) -> watch::Receiver<Option<Server>> {
-        self.primary.subscribe()
+    /// Waits until the main connection is another one, or none.
+    pub(super) async fn gone(&self, connection: &Connection) {
+        let mut current = self.main.current.subscribe();
+        let is_other = |current: &Current| !matches!(current, Current::Made(kept) if kept.number == connection.number);
+        tokio::select! {
+            () = connection.carrier.over() => {}
+            // Fails with the slot only, which lives as long as this does.
+            _ = current.wait_for(is_other) => {}
+        }
     }
 
-    /// Lets go of the kept connections, and of the subscription: they lead to a server that is not in charge.
+    /// The server in charge, as far as is known.
+    pub(super) fn primary(&self) -> Option<Server> {
+        self.main.connection().map(|connection| connection.server)
+    }
+
+    /// Lets go of all connections: they lead to a server that is not in charge.
     pub(super) fn discard(&self) {
-        self.primary.send_replace(None);
-        for slot in [&self.shared, &self.confirming] {
-            slot.current().take();
+        for slot in [&self.main, &self.confirming, &self.bulk] {
+            slot.clear(|_| true);
         }
     }
 
-    /// The kept connection, or a new one.
-    async fn kept(&self, slot: &Slot) -> Result<Connection, Fault> {
-        if let Some(connection) = slot.current().clone() {
-            return Ok(connection);
+    /// Lets go of a connection that is of no more use.
+    pub(super) fn release(&self, on: Use) {
+        self.slot(on).clear(|_| true);
+    }
+
+    /// The kept connection, or a new one; where somebody watches, the main one is subscribed.
+    pub(super) async fn kept(self: &Arc<Self>, on: Use) -> Result<Connection, Fault> {
+        let slot = self.slot(on);
+        let mut current = slot.current.subscribe();
+        let connection = loop {
+            if let Some(connection) = slot.connection() {
+                break connection;
+            }
+            slot.current.send_if_modified(|current| {
+                let is_making = matches!(current, Current::Making(task) if !task.is_finished());
+                if !is_making {
+                    *current = Current::Making(tokio::spawn(Arc::clone(self).make(on)).abort_handle());
+                }
+                !is_making
+            });
+            let outcome = current.wait_for(|current| !matches!(current, Current::Making(_))).await;
+            match outcome.as_deref() {
+                Ok(Current::Made(connection)) => break connection.clone(),
+                Ok(Current::Failed(fault)) => return Err(fault.clone()),
+                // It was of no use as soon as it was made.
+                Ok(Current::None | Current::Making(_)) | Err(_) => {}
+            }
+        };
+        if on == Use::Main && self.is_watched.load(Ordering::SeqCst) {
+            self.subscribe(&connection).await?;
         }
-        let _turn = slot.connecting.lock().await;
-        if let Some(connection) = slot.current().clone() {
-            return Ok(connection);
-        }
-        let mut connection = self.dedicated().await?;
-        self.examine(&mut connection).await?;
-        *slot.current() = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// Once for each connection. What is committed from here on is announced, and what was before is to be asked for.
+    async fn subscribe(&self, connection: &Connection) -> Result<(), Fault> {
+        let subscribing = connection.subscribed.get_or_try_init(|| async {
+            let mut guard = Suspicion { slot: &self.main, number: connection.number, is_suspect: true };
+            let mut connection = connection.clone();
+            connection.subscribe(self.layout.channel()).await?;
+            let earlier = earlier::subscribe(&self.layout, &mut connection).await?;
+            guard.is_suspect = false;
+            self.hearer.subscribed(earlier);
+            Ok(())
+        });
+        subscribing.await.map(drop)
+    }
+
+    /// Makes a connection, when it is time for the next attempt, and puts it into its slot.
+    async fn make(self: Arc<Self>, on: Use) {
+        let slot = self.slot(on);
+        let pause = lock(&slot.attempts).pause();
+        tokio::time::sleep(pause).await;
+        let outcome = match self.connect(on).await {
+            Ok(connection) => {
+                self.leave_others(connection.server());
+                lock(&slot.attempts).succeed();
+                Current::Made(connection)
+            }
+            Err(fault) => {
+                lock(&slot.attempts).fail(&fault);
+                Current::Failed(fault)
+            }
+        };
+        slot.current.send_replace(outcome);
     }
 
     /// Looks whether what is there is ours; and, on another server than before, whether its users may do what they have to.
     async fn examine(&self, connection: &mut Connection) -> Result<(), Fault> {
         check::types(&mut connection.connection, &self.layout).await?;
         if *lock(&self.permitted) != Some(connection.server.clone()) {
-            // On a connection of its own: a transaction is begun on it.
-            let (mut trial, _carrier) = self.dialer.dial(&connection.server, Peer::Server, config()).await?;
-            check::permissions(&mut trial, &self.layout, self.needs_quorum).await?;
+            check::permissions(&mut connection.connection, &self.layout, self.needs_quorum).await?;
             *lock(&self.permitted) = Some(connection.server.clone());
         }
         Ok(())
@@ -225,31 +346,36 @@ impl Link {
     }
 
     /// Looks again. Fails with what is wrong, if it is still there.
-    pub(super) async fn examine_again(&self) -> Result<(), Fault> {
-        self.examine(&mut self.dedicated().await?).await
+    pub(super) async fn examine_again(self: &Arc<Self>) -> Result<(), Fault> {
+        check::types(&mut self.kept(Use::Main).await?.connection, &self.layout).await
     }
 
     fn slot(&self, on: Use) -> &Slot {
         match on {
-            Use::Shared => &self.shared,
+            Use::Main => &self.main,
             Use::Confirming => &self.confirming,
+            Use::Bulk => &self.bulk,
         }
     }
 
     /// Finds the server in charge and connects to it.
-    async fn connect(&self, config: AsyncConnectionConfig) -> Result<Connection, Fault> {
+    async fn connect(&self, on: Use) -> Result<Connection, Fault> {
+        let hearer = Arc::clone(&self.hearer);
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(ANSWER_TIMEOUT));
+        let config = config.set_push_sender(move |push| {
+            hearer.take(push);
+            Ok::<_, redis::aio::SendError>(())
+        });
         let mut candidates = self.discovery.candidates();
         let mut failure = None;
         while let Some(candidate) = candidates.next().await {
             let connected = match candidate {
-                Ok(server) => self.connect_to(server, config.clone()).await,
+                Ok(server) => self.connect_to(server, config.clone(), on).await,
                 Err(fault) => Err(fault),
             };
             match connected {
-                Ok(connection) => {
-                    self.found(connection.server());
-                    return Ok(connection);
-                }
+                Ok(connection) => return Ok(connection),
                 // What somebody has to mend is told rather than what may pass.
                 Err(fault) if !failure.as_ref().is_some_and(Fault::is_unusable) => failure = Some(fault),
                 Err(_) => {}
@@ -258,38 +384,43 @@ impl Link {
         Err(failure.unwrap_or(Fault::NotPrimary))
     }
 
-    async fn connect_to(&self, server: Server, config: AsyncConnectionConfig) -> Result<Connection, Fault> {
-        let (mut connection, carrier) = self.dialer.dial(&server, Peer::Server, config).await?;
-        check::greet(&mut connection, &server, self.kind).await?;
+    async fn connect_to(&self, server: Server, config: AsyncConnectionConfig, on: Use) -> Result<Connection, Fault> {
+        let (connection, carrier) = self.dialer.dial(&server, Peer::Primary, config).await?;
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        Ok(Connection { connection, server, number, _carrier: Arc::new(carrier) })
-    }
-
-    /// Connections to any other server are of no more use.
-    fn found(&self, server: &Server) {
-        for slot in [&self.shared, &self.confirming] {
-            let mut current = slot.current();
-            if current.as_ref().is_some_and(|connection| connection.server != *server) {
-                current.take();
-            }
+        let (carrier, subscribed) = (Arc::new(carrier), Arc::default());
+        let mut connection = Connection { connection, server, number, carrier, subscribed };
+        if on != Use::Bulk {
+            self.examine(&mut connection).await?;
         }
-        self.primary.send_if_modified(|primary| {
-            let is_other = primary.as_ref() != Some(server);
-            if is_other {
-                *primary = Some(server.clone());
-            }
-            is_other
-        });
+        Ok(connection)
     }
-}
 
-fn config() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(ANSWER_TIMEOUT))
+    /// Connections to any other server than the one in charge are of no more use.
+    fn leave_others(&self, server: &Server) {
+        for slot in [&self.main, &self.confirming, &self.bulk] {
+            slot.clear(|connection| connection.server != *server);
+        }
+    }
 }
 
 impl Slot {
-    fn current(&self) -> MutexGuard<'_, Option<Connection>> {
-        lock(&self.current)
+    /// The connection that is there, if it lives.
+    fn connection(&self) -> Option<Connection> {
+        match &*self.current.borrow() {
+            Current::Made(connection) if !connection.carrier.is_over() => Some(connection.clone()),
+            _ => None,
+        }
+    }
+
+    /// Lets go of the connection, if it is the one that is meant.
+    fn clear(&self, is_meant: impl FnOnce(&Connection) -> bool) {
+        self.current.send_if_modified(|current| {
+            let is_meant = matches!(current, Current::Made(connection) if is_meant(connection));
+            if is_meant {
+                *current = Current::None;
+            }
+            is_meant
+        });
     }
 }
 
@@ -307,10 +438,7 @@ struct Suspicion<'a> {
 impl Drop for Suspicion<'_> {
     fn drop(&mut self) {
         if self.is_suspect {
-            let mut current = self.slot.current();
-            if current.as_ref().is_some_and(|connection| connection.number == self.number) {
-                *current = None;
-            }
+            self.slot.clear(|connection| connection.number == self.number);
         }
     }
 }

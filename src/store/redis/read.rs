@@ -1,4 +1,4 @@
-//! Everything of the registry and of the log that only reads.
+//! Everything of the registry that only reads.
 //!
 //! A list or a search takes several commands, between which others may commit. So whatever an index led to is judged
 //! again by the record itself; a page is filled up where records turned out to be gone.
@@ -10,16 +10,11 @@ use super::Access;
 use super::fault::Fault;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
-use crate::store::{
-    Changes, CommitId, Head, LogEntry, Position, Probe, Revision, StateFilter, TokenFilter, Versioned, change,
-};
+use crate::store::{CommitId, Position, Probe, StateFilter, TokenFilter, Versioned};
 use crate::token::{Digest, Grant, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
 /// Fields or members asked for by one command.
 const PIECE: usize = 1000;
-
-/// Log entries read at once: of large commits, some megabytes, and some milliseconds of the server's time.
-const LOG_PAGE: usize = 64;
 
 /// How long a probe waits for replicas to confirm it. Below what a probe may take.
 const CONFIRM_MILLIS: u32 = 900;
@@ -30,43 +25,65 @@ type Values = Vec<Option<Vec<u8>>>;
 pub(super) async fn position(access: &Access) -> Result<Position, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
-    let (fields,): (PositionFields,) = access.link.read(&commands).await?;
+    let (fields,): (PositionFields,) = access.link.read(Use::Main, &commands).await?;
     access.layout.position(&fields)
 }
 
 /// The position, from a server that says that it is in charge, and that enough replicas still follow.
+///
+/// With a quorum, all of the proof is on one connection, where waiting for replicas holds up nothing else. The main one is
+/// asked beside it: its answer proves the subscription.
 pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
+    if access.pace.is_over() {
+        access.link.release(Use::Bulk);
+    }
     let mut commands = Pipeline::new();
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
     commands.cmd("SCARD").arg(access.layout.key(Key::Recalled));
     commands.cmd("SMEMBERS").arg(access.layout.key(Key::Recalled));
     commands.cmd("ROLE");
-    let (fields, present, recalled, role): (PositionFields, u64, Vec<Vec<u8>>, Vec<redis::Value>) =
-        if access.quorum == 0 {
-            access.link.read(&commands).await?
-        } else {
-            commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg("1").ignore();
-            commands.cmd("WAIT").arg(access.quorum).arg(CONFIRM_MILLIS);
-            let first = access.link.send(Use::Confirming, &commands).await;
-            let (fields, present, recalled, role, confirmed): (_, _, _, _, u64) = match first {
-                Err(fault) if fault.ends_connection() => access.link.send(Use::Confirming, &commands).await?,
-                outcome => outcome?,
-            };
-            if confirmed < u64::from(access.quorum) {
-                return Err(Fault::Unconfirmed { confirmed, wanted: access.quorum });
-            }
-            (fields, present, recalled, role)
-        };
-    match role.first() {
-        Some(redis::Value::BulkString(role)) if role == b"master" => {}
-        _ => {
-            access.link.discard();
-            return Err(Fault::NotPrimary);
-        }
-    }
+    let answer: Told = if access.quorum == 0 {
+        access.link.read(Use::Main, &commands).await?
+    } else {
+        let (heard, answer) =
+            tokio::join!(access.link.read::<Told>(Use::Main, &commands), confirmed(access, &commands));
+        in_charge(access, heard?)?;
+        answer?
+    };
+    let (fields, present, recalled) = in_charge(access, answer)?;
     let recalled = recalled.iter().filter_map(|bytes| digest_of(access, Key::Recalled, bytes)).collect();
     let recalls = present + layout::settled(&fields);
     Ok(Probe { position: access.layout.position(&fields)?, recalls, recalled })
+}
+
+/// What a server says of the registry, and of itself.
+type Told = (PositionFields, u64, Vec<Vec<u8>>, Vec<redis::Value>);
+
+/// It without what it says of itself: the position, and how many recalls there are, and which.
+type Held = (PositionFields, u64, Vec<Vec<u8>>);
+
+/// The answer to the commands, and a write after it that enough replicas have.
+async fn confirmed(access: &Access, commands: &Pipeline) -> Result<Told, Fault> {
+    let mut commands = commands.clone();
+    commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg("1").ignore();
+    commands.cmd("WAIT").arg(access.quorum).arg(CONFIRM_MILLIS);
+    let (fields, present, recalled, role, confirmed) =
+        access.link.read::<(_, _, _, _, u64)>(Use::Confirming, &commands).await?;
+    match confirmed < u64::from(access.quorum) {
+        true => Err(Fault::Unconfirmed { confirmed, wanted: access.quorum }),
+        false => Ok((fields, present, recalled, role)),
+    }
+}
+
+/// What a server says, if it is in charge.
+fn in_charge(access: &Access, (fields, present, recalled, role): Told) -> Result<Held, Fault> {
+    match role.first() {
+        Some(redis::Value::BulkString(role)) if role == b"master" => Ok((fields, present, recalled)),
+        _ => {
+            access.link.discard();
+            Err(Fault::NotPrimary)
+        }
+    }
 }
 
 /// A member that should be a digest. One that is not is logged, and passed over.
@@ -79,64 +96,6 @@ pub(super) fn digest_of(access: &Access, key: Key, bytes: &[u8]) -> Option<Diges
     digest
 }
 
-/// The entries after a revision, as far as they follow each other up to the position.
-pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes, Fault> {
-    let (mut entries, mut last) = (Vec::new(), after);
-    let mut epoch = None;
-    loop {
-        let mut commands = Pipeline::new();
-        commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
-        commands.cmd("XRANGE").arg(access.layout.key(Key::Log));
-        commands.arg(format!("({last}")).arg("+").arg("COUNT").arg(LOG_PAGE);
-        let (fields, page): (PositionFields, Vec<LoggedFields>) = access.link.read(&commands).await?;
-        let newest = access.layout.position(&fields)?;
-        if after > newest.revision || epoch.is_some_and(|epoch| epoch != newest.epoch) {
-            return Ok(Changes::Truncated);
-        }
-        epoch = Some(newest.epoch);
-        let is_last = page.len() < LOG_PAGE;
-        for (id, fields) in page {
-            match log_entry(&id, &fields) {
-                Ok(entry) if entry.revision == last.next() => {
-                    last = entry.revision;
-                    entries.push(entry);
-                }
-                Ok(_) => return Ok(Changes::Truncated),
-                Err(problem) => {
-                    let (store, log) = (&access.name, access.layout.key(Key::Log));
-                    tracing::error!(store, key = %format_args!("{log} {id}"), problem, "damaged entry in the change log");
-                    return Ok(Changes::Truncated);
-                }
-            }
-        }
-        if is_last {
-            return Ok(if last >= newest.revision { Changes::Entries(entries) } else { Changes::Truncated });
-        }
-    }
-}
-
-/// An entry's id, and its fields and values by turns.
-type LoggedFields = (String, Vec<Vec<u8>>);
-
-fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'static str> {
-    let revision = id.strip_suffix("-0").and_then(|revision| revision.parse().ok()).ok_or("its id is no revision")?;
-    let field = |name: &[u8]| {
-        let mut pairs = fields.chunks_exact(2);
-        pairs.find(|pair| pair[0] == name).map(|pair| pair[1].as_slice())
-    };
-    let revision = Revision(revision);
-    let checksum = field(b"c").and_then(layout::parse_hex).ok_or("it has no checksum")?;
-    let (id, head) = match field(b"h") {
-        Some(head) => {
-            let id = field(b"i").and_then(layout::parse_word).ok_or("it has no commit id")?;
-            (id, layout::parse_word(head).ok_or("it has no head")?)
-        }
-        None => (CommitId::default(), Head::unchained(revision, checksum)),
-    };
-    let changes = field(b"d").and_then(|bytes| change::decode(bytes).ok()).ok_or("its changes cannot be read")?;
-    Ok(LogEntry { id, revision, head, checksum, changes })
-}
-
 pub(super) async fn user(access: &Access, id: UserId) -> Result<Option<Versioned<UserRecord>>, Fault> {
     Ok(records(access, Key::Users, &[id.to_ascii()]).await?.pop().flatten())
 }
@@ -144,7 +103,7 @@ pub(super) async fn user(access: &Access, id: UserId) -> Result<Option<Versioned
 pub(super) async fn user_by_name(access: &Access, name: &str) -> Result<Option<Versioned<UserRecord>>, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("HGET").arg(access.layout.key(Key::Names)).arg(name);
-    let (id,): (Option<String>,) = access.link.read(&commands).await?;
+    let (id,): (Option<String>,) = access.link.read(Use::Main, &commands).await?;
     let Some(id) = id else { return Ok(None) };
     let id = id
         .parse::<UserId>()
@@ -156,7 +115,7 @@ pub(super) async fn token_set(access: &Access, user: UserId) -> Result<Option<Co
     let (key, field) = (access.layout.key(Key::TokenSets), user.to_ascii());
     let mut commands = Pipeline::new();
     commands.cmd("HGET").arg(key).arg(field.as_slice());
-    let (id,): (Option<Vec<u8>>,) = access.link.read(&commands).await?;
+    let (id,): (Option<Vec<u8>>,) = access.link.read(Use::Main, &commands).await?;
     let parse =
         |id: Vec<u8>| layout::parse_word(&id).ok_or_else(|| Fault::record(format!("{key} {user}"), "no commit id"));
     id.map(parse).transpose()
@@ -170,7 +129,7 @@ pub(super) async fn users(
 ) -> Result<Vec<Versioned<UserRecord>>, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("HKEYS").arg(access.layout.key(Key::Users));
-    let (ids,): (Vec<String>,) = access.link.read(&commands).await?;
+    let (ids,): (Vec<String>,) = access.link.read(Use::Main, &commands).await?;
     let mut ids: Vec<UserId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
     ids.retain(|id| before.is_none_or(|before| *id < before));
     ids.sort_unstable_by(|a, b| b.cmp(a));
@@ -210,7 +169,7 @@ pub(super) async fn tokens_by_digest(
         for key in [Key::Grants, Key::Revoked] {
             commands.cmd("HMGET").arg(access.layout.key(key)).arg(&fields);
         }
-        let (grants, revoked): (Values, Values) = access.link.read(&commands).await?;
+        let (grants, revoked): (Values, Values) = access.link.read(Use::Main, &commands).await?;
         let mut ids = Vec::with_capacity(digests.len());
         for (digest, (grant, revoked)) in digests.iter().zip(grants.iter().zip(&revoked)) {
             let damaged = |key, problem: &str| Fault::record(format!("{} {digest}", access.layout.key(key)), problem);
@@ -267,7 +226,7 @@ fn is_shown(filter: TokenFilter, token: &TokenRecord) -> bool {
 pub(super) async fn history(access: &Access, id: TokenId) -> Result<Vec<HistoryEntry>, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("HGET").arg(access.layout.key(Key::History)).arg(id.to_ascii().as_slice());
-    let (lines,): (Option<Vec<u8>>,) = access.link.read(&commands).await?;
+    let (lines,): (Option<Vec<u8>>,) = access.link.read(Use::Main, &commands).await?;
     let Some(lines) = lines else { return Ok(Vec::new()) };
     let entries = lines.split(|byte| *byte == b'\n').map(serde_json::from_slice);
     let entries = entries.collect::<Result<_, _>>();
@@ -319,6 +278,6 @@ async fn records<R: DeserializeOwned>(
 async fn ask<T: FromRedisValue>(access: &Access, command: &str, key: Key, members: &[&[u8]]) -> Result<T, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd(command).arg(access.layout.key(key)).arg(members);
-    let (answer,) = access.link.read(&commands).await?;
+    let (answer,) = access.link.read(Use::Main, &commands).await?;
     Ok(answer)
 }

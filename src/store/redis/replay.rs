@@ -8,6 +8,7 @@ use redis::{Pipeline, RedisError, Value, from_redis_value};
 use super::Access;
 use super::fault::Fault;
 use super::layout::Key;
+use super::link::Use;
 
 /// Why this Redis would lose the registry at its next start, and what to write instead. `None` where it would not, and
 /// where this user may not see whether it would: in contrast to commands, sidecars of `deploy/redis` may not.
@@ -20,7 +21,7 @@ pub(super) async fn problem(access: &Access) -> Result<Option<String>, Fault> {
     dry_run(&mut questions, &["EXEC"]);
     dry_run(&mut questions, &["HSET", access.layout.key(Key::Meta), "revision", "1"]);
     dry_run(&mut questions, &["XADD", access.layout.key(Key::Log), "*", "i", "x"]);
-    let answers: Vec<Result<Value, RedisError>> = access.link.read(questions.ignore_errors()).await?;
+    let answers: Vec<Result<Value, RedisError>> = access.link.read(Use::Main, questions.ignore_errors()).await?;
     let mut answers = answers.into_iter().map(|answer| {
         let text = answer.ok().and_then(|answer| from_redis_value::<String>(answer).ok());
         text.unwrap_or_default()

@@ -55,7 +55,7 @@ impl Access {
 pub(super) async fn replicas(access: &Access) -> Result<Replicas, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("ROLE");
-    let (role,): (Vec<Value>,) = access.link.read(&commands).await?;
+    let (role,): (Vec<Value>,) = access.link.read(Use::Main, &commands).await?;
     let (connected, promotable) = (connected(&role), access.promotable(&role));
     Ok(Replicas { connected, promotable, quorum: access.quorum as usize })
 }

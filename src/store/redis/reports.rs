@@ -7,11 +7,13 @@ use redis::Pipeline;
 use super::Access;
 use super::fault::Fault;
 use super::layout::Key;
+use super::link::Use;
 use super::read::digest_of;
 use crate::store::{Report, Reported, SidecarId};
 use crate::token::Digest;
 
 const SETTLE: &str = include_str!("settle.lua");
+const REPORTS: &str = include_str!("reports.lua");
 
 /// Digests written by one command. Either may be repeated without harm, so it is sent again like one that only reads.
 const PIECE: usize = 1000;
@@ -19,7 +21,7 @@ const PIECE: usize = 1000;
 pub(super) async fn recalled(access: &Access) -> Result<Vec<Digest>, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("SMEMBERS").arg(access.layout.key(Key::Recalled));
-    let (members,): (Vec<Vec<u8>>,) = access.link.read(&commands).await?;
+    let (members,): (Vec<Vec<u8>>,) = access.link.read(Use::Main, &commands).await?;
     Ok(members.iter().filter_map(|bytes| digest_of(access, Key::Recalled, bytes)).collect())
 }
 
@@ -28,7 +30,7 @@ pub(super) async fn recall(access: &Access, digests: &[Digest]) -> Result<(), Fa
         let members: Vec<_> = digests.iter().map(|digest| digest.as_bytes().as_slice()).collect();
         let mut commands = Pipeline::new();
         commands.cmd("SADD").arg(access.layout.key(Key::Recalled)).arg(&members);
-        let (_,): (u64,) = access.link.read(&commands).await?;
+        let (_,): (u64,) = access.link.read(Use::Main, &commands).await?;
     }
     Ok(())
 }
@@ -39,7 +41,7 @@ pub(super) async fn settle_recalls(access: &Access, digests: &[Digest]) -> Resul
         let members: Vec<_> = digests.iter().map(|digest| digest.as_bytes().as_slice()).collect();
         let mut commands = Pipeline::new();
         commands.cmd("EVAL").arg(SETTLE).arg(keys.len()).arg(&keys).arg(&members);
-        let (_,): (Vec<String>,) = access.link.read(&commands).await?;
+        let (_,): (Vec<String>,) = access.link.read(Use::Main, &commands).await?;
     }
     Ok(())
 }
@@ -51,20 +53,21 @@ pub(super) async fn report(access: &Access, report: &Report, keep: Duration) -> 
     commands.cmd("SADD").arg(access.layout.key(Key::Sidecars)).arg(report.id.to_string()).ignore();
     commands.cmd("SET").arg(access.layout.sidecar(report.id)).arg(format!("{keep} {json}"));
     commands.arg("PX").arg(keep).ignore();
-    let taken: Result<(), Fault> = access.link.read(&commands).await;
+    let taken: Result<(), Fault> = access.link.read(Use::Main, &commands).await;
     if taken.as_ref().is_err_and(Fault::is_out_of_memory) {
         // The one that is there goes on: it says less than is true, and whoever waits for this sidecar learns that.
         let mut commands = Pipeline::new();
         commands.cmd("PEXPIRE").arg(access.layout.sidecar(report.id)).arg(keep).ignore();
-        access.link.read::<()>(&commands).await?;
+        access.link.read::<()>(Use::Main, &commands).await?;
     }
     taken
 }
 
+/// Asked for over the connection that probes take: both are answered by the same server.
 pub(super) async fn left(access: &Access, sidecar: SidecarId) -> Result<Option<Duration>, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("PTTL").arg(access.layout.sidecar(sidecar));
-    let (left,): (i64,) = access.link.read(&commands).await?;
+    let (left,): (i64,) = access.link.read(Use::Main, &commands).await?;
     Ok(u64::try_from(left).ok().map(Duration::from_millis))
 }
 
@@ -72,28 +75,18 @@ pub(super) async fn withdraw(access: &Access, sidecar: SidecarId) -> Result<(), 
     let mut commands = Pipeline::new();
     commands.cmd("SREM").arg(access.layout.key(Key::Sidecars)).arg(sidecar.to_string()).ignore();
     commands.cmd("DEL").arg(access.layout.sidecar(sidecar)).ignore();
-    access.link.read(&commands).await
+    access.link.read(Use::Main, &commands).await
 }
 
 /// The reports that have not expired. Ids whose report has are forgotten on the way.
 pub(super) async fn sidecars(access: &Access) -> Result<Vec<Reported>, Fault> {
     let mut commands = Pipeline::new();
-    commands.cmd("SMEMBERS").arg(access.layout.key(Key::Sidecars));
-    let (ids,): (Vec<String>,) = access.link.read(&commands).await?;
-    let ids = ids.iter().filter_map(|id| u64::from_str_radix(id, 16).ok().map(SidecarId));
-    let ids: Vec<SidecarId> = ids.collect();
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut commands = Pipeline::new();
-    for id in &ids {
-        let key = access.layout.sidecar(*id);
-        commands.cmd("PTTL").arg(&key).cmd("GET").arg(&key);
-    }
-    let answers: Vec<(i64, Option<String>)> = pairs(access.link.read(&commands).await?)?;
+    commands.cmd("EVAL_RO").arg(REPORTS).arg(1).arg(access.layout.key(Key::Sidecars)).arg(access.layout.sidecar(""));
+    let (told,): (Vec<(String, Option<String>, i64)>,) = access.link.read(Use::Main, &commands).await?;
     let (mut reports, mut gone) = (Vec::new(), Vec::new());
-    for (id, (left, text)) in ids.into_iter().zip(answers) {
-        match text.as_deref().map(|text| parse(text, left).filter(|reported| reported.report.id == id)) {
+    for (id, text, left) in told {
+        let is_its_own = |reported: &Reported| reported.report.id.to_string() == id;
+        match text.as_deref().map(|text| parse(text, left).filter(is_its_own)) {
             Some(Some(reported)) => reports.push(reported),
             Some(None) => {
                 let (store, key) = (&access.name, access.layout.sidecar(id));
@@ -110,11 +103,11 @@ pub(super) async fn sidecars(access: &Access) -> Result<Vec<Reported>, Fault> {
 }
 
 /// A sidecar that reports at this very moment is back with its next report.
-async fn forget(access: &Access, sidecars: &[SidecarId]) {
+async fn forget(access: &Access, sidecars: &[String]) {
     let mut commands = Pipeline::new();
     commands.cmd("SREM").arg(access.layout.key(Key::Sidecars));
-    commands.arg(sidecars.iter().map(SidecarId::to_string).collect::<Vec<_>>());
-    if let Err(fault) = access.link.read::<(u64,)>(&commands).await {
+    commands.arg(sidecars);
+    if let Err(fault) = access.link.read::<(u64,)>(Use::Main, &commands).await {
         tracing::debug!(store = access.name, reason = %fault, "the ids of sidecars that are gone stay");
     }
 }
@@ -126,10 +119,4 @@ fn parse(text: &str, left: i64) -> Option<Reported> {
     let keep = keep.parse::<u64>().ok()?;
     let (age, keep) = (Duration::from_millis(keep.saturating_sub(left)), Duration::from_millis(keep));
     Some(Reported { report: serde_json::from_str(json).ok()?, age, keep })
-}
-
-/// Answers that came one after the other, two by two.
-fn pairs(answers: Vec<redis::Value>) -> Result<Vec<(i64, Option<String>)>, Fault> {
-    let pairs = redis::from_redis_value(redis::Value::Array(answers));
-    pairs.map_err(|error| Fault::Senseless(error.to_string()))
 }

@@ -64,7 +64,7 @@ async fn listen(link: &Link, sentinel: &Server, name: &str, attempt: &mut u32) -
     connection.subscribe(CHANNEL).await.map_err(refused)?;
     // It may have happened while nobody listened.
     let now = discovery::primary_of(&mut connection, sentinel, name).await?;
-    if link.primary().borrow().as_ref().is_some_and(|primary| *primary != now) {
+    if link.primary().is_some_and(|primary| primary != now) {
         link.discard();
     }
     *attempt = 0;

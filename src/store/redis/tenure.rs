@@ -12,6 +12,7 @@ use redis::Pipeline;
 use super::Access;
 use super::fault::Fault;
 use super::layout::Key;
+use super::link::Use;
 
 /// How long it is remembered when it was seen: what was longer ago does not matter.
 const REMEMBERED: Duration = Duration::from_hours(30 * 24);
@@ -21,7 +22,7 @@ pub(super) async fn begin(access: &Access) -> Result<(), Fault> {
     let id = replication_id(access).await?;
     let mut commands = Pipeline::new();
     commands.cmd("SET").arg(access.layout.key(Key::Tenure)).arg(id).ignore();
-    access.link.read(&commands).await
+    access.link.read(Use::Main, &commands).await
 }
 
 /// For how much longer there may be a sidecar that serves and has no report here.
@@ -29,11 +30,11 @@ pub(super) async fn unheard(access: &Access, bound: Duration) -> Result<Option<D
     let (id, key) = (replication_id(access).await?, access.layout.key(Key::Tenure));
     let mut commands = Pipeline::new();
     commands.cmd("GET").arg(key).cmd("PTTL").arg(key);
-    let (known, left): (Option<String>, i64) = access.link.read(&commands).await?;
+    let (known, left): (Option<String>, i64) = access.link.read(Use::Main, &commands).await?;
     let mut commands = Pipeline::new();
     if known.as_ref() != Some(&id) {
         commands.cmd("SET").arg(key).arg(id).arg("PX").arg(REMEMBERED.as_millis()).ignore();
-        access.link.read::<()>(&commands).await?;
+        access.link.read::<()>(Use::Main, &commands).await?;
         return Ok(Some(bound));
     }
     // It does not end: all reports were ever given to this server.
@@ -46,7 +47,7 @@ pub(super) async fn unheard(access: &Access, bound: Duration) -> Result<Option<D
         return Ok(Some(bound - lasted));
     }
     commands.cmd("PERSIST").arg(key).ignore();
-    access.link.read::<()>(&commands).await?;
+    access.link.read::<()>(Use::Main, &commands).await?;
     Ok(None)
 }
 
@@ -54,7 +55,7 @@ pub(super) async fn unheard(access: &Access, bound: Duration) -> Result<Option<D
 async fn replication_id(access: &Access) -> Result<String, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("INFO").arg("replication");
-    let (info,): (String,) = access.link.read(&commands).await?;
+    let (info,): (String,) = access.link.read(Use::Main, &commands).await?;
     let id = info.lines().find_map(|line| line.strip_prefix("master_replid:")).map(|id| id.trim().to_owned());
     id.ok_or_else(|| Fault::Senseless("INFO has no master_replid".to_owned()))
 }

@@ -43,7 +43,7 @@ pub(super) fn snapshot(
     let transaction = connection.unchecked_transaction()?;
     let position = position(&transaction)?;
     let size: i64 = transaction.query_row("SELECT count(*) FROM grants", [], |row| row.get(0))?;
-    if !sink(vec![SnapshotItem::Size(usize::try_from(size).unwrap_or(0))]) {
+    if !sink(vec![SnapshotItem::Begin(usize::try_from(size).unwrap_or(0))]) {
         return Ok(position);
     }
     let sources: [(&str, ReadItem); 2] =

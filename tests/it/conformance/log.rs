@@ -103,7 +103,7 @@ pub(super) async fn the_position_of_a_snapshot_is_read_before_its_items<D: Datab
             assert!(newest.position.revision > existing.position.revision);
         }
     };
-    let position = store.snapshot(&mut sink).await.expect("a snapshot");
+    let position = store.snapshot(&mut None, &mut sink).await.expect("a snapshot");
     assert_eq!(position, existing.position);
     for entry in entries(&*store, position.revision.0).await {
         held.apply(&entry.changes);
@@ -265,9 +265,14 @@ async fn after(store: &dyn Store, revision: u64) -> Changes {
     store.changes(Revision(revision)).await.expect("reads")
 }
 
-async fn entries(store: &dyn Store, revision: u64) -> Vec<LogEntry> {
-    match after(store, revision).await {
-        Changes::Entries(entries) => entries,
-        Changes::Truncated => panic!("truncated after {revision}"),
+async fn entries(store: &dyn Store, mut revision: u64) -> Vec<LogEntry> {
+    let mut read = Vec::new();
+    loop {
+        match after(store, revision).await {
+            Changes::Entries(entries) => return [read, entries].concat(),
+            Changes::Page(entries) => read.extend(entries),
+            Changes::Truncated => panic!("truncated after {revision}"),
+        }
+        revision = read.last().map_or(revision, |entry| entry.revision.0);
     }
 }

@@ -51,26 +51,6 @@ async fn a_link_whose_requests_are_lost() {
     one_sidecar_is_cut_off(Traffic::RequestsStall).await;
 }
 
-/// Connected, and never told anything: the probe finds what was missed. Nobody grows stale, so nobody may say 503.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_subscriptions() {
-    let mut fleet = Fleet::start(&[]).await;
-    let tokens: [_; 4] = fleet.tokens().await;
-    for relay in &fleet.relays {
-        relay.set(Traffic::SubscriptionsStall).await;
-    }
-    for token in tokens {
-        fleet.world.revoke(&[token]).await.expect("revokes");
-        fleet.all_answer(token, 401).await;
-    }
-    for relay in &fleet.relays {
-        relay.heal().await;
-    }
-    let [late] = fleet.tokens().await;
-    fleet.all_answer(late, 200).await;
-    fleet.verdict();
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscribers_that_redis_throws_out() {
     let mut fleet = Fleet::start(&[]).await;

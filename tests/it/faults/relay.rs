@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -77,19 +77,18 @@ async fn what_is_cut_is_reset() {
 }
 
 #[tokio::test]
-async fn a_subscription_can_fall_silent_alone() {
+async fn what_is_thin_is_late_and_takes_its_time() {
     let (server, _task) = echo().await;
     let relay = Relay::start(server).await;
-    let mut subscriber = TcpStream::connect(relay.address()).await.expect("connects");
-    let mut other = TcpStream::connect(relay.address()).await.expect("connects");
-    subscriber.write_all(b"subscribe a").await.expect("writes");
-    says(&mut subscriber, b"subscribe a").await;
-    relay.set(Traffic::SubscriptionsStall).await;
-    for stream in [&mut subscriber, &mut other] {
-        stream.write_all(b"more").await.expect("writes");
-    }
-    says(&mut other, b"more").await;
-    is_silent(&mut subscriber).await;
-    relay.heal().await;
-    says(&mut subscriber, b"more").await;
+    relay.set(Traffic::Thin { delay: Duration::from_millis(20), bytes_per_second: 100_000 }).await;
+    let began = Instant::now();
+    let both = [relay.address(); 2].map(|address| async move {
+        let mut client = TcpStream::connect(address).await.expect("connects");
+        client.write_all(&[7; 10_000]).await.expect("writes");
+        says(&mut client, &[7; 10_000]).await;
+    });
+    let [one, two] = both;
+    tokio::join!(one, two);
+    assert!(began.elapsed() >= Duration::from_millis(240), "20,000 bytes, there and back: {:?}", began.elapsed());
+    assert_eq!(relay.carried(), 20_000);
 }

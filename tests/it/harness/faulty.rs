@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tollgate::store::{
-    Batch, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Report, Reported, Revision, SidecarId,
-    SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
+    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Report, Reported, Revision,
+    SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -96,8 +96,12 @@ impl Store for FaultyStore {
         self.check()?.position().await
     }
 
-    async fn snapshot(&self, sink: &mut (dyn FnMut(SnapshotItem) + Send)) -> Result<Position, StoreError> {
-        self.check()?.snapshot(sink).await
+    async fn snapshot(
+        &self,
+        bookmark: &mut Option<Bookmark>,
+        sink: &mut (dyn FnMut(SnapshotItem) + Send),
+    ) -> Result<Position, StoreError> {
+        self.check()?.snapshot(bookmark, sink).await
     }
 
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {

@@ -5,8 +5,8 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,6 +14,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 /// What happens to bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +29,12 @@ pub(crate) enum Traffic {
     AnswersStall,
     /// Answers still arrive, requests do not.
     RequestsStall,
-    /// Connections that ever subscribed to a channel stay open and say nothing; the others work.
-    SubscriptionsStall,
     /// Scripts arrive, and what they answer does not: nothing more is heard on their connections.
     ScriptsUnanswered,
     /// Every piece is late by this much, either way.
     Slow(Duration),
+    /// As `Slow`, and all connections together carry no more than this, each way.
+    Thin { delay: Duration, bytes_per_second: u32 },
 }
 
 /// Which way bytes go.
@@ -46,12 +47,18 @@ enum Way {
 impl Traffic {
     fn lets_pass(self, way: Way, sent: &Sent) -> bool {
         match self {
-            Self::Flows | Self::Slow(_) => true,
+            Self::Flows | Self::Slow(_) | Self::Thin { .. } => true,
             Self::Cut | Self::Stalls => false,
             Self::AnswersStall => way == Way::ToServer,
             Self::RequestsStall => way == Way::ToClient,
-            Self::SubscriptionsStall => way == Way::ToServer || !sent.subscription.load(Ordering::Relaxed),
             Self::ScriptsUnanswered => way == Way::ToServer || !sent.script.load(Ordering::Relaxed),
+        }
+    }
+
+    fn delay(self) -> Duration {
+        match self {
+            Self::Slow(delay) | Self::Thin { delay, .. } => delay,
+            _ => Duration::ZERO,
         }
     }
 }
@@ -59,18 +66,14 @@ impl Traffic {
 /// What a client has sent.
 #[derive(Debug, Default)]
 struct Sent {
-    subscription: AtomicBool,
-    /// While they were not to be answered.
+    /// A script, while scripts were not to be answered.
     script: AtomicBool,
 }
 
 impl Sent {
     fn note(&self, piece: &[u8], traffic: Traffic) {
         let has = |word: &[u8]| piece.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
-        if has(b"SUBSCRIBE") {
-            self.subscription.store(true, Ordering::Relaxed);
-        }
-        if traffic == Traffic::ScriptsUnanswered && has(b"EVAL") {
+        if traffic == Traffic::ScriptsUnanswered && has(b"EVAL\r\n") {
             self.script.store(true, Ordering::Relaxed);
         }
     }
@@ -82,7 +85,29 @@ pub(crate) struct Relay {
     server: watch::Sender<SocketAddr>,
     commands: mpsc::Sender<(Traffic, oneshot::Sender<()>)>,
     accepted: Arc<AtomicUsize>,
+    carried: Arc<Carried>,
     task: JoinHandle<()>,
+}
+
+/// What has arrived at the clients' side, and when the line is free again, each way.
+#[derive(Debug, Default)]
+struct Carried {
+    to_clients: AtomicU64,
+    free_at: [Mutex<Option<Instant>>; 2],
+}
+
+impl Carried {
+    /// Waits until the line has carried so many bytes more.
+    async fn carry(&self, way: Way, bytes: usize, bytes_per_second: u32) {
+        let until = {
+            let mut free_at = self.free_at[way as usize].lock().expect("whole");
+            let begins = free_at.map_or_else(Instant::now, |at| at.max(Instant::now()));
+            let until = begins + Duration::from_secs_f64(bytes as f64 / f64::from(bytes_per_second));
+            *free_at = Some(until);
+            until
+        };
+        tokio::time::sleep_until(until).await;
+    }
 }
 
 impl Relay {
@@ -91,12 +116,17 @@ impl Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
         let address = listener.local_addr().expect("an address");
         let (commands, received) = mpsc::channel(1);
-        let accepted = Arc::default();
+        let (accepted, carried) = (Arc::default(), Arc::default());
         let server = watch::Sender::new(server);
         let traffic = watch::Sender::new(Traffic::Flows);
-        let link = Link { server: server.subscribe(), traffic, accepted: Arc::clone(&accepted) };
+        let link = Link {
+            server: server.subscribe(),
+            traffic,
+            accepted: Arc::clone(&accepted),
+            carried: Arc::clone(&carried),
+        };
         let task = tokio::spawn(link.run(listener, received));
-        Self { address, server, commands, accepted, task }
+        Self { address, server, commands, accepted, carried, task }
     }
 
     /// Where to connect.
@@ -127,6 +157,11 @@ impl Relay {
         self.heal().await;
     }
 
+    /// Bytes that arrived at clients so far.
+    pub(crate) fn carried(&self) -> u64 {
+        self.carried.to_clients.load(Ordering::Relaxed)
+    }
+
     /// Connections accepted so far.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
@@ -143,6 +178,7 @@ struct Link {
     server: watch::Receiver<SocketAddr>,
     traffic: watch::Sender<Traffic>,
     accepted: Arc<AtomicUsize>,
+    carried: Arc<Carried>,
 }
 
 impl Link {
@@ -162,7 +198,8 @@ impl Link {
                 accepted = listener.accept() => {
                     let (client, _) = accepted.expect("accepts");
                     self.accepted.fetch_add(1, Ordering::Relaxed);
-                    connections.spawn(carry(client, self.server.clone(), self.traffic.subscribe()));
+                    let (traffic, carried) = (self.traffic.subscribe(), Arc::clone(&self.carried));
+                    connections.spawn(carry(client, self.server.clone(), traffic, carried));
                 }
                 Some(_) = connections.join_next() => {}
             }
@@ -171,8 +208,13 @@ impl Link {
 }
 
 /// Carries one connection until either side ends it or the link is cut.
-async fn carry(client: TcpStream, server: watch::Receiver<SocketAddr>, mut traffic: watch::Receiver<Traffic>) {
-    let carried = carry_on(client, server, traffic.clone());
+async fn carry(
+    client: TcpStream,
+    server: watch::Receiver<SocketAddr>,
+    mut traffic: watch::Receiver<Traffic>,
+    carried: Arc<Carried>,
+) {
+    let carried = carry_on(client, server, traffic.clone(), &carried);
     tokio::select! {
         // However it ended.
         _ = carried => {}
@@ -184,6 +226,7 @@ async fn carry_on(
     mut client: TcpStream,
     server: watch::Receiver<SocketAddr>,
     mut traffic: watch::Receiver<Traffic>,
+    carried: &Carried,
 ) -> io::Result<()> {
     // The end of the link is a reset at both ends, at once.
     client.set_zero_linger()?;
@@ -197,7 +240,7 @@ async fn carry_on(
     let sent = Sent::default();
     // Not owned halves, which say goodbye when they are dropped.
     let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-    let pump = |way| Pump { way, traffic: traffic.clone(), sent: &sent };
+    let pump = |way| Pump { way, traffic: traffic.clone(), sent: &sent, carried };
     let (requests, answers) = (pump(Way::ToServer), pump(Way::ToClient));
     tokio::select! {
         end = requests.run(from_client, to_server) => end,
@@ -205,15 +248,31 @@ async fn carry_on(
     }
 }
 
+/// Pieces that are under way, on each connection each way.
+const UNDER_WAY: usize = 64;
+
+/// Bytes that a thin line takes at once.
+const PACKET: usize = 1400;
+
 /// One way of one connection.
+#[derive(Clone)]
 struct Pump<'a> {
     way: Way,
     traffic: watch::Receiver<Traffic>,
     sent: &'a Sent,
+    carried: &'a Carried,
 }
 
 impl Pump<'_> {
-    async fn run(mut self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
+    async fn run(self, from: ReadHalf<'_>, to: WriteHalf<'_>) -> io::Result<()> {
+        let (put, taken) = mpsc::channel(UNDER_WAY);
+        let (taking, giving) = (self.clone().take(from, put), self.give(taken, to));
+        let ((), given) = tokio::try_join!(taking, giving)?;
+        Ok(given)
+    }
+
+    /// Takes pieces from one side, until it ends, and says when each is to arrive.
+    async fn take(mut self, mut from: ReadHalf<'_>, put: mpsc::Sender<(Instant, Vec<u8>)>) -> io::Result<()> {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             self.passes().await;
@@ -225,17 +284,33 @@ impl Pump<'_> {
             if count == 0 {
                 return Ok(());
             }
-            let piece = &buffer[..count];
+            let (piece, traffic) = (buffer[..count].to_vec(), *self.traffic.borrow());
             if self.way == Way::ToServer {
-                self.sent.note(piece, *self.traffic.borrow());
+                self.sent.note(&piece, traffic);
             }
-            self.passes().await;
-            let traffic = *self.traffic.borrow();
-            if let Traffic::Slow(delay) = traffic {
-                tokio::time::sleep(delay).await;
+            if put.send((Instant::now() + traffic.delay(), piece)).await.is_err() {
+                return Ok(());
             }
-            to.write_all(piece).await?;
         }
+    }
+
+    /// Gives them to the other side when it is time.
+    async fn give(mut self, mut taken: mpsc::Receiver<(Instant, Vec<u8>)>, mut to: WriteHalf<'_>) -> io::Result<()> {
+        while let Some((arrives_at, piece)) = taken.recv().await {
+            tokio::time::sleep_until(arrives_at).await;
+            for packet in piece.chunks(PACKET) {
+                self.passes().await;
+                let traffic = *self.traffic.borrow();
+                if let Traffic::Thin { bytes_per_second, .. } = traffic {
+                    self.carried.carry(self.way, packet.len(), bytes_per_second).await;
+                }
+                to.write_all(packet).await?;
+                if self.way == Way::ToClient {
+                    self.carried.to_clients.fetch_add(packet.len() as u64, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits until this way is open.

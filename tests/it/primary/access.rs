@@ -14,6 +14,7 @@ fn user(left_out: &[&str]) -> String {
         "+hmget",
         "+scard",
         "+smembers",
+        "+eval_ro",
         "+sadd",
         "+srem",
         "+hscan",

@@ -26,9 +26,9 @@ async fn damaged_grants_and_owners_are_named_and_the_others_are_there() {
     let mut sink = |item| match item {
         SnapshotItem::Damaged { key } => damaged.push(key),
         SnapshotItem::Owner(..) | SnapshotItem::Grant(..) => good += 1,
-        SnapshotItem::Size(_) => {}
+        SnapshotItem::Begin(_) => {}
     };
-    store.snapshot(&mut sink).await.expect("a snapshot");
+    store.snapshot(&mut None, &mut sink).await.expect("a snapshot");
     assert_eq!(damaged, ["{tollgate}:owners 3132333435363738", "{tollgate}:grants 6e6f20646967657374"]);
     assert_eq!(good, 2);
 }

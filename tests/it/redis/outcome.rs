@@ -89,7 +89,7 @@ async fn carry(
             count = client.read(&mut request) => {
                 let Ok(count @ 1..) = count else { return };
                 let piece = &request[..count];
-                let is_commit = piece.windows(4).any(|word| word == b"EVAL");
+                let is_commit = piece.windows(6).any(|word| word == b"EVAL\r\n");
                 match watched.filter(|_| is_commit) {
                     None => server.write_all(piece).await.expect("writes"),
                     Some(Fate::Late) => {

@@ -1,0 +1,187 @@
+//! The change log, page by page.
+//!
+//! Who is level reads over the main connection, where little is carried. Who is behind reads on over the bulk connection,
+//! until it is level: each page is bounded in bytes, and applied before the next one is asked for, so that whatever the
+//! line carries is progress.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::Pipeline;
+
+use super::Access;
+use super::fault::Fault;
+use super::layout::{self, Key, POSITION, PositionFields};
+use super::link::Use;
+use crate::store::{Changes, CommitId, Head, LogEntry, Position, Revision, change};
+
+const PAGE: &str = include_str!("log.lua");
+
+/// Bytes read over the main connection at once, behind which probes wait: more than any command of ours changes in one
+/// commit, so that a fleet which follows a bulk change needs no other connection.
+const SMALL: usize = 48 * 1024;
+
+/// About how many bytes a change takes, an entry besides its changes, and a grant in a snapshot.
+const COST: (u64, u64, u64) = (70, 120, 90);
+
+/// By how much a snapshot has to be cheaper than the log, in bytes: it takes more round trips.
+const WORTH_IT: u64 = 1024 * 1024;
+
+/// The first entries after a revision, as far as they follow each other up to the position.
+pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes, Fault> {
+    let page = match access.pace.is_behind() {
+        false => page(access, Use::Main, SMALL, after).await?,
+        true => access.pace.keep(|bytes| page(access, Use::Bulk, bytes, after)).await?,
+    };
+    let changes = page.understood(access, after)?;
+    match changes {
+        Changes::Page(_) => access.pace.fall_behind(),
+        Changes::Entries(_) | Changes::Truncated => access.pace.catch_up(),
+    }
+    Ok(changes)
+}
+
+/// What the script answers.
+struct Page {
+    position: PositionFields,
+    entries: Vec<LoggedFields>,
+    /// Where the log begins, how many changes it has, and how many grants there are; nothing where nothing is left.
+    rest: Vec<u64>,
+}
+
+async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result<Page, Fault> {
+    let keys = [Key::Meta, Key::Log, Key::Grants].map(|key| access.layout.key(key));
+    let mut commands = Pipeline::new();
+    commands.cmd("EVAL_RO").arg(PAGE).arg(keys.len()).arg(&keys).arg(after.0).arg(bytes).arg(&POSITION);
+    let ((position, entries, rest),) = access.link.read(on, &commands).await?;
+    Ok(Page { position, entries, rest })
+}
+
+impl Page {
+    fn understood(self, access: &Access, after: Revision) -> Result<Changes, Fault> {
+        let newest = access.layout.position(&self.position)?;
+        let (mut entries, mut last) = (Vec::with_capacity(self.entries.len()), after);
+        for (id, fields) in &self.entries {
+            match log_entry(id, fields) {
+                Ok(entry) if entry.revision == last.next() => {
+                    last = entry.revision;
+                    entries.push(entry);
+                }
+                Ok(_) => return Ok(Changes::Truncated),
+                Err(problem) => {
+                    let (store, log) = (&access.name, access.layout.key(Key::Log));
+                    tracing::error!(store, key = %format_args!("{log} {id}"), problem, "damaged entry in the change log");
+                    return Ok(Changes::Truncated);
+                }
+            }
+        }
+        Ok(match self.rest[..] {
+            _ if after > newest.revision => Changes::Truncated,
+            [oldest, changes, grants] if is_snapshot_cheaper(&newest, last, oldest, changes, grants) => {
+                Changes::Truncated
+            }
+            [_, _, _] => Changes::Page(entries),
+            _ if last >= newest.revision => Changes::Entries(entries),
+            _ => Changes::Truncated,
+        })
+    }
+}
+
+/// What is left of the log, if its changes are spread evenly, as against all grants.
+fn is_snapshot_cheaper(newest: &Position, last: Revision, oldest: u64, changes: u64, grants: u64) -> bool {
+    let (per_change, per_entry, per_grant) = COST;
+    let left = newest.revision.0.saturating_sub(last.0);
+    let length = newest.revision.0.saturating_sub(oldest) + 1;
+    let changes = changes.saturating_mul(left) / length.max(1);
+    changes.saturating_mul(per_change) + left * per_entry > grants.saturating_mul(per_grant) + WORTH_IT
+}
+
+/// An entry's id, and its fields and values by turns.
+type LoggedFields = (String, Vec<Vec<u8>>);
+
+fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'static str> {
+    let revision = id.strip_suffix("-0").and_then(|revision| revision.parse().ok()).ok_or("its id is no revision")?;
+    let field = |name: &[u8]| {
+        let mut pairs = fields.chunks_exact(2);
+        pairs.find(|pair| pair[0] == name).map(|pair| pair[1].as_slice())
+    };
+    let revision = Revision(revision);
+    let checksum = field(b"c").and_then(layout::parse_hex).ok_or("it has no checksum")?;
+    let (id, head) = match field(b"h") {
+        Some(head) => {
+            let id = field(b"i").and_then(layout::parse_word).ok_or("it has no commit id")?;
+            (id, layout::parse_word(head).ok_or("it has no head")?)
+        }
+        None => (CommitId::default(), Head::unchained(revision, checksum)),
+    };
+    let changes = field(b"d").and_then(|bytes| change::decode(bytes).ok()).ok_or("its changes cannot be read")?;
+    Ok(LogEntry { id, revision, head, checksum, changes })
+}
+
+/// How much is asked for at once, so that an answer takes neither long nor many round trips on this line.
+#[derive(Debug)]
+pub(super) struct Pace(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    bytes: usize,
+    is_behind: bool,
+    last_read: Option<Instant>,
+}
+
+impl Pace {
+    const LEAST: usize = 4 * 1024;
+    const FIRST: usize = 64 * 1024;
+    const MOST: usize = 256 * 1024;
+
+    /// How long the bulk connection is kept for what else there may be: each handshake costs Redis a millisecond.
+    const LINGER: Duration = Duration::from_secs(5);
+
+    /// An answer that comes sooner may be larger the next time; one that takes four times as long has to be smaller.
+    const BRISK: Duration = Duration::from_millis(250);
+
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(State { bytes: Self::FIRST, is_behind: false, last_read: None }))
+    }
+
+    /// Has something read, and learns from how long it took. Given up half-way, it took too long.
+    pub(super) async fn keep<T, F>(&self, read: impl FnOnce(usize) -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let bytes = self.state().bytes;
+        let began = Instant::now();
+        {
+            let mut state = self.state();
+            (state.bytes, state.last_read) = ((bytes / 2).max(Self::LEAST), Some(began));
+        }
+        let answer = read(bytes).await?;
+        self.state().bytes = match began.elapsed() {
+            took if took < Self::BRISK => (bytes * 2).min(Self::MOST),
+            took if took < Self::BRISK * 4 => bytes,
+            _ => (bytes / 2).max(Self::LEAST),
+        };
+        Ok(answer)
+    }
+
+    /// Whether it is over: nothing was read for a while, which is told once.
+    pub(super) fn is_over(&self) -> bool {
+        self.state().last_read.take_if(|last_read| last_read.elapsed() > Self::LINGER).is_some()
+    }
+
+    fn is_behind(&self) -> bool {
+        self.state().is_behind
+    }
+
+    fn fall_behind(&self) {
+        self.state().is_behind = true;
+    }
+
+    fn catch_up(&self) {
+        self.state().is_behind = false;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
