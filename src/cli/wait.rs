@@ -18,7 +18,7 @@ use crate::store::report::told_apart;
 use crate::store::{Changes, Head, Position, Reported, Revision, SidecarId, Store, StoreError};
 
 /// The first pause between two looks, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 /// How long sidecars of which nothing is known are taken to serve without the store, at least: the default, and the age
 /// that a report may have.

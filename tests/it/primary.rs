@@ -2,6 +2,7 @@
 
 mod access;
 mod cluster;
+mod fleet;
 mod sentinel;
 mod start;
 mod tls;

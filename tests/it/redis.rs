@@ -1,5 +1,6 @@
 //! The Redis store beyond what every store does: servers that refuse, keys that are not ours, answers that do not come.
 
+mod catching_up;
 mod damage;
 mod deploy;
 mod doubt;
@@ -14,6 +15,7 @@ mod users;
 
 use std::process::Output;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tollgate::store::{
     Absent, Batch, CommitError, Edit, Position, RedisStore, Retention, Settings, Store, StoreError, StoreUrl,

@@ -121,7 +121,17 @@ impl Dialer {
     ) -> Result<Dialled, Fault> {
         let resolving = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((server.host.as_str(), server.port)));
         let addresses = resolving.await.map_err(|_| late(server, CONNECT_TIMEOUT, ""))?;
-        let mut addresses = addresses.map_err(|error| Fault::unreachable(server, error))?;
+        let addresses = addresses.map_err(|error| Fault::unreachable(server, error))?;
+        self.dial_any(server, addresses, peer, config).await
+    }
+
+    async fn dial_any(
+        self: &Arc<Self>,
+        server: &Server,
+        mut addresses: impl Iterator<Item = SocketAddr>,
+        peer: Peer,
+        config: AsyncConnectionConfig,
+    ) -> Result<Dialled, Fault> {
         let (mut attempts, mut failure) = (JoinSet::new(), None);
         loop {
             let next = addresses.next();
@@ -252,4 +262,71 @@ enum ConnectError {
     Handshake(#[source] io::Error),
     #[error(transparent)]
     Files(#[from] TlsError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::store::StoreUrl;
+
+    /// Greets as this; says nothing if it is nothing.
+    fn server(role: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut answers = stream.try_clone().expect("clones");
+                let lines = BufReader::new(stream).lines().map_while(Result::ok);
+                for _ in lines.filter(|line| line == "HELLO" && !role.is_empty()) {
+                    let fields = [("version", "7.0.15"), ("mode", "standalone"), ("role", role)];
+                    let fields = fields.map(|(name, value)| format!("+{name}\r\n+{value}\r\n"));
+                    answers.write_all(format!("%3\r\n{}", fields.concat()).as_bytes()).ok();
+                }
+            }
+        });
+        address
+    }
+
+    fn dialer() -> (Arc<Dialer>, Server) {
+        let settings = Settings::from("redis://store.test".parse::<StoreUrl>().expect("a URL"));
+        let StoreUrl::Redis(url) = settings.url.clone() else { unreachable!("as written above") };
+        (Arc::new(Dialer::new(settings, url)), Server { host: "store.test".to_owned(), port: 6379 })
+    }
+
+    /// One that hangs, one that is not in charge, and one where nobody is.
+    #[tokio::test]
+    async fn each_address_of_a_name_is_tried() {
+        let (dialer, name) = dialer();
+        let dial = |addresses: Vec<SocketAddr>| {
+            dialer.dial_any(&name, addresses.into_iter(), Peer::Primary, AsyncConnectionConfig::new())
+        };
+        let nowhere = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let (hangs, replica, primary) = (server(""), server("replica"), server("master"));
+        let began = Instant::now();
+        assert!(dial(vec![nowhere, hangs, replica, primary]).await.is_ok());
+        assert!(began.elapsed() < CONNECT_TIMEOUT, "{:?}", began.elapsed());
+        assert!(matches!(dial(vec![nowhere, replica]).await.map(drop), Err(Fault::NotPrimary)));
+        assert!(matches!(dial(vec![]).await.map(drop), Err(Fault::Unreachable { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_is_known_to_be_over() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let (mut peer, _) = listener.accept().await.expect("accepts");
+        let (said, is_said) = tokio::sync::oneshot::channel::<()>();
+        let carrier = Carrier::start(async move {
+            drop(is_said.await);
+            drop(stream);
+        });
+        assert!(!carrier.is_over());
+        drop(said);
+        carrier.over().await;
+        assert!(carrier.is_over());
+        assert_eq!(tokio::io::AsyncReadExt::read(&mut peer, &mut [0]).await.expect("reads"), 0);
+    }
 }

@@ -442,3 +442,43 @@ impl Drop for Suspicion<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The waits before so many attempts, all of which fail like this.
+    fn waits(fault: &Fault, attempts: usize) -> Vec<Duration> {
+        let mut all = Attempts::default();
+        std::iter::repeat_with(|| {
+            all.fail(fault);
+            all.pause()
+        })
+        .take(attempts)
+        .collect()
+    }
+
+    #[test]
+    fn attempts_spread_out_where_somebody_is_too_busy_and_stay_dense_where_nobody_is() {
+        let crowded = Fault::Crowded {
+            server: "h".to_owned(),
+            source: Box::<dyn std::error::Error + Send + Sync>::from("").into(),
+        };
+        let waits_there = waits(&crowded, 8);
+        assert!(waits_there[0] < Duration::from_secs(1) && waits_there[7] > Duration::from_secs(4), "{waits_there:?}");
+        assert!(waits_there.iter().all(|wait| *wait <= Duration::from_secs(15)));
+        let absent = Fault::unreachable(&Server { host: "h".to_owned(), port: 1 }, "refused");
+        assert!(waits(&absent, 100).iter().all(|wait| *wait < Duration::from_secs(1)), "found within a second");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_at_once_is_no_success() {
+        let mut attempts = Attempts::default();
+        assert_eq!(attempts.pause(), Duration::ZERO);
+        attempts.succeed();
+        assert!(attempts.pause() > Duration::ZERO);
+        attempts.succeed();
+        attempts.made_at = Instant::now().checked_sub(STEADY);
+        assert_eq!(attempts.pause(), Duration::ZERO);
+    }
+}
