@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline};
 use tokio::sync::{OnceCell, watch};
-use tokio::task::AbortHandle;
 
 use super::dial::{Carrier, Dialer, Peer};
 use super::discovery::Discovery;
@@ -94,10 +93,12 @@ enum Current {
     #[default]
     None,
     /// By a task that nobody who waits for it can cut short: a greeting that is given up has to be begun anew.
-    Making(AbortHandle),
+    Making(Attempt),
     Made(Connection),
-    Failed(Fault),
 }
+
+/// How an attempt to connect ended, as soon as it has: whoever waits for one learns of that one, whatever has begun since.
+type Attempt = watch::Receiver<Option<Result<Connection, Fault>>>;
 
 /// Those since the last connection that lasted, and when it is time for the next one.
 #[derive(Default)]
@@ -271,30 +272,41 @@ impl Link {
     /// The kept connection, or a new one; where somebody watches, the main one is subscribed.
     pub(super) async fn kept(self: &Arc<Self>, on: Use) -> Result<Connection, Fault> {
         let slot = self.slot(on);
-        let mut current = slot.current.subscribe();
         let connection = loop {
             if let Some(connection) = slot.connection() {
                 break connection;
             }
-            slot.current.send_if_modified(|current| {
-                let is_making = matches!(current, Current::Making(task) if !task.is_finished());
-                if !is_making {
-                    *current = Current::Making(tokio::spawn(Arc::clone(self).make(on)).abort_handle());
-                }
-                !is_making
-            });
-            let outcome = current.wait_for(|current| !matches!(current, Current::Making(_))).await;
-            match outcome.as_deref() {
-                Ok(Current::Made(connection)) => break connection.clone(),
-                Ok(Current::Failed(fault)) => return Err(fault.clone()),
-                // It was of no use as soon as it was made.
-                Ok(Current::None | Current::Making(_)) | Err(_) => {}
+            match self.attempt(on).wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(Ok(connection))) => break connection.clone(),
+                Ok(Some(Err(fault))) => return Err(fault.clone()),
+                // The task is gone without an outcome.
+                Ok(None) | Err(_) => {}
             }
         };
         if on == Use::Main && self.is_watched.load(Ordering::SeqCst) {
             self.subscribe(&connection).await?;
         }
         Ok(connection)
+    }
+
+    /// The attempt that is under way, or a new one.
+    fn attempt(self: &Arc<Self>, on: Use) -> Attempt {
+        let (outcome, begun) = watch::channel(None);
+        let mut attempt = begun.clone();
+        self.slot(on).current.send_if_modified(|current| match current {
+            Current::Making(under_way) if under_way.has_changed().is_ok() => {
+                attempt = under_way.clone();
+                false
+            }
+            // Just made: this attempt ends before it began, and its caller looks again.
+            Current::Made(connection) if !connection.carrier.is_over() => false,
+            _ => {
+                *current = Current::Making(begun);
+                tokio::spawn(Arc::clone(self).make(on, outcome));
+                true
+            }
+        });
+        attempt
     }
 
     /// Once for each connection. What is committed from here on is announced, and what was before is to be asked for.
@@ -312,22 +324,23 @@ impl Link {
     }
 
     /// Makes a connection, when it is time for the next attempt, and puts it into its slot.
-    async fn make(self: Arc<Self>, on: Use) {
+    async fn make(self: Arc<Self>, on: Use, outcome: watch::Sender<Option<Result<Connection, Fault>>>) {
         let slot = self.slot(on);
         let pause = lock(&slot.attempts).pause();
         tokio::time::sleep(pause).await;
-        let outcome = match self.connect(on).await {
+        let made = self.connect(on).await;
+        match &made {
             Ok(connection) => {
                 self.leave_others(connection.server());
                 lock(&slot.attempts).succeed();
-                Current::Made(connection)
+                slot.current.send_replace(Current::Made(connection.clone()));
             }
             Err(fault) => {
-                lock(&slot.attempts).fail(&fault);
-                Current::Failed(fault)
+                lock(&slot.attempts).fail(fault);
+                slot.current.send_replace(Current::None);
             }
-        };
-        slot.current.send_replace(outcome);
+        }
+        outcome.send_replace(Some(made));
     }
 
     /// Looks whether what is there is ours; and, on another server than before, whether its users may do what they have to.
