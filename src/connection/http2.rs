@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
@@ -224,7 +224,10 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
     stream.replying.set(true);
     exchange.alarm.clear();
     match outcome {
-        Ok(reply) => Ok(reply.map(|body| Reply::relayed(body, exchange))),
+        Ok(mut reply) => {
+            leave_out_of_table(reply.headers_mut());
+            Ok(reply.map(|body| Reply::relayed(body, exchange)))
+        }
         Err(refusal) => {
             // Small as it is, a client may have no window for it, and never open one.
             exchange.alarm.set(exchange.worker.gate.timeouts.body_grace);
@@ -232,6 +235,14 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
             exchange.log(refusal.status(), refusal.reason());
             if refusal.is_silent() { Err(Silence) } else { Ok(refused(exchange, &refusal, to_head)) }
         }
+    }
+}
+
+/// Of a reply's fields that the codec keeps for the next one (RFC 7541 section 2.3.2), each holds the buffer that it was read
+/// into from the upstream: 8 KiB and more for an idle connection. It keeps none that are marked like this.
+fn leave_out_of_table(fields: &mut HeaderMap) {
+    for value in fields.values_mut() {
+        value.set_sensitive(true);
     }
 }
 

@@ -46,13 +46,13 @@ async fn receive(client: &mut Client) -> (u8, u8, u32, Vec<u8>) {
     (kind, flags, stream, client.bytes(length).await)
 }
 
-/// Waits for the head of the reply on this stream, and checks that its status is 200.
-async fn expect_ok(client: &mut Client, stream: u32) {
+/// Waits for the head of the reply on this stream, checks that its status is 200, and returns its header block.
+async fn expect_ok(client: &mut Client, stream: u32) -> Vec<u8> {
     loop {
         let (kind, _, on, payload) = receive(client).await;
         if kind == HEADERS && on == stream {
             assert_eq!(payload[0], 0x88, ":status 200 in the static table");
-            return;
+            return payload;
         }
         assert!(![3, 7].contains(&kind), "RST_STREAM or GOAWAY: {payload:?}");
     }
@@ -92,6 +92,21 @@ async fn the_preface_is_recognised_whenever_it_comes() {
         client.send(&bytes).await;
         expect_ok(&mut client, 1).await;
     }
+}
+
+/// What the codec keeps of a reply for the next one (RFC 7541 section 2.3.2) would hold the buffer that it was read into.
+#[tokio::test]
+async fn no_field_of_a_reply_is_kept_for_the_next_one() {
+    let site = Site::start().await;
+    let mut client = site.connect().await;
+    client.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
+    let mut lengths = Vec::new();
+    for stream in [1, 3, 5] {
+        client.send(frame(HEADERS, END_STREAM | END_HEADERS, stream, &block(&site))).await;
+        lengths.push(expect_ok(&mut client, stream).await.len());
+    }
+    // Only the digits of the date differ, by a few bits.
+    assert!(lengths.iter().all(|length| length.abs_diff(lengths[0]) <= 4), "bytes of the same head: {lengths:?}");
 }
 
 #[tokio::test]
