@@ -19,11 +19,14 @@ use crate::clock::Instant;
 use crate::http1::{Buffer, MAX_FIELDS, buffer};
 use crate::proxy::Gate;
 use crate::upstream::Pool;
-use alarm::Alarms;
+use alarm::{Alarms, Moment};
 use tokio::sync::Notify;
 
-/// How often deadlines are looked at: none is met more precisely.
+/// How often deadlines are looked at, at most: none is met more precisely.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often what is spare is looked through, while there is any; and the age of a `Date`.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Shortest time between two looks at what runs, however fast tokens are revoked.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
@@ -43,7 +46,7 @@ pub struct Worker {
     heartbeat: Rc<Pool>,
     spare_fields: RefCell<Vec<HeaderMap>>,
     request_ids: RequestIds,
-    date: RefCell<HeaderValue>,
+    date: RefCell<(HeaderValue, Moment)>,
     draining: Cell<bool>,
     connections: Cell<usize>,
     all_closed: Notify,
@@ -53,14 +56,15 @@ impl Worker {
     /// A worker with no connections yet.
     #[must_use]
     pub fn new(gate: Arc<Gate>) -> Rc<Self> {
+        let alarms = Alarms::default();
         Rc::new(Self {
-            alarms: Alarms::default(),
+            date: RefCell::new((date_now(), alarms.now())),
+            alarms,
             buffers: buffer::Pool::new(gate.buffer_bytes()),
             api: Rc::new(Pool::new(Arc::clone(&gate.api))),
             heartbeat: Rc::new(Pool::new(Arc::clone(&gate.heartbeat))),
             spare_fields: RefCell::default(),
             request_ids: RequestIds::new(),
-            date: RefCell::new(date_now()),
             draining: Cell::new(false),
             connections: Cell::new(0),
             all_closed: Notify::new(),
@@ -73,20 +77,25 @@ impl Worker {
         tokio::join!(Rc::clone(&self.api).make_room(), Rc::clone(&self.heartbeat).make_room());
     }
 
-    /// Keeps the clock, the deadlines and the upstream connections in order. Never ends.
+    /// Keeps the clock, the deadlines and the upstream connections in order. Rests while there is nothing to look after.
+    /// Never ends.
     pub async fn sweep(self: Rc<Self>) {
-        let mut interval = tokio::time::interval(SWEEP_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        for tick in 0u64.. {
-            interval.tick().await;
-            self.alarms.sweep();
-            if tick % 10 == 0 {
-                self.date.replace(date_now());
-                self.buffers.trim();
-                self.api.drop_idle(self.alarms.now());
-                self.heartbeat.drop_idle(self.alarms.now());
+        let (mut is_tidy, mut tidied_at) = (false, self.alarms.now());
+        loop {
+            let now = self.alarms.sweep();
+            if !is_tidy && now.since(tidied_at) >= TIDY_INTERVAL {
+                (is_tidy, tidied_at) = (self.tidy(now), now);
             }
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            let is_stirred = self.alarms.rest(if is_tidy { Duration::MAX } else { TIDY_INTERVAL }).await;
+            is_tidy &= !is_stirred;
         }
+    }
+
+    /// Gives back what is spare and was not used for a while. Whether nothing is left.
+    fn tidy(&self, now: Moment) -> bool {
+        let kept = [self.buffers.trim(), self.api.drop_idle(now), self.heartbeat.drop_idle(now)];
+        kept.iter().all(|kept| *kept == 0)
     }
 
     /// Cuts off what was admitted with a token that no longer permits it, or for which the replica has become too stale. Never
@@ -178,7 +187,12 @@ impl Worker {
     /// Now, as the `Date` field says it (RFC 9110 section 6.6.1), to the second.
     #[must_use]
     pub fn date(&self) -> HeaderValue {
-        self.date.borrow().clone()
+        let now = self.alarms.now();
+        let (date, made_at) = &mut *self.date.borrow_mut();
+        if now.since(*made_at) >= TIDY_INTERVAL {
+            (*date, *made_at) = (date_now(), now);
+        }
+        date.clone()
     }
 }
 
@@ -218,6 +232,7 @@ impl std::ops::DerefMut for PooledBuffer {
 
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
+        self.worker.alarms.stir();
         self.worker.buffers.put(std::mem::take(&mut self.buffer));
     }
 }
@@ -244,6 +259,7 @@ impl std::ops::DerefMut for PooledHead {
 
 impl Drop for PooledHead {
     fn drop(&mut self) {
+        self.worker.alarms.stir();
         self.worker.buffers.put_head(std::mem::take(&mut self.head));
     }
 }

@@ -105,10 +105,9 @@ impl Pool {
         }
     }
 
-    /// Gives back half of what was not used since the last call.
-    pub fn trim(&self) {
-        self.buffers.trim();
-        self.heads.trim();
+    /// Gives back half of what was not used since the last call. How much is left.
+    pub fn trim(&self) -> usize {
+        self.buffers.trim() + self.heads.trim()
     }
 }
 
@@ -138,13 +137,14 @@ impl<T> Spares<T> {
         self.items.borrow_mut().push(item);
     }
 
-    fn trim(&self) {
+    fn trim(&self) -> usize {
         let mut items = self.items.borrow_mut();
         let unused = self.unused.get().min(items.len());
         // The first are those that were used longest ago.
         items.drain(..unused.div_ceil(2));
         items.shrink_to(64);
         self.unused.set(items.len());
+        items.len()
     }
 }
 

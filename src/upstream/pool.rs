@@ -142,12 +142,11 @@ impl Pool {
         self.idle.borrow_mut().clear();
     }
 
-    /// Closes those that were idle for too long.
-    pub fn drop_idle(&self, now: Moment) {
-        let timeout = self.upstream.config.pool_idle_timeout;
-        self.idle
-            .borrow_mut()
-            .retain(|(connection, since)| !connection.sender.is_closed() && now.since(*since) < timeout);
+    /// Closes those that were idle for too long. How many are left.
+    pub fn drop_idle(&self, now: Moment) -> usize {
+        let (timeout, mut idle) = (self.upstream.config.pool_idle_timeout, self.idle.borrow_mut());
+        idle.retain(|(connection, since)| !connection.sender.is_closed() && now.since(*since) < timeout);
+        idle.len()
     }
 }
 

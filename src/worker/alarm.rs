@@ -1,7 +1,7 @@
 //! Deadlines and interruptions of everything that waits in a worker.
 //!
-//! Setting a deadline writes a number; no timer is made. One sweep, a few times a second, looks for those that passed.
-//! The same table lets a revocation cut off what was admitted earlier, and a drain close what is idle.
+//! Setting a deadline writes a number; no timer is made. One sweep, a few times a second, looks for those that passed; it
+//! rests until the first deadline while nobody asks for the time. The same table lets a revocation cut off what was admitted earlier, and a drain close what is idle.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -11,6 +11,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::Worker;
 use crate::config::MaxStaleness;
@@ -30,7 +32,8 @@ pub enum Interrupt {
     Drain,
 }
 
-/// A time of the worker's clock, in milliseconds since it started. It moves with each sweep.
+/// A time of the worker's clock, in milliseconds since it started. It moves with each sweep, and when it is asked for while
+/// the sweep rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
@@ -43,7 +46,7 @@ impl Moment {
         Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// How long after an earlier one.
+    /// How long after an earlier one; zero if it was not earlier.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -57,6 +60,9 @@ pub struct Alarms {
     now: Cell<Moment>,
     /// No deadline is earlier: until then there is nothing to look at.
     next_due: Cell<Moment>,
+    /// Nobody has asked for the time since the last sweep, so the clock stands.
+    is_at_rest: Cell<bool>,
+    stirred: Notify,
     entries: RefCell<Slab<Entry>>,
     admissions: RefCell<Slab<Admission>>,
 }
@@ -92,6 +98,8 @@ impl Default for Alarms {
             started: Instant::now(),
             now: Cell::new(Moment(0)),
             next_due: Cell::new(Moment::NEVER),
+            is_at_rest: Cell::new(true),
+            stirred: Notify::new(),
             entries: RefCell::default(),
             admissions: RefCell::default(),
         }
@@ -102,15 +110,36 @@ impl Alarms {
     /// The worker's clock.
     #[must_use]
     pub fn now(&self) -> Moment {
+        self.stir();
         self.now.get()
     }
 
-    /// Moves the clock and interrupts what is past its deadline.
-    pub fn sweep(&self) {
-        let now = Moment(0).after(self.started.elapsed());
+    /// Something begins that a sweep has to look after: the clock goes on, if it stands.
+    pub fn stir(&self) {
+        if self.is_at_rest.replace(false) {
+            self.now.set(self.read_clock());
+            self.stirred.notify_one();
+        }
+    }
+
+    /// Rests until a deadline may have passed, or this long. Ends early, and says so, if something begins. May be dropped
+    /// half-way.
+    pub async fn rest(&self, longest: Duration) -> bool {
+        let wait = self.next_due.get().since(self.read_clock()).min(longest);
+        timeout(wait, self.stirred.notified()).await.is_ok()
+    }
+
+    fn read_clock(&self) -> Moment {
+        Moment(0).after(self.started.elapsed())
+    }
+
+    /// Moves the clock and interrupts what is past its deadline. Returns the time.
+    pub fn sweep(&self) -> Moment {
+        let now = self.read_clock();
         self.now.set(now);
+        self.is_at_rest.set(true);
         if now < self.next_due.get() {
-            return;
+            return now;
         }
         let mut next_due = Moment::NEVER;
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
@@ -121,6 +150,7 @@ impl Alarms {
             next_due = next_due.min(entry.deadline);
         }
         self.next_due.set(next_due);
+        now
     }
 
     /// Interrupts what was admitted by terms that no longer hold.

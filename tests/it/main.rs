@@ -29,6 +29,7 @@ mod redis;
 mod refusals;
 mod registry;
 mod reply_fields;
+mod rest;
 mod revocation;
 mod secrets;
 mod snapshot_file;
