@@ -6,6 +6,7 @@
 use std::io;
 use std::ops::{Add, Sub};
 use std::os::fd::OwnedFd;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::time::{
@@ -82,6 +83,15 @@ impl Sub<Instant> for Instant {
     fn sub(self, earlier: Self) -> Duration {
         self.duration_since(earlier)
     }
+}
+
+/// Which run of the machine this is: a number that is drawn at each start of it; 0 where that is not told.
+pub(crate) fn boot() -> u128 {
+    static BOOT: LazyLock<u128> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or_default()
+    });
+    *BOOT
 }
 
 /// Waits for moments of this clock: one that passes while the machine is suspended has come as soon as it wakes up.

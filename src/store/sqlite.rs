@@ -8,6 +8,7 @@
 //! A file that is missing or empty is no registry: it is made by `tollgate init` only, and waited for by sidecars. A file
 //! that is replaced is noticed with the next operation, or within a second, and opened in the place of the one before.
 
+mod age;
 mod commit;
 mod database;
 mod fault;
@@ -28,6 +29,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use self::age::Moment;
 use self::commit::Stop;
 use self::database::{Closed, Database, lock};
 use self::fault::Fault;
@@ -184,7 +186,7 @@ impl Shared {
 
     fn commit(&self, database: &Database, batch: &Batch) -> Result<Committed, Stop> {
         let mut writer = database.writer()?;
-        let (epoch, entry) = commit::commit(&mut writer, batch, &self.retention, now())?;
+        let (epoch, entry) = commit::commit(&mut writer, batch, &self.retention, Moment::now())?;
         let (committed, revision) = (entry.committed(epoch), entry.revision);
         let mut announced = lock(&self.announced);
         // With a commit of another process in between, this one is left to be found together with that one.
@@ -373,11 +375,6 @@ const fn from_key(key: i64) -> u64 {
 /// An id or a head as SQLite's bytes.
 const fn blob(word: u128) -> [u8; 16] {
     word.to_be_bytes()
-}
-
-/// Seconds since 1970.
-fn now() -> i64 {
-    jiff::Timestamp::now().as_second()
 }
 
 /// Milliseconds since the machine was started. Nobody can set that clock, and no sidecar outlives it.

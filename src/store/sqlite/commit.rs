@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, ffi};
 
+use super::age::Moment;
 use super::fault::Fault;
-use super::{blob, key, read};
+use super::{age, blob, key, read};
 use crate::store::{Batch, CommitError, CommitId, Edit, Epoch, LogEntry, Pin, Retention, Revision, Stamp, change};
 use crate::token::{HistoryEntry, TokenId, TokenRecord, UserRecord};
 
@@ -34,12 +35,12 @@ impl From<Fault> for Stop {
     }
 }
 
-/// Commits the batch at `now`, in seconds since 1970, or changes nothing.
+/// Commits the batch, or changes nothing.
 pub(super) fn commit(
     connection: &mut Connection,
     batch: &Batch,
     retention: &Retention,
-    now: i64,
+    now: Moment,
 ) -> Result<(Epoch, LogEntry), Stop> {
     if let Some(contradiction) = batch.contradiction() {
         return Err(Fault::Contradiction(contradiction).into());
@@ -66,14 +67,15 @@ pub(super) fn commit(
         checksum: before.checksum ^ batch.checksum_delta(),
         changes: batch.changes(),
     };
+    let age = age::advance(&transaction, now)?;
     // What goes makes room for what comes: a name can be given up and taken in one batch.
-    delete(&transaction, batch, now)?;
+    delete(&transaction, batch, age)?;
     write_users(&transaction, &batch.users, entry.stamp())?;
     write_tokens(&transaction, &batch.tokens, id)?;
     mark_token_sets(&transaction, batch, id)?;
     append_history(&transaction, &batch.history, entry.revision)?;
     append_log(&transaction, &entry, retention)?;
-    age_tombstones(&transaction, retention, now)?;
+    forget_tombstones(&transaction, retention, age)?;
     let mut statement = transaction.prepare_cached("UPDATE meta SET revision = ?, checksum = ?, head = ?")?;
     statement.execute((entry.revision.0.cast_signed(), entry.checksum.cast_signed(), blob(entry.head.0)))?;
     drop(statement);
@@ -103,7 +105,7 @@ fn check_versions<R>(
     Ok(())
 }
 
-fn delete(transaction: &Transaction<'_>, batch: &Batch, now: i64) -> Result<(), Stop> {
+fn delete(transaction: &Transaction<'_>, batch: &Batch, age: i64) -> Result<(), Stop> {
     let mut user = transaction.prepare_cached("DELETE FROM users WHERE id = ?")?;
     for edit in &batch.users {
         if let Edit::Delete(before) = edit {
@@ -121,7 +123,7 @@ fn delete(transaction: &Transaction<'_>, batch: &Batch, now: i64) -> Result<(), 
             token.execute([id])?;
             history.execute([id])?;
             grant.execute([digest])?;
-            tombstone.execute((digest, now))?;
+            tombstone.execute((digest, age))?;
             count += 1;
         }
     }
@@ -248,14 +250,14 @@ fn append_log(transaction: &Transaction<'_>, entry: &LogEntry, retention: &Reten
 }
 
 /// Forgets deleted digests that are old enough, and the oldest where there are too many.
-fn age_tombstones(transaction: &Transaction<'_>, retention: &Retention, now: i64) -> Result<(), Stop> {
-    let age = i64::try_from(retention.tombstone_age.as_secs()).unwrap_or(i64::MAX);
+fn forget_tombstones(transaction: &Transaction<'_>, retention: &Retention, age: i64) -> Result<(), Stop> {
+    let kept_for = i64::try_from(retention.tombstone_age.as_secs()).unwrap_or(i64::MAX);
     let most = i64::try_from(retention.tombstones).unwrap_or(i64::MAX);
     let delete = |sql: &str, bound: i64| -> Result<i64, Stop> {
         let count = transaction.prepare_cached(sql)?.execute([bound])?;
         Ok(i64::try_from(count).unwrap_or(i64::MAX))
     };
-    let aged = delete("DELETE FROM tombstones WHERE at <= ?", now.saturating_sub(age))?;
+    let aged = delete("DELETE FROM tombstones WHERE at <= ?", age.saturating_sub(kept_for))?;
     let kept = transaction
         .prepare_cached("UPDATE meta SET tombstones = tombstones - ? RETURNING tombstones")?
         .query_row([aged], |row| row.get::<_, i64>(0))?;

@@ -23,10 +23,14 @@ const SILENCE: Duration = Duration::from_secs(12);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Log entries get the head that a replica makes of them which read them before, see
-/// [`Head::unchained`](crate::store::Head::unchained).
+/// [`Head::unchained`](crate::store::Head::unchained). The times of tombstones were seconds since 1970: the newest is taken to
+/// be of this moment, and the others to be older by as much as they were.
 const MIGRATION: &str = "
     ALTER TABLE meta ADD COLUMN head BLOB NOT NULL DEFAULT (x'');
     ALTER TABLE meta ADD COLUMN recalls INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE meta ADD COLUMN age INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE meta ADD COLUMN boot BLOB NOT NULL DEFAULT (x'');
+    ALTER TABLE meta ADD COLUMN uptime INTEGER NOT NULL DEFAULT 0;
     UPDATE meta SET head = unhex(printf('%016x%016x', revision, checksum)), recalls = (SELECT count(*) FROM recalls);
     ALTER TABLE users RENAME COLUMN version TO revision;
     ALTER TABLE users ADD COLUMN version BLOB NOT NULL DEFAULT (x'');
@@ -39,6 +43,7 @@ const MIGRATION: &str = "
     ALTER TABLE log ADD COLUMN id BLOB NOT NULL DEFAULT (x'00000000000000000000000000000000');
     ALTER TABLE log ADD COLUMN head BLOB NOT NULL DEFAULT (x'');
     UPDATE log SET head = unhex(printf('%016x%016x', revision, checksum));
+    UPDATE tombstones SET at = at - (SELECT max(at) FROM tombstones);
 ";
 
 /// Migrates the database in one transaction, under the lock for writing; if another process was faster, it is done.

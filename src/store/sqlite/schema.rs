@@ -26,6 +26,8 @@ const STATEMENTS: usize = 64;
 
 /// Ids are stored with the top bit flipped, so that SQLite's signed integers order as the ids do.
 ///
+/// `age` is counted in seconds, see `age`; what the times of `tombstones` are is a number of those.
+///
 /// `count` comes before `changes`, so that trimming does not read through the large value to get at it. The index on
 /// owners holds all that a list's filter looks at.
 const SCHEMA: &str = "
@@ -37,7 +39,10 @@ const SCHEMA: &str = "
         log_changes INTEGER NOT NULL,
         tombstones INTEGER NOT NULL,
         head BLOB NOT NULL,
-        recalls INTEGER NOT NULL
+        recalls INTEGER NOT NULL,
+        age INTEGER NOT NULL,
+        boot BLOB NOT NULL,
+        uptime INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE users (
         id INTEGER PRIMARY KEY,
@@ -194,7 +199,7 @@ fn make(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     let first = (i64::from_le_bytes(epoch), Head::START.0.to_be_bytes());
-    transaction.execute("INSERT INTO meta VALUES (1, ?, 0, 0, 0, 0, ?, 0)", first)?;
+    transaction.execute("INSERT INTO meta VALUES (1, ?, 0, 0, 0, 0, ?, 0, 0, x'', 0)", first)?;
     Ok(transaction.commit()?)
 }
 

@@ -130,11 +130,32 @@ async fn retired_digests_are_forgotten_when_they_are_old_enough() {
         with_writer(&store, |writer| commit::commit(writer, batch, &retention, now).map(drop).expect("commits"));
     };
     let buried = || count(&store, "SELECT count(*) FROM tombstones");
-    commit(&delete, 1000);
-    commit(&Batch::default(), 1099);
-    assert_eq!(buried(), 1);
-    commit(&Batch::default(), 1100);
+    // Between two commits of one run of the machine it is known how long it was, and nowhere else.
+    let (one, other, nothing) = ([1; 16], [2; 16], Batch::default());
+    let at = |boot, uptime| Moment { boot, uptime };
+    for now in [at(one, 1000), at(one, 1050), at(other, 90_000), at(one, 1_000_000), at(one, 10), at(one, 59)] {
+        commit(if buried() == 0 { &delete } else { &nothing }, now);
+        assert_eq!(buried(), 1, "{now:?}");
+    }
+    commit(&nothing, at(one, 60));
     assert_eq!(buried(), 0);
+}
+
+#[tokio::test]
+async fn retired_digests_do_not_age_by_a_clock_that_can_be_set() {
+    let (_directory, store) = store(Retention::default()).await;
+    let version = store.commit(create(["a".to_owned()])).await.expect("commits").id;
+    let record = store.tokens(TokenFilter::default(), None, 1).await.expect("reads").remove(0).record;
+    let delete = Batch { tokens: vec![Edit::Delete(Versioned { record, version })], ..Batch::default() };
+    store.commit(delete).await.expect("commits");
+    let seconds = |sql| count(&store, sql);
+    let (buried_at, age) = (seconds("SELECT at FROM tombstones"), seconds("SELECT age FROM meta"));
+    assert!((0..=10).contains(&buried_at) && (buried_at..=10).contains(&age), "{buried_at}, {age}");
+    // The last commit was half a minute ago, whatever the wall says.
+    with_writer(&store, |writer| writer.execute("UPDATE meta SET uptime = uptime - 30", ())).expect("turns back");
+    store.commit(Batch::default()).await.expect("commits");
+    let passed = seconds("SELECT age FROM meta") - age;
+    assert!((30..=40).contains(&passed), "{passed}");
 }
 
 #[tokio::test]
