@@ -105,6 +105,7 @@ impl Writer {
             url,
             namespace,
             quorum_replicas,
+            read_from,
             password_file,
             sentinel_username,
             sentinel_password_file,
@@ -116,6 +117,7 @@ impl Writer {
         self.value("url", quote(url));
         self.value("namespace", quote(namespace));
         self.value("quorum_replicas", quorum_replicas.to_string());
+        self.value("read_from", quote(read_from));
         if let Some(name) = sentinel_username {
             self.value("sentinel_username", quote(name));
         }

@@ -3,13 +3,13 @@
 use super::convert::{chain, tls_culprit};
 use super::raw::Place;
 use super::read::Section;
-use crate::store::settings::{Namespace, read_password};
+use crate::store::settings::{Namespace, ReadFrom, read_password};
 use crate::store::url::{RedisUrl, Topology};
 use crate::store::{Settings, StoreUrl};
 use crate::tls;
 
-/// Keys that mean something for a Redis only. `namespace` and `quorum_replicas` are not among them: the reference
-/// configuration writes them at their defaults.
+/// Keys that mean something for a Redis only. `namespace`, `quorum_replicas` and `read_from` are not among them: the
+/// reference configuration writes them at their defaults.
 const REDIS_ONLY: [&str; 6] =
     ["password_file", "sentinel_username", "sentinel_password_file", "ca", "certificate", "key"];
 
@@ -26,9 +26,11 @@ pub(super) fn store(root: &Section<'_>, default: Option<&StoreUrl>) -> Option<Se
     }
     let namespace = section.or("namespace", section.text("namespace", str::parse), Namespace::default());
     let quorum_replicas = section.or("quorum_replicas", section.number("quorum_replicas", 0..=100), 0);
+    let read_from = section.or("read_from", section.text("read_from", str::parse), ReadFrom::Primary);
     let mut settings = Settings {
         namespace: namespace?,
         quorum_replicas: quorum_replicas.and_then(|count| u32::try_from(count).ok())?,
+        read_from: read_from?,
         password_file: section.file("password_file"),
         sentinel_username: section.text("sentinel_username", |text| match text {
             "" => Err("name a user, or leave it out for the default one"),
@@ -40,7 +42,7 @@ pub(super) fn store(root: &Section<'_>, default: Option<&StoreUrl>) -> Option<Se
         key: section.file("key"),
         ..Settings::from(url.or_else(|| default.cloned())?)
     };
-    let misfits = misfits(&settings.url);
+    let misfits = misfits(&settings);
     if matches!(section.place("url"), Some(Place::Flag(_))) {
         if matches!(&settings.url, StoreUrl::Redis(RedisUrl { password: Some(_), .. })) {
             section.problem("url", SHOWN_TO_ALL);
@@ -60,9 +62,11 @@ pub(super) fn store(root: &Section<'_>, default: Option<&StoreUrl>) -> Option<Se
 }
 
 /// The keys that mean nothing with this URL, and why.
-fn misfits(url: &StoreUrl) -> Vec<(&'static str, &'static str)> {
-    let StoreUrl::Redis(url) = url else {
-        return REDIS_ONLY.map(|key| (key, "it is for a Redis, and `store.url` names a SQLite file")).to_vec();
+fn misfits(settings: &Settings) -> Vec<(&'static str, &'static str)> {
+    let StoreUrl::Redis(url) = &settings.url else {
+        let replica = (settings.read_from == ReadFrom::Replica).then_some("read_from");
+        let why = "it is for a Redis, and `store.url` names a SQLite file";
+        return REDIS_ONLY.into_iter().chain(replica).map(|key| (key, why)).collect();
     };
     let mut misfits = Vec::new();
     if !url.tls {
@@ -78,6 +82,7 @@ fn misfits(url: &StoreUrl) -> Vec<(&'static str, &'static str)> {
 
 fn forget(settings: &mut Settings, key: &str) {
     match key {
+        "read_from" => settings.read_from = ReadFrom::Primary,
         "sentinel_username" => settings.sentinel_username = None,
         "password_file" => settings.password_file = None,
         "sentinel_password_file" => settings.sentinel_password_file = None,

@@ -1,8 +1,9 @@
 //! The fleet's store: Redis, shared by all sidecars and registry commands.
 //!
 //! All keys of a registry lie in one slot, so whatever is around it (replicas with Sentinels, a cluster), one server at a
-//! time is in charge: the primary. Everything goes to it. [`link`] finds it and keeps connections to it; when one breaks,
-//! or turns out to lead to a server that is no longer in charge, the primary is found anew.
+//! time is in charge: the primary. Everything goes to it, but for what is read from replicas to spare it ([`followers`]).
+//! [`link`] finds it and keeps connections to it; when one breaks, or turns out to lead to a server that is no longer in
+//! charge, the primary is found anew.
 //!
 //! ```text
 //!   commit ──► plan ──► commit.lua ──► records, grants, indexes, history, log, position; PUBLISH   (one script)
@@ -23,6 +24,7 @@ mod dial;
 mod discovery;
 mod earlier;
 mod fault;
+mod followers;
 mod index;
 mod layout;
 mod link;
@@ -46,11 +48,13 @@ use redis::Pipeline;
 use self::commit::Stop;
 use self::earlier::EARLIER;
 use self::fault::Fault;
+use self::followers::Followers;
 use self::layout::{Key, Layout, SCHEMA};
 use self::link::{Link, Use};
 use self::log::Pace;
 use self::replicas::Pending;
 use self::watch::{Hearer, Watching};
+use super::settings::ReadFrom;
 use super::{
     Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Replicas, Report,
     Reported, Retention, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Unconfirmed,
@@ -85,6 +89,8 @@ struct Access {
     pending: Mutex<Option<Pending>>,
     hearer: Arc<Hearer>,
     pace: Pace,
+    /// Where replicas are to be read from.
+    followers: Option<Followers>,
 }
 
 impl RedisStore {
@@ -105,6 +111,7 @@ impl RedisStore {
             pending: Mutex::default(),
             hearer,
             pace: Pace::new(),
+            followers: (settings.read_from == ReadFrom::Replica).then(Followers::default),
         };
         Ok(Self { access: Arc::new(access), retention, watching: OnceLock::new() })
     }

@@ -20,6 +20,8 @@ pub struct Settings {
     /// How many replicas must confirm each commit and each probe; 0 for none. What that protects from:
     /// [`Replicas`](super::Replicas).
     pub quorum_replicas: u32,
+    /// From which servers much is read.
+    pub read_from: ReadFrom,
     /// Holds the password, nothing else; instead of one in the URL.
     pub password_file: Option<PathBuf>,
     /// The user that Sentinels know us as; `None`: the default one.
@@ -41,12 +43,44 @@ impl From<StoreUrl> for Settings {
             url,
             namespace: Namespace::default(),
             quorum_replicas: 0,
+            read_from: ReadFrom::Primary,
             password_file: None,
             sentinel_username: None,
             sentinel_password_file: None,
             ca: None,
             certificate: None,
             key: None,
+        }
+    }
+}
+
+/// From which servers snapshots and long parts of the change log are read. Everything else is asked of the one in charge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadFrom {
+    /// The one in charge.
+    #[default]
+    Primary,
+    /// A replica of it, as far as the one in charge shows the same past; and itself where none does.
+    Replica,
+}
+
+impl fmt::Display for ReadFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        })
+    }
+}
+
+impl FromStr for ReadFrom {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "primary" => Ok(Self::Primary),
+            "replica" => Ok(Self::Replica),
+            _ => Err("must be \"primary\" or \"replica\""),
         }
     }
 }

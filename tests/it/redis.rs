@@ -8,6 +8,7 @@ mod full;
 mod identity;
 mod outcome;
 mod quorum;
+mod read_from;
 mod refusals;
 mod restart;
 mod topologies;

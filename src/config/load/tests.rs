@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::{Alpn, CredentialMode, Identity, LogFormat, MaxStaleness, effective};
 use crate::proxy::route::{Access, Route};
+use crate::store::settings::ReadFrom;
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/tollgate.toml");
 
@@ -247,11 +248,12 @@ fn keys_for_redis_are_read_and_judged() {
     let (password, empty) = (file("p", "s3cret\r\n"), file("empty", "\n"));
 
     let good = format!(
-        "url = 'rediss-sentinel://u@h/m'\nnamespace = 'a'\nquorum_replicas = 1\npassword_file = '{password}'\n\
+        "url = 'rediss-sentinel://u@h/m'\nnamespace = 'a'\nquorum_replicas = 1\nread_from = 'replica'\npassword_file = '{password}'\n\
          sentinel_username = 's'\nsentinel_password_file = '{password}'\nca = '{certificate}'\n\
          certificate = '{certificate}'\nkey = '{key}'"
     );
     let store = given(&format!("[store]\n{good}")).accepted().store;
+    assert_eq!(store.read_from, ReadFrom::Replica);
     assert_eq!((store.password_file, store.key), (Some(password.clone().into()), Some(key.clone().into())));
     // What was written for another URL does not get in the way of the one that a flag names.
     let elsewhere = given(&format!("[store]\n{good}"));
@@ -264,6 +266,8 @@ fn keys_for_redis_are_read_and_judged() {
     let tls = "url = 'rediss://h'";
     for (toml, place, part) in [
         (format!("password_file = '{password}'"), "password_file", "names a SQLite file"),
+        ("read_from = 'replica'".to_owned(), "read_from", "names a SQLite file"),
+        (format!("{single}\nread_from = 'nearest'"), "read_from", "must be \"primary\" or \"replica\""),
         (format!("{single}\npassword_file = '/nonexistent'"), "password_file", "reading /nonexistent: No such file"),
         (format!("{single}\npassword_file = '{empty}'"), "password_file", "is empty"),
         (format!("url = 'redis://:s3cret@h'\npassword_file = '{password}'"), "password_file", "has a password already"),

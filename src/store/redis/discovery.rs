@@ -6,8 +6,7 @@
 //! itself says that it is a primary.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -37,8 +36,8 @@ pub(super) struct Discovery {
     moved: Mutex<Option<Server>>,
     /// Nodes that others named, so that a cluster is found after all those in the URL have gone.
     nodes: Arc<Mutex<Vec<Server>>>,
-    /// How many replicas of the server in charge were named.
-    replicas: Arc<AtomicUsize>,
+    /// The replicas of the server in charge that were named.
+    replicas: Arc<Mutex<Vec<Server>>>,
 }
 
 impl Discovery {
@@ -49,12 +48,32 @@ impl Discovery {
     /// Takes note of a `MOVED` answer: `SLOT HOST:PORT`.
     pub(super) fn moved(&self, detail: &str) {
         let server = detail.split_ascii_whitespace().nth(1).and_then(parse_endpoint);
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = server;
+        *lock(&self.moved) = server;
     }
 
     /// How many replicas of the server in charge were named by whoever was asked last.
     pub(super) fn named_replicas(&self) -> usize {
-        self.replicas.load(Ordering::Relaxed)
+        lock(&self.replicas).len()
+    }
+
+    /// The replicas of the server in charge, by whoever is asked now.
+    pub(super) async fn replicas(&self) -> Result<Vec<Server>, Fault> {
+        let mut candidates = self.candidates();
+        let mut failure = Fault::NotPrimary;
+        while let Some(named) = candidates.next().await {
+            match named {
+                Ok(_) => return Ok(lock(&self.replicas).clone()),
+                Err(fault) => failure = fault,
+            }
+        }
+        Err(failure)
+    }
+
+    /// These servers, as if they had been found.
+    pub(super) fn only(&self, servers: Vec<Server>) -> Candidates {
+        let mut candidates = self.candidates();
+        (candidates.known, candidates.to_ask) = (servers.into(), VecDeque::new());
+        candidates
     }
 
     /// Servers that may be in charge, the likeliest first, until one is found to be.
@@ -73,14 +92,18 @@ impl Discovery {
             Topology::Single(server) => candidates.known.push_back(server.clone()),
             Topology::Sentinel { sentinels, .. } => candidates.to_ask.extend(sentinels.iter().cloned()),
             Topology::Cluster(seeds) => {
-                candidates.known.extend(self.moved.lock().unwrap_or_else(PoisonError::into_inner).take());
+                candidates.known.extend(lock(&self.moved).take());
                 candidates.to_ask.extend(seeds.iter().cloned());
-                let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+                let nodes = lock(&self.nodes);
                 candidates.to_ask.extend(nodes.iter().filter(|node| !seeds.contains(node)).cloned());
             }
         }
         candidates
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Servers that may be in charge. Dropped, it asks no further.
@@ -92,7 +115,7 @@ pub(super) struct Candidates {
     given: Vec<Server>,
     slot: Slot,
     nodes: Arc<Mutex<Vec<Server>>>,
-    replicas: Arc<AtomicUsize>,
+    replicas: Arc<Mutex<Vec<Server>>>,
 }
 
 impl Candidates {
@@ -135,7 +158,7 @@ impl Candidates {
                 Topology::Sentinel { name, .. } => ask_sentinel(&dialer, &server, name, &replicas).await,
                 Topology::Cluster(_) => {
                     let (owner, others) = ask_node(&dialer, &server, slot, &replicas).await?;
-                    *nodes.lock().unwrap_or_else(PoisonError::into_inner) = others;
+                    *lock(&nodes) = others;
                     Ok(owner)
                 }
                 Topology::Single(_) => Ok(server),
@@ -162,14 +185,14 @@ async fn ask_sentinel(
     dialer: &Arc<Dialer>,
     sentinel: &Server,
     name: &str,
-    replicas: &AtomicUsize,
+    replicas: &Mutex<Vec<Server>>,
 ) -> Result<Server, Fault> {
     let (mut connection, _carrier) = dialer.dial(sentinel, Peer::Sentinel, config()).await?;
     let primary = primary_of(&mut connection, sentinel, name).await?;
     // Whoever may not ask for them has those that the primary itself names.
     let question = cmd("SENTINEL").arg("REPLICAS").arg(name).take();
     if let Ok(named) = query::<Vec<HashMap<String, String>>>(&mut connection, &question).await {
-        replicas.store(named.iter().filter(|replica| is_promotable(replica)).count(), Ordering::Relaxed);
+        *lock(replicas) = named.iter().filter(|replica| is_promotable(replica)).filter_map(address).collect();
     }
     Ok(primary)
 }
@@ -178,6 +201,11 @@ async fn ask_sentinel(
 fn is_promotable(replica: &HashMap<String, String>) -> bool {
     let is_down = |flag: &str| matches!(flag, "s_down" | "o_down" | "disconnected");
     !replica.get("flags").is_some_and(|flags| flags.split(',').any(is_down))
+}
+
+/// Where a Sentinel says that a replica is.
+fn address(replica: &HashMap<String, String>) -> Option<Server> {
+    Some(Server { host: replica.get("ip")?.clone(), port: replica.get("port")?.parse().ok()? })
 }
 
 /// The primary, as the Sentinel at the other end sees it.
@@ -199,7 +227,7 @@ async fn ask_node(
     dialer: &Arc<Dialer>,
     node: &Server,
     slot: Slot,
-    replicas: &AtomicUsize,
+    replicas: &Mutex<Vec<Server>>,
 ) -> Result<(Server, Vec<Server>), Fault> {
     // A replica knows as well as any other.
     let (mut connection, _carrier) = dialer.dial(node, Peer::Any, config()).await?;
@@ -210,7 +238,7 @@ async fn ask_node(
         let servers: Vec<_> = servers.iter().filter_map(|server| endpoint(server, node)).collect();
         if (*first..=*last).contains(&i64::from(slot.0)) {
             owner = servers.first().cloned();
-            replicas.store(servers.len().saturating_sub(1), Ordering::Relaxed);
+            *lock(replicas) = servers.iter().skip(1).cloned().collect();
         }
         nodes.extend(servers);
     }

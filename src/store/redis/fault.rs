@@ -73,6 +73,9 @@ pub(super) enum Fault {
     /// The answer came from a server that is not in charge, and proves nothing.
     #[error("the server that answered is a replica")]
     NotPrimary,
+    /// A replica that is to be read from is not where it has to be.
+    #[error("{0}")]
+    Astray(String),
     #[error("{confirmed} of {wanted} replicas confirmed it")]
     Unconfirmed { confirmed: u64, wanted: u32 },
     /// An answer that makes no sense.
@@ -155,7 +158,7 @@ impl Fault {
     /// Whether another connection is needed, and perhaps another server.
     pub(super) fn ends_connection(&self) -> bool {
         match self {
-            Self::Broken(_) | Self::TimedOut(_) | Self::NotPrimary | Self::Senseless(_) => true,
+            Self::Broken(_) | Self::TimedOut(_) | Self::NotPrimary | Self::Astray(_) | Self::Senseless(_) => true,
             Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "MASTERDOWN" | "UNBLOCKED"),
             Self::Later(fault) => fault.ends_connection(),
             Self::Unusable(_)
@@ -202,6 +205,7 @@ impl Fault {
             | Self::Unreachable { .. }
             | Self::Crowded { .. }
             | Self::NotPrimary
+            | Self::Astray(_)
             | Self::Unconfirmed { .. }
             | Self::Contradiction(_)
             | Self::Entropy(_) => false,

@@ -4,18 +4,20 @@
 //!   main        everything that is answered at once; once somebody watches, also what commits publish
 //!   confirming  with a quorum only: `WAIT`, and the writes before it, so that nothing else waits behind them
 //!   bulk        while much is read
+//!   replica     the same, where replicas are to be read from: the only one that does not lead to the server in charge
 //! ```
 //!
 //! What is published before a command is answered arrives before the answer, as both come over the main connection: so an
 //! answered probe proves the subscription too, and there is nothing else that could fail in silence.
 
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline};
+use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, Value};
 use tokio::sync::{OnceCell, watch};
 
 use super::dial::{Carrier, Dialer, Peer};
@@ -24,9 +26,9 @@ use super::fault::Fault;
 use super::layout::Layout;
 use super::slot::Slot as ClusterSlot;
 use super::watch::Hearer;
-use super::{check, earlier};
+use super::{check, earlier, replicas};
 use crate::backoff::Backoff;
-use crate::store::url::Server;
+use crate::store::url::{Server, Topology};
 use crate::store::{Settings, StoreUrl};
 
 /// Longest wait for an answer.
@@ -55,13 +57,15 @@ pub(super) struct Link {
     hearer: Arc<Hearer>,
     /// Somebody watches: the main connection is subscribed before it is used.
     is_watched: AtomicBool,
-    main: Slot,
-    confirming: Slot,
-    bulk: Slot,
+    slots: [Slot; 4],
     /// Numbers connections.
     made: AtomicU64,
     /// The last server on which the user was found to have its permissions.
     permitted: Mutex<Option<Server>>,
+    /// The replica that was of no use last.
+    passed_over: Mutex<Option<Server>>,
+    /// Of the replicas, so that not all sidecars read from the same one.
+    order: RandomState,
 }
 
 impl fmt::Debug for Link {
@@ -79,6 +83,8 @@ pub(super) enum Use {
     Confirming,
     /// Reads of much.
     Bulk,
+    /// Reads of much from a replica.
+    Replica,
 }
 
 /// A connection that is kept for the next command.
@@ -186,11 +192,11 @@ impl Link {
             needs_quorum: settings.quorum_replicas > 0,
             hearer,
             is_watched: AtomicBool::new(false),
-            main: Slot::default(),
-            confirming: Slot::default(),
-            bulk: Slot::default(),
+            slots: Default::default(),
             made: AtomicU64::new(0),
             permitted: Mutex::default(),
+            passed_over: Mutex::default(),
+            order: RandomState::new(),
         }))
     }
 
@@ -243,7 +249,7 @@ impl Link {
 
     /// Waits until the main connection is another one, or none.
     pub(super) async fn gone(&self, connection: &Connection) {
-        let mut current = self.main.current.subscribe();
+        let mut current = self.slot(Use::Main).current.subscribe();
         let is_other = |current: &Current| !matches!(current, Current::Made(kept) if kept.number == connection.number);
         tokio::select! {
             () = connection.carrier.over() => {}
@@ -254,14 +260,12 @@ impl Link {
 
     /// The server in charge, as far as is known.
     pub(super) fn primary(&self) -> Option<Server> {
-        self.main.connection().map(|connection| connection.server)
+        self.slot(Use::Main).connection().map(|connection| connection.server)
     }
 
     /// Lets go of all connections: they lead to a server that is not in charge.
     pub(super) fn discard(&self) {
-        for slot in [&self.main, &self.confirming, &self.bulk] {
-            slot.clear(|_| true);
-        }
+        self.slots.iter().for_each(|slot| slot.clear(|_| true));
     }
 
     /// Lets go of a connection that is of no more use.
@@ -312,7 +316,7 @@ impl Link {
     /// Once for each connection. What is committed from here on is announced, and what was before is to be asked for.
     async fn subscribe(&self, connection: &Connection) -> Result<(), Fault> {
         let subscribing = connection.subscribed.get_or_try_init(|| async {
-            let mut guard = Suspicion { slot: &self.main, number: connection.number, is_suspect: true };
+            let mut guard = Suspicion { slot: self.slot(Use::Main), number: connection.number, is_suspect: true };
             let mut connection = connection.clone();
             connection.subscribe(self.layout.channel()).await?;
             let earlier = earlier::subscribe(&self.layout, &mut connection).await?;
@@ -331,7 +335,9 @@ impl Link {
         let made = self.connect(on).await;
         match &made {
             Ok(connection) => {
-                self.leave_others(connection.server());
+                if on != Use::Replica {
+                    self.leave_others(connection.server());
+                }
                 lock(&slot.attempts).succeed();
                 slot.current.send_replace(Current::Made(connection.clone()));
             }
@@ -364,11 +370,7 @@ impl Link {
     }
 
     fn slot(&self, on: Use) -> &Slot {
-        match on {
-            Use::Main => &self.main,
-            Use::Confirming => &self.confirming,
-            Use::Bulk => &self.bulk,
-        }
+        &self.slots[on as usize]
     }
 
     /// Finds the server in charge and connects to it.
@@ -380,7 +382,10 @@ impl Link {
             hearer.take(push);
             Ok::<_, redis::aio::SendError>(())
         });
-        let mut candidates = self.discovery.candidates();
+        let mut candidates = match on {
+            Use::Replica => self.discovery.only(self.replicas().await?),
+            Use::Main | Use::Confirming | Use::Bulk => self.discovery.candidates(),
+        };
         let mut failure = None;
         while let Some(candidate) = candidates.next().await {
             let connected = match candidate {
@@ -398,20 +403,51 @@ impl Link {
     }
 
     async fn connect_to(&self, server: Server, config: AsyncConnectionConfig, on: Use) -> Result<Connection, Fault> {
-        let (connection, carrier) = self.dialer.dial(&server, Peer::Primary, config).await?;
+        let peer = if on == Use::Replica { Peer::Any } else { Peer::Primary };
+        let (connection, carrier) = self.dialer.dial(&server, peer, config).await?;
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let (carrier, subscribed) = (Arc::new(carrier), Arc::default());
         let mut connection = Connection { connection, server, number, carrier, subscribed };
-        if on != Use::Bulk {
-            self.examine(&mut connection).await?;
+        match on {
+            Use::Main | Use::Confirming => self.examine(&mut connection).await?,
+            Use::Replica if matches!(self.dialer.url().topology, Topology::Cluster(_)) => {
+                connection.query::<()>(Pipeline::new().cmd("READONLY").ignore()).await?;
+            }
+            Use::Bulk | Use::Replica => {}
         }
         Ok(connection)
     }
 
+    /// Replicas to read from, in an order of our own; last the one that was of no use last.
+    async fn replicas(&self) -> Result<Vec<Server>, Fault> {
+        let mut replicas = match (&self.dialer.url().topology, self.slot(Use::Main).connection()) {
+            (Topology::Single(_), Some(mut primary)) => {
+                let (role,): (Vec<Value>,) = primary.query(Pipeline::new().cmd("ROLE")).await?;
+                replicas::following(&role)
+            }
+            (Topology::Single(_), None) => Vec::new(),
+            (Topology::Sentinel { .. } | Topology::Cluster(_), _) => self.discovery.replicas().await?,
+        };
+        if replicas.is_empty() {
+            return Err(Fault::Astray("there is no replica".to_owned()));
+        }
+        let passed_over = lock(&self.passed_over).clone();
+        replicas.sort_by_cached_key(|server| (Some(server) == passed_over.as_ref(), self.order.hash_one(server)));
+        Ok(replicas)
+    }
+
+    /// Lets go of the replica: it is of no use.
+    pub(super) fn pass_over_replica(&self) {
+        if let Some(connection) = self.slot(Use::Replica).connection() {
+            *lock(&self.passed_over) = Some(connection.server);
+        }
+        self.release(Use::Replica);
+    }
+
     /// Connections to any other server than the one in charge are of no more use.
     fn leave_others(&self, server: &Server) {
-        for slot in [&self.main, &self.confirming, &self.bulk] {
-            slot.clear(|connection| connection.server != *server);
+        for on in [Use::Main, Use::Confirming, Use::Bulk] {
+            self.slot(on).clear(|connection| connection.server != *server);
         }
     }
 }

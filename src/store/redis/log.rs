@@ -1,7 +1,7 @@
 //! The change log, page by page.
 //!
-//! Who is level reads over the main connection, where little is carried. Who is behind reads on over the bulk connection,
-//! until it is level: each page is bounded in bytes, and applied before the next one is asked for, so that whatever the
+//! Who is level reads over the main connection, where little is carried. Who is behind reads on over the bulk connection, or
+//! from a replica, until it is level: each page is bounded in bytes, and applied before the next one is asked for, so that whatever the
 //! line carries is progress.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use redis::Pipeline;
 
 use super::Access;
 use super::fault::Fault;
+use super::followers;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
 use crate::store::{Changes, CommitId, Head, LogEntry, Position, Revision, change};
@@ -29,16 +30,42 @@ const WORTH_IT: u64 = 1024 * 1024;
 
 /// The first entries after a revision, as far as they follow each other up to the position.
 pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes, Fault> {
-    let page = match access.pace.is_behind() {
-        false => page(access, Use::Main, SMALL, after).await?,
-        true => access.pace.keep(|bytes| page(access, Use::Bulk, bytes, after)).await?,
+    let small = if access.followers.is_some() { Pace::LEAST } else { SMALL };
+    let changes = match access.pace.is_behind() {
+        false => page(access, Use::Main, small, after).await?.understood(access, after)?,
+        true => match of_replica(access, after).await {
+            Some(changes) => changes,
+            None => {
+                let page = access.pace.keep(|bytes| page(access, Use::Bulk, bytes, after)).await?;
+                page.understood(access, after)?
+            }
+        },
     };
-    let changes = page.understood(access, after)?;
     match changes {
         Changes::Page(_) => access.pace.fall_behind(),
         Changes::Entries(_) | Changes::Truncated => access.pace.catch_up(),
     }
     Ok(changes)
+}
+
+/// The same from a replica, if the server in charge shows it too. `None` where that one is to be read.
+async fn of_replica(access: &Access, after: Revision) -> Option<Changes> {
+    let trial = access.followers.as_ref()?.try_one()?;
+    let read = async {
+        let page = access.pace.keep(|bytes| page(access, Use::Replica, bytes, after)).await?;
+        match page.understood(access, after)? {
+            Changes::Entries(entries) | Changes::Page(entries) => followers::vouched(access, entries).await,
+            Changes::Truncated => Ok(None),
+        }
+    };
+    let outcome: Result<Option<Changes>, Fault> = read.await;
+    let reason = outcome.as_ref().err().map(Fault::chain);
+    let changes = outcome.ok().flatten();
+    match &changes {
+        Some(_) => trial.succeed(),
+        None => tracing::debug!(store = access.name, reason, "a replica does not have what the primary has"),
+    }
+    changes
 }
 
 /// What the script answers.

@@ -36,6 +36,7 @@ pub(super) async fn position(access: &Access) -> Result<Position, Fault> {
 pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
     if access.pace.is_over() {
         access.link.release(Use::Bulk);
+        access.link.release(Use::Replica);
     }
     let mut commands = Pipeline::new();
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);

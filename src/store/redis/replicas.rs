@@ -12,6 +12,7 @@ use super::Access;
 use super::fault::Fault;
 use super::layout::Key;
 use super::link::Use;
+use crate::store::url::Server;
 use crate::store::{CommitId, LogEntry, Replicas, Revision, Unconfirmed};
 
 /// How long to wait for those that have not confirmed yet.
@@ -40,7 +41,7 @@ type Entries = Vec<(String, Vec<Vec<u8>>)>;
 impl Access {
     /// How many replicas could be promoted, by what the server in charge says of itself.
     pub(super) fn promotable(&self, role: &[Value]) -> usize {
-        connected(role).max(self.link.named_replicas())
+        following(role).len().max(self.link.named_replicas())
     }
 
     /// Takes note of a commit that was answered. One that all have vouches for those before it.
@@ -56,7 +57,7 @@ pub(super) async fn replicas(access: &Access) -> Result<Replicas, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("ROLE");
     let (role,): (Vec<Value>,) = access.link.read(Use::Main, &commands).await?;
-    let (connected, promotable) = (connected(&role), access.promotable(&role));
+    let (connected, promotable) = (following(&role).len(), access.promotable(&role));
     Ok(Replicas { connected, promotable, quorum: access.quorum as usize })
 }
 
@@ -89,9 +90,13 @@ async fn confirm(access: &Access, pending: &Pending) -> Result<Confirmation, Fau
     Ok(Confirmation { confirmed: if is_there { confirmed } else { 0 }, promotable: access.promotable(&role) })
 }
 
-/// How many replicas follow a server, as `ROLE` has it.
-fn connected(role: &[Value]) -> usize {
-    let [name, _, Value::Array(replicas)] = role else { return 0 };
+/// The replicas that follow a server, as `ROLE` has it.
+pub(super) fn following(role: &[Value]) -> Vec<Server> {
+    let [name, _, Value::Array(replicas)] = role else { return Vec::new() };
     let is_primary = from_redis_value::<String>(name.clone()).is_ok_and(|name| name == "master");
-    if is_primary { replicas.len() } else { 0 }
+    let server = |replica: &Value| {
+        let (host, port, _offset): (String, u16, Value) = from_redis_value(replica.clone()).ok()?;
+        Some(Server { host, port })
+    };
+    replicas.iter().filter(|_| is_primary).filter_map(server).collect()
 }

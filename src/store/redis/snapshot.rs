@@ -1,21 +1,25 @@
-//! Everything a replica holds, over the bulk connection.
+//! Everything a sidecar holds, over a connection that is for this only.
 //!
 //! A scan's place belongs to one run of one server, and holds there for as long as that runs. Redis promises that whatever
 //! is there from the scan's beginning to its end is handed over, perhaps more than once; what comes or goes meanwhile may
 //! be or not be. The position is read first, and the log from there on says the rest: also where the scan broke off in
 //! between, and went on.
 
-use redis::{Pipeline, Value};
+use redis::{FromRedisValue, Pipeline, Value};
 
 use super::Access;
 use super::fault::Fault;
-use super::layout::{self, Key, POSITION, PositionFields};
+use super::followers::{self, Stand};
+use super::layout::{self, Key, POSITION};
 use super::link::{Connection, Use};
 use crate::store::{Bookmark, Position, SnapshotItem};
 use crate::token::{Grant, UserId};
 
 /// About how many bytes an entry takes.
 const ENTRY: usize = 90;
+
+/// What the name of a replica's run begins with.
+const OF_REPLICA: &str = "replica ";
 
 /// What becomes of a key's fields.
 type Read = fn(&str, &[u8], &[u8]) -> SnapshotItem;
@@ -30,45 +34,88 @@ pub(super) async fn snapshot(
     bookmark: &mut Option<Bookmark>,
     sink: &mut Sink<'_>,
 ) -> Result<Position, Fault> {
-    let mut connection = access.link.kept(Use::Bulk).await?;
+    let goes_on = bookmark.as_ref().map(|mark| mark.source.starts_with(OF_REPLICA));
+    let replica = followers::in_step(access, goes_on).await;
+    let on = if replica.is_some() { Use::Replica } else { Use::Bulk };
+    let connection = match &replica {
+        Some(replica) => replica.connection.clone(),
+        None => access.link.kept(Use::Bulk).await?,
+    };
     // It ends with this reading, however that ends.
-    access.link.release(Use::Bulk);
-    let source = run_of(&mut connection).await;
-    let going_on = bookmark.take().filter(|mark| Some(&mark.source) == source.as_ref());
+    access.link.release(on);
+    let mut source = Source { connection, past: replica.as_ref().map(|replica| replica.position) };
+    let run = source.run().await;
+    let going_on = bookmark.take().filter(|mark| Some(&mark.source) == run.as_ref());
     let mark = match going_on {
         Some(mark) => mark,
-        None => begin(access, &mut connection, source.unwrap_or_default(), sink).await?,
+        None => begin(access, &mut source, run.unwrap_or_default(), sink).await?,
     };
     let mark = bookmark.insert(mark);
-    scan(access, &mut connection, mark, sink).await?;
-    Ok(mark.position)
+    let (began_at, position) = ((mark.part, mark.place), mark.position);
+    let outcome = scan(access, &mut source, mark, sink).await;
+    let came_further = (mark.part, mark.place) != began_at;
+    if let Err(Fault::Astray(_)) = outcome {
+        *bookmark = None;
+    }
+    if let Some(replica) = replica {
+        replica.end(outcome.is_ok(), came_further && bookmark.is_some());
+    }
+    outcome.map(|()| position)
 }
 
-async fn begin(
-    access: &Access,
-    connection: &mut Connection,
-    source: String,
-    sink: &mut Sink<'_>,
-) -> Result<Bookmark, Fault> {
+/// Who is read from.
+struct Source {
+    connection: Connection,
+    /// Of a replica: what it must have in its past, or it is not the server any more that it was.
+    past: Option<Position>,
+}
+
+impl Source {
+    /// Which run of which server this is; `None` where that is not told, and places are worth nothing later.
+    async fn run(&mut self) -> Option<String> {
+        let mut commands = Pipeline::new();
+        commands.cmd("INFO").arg("server");
+        let (told,): (String,) = self.connection.query(&commands).await.ok()?;
+        let run = told.lines().find_map(|line| line.strip_prefix("run_id:"))?;
+        let role = if self.past.is_some() { OF_REPLICA } else { "" };
+        Some(format!("{role}{} {}", self.connection.server(), run.trim()))
+    }
+
+    /// Asks a question. A replica also has to show, after the answer, that its past is the one that it had before.
+    async fn ask<T: FromRedisValue>(&mut self, access: &Access, mut commands: Pipeline) -> Result<T, Fault> {
+        let Some(past) = &mut self.past else {
+            let (answer,) = self.connection.query(&commands).await?;
+            return Ok(answer);
+        };
+        Stand::ask(access, &mut commands, past.revision);
+        let (answer, fields) = self.connection.query(&commands).await?;
+        let stand = Stand::parse(access, past.revision, &fields)?;
+        stand.continues(past, &self.connection)?;
+        *past = stand.position;
+        Ok(answer)
+    }
+}
+
+async fn begin(access: &Access, source: &mut Source, run: String, sink: &mut Sink<'_>) -> Result<Bookmark, Fault> {
+    let position = match source.past {
+        Some(position) => position,
+        None => {
+            let mut commands = Pipeline::new();
+            commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
+            access.layout.position(&source.ask(access, commands).await?)?
+        }
+    };
     let mut commands = Pipeline::new();
-    commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
     commands.cmd("HLEN").arg(access.layout.key(Key::Grants));
-    let (fields, size): (PositionFields, usize) = connection.query(&commands).await?;
-    let position = access.layout.position(&fields)?;
-    sink(SnapshotItem::Begin(size));
-    Ok(Bookmark { position, source, part: 0, place: 0 })
+    sink(SnapshotItem::Begin(source.ask(access, commands).await?));
+    Ok(Bookmark { position, source: run, part: 0, place: 0 })
 }
 
 /// Hands over what is left of all parts. The next step is under way while the last one is handed over.
-async fn scan(
-    access: &Access,
-    connection: &mut Connection,
-    mark: &mut Bookmark,
-    sink: &mut Sink<'_>,
-) -> Result<(), Fault> {
+async fn scan(access: &Access, source: &mut Source, mark: &mut Bookmark, sink: &mut Sink<'_>) -> Result<(), Fault> {
     while let Some((key, read)) = PARTS.get(mark.part) {
         let key = access.layout.key(*key);
-        let (mut place, mut found) = step(access, connection, key, mark.place).await?;
+        let (mut place, mut found) = step(access, source, key, mark.place).await?;
         loop {
             let hand_over = async {
                 for pair in found.chunks_exact(2) {
@@ -83,30 +130,20 @@ async fn scan(
                 break;
             }
             mark.place = place;
-            let (next, ()) = tokio::join!(step(access, connection, key, place), hand_over);
+            let (next, ()) = tokio::join!(step(access, source, key, place), hand_over);
             (place, found) = next?;
         }
     }
     Ok(())
 }
 
-async fn step(access: &Access, connection: &mut Connection, key: &str, place: u64) -> Result<(u64, Vec<Value>), Fault> {
+async fn step(access: &Access, source: &mut Source, key: &str, place: u64) -> Result<(u64, Vec<Value>), Fault> {
     let read = |bytes: usize| async move {
         let mut commands = Pipeline::new();
         commands.cmd("HSCAN").arg(key).arg(place).arg("COUNT").arg((bytes / ENTRY).max(10));
-        let (step,) = connection.query(&commands).await?;
-        Ok(step)
+        source.ask(access, commands).await
     };
     access.pace.keep(read).await
-}
-
-/// Which run of which server this is; `None` where that is not told, and places are worth nothing later.
-async fn run_of(connection: &mut Connection) -> Option<String> {
-    let mut commands = Pipeline::new();
-    commands.cmd("INFO").arg("server");
-    let (told,): (String,) = connection.query(&commands).await.ok()?;
-    let run = told.lines().find_map(|line| line.strip_prefix("run_id:"))?;
-    Some(format!("{} {}", connection.server(), run.trim()))
 }
 
 fn owner(key: &str, field: &[u8], value: &[u8]) -> SnapshotItem {
