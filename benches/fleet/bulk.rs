@@ -60,7 +60,7 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) {
     })
     .await;
     figures.time("bulk delete refused everywhere", everywhere, 3000.0);
-    figures.time("longest command in Redis", longest(&site), 50.0);
+    figures.time("longest command in Redis", site.longest_command(), 50.0);
     let (redis, all) = (cpu().0 - redis, cpu().1 - all);
     figures.time("CPU of Redis", redis, None);
     figures.time("CPU of all sidecars, heartbeats included", all, None);
@@ -106,12 +106,4 @@ async fn p99(sidecars: &[Sidecar], token: &RawToken, meanwhile: impl Future<Outp
     meanwhile.await;
     stop.store(true, Ordering::Relaxed);
     tasks.join_all().await.into_iter().flatten().collect()
-}
-
-/// The longest command in the slow log.
-fn longest(site: &Site) -> Duration {
-    let log = site.redis(&["--json", "SLOWLOG", "GET", "-1"]);
-    let log: Vec<(u64, u64, u64, serde_json::Value, serde_json::Value, serde_json::Value)> =
-        serde_json::from_str(&log).unwrap_or_else(|error| panic!("{error}: {log:.300}"));
-    Duration::from_micros(log.iter().map(|entry| entry.2).max().unwrap_or(0))
 }

@@ -1,11 +1,14 @@
 //! What a fleet of sidecars on one Redis costs, and how fast a revocation is everywhere. See `benches/README.md`.
 //!
 //! Everything is real: one `redis-server`, the `tollgate` program as every sidecar and for every command, HTTP/1.1
-//! requests over loopback. All of it is started here, on free ports, and ends with this process.
+//! requests over loopback; in `crowd`, which is about Redis, sidecars are simulated, see [`lean`]. All of it is started
+//! here, on free ports, and ends with this process.
 
 mod bulk;
 mod client;
+mod crowd;
 mod figures;
+mod lean;
 mod revoke;
 mod scale;
 mod site;
@@ -15,15 +18,16 @@ use std::process::ExitCode;
 use figures::Figures;
 
 /// The scenarios, in the order in which they run.
-const SCENARIOS: [&str; 3] = ["revoke", "bulk", "scale"];
+const SCENARIOS: [&str; 4] = ["revoke", "bulk", "scale", "crowd"];
 
 const HELP: &str = "\
 cargo bench --bench fleet [-- OPTIONS]
 
-  --only NAME       one scenario: revoke, bulk or scale (all of them: about 4 minutes)
+  --only NAME       one scenario: revoke, bulk, scale or crowd (all of them: about 10 minutes)
   --sidecars N      sidecars in `revoke` and `bulk` (20)
   --seconds N       how long revocations go on (10)
-  --tokens N        tokens in `scale` (1000000)";
+  --tokens N        tokens in `scale` (1000000) and `crowd` (250000)
+  --simulated N     sidecars in `crowd` (1000)";
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -31,11 +35,12 @@ struct Options {
     only: Option<String>,
     sidecars: usize,
     seconds: u32,
-    tokens: usize,
+    tokens: Option<usize>,
+    simulated: usize,
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
-    let mut options = Options { only: None, sidecars: 20, seconds: 10, tokens: 1_000_000 };
+    let mut options = Options { only: None, sidecars: 20, seconds: 10, tokens: None, simulated: 1000 };
     while let Some(argument) = arguments.next() {
         // `cargo bench` adds it.
         if argument == "--bench" {
@@ -47,7 +52,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
             "--only" if SCENARIOS.contains(&value.as_str()) => options.only = Some(value),
             "--sidecars" => options.sidecars = number()?,
             "--seconds" => options.seconds = u32::try_from(number()?).map_err(|error| error.to_string())?,
-            "--tokens" => options.tokens = number()?,
+            "--tokens" => options.tokens = Some(number()?),
+            "--simulated" => options.simulated = number()?,
             _ => return Err(HELP.to_owned()),
         }
     }
@@ -75,6 +81,9 @@ fn main() -> ExitCode {
         }
         if wanted("scale") {
             scale::run(&options, &mut figures).await;
+        }
+        if wanted("crowd") {
+            crowd::run(&options, &mut figures).await;
         }
     });
     figures.print();

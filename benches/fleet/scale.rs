@@ -7,7 +7,7 @@ use super::figures::Figures;
 use super::site::{Sidecar, Site, filler};
 
 pub(crate) async fn run(options: &Options, figures: &mut Figures) {
-    let tokens = options.tokens;
+    let tokens = options.tokens.unwrap_or(1_000_000);
     for (count, from_redis, from_file) in [(tokens.min(100_000), 400.0, None), (tokens, 3000.0, Some(1000.0))] {
         eprintln!("scale: {count} tokens");
         let site = Site::start().await;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tollgate::registry::{Actor, Registry};
+use tollgate::registry::{Actor, ImportLine, NewToken, Registry, Requested};
 use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
-use tollgate::token::{Digest, RawToken};
+use tollgate::token::{Digest, PermissionSet, RawToken};
 
 /// A child that does not outlive us.
 pub(crate) struct Process(pub(crate) Child);
@@ -24,13 +24,18 @@ impl Process {
         let ticks = fields.split_ascii_whitespace().skip(11).take(2);
         Duration::from_millis(10 * ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum::<u64>())
     }
+
+    /// SIGKILL.
+    fn end(&mut self) {
+        // Gone already is as good.
+        self.0.kill().unwrap_or_default();
+        self.0.wait().map(drop).unwrap_or_default();
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Gone already is as good.
-        self.0.kill().unwrap_or_default();
-        self.0.wait().map(drop).unwrap_or_default();
+        self.end();
     }
 }
 
@@ -47,21 +52,25 @@ pub(crate) struct Site {
 impl Site {
     /// An initialised registry in a Redis of its own, with appendonly on, as `deploy/redis` has it.
     pub(crate) async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// The same, with more arguments for `redis-server`.
+    pub(crate) async fn with(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let redis_port = free_port();
-        let mut redis = Command::new("redis-server");
-        redis.args(["--port", &redis_port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
-        redis.arg("--dir").arg(directory.path()).stdout(Stdio::null());
-        let redis = Process(redis.spawn().expect("redis-server starts (Debian: apt-get install redis-server)"));
-        let give_up = Instant::now() + Duration::from_secs(10);
-        while tokio::net::TcpStream::connect(("127.0.0.1", redis_port)).await.is_err() {
-            assert!(Instant::now() < give_up, "redis-server does not listen");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let redis = redis_server(directory.path(), redis_port, &[&["--appendonly", "yes"], arguments].concat()).await;
         let registry = registry(&format!("redis://127.0.0.1:{redis_port}")).await;
         let store = Arc::clone(registry.store());
         registry.init(&operator(), "olga").await.expect("initialises");
         Self { redis, redis_port, upstream: upstream().await, directory, registry, store }
+    }
+
+    /// SIGKILL; what `meanwhile` does to its files; and a new start with these arguments. Returns when Redis answers again.
+    pub(crate) async fn restart_redis(&mut self, meanwhile: impl FnOnce(&Path), arguments: &[&str]) {
+        self.redis.end();
+        meanwhile(self.directory.path());
+        self.redis = redis_server(self.directory.path(), self.redis_port, arguments).await;
     }
 
     pub(crate) fn store_url(&self) -> String {
@@ -100,18 +109,41 @@ impl Site {
         began.elapsed()
     }
 
+    /// Imports one token, in this process.
+    pub(crate) async fn import_here(&self, token: &RawToken) {
+        let new = NewToken {
+            user: "olga".to_owned(),
+            description: "agent".to_owned(),
+            permissions: Requested::Permissions(PermissionSet::TELEGRAF_AGENT),
+            expires_at: None,
+        };
+        let line = ImportLine { digest: token.digest(), hint: String::new(), new };
+        self.registry.import(&operator(), vec![(1, line)], false).await.expect("imports");
+    }
+
+    /// The longest command in Redis's slow log.
+    pub(crate) fn longest_command(&self) -> Duration {
+        let log = self.redis(&["--json", "SLOWLOG", "GET", "-1"]);
+        let log: Vec<(u64, u64, u64, serde_json::Value, serde_json::Value, serde_json::Value)> =
+            serde_json::from_str(&log).unwrap_or_else(|error| panic!("{error}: {log:.300}"));
+        Duration::from_micros(log.iter().map(|entry| entry.2).max().unwrap_or(0))
+    }
+
     /// Commands that Redis has processed since its start.
     pub(crate) fn redis_commands(&self) -> u64 {
-        let text = self.redis(&["INFO", "stats"]);
-        let line = text.lines().find_map(|line| line.strip_prefix("total_commands_processed:")).expect("in INFO");
-        line.trim().parse().expect("a number")
+        self.info("total_commands_processed")
+    }
+
+    /// A number that Redis says of itself.
+    pub(crate) fn info(&self, name: &str) -> u64 {
+        let text = self.redis(&["INFO", "everything"]);
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_else(|| panic!("no {name} in INFO")).trim().parse().expect("a number")
     }
 
     /// What redis-cli prints.
     pub(crate) fn redis(&self, arguments: &[&str]) -> String {
-        let output = Command::new("redis-cli").args(["-p", &self.redis_port.to_string()]).args(arguments).output();
-        String::from_utf8_lossy(&output.expect("redis-cli runs (Debian: apt-get install redis-tools)").stdout)
-            .into_owned()
+        redis_cli(self.redis_port, arguments)
     }
 }
 
@@ -230,7 +262,27 @@ fn hex(digest: &Digest) -> String {
     digest.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn free_port() -> u16 {
+/// Starts `redis-server`, and waits until it has read its files and answers.
+async fn redis_server(directory: &Path, port: u16, arguments: &[&str]) -> Process {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--maxclients", "10000"]);
+    command.args(arguments).arg("--dir").arg(directory).stdout(Stdio::null());
+    let redis = Process(command.spawn().expect("redis-server starts (Debian: apt-get install redis-server)"));
+    let give_up = Instant::now() + Duration::from_secs(30);
+    while redis_cli(port, &["PING"]).trim() != "PONG" {
+        assert!(Instant::now() < give_up, "redis-server does not answer");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    redis
+}
+
+/// What redis-cli prints.
+fn redis_cli(port: u16, arguments: &[&str]) -> String {
+    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments).output();
+    String::from_utf8_lossy(&output.expect("redis-cli runs (Debian: apt-get install redis-tools)").stdout).into_owned()
+}
+
+pub(crate) fn free_port() -> u16 {
     let socket = TcpListener::bind("127.0.0.1:0").expect("binds");
     socket.local_addr().expect("an address").port()
 }

@@ -1,0 +1,331 @@
+//! Sidecars without listeners: the project's own store, synchroniser, replica and reports, a thousand of them in one process.
+//!
+//! Everything that a sidecar says to Redis, and hears from it, is real, on a connection of its own. Only memory would not
+//! reach: most tokens are *hidden* from the replicas, on their way out of the store. None of those is ever changed, so
+//! that their part of the checksum is known for every revision: it is taken out of what the store states.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tollgate::admin::Health;
+use tollgate::clock::Instant;
+use tollgate::config::MaxStaleness;
+use tollgate::fleet::{self, Reporter};
+use tollgate::replica::presence::Presence;
+use tollgate::replica::sync::Synchroniser;
+use tollgate::replica::{Replica, driver};
+use tollgate::store::{
+    self, Absent, Batch, Bookmark, Change, Changes, CommitError, CommitId, Committed, LogEntry, Notice, Position,
+    Probe, Replicas, Report, Reported, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, TokenFilter,
+    Unconfirmed, Versioned, Watch,
+};
+use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
+
+/// As sidecars come.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// As sidecars come.
+pub(crate) const MAX_STALENESS: Duration = Duration::from_secs(60);
+
+/// Whether replicas here do without this token: 255 of 256.
+pub(crate) fn is_hidden(digest: &Digest) -> bool {
+    digest.as_bytes()[0] != 0
+}
+
+/// The hidden tokens' part of the checksum, by the revision from which on it is so. One for all sidecars, which read the log
+/// for themselves besides.
+pub(crate) struct Hidden {
+    store: Arc<dyn Store>,
+    sums: Mutex<BTreeMap<Revision, u64>>,
+}
+
+/// What a sidecar's snapshot file would hold.
+pub(crate) struct Seed {
+    position: Position,
+    items: Vec<SnapshotItem>,
+}
+
+impl Hidden {
+    /// Reads everything once: nothing may be committed meanwhile.
+    pub(crate) async fn read(settings: &Settings) -> (Arc<Self>, Seed) {
+        let store = store::open(settings, Absent::Refuse).await.expect("opens");
+        let (mut sum, mut items) = (0, Vec::new());
+        let mut sink = |item| match item {
+            SnapshotItem::Grant(digest, grant) if is_hidden(&digest) => sum ^= grant.fingerprint(&digest),
+            item => items.push(item),
+        };
+        let position = store.snapshot(&mut None, &mut sink).await.expect("reads");
+        let hidden = Self { store, sums: Mutex::new([(position.revision, sum)].into()) };
+        (Arc::new(hidden), Seed { position: Position { checksum: position.checksum ^ sum, ..position }, items })
+    }
+
+    /// The sum at a revision. Reads the log up to there if nobody has yet.
+    async fn at(&self, revision: Revision) -> Result<u64, StoreError> {
+        let mut sums = self.sums.lock().await;
+        loop {
+            let (last, mut sum) = sums.last_key_value().map(|(last, sum)| (*last, *sum)).expect("it begins with one");
+            if revision <= last {
+                // Before the first one, nothing was hidden that is not still.
+                let known = sums.range(..=revision).next_back().or_else(|| sums.first_key_value());
+                return Ok(known.map_or(0, |(_, sum)| *sum));
+            }
+            let (Changes::Entries(entries) | Changes::Page(entries)) = self.store.changes(last).await? else {
+                panic!("the log no longer goes back to revision {last}");
+            };
+            assert!(!entries.is_empty(), "revision {revision} was told, and the log ends at {last}");
+            for entry in entries {
+                for change in &entry.changes {
+                    match change {
+                        Change::PutGrant(digest, grant) if is_hidden(digest) => sum ^= grant.fingerprint(digest),
+                        Change::RemoveGrant(digest) => assert!(!is_hidden(digest), "a hidden token was changed"),
+                        _ => {}
+                    }
+                }
+                sums.insert(entry.revision, sum);
+            }
+        }
+    }
+
+    /// What is left of it for the replicas here.
+    async fn without(&self, position: Position) -> Result<Position, StoreError> {
+        Ok(Position { checksum: position.checksum ^ self.at(position.revision).await?, ..position })
+    }
+
+    async fn strip(&self, entry: &mut LogEntry) -> Result<(), StoreError> {
+        entry.checksum ^= self.at(entry.revision).await?;
+        entry.changes.retain(|change| !matches!(change, Change::PutGrant(digest, _) if is_hidden(digest)));
+        Ok(())
+    }
+}
+
+/// A sidecar's store, without what is hidden.
+struct Lean {
+    store: Arc<dyn Store>,
+    hidden: Arc<Hidden>,
+}
+
+#[async_trait]
+impl Store for Lean {
+    async fn probe(&self) -> Result<Probe, StoreError> {
+        let probe = self.store.probe().await?;
+        Ok(Probe { position: self.hidden.without(probe.position).await?, ..probe })
+    }
+
+    async fn snapshot(
+        &self,
+        bookmark: &mut Option<Bookmark>,
+        sink: &mut (dyn FnMut(SnapshotItem) + Send),
+    ) -> Result<Position, StoreError> {
+        let mut seen = |item| match item {
+            SnapshotItem::Begin(count) => sink(SnapshotItem::Begin(count / 256)),
+            SnapshotItem::Grant(digest, _) if is_hidden(&digest) => {}
+            item => sink(item),
+        };
+        let position = self.store.snapshot(bookmark, &mut seen).await?;
+        self.hidden.without(position).await
+    }
+
+    async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
+        let mut changes = self.store.changes(after).await?;
+        if let Changes::Entries(entries) | Changes::Page(entries) = &mut changes {
+            for entry in entries {
+                self.hidden.strip(entry).await?;
+            }
+        }
+        Ok(changes)
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(LeanWatch { watch: self.store.watch(), hidden: Arc::clone(&self.hidden), heard: None })
+    }
+
+    async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        self.store.recall(digests).await
+    }
+
+    async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
+        self.store.recalled().await
+    }
+
+    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
+        self.store.report(report, keep).await
+    }
+
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
+        self.store.report_left(sidecar).await
+    }
+
+    async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
+        self.store.withdraw(sidecar).await
+    }
+
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    // What only commands at the registry ask for.
+
+    async fn commit(&self, _: Batch) -> Result<Committed, CommitError> {
+        unreachable!("a sidecar commits nothing")
+    }
+
+    async fn position(&self) -> Result<Position, StoreError> {
+        unreachable!("a sidecar probes")
+    }
+
+    async fn user(&self, _: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
+        unreachable!("a sidecar reads no records")
+    }
+
+    async fn user_by_name(&self, _: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
+        unreachable!("a sidecar reads no records")
+    }
+
+    async fn token_set(&self, _: UserId) -> Result<Option<CommitId>, StoreError> {
+        unreachable!("a sidecar reads no records")
+    }
+
+    async fn users(&self, _: Option<UserId>, _: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {
+        unreachable!("a sidecar reads no records")
+    }
+
+    async fn tokens_by_id(&self, _: &[TokenId]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
+        unreachable!("a sidecar reads no records")
+    }
+
+    async fn tokens_by_digest(&self, _: &[Digest]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
+        unreachable!("a sidecar reads no records")
+    }
+
+    async fn tokens(
+        &self,
+        _: TokenFilter,
+        _: Option<TokenId>,
+        _: usize,
+    ) -> Result<Vec<Versioned<TokenRecord>>, StoreError> {
+        unreachable!("a sidecar reads no records")
+    }
+
+    async fn count_tokens(&self, _: TokenFilter) -> Result<u64, StoreError> {
+        unreachable!("a sidecar reads no records")
+    }
+
+    async fn retired(&self, _: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        unreachable!("a sidecar reads no records")
+    }
+
+    async fn settle_recalls(&self, _: &[Digest]) -> Result<(), StoreError> {
+        unreachable!("a sidecar settles nothing")
+    }
+
+    async fn unheard(&self, _: Duration) -> Result<Option<Duration>, StoreError> {
+        unreachable!("a sidecar waits for nobody")
+    }
+
+    async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
+        unreachable!("a sidecar waits for nobody")
+    }
+
+    async fn history(&self, _: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
+        unreachable!("a sidecar reads no records")
+    }
+
+    async fn replicas(&self) -> Result<Option<Replicas>, StoreError> {
+        unreachable!("a sidecar commits nothing")
+    }
+
+    async fn unconfirmed(&self) -> Option<Unconfirmed> {
+        unreachable!("a sidecar commits nothing")
+    }
+}
+
+/// Notices, without what is hidden.
+struct LeanWatch {
+    watch: Box<dyn Watch>,
+    hidden: Arc<Hidden>,
+    /// Taken from the watch, and not yet told: the wait may be dropped half-way.
+    heard: Option<Notice>,
+}
+
+#[async_trait]
+impl Watch for LeanWatch {
+    async fn next(&mut self) -> Notice {
+        if self.heard.is_none() {
+            self.heard = Some(self.watch.next().await);
+        }
+        if let Some(Notice::Committed { epoch, entry }) = &self.heard {
+            let (epoch, mut entry) = (*epoch, LogEntry::clone(entry));
+            self.heard = Some(match self.hidden.strip(&mut entry).await {
+                Ok(()) => Notice::Committed { epoch, entry: Arc::new(entry) },
+                Err(_) => Notice::Lost,
+            });
+        }
+        self.heard.take().unwrap_or(Notice::Lost)
+    }
+}
+
+/// A sidecar without listeners. It ends, as a crash does, when it is dropped.
+pub(crate) struct Simulated {
+    pub(crate) replica: Arc<Replica>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Simulated {
+    /// Starts from a snapshot file, or with nothing.
+    pub(crate) async fn start(number: usize, settings: &Settings, hidden: &Arc<Hidden>, seed: Option<&Seed>) -> Self {
+        let replica = Arc::new(Replica::new());
+        let machine = match seed {
+            Some(Seed { position, items }) => {
+                replica.begin_merge();
+                items.iter().for_each(|item| _ = replica.merge(item));
+                Synchroniser::resumed(*position, position.revision, replica.checksum())
+            }
+            None => Synchroniser::new(),
+        };
+        let opened = store::open(settings, Absent::Await).await.expect("can be used");
+        let store: Arc<dyn Store> = Arc::new(Lean { store: opened, hidden: Arc::clone(hidden) });
+        let freshness = tollgate::config::FreshnessConfig {
+            probe_interval: PROBE_INTERVAL,
+            max_staleness: MaxStaleness::Within(MAX_STALENESS),
+            per_permission: Vec::new(),
+        };
+        let presence = Arc::new(Presence::new(fleet::identity(None), fleet::least(&freshness)));
+        let health = Health::new(Arc::clone(&replica), freshness.max_staleness, Arc::default(), Arc::default());
+        let reporter = Reporter::new(
+            Arc::clone(&store),
+            Arc::new(health),
+            format!("simulated-{number}"),
+            None,
+            Arc::clone(&presence),
+            fleet::keep(&freshness),
+        );
+        let reporting = async move {
+            let (_stays, leave) = tokio::sync::oneshot::channel();
+            reporter.run(leave).await;
+        };
+        let forever = std::future::pending();
+        let driving = driver::resume(Arc::clone(&replica), store, machine, PROBE_INTERVAL, Some(presence), forever);
+        Self { replica, tasks: [tokio::spawn(reporting), tokio::spawn(driving)] }
+    }
+
+    /// Whether it holds what the store has at this position, as was proven at some time after `since`.
+    pub(crate) fn is_level(&self, position: Position, since: Instant) -> bool {
+        let is_there = self.replica.position().borrow().is_some_and(|held| held.head == position.head);
+        is_there && self.is_fresh(since)
+    }
+
+    /// Whether it has been proven fresh since then.
+    pub(crate) fn is_fresh(&self, since: Instant) -> bool {
+        self.replica.proven().is_some_and(|proven| proven >= since)
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
