@@ -1,30 +1,36 @@
 //! The guarantee under a random schedule of commands and faults, for as long as one likes.
 //!
-//! Three real sidecars, two operators, one Redis (alone, then with a replica, then with a quorum), every request judged
-//! against what was done when: see `tests/it/harness/history.rs`. The seed decides what is done and broken; how it all
-//! interleaves is the machine's.
+//! Four real sidecars, four operators, two registries in two databases of one Redis (alone, then with a replica, then with a
+//! quorum), every request and every piece of a reply that runs judged against what was done when: see
+//! `tests/it/harness/history.rs`. The seed decides what is done and broken; how it all interleaves is the machine's. At
+//! first, no server is restarted: for a minute after that, `--wait` vouches for nothing.
 //!
 //! ```text
-//! tests/soak/run.sh [MINUTES] [--seed N] [--only alone|replicated|quorum] [--sabotage]
+//! tests/soak/run.sh [MINUTES] [--seed N] [--only alone|replicated|quorum] [--sabotage WHAT]
 //! ```
 //!
-//! Ends by itself, with code 0 if no rule was broken and 1 otherwise. `--sabotage` shows that it can fail: one sidecar is
-//! told to believe its replica for an hour, and cut off from Redis again and again.
+//! Ends by itself, with code 0 if no rule was broken and 1 otherwise. `--sabotage` shows that it can fail, see [`Sabotage`].
 
+mod downloads;
 mod harness;
 mod operator;
 mod random;
 mod schedule;
 mod sidecar;
 mod stage;
+mod waiter;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use harness::history::{Counts, Outcome};
 use random::Random;
 use stage::{Stage, Tempo, Topology};
+
+/// The share of the time in which no server is restarted.
+const CALM: f64 = 0.4;
 
 /// How often replies are judged.
 const SETTLE: Duration = Duration::from_millis(250);
@@ -35,19 +41,40 @@ struct Options {
     seed: u64,
     /// All of them in turn, unless one is named.
     topologies: Vec<Topology>,
-    sabotage: bool,
+    sabotage: Option<Sabotage>,
+}
+
+/// What is made wrong, so that a rule must be broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    /// One sidecar believes its replica for an hour, and is cut off from Redis again and again: `Accepted`, `Stale`.
+    Staleness,
+    /// The neighbour's sidecar reads the other database: `Foreign`.
+    Databases,
+    /// What is committed is taken to be applied by all: `Vouched`.
+    Receipts,
+    /// Slow lines are much slower than it is said: `Unavailable`, or not level in time.
+    Lines,
+}
+
+impl Sabotage {
+    const ALL: [Self; 4] = [Self::Staleness, Self::Databases, Self::Receipts, Self::Lines];
 }
 
 impl Options {
     fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut words = words.peekable();
-        const USAGE: &str =
-            "usage: tests/soak/run.sh [MINUTES] [--seed N] [--only alone|replicated|quorum] [--sabotage]";
+        const USAGE: &str = "usage: tests/soak/run.sh [MINUTES] [--seed N] [--only alone|replicated|quorum] \
+             [--sabotage staleness|databases|receipts|lines]";
         let topologies = Topology::ALL.to_vec();
-        let mut options = Self { time: Duration::from_secs(60), seed: fresh_seed(), topologies, sabotage: false };
+        let mut options = Self { time: Duration::from_secs(60), seed: fresh_seed(), topologies, sabotage: None };
         while let Some(word) = words.next() {
             match word.as_str() {
-                "--sabotage" => options.sabotage = true,
+                "--sabotage" => {
+                    let word = words.next().unwrap_or_default();
+                    let mut all = Sabotage::ALL.into_iter();
+                    options.sabotage = Some(all.find(|one| format!("{one:?}").to_lowercase() == word).ok_or(USAGE)?);
+                }
                 "--only" => {
                     let named = |topology: &Topology| words.peek() == Some(&format!("{topology:?}").to_lowercase());
                     options.topologies.retain(named);
@@ -138,7 +165,9 @@ async fn soak(options: &Options, total: &mut Total) -> Result<End, String> {
             () = stopped => Ok(End::Stopped),
         };
         let logs = stage.logs();
-        let (history, tempo) = stage.end();
+        let (history, tempo, receipts) = stage.end();
+        total.receipts.0 += receipts.given.load(Ordering::Relaxed);
+        total.receipts.1 += receipts.refused.load(Ordering::Relaxed);
         let stories = history.with(|judge| {
             // What still runs was cut off here.
             judge.settle();
@@ -176,7 +205,7 @@ async fn perform(stage: &mut Stage, random: &mut Random, time: Duration) -> Resu
     let acts = async {
         while Instant::now() < deadline {
             tokio::time::sleep(random.time(100, 1200)).await;
-            schedule::play(stage, random).await?;
+            schedule::play(stage, random, stage.age() > time.mul_f64(CALM)).await?;
         }
         Ok(())
     };
@@ -190,6 +219,10 @@ async fn perform(stage: &mut Stage, random: &mut Random, time: Duration) -> Resu
 #[derive(Default)]
 struct Total {
     requests: u64,
+    pieces: u64,
+    cut_off: u64,
+    /// Of `--wait`: given, and not.
+    receipts: (u64, u64),
     statuses: BTreeMap<u16, u64>,
     operations: BTreeMap<(&'static str, Outcome), u64>,
     faults: BTreeMap<String, u64>,
@@ -200,12 +233,15 @@ struct Total {
 impl Total {
     fn add(&mut self, counts: &Counts, tempo: Tempo) {
         self.requests += counts.requests;
+        self.pieces += counts.pieces;
+        self.cut_off += counts.cut_off;
         self.violations += counts.violations;
         counts.statuses.iter().for_each(|(status, count)| *self.statuses.entry(*status).or_default() += count);
         counts.operations.iter().for_each(|(kind, count)| *self.operations.entry(*kind).or_default() += count);
         counts.faults.iter().for_each(|(name, count)| *self.faults.entry(name.clone()).or_default() += count);
         self.tempo.recoveries.extend(tempo.recoveries);
         self.tempo.revocations.extend(tempo.revocations);
+        self.tempo.narrowings += tempo.narrowings;
     }
 
     fn print(&mut self, options: &Options) {
@@ -219,6 +255,9 @@ impl Total {
         self.faults.iter().for_each(|(name, count)| println!("  {name}: {count}"));
         println!("requests: {} (0: no reply)", self.requests);
         self.statuses.iter().for_each(|(status, count)| println!("  {status}: {count}"));
+        println!("pieces of replies that ran: {}, cut off: {}", self.pieces, self.cut_off);
+        println!("--wait: {} receipts, {} times none", self.receipts.0, self.receipts.1);
+        println!("users whose narrowing was lost: {}", self.tempo.narrowings);
         let recoveries = ("level after a fault", &mut self.tempo.recoveries);
         let revocations = ("refused everywhere after a revocation", &mut self.tempo.revocations);
         for (what, times) in [recoveries, revocations] {

@@ -65,6 +65,37 @@ pub(crate) async fn work(world: Arc<Mutex<World>>, quiet: Arc<AtomicBool>, mut r
     }
 }
 
+/// Gives one registry copies of tokens that another has, which both go on with as they like, until it is dropped.
+pub(crate) async fn share(
+    from: Arc<Mutex<World>>,
+    to: Arc<Mutex<World>>,
+    quiet: Arc<AtomicBool>,
+    mut random: Random,
+    pause: (u64, u64),
+) {
+    loop {
+        tokio::time::sleep(random.time(pause.0, pause.1)).await;
+        let (mut from, mut to) = (from.lock().await, to.lock().await);
+        if quiet.load(Ordering::Relaxed) || to.in_doubt || names(&to, |life| life == Life::Active).len() > TOKENS * 2 {
+            continue;
+        }
+        let able = |user: &&crate::harness::world::User| user.enabled && user.role >= Role::Manager;
+        let users = to.model.users.iter().filter(|(_, user)| able(user)).map(|(name, _)| name.clone());
+        let user = random.one_of(&users.collect::<Vec<_>>());
+        let token = random.one_of(&names(&from, |life| life == Life::Active));
+        if let (Some(user), Some(token)) = (user, token)
+            && from.model.tokens[&token].elsewhere.is_some()
+        {
+            // Nobody asks any more whether the other one knows it.
+            from.is_shared(token);
+            let raw = from.model.tokens[&token].raw.clone();
+            drop(from);
+            // What fails was not made, or nobody asks about it.
+            drop(to.adopt(&user, &raw).await);
+        }
+    }
+}
+
 async fn act(world: &mut World, random: &mut Random) -> Result<(), RegistryError> {
     let Some(act) = random.weighed(&ACTS) else { return Ok(()) };
     let users: Vec<_> = world.model.users.keys().cloned().collect();
@@ -110,7 +141,12 @@ async fn create(world: &mut World, random: &mut Random) -> Result<(), RegistryEr
     let able = |user: &&crate::harness::world::User| user.enabled && user.role >= Role::Manager;
     let users = world.model.users.iter().filter(|(_, user)| able(user)).map(|(name, _)| name.clone());
     let Some(user) = random.one_of(&users.collect::<Vec<_>>()) else { return Ok(()) };
-    let permissions = match random.below(4) {
+    let is_administrator = world.model.users[&user].role >= Role::Administrator;
+    let permissions = match random.below(6) {
+        // What a Manager may not have.
+        4 | 5 if is_administrator => {
+            ["configs:read", "users:read"].map(|name| name.parse().expect("a permission")).into_iter().collect()
+        }
         0 => ["configs:read"].iter().map(|name| name.parse().expect("a permission")).collect(),
         1 => ["heartbeat:write"].iter().map(|name| name.parse().expect("a permission")).collect(),
         _ => PermissionSet::TELEGRAF_AGENT,

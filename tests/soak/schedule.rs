@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::Sabotage;
 use crate::harness::history::Impact;
 use crate::harness::pair::run;
 use crate::harness::relay::Traffic;
 use crate::random::Random;
-use crate::stage::{BOUND, SIDECARS, Servers, Stage, Topology};
+use crate::stage::{BOUND, RECOVERY, SIDECARS, Servers, Stage, Topology};
 
 /// What can be broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,8 @@ enum Play {
     Links,
     /// Links are reset, one by one.
     Resets,
+    /// Lines that are slow, and carry all that there is.
+    SlowLines,
     /// An operator's link.
     OperatorLink,
     KillSubscribers,
@@ -29,6 +32,8 @@ enum Play {
     Demote,
     Crash,
     Restore,
+    /// The same, while a sidecar that the file does not know of is cut off.
+    RestoreReports,
     Flush,
     RestartSidecar,
     StopSidecar,
@@ -37,10 +42,11 @@ enum Play {
     PartReplica,
 }
 
-const EVERYWHERE: [(usize, Play); 13] = [
+const EVERYWHERE: [(usize, Play); 14] = [
     (14, Play::Link),
     (8, Play::Links),
     (6, Play::Resets),
+    (8, Play::SlowLines),
     (8, Play::OperatorLink),
     (5, Play::KillSubscribers),
     (4, Play::KillClients),
@@ -53,9 +59,12 @@ const EVERYWHERE: [(usize, Play); 13] = [
     (5, Play::StopSidecar),
 ];
 
-fn plays(topology: Topology) -> Vec<(usize, Play)> {
+fn plays(topology: Topology, with_restarts: bool) -> Vec<(usize, Play)> {
     let own: &[(usize, Play)] = match topology {
-        Topology::Alone => &[(8, Play::Crash), (6, Play::Restore), (4, Play::Flush), (4, Play::Demote)],
+        _ if !with_restarts => &[],
+        Topology::Alone => {
+            &[(8, Play::Crash), (8, Play::Restore), (8, Play::RestoreReports), (4, Play::Flush), (4, Play::Demote)]
+        }
         Topology::Replicated => &[(16, Play::FailOver)],
         Topology::Quorum => &[(14, Play::FailOver), (10, Play::Isolate), (6, Play::PartReplica)],
     };
@@ -66,12 +75,16 @@ fn plays(topology: Topology) -> Vec<(usize, Play)> {
 const LAG: Duration = Duration::from_millis(500);
 
 /// Breaks something, mends it, and sees that everything is level again.
-pub(crate) async fn play(stage: &mut Stage, random: &mut Random) -> Result<(), String> {
-    if stage.sabotage {
-        // What the sabotage shows in: revocations that one sidecar cannot hear of.
-        return links(stage, Traffic::Stalls, BOUND * 3, vec![0], true).await;
+pub(crate) async fn play(stage: &mut Stage, random: &mut Random, with_restarts: bool) -> Result<(), String> {
+    match stage.sabotage {
+        // What it shows in: revocations that one sidecar cannot hear of.
+        Some(Sabotage::Staleness | Sabotage::Receipts) => {
+            return links(stage, Traffic::Stalls, BOUND * 3, vec![0], true).await;
+        }
+        Some(Sabotage::Lines) => return slow_lines(stage, random).await,
+        Some(Sabotage::Databases) | None => {}
     }
-    let Some(play) = random.weighed(&plays(stage.topology)) else { return Ok(()) };
+    let Some(play) = random.weighed(&plays(stage.topology, with_restarts)) else { return Ok(()) };
     // Mostly shorter than the bound, sometimes longer.
     let time = random.time(50, 5000);
     let one = random.below(SIDECARS);
@@ -79,6 +92,7 @@ pub(crate) async fn play(stage: &mut Stage, random: &mut Random) -> Result<(), S
         Play::Link => link(stage, random, time, vec![one]).await,
         Play::Links => link(stage, random, time, (0..SIDECARS).collect()).await,
         Play::Resets => resets(stage, random).await,
+        Play::SlowLines => slow_lines(stage, random).await,
         Play::OperatorLink => operator_link(stage, random, time).await,
         Play::KillSubscribers => command(stage, "CLIENT KILL pubsub", &["CLIENT", "KILL", "TYPE", "pubsub"]).await,
         Play::KillClients => command(stage, "CLIENT KILL normal", &["CLIENT", "KILL", "TYPE", "normal"]).await,
@@ -86,7 +100,9 @@ pub(crate) async fn play(stage: &mut Stage, random: &mut Random) -> Result<(), S
         Play::Stop => {
             let fault = stage.breaks("SIGSTOP", None, Impact::Stale);
             stage.servers.primary().pause();
+            stage.blinds(fault);
             tokio::time::sleep(time).await;
+            stage.sees(fault);
             stage.servers.primary().resume();
             end(stage, fault).await
         }
@@ -114,6 +130,7 @@ pub(crate) async fn play(stage: &mut Stage, random: &mut Random) -> Result<(), S
         }
         Play::Crash => crash(stage, time).await,
         Play::Restore => restore(stage, random, time, false).await,
+        Play::RestoreReports => restore_reports(stage, random, one).await,
         Play::Flush => restore(stage, random, time, true).await,
         Play::RestartSidecar => restart_sidecar(stage, random, one).await,
         Play::StopSidecar => {
@@ -144,15 +161,7 @@ async fn end(stage: &mut Stage, fault: crate::harness::history::Fault) -> Result
 }
 
 async fn link(stage: &mut Stage, random: &mut Random, time: Duration, sidecars: Vec<usize>) -> Result<(), String> {
-    let slow = Traffic::Slow(random.time(1, 80));
-    let kinds = [
-        Traffic::Cut,
-        Traffic::Stalls,
-        Traffic::AnswersStall,
-        Traffic::RequestsStall,
-        Traffic::Thin { delay: Duration::from_millis(50), bytes_per_second: 125_000 },
-        slow,
-    ];
+    let kinds = [Traffic::Cut, Traffic::Stalls, Traffic::AnswersStall, Traffic::RequestsStall];
     let Some(traffic) = random.one_of(&kinds) else { return Ok(()) };
     links(stage, traffic, time, sidecars, random.percent(50)).await
 }
@@ -165,16 +174,17 @@ async fn links(
     sidecars: Vec<usize>,
     late: bool,
 ) -> Result<(), String> {
-    let name = match traffic {
-        Traffic::Slow(_) => "link Slow".to_owned(),
-        other => format!("link {other:?}"),
-    };
+    let name = format!("link {traffic:?}");
     let one = if let [one] = sidecars.as_slice() { Some(*one) } else { None };
     let fault = stage.breaks(&name, one, Impact::Stale);
     for sidecar in &sidecars {
         stage.relays[*sidecar].set(traffic).await;
     }
+    if sidecars.len() == 1 || sidecars.len() == SIDECARS {
+        stage.blinds(fault);
+    }
     tokio::time::sleep(time).await;
+    stage.sees(fault);
     for sidecar in &sidecars {
         match late {
             true => stage.relays[*sidecar].heal().await,
@@ -182,6 +192,34 @@ async fn links(
         }
     }
     end(stage, fault).await
+}
+
+/// Lines with long round trips, some of which carry little: they are nobody's excuse. A bulk import beside them is, as it
+/// takes its time; but all come level while the lines are slow still.
+async fn slow_lines(stage: &mut Stage, random: &mut Random) -> Result<(), String> {
+    let delay = random.time(10, 100);
+    let kinds = [Traffic::Slow(delay), Traffic::Thin { delay, bytes_per_second: 125_000 }];
+    let Some(traffic) = random.one_of(&kinds) else { return Ok(()) };
+    let traffic = if stage.sabotage == Some(Sabotage::Lines) { Traffic::Slow(BOUND) } else { traffic };
+    let imports = random.percent(40);
+    let (name, impact) = match imports {
+        true => ("slow lines, and an import", Impact::Stale),
+        false => ("slow lines", Impact::None),
+    };
+    let fault = stage.breaks(name, None, impact);
+    for relay in &stage.relays[..SIDECARS] {
+        relay.set(traffic).await;
+    }
+    if imports {
+        stage.import(500 + random.below(2000)).await?;
+    }
+    stage.keeps_up(RECOVERY * 3).await?;
+    tokio::time::sleep(random.time(100, 3000)).await;
+    for relay in &stage.relays[..SIDECARS] {
+        relay.heal().await;
+    }
+    end(stage, fault).await?;
+    stage.drop_imported().await
 }
 
 async fn resets(stage: &mut Stage, random: &mut Random) -> Result<(), String> {
@@ -237,7 +275,9 @@ async fn crash(stage: &mut Stage, time: Duration) -> Result<(), String> {
     let fault = stage.breaks("SIGKILL", None, Impact::Stale);
     if let Servers::Alone(server) = &mut stage.servers {
         server.kill();
+        stage.history.with(|judge| judge.blinds(fault, Instant::now()));
         tokio::time::sleep(time).await;
+        stage.history.with(|judge| judge.sees(fault, Instant::now()));
         start_redis(server, "yes").await?;
     }
     end(stage, fault).await
@@ -269,13 +309,49 @@ async fn restore(stage: &mut Stage, random: &mut Random, time: Duration, flush: 
         tokio::time::sleep(time).await;
     }
     stage.be_quiet();
-    if let Servers::Alone(server) = &mut stage.servers {
-        server.kill();
-        let log = server.directory().join("appendonlydir");
-        std::fs::remove_dir_all(&log).map_err(|error| format!("{}: {error}", log.display()))?;
-        start_redis(server, "no").await?;
-        run(server, &["CONFIG", "SET", "appendonly", "yes"]).await;
+    start_from_file(stage).await?;
+    conclude(stage, fault, since).await?;
+    stage.history.with(|judge| judge.release(hold));
+    Ok(())
+}
+
+/// SIGKILL, and a new start from the file that was saved last.
+async fn start_from_file(stage: &mut Stage) -> Result<(), String> {
+    let Servers::Alone(server) = &mut stage.servers else { return Ok(()) };
+    server.kill();
+    let log = server.directory().join("appendonlydir");
+    std::fs::remove_dir_all(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+    start_redis(server, "no").await?;
+    run(server, &["CONFIG", "SET", "appendonly", "yes"]).await;
+    Ok(())
+}
+
+/// A file comes back from before the sidecars had reported, or with what they reported then, while one of them is cut off
+/// and serves on by what it has: `--wait` must not vouch for it.
+async fn restore_reports(stage: &mut Stage, random: &mut Random, one: usize) -> Result<(), String> {
+    let since = Instant::now();
+    let hold = stage.history.with(|judge| judge.hold(since));
+    stage.begin_losing();
+    let fault = stage.breaks("older reports", None, Impact::Stale);
+    let waiter = stage.waiter.clone();
+    let mut world = waiter.world.lock_owned().await;
+    let Servers::Alone(server) = &stage.servers else { return Ok(()) };
+    if random.percent(50) {
+        // Nobody asks for a receipt until the reports that are taken away here are lost for good.
+        const TAKE: &str =
+            "for _, key in ipairs(redis.call('KEYS', '*sidecar*')) do redis.call('DEL', key) end return 1";
+        for database in ["0", "1"] {
+            run(server, &["-n", database, "EVAL", TAKE, "0"]).await;
+        }
     }
+    run(server, &["SAVE"]).await;
+    tokio::time::sleep(random.time(300, 1500)).await;
+    stage.be_quiet();
+    stage.relays[one].set(random.one_of(&[Traffic::Cut, Traffic::Stalls]).unwrap_or(Traffic::Cut)).await;
+    start_from_file(stage).await?;
+    stage.waiter.clone().once(&mut world, random).await;
+    drop(world);
+    stage.relays[one].reset().await;
     conclude(stage, fault, since).await?;
     stage.history.with(|judge| judge.release(hold));
     Ok(())

@@ -41,7 +41,13 @@ struct Log {
 }
 
 /// Errors that are to be expected while Redis is broken.
-const EXPECTED: [&str; 2] = ["the store cannot be used", "does not take recalls"];
+const EXPECTED: [&str; 5] = [
+    "the store cannot be used",
+    "does not take recalls",
+    "requests are refused: for too long",
+    "there is no registry",
+    "the registry is gone",
+];
 
 /// Lines kept of each log.
 const LAST: usize = 40;
@@ -94,7 +100,9 @@ impl Sidecar {
 
     /// That it holds something else than the store is to be expected once the store has lost writes.
     pub(crate) fn forgive_differences(&self) {
-        self.log.lock().expect("no panic").bad.retain(|line| !line.contains("differs from the store"));
+        const DIFFERENCES: [&str; 2] = ["differs from the store", "has lost that this user was disabled"];
+        let is_forgiven = |line: &String| DIFFERENCES.iter().any(|difference| line.contains(difference));
+        self.log.lock().expect("no panic").bad.retain(|line| !is_forgiven(line));
     }
 
     /// The end of its log.

@@ -1,4 +1,6 @@
-//! What a soak plays on: Redis, three sidecars, two operators, and links between them.
+//! What a soak plays on: Redis, three sidecars, two operators, and links between them; in another database of the same Redis
+//! a copy of the registry as it was at first, with a sidecar and an operator of its own; and an operator who waits for
+//! receipts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,8 +9,9 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tollgate::registry::{Actor, Registry};
+use tollgate::registry::{Actor, ImportLine, NewToken, Registry, Requested};
 use tollgate::store::{self, Absent, Settings, StoreUrl};
+use tollgate::token::{Digest, PermissionSet, RawToken};
 
 use crate::harness::history::{Fault, Impact};
 use crate::harness::metronome::Metronome;
@@ -20,6 +23,8 @@ use crate::harness::world::{Name, World};
 use crate::operator;
 use crate::random::Random;
 use crate::sidecar::{self, Sidecar};
+use crate::waiter::{Receipts, Waiter};
+use crate::{Sabotage, downloads};
 
 /// The sidecars' `max_staleness`.
 pub(crate) const BOUND: Duration = Duration::from_secs(2);
@@ -30,11 +35,23 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 /// The time in which everything is level after a fault.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(2);
 
-/// How many sidecars there are.
-pub(crate) const SIDECARS: usize = 3;
+/// How many sidecars there are: the last one is the neighbour's, in the other database.
+pub(crate) const SIDECARS: usize = 4;
 
 /// How many operators.
 const OPERATORS: usize = 2;
+
+/// The databases, and whose sidecars are whose.
+const REALMS: [std::ops::Range<usize>; 2] = [0..SIDECARS - 1, SIDECARS - 1..SIDECARS];
+
+/// The neighbour, among the worlds.
+const NEIGHBOUR: usize = OPERATORS;
+
+/// The operator who waits, among the worlds.
+const WAITER: usize = OPERATORS + 1;
+
+/// Between two tokens that both registries have, in milliseconds.
+const SHARED: (u64, u64) = (300, 2500);
 
 /// Connections on which each sidecar is asked.
 const CONNECTIONS: usize = 2;
@@ -81,13 +98,17 @@ impl Servers {
 pub(crate) struct Stage {
     pub(crate) topology: Topology,
     pub(crate) servers: Servers,
-    /// From each sidecar to Redis, then from each operator, then from the canary.
+    /// From each sidecar to Redis, then from each operator, then from each canary.
     pub(crate) relays: Vec<Relay>,
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) worlds: Vec<Arc<Mutex<World>>>,
-    pub(crate) canary: World,
-    /// The first sidecar believes its replica for an hour.
-    pub(crate) sabotage: bool,
+    /// One in each database.
+    pub(crate) canaries: [World; 2],
+    pub(crate) waiter: Waiter,
+    pub(crate) sabotage: Option<Sabotage>,
+    started: Instant,
+    /// By [`Stage::import`].
+    imported: Vec<Digest>,
     /// Acknowledged writes may get lost.
     losing: bool,
     /// Operators begin nothing new: what they believe may be lost.
@@ -96,7 +117,8 @@ pub(crate) struct Stage {
     pub(crate) tempo: Tempo,
     askers: Vec<Asker>,
     operators: JoinSet<()>,
-    prober: Prober,
+    downloads: JoinSet<()>,
+    probers: [Prober; 4],
     metronome: Metronome,
     _upstream: Responder,
     _directory: TempDir,
@@ -109,12 +131,17 @@ pub(crate) struct Tempo {
     pub(crate) recoveries: Vec<Duration>,
     /// From the acknowledgement of a revocation until every sidecar refused, with nothing broken.
     pub(crate) revocations: Vec<Duration>,
+    /// Users who were narrowed by writes that were lost.
+    pub(crate) narrowings: usize,
 }
 
 impl Stage {
-    /// Starts everything, and waits until every sidecar serves. With `sabotage`, the first sidecar believes its replica for
-    /// much longer than the judge knows.
-    pub(crate) async fn start(topology: Topology, sabotage: bool, random: &mut Random) -> Result<Self, String> {
+    /// Starts everything, and waits until every sidecar serves.
+    pub(crate) async fn start(
+        topology: Topology,
+        sabotage: Option<Sabotage>,
+        random: &mut Random,
+    ) -> Result<Self, String> {
         let servers = match topology {
             Topology::Alone => {
                 let server = RedisServer::with(&["--save", ""]);
@@ -124,42 +151,67 @@ impl Stage {
             Topology::Replicated | Topology::Quorum => Servers::Pair(Pair::start().await),
         };
         let mut relays = Vec::new();
-        for _ in 0..=SIDECARS + OPERATORS {
+        for _ in 0..SIDECARS + OPERATORS + 4 {
             relays.push(Relay::start(servers.primary().address()).await);
         }
-        let url = |relay: &Relay| format!("redis://{}", relay.address());
-        let (history, probes) = (History::new(BOUND, RECOVERY), Probes::default());
-        let mut worlds = Vec::new();
-        for (number, relay) in relays.iter().skip(SIDECARS).enumerate() {
-            let registry = registry(&url(relay), topology.quorum()).await?;
-            if number == 0 {
-                let operator = Actor::Operator("cli:soak".to_owned());
-                registry.init(&operator, "olga").await.map_err(|error| error.to_string())?;
-            }
-            worlds.push(World::new(registry, &format!("user-{number}-"), history.clone(), probes.clone()));
+        let url = |relay: usize, database: usize| format!("redis://{}/{database}", relays[relay].address());
+        let registry = async |relay: usize, database: usize| registry(&url(relay, database), topology.quorum()).await;
+        let first = registry(SIDECARS, 0).await?;
+        first.init(&soak(), "olga").await.map_err(|error| error.to_string())?;
+        copy_registry(servers.primary());
+        let (history, probes, neighbours) = (History::new(BOUND, RECOVERY), Probes::default(), Probes::default());
+        // What is asked of those who should know nothing of it.
+        let (abroad, from_abroad) = (Probes::default(), Probes::default());
+        let world = |registry, number: usize, database: usize| {
+            let probes = if database == 0 { &probes } else { &neighbours };
+            let mut world = World::new(registry, &format!("user-{number}-"), history.clone(), probes.clone());
+            world.elsewhere = Some(if database == 0 { abroad.clone() } else { from_abroad.clone() });
+            world
+        };
+        let mut worlds = vec![world(first, 0, 0)];
+        for (number, database) in [(1, 0), (NEIGHBOUR, 1), (WAITER, 0), (4, 0), (5, 1)] {
+            worlds.push(world(registry(SIDECARS + number, database).await?, number, database));
         }
-        let canary = worlds.pop().ok_or("no canary")?;
+        let canaries = worlds.split_off(WAITER + 1).try_into().map_err(|_| "two canaries")?;
         let worlds: Vec<_> = worlds.into_iter().map(|world| Arc::new(Mutex::new(world))).collect();
+        let waiter = Waiter {
+            world: Arc::clone(&worlds[WAITER]),
+            store: url(SIDECARS + WAITER, 0),
+            quorum: topology.quorum(),
+            sabotage: sabotage == Some(Sabotage::Receipts),
+            receipts: Arc::default(),
+        };
 
         let upstream = Responder::start().await;
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut sidecars = Vec::new();
-        for (number, relay) in relays.iter().take(SIDECARS).enumerate() {
+        for number in 0..SIDECARS {
+            let is_believing = sabotage == Some(Sabotage::Staleness) && number == 0;
+            let is_neighbour = REALMS[1].contains(&number) && sabotage != Some(Sabotage::Databases);
             sidecars.push(Sidecar::start(sidecar::Settings {
-                store: url(relay),
+                store: url(number, usize::from(is_neighbour)),
                 upstream: upstream.address,
-                max_staleness: if sabotage && number == 0 { Duration::from_secs(3600) } else { BOUND },
+                max_staleness: if is_believing { Duration::from_secs(3600) } else { BOUND },
                 probe_interval: PROBE_INTERVAL,
                 quorum: topology.quorum(),
-                // Two with a file and one without.
-                snapshot: (number < 2).then(|| directory.path().join(format!("replica-{number}"))),
+                // One without a file.
+                snapshot: (number != 2).then(|| directory.path().join(format!("replica-{number}"))),
             })?);
         }
-        let places: Vec<_> = sidecars.iter().map(|sidecar| sidecar.place.clone()).collect();
+        let places: Vec<_> = sidecars.iter().map(|sidecar| sidecar.place.clone()).enumerate().collect();
         let starting = history.with(|judge| judge.breaks("start", None, Impact::Down, Instant::now()));
-        let prober = Prober::start(&places, CONNECTIONS, PAUSE, &probes, &history);
+        let [ours, theirs] = REALMS.map(|realm| &places[realm]);
+        let probers = [
+            Prober::start(ours, CONNECTIONS, PAUSE, &probes, &history),
+            Prober::start(theirs, CONNECTIONS, PAUSE, &neighbours, &history),
+            Prober::start(theirs, 1, PAUSE, &abroad, &history),
+            Prober::start(ours, 1, PAUSE * 3, &from_abroad, &history),
+        ];
+        let mut downloads = JoinSet::new();
+        downloads::start(ours, &probes, &history, random, &mut downloads);
+        downloads::start(theirs, &neighbours, &history, random, &mut downloads);
         let metronome = Metronome::start(history.clone(), BOUND / 4);
-        let askers = places.into_iter().map(Asker::new).collect();
+        let askers = places.into_iter().map(|(_, place)| Asker::new(place)).collect();
         let (tempo, operators) = (Tempo::default(), JoinSet::new());
         let mut stage = Self {
             topology,
@@ -167,28 +219,39 @@ impl Stage {
             relays,
             sidecars,
             worlds,
-            canary,
+            canaries,
+            waiter,
             sabotage,
+            started: Instant::now(),
+            imported: Vec::new(),
             losing: false,
             quiet: Arc::default(),
             history,
             tempo,
             askers,
             operators,
-            prober,
+            downloads,
+            probers,
             metronome,
             _upstream: upstream,
             _directory: directory,
         };
         stage.is_level(starting).await?;
-        for world in &stage.worlds {
-            stage.operators.spawn(operator::work(
-                Arc::clone(world),
-                Arc::clone(&stage.quiet),
-                Random::new(random.next()),
-            ));
+        for world in &stage.worlds[..WAITER] {
+            let (world, quiet) = (Arc::clone(world), Arc::clone(&stage.quiet));
+            stage.operators.spawn(operator::work(world, quiet, Random::new(random.next())));
         }
+        let (ours, theirs) = (Arc::clone(&stage.worlds[0]), Arc::clone(&stage.worlds[NEIGHBOUR]));
+        let (quiet, own) = (Arc::clone(&stage.quiet), Random::new(random.next()));
+        stage.operators.spawn(operator::share(ours, theirs, quiet, own, SHARED));
+        let (waiter, quiet) = (stage.waiter.clone(), Arc::clone(&stage.quiet));
+        stage.operators.spawn(waiter.work(quiet, Random::new(random.next())));
         Ok(stage)
+    }
+
+    /// For how long it has played.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Something is about to break.
@@ -196,33 +259,99 @@ impl Stage {
         self.history.with(|judge| judge.breaks(name, sidecar, impact, Instant::now()))
     }
 
+    /// From here on, until [`Stage::sees`], nothing reaches those whom this fault is about.
+    pub(crate) fn blinds(&self, fault: Fault) {
+        self.history.with(|judge| judge.blinds(fault, Instant::now()));
+    }
+
+    /// Something is about to reach them again.
+    pub(crate) fn sees(&self, fault: Fault) {
+        self.history.with(|judge| judge.sees(fault, Instant::now()));
+    }
+
+    /// Imports so many tokens at once that nobody asks about.
+    pub(crate) async fn import(&mut self, count: usize) -> Result<(), String> {
+        let canary = &self.canaries[0];
+        let user = canary.model.users.keys().next().cloned().ok_or("the canary has a user")?;
+        let line = |number| {
+            let digest = RawToken::generate().map(|token| token.digest()).map_err(|error| error.to_string())?;
+            let permissions = Requested::Permissions(PermissionSet::TELEGRAF_AGENT);
+            let new = NewToken { user: user.clone(), description: "bulk".to_owned(), permissions, expires_at: None };
+            Ok((number, ImportLine { digest, hint: String::new(), new }))
+        };
+        let lines = (0..count).map(line).collect::<Result<Vec<_>, String>>()?;
+        self.imported = lines.iter().map(|(_, line)| line.digest).collect();
+        let imported = canary.registry.import(&soak(), lines, false).await;
+        imported.map(drop).map_err(|error| format!("a bulk import beside slow lines: {error}"))
+    }
+
+    /// Deletes what was imported.
+    pub(crate) async fn drop_imported(&mut self) -> Result<(), String> {
+        let (registry, digests) = (self.canaries[0].registry.clone(), std::mem::take(&mut self.imported));
+        let found = registry.store().tokens_by_digest(&digests).await.map_err(|error| error.to_string())?;
+        let ids: Vec<_> = found.into_iter().flatten().map(|token| token.record.id).collect();
+        let deleted = registry.delete(&soak(), &ids, true).await;
+        deleted.map(drop).map_err(|error| format!("a bulk delete with nothing broken: {error}"))
+    }
+
     /// A fault is over: every sidecar knows a new token and refuses one that was revoked, within [`RECOVERY`].
     pub(crate) async fn is_level(&mut self, fault: Fault) -> Result<(), String> {
         let (healed, stalled) = (Instant::now(), self.metronome.stalled());
         self.history.with(|judge| judge.heals(fault, healed));
         let patience = RECOVERY * 5;
-        let egg = operator::hatch(&mut self.canary, patience).await?;
-        self.all_answer(egg, 200, patience).await?;
+        let eggs = self.hatch(patience).await?;
         let (took, stood) = (healed.elapsed(), self.metronome.stalled() - stalled);
         if took > RECOVERY + stood {
             return Err(format!("level only {took:?} after a fault (the machine stood still for {stood:?})"));
         }
         self.tempo.recoveries.push(took);
-        self.all_report(patience).await?;
-        self.canary.revoke(&[egg]).await.map_err(|error| format!("revoking with nothing broken: {error}"))?;
-        let revoked = Instant::now();
-        self.all_answer(egg, 401, patience).await?;
-        self.tempo.revocations.push(revoked.elapsed());
-        self.canary.forget(egg);
+        for (canary, egg) in eggs.into_iter().enumerate() {
+            self.all_report(canary, patience).await?;
+            self.canaries[canary]
+                .revoke(&[egg])
+                .await
+                .map_err(|error| format!("revoking with nothing broken: {error}"))?;
+            let revoked = Instant::now();
+            self.all_answer(canary, egg, 401, patience).await?;
+            self.tempo.revocations.push(revoked.elapsed());
+            self.canaries[canary].forget(egg);
+        }
         self.is_sound()
+    }
+
+    /// A new token in each database, which all its sidecars know.
+    async fn hatch(&mut self, patience: Duration) -> Result<[Name; 2], String> {
+        let mut eggs = Vec::new();
+        for canary in 0..REALMS.len() {
+            let egg = operator::hatch(&mut self.canaries[canary], patience).await?;
+            self.all_answer(canary, egg, 200, patience).await?;
+            eggs.push(egg);
+        }
+        eggs.try_into().map_err(|_| "one egg each".to_owned())
+    }
+
+    /// Every sidecar comes level within so long while its line is slow.
+    pub(crate) async fn keeps_up(&mut self, allowed: Duration) -> Result<(), String> {
+        let (began, stalled) = (Instant::now(), self.metronome.stalled());
+        let eggs = self.hatch(allowed * 5).await?;
+        let (took, stood) = (began.elapsed(), self.metronome.stalled() - stalled);
+        for (canary, egg) in self.canaries.iter_mut().zip(eggs) {
+            canary.revoke(&[egg]).await.map_err(|error| format!("revoking beside slow lines: {error}"))?;
+            canary.forget(egg);
+        }
+        match took > allowed + stood {
+            true => Err(format!("level only {took:?} over slow lines (the machine stood still for {stood:?})")),
+            false => Ok(()),
+        }
     }
 
     /// Every sidecar reports that it has applied what the store holds now, which it does only once its checksum is the
     /// store's.
-    async fn all_report(&self, patience: Duration) -> Result<(), String> {
-        let (store, deadline) = (self.canary.registry.store(), Instant::now() + patience);
+    async fn all_report(&self, canary: usize, patience: Duration) -> Result<(), String> {
+        let (store, deadline) = (self.canaries[canary].registry.store(), Instant::now() + patience);
         let position = store.position().await.map_err(|error| format!("nothing is broken: {error}"))?;
-        for (number, sidecar) in self.sidecars.iter().enumerate() {
+        for (number, sidecar) in self.sidecars.iter().enumerate().filter(|(number, _)| REALMS[canary].contains(number))
+        {
             let address = sidecar.place.now().to_string();
             loop {
                 let reports = store.sidecars().await.map_err(|error| format!("nothing is broken: {error}"))?;
@@ -241,9 +370,9 @@ impl Stage {
         Ok(())
     }
 
-    async fn all_answer(&mut self, name: Name, status: u16, patience: Duration) -> Result<(), String> {
-        let probe = self.canary.probe(name);
-        for sidecar in 0..SIDECARS {
+    async fn all_answer(&mut self, canary: usize, name: Name, status: u16, patience: Duration) -> Result<(), String> {
+        let probe = self.canaries[canary].probe(name);
+        for sidecar in REALMS[canary].clone() {
             let asked = tokio::time::timeout(patience, self.answers(sidecar, &probe, status)).await;
             asked.map_err(|_| format!("sidecar {sidecar} does not answer {status} to the canary"))?;
         }
@@ -263,7 +392,11 @@ impl Stage {
 
     /// Nobody has ended that should run, and nobody says what should never be said.
     pub(crate) fn is_sound(&mut self) -> Result<(), String> {
-        if self.prober.is_broken() || self.operators.try_join_next().is_some() {
+        let is_over = |tasks: &mut JoinSet<()>| tasks.try_join_next().is_some();
+        if self.probers.iter_mut().any(Prober::is_broken)
+            || is_over(&mut self.operators)
+            || is_over(&mut self.downloads)
+        {
             return Err("a task of the soak has ended by a panic".to_owned());
         }
         for (number, sidecar) in self.sidecars.iter_mut().enumerate() {
@@ -308,17 +441,24 @@ impl Stage {
         }
         self.losing = false;
         let text = |error: anyhow::Error| format!("reading back: {error:#}");
-        let mut all: Vec<&mut World> = held.iter_mut().map(|world| &mut **world).chain([&mut self.canary]).collect();
+        let canaries = self.canaries.iter_mut();
+        let mut all: Vec<&mut World> = held.iter_mut().map(|world| &mut **world).chain(canaries).collect();
         for world in all.iter_mut().filter(|world| world.in_doubt || since.is_some()) {
             let found = world.read_back(since.unwrap_or_else(Instant::now), since.is_none()).await.map_err(text)?;
             lost += found.revocations.len();
+            self.tempo.narrowings += found.narrowings;
         }
         let Some(since) = since else { return Ok(lost) };
         // What sidecars have seen and the store has not is written back, and settled by the next command.
-        settle(all.last().ok_or("no canary")?).await?;
+        tokio::time::sleep(PROBE_INTERVAL * 4).await;
+        for canary in all.iter().rev().take(REALMS.len()) {
+            settle(canary).await?;
+        }
         for world in all {
             world.read_back(since, true).await.map_err(text)?;
+            world.stir(since).await.map_err(|error| format!("stirring users: {error}"))?;
         }
+        self.sidecars.iter().for_each(Sidecar::forgive_differences);
         self.quiet.store(false, Ordering::Relaxed);
         Ok(lost)
     }
@@ -332,16 +472,15 @@ impl Stage {
     }
 
     /// Ends it: everybody stops asking.
-    pub(crate) fn end(self) -> (History, Tempo) {
-        drop((self.prober, self.operators, self.sidecars));
-        (self.history, self.tempo)
+    pub(crate) fn end(self) -> (History, Tempo, Arc<Receipts>) {
+        drop((self.probers, self.downloads, self.operators, self.sidecars));
+        (self.history, self.tempo, self.waiter.receipts)
     }
 }
 
 /// Until sidecars have recalled what they have seen, and a command has settled it.
 async fn settle(world: &World) -> Result<(), String> {
-    // Recalls are written with a probe, soon after a sidecar is level, which it is.
-    tokio::time::sleep(PROBE_INTERVAL * 4).await;
+    // Recalls are written with a probe, soon after a sidecar is level, which it was some probes ago.
     // As an operator's next command does.
     for _ in 0..20 {
         match world.registry.settle_recalls().await {
@@ -358,4 +497,16 @@ async fn registry(url: &str, quorum_replicas: u32) -> Result<Registry, String> {
     let settings = Settings { quorum_replicas, ..Settings::from(url) };
     let store = store::open(&settings, Absent::Create).await;
     Ok(Registry::new(store.map_err(|error| format!("opening the store: {error}"))?))
+}
+
+/// Who initialises registries, and imports.
+fn soak() -> Actor {
+    Actor::Operator("cli:soak".to_owned())
+}
+
+/// A copy of the first database's registry in the second one: same epoch, same past.
+fn copy_registry(server: &RedisServer) {
+    for key in server.cli(&["KEYS", "*"]).lines() {
+        server.cli(&["COPY", key, key, "DB", "1"]);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::history::{Impact, Judge, Observed, Outcome, Rule, Subject, Verdicts, Violation};
+use crate::harness::history::{CUT_OFF, Impact, Judge, Observed, Outcome, Part, Rule, Subject, Verdicts, Violation};
 
 const BOUND: u64 = 1000;
 const RECOVERY: u64 = 2000;
@@ -47,7 +47,22 @@ impl Story {
     fn says(&mut self, sidecar: usize, status: u16, (sent, answered): (u64, u64)) -> &mut Self {
         let (sent_at, answered_at) = (self.at(sent), self.at(answered));
         let status = (status != 0).then_some(status);
-        self.judge.observe(Observed { sidecar, subject: self.token, sent_at, answered_at, status });
+        self.judge.observe(Observed { sidecar, subject: self.token, sent_at, answered_at, status, part: Part::Whole });
+        self
+    }
+
+    /// A piece of a reply that runs.
+    fn goes_on(&mut self, sidecar: usize, at: u64) -> &mut Self {
+        let (answered_at, status) = (self.at(at), Some(200));
+        let sent_at = answered_at - CUT_OFF;
+        self.judge.observe(Observed { sidecar, subject: self.token, sent_at, answered_at, status, part: Part::Piece });
+        self
+    }
+
+    fn is_cut_off(&mut self, sidecar: usize, at: u64) -> &mut Self {
+        let (answered_at, status) = (self.at(at), None);
+        let sent_at = answered_at - CUT_OFF;
+        self.judge.observe(Observed { sidecar, subject: self.token, sent_at, answered_at, status, part: Part::CutOff });
         self
     }
 
@@ -61,7 +76,7 @@ impl Story {
 }
 
 use Outcome::{Done, Failed, Unknown};
-use Rule::{Accepted, Blamed, Revived, Strange, Unavailable};
+use Rule::{Accepted, Blamed, Foreign, Revived, Stale, Strange, Unavailable, Vouched, Widened};
 
 const SERVED: Verdicts = Verdicts::SERVED;
 const FORBIDDEN: Verdicts = Verdicts::FORBIDDEN;
@@ -220,6 +235,98 @@ fn replies_wait_for_operations_that_run() {
         story.judge.ends(operation, outcome, story.at(300));
         story.is(expected);
     }
+}
+
+#[test]
+fn what_all_are_said_to_refuse_is_let_in_by_none() {
+    let vouched = || {
+        let mut story = Story::new();
+        story.does(GONE, (100, 200), Done);
+        story.judge.vouched(story.token, story.at(300));
+        story
+    };
+    vouched().says(0, 200, (299, 400)).is(&[]);
+    // Long before the bound.
+    vouched().says(0, 200, (301, 400)).is(&[Vouched]);
+    vouched().loses(250, SERVED | GONE, SERVED, 400).says(1, 200, (3000, 3001)).is(&[Vouched]);
+    vouched().goes_on(0, 790).is(&[]);
+    vouched().goes_on(0, 801).is(&[Vouched]);
+}
+
+#[test]
+fn a_token_of_another_registry_is_never_let_in() {
+    let foreign = || {
+        let mut story = Story::new();
+        story.token = story.judge.foreign("a token of the other one", story.start);
+        story
+    };
+    foreign().says(0, 401, (1, 2)).is(&[]);
+    foreign().says(0, 200, (1, 2)).says(0, 403, (3, 4)).is(&[Foreign, Foreign]);
+    foreign().breaks(None, Impact::Down, (0, 9000)).says(0, 200, (100, 102)).is(&[Foreign]);
+}
+
+#[test]
+fn a_sidecar_that_nothing_reaches_decides_about_nobody() {
+    let blind = || {
+        let mut story = Story::new();
+        let fault = story.judge.breaks("a fault", Some(0), Impact::Stale, story.at(90));
+        story.judge.blinds(fault, story.at(100));
+        story.judge.sees(fault, story.at(5000));
+        story.judge.heals(fault, story.at(5100));
+        story
+    };
+    blind().says(0, 200, (1200, 1201)).says(1, 200, (3000, 3001)).says(0, 503, (1300, 1301)).is(&[]);
+    blind().says(0, 200, (1201, 1202)).is(&[Stale]);
+    blind().says(0, 401, (3000, 3001)).is(&[Stale]);
+    // It may have heard of something before it answered.
+    blind().says(0, 200, (4000, 5001)).is(&[]);
+    blind().goes_on(0, 1690).is(&[]);
+    blind().goes_on(0, 1701).is(&[Stale]);
+}
+
+#[test]
+fn whoever_saw_a_user_narrowed_goes_on_until_somebody_touches_the_user() {
+    let lost = || {
+        let mut story = Story::new();
+        story.does(REFUSED, (100, 200), Done).breaks(None, Impact::Stale, (300, 900));
+        story.judge.narrowed(story.token, story.at(200));
+        story.says(0, 401, (210, 220)).loses(150, SERVED | REFUSED, SERVED | REFUSED, 4000);
+        story
+    };
+    lost().says(0, 401, (6000, 6001)).says(1, 200, (6000, 6001)).is(&[]);
+    lost().says(0, 200, (6000, 6001)).is(&[Widened]);
+    let touched = |from| {
+        let mut story = lost();
+        story.judge.touched(story.token, story.at(from));
+        story
+    };
+    touched(5000).says(0, 200, (6000, 6001)).is(&[]);
+    touched(6500).says(0, 200, (6000, 6001)).is(&[Widened]);
+    // One that forgot everything may believe the store.
+    let mut story = lost();
+    story.judge.settle();
+    story.judge.restarted(0);
+    story.says(0, 200, (6000, 6001)).is(&[]);
+}
+
+#[test]
+fn a_reply_that_runs_is_cut_off_when_its_request_would_be_refused_and_not_before() {
+    let revoked = || {
+        let mut story = Story::new();
+        story.does(GONE, (100, 200), Done);
+        story
+    };
+    revoked().goes_on(0, 1700).is(&[]);
+    revoked().goes_on(0, 1701).is(&[Accepted]);
+    revoked().is_cut_off(0, 300).is(&[]);
+    Story::new().is_cut_off(0, 300).is(&[Strange]);
+    Story::new().breaks(Some(0), Impact::Stale, (100, 2000)).is_cut_off(0, 1100).is(&[]);
+    Story::new().breaks(Some(1), Impact::Stale, (100, 2000)).is_cut_off(0, 1100).is(&[Strange]);
+}
+
+#[test]
+fn a_fault_that_is_not_to_be_noticed_is_no_excuse() {
+    Story::new().breaks(None, Impact::None, (0, 9000)).says(0, 503, (5000, 5001)).is(&[Unavailable]);
 }
 
 #[test]

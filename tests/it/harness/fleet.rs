@@ -100,8 +100,8 @@ impl<S> Fleet<S> {
         for sidecar in &sidecars {
             super::within("a sidecar is ready", sidecar.ready()).await;
         }
-        let addresses = sidecars.iter().map(|sidecar| Place::of(sidecar.listeners()[0])).collect::<Vec<_>>();
-        let prober = Prober::start(&addresses, 1, PAUSE, &probes, &history);
+        let places = sidecars.iter().map(|sidecar| Place::of(sidecar.listeners()[0])).enumerate().collect::<Vec<_>>();
+        let prober = Prober::start(&places, 1, PAUSE, &probes, &history);
         let metronome = Metronome::start(history.clone(), BOUND / 4);
         Self { redis, relays, sidecars, world, store, history, prober, metronome, _upstream: upstream }
     }

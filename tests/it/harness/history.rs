@@ -14,71 +14,39 @@
 //!   sidecar, whatever broke.
 //! - **Revived**: once a sidecar has refused a token because it was revoked or deleted, it never accepts it again, also
 //!   if the store has lost that write. (A sidecar that had not seen the revocation before the store lost it cannot know
-//!   better: for it the loss makes a new claim, see [`Judge::lost`]. A user who was disabled is nothing of the kind.)
+//!   better: for it the loss makes a new claim, see [`Judge::lost`].)
+//! - **Widened**: a sidecar that has refused a token because its owner was disabled or got a weaker role goes on so where the
+//!   store has lost that write, until another commit touches the owner. See [`Judge::narrowed`].
+//! - **Vouched**: once a command has said that all sidecars have applied the end of a token, none lets it in, whatever its
+//!   bound, and whatever is lost and restored later.
+//! - **Foreign**: a token of one registry is let in by no sidecar of another one, though they share a server.
+//! - **Stale**: a sidecar that nothing has reached for longer than the bound decides about nobody.
 //! - **Blamed**: a good token is not answered 401 or 403.
 //! - **Unavailable**: 503 is said only by a sidecar that a fault could have made stale, and no longer than the recovery
 //!   time after the fault's end.
-//! - **Strange**: nothing else is answered at all, and no connection is lost, except to a sidecar that is down.
+//! - **Strange**: nothing else is answered at all, and no connection is lost, except to a sidecar that is down. No reply that
+//!   runs is cut off, except where the same request could be refused.
+//!
+//! A reply that runs is an answer all the time: each of its pieces counts as one to a request sent [`CUT_OFF`] before, which
+//! is how long it may take to cut it off.
 //!
 //! A reply is judged once everything is known that could excuse or condemn it: operations that were running when it came
 //! have ended, and what a fault has lost was read back. Then it is forgotten, so that the judge's memory is bounded by
 //! what is under way.
 
+#[path = "history/verdicts.rs"]
+mod verdicts;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::{self, Write as _};
-use std::ops::BitOr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+pub(crate) use verdicts::Verdicts;
 
 /// What is asked about: one token for one kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Subject(u64);
-
-/// A set of right answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Verdicts(u8);
-
-impl Verdicts {
-    /// 200.
-    pub(crate) const SERVED: Self = Self(1);
-    /// 403: a good token without the permission.
-    pub(crate) const FORBIDDEN: Self = Self(2);
-    /// 401, for now: not created yet, or its owner is disabled.
-    pub(crate) const REFUSED: Self = Self(4);
-    /// 401, for good: revoked or deleted.
-    pub(crate) const GONE: Self = Self(8);
-
-    /// Whether they have one in common.
-    pub(crate) fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// The verdicts that a status may stand for.
-    fn behind(status: u16) -> Option<Self> {
-        match status {
-            200 => Some(Self::SERVED),
-            401 => Some(Self::REFUSED | Self::GONE),
-            403 => Some(Self::FORBIDDEN),
-            _ => None,
-        }
-    }
-}
-
-impl BitOr for Verdicts {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-impl fmt::Display for Verdicts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [(Self::SERVED, "served"), (Self::FORBIDDEN, "403"), (Self::REFUSED, "401"), (Self::GONE, "gone")];
-        let names = names.iter().filter(|(verdict, _)| self.intersects(*verdict)).map(|(_, name)| *name);
-        f.write_str(&names.collect::<Vec<_>>().join(" or "))
-    }
-}
 
 /// How an operation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,6 +78,19 @@ pub(crate) enum Impact {
     Stale,
     /// They may lose connections, and say 503 until they have read the store.
     Down,
+    /// Nothing that a replica does is to be noticed: 503 is not excused.
+    None,
+}
+
+/// What was observed of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it.
+    Whole,
+    /// A part of one that has begun before and goes on.
+    Piece,
+    /// Its end, which came too early.
+    CutOff,
 }
 
 /// One request and what came of it.
@@ -121,6 +102,7 @@ pub(crate) struct Observed {
     pub(crate) answered_at: Instant,
     /// `None`: the connection ended without a reply.
     pub(crate) status: Option<u16>,
+    pub(crate) part: Part,
 }
 
 /// What must never be broken. See the module's documentation.
@@ -128,6 +110,10 @@ pub(crate) struct Observed {
 pub(crate) enum Rule {
     Accepted,
     Revived,
+    Widened,
+    Vouched,
+    Foreign,
+    Stale,
     Blamed,
     Unavailable,
     Strange,
@@ -151,6 +137,9 @@ impl fmt::Display for Violation {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) requests: u64,
+    /// Of replies that ran.
+    pub(crate) pieces: u64,
+    pub(crate) cut_off: u64,
     /// By status; 0 for none.
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) operations: BTreeMap<(&'static str, Outcome), u64>,
@@ -173,10 +162,27 @@ struct Row {
     /// The operation behind the last claim, while it runs.
     running: Option<Operation>,
     claims: Vec<Claim>,
+    /// Of another registry than the sidecars that are asked.
+    is_foreign: bool,
+    /// Since when all sidecars are said to have applied its end.
+    vouched_at: Option<Instant>,
     /// Which sidecars have refused it for good, and when.
     refusals: Vec<(usize, Instant)>,
+    /// When it was narrowed by writes that the store has lost.
+    narrowings: Vec<Narrowing>,
     /// The latest replies that differed from the one before on the same sidecar.
     seen: VecDeque<Observed>,
+}
+
+/// A narrowing that the store has lost.
+#[derive(Debug)]
+struct Narrowing {
+    /// When it was acknowledged.
+    from: Instant,
+    /// When another commit touched the owner.
+    to: Option<Instant>,
+    /// Which sidecars have shown that they had seen it, and when.
+    refusals: Vec<(usize, Instant)>,
 }
 
 #[derive(Debug)]
@@ -195,10 +201,18 @@ struct Broken {
     impact: Impact,
     from: Instant,
     to: Option<Instant>,
+    /// From when until when nothing reached the sidecar.
+    blind: Option<(Instant, Option<Instant>)>,
 }
 
 /// Longest that a request may take from sending to its answer; what is older than that and the bound is forgotten.
 const LONGEST_REQUEST: Duration = Duration::from_secs(30);
+
+/// Longest time until a reply that runs is cut off, and what was written before has been read.
+pub(crate) const CUT_OFF: Duration = Duration::from_millis(500);
+
+/// What a sidecar has heard may be on its way to it for so long.
+const UNDER_WAY: Duration = Duration::from_millis(100);
 
 /// Replies that differ from the one before, kept for the story of a violation.
 const SEEN: usize = 24;
@@ -263,10 +277,43 @@ impl Judge {
     pub(crate) fn subject(&mut self, label: impl Into<String>, right: Verdicts, at: Instant) -> Subject {
         let subject = Subject(self.number());
         let claims = vec![Claim { right, from: at, sure: Some(at), why: "at first".into() }];
-        let label = label.into();
-        let row = Row { label, running: None, claims, refusals: Vec::new(), seen: VecDeque::new() };
+        let row = Row {
+            label: label.into(),
+            running: None,
+            claims,
+            is_foreign: false,
+            vouched_at: None,
+            refusals: Vec::new(),
+            narrowings: Vec::new(),
+            seen: VecDeque::new(),
+        };
         self.rows.insert(subject, row);
         subject
+    }
+
+    /// A subject that the sidecars which are asked about it must never have heard of.
+    pub(crate) fn foreign(&mut self, label: impl Into<String>, at: Instant) -> Subject {
+        let subject = self.subject(label, Verdicts::REFUSED, at);
+        self.rows.entry(subject).and_modify(|row| row.is_foreign = true);
+        subject
+    }
+
+    /// All sidecars are said to have applied the end of this subject.
+    pub(crate) fn vouched(&mut self, subject: Subject, at: Instant) {
+        self.rows.entry(subject).and_modify(|row| row.vouched_at = row.vouched_at.or(Some(at)));
+    }
+
+    /// The store has lost a write that had narrowed this subject, and that was acknowledged at `from`. Whoever has seen it
+    /// goes on refusing.
+    pub(crate) fn narrowed(&mut self, subject: Subject, from: Instant) {
+        let narrowing = Narrowing { from, to: None, refusals: Vec::new() };
+        self.rows.entry(subject).and_modify(|row| row.narrowings.push(narrowing));
+    }
+
+    /// A commit is about to touch this subject's owner: what was lost before counts no more.
+    pub(crate) fn touched(&mut self, subject: Subject, at: Instant) {
+        let end = |narrowing: &mut Narrowing| narrowing.to = narrowing.to.or(Some(at));
+        self.rows.entry(subject).and_modify(|row| row.narrowings.iter_mut().for_each(end));
     }
 
     /// Forgets a subject; replies about it count no more.
@@ -320,8 +367,20 @@ impl Judge {
     ) -> Fault {
         let (id, name) = (Fault(self.number()), name.into());
         *self.counts.faults.entry(name.clone()).or_default() += 1;
-        self.faults.push(Broken { id, name, sidecar, impact, from: at, to: None });
+        self.faults.push(Broken { id, name, sidecar, impact, from: at, to: None, blind: None });
         id
+    }
+
+    /// From here on nothing reaches the sidecar, or all of them.
+    pub(crate) fn blinds(&mut self, fault: Fault, at: Instant) {
+        self.faults.iter_mut().filter(|broken| broken.id == fault).for_each(|broken| broken.blind = Some((at, None)));
+    }
+
+    /// Something may reach it again.
+    pub(crate) fn sees(&mut self, fault: Fault, at: Instant) {
+        let blind =
+            self.faults.iter_mut().filter(|broken| broken.id == fault).filter_map(|broken| broken.blind.as_mut());
+        blind.for_each(|(_, to)| *to = Some(at));
     }
 
     /// It is whole again.
@@ -335,7 +394,8 @@ impl Judge {
     pub(crate) fn stood_still(&mut self, from: Instant, to: Instant) {
         let id = Fault(self.number());
         let (name, impact) = ("the machine stood still".to_owned(), Impact::Stale);
-        self.faults.push(Broken { id, name, sidecar: None, impact, from: from - self.bound, to: Some(to) });
+        let from = from - self.bound;
+        self.faults.push(Broken { id, name, sidecar: None, impact, from, to: Some(to), blind: None });
     }
 
     /// Acknowledged writes may get lost from here on: replies wait until it is known which.
@@ -375,13 +435,22 @@ impl Judge {
 
     /// A sidecar was started anew, without what it had seen.
     pub(crate) fn restarted(&mut self, sidecar: usize) {
-        self.rows.values_mut().for_each(|row| row.refusals.retain(|(refuser, _)| *refuser != sidecar));
+        for row in self.rows.values_mut() {
+            let narrowings = row.narrowings.iter_mut().map(|narrowing| &mut narrowing.refusals);
+            narrowings.chain([&mut row.refusals]).for_each(|all| all.retain(|(refuser, _)| *refuser != sidecar));
+        }
     }
 
     /// A reply.
     pub(crate) fn observe(&mut self, observed: Observed) {
-        self.counts.requests += 1;
-        *self.counts.statuses.entry(observed.status.unwrap_or(0)).or_default() += 1;
+        match observed.part {
+            Part::Whole => {
+                self.counts.requests += 1;
+                *self.counts.statuses.entry(observed.status.unwrap_or(0)).or_default() += 1;
+            }
+            Part::Piece => self.counts.pieces += 1,
+            Part::CutOff => self.counts.cut_off += 1,
+        }
         self.waiting.push(observed);
     }
 
@@ -440,7 +509,14 @@ impl Judge {
         if said_gone && broken.is_none() && row.refused_by(observed.sidecar).is_none() {
             row.refusals.push((observed.sidecar, observed.answered_at));
         }
-        let before = row.seen.iter().rev().find(|before| before.sidecar == observed.sidecar);
+        if matches!(observed.status, Some(401 | 403)) {
+            row.narrowings.iter_mut().filter(|narrowing| narrowing.covers(observed)).for_each(|narrowing| {
+                let refuser = (observed.sidecar, observed.answered_at);
+                narrowing.refusals.extend(narrowing.refused_by(observed.sidecar).is_none().then_some(refuser));
+            });
+        }
+        let alike = |before: &&Observed| before.sidecar == observed.sidecar && before.part == observed.part;
+        let before = row.seen.iter().rev().find(alike);
         if before.is_none_or(|before| before.status != observed.status) {
             if row.seen.len() == SEEN {
                 row.seen.pop_front();
@@ -450,14 +526,34 @@ impl Judge {
     }
 
     fn rule_broken(&self, row: &Row, observed: Observed) -> Option<Rule> {
+        let cut_off = observed.part == Part::CutOff;
+        if cut_off && row.known_at(observed, self.bound) != Verdicts::SERVED {
+            return None;
+        }
         let Some(status) = observed.status else {
-            return (!self.excused(observed, &[Impact::Down])).then_some(Rule::Strange);
+            let excuses: &[Impact] = if cut_off { &[Impact::Down, Impact::Stale] } else { &[Impact::Down] };
+            return (!self.excused(observed, excuses)).then_some(Rule::Strange);
         };
         if status == 503 {
             return (!self.excused(observed, &[Impact::Down, Impact::Stale])).then_some(Rule::Unavailable);
         }
         let Some(said) = Verdicts::behind(status) else { return Some(Rule::Strange) };
         let accepted = said != Verdicts::REFUSED | Verdicts::GONE;
+        if accepted && row.is_foreign {
+            return Some(Rule::Foreign);
+        }
+        if self.is_blind(observed) {
+            return Some(Rule::Stale);
+        }
+        if accepted && row.vouched_at.is_some_and(|at| at < observed.sent_at) {
+            return Some(Rule::Vouched);
+        }
+        let widened = |narrowing: &Narrowing| {
+            narrowing.covers(observed) && narrowing.refused_by(observed.sidecar).is_some_and(|at| at < observed.sent_at)
+        };
+        if status == 200 && row.narrowings.iter().any(widened) {
+            return Some(Rule::Widened);
+        }
         if accepted && row.refused_by(observed.sidecar).is_some_and(|at| at < observed.sent_at) {
             return Some(Rule::Revived);
         }
@@ -470,6 +566,16 @@ impl Judge {
         }
     }
 
+    /// Whether nothing had reached the sidecar for longer than the bound.
+    fn is_blind(&self, observed: Observed) -> bool {
+        self.faults.iter().any(|fault| {
+            let Some((from, to)) = fault.blind else { return false };
+            let reached = fault.sidecar.is_none_or(|sidecar| sidecar == observed.sidecar);
+            let overdue = observed.sent_at > from + self.bound + UNDER_WAY;
+            reached && overdue && to.is_none_or(|to| observed.answered_at < to)
+        })
+    }
+
     /// Whether a fault of one of these kinds explains that a sidecar could not answer.
     fn excused(&self, observed: Observed, impacts: &[Impact]) -> bool {
         self.faults.iter().any(|fault| {
@@ -477,7 +583,7 @@ impl Judge {
             // Stale replicas are believed for a while. Half of the bound: probes may have been late before.
             let earliest = match fault.impact {
                 Impact::Stale => fault.from + self.bound / 2,
-                Impact::Down => fault.from,
+                Impact::Down | Impact::None => fault.from,
             };
             let latest = fault.to.map(|to| to + self.recovery);
             reached
@@ -491,6 +597,7 @@ impl Judge {
         for row in self.rows.values_mut() {
             let base = row.claims.iter().rposition(|claim| claim.sure.is_some_and(|sure| sure + self.bound < oldest));
             row.claims.drain(..base.unwrap_or(0));
+            row.narrowings.retain(|narrowing| narrowing.to.is_none_or(|to| to >= oldest));
         }
         let recovery = self.recovery;
         self.faults.retain(|fault| fault.to.is_none_or(|to| to + recovery >= oldest));
@@ -504,7 +611,12 @@ impl Judge {
         let said = |observed: &Observed| {
             let (sent, answered) = (at(observed.sent_at), at(observed.answered_at));
             let status = observed.status.map_or("nothing".to_owned(), |status| status.to_string());
-            format!("sidecar {} answered {status} (sent {sent}, answered {answered})", observed.sidecar)
+            let part = match observed.part {
+                Part::Whole => "",
+                Part::Piece => "a piece of ",
+                Part::CutOff => "half of ",
+            };
+            format!("sidecar {} answered {part}{status} (sent {sent}, answered {answered})", observed.sidecar)
         };
         let mut story = format!("{}: {}; right: {known}, bound {:?}\n", row.label, said(&observed), self.bound);
         // Writing to a string cannot fail.
@@ -515,6 +627,15 @@ impl Judge {
         }
         for (sidecar, moment) in &row.refusals {
             line(format!("{}: sidecar {sidecar} refused it for good", at(*moment)));
+        }
+        if let Some(moment) = row.vouched_at {
+            line(format!("{}: all sidecars are said to refuse it", at(moment)));
+        }
+        for Narrowing { from, to, refusals } in &row.narrowings {
+            let to = to.map(at).unwrap_or_default();
+            let refusers: Vec<_> =
+                refusals.iter().map(|(sidecar, moment)| format!("{sidecar} at {}", at(*moment))).collect();
+            line(format!("{} .. {to}: narrowed, and lost; refused by {}", at(*from), refusers.join(", ")));
         }
         row.seen.iter().for_each(|seen| line(said(seen)));
         for fault in self.faults.iter().filter(|fault| fault.from <= observed.answered_at) {
@@ -535,8 +656,18 @@ impl Row {
         let settled = |claim: &Claim| claim.sure.is_some_and(|sure| sure + bound < observed.sent_at);
         let base = self.claims.iter().rposition(settled).unwrap_or(0);
         let mut claims = self.claims.iter().skip(base);
-        let first = claims.next().map_or(Verdicts(0), |claim| claim.right);
+        let first = claims.next().map_or(Verdicts::NONE, |claim| claim.right);
         claims.filter(|claim| claim.from <= observed.answered_at).fold(first, |known, claim| known | claim.right)
+    }
+
+    fn refused_by(&self, sidecar: usize) -> Option<Instant> {
+        self.refusals.iter().find(|(refuser, _)| *refuser == sidecar).map(|(_, at)| *at)
+    }
+}
+
+impl Narrowing {
+    fn covers(&self, observed: Observed) -> bool {
+        observed.sent_at > self.from && self.to.is_none_or(|to| observed.answered_at < to)
     }
 
     fn refused_by(&self, sidecar: usize) -> Option<Instant> {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::history::{Judge, Observed, Subject};
+use super::history::{Judge, Observed, Part, Subject};
 
 /// The judge, shared by all that happens at once.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ impl History {
 pub(crate) struct Probe {
     pub(crate) subject: Subject,
     pub(crate) request: Arc<[u8]>,
+    /// The same, with a reply that goes on and on: see [`Responder`].
+    pub(crate) flow: Option<Arc<[u8]>>,
 }
 
 /// What is asked. Changes while it is asked.
@@ -82,14 +84,14 @@ pub(crate) struct Prober(JoinSet<()>);
 impl Prober {
     /// Asks every one of `sidecars` over `connections` connections, each with this pause between two requests.
     pub(crate) fn start(
-        sidecars: &[Place],
+        sidecars: &[(usize, Place)],
         connections: usize,
         pause: Duration,
         probes: &Probes,
         history: &History,
     ) -> Self {
         let mut tasks = JoinSet::new();
-        for (sidecar, place) in sidecars.iter().enumerate() {
+        for (sidecar, place) in sidecars.iter().cloned() {
             for first in 0..connections {
                 let (probes, history) = (probes.clone(), history.clone());
                 let mut asker = Asker::new(place.clone());
@@ -137,7 +139,7 @@ impl Asker {
                 None
             }
         };
-        Observed { sidecar, subject: probe.subject, sent_at, answered_at: Instant::now(), status }
+        Observed { sidecar, subject: probe.subject, sent_at, answered_at: Instant::now(), status, part: Part::Whole }
     }
 
     async fn status(&mut self, request: &[u8]) -> io::Result<u16> {
@@ -172,7 +174,8 @@ async fn head(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<usiz
     }
 }
 
-/// An upstream that answers every request with 200, and remembers none. Requests have no body.
+/// An upstream that answers every request with 200, and remembers none. Requests have no body. Where `flow` is in the path,
+/// the reply goes on until somebody ends it.
 pub(crate) struct Responder {
     pub(crate) address: SocketAddr,
     _connections: JoinSet<()>,
@@ -201,7 +204,22 @@ async fn respond(mut stream: TcpStream) -> io::Result<()> {
     let mut received = Vec::new();
     loop {
         let end = head(&mut stream, &mut received).await?;
+        let flows = received[..end].windows(6).any(|part| part == b"/flow/");
         received.drain(..end);
+        if flows {
+            return flow(&mut stream).await;
+        }
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await?;
+    }
+}
+
+/// Between two pieces of a reply that goes on.
+const PIECE_INTERVAL: Duration = Duration::from_millis(25);
+
+async fn flow(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await?;
+    loop {
+        stream.write_all(&[b'x'; 512]).await?;
+        tokio::time::sleep(PIECE_INTERVAL).await;
     }
 }

@@ -6,18 +6,24 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tollgate::registry::{Actor, NewToken, Registry, RegistryError, Requested};
+use anyhow::Context as _;
+use tokio::runtime::Handle;
+use tollgate::registry::{Actor, ImportLine, NewToken, Registry, RegistryError, Requested};
 use tollgate::store::Store;
-use tollgate::token::{Permission, PermissionSet, Role, TokenId, TokenState, UserStatus};
+use tollgate::token::{Permission, PermissionSet, RawToken, Role, TokenId, TokenState, UserStatus};
 
 use super::history::{Outcome, Subject, Verdicts};
 use super::prober::{History, Probe, Probes};
 
-/// The two kinds of requests: each needs a permission of its own.
-const REQUESTS: [(&str, &str, &str); 2] = [
+/// The kinds of requests: each needs a permission of its own, and the last one's an Administrator.
+const REQUESTS: [(&str, &str, &str); 3] = [
     ("configs:read", "GET /api/configs/1/toml", ""),
     ("heartbeat:write", "POST /agents/heartbeat", "Content-Length: 0\r\n"),
+    ("users:read", "GET /api/users", ""),
 ];
+
+/// A request of the first kind whose reply goes on and on.
+const FLOW: &str = "GET /api/configs/flow/toml";
 
 /// A user as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +41,11 @@ pub(crate) struct Token {
     pub(crate) permissions: PermissionSet,
     pub(crate) life: Life,
     /// In the order of [`REQUESTS`].
-    subjects: [Subject; 2],
+    subjects: [Subject; REQUESTS.len()],
+    /// The first kind, at sidecars of another registry that must not know it.
+    pub(crate) elsewhere: Option<Subject>,
+    /// The value.
+    pub(crate) raw: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,12 +116,39 @@ pub(crate) struct World {
     numbers: usize,
     /// A command's outcome is not known: see [`World::read_back`].
     pub(crate) in_doubt: bool,
+    /// When a command on a user ended last.
+    stirred: BTreeMap<String, Instant>,
+    /// Users whose last command narrowed them, and when that was acknowledged.
+    narrowed: BTreeMap<String, Instant>,
+    /// Asked at sidecars of another registry.
+    pub(crate) elsewhere: Option<Probes>,
+}
+
+/// How a command ended that waits for all sidecars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// All have applied it, it says.
+    Vouched,
+    /// It is committed.
+    Committed,
+    Unknown,
 }
 
 impl World {
     pub(crate) fn new(registry: Registry, prefix: &str, history: History, probes: Probes) -> Self {
         let prefix = prefix.to_owned();
-        Self { registry, model: Model::default(), history, probes, prefix, numbers: 0, in_doubt: false }
+        Self {
+            registry,
+            model: Model::default(),
+            history,
+            probes,
+            prefix,
+            numbers: 0,
+            in_doubt: false,
+            stirred: BTreeMap::new(),
+            narrowed: BTreeMap::new(),
+            elsewhere: None,
+        }
     }
 
     /// Runs a command that changes the model so, and tells the history.
@@ -121,22 +158,36 @@ impl World {
         change: impl FnOnce(&mut Model),
         command: impl Future<Output = Result<T, RegistryError>>,
     ) -> Result<T, RegistryError> {
+        let outcome = |result: &Result<T, RegistryError>| match result {
+            Ok(_) => Outcome::Done,
+            Err(RegistryError::OutcomeUnknown(_)) => Outcome::Unknown,
+            Err(_) => Outcome::Failed,
+        };
+        let why =
+            |result: &Result<T, RegistryError>| result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        self.carry_out(name, change, command, outcome, why).await
+    }
+
+    async fn carry_out<T>(
+        &mut self,
+        name: &'static str,
+        change: impl FnOnce(&mut Model),
+        command: impl Future<Output = T>,
+        outcome_of: impl FnOnce(&T) -> Outcome,
+        why: impl FnOnce(&T) -> String,
+    ) -> T {
         let mut after = self.model.clone();
         change(&mut after);
         let before: BTreeMap<_, _> = self.model.verdicts().collect();
         let effects: Vec<_> = after.verdicts().filter(|(subject, right)| before.get(subject) != Some(right)).collect();
         let operation = self.history.with(|judge| judge.begins(name, &effects, Instant::now()));
         let result = command.await;
-        let outcome = match &result {
-            Ok(_) => Outcome::Done,
-            Err(RegistryError::OutcomeUnknown(_)) => Outcome::Unknown,
-            Err(_) => Outcome::Failed,
-        };
+        let outcome = outcome_of(&result);
         let subjects: Vec<_> = effects.iter().map(|(subject, right)| format!("{subject:?} {right}")).collect();
         self.history.with(|judge| {
             judge.ends(operation, outcome, Instant::now());
-            let why = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            judge.note(format!("{name} by {}: {outcome:?} {why} {}", self.prefix, subjects.join(", ")), Instant::now());
+            let (by, why) = (&self.prefix, why(&result));
+            judge.note(format!("{name} by {by}: {outcome:?} {why} {}", subjects.join(", ")), Instant::now());
         });
         match outcome {
             Outcome::Done => self.model = after,
@@ -167,27 +218,91 @@ impl World {
         // Nobody knows the token before it is made, so nobody asks about it: an operation without effects.
         let registry = self.registry.clone();
         let created = self.run("create", |_| {}, registry.create_token(&operator(), new)).await?;
+        let raw = created.token.reveal().to_owned();
+        Ok(self.appears(owner, created.record.id, created.record.permissions, raw))
+    }
+
+    /// A copy of a token that another registry has.
+    pub(crate) async fn adopt(&mut self, owner: &str, raw: &str) -> anyhow::Result<Name> {
+        let new = NewToken {
+            user: owner.to_owned(),
+            description: "edge".to_owned(),
+            permissions: Requested::Permissions(PermissionSet::TELEGRAF_AGENT),
+            expires_at: None,
+        };
+        let digest = raw.parse::<RawToken>()?.digest();
+        let line = ImportLine { digest, hint: String::new(), new };
+        // The compiler cannot see that it may be carried on by another thread.
+        let import = || Handle::current().block_on(self.registry.import(&operator(), vec![(1, line)], false));
+        tokio::task::block_in_place(import)?;
+        let found = self.registry.store().tokens_by_digest(&[digest]).await?.pop().flatten();
+        let record = found.context("it was imported")?.record;
+        let name = self.appears(owner, record.id, record.permissions, raw.to_owned());
+        self.is_shared(name);
+        Ok(name)
+    }
+
+    /// A token that was made is asked about.
+    fn appears(&mut self, owner: &str, id: TokenId, permissions: PermissionSet, raw: String) -> Name {
         self.numbers += 1;
-        let name = Name(self.numbers);
-        let now = Instant::now();
-        let id = created.record.id;
+        let (name, now) = (Name(self.numbers), Instant::now());
         let subjects = self.history.with(|judge| {
             REQUESTS.map(|(_, request, _)| judge.subject(format!("{id} {request}"), Verdicts::REFUSED, now))
         });
-        let permissions = created.record.permissions;
-        let token = Token { id: Some(id), owner: owner.to_owned(), permissions, life: Life::Active, subjects };
+        let elsewhere = self.elsewhere.as_ref();
+        let elsewhere = elsewhere.map(|_| self.history.with(|judge| judge.foreign(format!("{id} elsewhere"), now)));
+        let request = |request: &str, fields: &str| {
+            let head = format!("{request} HTTP/1.1\r\nHost: tollgate\r\nAuthorization: Bearer {raw}\r\n{fields}\r\n");
+            Arc::<[u8]>::from(head.into_bytes())
+        };
+        let asked = REQUESTS.map(|(_, line, fields)| request(line, fields));
+        let flow = request(FLOW, "");
+        let owner = owner.to_owned();
+        let token = Token { id: Some(id), owner, permissions, life: Life::Active, subjects, elsewhere, raw };
         self.model.tokens.insert(name, token);
         let effects: Vec<_> = self.model.verdicts().filter(|(subject, _)| subjects.contains(subject)).collect();
         self.history.with(|judge| {
             let operation = judge.begins("appear", &effects, now);
             judge.ends(operation, Outcome::Done, now);
         });
-        for (subject, (_, request, fields)) in subjects.into_iter().zip(REQUESTS) {
-            let raw = created.token.reveal();
-            let head = format!("{request} HTTP/1.1\r\nHost: tollgate\r\nAuthorization: Bearer {raw}\r\n{fields}\r\n");
-            self.probes.add(Probe { subject, request: head.into_bytes().into() });
+        if let (Some(probes), Some(subject)) = (&self.elsewhere, elsewhere) {
+            probes.add(Probe { subject, request: Arc::clone(&asked[0]), flow: None });
         }
-        Ok(name)
+        let mut flow = Some(flow);
+        for (subject, request) in subjects.into_iter().zip(asked) {
+            self.probes.add(Probe { subject, request, flow: flow.take() });
+        }
+        name
+    }
+
+    /// Another registry is about to have this token too.
+    pub(crate) fn is_shared(&mut self, name: Name) {
+        let subject = self.model.token(name).elsewhere.take();
+        self.forget_subject(self.elsewhere.as_ref(), subject);
+    }
+
+    fn forget_subject(&self, probes: Option<&Probes>, subject: Option<Subject>) {
+        let (Some(probes), Some(subject)) = (probes, subject) else { return };
+        probes.remove(subject);
+        self.history.with(|judge| judge.forget(subject));
+    }
+
+    /// Ends a token by a command that waits for all sidecars.
+    pub(crate) async fn end_and_wait(
+        &mut self,
+        name: Name,
+        end: Life,
+        command: impl Future<Output = Waited>,
+    ) -> Waited {
+        let change = |model: &mut Model| model.token(name).life = end;
+        let outcome = |waited: &Waited| if *waited == Waited::Unknown { Outcome::Unknown } else { Outcome::Done };
+        let what = if end == Life::Deleted { "delete --wait" } else { "revoke --wait" };
+        let waited = self.carry_out(what, change, command, outcome, |waited| format!("{waited:?}")).await;
+        if waited == Waited::Vouched {
+            let subjects = self.model.token(name).subjects;
+            self.history.with(|judge| subjects.iter().for_each(|subject| judge.vouched(*subject, Instant::now())));
+        }
+        waited
     }
 
     pub(crate) async fn revoke(&mut self, names: &[Name]) -> Result<(), RegistryError> {
@@ -225,7 +340,26 @@ impl World {
         let status = if enabled { UserStatus::Active } else { UserStatus::Disabled };
         let name = if enabled { "enable user" } else { "disable user" };
         let set = |model: &mut Model| model.users.get_mut(user).expect("a user of this world").enabled = enabled;
-        self.run(name, set, registry.set_status(&operator(), user, status)).await.map(drop)
+        self.touches(user);
+        let done = self.run(name, set, registry.set_status(&operator(), user, status)).await.map(drop);
+        self.touched(user, !enabled && done.is_ok());
+        done
+    }
+
+    /// A command on this user begins.
+    fn touches(&self, user: &str) {
+        let tokens = self.model.tokens.values().filter(|token| token.owner == user);
+        let subjects = tokens.flat_map(|token| token.subjects);
+        self.history.with(|judge| subjects.for_each(|subject| judge.touched(subject, Instant::now())));
+    }
+
+    /// It has ended.
+    fn touched(&mut self, user: &str, is_narrower: bool) {
+        self.stirred.insert(user.to_owned(), Instant::now());
+        match is_narrower {
+            true => drop(self.narrowed.insert(user.to_owned(), Instant::now())),
+            false => drop(self.narrowed.remove(user)),
+        }
     }
 
     pub(crate) async fn set_role(&mut self, user: &str, role: Role) -> Result<(), RegistryError> {
@@ -237,16 +371,30 @@ impl World {
                 model.narrow(user, role);
             }
         };
-        self.run("set role", set, registry.set_role(&operator(), user, role)).await.map(drop)
+        let before = self.model.users[user].role;
+        self.touches(user);
+        let done = self.run("set role", set, registry.set_role(&operator(), user, role)).await.map(drop);
+        self.touched(user, role < before && done.is_ok());
+        done
+    }
+
+    /// Commits to every user that had commands since then, and leaves each as it is: what sidecars saw of those users before,
+    /// and the store may have lost, counts no more.
+    pub(crate) async fn stir(&mut self, since: Instant) -> Result<(), RegistryError> {
+        let stirred = self.stirred.iter().filter(|(_, at)| **at >= since).map(|(user, _)| user.clone());
+        for user in stirred.collect::<Vec<_>>() {
+            let Some(enabled) = self.model.users.get(&user).map(|user| user.enabled) else { continue };
+            self.set_enabled(&user, !enabled).await?;
+            self.set_enabled(&user, enabled).await?;
+        }
+        Ok(())
     }
 
     /// No longer asks about a token.
     pub(crate) fn forget(&mut self, name: Name) {
         let Some(token) = self.model.tokens.remove(&name) else { return };
-        for subject in token.subjects {
-            self.probes.remove(subject);
-            self.history.with(|judge| judge.forget(subject));
-        }
+        token.subjects.into_iter().for_each(|subject| self.forget_subject(Some(&self.probes), Some(subject)));
+        self.forget_subject(self.elsewhere.as_ref(), token.elsewhere);
     }
 
     /// The request that asks for a configuration with this token.
@@ -263,7 +411,8 @@ impl World {
     /// Takes the store's word for what is so, and tells the history what it has lost since `since`. Commands whose
     /// outcome was not known are settled by it too.
     ///
-    /// A revocation that was lost may yet be recalled by a sidecar that has seen it. With `settled`, that is over.
+    /// A revocation that was lost may yet be recalled by a sidecar that has seen it. With `settled`, that is over. Users who had
+    /// commands since then may be seen so by some sidecars and otherwise by others, until [`World::stir`].
     pub(crate) async fn read_back(&mut self, since: Instant, settled: bool) -> anyhow::Result<Lost> {
         let store = Arc::clone(self.registry.store());
         let asked = Instant::now();
@@ -279,12 +428,19 @@ impl World {
                 _ => {}
             }
         }
+        let unsure = self.unsure(&found, since);
+        if !settled {
+            lost.narrowings = self.lost_narrowings(&found, since);
+        }
         self.history.with(|judge| {
             for (subject, mut now) in after {
                 let right = judge.right(subject).unwrap_or(now);
                 let ended = before.get(&subject) == Some(&Verdicts::GONE) || right.intersects(Verdicts::GONE);
                 if ended && !settled {
                     now = now | Verdicts::GONE;
+                }
+                if unsure.contains(&subject) && now.intersects(Verdicts::SERVED | Verdicts::FORBIDDEN) {
+                    now = now | Verdicts::REFUSED | Verdicts::FORBIDDEN;
                 }
                 // Back and forth: equal now does not mean that it was always so.
                 if right != now || judge.changed_since(subject, since) {
@@ -305,6 +461,35 @@ impl World {
         self.model.users = found.users;
         self.in_doubt = false;
         Ok(lost)
+    }
+
+    /// What depends on a user who had commands since then.
+    fn unsure(&self, found: &Model, since: Instant) -> Vec<Subject> {
+        let is_stirred = |user: &String| self.stirred.get(user).is_some_and(|at| *at >= since);
+        let tokens = self.model.tokens.iter();
+        let tokens = tokens.filter(|(name, token)| is_stirred(&token.owner) || is_stirred(&found.tokens[name].owner));
+        tokens.flat_map(|(_, token)| token.subjects).collect()
+    }
+
+    /// Tells the history what was narrowed with a user, and is no more. Returns how many users that were.
+    fn lost_narrowings(&self, found: &Model, since: Instant) -> usize {
+        let is_narrower = |user: &String| {
+            let (Some(before), Some(after)) = (self.model.users.get(user), found.users.get(user)) else { return false };
+            (before.enabled, before.role) != (after.enabled, after.role)
+        };
+        let lost = self.narrowed.iter().filter(|(user, at)| **at >= since && is_narrower(user));
+        let lost: BTreeMap<_, _> = lost.map(|(user, at)| (user, *at)).collect();
+        for (name, before) in &self.model.tokens {
+            let after = &found.tokens[name];
+            let Some(from) = lost.get(&before.owner).filter(|_| before.owner == after.owner) else { continue };
+            for (kind, subject) in before.subjects.iter().enumerate() {
+                let (before, after) = (self.model.verdict(before, kind), found.verdict(after, kind));
+                if after == Verdicts::SERVED && (before == Verdicts::REFUSED || before == Verdicts::FORBIDDEN) {
+                    self.history.with(|judge| judge.narrowed(*subject, *from));
+                }
+            }
+        }
+        lost.len()
     }
 
     /// What the store holds of this world.
@@ -350,6 +535,8 @@ impl World {
 pub(crate) struct Lost {
     pub(crate) revocations: Vec<Name>,
     pub(crate) creations: Vec<Name>,
+    /// How many users were narrowed last of all.
+    pub(crate) narrowings: usize,
 }
 
 /// The operator at the command line.

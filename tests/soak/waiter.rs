@@ -1,0 +1,108 @@
+//! `tollgate token revoke --wait` and `delete --wait`, as processes: what they say is judged by what sidecars let in afterwards.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::Mutex;
+use tollgate::token::{PermissionSet, Role};
+
+use crate::harness::world::{Life, Name, Waited, World};
+use crate::random::Random;
+
+/// How long a command waits for sidecars, as its argument says it.
+const TIMEOUT: &str = "2s";
+
+/// The pause between two commands, in milliseconds.
+const PAUSE: (u64, u64) = (50, 1200);
+
+/// Ended tokens that are still asked about.
+const ENDED: usize = 12;
+
+/// An operator who waits.
+#[derive(Clone)]
+pub(crate) struct Waiter {
+    pub(crate) world: Arc<Mutex<World>>,
+    pub(crate) store: String,
+    pub(crate) quorum: u32,
+    /// Every command is taken at more than its word: what is committed is taken to be applied by all.
+    pub(crate) sabotage: bool,
+    pub(crate) receipts: Arc<Receipts>,
+}
+
+/// How many commands ended how.
+#[derive(Debug, Default)]
+pub(crate) struct Receipts {
+    pub(crate) given: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+impl Waiter {
+    /// Works until it is dropped. While it is to be quiet it begins nothing new.
+    pub(crate) async fn work(self, quiet: Arc<AtomicBool>, mut random: Random) {
+        loop {
+            {
+                let mut world = self.world.lock().await;
+                if !world.in_doubt && !quiet.load(Ordering::Relaxed) {
+                    self.once(&mut world, &mut random).await;
+                }
+            }
+            tokio::time::sleep(random.time(PAUSE.0, PAUSE.1)).await;
+        }
+    }
+
+    /// Ends one token, and makes another for the next time.
+    pub(crate) async fn once(&self, world: &mut World, random: &mut Random) {
+        if let Some(token) = random.one_of(&names(world, true)) {
+            self.end(world, token, random.percent(50)).await;
+        }
+        if world.in_doubt {
+            return;
+        }
+        let ended = names(world, false);
+        let many = ended.len().saturating_sub(ENDED);
+        ended.into_iter().take(many).for_each(|name| world.forget(name));
+        // Enough that one of them was there before whatever is lost.
+        while names(world, true).len() < 6 && self.create(world).await.is_some() {}
+    }
+
+    async fn create(&self, world: &mut World) -> Option<Name> {
+        let user = match world.model.users.keys().next().cloned() {
+            Some(user) => user,
+            None => world.add_user(Role::Manager).await.ok()?,
+        };
+        world.create(&user, PermissionSet::TELEGRAF_AGENT).await.ok()
+    }
+
+    async fn end(&self, world: &mut World, token: Name, deletes: bool) {
+        let Some(id) = world.ids(&[token]).pop().map(|id| id.to_string()) else { return };
+        let (verb, end) = if deletes { ("delete", Life::Deleted) } else { ("revoke", Life::Revoked) };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(["token", verb, &id, "--yes", "--json", "--wait", "--timeout", TIMEOUT]);
+        command.env_clear().env("HOME", "/nonexistent").env("LOGNAME", "soak");
+        command.env("TOLLGATE_STORE__URL", &self.store).env("TOLLGATE_STORE__QUORUM_REPLICAS", self.quorum.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let run = async {
+            let ended = tokio::task::spawn_blocking(move || command.output()).await;
+            let Ok(Ok(output)) = ended else { return Waited::Unknown };
+            // It prints what it did, whatever became of the waiting.
+            let is_committed = output.stdout.windows(id.len()).any(|part| part == id.as_bytes());
+            match output.status.code() {
+                Some(0) => Waited::Vouched,
+                Some(1) if is_committed && self.sabotage => Waited::Vouched,
+                Some(1) if is_committed => Waited::Committed,
+                _ => Waited::Unknown,
+            }
+        };
+        let receipts = match world.end_and_wait(token, end, run).await {
+            Waited::Vouched => &self.receipts.given,
+            Waited::Committed | Waited::Unknown => &self.receipts.refused,
+        };
+        receipts.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn names(world: &World, active: bool) -> Vec<Name> {
+    let is = |life: Life| (life == Life::Active) == active;
+    world.model.tokens.iter().filter(|(_, token)| is(token.life)).map(|(name, _)| *name).collect()
+}
