@@ -1,5 +1,6 @@
 //! One Redis, one upstream, and sidecars, all of them processes that end with what holds them.
 
+use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -17,12 +18,9 @@ use tollgate::token::{Digest, PermissionSet, RawToken};
 pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
-    /// User and system time so far, in the kernel's ticks of 10 ms.
+    /// User and system time so far.
     pub(crate) fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("it runs");
-        let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
-        let ticks = fields.split_ascii_whitespace().skip(11).take(2);
-        Duration::from_millis(10 * ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum::<u64>())
+        cpu_of(self.0.id())
     }
 
     /// SIGKILL.
@@ -37,6 +35,14 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// User and system time of a process so far, in the kernel's ticks of 10 ms.
+pub(crate) fn cpu_of(process: impl Display) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+    let ticks = fields.split_ascii_whitespace().skip(11).take(2);
+    Duration::from_millis(10 * ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum::<u64>())
 }
 
 /// Everything but the sidecars.

@@ -49,7 +49,7 @@ struct Options {
 pub(crate) enum Sabotage {
     /// One sidecar believes its replica for an hour, and is cut off from Redis again and again: `Accepted`, `Stale`.
     Staleness,
-    /// The neighbour's sidecar reads the other database: `Foreign`.
+    /// The neighbour gets copies of tokens, and nobody is told: `Foreign`.
     Databases,
     /// What is committed is taken to be applied by all: `Vouched`.
     Receipts,

@@ -23,6 +23,9 @@ const ENDED: usize = 15;
 /// The pause between two commands, in milliseconds.
 const PAUSE: (u64, u64) = (2, 60);
 
+/// Between two tokens that both registries have, in milliseconds.
+const SHARED: (u64, u64) = (300, 2500);
+
 /// What is done.
 #[derive(Debug, Clone, Copy)]
 enum Act {
@@ -65,16 +68,17 @@ pub(crate) async fn work(world: Arc<Mutex<World>>, quiet: Arc<AtomicBool>, mut r
     }
 }
 
-/// Gives one registry copies of tokens that another has, which both go on with as they like, until it is dropped.
+/// Gives one registry copies of tokens that another has, which both go on with as they like, until it is dropped. With
+/// `sabotage`, nobody is told.
 pub(crate) async fn share(
     from: Arc<Mutex<World>>,
     to: Arc<Mutex<World>>,
     quiet: Arc<AtomicBool>,
     mut random: Random,
-    pause: (u64, u64),
+    sabotage: bool,
 ) {
     loop {
-        tokio::time::sleep(random.time(pause.0, pause.1)).await;
+        tokio::time::sleep(random.time(SHARED.0, SHARED.1)).await;
         let (mut from, mut to) = (from.lock().await, to.lock().await);
         if quiet.load(Ordering::Relaxed) || to.in_doubt || names(&to, |life| life == Life::Active).len() > TOKENS * 2 {
             continue;
@@ -87,7 +91,9 @@ pub(crate) async fn share(
             && from.model.tokens[&token].elsewhere.is_some()
         {
             // Nobody asks any more whether the other one knows it.
-            from.is_shared(token);
+            if !sabotage {
+                from.is_shared(token);
+            }
             let raw = from.model.tokens[&token].raw.clone();
             drop(from);
             // What fails was not made, or nobody asks about it.

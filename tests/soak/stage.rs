@@ -50,9 +50,6 @@ const NEIGHBOUR: usize = OPERATORS;
 /// The operator who waits, among the worlds.
 const WAITER: usize = OPERATORS + 1;
 
-/// Between two tokens that both registries have, in milliseconds.
-const SHARED: (u64, u64) = (300, 2500);
-
 /// Connections on which each sidecar is asked.
 const CONNECTIONS: usize = 2;
 
@@ -187,9 +184,8 @@ impl Stage {
         let mut sidecars = Vec::new();
         for number in 0..SIDECARS {
             let is_believing = sabotage == Some(Sabotage::Staleness) && number == 0;
-            let is_neighbour = REALMS[1].contains(&number) && sabotage != Some(Sabotage::Databases);
             sidecars.push(Sidecar::start(sidecar::Settings {
-                store: url(number, usize::from(is_neighbour)),
+                store: url(number, usize::from(REALMS[1].contains(&number))),
                 upstream: upstream.address,
                 max_staleness: if is_believing { Duration::from_secs(3600) } else { BOUND },
                 probe_interval: PROBE_INTERVAL,
@@ -243,7 +239,8 @@ impl Stage {
         }
         let (ours, theirs) = (Arc::clone(&stage.worlds[0]), Arc::clone(&stage.worlds[NEIGHBOUR]));
         let (quiet, own) = (Arc::clone(&stage.quiet), Random::new(random.next()));
-        stage.operators.spawn(operator::share(ours, theirs, quiet, own, SHARED));
+        let is_secret = sabotage == Some(Sabotage::Databases);
+        stage.operators.spawn(operator::share(ours, theirs, quiet, own, is_secret));
         let (waiter, quiet) = (stage.waiter.clone(), Arc::clone(&stage.quiet));
         stage.operators.spawn(waiter.work(quiet, Random::new(random.next())));
         Ok(stage)

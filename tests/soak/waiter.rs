@@ -10,8 +10,8 @@ use tollgate::token::{PermissionSet, Role};
 use crate::harness::world::{Life, Name, Waited, World};
 use crate::random::Random;
 
-/// How long a command waits for sidecars, as its argument says it.
-const TIMEOUT: &str = "2s";
+/// How long a command waits for sidecars, as its argument says it: shorter and longer than the bound.
+const TIMEOUTS: [&str; 3] = ["300ms", "1s", "3s"];
 
 /// The pause between two commands, in milliseconds.
 const PAUSE: (u64, u64) = (50, 1200);
@@ -54,7 +54,7 @@ impl Waiter {
     /// Ends one token, and makes another for the next time.
     pub(crate) async fn once(&self, world: &mut World, random: &mut Random) {
         if let Some(token) = random.one_of(&names(world, true)) {
-            self.end(world, token, random.percent(50)).await;
+            self.end(world, token, random).await;
         }
         if world.in_doubt {
             return;
@@ -74,11 +74,12 @@ impl Waiter {
         world.create(&user, PermissionSet::TELEGRAF_AGENT).await.ok()
     }
 
-    async fn end(&self, world: &mut World, token: Name, deletes: bool) {
+    async fn end(&self, world: &mut World, token: Name, random: &mut Random) {
         let Some(id) = world.ids(&[token]).pop().map(|id| id.to_string()) else { return };
-        let (verb, end) = if deletes { ("delete", Life::Deleted) } else { ("revoke", Life::Revoked) };
+        let timeout = random.one_of(&TIMEOUTS).unwrap_or(TIMEOUTS[0]);
+        let (verb, end) = if random.percent(50) { ("delete", Life::Deleted) } else { ("revoke", Life::Revoked) };
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        command.args(["token", verb, &id, "--yes", "--json", "--wait", "--timeout", TIMEOUT]);
+        command.args(["token", verb, &id, "--yes", "--json", "--wait", "--timeout", timeout]);
         command.env_clear().env("HOME", "/nonexistent").env("LOGNAME", "soak");
         command.env("TOLLGATE_STORE__URL", &self.store).env("TOLLGATE_STORE__QUORUM_REPLICAS", self.quorum.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
