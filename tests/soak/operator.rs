@@ -140,6 +140,18 @@ async fn act(world: &mut World, random: &mut Random) -> Result<(), RegistryError
     }
 }
 
+/// Disables a user, or gives one a weaker role, that keeps its tokens.
+pub(crate) async fn narrow(world: &mut World, random: &mut Random) {
+    let wide = world.model.users.iter().filter(|(_, user)| user.enabled && user.role >= Role::Manager);
+    let wide: Vec<_> = wide.map(|(name, user)| (name.clone(), user.role)).collect();
+    let Some((user, role)) = random.one_of(&wide).filter(|_| !world.in_doubt) else { return };
+    // What fails is in the history.
+    drop(match role {
+        Role::Administrator if random.percent(60) => world.set_role(&user, Role::Manager).await,
+        _ => world.set_enabled(&user, false).await,
+    });
+}
+
 async fn create(world: &mut World, random: &mut Random) -> Result<(), RegistryError> {
     if names(world, |life| life == Life::Active).len() >= TOKENS {
         return Ok(());

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::Sabotage;
 use crate::harness::history::Impact;
 use crate::harness::pair::run;
 use crate::harness::relay::Traffic;
 use crate::random::Random;
 use crate::stage::{BOUND, RECOVERY, SIDECARS, Servers, Stage, Topology};
+use crate::{Sabotage, operator};
 
 /// What can be broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,16 +303,25 @@ async fn restore(stage: &mut Stage, random: &mut Random, time: Duration, flush: 
     let Servers::Alone(server) = &stage.servers else { return Ok(()) };
     run(server, &["SAVE"]).await;
     tokio::time::sleep(random.time(0, 1500)).await;
+    narrow(stage, random).await;
     let fault = stage.breaks(if flush { "FLUSHALL" } else { "older file" }, None, Impact::Stale);
     if flush {
         run(server, &["FLUSHALL"]).await;
         tokio::time::sleep(time).await;
     }
-    stage.be_quiet();
     start_from_file(stage).await?;
     conclude(stage, fault, since).await?;
     stage.history.with(|judge| judge.release(hold));
     Ok(())
+}
+
+/// Narrows users who may come back wider, as the last that operators do; and for a moment everybody sees it.
+async fn narrow(stage: &Stage, random: &mut Random) {
+    stage.be_quiet();
+    for world in stage.operators() {
+        operator::narrow(&mut *world.lock().await, random).await;
+    }
+    tokio::time::sleep(random.time(20, 500)).await;
 }
 
 /// SIGKILL, and a new start from the file that was saved last.
@@ -389,19 +398,19 @@ async fn fail_over(stage: &mut Stage, random: &mut Random, time: Duration) -> Re
     let hold = stage.history.with(|judge| judge.hold(since));
     stage.begin_losing();
     let fault = stage.breaks("failover", None, Impact::Stale);
+    if let Servers::Pair(pair) = &stage.servers
+        && random.percent(70)
+    {
+        pair.part().await;
+        tokio::time::sleep(random.time(0, 1000)).await;
+    }
+    narrow(stage, random).await;
     if let Servers::Pair(pair) = &mut stage.servers {
-        if random.percent(70) {
-            pair.part().await;
-            tokio::time::sleep(random.time(0, 1000)).await;
-        }
         match random.percent(50) {
             true => pair.primary.kill(),
             false => pair.primary.pause(),
         }
         tokio::time::sleep(time / 2).await;
-    }
-    stage.be_quiet();
-    if let Servers::Pair(pair) = &mut stage.servers {
         pair.promote().await;
     }
     stage.lead_all(None).await;

@@ -427,6 +427,11 @@ impl Stage {
         self.quiet.store(true, Ordering::Relaxed);
     }
 
+    /// The operators' worlds.
+    pub(crate) fn operators(&self) -> &[Arc<Mutex<World>>] {
+        &self.worlds[..WAITER]
+    }
+
     /// Takes the store's word in every world where a command's outcome is not known; with `since`, in all of them:
     /// writes were lost since then. Returns how many revocations were.
     pub(crate) async fn read_back(&mut self, since: Option<Instant>) -> Result<usize, String> {
