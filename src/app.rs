@@ -201,7 +201,7 @@ impl Sidecar {
         let loaded = Arc::new(loaded);
         let (watched, bounds) = (Arc::clone(&replica), alarm::Bounds::new(freshness));
         self.keep("staleness alarm", move || alarm::watch(Arc::clone(&watched), bounds.clone()));
-        let probe_interval = freshness.probe_interval;
+        let (probe_interval, bound) = (freshness.probe_interval, fleet::bound(freshness));
         self.keep("synchroniser", move || {
             let (replica, store, loaded) = (Arc::clone(&replica), Arc::clone(&store), Arc::clone(&loaded));
             let (unread, presence) = (unread.take(), Some(Arc::clone(&presence)));
@@ -211,7 +211,8 @@ impl Sidecar {
                     None => Synchroniser::new(),
                 };
                 loaded.send_replace(true);
-                driver::resume(replica, store, machine, probe_interval, presence, std::future::pending()).await;
+                let run = std::future::pending();
+                driver::resume(replica, store, machine, probe_interval, bound, presence, run).await;
             }
         });
         if let Some(file) = self.snapshot_file.clone() {

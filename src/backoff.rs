@@ -14,13 +14,18 @@ impl Backoff {
     /// How long to wait before this attempt, counted from 1.
     pub(crate) fn wait(self, attempt: u32) -> Duration {
         let wait = self.first.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(self.last);
-        let mut random = [0u8; 1];
-        // Without randomness the wait is the shortest one, which is as good for one sidecar.
-        if getrandom::fill(&mut random).is_err() {
-            random = [0];
-        }
-        wait / 2 + wait * u32::from(random[0]) / 255
+        wait / 2 + jitter(wait)
     }
+}
+
+/// Some time up to this, another one each time.
+pub(crate) fn jitter(most: Duration) -> Duration {
+    let mut random = [0; 2];
+    // Without randomness it is the shortest one, which is as good for one sidecar.
+    if getrandom::fill(&mut random).is_err() {
+        random = [0; 2];
+    }
+    most.mul_f64(f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX))
 }
 
 #[cfg(test)]

@@ -65,6 +65,17 @@ pub fn least(freshness: &FreshnessConfig) -> Duration {
     keep(freshness) - 2 * REFRESH
 }
 
+/// For how long after a proof of freshness everything is served.
+#[must_use]
+pub fn bound(freshness: &FreshnessConfig) -> Duration {
+    let bounds = freshness.per_permission.iter().map(|(_, bound)| *bound).chain([freshness.max_staleness]);
+    let bounds = bounds.filter_map(|bound| match bound {
+        MaxStaleness::Within(bound) => Some(bound),
+        MaxStaleness::Never => None,
+    });
+    bounds.min().unwrap_or(Duration::MAX)
+}
+
 /// Who this sidecar is: drawn at its start. One with a snapshot file stays who it was, by a file beside that: it may let in
 /// what it let in before, so that whoever waits for it must know that it is the same one.
 #[must_use]

@@ -12,7 +12,8 @@
 //! | `tollgate_replica_suppressed` | above 0 for long: the store lost revocations, and the next command that changes something revokes the tokens again |
 //! | `tollgate_replica_users_held` | above 0: the store lost that users were disabled or given a weaker role; `tollgate status` names them, and a command that changes them says which it is |
 //! | `tollgate_replica_damaged` | above 0: entries of the store cannot be read, and these tokens are refused |
-//! | `tollgate_replica_resyncs_total` | grows: the store was restored, failed over, or its log is too short |
+//! | `tollgate_replica_forks_total` | grows: the store lost writes, by a failover or a restart |
+//! | `tollgate_replica_resyncs_total` | grows: the store was restored, lost more than sidecars remember, or its log is too short |
 //! | `tollgate_replica_divergences_total` | above 0: the replica was not what it should have been, and was read anew |
 //! | `tollgate_store_reads_failed_total` | grows: the store is away, or refuses this sidecar |
 //! | `tollgate_store_notices_lost_total` | grows: the subscription is cut, or overflows, again and again |
@@ -109,6 +110,9 @@ const METRICS: &[Metric] = &[
     }),
     gauge("tollgate_replica_damaged", "Entries of the latest snapshot that could not be read.", |sample| {
         Some(sample.status.damaged as f64)
+    }),
+    counter("tollgate_replica_forks_total", "Times that the store was found to have lost writes.", |sample| {
+        Some(sample.status.forks as f64)
     }),
     counter("tollgate_replica_resyncs_total", "Snapshots that were needed after the first one.", |sample| {
         Some(sample.status.resyncs as f64)

@@ -26,11 +26,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Instant;
-use crate::store::{LogEntry, Position, Revision, SnapshotItem};
+use crate::store::{LogEntry, Position, Revision, SnapshotItem, Subject};
 use crate::token::{Digest, Permission, PermissionSet, Role, TokenId, UserId};
-use entry::Generation;
 use freshness::Freshness;
-use table::{Grants, Ledger};
+use table::{Basis, Grants, Ledger};
 
 /// What a request path sees of a user: shared by all of that user's grants, so that one change reaches them all.
 #[derive(Debug)]
@@ -105,6 +104,8 @@ pub struct Status {
     pub divergences: u64,
     /// Snapshots that were needed after the first one, since the start.
     pub resyncs: u64,
+    /// Times that the store was found to have lost writes, since the start.
+    pub forks: u64,
     /// Reads of the store that failed, since the start.
     pub reads_failed: u64,
     /// Times that the store's notices were, or may have been, lost, since the start: a subscription that was cut, or a
@@ -115,7 +116,7 @@ pub struct Status {
 /// See [`Replica::extent`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Extent {
-    generation: Generation,
+    basis: Basis,
     applied: Revision,
     /// Besides what was applied: what was recalled, and revoked ahead of its turn.
     narrowed: u64,
@@ -131,6 +132,7 @@ pub struct Replica {
     position: watch::Sender<Option<Position>>,
     divergences: AtomicU64,
     resyncs: AtomicU64,
+    forks: AtomicU64,
     reads_failed: AtomicU64,
     notices_lost: AtomicU64,
     narrowed: watch::Sender<u64>,
@@ -151,6 +153,7 @@ impl Replica {
             position: watch::Sender::new(None),
             divergences: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
+            forks: AtomicU64::new(0),
             reads_failed: AtomicU64::new(0),
             notices_lost: AtomicU64::new(0),
             narrowed: watch::Sender::new(0),
@@ -230,6 +233,7 @@ impl Replica {
             damaged: counts.damaged,
             divergences: self.divergences.load(Ordering::Relaxed),
             resyncs: self.resyncs.load(Ordering::Relaxed),
+            forks: self.forks.load(Ordering::Relaxed),
             reads_failed: self.reads_failed.load(Ordering::Relaxed),
             notices_lost: self.notices_lost.load(Ordering::Relaxed),
         }
@@ -301,6 +305,17 @@ impl Replica {
         self.ledger().checksum()
     }
 
+    /// The store has lost writes about these, and shows them as `found`, or no longer. Returns the checksum, as
+    /// [`Replica::checksum`]. A revoked digest stays revoked, and a user stays as narrow as was seen.
+    pub fn mend(&self, subjects: &[Subject], found: &[SnapshotItem]) -> u64 {
+        let (narrowed, checksum) = {
+            let mut ledger = self.ledger();
+            (ledger.mend(&self.grants, subjects, found), ledger.checksum())
+        };
+        self.announce(narrowed);
+        checksum
+    }
+
     /// Closes the snapshot: removes what neither it nor the changes since have shown. With `absence_proves`, what is
     /// gone was revoked or deleted, and stays so.
     pub fn sweep(&self, absence_proves: bool, now: Instant) {
@@ -332,8 +347,8 @@ impl Replica {
 
     /// What the replica holds: the same again says that nothing was added or taken away since.
     fn extent(&self) -> Extent {
-        let (generation, applied) = self.ledger().progress();
-        Extent { generation, applied, narrowed: *self.narrowed.borrow() }
+        let (basis, applied) = self.ledger().progress();
+        Extent { basis, applied, narrowed: *self.narrowed.borrow() }
     }
 
     /// Says where the replica stands.

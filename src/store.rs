@@ -10,6 +10,7 @@
 //!            ◄─ position() ──────  the truth, asked for every probe_interval
 //!            ◄─ changes(after) ──  the log, trimmed
 //!            ◄─ snapshot() ──────  everything a replica holds
+//!            ◄─ ancestor(), items()  after lost writes: from where on, and what, to read again
 //! ```
 
 pub mod batch;
@@ -32,7 +33,7 @@ use async_trait::async_trait;
 use crate::token::{Digest, Grant, HistoryEntry, Owner, TokenId, TokenRecord, UserId, UserRecord};
 
 pub use batch::{Batch, Edit, Pin};
-pub use change::{Change, LogEntry};
+pub use change::{Change, LogEntry, Subject};
 pub use position::{CommitId, Committed, Epoch, Head, Position, Revision, Stamp};
 pub use redis::RedisStore;
 pub use replicas::{Replicas, Unconfirmed};
@@ -91,6 +92,18 @@ pub enum SnapshotItem {
     },
 }
 
+impl SnapshotItem {
+    /// What it is about, if it can be read.
+    #[must_use]
+    pub fn subject(&self) -> Option<Subject> {
+        match self {
+            Self::Owner(id, ..) => Some(Subject::User(*id)),
+            Self::Grant(digest, _) => Some(Subject::Token(*digest)),
+            Self::Begin(_) | Self::Damaged { .. } => None,
+        }
+    }
+}
+
 /// How far a snapshot got. What it says is the affair of the store that it is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bookmark {
@@ -111,9 +124,10 @@ pub enum Changes {
     Entries(Vec<LogEntry>),
     /// The first entries after it, in order, without a gap; more follow.
     Page(Vec<LogEntry>),
-    /// The log no longer goes back that far, or is longer than a snapshot, or the store is at an earlier revision: only a
-    /// snapshot helps.
+    /// The log no longer goes back that far, or is longer than a snapshot: only a snapshot helps.
     Truncated,
+    /// The store has not reached that revision: it lost writes.
+    Below,
 }
 
 /// Something a store says of itself without being asked. Notices may be lost, repeated or late: they make the replica
@@ -266,6 +280,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// The log entries after a revision, as many of them as are carried at once.
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError>;
+
+    /// The greatest revision at which the change log shows one of these heads, of which the first is somebody's at
+    /// `latest`, and each other one that at the revision before: there the two histories part. `None`: at none.
+    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError>;
+
+    /// Of these, what a replica holds: an item for each that there is, in any order. Commits may come in between.
+    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError>;
 
     /// Starts watching. Every commit that becomes visible after this call leads to at least one notice, unless notices
     /// are lost on the way.

@@ -11,10 +11,10 @@ use std::time::Duration;
 use self::recall::Recalls;
 use super::Replica;
 use super::presence::Presence;
-use super::sync::{Event, Finding, Read, Synchroniser, Table};
-use crate::backoff::Backoff;
+use super::sync::{Event, Finding, Read, Remedy, Synchroniser, Table};
+use crate::backoff::{Backoff, jitter};
 use crate::clock::{Instant, Timer};
-use crate::store::{Bookmark, LogEntry, Notice, Position, Revision, Store, StoreError};
+use crate::store::{Bookmark, LogEntry, Notice, Position, Revision, SnapshotItem, Store, StoreError, Subject};
 use crate::token::Digest;
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
@@ -22,6 +22,11 @@ const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest pause within a snapshot. The whole may take as long as it needs.
 const SNAPSHOT_STALL: Duration = Duration::from_secs(10);
+
+/// Over how long a fleet that has to read everything again spreads it: for each grant as long as a Redis takes that sends it
+/// to some hundred sidecars, and no longer than this.
+const SPREAD_PER_GRANT: Duration = Duration::from_micros(60);
+const SPREAD: Duration = Duration::from_secs(15);
 
 /// The waits between attempts.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), last: Duration::from_millis(600) };
@@ -36,23 +41,25 @@ pub async fn run(
     probe_interval: Duration,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    resume(replica, store, Synchroniser::new(), probe_interval, None, shutdown).await;
+    resume(replica, store, Synchroniser::new(), probe_interval, Duration::ZERO, None, shutdown).await;
 }
 
 /// As [`run`], going on from where the replica was brought already. With a [`Presence`], only those proofs count that were
-/// made while the store knew of this sidecar.
+/// made while the store knew of this sidecar. Everything is served for `bound` after a proof: a fraction of that may pass
+/// before a snapshot that all of a fleet need.
 pub async fn resume(
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
     machine: Synchroniser,
     probe_interval: Duration,
+    bound: Duration,
     presence: Option<Arc<Presence>>,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     // Before the first read: what is committed from here on is heard of.
     let mut watch = store.watch();
     let mut shutdown = pin!(shutdown);
-    let mut driver = Driver::new(&replica, &*store, machine, probe_interval, presence.as_deref());
+    let mut driver = Driver::new(&replica, &*store, machine, probe_interval, bound, presence.as_deref());
     let timer = Timer::new();
     loop {
         let event = tokio::select! {
@@ -146,6 +153,9 @@ struct Driver<'a> {
     store: &'a dyn Store,
     machine: Synchroniser,
     probe_interval: Duration,
+    bound: Duration,
+    /// The replica was complete before.
+    was_complete: bool,
     next_probe: Instant,
     reading: Option<Reading<'a>>,
     /// When the position was asked for, if that is what is being read.
@@ -169,6 +179,7 @@ impl<'a> Driver<'a> {
         store: &'a dyn Store,
         machine: Synchroniser,
         probe_interval: Duration,
+        bound: Duration,
         presence: Option<&'a Presence>,
     ) -> Self {
         let (recalls, next_probe) = (Recalls::new(replica, store), Instant::now());
@@ -178,6 +189,8 @@ impl<'a> Driver<'a> {
             store,
             machine,
             probe_interval,
+            bound,
+            was_complete: false,
             next_probe,
             reading,
             asked_at,
@@ -267,8 +280,9 @@ impl<'a> Driver<'a> {
         }
         let position = self.machine.position();
         self.replica.stand_at(position);
-        let resync = step.findings.iter().any(|finding| finding.is_resync());
-        if resync {
+        self.was_complete |= position.is_some();
+        let is_lost = step.findings.iter().any(|finding| finding.remedy() != Remedy::None);
+        if is_lost {
             self.bookmark().take();
         }
         for finding in step.findings {
@@ -277,7 +291,7 @@ impl<'a> Driver<'a> {
         if let Some(read) = step.read {
             self.asked_at = (read == Read::Position).then_some(now);
             self.reading = Some(self.start(read));
-        } else if failed || resync {
+        } else if failed || is_lost {
             self.attempts = self.attempts.saturating_add(1);
             self.next_probe = self.next_probe.min(now + BACKOFF.wait(self.attempts));
         }
@@ -289,8 +303,10 @@ impl<'a> Driver<'a> {
 
     fn report(&self, finding: Finding) {
         let store = self.store.describe();
-        if finding.is_resync() {
-            self.replica.resyncs.fetch_add(1, Ordering::Relaxed);
+        match finding.remedy() {
+            Remedy::None => {}
+            Remedy::Repair => drop(self.replica.forks.fetch_add(1, Ordering::Relaxed)),
+            Remedy::Snapshot => drop(self.replica.resyncs.fetch_add(1, Ordering::Relaxed)),
         }
         match finding {
             Finding::Synced(position) => {
@@ -305,14 +321,26 @@ impl<'a> Driver<'a> {
             Finding::Contradiction(_) => {
                 tracing::error!(store, reason = %finding, "the store is damaged: restore it or repair its entries");
             }
+            Finding::Regressed { .. } | Finding::Forked(_) => {
+                tracing::warn!(store, reason = %finding, "reading again what the lost writes were about");
+            }
             Finding::OtherEpoch(_)
-            | Finding::Regressed { .. }
+            | Finding::NoCommonAncestor
             | Finding::LogTruncated(_)
             | Finding::LogIncomplete(_)
             | Finding::Unproven(_) => {
                 tracing::warn!(store, reason = %finding, "reading the store's snapshot again");
             }
         }
+    }
+
+    /// How long to wait before everything is read again. Who has nothing to serve, or a part of it already, does not.
+    fn turn(&self) -> Duration {
+        if !self.was_complete || self.bookmark().is_some() {
+            return Duration::ZERO;
+        }
+        let staleness = self.replica.staleness(Instant::now()).unwrap_or(Duration::MAX);
+        wait_for_turn(self.replica.grants.len(), self.bound.saturating_sub(staleness))
     }
 
     fn start(&self, read: Read) -> Reading<'a> {
@@ -335,9 +363,30 @@ impl<'a> Driver<'a> {
                 let changes = within(CHANGES_TIMEOUT, store.changes(after)).await?;
                 Ok(Event::Changes(changes).into())
             }),
-            Read::Snapshot => Box::pin(read_snapshot(replica, store, Arc::clone(&self.bookmark))),
+            Read::Ancestor { latest, heads } => Box::pin(async move {
+                let ancestor = within(CHANGES_TIMEOUT, store.ancestor(latest, &heads)).await?;
+                Ok(Event::Ancestor(ancestor).into())
+            }),
+            Read::Items(subjects) => Box::pin(async move {
+                let items = within(CHANGES_TIMEOUT, store.items(&subjects)).await?;
+                Ok(Event::Items(items).into())
+            }),
+            Read::Snapshot => {
+                let (bookmark, wait) = (Arc::clone(&self.bookmark), self.turn());
+                Box::pin(async move {
+                    tokio::time::sleep(wait).await;
+                    read_snapshot(replica, store, bookmark).await
+                })
+            }
         }
     }
+}
+
+/// How long one of a fleet that have to read so many grants again waits for its turn, while everything is served for so
+/// long yet.
+fn wait_for_turn(grants: usize, served: Duration) -> Duration {
+    let spread = SPREAD_PER_GRANT.saturating_mul(u32::try_from(grants).unwrap_or(u32::MAX));
+    jitter(spread.min(SPREAD).min(served / 4))
 }
 
 async fn within<T>(limit: Duration, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, ReadError> {
@@ -412,6 +461,11 @@ impl Table for Writer<'_> {
 
     fn recall(&mut self, digests: &[Digest], now: Instant) {
         self.replica.recall(digests, now);
+    }
+
+    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+        tracing::debug!(subjects = subjects.len(), found = found.len(), "making up for lost writes");
+        self.replica.mend(subjects, found)
     }
 
     fn sweep(&mut self, absence_proves: bool, now: Instant) {

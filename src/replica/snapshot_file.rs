@@ -306,8 +306,8 @@ fn write_items<W: io::Write>(
     encoder: &mut Encoder<W>,
     replica: &Replica,
 ) -> Result<Option<(Position, Revision)>, FileError> {
-    // In this order: with a resync in between, the two do not belong together, and the generation tells.
-    let (generation, _) = replica.ledger().progress();
+    // In this order: with a resync in between, the two do not belong together, and the basis tells.
+    let (basis, _) = replica.ledger().progress();
     let position = *replica.position.borrow();
     let owners = replica.ledger().owners();
     let held = replica.ledger().held();
@@ -328,8 +328,8 @@ fn write_items<W: io::Write>(
     // They are refused for as long as the store holds them, also once their tombstones have gone.
     let refused: Vec<_> = suppressed.iter().map(|(digest, _)| (*digest, 0)).collect();
     encoder.tombstones(&refused)?;
-    let (last_generation, applied) = replica.ledger().progress();
-    let position = position.filter(|_| generation == last_generation);
+    let (last_basis, applied) = replica.ledger().progress();
+    let position = position.filter(|_| basis == last_basis);
     Ok(position.map(|position| (position, position.revision.max(applied))))
 }
 

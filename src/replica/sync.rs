@@ -4,10 +4,12 @@
 //!                   Tick             answered             everything was handed over
 //!   ┌─► unsynced ─────────► position ─────────► snapshot ─────────┐
 //!   │                                                             ▼
-//!   │ another epoch, a smaller revision, a trimmed log,       unsettled ── position, and the log up to it:
-//!   │ another checksum at the same revision                       │        checksums equal
-//!   └───────────────────────────── settled ◄──────────────────────┘
-//!                                  notices apply in order; a gap reads the log; every probe proves freshness
+//!   │ another epoch, a trimmed log,                           unsettled ── position, and the log up to it:
+//!   │ another checksum with the same head                         │        checksums equal
+//!   ├───────────────────────────── settled ◄──────────────────────┤
+//!   │                              notices apply in order; a gap reads the log; every probe proves freshness
+//!   │ another head, or a smaller revision: the store lost writes  │
+//!   └──── position ──────► ancestor ──────► what the lost writes were about
 //! ```
 //!
 //! [`Synchroniser::on`] takes what happened and says what to read next; at most one read is ever outstanding. What it
@@ -19,6 +21,10 @@
 //!   revision with its checksum held everything committed before that moment. Notices make the replica fast only.
 //! - **A snapshot may mix commits**, those made while it was read. It is exact once the log was applied up to a
 //!   position read *after* it; checksums are compared from there on, and only then is what it did not show removed.
+//! - **A fork is undone, not forgotten.** What the table came by since the common ancestor is known, so what those commits
+//!   were about is read again: the table is then what the store had at the ancestor, mixed with later commits as a
+//!   snapshot is. What was seen revoked in the lost writes stays so: that is the table's affair. Where a snapshot is mixed
+//!   in still, or the ancestor is older than the memory, a new snapshot is needed.
 //! - **A position below ours is a regression only if it was asked for after we got there.** Answers and notices travel
 //!   separately and overtake each other.
 //! - **Revocations do not wait for their turn**, nor are they ever too late. A notice that is not the next one is
@@ -32,11 +38,13 @@
 //!   it is refused, and recalled like any token that was revoked. The other choice is that a token comes back which was
 //!   revoked and refused here already.
 
-use std::collections::VecDeque;
+mod history;
+
 use std::fmt;
 
+use self::history::{History, Stated};
 use crate::clock::Instant;
-use crate::store::{Changes, Epoch, Head, LogEntry, Notice, Position, Probe, Revision};
+use crate::store::{Changes, Epoch, Head, LogEntry, Notice, Position, Probe, Revision, SnapshotItem, Subject};
 use crate::token::Digest;
 
 /// What the synchroniser does to the replica. `now` is the moment of the event that led to it.
@@ -47,6 +55,9 @@ pub trait Table {
     fn revoke(&mut self, entry: &LogEntry, now: Instant);
     /// Refuses these digests for good: some sidecar saw them revoked or deleted.
     fn recall(&mut self, digests: &[Digest], now: Instant);
+    /// The store has lost writes about these, and shows them as `found`, or no longer; returns the checksum, as `apply`.
+    /// That one is gone does not say that it was revoked.
+    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], now: Instant) -> u64;
     /// Removes what the latest snapshot and the changes since have not shown.
     fn sweep(&mut self, absence_proves: bool, now: Instant);
     /// Everything committed before `as_of` is in the table.
@@ -64,6 +75,10 @@ pub enum Event {
     Position(Probe),
     /// The answer to [`Read::Changes`].
     Changes(Changes),
+    /// The answer to [`Read::Ancestor`].
+    Ancestor(Option<Revision>),
+    /// The answer to [`Read::Items`].
+    Items(Vec<SnapshotItem>),
     /// The answer to [`Read::Snapshot`]: every item was handed to the table.
     Snapshot {
         /// The store's position before the first item.
@@ -76,7 +91,7 @@ pub enum Event {
 }
 
 /// What to read from the store. The answer comes back as an [`Event`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
     /// The store's position, by [`Store::probe`](crate::store::Store::probe).
     Position,
@@ -85,6 +100,15 @@ pub enum Read {
         /// The last one that was applied.
         after: Revision,
     },
+    /// Where the store's history and the table's part, by [`Store::ancestor`](crate::store::Store::ancestor).
+    Ancestor {
+        /// Where the table is.
+        latest: Revision,
+        /// The heads that led there, backwards.
+        heads: Vec<Head>,
+    },
+    /// What the store has of these.
+    Items(Vec<Subject>),
     /// Everything, into a newly opened merge of the table.
     Snapshot,
 }
@@ -98,7 +122,7 @@ pub struct Step {
     pub findings: Vec<Finding>,
 }
 
-/// Something worth a line in the log. All but [`Finding::Synced`] and [`Finding::Contradiction`] lead to a resync.
+/// Something worth a line in the log. What it leads to, [`Finding::remedy`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
     /// The replica has become equal to the store after a snapshot.
@@ -112,24 +136,48 @@ pub enum Finding {
         /// Where it is.
         to: Revision,
     },
+    /// The store has another commit at this revision than it had before: it lost writes, and went on.
+    Forked(Revision),
+    /// What the store has lost reaches back further than is remembered of what was applied.
+    NoCommonAncestor,
     /// The change log no longer goes back to this revision.
     LogTruncated(Revision),
     /// The change log ends below the store's position, or has a gap, after this revision.
     LogIncomplete(Revision),
     /// Another checksum at the same revision: the replica, or the store, is not what the log made it.
     Diverged(Revision),
-    /// A snapshot, brought up to this revision, has another checksum than the store says.
+    /// A snapshot, or what was read again, brought up to this revision, has another checksum than the store says.
     Unproven(Revision),
     /// Two snapshots in a row differ from the store's checksum by the same amount: the store's own entries do not match
     /// it. The snapshot is what there is, so it is served.
     Contradiction(Revision),
 }
 
+/// What a [`Finding`] leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Nothing.
+    None,
+    /// What the lost writes were about is read again.
+    Repair,
+    /// Everything is.
+    Snapshot,
+}
+
 impl Finding {
-    /// Whether a new snapshot is needed.
+    /// What it leads to.
     #[must_use]
-    pub fn is_resync(self) -> bool {
-        !matches!(self, Self::Synced(_) | Self::Contradiction(_))
+    pub fn remedy(self) -> Remedy {
+        match self {
+            Self::Synced(_) | Self::Contradiction(_) => Remedy::None,
+            Self::Regressed { .. } | Self::Forked(_) => Remedy::Repair,
+            Self::OtherEpoch(_)
+            | Self::NoCommonAncestor
+            | Self::LogTruncated(_)
+            | Self::LogIncomplete(_)
+            | Self::Diverged(_)
+            | Self::Unproven(_) => Remedy::Snapshot,
+        }
     }
 }
 
@@ -139,12 +187,14 @@ impl fmt::Display for Finding {
             Self::Synced(at) => write!(f, "in step with the store at revision {}", at.revision),
             Self::OtherEpoch(epoch) => write!(f, "the store is another one or was restored (epoch {epoch})"),
             Self::Regressed { from, to } => write!(f, "the store lost writes: it went from revision {from} to {to}"),
+            Self::Forked(at) => write!(f, "the store lost writes: it has another commit at revision {at} than before"),
+            Self::NoCommonAncestor => f.write_str("what the store lost reaches back further than is remembered here"),
             Self::LogTruncated(after) => {
                 write!(f, "the change log no longer reaches back to revision {after}, or a snapshot is shorter")
             }
             Self::LogIncomplete(after) => write!(f, "the change log has a gap after revision {after}"),
             Self::Diverged(at) => write!(f, "the replica differs from the store at revision {at}"),
-            Self::Unproven(at) => write!(f, "the snapshot differs from the store's checksum at revision {at}"),
+            Self::Unproven(at) => write!(f, "what was read differs from the store's checksum at revision {at}"),
             Self::Contradiction(at) => {
                 write!(f, "the store's entries contradict its checksum at revision {at}; serving its entries")
             }
@@ -166,8 +216,10 @@ pub struct Synchroniser {
 enum State {
     /// What the table holds is of no known position.
     Unsynced {
-        /// The store has answered since: the snapshot is next.
+        /// The store has answered since: the repair goes on, or the snapshot is next.
         answered: bool,
+        /// It is of a past that the store has lost, and can be brought back to one that it has.
+        repair: Option<Box<Repair>>,
     },
     Synced(Synced),
 }
@@ -182,6 +234,8 @@ enum Reading {
     Changes {
         after: Revision,
     },
+    Ancestor,
+    Items,
     Snapshot,
 }
 
@@ -198,11 +252,10 @@ struct Past {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Synced {
     epoch: Epoch,
-    revision: Revision,
+    /// Which, and how it came there.
+    history: History,
     /// The table's checksum there.
     found: u64,
-    /// What the log says of the latest revisions, up to and with `revision`.
-    stated: VecDeque<Stated>,
     trust: Trust,
     /// A position that was read and not yet reached.
     owed: Option<Proof>,
@@ -212,19 +265,23 @@ struct Synced {
     moved: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Trust {
     /// Since the snapshot, which is of this revision or later, checksums could not be compared yet.
     Unsettled { snapshot: Revision },
+    /// Nor since lost writes were made up for. The table is exact but for these, which may show later commits.
+    Mended { again: Vec<Subject>, difference: u64 },
     /// Checksums are equal but for this difference, which is 0 unless the store contradicts itself.
     Settled { difference: u64 },
 }
 
-/// What the store had at a revision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Stated {
-    head: Head,
-    checksum: u64,
+/// How a table with what the store has lost becomes one of the store's past.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Repair {
+    /// What the table is, or will be.
+    synced: Synced,
+    /// What is still to be read again; `None` until the common ancestor is known.
+    left: Option<Vec<Subject>>,
 }
 
 /// The store was at this revision and had this at some time after `sent_at`.
@@ -235,15 +292,15 @@ struct Proof {
     sent_at: Instant,
 }
 
-/// Checksums remembered: more than are ever committed while a position is on its way.
-const STATED: usize = 256;
+/// Read again at once: an answer of about 30 kB, and as long a question.
+const PAGE: usize = 500;
 
 impl Synchroniser {
     /// Nothing is known yet; the first [`Event::Tick`] sets it going.
     #[must_use]
     pub fn new() -> Self {
         let past = Past::default();
-        Self { state: State::Unsynced { answered: false }, reading: None, probe_wanted: false, past }
+        Self { state: State::Unsynced { answered: false, repair: None }, reading: None, probe_wanted: false, past }
     }
 
     /// The table was filled by an earlier run's work, as if by a snapshot: it holds what the store had at `position`,
@@ -260,7 +317,7 @@ impl Synchroniser {
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         match &self.state {
-            State::Synced(synced) if matches!(synced.trust, Trust::Settled { .. }) => synced.position(),
+            State::Synced(synced) if matches!(synced.trust, Trust::Settled { .. }) => Some(synced.position()),
             State::Synced(_) | State::Unsynced { .. } => None,
         }
     }
@@ -271,7 +328,7 @@ impl Synchroniser {
         match &self.state {
             State::Synced(synced) => {
                 let asking = synced.moved || matches!(self.reading, Some(Reading::Changes { .. }));
-                let behind = synced.owed.is_some() || synced.heard > synced.revision;
+                let behind = synced.owed.is_some() || synced.heard > synced.revision();
                 !asking && !behind && matches!(synced.trust, Trust::Settled { .. })
             }
             State::Unsynced { .. } => false,
@@ -300,6 +357,15 @@ impl Synchroniser {
                 self.reading = None;
                 take_changes(&mut self.state, &mut self.probe_wanted, changes, after, &mut scene)
             }
+            (Event::Ancestor(ancestor), Some(Reading::Ancestor)) => {
+                self.reading = None;
+                take_ancestor(&mut self.state, &mut self.probe_wanted, ancestor, &mut scene)
+            }
+            (Event::Items(items), Some(Reading::Items)) => {
+                self.reading = None;
+                take_items(&mut self.state, &mut self.probe_wanted, &items, &mut scene);
+                Ok(())
+            }
             (Event::Snapshot { position, checksum }, Some(Reading::Snapshot)) => {
                 self.reading = None;
                 self.state = State::Synced(Synced::new(position, checksum));
@@ -312,11 +378,21 @@ impl Synchroniser {
                 Ok(())
             }
             // An answer to nothing that was asked.
-            (Event::Position(_) | Event::Changes(_) | Event::Snapshot { .. } | Event::Failed, _) => Ok(()),
+            (
+                Event::Position(_)
+                | Event::Changes(_)
+                | Event::Ancestor(_)
+                | Event::Items(_)
+                | Event::Snapshot { .. }
+                | Event::Failed,
+                _,
+            ) => Ok(()),
         };
         if let Err(finding) = outcome {
-            self.lose(finding);
             step.findings.push(finding);
+            if !self.lose(finding) && finding.remedy() == Remedy::Repair {
+                step.findings.push(Finding::NoCommonAncestor);
+            }
         }
         step.read = self.next(now);
         step
@@ -329,18 +405,19 @@ impl Synchroniser {
             return None;
         }
         let (reading, read) = match &mut self.state {
-            State::Unsynced { answered: answered @ true } => {
+            State::Unsynced { answered: answered @ true, repair: None } => {
                 *answered = false;
                 (Reading::Snapshot, Read::Snapshot)
             }
             state if self.probe_wanted => {
                 self.probe_wanted = false;
-                let reached = if let State::Synced(synced) = state { synced.revision } else { Revision(0) };
+                let reached = if let State::Synced(synced) = state { synced.revision() } else { Revision(0) };
                 (Reading::Position { sent_at: now, reached }, Read::Position)
             }
-            State::Synced(synced) if synced.moved || synced.heard > synced.revision => {
+            State::Unsynced { answered: true, repair: Some(repair) } => repair.next(),
+            State::Synced(synced) if synced.moved || synced.heard > synced.revision() => {
                 synced.moved = false;
-                let after = synced.revision;
+                let after = synced.revision();
                 (Reading::Changes { after }, Read::Changes { after })
             }
             State::Unsynced { .. } | State::Synced(_) => return None,
@@ -352,23 +429,33 @@ impl Synchroniser {
     /// After a failure nothing is read but the position, which tells what there is to catch up with: at once if it was
     /// asked for meanwhile, such as by a connection that came back, and with the next tick otherwise.
     fn pause(&mut self) {
-        if let State::Synced(synced) = &mut self.state {
-            synced.moved = false;
-            synced.heard = synced.revision;
+        match &mut self.state {
+            State::Synced(synced) => {
+                synced.moved = false;
+                synced.heard = synced.revision();
+            }
+            State::Unsynced { answered, .. } => *answered = false,
         }
     }
 
     /// Gives up the position. The table keeps what it has, and requests are served from it while it counts as fresh.
-    fn lose(&mut self, why: Finding) {
-        let state = std::mem::replace(&mut self.state, State::Unsynced { answered: false });
-        self.past.lineage = match (why, state) {
+    /// Whether it can be repaired.
+    fn lose(&mut self, why: Finding) -> bool {
+        let state = std::mem::replace(&mut self.state, State::Unsynced { answered: false, repair: None });
+        let State::Synced(synced) = state else {
+            self.past.lineage = None;
+            return false;
+        };
+        self.past.lineage = match (why, &synced.trust) {
             // Being too slow breaks no history.
-            (Finding::LogTruncated(_), State::Synced(synced)) => match synced.trust {
-                Trust::Settled { .. } => Some((synced.epoch, synced.revision)),
-                Trust::Unsettled { .. } => self.past.lineage,
-            },
+            (Finding::LogTruncated(_), Trust::Settled { .. }) => Some((synced.epoch, synced.revision())),
+            (Finding::LogTruncated(_), Trust::Unsettled { .. }) => self.past.lineage,
             _ => None,
         };
+        let repair = if why.remedy() == Remedy::Repair { Repair::of(synced) } else { None };
+        let can_be_repaired = repair.is_some();
+        self.state = State::Unsynced { answered: false, repair: repair.map(Box::new) };
+        can_be_repaired
     }
 }
 
@@ -403,9 +490,9 @@ fn hear<T: Table>(
             }
             // Also when its turn is long past: what was mixed into a snapshot may be of a store that has lost it since.
             scene.table.revoke(entry, scene.now);
-            if entry.revision > synced.revision {
+            if entry.revision > synced.revision() {
                 synced.heard = synced.heard.max(entry.revision);
-            } else if synced.stated_at(entry.revision).is_some_and(|stated| stated.head != entry.head) {
+            } else if synced.history.at(entry.revision).is_some_and(|stated| stated.head != entry.head) {
                 // Not a repetition: the store has another past than we have.
                 *probe_wanted = true;
             }
@@ -427,12 +514,18 @@ fn take_position<T: Table>(
     reached: Revision,
     scene: &mut Scene<'_, T>,
 ) -> Result<(), Finding> {
-    let State::Synced(synced) = state else {
-        let continues =
-            |(epoch, revision): &(Epoch, Revision)| position.epoch == *epoch && position.revision >= *revision;
-        scene.past.lineage = scene.past.lineage.filter(continues);
-        *state = State::Unsynced { answered: true };
-        return Ok(());
+    let synced = match state {
+        State::Synced(synced) => synced,
+        State::Unsynced { repair: Some(repair), .. } if repair.synced.epoch != position.epoch => {
+            return Err(Finding::OtherEpoch(position.epoch));
+        }
+        State::Unsynced { answered, .. } => {
+            let continues =
+                |(epoch, revision): &(Epoch, Revision)| position.epoch == *epoch && position.revision >= *revision;
+            scene.past.lineage = scene.past.lineage.filter(continues);
+            *answered = true;
+            return Ok(());
+        }
     };
     if position.epoch != synced.epoch {
         return Err(Finding::OtherEpoch(position.epoch));
@@ -442,7 +535,7 @@ fn take_position<T: Table>(
     }
     let stated = Stated { head: position.head, checksum: position.checksum };
     let proof = Proof { revision: position.revision, stated, sent_at };
-    if proof.revision > synced.revision {
+    if proof.revision > synced.revision() {
         synced.heard = synced.heard.max(proof.revision);
         // One that is owed already is reached sooner; unless it is of writes that the store has lost since.
         synced.owed = synced.owed.filter(|owed| owed.revision <= proof.revision).or(Some(proof));
@@ -464,33 +557,115 @@ fn take_changes<T: Table>(
     let (entries, more) = match changes {
         Changes::Entries(entries) => (entries, false),
         Changes::Page(entries) => (entries, true),
-        Changes::Truncated if synced.revision == after && synced.owed.is_some() => {
+        Changes::Truncated if synced.revision() == after && synced.owed.is_some() => {
             return Err(Finding::LogTruncated(after));
         }
-        Changes::Truncated => {
-            // Notices have carried us past the revision that the log no longer has. Or the store is below it and has
-            // lost writes, which a log cannot tell from having been trimmed; the position can.
+        Changes::Truncated | Changes::Below => {
+            // Notices have carried us past the revision that the log no longer has. Or the store is below it, or was, and
+            // has lost writes: the position tells.
             *probe_wanted = true;
-            synced.heard = synced.revision;
+            synced.forget_hearsay();
             return Ok(());
         }
     };
     for entry in &entries {
         if synced.is_next(entry) {
             synced.apply(entry, scene)?;
-        } else if entry.revision > synced.revision {
-            return Err(Finding::LogIncomplete(synced.revision));
+        } else if entry.revision == synced.revision().next() {
+            return Err(Finding::Forked(entry.revision));
+        } else if entry.revision > synced.revision() {
+            return Err(Finding::LogIncomplete(synced.revision()));
         }
     }
-    if synced.revision == after {
-        if synced.owed.is_some() {
-            // The position said that there is more than the log has.
-            return Err(Finding::LogIncomplete(after));
-        }
-        synced.heard = after; // hearsay, until the next probe says otherwise
+    if synced.revision() == after {
+        // The position said that there is more than the log has: the store has lost it since, or its log is damaged.
+        *probe_wanted |= synced.owed.is_some();
+        synced.forget_hearsay();
     }
     synced.moved |= more;
     Ok(())
+}
+
+fn take_ancestor<T: Table>(
+    state: &mut State,
+    probe_wanted: &mut bool,
+    ancestor: Option<Revision>,
+    scene: &mut Scene<'_, T>,
+) -> Result<(), Finding> {
+    let State::Unsynced { repair: Some(repair), .. } = state else { return Ok(()) };
+    repair.go_back(ancestor)?;
+    if repair.page().is_empty() {
+        // Nobody's token or user was changed by what is lost.
+        take_items(state, probe_wanted, &[], scene);
+    }
+    Ok(())
+}
+
+fn take_items<T: Table>(state: &mut State, probe_wanted: &mut bool, items: &[SnapshotItem], scene: &mut Scene<'_, T>) {
+    let State::Unsynced { repair, .. } = state else { return };
+    let Some(mut read) = repair.take() else { return };
+    read.synced.found = scene.table.mend(read.page(), items, scene.now);
+    if read.turn_page() {
+        *repair = Some(read);
+        return;
+    }
+    // The table is of the store's past again.
+    read.synced.forget_hearsay();
+    *state = State::Synced(read.synced);
+    *probe_wanted = true;
+}
+
+impl Repair {
+    /// Of what a table was that was exact, but for what is known.
+    fn of(synced: Synced) -> Option<Self> {
+        let is_mixed = matches!(synced.trust, Trust::Unsettled { .. });
+        (!is_mixed).then_some(Self { synced, left: None })
+    }
+
+    fn next(&self) -> (Reading, Read) {
+        match self.left {
+            Some(_) => (Reading::Items, Read::Items(self.page().to_vec())),
+            None => {
+                let history = &self.synced.history;
+                (Reading::Ancestor, Read::Ancestor { latest: history.revision(), heads: history.heads() })
+            }
+        }
+    }
+
+    /// From the common ancestor on all is to be read again, and what was read again before and is not settled yet.
+    fn go_back(&mut self, ancestor: Option<Revision>) -> Result<(), Finding> {
+        let Synced { history, trust, .. } = &mut self.synced;
+        let revision = history.revision();
+        if ancestor == Some(revision) {
+            // What the log shows follows us, and what else the store says does not.
+            return Err(Finding::LogIncomplete(revision));
+        }
+        let undone = ancestor.and_then(|ancestor| history.go_back(ancestor)).ok_or(Finding::NoCommonAncestor)?;
+        let (mut again, difference) = match trust {
+            Trust::Mended { again, difference } => (std::mem::take(again), *difference),
+            Trust::Settled { difference } => (Vec::new(), *difference),
+            Trust::Unsettled { .. } => return Err(Finding::NoCommonAncestor),
+        };
+        again.extend(undone);
+        again.sort_unstable();
+        again.dedup();
+        self.left = Some(again.clone());
+        *trust = Trust::Mended { again, difference };
+        Ok(())
+    }
+
+    /// What is to be read next: users first, for they come last, so that each grant finds its owner.
+    fn page(&self) -> &[Subject] {
+        let left = self.left.as_deref().unwrap_or_default();
+        &left[left.len().saturating_sub(PAGE)..]
+    }
+
+    /// It was read. Whether there is another one.
+    fn turn_page(&mut self) -> bool {
+        let left = self.left.get_or_insert_default();
+        left.truncate(left.len().saturating_sub(PAGE));
+        !left.is_empty()
+    }
 }
 
 impl Synced {
@@ -498,9 +673,8 @@ impl Synced {
         let revision = position.revision;
         Self {
             epoch: position.epoch,
-            revision,
+            history: History::from(position),
             found,
-            stated: VecDeque::from([Stated { head: position.head, checksum: position.checksum }]),
             trust: Trust::Unsettled { snapshot: revision },
             owed: None,
             heard: revision,
@@ -508,30 +682,28 @@ impl Synced {
         }
     }
 
-    fn position(&self) -> Option<Position> {
-        let Stated { head, checksum } = *self.stated.back()?;
-        Some(Position { epoch: self.epoch, revision: self.revision, head, checksum })
+    fn position(&self) -> Position {
+        let Stated { head, checksum } = self.history.last();
+        Position { epoch: self.epoch, revision: self.revision(), head, checksum }
+    }
+
+    fn revision(&self) -> Revision {
+        self.history.revision()
     }
 
     fn is_next(&self, entry: &LogEntry) -> bool {
-        self.stated.back().is_some_and(|stated| entry.follows(stated.head, self.revision))
+        entry.follows(self.history.last().head, self.revision())
     }
 
-    /// What the store had at a revision, if it is one of the latest.
-    fn stated_at(&self, revision: Revision) -> Option<Stated> {
-        let back = usize::try_from(self.revision.0.checked_sub(revision.0)?).ok()?;
-        let index = self.stated.len().checked_sub(1)?.checked_sub(back)?;
-        self.stated.get(index).copied()
+    /// What was said of later revisions, the next probe says again, if it is so.
+    fn forget_hearsay(&mut self) {
+        (self.heard, self.owed, self.moved) = (self.revision(), None, false);
     }
 
     /// Applies the next entry, and checks it as far as it can be checked.
     fn apply<T: Table>(&mut self, entry: &LogEntry, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
         self.found = scene.table.apply(entry, scene.now);
-        self.revision = entry.revision;
-        if self.stated.len() == STATED {
-            self.stated.pop_front();
-        }
-        self.stated.push_back(Stated { head: entry.head, checksum: entry.checksum });
+        self.history.add(entry);
         if let Trust::Settled { difference } = self.trust
             && self.found ^ entry.checksum != difference
         {
@@ -545,14 +717,17 @@ impl Synced {
 
     /// The store was at a revision that we have reached: if it had our checksum there, all is well as of then.
     fn prove<T: Table>(&mut self, proof: Proof, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
-        match self.stated_at(proof.revision) {
+        match self.history.at(proof.revision) {
             // Longer ago than we remember: proves nothing.
             None => return Ok(()),
+            Some(stated) if stated.head != proof.stated.head => return Err(Finding::Forked(proof.revision)),
             Some(stated) if stated != proof.stated => return Err(Finding::Diverged(proof.revision)),
             Some(_) => {}
         }
-        if let Trust::Unsettled { snapshot } = self.trust {
-            self.settle(snapshot, scene)?;
+        match self.trust {
+            Trust::Unsettled { snapshot } => self.settle(snapshot, scene)?,
+            Trust::Mended { difference, .. } => self.settle_again(difference, scene)?,
+            Trust::Settled { .. } => {}
         }
         scene.table.confirm(proof.sent_at);
         Ok(())
@@ -560,21 +735,35 @@ impl Synced {
 
     /// The log was applied up to a position read after the snapshot, so the table is exact; or the snapshot was not.
     fn settle<T: Table>(&mut self, snapshot: Revision, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
-        let stated = self.stated.back().map_or(0, |stated| stated.checksum);
-        let difference = self.found ^ stated;
+        let difference = self.difference();
         let known = scene.past.suspect.replace(difference) == Some(difference);
         if difference != 0 && !known {
-            return Err(Finding::Unproven(self.revision));
+            return Err(Finding::Unproven(self.revision()));
         }
         let continues = |(epoch, revision)| epoch == self.epoch && revision <= snapshot;
         let absence_proves = difference == 0 && scene.past.lineage.is_some_and(continues);
         scene.table.sweep(absence_proves, scene.now);
         self.trust = Trust::Settled { difference };
         if difference != 0 {
-            scene.step.findings.push(Finding::Contradiction(self.revision));
+            scene.step.findings.push(Finding::Contradiction(self.revision()));
         }
-        scene.step.findings.extend(self.position().map(Finding::Synced));
+        scene.step.findings.push(Finding::Synced(self.position()));
         Ok(())
+    }
+
+    /// The same after a repair. Nothing is left over then that would have to be swept.
+    fn settle_again<T: Table>(&mut self, difference: u64, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
+        if self.difference() != difference {
+            return Err(Finding::Unproven(self.revision()));
+        }
+        self.trust = Trust::Settled { difference };
+        scene.step.findings.push(Finding::Synced(self.position()));
+        Ok(())
+    }
+
+    /// By what the table's checksum differs from the store's.
+    fn difference(&self) -> u64 {
+        self.found ^ self.history.last().checksum
     }
 }
 

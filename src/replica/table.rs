@@ -8,7 +8,7 @@
 //! The checksum covers what the *store* holds, as far as the current generation has seen it: also grants that are
 //! suppressed here because their digest has a tombstone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, BuildHasherDefault};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use super::OwnerEntry;
 use super::entry::{DigestHasher, Entry, Generation, Terms};
 use super::tombstone::{self, Tombstones};
 use crate::clock::Instant;
-use crate::store::{Change, CommitId, LogEntry, Revision, SnapshotItem, Stamp};
+use crate::store::{Change, CommitId, LogEntry, Revision, SnapshotItem, Stamp, Subject};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
 /// What requests look digests up in.
@@ -74,7 +74,9 @@ pub(super) struct Ledger {
     generation: Generation,
     /// The last generation that was swept: entries stamped with it were known to be the store's.
     proven: Generation,
-    /// The latest entry of the log that was applied since the current generation was opened.
+    /// How often lost writes were made up for.
+    mended: u64,
+    /// The latest entry of the log that was applied since the current generation was opened, or last mended.
     applied: Revision,
     /// Entries of the latest snapshot that could not be read.
     damaged: u64,
@@ -162,6 +164,13 @@ struct Suppressed {
     seen: Generation,
 }
 
+/// What the log makes exact: a snapshot, and what was read again since. Another one has another past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Basis {
+    generation: Generation,
+    mended: u64,
+}
+
 /// How many of each thing the ledger holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -181,6 +190,7 @@ impl Ledger {
             checksum: 0,
             generation: Generation::default(),
             proven: Generation::default(),
+            mended: 0,
             applied: Revision::default(),
             damaged: 0,
         }
@@ -304,6 +314,25 @@ impl Ledger {
         }
     }
 
+    /// The store has lost writes about these, and shows them as `found`, or no longer. What is gone may come again: it was
+    /// not revoked. Everything else in the current generation stays as it is.
+    pub(super) fn mend(&mut self, grants: &Grants, subjects: &[Subject], found: &[SnapshotItem]) -> bool {
+        self.mended += 1;
+        self.applied = Revision::default();
+        let shown: HashSet<Subject> = found.iter().filter_map(SnapshotItem::subject).collect();
+        let gone = subjects.iter().filter(|subject| !shown.contains(subject));
+        let narrowed = gone.fold(false, |narrowed, subject| self.forget(grants, subject) | narrowed);
+        found.iter().fold(narrowed, |narrowed, item| self.merge(grants, item) | narrowed)
+    }
+
+    /// Removes what the store no longer has.
+    fn forget(&mut self, grants: &Grants, subject: &Subject) -> bool {
+        match subject {
+            Subject::Token(digest) => self.take_grant(grants, digest),
+            Subject::User(id) => self.remove_owner(*id),
+        }
+    }
+
     /// Removes what the current generation has not seen. With `absence_proves`, what is gone since the last sweep was
     /// revoked or deleted and gets a tombstone; without, it may come back. Leftovers of merges that were never swept
     /// prove nothing either way.
@@ -343,9 +372,9 @@ impl Ledger {
         self.proven = self.generation;
     }
 
-    /// Which generation is current, and the latest entry of the log that was applied to it.
-    pub(super) fn progress(&self) -> (Generation, Revision) {
-        (self.generation, self.applied)
+    /// What there is to go by, and the latest entry of the log that was applied to it.
+    pub(super) fn progress(&self) -> (Basis, Revision) {
+        (Basis { generation: self.generation, mended: self.mended }, self.applied)
     }
 
     /// Every user that the store has told of, and which commit made the user so.
@@ -405,6 +434,11 @@ impl Ledger {
     fn remove_grant(&mut self, grants: &Grants, digest: &Digest, now: Instant) -> bool {
         // Also when the digest is unknown here: a put of it may still be on its way.
         self.tombstones.insert(*digest, now);
+        self.take_grant(grants, digest)
+    }
+
+    /// Removes what the store no longer has, with its part of the checksum.
+    fn take_grant(&mut self, grants: &Grants, digest: &Digest) -> bool {
         if let Some(old) = self.suppressed.remove(digest)
             && old.seen == self.generation
         {

@@ -17,6 +17,26 @@ pub enum Change {
     RemoveOwner(UserId),
 }
 
+/// What a change is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// The token with this digest.
+    Token(Digest),
+    /// The user with this id.
+    User(UserId),
+}
+
+impl Change {
+    /// What it is about.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::PutGrant(digest, _) | Self::RemoveGrant(digest) => Subject::Token(*digest),
+            Self::PutOwner(id, _) | Self::RemoveOwner(id) => Subject::User(*id),
+        }
+    }
+}
+
 /// What one batch changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {

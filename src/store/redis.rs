@@ -56,9 +56,9 @@ use self::replicas::Pending;
 use self::watch::{Hearer, Watching};
 use super::settings::ReadFrom;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Replicas, Report,
-    Reported, Retention, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Unconfirmed,
-    Versioned, Watch,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Head, Notice, Position, Probe, Replicas,
+    Report, Reported, Retention, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, Subject, TokenFilter,
+    Unconfirmed, Versioned, Watch,
 };
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -237,6 +237,14 @@ impl Store for RedisStore {
 
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
         self.told("reading the change log", log::changes(&self.access, after).await).await
+    }
+
+    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
+        self.told("looking for lost writes in the change log", log::ancestor(&self.access, latest, heads).await).await
+    }
+
+    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
+        self.told("reading entries again", snapshot::items(&self.access, of).await).await
     }
 
     fn watch(&self) -> Box<dyn Watch> {

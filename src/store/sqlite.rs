@@ -36,8 +36,8 @@ use self::fault::Fault;
 use self::watch::Watching;
 use super::notify::Notices;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Notice, Position, Probe, Report,
-    Reported, Retention, Revision, SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Head, Notice, Position, Probe, Report,
+    Reported, Retention, Revision, SidecarId, SnapshotItem, Store, StoreError, Subject, TokenFilter, Versioned, Watch,
 };
 use crate::clock::Instant;
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
@@ -264,6 +264,19 @@ impl Store for SqliteStore {
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
         let store = self.shared.name.clone();
         self.read("reading the change log", move |connection| read::changes(connection, after, &store)).await
+    }
+
+    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
+        let heads = heads.to_vec();
+        self.read("looking for lost writes in the change log", move |connection| {
+            read::ancestor(connection, latest, &heads)
+        })
+        .await
+    }
+
+    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
+        let of = of.to_vec();
+        self.read("reading entries again", move |connection| read::items(connection, &of)).await
     }
 
     fn watch(&self) -> Box<dyn Watch> {

@@ -48,7 +48,8 @@ macro_rules! conforms {
                 commit::a_commit_whose_caller_went_away_happens_whole_or_not_at_all
                 log::the_newest_revision_has_nothing_after_it
                 log::entries_follow_each_other_without_a_gap
-                log::a_revision_that_the_store_has_not_reached_is_truncated
+                log::a_revision_that_the_store_has_not_reached_is_told_as_such
+                log::the_log_shows_where_two_histories_part
                 log::the_log_is_trimmed_by_changes
                 log::the_log_is_trimmed_by_entries
                 log::the_newest_entry_stays_however_large
@@ -63,6 +64,7 @@ macro_rules! conforms {
                 read::history_grows_and_goes_with_its_token
                 read::records_come_back_as_they_were_written
                 read::a_large_snapshot_is_complete
+                read::items_are_those_of_a_snapshot
                 watch::own_commits_are_told
                 watch::commits_of_other_handles_are_told
                 watch::nothing_is_missed_after_watching_began

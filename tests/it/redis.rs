@@ -4,6 +4,7 @@ mod catching_up;
 mod damage;
 mod deploy;
 mod doubt;
+mod forks;
 mod full;
 mod identity;
 mod outcome;

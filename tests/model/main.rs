@@ -129,7 +129,12 @@ impl Fleet {
                 world.store.recalled != 0
             }));
         }
-        if self.bounds.losses + self.bounds.restores + self.bounds.trims > 0 {
+        if self.bounds.losses > 0 {
+            reached.push(Property::sometimes("only what was lost is read again", |_, world: &World| {
+                world.sidecars.iter().any(Sidecar::makes_up_for_lost_writes)
+            }));
+        }
+        if self.bounds.restores + self.bounds.trims > 0 {
             reached.push(Property::sometimes("a snapshot is read again", |_, world: &World| {
                 world.sidecars.iter().any(|sidecar| sidecar.reads_a_snapshot() && sidecar.held.as_of.is_some())
             }));

@@ -3,7 +3,7 @@
 use tollgate::clock::Instant;
 
 use tollgate::replica::sync::Table;
-use tollgate::store::{Change, LogEntry, Revision};
+use tollgate::store::{Change, LogEntry, Revision, SnapshotItem, Subject};
 use tollgate::token::Digest;
 
 use crate::world::{self, Tokens};
@@ -29,6 +29,8 @@ pub(crate) struct Held {
     pub(crate) applied: Revision,
     /// It was just proven fresh.
     pub(crate) confirmed: bool,
+    /// Lost writes were just made up for.
+    pub(crate) mended: bool,
 }
 
 impl Held {
@@ -44,6 +46,7 @@ impl Held {
             as_of: None,
             applied: Revision(0),
             confirmed: false,
+            mended: false,
         }
     }
 
@@ -110,6 +113,16 @@ impl Table for Held {
         digests.iter().for_each(|digest| self.refuse(world::token(digest)));
     }
 
+    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+        (self.applied, self.mended) = (Revision(0), true);
+        let asked = subjects.iter().fold(0, |tokens, subject| tokens | world::about(subject));
+        self.grants &= !asked;
+        self.suppressed &= !asked;
+        let found = found.iter().filter_map(SnapshotItem::subject);
+        found.for_each(|subject| self.put(world::about(&subject)));
+        self.checksum()
+    }
+
     fn sweep(&mut self, absence_proves: bool, _now: Instant) {
         let gone = self.grants & !self.seen;
         if absence_proves {
@@ -147,6 +160,8 @@ mod same {
         BeginMerge,
         Merge(u8),
         Sweep(bool),
+        /// Of these, those are found.
+        Mend(Tokens, Tokens),
     }
 
     fn call() -> impl Strategy<Value = Call> {
@@ -159,6 +174,7 @@ mod same {
             1 => Just(Call::BeginMerge),
             3 => token.prop_map(Call::Merge),
             1 => any::<bool>().prop_map(Call::Sweep),
+            1 => any::<(Tokens, Tokens)>().prop_map(|(asked, found)| Call::Mend(asked, found & asked)),
         ]
     }
 
@@ -202,6 +218,14 @@ mod same {
                     Call::Merge(token) => {
                         bits.put(1 << token);
                         real.merge(&SnapshotItem::Grant(digest(token), grant(token)));
+                    }
+                    Call::Mend(asked, found) => {
+                        let tokens = |set: Tokens| (0..TOKENS).filter(move |token| set >> token & 1 == 1);
+                        let asked: Vec<_> = tokens(asked).map(|token| Subject::Token(digest(token))).collect();
+                        let item = |token| SnapshotItem::Grant(digest(token), grant(token));
+                        let found: Vec<_> = tokens(found).map(item).collect();
+                        bits.mend(&asked, &found, now);
+                        real.mend(&asked, &found);
                     }
                     Call::Sweep(absence_proves) => {
                         bits.sweep(absence_proves, now);

@@ -6,7 +6,9 @@ use std::time::Duration;
 use tollgate::clock::Instant;
 
 use tollgate::replica::sync::{Event, Read, Synchroniser};
-use tollgate::store::{Change, Changes, CommitId, Epoch, Head, LogEntry, Notice, Position, Probe, Revision};
+use tollgate::store::{
+    Change, Changes, CommitId, Epoch, Head, LogEntry, Notice, Position, Probe, Revision, SnapshotItem, Subject,
+};
 use tollgate::token::{Digest, Grant, PermissionSet, TokenId, UserId};
 
 use crate::table::Held;
@@ -30,6 +32,14 @@ pub(crate) fn digest(token: u8) -> Digest {
 /// The token of a digest.
 pub(crate) fn token(digest: &Digest) -> Tokens {
     all().find(|token| self::digest(*token) == *digest).map_or(0, |token| 1 << token)
+}
+
+/// The token that something is about.
+pub(crate) fn about(subject: &Subject) -> Tokens {
+    match subject {
+        Subject::Token(digest) => token(digest),
+        Subject::User(_) => 0,
+    }
 }
 
 pub(crate) fn owner() -> UserId {
@@ -119,10 +129,10 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// With some tokens active, at revision 0, since before the first tick.
+    /// With some tokens active, by one commit before the first tick, which the log shows.
     fn new(active: Tokens) -> Self {
         let mut store = Self {
-            base: At { epoch: 0, revision: 0, head: Head::START, active, revoked: 0 },
+            base: At { epoch: 0, revision: 1, head: Head::START.then(CommitId(0)), active, revoked: 0 },
             commits: Vec::new(),
             trimmed: 0,
             recalled: 0,
@@ -191,10 +201,31 @@ impl Store {
         mark(&mut self.recalled_since, self.recalled);
     }
 
-    fn changes(&self, after: u8) -> Option<Vec<Commit>> {
-        let known = (self.trimmed..=self.at().revision).contains(&after);
-        known.then(|| self.commits.iter().filter(|commit| commit.at.revision > after).copied().collect())
+    fn changes(&self, after: u8) -> Log {
+        if after > self.at().revision {
+            return Log::Below;
+        }
+        let since = self.commits.iter().filter(|commit| commit.at.revision > after).copied();
+        if after < self.trimmed { Log::Truncated } else { Log::Entries(since.collect()) }
     }
+
+    /// Where its log shows one of these heads, which go backwards from a revision.
+    fn ancestor(&self, latest: u8, heads: &[Head]) -> Option<u8> {
+        let past = self.commits.iter().rev().map(|commit| commit.at).chain([self.base]);
+        let shows = |at: &At| {
+            let back = latest.checked_sub(at.revision);
+            back.is_some_and(|back| heads.get(usize::from(back)) == Some(&at.head))
+        };
+        past.take_while(|at| at.revision > self.trimmed).find(shows).map(|at| at.revision)
+    }
+}
+
+/// What follows in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Log {
+    Entries(Vec<Commit>),
+    Truncated,
+    Below,
 }
 
 /// A read that is under way: nothing yet, or what the store has answered.
@@ -203,7 +234,17 @@ pub(crate) enum UnderWay {
     Position(Option<(At, Tokens)>),
     Changes {
         after: u8,
-        answer: Option<Option<Vec<Commit>>>,
+        answer: Option<Log>,
+    },
+    Ancestor {
+        latest: u8,
+        heads: Vec<Head>,
+        answer: Option<Option<u8>>,
+    },
+    /// Of these tokens, those that there are.
+    Items {
+        asked: Tokens,
+        answer: Option<Tokens>,
     },
     /// Where the store was before the first item, and which token is next.
     Snapshot {
@@ -225,7 +266,7 @@ pub(crate) struct File {
 }
 
 /// Probes after which all is well once nothing breaks any more.
-const PROBES: usize = 3;
+const PROBES: usize = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Sidecar {
@@ -277,6 +318,13 @@ impl Sidecar {
                 Read::Changes { after } => {
                     UnderWay::Changes { after: u8::try_from(after.0).expect("few revisions"), answer: None }
                 }
+                Read::Ancestor { latest, heads } => {
+                    UnderWay::Ancestor { latest: u8::try_from(latest.0).expect("few revisions"), heads, answer: None }
+                }
+                Read::Items(subjects) => {
+                    let asked = subjects.iter().fold(0, |tokens, subject| tokens | about(subject));
+                    UnderWay::Items { asked, answer: None }
+                }
                 Read::Snapshot => {
                     self.held.begin_merge();
                     // What the file will hold has no position then.
@@ -286,6 +334,9 @@ impl Sidecar {
             });
         }
         self.sworn |= self.held.tombstones;
+        if std::mem::take(&mut self.held.mended) {
+            self.saving = self.saving.map(|(_, as_of)| (None, as_of));
+        }
         // As the driver does.
         if std::mem::take(&mut self.held.confirmed) && self.machine.is_caught_up() {
             self.lost = self.held.suppressed & !self.told;
@@ -297,6 +348,10 @@ impl Sidecar {
         match &mut self.under_way {
             Some(UnderWay::Position(answer @ None)) => *answer = Some((store.at(), store.recalled)),
             Some(UnderWay::Changes { after, answer: answer @ None }) => *answer = Some(store.changes(*after)),
+            Some(UnderWay::Ancestor { latest, heads, answer: answer @ None }) => {
+                *answer = Some(store.ancestor(*latest, heads));
+            }
+            Some(UnderWay::Items { asked, answer: answer @ None }) => *answer = Some(store.at().active & *asked),
             Some(UnderWay::Snapshot { base: base @ None, .. }) => *base = Some(store.at()),
             Some(UnderWay::Snapshot { base: Some(base), next }) => {
                 if store.at().active >> *next & 1 == 1 {
@@ -322,9 +377,17 @@ impl Sidecar {
                 Event::Position(Probe { position: at.position(), recalls: 0, recalled: digests(*recalled) })
             }
             Some(UnderWay::Changes { answer: Some(answer), .. }) => Event::Changes(match answer {
-                Some(commits) => Changes::Entries(commits.iter().map(|commit| commit.entry()).collect()),
-                None => Changes::Truncated,
+                Log::Entries(commits) => Changes::Entries(commits.iter().map(|commit| commit.entry()).collect()),
+                Log::Truncated => Changes::Truncated,
+                Log::Below => Changes::Below,
             }),
+            Some(UnderWay::Ancestor { answer: Some(answer), .. }) => {
+                Event::Ancestor(answer.map(|revision| Revision(revision.into())))
+            }
+            Some(UnderWay::Items { answer: Some(answer), .. }) => {
+                let there = all().filter(|token| answer >> token & 1 == 1);
+                Event::Items(there.map(|token| SnapshotItem::Grant(digest(token), grant(token))).collect())
+            }
             _ => return,
         };
         self.under_way = None;
@@ -332,7 +395,15 @@ impl Sidecar {
     }
 
     fn is_answered(&self) -> bool {
-        matches!(self.under_way, Some(UnderWay::Position(Some(_)) | UnderWay::Changes { answer: Some(_), .. }))
+        matches!(
+            self.under_way,
+            Some(
+                UnderWay::Position(Some(_))
+                    | UnderWay::Changes { answer: Some(_), .. }
+                    | UnderWay::Ancestor { answer: Some(_), .. }
+                    | UnderWay::Items { answer: Some(_), .. }
+            )
+        )
     }
 
     fn begin_save(&mut self) {
@@ -377,7 +448,11 @@ impl Sidecar {
 
     /// The store has answered with the log's entries.
     pub(crate) fn is_given_entries(&self) -> bool {
-        matches!(&self.under_way, Some(UnderWay::Changes { answer: Some(Some(entries)), .. }) if !entries.is_empty())
+        matches!(&self.under_way, Some(UnderWay::Changes { answer: Some(Log::Entries(entries)), .. }) if !entries.is_empty())
+    }
+
+    pub(crate) fn makes_up_for_lost_writes(&self) -> bool {
+        matches!(self.under_way, Some(UnderWay::Items { .. }))
     }
 
     pub(crate) fn reads_a_snapshot(&self) -> bool {

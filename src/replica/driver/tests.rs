@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::replica::Status;
 use crate::store::{
-    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Edit, Position, Probe, Report, Reported, Retention,
-    Revision, SidecarId, SnapshotItem, SqliteStore, TokenFilter, Versioned, Watch,
+    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Edit, Head, Position, Probe, Report, Reported,
+    Retention, Revision, SidecarId, SnapshotItem, SqliteStore, Subject, TokenFilter, Versioned, Watch,
 };
 use crate::token::{
     Digest, Grant, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
@@ -98,6 +98,14 @@ impl Store for Fragile {
 
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
         self.working().await?.changes(after).await
+    }
+
+    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
+        self.working().await?.ancestor(latest, heads).await
+    }
+
+    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
+        self.working().await?.items(of).await
     }
 
     async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
@@ -566,6 +574,17 @@ fn waits_grow_to_a_bound_and_differ() {
     assert!(waits(1).all(|wait| (Duration::from_millis(25)..=Duration::from_millis(75)).contains(&wait)));
     assert!(waits(u32::MAX).all(|wait| (Duration::from_millis(300)..=Duration::from_millis(900)).contains(&wait)));
     assert!(waits(5).any(|wait| Some(wait) != waits(5).next()));
+}
+
+#[test]
+fn a_fleet_spreads_its_snapshots_by_their_size_and_never_past_a_quarter_of_what_is_left() {
+    let longest = |grants, served| (0..200).map(|_| wait_for_turn(grants, served)).max().expect("some");
+    assert!(longest(100, Duration::MAX) <= Duration::from_millis(6));
+    let many = longest(250_000, Duration::MAX);
+    assert!(many > SPREAD / 2 && many <= SPREAD, "{many:?}");
+    assert!(longest(10_000_000, Duration::from_secs(60)) <= Duration::from_secs(15));
+    assert!(longest(10_000_000, Duration::from_secs(4)) <= Duration::from_secs(1));
+    assert_eq!(longest(250_000, Duration::ZERO), Duration::ZERO);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::replica::Status;
 use crate::replica::sync::{Event, Finding, Read, Table};
-use crate::store::{Change, Changes, CommitId, Epoch, Head, LogEntry, Probe, Revision, SnapshotItem, Stamp};
+use crate::store::{Change, Changes, CommitId, Epoch, Head, LogEntry, Probe, Revision, SnapshotItem, Stamp, Subject};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
 const STORE: &str = "redis://example";
@@ -382,6 +382,9 @@ impl Table for Writer<'_> {
     }
     fn recall(&mut self, digests: &[Digest], now: Instant) {
         self.0.recall(digests, now);
+    }
+    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+        self.0.mend(subjects, found)
     }
     fn sweep(&mut self, absence_proves: bool, now: Instant) {
         self.0.sweep(absence_proves, now);

@@ -182,7 +182,10 @@ impl ModelStore {
     fn changes(&self, after: Revision) -> Changes {
         let mut entries = Vec::new();
         let mut node = self.now();
-        if node.position.revision < after || (node.position.revision > after && after < self.log_from) {
+        if node.position.revision < after {
+            return Changes::Below;
+        }
+        if node.position.revision > after && after < self.log_from {
             return Changes::Truncated;
         }
         while node.position.revision > after {
@@ -191,6 +194,31 @@ impl ModelStore {
             node = &self.nodes[parent];
         }
         Changes::Entries(entries)
+    }
+
+    fn ancestor(&self, latest: Revision, heads: &[Head]) -> Option<Revision> {
+        let past = std::iter::successors(Some(self.current), |node| self.nodes[*node].parent);
+        let log = past.map(|node| self.nodes[node].position).filter(|position| position.revision > self.log_from);
+        let known = |position: &Position| {
+            let back = usize::try_from(latest.0.checked_sub(position.revision.0)?).ok()?;
+            (heads.get(back) == Some(&position.head)).then_some(position.revision)
+        };
+        log.filter_map(|position| known(&position)).next()
+    }
+
+    fn items(&self, subjects: &[Subject]) -> Vec<SnapshotItem> {
+        let Content { owners, grants } = &self.now().content;
+        let item = |subject: &Subject| match subject {
+            Subject::User(id) => {
+                let (owner, stamp) = owners.get(&id.to_u64())?;
+                Some(SnapshotItem::Owner(*id, owner.clone(), *stamp))
+            }
+            Subject::Token(wanted) => {
+                let (_, grant) = grants.iter().find(|(token, _)| digest(**token) == *wanted)?;
+                Some(SnapshotItem::Grant(*wanted, *grant))
+            }
+        };
+        subjects.iter().filter_map(item).collect()
     }
 
     /// Whether the state with this checksum, or one that it came from, was the store's at or after a time. A store that
@@ -212,6 +240,8 @@ impl ModelStore {
 enum UnderWay {
     Position(Option<Position>),
     Changes(Revision, Option<Changes>),
+    Ancestor(Revision, Vec<Head>, Option<Option<Revision>>),
+    Items(Vec<Subject>, Option<Vec<SnapshotItem>>),
     Snapshot { base: Option<Position>, cursor: u64, done: bool },
 }
 
@@ -260,6 +290,10 @@ impl Table for Checked<'_> {
 
     fn recall(&mut self, digests: &[Digest], now: Instant) {
         self.replica.recall(digests, now);
+    }
+
+    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+        self.replica.mend(subjects, found)
     }
 
     fn sweep(&mut self, absence_proves: bool, now: Instant) {
@@ -332,6 +366,8 @@ impl Sim {
             self.under_way = Some(match read {
                 Read::Position => UnderWay::Position(None),
                 Read::Changes { after } => UnderWay::Changes(after, None),
+                Read::Ancestor { latest, heads } => UnderWay::Ancestor(latest, heads, None),
+                Read::Items(subjects) => UnderWay::Items(subjects, None),
                 Read::Snapshot => {
                     self.replica.begin_merge();
                     UnderWay::Snapshot { base: None, cursor: 0, done: false }
@@ -442,6 +478,8 @@ impl Sim {
         match &mut self.under_way {
             Some(UnderWay::Position(answer)) => *answer = Some(store.now().position),
             Some(UnderWay::Changes(after, answer)) => *answer = Some(store.changes(*after)),
+            Some(UnderWay::Ancestor(latest, heads, answer)) => *answer = Some(store.ancestor(*latest, heads)),
+            Some(UnderWay::Items(subjects, answer)) => *answer = Some(store.items(subjects)),
             Some(UnderWay::Snapshot { base, cursor, done }) => {
                 base.get_or_insert(store.now().position);
                 *cursor = cursor.saturating_sub(u64::from(keys % 3));
@@ -473,6 +511,8 @@ impl Sim {
         let event = match &self.under_way {
             Some(UnderWay::Position(Some(position))) => Event::Position((*position).into()),
             Some(UnderWay::Changes(_, Some(changes))) => Event::Changes(changes.clone()),
+            Some(UnderWay::Ancestor(_, _, Some(ancestor))) => Event::Ancestor(*ancestor),
+            Some(UnderWay::Items(_, Some(items))) => Event::Items(items.clone()),
             Some(UnderWay::Snapshot { base: Some(position), done: true, .. }) => {
                 Event::Snapshot { position: *position, checksum: self.replica.checksum() }
             }

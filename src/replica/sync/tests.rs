@@ -7,6 +7,8 @@ use super::*;
 use crate::store::{Change, CommitId};
 use crate::token::Digest;
 
+mod forks;
+
 const EPOCH: Epoch = Epoch(1);
 
 /// The store's checksum at a revision, in these tests.
@@ -37,11 +39,13 @@ fn committed(epoch: Epoch, entry: LogEntry) -> Event {
     Event::Notice(Notice::Committed { epoch, entry: Arc::new(entry) })
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Call {
     Apply(u64),
     Revoke(u64),
     Recall(Digest),
+    /// What was read again, and of it what was found.
+    Mend(Vec<Subject>, Vec<SnapshotItem>),
     Sweep {
         absence_proves: bool,
     },
@@ -54,6 +58,8 @@ struct Recorder {
     start: Instant,
     calls: Vec<Call>,
     error: u64,
+    /// The checksum after lost writes were made up for.
+    mended: u64,
 }
 
 impl Table for Recorder {
@@ -68,6 +74,11 @@ impl Table for Recorder {
 
     fn recall(&mut self, digests: &[Digest], _now: Instant) {
         self.calls.extend(digests.iter().map(|digest| Call::Recall(*digest)));
+    }
+
+    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+        self.calls.push(Call::Mend(subjects.to_vec(), found.to_vec()));
+        self.mended
     }
 
     fn sweep(&mut self, absence_proves: bool, _now: Instant) {
@@ -88,7 +99,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let table = Recorder { start: Instant::now(), calls: Vec::new(), error: 0 };
+        let table = Recorder { start: Instant::now(), calls: Vec::new(), error: 0, mended: 0 };
         Self { machine: Synchroniser::new(), table, seconds: 0 }
     }
 
@@ -312,6 +323,7 @@ fn a_position_below_where_we_were_when_asking_is_a_regression() {
     let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
     assert_eq!(scene.on(Event::Position(at(4).into())), finds(regressed));
     assert_eq!(scene.machine.position(), None);
+    unrelated(&mut scene);
     scene.resync(4);
     assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }), "a store that lost writes proves nothing");
 }
@@ -388,12 +400,13 @@ fn truncated(scene: &mut Scene) {
 }
 
 #[test]
-fn a_log_that_a_store_below_us_calls_truncated_is_a_regression() {
+fn a_store_below_us_is_a_regression_as_its_position_tells() {
     let mut scene = Scene::settled(5);
     scene.on(notice(9));
-    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position));
+    assert_eq!(scene.on(Event::Changes(Changes::Below)), reads(Read::Position));
     let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
     assert_eq!(scene.on(Event::Position(at(4).into())), finds(regressed));
+    unrelated(&mut scene);
     // The store goes on past where we were before the next answer: still nothing is proven by absence.
     scene.calls();
     scene.resync(9);
@@ -445,7 +458,7 @@ fn a_truncated_log_that_notices_overtook_needs_no_snapshot() {
 }
 
 #[test]
-fn a_log_with_a_gap_or_an_early_end_resyncs() {
+fn a_log_with_a_gap_resyncs_and_one_that_ends_early_is_asked_about() {
     let mut scene = Scene::settled(5);
     scene.on(Event::Notice(Notice::Moved));
     assert_eq!(scene.on(entries(7..=8)), finds(Finding::LogIncomplete(Revision(5))));
@@ -453,7 +466,7 @@ fn a_log_with_a_gap_or_an_early_end_resyncs() {
     scene.probe();
     scene.on(Event::Position(at(7).into()));
     assert_eq!(scene.on(entries(6..=6)), reads(Read::Changes { after: Revision(6) }), "some progress: go on");
-    assert_eq!(scene.on(Event::Changes(Changes::Entries(vec![]))), finds(Finding::LogIncomplete(Revision(6))));
+    assert_eq!(scene.on(Event::Changes(Changes::Entries(vec![]))), reads(Read::Position), "or it lost writes: ask");
 }
 
 #[test]
@@ -580,12 +593,27 @@ fn a_snapshot_with_another_checksum_is_read_again_and_then_believed() {
     assert_eq!(scene.on(notice(7)), finds(Finding::Diverged(Revision(7))));
 }
 
+/// The store's log shows nothing of what the table came by.
+fn unrelated(scene: &mut Scene) {
+    assert_eq!(scene.on(Event::Tick), reads(Read::Position));
+    let step = scene.on(Event::Position(at(4).into()));
+    assert!(matches!(step.read, Some(Read::Ancestor { .. })), "{step:?}");
+    assert_eq!(scene.on(Event::Ancestor(None)), finds(Finding::NoCommonAncestor));
+}
+
 #[test]
 fn answers_to_nothing_that_was_asked_change_nothing() {
     let mut scene = Scene::settled(5);
     scene.calls();
     let before = scene.machine.clone();
-    for event in [Event::Position(at(1).into()), entries(6..=7), snapshot(1), Event::Failed] {
+    for event in [
+        Event::Position(at(1).into()),
+        entries(6..=7),
+        snapshot(1),
+        Event::Ancestor(None),
+        Event::Items(vec![]),
+        Event::Failed,
+    ] {
         assert_eq!(scene.on(event), idle());
     }
     assert_eq!((scene.machine, scene.table.calls), (before, vec![]));

@@ -17,6 +17,7 @@ use super::link::Use;
 use crate::store::{Changes, CommitId, Head, LogEntry, Position, Revision, change};
 
 const PAGE: &str = include_str!("log.lua");
+const ANCESTOR: &str = include_str!("ancestor.lua");
 
 /// Bytes read over the main connection at once, behind which probes wait: more than any command of ours changes in one
 /// commit, so that a fleet which follows a bulk change needs no other connection.
@@ -43,7 +44,7 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
     };
     match changes {
         Changes::Page(_) => access.pace.fall_behind(),
-        Changes::Entries(_) | Changes::Truncated => access.pace.catch_up(),
+        Changes::Entries(_) | Changes::Truncated | Changes::Below => access.pace.catch_up(),
     }
     Ok(changes)
 }
@@ -55,7 +56,7 @@ async fn of_replica(access: &Access, after: Revision) -> Option<Changes> {
         let page = access.pace.keep(|bytes| page(access, Use::Replica, bytes, after)).await?;
         match page.understood(access, after)? {
             Changes::Entries(entries) | Changes::Page(entries) => followers::vouched(access, entries).await,
-            Changes::Truncated => Ok(None),
+            Changes::Truncated | Changes::Below => Ok(None),
         }
     };
     let outcome: Result<Option<Changes>, Fault> = read.await;
@@ -66,6 +67,15 @@ async fn of_replica(access: &Access, after: Revision) -> Option<Changes> {
         None => tracing::debug!(store = access.name, reason, "a replica does not have what the primary has"),
     }
     changes
+}
+
+/// Where the log shows the first of these heads.
+pub(super) async fn ancestor(access: &Access, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, Fault> {
+    let mut commands = Pipeline::new();
+    let heads: String = heads.iter().map(Head::to_string).collect();
+    commands.cmd("EVAL_RO").arg(ANCESTOR).arg(1).arg(access.layout.key(Key::Log)).arg(latest.0).arg(heads);
+    let (found,): (Option<u64>,) = access.link.read(Use::Main, &commands).await?;
+    Ok(found.map(Revision))
 }
 
 /// What the script answers.
@@ -103,7 +113,7 @@ impl Page {
             }
         }
         Ok(match self.rest[..] {
-            _ if after > newest.revision => Changes::Truncated,
+            _ if after > newest.revision => Changes::Below,
             [oldest, changes, grants] if is_snapshot_cheaper(&newest, last, oldest, changes, grants) => {
                 Changes::Truncated
             }

@@ -4,6 +4,8 @@
 //! is there from the scan's beginning to its end is handed over, perhaps more than once; what comes or goes meanwhile may
 //! be or not be. The position is read first, and the log from there on says the rest: also where the scan broke off in
 //! between, and went on.
+//!
+//! Single entries are read over the main connection, in pieces behind which no probe waits for long.
 
 use redis::{FromRedisValue, Pipeline, Value};
 
@@ -12,7 +14,7 @@ use super::fault::Fault;
 use super::followers::{self, Stand};
 use super::layout::{self, Key, POSITION};
 use super::link::{Connection, Use};
-use crate::store::{Bookmark, Position, SnapshotItem};
+use crate::store::{Bookmark, Position, SnapshotItem, Subject};
 use crate::token::{Grant, UserId};
 
 /// About how many bytes an entry takes.
@@ -20,6 +22,9 @@ const ENTRY: usize = 90;
 
 /// What the name of a replica's run begins with.
 const OF_REPLICA: &str = "replica ";
+
+/// Entries asked for by name at once.
+const PIECE: usize = 250;
 
 /// What becomes of a key's fields.
 type Read = fn(&str, &[u8], &[u8]) -> SnapshotItem;
@@ -94,6 +99,29 @@ impl Source {
         *past = stand.position;
         Ok(answer)
     }
+}
+
+/// Those that there are.
+pub(super) async fn items(access: &Access, of: &[Subject]) -> Result<Vec<SnapshotItem>, Fault> {
+    let mut items = Vec::with_capacity(of.len());
+    for of in of.chunks(PIECE) {
+        let (mut users, mut tokens) = (Vec::new(), Vec::new());
+        for subject in of {
+            match subject {
+                Subject::User(id) => users.push(id.to_u64().to_le_bytes().to_vec()),
+                Subject::Token(digest) => tokens.push(digest.as_bytes().to_vec()),
+            }
+        }
+        for ((key, read), fields) in PARTS.into_iter().zip([users, tokens]).filter(|(_, fields)| !fields.is_empty()) {
+            let key = access.layout.key(key);
+            let mut commands = Pipeline::new();
+            commands.cmd("HMGET").arg(key).arg(&fields);
+            let (values,): (Vec<Option<Vec<u8>>>,) = access.link.read(Use::Main, &commands).await?;
+            let found = fields.iter().zip(values).filter_map(|(field, value)| Some((field, value?)));
+            items.extend(found.map(|(field, value)| read(key, field, &value)));
+        }
+    }
+    Ok(items)
 }
 
 async fn begin(access: &Access, source: &mut Source, run: String, sink: &mut Sink<'_>) -> Result<Bookmark, Fault> {

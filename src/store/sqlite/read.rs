@@ -4,10 +4,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use serde::de::DeserializeOwned;
 
 use super::fault::{BadRow, Fault};
-use super::{from_key, key};
+use super::{blob, from_key, key};
 use crate::store::{
-    Changes, CommitId, Epoch, Head, LogEntry, Position, Revision, SnapshotItem, Stamp, StateFilter, TokenFilter,
-    Versioned, change,
+    Changes, CommitId, Epoch, Head, LogEntry, Position, Revision, SnapshotItem, Stamp, StateFilter, Subject,
+    TokenFilter, Versioned, change,
 };
 use crate::token::{Digest, Grant, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -34,6 +34,9 @@ const LAST: UserId = UserId::from_u64(u64::MAX);
 
 type ReadItem = fn(&Row<'_>) -> SnapshotItem;
 
+const OWNERS: &str = "SELECT id, record, version, revision FROM users";
+const GRANTS: &str = "SELECT digest, grant_ FROM grants";
+
 /// Hands chunks to `sink` until it returns false. Users come first: each grant then finds its owner.
 pub(super) fn snapshot(
     connection: &Connection,
@@ -46,9 +49,7 @@ pub(super) fn snapshot(
     if !sink(vec![SnapshotItem::Begin(usize::try_from(size).unwrap_or(0))]) {
         return Ok(position);
     }
-    let sources: [(&str, ReadItem); 2] =
-        [("SELECT id, record, version, revision FROM users", owner), ("SELECT digest, grant_ FROM grants", grant)];
-    for (sql, item) in sources {
+    for (sql, item) in [(OWNERS, owner as ReadItem), (GRANTS, grant)] {
         let mut statement = transaction.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
         let mut chunk = Vec::with_capacity(CHUNK);
@@ -66,6 +67,32 @@ pub(super) fn snapshot(
     // Every page was read once, and the cache that kept them is of no use to anyone.
     connection.execute_batch("PRAGMA shrink_memory")?;
     Ok(position)
+}
+
+/// Those that there are.
+pub(super) fn items(connection: &Connection, of: &[Subject]) -> Result<Vec<SnapshotItem>, Fault> {
+    let mut owners = connection.prepare_cached(&format!("{OWNERS} WHERE id = ?"))?;
+    let mut grants = connection.prepare_cached(&format!("{GRANTS} WHERE digest = ?"))?;
+    let mut items = Vec::with_capacity(of.len());
+    for subject in of {
+        let item = match subject {
+            Subject::User(id) => owners.query_row([key(id.to_u64())], |row| Ok(owner(row))),
+            Subject::Token(digest) => grants.query_row([digest.as_bytes()], |row| Ok(grant(row))),
+        };
+        items.extend(item.optional()?);
+    }
+    Ok(items)
+}
+
+/// Where the log shows the first of these heads.
+pub(super) fn ancestor(connection: &Connection, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM log WHERE revision = ? AND head = ?")?;
+    for (revision, head) in (0..=latest.0).rev().zip(heads) {
+        if statement.exists((revision.cast_signed(), blob(head.0)))? {
+            return Ok(Some(Revision(revision)));
+        }
+    }
+    Ok(None)
 }
 
 fn owner(row: &Row<'_>) -> SnapshotItem {
@@ -97,7 +124,7 @@ pub(super) fn changes(connection: &Connection, after: Revision, store: &str) -> 
     let transaction = connection.unchecked_transaction()?;
     let newest = position(&transaction)?.revision;
     if after > newest {
-        return Ok(Changes::Truncated);
+        return Ok(Changes::Below);
     }
     let sql = "SELECT revision, checksum, changes, id, head FROM log WHERE revision > ? ORDER BY revision";
     let mut statement = transaction.prepare_cached(sql)?;

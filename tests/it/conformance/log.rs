@@ -27,11 +27,31 @@ pub(super) async fn entries_follow_each_other_without_a_gap<D: Database>() {
     }
 }
 
-pub(super) async fn a_revision_that_the_store_has_not_reached_is_truncated<D: Database>() {
+pub(super) async fn a_revision_that_the_store_has_not_reached_is_told_as_such<D: Database>() {
     let (_database, store) = store::<D>().await;
     commit(&*store, Batch::default()).await;
-    assert_eq!(after(&*store, 2).await, Changes::Truncated);
-    assert_eq!(after(&*store, u64::MAX).await, Changes::Truncated);
+    assert_eq!(after(&*store, 2).await, Changes::Below);
+    assert_eq!(after(&*store, u64::MAX).await, Changes::Below);
+}
+
+pub(super) async fn the_log_shows_where_two_histories_part<D: Database>() {
+    let database = D::create(Retention { log_entries: 4, ..Retention::default() }).await;
+    let store = database.handle().await;
+    let mut heads = Vec::new();
+    for _ in 0..8 {
+        heads.insert(0, commit(&*store, Batch::default()).await.position.head);
+    }
+    let ancestor = async |latest, heads: &[Head]| {
+        store.ancestor(Revision(latest), heads).await.expect("reads").map(|revision| revision.0)
+    };
+    assert_eq!(ancestor(8, &heads).await, Some(8));
+    let other = [Head(1), Head(2), Head(3)];
+    assert_eq!(ancestor(11, &[&other, &heads[..]].concat()).await, Some(8), "the store is shorter");
+    assert_eq!(ancestor(9, &[&other, &heads[2..]].concat()).await, Some(6), "or has other commits");
+    assert_eq!(ancestor(7, &[&other, &heads[4..]].concat()).await, None, "where they part, the log was trimmed");
+    assert_eq!(ancestor(8, &[&other, &heads[..]].concat()).await, None, "heads count at their revisions only");
+    assert_eq!(ancestor(2, &[Head(1), Head(2), Head(3), Head(4)]).await, None);
+    assert_eq!(ancestor(8, &[]).await, None);
 }
 
 pub(super) async fn the_log_is_trimmed_by_changes<D: Database>() {
@@ -271,7 +291,7 @@ async fn entries(store: &dyn Store, mut revision: u64) -> Vec<LogEntry> {
         match after(store, revision).await {
             Changes::Entries(entries) => return [read, entries].concat(),
             Changes::Page(entries) => read.extend(entries),
-            Changes::Truncated => panic!("truncated after {revision}"),
+            Changes::Truncated | Changes::Below => panic!("nothing after {revision}"),
         }
         revision = read.last().map_or(revision, |entry| entry.revision.0);
     }

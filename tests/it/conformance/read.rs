@@ -1,6 +1,6 @@
 //! Reads: what was written, in the order promised.
 
-use tollgate::store::{Batch, Edit, StateFilter, TokenFilter};
+use tollgate::store::{Batch, Edit, StateFilter, Subject, TokenFilter};
 use tollgate::token::Event;
 
 use super::*;
@@ -169,4 +169,25 @@ pub(super) async fn a_large_snapshot_is_complete<D: Database>() {
     let (position, held) = Held::snapshot(&*store).await;
     assert_eq!((held.owners.len(), held.grants.len()), (5000, 9000));
     assert_eq!(position.checksum, held.checksum());
+}
+
+pub(super) async fn items_are_those_of_a_snapshot<D: Database>() {
+    let (_database, store) = store::<D>().await;
+    let made: Vec<UserRecord> = (0..700).map(|n| user(&n.to_string())).collect();
+    let held = Batch {
+        tokens: (0..700).map(|n| Edit::Create(token(made[n].id, &n.to_string()))).collect(),
+        ..users(made.iter().cloned().map(Edit::Create))
+    };
+    commit(&*store, held).await;
+    let mut all = Vec::new();
+    store.snapshot(&mut None, &mut |item| all.push(item)).await.expect("a snapshot");
+    let subjects: Vec<_> = all.iter().filter_map(SnapshotItem::subject).collect();
+    assert_eq!(subjects.len(), 1_400);
+    let absent = [Subject::Token(Digest::of(b"nobody's")), Subject::User(UserId::from_u64(1))];
+    let asked: Vec<_> = subjects.into_iter().rev().chain(absent).collect();
+    let items = store.items(&asked).await.expect("reads");
+    assert_eq!(items.len(), 1_400);
+    assert!(items.iter().all(|item| all.contains(item)));
+    assert_eq!(store.items(&absent).await.expect("reads"), []);
+    assert_eq!(store.items(&[]).await.expect("reads"), []);
 }

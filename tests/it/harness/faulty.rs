@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tollgate::store::{
-    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Notice, Position, Probe, Report, Reported, Revision,
-    SidecarId, SnapshotItem, Store, StoreError, TokenFilter, Versioned, Watch,
+    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Head, Notice, Position, Probe, Report, Reported,
+    Revision, SidecarId, SnapshotItem, Store, StoreError, Subject, TokenFilter, Versioned, Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -106,6 +106,14 @@ impl Store for FaultyStore {
 
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
         self.check()?.changes(after).await
+    }
+
+    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
+        self.check()?.ancestor(latest, heads).await
+    }
+
+    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
+        self.check()?.items(of).await
     }
 
     async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {

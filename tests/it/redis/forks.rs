@@ -1,0 +1,268 @@
+//! A Redis that has lost writes and goes on: what the lost ones were about is read again, and nothing else.
+
+use tollgate::clock::Instant;
+use tollgate::registry::Registry;
+use tollgate::replica::{Replica, driver};
+use tollgate::store::Versioned;
+use tollgate::token::{Role, TokenRecord, UserId, UserRecord, UserStatus};
+
+use super::identity::{keep, lose};
+use super::*;
+use crate::conformance::{commit, revoked, token, tokens, user, users};
+use crate::harness::pair::{Pair, run};
+use crate::harness::{Relay, Traffic, eventually, operator};
+
+/// As a sidecar has it: a replica of what is behind a relay.
+struct Remote {
+    relay: Relay,
+    replica: Arc<Replica>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Remote {
+    async fn start(server: &RedisServer) -> Self {
+        let relay = Relay::start(server.address()).await;
+        let settings = settings(&format!("redis://{}", relay.address()));
+        let store = Arc::new(RedisStore::new(&settings, Retention::default()).expect("a store"));
+        let replica = Arc::new(Replica::new());
+        let run = driver::run(Arc::clone(&replica), store, Duration::from_millis(100), std::future::pending());
+        Self { relay, replica, task: tokio::spawn(run) }
+    }
+
+    async fn lead_to(&self, server: &RedisServer) {
+        self.relay.lead_to(server.address());
+        self.relay.reset().await;
+    }
+
+    fn knows(&self, token: &TokenRecord) -> bool {
+        self.replica.lookup(&token.digest).is_some()
+    }
+
+    /// Waits until it holds what the store holds, as far as it has not seen it revoked.
+    async fn is_level(&self, store: &dyn Store) {
+        eventually("the replica is level", || async {
+            let position = position(store).await;
+            let fresh = self.replica.staleness(Instant::now()).is_some_and(|stale| stale < Duration::from_secs(1));
+            fresh && self.replica.status().position == Some(position)
+        })
+        .await;
+        assert_eq!(self.replica.checksum(), position(store).await.checksum);
+    }
+
+    /// How often it found lost writes, and read everything again.
+    fn found(&self) -> (u64, u64) {
+        let status = self.replica.status();
+        assert_eq!(status.divergences, 0);
+        (status.forks, status.resyncs)
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn import(store: &dyn Store, owner: UserId, name: &str, count: usize) -> Vec<TokenRecord> {
+    let all: Vec<_> = (0..count).map(|number| token(owner, &format!("{name} {number}"))).collect();
+    for some in all.chunks(500) {
+        commit(store, tokens(some.iter().cloned().map(Edit::Create))).await;
+    }
+    all
+}
+
+async fn stored(store: &dyn Store, token: &TokenRecord) -> Versioned<TokenRecord> {
+    store.tokens_by_id(&[token.id]).await.expect("reads").remove(0).expect("is there")
+}
+
+async fn revoke(store: &dyn Store, some: &[&TokenRecord]) {
+    let mut edits = Vec::new();
+    for token in some {
+        let before = stored(store, token).await;
+        edits.push(Edit::Update { after: revoked(before.record.clone()), before });
+    }
+    commit(store, tokens(edits)).await;
+}
+
+async fn reassign(store: &dyn Store, token: &TokenRecord, owner: &UserRecord) {
+    let before = stored(store, token).await;
+    let after = TokenRecord { owner: owner.id, ..before.record.clone() };
+    commit(store, tokens([Edit::Update { before, after }])).await;
+}
+
+async fn delete(store: &dyn Store, token: &TokenRecord) {
+    commit(store, tokens([Edit::Delete(stored(store, token).await)])).await;
+}
+
+async fn create(store: &dyn Store, token: &TokenRecord) {
+    commit(store, tokens([Edit::Create(token.clone())])).await;
+}
+
+/// What Redis says of itself.
+async fn told(server: &RedisServer, section: &str, name: &str) -> u64 {
+    let info = run(server, &["INFO", section]).await;
+    let value = info.lines().find_map(|line| line.strip_prefix(name));
+    value.and_then(|value| value.split(',').next()?.trim().parse().ok()).unwrap_or_default()
+}
+
+/// Six sidecars, 20,000 tokens, and one write that is lost with the primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_lost_write_costs_a_fleet_a_fraction_of_its_snapshots() {
+    const SIDECARS: usize = 6;
+    const TOKENS: usize = 20_000;
+    let mut pair = Pair::start().await;
+    let primary = store(&pair.primary).await;
+    let vera = user("vera");
+    commit(&*primary, users([Edit::Create(vera.clone())])).await;
+    let made = import(&*primary, vera.id, "token", TOKENS).await;
+    pair.is_in_step().await;
+
+    let sent = async |server: &RedisServer| told(server, "stats", "total_net_output_bytes:").await;
+    let before = sent(&pair.primary).await;
+    let mut fleet = Vec::new();
+    for _ in 0..SIDECARS {
+        fleet.push(Remote::start(&pair.primary).await);
+    }
+    for sidecar in &fleet {
+        sidecar.is_level(&*primary).await;
+    }
+    let snapshots = sent(&pair.primary).await - before;
+
+    pair.part().await;
+    revoke(&*primary, &[&made[7]]).await;
+    for sidecar in &fleet {
+        sidecar.is_level(&*primary).await;
+        assert!(!sidecar.knows(&made[7]));
+    }
+    pair.promote().await;
+    let before = sent(&pair.primary).await;
+    let promoted = store(&pair.primary).await;
+    // The revision is given out again.
+    let other = token(vera.id, "made after it");
+    create(&*promoted, &other).await;
+    for sidecar in &fleet {
+        sidecar.lead_to(&pair.primary).await;
+    }
+    for sidecar in &fleet {
+        sidecar.is_level(&*promoted).await;
+        assert!(!sidecar.knows(&made[7]) && sidecar.knows(&made[8]) && sidecar.knows(&other));
+        assert_eq!(sidecar.found(), (1, 0));
+        assert_eq!(sidecar.replica.status().suppressed, 1);
+    }
+    let (repairs, scans) =
+        (sent(&pair.primary).await - before, told(&pair.primary, "commandstats", "cmdstat_hscan:calls=").await);
+    println!("{SIDECARS} snapshots of {TOKENS} tokens: {snapshots} bytes; repairs of one lost write: {repairs} bytes");
+    assert_eq!(scans, 0, "nothing was read whole");
+    assert!(repairs * 4 < snapshots, "{repairs} bytes were sent, as against {snapshots}");
+    eventually("the revocation is recalled", || async {
+        promoted.recalled().await.expect("reads") == [made[7].digest]
+    })
+    .await;
+}
+
+/// Everything that can be lost, at once: the store is then a good deal shorter, goes on, and comes past where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_was_lost_is_made_up_for() {
+    let mut pair = Pair::start().await;
+    let primary = store(&pair.primary).await;
+    let registry = Registry::new(Arc::clone(&primary));
+    registry.init(&operator(), "olga").await.expect("initialises");
+    let [vera, max] = ["vera", "max"].map(user);
+    commit(&*primary, users([vera.clone(), max.clone()].map(Edit::Create))).await;
+    let made = import(&*primary, vera.id, "token", 20).await;
+    let bulk: Vec<_> = (0..1_200).map(|number| token(vera.id, &format!("bulk {number}"))).collect();
+    let [gone, anew] = ["lost, and not made again", "lost, and made again"].map(|name| token(vera.id, name));
+    pair.is_in_step().await;
+    let sidecar = Remote::start(&pair.primary).await;
+    sidecar.is_level(&*primary).await;
+
+    pair.part().await;
+    create(&*primary, &gone).await;
+    create(&*primary, &anew).await;
+    revoke(&*primary, &[&made[0]]).await;
+    delete(&*primary, &made[1]).await;
+    reassign(&*primary, &made[2], &max).await;
+    reassign(&*primary, &made[3], &max).await;
+    revoke(&*primary, &[&made[4], &made[5]]).await;
+    commit(&*primary, tokens(bulk.iter().cloned().map(Edit::Create))).await;
+    registry.set_status(&operator(), "max", UserStatus::Disabled).await.expect("disables");
+    let lost = user("lost");
+    commit(&*primary, users([Edit::Create(lost.clone())])).await;
+    let of_lost = token(lost.id, "of somebody who is lost too");
+    create(&*primary, &of_lost).await;
+    sidecar.is_level(&*primary).await;
+    assert!(sidecar.knows(&bulk[1_199]) && sidecar.knows(&of_lost));
+    let longest = position(&*primary).await.revision;
+
+    pair.promote().await;
+    let promoted = store(&pair.primary).await;
+    sidecar.lead_to(&pair.primary).await;
+    sidecar.is_level(&*promoted).await;
+    assert!(position(&*promoted).await.revision < longest);
+    assert_eq!(sidecar.found(), (1, 0), "nothing was read whole");
+    let known = |tokens: &[&TokenRecord]| tokens.iter().map(|token| sidecar.knows(token)).collect::<Vec<_>>();
+    assert_eq!(known(&[&gone, &anew, &bulk[0], &bulk[1_199], &of_lost]), [false; 5], "created, and lost");
+    assert_eq!(known(&[&made[0], &made[1], &made[4], &made[5]]), [false; 4], "seen revoked or deleted");
+    assert_eq!(known(&[&made[2], &made[3], &made[6]]), [true; 3]);
+    let owner = |token: &TokenRecord| sidecar.replica.lookup(&token.digest).map(|holder| holder.owner.id);
+    assert_eq!(owner(&made[2]), Some(vera.id), "the reassignment is lost");
+    assert_eq!(sidecar.replica.held_users(), ["max"]);
+    assert_eq!(sidecar.replica.status().suppressed, 4);
+
+    // The new history is about the same tokens, and longer in the end.
+    revoke(&*promoted, &[&made[3]]).await;
+    create(&*promoted, &anew).await;
+    reassign(&*promoted, &made[6], &max).await;
+    while position(&*promoted).await.revision <= longest {
+        commit(&*promoted, Batch::default()).await;
+    }
+    sidecar.is_level(&*promoted).await;
+    assert_eq!(known(&[&made[3], &anew, &made[6]]), [false, true, false], "what was lost alone may come again");
+    Registry::new(Arc::clone(&promoted)).set_role(&operator(), "max", Role::Administrator).await.expect("a new word");
+    eventually("it counts", || async { sidecar.knows(&made[6]) }).await;
+    assert_eq!(sidecar.found(), (1, 0));
+}
+
+/// One failover after the other; the last ones while the sidecar is cut off, or has not caught up yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forks_one_after_the_other_and_while_catching_up() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let vera = user("vera");
+    commit(&*store, users([Edit::Create(vera.clone())])).await;
+    let made = import(&*store, vera.id, "token", 40).await;
+    let sidecar = Remote::start(&server).await;
+    sidecar.is_level(&*store).await;
+    let mut forks = 0;
+    for round in 0..8 {
+        let (kept, lost) = (token(vera.id, &format!("kept {round}")), token(vera.id, &format!("lost {round}")));
+        create(&*store, &kept).await;
+        let sees = round % 4 != 3;
+        if !sees {
+            sidecar.is_level(&*store).await;
+            sidecar.relay.set(Traffic::Cut).await;
+        }
+        keep(&server);
+        create(&*store, &lost).await;
+        revoke(&*store, &[&made[2 * round]]).await;
+        if sees {
+            sidecar.is_level(&*store).await;
+            forks += 1;
+        }
+        lose(&server);
+        // What is committed next has the revisions that were lost.
+        revoke(&*store, &[&made[2 * round + 1]]).await;
+        if round % 4 > 1 {
+            import(&*store, vera.id, &format!("imported {round}"), 1_000).await;
+        }
+        if !sees {
+            sidecar.relay.heal().await;
+        }
+        sidecar.is_level(&*store).await;
+        let known = [&kept, &lost, &made[2 * round], &made[2 * round + 1]].map(|token| sidecar.knows(token));
+        assert_eq!(known, [true, false, !sees, false], "round {round}");
+    }
+    let (found, resyncs) = sidecar.found();
+    assert!(found >= forks, "{found} of {forks}");
+    assert_eq!(resyncs, 0, "nothing was read whole");
+}
