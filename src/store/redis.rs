@@ -35,6 +35,7 @@ mod replicas;
 mod reports;
 mod slot;
 mod snapshot;
+mod stagger;
 mod switches;
 mod tenure;
 mod watch;
@@ -189,6 +190,11 @@ impl Access {
             ))),
             _ => Err(Fault::Senseless(answer.join(" "))),
         }
+    }
+
+    /// The connection whose answers prove that the server is in charge.
+    fn proof(&self) -> Use {
+        if self.quorum == 0 { Use::Main } else { Use::Confirming }
     }
 
     /// Redis does not say which key it was that has another type.

@@ -147,7 +147,7 @@ fn warn_of_eviction(memory: &str) {
     }
 }
 
-/// Checks that the user may do everything that a sidecar does. The connection serves for nothing else afterwards.
+/// Checks that the user may do everything that a sidecar does.
 ///
 /// # Errors
 /// [`Fault::NotPermitted`] names what the user may not do.
@@ -225,7 +225,7 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
         needs.push(Need { command: "WAIT", on: None, rest: &["0", "0"] });
     }
     needs.push(Need { command: "EVAL_RO", on: None, rest: &["return 0", "0"] });
-    needs.extend(["ROLE", "PING"].map(|command| Need { command, on: None, rest: &[] }));
+    needs.push(Need { command: "ROLE", on: None, rest: &[] });
     needs
 }
 

@@ -1,8 +1,8 @@
 //! Connections to servers: TCP, TLS where the URL asks for it, and a greeting that says who we are and asks who they are.
 //!
 //! Names are resolved, and passwords and certificates read, for each connection anew: what was rotated or moved counts
-//! from the next one on. A name may have several addresses, of which some may not answer, or not be what is wanted: the
-//! next one is tried when one fails, and beside it when it takes long (as in RFC 8305 section 5).
+//! from the next one on. A name may have several addresses, of which some may not answer, or not be what is wanted: each is
+//! tried.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,12 +16,13 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
+use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::check::{self, Kind};
 use super::fault::Fault;
+use super::stagger::Stagger;
 use crate::socket::Stream;
 use crate::store::Settings;
 use crate::store::settings::read_password;
@@ -35,14 +36,16 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// busy with handshakes for seconds, and those that are given up are work for nothing.
 const ONLY_SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an address may take before the next one is tried beside it.
-const PATIENCE: Duration = Duration::from_millis(250);
-
 /// A peer that is gone without a word is noticed after silence of this length, and three unanswered probes.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3));
 
 /// Longest time that data may stay unacknowledged by the peer's system (`TCP_USER_TIMEOUT`, RFC 5482).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
+/// For connections whose commands are answered within this time.
+pub(super) fn config(limit: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(limit))
+}
 
 /// Makes connections.
 pub(super) struct Dialer {
@@ -128,33 +131,23 @@ impl Dialer {
     async fn dial_any(
         self: &Arc<Self>,
         server: &Server,
-        mut addresses: impl Iterator<Item = SocketAddr>,
+        addresses: impl Iterator<Item = SocketAddr>,
         peer: Peer,
         config: AsyncConnectionConfig,
     ) -> Result<Dialled, Fault> {
-        let (mut attempts, mut failure) = (JoinSet::new(), None);
-        loop {
-            let next = addresses.next();
-            let has_more = next.is_some();
-            if let Some(address) = next {
-                let (this, server, config) = (Arc::clone(self), server.clone(), config.clone());
-                attempts.spawn(async move { this.try_address(&server, address, peer, config).await });
-            }
-            let Ok(outcome) = timeout(if has_more { PATIENCE } else { Duration::MAX }, attempts.join_next()).await
-            else {
-                continue;
-            };
+        let mut waiting = addresses.map(|address| {
+            let (this, server, config) = (Arc::clone(self), server.clone(), config.clone());
+            async move { this.try_address(&server, address, peer, config).await }
+        });
+        let (mut attempts, mut failure) = (Stagger::new(), None);
+        while let Some(outcome) = attempts.next(&mut waiting).await {
             match outcome {
-                Some(Ok(Ok(dialled))) => return Ok(dialled),
-                Some(Ok(Err(fault))) if !failure.as_ref().is_some_and(Fault::is_unusable) => failure = Some(fault),
-                Some(_) => {} // the runtime ends, or something else is to be mended
-                None if !has_more => {
-                    let nowhere = || Fault::unreachable(server, io::Error::from(io::ErrorKind::AddrNotAvailable));
-                    return Err(failure.unwrap_or_else(nowhere));
-                }
-                None => {}
+                Ok(dialled) => return Ok(dialled),
+                Err(fault) => failure = failure.filter(Fault::is_unusable).or(Some(fault)),
             }
         }
+        let nowhere = || Fault::unreachable(server, io::Error::from(io::ErrorKind::AddrNotAvailable));
+        Err(failure.unwrap_or_else(nowhere))
     }
 
     /// RESP3 always: its greeting reports errors in the server's own words, and takes what the server says unasked.

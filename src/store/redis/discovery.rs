@@ -2,26 +2,22 @@
 //! namespace's slot of a cluster.
 //!
 //! Nothing is remembered but where to ask: after every failure the answer is sought anew. Sentinels and nodes are asked
-//! one after the other, the next one early if an answer is slow, and what they say is only a candidate until the server
-//! itself says that it is a primary.
+//! one after the other, and what they say is only a candidate until the server itself says that it is a primary.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Value, cmd};
-use tokio::task::JoinSet;
+use redis::{Value, cmd};
 
-use super::dial::{Dialer, Peer};
+use super::dial::{Dialer, Peer, config};
 use super::fault::Fault;
 use super::slot::Slot;
+use super::stagger::Stagger;
 use crate::store::url::{Server, Topology};
 
-/// Longest wait for the answer of one Sentinel or node before the next one is asked too.
-const PATIENCE: Duration = Duration::from_millis(250);
-
-/// Longest wait for its answer at all.
+/// Longest wait for the answer of a Sentinel or node.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Nodes of a cluster that are remembered, beyond those in the URL.
@@ -35,20 +31,19 @@ pub(super) struct Discovery {
     /// Where a node said that the slot has gone. Used once: the next failure asks again.
     moved: Mutex<Option<Server>>,
     /// Nodes that others named, so that a cluster is found after all those in the URL have gone.
-    nodes: Arc<Mutex<Vec<Server>>>,
+    nodes: Mutex<Vec<Server>>,
     /// The replicas of the server in charge that were named.
-    replicas: Arc<Mutex<Vec<Server>>>,
+    replicas: Mutex<Vec<Server>>,
 }
 
 impl Discovery {
-    pub(super) fn new(dialer: Arc<Dialer>, slot: Slot) -> Self {
-        Self { dialer, slot, moved: Mutex::default(), nodes: Arc::default(), replicas: Arc::default() }
+    pub(super) fn new(dialer: Arc<Dialer>, slot: Slot) -> Arc<Self> {
+        Arc::new(Self { dialer, slot, moved: Mutex::default(), nodes: Mutex::default(), replicas: Mutex::default() })
     }
 
     /// Takes note of a `MOVED` answer: `SLOT HOST:PORT`.
     pub(super) fn moved(&self, detail: &str) {
-        let server = detail.split_ascii_whitespace().nth(1).and_then(parse_endpoint);
-        *lock(&self.moved) = server;
+        *lock(&self.moved) = detail.split_ascii_whitespace().nth(1).and_then(parse_endpoint);
     }
 
     /// How many replicas of the server in charge were named by whoever was asked last.
@@ -57,7 +52,7 @@ impl Discovery {
     }
 
     /// The replicas of the server in charge, by whoever is asked now.
-    pub(super) async fn replicas(&self) -> Result<Vec<Server>, Fault> {
+    pub(super) async fn replicas(self: &Arc<Self>) -> Result<Vec<Server>, Fault> {
         let mut candidates = self.candidates();
         let mut failure = Fault::NotPrimary;
         while let Some(named) = candidates.next().await {
@@ -70,35 +65,72 @@ impl Discovery {
     }
 
     /// These servers, as if they had been found.
-    pub(super) fn only(&self, servers: Vec<Server>) -> Candidates {
-        let mut candidates = self.candidates();
-        (candidates.known, candidates.to_ask) = (servers.into(), VecDeque::new());
-        candidates
+    pub(super) fn only(self: &Arc<Self>, servers: Vec<Server>) -> Candidates {
+        self.search(servers, Vec::new())
     }
 
     /// Servers that may be in charge, the likeliest first, until one is found to be.
-    pub(super) fn candidates(&self) -> Candidates {
-        let mut candidates = Candidates {
-            dialer: Arc::clone(&self.dialer),
-            known: VecDeque::new(),
-            to_ask: VecDeque::new(),
-            asking: JoinSet::new(),
-            given: Vec::new(),
-            slot: self.slot,
-            nodes: Arc::clone(&self.nodes),
-            replicas: Arc::clone(&self.replicas),
-        };
+    pub(super) fn candidates(self: &Arc<Self>) -> Candidates {
         match &self.dialer.url().topology {
-            Topology::Single(server) => candidates.known.push_back(server.clone()),
-            Topology::Sentinel { sentinels, .. } => candidates.to_ask.extend(sentinels.iter().cloned()),
+            Topology::Single(server) => self.only(vec![server.clone()]),
+            Topology::Sentinel { sentinels, .. } => self.search(Vec::new(), sentinels.clone()),
             Topology::Cluster(seeds) => {
-                candidates.known.extend(lock(&self.moved).take());
-                candidates.to_ask.extend(seeds.iter().cloned());
-                let nodes = lock(&self.nodes);
-                candidates.to_ask.extend(nodes.iter().filter(|node| !seeds.contains(node)).cloned());
+                let mut to_ask = seeds.clone();
+                to_ask.extend(lock(&self.nodes).iter().filter(|node| !seeds.contains(node)).cloned());
+                self.search(lock(&self.moved).take().into_iter().collect(), to_ask)
             }
         }
-        candidates
+    }
+
+    fn search(self: &Arc<Self>, known: Vec<Server>, to_ask: Vec<Server>) -> Candidates {
+        let (known, to_ask, asking) = (known.into_iter(), to_ask.into_iter(), Stagger::new());
+        Candidates { discovery: Arc::clone(self), known, to_ask, asking, given: Vec::new() }
+    }
+
+    /// Who is in charge, as this Sentinel or node sees it.
+    async fn ask(self: Arc<Self>, server: Server) -> Result<Server, Fault> {
+        match &self.dialer.url().topology {
+            Topology::Sentinel { name, .. } => self.ask_sentinel(&server, name).await,
+            Topology::Cluster(_) => self.ask_node(&server).await,
+            Topology::Single(_) => Ok(server),
+        }
+    }
+
+    /// The primary, as this Sentinel sees it, and the replicas that it could promote.
+    async fn ask_sentinel(&self, sentinel: &Server, name: &str) -> Result<Server, Fault> {
+        let (mut connection, _carrier) = self.dialer.dial(sentinel, Peer::Sentinel, config(ANSWER_TIMEOUT)).await?;
+        let primary = primary_of(&mut connection, sentinel, name).await?;
+        // Whoever may not ask for them has those that the primary itself names.
+        let question = cmd("SENTINEL").arg("REPLICAS").arg(name).take();
+        if let Ok(named) = query::<Vec<HashMap<String, String>>>(&mut connection, &question).await {
+            *lock(&self.replicas) = named.iter().filter(|replica| is_promotable(replica)).filter_map(address).collect();
+        }
+        Ok(primary)
+    }
+
+    /// The slot's owner, as this node sees it; its replicas, and all nodes, are taken note of.
+    async fn ask_node(&self, node: &Server) -> Result<Server, Fault> {
+        // A replica knows as well as any other.
+        let (mut connection, _carrier) = self.dialer.dial(node, Peer::Any, config(ANSWER_TIMEOUT)).await?;
+        let ranges: Vec<Vec<Value>> = query(&mut connection, cmd("CLUSTER").arg("SLOTS")).await?;
+        let (mut owner, mut nodes) = (None, Vec::new());
+        for range in &ranges {
+            let [Value::Int(first), Value::Int(last), servers @ ..] = range.as_slice() else { continue };
+            let servers: Vec<_> = servers.iter().filter_map(|server| endpoint(server, node)).collect();
+            if (*first..=*last).contains(&i64::from(self.slot.0)) {
+                owner = servers.first().cloned();
+                *lock(&self.replicas) = servers.iter().skip(1).cloned().collect();
+            }
+            nodes.extend(servers);
+        }
+        nodes.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
+        nodes.dedup();
+        nodes.truncate(MOST_NODES);
+        let unassigned =
+            || Fault::Refused("CLUSTERDOWN".to_owned(), format!("{node} knows no node with slot {}", self.slot));
+        let owner = owner.ok_or_else(unassigned)?;
+        *lock(&self.nodes) = nodes;
+        Ok(owner)
     }
 }
 
@@ -108,69 +140,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Servers that may be in charge. Dropped, it asks no further.
 pub(super) struct Candidates {
-    dialer: Arc<Dialer>,
-    known: VecDeque<Server>,
-    to_ask: VecDeque<Server>,
-    asking: JoinSet<Result<Server, Fault>>,
+    discovery: Arc<Discovery>,
+    known: std::vec::IntoIter<Server>,
+    to_ask: std::vec::IntoIter<Server>,
+    asking: Stagger<Result<Server, Fault>>,
     given: Vec<Server>,
-    slot: Slot,
-    nodes: Arc<Mutex<Vec<Server>>>,
-    replicas: Arc<Mutex<Vec<Server>>>,
 }
 
 impl Candidates {
     /// The next one, or why one who was asked named none; `None` when all were asked.
     pub(super) async fn next(&mut self) -> Option<Result<Server, Fault>> {
         loop {
-            if let Some(server) = self.known.pop_front() {
-                if self.given.contains(&server) {
-                    continue;
+            let found = match self.known.next() {
+                Some(server) => Ok(server),
+                None => {
+                    let discovery = &self.discovery;
+                    let mut waiting = self.to_ask.by_ref().map(|server| Arc::clone(discovery).ask(server));
+                    self.asking.next(&mut waiting).await?
                 }
-                self.given.push(server.clone());
-                return Some(Ok(server));
-            }
-            if self.asking.is_empty() && !self.ask_next() {
-                return None;
-            }
-            tokio::select! {
-                Some(answer) = self.asking.join_next() => match answer {
-                    Ok(Ok(server)) => self.known.push_back(server),
-                    Ok(Err(fault)) => {
-                        self.ask_next();
-                        return Some(Err(fault));
-                    }
-                    Err(_) => {} // cut off: the runtime ends
-                },
-                () = tokio::time::sleep(PATIENCE), if !self.to_ask.is_empty() => {
-                    self.ask_next();
+            };
+            match found {
+                Ok(server) if self.given.contains(&server) => {}
+                Ok(server) => {
+                    self.given.push(server.clone());
+                    return Some(Ok(server));
                 }
+                Err(fault) => return Some(Err(fault)),
             }
         }
     }
-
-    /// Whether there was another one to ask.
-    fn ask_next(&mut self) -> bool {
-        let Some(server) = self.to_ask.pop_front() else { return false };
-        let (dialer, slot, nodes) = (Arc::clone(&self.dialer), self.slot, Arc::clone(&self.nodes));
-        let replicas = Arc::clone(&self.replicas);
-        self.asking.spawn(async move {
-            match &dialer.url().topology {
-                Topology::Sentinel { name, .. } => ask_sentinel(&dialer, &server, name, &replicas).await,
-                Topology::Cluster(_) => {
-                    let (owner, others) = ask_node(&dialer, &server, slot, &replicas).await?;
-                    *lock(&nodes) = others;
-                    Ok(owner)
-                }
-                Topology::Single(_) => Ok(server),
-            }
-        });
-        true
-    }
-}
-
-/// As for the server itself, with less patience.
-fn config() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(ANSWER_TIMEOUT))
 }
 
 async fn query<T: redis::FromRedisValue>(
@@ -178,23 +176,6 @@ async fn query<T: redis::FromRedisValue>(
     command: &redis::Cmd,
 ) -> Result<T, Fault> {
     command.query_async(connection).await.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
-}
-
-/// The primary, as this Sentinel sees it, and how many replicas it could promote.
-async fn ask_sentinel(
-    dialer: &Arc<Dialer>,
-    sentinel: &Server,
-    name: &str,
-    replicas: &Mutex<Vec<Server>>,
-) -> Result<Server, Fault> {
-    let (mut connection, _carrier) = dialer.dial(sentinel, Peer::Sentinel, config()).await?;
-    let primary = primary_of(&mut connection, sentinel, name).await?;
-    // Whoever may not ask for them has those that the primary itself names.
-    let question = cmd("SENTINEL").arg("REPLICAS").arg(name).take();
-    if let Ok(named) = query::<Vec<HashMap<String, String>>>(&mut connection, &question).await {
-        *lock(replicas) = named.iter().filter(|replica| is_promotable(replica)).filter_map(address).collect();
-    }
-    Ok(primary)
 }
 
 /// Whether a Sentinel that says this of a replica could promote it.
@@ -220,33 +201,6 @@ pub(super) async fn primary_of(
         Fault::Unusable(format!("names a primary `{name}` that the Sentinel at {sentinel} does not know"))
     })?;
     Ok(Server { host, port })
-}
-
-/// The slot's owner, as this node sees it, and all nodes that it knows.
-async fn ask_node(
-    dialer: &Arc<Dialer>,
-    node: &Server,
-    slot: Slot,
-    replicas: &Mutex<Vec<Server>>,
-) -> Result<(Server, Vec<Server>), Fault> {
-    // A replica knows as well as any other.
-    let (mut connection, _carrier) = dialer.dial(node, Peer::Any, config()).await?;
-    let ranges: Vec<Vec<Value>> = query(&mut connection, cmd("CLUSTER").arg("SLOTS")).await?;
-    let (mut owner, mut nodes) = (None, Vec::new());
-    for range in &ranges {
-        let [Value::Int(first), Value::Int(last), servers @ ..] = range.as_slice() else { continue };
-        let servers: Vec<_> = servers.iter().filter_map(|server| endpoint(server, node)).collect();
-        if (*first..=*last).contains(&i64::from(slot.0)) {
-            owner = servers.first().cloned();
-            *lock(replicas) = servers.iter().skip(1).cloned().collect();
-        }
-        nodes.extend(servers);
-    }
-    nodes.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
-    nodes.dedup();
-    nodes.truncate(MOST_NODES);
-    let unassigned = || Fault::Refused("CLUSTERDOWN".to_owned(), format!("{node} knows no node with slot {slot}"));
-    Ok((owner.ok_or_else(unassigned)?, nodes))
 }
 
 /// A server in the answer of `CLUSTER SLOTS`: host, port, and more. Without a host it is the one that was asked.

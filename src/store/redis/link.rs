@@ -20,7 +20,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, Value};
 use tokio::sync::{OnceCell, watch};
 
-use super::dial::{Carrier, Dialer, Peer};
+use super::dial::{Carrier, Dialer, Peer, config};
 use super::discovery::Discovery;
 use super::fault::Fault;
 use super::layout::Layout;
@@ -33,10 +33,6 @@ use crate::store::{Settings, StoreUrl};
 
 /// Longest wait for an answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long to try again while a cluster is busy with itself, and the pauses between.
-const BRIEFLY: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// The waits before the next attempt to connect. Where nothing is there, whoever comes back is to be found at once.
 const ABSENT: Backoff = Backoff { first: Duration::from_millis(50), last: Duration::from_millis(600) };
@@ -51,7 +47,7 @@ const STEADY: Duration = Duration::from_secs(1);
 /// The way to the server in charge.
 pub(super) struct Link {
     dialer: Arc<Dialer>,
-    discovery: Discovery,
+    discovery: Arc<Discovery>,
     layout: Layout,
     needs_quorum: bool,
     hearer: Arc<Hearer>,
@@ -208,27 +204,6 @@ impl Link {
     /// Sends commands, until they are executed at most once. The connection is replaced if it turns out to be of no more
     /// use.
     pub(super) async fn send<T: FromRedisValue>(self: &Arc<Self>, on: Use, commands: &Pipeline) -> Result<T, Fault> {
-        let began = Instant::now();
-        loop {
-            match self.send_once(on, commands).await {
-                Err(fault) if fault.is_passing() && !fault.leaves_open() && began.elapsed() < BRIEFLY => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Sends commands that only read, or may be repeated, and again over a new connection if the first one turns out to be
-    /// of no use.
-    pub(super) async fn read<T: FromRedisValue>(self: &Arc<Self>, on: Use, commands: &Pipeline) -> Result<T, Fault> {
-        match self.send(on, commands).await {
-            Err(fault) if fault.ends_connection() => self.send(on, commands).await,
-            outcome => outcome,
-        }
-    }
-
-    async fn send_once<T: FromRedisValue>(self: &Arc<Self>, on: Use, commands: &Pipeline) -> Result<T, Fault> {
         let slot = self.slot(on);
         let mut connection = self.kept(on).await?;
         // Given up half-way, it may be the connection that hangs: the next command takes another.
@@ -241,6 +216,15 @@ impl Link {
             self.discovery.moved(detail);
         }
         outcome
+    }
+
+    /// Sends commands that only read, or may be repeated, and again over a new connection if the first one turns out to be
+    /// of no use.
+    pub(super) async fn read<T: FromRedisValue>(self: &Arc<Self>, on: Use, commands: &Pipeline) -> Result<T, Fault> {
+        match self.send(on, commands).await {
+            Err(fault) if fault.ends_connection() => self.send(on, commands).await,
+            outcome => outcome,
+        }
     }
 
     pub(super) fn dialer(&self) -> &Arc<Dialer> {
@@ -376,9 +360,7 @@ impl Link {
     /// Finds the server in charge and connects to it.
     async fn connect(&self, on: Use) -> Result<Connection, Fault> {
         let hearer = Arc::clone(&self.hearer);
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(ANSWER_TIMEOUT));
-        let config = config.set_push_sender(move |push| {
+        let config = config(ANSWER_TIMEOUT).set_push_sender(move |push| {
             hearer.take(push);
             Ok::<_, redis::aio::SendError>(())
         });
@@ -395,8 +377,7 @@ impl Link {
             match connected {
                 Ok(connection) => return Ok(connection),
                 // What somebody has to mend is told rather than what may pass.
-                Err(fault) if !failure.as_ref().is_some_and(Fault::is_unusable) => failure = Some(fault),
-                Err(_) => {}
+                Err(fault) => failure = failure.filter(Fault::is_unusable).or(Some(fault)),
             }
         }
         Err(failure.unwrap_or(Fault::NotPrimary))

@@ -63,11 +63,11 @@ pub(super) async fn report(access: &Access, report: &Report, keep: Duration) -> 
     taken
 }
 
-/// Asked for over the connection that probes take: both are answered by the same server.
+/// Asked for over the connection that proves: both are answered by the same server.
 pub(super) async fn left(access: &Access, sidecar: SidecarId) -> Result<Option<Duration>, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("PTTL").arg(access.layout.sidecar(sidecar));
-    let (left,): (i64,) = access.link.read(Use::Main, &commands).await?;
+    let (left,): (i64,) = access.link.read(access.proof(), &commands).await?;
     Ok(u64::try_from(left).ok().map(Duration::from_millis))
 }
 

@@ -5,22 +5,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value};
+use redis::PushInfo;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::Access;
-use super::dial::Peer;
+use super::dial::{Peer, config};
 use super::discovery::{self, ANSWER_TIMEOUT};
 use super::fault::Fault;
 use super::link::Link;
 use crate::backoff::Backoff;
 use crate::store::url::{Server, Topology};
 
-/// Announced by a Sentinel when a failover is done: NAME OLD-HOST OLD-PORT NEW-HOST NEW-PORT.
+/// What a Sentinel announces when a failover is done.
 const CHANNEL: &str = "+switch-master";
 
-/// How often the connection is tried.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is asked without an announcement, which also finds a connection that is dead.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The waits before the next Sentinel is listened to.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), last: Duration::from_secs(5) };
@@ -44,40 +45,27 @@ pub(super) fn follow(access: &Arc<Access>) -> Option<impl Future<Output = ()> + 
 
 /// Listens until the connection breaks.
 async fn listen(link: &Link, sentinel: &Server, name: &str, attempt: &mut u32) -> Result<(), Fault> {
-    let (switched, broken) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let news = Arc::new(Notify::new());
     let take = {
-        let (switched, broken, prefix) = (Arc::clone(&switched), Arc::clone(&broken), format!("{name} "));
-        move |PushInfo { kind, data }| {
-            match (kind, data.as_slice()) {
-                (PushKind::Message, [_, Value::BulkString(switch)]) if switch.starts_with(prefix.as_bytes()) => {
-                    switched.notify_one();
-                }
-                (PushKind::Disconnection, _) => broken.notify_one(),
-                _ => {}
-            }
+        let news = Arc::clone(&news);
+        move |_: PushInfo| {
+            news.notify_one();
             Ok::<_, redis::aio::SendError>(())
         }
     };
-    let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(ANSWER_TIMEOUT));
-    let (mut connection, _carrier) = link.dialer().dial(sentinel, Peer::Sentinel, config.set_push_sender(take)).await?;
-    let refused = |error| Fault::of_command(error, ANSWER_TIMEOUT);
-    connection.subscribe(CHANNEL).await.map_err(refused)?;
-    // It may have happened while nobody listened.
-    let now = discovery::primary_of(&mut connection, sentinel, name).await?;
-    if link.primary().is_some_and(|primary| primary != now) {
-        link.discard();
-    }
-    *attempt = 0;
+    let config = config(ANSWER_TIMEOUT).set_push_sender(take);
+    let (mut connection, _carrier) = link.dialer().dial(sentinel, Peer::Sentinel, config).await?;
+    let subscribed = connection.subscribe(CHANNEL).await;
+    subscribed.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))?;
+    let mut named = None;
     loop {
-        tokio::select! {
-            () = switched.notified() => {
-                tracing::info!(%sentinel, "a Sentinel announced a failover");
-                link.discard();
-            }
-            () = broken.notified() => return Ok(()),
-            () = tokio::time::sleep(PING_INTERVAL) => {
-                redis::cmd("PING").exec_async(&mut connection).await.map_err(refused)?;
-            }
+        let now = discovery::primary_of(&mut connection, sentinel, name).await?;
+        // Once: a Sentinel that was cut off goes on to name the one before.
+        if named.as_ref() != Some(&now) && link.primary().is_some_and(|primary| primary != now) {
+            tracing::info!(%sentinel, primary = %now, "a Sentinel names another primary");
+            link.discard();
         }
+        (named, *attempt) = (Some(now), 0);
+        drop(timeout(LOOK_INTERVAL, news.notified()).await);
     }
 }

@@ -82,6 +82,7 @@ async fn a_command_that_the_new_primary_does_not_know_is_done_again() {
     let since = Instant::now();
     let hold = fleet.history.with(|judge| judge.hold(since));
     let fault = fleet.breaks("a failover amid a command", None);
+    fleet.redis.is_in_step().await;
     fleet.redis.part().await;
     let probe = fleet.world.probe(revoked);
     let Fleet { world, redis, sidecars, relays, .. } = &mut fleet;

@@ -162,7 +162,6 @@ fn answer(stream: TcpStream, state: &Mutex<State>) {
                 state.lock().expect("whole").listeners.push(answers.try_clone().expect("clones"));
                 ">3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n".to_owned()
             }
-            "PING" => "+PONG\r\n".to_owned(),
             _ => continue,
         };
         drop(answers.write_all(answer.as_bytes()));

@@ -31,6 +31,17 @@ async fn what_a_replica_confirmed_is_on_the_replica() {
     );
 }
 
+/// Of two connections each could be to another server: the report of one, and the position of the other, prove nothing.
+#[tokio::test]
+async fn who_proves_the_position_is_asked_for_the_report() {
+    let (primary, _replica, store) = with_replica().await;
+    store.commit(user_batch("anna")).await.expect("confirmed");
+    let (probe, left) = tokio::join!(store.probe(), store.report_left(tollgate::store::SidecarId(7)));
+    assert_eq!((probe.expect("confirmed").position.revision, left.expect("answers")), (Revision(1), None));
+    let clients = primary.cli(&["CLIENT", "LIST"]);
+    assert!(clients.contains("cmd=pttl") && !clients.contains("cmd=wait"), "{clients}");
+}
+
 #[tokio::test]
 async fn without_enough_replicas_nothing_is_proven() {
     let (_primary, mut replica, store) = with_replica().await;
