@@ -2,7 +2,7 @@
 
 use tollgate::replica::{Replica, driver};
 use tollgate::store::settings::ReadFrom;
-use tollgate::store::{Changes, Revision, Versioned};
+use tollgate::store::{Changes, Revision, SnapshotItem, Versioned};
 use tollgate::token::{TokenRecord, UserId};
 
 use super::restart::as_user;
@@ -163,6 +163,51 @@ async fn a_replica_with_another_past_is_not_read() {
     assert_eq!(scans(&pair.replica).await, 0);
 }
 
+/// It has from one moment to the next: as one that follows another primary all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_becomes_another_one_is_read_no_further() {
+    let (pair, store, ..) = filled(6000).await;
+    run(&pair.replica, &["CONFIG", "SET", "replica-read-only", "no"]).await;
+    let (reader, mut mark, mut items) = (reader(&pair.primary.url()), None, 0);
+    let mut sink = |item| {
+        items += u32::from(matches!(item, SnapshotItem::Grant(..)));
+        if items == 1 {
+            pair.replica.cli(&["HSET", "{tollgate}:meta", "epoch", "0000000000000001"]);
+        }
+    };
+    let error = within("an end", reader.snapshot(&mut mark, &mut sink)).await.expect_err("another one");
+    assert!(told(&error).contains("has another past"), "{}", told(&error));
+    assert!(mark.is_none() && (1..6000).contains(&items), "{items}");
+    assert_eq!(scans(&pair.primary).await, 0);
+    is_whole(&reader, &*store).await;
+    assert!(scans(&pair.primary).await > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_the_primary_does_not_have_is_not_taken() {
+    let (pair, store, ..) = filled(4000).await;
+    run(&pair.replica, &["CONFIG", "SET", "replica-read-only", "no"]).await;
+    let forge = "local all = redis.call('XRANGE', KEYS[1], '-', '+') redis.call('DEL', KEYS[1])
+        for _, entry in ipairs(all) do
+            for place, part in ipairs(entry[2]) do
+                if part == 'h' then entry[2][place + 1] = string.rep('f', 32) end
+            end
+            redis.call('XADD', KEYS[1], entry[1], unpack(entry[2]))
+        end return #all";
+    assert_eq!(run(&pair.replica, &["EVAL", forge, "1", "{tollgate}:log"]).await, "9");
+    let (reader, mut after, mut heads) = (reader(&pair.primary.url()), Revision(0), Vec::new());
+    while after < position(&*store).await.revision {
+        let changes = within("a page", reader.changes(after)).await.expect("reads");
+        let (Changes::Page(entries) | Changes::Entries(entries)) = changes else { panic!("{changes:?}") };
+        after = entries.last().expect("progress").revision;
+        heads.extend(entries.iter().map(|entry| entry.head));
+    }
+    let Ok(Changes::Entries(entries) | Changes::Page(entries)) = store.changes(Revision(0)).await else { panic!() };
+    assert!(entries.iter().map(|entry| entry.head).eq(heads.iter().copied().take(entries.len())));
+    assert_eq!(heads.last(), Some(&position(&*store).await.head));
+    assert!(run(&pair.replica, &["INFO", "commandstats"]).await.contains("cmdstat_eval_ro"), "it was asked");
+}
+
 /// What the replica has lost is found by the checksum; the next snapshot, which is asked for at once, is the primary's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_replica_is_read_once() {
@@ -196,7 +241,11 @@ async fn the_sidecars_user_reads_from_a_replica_that_knows_it() {
         let registry = open(&settings(&primary.url_as(REGISTRY)), Absent::Create).await.expect("opens");
         commit(&*registry, user_batch("anna")).await;
         let port = replica.port().to_string();
-        eventually("it follows", || async { as_user(&primary, REGISTRY, &["ROLE"]).contains(&port) }).await;
+        eventually("it follows", || async {
+            as_user(&primary, REGISTRY, &["ROLE"]).contains(&port)
+                && as_user(&replica, "administrator:admin", &["HGET", "{tollgate}:meta", "revision"]) == "1"
+        })
+        .await;
         is_whole(&reader(&primary.url_as(SIDECAR)), &*registry).await;
         assert_eq!((stats(&replica) > 0, stats(&primary) > 0), (known, !known));
     }
