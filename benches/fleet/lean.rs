@@ -31,9 +31,21 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// As sidecars come.
 pub(crate) const MAX_STALENESS: Duration = Duration::from_secs(60);
 
-/// Whether replicas here do without this token: 255 of 256.
+/// One of so many tokens is not hidden.
+const SHOWN: usize = 256;
+
+/// Whether replicas here do without this token.
 pub(crate) fn is_hidden(digest: &Digest) -> bool {
     digest.as_bytes()[0] != 0
+}
+
+/// An item of a snapshot, unless it is hidden.
+fn shown(item: SnapshotItem) -> Option<SnapshotItem> {
+    match item {
+        SnapshotItem::Begin(count) => Some(SnapshotItem::Begin(count / SHOWN)),
+        SnapshotItem::Grant(digest, _) if is_hidden(&digest) => None,
+        item => Some(item),
+    }
 }
 
 /// The hidden tokens' part of the checksum, by the revision from which on it is so. One for all sidecars, which read the log
@@ -54,9 +66,13 @@ impl Hidden {
     pub(crate) async fn read(settings: &Settings) -> (Arc<Self>, Seed) {
         let store = store::open(settings, Absent::Refuse).await.expect("opens");
         let (mut sum, mut items) = (0, Vec::new());
-        let mut sink = |item| match item {
-            SnapshotItem::Grant(digest, grant) if is_hidden(&digest) => sum ^= grant.fingerprint(&digest),
-            item => items.push(item),
+        let mut sink = |item| {
+            if let SnapshotItem::Grant(digest, grant) = &item
+                && is_hidden(digest)
+            {
+                sum ^= grant.fingerprint(digest);
+            }
+            items.extend(shown(item));
         };
         let position = store.snapshot(&mut None, &mut sink).await.expect("reads");
         let hidden = Self { store, sums: Mutex::new([(position.revision, sum)].into()) };
@@ -120,10 +136,10 @@ impl Store for Lean {
         bookmark: &mut Option<Bookmark>,
         sink: &mut (dyn FnMut(SnapshotItem) + Send),
     ) -> Result<Position, StoreError> {
-        let mut seen = |item| match item {
-            SnapshotItem::Begin(count) => sink(SnapshotItem::Begin(count / 256)),
-            SnapshotItem::Grant(digest, _) if is_hidden(&digest) => {}
-            item => sink(item),
+        let mut seen = |item| {
+            if let Some(item) = shown(item) {
+                sink(item);
+            }
         };
         let position = self.store.snapshot(bookmark, &mut seen).await?;
         self.hidden.without(position).await
