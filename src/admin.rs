@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode, header};
@@ -13,12 +12,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::clock::Instant;
-use crate::config::MaxStaleness;
+use crate::health::Health;
 use crate::metrics;
-use crate::replica::Replica;
 use crate::sampler::Sampler;
-use crate::upstream::Upstream;
 use crate::worker::panic::Guard;
 
 /// Longest wait for a request head.
@@ -29,60 +25,6 @@ const MAX_CONNECTIONS: usize = 32;
 
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// What the admin listener reports on.
-#[derive(Debug)]
-pub struct Health {
-    /// What requests are decided by.
-    pub replica: Arc<Replica>,
-    /// How stale it may be.
-    pub max_staleness: MaxStaleness,
-    /// Set once the sidecar stops: it still serves, and wants no new clients.
-    pub draining: AtomicBool,
-    /// Open client connections.
-    pub connections: Arc<AtomicUsize>,
-    /// Reports that the store did not take.
-    pub reports_failed: AtomicU64,
-    /// The upstreams.
-    pub upstreams: Vec<Arc<Upstream>>,
-    /// Tasks that ended by a panic.
-    pub panics: Arc<AtomicU64>,
-    /// Connections that were closed because their address had too many.
-    pub refused: Arc<AtomicU64>,
-}
-
-impl Health {
-    /// Of a sidecar that starts.
-    #[must_use]
-    pub fn new(
-        replica: Arc<Replica>,
-        max_staleness: MaxStaleness,
-        connections: Arc<AtomicUsize>,
-        panics: Arc<AtomicU64>,
-    ) -> Self {
-        Self {
-            replica,
-            max_staleness,
-            draining: AtomicBool::new(false),
-            connections,
-            reports_failed: AtomicU64::new(0),
-            upstreams: Vec::new(),
-            panics,
-            refused: Arc::default(),
-        }
-    }
-
-    /// Why the sidecar is not ready; `None`: it is.
-    #[must_use]
-    pub fn problem(&self) -> Option<&'static str> {
-        match (self.replica.staleness(Instant::now()), self.max_staleness) {
-            _ if self.draining.load(Ordering::Relaxed) => Some("draining"),
-            (None, _) => Some("the token registry was not read yet"),
-            (Some(staleness), MaxStaleness::Within(bound)) if staleness > bound => Some("the token registry is stale"),
-            _ => None,
-        }
-    }
-}
 
 /// Serves the admin listener. Never ends.
 pub async fn serve(listener: Arc<TcpListener>, health: Arc<Health>) {

@@ -19,20 +19,21 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::admin::{self, Health};
-use crate::config::{Config, FreshnessConfig};
+use crate::admin;
+use crate::config::Config;
+use crate::connection::Places;
 use crate::fleet::{self, Reporter};
-use crate::listener::{self, BindError, Places, Tls};
-use crate::proxy::Gate;
+use crate::health::Health;
+use crate::listener::{self, BindError, Tls};
+use crate::proxy::{self, Gate, Proxy};
 use crate::reload;
 use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::sync::Synchroniser;
-use crate::replica::{Replica, alarm, driver};
+use crate::replica::{FreshnessConfig, Replica, alarm, driver};
 use crate::store::Store;
 use crate::tls::TlsError;
-use crate::upstream::UpstreamError;
-use crate::worker::Worker;
+use crate::upstream::{Upstream, UpstreamError, UpstreamName};
 use supervise::Supervisor;
 
 pub use program::serve;
@@ -95,7 +96,20 @@ impl Sidecar {
     /// When an address, a certificate or a credential cannot be used. Nothing runs then.
     pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
         let replica = Arc::new(Replica::new());
-        let gate = Arc::new(Gate::new(&config, Arc::clone(&replica))?);
+        let api = Arc::new(Upstream::new(UpstreamName::Api, config.upstreams.api)?);
+        let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
+        let upstreams = vec![Arc::clone(&api), Arc::clone(&heartbeat)];
+        let health = Arc::new(Health::new(Arc::clone(&replica), config.freshness.max_staleness, upstreams.clone()));
+        let places = Arc::new(Places::new(&config.limits, Arc::clone(&health.refused)));
+        let drain = config.timeouts.drain;
+        let settings = proxy::Settings {
+            limits: config.limits,
+            timeouts: config.timeouts,
+            routes: config.routes,
+            trusted_proxies: config.trusted_proxies,
+            max_staleness: config.freshness.max_staleness,
+        };
+        let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
         let (mut bound, mut listeners) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
             let tls = listener.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
@@ -106,12 +120,7 @@ impl Sidecar {
         let admin_socket = tokio::net::TcpListener::bind(config.admin_address)
             .await
             .map_err(|source| StartError::Admin { address: config.admin_address, source })?;
-        let connections = Arc::clone(&gate.connections);
-        let panics = Arc::clone(&gate.panics);
-        let mut health =
-            Health::new(Arc::clone(&replica), config.freshness.max_staleness, connections, Arc::clone(&panics));
-        health.upstreams = vec![Arc::clone(&gate.api), Arc::clone(&gate.heartbeat)];
-        let (health, supervisor) = (Arc::new(health), Supervisor::new(panics));
+        let supervisor = Supervisor::new(Arc::clone(&health.panics));
         let (stop, stopped) = watch::channel(false);
         let tls: Vec<_> = bound.iter().filter_map(|(_, tls)| tls.clone()).collect();
         let mut sidecar = Self {
@@ -128,20 +137,19 @@ impl Sidecar {
             }),
             supervisor,
         };
-        let places = Arc::new(Places::new(&config.limits, Arc::clone(&health.refused)));
         for index in 0..config.workers.get() {
             let sockets = bound.iter_mut().filter_map(|(sockets, tls)| Some((sockets.pop()?, tls.clone()))).collect();
             let thread = WorkerThread {
                 gate: Arc::clone(&gate),
+                health: Arc::clone(&health),
                 sockets,
                 places: Arc::clone(&places),
                 stopped: stopped.clone(),
-                drain: config.timeouts.drain,
+                drain,
                 supervisor: sidecar.supervisor.clone(),
             };
             sidecar.workers.push(thread.spawn(index).map_err(StartError::Thread)?);
         }
-        let upstreams = vec![Arc::clone(&gate.api), Arc::clone(&gate.heartbeat)];
         sidecar.keep("file watcher", move || reload::watch(upstreams.clone(), tls.clone()));
         let (admin_socket, shown) = (Arc::new(admin_socket), Arc::clone(&health));
         sidecar.keep("admin listener", move || admin::serve(Arc::clone(&admin_socket), Arc::clone(&shown)));
@@ -289,6 +297,7 @@ impl Drop for Sidecar {
 /// What a worker's thread starts with.
 struct WorkerThread {
     gate: Arc<Gate>,
+    health: Arc<Health>,
     sockets: Vec<(std::net::TcpListener, Option<Arc<Tls>>)>,
     places: Arc<Places>,
     stopped: watch::Receiver<bool>,
@@ -317,9 +326,9 @@ impl WorkerThread {
     }
 
     async fn run(mut self) {
-        let worker = Worker::new(self.gate);
+        let proxy = Proxy::new(self.gate, Arc::clone(&self.health.connections), Arc::clone(&self.health.panics));
         let keep = || self.supervisor.clone();
-        let (swept, rechecked, roomy) = (Rc::clone(&worker), Rc::clone(&worker), Rc::clone(&worker));
+        let (swept, rechecked, roomy) = (Rc::clone(&proxy), Rc::clone(&proxy), Rc::clone(&proxy));
         tokio::task::spawn_local(keep().keep("sweep", move || Rc::clone(&swept).sweep()));
         tokio::task::spawn_local(keep().keep("recheck", move || Rc::clone(&rechecked).recheck()));
         tokio::task::spawn_local(keep().keep("make room", move || Rc::clone(&roomy).make_room()));
@@ -328,10 +337,10 @@ impl WorkerThread {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
                     let (places, stopped) = (Arc::clone(&self.places), self.stopped.clone());
-                    let (worker, socket) = (Rc::clone(&worker), Rc::new(socket));
+                    let (proxy, socket) = (Rc::clone(&proxy), Rc::new(socket));
                     let accept = move || {
-                        let (worker, socket, places) = (Rc::clone(&worker), Rc::clone(&socket), Arc::clone(&places));
-                        listener::accept(worker, socket, tls.clone(), places, stopped.clone())
+                        let (proxy, socket, places) = (Rc::clone(&proxy), Rc::clone(&socket), Arc::clone(&places));
+                        listener::accept(proxy, socket, tls.clone(), places, stopped.clone())
                     };
                     accepting.push(tokio::task::spawn_local(keep().keep("accept loop", accept)));
                 }
@@ -343,12 +352,12 @@ impl WorkerThread {
         }
         // An error means that the sidecar was dropped, which is a stop too.
         drop(self.stopped.wait_for(|stopped| *stopped).await);
-        worker.drain();
+        proxy.worker.drain();
         for task in accepting {
             // It ends with the stop, and by a panic at worst: what runs is finished all the same.
             drop(task.await);
         }
-        if tokio::time::timeout(self.drain, worker.idle()).await.is_err() {
+        if tokio::time::timeout(self.drain, proxy.worker.idle()).await.is_err() {
             tracing::warn!("drain timeout: cutting off what still runs");
         }
     }

@@ -5,6 +5,7 @@
 
 mod http1;
 mod http2;
+mod places;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,12 +14,14 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::listener::Place;
+use crate::proxy::Proxy;
 use crate::proxy::request::Origin;
 use crate::socket::{Socket, Stream};
+use crate::worker::OpenConnection;
 use crate::worker::alarm::{Alarm, Interrupt};
 use crate::worker::panic::Guard;
-use crate::worker::{OpenConnection, Worker};
+
+pub use places::{Place, Places};
 
 /// How long a client may take to take note of the end of an idle connection.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
@@ -26,20 +29,20 @@ const FAREWELL_TIME: Duration = Duration::from_secs(2);
 /// Serves a connection until it closes. `_place` is its place under the limits of connections and among those that a
 /// drain waits for.
 pub async fn serve(
-    worker: Rc<Worker>,
+    proxy: Rc<Proxy>,
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
     _place: (Place, OpenConnection),
 ) {
-    let _guard = Guard::new(&worker.gate.panics);
+    let _guard = Guard::new(&proxy.worker.panics);
     let address = peer.ip().to_canonical();
-    let origin = Origin { address, trusted: worker.gate.trusts(address), secure: tls.is_some() };
-    let alarm = Alarm::new(&worker);
+    let origin = Origin { address, trusted: proxy.gate.trusts(address), secure: tls.is_some() };
+    let alarm = Alarm::new(&proxy.worker);
     let stream = match tls {
         None => Stream::Plain(stream),
         // Boxed, like everything that is over before the connection becomes idle: it would enlarge the task for good.
-        Some(acceptor) => match Box::pin(handshake(&worker, &alarm, acceptor, stream)).await {
+        Some(acceptor) => match Box::pin(handshake(&proxy, &alarm, acceptor, stream)).await {
             Some(stream) => stream,
             None => return,
         },
@@ -47,10 +50,10 @@ pub async fn serve(
     if let Stream::Tls(tls) = &stream
         && tls.get_ref().1.alpn_protocol() == Some(b"h2")
     {
-        return Box::pin(http2::serve(worker, alarm, stream, Vec::new(), origin)).await;
+        return Box::pin(http2::serve(proxy, alarm, stream, Vec::new(), origin)).await;
     }
     let socket = Rc::new(Socket::new(stream));
-    alarm.set(worker.gate.timeouts.request_head);
+    alarm.set(proxy.gate.timeouts.request_head);
     let mut fresh = true;
     // The first request may have come with the end of the handshake, and lie decrypted where readiness cannot see it.
     let mut wait = !origin.secure;
@@ -66,16 +69,16 @@ pub async fn serve(
             }
         }
         alarm.idle(false);
-        match Box::pin(http1::serve(&worker, &alarm, &socket, origin, &mut fresh)).await {
-            http1::Next::Idle if worker.is_draining() => break,
+        match Box::pin(http1::serve(&proxy, &alarm, &socket, origin, &mut fresh)).await {
+            http1::Next::Idle if proxy.worker.is_draining() => break,
             http1::Next::Idle if fresh => {} // readiness was reported ahead of the first byte
-            http1::Next::Idle => alarm.set(worker.gate.timeouts.keep_alive),
+            http1::Next::Idle => alarm.set(proxy.gate.timeouts.keep_alive),
             http1::Next::Close => return,
             http1::Next::Http2 { received } => {
                 // Nothing else holds it between requests.
                 let Some(socket) = Rc::into_inner(socket) else { return };
                 let stream = socket.into_inner();
-                return Box::pin(http2::serve(worker, alarm, stream, received, origin)).await;
+                return Box::pin(http2::serve(proxy, alarm, stream, received, origin)).await;
             }
         }
         wait = true;
@@ -87,8 +90,8 @@ pub async fn serve(
     }
 }
 
-async fn handshake(worker: &Worker, alarm: &Alarm, acceptor: TlsAcceptor, stream: TcpStream) -> Option<Stream> {
-    alarm.set(worker.gate.timeouts.tls_handshake);
+async fn handshake(proxy: &Proxy, alarm: &Alarm, acceptor: TlsAcceptor, stream: TcpStream) -> Option<Stream> {
+    alarm.set(proxy.gate.timeouts.tls_handshake);
     let accept = async {
         stream.readable().await?; // before it there is nothing to read
         acceptor.accept(stream).await

@@ -20,10 +20,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use crate::admin::Health;
 use crate::clock::Instant;
-use crate::config::{FreshnessConfig, MaxStaleness};
+use crate::health::Health;
 use crate::replica::presence::Presence;
+use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::{self, Report, SidecarId, Store, StoreError};
 
 /// Users named in a report.

@@ -37,11 +37,13 @@
 //! | [`upstream`] | connections to the Controller, carried by hyper's client, and how many there may be |
 //! | [`listener`], [`tls`] | accepting, and TLS configurations |
 //! | [`reload`] | files that are read again when they change |
+//! | [`health`] | how this sidecar is |
 //! | [`fleet`] | this sidecar among the others: its reports |
 //! | [`admin`], [`metrics`] | health and metrics on their own listener |
 //! | [`config`] | the configuration, valid by construction |
 //! | [`app`] | a sidecar from start to stop |
 //! | [`cli`] | the commands |
+//! | [`units`] | durations and sizes as people write them |
 //! | [`clock`] | time that a suspended machine does not stop |
 //! | [`dev`] | `tollgate dev`: everything on loopback, with a stand-in Controller |
 
@@ -55,6 +57,7 @@ pub mod connection;
 mod descriptor;
 pub mod dev;
 pub mod fleet;
+pub mod health;
 pub mod http1;
 pub mod listener;
 pub mod metrics;
@@ -67,5 +70,6 @@ pub mod socket;
 pub mod store;
 pub mod tls;
 pub mod token;
+pub mod units;
 pub mod upstream;
 pub mod worker;

@@ -3,7 +3,7 @@
 //! Every worker has a socket of its own for each address (`SO_REUSEPORT`), so the kernel spreads connections and no
 //! accepted socket crosses a thread.
 
-mod places;
+mod settings;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,12 +17,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::TlsConfig;
-use crate::connection;
-use crate::tls::{self, TlsError};
-use crate::worker::Worker;
+use crate::connection::{self, Places};
+use crate::proxy::Proxy;
+use crate::tls::{self, TlsConfig, TlsError};
 
-pub use places::{Place, Places};
+pub use settings::ListenerConfig;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`. A fleet reconnects all at once.
 const BACKLOG: i32 = 65_535;
@@ -121,7 +120,7 @@ impl Tls {
 
 /// Accepts connections and serves them until `stop`. Accepting pauses while no place is left.
 pub async fn accept(
-    worker: Rc<Worker>,
+    proxy: Rc<Proxy>,
     listener: Rc<tokio::net::TcpListener>,
     tls: Option<Arc<Tls>>,
     places: Arc<Places>,
@@ -130,8 +129,8 @@ pub async fn accept(
     let serve = |(stream, peer): Accepted, slot| {
         let Some(place) = places.admit(slot, peer.ip()) else { return };
         let acceptor = tls.as_deref().map(Tls::acceptor);
-        let open = worker.connection();
-        tokio::task::spawn_local(connection::serve(Rc::clone(&worker), stream, peer, acceptor, (place, open)));
+        let open = proxy.worker.connection();
+        tokio::task::spawn_local(connection::serve(Rc::clone(&proxy), stream, peer, acceptor, (place, open)));
     };
     // A place is taken when a client is there, and not before: with many listeners and workers that wait, none would be
     // left for those that come. So while there is none, one client waits here, and the others before the socket.

@@ -29,8 +29,8 @@
 use std::fmt::{self, Write as _};
 use std::sync::atomic::Ordering;
 
-use crate::admin::Health;
 use crate::clock::Instant;
+use crate::health::Health;
 use crate::replica::Status;
 use crate::upstream::{Step, Upstream};
 
@@ -218,12 +218,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::MaxStaleness;
-    use crate::replica::Replica;
+    use crate::replica::{MaxStaleness, Replica};
 
     #[test]
     fn before_the_first_snapshot_the_staleness_is_infinite_and_there_is_no_revision() {
-        let health = Health::new(Arc::new(Replica::new()), MaxStaleness::Never, Arc::default(), Arc::default());
+        let health = Health::new(Arc::new(Replica::new()), MaxStaleness::Never, Vec::new());
         let text = render(&health);
         assert!(text.contains("\ntollgate_ready 0\n"), "{text}");
         assert!(text.contains("\ntollgate_replica_staleness_seconds +Inf\n"), "{text}");

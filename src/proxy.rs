@@ -11,72 +11,94 @@ pub mod credential;
 pub mod exchange;
 pub mod fields;
 mod forward;
+mod gate;
+pub mod network;
 pub mod pace;
 pub mod path;
 pub mod refusal;
 pub mod request;
 pub mod route;
 mod sanitize;
+mod settings;
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use http::header::AUTHORIZATION;
 use http::{Method, Request, Response};
 
 use crate::clock::Instant;
-use crate::config::{Config, Limits, MaxStaleness, Network, Timeouts, UpstreamName, Upstreams};
-use crate::replica::{Holder, Replica};
-use crate::upstream::{Upstream, UpstreamError};
-use crate::worker::alarm::Terms;
+use crate::upstream::{Pool, UpstreamName};
+use crate::worker::Worker;
 use body::{Relayed, Upload};
 use exchange::Exchange;
 use refusal::Refusal;
-use route::{Access, NoRoute, RouteTable};
 
-/// What decides over requests. Shared by all workers, and read-only to them.
+pub use gate::{Admission, Gate, Permit};
+pub use network::Network;
+pub use settings::{Limits, Settings, Timeouts};
+
+/// Shortest time between two looks at what runs, however fast tokens are revoked.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The proxy as one worker has it: with upstream connections of its own.
 #[derive(Debug)]
-pub struct Gate {
-    /// What is known of tokens.
-    pub replica: Arc<Replica>,
-    /// Sizes and numbers.
-    pub limits: Limits,
-    /// Deadlines.
-    pub timeouts: Timeouts,
-    /// The API server.
-    pub api: Arc<Upstream>,
-    /// The heartbeat server.
-    pub heartbeat: Arc<Upstream>,
-    routes: RouteTable,
-    trusted_proxies: Vec<Network>,
-    max_staleness: MaxStaleness,
-    /// Open client connections, over all workers.
-    pub connections: Arc<AtomicUsize>,
-    /// Tasks that ended by a panic.
-    pub panics: Arc<AtomicU64>,
+pub struct Proxy {
+    /// Where it runs.
+    pub worker: Rc<Worker>,
+    /// What decides over requests.
+    pub gate: Arc<Gate>,
+    api: Rc<Pool<Upload>>,
+    heartbeat: Rc<Pool<Upload>>,
 }
 
-/// What a request was permitted: the only way to an upstream.
-#[derive(Debug)]
-pub struct Permit {
-    /// Where it goes.
-    pub upstream: UpstreamName,
-    /// With whose token; `None` on an open route.
-    pub holder: Option<Admission>,
-    /// It fetches a configuration.
-    pub is_configuration: bool,
-}
+impl Proxy {
+    /// One for a worker of its own, whose connections and panics are added to those of the others.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
+        Rc::new(Self {
+            worker: Worker::new(gate.buffer_bytes(), all_connections, panics),
+            api: Rc::new(Pool::new(Arc::clone(&gate.api))),
+            heartbeat: Rc::new(Pool::new(Arc::clone(&gate.heartbeat))),
+            gate,
+        })
+    }
 
-/// Under which token a request was admitted.
-#[derive(Debug)]
-pub struct Admission {
-    /// What has to hold for as long as it runs.
-    pub terms: Terms,
-    /// The token and its owner.
-    pub holder: Holder,
+    /// The connections to an upstream.
+    fn upstream(&self, name: UpstreamName) -> &Rc<Pool<Upload>> {
+        match name {
+            UpstreamName::Api => &self.api,
+            UpstreamName::Heartbeat => &self.heartbeat,
+        }
+    }
+
+    /// Keeps the worker's clock, its deadlines and its upstream connections in order. Never ends.
+    pub async fn sweep(self: Rc<Self>) {
+        let drop_idle = |now| self.api.drop_idle(now) + self.heartbeat.drop_idle(now);
+        self.worker.sweep(drop_idle).await;
+    }
+
+    /// Closes unused connections to upstreams whenever another worker needs room. Never ends.
+    pub async fn make_room(self: Rc<Self>) {
+        tokio::join!(Rc::clone(&self.api).make_room(), Rc::clone(&self.heartbeat).make_room());
+    }
+
+    /// Cuts off what was admitted with a token that no longer permits it, or for which the replica has become too stale. Never
+    /// ends.
+    pub async fn recheck(self: Rc<Self>) {
+        let mut narrowed = self.gate.replica.narrowed();
+        self.recheck_now(); // what an earlier run of this task left
+        while narrowed.changed().await.is_ok() {
+            self.recheck_now();
+            tokio::time::sleep(RECHECK_INTERVAL).await;
+        }
+    }
+
+    fn recheck_now(&self) {
+        let staleness = self.gate.replica.staleness(Instant::now());
+        self.worker.alarms.recheck(|terms| self.gate.holds(terms, staleness));
+    }
 }
 
 /// Serves one request, whichever protocol it came by: decides, then forwards it or refuses.
@@ -87,7 +109,7 @@ pub struct Admission {
 /// # Errors
 /// The [`Refusal`] to answer with.
 pub async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>) -> Result<Response<Relayed>, Refusal> {
-    let gate = &exchange.worker.gate;
+    let gate = &exchange.proxy.gate;
     if let Some(id) = sanitize::request_id(request.headers(), exchange.origin) {
         exchange.set_id(id);
     }
@@ -112,99 +134,4 @@ fn withhold(refusal: Refusal, withheld: bool) -> Refusal {
 /// Whether this is the path of a configuration.
 fn is_configuration(path: &str) -> bool {
     path.starts_with("/api/configs/")
-}
-
-impl Gate {
-    /// The gate that a configuration describes, before a replica that may still be empty.
-    ///
-    /// # Errors
-    /// When an upstream's TLS or credential files cannot be used.
-    pub fn new(config: &Config, replica: Arc<Replica>) -> Result<Self, UpstreamError> {
-        let Upstreams { api, heartbeat } = config.upstreams.clone();
-        Ok(Self {
-            replica,
-            limits: config.limits.clone(),
-            timeouts: config.timeouts.clone(),
-            api: Arc::new(Upstream::new(UpstreamName::Api, api)?),
-            heartbeat: Arc::new(Upstream::new(UpstreamName::Heartbeat, heartbeat)?),
-            routes: config.routes.clone(),
-            trusted_proxies: config.trusted_proxies.clone(),
-            max_staleness: config.freshness.max_staleness,
-            connections: Arc::default(),
-            panics: Arc::default(),
-        })
-    }
-
-    /// Bytes of a read buffer: a head must fit, and bodies pass through in pieces of this size.
-    #[must_use]
-    pub fn buffer_bytes(&self) -> usize {
-        self.limits.max_head_bytes.get().max(body::GATHERED)
-    }
-
-    /// Whether what this peer says of earlier hops is believed.
-    #[must_use]
-    pub fn trusts(&self, peer: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|network| network.contains(peer))
-    }
-
-    /// Decides over a request: route, authenticate, authorize.
-    ///
-    /// # Errors
-    /// The [`Refusal`] to answer with.
-    pub fn decide<B>(&self, request: &Request<B>) -> Result<Permit, Refusal> {
-        let path = path::normalise(request.uri().path())?;
-        let route = self.routes.find(request.method().as_str(), &path).map_err(|missing| match missing {
-            NoRoute::Path => Refusal::NoRoute,
-            NoRoute::Method { allow } => Refusal::Method { allow },
-        })?;
-        let holder = match route.access {
-            Access::Open => None,
-            Access::Requires { permission, max_staleness } => {
-                let mut credentials = request.headers().get_all(AUTHORIZATION).iter();
-                let credential = credentials.next().filter(|_| credentials.next().is_none());
-                let digest = credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?;
-                let terms = Terms { digest, permission, max_staleness };
-                Some(Admission { holder: self.authorize(&terms)?, terms })
-            }
-        };
-        Ok(Permit { upstream: route.upstream, holder, is_configuration: is_configuration(&path) })
-    }
-
-    /// Authenticates by the replica and checks the permission: identity first.
-    ///
-    /// Yes is said by a replica as stale as the route allows. No is said only by one that is fresh by the general bound
-    /// too: a replica that may be behind cannot know that a token does *not* exist.
-    ///
-    /// # Errors
-    /// The [`Refusal`] to answer with.
-    pub(crate) fn authorize(&self, terms: &Terms) -> Result<Holder, Refusal> {
-        let Terms { digest, permission, max_staleness } = *terms;
-        let staleness = self.replica.staleness(Instant::now()).ok_or(Refusal::Stale)?;
-        if !max_staleness.allows(staleness) {
-            return Err(Refusal::Stale);
-        }
-        let no = |refusal| if self.max_staleness.allows(staleness) { refusal } else { Refusal::Stale };
-        let holder = self.replica.lookup(&digest).ok_or_else(|| no(Refusal::UnknownToken))?;
-        if holder.expires_at.is_some_and(|expires_at| expires_at <= unix_seconds()) {
-            return Err(Refusal::Expired);
-        }
-        if !holder.permissions.contains(permission) {
-            return Err(no(Refusal::Permission(permission)));
-        }
-        Ok(holder)
-    }
-
-    /// Whether what a running request was admitted by still holds. Not asked of its expiry: that a token expires while its
-    /// request runs is no reason to end it.
-    #[must_use]
-    pub fn holds(&self, terms: &Terms, staleness: Option<Duration>) -> bool {
-        staleness.is_some_and(|staleness| terms.max_staleness.allows(staleness))
-            && self.replica.permits(&terms.digest, terms.permission)
-    }
-}
-
-/// Expiry is a date, so it goes by the wall clock; nothing else does.
-fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::CredentialMode;
 use crate::listener::Tls;
-use crate::upstream::Upstream;
+use crate::upstream::{CredentialMode, Upstream};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 

@@ -13,6 +13,7 @@ pub mod driver;
 mod entry;
 mod freshness;
 pub mod presence;
+mod settings;
 pub mod snapshot_file;
 pub mod sync;
 mod table;
@@ -30,6 +31,8 @@ use crate::store::{LogEntry, Position, Revision, SnapshotItem, Subject};
 use crate::token::{Digest, Permission, PermissionSet, Role, TokenId, UserId};
 use freshness::Freshness;
 use table::{Basis, Grants, Ledger};
+
+pub use settings::{FreshnessConfig, MaxStaleness};
 
 /// What a request path sees of a user: shared by all of that user's grants, so that one change reaches them all.
 #[derive(Debug)]

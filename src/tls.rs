@@ -5,6 +5,7 @@
 //! wrong with it.
 
 mod expiry;
+mod settings;
 mod verify;
 
 use std::io;
@@ -19,7 +20,7 @@ use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVeri
 use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
-use crate::config::{Alpn, Identity, TlsConfig, UpstreamTlsConfig};
+pub use settings::{Alpn, Identity, TlsConfig, UpstreamTlsConfig};
 
 /// Why a TLS configuration cannot be built.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,7 @@ mod outage;
 mod places;
 mod pool;
 mod room;
+mod settings;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,6 @@ use http::HeaderValue;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use crate::config::{CredentialMode, UpstreamConfig, UpstreamName};
 use crate::tls::TlsError;
 
 pub use connect::{ConnectError, Connector};
@@ -23,6 +23,7 @@ pub use outage::{Outages, Step};
 pub use places::{Place, Places, Priority};
 pub use pool::{Lease, Pool};
 use room::Room;
+pub use settings::{CredentialMode, UpstreamConfig, UpstreamName, Upstreams};
 
 /// One upstream, as all workers share it.
 pub struct Upstream {

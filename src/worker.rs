@@ -1,8 +1,8 @@
 //! One worker: a thread that accepts connections and serves them, and all that belongs to it alone.
 //!
 //! A request never leaves the worker that accepted its connection: the runtime, the upstream connections, the buffers
-//! and the deadlines are its own, so none of them needs a lock. What workers share is read-only ([`Gate`]) or made to be
-//! read by many at once (the replica).
+//! and the deadlines are its own, so none of them needs a lock. What workers share is read-only (the proxy's gate) or made
+//! to be read by many at once (the replica).
 
 pub mod alarm;
 pub mod panic;
@@ -10,15 +10,12 @@ pub mod panic;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-use crate::clock::Instant;
 use crate::http1::{Buffer, MAX_FIELDS, buffer};
-use crate::proxy::Gate;
-use crate::upstream::Pool;
 use alarm::{Alarms, Moment};
 use tokio::sync::Notify;
 
@@ -28,90 +25,60 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// How often what is spare is looked through, while there is any; and the age of a `Date`.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shortest time between two looks at what runs, however fast tokens are revoked.
-const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
-
 /// Spare maps kept by each worker.
 const MAX_SPARE_FIELDS: usize = 256;
 
 /// What a worker's connections share.
 #[derive(Debug)]
 pub struct Worker {
-    /// What all workers share.
-    pub gate: Arc<Gate>,
     /// Deadlines, and what may be cut off.
     pub alarms: Alarms,
+    /// Tasks that ended by a panic, over all workers.
+    pub panics: Arc<AtomicU64>,
     buffers: buffer::Pool,
-    api: Rc<Pool>,
-    heartbeat: Rc<Pool>,
     spare_fields: RefCell<Vec<HeaderMap>>,
     request_ids: RequestIds,
     date: RefCell<(HeaderValue, Moment)>,
     draining: Cell<bool>,
     connections: Cell<usize>,
+    /// Over all workers.
+    all_connections: Arc<AtomicUsize>,
     all_closed: Notify,
 }
 
 impl Worker {
-    /// A worker with no connections yet.
+    /// A worker with no connections yet, and read buffers of this size. It adds its connections and panics to those of the
+    /// others.
     #[must_use]
-    pub fn new(gate: Arc<Gate>) -> Rc<Self> {
+    pub fn new(buffer_bytes: usize, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
         let alarms = Alarms::default();
         Rc::new(Self {
             date: RefCell::new((date_now(), alarms.now())),
             alarms,
-            buffers: buffer::Pool::new(gate.buffer_bytes()),
-            api: Rc::new(Pool::new(Arc::clone(&gate.api))),
-            heartbeat: Rc::new(Pool::new(Arc::clone(&gate.heartbeat))),
+            panics,
+            buffers: buffer::Pool::new(buffer_bytes),
             spare_fields: RefCell::default(),
             request_ids: RequestIds::new(),
             draining: Cell::new(false),
             connections: Cell::new(0),
+            all_connections,
             all_closed: Notify::new(),
-            gate,
         })
     }
 
-    /// Closes unused connections to upstreams whenever another worker needs room. Never ends.
-    pub async fn make_room(self: Rc<Self>) {
-        tokio::join!(Rc::clone(&self.api).make_room(), Rc::clone(&self.heartbeat).make_room());
-    }
-
-    /// Keeps the clock, the deadlines and the upstream connections in order. Rests while there is nothing to look after.
-    /// Never ends.
-    pub async fn sweep(self: Rc<Self>) {
+    /// Keeps the clock and the deadlines in order, and gives back what is spare and was not used for a while: so does
+    /// `drop_idle`, which says how much is left. Rests while there is nothing to look after. Never ends.
+    pub async fn sweep(&self, drop_idle: impl Fn(Moment) -> usize) {
         let (mut is_tidy, mut tidied_at) = (false, self.alarms.now());
         loop {
             let now = self.alarms.sweep();
             if !is_tidy && now.since(tidied_at) >= TIDY_INTERVAL {
-                (is_tidy, tidied_at) = (self.tidy(now), now);
+                (is_tidy, tidied_at) = (self.buffers.trim() + drop_idle(now) == 0, now);
             }
             tokio::time::sleep(SWEEP_INTERVAL).await;
             let is_stirred = self.alarms.rest(if is_tidy { Duration::MAX } else { TIDY_INTERVAL }).await;
             is_tidy &= !is_stirred;
         }
-    }
-
-    /// Gives back what is spare and was not used for a while. Whether nothing is left.
-    fn tidy(&self, now: Moment) -> bool {
-        let kept = [self.buffers.trim(), self.api.drop_idle(now), self.heartbeat.drop_idle(now)];
-        kept.iter().all(|kept| *kept == 0)
-    }
-
-    /// Cuts off what was admitted with a token that no longer permits it, or for which the replica has become too stale. Never
-    /// ends.
-    pub async fn recheck(self: Rc<Self>) {
-        let mut narrowed = self.gate.replica.narrowed();
-        self.recheck_now(); // what an earlier run of this task left
-        while narrowed.changed().await.is_ok() {
-            self.recheck_now();
-            tokio::time::sleep(RECHECK_INTERVAL).await;
-        }
-    }
-
-    fn recheck_now(&self) {
-        let staleness = self.gate.replica.staleness(Instant::now());
-        self.alarms.recheck(|terms| self.gate.holds(terms, staleness));
     }
 
     /// Finishes what runs and closes what is idle.
@@ -130,7 +97,7 @@ impl Worker {
     #[must_use]
     pub fn connection(self: &Rc<Self>) -> OpenConnection {
         self.connections.set(self.connections.get() + 1);
-        self.gate.connections.fetch_add(1, Ordering::Relaxed);
+        self.all_connections.fetch_add(1, Ordering::Relaxed);
         OpenConnection(Rc::clone(self))
     }
 
@@ -138,15 +105,6 @@ impl Worker {
     pub async fn idle(&self) {
         while self.connections.get() > 0 {
             self.all_closed.notified().await;
-        }
-    }
-
-    /// The connections to an upstream.
-    #[must_use]
-    pub fn upstream(&self, name: crate::config::UpstreamName) -> &Rc<Pool> {
-        match name {
-            crate::config::UpstreamName::Api => &self.api,
-            crate::config::UpstreamName::Heartbeat => &self.heartbeat,
         }
     }
 
@@ -203,7 +161,7 @@ pub struct OpenConnection(Rc<Worker>);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
-        self.0.gate.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.all_connections.fetch_sub(1, Ordering::Relaxed);
         if self.0.connections.get() == 0 {
             self.0.all_closed.notify_one();
         }

@@ -11,13 +11,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tollgate::admin::Health;
 use tollgate::clock::Instant;
-use tollgate::config::MaxStaleness;
 use tollgate::fleet::{self, Reporter};
+use tollgate::health::Health;
 use tollgate::replica::presence::Presence;
 use tollgate::replica::sync::Synchroniser;
-use tollgate::replica::{Replica, driver};
+use tollgate::replica::{FreshnessConfig, MaxStaleness, Replica, driver};
 use tollgate::store::{
     self, Absent, Batch, Bookmark, Change, Changes, CommitError, CommitId, Committed, LogEntry, Notice, Position,
     Probe, Replicas, Report, Reported, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, TokenFilter,
@@ -304,13 +303,13 @@ impl Simulated {
         };
         let opened = store::open(settings, Absent::Await).await.expect("can be used");
         let store: Arc<dyn Store> = Arc::new(Lean { store: opened, hidden: Arc::clone(hidden) });
-        let freshness = tollgate::config::FreshnessConfig {
+        let freshness = FreshnessConfig {
             probe_interval: PROBE_INTERVAL,
             max_staleness: MaxStaleness::Within(MAX_STALENESS),
             per_permission: Vec::new(),
         };
         let presence = Arc::new(Presence::new(fleet::identity(None), fleet::least(&freshness)));
-        let health = Health::new(Arc::clone(&replica), freshness.max_staleness, Arc::default(), Arc::default());
+        let health = Health::new(Arc::clone(&replica), freshness.max_staleness, Vec::new());
         let reporter = Reporter::new(
             Arc::clone(&store),
             Arc::new(health),

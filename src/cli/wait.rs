@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::output::{Output, note};
 use super::session::Session;
-use crate::config::units::parse_duration;
 use crate::store::report::told_apart;
 use crate::store::{Changes, Head, Position, Reported, Revision, SidecarId, Store, StoreError};
+use crate::units::parse_duration;
 
 /// The first pause between two looks, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));

@@ -10,15 +10,16 @@ use tracing_subscriber::EnvFilter;
 
 use super::problem::shown_name;
 use super::read::Section;
-use super::units::{InvalidDuration, format_duration, parse_duration};
-use super::{
-    Alpn, Config, FreshnessConfig, Limits, ListenerConfig, LogConfig, LogFormat, MaxStaleness, Network, Timeouts,
-    TlsConfig, UpstreamConfig, UpstreamName, Upstreams, routes, store, upstream,
-};
+use super::{Config, LogConfig, LogFormat, routes, store, upstream};
 use crate::http1::MAX_FIELDS;
+use crate::listener::ListenerConfig;
+use crate::proxy::{Limits, Network, Timeouts};
+use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::StoreUrl;
-use crate::tls::{self, TlsError};
+use crate::tls::{self, Alpn, TlsConfig, TlsError};
 use crate::token::Permission;
+use crate::units::{InvalidDuration, format_duration, parse_duration};
+use crate::upstream::{UpstreamConfig, UpstreamName, Upstreams};
 
 /// Reads everything. `None`, or a problem noted in the section's reader: not to be used.
 pub(super) fn config(root: &Section<'_>, default_store: Option<&StoreUrl>) -> Option<Config> {

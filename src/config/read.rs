@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::problem::{Problem, shown_name};
 use super::raw::{Node, Place, Table, Value};
-use super::units::{InvalidDuration, parse_duration, parse_size};
+use crate::units::{InvalidDuration, format_size, parse_duration, parse_size};
 
 /// Every key there is, by its path without list positions (`listener.address`).
 pub(super) type Keys = BTreeMap<String, Kind>;
@@ -215,7 +215,7 @@ impl<'a> Section<'a> {
             if range.contains(&size) {
                 return Ok(size);
             }
-            let shown = |bytes| super::units::format_size(bytes);
+            let shown = |bytes| format_size(bytes);
             Err(format!("it must be from {} to {}", shown(*range.start()), shown(*range.end())))
         })
     }

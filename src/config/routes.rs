@@ -3,8 +3,9 @@
 use super::convert::{parse_permission, parse_upstream_name};
 use super::raw::Place;
 use super::read::Section;
-use super::{FreshnessConfig, UpstreamName};
 use crate::proxy::route::{Access, Group, Method, Pattern, Route, RouteTable};
+use crate::replica::FreshnessConfig;
+use crate::upstream::UpstreamName;
 
 /// The built-in routes with the groups opened and the file's own put over them. Of the latter two may not have the
 /// same method and path; one that equals a built-in route replaces it.

@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use super::units::{format_duration, format_size};
-use super::{
-    Alpn, Config, CredentialMode, FreshnessConfig, Identity, Limits, ListenerConfig, LogConfig, LogFormat,
-    MaxStaleness, Timeouts, TlsConfig, UpstreamConfig, UpstreamName, UpstreamTlsConfig, Upstreams,
-};
+use super::{Config, LogConfig, LogFormat};
+use crate::listener::ListenerConfig;
 use crate::proxy::route::{Access, Group, Method, Route, RouteTable};
+use crate::proxy::{Limits, Timeouts};
+use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::Settings;
+use crate::tls::{Identity, TlsConfig, UpstreamTlsConfig};
+use crate::units::{format_duration, format_size};
+use crate::upstream::{CredentialMode, UpstreamConfig, Upstreams};
 
 /// Writes the configuration as TOML that [`load`](super::load()) reads back to the same: every key with its value, then
 /// the routes that are not built in, then all routes as comments. It holds no secrets: a configuration names files.
@@ -289,27 +291,5 @@ fn credential_mode(mode: &CredentialMode) -> &'static str {
         CredentialMode::Forward => "forward",
         CredentialMode::Strip => "strip",
         CredentialMode::Replace { .. } => "replace",
-    }
-}
-
-impl UpstreamName {
-    /// The name in the configuration.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Api => "api",
-            Self::Heartbeat => "heartbeat",
-        }
-    }
-}
-
-impl Alpn {
-    /// The name in the configuration, which is the protocol's.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Http2 => "h2",
-            Self::Http1 => "http/1.1",
-        }
     }
 }

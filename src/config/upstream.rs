@@ -12,9 +12,9 @@ use zeroize::Zeroizing;
 
 use super::convert::{chain, nonzero, tls_culprit};
 use super::read::Section;
-use super::{CredentialMode, Identity, UpstreamConfig, UpstreamTlsConfig};
-use crate::tls;
+use crate::tls::{self, Identity, UpstreamTlsConfig};
 use crate::token::RawToken;
+use crate::upstream::{CredentialMode, UpstreamConfig};
 
 pub(super) fn upstream(section: &Section<'_>, default_port: u16) -> Option<UpstreamConfig> {
     let url = section.or("url", section.text("url", str::parse), UpstreamUrl::local(default_port));

@@ -17,14 +17,14 @@ use http::{Method, Request, Response};
 
 use crate::http1::BodyLength;
 use crate::http1::head::find_end;
-use crate::proxy;
 use crate::proxy::body::{Relayed, Source as _, Upload};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::request::{Head, Origin};
+use crate::proxy::{self, Proxy};
 use crate::socket::{Hangup, Socket};
+use crate::worker::PooledBuffer;
 use crate::worker::alarm::Alarm;
-use crate::worker::{PooledBuffer, Worker};
 use body::Body;
 use reply::{Unsent, Writer};
 
@@ -60,15 +60,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Serves requests until nothing more is there to read. `fresh`: nothing was received on the connection yet.
 pub(super) async fn serve(
-    worker: &Rc<Worker>,
+    proxy: &Rc<Proxy>,
     alarm: &Alarm,
     socket: &Rc<Socket>,
     origin: Origin,
     fresh: &mut bool,
 ) -> Next {
-    let buffer = RefCell::new(worker.buffer());
-    let inbound = Rc::new(Inbound { worker: Rc::clone(worker), socket: Rc::clone(socket), buffer });
-    let connection = Connection { worker, alarm, inbound, origin };
+    let buffer = RefCell::new(proxy.worker.buffer());
+    let inbound = Rc::new(Inbound { proxy: Rc::clone(proxy), socket: Rc::clone(socket), buffer });
+    let connection = Connection { proxy, alarm, inbound, origin };
     loop {
         let end = match connection.receive_head().await {
             Received::Head(end) => end,
@@ -94,7 +94,7 @@ pub(super) async fn serve(
 
 /// The receiving side of a connection: what was read of it, and where more comes from. Shared with the body that is read.
 struct Inbound {
-    worker: Rc<Worker>,
+    proxy: Rc<Proxy>,
     socket: Rc<Socket>,
     buffer: RefCell<PooledBuffer>,
 }
@@ -119,7 +119,7 @@ impl Inbound {
 }
 
 struct Connection<'a> {
-    worker: &'a Rc<Worker>,
+    proxy: &'a Rc<Proxy>,
     alarm: &'a Alarm,
     inbound: Rc<Inbound>,
     origin: Origin,
@@ -153,7 +153,7 @@ struct Asked {
 
 impl Connection<'_> {
     async fn receive_head(&self) -> Received {
-        let max = self.worker.gate.limits.max_head_bytes.get();
+        let max = self.proxy.gate.limits.max_head_bytes.get();
         let mut scanned = 0;
         let mut begun = false;
         loop {
@@ -174,7 +174,7 @@ impl Connection<'_> {
                 }
                 if !buffer.is_empty() && !begun {
                     begun = true;
-                    self.alarm.set(self.worker.gate.timeouts.request_head);
+                    self.alarm.set(self.proxy.gate.timeouts.request_head);
                 }
             }
             let read = match begun {
@@ -191,7 +191,7 @@ impl Connection<'_> {
     }
 
     async fn serve_one(&self, end: usize) -> After {
-        let exchange = Exchange::new(self.worker, self.origin);
+        let exchange = Exchange::new(self.proxy, self.origin);
         let (mut request, asked) = match self.read(end) {
             Ok(read) => read,
             Err(refusal) => return self.refuse(&exchange, &refusal, &Asked::nothing()).await,
@@ -213,13 +213,13 @@ impl Connection<'_> {
 
     /// Takes the head that ends here, and its body as far as it is there, out of the buffer.
     fn read(&self, end: usize) -> Result<(Request<Upload>, Asked), Refusal> {
-        let limits = &self.worker.gate.limits;
+        let limits = &self.proxy.gate.limits;
         let mut buffer = self.inbound.buffer.borrow_mut();
         // One copy, which all field values share.
         let taken = buffer.filled().get(..buffer.filled().len().min(end + COPIED_AHEAD)).unwrap_or_default();
         let taken = Bytes::copy_from_slice(taken);
         buffer.consume(end);
-        let head = Head::http1(&taken.slice(..end), limits.max_headers.get(), self.worker.fields())?;
+        let head = Head::http1(&taken.slice(..end), limits.max_headers.get(), self.proxy.worker.fields())?;
         let whole = match head.body {
             BodyLength::Known(length) if length <= limits.max_body_bytes.get() => usize::try_from(length).ok(),
             BodyLength::Known(_) | BodyLength::Chunked => None,
@@ -276,8 +276,8 @@ impl Connection<'_> {
     async fn deliver(&self, exchange: &Exchange, reply: Response<Relayed>, asked: &Asked) -> After {
         // Where the body was not read to its end, what follows on the connection is no request.
         let leaves_upload = reply.body().leaves_upload();
-        let close = asked.close || leaves_upload || self.worker.is_draining();
-        let mut writer = Writer::new(self.worker, &self.inbound.socket, exchange, close);
+        let close = asked.close || leaves_upload || self.proxy.worker.is_draining();
+        let mut writer = Writer::new(&self.inbound.socket, exchange, close);
         let relayed = {
             let relay = pin!(writer.relay(reply, asked.to_head, asked.minor_version == 0));
             self.attended(relay, asked, Some(exchange)).await.unwrap_or(Err(Unsent::Closed))
@@ -306,8 +306,8 @@ impl Connection<'_> {
             Some(BodyLength::Chunked) => true,
             None => false,
         };
-        let close = asked.close || !drainable || refusal.ends_connection() || self.worker.is_draining();
-        let mut writer = Writer::new(self.worker, &self.inbound.socket, exchange, close);
+        let close = asked.close || !drainable || refusal.ends_connection() || self.proxy.worker.is_draining();
+        let mut writer = Writer::new(&self.inbound.socket, exchange, close);
         if writer.refuse(refusal, asked.to_head).await.is_err() {
             return After::Close;
         }
@@ -321,7 +321,7 @@ impl Connection<'_> {
 
     /// Refuses what is not even a whole head.
     async fn refuse_head(&self, refusal: &Refusal) {
-        self.refuse(&Exchange::new(self.worker, self.origin), refusal, &Asked::nothing()).await;
+        self.refuse(&Exchange::new(self.proxy, self.origin), refusal, &Asked::nothing()).await;
     }
 
     /// Reads and drops the rest of a body. Whether its end was found.

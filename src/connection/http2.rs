@@ -19,13 +19,12 @@ use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 
 use crate::http1::BodyLength;
-use crate::proxy;
 use crate::proxy::body::Upload;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::request::{Head, Origin};
+use crate::proxy::{self, Proxy};
 use crate::socket::Stream;
-use crate::worker::Worker;
 use crate::worker::alarm::{Alarm, Interrupt, Moment};
 use crate::worker::panic::Guard;
 use body::{Received, Reply};
@@ -54,7 +53,7 @@ struct Silence;
 
 /// The streams of a connection that run.
 struct Streams {
-    worker: Rc<Worker>,
+    proxy: Rc<Proxy>,
     origin: Origin,
     count: Cell<usize>,
     /// The connection's; runs while there is none.
@@ -109,11 +108,11 @@ impl Streams {
             () if self.is_abused() => self.idle.set(Duration::ZERO),
             () if !self.nothing_runs() => self.idle.clear(),
             () if self.closing.get() => {
-                let now = self.worker.alarms.now();
+                let now = self.proxy.worker.alarms.now();
                 self.idle
                     .set(self.delivering.get().map_or(Duration::ZERO, |until| until.since(now)).max(FAREWELL_TIME));
             }
-            () => self.idle.set(self.worker.gate.timeouts.keep_alive),
+            () => self.idle.set(self.proxy.gate.timeouts.keep_alive),
         }
     }
 
@@ -122,21 +121,21 @@ impl Streams {
         let resets = self.resets.get();
         // Large replies lie in hyper's buffers and the kernel's when their stream is over, and closing would destroy them.
         if exchange.received.get() >= LARGE_REPLY {
-            self.delivering.set(Some(self.worker.alarms.now().after(self.worker.gate.timeouts.body_grace)));
+            self.delivering.set(Some(self.proxy.worker.alarms.now().after(self.proxy.gate.timeouts.body_grace)));
         }
         self.resets.set(if exchange.is_settled() { resets.saturating_sub(1) } else { resets + 1 });
     }
 }
 
 /// Serves a connection until it closes. `received` is what was read of it already.
-pub(super) async fn serve(worker: Rc<Worker>, alarm: Alarm, stream: Stream, received: Vec<u8>, origin: Origin) {
-    let heads = Rc::new(Alarm::new(&worker));
-    let watched = Watched::new(stream, received, Rc::clone(&heads), worker.gate.timeouts.request_head);
-    alarm.set(worker.gate.timeouts.request_head);
+pub(super) async fn serve(proxy: Rc<Proxy>, alarm: Alarm, stream: Stream, received: Vec<u8>, origin: Origin) {
+    let heads = Rc::new(Alarm::new(&proxy.worker));
+    let watched = Watched::new(stream, received, Rc::clone(&heads), proxy.gate.timeouts.request_head);
+    alarm.set(proxy.gate.timeouts.request_head);
     // The first request is awaited no longer than in HTTP/1.
     alarm.idle(true);
     let streams = Rc::new(Streams {
-        worker: Rc::clone(&worker),
+        proxy: Rc::clone(&proxy),
         origin,
         count: Cell::new(0),
         idle: alarm,
@@ -145,7 +144,7 @@ pub(super) async fn serve(worker: Rc<Worker>, alarm: Alarm, stream: Stream, rece
         resets: Cell::new(0),
         begun: RefCell::new(None),
     });
-    let connection = builder(&worker, &streams).serve_connection(TokioIo::new(watched), Door(Rc::clone(&streams)));
+    let connection = builder(&proxy, &streams).serve_connection(TokioIo::new(watched), Door(Rc::clone(&streams)));
     let mut connection = pin!(connection);
     loop {
         match streams.idle.race(heads.race(connection.as_mut())).await {
@@ -166,13 +165,13 @@ pub(super) async fn serve(worker: Rc<Worker>, alarm: Alarm, stream: Stream, rece
     // It says that it ends, for as long as that takes at most; whatever runs ends with it.
     connection.as_mut().graceful_shutdown();
     streams.idle.idle(false);
-    let farewell = Alarm::new(&worker);
+    let farewell = Alarm::new(&proxy.worker);
     farewell.set(FAREWELL_TIME);
     drop(farewell.race(connection).await);
 }
 
-fn builder(worker: &Worker, streams: &Rc<Streams>) -> Builder<Tasks> {
-    let limits = &worker.gate.limits;
+fn builder(proxy: &Proxy, streams: &Rc<Streams>) -> Builder<Tasks> {
+    let limits = &proxy.gate.limits;
     let max_streams = u32::try_from(limits.max_streams.get()).unwrap_or(u32::MAX);
     let mut builder = Builder::new(Tasks(Rc::clone(streams)));
     builder
@@ -204,7 +203,7 @@ impl Service<Request<Incoming>> for Door {
         if self.0.is_abused() {
             return Box::pin(std::future::ready(Err(Silence)));
         }
-        let exchange = Exchange::new(&self.0.worker, self.0.origin);
+        let exchange = Exchange::new(&self.0.proxy, self.0.origin);
         let stream = Rc::new(StreamState { exchange, replying: Cell::new(false) });
         self.0.begun.replace(Some(Rc::clone(&stream)));
         Box::pin(serve_stream(stream, request))
@@ -230,7 +229,7 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
         }
         Err(refusal) => {
             // Small as it is, a client may have no window for it, and never open one.
-            exchange.alarm.set(exchange.worker.gate.timeouts.body_grace);
+            exchange.alarm.set(exchange.proxy.gate.timeouts.body_grace);
             exchange.settle();
             exchange.log(refusal.status(), refusal.reason());
             if refusal.is_silent() { Err(Silence) } else { Ok(refused(exchange, &refusal, to_head)) }
@@ -262,7 +261,7 @@ async fn turn() {
 
 /// Checks a request's form.
 fn read(exchange: &Rc<Exchange>, request: Request<Incoming>) -> Result<Request<Upload>, Refusal> {
-    let limits = &exchange.worker.gate.limits;
+    let limits = &exchange.proxy.gate.limits;
     let (parts, body) = request.into_parts();
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let field_bytes = |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + 4;
@@ -288,7 +287,7 @@ fn refused(exchange: &Exchange, refusal: &Refusal, to_head: bool) -> Response<Re
     for (name, value) in refusal.fields() {
         reply = reply.header(name, value);
     }
-    reply = reply.header("date", exchange.worker.date()).header("content-length", body.len());
+    reply = reply.header("date", exchange.proxy.worker.date()).header("content-length", body.len());
     let reply = reply.body(Reply::own(if to_head { bytes::Bytes::new() } else { body.into() }));
     // Every part of it is ours.
     reply.unwrap_or_else(|_| Response::new(Reply::own(bytes::Bytes::new())))
@@ -303,7 +302,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, future: F) {
         let Some(stream) = self.0.begun.take() else { return };
         let place = Place::take(&self.0);
-        let guard = Guard::new(&self.0.worker.gate.panics);
+        let guard = Guard::new(&self.0.proxy.worker.panics);
         tokio::task::spawn_local(async move {
             let _guard = guard;
             let mut future = pin!(future);

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::banner::url;
 use super::ports::DevOptions;
-use crate::config::{self, Config, CredentialMode, Overrides, Problems, Source};
+use crate::config::{self, Config, Overrides, Problems, Source};
 use crate::store::StoreUrl;
+use crate::upstream::CredentialMode;
 
 /// Whoever presses Ctrl-C is waiting.
 const DRAIN: Duration = Duration::from_secs(2);

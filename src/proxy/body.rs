@@ -2,6 +2,7 @@
 //! there whole before anything is taken from the upstream for it.
 
 use std::cell::Cell;
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -51,6 +52,12 @@ pub struct Upload {
     state: State,
     /// Bytes that may still come.
     limit: u64,
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload").field("limit", &self.limit).finish_non_exhaustive()
+    }
 }
 
 enum State {

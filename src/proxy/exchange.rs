@@ -3,18 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::Proxy;
 use super::path::normalise;
 use super::request::Origin;
 use crate::token::TokenId;
 use crate::token::raw::PREFIX;
+use crate::worker::RequestId;
 use crate::worker::alarm::Alarm;
-use crate::worker::{RequestId, Worker};
 
 /// One request and its reply.
 #[derive(Debug)]
 pub struct Exchange {
-    /// Where it is served.
-    pub worker: Rc<Worker>,
+    /// What serves it.
+    pub proxy: Rc<Proxy>,
     /// Where it came from.
     pub origin: Origin,
     /// Interrupts it. Until it has a reply, its deadlines are those of the steps towards one; then those of the reply.
@@ -34,12 +35,12 @@ pub struct Exchange {
 impl Exchange {
     /// One that begins.
     #[must_use]
-    pub fn new(worker: &Rc<Worker>, origin: Origin) -> Rc<Self> {
+    pub fn new(proxy: &Rc<Proxy>, origin: Origin) -> Rc<Self> {
         Rc::new(Self {
-            worker: Rc::clone(worker),
+            proxy: Rc::clone(proxy),
             origin,
-            alarm: Alarm::new(worker),
-            id: Cell::new(worker.request_id()),
+            alarm: Alarm::new(&proxy.worker),
+            id: Cell::new(proxy.worker.request_id()),
             token: Cell::new(None),
             line: RefCell::new(None),
             logged: Cell::new(false),

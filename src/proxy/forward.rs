@@ -27,7 +27,7 @@ pub(super) async fn forward(
     permit: &Permit,
     request: &mut Request<Upload>,
 ) -> Result<Response<Relayed>, Refusal> {
-    let pool = exchange.worker.upstream(permit.upstream);
+    let pool = exchange.proxy.upstream(permit.upstream);
     let admitted = permit.holder.as_ref().map(|admission| exchange.alarm.admit(admission.terms));
     let attempt = Attempt { exchange, permit, pool };
     if !request.body().is_whole() {
@@ -51,10 +51,10 @@ fn priority(permit: &Permit, method: &Method) -> Priority {
 struct Attempt<'a> {
     exchange: &'a Rc<Exchange>,
     permit: &'a Permit,
-    pool: &'a Rc<Pool>,
+    pool: &'a Rc<Pool<Upload>>,
 }
 
-type Sent = (Response<Incoming>, Lease, Option<Rc<Progress>>);
+type Sent = (Response<Incoming>, Lease<Upload>, Option<Rc<Progress>>);
 
 impl Attempt<'_> {
     /// Waits without a deadline of its own.
@@ -78,7 +78,7 @@ impl Attempt<'_> {
     fn interrupted(&self, interrupt: Interrupt, late: Refusal) -> Refusal {
         match (interrupt, &self.permit.holder) {
             (Interrupt::Revoked, Some(admission)) => {
-                let again = self.exchange.worker.gate.authorize(&admission.terms);
+                let again = self.exchange.proxy.gate.authorize(&admission.terms);
                 again.err().unwrap_or(Refusal::UnknownToken)
             }
             (Interrupt::Drain, _) => Refusal::Gone,
@@ -114,15 +114,15 @@ impl Attempt<'_> {
     }
 
     /// A connection: one that was used before, else a new one.
-    async fn lease(&self) -> Result<Lease, Refusal> {
-        if let Some(lease) = self.pool.reuse(self.exchange.worker.alarms.now()) {
+    async fn lease(&self) -> Result<Lease<Upload>, Refusal> {
+        if let Some(lease) = self.pool.reuse(self.exchange.proxy.worker.alarms.now()) {
             return Ok(lease);
         }
         self.exchange.alarm.set(MAX_WAIT);
         let slot = self.exchange.alarm.race(self.pool.slot()).await;
         let slot = slot.map_err(|interrupt| self.interrupted(interrupt, Refusal::Overloaded))?;
         // Boxed, since it is rare and would make every exchange's state several times as large.
-        let connect = Box::pin(self.pool.connect(&self.exchange.worker, slot));
+        let connect = Box::pin(self.pool.connect(&self.exchange.proxy.worker, slot));
         self.watched(connect).await?.map_err(|error| {
             let ConnectError { step, address, timed_out, .. } = error;
             let error = anyhow::Error::from(error);
@@ -143,7 +143,7 @@ impl Attempt<'_> {
     }
 
     /// There was no reply.
-    fn broken(&self, lease: &Lease, error: &hyper::Error) -> Refusal {
+    fn broken(&self, lease: &Lease<Upload>, error: &hyper::Error) -> Refusal {
         if is_late(error) {
             self.report(Some(lease), Step::Request, &"it stopped taking the request");
             return Refusal::UpstreamTimeout;
@@ -163,7 +163,7 @@ impl Attempt<'_> {
     fn deliver(
         &self,
         reply: Response<Incoming>,
-        lease: Lease,
+        lease: Lease<Upload>,
         progress: Option<Rc<Progress>>,
         place: Place,
         admitted: Option<Admitted>,
@@ -177,7 +177,7 @@ impl Attempt<'_> {
             self.report(Some(&lease), Step::FirstByte, &error);
             return Err(Refusal::Upstream);
         }
-        let worker = &self.exchange.worker;
+        let worker = &self.exchange.proxy.worker;
         sanitize::reply(parts.status, parts.version, &mut parts.headers, || worker.date());
         if let Some(progress) = &progress {
             progress.answered.set(true);
@@ -198,7 +198,7 @@ impl Attempt<'_> {
         Ok(Response::from_parts(parts, Relayed::new(body, passage, self.pool.upstream.config.idle_timeout)))
     }
 
-    fn report(&self, lease: Option<&Lease>, step: Step, error: &dyn Display) {
+    fn report(&self, lease: Option<&Lease<Upload>>, step: Step, error: &dyn Display) {
         self.outage(lease.map(Lease::address), step, error);
     }
 
@@ -232,8 +232,8 @@ fn copy(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
 #[derive(Debug)]
 pub(super) struct Passage {
     pub(super) exchange: Rc<Exchange>,
-    pool: Rc<Pool>,
-    lease: Option<Lease>,
+    pool: Rc<Pool<Upload>>,
+    lease: Option<Lease<Upload>>,
     reusable: bool,
     place: Option<Place>,
     progress: Option<Rc<Progress>>,
@@ -250,7 +250,7 @@ impl Passage {
         self.place = None;
         let lease = self.lease.take();
         if let Some(lease) = lease.filter(|_| self.reusable && !self.leaves_upload()) {
-            lease.give_back(self.exchange.worker.alarms.now());
+            lease.give_back(self.exchange.proxy.worker.alarms.now());
         }
     }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::worker::Worker;
+use super::Gate;
 use crate::worker::alarm::{Alarm, Interrupt, Moment};
 
 /// How long a peer may make us wait within a body: a grace that is used up by waiting and earned back by bytes, at
@@ -23,9 +23,9 @@ pub struct Pace {
 impl Pace {
     /// The whole grace.
     #[must_use]
-    pub fn new(worker: &Worker) -> Self {
-        let grace = worker.gate.timeouts.body_grace;
-        Self { grace, left: grace, min_rate: worker.gate.limits.min_body_rate.get(), since: None, handed: None }
+    pub fn new(gate: &Gate) -> Self {
+        let grace = gate.timeouts.body_grace;
+        Self { grace, left: grace, min_rate: gate.limits.min_body_rate.get(), since: None, handed: None }
     }
 
     /// This long in all, whatever comes.

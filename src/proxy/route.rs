@@ -7,8 +7,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::config::{MaxStaleness, UpstreamName};
+use crate::replica::MaxStaleness;
 use crate::token::{Action, Permission, Resource};
+use crate::upstream::UpstreamName;
 
 /// A method that routes can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

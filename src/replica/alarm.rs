@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Replica;
 use crate::clock::{Instant, Timer};
-use crate::config::{FreshnessConfig, MaxStaleness};
+use crate::replica::{FreshnessConfig, MaxStaleness};
 
 /// A bound, and what it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,10 +20,9 @@ use tokio_rustls::TlsConnector;
 
 use self::lookup::{Lookup, Resolve};
 use self::race::Race;
-use super::{Step, UpstreamError};
-use crate::config::{UpstreamConfig, UpstreamTlsConfig};
+use super::{Step, UpstreamConfig, UpstreamError};
 use crate::socket::Stream;
-use crate::tls::{self, ClientTls, TlsError};
+use crate::tls::{self, ClientTls, TlsError, UpstreamTlsConfig};
 
 /// Makes connections to one upstream. Shared by all workers.
 pub struct Connector {

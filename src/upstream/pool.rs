@@ -2,13 +2,14 @@
 //! ended, nothing unread, nothing owed.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -18,7 +19,6 @@ use tokio::task::AbortHandle;
 use super::connect::ConnectError;
 use super::io::{Io, Signs};
 use super::{Step, Upstream};
-use crate::proxy::body::Upload;
 use crate::socket::Socket;
 use crate::worker::Worker;
 use crate::worker::alarm::{Alarm, Moment};
@@ -27,18 +27,18 @@ use crate::worker::panic::Guard;
 /// Most that is read ahead of an upstream's reply, and so the largest reply head. It bounds what an idle connection keeps.
 const MAX_READ_AHEAD: usize = 32 * 1024;
 
-/// A worker's connections to one upstream. The last used is used first, so that spare ones age and go.
+/// A worker's connections to one upstream, for requests with bodies of type `B`. The last used is used first, so that spare ones age and go.
 #[derive(Debug)]
-pub struct Pool {
+pub struct Pool<B> {
     /// Where they lead.
     pub upstream: Arc<Upstream>,
-    idle: RefCell<Vec<(Connection, Moment)>>,
+    idle: RefCell<Vec<(Connection<B>, Moment)>>,
 }
 
 /// A connection, held by nobody else. It is closed when this is dropped.
 #[derive(Debug)]
-struct Connection {
-    sender: SendRequest<Upload>,
+struct Connection<B> {
+    sender: SendRequest<B>,
     address: SocketAddr,
     /// Gone with the task: what is over holds no descriptor, though it may stand here for a while.
     socket: Weak<Socket>,
@@ -50,14 +50,14 @@ struct Connection {
 
 /// A connection that carries one request. Dropping it closes the connection; [`Lease::give_back`] keeps it.
 #[derive(Debug)]
-pub struct Lease {
-    pool: Rc<Pool>,
-    connection: Connection,
+pub struct Lease<B> {
+    pool: Rc<Pool<B>>,
+    connection: Connection<B>,
     /// Whether it has carried a request before: then it may have died since.
     pub reused: bool,
 }
 
-impl Pool {
+impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> Pool<B> {
     /// No connections yet.
     #[must_use]
     pub fn new(upstream: Arc<Upstream>) -> Self {
@@ -66,7 +66,7 @@ impl Pool {
 
     /// A connection that was used before and can be used again, as far as is known.
     #[must_use]
-    pub fn reuse(self: &Rc<Self>, now: Moment) -> Option<Lease> {
+    pub fn reuse(self: &Rc<Self>, now: Moment) -> Option<Lease<B>> {
         let mut idle = self.idle.borrow_mut();
         loop {
             // One whose last exchange is not quite over, as hyper sees it, is left for later.
@@ -91,7 +91,7 @@ impl Pool {
         self: &Rc<Self>,
         worker: &Rc<Worker>,
         slot: OwnedSemaphorePermit,
-    ) -> Result<Lease, ConnectError> {
+    ) -> Result<Lease<B>, ConnectError> {
         let generation = self.upstream.generation.load(Ordering::SeqCst);
         let (stream, address) = self.upstream.connector.connect().await?;
         let (socket, signs) = (Rc::new(Socket::new(stream)), Rc::default());
@@ -103,7 +103,7 @@ impl Pool {
         // Nothing is exchanged yet, so nothing can fail.
         let (sender, carried) =
             handshake.map_err(|error| ConnectError::new(Step::Connect, Some(address), std::io::Error::other(error)))?;
-        let guard = Guard::new(&worker.gate.panics);
+        let guard = Guard::new(&worker.panics);
         let task = tokio::task::spawn_local(async move {
             let _guard = guard;
             if let Err(error) = carried.await {
@@ -150,15 +150,15 @@ impl Pool {
     }
 }
 
-impl Lease {
+impl<B: Body + 'static> Lease<B> {
     /// Sends a request and waits for the head of the reply. Dropping the future closes the connection.
     ///
     /// # Errors
     /// hyper's, with the request if nothing of it was written.
     pub fn send(
         &mut self,
-        request: Request<Upload>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> + use<> {
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
         self.connection.signs.answered.set(false);
         self.connection.sender.try_send_request(request)
     }
@@ -187,7 +187,7 @@ impl Lease {
     }
 }
 
-impl Drop for Connection {
+impl<B> Drop for Connection<B> {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Worker;
-use crate::config::MaxStaleness;
+use crate::replica::MaxStaleness;
 use crate::token::{Digest, Permission};
 
 /// Why something that waited no longer should.

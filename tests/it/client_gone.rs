@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tollgate::config::{Alpn, TlsConfig};
+use tollgate::tls::{Alpn, TlsConfig};
 
 use crate::harness::{
     CONFIG, HEARTBEAT, Script, Site, Upstream, established_to, eventually, get, leave, ok, post, request, reset, within,

@@ -19,6 +19,7 @@ mod http2;
 mod https_upstream;
 mod hygiene;
 mod interim;
+mod layers;
 mod memory;
 mod no_registry;
 mod outage;

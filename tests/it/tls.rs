@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tollgate::config::{Alpn, TlsConfig};
+use tollgate::tls::{Alpn, TlsConfig};
 
 use self::authority::Authority;
 use crate::harness::{

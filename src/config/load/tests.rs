@@ -6,9 +6,12 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{Alpn, CredentialMode, Identity, LogFormat, MaxStaleness, effective};
+use crate::config::{LogFormat, effective};
 use crate::proxy::route::{Access, Route};
+use crate::replica::MaxStaleness;
 use crate::store::settings::ReadFrom;
+use crate::tls::{Alpn, Identity};
+use crate::upstream::CredentialMode;
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/tollgate.toml");
 

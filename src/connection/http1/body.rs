@@ -38,8 +38,8 @@ impl Body {
         Self(Rc::new(RefCell::new(State {
             inbound: Rc::clone(inbound),
             decoder: Decoder::new(length),
-            pace: Pace::new(&inbound.worker),
-            alarm: Alarm::new(&inbound.worker),
+            pace: Pace::new(&inbound.proxy.gate),
+            alarm: Alarm::new(&inbound.proxy.worker),
             interim: expected.then_some(CONTINUE),
             waker: None,
         })))

@@ -11,6 +11,7 @@ use http::{Response, StatusCode, header};
 use hyper::body::{Body as _, Frame};
 use hyper::ext::ReasonPhrase;
 
+use crate::proxy::Proxy;
 use crate::proxy::body::Relayed;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::pace::Pace;
@@ -58,8 +59,9 @@ impl Drop for Unfinished<'_> {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(worker: &'a Rc<Worker>, socket: &'a Rc<Socket>, exchange: &'a Exchange, close: bool) -> Self {
-        let (out, pace) = (worker.head(), Pace::new(worker));
+    pub(super) fn new(socket: &'a Rc<Socket>, exchange: &'a Exchange, close: bool) -> Self {
+        let Proxy { worker, gate, .. } = &*exchange.proxy;
+        let (out, pace) = (worker.head(), Pace::new(gate));
         Self { worker, socket, exchange, out, pace, close, chunked: false }
     }
 

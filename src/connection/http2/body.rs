@@ -9,6 +9,7 @@ use bytes::Bytes;
 use h2::Reason;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::proxy::Proxy;
 use crate::proxy::body::{BodyError, Cut, Relayed, Source};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::pace::Pace;
@@ -23,14 +24,17 @@ pub(super) struct Received {
     body: Incoming,
     alarm: Alarm,
     pace: Pace,
-    /// The client may be waiting to be told to go on.
-    expects_continue: bool,
+    /// Its pace once it goes on: the client may be waiting to be told to.
+    expects_continue: Option<Pace>,
 }
 
 impl Received {
     pub(super) fn new(exchange: &Exchange, body: Incoming, expects_continue: bool) -> Self {
-        let worker = &exchange.worker;
-        let pace = if expects_continue { Pace::within(CONTINUE_TIME) } else { Pace::new(worker) };
+        let Proxy { worker, gate, .. } = &*exchange.proxy;
+        let (pace, expects_continue) = match expects_continue {
+            true => (Pace::within(CONTINUE_TIME), Some(Pace::new(gate))),
+            false => (Pace::new(gate), None),
+        };
         Self { body, alarm: Alarm::new(worker), pace, expects_continue }
     }
 }
@@ -43,11 +47,11 @@ impl Source for Received {
                 Poll::Ready(frame) => (Poll::Ready(Ok(length(frame.as_ref()))), frame),
             };
             if ready!(self.pace.poll(&self.alarm, context, count)).is_err() {
-                let error = if self.expects_continue { BodyError::Waits } else { BodyError::Slow };
+                let error = if self.expects_continue.is_some() { BodyError::Waits } else { BodyError::Slow };
                 return Poll::Ready(Some(Err(error)));
             }
-            if std::mem::take(&mut self.expects_continue) {
-                self.pace = Pace::new(self.alarm.worker());
+            if let Some(pace) = self.expects_continue.take() {
+                self.pace = pace;
             }
             match frame {
                 Some(Ok(frame)) => {
@@ -91,7 +95,7 @@ impl Reply {
     }
 
     pub(super) fn relayed(body: Relayed, exchange: &Rc<Exchange>) -> Self {
-        let pace = Pace::new(&exchange.worker);
+        let pace = Pace::new(&exchange.proxy.gate);
         Self::Relayed(Box::new(Paced { body, exchange: Rc::clone(exchange), pace, rest: Bytes::new() }))
     }
 }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::config::CredentialMode;
+use crate::upstream::CredentialMode;
 
 /// Longer than any test takes.
 const AMPLE: Duration = Duration::from_secs(20);

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use tempfile::NamedTempFile;
-use tollgate::config::{self, Config, Overrides, Problems, Source, units};
+use tollgate::config::{self, Config, Overrides, Problems, Source};
+use tollgate::units;
 
 static FILE: LazyLock<NamedTempFile> = LazyLock::new(|| NamedTempFile::new().expect("a file"));
 

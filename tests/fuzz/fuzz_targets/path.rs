@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use tollgate::config::MaxStaleness;
+use tollgate::replica::MaxStaleness;
 use tollgate::proxy::path::normalise;
 use tollgate::proxy::route::RouteTable;
 

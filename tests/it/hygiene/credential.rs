@@ -1,6 +1,6 @@
 //! What the upstream gets as the credential: the client's own, none, or the service token.
 
-use tollgate::config::CredentialMode;
+use tollgate::upstream::CredentialMode;
 
 use crate::harness::{CONFIG, Site, eventually, request};
 

@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tollgate::config::{Identity, UpstreamTlsConfig};
+use tollgate::tls::{Identity, UpstreamTlsConfig};
 
 use super::authority::{Authority, self_signed, server};
 use crate::harness::{CONFIG, Site, eventually, get};

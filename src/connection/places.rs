@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::config::Limits;
+use crate::proxy::Limits;
 use crate::sampler::Sampler;
 
 /// The places for client connections, over all listeners and workers.
@@ -58,7 +58,7 @@ impl Places {
     }
 
     /// Waits until there is one more.
-    pub(super) async fn slot(&self) -> OwnedSemaphorePermit {
+    pub(crate) async fn slot(&self) -> OwnedSemaphorePermit {
         match Arc::clone(&self.slots).acquire_owned().await {
             Ok(slot) => slot,
             // They are never closed.
@@ -67,12 +67,12 @@ impl Places {
     }
 
     /// One more, if there is one now.
-    pub(super) fn slot_now(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn slot_now(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.slots).try_acquire_owned().ok()
     }
 
     /// The place of a connection from this address; `None`: there are too many from it.
-    pub(super) fn admit(&self, slot: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
+    pub(crate) fn admit(&self, slot: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
         let Some(clients) = &self.clients else { return Some(Place { _slot: slot, _client: None }) };
         if let Some(client) = Clients::admit(clients, address) {
             return Some(Place { _slot: slot, _client: Some(client) });
@@ -86,7 +86,7 @@ impl Places {
     }
 
     /// Says that accepting fails, unless that was said often lately.
-    pub(super) fn failed(&self, error: &std::io::Error) {
+    pub(crate) fn failed(&self, error: &std::io::Error) {
         if let Some(left_out) = self.failures.admit() {
             tracing::error!(%error, left_out, "cannot accept connections");
         }

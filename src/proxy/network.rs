@@ -4,7 +4,14 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use super::Network;
+/// Addresses that share a prefix, such as `10.0.0.0/8`; a lone address is one too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// The first address.
+    pub address: IpAddr,
+    /// Leading bits that count: 0 to 32, or 128.
+    pub prefix: u8,
+}
 
 /// A text that is not a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,57 @@
+//! How a sidecar is: what the admin listener shows, and what its reports say.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::clock::Instant;
+use crate::replica::{MaxStaleness, Replica};
+use crate::upstream::Upstream;
+
+/// How a sidecar is. Everything is counted here or by whom it is shared with.
+#[derive(Debug)]
+pub struct Health {
+    /// What requests are decided by.
+    pub replica: Arc<Replica>,
+    /// How stale it may be.
+    pub max_staleness: MaxStaleness,
+    /// Set once the sidecar stops: it still serves, and wants no new clients.
+    pub draining: AtomicBool,
+    /// Open client connections.
+    pub connections: Arc<AtomicUsize>,
+    /// Reports that the store did not take.
+    pub reports_failed: AtomicU64,
+    /// The upstreams.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Tasks that ended by a panic.
+    pub panics: Arc<AtomicU64>,
+    /// Connections that were closed because their address had too many.
+    pub refused: Arc<AtomicU64>,
+}
+
+impl Health {
+    /// Of a sidecar that starts.
+    #[must_use]
+    pub fn new(replica: Arc<Replica>, max_staleness: MaxStaleness, upstreams: Vec<Arc<Upstream>>) -> Self {
+        Self {
+            replica,
+            max_staleness,
+            draining: AtomicBool::new(false),
+            connections: Arc::default(),
+            reports_failed: AtomicU64::new(0),
+            upstreams,
+            panics: Arc::default(),
+            refused: Arc::default(),
+        }
+    }
+
+    /// Why the sidecar is not ready; `None`: it is.
+    #[must_use]
+    pub fn problem(&self) -> Option<&'static str> {
+        match (self.replica.staleness(Instant::now()), self.max_staleness) {
+            _ if self.draining.load(Ordering::Relaxed) => Some("draining"),
+            (None, _) => Some("the token registry was not read yet"),
+            (Some(staleness), MaxStaleness::Within(bound)) if staleness > bound => Some("the token registry is stale"),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What decides over requests: route, authenticate, authorize.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::Request;
+use http::header::AUTHORIZATION;
+
+use super::body::GATHERED;
+use super::path::normalise;
+use super::refusal::Refusal;
+use super::route::{Access, NoRoute, RouteTable};
+use super::{Limits, Network, Settings, Timeouts, credential, is_configuration};
+use crate::clock::Instant;
+use crate::replica::{Holder, MaxStaleness, Replica};
+use crate::upstream::{Upstream, UpstreamName};
+use crate::worker::alarm::Terms;
+
+/// What decides over requests. Shared by all workers, and read-only to them.
+#[derive(Debug)]
+pub struct Gate {
+    /// What is known of tokens.
+    pub replica: Arc<Replica>,
+    /// Sizes and numbers.
+    pub limits: Limits,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// The API server.
+    pub api: Arc<Upstream>,
+    /// The heartbeat server.
+    pub heartbeat: Arc<Upstream>,
+    routes: RouteTable,
+    trusted_proxies: Vec<Network>,
+    max_staleness: MaxStaleness,
+}
+
+/// What a request was permitted: the only way to an upstream.
+#[derive(Debug)]
+pub struct Permit {
+    /// Where it goes.
+    pub upstream: UpstreamName,
+    /// With whose token; `None` on an open route.
+    pub holder: Option<Admission>,
+    /// It fetches a configuration.
+    pub is_configuration: bool,
+}
+
+/// Under which token a request was admitted.
+#[derive(Debug)]
+pub struct Admission {
+    /// What has to hold for as long as it runs.
+    pub terms: Terms,
+    /// The token and its owner.
+    pub holder: Holder,
+}
+
+impl Gate {
+    /// A gate before a replica that may still be empty, and these two upstreams.
+    #[must_use]
+    pub fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
+        let Settings { limits, timeouts, routes, trusted_proxies, max_staleness } = settings;
+        Self { replica, limits, timeouts, api, heartbeat, routes, trusted_proxies, max_staleness }
+    }
+
+    /// Bytes of a read buffer: a head must fit, and bodies pass through in pieces of this size.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.limits.max_head_bytes.get().max(GATHERED)
+    }
+
+    /// Whether what this peer says of earlier hops is believed.
+    #[must_use]
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(peer))
+    }
+
+    /// Decides over a request: route, authenticate, authorize.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer with.
+    pub fn decide<B>(&self, request: &Request<B>) -> Result<Permit, Refusal> {
+        let path = normalise(request.uri().path())?;
+        let route = self.routes.find(request.method().as_str(), &path).map_err(|missing| match missing {
+            NoRoute::Path => Refusal::NoRoute,
+            NoRoute::Method { allow } => Refusal::Method { allow },
+        })?;
+        let holder = match route.access {
+            Access::Open => None,
+            Access::Requires { permission, max_staleness } => {
+                let mut credentials = request.headers().get_all(AUTHORIZATION).iter();
+                let credential = credentials.next().filter(|_| credentials.next().is_none());
+                let digest = credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?;
+                let terms = Terms { digest, permission, max_staleness };
+                Some(Admission { holder: self.authorize(&terms)?, terms })
+            }
+        };
+        Ok(Permit { upstream: route.upstream, holder, is_configuration: is_configuration(&path) })
+    }
+
+    /// Authenticates by the replica and checks the permission: identity first.
+    ///
+    /// Yes is said by a replica as stale as the route allows. No is said only by one that is fresh by the general bound
+    /// too: a replica that may be behind cannot know that a token does *not* exist.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer with.
+    pub(crate) fn authorize(&self, terms: &Terms) -> Result<Holder, Refusal> {
+        let Terms { digest, permission, max_staleness } = *terms;
+        let staleness = self.replica.staleness(Instant::now()).ok_or(Refusal::Stale)?;
+        if !max_staleness.allows(staleness) {
+            return Err(Refusal::Stale);
+        }
+        let no = |refusal| if self.max_staleness.allows(staleness) { refusal } else { Refusal::Stale };
+        let holder = self.replica.lookup(&digest).ok_or_else(|| no(Refusal::UnknownToken))?;
+        if holder.expires_at.is_some_and(|expires_at| expires_at <= unix_seconds()) {
+            return Err(Refusal::Expired);
+        }
+        if !holder.permissions.contains(permission) {
+            return Err(no(Refusal::Permission(permission)));
+        }
+        Ok(holder)
+    }
+
+    /// Whether what a running request was admitted by still holds. Not asked of its expiry: that a token expires while its
+    /// request runs is no reason to end it.
+    #[must_use]
+    pub fn holds(&self, terms: &Terms, staleness: Option<Duration>) -> bool {
+        staleness.is_some_and(|staleness| terms.max_staleness.allows(staleness))
+            && self.replica.permits(&terms.digest, terms.permission)
+    }
+}
+
+/// Expiry is a date, so it goes by the wall clock; nothing else does.
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

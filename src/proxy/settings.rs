@@ -1,0 +1,58 @@
+//! What the proxy is told.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+use super::Network;
+use super::route::RouteTable;
+use crate::replica::MaxStaleness;
+
+/// What a [`Gate`](super::Gate) decides by, tokens aside.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Sizes and numbers.
+    pub limits: Limits,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// Where requests may go.
+    pub routes: RouteTable,
+    /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed.
+    pub trusted_proxies: Vec<Network>,
+    /// The bound on staleness for whatever has none of its own.
+    pub max_staleness: MaxStaleness,
+}
+
+/// What is refused for its size or number.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open client connections, over all listeners. Above it, accepting pauses.
+    pub max_connections: NonZeroUsize,
+    /// Open client connections from one address; `None`: as many as there may be in all.
+    pub max_connections_per_client: Option<NonZeroUsize>,
+    /// Bytes of a request head (request line and fields).
+    pub max_head_bytes: NonZeroUsize,
+    /// Fields of a request.
+    pub max_headers: NonZeroUsize,
+    /// Bytes of a request body.
+    pub max_body_bytes: NonZeroU64,
+    /// Requests at once on one HTTP/2 connection.
+    pub max_streams: NonZeroUsize,
+    /// Bytes per second below which a peer that makes us wait within a body is cut off, after
+    /// [`Timeouts::body_grace`].
+    pub min_body_rate: NonZeroU64,
+}
+
+/// How long each thing may take.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// From accepting a connection to the end of its TLS handshake.
+    pub tls_handshake: Duration,
+    /// From the first byte of a request to the end of its head; for the first request, from accepting.
+    pub request_head: Duration,
+    /// How long a peer may make us wait within a body, over what [`Limits::min_body_rate`] allows.
+    pub body_grace: Duration,
+    /// How long a connection without a request is kept.
+    pub keep_alive: Duration,
+    /// From the signal to stop to cutting what still runs.
+    pub drain: Duration,
+}

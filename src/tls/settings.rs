@@ -1,0 +1,58 @@
+//! The files and names of TLS.
+
+use std::path::PathBuf;
+
+use rustls::pki_types::ServerName;
+
+/// A listener's TLS files, read and checked.
+#[derive(Debug, Clone)]
+pub struct TlsConfig {
+    /// The certificate chain (PEM).
+    pub certificate: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
+    /// When set, clients must show a certificate that one of these authorities (PEM) issued.
+    pub client_ca: Option<PathBuf>,
+    /// Protocols offered by ALPN, the preferred one first.
+    pub alpn: Vec<Alpn>,
+}
+
+/// A protocol offered by ALPN (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alpn {
+    /// HTTP/2, `h2`.
+    Http2,
+    /// HTTP/1.1, `http/1.1`.
+    Http1,
+}
+
+impl Alpn {
+    /// The name in the configuration, which is the protocol's.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http2 => "h2",
+            Self::Http1 => "http/1.1",
+        }
+    }
+}
+
+/// How an `https` upstream is verified, and what it is shown.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamTlsConfig {
+    /// Authorities (PEM) to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// The name to ask for and to verify, instead of that of its URL.
+    pub server_name: Option<ServerName<'static>>,
+    /// For a server that asks for a certificate.
+    pub identity: Option<Identity>,
+}
+
+/// A client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate chain (PEM).
+    pub certificate: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
+}

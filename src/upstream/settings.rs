@@ -1,0 +1,77 @@
+//! How the Controller's servers are reached.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::tls::UpstreamTlsConfig;
+
+/// Both upstreams.
+#[derive(Debug, Clone)]
+pub struct Upstreams {
+    /// `/api/...`
+    pub api: UpstreamConfig,
+    /// `POST /agents/heartbeat`
+    pub heartbeat: UpstreamConfig,
+}
+
+/// Names one of the two upstreams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UpstreamName {
+    /// The API server.
+    Api,
+    /// The heartbeat server.
+    Heartbeat,
+}
+
+impl UpstreamName {
+    /// The name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
+}
+
+/// One server of the Controller.
+#[derive(Debug, Clone)]
+pub struct UpstreamConfig {
+    /// Host name or address to connect to; an IPv6 address without brackets.
+    pub host: String,
+    /// Port to connect to.
+    pub port: u16,
+    /// `host[:port]` as the `Host` field says it.
+    pub authority: String,
+    /// `https`: connect with TLS and verify the server.
+    pub tls: Option<UpstreamTlsConfig>,
+    /// What becomes of the client's credential.
+    pub credential: CredentialMode,
+    /// Longest wait for a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// Longest wait from the whole request being written to the first byte of the reply.
+    pub first_byte_timeout: Duration,
+    /// Longest pause within a reply, or within writing a request.
+    pub idle_timeout: Duration,
+    /// How long an unused connection is kept. The Controller (Node) closes after 5 s.
+    pub pool_idle_timeout: Duration,
+    /// Unused connections kept by each worker.
+    pub pool_max_idle: usize,
+    /// Requests under way, and connections, over all workers.
+    pub max_in_flight: NonZeroUsize,
+}
+
+/// What the upstream gets as the `Authorization` field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialMode {
+    /// The client's own.
+    Forward,
+    /// None.
+    Strip,
+    /// The Controller's service token, read from this file and again when it changes.
+    Replace {
+        /// Holds the raw token, nothing else; surrounding white space is ignored.
+        token_file: PathBuf,
+    },
+}
