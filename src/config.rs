@@ -1,23 +1,27 @@
 //! The configuration, usable as it stands: every value here was checked when it was read.
 //!
-//! [`load()`] reads the file as written, lets `TOLLGATE_*` environment variables and flags override it, and converts it
-//! once into [`Config`], reporting every [`Problem`] of a run together. `config/tollgate.toml` documents every key.
+//! [`load()`] reads the file as written, lets `TOLLGATE_*` environment variables and flags override it, and puts it in the
+//! place of the defaults, reporting every [`Problem`] of a run together. `config/tollgate.toml` documents every key.
+//!
+//! Each section has one function that walks over its keys ([`visit`]): what reads, prints and lists them takes that walk.
 //!
 //! ```text
 //!   file, variables, flags ── raw ──► values with their places ── keys ──► unknown ones
-//!                                            └── convert, through read ──► Config, or Problems
+//!                                            └── read ──► Config, or Problems      Config ── show ──► TOML
 //! ```
 
-mod convert;
 mod keys;
 mod load;
 mod problem;
 mod raw;
 mod read;
 mod routes;
+mod sections;
 mod show;
 mod store;
+mod tls;
 mod upstream;
+mod visit;
 
 pub use load::{Overrides, Source, load, store_settings};
 pub use problem::{Problem, Problems};
@@ -29,11 +33,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use crate::listener::ListenerConfig;
-use crate::proxy::route::RouteTable;
+use crate::proxy::route::{Group, OwnRoute, RouteTable};
 use crate::proxy::{Limits, Network, Timeouts};
 use crate::replica::FreshnessConfig;
 use crate::store::Settings;
 use crate::upstream::Upstreams;
+use crate::words::words;
 
 /// Everything a sidecar is told.
 #[derive(Debug, Clone)]
@@ -62,7 +67,11 @@ pub struct Config {
     pub log: LogConfig,
     /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed.
     pub trusted_proxies: Vec<Network>,
-    /// The built-in routes with the file's own and the opened groups applied.
+    /// Groups whose routes need no token.
+    pub open_groups: Vec<Group>,
+    /// Routes beside the built-in ones, or in their place.
+    pub own_routes: Vec<OwnRoute>,
+    /// All routes: the built-in ones with these two applied.
     pub routes: RouteTable,
 }
 
@@ -75,11 +84,19 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
-/// The form of log lines, on standard error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+words! {
+    /// The form of log lines, on standard error.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum LogFormat ("formats") {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
 }

@@ -44,12 +44,15 @@
 //! | [`app`] | a sidecar from start to stop |
 //! | [`cli`] | the commands |
 //! | [`units`] | durations and sizes as people write them |
+//! | [`chain`] | an error with its causes |
+//! | [`words`] | enums whose variants have names |
 //! | [`clock`] | time that a suspended machine does not stop |
 //! | [`dev`] | `tollgate dev`: everything on loopback, with a stand-in Controller |
 
 pub mod admin;
 pub mod app;
 mod backoff;
+pub mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -72,4 +75,5 @@ pub mod tls;
 pub mod token;
 pub mod units;
 pub mod upstream;
+pub mod words;
 pub mod worker;

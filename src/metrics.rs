@@ -26,13 +26,14 @@
 //! | `tollgate_upstream_refused_total` | requests that left without a place: refused after 2 s, or their client was gone before |
 //! | `tollgate_panics_total` | above 0: a bug, which the log tells more of; what it ended was cut off or started again |
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use crate::clock::Instant;
 use crate::health::Health;
 use crate::replica::Status;
 use crate::upstream::{Step, Upstream};
+use crate::words::words;
 
 /// What the values are taken from, all at one moment.
 struct Sample<'a> {
@@ -52,21 +53,14 @@ struct Metric {
     read: fn(&Sample<'_>) -> Option<f64>,
 }
 
-/// How Prometheus treats a metric.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    /// Goes up and down.
-    Gauge,
-    /// Only ever grows while the process runs.
-    Counter,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gauge => "gauge",
-            Self::Counter => "counter",
-        })
+words! {
+    /// How Prometheus treats a metric.
+    #[derive(Clone, Copy, Debug)]
+    enum Kind {
+        /// Goes up and down.
+        Gauge = "gauge",
+        /// Only ever grows while the process runs.
+        Counter = "counter",
     }
 }
 

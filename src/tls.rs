@@ -203,7 +203,7 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
         source => TlsError::BadCertificate { file: certificate.clone(), number: 1, source },
     })?;
 
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.wire_name().to_vec()).collect();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.name().into()).collect();
     // No session is kept or resumed. Telegraf never asks for it (Go resumes only with a `ClientSessionCache`, which it does
     // not set), so a ticket would be work and one more packet in every handshake for nothing.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -223,7 +223,7 @@ pub fn client_config(tls: &UpstreamTlsConfig) -> Result<ClientTls, TlsError> {
     let UpstreamTlsConfig { ca, server_name: _, identity } = tls;
     let identity = identity.as_ref().map(|Identity { certificate, key }| (certificate.as_path(), key.as_path()));
     let (mut config, read) = client(ca.as_deref(), identity)?;
-    config.alpn_protocols = vec![Alpn::Http1.wire_name().to_vec()];
+    config.alpn_protocols = vec![Alpn::Http1.name().into()];
     Ok(ClientTls { config: Arc::new(config), read })
 }
 
@@ -283,17 +283,6 @@ fn verifying(
     let Some(file) = ca else { return Ok(builder.with_root_certificates(system_roots()?)) };
     let verifier = verify::Verifier::new(roots(file, authorities.clone(), &provider)?, authorities, provider)?;
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
-}
-
-impl Alpn {
-    /// The protocol's name in ALPN (RFC 7301 section 6, RFC 9113 section 3.1).
-    #[must_use]
-    pub const fn wire_name(self) -> &'static [u8] {
-        match self {
-            Self::Http2 => b"h2",
-            Self::Http1 => b"http/1.1",
-        }
-    }
 }
 
 fn setup(error: impl std::error::Error + Send + Sync + 'static) -> TlsError {

@@ -7,8 +7,10 @@ mod places;
 mod pool;
 mod room;
 mod settings;
+mod url;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -17,6 +19,8 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::tls::TlsError;
+use crate::token::RawToken;
+use crate::token::raw::InvalidToken;
 
 pub use connect::{ConnectError, Connector};
 pub use outage::{Outages, Step};
@@ -24,6 +28,7 @@ pub use places::{Place, Places, Priority};
 pub use pool::{Lease, Pool};
 use room::Room;
 pub use settings::{CredentialMode, UpstreamConfig, UpstreamName, Upstreams};
+pub use url::UpstreamUrl;
 
 /// One upstream, as all workers share it.
 pub struct Upstream {
@@ -69,7 +74,7 @@ pub enum Credential {
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialFileError {
     /// The file cannot be read.
-    #[error("reading the credential file {path}")]
+    #[error("reading {path}")]
     Read {
         /// Which.
         path: String,
@@ -77,20 +82,26 @@ pub enum CredentialFileError {
         #[source]
         source: std::io::Error,
     },
+    /// It holds what no text is.
+    #[error("{path} is not text")]
+    NotText {
+        /// Which.
+        path: String,
+    },
     /// It holds a token that cannot stand in a field.
     #[error("the token in the credential file {path} has characters that no header field can have")]
     Value {
         /// Which.
         path: String,
     },
-    /// It holds something else.
-    #[error("the credential file {path} holds no token")]
+    /// It holds something else, or more.
+    #[error("{path} does not hold a token and nothing else")]
     Token {
         /// Which.
         path: String,
         /// What is wrong with it.
         #[source]
-        source: crate::token::raw::InvalidToken,
+        source: InvalidToken,
     },
 }
 
@@ -145,15 +156,10 @@ impl Upstream {
     /// [`CredentialFileError`]; the one read before stays.
     pub fn reload_credential(&self) -> Result<(), CredentialFileError> {
         let CredentialMode::Replace { token_file } = &self.config.credential else { return Ok(()) };
-        let path = token_file.display().to_string();
-        let text = match std::fs::read_to_string(token_file) {
-            Ok(text) => Zeroizing::new(text),
-            Err(source) => return Err(CredentialFileError::Read { path, source }),
-        };
-        let token: crate::token::RawToken =
-            text.trim().parse().map_err(|source| CredentialFileError::Token { path: path.clone(), source })?;
+        let token = read_credential(token_file)?;
         let value = Zeroizing::new(format!("Bearer {}", token.reveal()));
-        let mut value = HeaderValue::from_str(&value).map_err(|_| CredentialFileError::Value { path: path.clone() })?;
+        let mut value = HeaderValue::from_str(&value)
+            .map_err(|_| CredentialFileError::Value { path: token_file.display().to_string() })?;
         value.set_sensitive(true);
         *self.service_credential.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
         Ok(())
@@ -191,4 +197,16 @@ impl Upstream {
             }
         }
     }
+}
+
+/// Reads a file that holds a service token and nothing else.
+///
+/// # Errors
+/// [`CredentialFileError`] names the file, and never shows what is in it.
+pub fn read_credential(file: &Path) -> Result<RawToken, CredentialFileError> {
+    let path = || file.display().to_string();
+    let bytes = std::fs::read(file).map(Zeroizing::new);
+    let bytes = bytes.map_err(|source| CredentialFileError::Read { path: path(), source })?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| CredentialFileError::NotText { path: path() })?;
+    text.trim().parse().map_err(|source| CredentialFileError::Token { path: path(), source })
 }

@@ -1,8 +1,58 @@
-//! Keys that do not exist, and which one was probably meant.
+//! Every key that there is; those that there are not, and which one was probably meant.
+
+use std::collections::BTreeMap;
 
 use super::problem::{Problem, shown_name};
 use super::raw::{Place, Table, Value};
-use super::read::{Keys, Kind};
+use super::visit::{Form, Text, Visitor};
+
+/// Every key there is, by its path without list positions (`listener.address`).
+pub(super) type Keys = BTreeMap<String, Kind>;
+
+/// What stands under a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A value.
+    Value,
+    /// A table with keys of its own.
+    Section,
+    /// A list of such tables.
+    Sections,
+}
+
+/// Lists the keys.
+#[derive(Default)]
+pub(super) struct Lister {
+    pub(super) keys: Keys,
+    path: Vec<&'static str>,
+}
+
+impl Lister {
+    fn list(&mut self, key: &'static str, kind: Kind, walk: impl FnOnce(&mut Self)) {
+        self.path.push(key);
+        self.keys.insert(self.path.join("."), kind);
+        walk(self);
+        self.path.pop();
+    }
+}
+
+impl Visitor for Lister {
+    fn value<T>(&mut self, key: &'static str, _: &impl Form<T>, _: &mut T) {
+        self.list(key, Kind::Value, |_| {});
+    }
+
+    fn section(&mut self, key: &'static str, walk: impl FnOnce(&mut Self)) {
+        self.list(key, Kind::Section, walk);
+    }
+
+    fn sections<T: Default>(&mut self, key: &'static str, _: &mut Vec<T>, walk: impl Fn(&mut T, &mut Self)) {
+        self.list(key, Kind::Sections, |keys| walk(&mut T::default(), keys));
+    }
+
+    fn map<K, V>(&mut self, key: &'static str, _: (&Text<K>, &impl Form<V>), _: &mut Vec<(K, V)>) {
+        self.list(key, Kind::Value, |_| {});
+    }
+}
 
 /// What environment variables that set keys start with.
 const VARIABLE_PREFIX: &str = "TOLLGATE_";

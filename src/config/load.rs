@@ -1,15 +1,17 @@
 //! Gathering what was written, the file first, then the environment, then the flags, and judging it.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::keys::{self, Variable};
+use super::keys::{self, Keys, Lister, Variable};
 use super::problem::{Problem, Problems, redact};
 use super::raw::{self, Node, Place, Table, Value};
-use super::read::{Keys, Reader};
-use super::{Config, convert, store};
+use super::read::{Reader, Section};
+use super::visit::Visitor as _;
+use super::{Config, store};
 use crate::store::{Settings, StoreUrl};
 
 /// Names the file, where it is not named by a flag.
@@ -46,6 +48,11 @@ impl Source {
 
     fn variable(&self, name: &str) -> Option<&OsString> {
         self.environment.iter().find(|(other, _)| other == name).map(|(_, value)| value)
+    }
+
+    /// The store where none is named: that of the state directory. (Where there is no such directory, one must be named.)
+    fn store(&self) -> StoreUrl {
+        self.default_store().unwrap_or_else(|| StoreUrl::Sqlite(DATABASE.into()))
     }
 
     /// `sqlite:` in `$STATE_DIRECTORY` (set by systemd), `$XDG_STATE_HOME/tollgate` or `$HOME/.local/state/tollgate`.
@@ -89,8 +96,9 @@ pub struct Overrides {
 /// # Errors
 /// Everything that is wrong. A file that cannot be read, or is no TOML, hides what else is.
 pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> {
-    let written = Written::gather(source, overrides).map_err(Problems::new)?;
-    written.read(|root| convert::config(root, source.default_store().as_ref()))
+    let mut config = Config::with_store(source.store());
+    Written::gather(source, overrides)?.read(source, |keys| config.walk(keys))?;
+    Ok(config)
 }
 
 /// Reads only where the registry is kept: for commands that need nothing else, and may lack the right to read a
@@ -99,13 +107,17 @@ pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> 
 /// # Errors
 /// As [`load`], of other keys only those that do not exist.
 pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings, Problems> {
-    let written = Written::gather(source, overrides).map_err(Problems::new)?;
-    written.read(|root| store::store(root, source.default_store().as_ref()))
+    let mut settings = Settings::from(source.store());
+    let walk = |keys: &mut Reader<'_>| keys.section("store", |keys| store::store(&mut settings, keys));
+    Written::gather(source, overrides)?.read(source, walk)?;
+    Ok(settings)
 }
 
-/// Every key there is. Found by reading an empty configuration.
+/// Every key there is.
 pub(super) fn all_keys() -> Keys {
-    Reader::learn_keys(|root| convert::config(root, None))
+    let mut lister = Lister::default();
+    Config::with_store(StoreUrl::Sqlite(DATABASE.into())).walk(&mut lister);
+    lister.keys
 }
 
 /// What was written, all of it in one tree.
@@ -115,9 +127,12 @@ struct Written {
 }
 
 impl Written {
-    fn gather(source: &Source, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+    fn gather(source: &Source, overrides: &Overrides) -> Result<Self, Problems> {
         let file = source.file.clone().or_else(|| source.variable(FILE_VARIABLE).map(PathBuf::from));
-        let mut written = Self { root: file.map_or_else(|| Ok(Table::new()), read_file)?, problems: Vec::new() };
+        let mut written = Self {
+            root: file.map_or_else(|| Ok(Table::new()), read_file).map_err(Problems::new)?,
+            problems: Vec::new(),
+        };
         let keys = all_keys();
         written.put_environment(&keys, source);
         keys::note_unknown(&keys, &written.root, &mut written.problems);
@@ -191,13 +206,18 @@ impl Written {
         }
     }
 
-    /// Reads with `read`; all is well only if it gives a value and nobody found fault with anything.
-    fn read<T>(self, read: impl FnOnce(&super::read::Section<'_>) -> Option<T>) -> Result<T, Problems> {
-        let Self { root, mut problems } = self;
-        let reader = Reader::default();
-        let value = read(&reader.root(Some(&root)));
-        problems.extend(reader.into_problems());
-        value.filter(|_| problems.is_empty()).ok_or_else(|| Problems::new(problems))
+    /// Takes the walk; all is well only if nobody found fault with anything.
+    fn read(self, source: &Source, walk: impl FnOnce(&mut Reader<'_>)) -> Result<(), Problems> {
+        let problems = RefCell::new(self.problems);
+        let root = Section::root(&self.root, &problems);
+        let store = root.section("store");
+        if !store.has("url") && source.default_store().is_none() {
+            let unknown = "none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME says where state is kept";
+            store.problem("url", format!("{unknown}; name the file, such as sqlite:/var/lib/tollgate/tollgate.db"));
+        }
+        walk(&mut Reader(root));
+        let problems = problems.into_inner();
+        if problems.is_empty() { Ok(()) } else { Err(Problems::new(problems)) }
     }
 }
 

@@ -1,97 +1,108 @@
-//! Reading `disabled_auth_groups` and `[[route]]`, over the built-in routes.
+//! `disabled_auth_groups` and `[[route]]`, over the built-in routes.
 
-use super::convert::{parse_permission, parse_upstream_name};
+use super::problem::shown_name;
 use super::raw::Place;
-use super::read::Section;
-use crate::proxy::route::{Access, Group, Method, Pattern, Route, RouteTable};
-use crate::replica::FreshnessConfig;
-use crate::upstream::UpstreamName;
+use super::read::{Section, Written};
+use super::visit::{Form, List, Maybe, Set, Text, Visitor, text};
+use crate::proxy::route::{Group, Method, OwnRoute, Pattern};
+use crate::token::Permission;
 
-/// The built-in routes with the groups opened and the file's own put over them. Of the latter two may not have the
-/// same method and path; one that equals a built-in route replaces it.
-pub(super) fn routes(root: &Section<'_>, freshness: &FreshnessConfig) -> RouteTable {
-    let open = root.list("disabled_auth_groups", parse_groups).unwrap_or_default().concat();
-    let bound = |permission| freshness.bound(permission);
-    let mut table = RouteTable::built_in(&open, bound);
-    let mut written: Vec<(Method, Pattern, Option<Place>)> = Vec::new();
-    let mut implied_heads = Vec::new();
-    for section in root.sections("route").unwrap_or_default() {
-        let Some(entry) = entry(&section, freshness) else { continue };
-        for method in &entry.methods {
-            let taken = written.iter().find(|(other, pattern, _)| other == method && *pattern == entry.pattern);
-            if let Some((_, _, place)) = taken {
-                let place = place.as_ref().map(ToString::to_string).unwrap_or_default();
-                let name = method.name();
+/// Groups by their names, or all of them by `*`.
+pub(super) struct Groups;
+
+impl Groups {
+    const NAMES: List<Text<Vec<Group>>> = List(Text {
+        parse: |name| match Group::from_name(name) {
+            _ if name == "*" => Ok(Group::ALL.to_vec()),
+            Some(group) => Ok(vec![group]),
+            None => {
+                let known = Group::ALL.map(Group::name).join(", ");
+                Err(format!("there is no such group; there are {known}, and * for all of them"))
+            }
+        },
+        print: |groups| groups.iter().map(|group| group.name()).collect(),
+    });
+}
+
+impl Form<Vec<Group>> for Groups {
+    fn read(&self, written: &Written<'_>) -> Option<Vec<Group>> {
+        let named = Self::NAMES.read(written)?.concat();
+        Some(Group::ALL.into_iter().filter(|group| named.contains(group)).collect())
+    }
+
+    fn print(&self, groups: &Vec<Group>) -> Option<String> {
+        Self::NAMES.print(&groups.iter().map(|group| vec![*group]).collect())
+    }
+}
+
+/// A permission. One that does not look like any is not repeated.
+pub(super) const PERMISSION: Text<Permission> = Text {
+    parse: |text| {
+        text.parse::<Permission>().map_err(|error| match shown_name(text) == text {
+            true => error.to_string(),
+            false => "write a permission as resource:action, such as configs:read".to_owned(),
+        })
+    },
+    print: Permission::to_string,
+};
+
+const METHOD: Text<Method> = Text {
+    parse: |name| {
+        let known = || Method::ALL.map(Method::name).join(", ");
+        Method::from_name(name).ok_or_else(|| format!("routes can have {} (in capitals)", known()))
+    },
+    print: Method::to_string,
+};
+
+/// `auth`, which is there where no permission is.
+const NO_AUTH: Text<()> = Text {
+    parse: |auth| match auth {
+        "none" => Ok(()),
+        _ => Err("it can only be \"none\"; otherwise name a permission".to_owned()),
+    },
+    print: |()| "none".to_owned(),
+};
+
+/// The keys of a `[[route]]`.
+pub(super) fn route(route: &mut OwnRoute, keys: &mut impl Visitor) {
+    let OwnRoute { methods, path, permission, upstream } = route;
+    let mut auth = permission.is_none().then_some(());
+    keys.value("methods", &Set(List(METHOD)), methods);
+    keys.value("path", &text::<Pattern>(), path);
+    keys.value("permission", &Maybe(PERMISSION), permission);
+    keys.value("auth", &Maybe(NO_AUTH), &mut auth);
+    keys.value("upstream", &text(), upstream);
+    keys.check(|section| {
+        if !section.is_written() {
+            return;
+        }
+        for required in ["methods", "path"].into_iter().filter(|key| !section.has(key)) {
+            section.problem(required, "every route needs methods and a path");
+        }
+        match (section.has("permission"), section.has("auth")) {
+            (false, false) => section.problem_here(
+                "a route needs permission = \"resource:action\", or auth = \"none\" to open it to everyone",
+            ),
+            (true, true) => section.problem("auth", "a route has either a permission or auth = \"none\", not both"),
+            _ => {}
+        }
+    });
+}
+
+/// Two routes may not have the same method and path; one that equals a built-in route replaces it.
+pub(super) fn check(routes: &[OwnRoute], root: &Section<'_>) {
+    let mut seen: Vec<(Method, &Pattern, Option<&Place>)> = Vec::new();
+    for (route, section) in routes.iter().zip(root.sections("route").unwrap_or_default()) {
+        let is_whole = ["methods", "path"].into_iter().all(|key| section.has(key) && section.is_sound(key));
+        for method in route.methods.iter().filter(|_| is_whole) {
+            if let Some((.., place)) = seen.iter().find(|(other, path, _)| other == method && **path == route.path) {
+                let place = place.map(ToString::to_string).unwrap_or_default();
                 section.problem(
                     "path",
-                    format!("{name} on this path is shadowed by the route at {place}; remove one of the two"),
+                    format!("{method} on this path is shadowed by the route at {place}; remove one of the two"),
                 );
             }
-            written.push((*method, entry.pattern.clone(), section.place("path").cloned()));
-        }
-        table.put(&entry.methods, &entry.pattern, entry.route);
-        if entry.methods.contains(&Method::Get) {
-            implied_heads.push((entry.pattern, entry.route));
+            seen.push((*method, &route.path, section.place("path")));
         }
     }
-    // Who may GET may HEAD, unless a route of its own says otherwise: agents watch their configuration by HEAD.
-    for (pattern, route) in implied_heads {
-        if !written.iter().any(|(method, other, _)| *method == Method::Head && *other == pattern) {
-            table.put(&[Method::Head], &pattern, route);
-        }
-    }
-    table
-}
-
-/// One `[[route]]`.
-struct RouteEntry {
-    methods: Vec<Method>,
-    pattern: Pattern,
-    route: Route,
-}
-
-fn entry(section: &Section<'_>, freshness: &FreshnessConfig) -> Option<RouteEntry> {
-    let methods = section.set("methods", parse_method);
-    let pattern = section.text("path", str::parse::<Pattern>);
-    let permission = section.text("permission", parse_permission);
-    let auth = section.text("auth", |auth| match auth {
-        "none" => Ok(()),
-        _ => Err("it can only be \"none\"; otherwise name a permission"),
-    });
-    let upstream = section.text("upstream", parse_upstream_name);
-    if !section.is_written() {
-        return None;
-    }
-    for required in ["methods", "path"].into_iter().filter(|key| section.node(key).is_none()) {
-        section.problem(required, "every route needs methods and a path");
-    }
-    match (section.node("permission"), section.node("auth")) {
-        (None, None) => section
-            .problem_here("a route needs permission = \"resource:action\", or auth = \"none\" to open it to everyone"),
-        (Some(_), Some(_)) => section.problem("auth", "a route has either a permission or auth = \"none\", not both"),
-        _ => {}
-    }
-    let access = match (permission, auth) {
-        (Some(permission), None) => Access::Requires { permission, max_staleness: freshness.bound(permission) },
-        (None, Some(())) => Access::Open,
-        _ => return None,
-    };
-    let upstream = section.or("upstream", upstream, UpstreamName::Api)?;
-    Some(RouteEntry { methods: methods?, pattern: pattern?, route: Route { access, upstream } })
-}
-
-fn parse_groups(name: &str) -> Result<Vec<Group>, String> {
-    let known = || Group::ALL.map(Group::name).join(", ");
-    match Group::ALL.into_iter().find(|group| group.name() == name) {
-        _ if name == "*" => Ok(Group::ALL.to_vec()),
-        Some(group) => Ok(vec![group]),
-        None => Err(format!("there is no such group; there are {}, and * for all of them", known())),
-    }
-}
-
-fn parse_method(name: &str) -> Result<Method, String> {
-    Method::from_name(name).ok_or_else(|| {
-        let known = Method::ALL.map(Method::name).join(", ");
-        format!("routes can have {known} (in capitals)")
-    })
 }

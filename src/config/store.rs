@@ -1,9 +1,11 @@
-//! Reading `[store]`: where the registry is kept.
+//! `[store]`: where the registry is kept.
 
-use super::convert::{chain, tls_culprit};
 use super::raw::Place;
 use super::read::Section;
-use crate::store::settings::{Namespace, ReadFrom, read_password};
+use super::tls::{check_pair, culprit};
+use super::visit::{FILE, Maybe, Text, Visitor, number, text};
+use crate::chain::chain;
+use crate::store::settings::{ReadFrom, read_password};
 use crate::store::url::{RedisUrl, Topology};
 use crate::store::{Settings, StoreUrl};
 use crate::tls;
@@ -16,49 +18,62 @@ const REDIS_ONLY: [&str; 6] =
 const SHOWN_TO_ALL: &str = "every user of this host can see the password among the arguments: give it by \
     TOLLGATE_STORE__PASSWORD_FILE (store.password_file), or the whole URL by TOLLGATE_STORE__URL";
 
-/// Reads where the registry is kept.
-pub(super) fn store(root: &Section<'_>, default: Option<&StoreUrl>) -> Option<Settings> {
-    let section = root.section("store");
-    let url = section.text("url", str::parse::<StoreUrl>);
-    if section.node("url").is_none() && default.is_none() {
-        let unknown = "none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME says where state is kept";
-        section.problem("url", format!("{unknown}; name the file, such as sqlite:/var/lib/tollgate/tollgate.db"));
-    }
-    let namespace = section.or("namespace", section.text("namespace", str::parse), Namespace::default());
-    let quorum_replicas = section.or("quorum_replicas", section.number("quorum_replicas", 0..=100), 0);
-    let read_from = section.or("read_from", section.text("read_from", str::parse), ReadFrom::Primary);
-    let mut settings = Settings {
-        namespace: namespace?,
-        quorum_replicas: quorum_replicas.and_then(|count| u32::try_from(count).ok())?,
-        read_from: read_from?,
-        password_file: section.file("password_file"),
-        sentinel_username: section.text("sentinel_username", |text| match text {
-            "" => Err("name a user, or leave it out for the default one"),
-            _ => Ok(text.to_owned()),
-        }),
-        sentinel_password_file: section.file("sentinel_password_file"),
-        ca: section.file("ca"),
-        certificate: section.file("certificate"),
-        key: section.file("key"),
-        ..Settings::from(url.or_else(|| default.cloned())?)
-    };
-    let misfits = misfits(&settings);
+/// The keys of `[store]`, but for the snapshot file, which is the sidecar's.
+pub(super) fn store(settings: &mut Settings, keys: &mut impl Visitor) {
+    let Settings {
+        url,
+        namespace,
+        quorum_replicas,
+        read_from,
+        password_file,
+        sentinel_username,
+        sentinel_password_file,
+        ca,
+        certificate,
+        key,
+    } = settings;
+    keys.value("url", &text(), url);
+    keys.value("namespace", &text(), namespace);
+    keys.value("quorum_replicas", &number(0..=100), quorum_replicas);
+    keys.value("read_from", &text(), read_from);
+    keys.value("password_file", &Maybe(FILE), password_file);
+    keys.value("sentinel_username", &Maybe(USERNAME), sentinel_username);
+    keys.value("sentinel_password_file", &Maybe(FILE), sentinel_password_file);
+    keys.value("ca", &Maybe(FILE), ca);
+    keys.value("certificate", &Maybe(FILE), certificate);
+    keys.value("key", &Maybe(FILE), key);
+    keys.check(|section| {
+        if section.is_sound("url") {
+            check(settings, section);
+        }
+    });
+}
+
+const USERNAME: Text<String> = Text {
+    parse: |text| match text {
+        "" => Err("name a user, or leave it out for the default one".to_owned()),
+        _ => Ok(text.to_owned()),
+    },
+    print: String::clone,
+};
+
+fn check(settings: &mut Settings, section: &Section<'_>) {
+    let misfits = misfits(settings);
     if matches!(section.place("url"), Some(Place::Flag(_))) {
         if matches!(&settings.url, StoreUrl::Redis(RedisUrl { password: Some(_), .. })) {
             section.problem("url", SHOWN_TO_ALL);
         }
         // They were written for the URL that --store stands in for.
-        misfits.into_iter().for_each(|(key, _)| forget(&mut settings, key));
+        misfits.into_iter().for_each(|(key, _)| forget(settings, key));
     } else {
-        for (key, why) in misfits.into_iter().filter(|(key, _)| section.node(key).is_some()) {
+        for (key, why) in misfits.into_iter().filter(|(key, _)| section.has(key)) {
             section.problem(key, why);
         }
     }
     if let StoreUrl::Redis(url) = &settings.url {
-        check_passwords(&section, url, &settings);
-        check_tls(&section, url, &settings);
+        check_passwords(section, url, settings);
+        check_tls(section, url, settings);
     }
-    Some(settings)
 }
 
 /// The keys that mean nothing with this URL, and why.
@@ -103,24 +118,20 @@ fn check_passwords(section: &Section<'_>, url: &RedisUrl, settings: &Settings) {
             section.problem(key, chain(&error));
         }
     }
-    if settings.sentinel_username.is_some() && section.node("sentinel_password_file").is_none() {
+    if settings.sentinel_username.is_some() && !section.has("sentinel_password_file") {
         section.problem("sentinel_username", "a user needs a password: name its file with `sentinel_password_file`");
     }
 }
 
 fn check_tls(section: &Section<'_>, url: &RedisUrl, settings: &Settings) {
-    for (key, other) in [("certificate", "key"), ("key", "certificate")] {
-        if section.node(key).is_some() && section.node(other).is_none() {
-            section.problem(key, format!("it is used together with `{other}` only"));
-        }
-    }
+    check_pair(section);
     if !url.tls {
         return;
     }
     let Settings { ca, certificate, key, .. } = settings;
     let identity = certificate.as_deref().zip(key.as_deref());
     if let Err(error) = tls::store_config(ca.as_deref(), identity) {
-        let culprit = tls_culprit(&error, ca.as_deref(), key.as_deref());
+        let culprit = culprit(&error, ca.as_deref(), key.as_deref());
         section.problem(culprit.unwrap_or("url"), chain(&error));
     }
 }

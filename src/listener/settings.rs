@@ -1,6 +1,6 @@
 //! What a listener is told.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::tls::TlsConfig;
 
@@ -11,4 +11,10 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// Without it, plain HTTP.
     pub tls: Option<TlsConfig>,
+}
+
+impl Default for ListenerConfig {
+    fn default() -> Self {
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080), tls: None }
+    }
 }

@@ -10,51 +10,21 @@ use std::str::FromStr;
 use crate::replica::MaxStaleness;
 use crate::token::{Action, Permission, Resource};
 use crate::upstream::UpstreamName;
+use crate::words::words;
 
-/// A method that routes can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Patch,
-    Delete,
-    Options,
-}
-
-impl Method {
-    /// Every one, in the order in which `Allow` lists them.
-    pub const ALL: [Self; 7] = [Self::Get, Self::Head, Self::Post, Self::Put, Self::Patch, Self::Delete, Self::Options];
-
-    /// As in a request line. Methods are case-sensitive (RFC 9110 section 9.1).
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-            Self::Post => "POST",
-            Self::Put => "PUT",
-            Self::Patch => "PATCH",
-            Self::Delete => "DELETE",
-            Self::Options => "OPTIONS",
-        }
-    }
-
-    /// The method with that name, if routes can have it.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "POST" => Some(Self::Post),
-            "GET" => Some(Self::Get),
-            "HEAD" => Some(Self::Head),
-            "PUT" => Some(Self::Put),
-            "PATCH" => Some(Self::Patch),
-            "DELETE" => Some(Self::Delete),
-            "OPTIONS" => Some(Self::Options),
-            _ => None,
-        }
+words! {
+    /// A method that routes can name, in the order in which `Allow` lists them. Methods are case-sensitive (RFC 9110
+    /// section 9.1).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[expect(missing_docs, reason = "the names say it")]
+    pub enum Method {
+        Get = "GET",
+        Head = "HEAD",
+        Post = "POST",
+        Put = "PUT",
+        Patch = "PATCH",
+        Delete = "DELETE",
+        Options = "OPTIONS",
     }
 }
 
@@ -81,33 +51,20 @@ pub enum Access {
     },
 }
 
-/// A group of endpoints that can be opened at start. The Controller's names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Group {
-    Agents,
-    Configs,
-    Labels,
-    ReportingRules,
-    Heartbeat,
+words! {
+    /// A group of endpoints that can be opened at start. The Controller's names.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    #[expect(missing_docs, reason = "the names say it")]
+    pub enum Group {
+        Agents = "agents",
+        Configs = "configs",
+        Labels = "labels",
+        ReportingRules = "reporting-rules",
+        Heartbeat = "heartbeat",
+    }
 }
 
 impl Group {
-    /// Every group; `*` in the configuration.
-    pub const ALL: [Self; 5] = [Self::Agents, Self::Configs, Self::Labels, Self::ReportingRules, Self::Heartbeat];
-
-    /// The name in `disabled_auth_groups`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Agents => "agents",
-            Self::Configs => "configs",
-            Self::Labels => "labels",
-            Self::ReportingRules => "reporting-rules",
-            Self::Heartbeat => "heartbeat",
-        }
-    }
-
     fn resource(self) -> Resource {
         match self {
             Self::Agents => Resource::Agents,
@@ -121,7 +78,7 @@ impl Group {
 
 /// A path pattern: literal segments, `{name}` for any one segment, and `**` at the end for any further ones (at least
 /// one).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pattern(Vec<Segment>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,14 +144,17 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// The same method and path twice.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{} {pattern} is routed already; a route that can never be reached is refused", method.name())]
-pub struct Shadowed {
-    /// The method.
-    pub method: Method,
-    /// The path.
-    pub pattern: Pattern,
+/// A route of the configuration's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnRoute {
+    /// Requests with these methods. GET stands for HEAD too, unless a route of its own has it.
+    pub methods: Vec<Method>,
+    /// On these paths.
+    pub path: Pattern,
+    /// Need this permission; `None`: nothing.
+    pub permission: Option<Permission>,
+    /// And go there.
+    pub upstream: UpstreamName,
 }
 
 /// No route for a request.
@@ -228,6 +188,28 @@ struct Node {
 type Methods = [Option<Route>; Method::ALL.len()];
 
 impl RouteTable {
+    /// The built-in routes with these groups opened, and these routes put over them. `bound` says how stale a replica may be
+    /// for each permission.
+    #[must_use]
+    pub fn new(open: &[Group], own: &[OwnRoute], bound: impl Fn(Permission) -> MaxStaleness) -> Self {
+        let mut table = Self::built_in(open, &bound);
+        // Who may GET may HEAD, unless a route of its own says otherwise: agents watch their configuration by HEAD.
+        let has_head =
+            |path: &Pattern| own.iter().any(|route| route.methods.contains(&Method::Head) && route.path == *path);
+        for OwnRoute { methods, path, permission, upstream } in own {
+            let access = match *permission {
+                Some(permission) => Access::Requires { permission, max_staleness: bound(permission) },
+                None => Access::Open,
+            };
+            let route = Route { access, upstream: *upstream };
+            table.put(methods, path, route);
+            if methods.contains(&Method::Get) && !has_head(path) {
+                table.put(&[Method::Head], path, route);
+            }
+        }
+        table
+    }
+
     /// The Controller's routes: `POST /agents/heartbeat` to the heartbeat server, `/api/<resource>` and all below it
     /// to the API server, with the actions that the resource has. `bound` says how stale a replica may be for each
     /// permission.
@@ -270,12 +252,6 @@ impl RouteTable {
         for method in methods {
             place[*method as usize] = Some(route);
         }
-    }
-
-    /// Whether this very method and path has a route.
-    #[must_use]
-    pub fn has(&mut self, method: Method, pattern: &Pattern) -> bool {
-        self.place(pattern)[method as usize].is_some()
     }
 
     fn place(&mut self, pattern: &Pattern) -> &mut Methods {

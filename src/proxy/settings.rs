@@ -42,6 +42,22 @@ pub struct Limits {
     pub min_body_rate: NonZeroU64,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        let number = |number| NonZeroUsize::new(number).expect("none of these is zero");
+        let bytes = |number| NonZeroU64::new(number).expect("none of these is zero");
+        Self {
+            max_connections: number(100_000),
+            max_connections_per_client: None,
+            max_head_bytes: number(16 << 10),
+            max_headers: number(100),
+            max_body_bytes: bytes(10 << 20),
+            max_streams: number(100),
+            min_body_rate: bytes(1 << 10),
+        }
+    }
+}
+
 /// How long each thing may take.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
@@ -55,4 +71,16 @@ pub struct Timeouts {
     pub keep_alive: Duration,
     /// From the signal to stop to cutting what still runs.
     pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tls_handshake: Duration::from_secs(10),
+            request_head: Duration::from_secs(10),
+            body_grace: Duration::from_secs(20),
+            keep_alive: Duration::from_mins(5),
+            drain: Duration::from_secs(30),
+        }
+    }
 }

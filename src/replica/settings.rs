@@ -1,8 +1,11 @@
 //! How long the replica is believed.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::token::Permission;
+use crate::units::{InvalidDuration, format_duration, parse_duration};
 
 /// How long the replica is believed after it was last proven to be the store's.
 #[derive(Debug, Clone)]
@@ -13,6 +16,16 @@ pub struct FreshnessConfig {
     pub max_staleness: MaxStaleness,
     /// Bounds of their own.
     pub per_permission: Vec<(Permission, MaxStaleness)>,
+}
+
+impl Default for FreshnessConfig {
+    fn default() -> Self {
+        Self {
+            probe_interval: Duration::from_secs(1),
+            max_staleness: MaxStaleness::Within(Duration::from_mins(1)),
+            per_permission: Vec::new(),
+        }
+    }
 }
 
 impl FreshnessConfig {
@@ -40,6 +53,39 @@ impl MaxStaleness {
         match self {
             Self::Within(bound) => staleness <= bound,
             Self::Never => true,
+        }
+    }
+}
+
+/// A text that is not a bound on staleness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidStaleness {
+    /// It would refuse everything.
+    #[error("it must be longer than zero")]
+    Zero,
+    /// Neither a duration nor `never`.
+    #[error("{0}; or \"never\" for no bound")]
+    Duration(InvalidDuration),
+}
+
+impl FromStr for MaxStaleness {
+    type Err = InvalidStaleness;
+
+    fn from_str(text: &str) -> Result<Self, InvalidStaleness> {
+        match parse_duration(text) {
+            _ if text == "never" => Ok(Self::Never),
+            Ok(Duration::ZERO) => Err(InvalidStaleness::Zero),
+            Ok(bound) => Ok(Self::Within(bound)),
+            Err(error) => Err(InvalidStaleness::Duration(error)),
+        }
+    }
+}
+
+impl fmt::Display for MaxStaleness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Within(bound) => f.pad(&format_duration(*bound)),
+            Self::Never => f.pad("never"),
         }
     }
 }

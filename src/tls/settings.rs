@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
+use crate::words::words;
+
 /// A listener's TLS files, read and checked.
 #[derive(Debug, Clone)]
 pub struct TlsConfig {
@@ -17,24 +19,20 @@ pub struct TlsConfig {
     pub alpn: Vec<Alpn>,
 }
 
-/// A protocol offered by ALPN (RFC 7301).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Alpn {
-    /// HTTP/2, `h2`.
-    Http2,
-    /// HTTP/1.1, `http/1.1`.
-    Http1,
+words! {
+    /// A protocol offered by ALPN (RFC 7301), by its name there (RFC 9113 section 3.1).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Alpn ("protocols") {
+        /// HTTP/2.
+        Http2 = "h2",
+        /// HTTP/1.1.
+        Http1 = "http/1.1",
+    }
 }
 
 impl Alpn {
-    /// The name in the configuration, which is the protocol's.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Http2 => "h2",
-            Self::Http1 => "http/1.1",
-        }
-    }
+    /// What listeners offer, the preferred one first: an idle HTTP/2 connection costs several times as much.
+    pub const OFFERED: [Self; 2] = [Self::Http1, Self::Http2];
 }
 
 /// How an `https` upstream is verified, and what it is shown.

@@ -5,70 +5,33 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What a permission is about. The Controller's names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Resource {
-    Configs,
-    Agents,
-    ReportingRules,
-    Labels,
-    Tokens,
-    Users,
-    Invites,
-    PasswordResets,
-    Heartbeat,
-    Settings,
-    License,
-    AuthConfig,
-    Analytics,
-    Entitlements,
-    AuditLogs,
+use crate::words::words;
+
+words! {
+    /// What a permission is about. The Controller's names, in the order in which permissions are listed.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[repr(u8)]
+    #[expect(missing_docs, reason = "the names say it")]
+    pub enum Resource {
+        Configs = "configs",
+        Agents = "agents",
+        ReportingRules = "reporting-rules",
+        Labels = "labels",
+        Tokens = "tokens",
+        Users = "users",
+        Invites = "invites",
+        PasswordResets = "password-resets",
+        Heartbeat = "heartbeat",
+        Settings = "settings",
+        License = "license",
+        AuthConfig = "auth-config",
+        Analytics = "analytics",
+        Entitlements = "entitlements",
+        AuditLogs = "audit-logs",
+    }
 }
 
 impl Resource {
-    /// Every resource, in the order in which permissions are listed.
-    pub const ALL: [Self; 15] = [
-        Self::Configs,
-        Self::Agents,
-        Self::ReportingRules,
-        Self::Labels,
-        Self::Tokens,
-        Self::Users,
-        Self::Invites,
-        Self::PasswordResets,
-        Self::Heartbeat,
-        Self::Settings,
-        Self::License,
-        Self::AuthConfig,
-        Self::Analytics,
-        Self::Entitlements,
-        Self::AuditLogs,
-    ];
-
-    /// The name in permissions and in the Controller's paths.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Configs => "configs",
-            Self::Agents => "agents",
-            Self::ReportingRules => "reporting-rules",
-            Self::Labels => "labels",
-            Self::Tokens => "tokens",
-            Self::Users => "users",
-            Self::Invites => "invites",
-            Self::PasswordResets => "password-resets",
-            Self::Heartbeat => "heartbeat",
-            Self::Settings => "settings",
-            Self::License => "license",
-            Self::AuthConfig => "auth-config",
-            Self::Analytics => "analytics",
-            Self::Entitlements => "entitlements",
-            Self::AuditLogs => "audit-logs",
-        }
-    }
-
     /// The actions that exist for this resource.
     #[must_use]
     pub const fn actions(self) -> &'static [Action] {
@@ -87,27 +50,15 @@ impl Resource {
     }
 }
 
-/// What is done to a resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Action {
-    Read,
-    Write,
-    Delete,
-}
-
-impl Action {
-    const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Delete];
-
-    /// The name in permissions.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Delete => "delete",
-        }
+words! {
+    /// What is done to a resource.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[repr(u8)]
+    #[expect(missing_docs, reason = "the names say it")]
+    pub enum Action {
+        Read = "read",
+        Write = "write",
+        Delete = "delete",
     }
 }
 
@@ -145,13 +96,7 @@ pub enum InvalidPermission {
 }
 
 fn list_actions(resource: Resource) -> String {
-    resource.actions().iter().map(|action| format!("{resource}:{}", action.name())).collect::<Vec<_>>().join(", ")
-}
-
-impl fmt::Display for Resource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
+    resource.actions().iter().map(|action| format!("{resource}:{action}")).collect::<Vec<_>>().join(", ")
 }
 
 impl Permission {
@@ -187,7 +132,7 @@ pub const CONFIGS_READ: Permission = Permission { resource: Resource::Configs, a
 
 impl fmt::Display for Permission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.resource.name(), self.action.name())
+        write!(f, "{}:{}", self.resource, self.action)
     }
 }
 
@@ -202,15 +147,13 @@ impl FromStr for Permission {
 
     fn from_str(text: &str) -> Result<Self, InvalidPermission> {
         let (resource, action) = text.split_once(':').ok_or_else(|| InvalidPermission::Form(text.to_owned()))?;
-        let Some(found) = Resource::ALL.into_iter().find(|known| known.name() == resource) else {
+        let Some(found) = Resource::from_name(resource) else {
             let distance = |known: &Resource| strsim::osa_distance(known.name(), resource);
             let nearest = Resource::ALL.into_iter().min_by_key(distance).unwrap_or(Resource::Configs).name();
             let (permission, resource) = (text.to_owned(), resource.to_owned());
             return Err(InvalidPermission::Resource { permission, resource, nearest });
         };
-        Action::ALL
-            .into_iter()
-            .find(|known| known.name() == action)
+        Action::from_name(action)
             .and_then(|action| Self::new(found, action))
             .ok_or_else(|| InvalidPermission::Action { permission: text.to_owned(), resource: found })
     }

@@ -1,25 +1,27 @@
 //! The Controller's four roles and what each may do at most.
 
-use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::permission::{Action, PermissionSet, Resource};
+use crate::words::words;
 
-/// A user's role. The order is that of power: a later one may do all that an earlier one may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum Role {
-    /// Reads configurations, agents, labels and reporting rules. Cannot manage tokens.
-    Viewer,
-    /// Manages those, and tokens of their own.
-    Manager,
-    /// Everything but the licence, authentication settings and the transfer of ownership.
-    Administrator,
-    /// Everything. There is exactly one.
-    Owner,
+words! {
+    /// A user's role. The order is that of power: a later one may do all that an earlier one may.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    #[repr(u8)]
+    pub enum Role {
+        /// Reads configurations, agents, labels and reporting rules. Cannot manage tokens.
+        Viewer = "viewer",
+        /// Manages those, and tokens of their own.
+        Manager = "manager",
+        /// Everything but the licence, authentication settings and the transfer of ownership.
+        Administrator = "administrator",
+        /// Everything. There is exactly one.
+        Owner = "owner",
+    }
 }
 
 /// A text that is not a role.
@@ -28,20 +30,6 @@ pub enum Role {
 pub struct InvalidRole(String);
 
 impl Role {
-    /// Every role, the weakest first.
-    pub const ALL: [Self; 4] = [Self::Viewer, Self::Manager, Self::Administrator, Self::Owner];
-
-    /// The name in commands, records and headers.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Manager => "manager",
-            Self::Administrator => "administrator",
-            Self::Owner => "owner",
-        }
-    }
-
     /// The most that a token of a user with this role can permit.
     #[must_use]
     pub fn permissions(self) -> PermissionSet {
@@ -76,12 +64,6 @@ impl Role {
     #[must_use]
     pub fn manages_all_tokens(self) -> bool {
         self >= Self::Administrator
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 

@@ -1,48 +1,26 @@
 //! What goes wrong with an upstream: counted by step, and logged now and then. An outage under load is not as many lines.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sampler::Sampler;
+use crate::words::words;
 
-/// What is done for a request at its upstream, in this order: how far it came that got no reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    /// Looking the host's name up.
-    Resolve,
-    /// Connecting.
-    Connect,
-    /// The TLS handshake.
-    Tls,
-    /// Writing the request.
-    Request,
-    /// Waiting for the head of the reply.
-    FirstByte,
-    /// Within the reply.
-    Reply,
-}
-
-impl Step {
-    /// Every one.
-    pub const ALL: [Self; 6] = [Self::Resolve, Self::Connect, Self::Tls, Self::Request, Self::FirstByte, Self::Reply];
-
-    /// As logs and metrics name it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Request => "request",
-            Self::FirstByte => "first_byte",
-            Self::Reply => "reply",
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+words! {
+    /// What is done for a request at its upstream, in this order: how far it came that got no reply.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Step {
+        /// Looking the host's name up.
+        Resolve = "resolve",
+        /// Connecting.
+        Connect = "connect",
+        /// The TLS handshake.
+        Tls = "tls",
+        /// Writing the request.
+        Request = "request",
+        /// Waiting for the head of the reply.
+        FirstByte = "first_byte",
+        /// Within the reply.
+        Reply = "reply",
     }
 }
 

@@ -4,7 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::UpstreamUrl;
 use crate::tls::UpstreamTlsConfig;
+use crate::words::words;
 
 /// Both upstreams.
 #[derive(Debug, Clone)]
@@ -15,23 +17,22 @@ pub struct Upstreams {
     pub heartbeat: UpstreamConfig,
 }
 
-/// Names one of the two upstreams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum UpstreamName {
-    /// The API server.
-    Api,
-    /// The heartbeat server.
-    Heartbeat,
+impl Default for Upstreams {
+    fn default() -> Self {
+        let local = |port| UpstreamConfig::at(UpstreamUrl::local(port));
+        Self { api: local(8888), heartbeat: local(8000) }
+    }
 }
 
-impl UpstreamName {
-    /// The name in the configuration.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Api => "api",
-            Self::Heartbeat => "heartbeat",
-        }
+words! {
+    /// Names one of the two upstreams.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    pub enum UpstreamName ("upstreams") {
+        /// The API server.
+        #[default]
+        Api = "api",
+        /// The heartbeat server.
+        Heartbeat = "heartbeat",
     }
 }
 
@@ -60,6 +61,34 @@ pub struct UpstreamConfig {
     pub pool_max_idle: usize,
     /// Requests under way, and connections, over all workers.
     pub max_in_flight: NonZeroUsize,
+}
+
+impl UpstreamConfig {
+    /// The defaults, for the upstream with this URL.
+    #[must_use]
+    pub fn at(url: UpstreamUrl) -> Self {
+        let UpstreamUrl { https, host, port, authority } = url;
+        Self {
+            host,
+            port,
+            authority,
+            tls: https.then(UpstreamTlsConfig::default),
+            credential: CredentialMode::Forward,
+            connect_timeout: Duration::from_secs(2),
+            first_byte_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
+            pool_idle_timeout: Duration::from_secs(4),
+            pool_max_idle: 512,
+            max_in_flight: NonZeroUsize::new(512).expect("it is not zero"),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> UpstreamUrl {
+        let Self { host, port, authority, tls, .. } = self;
+        UpstreamUrl { https: tls.is_some(), host: host.clone(), port: *port, authority: authority.clone() }
+    }
 }
 
 /// What the upstream gets as the `Authorization` field.

@@ -7,8 +7,8 @@ use std::path::Path;
 
 /// The modules of `src`, the lowest first. Modules of one row do not know each other.
 const LAYERS: &[&[&str]] = &[
-    &["backoff", "descriptor", "http1", "sampler", "token", "units"],
-    &["clock", "socket", "tls"],
+    &["backoff", "chain", "descriptor", "http1", "sampler", "units", "words"],
+    &["clock", "socket", "tls", "token"],
     &["store"],
     &["registry", "replica"],
     // The data path.

@@ -1,0 +1,231 @@
+//! The keys of the configuration, section by section, and what must hold between them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+
+use tracing_subscriber::EnvFilter;
+
+use super::read::Section;
+use super::routes::{Groups, PERMISSION};
+use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Text, Visitor, number, text};
+use super::{Config, LogConfig, routes, store, tls, upstream};
+use crate::http1::MAX_FIELDS;
+use crate::listener::ListenerConfig;
+use crate::proxy::route::RouteTable;
+use crate::proxy::{Limits, Timeouts};
+use crate::replica::{FreshnessConfig, MaxStaleness};
+use crate::store::{Settings, StoreUrl};
+use crate::units::format_duration;
+use crate::upstream::{UpstreamConfig, Upstreams};
+
+/// Where the admin listener is when it is not written.
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
+
+impl Config {
+    /// The defaults, with this store.
+    pub(super) fn with_store(url: StoreUrl) -> Self {
+        Self {
+            listeners: vec![ListenerConfig::default()],
+            name: host_name(),
+            workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            upstreams: Upstreams::default(),
+            store: Settings::from(url),
+            snapshot_file: None,
+            freshness: FreshnessConfig::default(),
+            admin_address: ADMIN,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            log: LogConfig::default(),
+            trusted_proxies: Vec::new(),
+            open_groups: Vec::new(),
+            own_routes: Vec::new(),
+            routes: RouteTable::default(),
+        }
+    }
+
+    /// Every key.
+    pub(super) fn walk(&mut self, keys: &mut impl Visitor) {
+        keys.value("name", &NAME, &mut self.name);
+        keys.value("workers", &number(1..=1024), &mut self.workers);
+        keys.value("disabled_auth_groups", &Groups, &mut self.open_groups);
+        keys.value("trusted_proxies", &List(text()), &mut self.trusted_proxies);
+        keys.sections("listener", &mut self.listeners, |listener, keys| {
+            keys.value("address", &ADDRESS, &mut listener.address);
+            keys.section("tls", |keys| tls::listener(&mut listener.tls, keys));
+        });
+        keys.section("upstream", |keys| {
+            keys.section("api", |keys| upstream::upstream(&mut self.upstreams.api, keys));
+            keys.section("heartbeat", |keys| upstream::upstream(&mut self.upstreams.heartbeat, keys));
+        });
+        keys.section("store", |keys| {
+            store::store(&mut self.store, keys);
+            keys.value("snapshot_file", &Maybe(FILE), &mut self.snapshot_file);
+        });
+        keys.section("freshness", |keys| freshness(&mut self.freshness, keys));
+        keys.section("admin", |keys| keys.value("address", &ADDRESS, &mut self.admin_address));
+        keys.section("limits", |keys| limits(&mut self.limits, keys));
+        keys.section("timeouts", |keys| timeouts(&mut self.timeouts, keys));
+        keys.section("log", |keys| {
+            keys.value("filter", &FILTER, &mut self.log.filter);
+            keys.value("format", &text(), &mut self.log.format);
+        });
+        keys.sections("route", &mut self.own_routes, routes::route);
+        keys.check(|root| {
+            self.check_addresses(root);
+            routes::check(&self.own_routes, root);
+            self.routes = RouteTable::new(&self.open_groups, &self.own_routes, |needed| self.freshness.bound(needed));
+        });
+    }
+
+    fn check_addresses(&self, root: &Section<'_>) {
+        if self.listeners.is_empty() {
+            root.problem("listener", "there must be one at least");
+        }
+        let sections = root.sections("listener").unwrap_or_default();
+        // The default listener has no section.
+        let sections = sections.into_iter().map(Some).chain([None]);
+        let listeners: Vec<_> = self.listeners.iter().map(|listener| listener.address).zip(sections).collect();
+        let is_sound =
+            |section: &Option<Section<'_>>| section.as_ref().is_none_or(|section| section.is_sound("address"));
+        let listeners: Vec<_> = listeners.into_iter().filter(|(_, section)| is_sound(section)).collect();
+        for (at, (address, section)) in listeners.iter().enumerate() {
+            let is_taken = listeners[..at].iter().any(|(other, _)| overlap(*other, *address));
+            if let Some(section) = section.as_ref().filter(|_| is_taken) {
+                section.problem("address", format!("another listener has {address} already"));
+            }
+        }
+        for (name, upstream) in [("api", &self.upstreams.api), ("heartbeat", &self.upstreams.heartbeat)] {
+            let section = root.section("upstream").section(name);
+            let own = listeners.iter().find(|(address, _)| leads_to(upstream, *address));
+            if let Some((address, _)) = own.filter(|_| section.is_sound("url")) {
+                let message = format!("it leads to the listener at {address}: requests would go round for ever");
+                section.problem("url", message);
+            }
+        }
+        let admin = root.section("admin");
+        let shared = listeners.iter().find(|(address, _)| overlap(*address, self.admin_address));
+        if let Some((address, listener)) = shared.filter(|_| admin.is_sound("address")) {
+            let message = format!("the admin listener and a listener cannot share {address}");
+            // Whichever of the two was written is the one to change.
+            match listener {
+                Some(listener) if !admin.has("address") => listener.problem("address", message),
+                _ => admin.problem("address", message),
+            }
+        }
+    }
+}
+
+/// Longest name of a sidecar: that of a host is no longer.
+const MAX_NAME: usize = 64;
+
+const NAME: Text<String> = Text {
+    parse: |text| match (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_in_names) {
+        true => Ok(text.to_owned()),
+        false => Err("a name has 1 to 64 letters, digits, `.`, `_` and `-`".to_owned()),
+    },
+    print: String::clone,
+};
+
+fn is_in_names(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
+}
+
+/// The host's name, without what a name does not have.
+fn host_name() -> String {
+    let host = rustix::system::uname();
+    let kept = host.nodename().to_bytes().iter().copied().filter(|byte| is_in_names(*byte)).take(MAX_NAME);
+    let name: String = kept.map(char::from).collect();
+    if name.is_empty() { "tollgate".to_owned() } else { name }
+}
+
+/// An address and a port. Names are refused: what they resolve to may change, and a listener would not.
+const ADDRESS: Text<SocketAddr> = Text {
+    parse: |text| {
+        let accepted = "write an IP address and a port: 127.0.0.1:8080, 0.0.0.0:8080 (every interface) or [::1]:8080";
+        text.parse().map_err(|_| accepted.to_owned())
+    },
+    print: SocketAddr::to_string,
+};
+
+/// Whether what is forwarded to the upstream would come in at this listener again.
+fn leads_to(upstream: &UpstreamConfig, listener: SocketAddr) -> bool {
+    let host: Option<IpAddr> = match upstream.host.as_str() {
+        "localhost" if listener.is_ipv4() => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        "localhost" => Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        host => host.parse().ok(),
+    };
+    host.is_some_and(|host| host.is_loopback() && overlap(SocketAddr::new(host, upstream.port), listener))
+}
+
+/// Whether a connection could reach both. With SO_REUSEPORT the system does not refuse the second.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || same_family && any)
+}
+
+fn freshness(config: &mut FreshnessConfig, keys: &mut impl Visitor) {
+    keys.value("probe_interval", &DURATION, &mut config.probe_interval);
+    keys.value("max_staleness", &text(), &mut config.max_staleness);
+    keys.map("per_permission", (&PERMISSION, &text()), &mut config.per_permission);
+    keys.check(|section| {
+        if !section.is_sound("probe_interval") {
+            return;
+        }
+        let FreshnessConfig { probe_interval, max_staleness, per_permission } = config;
+        let shown = format_duration(*probe_interval);
+        let is_short = |bound: &MaxStaleness| matches!(bound, MaxStaleness::Within(bound) if bound <= probe_interval);
+        if is_short(max_staleness) && section.is_sound("max_staleness") {
+            // With the default bound, it is the interval that was written too long.
+            let key = if section.has("max_staleness") { "max_staleness" } else { "probe_interval" };
+            section.problem(
+                key,
+                format!("max_staleness must be longer than probe_interval ({shown}), or it is exceeded between probes"),
+            );
+        }
+        for (permission, _) in per_permission.iter().filter(|(_, bound)| is_short(bound)) {
+            let message = format!("it must be longer than probe_interval ({shown}), or it is exceeded between probes");
+            section.section("per_permission").problem(&permission.to_string(), message);
+        }
+    });
+}
+
+fn limits(limits: &mut Limits, keys: &mut impl Visitor) {
+    keys.value("max_connections", &number(1..=10_000_000), &mut limits.max_connections);
+    keys.value("max_connections_per_client", &number(0..=10_000_000), &mut limits.max_connections_per_client);
+    // A request line alone may need 8000 bytes (RFC 9112 section 3).
+    keys.value("max_head_bytes", &Size(8 << 10..=1 << 20), &mut limits.max_head_bytes);
+    // What the parser has room for: with a larger number, another one than was written would be in effect.
+    let most = Number(1..=MAX_FIELDS as u64, "; a head has room for no more");
+    keys.value("max_headers", &most, &mut limits.max_headers);
+    keys.value("max_body_bytes", &Size(1..=1 << 50), &mut limits.max_body_bytes);
+    keys.value("max_streams", &number(1..=10_000), &mut limits.max_streams);
+    keys.value("min_body_rate", &Size(1..=1 << 30), &mut limits.min_body_rate);
+}
+
+fn timeouts(timeouts: &mut Timeouts, keys: &mut impl Visitor) {
+    keys.value("tls_handshake", &DURATION, &mut timeouts.tls_handshake);
+    keys.value("request_head", &DURATION, &mut timeouts.request_head);
+    keys.value("body_grace", &DURATION, &mut timeouts.body_grace);
+    keys.value("keep_alive", &DURATION, &mut timeouts.keep_alive);
+    keys.value("drain", &DURATION_OR_ZERO, &mut timeouts.drain);
+}
+
+const FILTER: Text<String> = Text { parse: parse_filter, print: String::clone };
+
+fn parse_filter(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let accepted =
+        "write a level (error, warn, info, debug, trace or off), or one for each part: info,tollgate::proxy=debug";
+    // A filter takes a lone word that is no level for a module's name, and then logs nothing else.
+    let is_word = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_: \t".contains(&byte));
+    let is_level = |part: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
+    if text.split(',').map(str::trim).any(|part| is_word(part) && !is_level(part)) {
+        return Err(accepted.to_owned());
+    }
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        // Its error may repeat a part of it.
+        Err(_) => Err(accepted.to_owned()),
+    }
+}
