@@ -1,49 +1,48 @@
-//! Values with units, as operators write them: durations (`10s`) and sizes (`16KiB`).
+//! Values with units, as operators write them: durations (`1h30m`) and sizes (`16KiB`).
 
 use std::time::Duration;
+
+use jiff::SpanRelativeTo;
+use jiff::fmt::friendly::SpanParser;
 
 /// Longest duration accepted: a hundred years. Far from where adding one to a clock would overflow.
 pub const MAX_DURATION: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
 /// A text that is not a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidDuration {
-    /// Not a number with a unit.
-    #[error("a duration is a whole number and a unit: 500ms, 10s, 5m, 24h or 30d")]
-    Form,
-    /// Longer than [`MAX_DURATION`].
-    #[error("a duration is at most 36500d")]
-    TooLong,
-}
+#[error("a duration is numbers with units, such as 250ms, 10s, 1h30m or 1d12h, from whole milliseconds to 36500d")]
+pub struct InvalidDuration;
 
-/// Milliseconds in each unit of time, the longest first.
-const TIME_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
-
-/// Reads `500ms`, `10s`, `5m`, `24h` or `30d`.
+/// Reads `250ms`, `10s`, `1h30m` or `1d12h`, and whatever else is a duration in jiff's [friendly format] and has whole
+/// milliseconds. A day has 24 hours, and a week seven days.
 ///
 /// A number without a unit is refused: nobody should have to remember which unit was meant.
+///
+/// [friendly format]: jiff::fmt::friendly
 ///
 /// # Errors
 /// [`InvalidDuration`] says the accepted form.
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
-    let (number, unit) = split_unit(text).ok_or(InvalidDuration::Form)?;
-    let (_, scale) = TIME_UNITS.into_iter().find(|(name, _)| *name == unit).ok_or(InvalidDuration::Form)?;
-    // Only digits are left, so a number that does not parse is too large.
-    let milliseconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
-    let duration = milliseconds.map(Duration::from_millis).ok_or(InvalidDuration::TooLong)?;
-    if duration <= MAX_DURATION { Ok(duration) } else { Err(InvalidDuration::TooLong) }
+    static PARSER: SpanParser = SpanParser::new();
+    // Months and years have no length of their own, and what is negative is no duration.
+    let duration = PARSER.parse_span(text).and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
+    let duration = duration.ok().and_then(|duration| Duration::try_from(duration).ok());
+    let is_whole = |duration: &Duration| duration.subsec_nanos().is_multiple_of(1_000_000);
+    duration.filter(|duration| *duration <= MAX_DURATION && is_whole(duration)).ok_or(InvalidDuration)
 }
 
-/// Writes a duration so that [`parse_duration`] reads it back, in the largest unit that divides it. Fractions of a
-/// millisecond are dropped.
+/// Writes a duration so that [`parse_duration`] reads it back. Fractions of a millisecond are dropped.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
-    let milliseconds = duration.as_millis();
-    let fits = |scale: u64| milliseconds.is_multiple_of(u128::from(scale));
-    match TIME_UNITS.into_iter().find(|(_, scale)| fits(*scale)) {
-        Some((unit, scale)) if milliseconds > 0 => format!("{}{unit}", milliseconds / u128::from(scale)),
-        _ => "0s".to_owned(),
+    const UNITS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    let (mut text, mut rest) = (String::new(), duration.as_millis());
+    for (unit, scale) in UNITS {
+        if rest >= scale {
+            text.push_str(&format!("{}{unit}", rest / scale));
+            rest %= scale;
+        }
     }
+    if text.is_empty() { "0s".to_owned() } else { text }
 }
 
 /// A text that is not a size.
@@ -107,32 +106,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_a_number_and_a_unit() {
-        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
-        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
-        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
-        assert_eq!(parse_duration("36500d"), Ok(MAX_DURATION));
+    fn durations_are_numbers_with_units() {
+        let seconds = |text: &str| parse_duration(text).map(|duration| duration.as_secs_f64());
+        for (text, expected) in [
+            ("250ms", 0.25),
+            ("0s", 0.0),
+            ("5m", 300.0),
+            ("1h30m", 5_400.0),
+            ("1d12h", 129_600.0),
+            ("2w", 1_209_600.0),
+            ("1.5h", 5_400.0),
+            ("1 hour 30 minutes", 5_400.0),
+            ("36500d", MAX_DURATION.as_secs_f64()),
+        ] {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
     }
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in ["", "10", "s", "10 s", " 10s", "10s ", "-1s", "+1s", "1.5h", "10S", "1h30m", "1w", "١s"] {
-            assert_eq!(parse_duration(text), Err(InvalidDuration::Form), "{text:?}");
-        }
-        for text in ["36501d", "18446744073709551615s", "99999999999999999999ms"] {
-            assert_eq!(parse_duration(text), Err(InvalidDuration::TooLong), "{text:?}");
+        let forms =
+            ["", "10", "s", "-1s", "1s ago", "1h1d", "1d1d", "1.5d", "1mo", "1y", "PT1H", "1us", "1.5ms", "١s", "1é"];
+        for text in forms.into_iter().chain(["36501d", "18446744073709551615s", "99999999999999999999ms"]) {
+            assert_eq!(parse_duration(text), Err(InvalidDuration), "{text:?}");
         }
     }
 
     #[test]
-    fn durations_are_written_in_their_largest_unit() {
+    fn durations_are_written_with_the_largest_units() {
         let written = |text: &str| parse_duration(text).map(format_duration);
-        assert_eq!(written("90s").as_deref(), Ok("90s"));
-        assert_eq!(written("120s").as_deref(), Ok("2m"));
-        assert_eq!(written("48h").as_deref(), Ok("2d"));
-        assert_eq!(written("0d").as_deref(), Ok("0s"));
+        for (text, expected) in
+            [("90s", "1m30s"), ("120s", "2m"), ("36h", "1d12h"), ("1500ms", "1s500ms"), ("0d", "0s")]
+        {
+            assert_eq!(written(text).as_deref(), Ok(expected), "{text}");
+        }
     }
 
     #[test]
@@ -153,7 +160,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_a_parser_panic(text in "\\PC*") {
-            prop_assert!(parse_duration(&text).is_err() || split_unit(&text).is_some());
+            prop_assert!(parse_duration(&text).is_ok_and(|duration| duration <= MAX_DURATION) || parse_duration(&text).is_err());
             prop_assert!(parse_size(&text).is_err() || split_unit(&text).is_some());
         }
 

@@ -16,7 +16,7 @@ use super::output::{Output, OutputError, note};
 use super::session::Session;
 use super::table::{Cell, Table, Tone, details, printable};
 use super::wait::{Receipt, ReceiptView, WaitArgs};
-use super::{Globals, time, usage};
+use super::{Globals, time};
 use crate::registry::view::TokenView;
 use crate::registry::{Created, ListState, NewToken, Requested, TokenDetails};
 use crate::store::Absent;
@@ -211,7 +211,7 @@ pub fn count(tokens: usize) -> String {
 
 async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     let CreateArgs { user, description, permissions, expires, wait, format } = args;
-    let expires_at = expires.map(|expiry| expiry.resolve(Timestamp::now())).transpose().map_err(usage)?;
+    let expires_at = expires.map(|expiry| expiry.resolve(Timestamp::now()));
     let requested = permissions.requested();
     let permissions = requested.map_or(Requested::All, Requested::Permissions);
     let new = NewToken { user, description, permissions, expires_at };

@@ -325,7 +325,7 @@ address = "x"
         "t.toml:3:15: limits.max_headers = \"many\": write a whole number from 1 to 128",
         "t.toml:4:18: limits.max_head_bytes = \"16XB\": a size is a number of bytes",
         "t.toml:5:18: limits.max_body_bytes = 0: it must be from 1B to",
-        "t.toml:7:9: timeouts.drain = 30: a duration is a whole number and a unit",
+        "t.toml:7:9: timeouts.drain = 30: a duration is numbers with units",
         "t.toml:8:16: timeouts.keep_alive = \"0s\": it must be longer than zero",
         "t.toml:10:7: upstream.api.url = \"https://...@controller/\": a user or password does not belong here",
         "t.toml:11:1: listener: there can be several: write [[listener]]",
@@ -546,6 +546,17 @@ fn an_upstream_can_have_another_name_and_ask_for_a_certificate() {
     problem("tls.server_name = 'a b'", "server_name", "that a certificate can have");
     let plain = given("[upstream.api]\ntls.server_name = 'h'").problem();
     assert!(plain.contains("upstream.api.tls.server_name = \"h\": the url is not https"), "{plain}");
+}
+
+#[test]
+fn durations_have_the_grammar_of_flags() {
+    let config =
+        given("[timeouts]\nkeep_alive = '1h30m'\ndrain = '1s500ms'\n[freshness]\nmax_staleness = '1d12h'").accepted();
+    assert_eq!(config.timeouts.keep_alive, Duration::from_mins(90));
+    assert_eq!(config.freshness.max_staleness, MaxStaleness::Within(Duration::from_hours(36)));
+    let printed = effective(&config);
+    let lines = ["keep_alive = \"1h30m\"", "drain = \"1s500ms\"", "max_staleness = \"1d12h\""];
+    assert!(lines.iter().all(|line| printed.contains(line)), "{printed}");
 }
 
 #[test]
