@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::random;
+
 /// Waits that double from the first to the last, each between half and one and a half of itself, so that a fleet does
 /// not come back as one.
 #[derive(Debug, Clone, Copy)]
@@ -20,12 +22,8 @@ impl Backoff {
 
 /// Some time up to this, another one each time.
 pub(crate) fn jitter(most: Duration) -> Duration {
-    let mut random = [0; 2];
-    // Without randomness it is the shortest one, which is as good for one sidecar.
-    if getrandom::fill(&mut random).is_err() {
-        random = [0; 2];
-    }
-    most.mul_f64(f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX))
+    let [.., low, high] = random::number().to_le_bytes();
+    most.mul_f64(f64::from(u16::from_le_bytes([low, high])) / f64::from(u16::MAX))
 }
 
 #[cfg(test)]

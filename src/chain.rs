@@ -13,3 +13,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        let cause = || anyhow::anyhow!("disk full");
+        assert_eq!(chain(&*cause().context("nothing was changed")), "nothing was changed: disk full");
+        assert_eq!(chain(&*cause().context("writing: disk full").context("sorry")), "sorry: writing: disk full");
+    }
+}

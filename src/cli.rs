@@ -31,6 +31,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+use crate::chain::chain;
 use crate::dev::DevOptions;
 use crate::registry::{self, ImportError, RegistryError};
 use output::{OutputError, note};
@@ -141,7 +142,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
         return ExitCode::SUCCESS;
     }
-    note(format_args!("tollgate: {}", chain(error)));
+    note(format_args!("tollgate: {}", chain(&**error)));
     if is_unknown(error) { UNKNOWN.into() } else { ExitCode::FAILURE }
 }
 
@@ -152,15 +153,6 @@ fn is_unknown(error: &anyhow::Error) -> bool {
     let of_registry = error.downcast_ref::<RegistryError>().map(RegistryError::kind);
     let kind = of_registry.or_else(|| error.downcast_ref::<ImportError>().map(ImportError::kind));
     kind == Some(registry::Kind::Unknown)
-}
-
-/// An error with its causes. Some errors repeat their cause themselves; nothing is said twice.
-pub(crate) fn chain(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
-        "" => cause,
-        said if said.ends_with(&cause) => text,
-        said => format!("{said}: {cause}"),
-    })
 }
 
 #[cfg(test)]
@@ -247,13 +239,6 @@ mod tests {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }
-    }
-
-    #[test]
-    fn causes_are_said_once() {
-        let cause = || anyhow::anyhow!("disk full");
-        assert_eq!(chain(&cause().context("nothing was changed")), "nothing was changed: disk full");
-        assert_eq!(chain(&cause().context("writing: disk full").context("sorry")), "sorry: writing: disk full");
     }
 
     #[test]

@@ -20,8 +20,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
+use crate::chain::chain;
 use crate::clock::Instant;
 use crate::health::Health;
+use crate::random;
 use crate::replica::presence::Presence;
 use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::{self, Report, SidecarId, Store, StoreError};
@@ -80,7 +82,7 @@ pub fn bound(freshness: &FreshnessConfig) -> Duration {
 /// what it let in before, so that whoever waits for it must know that it is the same one.
 #[must_use]
 pub fn identity(snapshot_file: Option<&Path>) -> SidecarId {
-    let Some(snapshot_file) = snapshot_file else { return random_id() };
+    let Some(snapshot_file) = snapshot_file else { return SidecarId(random::number()) };
     let file = snapshot_file.with_added_extension("id");
     let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
     let written = std::fs::read_to_string(&file).unwrap_or_default();
@@ -89,7 +91,7 @@ pub fn identity(snapshot_file: Option<&Path>) -> SidecarId {
     if let Some(id) = known.and_then(|(id, _)| u64::from_str_radix(id, 16).ok()) {
         return SidecarId(id);
     }
-    let id = random_id();
+    let id = SidecarId(random::number());
     let mut options = std::fs::OpenOptions::new();
     let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&file);
     if let Err(error) = opened.and_then(|mut opened| write!(opened, "{id} {boot}")) {
@@ -198,21 +200,9 @@ impl Reporter {
 async fn within(call: impl Future<Output = Result<(), StoreError>>) -> Result<(), String> {
     match tokio::time::timeout(TIMEOUT, call).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
-            Err(causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")))
-        }
+        Ok(Err(error)) => Err(chain(&error)),
         Err(_) => Err(format!("no answer within {TIMEOUT:?}")),
     }
-}
-
-fn random_id() -> SidecarId {
-    let mut random = [0; 8];
-    // Without entropy: unlike that of any other process that runs on this host now.
-    if getrandom::fill(&mut random).is_err() {
-        random = (u64::from(std::process::id()) << 32).to_le_bytes();
-    }
-    SidecarId(u64::from_le_bytes(random))
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@
 //! | [`app`] | a sidecar from start to stop |
 //! | [`cli`] | the commands |
 //! | [`units`] | durations and sizes as people write them |
-//! | [`chain`] | an error with its causes |
+//! | [`chain`], [`hex`], [`lock`], [`random`] | one of each: an error with its causes, digits, locks, randomness |
 //! | [`words`] | enums whose variants have names |
 //! | [`clock`] | time that a suspended machine does not stop |
 //! | [`dev`] | `tollgate dev`: everything on loopback, with a stand-in Controller |
@@ -61,10 +61,13 @@ mod descriptor;
 pub mod dev;
 pub mod fleet;
 pub mod health;
+pub mod hex;
 pub mod http1;
 pub mod listener;
+pub mod lock;
 pub mod metrics;
 pub mod proxy;
+pub mod random;
 pub mod registry;
 pub mod reload;
 pub mod replica;

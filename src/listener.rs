@@ -8,7 +8,7 @@ mod settings;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::SocketFlags;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::connection::{self, Places};
+use crate::lock::RwLock;
 use crate::proxy::Proxy;
 use crate::tls::{self, TlsConfig, TlsError};
 
@@ -109,12 +110,12 @@ impl Tls {
     /// [`TlsError`]; what was read before stays.
     pub fn reload(&self) -> Result<(), TlsError> {
         let acceptor = TlsAcceptor::from(tls::server_config(&self.config)?);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
+        *self.current.write() = acceptor;
         Ok(())
     }
 
     fn acceptor(&self) -> TlsAcceptor {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 }
 

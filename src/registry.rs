@@ -30,11 +30,13 @@ pub mod view;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::backoff::Backoff;
+use crate::lock::Mutex;
 use crate::store::{Batch, CommitError, Committed, Edit, Position, Store, StoreError, Versioned};
 use crate::token::{UserId, UserRecord};
 
@@ -77,7 +79,7 @@ impl Registry {
     /// # Errors
     /// When the store has to be asked, and does not answer.
     pub async fn reached(&self) -> Result<Position, StoreError> {
-        let reached = *self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let reached = *self.reached.lock();
         match reached {
             Some(position) => Ok(position),
             None => self.store.position().await,
@@ -85,7 +87,7 @@ impl Registry {
     }
 
     fn reach(&self, position: Option<Position>) {
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = position;
+        *self.reached.lock() = position;
     }
 
     /// Reads who the actor is now.
@@ -190,6 +192,8 @@ impl Tries {
     /// Enough for a crowd of writers; each conflict means that somebody else's command went through.
     const LIMIT: u32 = 24;
 
+    const BACKOFF: Backoff = Backoff { first: Duration::from_millis(1), last: Duration::from_millis(32) };
+
     fn new(operation: &'static str) -> Self {
         Self { operation, used: 0 }
     }
@@ -201,13 +205,7 @@ impl Tries {
             return Err(RegistryError::Busy { operation: self.operation, tries: self.used });
         }
         if self.used > 0 {
-            let mut random = [0u8];
-            // Without entropy the pause is merely not random.
-            if getrandom::fill(&mut random).is_err() {
-                random = [128];
-            }
-            let longest = Duration::from_millis(1 << self.used.min(6));
-            tokio::time::sleep(longest * u32::from(random[0]) / 255).await;
+            tokio::time::sleep(Self::BACKOFF.wait(self.used)).await;
         }
         self.used += 1;
         Ok(())

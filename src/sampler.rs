@@ -1,7 +1,8 @@
 //! Bounds how often something is logged, and counts what is left out.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::lock::Mutex;
 
 /// Lines of one kind within a [`PERIOD`].
 const LINES: u32 = 5;
@@ -28,7 +29,7 @@ impl Sampler {
 
     fn admit_at(&self, now: Instant) -> Option<u64> {
         // Nothing under it can panic half-way.
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         if state.since.is_none_or(|since| now.saturating_duration_since(since) >= PERIOD) {
             (state.since, state.lines) = (Some(now), 0);
         }

@@ -11,13 +11,14 @@ mod url;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use http::HeaderValue;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::lock::RwLock;
 use crate::tls::TlsError;
 use crate::token::RawToken;
 use crate::token::raw::InvalidToken;
@@ -161,7 +162,7 @@ impl Upstream {
         let mut value = HeaderValue::from_str(&value)
             .map_err(|_| CredentialFileError::Value { path: token_file.display().to_string() })?;
         value.set_sensitive(true);
-        *self.service_credential.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        *self.service_credential.write() = Some(value);
         Ok(())
     }
 
@@ -191,7 +192,7 @@ impl Upstream {
             CredentialMode::Forward => Credential::Forward,
             CredentialMode::Strip => Credential::Strip,
             CredentialMode::Replace { .. } => {
-                let current = self.service_credential.read().unwrap_or_else(PoisonError::into_inner);
+                let current = self.service_credential.read();
                 // It was read before anything is forwarded.
                 current.clone().map_or(Credential::Strip, Credential::Replace)
             }

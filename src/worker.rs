@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
+use crate::hex;
 use crate::http1::{Buffer, MAX_FIELDS, buffer};
+use crate::random;
 use alarm::{Alarms, Moment};
 use tokio::sync::Notify;
 
@@ -268,24 +270,18 @@ struct RequestIds {
 
 impl RequestIds {
     fn new() -> Self {
-        let mut random = [0; 8];
         // Ids are names, not secrets: without entropy they may meet those of another sidecar, no more.
-        if getrandom::fill(&mut random).is_err() {
-            random = u64::from(std::process::id()).to_le_bytes();
-        }
-        Self { worker: u64::from_le_bytes(random), next: Cell::new(0) }
+        Self { worker: random::number(), next: Cell::new(0) }
     }
 
     fn next(&self) -> RequestId {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let count = self.next.get();
         self.next.set(count.wrapping_add(1));
         let mut text = [b'0'; RequestId::LONGEST];
         for (place, byte) in
             text.chunks_exact_mut(2).zip(self.worker.to_be_bytes().into_iter().chain(count.to_be_bytes()))
         {
-            place[0] = DIGITS[usize::from(byte >> 4)];
-            place[1] = DIGITS[usize::from(byte & 15)];
+            place.copy_from_slice(&hex::digits(byte));
         }
         RequestId { text, length: 32 }
     }

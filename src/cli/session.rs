@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::Globals;
 use super::output::{may_colour, note};
 use super::serve::store_settings;
-use super::{Globals, chain};
+use crate::chain::chain;
 use crate::registry::{Actor, Registry};
 use crate::store::{self, Absent, Unconfirmed};
 
@@ -51,7 +52,7 @@ impl Session {
             Err(error) => note(format_args!(
                 "could not revoke again what the store had lost ({}); sidecars refuse these tokens all the same, and the \
                  next command that changes something tries again",
-                chain(&error.into())
+                chain(&error)
             )),
         }
         Ok(session)

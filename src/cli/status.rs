@@ -12,7 +12,8 @@ use super::args::Format;
 use super::output::{Output, note};
 use super::session::Session;
 use super::table::{Cell, Table, Tone, details};
-use super::{Globals, chain, time};
+use super::{Globals, time};
+use crate::chain::chain;
 use crate::store::report::told_apart;
 use crate::store::{Absent, Position, Replicas, Reported, Revision, Store, StoreError, TokenFilter};
 
@@ -98,7 +99,7 @@ pub async fn run(globals: &Globals, args: StatusArgs) -> anyhow::Result<()> {
                     output.text("\n")?;
                 }
             }
-            Err(error) => note(format_args!("tollgate: {}", chain(&error.into()))),
+            Err(error) => note(format_args!("tollgate: {}", chain(&error))),
         }
         tokio::time::sleep(INTERVAL).await;
     }

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::lock::Mutex;
 use crate::proxy::Limits;
 use crate::sampler::Sampler;
 
@@ -96,7 +97,7 @@ impl Places {
 impl Clients {
     fn admit(this: &Arc<Self>, address: IpAddr) -> Option<ClientPlace> {
         let key = key(address);
-        let mut counts = this.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = this.counts.lock();
         let count = counts.entry(key).or_default();
         if *count >= this.most.get() {
             return None;
@@ -108,7 +109,7 @@ impl Clients {
 
 impl Drop for ClientPlace {
     fn drop(&mut self) {
-        let mut counts = self.clients.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.clients.counts.lock();
         let Some(count) = counts.get_mut(&self.key) else { return };
         *count -= 1;
         if *count == 0 {
@@ -154,6 +155,6 @@ mod tests {
         drop(held.0);
         assert!(admit().is_some(), "one was free again");
         drop(held.1);
-        assert!(clients.counts.lock().expect("no panic").is_empty());
+        assert!(clients.counts.lock().is_empty());
     }
 }

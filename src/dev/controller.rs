@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 use super::heartbeat::{Heartbeat, Status};
 use super::ports::Listeners;
 use super::template;
+use crate::lock::Mutex;
 
 /// Largest heartbeat, in bytes.
 const MAX_HEARTBEAT_BYTES: usize = 10 * 1024 * 1024;
@@ -289,12 +290,12 @@ struct Agent {
 
 impl State {
     fn configuration(&self, id: &str) -> Result<Configuration, Failure> {
-        let found = lock(&self.configurations).get(id).cloned();
+        let found = self.configurations.lock().get(id).cloned();
         found.ok_or_else(|| Failure::not_found(format_args!("there is no configuration `{id}`")))
     }
 
     fn list_configurations(&self) -> Vec<Listed> {
-        let configurations = lock(&self.configurations);
+        let configurations = self.configurations.lock();
         let listed = configurations
             .iter()
             .map(|(id, Configuration { last_modified, .. })| Listed { id: id.clone(), last_modified: *last_modified });
@@ -302,7 +303,7 @@ impl State {
     }
 
     fn put_configuration(&self, id: &str, text: String, now: Timestamp) -> Listed {
-        let mut configurations = lock(&self.configurations);
+        let mut configurations = self.configurations.lock();
         let mut last_modified = whole_seconds(now);
         if let Some(before) = configurations.get(id) {
             // Agents compare the dates only: two versions within a second need two of them.
@@ -314,7 +315,7 @@ impl State {
     }
 
     fn list_agents(&self) -> Vec<Agent> {
-        lock(&self.agents).values().cloned().collect()
+        self.agents.lock().values().cloned().collect()
     }
 
     fn record(&self, heartbeat: Heartbeat, peer: IpAddr, headers: &HeaderMap, now: Timestamp) {
@@ -323,7 +324,7 @@ impl State {
         let forwarded = field("x-forwarded-for")
             .and_then(|list| list.split(',').next().map(|first| first.trim().to_owned()))
             .filter(|first| !first.is_empty());
-        let mut agents = lock(&self.agents);
+        let mut agents = self.agents.lock();
         let heartbeats = agents.get(&heartbeat.id).map_or(0, |agent| agent.heartbeats) + 1;
         if heartbeats == 1 && agents.len() >= MAX_AGENTS {
             let silent = agents.values().min_by_key(|agent| agent.last_seen).map(|agent| agent.id.clone());
@@ -346,11 +347,6 @@ impl State {
 
 fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
-}
-
-/// The maps are left whole by whatever panicked while holding one.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use super::exchange::Exchange;
 use super::fields::strip_reply;
 use super::refusal::Refusal;
 use super::{Permit, sanitize};
-use crate::upstream::{ConnectError, Lease, Place, Pool, Priority, Step};
+use crate::chain::chain;
+use crate::upstream::{Lease, Place, Pool, Priority, Step};
 use crate::worker::alarm::{Admitted, Interrupt};
 
 /// Longest wait for a place among the requests under way. An agent gives a heartbeat up after 5 s.
@@ -124,10 +125,8 @@ impl Attempt<'_> {
         // Boxed, since it is rare and would make every exchange's state several times as large.
         let connect = Box::pin(self.pool.connect(&self.exchange.proxy.worker, slot));
         self.watched(connect).await?.map_err(|error| {
-            let ConnectError { step, address, timed_out, .. } = error;
-            let error = anyhow::Error::from(error);
-            self.outage(address, step, &format_args!("{error:#}"));
-            if timed_out { Refusal::UpstreamTimeout } else { Refusal::Upstream }
+            self.outage(error.address, error.step, &chain(&error));
+            if error.timed_out { Refusal::UpstreamTimeout } else { Refusal::Upstream }
         })
     }
 

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use crate::random::NoEntropy;
 use crate::store::StoreError;
 use crate::token::raw::PREFIX;
 use crate::token::{Digest, PermissionSet, Role, TokenId};
@@ -131,7 +132,7 @@ pub enum RegistryError {
     },
     /// The operating system gave no randomness.
     #[error("the operating system gave no random bytes for a new token: {0}")]
-    NoEntropy(getrandom::Error),
+    NoEntropy(NoEntropy),
     /// Reading failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::random;
+
 /// Crockford's base 32 in lower case: no `i`, `l`, `o`, `u`, so an id survives being read aloud.
 pub(crate) const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
@@ -26,13 +28,8 @@ pub struct InvalidId;
 /// record of an id, so the price is a retry.
 fn next(now_millis: u64) -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let mut random = [0u8; 4];
     // Without entropy the id is still unique within this process, and the store refuses a duplicate.
-    if getrandom::fill(&mut random).is_err() {
-        random = [0; 4];
-    }
-    let random = u64::from(u32::from_le_bytes(random)) & ((1 << RANDOM_BITS) - 1);
-    let candidate = (now_millis << RANDOM_BITS) | random;
+    let candidate = (now_millis << RANDOM_BITS) | (random::number() & ((1 << RANDOM_BITS) - 1));
     let advance = |last: u64| candidate.max(last + 1);
     match LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(advance(last))) {
         Ok(last) | Err(last) => advance(last),

@@ -8,6 +8,8 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::id::BASE32;
+use crate::hex;
+use crate::random::{self, NoEntropy};
 
 /// What every API token of Telegraf Controller starts with.
 pub const PREFIX: &str = "tc-apiv1_";
@@ -43,13 +45,13 @@ impl RawToken {
     ///
     /// # Errors
     /// When the operating system has no randomness to give.
-    pub fn generate() -> Result<Self, getrandom::Error> {
-        let mut random = Zeroizing::new([0u8; 32]);
-        getrandom::fill(random.as_mut_slice())?;
+    pub fn generate() -> Result<Self, NoEntropy> {
+        let mut secret = Zeroizing::new([0u8; 32]);
+        random::fill(secret.as_mut_slice())?;
         let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 52));
         text.push_str(PREFIX);
         let (mut bits, mut held) = (0u32, 0u32);
-        for byte in random.iter() {
+        for byte in secret.iter() {
             bits = (bits << 8) | u32::from(*byte);
             held += 8;
             while held >= 5 {
@@ -154,7 +156,7 @@ impl std::hash::Hash for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        hex::Hex(&self.0).fmt(f)
     }
 }
 

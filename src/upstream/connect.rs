@@ -11,7 +11,7 @@ mod race;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use self::lookup::{Lookup, Resolve};
 use self::race::Race;
 use super::{Step, UpstreamConfig, UpstreamError};
+use crate::lock::{Mutex, RwLock};
 use crate::socket::Stream;
 use crate::tls::{self, ClientTls, TlsError, UpstreamTlsConfig};
 
@@ -98,7 +99,7 @@ impl Connector {
     pub fn reload(&self) -> Result<bool, TlsError> {
         let Some(tls) = &self.tls else { return Ok(false) };
         let read = tls::client_config(&tls.config)?;
-        let mut current = tls.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = tls.current.write();
         let changed = !current.is_same(&read);
         *current = read;
         Ok(changed)
@@ -118,18 +119,14 @@ impl Connector {
                 found.map_err(|error| ConnectError::new(Step::Resolve, None, error))?
             }
         };
-        let last = *self.last();
+        let last = *self.last.lock();
         // A stable sort: the others keep the resolver's order.
         addresses.sort_by_key(|address| Some(*address) != last);
         let mut race = Race::new(addresses, self.tls.as_ref().map(Tls::client), self.timeout);
         let won = timeout_at(deadline, race.run()).await;
         let (stream, address) = won.unwrap_or_else(|_| Err(race.late(self.late())))?;
-        *self.last() = Some(address);
+        *self.last.lock() = Some(address);
         Ok((stream, address))
-    }
-
-    fn last(&self) -> std::sync::MutexGuard<'_, Option<SocketAddr>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn late(&self) -> io::Error {
@@ -149,7 +146,7 @@ impl Tls {
     }
 
     fn client(&self) -> race::Tls {
-        let config = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).config);
+        let config = Arc::clone(&self.current.read().config);
         (TlsConnector::from(config), self.name.clone())
     }
 }

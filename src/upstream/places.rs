@@ -3,9 +3,11 @@
 //! Taking and giving back a free place is one atomic operation each; only who has to wait takes a lock.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::lock::Mutex;
 
 use tokio::sync::oneshot;
 
@@ -79,7 +81,7 @@ impl Places {
             return Ok(Place(Some(Arc::clone(self))));
         }
         let (give, place) = oneshot::channel();
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         queue.drawn += 1;
         let ticket = (priority, queue.drawn);
         queue.waiting.insert(ticket, give);
@@ -135,11 +137,6 @@ impl Places {
             }
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Nothing under it can panic half-way.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Place {
@@ -147,7 +144,7 @@ impl Drop for Place {
         let Some(places) = self.0.take() else { return };
         places.free.fetch_add(1, Ordering::SeqCst);
         if places.waiting.load(Ordering::SeqCst) > 0 {
-            let mut queue = places.lock();
+            let mut queue = places.queue.lock();
             places.hand_out(&mut queue);
         }
     }
@@ -181,7 +178,7 @@ impl Drop for Waiting {
         // It gave up. What it was given meanwhile goes on when `place` is dropped.
         self.account();
         self.places.refused.fetch_add(1, Ordering::Relaxed);
-        if self.places.lock().waiting.remove(&self.ticket).is_some() {
+        if self.places.queue.lock().waiting.remove(&self.ticket).is_some() {
             self.places.waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }

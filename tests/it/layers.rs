@@ -7,8 +7,8 @@ use std::path::Path;
 
 /// The modules of `src`, the lowest first. Modules of one row do not know each other.
 const LAYERS: &[&[&str]] = &[
-    &["backoff", "chain", "descriptor", "http1", "sampler", "units", "words"],
-    &["clock", "socket", "tls", "token"],
+    &["chain", "descriptor", "hex", "http1", "lock", "random", "units", "words"],
+    &["backoff", "clock", "sampler", "socket", "tls", "token"],
     &["store"],
     &["registry", "replica"],
     // The data path.

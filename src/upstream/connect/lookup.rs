@@ -3,9 +3,11 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::lock::Mutex;
 
 use tokio::sync::watch;
 
@@ -60,7 +62,7 @@ impl Lookup {
     }
 
     fn ask(&self) -> io::Result<watch::Receiver<Option<Answer>>> {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = self.latest.lock();
         // An error says that the lookup has ended: its answer was for those who waited.
         if let Some((answer, began)) = latest.as_ref().filter(|(answer, _)| answer.has_changed().is_ok())
             && (began.elapsed() < PATIENCE || self.running.load(Ordering::SeqCst) >= MOST)

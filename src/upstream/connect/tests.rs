@@ -235,7 +235,7 @@ async fn one_lookup_is_under_way_and_all_share_it() {
     let counter = Arc::clone(&asked);
     let resolve: Resolve = Arc::new(move |_, _| {
         counter.fetch_add(1, Ordering::SeqCst);
-        wait.lock().expect("no panic").recv().expect("is released");
+        wait.lock().recv().expect("is released");
         Ok(vec![address])
     });
     let connector = Connector::resolving(&config("controller.test", 1, AMPLE), resolve).expect("usable");
@@ -258,7 +258,7 @@ fn a_resolver_that_hangs_holds_up_nothing() {
     let counter = Arc::clone(&asked);
     let hang: Resolve = Arc::new(move |_, _| {
         counter.fetch_add(1, Ordering::SeqCst);
-        wait.lock().expect("no panic").recv().ok();
+        wait.lock().recv().ok();
         Ok(Vec::new())
     });
     let worker = std::thread::spawn(move || {
