@@ -18,9 +18,9 @@ use tollgate::replica::presence::Presence;
 use tollgate::replica::sync::Synchroniser;
 use tollgate::replica::{FreshnessConfig, MaxStaleness, Replica, driver};
 use tollgate::store::{
-    self, Absent, Batch, Bookmark, Change, Changes, CommitError, CommitId, Committed, LogEntry, Notice, Position,
-    Probe, Replicas, Report, Reported, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, TokenFilter,
-    Unconfirmed, Versioned, Watch,
+    self, Absent, Batch, Bookmark, Change, Changes, CommitError, CommitId, Committed, Head, LogEntry, Notice, Position,
+    Probe, Replicas, Report, Reported, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, Subject,
+    TokenFilter, Unconfirmed, Versioned, Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -152,6 +152,14 @@ impl Store for Lean {
             }
         }
         Ok(changes)
+    }
+
+    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
+        self.store.ancestor(latest, heads).await
+    }
+
+    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
+        Ok(self.store.items(of).await?.into_iter().filter_map(shown).collect())
     }
 
     fn watch(&self) -> Box<dyn Watch> {
@@ -323,7 +331,15 @@ impl Simulated {
             reporter.run(leave).await;
         };
         let forever = std::future::pending();
-        let driving = driver::resume(Arc::clone(&replica), store, machine, PROBE_INTERVAL, Some(presence), forever);
+        let driving = driver::resume(
+            Arc::clone(&replica),
+            store,
+            machine,
+            PROBE_INTERVAL,
+            MAX_STALENESS,
+            Some(presence),
+            forever,
+        );
         Self { replica, tasks: [tokio::spawn(reporting), tokio::spawn(driving)] }
     }
 
