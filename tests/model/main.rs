@@ -18,8 +18,15 @@
 //! - **Convergence.** If nothing breaks any more, a few probes make each sidecar equal to the store, and fresh; and the
 //!   store then knows of every revocation that it has lost and a sidecar has not.
 //!
+//! - **A commit is what it is.** No command that read a record before a loss makes a revoked token active with it after, and a
+//!   command that says that a token is refused is right: no sidecar lets it in then, nor later by a proof from before.
+//!
+//! The last two are shown to be worth something by the rules that once were ([`Rules::ByRevision`]): by these, the checker
+//! finds how they are broken.
+//!
 //! `TOLLGATE_MODEL=large` checks larger bounds, for about a quarter of an hour; the largest takes 9 GB of memory at most.
 
+mod registry;
 mod table;
 mod world;
 
@@ -27,8 +34,9 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Mutex;
 
-use stateright::{Checker as _, Model, Property};
+use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
+use registry::Rules;
 use world::{Action, Bounds, Sidecar, TOKENS, Tokens, World};
 
 struct Fleet {
@@ -38,6 +46,7 @@ struct Fleet {
     tokens: u8,
     active: Tokens,
     bounds: Bounds,
+    rules: Rules,
     /// What was found to converge. Most of what a state consists of is not new in it.
     converging: Mutex<HashSet<u64>>,
     hasher: RandomState,
@@ -51,6 +60,7 @@ impl Fleet {
             tokens,
             active,
             bounds,
+            rules: Rules::ByCommit,
             converging: Mutex::default(),
             hasher: RandomState::new(),
         }
@@ -64,14 +74,34 @@ impl Fleet {
         println!("{name}: {states} states, {transitions} transitions, depth {depth}, {:?}", started.elapsed());
         checker.assert_properties();
     }
+
+    /// What breaks a property by the rules that once were, step by step.
+    fn counterexample(self, property: &'static str) -> Vec<Action> {
+        let fleet = Self { rules: Rules::ByRevision, ..self };
+        let broken = HasDiscoveries::AnyOf([property].into());
+        let checker = fleet.checker().threads(2).finish_when(broken).spawn_bfs().join();
+        let path = checker.discovery(property).expect("by the number of a revision, this is not so");
+        let actions = path.into_actions();
+        println!("{property}: not so after {} states: {actions:?}", checker.unique_state_count());
+        actions
+    }
 }
+
+/// The bound.
+const REFUSED: &str = "revoked tokens are refused after the bound";
+
+/// Who is revoked stays so in the store.
+const ACTIVE_AGAIN: &str = "no commit makes a token active that is revoked";
+
+/// As far as there is no later loss.
+const A_YES: &str = "a token of which a command said that it is refused is refused by every sidecar";
 
 impl Model for Fleet {
     type State = World;
     type Action = Action;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::new(self.sidecars, self.tokens, self.active, self.bounds)]
+        vec![World::new(self.sidecars, self.tokens, self.active, self.bounds, self.rules)]
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
@@ -87,11 +117,13 @@ impl Model for Fleet {
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = self.reached();
         properties.extend([
-            Property::always("revoked tokens are refused after the bound", |fleet: &Self, world: &World| {
-                fleet.refuses(world, &world.store.revoked_since)
-            }),
+            Property::always(REFUSED, |fleet: &Self, world: &World| fleet.refuses(world, &world.store.revoked_since)),
             Property::always("recalled tokens are refused after the bound", |fleet: &Self, world: &World| {
                 fleet.refuses(world, &world.store.recalled_since)
+            }),
+            Property::always(ACTIVE_AGAIN, |_, world: &World| world.store.at().active & world.store.at().revoked == 0),
+            Property::always(A_YES, |fleet: &Self, world: &World| {
+                fleet.fresh(world).all(|sidecar| sidecar.held.grants & world.registry.vouched == 0)
             }),
             Property::always("what a sidecar was told is revoked it never accepts again", |_, world: &World| {
                 world.sidecars.iter().all(|sidecar| sidecar.held.grants & sidecar.sworn == 0)
@@ -137,6 +169,11 @@ impl Fleet {
         if self.bounds.restores + self.bounds.trims > 0 {
             reached.push(Property::sometimes("a snapshot is read again", |_, world: &World| {
                 world.sidecars.iter().any(|sidecar| sidecar.reads_a_snapshot() && sidecar.held.as_of.is_some())
+            }));
+        }
+        if self.bounds.waits > 0 {
+            reached.push(Property::sometimes("a command says that a token is refused", |_, world: &World| {
+                world.registry.vouched != 0
             }));
         }
         if self.bounds.restarts > 0 {
@@ -186,7 +223,11 @@ const FIRST: Tokens = 0b01;
 const NOTHING: Bounds = Bounds {
     ticks: 0,
     commits: 0,
+    reassigns: 0,
+    waits: 0,
+    reports: 0,
     losses: 0,
+    lost_reports: false,
     restores: 0,
     trims: 0,
     failures: 0,
@@ -257,4 +298,43 @@ fn two_sidecars() {
     if large() {
         Fleet::new(2, 1, FIRST, Bounds { ticks: 1, ..bounds }).check("two sidecars for longer");
     }
+}
+
+/// A reassignment is written and lost, another one has read what it wrote, and a revocation gets its revision.
+#[test]
+fn commands_that_have_read_what_is_lost() {
+    let bounds = Bounds { ticks: 1, commits: 1, reassigns: 2, losses: 1, notices: false, ..NOTHING };
+    let fleet = || Fleet::new(1, 1, FIRST, bounds);
+    fleet().check("versions");
+    fleet().counterexample(ACTIVE_AGAIN);
+    if large() {
+        Fleet::new(1, 1, FIRST, Bounds { trims: 1, ..bounds }).counterexample(REFUSED);
+    }
+}
+
+/// A commit is lost while a command waits for it, and another one gets its revision.
+#[test]
+fn receipts_for_what_is_lost() {
+    let bounds = Bounds { commits: 1, waits: 1, reports: 2, losses: 1, notices: false, ..NOTHING };
+    let fleet = || Fleet::new(1, 2, FIRST, bounds);
+    fleet().check("receipts for what is lost");
+    fleet().counterexample(A_YES);
+}
+
+/// Reports are lost with the store that had them.
+#[test]
+fn receipts_from_a_store_that_has_lost_reports() {
+    let bounds = Bounds { ticks: 1, waits: 1, reports: 1, losses: 1, lost_reports: true, notices: false, ..NOTHING };
+    let fleet = || Fleet::new(1, 1, FIRST, bounds);
+    fleet().check("lost reports");
+    fleet().counterexample(A_YES);
+}
+
+/// A sidecar that was cut off comes back.
+#[test]
+fn receipts_beside_a_sidecar_that_was_cut_off() {
+    let bounds = Bounds { ticks: 2, waits: 1, reports: 2, notices: false, ..NOTHING };
+    let fleet = || Fleet::new(1, 1, FIRST, bounds);
+    fleet().check("cut off");
+    fleet().counterexample(A_YES);
 }

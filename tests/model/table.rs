@@ -29,6 +29,8 @@ pub(crate) struct Held {
     pub(crate) applied: Revision,
     /// It was just proven fresh.
     pub(crate) confirmed: bool,
+    /// Proofs count from this moment on, where not all do; `None` within: none does.
+    pub(crate) counts_from: Option<Option<Instant>>,
     /// Lost writes were just made up for.
     pub(crate) mended: bool,
 }
@@ -46,6 +48,7 @@ impl Held {
             as_of: None,
             applied: Revision(0),
             confirmed: false,
+            counts_from: None,
             mended: false,
         }
     }
@@ -134,6 +137,9 @@ impl Table for Held {
     }
 
     fn confirm(&mut self, as_of: Instant) {
+        if self.counts_from.is_some_and(|from| from.is_none_or(|from| as_of < from)) {
+            return;
+        }
         self.as_of = self.as_of.max(Some(world::tick(as_of)));
         self.confirmed = true;
     }

@@ -11,6 +11,7 @@ use tollgate::store::{
 };
 use tollgate::token::{Digest, Grant, PermissionSet, TokenId, UserId};
 
+use crate::registry::{Registry, Report, Rules};
 use crate::table::Held;
 
 /// A set of tokens, one bit each.
@@ -65,6 +66,11 @@ fn instant(tick: u8) -> Instant {
     origin() + Duration::from_secs(tick.into())
 }
 
+/// Within a tick, after so many probes that were answered in vain.
+fn instant_after(tick: u8, doubts: u8) -> Instant {
+    instant(tick) + Duration::from_nanos(doubts.into())
+}
+
 pub(crate) fn tick(instant: Instant) -> u8 {
     u8::try_from(instant.duration_since(origin()).as_secs()).expect("few ticks")
 }
@@ -72,11 +78,11 @@ pub(crate) fn tick(instant: Instant) -> u8 {
 /// What the store held at a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct At {
-    epoch: u8,
-    revision: u8,
+    pub(crate) epoch: u8,
+    pub(crate) revision: u8,
     head: Head,
     pub(crate) active: Tokens,
-    revoked: Tokens,
+    pub(crate) revoked: Tokens,
 }
 
 impl At {
@@ -89,9 +95,9 @@ impl At {
 /// One commit: which token it was about, and what the store then held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Commit {
-    id: CommitId,
-    token: u8,
-    at: At,
+    pub(crate) id: CommitId,
+    pub(crate) token: u8,
+    pub(crate) at: At,
 }
 
 impl Commit {
@@ -105,8 +111,18 @@ impl Commit {
     }
 
     fn revokes(self) -> Tokens {
-        self.at.revoked & 1 << self.token
+        !self.at.active & 1 << self.token
     }
+}
+
+/// Since when the server in charge has been given every report that there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Heard {
+    Always,
+    /// It took over, and nobody has noticed that yet.
+    Perhaps,
+    /// It was noticed at this tick.
+    Since(u8),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -114,12 +130,15 @@ pub(crate) struct Store {
     /// What it held at its first revision in this epoch.
     base: At,
     /// What was committed since.
-    commits: Vec<Commit>,
+    pub(crate) commits: Vec<Commit>,
     /// The log shows what was committed after this revision.
     trimmed: u8,
     pub(crate) recalled: Tokens,
     /// Everything it ever published. Any of it reaches any sidecar at any time, any number of times, or never.
     published: Vec<Commit>,
+    /// What sidecars have reported; empty where nobody waits.
+    pub(crate) reports: Vec<Option<Report>>,
+    pub(crate) heard: Heard,
     /// Tokens that were created. None is created twice, unless the store has lost that it was, and nobody has revoked it.
     created: Tokens,
     /// Since which tick it has held each token as active, as revoked, and as recalled.
@@ -137,6 +156,8 @@ impl Store {
             trimmed: 0,
             recalled: 0,
             published: Vec::new(),
+            reports: Vec::new(),
+            heard: Heard::Always,
             created: active,
             active_since: [None; TOKENS],
             revoked_since: [None; TOKENS],
@@ -157,26 +178,43 @@ impl Store {
 
     /// Creates a token, or revokes it if it is active.
     fn commit(&mut self, token: u8, clock: u8) {
-        let At { epoch, revision, head, active, revoked } = self.at();
+        let At { active, revoked, .. } = self.at();
+        self.write(token, active ^ 1 << token, revoked | active & 1 << token, clock);
+        self.created |= 1 << token;
+    }
+
+    /// Writes the record of a token as it was read while it was active, but for the owner.
+    pub(crate) fn reassign(&mut self, token: u8, clock: u8) {
+        let At { active, revoked, .. } = self.at();
+        self.write(token, active | 1 << token, revoked, clock);
+    }
+
+    /// The commit that wrote a token's record.
+    pub(crate) fn last_of(&self, token: u8) -> Option<&Commit> {
+        self.commits.iter().rfind(|commit| commit.token == token)
+    }
+
+    fn write(&mut self, token: u8, active: Tokens, revoked: Tokens, clock: u8) {
+        let At { epoch, revision, head, .. } = self.at();
         // Never drawn before, although its revision may have been given out before.
         let id = CommitId(self.published.len() as u128 + 1);
         let (revision, head) = (revision + 1, head.then(id));
-        let (active, revoked) = (active ^ 1 << token, revoked | active & 1 << token);
         let commit = Commit { id, token, at: At { epoch, revision, head, active, revoked } };
         self.commits.push(commit);
         self.published.push(commit);
-        self.created |= 1 << token;
         self.date(clock);
     }
 
-    /// A failover to a replica that does not have the last commits, or not the recalls.
-    fn lose(&mut self, commits: u8, recalls: bool, clock: u8) {
+    /// A failover to a replica that does not have the last commits, or not the recalls and reports.
+    fn lose(&mut self, commits: u8, rest: bool, clock: u8) {
         self.commits.truncate(self.commits.len().saturating_sub(commits.into()));
         self.trimmed = self.trimmed.min(self.at().revision);
         self.created = self.at().active | self.ever_revoked();
-        if recalls {
+        if rest {
             self.recalled = 0;
+            self.reports.fill(None);
         }
+        self.heard = if self.reports.is_empty() { Heard::Always } else { Heard::Perhaps };
         self.date(clock);
     }
 
@@ -231,7 +269,8 @@ pub(crate) enum Log {
 /// A read that is under way: nothing yet, or what the store has answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum UnderWay {
-    Position(Option<(At, Tokens)>),
+    /// With what is recalled, and whether the store has a report of the sidecar, or need not.
+    Position(Option<(At, Tokens, bool)>),
     Changes {
         after: u8,
         answer: Option<Log>,
@@ -280,14 +319,30 @@ pub(crate) struct Sidecar {
     /// Being written: its position and proof are from its beginning.
     saving: Option<(Option<Position>, Option<u8>)>,
     pub(crate) file: Option<File>,
+    /// Where it must be known to whoever waits.
+    presence: Option<Presence>,
     /// Not of the sidecar, but of the model: tokens that it was told are revoked. A restart forgets what the file does
     /// not hold.
     pub(crate) sworn: Tokens,
 }
 
+/// Probes answered to no avail that are told apart: a position that is owed is of the first of them.
+const MOST_DOUBTS: u8 = 1;
+
+/// Which proofs count. A moment is a tick, and how many probes were answered in it before, to no avail.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Presence {
+    /// When the position was asked for that is being read.
+    asked_at: Option<(u8, u8)>,
+    /// When the first of those was asked for, up to the last, that the store answered while it had a report.
+    known_since: Option<(u8, u8)>,
+    doubts: u8,
+}
+
 impl Sidecar {
-    fn new() -> Self {
+    fn new(presence: Option<Presence>) -> Self {
         Self {
+            presence,
             machine: Synchroniser::new(),
             held: Held::new(),
             under_way: None,
@@ -310,11 +365,22 @@ impl Sidecar {
             Event::Position(probe) => probe.recalled.iter().fold(0, |tokens, digest| tokens | token(digest)),
             _ => 0,
         };
-        let step = self.machine.on(event, instant(clock), &mut self.held);
+        let doubts = self.presence.as_ref().map_or(0, |presence| presence.doubts);
+        self.held.counts_from = self
+            .presence
+            .as_ref()
+            .map(|presence| presence.known_since.map(|(tick, doubts)| instant_after(tick, doubts)));
+        let step = self.machine.on(event, instant_after(clock, doubts), &mut self.held);
+        self.held.counts_from = None;
         if let Some(read) = step.read {
             assert!(self.under_way.is_none(), "one read at a time");
             self.under_way = Some(match read {
-                Read::Position => UnderWay::Position(None),
+                Read::Position => {
+                    if let Some(presence) = &mut self.presence {
+                        presence.asked_at = Some((clock, doubts));
+                    }
+                    UnderWay::Position(None)
+                }
                 Read::Changes { after } => {
                     UnderWay::Changes { after: u8::try_from(after.0).expect("few revisions"), answer: None }
                 }
@@ -344,9 +410,9 @@ impl Sidecar {
     }
 
     /// The store works on the read.
-    fn serve(&mut self, store: &Store, tokens: u8, clock: u8) {
+    fn serve(&mut self, store: &Store, is_known: bool, tokens: u8, clock: u8) {
         match &mut self.under_way {
-            Some(UnderWay::Position(answer @ None)) => *answer = Some((store.at(), store.recalled)),
+            Some(UnderWay::Position(answer @ None)) => *answer = Some((store.at(), store.recalled, is_known)),
             Some(UnderWay::Changes { after, answer: answer @ None }) => *answer = Some(store.changes(*after)),
             Some(UnderWay::Ancestor { latest, heads, answer: answer @ None }) => {
                 *answer = Some(store.ancestor(*latest, heads));
@@ -372,8 +438,14 @@ impl Sidecar {
     /// The answer arrives.
     fn deliver(&mut self, clock: u8) {
         let event = match &self.under_way {
-            Some(UnderWay::Position(Some((at, recalled)))) => {
+            Some(UnderWay::Position(Some((at, recalled, is_known)))) => {
                 self.told = *recalled;
+                // As the driver does.
+                if let Some(presence) = &mut self.presence {
+                    let asked_at = presence.asked_at.take();
+                    presence.known_since = presence.known_since.or(asked_at).filter(|_| *is_known);
+                    presence.doubts = (presence.doubts + u8::from(!is_known)).min(MOST_DOUBTS);
+                }
                 Event::Position(Probe { position: at.position(), recalls: 0, recalled: digests(*recalled) })
             }
             Some(UnderWay::Changes { answer: Some(answer), .. }) => Event::Changes(match answer {
@@ -420,7 +492,7 @@ impl Sidecar {
     /// Starts again, from its file if there is one.
     fn start(&mut self) {
         let file = self.file.take();
-        *self = Self::new();
+        *self = Self::new(self.presence.take().map(|_| Presence::default()));
         if let Some(file) = &file {
             self.held.begin_merge();
             all().filter(|token| file.holds >> token & 1 == 1).for_each(|token| self.held.put(1 << token));
@@ -464,7 +536,7 @@ impl Sidecar {
         for _ in 0..PROBES {
             self.on(Event::Tick, clock);
             while self.under_way.is_some() {
-                self.serve(store, tokens, clock);
+                self.serve(store, true, tokens, clock);
                 self.deliver(clock);
             }
             self.recall(store, clock);
@@ -484,8 +556,16 @@ pub(crate) struct Bounds {
     pub(crate) ticks: u8,
     /// Tokens are created or revoked.
     pub(crate) commits: u8,
+    /// A token is reassigned: read, and written later.
+    pub(crate) reassigns: u8,
+    /// A token is revoked by a command that waits.
+    pub(crate) waits: u8,
+    /// A sidecar reports.
+    pub(crate) reports: u8,
     /// The store loses its last commits.
     pub(crate) losses: u8,
+    /// Then it may lose reports too.
+    pub(crate) lost_reports: bool,
     /// A backup becomes the store.
     pub(crate) restores: u8,
     /// The log is trimmed to nothing.
@@ -508,6 +588,7 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) left: Bounds,
+    pub(crate) registry: Registry,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -516,9 +597,17 @@ pub(crate) enum Action {
     Clock,
     /// A token is created, or revoked.
     Commit(u8),
+    /// A token's record is read; and the reassigned one is written, if it is still as it was read.
+    Read(u8),
+    Write,
+    /// A command revokes a token, looks at the sidecars' reports, and says whether all have applied it.
+    RevokeAndWait(u8),
+    Look,
+    Conclude,
+    /// With the recalls and reports, or without.
     Lose {
         commits: u8,
-        recalls: bool,
+        rest: bool,
     },
     Restore {
         commits: u8,
@@ -526,6 +615,8 @@ pub(crate) enum Action {
     Trim,
     /// The registry has committed recalled revocations again.
     Settle,
+    /// A sidecar says what it has applied.
+    Report(usize),
     /// To a sidecar: time to probe; or its subscription was lost and came back.
     Probe(usize),
     /// To a sidecar: something moved.
@@ -549,12 +640,16 @@ pub(crate) enum Action {
 
 impl World {
     /// Some sidecars, in step with a store that has these tokens.
-    pub(crate) fn new(sidecars: usize, tokens: u8, active: Tokens, bounds: Bounds) -> Self {
-        let mut store = Store::new(active);
-        let mut sidecar = Sidecar::new();
+    pub(crate) fn new(sidecars: usize, tokens: u8, active: Tokens, bounds: Bounds, rules: Rules) -> Self {
+        let (mut store, registry) = (Store::new(active), Registry::new(rules));
+        let must_report = bounds.waits > 0 && registry.requires_reports();
+        let mut sidecar = Sidecar::new(must_report.then(Presence::default));
         sidecar.settle(&mut store, tokens, 1);
         assert!(sidecar.machine.position().is_some());
-        Self { clock: 1, store, sidecars: vec![sidecar; sidecars], left: bounds }
+        if bounds.waits > 0 {
+            store.reports = vec![Some(Report { applied: sidecar.machine.position(), tick: 1 }); sidecars];
+        }
+        Self { clock: 1, store, sidecars: vec![sidecar; sidecars], left: bounds, registry }
     }
 
     pub(crate) fn actions(&self, tokens: u8, actions: &mut Vec<Action>) {
@@ -567,11 +662,27 @@ impl World {
             let usable = (0..tokens).filter(|token| (self.store.at().active | !self.store.created) >> token & 1 == 1);
             actions.extend(usable.map(Action::Commit));
         }
+        if left.reassigns > 0 && !self.registry.is_reassigning() {
+            let active = (0..tokens).filter(|token| self.store.at().active >> token & 1 == 1);
+            actions.extend(active.map(Action::Read));
+        }
+        if self.registry.is_reassigning() {
+            actions.push(Action::Write);
+        }
+        if left.waits > 0 {
+            let active = (0..tokens).filter(|token| self.store.at().active >> token & 1 == 1);
+            actions.extend(active.map(Action::RevokeAndWait));
+        }
+        if self.registry.is_waiting() {
+            actions.push(if self.registry.has_looked() { Action::Conclude } else { Action::Look });
+        }
         if left.losses > 0 {
-            let recalls: &[bool] = if self.store.recalled == 0 { &[false] } else { &[false, true] };
+            let has_reports = left.lost_reports && self.store.reports.iter().any(Option::is_some);
+            let has_rest = has_reports || self.store.recalled != 0;
+            let rest: &[bool] = if has_rest { &[false, true] } else { &[false] };
             for commits in 0..=history {
-                let some = |recalls: &&bool| commits > 0 || **recalls;
-                actions.extend(recalls.iter().filter(some).map(|recalls| Action::Lose { commits, recalls: *recalls }));
+                let some = |rest: &&bool| commits > 0 || **rest;
+                actions.extend(rest.iter().filter(some).map(|rest| Action::Lose { commits, rest: *rest }));
             }
         }
         if left.restores > 0 {
@@ -585,6 +696,9 @@ impl World {
         }
         for (index, sidecar) in self.sidecars.iter().enumerate() {
             actions.push(Action::Probe(index));
+            if left.reports > 0 {
+                actions.push(Action::Report(index));
+            }
             if left.moves > 0 {
                 actions.push(Action::Moved(index));
             }
@@ -620,18 +734,38 @@ impl World {
             Action::Clock => {
                 left.ticks -= 1;
                 self.clock += 1;
+                self.sidecars.iter_mut().filter_map(|sidecar| sidecar.presence.as_mut()).for_each(|it| it.doubts = 0);
             }
             Action::Commit(token) => {
                 left.commits -= 1;
                 store.commit(token, clock);
             }
-            Action::Lose { commits, recalls } => {
+            Action::Read(token) => {
+                left.reassigns -= 1;
+                self.registry.read(store, token);
+            }
+            Action::Write => self.registry.write(store, clock),
+            Action::RevokeAndWait(token) => {
+                left.waits -= 1;
+                store.commit(token, clock);
+                self.registry.wait(*store.commits.last().expect("just committed"));
+            }
+            Action::Look => self.registry.look(store, clock),
+            Action::Conclude => self.registry.conclude(store, clock),
+            Action::Report(index) => {
+                left.reports -= 1;
+                let applied = self.sidecars[index].machine.position();
+                store.reports[index] = Some(Report { applied, tick: clock });
+            }
+            Action::Lose { commits, rest } => {
                 left.losses -= 1;
-                store.lose(commits, recalls, clock);
+                store.lose(commits, rest, clock);
+                self.registry.forget(store.at().revoked);
             }
             Action::Restore { commits } => {
                 left.restores -= 1;
                 store.restore(commits, clock);
+                self.registry.forget(store.at().revoked);
             }
             Action::Trim => {
                 left.trims -= 1;
@@ -651,7 +785,12 @@ impl World {
                 let (epoch, entry) = (Epoch(commit.at.epoch.into()), commit.entry().into());
                 self.sidecars[index].on(Event::Notice(Notice::Committed { epoch, entry }), clock);
             }
-            Action::Serve(index) => self.sidecars[index].serve(store, tokens, clock),
+            Action::Serve(index) => {
+                // One of the tick before is forgotten too early for what a proof would be worth.
+                let report = store.reports.get(index).copied().flatten();
+                let is_known = report.is_some_and(|report| report.tick == clock);
+                self.sidecars[index].serve(store, is_known, tokens, clock);
+            }
             Action::Deliver(index) => self.sidecars[index].deliver(clock),
             Action::Fail(index) => {
                 left.failures -= 1;
@@ -676,7 +815,8 @@ impl World {
             }
             Action::Replace(index) => {
                 left.restarts -= 1;
-                self.sidecars[index] = Sidecar::new();
+                let presence = self.sidecars[index].presence.take().map(|_| Presence::default());
+                self.sidecars[index] = Sidecar::new(presence);
             }
         }
     }
