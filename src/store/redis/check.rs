@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, Value, cmd, from_redis_value};
 
-use super::dial::CONNECT_TIMEOUT;
+use super::dial::{CONNECT_TIMEOUT, Peer};
 use super::fault::Fault;
 use super::layout::{self, Key, Layout};
 use crate::store::SidecarId;
@@ -17,27 +17,6 @@ use crate::store::url::{Server, Topology};
 
 /// The oldest version that can be used, and its name. Scripts rely on what it can do.
 const OLDEST: (u32, u32) = (7, 0);
-
-/// What kind of server is expected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// One that keeps data, without a cluster.
-    Standalone,
-    /// A node of a cluster.
-    ClusterNode,
-    /// A Sentinel.
-    Sentinel,
-}
-
-impl Kind {
-    /// Of the servers that keep the data.
-    pub(super) fn of(topology: &Topology) -> Self {
-        match topology {
-            Topology::Single(_) | Topology::Sentinel { .. } => Self::Standalone,
-            Topology::Cluster(_) => Self::ClusterNode,
-        }
-    }
-}
 
 /// What a server says of itself.
 #[derive(Debug, Default)]
@@ -50,8 +29,13 @@ struct Greeting {
 /// Asks a server who it is. Needs no permission.
 ///
 /// # Errors
-/// [`Fault::Unusable`] for one of another kind, or too old; [`Fault::NotPrimary`] for a replica.
-pub(super) async fn greet(connection: &mut MultiplexedConnection, server: &Server, kind: Kind) -> Result<(), Fault> {
+/// [`Fault::Unusable`] for one of another kind, or too old; [`Fault::NotPrimary`] for a replica, unless any server will do.
+pub(super) async fn greet(
+    connection: &mut MultiplexedConnection,
+    server: &Server,
+    peer: Peer,
+    topology: &Topology,
+) -> Result<(), Fault> {
     let answer: Vec<(String, Value)> = ask(connection, &cmd("HELLO")).await?;
     let mut greeting = Greeting::default();
     for (name, value) in answer {
@@ -63,15 +47,24 @@ pub(super) async fn greet(connection: &mut MultiplexedConnection, server: &Serve
         };
         *part = from_redis_value(value).unwrap_or_default();
     }
-    judge(&greeting, server, kind)
+    let mode = match (peer, topology) {
+        (Peer::Sentinel, _) => "sentinel",
+        (Peer::Primary | Peer::Any, Topology::Cluster(_)) => "cluster",
+        (Peer::Primary | Peer::Any, Topology::Single(_) | Topology::Sentinel { .. }) => "standalone",
+    };
+    match judge(&greeting, server, mode) {
+        Err(Fault::NotPrimary) if peer == Peer::Any => Ok(()),
+        judged => judged,
+    }
 }
 
-fn judge(greeting: &Greeting, server: &Server, kind: Kind) -> Result<(), Fault> {
+/// It should run in a mode, and be in charge.
+fn judge(greeting: &Greeting, server: &Server, expected: &str) -> Result<(), Fault> {
     let unusable = |problem: String| Err(Fault::Unusable(problem));
     let Greeting { version, mode, role } = greeting;
-    match (kind, mode.as_str()) {
-        (Kind::Standalone, "standalone") | (Kind::ClusterNode, "cluster") | (Kind::Sentinel, "sentinel") => {}
-        (Kind::Sentinel, _) => {
+    match (expected, mode.as_str()) {
+        (expected, mode) if expected == mode => {}
+        ("sentinel", _) => {
             return unusable(format!(
                 "names {server} as a Sentinel, and it is a Redis: redis-sentinel:// names the Sentinels (often at port \
                  26379), redis:// one Redis"
@@ -83,10 +76,10 @@ fn judge(greeting: &Greeting, server: &Server, kind: Kind) -> Result<(), Fault> 
                  knows the primary"
             ));
         }
-        (Kind::Standalone, _) => {
+        ("standalone", _) => {
             return unusable(format!("names {server}, which is a node of a cluster: write redis-cluster://{server}"));
         }
-        (Kind::ClusterNode, _) => {
+        _ => {
             return unusable(format!("names {server}, which does not run as a cluster: write redis://{server}"));
         }
     }
@@ -242,23 +235,23 @@ async fn answers(
 mod tests {
     use super::*;
 
-    fn judged(version: &str, mode: &str, role: &str, kind: Kind) -> Result<(), Fault> {
+    fn judged(version: &str, mode: &str, role: &str, expected: &str) -> Result<(), Fault> {
         let greeting = Greeting { version: version.to_owned(), mode: mode.to_owned(), role: role.to_owned() };
-        judge(&greeting, &Server { host: "h".to_owned(), port: 1 }, kind)
+        judge(&greeting, &Server { host: "h".to_owned(), port: 1 }, expected)
     }
 
     #[test]
     fn servers_of_another_kind_are_named_with_what_to_write() {
-        for (mode, kind, part) in [
-            ("cluster", Kind::Standalone, "write redis-cluster://h:1"),
-            ("standalone", Kind::ClusterNode, "write redis://h:1"),
-            ("sentinel", Kind::Standalone, "write redis-sentinel://h:1/NAME"),
-            ("sentinel", Kind::ClusterNode, "write redis-sentinel://h:1/NAME"),
-            ("standalone", Kind::Sentinel, "redis:// one Redis"),
+        for (mode, expected, part) in [
+            ("cluster", "standalone", "write redis-cluster://h:1"),
+            ("standalone", "cluster", "write redis://h:1"),
+            ("sentinel", "standalone", "write redis-sentinel://h:1/NAME"),
+            ("sentinel", "cluster", "write redis-sentinel://h:1/NAME"),
+            ("standalone", "sentinel", "redis:// one Redis"),
         ] {
-            match judged("7.0.15", mode, "master", kind) {
+            match judged("7.0.15", mode, "master", expected) {
                 Err(Fault::Unusable(problem)) => assert!(problem.contains(part), "{problem}"),
-                other => panic!("{mode} as {kind:?}: {other:?}"),
+                other => panic!("{mode} as {expected}: {other:?}"),
             }
         }
     }
@@ -266,12 +259,12 @@ mod tests {
     #[test]
     fn old_versions_and_replicas_are_refused() {
         for version in ["6.2.14", "5.0", "", "x"] {
-            let judged = judged(version, "standalone", "master", Kind::Standalone);
+            let judged = judged(version, "standalone", "master", "standalone");
             assert!(matches!(&judged, Err(Fault::Unusable(problem)) if problem.contains("needs 7.0")), "{judged:?}");
         }
         for version in ["7.0.0", "7.2.4", "8.0.1", "10.1"] {
-            assert!(judged(version, "standalone", "master", Kind::Standalone).is_ok(), "{version}");
+            assert!(judged(version, "standalone", "master", "standalone").is_ok(), "{version}");
         }
-        assert!(matches!(judged("7.0.0", "cluster", "replica", Kind::ClusterNode), Err(Fault::NotPrimary)));
+        assert!(matches!(judged("7.0.0", "cluster", "replica", "cluster"), Err(Fault::NotPrimary)));
     }
 }

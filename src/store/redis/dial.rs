@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::check::{self, Kind};
+use super::check;
 use super::fault::Fault;
 use super::stagger::Stagger;
 use crate::socket::Stream;
@@ -171,11 +171,7 @@ impl Dialer {
             let made = MultiplexedConnection::new_with_config(&greeting, stream, config).await;
             let (mut connection, carry) = made.map_err(|error| Fault::of_connecting(server, error))?;
             let carrier = Carrier::start(carry);
-            let kind = if peer == Peer::Sentinel { Kind::Sentinel } else { Kind::of(&self.url.topology) };
-            match check::greet(&mut connection, server, kind).await {
-                Err(Fault::NotPrimary) if peer == Peer::Any => {}
-                outcome => outcome?,
-            }
+            check::greet(&mut connection, server, peer, &self.url.topology).await?;
             Ok((connection, carrier))
         });
         // A server without TLS waits for the rest of what it takes for a command.

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::{PushInfo, PushKind, Value};
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
 use super::layout::Layout;
 use super::link::Use;
@@ -16,21 +16,18 @@ use crate::store::{Epoch, Notice};
 
 /// The tasks that keep the subscription. They end when it is dropped.
 #[derive(Debug)]
-pub(super) struct Watching(Vec<AbortHandle>);
+pub(super) struct Watching(#[expect(dead_code, reason = "only to be dropped")] JoinSet<()>);
 
 impl Watching {
     /// Must be called within a runtime, which carries the tasks.
     pub(super) fn start(access: &Arc<Access>) -> Self {
         access.link.listen();
-        let mut tasks = vec![tokio::spawn(keep(Arc::clone(access))).abort_handle()];
-        tasks.extend(switches::follow(access).map(|follow| tokio::spawn(follow).abort_handle()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keep(Arc::clone(access)));
+        if let Some(follow) = switches::follow(access) {
+            tasks.spawn(follow);
+        }
         Self(tasks)
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
     }
 }
 
