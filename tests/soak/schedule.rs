@@ -134,7 +134,7 @@ pub(crate) async fn play(stage: &mut Stage, random: &mut Random, with_restarts: 
         Play::Flush => restore(stage, random, time, true).await,
         Play::RestartSidecar => restart_sidecar(stage, random, one).await,
         Play::StopSidecar => {
-            let fault = stage.breaks("sidecar SIGSTOP", Some(one), Impact::Stale);
+            let fault = stage.breaks("sidecar SIGSTOP", Some(one), Impact::Asleep);
             stage.sidecars[one].pause();
             tokio::time::sleep(time).await;
             stage.sidecars[one].resume();

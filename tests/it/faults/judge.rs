@@ -318,6 +318,11 @@ fn a_reply_that_runs_is_cut_off_when_its_request_would_be_refused_and_not_before
     };
     revoked().goes_on(0, 1700).is(&[]);
     revoked().goes_on(0, 1701).is(&[Accepted]);
+    // One that sleeps cuts off nothing, and has to when it wakes.
+    let asleep = (Some(0), Impact::Asleep, (1100, 3000));
+    revoked().breaks(asleep.0, asleep.1, asleep.2).goes_on(0, 3500).goes_on(1, 1700).is(&[]);
+    revoked().breaks(asleep.0, asleep.1, asleep.2).goes_on(0, 3501).is(&[Accepted]);
+    revoked().breaks(asleep.0, asleep.1, asleep.2).goes_on(1, 3500).is(&[Accepted]);
     revoked().is_cut_off(0, 300).is(&[]);
     Story::new().is_cut_off(0, 300).is(&[Strange]);
     Story::new().breaks(Some(0), Impact::Stale, (100, 2000)).is_cut_off(0, 1100).is(&[]);

@@ -76,6 +76,8 @@ pub(crate) struct Hold(u64);
 pub(crate) enum Impact {
     /// Their replicas may grow stale from when it begins, and say 503 once they are past the bound.
     Stale,
+    /// The same. They do nothing meanwhile; what was on its way through them comes out when they wake, and is cut off then.
+    Asleep,
     /// They may lose connections, and say 503 until they have read the store.
     Down,
     /// Nothing that a replica does is to be noticed: 503 is not excused.
@@ -210,6 +212,9 @@ const LONGEST_REQUEST: Duration = Duration::from_secs(30);
 
 /// Longest time until a reply that runs is cut off, and what was written before has been read.
 pub(crate) const CUT_OFF: Duration = Duration::from_millis(500);
+
+/// Those that excuse a replica for being stale.
+const STALE: [Impact; 3] = [Impact::Down, Impact::Stale, Impact::Asleep];
 
 /// What a sidecar has heard may be on its way to it for so long.
 const UNDER_WAY: Duration = Duration::from_millis(100);
@@ -393,7 +398,7 @@ impl Judge {
     /// The machine, or this process, did not run between these moments: what came late then was nobody's fault.
     pub(crate) fn stood_still(&mut self, from: Instant, to: Instant) {
         let id = Fault(self.number());
-        let (name, impact) = ("the machine stood still".to_owned(), Impact::Stale);
+        let (name, impact) = ("the machine stood still".to_owned(), Impact::Asleep);
         let from = from - self.bound;
         self.faults.push(Broken { id, name, sidecar: None, impact, from, to: Some(to), blind: None });
     }
@@ -531,11 +536,14 @@ impl Judge {
             return None;
         }
         let Some(status) = observed.status else {
-            let excuses: &[Impact] = if cut_off { &[Impact::Down, Impact::Stale] } else { &[Impact::Down] };
+            let excuses: &[Impact] = if cut_off { &STALE } else { &[Impact::Down] };
             return (!self.excused(observed, excuses)).then_some(Rule::Strange);
         };
         if status == 503 {
-            return (!self.excused(observed, &[Impact::Down, Impact::Stale])).then_some(Rule::Unavailable);
+            return (!self.excused(observed, &STALE)).then_some(Rule::Unavailable);
+        }
+        if observed.part == Part::Piece && self.was_asleep(observed) {
+            return None;
         }
         let Some(said) = Verdicts::behind(status) else { return Some(Rule::Strange) };
         let accepted = said != Verdicts::REFUSED | Verdicts::GONE;
@@ -566,6 +574,15 @@ impl Judge {
         }
     }
 
+    /// Whether the sidecar slept so shortly before that it could not have cut off anything yet.
+    fn was_asleep(&self, observed: Observed) -> bool {
+        self.faults.iter().filter(|fault| fault.impact == Impact::Asleep).any(|fault| {
+            let reached = fault.sidecar.is_none_or(|sidecar| sidecar == observed.sidecar);
+            let woke = fault.to.is_none_or(|to| observed.answered_at <= to + CUT_OFF);
+            reached && observed.answered_at >= fault.from && woke
+        })
+    }
+
     /// Whether nothing had reached the sidecar for longer than the bound.
     fn is_blind(&self, observed: Observed) -> bool {
         self.faults.iter().any(|fault| {
@@ -582,7 +599,7 @@ impl Judge {
             let reached = fault.sidecar.is_none_or(|sidecar| sidecar == observed.sidecar);
             // Stale replicas are believed for a while. Half of the bound: probes may have been late before.
             let earliest = match fault.impact {
-                Impact::Stale => fault.from + self.bound / 2,
+                Impact::Stale | Impact::Asleep => fault.from + self.bound / 2,
                 Impact::Down | Impact::None => fault.from,
             };
             let latest = fault.to.map(|to| to + self.recovery);
