@@ -30,7 +30,6 @@ pub struct Health {
 
 impl Health {
     /// Of a sidecar that starts.
-    #[must_use]
     pub fn new(replica: Arc<Replica>, max_staleness: MaxStaleness, upstreams: Vec<Arc<Upstream>>) -> Self {
         Self {
             replica,
@@ -45,7 +44,6 @@ impl Health {
     }
 
     /// Why the sidecar is not ready; `None`: it is.
-    #[must_use]
     pub fn problem(&self) -> Option<&'static str> {
         match (self.replica.staleness(Instant::now()), self.max_staleness) {
             _ if self.draining.load(Ordering::Relaxed) => Some("draining"),

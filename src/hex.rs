@@ -3,7 +3,6 @@
 use std::fmt::{self, Write as _};
 
 /// A byte's two digits, in lower case.
-#[must_use]
 pub const fn digits(byte: u8) -> [u8; 2] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     [DIGITS[(byte >> 4) as usize], DIGITS[(byte & 15) as usize]]

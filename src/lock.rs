@@ -11,7 +11,6 @@ pub struct Mutex<T>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
     /// Around this.
-    #[must_use]
     pub const fn new(value: T) -> Self {
         Self(std::sync::Mutex::new(value))
     }
@@ -28,7 +27,6 @@ pub struct RwLock<T>(std::sync::RwLock<T>);
 
 impl<T> RwLock<T> {
     /// Around this.
-    #[must_use]
     pub const fn new(value: T) -> Self {
         Self(std::sync::RwLock::new(value))
     }

@@ -55,7 +55,6 @@ pub struct Proxy {
 
 impl Proxy {
     /// One for a worker of its own, whose connections and panics are added to those of the others.
-    #[must_use]
     pub fn new(gate: Arc<Gate>, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
         Rc::new(Self {
             worker: Worker::new(gate.buffer_bytes(), all_connections, panics),

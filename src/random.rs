@@ -12,7 +12,6 @@ pub fn fill(bytes: &mut [u8]) -> Result<(), NoEntropy> {
 
 /// A random number, for names and for spreading things in time. Without entropy it is unlike that of any other process that
 /// runs on this host now, with zeros in its lower half.
-#[must_use]
 pub fn number() -> u64 {
     let mut bytes = [0; 8];
     match fill(&mut bytes) {

@@ -10,7 +10,7 @@ mod settings;
 mod url;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -71,39 +71,21 @@ pub enum Credential {
     Replace(HeaderValue),
 }
 
-/// Why a service token cannot be used.
+/// Why a file gives no service token.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialFileError {
-    /// The file cannot be read.
-    #[error("reading {path}")]
-    Read {
-        /// Which.
-        path: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// It cannot be read.
+    #[error("reading {}", .0.display())]
+    Read(PathBuf, #[source] std::io::Error),
     /// It holds what no text is.
-    #[error("{path} is not text")]
-    NotText {
-        /// Which.
-        path: String,
-    },
+    #[error("{} is not text", .0.display())]
+    NotText(PathBuf),
+    /// It holds something else than a token, or more.
+    #[error("{} does not hold a token and nothing else", .0.display())]
+    Token(PathBuf, #[source] InvalidToken),
     /// It holds a token that cannot stand in a field.
-    #[error("the token in the credential file {path} has characters that no header field can have")]
-    Value {
-        /// Which.
-        path: String,
-    },
-    /// It holds something else, or more.
-    #[error("{path} does not hold a token and nothing else")]
-    Token {
-        /// Which.
-        path: String,
-        /// What is wrong with it.
-        #[source]
-        source: InvalidToken,
-    },
+    #[error("the token in {} has characters that no header field can have", .0.display())]
+    Value(PathBuf),
 }
 
 /// Why an upstream cannot be used.
@@ -159,8 +141,7 @@ impl Upstream {
         let CredentialMode::Replace { token_file } = &self.config.credential else { return Ok(()) };
         let token = read_credential(token_file)?;
         let value = Zeroizing::new(format!("Bearer {}", token.reveal()));
-        let mut value = HeaderValue::from_str(&value)
-            .map_err(|_| CredentialFileError::Value { path: token_file.display().to_string() })?;
+        let mut value = HeaderValue::from_str(&value).map_err(|_| CredentialFileError::Value(token_file.clone()))?;
         value.set_sensitive(true);
         *self.service_credential.write() = Some(value);
         Ok(())
@@ -205,9 +186,8 @@ impl Upstream {
 /// # Errors
 /// [`CredentialFileError`] names the file, and never shows what is in it.
 pub fn read_credential(file: &Path) -> Result<RawToken, CredentialFileError> {
-    let path = || file.display().to_string();
     let bytes = std::fs::read(file).map(Zeroizing::new);
-    let bytes = bytes.map_err(|source| CredentialFileError::Read { path: path(), source })?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| CredentialFileError::NotText { path: path() })?;
-    text.trim().parse().map_err(|source| CredentialFileError::Token { path: path(), source })
+    let bytes = bytes.map_err(|source| CredentialFileError::Read(file.to_owned(), source))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| CredentialFileError::NotText(file.to_owned()))?;
+    text.trim().parse().map_err(|source| CredentialFileError::Token(file.to_owned(), source))
 }

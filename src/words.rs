@@ -29,13 +29,11 @@ macro_rules! words {
             $vis const ALL: [Self; Self::NAMES.len()] = [$(Self::$variant),+];
 
             /// As it is written.
-            #[must_use]
             $vis const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }
 
             /// The one with that name.
-            #[must_use]
             $vis fn from_name(name: &str) -> Option<Self> {
                 match name { $($word => Some(Self::$variant),)+ _ => None }
             }

@@ -51,7 +51,6 @@ pub struct Worker {
 impl Worker {
     /// A worker with no connections yet, and read buffers of this size. It adds its connections and panics to those of the
     /// others.
-    #[must_use]
     pub fn new(buffer_bytes: usize, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
         let alarms = Alarms::default();
         Rc::new(Self {
@@ -90,13 +89,11 @@ impl Worker {
     }
 
     /// Whether every reply is the last of its connection.
-    #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
     /// Counts a connection until the guard is dropped.
-    #[must_use]
     pub fn connection(self: &Rc<Self>) -> OpenConnection {
         self.connections.set(self.connections.get() + 1);
         self.all_connections.fetch_add(1, Ordering::Relaxed);
@@ -111,26 +108,22 @@ impl Worker {
     }
 
     /// An empty buffer, which goes back to the pool when dropped.
-    #[must_use]
-    pub fn buffer(self: &Rc<Self>) -> PooledBuffer {
-        PooledBuffer { worker: Rc::clone(self), buffer: self.buffers.take() }
+    pub fn buffer(self: &Rc<Self>) -> Pooled<Buffer> {
+        Pooled { worker: Rc::clone(self), item: self.buffers.take() }
     }
 
     /// An empty vector to write a head into, which goes back to the pool when dropped.
-    #[must_use]
-    pub fn head(self: &Rc<Self>) -> PooledHead {
-        PooledHead { worker: Rc::clone(self), head: self.buffers.take_head() }
+    pub fn head(self: &Rc<Self>) -> Pooled<Vec<u8>> {
+        Pooled { worker: Rc::clone(self), item: self.buffers.take_head() }
     }
 
     /// A new request id.
-    #[must_use]
     pub fn request_id(&self) -> RequestId {
         self.request_ids.next()
     }
 
     /// An empty map for the fields of a head. Maps travel with a request to its upstream connection and come back with the
     /// reply, so in steady state none is made.
-    #[must_use]
     pub fn fields(&self) -> HeaderMap {
         self.spare_fields.borrow_mut().pop().unwrap_or_default()
     }
@@ -145,7 +138,6 @@ impl Worker {
     }
 
     /// Now, as the `Date` field says it (RFC 9110 section 6.6.1), to the second.
-    #[must_use]
     pub fn date(&self) -> HeaderValue {
         let now = self.alarms.now();
         let (date, made_at) = &mut *self.date.borrow_mut();
@@ -170,57 +162,48 @@ impl Drop for OpenConnection {
     }
 }
 
-/// A buffer that goes back to its worker's pool.
+/// What a worker has spare ones of.
+pub trait Spare: Default {
+    /// Goes back to the pool.
+    fn give_back(self, pool: &buffer::Pool);
+}
+
+impl Spare for Buffer {
+    fn give_back(self, pool: &buffer::Pool) {
+        pool.put(self);
+    }
+}
+
+impl Spare for Vec<u8> {
+    fn give_back(self, pool: &buffer::Pool) {
+        pool.put_head(self);
+    }
+}
+
+/// A buffer, or the bytes of a head, that goes back to its worker's pool.
 #[derive(Debug)]
-pub struct PooledBuffer {
+pub struct Pooled<T: Spare> {
     worker: Rc<Worker>,
-    buffer: Buffer,
+    item: T,
 }
 
-impl std::ops::Deref for PooledBuffer {
-    type Target = Buffer;
-    fn deref(&self) -> &Buffer {
-        &self.buffer
+impl<T: Spare> std::ops::Deref for Pooled<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.item
     }
 }
 
-impl std::ops::DerefMut for PooledBuffer {
-    fn deref_mut(&mut self) -> &mut Buffer {
-        &mut self.buffer
+impl<T: Spare> std::ops::DerefMut for Pooled<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.item
     }
 }
 
-impl Drop for PooledBuffer {
+impl<T: Spare> Drop for Pooled<T> {
     fn drop(&mut self) {
         self.worker.alarms.stir();
-        self.worker.buffers.put(std::mem::take(&mut self.buffer));
-    }
-}
-
-/// The bytes of a head, which go back to their worker's pool.
-#[derive(Debug)]
-pub struct PooledHead {
-    worker: Rc<Worker>,
-    head: Vec<u8>,
-}
-
-impl std::ops::Deref for PooledHead {
-    type Target = Vec<u8>;
-    fn deref(&self) -> &Vec<u8> {
-        &self.head
-    }
-}
-
-impl std::ops::DerefMut for PooledHead {
-    fn deref_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.head
-    }
-}
-
-impl Drop for PooledHead {
-    fn drop(&mut self) {
-        self.worker.alarms.stir();
-        self.worker.buffers.put_head(std::mem::take(&mut self.head));
+        std::mem::take(&mut self.item).give_back(&self.worker.buffers);
     }
 }
 
@@ -237,7 +220,6 @@ impl RequestId {
     const LONGEST: usize = 64;
 
     /// The id that a trusted proxy gave, if it is one: 1 to 64 of `A-Z a-z 0-9 . _ -`.
-    #[must_use]
     pub fn from_proxy(value: &[u8]) -> Option<Self> {
         let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
         if value.is_empty() || !value.iter().all(harmless) {
@@ -249,13 +231,11 @@ impl RequestId {
     }
 
     /// The id, as it stands in fields.
-    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.text.get(..usize::from(self.length)).unwrap_or_default()
     }
 
     /// The id, as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }

@@ -6,7 +6,6 @@ use crate::proxy::route::{Access, Method, Route};
 
 /// Writes the configuration as TOML that [`load`](super::load()) reads back to the same: every key with its value, then
 /// all routes as comments. It holds no secrets: a configuration names files.
-#[must_use]
 pub fn effective(config: &Config) -> String {
     let mut printer = Printer::default();
     config.clone().walk(&mut printer);

@@ -15,15 +15,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 
-use crate::http1::BodyLength;
 use crate::http1::head::find_end;
+use crate::http1::{BodyLength, Buffer};
 use crate::proxy::body::{Relayed, Source as _, Upload};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::request::{Head, Origin};
 use crate::proxy::{self, Proxy};
 use crate::socket::{Hangup, Socket};
-use crate::worker::PooledBuffer;
+use crate::worker::Pooled;
 use crate::worker::alarm::Alarm;
 use body::Body;
 use reply::{Unsent, Writer};
@@ -96,7 +96,7 @@ pub(super) async fn serve(
 struct Inbound {
     proxy: Rc<Proxy>,
     socket: Rc<Socket>,
-    buffer: RefCell<PooledBuffer>,
+    buffer: RefCell<Pooled<Buffer>>,
 }
 
 impl Inbound {

@@ -90,13 +90,6 @@ impl Decoder {
         self.0 == State::Size(0, 0)
     }
 
-    /// The whole rest of a body of known length, if these bytes have it; the body is over then.
-    pub fn take_remaining<'b>(&mut self, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        let data = bytes.get(..usize::try_from(self.remaining()?).ok()?)?;
-        self.0 = State::Done;
-        Some(data)
-    }
-
     /// Looks at the next bytes. Those that the returned piece counts must be consumed before the next call.
     ///
     /// # Errors

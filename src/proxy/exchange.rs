@@ -34,7 +34,6 @@ pub struct Exchange {
 
 impl Exchange {
     /// One that begins.
-    #[must_use]
     pub fn new(proxy: &Rc<Proxy>, origin: Origin) -> Rc<Self> {
         Rc::new(Self {
             proxy: Rc::clone(proxy),
@@ -51,7 +50,6 @@ impl Exchange {
     }
 
     /// Names it in replies, logs and the upstream's `X-Request-Id`.
-    #[must_use]
     pub fn id(&self) -> RequestId {
         self.id.get()
     }

@@ -57,20 +57,17 @@ pub struct Admission {
 
 impl Gate {
     /// A gate before a replica that may still be empty, and these two upstreams.
-    #[must_use]
     pub fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
         let Settings { limits, timeouts, routes, trusted_proxies, max_staleness } = settings;
         Self { replica, limits, timeouts, api, heartbeat, routes, trusted_proxies, max_staleness }
     }
 
     /// Bytes of a read buffer: a head must fit, and bodies pass through in pieces of this size.
-    #[must_use]
     pub fn buffer_bytes(&self) -> usize {
         self.limits.max_head_bytes.get().max(GATHERED)
     }
 
     /// Whether what this peer says of earlier hops is believed.
-    #[must_use]
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(peer))
     }
@@ -124,7 +121,6 @@ impl Gate {
 
     /// Whether what a running request was admitted by still holds. Not asked of its expiry: that a token expires while its
     /// request runs is no reason to end it.
-    #[must_use]
     pub fn holds(&self, terms: &Terms, staleness: Option<Duration>) -> bool {
         staleness.is_some_and(|staleness| terms.max_staleness.allows(staleness))
             && self.replica.permits(&terms.digest, terms.permission)

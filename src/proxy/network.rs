@@ -33,7 +33,6 @@ pub enum InvalidNetwork {
 impl Network {
     /// Whether the network has this address. An IPv4 address mapped into IPv6, as dual-stack sockets report it, counts
     /// as the IPv4 address.
-    #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4() && first_of(address, self.prefix) == self.address

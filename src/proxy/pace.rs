@@ -22,14 +22,12 @@ pub struct Pace {
 
 impl Pace {
     /// The whole grace.
-    #[must_use]
     pub fn new(gate: &Gate) -> Self {
         let grace = gate.timeouts.body_grace;
         Self { grace, left: grace, min_rate: gate.limits.min_body_rate.get(), since: None, handed: None }
     }
 
     /// This long in all, whatever comes.
-    #[must_use]
     pub fn within(time: Duration) -> Self {
         Self { grace: time, left: time, min_rate: u64::MAX, since: None, handed: None }
     }
@@ -67,7 +65,6 @@ impl Pace {
     }
 
     /// Largest piece that a peer at the least rate takes within the grace.
-    #[must_use]
     pub fn piece(&self) -> usize {
         let bytes = self.grace.as_millis().saturating_mul(self.min_rate.into()) / 1000;
         usize::try_from(bytes).unwrap_or(usize::MAX).clamp(1, 16 * 1024)

@@ -30,7 +30,6 @@ impl Default for FreshnessConfig {
 
 impl FreshnessConfig {
     /// How stale the replica may be for requests that need this permission.
-    #[must_use]
     pub fn bound(&self, permission: Permission) -> MaxStaleness {
         let own = self.per_permission.iter().find(|(other, _)| *other == permission);
         own.map_or(self.max_staleness, |(_, bound)| *bound)
@@ -48,7 +47,6 @@ pub enum MaxStaleness {
 
 impl MaxStaleness {
     /// Whether a replica that is so stale is still believed.
-    #[must_use]
     pub fn allows(self, staleness: Duration) -> bool {
         match self {
             Self::Within(bound) => staleness <= bound,

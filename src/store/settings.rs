@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::StoreUrl;
 use super::url::Password;
+use crate::words::words;
 
 /// Which store, and how to get at it. Everything but the URL is for Redis only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,34 +55,14 @@ impl From<StoreUrl> for Settings {
     }
 }
 
-/// From which servers snapshots and long parts of the change log are read. Everything else is asked of the one in charge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReadFrom {
-    /// The one in charge.
-    #[default]
-    Primary,
-    /// A replica of it, as far as the one in charge shows the same past; and itself where none does.
-    Replica,
-}
-
-impl fmt::Display for ReadFrom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Primary => "primary",
-            Self::Replica => "replica",
-        })
-    }
-}
-
-impl FromStr for ReadFrom {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        match text {
-            "primary" => Ok(Self::Primary),
-            "replica" => Ok(Self::Replica),
-            _ => Err("must be \"primary\" or \"replica\""),
-        }
+words! {
+    /// From which servers snapshots and long parts of the change log are read. Everything else is asked of the one in charge.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum ReadFrom ("servers") {
+        /// The one in charge.
+        Primary = "primary",
+        /// A replica of it, as far as the one in charge shows the same past; and itself where none does.
+        Replica = "replica",
     }
 }
 

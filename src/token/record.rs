@@ -1,11 +1,10 @@
 //! What the registry keeps: users, tokens and what happened to each token.
 
-use std::fmt;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
+use crate::words::words;
 
 /// A token as the registry keeps it. The raw token is not here, and nowhere else either.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,22 +87,15 @@ pub struct UserRecord {
     pub created_at: Timestamp,
 }
 
-/// Whether a user's tokens work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UserStatus {
-    /// They do.
-    Active,
-    /// They stay, but cannot authenticate until the user is enabled again.
-    Disabled,
-}
-
-impl fmt::Display for UserStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Active => "active",
-            Self::Disabled => "disabled",
-        })
+words! {
+    /// Whether a user's tokens work.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum UserStatus {
+        /// They do.
+        Active = "active",
+        /// They stay, but cannot authenticate until the user is enabled again.
+        Disabled = "disabled",
     }
 }
 

@@ -59,12 +59,6 @@ impl Role {
     pub fn manages_tokens(self) -> bool {
         self >= Self::Manager
     }
-
-    /// Whether users with this role may see, revoke, reassign and delete the tokens of others.
-    #[must_use]
-    pub fn manages_all_tokens(self) -> bool {
-        self >= Self::Administrator
-    }
 }
 
 impl FromStr for Role {

@@ -59,13 +59,11 @@ pub struct Lease<B> {
 
 impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> Pool<B> {
     /// No connections yet.
-    #[must_use]
     pub fn new(upstream: Arc<Upstream>) -> Self {
         Self { upstream, idle: RefCell::default() }
     }
 
     /// A connection that was used before and can be used again, as far as is known.
-    #[must_use]
     pub fn reuse(self: &Rc<Self>, now: Moment) -> Option<Lease<B>> {
         let mut idle = self.idle.borrow_mut();
         loop {
@@ -164,13 +162,11 @@ impl<B: Body + 'static> Lease<B> {
     }
 
     /// Whether anything came back since the request was sent.
-    #[must_use]
     pub fn is_answered(&self) -> bool {
         self.connection.signs.answered.get()
     }
 
     /// Where it leads.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.connection.address
     }

@@ -65,7 +65,6 @@ pub struct UpstreamConfig {
 
 impl UpstreamConfig {
     /// The defaults, for the upstream with this URL.
-    #[must_use]
     pub fn at(url: UpstreamUrl) -> Self {
         let UpstreamUrl { https, host, port, authority } = url;
         Self {
@@ -84,7 +83,6 @@ impl UpstreamConfig {
     }
 
     /// Where it is.
-    #[must_use]
     pub fn url(&self) -> UpstreamUrl {
         let Self { host, port, authority, tls, .. } = self;
         UpstreamUrl { https: tls.is_some(), host: host.clone(), port: *port, authority: authority.clone() }

@@ -45,7 +45,6 @@ pub enum InvalidUpstreamUrl {
 
 impl UpstreamUrl {
     /// `http` on this host.
-    #[must_use]
     pub fn local(port: u16) -> Self {
         let host = Ipv4Addr::LOCALHOST.to_string();
         Self { https: false, authority: format!("{host}:{port}"), host, port }

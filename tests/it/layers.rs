@@ -86,6 +86,15 @@ fn nobody_below_the_configuration_knows_it() {
 }
 
 #[test]
+fn the_contract_of_the_store_opens_none() {
+    let contract =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store.rs")).expect("the contract");
+    for implementation in ["RedisStore::", "SqliteStore::", "StoreUrl::"] {
+        assert!(!contract.contains(implementation), "{implementation}");
+    }
+}
+
+#[test]
 fn imports_are_found_wherever_they_are_written() {
     let text = "use crate::token::Digest;\n/// As [`crate::cli`]\nfn f() -> crate::store::Store { crate::a::b(crate::c::D) }\nuse crate::{x, y};";
     assert_eq!(imports(text).into_iter().collect::<Vec<_>>(), ["", "a", "c", "store", "token"], "a group is no module");

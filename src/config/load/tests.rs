@@ -270,7 +270,7 @@ fn keys_for_redis_are_read_and_judged() {
     for (toml, place, part) in [
         (format!("password_file = '{password}'"), "password_file", "names a SQLite file"),
         ("read_from = 'replica'".to_owned(), "read_from", "names a SQLite file"),
-        (format!("{single}\nread_from = 'nearest'"), "read_from", "must be \"primary\" or \"replica\""),
+        (format!("{single}\nread_from = 'nearest'"), "read_from", "the servers are \"primary\" and \"replica\""),
         (format!("{single}\npassword_file = '/nonexistent'"), "password_file", "reading /nonexistent: No such file"),
         (format!("{single}\npassword_file = '{empty}'"), "password_file", "is empty"),
         (format!("url = 'redis://:s3cret@h'\npassword_file = '{password}'"), "password_file", "has a password already"),

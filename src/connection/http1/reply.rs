@@ -18,7 +18,7 @@ use crate::proxy::pace::Pace;
 use crate::proxy::refusal::Refusal;
 use crate::socket::Socket;
 use crate::worker::alarm::Interrupt;
-use crate::worker::{PooledHead, Worker};
+use crate::worker::{Pooled, Worker};
 
 /// A piece of a reply up to this many bytes is copied behind the head: that costs less than handing two pieces to the
 /// kernel.
@@ -41,7 +41,7 @@ pub(super) struct Writer<'a> {
     socket: &'a Rc<Socket>,
     exchange: &'a Exchange,
     /// What was not sent yet.
-    out: PooledHead,
+    out: Pooled<Vec<u8>>,
     pace: Pace,
     close: bool,
     chunked: bool,
