@@ -119,9 +119,13 @@ mod tests {
         for _ in 0..5 {
             let proven = Instant::now();
             replica.confirm(proven);
-            for n in 1..=2 {
+            // On a busy machine both may have passed when they are looked at.
+            let mut passed = 0;
+            while passed < bounds.len() {
                 told.changed().await.expect("the replica lives");
-                let late = proven.elapsed().checked_sub(within * n).expect("not before its bound");
+                let elapsed = proven.elapsed();
+                passed = bounds.iter().filter(|bound| elapsed > bound.within).count();
+                let late = bounds[..passed].last().map(|bound| elapsed - bound.within).expect("not before its bound");
                 latest = latest.min(late);
             }
         }
