@@ -9,6 +9,7 @@
 //! | `tollgate_replica_revision` | behind that of other sidecars for long: it does not catch up; absent while the replica is being rebuilt |
 //! | `tollgate_replica_grants`, `_owners` | unlike other sidecars': they use different stores |
 //! | `tollgate_replica_tombstones` | grows with revocations and deletions, shrinks by age |
+//! | `tollgate_replica_recalled` | above 0: sidecars left revocations with the store that it had lost; more than 500,000: no sidecar is fresh until a command has settled them |
 //! | `tollgate_replica_suppressed` | above 0 for long: the store lost revocations, and the next command that changes something revokes the tokens again |
 //! | `tollgate_replica_users_held` | above 0: the store lost that users were disabled or given a weaker role; `tollgate status` names them, and a command that changes them says which it is |
 //! | `tollgate_replica_damaged` | above 0: entries of the store cannot be read, and these tokens are refused |
@@ -95,6 +96,9 @@ const METRICS: &[Metric] = &[
     gauge("tollgate_replica_owners", "Known users.", |sample| Some(sample.status.owners as f64)),
     gauge("tollgate_replica_tombstones", "Digests that can never authenticate again.", |sample| {
         Some(sample.status.tombstones as f64)
+    }),
+    gauge("tollgate_replica_recalled", "Tokens that sidecars recalled and no command has revoked yet.", |sample| {
+        Some(sample.status.recalled as f64)
     }),
     gauge("tollgate_replica_suppressed", "Tokens that the store holds although they were seen revoked.", |sample| {
         Some(sample.status.suppressed as f64)

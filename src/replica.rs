@@ -13,6 +13,7 @@ pub mod driver;
 mod entry;
 mod freshness;
 pub mod presence;
+mod recalled;
 mod settings;
 pub mod snapshot_file;
 pub mod sync;
@@ -97,7 +98,9 @@ pub struct Status {
     pub owners: usize,
     /// Digests that can never authenticate again.
     pub tombstones: usize,
-    /// Grants that the store holds although their digest has a tombstone.
+    /// Digests that the store tells as recalled, and that no command has settled yet.
+    pub recalled: usize,
+    /// Grants that the store holds although their digest has a tombstone, or was recalled.
     pub suppressed: usize,
     /// Users who were seen disabled, or with a weaker role, than the store shows: it has lost that.
     pub held: usize,
@@ -231,6 +234,7 @@ impl Replica {
             grants: self.grants.len(),
             owners: counts.owners,
             tombstones: counts.tombstones,
+            recalled: counts.recalled,
             suppressed: counts.suppressed,
             held: counts.held,
             damaged: counts.damaged,
@@ -260,6 +264,11 @@ impl Replica {
     pub(crate) fn suppresses(&self) -> bool {
         self.ledger().suppresses()
     }
+
+    /// Those of [`Replica::suppressed`] that the store does not tell as recalled.
+    pub(crate) fn unrecalled(&self) -> Vec<Digest> {
+        self.ledger().unrecalled()
+    }
 }
 
 /// The writer's methods. There is one writer: [`driver::run`].
@@ -282,12 +291,20 @@ impl Replica {
         self.announce(narrowed);
     }
 
-    /// Refuses these digests for good, whatever the store says of them.
-    pub fn recall(&self, digests: &[Digest], now: Instant) {
-        if !digests.is_empty() {
-            let narrowed = self.ledger().recall(&self.grants, digests, now);
-            self.announce(narrowed);
-        }
+    /// Begins a reading of the recalled digests.
+    pub fn begin_recalls(&self) {
+        self.ledger().begin_recalls();
+    }
+
+    /// Refuses these digests, whatever the store says of them.
+    pub fn recall(&self, digests: &[Digest]) {
+        let narrowed = self.ledger().recall(&self.grants, digests);
+        self.announce(narrowed);
+    }
+
+    /// Ends the reading: those that it has not shown are not recalled any more.
+    pub fn end_recalls(&self) {
+        self.ledger().end_recalls();
     }
 
     /// Opens a snapshot: what it does not show is removed by [`Replica::sweep`]. One that was opened before and never

@@ -54,19 +54,41 @@ pub const SCHEMA: u32 = 3;
 pub struct Probe {
     /// Where the store stood.
     pub position: Position,
-    /// How many digests were ever recalled in this store: another number says that there may be others than before.
+    /// How many digests were ever recalled in this store: another number says that there are others than before, which
+    /// [`Store::recalled`] tells.
     pub recalls: u64,
-    /// Digests that sidecars saw revoked or deleted although the store held them as active again, in no order: whoever
-    /// reads this refuses them from now on.
-    pub recalled: Vec<Digest>,
+    /// How many there are now.
+    pub recalled: u64,
 }
 
 impl From<Position> for Probe {
     /// With nothing recalled.
     fn from(position: Position) -> Self {
-        Self { position, recalls: 0, recalled: Vec::new() }
+        Self { position, recalls: 0, recalled: 0 }
     }
 }
+
+/// Most digests that sidecars leave with a store; further ones wait until a command has settled some.
+pub const RECALLS_LEFT: u64 = 250_000;
+
+/// Most that sidecars take from it. Whoever finds more cannot tell which tokens are refused, and is not fresh until a command
+/// has settled them.
+pub const RECALLS_TAKEN: u64 = 2 * RECALLS_LEFT;
+
+/// Some of the digests that were recalled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecalledPage {
+    /// How many there are in all.
+    pub total: u64,
+    /// These, in no order; perhaps some that other pages have too, perhaps none.
+    pub digests: Vec<Digest>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<RecalledPlace>,
+}
+
+/// How far they were read. What it says is the affair of the store that it is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecalledPlace(pub(crate) Vec<u8>);
 
 /// A record with its version: the commit that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -328,12 +350,14 @@ pub trait Store: Send + Sync + 'static {
     async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError>;
 
     /// Keeps digests that a sidecar saw revoked or deleted and that the store holds as active: it lost those writes.
-    /// Every [`Store::probe`] tells them from then on, until [`Store::settle_recalls`]. A sidecar may do this although
-    /// it may not commit: it can only take away.
+    /// [`Store::recalled`] tells them from then on, until [`Store::settle_recalls`]; each one that is new moves
+    /// [`Probe::recalls`]. A sidecar may do this although it may not commit: it can only take away. No more than
+    /// [`RECALLS_LEFT`] are kept.
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError>;
 
-    /// The digests that [`Store::recall`] left, in no order.
-    async fn recalled(&self) -> Result<Vec<Digest>, StoreError>;
+    /// Digests that [`Store::recall`] left, from the first or from a place on, as many as are carried at once. Whatever was
+    /// there from the first page to the last is on one of them.
+    async fn recalled(&self, from: Option<&RecalledPlace>) -> Result<RecalledPage, StoreError>;
 
     /// Forgets these recalls: the revocations were committed again.
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError>;

@@ -19,8 +19,8 @@ use tollgate::replica::sync::Synchroniser;
 use tollgate::replica::{FreshnessConfig, MaxStaleness, Replica, driver};
 use tollgate::store::{
     self, Absent, Batch, Bookmark, Change, Changes, CommitError, CommitId, Committed, Head, LogEntry, Notice, Position,
-    Probe, Replicas, Report, Reported, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, Subject,
-    TokenFilter, Unconfirmed, Versioned, Watch,
+    Probe, RecalledPage, RecalledPlace, Replicas, Report, Reported, Revision, Settings, SidecarId, SnapshotItem, Store,
+    StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -170,8 +170,8 @@ impl Store for Lean {
         self.store.recall(digests).await
     }
 
-    async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
-        self.store.recalled().await
+    async fn recalled(&self, from: Option<&RecalledPlace>) -> Result<RecalledPage, StoreError> {
+        self.store.recalled(from).await
     }
 
     async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {

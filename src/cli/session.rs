@@ -11,7 +11,7 @@ use super::output::{may_colour, note};
 use super::serve::store_settings;
 use crate::chain::chain;
 use crate::registry::{Actor, Registry};
-use crate::store::{self, Absent, Unconfirmed};
+use crate::store::{self, Absent, StoreError, Unconfirmed};
 
 /// The registry, opened for one command.
 #[derive(Clone)]
@@ -33,32 +33,6 @@ impl Session {
     }
 }
 
-impl Session {
-    /// Opens the store for a command that changes something. It first makes good what the store lost.
-    ///
-    /// # Errors
-    /// As for [`Session::open`].
-    pub async fn open_to_write(globals: &Globals, absent: Absent) -> anyhow::Result<Self> {
-        let session = Self::open(globals, absent).await?;
-        let store = session.registry.store();
-        // Besides, whoever looks first after a failover is who knows when it was: the later, the longer receipts take.
-        let (settled, _) = tokio::join!(session.registry.settle_recalls(), store.unheard(Duration::ZERO));
-        match settled {
-            Ok(0) => {}
-            Ok(1) => note("revoked 1 token again: the store had lost its revocation, which a sidecar remembered"),
-            Ok(count) => note(format_args!(
-                "revoked {count} tokens again: the store had lost their revocations, which sidecars remembered"
-            )),
-            Err(error) => note(format_args!(
-                "could not revoke again what the store had lost ({}); sidecars refuse these tokens all the same, and the \
-                 next command that changes something tries again",
-                chain(&error)
-            )),
-        }
-        Ok(session)
-    }
-}
-
 /// What was committed may not last: exit code 3.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -71,11 +45,15 @@ impl Session {
 pub struct NotConfirmed(Unconfirmed);
 
 impl Session {
-    /// The end of a command that changed something: it is not a plain success if a failover may lose what it did.
+    /// The end of a command that changes something. First of all that was its own, which is never waited with; now what the
+    /// store lost is made good. And it is not a plain success if a failover may lose what was done.
     ///
     /// # Errors
     /// The command's, or [`NotConfirmed`].
     pub async fn concluded(&self, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+        if !outcome.as_ref().is_err_and(is_away) {
+            self.make_good().await;
+        }
         let unconfirmed = self.registry.store().unconfirmed().await.map(NotConfirmed);
         match (outcome, unconfirmed) {
             (Ok(()), Some(unconfirmed)) => Err(unconfirmed.into()),
@@ -86,6 +64,30 @@ impl Session {
             (outcome, None) => outcome,
         }
     }
+
+    /// Revokes again what the store lost the revocation of.
+    async fn make_good(&self) {
+        let store = self.registry.store();
+        // Besides, whoever looks first after a failover is who knows when it was: the later, the longer receipts take.
+        let (settled, _) = tokio::join!(self.registry.settle_recalls(), store.unheard(Duration::ZERO));
+        match settled {
+            Ok(0) => {}
+            Ok(1) => note("revoked 1 token again: the store had lost its revocation, which a sidecar remembered"),
+            Ok(count) => note(format_args!(
+                "revoked {count} tokens again: the store had lost their revocations, which sidecars remembered"
+            )),
+            Err(error) => note(format_args!(
+                "could not revoke again all that the store had lost ({}); sidecars refuse these tokens all the same, and the \
+                 next command that changes something goes on",
+                chain(&error)
+            )),
+        }
+    }
+}
+
+/// Whether a command failed because the store is not there.
+fn is_away(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(StoreError::Unavailable { .. })))
 }
 
 /// Runs one command to its end, on this thread. What the store says meanwhile of things that go wrong is shown.

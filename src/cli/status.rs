@@ -39,7 +39,7 @@ struct Status {
     store: String,
     position: Position,
     tokens: u64,
-    recalled: usize,
+    recalled: u64,
     replicas: Option<Replicas>,
     sidecars: Vec<Reported>,
 }
@@ -109,7 +109,7 @@ impl Status {
     async fn read(store: &dyn Store) -> Result<Self, StoreError> {
         // The reports last: none of them can be ahead of the store then, except for what was committed in between.
         let (position, tokens) = (store.position().await?, store.count_tokens(TokenFilter::default()).await?);
-        let (recalled, sidecars) = (store.recalled().await?.len(), told_apart(store.sidecars().await?));
+        let (recalled, sidecars) = (store.recalled(None).await?.total, told_apart(store.sidecars().await?));
         let replicas = store.replicas().await?;
         Ok(Self { store: store.describe(), position, tokens, recalled, replicas, sidecars })
     }

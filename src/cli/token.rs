@@ -149,11 +149,12 @@ pub struct BulkArgs {
 /// # Errors
 /// Why nothing, or not all, was done.
 pub async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()> {
-    let session = match command {
-        TokenCommand::List(_) | TokenCommand::Show { .. } => Session::open(globals, Absent::Refuse).await?,
-        _ => Session::open_to_write(globals, Absent::Refuse).await?,
-    };
+    let session = Session::open(globals, Absent::Refuse).await?;
+    let only_reads = matches!(command, TokenCommand::List(_) | TokenCommand::Show { .. });
     let outcome = carry_out(&session, command).await;
+    if only_reads {
+        return outcome;
+    }
     session.concluded(outcome).await
 }
 

@@ -140,11 +140,12 @@ pub async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()> {
 /// # Errors
 /// Why nothing, or not all, was done.
 pub async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> {
-    let session = match command {
-        UserCommand::List { .. } | UserCommand::Show { .. } => Session::open(globals, Absent::Refuse).await?,
-        _ => Session::open_to_write(globals, Absent::Refuse).await?,
-    };
+    let session = Session::open(globals, Absent::Refuse).await?;
+    let only_reads = matches!(command, UserCommand::List { .. } | UserCommand::Show { .. });
     let outcome = carry_out(&session, command).await;
+    if only_reads {
+        return outcome;
+    }
     session.concluded(outcome).await
 }
 

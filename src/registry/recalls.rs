@@ -4,6 +4,7 @@ use super::actor::Standing;
 use super::draft::Draft;
 use super::steps::CHUNK;
 use super::{Registry, RegistryError, Tries, now};
+use crate::token::Digest;
 
 /// Who is recorded for such a revocation: whoever revoked the token before was forgotten along with it.
 const ACTOR: &str = "sidecar recall";
@@ -18,24 +19,33 @@ impl Registry {
     /// # Errors
     /// When the store fails. What was not settled stays recalled, and sidecars go on refusing it.
     pub async fn settle_recalls(&self) -> Result<usize, RegistryError> {
-        let recalled = self.store.recalled().await?;
-        let (standing, mut revoked) = (Standing::operator(ACTOR), 0);
-        for digests in recalled.chunks(CHUNK) {
-            let mut tries = Tries::new("revoking tokens again");
-            loop {
-                tries.begin().await?;
-                let found = self.store.tokens_by_digest(digests).await?;
-                let mut draft = Draft::new(&standing, now());
-                let active = found.into_iter().flatten().filter(|token| token.record.is_active());
-                let count = active.map(|token| draft.revoke(token, Some(REASON.to_owned()))).count();
-                if self.commit(draft.into_batch()).await? {
-                    revoked += count;
-                    break;
-                }
+        let (mut place, mut revoked) = (None, 0);
+        loop {
+            let page = self.store.recalled(place.as_ref()).await?;
+            for digests in page.digests.chunks(CHUNK) {
+                revoked += self.revoke_again(digests).await?;
+                // Only now: a sidecar that starts in between would let them in.
+                self.store.settle_recalls(digests).await?;
             }
-            // Only now: a sidecar that starts in between would let them in.
-            self.store.settle_recalls(digests).await?;
+            place = page.next;
+            if place.is_none() {
+                return Ok(revoked);
+            }
         }
-        Ok(revoked)
+    }
+
+    /// Revokes those of the tokens that are active.
+    async fn revoke_again(&self, digests: &[Digest]) -> Result<usize, RegistryError> {
+        let (standing, mut tries) = (Standing::operator(ACTOR), Tries::new("revoking tokens again"));
+        loop {
+            tries.begin().await?;
+            let found = self.store.tokens_by_digest(digests).await?;
+            let mut draft = Draft::new(&standing, now());
+            let active = found.into_iter().flatten().filter(|token| token.record.is_active());
+            let count = active.map(|token| draft.revoke(token, Some(REASON.to_owned()))).count();
+            if self.commit(draft.into_batch()).await? {
+                return Ok(count);
+            }
+        }
     }
 }

@@ -14,8 +14,9 @@ use super::presence::Presence;
 use super::sync::{Event, Finding, Read, Remedy, Synchroniser, Table};
 use crate::backoff::{Backoff, jitter};
 use crate::clock::{Instant, Timer};
-use crate::store::{Bookmark, LogEntry, Notice, Position, Revision, SnapshotItem, Store, StoreError, Subject};
-use crate::token::Digest;
+use crate::store::{
+    Bookmark, LogEntry, Notice, Position, RECALLS_TAKEN, Revision, SnapshotItem, Store, StoreError, Subject,
+};
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
 const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -106,6 +107,8 @@ enum ReadError {
     Store(#[from] StoreError),
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    #[error("{0} tokens are recalled in it, of which sidecars take {RECALLS_TAKEN}")]
+    TooManyRecalls(u64),
 }
 
 /// Why a read failed, as far as it matters to whoever reads the log.
@@ -114,6 +117,7 @@ enum Failure {
     NoAnswer,
     Unusable,
     NoRegistry,
+    TooManyRecalls,
 }
 
 impl ReadError {
@@ -124,6 +128,7 @@ impl ReadError {
             Self::Store(StoreError::Unavailable { .. } | StoreError::DamagedRecord { .. }) | Self::TimedOut(_) => {
                 Failure::NoAnswer
             }
+            Self::TooManyRecalls(_) => Failure::TooManyRecalls,
         }
     }
 
@@ -164,6 +169,8 @@ struct Driver<'a> {
     /// When the first of those positions was asked for, up to and with the last one, that the store told while it knew of
     /// this sidecar.
     known_since: Option<Instant>,
+    /// When the last position was asked for that came with all recalls.
+    recalls_as_of: Option<Instant>,
     /// Where a snapshot that broke off goes on.
     bookmark: Arc<Mutex<Option<Bookmark>>>,
     recalls: Recalls<'a>,
@@ -196,6 +203,7 @@ impl<'a> Driver<'a> {
             asked_at,
             presence,
             known_since: None,
+            recalls_as_of: None,
             bookmark,
             recalls,
             attempts,
@@ -208,8 +216,11 @@ impl<'a> Driver<'a> {
         let asked_at = self.asked_at.take();
         match outcome {
             Ok(Answer { event, is_known }) => {
-                if matches!(event, Event::Position(_)) {
+                if let Event::Position(probe) = &event {
                     self.known_since = self.known_since.or(asked_at).filter(|_| is_known);
+                    if self.recalls.are_read(probe.recalls) {
+                        self.recalls_as_of = asked_at;
+                    }
                 }
                 if let Some((since, _)) = self.failing.take() {
                     let seconds = since.elapsed().as_secs();
@@ -240,6 +251,14 @@ impl<'a> Driver<'a> {
             Failure::Unusable => {
                 tracing::error!(store, reason, "the store cannot be used: the replica is growing stale");
             }
+            Failure::TooManyRecalls => {
+                tracing::error!(
+                    store,
+                    reason,
+                    "which tokens are recalled cannot be told: the replica is growing stale until a tollgate command that \
+                     changes something has settled them"
+                );
+            }
             Failure::NoRegistry if self.replica.status().owners > 0 => {
                 let found = error.found();
                 tracing::error!(
@@ -259,10 +278,10 @@ impl<'a> Driver<'a> {
             self.next_probe = now + self.probe_interval;
         }
         if event == Event::Notice(Notice::Lost) {
+            self.recalls.doubt();
             self.replica.notices_lost.fetch_add(1, Ordering::Relaxed);
         }
         if let Event::Position(probe) = &event {
-            self.recalls.hear(&probe.recalled);
             let goes_on = |mark: &mut Bookmark| {
                 mark.position.epoch == probe.position.epoch && mark.position.revision <= probe.position.revision
             };
@@ -270,7 +289,12 @@ impl<'a> Driver<'a> {
             *bookmark = bookmark.take_if(goes_on);
         }
         let failed = event == Event::Failed;
-        let mut writer = Writer { replica: self.replica, counts_from: self.known_since, confirmed: None };
+        let mut writer = Writer {
+            replica: self.replica,
+            counts_from: self.known_since,
+            counts_until: self.recalls_as_of,
+            confirmed: None,
+        };
         let step = self.machine.on(event, now, &mut writer);
         if let Some(as_of) = writer.confirmed {
             self.attempts = 0;
@@ -283,6 +307,7 @@ impl<'a> Driver<'a> {
         self.was_complete |= position.is_some();
         let is_lost = step.findings.iter().any(|finding| finding.remedy() != Remedy::None);
         if is_lost {
+            self.recalls.doubt();
             self.bookmark().take();
         }
         for finding in step.findings {
@@ -346,18 +371,23 @@ impl<'a> Driver<'a> {
     fn start(&self, read: Read) -> Reading<'a> {
         let (replica, store, presence) = (self.replica, self.store, self.presence);
         let probe_timeout = (self.probe_interval * 2).max(Duration::from_secs(1));
+        let (progress, until) = (Arc::clone(&self.recalls.progress), Instant::now() + self.probe_interval);
         match read {
             Read::Position => Box::pin(async move {
-                let probe = within(probe_timeout, store.probe());
-                let Some(presence) = presence else {
-                    let probe = probe.await?;
-                    check(store, &probe.position)?;
-                    return Ok(Event::Position(probe).into());
+                let left = async {
+                    match presence {
+                        Some(presence) => {
+                            let left = within(probe_timeout, store.report_left(presence.sidecar)).await;
+                            presence.is_known(left.unwrap_or_default())
+                        }
+                        None => true,
+                    }
                 };
-                let (probe, left) = tokio::join!(probe, within(probe_timeout, store.report_left(presence.sidecar)));
+                let (probe, is_known) = tokio::join!(within(probe_timeout, store.probe()), left);
                 let probe = probe?;
                 check(store, &probe.position)?;
-                Ok(Answer { event: Event::Position(probe), is_known: presence.is_known(left.unwrap_or_default()) })
+                recall::read(replica, store, &progress, &probe, until).await?;
+                Ok(Answer { event: Event::Position(probe), is_known })
             }),
             Read::Changes { after } => Box::pin(async move {
                 let changes = within(CHANGES_TIMEOUT, store.changes(after)).await?;
@@ -445,6 +475,8 @@ struct Writer<'a> {
     replica: &'a Replica,
     /// Proofs count from this moment on; `None`: none does.
     counts_from: Option<Instant>,
+    /// And up to this one.
+    counts_until: Option<Instant>,
     /// The latest moment as of which it was proven.
     confirmed: Option<Instant>,
 }
@@ -459,10 +491,6 @@ impl Table for Writer<'_> {
         self.replica.revoke(entry, now);
     }
 
-    fn recall(&mut self, digests: &[Digest], now: Instant) {
-        self.replica.recall(digests, now);
-    }
-
     fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         tracing::debug!(subjects = subjects.len(), found = found.len(), "making up for lost writes");
         self.replica.mend(subjects, found)
@@ -473,7 +501,8 @@ impl Table for Writer<'_> {
     }
 
     fn confirm(&mut self, as_of: Instant) {
-        if self.counts_from.is_none_or(|from| as_of < from) {
+        let counts = |from, until| (from..=until).contains(&as_of);
+        if !self.counts_from.zip(self.counts_until).is_some_and(|(from, until)| counts(from, until)) {
             return;
         }
         self.confirmed = self.confirmed.max(Some(as_of));

@@ -39,6 +39,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::sync::Synchroniser;
+use super::tombstone::RETENTION_SECONDS;
 use super::{Extent, Replica, table};
 use crate::clock::Instant;
 use crate::store::{Position, Revision};
@@ -320,14 +321,15 @@ fn write_items<W: io::Write>(
     }
     let suppressed = replica.ledger().suppressed_grants();
     encoder.grants(&suppressed)?;
+    // They are refused for as long as the store holds them, whether they have a tombstone or not: so they come first, as
+    // old as can be, and take the place of none.
+    let refused: Vec<_> = suppressed.iter().map(|(digest, _)| (*digest, RETENTION_SECONDS)).collect();
+    encoder.tombstones(&refused)?;
     let mut from = 0;
     while let Some((page, next)) = { replica.ledger().tombstones(from, PAGE, Instant::now()) } {
         encoder.tombstones(&page)?;
         from = next;
     }
-    // They are refused for as long as the store holds them, also once their tombstones have gone.
-    let refused: Vec<_> = suppressed.iter().map(|(digest, _)| (*digest, 0)).collect();
-    encoder.tombstones(&refused)?;
     let (last_basis, applied) = replica.ledger().progress();
     let position = position.filter(|_| basis == last_basis);
     Ok(position.map(|position| (position, position.revision.max(applied))))

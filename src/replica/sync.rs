@@ -45,7 +45,6 @@ use std::fmt;
 use self::history::{History, Stated};
 use crate::clock::Instant;
 use crate::store::{Changes, Epoch, Head, LogEntry, Notice, Position, Probe, Revision, SnapshotItem, Subject};
-use crate::token::Digest;
 
 /// What the synchroniser does to the replica. `now` is the moment of the event that led to it.
 pub trait Table {
@@ -53,8 +52,6 @@ pub trait Table {
     fn apply(&mut self, entry: &LogEntry, now: Instant) -> u64;
     /// Applies only the revocations of an entry that is not the next one.
     fn revoke(&mut self, entry: &LogEntry, now: Instant);
-    /// Refuses these digests for good: some sidecar saw them revoked or deleted.
-    fn recall(&mut self, digests: &[Digest], now: Instant);
     /// The store has lost writes about these, and shows them as `found`, or no longer; returns the checksum, as `apply`.
     /// That one is gone does not say that it was revoked.
     fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], now: Instant) -> u64;
@@ -349,8 +346,6 @@ impl Synchroniser {
             (Event::Notice(notice), _) => hear(&mut self.state, &mut self.probe_wanted, &notice, &mut scene),
             (Event::Position(probe), Some(Reading::Position { sent_at, reached })) => {
                 self.reading = None;
-                // Before it proves anything: these are revocations too.
-                scene.table.recall(&probe.recalled, now);
                 take_position(&mut self.state, probe.position, sent_at, reached, &mut scene)
             }
             (Event::Changes(changes), Some(Reading::Changes { after })) => {

@@ -17,6 +17,7 @@ use dashmap::DashMap;
 
 use super::OwnerEntry;
 use super::entry::{DigestHasher, Entry, Generation, Terms};
+use super::recalled::Recalled;
 use super::tombstone::{self, Tombstones};
 use crate::clock::Instant;
 use crate::store::{Change, CommitId, LogEntry, Revision, SnapshotItem, Stamp, Subject};
@@ -69,6 +70,7 @@ pub(super) struct Ledger {
     /// Grants that the store holds although their digest was seen removed.
     suppressed: HashMap<Digest, Suppressed, BuildHasherDefault<DigestHasher>>,
     tombstones: Tombstones,
+    recalled: Recalled,
     /// XOR of the fingerprints of everything stamped with `generation`.
     checksum: u64,
     generation: Generation,
@@ -176,6 +178,7 @@ pub(super) struct Basis {
 pub(super) struct Counts {
     pub(super) owners: usize,
     pub(super) tombstones: usize,
+    pub(super) recalled: usize,
     pub(super) suppressed: usize,
     pub(super) damaged: u64,
     pub(super) held: usize,
@@ -187,6 +190,7 @@ impl Ledger {
             owners: HashMap::new(),
             suppressed: HashMap::default(),
             tombstones: Tombstones::new(tombstone::LIMIT),
+            recalled: Recalled::default(),
             checksum: 0,
             generation: Generation::default(),
             proven: Generation::default(),
@@ -204,6 +208,7 @@ impl Ledger {
         Counts {
             owners: self.owners.values().filter(|slot| slot.known.is_some()).count(),
             tombstones: self.tombstones.len(),
+            recalled: self.recalled.len(),
             suppressed: self.suppressed.len(),
             damaged: self.damaged,
             held: self.owners.values().filter(|slot| slot.held.is_some()).count(),
@@ -238,6 +243,11 @@ impl Ledger {
         !self.suppressed.is_empty()
     }
 
+    /// Those of them that the store does not tell as recalled.
+    pub(super) fn unrecalled(&self) -> Vec<Digest> {
+        self.suppressed.keys().filter(|digest| !self.recalled.contains(digest)).copied().collect()
+    }
+
     /// Applies one entry of the change log. True when something may have become narrower.
     pub(super) fn apply(&mut self, grants: &Grants, entry: &LogEntry, now: Instant) -> bool {
         self.tombstones.expire(now);
@@ -261,9 +271,22 @@ impl Ledger {
         })
     }
 
+    /// Begins a reading of what other sidecars saw revoked or deleted.
+    pub(super) fn begin_recalls(&mut self) {
+        self.recalled.begin();
+    }
+
     /// Refuses digests that another sidecar saw revoked or deleted.
-    pub(super) fn recall(&mut self, grants: &Grants, digests: &[Digest], now: Instant) -> bool {
-        digests.iter().fold(false, |narrowed, digest| self.refuse(grants, digest, now) | narrowed)
+    pub(super) fn recall(&mut self, grants: &Grants, digests: &[Digest]) -> bool {
+        digests.iter().fold(false, |narrowed, digest| {
+            self.recalled.insert(*digest);
+            self.suppress_held(grants, digest) | narrowed
+        })
+    }
+
+    /// Ends the reading. What the store tells no more, and holds as active all the same, it has lost again.
+    pub(super) fn end_recalls(&mut self) {
+        self.recalled.end(|digest| self.suppressed.contains_key(digest));
     }
 
     /// Refuses a digest for good, ahead of what the store's position says: a grant of it still counts towards the
@@ -275,6 +298,11 @@ impl Ledger {
     /// As [`Ledger::refuse`], for a digest that was seen removed this many seconds ago. The oldest must come first.
     fn refuse_aged(&mut self, grants: &Grants, digest: &Digest, age: u32, now: Instant) -> bool {
         self.tombstones.insert_aged(*digest, age, now);
+        self.suppress_held(grants, digest)
+    }
+
+    /// Takes a grant out of the table that the store holds still.
+    fn suppress_held(&mut self, grants: &Grants, digest: &Digest) -> bool {
         let Some((_, old)) = grants.remove(digest) else { return false };
         self.suppressed.insert(*digest, Suppressed { grant: old.grant(), seen: old.seen() });
         self.release(old);
@@ -407,7 +435,8 @@ impl Ledger {
     }
 
     fn put_grant(&mut self, grants: &Grants, digest: Digest, grant: &Grant) -> bool {
-        if self.tombstones.contains(&digest) || self.suppressed.contains_key(&digest) {
+        let is_refused = self.tombstones.contains(&digest) || self.recalled.contains(&digest);
+        if is_refused || self.suppressed.contains_key(&digest) {
             self.suppress(digest, grant);
             return false;
         }
@@ -434,6 +463,7 @@ impl Ledger {
     fn remove_grant(&mut self, grants: &Grants, digest: &Digest, now: Instant) -> bool {
         // Also when the digest is unknown here: a put of it may still be on its way.
         self.tombstones.insert(*digest, now);
+        self.recalled.remove(digest);
         self.take_grant(grants, digest)
     }
 

@@ -1,6 +1,6 @@
 //! Digests that were seen revoked or deleted. They hold a digest and a time, nothing else.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
 
 use super::entry::DigestHasher;
@@ -9,7 +9,7 @@ use crate::token::Digest;
 
 /// How long a tombstone is kept. A store that lost writes longer ago than this was restored by a person, not by a
 /// failover.
-const RETENTION_SECONDS: u32 = 24 * 60 * 60;
+pub(super) const RETENTION_SECONDS: u32 = 24 * 60 * 60;
 
 /// How many are kept; the oldest go first.
 pub(super) const LIMIT: usize = 1_000_000;
@@ -19,10 +19,9 @@ pub(super) const LIMIT: usize = 1_000_000;
 pub(super) struct Tombstones {
     limit: usize,
     origin: Instant,
-    /// When each digest was last seen removed, in seconds from two retentions before `origin`: an earlier
-    /// run's time may be long before it.
-    times: HashMap<Digest, u32, BuildHasherDefault<DigestHasher>>,
-    /// In the order of their times. A digest that was removed again stands here twice; its later place counts.
+    digests: HashSet<Digest, BuildHasherDefault<DigestHasher>>,
+    /// When each was first seen removed, in that order, in seconds from two retentions before `origin`: an earlier run's
+    /// time may be long before it.
     order: VecDeque<(Digest, u32)>,
     /// How many have left `order` at its front.
     left: u64,
@@ -30,28 +29,29 @@ pub(super) struct Tombstones {
 
 impl Tombstones {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, origin: Instant::now(), times: HashMap::default(), order: VecDeque::new(), left: 0 }
+        Self { limit, origin: Instant::now(), digests: HashSet::default(), order: VecDeque::new(), left: 0 }
     }
 
-    /// Remembers a digest, or that it was removed again.
+    /// Remembers a digest. One that is known already stays where it is: whoever repeats the same pushes no other out.
     pub(super) fn insert(&mut self, digest: Digest, now: Instant) {
         self.insert_aged(digest, 0, now);
     }
 
     /// Remembers a digest that was removed this many seconds ago. The oldest must come first.
     pub(super) fn insert_aged(&mut self, digest: Digest, age: u32, now: Instant) {
+        if !self.digests.insert(digest) {
+            return;
+        }
         let latest = self.order.back().map_or(0, |(_, time)| *time);
         let time = self.seconds(now).saturating_sub(age).max(latest);
-        if self.times.insert(digest, time) != Some(time) {
-            self.order.push_back((digest, time));
-        }
-        while self.times.len() > self.limit || self.order.len() > self.limit.saturating_mul(2) {
+        self.order.push_back((digest, time));
+        if self.order.len() > self.limit {
             self.drop_oldest();
         }
     }
 
     pub(super) fn contains(&self, digest: &Digest) -> bool {
-        self.times.contains_key(digest)
+        self.digests.contains(digest)
     }
 
     /// Forgets those older than [`RETENTION_SECONDS`].
@@ -68,22 +68,19 @@ impl Tombstones {
         let start = usize::try_from(from.saturating_sub(self.left)).unwrap_or(usize::MAX);
         let now = self.seconds(now);
         let places = self.order.iter().skip(start).take(limit);
-        let current = places.clone().filter(|(digest, time)| self.times.get(digest) == Some(time));
-        let page: Vec<_> = current.map(|(digest, time)| (*digest, now.saturating_sub(*time))).collect();
-        let passed = places.len() as u64;
-        (passed > 0).then(|| (page, from.max(self.left) + passed))
+        let page: Vec<_> = places.map(|(digest, time)| (*digest, now.saturating_sub(*time))).collect();
+        let next = from.max(self.left) + page.len() as u64;
+        (!page.is_empty()).then_some((page, next))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.times.len()
+        self.order.len()
     }
 
     fn drop_oldest(&mut self) {
-        let Some((digest, time)) = self.order.pop_front() else { return };
+        let Some((digest, _)) = self.order.pop_front() else { return };
         self.left += 1;
-        if self.times.get(&digest) == Some(&time) {
-            self.times.remove(&digest);
-        }
+        self.digests.remove(&digest);
     }
 
     fn seconds(&self, now: Instant) -> u32 {
@@ -117,18 +114,31 @@ mod tests {
     }
 
     #[test]
-    fn they_age_out_after_a_day_counted_from_the_last_removal() {
+    fn they_age_out_after_a_day_counted_from_the_first_removal() {
         let mut tombstones = Tombstones::new(LIMIT);
         let start = tombstones.origin;
         tombstones.insert(digest(0), start);
-        tombstones.insert(digest(1), start);
         tombstones.insert(digest(1), start + Duration::from_secs(60));
         tombstones.expire(start + RETENTION);
         assert_eq!(tombstones.len(), 2);
         tombstones.expire(start + RETENTION + Duration::from_secs(1));
         assert!(!tombstones.contains(&digest(0)) && tombstones.contains(&digest(1)));
         tombstones.expire(start + RETENTION + Duration::from_secs(61));
-        assert_eq!((tombstones.len(), tombstones.order.len()), (0, 0));
+        assert_eq!((tombstones.len(), tombstones.digests.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_known_already_pushes_nothing_out() {
+        let mut tombstones = Tombstones::new(3);
+        let start = tombstones.origin;
+        for number in 0..3 {
+            tombstones.insert(digest(number), start);
+        }
+        for _ in 0..10 {
+            (1..3).for_each(|number| tombstones.insert(digest(number), start + Duration::from_secs(1)));
+        }
+        assert!((0..3).all(|number| tombstones.contains(&digest(number))));
+        assert_eq!(tombstones.order.len(), 3);
     }
 
     #[test]
@@ -151,12 +161,11 @@ mod tests {
         for number in 0..4 {
             tombstones.insert(digest(number), at(number.into()));
         }
-        tombstones.insert(digest(0), at(4));
-        let (page, next) = tombstones.page(0, 3, at(10)).expect("some");
-        assert_eq!((page, next), (vec![(digest(1), 9), (digest(2), 8)], 3));
+        let (page, next) = tombstones.page(0, 2, at(10)).expect("some");
+        assert_eq!((page, next), (vec![(digest(0), 10), (digest(1), 9)], 2));
         tombstones.insert(digest(9), at(5));
         let (page, next) = tombstones.page(next, 10, at(10)).expect("more");
-        assert_eq!((page, next), (vec![(digest(3), 7), (digest(0), 6), (digest(9), 5)], 6));
+        assert_eq!((page, next), (vec![(digest(2), 8), (digest(3), 7), (digest(9), 5)], 5));
         assert_eq!(tombstones.page(next, 10, at(10)), None);
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   commit ──► plan ──► commit.lua ──► records, grants, indexes, history, log, position; PUBLISH   (one script)
-//!   probe  ──► position, recalled digests, role; with a quorum also a write that replicas confirm
+//!   probe  ──► position, how many recalls, role; with a quorum also a write that replicas confirm
 //! ```
 //!
 //! Sidecars and registry commands have a Redis user each (`deploy/redis/users.acl`). A sidecar reads the position, the
@@ -30,6 +30,7 @@ mod layout;
 mod link;
 mod log;
 mod read;
+mod recalls;
 mod replay;
 mod replicas;
 mod reports;
@@ -57,9 +58,9 @@ use self::replicas::Pending;
 use self::watch::{Hearer, Watching};
 use super::settings::ReadFrom;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Head, Notice, Position, Probe, Replicas,
-    Report, Reported, Retention, Revision, Settings, SidecarId, SnapshotItem, Store, StoreError, Subject, TokenFilter,
-    Unconfirmed, Versioned, Watch,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Head, Notice, Position, Probe, RecalledPage,
+    RecalledPlace, Replicas, Report, Reported, Retention, Revision, Settings, SidecarId, SnapshotItem, Store,
+    StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
 };
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -301,15 +302,15 @@ impl Store for RedisStore {
     }
 
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        self.told("recalling tokens", reports::recall(&self.access, digests).await).await
+        self.told("recalling tokens", recalls::recall(&self.access, digests).await).await
     }
 
-    async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
-        self.told("reading the recalled tokens", reports::recalled(&self.access).await).await
+    async fn recalled(&self, from: Option<&RecalledPlace>) -> Result<RecalledPage, StoreError> {
+        self.told("reading the recalled tokens", recalls::page(&self.access, from).await).await
     }
 
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        self.told("settling recalls", reports::settle_recalls(&self.access, digests).await).await
+        self.told("settling recalls", recalls::settle(&self.access, digests).await).await
     }
 
     async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {

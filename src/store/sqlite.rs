@@ -36,8 +36,9 @@ use self::fault::Fault;
 use self::watch::Watching;
 use super::notify::Notices;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Head, Notice, Position, Probe, Report,
-    Reported, Retention, Revision, SidecarId, SnapshotItem, Store, StoreError, Subject, TokenFilter, Versioned, Watch,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Head, Notice, Position, Probe,
+    RecalledPage, RecalledPlace, Report, Reported, Retention, Revision, SidecarId, SnapshotItem, Store, StoreError,
+    Subject, TokenFilter, Versioned, Watch,
 };
 use crate::clock::Instant;
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
@@ -236,8 +237,8 @@ impl Store for SqliteStore {
 
     async fn probe(&self) -> Result<Probe, StoreError> {
         let probe = |connection: &Connection| {
-            let (position, recalls) = (read::position(connection)?, fleet::recalls(connection)?);
-            Ok(Probe { position, recalls, recalled: fleet::recalled(connection)? })
+            let (position, (recalls, recalled)) = (read::position(connection)?, fleet::recalls(connection)?);
+            Ok(Probe { position, recalls, recalled })
         };
         self.read("reading the position", probe).await
     }
@@ -339,8 +340,9 @@ impl Store for SqliteStore {
         self.run("writing recalls", move |database| fleet::recall(&mut *database.writer()?, &digests)).await
     }
 
-    async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
-        self.read("reading recalls", fleet::recalled).await
+    async fn recalled(&self, from: Option<&RecalledPlace>) -> Result<RecalledPage, StoreError> {
+        let from = from.cloned();
+        self.read("reading recalls", move |connection| fleet::recalled(connection, from.as_ref())).await
     }
 
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {

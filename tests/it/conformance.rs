@@ -71,7 +71,9 @@ macro_rules! conforms {
                 watch::every_watcher_is_told
                 fleet::a_probe_tells_the_position
                 fleet::digests_of_deleted_tokens_are_retired
-                fleet::recalls_are_told_until_they_are_settled
+                fleet::recalls_are_told_page_by_page_until_they_are_settled
+                fleet::what_is_recalled_meanwhile_hides_nothing
+                fleet::no_more_is_recalled_than_sidecars_take
                 fleet::reports_are_told_in_the_order_of_their_names
                 fleet::a_report_takes_the_place_of_the_one_before
                 fleet::a_report_grows_old_and_is_forgotten

@@ -10,6 +10,7 @@ mod identity;
 mod outcome;
 mod quorum;
 mod read_from;
+mod recalls;
 mod refusals;
 mod restart;
 mod topologies;

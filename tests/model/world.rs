@@ -52,10 +52,6 @@ pub(crate) fn grant(token: u8) -> Grant {
     Grant { token, owner: owner(), permissions, expires_at: None }
 }
 
-fn digests(tokens: Tokens) -> Vec<Digest> {
-    all().filter(|token| tokens >> token & 1 == 1).map(digest).collect()
-}
-
 /// When the model's time begins.
 fn origin() -> Instant {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
@@ -362,7 +358,6 @@ impl Sidecar {
                     _ => tokens,
                 })
             }
-            Event::Position(probe) => probe.recalled.iter().fold(0, |tokens, digest| tokens | token(digest)),
             _ => 0,
         };
         let doubts = self.presence.as_ref().map_or(0, |presence| presence.doubts);
@@ -446,7 +441,9 @@ impl Sidecar {
                     presence.known_since = presence.known_since.or(asked_at).filter(|_| *is_known);
                     presence.doubts = (presence.doubts + u8::from(!is_known)).min(MOST_DOUBTS);
                 }
-                Event::Position(Probe { position: at.position(), recalls: 0, recalled: digests(*recalled) })
+                self.held.refuse(*recalled);
+                self.sworn |= *recalled;
+                Event::Position(Probe::from(at.position()))
             }
             Some(UnderWay::Changes { answer: Some(answer), .. }) => Event::Changes(match answer {
                 Log::Entries(commits) => Changes::Entries(commits.iter().map(|commit| commit.entry()).collect()),

@@ -1,19 +1,22 @@
-//! Telling the store of revocations that it lost, so that every sidecar refuses those tokens too.
+//! Revocations that the store lost: telling it of those that were seen here, and learning of those that others saw.
 //!
 //! A sidecar may not commit, and a store that lost writes does not know that it did. So the digests are left with it
-//! ([`Store::recall`]); each probe of each sidecar tells them, and the next command at the registry commits the
+//! ([`Store::recall`]), all sidecars read them ([`Store::recalled`]), and the next command at the registry commits the
 //! revocations again.
+//!
+//! They are read when their counter, which each probe tells, is another than it was when they were read last; when it may
+//! be that of another server (notices were lost); and when the store turned out to have lost writes. Page by page, beside
+//! the other reads: until all of them are here, the probe that told of them proves nothing.
 
-use std::collections::HashSet;
 use std::future::Future;
-use std::hash::BuildHasherDefault;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{ReadError, Replica, chain, within};
+use super::{CHANGES_TIMEOUT, ReadError, Replica, chain, lock, within};
+use crate::backoff::Backoff;
 use crate::clock::Instant;
-use crate::replica::entry::DigestHasher;
-use crate::store::Store;
+use crate::store::{Probe, RECALLS_TAKEN, RecalledPlace, Store};
 use crate::token::Digest;
 
 /// Longest wait for one batch.
@@ -22,42 +25,106 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Digests written at once: a store that was restored from an old backup may have lost very many.
 const BATCH: usize = 4_096;
 
+/// From how many on a sidecar waits a random while, in which another one that saw the same may write them.
+const MANY: usize = 256;
+const WHILE: Backoff = Backoff { first: Duration::from_secs(2), last: Duration::from_secs(2) };
+
 type Writing<'a> = Pin<Box<dyn Future<Output = Result<usize, ReadError>> + Send + 'a>>;
+
+/// How far the recalled digests were read.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// All that there were when their counter stood there.
+    read: Option<u64>,
+    /// The reading that is under way: where the counter stood when it began, and where it goes on.
+    under_way: Option<(u64, Option<RecalledPlace>)>,
+}
+
+/// Reads what a probe told that there is, up to a moment: what is left then is read on the next time.
+pub(super) async fn read(
+    replica: &Replica,
+    store: &dyn Store,
+    progress: &Mutex<Progress>,
+    probe: &Probe,
+    until: Instant,
+) -> Result<(), ReadError> {
+    let counter = probe.recalls;
+    if probe.recalled > RECALLS_TAKEN {
+        return Err(ReadError::TooManyRecalls(probe.recalled));
+    }
+    loop {
+        let place = {
+            let mut progress = lock(progress);
+            if progress.read == Some(counter) {
+                return Ok(());
+            }
+            let (_, place) = progress.under_way.get_or_insert_with(|| {
+                replica.begin_recalls();
+                (counter, None)
+            });
+            place.clone()
+        };
+        let page = within(CHANGES_TIMEOUT, store.recalled(place.as_ref())).await?;
+        replica.recall(&page.digests);
+        let mut progress = lock(progress);
+        match (page.next, progress.under_way.as_mut()) {
+            (Some(next), Some((_, place))) => *place = Some(next),
+            (None, Some((began_at, _))) => {
+                progress.read = Some(*began_at);
+                progress.under_way = None;
+                replica.end_recalls();
+            }
+            (_, None) => {}
+        }
+        if Instant::now() >= until {
+            return Ok(());
+        }
+    }
+}
 
 /// Writes one list of digests at a time, beside the driver's reads.
 pub(super) struct Recalls<'a> {
     replica: &'a Replica,
     store: &'a dyn Store,
-    /// What the latest probe told.
-    told: Vec<Digest>,
+    pub(super) progress: Arc<Mutex<Progress>>,
     writing: Option<Writing<'a>>,
     /// When the latest list was written. A probe that was sent before does not tell of it yet.
     written_at: Option<Instant>,
+    /// When to write many.
+    not_before: Option<Instant>,
     /// The latest attempt failed, and was logged.
     failing: bool,
 }
 
 impl<'a> Recalls<'a> {
     pub(super) fn new(replica: &'a Replica, store: &'a dyn Store) -> Self {
-        Self { replica, store, told: Vec::new(), writing: None, written_at: None, failing: false }
+        let progress = Arc::default();
+        Self { replica, store, progress, writing: None, written_at: None, not_before: None, failing: false }
     }
 
-    /// Takes what a probe told.
-    pub(super) fn hear(&mut self, recalled: &[Digest]) {
-        self.told.clear();
-        self.told.extend_from_slice(recalled);
+    /// The counter may be another one from here on.
+    pub(super) fn doubt(&self) {
+        lock(&self.progress).read = None;
+    }
+
+    /// Whether all were read that there were when the counter stood there.
+    pub(super) fn are_read(&self, counter: u64) -> bool {
+        lock(&self.progress).read == Some(counter)
     }
 
     /// The replica is settled and caught up as of this moment: whatever it suppresses still, the store has lost. What
-    /// no probe tells of is written. A failure is tried again after the next proof.
+    /// it does not tell is written. A failure is tried again after the next proof.
     pub(super) fn check(&mut self, as_of: Instant) {
         let too_early = self.written_at.is_some_and(|written_at| as_of < written_at);
         if self.writing.is_some() || too_early || !self.replica.suppresses() {
             return;
         }
-        let told: HashSet<&Digest, BuildHasherDefault<DigestHasher>> = self.told.iter().collect();
-        let suppressed = self.replica.suppressed().into_iter().map(|(_, digest)| digest);
-        let lost: Vec<Digest> = suppressed.filter(|digest| !told.contains(digest)).collect();
+        let lost = self.replica.unrecalled();
+        if lost.len() < MANY {
+            self.not_before = None;
+        } else if *self.not_before.get_or_insert_with(|| as_of + WHILE.wait(1)) > as_of {
+            return;
+        }
         if !lost.is_empty() {
             self.writing = Some(Box::pin(write(self.store, lost)));
         }
@@ -68,7 +135,7 @@ impl<'a> Recalls<'a> {
     pub(super) async fn written(&mut self) {
         let Some(writing) = &mut self.writing else { return std::future::pending().await };
         let outcome = writing.await;
-        self.writing = None;
+        (self.writing, self.not_before) = (None, None);
         let store = self.store.describe();
         match outcome {
             Ok(tokens) => {

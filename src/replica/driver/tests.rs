@@ -11,8 +11,9 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::replica::Status;
 use crate::store::{
-    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Edit, Head, Position, Probe, Report, Reported,
-    Retention, Revision, SidecarId, SnapshotItem, SqliteStore, Subject, TokenFilter, Versioned, Watch,
+    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Edit, Head, Position, Probe, RecalledPage,
+    RecalledPlace, Report, Reported, Retention, Revision, SidecarId, SnapshotItem, SqliteStore, Subject, TokenFilter,
+    Versioned, Watch,
 };
 use crate::token::{
     Digest, Grant, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
@@ -28,12 +29,15 @@ struct Fragile {
     recalls: Mutex<Recalled>,
 }
 
-/// What sidecars left with the store.
+/// What sidecars left with the store, and how often they wrote and read.
 #[derive(Default)]
 struct Recalled {
     digests: Vec<Digest>,
     writes: usize,
+    reads: usize,
     refused: bool,
+    /// More than there are.
+    besides: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,8 +159,11 @@ impl Store for Fragile {
 
     async fn probe(&self) -> Result<Probe, StoreError> {
         // Read before the position, as any moment during the probe will do.
-        let recalled = self.recalls().digests.clone();
-        Ok(Probe { recalled, ..self.working().await?.probe().await? })
+        let (recalls, recalled) = {
+            let recalls = self.recalls();
+            (recalls.digests.len() as u64, recalls.digests.len() as u64 + recalls.besides)
+        };
+        Ok(Probe { recalls, recalled, ..self.working().await?.probe().await? })
     }
 
     async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
@@ -175,8 +182,16 @@ impl Store for Fragile {
         Ok(())
     }
 
-    async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
-        self.working().await?.recalled().await
+    /// Two on a page.
+    async fn recalled(&self, from: Option<&RecalledPlace>) -> Result<RecalledPage, StoreError> {
+        self.working().await?;
+        let mut recalls = self.recalls();
+        recalls.reads += 1;
+        let first = from.map_or(0, |place| usize::from(place.0[0]));
+        let digests: Vec<_> = recalls.digests.iter().skip(first).take(2).copied().collect();
+        let next = first + digests.len();
+        let next = (next < recalls.digests.len()).then(|| RecalledPlace(vec![u8::try_from(next).expect("few")]));
+        Ok(RecalledPage { total: recalls.digests.len() as u64, digests, next })
     }
 
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
@@ -496,6 +511,55 @@ async fn a_revocation_that_the_store_lost_is_told_to_every_sidecar() {
     assert_eq!(store.recalls().writes, writes);
     saw_it.stop().await;
     did_not.stop().await;
+}
+
+#[tokio::test]
+async fn recalls_are_read_when_their_counter_moved_and_not_with_each_probe() {
+    let folder = Folder::new();
+    let (anna, store) = (user(), folder.open("store").await);
+    let made: Vec<_> = (0..5u8).map(|number| token(&anna, &[number])).collect();
+    create(&store, &[&anna], &made.iter().collect::<Vec<_>>()).await;
+    let store = Fragile::new(store, Mode::Works);
+    store.recalls().digests = made[..3].iter().map(|token| token.digest).collect();
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    running.ready().await;
+    let known = |running: &Running| made.iter().map(|token| running.knows(token)).collect::<Vec<_>>();
+    assert_eq!(known(&running), [false, false, false, true, true], "before it is ready");
+    let proven_again = async || {
+        let asked = Instant::now();
+        let mut confirmed = std::pin::pin!(async {
+            while running.replica.proven().is_none_or(|proven| proven <= asked) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        tokio::time::timeout(PATIENCE, &mut confirmed).await.expect("is proven again");
+    };
+    let reads = store.recalls().reads;
+    for _ in 0..3 {
+        proven_again().await;
+    }
+    assert_eq!(store.recalls().reads, reads);
+
+    // More than anybody takes: nothing is proven, and nothing of them is read, until they are settled.
+    {
+        let mut recalls = store.recalls();
+        recalls.digests.push(made[3].digest);
+        recalls.besides = RECALLS_TAKEN;
+    }
+    let reads_failed = || running.replica.status().reads_failed;
+    while reads_failed() < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (proven, failed) = (running.replica.proven(), reads_failed());
+    while reads_failed() < failed + 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(running.replica.proven(), proven);
+    store.recalls().besides = 0;
+    proven_again().await;
+    assert_eq!(known(&running), [false, false, false, false, true]);
+    assert_eq!(running.replica.status().tombstones, 0, "they take the place of none");
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -108,7 +108,7 @@ fn seen(replica: &Replica, tokens: u64) -> Vec<Option<String>> {
 fn the_next_run_has_what_the_one_before_had() {
     let mut run = Run::usual();
     // The store holds 1 although it was seen removed.
-    run.replica.recall(&[digest(1)], run.now);
+    run.replica.recall(&[digest(1)]);
     run.commit(vec![user(0)]);
     let folder = run.saved();
     let (replica, machine) = load(&folder, later(20));
@@ -117,7 +117,8 @@ fn the_next_run_has_what_the_one_before_had() {
     assert_eq!(replica.checksum(), run.replica.checksum());
     assert_eq!(replica.suppressed(), run.replica.suppressed());
     let (ours, theirs) = (replica.status(), run.replica.status());
-    assert_eq!(Status { position: theirs.position, ..ours }, theirs);
+    // What is recalled the store tells again; what was refused for it stays so.
+    assert_eq!(Status { position: theirs.position, recalled: theirs.recalled, ..ours }, theirs);
     let position = theirs.position.expect("settled");
     assert_eq!(machine, Synchroniser::resumed(position, position.revision, position.checksum));
     assert_eq!(staleness(&replica, later(20)), Some(20), "as stale as without the restart");
@@ -170,7 +171,7 @@ fn while_nothing_changes_only_the_proof_is_written() {
     assert!(!proven(&run, 30));
     file.writing().due = None;
     assert!(proven(&run, 31) && inode() != written);
-    run.replica.recall(&[digest(4)], later(32).at);
+    run.replica.recall(&[digest(4)]);
     assert!(!proven(&run, 32));
     file.writing().due = None;
     assert!(proven(&run, 33));
@@ -379,9 +380,6 @@ impl Table for Writer<'_> {
     }
     fn revoke(&mut self, entry: &LogEntry, now: Instant) {
         self.0.revoke(entry, now);
-    }
-    fn recall(&mut self, digests: &[Digest], now: Instant) {
-        self.0.recall(digests, now);
     }
     fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         self.0.mend(subjects, found)

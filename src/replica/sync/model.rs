@@ -288,10 +288,6 @@ impl Table for Checked<'_> {
         self.replica.revoke(entry, now);
     }
 
-    fn recall(&mut self, digests: &[Digest], now: Instant) {
-        self.replica.recall(digests, now);
-    }
-
     fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         self.replica.mend(subjects, found)
     }

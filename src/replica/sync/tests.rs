@@ -43,7 +43,6 @@ fn committed(epoch: Epoch, entry: LogEntry) -> Event {
 enum Call {
     Apply(u64),
     Revoke(u64),
-    Recall(Digest),
     /// What was read again, and of it what was found.
     Mend(Vec<Subject>, Vec<SnapshotItem>),
     Sweep {
@@ -70,10 +69,6 @@ impl Table for Recorder {
 
     fn revoke(&mut self, entry: &LogEntry, _now: Instant) {
         self.calls.push(Call::Revoke(entry.revision.0));
-    }
-
-    fn recall(&mut self, digests: &[Digest], _now: Instant) {
-        self.calls.extend(digests.iter().map(|digest| Call::Recall(*digest)));
     }
 
     fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {

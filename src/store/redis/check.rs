@@ -200,7 +200,7 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     let mut on = |command, on: &str, rest| needs.push(Need { command, on: Some(on.to_owned()), rest });
     on("HMGET", layout.key(Key::Meta), &["epoch"]);
     on("SCARD", layout.key(Key::Recalled), &[]);
-    on("SMEMBERS", layout.key(Key::Recalled), &[]);
+    on("SSCAN", layout.key(Key::Recalled), &["0"]);
     on("SADD", layout.key(Key::Recalled), &["digest"]);
     on("HSCAN", layout.key(Key::Owners), &["0"]);
     on("HSCAN", layout.key(Key::Grants), &["0"]);

@@ -78,6 +78,9 @@ pub(super) enum Fault {
     Astray(String),
     #[error("{confirmed} of {wanted} replicas confirmed it")]
     Unconfirmed { confirmed: u64, wanted: u32 },
+    /// No more digests are taken.
+    #[error("{0} tokens are recalled already, until a command that changes something revokes them again")]
+    TooManyRecalls(u64),
     /// An answer that makes no sense.
     #[error("the server's answer cannot be understood: {0}")]
     Senseless(String),
@@ -169,6 +172,7 @@ impl Fault {
             | Self::Unreachable { .. }
             | Self::Crowded { .. }
             | Self::Unconfirmed { .. }
+            | Self::TooManyRecalls(_)
             | Self::Contradiction(_)
             | Self::Entropy(_) => false,
         }
@@ -207,6 +211,7 @@ impl Fault {
             | Self::NotPrimary
             | Self::Astray(_)
             | Self::Unconfirmed { .. }
+            | Self::TooManyRecalls(_)
             | Self::Contradiction(_)
             | Self::Entropy(_) => false,
         }

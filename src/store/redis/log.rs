@@ -21,7 +21,7 @@ const ANCESTOR: &str = include_str!("ancestor.lua");
 
 /// Bytes read over the main connection at once, behind which probes wait: more than any command of ours changes in one
 /// commit, so that a fleet which follows a bulk change needs no other connection.
-const SMALL: usize = 48 * 1024;
+pub(super) const SMALL: usize = 48 * 1024;
 
 /// About how many bytes a change takes, an entry besides its changes, and a grant in a snapshot.
 const COST: (u64, u64, u64) = (70, 120, 90);

@@ -41,7 +41,6 @@ pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
     commands.cmd("SCARD").arg(access.layout.key(Key::Recalled));
-    commands.cmd("SMEMBERS").arg(access.layout.key(Key::Recalled));
     commands.cmd("ROLE");
     let answer: Told = if access.quorum == 0 {
         access.link.read(Use::Main, &commands).await?
@@ -51,50 +50,38 @@ pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
         in_charge(access, heard?)?;
         answer?
     };
-    let (fields, present, recalled) = in_charge(access, answer)?;
-    let recalled = recalled.iter().filter_map(|bytes| digest_of(access, Key::Recalled, bytes)).collect();
-    let recalls = present + layout::settled(&fields);
+    let (fields, recalled) = in_charge(access, answer)?;
+    let recalls = recalled + layout::settled(&fields);
     Ok(Probe { position: access.layout.position(&fields)?, recalls, recalled })
 }
 
 /// What a server says of the registry, and of itself.
-type Told = (PositionFields, u64, Vec<Vec<u8>>, Vec<redis::Value>);
+type Told = (PositionFields, u64, Vec<redis::Value>);
 
-/// It without what it says of itself: the position, and how many recalls there are, and which.
-type Held = (PositionFields, u64, Vec<Vec<u8>>);
+/// It without what it says of itself: the position, and how many recalls there are.
+type Held = (PositionFields, u64);
 
 /// The answer to the commands, and a write after it that enough replicas have.
 async fn confirmed(access: &Access, commands: &Pipeline) -> Result<Told, Fault> {
     let mut commands = commands.clone();
     commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg("1").ignore();
     commands.cmd("WAIT").arg(access.quorum).arg(CONFIRM_MILLIS);
-    let (fields, present, recalled, role, confirmed) =
-        access.link.read::<(_, _, _, _, u64)>(Use::Confirming, &commands).await?;
+    let (fields, present, role, confirmed) = access.link.read::<(_, _, _, u64)>(Use::Confirming, &commands).await?;
     match confirmed < u64::from(access.quorum) {
         true => Err(Fault::Unconfirmed { confirmed, wanted: access.quorum }),
-        false => Ok((fields, present, recalled, role)),
+        false => Ok((fields, present, role)),
     }
 }
 
 /// What a server says, if it is in charge.
-fn in_charge(access: &Access, (fields, present, recalled, role): Told) -> Result<Held, Fault> {
+fn in_charge(access: &Access, (fields, present, role): Told) -> Result<Held, Fault> {
     match role.first() {
-        Some(redis::Value::BulkString(role)) if role == b"master" => Ok((fields, present, recalled)),
+        Some(redis::Value::BulkString(role)) if role == b"master" => Ok((fields, present)),
         _ => {
             access.link.discard();
             Err(Fault::NotPrimary)
         }
     }
-}
-
-/// A member that should be a digest. One that is not is logged, and passed over.
-pub(super) fn digest_of(access: &Access, key: Key, bytes: &[u8]) -> Option<Digest> {
-    let digest = layout::digest(bytes);
-    if digest.is_none() {
-        let (store, key) = (&access.name, access.layout.key(key));
-        tracing::error!(store, key, "a member is no digest");
-    }
-    digest
 }
 
 pub(super) async fn user(access: &Access, id: UserId) -> Result<Option<Versioned<UserRecord>>, Fault> {

@@ -1,4 +1,4 @@
-//! What sidecars write: reports of themselves, and digests that the store lost the revocation of.
+//! What sidecars report of themselves.
 
 use std::time::Duration;
 
@@ -8,43 +8,9 @@ use super::Access;
 use super::fault::Fault;
 use super::layout::Key;
 use super::link::Use;
-use super::read::digest_of;
 use crate::store::{Report, Reported, SidecarId};
-use crate::token::Digest;
 
-const SETTLE: &str = include_str!("settle.lua");
 const REPORTS: &str = include_str!("reports.lua");
-
-/// Digests written by one command. Either may be repeated without harm, so it is sent again like one that only reads.
-const PIECE: usize = 1000;
-
-pub(super) async fn recalled(access: &Access) -> Result<Vec<Digest>, Fault> {
-    let mut commands = Pipeline::new();
-    commands.cmd("SMEMBERS").arg(access.layout.key(Key::Recalled));
-    let (members,): (Vec<Vec<u8>>,) = access.link.read(Use::Main, &commands).await?;
-    Ok(members.iter().filter_map(|bytes| digest_of(access, Key::Recalled, bytes)).collect())
-}
-
-pub(super) async fn recall(access: &Access, digests: &[Digest]) -> Result<(), Fault> {
-    for digests in digests.chunks(PIECE) {
-        let members: Vec<_> = digests.iter().map(|digest| digest.as_bytes().as_slice()).collect();
-        let mut commands = Pipeline::new();
-        commands.cmd("SADD").arg(access.layout.key(Key::Recalled)).arg(&members);
-        let (_,): (u64,) = access.link.read(Use::Main, &commands).await?;
-    }
-    Ok(())
-}
-
-pub(super) async fn settle_recalls(access: &Access, digests: &[Digest]) -> Result<(), Fault> {
-    let keys = [Key::Meta, Key::Recalled].map(|key| access.layout.key(key));
-    for digests in digests.chunks(PIECE) {
-        let members: Vec<_> = digests.iter().map(|digest| digest.as_bytes().as_slice()).collect();
-        let mut commands = Pipeline::new();
-        commands.cmd("EVAL").arg(SETTLE).arg(keys.len()).arg(&keys).arg(&members);
-        let (_,): (Vec<String>,) = access.link.read(Use::Main, &commands).await?;
-    }
-    Ok(())
-}
 
 pub(super) async fn report(access: &Access, report: &Report, keep: Duration) -> Result<(), Fault> {
     let json = serde_json::to_string(report).map_err(|problem| Fault::record("a new report".to_owned(), problem))?;

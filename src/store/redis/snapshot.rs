@@ -81,9 +81,9 @@ impl Source {
         let mut commands = Pipeline::new();
         commands.cmd("INFO").arg("server");
         let (told,): (String,) = self.connection.query(&commands).await.ok()?;
-        let run = told.lines().find_map(|line| line.strip_prefix("run_id:"))?;
+        let run = run_in(&told)?;
         let role = if self.past.is_some() { OF_REPLICA } else { "" };
-        Some(format!("{role}{} {}", self.connection.server(), run.trim()))
+        Some(format!("{role}{} {}", self.connection.server(), run))
     }
 
     /// Asks a question. A replica also has to show, after the answer, that its past is the one that it had before.
@@ -172,6 +172,11 @@ async fn step(access: &Access, source: &mut Source, key: &str, place: u64) -> Re
         source.ask(access, commands).await
     };
     access.pace.keep(read).await
+}
+
+/// Which run it is that says this of itself.
+pub(super) fn run_in(server: &str) -> Option<&str> {
+    server.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim)
 }
 
 fn owner(key: &str, field: &[u8], value: &[u8]) -> SnapshotItem {

@@ -20,6 +20,8 @@ pub(super) enum Fault {
     Replaced,
     #[error("there is no registry: the file {0}")]
     NoRegistry(&'static str),
+    #[error("{0} tokens are recalled already, until a command that changes something revokes them again")]
+    TooManyRecalls(u64),
     #[error("the batch contradicts itself: {0}")]
     Contradiction(String),
     #[error("cannot be used: {0}")]

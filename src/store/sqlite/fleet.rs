@@ -6,8 +6,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 
 use super::fault::{BadRow, Fault};
 use super::read;
-use crate::store::{Report, Reported, SidecarId};
+use crate::store::{RECALLS_LEFT, RecalledPage, RecalledPlace, Report, Reported, SidecarId};
 use crate::token::Digest;
+
+/// Recalled digests read at once.
+const RECALLED_PAGE: usize = 1000;
 
 /// Takes the place of the sidecar's report before, and removes those that were not renewed in time. Times are in
 /// milliseconds since the machine was started: what lies ahead is from before that.
@@ -68,15 +71,20 @@ fn reported(row: &Row<'_>, now: i64) -> Result<Reported, BadRow> {
 pub(super) fn recall(connection: &mut Connection, digests: &[Digest]) -> Result<(), Fault> {
     let sql = "INSERT OR IGNORE INTO recalls (digest) VALUES (?)";
     let transaction = connection.transaction()?;
+    let present = count_recalls(&transaction)?;
+    if present + digests.len() as u64 > RECALLS_LEFT {
+        return Err(Fault::TooManyRecalls(present));
+    }
     let added = each(&transaction, sql, digests)?;
     transaction.execute("UPDATE meta SET recalls = recalls + ?", [i64::try_from(added).unwrap_or(i64::MAX)])?;
     Ok(transaction.commit()?)
 }
 
-/// How many were ever added.
-pub(super) fn recalls(connection: &Connection) -> Result<u64, Fault> {
+/// How many were ever added, and how many there are.
+pub(super) fn recalls(connection: &Connection) -> Result<(u64, u64), Fault> {
     let mut statement = connection.prepare_cached("SELECT recalls FROM meta")?;
-    Ok(statement.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
+    let ever = statement.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned();
+    Ok((ever, count_recalls(connection)?))
 }
 
 pub(super) fn settle_recalls(connection: &mut Connection, digests: &[Digest]) -> Result<(), Fault> {
@@ -91,15 +99,27 @@ fn each(transaction: &Transaction<'_>, sql: &str, digests: &[Digest]) -> Result<
     digests.iter().try_fold(0, |changed, digest| Ok(changed + statement.execute([digest.as_bytes()])?))
 }
 
-pub(super) fn recalled(connection: &Connection) -> Result<Vec<Digest>, Fault> {
-    let mut statement = connection.prepare_cached("SELECT digest FROM recalls")?;
-    let mut rows = statement.query([])?;
+/// The next page, in the order of the digests: a place is the last one before it.
+pub(super) fn recalled(connection: &Connection, from: Option<&RecalledPlace>) -> Result<RecalledPage, Fault> {
+    let total = count_recalls(connection)?;
+    let mut statement =
+        connection.prepare_cached("SELECT digest FROM recalls WHERE digest > ? ORDER BY digest LIMIT ?")?;
+    let from = from.map_or(&[][..], |place| &place.0);
+    let mut rows = statement.query((from, i64::try_from(RECALLED_PAGE).unwrap_or(i64::MAX)))?;
     let mut digests = Vec::new();
     while let Some(row) = rows.next()? {
         let digest = read::digest(row, 0);
         digests.push(digest.map_err(|problem| Fault::record("recalls".to_owned(), problem))?);
     }
-    Ok(digests)
+    let last = digests.last().filter(|_| digests.len() == RECALLED_PAGE);
+    let next = last.map(|digest| RecalledPlace(digest.as_bytes().to_vec()));
+    Ok(RecalledPage { total, digests, next })
+}
+
+/// How many there are.
+fn count_recalls(connection: &Connection) -> Result<u64, Fault> {
+    let mut statement = connection.prepare_cached("SELECT count(*) FROM recalls")?;
+    Ok(statement.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
 }
 
 pub(super) fn retired(connection: &Connection, digests: &[Digest]) -> Result<Vec<bool>, Fault> {

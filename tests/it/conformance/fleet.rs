@@ -1,8 +1,9 @@
 //! What a fleet needs of a store besides commits: proofs, recalls, and what sidecars say of themselves.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tollgate::store::{Edit, Epoch, Head, Probe, Report, Reported, Revision, SCHEMA, SidecarId};
+use tollgate::store::{Edit, Epoch, Head, Probe, RECALLS_LEFT, Report, Reported, Revision, SCHEMA, SidecarId};
 
 use super::*;
 use crate::harness::eventually;
@@ -30,7 +31,7 @@ pub(super) async fn digests_of_deleted_tokens_are_retired<D: Database>() {
     assert_eq!(store.retired(&[]).await.expect("reads"), [true; 0]);
 }
 
-pub(super) async fn recalls_are_told_until_they_are_settled<D: Database>() {
+pub(super) async fn recalls_are_told_page_by_page_until_they_are_settled<D: Database>() {
     let (database, store) = store::<D>().await;
     let other = database.handle().await;
     let position = store.position().await.expect("a position");
@@ -38,16 +39,54 @@ pub(super) async fn recalls_are_told_until_they_are_settled<D: Database>() {
     digests.sort_unstable_by_key(|digest| *digest.as_bytes());
     store.recall(&digests).await.expect("recalls");
     store.recall(&digests[..10]).await.expect("recalls again");
-    assert_eq!(recalled(&*other).await, digests);
-    let told = probe(&*other).await;
-    assert_eq!((told.position, told.recalled.len()), (position, digests.len()), "no commit, and each one once");
+    let (told, pages) = recalled(&*other).await;
+    assert_eq!(told, digests);
+    assert!(pages > 1, "48 kB at most are carried at once");
+    assert_eq!(probe(&*other).await, Probe { position, recalls: 3000, recalled: 3000 }, "no commit, and each one once");
 
     other.settle_recalls(&digests[..2999]).await.expect("settles");
     other.settle_recalls(&digests[..1]).await.expect("settles what is settled");
-    assert_eq!(recalled(&*store).await, digests[2999..]);
+    assert_eq!(recalled(&*store).await, (digests[2999..].to_vec(), 1));
     store.recall(&[]).await.expect("recalls nothing");
     store.settle_recalls(&[]).await.expect("settles nothing");
-    assert_eq!(probe(&*store).await, Probe { position, recalls: 3000, recalled: digests[2999..].to_vec() });
+    assert_eq!(probe(&*store).await, Probe { position, recalls: 3000, recalled: 1 });
+    store.recall(&digests[..1]).await.expect("recalls what was settled");
+    assert_eq!(probe(&*store).await.recalls, 3001);
+}
+
+/// What was added while the pages were read may be on them; what was there is on them.
+pub(super) async fn what_is_recalled_meanwhile_hides_nothing<D: Database>() {
+    let (database, store) = store::<D>().await;
+    let other = database.handle().await;
+    let digests: Vec<_> = (0..20_000u32).map(|n| Digest::of(&n.to_le_bytes())).collect();
+    let (before, later) = digests.split_at(4_000);
+    store.recall(before).await.expect("recalls");
+    let (mut told, mut place, mut later) = (BTreeSet::new(), None, later.chunks(2_000));
+    loop {
+        let page = store.recalled(place.as_ref()).await.expect("reads");
+        told.extend(page.digests.iter().map(|digest| *digest.as_bytes()));
+        if let Some(more) = later.next() {
+            other.recall(more).await.expect("recalls");
+        }
+        place = page.next;
+        if place.is_none() {
+            break;
+        }
+    }
+    assert!(before.iter().all(|digest| told.contains(digest.as_bytes())));
+}
+
+pub(super) async fn no_more_is_recalled_than_sidecars_take<D: Database>() {
+    let (_database, store) = store::<D>().await;
+    let digests: Vec<_> = (0..=RECALLS_LEFT).map(|n| Digest::of(&n.to_le_bytes())).collect();
+    let (all, last) = digests.split_at(digests.len() - 1);
+    store.recall(all).await.expect("recalls");
+    let refused = store.recall(last).await.expect_err("there are enough");
+    let why = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+    assert!(why.contains("250000 tokens are recalled already"), "{why}");
+    assert_eq!(store.recalled(None).await.expect("reads").total, RECALLS_LEFT);
+    store.settle_recalls(&all[..1]).await.expect("settles");
+    store.recall(last).await.expect("there is room again");
 }
 
 pub(super) async fn reports_are_told_in_the_order_of_their_names<D: Database>() {
@@ -117,10 +156,19 @@ async fn probe(store: &dyn Store) -> Probe {
     store.probe().await.expect("a probe")
 }
 
-async fn recalled(store: &dyn Store) -> Vec<Digest> {
-    let mut recalled = store.recalled().await.expect("reads");
-    recalled.sort_unstable_by_key(|digest| *digest.as_bytes());
-    recalled
+/// All of them, in order, and on how many pages they were.
+async fn recalled(store: &dyn Store) -> (Vec<Digest>, usize) {
+    let (mut told, mut pages, mut place) = (BTreeSet::new(), 0, None);
+    loop {
+        let page = store.recalled(place.as_ref()).await.expect("reads");
+        assert!(page.digests.len() <= 1500);
+        told.extend(page.digests.iter().map(|digest| *digest.as_bytes()));
+        (pages, place) = (pages + 1, page.next);
+        if place.is_none() {
+            assert_eq!(told.len() as u64, page.total);
+            return (told.into_iter().map(Digest::from_bytes).collect(), pages);
+        }
+    }
 }
 
 async fn sidecars(store: &dyn Store) -> Vec<Reported> {

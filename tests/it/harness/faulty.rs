@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tollgate::store::{
-    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Head, Notice, Position, Probe, Report, Reported,
-    Revision, SidecarId, SnapshotItem, Store, StoreError, Subject, TokenFilter, Versioned, Watch,
+    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Head, Notice, Position, Probe, RecalledPage,
+    RecalledPlace, Report, Reported, Revision, SidecarId, SnapshotItem, Store, StoreError, Subject, TokenFilter,
+    Versioned, Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -176,8 +177,8 @@ impl Store for FaultyStore {
         self.check()?.recall(digests).await
     }
 
-    async fn recalled(&self) -> Result<Vec<Digest>, StoreError> {
-        self.check()?.recalled().await
+    async fn recalled(&self, from: Option<&RecalledPlace>) -> Result<RecalledPage, StoreError> {
+        self.check()?.recalled(from).await
     }
 
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {

@@ -9,14 +9,14 @@ use crate::conformance::{commit, token, tokens, user, users};
 use crate::harness::{Relay, Traffic};
 
 /// A replica behind a line of its own. Ends when it is dropped.
-struct Remote {
-    relay: Relay,
-    replica: Arc<Replica>,
+pub(super) struct Remote {
+    pub(super) relay: Relay,
+    pub(super) replica: Arc<Replica>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Remote {
-    async fn start(server: &RedisServer, traffic: Traffic) -> Self {
+    pub(super) async fn start(server: &RedisServer, traffic: Traffic) -> Self {
         let relay = Relay::start(server.address()).await;
         relay.set(traffic).await;
         let settings = settings(&format!("redis://{}", relay.address()));
@@ -27,7 +27,7 @@ impl Remote {
     }
 
     /// Waits until it is where the store is, and says how long that took.
-    async fn is_level(&self, position: Position, patience: Duration) -> Duration {
+    pub(super) async fn is_level(&self, position: Position, patience: Duration) -> Duration {
         let (began, mut at) = (Instant::now(), self.replica.position());
         let level = tokio::time::timeout(patience, at.wait_for(|at| *at == Some(position)));
         assert!(level.await.is_ok(), "not level within {patience:?}: {:?}", self.replica);
@@ -42,7 +42,7 @@ impl Drop for Remote {
 }
 
 /// So many tokens, in commits of five hundred.
-async fn import(store: &dyn Store, owner: tollgate::token::UserId, count: usize) {
+pub(super) async fn import(store: &dyn Store, owner: tollgate::token::UserId, count: usize) {
     let all: Vec<_> = (0..count).map(|number| Edit::Create(token(owner, &format!("token {number}")))).collect();
     for some in all.chunks(500) {
         commit(store, tokens(some.iter().cloned())).await;

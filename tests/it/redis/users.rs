@@ -80,7 +80,8 @@ async fn a_sidecar_can_do_all_that_it_needs() {
     assert!(matches!(changes, Ok(Changes::Entries(entries)) if entries.len() == 2));
     let digest = Digest::of(b"token");
     sidecar.recall(&[digest]).await.expect("recalls");
-    assert_eq!(sidecar.probe().await.expect("a probe").recalled, [digest]);
+    assert_eq!(sidecar.probe().await.expect("a probe").recalls, 1);
+    assert_eq!(sidecar.recalled(None).await.expect("reads").digests, [digest]);
     sidecar.report(&report(), Duration::from_secs(60)).await.expect("reports");
     assert_eq!(registry.sidecars().await.expect("reads").len(), 1);
     let left = sidecar.report_left(report().id).await.expect("reads").expect("it is there");

@@ -1,0 +1,67 @@
+//! The digests that the store tells as recalled, as far as they were read: refused besides those that have a tombstone here.
+//!
+//! They are told for as long as no command has settled them, so they neither age nor take the place of a tombstone.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use super::entry::DigestHasher;
+use crate::token::Digest;
+
+/// See the module's documentation. Bounded by whoever reads them, see [`RECALLS_TAKEN`](crate::store::RECALLS_TAKEN).
+#[derive(Debug, Default)]
+pub(super) struct Recalled {
+    /// In which reading each was seen last.
+    seen: HashMap<Digest, u8, BuildHasherDefault<DigestHasher>>,
+    reading: u8,
+}
+
+impl Recalled {
+    /// Begins a reading. One that was begun before and not ended is given up; what it brought stays.
+    pub(super) fn begin(&mut self) {
+        self.reading = self.reading.wrapping_add(1);
+    }
+
+    pub(super) fn insert(&mut self, digest: Digest) {
+        self.seen.insert(digest, self.reading);
+    }
+
+    /// Ends a reading, which has shown all that there are: others are forgotten, but for those that have to be kept.
+    pub(super) fn end(&mut self, is_kept: impl Fn(&Digest) -> bool) {
+        self.seen.retain(|digest, seen| *seen == self.reading || is_kept(digest));
+        self.seen.shrink_to_fit();
+    }
+
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.seen.contains_key(digest)
+    }
+
+    pub(super) fn remove(&mut self, digest: &Digest) {
+        self.seen.remove(digest);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.seen.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_whole_reading_no_longer_shows_is_forgotten_unless_it_is_kept() {
+        let digest = |number: u8| Digest::of(&[number]);
+        let mut recalled = Recalled::default();
+        recalled.begin();
+        (0..4).for_each(|number| recalled.insert(digest(number)));
+        recalled.end(|_| false);
+        recalled.begin();
+        recalled.insert(digest(1));
+        assert_eq!(recalled.len(), 4, "the reading has not come to its end");
+        recalled.begin();
+        recalled.insert(digest(2));
+        recalled.end(|kept| *kept == digest(3));
+        assert!((0..4).map(|number| recalled.contains(&digest(number))).eq([false, false, true, true]));
+    }
+}
