@@ -165,6 +165,15 @@ pub enum Notice {
         /// The entry of the change log.
         entry: Arc<LogEntry>,
     },
+    /// Batches were committed up to here; ask. What they changed is not told: it takes nothing from anybody, or is too much.
+    Advanced {
+        /// In which life of the store.
+        epoch: Epoch,
+        /// The newest one.
+        revision: Revision,
+        /// Somebody can do less since: that is in a hurry.
+        takes_away: bool,
+    },
     /// Something was committed; ask.
     Moved,
     /// Notices may have been lost, for example by a reconnect; ask.

@@ -1,5 +1,6 @@
 //! Runs the [`Synchroniser`] against a store: notices, reads, timers, and what the log says of it.
 
+mod fetch;
 mod recall;
 
 use std::future::Future;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::fetch::Fetch;
 use self::recall::Recalls;
 use super::Replica;
 use super::presence::Presence;
@@ -67,9 +69,19 @@ pub async fn resume(
             biased;
             () = &mut shutdown => return,
             // First: what was announced before the position was told is here before it.
-            notice = watch.next() => Event::Notice(notice),
+            notice = watch.next() => match notice {
+                Notice::Advanced { epoch, revision, takes_away } => {
+                    driver.fetch.hear(epoch, revision, takes_away, tokio::time::Instant::now());
+                    continue;
+                }
+                notice => Event::Notice(notice),
+            },
             outcome = outcome_of(&mut driver.reading) => driver.receive(outcome),
             () = driver.recalls.written() => continue,
+            () = driver.fetch.is_due() => match driver.fetch.take(driver.machine.position()) {
+                true => Event::Notice(Notice::Moved),
+                false => continue,
+            },
             () = renewed(driver.presence), if driver.known_since.is_none() => Event::Tick,
             () = timer.until(driver.next_probe) => Event::Tick,
         };
@@ -174,6 +186,7 @@ struct Driver<'a> {
     /// Where a snapshot that broke off goes on.
     bookmark: Arc<Mutex<Option<Bookmark>>>,
     recalls: Recalls<'a>,
+    fetch: Fetch,
     /// Attempts since the replica was last confirmed.
     attempts: u32,
     /// Since when reads fail, and as what the latest one was logged.
@@ -206,6 +219,7 @@ impl<'a> Driver<'a> {
             recalls_as_of: None,
             bookmark,
             recalls,
+            fetch: Fetch::default(),
             attempts,
             failing,
         }
@@ -315,6 +329,9 @@ impl<'a> Driver<'a> {
         }
         if let Some(read) = step.read {
             self.asked_at = (read == Read::Position).then_some(now);
+            if matches!(read, Read::Changes { .. }) {
+                self.fetch.read(tokio::time::Instant::now());
+            }
             self.reading = Some(self.start(read));
         } else if failed || is_lost {
             self.attempts = self.attempts.saturating_add(1);

@@ -476,8 +476,8 @@ fn hear<T: Table>(
 ) -> Result<(), Finding> {
     match (notice, state) {
         // While unsynced, whatever moved will be in the snapshot or in the log after it.
-        (Notice::Moved, State::Unsynced { .. }) => {}
-        (Notice::Moved, State::Synced(synced)) => synced.moved = true,
+        (Notice::Moved | Notice::Advanced { .. }, State::Unsynced { .. }) => {}
+        (Notice::Moved | Notice::Advanced { .. }, State::Synced(synced)) => synced.moved = true,
         (Notice::Lost, _) => *probe_wanted = true,
         (Notice::Committed { epoch, entry }, State::Synced(synced)) if *epoch == synced.epoch => {
             if synced.is_next(entry) {

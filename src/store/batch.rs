@@ -134,15 +134,26 @@ impl Batch {
         let narrows_token = |before: &TokenRecord, after: &TokenRecord| match (before.grant(), after.grant()) {
             (_, None) => true,
             (None, Some(_)) => false,
-            (Some(before), Some(after)) => {
-                let ends = |grant: &Grant| grant.expires_at.unwrap_or(i64::MAX);
-                let lasts_no_longer = ends(&after) <= ends(&before);
-                let permits_no_more = after.permissions.intersect(before.permissions) == after.permissions;
-                after.owner == before.owner && permits_no_more && lasts_no_longer
-            }
+            (Some(before), Some(after)) => after.owner == before.owner && lasts_in(&after, &before),
         };
         self.users.iter().all(|edit| takes_away(edit, narrows_user))
             && self.tokens.iter().all(|edit| takes_away(edit, narrows_token))
+    }
+
+    /// Whether somebody can do less after it than before, or something else.
+    #[must_use]
+    pub fn takes_away(&self) -> bool {
+        let changes_user = |before: &UserRecord, after: &UserRecord| {
+            let ends = before.status == UserStatus::Active && after.status != UserStatus::Active;
+            ends || after.role < before.role || after.name != before.name
+        };
+        let changes_token = |before: &TokenRecord, after: &TokenRecord| match (before.grant(), after.grant()) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(before), Some(after)) => after.owner != before.owner || !lasts_in(&before, &after),
+        };
+        self.users.iter().any(|edit| ends_or(edit, changes_user))
+            || self.tokens.iter().any(|edit| ends_or(edit, changes_token))
     }
 
     /// What replicas must know of it, in an order in which each step alone is right: tokens first, then users. So no
@@ -185,6 +196,21 @@ impl Batch {
         self.tokens.iter().fold(users, |delta, edit| {
             delta ^ edit.before().map_or(0, |before| token(&before.record)) ^ edit.after().map_or(0, token)
         })
+    }
+}
+
+/// Whether another grant permits all that one does, for as long.
+fn lasts_in(grant: &Grant, other: &Grant) -> bool {
+    let ends = |grant: &Grant| grant.expires_at.unwrap_or(i64::MAX);
+    grant.permissions.intersect(other.permissions) == grant.permissions && ends(grant) <= ends(other)
+}
+
+/// Whether a record goes, or changes so.
+fn ends_or<R>(edit: &Edit<R>, changes: impl Fn(&R, &R) -> bool) -> bool {
+    match edit {
+        Edit::Create(_) | Edit::Require(_) => false,
+        Edit::Update { before, after } => changes(&before.record, after),
+        Edit::Delete(_) => true,
     }
 }
 
@@ -236,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_revokes_deletes_disables_and_narrows_only_takes_away() {
+    fn what_gives_and_what_takes_are_told_apart() {
         use UserStatus::{Active, Disabled};
         let both = || token(&["configs:read", "heartbeat:write"]);
         let narrow = || token(&["configs:read"]);
@@ -254,22 +280,31 @@ mod tests {
             Batch::default(),
         ] {
             assert!(batch.only_takes_away(), "{batch:?}");
+            assert_eq!(batch.takes_away(), batch != Batch::default(), "{batch:?}");
         }
         let elsewhere = TokenRecord { owner: UserId::from_u64(2), ..both() };
         let permitting = TokenRecord { permissions: PermissionSet::default(), ..both() };
         for batch in [
             users(user(Role::Viewer, Active), user(Role::Manager, Active)),
             users(user(Role::Manager, Disabled), user(Role::Manager, Active)),
-            users(user(Role::Manager, Active), UserRecord { name: "berta".to_owned(), ..user(Role::Manager, Active) }),
             Batch { users: vec![Edit::Create(user(Role::Viewer, Disabled))], ..Batch::default() },
             tokens(narrow(), both()),
             tokens(permitting, narrow()),
-            tokens(expiring, both()),
-            tokens(both(), elsewhere),
+            tokens(expiring.clone(), both()),
             tokens(revoked, both()),
             Batch { tokens: vec![Edit::Create(both())], ..Batch::default() },
         ] {
-            assert!(!batch.only_takes_away(), "{batch:?}");
+            assert!(!batch.only_takes_away() && !batch.takes_away(), "{batch:?}");
+        }
+        let renamed = UserRecord { name: "berta".to_owned(), ..user(Role::Manager, Active) };
+        let other = token(&["users:read"]);
+        for batch in [
+            users(user(Role::Manager, Active), renamed),
+            tokens(both(), elsewhere),
+            tokens(narrow(), other),
+            tokens(expiring, narrow()),
+        ] {
+            assert!(!batch.only_takes_away() && batch.takes_away(), "{batch:?}");
         }
     }
 }

@@ -54,13 +54,19 @@ async fn commit_at_last(store: &dyn Store, name: &str) -> Revision {
     .await
 }
 
+fn tells_of(notice: &Notice, revision: Revision) -> bool {
+    match notice {
+        Notice::Committed { entry, .. } => entry.revision == revision,
+        Notice::Advanced { revision: told, .. } => *told == revision,
+        Notice::Moved | Notice::Lost => false,
+    }
+}
+
 /// Waits until a notice tells of this revision.
 async fn hears(watch: &mut Box<dyn Watch>, revision: Revision) {
     within("the commit is announced", async {
         loop {
-            if let Notice::Committed { entry, .. } = watch.next().await
-                && entry.revision == revision
-            {
+            if tells_of(&watch.next().await, revision) {
                 return;
             }
         }
@@ -73,9 +79,7 @@ async fn hears_again(watch: &mut Box<dyn Watch>, committer: &dyn Store) {
     within("commits are announced again", async {
         for attempt in 0.. {
             let revision = commit_at_last(committer, &format!("again {attempt}")).await;
-            let announced = async {
-                while !matches!(watch.next().await, Notice::Committed { entry, .. } if entry.revision == revision) {}
-            };
+            let announced = async { while !tells_of(&watch.next().await, revision) {} };
             if tokio::time::timeout(Duration::from_millis(200), announced).await.is_ok() {
                 return;
             }

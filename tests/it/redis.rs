@@ -1,5 +1,6 @@
 //! The Redis store beyond what every store does: servers that refuse, keys that are not ours, answers that do not come.
 
+mod announcements;
 mod catching_up;
 mod damage;
 mod deploy;

@@ -36,6 +36,8 @@ end
 
 local channel, id, schema, delta = take(), take(), take(), take()
 local count, changes = tonumber(take()), take()
+-- How it is announced: a space, with all that it changes, or one of the other marks that layout.rs has, without.
+local mark = take()
 local most_entries, most_changes = tonumber(take()), tonumber(take())
 local most_retired, retired_age = tonumber(take()), tonumber(take())
 
@@ -258,5 +260,5 @@ end
 
 redis.call('HSET', META, 'revision', revision, 'head', head, 'checksum', checksum, 'log_changes',
   string.format('%.0f', kept_changes))
-redis.call('PUBLISH', channel, epoch .. id .. head .. checksum .. revision .. ' ' .. changes)
+redis.call('PUBLISH', channel, epoch .. id .. head .. checksum .. revision .. mark .. (mark == ' ' and changes or ''))
 return { 'committed', id, revision, head, checksum, epoch }

@@ -27,9 +27,12 @@
 //! share their channels.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::store::settings::Namespace;
-use crate::store::{CommitId, Epoch, Head, LogEntry, Position, Revision, Settings, Stamp, StoreUrl, Versioned, change};
+use crate::store::{
+    CommitId, Epoch, Head, LogEntry, Notice, Position, Revision, Settings, Stamp, StoreUrl, Versioned, change,
+};
 use crate::token::{Digest, Owner, TokenId, TokenRecord, UserId};
 
 use super::earlier::{self, EARLIER};
@@ -276,21 +279,60 @@ pub(super) fn digest(bytes: &[u8]) -> Option<Digest> {
     Some(Digest::from_bytes(bytes.try_into().ok()?))
 }
 
-/// What the commit script published: epoch, commit id, head, checksum, revision, space, changes.
-pub(super) fn parse_announcement(bytes: &[u8]) -> Option<(Epoch, LogEntry)> {
+/// What stands between the position and the changes in an announcement. Any other mark tells a program that does not know it
+/// to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// All changes follow.
+    Whole,
+    /// None do, and they take nothing from anybody.
+    Gives,
+    /// None do, and they take something.
+    Takes,
+}
+
+/// Most bytes of changes that are announced, some 120 digests. Each subscriber that does not keep up makes Redis hold them
+/// once more.
+const ANNOUNCED: usize = 4096;
+
+impl Mark {
+    /// Of so many bytes of changes.
+    pub(super) fn of(bytes: usize, takes_away: bool) -> Self {
+        match takes_away {
+            _ if bytes == 0 => Self::Whole,
+            true if bytes <= ANNOUNCED => Self::Whole,
+            true => Self::Takes,
+            false => Self::Gives,
+        }
+    }
+
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Whole => " ",
+            Self::Gives => "+",
+            Self::Takes => "-",
+        }
+    }
+}
+
+/// What the commit script published: epoch, commit id, head, checksum, revision, mark, changes.
+pub(super) fn parse_announcement(bytes: &[u8]) -> Option<Notice> {
     let (epoch, rest) = bytes.split_at_checked(16)?;
     let (id, rest) = rest.split_at_checked(32)?;
     let (head, rest) = rest.split_at_checked(32)?;
     let (checksum, rest) = rest.split_at_checked(16)?;
-    let space = memchr::memchr(b' ', rest)?;
-    let entry = LogEntry {
-        id: parse_word(id)?,
-        revision: Revision(parse_decimal(&rest[..space])?),
-        head: parse_word(head)?,
-        checksum: parse_hex(checksum)?,
-        changes: change::decode(&rest[space + 1..]).ok()?,
-    };
-    Some((Epoch(parse_hex(epoch)?), entry))
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (epoch, revision) = (Epoch(parse_hex(epoch)?), Revision(parse_decimal(&rest[..digits])?));
+    let (id, head, checksum) = (parse_word(id)?, parse_word(head)?, parse_hex(checksum)?);
+    match &rest[digits..] {
+        [b' ', changes @ ..] => {
+            let changes = change::decode(changes).ok()?;
+            Some(Notice::Committed { epoch, entry: Arc::new(LogEntry { id, revision, head, checksum, changes }) })
+        }
+        b"+" => Some(Notice::Advanced { epoch, revision, takes_away: false }),
+        b"-" => Some(Notice::Advanced { epoch, revision, takes_away: true }),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -332,8 +374,18 @@ mod tests {
         let good = format!("00000000000000ff{ONE}{ONE}000000000000000a7 ");
         let entry =
             LogEntry { id: CommitId(1), revision: Revision(7), head: Head(1), checksum: 10, changes: Vec::new() };
-        assert_eq!(parse_announcement(good.as_bytes()), Some((Epoch(255), entry)));
-        for bad in ["", "00000000000000ff", good.trim_end(), "hello world, how are you? I am fine "] {
+        let (epoch, revision) = (Epoch(255), entry.revision);
+        let whole = Notice::Committed { epoch, entry: Arc::new(entry) };
+        assert_eq!(parse_announcement(good.as_bytes()), Some(whole));
+        for (mark, takes_away) in [(Mark::Gives, false), (Mark::Takes, true)] {
+            let without = good.trim_end().to_owned() + mark.text();
+            let advanced = Notice::Advanced { epoch, revision, takes_away };
+            assert_eq!(parse_announcement(without.as_bytes()), Some(advanced));
+            assert_eq!(parse_announcement((without + "x").as_bytes()), None);
+        }
+        for bad in
+            ["", "00000000000000ff", good.trim_end(), &good.replace(' ', "?"), "hello world, how are you? I am fine "]
+        {
             assert_eq!(parse_announcement(bad.as_bytes()), None);
         }
     }

@@ -25,10 +25,15 @@ repeat
   count = math.min(count * 2, 16)
 until is_full or is_end
 
--- What the rest would cost, as against a snapshot: where the log begins, how many changes it has, how many grants there are.
+-- What the rest would cost, as against a snapshot: how many changes there are after these, if they are spread evenly over the
+-- log, in how many entries, and how many grants there are.
 local rest = {}
 if is_full then
-  local oldest = redis.call('XRANGE', LOG, '-', '+', 'COUNT', 1)
-  rest = { string.match(oldest[1][1], '^%d+'), redis.call('HMGET', META, 'log_changes')[1], redis.call('HLEN', GRANTS) }
+  local function number(entry) return tonumber(string.match(entry[1], '^%d+')) end
+  local meta = redis.call('HMGET', META, 'revision', 'log_changes')
+  local newest, changes = tonumber(meta[1]), tonumber(meta[2])
+  local oldest = number(redis.call('XRANGE', LOG, '-', '+', 'COUNT', 1)[1])
+  local left = math.max(newest - number(page[#page]), 0)
+  rest = { math.floor(changes * left / math.max(newest - oldest + 1, 1)), left, redis.call('HLEN', GRANTS) }
 end
 return { redis.call('HMGET', META, unpack(ARGV, 3)), page, rest }

@@ -14,7 +14,7 @@ use super::fault::Fault;
 use super::followers;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
-use crate::store::{Changes, CommitId, Head, LogEntry, Position, Revision, change};
+use crate::store::{Changes, CommitId, Head, LogEntry, Revision, change};
 
 const PAGE: &str = include_str!("log.lua");
 const ANCESTOR: &str = include_str!("ancestor.lua");
@@ -29,11 +29,21 @@ const COST: (u64, u64, u64) = (70, 120, 90);
 /// By how much a snapshot has to be cheaper than the log, in bytes: it takes more round trips.
 const WORTH_IT: u64 = 1024 * 1024;
 
+/// With how many more bytes to come one is behind, and not merely at the end of a bulk change that is told of now and then.
+const FAR: u64 = 1024 * 1024;
+
 /// The first entries after a revision, as far as they follow each other up to the position.
 pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes, Fault> {
-    let small = if access.followers.is_some() { Pace::LEAST } else { SMALL };
+    let (small, far) = if access.followers.is_some() { (Pace::LEAST, 0) } else { (SMALL, FAR) };
     let changes = match access.pace.is_behind() {
-        false => page(access, Use::Main, small, after).await?.understood(access, after)?,
+        false => {
+            let began = Instant::now();
+            let page = page(access, Use::Main, small, after).await?;
+            if page.bytes_left() > far || began.elapsed() > Pace::BRISK {
+                access.pace.fall_behind();
+            }
+            page.understood(access, after)?
+        }
         true => match of_replica(access, after).await {
             Some(changes) => changes,
             None => {
@@ -42,9 +52,8 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
             }
         },
     };
-    match changes {
-        Changes::Page(_) => access.pace.fall_behind(),
-        Changes::Entries(_) | Changes::Truncated | Changes::Below => access.pace.catch_up(),
+    if !matches!(changes, Changes::Page(_)) {
+        access.pace.catch_up();
     }
     Ok(changes)
 }
@@ -82,7 +91,8 @@ pub(super) async fn ancestor(access: &Access, latest: Revision, heads: &[Head]) 
 struct Page {
     position: PositionFields,
     entries: Vec<LoggedFields>,
-    /// Where the log begins, how many changes it has, and how many grants there are; nothing where nothing is left.
+    /// How many changes come after these, if they are spread evenly over the log, in how many entries, and how many grants
+    /// there are; nothing where nothing is left.
     rest: Vec<u64>,
 }
 
@@ -95,6 +105,14 @@ async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result
 }
 
 impl Page {
+    /// About what is left of the log.
+    fn bytes_left(&self) -> u64 {
+        match self.rest[..] {
+            [changes, entries, _] => changes.saturating_mul(COST.0).saturating_add(entries.saturating_mul(COST.1)),
+            _ => 0,
+        }
+    }
+
     fn understood(self, access: &Access, after: Revision) -> Result<Changes, Fault> {
         let newest = access.layout.position(&self.position)?;
         let (mut entries, mut last) = (Vec::with_capacity(self.entries.len()), after);
@@ -114,23 +132,12 @@ impl Page {
         }
         Ok(match self.rest[..] {
             _ if after > newest.revision => Changes::Below,
-            [oldest, changes, grants] if is_snapshot_cheaper(&newest, last, oldest, changes, grants) => {
-                Changes::Truncated
-            }
+            [_, _, grants] if self.bytes_left() > grants.saturating_mul(COST.2) + WORTH_IT => Changes::Truncated,
             [_, _, _] => Changes::Page(entries),
             _ if last >= newest.revision => Changes::Entries(entries),
             _ => Changes::Truncated,
         })
     }
-}
-
-/// What is left of the log, if its changes are spread evenly, as against all grants.
-fn is_snapshot_cheaper(newest: &Position, last: Revision, oldest: u64, changes: u64, grants: u64) -> bool {
-    let (per_change, per_entry, per_grant) = COST;
-    let left = newest.revision.0.saturating_sub(last.0);
-    let length = newest.revision.0.saturating_sub(oldest) + 1;
-    let changes = changes.saturating_mul(left) / length.max(1);
-    changes.saturating_mul(per_change) + left * per_entry > grants.saturating_mul(per_grant) + WORTH_IT
 }
 
 /// An entry's id, and its fields and values by turns.

@@ -82,12 +82,10 @@ impl Hearer {
 
     /// Tells the watchers of a commit.
     fn announce(&self, message: &[u8]) {
-        self.notices.send(match layout::parse_announcement(message) {
-            Some((epoch, entry)) => Notice::Committed { epoch, entry: Arc::new(entry) },
-            None => {
-                tracing::warn!(store = self.store, "something that is no announcement was published");
-                Notice::Moved
-            }
-        });
+        let notice = layout::parse_announcement(message);
+        if notice.is_none() {
+            tracing::warn!(store = self.store, "something that is no announcement was published");
+        }
+        self.notices.send(notice.unwrap_or(Notice::Moved));
     }
 }

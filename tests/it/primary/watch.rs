@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tollgate::store::Notice;
 
-use super::{commit, hears, hears_again, open, subscribed};
+use super::{commit, hears, hears_again, open, subscribed, tells_of};
 use crate::harness::{RedisServer, Relay, Traffic, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,7 +37,7 @@ async fn an_answered_probe_proves_the_subscription() {
         assert_eq!(store.probe().await.expect("answers").position.revision, revision);
         // It is there already: nothing is waited for.
         let told = tokio::time::timeout(Duration::ZERO, watch.next()).await;
-        assert!(matches!(told, Ok(Notice::Committed { entry, .. }) if entry.revision == revision));
+        assert!(told.is_ok_and(|told| tells_of(&told, revision)));
     }
     assert_eq!(relay.accepted(), before);
     assert_eq!(redis.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).lines().count(), 1, "and nothing else is connected");

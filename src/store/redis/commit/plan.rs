@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use redis::{Cmd, Pipeline};
 
 use super::super::fault::Fault;
-use super::super::layout::{self, Key, Layout, SCHEMA};
+use super::super::layout::{self, Key, Layout, Mark, SCHEMA};
 use super::Stop;
 use crate::store::{Batch, Change, CommitError, CommitId, Edit, Pin, Retention, change};
 use crate::token::{Digest, Grant, TokenId, TokenRecord, UserRecord};
@@ -62,6 +62,9 @@ pub(super) struct Plan {
     token_sets: List,
     checksum_delta: u64,
     pub(super) changes: Vec<Change>,
+    /// As they are written.
+    encoded: Vec<u8>,
+    mark: Mark,
     /// Users and tokens that must have these versions; the empty one stands for none at all.
     users: (List, List),
     tokens: (List, List),
@@ -82,7 +85,9 @@ impl Plan {
             no_users: batch.pins.contains(&Pin::NoUsers),
             token_sets: List::new(),
             checksum_delta: batch.checksum_delta(),
-            changes: batch.changes(),
+            changes: Vec::new(),
+            encoded: Vec::new(),
+            mark: Mark::Whole,
             users: (List::new(), List::new()),
             tokens: (List::new(), List::new()),
             present: List::new(),
@@ -90,6 +95,9 @@ impl Plan {
             free_names: List::new(),
             writes: BTreeMap::new(),
         };
+        plan.changes = batch.changes();
+        plan.encoded = change::encode(&plan.changes);
+        plan.mark = Mark::of(plan.encoded.len(), batch.takes_away());
         for pin in &batch.pins {
             if let Pin::TokensOf { user, since } = pin {
                 let since = since.map_or(Vec::new(), layout::version);
@@ -116,7 +124,7 @@ impl Plan {
         command.arg(self.script).arg(layout.of_commit().len()).arg(layout.of_commit());
         command.arg(layout.channel()).arg(id.to_string()).arg(SCHEMA);
         command.arg(format!("{:016x}", self.checksum_delta));
-        command.arg(self.changes.len()).arg(change::encode(&self.changes));
+        command.arg(self.changes.len()).arg(&self.encoded).arg(self.mark.text());
         command.arg(retention.log_entries).arg(retention.log_changes);
         command.arg(retention.tombstones).arg(retention.tombstone_age.as_secs());
         for list in [&self.users.0, &self.users.1, &self.tokens.0, &self.tokens.1] {
