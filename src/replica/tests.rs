@@ -3,7 +3,7 @@
 use super::entry::Terms;
 use super::*;
 use crate::clock::Instant;
-use crate::store::{Change, CommitId, Head, Revision, Stamp};
+use crate::store::{Change, CommitId, Head, Revision, Stamp, Subject};
 use crate::token::{Grant, Owner};
 
 fn digest(number: u8) -> Digest {
@@ -452,4 +452,51 @@ fn a_later_word_on_a_user_is_taken_from_a_snapshot() {
         resync_with(&replica, owner(Role::Manager, true), stamp);
         assert!(knows(&replica, 1) && replica.held_users().is_empty(), "{stamp:?}");
     }
+}
+
+/// Reads these tokens again, of which there are those.
+fn mend(replica: &Replica, asked: &[u8], found: &[u8]) -> u64 {
+    let asked: Vec<_> = asked.iter().map(|number| Subject::Token(digest(*number))).collect();
+    let found: Vec<_> = found.iter().map(|number| SnapshotItem::Grant(digest(*number), grant(*number, 1))).collect();
+    replica.mend(&asked, &found)
+}
+
+#[test]
+fn what_lost_writes_made_is_gone_and_may_come_again() {
+    let replica = with(&[1, 2]);
+    assert_eq!(bumps(&replica, |replica| assert_eq!(mend(replica, &[2], &[]), checksum(&[1]))), 1);
+    assert!(knows(&replica, 1) && !knows(&replica, 2));
+    assert_eq!(replica.status().tombstones, 0);
+    assert_eq!(apply(&replica, vec![put(2, 1)]), checksum(&[1, 2]));
+    assert!(knows(&replica, 2));
+}
+
+#[test]
+fn what_lost_writes_revoked_stays_refused_and_counts() {
+    let replica = with(&[1, 2, 3]);
+    apply(&replica, vec![remove(1), remove(2)]);
+    assert_eq!(mend(&replica, &[1, 2, 3], &[1, 3]), checksum(&[1, 3]));
+    assert!(!knows(&replica, 1) && !knows(&replica, 2) && knows(&replica, 3));
+    assert_eq!(replica.suppressed(), [(TokenId::from_u64(1), digest(1))]);
+    assert_eq!(mend(&replica, &[1], &[]), checksum(&[3]), "gone for good");
+    assert_eq!(replica.status().suppressed, 0);
+}
+
+#[test]
+fn whom_lost_writes_narrowed_stays_so_and_whom_they_made_is_gone() {
+    let replica = with(&[1]);
+    let (anna, other) = (UserId::from_u64(1), UserId::from_u64(2));
+    let lost = Owner { name: "lost".to_owned(), role: Role::Manager, enabled: true };
+    let lost = vec![Change::PutOwner(other, lost), put(7, 2), user(1, Role::Manager, false)];
+    replica.apply(&LogEntry { id: CommitId(9), revision: Revision(9), ..entry(lost) }, Instant::now());
+    assert!(knows(&replica, 7) && !knows(&replica, 1));
+    let asked = [Subject::User(anna), Subject::User(other), Subject::Token(digest(7))];
+    let before = Stamp { id: CommitId(1), revision: Revision(1) };
+    let shown = SnapshotItem::Owner(anna, owner(Role::Manager, true), before);
+    assert_eq!(replica.mend(&asked, &[shown]), checksum(&[1]));
+    assert_eq!((replica.held_users(), replica.status().owners), (vec!["anna".to_owned()], 1));
+    assert!(!knows(&replica, 7) && !knows(&replica, 1));
+    let entry = LogEntry { id: CommitId(10), revision: Revision(2), ..entry(vec![user(1, Role::Manager, true)]) };
+    replica.apply(&entry, Instant::now());
+    assert!(knows(&replica, 1), "a new word");
 }

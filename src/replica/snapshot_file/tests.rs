@@ -348,15 +348,15 @@ fn a_replica_that_is_being_rebuilt_is_saved_without_a_position() {
 }
 
 #[test]
-fn a_resync_while_the_file_is_written_leaves_it_without_a_position() {
+fn a_resync_or_a_repair_while_the_file_is_written_leaves_it_without_a_position() {
     let run = Run::usual();
     let position = run.replica.status().position;
-    /// Begins a merge when the last block but the end is written.
-    struct Meddling<'a>(&'a Replica);
+    /// Does this when the last block but the end is written.
+    struct Meddling<'a>(&'a Replica, fn(&Replica));
     impl io::Write for Meddling<'_> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             if bytes.first() == Some(&b't') {
-                self.0.begin_merge();
+                (self.1)(self.0);
             }
             Ok(bytes.len())
         }
@@ -364,11 +364,14 @@ fn a_resync_while_the_file_is_written_leaves_it_without_a_position() {
             Ok(())
         }
     }
-    let meddling = |replica| {
-        let mut encoder = Encoder::new(Meddling(replica), STORE, 0).expect("writes");
-        write_items(&mut encoder, replica).expect("writes")
+    let meddling = |meddle| {
+        let mut encoder = Encoder::new(Meddling(&run.replica, meddle), STORE, 0).expect("writes");
+        write_items(&mut encoder, &run.replica).expect("writes").map(|(position, _)| position)
     };
-    assert_eq!((meddling(&run.replica), run.replica.status().position), (None, position));
+    assert_eq!(meddling(|_| {}), position);
+    assert_eq!(meddling(|replica| assert_ne!(replica.mend(&[], &[]), 0)), None);
+    assert_eq!(meddling(Replica::begin_merge), None);
+    assert_eq!(run.replica.status().position, position);
 }
 
 /// The replica, as the state machine writes it.
