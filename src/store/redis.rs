@@ -41,7 +41,7 @@ mod switches;
 mod tenure;
 mod watch;
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,6 +62,7 @@ use super::{
     RecalledPlace, Replicas, Report, Reported, Retention, Revision, Settings, SidecarId, SnapshotItem, Store,
     StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
 };
+use crate::lock::Mutex;
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
 const CREATE: &str = include_str!("redis/create.lua");

@@ -5,7 +5,7 @@
 //! one after the other, and what they say is only a candidate until the server itself says that it is a primary.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -15,6 +15,7 @@ use super::dial::{Dialer, Peer, config};
 use super::fault::Fault;
 use super::slot::Slot;
 use super::stagger::Stagger;
+use crate::lock::Mutex;
 use crate::store::url::{Server, Topology};
 
 /// Longest wait for the answer of a Sentinel or node.
@@ -43,12 +44,12 @@ impl Discovery {
 
     /// Takes note of a `MOVED` answer: `SLOT HOST:PORT`.
     pub(super) fn moved(&self, detail: &str) {
-        *lock(&self.moved) = detail.split_ascii_whitespace().nth(1).and_then(parse_endpoint);
+        *self.moved.lock() = detail.split_ascii_whitespace().nth(1).and_then(parse_endpoint);
     }
 
     /// How many replicas of the server in charge were named by whoever was asked last.
     pub(super) fn named_replicas(&self) -> usize {
-        lock(&self.replicas).len()
+        self.replicas.lock().len()
     }
 
     /// The replicas of the server in charge, by whoever is asked now.
@@ -57,7 +58,7 @@ impl Discovery {
         let mut failure = Fault::NotPrimary;
         while let Some(named) = candidates.next().await {
             match named {
-                Ok(_) => return Ok(lock(&self.replicas).clone()),
+                Ok(_) => return Ok(self.replicas.lock().clone()),
                 Err(fault) => failure = fault,
             }
         }
@@ -76,8 +77,8 @@ impl Discovery {
             Topology::Sentinel { sentinels, .. } => self.search(Vec::new(), sentinels.clone()),
             Topology::Cluster(seeds) => {
                 let mut to_ask = seeds.clone();
-                to_ask.extend(lock(&self.nodes).iter().filter(|node| !seeds.contains(node)).cloned());
-                self.search(lock(&self.moved).take().into_iter().collect(), to_ask)
+                to_ask.extend(self.nodes.lock().iter().filter(|node| !seeds.contains(node)).cloned());
+                self.search(self.moved.lock().take().into_iter().collect(), to_ask)
             }
         }
     }
@@ -103,7 +104,7 @@ impl Discovery {
         // Whoever may not ask for them has those that the primary itself names.
         let question = cmd("SENTINEL").arg("REPLICAS").arg(name).take();
         if let Ok(named) = query::<Vec<HashMap<String, String>>>(&mut connection, &question).await {
-            *lock(&self.replicas) = named.iter().filter(|replica| is_promotable(replica)).filter_map(address).collect();
+            *self.replicas.lock() = named.iter().filter(|replica| is_promotable(replica)).filter_map(address).collect();
         }
         Ok(primary)
     }
@@ -119,7 +120,7 @@ impl Discovery {
             let servers: Vec<_> = servers.iter().filter_map(|server| endpoint(server, node)).collect();
             if (*first..=*last).contains(&i64::from(self.slot.0)) {
                 owner = servers.first().cloned();
-                *lock(&self.replicas) = servers.iter().skip(1).cloned().collect();
+                *self.replicas.lock() = servers.iter().skip(1).cloned().collect();
             }
             nodes.extend(servers);
         }
@@ -129,13 +130,9 @@ impl Discovery {
         let unassigned =
             || Fault::Refused("CLUSTERDOWN".to_owned(), format!("{node} knows no node with slot {}", self.slot));
         let owner = owner.ok_or_else(unassigned)?;
-        *lock(&self.nodes) = nodes;
+        *self.nodes.lock() = nodes;
         Ok(owner)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Servers that may be in charge. Dropped, it asks no further.

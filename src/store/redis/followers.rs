@@ -10,7 +10,7 @@
 //!
 //! Where that fails, takes too long, or has to be asked for again, the server in charge is read instead.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use redis::Pipeline;
@@ -21,6 +21,7 @@ use super::fault::Fault;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::{Connection, Use};
 use super::read;
+use crate::lock::Mutex;
 use crate::store::{Changes, Head, LogEntry, Position, Revision};
 
 const STAND: &str = include_str!("stand.lua");
@@ -56,7 +57,7 @@ pub(super) struct Trial<'a> {
 
 impl Followers {
     fn not_before(&self) -> MutexGuard<'_, NotBefore> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn rest(&self) {

@@ -12,8 +12,8 @@
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -28,6 +28,7 @@ use super::slot::Slot as ClusterSlot;
 use super::watch::Hearer;
 use super::{check, earlier, replicas};
 use crate::backoff::Backoff;
+use crate::lock::Mutex;
 use crate::store::url::{Server, Topology};
 use crate::store::{Settings, StoreUrl};
 
@@ -314,7 +315,7 @@ impl Link {
     /// Makes a connection, when it is time for the next attempt, and puts it into its slot.
     async fn make(self: Arc<Self>, on: Use, outcome: watch::Sender<Option<Result<Connection, Fault>>>) {
         let slot = self.slot(on);
-        let pause = lock(&slot.attempts).pause();
+        let pause = slot.attempts.lock().pause();
         tokio::time::sleep(pause).await;
         let made = self.connect(on).await;
         match &made {
@@ -322,11 +323,11 @@ impl Link {
                 if on != Use::Replica {
                     self.leave_others(connection.server());
                 }
-                lock(&slot.attempts).succeed();
+                slot.attempts.lock().succeed();
                 slot.current.send_replace(Current::Made(connection.clone()));
             }
             Err(fault) => {
-                lock(&slot.attempts).fail(fault);
+                slot.attempts.lock().fail(fault);
                 slot.current.send_replace(Current::None);
             }
         }
@@ -336,9 +337,9 @@ impl Link {
     /// Looks whether what is there is ours; and, on another server than before, whether its users may do what they have to.
     async fn examine(&self, connection: &mut Connection) -> Result<(), Fault> {
         check::types(&mut connection.connection, &self.layout).await?;
-        if *lock(&self.permitted) != Some(connection.server.clone()) {
+        if *self.permitted.lock() != Some(connection.server.clone()) {
             check::permissions(&mut connection.connection, &self.layout, self.needs_quorum).await?;
-            *lock(&self.permitted) = Some(connection.server.clone());
+            *self.permitted.lock() = Some(connection.server.clone());
         }
         Ok(())
     }
@@ -412,7 +413,7 @@ impl Link {
         if replicas.is_empty() {
             return Err(Fault::Astray("there is no replica".to_owned()));
         }
-        let passed_over = lock(&self.passed_over).clone();
+        let passed_over = self.passed_over.lock().clone();
         replicas.sort_by_cached_key(|server| (Some(server) == passed_over.as_ref(), self.order.hash_one(server)));
         Ok(replicas)
     }
@@ -420,7 +421,7 @@ impl Link {
     /// Lets go of the replica: it is of no use.
     pub(super) fn pass_over_replica(&self) {
         if let Some(connection) = self.slot(Use::Replica).connection() {
-            *lock(&self.passed_over) = Some(connection.server);
+            *self.passed_over.lock() = Some(connection.server);
         }
         self.release(Use::Replica);
     }
@@ -452,10 +453,6 @@ impl Slot {
             is_meant
         });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes a connection out of its slot when dropped, unless it is cleared before.

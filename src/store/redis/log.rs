@@ -4,7 +4,7 @@
 //! from a replica, until it is level: each page is bounded in bytes, and applied before the next one is asked for, so that whatever the
 //! line carries is progress.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use redis::Pipeline;
@@ -14,6 +14,7 @@ use super::fault::Fault;
 use super::followers;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
+use crate::lock::Mutex;
 use crate::store::{Changes, CommitId, Head, LogEntry, Revision, change};
 
 const PAGE: &str = include_str!("log.lua");
@@ -226,6 +227,6 @@ impl Pace {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

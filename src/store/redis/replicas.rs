@@ -3,7 +3,6 @@
 //! A commit waits for as many of them as the quorum wants, and no longer: none that hangs holds up the next commit. Whether
 //! the others have it too is asked once at the end of a command, about its last commit, as replicas take commits in order.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use redis::{Pipeline, Value, from_redis_value};
@@ -48,7 +47,7 @@ impl Access {
     pub(super) fn answered(&self, entry: &LogEntry, confirmation: Confirmation) {
         let is_behind = confirmation.confirmed < confirmation.promotable as u64;
         let pending = is_behind.then_some(Pending { id: entry.id, revision: entry.revision, confirmation });
-        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = pending;
+        *self.pending.lock() = pending;
     }
 }
 
@@ -63,7 +62,7 @@ pub(super) async fn replicas(access: &Access) -> Result<Replicas, Fault> {
 
 /// Waits until all replicas that could be promoted have the last commit that was made here. If some have not: how many.
 pub(super) async fn unconfirmed(access: &Access) -> Option<Unconfirmed> {
-    let pending = access.pending.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    let pending = access.pending.lock().take()?;
     let now = confirm(access, &pending).await.unwrap_or_else(|fault| {
         tracing::warn!(
             store = access.name,

@@ -3,7 +3,7 @@
 //! It comes over the main connection, whose subscription stands before it is used. Every time it stands anew, watchers are
 //! told that they may have missed something.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use redis::{PushInfo, PushKind, Value};
 use tokio::task::JoinSet;
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::layout::Layout;
 use super::link::Use;
 use super::{Access, earlier, layout, switches};
+use crate::lock::Mutex;
 use crate::store::notify::Notices;
 use crate::store::{Epoch, Notice};
 
@@ -58,7 +59,7 @@ impl Hearer {
     /// A subscription stands: what was published before may have been missed. With the epoch of a store that is of the
     /// schema before still.
     pub(super) fn subscribed(&self, earlier: Option<Epoch>) {
-        *self.earlier.lock().unwrap_or_else(PoisonError::into_inner) = earlier;
+        *self.earlier.lock() = earlier;
         self.notices.send(Notice::Lost);
     }
 
@@ -74,7 +75,7 @@ impl Hearer {
 
     /// Tells the watchers of a commit to a store of the schema before, if it is one to this store.
     fn announce_earlier(&self, message: &[u8]) {
-        let ours = *self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = *self.earlier.lock();
         if let Some((epoch, entry)) = earlier::parse_announcement(message).filter(|(epoch, _)| Some(*epoch) == ours) {
             self.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
         }
