@@ -360,6 +360,8 @@ async fn restore_reports(stage: &mut Stage, random: &mut Random, one: usize) -> 
     start_from_file(stage).await?;
     stage.waiter.clone().once(&mut world, random).await;
     drop(world);
+    // What it was vouched for shows while it goes on by what it has.
+    tokio::time::sleep(random.time(300, 1500)).await;
     stage.relays[one].reset().await;
     conclude(stage, fault, since).await?;
     stage.history.with(|judge| judge.release(hold));
