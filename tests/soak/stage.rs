@@ -141,7 +141,8 @@ impl Stage {
     ) -> Result<Self, String> {
         let servers = match topology {
             Topology::Alone => {
-                let server = RedisServer::with(&["--save", ""]);
+                // Otherwise a write waits for a slow sync of the one before, and a crash loses it.
+                let server = RedisServer::with(&["--save", "", "--appendfsync", "always"]);
                 server.cli(&["CONFIG", "SET", "appendonly", "yes"]);
                 Servers::Alone(server)
             }

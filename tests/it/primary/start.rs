@@ -10,7 +10,8 @@ fn text(bytes: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sidecar_starts_before_its_redis_and_is_ready_soon_after_it() {
-    let mut redis = RedisServer::with(&["--appendonly", "yes"]);
+    // Otherwise a write waits for a slow sync of the one before, and is lost by being killed.
+    let mut redis = RedisServer::with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let init = run(&["--store", &redis.url(), "init"], &[]);
     assert!(init.status.success(), "{}", text(&init.stderr));
     redis.kill();
