@@ -51,6 +51,8 @@ struct StatusView {
     epoch: String,
     revision: u64,
     tokens: u64,
+    /// Tokens that sidecars saw revoked and whose revocation the store has lost.
+    recalled: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     replicas: Option<ReplicasView>,
     sidecars: Vec<SidecarView>,
@@ -75,6 +77,9 @@ struct SidecarView {
     staleness_seconds: Option<f64>,
     connections: u64,
     started_at: Timestamp,
+    /// Users that it keeps narrowed although the store has lost that they were.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    held_users: Vec<String>,
 }
 
 /// Prints where the store stands, and every sidecar; with `--watch` again and again.
@@ -128,12 +133,14 @@ impl Status {
             staleness_seconds: staleness(sidecar).map(|staleness| staleness.as_secs_f64()),
             connections: sidecar.report.connections,
             started_at: sidecar.report.started_at,
+            held_users: sidecar.report.held_users.clone(),
         });
         StatusView {
             store: self.store.clone(),
             epoch: self.position.epoch.to_string(),
             revision: self.position.revision.0,
             tokens: self.tokens,
+            recalled: self.recalled,
             replicas: self.replicas.as_ref().map(ReplicasView::from),
             sidecars: sidecars.collect(),
         }
@@ -284,13 +291,17 @@ mod tests {
     fn as_json() {
         let view = serde_json::to_value(status(Some((7, 41))).view()).expect("serializes");
         let expected = json!({
-            "store": "redis://127.0.0.1:6379", "epoch": "0000000000000007", "revision": 42, "tokens": 3,
+            "store": "redis://127.0.0.1:6379", "epoch": "0000000000000007", "revision": 42, "tokens": 3, "recalled": 0,
             "sidecars": [{
                 "id": "0000000000000abc", "name": "edge-1", "version": "0.1.0", "revision": 41,
                 "staleness_seconds": 0.75, "connections": 12, "started_at": "1970-01-01T00:00:00Z",
             }],
         });
         assert_eq!(view, expected);
+        let mut held = status(None);
+        held.sidecars[0].report.held_users = vec!["alice".to_owned()];
+        let view = serde_json::to_value(held.view()).expect("serializes");
+        assert_eq!(view["sidecars"][0]["held_users"], json!(["alice"]));
         assert_eq!(status(Some((8, 99))).view().sidecars[0].revision, None, "a revision of another epoch says nothing");
     }
 

@@ -97,7 +97,7 @@ async fn status_shows_the_store_and_every_sidecar() {
     eventually("both are at the store's revision", current).await;
     let status = json(&pair.one.run(&["status", "--json"]));
     let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&status), ["epoch", "revision", "sidecars", "store", "tokens"]);
+    assert_eq!(keys(&status), ["epoch", "recalled", "revision", "sidecars", "store", "tokens"]);
     let expected = ["connections", "id", "name", "revision", "staleness_seconds", "started_at", "version"];
     assert_eq!(keys(&status["sidecars"][0]), expected);
     assert_eq!(status["tokens"], 1);
