@@ -122,7 +122,7 @@ async fn report(
     let tell = || {
         if refused.is_empty() {
             let nothing = if lines == 0 { " (there were no lines)" } else { "" };
-            output.text(&format!("imported {}{nothing}\n", count(imported)))?;
+            output.done(&format!("imported {}{nothing}\n", count(imported)))?;
         }
         Ok(())
     };

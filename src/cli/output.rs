@@ -46,6 +46,18 @@ impl Output {
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(OutputError)
     }
 
+    /// Writes what a command has done, which is said on standard error where it cannot be written.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub fn done(&self, text: &str) -> Result<(), OutputError> {
+        self.text(text).inspect_err(|error| {
+            if !error.is_closed() {
+                note(text.trim_end());
+            }
+        })
+    }
+
     /// Writes one value as JSON, indented.
     ///
     /// # Errors

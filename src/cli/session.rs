@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::Globals;
-use super::output::{may_colour, note};
+use super::output::{OutputError, may_colour, note};
 use super::serve::store_settings;
 use crate::chain::chain;
 use crate::registry::{Actor, Registry};
@@ -54,6 +54,7 @@ impl Session {
         if !outcome.as_ref().is_err_and(is_away) {
             self.make_good().await;
         }
+        let outcome = shown(outcome);
         let unconfirmed = self.registry.store().unconfirmed().await.map(NotConfirmed);
         match (outcome, unconfirmed) {
             (Ok(()), Some(unconfirmed)) => Err(unconfirmed.into()),
@@ -82,6 +83,15 @@ impl Session {
                 chain(&error)
             )),
         }
+    }
+}
+
+/// What came of a change that was made: that nobody reads what was done is no failure, that it cannot be written is one.
+fn shown(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    match outcome.as_ref().err().and_then(|error| error.downcast_ref::<OutputError>()) {
+        None => outcome,
+        Some(error) if error.is_closed() => Ok(()),
+        Some(_) => outcome.context("it is done, but that could not be written to standard output"),
     }
 }
 

@@ -402,17 +402,16 @@ async fn print_ended(
     // At once: people see what was done while others still apply it.
     let print = async { if output.json { Ok(()) } else { print_done(session, what, tokens, output).await } };
     let (receipt, printed) = tokio::join!(wait.wait(session), print);
-    printed?;
     let receipt: Option<Receipt> = receipt.with_context(|| format!("{}: {what}", count(tokens.len())))?;
-    match &receipt {
-        None if output.json => return print_done(session, what, tokens, output).await,
-        Some(receipt) if output.json => {
-            let tokens = views(tokens, &owners(session, tokens).await?);
-            output.json(&EndedView { tokens, wait: receipt.view() })?;
-        }
-        _ => {}
-    }
-    receipt.map_or(Ok(()), |receipt| receipt.tell(output))
+    let printed = match &receipt {
+        _ if !output.json => printed,
+        None => print_done(session, what, tokens, output).await,
+        Some(receipt) => owners(session, tokens)
+            .await
+            .and_then(|owners| output.json(&EndedView { tokens: views(tokens, &owners), wait: receipt.view() })),
+    };
+    // A receipt that is none is told whether or not somebody reads the rest.
+    receipt.map_or(Ok(()), |receipt| receipt.tell(output)).and(printed)
 }
 
 /// Prints what was done to these tokens.
@@ -425,7 +424,7 @@ async fn print_done(session: &Session, what: &str, tokens: &[TokenRecord], outpu
     let line = |(token, owner): (&TokenRecord, &UserRecord)| {
         format!("{what} {}: {} ({})\n", token.id, printable(&token.description), owner.name)
     };
-    Ok(output.text(&owned().map(line).collect::<String>())?)
+    Ok(output.done(&owned().map(line).collect::<String>())?)
 }
 
 fn views(tokens: &[TokenRecord], owners: &HashMap<UserId, UserRecord>) -> Vec<TokenView> {

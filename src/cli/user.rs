@@ -192,7 +192,7 @@ async fn carry_out(session: &Session, command: UserCommand) -> anyhow::Result<()
 
 /// Prints a user as JSON, or the sentence that says what happened.
 fn print(user: &UserRecord, output: Output, sentence: &str) -> anyhow::Result<()> {
-    if output.json { output.json(&UserView::from(user)) } else { Ok(output.text(sentence)?) }
+    if output.json { output.json(&UserView::from(user)) } else { Ok(output.done(sentence)?) }
 }
 
 /// As [`print`], and waits for the sidecars if that was asked for.
@@ -203,7 +203,7 @@ async fn conclude(
     output: Output,
     sentence: &str,
 ) -> anyhow::Result<()> {
-    wait.conclude(session, output, &UserView::from(user), || Ok(output.text(sentence)?)).await
+    wait.conclude(session, output, &UserView::from(user), || Ok(output.done(sentence)?)).await
 }
 
 async fn list(session: &Session, mut pages: Pages<UserId>, output: Output) -> anyhow::Result<()> {
@@ -258,7 +258,7 @@ async fn delete(session: &Session, name: &str, yes: bool, wait: WaitArgs) -> any
     }
     let deleted = session.registry.delete_user(&session.actor, name).await?;
     let output = Output::new(Format { json: false });
-    let tell = || Ok(output.text(&format!("deleted {name} and {}\n", token::count(deleted)))?);
+    let tell = || Ok(output.done(&format!("deleted {name} and {}\n", token::count(deleted)))?);
     wait.conclude(session, output, &(), tell).await
 }
 
@@ -281,7 +281,7 @@ async fn transfer_ownership(
         narrowed => format!("; {} of theirs now permit less", token::count(narrowed)),
     };
     let (new, old) = (&transfer.new.name, &transfer.old.name);
-    let tell = || Ok(output.text(&format!("{new} is the owner now, and {old} an administrator{consequence}\n"))?);
+    let tell = || Ok(output.done(&format!("{new} is the owner now, and {old} an administrator{consequence}\n"))?);
     wait.conclude(session, output, &[&transfer.new, &transfer.old].map(UserView::from), tell).await
 }
 

@@ -120,24 +120,28 @@ impl WaitArgs {
         done: &impl Serialize,
         tell: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
+        // Whether or not that can be printed, a receipt that is none is told.
         if !output.json {
-            tell()?;
-            return self.wait(session).await?.map_or(Ok(()), |receipt| receipt.tell(output));
+            let printed = tell();
+            return self.wait(session).await?.map_or(Ok(()), |receipt| receipt.tell(output)).and(printed);
         }
         // Whatever comes of the waiting: what was done is printed.
         let receipt = self.wait(session).await;
-        match receipt.as_ref().ok().and_then(Option::as_ref) {
-            None => output.json(done)?,
-            Some(receipt) => {
-                let done = serde_json::to_value(done).context("writing JSON")?;
-                // Of a list nothing is a member.
-                let mut done = if done.is_object() { done } else { serde_json::json!({ "users": done }) };
-                done["wait"] = serde_json::to_value(receipt.view()).context("writing JSON")?;
-                output.json(&done)?;
-            }
-        }
-        receipt?.map_or(Ok(()), |receipt| receipt.tell(output))
+        let printed = match receipt.as_ref().ok().and_then(Option::as_ref) {
+            None => output.json(done),
+            Some(receipt) => with_receipt(done, receipt).and_then(|done| output.json(&done)),
+        };
+        receipt?.map_or(Ok(()), |receipt| receipt.tell(output)).and(printed)
     }
+}
+
+/// What was done, with the receipt as its member `wait`.
+fn with_receipt(done: &impl Serialize, receipt: &Receipt) -> anyhow::Result<serde_json::Value> {
+    let done = serde_json::to_value(done).context("writing JSON")?;
+    // Of a list nothing is a member.
+    let mut done = if done.is_object() { done } else { serde_json::json!({ "users": done }) };
+    done["wait"] = serde_json::to_value(receipt.view()).context("writing JSON")?;
+    Ok(done)
 }
 
 /// The store's history from a commit on, as far as it was read.
@@ -276,7 +280,7 @@ impl Receipt {
         if output.json {
             return Ok(());
         }
-        Ok(output.text(&self.sentence())?)
+        Ok(output.done(&self.sentence())?)
     }
 
     /// As [`Receipt::tell`], beside what is alone on standard output.

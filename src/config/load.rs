@@ -77,7 +77,7 @@ impl Source {
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// `--listen`. With one listener written and one address given, that listener moves there and stays otherwise as it
-    /// is; else the addresses replace all listeners, unless one of these has TLS, which must not get lost.
+    /// is; else the addresses replace all listeners, unless one of these has more than an address, which must not get lost.
     pub listen: Vec<String>,
     /// `--api-upstream`
     pub api_upstream: Option<String>,
@@ -184,7 +184,9 @@ impl Written {
         };
         let written = match self.root.get_mut("listener") {
             Some(Node { value: Value::List(items), .. }) => items.as_mut_slice(),
-            _ => &mut [],
+            // Found fault with when it is read.
+            Some(_) => return,
+            None => &mut [],
         };
         match (written, addresses) {
             (_, []) => {}
@@ -192,10 +194,10 @@ impl Written {
                 listener.insert("address".to_owned(), address(only));
             }
             (written, addresses) => {
-                let has_tls = |node: &Node| matches!(&node.value, Value::Table(table) if table.contains_key("tls"));
-                if written.iter().any(has_tls) {
-                    let message =
-                        "it would replace listeners that have TLS; change their addresses where they are written";
+                let is_address = |node: &Node| matches!(&node.value, Value::Table(table) if table.keys().all(|key| key == "address"));
+                if !written.iter().all(is_address) {
+                    let message = "it would replace listeners that have more than an address, such as TLS; change their \
+                                   addresses where they are written";
                     self.problems.push(Problem::at(Some(&place), "listener", message));
                 }
                 let table = |text| Value::Table(Table::from([("address".to_owned(), address(text))]));

@@ -541,6 +541,41 @@ fn a_new_token_that_nobody_saw_is_a_failure() {
     assert!(ended.failed().contains(&format!("the token {id} was created, but could not be shown")), "{ended:?}");
 }
 
+/// Whoever reads only the beginning, or nothing, of what is printed does not turn a failure into success.
+#[test]
+fn a_receipt_that_is_none_is_a_failure_also_for_who_does_not_read() {
+    let site = Site::new();
+    for form in [&[][..], &["--json"]] {
+        let id = site.create("max", "a");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let line = ["token", "revoke", id.as_str(), "--yes", "--wait", "--timeout", "50ms"];
+        let mut command = site.command(line.iter().chain(form).copied());
+        let ended = Ended::from(command.stdout(writer).stderr(Stdio::piped()).output().expect("runs"));
+        assert!(ended.failed().contains("no sidecar reports to this store"), "{ended:?}");
+    }
+}
+
+/// A change that was made is not taken for one that was not, because of a full disk behind standard output.
+#[test]
+fn what_was_done_is_said_where_it_cannot_be_written() {
+    let site = Site::new();
+    let id = site.create("max", "a");
+    let lines: [(&[&str], &str); 3] = [
+        (&["user", "add", "bob", "--role", "manager"], "added bob"),
+        (&["token", "revoke", &id, "--yes"], "revoked "),
+        (&["user", "delete", "bob", "--yes"], "deleted bob"),
+    ];
+    for (line, done) in lines {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("opens");
+        let ended =
+            Ended::from(site.command(line.iter().copied()).stdout(full).stderr(Stdio::piped()).output().expect("runs"));
+        let said = ended.failed();
+        assert!(said.contains(done) && said.contains("it is done, but that could not be written"), "{ended:?}");
+    }
+    assert_eq!(site.run(["token", "show", &id, "--json"]).json()["state"], "revoked");
+}
+
 #[test]
 fn the_store_is_found_in_the_configuration_or_the_state_directory() {
     let site = Site::empty();

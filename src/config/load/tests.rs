@@ -300,6 +300,23 @@ fn the_store_can_be_read_without_judging_the_rest() {
     assert!(store_settings(&misspelt.source, &misspelt.flags).is_err(), "or it would use another store than was meant");
 }
 
+/// `--listen` replaces addresses and nothing else.
+#[test]
+fn a_flag_for_the_address_does_not_pass_over_what_else_is_written() {
+    let listen = |toml: &str, addresses: &[&str]| {
+        given(toml)
+            .flags(|flags| flags.listen = addresses.iter().map(ToString::to_string).collect())
+            .problems()
+            .join("\n")
+    };
+    let one = listen("[listener]\naddress = '127.0.0.1:1'\ntls.certificate = '/nope'", &["127.0.0.1:2"]);
+    assert!(one.contains("write [[listener]]"), "{one}");
+    for written in ["tls = { certificate = '/nope', key = '/nope' }", "adress = '127.0.0.1:1'"] {
+        let two = listen(&format!("[[listener]]\n{written}\n[[listener]]"), &["127.0.0.1:2", "127.0.0.1:3"]);
+        assert!(two.contains("--listen: listener: it would replace listeners that have more than an address"), "{two}");
+    }
+}
+
 #[test]
 fn all_problems_are_reported_together_with_their_places() {
     let toml = r#"worker = 4
