@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 use crate::admin;
 use crate::config::Config;
 use crate::connection::Places;
-use crate::fleet::{self, Reporter};
+use crate::fleet::{self, Identity, Reporter, SnapshotFileInUse};
 use crate::health::Health;
 use crate::listener::{self, BindError, Tls};
 use crate::proxy::{self, Gate, Proxy};
@@ -52,6 +52,8 @@ pub struct Sidecar {
     tasks: Vec<AbortHandle>,
     reporter: Option<Reporting>,
     snapshot_file: Option<Arc<SnapshotFile>>,
+    /// Nobody else's while it runs.
+    _identity: Identity,
     supervisor: Supervisor,
 }
 
@@ -83,6 +85,9 @@ pub enum StartError {
     /// An upstream's TLS files or service token.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// Another sidecar's snapshot file.
+    #[error(transparent)]
+    SnapshotFile(#[from] SnapshotFileInUse),
     /// A thread.
     #[error("starting a worker thread")]
     Thread(#[source] io::Error),
@@ -95,6 +100,8 @@ impl Sidecar {
     /// # Errors
     /// When an address, a certificate or a credential cannot be used. Nothing runs then.
     pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
+        let identity = Identity::take(config.snapshot_file.as_deref())?;
+        let sidecar_id = identity.id;
         let replica = Arc::new(Replica::new());
         let api = Arc::new(Upstream::new(UpstreamName::Api, config.upstreams.api)?);
         let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
@@ -135,6 +142,7 @@ impl Sidecar {
                 let name = format!("{} {}", store.describe(), config.store.namespace);
                 SnapshotFile::new(path, name, Arc::clone(&replica))
             }),
+            _identity: identity,
             supervisor,
         };
         for index in 0..config.workers.get() {
@@ -154,8 +162,7 @@ impl Sidecar {
         let (admin_socket, shown) = (Arc::new(admin_socket), Arc::clone(&health));
         sidecar.keep("admin listener", move || admin::serve(Arc::clone(&admin_socket), Arc::clone(&shown)));
         // Before the first snapshot is read: whoever lists the sidecars finds this one before it lets anybody in.
-        let presence =
-            Arc::new(Presence::new(fleet::identity(config.snapshot_file.as_deref()), fleet::least(&config.freshness)));
+        let presence = Arc::new(Presence::new(sidecar_id, fleet::least(&config.freshness)));
         sidecar.report(Reporter::new(
             Arc::clone(&store),
             health,

@@ -8,16 +8,19 @@
 //! the next. At rest it is renewed every [`REFRESH`]. Reports are for people: when they fail, serving goes on, and
 //! `--wait` names this sidecar as one that was not heard of.
 
+use std::fs::{File, OpenOptions};
 use std::future::Future;
-use std::io::Write as _;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use crate::chain::chain;
@@ -80,24 +83,61 @@ pub fn bound(freshness: &FreshnessConfig) -> Duration {
 
 /// Who this sidecar is: drawn at its start. One with a snapshot file stays who it was, by a file beside that: it may let in
 /// what it let in before, so that whoever waits for it must know that it is the same one.
-#[must_use]
-pub fn identity(snapshot_file: Option<&Path>) -> SidecarId {
-    let Some(snapshot_file) = snapshot_file else { return SidecarId(random::number()) };
-    let file = snapshot_file.with_added_extension("id");
-    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
-    let written = std::fs::read_to_string(&file).unwrap_or_default();
-    // After another start of the machine the snapshot makes nothing fresh, and the file may be in the copy of a machine.
-    let known = written.split_once(' ').filter(|(_, of)| of.trim() == boot.trim());
-    if let Some(id) = known.and_then(|(id, _)| u64::from_str_radix(id, 16).ok()) {
-        return SidecarId(id);
+#[derive(Debug)]
+pub struct Identity {
+    /// Its id.
+    pub id: SidecarId,
+    /// Locked while it runs: two under one name would be one to whoever waits for both.
+    _file: Option<File>,
+}
+
+impl Identity {
+    /// That of a sidecar with this snapshot file, if it has one.
+    ///
+    /// # Errors
+    /// When another sidecar runs with it.
+    pub fn take(snapshot_file: Option<&Path>) -> Result<Self, SnapshotFileInUse> {
+        let Some(snapshot_file) = snapshot_file else {
+            return Ok(Self { id: SidecarId(random::number()), _file: None });
+        };
+        let path = snapshot_file.with_added_extension("id");
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = opened.inspect_err(|error| warn_of_identity(&path, error)).ok();
+        match file.as_ref().map(|file| flock(file, FlockOperation::NonBlockingLockExclusive)) {
+            Some(Err(Errno::WOULDBLOCK)) => return Err(SnapshotFileInUse(snapshot_file.to_owned())),
+            // Where a file system has no locks, nothing tells two sidecars apart.
+            Some(Err(error)) => tracing::warn!(file = %path.display(), %error, "cannot lock this sidecar's id"),
+            Some(Ok(())) | None => {}
+        }
+        let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let mut written = String::new();
+        file.as_mut().map(|file| file.read_to_string(&mut written));
+        // After another start of the machine the snapshot makes nothing fresh, and the file may be in the copy of a machine.
+        let known = written.split_once(' ').filter(|(_, of)| of.trim() == boot.trim());
+        if let Some(id) = known.and_then(|(id, _)| u64::from_str_radix(id, 16).ok()) {
+            return Ok(Self { id: SidecarId(id), _file: file });
+        }
+        let id = SidecarId(random::number());
+        if let Some(file) = &file {
+            let text = format!("{id} {boot}");
+            let wrote = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0));
+            wrote.inspect_err(|error| warn_of_identity(&path, error)).ok();
+        }
+        Ok(Self { id, _file: file })
     }
-    let id = SidecarId(random::number());
-    let mut options = std::fs::OpenOptions::new();
-    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&file);
-    if let Err(error) = opened.and_then(|mut opened| write!(opened, "{id} {boot}")) {
-        tracing::warn!(file = %file.display(), %error, "cannot keep this sidecar's id: `--wait` takes its next start for another one");
-    }
-    id
+}
+
+/// Another sidecar runs with the same snapshot file.
+#[derive(Debug, thiserror::Error)]
+#[error("another sidecar uses the snapshot file {}: each needs one of its own (store.snapshot_file)", .0.display())]
+pub struct SnapshotFileInUse(PathBuf);
+
+fn warn_of_identity(file: &Path, error: &io::Error) {
+    tracing::warn!(
+        file = %file.display(), %error,
+        "cannot keep this sidecar's id: `--wait` takes its next start for another one"
+    );
 }
 
 /// Reports how a sidecar is.

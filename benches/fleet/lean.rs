@@ -316,7 +316,8 @@ impl Simulated {
             max_staleness: MaxStaleness::Within(MAX_STALENESS),
             per_permission: Vec::new(),
         };
-        let presence = Arc::new(Presence::new(fleet::identity(None), fleet::least(&freshness)));
+        let presence =
+            Arc::new(Presence::new(fleet::Identity::take(None).expect("no file").id, fleet::least(&freshness)));
         let health = Health::new(Arc::clone(&replica), freshness.max_staleness, Vec::new());
         let reporter = Reporter::new(
             Arc::clone(&store),

@@ -31,12 +31,14 @@ mod format;
 mod moment;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter};
+use std::io::{self, BufReader, BufWriter, Read as _};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use rustix::fs::OFlags;
 
 use super::sync::Synchroniser;
 use super::tombstone::RETENTION_SECONDS;
@@ -102,6 +104,8 @@ enum FileError {
     Format(#[from] FormatError),
     #[error("it is no regular file")]
     NoFile,
+    #[error("what is there is no snapshot of a replica, and is not replaced: remove it, or name another file")]
+    Foreign,
     #[error("others than its owner, or than the user this program runs as, may write it")]
     Exposed,
 }
@@ -225,7 +229,7 @@ impl SnapshotFile {
 
     /// Merges the file into the replica. On an error the replica holds some of it.
     fn read(&self) -> Result<(Standing, Proof, Vec<Tombstone>), FileError> {
-        let file = File::open(&self.path)?;
+        let file = open(&self.path)?;
         let length = check(&file)?;
         self.replica.begin_merge();
         let mut tombstones = Vec::new();
@@ -244,6 +248,9 @@ impl SnapshotFile {
         // Before the first item: the file holds at least what was proven then.
         let Some(proven) = self.replica.proven() else { return Ok(None) };
         let extent = self.replica.extent();
+        if !is_ours(&self.path)? {
+            return Err(FileError::Foreign);
+        }
         let new = self.path.with_added_extension("new");
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
@@ -289,6 +296,23 @@ impl Saved {
         }
         Ok(true)
     }
+}
+
+/// Opens what is to be read; a pipe, which may have no other end yet, without waiting for one.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
+}
+
+/// Whether what is there may be replaced: nothing, a snapshot, or the beginning of one.
+fn is_ours(path: &Path) -> Result<bool, FileError> {
+    let mut beginning = Vec::new();
+    match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error.into()),
+        Ok(file) if !file.metadata()?.is_file() => return Err(FileError::NoFile),
+        Ok(file) => file.take(format::MAGIC.len() as u64).read_to_end(&mut beginning)?,
+    };
+    Ok(format::MAGIC.starts_with(&beginning))
 }
 
 /// The file's length, if only the right ones can write it: who can write it can make tokens.

@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tollgate::fleet::Identity;
+
 use crate::harness::{Builder, CONFIG, RedisServer, Serving, Site, Upstream, eventually, get, run};
 
 const FILE: &str = "replica.snapshot";
@@ -110,6 +112,19 @@ async fn a_damaged_file_is_ignored_and_replaced() {
     site.store.set_broken(true);
     let site = site.restart().await;
     eventually("served from the file", || async { status(&site).await == 200 }).await;
+}
+
+/// Two sidecars under one id would be one to whoever waits for both.
+#[tokio::test]
+async fn a_file_that_another_sidecar_uses_is_refused() {
+    let site = saving().start().await;
+    let path = file(&site);
+    let refused = Identity::take(Some(&path)).expect_err("in use").to_string();
+    assert!(refused.contains("another sidecar uses the snapshot file"), "{refused}");
+    let id = std::fs::read_to_string(path.with_added_extension("id")).expect("was written");
+    site.sidecar.stop().await;
+    let again = Identity::take(Some(&path)).expect("is free").id;
+    assert!(id.starts_with(&format!("{again} ")), "{id}: {again}");
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use crate::replica::table::Seen;
 use crate::store::{CommitId, Epoch, Head, Position, Revision, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, Role, UserId};
 
-const MAGIC: &[u8; 16] = b"tollgate replica";
+pub(super) const MAGIC: &[u8; 16] = b"tollgate replica";
 const VERSION: u32 = 2;
 
 const OWNERS: u8 = b'o';

@@ -323,6 +323,30 @@ fn the_old_file_stays_until_the_new_one_is_whole_and_only_its_owner_reads_it() {
     assert_eq!(fs::read_dir(folder.path()).expect("reads").count(), 1);
 }
 
+/// One wrong path, and the registry would be gone.
+#[test]
+fn what_is_no_snapshot_is_not_replaced() {
+    let run = Run::usual();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("replica.snapshot");
+    for (foreign, is_replaced) in [(&b"SQLite format 3\0"[..], false), (b"to", true), (b"", true)] {
+        fs::write(&path, foreign).expect("writes");
+        run.file(&folder).save_now(Some(here()));
+        assert_eq!(fs::read(&path).expect("reads") != foreign, is_replaced, "{foreign:?}");
+    }
+}
+
+/// A pipe has no end to wait for.
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("replica.snapshot");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
+    load(&folder, here());
+    Run::usual().file(&folder).save_now(Some(here()));
+    assert!(!fs::metadata(&pipe).expect("is there").is_file());
+}
+
 #[test]
 fn a_replica_that_was_never_proven_leaves_the_file_alone() {
     let folder = Run::usual().saved();
