@@ -382,7 +382,7 @@ pub trait Store: Send + Sync + 'static {
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError>;
 
     /// For how much longer a sidecar may serve that this store has no report of, although it once reported: a server that was
-    /// started anew, restored or promoted may have lost some, and who was cut off does not make them again. `bound` is how
+    /// started anew, restored or promoted, or that evicts keys, may have lost some, and who was cut off does not make them again. `bound` is how
     /// long sidecars serve without the store. `None`: there is none.
     async fn unheard(&self, bound: Duration) -> Result<Option<Duration>, StoreError> {
         let _ = bound;

@@ -58,7 +58,7 @@ enum Obstacle {
     #[error("no sidecar reports to this store, so nobody knows of one that has applied it")]
     Nobody,
     #[error(
-        "the store was started anew, restored or promoted, and may have lost reports: a sidecar that was cut off before may \
+        "the store was started anew, restored or promoted, or evicts keys, and may have lost reports: a sidecar that was cut off before may \
          serve for {} s more without anybody knowing",
         .0.as_secs() + 1
     )]

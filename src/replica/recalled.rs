@@ -2,7 +2,7 @@
 //!
 //! They are told for as long as no command has settled them, so they neither age nor take the place of a tombstone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 
 use super::entry::DigestHasher;
@@ -14,6 +14,8 @@ pub(super) struct Recalled {
     /// In which reading each was seen last.
     seen: HashMap<Digest, u8, BuildHasherDefault<DigestHasher>>,
     reading: u8,
+    /// Those that it told, and tells no more although they are active there: it has lost them again.
+    lost: HashSet<Digest, BuildHasherDefault<DigestHasher>>,
 }
 
 impl Recalled {
@@ -23,25 +25,40 @@ impl Recalled {
     }
 
     pub(super) fn insert(&mut self, digest: Digest) {
+        self.lost.remove(&digest);
         self.seen.insert(digest, self.reading);
     }
 
-    /// Ends a reading, which has shown all that there are: others are forgotten, but for those that have to be kept.
-    pub(super) fn end(&mut self, is_kept: impl Fn(&Digest) -> bool) {
-        self.seen.retain(|digest, seen| *seen == self.reading || is_kept(digest));
+    /// Ends a reading, which has shown all that there are: others are forgotten, but for those that are active in the store.
+    pub(super) fn end(&mut self, is_active: impl Fn(&Digest) -> bool) {
+        let (reading, lost) = (self.reading, &mut self.lost);
+        self.seen.retain(|digest, seen| {
+            let is_told = *seen == reading;
+            if !is_told && is_active(digest) {
+                lost.insert(*digest);
+            }
+            is_told
+        });
         self.seen.shrink_to_fit();
+        self.lost.retain(is_active);
     }
 
     pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.is_told(digest) || self.lost.contains(digest)
+    }
+
+    /// Whether the store tells it, as far as is known: what is not has to be recalled again.
+    pub(super) fn is_told(&self, digest: &Digest) -> bool {
         self.seen.contains_key(digest)
     }
 
     pub(super) fn remove(&mut self, digest: &Digest) {
         self.seen.remove(digest);
+        self.lost.remove(digest);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.seen.len()
+        self.seen.len() + self.lost.len()
     }
 }
 
@@ -63,5 +80,11 @@ mod tests {
         recalled.insert(digest(2));
         recalled.end(|kept| *kept == digest(3));
         assert!((0..4).map(|number| recalled.contains(&digest(number))).eq([false, false, true, true]));
+        assert!(
+            (0..4).map(|number| recalled.is_told(&digest(number))).eq([false, false, true, false]),
+            "3 was lost again"
+        );
+        recalled.insert(digest(3));
+        assert!(recalled.is_told(&digest(3)));
     }
 }

@@ -245,7 +245,7 @@ impl Ledger {
 
     /// Those of them that the store does not tell as recalled.
     pub(super) fn unrecalled(&self) -> Vec<Digest> {
-        self.suppressed.keys().filter(|digest| !self.recalled.contains(digest)).copied().collect()
+        self.suppressed.keys().filter(|digest| !self.recalled.is_told(digest)).copied().collect()
     }
 
     /// Applies one entry of the change log. True when something may have become narrower.

@@ -77,6 +77,24 @@ async fn a_store_that_may_have_lost_reports_gives_no_receipt() {
     assert!(said.contains("may have lost reports"), "{said}");
 }
 
+/// A report has a time to live, so a policy that spares the registry takes reports.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_evicts_gives_no_receipt() {
+    let mut fleet = Fleet::start(&[]).await;
+    let [revoked] = fleet.tokens().await;
+    let id = fleet.world.ids(&[revoked])[0].to_string();
+    fleet.relays[2].set(Traffic::Cut).await;
+    fleet.redis_does(&["CONFIG", "SET", "maxmemory-policy", "volatile-ttl"]).await;
+    fleet.redis_does(&["SET", "other", "x", "EX", "1000"]).await;
+    fleet.redis_does(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    eventually("it evicts", async || !run(&fleet.redis, &["GET", "other"]).await.contains('x')).await;
+    fleet.redis_does(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let url = fleet.redis.url();
+    let ended = tollgate(&url, 0, &["token", "revoke", &id, "--wait", "--timeout", "3s"]).await;
+    let said = refused(&ended);
+    assert!(said.contains("may have lost reports"), "{said}");
+}
+
 /// Without a report that stands, no probe makes a sidecar fresh.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sidecar_is_fresh_only_while_the_store_has_its_report() {

@@ -135,8 +135,11 @@ pub(super) async fn types(connection: &mut MultiplexedConnection, layout: &Layou
 fn warn_of_eviction(memory: &str) {
     static SAID: AtomicBool = AtomicBool::new(false);
     let policy = memory.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or_default().trim();
-    if policy.starts_with("allkeys-") && !SAID.swap(true, Ordering::Relaxed) {
-        tracing::warn!(policy, "Redis may evict the registry when its memory is full: set maxmemory-policy noeviction");
+    if !policy.is_empty() && policy != "noeviction" && !SAID.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            policy,
+            "Redis may evict the registry, or what sidecars report, when its memory is full: set maxmemory-policy noeviction"
+        );
     }
 }
 
