@@ -20,7 +20,7 @@ use crate::worker::panic::Guard;
 /// Longest wait for a request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections at once: descriptors are kept for so many.
+/// Connections at once: descriptors are reserved for so many.
 const MAX_CONNECTIONS: usize = 32;
 
 /// Pause after an accept that failed.
@@ -41,7 +41,7 @@ pub async fn serve(listener: Arc<TcpListener>, health: Arc<Health>) {
                 continue;
             }
         };
-        // Whoever gets none is told by the end of the connection; a silent one loses its place after the head's time.
+        // Whoever gets none sees the end of the connection; a silent one loses its place after the head's time.
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let health = Arc::clone(&health);
         tokio::spawn(async move {

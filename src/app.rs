@@ -158,9 +158,9 @@ impl Sidecar {
             };
             sidecar.workers.push(thread.spawn(index).map_err(StartError::Thread)?);
         }
-        sidecar.keep("file watcher", move || reload::watch(upstreams.clone(), tls.clone()));
+        sidecar.spawn("file watcher", move || reload::watch(upstreams.clone(), tls.clone()));
         let (admin_socket, shown) = (Arc::new(admin_socket), Arc::clone(&health));
-        sidecar.keep("admin listener", move || admin::serve(Arc::clone(&admin_socket), Arc::clone(&shown)));
+        sidecar.spawn("admin listener", move || admin::serve(Arc::clone(&admin_socket), Arc::clone(&shown)));
         // Before the first snapshot is read: whoever lists the sidecars finds this one before it lets anybody in.
         let presence = Arc::new(Presence::new(sidecar_id, fleet::least(&config.freshness)));
         sidecar.report(Reporter::new(
@@ -176,12 +176,12 @@ impl Sidecar {
     }
 
     /// Runs a task for as long as the sidecar.
-    fn keep<F>(&mut self, task: &'static str, start: impl FnMut() -> F + Send + 'static)
+    fn spawn<F>(&mut self, task: &'static str, start: impl FnMut() -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let kept = tokio::spawn(self.supervisor.clone().keep(task, start));
-        self.tasks.push(kept.abort_handle());
+        let task_handle = tokio::spawn(self.supervisor.clone().supervise(task, start));
+        self.tasks.push(task_handle.abort_handle());
     }
 
     fn report(&mut self, reporter: Reporter) {
@@ -190,20 +190,20 @@ impl Sidecar {
             let (run, mut left) = (reporter.clone(), left.clone());
             async move {
                 let (leave, leaving) = oneshot::channel();
-                let told = async {
+                let asked_to_leave = async {
                     // An error means that the sidecar was dropped, and this with it.
                     drop(left.wait_for(|left| *left).await);
                     leave.send(()).ok(); // it reports no more: so much the better
                 };
-                tokio::join!(run.run(leaving), told);
+                tokio::join!(run.run(leaving), asked_to_leave);
             }
         };
-        let task = tokio::spawn(self.supervisor.clone().keep("reporter", start));
+        let task = tokio::spawn(self.supervisor.clone().supervise("reporter", start));
         self.tasks.push(task.abort_handle());
         self.reporter = Some(Reporting { task, leave });
     }
 
-    /// Keeps the replica at the store's position, from what an earlier run left on. After a panic it is read anew.
+    /// Holds the replica at the store's position, from what an earlier run left on. After a panic it is read anew.
     fn synchronise(
         &mut self,
         replica: Arc<Replica>,
@@ -215,9 +215,9 @@ impl Sidecar {
         let (loaded, is_loaded) = watch::channel(false);
         let loaded = Arc::new(loaded);
         let (watched, bounds) = (Arc::clone(&replica), alarm::Bounds::new(freshness));
-        self.keep("staleness alarm", move || alarm::watch(Arc::clone(&watched), bounds.clone()));
+        self.spawn("staleness alarm", move || alarm::watch(Arc::clone(&watched), bounds.clone()));
         let (probe_interval, bound) = (freshness.probe_interval, fleet::bound(freshness));
-        self.keep("synchroniser", move || {
+        self.spawn("synchroniser", move || {
             let (replica, store, loaded) = (Arc::clone(&replica), Arc::clone(&store), Arc::clone(&loaded));
             let (unread, presence) = (unread.take(), Some(Arc::clone(&presence)));
             async move {
@@ -231,7 +231,7 @@ impl Sidecar {
             }
         });
         if let Some(file) = self.snapshot_file.clone() {
-            self.keep("snapshot file", move || {
+            self.spawn("snapshot file", move || {
                 let (file, mut is_loaded) = (Arc::clone(&file), is_loaded.clone());
                 async move {
                     // An error means that the sidecar was dropped, and this with it.
@@ -270,7 +270,7 @@ impl Sidecar {
         self.health.replica.ready().await;
     }
 
-    /// Stops: no longer ready, no new connections, what runs is finished, bounded by the drain timeout.
+    /// Stops: no longer ready, no new connections, in-flight requests are finished, bounded by the drain timeout.
     pub async fn stop(mut self) {
         self.health.draining.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
@@ -286,7 +286,7 @@ impl Sidecar {
             && leave.send(true).is_ok()
             && tokio::time::timeout(LEAVE_TIME, task).await.is_err()
         {
-            tracing::debug!("the store does not take back the report: it is kept until it is too old");
+            tracing::debug!("the store does not take back the report: it stays until it is too old");
         }
         if let Some(file) = &self.snapshot_file {
             file.save().await;
@@ -334,11 +334,11 @@ impl WorkerThread {
 
     async fn run(mut self) {
         let proxy = Proxy::new(self.gate, Arc::clone(&self.health.connections), Arc::clone(&self.health.panics));
-        let keep = || self.supervisor.clone();
+        let supervisor = || self.supervisor.clone();
         let (swept, rechecked, roomy) = (Rc::clone(&proxy), Rc::clone(&proxy), Rc::clone(&proxy));
-        tokio::task::spawn_local(keep().keep("sweep", move || Rc::clone(&swept).sweep()));
-        tokio::task::spawn_local(keep().keep("recheck", move || Rc::clone(&rechecked).recheck()));
-        tokio::task::spawn_local(keep().keep("make room", move || Rc::clone(&roomy).make_room()));
+        tokio::task::spawn_local(supervisor().supervise("sweep", move || Rc::clone(&swept).sweep()));
+        tokio::task::spawn_local(supervisor().supervise("recheck", move || Rc::clone(&rechecked).recheck()));
+        tokio::task::spawn_local(supervisor().supervise("make room", move || Rc::clone(&roomy).make_room()));
         let mut accepting = Vec::new();
         for (socket, tls) in self.sockets {
             match tokio::net::TcpListener::from_std(socket) {
@@ -349,7 +349,7 @@ impl WorkerThread {
                         let (proxy, socket, places) = (Rc::clone(&proxy), Rc::clone(&socket), Arc::clone(&places));
                         listener::accept(proxy, socket, tls.clone(), places, stopped.clone())
                     };
-                    accepting.push(tokio::task::spawn_local(keep().keep("accept loop", accept)));
+                    accepting.push(tokio::task::spawn_local(supervisor().supervise("accept loop", accept)));
                 }
                 Err(error) => {
                     tracing::error!(%error, "a worker cannot listen");
@@ -361,7 +361,7 @@ impl WorkerThread {
         drop(self.stopped.wait_for(|stopped| *stopped).await);
         proxy.worker.drain();
         for task in accepting {
-            // It ends with the stop, and by a panic at worst: what runs is finished all the same.
+            // It ends with the stop, and by a panic at worst: in-flight requests are finished all the same.
             drop(task.await);
         }
         if tokio::time::timeout(self.drain, proxy.worker.idle()).await.is_err() {

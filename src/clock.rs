@@ -1,6 +1,6 @@
 //! Time that goes on while the machine is suspended, and that nobody can set: CLOCK_BOOTTIME.
 //!
-//! Freshness is measured by it. By the clock of [`std::time::Instant`], which stands still meanwhile, a laptop that slept
+//! Freshness is measured by it. By the clock of [`std::time::Instant`], which stops meanwhile, a laptop that slept
 //! for a night would wake up with a replica that counts as fresh.
 
 use std::io;
@@ -85,7 +85,7 @@ impl Sub<Instant> for Instant {
     }
 }
 
-/// Which run of the machine this is: a number that is drawn at each start of it; 0 where that is not told.
+/// Which run of the machine this is: a number that is drawn at each start of it; 0 where that is not known.
 pub(crate) fn boot() -> u128 {
     static BOOT: LazyLock<u128> = LazyLock::new(|| {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -109,7 +109,7 @@ impl Timer {
         Self(timer.ok())
     }
 
-    /// Waits until this moment; returns at once if it has passed. May be dropped half-way.
+    /// Waits until this moment; returns at once if it has passed. Cancel-safe.
     pub(crate) async fn until(&self, at: Instant) {
         let wait = at.duration_since(Instant::now());
         match &self.0 {

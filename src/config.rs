@@ -1,4 +1,4 @@
-//! The configuration, usable as it stands: every value here was checked when it was read.
+//! The configuration, usable as it is: every value here was checked when it was read.
 //!
 //! [`load()`] reads the file as written, lets `TOLLGATE_*` environment variables and flags override it, and puts it in the
 //! place of the defaults, reporting every [`Problem`] of a run together. `config/tollgate.toml` documents every key.
@@ -40,7 +40,7 @@ use crate::store::Settings;
 use crate::upstream::Upstreams;
 use crate::words::words;
 
-/// Everything a sidecar is told.
+/// The settings of a sidecar.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where agents connect.
@@ -51,7 +51,7 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// The Controller's two servers.
     pub upstreams: Upstreams,
-    /// Where the registry is kept.
+    /// Where the registry is stored.
     pub store: Settings,
     /// Where the replica is saved, so that the next start need not read all of the store.
     pub snapshot_file: Option<PathBuf>,

@@ -14,7 +14,7 @@ pub(crate) fn register(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(descriptor)
 }
 
-/// Waits until there is something to be read, and throws it away. May be dropped half-way.
+/// Waits until there is something to be read, and throws it away. Cancel-safe.
 pub(crate) async fn news(descriptor: &AsyncFd<OwnedFd>) {
     let mut buffer = [0; 4096];
     while let Ok(mut ready) = descriptor.readable().await {

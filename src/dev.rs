@@ -11,12 +11,12 @@
 
 pub mod banner;
 pub mod controller;
+mod demo;
 pub mod directory;
 pub mod heartbeat;
 pub mod ports;
 pub mod seed;
 pub mod settings;
-mod site;
 pub mod template;
 
 use std::io::{self, IsTerminal, Write};
@@ -29,7 +29,7 @@ use crate::registry::RegistryError;
 use crate::store::StoreError;
 use crate::worker::panic::log_panics;
 use banner::Style;
-use site::Site;
+use demo::Demo;
 
 pub use ports::{DevOptions, PortError};
 
@@ -91,7 +91,7 @@ pub fn run(options: DevOptions) -> Result<(), DevError> {
         .build()
         .map_err(DevError::Process)?;
     let result = runtime.block_on(run_until_stopped(options));
-    // Blocking work that hangs must not keep the terminal.
+    // Blocking work that hangs must not block the terminal.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -99,19 +99,19 @@ pub fn run(options: DevOptions) -> Result<(), DevError> {
 async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
     // Before there is anything to clean up: from here on a signal ends this function instead of the process.
     let mut stop = StopSignals::install().map_err(DevError::Process)?;
-    let site = tokio::select! {
-        site = Site::start(&options) => site?,
+    let demo = tokio::select! {
+        demo = Demo::start(&options) => demo?,
         () = stop.next() => return Ok(()),
     };
     let style = if io::stdout().is_terminal() { Style::Terminal } else { Style::Plain };
-    print(&site.banner.render(style)).map_err(DevError::Print)?;
+    print(&demo.banner.render(style)).map_err(DevError::Print)?;
 
     tokio::select! {
         () = stop.next() => {}
-        what = site.failed() => return Err(DevError::Failed(what)),
+        what = demo.failed() => return Err(DevError::Failed(what)),
     }
     tokio::select! {
-        stopped = site.stop() => stopped?,
+        stopped = demo.stop() => stopped?,
         () = stop.next() => {} // asked twice: dropping it ends it at once
     }
     let after_ctrl_c = if style == Style::Terminal { "\n" } else { "" }; // the terminal shows ^C

@@ -17,7 +17,7 @@
 //!   needs a token gets 503. Never 401: that would blame a good token. A store that holds no registry, or none any more,
 //!   is the same: that says nothing about any token.
 //! - A change is missed: the probe of the store's position, every second, finds the gap.
-//! - The store goes back in time: the replica is read anew, and what it saw revoked stays revoked; the store is told, so
+//! - The store goes back in time: the replica is read anew, and what it saw revoked stays revoked; the store is informed, so
 //!   that every sidecar refuses it.
 //! - A sidecar is restarted: it goes on from its snapshot file, which makes nothing fresher than it was.
 //! - An upstream fails: 502 or 504; within a reply, the reply is cut off visibly.
@@ -28,7 +28,7 @@
 //! | [`token`] | the domain: tokens, digests, permissions, roles, records; no I/O |
 //! | [`store`] | the contract of where records live; the SQLite and Redis stores |
 //! | [`registry`] | who may do what to which token, and what follows |
-//! | [`replica`] | what requests read, and the synchroniser that keeps it at the store's position |
+//! | [`replica`] | what requests read, and the synchroniser that holds it at the store's position |
 //! | [`proxy`] | the steps of a request, whichever protocol it came by: route, credential, sanitize, forward, refusal |
 //! | [`http1`] | HTTP/1.1 as clients speak it: heads, framing, bodies, buffers |
 //! | [`connection`] | one client connection: the gate for HTTP/1, hyper's server for HTTP/2 |

@@ -1,7 +1,7 @@
 //! Locks that a panic does not poison.
 //!
 //! Whoever panics ends its connection or its task, and the sidecar goes on ([`panic`](crate::worker::panic)). So what is
-//! under a lock is always whole: it is changed in one step, by code that does not panic half-way.
+//! under a lock is always whole: it is changed in one step, by code that does not panic in between.
 
 use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 

@@ -12,7 +12,7 @@ use zeroizing_alloc::ZeroAlloc;
 static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
-    keep_memory_private();
+    make_memory_private();
     // With them, every page of a buffer that was touched once is resident: an idle connection would cost twice as much. Fails
     // only where the system has none.
     disable_transparent_huge_pages(true).ok();
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 /// Raw tokens are in memory while they are used: no core file, and no other process of this user that looks into it.
 ///
 /// Both fail only where the system does not know them. Nothing depends on them, and there is no log yet to say it in.
-fn keep_memory_private() {
+fn make_memory_private() {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).ok();
 }

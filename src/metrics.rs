@@ -46,7 +46,7 @@ struct Sample<'a> {
 /// One metric.
 struct Metric {
     name: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     help: &'static str,
     /// With braces, or empty.
     labels: &'static str,
@@ -57,7 +57,7 @@ struct Metric {
 words! {
     /// How Prometheus treats a metric.
     #[derive(Clone, Copy, Debug)]
-    enum Kind {
+    enum MetricKind {
         /// Goes up and down.
         Gauge = "gauge",
         /// Only ever grows while the process runs.
@@ -68,11 +68,11 @@ words! {
 const BUILD: &str = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
 
 const fn gauge(name: &'static str, help: &'static str, read: fn(&Sample<'_>) -> Option<f64>) -> Metric {
-    Metric { name, kind: Kind::Gauge, help, labels: "", read }
+    Metric { name, kind: MetricKind::Gauge, help, labels: "", read }
 }
 
 const fn counter(name: &'static str, help: &'static str, read: fn(&Sample<'_>) -> Option<f64>) -> Metric {
-    Metric { name, kind: Kind::Counter, help, labels: "", read }
+    Metric { name, kind: MetricKind::Counter, help, labels: "", read }
 }
 
 /// All of them, in the order in which they are written.
@@ -145,7 +145,7 @@ const METRICS: &[Metric] = &[
 /// A metric of each upstream.
 struct UpstreamMetric {
     name: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     help: &'static str,
     read: fn(&Upstream) -> Vec<Value>,
 }
@@ -156,31 +156,31 @@ type Value = (Option<Step>, f64);
 const UPSTREAM_METRICS: &[UpstreamMetric] = &[
     UpstreamMetric {
         name: "tollgate_upstream_failures_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         help: "Requests that got no whole reply, by the step that failed.",
         read: |upstream| Step::ALL.map(|step| (Some(step), upstream.outages.total(step) as f64)).to_vec(),
     },
     UpstreamMetric {
         name: "tollgate_upstream_waiting",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         help: "Requests that wait for a place among those under way.",
         read: |upstream| vec![(None, upstream.places.depth() as f64)],
     },
     UpstreamMetric {
         name: "tollgate_upstream_waits_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         help: "Requests that had to wait for a place.",
         read: |upstream| vec![(None, upstream.places.waits() as f64)],
     },
     UpstreamMetric {
         name: "tollgate_upstream_wait_seconds_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         help: "How long these waited, all together.",
         read: |upstream| vec![(None, upstream.places.waited().as_secs_f64())],
     },
     UpstreamMetric {
         name: "tollgate_upstream_refused_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         help: "Requests that waited and left without a place.",
         read: |upstream| vec![(None, upstream.places.refused() as f64)],
     },
@@ -238,7 +238,7 @@ mod tests {
         let allowed = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
         for (name, kind, help) in all {
             assert!(name.starts_with("tollgate_") && name.bytes().all(allowed), "{name}");
-            assert_eq!(name.ends_with("_total"), matches!(kind, Kind::Counter), "{name}");
+            assert_eq!(name.ends_with("_total"), matches!(kind, MetricKind::Counter), "{name}");
             assert!(help.ends_with('.') && !help.contains('\n'), "{name}: {help}");
         }
     }

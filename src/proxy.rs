@@ -39,7 +39,7 @@ pub use gate::{Admission, Gate, Permit};
 pub use network::Network;
 pub use settings::{Limits, Settings, Timeouts};
 
-/// Shortest time between two looks at what runs, however fast tokens are revoked.
+/// Shortest time between two checks of the in-flight requests, however fast tokens are revoked.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The proxy as one worker has it: with upstream connections of its own.
@@ -125,7 +125,7 @@ pub async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>) -> Res
 
 /// Telegraf's watcher forgets what it knew of a configuration at *any* reply to its HEAD that has no `Last-Modified`, and
 /// then never loads an edit that was made meanwhile; at a connection that breaks it remembers (Telegraf 1.39.0). So an outage
-/// is told to it by none.
+/// reaches it by none.
 fn withhold(refusal: Refusal, withheld: bool) -> Refusal {
     if withheld && matches!(refusal.status(), 502..=504) { Refusal::Withheld } else { refusal }
 }

@@ -40,7 +40,7 @@ impl Watched {
     }
 }
 
-/// What tells a file from another and from itself before a change: device, inode, size, and the times of the last write and
+/// What distinguishes a file from another and from itself before a change: device, inode, size, and the times of the last write and
 /// the last change. A file put in its place with the same size and time of writing is another inode, or changed later.
 type Stamp = [i64; 7];
 

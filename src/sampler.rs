@@ -28,7 +28,7 @@ impl Sampler {
     }
 
     fn admit_at(&self, now: Instant) -> Option<u64> {
-        // Nothing under it can panic half-way.
+        // Nothing under it can panic in between.
         let mut state = self.0.lock();
         if state.since.is_none_or(|since| now.saturating_duration_since(since) >= PERIOD) {
             (state.since, state.lines) = (Some(now), 0);

@@ -170,7 +170,7 @@ impl Socket {
 
     /// Makes closing visible as a break, not an end: what was sent is not whole.
     pub fn reset(&self) {
-        // Where that cannot be set, the missing end of the reply still tells.
+        // Where that cannot be set, the missing end of the reply still shows it.
         drop(self.0.borrow().tcp().set_zero_linger());
     }
 
@@ -190,10 +190,10 @@ impl Socket {
         if poll(&mut asked, Some(&now)).is_err() {
             return Hangup::None;
         }
-        let told = asked[0].revents();
-        if told.intersects(PollFlags::ERR | PollFlags::HUP) {
+        let events = asked[0].revents();
+        if events.intersects(PollFlags::ERR | PollFlags::HUP) {
             Hangup::Gone
-        } else if told.contains(PollFlags::RDHUP) {
+        } else if events.contains(PollFlags::RDHUP) {
             Hangup::Sending
         } else {
             Hangup::None

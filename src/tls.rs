@@ -204,7 +204,7 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
     })?;
 
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.name().into()).collect();
-    // No session is kept or resumed. Telegraf never asks for it (Go resumes only with a `ClientSessionCache`, which it does
+    // No session is cached or resumed. Telegraf never asks for it (Go resumes only with a `ClientSessionCache`, which it does
     // not set), so a ticket would be work and one more packet in every handshake for nothing.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

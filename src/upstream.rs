@@ -83,7 +83,7 @@ pub enum CredentialFileError {
     /// It holds something else than a token, or more.
     #[error("{} does not hold a token and nothing else", .0.display())]
     Token(PathBuf, #[source] InvalidToken),
-    /// It holds a token that cannot stand in a field.
+    /// It holds a token that a field cannot have.
     #[error("the token in {} has characters that no header field can have", .0.display())]
     Value(PathBuf),
 }
@@ -100,7 +100,7 @@ pub enum UpstreamError {
         #[source]
         source: rustls::pki_types::InvalidDnsNameError,
     },
-    /// Its authority cannot stand in a field.
+    /// A field cannot have its authority.
     #[error("the upstream's host cannot be named in a Host field")]
     Authority,
     /// Its TLS files.

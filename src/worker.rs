@@ -27,7 +27,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// How often what is spare is looked through, while there is any; and the age of a `Date`.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Spare maps kept by each worker.
+/// Spare maps retained by each worker.
 const MAX_SPARE_FIELDS: usize = 256;
 
 /// What a worker's connections share.
@@ -67,7 +67,7 @@ impl Worker {
         })
     }
 
-    /// Keeps the clock and the deadlines in order, and gives back what is spare and was not used for a while: so does
+    /// Runs the clock and the deadlines, and gives back what is spare and was not used for a while: so does
     /// `drop_idle`, which says how much is left. Rests while there is nothing to look after. Never ends.
     pub async fn sweep(&self, drop_idle: impl Fn(Moment) -> usize) {
         let (mut is_tidy, mut tidied_at) = (false, self.alarms.now());
@@ -82,7 +82,7 @@ impl Worker {
         }
     }
 
-    /// Finishes what runs and closes what is idle.
+    /// Finishes in-flight requests and closes what is idle.
     pub fn drain(&self) {
         self.draining.set(true);
         self.alarms.interrupt_idle();
@@ -230,7 +230,7 @@ impl RequestId {
         Some(Self { text, length: u8::try_from(value.len()).ok()? })
     }
 
-    /// The id, as it stands in fields.
+    /// The id, as fields have it.
     pub fn as_bytes(&self) -> &[u8] {
         self.text.get(..usize::from(self.length)).unwrap_or_default()
     }

@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Kept for what is neither a client's nor an upstream's: the runtimes, the store, the admin listener, files.
+/// Reserved for what is neither a client's nor an upstream's: the runtimes, the store, the admin listener, files.
 const OWN: usize = 64;
 
 /// Raises the limit of open files, and lowers the number of client connections to what it leaves room for.
@@ -19,17 +19,17 @@ pub(super) fn share(config: &mut Config) {
     }
     let Some(limit) = getrlimit(Resource::Nofile).current else { return };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let kept = OWN + config.listeners.len() * config.workers.get();
+    let reserved = OWN + config.listeners.len() * config.workers.get();
     let (wanted, api, heartbeat) = {
         let upstreams = &config.upstreams;
         (config.limits.max_connections, upstreams.api.max_in_flight, upstreams.heartbeat.max_in_flight)
     };
-    let Shares { clients, upstreams: [for_api, for_heartbeat] } = shares(limit, kept, [api.get(), heartbeat.get()]);
+    let Shares { clients, upstreams: [for_api, for_heartbeat] } = shares(limit, reserved, [api.get(), heartbeat.get()]);
     if clients < wanted {
         config.limits.max_connections = clients;
         config.upstreams.api.max_in_flight = for_api;
         config.upstreams.heartbeat.max_in_flight = for_heartbeat;
-        let needed = wanted.get().saturating_add(kept + api.get() + heartbeat.get());
+        let needed = wanted.get().saturating_add(reserved + api.get() + heartbeat.get());
         tracing::warn!(
             limit,
             needed,
@@ -48,10 +48,10 @@ struct Shares {
     upstreams: [NonZeroUsize; 2],
 }
 
-/// What a limit has room for beyond what is `kept`. Where it is so low that upstreams would leave clients less than half, each
+/// What a limit has room for beyond what is `reserved`. Where it is so low that upstreams would leave clients less than half, each
 /// side gets half: then as many requests wait as would otherwise fail.
-fn shares(limit: usize, kept: usize, upstreams: [usize; 2]) -> Shares {
-    let rest = limit.saturating_sub(kept);
+fn shares(limit: usize, reserved: usize, upstreams: [usize; 2]) -> Shares {
+    let rest = limit.saturating_sub(reserved);
     let clients = rest.saturating_sub(upstreams.iter().sum()).max(rest / 2);
     let each = (rest - clients) / 2;
     let some = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::store::{self, Absent, Store};
 use crate::worker::panic::log_panics;
 
-/// Runs a sidecar until it is told to stop (SIGTERM, SIGINT), and drains it; told twice, it ends at once. Blocks.
+/// Runs a sidecar until SIGTERM or SIGINT, and drains it; a second signal ends it at once. Blocks.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.

@@ -1,4 +1,4 @@
-//! The signals that tell a process to stop.
+//! The signals that ask a process to stop.
 
 use std::io;
 

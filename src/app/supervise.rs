@@ -35,8 +35,8 @@ impl Supervisor {
     }
 
     /// Runs a task to its end, from the start again after each panic. Once there were too many it stays down, which
-    /// [`Supervisor::failed`] tells.
-    pub(super) async fn keep<F: Future<Output = ()>>(self, task: &'static str, mut start: impl FnMut() -> F) {
+    /// [`Supervisor::failed`] reports.
+    pub(super) async fn supervise<F: Future<Output = ()>>(self, task: &'static str, mut start: impl FnMut() -> F) {
         let mut strikes = Strikes::new(Instant::now());
         while until_panic(&mut start).await.is_err() {
             self.panics.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +108,7 @@ impl Drop for ThreadGuard {
     }
 }
 
-/// A panic ended it; the hook has told of it.
+/// A panic ended it; the hook has logged it.
 struct Panicked;
 
 /// Runs a task to its end or to a panic. What it shares with others is made for that: locks go on when they are poisoned,
@@ -149,7 +149,7 @@ mod tests {
             tokio::task::yield_now().await;
             assert!(starts.get() == 3, "of the test");
         };
-        supervisor.clone().keep("test", task).await;
+        supervisor.clone().supervise("test", task).await;
         assert_eq!((starts.get(), supervisor.panics.load(Ordering::Relaxed)), (3, 2));
         assert!(supervisor.failed.borrow().is_none());
     }
@@ -157,7 +157,7 @@ mod tests {
     #[tokio::test]
     async fn panics_again_and_again_are_the_end() {
         let supervisor = Supervisor::new(Arc::default());
-        tokio::join!(supervisor.clone().keep("test", async || panic!("of the test")), async {
+        tokio::join!(supervisor.clone().supervise("test", async || panic!("of the test")), async {
             assert_eq!(supervisor.failed().await, "test");
         });
         assert_eq!(supervisor.panics.load(Ordering::Relaxed), u64::from(TOO_MANY));

@@ -121,7 +121,7 @@ impl FromStr for Expiry {
 const SECRET_LENGTH: usize = 8;
 
 /// Whether an argument has a raw token in it. None takes one: every user of the host can read the arguments of a
-/// process, shells keep them, and clap repeats what it does not understand.
+/// process, shells record them, and clap repeats what it does not understand.
 #[must_use]
 pub fn holds_raw_token(argument: &OsString) -> bool {
     let text = argument.to_string_lossy();

@@ -119,14 +119,14 @@ async fn report(
         note(format_args!("and {} more bad lines", refused.len() - MAX_SHOWN));
     }
     let listed = refused.iter().map(|refused| Refused { line: refused.line, reason: &refused.reason }).collect();
-    let tell = || {
+    let print = || {
         if refused.is_empty() {
             let nothing = if lines == 0 { " (there were no lines)" } else { "" };
             output.done(&format!("imported {}{nothing}\n", count(imported)))?;
         }
         Ok(())
     };
-    wait.conclude(session, output, &Outcome { imported, refused: listed }, tell).await
+    wait.conclude(session, output, &Outcome { imported, refused: listed }, print).await
 }
 
 fn read(file: Option<&Path>) -> anyhow::Result<Lines> {
@@ -179,7 +179,7 @@ fn read_lines(input: &mut impl BufRead) -> io::Result<Lines> {
     Ok(lines)
 }
 
-/// Reads to the end of the line, keeping nothing of it.
+/// Reads to the end of the line, discarding it.
 fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
     loop {
         let buffered = input.fill_buf()?;
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_keep_their_numbers() {
+    fn lines_are_numbered_as_in_the_file() {
         let line = good_line();
         let input = format!("\u{feff}{line}\n\n  \r\n{line}\r\nnonsense\n{line}");
         let (good, bad) = numbers(input.as_bytes());

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::args::Page;
 use super::output::{JsonArray, Output, note};
-use super::table::{Cell, Table};
+use super::table::{Cell, TextTable};
 
 /// Records read at once.
 const PAGE: usize = 500;
@@ -58,7 +58,7 @@ pub struct Listing<const N: usize> {
 #[derive(Debug)]
 enum Form<const N: usize> {
     Json(JsonArray),
-    Text(Table<N>),
+    Text(TextTable<N>),
 }
 
 impl<const N: usize> Listing<N> {
@@ -68,7 +68,7 @@ impl<const N: usize> Listing<N> {
         let form = if output.json {
             Form::Json(JsonArray::new(output))
         } else {
-            Form::Text(Table::new(headings, output.colour))
+            Form::Text(TextTable::new(headings, output.colour))
         };
         Self { output, form, empty: true }
     }
@@ -93,7 +93,7 @@ impl<const N: usize> Listing<N> {
         }
     }
 
-    /// Prints the end, and tells a person what an empty list means or where it goes on.
+    /// Prints the end, and for a person what an empty list means or where it goes on.
     ///
     /// # Errors
     /// When it cannot be printed.

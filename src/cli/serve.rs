@@ -65,16 +65,16 @@ pub fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
-    // Not everything that is worth knowing is wrong: an expired certificate is told by a warning.
+    // Not everything that is worth knowing is wrong: an expired certificate is a warning.
     start_log(&LogConfig { filter: "warn".to_owned(), format: LogFormat::Text })?;
     let config = load(globals, args)?;
     Ok(Output::new(Format { json: false }).text(&config::effective(&config))?)
 }
 
-/// Where the registry is kept: what `--store` says, or else the configuration.
+/// Where the registry is stored: what `--store` says, or else the configuration.
 ///
 /// With `--store`, the other keys below `[store]` come from variables and from the file that `--config` names, if it
-/// does. The file that is only the usual one (`TOLLGATE_CONFIG`) is not read, so that one that is broken does not keep
+/// does. The file that is only the usual one (`TOLLGATE_CONFIG`) is not read, so that one that is broken does not prevent
 /// anybody from revoking a token.
 ///
 /// # Errors

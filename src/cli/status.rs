@@ -1,4 +1,4 @@
-//! `tollgate status`: where the store stands, and every sidecar.
+//! `tollgate status`: the store's position, and every sidecar.
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _};
@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::args::Format;
 use super::output::{Output, note};
 use super::session::Session;
-use super::table::{Cell, Table, Tone, details};
+use super::table::{Cell, TextTable, Tone, details};
 use super::{Globals, time};
 use crate::chain::chain;
 use crate::store::report::told_apart;
@@ -35,7 +35,7 @@ pub struct StatusArgs {
 }
 
 /// The store and its sidecars at one moment.
-struct Status {
+struct FleetStatus {
     store: String,
     position: Position,
     tokens: u64,
@@ -44,7 +44,7 @@ struct Status {
     sidecars: Vec<Reported>,
 }
 
-/// A [`Status`] as programs see it.
+/// A [`FleetStatus`] as programs see it.
 #[derive(Serialize)]
 struct StatusView {
     store: String,
@@ -82,7 +82,7 @@ struct SidecarView {
     held_users: Vec<String>,
 }
 
-/// Prints where the store stands, and every sidecar; with `--watch` again and again.
+/// Prints the store's position, and every sidecar; with `--watch` again and again.
 ///
 /// # Errors
 /// When the store does not answer; while watching that is said, and it is asked again.
@@ -90,11 +90,11 @@ pub async fn run(globals: &Globals, args: StatusArgs) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Refuse).await?;
     let (store, output) = (&**session.registry.store(), Output::new(args.format));
     if !args.watch {
-        return print(&Status::read(store).await?, output, false);
+        return print(&FleetStatus::read(store).await?, output, false);
     }
     let redraws = !output.json && io::stdout().is_terminal();
     loop {
-        match Status::read(store).await {
+        match FleetStatus::read(store).await {
             Ok(status) => {
                 if redraws {
                     output.text("\x1b[H\x1b[2J")?; // to the top left, and clear (ECMA-48 CUP, ED)
@@ -110,7 +110,7 @@ pub async fn run(globals: &Globals, args: StatusArgs) -> anyhow::Result<()> {
     }
 }
 
-impl Status {
+impl FleetStatus {
     async fn read(store: &dyn Store) -> Result<Self, StoreError> {
         // The reports last: none of them can be ahead of the store then, except for what was committed in between.
         let (position, tokens) = (store.position().await?, store.count_tokens(TokenFilter::default()).await?);
@@ -182,7 +182,7 @@ impl Status {
             let headings = ["NAME", "ID", "VERSION", "ADDRESS", "REVISION", "FRESH", "CONNECTIONS", "STARTED"];
             let rows = self.sidecars.iter().map(|sidecar| self.row(sidecar, now)).collect();
             text.push('\n');
-            text.push_str(&Table::new(headings, colour).page(rows));
+            text.push_str(&TextTable::new(headings, colour).page(rows));
         }
         text
     }
@@ -246,7 +246,7 @@ fn staleness(sidecar: &Reported) -> Option<Duration> {
 }
 
 /// Prints it; one line of JSON where more will follow.
-fn print(status: &Status, output: Output, one_of_many: bool) -> anyhow::Result<()> {
+fn print(status: &FleetStatus, output: Output, one_of_many: bool) -> anyhow::Result<()> {
     if !output.json {
         return Ok(output.text(&status.text(Timestamp::now(), output.colour))?);
     }
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
     use crate::store::{Epoch, Head, Report, SidecarId};
 
-    fn status(applied: Option<(u64, u64)>) -> Status {
+    fn status(applied: Option<(u64, u64)>) -> FleetStatus {
         let report = Report {
             id: SidecarId(0xabc),
             name: "edge-1".to_owned(),
@@ -277,7 +277,7 @@ mod tests {
             staleness_ms: Some(250),
             connections: 12,
         };
-        Status {
+        FleetStatus {
             store: "redis://127.0.0.1:6379".to_owned(),
             position: Position { epoch: Epoch(7), revision: Revision(42), head: Head(42), checksum: 0 },
             tokens: 3,
@@ -306,13 +306,13 @@ mod tests {
     }
 
     #[test]
-    fn what_replicas_protect_from_is_told() {
-        let told = |connected, promotable, quorum| {
+    fn what_replicas_protect_from_is_shown() {
+        let printed = |connected, promotable, quorum| {
             let mut status = status(None);
             status.replicas = Some(Replicas { connected, promotable, quorum });
             (status.text(Timestamp::UNIX_EPOCH, false), serde_json::to_value(status.view()).expect("serializes"))
         };
-        let (text, view) = told(1, 2, 1);
+        let (text, view) = printed(1, 2, 1);
         assert!(
             text.contains("1 of 2 follow, quorum_replicas 1: a primary that was cut off is noticed; a failover may")
         );
@@ -320,8 +320,8 @@ mod tests {
             "connected": 1, "promotable": 2, "quorum": 1, "isolate_an_old_primary": true, "keep_commits": false,
         });
         assert_eq!(view["replicas"], expected);
-        assert!(told(2, 2, 2).0.contains("a failover keeps what was acknowledged"));
-        assert!(told(2, 2, 0).0.contains("is NOT noticed; a failover may lose what was acknowledged"));
+        assert!(printed(2, 2, 2).0.contains("a failover keeps what was acknowledged"));
+        assert!(printed(2, 2, 0).0.contains("is NOT noticed; a failover may lose what was acknowledged"));
     }
 
     #[test]

@@ -64,13 +64,13 @@ impl From<String> for Cell {
 
 /// A table whose columns grow with their contents.
 #[derive(Debug)]
-pub struct Table<const N: usize> {
+pub struct TextTable<const N: usize> {
     headings: Option<[&'static str; N]>,
     widths: [usize; N],
     colour: bool,
 }
 
-impl<const N: usize> Table<N> {
+impl<const N: usize> TextTable<N> {
     /// An empty one.
     #[must_use]
     pub fn new(headings: [&'static str; N], colour: bool) -> Self {
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn columns_align_and_lines_have_no_trailing_spaces() {
-        let mut table = Table::new(["ID", "NAME", "NOTE"], false);
+        let mut table = TextTable::new(["ID", "NAME", "NOTE"], false);
         let rows = vec![["1".into(), "anna".into(), "".into()], ["22".into(), "é".into(), "x".into()]];
         assert_eq!(table.page(rows), "ID  NAME  NOTE\n1   anna\n22  é     x\n");
         assert_eq!(table.page(vec![["3".into(), "".into(), "y".into()]]), "3         y\n", "no second headings");
@@ -163,14 +163,14 @@ mod tests {
     #[test]
     fn only_terminals_get_colour() {
         let row = || vec![[Cell::toned("active", Tone::Good)]];
-        assert_eq!(Table::new(["STATE"], false).page(row()), "STATE\nactive\n");
-        assert_eq!(Table::new(["STATE"], true).page(row()), "\x1b[1mSTATE\x1b[0m\n\x1b[32mactive\x1b[0m\n");
+        assert_eq!(TextTable::new(["STATE"], false).page(row()), "STATE\nactive\n");
+        assert_eq!(TextTable::new(["STATE"], true).page(row()), "\x1b[1mSTATE\x1b[0m\n\x1b[32mactive\x1b[0m\n");
     }
 
     #[test]
     fn long_cells_are_cut_except_in_the_last_column() {
         let text = "é".repeat(100);
-        let lines = Table::new(["A", "B"], false).page(vec![[text.as_str().into(), text.as_str().into()]]);
+        let lines = TextTable::new(["A", "B"], false).page(vec![[text.as_str().into(), text.as_str().into()]]);
         let row = lines.lines().nth(1).expect("a row");
         assert_eq!(row, format!("{}…  {text}", "é".repeat(MAX_CELL - 1)));
     }

@@ -39,9 +39,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_from_now() {
+    fn times_are_relative_to_now() {
         let now: Timestamp = "2026-11-22T13:04:06Z".parse().expect("a time");
-        let told = |seconds: i64| relative(Timestamp::from_second(now.as_second() + seconds).expect("a time"), now);
+        let printed = |seconds: i64| relative(Timestamp::from_second(now.as_second() + seconds).expect("a time"), now);
         for (seconds, text) in [
             (0, "now"),
             (-1, "1 s ago"),
@@ -55,12 +55,12 @@ mod tests {
             (729 * 86_400, "in 729 d"),
             (730 * 86_400, "in 2 y"),
         ] {
-            assert_eq!(told(seconds), text);
+            assert_eq!(printed(seconds), text);
         }
     }
 
     #[test]
-    fn the_absolute_time_stands_beside_it() {
+    fn the_absolute_time_follows_in_brackets() {
         let (at, now) = ("2026-11-22T10:04:05.9Z", "2026-11-22T13:04:06Z");
         let (at, now) = (at.parse().expect("a time"), now.parse().expect("a time"));
         assert_eq!(full(at, now), "3 h ago (2026-11-22 10:04:05Z)");

@@ -14,7 +14,7 @@ use super::import::{self, ImportArgs};
 use super::list::{Listing, Pages};
 use super::output::{Output, OutputError, note};
 use super::session::Session;
-use super::table::{Cell, Table, Tone, details, printable};
+use super::table::{Cell, TextTable, Tone, details, printable};
 use super::wait::{Receipt, ReceiptView, WaitArgs};
 use super::{Globals, time};
 use crate::registry::view::TokenView;
@@ -233,7 +233,7 @@ async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     }
     print_created(&created, output)?;
     // The token is alone on standard output.
-    wait.wait(session).await?.map_or(Ok(()), |receipt| receipt.tell_aside(output))
+    wait.wait(session).await?.map_or(Ok(()), |receipt| receipt.print_aside(output))
 }
 
 /// An error of a command that made a token and had to show it.
@@ -367,7 +367,7 @@ fn show(token: &TokenDetails, output: Output) -> anyhow::Result<()> {
         let rows = history
             .iter()
             .map(|entry| [time::full(entry.at, now).into(), entry.by.as_str().into(), happened(&entry.event).into()]);
-        text.push_str(&Table::new(["WHEN", "WHO", "WHAT"], output.colour).page(rows.collect()));
+        text.push_str(&TextTable::new(["WHEN", "WHO", "WHAT"], output.colour).page(rows.collect()));
     }
     Ok(output.text(&text)?)
 }
@@ -410,8 +410,8 @@ async fn print_ended(
             .await
             .and_then(|owners| output.json(&EndedView { tokens: views(tokens, &owners), wait: receipt.view() })),
     };
-    // A receipt that is none is told whether or not somebody reads the rest.
-    receipt.map_or(Ok(()), |receipt| receipt.tell(output)).and(printed)
+    // A receipt that is none is reported whether or not somebody reads the rest.
+    receipt.map_or(Ok(()), |receipt| receipt.print(output)).and(printed)
 }
 
 /// Prints what was done to these tokens.
@@ -452,7 +452,7 @@ mod tests {
     use crate::token::{Role, UserId};
 
     #[test]
-    fn permissions_are_told_in_a_few_words() {
+    fn permissions_are_summarised() {
         let manager = UserRecord {
             id: UserId::from_u64(1),
             name: "max".to_owned(),
@@ -460,15 +460,15 @@ mod tests {
             status: UserStatus::Active,
             created_at: Timestamp::UNIX_EPOCH,
         };
-        let told = |names: &str| {
+        let printed = |names: &str| {
             let permissions = names.split_whitespace().map(|name| name.parse().expect("a permission"));
             summary(permissions.collect(), &manager)
         };
-        assert_eq!(told("heartbeat:write configs:read"), "telegraf-agent");
-        assert_eq!(told(""), "none");
-        assert_eq!(told("labels:read"), "labels:read");
-        assert_eq!(told("labels:read agents:read"), "agents:read, labels:read");
-        assert_eq!(told("labels:read agents:read configs:read"), "3 permissions");
+        assert_eq!(printed("heartbeat:write configs:read"), "telegraf-agent");
+        assert_eq!(printed(""), "none");
+        assert_eq!(printed("labels:read"), "labels:read");
+        assert_eq!(printed("labels:read agents:read"), "agents:read, labels:read");
+        assert_eq!(printed("labels:read agents:read configs:read"), "3 permissions");
         assert_eq!(summary(Role::Manager.permissions(), &manager), "all of manager");
     }
 

@@ -258,8 +258,8 @@ async fn delete(session: &Session, name: &str, yes: bool, wait: WaitArgs) -> any
     }
     let deleted = session.registry.delete_user(&session.actor, name).await?;
     let output = Output::new(Format { json: false });
-    let tell = || Ok(output.done(&format!("deleted {name} and {}\n", token::count(deleted)))?);
-    wait.conclude(session, output, &(), tell).await
+    let print = || Ok(output.done(&format!("deleted {name} and {}\n", token::count(deleted)))?);
+    wait.conclude(session, output, &(), print).await
 }
 
 async fn transfer_ownership(
@@ -281,8 +281,8 @@ async fn transfer_ownership(
         narrowed => format!("; {} of theirs now permit less", token::count(narrowed)),
     };
     let (new, old) = (&transfer.new.name, &transfer.old.name);
-    let tell = || Ok(output.done(&format!("{new} is the owner now, and {old} an administrator{consequence}\n"))?);
-    wait.conclude(session, output, &[&transfer.new, &transfer.old].map(UserView::from), tell).await
+    let print = || Ok(output.done(&format!("{new} is the owner now, and {old} an administrator{consequence}\n"))?);
+    wait.conclude(session, output, &[&transfer.new, &transfer.old].map(UserView::from), print).await
 }
 
 fn role(user: &UserRecord) -> Cell {

@@ -1,7 +1,7 @@
 //! `--wait`: until every sidecar that could still let a token in has applied what was committed.
 //!
 //! A receipt is about a commit, and not about its number: a store that lost writes gives revisions out again. So the history
-//! is read from the commit on, and a sidecar has applied it if it stands in that history, by its head; and in the end the
+//! is read from the commit on, and a sidecar has applied it if its head is in that history; and in the end the
 //! commit must still be there. No sidecar at all is no yes, nor is a store that may have lost reports.
 
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub struct WaitArgs {
 /// How far the sidecars came with a commit.
 #[derive(Debug)]
 pub struct Receipt {
-    /// Where the store stood right after it.
+    /// The store's position right after it.
     position: Position,
     /// Those that have applied it.
     applied: usize,
@@ -108,7 +108,7 @@ impl WaitArgs {
         Ok(Some(receipt))
     }
 
-    /// The end of a command that changed something: tells what it did, and waits if that was asked for. As JSON, the
+    /// The end of a command that changed something: prints what it did, and waits if that was asked for. As JSON, the
     /// receipt is a member `wait` of what is printed.
     ///
     /// # Errors
@@ -118,12 +118,12 @@ impl WaitArgs {
         session: &Session,
         output: Output,
         done: &impl Serialize,
-        tell: impl FnOnce() -> anyhow::Result<()>,
+        print: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        // Whether or not that can be printed, a receipt that is none is told.
+        // Whether or not that can be printed, a receipt that is none is reported.
         if !output.json {
-            let printed = tell();
-            return self.wait(session).await?.map_or(Ok(()), |receipt| receipt.tell(output)).and(printed);
+            let printed = print();
+            return self.wait(session).await?.map_or(Ok(()), |receipt| receipt.print(output)).and(printed);
         }
         // Whatever comes of the waiting: what was done is printed.
         let receipt = self.wait(session).await;
@@ -131,7 +131,7 @@ impl WaitArgs {
             None => output.json(done),
             Some(receipt) => with_receipt(done, receipt).and_then(|done| output.json(&done)),
         };
-        receipt?.map_or(Ok(()), |receipt| receipt.tell(output)).and(printed)
+        receipt?.map_or(Ok(()), |receipt| receipt.print(output)).and(printed)
     }
 }
 
@@ -254,11 +254,11 @@ impl Receipt {
         }
     }
 
-    /// Tells a person, where text was asked for.
+    /// Prints it for a person, where text was asked for.
     ///
     /// # Errors
     /// When some sidecar has not applied it, with their names; when it cannot be printed.
-    pub fn tell(&self, output: Output) -> anyhow::Result<()> {
+    pub fn print(&self, output: Output) -> anyhow::Result<()> {
         // Then who is missing says nothing.
         if let Some(obstacle @ (Obstacle::Lost | Obstacle::Forgotten)) = self.obstacle {
             bail!("there is no receipt: {obstacle}");
@@ -283,12 +283,12 @@ impl Receipt {
         Ok(output.done(&self.sentence())?)
     }
 
-    /// As [`Receipt::tell`], beside what is alone on standard output.
+    /// As [`Receipt::print`], beside what is alone on standard output.
     ///
     /// # Errors
-    /// As [`Receipt::tell`].
-    pub fn tell_aside(&self, output: Output) -> anyhow::Result<()> {
-        self.tell(Output { json: true, ..output })?;
+    /// As [`Receipt::print`].
+    pub fn print_aside(&self, output: Output) -> anyhow::Result<()> {
+        self.print(Output { json: true, ..output })?;
         note(self.sentence().trim_end());
         Ok(())
     }
@@ -319,7 +319,7 @@ impl Receipt {
     }
 }
 
-/// Of those that were behind at the look before, or else of all, the one that was heard last.
+/// Of those that were behind at the look before, or else of all, the one that reported last.
 fn slowest(applied: &[Reported], behind: &[SidecarId]) -> Option<String> {
     let late = applied.iter().filter(|sidecar| behind.contains(&sidecar.report.id));
     let last = late.min_by_key(|sidecar| sidecar.age).or_else(|| applied.iter().min_by_key(|sidecar| sidecar.age));
@@ -388,7 +388,7 @@ mod tests {
             slowest: None,
             took: Duration::from_secs(5),
         };
-        let text = receipt.tell(Output { json: false, colour: false }).expect_err("missing").to_string();
+        let text = receipt.print(Output { json: false, colour: false }).expect_err("missing").to_string();
         assert!(
             text.starts_with(
                 "not applied within 5.0 s by 2 of 3 sidecars: b (at revision 3 of 5, heard 6.0 s ago), c (reading"

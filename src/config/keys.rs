@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::problem::{Problem, shown_name};
-use super::raw::{Place, Table, Value};
+use super::raw::{Place, TomlTable, Value};
 use super::visit::{Form, Text, Visitor};
 
 /// Every key there is, by its path without list positions (`listener.address`).
-pub(super) type Keys = BTreeMap<String, Kind>;
+pub(super) type Keys = BTreeMap<String, KeyKind>;
 
-/// What stands under a key.
+/// What a key holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum KeyKind {
     /// A value.
     Value,
     /// A table with keys of its own.
@@ -28,7 +28,7 @@ pub(super) struct Lister {
 }
 
 impl Lister {
-    fn list(&mut self, key: &'static str, kind: Kind, walk: impl FnOnce(&mut Self)) {
+    fn list(&mut self, key: &'static str, kind: KeyKind, walk: impl FnOnce(&mut Self)) {
         self.path.push(key);
         self.keys.insert(self.path.join("."), kind);
         walk(self);
@@ -38,19 +38,19 @@ impl Lister {
 
 impl Visitor for Lister {
     fn value<T>(&mut self, key: &'static str, _: &impl Form<T>, _: &mut T) {
-        self.list(key, Kind::Value, |_| {});
+        self.list(key, KeyKind::Value, |_| {});
     }
 
     fn section(&mut self, key: &'static str, walk: impl FnOnce(&mut Self)) {
-        self.list(key, Kind::Section, walk);
+        self.list(key, KeyKind::Section, walk);
     }
 
     fn sections<T: Default>(&mut self, key: &'static str, _: &mut Vec<T>, walk: impl Fn(&mut T, &mut Self)) {
-        self.list(key, Kind::Sections, |keys| walk(&mut T::default(), keys));
+        self.list(key, KeyKind::Sections, |keys| walk(&mut T::default(), keys));
     }
 
     fn map<K, V>(&mut self, key: &'static str, _: (&Text<K>, &impl Form<V>), _: &mut Vec<(K, V)>) {
-        self.list(key, Kind::Value, |_| {});
+        self.list(key, KeyKind::Value, |_| {});
     }
 }
 
@@ -58,12 +58,12 @@ impl Visitor for Lister {
 const VARIABLE_PREFIX: &str = "TOLLGATE_";
 
 /// Notes every key that does not exist, at any depth.
-pub(super) fn note_unknown(keys: &Keys, root: &Table, problems: &mut Vec<Problem>) {
+pub(super) fn note_unknown(keys: &Keys, root: &TomlTable, problems: &mut Vec<Problem>) {
     walk(keys, root, "", "", problems);
 }
 
 /// `written` is the path of the table, `generic` the same without list positions.
-fn walk(keys: &Keys, table: &Table, written: &str, generic: &str, problems: &mut Vec<Problem>) {
+fn walk(keys: &Keys, table: &TomlTable, written: &str, generic: &str, problems: &mut Vec<Problem>) {
     let join = |table: &str, key: &str| if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
     for (key, node) in table {
         let (parent, path) = (written, join(generic, key));
@@ -74,8 +74,8 @@ fn walk(keys: &Keys, table: &Table, written: &str, generic: &str, problems: &mut
                 let written = join(parent, shown_name(key));
                 problems.push(Problem::at(Some(&node.key_place), &written, unknown(keys, generic, key)));
             }
-            (Some(Kind::Section), Value::Table(inner)) => walk(keys, inner, &written, &path, problems),
-            (Some(Kind::Sections), Value::List(items)) => {
+            (Some(KeyKind::Section), Value::Table(inner)) => walk(keys, inner, &written, &path, problems),
+            (Some(KeyKind::Sections), Value::List(items)) => {
                 for (at, item) in items.iter().enumerate() {
                     if let Value::Table(inner) = &item.value {
                         walk(keys, inner, &format!("{written}[{at}]"), &path, problems);
@@ -146,11 +146,11 @@ pub(super) fn identify(keys: &Keys, name: &str) -> Variable {
         return Variable::Foreign;
     }
     let place = Place::Variable(name.to_owned());
-    let list = path.split_once('.').map(|(list, _)| list).filter(|list| keys.get(*list) == Some(&Kind::Sections));
+    let list = path.split_once('.').map(|(list, _)| list).filter(|list| keys.get(*list) == Some(&KeyKind::Sections));
     let message = match list {
         Some(list) => format!("a list is set as a whole: {}='[{{ ... }}]'", variable(list)),
         None => {
-            let values = keys.iter().filter(|(path, kind)| **kind != Kind::Section && !in_list(keys, path));
+            let values = keys.iter().filter(|(path, kind)| **kind != KeyKind::Section && !in_list(keys, path));
             let variables: Vec<String> = values.map(|(path, _)| variable(path)).collect();
             let nearest = nearest(variables.iter().map(String::as_str), name).unwrap_or_default();
             format!("there is no such key; did you mean {nearest}? (two underscores separate the parts of a key)")
@@ -161,11 +161,11 @@ pub(super) fn identify(keys: &Keys, name: &str) -> Variable {
 
 /// Whether the key is one of the tables in a list.
 fn in_list(keys: &Keys, path: &str) -> bool {
-    path.split_once('.').is_some_and(|(list, _)| keys.get(list) == Some(&Kind::Sections))
+    path.split_once('.').is_some_and(|(list, _)| keys.get(list) == Some(&KeyKind::Sections))
 }
 
 /// Whether the name, after `TOLLGATE_`, is one that Kubernetes gives every container of a namespace that has a Service
-/// called `tollgate` or `tollgate-...`. Taking these for misspelt keys would keep such a pod from starting.
+/// called `tollgate` or `tollgate-...`. Taking these for misspelt keys would prevent such a pod from starting.
 fn is_service_link(name: &str) -> bool {
     let parts: Vec<&str> = name.split('_').collect();
     let has = |pattern: &[&str]| parts.windows(pattern.len()).any(|window| window == pattern);
@@ -185,11 +185,11 @@ mod tests {
 
     fn keys() -> Keys {
         let section =
-            ["limits", "upstream", "upstream.api", "store", "admin", "listener.tls"].map(|key| (key, Kind::Section));
+            ["limits", "upstream", "upstream.api", "store", "admin", "listener.tls"].map(|key| (key, KeyKind::Section));
         let value = ["workers", "limits.max_headers", "limits.max_streams", "upstream.api.url", "store.url"];
         let more = ["admin.address", "listener.address", "listener.tls.key"];
-        let values = value.iter().chain(&more).map(|key| (*key, Kind::Value));
-        let all = section.into_iter().chain(values).chain([("listener", Kind::Sections)]);
+        let values = value.iter().chain(&more).map(|key| (*key, KeyKind::Value));
+        let all = section.into_iter().chain(values).chain([("listener", KeyKind::Sections)]);
         all.map(|(key, kind)| (key.to_owned(), kind)).collect()
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::keys::{self, Keys, Lister, Variable};
 use super::problem::{Problem, Problems, redact};
-use super::raw::{self, Node, Place, Table, Value};
+use super::raw::{self, Node, Place, TomlTable, Value};
 use super::read::{Reader, Section};
 use super::visit::Visitor as _;
 use super::{Config, store};
@@ -24,7 +24,7 @@ const DATABASE: &str = "tollgate.db";
 pub struct Source {
     /// The file; without one, the one that `TOLLGATE_CONFIG` names, if it does. No file is read unasked.
     pub file: Option<PathBuf>,
-    /// The environment: keys as `TOLLGATE_...`, and what says where state is kept.
+    /// The environment: keys as `TOLLGATE_...`, and what says where state is stored.
     pub environment: Vec<(OsString, OsString)>,
 }
 
@@ -101,7 +101,7 @@ pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> 
     Ok(config)
 }
 
-/// Reads only where the registry is kept: for commands that need nothing else, and may lack the right to read a
+/// Reads only where the registry is stored: for commands that need nothing else, and may lack the right to read a
 /// listener's private key.
 ///
 /// # Errors
@@ -122,7 +122,7 @@ pub(super) fn all_keys() -> Keys {
 
 /// What was written, all of it in one tree.
 struct Written {
-    root: Table,
+    root: TomlTable,
     problems: Vec<Problem>,
 }
 
@@ -130,7 +130,7 @@ impl Written {
     fn gather(source: &Source, overrides: &Overrides) -> Result<Self, Problems> {
         let file = source.file.clone().or_else(|| source.variable(FILE_VARIABLE).map(PathBuf::from));
         let mut written = Self {
-            root: file.map_or_else(|| Ok(Table::new()), read_file).map_err(Problems::new)?,
+            root: file.map_or_else(|| Ok(TomlTable::new()), read_file).map_err(Problems::new)?,
             problems: Vec::new(),
         };
         let keys = all_keys();
@@ -200,7 +200,7 @@ impl Written {
                                    addresses where they are written";
                     self.problems.push(Problem::at(Some(&place), "listener", message));
                 }
-                let table = |text| Value::Table(Table::from([("address".to_owned(), address(text))]));
+                let table = |text| Value::Table(TomlTable::from([("address".to_owned(), address(text))]));
                 let node = |value| Node { value, place: place.clone(), key_place: place.clone() };
                 let listeners = addresses.iter().map(|text| node(table(text))).collect();
                 self.root.insert("listener".to_owned(), node(Value::List(listeners)));
@@ -223,7 +223,7 @@ impl Written {
     }
 }
 
-fn read_file(file: PathBuf) -> Result<Table, Vec<Problem>> {
+fn read_file(file: PathBuf) -> Result<TomlTable, Vec<Problem>> {
     // Somebody may have put the file's content where its name belongs.
     let name: Arc<str> = redact(file.display().to_string().lines().next().unwrap_or_default()).into();
     let fail = |error: String| vec![Problem::at(None, "", format!("reading {name}: {error}"))];

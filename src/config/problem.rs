@@ -112,7 +112,7 @@ fn names_secret(key: &str) -> bool {
     key.ends_with("_file") || key.rsplit('.').next() == Some("key")
 }
 
-/// What stands in the place of what is not shown.
+/// Printed instead of what is not shown.
 const CUT: &str = "...";
 
 /// A message about a value that is shown in part only: without what it repeats of the rest.

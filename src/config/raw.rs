@@ -42,9 +42,9 @@ impl fmt::Display for Place {
 #[derive(Clone)]
 pub(super) struct Node {
     pub(super) value: Value,
-    /// Where the value stands.
+    /// Where the value is written.
     pub(super) place: Place,
-    /// Where its key stands; of an item in a list, the same as `place`.
+    /// Where its key is written; of an item in a list, the same as `place`.
     pub(super) key_place: Place,
 }
 
@@ -54,12 +54,12 @@ pub(super) enum Value {
     Text(String),
     Integer(u64),
     List(Vec<Node>),
-    Table(Table),
+    Table(TomlTable),
     /// A kind that no key takes (a negative number, a fraction, a boolean, a date), as written.
     Other(String),
 }
 
-pub(super) type Table = BTreeMap<String, Node>;
+pub(super) type TomlTable = BTreeMap<String, Node>;
 
 impl Node {
     /// A value of the environment or a flag. Whether it is a number or a text is decided by whoever reads it; only
@@ -104,7 +104,7 @@ impl Node {
     }
 }
 
-fn table(entries: &DeTable<'_>, locate: &dyn Fn(Range<usize>) -> Place) -> Table {
+fn table(entries: &DeTable<'_>, locate: &dyn Fn(Range<usize>) -> Place) -> TomlTable {
     let entry = |(key, value): (&Spanned<_>, _)| {
         let name: &std::borrow::Cow<'_, str> = key.get_ref();
         (name.to_string(), Node::new(value, locate(key.span()), locate))
@@ -113,7 +113,7 @@ fn table(entries: &DeTable<'_>, locate: &dyn Fn(Range<usize>) -> Place) -> Table
 }
 
 /// Puts the values of `over` in the place of those of `below`, tables key by key.
-fn merge(below: &mut Table, over: Table) {
+fn merge(below: &mut TomlTable, over: TomlTable) {
     for (key, node) in over {
         match below.entry(key) {
             Entry::Vacant(free) => {
@@ -124,16 +124,16 @@ fn merge(below: &mut Table, over: Table) {
     }
 }
 
-/// Puts one value over what is there. Where something else than a table stands in the way it stays, and is found fault
+/// Puts one value over what is there. Where something else than a table is in the way it stays, and is found fault
 /// with when it is read.
-pub(super) fn put(root: &mut Table, path: &str, node: Node) {
+pub(super) fn put(root: &mut TomlTable, path: &str, node: Node) {
     let (key, rest) = match path.split_once('.') {
         Some((key, rest)) => (key, Some(rest)),
         None => (path, None),
     };
-    let Some(rest) = rest else { return merge(root, Table::from([(key.to_owned(), node)])) };
+    let Some(rest) = rest else { return merge(root, TomlTable::from([(key.to_owned(), node)])) };
     let place = node.place.clone();
-    let empty = || Node { value: Value::Table(Table::new()), place: place.clone(), key_place: place };
+    let empty = || Node { value: Value::Table(TomlTable::new()), place: place.clone(), key_place: place };
     if let Value::Table(inner) = &mut root.entry(key.to_owned()).or_insert_with(empty).value {
         put(inner, rest, node);
     }
@@ -143,7 +143,7 @@ pub(super) fn put(root: &mut Table, path: &str, node: Node) {
 ///
 /// # Errors
 /// Every error of syntax, with its place. Never with the text there: it could be a secret.
-pub(super) fn parse(text: &str, file: &Arc<str>) -> Result<Table, Vec<(Place, String)>> {
+pub(super) fn parse(text: &str, file: &Arc<str>) -> Result<TomlTable, Vec<(Place, String)>> {
     let locate = |span: Range<usize>| {
         let before = text.get(..span.start).unwrap_or(text);
         let line = before.rfind('\n').map_or(before, |newline| &before[newline + 1..]);

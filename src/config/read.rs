@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::problem::{Problem, shown_name};
-use super::raw::{Node, Place, Table, Value};
+use super::raw::{Node, Place, TomlTable, Value};
 use super::visit::{Form, Text, Visitor};
 
 /// One table as it was written, or the lack of it.
@@ -11,13 +11,13 @@ use super::visit::{Form, Text, Visitor};
 pub(super) struct Section<'a> {
     problems: &'a RefCell<Vec<Problem>>,
     place: Option<&'a Place>,
-    table: Option<&'a Table>,
+    table: Option<&'a TomlTable>,
     path: String,
 }
 
 impl<'a> Section<'a> {
     /// The whole configuration. Problems are noted there.
-    pub(super) fn root(table: &'a Table, problems: &'a RefCell<Vec<Problem>>) -> Self {
+    pub(super) fn root(table: &'a TomlTable, problems: &'a RefCell<Vec<Problem>>) -> Self {
         Self { problems, place: None, table: Some(table), path: String::new() }
     }
 

@@ -133,8 +133,8 @@ fn is_in_names(byte: u8) -> bool {
 /// The host's name, without what a name does not have.
 fn host_name() -> String {
     let host = rustix::system::uname();
-    let kept = host.nodename().to_bytes().iter().copied().filter(|byte| is_in_names(*byte)).take(MAX_NAME);
-    let name: String = kept.map(char::from).collect();
+    let usable = host.nodename().to_bytes().iter().copied().filter(|byte| is_in_names(*byte)).take(MAX_NAME);
+    let name: String = usable.map(char::from).collect();
     if name.is_empty() { "tollgate".to_owned() } else { name }
 }
 

@@ -1,4 +1,4 @@
-//! `[store]`: where the registry is kept.
+//! `[store]`: where the registry is stored.
 
 use super::raw::Place;
 use super::read::Section;
@@ -63,7 +63,7 @@ fn check(settings: &mut Settings, section: &Section<'_>) {
         if matches!(&settings.url, StoreUrl::Redis(RedisUrl { password: Some(_), .. })) {
             section.problem("url", SHOWN_TO_ALL);
         }
-        // They were written for the URL that --store stands in for.
+        // They were written for the URL that --store replaces.
         misfits.into_iter().for_each(|(key, _)| forget(settings, key));
     } else {
         for (key, why) in misfits.into_iter().filter(|(key, _)| section.has(key)) {

@@ -26,7 +26,7 @@ use crate::socket::{Hangup, Socket};
 use crate::worker::Pooled;
 use crate::worker::alarm::Alarm;
 use body::Body;
-use reply::{Unsent, Writer};
+use reply::{ReplyWriter, Unsent};
 
 /// What a connection does after its requests.
 pub(super) enum Next {
@@ -277,7 +277,7 @@ impl Connection<'_> {
         // Where the body was not read to its end, what follows on the connection is no request.
         let leaves_upload = reply.body().leaves_upload();
         let close = asked.close || leaves_upload || self.proxy.worker.is_draining();
-        let mut writer = Writer::new(&self.inbound.socket, exchange, close);
+        let mut writer = ReplyWriter::new(&self.inbound.socket, exchange, close);
         let relayed = {
             let relay = pin!(writer.relay(reply, asked.to_head, asked.minor_version == 0));
             self.attended(relay, asked, Some(exchange)).await.unwrap_or(Err(Unsent::Closed))
@@ -300,14 +300,14 @@ impl Connection<'_> {
         let rest = asked.rest();
         let drainable = match rest {
             Some(BodyLength::Known(0)) => true,
-            // A client that waits for 100 will send its body or not: nobody can tell what its next bytes are.
+            // A client that waits for 100 will send its body or not: nobody can know what its next bytes are.
             _ if asked.expects_continue => false,
             Some(BodyLength::Known(length)) => length <= MAX_DRAINED_BYTES,
             Some(BodyLength::Chunked) => true,
             None => false,
         };
         let close = asked.close || !drainable || refusal.ends_connection() || self.proxy.worker.is_draining();
-        let mut writer = Writer::new(&self.inbound.socket, exchange, close);
+        let mut writer = ReplyWriter::new(&self.inbound.socket, exchange, close);
         if writer.refuse(refusal, asked.to_head).await.is_err() {
             return After::Close;
         }
@@ -378,12 +378,12 @@ impl Connection<'_> {
 }
 
 impl Asked {
-    /// Of a request that could not be read: what follows it cannot be told from it.
+    /// Of a request that could not be read: what follows cannot be separated from it.
     fn nothing() -> Self {
         Self { minor_version: 1, to_head: false, expects_continue: false, close: true, body: None, endless: true }
     }
 
-    /// What is left of the body; `None`: that cannot be told.
+    /// What is left of the body; `None`: that is not known.
     fn rest(&self) -> Option<BodyLength> {
         match &self.body {
             _ if self.endless => None,

@@ -179,7 +179,7 @@ fn builder(proxy: &Proxy, streams: &Rc<Streams>) -> Builder<Tasks> {
         // The codec refuses without a word what is over its limit, and counts 32 bytes more for each field than HTTP/1.1
         // needs (RFC 9113 section 6.5.2). So heads up to twice our limit get through it, to be refused with one.
         .max_header_list_size(u32::try_from(limits.max_head_bytes.get().saturating_mul(2)).unwrap_or(u32::MAX))
-        // Nothing that a client sends is kept for its next request: it could be a token.
+        // Nothing that a client sends is retained for its next request: it could be a token.
         .header_table_size(0)
         .initial_stream_window_size(STREAM_WINDOW)
         // Room for all: an upload that stalls holds up no other.
@@ -237,8 +237,8 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
     }
 }
 
-/// Of a reply's fields that the codec keeps for the next one (RFC 7541 section 2.3.2), each holds the buffer that it was read
-/// into from the upstream: 8 KiB and more for an idle connection. It keeps none that are marked like this.
+/// Of a reply's fields that the codec retains for the next one (RFC 7541 section 2.3.2), each holds the buffer that it was read
+/// into from the upstream: 8 KiB and more for an idle connection. It retains none that are marked like this.
 fn leave_out_of_table(fields: &mut HeaderMap) {
     for value in fields.values_mut() {
         value.set_sensitive(true);

@@ -1,6 +1,6 @@
 //! What `tollgate dev` prints: where everything is, and lines to paste into another terminal.
 //!
-//! Every line that starts with four spaces is a command that works as it stands, from any folder, in the order given.
+//! Every line that starts with four spaces is a command that works as printed, from any folder, in the order given.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::store::StoreUrl;
 use crate::token::{RawToken, TokenId};
 
-/// All that is worth telling.
+/// What the banner shows.
 #[derive(Debug)]
 pub struct Banner {
     /// Tollgate's listener.
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_stand_only_where_the_shell_needs_them() {
+    fn words_are_quoted_only_where_the_shell_needs_it() {
         assert_eq!(quote("sqlite:/tmp/tollgate-dev-1/tollgate.db"), "sqlite:/tmp/tollgate-dev-1/tollgate.db");
         assert_eq!(quote(""), "''");
         assert_eq!(quote("/a b"), "'/a b'");

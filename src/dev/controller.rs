@@ -30,7 +30,7 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::heartbeat::{Heartbeat, Status};
+use super::heartbeat::{AgentStatus, Heartbeat};
 use super::ports::Listeners;
 use super::template;
 use crate::lock::Mutex;
@@ -63,7 +63,7 @@ impl Controller {
     /// Starts serving both ports, without configurations.
     ///
     /// # Errors
-    /// When a listener cannot tell its address.
+    /// When the address of a listener cannot be read.
     pub fn start(listeners: Listeners) -> io::Result<Self> {
         let Listeners { api, heartbeat } = listeners;
         let state = Arc::new(State::default());
@@ -278,7 +278,7 @@ struct Agent {
     id: String,
     hostname: Option<String>,
     version: String,
-    status: Option<Status>,
+    status: Option<AgentStatus>,
     /// Of the agent, as Tollgate passed it on.
     address: String,
     last_seen: Timestamp,

@@ -1,7 +1,7 @@
 //! The folder of the throwaway store: made at start, removed at the end, and swept up later where the end was a
 //! `kill -9`.
 //!
-//! A running `tollgate dev` holds a lock on its folder. So what is left over is told from what is in use without asking
+//! A running `tollgate dev` holds a lock on its folder. So what is left over is distinguished from what is in use without asking
 //! whether a process id is alive, which would go wrong where containers share a temporary folder.
 
 use std::fs::{self, DirBuilder, File};
@@ -53,7 +53,7 @@ impl Directory {
         &self.path
     }
 
-    /// Removes it now; dropping does the same where there is nobody to tell that it failed.
+    /// Removes it now; dropping does the same where there is nobody to report a failure to.
     ///
     /// # Errors
     /// When something of it is still there.
@@ -147,13 +147,13 @@ mod tests {
     fn a_link_in_its_place_is_neither_followed_nor_removed() {
         let parent = tempfile::tempdir().expect("a folder");
         let target = tempfile::tempdir().expect("a folder");
-        fs::write(target.path().join("kept"), "x").expect("writes");
+        fs::write(target.path().join("other"), "x").expect("writes");
         for name in ["tollgate-dev-8", "tollgate-dev-9"] {
             std::os::unix::fs::symlink(target.path(), parent.path().join(name)).expect("links");
         }
         assert!(Directory::create_named(parent.path(), "8").is_err());
         let _running = Directory::create_named(parent.path(), "10").expect("made");
-        assert!(target.path().join("kept").exists());
+        assert!(target.path().join("other").exists());
         assert!(parent.path().join("tollgate-dev-9").exists());
     }
 }

@@ -41,7 +41,7 @@ pub struct Heartbeat {
     pub logs: Option<Vec<Object<LogEntry>>>,
     /// The instance's opinion of itself.
     #[serde(default, deserialize_with = "present")]
-    pub status: Option<Status>,
+    pub status: Option<AgentStatus>,
 }
 
 /// Counts since the last successful heartbeat; all three are required.
@@ -77,7 +77,7 @@ pub struct LogEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 #[expect(missing_docs, reason = "the names say it")]
-pub enum Status {
+pub enum AgentStatus {
     Ok,
     Warn,
     Fail,

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tollgate_listens_where_it_was_told_and_goes_to_the_stand_in() {
+    fn tollgate_listens_where_the_options_say_and_forwards_to_the_stand_in() {
         let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
         let options = DevOptions { listen: address("127.0.0.1:0"), ..DevOptions::default() };
         let store = StoreUrl::Sqlite("/tmp/a folder/tollgate.db".into());

@@ -64,7 +64,7 @@ impl<'a> Placeholder<'a> {
 }
 
 /// Writes a value so that it means itself in a TOML basic string (`"..."`), and cannot end any kind of string or start
-/// another key wherever else it stands: all but letters, digits and a few harmless signs becomes `\uXXXX`.
+/// another key anywhere else: all but letters, digits and a few harmless signs becomes `\uXXXX`.
 ///
 /// `$` and `{` are among the escaped, or a value could have Telegraf put its environment into the configuration.
 fn push_escaped(result: &mut String, value: &str) {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_stands_in_for_a_missing_value() {
+    fn a_default_replaces_a_missing_value() {
         assert_eq!(substituted("every = \"&{every:10s}\"", ""), "every = \"10s\"");
         assert_eq!(substituted("every = \"&{every:10s}\"", "every=1m"), "every = \"1m\"");
         assert_eq!(substituted("&{url:http://127.0.0.1:80}", ""), "http://127.0.0.1:80");

@@ -1,4 +1,4 @@
-//! What a listener is told.
+//! The settings of a listener.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

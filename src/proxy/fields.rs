@@ -85,7 +85,7 @@ const KNOWN: [(&str, Class); 38] = [
 /// Every name that starts so is [`Class::Forged`], unless [`KNOWN`] has it.
 const FORGED_PREFIXES: [&str; 2] = ["x-tollgate-", "x-forwarded-"];
 
-/// For each length the known names of that length, as bits by their place in [`KNOWN`]: most fields of a request are told
+/// For each length the known names of that length, as bits by their place in [`KNOWN`]: most fields of a request are recognised
 /// apart by it and by their first letter.
 static BY_LENGTH: [u64; 32] = {
     let mut by_length = [0; 32];
@@ -142,13 +142,13 @@ pub struct Fields {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It goes on, or is looked at by the steps that follow.
-    Stays,
+    Forwarded,
     /// It names the authority.
     Host,
     /// It lists what ends at this hop: see [`Fields::strip_named`].
     Connection,
     /// It ends here.
-    Ends,
+    Stripped,
 }
 
 impl Fields {
@@ -164,7 +164,7 @@ impl Fields {
             | Class::ForwardedFor
             | Class::ForwardedProto
             | Class::ForwardedHost
-            | Class::RequestId => return Ok(Fate::Stays),
+            | Class::RequestId => return Ok(Fate::Forwarded),
             Class::Host => return Ok(Fate::Host),
             Class::Connection => return Ok(Fate::Connection),
             Class::ContentLength => self.framing.content_length(value)?,
@@ -173,7 +173,7 @@ impl Fields {
             Class::Expect => return Err(Refusal::Expectation),
             Class::HopByHop | Class::Forged => {}
         }
-        Ok(Fate::Ends)
+        Ok(Fate::Stripped)
     }
 
     /// RFC 9110 section 7.6.1: what a `Connection` field names is removed too. But a client must not have what protects the
@@ -238,7 +238,7 @@ fn strip_connection(headers: &mut HeaderMap) {
     headers.remove(header::CONNECTION);
     let present = Shapes::of(headers);
     for option in lists.iter().flat_map(|list| options(list.as_bytes())) {
-        // What the reply's reader is told by must not vanish on the upstream's word either.
+        // What the reply's reader relies on must not vanish on the upstream's word either.
         if present.may_have(option) && !matches!(classify(option), Class::ContentLength | Class::TransferEncoding) {
             remove(headers, option);
         }
@@ -267,7 +267,7 @@ fn remove(headers: &mut HeaderMap, name: &[u8]) {
     }
 }
 
-/// First letters and lengths of the fields that are there: tells in a few instructions that a name is not among them, so
+/// First letters and lengths of the fields that are there: shows in a few instructions that a name is not among them, so
 /// that a list of thousands of names costs no more than other fields of its size.
 struct Shapes([u64; 32]);
 
@@ -306,14 +306,14 @@ mod tests {
         })
     }
 
-    /// The names of the fields that stay, in order.
-    fn kept(list: &[(&str, &str)]) -> Result<Vec<String>, Refusal> {
+    /// The names of the fields that are forwarded, in order.
+    fn forwarded(list: &[(&str, &str)]) -> Result<Vec<String>, Refusal> {
         let (mut fields, mut headers, mut connections) = (Fields::default(), HeaderMap::new(), Vec::new());
         for (name, value) in &map(list) {
             match fields.take(name.as_str().as_bytes(), value.as_bytes())? {
-                Fate::Stays => drop(headers.append(name, value.clone())),
+                Fate::Forwarded => drop(headers.append(name, value.clone())),
                 Fate::Connection => connections.push(value.clone()),
-                Fate::Host | Fate::Ends => {}
+                Fate::Host | Fate::Stripped => {}
             }
         }
         for connection in connections {
@@ -367,28 +367,31 @@ mod tests {
             ("A-Long-Name-That-Means-Nothing-Here", "1"),
             ("X_Own_Underscore", "1"),
         ];
-        let mut kept = kept(&list).expect("readable");
-        kept.sort();
-        assert_eq!(kept, ["a-long-name-that-means-nothing-here", "accept", "user-agent", "x_own_underscore"]);
+        let mut names = forwarded(&list).expect("readable");
+        names.sort();
+        assert_eq!(names, ["a-long-name-that-means-nothing-here", "accept", "user-agent", "x_own_underscore"]);
     }
 
     #[test]
     fn connection_cannot_remove_what_protects_the_upstream() {
         let names = ["Authorization", "Host", "Content-Length", "X-Forwarded-For", "X-Tollgate-User", "x_request_id"];
         for name in names {
-            assert_eq!(kept(&[("Connection", name)]), Err(Refusal::ConnectionOption), "{name}");
-            assert_eq!(kept(&[("Connection", "close"), ("Connection", name)]), Err(Refusal::ConnectionOption));
+            assert_eq!(forwarded(&[("Connection", name)]), Err(Refusal::ConnectionOption), "{name}");
+            assert_eq!(forwarded(&[("Connection", "close"), ("Connection", name)]), Err(Refusal::ConnectionOption));
         }
-        assert!(kept(&[("Connection", "close, te, upgrade, HTTP2-Settings, , keep-alive")]).is_ok());
-        assert_eq!(kept(&[("A", "1"), ("Connection", "b, A, a"), ("B", "2"), ("Ab", "3")]), Ok(vec!["ab".to_owned()]));
+        assert!(forwarded(&[("Connection", "close, te, upgrade, HTTP2-Settings, , keep-alive")]).is_ok());
+        assert_eq!(
+            forwarded(&[("A", "1"), ("Connection", "b, A, a"), ("B", "2"), ("Ab", "3")]),
+            Ok(vec!["ab".to_owned()])
+        );
     }
 
     #[test]
     fn only_one_expectation_is_known() {
         let mut fields = Fields::default();
-        assert_eq!(fields.take(b"Expect", b"100-Continue"), Ok(Fate::Ends));
+        assert_eq!(fields.take(b"Expect", b"100-Continue"), Ok(Fate::Stripped));
         assert!(fields.expects_continue);
-        assert_eq!(kept(&[("Expect", "200-ok")]), Err(Refusal::Expectation));
+        assert_eq!(forwarded(&[("Expect", "200-ok")]), Err(Refusal::Expectation));
     }
 
     #[test]

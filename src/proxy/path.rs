@@ -90,7 +90,7 @@ fn decode(path: &str) -> Result<String, AmbiguousPath> {
         decoded.push_str(before);
         let digits = after.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
         let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or(AmbiguousPath::Encoding)?;
-        // A space or a quote cannot stand in a path as it is, but once encoded every server reads it alike.
+        // A space or a quote cannot appear in a path as it is, but once encoded every server reads it alike.
         let harmless = (b' '..0x7f).contains(&byte) && !b"/\\.%;?#".contains(&byte);
         if !harmless {
             return Err(AmbiguousPath::Encoding);

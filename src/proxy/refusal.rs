@@ -7,7 +7,7 @@ use super::path::AmbiguousPath;
 use crate::http1::head::{BareLf, BrokenFraming};
 use crate::token::Permission;
 
-/// Why a request is not served. What the client is told follows from it; so do the status and the log's reason.
+/// Why a request is not served. What the client sees follows from it; so do the status and the log's reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The head is not HTTP/1.1 (RFC 9112).
@@ -16,7 +16,7 @@ pub enum Refusal {
     /// A line of the head ends with LF alone.
     #[error("Malformed request: {0}")]
     BareLf(#[from] BareLf),
-    /// The end of the body cannot be told for sure.
+    /// The end of the body cannot be determined for sure.
     #[error("Malformed request: {0}")]
     Framing(#[from] BrokenFraming),
     /// The path could be read in two ways.
@@ -82,10 +82,10 @@ pub enum Refusal {
     /// As many requests are under way to the upstream as may be, and none ended in time.
     #[error("Upstream overloaded")]
     Overloaded,
-    /// The upstream failed, and this client is better told by no reply.
+    /// The upstream failed, and for this client no reply is better.
     #[error("No reply")]
     Withheld,
-    /// The client is gone, so nobody is told.
+    /// The client is gone, so there is nobody to reply to.
     #[error("Client gone")]
     Gone,
 }
@@ -167,7 +167,7 @@ impl Refusal {
         matches!(self, Self::Withheld | Self::Gone)
     }
 
-    /// Whether what follows on the connection cannot be told apart from this request any more.
+    /// Whether what follows on the connection cannot be separated from this request any more.
     #[must_use]
     pub fn ends_connection(&self) -> bool {
         matches!(

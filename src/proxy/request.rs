@@ -56,11 +56,11 @@ impl Head {
         let (mut fields, mut host, mut connection) = (Fields::default(), None, false);
         for field in &*head.headers {
             match fields.take(field.name.as_bytes(), field.value)? {
-                Fate::Stays => append(&mut headers, field.name, slice(bytes, field.value)?)?,
+                Fate::Forwarded => append(&mut headers, field.name, slice(bytes, field.value)?)?,
                 Fate::Host if host.is_some() => return Err(Refusal::Host),
                 Fate::Host => host = Some(authority(field.value)?),
                 Fate::Connection => connection = true,
-                Fate::Ends => {}
+                Fate::Stripped => {}
             }
         }
         if connection {
@@ -93,15 +93,15 @@ impl Head {
     /// As [`Head::http1`].
     pub fn http2(mut parts: Parts, ended: bool) -> Result<Self, Refusal> {
         let mut fields = Fields::default();
-        let (mut host, mut ends) = (None, Vec::new());
+        let (mut host, mut stripped) = (None, Vec::new());
         for (name, value) in &parts.headers {
             match fields.take(name.as_str().as_bytes(), value.as_bytes())? {
-                Fate::Stays => {}
+                Fate::Forwarded => {}
                 Fate::Host if host.is_some() => return Err(Refusal::Host),
                 Fate::Host => host = Some(authority(value.as_bytes())?),
                 // The codec refuses these already (RFC 9113 section 8.2.2).
                 Fate::Connection => return Err(Refusal::ConnectionOption),
-                Fate::Ends => ends.push(name.clone()),
+                Fate::Stripped => stripped.push(name.clone()),
             }
         }
         let named = parts.uri.authority().map(|named| authority(named.as_str().as_bytes())).transpose()?;
@@ -114,7 +114,7 @@ impl Head {
             BodyLength::Known(0) => BodyLength::Chunked,
             length => length,
         };
-        for name in ends {
+        for name in stripped {
             parts.headers.remove(name);
         }
         parts.headers.insert(header::HOST, authority);

@@ -147,7 +147,7 @@ impl fmt::Display for Pattern {
 /// A route of the configuration's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnRoute {
-    /// Requests with these methods. GET stands for HEAD too, unless a route of its own has it.
+    /// Requests with these methods. GET includes HEAD, unless a route of its own has it.
     pub methods: Vec<Method>,
     /// On these paths.
     pub path: Pattern,

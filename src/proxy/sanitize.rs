@@ -42,7 +42,7 @@ pub(super) fn request(request: &mut Request<Upload>, permit: &Permit, upstream: 
     }
     headers.append(header::VIA, via(version));
     if length.is_none() {
-        // hyper sends no body with GET and the like unless it is told that there is one.
+        // hyper sends no body with GET and the like unless the request says that there is one.
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     } else if empty && usual {
         // Methods that usually have a body say so when it is empty (RFC 9110 section 8.6).

@@ -1,4 +1,4 @@
-//! What the proxy is told.
+//! The settings of the proxy.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
@@ -67,7 +67,7 @@ pub struct Timeouts {
     pub request_head: Duration,
     /// How long a peer may make us wait within a body, over what [`Limits::min_body_rate`] allows.
     pub body_grace: Duration,
-    /// How long a connection without a request is kept.
+    /// How long a connection without a request stays open.
     pub keep_alive: Duration,
     /// From the signal to stop to cutting what still runs.
     pub drain: Duration,

@@ -61,7 +61,7 @@ impl Files {
     }
 }
 
-/// A client that is told no more than whom to trust.
+/// A client that is configured with no more than whom to trust.
 fn trusting(ca: PathBuf) -> Arc<ClientConfig> {
     client_config(&UpstreamTlsConfig { ca: Some(ca), ..UpstreamTlsConfig::default() }).expect("usable").config
 }

@@ -73,7 +73,7 @@ impl ServerCertVerifier for Verifier {
         }
         verify_validity(end_entity, now)?;
         match verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name) {
-            // Unless told otherwise, openssl writes no subjectAltName, so there is nothing to compare. Nor is anything
+            // By default openssl writes no subjectAltName, so there is nothing to compare. Nor is anything
             // lost: whoever holds this certificate's key could have issued one for any name.
             Err(Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }))
                 if presented.is_empty() => {}

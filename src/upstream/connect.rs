@@ -120,7 +120,7 @@ impl Connector {
             }
         };
         let last = *self.last.lock();
-        // A stable sort: the others keep the resolver's order.
+        // A stable sort: the others stay in the resolver's order.
         addresses.sort_by_key(|address| Some(*address) != last);
         let mut race = Race::new(addresses, self.tls.as_ref().map(Tls::client), self.timeout);
         let won = timeout_at(deadline, race.run()).await;

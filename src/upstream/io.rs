@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::socket::Socket;
 use crate::worker::alarm::Alarm;
 
-/// What the one who sends a request wants to know of its connection, beside what hyper tells.
+/// What the one who sends a request wants to know of its connection, beside what hyper reports.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
     /// The upstream takes no more. What is written is dropped: it may have answered, and its answer is worth more than the
@@ -32,7 +32,7 @@ pub(super) struct Io {
     pause: Duration,
     stalled: bool,
     signs: Rc<Signs>,
-    /// A write was told of a reset, so no read will be: what looks like an end from here on is none.
+    /// A write met a reset, so no read will be: what looks like an end from here on is none.
     reset: bool,
     /// Its place among the connections to the upstream.
     _slot: OwnedSemaphorePermit,

@@ -24,7 +24,7 @@ use crate::worker::Worker;
 use crate::worker::alarm::{Alarm, Moment};
 use crate::worker::panic::Guard;
 
-/// Most that is read ahead of an upstream's reply, and so the largest reply head. It bounds what an idle connection keeps.
+/// Most that is read ahead of an upstream's reply, and so the largest reply head. It bounds what an idle connection holds.
 const MAX_READ_AHEAD: usize = 32 * 1024;
 
 /// A worker's connections to one upstream, for requests with bodies of type `B`. The last used is used first, so that spare ones age and go.
@@ -40,7 +40,7 @@ pub struct Pool<B> {
 struct Connection<B> {
     sender: SendRequest<B>,
     address: SocketAddr,
-    /// Gone with the task: what is over holds no descriptor, though it may stand here for a while.
+    /// Gone with the task: what is over holds no descriptor, though it may stay here for a while.
     socket: Weak<Socket>,
     /// Ends the task that carries it: whatever is under way ends with it.
     task: AbortHandle,
@@ -48,7 +48,7 @@ struct Connection<B> {
     generation: u64,
 }
 
-/// A connection that carries one request. Dropping it closes the connection; [`Lease::give_back`] keeps it.
+/// A connection that carries one request. Dropping it closes the connection; [`Lease::give_back`] returns it to the pool.
 #[derive(Debug)]
 pub struct Lease<B> {
     pool: Rc<Pool<B>>,
@@ -70,7 +70,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
             // One whose last exchange is not quite over, as hyper sees it, is left for later.
             let at = idle.iter().rposition(|(connection, _)| connection.sender.is_ready())?;
             let (connection, since) = idle.remove(at);
-            // hyper looks at idle connections too, but its turn may come after this one: what stands there by then would be
+            // hyper looks at idle connections too, but its turn may come after this one: what was received by then would be
             // taken for the reply to this request.
             let is_current = connection.generation == self.upstream.generation.load(Ordering::SeqCst);
             let is_fresh = now.since(since) < self.upstream.config.pool_idle_timeout;
@@ -84,7 +84,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
     /// A new connection, once there may be one more.
     ///
     /// # Errors
-    /// [`ConnectError`] tells how far it came.
+    /// [`ConnectError`] says how far it came.
     pub async fn connect(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
@@ -171,7 +171,7 @@ impl<B: Body + 'static> Lease<B> {
         self.connection.address
     }
 
-    /// Keeps the connection for the next request, once the reply was read to its end. It is used again when hyper has seen
+    /// Returns the connection to the pool for the next request, once the reply was read to its end. It is used again when hyper has seen
     /// both messages end.
     pub fn give_back(self, now: Moment) {
         let Self { pool, connection, .. } = self;

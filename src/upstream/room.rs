@@ -22,7 +22,7 @@ impl Room {
         Wanted(self)
     }
 
-    /// Whether anybody waits: then no connection is to be kept unused.
+    /// Whether anybody waits: then no connection is to stay unused.
     pub(super) fn is_wanted(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
     }

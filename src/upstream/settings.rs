@@ -55,9 +55,9 @@ pub struct UpstreamConfig {
     pub first_byte_timeout: Duration,
     /// Longest pause within a reply, or within writing a request.
     pub idle_timeout: Duration,
-    /// How long an unused connection is kept. The Controller (Node) closes after 5 s.
+    /// How long an unused connection stays in the pool. The Controller (Node) closes after 5 s.
     pub pool_idle_timeout: Duration,
-    /// Unused connections kept by each worker.
+    /// Unused connections in the pool of each worker.
     pub pool_max_idle: usize,
     /// Requests under way, and connections, over all workers.
     pub max_in_flight: NonZeroUsize,

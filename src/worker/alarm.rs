@@ -60,7 +60,7 @@ pub struct Alarms {
     now: Cell<Moment>,
     /// No deadline is earlier: until then there is nothing to look at.
     next_due: Cell<Moment>,
-    /// Nobody has asked for the time since the last sweep, so the clock stands.
+    /// Nobody has asked for the time since the last sweep, so the clock is stopped.
     is_at_rest: Cell<bool>,
     stirred: Notify,
     entries: RefCell<Slab<Entry>>,
@@ -114,7 +114,7 @@ impl Alarms {
         self.now.get()
     }
 
-    /// Something begins that a sweep has to look after: the clock goes on, if it stands.
+    /// Something begins that a sweep has to look after: the clock goes on, if it was stopped.
     pub fn stir(&self) {
         if self.is_at_rest.replace(false) {
             self.now.set(self.read_clock());
@@ -122,8 +122,7 @@ impl Alarms {
         }
     }
 
-    /// Rests until a deadline may have passed, or this long. Ends early, and says so, if something begins. May be dropped
-    /// half-way.
+    /// Rests until a deadline may have passed, or this long. Ends early, and says so, if something begins. Cancel-safe.
     pub async fn rest(&self, longest: Duration) -> bool {
         let wait = self.next_due.get().since(self.read_clock()).min(longest);
         timeout(wait, self.stirred.notified()).await.is_ok()

@@ -1,4 +1,4 @@
-//! Panics: a bug of ours or of a library's ends the task that it happens in, is counted, and is told in the log.
+//! Panics: a bug of ours or of a library's ends the task that it happens in, is counted, and is logged.
 //!
 //! | where | what ends |
 //! | --- | --- |
@@ -32,7 +32,7 @@ impl Drop for Guard {
     }
 }
 
-/// From now on panics are told in the log, like everything else, and not printed beside it.
+/// From now on panics are logged, like everything else, and not printed beside it.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|info| {
         let location = info.location().map(tracing::field::display);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_token_in_a_message_is_not_told() {
+    fn a_raw_token_in_a_message_is_not_logged() {
         assert_eq!(harmless("index out of bounds"), "index out of bounds");
         let raw = crate::token::RawToken::generate().expect("entropy");
         let message = format!("byte index 3 is out of bounds of `Bearer {}`", raw.reveal());

@@ -70,7 +70,7 @@ async fn above_the_bound_a_request_waits_for_two_seconds_and_is_refused() {
     assert_eq!(site.beat(&site.agent).await.status(), 200, "the other upstream has a bound of its own");
 
     pieces.send(ok("at last").into_bytes()).await.expect("takes it");
-    assert_eq!(first.reply().await.text(), "at last", "what runs is not touched");
+    assert_eq!(first.reply().await.text(), "at last", "in-flight requests are not touched");
     drop(pieces);
     assert_eq!(site.get("/api/users", &site.owner).await.status(), 200, "the place is free again");
 }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const TOLLGATE: &str = env!("CARGO_BIN_EXE_tollgate");
 
 /// A folder with a store of its own.
-struct Site {
+struct Folder {
     directory: TempDir,
 }
 
@@ -54,7 +54,7 @@ impl From<Output> for Ended {
     }
 }
 
-impl Site {
+impl Folder {
     /// Without a store yet.
     fn empty() -> Self {
         Self { directory: tempfile::tempdir().expect("a folder") }
@@ -62,11 +62,11 @@ impl Site {
 
     /// With the owner, an administrator and a manager.
     fn new() -> Self {
-        let site = Self::empty();
-        site.run(["init"]).done();
-        site.run(["user", "add", "anna", "--role", "administrator"]).done();
-        site.run(["user", "add", "max", "--role", "manager"]).done();
-        site
+        let folder = Self::empty();
+        folder.run(["init"]).done();
+        folder.run(["user", "add", "anna", "--role", "administrator"]).done();
+        folder.run(["user", "add", "max", "--role", "manager"]).done();
+        folder
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -173,29 +173,29 @@ const TOKEN_KEYS: [&str; 13] = [
 
 #[test]
 fn init_prints_the_owners_token_alone_and_only_once() {
-    let site = Site::empty();
-    let first = site.run(["init", "--owner", "olga"]);
+    let folder = Folder::empty();
+    let first = folder.run(["init", "--owner", "olga"]);
     let token = first.done().strip_suffix('\n').expect("a line");
     assert!(token.parse::<tollgate::token::RawToken>().is_ok());
     assert_eq!(first.stderr, "");
-    assert!(!is_on_disk(site.directory.path(), token));
-    assert!(is_on_disk(site.directory.path(), "olga"), "the search finds what is there");
+    assert!(!is_on_disk(folder.directory.path(), token));
+    assert!(is_on_disk(folder.directory.path(), "olga"), "the search finds what is there");
 
-    let second = site.run(["init"]);
+    let second = folder.run(["init"]);
     assert!(second.failed().contains("has an Owner already"));
-    assert_eq!(site.run(["user", "list", "--json"]).json().as_array().map(Vec::len), Some(1));
+    assert_eq!(folder.run(["user", "list", "--json"]).json().as_array().map(Vec::len), Some(1));
 }
 
 #[test]
 fn created_tokens_are_printed_alone_or_with_their_record() {
-    let site = Site::new();
-    let plain = site.run(["token", "create", "--user", "max", "--description", "a"]);
+    let folder = Folder::new();
+    let plain = folder.run(["token", "create", "--user", "max", "--description", "a"]);
     assert!(plain.done().trim_end().parse::<tollgate::token::RawToken>().is_ok());
     assert_eq!(plain.stderr, "");
 
     let options = ["--preset", "telegraf-agent", "--expires", "30d", "--json"];
     let created = ["token", "create", "--user", "max", "--description", "plant 7"].into_iter().chain(options);
-    let created = site.run(created).json();
+    let created = folder.run(created).json();
     let token = text(&created["token"]);
     assert!(token.ends_with(text(&created["hint"])) && token.parse::<tollgate::token::RawToken>().is_ok());
     let mut expected = TOKEN_KEYS.to_vec();
@@ -207,197 +207,197 @@ fn created_tokens_are_printed_alone_or_with_their_record() {
     let time = |key: &str| text(&created[key]).parse::<jiff::Timestamp>().expect("a time").as_second();
     assert_eq!(time("expires_at") - time("created_at"), 30 * 86_400);
 
-    let list = site.run(["token", "list", "--json"]);
+    let list = folder.run(["token", "list", "--json"]);
     assert_eq!(keys(&list.json()[0]), TOKEN_KEYS);
-    assert!(!list.stdout.contains(token) && !is_on_disk(site.directory.path(), token));
+    assert!(!list.stdout.contains(token) && !is_on_disk(folder.directory.path(), token));
 }
 
 #[test]
 fn permissions_the_role_lacks_are_left_out_and_named() {
-    let site = Site::new();
+    let folder = Folder::new();
     let requested = ["--permission", "configs:read,users:read", "--permission", "license:read"];
     let arguments = ["token", "create", "--user", "max", "--description", "a"].into_iter().chain(requested);
-    let created = site.run(arguments);
+    let created = folder.run(arguments);
     assert_eq!(created.done().lines().count(), 1);
     assert_eq!(created.stderr, "left out, because the role manager does not permit it: users:read, license:read\n");
-    assert_eq!(site.run(["token", "list", "--json"]).json()[0]["permissions"], json!(["configs:read"]));
+    assert_eq!(folder.run(["token", "list", "--json"]).json()[0]["permissions"], json!(["configs:read"]));
 
     let arguments = ["token", "create", "--user", "max", "--description", "a", "--permission", "users:read"];
-    assert!(site.run(arguments).failed().contains("none of the requested permissions"));
+    assert!(folder.run(arguments).failed().contains("none of the requested permissions"));
 }
 
 #[test]
 fn lists_are_newest_first_and_cut_by_state_user_limit_and_cursor() {
-    let site = Site::new();
-    let [a, b] = ["a", "b"].map(|description| site.create("max", description));
-    site.create("anna", "c");
-    site.run(["token", "revoke", &a]).done();
+    let folder = Folder::new();
+    let [a, b] = ["a", "b"].map(|description| folder.create("max", description));
+    folder.create("anna", "c");
+    folder.run(["token", "revoke", &a]).done();
     let expiring = ["token", "create", "--user", "max", "--description", "d", "--expires", "1s"];
-    site.run(expiring).done();
+    folder.run(expiring).done();
     let expires = jiff::Timestamp::now().as_second() + 1;
     while jiff::Timestamp::now().as_second() <= expires {
         std::thread::yield_now(); // only the clock can make it expire
     }
 
-    let owners = site.descriptions(["--user", "owner"]);
+    let owners = folder.descriptions(["--user", "owner"]);
     let owners = owners.first().map(String::as_str).expect("the owner's token");
-    assert_eq!(site.descriptions([]), ["d", "c", "b", "a", owners]);
-    assert_eq!(site.descriptions(["--user", "max"]), ["d", "b", "a"]);
-    assert_eq!(site.descriptions(["--state", "active"]), ["c", "b", owners]);
-    assert_eq!(site.descriptions(["--state", "revoked"]), ["a"]);
-    assert_eq!(site.descriptions(["--state", "expired", "--user", "max"]), ["d"]);
-    assert_eq!(site.descriptions(["--limit", "2"]), ["d", "c"]);
-    assert_eq!(site.descriptions(["--limit", "1", "--after", &b]), ["a"]);
+    assert_eq!(folder.descriptions([]), ["d", "c", "b", "a", owners]);
+    assert_eq!(folder.descriptions(["--user", "max"]), ["d", "b", "a"]);
+    assert_eq!(folder.descriptions(["--state", "active"]), ["c", "b", owners]);
+    assert_eq!(folder.descriptions(["--state", "revoked"]), ["a"]);
+    assert_eq!(folder.descriptions(["--state", "expired", "--user", "max"]), ["d"]);
+    assert_eq!(folder.descriptions(["--limit", "2"]), ["d", "c"]);
+    assert_eq!(folder.descriptions(["--limit", "1", "--after", &b]), ["a"]);
 
-    let table = site.run(["token", "list", "--limit", "2"]);
+    let table = folder.run(["token", "list", "--limit", "2"]);
     let rows: Vec<_> = table.done().lines().collect();
     assert!(rows[0].starts_with("ID") && rows[0].ends_with("CREATED"), "{table:?}");
     assert!(rows[1].contains("expired") && rows[1].contains("all of manager"), "{table:?}");
     assert!(rows[2].contains("anna") && rows.len() == 3, "{table:?}");
     assert!(table.stderr.starts_with("there are more: --after "), "{table:?}");
     assert!(!table.stdout.contains('\x1b'), "colour is for terminals");
-    assert_eq!(site.run(["token", "list", "--limit", "5"]).stderr, "");
-    assert_eq!(site.run(["token", "list", "--limit", "500"]).stderr, "");
+    assert_eq!(folder.run(["token", "list", "--limit", "5"]).stderr, "");
+    assert_eq!(folder.run(["token", "list", "--limit", "500"]).stderr, "");
 }
 
 #[test]
 fn an_empty_list_is_an_empty_array_or_a_sentence() {
-    let site = Site::new();
-    let empty = site.run(["token", "list", "--user", "max"]);
+    let folder = Folder::new();
+    let empty = folder.run(["token", "list", "--user", "max"]);
     assert_eq!((empty.done(), empty.stderr.as_str()), ("", "no such tokens\n"));
-    assert_eq!(site.run(["token", "list", "--user", "max", "--json"]).done(), "[]\n");
+    assert_eq!(folder.run(["token", "list", "--user", "max", "--json"]).done(), "[]\n");
 }
 
 #[test]
 fn one_token_is_revoked_without_asking_and_for_good() {
-    let site = Site::new();
-    let id = site.create("max", "a");
-    let revoked = site.run(["token", "revoke", &id, "--json"]).json();
+    let folder = Folder::new();
+    let id = folder.create("max", "a");
+    let revoked = folder.run(["token", "revoke", &id, "--json"]).json();
     assert_eq!((&revoked[0]["state"], &revoked[0]["revoked_by"]), (&json!("revoked"), &json!("cli:tester")));
-    assert_eq!(site.run(["token", "revoke", &id]).code, Some(0), "what is revoked already is no failure");
-    assert!(site.run(["token", "reassign", &id, "--to", "anna"]).failed().contains("revocation is final"));
+    assert_eq!(folder.run(["token", "revoke", &id]).code, Some(0), "what is revoked already is no failure");
+    assert!(folder.run(["token", "reassign", &id, "--to", "anna"]).failed().contains("revocation is final"));
 
-    let shown = site.run(["token", "show", &id]);
+    let shown = folder.run(["token", "show", &id]);
     for part in ["revoked", "by cli:tester", "tc-apiv1_...", "created", "configs:read", "max (manager, active)"] {
         assert!(shown.done().contains(part), "{part}: {shown:?}");
     }
-    let history = &site.run(["token", "show", &id, "--json"]).json()["history"];
+    let history = &folder.run(["token", "show", &id, "--json"]).json()["history"];
     assert_eq!((&history[0]["event"], &history[1]["event"]), (&json!("created"), &json!("revoked")));
 }
 
 #[test]
 fn without_sidecars_there_is_no_receipt() {
-    let site = Site::new();
-    let (a, b) = (site.create("max", "a"), site.create("max", "b"));
-    let ended = site.run(["token", "revoke", &a, "--wait", "--timeout", "50ms"]);
+    let folder = Folder::new();
+    let (a, b) = (folder.create("max", "a"), folder.create("max", "b"));
+    let ended = folder.run(["token", "revoke", &a, "--wait", "--timeout", "50ms"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), format!("revoked {a}: a (max)\n").as_str()));
     assert!(ended.stderr.contains("no sidecar reports to this store"), "{ended:?}");
-    let ended = site.run(["token", "revoke", &a, &b, "--yes", "--wait", "--timeout", "50ms", "--json"]);
+    let ended = folder.run(["token", "revoke", &a, &b, "--yes", "--wait", "--timeout", "50ms", "--json"]);
     let said: Value = serde_json::from_str(&ended.stdout).expect("JSON");
     assert_eq!((ended.code, said["tokens"].as_array().map(Vec::len)), (Some(1), Some(2)));
     assert_eq!((&said["wait"]["sidecars"], &said["wait"]["slowest"]), (&json!(0), &Value::Null));
-    assert!(site.run(["status"]).done().contains("none reports to this store"));
+    assert!(folder.run(["status"]).done().contains("none reports to this store"));
 }
 
 #[test]
 fn several_tokens_need_a_yes() {
-    let site = Site::new();
-    let ids = ["a", "b", "c"].map(|description| site.create("max", description));
+    let folder = Folder::new();
+    let ids = ["a", "b", "c"].map(|description| folder.create("max", description));
     let [a, b, c] = ids.each_ref().map(String::as_str);
     for command in [
         vec!["token", "revoke", a, b, c],
         vec!["token", "delete", a, b, c],
         vec!["token", "reassign", a, b, c, "--to", "anna"],
     ] {
-        let refused = site.run(command);
+        let refused = folder.run(command);
         assert!(refused.failed().contains("3 tokens") && refused.stderr.contains("--yes"), "{refused:?}");
     }
-    assert_eq!(site.descriptions(["--user", "max", "--state", "active"]), ["c", "b", "a"]);
+    assert_eq!(folder.descriptions(["--user", "max", "--state", "active"]), ["c", "b", "a"]);
 
-    let given = site.run(["token", "reassign", a, b, "--to", "anna", "--yes", "--json"]).json();
+    let given = folder.run(["token", "reassign", a, b, "--to", "anna", "--yes", "--json"]).json();
     assert_eq!((&given[0]["user"], &given[1]["id"]), (&json!("anna"), &json!(b)));
-    let revoked = site.run(["token", "revoke", a, b, "--yes"]);
+    let revoked = folder.run(["token", "revoke", a, b, "--yes"]);
     assert_eq!(revoked.done().lines().filter(|line| line.starts_with("revoked")).count(), 2, "{revoked:?}");
-    let deleted = site.run(["token", "delete", a, c, "--yes", "--json"]).json();
+    let deleted = folder.run(["token", "delete", a, c, "--yes", "--json"]).json();
     assert_eq!((&deleted[0]["state"], &deleted[1]["state"]), (&json!("revoked"), &json!("active")));
-    assert!(site.run(["token", "show", c]).failed().contains("there is no token"));
-    assert_eq!(site.descriptions(["--user", "max"]), Vec::<String>::new());
+    assert!(folder.run(["token", "show", c]).failed().contains("there is no token"));
+    assert_eq!(folder.descriptions(["--user", "max"]), Vec::<String>::new());
 }
 
 #[test]
 fn a_selection_with_a_wrong_id_changes_nothing() {
-    let site = Site::new();
-    let id = site.create("max", "a");
-    let unknown = site.run(["token", "revoke", &id, "0000000000001", "--yes"]);
+    let folder = Folder::new();
+    let id = folder.create("max", "a");
+    let unknown = folder.run(["token", "revoke", &id, "0000000000001", "--yes"]);
     assert!(unknown.failed().contains("there is no token 0000000000001"));
-    assert!(site.run(["token", "revoke", &id, &id, "--yes"]).failed().contains("named more than once"));
-    assert_eq!(site.state_of(&id), "active");
+    assert!(folder.run(["token", "revoke", &id, &id, "--yes"]).failed().contains("named more than once"));
+    assert_eq!(folder.state_of(&id), "active");
 }
 
 #[test]
 fn on_a_terminal_the_question_is_answered_there() {
-    let site = Site::new();
-    let [a, b] = ["a", "b"].map(|description| site.create("max", description));
-    let Some(declined) = site.run_on_terminal(&format!("token revoke {a} {b}"), "n\n") else { return };
+    let folder = Folder::new();
+    let [a, b] = ["a", "b"].map(|description| folder.create("max", description));
+    let Some(declined) = folder.run_on_terminal(&format!("token revoke {a} {b}"), "n\n") else { return };
     let question = "Revoke 2 tokens? They stop working at once and this cannot be undone. [y/N]";
     assert!(declined.stdout.contains(question) && declined.stdout.contains("nothing was changed"), "{declined:?}");
-    assert_eq!((declined.code, site.state_of(&a).as_str()), (Some(1), "active"), "{declined:?}");
+    assert_eq!((declined.code, folder.state_of(&a).as_str()), (Some(1), "active"), "{declined:?}");
 
-    let confirmed = site.run_on_terminal(&format!("token revoke {a} {b}"), "y\n").expect("a terminal");
-    assert_eq!((confirmed.code, site.state_of(&a).as_str()), (Some(0), "revoked"), "{confirmed:?}");
-    let list = site.run_on_terminal("token list", "").expect("a terminal");
+    let confirmed = folder.run_on_terminal(&format!("token revoke {a} {b}"), "y\n").expect("a terminal");
+    assert_eq!((confirmed.code, folder.state_of(&a).as_str()), (Some(0), "revoked"), "{confirmed:?}");
+    let list = folder.run_on_terminal("token list", "").expect("a terminal");
     assert!(list.stdout.contains("\x1b[31mrevoked\x1b[0m"), "{list:?}");
 }
 
 #[test]
 fn the_owner_keeps_a_token_unless_forced() {
-    let site = Site::new();
-    let id = text(&site.run(["token", "list", "--user", "owner", "--json"]).json()[0]["id"]).to_owned();
+    let folder = Folder::new();
+    let id = text(&folder.run(["token", "list", "--user", "owner", "--json"]).json()[0]["id"]).to_owned();
     for command in ["revoke", "delete"] {
-        assert!(site.run(["token", command, &id]).failed().contains("--force"));
+        assert!(folder.run(["token", command, &id]).failed().contains("--force"));
     }
-    assert!(site.run(["token", "reassign", &id, "--to", "anna"]).failed().contains("--force"));
-    site.run(["token", "revoke", &id, "--force"]).done();
+    assert!(folder.run(["token", "reassign", &id, "--to", "anna"]).failed().contains("--force"));
+    folder.run(["token", "revoke", &id, "--force"]).done();
 }
 
 #[test]
 fn users_are_added_changed_and_deleted() {
-    let site = Site::new();
-    let added = site.run(["user", "add", "vera", "--role", "Viewer", "--json"]).json();
+    let folder = Folder::new();
+    let added = folder.run(["user", "add", "vera", "--role", "Viewer", "--json"]).json();
     assert_eq!(keys(&added), ["created_at", "id", "name", "role", "status"]);
     assert_eq!((&added["role"], &added["status"]), (&json!("viewer"), &json!("active")));
-    let listed = site.run(["user", "list", "--json", "--limit", "2"]).json();
+    let listed = folder.run(["user", "list", "--json", "--limit", "2"]).json();
     assert_eq!((&listed[0]["name"], &listed[1]["name"], &listed[2]), (&json!("vera"), &json!("max"), &Value::Null));
 
-    let id = site.create("max", "a");
-    site.run(["user", "disable", "max"]).done();
-    assert!(site.run(["token", "list", "--user", "max"]).done().contains("user disabled"));
-    assert!(site.run(["user", "show", "max"]).done().contains("disabled"));
-    assert_eq!(site.run(["user", "enable", "max", "--json"]).json()["status"], "active");
-    assert_eq!(site.run(["user", "set-role", "max", "viewer"]).done(), "max is viewer now; 1 token revoked\n");
-    assert_eq!(site.state_of(&id), "revoked");
+    let id = folder.create("max", "a");
+    folder.run(["user", "disable", "max"]).done();
+    assert!(folder.run(["token", "list", "--user", "max"]).done().contains("user disabled"));
+    assert!(folder.run(["user", "show", "max"]).done().contains("disabled"));
+    assert_eq!(folder.run(["user", "enable", "max", "--json"]).json()["status"], "active");
+    assert_eq!(folder.run(["user", "set-role", "max", "viewer"]).done(), "max is viewer now; 1 token revoked\n");
+    assert_eq!(folder.state_of(&id), "revoked");
 
-    let refused = site.run(["user", "delete", "max"]);
+    let refused = folder.run(["user", "delete", "max"]);
     assert!(refused.failed().contains("Delete max and 1 token"), "{refused:?}");
-    site.run(["user", "delete", "max", "--yes"]).done();
-    assert!(site.run(["user", "show", "max"]).failed().contains("there is no user `max`"));
-    assert!(site.run(["token", "show", &id]).failed().contains("there is no token"));
+    folder.run(["user", "delete", "max", "--yes"]).done();
+    assert!(folder.run(["user", "show", "max"]).failed().contains("there is no user `max`"));
+    assert!(folder.run(["token", "show", &id]).failed().contains("there is no token"));
 }
 
 #[test]
 fn ownership_moves_to_an_administrator_only() {
-    let site = Site::new();
-    assert!(site.run(["user", "transfer-ownership", "anna"]).failed().contains("Make anna the owner?"));
-    assert!(site.run(["user", "transfer-ownership", "max", "--yes"]).failed().contains("Administrator"));
-    let moved = site.run(["user", "transfer-ownership", "anna", "--yes"]);
+    let folder = Folder::new();
+    assert!(folder.run(["user", "transfer-ownership", "anna"]).failed().contains("Make anna the owner?"));
+    assert!(folder.run(["user", "transfer-ownership", "max", "--yes"]).failed().contains("Administrator"));
+    let moved = folder.run(["user", "transfer-ownership", "anna", "--yes"]);
     assert_eq!(moved.done(), "anna is the owner now, and owner an administrator; 1 token of theirs now permit less\n");
-    assert_eq!(site.run(["user", "show", "owner", "--json"]).json()["role"], "administrator");
-    assert!(site.run(["user", "delete", "anna", "--yes"]).failed().contains("is the Owner"));
+    assert_eq!(folder.run(["user", "show", "owner", "--json"]).json()["role"], "administrator");
+    assert!(folder.run(["user", "delete", "anna", "--yes"]).failed().contains("is the Owner"));
 }
 
 #[test]
 fn what_does_not_exist_is_named_with_the_way_out() {
-    let site = Site::new();
+    let folder = Folder::new();
     for (arguments, part) in [
         (vec!["user", "show", "ana"], "there is no user `ana`; `tollgate user list`"),
         (vec!["token", "list", "--user", "ana"], "there is no user `ana`"),
@@ -411,15 +411,15 @@ fn what_does_not_exist_is_named_with_the_way_out() {
         (vec!["token", "import", "missing.jsonl"], "reading missing.jsonl: No such file"),
         (vec!["user", "list", "--store", "sqlite:typo.db"], "sqlite:typo.db does not exist: run `tollgate init`"),
     ] {
-        let ended = site.run(arguments);
+        let ended = folder.run(arguments);
         assert!(ended.failed().contains(part), "{part}: {ended:?}");
     }
-    assert!(!site.path("typo.db").exists());
+    assert!(!folder.path("typo.db").exists());
 }
 
 #[test]
 fn usage_errors_exit_with_2_and_repeat_no_secret() {
-    let site = Site::new();
+    let folder = Folder::new();
     for arguments in [
         vec!["user", "list", "--store", "mysql://root:secret@host/db"],
         vec!["user", "list", "--store", "secret"],
@@ -428,23 +428,23 @@ fn usage_errors_exit_with_2_and_repeat_no_secret() {
         vec!["token", "list", "--frob"],
         vec!["frob"],
     ] {
-        let ended = site.run(arguments.iter().copied());
+        let ended = folder.run(arguments.iter().copied());
         assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{arguments:?}: {ended:?}");
         let is_scheme = arguments.contains(&"secret"); // without a colon all of it is the scheme
         assert!(is_scheme || !ended.stderr.contains("secret"), "{ended:?}");
     }
-    let version = site.run(["--version"]);
+    let version = folder.run(["--version"]);
     assert_eq!(version.done(), concat!("tollgate ", env!("CARGO_PKG_VERSION"), "\n"));
-    assert!(site.run(["token", "create", "--help"]).done().contains("Examples:"));
+    assert!(folder.run(["token", "create", "--help"]).done().contains("Examples:"));
 }
 
 #[test]
 fn who_called_sudo_is_recorded() {
-    let site = Site::new();
-    let mut command = site.command(["token", "create", "--user", "max", "--description", "a", "--json"]);
+    let folder = Folder::new();
+    let mut command = folder.command(["token", "create", "--user", "max", "--description", "a", "--json"]);
     let ended = Ended::from(command.env("SUDO_USER", "olga").output().expect("runs"));
     assert_eq!(ended.json()["created_by"], "cli:olga");
-    let mut command = site.command(["token", "create", "--user", "max", "--description", "a", "--json"]);
+    let mut command = folder.command(["token", "create", "--user", "max", "--description", "a", "--json"]);
     let ended = Ended::from(command.env_remove("LOGNAME").output().expect("runs"));
     let uid = text(&ended.json()["created_by"]).strip_prefix("cli:").and_then(|uid| uid.parse::<u32>().ok());
     assert!(uid.is_some(), "{ended:?}");
@@ -463,26 +463,26 @@ fn import_lines(count: usize) -> String {
 
 #[test]
 fn an_import_is_all_or_none() {
-    let site = Site::new();
+    let folder = Folder::new();
     let mut lines = import_lines(5_000);
     lines.push_str("{\"token\":\"tc-apiv1_x\",\"user\":\"nobody\",\"description\":\"x\"}\n");
-    fs::write(site.path("tokens.jsonl"), &lines).expect("writes");
-    let refused = site.run(["token", "import", "tokens.jsonl"]);
+    fs::write(folder.path("tokens.jsonl"), &lines).expect("writes");
+    let refused = folder.run(["token", "import", "tokens.jsonl"]);
     assert!(
         refused
             .failed()
             .ends_with("tollgate: nothing imported: 1 of 5001 lines is bad; --keep-going imports the others\n")
     );
     assert!(refused.stderr.starts_with("line 5001: "), "{}", &refused.stderr[..200.min(refused.stderr.len())]);
-    assert_eq!(site.run(["token", "list", "--user", "max", "--json"]).done(), "[]\n");
+    assert_eq!(folder.run(["token", "list", "--user", "max", "--json"]).done(), "[]\n");
 
-    let partly = site.run(["token", "import", "--keep-going", "tokens.jsonl"]);
+    let partly = folder.run(["token", "import", "--keep-going", "tokens.jsonl"]);
     assert!(partly.failed().ends_with("tollgate: imported 5000 tokens, but 1 of 5001 lines is bad\n"));
-    assert_eq!(site.descriptions(["--user", "max"]).len(), 5_000);
+    assert_eq!(folder.descriptions(["--user", "max"]).len(), 5_000);
 
     // A list longer than the pipe holds, whose reader goes away.
     let mut child =
-        site.command(["token", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+        folder.command(["token", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     let mut heading = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut heading).expect("reads");
     let ended = Ended::from(child.wait_with_output().expect("ends"));
@@ -491,14 +491,14 @@ fn an_import_is_all_or_none() {
 
 #[test]
 fn bad_lines_are_named_by_number_without_their_tokens() {
-    let site = Site::new();
+    let folder = Folder::new();
     let good = import_lines(2);
     let long = format!("{{\"token\":\"tc-apiv1_longlonglong{}\"}}", "x".repeat(70_000));
     let input = format!(
         "{good}\nnonsense\n{{\"token\":\"tc-apiv1_secretsecret\",\"user\":\"max\",\"description\":\"x\",\"x\":1}}\n\
          {long}\n{good}{{\"digest\":\"00\",\"user\":\"max\",\"description\":\"x\"}}"
     );
-    let none = site.run_with_input(&["token", "import", "--json"], &input);
+    let none = folder.run_with_input(&["token", "import", "--json"], &input);
     assert_eq!(none.code, Some(1), "{none:?}");
     let outcome: Value = serde_json::from_str(&none.stdout).expect("JSON");
     let lines = |outcome: &Value| -> Vec<u64> {
@@ -508,49 +508,49 @@ fn bad_lines_are_named_by_number_without_their_tokens() {
     assert_eq!((&outcome["imported"], lines(&outcome)), (&json!(0), vec![4, 5, 6, 9]));
     assert!(!none.stderr.contains("secretsecret") && !none.stderr.contains("longlong"), "{none:?}");
 
-    let partly = site.run_with_input(&["token", "import", "--json", "--keep-going", "-"], &input);
+    let partly = folder.run_with_input(&["token", "import", "--json", "--keep-going", "-"], &input);
     assert_eq!(partly.code, Some(1), "{partly:?}");
     let outcome: Value = serde_json::from_str(&partly.stdout).expect("JSON");
     assert_eq!((&outcome["imported"], lines(&outcome)), (&json!(2), vec![4, 5, 6, 7, 8, 9]), "7 and 8 repeat 1 and 2");
-    let nothing = site.run_with_input(&["token", "import"], "\n\n");
+    let nothing = folder.run_with_input(&["token", "import"], "\n\n");
     assert_eq!(nothing.done(), "imported 0 tokens (there were no lines)\n");
 }
 
 #[test]
 fn imported_tokens_are_only_their_hints() {
-    let site = Site::new();
+    let folder = Folder::new();
     assert_eq!(
-        site.run_with_input(&["token", "import", "--json"], &import_lines(3)).json(),
+        folder.run_with_input(&["token", "import", "--json"], &import_lines(3)).json(),
         json!({
             "imported": 3, "refused": [],
         })
     );
-    assert!(!is_on_disk(site.directory.path(), "tc-apiv1_imported"));
-    let token = &site.run(["token", "list", "--json", "--limit", "1"]).json()[0];
+    assert!(!is_on_disk(folder.directory.path(), "tc-apiv1_imported"));
+    let token = &folder.run(["token", "list", "--json", "--limit", "1"]).json()[0];
     assert_eq!(token["permissions"], json!(["configs:read", "heartbeat:write"]));
 }
 
 #[test]
 fn a_new_token_that_nobody_saw_is_a_failure() {
-    let site = Site::new();
+    let folder = Folder::new();
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
-    let mut command = site.command(["token", "create", "--user", "max", "--description", "a"]);
+    let mut command = folder.command(["token", "create", "--user", "max", "--description", "a"]);
     let ended = Ended::from(command.stdout(writer).stderr(Stdio::piped()).output().expect("runs"));
-    let id = text(&site.run(["token", "list", "--json"]).json()[0]["id"]).to_owned();
+    let id = text(&folder.run(["token", "list", "--json"]).json()[0]["id"]).to_owned();
     assert!(ended.failed().contains(&format!("the token {id} was created, but could not be shown")), "{ended:?}");
 }
 
 /// Whoever reads only the beginning, or nothing, of what is printed does not turn a failure into success.
 #[test]
 fn a_receipt_that_is_none_is_a_failure_also_for_who_does_not_read() {
-    let site = Site::new();
+    let folder = Folder::new();
     for form in [&[][..], &["--json"]] {
-        let id = site.create("max", "a");
+        let id = folder.create("max", "a");
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let line = ["token", "revoke", id.as_str(), "--yes", "--wait", "--timeout", "50ms"];
-        let mut command = site.command(line.iter().chain(form).copied());
+        let mut command = folder.command(line.iter().chain(form).copied());
         let ended = Ended::from(command.stdout(writer).stderr(Stdio::piped()).output().expect("runs"));
         assert!(ended.failed().contains("no sidecar reports to this store"), "{ended:?}");
     }
@@ -559,8 +559,8 @@ fn a_receipt_that_is_none_is_a_failure_also_for_who_does_not_read() {
 /// A change that was made is not taken for one that was not, because of a full disk behind standard output.
 #[test]
 fn what_was_done_is_said_where_it_cannot_be_written() {
-    let site = Site::new();
-    let id = site.create("max", "a");
+    let folder = Folder::new();
+    let id = folder.create("max", "a");
     let lines: [(&[&str], &str); 3] = [
         (&["user", "add", "bob", "--role", "manager"], "added bob"),
         (&["token", "revoke", &id, "--yes"], "revoked "),
@@ -568,18 +568,19 @@ fn what_was_done_is_said_where_it_cannot_be_written() {
     ];
     for (line, done) in lines {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("opens");
-        let ended =
-            Ended::from(site.command(line.iter().copied()).stdout(full).stderr(Stdio::piped()).output().expect("runs"));
+        let ended = Ended::from(
+            folder.command(line.iter().copied()).stdout(full).stderr(Stdio::piped()).output().expect("runs"),
+        );
         let said = ended.failed();
         assert!(said.contains(done) && said.contains("it is done, but that could not be written"), "{ended:?}");
     }
-    assert_eq!(site.run(["token", "show", &id, "--json"]).json()["state"], "revoked");
+    assert_eq!(folder.run(["token", "show", &id, "--json"]).json()["state"], "revoked");
 }
 
 #[test]
 fn the_store_is_found_in_the_configuration_or_the_state_directory() {
-    let site = Site::empty();
-    fs::write(site.path("t.toml"), "[store]\nurl = \"sqlite:file.db\"\n").expect("writes");
+    let folder = Folder::empty();
+    fs::write(folder.path("t.toml"), "[store]\nurl = \"sqlite:file.db\"\n").expect("writes");
     for (variables, options, database) in [
         (vec![], vec![], ".local/state/tollgate/tollgate.db"),
         (vec![("STATE_DIRECTORY", "state")], vec![], "state/tollgate.db"),
@@ -587,39 +588,39 @@ fn the_store_is_found_in_the_configuration_or_the_state_directory() {
         (vec![("TOLLGATE_STORE__URL", "sqlite:variable.db")], vec!["--config", "t.toml"], "variable.db"),
         (vec![("TOLLGATE_CONFIG", "missing.toml")], vec!["--store", "sqlite:flag.db"], "flag.db"),
     ] {
-        let ended = site.run_without_store(&variables, options.into_iter().chain(["init"]));
+        let ended = folder.run_without_store(&variables, options.into_iter().chain(["init"]));
         ended.done();
-        assert!(site.path(database).exists(), "{database}: {ended:?}");
+        assert!(folder.path(database).exists(), "{database}: {ended:?}");
     }
-    let refused = site.run_without_store(&[("TOLLGATE_CONFIG", "missing.toml")], ["user", "list"]);
+    let refused = folder.run_without_store(&[("TOLLGATE_CONFIG", "missing.toml")], ["user", "list"]);
     assert!(refused.failed().contains("missing.toml"), "{refused:?}");
 }
 
 #[test]
 fn check_prints_a_configuration_that_means_the_same() {
-    let site = Site::empty();
-    let first = site.run(["check", "--listen", "127.0.0.1:1234", "--api-upstream", "http://c.example:8888"]);
+    let folder = Folder::empty();
+    let first = folder.run(["check", "--listen", "127.0.0.1:1234", "--api-upstream", "http://c.example:8888"]);
     assert!(first.done().contains("127.0.0.1:1234") && first.stdout.contains("http://c.example:8888"), "{first:?}");
-    fs::write(site.path("t.toml"), first.done()).expect("writes");
-    assert_eq!(site.run(["check", "--config", "t.toml"]).done(), first.done());
+    fs::write(folder.path("t.toml"), first.done()).expect("writes");
+    assert_eq!(folder.run(["check", "--config", "t.toml"]).done(), first.done());
 
-    let mistyped = site.run(["check", "--listen", "localhost"]);
+    let mistyped = folder.run(["check", "--listen", "localhost"]);
     assert_eq!((mistyped.code, mistyped.stdout.as_str()), (Some(2), ""), "{mistyped:?}");
-    fs::write(site.path("t.toml"), "\n[[listener]]\nadress = \"127.0.0.1:1\"\n").expect("writes");
+    fs::write(folder.path("t.toml"), "\n[[listener]]\nadress = \"127.0.0.1:1\"\n").expect("writes");
     for command in ["check", "serve"] {
-        let wrong = site.run([command, "--config", "t.toml"]);
+        let wrong = folder.run([command, "--config", "t.toml"]);
         assert!(wrong.failed().contains("t.toml:3:1: ") && wrong.stderr.contains("address"), "{wrong:?}");
     }
 }
 
 #[test]
-fn serve_runs_until_it_is_told_to_stop() {
-    let site = Site::new();
-    let mut command = site.command(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+fn serve_runs_until_a_signal() {
+    let folder = Folder::new();
+    let mut command = folder.command(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     let mut log = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
     assert!(log.any(|line| line.contains("ready")), "the log ended before it was ready");
-    let stop = site.program("kill").arg(child.id().to_string()).status().expect("runs");
+    let stop = folder.program("kill").arg(child.id().to_string()).status().expect("runs");
     assert!(stop.success());
     let rest: Vec<_> = log.collect();
     let ended = Ended::from(child.wait_with_output().expect("ends"));
@@ -628,6 +629,6 @@ fn serve_runs_until_it_is_told_to_stop() {
 
 #[test]
 fn dev_refuses_a_store() {
-    let refused = Site::new().run(["dev"]);
+    let refused = Folder::new().run(["dev"]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
 }

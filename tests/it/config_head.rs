@@ -123,7 +123,7 @@ async fn what_was_asked_before_is_answered() {
 
 /// An answer is an answer, also one that is no success.
 #[tokio::test]
-async fn a_watcher_is_told_everything_else() {
+async fn a_watcher_gets_every_other_refusal() {
     let site = Site::start().await;
     for status in ["200 OK", "304 Not Modified", "402 Payment Required", "404 Not Found", "500 Oh No", "501 Not Here"] {
         answering(status)(&site);
@@ -141,7 +141,7 @@ async fn a_watcher_is_told_everything_else() {
 }
 
 #[tokio::test]
-async fn head_elsewhere_and_get_are_told_that_the_controller_is_away() {
+async fn head_elsewhere_and_get_report_that_the_controller_is_away() {
     let site = Site::start().await;
     for status in AWAY {
         let script = || Script::reply(format!("HTTP/1.1 {status}\r\nServer: scripted\r\nContent-Length: 0\r\n\r\n"));

@@ -1,4 +1,4 @@
-//! Stopping: what runs is finished, what is idle is closed, nothing new is taken, and all of it within a bound.
+//! Stopping: in-flight requests are finished, what is idle is closed, nothing new is taken, and all of it within a bound.
 
 use std::time::{Duration, Instant};
 
@@ -145,7 +145,7 @@ async fn readiness_ends_before_serving_does() {
 }
 
 #[tokio::test]
-async fn the_program_finishes_what_runs_when_it_is_told_to_stop() {
+async fn the_program_finishes_in_flight_requests_on_sigterm() {
     for signal in ["TERM", "INT"] {
         let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
         let program = Program::start(&api, &heartbeat, &[]);

@@ -39,7 +39,7 @@ async fn a_token_gets_what_it_permits_in_every_form_of_the_credential() {
 }
 
 #[tokio::test]
-async fn what_is_no_credential_is_told_so() {
+async fn anything_but_one_credential_is_401() {
     let site = Site::start().await;
     let raw = &site.agent.raw;
     let cases = [
@@ -188,7 +188,7 @@ async fn what_has_no_route_is_not_found_whoever_asks() {
 }
 
 #[tokio::test]
-async fn another_method_is_told_which_ones_there_are() {
+async fn another_method_gets_the_allowed_ones() {
     let site = Site::start().await;
     let fields = format!("Authorization: Bearer {}\r\n", site.owner.raw);
     let cases = [

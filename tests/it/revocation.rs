@@ -1,4 +1,4 @@
-//! Losing access: a commit of another process, as the command line makes it beside a running sidecar, ends what runs and
+//! Losing access: a commit of another process, as the command line makes it beside a running sidecar, ends in-flight requests and
 //! refuses what follows.
 
 use std::future::Future;

@@ -63,11 +63,11 @@ fn the_search_finds_what_it_is_for() {
 }
 
 /// A folder to run the program in.
-struct Site {
+struct Folder {
     directory: TempDir,
 }
 
-impl Site {
+impl Folder {
     fn new() -> Self {
         Self { directory: tempfile::tempdir().expect("a folder") }
     }
@@ -135,12 +135,12 @@ fn body(key: &str) -> String {
 
 #[test]
 fn a_private_key_that_cannot_be_read_is_not_repeated() {
-    let (site, authority) = (Site::new(), Authority::new());
+    let (folder, authority) = (Folder::new(), Authority::new());
     let (certificate, key) = authority.issue("server", &["localhost"]);
     let (certificate, key) = (certificate.display().to_string(), fs::read_to_string(key).expect("reads"));
     let secret = body(&key);
     for (at, (how, text)) in mangled(&key).into_iter().enumerate() {
-        let file = site.write("server.key", &text);
+        let file = folder.write("server.key", &text);
         let uses = format!(
             "[[listener]]\naddress = '127.0.0.1:1'\ntls.certificate = '{certificate}'\ntls.key = '{file}'\n\
              [[listener]]\naddress = '127.0.0.1:2'\ntls.certificate = '{file}'\ntls.key = '{file}'\n\
@@ -148,10 +148,10 @@ fn a_private_key_that_cannot_be_read_is_not_repeated() {
              [upstream.api]\nurl = 'https://h'\ntls.ca = '{file}'\n\
              credential.mode = 'replace'\ncredential.token_file = '{file}'\n"
         );
-        let said = site.bad_configuration(&uses, &secret);
+        let said = folder.bad_configuration(&uses, &secret);
         assert!(said.contains("server.key"), "{how}: {said}");
-        let config = site.path("tollgate.toml").display().to_string();
-        site.refused(site.command(&["serve"]).env("TOLLGATE_CONFIG", config), &secret);
+        let config = folder.path("tollgate.toml").display().to_string();
+        folder.refused(folder.command(&["serve"]).env("TOLLGATE_CONFIG", config), &secret);
         if at % 3 != 0 {
             continue;
         }
@@ -162,21 +162,21 @@ fn a_private_key_that_cannot_be_read_is_not_repeated() {
         {
             let listener =
                 format!("[[listener]]\naddress = '127.0.0.1:1'\n[listener.tls]\ncertificate = '{certificate}'\n");
-            site.bad_configuration(listener + &line, &secret);
+            folder.bad_configuration(listener + &line, &secret);
         }
         let tls = format!("[{{ tls = {{ certificate = '{certificate}', key = \"{quoted}\" }} }}]");
-        let mut command = site.command(&["check"]);
+        let mut command = folder.command(&["check"]);
         command.env("TOLLGATE_LISTENER", tls).env("TOLLGATE_STORE__PASSWORD_FILE", &text);
-        site.refused(command.env("TOLLGATE_STORE__URL", &text), &secret);
+        folder.refused(command.env("TOLLGATE_STORE__URL", &text), &secret);
         if text.contains("-----BEGIN") {
-            site.refused(&mut site.command(&["check", &text]), &secret);
+            folder.refused(&mut folder.command(&["check", &text]), &secret);
         }
     }
 }
 
 #[test]
 fn a_password_in_a_url_is_not_repeated() {
-    let site = Site::new();
+    let folder = Folder::new();
     let urls = [
         "redis://:PW",
         "redis://user:PW",
@@ -223,15 +223,15 @@ fn a_password_in_a_url_is_not_repeated() {
             "listener = '{url}x x'\ntrusted_proxies = '{url}x x'\n[store]\nurl = '{url}'\n[upstream.api]\nurl = '{url}x x'\n\
              [upstream.heartbeat]\nurl = ['{url}']\n[admin]\naddress = '{url}'\n"
         );
-        site.bad_configuration(uses, PASSWORD);
-        let mut command = site.command(&["serve", "--store", &url, "--api-upstream", &format!("{url} x")]);
+        folder.bad_configuration(uses, PASSWORD);
+        let mut command = folder.command(&["serve", "--store", &url, "--api-upstream", &format!("{url} x")]);
         command.args(["--listen", &url, "--admin-listen", &url]);
-        site.refused(command.env("TOLLGATE_UPSTREAM__HEARTBEAT__URL", format!("{url} x")), PASSWORD);
+        folder.refused(command.env("TOLLGATE_UPSTREAM__HEARTBEAT__URL", format!("{url} x")), PASSWORD);
         if url.contains("://h/") {
             continue; // the name of a database, or of a primary, can be anything
         }
-        site.refused(&mut site.command(&["token", "list", &format!("--store={url}")]), PASSWORD);
-        site.refused(site.command(&["status"]).env("TOLLGATE_STORE__URL", &url), PASSWORD);
+        folder.refused(&mut folder.command(&["token", "list", &format!("--store={url}")]), PASSWORD);
+        folder.refused(folder.command(&["status"]).env("TOLLGATE_STORE__URL", &url), PASSWORD);
     }
     for url in ["redis://user:PW@h", "redis://:PW", "redis://user:PW", "redis://user:PW/0", "redis://h?password=PW"] {
         let url = url.replace("PW", PASSWORD);
@@ -244,14 +244,14 @@ fn a_password_in_a_url_is_not_repeated() {
             &["token", "list", "--limit", &url],
         ];
         for arguments in forms {
-            site.refused(&mut site.command(arguments), PASSWORD);
+            folder.refused(&mut folder.command(arguments), PASSWORD);
         }
     }
 }
 
 #[test]
 fn a_secret_in_the_wrong_place_of_the_configuration_is_not_repeated() {
-    let site = Site::new();
+    let folder = Folder::new();
     for secret in [PASSWORD, TOKEN] {
         for line in [
             "[store]\npassword = S",
@@ -286,40 +286,41 @@ fn a_secret_in_the_wrong_place_of_the_configuration_is_not_repeated() {
             "[[route]]\nmethods = ['GET']\npath = '/a'\npermission = 'S'",
             "[[route]]\nmethods = ['GET']\npath = '/a'\npermission = 'S:read'",
         ] {
-            site.bad_configuration(line.replace('S', secret), secret);
+            folder.bad_configuration(line.replace('S', secret), secret);
         }
-        site.bad_configuration([b"a = '", secret.as_bytes(), b"\xff'"].concat(), secret);
+        folder.bad_configuration([b"a = '", secret.as_bytes(), b"\xff'"].concat(), secret);
         for name in ["STORE__PASSWORD_FILE", "STORE__URL", "UPSTREAM__API__URL", "LISTENER"] {
             let variable = format!("TOLLGATE_{name}");
             let url = ("TOLLGATE_STORE__URL", "redis://h");
-            site.refused(site.command(&["check"]).envs([url]).env(&variable, secret), secret);
-            site.refused(site.command(&["check"]).envs([url]).env(&variable, format!("[{{ x = '{secret}' ")), secret);
+            folder.refused(folder.command(&["check"]).envs([url]).env(&variable, secret), secret);
+            folder
+                .refused(folder.command(&["check"]).envs([url]).env(&variable, format!("[{{ x = '{secret}' ")), secret);
         }
-        site.refused(site.command(&["check"]).env("TOLLGATE_STORE__PASSWORD", secret), secret);
+        folder.refused(folder.command(&["check"]).env("TOLLGATE_STORE__PASSWORD", secret), secret);
     }
-    site.refused(&mut site.command(&["token", "show", TOKEN]), TOKEN);
+    folder.refused(&mut folder.command(&["token", "show", TOKEN]), TOKEN);
 }
 
 #[test]
 fn a_credential_file_that_cannot_be_used_is_not_repeated() {
-    let site = Site::new();
+    let folder = Folder::new();
     let texts =
         [format!("Bearer {TOKEN}"), format!("{TOKEN} {TOKEN}"), format!("{TOKEN}\u{e9}"), format!("{TOKEN}\n{TOKEN}")];
     for text in texts {
-        let file = site.write("service-token", &text);
+        let file = folder.write("service-token", &text);
         let toml = format!("[upstream.api.credential]\nmode = 'replace'\ntoken_file = '{file}'\n");
-        assert!(site.bad_configuration(toml, TOKEN).contains("service-token"));
+        assert!(folder.bad_configuration(toml, TOKEN).contains("service-token"));
     }
-    let file = site.write("password", [PASSWORD.as_bytes(), b"\xff"].concat());
-    let said = site.bad_configuration(format!("[store]\nurl = 'redis://h'\npassword_file = '{file}'\n"), PASSWORD);
+    let file = folder.write("password", [PASSWORD.as_bytes(), b"\xff"].concat());
+    let said = folder.bad_configuration(format!("[store]\nurl = 'redis://h'\npassword_file = '{file}'\n"), PASSWORD);
     assert!(said.contains("is not text"), "{said}");
 }
 
 #[test]
 fn lines_of_an_import_are_not_repeated() {
-    let site = Site::new();
+    let folder = Folder::new();
     let store = ["--store", "sqlite:t.db"];
-    assert!(site.command(&store).arg("init").output().expect("runs").status.success());
+    assert!(folder.command(&store).arg("init").output().expect("runs").status.success());
     for secret in [TOKEN, PASSWORD] {
         let lines = [
             "S",
@@ -350,16 +351,16 @@ fn lines_of_an_import_are_not_repeated() {
             "{\"S`, expected a\": 1}",
         ];
         let text = lines.map(|line| line.replace('S', secret)).join("\n");
-        let file = site.write("tokens.jsonl", &text);
+        let file = folder.write("tokens.jsonl", &text);
         let all = format!("{} of {} lines", lines.len(), lines.len());
         for more in [&["--json"][..], &["--keep-going"]] {
             let arguments = [&store[..], &["token", "import", &file], more].concat();
-            let said = site.refused(&mut site.command(&arguments), secret);
+            let said = folder.refused(&mut folder.command(&arguments), secret);
             assert!(said.contains(&all), "{said}");
         }
-        let mut command = site.command(&[&store[..], &["token", "import"]].concat());
+        let mut command = folder.command(&[&store[..], &["token", "import"]].concat());
         command.stdin(fs::File::open(&file).expect("opens"));
-        let said = site.refused(&mut command, secret);
+        let said = folder.refused(&mut command, secret);
         assert!(said.contains(&all), "{said}");
     }
 }
@@ -394,8 +395,8 @@ async fn files_that_were_damaged_later_are_not_repeated_in_the_log() {
 /// A Redis of old, or something else that repeats what it does not understand, and with it the password.
 #[test]
 fn what_a_server_repeats_of_a_password_is_not_repeated() {
-    let site = Site::new();
-    let file = site.write("password", PASSWORD);
+    let folder = Folder::new();
+    let file = folder.write("password", PASSWORD);
     for answer in [
         "-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `user`, `PW`, \r\n",
         "-ERR unknown command 'AUTH', with args beginning with: 'user' 'PW' \r\n",
@@ -418,9 +419,9 @@ fn what_a_server_repeats_of_a_password_is_not_repeated() {
                 });
             }
         });
-        let mut command = site.command(&["status"]);
+        let mut command = folder.command(&["status"]);
         command.env("TOLLGATE_STORE__URL", format!("redis://user@{address}"));
         command.env("TOLLGATE_STORE__PASSWORD_FILE", &file);
-        site.refused(&mut command, PASSWORD);
+        folder.refused(&mut command, PASSWORD);
     }
 }

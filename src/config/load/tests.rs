@@ -123,7 +123,7 @@ fn the_reference_has_every_key_and_no_other() {
     let root = raw::parse(&everything, &"reference".into()).expect("TOML");
     let mut unwritten: Vec<String> = all_keys().into_keys().collect();
     unwritten.retain(|path| {
-        let mut nodes: Vec<&Table> = vec![&root];
+        let mut nodes: Vec<&TomlTable> = vec![&root];
         let mut found = false;
         for part in path.split('.') {
             let inner: Vec<&Node> = nodes.iter().filter_map(|table| table.get(part)).collect();
@@ -577,7 +577,7 @@ fn durations_have_the_grammar_of_flags() {
 }
 
 #[test]
-fn limits_that_cannot_be_kept_are_refused() {
+fn limits_that_cannot_be_enforced_are_refused() {
     let problem = given("[limits]\nmax_headers = 129").problem();
     assert!(problem.ends_with("write a whole number from 1 to 128; a head has room for no more"), "{problem}");
     let config = given("[limits]\nmax_headers = 128\nmax_connections_per_client = 9").accepted();
@@ -634,7 +634,7 @@ permission = "agents:read"
     )
     .accepted();
     assert_eq!(route(&config, "GET", "/api/configs/1/toml"), "open api");
-    assert_eq!(route(&config, "HEAD", "/api/configs/1/toml"), "open api", "GET stands for HEAD");
+    assert_eq!(route(&config, "HEAD", "/api/configs/1/toml"), "open api", "GET includes HEAD");
     assert_eq!(route(&config, "GET", "/api/configs"), "configs:read api", "another path");
     assert_eq!(route(&config, "POST", "/api/configs/1"), "configs:write api", "another method");
     assert_eq!(route(&config, "PUT", "/api/reports/7"), "reporting-rules:write heartbeat");

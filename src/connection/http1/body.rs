@@ -16,7 +16,7 @@ use crate::worker::alarm::Alarm;
 /// Asks a client that waits for it to send its body (RFC 9110 section 10.1.1).
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// A body that was not there whole with its head. The connection keeps one handle to it and the upload has the other.
+/// A body that was not there whole with its head. The connection has one handle to it and the upload has the other.
 #[derive(Clone)]
 pub(super) struct Body(Rc<RefCell<State>>);
 
@@ -45,7 +45,7 @@ impl Body {
         })))
     }
 
-    /// What is left of the body; `None` when only the chunked coding could tell, from the middle of it.
+    /// What is left of the body; `None` when only the chunked coding could show, from the middle of it.
     pub(super) fn rest(&self) -> Option<BodyLength> {
         let decoder = &self.0.borrow().decoder;
         match decoder.remaining() {

@@ -36,7 +36,7 @@ pub(super) enum Unsent {
 }
 
 /// Writes one reply.
-pub(super) struct Writer<'a> {
+pub(super) struct ReplyWriter<'a> {
     worker: &'a Worker,
     socket: &'a Rc<Socket>,
     exchange: &'a Exchange,
@@ -58,7 +58,7 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-impl<'a> Writer<'a> {
+impl<'a> ReplyWriter<'a> {
     pub(super) fn new(socket: &'a Rc<Socket>, exchange: &'a Exchange, close: bool) -> Self {
         let Proxy { worker, gate, .. } = &*exchange.proxy;
         let (out, pace) = (worker.head(), Pace::new(gate));

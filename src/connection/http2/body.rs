@@ -16,7 +16,7 @@ use crate::proxy::pace::Pace;
 use crate::worker::alarm::Alarm;
 
 /// How long a client may wait for `100 Continue` before it sends all the same. hyper's server sends none, so who waits longer
-/// is told by the final status.
+/// learns it from the final status.
 const CONTINUE_TIME: Duration = Duration::from_secs(3);
 
 /// A request's body.
@@ -24,7 +24,7 @@ pub(super) struct Received {
     body: Incoming,
     alarm: Alarm,
     pace: Pace,
-    /// Its pace once it goes on: the client may be waiting to be told to.
+    /// Its pace once it goes on: the client may be waiting for 100 Continue.
     expects_continue: Option<Pace>,
 }
 

@@ -1,7 +1,7 @@
 //! A connection's bytes on their way to the HTTP/2 codec, watched for heads that do not end.
 //!
 //! The codec shows a request only once its header block is complete, so a client could send one byte of it a minute
-//! (RFC 9113 section 6.10 lets nothing else come in between). Following the frame headers tells when a block is open.
+//! (RFC 9113 section 6.10 lets nothing else come in between). Following the frame headers shows when a block is open.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

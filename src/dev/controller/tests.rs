@@ -25,7 +25,7 @@ impl Reply {
     }
 }
 
-/// Writes a request as it stands and reads until the server closes.
+/// Writes a request as it is and reads until the server closes.
 async fn exchange(address: SocketAddr, request: &[u8]) -> Reply {
     let mut stream = TcpStream::connect(address).await.expect("connects");
     stream.write_all(request).await.expect("is read");
@@ -93,7 +93,7 @@ async fn each_replacement_has_another_last_modified() {
 }
 
 #[tokio::test]
-async fn configurations_that_cannot_be_kept_are_refused() {
+async fn configurations_that_cannot_be_stored_are_refused() {
     let controller = start().await;
     let unknown = send(controller.api(), "PUT", "/api/configs/other/toml", "", "a = 1").await;
     assert_eq!((unknown.status, unknown.error().as_str()), (404, "there is no configuration `other`"));
@@ -109,8 +109,8 @@ async fn configurations_that_cannot_be_kept_are_refused() {
         b"PUT /api/configs/demo/toml HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: 1\r\n\r\n".to_vec();
     bytes.push(0xff);
     assert_eq!(exchange(controller.api(), &bytes).await.status, 400);
-    let kept = send(controller.api(), "GET", "/api/configs/demo/toml?name=a", "", "").await;
-    assert_eq!(kept.body, "name = \"a\"\nevery = \"10s\"\n");
+    let stored = send(controller.api(), "GET", "/api/configs/demo/toml?name=a", "", "").await;
+    assert_eq!(stored.body, "name = \"a\"\nevery = \"10s\"\n");
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ fn complete_and_smallest_heartbeats_are_accepted() {
     let heartbeat = Heartbeat::parse(complete().to_string().as_bytes()).expect("accepted");
     assert_eq!(heartbeat.id, "web-1");
     assert_eq!(heartbeat.hostname.as_deref(), Some("web-1.example.com"));
-    assert_eq!(heartbeat.status, Some(Status::Warn));
+    assert_eq!(heartbeat.status, Some(AgentStatus::Warn));
     assert!(is_accepted(&json!({ "id": "", "version": "Telegraf 1.37.0" })));
     assert!(is_accepted(&json!({ "id": "a", "version": "b", "schema": 1.0, "last": -1, "logs": [] })));
 }

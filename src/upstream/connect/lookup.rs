@@ -44,7 +44,7 @@ impl Lookup {
         Self { host, port, resolve, latest: Mutex::default(), running: Arc::default() }
     }
 
-    /// The name's addresses, one at least. Can be dropped half-way; has no bound in time of its own.
+    /// The name's addresses, one at least. Cancel-safe; has no bound in time of its own.
     pub(super) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         let mut answer = self.ask()?;
         let answer = match answer.wait_for(Option::is_some).await {
@@ -69,13 +69,13 @@ impl Lookup {
         {
             return Ok(answer.clone());
         }
-        let (tell, answer) = watch::channel(None);
+        let (sender, answer) = watch::channel(None);
         let (host, port, resolve) = (self.host.clone(), self.port, Arc::clone(&self.resolve));
         let running = Running::begin(&self.running);
         let look_up = move || {
             let answer = resolve(&host, port).map_err(Arc::new);
             drop(running);
-            tell.send_replace(Some(answer));
+            sender.send_replace(Some(answer));
         };
         drop(std::thread::Builder::new().name("resolve".to_owned()).spawn(look_up)?);
         *latest = Some((answer.clone(), Instant::now()));

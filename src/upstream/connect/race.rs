@@ -47,7 +47,7 @@ impl Race {
         Self { waiting: addresses.into_iter(), attempts: Vec::new(), tls, delay, failure: None }
     }
 
-    /// The first connection that stands, or an error when the last attempt failed. Has no bound in time of its own.
+    /// The first connection that is established, or an error when the last attempt failed. Has no bound in time of its own.
     pub(super) async fn run(&mut self) -> Result<Won, ConnectError> {
         loop {
             match self.waiting.next() {
@@ -71,7 +71,7 @@ impl Race {
         }
     }
 
-    /// What to say when there is no time left: where the attempt stands that got furthest.
+    /// What to say when there is no time left: how far the attempt is that got furthest.
     pub(super) fn late(&self, error: io::Error) -> ConnectError {
         let step = |attempt: &&Attempt| attempt.step();
         match self.attempts.iter().rev().max_by_key(step) {

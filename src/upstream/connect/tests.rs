@@ -253,7 +253,7 @@ async fn one_lookup_is_under_way_and_all_share_it() {
 fn a_resolver_that_hangs_holds_up_nothing() {
     let (release, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
-    let (told, tell) = mpsc::channel();
+    let (ended, end) = mpsc::channel();
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);
     let hang: Resolve = Arc::new(move |_, _| {
@@ -270,9 +270,9 @@ fn a_resolver_that_hangs_holds_up_nothing() {
             assert_eq!((error.step, error.address, error.timed_out), (Step::Resolve, None, true));
         }
         drop(runtime);
-        told.send(()).expect("is waited for");
+        ended.send(()).expect("is waited for");
     });
-    tell.recv_timeout(AMPLE).expect("the worker ends while the resolver hangs");
+    end.recv_timeout(AMPLE).expect("the worker ends while the resolver hangs");
     assert_eq!(asked.load(Ordering::SeqCst), 1, "one thread waits for it, not one for each request");
     drop(release);
     worker.join().expect("no panic");

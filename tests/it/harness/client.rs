@@ -11,12 +11,12 @@ use tokio::task::AbortHandle;
 use super::reply::{Ending, Head, Reply};
 use super::within;
 
-type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// One connection to the sidecar.
 pub(crate) struct Client {
     reader: Box<dyn AsyncRead + Send + Unpin>,
-    writer: Option<Writer>,
+    writer: Option<WriteHalf>,
     received: Vec<u8>,
     dripping: Option<AbortHandle>,
 }
@@ -69,7 +69,7 @@ impl Client {
         self.dripping = Some(tokio::spawn(drip).abort_handle());
     }
 
-    fn writer(&mut self) -> &mut Writer {
+    fn writer(&mut self) -> &mut WriteHalf {
         self.writer.as_mut().expect("it does not drip")
     }
 

@@ -87,7 +87,7 @@ async fn a_drain_does_not_wait_for_one_whose_last_stream_has_ended() {
     site.api.until("the request", |seen| seen.requests.len() == 1).await;
     let stop = tokio::spawn(site.sidecar.stop());
     is_told(&mut client).await;
-    assert!(!stop.is_finished(), "what runs is finished");
+    assert!(!stop.is_finished(), "in-flight requests are finished");
     pieces.send(ok("finished").into_bytes()).await.expect("takes it");
     expect_ok(&mut client, 1).await;
     let ended = Instant::now();

@@ -21,16 +21,16 @@ const DATABASE: &str = "tollgate.db";
 
 /// The sidecar with what is before and behind it. Dropping it ends everything at once; the fields are in the order in
 /// which that has to happen.
-pub(super) struct Site {
+pub(super) struct Demo {
     sidecar: Sidecar,
     _controller: Controller,
     directory: Directory,
-    /// What to tell.
+    /// What to print.
     pub(super) banner: Banner,
 }
 
-impl Site {
-    /// Starts it all, and returns once a request with one of the tokens would be let through. May be dropped half-way.
+impl Demo {
+    /// Starts it all, and returns once a request with one of the tokens would be let through. Cancel-safe.
     pub(super) async fn start(options: &DevOptions) -> Result<Self, DevError> {
         let listeners = Listeners::bind(options).await?;
         // Absolute, so that the lines that are printed work from any folder.
@@ -64,7 +64,7 @@ impl Site {
         self.sidecar.failed().await
     }
 
-    /// Lets what runs finish, within the drain timeout, and removes the store.
+    /// Lets in-flight requests finish, within the drain timeout, and removes the store.
     pub(super) async fn stop(self) -> Result<(), DevError> {
         let Self { sidecar, _controller: controller, directory, banner: _ } = self;
         sidecar.stop().await;
