@@ -71,7 +71,7 @@ pub enum StartError {
     #[error(transparent)]
     Listener(#[from] BindError),
     /// The admin listener's address.
-    #[error("cannot serve health on {address} (--admin-listen, or `admin.address`, names another)")]
+    #[error("cannot listen on {address} for health and metrics; --admin-listen, or `admin.address`, sets another")]
     Admin {
         /// Which.
         address: SocketAddr,
@@ -277,7 +277,7 @@ impl Sidecar {
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
         if !joined.await.unwrap_or(false) {
-            tracing::error!("a worker ended by a panic");
+            tracing::error!("a worker panicked");
         }
         // Not before: until the last request ended, others had to wait for this sidecar too. And not where it leaves a file
         // from which it can start again: it could still let a token in then, whatever the store says.
@@ -286,7 +286,7 @@ impl Sidecar {
             && leave.send(true).is_ok()
             && tokio::time::timeout(LEAVE_TIME, task).await.is_err()
         {
-            tracing::debug!("the store does not take back the report: it stays until it is too old");
+            tracing::debug!("the report could not be withdrawn: it stays until it expires");
         }
         if let Some(file) = &self.snapshot_file {
             file.save().await;
@@ -365,7 +365,7 @@ impl WorkerThread {
             drop(task.await);
         }
         if tokio::time::timeout(self.drain, proxy.worker.idle()).await.is_err() {
-            tracing::warn!("drain timeout: cutting off what still runs");
+            tracing::warn!("drain timeout: closing in-flight requests");
         }
     }
 }

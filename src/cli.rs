@@ -38,8 +38,8 @@ use output::{OutputError, note};
 
 /// Shown below `tollgate --help`.
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed and nothing was changed unless it says so, 2 usage, 3 unknown: it may or
-may not be done, and standard error says how to find out.";
+Exit codes: 0 success, 1 failure (nothing was changed unless the message says so), 2 wrong usage,
+3 unknown (the change may or may not be committed; the message says how to find out).";
 
 /// An authenticating reverse proxy in front of Telegraf Controller, and the registry of its API tokens.
 #[derive(Debug, Parser)]
@@ -56,8 +56,8 @@ pub struct Cli {
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Globals {
-    /// Where tokens and users are kept, such as sqlite:/var/lib/tollgate/tollgate.db; without it, what the
-    /// configuration says, or else a SQLite file in the state directory
+    /// The store of tokens and users, such as sqlite:/var/lib/tollgate/tollgate.db; default: the configuration's,
+    /// or a SQLite file in the state directory
     // Parsed later: clap would repeat a URL that is wrong, with the password in it.
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub store: Option<String>,
@@ -69,23 +69,23 @@ pub struct Globals {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run everything on loopback to try it: a throwaway store, a stand-in Controller, tokens
+    /// Try Tollgate on loopback, with a throwaway store, a stand-in Controller and tokens
     Dev(DevOptions),
     /// Run the proxy
     #[command(after_help = serve::SERVE_EXAMPLES)]
     Serve(serve::ServeArgs),
-    /// Check the configuration and print what is in effect, secrets left out
+    /// Check the configuration and print the values in effect, without secrets
     Check(serve::ServeArgs),
-    /// Create the owner, and print its token, once
+    /// Create the registry and its owner, and print the owner's token once
     #[command(after_help = user::INIT_EXAMPLES)]
     Init(user::InitArgs),
-    /// Manage users: whose role bounds what their tokens permit
+    /// Manage users, whose roles limit what their tokens permit
     #[command(subcommand)]
     User(user::UserCommand),
     /// Manage API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Show the store's position, and every sidecar's
+    /// Show the store and every sidecar
     Status(status::StatusArgs),
 }
 
@@ -97,8 +97,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.iter().skip(1).any(args::holds_raw_token) {
         return Err(usage(
-            "there is a raw token among the arguments, where other users and the shell's history can see it; \
-             name tokens by their ids, which `tollgate token list` shows, and consider revoking this one",
+            "there is a raw token in the arguments, where other users and the shell history can see it; name \
+             tokens by id (see `tollgate token list`), and consider revoking this one",
         ));
     }
     let may_repeat = !arguments.iter().skip(1).any(args::may_hold_password);
@@ -108,8 +108,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         _ if may_repeat => error,
         kind => Cli::command().error(
             kind,
-            "the arguments cannot be understood. They are not repeated here, because there seems to be a password or a \
-             private key among them, where other users of this host can see it: name a file that holds it instead",
+            "invalid arguments. They are not repeated here, because they seem to contain a password or a private key, \
+             which other users of this host can see: name a file that holds it instead",
         ),
     })?;
     match command {

@@ -104,7 +104,7 @@ impl Timer {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Boottime, flags).map_err(io::Error::from);
         let timer = timer.and_then(descriptor::register).inspect_err(|error| {
-            tracing::warn!(%error, "no timer of the kernel: what is due while the machine is suspended comes late");
+            tracing::warn!(%error, "no kernel timer: what is due while the machine is suspended is late");
         });
         Self(timer.ok())
     }

@@ -47,7 +47,7 @@ impl Health {
     pub fn problem(&self) -> Option<&'static str> {
         match (self.replica.staleness(Instant::now()), self.max_staleness) {
             _ if self.draining.load(Ordering::Relaxed) => Some("draining"),
-            (None, _) => Some("the token registry was not read yet"),
+            (None, _) => Some("the token registry has not been read yet"),
             (Some(staleness), MaxStaleness::Within(bound)) if staleness > bound => Some("the token registry is stale"),
             _ => None,
         }

@@ -32,7 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} (--listen, or `address` of a [[listener]], names another)")]
+#[error("cannot listen on {address}; --listen, or `address` of a [[listener]], sets another")]
 pub struct BindError {
     /// Which.
     pub address: SocketAddr,

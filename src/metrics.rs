@@ -22,10 +22,10 @@
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
 //! | `tollgate_connections_refused_total` | grows: a client has more than `limits.max_connections_per_client` |
 //! | `tollgate_upstream_failures_total` | by upstream and step (resolve, connect, tls, request, first_byte, reply): what each 502, 504 and cut reply came from |
-//! | `tollgate_upstream_waiting` | above 0 for long: as many requests are under way as `max_in_flight` allows, and the Controller does not keep up |
-//! | `tollgate_upstream_waits_total`, `tollgate_upstream_wait_seconds_total` | requests that had to wait for a place, and how long these waited together |
-//! | `tollgate_upstream_refused_total` | requests that left without a place: refused after 2 s, or their client was gone before |
-//! | `tollgate_panics_total` | above 0: a bug, which the log tells more of; what it ended was cut off or started again |
+//! | `tollgate_upstream_waiting` | above 0 for long: `max_in_flight` requests are in flight, and the Controller is too slow for the load |
+//! | `tollgate_upstream_waits_total`, `tollgate_upstream_wait_seconds_total` | requests that had to wait, and how long in total |
+//! | `tollgate_upstream_refused_total` | requests that waited and were not sent: refused after 2 s, or their client was gone before |
+//! | `tollgate_panics_total` | above 0: a bug, see the log; the request was cut off or the task restarted |
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -103,7 +103,7 @@ const METRICS: &[Metric] = &[
     gauge("tollgate_replica_suppressed", "Tokens that the store holds although they were seen revoked.", |sample| {
         Some(sample.status.suppressed as f64)
     }),
-    gauge("tollgate_replica_users_held", "Users kept narrowed although the store has lost it.", |sample| {
+    gauge("tollgate_replica_users_held", "Users held to a status or role that the store has lost.", |sample| {
         Some(sample.status.held as f64)
     }),
     gauge("tollgate_replica_damaged", "Entries of the latest snapshot that could not be read.", |sample| {
@@ -137,7 +137,7 @@ const METRICS: &[Metric] = &[
         "Connections that were closed because their address had too many.",
         |sample| Some(sample.health.refused.load(Ordering::Relaxed) as f64),
     ),
-    counter("tollgate_panics_total", "Tasks that ended by a panic.", |sample| {
+    counter("tollgate_panics_total", "Tasks that panicked.", |sample| {
         Some(sample.health.panics.load(Ordering::Relaxed) as f64)
     }),
 ];
@@ -163,25 +163,25 @@ const UPSTREAM_METRICS: &[UpstreamMetric] = &[
     UpstreamMetric {
         name: "tollgate_upstream_waiting",
         kind: MetricKind::Gauge,
-        help: "Requests that wait for a place among those under way.",
+        help: "Requests that wait until fewer are in flight.",
         read: |upstream| vec![(None, upstream.places.depth() as f64)],
     },
     UpstreamMetric {
         name: "tollgate_upstream_waits_total",
         kind: MetricKind::Counter,
-        help: "Requests that had to wait for a place.",
+        help: "Requests that had to wait until fewer were in flight.",
         read: |upstream| vec![(None, upstream.places.waits() as f64)],
     },
     UpstreamMetric {
         name: "tollgate_upstream_wait_seconds_total",
         kind: MetricKind::Counter,
-        help: "How long these waited, all together.",
+        help: "How long requests waited until fewer were in flight, in total.",
         read: |upstream| vec![(None, upstream.places.waited().as_secs_f64())],
     },
     UpstreamMetric {
         name: "tollgate_upstream_refused_total",
         kind: MetricKind::Counter,
-        help: "Requests that waited and left without a place.",
+        help: "Requests that waited and were not sent.",
         read: |upstream| vec![(None, upstream.places.refused() as f64)],
     },
 ];

@@ -34,8 +34,8 @@ impl Watched {
         let files = self.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         match (self.reload)() {
             Ok(()) if first => {}
-            Ok(()) => tracing::info!(files, "changed files were read again"),
-            Err(error) => tracing::error!(files, error, "changed files cannot be used; what was read before stays"),
+            Ok(()) => tracing::info!(files, "reloaded changed files"),
+            Err(error) => tracing::error!(files, error, "changed files cannot be used; the previous ones stay in use"),
         }
     }
 }

@@ -77,7 +77,7 @@ pub enum TlsError {
         file: PathBuf,
     },
     /// The private key needs a passphrase.
-    #[error("the private key in {} is encrypted; there is nobody to ask for its passphrase, so decrypt it", file.display())]
+    #[error("the private key in {} is encrypted, which is not supported; decrypt it", file.display())]
     EncryptedKey {
         /// The file.
         file: PathBuf,
@@ -142,13 +142,13 @@ pub enum PemProblem {
     )]
     End(usize),
     /// Something else than base64 in a section.
-    #[error("what stands between `-----BEGIN ...-----` and `-----END ...-----` is not base64; write the file again")]
+    #[error("the text between `-----BEGIN ...-----` and `-----END ...-----` is not base64; write the file again")]
     Base64,
     /// Far larger than any key or certificate.
     #[error("a section is too large for a key or a certificate")]
     TooLarge,
     /// Nothing that was looked for.
-    #[error("there is nothing in it that can be used")]
+    #[error("it holds nothing usable")]
     Other,
 }
 
@@ -342,7 +342,7 @@ fn roots(
     certificates: Vec<CertificateDer<'static>>,
     provider: &CryptoProvider,
 ) -> Result<RootCertStore, TlsError> {
-    expiry::warn_of(file, &certificates, "nobody will be verified by it");
+    expiry::warn_of(file, &certificates, "it verifies nothing any more");
     let mut roots = RootCertStore::empty();
     for (certificate, number) in certificates.into_iter().zip(1..) {
         if !verify::is_usable(&certificate, provider) {

@@ -81,7 +81,7 @@ pub enum CredentialFileError {
     #[error("{} is not text", .0.display())]
     NotText(PathBuf),
     /// It holds something else than a token, or more.
-    #[error("{} does not hold a token and nothing else", .0.display())]
+    #[error("{} must hold one token and nothing else", .0.display())]
     Token(PathBuf, #[source] InvalidToken),
     /// It holds a token that a field cannot have.
     #[error("the token in {} has characters that no header field can have", .0.display())]

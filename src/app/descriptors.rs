@@ -36,7 +36,7 @@ pub(super) fn share(config: &mut Config) {
             accepted = clients,
             api = for_api,
             heartbeat = for_heartbeat,
-            "the limit of open files (ulimit -n) is too low for limits.max_connections: fewer are accepted"
+            "the limit of open files (ulimit -n) is too low for limits.max_connections: accepting fewer; raise it or lower the key"
         );
     }
 }

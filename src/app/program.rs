@@ -37,14 +37,14 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
         () = stop.next() => return Ok(()),
     };
     tokio::select! {
-        task = sidecar.failed() => anyhow::bail!("a panic in what Tollgate cannot do without ({task})"),
+        task = sidecar.failed() => anyhow::bail!("an essential task panicked ({task})"),
         () = async { sidecar.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
         () = stop.next() => {}
     }
-    tracing::info!("stopping: finishing what runs");
+    tracing::info!("draining: finishing in-flight requests");
     tokio::select! {
         () = sidecar.stop() => tracing::info!("stopped"),
-        () = stop.next() => tracing::warn!("told to stop a second time: cutting off what still runs"),
+        () = stop.next() => tracing::warn!("second signal: closing in-flight requests"),
     }
     Ok(())
 }

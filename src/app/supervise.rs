@@ -41,10 +41,10 @@ impl Supervisor {
         while until_panic(&mut start).await.is_err() {
             self.panics.fetch_add(1, Ordering::Relaxed);
             let Some(wait) = strikes.strike(Instant::now()) else {
-                tracing::error!(task, "a task ended by a panic again and again: giving up");
+                tracing::error!(task, "a task panicked repeatedly: giving up");
                 return self.fail(task);
             };
-            tracing::error!(task, "a task ended by a panic: starting it again");
+            tracing::error!(task, "a task panicked: restarting it");
             tokio::time::sleep(wait).await;
         }
     }

@@ -14,7 +14,7 @@ use crate::units::{InvalidDuration, parse_duration};
 /// `--json`, for commands that print records.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Format {
-    /// Print JSON instead of text for people
+    /// Print JSON instead of text
     #[arg(long)]
     pub json: bool,
 }
@@ -22,10 +22,10 @@ pub struct Format {
 /// How much of a list to print.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Page<Id: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static> {
-    /// Print at most this many; without it, all
+    /// Most records to print [default: all]
     #[arg(long, value_name = "N", value_parser = parse_limit)]
     pub limit: Option<usize>,
-    /// Begin after this id, the last one of the page before
+    /// Start after this id, the last one of the previous page
     #[arg(long, value_name = "ID")]
     pub after: Option<Id>,
 }
@@ -54,10 +54,10 @@ impl Preset {
 /// What a token shall permit. Neither option: all that its user's role does.
 #[derive(Debug, Clone, Args)]
 pub struct PermissionArgs {
-    /// Permit what an agent needs: telegraf-agent is configs:read and heartbeat:write
+    /// A named set of permissions: telegraf-agent is configs:read and heartbeat:write
     #[arg(long, value_name = "NAME", conflicts_with = "permission", hide_possible_values = true)]
     pub preset: Option<Preset>,
-    /// Permit this, such as configs:read; repeat it, or separate several with commas
+    /// A permission such as configs:read; repeat the option, or separate several with commas
     #[arg(long, value_name = "RESOURCE:ACTION", value_delimiter = ',')]
     pub permission: Vec<Permission>,
 }
@@ -89,7 +89,7 @@ pub enum InvalidExpiry {
     #[error("write a duration such as 30d, 12h or 1d12h, at most 36500d, or a time such as 2027-01-31T00:00:00Z")]
     Form,
     /// A duration of nothing.
-    #[error("a token that expires at once would be of no use")]
+    #[error("a token must be valid for at least one second")]
     Zero,
 }
 

@@ -6,13 +6,13 @@ use std::io::{self, BufRead, IsTerminal as _, Write};
 #[derive(Debug, thiserror::Error)]
 pub enum NotConfirmed {
     /// There is nobody to ask.
-    #[error("{0} That needs a yes, and there is no terminal to ask on: nothing was changed; --yes says it for scripts")]
+    #[error("{0} Nothing was changed: no confirmation possible without a terminal; pass --yes")]
     NoTerminal(String),
     /// The answer was not yes.
-    #[error("nothing was changed")]
+    #[error("not confirmed; nothing was changed")]
     Declined,
     /// The terminal failed.
-    #[error("asking for a yes; nothing was changed")]
+    #[error("asking for confirmation; nothing was changed")]
     Asking(#[from] io::Error),
 }
 

@@ -23,8 +23,8 @@ One JSON object a line, empty lines are skipped:
   {\"token\": \"tc-apiv1_...\", \"user\": \"anna\", \"description\": \"plant 7\",
    \"permissions\": [\"configs:read\", \"heartbeat:write\"], \"expires_at\": \"2027-01-31T00:00:00Z\"}
 
-\"digest\", the SHA-256 of the whole token as 64 hexadecimal digits, can stand instead of \"token\".
-One bad line and nothing is imported, unless --keep-going; the exit code is 1 if any line was bad.
+\"digest\", the SHA-256 of the whole token as 64 hexadecimal digits, can replace \"token\".
+If any line is bad, the exit code is 1, and nothing is imported unless --keep-going is given.
 
 Examples:
   tollgate token import tokens.jsonl
@@ -39,9 +39,9 @@ const MAX_SHOWN: usize = 1_000;
 /// Arguments of `token import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The file with the lines; without it, or for `-`, standard input
+    /// The file to import; default, and `-`: standard input
     file: Option<PathBuf>,
-    /// Import the good lines even if there are bad ones
+    /// Skip bad lines and import the others
     #[arg(long)]
     keep_going: bool,
     #[command(flatten)]
@@ -98,7 +98,7 @@ pub async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<()> {
     }
     let bad = format!("{} of {lines} lines {} bad", refused.len(), if refused.len() == 1 { "is" } else { "are" });
     match (imported, keep_going) {
-        (0, false) => bail!("nothing imported: {bad}; --keep-going imports the others"),
+        (0, false) => bail!("nothing imported: {bad}; pass --keep-going to import the others"),
         (0, true) => bail!("nothing imported: {bad}"),
         _ => bail!("imported {}, but {bad}", count(imported)),
     }
@@ -121,7 +121,7 @@ async fn report(
     let listed = refused.iter().map(|refused| Refused { line: refused.line, reason: &refused.reason }).collect();
     let print = || {
         if refused.is_empty() {
-            let nothing = if lines == 0 { " (there were no lines)" } else { "" };
+            let nothing = if lines == 0 { " (the input is empty)" } else { "" };
             output.done(&format!("imported {}{nothing}\n", count(imported)))?;
         }
         Ok(())
@@ -139,7 +139,7 @@ fn read(file: Option<&Path>) -> anyhow::Result<Lines> {
         None => {
             let stdin = io::stdin().lock();
             if stdin.is_terminal() {
-                note("reading JSON lines from the terminal; end with Ctrl-D, or Ctrl-C to import nothing");
+                note("reading JSON lines from the terminal; Ctrl-D ends the input, Ctrl-C cancels");
             }
             read_lines(&mut BufReader::with_capacity(MAX_LINE, stdin)).context("reading standard input")
         }

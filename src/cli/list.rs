@@ -105,7 +105,7 @@ impl<const N: usize> Listing<N> {
                     note(when_empty);
                 }
                 if let Some(last) = more_after {
-                    note(format_args!("there are more: --after {last}"));
+                    note(format_args!("more records follow: --after {last}"));
                 }
                 Ok(())
             }

@@ -15,7 +15,7 @@ use crate::store::Settings;
 
 /// Shown below `serve --help`.
 pub const SERVE_EXAMPLES: &str = "\
-Flags go before TOLLGATE_... variables, these before the configuration file.
+Flags override TOLLGATE_... variables, which override the configuration file.
 
 Examples:
   tollgate serve --listen 0.0.0.0:8080
@@ -25,16 +25,16 @@ Examples:
 /// Flags for the commonest settings.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Where agents connect, such as 0.0.0.0:8080; repeat it for several addresses
+    /// Address to listen on for agents, such as 0.0.0.0:8080; repeat it for several
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
-    /// The Controller's API, such as http://127.0.0.1:8888
+    /// URL of the Controller's API, such as http://127.0.0.1:8888
     #[arg(long, value_name = "URL")]
     pub api_upstream: Option<String>,
-    /// The Controller's heartbeat server, such as http://127.0.0.1:8000
+    /// URL of the Controller's heartbeat server, such as http://127.0.0.1:8000
     #[arg(long, value_name = "URL")]
     pub heartbeat_upstream: Option<String>,
-    /// Where health and metrics are served, such as 127.0.0.1:9900
+    /// Address to serve health and metrics on, such as 127.0.0.1:9900
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
 }

@@ -37,7 +37,7 @@ impl Session {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "it is committed (revision {}), but confirmed by {} of {} replicas only: a failover to another one loses it. When \
-     `tollgate status` shows no replica missing any more, look whether it is still so, and run the command again if not",
+     `tollgate status` shows no replica missing any more, check the result, and run the command again if it is lost",
     .0.revision,
     .0.confirmed,
     .0.promotable
@@ -59,7 +59,7 @@ impl Session {
         match (outcome, unconfirmed) {
             (Ok(()), Some(unconfirmed)) => Err(unconfirmed.into()),
             (Err(error), Some(unconfirmed)) => {
-                note(format_args!("tollgate: what was done before this failed: {unconfirmed}"));
+                note(format_args!("tollgate: changes made before the failure: {unconfirmed}"));
                 Err(error)
             }
             (outcome, None) => outcome,
@@ -78,8 +78,8 @@ impl Session {
                 "revoked {count} tokens again: the store had lost their revocations, which sidecars remembered"
             )),
             Err(error) => note(format_args!(
-                "could not revoke again all that the store had lost ({}); sidecars refuse these tokens all the same, and the \
-                 next command that changes something goes on",
+                "could not repeat all revocations that the store had lost ({}); sidecars refuse these tokens all the same, and \
+                 the next command that changes the registry continues",
                 chain(&error)
             )),
         }

@@ -26,7 +26,7 @@ const STALE: Duration = Duration::from_secs(10);
 /// Arguments of `status`.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct StatusArgs {
-    /// Look again every second, until Ctrl-C
+    /// Refresh every second until Ctrl-C
     #[arg(long)]
     watch: bool,
     /// Text or JSON.
@@ -155,7 +155,7 @@ impl FleetStatus {
         ];
         if self.recalled > 0 {
             let text = format!(
-                "{}: revocations that the store lost; the next command that changes something commits them",
+                "{}: revocations that the store lost; the next command that changes the registry commits them",
                 self.recalled
             );
             pairs.push(("recalls", Cell::toned(&text, Tone::Warn)));
@@ -169,13 +169,13 @@ impl FleetStatus {
         if !held.is_empty() {
             let names = held.into_iter().collect::<Vec<_>>().join(", ");
             let text = format!(
-                "{names}: the store lost that they were disabled or given a weaker role; sidecars keep them so until a \
+                "{names}: the store lost that they were disabled or given a weaker role; sidecars enforce it until a \
                  command changes them"
             );
             pairs.push(("held users", Cell::toned(&text, Tone::Warn)));
         }
         if self.sidecars.is_empty() {
-            pairs.push(("sidecars", "none reports to this store".into()));
+            pairs.push(("sidecars", "none report to this store".into()));
         }
         let mut text = details(&pairs, colour);
         if !self.sidecars.is_empty() {
@@ -229,15 +229,15 @@ impl From<&Replicas> for ReplicasView {
 fn protection(replicas: &Replicas) -> String {
     let Replicas { connected, promotable, quorum } = replicas;
     let isolation = match replicas.isolate_an_old_primary() {
-        true => "a primary that was cut off is noticed",
-        false => "a primary that was cut off is NOT noticed",
+        true => "an isolated primary is detected",
+        false => "an isolated primary is NOT detected",
     };
     let commits = match (replicas.keep_commits(), quorum) {
-        (true, _) => "a failover keeps what was acknowledged",
-        (false, 0) => "a failover may lose what was acknowledged",
-        (false, _) => "a failover may lose what not all have confirmed, which commands tell by exit code 3",
+        (true, _) => "a failover loses no acknowledged commit",
+        (false, 0) => "a failover may lose acknowledged commits",
+        (false, _) => "a failover may lose commits that not all have confirmed (commands end with exit code 3)",
     };
-    format!("{connected} of {promotable} follow, quorum_replicas {quorum}: {isolation}; {commits}")
+    format!("{connected} of {promotable} connected, quorum_replicas {quorum}: {isolation}; {commits}")
 }
 
 /// How long ago the sidecar was last known to be fresh: what it said, and how long ago it said so.
@@ -313,15 +313,13 @@ mod tests {
             (status.text(Timestamp::UNIX_EPOCH, false), serde_json::to_value(status.view()).expect("serializes"))
         };
         let (text, view) = printed(1, 2, 1);
-        assert!(
-            text.contains("1 of 2 follow, quorum_replicas 1: a primary that was cut off is noticed; a failover may")
-        );
+        assert!(text.contains("1 of 2 connected, quorum_replicas 1: an isolated primary is detected; a failover may"));
         let expected = json!({
             "connected": 1, "promotable": 2, "quorum": 1, "isolate_an_old_primary": true, "keep_commits": false,
         });
         assert_eq!(view["replicas"], expected);
-        assert!(printed(2, 2, 2).0.contains("a failover keeps what was acknowledged"));
-        assert!(printed(2, 2, 0).0.contains("is NOT noticed; a failover may lose what was acknowledged"));
+        assert!(printed(2, 2, 2).0.contains("a failover loses no acknowledged commit"));
+        assert!(printed(2, 2, 0).0.contains("is NOT detected; a failover may lose acknowledged commits"));
     }
 
     #[test]

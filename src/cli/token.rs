@@ -25,8 +25,8 @@ use crate::token::{Event, PermissionSet, TokenId, TokenRecord, TokenState, UserI
 
 /// Shown below `token create --help`.
 const CREATE_EXAMPLES: &str = "\
-The token goes to standard output, once and alone: only its SHA-256 is kept. Permissions that the
-user's role does not have are left out; standard error says which.
+The token alone is printed to standard output, once: only its SHA-256 is stored. Permissions that
+the user's role lacks are left out, with a note on standard error.
 
 Examples:
   tollgate token create --user anna --description 'plant 7' --preset telegraf-agent
@@ -36,29 +36,29 @@ Examples:
 /// The commands on tokens.
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Create a token and print it, once
+    /// Create a token and print it once
     #[command(after_help = CREATE_EXAMPLES)]
     Create(CreateArgs),
     /// List tokens, the newest first
     List(ListArgs),
-    /// Show one token and what happened to it
+    /// Show one token and its history
     Show {
-        /// Which
+        /// The token's id
         id: TokenId,
         /// Text or JSON.
         #[command(flatten)]
         format: Format,
     },
-    /// Revoke tokens: they stop working at once and for good, their records stay
+    /// Revoke tokens, at once and permanently; their records stay
     Revoke(EndArgs),
-    /// Delete tokens: they stop working at once and for good, nothing is kept of them
+    /// Delete tokens and their records, at once and permanently
     Delete(EndArgs),
-    /// Give tokens to another user; they keep working, with no more than that user's role permits
+    /// Reassign tokens to another user; they lose permissions that the user's role lacks
     Reassign {
-        /// Which
+        /// The tokens' ids
         #[arg(required = true, value_name = "ID")]
         ids: Vec<TokenId>,
-        /// Who gets them
+        /// The new owner
         #[arg(long, value_name = "USER")]
         to: String,
         /// How.
@@ -68,7 +68,7 @@ pub enum TokenCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Bring tokens that agents have already from elsewhere
+    /// Import existing tokens from JSON lines
     #[command(after_help = import::EXAMPLES)]
     Import(ImportArgs),
 }
@@ -76,15 +76,15 @@ pub enum TokenCommand {
 /// Arguments of `token create`.
 #[derive(Debug, Args)]
 pub struct CreateArgs {
-    /// Whose token it is
+    /// The token's owner
     #[arg(long, value_name = "USER")]
     user: String,
-    /// What people call it
+    /// What the token is for
     #[arg(long)]
     description: String,
     #[command(flatten)]
     permissions: PermissionArgs,
-    /// When it stops working: after a duration such as 30d, or at a time such as 2027-01-31T00:00:00Z
+    /// When the token expires: a duration such as 30d, or a time such as 2027-01-31T00:00:00Z
     #[arg(long, value_name = "WHEN")]
     expires: Option<Expiry>,
     #[command(flatten)]
@@ -96,10 +96,10 @@ pub struct CreateArgs {
 /// Arguments of `token list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Only this user's
+    /// Only tokens of this user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Only those in this state: active, revoked or expired
+    /// Only tokens in this state: active, revoked or expired
     #[arg(long, hide_possible_values = true)]
     state: Option<State>,
     #[command(flatten)]
@@ -122,7 +122,7 @@ pub enum State {
 /// Arguments of `token revoke` and `token delete`.
 #[derive(Debug, Args)]
 pub struct EndArgs {
-    /// Which
+    /// The tokens' ids
     #[arg(required = true, value_name = "ID")]
     ids: Vec<TokenId>,
     #[command(flatten)]
@@ -134,10 +134,10 @@ pub struct EndArgs {
 /// How a command on several tokens goes about it.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct BulkArgs {
-    /// Do not ask when there is more than one
+    /// Skip the confirmation for more than one token
     #[arg(long)]
     yes: bool,
-    /// Even if it takes the owner's last usable token
+    /// Proceed even if the owner loses the last usable token
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -177,7 +177,7 @@ async fn carry_out(session: &Session, command: TokenCommand) -> anyhow::Result<(
         TokenCommand::Delete(EndArgs { ids, bulk, wait }) => {
             bulk.confirm(ids.len(), |tokens| {
                 format!(
-                    "Delete {tokens}? They stop working at once, their history goes too, and this cannot be undone."
+                    "Delete {tokens}? They stop working at once, their records are removed, and this cannot be undone."
                 )
             })?;
             let deleted = registry.delete(actor, &ids, bulk.force).await?;
@@ -185,7 +185,7 @@ async fn carry_out(session: &Session, command: TokenCommand) -> anyhow::Result<(
         }
         TokenCommand::Reassign { ids, to, bulk, wait } => {
             bulk.confirm(ids.len(), |tokens| {
-                format!("Give {tokens} to {to}? What {to}'s role does not permit, they lose for good.")
+                format!("Reassign {tokens} to {to}? Permissions that {to}'s role lacks are removed permanently.")
             })?;
             let reassigned = registry.reassign(actor, &ids, &to, bulk.force).await?;
             print_ended(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
@@ -246,7 +246,9 @@ fn unseen(error: anyhow::Error, id: TokenId) -> anyhow::Error {
 
 /// The token is in the store, but its only sight was lost.
 #[derive(Debug, thiserror::Error)]
-#[error("the token {id} was created, but could not be shown, and cannot be shown again; revoke it and create another")]
+#[error(
+    "the token {id} was created, but could not be printed, and cannot be printed again; revoke it and create another"
+)]
 struct Unseen {
     id: TokenId,
     #[source]
@@ -292,7 +294,7 @@ async fn list(session: &Session, args: ListArgs) -> anyhow::Result<()> {
     let more = more && !read(pages.before, 1).await?.is_empty();
     let narrowed = user.is_some() || state.is_some() || page.after.is_some();
     let when_empty = if narrowed {
-        "no such tokens"
+        "no matching tokens"
     } else {
         "no tokens; `tollgate token create --user NAME --description TEXT` creates one"
     };
@@ -345,7 +347,7 @@ fn show(token: &TokenDetails, output: Output) -> anyhow::Result<()> {
         return output.json(&TokenView::of_details(token, now));
     }
     let hint = match record.hint.as_str() {
-        "" => "not known: imported by its digest".to_owned(),
+        "" => "unknown: imported by its digest".to_owned(),
         hint => format!("{PREFIX}...{hint}"),
     };
     let mut pairs: Vec<(&str, Cell)> = vec![

@@ -17,7 +17,7 @@ use crate::token::{Role, UserId, UserRecord, UserStatus};
 
 /// Shown below `init --help`.
 pub const INIT_EXAMPLES: &str = "\
-The token goes to standard output, once: only its SHA-256 is kept.
+The token is printed to standard output, once: only its SHA-256 is stored.
 
 Examples:
   tollgate init                                    a SQLite store in the state directory
@@ -60,15 +60,15 @@ pub enum UserCommand {
     },
     /// Show one user
     Show {
-        /// Whom
+        /// The user's name
         name: String,
         /// Text or JSON.
         #[command(flatten)]
         format: Format,
     },
-    /// Give a user another role; their tokens never permit more than it does
+    /// Change a user's role; their tokens lose permissions that the new role lacks
     SetRole {
-        /// Whom
+        /// The user's name
         name: String,
         /// administrator, manager or viewer; a viewer's tokens are revoked
         role: Role,
@@ -79,9 +79,9 @@ pub enum UserCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Make all tokens of a user stop working, until the user is enabled again
+    /// Suspend all tokens of a user until the user is enabled again
     Disable {
-        /// Whom
+        /// The user's name
         name: String,
         /// Text or JSON.
         #[command(flatten)]
@@ -90,9 +90,9 @@ pub enum UserCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Make a disabled user's tokens work again
+    /// Enable a disabled user and their tokens
     Enable {
-        /// Whom
+        /// The user's name
         name: String,
         /// Text or JSON.
         #[command(flatten)]
@@ -100,20 +100,20 @@ pub enum UserCommand {
     },
     /// Delete a user and all of their tokens
     Delete {
-        /// Whom
+        /// The user's name
         name: String,
-        /// Do not ask
+        /// Skip the confirmation
         #[arg(long)]
         yes: bool,
         /// Whether to wait for the sidecars.
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Make an administrator the owner; the present owner becomes an administrator
+    /// Make an administrator the owner; the current owner becomes an administrator
     TransferOwnership {
-        /// Who becomes the owner
+        /// The administrator who becomes the owner
         name: String,
-        /// Do not ask
+        /// Skip the confirmation
         #[arg(long)]
         yes: bool,
         /// Text or JSON.
@@ -162,14 +162,14 @@ async fn carry_out(session: &Session, command: UserCommand) -> anyhow::Result<()
             let change = registry.set_role(actor, &name, role).await?;
             let consequence = match (change.narrowed, change.revoked) {
                 (0, 0) => String::new(),
-                (narrowed, 0) => format!("; {} now permit less", token::count(narrowed)),
+                (narrowed, 0) => format!("; {} lost permissions", token::count(narrowed)),
                 (0, revoked) => format!("; {} revoked", token::count(revoked)),
-                (narrowed, revoked) => format!("; {} revoked, {narrowed} now permit less", token::count(revoked)),
+                (narrowed, revoked) => format!("; {} revoked, {narrowed} lost permissions", token::count(revoked)),
             };
             let now = match change.before == role {
                 false => "now",
                 true if consequence.is_empty() => "already",
-                true => "already, and an interrupted change is finished now",
+                true => "already, and an interrupted change is now complete",
             };
             let sentence = format!("{name} is {role} {now}{consequence}\n");
             conclude(session, wait, &change.user, Output::new(format), &sentence).await
@@ -252,7 +252,7 @@ async fn delete(session: &Session, name: &str, yes: bool, wait: WaitArgs) -> any
         let tokens = session.registry.count_tokens_of(&session.actor, name).await?;
         let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
         confirm(&format!(
-            "Delete {name} and {} of theirs? They stop working at once, and this cannot be undone.",
+            "Delete {name} and {}? This takes effect at once and cannot be undone.",
             token::count(tokens)
         ))?;
     }
@@ -271,16 +271,16 @@ async fn transfer_ownership(
 ) -> anyhow::Result<()> {
     if !yes {
         confirm(&format!(
-            "Make {name} the owner? The present owner becomes an administrator, their tokens permit no more than that \
+            "Make {name} the owner? The current owner becomes an administrator, their tokens permit no more than that \
              from then on, and only {name} can give the ownership back."
         ))?;
     }
     let transfer = session.registry.transfer_ownership(&session.actor, name).await?;
+    let (new, old) = (&transfer.new.name, &transfer.old.name);
     let consequence = match transfer.narrowed {
         0 => String::new(),
-        narrowed => format!("; {} of theirs now permit less", token::count(narrowed)),
+        narrowed => format!("; {} of {old} lost permissions", token::count(narrowed)),
     };
-    let (new, old) = (&transfer.new.name, &transfer.old.name);
     let print = || Ok(output.done(&format!("{new} is the owner now, and {old} an administrator{consequence}\n"))?);
     wait.conclude(session, output, &[&transfer.new, &transfer.old].map(UserView::from), print).await
 }

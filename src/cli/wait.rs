@@ -27,10 +27,10 @@ const BOUND: Duration = Duration::from_secs(70);
 /// Whether to wait, and how long.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct WaitArgs {
-    /// Wait until every live sidecar has applied it; with --json, print how that went as "wait" besides
+    /// Wait until every live sidecar has applied the change; with --json, add the outcome as "wait"
     #[arg(long)]
     wait: bool,
-    /// How long to wait at most; 5s if not given
+    /// Longest time to wait [default: 5s]
     #[arg(long, value_name = "DURATION", requires = "wait", value_parser = parse_duration)]
     timeout: Option<Duration>,
 }
@@ -55,17 +55,17 @@ pub struct Receipt {
 /// Why there can be no receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum Obstacle {
-    #[error("no sidecar reports to this store, so nobody knows of one that has applied it")]
+    #[error("no sidecar reports to this store, so none is known to have applied it")]
     Nobody,
     #[error(
-        "the store was started anew, restored or promoted, or evicts keys, and may have lost reports: a sidecar that was cut off before may \
-         serve for {} s more without anybody knowing",
+        "the store was started anew, restored or promoted, or evicts keys, and may have lost reports: a sidecar that was cut \
+         off before may serve for {} s more without being known here",
         .0.as_secs() + 1
     )]
     Unheard(Duration),
-    #[error("the store has lost the commit since: look what is left of it, and run the command again")]
+    #[error("the store has lost the commit since: check the result, and run the command again")]
     Lost,
-    #[error("the change log no longer goes back to the commit, so nobody can tell who has applied it")]
+    #[error("the change log no longer goes back to the commit, so it is unknown which sidecars have applied it")]
     Forgotten,
 }
 
@@ -104,7 +104,7 @@ impl WaitArgs {
             let position = session.registry.reached().await?;
             Receipt::of(&**session.registry.store(), position, began, timeout).await
         };
-        let receipt = waited.await.context("it is committed, but which sidecars have applied it is not known")?;
+        let receipt = waited.await.context("it is committed, but it is unknown which sidecars have applied it")?;
         Ok(Some(receipt))
     }
 
@@ -268,7 +268,7 @@ impl Receipt {
             let missing: Vec<_> = self.missing.iter().map(|sidecar| self.describe(sidecar)).collect();
             bail!(
                 "not applied within {:.1} s by {} of {all} sidecars: {}; it is committed, and a sidecar that does not \
-                 hear of it serves no longer than its max_staleness",
+                 receive it stops serving after its max_staleness",
                 self.took.as_secs_f64(),
                 missing.len(),
                 missing.join(", ")
@@ -306,12 +306,12 @@ impl Receipt {
     fn describe(&self, sidecar: &Reported) -> String {
         let at = match self.revision_of(sidecar) {
             _ if sidecar.report.head.is_none() && sidecar.report.applied.is_some() => {
-                format!("of version {}, which gives no receipts", sidecar.report.version)
+                format!("version {}, which gives no receipts", sidecar.report.version)
             }
             Some(revision) => format!("at revision {revision} of {}", self.position.revision),
             None => "reading the registry".to_owned(),
         };
-        format!("{} ({at}, heard {:.1} s ago)", sidecar.report.name, sidecar.age.as_secs_f64())
+        format!("{} ({at}, last report {:.1} s ago)", sidecar.report.name, sidecar.age.as_secs_f64())
     }
 
     fn revision_of(&self, sidecar: &Reported) -> Option<Revision> {
@@ -391,7 +391,7 @@ mod tests {
         let text = receipt.print(Output { json: false, colour: false }).expect_err("missing").to_string();
         assert!(
             text.starts_with(
-                "not applied within 5.0 s by 2 of 3 sidecars: b (at revision 3 of 5, heard 6.0 s ago), c (reading"
+                "not applied within 5.0 s by 2 of 3 sidecars: b (at revision 3 of 5, last report 6.0 s ago), c (reading"
             ),
             "{text}"
         );

@@ -102,7 +102,7 @@ fn unknown(keys: &Keys, table: &str, key: &str) -> String {
     match elsewhere {
         Some(path) if path.contains('.') => return format!("there is no such key here; did you mean `{path}`?"),
         // In TOML everything after a table's header belongs to that table.
-        Some(path) => return format!("there is no such key here; `{path}` must stand before the first table"),
+        Some(path) => return format!("there is no such key here; `{path}` must come before the first table"),
         None => {}
     }
     let nearest = nearest(siblings.iter().copied(), key).unwrap_or_default();
@@ -200,7 +200,7 @@ mod tests {
             ("", "upstreams", "`upstream`"),
             ("limits", "max_header", "`max_headers`"),
             ("limits", "max-streams", "`max_streams`"),
-            ("limits", "workers", "`workers` must stand before"),
+            ("limits", "workers", "`workers` must come before"),
             ("", "max_headers", "`limits.max_headers`"),
             ("store", "address", "`admin.address`"),
             ("limits", "zzz", "max_headers, max_streams"),

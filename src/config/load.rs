@@ -214,7 +214,7 @@ impl Written {
         let root = Section::root(&self.root, &problems);
         let store = root.section("store");
         if !store.has("url") && source.default_store().is_none() {
-            let unknown = "none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME says where state is kept";
+            let unknown = "none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME names a state directory";
             store.problem("url", format!("{unknown}; name the file, such as sqlite:/var/lib/tollgate/tollgate.db"));
         }
         walk(&mut Reader(root));

@@ -61,7 +61,7 @@ impl Problem {
                 if shown == CUT {
                     message.push_str("; the value is not shown, as it could be a secret");
                     if names_secret(key) {
-                        message.push_str(": name the file by its whole path");
+                        message.push_str(": write the file's full path");
                     }
                 }
                 (Some(format!("{shown:?}")), message)

@@ -49,7 +49,7 @@ pub(super) const PERMISSION: Text<Permission> = Text {
 const METHOD: Text<Method> = Text {
     parse: |name| {
         let known = || Method::ALL.map(Method::name).join(", ");
-        Method::from_name(name).ok_or_else(|| format!("routes can have {} (in capitals)", known()))
+        Method::from_name(name).ok_or_else(|| format!("the methods are {} (in capitals)", known()))
     },
     print: Method::to_string,
 };

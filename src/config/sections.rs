@@ -79,7 +79,7 @@ impl Config {
 
     fn check_addresses(&self, root: &Section<'_>) {
         if self.listeners.is_empty() {
-            root.problem("listener", "there must be one at least");
+            root.problem("listener", "at least one is needed");
         }
         let sections = root.sections("listener").unwrap_or_default();
         // The default listener has no section.
@@ -98,7 +98,7 @@ impl Config {
             let section = root.section("upstream").section(name);
             let own = listeners.iter().find(|(address, _)| leads_to(upstream, *address));
             if let Some((address, _)) = own.filter(|_| section.is_sound("url")) {
-                let message = format!("it leads to the listener at {address}: requests would go round for ever");
+                let message = format!("it points to the listener at {address}: requests would loop");
                 section.problem("url", message);
             }
         }
@@ -196,7 +196,7 @@ fn limits(limits: &mut Limits, keys: &mut impl Visitor) {
     // A request line alone may need 8000 bytes (RFC 9112 section 3).
     keys.value("max_head_bytes", &Size(8 << 10..=1 << 20), &mut limits.max_head_bytes);
     // What the parser has room for: with a larger number, another one than was written would be in effect.
-    let most = Number(1..=MAX_FIELDS as u64, "; a head has room for no more");
+    let most = Number(1..=MAX_FIELDS as u64, "; a head cannot hold more");
     keys.value("max_headers", &most, &mut limits.max_headers);
     keys.value("max_body_bytes", &Size(1..=1 << 50), &mut limits.max_body_bytes);
     keys.value("max_streams", &number(1..=10_000), &mut limits.max_streams);

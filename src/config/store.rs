@@ -51,7 +51,7 @@ pub(super) fn store(settings: &mut Settings, keys: &mut impl Visitor) {
 
 const USERNAME: Text<String> = Text {
     parse: |text| match text {
-        "" => Err("name a user, or leave it out for the default one".to_owned()),
+        "" => Err("name a user, or remove the key for the default user".to_owned()),
         _ => Ok(text.to_owned()),
     },
     print: String::clone,
@@ -80,16 +80,16 @@ fn check(settings: &mut Settings, section: &Section<'_>) {
 fn misfits(settings: &Settings) -> Vec<(&'static str, &'static str)> {
     let StoreUrl::Redis(url) = &settings.url else {
         let replica = (settings.read_from == ReadFrom::Replica).then_some("read_from");
-        let why = "it is for a Redis, and `store.url` names a SQLite file";
+        let why = "it applies to Redis only, and `store.url` names a SQLite file";
         return REDIS_ONLY.into_iter().chain(replica).map(|key| (key, why)).collect();
     };
     let mut misfits = Vec::new();
     if !url.tls {
-        let why = "it is for TLS, and `store.url` has none: write rediss instead of redis";
+        let why = "it applies to TLS only, and `store.url` has none: write rediss instead of redis";
         misfits.extend(["ca", "certificate", "key"].map(|key| (key, why)));
     }
     if !matches!(url.topology, Topology::Sentinel { .. }) {
-        let why = "it is for Sentinels, and `store.url` names none (redis-sentinel://)";
+        let why = "it applies to Sentinels only, and `store.url` names none (redis-sentinel://)";
         misfits.extend(["sentinel_username", "sentinel_password_file"].map(|key| (key, why)));
     }
     misfits
@@ -109,7 +109,7 @@ fn forget(settings: &mut Settings, key: &str) {
 
 fn check_passwords(section: &Section<'_>, url: &RedisUrl, settings: &Settings) {
     if url.password.is_some() && settings.password_file.is_some() {
-        section.problem("password_file", "`store.url` has a password already: leave one of them out");
+        section.problem("password_file", "`store.url` has a password already: remove one of them");
     }
     let files =
         [("password_file", &settings.password_file), ("sentinel_password_file", &settings.sentinel_password_file)];

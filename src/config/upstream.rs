@@ -37,7 +37,7 @@ pub(super) fn upstream(config: &mut UpstreamConfig, keys: &mut impl Visitor) {
 const SERVER_NAME: Text<ServerName<'static>> = Text {
     parse: |text| {
         let name = ServerName::try_from(text.to_owned());
-        name.map_err(|_| "write a name or an address that a certificate can have".to_owned())
+        name.map_err(|_| "write a host name or an IP address".to_owned())
     },
     print: |name| name.to_str().into_owned(),
 };

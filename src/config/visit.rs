@@ -81,7 +81,7 @@ impl<T> Form<T> for Text<T> {
             Value::Integer(number) => (number.to_string(), false),
             Value::Other(text) => (text.clone(), false),
             Value::List(_) | Value::Table(_) => {
-                return written.refuse("this is a single value: write a text in quotes");
+                return written.refuse("this is a single value: write a string in quotes");
             }
         };
         match (self.parse)(&text) {
@@ -208,7 +208,7 @@ impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
                 &separated
             }
             Value::Text(text) => return written.refuse(format!("this is a list: write [{text:?}]")),
-            _ => return written.refuse("this is a list of texts: write [\"...\", \"...\"]"),
+            _ => return written.refuse("this is a list of strings: write [\"...\", \"...\"]"),
         };
         // All are read before the first that is no good ends it: each has its own problem.
         let read = |(at, item)| self.0.read(&written.item(at, item));
@@ -228,7 +228,7 @@ impl<T: PartialEq, F: Form<T>> Form<Vec<T>> for Set<F> {
     fn read(&self, written: &Written<'_>) -> Option<Vec<T>> {
         let items = self.0.read(written)?;
         let is_set = !items.is_empty() && items.iter().enumerate().all(|(at, item)| !items[..at].contains(item));
-        if is_set { Some(items) } else { written.refuse("name one at least, and each only once") }
+        if is_set { Some(items) } else { written.refuse("name at least one, and each only once") }
     }
 
     fn print(&self, value: &Vec<T>) -> Option<String> {

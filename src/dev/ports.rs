@@ -12,16 +12,16 @@ use tokio::net::TcpListener;
 /// that a real Controller can run beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
 pub struct DevOptions {
-    /// Where Tollgate listens for agents
+    /// Tollgate's address for agents
     #[arg(long, value_name = "ADDRESS", default_value_t = loopback(8080))]
     pub listen: SocketAddr,
-    /// Where Tollgate's health and metrics are
+    /// Tollgate's address for health and metrics
     #[arg(long, value_name = "ADDRESS", default_value_t = loopback(9900))]
     pub admin_listen: SocketAddr,
-    /// Where the stand-in Controller's API is
+    /// Address of the stand-in Controller's API
     #[arg(long, value_name = "ADDRESS", default_value_t = loopback(18888))]
     pub api_listen: SocketAddr,
-    /// Where the stand-in Controller takes heartbeats
+    /// Address of the stand-in Controller's heartbeat server
     #[arg(long, value_name = "ADDRESS", default_value_t = loopback(18000))]
     pub heartbeat_listen: SocketAddr,
 }

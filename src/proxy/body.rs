@@ -25,7 +25,7 @@ pub(crate) const GATHERED: usize = 16 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// The client is gone.
-    #[error("the client closed the connection within its request")]
+    #[error("the client closed the connection during its request")]
     Gone,
     /// The client is too slow.
     #[error("the client's request body came too slowly")]

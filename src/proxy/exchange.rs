@@ -105,7 +105,7 @@ fn shown(path: &str) -> String {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!(request_id = self.id().as_str(), "a panic ended this request");
+            tracing::error!(request_id = self.id().as_str(), "this request ended by a panic");
         }
         if !self.logged.get() {
             self.log(0, "left");

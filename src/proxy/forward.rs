@@ -144,7 +144,7 @@ impl Attempt<'_> {
     /// There was no reply.
     fn broken(&self, lease: &Lease<Upload>, error: &hyper::Error) -> Refusal {
         if is_late(error) {
-            self.report(Some(lease), Step::Request, &"it stopped taking the request");
+            self.report(Some(lease), Step::Request, &"it stopped reading the request");
             return Refusal::UpstreamTimeout;
         }
         match io_cause(error) {

@@ -36,7 +36,7 @@ pub enum InvalidUpstreamUrl {
     #[error("write it without a path or query: requests are forwarded with the path they came with")]
     Path,
     /// No host.
-    #[error("the host is neither a name nor an IP address")]
+    #[error("the host is not a host name or an IP address")]
     Host,
     /// No port.
     #[error("the port is a number from 1 to 65535")]

@@ -28,7 +28,7 @@ pub enum Interrupt {
     #[error("the token was revoked, or the registry is stale")]
     Revoked,
     /// It is idle, and the worker drains.
-    #[error("the sidecar stops")]
+    #[error("the sidecar is draining")]
     Drain,
 }
 

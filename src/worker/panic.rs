@@ -43,7 +43,7 @@ pub fn log_panics() {
 
 /// What it says. A message may quote the text that was worked on, so it ends where a raw token begins.
 fn message<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
-    harmless(info.payload_as_str().unwrap_or("nothing is said of it"))
+    harmless(info.payload_as_str().unwrap_or("no message"))
 }
 
 fn harmless(message: &str) -> &str {

@@ -254,7 +254,7 @@ fn lists_are_newest_first_and_cut_by_state_user_limit_and_cursor() {
     assert!(rows[0].starts_with("ID") && rows[0].ends_with("CREATED"), "{table:?}");
     assert!(rows[1].contains("expired") && rows[1].contains("all of manager"), "{table:?}");
     assert!(rows[2].contains("anna") && rows.len() == 3, "{table:?}");
-    assert!(table.stderr.starts_with("there are more: --after "), "{table:?}");
+    assert!(table.stderr.starts_with("more records follow: --after "), "{table:?}");
     assert!(!table.stdout.contains('\x1b'), "colour is for terminals");
     assert_eq!(folder.run(["token", "list", "--limit", "5"]).stderr, "");
     assert_eq!(folder.run(["token", "list", "--limit", "500"]).stderr, "");
@@ -264,7 +264,7 @@ fn lists_are_newest_first_and_cut_by_state_user_limit_and_cursor() {
 fn an_empty_list_is_an_empty_array_or_a_sentence() {
     let folder = Folder::new();
     let empty = folder.run(["token", "list", "--user", "max"]);
-    assert_eq!((empty.done(), empty.stderr.as_str()), ("", "no such tokens\n"));
+    assert_eq!((empty.done(), empty.stderr.as_str()), ("", "no matching tokens\n"));
     assert_eq!(folder.run(["token", "list", "--user", "max", "--json"]).done(), "[]\n");
 }
 
@@ -296,7 +296,7 @@ fn without_sidecars_there_is_no_receipt() {
     let said: Value = serde_json::from_str(&ended.stdout).expect("JSON");
     assert_eq!((ended.code, said["tokens"].as_array().map(Vec::len)), (Some(1), Some(2)));
     assert_eq!((&said["wait"]["sidecars"], &said["wait"]["slowest"]), (&json!(0), &Value::Null));
-    assert!(folder.run(["status"]).done().contains("none reports to this store"));
+    assert!(folder.run(["status"]).done().contains("none report to this store"));
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn ownership_moves_to_an_administrator_only() {
     assert!(folder.run(["user", "transfer-ownership", "anna"]).failed().contains("Make anna the owner?"));
     assert!(folder.run(["user", "transfer-ownership", "max", "--yes"]).failed().contains("Administrator"));
     let moved = folder.run(["user", "transfer-ownership", "anna", "--yes"]);
-    assert_eq!(moved.done(), "anna is the owner now, and owner an administrator; 1 token of theirs now permit less\n");
+    assert_eq!(moved.done(), "anna is the owner now, and owner an administrator; 1 token of owner lost permissions\n");
     assert_eq!(folder.run(["user", "show", "owner", "--json"]).json()["role"], "administrator");
     assert!(folder.run(["user", "delete", "anna", "--yes"]).failed().contains("is the Owner"));
 }
@@ -471,7 +471,7 @@ fn an_import_is_all_or_none() {
     assert!(
         refused
             .failed()
-            .ends_with("tollgate: nothing imported: 1 of 5001 lines is bad; --keep-going imports the others\n")
+            .ends_with("tollgate: nothing imported: 1 of 5001 lines is bad; pass --keep-going to import the others\n")
     );
     assert!(refused.stderr.starts_with("line 5001: "), "{}", &refused.stderr[..200.min(refused.stderr.len())]);
     assert_eq!(folder.run(["token", "list", "--user", "max", "--json"]).done(), "[]\n");
@@ -513,7 +513,7 @@ fn bad_lines_are_named_by_number_without_their_tokens() {
     let outcome: Value = serde_json::from_str(&partly.stdout).expect("JSON");
     assert_eq!((&outcome["imported"], lines(&outcome)), (&json!(2), vec![4, 5, 6, 7, 8, 9]), "7 and 8 repeat 1 and 2");
     let nothing = folder.run_with_input(&["token", "import"], "\n\n");
-    assert_eq!(nothing.done(), "imported 0 tokens (there were no lines)\n");
+    assert_eq!(nothing.done(), "imported 0 tokens (the input is empty)\n");
 }
 
 #[test]
@@ -538,7 +538,7 @@ fn a_new_token_that_nobody_saw_is_a_failure() {
     let mut command = folder.command(["token", "create", "--user", "max", "--description", "a"]);
     let ended = Ended::from(command.stdout(writer).stderr(Stdio::piped()).output().expect("runs"));
     let id = text(&folder.run(["token", "list", "--json"]).json()[0]["id"]).to_owned();
-    assert!(ended.failed().contains(&format!("the token {id} was created, but could not be shown")), "{ended:?}");
+    assert!(ended.failed().contains(&format!("the token {id} was created, but could not be printed")), "{ended:?}");
 }
 
 /// Whoever reads only the beginning, or nothing, of what is printed does not turn a failure into success.

@@ -29,7 +29,7 @@ async fn a_sidecar_is_ready_once_its_replica_is_complete() {
     let site = hasty().store_is_down().start().await;
     assert_eq!(admin(&site, "/livez").await.0, 200);
     let (status, body) = admin(&site, "/readyz").await;
-    assert_eq!((status, body.contains("was not read yet")), (503, true), "{body}");
+    assert_eq!((status, body.contains("has not been read yet")), (503, true), "{body}");
     for reply in [site.get(CONFIG, &site.agent).await, site.beat(&site.agent).await] {
         assert_eq!((reply.status(), reply.error().as_str()), UNAVAILABLE);
     }

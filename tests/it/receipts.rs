@@ -158,7 +158,7 @@ async fn a_report_that_tells_the_number_only_is_no_yes() {
     store.report(&report, Duration::from_secs(60)).await.expect("reports");
     let revoke = ["token", "revoke", &id, "--wait", "--timeout", "200ms"];
     let said = refused(&tollgate(&url, 0, &revoke).await);
-    assert!(said.contains("old (of version 0.0.9, which gives no receipts"), "{said}");
+    assert!(said.contains("old (version 0.0.9, which gives no receipts"), "{said}");
     // Nor is one that somebody wrote in another's place.
     report.id = SidecarId(8);
     let text = format!("60000 {}", serde_json::to_string(&report).expect("serializes"));

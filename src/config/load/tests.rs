@@ -373,7 +373,7 @@ fn unknown_keys_are_found_at_any_depth() {
     let cert = "t.toml:5:1: listener[1].tls.cert: there is no such key; did you mean `certificate`?";
     assert!(problems.iter().any(|problem| problem == cert), "{problems:#?}");
     assert!(problem("[store]\nurls = 'x'").contains("did you mean `url`?"));
-    assert!(problem("[log]\nworkers = 4").contains("`workers` must stand before the first table"));
+    assert!(problem("[log]\nworkers = 4").contains("`workers` must come before the first table"));
     assert!(problem("[store]\npassword = 's3cret'").starts_with("t.toml:2:1: store.password: there is no such key"));
     let inline = given("").variable("TOLLGATE_LISTENER", "[{ adress = \"127.0.0.1:1\" }]").problem();
     assert!(
@@ -406,7 +406,7 @@ fn values_of_another_kind_say_what_is_accepted() {
         ("[store]\nurl = ['a']", "store.url: this is a single value"),
         ("[store]\nurl = true", "store.url = true: this is not a store URL"),
         ("listener = [5]", "listener[0] = 5: this is a table"),
-        ("listener = []", "listener: there must be one at least"),
+        ("listener = []", "listener: at least one is needed"),
         ("trusted_proxies = '10.0.0.0/8'", "this is a list: write [\"10.0.0.0/8\"]"),
         (
             "trusted_proxies = ['::1', '10.1.0.0/8']",
@@ -445,7 +445,7 @@ fn addresses_that_get_in_each_others_way_are_refused() {
     let problem = given("[[listener]]\naddress = '0.0.0.0:9900'").problem();
     assert!(problem.starts_with("t.toml:2:11: listener[0].address"), "{problem}");
     let problem = given("[[listener]]\naddress = '0.0.0.0:8888'").problem();
-    assert!(problem.contains("upstream.api.url: it leads to the listener at 0.0.0.0:8888"), "{problem}");
+    assert!(problem.contains("upstream.api.url: it points to the listener at 0.0.0.0:8888"), "{problem}");
 }
 
 #[test]
@@ -492,7 +492,7 @@ fn tls_files_are_judged_at_once() {
     assert!(problem("tls.certificate = 'DIR/no.pem'\ntls.key = 'DIR/k.pem'").contains("tls.certificate = "));
     assert!(problem(&format!("{good}\ntls.client_ca = 'DIR/k.pem'")).contains("tls.client_ca = "));
     assert!(problem(&format!("{good}\ntls.alpn = ['h3']")).contains("tls.alpn[0] = \"h3\": the protocols are"));
-    assert!(problem(&format!("{good}\ntls.alpn = []")).contains("tls.alpn: name one at least"));
+    assert!(problem(&format!("{good}\ntls.alpn = []")).contains("tls.alpn: name at least one"));
 }
 
 #[test]
@@ -514,7 +514,7 @@ fn a_replaced_credential_needs_a_readable_token() {
     assert!(problem("credential.mode = 'drop'").contains("the modes are"));
     let bad = file("bad", "s3cret");
     let message = problem(&format!("credential = {{ mode = 'replace', token_file = '{bad}' }}"));
-    assert!(message.contains("does not hold a token") && !message.contains("s3cret"), "{message}");
+    assert!(message.contains("must hold one token") && !message.contains("s3cret"), "{message}");
     let message = problem("credential = { mode = 'replace', token_file = 'tc-apiv1_s3cret' }");
     assert!(message.contains("the value is not shown") && !message.contains("s3cret"), "{message}");
 }
@@ -560,7 +560,7 @@ fn an_upstream_can_have_another_name_and_ask_for_a_certificate() {
     problem(&format!("tls.key = '{key}'"), "key", "together with `certificate`");
     problem(&format!("tls.certificate = '/nope'\ntls.key = '{key}'"), "certificate", "reading /nope");
     problem(&format!("tls.certificate = '{certificate}'\ntls.key = '{other}'"), "key", "does not match");
-    problem("tls.server_name = 'a b'", "server_name", "that a certificate can have");
+    problem("tls.server_name = 'a b'", "server_name", "write a host name or an IP address");
     let plain = given("[upstream.api]\ntls.server_name = 'h'").problem();
     assert!(plain.contains("upstream.api.tls.server_name = \"h\": the url is not https"), "{plain}");
 }
@@ -579,7 +579,7 @@ fn durations_have_the_grammar_of_flags() {
 #[test]
 fn limits_that_cannot_be_enforced_are_refused() {
     let problem = given("[limits]\nmax_headers = 129").problem();
-    assert!(problem.ends_with("write a whole number from 1 to 128; a head has room for no more"), "{problem}");
+    assert!(problem.ends_with("write a whole number from 1 to 128; a head cannot hold more"), "{problem}");
     let config = given("[limits]\nmax_headers = 128\nmax_connections_per_client = 9").accepted();
     assert_eq!(config.limits.max_connections_per_client.map(std::num::NonZeroUsize::get), Some(9));
     for number in ["0", "100001"] {
@@ -664,7 +664,7 @@ fn routes_that_cannot_be_meant_are_refused() {
     assert!(problem(&format!("{path}\nauth = 'none'")).contains("route[0].methods: every route needs"));
     assert!(problem(&format!("{get}\nauth = 'none'")).contains("route[0].path: every route needs"));
     assert!(problem(&format!("methods = ['get']\n{path}\nauth = 'none'")).contains("(in capitals)"));
-    assert!(problem(&format!("methods = []\n{path}\nauth = 'none'")).contains("name one at least"));
+    assert!(problem(&format!("methods = []\n{path}\nauth = 'none'")).contains("name at least one"));
     assert!(problem(&format!("methods = ['GET', 'GET']\n{path}\nauth = 'none'")).contains("each only once"));
     assert!(
         problem(&format!("{get}\npath = 'x'\nauth = 'none'"))

@@ -27,9 +27,9 @@ const MAX_COPIED: usize = 8192;
 /// Why a reply did not reach the client whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unsent {
-    #[error("the client closed the connection within the reply")]
+    #[error("the client closed the connection during the reply")]
     Closed,
-    #[error("the client does not take it fast enough, or may no longer have it: {0}")]
+    #[error("the client reads too slowly, or is no longer permitted to: {0}")]
     Interrupted(#[from] Interrupt),
     #[error("the upstream's reply broke off")]
     Broken,

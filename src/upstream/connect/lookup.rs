@@ -57,7 +57,7 @@ impl Lookup {
             }
             Some(Ok(addresses)) => Ok(addresses),
             Some(Err(error)) => Err(io::Error::new(error.kind(), error)),
-            None => Err(io::Error::other("the lookup ended by a panic")),
+            None => Err(io::Error::other("the lookup panicked")),
         }
     }
 

@@ -86,7 +86,7 @@ impl Race {
     }
 
     fn note(&mut self, error: ConnectError) {
-        tracing::debug!(error = %error.source, address = ?error.address, step = %error.step, "an address does not work");
+        tracing::debug!(error = %error.source, address = ?error.address, step = %error.step, "connecting to an address failed");
         if self.failure.as_ref().is_none_or(|before| before.step < error.step) {
             self.failure = Some(error);
         }

@@ -125,5 +125,5 @@ async fn a_replica_that_only_sentinels_see_can_be_promoted_too() {
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(ended.status.code() == Some(3) && said.contains("1 of 2 replicas"), "{said}");
     let status = stdout(&tollgate(&set.url(), 1, &["status"]).await);
-    assert!(status.contains("1 of 2 follow, quorum_replicas 1"), "{status}");
+    assert!(status.contains("1 of 2 connected, quorum_replicas 1"), "{status}");
 }
