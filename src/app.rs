@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 
 use crate::admin;
 use crate::config::Config;
-use crate::connection::Places;
+use crate::connection::ConnectionLimits;
 use crate::fleet::{self, Identity, Reporter, SnapshotFileInUse};
 use crate::health::Health;
 use crate::listener::{self, BindError, Tls};
@@ -107,7 +107,7 @@ impl Sidecar {
         let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
         let upstreams = vec![Arc::clone(&api), Arc::clone(&heartbeat)];
         let health = Arc::new(Health::new(Arc::clone(&replica), config.freshness.max_staleness, upstreams.clone()));
-        let places = Arc::new(Places::new(&config.limits, Arc::clone(&health.refused)));
+        let connection_limits = Arc::new(ConnectionLimits::new(&config.limits, Arc::clone(&health.refused)));
         let drain = config.timeouts.drain;
         let settings = proxy::Settings {
             limits: config.limits,
@@ -151,7 +151,7 @@ impl Sidecar {
                 gate: Arc::clone(&gate),
                 health: Arc::clone(&health),
                 sockets,
-                places: Arc::clone(&places),
+                connection_limits: Arc::clone(&connection_limits),
                 stopped: stopped.clone(),
                 drain,
                 supervisor: sidecar.supervisor.clone(),
@@ -306,7 +306,7 @@ struct WorkerThread {
     gate: Arc<Gate>,
     health: Arc<Health>,
     sockets: Vec<(std::net::TcpListener, Option<Arc<Tls>>)>,
-    places: Arc<Places>,
+    connection_limits: Arc<ConnectionLimits>,
     stopped: watch::Receiver<bool>,
     drain: Duration,
     supervisor: Supervisor,
@@ -343,11 +343,12 @@ impl WorkerThread {
         for (socket, tls) in self.sockets {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
-                    let (places, stopped) = (Arc::clone(&self.places), self.stopped.clone());
+                    let (connection_limits, stopped) = (Arc::clone(&self.connection_limits), self.stopped.clone());
                     let (proxy, socket) = (Rc::clone(&proxy), Rc::new(socket));
                     let accept = move || {
-                        let (proxy, socket, places) = (Rc::clone(&proxy), Rc::clone(&socket), Arc::clone(&places));
-                        listener::accept(proxy, socket, tls.clone(), places, stopped.clone())
+                        let (proxy, socket, connection_limits) =
+                            (Rc::clone(&proxy), Rc::clone(&socket), Arc::clone(&connection_limits));
+                        listener::accept(proxy, socket, tls.clone(), connection_limits, stopped.clone())
                     };
                     accepting.push(tokio::task::spawn_local(supervisor().supervise("accept loop", accept)));
                 }

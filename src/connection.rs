@@ -1,11 +1,11 @@
 //! One client connection, from accepting it to closing it.
 //!
-//! While it is idle it holds no buffer and no request state, only the socket and a small task: fleets keep tens of
+//! While it is idle it holds no buffer and no request state, only the socket and a small task: fleets have tens of
 //! thousands of connections open and use each once a minute. What a request needs is made when its first byte arrives.
 
 mod http1;
 mod http2;
-mod places;
+mod limits;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -21,19 +21,19 @@ use crate::worker::OpenConnection;
 use crate::worker::alarm::{Alarm, Interrupt};
 use crate::worker::panic::Guard;
 
-pub use places::{Place, Places};
+pub use limits::{ConnectionLimits, ConnectionSlot};
 
 /// How long a client may take to take note of the end of an idle connection.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
-/// Serves a connection until it closes. `_place` is its place under the limits of connections and among those that a
+/// Serves a connection until it closes. `_slot` is its slot under the limits of connections and among those that a
 /// drain waits for.
 pub async fn serve(
     proxy: Rc<Proxy>,
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
-    _place: (Place, OpenConnection),
+    _slot: (ConnectionSlot, OpenConnection),
 ) {
     let _guard = Guard::new(&proxy.worker.panics);
     let address = peer.ip().to_canonical();

@@ -1,4 +1,4 @@
-//! Descriptors that the runtime waits for: whatever the kernel tells by one becoming readable.
+//! Descriptors that the runtime waits for: whatever the kernel reports by making one readable.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::connection::{self, Places};
+use crate::connection::{self, ConnectionLimits};
 use crate::lock::RwLock;
 use crate::proxy::Proxy;
 use crate::tls::{self, TlsConfig, TlsError};
@@ -119,21 +119,21 @@ impl Tls {
     }
 }
 
-/// Accepts connections and serves them until `stop`. Accepting pauses while no place is left.
+/// Accepts connections and serves them until `stop`. Accepting pauses while no slot is left.
 pub async fn accept(
     proxy: Rc<Proxy>,
     listener: Rc<tokio::net::TcpListener>,
     tls: Option<Arc<Tls>>,
-    places: Arc<Places>,
+    limits: Arc<ConnectionLimits>,
     mut stop: watch::Receiver<bool>,
 ) {
     let serve = |(stream, peer): Accepted, slot| {
-        let Some(place) = places.admit(slot, peer.ip()) else { return };
+        let Some(slot) = limits.admit(slot, peer.ip()) else { return };
         let acceptor = tls.as_deref().map(Tls::acceptor);
         let open = proxy.worker.connection();
-        tokio::task::spawn_local(connection::serve(Rc::clone(&proxy), stream, peer, acceptor, (place, open)));
+        tokio::task::spawn_local(connection::serve(Rc::clone(&proxy), stream, peer, acceptor, (slot, open)));
     };
-    // A place is taken when a client is there, and not before: with many listeners and workers that wait, none would be
+    // A slot is taken when a client is there, and not before: with many listeners and workers that wait, none would be
     // left for those that come. So while there is none, one client waits here, and the others before the socket.
     let mut waiting = None;
     loop {
@@ -141,7 +141,7 @@ pub async fn accept(
             if waiting.is_none() {
                 waiting = Some(listener.accept().await?);
             }
-            Ok(places.slot().await)
+            Ok(limits.slot().await)
         };
         let slot = tokio::select! {
             slot = next => slot,
@@ -153,11 +153,11 @@ pub async fn accept(
                     serve(accepted, slot);
                 }
             }
-            Err(error) => failed(&places, &error).await,
+            Err(error) => failed(&limits, &error).await,
         }
     }
     // Who waits here believes to be connected, and may have sent a request: closing the socket would reset them all.
-    while let Some(slot) = places.slot_now()
+    while let Some(slot) = limits.slot_now()
         && let Some(accepted) = waiting.take().or_else(|| accept_now(&listener).ok())
     {
         serve(accepted, slot);
@@ -167,10 +167,10 @@ pub async fn accept(
 /// A connection, and who is at the other end of it.
 type Accepted = (TcpStream, SocketAddr);
 
-async fn failed(places: &Places, error: &io::Error) {
+async fn failed(limits: &ConnectionLimits, error: &io::Error) {
     // Out of descriptors or memory concerns us; a connection that is gone already concerns nobody.
     if error.kind() != io::ErrorKind::ConnectionAborted {
-        places.failed(error);
+        limits.failed(error);
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }

@@ -164,25 +164,25 @@ const UPSTREAM_METRICS: &[UpstreamMetric] = &[
         name: "tollgate_upstream_waiting",
         kind: MetricKind::Gauge,
         help: "Requests that wait until fewer are in flight.",
-        read: |upstream| vec![(None, upstream.places.depth() as f64)],
+        read: |upstream| vec![(None, upstream.in_flight.depth() as f64)],
     },
     UpstreamMetric {
         name: "tollgate_upstream_waits_total",
         kind: MetricKind::Counter,
         help: "Requests that had to wait until fewer were in flight.",
-        read: |upstream| vec![(None, upstream.places.waits() as f64)],
+        read: |upstream| vec![(None, upstream.in_flight.waits() as f64)],
     },
     UpstreamMetric {
         name: "tollgate_upstream_wait_seconds_total",
         kind: MetricKind::Counter,
         help: "How long requests waited until fewer were in flight, in total.",
-        read: |upstream| vec![(None, upstream.places.waited().as_secs_f64())],
+        read: |upstream| vec![(None, upstream.in_flight.waited().as_secs_f64())],
     },
     UpstreamMetric {
         name: "tollgate_upstream_refused_total",
         kind: MetricKind::Counter,
         help: "Requests that waited and were not sent.",
-        read: |upstream| vec![(None, upstream.places.refused() as f64)],
+        read: |upstream| vec![(None, upstream.in_flight.refused() as f64)],
     },
 ];
 

@@ -103,7 +103,7 @@ impl Proxy {
 /// Serves one request, whichever protocol it came by: decides, then forwards it or refuses.
 ///
 /// The request is lent, not given: it is moved out only where a connection takes it. (Every async function that is given
-/// one keeps room for it twice.)
+/// one reserves room for it twice.)
 ///
 /// # Errors
 /// The [`Refusal`] to answer with.

@@ -1,9 +1,9 @@
-//! One of the Controller's servers: how it is reached, what it is shown as a credential, how much may be under way to it.
+//! One of the Controller's servers: how it is reached, what it is shown as a credential, how many requests may be in flight to it.
 
 mod connect;
+mod in_flight;
 mod io;
 mod outage;
-mod places;
 mod pool;
 mod room;
 mod settings;
@@ -24,8 +24,8 @@ use crate::token::RawToken;
 use crate::token::raw::InvalidToken;
 
 pub use connect::{ConnectError, Connector};
+pub use in_flight::{InFlight, InFlightSlot, Priority};
 pub use outage::{Outages, Step};
-pub use places::{Place, Places, Priority};
 pub use pool::{Lease, Pool};
 use room::Room;
 pub use settings::{CredentialMode, UpstreamConfig, UpstreamName, Upstreams};
@@ -41,8 +41,8 @@ pub struct Upstream {
     pub host: HeaderValue,
     /// What makes connections to it.
     pub connector: Connector,
-    /// How much may be under way to it.
-    pub places: Arc<Places>,
+    /// How many requests may be in flight to it.
+    pub in_flight: Arc<InFlight>,
     /// How many connections there may be to it.
     connections: Arc<Semaphore>,
     /// Whether some worker waits for another's unused connection to close.
@@ -121,7 +121,7 @@ impl Upstream {
             name,
             host: HeaderValue::from_str(&config.authority).map_err(|_| UpstreamError::Authority)?,
             connector: Connector::new(&config)?,
-            places: Places::new(config.max_in_flight.get()),
+            in_flight: InFlight::new(config.max_in_flight.get()),
             connections: Arc::new(Semaphore::new(config.max_in_flight.get())),
             room: Room::default(),
             generation: AtomicU64::new(0),

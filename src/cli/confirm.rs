@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal as _, Write};
 
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
-pub enum NotConfirmed {
+pub enum ConfirmError {
     /// There is nobody to ask.
     #[error("{0} Nothing was changed: no confirmation possible without a terminal; pass --yes")]
     NoTerminal(String),
@@ -19,10 +19,10 @@ pub enum NotConfirmed {
 /// Asks on standard error and reads the answer from standard input; both must be a terminal.
 ///
 /// # Errors
-/// [`NotConfirmed`] for any answer but `y` or `yes`.
-pub fn confirm(question: &str) -> Result<(), NotConfirmed> {
+/// [`ConfirmError`] for any answer but `y` or `yes`.
+pub fn confirm(question: &str) -> Result<(), ConfirmError> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(NotConfirmed::NoTerminal(question.to_owned()));
+        return Err(ConfirmError::NoTerminal(question.to_owned()));
     }
     ask(question, &mut io::stdin().lock(), &mut io::stderr().lock())
 }
@@ -30,7 +30,7 @@ pub fn confirm(question: &str) -> Result<(), NotConfirmed> {
 /// Longest answer read, in bytes.
 const MAX_ANSWER: u64 = 64;
 
-fn ask(question: &str, answers: &mut impl BufRead, questions: &mut impl Write) -> Result<(), NotConfirmed> {
+fn ask(question: &str, answers: &mut impl BufRead, questions: &mut impl Write) -> Result<(), ConfirmError> {
     write!(questions, "{question} [y/N] ")?;
     questions.flush()?;
     let mut answer = Vec::new();
@@ -40,7 +40,7 @@ fn ask(question: &str, answers: &mut impl BufRead, questions: &mut impl Write) -
     }
     match answer.trim_ascii().to_ascii_lowercase().as_slice() {
         b"y" | b"yes" => Ok(()),
-        _ => Err(NotConfirmed::Declined),
+        _ => Err(ConfirmError::Declined),
     }
 }
 

@@ -75,10 +75,10 @@ struct StreamState {
     replying: Cell<bool>,
 }
 
-/// One stream's place among them.
-struct Place(Rc<Streams>);
+/// One stream's slot among them.
+struct StreamSlot(Rc<Streams>);
 
-impl Place {
+impl StreamSlot {
     fn take(streams: &Rc<Streams>) -> Self {
         streams.count.set(streams.count.get() + 1);
         streams.watch_idleness();
@@ -86,7 +86,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.0.count.set(self.0.count.get() - 1);
         self.0.watch_idleness();
@@ -301,7 +301,7 @@ struct Tasks(Rc<Streams>);
 impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, future: F) {
         let Some(stream) = self.0.begun.take() else { return };
-        let place = Place::take(&self.0);
+        let slot = StreamSlot::take(&self.0);
         let guard = Guard::new(&self.0.proxy.worker.panics);
         tokio::task::spawn_local(async move {
             let _guard = guard;
@@ -318,8 +318,8 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
             if let Some(interrupt) = cut.await {
                 tracing::debug!(request_id = stream.exchange.id().as_str(), %interrupt, "stream cut");
             }
-            place.0.ended(&stream.exchange);
-            drop(place);
+            slot.0.ended(&stream.exchange);
+            drop(slot);
         });
     }
 }

@@ -71,7 +71,7 @@ pub struct Pool {
     heads: Spares<Vec<u8>>,
 }
 
-/// Room for a usual head; one that outgrew this many bytes many times over is not kept.
+/// Room for a usual head; one that outgrew this many bytes many times over is freed.
 const HEAD_BYTES: usize = 1024;
 
 impl Pool {

@@ -13,10 +13,10 @@ use super::fields::strip_reply;
 use super::refusal::Refusal;
 use super::{Permit, sanitize};
 use crate::chain::chain;
-use crate::upstream::{Lease, Place, Pool, Priority, Step};
+use crate::upstream::{InFlightSlot, Lease, Pool, Priority, Step};
 use crate::worker::alarm::{Admitted, Interrupt};
 
-/// Longest wait for a place among the requests under way. An agent gives a heartbeat up after 5 s.
+/// Longest wait for an in-flight slot. An agent gives a heartbeat up after 5 s.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// Sends a permitted request on and returns the reply's head, with its body still to come.
@@ -34,10 +34,10 @@ pub(super) async fn forward(
     if !request.body().is_whole() {
         attempt.watched(request.body_mut().gather()).await??;
     }
-    let place = attempt.place(priority(permit, request.method())).await?;
+    let in_flight = attempt.in_flight_slot(priority(permit, request.method())).await?;
     sanitize::request(request, permit, &pool.upstream, exchange);
     let (reply, lease, progress) = attempt.send(request).await?;
-    attempt.deliver(reply, lease, progress, place, admitted)
+    attempt.deliver(reply, lease, progress, in_flight, admitted)
 }
 
 /// Configuration fetches go first: an agent that gets none exits.
@@ -64,13 +64,13 @@ impl Attempt<'_> {
         self.exchange.alarm.race(future).await.map_err(|interrupt| self.interrupted(interrupt, Refusal::Timeout))
     }
 
-    async fn place(&self, priority: Priority) -> Result<Place, Refusal> {
-        match self.pool.upstream.places.take(priority) {
-            Ok(place) => Ok(place),
+    async fn in_flight_slot(&self, priority: Priority) -> Result<InFlightSlot, Refusal> {
+        match self.pool.upstream.in_flight.take(priority) {
+            Ok(in_flight) => Ok(in_flight),
             Err(waiting) => {
                 self.exchange.alarm.set(MAX_WAIT);
-                let place = self.exchange.alarm.race(waiting.place()).await;
-                place.map_err(|interrupt| self.interrupted(interrupt, Refusal::Overloaded))
+                let in_flight = self.exchange.alarm.race(waiting.slot()).await;
+                in_flight.map_err(|interrupt| self.interrupted(interrupt, Refusal::Overloaded))
             }
         }
     }
@@ -164,7 +164,7 @@ impl Attempt<'_> {
         reply: Response<Incoming>,
         lease: Lease<Upload>,
         progress: Option<Rc<Progress>>,
-        place: Place,
+        in_flight: InFlightSlot,
         admitted: Option<Admitted>,
     ) -> Result<Response<Relayed>, Refusal> {
         let (mut parts, body) = reply.into_parts();
@@ -188,7 +188,7 @@ impl Attempt<'_> {
             lease: Some(lease),
             // hyper would send the next request in HTTP/1.0, and a body of unknown length not at all.
             reusable: parts.version != Version::HTTP_10,
-            place: Some(place),
+            in_flight: Some(in_flight),
             progress,
             status: parts.status,
             complete: false,
@@ -227,14 +227,14 @@ fn copy(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
     Some(Box::new(copy))
 }
 
-/// What a reply holds while it passes: the connection it comes by, and the request's place.
+/// What a reply holds while it passes: the connection it comes by, and the request's slot.
 #[derive(Debug)]
 pub(super) struct Passage {
     pub(super) exchange: Rc<Exchange>,
     pool: Rc<Pool<Upload>>,
     lease: Option<Lease<Upload>>,
     reusable: bool,
-    place: Option<Place>,
+    in_flight: Option<InFlightSlot>,
     progress: Option<Rc<Progress>>,
     status: StatusCode,
     complete: bool,
@@ -246,7 +246,7 @@ impl Passage {
     pub(super) fn complete(&mut self) {
         self.complete = true;
         self.exchange.settle();
-        self.place = None;
+        self.in_flight = None;
         let lease = self.lease.take();
         if let Some(lease) = lease.filter(|_| self.reusable && !self.leaves_upload()) {
             lease.give_back(self.exchange.proxy.worker.alarms.now());

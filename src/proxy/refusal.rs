@@ -79,7 +79,7 @@ pub enum Refusal {
     /// The upstream did not answer in time.
     #[error("Upstream timeout")]
     UpstreamTimeout,
-    /// As many requests are under way to the upstream as may be, and none ended in time.
+    /// As many requests are in flight to the upstream as may be, and none ended in time.
     #[error("Upstream overloaded")]
     Overloaded,
     /// The upstream failed, and for this client no reply is better.

@@ -105,8 +105,8 @@ impl Connector {
         Ok(changed)
     }
 
-    /// A new connection, and the address that it leads to. Takes no longer than `timeouts.connect`; can be dropped
-    /// half-way. Needs a tokio runtime with time and input/output.
+    /// A new connection, and the address that it leads to. Takes no longer than `timeouts.connect`; cancel-safe.
+    /// Needs a tokio runtime with time and input/output.
     ///
     /// # Errors
     /// [`ConnectError`]

@@ -59,7 +59,7 @@ pub struct UpstreamConfig {
     pub pool_idle_timeout: Duration,
     /// Unused connections in the pool of each worker.
     pub pool_max_idle: usize,
-    /// Requests under way, and connections, over all workers.
+    /// In-flight requests, and connections, over all workers.
     pub max_in_flight: NonZeroUsize,
 }
 

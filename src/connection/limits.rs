@@ -12,9 +12,9 @@ use crate::lock::Mutex;
 use crate::proxy::Limits;
 use crate::sampler::Sampler;
 
-/// The places for client connections, over all listeners and workers.
+/// The limits of client connections, over all listeners and workers.
 #[derive(Debug)]
-pub struct Places {
+pub struct ConnectionLimits {
     slots: Arc<Semaphore>,
     clients: Option<Arc<Clients>>,
     /// Connections that were closed because their address had too many.
@@ -24,11 +24,11 @@ pub struct Places {
     failures: Sampler,
 }
 
-/// One connection's place. Freed when dropped.
+/// One connection's share of the limits. Freed when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionSlot {
     _slot: OwnedSemaphorePermit,
-    _client: Option<ClientPlace>,
+    _client: Option<ClientSlot>,
 }
 
 /// Connections by address.
@@ -39,12 +39,12 @@ struct Clients {
 }
 
 #[derive(Debug)]
-struct ClientPlace {
+struct ClientSlot {
     clients: Arc<Clients>,
     key: u128,
 }
 
-impl Places {
+impl ConnectionLimits {
     /// All free. Counts refused connections here.
     #[must_use]
     pub fn new(limits: &Limits, refused: Arc<AtomicU64>) -> Self {
@@ -72,11 +72,11 @@ impl Places {
         Arc::clone(&self.slots).try_acquire_owned().ok()
     }
 
-    /// The place of a connection from this address; `None`: there are too many from it.
-    pub(crate) fn admit(&self, slot: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
-        let Some(clients) = &self.clients else { return Some(Place { _slot: slot, _client: None }) };
+    /// The slot of a connection from this address; `None`: there are too many from it.
+    pub(crate) fn admit(&self, slot: OwnedSemaphorePermit, address: IpAddr) -> Option<ConnectionSlot> {
+        let Some(clients) = &self.clients else { return Some(ConnectionSlot { _slot: slot, _client: None }) };
         if let Some(client) = Clients::admit(clients, address) {
-            return Some(Place { _slot: slot, _client: Some(client) });
+            return Some(ConnectionSlot { _slot: slot, _client: Some(client) });
         }
         self.refused.fetch_add(1, Ordering::Relaxed);
         if let Some(left_out) = self.refusals.admit() {
@@ -95,7 +95,7 @@ impl Places {
 }
 
 impl Clients {
-    fn admit(this: &Arc<Self>, address: IpAddr) -> Option<ClientPlace> {
+    fn admit(this: &Arc<Self>, address: IpAddr) -> Option<ClientSlot> {
         let key = key(address);
         let mut counts = this.counts.lock();
         let count = counts.entry(key).or_default();
@@ -103,11 +103,11 @@ impl Clients {
             return None;
         }
         *count += 1;
-        Some(ClientPlace { clients: Arc::clone(this), key })
+        Some(ClientSlot { clients: Arc::clone(this), key })
     }
 }
 
-impl Drop for ClientPlace {
+impl Drop for ClientSlot {
     fn drop(&mut self) {
         let mut counts = self.clients.counts.lock();
         let Some(count) = counts.get_mut(&self.key) else { return };
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_free_again_leaves_nothing_behind() {
+    fn a_slot_that_is_free_again_leaves_nothing_behind() {
         let most = NonZeroUsize::new(2).expect("not 0");
         let clients = Arc::new(Clients { most, counts: Mutex::default() });
         let address = "192.0.2.1".parse().expect("an address");

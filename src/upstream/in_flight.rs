@@ -1,6 +1,6 @@
-//! How many requests may be under way to an upstream, over all workers; who waits for a place, and in which order.
+//! How many requests may be in flight to an upstream, over all workers; who waits for a slot, and in which order.
 //!
-//! Taking and giving back a free place is one atomic operation each; only who has to wait takes a lock.
+//! Taking and giving back a free slot is one atomic operation each; only who has to wait takes a lock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::lock::Mutex;
 
 use tokio::sync::oneshot;
 
-/// Who goes first when a place becomes free.
+/// Who goes first when a slot becomes free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// Configuration fetches: an agent that gets none exits.
@@ -20,9 +20,9 @@ pub enum Priority {
     Normal,
 }
 
-/// The places of one upstream.
+/// The slots of one upstream.
 #[derive(Debug)]
-pub struct Places {
+pub struct InFlight {
     free: AtomicUsize,
     /// Those in `queue`; read without the lock.
     waiting: AtomicUsize,
@@ -30,35 +30,35 @@ pub struct Places {
     /// Requests that had to wait so far, and for how long, in microseconds.
     waits: AtomicU64,
     waited: AtomicU64,
-    /// Those that gave up without a place.
+    /// Those that gave up without a slot.
     refused: AtomicU64,
 }
 
 /// Those that wait, the first of the first priority first.
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: BTreeMap<Ticket, oneshot::Sender<Place>>,
+    waiting: BTreeMap<Ticket, oneshot::Sender<InFlightSlot>>,
     /// Tickets drawn so far.
     drawn: u64,
 }
 
-/// A place in the queue.
+/// A turn in the queue.
 type Ticket = (Priority, u64);
 
-/// A place that was taken. It is free again once this is dropped.
+/// A slot that was taken. It is free again once this is dropped.
 #[derive(Debug)]
-pub struct Place(Option<Arc<Places>>);
+pub struct InFlightSlot(Option<Arc<InFlight>>);
 
 /// One that is asked for.
 #[derive(Debug)]
 pub struct Waiting {
-    places: Arc<Places>,
-    place: oneshot::Receiver<Place>,
+    slots: Arc<InFlight>,
+    slot: oneshot::Receiver<InFlightSlot>,
     ticket: Ticket,
     since: Instant,
 }
 
-impl Places {
+impl InFlight {
     /// So many, all free.
     #[must_use]
     pub fn new(count: usize) -> Arc<Self> {
@@ -72,15 +72,15 @@ impl Places {
         })
     }
 
-    /// A place, or the wait for one.
+    /// A slot, or the wait for one.
     ///
     /// # Errors
     /// [`Waiting`], when none is free or others wait already.
-    pub fn take(self: &Arc<Self>, priority: Priority) -> Result<Place, Waiting> {
+    pub fn take(self: &Arc<Self>, priority: Priority) -> Result<InFlightSlot, Waiting> {
         if self.waiting.load(Ordering::SeqCst) == 0 && self.take_free() {
-            return Ok(Place(Some(Arc::clone(self))));
+            return Ok(InFlightSlot(Some(Arc::clone(self))));
         }
-        let (give, place) = oneshot::channel();
+        let (give, slot) = oneshot::channel();
         let mut queue = self.queue.lock();
         queue.drawn += 1;
         let ticket = (priority, queue.drawn);
@@ -90,7 +90,7 @@ impl Places {
         self.hand_out(&mut queue);
         drop(queue);
         self.waits.fetch_add(1, Ordering::Relaxed);
-        Err(Waiting { places: Arc::clone(self), place, ticket, since: Instant::now() })
+        Err(Waiting { slots: Arc::clone(self), slot, ticket, since: Instant::now() })
     }
 
     /// Requests that wait now.
@@ -111,7 +111,7 @@ impl Places {
         Duration::from_micros(self.waited.load(Ordering::Relaxed))
     }
 
-    /// Requests that were refused because no place became free in time.
+    /// Requests that were refused because no slot became free in time.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
@@ -122,7 +122,7 @@ impl Places {
         taken.is_ok()
     }
 
-    /// Gives free places to those that wait, the first of the first queue first.
+    /// Gives free slots to those that wait, the first of the first queue first.
     fn hand_out(self: &Arc<Self>, queue: &mut Queue) {
         while self.waiting.load(Ordering::SeqCst) > 0 && self.take_free() {
             let Some((_, next)) = queue.waiting.pop_first() else {
@@ -130,56 +130,56 @@ impl Places {
                 return;
             };
             self.waiting.fetch_sub(1, Ordering::SeqCst);
-            if let Err(mut place) = next.send(Place(Some(Arc::clone(self)))) {
+            if let Err(mut slot) = next.send(InFlightSlot(Some(Arc::clone(self)))) {
                 // Nobody waits there any more. The lock is held, so it must not go the usual way.
-                place.0 = None;
+                slot.0 = None;
                 self.free.fetch_add(1, Ordering::SeqCst);
             }
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for InFlightSlot {
     fn drop(&mut self) {
-        let Some(places) = self.0.take() else { return };
-        places.free.fetch_add(1, Ordering::SeqCst);
-        if places.waiting.load(Ordering::SeqCst) > 0 {
-            let mut queue = places.queue.lock();
-            places.hand_out(&mut queue);
+        let Some(slots) = self.0.take() else { return };
+        slots.free.fetch_add(1, Ordering::SeqCst);
+        if slots.waiting.load(Ordering::SeqCst) > 0 {
+            let mut queue = slots.queue.lock();
+            slots.hand_out(&mut queue);
         }
     }
 }
 
 impl Waiting {
-    /// Waits for it. Cancel-safe in the sense that a place that is not taken goes to the next.
-    pub async fn place(mut self) -> Place {
-        match (&mut self.place).await {
-            Ok(place) => {
+    /// Waits for it. Cancel-safe in the sense that a slot that is not taken goes to the next.
+    pub async fn slot(mut self) -> InFlightSlot {
+        match (&mut self.slot).await {
+            Ok(slot) => {
                 self.account();
-                place
+                slot
             }
             // The sender is dropped only after it was used.
-            Err(_) => Place(None),
+            Err(_) => InFlightSlot(None),
         }
     }
 
     fn account(&self) {
         let waited = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.places.waited.fetch_add(waited, Ordering::Relaxed);
+        self.slots.waited.fetch_add(waited, Ordering::Relaxed);
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.place.close();
-        if self.place.is_terminated() {
+        self.slot.close();
+        if self.slot.is_terminated() {
             return;
         }
-        // It gave up. What it was given meanwhile goes on when `place` is dropped.
+        // It gave up. What it was given meanwhile goes on when `slot` is dropped.
         self.account();
-        self.places.refused.fetch_add(1, Ordering::Relaxed);
-        if self.places.queue.lock().waiting.remove(&self.ticket).is_some() {
-            self.places.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.slots.refused.fetch_add(1, Ordering::Relaxed);
+        if self.slots.queue.lock().waiting.remove(&self.ticket).is_some() {
+            self.slots.waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
