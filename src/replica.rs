@@ -22,12 +22,13 @@ mod tombstone;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Instant;
+use crate::lock::Mutex;
 use crate::store::{LogEntry, Position, Revision, SnapshotItem, Subject};
 use crate::token::{Digest, Permission, PermissionSet, Role, TokenId, UserId};
 use freshness::Freshness;
@@ -384,8 +385,7 @@ impl Replica {
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        // A panic while it was held would be a bug of ours; the checksum tells whether it left the table wrong.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ledger.lock()
     }
 }
 

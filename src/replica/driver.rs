@@ -6,7 +6,7 @@ mod recall;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use self::fetch::Fetch;
@@ -15,7 +15,9 @@ use super::Replica;
 use super::presence::Presence;
 use super::sync::{Event, Finding, Read, Remedy, Synchroniser, Table};
 use crate::backoff::{Backoff, jitter};
+use crate::chain::chain;
 use crate::clock::{Instant, Timer};
+use crate::lock::Mutex;
 use crate::store::{
     Bookmark, LogEntry, Notice, Position, RECALLS_TAKEN, Revision, SnapshotItem, Store, StoreError, Subject,
 };
@@ -340,7 +342,7 @@ impl<'a> Driver<'a> {
     }
 
     fn bookmark(&self) -> MutexGuard<'_, Option<Bookmark>> {
-        lock(&self.bookmark)
+        self.bookmark.lock()
     }
 
     fn report(&self, finding: Finding) {
@@ -449,7 +451,7 @@ async fn read_snapshot(
     store: &dyn Store,
     bookmark: Arc<Mutex<Option<Bookmark>>>,
 ) -> Result<Answer, ReadError> {
-    let mut mark = lock(&bookmark).take();
+    let mut mark = bookmark.lock().take();
     let (items, narrowed) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut sink = |item| {
         items.fetch_add(1, Ordering::Relaxed);
@@ -471,7 +473,7 @@ async fn read_snapshot(
     };
     // Whether it came to its end or not: what it narrowed is narrowed.
     replica.announce(narrowed.into_inner());
-    *lock(&bookmark) = mark.filter(|_| outcome.is_err());
+    *bookmark.lock() = mark.filter(|_| outcome.is_err());
     let position = outcome?;
     check(store, &position)?;
     Ok(Event::Snapshot { position, checksum: replica.checksum() }.into())
@@ -525,16 +527,6 @@ impl Table for Writer<'_> {
         self.confirmed = self.confirmed.max(Some(as_of));
         self.replica.confirm(as_of);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

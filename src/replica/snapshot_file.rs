@@ -35,7 +35,7 @@ use std::io::{self, BufReader, BufWriter, Read as _};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -44,6 +44,7 @@ use super::sync::Synchroniser;
 use super::tombstone::RETENTION_SECONDS;
 use super::{Extent, Replica, table};
 use crate::clock::Instant;
+use crate::lock::Mutex;
 use crate::store::{Position, Revision};
 use format::{Encoder, FormatError, Hash, Item, Proof, Standing, Tombstone};
 use moment::Moment;
@@ -166,7 +167,7 @@ impl SnapshotFile {
     }
 
     fn writing(&self) -> MutexGuard<'_, Writing> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writing.lock()
     }
 
     fn load_now(&self, here: Option<Moment>) -> Synchroniser {

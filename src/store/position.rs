@@ -10,6 +10,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha1::Digest as _;
 
+use crate::random::{self, NoEntropy};
+
 /// Counts committed batches: +1 with each. Revisions of different [`Epoch`]s cannot be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Revision(pub u64);
@@ -101,10 +103,10 @@ impl CommitId {
     ///
     /// # Errors
     /// When the operating system has no randomness.
-    pub fn random() -> Result<Self, getrandom::Error> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random)?;
-        Ok(Self(u128::from_be_bytes(random)))
+    pub fn random() -> Result<Self, NoEntropy> {
+        let mut bytes = [0; 16];
+        random::fill(&mut bytes)?;
+        Ok(Self(u128::from_be_bytes(bytes)))
     }
 }
 

@@ -63,6 +63,7 @@ use super::{
     StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
 };
 use crate::lock::Mutex;
+use crate::random;
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
 const CREATE: &str = include_str!("redis/create.lua");
@@ -175,7 +176,7 @@ impl Access {
     /// Makes a registry where there is none.
     async fn create(&self) -> Result<(), Fault> {
         let mut epoch = [0; 8];
-        getrandom::fill(&mut epoch).map_err(Fault::Entropy)?;
+        random::fill(&mut epoch).map_err(Fault::Entropy)?;
         let keys = self.layout.of_commit();
         let mut commands = Pipeline::new();
         commands.cmd("EVAL").arg(CREATE).arg(keys.len()).arg(keys);

@@ -21,7 +21,7 @@ mod tests;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,7 +31,7 @@ use tokio::task::spawn_blocking;
 
 use self::age::Moment;
 use self::commit::Stop;
-use self::database::{Closed, Database, lock};
+use self::database::{Closed, Database};
 use self::fault::Fault;
 use self::watch::Watching;
 use super::notify::Notices;
@@ -41,6 +41,7 @@ use super::{
     Subject, TokenFilter, Versioned, Watch,
 };
 use crate::clock::Instant;
+use crate::lock::{Mutex, RwLock};
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
 /// Chunks of a snapshot that wait for the receiver.
@@ -145,7 +146,7 @@ impl Shared {
     /// Works with the file that the path names, which is opened first if it is not open.
     fn with<T, E: From<Fault>>(&self, work: impl FnOnce(&Database) -> Result<T, E>) -> Result<T, E> {
         {
-            let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+            let file = self.file.read();
             if let Some(database) = &file.open
                 && database.check().is_ok()
             {
@@ -153,13 +154,13 @@ impl Shared {
             }
         }
         self.open(false)?;
-        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        let file = self.file.read();
         work(file.open.as_ref().ok_or(Fault::Replaced)?)
     }
 
     /// Opens what the path names now, unless it is open.
     fn open(&self, create: bool) -> Result<(), Fault> {
-        let mut file = self.file.write().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.write();
         if let Some(database) = file.open.take() {
             if database.check().is_ok() {
                 file.open = Some(database); // somebody else was faster
@@ -173,7 +174,7 @@ impl Shared {
         }
         let (database, position) = Database::open(&self.path, create)?;
         file.open = Some(database);
-        let before = lock(&self.announced).replace((position.epoch, position.revision));
+        let before = self.announced.lock().replace((position.epoch, position.revision));
         if before.is_some() {
             tracing::info!(
                 store = self.name,
@@ -189,7 +190,7 @@ impl Shared {
         let mut writer = database.writer()?;
         let (epoch, entry) = commit::commit(&mut writer, batch, &self.retention, Moment::now())?;
         let (committed, revision) = (entry.committed(epoch), entry.revision);
-        let mut announced = lock(&self.announced);
+        let mut announced = self.announced.lock();
         // With a commit of another process in between, this one is left to be found together with that one.
         if let Some((announced_epoch, announced)) = &mut *announced
             && *announced_epoch == epoch
@@ -206,7 +207,7 @@ impl Shared {
     fn look(&self) -> Result<(), Fault> {
         self.with(|database| {
             // Held while the position is read, or a commit of this process could be told of twice, or not at all.
-            let mut announced = lock(&self.announced);
+            let mut announced = self.announced.lock();
             let position = database.read(read::position)?;
             let found = (position.epoch, position.revision);
             match announced.replace(found) {

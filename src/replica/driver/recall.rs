@@ -10,12 +10,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CHANGES_TIMEOUT, ReadError, Replica, chain, lock, within};
+use super::{CHANGES_TIMEOUT, ReadError, Replica, within};
 use crate::backoff::Backoff;
+use crate::chain::chain;
 use crate::clock::Instant;
+use crate::lock::Mutex;
 use crate::store::{Probe, RECALLS_TAKEN, RecalledPlace, Store};
 use crate::token::Digest;
 
@@ -54,7 +56,7 @@ pub(super) async fn read(
     }
     loop {
         let place = {
-            let mut progress = lock(progress);
+            let mut progress = progress.lock();
             if progress.read == Some(counter) {
                 return Ok(());
             }
@@ -66,7 +68,7 @@ pub(super) async fn read(
         };
         let page = within(CHANGES_TIMEOUT, store.recalled(place.as_ref())).await?;
         replica.recall(&page.digests);
-        let mut progress = lock(progress);
+        let mut progress = progress.lock();
         match (page.next, progress.under_way.as_mut()) {
             (Some(next), Some((_, place))) => *place = Some(next),
             (None, Some((began_at, _))) => {
@@ -104,12 +106,12 @@ impl<'a> Recalls<'a> {
 
     /// The counter may be another one from here on.
     pub(super) fn doubt(&self) {
-        lock(&self.progress).read = None;
+        self.progress.lock().read = None;
     }
 
     /// Whether all were read that there were when the counter stood there.
     pub(super) fn are_read(&self, counter: u64) -> bool {
-        lock(&self.progress).read == Some(counter)
+        self.progress.lock().read == Some(counter)
     }
 
     /// The replica is settled and caught up as of this moment: whatever it suppresses still, the store has lost. What

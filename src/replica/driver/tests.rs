@@ -1,7 +1,6 @@
 //! The driver against real stores, one of them wrapped so that it can be taken away.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -54,23 +53,23 @@ impl Fragile {
     }
 
     fn recalls(&self) -> std::sync::MutexGuard<'_, Recalled> {
-        self.recalls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recalls.lock()
     }
 
     fn set(&self, mode: Mode) {
-        *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+        *self.mode.lock() = mode;
     }
 
     fn replace(&self, store: SqliteStore) {
-        *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(store);
+        *self.inner.lock() = Arc::new(store);
     }
 
     fn inner(&self) -> Arc<SqliteStore> {
-        Arc::clone(&self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.inner.lock())
     }
 
     async fn working(&self) -> Result<Arc<SqliteStore>, StoreError> {
-        let mode = *self.mode.lock().unwrap_or_else(PoisonError::into_inner);
+        let mode = *self.mode.lock();
         match mode {
             Mode::Works => Ok(self.inner()),
             Mode::Hangs => std::future::pending().await,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError};
 
+use crate::random::NoEntropy;
 use crate::store::StoreError;
 use crate::store::url::Server;
 
@@ -87,7 +88,7 @@ pub(super) enum Fault {
     #[error("the batch contradicts itself: {0}")]
     Contradiction(String),
     #[error("no randomness from the operating system")]
-    Entropy(#[source] getrandom::Error),
+    Entropy(#[source] NoEntropy),
 }
 
 impl Fault {
@@ -150,12 +151,6 @@ impl Fault {
     /// There is no connection.
     pub(super) fn unreachable(server: &Server, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unreachable { server: server.to_string(), source: source.into().into() }
-    }
-
-    /// It with its causes, on one line.
-    pub(super) fn chain(&self) -> String {
-        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
-        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
     }
 
     /// Whether another connection is needed, and perhaps another server.

@@ -21,6 +21,7 @@ use super::fault::Fault;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::{Connection, Use};
 use super::read;
+use crate::chain::chain;
 use crate::lock::Mutex;
 use crate::store::{Changes, Head, LogEntry, Position, Revision};
 
@@ -178,7 +179,7 @@ pub(super) async fn in_step(access: &Access, goes_on: Option<bool>) -> Option<Ch
         };
         match timeout(PATIENCE * 2, attempt).await.unwrap_or(Err(Fault::TimedOut(PATIENCE * 2))) {
             Ok((connection, position)) => return Some(Chosen { connection, position, trial }),
-            Err(fault) => reason = fault.chain(),
+            Err(fault) => reason = chain(&fault),
         }
         access.link.pass_over_replica();
     }

@@ -14,6 +14,7 @@ use super::fault::Fault;
 use super::followers;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
+use crate::chain::chain;
 use crate::lock::Mutex;
 use crate::store::{Changes, CommitId, Head, LogEntry, Revision, change};
 
@@ -70,7 +71,7 @@ async fn of_replica(access: &Access, after: Revision) -> Option<Changes> {
         }
     };
     let outcome: Result<Option<Changes>, Fault> = read.await;
-    let reason = outcome.as_ref().err().map(Fault::chain);
+    let reason = outcome.as_ref().err().map(|fault| chain(fault));
     let changes = outcome.ok().flatten();
     match &changes {
         Some(_) => trial.succeed(),

@@ -11,6 +11,7 @@ use super::Access;
 use super::fault::Fault;
 use super::layout::Key;
 use super::link::Use;
+use crate::chain::chain;
 use crate::store::url::Server;
 use crate::store::{CommitId, LogEntry, Replicas, Revision, Unconfirmed};
 
@@ -66,7 +67,7 @@ pub(super) async fn unconfirmed(access: &Access) -> Option<Unconfirmed> {
     let now = confirm(access, &pending).await.unwrap_or_else(|fault| {
         tracing::warn!(
             store = access.name,
-            reason = fault.chain(),
+            reason = chain(&fault),
             "cannot ask whether replicas have what was committed"
         );
         pending.confirmation

@@ -14,6 +14,7 @@ use super::fault::Fault;
 use super::followers::{self, Stand};
 use super::layout::{self, Key, POSITION};
 use super::link::{Connection, Use};
+use crate::hex::Hex;
 use crate::store::{Bookmark, Position, SnapshotItem, Subject};
 use crate::token::{Grant, UserId};
 
@@ -195,6 +196,5 @@ fn grant(key: &str, field: &[u8], value: &[u8]) -> SnapshotItem {
 }
 
 fn damaged(key: &str, field: &[u8]) -> SnapshotItem {
-    let field: String = field.iter().map(|byte| format!("{byte:02x}")).collect();
-    SnapshotItem::Damaged { key: format!("{key} {field}") }
+    SnapshotItem::Damaged { key: format!("{key} {}", Hex(field)) }
 }

@@ -15,6 +15,7 @@ use super::discovery::{self, ANSWER_TIMEOUT};
 use super::fault::Fault;
 use super::link::Link;
 use crate::backoff::Backoff;
+use crate::chain::chain;
 use crate::store::url::{Server, Topology};
 
 /// What a Sentinel announces when a failover is done.
@@ -35,7 +36,7 @@ pub(super) fn follow(access: &Arc<Access>) -> Option<impl Future<Output = ()> + 
         for sentinel in sentinels.iter().cycle() {
             match listen(&access.link, sentinel, &name, &mut attempt).await {
                 Ok(()) => {}
-                Err(fault) => tracing::debug!(%sentinel, reason = fault.chain(), "failovers are not heard of"),
+                Err(fault) => tracing::debug!(%sentinel, reason = chain(&fault), "failovers are not heard of"),
             }
             attempt += 1;
             tokio::time::sleep(BACKOFF.wait(attempt)).await;

@@ -5,12 +5,13 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use rusqlite::Connection;
 
 use super::fault::Fault;
 use super::{read, schema};
+use crate::lock::Mutex;
 use crate::store::Position;
 
 /// Reading connections kept for the next reader.
@@ -25,6 +26,7 @@ pub(super) struct Database {
     identity: Identity,
     /// Its write-ahead log.
     log: Option<Identity>,
+    /// A panic while it is held leaves it usable, as with all of them: its transaction is rolled back.
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
     /// Opened by the first report.
@@ -60,7 +62,7 @@ impl Database {
 
     /// Lends a reading connection.
     pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
-        let idle = lock(&self.readers).pop();
+        let idle = self.readers.lock().pop();
         let connection = match idle {
             Some(connection) => connection,
             None => {
@@ -70,7 +72,7 @@ impl Database {
             }
         };
         let result = read(&connection)?;
-        let mut idle = lock(&self.readers);
+        let mut idle = self.readers.lock();
         if idle.len() < IDLE_READERS {
             idle.push(connection);
         }
@@ -79,14 +81,14 @@ impl Database {
 
     /// The connection whose commits count, for as long as the guard lives.
     pub(super) fn writer(&self) -> Result<MutexGuard<'_, Connection>, Fault> {
-        let writer = lock(&self.writer);
+        let writer = self.writer.lock();
         self.check()?; // waiting for it may have taken long
         Ok(writer)
     }
 
     /// Lends the connection for what may be lost in a power failure.
     pub(super) fn report(&self, write: impl FnOnce(&mut Connection) -> Result<(), Fault>) -> Result<(), Fault> {
-        let mut reporter = lock(&self.reporter);
+        let mut reporter = self.reporter.lock();
         let connection = match &mut *reporter {
             Some(connection) => connection,
             none => {
@@ -161,9 +163,4 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
-}
-
-/// A panic elsewhere leaves a connection usable: its transaction was rolled back.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

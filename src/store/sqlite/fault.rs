@@ -2,6 +2,7 @@
 
 use rusqlite::ErrorCode;
 
+use crate::random::NoEntropy;
 use crate::store::StoreError;
 use crate::token::grant::Damaged;
 
@@ -33,7 +34,7 @@ pub(super) enum Fault {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error("no randomness from the operating system")]
-    Entropy(#[source] getrandom::Error),
+    Entropy(#[source] NoEntropy),
     #[error("the operation was cut off")]
     CutOff(#[from] tokio::task::JoinError),
 }

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::fault::{BadRow, Fault};
 use super::{blob, from_key, key};
+use crate::hex::Hex;
 use crate::store::{
     Changes, CommitId, Epoch, Head, LogEntry, Position, Revision, SnapshotItem, Stamp, StateFilter, Subject,
     TokenFilter, Versioned, change,
@@ -114,8 +115,7 @@ fn grant(row: &Row<'_>) -> SnapshotItem {
         Ok((digest, grant)) => SnapshotItem::Grant(digest, grant),
         Err(_) => {
             let digest = row.get_ref(0).ok().and_then(|value| value.as_bytes().ok()).unwrap_or_default();
-            let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            SnapshotItem::Damaged { key: format!("grants/{digest}") }
+            SnapshotItem::Damaged { key: format!("grants/{}", Hex(digest)) }
         }
     }
 }

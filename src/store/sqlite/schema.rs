@@ -10,6 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::fault::Fault;
 use super::migration::{self, EARLIER};
+use crate::random;
 use crate::store::Head;
 
 /// Marks the file as ours (`TGAT`), see `PRAGMA application_id`.
@@ -190,7 +191,7 @@ fn make(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     // The files that SQLite puts beside it later have the same mode.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let mut epoch = [0; 8];
-    getrandom::fill(&mut epoch).map_err(Fault::Entropy)?;
+    random::fill(&mut epoch).map_err(Fault::Entropy)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if let Content::Store = inspect(&transaction)? {
         return Ok(()); // another process was faster
