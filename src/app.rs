@@ -31,7 +31,7 @@ use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::sync::Synchroniser;
 use crate::replica::{FreshnessConfig, Replica, alarm, driver};
-use crate::store::Store;
+use crate::store::{Feed, Store};
 use crate::tls::TlsError;
 use crate::upstream::{Upstream, UpstreamError, UpstreamName};
 use supervise::Supervisor;
@@ -164,7 +164,7 @@ impl Sidecar {
         // Before the first snapshot is read: whoever lists the sidecars finds this one before it lets anybody in.
         let presence = Arc::new(Presence::new(sidecar_id, fleet::least(&config.freshness)));
         sidecar.report(Reporter::new(
-            Arc::clone(&store),
+            store.clone(),
             health,
             config.name,
             sidecar.listeners.first().copied(),
@@ -207,7 +207,7 @@ impl Sidecar {
     fn synchronise(
         &mut self,
         replica: Arc<Replica>,
-        store: Arc<dyn Store>,
+        feed: Arc<dyn Feed>,
         presence: Arc<Presence>,
         freshness: &FreshnessConfig,
     ) {
@@ -218,7 +218,7 @@ impl Sidecar {
         self.spawn("staleness alarm", move || alarm::watch(Arc::clone(&watched), bounds.clone()));
         let (probe_interval, bound) = (freshness.probe_interval, fleet::bound(freshness));
         self.spawn("synchroniser", move || {
-            let (replica, store, loaded) = (Arc::clone(&replica), Arc::clone(&store), Arc::clone(&loaded));
+            let (replica, feed, loaded) = (Arc::clone(&replica), Arc::clone(&feed), Arc::clone(&loaded));
             let (unread, presence) = (unread.take(), Some(Arc::clone(&presence)));
             async move {
                 let machine = match unread {
@@ -227,7 +227,7 @@ impl Sidecar {
                 };
                 loaded.send_replace(true);
                 let run = std::future::pending();
-                driver::resume(replica, store, machine, probe_interval, bound, presence, run).await;
+                driver::resume(replica, feed, machine, probe_interval, bound, presence, run).await;
             }
         });
         if let Some(file) = self.snapshot_file.clone() {

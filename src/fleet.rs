@@ -29,7 +29,7 @@ use crate::health::Health;
 use crate::random;
 use crate::replica::presence::Presence;
 use crate::replica::{FreshnessConfig, MaxStaleness};
-use crate::store::{self, Report, SidecarId, Store, StoreError};
+use crate::store::{self, Report, Reports, SidecarId, StoreError};
 
 /// Users named in a report.
 const HELD_USERS: usize = 10;
@@ -143,7 +143,7 @@ fn warn_of_identity(file: &Path, error: &io::Error) {
 /// Reports how a sidecar is.
 #[derive(Clone)]
 pub struct Reporter {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Reports>,
     health: Arc<Health>,
     presence: Arc<Presence>,
     /// What never changes; the rest is filled in for each report.
@@ -157,7 +157,7 @@ impl Reporter {
     /// A reporter for a sidecar that starts now.
     #[must_use]
     pub fn new(
-        store: Arc<dyn Store>,
+        store: Arc<dyn Reports>,
         health: Arc<Health>,
         name: String,
         address: Option<SocketAddr>,

@@ -1,4 +1,5 @@
-//! The store's contract: where records live, committed in batches, with a log of what each batch changed.
+//! The store's three contracts: [`Records`], committed in batches; the [`Feed`] of what each batch changed, which replicas
+//! follow; and the [`Reports`] of sidecars.
 //!
 //! A store knows no rules. It checks that the records a batch was computed from are still the ones it holds, applies
 //! the batch whole or not at all, adds one to the [`Revision`], and appends to the change log what replicas must know,
@@ -7,10 +8,12 @@
 //! ```text
 //!   registry ── commit(Batch) ──►  records, grants, owners, history, log, position   (one transaction)
 //!   replica  ◄─ watch() ─────────  notices: fast, may be lost
-//!            ◄─ position() ──────  the truth, asked for every probe_interval
+//!            ◄─ probe() ─────────  the truth, asked for every probe_interval
 //!            ◄─ changes(after) ──  the log, trimmed
 //!            ◄─ snapshot() ──────  everything a replica holds
 //!            ◄─ ancestor(), items()  after lost writes: from where on, and what, to read again
+//!            ── recall() ──────►  revocations that the store has lost
+//!   reporter ── report() ──────►  how a sidecar is; tollgate status and --wait read it
 //! ```
 
 pub mod batch;
@@ -55,7 +58,7 @@ pub struct Probe {
     /// Where the store stood.
     pub position: Position,
     /// How many digests were ever recalled in this store: another number says that there are others than before, which
-    /// [`Store::recalled`] tells.
+    /// [`Feed::recalled`] tells.
     pub recalls: u64,
     /// How many there are now.
     pub recalled: u64,
@@ -282,11 +285,11 @@ pub enum CommitError {
     Unknown(#[source] StoreError),
 }
 
-/// Where records live. Implementations pass the conformance suite in `tests/it/conformance.rs`.
+/// Where records live, and what commands ask of it.
 ///
-/// Every future may be dropped half-way; a commit then happened whole or not at all.
+/// As with [`Feed`] and [`Reports`], every future may be dropped half-way; a commit then happened whole or not at all.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Records: Send + Sync + 'static {
     /// Applies the batch whole, or not at all, and says what became of it.
     ///
     /// In one transaction: the expected versions and the pins hold, no digest is used twice, no name is used twice; records, grants,
@@ -295,35 +298,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// Where the store stands now.
     async fn position(&self) -> Result<Position, StoreError>;
-
-    /// Where the store stands, in a way that proves freshness: the answer comes from a store that took commits after it
-    /// was asked, so that nothing committed before can be missing from it.
-    async fn probe(&self) -> Result<Probe, StoreError>;
-
-    /// Hands everything a replica holds to `sink` and returns the position read *before* the first item. Items may
-    /// already show later commits; applying the log from the returned position on makes them consistent.
-    ///
-    /// Goes on from the bookmark, if it can, and otherwise begins. After an error, or dropped half-way, the bookmark says
-    /// how far it got.
-    async fn snapshot(
-        &self,
-        bookmark: &mut Option<Bookmark>,
-        sink: &mut (dyn FnMut(SnapshotItem) + Send),
-    ) -> Result<Position, StoreError>;
-
-    /// The log entries after a revision, as many of them as are carried at once.
-    async fn changes(&self, after: Revision) -> Result<Changes, StoreError>;
-
-    /// The greatest revision at which the change log shows one of these heads, of which the first is somebody's at
-    /// `latest`, and each other one that at the revision before: there the two histories part. `None`: at none.
-    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError>;
-
-    /// Of these, what a replica holds: an item for each that there is, in any order. Commits may come in between.
-    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError>;
-
-    /// Starts watching. Every commit that becomes visible after this call leads to at least one notice, unless notices
-    /// are lost on the way.
-    fn watch(&self) -> Box<dyn Watch>;
 
     /// One user.
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError>;
@@ -355,28 +329,83 @@ pub trait Store: Send + Sync + 'static {
     /// How many tokens a list with this filter would show.
     async fn count_tokens(&self, filter: TokenFilter) -> Result<u64, StoreError>;
 
+    /// What happened to a token, oldest first; empty for one that does not exist.
+    async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError>;
+
     /// Which of these digests are those of deleted tokens, as far as the store remembers, in the order asked for.
     async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError>;
-
-    /// Keeps digests that a sidecar saw revoked or deleted and that the store holds as active: it lost those writes.
-    /// [`Store::recalled`] tells them from then on, until [`Store::settle_recalls`]; each one that is new moves
-    /// [`Probe::recalls`]. A sidecar may do this although it may not commit: it can only take away. No more than
-    /// [`RECALLS_LEFT`] are kept.
-    async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError>;
-
-    /// Digests that [`Store::recall`] left, from the first or from a place on, as many as are carried at once. Whatever was
-    /// there from the first page to the last is on one of them.
-    async fn recalled(&self, from: Option<&RecalledPlace>) -> Result<RecalledPage, StoreError>;
 
     /// Forgets these recalls: the revocations were committed again.
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError>;
 
-    /// Says how a sidecar is. The report is gone after `keep`, unless there is a newer one. Not a commit: no revision.
-    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError>;
+    /// The servers that could take over. `None` for a store that has none.
+    async fn replicas(&self) -> Result<Option<Replicas>, StoreError> {
+        Ok(None)
+    }
+
+    /// Waits for all replicas that could take over, not only as many as commits wait for. If some have not confirmed what was
+    /// committed by this handle since this was asked before: how many. No more than seconds, and never an error: whoever
+    /// asks has committed.
+    async fn unconfirmed(&self) -> Option<Unconfirmed> {
+        None
+    }
+}
+
+/// What a replica follows. Whoever has only this cannot commit: it reads, and asks for more to be refused.
+#[async_trait]
+pub trait Feed: Send + Sync + 'static {
+    /// Where the store stands, in a way that proves freshness: the answer comes from a store that took commits after it
+    /// was asked, so that nothing committed before can be missing from it.
+    async fn probe(&self) -> Result<Probe, StoreError>;
 
     /// For how long the store will still keep the report of this sidecar; `None` where it has none. From a store that was in
     /// charge after it was asked, if a probe that was asked for at the same time is.
     async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError>;
+
+    /// Hands everything a replica holds to `sink` and returns the position read *before* the first item. Items may
+    /// already show later commits; applying the log from the returned position on makes them consistent.
+    ///
+    /// Goes on from the bookmark, if it can, and otherwise begins. After an error, or dropped half-way, the bookmark says
+    /// how far it got.
+    async fn snapshot(
+        &self,
+        bookmark: &mut Option<Bookmark>,
+        sink: &mut (dyn FnMut(SnapshotItem) + Send),
+    ) -> Result<Position, StoreError>;
+
+    /// The log entries after a revision, as many of them as are carried at once.
+    async fn changes(&self, after: Revision) -> Result<Changes, StoreError>;
+
+    /// The greatest revision at which the change log shows one of these heads, of which the first is somebody's at
+    /// `latest`, and each other one that at the revision before: there the two histories part. `None`: at none.
+    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError>;
+
+    /// Of these, what a replica holds: an item for each that there is, in any order. Commits may come in between.
+    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError>;
+
+    /// Starts watching. Every commit that becomes visible after this call leads to at least one notice, unless notices
+    /// are lost on the way.
+    fn watch(&self) -> Box<dyn Watch>;
+
+    /// Keeps digests that a sidecar saw revoked or deleted and that the store holds as active: it lost those writes.
+    /// [`Feed::recalled`] tells them from then on, until [`Records::settle_recalls`]; each one that is new moves
+    /// [`Probe::recalls`]. A sidecar may do this although it may not commit: it can only take away. No more than
+    /// [`RECALLS_LEFT`] are kept.
+    async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError>;
+
+    /// Digests that [`Feed::recall`] left, from the first or from a place on, as many as are carried at once. Whatever was
+    /// there from the first page to the last is on one of them.
+    async fn recalled(&self, from: Option<&RecalledPlace>) -> Result<RecalledPage, StoreError>;
+
+    /// The store as a person would name it, without secrets.
+    fn describe(&self) -> String;
+}
+
+/// What sidecars say of themselves, for those who wait for them.
+#[async_trait]
+pub trait Reports: Send + Sync + 'static {
+    /// Says how a sidecar is. The report is gone after `keep`, unless there is a newer one. Not a commit: no revision.
+    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError>;
 
     /// Takes a sidecar's report back: it has stopped.
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError>;
@@ -391,22 +420,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The reports that are still kept, in the order of their names. One that cannot be read is left out, and logged.
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError>;
-
-    /// What happened to a token, oldest first; empty for one that does not exist.
-    async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError>;
-
-    /// The servers that could take over. `None` for a store that has none.
-    async fn replicas(&self) -> Result<Option<Replicas>, StoreError> {
-        Ok(None)
-    }
-
-    /// Waits for all replicas that could take over, not only as many as commits wait for. If some have not confirmed what was
-    /// committed by this handle since this was asked before: how many. No more than seconds, and never an error: whoever
-    /// asks has committed.
-    async fn unconfirmed(&self) -> Option<Unconfirmed> {
-        None
-    }
-
-    /// The store as a person would name it, without secrets.
-    fn describe(&self) -> String;
 }
+
+/// All three of one store. Implementations pass the conformance suite in `tests/it/conformance.rs`.
+pub trait Store: Records + Feed + Reports {}
+
+impl<S: Records + Feed + Reports> Store for S {}

@@ -18,11 +18,10 @@ use tollgate::replica::presence::Presence;
 use tollgate::replica::sync::Synchroniser;
 use tollgate::replica::{FreshnessConfig, MaxStaleness, Replica, driver};
 use tollgate::store::{
-    self, Absent, Batch, Bookmark, Change, Changes, CommitError, CommitId, Committed, Head, LogEntry, Notice, Position,
-    Probe, RecalledPage, RecalledPlace, Replicas, Report, Reported, Revision, Settings, SidecarId, SnapshotItem, Store,
-    StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
+    self, Absent, Bookmark, Change, Changes, Feed, Head, LogEntry, Notice, Position, Probe, RecalledPage,
+    RecalledPlace, Revision, Settings, SidecarId, SnapshotItem, StoreError, Subject, Watch,
 };
-use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
+use tollgate::token::Digest;
 
 /// As sidecars come.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -50,7 +49,7 @@ fn shown(item: SnapshotItem) -> Option<SnapshotItem> {
 /// The hidden tokens' part of the checksum, by the revision from which on it is so. One for all sidecars, which read the log
 /// for themselves besides.
 pub(crate) struct Hidden {
-    store: Arc<dyn Store>,
+    feed: Arc<dyn Feed>,
     sums: Mutex<BTreeMap<Revision, u64>>,
 }
 
@@ -74,7 +73,7 @@ impl Hidden {
             items.extend(shown(item));
         };
         let position = store.snapshot(&mut None, &mut sink).await.expect("reads");
-        let hidden = Self { store, sums: Mutex::new([(position.revision, sum)].into()) };
+        let hidden = Self { feed: store, sums: Mutex::new([(position.revision, sum)].into()) };
         (Arc::new(hidden), Seed { position: Position { checksum: position.checksum ^ sum, ..position }, items })
     }
 
@@ -88,7 +87,7 @@ impl Hidden {
                 let known = sums.range(..=revision).next_back().or_else(|| sums.first_key_value());
                 return Ok(known.map_or(0, |(_, sum)| *sum));
             }
-            let (Changes::Entries(entries) | Changes::Page(entries)) = self.store.changes(last).await? else {
+            let (Changes::Entries(entries) | Changes::Page(entries)) = self.feed.changes(last).await? else {
                 panic!("the log no longer goes back to revision {last}");
             };
             assert!(!entries.is_empty(), "revision {revision} was told, and the log ends at {last}");
@@ -117,17 +116,21 @@ impl Hidden {
     }
 }
 
-/// A sidecar's store, without what is hidden.
+/// What a sidecar's replica follows, without what is hidden.
 struct Lean {
-    store: Arc<dyn Store>,
+    feed: Arc<dyn Feed>,
     hidden: Arc<Hidden>,
 }
 
 #[async_trait]
-impl Store for Lean {
+impl Feed for Lean {
     async fn probe(&self) -> Result<Probe, StoreError> {
-        let probe = self.store.probe().await?;
+        let probe = self.feed.probe().await?;
         Ok(Probe { position: self.hidden.without(probe.position).await?, ..probe })
+    }
+
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
+        self.feed.report_left(sidecar).await
     }
 
     async fn snapshot(
@@ -140,12 +143,12 @@ impl Store for Lean {
                 sink(item);
             }
         };
-        let position = self.store.snapshot(bookmark, &mut seen).await?;
+        let position = self.feed.snapshot(bookmark, &mut seen).await?;
         self.hidden.without(position).await
     }
 
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
-        let mut changes = self.store.changes(after).await?;
+        let mut changes = self.feed.changes(after).await?;
         if let Changes::Entries(entries) | Changes::Page(entries) = &mut changes {
             for entry in entries {
                 self.hidden.strip(entry).await?;
@@ -155,114 +158,27 @@ impl Store for Lean {
     }
 
     async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
-        self.store.ancestor(latest, heads).await
+        self.feed.ancestor(latest, heads).await
     }
 
     async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
-        Ok(self.store.items(of).await?.into_iter().filter_map(shown).collect())
+        Ok(self.feed.items(of).await?.into_iter().filter_map(shown).collect())
     }
 
     fn watch(&self) -> Box<dyn Watch> {
-        Box::new(LeanWatch { watch: self.store.watch(), hidden: Arc::clone(&self.hidden), heard: None })
+        Box::new(LeanWatch { watch: self.feed.watch(), hidden: Arc::clone(&self.hidden), heard: None })
     }
 
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        self.store.recall(digests).await
+        self.feed.recall(digests).await
     }
 
     async fn recalled(&self, from: Option<&RecalledPlace>) -> Result<RecalledPage, StoreError> {
-        self.store.recalled(from).await
-    }
-
-    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
-        self.store.report(report, keep).await
-    }
-
-    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
-        self.store.report_left(sidecar).await
-    }
-
-    async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
-        self.store.withdraw(sidecar).await
+        self.feed.recalled(from).await
     }
 
     fn describe(&self) -> String {
-        self.store.describe()
-    }
-
-    // What only commands at the registry ask for.
-
-    async fn commit(&self, _: Batch) -> Result<Committed, CommitError> {
-        unreachable!("a sidecar commits nothing")
-    }
-
-    async fn position(&self) -> Result<Position, StoreError> {
-        unreachable!("a sidecar probes")
-    }
-
-    async fn user(&self, _: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
-        unreachable!("a sidecar reads no records")
-    }
-
-    async fn user_by_name(&self, _: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
-        unreachable!("a sidecar reads no records")
-    }
-
-    async fn token_set(&self, _: UserId) -> Result<Option<CommitId>, StoreError> {
-        unreachable!("a sidecar reads no records")
-    }
-
-    async fn users(&self, _: Option<UserId>, _: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {
-        unreachable!("a sidecar reads no records")
-    }
-
-    async fn tokens_by_id(&self, _: &[TokenId]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
-        unreachable!("a sidecar reads no records")
-    }
-
-    async fn tokens_by_digest(&self, _: &[Digest]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
-        unreachable!("a sidecar reads no records")
-    }
-
-    async fn tokens(
-        &self,
-        _: TokenFilter,
-        _: Option<TokenId>,
-        _: usize,
-    ) -> Result<Vec<Versioned<TokenRecord>>, StoreError> {
-        unreachable!("a sidecar reads no records")
-    }
-
-    async fn count_tokens(&self, _: TokenFilter) -> Result<u64, StoreError> {
-        unreachable!("a sidecar reads no records")
-    }
-
-    async fn retired(&self, _: &[Digest]) -> Result<Vec<bool>, StoreError> {
-        unreachable!("a sidecar reads no records")
-    }
-
-    async fn settle_recalls(&self, _: &[Digest]) -> Result<(), StoreError> {
-        unreachable!("a sidecar settles nothing")
-    }
-
-    async fn unheard(&self, _: Duration) -> Result<Option<Duration>, StoreError> {
-        unreachable!("a sidecar waits for nobody")
-    }
-
-    async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
-        unreachable!("a sidecar waits for nobody")
-    }
-
-    async fn history(&self, _: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
-        unreachable!("a sidecar reads no records")
-    }
-
-    async fn replicas(&self) -> Result<Option<Replicas>, StoreError> {
-        unreachable!("a sidecar commits nothing")
-    }
-
-    async fn unconfirmed(&self) -> Option<Unconfirmed> {
-        unreachable!("a sidecar commits nothing")
+        self.feed.describe()
     }
 }
 
@@ -309,8 +225,8 @@ impl Simulated {
             }
             None => Synchroniser::new(),
         };
-        let opened = store::open(settings, Absent::Await).await.expect("can be used");
-        let store: Arc<dyn Store> = Arc::new(Lean { store: opened, hidden: Arc::clone(hidden) });
+        let store = store::open(settings, Absent::Await).await.expect("can be used");
+        let lean = Lean { feed: store.clone(), hidden: Arc::clone(hidden) };
         let freshness = FreshnessConfig {
             probe_interval: PROBE_INTERVAL,
             max_staleness: MaxStaleness::Within(MAX_STALENESS),
@@ -320,7 +236,7 @@ impl Simulated {
             Arc::new(Presence::new(fleet::Identity::take(None).expect("no file").id, fleet::least(&freshness)));
         let health = Health::new(Arc::clone(&replica), freshness.max_staleness, Vec::new());
         let reporter = Reporter::new(
-            Arc::clone(&store),
+            store.clone(),
             Arc::new(health),
             format!("simulated-{number}"),
             None,
@@ -334,7 +250,7 @@ impl Simulated {
         let forever = std::future::pending();
         let driving = driver::resume(
             Arc::clone(&replica),
-            store,
+            Arc::new(lean),
             machine,
             PROBE_INTERVAL,
             MAX_STALENESS,

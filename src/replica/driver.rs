@@ -19,7 +19,7 @@ use crate::chain::chain;
 use crate::clock::{Instant, Timer};
 use crate::lock::Mutex;
 use crate::store::{
-    Bookmark, LogEntry, Notice, Position, RECALLS_TAKEN, Revision, SnapshotItem, Store, StoreError, Subject,
+    Bookmark, Feed, LogEntry, Notice, Position, RECALLS_TAKEN, Revision, SnapshotItem, StoreError, Subject,
 };
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
@@ -42,7 +42,7 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), last: Durat
 /// may be dropped at any point: the replica then stays as it is, and grows stale.
 pub async fn run(
     replica: Arc<Replica>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn Feed>,
     probe_interval: Duration,
     shutdown: impl Future<Output = ()> + Send,
 ) {
@@ -54,7 +54,7 @@ pub async fn run(
 /// before a snapshot that all of a fleet need.
 pub async fn resume(
     replica: Arc<Replica>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn Feed>,
     machine: Synchroniser,
     probe_interval: Duration,
     bound: Duration,
@@ -169,7 +169,7 @@ async fn outcome_of(reading: &mut Option<Reading<'_>>) -> Result<Answer, ReadErr
 
 struct Driver<'a> {
     replica: &'a Replica,
-    store: &'a dyn Store,
+    store: &'a dyn Feed,
     machine: Synchroniser,
     probe_interval: Duration,
     bound: Duration,
@@ -198,7 +198,7 @@ struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(
         replica: &'a Replica,
-        store: &'a dyn Store,
+        store: &'a dyn Feed,
         machine: Synchroniser,
         probe_interval: Duration,
         bound: Duration,
@@ -448,7 +448,7 @@ async fn within<T>(limit: Duration, read: impl Future<Output = Result<T, StoreEr
 /// Merges a snapshot into the replica, from the bookmark on; gives up when no item arrives for [`SNAPSHOT_STALL`].
 async fn read_snapshot(
     replica: &Replica,
-    store: &dyn Store,
+    store: &dyn Feed,
     bookmark: Arc<Mutex<Option<Bookmark>>>,
 ) -> Result<Answer, ReadError> {
     let mut mark = bookmark.lock().take();
@@ -481,7 +481,7 @@ async fn read_snapshot(
 
 /// A store without a single commit holds no registry, whatever else it holds: `init` was broken off in it, or it lost
 /// everything. Its word proves nothing.
-fn check(store: &dyn Store, position: &Position) -> Result<(), StoreError> {
+fn check(store: &dyn Feed, position: &Position) -> Result<(), StoreError> {
     if position.revision > Revision(0) {
         return Ok(());
     }

@@ -90,14 +90,14 @@ pub enum Event {
 /// What to read from the store. The answer comes back as an [`Event`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
-    /// The store's position, by [`Store::probe`](crate::store::Store::probe).
+    /// The store's position, by [`Feed::probe`](crate::store::Feed::probe).
     Position,
     /// The change log after a revision.
     Changes {
         /// The last one that was applied.
         after: Revision,
     },
-    /// Where the store's history and the table's part, by [`Store::ancestor`](crate::store::Store::ancestor).
+    /// Where the store's history and the table's part, by [`Feed::ancestor`](crate::store::Feed::ancestor).
     Ancestor {
         /// Where the table is.
         latest: Revision,

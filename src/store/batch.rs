@@ -72,7 +72,7 @@ pub struct Batch {
 pub enum Pin {
     /// There is no user.
     NoUsers,
-    /// No token came to the user, by being made or reassigned, since [`Store::token_set`](super::Store::token_set) said
+    /// No token came to the user, by being made or reassigned, since [`Records::token_set`](super::Records::token_set) said
     /// this of the user.
     TokensOf {
         /// Whose tokens were read.

@@ -58,9 +58,9 @@ use self::replicas::Pending;
 use self::watch::{Hearer, Watching};
 use super::settings::ReadFrom;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Head, Notice, Position, Probe, RecalledPage,
-    RecalledPlace, Replicas, Report, Reported, Retention, Revision, Settings, SidecarId, SnapshotItem, Store,
-    StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Notice, Position, Probe,
+    RecalledPage, RecalledPlace, Records, Replicas, Report, Reported, Reports, Retention, Revision, Settings,
+    SidecarId, SnapshotItem, StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
 };
 use crate::lock::Mutex;
 use crate::random;
@@ -210,7 +210,7 @@ impl Access {
 }
 
 #[async_trait]
-impl Store for RedisStore {
+impl Records for RedisStore {
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         const OPERATION: &str = "a commit to the store";
         let store = &self.access.name;
@@ -230,36 +230,6 @@ impl Store for RedisStore {
 
     async fn position(&self) -> Result<Position, StoreError> {
         self.told("reading the position", read::position(&self.access).await).await
-    }
-
-    async fn probe(&self) -> Result<Probe, StoreError> {
-        self.told("reading the position", read::probe(&self.access).await).await
-    }
-
-    async fn snapshot(
-        &self,
-        bookmark: &mut Option<Bookmark>,
-        sink: &mut (dyn FnMut(SnapshotItem) + Send),
-    ) -> Result<Position, StoreError> {
-        self.told("reading a snapshot", snapshot::snapshot(&self.access, bookmark, sink).await).await
-    }
-
-    async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
-        self.told("reading the change log", log::changes(&self.access, after).await).await
-    }
-
-    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
-        self.told("looking for lost writes in the change log", log::ancestor(&self.access, latest, heads).await).await
-    }
-
-    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
-        self.told("reading entries again", snapshot::items(&self.access, of).await).await
-    }
-
-    fn watch(&self) -> Box<dyn Watch> {
-        let watch = self.access.hearer.notices.watch();
-        self.watching.get_or_init(|| Watching::start(&self.access));
-        watch
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
@@ -299,8 +269,62 @@ impl Store for RedisStore {
         self.told("counting tokens", index::count(&self.access, filter).await).await
     }
 
+    async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.told("reading the history of a token", read::history(&self.access, id).await).await
+    }
+
     async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
         self.told("reading which tokens were deleted", read::retired(&self.access, digests).await).await
+    }
+
+    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        self.told("settling recalls", recalls::settle(&self.access, digests).await).await
+    }
+
+    async fn replicas(&self) -> Result<Option<Replicas>, StoreError> {
+        let replicas = self.told("asking for replicas", replicas::replicas(&self.access).await).await?;
+        Ok(Some(replicas).filter(|replicas| replicas.promotable > 0 || replicas.quorum > 0))
+    }
+
+    async fn unconfirmed(&self) -> Option<Unconfirmed> {
+        replicas::unconfirmed(&self.access).await
+    }
+}
+
+#[async_trait]
+impl Feed for RedisStore {
+    async fn probe(&self) -> Result<Probe, StoreError> {
+        self.told("reading the position", read::probe(&self.access).await).await
+    }
+
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
+        self.told("asking for a report", reports::left(&self.access, sidecar).await).await
+    }
+
+    async fn snapshot(
+        &self,
+        bookmark: &mut Option<Bookmark>,
+        sink: &mut (dyn FnMut(SnapshotItem) + Send),
+    ) -> Result<Position, StoreError> {
+        self.told("reading a snapshot", snapshot::snapshot(&self.access, bookmark, sink).await).await
+    }
+
+    async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
+        self.told("reading the change log", log::changes(&self.access, after).await).await
+    }
+
+    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
+        self.told("looking for lost writes in the change log", log::ancestor(&self.access, latest, heads).await).await
+    }
+
+    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
+        self.told("reading entries again", snapshot::items(&self.access, of).await).await
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        let watch = self.access.hearer.notices.watch();
+        self.watching.get_or_init(|| Watching::start(&self.access));
+        watch
     }
 
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
@@ -311,16 +335,15 @@ impl Store for RedisStore {
         self.told("reading the recalled tokens", recalls::page(&self.access, from).await).await
     }
 
-    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        self.told("settling recalls", recalls::settle(&self.access, digests).await).await
+    fn describe(&self) -> String {
+        self.access.name.clone()
     }
+}
 
+#[async_trait]
+impl Reports for RedisStore {
     async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
         self.told("reporting", reports::report(&self.access, report, keep).await).await
-    }
-
-    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
-        self.told("asking for a report", reports::left(&self.access, sidecar).await).await
     }
 
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
@@ -333,22 +356,5 @@ impl Store for RedisStore {
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
         self.told("reading the reports of sidecars", reports::sidecars(&self.access).await).await
-    }
-
-    async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.told("reading the history of a token", read::history(&self.access, id).await).await
-    }
-
-    async fn replicas(&self) -> Result<Option<Replicas>, StoreError> {
-        let replicas = self.told("asking for replicas", replicas::replicas(&self.access).await).await?;
-        Ok(Some(replicas).filter(|replicas| replicas.promotable > 0 || replicas.quorum > 0))
-    }
-
-    async fn unconfirmed(&self) -> Option<Unconfirmed> {
-        replicas::unconfirmed(&self.access).await
-    }
-
-    fn describe(&self) -> String {
-        self.access.name.clone()
     }
 }

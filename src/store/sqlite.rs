@@ -36,9 +36,9 @@ use self::fault::Fault;
 use self::watch::Watching;
 use super::notify::Notices;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Head, Notice, Position, Probe,
-    RecalledPage, RecalledPlace, Report, Reported, Retention, Revision, SidecarId, SnapshotItem, Store, StoreError,
-    Subject, TokenFilter, Versioned, Watch,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Feed, Head, Notice, Position, Probe,
+    RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Retention, Revision, SidecarId, SnapshotItem,
+    StoreError, Subject, TokenFilter, Versioned, Watch,
 };
 use crate::clock::Instant;
 use crate::lock::{Mutex, RwLock};
@@ -222,7 +222,7 @@ impl Shared {
 }
 
 #[async_trait]
-impl Store for SqliteStore {
+impl Records for SqliteStore {
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         let shared = Arc::clone(&self.shared);
         let committed = spawn_blocking(move || shared.with(|database| shared.commit(database, &batch))).await;
@@ -234,57 +234,6 @@ impl Store for SqliteStore {
 
     async fn position(&self) -> Result<Position, StoreError> {
         self.read("reading the position", read::position).await
-    }
-
-    async fn probe(&self) -> Result<Probe, StoreError> {
-        let probe = |connection: &Connection| {
-            let (position, (recalls, recalled)) = (read::position(connection)?, fleet::recalls(connection)?);
-            Ok(Probe { position, recalls, recalled })
-        };
-        self.read("reading the position", probe).await
-    }
-
-    async fn snapshot(
-        &self,
-        _bookmark: &mut Option<Bookmark>,
-        sink: &mut (dyn FnMut(SnapshotItem) + Send),
-    ) -> Result<Position, StoreError> {
-        let (chunks, mut received) = mpsc::channel(SNAPSHOT_CHUNKS);
-        // A receiver that is gone ends the reading.
-        let read = self.read("reading a snapshot", move |connection| {
-            read::snapshot(connection, |chunk| chunks.blocking_send(chunk).is_ok())
-        });
-        let receive = async {
-            while let Some(chunk) = received.recv().await {
-                chunk.into_iter().for_each(&mut *sink);
-            }
-        };
-        let (position, ()) = tokio::join!(read, receive);
-        position
-    }
-
-    async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
-        let store = self.shared.name.clone();
-        self.read("reading the change log", move |connection| read::changes(connection, after, &store)).await
-    }
-
-    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
-        let heads = heads.to_vec();
-        self.read("looking for lost writes in the change log", move |connection| {
-            read::ancestor(connection, latest, &heads)
-        })
-        .await
-    }
-
-    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
-        let of = of.to_vec();
-        self.read("reading entries again", move |connection| read::items(connection, &of)).await
-    }
-
-    fn watch(&self) -> Box<dyn Watch> {
-        let watch = self.shared.notices.watch();
-        self.watching.get_or_init(|| Watching::start(Arc::clone(&self.shared)));
-        watch
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
@@ -336,6 +285,70 @@ impl Store for SqliteStore {
         self.read("reading retired digests", move |connection| fleet::retired(connection, &digests)).await
     }
 
+    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let digests = digests.to_vec();
+        self.run("settling recalls", move |database| fleet::settle_recalls(&mut *database.writer()?, &digests)).await
+    }
+}
+
+#[async_trait]
+impl Feed for SqliteStore {
+    async fn probe(&self) -> Result<Probe, StoreError> {
+        let probe = |connection: &Connection| {
+            let (position, (recalls, recalled)) = (read::position(connection)?, fleet::recalls(connection)?);
+            Ok(Probe { position, recalls, recalled })
+        };
+        self.read("reading the position", probe).await
+    }
+
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
+        let read = move |connection: &Connection| fleet::left(connection, sidecar, uptime());
+        self.read("asking for a sidecar's report", read).await
+    }
+
+    async fn snapshot(
+        &self,
+        _bookmark: &mut Option<Bookmark>,
+        sink: &mut (dyn FnMut(SnapshotItem) + Send),
+    ) -> Result<Position, StoreError> {
+        let (chunks, mut received) = mpsc::channel(SNAPSHOT_CHUNKS);
+        // A receiver that is gone ends the reading.
+        let read = self.read("reading a snapshot", move |connection| {
+            read::snapshot(connection, |chunk| chunks.blocking_send(chunk).is_ok())
+        });
+        let receive = async {
+            while let Some(chunk) = received.recv().await {
+                chunk.into_iter().for_each(&mut *sink);
+            }
+        };
+        let (position, ()) = tokio::join!(read, receive);
+        position
+    }
+
+    async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
+        let store = self.shared.name.clone();
+        self.read("reading the change log", move |connection| read::changes(connection, after, &store)).await
+    }
+
+    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
+        let heads = heads.to_vec();
+        self.read("looking for lost writes in the change log", move |connection| {
+            read::ancestor(connection, latest, &heads)
+        })
+        .await
+    }
+
+    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
+        let of = of.to_vec();
+        self.read("reading entries again", move |connection| read::items(connection, &of)).await
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        let watch = self.shared.notices.watch();
+        self.watching.get_or_init(|| Watching::start(Arc::clone(&self.shared)));
+        watch
+    }
+
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
         let digests = digests.to_vec();
         self.run("writing recalls", move |database| fleet::recall(&mut *database.writer()?, &digests)).await
@@ -346,20 +359,17 @@ impl Store for SqliteStore {
         self.read("reading recalls", move |connection| fleet::recalled(connection, from.as_ref())).await
     }
 
-    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        let digests = digests.to_vec();
-        self.run("settling recalls", move |database| fleet::settle_recalls(&mut *database.writer()?, &digests)).await
+    fn describe(&self) -> String {
+        self.shared.name.clone()
     }
+}
 
+#[async_trait]
+impl Reports for SqliteStore {
     async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
         let report = report.clone();
         let write = move |connection: &mut Connection| fleet::report(connection, &report, keep, uptime());
         self.run("writing a sidecar's report", move |database| database.report(write)).await
-    }
-
-    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
-        let read = move |connection: &Connection| fleet::left(connection, sidecar, uptime());
-        self.read("asking for a sidecar's report", read).await
     }
 
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
@@ -371,10 +381,6 @@ impl Store for SqliteStore {
         let store = self.shared.name.clone();
         let read = move |connection: &Connection| fleet::sidecars(connection, uptime(), &store);
         self.read("reading the sidecars' reports", read).await
-    }
-
-    fn describe(&self) -> String {
-        self.shared.name.clone()
     }
 }
 

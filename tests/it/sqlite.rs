@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tollgate::store::{
-    self, Absent, Batch, Changes, Edit, Notice, Retention, Revision, SnapshotItem, SqliteStore, Store, StoreError,
-    StoreUrl,
+    self, Absent, Batch, Changes, Edit, Feed, Notice, Records, Retention, Revision, SnapshotItem, SqliteStore,
+    StoreError, StoreUrl,
 };
 use tollgate::token::UserId;
 

@@ -1,7 +1,7 @@
 //! Revocations that the store lost: telling it of those that were seen here, and learning of those that others saw.
 //!
 //! A sidecar may not commit, and a store that lost writes does not know that it did. So the digests are left with it
-//! ([`Store::recall`]), all sidecars read them ([`Store::recalled`]), and the next command at the registry commits the
+//! ([`Feed::recall`]), all sidecars read them ([`Feed::recalled`]), and the next command at the registry commits the
 //! revocations again.
 //!
 //! They are read when their counter, which each probe tells, is another than it was when they were read last; when it may
@@ -18,7 +18,7 @@ use crate::backoff::Backoff;
 use crate::chain::chain;
 use crate::clock::Instant;
 use crate::lock::Mutex;
-use crate::store::{Probe, RECALLS_TAKEN, RecalledPlace, Store};
+use crate::store::{Feed, Probe, RECALLS_TAKEN, RecalledPlace};
 use crate::token::Digest;
 
 /// Longest wait for one batch.
@@ -45,7 +45,7 @@ pub(super) struct Progress {
 /// Reads what a probe told that there is, up to a moment: what is left then is read on the next time.
 pub(super) async fn read(
     replica: &Replica,
-    store: &dyn Store,
+    store: &dyn Feed,
     progress: &Mutex<Progress>,
     probe: &Probe,
     until: Instant,
@@ -87,7 +87,7 @@ pub(super) async fn read(
 /// Writes one list of digests at a time, beside the driver's reads.
 pub(super) struct Recalls<'a> {
     replica: &'a Replica,
-    store: &'a dyn Store,
+    store: &'a dyn Feed,
     pub(super) progress: Arc<Mutex<Progress>>,
     writing: Option<Writing<'a>>,
     /// When the latest list was written. A probe that was sent before does not tell of it yet.
@@ -99,7 +99,7 @@ pub(super) struct Recalls<'a> {
 }
 
 impl<'a> Recalls<'a> {
-    pub(super) fn new(replica: &'a Replica, store: &'a dyn Store) -> Self {
+    pub(super) fn new(replica: &'a Replica, store: &'a dyn Feed) -> Self {
         let progress = Arc::default();
         Self { replica, store, progress, writing: None, written_at: None, not_before: None, failing: false }
     }
@@ -160,7 +160,7 @@ impl<'a> Recalls<'a> {
     }
 }
 
-async fn write(store: &dyn Store, lost: Vec<Digest>) -> Result<usize, ReadError> {
+async fn write(store: &dyn Feed, lost: Vec<Digest>) -> Result<usize, ReadError> {
     for batch in lost.chunks(BATCH) {
         within(TIMEOUT, store.recall(batch)).await?;
     }

@@ -10,12 +10,11 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::replica::Status;
 use crate::store::{
-    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Edit, Head, Position, Probe, RecalledPage,
-    RecalledPlace, Report, Reported, Retention, Revision, SidecarId, SnapshotItem, SqliteStore, Subject, TokenFilter,
-    Versioned, Watch,
+    Batch, Bookmark, Changes, Edit, Head, Position, Probe, RecalledPage, RecalledPlace, Records, Retention, Revision,
+    SidecarId, SnapshotItem, SqliteStore, Subject, Watch,
 };
 use crate::token::{
-    Digest, Grant, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
+    Digest, Grant, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
 };
 
 /// A wait this long means that what is waited for does not come.
@@ -82,13 +81,18 @@ impl Fragile {
 }
 
 #[async_trait]
-impl Store for Fragile {
-    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
-        self.working().await?.commit(batch).await
+impl Feed for Fragile {
+    async fn probe(&self) -> Result<Probe, StoreError> {
+        // Read before the position, as any moment during the probe will do.
+        let (recalls, recalled) = {
+            let recalls = self.recalls();
+            (recalls.digests.len() as u64, recalls.digests.len() as u64 + recalls.besides)
+        };
+        Ok(Probe { recalls, recalled, ..self.working().await?.probe().await? })
     }
 
-    async fn position(&self) -> Result<Position, StoreError> {
-        self.working().await?.position().await
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
+        self.working().await?.report_left(sidecar).await
     }
 
     async fn snapshot(
@@ -111,62 +115,8 @@ impl Store for Fragile {
         self.working().await?.items(of).await
     }
 
-    async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
-        self.working().await?.token_set(user).await
-    }
-
     fn watch(&self) -> Box<dyn Watch> {
         self.inner().watch()
-    }
-
-    async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
-        self.working().await?.user(id).await
-    }
-
-    async fn user_by_name(&self, name: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
-        self.working().await?.user_by_name(name).await
-    }
-
-    async fn users(&self, before: Option<UserId>, limit: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {
-        self.working().await?.users(before, limit).await
-    }
-
-    async fn tokens_by_id(&self, ids: &[TokenId]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
-        self.working().await?.tokens_by_id(ids).await
-    }
-
-    async fn tokens_by_digest(&self, digests: &[Digest]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
-        self.working().await?.tokens_by_digest(digests).await
-    }
-
-    async fn tokens(
-        &self,
-        filter: TokenFilter,
-        before: Option<TokenId>,
-        limit: usize,
-    ) -> Result<Vec<Versioned<TokenRecord>>, StoreError> {
-        self.working().await?.tokens(filter, before, limit).await
-    }
-
-    async fn count_tokens(&self, filter: TokenFilter) -> Result<u64, StoreError> {
-        self.working().await?.count_tokens(filter).await
-    }
-
-    async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.working().await?.history(id).await
-    }
-
-    async fn probe(&self) -> Result<Probe, StoreError> {
-        // Read before the position, as any moment during the probe will do.
-        let (recalls, recalled) = {
-            let recalls = self.recalls();
-            (recalls.digests.len() as u64, recalls.digests.len() as u64 + recalls.besides)
-        };
-        Ok(Probe { recalls, recalled, ..self.working().await?.probe().await? })
-    }
-
-    async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
-        self.working().await?.retired(digests).await
     }
 
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
@@ -191,26 +141,6 @@ impl Store for Fragile {
         let next = first + digests.len();
         let next = (next < recalls.digests.len()).then(|| RecalledPlace(vec![u8::try_from(next).expect("few")]));
         Ok(RecalledPage { total: recalls.digests.len() as u64, digests, next })
-    }
-
-    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        self.working().await?.settle_recalls(digests).await
-    }
-
-    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
-        self.working().await?.report(report, keep).await
-    }
-
-    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
-        self.working().await?.report_left(sidecar).await
-    }
-
-    async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
-        self.working().await?.withdraw(sidecar).await
-    }
-
-    async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
-        self.working().await?.sidecars().await
     }
 
     fn describe(&self) -> String {
@@ -250,7 +180,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(store: Arc<dyn Store>, probe_interval: Duration) -> Self {
+    fn start(store: Arc<dyn Feed>, probe_interval: Duration) -> Self {
         let replica = Arc::new(Replica::new());
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
@@ -310,13 +240,13 @@ fn token(owner: &UserRecord, secret: &[u8]) -> TokenRecord {
     }
 }
 
-async fn create(store: &dyn Store, users: &[&UserRecord], tokens: &[&TokenRecord]) -> Revision {
+async fn create(store: &dyn Records, users: &[&UserRecord], tokens: &[&TokenRecord]) -> Revision {
     let users = users.iter().map(|user| Edit::Create((*user).clone())).collect();
     let tokens = tokens.iter().map(|token| Edit::Create((*token).clone())).collect();
     store.commit(Batch { users, tokens, ..Batch::default() }).await.expect("commits").position.revision
 }
 
-async fn revoke(store: &dyn Store, token: &TokenRecord) -> Revision {
+async fn revoke(store: &dyn Records, token: &TokenRecord) -> Revision {
     let read = store.tokens_by_id(&[token.id]).await.expect("reads");
     let before = read.into_iter().next().flatten().expect("exists");
     let state = TokenState::Revoked { at: Timestamp::now(), by: "cli:test".to_owned() };
@@ -359,7 +289,7 @@ async fn what_another_process_commits_arrives_without_a_probe() {
 async fn our_own_commits_arrive_too_and_the_position_is_the_stores() {
     let folder = Folder::new();
     let store = Arc::new(folder.begun("store").await);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, NEVER);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, NEVER);
     running.ready().await;
     let anna = user();
     let tokens: Vec<TokenRecord> = (0..20u8).map(|number| token(&anna, &[number])).collect();
@@ -382,7 +312,7 @@ async fn our_own_commits_arrive_too_and_the_position_is_the_stores() {
 async fn a_store_that_is_away_at_the_start_is_waited_for() {
     let folder = Folder::new();
     let store = Fragile::new(folder.begun("store").await, Mode::Fails);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, NEVER);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, NEVER);
     let early = tokio::time::timeout(SOON, running.replica.ready()).await;
     assert!(early.is_err() && running.replica.staleness(Instant::now()).is_none());
     store.set(Mode::Works);
@@ -398,7 +328,7 @@ async fn while_the_store_fails_or_hangs_the_replica_grows_stale_and_serves() {
     create(&store, &[&anna], &[&first]).await;
     for mode in [Mode::Fails, Mode::Hangs] {
         let store = Fragile::new(folder.open("store").await, Mode::Works);
-        let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+        let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
         running.ready().await;
         store.set(mode);
         let since = Instant::now();
@@ -427,7 +357,7 @@ async fn a_store_at_revision_zero_proves_nothing_and_changes_nothing() {
     let first = token(&anna, b"first");
     create(&store, &[&anna], &[&first]).await;
     let store = Fragile::new(store, Mode::Works);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
     running.ready().await;
     let before = running.replica.status();
     store.replace(folder.open("empty").await);
@@ -457,9 +387,9 @@ async fn a_restored_store_cannot_bring_a_revoked_token_back() {
     let epoch = backup.position().await.expect("reads").epoch;
 
     let store = Fragile::new(store, Mode::Works);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
     running.ready().await;
-    running.reaches(revoke(&*store, &first).await).await;
+    running.reaches(revoke(&*store.inner(), &first).await).await;
     store.replace(backup);
     let status = running.until(|status| status.position.is_some_and(|position| position.epoch == epoch)).await;
     assert_eq!(status.position.map(|position| position.revision), Some(restored));
@@ -477,14 +407,14 @@ async fn a_revocation_that_the_store_lost_is_told_to_every_sidecar() {
     create(&store, &[&anna], &[&first, &second]).await;
     create(&backup, &[&anna], &[&first, &second]).await;
     let store = Fragile::new(store, Mode::Works);
-    let saw_it = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    let saw_it = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
     saw_it.ready().await;
-    saw_it.reaches(revoke(&*store, &first).await).await;
+    saw_it.reaches(revoke(&*store.inner(), &first).await).await;
     assert_eq!(store.recalls().writes, 0, "the store has it");
 
     store.recalls().refused = true;
     store.replace(backup);
-    let did_not = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    let did_not = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
     did_not.ready().await;
     let until = async |condition: &dyn Fn() -> bool| {
         let holds = async {
@@ -520,7 +450,7 @@ async fn recalls_are_read_when_their_counter_moved_and_not_with_each_probe() {
     create(&store, &[&anna], &made.iter().collect::<Vec<_>>()).await;
     let store = Fragile::new(store, Mode::Works);
     store.recalls().digests = made[..3].iter().map(|token| token.digest).collect();
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
     running.ready().await;
     let known = |running: &Running| made.iter().map(|token| running.knows(token)).collect::<Vec<_>>();
     assert_eq!(known(&running), [false, false, false, true, true], "before it is ready");
@@ -570,7 +500,7 @@ async fn what_a_sidecar_missed_beyond_the_log_reaches_it_by_a_snapshot() {
     let (first, second, third) = (token(&anna, b"first"), token(&anna, b"second"), token(&anna, b"third"));
     create(&theirs, &[&anna], &[&first, &second]).await;
     let ours = Fragile::new(ours, Mode::Works);
-    let running = Running::start(Arc::clone(&ours) as Arc<dyn Store>, SOON);
+    let running = Running::start(Arc::clone(&ours) as Arc<dyn Feed>, SOON);
     running.ready().await;
     // The notices end with the handle that they came from.
     ours.replace(folder.open("store").await);
@@ -617,7 +547,7 @@ async fn a_damaged_entry_costs_its_token_only() {
     assert_eq!(database.execute("UPDATE grants SET grant_ = x'00' WHERE digest = ?", [digest]), Ok(1));
 
     let store = Arc::new(store);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Store>, SOON);
+    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
     running.ready().await;
     assert!(!running.knows(&first) && running.knows(&second));
     assert_eq!(running.replica.status().damaged, 1);

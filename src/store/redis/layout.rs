@@ -16,7 +16,7 @@
 //!   log        stream  REVISION-0: i (the commit's id), h (head), c (checksum), d (changes), n (how many)
 //!   cancelled  zset    ids of commits that must not happen any more, by the second of it
 //!   token_sets hash    user id -> id of the commit through which a token came to the user last
-//!   recalled   set     digests, see `Store::recall`
+//!   recalled   set     digests, see `Feed::recall`
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: how long it was kept, its report
 //!   probe      string  written by probes that replicas confirm
 //!   tenure     string  replication id of the server that has had all reports since it was written, see `tenure`

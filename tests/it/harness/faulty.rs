@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tollgate::store::{
-    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Head, Notice, Position, Probe, RecalledPage,
-    RecalledPlace, Report, Reported, Revision, SidecarId, SnapshotItem, Store, StoreError, Subject, TokenFilter,
-    Versioned, Watch,
+    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Notice, Position, Probe, RecalledPage,
+    RecalledPlace, Records, Report, Reported, Reports, Revision, SidecarId, SnapshotItem, Store, StoreError, Subject,
+    TokenFilter, Versioned, Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -84,7 +84,7 @@ fn broken() -> StoreError {
 }
 
 #[async_trait]
-impl Store for FaultyStore {
+impl Records for FaultyStore {
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         let one_less = |left: usize| left.checked_sub(1);
         match self.commits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
@@ -97,40 +97,16 @@ impl Store for FaultyStore {
         self.check()?.position().await
     }
 
-    async fn snapshot(
-        &self,
-        bookmark: &mut Option<Bookmark>,
-        sink: &mut (dyn FnMut(SnapshotItem) + Send),
-    ) -> Result<Position, StoreError> {
-        self.check()?.snapshot(bookmark, sink).await
-    }
-
-    async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
-        self.check()?.changes(after).await
-    }
-
-    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
-        self.check()?.ancestor(latest, heads).await
-    }
-
-    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
-        self.check()?.items(of).await
-    }
-
-    async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
-        self.check()?.token_set(user).await
-    }
-
-    fn watch(&self) -> Box<dyn Watch> {
-        Box::new(FaultyWatch { real: self.real.watch(), broken: self.broken.subscribe() })
-    }
-
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
         self.check()?.user(id).await
     }
 
     async fn user_by_name(&self, name: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
         self.check()?.user_by_name(name).await
+    }
+
+    async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
+        self.check()?.token_set(user).await
     }
 
     async fn users(&self, before: Option<UserId>, limit: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {
@@ -162,6 +138,17 @@ impl Store for FaultyStore {
         self.check()?.history(id).await
     }
 
+    async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        self.check()?.retired(digests).await
+    }
+
+    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        self.check()?.settle_recalls(digests).await
+    }
+}
+
+#[async_trait]
+impl Feed for FaultyStore {
     async fn probe(&self) -> Result<Probe, StoreError> {
         let one_less = |left: usize| left.checked_sub(1);
         let panics = self.panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
@@ -169,8 +156,32 @@ impl Store for FaultyStore {
         self.check()?.probe().await
     }
 
-    async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
-        self.check()?.retired(digests).await
+    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
+        self.check()?.report_left(sidecar).await
+    }
+
+    async fn snapshot(
+        &self,
+        bookmark: &mut Option<Bookmark>,
+        sink: &mut (dyn FnMut(SnapshotItem) + Send),
+    ) -> Result<Position, StoreError> {
+        self.check()?.snapshot(bookmark, sink).await
+    }
+
+    async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
+        self.check()?.changes(after).await
+    }
+
+    async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
+        self.check()?.ancestor(latest, heads).await
+    }
+
+    async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
+        self.check()?.items(of).await
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(FaultyWatch { real: self.real.watch(), broken: self.broken.subscribe() })
     }
 
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
@@ -181,16 +192,15 @@ impl Store for FaultyStore {
         self.check()?.recalled(from).await
     }
 
-    async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        self.check()?.settle_recalls(digests).await
+    fn describe(&self) -> String {
+        SECRET_PLACE.to_owned()
     }
+}
 
+#[async_trait]
+impl Reports for FaultyStore {
     async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
         self.hear().await?.report(report, keep).await
-    }
-
-    async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
-        self.check()?.report_left(sidecar).await
     }
 
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
@@ -199,10 +209,6 @@ impl Store for FaultyStore {
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
         self.check()?.sidecars().await
-    }
-
-    fn describe(&self) -> String {
-        SECRET_PLACE.to_owned()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Output;
 use std::time::Duration;
 
-use tollgate::store::{Absent, Retention, Versioned};
+use tollgate::store::{Absent, Records, Retention, Versioned};
 use tollgate::token::TokenRecord;
 
 use super::users::{REGISTRY, USERS};

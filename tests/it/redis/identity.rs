@@ -134,7 +134,7 @@ async fn databases_of_one_redis_are_apart() {
     assert_eq!(position(&*one).await, position(&*zero).await, "the epoch too");
 
     let replica = Arc::new(Replica::new());
-    let run = driver::run(Arc::clone(&replica), Arc::clone(&zero), Duration::from_millis(200), std::future::pending());
+    let run = driver::run(Arc::clone(&replica), zero.clone(), Duration::from_millis(200), std::future::pending());
     let running = tokio::spawn(run);
     within("the replica is ready", replica.ready()).await;
     let mut watch = zero.watch();
@@ -181,7 +181,7 @@ async fn what_was_seen_narrowed_stays_narrowed_when_redis_has_lost_it() {
     }
     commit(&*store, tokens(made.iter().cloned().map(Edit::Create))).await;
     let replica = Arc::new(Replica::new());
-    let run = driver::run(Arc::clone(&replica), Arc::clone(&store), Duration::from_millis(50), std::future::pending());
+    let run = driver::run(Arc::clone(&replica), store.clone(), Duration::from_millis(50), std::future::pending());
     let running = tokio::spawn(run);
     within("the replica is ready", replica.ready()).await;
     let role = |n: usize| replica.lookup(&made[n].digest).map(|holder| holder.role);

@@ -2,7 +2,7 @@
 
 use tollgate::replica::{Replica, driver};
 use tollgate::store::settings::ReadFrom;
-use tollgate::store::{Changes, Revision, SnapshotItem, Versioned};
+use tollgate::store::{Changes, Feed, Revision, SnapshotItem, Versioned};
 use tollgate::token::{TokenRecord, UserId};
 
 use super::restart::as_user;
