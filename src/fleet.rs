@@ -5,8 +5,9 @@
 //! ```
 //!
 //! A report follows each change of the position at once, one at a time: what happens while one is under way goes into
-//! the next. At rest it is renewed every [`REFRESH`]. Reports are for people: when they fail, serving goes on, and
-//! `--wait` names this sidecar as one that was not heard of.
+//! the next. At rest it is renewed every [`REFRESH`]. Proofs of freshness count only while the store has the report
+//! ([`Presence`]): when reports fail for longer, this sidecar grows stale, as without the store, so that nobody who waits
+//! for a revocation misses it.
 
 use std::fs::{File, OpenOptions};
 use std::future::Future;

@@ -17,8 +17,8 @@
 //!   needs a token gets 503. Never 401: that would blame a good token. A store that holds no registry, or none any more,
 //!   is the same: that says nothing about any token.
 //! - A change is missed: the probe of the store's position, every second, finds the gap.
-//! - The store goes back in time: the replica is read anew, and what it saw revoked stays revoked; the store is informed, so
-//!   that every sidecar refuses it.
+//! - The store loses its last writes: what they touched is read again, and what was seen revoked stays revoked; the store
+//!   is informed, so that every sidecar refuses it. A store that was restored as another life of it is read anew.
 //! - A sidecar is restarted: it goes on from its snapshot file, which makes nothing fresher than it was.
 //! - An upstream fails: 502 or 504; within a reply, the reply is cut off visibly.
 //! - A client misbehaves: one of the documented replies, or a closed connection. One that leaves takes its request along.

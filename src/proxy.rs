@@ -116,7 +116,7 @@ pub async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>) -> Res
     let withheld = *request.method() == Method::HEAD && is_configuration(request.uri().path());
     let permit = if request.body().is_too_large() { Err(Refusal::BodyTooLarge) } else { gate.decide(request) };
     let permit = permit.map_err(|refusal| withhold(refusal, withheld))?;
-    if let Some(admission) = &permit.holder {
+    if let Some(admission) = permit.admission() {
         exchange.set_token(admission.holder.token);
     }
     let reply = forward::forward(exchange, &permit, request).await.map_err(|refusal| withhold(refusal, withheld))?;

@@ -14,7 +14,7 @@
 //! The actor's own record is among those: somebody who is disabled or loses a role while a command runs is judged by
 //! what they are when it is committed.
 //!
-//! A command is one batch as long as it edits no more than a thousand tokens; what more of them need is in `bulk`,
+//! A command is one batch as long as it edits no more than `steps::CHUNK` tokens; what more of them need is in `bulk`,
 //! [`import`] and `steps`.
 
 mod actor;

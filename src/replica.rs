@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A request does one [`Replica::lookup`] and waits for nothing but, at worst, one entry being written in the same
-//! shard. The synchroniser is the only writer. When it fails, or the store does, the replica keeps what it has and
-//! [`Replica::staleness`] grows: that is what ends the serving.
+//! shard. Once a snapshot file has been loaded, the synchroniser is the only writer. When it fails, or the store does, the
+//! replica keeps what it has and [`Replica::staleness`] grows: that is what ends the serving.
 
 pub mod alarm;
 pub mod driver;

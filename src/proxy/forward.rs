@@ -28,8 +28,8 @@ pub(super) async fn forward(
     permit: &Permit,
     request: &mut Request<Upload>,
 ) -> Result<Response<Relayed>, Refusal> {
-    let pool = exchange.proxy.upstream(permit.upstream);
-    let admitted = permit.holder.as_ref().map(|admission| exchange.alarm.admit(admission.terms));
+    let pool = exchange.proxy.upstream(permit.upstream());
+    let admitted = permit.admission().map(|admission| exchange.alarm.admit(admission.terms));
     let attempt = Attempt { exchange, permit, pool };
     if !request.body().is_whole() {
         attempt.watched(request.body_mut().gather()).await??;
@@ -42,7 +42,7 @@ pub(super) async fn forward(
 
 /// Configuration fetches go first: an agent that gets none exits.
 fn priority(permit: &Permit, method: &Method) -> Priority {
-    match permit.is_configuration && matches!(*method, Method::GET | Method::HEAD) {
+    match permit.is_configuration() && matches!(*method, Method::GET | Method::HEAD) {
         true => Priority::High,
         false => Priority::Normal,
     }
@@ -77,7 +77,7 @@ impl Attempt<'_> {
 
     /// What an interruption means to who waits for a reply; `late` if it is the deadline's.
     fn interrupted(&self, interrupt: Interrupt, late: Refusal) -> Refusal {
-        match (interrupt, &self.permit.holder) {
+        match (interrupt, self.permit.admission()) {
             (Interrupt::Revoked, Some(admission)) => {
                 let again = self.exchange.proxy.gate.authorize(&admission.terms);
                 again.err().unwrap_or(Refusal::UnknownToken)

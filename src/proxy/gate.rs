@@ -35,15 +35,29 @@ pub struct Gate {
     max_staleness: MaxStaleness,
 }
 
-/// What a request was permitted: the only way to an upstream.
+/// What a request was permitted: the only way to an upstream. Only [`Gate::decide`] makes one.
 #[derive(Debug)]
 pub struct Permit {
-    /// Where it goes.
-    pub upstream: UpstreamName,
+    upstream: UpstreamName,
+    admission: Option<Admission>,
+    is_configuration: bool,
+}
+
+impl Permit {
+    /// Where the request goes.
+    pub(super) const fn upstream(&self) -> UpstreamName {
+        self.upstream
+    }
+
     /// With whose token; `None` on an open route.
-    pub holder: Option<Admission>,
+    pub(super) const fn admission(&self) -> Option<&Admission> {
+        self.admission.as_ref()
+    }
+
     /// It fetches a configuration.
-    pub is_configuration: bool,
+    pub(super) const fn is_configuration(&self) -> bool {
+        self.is_configuration
+    }
 }
 
 /// Under which token a request was admitted.
@@ -82,7 +96,7 @@ impl Gate {
             NoRoute::Path => Refusal::NoRoute,
             NoRoute::Method { allow } => Refusal::Method { allow },
         })?;
-        let holder = match route.access {
+        let admission = match route.access {
             Access::Open => None,
             Access::Requires { permission, max_staleness } => {
                 let mut credentials = request.headers().get_all(AUTHORIZATION).iter();
@@ -92,7 +106,7 @@ impl Gate {
                 Some(Admission { holder: self.authorize(&terms)?, terms })
             }
         };
-        Ok(Permit { upstream: route.upstream, holder, is_configuration: is_configuration(&path) })
+        Ok(Permit { upstream: route.upstream, admission, is_configuration: is_configuration(&path) })
     }
 
     /// Authenticates by the replica and checks the permission: identity first.

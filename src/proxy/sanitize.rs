@@ -35,7 +35,7 @@ pub(super) fn request(request: &mut Request<Upload>, permit: &Permit, upstream: 
     let mut values = Values(BytesMut::with_capacity(128));
     forwarded(headers, &mut values, exchange.origin, host);
     headers.insert(&X_REQUEST_ID, values.text(exchange.id().as_bytes()));
-    if let Some(Admission { holder, .. }) = &permit.holder {
+    if let Some(Admission { holder, .. }) = permit.admission() {
         headers.insert(&X_TOLLGATE_TOKEN_ID, values.text(&holder.token.to_ascii()));
         headers.insert(&X_TOLLGATE_USER, values.text(holder.owner.name().as_bytes()));
         headers.insert(&X_TOLLGATE_ROLE, HeaderValue::from_static(Role::name(holder.role)));
@@ -53,7 +53,7 @@ pub(super) fn request(request: &mut Request<Upload>, permit: &Permit, upstream: 
 /// What becomes of the client's credentials.
 fn credential(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream) {
     match upstream.credential() {
-        Credential::Forward if permit.holder.is_some() => {}
+        Credential::Forward if permit.admission().is_some() => {}
         Credential::Forward => {
             // Only an open route lets several pass.
             if let Some(last) = headers.get_all(header::AUTHORIZATION).iter().skip(1).last().cloned() {
@@ -63,7 +63,7 @@ fn credential(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream) {
         Credential::Strip => drop(headers.remove(header::AUTHORIZATION)),
         Credential::Replace(value) => drop(headers.insert(header::AUTHORIZATION, value)),
     }
-    if permit.holder.is_some() {
+    if permit.admission().is_some() {
         // Beside a checked token, a session cookie would be a second identity that nobody checked.
         headers.remove(header::COOKIE);
     } else if headers.get_all(header::COOKIE).iter().nth(1).is_some() {

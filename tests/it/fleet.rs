@@ -192,7 +192,7 @@ async fn reports_that_fail_are_counted_and_disturb_nobody() {
     site.store.set_broken(true);
     eventually("the failures are counted", || async {
         let said = site.metrics().await;
-        !said.contains("tollgate_store_reads_failed_total 0\n")
+        ["reads", "reports"].iter().all(|kind| !said.contains(&format!("tollgate_store_{kind}_failed_total 0\n")))
     })
     .await;
     assert_eq!(site.get(CONFIG, &site.agent).await.status(), 200);
