@@ -4,10 +4,10 @@ use jiff::Timestamp;
 
 use super::actor::Standing;
 use super::draft::Draft;
-use super::steps::{CHUNK, Progress, UNREVOKED};
+use super::steps::{CHUNK, Counts, Progress, UNREVOKED};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
-use super::{Actor, PAGE, Registry, RegistryError, Tries, now};
-use crate::store::{Batch, Pin, StoreError, TokenFilter, Versioned};
+use super::{Actor, Outcome, PAGE, Registry, RegistryError, Tries, now};
+use crate::store::{Batch, Pin, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{Event, Role, TokenRecord, UserId, UserRecord, UserStatus};
 
@@ -25,8 +25,9 @@ pub struct RoleChange {
 }
 
 impl RoleChange {
-    pub(super) fn new(before: Role, user: UserRecord, progress: &Progress) -> Self {
-        Self { before, user, narrowed: progress.narrowed, revoked: progress.revoked }
+    fn new(before: Role, user: UserRecord, progress: &Progress) -> Self {
+        let Counts { narrowed, revoked, .. } = progress.tokens;
+        Self { before, user, narrowed, revoked }
     }
 }
 
@@ -130,7 +131,7 @@ impl Registry {
     /// For the role Owner and for the Owner's role, and when the actor may not. After [`RegistryError::Interrupted`] the
     /// same command goes on.
     pub async fn set_role(&self, actor: &Actor, name: &str, role: Role) -> Result<RoleChange, RegistryError> {
-        let mut progress = Progress::default();
+        let mut progress = Progress::new("changing the role");
         let changed = self.try_set_role(actor, name, role, &mut progress).await;
         changed.map_err(|error| progress.interrupted("run the command again to finish", error))
     }
@@ -142,30 +143,24 @@ impl Registry {
         role: Role,
         progress: &mut Progress,
     ) -> Result<RoleChange, RegistryError> {
-        let mut tries = Tries::new("changing the role");
+        let mut tries = Tries::new(progress.operation);
         loop {
             tries.begin().await?;
             let standing = self.standing(actor).await?;
             standing.check_manages_users()?;
             let user = self.find_user(&standing, name).await?;
             check_role_change(&standing, &user.record, role)?;
-            // First: a token that comes to this user after its tokens were read must not escape.
-            let pin = self.pin_tokens_of(user.record.id).await?;
-            let Some(tokens) = self.few_tokens_of(user.record.id, Some(UNREVOKED)).await? else {
-                match self.set_role_in_steps(&standing, user, role, progress).await? {
-                    Some(change) => return Ok(change),
-                    None => continue,
-                }
-            };
-            let mut draft = Draft::new(&standing, now());
-            if user.record.role != role {
-                draft.pin(pin);
+            let (before, after) = (user.record.role, UserRecord { role, ..user.record.clone() });
+            let is_urgent = role < before && role.manages_tokens();
+            if is_urgent && self.few_tokens_of(user.record.id, Some(UNREVOKED)).await?.is_none() {
+                let Some(user) = self.change_user(&standing, user, after.clone()).await? else { continue };
+                progress.effect = Some(format!("{} is {role} now", after.name));
+                self.finish_narrowing(standing.name(), user, progress).await?;
+                return Ok(RoleChange::new(before, after, progress));
             }
-            let change = decide_role(&mut draft, user, tokens, role);
-            if self.commit(draft.into_batch()).await? {
-                progress.narrowed += change.narrowed;
-                progress.revoked += change.revoked;
-                return Ok(RoleChange::new(change.before, change.user, progress));
+            let decide = |draft: &mut Draft<'_>, tokens, last| decide_role(draft, &user, tokens, role, last);
+            if self.in_steps(&standing, &user, Some(UNREVOKED), progress, decide).await? != Outcome::Conflict {
+                return Ok(RoleChange::new(before, after, progress));
             }
         }
     }
@@ -197,33 +192,45 @@ impl Registry {
     /// For the Owner, for the actor's own user, and when the actor may not. After [`RegistryError::Interrupted`] the same
     /// command goes on.
     pub async fn delete_user(&self, actor: &Actor, name: &str) -> Result<usize, RegistryError> {
-        let mut progress = Progress::default();
+        let mut progress = Progress::new("deleting the user");
         let deleted = self.try_delete_user(actor, name, &mut progress).await;
         deleted.map_err(|error| progress.interrupted("run the command again to finish", error))?;
-        Ok(progress.deleted)
+        Ok(progress.tokens.deleted)
     }
 
     async fn try_delete_user(&self, actor: &Actor, name: &str, progress: &mut Progress) -> Result<(), RegistryError> {
-        let mut tries = Tries::new("deleting the user");
+        let mut tries = Tries::new(progress.operation);
         loop {
             tries.begin().await?;
             let standing = self.standing(actor).await?;
             standing.check_manages_users()?;
             let user = self.find_user(&standing, name).await?;
             check_deletable(&standing, &user.record)?;
-            // First: a token that comes to this user after its tokens were read must not stay behind.
-            let pin = self.pin_tokens_of(user.record.id).await?;
-            let Some(tokens) = self.few_tokens_of(user.record.id, None).await? else {
-                self.delete_tokens_of(&standing, user, progress).await?;
-                continue;
+            let user = match self.few_tokens_of(user.record.id, None).await? {
+                Some(_) => user,
+                None => {
+                    // A disabled user gets no more tokens.
+                    let disabled = UserRecord { status: UserStatus::Disabled, ..user.record.clone() };
+                    let changed = match user.record.status {
+                        UserStatus::Active => self.change_user(&standing, user, disabled).await?,
+                        UserStatus::Disabled => Some(user),
+                    };
+                    let Some(user) = changed else { continue };
+                    let name = &user.record.name;
+                    progress.effect = Some(format!("{name} is disabled, so that none of their tokens authenticates"));
+                    user
+                }
             };
-            let deleted = tokens.len();
-            let mut draft = Draft::new(&standing, now());
-            draft.pin(pin);
-            tokens.into_iter().for_each(|token| draft.delete_token(token));
-            draft.delete_user(user);
-            if self.commit(draft.into_batch()).await? {
-                progress.deleted += deleted;
+            let decide = |draft: &mut Draft<'_>, tokens: Vec<_>, last: Option<Pin>| {
+                let deleted = tokens.len();
+                tokens.into_iter().for_each(|token| draft.delete_token(token));
+                if let Some(pin) = last {
+                    draft.pin(pin);
+                    draft.delete_user(user.clone());
+                }
+                Counts { deleted, ..Counts::default() }
+            };
+            if self.in_steps(&standing, &user, None, progress, decide).await? != Outcome::Conflict {
                 return Ok(());
             }
         }
@@ -237,7 +244,7 @@ impl Registry {
     /// When `to` is not an active Administrator, and when the actor may not. After [`RegistryError::Interrupted`] the
     /// ownership has moved if it says so; giving the old Owner the role Administrator once more does the rest.
     pub async fn transfer_ownership(&self, actor: &Actor, to: &str) -> Result<Transfer, RegistryError> {
-        let mut progress = Progress::default();
+        let mut progress = Progress::new("transferring the ownership");
         let transferred = self.try_transfer_ownership(actor, to, &mut progress).await;
         let remedy = match progress.effect {
             Some(_) => "`tollgate user set-role` with the role administrator for the old owner finishes it",
@@ -252,7 +259,7 @@ impl Registry {
         to: &str,
         progress: &mut Progress,
     ) -> Result<Transfer, RegistryError> {
-        let mut tries = Tries::new("transferring the ownership");
+        let mut tries = Tries::new(progress.operation);
         loop {
             tries.begin().await?;
             let standing = self.standing(actor).await?;
@@ -260,26 +267,34 @@ impl Registry {
             let to = self.find_user(&standing, to).await?;
             check_heir(&to.record)?;
             let old = self.find_owner().await?;
-            // First, as for a change of role.
-            let pins = [self.pin_tokens_of(old.record.id).await?, self.pin_tokens_of(to.record.id).await?];
+            let pin = self.pin_tokens_of(old.record.id).await?;
             let tokens = self.few_tokens_of(old.record.id, Some(UNREVOKED)).await?;
             let heirs = self.few_tokens_of(to.record.id, Some(UNREVOKED)).await?;
             let few = tokens.zip(heirs).filter(|(tokens, heirs)| tokens.len() + heirs.len() <= CHUNK);
-            let Some((tokens, heirs)) = few else {
-                match self.transfer_in_steps(&standing, old, to, progress).await? {
-                    Some(transfer) => return Ok(transfer),
-                    None => continue,
+            let few = few.map(|(tokens, _)| tokens);
+            let after = UserRecord { role: Role::Administrator, ..old.record.clone() };
+            let new = UserRecord { role: Role::Owner, ..to.record.clone() };
+            let decide = |draft: &mut Draft<'_>, heirs, last: Option<Pin>| {
+                let counts = decide_role(draft, &to, heirs, to.record.role, None);
+                if last.is_some() {
+                    decide_transfer(draft, &old, &to, few.clone().map(|tokens| (tokens, pin)));
+                }
+                counts
+            };
+            let swapped = self.in_steps(&standing, &to, Some(UNREVOKED), progress, decide).await?;
+            let Outcome::Committed(committed) = swapped else { continue };
+            let narrowed = match few {
+                Some(tokens) => tokens.iter().filter(|token| exceeds(&token.record, after.role)).count(),
+                None => {
+                    progress.effect =
+                        Some(format!("{} is the owner now, and {} an administrator", new.name, after.name));
+                    let of_heir = progress.tokens.narrowed;
+                    let old = Versioned { record: after.clone(), version: committed.id };
+                    self.finish_narrowing(standing.name(), old, progress).await?;
+                    progress.tokens.narrowed - of_heir
                 }
             };
-            let mut draft = Draft::new(&standing, now());
-            pins.into_iter().for_each(|pin| draft.pin(pin));
-            for token in heirs {
-                draft.narrow(token, to.record.role);
-            }
-            let transfer = decide_transfer(&mut draft, old, to, tokens);
-            if self.commit(draft.into_batch()).await? {
-                return Ok(transfer);
-            }
+            return Ok(Transfer { old: after, new, narrowed });
         }
     }
 
@@ -294,11 +309,6 @@ impl Registry {
             return Ok(0);
         }
         Ok(self.store.count_tokens(TokenFilter { owner: Some(user), state: None }).await?)
-    }
-
-    /// What a decision about all of a user's tokens rests on. To be read before the tokens.
-    async fn pin_tokens_of(&self, user: UserId) -> Result<Pin, StoreError> {
-        Ok(Pin::TokensOf { user, since: self.store.token_set(user).await? })
     }
 
     /// The Owner: mostly the oldest user, so on the last page.
@@ -362,30 +372,33 @@ fn check_role_change(standing: &Standing, user: &UserRecord, role: Role) -> Resu
     standing.check_manages(role)
 }
 
-/// What a new role does to a user and to all of that user's tokens. Even a stronger one takes from them what the old one
-/// did not have: an interrupted change may have left it there.
-fn decide_role(
+/// What a new role does to some of a user's tokens and, with the last of them, to the user. Even a stronger one takes from
+/// them what the old one did not have: an interrupted change may have left it there.
+pub(super) fn decide_role(
     draft: &mut Draft<'_>,
-    user: Versioned<UserRecord>,
+    user: &Versioned<UserRecord>,
     tokens: Vec<Versioned<TokenRecord>>,
     role: Role,
-) -> RoleChange {
-    let before = user.record.role;
-    let after = UserRecord { role, ..user.record.clone() };
-    let mut progress = Progress::default();
+    last: Option<Pin>,
+) -> Counts {
+    let UserRecord { role: before, ref name, .. } = user.record;
+    let mut counts = Counts::default();
     for token in tokens.into_iter().filter(|token| token.record.is_active()) {
         if role.manages_tokens() || role == before {
-            progress.narrowed += usize::from(draft.narrow(token, role.min(before)));
+            counts.narrowed += usize::from(draft.narrow(token, role.min(before)));
         } else {
-            draft.revoke(token, Some(format!("role of {} changed to {role}", after.name)));
-            progress.revoked += 1;
+            draft.revoke(token, Some(format!("role of {name} changed to {role}")));
+            counts.revoked += 1;
         }
     }
-    match role == before {
-        true => draft.require_user(&user),
-        false => draft.update_user(user, after.clone()),
+    // A stronger role needs no pin: a token that comes meanwhile rests on the user's record, and so on the weaker one.
+    if role < before {
+        last.into_iter().for_each(|pin| draft.pin(pin));
     }
-    RoleChange::new(before, after, &progress)
+    if last.is_some() && role != before {
+        draft.update_user(user.clone(), UserRecord { role, ..user.record.clone() });
+    }
+    counts
 }
 
 fn decide_status(
@@ -431,17 +444,23 @@ fn check_heir(to: &UserRecord) -> Result<(), RegistryError> {
     }
 }
 
-/// One batch with both users: there is never a moment with two Owners or none.
+/// Both users at once: there is never a moment with two Owners or none. Along with them go the old Owner's tokens, where
+/// they are few, or they follow.
 fn decide_transfer(
     draft: &mut Draft<'_>,
-    old: Versioned<UserRecord>,
-    to: Versioned<UserRecord>,
-    old_tokens: Vec<Versioned<TokenRecord>>,
-) -> Transfer {
-    let RoleChange { user, narrowed, .. } = decide_role(draft, old, old_tokens, Role::Administrator);
-    let new = UserRecord { role: Role::Owner, ..to.record.clone() };
-    draft.update_user(to, new.clone());
-    Transfer { old: user, new, narrowed }
+    old: &Versioned<UserRecord>,
+    to: &Versioned<UserRecord>,
+    tokens: Option<(Vec<Versioned<TokenRecord>>, Pin)>,
+) {
+    match tokens {
+        Some((tokens, pin)) => _ = decide_role(draft, old, tokens, Role::Administrator, Some(pin)),
+        None => draft.update_user(old.clone(), UserRecord { role: Role::Administrator, ..old.record.clone() }),
+    }
+    draft.update_user(to.clone(), UserRecord { role: Role::Owner, ..to.record.clone() });
+}
+
+fn exceeds(token: &TokenRecord, role: Role) -> bool {
+    !token.permissions.is_subset_of(role.permissions())
 }
 
 fn owner_is_fixed(owner: &UserRecord, problem: &'static str) -> RegistryError {

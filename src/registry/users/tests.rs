@@ -88,9 +88,10 @@ fn a_weaker_role_narrows_active_tokens_and_says_what_they_lost() {
     revoked.record.state = TokenState::Revoked { at: at(1), by: "otto".to_owned() };
     let standing = operator();
     let mut draft = Draft::new(&standing, at(9));
-    let change = decide_role(&mut draft, anna, vec![full, agent, revoked], Role::Manager);
-    assert_eq!((change.user.role, change.narrowed, change.revoked), (Role::Manager, 1, 0));
+    let counts = decide_role(&mut draft, &anna, vec![full, agent, revoked], Role::Manager, Some(Pin::NoUsers));
+    assert_eq!((counts.narrowed, counts.revoked), (1, 0));
     let batch = draft.into_batch();
+    assert_eq!(batch.users.iter().filter_map(Edit::after).map(|user| user.role).collect::<Vec<_>>(), [Role::Manager]);
     let after = changed(&batch);
     assert_eq!(after.len(), 1, "tokens that lose nothing are left alone");
     assert_eq!((after[0].id, after[0].permissions), (TokenId::from_u64(1), Role::Manager.permissions()));
@@ -107,8 +108,8 @@ fn a_stronger_role_gives_nothing_back() {
     let narrow = token(1, &anna, permissions(&["configs:read"]));
     let standing = operator();
     let mut draft = Draft::new(&standing, at(9));
-    let change = decide_role(&mut draft, anna, vec![narrow], Role::Administrator);
-    assert_eq!((change.narrowed, change.revoked), (0, 0));
+    let counts = decide_role(&mut draft, &anna, vec![narrow], Role::Administrator, Some(Pin::NoUsers));
+    assert_eq!(counts, Counts::default());
     assert!(draft.into_batch().tokens.is_empty());
 }
 
@@ -120,8 +121,8 @@ fn becoming_a_viewer_revokes_every_active_token_even_an_expired_one() {
     let tokens = vec![token(1, &anna, PermissionSet::TELEGRAF_AGENT), expired];
     let standing = operator();
     let mut draft = Draft::new(&standing, at(9));
-    let change = decide_role(&mut draft, anna, tokens, Role::Viewer);
-    assert_eq!((change.narrowed, change.revoked), (0, 2));
+    let counts = decide_role(&mut draft, &anna, tokens, Role::Viewer, Some(Pin::NoUsers));
+    assert_eq!((counts.narrowed, counts.revoked), (0, 2));
     let batch = draft.into_batch();
     let state = TokenState::Revoked { at: at(9), by: "cli:test".to_owned() };
     assert!(changed(&batch).iter().all(|token| token.state == state));
@@ -189,11 +190,11 @@ fn a_transfer_is_one_batch_and_narrows_the_old_owners_tokens() {
     let standing = standing_of(&olga);
     let mut draft = Draft::new(&standing, at(0));
     let full = token(1, &olga, Role::Owner.permissions());
-    let transfer = decide_transfer(&mut draft, olga, adam, vec![full]);
-    assert_eq!((transfer.old.name.as_str(), transfer.old.role), ("olga", Role::Administrator));
-    assert_eq!((transfer.new.name.as_str(), transfer.new.role, transfer.narrowed), ("adam", Role::Owner, 1));
+    decide_transfer(&mut draft, &olga, &adam, Some((vec![full], Pin::NoUsers)));
     let batch = draft.into_batch();
-    assert_eq!(batch.users.iter().filter_map(Edit::after).filter(|user| user.role == Role::Owner).count(), 1);
+    let after: Vec<_> =
+        batch.users.iter().filter_map(Edit::after).map(|user| (user.name.as_str(), user.role)).collect();
+    assert_eq!(after, [("olga", Role::Administrator), ("adam", Role::Owner)]);
     assert_eq!(batch.users.len(), 2, "the actor's own record does not occur twice");
     assert_eq!(changed(&batch)[0].permissions, Role::Administrator.permissions());
 }
