@@ -27,7 +27,7 @@ const MAX_CONNECTIONS: usize = 32;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the admin listener. Never ends.
-pub async fn serve(listener: Arc<TcpListener>, health: Arc<Health>) {
+pub(crate) async fn serve(listener: Arc<TcpListener>, health: Arc<Health>) {
     let failures = Sampler::default();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {

@@ -1,7 +1,7 @@
 //! An error with its causes, in one line.
 
 /// `what failed: why: and why that`.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |mut text, cause| {
         let cause = cause.to_string();

@@ -10,19 +10,19 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 usage, 3 unknown: it may or may not be done. Records go to standard output, everything else to standard error.
 
-pub mod args;
-pub mod confirm;
-pub mod import;
-pub mod list;
-pub mod output;
-pub mod serve;
-pub mod session;
-pub mod status;
-pub mod table;
-pub mod time;
-pub mod token;
-pub mod user;
-pub mod wait;
+mod args;
+mod confirm;
+mod import;
+mod list;
+mod output;
+mod serve;
+mod session;
+mod status;
+mod table;
+mod time;
+mod token;
+mod user;
+mod wait;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

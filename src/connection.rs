@@ -21,14 +21,14 @@ use crate::worker::OpenConnection;
 use crate::worker::alarm::{Alarm, Interrupt};
 use crate::worker::panic::Guard;
 
-pub use limits::{ConnectionLimits, ConnectionSlot};
+pub(crate) use limits::{ConnectionLimits, ConnectionSlot};
 
 /// How long a client may take to take note of the end of an idle connection.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
 /// Serves a connection until it closes. `_slot` is its slot under the limits of connections and among those that a
 /// drain waits for.
-pub async fn serve(
+pub(crate) async fn serve(
     proxy: Rc<Proxy>,
     stream: TcpStream,
     peer: SocketAddr,

@@ -9,15 +9,15 @@
 //! Nothing of it is for production: raw tokens are printed, and the stand-in trusts whoever reaches it. The store goes
 //! at the end; after a `kill -9`, at the start of the next `tollgate dev`.
 
-pub mod banner;
-pub mod controller;
+pub(crate) mod banner;
+pub(crate) mod controller;
 mod demo;
-pub mod directory;
-pub mod heartbeat;
-pub mod ports;
-pub mod seed;
-pub mod settings;
-pub mod template;
+pub(crate) mod directory;
+pub(crate) mod heartbeat;
+pub(crate) mod ports;
+pub(crate) mod seed;
+pub(crate) mod settings;
+pub(crate) mod template;
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -31,11 +31,11 @@ use crate::worker::panic::log_panics;
 use banner::Style;
 use demo::Demo;
 
-pub use ports::{DevOptions, PortError};
+pub(crate) use ports::{DevOptions, PortError};
 
 /// Why `tollgate dev` did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
-pub enum DevError {
+pub(crate) enum DevError {
     /// A port.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -80,7 +80,7 @@ pub enum DevError {
 ///
 /// # Errors
 /// [`DevError`]; the store is removed then too, where it can be.
-pub fn run(options: DevOptions) -> Result<(), DevError> {
+pub(crate) fn run(options: DevOptions) -> Result<(), DevError> {
     // Only what goes wrong, so that the lines to paste stay in sight. Where a subscriber is set already, it stays.
     tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(io::stderr).try_init().ok();
     log_panics();

@@ -3,14 +3,14 @@
 use std::fmt::{self, Write as _};
 
 /// A byte's two digits, in lower case.
-pub const fn digits(byte: u8) -> [u8; 2] {
+pub(crate) const fn digits(byte: u8) -> [u8; 2] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     [DIGITS[(byte >> 4) as usize], DIGITS[(byte & 15) as usize]]
 }
 
 /// Bytes that display as their digits.
 #[derive(Clone, Copy)]
-pub struct Hex<'a>(pub &'a [u8]);
+pub(crate) struct Hex<'a>(pub &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,7 @@
 //! strict: every leniency that two servers exercise differently is a way to smuggle a request past the check.
 
 pub mod body;
-pub mod buffer;
+pub(crate) mod buffer;
 pub mod head;
 
 pub use body::{BodyLength, Decoder};

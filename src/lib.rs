@@ -48,35 +48,39 @@
 //! | [`words`] | enums whose variants have names |
 //! | [`clock`] | time that a suspended machine does not stop |
 //! | [`dev`] | `tollgate dev`: everything on loopback, with a stand-in Controller |
+//!
+//! Public is what tests and benches use; everything else is private, so that the compiler finds what nobody uses.
 
-pub mod admin;
+#![allow(rustdoc::private_intra_doc_links, reason = "these pages are read by whoever works on the crate")]
+
+mod admin;
 pub mod app;
 mod backoff;
-pub mod chain;
+mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod connection;
+mod connection;
 mod descriptor;
-pub mod dev;
+mod dev;
 pub mod fleet;
 pub mod health;
-pub mod hex;
+mod hex;
 pub mod http1;
-pub mod listener;
-pub mod lock;
-pub mod metrics;
+mod listener;
+mod lock;
+mod metrics;
 pub mod proxy;
-pub mod random;
+mod random;
 pub mod registry;
-pub mod reload;
+mod reload;
 pub mod replica;
 mod sampler;
-pub mod socket;
+mod socket;
 pub mod store;
 pub mod tls;
 pub mod token;
 pub mod units;
 pub mod upstream;
-pub mod words;
-pub mod worker;
+mod words;
+mod worker;

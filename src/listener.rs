@@ -22,7 +22,7 @@ use crate::lock::RwLock;
 use crate::proxy::Proxy;
 use crate::tls::{self, TlsConfig, TlsError};
 
-pub use settings::ListenerConfig;
+pub(crate) use settings::ListenerConfig;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`. A fleet reconnects all at once.
 const BACKLOG: i32 = 65_535;
@@ -46,7 +46,7 @@ pub struct BindError {
 /// # Errors
 /// [`BindError`], also when another process listens there: `SO_REUSEPORT` alone would let two sidecars of one user share
 /// the port, and each would get half the agents.
-pub fn bind(address: SocketAddr, workers: usize) -> Result<(Vec<TcpListener>, SocketAddr), BindError> {
+pub(crate) fn bind(address: SocketAddr, workers: usize) -> Result<(Vec<TcpListener>, SocketAddr), BindError> {
     // A free port may be taken by somebody else before all workers have it: then another one is as good.
     let mut tries = if address.port() == 0 { 10 } else { 1 };
     loop {
@@ -88,7 +88,7 @@ fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
 }
 
 /// A listener's TLS configuration, which a reload replaces for the connections that follow.
-pub struct Tls {
+pub(crate) struct Tls {
     /// The files.
     pub config: TlsConfig,
     current: RwLock<TlsAcceptor>,
@@ -99,7 +99,7 @@ impl Tls {
     ///
     /// # Errors
     /// [`TlsError`] names the file and the problem.
-    pub fn load(config: TlsConfig) -> Result<Self, TlsError> {
+    pub(crate) fn load(config: TlsConfig) -> Result<Self, TlsError> {
         let current = RwLock::new(TlsAcceptor::from(tls::server_config(&config)?));
         Ok(Self { config, current })
     }
@@ -108,7 +108,7 @@ impl Tls {
     ///
     /// # Errors
     /// [`TlsError`]; what was read before stays.
-    pub fn reload(&self) -> Result<(), TlsError> {
+    pub(crate) fn reload(&self) -> Result<(), TlsError> {
         let acceptor = TlsAcceptor::from(tls::server_config(&self.config)?);
         *self.current.write() = acceptor;
         Ok(())
@@ -120,7 +120,7 @@ impl Tls {
 }
 
 /// Accepts connections and serves them until `stop`. Accepting pauses while no slot is left.
-pub async fn accept(
+pub(crate) async fn accept(
     proxy: Rc<Proxy>,
     listener: Rc<tokio::net::TcpListener>,
     tls: Option<Arc<Tls>>,

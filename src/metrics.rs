@@ -188,7 +188,7 @@ const UPSTREAM_METRICS: &[UpstreamMetric] = &[
 
 /// All metrics as Prometheus reads them.
 #[must_use]
-pub fn render(health: &Health) -> String {
+pub(crate) fn render(health: &Health) -> String {
     let sample = Sample { health, status: health.replica.status(), now: Instant::now() };
     let mut text = String::new();
     for Metric { name, kind, help, labels, read } in METRICS {

@@ -8,14 +8,14 @@
 
 pub(crate) mod body;
 pub mod credential;
-pub mod exchange;
-pub mod fields;
+pub(crate) mod exchange;
+pub(crate) mod fields;
 mod forward;
 mod gate;
-pub mod network;
-pub mod pace;
+pub(crate) mod network;
+pub(crate) mod pace;
 pub mod path;
-pub mod refusal;
+pub(crate) mod refusal;
 pub mod request;
 pub mod route;
 mod sanitize;

@@ -26,7 +26,7 @@ mod recalls;
 mod steps;
 mod tokens;
 mod users;
-pub mod view;
+pub(crate) mod view;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

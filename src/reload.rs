@@ -54,7 +54,7 @@ fn stamps(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
 }
 
 /// Reads files again when they change. What cannot be used is reported, and what was read before stays. Never ends.
-pub async fn watch(upstreams: Vec<Arc<Upstream>>, listeners: Vec<Arc<Tls>>) {
+pub(crate) async fn watch(upstreams: Vec<Arc<Upstream>>, listeners: Vec<Arc<Tls>>) {
     let mut watched = Vec::new();
     for upstream in upstreams {
         if let CredentialMode::Replace { token_file } = &upstream.config.credential {

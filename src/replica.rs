@@ -8,14 +8,14 @@
 //! shard. Once a snapshot file has been loaded, the synchroniser is the only writer. When it fails, or the store does, the
 //! replica keeps what it has and [`Replica::staleness`] grows: that is what ends the serving.
 
-pub mod alarm;
+pub(crate) mod alarm;
 pub mod driver;
 mod entry;
 mod freshness;
 pub mod presence;
 mod recalled;
 mod settings;
-pub mod snapshot_file;
+pub(crate) mod snapshot_file;
 pub mod sync;
 mod table;
 mod tombstone;

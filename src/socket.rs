@@ -81,30 +81,30 @@ impl AsyncWrite for Stream {
 
 /// A connection that is shared within a thread. The stream is borrowed only within a poll.
 #[derive(Debug)]
-pub struct Socket(RefCell<Stream>);
+pub(crate) struct Socket(RefCell<Stream>);
 
 impl Socket {
     /// Takes the stream over.
     #[must_use]
-    pub fn new(stream: Stream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self(RefCell::new(stream))
     }
 
     /// Gives the stream back.
     #[must_use]
-    pub fn into_inner(self) -> Stream {
+    pub(crate) fn into_inner(self) -> Stream {
         self.0.into_inner()
     }
 
     /// The stream, for as long as a poll lasts.
-    pub fn stream(&self) -> RefMut<'_, Stream> {
+    pub(crate) fn stream(&self) -> RefMut<'_, Stream> {
         self.0.borrow_mut()
     }
 
     /// Whether the other side has neither closed nor said anything that was not read. The kernel is asked: the runtime learns
     /// of what arrived at its next turn only, and the one who asks may come first.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         let peeked = recv(self.0.borrow().tcp(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(peeked, Err(Errno::WOULDBLOCK))
     }
@@ -113,14 +113,14 @@ impl Socket {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn readable(&self) -> io::Result<()> {
+    pub(crate) async fn readable(&self) -> io::Result<()> {
         poll_fn(|cx| self.0.borrow().tcp().poll_read_ready(cx)).await
     }
 
     /// Receives into the buffer's room and returns how much; 0 is the end. A full buffer is an error, so that it cannot
     /// be taken for the end. In TLS, bytes may wait decrypted where [`Socket::readable`] cannot see them, so this comes before
     /// it.
-    pub fn poll_read(&self, context: &mut Context<'_>, buffer: &mut Buffer) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(&self, context: &mut Context<'_>, buffer: &mut Buffer) -> Poll<io::Result<usize>> {
         let room = buffer.room();
         if room.is_empty() {
             return Poll::Ready(Err(io::ErrorKind::StorageFull.into()));
@@ -134,7 +134,7 @@ impl Socket {
 
     /// Writes some of the first slice and then of the second, and takes what was written off their fronts; with nothing left
     /// of both, hands on what TLS still holds back. Fails with `WriteZero` when the connection takes nothing.
-    pub fn poll_write(
+    pub(crate) fn poll_write(
         &self,
         context: &mut Context<'_>,
         first: &mut &[u8],
@@ -164,25 +164,25 @@ impl Socket {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn shutdown(&self) -> io::Result<()> {
+    pub(crate) async fn shutdown(&self) -> io::Result<()> {
         poll_fn(|cx| Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)).await
     }
 
     /// Makes closing visible as a break, not an end: what was sent is not whole.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         // Where that cannot be set, the missing end of the reply still shows it.
         drop(self.0.borrow().tcp().set_zero_linger());
     }
 
     /// Takes [`Socket::reset`] back.
-    pub fn end_cleanly(&self) {
+    pub(crate) fn end_cleanly(&self) {
         // Where that cannot be set, it is closed by a reset: broken rather than falsely whole.
         drop(socket2::SockRef::from(self.0.borrow().tcp()).set_linger(None));
     }
 
     /// What the other side has done beyond what was read: for when there is no room to read more.
     #[must_use]
-    pub fn hangup(&self) -> Hangup {
+    pub(crate) fn hangup(&self) -> Hangup {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let stream = self.0.borrow();
         let mut asked = [PollFd::new(stream.tcp(), PollFlags::RDHUP)];
@@ -203,7 +203,7 @@ impl Socket {
 
 /// How far the other side has closed a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hangup {
+pub(crate) enum Hangup {
     /// Not at all, as far as can be seen.
     None,
     /// It sends no more.

@@ -16,18 +16,18 @@
 //!   reporter ── report() ──────►  how a sidecar is; tollgate status and --wait read it
 //! ```
 
-pub mod batch;
-pub mod change;
+pub(crate) mod batch;
+pub(crate) mod change;
 mod notify;
 mod open;
-pub mod position;
-pub mod redis;
-pub mod replicas;
-pub mod report;
-pub mod retention;
+pub(crate) mod position;
+pub(crate) mod redis;
+pub(crate) mod replicas;
+pub(crate) mod report;
+pub(crate) mod retention;
 pub mod settings;
-pub mod sqlite;
-pub mod url;
+pub(crate) mod sqlite;
+pub(crate) mod url;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,12 +3,12 @@
 //! Values are parsed once, at the edge, into types that cannot hold an illegal value: a [`Digest`] is 32 bytes, a
 //! [`Permission`] is one that exists, a [`PermissionSet`] holds nothing else.
 
-pub mod grant;
-pub mod id;
-pub mod permission;
+pub(crate) mod grant;
+pub(crate) mod id;
+pub(crate) mod permission;
 pub mod raw;
-pub mod record;
-pub mod role;
+pub(crate) mod record;
+pub(crate) mod role;
 
 pub use grant::{Grant, Owner};
 pub use id::{TokenId, UserId};

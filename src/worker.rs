@@ -4,8 +4,8 @@
 //! and the deadlines are its own, so none of them needs a lock. What workers share is read-only (the proxy's gate) or made
 //! to be read by many at once (the replica).
 
-pub mod alarm;
-pub mod panic;
+pub(crate) mod alarm;
+pub(crate) mod panic;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -36,7 +36,7 @@ fn parse_limit(text: &str) -> Result<usize, &'static str> {
 
 /// Permission sets with a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Preset {
+pub(super) enum Preset {
     /// What an agent needs to fetch its configuration and to send heartbeats.
     TelegrafAgent,
 }
@@ -44,7 +44,7 @@ pub enum Preset {
 impl Preset {
     /// What it permits.
     #[must_use]
-    pub const fn permissions(self) -> PermissionSet {
+    pub(super) const fn permissions(self) -> PermissionSet {
         match self {
             Self::TelegrafAgent => PermissionSet::TELEGRAF_AGENT,
         }
@@ -53,7 +53,7 @@ impl Preset {
 
 /// What a token shall permit. Neither option: all that its user's role does.
 #[derive(Debug, Clone, Args)]
-pub struct PermissionArgs {
+pub(super) struct PermissionArgs {
     /// A named set of permissions: telegraf-agent is configs:read and heartbeat:write
     #[arg(long, value_name = "NAME", conflicts_with = "permission", hide_possible_values = true)]
     pub preset: Option<Preset>,
@@ -65,7 +65,7 @@ pub struct PermissionArgs {
 impl PermissionArgs {
     /// What was asked for; `None` when nothing was.
     #[must_use]
-    pub fn requested(&self) -> Option<PermissionSet> {
+    pub(super) fn requested(&self) -> Option<PermissionSet> {
         match self.preset {
             Some(preset) => Some(preset.permissions()),
             None => (!self.permission.is_empty()).then(|| self.permission.iter().copied().collect()),
@@ -75,7 +75,7 @@ impl PermissionArgs {
 
 /// When a token shall expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expiry {
+pub(super) enum Expiry {
     /// So long after its creation.
     After(Duration),
     /// At this time.
@@ -84,7 +84,7 @@ pub enum Expiry {
 
 /// A text that is not an [`Expiry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidExpiry {
+pub(super) enum InvalidExpiry {
     /// Neither a duration nor a time.
     #[error("write a duration such as 30d, 12h or 1d12h, at most 36500d, or a time such as 2027-01-31T00:00:00Z")]
     Form,
@@ -96,7 +96,7 @@ pub enum InvalidExpiry {
 impl Expiry {
     /// The time it means for a token created now, to the second.
     #[must_use]
-    pub fn resolve(self, now: Timestamp) -> Timestamp {
+    pub(super) fn resolve(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(time) => time,
             // A hundred years at most.
@@ -123,7 +123,7 @@ const SECRET_LENGTH: usize = 8;
 /// Whether an argument has a raw token in it. None takes one: every user of the host can read the arguments of a
 /// process, shells record them, and clap repeats what it does not understand.
 #[must_use]
-pub fn holds_raw_token(argument: &OsString) -> bool {
+pub(super) fn holds_raw_token(argument: &OsString) -> bool {
     let text = argument.to_string_lossy();
     let is_secret = |symbol: &char| symbol.is_ascii_alphanumeric() || matches!(symbol, '_' | '-');
     text.match_indices(PREFIX).any(|(at, prefix)| {
@@ -133,7 +133,7 @@ pub fn holds_raw_token(argument: &OsString) -> bool {
 
 /// Whether an argument could have a password or a private key in it: a URL with more than an address, a PEM section.
 #[must_use]
-pub fn may_hold_password(argument: &OsString) -> bool {
+pub(super) fn may_hold_password(argument: &OsString) -> bool {
     let text = argument.to_string_lossy();
     // A password with no address after it looks like a port.
     let is_port = |port: &str| port.split(['/', ',']).next().is_some_and(|port| port.parse::<u16>().is_ok());

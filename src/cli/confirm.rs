@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal as _, Write};
 
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfirmError {
+pub(super) enum ConfirmError {
     /// There is nobody to ask.
     #[error("{0} Nothing was changed: no confirmation possible without a terminal; pass --yes")]
     NoTerminal(String),
@@ -20,7 +20,7 @@ pub enum ConfirmError {
 ///
 /// # Errors
 /// [`ConfirmError`] for any answer but `y` or `yes`.
-pub fn confirm(question: &str) -> Result<(), ConfirmError> {
+pub(super) fn confirm(question: &str) -> Result<(), ConfirmError> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(ConfirmError::NoTerminal(question.to_owned()));
     }

@@ -18,7 +18,7 @@ use crate::registry::import::parse_line;
 use crate::registry::{ImportError, ImportLine, RefusedLine};
 
 /// Shown below `token import --help`.
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 One JSON object a line, empty lines are skipped:
   {\"token\": \"tc-apiv1_...\", \"user\": \"anna\", \"description\": \"plant 7\",
    \"permissions\": [\"configs:read\", \"heartbeat:write\"], \"expires_at\": \"2027-01-31T00:00:00Z\"}
@@ -75,7 +75,7 @@ struct Refused<'a> {
 ///
 /// # Errors
 /// When a line is bad, even if others were imported; when the input or the store fails.
-pub async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<()> {
+pub(super) async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<()> {
     let ImportArgs { file, keep_going, wait, format } = args;
     let Lines { good, bad } = read(file.as_deref().filter(|file| *file != Path::new("-")))?;
     let lines = good.len() + bad.len();

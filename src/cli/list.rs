@@ -11,7 +11,7 @@ const PAGE: usize = 500;
 
 /// Where in a list the next page begins, and how much of it is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pages<Id> {
+pub(super) struct Pages<Id> {
     /// The last id of the page before.
     pub before: Option<Id>,
     remaining: usize,
@@ -20,18 +20,18 @@ pub struct Pages<Id> {
 impl<Id: Copy> Pages<Id> {
     /// At the beginning of what `page` asks for.
     #[must_use]
-    pub fn new(before: Option<Id>, limit: Option<usize>) -> Self {
+    pub(super) fn new(before: Option<Id>, limit: Option<usize>) -> Self {
         Self { before, remaining: limit.unwrap_or(usize::MAX) }
     }
 
     /// How many records to read next. 0: all that was asked for is there.
     #[must_use]
-    pub fn want(&self) -> usize {
+    pub(super) fn want(&self) -> usize {
         PAGE.min(self.remaining)
     }
 
     /// A page was read: `count` records, the last one with this id. Whether the list goes on.
-    pub fn advance(&mut self, count: usize, last: Option<Id>) -> bool {
+    pub(super) fn advance(&mut self, count: usize, last: Option<Id>) -> bool {
         let whole = count >= self.want();
         self.remaining = self.remaining.saturating_sub(count);
         self.before = last.or(self.before);
@@ -49,7 +49,7 @@ impl<Id: std::str::FromStr<Err: std::error::Error + Send + Sync> + Copy + Send +
 
 /// A list on its way to standard output.
 #[derive(Debug)]
-pub struct Listing<const N: usize> {
+pub(super) struct Listing<const N: usize> {
     output: Output,
     form: Form<N>,
     empty: bool,
@@ -64,7 +64,7 @@ enum Form<const N: usize> {
 impl<const N: usize> Listing<N> {
     /// Nothing is printed yet.
     #[must_use]
-    pub fn new(output: Output, headings: [&'static str; N]) -> Self {
+    pub(super) fn new(output: Output, headings: [&'static str; N]) -> Self {
         let form = if output.json {
             Form::Json(JsonArray::new(output))
         } else {
@@ -77,7 +77,7 @@ impl<const N: usize> Listing<N> {
     ///
     /// # Errors
     /// When they cannot be printed.
-    pub fn extend<R, V: Serialize>(
+    pub(super) fn extend<R, V: Serialize>(
         &mut self,
         records: &[R],
         view: impl Fn(&R) -> V,
@@ -97,7 +97,7 @@ impl<const N: usize> Listing<N> {
     ///
     /// # Errors
     /// When it cannot be printed.
-    pub fn end(self, when_empty: &str, more_after: Option<impl std::fmt::Display>) -> anyhow::Result<()> {
+    pub(super) fn end(self, when_empty: &str, more_after: Option<impl std::fmt::Display>) -> anyhow::Result<()> {
         match self.form {
             Form::Json(array) => Ok(array.end()?),
             Form::Text(_) => {

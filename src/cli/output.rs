@@ -72,7 +72,7 @@ impl Output {
 /// A JSON array written as its elements come, one a line, so that a list of any length needs no more than a page of
 /// memory. It is whole only after [`JsonArray::end`]: a list that broke off does not parse.
 #[derive(Debug)]
-pub struct JsonArray {
+pub(super) struct JsonArray {
     output: Output,
     empty: bool,
 }
@@ -80,7 +80,7 @@ pub struct JsonArray {
 impl JsonArray {
     /// Nothing is written yet.
     #[must_use]
-    pub const fn new(output: Output) -> Self {
+    pub(super) const fn new(output: Output) -> Self {
         Self { output, empty: true }
     }
 
@@ -88,7 +88,7 @@ impl JsonArray {
     ///
     /// # Errors
     /// When they cannot be written.
-    pub fn extend<T: Serialize>(&mut self, values: impl IntoIterator<Item = T>) -> anyhow::Result<()> {
+    pub(super) fn extend<T: Serialize>(&mut self, values: impl IntoIterator<Item = T>) -> anyhow::Result<()> {
         let mut text = String::new();
         for value in values {
             text.push_str(if std::mem::replace(&mut self.empty, false) { "[\n  " } else { ",\n  " });
@@ -101,20 +101,20 @@ impl JsonArray {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn end(self) -> Result<(), OutputError> {
+    pub(super) fn end(self) -> Result<(), OutputError> {
         self.output.text(if self.empty { "[]\n" } else { "\n]\n" })
     }
 }
 
 /// Whether colour may go there: to terminals only, and to none when `NO_COLOR` is set (<https://no-color.org>).
 #[must_use]
-pub fn may_colour(stream: &impl IsTerminal) -> bool {
+pub(super) fn may_colour(stream: &impl IsTerminal) -> bool {
     let declined = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
     stream.is_terminal() && !declined && !dumb
 }
 
 /// Says something to the person at the terminal: a line on standard error. That it cannot be said is no failure.
-pub fn note(text: impl Display) {
+pub(super) fn note(text: impl Display) {
     drop(writeln!(io::stderr().lock(), "{text}"));
 }

@@ -14,7 +14,7 @@ use crate::dev::{self, DevOptions};
 use crate::store::Settings;
 
 /// Shown below `serve --help`.
-pub const SERVE_EXAMPLES: &str = "\
+pub(super) const SERVE_EXAMPLES: &str = "\
 Flags override TOLLGATE_... variables, which override the configuration file.
 
 Examples:
@@ -43,7 +43,7 @@ pub struct ServeArgs {
 ///
 /// # Errors
 /// When it cannot start. Options that would point it at a real store are refused.
-pub fn dev(globals: &Globals, options: DevOptions) -> anyhow::Result<()> {
+pub(super) fn dev(globals: &Globals, options: DevOptions) -> anyhow::Result<()> {
     if globals.store.is_some() || globals.config.is_some() {
         return Err(usage("dev has a store and a configuration of its own; use `tollgate serve` with yours"));
     }
@@ -54,7 +54,7 @@ pub fn dev(globals: &Globals, options: DevOptions) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the configuration is wrong, or it cannot start.
-pub fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
+pub(super) fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
     let config = load(globals, args)?;
     start_log(&config.log)?;
     crate::app::serve(config)
@@ -64,7 +64,7 @@ pub fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
+pub(super) fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
     // Not everything that is worth knowing is wrong: an expired certificate is a warning.
     start_log(&LogConfig { filter: "warn".to_owned(), format: LogFormat::Text })?;
     let config = load(globals, args)?;
@@ -79,7 +79,7 @@ pub fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// A usage error for a `--store` that is no store URL, or shows a password; what is wrong with the configuration.
-pub fn store_settings(globals: &Globals) -> anyhow::Result<Settings> {
+pub(super) fn store_settings(globals: &Globals) -> anyhow::Result<Settings> {
     let source = Source::of_process(globals.config.clone());
     let source = if globals.store.is_some() { source.only_store() } else { source };
     let overrides = Overrides { store: globals.store.clone(), ..Overrides::default() };

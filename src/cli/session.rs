@@ -42,7 +42,7 @@ impl Session {
     .0.confirmed,
     .0.promotable
 )]
-pub struct NotConfirmed(Unconfirmed);
+pub(super) struct NotConfirmed(Unconfirmed);
 
 impl Session {
     /// The end of a command that changes something. First of all that was its own, which is never waited with; now what the
@@ -104,7 +104,7 @@ fn is_away(error: &anyhow::Error) -> bool {
 ///
 /// # Errors
 /// The command's, or that the runtime cannot start.
-pub fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub(super) fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).without_time().with_target(false);
     // It fails where there is one already, in a test say.
     lines.with_ansi(may_colour(&io::stderr())).with_writer(io::stderr).try_init().ok();

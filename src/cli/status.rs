@@ -86,7 +86,7 @@ struct SidecarView {
 ///
 /// # Errors
 /// When the store does not answer; while watching that is said, and it is asked again.
-pub async fn run(globals: &Globals, args: StatusArgs) -> anyhow::Result<()> {
+pub(super) async fn run(globals: &Globals, args: StatusArgs) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Refuse).await?;
     let (store, output) = (&**session.registry.store(), Output::new(args.format));
     if !args.watch {

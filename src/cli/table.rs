@@ -7,7 +7,7 @@ const MAX_CELL: usize = 48;
 
 /// What a cell's text means; only a terminal shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tone {
+pub(super) enum Tone {
     /// Nothing special.
     Plain,
     /// As it should be: green.
@@ -23,7 +23,7 @@ pub enum Tone {
 impl Tone {
     /// The text in this tone (ANSI SGR), or as it is.
     #[must_use]
-    pub fn paint(self, text: &str, colour: bool) -> String {
+    pub(super) fn paint(self, text: &str, colour: bool) -> String {
         let code = match self {
             Self::Good => "32",
             Self::Warn => "33",
@@ -37,7 +37,7 @@ impl Tone {
 
 /// One cell.
 #[derive(Debug, Clone)]
-pub struct Cell {
+pub(super) struct Cell {
     text: String,
     tone: Tone,
 }
@@ -45,7 +45,7 @@ pub struct Cell {
 impl Cell {
     /// A cell in a tone of its own.
     #[must_use]
-    pub fn toned(text: &str, tone: Tone) -> Self {
+    pub(super) fn toned(text: &str, tone: Tone) -> Self {
         Self { text: printable(text), tone }
     }
 }
@@ -64,7 +64,7 @@ impl From<String> for Cell {
 
 /// A table whose columns grow with their contents.
 #[derive(Debug)]
-pub struct TextTable<const N: usize> {
+pub(super) struct TextTable<const N: usize> {
     headings: Option<[&'static str; N]>,
     widths: [usize; N],
     colour: bool,
@@ -73,13 +73,13 @@ pub struct TextTable<const N: usize> {
 impl<const N: usize> TextTable<N> {
     /// An empty one.
     #[must_use]
-    pub fn new(headings: [&'static str; N], colour: bool) -> Self {
+    pub(super) fn new(headings: [&'static str; N], colour: bool) -> Self {
         Self { headings: Some(headings), widths: headings.map(width), colour }
     }
 
     /// The lines of these rows, below the headings when they are the first. Columns are as wide as their widest cell so
     /// far, so a later page may be wider than an earlier one.
-    pub fn page(&mut self, mut rows: Vec<[Cell; N]>) -> String {
+    pub(super) fn page(&mut self, mut rows: Vec<[Cell; N]>) -> String {
         for row in &mut rows {
             for cell in row.iter_mut().rev().skip(1) {
                 cut(&mut cell.text);
@@ -112,7 +112,7 @@ impl<const N: usize> TextTable<N> {
 
 /// Labels and values, one pair a line.
 #[must_use]
-pub fn details(pairs: &[(&str, Cell)], colour: bool) -> String {
+pub(super) fn details(pairs: &[(&str, Cell)], colour: bool) -> String {
     let column = pairs.iter().map(|(label, _)| width(label)).max().unwrap_or(0);
     let mut lines = String::new();
     for (label, cell) in pairs {
@@ -129,7 +129,7 @@ pub fn details(pairs: &[(&str, Cell)], colour: bool) -> String {
 /// The text without what could move the cursor, recolour the terminal or reverse the reading direction: a description
 /// was written by someone else than its reader.
 #[must_use]
-pub fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let is_harmful = |symbol: char| {
         symbol.is_control()
             || matches!(symbol, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

@@ -110,7 +110,7 @@ pub struct ListArgs {
 
 /// The states a list can be narrowed to.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum State {
+pub(super) enum State {
     /// Neither revoked nor expired
     Active,
     /// Revoked
@@ -148,7 +148,7 @@ pub struct BulkArgs {
 ///
 /// # Errors
 /// Why nothing, or not all, was done.
-pub async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()> {
+pub(super) async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Refuse).await?;
     let only_reads = matches!(command, TokenCommand::List(_) | TokenCommand::Show { .. });
     let outcome = carry_out(&session, command).await;
@@ -206,7 +206,7 @@ impl BulkArgs {
 
 /// `1 token`, `3 tokens`.
 #[must_use]
-pub fn count(tokens: usize) -> String {
+pub(super) fn count(tokens: usize) -> String {
     if tokens == 1 { "1 token".to_owned() } else { format!("{tokens} tokens") }
 }
 
@@ -259,7 +259,7 @@ struct Unseen {
 ///
 /// # Errors
 /// That it could not be printed, and which token is lost by that; also when the reader is gone.
-pub fn print_created(created: &Created, output: Output) -> anyhow::Result<()> {
+pub(super) fn print_created(created: &Created, output: Output) -> anyhow::Result<()> {
     let text = if output.json {
         serde_json::to_string_pretty(&TokenView::of_created(created, Timestamp::now()))?
     } else {

@@ -16,7 +16,7 @@ use crate::store::Absent;
 use crate::token::{Role, UserId, UserRecord, UserStatus};
 
 /// Shown below `init --help`.
-pub const INIT_EXAMPLES: &str = "\
+pub(super) const INIT_EXAMPLES: &str = "\
 The token is printed to standard output, once: only its SHA-256 is stored.
 
 Examples:
@@ -129,7 +129,7 @@ pub enum UserCommand {
 ///
 /// # Errors
 /// When there is an owner already, or the store fails.
-pub async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()> {
+pub(super) async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Create).await?;
     let created = session.registry.init(&session.actor, &args.owner).await?;
     session.concluded(token::print_created(&created, Output::new(args.format))).await
@@ -139,7 +139,7 @@ pub async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Why nothing, or not all, was done.
-pub async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> {
+pub(super) async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Refuse).await?;
     let only_reads = matches!(command, UserCommand::List { .. } | UserCommand::Show { .. });
     let outcome = carry_out(&session, command).await;

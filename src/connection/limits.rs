@@ -14,7 +14,7 @@ use crate::sampler::Sampler;
 
 /// The limits of client connections, over all listeners and workers.
 #[derive(Debug)]
-pub struct ConnectionLimits {
+pub(crate) struct ConnectionLimits {
     slots: Arc<Semaphore>,
     clients: Option<Arc<Clients>>,
     /// Connections that were closed because their address had too many.
@@ -26,7 +26,7 @@ pub struct ConnectionLimits {
 
 /// One connection's share of the limits. Freed when dropped.
 #[derive(Debug)]
-pub struct ConnectionSlot {
+pub(crate) struct ConnectionSlot {
     _slot: OwnedSemaphorePermit,
     _client: Option<ClientSlot>,
 }
@@ -47,7 +47,7 @@ struct ClientSlot {
 impl ConnectionLimits {
     /// All free. Counts refused connections here.
     #[must_use]
-    pub fn new(limits: &Limits, refused: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(limits: &Limits, refused: Arc<AtomicU64>) -> Self {
         let clients = limits.max_connections_per_client.map(|most| Clients { most, counts: Mutex::default() });
         Self {
             slots: Arc::new(Semaphore::new(limits.max_connections.get().min(Semaphore::MAX_PERMITS))),

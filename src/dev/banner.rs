@@ -10,7 +10,7 @@ use crate::token::{RawToken, TokenId};
 
 /// What the banner shows.
 #[derive(Debug)]
-pub struct Banner {
+pub(crate) struct Banner {
     /// Tollgate's listener.
     pub tollgate: SocketAddr,
     /// Its admin listener.
@@ -33,7 +33,7 @@ pub struct Banner {
 
 /// How headings are set off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     /// Not at all: for a pipe or a file.
     Plain,
     /// With a terminal's escape sequences.
@@ -43,7 +43,7 @@ pub enum Style {
 impl Banner {
     /// The text, raw tokens included, with a newline at the end.
     #[must_use]
-    pub fn render(&self, style: Style) -> String {
+    pub(crate) fn render(&self, style: Style) -> String {
         let Self { tollgate, admin, api, heartbeat, store, program, owner, agent, agent_id } = self;
         let (tollgate, admin, api, heartbeat) = (url(*tollgate), url(*admin), url(*api), url(*heartbeat));
         let (program, store) = (quote(&program.to_string_lossy()), store.to_string());
@@ -122,7 +122,7 @@ impl Page {
 
 /// Where a client on this machine reaches a listener: one on every address is reached at loopback.
 #[must_use]
-pub fn reachable(listener: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(listener: SocketAddr) -> SocketAddr {
     let address = match listener.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
@@ -133,7 +133,7 @@ pub fn reachable(listener: SocketAddr) -> SocketAddr {
 
 /// The listener's URL, for a client on this machine.
 #[must_use]
-pub fn url(listener: SocketAddr) -> String {
+pub(crate) fn url(listener: SocketAddr) -> String {
     format!("http://{}", reachable(listener))
 }
 

@@ -52,7 +52,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running stand-in. It ends when this is dropped, and with it every connection.
 #[derive(Debug)]
-pub struct Controller {
+pub(crate) struct Controller {
     api: SocketAddr,
     heartbeat: SocketAddr,
     state: Arc<State>,
@@ -64,7 +64,7 @@ impl Controller {
     ///
     /// # Errors
     /// When the address of a listener cannot be read.
-    pub fn start(listeners: Listeners) -> io::Result<Self> {
+    pub(crate) fn start(listeners: Listeners) -> io::Result<Self> {
         let Listeners { api, heartbeat } = listeners;
         let state = Arc::new(State::default());
         let (api_address, heartbeat_address) = (api.local_addr()?, heartbeat.local_addr()?);
@@ -76,19 +76,19 @@ impl Controller {
 
     /// Where the API is.
     #[must_use]
-    pub fn api(&self) -> SocketAddr {
+    pub(crate) fn api(&self) -> SocketAddr {
         self.api
     }
 
     /// Where heartbeats go.
     #[must_use]
-    pub fn heartbeat(&self) -> SocketAddr {
+    pub(crate) fn heartbeat(&self) -> SocketAddr {
         self.heartbeat
     }
 
     /// Adds a configuration, or replaces the one with this id. Placeholders in its text (`&{name}`, `&{name:default}`)
     /// are filled in whenever it is fetched.
-    pub fn put_configuration(&self, id: &str, text: String) {
+    pub(crate) fn put_configuration(&self, id: &str, text: String) {
         self.state.put_configuration(id, text, Timestamp::now());
     }
 }

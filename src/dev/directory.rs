@@ -14,7 +14,7 @@ const PREFIX: &str = "tollgate-dev-";
 
 /// A folder that only this user can enter, removed with all that is in it when this is dropped.
 #[derive(Debug)]
-pub struct Directory {
+pub(crate) struct Directory {
     path: PathBuf,
     is_removed: bool,
     /// Holds the lock.
@@ -26,7 +26,7 @@ impl Directory {
     ///
     /// # Errors
     /// When it cannot be made: most likely `parent` cannot be written to, or someone else's folder has the name.
-    pub fn create(parent: &Path) -> io::Result<Self> {
+    pub(crate) fn create(parent: &Path) -> io::Result<Self> {
         Self::create_named(parent, &std::process::id().to_string())
     }
 
@@ -49,7 +49,7 @@ impl Directory {
 
     /// Where it is.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -57,7 +57,7 @@ impl Directory {
     ///
     /// # Errors
     /// When something of it is still there.
-    pub fn remove(mut self) -> io::Result<()> {
+    pub(crate) fn remove(mut self) -> io::Result<()> {
         fs::remove_dir_all(&self.path)?;
         self.is_removed = true;
         Ok(())

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// What an agent sends every interval.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Heartbeat {
+pub(crate) struct Heartbeat {
     /// Id of the Telegraf instance as configured in the plugin.
     pub id: String,
     /// Full Telegraf version, such as `Telegraf 1.37.0`.
@@ -47,7 +47,7 @@ pub struct Heartbeat {
 /// Counts since the last successful heartbeat; all three are required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Statistics {
+pub(crate) struct Statistics {
     /// Errors logged.
     pub errors: Integer,
     /// Warnings logged.
@@ -59,7 +59,7 @@ pub struct Statistics {
 /// One log event; all but the attributes are required.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LogEntry {
+pub(crate) struct LogEntry {
     /// When.
     pub time: DateTime,
     /// How grave.
@@ -76,8 +76,7 @@ pub struct LogEntry {
 /// Status of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum AgentStatus {
+pub(crate) enum AgentStatus {
     Ok,
     Warn,
     Fail,
@@ -87,8 +86,7 @@ pub enum AgentStatus {
 /// Level of a log event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Level {
+pub(crate) enum Level {
     Error,
     Warn,
     Info,
@@ -101,14 +99,14 @@ impl Heartbeat {
     ///
     /// # Errors
     /// What is wrong and where, for the one who sent it.
-    pub fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice::<Object<Self>>(body).map(|object| object.0)
     }
 }
 
 /// An integer of any size that is of no further use; like JSON Schema, `1.0` counts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Integer;
+pub(crate) struct Integer;
 
 impl<'de> Deserialize<'de> for Integer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -143,7 +141,7 @@ impl<'de> Deserialize<'de> for Integer {
 
 /// A time in RFC 3339's form, with any number of fractional digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DateTime(pub String);
+pub(crate) struct DateTime(pub String);
 
 impl<'de> Deserialize<'de> for DateTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -185,7 +183,7 @@ fn is_rfc3339(text: &str) -> bool {
 
 /// A JSON object. Without it, serde would also take an array with the fields' values in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Object<T>(pub T);
+pub(crate) struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -43,7 +43,7 @@ impl Default for DevOptions {
 
 /// A port cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-pub enum PortError {
+pub(crate) enum PortError {
     /// Somebody else does.
     #[error("{address}, for {purpose}, is in use; choose another address with {option} (port 0 takes a free one)")]
     InUse {
@@ -71,7 +71,7 @@ pub enum PortError {
 
 /// The stand-in's listeners. Tollgate's own two are free as well, and to be bound by the sidecar.
 #[derive(Debug)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     /// For the API server.
     pub api: TcpListener,
     /// For the heartbeat server.
@@ -83,7 +83,7 @@ impl Listeners {
     ///
     /// # Errors
     /// [`PortError`] names the first that cannot, what it is for, and the option for another.
-    pub async fn bind(options: &DevOptions) -> Result<Self, PortError> {
+    pub(crate) async fn bind(options: &DevOptions) -> Result<Self, PortError> {
         let DevOptions { listen, admin_listen, api_listen, heartbeat_listen } = *options;
         // Held until all four are bound. The sidecar's sockets share their port with those of another Tollgate (that is
         // what SO_REUSEPORT is for), and only a socket that does not share finds out whether there is one.

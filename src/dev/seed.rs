@@ -4,14 +4,14 @@ use crate::registry::{Actor, Created, NewToken, Registry, RegistryError, Request
 use crate::token::{PermissionSet, Role};
 
 /// The user whose token the agents have: a manager, so that disabling it suspends the agents and nobody else.
-pub const AGENTS_USER: &str = "fleet";
+pub(crate) const AGENTS_USER: &str = "fleet";
 
 /// Who made it all, in records and histories.
 const OPERATOR: &str = "cli:dev";
 
 /// The first tokens.
 #[derive(Debug)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     /// The Owner's: everything.
     pub owner: Created,
     /// The agents': the preset *Telegraf Agent*.
@@ -22,7 +22,7 @@ pub struct Tokens {
 ///
 /// # Errors
 /// When the store fails, or was not empty.
-pub async fn tokens(registry: &Registry) -> Result<Tokens, RegistryError> {
+pub(crate) async fn tokens(registry: &Registry) -> Result<Tokens, RegistryError> {
     let operator = Actor::Operator(OPERATOR.to_owned());
     let owner = registry.init(&operator, "owner").await?;
     registry.add_user(&operator, AGENTS_USER, Role::Manager).await?;
@@ -38,7 +38,7 @@ pub async fn tokens(registry: &Registry) -> Result<Tokens, RegistryError> {
 
 /// The configuration `demo`: a small one as people write them, for agents that report to Tollgate at this URL.
 #[must_use]
-pub fn configuration(tollgate: &str) -> String {
+pub(crate) fn configuration(tollgate: &str) -> String {
     include_str!("demo.toml").replace("{tollgate}", tollgate)
 }
 

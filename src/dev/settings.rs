@@ -17,7 +17,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When the store's path is one that a store URL cannot have.
-pub fn config(
+pub(crate) fn config(
     options: &DevOptions,
     api: SocketAddr,
     heartbeat: SocketAddr,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 /// Why a configuration cannot be given out with these parameters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidParameters {
+pub(crate) enum InvalidParameters {
     /// A parameter without a default is not in the query.
     #[error("the configuration needs the parameter `{0}`: add `?{0}=...` to its URL")]
     Missing(String),
@@ -22,7 +22,7 @@ pub enum InvalidParameters {
 ///
 /// # Errors
 /// [`InvalidParameters`] when the query cannot be read or lacks a value.
-pub fn substitute(text: &str, query: &str) -> Result<String, InvalidParameters> {
+pub(crate) fn substitute(text: &str, query: &str) -> Result<String, InvalidParameters> {
     let values = parse_query(query)?;
     let mut result = String::with_capacity(text.len());
     let mut rest = text;

@@ -7,7 +7,7 @@ use crate::http1::head::{BrokenFraming, Framing};
 
 /// What a field name means here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// Nothing: it goes on as it is.
     Other,
     /// The credential.
@@ -100,7 +100,7 @@ static BY_LENGTH: [u64; 32] = {
 /// What a name means. `_` is read as `-`, since CGI-like servers do (`X_Forwarded_For`): a name that means something
 /// only that way is [`Class::Forged`].
 #[must_use]
-pub fn classify(name: &[u8]) -> Class {
+pub(crate) fn classify(name: &[u8]) -> Class {
     let Some(first) = name.first() else { return Class::Other };
     let mut candidates = BY_LENGTH.get(name.len()).copied().unwrap_or(0);
     let mut class = None;
@@ -129,7 +129,7 @@ fn same(name: &[u8], known: &[u8]) -> bool {
 /// What the fields of a request say that end at this hop. Both protocols are read by the same rules: each field is shown to
 /// [`Fields::take`] once, which says what becomes of it.
 #[derive(Debug, Default)]
-pub struct Fields {
+pub(crate) struct Fields {
     /// The framing fields.
     pub framing: Framing,
     /// `Expect: 100-continue`.
@@ -140,7 +140,7 @@ pub struct Fields {
 
 /// What becomes of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It goes on, or is looked at by the steps that follow.
     Forwarded,
     /// It names the authority.
@@ -156,7 +156,7 @@ impl Fields {
     ///
     /// # Errors
     /// [`Refusal`] for framing that is not one clear statement, and for an expectation that cannot be met.
-    pub fn take(&mut self, name: &[u8], value: &[u8]) -> Result<Fate, Refusal> {
+    pub(crate) fn take(&mut self, name: &[u8], value: &[u8]) -> Result<Fate, Refusal> {
         match classify(name) {
             Class::Other
             | Class::Authorization
@@ -181,7 +181,7 @@ impl Fields {
     ///
     /// # Errors
     /// [`Refusal::ConnectionOption`] when it names a protected field.
-    pub fn strip_named(&mut self, connection: &[u8], headers: &mut HeaderMap) -> Result<(), Refusal> {
+    pub(crate) fn strip_named(&mut self, connection: &[u8], headers: &mut HeaderMap) -> Result<(), Refusal> {
         let present = Shapes::of(headers);
         for option in options(connection) {
             match classify(option) {
@@ -200,7 +200,7 @@ impl Fields {
 ///
 /// # Errors
 /// [`BrokenFraming`] when the reply says its length in two ways: hyper would take one of them.
-pub fn strip_reply(headers: &mut HeaderMap) -> Result<(), BrokenFraming> {
+pub(crate) fn strip_reply(headers: &mut HeaderMap) -> Result<(), BrokenFraming> {
     let mut framing = Framing::default();
     let mut connection = false;
     let mut ends = [false; HOP_BY_HOP.len()];

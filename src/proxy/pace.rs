@@ -10,7 +10,7 @@ use crate::worker::alarm::{Alarm, Interrupt, Moment};
 /// How long a peer may make us wait within a body: a grace that is used up by waiting and earned back by bytes, at
 /// the least rate allowed. So neither a stalled nor a dripping peer holds a connection.
 #[derive(Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     grace: Duration,
     left: Duration,
     min_rate: u64,
@@ -22,13 +22,13 @@ pub struct Pace {
 
 impl Pace {
     /// The whole grace.
-    pub fn new(gate: &Gate) -> Self {
+    pub(crate) fn new(gate: &Gate) -> Self {
         let grace = gate.timeouts.body_grace;
         Self { grace, left: grace, min_rate: gate.limits.min_body_rate.get(), since: None, handed: None }
     }
 
     /// This long in all, whatever comes.
-    pub fn within(time: Duration) -> Self {
+    pub(crate) fn within(time: Duration) -> Self {
         Self { grace: time, left: time, min_rate: u64::MAX, since: None, handed: None }
     }
 
@@ -36,7 +36,7 @@ impl Pace {
     ///
     /// # Errors
     /// [`Interrupt::Deadline`] when the peer's grace is used up; other interrupts of the alarm.
-    pub fn poll(
+    pub(crate) fn poll(
         &mut self,
         alarm: &Alarm,
         context: &mut Context<'_>,
@@ -65,19 +65,19 @@ impl Pace {
     }
 
     /// Largest piece that a peer at the least rate takes within the grace.
-    pub fn piece(&self) -> usize {
+    pub(crate) fn piece(&self) -> usize {
         let bytes = self.grace.as_millis().saturating_mul(self.min_rate.into()) / 1000;
         usize::try_from(bytes).unwrap_or(usize::MAX).clamp(1, 16 * 1024)
     }
 
     /// The peer was handed so many bytes, a [`Pace::piece`] at most, and is waited for until it asks for more.
-    pub fn hand(&mut self, alarm: &Alarm, count: usize) {
+    pub(crate) fn hand(&mut self, alarm: &Alarm, count: usize) {
         self.handed = Some((alarm.worker().alarms.now(), count));
         alarm.set(self.left);
     }
 
     /// It asks for more.
-    pub fn taken(&mut self, alarm: &Alarm) {
+    pub(crate) fn taken(&mut self, alarm: &Alarm) {
         if let Some((since, count)) = self.handed.take() {
             self.account(alarm.worker().alarms.now().since(since), count);
             alarm.clear();

@@ -10,7 +10,7 @@ use crate::token::{
 
 /// A token as people and programs see it.
 #[derive(Debug, Clone, Serialize)]
-pub struct TokenView {
+pub(crate) struct TokenView {
     /// Its id.
     pub id: TokenId,
     /// The name of its owner.
@@ -48,7 +48,7 @@ pub struct TokenView {
 impl TokenView {
     /// A token as of `now`.
     #[must_use]
-    pub fn new(record: &TokenRecord, owner: &UserRecord, now: Timestamp) -> Self {
+    pub(crate) fn new(record: &TokenRecord, owner: &UserRecord, now: Timestamp) -> Self {
         let (state, revoked_at, revoked_by) = match &record.state {
             TokenState::Active => ("active", None, None),
             TokenState::Revoked { at, by } => ("revoked", Some(*at), Some(by.clone())),
@@ -74,13 +74,13 @@ impl TokenView {
 
     /// A token just made, with the raw token.
     #[must_use]
-    pub fn of_created(created: &Created, now: Timestamp) -> Self {
+    pub(crate) fn of_created(created: &Created, now: Timestamp) -> Self {
         Self { token: Some(created.token.clone()), ..Self::new(&created.record, &created.owner, now) }
     }
 
     /// A token with its history.
     #[must_use]
-    pub fn of_details(details: &TokenDetails, now: Timestamp) -> Self {
+    pub(crate) fn of_details(details: &TokenDetails, now: Timestamp) -> Self {
         Self { history: Some(details.history.clone()), ..Self::new(&details.record, &details.owner, now) }
     }
 }
@@ -96,7 +96,7 @@ fn reveal<S: Serializer>(token: &Option<RawToken>, serializer: S) -> Result<S::O
 
 /// A user as people and programs see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct UserView {
+pub(crate) struct UserView {
     /// Its id.
     pub id: UserId,
     /// Its name.

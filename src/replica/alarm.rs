@@ -18,12 +18,12 @@ struct Bound {
 
 /// The bounds on a replica's staleness, the shortest first.
 #[derive(Debug, Clone)]
-pub struct Bounds(Vec<Bound>);
+pub(crate) struct Bounds(Vec<Bound>);
 
 impl Bounds {
     /// Those of a configuration. Permissions without a bound are in none.
     #[must_use]
-    pub fn new(freshness: &FreshnessConfig) -> Self {
+    pub(crate) fn new(freshness: &FreshnessConfig) -> Self {
         let own = freshness.per_permission.iter().map(|(permission, bound)| (*bound, permission.to_string()));
         let all = own.chain([(freshness.max_staleness, "all others".to_owned())]);
         let mut bounds: Vec<Bound> = Vec::new();
@@ -41,7 +41,7 @@ impl Bounds {
 }
 
 /// Watches the replica's staleness. Never ends; may be dropped at any point.
-pub async fn watch(replica: Arc<Replica>, Bounds(bounds): Bounds) {
+pub(crate) async fn watch(replica: Arc<Replica>, Bounds(bounds): Bounds) {
     let timer = Timer::new();
     // How many bounds were passed, and since which proof.
     let (mut passed, mut since) = (0, None);

@@ -64,7 +64,7 @@ const PAGE: usize = 16_384;
 
 /// One sidecar's snapshot file.
 #[derive(Debug)]
-pub struct SnapshotFile {
+pub(crate) struct SnapshotFile {
     path: PathBuf,
     /// Which store the replica is of.
     store: String,
@@ -114,13 +114,13 @@ enum FileError {
 impl SnapshotFile {
     /// The file at `path`, of this replica of the store with this name. Touches neither.
     #[must_use]
-    pub fn new(path: PathBuf, store: String, replica: Arc<Replica>) -> Arc<Self> {
+    pub(crate) fn new(path: PathBuf, store: String, replica: Arc<Replica>) -> Arc<Self> {
         Arc::new(Self { path, store, replica, writing: Mutex::default() })
     }
 
     /// Fills the replica from the file, and returns what goes on from there. Without a usable file the replica stays
     /// empty. To be awaited before anything else writes the replica.
-    pub async fn load(self: &Arc<Self>) -> Synchroniser {
+    pub(crate) async fn load(self: &Arc<Self>) -> Synchroniser {
         let this = Arc::clone(self);
         let loading = tokio::task::spawn_blocking(move || this.load_now(Moment::now()));
         // It fails by a panic only, and then has written nothing that counts as proven.
@@ -129,7 +129,7 @@ impl SnapshotFile {
 
     /// Writes the file when the replica has moved and is at a position, and else its proof. Never ends; may be dropped at
     /// any point.
-    pub async fn keep(self: Arc<Self>) {
+    pub(crate) async fn keep(self: Arc<Self>) {
         loop {
             tokio::time::sleep(RENEWAL).await;
             let this = Arc::clone(&self);
@@ -158,7 +158,7 @@ impl SnapshotFile {
     }
 
     /// Writes the file now, whatever the replica's position, if it was ever proven fresh.
-    pub async fn save(self: &Arc<Self>) {
+    pub(crate) async fn save(self: &Arc<Self>) {
         let this = Arc::clone(self);
         let saving = tokio::task::spawn_blocking(move || this.save_now(Moment::now()));
         if saving.await.is_err() {

@@ -83,7 +83,7 @@ const PUT_GRANT: u8 = 5;
 
 /// Changes as bytes: a tag each, then fixed-length fields; an owner with its length before it.
 #[must_use]
-pub fn encode(changes: &[Change]) -> Vec<u8> {
+pub(crate) fn encode(changes: &[Change]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(changes.len() * (1 + 32 + Grant::ENCODED));
     for change in changes {
         match change {
@@ -117,7 +117,7 @@ pub fn encode(changes: &[Change]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Damaged`] when the bytes are cut short or hold what no version of this program wrote.
-pub fn decode(mut bytes: &[u8]) -> Result<Vec<Change>, Damaged> {
+pub(crate) fn decode(mut bytes: &[u8]) -> Result<Vec<Change>, Damaged> {
     let mut changes = Vec::with_capacity(bytes.len() / (1 + 32 + Grant::ENCODED) + 1);
     while let [tag, rest @ ..] = bytes {
         bytes = rest;

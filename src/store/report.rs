@@ -69,7 +69,7 @@ const fn before_schemas() -> u32 {
 /// Reports for people, in the order of their names: those of one name, as sidecars of one host have, get their ports
 /// behind it.
 #[must_use]
-pub fn told_apart(mut reports: Vec<Reported>) -> Vec<Reported> {
+pub(crate) fn told_apart(mut reports: Vec<Reported>) -> Vec<Reported> {
     let mut bearers: HashMap<String, usize> = HashMap::new();
     for Reported { report, .. } in &reports {
         *bearers.entry(report.name.clone()).or_default() += 1;

@@ -125,10 +125,10 @@ impl Permission {
 }
 
 /// `heartbeat:write`, the permission of the commonest request.
-pub const HEARTBEAT_WRITE: Permission = Permission { resource: Resource::Heartbeat, action: Action::Write };
+pub(crate) const HEARTBEAT_WRITE: Permission = Permission { resource: Resource::Heartbeat, action: Action::Write };
 
 /// `configs:read`, the permission to fetch a configuration.
-pub const CONFIGS_READ: Permission = Permission { resource: Resource::Configs, action: Action::Read };
+pub(crate) const CONFIGS_READ: Permission = Permission { resource: Resource::Configs, action: Action::Read };
 
 impl fmt::Display for Permission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Held by a task that may end by a panic without harm to others. Counts it if it does.
 #[derive(Debug)]
-pub struct Guard(Arc<AtomicU64>);
+pub(crate) struct Guard(Arc<AtomicU64>);
 
 impl Guard {
     /// Counts here.
     #[must_use]
-    pub fn new(panics: &Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(panics: &Arc<AtomicU64>) -> Self {
         Self(Arc::clone(panics))
     }
 }
@@ -33,7 +33,7 @@ impl Drop for Guard {
 }
 
 /// From now on panics are logged, like everything else, and not printed beside it.
-pub fn log_panics() {
+pub(crate) fn log_panics() {
     std::panic::set_hook(Box::new(|info| {
         let location = info.location().map(tracing::field::display);
         let thread = std::thread::current();
