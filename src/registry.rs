@@ -56,8 +56,31 @@ const PAGE: usize = 1000;
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn Store>,
-    /// Where the store stood right after the last commit; `None` if there was nothing to commit.
-    reached: Arc<Mutex<Option<Position>>>,
+    reached: Arc<Mutex<Reached>>,
+}
+
+/// What was committed.
+#[derive(Debug, Default)]
+struct Reached {
+    /// Where the store stood right after each commit. Of commits that follow each other at once, the last one tells of all.
+    positions: Vec<Position>,
+    /// The last decision was nothing to commit: it rests on what others committed.
+    idle: bool,
+}
+
+impl Reached {
+    fn add(&mut self, Committed { id, position }: Committed) {
+        self.idle = false;
+        let follows = |last: &Position| {
+            last.epoch == position.epoch
+                && last.revision.next() == position.revision
+                && last.head.then(id) == position.head
+        };
+        match self.positions.last_mut().filter(|last| follows(last)) {
+            Some(last) => *last = position,
+            None => self.positions.push(position),
+        }
+    }
 }
 
 impl Registry {
@@ -73,21 +96,21 @@ impl Registry {
         &self.store
     }
 
-    /// Where the store stood right after the last commit of this registry and its clones: whoever has come this far in the
-    /// same history has applied it. Where there was nothing to commit, it is where the store stands now.
+    /// Where the store stood after the commits of this registry and its clones, in their order, the last one by itself:
+    /// whoever has come so far has applied them, in a history that all of them are in. A store that loses writes in the
+    /// midst of a command takes some out of it. Where there was nothing to commit, it is where the store stands now.
     ///
     /// # Errors
     /// When the store has to be asked, and does not answer.
-    pub async fn reached(&self) -> Result<Position, StoreError> {
-        let reached = *self.reached.lock();
-        match reached {
-            Some(position) => Ok(position),
-            None => self.store.position().await,
+    pub async fn reached(&self) -> Result<(Vec<Position>, Position), StoreError> {
+        let (mut positions, idle) = {
+            let reached = self.reached.lock();
+            (reached.positions.clone(), reached.idle)
+        };
+        match positions.pop_if(|_| !idle) {
+            Some(last) => Ok((positions, last)),
+            None => Ok((positions, self.store.position().await?)),
         }
-    }
-
-    fn reach(&self, position: Option<Position>) {
-        *self.reached.lock() = position;
     }
 
     /// Reads who the actor is now.
@@ -142,12 +165,12 @@ impl Registry {
     /// Commits a decision, and says what became of it.
     async fn try_commit(&self, batch: Batch) -> Result<Outcome, RegistryError> {
         if is_idle(&batch) {
-            self.reach(None);
+            self.reached.lock().idle = true;
             return Ok(Outcome::Idle);
         }
         match self.store.commit(batch).await {
             Ok(committed) => {
-                self.reach(Some(committed.position));
+                self.reached.lock().add(committed);
                 Ok(Outcome::Committed(committed))
             }
             Err(CommitError::Conflict) => Ok(Outcome::Conflict),

@@ -2,7 +2,8 @@
 //!
 //! A receipt is about a commit, and not about its number: a store that lost writes gives revisions out again. So the history
 //! is read from the commit on, and a sidecar has applied it if its head is in that history; and in the end the
-//! commit must still be there. No sidecar at all is no yes, nor is a store that may have lost reports.
+//! commit must still be there. Of a command that took several commits, so must each of them. No sidecar at all is no yes,
+//! nor is a store that may have lost reports.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -91,7 +92,7 @@ struct MissingView {
 }
 
 impl WaitArgs {
-    /// Waits, if that was asked for, until every live sidecar has applied what the session committed last.
+    /// Waits, if that was asked for, until every live sidecar has applied what the session committed.
     ///
     /// # Errors
     /// When the store does not say which sidecars there are.
@@ -101,8 +102,8 @@ impl WaitArgs {
         }
         let (began, timeout) = (Instant::now(), self.timeout.unwrap_or(Duration::from_secs(5)));
         let waited = async {
-            let position = session.registry.reached().await?;
-            Receipt::of(&**session.registry.store(), position, began, timeout).await
+            let history = History::of(session.registry.reached().await?);
+            Receipt::of(&**session.registry.store(), history, began, timeout).await
         };
         let receipt = waited.await.context("it is committed, but it is unknown which sidecars have applied it")?;
         Ok(Some(receipt))
@@ -144,25 +145,32 @@ fn with_receipt(done: &impl Serialize, receipt: &Receipt) -> anyhow::Result<serd
     Ok(done)
 }
 
-/// The store's history from a commit on, as far as it was read.
+/// The store's history from a command's first commit on, as far as it was read.
 struct History {
+    /// Where the store stood after the command's commits, in their order, but for the last one.
+    earlier: Vec<Position>,
+    /// And after that: whoever has come so far has applied all of them.
     commit: Position,
     heads: BTreeMap<Revision, Head>,
 }
 
 impl History {
-    fn from(commit: Position) -> Self {
-        Self { commit, heads: BTreeMap::new() }
+    fn of((earlier, commit): (Vec<Position>, Position)) -> Self {
+        Self { earlier, commit, heads: BTreeMap::new() }
     }
 
     /// Reads what is not known yet, or all of it again where the store no longer goes on from there.
     async fn read(&mut self, store: &dyn Store) -> Result<Option<Obstacle>, StoreError> {
         let now = store.position().await?;
-        if now.epoch != self.commit.epoch || now.revision < self.commit.revision {
+        let commits = || self.earlier.iter().chain([&self.commit]);
+        // What was committed later and is not later was committed to a store that had lost what was before.
+        let in_order = commits().is_sorted_by(|a, b| a == b || (a.epoch == b.epoch && a.revision < b.revision));
+        if !in_order || now.epoch != self.commit.epoch || now.revision < self.commit.revision {
             return Ok(Some(Obstacle::Lost));
         }
-        // The commit itself may be the one that made the registry: nothing is before it.
-        self.heads.insert(self.commit.revision, self.commit.head);
+        // A commit itself may be the one that made the registry: nothing is before it.
+        let first = *self.earlier.first().unwrap_or(&self.commit);
+        self.heads.insert(first.revision, first.head);
         while self.heads.last_key_value().is_some_and(|(last, _)| *last < now.revision) {
             let (last, head) = self.heads.last_key_value().map_or_else(Default::default, |(last, head)| (*last, *head));
             let (Changes::Entries(entries) | Changes::Page(entries)) = store.changes(last).await? else {
@@ -180,8 +188,9 @@ impl History {
                 break;
             }
         }
-        let is_in_it = self.heads.get(&now.revision).is_none_or(|head| *head == now.head);
-        Ok((!is_in_it).then(|| self.fork()))
+        let is_in_it = |at: &Position| self.heads.get(&at.revision).is_none_or(|head| *head == at.head);
+        let are_in_it = is_in_it(&now) && self.earlier.iter().chain([&self.commit]).all(is_in_it);
+        Ok((!are_in_it).then(|| self.fork()))
     }
 
     /// What was read is of a past that the store no longer has; perhaps the commit is not.
@@ -194,14 +203,20 @@ impl History {
     fn includes(&self, sidecar: &Reported) -> bool {
         let Some((epoch, revision)) = sidecar.report.applied else { return false };
         epoch == self.commit.epoch
+            && revision >= self.commit.revision
             && sidecar.report.head.is_some()
             && self.heads.get(&revision) == sidecar.report.head.as_ref()
     }
 }
 
 impl Receipt {
-    async fn of(store: &dyn Store, position: Position, since: Instant, timeout: Duration) -> Result<Self, StoreError> {
-        let (mut pause, mut behind, mut history) = (PAUSES.0, Vec::new(), History::from(position));
+    async fn of(
+        store: &dyn Store,
+        mut history: History,
+        since: Instant,
+        timeout: Duration,
+    ) -> Result<Self, StoreError> {
+        let (mut pause, mut behind) = (PAUSES.0, Vec::new());
         loop {
             let looked = Self::look(store, &mut history, &behind).await;
             let took = since.elapsed();
@@ -356,8 +371,10 @@ mod tests {
 
     #[test]
     fn only_the_same_history_counts() {
-        let history =
-            History { heads: [(Revision(5), Head(50)), (Revision(6), Head(60))].into(), commit: position(7, 5, 50) };
+        let history = History {
+            heads: [(4, 40), (5, 50), (6, 60)].map(|(at, head)| (Revision(at), Head(head))).into(),
+            ..History::of((vec![position(7, 4, 40)], position(7, 5, 50)))
+        };
         let includes = |applied, head: Option<u128>| {
             let mut sidecar = sidecar("a", applied, 0);
             sidecar.report.head = head.map(Head);

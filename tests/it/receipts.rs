@@ -4,7 +4,7 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use tollgate::store::{Absent, Report, SidecarId};
+use tollgate::store::{Absent, Report, SidecarId, TokenFilter};
 use tollgate::token::Role;
 
 use crate::harness::fleet::{open, settings};
@@ -56,6 +56,45 @@ async fn a_commit_that_was_lost_is_not_vouched_for_by_the_next_of_its_number() {
     let said = refused(&ended);
     assert!(said.contains("there is no receipt: the store has lost the commit"), "{said}");
     fleet.answers(0, revoked, 200).await;
+}
+
+/// The store loses the first ones, and the others are committed to what is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_commit_of_a_command_must_be_there_in_the_end() {
+    let (server, mut older) = (RedisServer::start(), RedisServer::start());
+    let url = server.url();
+    stdout(&tollgate(&url, 0, &["init"]).await);
+    stdout(&tollgate(&url, 0, &["user", "add", "fleet", "--role", "manager"]).await);
+    let line =
+        |n| format!(r#"{{"digest":"{n:064x}","user":"fleet","description":"x","permissions":["configs:read"]}}"#);
+    let lines = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(lines.path(), (0..2000).map(|n| line(n) + "\n").collect::<String>()).expect("writes");
+    stdout(&tollgate(&url, 0, &["token", "import", lines.path().to_str().expect("plain")]).await);
+    let store = open(&settings(&url, 0), Absent::Refuse).await;
+    let owner = store.user_by_name("fleet").await.expect("reads").expect("is there").record.id;
+    let filter = TokenFilter { owner: Some(owner), state: None };
+    let tokens = store.tokens(filter, None, 2000).await.expect("reads");
+    let ids: Vec<_> = tokens.iter().map(|token| token.record.id.to_string()).collect();
+    let before = store.position().await.expect("reads").revision;
+    server.cli(&["SAVE"]);
+    std::fs::copy(server.directory().join("dump.rdb"), older.directory().join("dump.rdb")).expect("copies");
+    older.restart();
+
+    let operator = Relay::start(server.address()).await;
+    operator.set(Traffic::Slow(Duration::from_millis(150))).await;
+    let url = format!("redis://{}", operator.address());
+    let ids = ids.iter().map(String::as_str);
+    let command: Vec<_> = ["token", "revoke", "--yes", "--wait", "--timeout", "3s"].into_iter().chain(ids).collect();
+    let lose = async {
+        eventually("two commits", async || store.position().await.expect("reads").revision.0 == before.0 + 2).await;
+        // The answer to the second one arrives, the third one does not.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        operator.lead_to(older.address());
+        operator.reset().await;
+    };
+    let (ended, ()) = tokio::join!(tollgate(&url, 0, &command), lose);
+    let said = refused(&ended);
+    assert!(said.contains("there is no receipt: the store has lost the commit"), "{said}");
 }
 
 /// A sidecar that is cut off is not in the reports that an older file brings back.
