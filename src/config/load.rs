@@ -55,6 +55,18 @@ impl Source {
         self.default_store().unwrap_or_else(|| StoreUrl::Sqlite(DATABASE.into()))
     }
 
+    /// Why [`Self::store`] is not one to use, if it is not.
+    fn no_store(&self) -> Option<&'static str> {
+        match self.default_store() {
+            None => Some("none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME says where state is kept"),
+            // What is printed of it has to mean the same.
+            Some(url) if url.to_string().parse().as_ref() != Ok(&url) => {
+                Some("the state directory's path has a `?` or is not valid UTF-8, which a store's URL cannot have")
+            }
+            Some(_) => None,
+        }
+    }
+
     /// `sqlite:` in `$STATE_DIRECTORY` (set by systemd), `$XDG_STATE_HOME/tollgate` or `$HOME/.local/state/tollgate`.
     fn default_store(&self) -> Option<StoreUrl> {
         let set = |name: &str| self.variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -213,9 +225,8 @@ impl Written {
         let problems = RefCell::new(self.problems);
         let root = Section::root(&self.root, &problems);
         let store = root.section("store");
-        if !store.has("url") && source.default_store().is_none() {
-            let unknown = "none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME names a state directory";
-            store.problem("url", format!("{unknown}; name the file, such as sqlite:/var/lib/tollgate/tollgate.db"));
+        if let Some(why) = source.no_store().filter(|_| !store.has("url")) {
+            store.problem("url", format!("{why}; name the file, such as sqlite:/var/lib/tollgate/tollgate.db"));
         }
         walk(&mut Reader(root));
         let problems = problems.into_inner();

@@ -110,6 +110,9 @@ pub enum InvalidStoreUrl {
     /// The part before the `@`.
     #[error("the user or password is not valid: write special characters as %XX")]
     Credentials,
+    /// A user with a colon: as a rule it is the password that follows it, and a user is shown.
+    #[error("the user has a `:` in it, written as %3A: write the `:` between user and password as it is")]
+    Username,
 }
 
 impl FromStr for StoreUrl {
@@ -187,6 +190,9 @@ fn parse_credentials(text: &str) -> Result<(Option<String>, Option<Password>), I
         None => (text, None),
     };
     let username = decode_percent(username).ok_or(InvalidStoreUrl::Credentials)?;
+    if username.contains(':') {
+        return Err(InvalidStoreUrl::Username);
+    }
     let password = match password {
         Some(password) => Some(Password::new(decode_percent(password).ok_or(InvalidStoreUrl::Credentials)?)),
         None => None,
@@ -208,6 +214,13 @@ fn decode_percent(text: &str) -> Option<String> {
         });
     }
     String::from_utf8(decoded).ok()
+}
+
+/// Everything but what is never encoded (RFC 3986 section 2.3).
+fn encode_percent(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let encode = |byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(encode).collect()
 }
 
 fn parse_server(at: usize, text: &str, default_port: u16) -> Result<Server, InvalidStoreUrl> {
@@ -240,9 +253,11 @@ fn parse_server(at: usize, text: &str, default_port: u16) -> Result<Server, Inva
 }
 
 impl fmt::Display for StoreUrl {
-    /// Without the password.
+    /// As it is parsed again, but without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // The first two of these slashes would be taken for those of a URL.
+            Self::Sqlite(path) if path.to_string_lossy().starts_with("//") => write!(f, "sqlite://{}", path.display()),
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
             Self::Redis(url) => url.fmt(f),
         }
@@ -261,7 +276,7 @@ impl fmt::Display for RedisUrl {
         };
         write!(f, "{scheme}{kind}://")?;
         if let Some(username) = username {
-            write!(f, "{username}@")?;
+            write!(f, "{}@", encode_percent(username))?;
         }
         for (at, server) in servers.iter().enumerate() {
             write!(f, "{}{server}", if at == 0 { "" } else { "," })?;
@@ -307,6 +322,17 @@ mod tests {
         assert_eq!(parse("tollgate.db"), Err(InvalidStoreUrl::Scheme));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_shown_is_read_as_the_same(path in "[/a-z:% é]{1,9}", user in "[^:\\PC]{0,9}", database in 0..9_u32) {
+            if let Ok(url) = format!("sqlite:{path}").parse::<StoreUrl>() {
+                proptest::prop_assert_eq!(url.to_string().parse(), Ok(url));
+            }
+            let url = RedisUrl { username: (!user.is_empty()).then_some(user), database, ..redis("redis://h") };
+            proptest::prop_assert_eq!(url.to_string().parse(), Ok(StoreUrl::Redis(url)));
+        }
+    }
+
     fn redis(text: &str) -> RedisUrl {
         match text.parse() {
             Ok(StoreUrl::Redis(url)) => url,
@@ -339,9 +365,11 @@ mod tests {
             ("redis://u:secret@h:1/2", "redis://u@h:1/2"),
             ("rediss-sentinel://:secret@a,[::1]:9/m/1", "rediss-sentinel://a:26379,[::1]:9/m/1"),
             ("redis-cluster://u@a,b", "redis-cluster://u@a:6379,b:6379"),
+            ("redis://a%2541%20%c3%a9%40@h", "redis://a%2541%20%C3%A9%40@h:6379"),
         ] {
             let url = redis(text);
             assert_eq!(url.to_string(), shown);
+            assert_eq!(RedisUrl { password: None, ..url.clone() }, redis(shown));
             assert!(!format!("{url:?}").contains("secret"), "{url:?}");
         }
     }
@@ -364,6 +392,8 @@ mod tests {
             ("redis://:secret@[::1]x", "no port"),
             ("redis://:secret@[::1", "looks like [::1]:6379"),
             ("redis://:secret%zz@a", "%XX"),
+            ("redis://u%3Asecret@a", "as it is"),
+            ("redis://%3asecret:x@a", "as it is"),
             ("redis://:secret@a/x", "the database is a number"),
             ("redis://:secret@a?ssl=true", "takes no options"),
             ("redis://a#insecure", "takes no options"),

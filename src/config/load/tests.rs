@@ -221,6 +221,31 @@ fn the_store_is_in_the_state_directory() {
 }
 
 #[test]
+fn the_store_that_is_shown_is_the_store_in_effect() {
+    let store = |variables: &[(&str, &str)]| {
+        let environment = variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        load(&Source { file: None, environment }, &Overrides::default())
+    };
+    for variable in [
+        ("STATE_DIRECTORY", "//var/lib/tollgate"),
+        ("HOME", "//root"),
+        ("TOLLGATE_STORE__URL", "sqlite:////var/lib/a.db"),
+        ("TOLLGATE_STORE__URL", "redis://a%2541@h"),
+        ("TOLLGATE_STORE__URL", "redis://100%25@h"),
+    ] {
+        let config = store(&[variable]).expect("accepted");
+        assert_same(&given(&effective(&config)).accepted(), &config);
+    }
+    for variable in [("STATE_DIRECTORY", "/var/lib/what?"), ("HOME", "/home/what?")] {
+        let message = store(&[variable]).expect_err("it cannot be written").to_string();
+        assert!(message.contains("store.url: the state directory's path has a `?`"), "{message}");
+        assert!(store(&[variable, ("TOLLGATE_STORE__URL", "sqlite:a.db")]).is_ok());
+    }
+    let message = store(&[("TOLLGATE_STORE__URL", "redis://user%3As3cret@h")]).expect_err("refused").to_string();
+    assert!(message.contains("redis://...@h") && !message.contains("s3cret"), "{message}");
+}
+
+#[test]
 fn a_store_named_by_a_flag_needs_no_usual_file_and_no_other_variables() {
     let environment = [
         ("TOLLGATE_CONFIG", "/nonexistent/tollgate.toml"),
