@@ -40,8 +40,9 @@ impl Source {
     #[must_use]
     pub fn only_store(mut self) -> Self {
         self.environment.retain(|(name, _)| {
-            let name = name.to_string_lossy();
-            !name.starts_with("TOLLGATE_") || name.starts_with("TOLLGATE_STORE__")
+            let name = name.to_string_lossy().to_ascii_uppercase();
+            // The whole table, its keys, and what may be one of these misspelt.
+            !name.starts_with("TOLLGATE_") || name.starts_with("TOLLGATE_STORE")
         });
         self
     }

@@ -261,6 +261,26 @@ fn a_store_named_by_a_flag_needs_no_usual_file_and_no_other_variables() {
 }
 
 #[test]
+fn a_store_named_by_a_flag_has_every_other_key_of_its_variables() {
+    let store = |name: &str, value: &str| {
+        let environment = vec![(name.into(), value.into())];
+        let flags = Overrides { store: Some("redis://h".to_owned()), ..Overrides::default() };
+        store_settings(&Source { file: None, environment }.only_store(), &flags)
+    };
+    let plant = store("TOLLGATE_STORE", "{ url = 'sqlite:a.db', namespace = 'plant', quorum_replicas = 2 }");
+    let plant = plant.expect("accepted");
+    assert_eq!((plant.namespace.to_string().as_str(), plant.quorum_replicas), ("plant", 2));
+    assert_eq!(plant.url.to_string(), "redis://h:6379");
+    let refused = store("TOLLGATE_STORE", "{ namespace = 'a b', quorum_replicas = -1, bogus = 1 }");
+    assert_eq!(refused.expect_err("refused").iter().count(), 3);
+    assert!(store("TOLLGATE_STORE", "plant").is_err());
+    for misspelt in ["TOLLGATE_STORE_NAMESPACE", "TOLLGATE_store__namespace"] {
+        assert!(store(misspelt, "plant").is_err(), "{misspelt}: or it would be the registry of another namespace");
+    }
+    assert!(store("TOLLGATE_STORE_SERVICE_HOST", "10.0.0.1").is_ok(), "that is Kubernetes'");
+}
+
+#[test]
 fn keys_for_redis_are_read_and_judged() {
     let directory = TempDir::new().expect("directory");
     let file = |name: &str, text: &str| {
