@@ -6,11 +6,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
+
 use crate::chain::chain;
 use crate::listener::Tls;
 use crate::upstream::{CredentialMode, Upstream};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// After how long a look counts as one that hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A set of files that are read together, and how.
 struct Watched {
@@ -25,13 +31,17 @@ impl Watched {
         Self { paths, seen: Vec::new(), reload }
     }
 
+    fn files(&self) -> String {
+        self.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    }
+
     fn look(&mut self) {
         let stamps = stamps(&self.paths);
         if stamps == self.seen {
             return;
         }
         let first = std::mem::replace(&mut self.seen, stamps).is_empty();
-        let files = self.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        let files = self.files();
         match (self.reload)() {
             Ok(()) if first => {}
             Ok(()) => tracing::info!(files, "reloaded changed files"),
@@ -51,6 +61,36 @@ fn stamps(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
         Some([device, inode, size, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
     };
     paths.iter().map(stamp).collect()
+}
+
+/// Looks at one set again and again, on a thread of its own while it does: a file on a mount that hangs holds up nothing but
+/// its own set.
+async fn watch_one(mut watched: Watched) {
+    let mut interval = tokio::time::interval(INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let files = watched.files();
+        let mut look = tokio::task::spawn_blocking(move || {
+            watched.look();
+            watched
+        });
+        let looked = match tokio::time::timeout(PATIENCE, &mut look).await {
+            Ok(looked) => looked,
+            Err(_) => {
+                tracing::warn!(files, "reading files hangs: until it ends, their changes are not seen");
+                look.await
+            }
+        };
+        watched = match looked {
+            Ok(watched) => watched,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends.
+                Err(_) => return,
+            },
+        };
+    }
 }
 
 /// Reads files again when they change. What cannot be used is reported, and what was read before stays. Never ends.
@@ -75,9 +115,11 @@ pub(crate) async fn watch(upstreams: Vec<Arc<Upstream>>, listeners: Vec<Arc<Tls>
         let paths = paths.into_iter().flatten().cloned().collect();
         watched.push(Watched::new(paths, Box::new(move || tls.reload().map_err(|error| chain(&error)))));
     }
-    let mut interval = tokio::time::interval(INTERVAL);
-    loop {
-        interval.tick().await;
-        watched.iter_mut().for_each(Watched::look);
+    let mut all: JoinSet<_> = watched.into_iter().map(watch_one).collect();
+    while let Some(ended) = all.join_next().await {
+        if let Err(Ok(panic)) = ended.map_err(JoinError::try_into_panic) {
+            std::panic::resume_unwind(panic);
+        }
     }
+    std::future::pending().await
 }

@@ -91,10 +91,12 @@ impl SqliteStore {
     /// A store whose file may not be there yet. Nothing is opened before it is needed.
     #[must_use]
     pub fn new(path: &Path, retention: Retention) -> Self {
+        // Fails for an empty path only, which names no file either way.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let shared = Shared {
+            // Of the whole path: the same name in another working directory is another store.
             name: format!("sqlite:{}", path.display()),
-            // Fails for an empty path only, which names no file either way.
-            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            path,
             retention,
             file: RwLock::default(),
             notices: Notices::new(),
