@@ -77,6 +77,7 @@ macro_rules! conforms {
                 fleet::reports_are_told_in_the_order_of_their_names
                 fleet::a_report_takes_the_place_of_the_one_before
                 fleet::a_report_grows_old_and_is_forgotten
+                fleet::a_report_that_comes_back_while_others_look_is_found_from_then_on
                 fleet::a_report_can_be_withdrawn
             }
         }

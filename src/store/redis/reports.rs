@@ -11,14 +11,20 @@ use super::link::Use;
 use crate::store::{Report, Reported, SidecarId};
 
 const REPORTS: &str = include_str!("reports.lua");
+const FORGET: &str = include_str!("forget.lua");
 
 pub(super) async fn report(access: &Access, report: &Report, keep: Duration) -> Result<(), Fault> {
     let json = serde_json::to_string(report).map_err(|problem| Fault::record("a new report".to_owned(), problem))?;
     let keep = keep.as_millis().max(1);
     let mut commands = Pipeline::new();
-    commands.cmd("SADD").arg(access.layout.key(Key::Sidecars)).arg(report.id.to_string()).ignore();
+    let list = |commands: &mut Pipeline| {
+        commands.cmd("SADD").arg(access.layout.key(Key::Sidecars)).arg(report.id.to_string()).ignore();
+    };
+    // First, so that no report is there that nobody finds; and once more, as it may be forgotten until the report is there.
+    list(&mut commands);
     commands.cmd("SET").arg(access.layout.sidecar(report.id)).arg(format!("{keep} {json}"));
     commands.arg("PX").arg(keep).ignore();
+    list(&mut commands);
     let taken: Result<(), Fault> = access.link.read(Use::Main, &commands).await;
     if taken.as_ref().is_err_and(Fault::is_out_of_memory) {
         // The one that is there goes on: it says less than is true, and whoever waits for this sidecar learns that.
@@ -68,12 +74,12 @@ pub(super) async fn sidecars(access: &Access) -> Result<Vec<Reported>, Fault> {
     Ok(reports)
 }
 
-/// A sidecar that reports at this very moment is back with its next report.
+/// Forgets those that have no report even now.
 async fn forget(access: &Access, sidecars: &[String]) {
     let mut commands = Pipeline::new();
-    commands.cmd("SREM").arg(access.layout.key(Key::Sidecars));
-    commands.arg(sidecars);
-    if let Err(fault) = access.link.read::<(u64,)>(Use::Main, &commands).await {
+    commands.cmd("EVAL").arg(FORGET).arg(1).arg(access.layout.key(Key::Sidecars));
+    commands.arg(access.layout.sidecar("")).arg(sidecars).ignore();
+    if let Err(fault) = access.link.read::<()>(Use::Main, &commands).await {
         tracing::debug!(store = access.name, reason = %fault, "the ids of sidecars that are gone stay");
     }
 }

@@ -126,6 +126,19 @@ pub(super) async fn a_report_grows_old_and_is_forgotten<D: Database>() {
     assert_eq!(reports(&*store).await, [report(2, "goes"), report(1, "stays")], "it is back with its next report");
 }
 
+pub(super) async fn a_report_that_comes_back_while_others_look_is_found_from_then_on<D: Database>() {
+    let (database, store) = store::<D>().await;
+    let other = database.handle().await;
+    for _ in 0..100 {
+        store.report(&report(1, "edge"), Duration::from_millis(1)).await.expect("reports");
+        tokio::time::sleep(Duration::from_millis(3)).await; // it grows old
+        let back = report(1, "edge");
+        let (_, reported) = tokio::join!(sidecars(&*other), store.report(&back, LONG));
+        reported.expect("reports");
+        assert_eq!(reports(&*other).await, [report(1, "edge")]);
+    }
+}
+
 pub(super) async fn a_report_can_be_withdrawn<D: Database>() {
     let (_database, store) = store::<D>().await;
     for id in [1, 2] {
