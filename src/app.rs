@@ -169,6 +169,7 @@ impl Sidecar {
             config.name,
             sidecar.listeners.first().copied(),
             Arc::clone(&presence),
+            sidecar.snapshot_file.clone(),
             fleet::keep(&config.freshness),
         ));
         sidecar.synchronise(replica, store, presence, &config.freshness);

@@ -29,6 +29,7 @@ use crate::clock::Instant;
 use crate::health::Health;
 use crate::random;
 use crate::replica::presence::Presence;
+use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::{self, Report, Reports, SidecarId, StoreError};
 
@@ -147,6 +148,8 @@ pub struct Reporter {
     store: Arc<dyn Reports>,
     health: Arc<Health>,
     presence: Arc<Presence>,
+    /// What the next start may serve from: what is reported must be true of that, too.
+    file: Option<Arc<SnapshotFile>>,
     /// What never changes; the rest is filled in for each report.
     report: Report,
     keep: Duration,
@@ -163,6 +166,7 @@ impl Reporter {
         name: String,
         address: Option<SocketAddr>,
         presence: Arc<Presence>,
+        file: Option<Arc<SnapshotFile>>,
         keep: Duration,
     ) -> Self {
         let report = Report {
@@ -178,7 +182,7 @@ impl Reporter {
             staleness_ms: None,
             connections: 0,
         };
-        Self { store, health, presence, report, keep, failing: false }
+        Self { store, health, presence, file, report, keep, failing: false }
     }
 
     /// Reports until told to leave, and then takes the report back. Dropped half-way, the last report stays until it is
@@ -187,6 +191,7 @@ impl Reporter {
         let mut positions = self.health.replica.position();
         loop {
             let position = *positions.borrow_and_update();
+            let position = if self.vouches().await { position } else { None };
             self.report.applied = position.map(|position| (position.epoch, position.revision));
             self.report.head = position.map(|position| position.head);
             self.report.held_users = self.health.replica.held_users();
@@ -210,6 +215,19 @@ impl Reporter {
         if let Err(error) = within(self.store.withdraw(self.report.id)).await {
             tracing::debug!(%error, "cannot take back the report: it is kept until it is too old");
         }
+    }
+
+    /// Whether what has happened here will be true after a restart too.
+    async fn vouches(&self) -> bool {
+        let Some(file) = &self.file else { return true };
+        let vouched = file.vouch().await;
+        if let Err(error) = &vouched {
+            tracing::warn!(
+                %error,
+                "cannot change the snapshot file, from which a start could let in what was revoked since: no position is reported"
+            );
+        }
+        vouched.is_ok()
     }
 
     /// Sends one report. Whether it arrived.

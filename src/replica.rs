@@ -15,7 +15,7 @@ mod freshness;
 pub mod presence;
 mod recalled;
 mod settings;
-pub(crate) mod snapshot_file;
+pub mod snapshot_file;
 pub mod sync;
 mod table;
 mod tombstone;

@@ -18,6 +18,11 @@
 //! the one before, in a few bytes that need not reach the disk: they are for a process that is killed. After a restart of
 //! the machine that clock means nothing: then the file saves reading the store, and nothing is served until the first proof.
 //!
+//! **What others were told is true after a restart too.** A position that is reported says that no token is let in any more
+//! that was taken away up to there, by this run or the next one. So before it is reported, a file that was written before
+//! something was taken away loses its proof ([`SnapshotFile::vouch`]), until it is written again: it is good for catching up
+//! from, and not for serving. That need not reach the disk either.
+//!
 //! **It forgets no revocation that it holds.** Tombstones are written last, so none is missing of a token that the file
 //! shows, and keep their age. What was revoked after the file was written is in the log; if the store has lost it too, a
 //! sidecar that was killed has forgotten it. Other sidecars have not, and recall it. One that is stopped writes the file
@@ -64,19 +69,30 @@ const PAGE: usize = 16_384;
 
 /// One sidecar's snapshot file.
 #[derive(Debug)]
-pub(crate) struct SnapshotFile {
+pub struct SnapshotFile {
     path: PathBuf,
     /// Which store the replica is of.
     store: String,
     replica: Arc<Replica>,
     /// Held while the file is written.
     writing: Mutex<Writing>,
+    /// Held for a moment, also while `writing` is.
+    current: Mutex<Current>,
+}
+
+/// The file that is there.
+#[derive(Debug)]
+struct Current {
+    /// What was written last, while it can be renewed.
+    saved: Option<Saved>,
+    /// Up to which narrowing (see [`Extent`]) the file has been brought; `None`: no start serves from it.
+    narrowed: Option<u64>,
+    /// Up to which narrowing others were told that it has happened here.
+    vouched: u64,
 }
 
 #[derive(Debug, Default)]
 struct Writing {
-    /// What was written last, while it can be renewed.
-    saved: Option<Saved>,
     /// When it may be written again.
     due: Option<Instant>,
     /// The latest attempt failed, and was logged.
@@ -115,7 +131,9 @@ impl SnapshotFile {
     /// The file at `path`, of this replica of the store with this name. Touches neither.
     #[must_use]
     pub(crate) fn new(path: PathBuf, store: String, replica: Arc<Replica>) -> Arc<Self> {
-        Arc::new(Self { path, store, replica, writing: Mutex::default() })
+        // What is there is what the replica will be filled from, or else of no use.
+        let current = Mutex::new(Current { saved: None, narrowed: Some(0), vouched: 0 });
+        Arc::new(Self { path, store, replica, writing: Mutex::default(), current })
     }
 
     /// Fills the replica from the file, and returns what goes on from there. Without a usable file the replica stays
@@ -140,18 +158,18 @@ impl SnapshotFile {
 
     /// One turn of [`SnapshotFile::keep`].
     fn keep_now(&self, here: Option<Moment>) {
-        let due = {
-            let mut writing = self.writing();
-            match writing.saved.as_mut().map(|saved| saved.renew(&self.replica, here)) {
+        {
+            let mut current = self.current();
+            match current.saved.as_mut().map(|saved| saved.renew(&self.replica, here)) {
                 Some(Ok(true)) => return,
                 Some(Err(error)) => {
                     tracing::debug!(file = %self.path.display(), %error, "cannot renew the snapshot file's proof");
-                    writing.saved = None;
+                    current.saved = None;
                 }
                 Some(Ok(false)) | None => {}
             }
-            writing.due.is_none_or(|due| due <= Instant::now())
-        };
+        }
+        let due = self.writing().due.is_none_or(|due| due <= Instant::now());
         if due && self.replica.position.borrow().is_some() {
             self.save_now(here);
         }
@@ -164,6 +182,25 @@ impl SnapshotFile {
         if saving.await.is_err() {
             tracing::error!(file = %self.path.display(), "writing the snapshot file ended by a panic");
         }
+    }
+
+    /// To be awaited before others are told where the replica stands: makes sure that no start serves what was taken away up
+    /// to now.
+    ///
+    /// # Errors
+    /// When the file can neither be changed nor removed: then nothing must be told.
+    pub(crate) async fn vouch(self: &Arc<Self>) -> io::Result<()> {
+        let this = Arc::clone(self);
+        let narrowed = *this.replica.narrowed.borrow();
+        if self.current().is_vouched(narrowed) {
+            return Ok(());
+        }
+        let vouching = tokio::task::spawn_blocking(move || this.current().vouch(narrowed, &this.path));
+        vouching.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock()
     }
 
     fn writing(&self) -> MutexGuard<'_, Writing> {
@@ -214,9 +251,9 @@ impl SnapshotFile {
         let written = self.write(here);
         writing.due = Some(Instant::now() + (50 * started.elapsed()).clamp(*INTERVAL.start(), *INTERVAL.end()));
         match written {
-            Ok(None) => {}
-            Ok(Some(saved)) => {
-                (writing.saved, writing.failing) = (saved, false);
+            Ok(false) => {}
+            Ok(true) => {
+                writing.failing = false;
                 let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::debug!(%file, milliseconds, "wrote the snapshot file");
             }
@@ -243,11 +280,10 @@ impl SnapshotFile {
         Ok((standing, proof, tombstones))
     }
 
-    /// Writes a new file, and puts it in the place of the old one. Nothing is done while nothing was proven; what cannot be
-    /// renewed is not returned.
-    fn write(&self, here: Option<Moment>) -> Result<Option<Option<Saved>>, FileError> {
+    /// Writes a new file, and puts it in the place of the old one. Nothing is done while nothing was proven. Whether it did.
+    fn write(&self, here: Option<Moment>) -> Result<bool, FileError> {
         // Before the first item: the file holds at least what was proven then.
-        let Some(proven) = self.replica.proven() else { return Ok(None) };
+        let Some(proven) = self.replica.proven() else { return Ok(false) };
         let extent = self.replica.extent();
         if !is_ours(&self.path)? {
             return Err(FileError::Foreign);
@@ -257,7 +293,7 @@ impl SnapshotFile {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        let write = || -> Result<Option<Saved>, FileError> {
+        let write = || -> Result<(), FileError> {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
             let out = BufWriter::with_capacity(BUFFER, file);
             let mut encoder = Encoder::new(out, &self.store, self.replica.grants.len())?;
@@ -266,21 +302,57 @@ impl SnapshotFile {
             let (out, hash) = encoder.end(&Standing { saved: here, position }, at)?;
             let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
-            fs::rename(&new, &self.path)?;
             let offset = file.metadata()?.len() - Proof::ENCODED as u64;
-            Ok(position.map(|_| Saved { file, hash, offset, proven, extent }))
+            let saved = Saved { file, hash, offset, proven, extent };
+            let mut current = self.current();
+            // Something was taken away since, and others were told so.
+            let is_late = current.vouched > extent.narrowed;
+            if is_late {
+                saved.disprove()?;
+            }
+            fs::rename(&new, &self.path)?;
+            current.narrowed = (!is_late).then_some(extent.narrowed);
+            current.saved = position.is_some().then_some(saved);
+            Ok(())
         };
-        let saved = write().inspect_err(|_| {
+        write().inspect_err(|_| {
             // What is half written is in nobody's way, and the next attempt removes it.
             fs::remove_file(&new).ok();
         })?;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder)?.sync_all()?;
-        Ok(Some(saved))
+        Ok(true)
+    }
+}
+
+impl Current {
+    fn is_vouched(&self, narrowed: u64) -> bool {
+        self.vouched >= narrowed
+    }
+
+    /// Lets no start serve from a file that was written before this narrowing.
+    fn vouch(&mut self, narrowed: u64, path: &Path) -> io::Result<()> {
+        if self.narrowed.is_some_and(|held| held < narrowed) {
+            let disproven = self.saved.as_ref().map(Saved::disprove);
+            if !disproven.is_some_and(|disproven| disproven.is_ok()) {
+                fs::remove_file(path).or_else(|error| match error.kind() {
+                    io::ErrorKind::NotFound => Ok(()),
+                    _ => Err(error),
+                })?;
+            }
+            self.narrowed = None;
+        }
+        self.vouched = self.vouched.max(narrowed);
+        Ok(())
     }
 }
 
 impl Saved {
+    /// Overwrites the proof by none.
+    fn disprove(&self) -> io::Result<()> {
+        self.file.write_all_at(&Proof(None).encode(&self.hash), self.offset)
+    }
+
     /// Writes the latest proof over the one in the file, if it is a proof of what the file holds. Whether it is.
     fn renew(&mut self, replica: &Replica, here: Option<Moment>) -> io::Result<bool> {
         // In this order: what was committed before a proof was applied before it.

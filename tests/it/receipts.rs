@@ -9,7 +9,7 @@ use tollgate::token::Role;
 
 use crate::harness::fleet::{open, settings};
 use crate::harness::pair::{Pair, run};
-use crate::harness::{CONFIG, Fleet, RedisServer, Relay, Site, Traffic, eventually};
+use crate::harness::{CONFIG, Fleet, RedisServer, Relay, Serving, Site, Traffic, Upstream, eventually};
 use crate::redis::{id_of, stdout, tollgate};
 
 /// Exit code 1, and why.
@@ -177,6 +177,33 @@ async fn a_sidecar_that_can_start_from_its_file_is_waited_for() {
     assert_eq!(restarted.get(CONFIG, &restarted.agent).await.status(), 200);
     restarted.sidecar.stop().await;
     assert_eq!(registry.store().sidecars().await.expect("reads").len(), 1, "it may start again");
+}
+
+/// Its file is older than what it has reported. It is killed, and the store is away when it starts again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_reported_to_be_out_stays_out_after_a_crash() {
+    let mut redis = RedisServer::start();
+    let url = redis.url();
+    stdout(&tollgate(&url, 0, &["init"]).await);
+    let create = ["token", "create", "--user", "owner", "--description", "x", "--json"];
+    let created = stdout(&tollgate(&url, 0, &create).await);
+    let token: serde_json::Value = serde_json::from_str(&created).expect("JSON");
+    let token = token["token"].as_str().expect("its value");
+    let (directory, api) = (tempfile::tempdir().expect("a directory"), Upstream::start().await);
+    let (file, api) = (directory.path().join("replica.snapshot"), format!("http://{}", api.address()));
+    let variables = [
+        ("TOLLGATE_UPSTREAM__API__URL", api.as_str()),
+        ("TOLLGATE_STORE__SNAPSHOT_FILE", file.to_str().expect("plain")),
+    ];
+    let sidecar = Serving::start(&url, &variables).await;
+    eventually("the file is written", async || file.exists()).await;
+    assert_eq!(sidecar.fetch(token).await, 200);
+    stdout(&tollgate(&url, 0, &["token", "revoke", &id_of(&created), "--wait"]).await);
+    redis.kill();
+    sidecar.kill();
+    let mut sidecar = Serving::start(&url, &variables).await;
+    sidecar.says("the replica was loaded from the snapshot file").await;
+    assert_eq!(sidecar.fetch(token).await, 503);
 }
 
 /// A report that names a revision and not what was committed: from a version before.

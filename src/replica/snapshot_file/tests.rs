@@ -104,6 +104,43 @@ fn seen(replica: &Replica, tokens: u64) -> Vec<Option<String>> {
     (0..tokens).map(|number| replica.lookup(&digest(number)).map(|holder| format!("{holder:?}"))).collect()
 }
 
+#[tokio::test]
+async fn no_start_serves_what_others_were_told_is_taken_away() {
+    let mut run = Run::usual();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = run.file(&folder);
+    let served = || staleness(&load(&folder, later(1)).0, later(1)).is_some();
+    file.save_now(Some(here()));
+    run.commit(vec![put(20)]);
+    file.vouch().await.expect("vouches");
+    assert!(served(), "nothing was taken away");
+    run.commit(vec![remove(1)]);
+    assert!(served(), "nobody was told");
+    file.vouch().await.expect("vouches");
+    let (replica, machine) = load(&folder, later(1));
+    assert_eq!((staleness(&replica, later(1)), replica.status().grants), (None, 8));
+    assert_ne!(machine, Synchroniser::new(), "it goes on from there");
+    file.save_now(Some(here()));
+    assert!(served());
+    // While it was written.
+    file.current().vouched += 1;
+    file.save_now(Some(here()));
+    assert!(!served());
+    run.commit(vec![remove(2)]);
+    file.save_now(Some(here()));
+    assert!(served());
+
+    // One that another run wrote.
+    let mut next = Run::new();
+    let file = next.file(&folder);
+    file.load_now(Some(later(1)));
+    file.vouch().await.expect("vouches");
+    assert!(served());
+    next.commit(vec![remove(3)]);
+    file.vouch().await.expect("vouches");
+    assert!(!folder.path().join("replica.snapshot").exists());
+}
+
 #[test]
 fn the_next_run_has_what_the_one_before_had() {
     let mut run = Run::usual();
@@ -313,13 +350,13 @@ fn the_old_file_stays_until_the_new_one_is_whole_and_only_its_owner_reads_it() {
     run.commit(vec![remove(3)]);
     let file = run.file(&folder);
     file.save_now(Some(here()));
-    assert!(fs::read(&path).expect("reads") == old && file.writing().saved.is_none());
+    assert!(fs::read(&path).expect("reads") == old && file.current().saved.is_none());
     fs::remove_dir_all(&new).expect("removes");
     // What a killed process left.
     fs::write(&new, "half").expect("writes");
     file.save_now(Some(here()));
     assert_ne!(fs::read(&path).expect("reads"), old);
-    assert_eq!((file.writing().saved.is_some(), mode()), (true, 0o600));
+    assert_eq!((file.current().saved.is_some(), mode()), (true, 0o600));
     assert_eq!(fs::read_dir(folder.path()).expect("reads").count(), 1);
 }
 
