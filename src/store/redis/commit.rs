@@ -132,8 +132,7 @@ async fn resolve(access: &Access, id: CommitId, before: Position) -> Result<(Ans
     commands.cmd("EVAL").arg(RESOLVE).arg(keys.len()).arg(&keys);
     commands.arg(id.to_string()).arg(before.epoch.to_string()).arg(before.revision.0).arg(before.head.to_string());
     if access.quorum > 0 {
-        // Replicas confirm what this connection wrote: it must write something after the commit that it asks about.
-        commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg(id.to_string()).ignore();
+        access.mark(&mut commands, id);
     }
     loop {
         match send(access, commands.clone()).await {

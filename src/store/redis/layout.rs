@@ -87,7 +87,8 @@ keys! {
     // Those before are what a commit reads and writes, in the order in which its script has them.
     Recalled = "recalled" is "set",
     Sidecars = "sidecars" is "set",
-    Probe = "probe" is "string",
+    // Beside the reports, where a sidecar's user may also put off a key's end.
+    Probe = "sidecar:probe" is "string",
     Tenure = "tenure" is "string",
 }
 
@@ -342,7 +343,7 @@ mod tests {
     #[test]
     fn keys_are_at_their_places() {
         let layout = Layout::new(&Namespace::default(), 7);
-        assert_eq!(layout.key(Key::Probe), "{tollgate}:probe");
+        assert_eq!(layout.key(Key::Probe), "{tollgate}:sidecar:probe");
         assert_eq!(layout.channel(), "{tollgate}:changes:7");
         assert_eq!(layout.of_commit().last().map(String::as_str), Some("{tollgate}:token_sets"));
     }

@@ -19,6 +19,9 @@ const PIECE: usize = 1000;
 /// How long a probe waits for replicas to confirm it. Below what a probe may take.
 const CONFIRM_MILLIS: u32 = 900;
 
+/// How long the key of probes stays once its end has to be put off.
+const PROBE_KEPT_MILLIS: u32 = 24 * 60 * 60 * 1000;
+
 /// Values by field, in the order asked for.
 type Values = Vec<Option<Vec<u8>>>;
 
@@ -62,14 +65,30 @@ type Told = (PositionFields, u64, Vec<redis::Value>);
 type Held = (PositionFields, u64);
 
 /// The answer to the commands, and a write after it that enough replicas have.
+///
+/// While Redis is out of memory it takes no `SET`, and proofs go on all the same: the key's end is put off then.
 async fn confirmed(access: &Access, commands: &Pipeline) -> Result<Told, Fault> {
+    let key = access.layout.key(Key::Probe);
+    let refused = match written(access, commands, redis::cmd("SET").arg(key).arg("1")).await {
+        Err(fault) if fault.is_out_of_memory() => fault,
+        outcome => return outcome.map(|(answer, _)| answer),
+    };
+    match written(access, commands, redis::cmd("PEXPIRE").arg(key).arg(PROBE_KEPT_MILLIS)).await {
+        // Without the key nothing was written that replicas could have confirmed.
+        Ok((_, redis::Value::Int(0))) | Err(Fault::NotPermitted(_)) => Err(refused),
+        outcome => outcome.map(|(answer, _)| answer),
+    }
+}
+
+/// The answer to the commands, and to this write after it, which enough replicas have.
+async fn written(access: &Access, commands: &Pipeline, write: &redis::Cmd) -> Result<(Told, redis::Value), Fault> {
     let mut commands = commands.clone();
-    commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg("1").ignore();
-    commands.cmd("WAIT").arg(access.quorum).arg(CONFIRM_MILLIS);
-    let (fields, present, role, confirmed) = access.link.read::<(_, _, _, u64)>(Use::Confirming, &commands).await?;
+    commands.add_command(write.clone()).cmd("WAIT").arg(access.quorum).arg(CONFIRM_MILLIS);
+    let answer = access.link.read::<(_, _, _, _, u64)>(Use::Confirming, &commands).await?;
+    let (fields, present, role, written, confirmed) = answer;
     match confirmed < u64::from(access.quorum) {
         true => Err(Fault::Unconfirmed { confirmed, wanted: access.quorum }),
-        false => Ok((fields, present, role)),
+        false => Ok(((fields, present, role), written)),
     }
 }
 

@@ -15,6 +15,9 @@ use crate::chain::chain;
 use crate::store::url::Server;
 use crate::store::{CommitId, LogEntry, Replicas, Revision, Unconfirmed};
 
+/// A write that Redis takes although its memory is full.
+const MARK: &str = "#!lua flags=allow-oom\nredis.call('SET', KEYS[1], ARGV[1])";
+
 /// How long to wait for those that have not confirmed yet.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -42,6 +45,11 @@ impl Access {
     /// How many replicas could be promoted, by what the server in charge says of itself.
     pub(super) fn promotable(&self, role: &[Value]) -> usize {
         following(role).len().max(self.link.named_replicas())
+    }
+
+    /// Writes something after a commit that is asked about: replicas confirm what this connection wrote.
+    pub(super) fn mark(&self, commands: &mut Pipeline, id: CommitId) {
+        commands.cmd("EVAL").arg(MARK).arg(1).arg(self.layout.key(Key::Probe)).arg(id.to_string()).ignore();
     }
 
     /// Takes note of a commit that was answered. One that all have vouches for those before it.
@@ -77,13 +85,12 @@ pub(super) async fn unconfirmed(access: &Access) -> Option<Unconfirmed> {
     (confirmed < now.promotable).then_some(unconfirmed)
 }
 
-/// Replicas confirm what this connection wrote, so something is written after the commit. That counts for a server which
-/// has the commit: another one may be in charge by now.
+/// What replicas confirm counts for a server that has the commit: another one may be in charge by now.
 async fn confirm(access: &Access, pending: &Pending) -> Result<Confirmation, Fault> {
     let (log, revision, id) = (access.layout.key(Key::Log), pending.revision, pending.id.to_string());
     let mut commands = Pipeline::new();
     commands.cmd("XRANGE").arg(log).arg(revision.0).arg(revision.0);
-    commands.cmd("SET").arg(access.layout.key(Key::Probe)).arg(&id).ignore();
+    access.mark(&mut commands, pending.id);
     commands.cmd("ROLE").cmd("WAIT").arg(pending.confirmation.promotable).arg(PATIENCE.as_millis());
     let (entries, role, confirmed): (Entries, Vec<Value>, u64) = access.link.send(Use::Confirming, &commands).await?;
     let is_there = entries.iter().any(|(_, fields)| fields.chunks(2).any(|pair| *pair == [b"i", id.as_bytes()]));

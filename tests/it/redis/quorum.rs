@@ -2,6 +2,7 @@
 
 use tollgate::store::{Absent, CommitError, Revision};
 
+use super::users::{REGISTRY, SIDECAR, USERS};
 use super::*;
 use crate::harness::{SentinelSet, eventually};
 
@@ -57,6 +58,27 @@ async fn without_enough_replicas_nothing_is_proven() {
     replica.restart();
     eventually("the replica confirms again", async || store.probe().await.is_ok()).await;
     assert_eq!(store.commit(user_batch("carla")).await.expect("confirmed").position.revision, Revision(3));
+}
+
+/// With the rights that the users have: a full memory must not turn a whole fleet away.
+#[tokio::test]
+async fn what_a_replica_confirmed_is_proven_while_redis_is_out_of_memory() {
+    let users = USERS.replace("user default off", "user default on nopass");
+    let primary = RedisServer::with_users(&users);
+    let mut replica = RedisServer::with(&["--save", "", "--replicaof", "127.0.0.1", &primary.port().to_string()]);
+    eventually("the replica follows", async || replica.cli(&["role"]).contains("connected")).await;
+    let as_user = |user| Settings { quorum_replicas: 1, ..settings(&primary.url_as(user)) };
+    let registry = open(&as_user(REGISTRY), Absent::Create).await.expect("opens");
+    registry.commit(user_batch("anna")).await.expect("confirmed");
+    let sidecar = open(&as_user(SIDECAR), Absent::Refuse).await.expect("opens");
+    sidecar.probe().await.expect("confirmed");
+    assert_eq!(primary.cli(&["config", "set", "maxmemory", "1mb"]), "OK");
+    for _ in 0..2 {
+        assert_eq!(sidecar.probe().await.expect("confirmed").position.revision, Revision(1));
+    }
+    replica.kill();
+    let text = told(&sidecar.probe().await.expect_err("not confirmed"));
+    assert!(text.contains("0 of 1 replicas"), "{text}");
 }
 
 /// A primary with two replicas, and an owner with two tokens.
