@@ -31,6 +31,9 @@ const STAND: &str = include_str!("stand.lua");
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How long an answer of a replica is waited for. Nothing is probed meanwhile, and the server in charge has it too.
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
+
 /// How many are tried for one snapshot.
 const TRIES: usize = 2;
 
@@ -177,11 +180,11 @@ pub(super) async fn in_step(access: &Access, goes_on: Option<bool>) -> Option<Ch
             let position = read::position(access).await?;
             arrive(access, access.link.kept(Use::Replica).await?, position).await
         };
-        match timeout(PATIENCE * 2, attempt).await.unwrap_or(Err(Fault::TimedOut(PATIENCE * 2))) {
+        match timeout(ANSWER, attempt).await.unwrap_or(Err(Fault::TimedOut(ANSWER))) {
             Ok((connection, position)) => return Some(Chosen { connection, position, trial }),
             Err(fault) => reason = chain(&fault),
         }
-        access.link.pass_over_replica();
+        access.link.pass_over_replica(None);
     }
     tracing::warn!(store = access.name, reason, "no replica to read from: reading from the primary");
     None

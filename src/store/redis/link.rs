@@ -418,10 +418,11 @@ impl Link {
         Ok(replicas)
     }
 
-    /// Lets go of the replica: it is of no use.
-    pub(super) fn pass_over_replica(&self) {
-        if let Some(connection) = self.slot(Use::Replica).connection() {
-            *self.passed_over.lock() = Some(connection.server);
+    /// Lets go of the replica: it is of no use. It is this one, where the connection to it may be gone already.
+    pub(super) fn pass_over_replica(&self, server: Option<Server>) {
+        let kept = || self.slot(Use::Replica).connection().map(|connection| connection.server);
+        if let Some(server) = server.or_else(kept) {
+            *self.passed_over.lock() = Some(server);
         }
         self.release(Use::Replica);
     }

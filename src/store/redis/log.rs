@@ -8,6 +8,7 @@ use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use redis::Pipeline;
+use tokio::time::timeout;
 
 use super::Access;
 use super::fault::Fault;
@@ -63,16 +64,21 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
 /// The same from a replica, if the server in charge shows it too. `None` where that one is to be read.
 async fn of_replica(access: &Access, after: Revision) -> Option<Changes> {
     let trial = access.followers.as_ref()?.try_one()?;
+    let mut asked = None;
     let read = async {
+        asked = Some(access.link.kept(Use::Replica).await?.server().clone());
         let page = access.pace.keep(|bytes| page(access, Use::Replica, bytes, after)).await?;
         match page.understood(access, after)? {
             Changes::Entries(entries) | Changes::Page(entries) => followers::vouched(access, entries).await,
             Changes::Truncated | Changes::Below => Ok(None),
         }
     };
-    let outcome: Result<Option<Changes>, Fault> = read.await;
+    let outcome = timeout(followers::ANSWER, read).await.unwrap_or(Err(Fault::TimedOut(followers::ANSWER)));
     let reason = outcome.as_ref().err().map(|fault| chain(fault));
-    let changes = outcome.ok().flatten();
+    if reason.is_some() {
+        access.link.pass_over_replica(asked);
+    }
+    let changes: Option<Changes> = outcome.ok().flatten();
     match &changes {
         Some(_) => trial.succeed(),
         None => tracing::debug!(store = access.name, reason, "a replica does not have what the primary has"),

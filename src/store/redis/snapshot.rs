@@ -8,10 +8,11 @@
 //! Single entries are read over the main connection, in pieces behind which no probe waits for long.
 
 use redis::{FromRedisValue, Pipeline, Value};
+use tokio::time::timeout;
 
 use super::Access;
 use super::fault::Fault;
-use super::followers::{self, Stand};
+use super::followers::{self, ANSWER, Stand};
 use super::layout::{self, Key, POSITION};
 use super::link::{Connection, Use};
 use crate::hex::Hex;
@@ -94,7 +95,8 @@ impl Source {
             return Ok(answer);
         };
         Stand::ask(access, &mut commands, past.revision);
-        let (answer, fields) = self.connection.query(&commands).await?;
+        let answered = timeout(ANSWER, self.connection.query(&commands)).await;
+        let (answer, fields) = answered.unwrap_or(Err(Fault::TimedOut(ANSWER)))?;
         let stand = Stand::parse(access, past.revision, &fields)?;
         stand.continues(past, &self.connection)?;
         *past = stand.position;

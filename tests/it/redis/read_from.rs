@@ -1,5 +1,7 @@
 //! Much is read from replicas, and nothing that they say is taken for the word of the primary.
 
+use std::time::Instant;
+
 use tollgate::replica::{Replica, driver};
 use tollgate::store::settings::ReadFrom;
 use tollgate::store::{Changes, Feed, Revision, SnapshotItem, Versioned};
@@ -144,6 +146,26 @@ async fn a_replica_that_hangs_keeps_nobody_from_reading() {
     run(&pair.replica, &["CLIENT", "PAUSE", "60000", "ALL"]).await;
     is_whole(&reader(&pair.primary.url()), &*store).await;
     assert!(scans(&pair.primary).await > 0);
+}
+
+/// Nothing is probed while a page is awaited, and the primary has it too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_hangs_holds_up_the_change_log_for_seconds_only_and_rests() {
+    let (pair, ..) = filled(20_000).await;
+    let reader = reader(&pair.primary.url());
+    let page = async |after| match within("a page", reader.changes(after)).await.expect("reads") {
+        Changes::Page(entries) => entries.last().expect("progress").revision,
+        other => panic!("{other:?}"),
+    };
+    let after = page(page(Revision(1)).await).await;
+    assert!(sent(&pair.replica).await > 20_000, "the second page came from there");
+    run(&pair.replica, &["CLIENT", "PAUSE", "60000", "ALL"]).await;
+    let began = Instant::now();
+    let after = page(after).await;
+    let (first, began) = (began.elapsed(), Instant::now());
+    page(after).await;
+    let second = began.elapsed();
+    assert!(first < Duration::from_secs(4) && second < Duration::from_secs(1), "{first:?}, {second:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
