@@ -113,19 +113,20 @@ async fn attempt(
     }
 }
 
-/// Sends commands, the first of which is a script, and waits until enough replicas have what it wrote: how many do.
-async fn send(access: &Access, mut commands: Pipeline) -> Result<(Answer, Option<Confirmation>), Fault> {
+/// Sends commands, the first of which is a script, and waits until enough replicas have what it wrote: how many do. Without
+/// a quorum none is waited for, and none known to have it.
+async fn send(access: &Access, mut commands: Pipeline) -> Result<(Answer, Confirmation), Fault> {
     if access.quorum == 0 {
         let (answer,) = access.link.send(Use::Main, &commands).await?;
-        return Ok((answer, None));
+        return Ok((answer, Confirmation { confirmed: 0, promotable: access.link.named_replicas() }));
     }
     commands.cmd("ROLE").cmd("WAIT").arg(access.quorum).arg(CONFIRM_TIMEOUT.as_millis());
     let (answer, role, confirmed): (_, Vec<redis::Value>, _) = access.link.send(Use::Confirming, &commands).await?;
-    Ok((answer, Some(Confirmation { confirmed, promotable: access.promotable(&role) })))
+    Ok((answer, Confirmation { confirmed, promotable: access.promotable(&role) }))
 }
 
 /// Asks what became of a commit, and cancels it if it has not happened.
-async fn resolve(access: &Access, id: CommitId, before: Position) -> Result<(Answer, Option<Confirmation>), Fault> {
+async fn resolve(access: &Access, id: CommitId, before: Position) -> Result<(Answer, Confirmation), Fault> {
     let deadline = Instant::now() + RESOLVE_TIMEOUT;
     let keys = [Key::Meta, Key::Log, Key::Cancelled].map(|key| access.layout.key(key));
     let mut commands = Pipeline::new();
@@ -147,16 +148,14 @@ fn conclude(
     access: &Access,
     plan: &Plan,
     answer: &[Vec<u8>],
-    confirmation: Option<Confirmation>,
+    confirmation: Confirmation,
 ) -> Result<(Epoch, LogEntry), Stop> {
     let outcome = understand(access, plan, answer)?;
-    if let Some(confirmation) = confirmation {
-        if confirmation.confirmed < u64::from(access.quorum) {
-            let (confirmed, wanted) = (confirmation.confirmed, access.quorum);
-            return Err(Stop::Unknown(Fault::Unconfirmed { confirmed, wanted }));
-        }
-        access.answered(&outcome.1, confirmation);
+    if confirmation.confirmed < u64::from(access.quorum) {
+        let (confirmed, wanted) = (confirmation.confirmed, access.quorum);
+        return Err(Stop::Unknown(Fault::Unconfirmed { confirmed, wanted }));
     }
+    access.answered(&outcome.1, confirmation);
     Ok(outcome)
 }
 

@@ -52,9 +52,10 @@ impl Access {
         commands.cmd("EVAL").arg(MARK).arg(1).arg(self.layout.key(Key::Probe)).arg(id.to_string()).ignore();
     }
 
-    /// Takes note of a commit that was answered. One that all have vouches for those before it.
+    /// Takes note of a commit that was answered. One that all have vouches for those before it; without a quorum, which
+    /// replicas there are is asked later.
     pub(super) fn answered(&self, entry: &LogEntry, confirmation: Confirmation) {
-        let is_behind = confirmation.confirmed < confirmation.promotable as u64;
+        let is_behind = self.quorum == 0 || confirmation.confirmed < confirmation.promotable as u64;
         let pending = is_behind.then_some(Pending { id: entry.id, revision: entry.revision, confirmation });
         *self.pending.lock() = pending;
     }
@@ -87,11 +88,18 @@ pub(super) async fn unconfirmed(access: &Access) -> Option<Unconfirmed> {
 
 /// What replicas confirm counts for a server that has the commit: another one may be in charge by now.
 async fn confirm(access: &Access, pending: &Pending) -> Result<Confirmation, Fault> {
+    let promotable = match access.quorum {
+        0 => replicas(access).await?.promotable,
+        _ => pending.confirmation.promotable,
+    };
+    if promotable == 0 {
+        return Ok(Confirmation { confirmed: 0, promotable });
+    }
     let (log, revision, id) = (access.layout.key(Key::Log), pending.revision, pending.id.to_string());
     let mut commands = Pipeline::new();
     commands.cmd("XRANGE").arg(log).arg(revision.0).arg(revision.0);
     access.mark(&mut commands, pending.id);
-    commands.cmd("ROLE").cmd("WAIT").arg(pending.confirmation.promotable).arg(PATIENCE.as_millis());
+    commands.cmd("ROLE").cmd("WAIT").arg(promotable).arg(PATIENCE.as_millis());
     let (entries, role, confirmed): (Entries, Vec<Value>, u64) = access.link.send(Use::Confirming, &commands).await?;
     let is_there = entries.iter().any(|(_, fields)| fields.chunks(2).any(|pair| *pair == [b"i", id.as_bytes()]));
     Ok(Confirmation { confirmed: if is_there { confirmed } else { 0 }, promotable: access.promotable(&role) })

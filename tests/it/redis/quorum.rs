@@ -4,7 +4,8 @@ use tollgate::store::{Absent, CommitError, Revision};
 
 use super::users::{REGISTRY, SIDECAR, USERS};
 use super::*;
-use crate::harness::{SentinelSet, eventually};
+use crate::harness::pair::Pair;
+use crate::harness::{SentinelSet, Traffic, eventually};
 
 /// A primary, a replica of it that is in step, and a store that wants one confirmation.
 async fn with_replica() -> (RedisServer, RedisServer, Arc<dyn Store>) {
@@ -117,6 +118,24 @@ async fn a_commit_that_not_all_replicas_have_is_no_plain_success() {
     // Who asks for all waits for all, and one that is missing leaves it open.
     let ended = tollgate(&primary.url(), 2, &["user", "add", "anna", "--role", "viewer"]).await;
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+/// Nobody is waited for with each commit then, and the end of the command asks all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_too_a_commit_that_no_replica_has_is_no_plain_success() {
+    let pair = Pair::start().await;
+    let (url, tokens) = (pair.primary.url(), owners_tokens(&pair.primary.url()).await);
+    pair.part().await;
+    let ended = tollgate(&url, 0, &["token", "revoke", &tokens[0]]).await;
+    let [out, err] = [&ended.stdout, &ended.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    assert!(out.contains("revoked") && err.contains("committed") && err.contains("0 of 1 replicas"), "{out} {err}");
+    pair.link.set(Traffic::Flows).await;
+    pair.is_in_step().await;
+    // A memory that is full keeps nobody from asking.
+    assert_eq!(pair.primary.cli(&["config", "set", "maxmemory", "1mb"]), "OK");
+    let ended = tollgate(&url, 0, &["token", "revoke", &tokens[1]]).await;
+    assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(0), &b""[..]), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
