@@ -213,19 +213,26 @@ fn timeouts(timeouts: &mut Timeouts, keys: &mut impl Visitor) {
 
 const FILTER: Text<String> = Text { parse: parse_filter, print: String::clone };
 
+/// Levels, and targets with a level each. What else a filter takes for a target (a lone word, any text with punctuation)
+/// would have it log nothing at all, and may be a secret.
 fn parse_filter(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let accepted =
-        "write a level (error, warn, info, debug, trace or off), or one for each part: info,tollgate::proxy=debug";
-    // A filter takes a lone word that is no level for a module's name, and then logs nothing else.
-    let is_word = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_: \t".contains(&byte));
     let is_level = |part: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
-    if text.split(',').map(str::trim).any(|part| is_word(part) && !is_level(part)) {
-        return Err(accepted.to_owned());
+    let is_name = |name: &str| {
+        let is_in_names = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        name.starts_with(|first: char| first.is_ascii_lowercase()) && name.bytes().all(is_in_names)
+    };
+    let is_target = |target: &str| !is_level(target) && target.split("::").all(is_name);
+    let is_directive = |part: &&str| match part.split_once('=') {
+        Some((target, level)) => is_target(target) && is_level(level),
+        None => is_level(part),
+    };
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    // Without the blanks, which a filter would take for parts of names.
+    let filter = parts.join(",");
+    if parts.iter().all(is_directive) && EnvFilter::builder().parse(&filter).is_ok() {
+        return Ok(filter);
     }
-    match EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        // Its error may repeat a part of it.
-        Err(_) => Err(accepted.to_owned()),
-    }
+    Err("write a level (error, warn, info, debug, trace or off), or one for each part: info,tollgate::proxy=debug"
+        .to_owned())
 }

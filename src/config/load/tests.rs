@@ -428,6 +428,30 @@ fn unknown_keys_are_found_at_any_depth() {
 }
 
 #[test]
+fn a_filter_that_would_log_nothing_is_refused_and_shows_no_secret() {
+    for filter in [
+        "info.",
+        "in-fo",
+        "info;tollgate=debug",
+        "info/tollgate=debug",
+        "tollgate =debug",
+        "tollgate= debug",
+        "tollgate=debug=info",
+        "info=info",
+        "tollgate::=debug",
+        "tollgate[request]=debug",
+        "tc-apiv1_s3cret_0123456789",
+        "redis://u:s3cret@h",
+        "-----BEGIN PRIVATE KEY----- s3cret",
+    ] {
+        let problem = given("").variable("TOLLGATE_LOG__FILTER", filter).problem();
+        assert!(problem.contains("write a level") && !problem.contains("s3cret"), "{filter}: {problem}");
+    }
+    let config = given("[log]\nfilter = ' warn, tollgate::proxy=DEBUG,h2=off '").accepted();
+    assert_eq!(config.log.filter, "warn,tollgate::proxy=DEBUG,h2=off", "a blank would be part of a name");
+}
+
+#[test]
 fn errors_of_syntax_have_a_place_and_show_no_text() {
     let problems = given("[log]\nfilter = 'info'\npassword = s3cret\n").problems();
     assert!(
@@ -466,6 +490,7 @@ fn values_of_another_kind_say_what_is_accepted() {
         ("[log]\nfilter = 'inf'", "write a level"),
         ("[log]\nfilter = 'tollgate=loud'", "write a level"),
         ("[log]\nfilter = 'error warn'", "write a level"),
+        ("[log]\nfilter = ''", "write a level"),
         ("disabled_auth_groups = ['config']", "there are agents, configs, labels, reporting-rules, heartbeat, and *"),
     ];
     for (toml, expected) in cases {
