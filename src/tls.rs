@@ -17,6 +17,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
@@ -170,6 +171,58 @@ impl PemProblem {
     }
 }
 
+/// What a file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// To verify the other side with.
+    Authorities,
+    /// The own certificate, with its chain.
+    Certificate,
+    /// Its private key.
+    Key,
+}
+
+/// Everything that is wrong with these files, where building a configuration stops at the first.
+#[must_use]
+pub fn faults(authorities: Option<&Path>, certificate: Option<&Path>, key: Option<&Path>) -> Vec<(Role, TlsError)> {
+    let provider = aws_lc_rs::default_provider();
+    let authorities = authorities.map(|file| roots(file, read_certificates(file)?, &provider).map(drop));
+    let chain = certificate.map(|file| Ok((file, read_certificates(file)?)));
+    let private_key = key.map(|file| {
+        let private_key = read_key(file)?;
+        check_key(&provider, &private_key, file)?;
+        Ok((file, private_key))
+    });
+    let pair = match (&chain, &private_key) {
+        (Some(Ok((certificate, chain))), Some(Ok((key, private_key)))) => {
+            let pair = CertifiedKey::from_der(chain.clone(), private_key.clone_key(), &provider);
+            pair.map(drop).map_err(|error| unfit(error, certificate, key))
+        }
+        _ => Ok(()),
+    };
+    let pair_role =
+        |error: &TlsError| if matches!(error, TlsError::Mismatch { .. }) { Role::Key } else { Role::Certificate };
+    let pair = pair.err().map(|error| (pair_role(&error), error));
+    let of_role = |role, error: Option<TlsError>| error.map(|error| (role, error));
+    let faults = [
+        of_role(Role::Authorities, authorities.and_then(Result::err)),
+        of_role(Role::Certificate, chain.and_then(Result::err)),
+        of_role(Role::Key, private_key.and_then(Result::err)),
+        pair,
+    ];
+    faults.into_iter().flatten().collect()
+}
+
+/// What is wrong between a certificate and its key.
+fn unfit(error: rustls::Error, certificate: &Path, key: &Path) -> TlsError {
+    match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            TlsError::Mismatch { certificate: certificate.to_owned(), key: key.to_owned() }
+        }
+        source => TlsError::BadCertificate { file: certificate.to_owned(), number: 1, source },
+    }
+}
+
 /// What a listener offers. Reads the files; an expired certificate is logged as a warning and offered all the same:
 /// refusing to start would turn a few clients' errors into everyone's.
 ///
@@ -188,7 +241,9 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(setup)?;
     let builder = match client_ca {
         Some(file) => {
-            let roots = Arc::new(roots(file, read_certificates(file)?, &provider)?);
+            let authorities = read_certificates(file)?;
+            warn_of_expired_authorities(file, &authorities);
+            let roots = Arc::new(roots(file, authorities, &provider)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build();
             builder.with_client_cert_verifier(verifier.map_err(setup)?)
         }
@@ -196,12 +251,8 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
     };
     // `with_single_cert` says only that something is wrong; the operator needs to know with which file.
     check_key(&provider, &private_key, key)?;
-    let mut config = builder.with_single_cert(chain, private_key).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            TlsError::Mismatch { certificate: certificate.clone(), key: key.clone() }
-        }
-        source => TlsError::BadCertificate { file: certificate.clone(), number: 1, source },
-    })?;
+    let config = builder.with_single_cert(chain, private_key);
+    let mut config = config.map_err(|error| unfit(error, certificate, key))?;
 
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.name().into()).collect();
     // No session is cached or resumed. Telegraf never asks for it (Go resumes only with a `ClientSessionCache`, which it does
@@ -263,12 +314,8 @@ fn client(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<(Client
     };
     let (chain, private_key) = (read_certificates(certificate)?, read_key(key)?);
     check_key(builder.crypto_provider(), &private_key, key)?;
-    let config = builder.with_client_auth_cert(chain.clone(), private_key).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            TlsError::Mismatch { certificate: certificate.to_owned(), key: key.to_owned() }
-        }
-        source => TlsError::BadCertificate { file: certificate.to_owned(), number: 1, source },
-    })?;
+    let config = builder.with_client_auth_cert(chain.clone(), private_key);
+    let config = config.map_err(|error| unfit(error, certificate, key))?;
     Ok((config, [authorities, chain]))
 }
 
@@ -281,6 +328,7 @@ fn verifying(
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(setup)?;
     let Some(file) = ca else { return Ok(builder.with_root_certificates(system_roots()?)) };
+    warn_of_expired_authorities(file, &authorities);
     let verifier = verify::Verifier::new(roots(file, authorities.clone(), &provider)?, authorities, provider)?;
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
 }
@@ -335,6 +383,10 @@ fn check_key(provider: &CryptoProvider, key: &PrivateKeyDer<'static>, file: &Pat
     }
 }
 
+fn warn_of_expired_authorities(file: &Path, certificates: &[CertificateDer<'static>]) {
+    expiry::warn_of(file, certificates, "it verifies nothing any more");
+}
+
 /// The certificates of this file as authorities. All must be usable: one that was silently left out would be missed only when
 /// somebody it issued for is turned away.
 fn roots(
@@ -342,7 +394,6 @@ fn roots(
     certificates: Vec<CertificateDer<'static>>,
     provider: &CryptoProvider,
 ) -> Result<RootCertStore, TlsError> {
-    expiry::warn_of(file, &certificates, "it verifies nothing any more");
     let mut roots = RootCertStore::empty();
     for (certificate, number) in certificates.into_iter().zip(1..) {
         if !verify::is_usable(&certificate, provider) {

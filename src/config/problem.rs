@@ -56,8 +56,8 @@ impl Problem {
         let (value, message) = match &node.value {
             Value::Text(text) => {
                 let shown = shown(key, text);
-                // A message may quote what it is about.
-                let mut message = if shown == *text { message } else { without_pieces(message, text, &shown) };
+                let mut message =
+                    if shown == *text || is_url(key) { message } else { without_quotes(&message, text, &shown) };
                 if shown == CUT {
                     message.push_str("; the value is not shown, as it could be a secret");
                     if names_secret(key) {
@@ -97,14 +97,20 @@ impl fmt::Display for Problem {
 /// The value as a message may show it. Keys that name a file of a secret may have the secret itself in them by mistake: they
 /// are shown only where they name a file, or look as if they did. URLs are shown as far as they are read as such.
 fn shown(key: &str, text: &str) -> String {
-    match key.rsplit('.').next().unwrap_or(key) {
-        "url" => redact_url(text),
+    match key {
+        _ if text.is_empty() => String::new(),
+        _ if is_url(key) => redact_url(text),
         _ if names_secret(key) => {
             let is_path = ["/", "./", "../"].iter().any(|start| text.starts_with(start)) || Path::new(text).exists();
             if is_path { cut(text, None) } else { CUT.to_owned() }
         }
         _ => redact(text),
     }
+}
+
+/// Whether the key is a URL's. What is wrong with one is said without quoting it.
+fn is_url(key: &str) -> bool {
+    key.rsplit('.').next() == Some("url")
 }
 
 /// Whether the key names a file, of a secret as a rule.
@@ -115,13 +121,30 @@ fn names_secret(key: &str) -> bool {
 /// Printed instead of what is not shown.
 const CUT: &str = "...";
 
-/// A message about a value that is shown in part only: without what it repeats of the rest.
-fn without_pieces(message: String, text: &str, shown: &str) -> String {
-    const SHORTEST: usize = 4;
-    let whole = message.replace(text, shown).replace(&text.escape_debug().to_string(), shown);
-    let pieces = text.split(|symbol: char| !symbol.is_alphanumeric());
-    let hidden = pieces.filter(|piece| piece.len() >= SHORTEST && !shown.contains(piece));
-    hidden.fold(whole, |message, piece| message.replace(piece, CUT))
+/// A message about a value that is shown in part only, without what it quotes of the rest: the whole value as a word by
+/// itself, or any part of it between backticks. Its own words stay, even those that the value has too.
+fn without_quotes(message: &str, text: &str, shown: &str) -> String {
+    let message = replace_words(&replace_words(message, text, shown), &text.escape_debug().to_string(), shown);
+    let is_quote = |part: &str| !part.is_empty() && text.contains(part) && !shown.contains(part);
+    let parts = message.split('`').enumerate();
+    let parts = parts.map(|(at, part)| if at % 2 == 1 && is_quote(part) { CUT } else { part });
+    parts.collect::<Vec<_>>().join("`")
+}
+
+/// Replaces the text where no letter or digit is next to it.
+fn replace_words(message: &str, text: &str, with: &str) -> String {
+    let mut replaced = String::new();
+    let mut rest = 0;
+    for (at, _) in message.match_indices(text) {
+        let end = at + text.len();
+        let is_part =
+            message[..at].ends_with(char::is_alphanumeric) || message[end..].starts_with(char::is_alphanumeric);
+        if !is_part {
+            replaced.extend([&message[rest..at], with]);
+            rest = end;
+        }
+    }
+    replaced + &message[rest..]
 }
 
 /// A text without what could be a secret. Rather too much is cut than too little, and long ones are cut short.
@@ -233,6 +256,30 @@ mod tests {
         assert_eq!(shown("store.password_file", "s3cret"), "...");
         assert_eq!(shown("store.password_file", "/etc/missing"), "/etc/missing");
         assert_eq!(redact(&"x".repeat(500)).len(), 123);
+    }
+
+    #[test]
+    fn of_a_message_only_quotes_are_cut() {
+        let cut = |message: &str, text: &str| without_quotes(message, text, CUT);
+        assert_eq!(cut("reading s3cret: No such file", "s3cret"), "reading ...: No such file");
+        assert_eq!(cut("write [\"a\\nb\"]", "a\nb"), "write [\"...\"]");
+        assert_eq!(
+            cut("`x:y`: there is no `x`; did you mean `agents`?", "x:y"),
+            "`...`: there is no `...`; did you mean `agents`?"
+        );
+        assert_eq!(cut("name a file", "a"), "name ... file", "it cannot be told from a quote");
+        assert_eq!(cut("name the file", "e"), "name the file");
+        assert_eq!(cut("write redis://HOST, see `store.url`", "redis:h store"), "write redis://HOST, see `store.url`");
+        assert_eq!(
+            Problem::of_value(&node(""), "store.password_file", "name a file".to_owned()).to_string(),
+            "T: store.password_file = \"\": name a file"
+        );
+        let redis = Problem::of_value(&node("redis"), "store.url", "write redis://HOST".to_owned()).to_string();
+        assert!(redis.starts_with("T: store.url = \"...\": write redis://HOST; "), "{redis}");
+    }
+
+    fn node(text: &str) -> Node {
+        Node::outside(text, Place::Variable("T".to_owned()))
     }
 
     proptest! {

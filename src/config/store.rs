@@ -2,7 +2,7 @@
 
 use super::raw::Place;
 use super::read::Section;
-use super::tls::{check_pair, culprit};
+use super::tls::{Files, check_files, check_pair};
 use super::visit::{FILE, Maybe, Text, Visitor, number, text};
 use crate::chain::chain;
 use crate::store::settings::{ReadFrom, read_password};
@@ -42,11 +42,7 @@ pub(super) fn store(settings: &mut Settings, keys: &mut impl Visitor) {
     keys.value("ca", &Maybe(FILE), ca);
     keys.value("certificate", &Maybe(FILE), certificate);
     keys.value("key", &Maybe(FILE), key);
-    keys.check(|section| {
-        if section.is_sound("url") {
-            check(settings, section);
-        }
-    });
+    keys.check(|section| check(settings, section));
 }
 
 const USERNAME: Text<String> = Text {
@@ -58,6 +54,12 @@ const USERNAME: Text<String> = Text {
 };
 
 fn check(settings: &mut Settings, section: &Section<'_>) {
+    if !section.is_sound("url") {
+        // Which keys mean something is not known; but files can be looked at.
+        check_password_files(section, settings);
+        check_tls_files(section, settings);
+        return;
+    }
     let misfits = misfits(settings);
     if matches!(section.place("url"), Some(Place::Flag(_))) {
         if matches!(&settings.url, StoreUrl::Redis(RedisUrl { password: Some(_), .. })) {
@@ -111,6 +113,13 @@ fn check_passwords(section: &Section<'_>, url: &RedisUrl, settings: &Settings) {
     if url.password.is_some() && settings.password_file.is_some() {
         section.problem("password_file", "`store.url` has a password already: remove one of them");
     }
+    check_password_files(section, settings);
+    if settings.sentinel_username.is_some() && !section.has("sentinel_password_file") {
+        section.problem("sentinel_username", "a user needs a password: name its file with `sentinel_password_file`");
+    }
+}
+
+fn check_password_files(section: &Section<'_>, settings: &Settings) {
     let files =
         [("password_file", &settings.password_file), ("sentinel_password_file", &settings.sentinel_password_file)];
     for (key, file) in files {
@@ -118,20 +127,24 @@ fn check_passwords(section: &Section<'_>, url: &RedisUrl, settings: &Settings) {
             section.problem(key, chain(&error));
         }
     }
-    if settings.sentinel_username.is_some() && !section.has("sentinel_password_file") {
-        section.problem("sentinel_username", "a user needs a password: name its file with `sentinel_password_file`");
-    }
 }
 
 fn check_tls(section: &Section<'_>, url: &RedisUrl, settings: &Settings) {
-    check_pair(section);
     if !url.tls {
-        return;
+        return check_pair(section);
     }
     let Settings { ca, certificate, key, .. } = settings;
     let identity = certificate.as_deref().zip(key.as_deref());
-    if let Err(error) = tls::store_config(ca.as_deref(), identity) {
-        let culprit = culprit(&error, ca.as_deref(), key.as_deref());
-        section.problem(culprit.unwrap_or("url"), chain(&error));
+    if check_tls_files(section, settings)
+        && let Err(error) = tls::store_config(ca.as_deref(), identity)
+    {
+        section.problem("url", chain(&error));
     }
+}
+
+/// Whether nothing is wrong with them.
+fn check_tls_files(section: &Section<'_>, settings: &Settings) -> bool {
+    check_pair(section);
+    let Settings { ca, certificate, key, .. } = settings.clone();
+    check_files(section, "ca", &Files { authorities: ca, certificate, key })
 }

@@ -1,11 +1,11 @@
 //! TLS: of a listener, and what all sections have in common that name its files.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::read::Section;
 use super::visit::{FILE, List, Maybe, Set, Visitor, text};
 use crate::chain::chain;
-use crate::tls::{self, Alpn, TlsConfig, TlsError};
+use crate::tls::{self, Alpn, Role, TlsConfig};
 
 /// The keys of `[listener.tls]`.
 pub(super) fn listener(config: &mut Option<TlsConfig>, keys: &mut impl Visitor) {
@@ -18,34 +18,45 @@ pub(super) fn listener(config: &mut Option<TlsConfig>, keys: &mut impl Visitor) 
     keys.value("key", &Maybe(FILE), &mut key);
     keys.value("client_ca", &Maybe(FILE), &mut client_ca);
     keys.value("alpn", &Maybe(Set(List(text::<Alpn>()))), &mut alpn);
+    let files = Files { authorities: client_ca.clone(), certificate: certificate.clone(), key: key.clone() };
     let alpn = alpn.unwrap_or_else(|| Alpn::OFFERED.to_vec());
     *config = certificate.zip(key).map(|(certificate, key)| TlsConfig { certificate, key, client_ca, alpn });
-    keys.check(|section| check(config.as_ref(), section));
+    keys.check(|section| check(config.as_ref(), &files, section));
 }
 
-fn check(config: Option<&TlsConfig>, section: &Section<'_>) {
+fn check(config: Option<&TlsConfig>, files: &Files, section: &Section<'_>) {
     if section.is_written() {
         for required in ["certificate", "key"].into_iter().filter(|key| !section.has(key)) {
             section.problem(required, "TLS needs a certificate and a key");
         }
     }
-    let is_sound = ["certificate", "key", "alpn"].into_iter().all(|key| section.is_sound(key));
-    let Some(config) = config.filter(|_| is_sound) else { return };
-    if let Err(error) = tls::server_config(config) {
-        let is = |file: &Path| error.file() == Some(file);
-        // One file may be several of these: a key's trouble is the key's.
-        let key = match &error {
-            TlsError::NoKey { .. }
-            | TlsError::EncryptedKey { .. }
-            | TlsError::BadKey { .. }
-            | TlsError::Mismatch { .. } => "key",
-            _ if is(&config.certificate) => "certificate",
-            TlsError::NoCertificate { .. } | TlsError::BadCertificate { .. } => "client_ca",
-            _ if is(&config.key) => "key",
-            _ => "client_ca",
-        };
-        section.problem(key, chain(&error));
+    let is_sound = check_files(section, "client_ca", files) && section.is_sound("alpn");
+    if let Some(Err(error)) = config.filter(|_| is_sound).map(tls::server_config) {
+        section.problem_here(chain(&error));
     }
+}
+
+/// The files of a section.
+#[derive(Clone, Default)]
+pub(super) struct Files {
+    pub(super) authorities: Option<PathBuf>,
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+}
+
+/// Notes everything that is wrong with them; whether nothing is.
+pub(super) fn check_files(section: &Section<'_>, authorities_key: &str, files: &Files) -> bool {
+    let Files { authorities, certificate, key } = files;
+    let faults = tls::faults(authorities.as_deref(), certificate.as_deref(), key.as_deref());
+    for (role, error) in &faults {
+        let key = match role {
+            Role::Authorities => authorities_key,
+            Role::Certificate => "certificate",
+            Role::Key => "key",
+        };
+        section.problem(key, chain(error));
+    }
+    faults.is_empty()
 }
 
 /// A certificate and its key are there together, or neither is.
@@ -54,16 +65,5 @@ pub(super) fn check_pair(section: &Section<'_>) {
         if section.has(key) && !section.has(other) {
             section.problem(key, format!("it is used together with `{other}` only"));
         }
-    }
-}
-
-/// Which key names the file at fault in a client's TLS; `None` if it is none of them.
-pub(super) fn culprit(error: &TlsError, ca: Option<&Path>, key: Option<&Path>) -> Option<&'static str> {
-    match error.file() {
-        None => None,
-        // The authorities are read first.
-        file if file == ca => Some("ca"),
-        file if file == key => Some("key"),
-        Some(_) => Some("certificate"),
     }
 }

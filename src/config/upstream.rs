@@ -5,7 +5,7 @@ use std::path::Path;
 use rustls::pki_types::ServerName;
 
 use super::read::Section;
-use super::tls::{check_pair, culprit};
+use super::tls::{Files, check_files, check_pair};
 use super::visit::{DURATION, FILE, Maybe, Text, Visitor, number, text};
 use crate::chain::chain;
 use crate::tls::{self, Identity, UpstreamTlsConfig};
@@ -17,8 +17,9 @@ pub(super) fn upstream(config: &mut UpstreamConfig, keys: &mut impl Visitor) {
     let mut url = config.url();
     let mut tls = config.tls.take().unwrap_or_default();
     keys.value("url", &text(), &mut url);
-    keys.section("tls", |keys| client_tls(&mut tls, keys));
-    keys.check(|section| check_tls(&url, &tls, section));
+    let mut files = Files::default();
+    keys.section("tls", |keys| files = client_tls(&mut tls, keys));
+    keys.check(|section| check_tls(&url, &tls, &files, section));
     keys.section("credential", |keys| credential(&mut config.credential, keys));
     keys.section("timeouts", |keys| {
         keys.value("connect", &DURATION, &mut config.connect_timeout);
@@ -42,34 +43,34 @@ const SERVER_NAME: Text<ServerName<'static>> = Text {
     print: |name| name.to_str().into_owned(),
 };
 
-fn client_tls(tls: &mut UpstreamTlsConfig, keys: &mut impl Visitor) {
+fn client_tls(tls: &mut UpstreamTlsConfig, keys: &mut impl Visitor) -> Files {
     let (mut certificate, mut key) =
         tls.identity.take().map(|Identity { certificate, key }| (certificate, key)).unzip();
     keys.value("ca", &Maybe(FILE), &mut tls.ca);
     keys.value("server_name", &Maybe(SERVER_NAME), &mut tls.server_name);
     keys.value("certificate", &Maybe(FILE), &mut certificate);
     keys.value("key", &Maybe(FILE), &mut key);
+    let files = Files { authorities: tls.ca.clone(), certificate: certificate.clone(), key: key.clone() };
     tls.identity = certificate.zip(key).map(|(certificate, key)| Identity { certificate, key });
+    files
 }
 
-fn check_tls(url: &UpstreamUrl, tls: &UpstreamTlsConfig, upstream: &Section<'_>) {
+fn check_tls(url: &UpstreamUrl, tls: &UpstreamTlsConfig, files: &Files, upstream: &Section<'_>) {
     let section = upstream.section("tls");
-    if !upstream.is_sound("url") {
-        return;
-    }
-    if !url.https {
+    let is_sound = upstream.is_sound("url");
+    if is_sound && !url.https {
         for key in ["ca", "server_name", "certificate", "key"].into_iter().filter(|key| section.has(key)) {
             section.problem(key, "the url is not https: with http nothing is verified");
         }
         return;
     }
     check_pair(&section);
-    if let Err(error) = tls::client_config(tls) {
-        let key = tls.identity.as_ref().map(|identity| identity.key.as_path());
-        match culprit(&error, tls.ca.as_deref(), key) {
-            Some(culprit) => section.problem(culprit, chain(&error)),
-            None => upstream.problem("url", chain(&error)),
-        }
+    // With a url that cannot be read, files can be looked at.
+    if check_files(&section, "ca", files)
+        && is_sound
+        && let Err(error) = tls::client_config(tls)
+    {
+        upstream.problem("url", chain(&error));
     }
 }
 
@@ -101,9 +102,11 @@ fn credential(credential: &mut CredentialMode, keys: &mut impl Visitor) {
 }
 
 fn check_credential(mode: Mode, token_file: Option<&Path>, section: &Section<'_>) {
-    if !section.is_sound("mode") || !section.is_sound("token_file") {
+    if !section.is_sound("token_file") {
         return;
     }
+    // A mode that cannot be read may have been this one.
+    let mode = if section.is_sound("mode") || token_file.is_none() { mode } else { Mode::Replace };
     match (mode, token_file) {
         (Mode::Replace, None) => {
             section.problem("token_file", "mode = \"replace\" needs a file with the Controller's service token");
