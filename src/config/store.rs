@@ -5,13 +5,13 @@ use super::read::Section;
 use super::tls::{Files, check_files, check_pair};
 use super::visit::{FILE, Maybe, Text, Visitor, number, text};
 use crate::chain::chain;
-use crate::store::settings::{ReadFrom, read_password};
+use crate::store::settings::{Namespace, ReadFrom, read_password};
 use crate::store::url::{RedisUrl, Topology};
 use crate::store::{Settings, StoreUrl};
 use crate::tls;
 
-/// Keys that mean something for a Redis only. `namespace`, `quorum_replicas` and `read_from` are not among them: the
-/// reference configuration writes them at their defaults.
+/// Keys that mean something for a Redis only. `namespace`, `quorum_replicas` and `read_from` do too, but the reference
+/// configuration writes them at their defaults, which mean the same for every store.
 const REDIS_ONLY: [&str; 6] =
     ["password_file", "sentinel_username", "sentinel_password_file", "ca", "certificate", "key"];
 
@@ -81,9 +81,14 @@ fn check(settings: &mut Settings, section: &Section<'_>) {
 /// The keys that mean nothing with this URL, and why.
 fn misfits(settings: &Settings) -> Vec<(&'static str, &'static str)> {
     let StoreUrl::Redis(url) = &settings.url else {
-        let replica = (settings.read_from == ReadFrom::Replica).then_some("read_from");
+        let changed = [
+            ("namespace", settings.namespace != Namespace::default()),
+            ("quorum_replicas", settings.quorum_replicas != 0),
+            ("read_from", settings.read_from != ReadFrom::Primary),
+        ];
+        let changed = changed.into_iter().filter_map(|(key, is_changed)| is_changed.then_some(key));
         let why = "it applies to Redis only, and `store.url` names a SQLite file";
-        return REDIS_ONLY.into_iter().chain(replica).map(|key| (key, why)).collect();
+        return REDIS_ONLY.into_iter().chain(changed).map(|key| (key, why)).collect();
     };
     let mut misfits = Vec::new();
     if !url.tls {
@@ -99,6 +104,8 @@ fn misfits(settings: &Settings) -> Vec<(&'static str, &'static str)> {
 
 fn forget(settings: &mut Settings, key: &str) {
     match key {
+        "namespace" => settings.namespace = Namespace::default(),
+        "quorum_replicas" => settings.quorum_replicas = 0,
         "read_from" => settings.read_from = ReadFrom::Primary,
         "sentinel_username" => settings.sentinel_username = None,
         "password_file" => settings.password_file = None,

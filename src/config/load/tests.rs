@@ -306,15 +306,15 @@ fn keys_for_redis_are_read_and_judged() {
     // What was written for another URL does not get in the way of the one that a flag names.
     let elsewhere = given(&format!("[store]\n{good}"));
     let elsewhere = elsewhere.flags(|flags| flags.store = Some("sqlite:/a.db".to_owned())).accepted().store;
-    let mut expected = Settings::from("sqlite:/a.db".parse::<StoreUrl>().expect("a URL"));
-    (expected.namespace, expected.quorum_replicas) = (store.namespace, 1);
-    assert_eq!(elsewhere, expected);
+    assert_eq!(elsewhere, Settings::from("sqlite:/a.db".parse::<StoreUrl>().expect("a URL")));
 
     let single = "url = 'redis://h'";
     let tls = "url = 'rediss://h'";
     for (toml, place, part) in [
         (format!("password_file = '{password}'"), "password_file", "names a SQLite file"),
         ("read_from = 'replica'".to_owned(), "read_from", "names a SQLite file"),
+        ("quorum_replicas = 2".to_owned(), "quorum_replicas", "names a SQLite file"),
+        ("namespace = 'plant'".to_owned(), "namespace", "names a SQLite file"),
         (format!("{single}\nread_from = 'nearest'"), "read_from", "the servers are \"primary\" and \"replica\""),
         (format!("{single}\npassword_file = '/nonexistent'"), "password_file", "reading /nonexistent: No such file"),
         (format!("{single}\npassword_file = '{empty}'"), "password_file", "is empty"),
