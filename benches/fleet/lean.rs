@@ -241,6 +241,7 @@ impl Simulated {
             format!("simulated-{number}"),
             None,
             Arc::clone(&presence),
+            None,
             fleet::keep(&freshness),
         );
         let reporting = async move {

@@ -334,7 +334,7 @@ impl Current {
     fn vouch(&mut self, narrowed: u64, path: &Path) -> io::Result<()> {
         if self.narrowed.is_some_and(|held| held < narrowed) {
             let disproven = self.saved.as_ref().map(Saved::disprove);
-            if !disproven.is_some_and(|disproven| disproven.is_ok()) {
+            if disproven.is_none_or(|disproven| disproven.is_err()) {
                 fs::remove_file(path).or_else(|error| match error.kind() {
                     io::ErrorKind::NotFound => Ok(()),
                     _ => Err(error),

@@ -215,7 +215,6 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     let report = layout.sidecar(SidecarId(0));
     on("SET", &report, &["report", "PX", "1"]);
     on("PTTL", &report, &[]);
-    on("PEXPIRE", &report, &["1"]);
     on("DEL", &report, &[]);
     if needs_quorum {
         on("SET", layout.key(Key::Probe), &["0"]);
