@@ -409,7 +409,7 @@ fn what_does_not_exist_is_named_with_the_way_out() {
         (vec!["token", "create", "--user", "max", "--description", ""], "the description"),
         (vec!["token", "create", "--user", "max", "--description", "x", "--expires", "2001-01-01T00:00:00Z"], "past"),
         (vec!["token", "import", "missing.jsonl"], "reading missing.jsonl: No such file"),
-        (vec!["user", "list", "--store", "sqlite:typo.db"], "sqlite:typo.db does not exist: run `tollgate init`"),
+        (vec!["user", "list", "--store", "sqlite:typo.db"], "typo.db does not exist: run `tollgate init`"),
     ] {
         let ended = folder.run(arguments);
         assert!(ended.failed().contains(part), "{part}: {ended:?}");

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Makes a store of the schema before one of this schema. Its head begins with what it knows of its past, so that replicas
 -- go on from where they stand.
 --

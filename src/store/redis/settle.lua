@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Takes recalls back, and counts them: how many are there and how many were taken back together say how many there ever
 -- were, which moves whenever one is added.
 --
