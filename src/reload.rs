@@ -123,3 +123,28 @@ pub(crate) async fn watch(upstreams: Vec<Arc<Upstream>>, listeners: Vec<Arc<Tls>
     }
     std::future::pending().await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// The whole control plane waited for it once: revocations, the bound, health and signals.
+    #[tokio::test]
+    async fn a_file_that_hangs_holds_up_nothing_else() {
+        let (release, held) = mpsc::channel::<()>();
+        let hangs =
+            Watched::new(vec![PathBuf::from("/hangs")], Box::new(move || held.recv().map_err(|end| end.to_string())));
+        let (looked, mut looks) = tokio::sync::mpsc::unbounded_channel();
+        let other =
+            Watched::new(vec![PathBuf::from("/other")], Box::new(move || looked.send(()).map_err(|_| String::new())));
+        tokio::select! {
+            () = watch_one(hangs) => {}
+            () = watch_one(other) => {}
+            look = looks.recv() => assert!(look.is_some()),
+        }
+        // The runtime's end waits for who is looking.
+        drop(release);
+    }
+}
