@@ -136,9 +136,11 @@ mod tests {
         let (release, held) = mpsc::channel::<()>();
         let hangs =
             Watched::new(vec![PathBuf::from("/hangs")], Box::new(move || held.recv().map_err(|end| end.to_string())));
-        let (looked, mut looks) = tokio::sync::mpsc::unbounded_channel();
-        let other =
-            Watched::new(vec![PathBuf::from("/other")], Box::new(move || looked.send(()).map_err(|_| String::new())));
+        let (looked, mut looks) = tokio::sync::mpsc::channel(1);
+        let other = Watched::new(
+            vec![PathBuf::from("/other")],
+            Box::new(move || looked.try_send(()).map_err(|error| error.to_string())),
+        );
         tokio::select! {
             () = watch_one(hangs) => {}
             () = watch_one(other) => {}
