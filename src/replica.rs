@@ -11,7 +11,6 @@
 pub(crate) mod alarm;
 pub mod driver;
 mod entry;
-mod foretold;
 mod freshness;
 pub mod presence;
 mod recalled;
@@ -32,7 +31,6 @@ use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::store::{LogEntry, Position, Revision, SnapshotItem, Subject};
 use crate::token::{Digest, Permission, PermissionSet, Role, TokenId, UserId};
-use foretold::Foretold;
 use freshness::Freshness;
 use table::{Basis, Grants, Ledger};
 
@@ -136,8 +134,6 @@ pub struct Replica {
     grants: Grants,
     /// The most that each role permits, by the role's number.
     limits: [PermissionSet; Role::ALL.len()],
-    /// What is narrower than the table has it.
-    foretold: Foretold,
     freshness: Freshness,
     ledger: Mutex<Ledger>,
     position: watch::Sender<Option<Position>>,
@@ -159,7 +155,6 @@ impl Replica {
         Self {
             grants: table::new_grants(),
             limits: Role::ALL.map(Role::permissions),
-            foretold: Foretold::default(),
             freshness: Freshness::default(),
             ledger: Mutex::new(Ledger::new()),
             position: watch::Sender::new(None),
@@ -179,14 +174,13 @@ impl Replica {
     pub fn lookup(&self, digest: &Digest) -> Option<Holder> {
         let entry = self.grants.get(digest)?;
         let terms = &*entry.terms;
-        let role = self.foretold.role(terms.owner.id, terms.owner.role()?)?;
-        let (permissions, expires_at) = self.foretold.terms(digest, terms.permissions, entry.expires_at());
+        let role = terms.owner.role()?;
         Some(Holder {
             token: entry.token,
             owner: Arc::clone(&terms.owner),
             role,
-            permissions: permissions.intersect(self.limits[role as usize]),
-            expires_at,
+            permissions: terms.permissions.intersect(self.limits[role as usize]),
+            expires_at: entry.expires_at(),
         })
     }
 
@@ -194,7 +188,9 @@ impl Replica {
     /// expiry: that a token expires while its request runs is no reason to end it.
     #[must_use]
     pub fn permits(&self, digest: &Digest, permission: Permission) -> bool {
-        self.lookup(digest).is_some_and(|holder| holder.permissions.contains(permission))
+        let Some(entry) = self.grants.get(digest) else { return false };
+        entry.terms.permissions.contains(permission)
+            && entry.terms.owner.role().is_some_and(|role| self.limits[role as usize].contains(permission))
     }
 
     /// How long ago the replica was last proven to be at the store's position; `None` before the first time.
@@ -285,26 +281,12 @@ impl Replica {
             let mut ledger = self.ledger();
             (ledger.apply(&self.grants, entry, now), ledger.checksum())
         };
-        self.foretold.applied(entry.stamp());
         self.announce(narrowed);
         checksum
     }
 
-    /// Applies what an entry whose turn has not come yet takes away: its revocations for good, and what else it narrows
-    /// until it is applied, or something was proven that was asked for after `now`.
-    pub fn foretell(&self, entry: &LogEntry, now: Instant) {
-        let narrowed = self.ledger().revoke(&self.grants, entry, now);
-        self.announce(self.foretold.hear(entry, now) | narrowed);
-    }
-
-    /// Everything committed before `as_of` is in the table: whatever was foretold before that, and is not, the store has
-    /// lost. Users stay so.
-    pub fn fulfil(&self, as_of: Instant) {
-        self.foretold.proven(as_of, |told| self.ledger().keep(&told));
-    }
-
-    /// Applies only the revocations of an entry whose turn is over, or unknown: a revoked digest stays revoked whatever was
-    /// committed before or after.
+    /// Applies only the revocations of an entry whose turn has not come yet: a revoked digest stays revoked whatever
+    /// was committed before or after.
     pub fn revoke(&self, entry: &LogEntry, now: Instant) {
         let narrowed = self.ledger().revoke(&self.grants, entry, now);
         self.announce(narrowed);

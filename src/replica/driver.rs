@@ -510,10 +510,6 @@ impl Table for Writer<'_> {
         self.replica.revoke(entry, now);
     }
 
-    fn foretell(&mut self, entry: &LogEntry, now: Instant) {
-        self.replica.foretell(entry, now);
-    }
-
     fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         tracing::debug!(subjects = subjects.len(), found = found.len(), "making up for lost writes");
         self.replica.mend(subjects, found)
@@ -524,7 +520,6 @@ impl Table for Writer<'_> {
     }
 
     fn confirm(&mut self, as_of: Instant) {
-        self.replica.fulfil(as_of);
         let counts = |from, until| (from..=until).contains(&as_of);
         if !self.counts_from.zip(self.counts_until).is_some_and(|(from, until)| counts(from, until)) {
             return;

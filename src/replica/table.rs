@@ -17,7 +17,6 @@ use dashmap::DashMap;
 
 use super::OwnerEntry;
 use super::entry::{DigestHasher, Entry, Generation, Terms};
-use super::foretold::Told;
 use super::recalled::Recalled;
 use super::tombstone::{self, Tombstones};
 use crate::clock::Instant;
@@ -489,27 +488,13 @@ impl Ledger {
         let shown = owner.enabled.then_some(owner.role);
         let seen = slot.held.or(known).filter(|seen| seen.is_lost_to(stamp) && seen.standing < shown)?;
         if slot.held.is_none() {
-            complain(&owner.name);
+            tracing::error!(
+                user = owner.name,
+                "the store has lost that this user was disabled or given a weaker role: it stays so here until a \
+                 command changes the user"
+            );
         }
         Some(seen)
-    }
-
-    /// Holds users to what was told of them ahead of its turn, where the store is past that and has lost it.
-    pub(super) fn keep(&mut self, told: &[Told]) {
-        for Told { user, standing, stamp } in told {
-            let seen = Seen { standing: *standing, stamp: *stamp };
-            let Some(slot) = self.owners.get_mut(user) else { continue };
-            let Some(known) = slot.known else { continue };
-            let shown = slot.held.map_or(known.standing(), |held| held.standing.min(known.standing()));
-            if !seen.is_lost_to(known.stamp) || seen.standing >= shown {
-                continue;
-            }
-            if slot.held.is_none() {
-                complain(slot.entry.name());
-            }
-            slot.held = Some(seen);
-            slot.entry.stand(seen.standing);
-        }
     }
 
     fn put_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner, stamp: Stamp, held: Option<Seen>) -> bool {
@@ -572,15 +557,6 @@ impl Ledger {
             self.owners.remove(&id);
         }
     }
-}
-
-/// Says that a user is held to what was seen.
-fn complain(user: &str) {
-    tracing::error!(
-        user,
-        "the store has lost that this user was disabled or given a weaker role: it stays so here until a command changes \
-         the user"
-    );
 }
 
 /// Names never change within a store. If another store knows the same user by another name, no request may go on under

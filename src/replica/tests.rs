@@ -279,63 +279,6 @@ fn a_revocation_ahead_of_its_turn_holds_at_once_and_keeps_the_checksum() {
     assert_eq!(replica.status().suppressed, 0);
 }
 
-fn known_as(replica: &Replica, number: u8) -> Option<(Role, PermissionSet, Option<i64>)> {
-    let holder = replica.lookup(&digest(number))?;
-    Some((holder.role, holder.permissions, holder.expires_at))
-}
-
-/// At this revision, by the commit of that number.
-fn numbered(revision: u64, changes: Vec<Change>) -> LogEntry {
-    LogEntry { id: CommitId(revision.into()), revision: Revision(revision), ..entry(changes) }
-}
-
-#[test]
-fn what_narrows_holds_ahead_of_its_turn_and_nothing_before_it_undoes_that() {
-    let replica = with(&[1, 2]);
-    let before = known_as(&replica, 2).expect("known");
-    let narrower = Grant { permissions: PermissionSet::EMPTY, expires_at: Some(9), ..grant(1, 1) };
-    let ahead = numbered(9, vec![Change::PutGrant(digest(1), narrower), user(1, Role::Viewer, true)]);
-    assert_eq!(bumps(&replica, |replica| replica.foretell(&ahead, Instant::now())), 1);
-    let held = |replica: &Replica| {
-        assert_eq!(known_as(replica, 1), Some((Role::Viewer, PermissionSet::EMPTY, Some(9))));
-        assert!(!replica.permits(&digest(1), crate::token::permission::HEARTBEAT_WRITE));
-        assert_eq!(known_as(replica, 2).expect("known").0, Role::Viewer);
-    };
-    held(&replica);
-    assert_eq!(replica.checksum(), checksum(&[1, 2]), "the store's state before that entry");
-    let wider = numbered(8, vec![put(1, 1), put(3, 1), user(1, Role::Manager, true)]);
-    replica.apply(&wider, Instant::now());
-    held(&replica);
-    // It comes, and what comes after it counts at once.
-    replica.apply(&ahead, Instant::now());
-    held(&replica);
-    replica.apply(&numbered(10, vec![put(1, 1), user(1, Role::Manager, true)]), Instant::now());
-    assert_eq!((known_as(&replica, 2), replica.status().held), (Some(before), 0));
-}
-
-#[test]
-fn whoever_is_told_to_be_disabled_or_deleted_is_refused_before_the_user_is_known() {
-    for change in [user(2, Role::Manager, false), Change::RemoveOwner(UserId::from_u64(2))] {
-        let replica = with(&[1]);
-        replica.foretell(&numbered(9, vec![change.clone()]), Instant::now());
-        replica.apply(&numbered(8, vec![put(5, 2), user(2, Role::Owner, true)]), Instant::now());
-        assert!(!knows(&replica, 5) && knows(&replica, 1), "{change:?}");
-    }
-}
-
-#[test]
-fn what_was_told_and_a_later_proof_does_not_show_is_lost_and_users_stay_so() {
-    let replica = with(&[1]);
-    let (told, proofs) = (Instant::now(), [Duration::from_secs(1), Duration::from_secs(2)]);
-    replica.foretell(&numbered(9, vec![user(1, Role::Manager, false)]), told + proofs[0]);
-    replica.fulfil(told);
-    assert_eq!((knows(&replica, 1), replica.status().held), (false, 0), "a proof of before says nothing");
-    replica.fulfil(told + proofs[1]);
-    assert_eq!((knows(&replica, 1), replica.status().held), (false, 1));
-    replica.apply(&numbered(10, vec![user(1, Role::Manager, true)]), Instant::now());
-    assert_eq!((knows(&replica, 1), replica.status().held), (true, 0), "a command has touched the user");
-}
-
 #[test]
 fn whatever_may_narrow_a_grant_is_announced_once_per_entry() {
     let full = Grant { permissions: PermissionSet::all(), expires_at: Some(50), ..grant(1, 1) };

@@ -112,11 +112,6 @@ impl Table for Held {
         }
     }
 
-    /// There is nothing else that could be narrowed.
-    fn foretell(&mut self, entry: &LogEntry, now: Instant) {
-        self.revoke(entry, now);
-    }
-
     fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         (self.applied, self.mended) = (Revision(0), true);
         let asked = subjects.iter().fold(0, |tokens, subject| tokens | world::about(subject));

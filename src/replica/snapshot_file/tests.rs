@@ -445,9 +445,6 @@ impl Table for Writer<'_> {
     fn revoke(&mut self, entry: &LogEntry, now: Instant) {
         self.0.revoke(entry, now);
     }
-    fn foretell(&mut self, entry: &LogEntry, now: Instant) {
-        self.0.foretell(entry, now);
-    }
     fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         self.0.mend(subjects, found)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::replica::{Holder, Replica};
+use crate::replica::Replica;
 use crate::store::{Change, CommitId, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
@@ -256,8 +256,6 @@ struct Sim {
     time: u64,
     /// What the replica was told is removed.
     removed: BTreeSet<Digest>,
-    /// What it was told ahead of its turn, and when.
-    foretold: Vec<(LogEntry, Instant)>,
     confirmed: Option<u64>,
 }
 
@@ -266,7 +264,6 @@ struct Checked<'a> {
     replica: &'a Replica,
     store: &'a ModelStore,
     removed: &'a mut BTreeSet<Digest>,
-    foretold: &'a mut Vec<(LogEntry, Instant)>,
     start: Instant,
     confirmed: Option<u64>,
 }
@@ -283,19 +280,12 @@ impl Checked<'_> {
 impl Table for Checked<'_> {
     fn apply(&mut self, entry: &LogEntry, now: Instant) -> u64 {
         self.note_removals(entry);
-        self.foretold.retain(|(foretold, _)| foretold.id != entry.id);
         self.replica.apply(entry, now)
     }
 
     fn revoke(&mut self, entry: &LogEntry, now: Instant) {
         self.note_removals(entry);
         self.replica.revoke(entry, now);
-    }
-
-    fn foretell(&mut self, entry: &LogEntry, now: Instant) {
-        self.note_removals(entry);
-        self.foretold.push((entry.clone(), now));
-        self.replica.foretell(entry, now);
     }
 
     fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
@@ -307,33 +297,13 @@ impl Table for Checked<'_> {
     }
 
     fn confirm(&mut self, as_of: Instant) {
-        self.replica.fulfil(as_of);
-        self.foretold.retain(|(_, heard)| *heard > as_of);
         let as_of = u64::try_from((as_of - self.start).as_millis()).expect("milliseconds");
         let checksum = self.replica.checksum();
         assert!(self.store.was_current_since(checksum, as_of), "fresh as of {as_of}, but the store was elsewhere");
         let node =
             self.store.nodes.iter().find(|node| node.position.checksum == checksum).expect("a state of the store");
-        if self.foretold.is_empty() {
-            assert_same(self.replica, &node.content, self.store, self.removed);
-        }
+        assert_same(self.replica, &node.content, self.store, self.removed);
         self.confirmed = Some(as_of);
-    }
-}
-
-/// What was told ahead of its turn narrows at once, and nothing that is applied before undoes it.
-fn assert_within(holder: &Holder, looked_up: &Digest, entry: &LogEntry) {
-    for change in &entry.changes {
-        match change {
-            Change::PutOwner(id, owner) if *id == holder.owner.id => {
-                assert!(owner.enabled && holder.role <= owner.role, "{entry:?} is not heeded");
-            }
-            Change::RemoveOwner(id) => assert_ne!(*id, holder.owner.id, "{entry:?} is not heeded"),
-            Change::PutGrant(digest, grant) if digest == looked_up => {
-                assert!(holder.permissions.is_subset_of(grant.permissions), "{entry:?} is not heeded");
-            }
-            Change::PutOwner(..) | Change::PutGrant(..) | Change::RemoveGrant(_) => {}
-        }
     }
 }
 
@@ -374,7 +344,6 @@ impl Sim {
             start: Instant::now(),
             time: 0,
             removed: BTreeSet::new(),
-            foretold: Vec::new(),
             confirmed: None,
         }
     }
@@ -382,8 +351,7 @@ impl Sim {
     fn on(&mut self, event: Event) {
         let now = self.start + Duration::from_millis(self.time);
         let (replica, store, removed) = (&self.replica, &self.store, &mut self.removed);
-        let foretold = &mut self.foretold;
-        let mut table = Checked { replica, store, removed, foretold, start: self.start, confirmed: None };
+        let mut table = Checked { replica, store, removed, start: self.start, confirmed: None };
         let step = self.machine.on(event, now, &mut table);
         self.confirmed = table.confirmed.or(self.confirmed);
         for finding in step.findings {
@@ -404,11 +372,6 @@ impl Sim {
         }
         for digest in &self.removed {
             assert!(self.replica.lookup(digest).is_none(), "a revoked token authenticates");
-        }
-        for token in 0..self.store.tokens {
-            if let Some(holder) = self.replica.lookup(&digest(token)) {
-                self.foretold.iter().for_each(|(entry, _)| assert_within(&holder, &digest(token), entry));
-            }
         }
     }
 

@@ -1,9 +1,8 @@
 //! A sidecar that is behind gets level over whatever line it has.
 
 use tollgate::clock::Instant;
-use tollgate::replica::{Replica, Status, driver};
-use tollgate::store::{Position, Revision, Versioned};
-use tollgate::token::{UserRecord, UserStatus};
+use tollgate::replica::{Replica, driver};
+use tollgate::store::{Position, Revision};
 
 use super::*;
 use crate::conformance::{commit, token, tokens, user, users};
@@ -121,32 +120,4 @@ async fn a_snapshot_goes_on_where_it_broke_off() {
     assert_eq!(remote.replica.status().grants, 20_000);
     assert!(remote.relay.carried() < 2 * 20_000 * 100, "{} bytes", remote.relay.carried());
     assert!(target.revision > Revision(1));
-}
-
-/// What is ahead of it takes the line many seconds.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_narrows_a_user_is_heeded_before_the_log_that_comes_first() {
-    let server = RedisServer::start();
-    let store = store(&server).await;
-    let (anna, berta) = (user("anna"), user("berta"));
-    let version = commit(&*store, users([anna.clone(), berta.clone()].map(Edit::Create))).await.id;
-    let hers = token(berta.id, "hers");
-    commit(&*store, tokens([Edit::Create(hers.clone())])).await;
-    let remote = Remote::start(&server, Traffic::Flows).await;
-    remote.is_level(position(&*store).await, Duration::from_secs(10)).await;
-    remote.relay.set(Traffic::Thin { delay: Duration::from_millis(20), bytes_per_second: 30_000 }).await;
-    import(&*store, anna.id, 8_000).await;
-    let mut narrowed = remote.replica.narrowed();
-    let after = UserRecord { status: UserStatus::Disabled, ..berta.clone() };
-    let before = Versioned { record: berta, version };
-    commit(&*store, users([Edit::Update { before, after }])).await;
-    let refused = narrowed.wait_for(|_| remote.replica.lookup(&hers.digest).is_none());
-    let is_refused = tokio::time::timeout(Duration::from_secs(10), refused).await.is_ok();
-    assert!(is_refused, "it waits for its turn: {:?}", remote.replica);
-    let target = position(&*store).await;
-    assert_ne!(*remote.replica.position().borrow(), Some(target), "it was too fast to tell");
-    remote.relay.heal().await;
-    remote.is_level(target, Duration::from_secs(30)).await;
-    let Status { resyncs, held, .. } = remote.replica.status();
-    assert_eq!((remote.replica.lookup(&hers.digest).is_none(), resyncs, held), (true, 0, 0));
 }
