@@ -8,10 +8,11 @@
 
 use tokio::time::{Duration, Instant};
 
-use crate::backoff::Backoff;
+use crate::backoff::jitter;
 use crate::store::{Epoch, Position, Revision};
 
-const SPREAD: Backoff = Backoff { first: Duration::from_millis(120), last: Duration::from_millis(120) };
+const LEAST: Duration = Duration::from_millis(60);
+const SPREAD: Duration = Duration::from_millis(120);
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// What is there to be read, and when.
@@ -31,7 +32,7 @@ struct Wanted {
 impl Fetch {
     /// Commits up to here were announced.
     pub(super) fn hear(&mut self, epoch: Epoch, revision: Revision, takes_away: bool, now: Instant) {
-        let wait = if takes_away { Duration::ZERO } else { SPREAD.wait(1) };
+        let wait = if takes_away { Duration::ZERO } else { LEAST + jitter(SPREAD) };
         let due = (now + wait).max(self.last_read.map_or(now, |last_read| last_read + PAUSE));
         let before = self.wanted.filter(|before| before.epoch == epoch);
         self.wanted = Some(Wanted {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{CHANGES_TIMEOUT, ReadError, Replica, within};
-use crate::backoff::Backoff;
+use crate::backoff::jitter;
 use crate::chain::chain;
 use crate::clock::Instant;
 use crate::lock::Mutex;
@@ -29,7 +29,7 @@ const BATCH: usize = 4_096;
 
 /// From how many on a sidecar waits a random while, in which another one that saw the same may write them.
 const MANY: usize = 256;
-const WHILE: Backoff = Backoff { first: Duration::from_secs(2), last: Duration::from_secs(2) };
+const WHILE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 
 type Writing<'a> = Pin<Box<dyn Future<Output = Result<usize, ReadError>> + Send + 'a>>;
 
@@ -124,7 +124,7 @@ impl<'a> Recalls<'a> {
         let lost = self.replica.unrecalled();
         if lost.len() < MANY {
             self.not_before = None;
-        } else if *self.not_before.get_or_insert_with(|| as_of + WHILE.wait(1)) > as_of {
+        } else if *self.not_before.get_or_insert_with(|| as_of + WHILE.0 + jitter(WHILE.1 - WHILE.0)) > as_of {
             return;
         }
         if !lost.is_empty() {
