@@ -1,7 +1,7 @@
 //! Clients of HTTP/1: several requests on a connection, sent in pieces and at any pace, left at any place.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -13,7 +13,7 @@ use super::PATIENCE;
 use super::case::Case;
 use super::judge::{Got, Judge};
 use super::random::Random;
-use super::wire::{Body, End, Head, Inbox, Outbox, Pieces, Stop};
+use super::wire::{Body, End, Head, Inbox, MetReset, Outbox, Pieces, Stop};
 
 /// How a client ends what it sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,9 +54,12 @@ pub(crate) async fn play(
         leave,
         over: Arc::clone(&over),
     };
-    let sending = tokio::spawn(sender.send(Outbox::new(writer), progress));
+    let outbox = Outbox::new(writer);
+    let met_reset = outbox.met_reset();
+    let sending = tokio::spawn(sender.send(outbox, progress));
+    let slow = random.percent(12);
     let mut receiver =
-        Receiver { inbox: Inbox::new(reader), name, judge, replies, slow: random.percent(12), random: random.clone() };
+        Receiver { inbox: Inbox::new(reader), met_reset, name, judge, replies, slow, random: random.clone() };
     let received = async {
         for case in &cases {
             if !receiver.reply(case).await {
@@ -153,6 +156,7 @@ impl Sender {
 
 struct Receiver<'a> {
     inbox: Inbox<OwnedReadHalf>,
+    met_reset: MetReset,
     name: &'a str,
     judge: &'a Judge,
     replies: watch::Sender<(usize, bool)>,
@@ -220,6 +224,10 @@ impl Receiver<'_> {
                     return false;
                 }
             }
+        }
+        if framing == Body::Unsaid && !empty && *self.met_reset.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.stopped(case, Some(&got), Stop::End(End::Reset));
+            return false;
         }
         got.whole = true;
         self.judge.gets(self.name, case, &got);

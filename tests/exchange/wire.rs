@@ -1,6 +1,7 @@
 //! HTTP/1 as it stands in the RFC and no looser: what both ends of the fuzzer read with. Shares no code with the sidecar.
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -17,23 +18,45 @@ pub(crate) struct Inbox<R> {
 
 /// The sending side of a connection. Unlike tokio's, it does not say that it ends when it is dropped: a reset would look like
 /// a good end.
-pub(crate) struct Outbox(Option<OwnedWriteHalf>);
+pub(crate) struct Outbox {
+    stream: Option<OwnedWriteHalf>,
+    met_reset: MetReset,
+}
+
+/// Whether a write met a reset: the system reports that once, so the reading side then sees what looks like a good end.
+/// Locked while a write is tried, so that who read an end knows whether a write was told something else just before.
+pub(crate) type MetReset = Arc<Mutex<bool>>;
 
 impl Outbox {
     pub(crate) fn new(stream: OwnedWriteHalf) -> Self {
-        Self(Some(stream))
+        Self { stream: Some(stream), met_reset: MetReset::default() }
     }
 
-    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.0 {
-            Some(stream) => stream.write_all(bytes).await,
-            None => Ok(()),
+    pub(crate) fn met_reset(&self) -> MetReset {
+        Arc::clone(&self.met_reset)
+    }
+
+    pub(crate) async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let Some(stream) = &self.stream else { return Ok(()) };
+        while !bytes.is_empty() {
+            stream.writable().await?;
+            let mut met_reset = self.met_reset.lock().unwrap_or_else(PoisonError::into_inner);
+            match stream.try_write(bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    // A broken pipe is what a connection that was closed in the regular way says.
+                    *met_reset |= error.kind() != io::ErrorKind::BrokenPipe;
+                    return Err(error);
+                }
+            }
         }
+        Ok(())
     }
 
     /// Says that nothing more comes.
     pub(crate) async fn finish(&mut self) {
-        if let Some(stream) = &mut self.0 {
+        if let Some(stream) = &mut self.stream {
             // The other side may have closed already.
             stream.shutdown().await.unwrap_or_default();
         }
@@ -42,7 +65,7 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        if let Some(stream) = self.0.take() {
+        if let Some(stream) = self.stream.take() {
             stream.forget();
         }
     }
