@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 use crate::admin;
 use crate::config::Config;
 use crate::connection::ConnectionLimits;
-use crate::fleet::{self, Identity, Reporter, SnapshotFileInUse};
+use crate::fleet::{self, Reporter, SidecarIdentity, SnapshotFileInUse};
 use crate::health::Health;
 use crate::listener::{self, BindError, Tls};
 use crate::proxy::{self, Gate, Proxy};
@@ -53,7 +53,7 @@ pub struct Sidecar {
     reporter: Option<Reporting>,
     snapshot_file: Option<Arc<SnapshotFile>>,
     /// Nobody else's while it runs.
-    _identity: Identity,
+    _identity: SidecarIdentity,
     supervisor: Supervisor,
 }
 
@@ -100,7 +100,7 @@ impl Sidecar {
     /// # Errors
     /// When an address, a certificate or a credential cannot be used. Nothing runs then.
     pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
-        let identity = Identity::take(config.snapshot_file.as_deref())?;
+        let identity = SidecarIdentity::take(config.snapshot_file.as_deref())?;
         let sidecar_id = identity.id;
         let replica = Arc::new(Replica::new());
         let api = Arc::new(Upstream::new(UpstreamName::Api, config.upstreams.api)?);
@@ -162,7 +162,7 @@ impl Sidecar {
         let (admin_socket, shown) = (Arc::new(admin_socket), Arc::clone(&health));
         sidecar.spawn("admin listener", move || admin::serve(Arc::clone(&admin_socket), Arc::clone(&shown)));
         // Before the first snapshot is read: whoever lists the sidecars finds this one before it lets anybody in.
-        let presence = Arc::new(Presence::new(sidecar_id, fleet::least(&config.freshness)));
+        let presence = Arc::new(Presence::new(sidecar_id, fleet::min_report_ttl(&config.freshness)));
         sidecar.report(Reporter::new(
             store.clone(),
             health,
@@ -170,7 +170,7 @@ impl Sidecar {
             sidecar.listeners.first().copied(),
             Arc::clone(&presence),
             sidecar.snapshot_file.clone(),
-            fleet::keep(&config.freshness),
+            fleet::report_ttl(&config.freshness),
         ));
         sidecar.synchronise(replica, store, presence, &config.freshness);
         Ok(sidecar)
@@ -237,7 +237,7 @@ impl Sidecar {
                 async move {
                     // An error means that the sidecar was dropped, and this with it.
                     drop(is_loaded.wait_for(|loaded| *loaded).await);
-                    file.keep().await;
+                    file.save_periodically().await;
                 }
             });
         }

@@ -36,10 +36,10 @@ use crate::store::{self, Report, Reports, SidecarId, StoreError};
 /// Users named in a report.
 const HELD_USERS: usize = 10;
 
-/// How often a report is renewed that says the same: well within [`keep`].
+/// How often a report is renewed that says the same: well within [`report_ttl`].
 const REFRESH: Duration = Duration::from_secs(5);
 
-/// Pause after a report: a hundred revocations a second are told one by one, a storm of them is not.
+/// Pause after a report: a hundred revocations a second are reported one by one, a storm of them is not.
 const PACE: Duration = Duration::from_millis(5);
 
 /// Pause after a report that failed.
@@ -51,11 +51,11 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Which start of the machine this is (Linux, `random(4)`).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// How long a report is kept that is not renewed: as long as the sidecar could still let a revoked token in by what it
+/// How long a report is stored that is not renewed: as long as the sidecar could still let a revoked token in by what it
 /// held then, and a refresh more. So whoever waits until all have applied a revocation waits for a sidecar that was cut
 /// off too, until it can do no harm.
 #[must_use]
-pub fn keep(freshness: &FreshnessConfig) -> Duration {
+pub fn report_ttl(freshness: &FreshnessConfig) -> Duration {
     const LEAST: Duration = Duration::from_secs(15);
     const UNBOUNDED: Duration = Duration::from_hours(24);
     let bounds = freshness.per_permission.iter().map(|(_, bound)| *bound).chain([freshness.max_staleness]);
@@ -66,10 +66,10 @@ pub fn keep(freshness: &FreshnessConfig) -> Duration {
     bounds.fold(LEAST, Duration::max) + 2 * REFRESH
 }
 
-/// How long a report must still be kept for a proof of freshness to count: as long as it lasts, see [`Presence`].
+/// How long a report must still be stored for a proof of freshness to count: as long as it lasts, see [`Presence`].
 #[must_use]
-pub fn least(freshness: &FreshnessConfig) -> Duration {
-    keep(freshness) - 2 * REFRESH
+pub fn min_report_ttl(freshness: &FreshnessConfig) -> Duration {
+    report_ttl(freshness) - 2 * REFRESH
 }
 
 /// For how long after a proof of freshness everything is served.
@@ -86,14 +86,14 @@ pub fn bound(freshness: &FreshnessConfig) -> Duration {
 /// Who this sidecar is: drawn at its start. One with a snapshot file stays who it was, by a file beside that: it may let in
 /// what it let in before, so that whoever waits for it must know that it is the same one.
 #[derive(Debug)]
-pub struct Identity {
+pub struct SidecarIdentity {
     /// Its id.
     pub id: SidecarId,
     /// Locked while it runs: two under one name would be one to whoever waits for both.
     _file: Option<File>,
 }
 
-impl Identity {
+impl SidecarIdentity {
     /// That of a sidecar with this snapshot file, if it has one.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Identity {
         let mut file = opened.inspect_err(|error| warn_of_identity(&path, error)).ok();
         match file.as_ref().map(|file| flock(file, FlockOperation::NonBlockingLockExclusive)) {
             Some(Err(Errno::WOULDBLOCK)) => return Err(SnapshotFileInUse(snapshot_file.to_owned())),
-            // Where a file system has no locks, nothing tells two sidecars apart.
+            // Where a file system has no locks, nothing distinguishes two sidecars.
             Some(Err(error)) => tracing::warn!(file = %path.display(), %error, "cannot lock this sidecar's id"),
             Some(Ok(())) | None => {}
         }
@@ -152,7 +152,7 @@ pub struct Reporter {
     file: Option<Arc<SnapshotFile>>,
     /// What never changes; the rest is filled in for each report.
     report: Report,
-    keep: Duration,
+    ttl: Duration,
     /// Whether the last one failed: an outage is logged once.
     failing: bool,
 }
@@ -167,7 +167,7 @@ impl Reporter {
         address: Option<SocketAddr>,
         presence: Arc<Presence>,
         file: Option<Arc<SnapshotFile>>,
-        keep: Duration,
+        ttl: Duration,
     ) -> Self {
         let report = Report {
             id: presence.sidecar,
@@ -182,10 +182,10 @@ impl Reporter {
             staleness_ms: None,
             connections: 0,
         };
-        Self { store, health, presence, file, report, keep, failing: false }
+        Self { store, health, presence, file, report, ttl, failing: false }
     }
 
-    /// Reports until told to leave, and then takes the report back. Dropped half-way, the last report stays until it is
+    /// Reports until asked to leave, and then takes the report back. Cancelled, the last report stays until it is
     /// too old.
     pub async fn run(mut self, mut leave: oneshot::Receiver<()>) {
         let mut positions = self.health.replica.position();
@@ -196,13 +196,13 @@ impl Reporter {
             self.report.head = position.map(|position| position.head);
             self.report.held_users = self.health.replica.held_users();
             self.report.held_users.truncate(HELD_USERS);
-            let heard = self.send().await;
+            let sent = self.send().await;
             let news = async {
                 tokio::time::sleep(PACE).await;
-                let pause = if heard { REFRESH } else { RETRY };
+                let pause = if sent { REFRESH } else { RETRY };
                 tokio::select! {
                     // An error would mean that the replica is gone, and this with it.
-                    _ = positions.changed(), if heard => {}
+                    _ = positions.changed(), if sent => {}
                     () = self.presence.wanted() => {}
                     () = tokio::time::sleep(pause) => {}
                 }
@@ -235,7 +235,7 @@ impl Reporter {
         let staleness = self.health.replica.staleness(Instant::now());
         self.report.staleness_ms = staleness.map(|staleness| u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX));
         self.report.connections = self.health.connections.load(Ordering::Relaxed) as u64;
-        let sent = within(self.store.report(&self.report, self.keep)).await;
+        let sent = within(self.store.report(&self.report, self.ttl)).await;
         match (&sent, self.failing) {
             (Ok(()), false) => {}
             (Ok(()), true) => tracing::info!("the store takes reports again"),
@@ -255,7 +255,7 @@ impl Reporter {
     }
 }
 
-/// The outcome within [`TIMEOUT`]; an error is told with its causes.
+/// The outcome within [`TIMEOUT`]; an error comes with its causes.
 async fn within(call: impl Future<Output = Result<(), StoreError>>) -> Result<(), String> {
     match tokio::time::timeout(TIMEOUT, call).await {
         Ok(Ok(())) => Ok(()),
@@ -268,21 +268,21 @@ async fn within(call: impl Future<Output = Result<(), StoreError>>) -> Result<()
 mod tests {
     use super::*;
 
-    fn kept(bounds: &[MaxStaleness]) -> u64 {
+    fn ttl(bounds: &[MaxStaleness]) -> u64 {
         let per_permission = bounds.iter().map(|bound| ("configs:read".parse().expect("a permission"), *bound));
         let freshness = FreshnessConfig {
             probe_interval: Duration::from_secs(1),
             max_staleness: MaxStaleness::Within(Duration::from_secs(5)),
             per_permission: per_permission.collect(),
         };
-        keep(&freshness).as_secs()
+        report_ttl(&freshness).as_secs()
     }
 
     #[test]
     fn a_report_is_kept_as_long_as_its_sidecar_could_serve_without_the_store() {
-        assert_eq!(kept(&[]), 25);
+        assert_eq!(ttl(&[]), 25);
         let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
-        assert_eq!(kept(&[MaxStaleness::Within(minute), MaxStaleness::Within(hour)]), 3610);
-        assert_eq!(kept(&[MaxStaleness::Within(minute), MaxStaleness::Never]), 86_410);
+        assert_eq!(ttl(&[MaxStaleness::Within(minute), MaxStaleness::Within(hour)]), 3610);
+        assert_eq!(ttl(&[MaxStaleness::Within(minute), MaxStaleness::Never]), 86_410);
     }
 }

@@ -32,14 +32,14 @@ use std::sync::atomic::Ordering;
 
 use crate::clock::Instant;
 use crate::health::Health;
-use crate::replica::Status;
+use crate::replica::ReplicaStatus;
 use crate::upstream::{Step, Upstream};
 use crate::words::words;
 
 /// What the values are taken from, all at one moment.
 struct Sample<'a> {
     health: &'a Health,
-    status: Status,
+    status: ReplicaStatus,
     now: Instant,
 }
 

@@ -6,7 +6,7 @@
 //!
 //! A request does one [`Replica::lookup`] and waits for nothing but, at worst, one entry being written in the same
 //! shard. Once a snapshot file has been loaded, the synchroniser is the only writer. When it fails, or the store does, the
-//! replica keeps what it has and [`Replica::staleness`] grows: that is what ends the serving.
+//! replica retains what it has and [`Replica::staleness`] grows: that is what ends the serving.
 
 pub(crate) mod alarm;
 pub mod driver;
@@ -44,13 +44,13 @@ pub struct OwnerEntry {
     /// Set once; a grant may arrive before its owner does.
     name: OnceLock<Box<str>>,
     /// The role as a number plus one, or 0 while the user's tokens do not authenticate.
-    standing: AtomicU8,
+    role: AtomicU8,
 }
 
 impl OwnerEntry {
     /// A user of whom only the id is known. Their tokens do not authenticate.
     fn unknown(id: UserId) -> Self {
-        Self { id, name: OnceLock::new(), standing: AtomicU8::new(0) }
+        Self { id, name: OnceLock::new(), role: AtomicU8::new(0) }
     }
 
     /// The user's name; never changes. Empty while the user is not known yet, which no [`Holder`] shows.
@@ -62,14 +62,14 @@ impl OwnerEntry {
     /// The user's role; `None` while disabled, deleted or not known yet.
     #[must_use]
     pub fn role(&self) -> Option<Role> {
-        let index = self.standing.load(Ordering::Acquire).checked_sub(1)?;
+        let index = self.role.load(Ordering::Acquire).checked_sub(1)?;
         Role::ALL.get(usize::from(index)).copied()
     }
 
-    /// Sets the role, or takes it away, for all of the user's tokens at once. Returns the standing before; a lower one
+    /// Sets the role, or takes it away, for all of the user's tokens at once. Returns the role before, as stored; a lower one
     /// is narrower.
-    fn stand(&self, role: Option<Role>) -> u8 {
-        self.standing.swap(role.map_or(0, |role| role as u8 + 1), Ordering::AcqRel)
+    fn set_role(&self, role: Option<Role>) -> u8 {
+        self.role.swap(role.map_or(0, |role| role as u8 + 1), Ordering::AcqRel)
     }
 }
 
@@ -88,9 +88,9 @@ pub struct Holder {
     pub expires_at: Option<i64>,
 }
 
-/// Where the replica stands, for metrics and health.
+/// The state of the replica, for metrics and health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Status {
+pub struct ReplicaStatus {
     /// The store's position that the replica has reached; `None` while it is being rebuilt.
     pub position: Option<Position>,
     /// Usable tokens, the expired ones and those of disabled users included.
@@ -99,7 +99,7 @@ pub struct Status {
     pub owners: usize,
     /// Digests that can never authenticate again.
     pub tombstones: usize,
-    /// Digests that the store tells as recalled, and that no command has settled yet.
+    /// Digests that the store shows as recalled, and that no command has settled yet.
     pub recalled: usize,
     /// Grants that the store holds although their digest has a tombstone, or was recalled.
     pub suppressed: usize,
@@ -219,18 +219,18 @@ impl Replica {
         self.position.subscribe()
     }
 
-    /// Waits until the replica is complete and was proven fresh for the first time. May be dropped half-way.
+    /// Waits until the replica is complete and was proven fresh for the first time. Cancel-safe.
     pub async fn ready(&self) {
         let mut ready = self.ready.subscribe();
         // The sender lives as long as `self` does, so the wait cannot fail.
         drop(ready.wait_for(|ready| *ready).await);
     }
 
-    /// Where the replica stands. Counts every shard: for metrics and health, not for requests.
+    /// The state of the replica. Counts every shard: for metrics and health, not for requests.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> ReplicaStatus {
         let counts = self.ledger().counts();
-        Status {
+        ReplicaStatus {
             position: *self.position.borrow(),
             grants: self.grants.len(),
             owners: counts.owners,
@@ -247,7 +247,7 @@ impl Replica {
         }
     }
 
-    /// Tokens that the store holds although they were seen revoked or deleted: it lost those writes, or has not told of
+    /// Tokens that the store holds although they were seen revoked or deleted: it lost those writes, or has not announced
     /// them in order yet. They are refused here whatever the store says.
     #[must_use]
     pub fn suppressed(&self) -> Vec<(TokenId, Digest)> {
@@ -266,7 +266,7 @@ impl Replica {
         self.ledger().suppresses()
     }
 
-    /// Those of [`Replica::suppressed`] that the store does not tell as recalled.
+    /// Those of [`Replica::suppressed`] that the store does not show as recalled.
     pub(crate) fn unrecalled(&self) -> Vec<Digest> {
         self.ledger().unrecalled()
     }
@@ -328,10 +328,10 @@ impl Replica {
 
     /// The store has lost writes about these, and shows them as `found`, or no longer. Returns the checksum, as
     /// [`Replica::checksum`]. A revoked digest stays revoked, and a user stays as narrow as was seen.
-    pub fn mend(&self, subjects: &[Subject], found: &[SnapshotItem]) -> u64 {
+    pub fn repair(&self, subjects: &[Subject], found: &[SnapshotItem]) -> u64 {
         let (narrowed, checksum) = {
             let mut ledger = self.ledger();
-            (ledger.mend(&self.grants, subjects, found), ledger.checksum())
+            (ledger.repair(&self.grants, subjects, found), ledger.checksum())
         };
         self.announce(narrowed);
         checksum
@@ -372,12 +372,12 @@ impl Replica {
         Extent { basis, applied, narrowed: *self.narrowed.borrow() }
     }
 
-    /// Says where the replica stands.
-    fn stand_at(&self, position: Option<Position>) {
+    /// Sets the position that [`Replica::position`] returns.
+    fn set_position(&self, position: Option<Position>) {
         self.position.send_if_modified(|held| std::mem::replace(held, position) != position);
     }
 
-    /// Tells those who wait on [`Replica::narrowed`], if there is something to tell.
+    /// Wakes those who wait on [`Replica::narrowed`], if something was narrowed.
     pub fn announce(&self, narrowed: bool) {
         if narrowed {
             self.narrowed.send_modify(|count| *count = count.wrapping_add(1));

@@ -52,13 +52,13 @@ pub use url::StoreUrl;
 /// with; reports of sidecars say which one they can read.
 pub const SCHEMA: u32 = 3;
 
-/// A position, read so that it proves something: from a store that was still in charge when it answered.
+/// A position, read so that it proves something: from a store that was still the primary when it answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Probe {
-    /// Where the store stood.
+    /// The store's position.
     pub position: Position,
     /// How many digests were ever recalled in this store: another number says that there are others than before, which
-    /// [`Feed::recalled`] tells.
+    /// [`Feed::recalled`] reads.
     pub recalls: u64,
     /// How many there are now.
     pub recalled: u64,
@@ -74,7 +74,7 @@ impl From<Position> for Probe {
 /// Most digests that sidecars leave with a store; further ones wait until a command has settled some.
 pub const RECALLS_LEFT: u64 = 250_000;
 
-/// Most that sidecars take from it. Whoever finds more cannot tell which tokens are refused, and is not fresh until a command
+/// Most that sidecars take from it. Whoever finds more cannot know which tokens are refused, and is not fresh until a command
 /// has settled them.
 pub const RECALLS_TAKEN: u64 = 2 * RECALLS_LEFT;
 
@@ -168,7 +168,7 @@ pub enum Notice {
         /// The entry of the change log.
         entry: Arc<LogEntry>,
     },
-    /// Batches were committed up to here; ask. What they changed is not told: it takes nothing from anybody, or is too much.
+    /// Batches were committed up to here; ask. What they changed is not announced: it takes nothing from anybody, or is too much.
     Advanced {
         /// In which life of the store.
         epoch: Epoch,
@@ -186,7 +186,7 @@ pub enum Notice {
 /// The notices of one watcher; a bounded queue, an overflow of which turns into [`Notice::Lost`].
 #[async_trait]
 pub trait Watch: Send {
-    /// Waits for the next notice. May be dropped half-way without losing one. Ends never: a store that is away is
+    /// Waits for the next notice. Cancel-safe: none is lost. Ends never: a store that is away is
     /// waited for.
     async fn next(&mut self) -> Notice;
 }
@@ -287,7 +287,7 @@ pub enum CommitError {
 
 /// Where records live, and what commands ask of it.
 ///
-/// As with [`Feed`] and [`Reports`], every future may be dropped half-way; a commit then happened whole or not at all.
+/// As with [`Feed`] and [`Reports`], every future is cancel-safe; a commit then happened whole or not at all.
 #[async_trait]
 pub trait Records: Send + Sync + 'static {
     /// Applies the batch whole, or not at all, and says what became of it.
@@ -296,7 +296,7 @@ pub trait Records: Send + Sync + 'static {
     /// owners and history are written; checksum, head and revision move; [`Batch::changes`] goes to the log.
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError>;
 
-    /// Where the store stands now.
+    /// The position now.
     async fn position(&self) -> Result<Position, StoreError>;
 
     /// One user.
@@ -354,18 +354,18 @@ pub trait Records: Send + Sync + 'static {
 /// What a replica follows. Whoever has only this cannot commit: it reads, and asks for more to be refused.
 #[async_trait]
 pub trait Feed: Send + Sync + 'static {
-    /// Where the store stands, in a way that proves freshness: the answer comes from a store that took commits after it
+    /// The position, in a way that proves freshness: the answer comes from a store that took commits after it
     /// was asked, so that nothing committed before can be missing from it.
     async fn probe(&self) -> Result<Probe, StoreError>;
 
-    /// For how long the store will still keep the report of this sidecar; `None` where it has none. From a store that was in
-    /// charge after it was asked, if a probe that was asked for at the same time is.
+    /// For how long the store will still have the report of this sidecar; `None` where it has none. From a store that was the
+    /// primary after it was asked, if a probe that was asked for at the same time is.
     async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError>;
 
     /// Hands everything a replica holds to `sink` and returns the position read *before* the first item. Items may
     /// already show later commits; applying the log from the returned position on makes them consistent.
     ///
-    /// Goes on from the bookmark, if it can, and otherwise begins. After an error, or dropped half-way, the bookmark says
+    /// Goes on from the bookmark, if it can, and otherwise begins. After an error, or cancelled, the bookmark says
     /// how far it got.
     async fn snapshot(
         &self,
@@ -388,9 +388,9 @@ pub trait Feed: Send + Sync + 'static {
     fn watch(&self) -> Box<dyn Watch>;
 
     /// Keeps digests that a sidecar saw revoked or deleted and that the store holds as active: it lost those writes.
-    /// [`Feed::recalled`] tells them from then on, until [`Records::settle_recalls`]; each one that is new moves
+    /// [`Feed::recalled`] returns them from then on, until [`Records::settle_recalls`]; each one that is new moves
     /// [`Probe::recalls`]. A sidecar may do this although it may not commit: it can only take away. No more than
-    /// [`RECALLS_LEFT`] are kept.
+    /// [`RECALLS_LEFT`] are stored.
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError>;
 
     /// Digests that [`Feed::recall`] left, from the first or from a place on, as many as are carried at once. Whatever was
@@ -404,8 +404,8 @@ pub trait Feed: Send + Sync + 'static {
 /// What sidecars say of themselves, for those who wait for them.
 #[async_trait]
 pub trait Reports: Send + Sync + 'static {
-    /// Says how a sidecar is. The report is gone after `keep`, unless there is a newer one. Not a commit: no revision.
-    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError>;
+    /// Says how a sidecar is. The report is gone after `ttl`, unless there is a newer one. Not a commit: no revision.
+    async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError>;
 
     /// Takes a sidecar's report back: it has stopped.
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError>;
@@ -413,12 +413,12 @@ pub trait Reports: Send + Sync + 'static {
     /// For how much longer a sidecar may serve that this store has no report of, although it once reported: a server that was
     /// started anew, restored or promoted, or that evicts keys, may have lost some, and who was cut off does not make them again. `bound` is how
     /// long sidecars serve without the store. `None`: there is none.
-    async fn unheard(&self, bound: Duration) -> Result<Option<Duration>, StoreError> {
+    async fn unreported(&self, bound: Duration) -> Result<Option<Duration>, StoreError> {
         let _ = bound;
         Ok(None)
     }
 
-    /// The reports that are still kept, in the order of their names. One that cannot be read is left out, and logged.
+    /// The reports that have not expired, in the order of their names. One that cannot be read is left out, and logged.
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError>;
 }
 

@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue};
 use crate::hex;
 use crate::http1::{Buffer, MAX_FIELDS, buffer};
 use crate::random;
-use alarm::{Alarms, Moment};
+use alarm::{Alarms, WorkerTime};
 use tokio::sync::Notify;
 
 /// How often deadlines are looked at, at most: none is met more precisely.
@@ -40,7 +40,7 @@ pub struct Worker {
     buffers: buffer::Pool,
     spare_fields: RefCell<Vec<HeaderMap>>,
     request_ids: RequestIds,
-    date: RefCell<(HeaderValue, Moment)>,
+    date: RefCell<(HeaderValue, WorkerTime)>,
     draining: Cell<bool>,
     connections: Cell<usize>,
     /// Over all workers.
@@ -69,7 +69,7 @@ impl Worker {
 
     /// Runs the clock and the deadlines, and gives back what is spare and was not used for a while: so does
     /// `drop_idle`, which says how much is left. Rests while there is nothing to look after. Never ends.
-    pub async fn sweep(&self, drop_idle: impl Fn(Moment) -> usize) {
+    pub async fn sweep(&self, drop_idle: impl Fn(WorkerTime) -> usize) {
         let (mut is_tidy, mut tidied_at) = (false, self.alarms.now());
         loop {
             let now = self.alarms.sweep();

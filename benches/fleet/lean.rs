@@ -232,8 +232,10 @@ impl Simulated {
             max_staleness: MaxStaleness::Within(MAX_STALENESS),
             per_permission: Vec::new(),
         };
-        let presence =
-            Arc::new(Presence::new(fleet::Identity::take(None).expect("no file").id, fleet::least(&freshness)));
+        let presence = Arc::new(Presence::new(
+            fleet::SidecarIdentity::take(None).expect("no file").id,
+            fleet::min_report_ttl(&freshness),
+        ));
         let health = Health::new(Arc::clone(&replica), freshness.max_staleness, Vec::new());
         let reporter = Reporter::new(
             store.clone(),
@@ -242,7 +244,7 @@ impl Simulated {
             None,
             Arc::clone(&presence),
             None,
-            fleet::keep(&freshness),
+            fleet::report_ttl(&freshness),
         );
         let reporting = async move {
             let (_stays, leave) = tokio::sync::oneshot::channel();

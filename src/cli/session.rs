@@ -70,7 +70,7 @@ impl Session {
     async fn make_good(&self) {
         let store = self.registry.store();
         // Besides, whoever looks first after a failover is who knows when it was: the later, the longer receipts take.
-        let (settled, _) = tokio::join!(self.registry.settle_recalls(), store.unheard(Duration::ZERO));
+        let (settled, _) = tokio::join!(self.registry.settle_recalls(), store.unreported(Duration::ZERO));
         match settled {
             Ok(0) => {}
             Ok(1) => note("revoked 1 token again: the store had lost its revocation, which a sidecar remembered"),

@@ -14,7 +14,7 @@ use super::session::Session;
 use super::table::{Cell, TextTable, Tone, details};
 use super::{Globals, time};
 use crate::chain::chain;
-use crate::store::report::told_apart;
+use crate::store::report::with_distinct_names;
 use crate::store::{Absent, Position, Replicas, Reported, Revision, Store, StoreError, TokenFilter};
 
 /// Time from one look to the next.
@@ -114,7 +114,7 @@ impl FleetStatus {
     async fn read(store: &dyn Store) -> Result<Self, StoreError> {
         // The reports last: none of them can be ahead of the store then, except for what was committed in between.
         let (position, tokens) = (store.position().await?, store.count_tokens(TokenFilter::default()).await?);
-        let (recalled, sidecars) = (store.recalled(None).await?.total, told_apart(store.sidecars().await?));
+        let (recalled, sidecars) = (store.recalled(None).await?.total, with_distinct_names(store.sidecars().await?));
         let replicas = store.replicas().await?;
         Ok(Self { store: store.describe(), position, tokens, recalled, replicas, sidecars })
     }
@@ -283,7 +283,7 @@ mod tests {
             tokens: 3,
             recalled: 0,
             replicas: None,
-            sidecars: vec![Reported { report, age: Duration::from_millis(500), keep: Duration::from_secs(70) }],
+            sidecars: vec![Reported { report, age: Duration::from_millis(500), ttl: Duration::from_secs(70) }],
         }
     }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::output::{Output, note};
 use super::session::Session;
-use crate::store::report::told_apart;
+use crate::store::report::with_distinct_names;
 use crate::store::{Changes, Head, Position, Reported, Revision, SidecarId, Store, StoreError};
 use crate::units::parse_duration;
 
@@ -63,7 +63,7 @@ enum Obstacle {
          off before may serve for {} s more without being known here",
         .0.as_secs() + 1
     )]
-    Unheard(Duration),
+    Unreported(Duration),
     #[error("the store has lost the commit since: check the result, and run the command again")]
     Lost,
     #[error("the change log no longer goes back to the commit, so it is unknown which sidecars have applied it")]
@@ -234,11 +234,11 @@ impl Receipt {
 
     /// How it is now. The commit is looked for after the reports: what is there then was there before.
     async fn look(store: &dyn Store, history: &mut History, behind: &[SidecarId]) -> Result<Self, StoreError> {
-        let sidecars = told_apart(store.sidecars().await?);
-        let bound = sidecars.iter().map(|sidecar| sidecar.keep).max().unwrap_or_default().max(BOUND);
-        let unheard = store.unheard(bound).await?.map(Obstacle::Unheard);
+        let sidecars = with_distinct_names(store.sidecars().await?);
+        let bound = sidecars.iter().map(|sidecar| sidecar.ttl).max().unwrap_or_default().max(BOUND);
+        let unreported = store.unreported(bound).await?.map(Obstacle::Unreported);
         let nobody = sidecars.is_empty().then_some(Obstacle::Nobody);
-        let obstacle = history.read(store).await?.or(nobody).or(unheard);
+        let obstacle = history.read(store).await?.or(nobody).or(unreported);
         let (applied, missing): (Vec<_>, Vec<_>) = sidecars.into_iter().partition(|sidecar| history.includes(sidecar));
         let slowest = slowest(&applied, behind);
         let (position, took) = (history.commit, Duration::ZERO);
@@ -362,7 +362,7 @@ mod tests {
             staleness_ms: Some(3),
             connections: 0,
         };
-        Reported { report, age: Duration::from_millis(age), keep: Duration::from_secs(70) }
+        Reported { report, age: Duration::from_millis(age), ttl: Duration::from_secs(70) }
     }
 
     fn position(epoch: u64, revision: u64, head: u128) -> Position {

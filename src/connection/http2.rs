@@ -25,7 +25,7 @@ use crate::proxy::refusal::Refusal;
 use crate::proxy::request::{Head, Origin};
 use crate::proxy::{self, Proxy};
 use crate::socket::Stream;
-use crate::worker::alarm::{Alarm, Interrupt, Moment};
+use crate::worker::alarm::{Alarm, Interrupt, WorkerTime};
 use crate::worker::panic::Guard;
 use body::{Received, Reply};
 use watch::Watched;
@@ -61,7 +61,7 @@ struct Streams {
     /// No new ones are wanted.
     closing: Cell<bool>,
     /// Until when a large reply may still be on its way to the client.
-    delivering: Cell<Option<Moment>>,
+    delivering: Cell<Option<WorkerTime>>,
     /// Streams that were reset early, less those that ended.
     resets: Cell<usize>,
     /// The stream whose request was handed over just now, on its way to the task that serves it.

@@ -15,7 +15,7 @@ use super::{Limits, Network, Settings, Timeouts, credential, is_configuration};
 use crate::clock::Instant;
 use crate::replica::{Holder, MaxStaleness, Replica};
 use crate::upstream::{Upstream, UpstreamName};
-use crate::worker::alarm::Terms;
+use crate::worker::alarm::AdmissionTerms;
 
 /// What decides over requests. Shared by all workers, and read-only to them.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Permit {
 #[derive(Debug)]
 pub struct Admission {
     /// What has to hold for as long as it runs.
-    pub terms: Terms,
+    pub terms: AdmissionTerms,
     /// The token and its owner.
     pub holder: Holder,
 }
@@ -102,7 +102,7 @@ impl Gate {
                 let mut credentials = request.headers().get_all(AUTHORIZATION).iter();
                 let credential = credentials.next().filter(|_| credentials.next().is_none());
                 let digest = credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?;
-                let terms = Terms { digest, permission, max_staleness };
+                let terms = AdmissionTerms { digest, permission, max_staleness };
                 Some(Admission { holder: self.authorize(&terms)?, terms })
             }
         };
@@ -116,8 +116,8 @@ impl Gate {
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
-    pub(crate) fn authorize(&self, terms: &Terms) -> Result<Holder, Refusal> {
-        let Terms { digest, permission, max_staleness } = *terms;
+    pub(crate) fn authorize(&self, terms: &AdmissionTerms) -> Result<Holder, Refusal> {
+        let AdmissionTerms { digest, permission, max_staleness } = *terms;
         let staleness = self.replica.staleness(Instant::now()).ok_or(Refusal::Stale)?;
         if !max_staleness.allows(staleness) {
             return Err(Refusal::Stale);
@@ -135,7 +135,7 @@ impl Gate {
 
     /// Whether what a running request was admitted by still holds. Not asked of its expiry: that a token expires while its
     /// request runs is no reason to end it.
-    pub fn holds(&self, terms: &Terms, staleness: Option<Duration>) -> bool {
+    pub fn holds(&self, terms: &AdmissionTerms, staleness: Option<Duration>) -> bool {
         staleness.is_some_and(|staleness| terms.max_staleness.allows(staleness))
             && self.replica.permits(&terms.digest, terms.permission)
     }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Gate;
-use crate::worker::alarm::{Alarm, Interrupt, Moment};
+use crate::worker::alarm::{Alarm, Interrupt, WorkerTime};
 
 /// How long a peer may make us wait within a body: a grace that is used up by waiting and earned back by bytes, at
 /// the least rate allowed. So neither a stalled nor a dripping peer holds a connection.
@@ -15,9 +15,9 @@ pub(crate) struct Pace {
     left: Duration,
     min_rate: u64,
     /// Since when it makes us wait.
-    since: Option<Moment>,
+    since: Option<WorkerTime>,
     /// Since when it has had so many bytes.
-    handed: Option<(Moment, usize)>,
+    handed: Option<(WorkerTime, usize)>,
 }
 
 impl Pace {

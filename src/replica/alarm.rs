@@ -55,7 +55,7 @@ pub(crate) async fn watch(replica: Arc<Replica>, Bounds(bounds): Bounds) {
         let staleness = now.duration_since(proven);
         let found = bounds.iter().take_while(|bound| staleness > bound.within).count();
         if found < passed {
-            tell_the_end(&bounds, since, proven);
+            log_passed(&bounds, since, proven);
             (passed, since) = (0, None);
         }
         for bound in bounds.get(passed..found).unwrap_or_default() {
@@ -80,7 +80,7 @@ pub(crate) async fn watch(replica: Arc<Replica>, Bounds(bounds): Bounds) {
     }
 }
 
-fn tell_the_end(bounds: &[Bound], since: Option<Instant>, proven: Instant) {
+fn log_passed(bounds: &[Bound], since: Option<Instant>, proven: Instant) {
     let stale = since.map_or(Duration::ZERO, |since| proven.duration_since(since));
     let refused = bounds.first().map_or(Duration::ZERO, |bound| stale.saturating_sub(bound.within));
     tracing::warn!(
@@ -112,7 +112,7 @@ mod tests {
     async fn each_bound_is_told_when_it_is_passed() {
         let within = Duration::from_millis(60);
         let replica = Arc::new(Replica::new());
-        let mut told = replica.narrowed();
+        let mut changes = replica.narrowed();
         let bounds = [1, 2].map(|n| Bound { within: within * n, permissions: n.to_string() });
         let alarm = tokio::spawn(watch(Arc::clone(&replica), Bounds(bounds.to_vec())));
         let mut latest = Duration::MAX;
@@ -122,7 +122,7 @@ mod tests {
             // On a busy machine both may have passed when they are looked at.
             let mut passed = 0;
             while passed < bounds.len() {
-                told.changed().await.expect("the replica lives");
+                changes.changed().await.expect("the replica lives");
                 let elapsed = proven.elapsed();
                 passed = bounds.iter().filter(|bound| elapsed > bound.within).count();
                 let late = bounds[..passed].last().map(|bound| elapsed - bound.within).expect("not before its bound");

@@ -13,7 +13,7 @@ use self::fetch::Fetch;
 use self::recall::Recalls;
 use super::Replica;
 use super::presence::Presence;
-use super::sync::{Event, Finding, Read, Remedy, Synchroniser, Table};
+use super::sync::{Finding, Input, Read, Remedy, Synchroniser, Table};
 use crate::backoff::{Backoff, jitter};
 use crate::chain::chain;
 use crate::clock::{Instant, Timer};
@@ -61,33 +61,33 @@ pub async fn resume(
     presence: Option<Arc<Presence>>,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    // Before the first read: what is committed from here on is heard of.
+    // Before the first read: what is committed from here on is notified.
     let mut watch = store.watch();
     let mut shutdown = pin!(shutdown);
     let mut driver = Driver::new(&replica, &*store, machine, probe_interval, bound, presence.as_deref());
     let timer = Timer::new();
     loop {
-        let event = tokio::select! {
+        let input = tokio::select! {
             biased;
             () = &mut shutdown => return,
-            // First: what was announced before the position was told is here before it.
+            // First: what was announced before the position was answered is here before it.
             notice = watch.next() => match notice {
                 Notice::Advanced { epoch, revision, takes_away } => {
-                    driver.fetch.hear(epoch, revision, takes_away, tokio::time::Instant::now());
+                    driver.fetch.notice(epoch, revision, takes_away, tokio::time::Instant::now());
                     continue;
                 }
-                notice => Event::Notice(notice),
+                notice => Input::Notice(notice),
             },
             outcome = outcome_of(&mut driver.reading) => driver.receive(outcome),
             () = driver.recalls.written() => continue,
             () = driver.fetch.is_due() => match driver.fetch.take(driver.machine.position()) {
-                true => Event::Notice(Notice::Moved),
+                true => Input::Notice(Notice::Moved),
                 false => continue,
             },
-            () = renewed(driver.presence), if driver.known_since.is_none() => Event::Tick,
-            () = timer.until(driver.next_probe) => Event::Tick,
+            () = renewed(driver.presence), if driver.known_since.is_none() => Input::Tick,
+            () = timer.until(driver.next_probe) => Input::Tick,
         };
-        driver.handle(event, Instant::now());
+        driver.handle(input, Instant::now());
     }
 }
 
@@ -104,14 +104,14 @@ type Reading<'a> = Pin<Box<dyn Future<Output = Result<Answer, ReadError>> + Send
 
 /// What a read brought.
 struct Answer {
-    event: Event,
+    input: Input,
     /// Of a position: whether the store knew of this sidecar, or need not.
     is_known: bool,
 }
 
-impl From<Event> for Answer {
-    fn from(event: Event) -> Self {
-        Self { event, is_known: true }
+impl From<Input> for Answer {
+    fn from(input: Input) -> Self {
+        Self { input, is_known: true }
     }
 }
 
@@ -155,7 +155,7 @@ impl ReadError {
     }
 }
 
-/// Waits for the read that is under way; forever if there is none. Dropped half-way, it goes on the next time.
+/// Waits for the read that is under way; forever if there is none. Cancelled, it goes on the next time.
 async fn outcome_of(reading: &mut Option<Reading<'_>>) -> Result<Answer, ReadError> {
     match reading {
         Some(under_way) => {
@@ -180,7 +180,7 @@ struct Driver<'a> {
     /// When the position was asked for, if that is what is being read.
     asked_at: Option<Instant>,
     presence: Option<&'a Presence>,
-    /// When the first of those positions was asked for, up to and with the last one, that the store told while it knew of
+    /// When the first of those positions was asked for, up to and with the last one, that the store answered while it knew of
     /// this sidecar.
     known_since: Option<Instant>,
     /// When the last position was asked for that came with all recalls.
@@ -228,11 +228,11 @@ impl<'a> Driver<'a> {
     }
 
     /// Turns the outcome of a read into an event, and says when the store goes away and comes back.
-    fn receive(&mut self, outcome: Result<Answer, ReadError>) -> Event {
+    fn receive(&mut self, outcome: Result<Answer, ReadError>) -> Input {
         let asked_at = self.asked_at.take();
         match outcome {
-            Ok(Answer { event, is_known }) => {
-                if let Event::Position(probe) = &event {
+            Ok(Answer { input, is_known }) => {
+                if let Input::Position(probe) = &input {
                     self.known_since = self.known_since.or(asked_at).filter(|_| is_known);
                     if self.recalls.are_read(probe.recalls) {
                         self.recalls_as_of = asked_at;
@@ -242,21 +242,21 @@ impl<'a> Driver<'a> {
                     let seconds = since.elapsed().as_secs();
                     tracing::info!(store = self.store.describe(), seconds, "the store answers again");
                 }
-                event
+                input
             }
             Err(error) => {
                 self.replica.reads_failed.fetch_add(1, Ordering::Relaxed);
-                self.tell(&error);
-                Event::Failed
+                self.log_failure(&error);
+                Input::Failed
             }
         }
     }
 
     /// Logs why reads fail: once for each kind of reason, as a store that comes back empty was away before.
-    fn tell(&mut self, error: &ReadError) {
+    fn log_failure(&mut self, error: &ReadError) {
         let (store, reason, kind) = (self.store.describe(), chain(error), error.kind());
-        let (_, told) = self.failing.get_or_insert((Instant::now(), None));
-        if told.replace(kind) == Some(kind) {
+        let (_, logged) = self.failing.get_or_insert((Instant::now(), None));
+        if logged.replace(kind) == Some(kind) {
             tracing::debug!(store, reason, "the store still does not answer");
             return;
         }
@@ -289,29 +289,29 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn handle(&mut self, event: Event, now: Instant) {
-        if event == Event::Tick {
+    fn handle(&mut self, input: Input, now: Instant) {
+        if input == Input::Tick {
             self.next_probe = now + self.probe_interval;
         }
-        if event == Event::Notice(Notice::Lost) {
+        if input == Input::Notice(Notice::Lost) {
             self.recalls.doubt();
             self.replica.notices_lost.fetch_add(1, Ordering::Relaxed);
         }
-        if let Event::Position(probe) = &event {
+        if let Input::Position(probe) = &input {
             let goes_on = |mark: &mut Bookmark| {
                 mark.position.epoch == probe.position.epoch && mark.position.revision <= probe.position.revision
             };
             let mut bookmark = self.bookmark();
             *bookmark = bookmark.take_if(goes_on);
         }
-        let failed = event == Event::Failed;
-        let mut writer = Writer {
+        let failed = input == Input::Failed;
+        let mut writer = ReplicaTable {
             replica: self.replica,
             counts_from: self.known_since,
             counts_until: self.recalls_as_of,
             confirmed: None,
         };
-        let step = self.machine.on(event, now, &mut writer);
+        let step = self.machine.on(input, now, &mut writer);
         if let Some(as_of) = writer.confirmed {
             self.attempts = 0;
             if self.machine.is_caught_up() {
@@ -319,7 +319,7 @@ impl<'a> Driver<'a> {
             }
         }
         let position = self.machine.position();
-        self.replica.stand_at(position);
+        self.replica.set_position(position);
         self.was_complete |= position.is_some();
         let is_lost = step.findings.iter().any(|finding| finding.remedy() != Remedy::None);
         if is_lost {
@@ -406,19 +406,19 @@ impl<'a> Driver<'a> {
                 let probe = probe?;
                 check(store, &probe.position)?;
                 recall::read(replica, store, &progress, &probe, until).await?;
-                Ok(Answer { event: Event::Position(probe), is_known })
+                Ok(Answer { input: Input::Position(probe), is_known })
             }),
             Read::Changes { after } => Box::pin(async move {
                 let changes = within(CHANGES_TIMEOUT, store.changes(after)).await?;
-                Ok(Event::Changes(changes).into())
+                Ok(Input::Changes(changes).into())
             }),
             Read::Ancestor { latest, heads } => Box::pin(async move {
                 let ancestor = within(CHANGES_TIMEOUT, store.ancestor(latest, &heads)).await?;
-                Ok(Event::Ancestor(ancestor).into())
+                Ok(Input::Ancestor(ancestor).into())
             }),
             Read::Items(subjects) => Box::pin(async move {
                 let items = within(CHANGES_TIMEOUT, store.items(&subjects)).await?;
-                Ok(Event::Items(items).into())
+                Ok(Input::Items(items).into())
             }),
             Read::Snapshot => {
                 let (bookmark, wait) = (Arc::clone(&self.bookmark), self.turn());
@@ -476,7 +476,7 @@ async fn read_snapshot(
     *bookmark.lock() = mark.filter(|_| outcome.is_err());
     let position = outcome?;
     check(store, &position)?;
-    Ok(Event::Snapshot { position, checksum: replica.checksum() }.into())
+    Ok(Input::Snapshot { position, checksum: replica.checksum() }.into())
 }
 
 /// A store without a single commit holds no registry, whatever else it holds: `init` was broken off in it, or it lost
@@ -490,7 +490,7 @@ fn check(store: &dyn Feed, position: &Position) -> Result<(), StoreError> {
 }
 
 /// The replica, as the state machine writes it.
-struct Writer<'a> {
+struct ReplicaTable<'a> {
     replica: &'a Replica,
     /// Proofs count from this moment on; `None`: none does.
     counts_from: Option<Instant>,
@@ -500,7 +500,7 @@ struct Writer<'a> {
     confirmed: Option<Instant>,
 }
 
-impl Table for Writer<'_> {
+impl Table for ReplicaTable<'_> {
     fn apply(&mut self, entry: &LogEntry, now: Instant) -> u64 {
         tracing::debug!(revision = entry.revision.0, changes = entry.changes.len(), "applying a commit");
         self.replica.apply(entry, now)
@@ -510,9 +510,9 @@ impl Table for Writer<'_> {
         self.replica.revoke(entry, now);
     }
 
-    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+    fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         tracing::debug!(subjects = subjects.len(), found = found.len(), "making up for lost writes");
-        self.replica.mend(subjects, found)
+        self.replica.repair(subjects, found)
     }
 
     fn sweep(&mut self, absence_proves: bool, now: Instant) {

@@ -13,7 +13,7 @@ pub(super) struct Terms {
     pub(super) permissions: PermissionSet,
 }
 
-/// What the table keeps under a digest. The expiry is no part of the terms: it may differ from token to token.
+/// What the table has under a digest. The expiry is no part of the terms: it may differ from token to token.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) token: TokenId,

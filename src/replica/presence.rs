@@ -20,7 +20,7 @@ use crate::store::SidecarId;
 pub struct Presence {
     /// Whose reports.
     pub sidecar: SidecarId,
-    /// How long a report must still be kept for a proof to count: as long as the freshness that it gives can last.
+    /// How long a report must still be stored for a proof to count: as long as the freshness that it gives can last.
     least: Duration,
     wanted: Notify,
     taken: Notify,
@@ -33,7 +33,7 @@ impl Presence {
         Self { sidecar, least, wanted: Notify::new(), taken: Notify::new() }
     }
 
-    /// Whether a report that is kept for so long is enough. If not, a new one is asked for.
+    /// Whether a report that is stored for so long is enough. If not, a new one is asked for.
     pub(super) fn is_known(&self, left: Option<Duration>) -> bool {
         let is_known = left.is_some_and(|left| left >= self.least);
         if !is_known {
@@ -42,7 +42,7 @@ impl Presence {
         is_known
     }
 
-    /// Waits until a report is asked for. May be dropped half-way.
+    /// Waits until a report is asked for. Cancel-safe.
     pub async fn wanted(&self) {
         self.wanted.notified().await;
     }
@@ -52,7 +52,7 @@ impl Presence {
         self.taken.notify_one();
     }
 
-    /// Waits until the store has taken a report. May be dropped half-way.
+    /// Waits until the store has taken a report. Cancel-safe.
     pub(super) async fn renewed(&self) {
         self.taken.notified().await;
     }

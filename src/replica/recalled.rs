@@ -1,6 +1,6 @@
-//! The digests that the store tells as recalled, as far as they were read: refused besides those that have a tombstone here.
+//! The digests that the store shows as recalled, as far as they were read: refused besides those that have a tombstone here.
 //!
-//! They are told for as long as no command has settled them, so they neither age nor take the place of a tombstone.
+//! They are shown for as long as no command has settled them, so they neither age nor take the place of a tombstone.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
@@ -14,7 +14,7 @@ pub(super) struct Recalled {
     /// In which reading each was seen last.
     seen: HashMap<Digest, u8, BuildHasherDefault<DigestHasher>>,
     reading: u8,
-    /// Those that it told, and tells no more although they are active there: it has lost them again.
+    /// Those that it showed, and shows no more although they are active there: it has lost them again.
     lost: HashSet<Digest, BuildHasherDefault<DigestHasher>>,
 }
 
@@ -33,22 +33,22 @@ impl Recalled {
     pub(super) fn end(&mut self, is_active: impl Fn(&Digest) -> bool) {
         let (reading, lost) = (self.reading, &mut self.lost);
         self.seen.retain(|digest, seen| {
-            let is_told = *seen == reading;
-            if !is_told && is_active(digest) {
+            let is_shown = *seen == reading;
+            if !is_shown && is_active(digest) {
                 lost.insert(*digest);
             }
-            is_told
+            is_shown
         });
         self.seen.shrink_to_fit();
         self.lost.retain(is_active);
     }
 
     pub(super) fn contains(&self, digest: &Digest) -> bool {
-        self.is_told(digest) || self.lost.contains(digest)
+        self.is_shown(digest) || self.lost.contains(digest)
     }
 
-    /// Whether the store tells it, as far as is known: what is not has to be recalled again.
-    pub(super) fn is_told(&self, digest: &Digest) -> bool {
+    /// Whether the store shows it, as far as is known: what is not has to be recalled again.
+    pub(super) fn is_shown(&self, digest: &Digest) -> bool {
         self.seen.contains_key(digest)
     }
 
@@ -78,13 +78,13 @@ mod tests {
         assert_eq!(recalled.len(), 4, "the reading has not come to its end");
         recalled.begin();
         recalled.insert(digest(2));
-        recalled.end(|kept| *kept == digest(3));
+        recalled.end(|active| *active == digest(3));
         assert!((0..4).map(|number| recalled.contains(&digest(number))).eq([false, false, true, true]));
         assert!(
-            (0..4).map(|number| recalled.is_told(&digest(number))).eq([false, false, true, false]),
+            (0..4).map(|number| recalled.is_shown(&digest(number))).eq([false, false, true, false]),
             "3 was lost again"
         );
         recalled.insert(digest(3));
-        assert!(recalled.is_told(&digest(3)));
+        assert!(recalled.is_shown(&digest(3)));
     }
 }

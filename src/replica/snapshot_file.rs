@@ -18,18 +18,18 @@
 //! the one before, in a few bytes that need not reach the disk: they are for a process that is killed. After a restart of
 //! the machine that clock means nothing: then the file saves reading the store, and nothing is served until the first proof.
 //!
-//! **What others were told is true after a restart too.** A position that is reported says that no token is let in any more
+//! **What was reported is true after a restart too.** A position that is reported says that no token is let in any more
 //! that was taken away up to there, by this run or the next one. So before it is reported, a file that was written before
 //! something was taken away loses its proof ([`SnapshotFile::vouch`]), until it is written again: it is good for catching up
 //! from, and not for serving. That need not reach the disk either.
 //!
 //! **It forgets no revocation that it holds.** Tombstones are written last, so none is missing of a token that the file
-//! shows, and keep their age. What was revoked after the file was written is in the log; if the store has lost it too, a
+//! shows, and retain their age. What was revoked after the file was written is in the log; if the store has lost it too, a
 //! sidecar that was killed has forgotten it. Other sidecars have not, and recall it. One that is stopped writes the file
 //! once more.
 //!
 //! A file that is damaged, of another store, program or version, or writable by others is reported and ignored. The
-//! store is told apart by its name: the epoch would tell too, but only the store can say it, and until then the tokens
+//! store is identified by its name: the epoch would do too, but only the store can say it, and until then the tokens
 //! of another registry would be let in.
 
 mod format;
@@ -51,7 +51,7 @@ use super::{Extent, Replica, table};
 use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::store::{Position, Revision};
-use format::{Encoder, FormatError, Hash, Item, Proof, Standing, Tombstone};
+use format::{Encoder, FormatError, Hash, Item, Proof, Tombstone, Trailer};
 use moment::Moment;
 
 /// How often the proof is written, if there is a new one.
@@ -87,7 +87,7 @@ struct Current {
     saved: Option<Saved>,
     /// Up to which narrowing (see [`Extent`]) the file has been brought; `None`: no start serves from it.
     narrowed: Option<u64>,
-    /// Up to which narrowing others were told that it has happened here.
+    /// Up to which narrowing it was reported that it has happened here.
     vouched: u64,
 }
 
@@ -104,7 +104,7 @@ struct Writing {
 struct Saved {
     file: File,
     hash: Hash,
-    /// Where its proof stands.
+    /// Where its proof is.
     offset: u64,
     /// Which proof that is.
     proven: Instant,
@@ -147,17 +147,17 @@ impl SnapshotFile {
 
     /// Writes the file when the replica has moved and is at a position, and else its proof. Never ends; may be dropped at
     /// any point.
-    pub(crate) async fn keep(self: Arc<Self>) {
+    pub(crate) async fn save_periodically(self: Arc<Self>) {
         loop {
             tokio::time::sleep(RENEWAL).await;
             let this = Arc::clone(&self);
             // It fails by a panic only, which is logged.
-            drop(tokio::task::spawn_blocking(move || this.keep_now(Moment::now())).await);
+            drop(tokio::task::spawn_blocking(move || this.save_if_changed(Moment::now())).await);
         }
     }
 
-    /// One turn of [`SnapshotFile::keep`].
-    fn keep_now(&self, here: Option<Moment>) {
+    /// One turn of [`SnapshotFile::save_periodically`].
+    fn save_if_changed(&self, here: Option<Moment>) {
         {
             let mut current = self.current();
             match current.saved.as_mut().map(|saved| saved.renew(&self.replica, here)) {
@@ -184,11 +184,11 @@ impl SnapshotFile {
         }
     }
 
-    /// To be awaited before others are told where the replica stands: makes sure that no start serves what was taken away up
+    /// To be awaited before the replica's position is reported: makes sure that no start serves what was taken away up
     /// to now.
     ///
     /// # Errors
-    /// When the file can neither be changed nor removed: then nothing must be told.
+    /// When the file can neither be changed nor removed: then nothing must be reported.
     pub(crate) async fn vouch(self: &Arc<Self>) -> io::Result<()> {
         let this = Arc::clone(self);
         let narrowed = *this.replica.narrowed.borrow();
@@ -211,22 +211,22 @@ impl SnapshotFile {
         let (started, file) = (Instant::now(), self.path.display());
         let now = here.map_or(started, |here| here.at);
         match self.read() {
-            Ok((standing, Proof(proven), tombstones)) => {
+            Ok((trailer, Proof(proven), tombstones)) => {
                 let moment = |then: Option<Moment>| here?.recall(then?);
                 let as_of = moment(proven);
-                let away = moment(standing.saved).map_or(0, |saved| now.duration_since(saved).as_secs());
+                let away = moment(trailer.saved).map_or(0, |saved| now.duration_since(saved).as_secs());
                 let away = u32::try_from(away).unwrap_or(u32::MAX);
                 let aged: Vec<_> = tombstones.iter().map(|(digest, age)| (*digest, age.saturating_add(away))).collect();
                 let found = self.replica.adopt(&aged, as_of, now);
                 let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let grants = self.replica.grants.len();
-                let revision = standing.position.map(|(position, _)| position.revision.0);
+                let revision = trailer.position.map(|(position, _)| position.revision.0);
                 let proven_seconds_ago = as_of.map(|as_of| now.duration_since(as_of).as_secs());
                 tracing::info!(
                     %file, grants, tombstones = aged.len(), revision, proven_seconds_ago, milliseconds,
                     "the replica was loaded from the snapshot file"
                 );
-                match standing.position {
+                match trailer.position {
                     Some((position, reaches)) => Synchroniser::resumed(position, reaches, found),
                     None => Synchroniser::new(),
                 }
@@ -266,18 +266,18 @@ impl SnapshotFile {
     }
 
     /// Merges the file into the replica. On an error the replica holds some of it.
-    fn read(&self) -> Result<(Standing, Proof, Vec<Tombstone>), FileError> {
+    fn read(&self) -> Result<(Trailer, Proof, Vec<Tombstone>), FileError> {
         let file = open(&self.path)?;
         let length = check(&file)?;
         self.replica.begin_merge();
         let mut tombstones = Vec::new();
         let file = BufReader::with_capacity(BUFFER, file);
-        let (standing, proof) = format::read(file, length, &self.store, &mut |item| match item {
+        let (trailer, proof) = format::read(file, length, &self.store, &mut |item| match item {
             Item::Snapshot(item) => drop(self.replica.merge(&item)),
             Item::Held(id, seen) => self.replica.ledger().hold(id, seen),
             Item::Tombstone(tombstone) => tombstones.push(tombstone),
         })?;
-        Ok((standing, proof, tombstones))
+        Ok((trailer, proof, tombstones))
     }
 
     /// Writes a new file, and puts it in the place of the old one. Nothing is done while nothing was proven. Whether it did.
@@ -299,13 +299,13 @@ impl SnapshotFile {
             let mut encoder = Encoder::new(out, &self.store, self.replica.grants.len())?;
             let position = write_items(&mut encoder, &self.replica)?;
             let at = here.map(|here| Moment { at: proven, ..here });
-            let (out, hash) = encoder.end(&Standing { saved: here, position }, at)?;
+            let (out, hash) = encoder.end(&Trailer { saved: here, position }, at)?;
             let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
             let offset = file.metadata()?.len() - Proof::ENCODED as u64;
             let saved = Saved { file, hash, offset, proven, extent };
             let mut current = self.current();
-            // Something was taken away since, and others were told so.
+            // Something was taken away since, and that was reported.
             let is_late = current.vouched > extent.narrowed;
             if is_late {
                 saved.disprove()?;
@@ -404,7 +404,7 @@ fn write_items<W: io::Write>(
     encoder: &mut Encoder<W>,
     replica: &Replica,
 ) -> Result<Option<(Position, Revision)>, FileError> {
-    // In this order: with a resync in between, the two do not belong together, and the basis tells.
+    // In this order: with a resync in between, the two do not belong together, and the basis shows it.
     let (basis, _) = replica.ledger().progress();
     let position = *replica.position.borrow();
     let owners = replica.ledger().owners();

@@ -54,7 +54,7 @@ pub trait Table {
     fn revoke(&mut self, entry: &LogEntry, now: Instant);
     /// The store has lost writes about these, and shows them as `found`, or no longer; returns the checksum, as `apply`.
     /// That one is gone does not say that it was revoked.
-    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], now: Instant) -> u64;
+    fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], now: Instant) -> u64;
     /// Removes what the latest snapshot and the changes since have not shown.
     fn sweep(&mut self, absence_proves: bool, now: Instant);
     /// Everything committed before `as_of` is in the table.
@@ -63,7 +63,7 @@ pub trait Table {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum Input {
     /// It is time to probe, or to try again.
     Tick,
     /// The store said something by itself.
@@ -87,7 +87,7 @@ pub enum Event {
     Failed,
 }
 
-/// What to read from the store. The answer comes back as an [`Event`].
+/// What to read from the store. The answer comes back as an [`Input`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
     /// The store's position, by [`Feed::probe`](crate::store::Feed::probe).
@@ -257,7 +257,7 @@ struct Synced {
     /// A position that was read and not yet reached.
     owed: Option<Proof>,
     /// The newest revision that is known to exist.
-    heard: Revision,
+    announced: Revision,
     /// Something was committed, its revision unknown.
     moved: bool,
 }
@@ -293,7 +293,7 @@ struct Proof {
 const PAGE: usize = 500;
 
 impl Synchroniser {
-    /// Nothing is known yet; the first [`Event::Tick`] sets it going.
+    /// Nothing is known yet; the first [`Input::Tick`] sets it going.
     #[must_use]
     pub fn new() -> Self {
         let past = Past::default();
@@ -325,7 +325,7 @@ impl Synchroniser {
         match &self.state {
             State::Synced(synced) => {
                 let asking = synced.moved || matches!(self.reading, Some(Reading::Changes { .. }));
-                let behind = synced.owed.is_some() || synced.heard > synced.revision();
+                let behind = synced.owed.is_some() || synced.announced > synced.revision();
                 !asking && !behind && matches!(synced.trust, Trust::Settled { .. })
             }
             State::Unsynced { .. } => false,
@@ -335,51 +335,51 @@ impl Synchroniser {
     /// Takes what happened at `now`, does what follows to the table, and says what to read next.
     ///
     /// An answer must be to the one outstanding read, and `now` must be a moment before the returned read is sent.
-    pub fn on<T: Table>(&mut self, event: Event, now: Instant, table: &mut T) -> Step {
+    pub fn on<T: Table>(&mut self, input: Input, now: Instant, table: &mut T) -> Step {
         let mut step = Step::default();
         let mut scene = Scene { table, now, past: &mut self.past, step: &mut step };
-        let outcome = match (event, self.reading) {
-            (Event::Tick, _) => {
+        let outcome = match (input, self.reading) {
+            (Input::Tick, _) => {
                 self.probe_wanted = true;
                 Ok(())
             }
-            (Event::Notice(notice), _) => hear(&mut self.state, &mut self.probe_wanted, &notice, &mut scene),
-            (Event::Position(probe), Some(Reading::Position { sent_at, reached })) => {
+            (Input::Notice(notice), _) => take_notice(&mut self.state, &mut self.probe_wanted, &notice, &mut scene),
+            (Input::Position(probe), Some(Reading::Position { sent_at, reached })) => {
                 self.reading = None;
                 take_position(&mut self.state, probe.position, sent_at, reached, &mut scene)
             }
-            (Event::Changes(changes), Some(Reading::Changes { after })) => {
+            (Input::Changes(changes), Some(Reading::Changes { after })) => {
                 self.reading = None;
                 take_changes(&mut self.state, &mut self.probe_wanted, changes, after, &mut scene)
             }
-            (Event::Ancestor(ancestor), Some(Reading::Ancestor)) => {
+            (Input::Ancestor(ancestor), Some(Reading::Ancestor)) => {
                 self.reading = None;
                 take_ancestor(&mut self.state, &mut self.probe_wanted, ancestor, &mut scene)
             }
-            (Event::Items(items), Some(Reading::Items)) => {
+            (Input::Items(items), Some(Reading::Items)) => {
                 self.reading = None;
                 take_items(&mut self.state, &mut self.probe_wanted, &items, &mut scene);
                 Ok(())
             }
-            (Event::Snapshot { position, checksum }, Some(Reading::Snapshot)) => {
+            (Input::Snapshot { position, checksum }, Some(Reading::Snapshot)) => {
                 self.reading = None;
                 self.state = State::Synced(Synced::new(position, checksum));
                 self.probe_wanted = true;
                 Ok(())
             }
-            (Event::Failed, Some(_)) => {
+            (Input::Failed, Some(_)) => {
                 self.reading = None;
                 self.pause();
                 Ok(())
             }
             // An answer to nothing that was asked.
             (
-                Event::Position(_)
-                | Event::Changes(_)
-                | Event::Ancestor(_)
-                | Event::Items(_)
-                | Event::Snapshot { .. }
-                | Event::Failed,
+                Input::Position(_)
+                | Input::Changes(_)
+                | Input::Ancestor(_)
+                | Input::Items(_)
+                | Input::Snapshot { .. }
+                | Input::Failed,
                 _,
             ) => Ok(()),
         };
@@ -393,8 +393,8 @@ impl Synchroniser {
         step
     }
 
-    /// The next read, if none is outstanding. The position comes first: a log that is read over and over must not keep
-    /// freshness from being proven.
+    /// The next read, if none is outstanding. The position comes first: a log that is read over and over must not hold up
+    /// the proof of freshness.
     fn next(&mut self, now: Instant) -> Option<Read> {
         if self.reading.is_some() {
             return None;
@@ -410,7 +410,7 @@ impl Synchroniser {
                 (Reading::Position { sent_at: now, reached }, Read::Position)
             }
             State::Unsynced { answered: true, repair: Some(repair) } => repair.next(),
-            State::Synced(synced) if synced.moved || synced.heard > synced.revision() => {
+            State::Synced(synced) if synced.moved || synced.announced > synced.revision() => {
                 synced.moved = false;
                 let after = synced.revision();
                 (Reading::Changes { after }, Read::Changes { after })
@@ -421,19 +421,19 @@ impl Synchroniser {
         Some(read)
     }
 
-    /// After a failure nothing is read but the position, which tells what there is to catch up with: at once if it was
+    /// After a failure nothing is read but the position, which shows what there is to catch up with: at once if it was
     /// asked for meanwhile, such as by a connection that came back, and with the next tick otherwise.
     fn pause(&mut self) {
         match &mut self.state {
             State::Synced(synced) => {
                 synced.moved = false;
-                synced.heard = synced.revision();
+                synced.announced = synced.revision();
             }
             State::Unsynced { answered, .. } => *answered = false,
         }
     }
 
-    /// Gives up the position. The table keeps what it has, and requests are served from it while it counts as fresh.
+    /// Gives up the position. The table retains what it has, and requests are served from it while it counts as fresh.
     /// Whether it can be repaired.
     fn lose(&mut self, why: Finding) -> bool {
         let state = std::mem::replace(&mut self.state, State::Unsynced { answered: false, repair: None });
@@ -468,7 +468,7 @@ struct Scene<'a, T> {
     step: &'a mut Step,
 }
 
-fn hear<T: Table>(
+fn take_notice<T: Table>(
     state: &mut State,
     probe_wanted: &mut bool,
     notice: &Notice,
@@ -486,13 +486,13 @@ fn hear<T: Table>(
             // Also when its turn is long past: what was mixed into a snapshot may be of a store that has lost it since.
             scene.table.revoke(entry, scene.now);
             if entry.revision > synced.revision() {
-                synced.heard = synced.heard.max(entry.revision);
+                synced.announced = synced.announced.max(entry.revision);
             } else if synced.history.at(entry.revision).is_some_and(|stated| stated.head != entry.head) {
                 // Not a repetition: the store has another past than we have.
                 *probe_wanted = true;
             }
         }
-        // Late news from an epoch that ended, or first news from one that began: only the position tells.
+        // Late news from an epoch that ended, or first news from one that began: only the position shows.
         (Notice::Committed { entry, .. }, State::Synced(_)) => {
             scene.table.revoke(entry, scene.now);
             *probe_wanted = true;
@@ -531,7 +531,7 @@ fn take_position<T: Table>(
     let stated = Stated { head: position.head, checksum: position.checksum };
     let proof = Proof { revision: position.revision, stated, sent_at };
     if proof.revision > synced.revision() {
-        synced.heard = synced.heard.max(proof.revision);
+        synced.announced = synced.announced.max(proof.revision);
         // One that is owed already is reached sooner; unless it is of writes that the store has lost since.
         synced.owed = synced.owed.filter(|owed| owed.revision <= proof.revision).or(Some(proof));
         return Ok(());
@@ -557,9 +557,9 @@ fn take_changes<T: Table>(
         }
         Changes::Truncated | Changes::Below => {
             // Notices have carried us past the revision that the log no longer has. Or the store is below it, or was, and
-            // has lost writes: the position tells.
+            // has lost writes: the position shows it.
             *probe_wanted = true;
-            synced.forget_hearsay();
+            synced.forget_announced();
             return Ok(());
         }
     };
@@ -575,7 +575,7 @@ fn take_changes<T: Table>(
     if synced.revision() == after {
         // The position said that there is more than the log has: the store has lost it since, or its log is damaged.
         *probe_wanted |= synced.owed.is_some();
-        synced.forget_hearsay();
+        synced.forget_announced();
     }
     synced.moved |= more;
     Ok(())
@@ -599,13 +599,13 @@ fn take_ancestor<T: Table>(
 fn take_items<T: Table>(state: &mut State, probe_wanted: &mut bool, items: &[SnapshotItem], scene: &mut Scene<'_, T>) {
     let State::Unsynced { repair, .. } = state else { return };
     let Some(mut read) = repair.take() else { return };
-    read.synced.found = scene.table.mend(read.page(), items, scene.now);
+    read.synced.found = scene.table.repair(read.page(), items, scene.now);
     if read.turn_page() {
         *repair = Some(read);
         return;
     }
     // The table is of the store's past again.
-    read.synced.forget_hearsay();
+    read.synced.forget_announced();
     *state = State::Synced(read.synced);
     *probe_wanted = true;
 }
@@ -672,7 +672,7 @@ impl Synced {
             found,
             trust: Trust::Unsettled { snapshot: revision },
             owed: None,
-            heard: revision,
+            announced: revision,
             moved: false,
         }
     }
@@ -691,8 +691,8 @@ impl Synced {
     }
 
     /// What was said of later revisions, the next probe says again, if it is so.
-    fn forget_hearsay(&mut self) {
-        (self.heard, self.owed, self.moved) = (self.revision(), None, false);
+    fn forget_announced(&mut self) {
+        (self.announced, self.owed, self.moved) = (self.revision(), None, false);
     }
 
     /// Applies the next entry, and checks it as far as it can be checked.

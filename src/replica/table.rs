@@ -110,7 +110,7 @@ struct Known {
 
 impl Known {
     /// The role, if the user's tokens authenticate.
-    fn standing(&self) -> Option<Role> {
+    fn authority(&self) -> Option<Role> {
         self.enabled.then_some(self.role)
     }
 }
@@ -119,7 +119,7 @@ impl Known {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     /// The role; `None` for a disabled user.
-    pub(super) standing: Option<Role>,
+    pub(super) role: Option<Role>,
     pub(super) stamp: Stamp,
 }
 
@@ -127,9 +127,9 @@ impl Seen {
     /// Whether the store, which shows the user as made by `stamp`, has lost what was seen: a commit that touches a user
     /// comes after all that touched it before.
     fn is_lost_to(&self, stamp: Stamp) -> bool {
-        // The version before told of no commits. What was seen of it then may have been undone since.
-        let is_told = self.stamp.id != CommitId::default();
-        is_told
+        // The version before showed no commits. What was seen of it then may have been undone since.
+        let has_commits = self.stamp.id != CommitId::default();
+        has_commits
             && (stamp.revision < self.stamp.revision
                 || (stamp.id == CommitId::default() && stamp.revision == self.stamp.revision))
     }
@@ -147,7 +147,7 @@ impl OwnerSlot {
     }
 
     /// Forgets terms that no grant has. Besides the table and this slot only [`copy_shard`] holds any, for a moment;
-    /// what is kept because of that is forgotten by the next sweep.
+    /// what is left because of that is forgotten by the next sweep.
     fn forget(&mut self, permissions: PermissionSet) {
         if self.terms.get(&permissions).is_some_and(|terms| Arc::strong_count(terms) == 1) {
             self.terms.remove(&permissions);
@@ -232,7 +232,7 @@ impl Ledger {
     pub(super) fn hold(&mut self, id: UserId, seen: Seen) {
         let slot = self.owner(id);
         slot.held = Some(seen);
-        slot.entry.stand(slot.known.and_then(|known| known.standing()).min(seen.standing));
+        slot.entry.set_role(slot.known.and_then(|known| known.authority()).min(seen.role));
     }
 
     pub(super) fn suppressed(&self) -> Vec<(TokenId, Digest)> {
@@ -243,9 +243,9 @@ impl Ledger {
         !self.suppressed.is_empty()
     }
 
-    /// Those of them that the store does not tell as recalled.
+    /// Those of them that the store does not show as recalled.
     pub(super) fn unrecalled(&self) -> Vec<Digest> {
-        self.suppressed.keys().filter(|digest| !self.recalled.is_told(digest)).copied().collect()
+        self.suppressed.keys().filter(|digest| !self.recalled.is_shown(digest)).copied().collect()
     }
 
     /// Applies one entry of the change log. True when something may have become narrower.
@@ -284,7 +284,7 @@ impl Ledger {
         })
     }
 
-    /// Ends the reading. What the store tells no more, and holds as active all the same, it has lost again.
+    /// Ends the reading. What the store shows no more, and holds as active all the same, it has lost again.
     pub(super) fn end_recalls(&mut self) {
         self.recalled.end(|digest| self.suppressed.contains_key(digest));
     }
@@ -344,7 +344,7 @@ impl Ledger {
 
     /// The store has lost writes about these, and shows them as `found`, or no longer. What is gone may come again: it was
     /// not revoked. Everything else in the current generation stays as it is.
-    pub(super) fn mend(&mut self, grants: &Grants, subjects: &[Subject], found: &[SnapshotItem]) -> bool {
+    pub(super) fn repair(&mut self, grants: &Grants, subjects: &[Subject], found: &[SnapshotItem]) -> bool {
         self.mended += 1;
         self.applied = Revision::default();
         let shown: HashSet<Subject> = found.iter().filter_map(SnapshotItem::subject).collect();
@@ -382,7 +382,7 @@ impl Ledger {
         self.owners.retain(|_, slot| {
             if slot.seen != generation || slot.known.is_none() {
                 (slot.known, slot.held) = (None, None);
-                narrowed |= slot.entry.stand(None) != 0;
+                narrowed |= slot.entry.set_role(None) != 0;
             }
             slot.terms.retain(|_, terms| Arc::strong_count(terms) > 1);
             !slot.is_idle()
@@ -405,7 +405,7 @@ impl Ledger {
         (Basis { generation: self.generation, mended: self.mended }, self.applied)
     }
 
-    /// Every user that the store has told of, and which commit made the user so.
+    /// Every user that the store has shown, and which commit made the user so.
     pub(super) fn owners(&self) -> Vec<(UserId, Owner, Stamp)> {
         let owner = |(id, slot): (&UserId, &OwnerSlot)| {
             let Known { role, enabled, stamp, .. } = slot.known?;
@@ -484,9 +484,9 @@ impl Ledger {
     /// later word on the user.
     fn held_to(&self, id: UserId, owner: &Owner, stamp: Stamp) -> Option<Seen> {
         let slot = self.owners.get(&id)?;
-        let known = slot.known.map(|known| Seen { standing: known.standing(), stamp: known.stamp });
+        let known = slot.known.map(|known| Seen { role: known.authority(), stamp: known.stamp });
         let shown = owner.enabled.then_some(owner.role);
-        let seen = slot.held.or(known).filter(|seen| seen.is_lost_to(stamp) && seen.standing < shown)?;
+        let seen = slot.held.or(known).filter(|seen| seen.is_lost_to(stamp) && seen.role < shown)?;
         if slot.held.is_none() {
             tracing::error!(
                 user = owner.name,
@@ -510,9 +510,9 @@ impl Ledger {
         slot.held = held;
         let old = slot.known.replace(known).filter(|_| slot.seen == generation);
         slot.seen = generation;
-        let shown = known.standing();
-        let before = slot.entry.stand(held.map_or(shown, |held| held.standing.min(shown)));
-        narrowed |= slot.entry.standing.load(Ordering::Relaxed) < before;
+        let shown = known.authority();
+        let before = slot.entry.set_role(held.map_or(shown, |held| held.role.min(shown)));
+        narrowed |= slot.entry.role.load(Ordering::Relaxed) < before;
         self.checksum ^= fingerprint ^ old.map_or(0, |old| old.fingerprint);
         narrowed
     }
@@ -523,14 +523,14 @@ impl Ledger {
             self.checksum ^= slot.known.map_or(0, |known| known.fingerprint);
         }
         (slot.known, slot.held) = (None, None);
-        let narrowed = slot.entry.stand(None) != 0;
+        let narrowed = slot.entry.set_role(None) != 0;
         if slot.is_idle() {
             self.owners.remove(&id);
         }
         narrowed
     }
 
-    /// The slot of a user; one without standing for a user that is not known yet.
+    /// The slot of a user; one without a role for a user that is not known yet.
     fn owner(&mut self, id: UserId) -> &mut OwnerSlot {
         let seen = self.generation;
         self.owners.entry(id).or_insert_with(|| OwnerSlot::new(OwnerEntry::unknown(id), seen))
@@ -565,7 +565,7 @@ fn rename(grants: &Grants, slot: &mut OwnerSlot, owner: &Owner) {
     let id = slot.entry.id;
     let renamed = OwnerEntry::unknown(id);
     renamed.name.get_or_init(|| owner.name.as_str().into());
-    slot.entry.stand(None);
+    slot.entry.set_role(None);
     slot.entry = Arc::new(renamed);
     slot.terms.clear();
     for mut entry in grants.iter_mut().filter(|entry| entry.terms.owner.id == id) {

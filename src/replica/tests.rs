@@ -455,16 +455,16 @@ fn a_later_word_on_a_user_is_taken_from_a_snapshot() {
 }
 
 /// Reads these tokens again, of which there are those.
-fn mend(replica: &Replica, asked: &[u8], found: &[u8]) -> u64 {
+fn repair(replica: &Replica, asked: &[u8], found: &[u8]) -> u64 {
     let asked: Vec<_> = asked.iter().map(|number| Subject::Token(digest(*number))).collect();
     let found: Vec<_> = found.iter().map(|number| SnapshotItem::Grant(digest(*number), grant(*number, 1))).collect();
-    replica.mend(&asked, &found)
+    replica.repair(&asked, &found)
 }
 
 #[test]
 fn what_lost_writes_made_is_gone_and_may_come_again() {
     let replica = with(&[1, 2]);
-    assert_eq!(bumps(&replica, |replica| assert_eq!(mend(replica, &[2], &[]), checksum(&[1]))), 1);
+    assert_eq!(bumps(&replica, |replica| assert_eq!(repair(replica, &[2], &[]), checksum(&[1]))), 1);
     assert!(knows(&replica, 1) && !knows(&replica, 2));
     assert_eq!(replica.status().tombstones, 0);
     assert_eq!(apply(&replica, vec![put(2, 1)]), checksum(&[1, 2]));
@@ -475,10 +475,10 @@ fn what_lost_writes_made_is_gone_and_may_come_again() {
 fn what_lost_writes_revoked_stays_refused_and_counts() {
     let replica = with(&[1, 2, 3]);
     apply(&replica, vec![remove(1), remove(2)]);
-    assert_eq!(mend(&replica, &[1, 2, 3], &[1, 3]), checksum(&[1, 3]));
+    assert_eq!(repair(&replica, &[1, 2, 3], &[1, 3]), checksum(&[1, 3]));
     assert!(!knows(&replica, 1) && !knows(&replica, 2) && knows(&replica, 3));
     assert_eq!(replica.suppressed(), [(TokenId::from_u64(1), digest(1))]);
-    assert_eq!(mend(&replica, &[1], &[]), checksum(&[3]), "gone for good");
+    assert_eq!(repair(&replica, &[1], &[]), checksum(&[3]), "gone for good");
     assert_eq!(replica.status().suppressed, 0);
 }
 
@@ -493,7 +493,7 @@ fn whom_lost_writes_narrowed_stays_so_and_whom_they_made_is_gone() {
     let asked = [Subject::User(anna), Subject::User(other), Subject::Token(digest(7))];
     let before = Stamp { id: CommitId(1), revision: Revision(1) };
     let shown = SnapshotItem::Owner(anna, owner(Role::Manager, true), before);
-    assert_eq!(replica.mend(&asked, &[shown]), checksum(&[1]));
+    assert_eq!(replica.repair(&asked, &[shown]), checksum(&[1]));
     assert_eq!((replica.held_users(), replica.status().owners), (vec!["anna".to_owned()], 1));
     assert!(!knows(&replica, 7) && !knows(&replica, 1));
     let entry = LogEntry { id: CommitId(10), revision: Revision(2), ..entry(vec![user(1, Role::Manager, true)]) };

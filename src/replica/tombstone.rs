@@ -7,11 +7,11 @@ use super::entry::DigestHasher;
 use crate::clock::Instant;
 use crate::token::Digest;
 
-/// How long a tombstone is kept. A store that lost writes longer ago than this was restored by a person, not by a
+/// How long a tombstone is retained. A store that lost writes longer ago than this was restored by a person, not by a
 /// failover.
 pub(super) const RETENTION_SECONDS: u32 = 24 * 60 * 60;
 
-/// How many are kept; the oldest go first.
+/// How many are retained; the oldest go first.
 pub(super) const LIMIT: usize = 1_000_000;
 
 /// The digests that can never authenticate again.

@@ -40,7 +40,7 @@ impl Change {
 /// What one batch changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
-    /// What the commit is. The zero id stands for a commit of the layout before, which is not known.
+    /// What the commit is. The zero id is that of a commit of the layout before, which is not known.
     pub id: CommitId,
     /// The revision that the batch became.
     pub revision: Revision,
@@ -53,13 +53,13 @@ pub struct LogEntry {
 }
 
 impl LogEntry {
-    /// Which commit it tells of.
+    /// The commit.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
         Stamp { id: self.id, revision: self.revision }
     }
 
-    /// Where the store stood right after it.
+    /// The store's position right after it.
     #[must_use]
     pub fn committed(&self, epoch: Epoch) -> Committed {
         let Self { id, revision, head, checksum, .. } = *self;

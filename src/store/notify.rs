@@ -6,7 +6,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{Notice, Watch};
 
-/// Notices that a watcher can be behind before it is told that it lost some.
+/// Notices that a watcher can be behind before it is notified that it lost some.
 const QUEUE: usize = 256;
 
 /// Where a store puts its notices.

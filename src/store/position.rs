@@ -1,4 +1,4 @@
-//! What a commit is, and where a store stands.
+//! What a commit is, and the position of a store.
 //!
 //! A [`CommitId`] is an identity, a [`Revision`] is an order within one history: a store that lost its last writes gives
 //! revisions out again, ids never. The [`Head`] is chained over the ids, so that two stores with the same head have the
@@ -123,14 +123,14 @@ impl Head {
         Self(u128::from_be_bytes(head))
     }
 
-    /// Of a store of the layout before this one, which chained none: the best that it tells of its past.
+    /// Of a store of the layout before this one, which chained none: the best that it shows of its past.
     #[must_use]
     pub fn unchained(revision: Revision, checksum: u64) -> Self {
         Self(u128::from(revision.0) << 64 | u128::from(checksum))
     }
 }
 
-/// Where a store or a replica stands. Two with the same head must have the same checksum.
+/// The position of a store or a replica. Two with the same head must have the same checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// Which life of the store.
@@ -147,9 +147,9 @@ pub struct Position {
 /// Which commit wrote something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Stamp {
-    /// What the commit is. The zero one stands for a commit of the layout before, which is not known.
+    /// What the commit is. The zero one is that of a commit of the layout before, which is not known.
     pub id: CommitId,
-    /// Where it stands in its history.
+    /// Its place in its history.
     pub revision: Revision,
 }
 
@@ -158,7 +158,7 @@ pub struct Stamp {
 pub struct Committed {
     /// What the commit is: the version of every record that it wrote.
     pub id: CommitId,
-    /// Where the store stood right after it.
+    /// The store's position right after it.
     pub position: Position,
 }
 

@@ -1,9 +1,9 @@
 //! The fleet's store: Redis, shared by all sidecars and registry commands.
 //!
 //! All keys of a registry lie in one slot, so whatever is around it (replicas with Sentinels, a cluster), one server at a
-//! time is in charge: the primary. Everything goes to it, but for what is read from replicas to spare it ([`followers`]).
-//! [`link`] finds it and keeps connections to it; when one breaks, or turns out to lead to a server that is no longer in
-//! charge, the primary is found anew.
+//! time is the primary. Everything goes to it, but for what is read from replicas to spare it ([`followers`]).
+//! [`link`] finds it and caches connections to it; when one breaks, or turns out to lead to a server that is no longer the
+//! primary, that is found anew.
 //!
 //! ```text
 //!   commit ──► plan ──► commit.lua ──► records, grants, indexes, history, log, position; PUBLISH   (one script)
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Sidecars and registry commands have a Redis user each (`deploy/redis/users.acl`). A sidecar reads the position, the
-//! grants, the owners, the log and the recalled digests, and hears of changes; it writes its own report, adds digests to
+//! grants, the owners, the log and the recalled digests, and is notified of changes; it writes its own report, adds digests to
 //! the recalled ones, and writes the key that a confirmed probe needs. It sees no records, and can neither commit nor
 //! announce a commit. A registry command may do everything within the namespace, and nothing else.
 //!
@@ -25,6 +25,7 @@ mod discovery;
 mod earlier;
 mod fault;
 mod followers;
+mod hash_slot;
 mod index;
 mod layout;
 mod link;
@@ -34,7 +35,6 @@ mod recalls;
 mod replay;
 mod replicas;
 mod reports;
-mod slot;
 mod snapshot;
 mod stagger;
 mod switches;
@@ -47,15 +47,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::Pipeline;
 
-use self::commit::Stop;
+use self::commit::CommitFailure;
 use self::earlier::EARLIER;
 use self::fault::Fault;
 use self::followers::Followers;
 use self::layout::{Key, Layout, SCHEMA};
 use self::link::{Link, Use};
-use self::log::Pace;
+use self::log::ReadPace;
 use self::replicas::Pending;
-use self::watch::{Hearer, Watching};
+use self::watch::{Subscriber, Watching};
 use super::settings::ReadFrom;
 use super::{
     Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Notice, Position, Probe,
@@ -68,7 +68,7 @@ use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecor
 
 const CREATE: &str = include_str!("redis/create.lua");
 
-/// How long a sidecar's start waits for an answer that could tell that the store is not to be used.
+/// How long a sidecar's start waits for an answer that could say that the store is not to be used.
 const AWAIT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A store in Redis.
@@ -91,8 +91,8 @@ struct Access {
     quorum: u32,
     /// The last commit, if not all replicas that could be promoted have confirmed it.
     pending: Mutex<Option<Pending>>,
-    hearer: Arc<Hearer>,
-    pace: Pace,
+    subscriber: Arc<Subscriber>,
+    pace: ReadPace,
     /// Where replicas are to be read from.
     followers: Option<Followers>,
 }
@@ -105,16 +105,16 @@ impl RedisStore {
     /// [`StoreError::Unusable`] when the settings are not for Redis.
     pub fn new(settings: &Settings, retention: Retention) -> Result<Self, StoreError> {
         let name = settings.url.to_string();
-        let hearer = Arc::new(Hearer::new(name.clone(), Layout::of(settings)));
-        let link = Link::new(settings, Arc::clone(&hearer)).map_err(|fault| fault.during("the opening", &name))?;
+        let subscriber = Arc::new(Subscriber::new(name.clone(), Layout::of(settings)));
+        let link = Link::new(settings, Arc::clone(&subscriber)).map_err(|fault| fault.during("the opening", &name))?;
         let access = Access {
             link,
             layout: Layout::of(settings),
             name,
             quorum: settings.quorum_replicas,
             pending: Mutex::default(),
-            hearer,
-            pace: Pace::new(),
+            subscriber,
+            pace: ReadPace::new(),
             followers: (settings.read_from == ReadFrom::Replica).then(Followers::default),
         };
         Ok(Self { access: Arc::new(access), retention, watching: OnceLock::new() })
@@ -164,7 +164,7 @@ impl RedisStore {
     }
 
     /// The outcome, in the caller's terms.
-    async fn told<T>(&self, operation: &'static str, outcome: Result<T, Fault>) -> Result<T, StoreError> {
+    async fn map_fault<T>(&self, operation: &'static str, outcome: Result<T, Fault>) -> Result<T, StoreError> {
         match outcome {
             Ok(value) => Ok(value),
             Err(fault) => Err(self.access.explained(fault).await.during(operation, &self.access.name)),
@@ -191,11 +191,11 @@ impl Access {
                 "has {key} but not {}: restore the registry from a backup, or name another namespace",
                 self.layout.key(Key::Meta)
             ))),
-            _ => Err(Fault::Senseless(answer.join(" "))),
+            _ => Err(Fault::UnexpectedAnswer(answer.join(" "))),
         }
     }
 
-    /// The connection whose answers prove that the server is in charge.
+    /// The connection whose answers prove that the server is the primary.
     fn proof(&self) -> Use {
         if self.quorum == 0 { Use::Main } else { Use::Confirming }
     }
@@ -217,43 +217,47 @@ impl Records for RedisStore {
         match commit::commit(&self.access, &batch, &self.retention).await {
             Ok((epoch, entry)) => {
                 let committed = entry.committed(epoch);
-                // Watchers of this very store hear of it although they may not be subscribed yet; twice does no harm.
-                self.access.hearer.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
+                // Watchers of this very store are notified of it although they may not be subscribed yet; twice does no harm.
+                self.access.subscriber.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
                 Ok(committed)
             }
-            Err(Stop::Refused(refusal)) => Err(refusal),
-            Err(Stop::Earlier) => Err(layout::other_schema(EARLIER.as_bytes()).during(OPERATION, store).into()),
-            Err(Stop::Failed(fault)) => Err(self.access.explained(fault).await.during(OPERATION, store).into()),
-            Err(Stop::Unknown(fault)) => Err(CommitError::Unknown(fault.during(OPERATION, store))),
+            Err(CommitFailure::Refused(refusal)) => Err(refusal),
+            Err(CommitFailure::Earlier) => {
+                Err(layout::other_schema(EARLIER.as_bytes()).during(OPERATION, store).into())
+            }
+            Err(CommitFailure::Failed(fault)) => {
+                Err(self.access.explained(fault).await.during(OPERATION, store).into())
+            }
+            Err(CommitFailure::Unknown(fault)) => Err(CommitError::Unknown(fault.during(OPERATION, store))),
         }
     }
 
     async fn position(&self) -> Result<Position, StoreError> {
-        self.told("reading the position", read::position(&self.access).await).await
+        self.map_fault("reading the position", read::position(&self.access).await).await
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
-        self.told("reading a user", read::user(&self.access, id).await).await
+        self.map_fault("reading a user", read::user(&self.access, id).await).await
     }
 
     async fn user_by_name(&self, name: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
-        self.told("reading a user", read::user_by_name(&self.access, name).await).await
+        self.map_fault("reading a user", read::user_by_name(&self.access, name).await).await
     }
 
     async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
-        self.told("reading a user", read::token_set(&self.access, user).await).await
+        self.map_fault("reading a user", read::token_set(&self.access, user).await).await
     }
 
     async fn users(&self, before: Option<UserId>, limit: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {
-        self.told("reading users", read::users(&self.access, before, limit).await).await
+        self.map_fault("reading users", read::users(&self.access, before, limit).await).await
     }
 
     async fn tokens_by_id(&self, ids: &[TokenId]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
-        self.told("reading tokens", read::tokens_by_id(&self.access, ids).await).await
+        self.map_fault("reading tokens", read::tokens_by_id(&self.access, ids).await).await
     }
 
     async fn tokens_by_digest(&self, digests: &[Digest]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {
-        self.told("reading tokens", read::tokens_by_digest(&self.access, digests).await).await
+        self.map_fault("reading tokens", read::tokens_by_digest(&self.access, digests).await).await
     }
 
     async fn tokens(
@@ -262,27 +266,27 @@ impl Records for RedisStore {
         before: Option<TokenId>,
         limit: usize,
     ) -> Result<Vec<Versioned<TokenRecord>>, StoreError> {
-        self.told("reading tokens", read::tokens(&self.access, filter, before, limit).await).await
+        self.map_fault("reading tokens", read::tokens(&self.access, filter, before, limit).await).await
     }
 
     async fn count_tokens(&self, filter: TokenFilter) -> Result<u64, StoreError> {
-        self.told("counting tokens", index::count(&self.access, filter).await).await
+        self.map_fault("counting tokens", index::count(&self.access, filter).await).await
     }
 
     async fn history(&self, id: TokenId) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.told("reading the history of a token", read::history(&self.access, id).await).await
+        self.map_fault("reading the history of a token", read::history(&self.access, id).await).await
     }
 
     async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
-        self.told("reading which tokens were deleted", read::retired(&self.access, digests).await).await
+        self.map_fault("reading which tokens were deleted", read::retired(&self.access, digests).await).await
     }
 
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        self.told("settling recalls", recalls::settle(&self.access, digests).await).await
+        self.map_fault("settling recalls", recalls::settle(&self.access, digests).await).await
     }
 
     async fn replicas(&self) -> Result<Option<Replicas>, StoreError> {
-        let replicas = self.told("asking for replicas", replicas::replicas(&self.access).await).await?;
+        let replicas = self.map_fault("asking for replicas", replicas::replicas(&self.access).await).await?;
         Ok(Some(replicas).filter(|replicas| replicas.promotable > 0 || replicas.quorum > 0))
     }
 
@@ -294,11 +298,11 @@ impl Records for RedisStore {
 #[async_trait]
 impl Feed for RedisStore {
     async fn probe(&self) -> Result<Probe, StoreError> {
-        self.told("reading the position", read::probe(&self.access).await).await
+        self.map_fault("reading the position", read::probe(&self.access).await).await
     }
 
     async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
-        self.told("asking for a report", reports::left(&self.access, sidecar).await).await
+        self.map_fault("asking for a report", reports::left(&self.access, sidecar).await).await
     }
 
     async fn snapshot(
@@ -306,33 +310,34 @@ impl Feed for RedisStore {
         bookmark: &mut Option<Bookmark>,
         sink: &mut (dyn FnMut(SnapshotItem) + Send),
     ) -> Result<Position, StoreError> {
-        self.told("reading a snapshot", snapshot::snapshot(&self.access, bookmark, sink).await).await
+        self.map_fault("reading a snapshot", snapshot::snapshot(&self.access, bookmark, sink).await).await
     }
 
     async fn changes(&self, after: Revision) -> Result<Changes, StoreError> {
-        self.told("reading the change log", log::changes(&self.access, after).await).await
+        self.map_fault("reading the change log", log::changes(&self.access, after).await).await
     }
 
     async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
-        self.told("looking for lost writes in the change log", log::ancestor(&self.access, latest, heads).await).await
+        self.map_fault("looking for lost writes in the change log", log::ancestor(&self.access, latest, heads).await)
+            .await
     }
 
     async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
-        self.told("reading entries again", snapshot::items(&self.access, of).await).await
+        self.map_fault("reading entries again", snapshot::items(&self.access, of).await).await
     }
 
     fn watch(&self) -> Box<dyn Watch> {
-        let watch = self.access.hearer.notices.watch();
+        let watch = self.access.subscriber.notices.watch();
         self.watching.get_or_init(|| Watching::start(&self.access));
         watch
     }
 
     async fn recall(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        self.told("recalling tokens", recalls::recall(&self.access, digests).await).await
+        self.map_fault("recalling tokens", recalls::recall(&self.access, digests).await).await
     }
 
     async fn recalled(&self, from: Option<&RecalledPlace>) -> Result<RecalledPage, StoreError> {
-        self.told("reading the recalled tokens", recalls::page(&self.access, from).await).await
+        self.map_fault("reading the recalled tokens", recalls::page(&self.access, from).await).await
     }
 
     fn describe(&self) -> String {
@@ -342,19 +347,19 @@ impl Feed for RedisStore {
 
 #[async_trait]
 impl Reports for RedisStore {
-    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
-        self.told("reporting", reports::report(&self.access, report, keep).await).await
+    async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError> {
+        self.map_fault("reporting", reports::report(&self.access, report, ttl).await).await
     }
 
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {
-        self.told("withdrawing a report", reports::withdraw(&self.access, sidecar).await).await
+        self.map_fault("withdrawing a report", reports::withdraw(&self.access, sidecar).await).await
     }
 
-    async fn unheard(&self, bound: Duration) -> Result<Option<Duration>, StoreError> {
-        self.told("asking since when reports are kept", tenure::unheard(&self.access, bound).await).await
+    async fn unreported(&self, bound: Duration) -> Result<Option<Duration>, StoreError> {
+        self.map_fault("asking since when reports are kept", tenure::unreported(&self.access, bound).await).await
     }
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
-        self.told("reading the reports of sidecars", reports::sidecars(&self.access).await).await
+        self.map_fault("reading the reports of sidecars", reports::sidecars(&self.access).await).await
     }
 }

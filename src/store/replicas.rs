@@ -2,7 +2,7 @@
 
 use super::Revision;
 
-/// The servers that could take over, as the one in charge sees them, and whoever decides on that.
+/// The servers that could take over, as the primary sees them, and whoever decides on that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replicas {
     /// Those that follow it now.
@@ -45,16 +45,16 @@ mod tests {
 
     #[test]
     fn half_isolates_an_old_primary_and_only_all_keep_a_commit() {
-        let told = |quorum, promotable| {
+        let prevents = |quorum, promotable| {
             let replicas = Replicas { connected: promotable, promotable, quorum };
             (replicas.isolate_an_old_primary(), replicas.keep_commits())
         };
-        assert_eq!(told(0, 0), (false, true), "nobody takes over");
-        assert_eq!(told(0, 1), (false, false));
-        assert_eq!(told(1, 1), (true, true));
-        assert_eq!(told(1, 2), (true, false));
-        assert_eq!(told(1, 3), (false, false));
-        assert_eq!(told(2, 3), (true, false));
-        assert_eq!(told(3, 3), (true, true));
+        assert_eq!(prevents(0, 0), (false, true), "nobody takes over");
+        assert_eq!(prevents(0, 1), (false, false));
+        assert_eq!(prevents(1, 1), (true, true));
+        assert_eq!(prevents(1, 2), (true, false));
+        assert_eq!(prevents(1, 3), (false, false));
+        assert_eq!(prevents(2, 3), (true, false));
+        assert_eq!(prevents(3, 3), (true, true));
     }
 }

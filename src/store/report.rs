@@ -50,15 +50,15 @@ pub struct Report {
     pub connections: u64,
 }
 
-/// A report that the store still keeps.
+/// A report that the store still has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reported {
     /// As it was written.
     pub report: Report,
     /// How long ago, by the store's clock.
     pub age: Duration,
-    /// How long it is kept: longer than its sidecar may serve without the store.
-    pub keep: Duration,
+    /// Its TTL: longer than its sidecar may serve without the store.
+    pub ttl: Duration,
 }
 
 /// What the versions of this program that did not say so could read: see [`super::SCHEMA`].
@@ -69,7 +69,7 @@ const fn before_schemas() -> u32 {
 /// Reports for people, in the order of their names: those of one name, as sidecars of one host have, get their ports
 /// behind it.
 #[must_use]
-pub(crate) fn told_apart(mut reports: Vec<Reported>) -> Vec<Reported> {
+pub(crate) fn with_distinct_names(mut reports: Vec<Reported>) -> Vec<Reported> {
     let mut bearers: HashMap<String, usize> = HashMap::new();
     for Reported { report, .. } in &reports {
         *bearers.entry(report.name.clone()).or_default() += 1;

@@ -1,8 +1,8 @@
-//! How much of the past a store keeps.
+//! How much of the past a store retains.
 
 use std::time::Duration;
 
-/// Bounds on what a store keeps of the past. Every store has the same, so that operators need to know one set only.
+/// Bounds on what a store retains of the past. Every store has the same, so that operators need to know one set only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Changes in the log, over all its entries. The newest entry stays even when it alone has more.
@@ -11,7 +11,7 @@ pub struct Retention {
     pub log_entries: u64,
     /// Digests of deleted tokens.
     pub tombstones: u64,
-    /// How long the digest of a deleted token is kept, to the second.
+    /// How long the digest of a deleted token is retained, to the second.
     pub tombstone_age: Duration,
 }
 

@@ -56,12 +56,12 @@ impl From<StoreUrl> for Settings {
 }
 
 words! {
-    /// From which servers snapshots and long parts of the change log are read. Everything else is asked of the one in charge.
+    /// From which servers snapshots and long parts of the change log are read. Everything else is asked of the primary.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum ReadFrom ("servers") {
-        /// The one in charge.
+        /// The primary.
         Primary = "primary",
-        /// A replica of it, as far as the one in charge shows the same past; and itself where none does.
+        /// A replica of it, as far as the primary shows the same past; and itself where none does.
         Replica = "replica",
     }
 }

@@ -1,6 +1,6 @@
 //! The embedded store: one SQLite file, shared by all processes of one host.
 //!
-//! Commits go through one connection, reads through a few others, all of them on the threads that tokio keeps for
+//! Commits go through one connection, reads through a few others, all of them on the threads that tokio has for
 //! blocking work. WAL lets readers go on during a commit; a commit waits up to 5 s for that of another process.
 //! Every commit is synced to the disk before it is acknowledged. Reports of sidecars are not: they go through a connection
 //! of their own, and neither wait for a commit of this process nor count as one.
@@ -29,10 +29,10 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use self::age::Moment;
-use self::commit::Stop;
+use self::age::BootTime;
+use self::commit::CommitFailure;
 use self::database::{Closed, Database};
-use self::fault::Fault;
+use self::fault::DatabaseFault;
 use self::watch::Watching;
 use super::notify::Notices;
 use super::{
@@ -116,8 +116,8 @@ impl SqliteStore {
             Absent::Create => shared.open(true),
             Absent::Refuse | Absent::Await => shared.with(|_| Ok(())),
         });
-        match checked.await.map_err(Fault::from).and_then(|checked| checked) {
-            Err(Fault::NoRegistry(_)) if absent == Absent::Await => Ok(()), // whoever reads says so, again and again
+        match checked.await.map_err(DatabaseFault::from).and_then(|checked| checked) {
+            Err(DatabaseFault::NoRegistry(_)) if absent == Absent::Await => Ok(()), // whoever reads says so, again and again
             checked => checked.map_err(|fault| fault.during("opening the database", &self.shared.name)),
         }
     }
@@ -126,7 +126,7 @@ impl SqliteStore {
     async fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
-        read: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        read: impl FnOnce(&Connection) -> Result<T, DatabaseFault> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.run(operation, move |database| database.read(read)).await
     }
@@ -135,18 +135,18 @@ impl SqliteStore {
     async fn run<T: Send + 'static>(
         &self,
         operation: &'static str,
-        work: impl FnOnce(&Database) -> Result<T, Fault> + Send + 'static,
+        work: impl FnOnce(&Database) -> Result<T, DatabaseFault> + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = Arc::clone(&self.shared);
         let result = spawn_blocking(move || shared.with(work)).await;
-        let result = result.map_err(Fault::from).and_then(|result| result);
+        let result = result.map_err(DatabaseFault::from).and_then(|result| result);
         result.map_err(|fault| fault.during(operation, &self.shared.name))
     }
 }
 
 impl Shared {
     /// Works with the file that the path names, which is opened first if it is not open.
-    fn with<T, E: From<Fault>>(&self, work: impl FnOnce(&Database) -> Result<T, E>) -> Result<T, E> {
+    fn with<T, E: From<DatabaseFault>>(&self, work: impl FnOnce(&Database) -> Result<T, E>) -> Result<T, E> {
         {
             let file = self.file.read();
             if let Some(database) = &file.open
@@ -157,11 +157,11 @@ impl Shared {
         }
         self.open(false)?;
         let file = self.file.read();
-        work(file.open.as_ref().ok_or(Fault::Replaced)?)
+        work(file.open.as_ref().ok_or(DatabaseFault::Replaced)?)
     }
 
     /// Opens what the path names now, unless it is open.
-    fn open(&self, create: bool) -> Result<(), Fault> {
+    fn open(&self, create: bool) -> Result<(), DatabaseFault> {
         let mut file = self.file.write();
         if let Some(database) = file.open.take() {
             if database.check().is_ok() {
@@ -188,9 +188,9 @@ impl Shared {
         Ok(())
     }
 
-    fn commit(&self, database: &Database, batch: &Batch) -> Result<Committed, Stop> {
+    fn commit(&self, database: &Database, batch: &Batch) -> Result<Committed, CommitFailure> {
         let mut writer = database.writer()?;
-        let (epoch, entry) = commit::commit(&mut writer, batch, &self.retention, Moment::now())?;
+        let (epoch, entry) = commit::commit(&mut writer, batch, &self.retention, BootTime::now())?;
         let (committed, revision) = (entry.committed(epoch), entry.revision);
         let mut announced = self.announced.lock();
         // With a commit of another process in between, this one is left to be found together with that one.
@@ -206,16 +206,16 @@ impl Shared {
     }
 
     /// Tells the watchers of what another process has committed.
-    fn look(&self) -> Result<(), Fault> {
+    fn look(&self) -> Result<(), DatabaseFault> {
         self.with(|database| {
-            // Held while the position is read, or a commit of this process could be told of twice, or not at all.
+            // Held while the position is read, or a commit of this process could be announced twice, or not at all.
             let mut announced = self.announced.lock();
             let position = database.read(read::position)?;
             let found = (position.epoch, position.revision);
             match announced.replace(found) {
                 Some(before) if before == found => {}
                 Some((epoch, _)) if epoch == found.0 => self.notices.send(Notice::Moved),
-                // Another life of the store: what it has to do with what was seen, only its position tells.
+                // Another life of the store: what it has to do with what was seen, only its position shows.
                 _ => self.notices.send(Notice::Lost),
             }
             Ok(())
@@ -228,9 +228,11 @@ impl Records for SqliteStore {
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         let shared = Arc::clone(&self.shared);
         let committed = spawn_blocking(move || shared.with(|database| shared.commit(database, &batch))).await;
-        committed.map_err(|error| Stop::Failed(error.into())).and_then(|result| result).map_err(|stop| match stop {
-            Stop::Refused(refusal) => refusal,
-            Stop::Failed(fault) => fault.during("a commit to the database", &self.shared.name).into(),
+        committed.map_err(|error| CommitFailure::Failed(error.into())).and_then(|result| result).map_err(|failure| {
+            match failure {
+                CommitFailure::Refused(refusal) => refusal,
+                CommitFailure::Failed(fault) => fault.during("a commit to the database", &self.shared.name).into(),
+            }
         })
     }
 
@@ -368,9 +370,9 @@ impl Feed for SqliteStore {
 
 #[async_trait]
 impl Reports for SqliteStore {
-    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
+    async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError> {
         let report = report.clone();
-        let write = move |connection: &mut Connection| fleet::report(connection, &report, keep, uptime());
+        let write = move |connection: &mut Connection| fleet::report(connection, &report, ttl, uptime());
         self.run("writing a sidecar's report", move |database| database.report(write)).await
     }
 

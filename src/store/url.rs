@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-/// Where the registry is kept.
+/// Where the registry is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreUrl {
     /// `sqlite:PATH`: one file on this host.
@@ -20,7 +20,7 @@ pub enum StoreUrl {
 /// `SCHEME://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]...][/...]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisUrl {
-    /// Where, and how the server in charge is found.
+    /// Where, and how the primary is found.
     pub topology: Topology,
     /// Connect with TLS, also to Sentinels.
     pub tls: bool,
@@ -32,7 +32,7 @@ pub struct RedisUrl {
     pub database: u32,
 }
 
-/// How the server that is in charge is found.
+/// How the primary is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topology {
     /// `redis://HOST[:PORT][/DATABASE]`: it is this one.

@@ -21,7 +21,7 @@ use super::io::{Io, Signs};
 use super::{Step, Upstream};
 use crate::socket::Socket;
 use crate::worker::Worker;
-use crate::worker::alarm::{Alarm, Moment};
+use crate::worker::alarm::{Alarm, WorkerTime};
 use crate::worker::panic::Guard;
 
 /// Most that is read ahead of an upstream's reply, and so the largest reply head. It bounds what an idle connection holds.
@@ -32,7 +32,7 @@ const MAX_READ_AHEAD: usize = 32 * 1024;
 pub struct Pool<B> {
     /// Where they lead.
     pub upstream: Arc<Upstream>,
-    idle: RefCell<Vec<(Connection<B>, Moment)>>,
+    idle: RefCell<Vec<(Connection<B>, WorkerTime)>>,
 }
 
 /// A connection, held by nobody else. It is closed when this is dropped.
@@ -64,7 +64,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
     }
 
     /// A connection that was used before and can be used again, as far as is known.
-    pub fn reuse(self: &Rc<Self>, now: Moment) -> Option<Lease<B>> {
+    pub fn reuse(self: &Rc<Self>, now: WorkerTime) -> Option<Lease<B>> {
         let mut idle = self.idle.borrow_mut();
         loop {
             // One whose last exchange is not quite over, as hyper sees it, is left for later.
@@ -141,7 +141,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
     }
 
     /// Closes those that were idle for too long. How many are left.
-    pub fn drop_idle(&self, now: Moment) -> usize {
+    pub fn drop_idle(&self, now: WorkerTime) -> usize {
         let (timeout, mut idle) = (self.upstream.config.pool_idle_timeout, self.idle.borrow_mut());
         idle.retain(|(connection, since)| !connection.sender.is_closed() && now.since(*since) < timeout);
         idle.len()
@@ -173,7 +173,7 @@ impl<B: Body + 'static> Lease<B> {
 
     /// Returns the connection to the pool for the next request, once the reply was read to its end. It is used again when hyper has seen
     /// both messages end.
-    pub fn give_back(self, now: Moment) {
+    pub fn give_back(self, now: WorkerTime) {
         let Self { pool, connection, .. } = self;
         let mut idle = pool.idle.borrow_mut();
         let Upstream { config, room, .. } = &*pool.upstream;

@@ -35,9 +35,9 @@ pub enum Interrupt {
 /// A time of the worker's clock, in milliseconds since it started. It moves with each sweep, and when it is asked for while
 /// the sweep rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(u64);
+pub struct WorkerTime(u64);
 
-impl Moment {
+impl WorkerTime {
     const NEVER: Self = Self(u64::MAX);
 
     /// This much later.
@@ -57,33 +57,33 @@ impl Moment {
 #[derive(Debug)]
 pub struct Alarms {
     started: Instant,
-    now: Cell<Moment>,
+    now: Cell<WorkerTime>,
     /// No deadline is earlier: until then there is nothing to look at.
-    next_due: Cell<Moment>,
+    next_due: Cell<WorkerTime>,
     /// Nobody has asked for the time since the last sweep, so the clock is stopped.
     is_at_rest: Cell<bool>,
     stirred: Notify,
-    entries: RefCell<Slab<Entry>>,
-    admissions: RefCell<Slab<Admission>>,
+    entries: RefCell<Slab<AlarmEntry>>,
+    admissions: RefCell<Slab<AdmissionEntry>>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    deadline: Moment,
+struct AlarmEntry {
+    deadline: WorkerTime,
     waker: Option<Waker>,
     interrupt: Option<Interrupt>,
     idle: bool,
 }
 
 #[derive(Debug)]
-struct Admission {
-    terms: Terms,
+struct AdmissionEntry {
+    terms: AdmissionTerms,
     alarm: usize,
 }
 
 /// By what a request was admitted.
 #[derive(Debug, Clone, Copy)]
-pub struct Terms {
+pub struct AdmissionTerms {
     /// The token's digest.
     pub digest: Digest,
     /// What it was admitted for.
@@ -96,8 +96,8 @@ impl Default for Alarms {
     fn default() -> Self {
         Self {
             started: Instant::now(),
-            now: Cell::new(Moment(0)),
-            next_due: Cell::new(Moment::NEVER),
+            now: Cell::new(WorkerTime(0)),
+            next_due: Cell::new(WorkerTime::NEVER),
             is_at_rest: Cell::new(true),
             stirred: Notify::new(),
             entries: RefCell::default(),
@@ -109,7 +109,7 @@ impl Default for Alarms {
 impl Alarms {
     /// The worker's clock.
     #[must_use]
-    pub fn now(&self) -> Moment {
+    pub fn now(&self) -> WorkerTime {
         self.stir();
         self.now.get()
     }
@@ -128,22 +128,22 @@ impl Alarms {
         timeout(wait, self.stirred.notified()).await.is_ok()
     }
 
-    fn read_clock(&self) -> Moment {
-        Moment(0).after(self.started.elapsed())
+    fn read_clock(&self) -> WorkerTime {
+        WorkerTime(0).after(self.started.elapsed())
     }
 
     /// Moves the clock and interrupts what is past its deadline. Returns the time.
-    pub fn sweep(&self) -> Moment {
+    pub fn sweep(&self) -> WorkerTime {
         let now = self.read_clock();
         self.now.set(now);
         self.is_at_rest.set(true);
         if now < self.next_due.get() {
             return now;
         }
-        let mut next_due = Moment::NEVER;
+        let mut next_due = WorkerTime::NEVER;
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
             if entry.deadline <= now {
-                entry.deadline = Moment::NEVER;
+                entry.deadline = WorkerTime::NEVER;
                 entry.interrupt(Interrupt::Deadline);
             }
             next_due = next_due.min(entry.deadline);
@@ -153,7 +153,7 @@ impl Alarms {
     }
 
     /// Interrupts what was admitted by terms that no longer hold.
-    pub fn recheck(&self, hold: impl Fn(&Terms) -> bool) {
+    pub fn recheck(&self, hold: impl Fn(&AdmissionTerms) -> bool) {
         let mut entries = self.entries.borrow_mut();
         for (_, admission) in self.admissions.borrow().iter() {
             if !hold(&admission.terms)
@@ -174,7 +174,7 @@ impl Alarms {
     }
 }
 
-impl Entry {
+impl AlarmEntry {
     fn interrupt(&mut self, interrupt: Interrupt) {
         // Being revoked outweighs the rest, and must not be overwritten.
         if self.interrupt != Some(Interrupt::Revoked) {
@@ -197,7 +197,7 @@ impl Alarm {
     /// A new one, without a deadline.
     #[must_use]
     pub fn new(worker: &Rc<Worker>) -> Self {
-        let entry = Entry { deadline: Moment::NEVER, waker: None, interrupt: None, idle: false };
+        let entry = AlarmEntry { deadline: WorkerTime::NEVER, waker: None, interrupt: None, idle: false };
         let key = worker.alarms.entries.borrow_mut().insert(entry);
         Self { worker: Rc::clone(worker), key }
     }
@@ -224,13 +224,13 @@ impl Alarm {
     /// Whether it has a deadline, or an interruption that nobody has noticed yet.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.with(|entry| entry.deadline != Moment::NEVER || entry.interrupt.is_some()).unwrap_or(false)
+        self.with(|entry| entry.deadline != WorkerTime::NEVER || entry.interrupt.is_some()).unwrap_or(false)
     }
 
     /// Waits without a deadline.
     pub fn clear(&self) {
         self.with(|entry| {
-            entry.deadline = Moment::NEVER;
+            entry.deadline = WorkerTime::NEVER;
             if entry.interrupt == Some(Interrupt::Deadline) {
                 entry.interrupt = None;
             }
@@ -252,8 +252,8 @@ impl Alarm {
 
     /// While the guard lives, this alarm is interrupted when the terms no longer hold.
     #[must_use]
-    pub fn admit(&self, terms: Terms) -> Admitted {
-        let admission = Admission { terms, alarm: self.key };
+    pub fn admit(&self, terms: AdmissionTerms) -> Admitted {
+        let admission = AdmissionEntry { terms, alarm: self.key };
         let key = self.worker.alarms.admissions.borrow_mut().insert(admission);
         Admitted { worker: Rc::clone(&self.worker), key }
     }
@@ -292,7 +292,7 @@ impl Alarm {
         interrupt.flatten().map_or(Poll::Pending, Poll::Ready)
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+    fn with<T>(&self, act: impl FnOnce(&mut AlarmEntry) -> T) -> Option<T> {
         self.worker.alarms.entries.borrow_mut().get_mut(self.key).map(act)
     }
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tollgate::fleet::Identity;
+use tollgate::fleet::SidecarIdentity;
 
 use crate::harness::{Builder, CONFIG, RedisServer, Serving, Site, Upstream, eventually, get, run};
 
@@ -119,11 +119,11 @@ async fn a_damaged_file_is_ignored_and_replaced() {
 async fn a_file_that_another_sidecar_uses_is_refused() {
     let site = saving().start().await;
     let path = file(&site);
-    let refused = Identity::take(Some(&path)).expect_err("in use").to_string();
+    let refused = SidecarIdentity::take(Some(&path)).expect_err("in use").to_string();
     assert!(refused.contains("another sidecar uses the snapshot file"), "{refused}");
     let id = std::fs::read_to_string(path.with_added_extension("id")).expect("was written");
     site.sidecar.stop().await;
-    let again = Identity::take(Some(&path)).expect("is free").id;
+    let again = SidecarIdentity::take(Some(&path)).expect("is free").id;
     assert!(id.starts_with(&format!("{again} ")), "{id}: {again}");
 }
 

@@ -112,7 +112,7 @@ impl Table for Held {
         }
     }
 
-    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+    fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         (self.applied, self.mended) = (Revision(0), true);
         let asked = subjects.iter().fold(0, |tokens, subject| tokens | world::about(subject));
         self.grants &= !asked;
@@ -226,8 +226,8 @@ mod same {
                         let asked: Vec<_> = tokens(asked).map(|token| Subject::Token(digest(token))).collect();
                         let item = |token| SnapshotItem::Grant(digest(token), grant(token));
                         let found: Vec<_> = tokens(found).map(item).collect();
-                        bits.mend(&asked, &found, now);
-                        real.mend(&asked, &found);
+                        bits.repair(&asked, &found, now);
+                        real.repair(&asked, &found);
                     }
                     Call::Sweep(absence_proves) => {
                         bits.sweep(absence_proves, now);

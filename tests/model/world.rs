@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tollgate::clock::Instant;
 
-use tollgate::replica::sync::{Event, Read, Synchroniser};
+use tollgate::replica::sync::{Input, Read, Synchroniser};
 use tollgate::store::{
     Change, Changes, CommitId, Epoch, Head, LogEntry, Notice, Position, Probe, Revision, SnapshotItem, Subject,
 };
@@ -350,9 +350,9 @@ impl Sidecar {
         }
     }
 
-    fn on(&mut self, event: Event, clock: u8) {
-        self.sworn |= match &event {
-            Event::Notice(Notice::Committed { entry, .. }) => {
+    fn on(&mut self, input: Input, clock: u8) {
+        self.sworn |= match &input {
+            Input::Notice(Notice::Committed { entry, .. }) => {
                 entry.changes.iter().fold(0, |tokens, change| match change {
                     Change::RemoveGrant(digest) => tokens | token(digest),
                     _ => tokens,
@@ -365,7 +365,7 @@ impl Sidecar {
             .presence
             .as_ref()
             .map(|presence| presence.known_since.map(|(tick, doubts)| instant_after(tick, doubts)));
-        let step = self.machine.on(event, instant_after(clock, doubts), &mut self.held);
+        let step = self.machine.on(input, instant_after(clock, doubts), &mut self.held);
         self.held.counts_from = None;
         if let Some(read) = step.read {
             assert!(self.under_way.is_none(), "one read at a time");
@@ -423,7 +423,7 @@ impl Sidecar {
                     let position = base.position();
                     self.under_way = None;
                     let checksum = self.held.checksum();
-                    self.on(Event::Snapshot { position, checksum }, clock);
+                    self.on(Input::Snapshot { position, checksum }, clock);
                 }
             }
             _ => {}
@@ -432,7 +432,7 @@ impl Sidecar {
 
     /// The answer arrives.
     fn deliver(&mut self, clock: u8) {
-        let event = match &self.under_way {
+        let input = match &self.under_way {
             Some(UnderWay::Position(Some((at, recalled, is_known)))) => {
                 self.told = *recalled;
                 // As the driver does.
@@ -443,24 +443,24 @@ impl Sidecar {
                 }
                 self.held.refuse(*recalled);
                 self.sworn |= *recalled;
-                Event::Position(Probe::from(at.position()))
+                Input::Position(Probe::from(at.position()))
             }
-            Some(UnderWay::Changes { answer: Some(answer), .. }) => Event::Changes(match answer {
+            Some(UnderWay::Changes { answer: Some(answer), .. }) => Input::Changes(match answer {
                 Log::Entries(commits) => Changes::Entries(commits.iter().map(|commit| commit.entry()).collect()),
                 Log::Truncated => Changes::Truncated,
                 Log::Below => Changes::Below,
             }),
             Some(UnderWay::Ancestor { answer: Some(answer), .. }) => {
-                Event::Ancestor(answer.map(|revision| Revision(revision.into())))
+                Input::Ancestor(answer.map(|revision| Revision(revision.into())))
             }
             Some(UnderWay::Items { answer: Some(answer), .. }) => {
                 let there = all().filter(|token| answer >> token & 1 == 1);
-                Event::Items(there.map(|token| SnapshotItem::Grant(digest(token), grant(token))).collect())
+                Input::Items(there.map(|token| SnapshotItem::Grant(digest(token), grant(token))).collect())
             }
             _ => return,
         };
         self.under_way = None;
-        self.on(event, clock);
+        self.on(input, clock);
     }
 
     fn is_answered(&self) -> bool {
@@ -531,7 +531,7 @@ impl Sidecar {
     /// Nothing breaks any more: it probes, and every read is answered at once.
     pub(crate) fn settle(&mut self, store: &mut Store, tokens: u8, clock: u8) {
         for _ in 0..PROBES {
-            self.on(Event::Tick, clock);
+            self.on(Input::Tick, clock);
             while self.under_way.is_some() {
                 self.serve(store, true, tokens, clock);
                 self.deliver(clock);
@@ -772,15 +772,15 @@ impl World {
                 store.recalled &= store.at().active;
                 store.date(clock);
             }
-            Action::Probe(index) => self.sidecars[index].on(Event::Tick, clock),
+            Action::Probe(index) => self.sidecars[index].on(Input::Tick, clock),
             Action::Moved(index) => {
                 left.moves -= 1;
-                self.sidecars[index].on(Event::Notice(Notice::Moved), clock);
+                self.sidecars[index].on(Input::Notice(Notice::Moved), clock);
             }
             Action::Notice(index, notice) => {
                 let commit = store.published[notice];
                 let (epoch, entry) = (Epoch(commit.at.epoch.into()), commit.entry().into());
-                self.sidecars[index].on(Event::Notice(Notice::Committed { epoch, entry }), clock);
+                self.sidecars[index].on(Input::Notice(Notice::Committed { epoch, entry }), clock);
             }
             Action::Serve(index) => {
                 // One of the tick before is forgotten too early for what a proof would be worth.
@@ -792,7 +792,7 @@ impl World {
             Action::Fail(index) => {
                 left.failures -= 1;
                 self.sidecars[index].under_way = None;
-                self.sidecars[index].on(Event::Failed, clock);
+                self.sidecars[index].on(Input::Failed, clock);
             }
             Action::Recall(index) => self.sidecars[index].recall(store, clock),
             Action::BeginSave(index) => {

@@ -1,4 +1,4 @@
-//! When to read what notices only told of: not all sidecars at once, and not for each commit.
+//! When to read what notices only announced: not all sidecars at once, and not for each commit.
 //!
 //! ```text
 //!   gives      read within 60 to 180 ms, each sidecar at another moment: well within the 250 ms in which a new token works
@@ -31,7 +31,7 @@ struct Wanted {
 
 impl Fetch {
     /// Commits up to here were announced.
-    pub(super) fn hear(&mut self, epoch: Epoch, revision: Revision, takes_away: bool, now: Instant) {
+    pub(super) fn notice(&mut self, epoch: Epoch, revision: Revision, takes_away: bool, now: Instant) {
         let wait = if takes_away { Duration::ZERO } else { LEAST + jitter(SPREAD) };
         let due = (now + wait).max(self.last_read.map_or(now, |last_read| last_read + PAUSE));
         let before = self.wanted.filter(|before| before.epoch == epoch);
@@ -83,9 +83,9 @@ mod tests {
         let (now, millis) = (Instant::now(), Duration::from_millis);
         for _ in 0..100 {
             let mut fetch = Fetch::default();
-            fetch.hear(EPOCH, Revision(7), false, now);
+            fetch.notice(EPOCH, Revision(7), false, now);
             assert!((millis(60)..=millis(180)).contains(&due(&fetch, now)));
-            fetch.hear(EPOCH, Revision(8), true, now + millis(5));
+            fetch.notice(EPOCH, Revision(8), true, now + millis(5));
             assert_eq!(due(&fetch, now), millis(5));
         }
     }
@@ -96,7 +96,7 @@ mod tests {
         let mut fetch = Fetch::default();
         fetch.read(now);
         for step in 0..10 {
-            fetch.hear(EPOCH, Revision(step), step % 2 == 0, now + millis(step));
+            fetch.notice(EPOCH, Revision(step), step % 2 == 0, now + millis(step));
         }
         assert!((millis(150)..=millis(180)).contains(&due(&fetch, now)));
         assert!(fetch.take(at(8)) && !fetch.take(at(8)), "once");
@@ -106,10 +106,10 @@ mod tests {
     fn what_came_by_another_way_is_not_read_again() {
         let mut fetch = Fetch::default();
         for (position, is_missing) in [(at(6), true), (at(7), false), (at(8), false), (None, true)] {
-            fetch.hear(EPOCH, Revision(7), false, Instant::now());
+            fetch.notice(EPOCH, Revision(7), false, Instant::now());
             assert_eq!(fetch.take(position), is_missing, "{position:?}");
         }
-        fetch.hear(Epoch(2), Revision(7), false, Instant::now());
+        fetch.notice(Epoch(2), Revision(7), false, Instant::now());
         assert!(fetch.take(at(8)), "of another life of the store");
     }
 }

@@ -1,12 +1,12 @@
-//! Revocations that the store lost: telling it of those that were seen here, and learning of those that others saw.
+//! Revocations that the store lost: leaving with it those that were seen here, and reading those that others saw.
 //!
 //! A sidecar may not commit, and a store that lost writes does not know that it did. So the digests are left with it
 //! ([`Feed::recall`]), all sidecars read them ([`Feed::recalled`]), and the next command at the registry commits the
 //! revocations again.
 //!
-//! They are read when their counter, which each probe tells, is another than it was when they were read last; when it may
+//! They are read when their counter, which each probe returns, is another than it was when they were read last; when it may
 //! be that of another server (notices were lost); and when the store turned out to have lost writes. Page by page, beside
-//! the other reads: until all of them are here, the probe that told of them proves nothing.
+//! the other reads: until all of them are here, the probe that showed them proves nothing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -36,13 +36,13 @@ type Writing<'a> = Pin<Box<dyn Future<Output = Result<usize, ReadError>> + Send 
 /// How far the recalled digests were read.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// All that there were when their counter stood there.
+    /// All that there were when their counter was there.
     read: Option<u64>,
-    /// The reading that is under way: where the counter stood when it began, and where it goes on.
+    /// The reading that is under way: where the counter was when it began, and where it goes on.
     under_way: Option<(u64, Option<RecalledPlace>)>,
 }
 
-/// Reads what a probe told that there is, up to a moment: what is left then is read on the next time.
+/// Reads what a probe said that there is, up to a moment: what is left then is read on the next time.
 pub(super) async fn read(
     replica: &Replica,
     store: &dyn Feed,
@@ -90,7 +90,7 @@ pub(super) struct Recalls<'a> {
     store: &'a dyn Feed,
     pub(super) progress: Arc<Mutex<Progress>>,
     writing: Option<Writing<'a>>,
-    /// When the latest list was written. A probe that was sent before does not tell of it yet.
+    /// When the latest list was written. A probe that was sent before does not show it yet.
     written_at: Option<Instant>,
     /// When to write many.
     not_before: Option<Instant>,
@@ -109,13 +109,13 @@ impl<'a> Recalls<'a> {
         self.progress.lock().read = None;
     }
 
-    /// Whether all were read that there were when the counter stood there.
+    /// Whether all were read that there were when the counter was there.
     pub(super) fn are_read(&self, counter: u64) -> bool {
         self.progress.lock().read == Some(counter)
     }
 
     /// The replica is settled and caught up as of this moment: whatever it suppresses still, the store has lost. What
-    /// it does not tell is written. A failure is tried again after the next proof.
+    /// it does not show is written. A failure is tried again after the next proof.
     pub(super) fn check(&mut self, as_of: Instant) {
         let too_early = self.written_at.is_some_and(|written_at| as_of < written_at);
         if self.writing.is_some() || too_early || !self.replica.suppresses() {
@@ -132,7 +132,7 @@ impl<'a> Recalls<'a> {
         }
     }
 
-    /// Waits until the list is written, or has failed to be, and says so; for ever if there is none. Dropped half-way,
+    /// Waits until the list is written, or has failed to be, and says so; for ever if there is none. Cancelled,
     /// it goes on the next time.
     pub(super) async fn written(&mut self) {
         let Some(writing) = &mut self.writing else { return std::future::pending().await };

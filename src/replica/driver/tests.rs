@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::replica::Status;
+use crate::replica::ReplicaStatus;
 use crate::store::{
     Batch, Bookmark, Changes, Edit, Head, Position, Probe, RecalledPage, RecalledPlace, Records, Retention, Revision,
     SidecarId, SnapshotItem, SqliteStore, Subject, Watch,
@@ -193,7 +193,7 @@ impl Running {
     }
 
     /// Waits until the replica is so; looks at it each time that its position changed.
-    async fn until(&self, condition: impl Fn(&Status) -> bool) -> Status {
+    async fn until(&self, condition: impl Fn(&ReplicaStatus) -> bool) -> ReplicaStatus {
         let mut position = self.replica.position();
         let reached = async {
             while !condition(&self.replica.status()) {
@@ -430,7 +430,7 @@ async fn a_revocation_that_the_store_lost_is_told_to_every_sidecar() {
     until(&|| !did_not.knows(&first)).await;
     assert!(did_not.knows(&second));
     assert_eq!(store.recalls().digests, [first.digest]);
-    // Whoever is told of it does not tell it again.
+    // Whoever reads it does not write it again.
     let writes = store.recalls().writes;
     for running in [&saw_it, &did_not] {
         let proven = Instant::now();
@@ -531,7 +531,7 @@ async fn what_a_snapshot_narrows_is_announced_once() {
     }
     let narrowed = replica.narrowed();
     let read = read_snapshot(&replica, &store, Arc::default()).await;
-    assert!(matches!(read, Ok(Answer { event: Event::Snapshot { .. }, .. })));
+    assert!(matches!(read, Ok(Answer { input: Input::Snapshot { .. }, .. })));
     assert!(narrowed.has_changed().expect("the replica lives"));
     assert_eq!(*narrowed.borrow(), 1);
 }

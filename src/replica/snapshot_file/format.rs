@@ -5,9 +5,9 @@
 //!   blocks, each:  kind u8  records u32  ...
 //!     'o'  users:       id u64  commit id 16  revision u64  length u16  Owner::encode
 //!     'g'  grants:      digest 32  Grant::encode 40
-//!     'n'  users held to what was seen of them:  id u64  standing u8 (0 disabled, else the role and 1)  commit id 16  revision u64
+//!     'n'  users held to what was seen of them:  id u64  role u8 (0 disabled, else the role and 1)  commit id 16  revision u64
 //!     't'  tombstones:  digest 32  age in seconds u32         the oldest first
-//!     'e'  the end, one record, see Standing
+//!     'e'  the end, one record, see Trailer
 //!   SHA-256 of all that
 //!   when it was last proven: a moment, and the SHA-256 of that hash and the moment
 //! ```
@@ -15,7 +15,7 @@
 //! The last part alone is written again while nothing else changes: see [`Proof`].
 //!
 //! Version 1, which a sidecar may find after an upgrade, had no commit id and revision with users, grants of 32 bytes, no
-//! head in the standing, and the moment before the standing's own instead of the last part.
+//! head in the trailer, and the moment before the trailer's own instead of the last part.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -61,7 +61,7 @@ pub(super) enum Item {
 
 /// What a file says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct Trailer {
     /// When the file was written.
     pub(super) saved: Option<Moment>,
     /// From where the log makes it exact, and up to where later commits are mixed in. Without it the replica was being
@@ -136,7 +136,7 @@ impl<W: Write> Encoder<W> {
     pub(super) fn held(&mut self, held: &[(UserId, Seen)]) -> io::Result<()> {
         self.blocks(HELD, held, |block, (id, seen)| {
             block.extend_from_slice(&id.to_u64().to_le_bytes());
-            block.push(seen.standing.map_or(0, |role| role as u8 + 1));
+            block.push(seen.role.map_or(0, |role| role as u8 + 1));
             block.extend_from_slice(&seen.stamp.id.0.to_le_bytes());
             block.extend_from_slice(&seen.stamp.revision.0.to_le_bytes());
         })
@@ -152,8 +152,8 @@ impl<W: Write> Encoder<W> {
 
     /// Ends the file. `proven` is when the replica was last proven fresh before the first item was written. Hands back what
     /// it was written to, and the hash of its items.
-    pub(super) fn end(mut self, standing: &Standing, proven: Option<Moment>) -> io::Result<(W, Hash)> {
-        self.blocks(END, std::slice::from_ref(standing), |block, standing| standing.encode(block))?;
+    pub(super) fn end(mut self, trailer: &Trailer, proven: Option<Moment>) -> io::Result<(W, Hash)> {
+        self.blocks(END, std::slice::from_ref(trailer), |block, trailer| trailer.encode(block))?;
         let hash = Hash::from(self.hash.finalize());
         self.out.write_all(&hash)?;
         self.out.write_all(&Proof(proven).encode(&hash))?;
@@ -192,10 +192,10 @@ pub(super) fn read<R: Read>(
     length: u64,
     store: &str,
     sink: &mut dyn FnMut(Item),
-) -> Result<(Standing, Proof), FormatError> {
+) -> Result<(Trailer, Proof), FormatError> {
     let mut decoder = Decoder { input, version: VERSION, hash: Sha256::new(), block: Vec::new() };
     decoder.header(length, store, sink)?;
-    let (standing, proven) = loop {
+    let (trailer, proven) = loop {
         let ([kind], count) = (decoder.array()?, u32::from_le_bytes(decoder.array()?));
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         if count > BLOCK {
@@ -207,10 +207,10 @@ pub(super) fn read<R: Read>(
             HELD => {
                 for _ in 0..count {
                     let id = UserId::from_u64(u64::from_le_bytes(decoder.array()?));
-                    let [standing] = decoder.array()?;
-                    let standing = standing.checked_sub(1).map(|index| Role::ALL.get(usize::from(index)).copied());
-                    let standing = standing.map(|role| role.ok_or(FormatError::Damaged("a user"))).transpose()?;
-                    sink(Item::Held(id, Seen { standing, stamp: decoder.stamp()? }));
+                    let [role] = decoder.array()?;
+                    let role = role.checked_sub(1).map(|index| Role::ALL.get(usize::from(index)).copied());
+                    let role = role.map(|role| role.ok_or(FormatError::Damaged("a user"))).transpose()?;
+                    sink(Item::Held(id, Seen { role, stamp: decoder.stamp()? }));
                 }
             }
             TOMBSTONES => {
@@ -219,11 +219,11 @@ pub(super) fn read<R: Read>(
                     sink(Item::Tombstone((Digest::from_bytes(array(digest)?), u32::from_le_bytes(array(age)?))));
                 }
             }
-            END if count == 1 => break decoder.standing()?,
+            END if count == 1 => break decoder.trailer()?,
             _ => return Err(FormatError::Damaged("a block of unknown kind")),
         }
     };
-    Ok((standing, decoder.end(proven)?))
+    Ok((trailer, decoder.end(proven)?))
 }
 
 struct Decoder<R> {
@@ -288,19 +288,19 @@ impl<R: Read> Decoder<R> {
     }
 
     /// And of version 1, when the file's items were proven.
-    fn standing(&mut self) -> Result<(Standing, Option<Moment>), FormatError> {
+    fn trailer(&mut self) -> Result<(Trailer, Option<Moment>), FormatError> {
         if self.version != UNCHAINED {
-            return Ok((Standing::decode(&self.array()?)?, None));
+            return Ok((Trailer::decode(&self.array()?)?, None));
         }
         let proven = decode_moment(self.array()?);
-        let mut bytes = [0; Standing::ENCODED];
-        let length = Standing::ENCODED - size_of::<Head>();
+        let mut bytes = [0; Trailer::ENCODED];
+        let length = Trailer::ENCODED - size_of::<Head>();
         bytes[..length].copy_from_slice(self.bytes(length)?);
-        let mut standing = Standing::decode(&bytes)?;
-        if let Some((position, _)) = &mut standing.position {
+        let mut trailer = Trailer::decode(&bytes)?;
+        if let Some((position, _)) = &mut trailer.position {
             position.head = Head::unchained(position.revision, position.checksum);
         }
-        Ok((standing, proven))
+        Ok((trailer, proven))
     }
 
     /// The records of a block, of a fixed length each.
@@ -345,7 +345,7 @@ fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], FormatError> {
     bytes.try_into().map_err(|_| FormatError::Short)
 }
 
-impl Standing {
+impl Trailer {
     /// A moment, then 49 for the position: a byte that says whether the rest counts, first.
     const ENCODED: usize = MOMENT + 49;
 
@@ -376,7 +376,7 @@ impl Standing {
 /// When a file's items were last proven to be all that was committed, if they were.
 ///
 /// It is written over in place, so a crash of the machine may leave it half written, or not written at all; that crash has
-/// also made it worthless, since it counts from the start of the machine. The hash tells: then there is no proof, and the
+/// also made it worthless, since it counts from the start of the machine. The hash shows it: then there is no proof, and the
 /// items are as good as before. It covers theirs, so that no file can be given the proof of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Proof(pub(super) Option<Moment>);

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::replica::Status;
-use crate::replica::sync::{Event, Finding, Read, Table};
+use crate::replica::ReplicaStatus;
+use crate::replica::sync::{Finding, Input, Read, Table};
 use crate::store::{Change, Changes, CommitId, Epoch, Head, LogEntry, Probe, Revision, SnapshotItem, Stamp, Subject};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
@@ -73,7 +73,7 @@ impl Run {
         let head = self.log.last().map_or(Head::START, |last| last.head).then(id);
         let mut entry = LogEntry { id, revision, head, checksum: 0, changes };
         entry.checksum = self.replica.apply(&entry, self.now);
-        self.replica.stand_at(Some(entry.committed(EPOCH).position));
+        self.replica.set_position(Some(entry.committed(EPOCH).position));
         self.log.push(entry);
     }
 
@@ -154,8 +154,8 @@ fn the_next_run_has_what_the_one_before_had() {
     assert_eq!(replica.checksum(), run.replica.checksum());
     assert_eq!(replica.suppressed(), run.replica.suppressed());
     let (ours, theirs) = (replica.status(), run.replica.status());
-    // What is recalled the store tells again; what was refused for it stays so.
-    assert_eq!(Status { position: theirs.position, recalled: theirs.recalled, ..ours }, theirs);
+    // What is recalled the store shows again; what was refused for it stays so.
+    assert_eq!(ReplicaStatus { position: theirs.position, recalled: theirs.recalled, ..ours }, theirs);
     let position = theirs.position.expect("settled");
     assert_eq!(machine, Synchroniser::resumed(position, position.revision, position.checksum));
     assert_eq!(staleness(&replica, later(20)), Some(20), "as stale as without the restart");
@@ -189,13 +189,13 @@ fn while_nothing_changes_only_the_proof_is_written() {
     let mut run = Run::usual();
     let folder = tempfile::tempdir().expect("a folder");
     let (file, path) = (run.file(&folder), folder.path().join("replica.snapshot"));
-    file.keep_now(Some(here()));
+    file.save_if_changed(Some(here()));
     let first = fs::read(&path).expect("was written");
     let inode = || fs::metadata(&path).expect("is there").ino();
     let written = inode();
     let proven = |run: &Run, seconds| {
         run.replica.confirm(later(seconds).at);
-        file.keep_now(Some(later(seconds)));
+        file.save_if_changed(Some(later(seconds)));
         load(&folder, later(seconds + 1)).0.proven() == Some(later(seconds).at)
     };
     assert!(proven(&run, 10) && proven(&run, 20));
@@ -400,7 +400,7 @@ fn a_replica_that_was_never_proven_leaves_the_file_alone() {
 #[test]
 fn a_replica_that_is_being_rebuilt_is_saved_without_a_position() {
     let run = Run::usual();
-    run.replica.stand_at(None);
+    run.replica.set_position(None);
     run.replica.begin_merge();
     run.replica.merge(&SnapshotItem::Grant(digest(50), grant(50)));
     let (replica, machine) = load(&run.saved(), later(20));
@@ -430,23 +430,23 @@ fn a_resync_or_a_repair_while_the_file_is_written_leaves_it_without_a_position()
         write_items(&mut encoder, &run.replica).expect("writes").map(|(position, _)| position)
     };
     assert_eq!(meddling(|_| {}), position);
-    assert_eq!(meddling(|replica| assert_ne!(replica.mend(&[], &[]), 0)), None);
+    assert_eq!(meddling(|replica| assert_ne!(replica.repair(&[], &[]), 0)), None);
     assert_eq!(meddling(Replica::begin_merge), None);
     assert_eq!(run.replica.status().position, position);
 }
 
 /// The replica, as the state machine writes it.
-struct Writer<'a>(&'a Replica);
+struct PlainTable<'a>(&'a Replica);
 
-impl Table for Writer<'_> {
+impl Table for PlainTable<'_> {
     fn apply(&mut self, entry: &LogEntry, now: Instant) -> u64 {
         self.0.apply(entry, now)
     }
     fn revoke(&mut self, entry: &LogEntry, now: Instant) {
         self.0.revoke(entry, now);
     }
-    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
-        self.0.mend(subjects, found)
+    fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+        self.0.repair(subjects, found)
     }
     fn sweep(&mut self, absence_proves: bool, now: Instant) {
         self.0.sweep(absence_proves, now);
@@ -495,19 +495,19 @@ proptest! {
         let replica = Arc::clone(&run.borrow().replica);
         let mut encoder = Encoder::new(busy, STORE, 0).expect("writes");
         let position = write_items(&mut encoder, &replica).expect("writes");
-        let bytes = encoder.end(&Standing { saved: Some(here()), position }, Some(here())).expect("writes").0.bytes;
+        let bytes = encoder.end(&Trailer { saved: Some(here()), position }, Some(here())).expect("writes").0.bytes;
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("replica.snapshot"), bytes).expect("writes");
         let run = run.into_inner();
 
         let (replica, mut machine) = load(&folder, later(1));
         let (now, last) = (here().at, run.replica.status().position.expect("settled"));
-        let mut on = |event| machine.on(event, now, &mut Writer(&replica));
-        prop_assert_eq!(on(Event::Tick).read, Some(Read::Position));
-        let mut step = on(Event::Position(Probe::from(last)));
+        let mut on = |input| machine.on(input, now, &mut PlainTable(&replica));
+        prop_assert_eq!(on(Input::Tick).read, Some(Read::Position));
+        let mut step = on(Input::Position(Probe::from(last)));
         if let Some(Read::Changes { after }) = step.read {
             let entries = run.log.iter().filter(|entry| entry.revision > after).cloned().collect();
-            step = on(Event::Changes(Changes::Entries(entries)));
+            step = on(Input::Changes(Changes::Entries(entries)));
         }
         prop_assert_eq!(step.findings, vec![Finding::Synced(last)]);
         prop_assert_eq!(seen(&replica, 2_000), seen(&run.replica, 2_000));

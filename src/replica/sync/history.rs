@@ -1,5 +1,5 @@
 //! How the table came to where it is: the latest commits that were applied to it. When the store has lost some of them,
-//! this tells which, and what they were about.
+//! this says which, and what they were about.
 
 use std::collections::VecDeque;
 

@@ -31,7 +31,7 @@ enum Op {
     Answer,
     Fail,
     Tick,
-    Trim { keep: u8 },
+    Trim { retain: u8 },
     LoseWrites { count: u8 },
     Restore { state: u8 },
 }
@@ -53,7 +53,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => Just(Op::Answer),
         2 => Just(Op::Fail),
         6 => Just(Op::Tick),
-        1 => any::<u8>().prop_map(|keep| Op::Trim { keep: keep % 4 }),
+        1 => any::<u8>().prop_map(|retain| Op::Trim { retain: retain % 4 }),
         1 => any::<u8>().prop_map(|count| Op::LoseWrites { count: 1 + count % 4 }),
         1 => any::<u8>().prop_map(|state| Op::Restore { state }),
     ]
@@ -254,7 +254,7 @@ struct Sim {
     start: Instant,
     /// Milliseconds since the start; every operation takes one.
     time: u64,
-    /// What the replica was told is removed.
+    /// What the replica was notified is removed.
     removed: BTreeSet<Digest>,
     confirmed: Option<u64>,
 }
@@ -288,8 +288,8 @@ impl Table for Checked<'_> {
         self.replica.revoke(entry, now);
     }
 
-    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
-        self.replica.mend(subjects, found)
+    fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+        self.replica.repair(subjects, found)
     }
 
     fn sweep(&mut self, absence_proves: bool, now: Instant) {
@@ -317,7 +317,7 @@ fn assert_same(replica: &Replica, content: &Content, store: &ModelStore, removed
             let (owner, _) = content.owners.get(&grant.owner.to_u64())?;
             let shown = owner.enabled.then_some(owner.role);
             // What was seen narrower, and was lost, stays so.
-            let seen = held.iter().find(|(id, _)| *id == grant.owner).map(|(_, seen)| seen.standing);
+            let seen = held.iter().find(|(id, _)| *id == grant.owner).map(|(_, seen)| seen.role);
             let role = seen.map_or(shown, |seen| seen.min(shown))?;
             let permissions = grant.permissions.intersect(role.permissions());
             Some((grant.token, owner.name.clone(), role, permissions, grant.expires_at))
@@ -348,11 +348,11 @@ impl Sim {
         }
     }
 
-    fn on(&mut self, event: Event) {
+    fn on(&mut self, input: Input) {
         let now = self.start + Duration::from_millis(self.time);
         let (replica, store, removed) = (&self.replica, &self.store, &mut self.removed);
         let mut table = Checked { replica, store, removed, start: self.start, confirmed: None };
-        let step = self.machine.on(event, now, &mut table);
+        let step = self.machine.on(input, now, &mut table);
         self.confirmed = table.confirmed.or(self.confirmed);
         for finding in step.findings {
             assert!(!matches!(finding, Finding::Contradiction(_)), "{finding}");
@@ -390,7 +390,7 @@ impl Sim {
             Op::Deliver { notice } => {
                 if let Some(index) = self.pick(notice) {
                     let notice = self.notices.remove(index);
-                    self.on(Event::Notice(notice));
+                    self.on(Input::Notice(notice));
                 }
             }
             Op::Repeat { notice } => {
@@ -402,22 +402,22 @@ impl Sim {
                     self.notices.remove(index);
                 }
             }
-            Op::Moved => self.on(Event::Notice(Notice::Moved)),
+            Op::Moved => self.on(Input::Notice(Notice::Moved)),
             Op::ConnectionLost => {
                 self.notices.clear();
-                self.on(Event::Notice(Notice::Lost));
+                self.on(Input::Notice(Notice::Lost));
             }
             Op::Serve { keys } => self.serve(keys),
             Op::Answer => self.answer(),
             Op::Fail => {
                 if self.under_way.take().is_some() {
-                    self.on(Event::Failed);
+                    self.on(Input::Failed);
                 }
             }
-            Op::Tick => self.on(Event::Tick),
-            Op::Trim { keep } => {
-                let kept_from = Revision(self.store.now().position.revision.0.saturating_sub(keep.into()));
-                self.store.log_from = self.store.log_from.max(kept_from);
+            Op::Tick => self.on(Input::Tick),
+            Op::Trim { retain } => {
+                let log_from = Revision(self.store.now().position.revision.0.saturating_sub(retain.into()));
+                self.store.log_from = self.store.log_from.max(log_from);
             }
             Op::LoseWrites { count } => self.store.lose_writes(count, self.time),
             Op::Restore { state } => self.store.restore(state, self.time),
@@ -504,18 +504,18 @@ impl Sim {
     }
 
     fn answer(&mut self) {
-        let event = match &self.under_way {
-            Some(UnderWay::Position(Some(position))) => Event::Position((*position).into()),
-            Some(UnderWay::Changes(_, Some(changes))) => Event::Changes(changes.clone()),
-            Some(UnderWay::Ancestor(_, _, Some(ancestor))) => Event::Ancestor(*ancestor),
-            Some(UnderWay::Items(_, Some(items))) => Event::Items(items.clone()),
+        let input = match &self.under_way {
+            Some(UnderWay::Position(Some(position))) => Input::Position((*position).into()),
+            Some(UnderWay::Changes(_, Some(changes))) => Input::Changes(changes.clone()),
+            Some(UnderWay::Ancestor(_, _, Some(ancestor))) => Input::Ancestor(*ancestor),
+            Some(UnderWay::Items(_, Some(items))) => Input::Items(items.clone()),
             Some(UnderWay::Snapshot { base: Some(position), done: true, .. }) => {
-                Event::Snapshot { position: *position, checksum: self.replica.checksum() }
+                Input::Snapshot { position: *position, checksum: self.replica.checksum() }
             }
             _ => return,
         };
         self.under_way = None;
-        self.on(event);
+        self.on(input);
     }
 
     /// Nothing happens any more but probing, and every read succeeds: the replica becomes equal to the store.

@@ -1,4 +1,4 @@
-//! The rules, one by one, against a table that records what it is told.
+//! The rules, one by one, against a table that records its calls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,16 +27,16 @@ fn entry(revision: u64) -> LogEntry {
     LogEntry { id: CommitId::default(), revision, head, checksum, changes: Vec::new() }
 }
 
-fn entries(revisions: std::ops::RangeInclusive<u64>) -> Event {
-    Event::Changes(Changes::Entries(revisions.map(entry).collect()))
+fn entries(revisions: std::ops::RangeInclusive<u64>) -> Input {
+    Input::Changes(Changes::Entries(revisions.map(entry).collect()))
 }
 
-fn notice(revision: u64) -> Event {
+fn notice(revision: u64) -> Input {
     committed(EPOCH, entry(revision))
 }
 
-fn committed(epoch: Epoch, entry: LogEntry) -> Event {
-    Event::Notice(Notice::Committed { epoch, entry: Arc::new(entry) })
+fn committed(epoch: Epoch, entry: LogEntry) -> Input {
+    Input::Notice(Notice::Committed { epoch, entry: Arc::new(entry) })
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,7 @@ enum Call {
     Confirm(u64),
 }
 
-/// Records what it is told, and answers with the checksum that the store would have there, or with a wrong one.
+/// Records its calls, and answers with the checksum that the store would have there, or with a wrong one.
 struct Recorder {
     start: Instant,
     calls: Vec<Call>,
@@ -71,7 +71,7 @@ impl Table for Recorder {
         self.calls.push(Call::Revoke(entry.revision.0));
     }
 
-    fn mend(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+    fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         self.calls.push(Call::Mend(subjects.to_vec(), found.to_vec()));
         self.mended
     }
@@ -106,16 +106,16 @@ impl Scene {
     }
 
     fn resync(&mut self, revision: u64) {
-        assert_eq!(self.on(Event::Tick).read, Some(Read::Position));
-        assert_eq!(self.on(Event::Position(at(revision).into())).read, Some(Read::Snapshot));
+        assert_eq!(self.on(Input::Tick).read, Some(Read::Position));
+        assert_eq!(self.on(Input::Position(at(revision).into())).read, Some(Read::Snapshot));
         assert_eq!(self.on(snapshot(revision)).read, Some(Read::Position));
-        assert_eq!(self.on(Event::Position(at(revision).into())).findings, [Finding::Synced(at(revision))]);
+        assert_eq!(self.on(Input::Position(at(revision).into())).findings, [Finding::Synced(at(revision))]);
         assert_eq!(self.machine.position(), Some(at(revision)));
     }
 
-    fn on(&mut self, event: Event) -> Step {
+    fn on(&mut self, input: Input) -> Step {
         self.seconds += 1;
-        self.machine.on(event, self.table.start + Duration::from_secs(self.seconds), &mut self.table)
+        self.machine.on(input, self.table.start + Duration::from_secs(self.seconds), &mut self.table)
     }
 
     /// The calls since the last time.
@@ -124,14 +124,14 @@ impl Scene {
     }
 
     fn probe(&mut self) -> u64 {
-        assert_eq!(self.on(Event::Tick), reads(Read::Position));
+        assert_eq!(self.on(Input::Tick), reads(Read::Position));
         self.table.calls.clear();
         self.seconds
     }
 }
 
-fn snapshot(revision: u64) -> Event {
-    Event::Snapshot { position: at(revision), checksum: sum(revision) }
+fn snapshot(revision: u64) -> Input {
+    Input::Snapshot { position: at(revision), checksum: sum(revision) }
 }
 
 fn reads(read: Read) -> Step {
@@ -149,11 +149,11 @@ fn idle() -> Step {
 #[test]
 fn a_snapshot_counts_only_after_a_position_read_after_it() {
     let mut scene = Scene::new();
-    assert_eq!(scene.on(Event::Tick), reads(Read::Position));
-    assert_eq!(scene.on(Event::Position(at(5).into())), reads(Read::Snapshot));
+    assert_eq!(scene.on(Input::Tick), reads(Read::Position));
+    assert_eq!(scene.on(Input::Position(at(5).into())), reads(Read::Snapshot));
     assert_eq!(scene.on(snapshot(5)), reads(Read::Position)); // at 3 s
     assert_eq!((scene.calls(), scene.machine.position()), (vec![], None));
-    assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(Input::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
     assert_eq!((scene.calls(), scene.machine.position()), (vec![], None));
     assert_eq!(scene.on(entries(6..=8)), finds(Finding::Synced(at(7))));
     let sweep = Call::Sweep { absence_proves: false };
@@ -164,26 +164,26 @@ fn a_snapshot_counts_only_after_a_position_read_after_it() {
 #[test]
 fn checksums_within_a_mixed_snapshot_are_not_compared() {
     let mut scene = Scene::new();
-    scene.on(Event::Tick);
-    scene.on(Event::Position(at(5).into()));
+    scene.on(Input::Tick);
+    scene.on(Input::Position(at(5).into()));
     // The snapshot already shows something of 6 and 7.
-    scene.on(Event::Snapshot { position: at(5), checksum: 12 });
+    scene.on(Input::Snapshot { position: at(5), checksum: 12 });
     scene.table.error = 34;
     assert_eq!(scene.on(notice(6)), idle());
     scene.table.error = 0;
-    scene.on(Event::Position(at(7).into()));
+    scene.on(Input::Position(at(7).into()));
     assert_eq!(scene.on(entries(6..=7)), finds(Finding::Synced(at(7))));
 }
 
 #[test]
 fn notices_that_overtake_the_position_after_a_snapshot_settle_it_too() {
     let mut scene = Scene::new();
-    scene.on(Event::Tick);
-    scene.on(Event::Position(at(5).into()));
+    scene.on(Input::Tick);
+    scene.on(Input::Position(at(5).into()));
     scene.on(snapshot(5));
     scene.on(notice(6));
     scene.on(notice(7));
-    assert_eq!(scene.on(Event::Position(at(6).into())), finds(Finding::Synced(at(7))));
+    assert_eq!(scene.on(Input::Position(at(6).into())), finds(Finding::Synced(at(7))));
 }
 
 #[test]
@@ -223,30 +223,30 @@ fn a_gap_reads_the_log_and_revokes_ahead_of_it() {
 fn a_gap_that_the_log_does_not_know_is_left_to_the_next_probe() {
     let mut scene = Scene::settled(5);
     scene.on(notice(9));
-    assert_eq!(scene.on(Event::Changes(Changes::Entries(vec![]))), idle());
+    assert_eq!(scene.on(Input::Changes(Changes::Entries(vec![]))), idle());
     scene.probe();
-    assert_eq!(scene.on(Event::Position(at(5).into())), idle());
+    assert_eq!(scene.on(Input::Position(at(5).into())), idle());
     assert_eq!(scene.machine.position(), Some(at(5)));
 }
 
 #[test]
 fn something_moved_reads_the_log_again_and_again_but_never_instead_of_a_probe() {
     let mut scene = Scene::settled(5);
-    let moved = || Event::Notice(Notice::Moved);
+    let moved = || Input::Notice(Notice::Moved);
     assert_eq!(scene.on(moved()), reads(Read::Changes { after: Revision(5) }));
     assert_eq!(scene.on(moved()), idle());
     assert_eq!(scene.on(entries(6..=6)), reads(Read::Changes { after: Revision(6) }));
-    assert_eq!((scene.on(moved()), scene.on(Event::Tick)), (idle(), idle()));
+    assert_eq!((scene.on(moved()), scene.on(Input::Tick)), (idle(), idle()));
     assert_eq!(scene.on(entries(7..=7)), reads(Read::Position));
-    assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(7) }));
+    assert_eq!(scene.on(Input::Position(at(7).into())), reads(Read::Changes { after: Revision(7) }));
 }
 
 /// The snapshot was of 5 when it began, and of a store that has lost 5 when it ended: it shows what 5 had revoked.
 #[test]
 fn a_notice_of_what_a_snapshot_should_show_revokes_all_the_same() {
     let mut scene = Scene::new();
-    scene.on(Event::Tick);
-    scene.on(Event::Position(at(5).into()));
+    scene.on(Input::Tick);
+    scene.on(Input::Position(at(5).into()));
     scene.on(snapshot(5));
     assert_eq!(scene.on(notice(5)), idle());
     assert_eq!(scene.calls(), [Call::Revoke(5)]);
@@ -255,16 +255,16 @@ fn a_notice_of_what_a_snapshot_should_show_revokes_all_the_same() {
 #[test]
 fn lost_notices_are_asked_for_at_once() {
     let mut scene = Scene::settled(5);
-    assert_eq!(scene.on(Event::Notice(Notice::Lost)), reads(Read::Position));
+    assert_eq!(scene.on(Input::Notice(Notice::Lost)), reads(Read::Position));
     let mut scene = Scene::new();
-    assert_eq!(scene.on(Event::Notice(Notice::Lost)), reads(Read::Position));
+    assert_eq!(scene.on(Input::Notice(Notice::Lost)), reads(Read::Position));
 }
 
 #[test]
 fn an_equal_position_is_fresh_as_of_before_it_was_asked_for() {
     let mut scene = Scene::settled(5);
     let sent_at = scene.probe();
-    assert_eq!(scene.on(Event::Position(at(5).into())), idle());
+    assert_eq!(scene.on(Input::Position(at(5).into())), idle());
     assert_eq!(scene.calls(), [Call::Confirm(sent_at)]);
 }
 
@@ -272,7 +272,7 @@ fn an_equal_position_is_fresh_as_of_before_it_was_asked_for() {
 fn a_greater_position_is_fresh_once_reached_by_whatever_way() {
     let mut scene = Scene::settled(5);
     let sent_at = scene.probe();
-    assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(Input::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
     scene.on(notice(6));
     assert_eq!(scene.calls(), [Call::Apply(6)]);
     scene.on(notice(7));
@@ -284,10 +284,10 @@ fn a_greater_position_is_fresh_once_reached_by_whatever_way() {
 fn a_position_above_is_forgotten_once_a_later_one_is_not() {
     let mut scene = Scene::settled(5);
     scene.probe();
-    assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(Input::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
     assert_eq!(scene.on(notice(6)), idle());
-    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position));
-    assert_eq!(scene.on(Event::Position(at(6).into())), idle());
+    assert_eq!(scene.on(Input::Changes(Changes::Truncated)), reads(Read::Position));
+    assert_eq!(scene.on(Input::Position(at(6).into())), idle());
     assert!(scene.machine.is_caught_up());
 }
 
@@ -297,7 +297,7 @@ fn a_position_that_notices_overtook_is_no_regression_and_still_a_proof() {
     let sent_at = scene.probe();
     scene.on(notice(6));
     scene.on(notice(7));
-    assert_eq!(scene.on(Event::Position(at(5).into())), idle());
+    assert_eq!(scene.on(Input::Position(at(5).into())), idle());
     assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Confirm(sent_at)]);
 }
 
@@ -307,7 +307,7 @@ fn an_overtaken_position_with_another_checksum_is_a_divergence() {
     scene.probe();
     scene.on(notice(6));
     let other = Position { checksum: 1, ..at(5) };
-    assert_eq!(scene.on(Event::Position(other.into())), finds(Finding::Diverged(Revision(5))));
+    assert_eq!(scene.on(Input::Position(other.into())), finds(Finding::Diverged(Revision(5))));
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn a_position_below_where_we_were_when_asking_is_a_regression() {
     scene.probe();
     scene.on(notice(6));
     let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
-    assert_eq!(scene.on(Event::Position(at(4).into())), finds(regressed));
+    assert_eq!(scene.on(Input::Position(at(4).into())), finds(regressed));
     assert_eq!(scene.machine.position(), None);
     unrelated(&mut scene);
     scene.resync(4);
@@ -328,7 +328,7 @@ fn another_checksum_at_the_same_revision_is_a_divergence() {
     let mut scene = Scene::settled(5);
     scene.probe();
     let other = Position { checksum: 1, ..at(5) };
-    assert_eq!(scene.on(Event::Position(other.into())), finds(Finding::Diverged(Revision(5))));
+    assert_eq!(scene.on(Input::Position(other.into())), finds(Finding::Diverged(Revision(5))));
     assert_eq!(scene.calls(), [], "never fresh");
     scene.resync(5);
     assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
@@ -337,7 +337,7 @@ fn another_checksum_at_the_same_revision_is_a_divergence() {
 #[test]
 fn an_entry_that_leads_to_another_checksum_is_a_divergence_and_stops_there() {
     let mut scene = Scene::settled(5);
-    scene.on(Event::Notice(Notice::Moved));
+    scene.on(Input::Notice(Notice::Moved));
     scene.calls();
     scene.table.error = 1;
     assert_eq!(scene.on(entries(6..=8)), finds(Finding::Diverged(Revision(6))));
@@ -360,20 +360,20 @@ fn another_epoch_resyncs_but_only_the_position_can_tell() {
     scene.calls();
     assert_eq!(scene.on(committed(Epoch(2), entry(6))), reads(Read::Position));
     assert_eq!(scene.calls(), [Call::Revoke(6)], "a revocation is one in any epoch");
-    assert_eq!(scene.on(Event::Position(at(5).into())), idle(), "it was late news of an old epoch");
+    assert_eq!(scene.on(Input::Position(at(5).into())), idle(), "it was late news of an old epoch");
     scene.probe();
     let other = Position { epoch: Epoch(2), ..at(5) };
-    assert_eq!(scene.on(Event::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
+    assert_eq!(scene.on(Input::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
 }
 
 #[test]
 fn a_store_replaced_under_a_snapshot_is_noticed() {
     let mut scene = Scene::new();
-    scene.on(Event::Tick);
-    scene.on(Event::Position(at(5).into()));
+    scene.on(Input::Tick);
+    scene.on(Input::Position(at(5).into()));
     scene.on(snapshot(5));
     let other = Position { epoch: Epoch(2), ..at(5) };
-    assert_eq!(scene.on(Event::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
+    assert_eq!(scene.on(Input::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
     assert_eq!(scene.calls(), []);
 }
 
@@ -389,18 +389,18 @@ fn a_truncated_log_resyncs_and_what_is_absent_then_was_revoked() {
 
 /// The log no longer has what follows 5, after a notice of 9.
 fn truncated(scene: &mut Scene) {
-    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position), "or it lost writes: ask");
-    assert_eq!(scene.on(Event::Position(at(9).into())), reads(Read::Changes { after: Revision(5) }));
-    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
+    assert_eq!(scene.on(Input::Changes(Changes::Truncated)), reads(Read::Position), "or it lost writes: ask");
+    assert_eq!(scene.on(Input::Position(at(9).into())), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(Input::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
 }
 
 #[test]
 fn a_store_below_us_is_a_regression_as_its_position_tells() {
     let mut scene = Scene::settled(5);
     scene.on(notice(9));
-    assert_eq!(scene.on(Event::Changes(Changes::Below)), reads(Read::Position));
+    assert_eq!(scene.on(Input::Changes(Changes::Below)), reads(Read::Position));
     let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
-    assert_eq!(scene.on(Event::Position(at(4).into())), finds(regressed));
+    assert_eq!(scene.on(Input::Position(at(4).into())), finds(regressed));
     unrelated(&mut scene);
     // The store goes on past where we were before the next answer: still nothing is proven by absence.
     scene.calls();
@@ -412,8 +412,8 @@ fn a_store_below_us_is_a_regression_as_its_position_tells() {
 fn a_log_that_is_truncated_for_no_reason_is_not_read_over_and_over() {
     let mut scene = Scene::settled(5);
     scene.on(notice(9));
-    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position));
-    assert_eq!(scene.on(Event::Position(at(5).into())), idle());
+    assert_eq!(scene.on(Input::Changes(Changes::Truncated)), reads(Read::Position));
+    assert_eq!(scene.on(Input::Position(at(5).into())), idle());
 }
 
 #[test]
@@ -422,9 +422,9 @@ fn absence_proves_nothing_once_the_store_was_seen_below_or_in_another_epoch() {
         let mut scene = Scene::settled(5);
         scene.on(notice(9));
         truncated(&mut scene);
-        scene.on(Event::Tick);
-        assert_eq!(scene.on(Event::Position(seen.into())), reads(Read::Snapshot));
-        scene.on(Event::Failed);
+        scene.on(Input::Tick);
+        assert_eq!(scene.on(Input::Position(seen.into())), reads(Read::Snapshot));
+        scene.on(Input::Failed);
         scene.calls();
         scene.resync(9);
         assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }), "{seen:?}");
@@ -434,11 +434,11 @@ fn absence_proves_nothing_once_the_store_was_seen_below_or_in_another_epoch() {
 #[test]
 fn a_snapshot_that_was_never_settled_is_no_history_to_continue() {
     let mut scene = Scene::new();
-    scene.on(Event::Tick);
-    scene.on(Event::Position(at(5).into()));
+    scene.on(Input::Tick);
+    scene.on(Input::Position(at(5).into()));
     scene.on(snapshot(5));
-    scene.on(Event::Position(at(7).into()));
-    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
+    scene.on(Input::Position(at(7).into()));
+    assert_eq!(scene.on(Input::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
     scene.resync(7);
     assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
 }
@@ -448,38 +448,38 @@ fn a_truncated_log_that_notices_overtook_needs_no_snapshot() {
     let mut scene = Scene::settled(5);
     scene.on(notice(7));
     scene.on(notice(6));
-    assert_eq!(scene.on(Event::Changes(Changes::Truncated)), reads(Read::Position));
-    assert_eq!(scene.on(Event::Position(at(7).into())), reads(Read::Changes { after: Revision(6) }));
+    assert_eq!(scene.on(Input::Changes(Changes::Truncated)), reads(Read::Position));
+    assert_eq!(scene.on(Input::Position(at(7).into())), reads(Read::Changes { after: Revision(6) }));
 }
 
 #[test]
 fn a_log_with_a_gap_resyncs_and_one_that_ends_early_is_asked_about() {
     let mut scene = Scene::settled(5);
-    scene.on(Event::Notice(Notice::Moved));
+    scene.on(Input::Notice(Notice::Moved));
     assert_eq!(scene.on(entries(7..=8)), finds(Finding::LogIncomplete(Revision(5))));
     let mut scene = Scene::settled(5);
     scene.probe();
-    scene.on(Event::Position(at(7).into()));
+    scene.on(Input::Position(at(7).into()));
     assert_eq!(scene.on(entries(6..=6)), reads(Read::Changes { after: Revision(6) }), "some progress: go on");
-    assert_eq!(scene.on(Event::Changes(Changes::Entries(vec![]))), reads(Read::Position), "or it lost writes: ask");
+    assert_eq!(scene.on(Input::Changes(Changes::Entries(vec![]))), reads(Read::Position), "or it lost writes: ask");
 }
 
 #[test]
 fn failed_reads_wait_for_the_next_tick_and_lose_nothing() {
     let mut scene = Scene::settled(5);
     scene.on(notice(7));
-    assert_eq!(scene.on(Event::Failed), idle());
+    assert_eq!(scene.on(Input::Failed), idle());
     assert_eq!(scene.machine.position(), Some(at(5)));
     scene.probe();
-    assert_eq!(scene.on(Event::Failed), idle());
+    assert_eq!(scene.on(Input::Failed), idle());
     let sent_at = scene.probe();
-    scene.on(Event::Position(at(7).into()));
+    scene.on(Input::Position(at(7).into()));
     scene.on(entries(6..=7));
     assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Confirm(sent_at)]);
     let mut scene = Scene::new();
-    scene.on(Event::Tick);
-    scene.on(Event::Position(at(5).into()));
-    assert_eq!(scene.on(Event::Failed), idle(), "not another snapshot at once");
+    scene.on(Input::Tick);
+    scene.on(Input::Position(at(5).into()));
+    assert_eq!(scene.on(Input::Failed), idle(), "not another snapshot at once");
     scene.resync(5);
 }
 
@@ -487,10 +487,10 @@ fn failed_reads_wait_for_the_next_tick_and_lose_nothing() {
 fn a_connection_that_came_back_during_a_read_that_fails_is_asked_at_once() {
     let mut scene = Scene::settled(5);
     scene.probe();
-    assert_eq!(scene.on(Event::Notice(Notice::Lost)), idle(), "one read at a time");
-    assert_eq!(scene.on(Event::Failed), reads(Read::Position));
-    assert_eq!(scene.on(Event::Failed), idle());
-    assert_eq!(scene.on(Event::Notice(Notice::Lost)), reads(Read::Position));
+    assert_eq!(scene.on(Input::Notice(Notice::Lost)), idle(), "one read at a time");
+    assert_eq!(scene.on(Input::Failed), reads(Read::Position));
+    assert_eq!(scene.on(Input::Failed), idle());
+    assert_eq!(scene.on(Input::Notice(Notice::Lost)), reads(Read::Position));
 }
 
 #[test]
@@ -503,11 +503,11 @@ fn caught_up_is_settled_with_nothing_heard_above() {
     assert!(!scene.machine.is_caught_up(), "heard of");
     scene.on(entries(6..=7));
     assert!(scene.machine.is_caught_up());
-    scene.on(Event::Notice(Notice::Moved));
+    scene.on(Input::Notice(Notice::Moved));
     assert!(!scene.machine.is_caught_up(), "something moved");
     scene.on(entries(8..=8));
     scene.probe();
-    scene.on(Event::Position(at(9).into()));
+    scene.on(Input::Position(at(9).into()));
     assert!(!scene.machine.is_caught_up(), "a position above");
 }
 
@@ -521,8 +521,8 @@ fn resumed(found: u64) -> Scene {
 fn what_an_earlier_run_left_is_settled_by_the_log() {
     let mut scene = resumed(12);
     assert_eq!(scene.machine.position(), None);
-    assert_eq!(scene.on(Event::Tick), reads(Read::Position)); // at 1 s
-    assert_eq!(scene.on(Event::Position(at(8).into())), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(Input::Tick), reads(Read::Position)); // at 1 s
+    assert_eq!(scene.on(Input::Position(at(8).into())), reads(Read::Changes { after: Revision(5) }));
     assert_eq!(scene.calls(), [], "nothing is fresh yet");
     assert_eq!(scene.on(entries(6..=8)), finds(Finding::Synced(at(8))));
     let sweep = Call::Sweep { absence_proves: false };
@@ -532,23 +532,23 @@ fn what_an_earlier_run_left_is_settled_by_the_log() {
 #[test]
 fn what_an_earlier_run_left_is_given_up_where_the_store_has_no_such_history() {
     let mut scene = resumed(12);
-    scene.on(Event::Tick);
-    assert_eq!(scene.on(Event::Position(at(5).into())), finds(Finding::Unproven(Revision(5))), "lost 6 and 7");
+    scene.on(Input::Tick);
+    assert_eq!(scene.on(Input::Position(at(5).into())), finds(Finding::Unproven(Revision(5))), "lost 6 and 7");
     scene.resync(9);
     assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
     let mut scene = resumed(sum(5));
-    scene.on(Event::Tick);
+    scene.on(Input::Tick);
     let other = Position { epoch: Epoch(2), ..at(9) };
-    assert_eq!(scene.on(Event::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
+    assert_eq!(scene.on(Input::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
 }
 
 #[test]
 fn what_is_absent_after_a_truncated_log_was_revoked_since_an_earlier_run_too() {
     for (first, absence_proves) in [(9, true), (6, false)] {
         let mut scene = resumed(sum(5));
-        scene.on(Event::Tick);
-        scene.on(Event::Position(at(first).into()));
-        assert_eq!(scene.on(Event::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
+        scene.on(Input::Tick);
+        scene.on(Input::Position(at(first).into()));
+        assert_eq!(scene.on(Input::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
         scene.resync(first);
         assert!(
             scene.calls().contains(&Call::Sweep { absence_proves }),
@@ -560,9 +560,9 @@ fn what_is_absent_after_a_truncated_log_was_revoked_since_an_earlier_run_too() {
 #[test]
 fn during_a_snapshot_only_revocations_are_taken_from_notices() {
     let mut scene = Scene::new();
-    scene.on(Event::Tick);
-    scene.on(Event::Position(at(5).into()));
-    assert_eq!((scene.on(notice(6)), scene.on(Event::Notice(Notice::Moved))), (idle(), idle()));
+    scene.on(Input::Tick);
+    scene.on(Input::Position(at(5).into()));
+    assert_eq!((scene.on(notice(6)), scene.on(Input::Notice(Notice::Moved))), (idle(), idle()));
     assert_eq!(scene.calls(), [Call::Revoke(6)]);
 }
 
@@ -570,10 +570,10 @@ fn during_a_snapshot_only_revocations_are_taken_from_notices() {
 fn a_snapshot_with_another_checksum_is_read_again_and_then_believed() {
     let mut scene = Scene::new();
     let wrong = |scene: &mut Scene, checksum| {
-        scene.on(Event::Tick);
-        scene.on(Event::Position(at(5).into()));
-        scene.on(Event::Snapshot { position: at(5), checksum });
-        scene.on(Event::Position(at(5).into())).findings
+        scene.on(Input::Tick);
+        scene.on(Input::Position(at(5).into()));
+        scene.on(Input::Snapshot { position: at(5), checksum });
+        scene.on(Input::Position(at(5).into())).findings
     };
     assert_eq!(wrong(&mut scene, sum(5) ^ 1), [Finding::Unproven(Revision(5))]);
     assert_eq!(wrong(&mut scene, sum(5) ^ 2), [Finding::Unproven(Revision(5))], "not the same twice");
@@ -590,10 +590,10 @@ fn a_snapshot_with_another_checksum_is_read_again_and_then_believed() {
 
 /// The store's log shows nothing of what the table came by.
 fn unrelated(scene: &mut Scene) {
-    assert_eq!(scene.on(Event::Tick), reads(Read::Position));
-    let step = scene.on(Event::Position(at(4).into()));
+    assert_eq!(scene.on(Input::Tick), reads(Read::Position));
+    let step = scene.on(Input::Position(at(4).into()));
     assert!(matches!(step.read, Some(Read::Ancestor { .. })), "{step:?}");
-    assert_eq!(scene.on(Event::Ancestor(None)), finds(Finding::NoCommonAncestor));
+    assert_eq!(scene.on(Input::Ancestor(None)), finds(Finding::NoCommonAncestor));
 }
 
 #[test]
@@ -601,15 +601,15 @@ fn answers_to_nothing_that_was_asked_change_nothing() {
     let mut scene = Scene::settled(5);
     scene.calls();
     let before = scene.machine.clone();
-    for event in [
-        Event::Position(at(1).into()),
+    for input in [
+        Input::Position(at(1).into()),
         entries(6..=7),
         snapshot(1),
-        Event::Ancestor(None),
-        Event::Items(vec![]),
-        Event::Failed,
+        Input::Ancestor(None),
+        Input::Items(vec![]),
+        Input::Failed,
     ] {
-        assert_eq!(scene.on(event), idle());
+        assert_eq!(scene.on(input), idle());
     }
     assert_eq!((scene.machine, scene.table.calls), (before, vec![]));
 }

@@ -58,7 +58,7 @@ pub(super) async fn greet(
     }
 }
 
-/// It should run in a mode, and be in charge.
+/// It should run in a mode, and be the primary.
 fn judge(greeting: &Greeting, server: &Server, expected: &str) -> Result<(), Fault> {
     let unusable = |problem: String| Err(Fault::Unusable(problem));
     let Greeting { version, mode, role } = greeting;
@@ -168,7 +168,7 @@ pub(super) async fn permissions(
     let mut refused = Vec::new();
     for (answer, need) in answers(connection, &mut attempt).await?.into_iter().zip(&needs) {
         // Permissions are judged first: whatever else a command is refused for (no memory, no disk, a key that is
-        // elsewhere) is told when it is used, and is no reason not to use the others.
+        // elsewhere) is reported when it is used, and is no reason not to use the others.
         if let Err(Fault::NotPermitted(_)) = answer.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT)) {
             refused.push(need.to_string());
         }

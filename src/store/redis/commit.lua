@@ -41,7 +41,7 @@ local mark = take()
 local most_entries, most_changes = tonumber(take()), tonumber(take())
 local most_retired, retired_age = tonumber(take()), tonumber(take())
 
--- What a user may not do ends a script where it stands, and nothing that it did before is taken back. So this comes
+-- What a user may not do ends a script at once, and nothing that it did before is taken back. So this comes
 -- first: everything below, and what settles an outcome that is in doubt (resolve.lua).
 local COMMANDS = {
   hash = { 'TYPE', 'HGET', 'HMGET', 'HLEN', 'HSET', 'HDEL' },
@@ -153,7 +153,7 @@ end
 
 -- From here on everything succeeds, but for the very first write: it fails if the log is ahead of the revision.
 local epoch, revision = meta[2], string.format('%.0f', tonumber(meta[3]) + 1)
-local kept_changes = tonumber(meta[5]) + count
+local retained_changes = tonumber(meta[5]) + count
 local function half(first, last)
   return bit.tohex(bit.bxor(tonumber(string.sub(meta[4], first, last), 16), tonumber(string.sub(delta, first, last), 16)))
 end
@@ -231,14 +231,14 @@ end
 -- one commit is left to the next ones.
 local entries = redis.call('XLEN', LOG)
 local last_dropped, batch, budget = nil, 2, 4096
-while (entries > most_entries or kept_changes > most_changes) and entries > 1 and budget > 0 do
+while (entries > most_entries or retained_changes > most_changes) and entries > 1 and budget > 0 do
   local start = last_dropped and ('(' .. last_dropped) or '-'
   local oldest = redis.call('XRANGE', LOG, start, '+', 'COUNT', batch)
   for _, entry in ipairs(oldest) do
-    if (entries <= most_entries and kept_changes <= most_changes) or entries <= 1 then break end
+    if (entries <= most_entries and retained_changes <= most_changes) or entries <= 1 then break end
     local fields = entry[2]
     for position = 1, #fields, 2 do
-      if fields[position] == 'n' then kept_changes = kept_changes - (tonumber(fields[position + 1]) or 0) end
+      if fields[position] == 'n' then retained_changes = retained_changes - (tonumber(fields[position + 1]) or 0) end
     end
     entries, last_dropped = entries - 1, entry[1]
   end
@@ -259,6 +259,6 @@ if forget > 0 then
 end
 
 redis.call('HSET', META, 'revision', revision, 'head', head, 'checksum', checksum, 'log_changes',
-  string.format('%.0f', kept_changes))
+  string.format('%.0f', retained_changes))
 redis.call('PUBLISH', channel, epoch .. id .. head .. checksum .. revision .. mark .. (mark == ' ' and changes or ''))
 return { 'committed', id, revision, head, checksum, epoch }

@@ -40,7 +40,7 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why nothing was committed, or why that is not known.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum CommitFailure {
     /// The batch does not fit what the store holds.
     Refused(CommitError),
     /// The store is of the schema before.
@@ -51,13 +51,13 @@ pub(super) enum Stop {
     Unknown(Fault),
 }
 
-impl From<Fault> for Stop {
+impl From<Fault> for CommitFailure {
     fn from(fault: Fault) -> Self {
         Self::Failed(fault)
     }
 }
 
-impl From<CommitError> for Stop {
+impl From<CommitError> for CommitFailure {
     fn from(refusal: CommitError) -> Self {
         Self::Refused(refusal)
     }
@@ -67,11 +67,15 @@ impl From<CommitError> for Stop {
 type Answer = Vec<Vec<u8>>;
 
 /// Commits the batch, or changes nothing.
-pub(super) async fn commit(access: &Access, batch: &Batch, retention: &Retention) -> Result<(Epoch, LogEntry), Stop> {
+pub(super) async fn commit(
+    access: &Access,
+    batch: &Batch,
+    retention: &Retention,
+) -> Result<(Epoch, LogEntry), CommitFailure> {
     let plan = Plan::of(batch)?;
     let mut is_first = true;
     // An attempt was sent, and later found not to have happened. A server that failed since may have executed it all the
-    // same, told the sidecars, and lost it.
+    // same, notified the sidecars, and lost it.
     let mut was_sent = false;
     loop {
         let outcome = match super::read::position(access).await {
@@ -79,13 +83,13 @@ pub(super) async fn commit(access: &Access, batch: &Batch, retention: &Retention
             Err(fault) => Err(fault.into()),
         };
         match outcome {
-            // The connection had gone stale, or another server is in charge by now and has lost what this one did.
-            Err(Stop::Failed(fault)) if is_first && (fault.ends_connection() || fault.was_executed()) => {
+            // The connection had gone stale, or another server is the primary by now and has lost what this one did.
+            Err(CommitFailure::Failed(fault)) if is_first && (fault.ends_connection() || fault.was_executed()) => {
                 is_first = false;
                 was_sent = fault.leaves_open();
             }
-            Err(Stop::Failed(fault)) if was_sent => return Err(Stop::Unknown(fault)),
-            Err(Stop::Earlier) => earlier::migrate(access).await?,
+            Err(CommitFailure::Failed(fault)) if was_sent => return Err(CommitFailure::Unknown(fault)),
+            Err(CommitFailure::Earlier) => earlier::migrate(access).await?,
             outcome => return outcome,
         }
     }
@@ -96,7 +100,7 @@ async fn attempt(
     plan: &Plan,
     retention: &Retention,
     before: Position,
-) -> Result<(Epoch, LogEntry), Stop> {
+) -> Result<(Epoch, LogEntry), CommitFailure> {
     let id = CommitId::random().map_err(Fault::Entropy)?;
     let fault = match send(access, plan.command(&access.layout, retention, id)).await {
         Ok((answer, confirmation)) => return conclude(access, plan, &answer, confirmation),
@@ -106,10 +110,10 @@ async fn attempt(
     tracing::warn!(store = access.name, reason = %fault, "a commit is in doubt: asking what became of it");
     match resolve(access, id, before).await {
         Ok((answer, confirmation)) if is(&answer, "committed") => conclude(access, plan, &answer, confirmation),
-        Ok((answer, _)) if is(&answer, "cancelled") => Err(Stop::Failed(fault)),
-        Ok((answer, _)) if is(&answer, "broken") => Err(Stop::Unknown(fault)),
-        Ok(_) => Err(Stop::Unknown(Fault::Forgotten(Box::new(fault)))),
-        Err(_) => Err(Stop::Unknown(fault)),
+        Ok((answer, _)) if is(&answer, "cancelled") => Err(CommitFailure::Failed(fault)),
+        Ok((answer, _)) if is(&answer, "broken") => Err(CommitFailure::Unknown(fault)),
+        Ok(_) => Err(CommitFailure::Unknown(Fault::Forgotten(Box::new(fault)))),
+        Err(_) => Err(CommitFailure::Unknown(fault)),
     }
 }
 
@@ -149,32 +153,32 @@ fn conclude(
     plan: &Plan,
     answer: &[Vec<u8>],
     confirmation: Confirmation,
-) -> Result<(Epoch, LogEntry), Stop> {
+) -> Result<(Epoch, LogEntry), CommitFailure> {
     let outcome = understand(access, plan, answer)?;
     if confirmation.confirmed < u64::from(access.quorum) {
         let (confirmed, wanted) = (confirmation.confirmed, access.quorum);
-        return Err(Stop::Unknown(Fault::Unconfirmed { confirmed, wanted }));
+        return Err(CommitFailure::Unknown(Fault::Unconfirmed { confirmed, wanted }));
     }
     access.answered(&outcome.1, confirmation);
     Ok(outcome)
 }
 
 /// Turns the script's answer into what the commit became.
-fn understand(access: &Access, plan: &Plan, answer: &[Vec<u8>]) -> Result<(Epoch, LogEntry), Stop> {
+fn understand(access: &Access, plan: &Plan, answer: &[Vec<u8>]) -> Result<(Epoch, LogEntry), CommitFailure> {
     let text = |at: usize| answer.get(at).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
     let digest = || answer.get(1).and_then(|bytes| layout::digest(bytes));
     match (text(0).as_str(), digest()) {
-        ("committed", _) => committed(plan, answer).ok_or_else(|| Stop::Unknown(senseless(answer))),
+        ("committed", _) => committed(plan, answer).ok_or_else(|| CommitFailure::Unknown(unexpected(answer))),
         ("conflict", _) => Err(CommitError::Conflict.into()),
         ("taken", Some(digest)) => Err(CommitError::DigestTaken(digest).into()),
         ("retired", Some(digest)) => Err(CommitError::DigestRetired(digest).into()),
         ("name", _) => Err(CommitError::NameTaken(text(1)).into()),
         ("forbidden", _) => Err(Fault::NotPermitted(text(1)).into()),
         ("absent", _) => Err(access.layout.absent().into()),
-        ("schema", _) if text(1) == EARLIER => Err(Stop::Earlier),
+        ("schema", _) if text(1) == EARLIER => Err(CommitFailure::Earlier),
         ("schema", _) => Err(layout::other_schema(text(1).as_bytes()).into()),
         ("type", _) => Err(layout::wrong_type(&text(1), &text(2)).into()),
-        _ => Err(Stop::Unknown(senseless(answer))),
+        _ => Err(CommitFailure::Unknown(unexpected(answer))),
     }
 }
 
@@ -190,8 +194,8 @@ fn committed(plan: &Plan, answer: &[Vec<u8>]) -> Option<(Epoch, LogEntry)> {
     Some((Epoch(layout::parse_hex(epoch)?), entry))
 }
 
-fn senseless(answer: &[Vec<u8>]) -> Fault {
-    Fault::Senseless(answer.iter().map(|part| String::from_utf8_lossy(part)).collect::<Vec<_>>().join(" "))
+fn unexpected(answer: &[Vec<u8>]) -> Fault {
+    Fault::UnexpectedAnswer(answer.iter().map(|part| String::from_utf8_lossy(part)).collect::<Vec<_>>().join(" "))
 }
 
 fn is(answer: &[Vec<u8>], word: &str) -> bool {

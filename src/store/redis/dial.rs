@@ -32,7 +32,7 @@ use crate::tls::{self, TlsError};
 /// Longest wait for an address to be reached.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest wait for TLS and the greeting where no other server can be in charge: a fleet that comes back at once has Redis
+/// Longest wait for TLS and the greeting where no other server can be the primary: a fleet that comes back at once has Redis
 /// busy with handshakes for seconds, and those that are given up are work for nothing.
 const ONLY_SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,9 +56,9 @@ pub(super) struct Dialer {
 /// What the other end has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
-    /// The server in charge, as it sees it itself.
+    /// The primary, as it sees it itself.
     Primary,
-    /// A server with our data, in charge or not.
+    /// A server with our data, primary or not.
     Any,
     /// A Sentinel, which has a user and a password of its own.
     Sentinel,
@@ -286,7 +286,7 @@ mod tests {
         (Arc::new(Dialer::new(settings, url)), Server { host: "store.test".to_owned(), port: 6379 })
     }
 
-    /// One that hangs, one that is not in charge, and one where nobody is.
+    /// One that hangs, one that is not the primary, and one where nobody is.
     #[tokio::test]
     async fn each_address_of_a_name_is_tried() {
         let (dialer, name) = dialer();

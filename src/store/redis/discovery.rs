@@ -1,4 +1,4 @@
-//! Which server is in charge: the one that the URL names, the one that Sentinels name, or the one that has the
+//! Which server is the primary: the one that the URL names, the one that Sentinels name, or the one that has the
 //! namespace's slot of a cluster.
 //!
 //! Nothing is remembered but where to ask: after every failure the answer is sought anew. Sentinels and nodes are asked
@@ -13,7 +13,7 @@ use redis::{Value, cmd};
 
 use super::dial::{Dialer, Peer, config};
 use super::fault::Fault;
-use super::slot::Slot;
+use super::hash_slot::HashSlot;
 use super::stagger::Stagger;
 use crate::lock::Mutex;
 use crate::store::url::{Server, Topology};
@@ -24,21 +24,21 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Nodes of a cluster that are remembered, beyond those in the URL.
 const MOST_NODES: usize = 64;
 
-/// Finds the server in charge.
+/// Finds the primary.
 pub(super) struct Discovery {
     dialer: Arc<Dialer>,
     /// The namespace's.
-    slot: Slot,
+    slot: HashSlot,
     /// Where a node said that the slot has gone. Used once: the next failure asks again.
     moved: Mutex<Option<Server>>,
     /// Nodes that others named, so that a cluster is found after all those in the URL have gone.
     nodes: Mutex<Vec<Server>>,
-    /// The replicas of the server in charge that were named.
+    /// The replicas of the primary that were named.
     replicas: Mutex<Vec<Server>>,
 }
 
 impl Discovery {
-    pub(super) fn new(dialer: Arc<Dialer>, slot: Slot) -> Arc<Self> {
+    pub(super) fn new(dialer: Arc<Dialer>, slot: HashSlot) -> Arc<Self> {
         Arc::new(Self { dialer, slot, moved: Mutex::default(), nodes: Mutex::default(), replicas: Mutex::default() })
     }
 
@@ -47,12 +47,12 @@ impl Discovery {
         *self.moved.lock() = detail.split_ascii_whitespace().nth(1).and_then(parse_endpoint);
     }
 
-    /// How many replicas of the server in charge were named by whoever was asked last.
+    /// How many replicas of the primary were named by whoever was asked last.
     pub(super) fn named_replicas(&self) -> usize {
         self.replicas.lock().len()
     }
 
-    /// The replicas of the server in charge, by whoever is asked now.
+    /// The replicas of the primary, by whoever is asked now.
     pub(super) async fn replicas(self: &Arc<Self>) -> Result<Vec<Server>, Fault> {
         let mut candidates = self.candidates();
         let mut failure = Fault::NotPrimary;
@@ -70,7 +70,7 @@ impl Discovery {
         self.search(servers, Vec::new())
     }
 
-    /// Servers that may be in charge, the likeliest first, until one is found to be.
+    /// Servers that may be the primary, the likeliest first, until one is found to be.
     pub(super) fn candidates(self: &Arc<Self>) -> Candidates {
         match &self.dialer.url().topology {
             Topology::Single(server) => self.only(vec![server.clone()]),
@@ -88,7 +88,7 @@ impl Discovery {
         Candidates { discovery: Arc::clone(self), known, to_ask, asking, given: Vec::new() }
     }
 
-    /// Who is in charge, as this Sentinel or node sees it.
+    /// The primary, as this Sentinel or node sees it.
     async fn ask(self: Arc<Self>, server: Server) -> Result<Server, Fault> {
         match &self.dialer.url().topology {
             Topology::Sentinel { name, .. } => self.ask_sentinel(&server, name).await,
@@ -135,7 +135,7 @@ impl Discovery {
     }
 }
 
-/// Servers that may be in charge. Dropped, it asks no further.
+/// Servers that may be the primary. Dropped, it asks no further.
 pub(super) struct Candidates {
     discovery: Arc<Discovery>,
     known: std::vec::IntoIter<Server>,

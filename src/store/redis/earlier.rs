@@ -69,7 +69,7 @@ pub(super) async fn migrate(access: &Access) -> Result<(), Fault> {
         }
         ["absent"] => Err(access.layout.absent()),
         ["schema", found] => Err(layout::other_schema(found.as_bytes())),
-        _ => Err(Fault::Senseless(answer.join(" "))),
+        _ => Err(Fault::UnexpectedAnswer(answer.join(" "))),
     }
 }
 

@@ -25,7 +25,7 @@ const BEFOREHAND: [&str; 12] = [
     "TRYAGAIN",
 ];
 
-/// What stands in an error of a command that a script ran: the server had begun with the script.
+/// What is in an error of a command that a script ran: the server had begun with the script.
 const OF_SCRIPT: &str = "script: ";
 
 /// The cause of a [`StoreError`]. Never shows a password.
@@ -71,12 +71,12 @@ pub(super) enum Fault {
     /// Nothing can be said any more of a commit that was in doubt.
     #[error("the change log no longer goes back to the commit, or the registry is gone")]
     Forgotten(#[source] Box<Fault>),
-    /// The answer came from a server that is not in charge, and proves nothing.
+    /// The answer came from a server that is not the primary, and proves nothing.
     #[error("the server that answered is a replica")]
     NotPrimary,
     /// A replica that is to be read from is not where it has to be.
     #[error("{0}")]
-    Astray(String),
+    ReplicaUnusable(String),
     #[error("{confirmed} of {wanted} replicas confirmed it")]
     Unconfirmed { confirmed: u64, wanted: u32 },
     /// No more digests are taken.
@@ -84,7 +84,7 @@ pub(super) enum Fault {
     TooManyRecalls(u64),
     /// An answer that makes no sense.
     #[error("the server's answer cannot be understood: {0}")]
-    Senseless(String),
+    UnexpectedAnswer(String),
     #[error("the batch contradicts itself: {0}")]
     Contradiction(String),
     #[error("no randomness from the operating system")]
@@ -102,7 +102,7 @@ impl Fault {
         match error.kind() {
             ErrorKind::Io if error.is_timeout() => Self::TimedOut(limit),
             ErrorKind::Io | ErrorKind::Parse => Self::Broken(error),
-            ErrorKind::UnexpectedReturnType => Self::Senseless(error.to_string()),
+            ErrorKind::UnexpectedReturnType => Self::UnexpectedAnswer(error.to_string()),
             _ => match error.clone().into_server_errors().as_deref() {
                 Some([(place, first), ..]) => {
                     let (code, detail) = (first.code().to_owned(), first.details().unwrap_or_default().to_owned());
@@ -111,7 +111,7 @@ impl Fault {
                         0 => Self::of_server(code, detail),
                     }
                 }
-                _ => Self::Senseless(error.to_string()),
+                _ => Self::UnexpectedAnswer(error.to_string()),
             },
         }
     }
@@ -156,7 +156,11 @@ impl Fault {
     /// Whether another connection is needed, and perhaps another server.
     pub(super) fn ends_connection(&self) -> bool {
         match self {
-            Self::Broken(_) | Self::TimedOut(_) | Self::NotPrimary | Self::Astray(_) | Self::Senseless(_) => true,
+            Self::Broken(_)
+            | Self::TimedOut(_)
+            | Self::NotPrimary
+            | Self::ReplicaUnusable(_)
+            | Self::UnexpectedAnswer(_) => true,
             Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "MASTERDOWN" | "UNBLOCKED"),
             Self::Later(fault) => fault.ends_connection(),
             Self::Unusable(_)
@@ -195,7 +199,9 @@ impl Fault {
     /// open too, unless it is one that the server gives before it begins with a command.
     pub(super) fn leaves_open(&self) -> bool {
         match self {
-            Self::Broken(_) | Self::TimedOut(_) | Self::Senseless(_) | Self::Later(_) | Self::Forgotten(_) => true,
+            Self::Broken(_) | Self::TimedOut(_) | Self::UnexpectedAnswer(_) | Self::Later(_) | Self::Forgotten(_) => {
+                true
+            }
             Self::Refused(code, detail) => !BEFOREHAND.contains(&code.as_str()) || detail.contains(OF_SCRIPT),
             Self::Unusable(_)
             | Self::Absent(_)
@@ -204,7 +210,7 @@ impl Fault {
             | Self::Unreachable { .. }
             | Self::Crowded { .. }
             | Self::NotPrimary
-            | Self::Astray(_)
+            | Self::ReplicaUnusable(_)
             | Self::Unconfirmed { .. }
             | Self::TooManyRecalls(_)
             | Self::Contradiction(_)

@@ -1,14 +1,14 @@
-//! Reads of much from replicas, which spare the server in charge.
+//! Reads of much from replicas, which spare the primary.
 //!
 //! A replica may be behind, have another past, or be gone. So nothing that it says counts for itself:
 //!
 //! ```text
-//!   snapshot   the server in charge says where it is; the replica is used once it is there too, and each step of the
+//!   snapshot   the primary says where it is; the replica is used once it is there too, and each step of the
 //!              scan shows that it still has the past of the step before
-//!   log page   counts once the server in charge shows the head that it ends with
+//!   log page   counts once the primary shows the head that it ends with
 //! ```
 //!
-//! Where that fails, takes too long, or has to be asked for again, the server in charge is read instead.
+//! Where that fails, takes too long, or has to be asked for again, the primary is read instead.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -25,13 +25,13 @@ use crate::chain::chain;
 use crate::lock::Mutex;
 use crate::store::{Changes, Head, LogEntry, Position, Revision};
 
-const STAND: &str = include_str!("stand.lua");
+const HISTORY: &str = include_str!("history.lua");
 
-/// How long a replica may take to come to where the server in charge is, and the pause between two looks.
+/// How long a replica may take to come to where the primary is, and the pause between two looks.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long an answer of a replica is waited for. Nothing is probed meanwhile, and the server in charge has it too.
+/// How long an answer of a replica is waited for. Nothing is probed meanwhile, and the primary has it too.
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
 /// How many are tried for one snapshot.
@@ -53,7 +53,7 @@ struct NotBefore {
     snapshot: Option<Instant>,
 }
 
-/// Has replicas rest when dropped, unless all went well: whatever is given up half-way did not.
+/// Has replicas rest when dropped, unless all went well: whatever is cancelled did not.
 pub(super) struct Trial<'a> {
     followers: &'a Followers,
     is_good: bool,
@@ -97,23 +97,23 @@ impl Drop for Trial<'_> {
 
 /// What a server says of its past.
 #[derive(Debug)]
-pub(super) struct Stand {
+pub(super) struct ServerHistory {
     pub(super) position: Position,
     /// The head that its log shows at the revision that was asked for.
     shown: Option<Head>,
 }
 
-/// What [`STAND`] answers.
-pub(super) type StandFields = (PositionFields, Vec<Vec<u8>>);
+/// What [`HISTORY`] answers.
+pub(super) type ServerHistoryFields = (PositionFields, Vec<Vec<u8>>);
 
-impl Stand {
+impl ServerHistory {
     /// Adds the question to others.
     pub(super) fn ask(access: &Access, commands: &mut Pipeline, at: Revision) {
         let keys = [Key::Meta, Key::Log].map(|key| access.layout.key(key));
-        commands.cmd("EVAL_RO").arg(STAND).arg(keys.len()).arg(&keys).arg(at.0).arg(&POSITION);
+        commands.cmd("EVAL_RO").arg(HISTORY).arg(keys.len()).arg(&keys).arg(at.0).arg(&POSITION);
     }
 
-    pub(super) fn parse(access: &Access, at: Revision, (fields, shown): &StandFields) -> Result<Self, Fault> {
+    pub(super) fn parse(access: &Access, at: Revision, (fields, shown): &ServerHistoryFields) -> Result<Self, Fault> {
         let position = access.layout.position(fields)?;
         let shown = match &shown[..] {
             [_, head] if !head.is_empty() => layout::parse_word(head),
@@ -134,13 +134,14 @@ impl Stand {
     /// Whether this is what comes of a server that was there before.
     ///
     /// # Errors
-    /// [`Fault::Astray`] if it is not.
+    /// [`Fault::ReplicaUnusable`] if it is not.
     pub(super) fn continues(&self, before: &Position, connection: &Connection) -> Result<(), Fault> {
         match self.position.epoch == before.epoch && self.has(before.revision, before.head) {
             true => Ok(()),
-            false => {
-                Err(Fault::Astray(format!("the replica {} has another past than the primary", connection.server())))
-            }
+            false => Err(Fault::ReplicaUnusable(format!(
+                "the replica {} has another past than the primary",
+                connection.server()
+            ))),
         }
     }
 }
@@ -148,7 +149,7 @@ impl Stand {
 /// A replica that a snapshot is read from.
 pub(super) struct Chosen<'a> {
     pub(super) connection: Connection,
-    /// Where the server in charge was when the replica was there.
+    /// Where the primary was when the replica was there.
     pub(super) position: Position,
     trial: Trial<'a>,
 }
@@ -165,7 +166,7 @@ impl Chosen<'_> {
     }
 }
 
-/// A replica that has everything that the server in charge has; `None` where the latter is to be read. `goes_on` tells from
+/// A replica that has everything that the primary has; `None` where the latter is to be read. `goes_on` tells from
 /// whom a snapshot comes that is taken up again, if it is: from a replica?
 pub(super) async fn in_step(access: &Access, goes_on: Option<bool>) -> Option<Chosen<'_>> {
     let followers = access.followers.as_ref()?;
@@ -178,7 +179,7 @@ pub(super) async fn in_step(access: &Access, goes_on: Option<bool>) -> Option<Ch
         let attempt = async {
             // First: over the same connection it is asked for its replicas.
             let position = read::position(access).await?;
-            arrive(access, access.link.kept(Use::Replica).await?, position).await
+            arrive(access, access.link.connection(Use::Replica).await?, position).await
         };
         match timeout(ANSWER, attempt).await.unwrap_or(Err(Fault::TimedOut(ANSWER))) {
             Ok((connection, position)) => return Some(Chosen { connection, position, trial }),
@@ -193,31 +194,31 @@ pub(super) async fn in_step(access: &Access, goes_on: Option<bool>) -> Option<Ch
 /// Waits until a replica is there.
 async fn arrive(access: &Access, mut replica: Connection, there: Position) -> Result<(Connection, Position), Fault> {
     let (began, mut question) = (Instant::now(), Pipeline::new());
-    Stand::ask(access, &mut question, there.revision);
+    ServerHistory::ask(access, &mut question, there.revision);
     loop {
         let (fields,) = replica.query(&question).await?;
-        let stand = Stand::parse(access, there.revision, &fields)?;
-        if stand.position.epoch != there.epoch || stand.position.revision >= there.revision {
-            stand.continues(&there, &replica)?;
+        let history = ServerHistory::parse(access, there.revision, &fields)?;
+        if history.position.epoch != there.epoch || history.position.revision >= there.revision {
+            history.continues(&there, &replica)?;
             return Ok((replica, there));
         }
         if began.elapsed() >= PATIENCE {
-            let (server, behind) = (replica.server(), there.revision.0 - stand.position.revision.0);
-            return Err(Fault::Astray(format!("the replica {server} is {behind} commits behind the primary")));
+            let (server, behind) = (replica.server(), there.revision.0 - history.position.revision.0);
+            return Err(Fault::ReplicaUnusable(format!("the replica {server} is {behind} commits behind the primary")));
         }
         sleep(PAUSE).await;
     }
 }
 
-/// What a replica's log has, if the server in charge has it too.
-pub(super) async fn vouched(access: &Access, entries: Vec<LogEntry>) -> Result<Option<Changes>, Fault> {
+/// What a replica's log has, if the primary has it too.
+pub(super) async fn confirmed_by_primary(access: &Access, entries: Vec<LogEntry>) -> Result<Option<Changes>, Fault> {
     let Some(LogEntry { revision, head, .. }) = entries.last() else { return Ok(None) };
     let (revision, mut question) = (*revision, Pipeline::new());
-    Stand::ask(access, &mut question, revision);
+    ServerHistory::ask(access, &mut question, revision);
     let (fields,) = access.link.read(Use::Main, &question).await?;
-    let stand = Stand::parse(access, revision, &fields)?;
-    Ok(match stand.has(revision, *head) {
-        true if stand.position.revision == revision => Some(Changes::Entries(entries)),
+    let history = ServerHistory::parse(access, revision, &fields)?;
+    Ok(match history.has(revision, *head) {
+        true if history.position.revision == revision => Some(Changes::Entries(entries)),
         true => Some(Changes::Page(entries)),
         false => None,
     })

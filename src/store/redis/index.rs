@@ -1,7 +1,7 @@
 //! Lists and counts of tokens, from the indexes.
 //!
 //! `by_state` and `by_owner` know active from revoked and are in the order of ids. Which of the active tokens are past
-//! their expiry changes by itself, so that stands in `expiring`, by the second of it.
+//! their expiry changes by itself, so that is in `expiring`, by the second of it.
 
 use redis::Pipeline;
 
@@ -54,8 +54,10 @@ impl Listing {
         self.is_at_end = ids.len() < wanted;
         self.before = ids.last().copied();
         match self.filter.state {
-            Some(StateFilter::Active { now }) => keep(access, ids, |expiry| expiry.is_none_or(|at| at > now)).await,
-            Some(StateFilter::Expired { now }) => keep(access, ids, |expiry| expiry.is_some_and(|at| at <= now)).await,
+            Some(StateFilter::Active { now }) => retain(access, ids, |expiry| expiry.is_none_or(|at| at > now)).await,
+            Some(StateFilter::Expired { now }) => {
+                retain(access, ids, |expiry| expiry.is_some_and(|at| at <= now)).await
+            }
             None | Some(StateFilter::Revoked) => Ok(ids),
         }
         .map(Some)
@@ -155,7 +157,11 @@ fn part(owner: Option<UserId>, active: bool) -> (Key, Vec<u8>) {
 }
 
 /// Those of the ids whose expiry, if they have one, is as it should be.
-async fn keep(access: &Access, ids: Vec<TokenId>, keep: impl Fn(Option<i64>) -> bool) -> Result<Vec<TokenId>, Fault> {
+async fn retain(
+    access: &Access,
+    ids: Vec<TokenId>,
+    wanted: impl Fn(Option<i64>) -> bool,
+) -> Result<Vec<TokenId>, Fault> {
     if ids.is_empty() {
         return Ok(ids);
     }
@@ -163,5 +169,5 @@ async fn keep(access: &Access, ids: Vec<TokenId>, keep: impl Fn(Option<i64>) -> 
     let expiries = scores(access, Key::Expiring, members.iter().map(<[u8; 13]>::as_slice)).await?;
     #[expect(clippy::cast_possible_truncation, reason = "seconds of a valid time, which a float holds exactly")]
     let seconds = expiries.into_iter().map(|expiry| expiry.map(|at| at as i64));
-    Ok(ids.into_iter().zip(seconds).filter(|(_, expiry)| keep(*expiry)).map(|(id, _)| id).collect())
+    Ok(ids.into_iter().zip(seconds).filter(|(_, expiry)| wanted(*expiry)).map(|(id, _)| id).collect())
 }

@@ -17,7 +17,7 @@
 //!   cancelled  zset    ids of commits that must not happen any more, by the second of it
 //!   token_sets hash    user id -> id of the commit through which a token came to the user last
 //!   recalled   set     digests, see `Feed::recall`
-//!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: how long it was kept, its report
+//!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: its TTL, its report
 //!   probe      string  written by probes that replicas confirm
 //!   tenure     string  replication id of the server that has had all reports since it was written, see `tenure`
 //! ```
@@ -260,7 +260,7 @@ pub(super) fn by_owner(token: &TokenRecord) -> Vec<u8> {
     [token.owner.to_ascii().as_slice(), &by_state(token)].concat()
 }
 
-/// What stands before the id in [`by_state`] and [`by_owner`].
+/// What comes before the id in [`by_state`] and [`by_owner`].
 pub(super) fn index_prefix(owner: Option<UserId>, active: bool) -> Vec<u8> {
     let mut prefix = owner.map_or(Vec::new(), |owner| owner.to_ascii().to_vec());
     prefix.push(state(active));
@@ -280,7 +280,7 @@ pub(super) fn digest(bytes: &[u8]) -> Option<Digest> {
     Some(Digest::from_bytes(bytes.try_into().ok()?))
 }
 
-/// What stands between the position and the changes in an announcement. Any other mark tells a program that does not know it
+/// What comes between the position and the changes in an announcement. Any other mark tells a program that does not know it
 /// to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {

@@ -1,10 +1,10 @@
-//! Connections to the server in charge: found, made, shared, and replaced when they are of no more use.
+//! Connections to the primary: found, made, shared, and replaced when they are of no more use.
 //!
 //! ```text
 //!   main        everything that is answered at once; once somebody watches, also what commits publish
 //!   confirming  with a quorum only: `WAIT`, and the writes before it, so that nothing else waits behind them
 //!   bulk        while much is read
-//!   replica     the same, where replicas are to be read from: the only one that does not lead to the server in charge
+//!   replica     the same, where replicas are to be read from: the only one that does not lead to the primary
 //! ```
 //!
 //! What is published before a command is answered arrives before the answer, as both come over the main connection: so an
@@ -23,9 +23,9 @@ use tokio::sync::{OnceCell, watch};
 use super::dial::{Carrier, Dialer, Peer, config};
 use super::discovery::Discovery;
 use super::fault::Fault;
+use super::hash_slot::HashSlot;
 use super::layout::Layout;
-use super::slot::Slot as ClusterSlot;
-use super::watch::Hearer;
+use super::watch::Subscriber;
 use super::{check, earlier, replicas};
 use crate::backoff::Backoff;
 use crate::lock::Mutex;
@@ -45,13 +45,13 @@ const CROWDED: Backoff = Backoff { first: Duration::from_millis(500), last: Dura
 const BROKEN: Backoff = Backoff { first: Duration::from_millis(20), last: Duration::from_millis(200) };
 const STEADY: Duration = Duration::from_secs(1);
 
-/// The way to the server in charge.
+/// The way to the primary.
 pub(super) struct Link {
     dialer: Arc<Dialer>,
     discovery: Arc<Discovery>,
     layout: Layout,
     needs_quorum: bool,
-    hearer: Arc<Hearer>,
+    subscriber: Arc<Subscriber>,
     /// Somebody watches: the main connection is subscribed before it is used.
     is_watched: AtomicBool,
     slots: [Slot; 4],
@@ -71,7 +71,7 @@ impl fmt::Debug for Link {
     }
 }
 
-/// Which of the kept connections.
+/// Which of the cached connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     /// Commands that are answered at once.
@@ -84,7 +84,7 @@ pub(super) enum Use {
     Replica,
 }
 
-/// A connection that is kept for the next command.
+/// A connection that is cached for the next command.
 #[derive(Default)]
 struct Slot {
     current: watch::Sender<Current>,
@@ -143,7 +143,7 @@ impl Attempts {
     }
 }
 
-/// A connection to the server that was in charge when it was made. Clones share it.
+/// A connection to the server that was the primary when it was made. Clones share it.
 #[derive(Clone)]
 pub(super) struct Connection {
     connection: MultiplexedConnection,
@@ -177,17 +177,17 @@ impl Link {
     ///
     /// # Errors
     /// [`Fault::Unusable`] for settings of another kind of store.
-    pub(super) fn new(settings: &Settings, hearer: Arc<Hearer>) -> Result<Arc<Self>, Fault> {
+    pub(super) fn new(settings: &Settings, subscriber: Arc<Subscriber>) -> Result<Arc<Self>, Fault> {
         let StoreUrl::Redis(url) = &settings.url else {
             return Err(Fault::Unusable("is not in Redis".to_owned()));
         };
         let dialer = Arc::new(Dialer::new(settings.clone(), url.clone()));
         Ok(Arc::new(Self {
-            discovery: Discovery::new(Arc::clone(&dialer), ClusterSlot::of(&settings.namespace)),
+            discovery: Discovery::new(Arc::clone(&dialer), HashSlot::of(&settings.namespace)),
             dialer,
             layout: Layout::of(settings),
             needs_quorum: settings.quorum_replicas > 0,
-            hearer,
+            subscriber,
             is_watched: AtomicBool::new(false),
             slots: Default::default(),
             made: AtomicU64::new(0),
@@ -206,8 +206,8 @@ impl Link {
     /// use.
     pub(super) async fn send<T: FromRedisValue>(self: &Arc<Self>, on: Use, commands: &Pipeline) -> Result<T, Fault> {
         let slot = self.slot(on);
-        let mut connection = self.kept(on).await?;
-        // Given up half-way, it may be the connection that hangs: the next command takes another.
+        let mut connection = self.connection(on).await?;
+        // Cancelled, it may be the connection that hangs: the next command takes another.
         let mut guard = Suspicion { slot, number: connection.number, is_suspect: true };
         let outcome = connection.query(commands).await;
         guard.is_suspect = outcome.as_ref().is_err_and(Fault::ends_connection);
@@ -235,7 +235,8 @@ impl Link {
     /// Waits until the main connection is another one, or none.
     pub(super) async fn gone(&self, connection: &Connection) {
         let mut current = self.slot(Use::Main).current.subscribe();
-        let is_other = |current: &Current| !matches!(current, Current::Made(kept) if kept.number == connection.number);
+        let is_other =
+            |current: &Current| !matches!(current, Current::Made(current) if current.number == connection.number);
         tokio::select! {
             () = connection.carrier.over() => {}
             // Fails with the slot only, which lives as long as this does.
@@ -243,12 +244,12 @@ impl Link {
         }
     }
 
-    /// The server in charge, as far as is known.
+    /// The primary, as far as is known.
     pub(super) fn primary(&self) -> Option<Server> {
         self.slot(Use::Main).connection().map(|connection| connection.server)
     }
 
-    /// Lets go of all connections: they lead to a server that is not in charge.
+    /// Lets go of all connections: they lead to a server that is not the primary.
     pub(super) fn discard(&self) {
         self.slots.iter().for_each(|slot| slot.clear(|_| true));
     }
@@ -258,8 +259,8 @@ impl Link {
         self.slot(on).clear(|_| true);
     }
 
-    /// The kept connection, or a new one; where somebody watches, the main one is subscribed.
-    pub(super) async fn kept(self: &Arc<Self>, on: Use) -> Result<Connection, Fault> {
+    /// The cached connection, or a new one; where somebody watches, the main one is subscribed.
+    pub(super) async fn connection(self: &Arc<Self>, on: Use) -> Result<Connection, Fault> {
         let slot = self.slot(on);
         let connection = loop {
             if let Some(connection) = slot.connection() {
@@ -306,7 +307,7 @@ impl Link {
             connection.subscribe(self.layout.channel()).await?;
             let earlier = earlier::subscribe(&self.layout, &mut connection).await?;
             guard.is_suspect = false;
-            self.hearer.subscribed(earlier);
+            self.subscriber.subscribed(earlier);
             Ok(())
         });
         subscribing.await.map(drop)
@@ -344,25 +345,25 @@ impl Link {
         Ok(())
     }
 
-    /// How many replicas of the server in charge Sentinels or nodes of the cluster named, when they were asked last.
+    /// How many replicas of the primary Sentinels or nodes of the cluster named, when they were asked last.
     pub(super) fn named_replicas(&self) -> usize {
         self.discovery.named_replicas()
     }
 
     /// Looks again. Fails with what is wrong, if it is still there.
     pub(super) async fn examine_again(self: &Arc<Self>) -> Result<(), Fault> {
-        check::types(&mut self.kept(Use::Main).await?.connection, &self.layout).await
+        check::types(&mut self.connection(Use::Main).await?.connection, &self.layout).await
     }
 
     fn slot(&self, on: Use) -> &Slot {
         &self.slots[on as usize]
     }
 
-    /// Finds the server in charge and connects to it.
+    /// Finds the primary and connects to it.
     async fn connect(&self, on: Use) -> Result<Connection, Fault> {
-        let hearer = Arc::clone(&self.hearer);
+        let subscriber = Arc::clone(&self.subscriber);
         let config = config(ANSWER_TIMEOUT).set_push_sender(move |push| {
-            hearer.take(push);
+            subscriber.take(push);
             Ok::<_, redis::aio::SendError>(())
         });
         let mut candidates = match on {
@@ -377,7 +378,7 @@ impl Link {
             };
             match connected {
                 Ok(connection) => return Ok(connection),
-                // What somebody has to mend is told rather than what may pass.
+                // What somebody has to mend is reported rather than what may pass.
                 Err(fault) => failure = failure.filter(Fault::is_unusable).or(Some(fault)),
             }
         }
@@ -411,7 +412,7 @@ impl Link {
             (Topology::Sentinel { .. } | Topology::Cluster(_), _) => self.discovery.replicas().await?,
         };
         if replicas.is_empty() {
-            return Err(Fault::Astray("there is no replica".to_owned()));
+            return Err(Fault::ReplicaUnusable("there is no replica".to_owned()));
         }
         let passed_over = self.passed_over.lock().clone();
         replicas.sort_by_cached_key(|server| (Some(server) == passed_over.as_ref(), self.order.hash_one(server)));
@@ -420,14 +421,14 @@ impl Link {
 
     /// Lets go of the replica: it is of no use. It is this one, where the connection to it may be gone already.
     pub(super) fn pass_over_replica(&self, server: Option<Server>) {
-        let kept = || self.slot(Use::Replica).connection().map(|connection| connection.server);
-        if let Some(server) = server.or_else(kept) {
+        let connected = || self.slot(Use::Replica).connection().map(|connection| connection.server);
+        if let Some(server) = server.or_else(connected) {
             *self.passed_over.lock() = Some(server);
         }
         self.release(Use::Replica);
     }
 
-    /// Connections to any other server than the one in charge are of no more use.
+    /// Connections to any other server than the primary are of no more use.
     fn leave_others(&self, server: &Server) {
         for on in [Use::Main, Use::Confirming, Use::Bulk] {
             self.slot(on).clear(|connection| connection.server != *server);

@@ -32,26 +32,26 @@ const COST: (u64, u64, u64) = (70, 120, 90);
 /// By how much a snapshot has to be cheaper than the log, in bytes: it takes more round trips.
 const WORTH_IT: u64 = 1024 * 1024;
 
-/// With how many more bytes to come one is behind, and not merely at the end of a bulk change that is told of now and then.
+/// With how many more bytes to come one is behind, and not merely at the end of a bulk change that is announced now and then.
 const FAR: u64 = 1024 * 1024;
 
 /// The first entries after a revision, as far as they follow each other up to the position.
 pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes, Fault> {
-    let (small, far) = if access.followers.is_some() { (Pace::LEAST, 0) } else { (SMALL, FAR) };
+    let (small, far) = if access.followers.is_some() { (ReadPace::LEAST, 0) } else { (SMALL, FAR) };
     let changes = match access.pace.is_behind() {
         false => {
             let began = Instant::now();
             let page = page(access, Use::Main, small, after).await?;
-            if page.bytes_left() > far || began.elapsed() > Pace::BRISK {
+            if page.bytes_left() > far || began.elapsed() > ReadPace::BRISK {
                 access.pace.fall_behind();
             }
-            page.understood(access, after)?
+            page.into_changes(access, after)?
         }
         true => match of_replica(access, after).await {
             Some(changes) => changes,
             None => {
-                let page = access.pace.keep(|bytes| page(access, Use::Bulk, bytes, after)).await?;
-                page.understood(access, after)?
+                let page = access.pace.read(|bytes| page(access, Use::Bulk, bytes, after)).await?;
+                page.into_changes(access, after)?
             }
         },
     };
@@ -61,15 +61,17 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
     Ok(changes)
 }
 
-/// The same from a replica, if the server in charge shows it too. `None` where that one is to be read.
+/// The same from a replica, if the primary shows it too. `None` where that one is to be read.
 async fn of_replica(access: &Access, after: Revision) -> Option<Changes> {
     let trial = access.followers.as_ref()?.try_one()?;
     let mut asked = None;
     let read = async {
-        asked = Some(access.link.kept(Use::Replica).await?.server().clone());
-        let page = access.pace.keep(|bytes| page(access, Use::Replica, bytes, after)).await?;
-        match page.understood(access, after)? {
-            Changes::Entries(entries) | Changes::Page(entries) => followers::vouched(access, entries).await,
+        asked = Some(access.link.connection(Use::Replica).await?.server().clone());
+        let page = access.pace.read(|bytes| page(access, Use::Replica, bytes, after)).await?;
+        match page.into_changes(access, after)? {
+            Changes::Entries(entries) | Changes::Page(entries) => {
+                followers::confirmed_by_primary(access, entries).await
+            }
             Changes::Truncated | Changes::Below => Ok(None),
         }
     };
@@ -121,7 +123,7 @@ impl Page {
         }
     }
 
-    fn understood(self, access: &Access, after: Revision) -> Result<Changes, Fault> {
+    fn into_changes(self, access: &Access, after: Revision) -> Result<Changes, Fault> {
         let newest = access.layout.position(&self.position)?;
         let (mut entries, mut last) = (Vec::with_capacity(self.entries.len()), after);
         for (id, fields) in &self.entries {
@@ -172,7 +174,7 @@ fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'static str> {
 
 /// How much is asked for at once, so that an answer takes neither long nor many round trips on this line.
 #[derive(Debug)]
-pub(super) struct Pace(Mutex<State>);
+pub(super) struct ReadPace(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -181,12 +183,12 @@ struct State {
     last_read: Option<Instant>,
 }
 
-impl Pace {
+impl ReadPace {
     const LEAST: usize = 4 * 1024;
     const FIRST: usize = 64 * 1024;
     const MOST: usize = 256 * 1024;
 
-    /// How long the bulk connection is kept for what else there may be: each handshake costs Redis a millisecond.
+    /// How long the bulk connection stays open for what else there may be: each handshake costs Redis a millisecond.
     const LINGER: Duration = Duration::from_secs(5);
 
     /// An answer that comes sooner may be larger the next time; one that takes four times as long has to be smaller.
@@ -196,8 +198,8 @@ impl Pace {
         Self(Mutex::new(State { bytes: Self::FIRST, is_behind: false, last_read: None }))
     }
 
-    /// Has something read, and learns from how long it took. Given up half-way, it took too long.
-    pub(super) async fn keep<T, F>(&self, read: impl FnOnce(usize) -> F) -> Result<T, Fault>
+    /// Has something read, and learns from how long it took. Cancelled, it took too long.
+    pub(super) async fn read<T, F>(&self, read: impl FnOnce(usize) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Fault>>,
     {
@@ -216,7 +218,7 @@ impl Pace {
         Ok(answer)
     }
 
-    /// Whether it is over: nothing was read for a while, which is told once.
+    /// Whether it is over: nothing was read for a while, which is returned once.
     pub(super) fn is_over(&self) -> bool {
         self.state().last_read.take_if(|last_read| last_read.elapsed() > Self::LINGER).is_some()
     }

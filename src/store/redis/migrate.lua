@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Makes a store of the schema before one of this schema. Its head begins with what it knows of its past, so that replicas
--- go on from where they stand.
+-- go on from where they history.
 --
 -- KEYS: meta. ARGV: the schema before, this schema.
 

@@ -32,7 +32,7 @@ pub(super) async fn position(access: &Access) -> Result<Position, Fault> {
     access.layout.position(&fields)
 }
 
-/// The position, from a server that says that it is in charge, and that enough replicas still follow.
+/// The position, from a server that says that it is the primary, and that enough replicas still follow.
 ///
 /// With a quorum, all of the proof is on one connection, where waiting for replicas holds up nothing else. The main one is
 /// asked beside it: its answer proves the subscription.
@@ -45,21 +45,21 @@ pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
     commands.cmd("SCARD").arg(access.layout.key(Key::Recalled));
     commands.cmd("ROLE");
-    let answer: Told = if access.quorum == 0 {
+    let answer: ProbeAnswer = if access.quorum == 0 {
         access.link.read(Use::Main, &commands).await?
     } else {
-        let (heard, answer) =
-            tokio::join!(access.link.read::<Told>(Use::Main, &commands), confirmed(access, &commands));
-        in_charge(access, heard?)?;
+        let (main, answer) =
+            tokio::join!(access.link.read::<ProbeAnswer>(Use::Main, &commands), confirmed(access, &commands));
+        of_primary(access, main?)?;
         answer?
     };
-    let (fields, recalled) = in_charge(access, answer)?;
+    let (fields, recalled) = of_primary(access, answer)?;
     let recalls = recalled + layout::settled(&fields);
     Ok(Probe { position: access.layout.position(&fields)?, recalls, recalled })
 }
 
 /// What a server says of the registry, and of itself.
-type Told = (PositionFields, u64, Vec<redis::Value>);
+type ProbeAnswer = (PositionFields, u64, Vec<redis::Value>);
 
 /// It without what it says of itself: the position, and how many recalls there are.
 type Held = (PositionFields, u64);
@@ -67,7 +67,7 @@ type Held = (PositionFields, u64);
 /// The answer to the commands, and a write after it that enough replicas have.
 ///
 /// While Redis is out of memory it takes no `SET`, and proofs go on all the same: the key's end is put off then.
-async fn confirmed(access: &Access, commands: &Pipeline) -> Result<Told, Fault> {
+async fn confirmed(access: &Access, commands: &Pipeline) -> Result<ProbeAnswer, Fault> {
     let key = access.layout.key(Key::Probe);
     let refused = match written(access, commands, redis::cmd("SET").arg(key).arg("1")).await {
         Err(fault) if fault.is_out_of_memory() => fault,
@@ -81,7 +81,11 @@ async fn confirmed(access: &Access, commands: &Pipeline) -> Result<Told, Fault> 
 }
 
 /// The answer to the commands, and to this write after it, which enough replicas have.
-async fn written(access: &Access, commands: &Pipeline, write: &redis::Cmd) -> Result<(Told, redis::Value), Fault> {
+async fn written(
+    access: &Access,
+    commands: &Pipeline,
+    write: &redis::Cmd,
+) -> Result<(ProbeAnswer, redis::Value), Fault> {
     let mut commands = commands.clone();
     commands.add_command(write.clone()).cmd("WAIT").arg(access.quorum).arg(CONFIRM_MILLIS);
     let answer = access.link.read::<(_, _, _, _, u64)>(Use::Confirming, &commands).await?;
@@ -92,8 +96,8 @@ async fn written(access: &Access, commands: &Pipeline, write: &redis::Cmd) -> Re
     }
 }
 
-/// What a server says, if it is in charge.
-fn in_charge(access: &Access, (fields, present, role): Told) -> Result<Held, Fault> {
+/// What a server says, if it is the primary.
+fn of_primary(access: &Access, (fields, present, role): ProbeAnswer) -> Result<Held, Fault> {
     match role.first() {
         Some(redis::Value::BulkString(role)) if role == b"master" => Ok((fields, present)),
         _ => {

@@ -26,8 +26,8 @@ pub(super) async fn page(access: &Access, from: Option<&RecalledPlace>) -> Resul
     let (run, cursor) = from.and_then(parse).unwrap_or_default();
     let page = read(access, cursor).await?;
     match from.is_some() && page.run != run {
-        true => Ok(read(access, 0).await?.understood(access)),
-        false => Ok(page.understood(access)),
+        true => Ok(read(access, 0).await?.into_page(access)),
+        false => Ok(page.into_page(access)),
     }
 }
 
@@ -48,13 +48,13 @@ async fn read(access: &Access, cursor: u64) -> Result<Page, Fault> {
     let answers: [Result<Value, RedisError>; 2] = access.link.read(Use::Main, commands.ignore_errors()).await?;
     let [page, server] = answers.map(|answer| answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT)));
     let server = server.ok().and_then(|server| from_redis_value::<String>(server).ok()).unwrap_or_default();
-    let senseless = |problem: ParsingError| Fault::Senseless(problem.to_string());
-    let (total, cursor, members, damaged) = from_redis_value(page?).map_err(senseless)?;
+    let unexpected = |problem: ParsingError| Fault::UnexpectedAnswer(problem.to_string());
+    let (total, cursor, members, damaged) = from_redis_value(page?).map_err(unexpected)?;
     Ok(Page { run: run_in(&server).unwrap_or_default().to_owned(), total, cursor, members, damaged })
 }
 
 impl Page {
-    fn understood(self, access: &Access) -> RecalledPage {
+    fn into_page(self, access: &Access) -> RecalledPage {
         if self.damaged > 0 {
             let (store, key, members) = (&access.name, access.layout.key(Key::Recalled), self.damaged);
             tracing::error!(store, key, members, "there are members that are no digests");

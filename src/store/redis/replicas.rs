@@ -42,7 +42,7 @@ pub(super) struct Pending {
 type Entries = Vec<(String, Vec<Vec<u8>>)>;
 
 impl Access {
-    /// How many replicas could be promoted, by what the server in charge says of itself.
+    /// How many replicas could be promoted, by what the primary says of itself.
     pub(super) fn promotable(&self, role: &[Value]) -> usize {
         following(role).len().max(self.link.named_replicas())
     }
@@ -86,7 +86,7 @@ pub(super) async fn unconfirmed(access: &Access) -> Option<Unconfirmed> {
     (confirmed < now.promotable).then_some(unconfirmed)
 }
 
-/// What replicas confirm counts for a server that has the commit: another one may be in charge by now.
+/// What replicas confirm counts for a server that has the commit: another one may be the primary by now.
 async fn confirm(access: &Access, pending: &Pending) -> Result<Confirmation, Fault> {
     let promotable = match access.quorum {
         0 => replicas(access).await?.promotable,

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- The reports of all sidecars: for each its id, what it wrote, and for how many milliseconds that is kept still.
+-- The reports of all sidecars: for each its id, what it wrote, and how many milliseconds of its TTL are left.
 --
--- KEYS: sidecars. ARGV: what stands before the id in the key of a report.
+-- KEYS: sidecars. ARGV: what comes before the id in the key of a report.
 
 local reports = {}
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do

@@ -13,23 +13,23 @@ use crate::store::{Report, Reported, SidecarId};
 const REPORTS: &str = include_str!("reports.lua");
 const FORGET: &str = include_str!("forget.lua");
 
-pub(super) async fn report(access: &Access, report: &Report, keep: Duration) -> Result<(), Fault> {
+pub(super) async fn report(access: &Access, report: &Report, ttl: Duration) -> Result<(), Fault> {
     let json = serde_json::to_string(report).map_err(|problem| Fault::record("a new report".to_owned(), problem))?;
-    let keep = keep.as_millis().max(1);
+    let ttl = ttl.as_millis().max(1);
     let mut commands = Pipeline::new();
     let list = |commands: &mut Pipeline| {
         commands.cmd("SADD").arg(access.layout.key(Key::Sidecars)).arg(report.id.to_string()).ignore();
     };
     // First, so that no report is there that nobody finds; and once more, as it may be forgotten until the report is there.
     list(&mut commands);
-    commands.cmd("SET").arg(access.layout.sidecar(report.id)).arg(format!("{keep} {json}"));
-    commands.arg("PX").arg(keep).ignore();
+    commands.cmd("SET").arg(access.layout.sidecar(report.id)).arg(format!("{ttl} {json}"));
+    commands.arg("PX").arg(ttl).ignore();
     list(&mut commands);
     let taken: Result<(), Fault> = access.link.read(Use::Main, &commands).await;
     if taken.as_ref().is_err_and(Fault::is_out_of_memory) {
         // The one that is there goes on: it says less than is true, and whoever waits for this sidecar learns that.
         let mut commands = Pipeline::new();
-        commands.cmd("PEXPIRE").arg(access.layout.sidecar(report.id)).arg(keep).ignore();
+        commands.cmd("PEXPIRE").arg(access.layout.sidecar(report.id)).arg(ttl).ignore();
         access.link.read::<()>(Use::Main, &commands).await?;
     }
     taken
@@ -54,9 +54,9 @@ pub(super) async fn withdraw(access: &Access, sidecar: SidecarId) -> Result<(), 
 pub(super) async fn sidecars(access: &Access) -> Result<Vec<Reported>, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("EVAL_RO").arg(REPORTS).arg(1).arg(access.layout.key(Key::Sidecars)).arg(access.layout.sidecar(""));
-    let (told,): (Vec<(String, Option<String>, i64)>,) = access.link.read(Use::Main, &commands).await?;
+    let (answers,): (Vec<(String, Option<String>, i64)>,) = access.link.read(Use::Main, &commands).await?;
     let (mut reports, mut gone) = (Vec::new(), Vec::new());
-    for (id, text, left) in told {
+    for (id, text, left) in answers {
         let is_its_own = |reported: &Reported| reported.report.id.to_string() == id;
         match text.as_deref().map(|text| parse(text, left).filter(is_its_own)) {
             Some(Some(reported)) => reports.push(reported),
@@ -84,11 +84,11 @@ async fn forget(access: &Access, sidecars: &[String]) {
     }
 }
 
-/// How long it was to be kept, space, JSON; and the milliseconds that are left of that.
+/// Its TTL in milliseconds, space, JSON; and what is left of the TTL.
 fn parse(text: &str, left: i64) -> Option<Reported> {
-    let (keep, json) = text.split_once(' ')?;
+    let (ttl, json) = text.split_once(' ')?;
     let left = u64::try_from(left).unwrap_or(0);
-    let keep = keep.parse::<u64>().ok()?;
-    let (age, keep) = (Duration::from_millis(keep.saturating_sub(left)), Duration::from_millis(keep));
-    Some(Reported { report: serde_json::from_str(json).ok()?, age, keep })
+    let ttl = ttl.parse::<u64>().ok()?;
+    let (age, ttl) = (Duration::from_millis(ttl.saturating_sub(left)), Duration::from_millis(ttl));
+    Some(Reported { report: serde_json::from_str(json).ok()?, age, ttl })
 }

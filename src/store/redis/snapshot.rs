@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::Access;
 use super::fault::Fault;
-use super::followers::{self, ANSWER, Stand};
+use super::followers::{self, ANSWER, ServerHistory};
 use super::layout::{self, Key, POSITION};
 use super::link::{Connection, Use};
 use crate::hex::Hex;
@@ -46,7 +46,7 @@ pub(super) async fn snapshot(
     let on = if replica.is_some() { Use::Replica } else { Use::Bulk };
     let connection = match &replica {
         Some(replica) => replica.connection.clone(),
-        None => access.link.kept(Use::Bulk).await?,
+        None => access.link.connection(Use::Bulk).await?,
     };
     // It ends with this reading, however that ends.
     access.link.release(on);
@@ -61,7 +61,7 @@ pub(super) async fn snapshot(
     let (began_at, position) = ((mark.part, mark.place), mark.position);
     let outcome = scan(access, &mut source, mark, sink).await;
     let came_further = (mark.part, mark.place) != began_at;
-    if let Err(Fault::Astray(_)) = outcome {
+    if let Err(Fault::ReplicaUnusable(_)) = outcome {
         *bookmark = None;
     }
     if let Some(replica) = replica {
@@ -78,12 +78,12 @@ struct Source {
 }
 
 impl Source {
-    /// Which run of which server this is; `None` where that is not told, and places are worth nothing later.
+    /// Which run of which server this is; `None` where that is not known, and places are worth nothing later.
     async fn run(&mut self) -> Option<String> {
         let mut commands = Pipeline::new();
         commands.cmd("INFO").arg("server");
-        let (told,): (String,) = self.connection.query(&commands).await.ok()?;
-        let run = run_in(&told)?;
+        let (info,): (String,) = self.connection.query(&commands).await.ok()?;
+        let run = run_in(&info)?;
         let role = if self.past.is_some() { OF_REPLICA } else { "" };
         Some(format!("{role}{} {}", self.connection.server(), run))
     }
@@ -94,12 +94,12 @@ impl Source {
             let (answer,) = self.connection.query(&commands).await?;
             return Ok(answer);
         };
-        Stand::ask(access, &mut commands, past.revision);
+        ServerHistory::ask(access, &mut commands, past.revision);
         let answered = timeout(ANSWER, self.connection.query(&commands)).await;
         let (answer, fields) = answered.unwrap_or(Err(Fault::TimedOut(ANSWER)))?;
-        let stand = Stand::parse(access, past.revision, &fields)?;
-        stand.continues(past, &self.connection)?;
-        *past = stand.position;
+        let history = ServerHistory::parse(access, past.revision, &fields)?;
+        history.continues(past, &self.connection)?;
+        *past = history.position;
         Ok(answer)
     }
 }
@@ -174,7 +174,7 @@ async fn step(access: &Access, source: &mut Source, key: &str, place: u64) -> Re
         commands.cmd("HSCAN").arg(key).arg(place).arg("COUNT").arg((bytes / ENTRY).max(10));
         source.ask(access, commands).await
     };
-    access.pace.keep(read).await
+    access.pace.read(read).await
 }
 
 /// Which run it is that says this of itself.

@@ -1,9 +1,9 @@
-//! Since when the server in charge has kept every report that it was given.
+//! Since when the primary has had every report that it was given.
 //!
 //! Reports are no commits, and no replica confirms them: a server that was started anew, restored or promoted may lack some.
 //! A sidecar that still reaches it reports again at once. One that was cut off does not, and serves on until its freshness
 //! has run out: so long, nobody can say that all have applied something. Each time that a server takes charge it has another
-//! replication id, so the one that was seen first, and when, is kept beside the reports. A server that evicts keys may have
+//! replication id, so the one that was seen first, and when, is stored beside the reports. A server that evicts keys may have
 //! evicted some too.
 
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(super) async fn begin(access: &Access) -> Result<(), Fault> {
 }
 
 /// For how much longer there may be a sidecar that serves and has no report here.
-pub(super) async fn unheard(access: &Access, bound: Duration) -> Result<Option<Duration>, Fault> {
+pub(super) async fn unreported(access: &Access, bound: Duration) -> Result<Option<Duration>, Fault> {
     let (id, key) = (name(access).await?, access.layout.key(Key::Tenure));
     let mut commands = Pipeline::new();
     commands.cmd("GET").arg(key).cmd("PTTL").arg(key);
@@ -52,14 +52,14 @@ pub(super) async fn unheard(access: &Access, bound: Duration) -> Result<Option<D
     Ok(None)
 }
 
-/// Names the server that is in charge, and this time that it is; another name from when it evicts keys, which may be reports.
+/// Names the primary, and this term of it; another name from when it evicts keys, which may be reports.
 async fn name(access: &Access) -> Result<String, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("INFO").arg("replication").arg("stats");
     let (info,): (String,) = access.link.read(Use::Main, &commands).await?;
     let value = |key: &str| {
         let value = info.lines().find_map(|line| line.strip_prefix(key));
-        value.map(str::trim).ok_or_else(|| Fault::Senseless(format!("INFO has no {key}")))
+        value.map(str::trim).ok_or_else(|| Fault::UnexpectedAnswer(format!("INFO has no {key}")))
     };
     Ok(format!("{} {}", value("master_replid:")?, value("evicted_keys:")?))
 }

@@ -1,7 +1,7 @@
 //! What commits publish, as notices for watchers.
 //!
-//! It comes over the main connection, whose subscription stands before it is used. Every time it stands anew, watchers are
-//! told that they may have missed something.
+//! It comes over the main connection, which is subscribed before it is used. Every time that it is, watchers are
+//! notified that they may have missed something.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::lock::Mutex;
 use crate::store::notify::Notices;
 use crate::store::{Epoch, Notice};
 
-/// The tasks that keep the subscription. They end when it is dropped.
+/// The tasks that maintain the subscription. They end when it is dropped.
 #[derive(Debug)]
 pub(super) struct Watching(#[expect(dead_code, reason = "only to be dropped")] JoinSet<()>);
 
@@ -24,7 +24,7 @@ impl Watching {
     pub(super) fn start(access: &Arc<Access>) -> Self {
         access.link.listen();
         let mut tasks = JoinSet::new();
-        tasks.spawn(keep(Arc::clone(access)));
+        tasks.spawn(reconnect(Arc::clone(access)));
         if let Some(follow) = switches::follow(access) {
             tasks.spawn(follow);
         }
@@ -32,10 +32,10 @@ impl Watching {
     }
 }
 
-/// Has the main connection made again as soon as it is gone. Why that fails is told by whoever reads.
-async fn keep(access: Arc<Access>) {
+/// Has the main connection made again as soon as it is gone. Why that fails is reported by whoever reads.
+async fn reconnect(access: Arc<Access>) {
     loop {
-        if let Ok(connection) = access.link.kept(Use::Main).await {
+        if let Ok(connection) = access.link.connection(Use::Main).await {
             access.link.gone(&connection).await;
         }
     }
@@ -43,7 +43,7 @@ async fn keep(access: Arc<Access>) {
 
 /// Takes what a server says unasked.
 #[derive(Debug)]
-pub(super) struct Hearer {
+pub(super) struct Subscriber {
     pub(super) notices: Notices,
     store: String,
     layout: Layout,
@@ -51,19 +51,19 @@ pub(super) struct Hearer {
     earlier: Mutex<Option<Epoch>>,
 }
 
-impl Hearer {
+impl Subscriber {
     pub(super) fn new(store: String, layout: Layout) -> Self {
         Self { notices: Notices::new(), store, layout, earlier: Mutex::default() }
     }
 
-    /// A subscription stands: what was published before may have been missed. With the epoch of a store that is of the
+    /// A subscription was made: what was published before may have been missed. With the epoch of a store that is of the
     /// schema before still.
     pub(super) fn subscribed(&self, earlier: Option<Epoch>) {
         *self.earlier.lock() = earlier;
         self.notices.send(Notice::Lost);
     }
 
-    /// Tells the watchers of what was published.
+    /// Notifies the watchers of what was published.
     pub(super) fn take(&self, PushInfo { kind, data }: PushInfo) {
         if let (PushKind::Message, [Value::BulkString(channel), .., Value::BulkString(message)]) = (kind, &data[..]) {
             match *channel == self.layout.channel().as_bytes() {
@@ -73,7 +73,7 @@ impl Hearer {
         }
     }
 
-    /// Tells the watchers of a commit to a store of the schema before, if it is one to this store.
+    /// Notifies the watchers of a commit to a store of the schema before, if it is one to this store.
     fn announce_earlier(&self, message: &[u8]) {
         let ours = *self.earlier.lock();
         if let Some((epoch, entry)) = earlier::parse_announcement(message).filter(|(epoch, _)| Some(*epoch) == ours) {
@@ -81,7 +81,7 @@ impl Hearer {
         }
     }
 
-    /// Tells the watchers of a commit.
+    /// Notifies the watchers of a commit.
     fn announce(&self, message: &[u8]) {
         let notice = layout::parse_announcement(message);
         if notice.is_none() {

@@ -2,35 +2,35 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, ffi};
 
-use super::age::Moment;
-use super::fault::Fault;
+use super::age::BootTime;
+use super::fault::DatabaseFault;
 use super::{age, blob, key, read};
 use crate::store::{Batch, CommitError, CommitId, Edit, Epoch, LogEntry, Pin, Retention, Revision, Stamp, change};
 use crate::token::{HistoryEntry, TokenId, TokenRecord, UserRecord};
 
 /// Why nothing was committed.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum CommitFailure {
     /// The batch does not fit what the store holds.
     Refused(CommitError),
     /// The store failed.
-    Failed(Fault),
+    Failed(DatabaseFault),
 }
 
-impl From<rusqlite::Error> for Stop {
+impl From<rusqlite::Error> for CommitFailure {
     fn from(error: rusqlite::Error) -> Self {
         Self::Failed(error.into())
     }
 }
 
-impl From<CommitError> for Stop {
+impl From<CommitError> for CommitFailure {
     fn from(error: CommitError) -> Self {
         Self::Refused(error)
     }
 }
 
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
+impl From<DatabaseFault> for CommitFailure {
+    fn from(fault: DatabaseFault) -> Self {
         Self::Failed(fault)
     }
 }
@@ -40,12 +40,12 @@ pub(super) fn commit(
     connection: &mut Connection,
     batch: &Batch,
     retention: &Retention,
-    now: Moment,
-) -> Result<(Epoch, LogEntry), Stop> {
+    now: BootTime,
+) -> Result<(Epoch, LogEntry), CommitFailure> {
     if let Some(contradiction) = batch.contradiction() {
-        return Err(Fault::Contradiction(contradiction).into());
+        return Err(DatabaseFault::Contradiction(contradiction).into());
     }
-    let id = CommitId::random().map_err(Fault::Entropy)?;
+    let id = CommitId::random().map_err(DatabaseFault::Entropy)?;
     // Takes the lock for writing at once: what is checked still holds when it is written.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = read::position(&transaction)?;
@@ -88,7 +88,7 @@ fn check_versions<R>(
     sql: &str,
     edits: &[Edit<R>],
     id: impl Fn(&R) -> u64,
-) -> Result<(), Stop> {
+) -> Result<(), CommitFailure> {
     let mut statement = transaction.prepare_cached(sql)?;
     for edit in edits {
         let (record, expected) = match edit {
@@ -105,7 +105,7 @@ fn check_versions<R>(
     Ok(())
 }
 
-fn delete(transaction: &Transaction<'_>, batch: &Batch, age: i64) -> Result<(), Stop> {
+fn delete(transaction: &Transaction<'_>, batch: &Batch, age: i64) -> Result<(), CommitFailure> {
     let mut user = transaction.prepare_cached("DELETE FROM users WHERE id = ?")?;
     for edit in &batch.users {
         if let Edit::Delete(before) = edit {
@@ -133,7 +133,7 @@ fn delete(transaction: &Transaction<'_>, batch: &Batch, age: i64) -> Result<(), 
     Ok(())
 }
 
-fn write_users(transaction: &Transaction<'_>, edits: &[Edit<UserRecord>], stamp: Stamp) -> Result<(), Stop> {
+fn write_users(transaction: &Transaction<'_>, edits: &[Edit<UserRecord>], stamp: Stamp) -> Result<(), CommitFailure> {
     let mut insert =
         transaction.prepare_cached("INSERT INTO users (version, revision, name, record, id) VALUES (?, ?, ?, ?, ?)")?;
     let mut update =
@@ -151,7 +151,7 @@ fn write_users(transaction: &Transaction<'_>, edits: &[Edit<UserRecord>], stamp:
     Ok(())
 }
 
-fn write_tokens(transaction: &Transaction<'_>, edits: &[Edit<TokenRecord>], id: CommitId) -> Result<(), Stop> {
+fn write_tokens(transaction: &Transaction<'_>, edits: &[Edit<TokenRecord>], id: CommitId) -> Result<(), CommitFailure> {
     let mut insert = transaction.prepare_cached(
         "INSERT INTO tokens (digest, owner, state, expires_at, version, record, id) VALUES (?, ?, ?, ?, ?, ?, ?)",
     )?;
@@ -190,7 +190,7 @@ fn write_tokens(transaction: &Transaction<'_>, edits: &[Edit<TokenRecord>], id: 
 }
 
 /// Marks the users to whom a token came. Comes after the users themselves.
-fn mark_token_sets(transaction: &Transaction<'_>, batch: &Batch, id: CommitId) -> Result<(), Stop> {
+fn mark_token_sets(transaction: &Transaction<'_>, batch: &Batch, id: CommitId) -> Result<(), CommitFailure> {
     let mut statement = transaction.prepare_cached("UPDATE users SET token_set = ? WHERE id = ?")?;
     for user in batch.receivers() {
         statement.execute((blob(id.0), key(user.to_u64())))?;
@@ -202,7 +202,7 @@ fn append_history(
     transaction: &Transaction<'_>,
     lines: &[(TokenId, HistoryEntry)],
     revision: Revision,
-) -> Result<(), Stop> {
+) -> Result<(), CommitFailure> {
     let sql = "INSERT INTO history (token, revision, line, entry) SELECT id, ?, ?, ? FROM tokens WHERE id = ?";
     let mut statement = transaction.prepare_cached(sql)?;
     for (line, (id, entry)) in (0i64..).zip(lines) {
@@ -215,7 +215,7 @@ fn append_history(
 }
 
 /// Appends the entry, and drops the oldest ones until the log is within its bounds again.
-fn append_log(transaction: &Transaction<'_>, entry: &LogEntry, retention: &Retention) -> Result<(), Stop> {
+fn append_log(transaction: &Transaction<'_>, entry: &LogEntry, retention: &Retention) -> Result<(), CommitFailure> {
     let count = i64::try_from(entry.changes.len()).unwrap_or(i64::MAX);
     let (revision, checksum) = (entry.revision.0.cast_signed(), entry.checksum.cast_signed());
     let row = (revision, checksum, blob(entry.id.0), blob(entry.head.0), count, change::encode(&entry.changes));
@@ -226,7 +226,7 @@ fn append_log(transaction: &Transaction<'_>, entry: &LogEntry, retention: &Reten
         .prepare_cached("UPDATE meta SET log_changes = log_changes + ? RETURNING log_changes")?
         .query_row([count], |row| row.get::<_, i64>(0))?;
     let most = i64::try_from(retention.log_changes).unwrap_or(i64::MAX);
-    let oldest_kept = entry.revision.0.saturating_sub(retention.log_entries.saturating_sub(1)).cast_signed();
+    let oldest_retained = entry.revision.0.saturating_sub(retention.log_entries.saturating_sub(1)).cast_signed();
     // Reads only what goes, and one more.
     let mut oldest =
         transaction.prepare_cached("SELECT revision, count FROM log WHERE revision < ? ORDER BY revision")?;
@@ -234,7 +234,7 @@ fn append_log(transaction: &Transaction<'_>, entry: &LogEntry, retention: &Reten
     let (before, mut trim_to) = (changes, None);
     while let Some(row) = rows.next()? {
         let (revision, count) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?);
-        if changes <= most && revision >= oldest_kept {
+        if changes <= most && revision >= oldest_retained {
             break;
         }
         changes -= count;
@@ -250,33 +250,33 @@ fn append_log(transaction: &Transaction<'_>, entry: &LogEntry, retention: &Reten
 }
 
 /// Forgets deleted digests that are old enough, and the oldest where there are too many.
-fn forget_tombstones(transaction: &Transaction<'_>, retention: &Retention, age: i64) -> Result<(), Stop> {
-    let kept_for = i64::try_from(retention.tombstone_age.as_secs()).unwrap_or(i64::MAX);
+fn forget_tombstones(transaction: &Transaction<'_>, retention: &Retention, age: i64) -> Result<(), CommitFailure> {
+    let retained_for = i64::try_from(retention.tombstone_age.as_secs()).unwrap_or(i64::MAX);
     let most = i64::try_from(retention.tombstones).unwrap_or(i64::MAX);
-    let delete = |sql: &str, bound: i64| -> Result<i64, Stop> {
+    let delete = |sql: &str, bound: i64| -> Result<i64, CommitFailure> {
         let count = transaction.prepare_cached(sql)?.execute([bound])?;
         Ok(i64::try_from(count).unwrap_or(i64::MAX))
     };
-    let aged = delete("DELETE FROM tombstones WHERE at <= ?", age.saturating_sub(kept_for))?;
-    let kept = transaction
+    let aged = delete("DELETE FROM tombstones WHERE at <= ?", age.saturating_sub(retained_for))?;
+    let retained = transaction
         .prepare_cached("UPDATE meta SET tombstones = tombstones - ? RETURNING tombstones")?
         .query_row([aged], |row| row.get::<_, i64>(0))?;
-    if kept > most {
+    if retained > most {
         let sql = "DELETE FROM tombstones WHERE digest IN (SELECT digest FROM tombstones ORDER BY at LIMIT ?)";
-        let excess = delete(sql, kept - most)?;
+        let excess = delete(sql, retained - most)?;
         transaction.prepare_cached("UPDATE meta SET tombstones = tombstones - ?")?.execute([excess])?;
     }
     Ok(())
 }
 
 /// What a violated UNIQUE constraint means; any other error is the store's.
-fn taken(error: rusqlite::Error, refusal: impl FnOnce() -> CommitError) -> Stop {
+fn taken(error: rusqlite::Error, refusal: impl FnOnce() -> CommitError) -> CommitFailure {
     match error.sqlite_error() {
         Some(sqlite) if sqlite.extended_code == ffi::SQLITE_CONSTRAINT_UNIQUE => refusal().into(),
         _ => error.into(),
     }
 }
 
-fn json(record: &impl serde::Serialize) -> Result<String, Stop> {
-    serde_json::to_string(record).map_err(|problem| Fault::record("a new record".to_owned(), problem).into())
+fn json(record: &impl serde::Serialize) -> Result<String, CommitFailure> {
+    serde_json::to_string(record).map_err(|problem| DatabaseFault::record("a new record".to_owned(), problem).into())
 }

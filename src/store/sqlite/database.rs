@@ -9,23 +9,23 @@ use std::sync::MutexGuard;
 
 use rusqlite::Connection;
 
-use super::fault::Fault;
+use super::fault::DatabaseFault;
 use super::{read, schema};
 use crate::lock::Mutex;
 use crate::store::Position;
 
-/// Reading connections kept for the next reader.
+/// Reading connections cached for the next reader.
 const IDLE_READERS: usize = 4;
 
-/// The connections to one file. All of them are closed before another file at the same path is opened: what SQLite keeps
+/// The connections to one file. All of them are closed before another file at the same path is opened: what SQLite holds
 /// beside a database is found by its name, and would be taken for the other one's.
 #[derive(Debug)]
 pub(super) struct Database {
     path: PathBuf,
     /// The file that was opened; the path may come to name another one.
-    identity: Identity,
+    identity: FileIdentity,
     /// Its write-ahead log.
-    log: Option<Identity>,
+    log: Option<FileIdentity>,
     /// A panic while it is held leaves it usable, as with all of them: its transaction is rolled back.
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
@@ -34,16 +34,16 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Opens the file, and says where it stands. Where there is none it is made, if that is asked for.
-    pub(super) fn open(path: &Path, create: bool) -> Result<(Self, Position), Fault> {
+    /// Opens the file, and returns its position. Where there is none it is made, if that is asked for.
+    pub(super) fn open(path: &Path, create: bool) -> Result<(Self, Position), DatabaseFault> {
         if !create {
-            Identity::of_database(path)?;
+            FileIdentity::of_database(path)?;
         }
         let writer = schema::open(path, create)?;
         let position = read::position(&writer)?;
         let database = Self {
-            identity: Identity::of_database(path)?,
-            log: Identity::of(&log_of(path)).ok(),
+            identity: FileIdentity::of_database(path)?,
+            log: FileIdentity::of(&log_of(path)).ok(),
             path: path.to_owned(),
             writer: Mutex::new(writer),
             readers: Mutex::new(Vec::new()),
@@ -55,13 +55,16 @@ impl Database {
     /// Whether the path still names this file.
     ///
     /// # Errors
-    /// [`Fault::NoRegistry`] if it names none, or an empty one; [`Fault::Replaced`] if it names another one.
-    pub(super) fn check(&self) -> Result<(), Fault> {
-        if Identity::of_database(&self.path)? == self.identity { Ok(()) } else { Err(Fault::Replaced) }
+    /// [`DatabaseFault::NoRegistry`] if it names none, or an empty one; [`DatabaseFault::Replaced`] if it names another one.
+    pub(super) fn check(&self) -> Result<(), DatabaseFault> {
+        if FileIdentity::of_database(&self.path)? == self.identity { Ok(()) } else { Err(DatabaseFault::Replaced) }
     }
 
     /// Lends a reading connection.
-    pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+    pub(super) fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, DatabaseFault>,
+    ) -> Result<T, DatabaseFault> {
         let idle = self.readers.lock().pop();
         let connection = match idle {
             Some(connection) => connection,
@@ -80,14 +83,17 @@ impl Database {
     }
 
     /// The connection whose commits count, for as long as the guard lives.
-    pub(super) fn writer(&self) -> Result<MutexGuard<'_, Connection>, Fault> {
+    pub(super) fn writer(&self) -> Result<MutexGuard<'_, Connection>, DatabaseFault> {
         let writer = self.writer.lock();
         self.check()?; // waiting for it may have taken long
         Ok(writer)
     }
 
     /// Lends the connection for what may be lost in a power failure.
-    pub(super) fn report(&self, write: impl FnOnce(&mut Connection) -> Result<(), Fault>) -> Result<(), Fault> {
+    pub(super) fn report(
+        &self,
+        write: impl FnOnce(&mut Connection) -> Result<(), DatabaseFault>,
+    ) -> Result<(), DatabaseFault> {
         let mut reporter = self.reporter.lock();
         let connection = match &mut *reporter {
             Some(connection) => connection,
@@ -109,16 +115,19 @@ impl Database {
 /// What is remembered of a file that was open.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Closed {
-    identity: Identity,
-    log: Option<Identity>,
+    identity: FileIdentity,
+    log: Option<FileIdentity>,
 }
 
 impl Closed {
     /// Removes its write-ahead log, if another file is at its path now: SQLite would read it into that one. A log of another
     /// identity came with that file; and the file itself, come back, needs its own.
-    pub(super) fn make_way(self, path: &Path) -> Result<(), Fault> {
+    pub(super) fn make_way(self, path: &Path) -> Result<(), DatabaseFault> {
         let log = log_of(path);
-        if Identity::of_database(path)? == self.identity || self.log.is_none() || Identity::of(&log).ok() != self.log {
+        if FileIdentity::of_database(path)? == self.identity
+            || self.log.is_none()
+            || FileIdentity::of(&log).ok() != self.log
+        {
             return Ok(());
         }
         fs::remove_file(log)?;
@@ -131,23 +140,23 @@ impl Closed {
 
 /// A file: another one at the same path has another identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
+struct FileIdentity {
     device: u64,
     inode: u64,
 }
 
-impl Identity {
+impl FileIdentity {
     fn of(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|metadata| Self { device: metadata.dev(), inode: metadata.ino() })
     }
 
     /// Of a database, which is never empty once it is one.
-    fn of_database(path: &Path) -> Result<Self, Fault> {
+    fn of_database(path: &Path) -> Result<Self, DatabaseFault> {
         match fs::metadata(path) {
-            Ok(metadata) if metadata.len() == 0 => Err(Fault::NoRegistry("is empty")),
+            Ok(metadata) if metadata.len() == 0 => Err(DatabaseFault::NoRegistry("is empty")),
             Ok(metadata) => Ok(Self { device: metadata.dev(), inode: metadata.ino() }),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                Err(Fault::NoRegistry("does not exist"))
+                Err(DatabaseFault::NoRegistry("does not exist"))
             }
             Err(error) => Err(error.into()),
         }

@@ -8,7 +8,7 @@ use crate::token::grant::Damaged;
 
 /// The cause of a [`StoreError`].
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum DatabaseFault {
     #[error("the database is locked: another process has been writing to it for seconds; try again")]
     Locked,
     #[error("the disk is full: free some space and try again")]
@@ -39,7 +39,7 @@ pub(super) enum Fault {
     CutOff(#[from] tokio::task::JoinError),
 }
 
-impl Fault {
+impl DatabaseFault {
     /// A record that cannot be read.
     pub(super) fn record(key: String, problem: impl std::fmt::Display) -> Self {
         Self::Record { key, problem: problem.to_string() }
@@ -57,7 +57,7 @@ impl Fault {
     }
 }
 
-impl From<rusqlite::Error> for Fault {
+impl From<rusqlite::Error> for DatabaseFault {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked,

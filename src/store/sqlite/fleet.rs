@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 
-use super::fault::{BadRow, Fault};
+use super::fault::{BadRow, DatabaseFault};
 use super::read;
 use crate::store::{RECALLS_LEFT, RecalledPage, RecalledPlace, Report, Reported, SidecarId};
 use crate::token::Digest;
@@ -14,32 +14,38 @@ const RECALLED_PAGE: usize = 1000;
 
 /// Takes the place of the sidecar's report before, and removes those that were not renewed in time. Times are in
 /// milliseconds since the machine was started: what lies ahead is from before that.
-pub(super) fn report(connection: &mut Connection, report: &Report, keep: Duration, now: i64) -> Result<(), Fault> {
-    let text = serde_json::to_string(report).map_err(|problem| Fault::record("a new report".to_owned(), problem))?;
-    let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+pub(super) fn report(
+    connection: &mut Connection,
+    report: &Report,
+    ttl: Duration,
+    now: i64,
+) -> Result<(), DatabaseFault> {
+    let text =
+        serde_json::to_string(report).map_err(|problem| DatabaseFault::record("a new report".to_owned(), problem))?;
+    let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
     let transaction = connection.transaction()?;
     transaction
         .prepare_cached("INSERT OR REPLACE INTO sidecars (id, report, at, expires_at) VALUES (?, ?, ?, ?)")?
-        .execute((report.id.0.cast_signed(), text, now, now.saturating_add(keep)))?;
+        .execute((report.id.0.cast_signed(), text, now, now.saturating_add(ttl)))?;
     transaction.prepare_cached("DELETE FROM sidecars WHERE expires_at <= ?1 OR at > ?1")?.execute([now])?;
     Ok(transaction.commit()?)
 }
 
-/// A report that is late counts as long as it is there: what a disk that is full keeps from being renewed is no reason to
+/// A report that is late counts as long as it is there: what a full disk prevents from being renewed is no reason to
 /// refuse agents, as nothing can be revoked there either.
-pub(super) fn left(connection: &Connection, sidecar: SidecarId, now: i64) -> Result<Option<Duration>, Fault> {
+pub(super) fn left(connection: &Connection, sidecar: SidecarId, now: i64) -> Result<Option<Duration>, DatabaseFault> {
     let mut statement = connection.prepare_cached("SELECT expires_at - at FROM sidecars WHERE id = ?1 AND at <= ?2")?;
-    let kept = statement.query_row([sidecar.0.cast_signed(), now], |row| row.get::<_, i64>(0)).optional()?;
-    Ok(kept.map(|kept| Duration::from_millis(u64::try_from(kept).unwrap_or(0))))
+    let left = statement.query_row([sidecar.0.cast_signed(), now], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0))))
 }
 
-pub(super) fn withdraw(connection: &Connection, sidecar: SidecarId) -> Result<(), Fault> {
+pub(super) fn withdraw(connection: &Connection, sidecar: SidecarId) -> Result<(), DatabaseFault> {
     connection.prepare_cached("DELETE FROM sidecars WHERE id = ?")?.execute([sidecar.0.cast_signed()])?;
     Ok(())
 }
 
-/// Reports that are kept at `now`, in the order of their names.
-pub(super) fn sidecars(connection: &Connection, now: i64, store: &str) -> Result<Vec<Reported>, Fault> {
+/// Reports that are left at `now`, in the order of their names.
+pub(super) fn sidecars(connection: &Connection, now: i64, store: &str) -> Result<Vec<Reported>, DatabaseFault> {
     let mut statement = connection
         .prepare_cached("SELECT id, report, at, expires_at FROM sidecars WHERE expires_at > ?1 AND at <= ?1")?;
     let mut rows = statement.query([now])?;
@@ -65,15 +71,15 @@ fn reported(row: &Row<'_>, now: i64) -> Result<Reported, BadRow> {
     let at = row.get_ref(2).map_err(|_| BadRow::Column)?.as_i64()?;
     let until = |end: i64, start| Duration::from_millis(u64::try_from(end.saturating_sub(start)).unwrap_or(0));
     let end = row.get_ref(3).map_err(|_| BadRow::Column)?.as_i64()?;
-    Ok(Reported { report, age: until(now, at), keep: until(end, at) })
+    Ok(Reported { report, age: until(now, at), ttl: until(end, at) })
 }
 
-pub(super) fn recall(connection: &mut Connection, digests: &[Digest]) -> Result<(), Fault> {
+pub(super) fn recall(connection: &mut Connection, digests: &[Digest]) -> Result<(), DatabaseFault> {
     let sql = "INSERT OR IGNORE INTO recalls (digest) VALUES (?)";
     let transaction = connection.transaction()?;
     let present = count_recalls(&transaction)?;
     if present + digests.len() as u64 > RECALLS_LEFT {
-        return Err(Fault::TooManyRecalls(present));
+        return Err(DatabaseFault::TooManyRecalls(present));
     }
     let added = each(&transaction, sql, digests)?;
     transaction.execute("UPDATE meta SET recalls = recalls + ?", [i64::try_from(added).unwrap_or(i64::MAX)])?;
@@ -81,26 +87,26 @@ pub(super) fn recall(connection: &mut Connection, digests: &[Digest]) -> Result<
 }
 
 /// How many were ever added, and how many there are.
-pub(super) fn recalls(connection: &Connection) -> Result<(u64, u64), Fault> {
+pub(super) fn recalls(connection: &Connection) -> Result<(u64, u64), DatabaseFault> {
     let mut statement = connection.prepare_cached("SELECT recalls FROM meta")?;
     let ever = statement.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned();
     Ok((ever, count_recalls(connection)?))
 }
 
-pub(super) fn settle_recalls(connection: &mut Connection, digests: &[Digest]) -> Result<(), Fault> {
+pub(super) fn settle_recalls(connection: &mut Connection, digests: &[Digest]) -> Result<(), DatabaseFault> {
     let transaction = connection.transaction()?;
     each(&transaction, "DELETE FROM recalls WHERE digest = ?", digests)?;
     Ok(transaction.commit()?)
 }
 
 /// How many rows that changed.
-fn each(transaction: &Transaction<'_>, sql: &str, digests: &[Digest]) -> Result<usize, Fault> {
+fn each(transaction: &Transaction<'_>, sql: &str, digests: &[Digest]) -> Result<usize, DatabaseFault> {
     let mut statement = transaction.prepare_cached(sql)?;
     digests.iter().try_fold(0, |changed, digest| Ok(changed + statement.execute([digest.as_bytes()])?))
 }
 
 /// The next page, in the order of the digests: a place is the last one before it.
-pub(super) fn recalled(connection: &Connection, from: Option<&RecalledPlace>) -> Result<RecalledPage, Fault> {
+pub(super) fn recalled(connection: &Connection, from: Option<&RecalledPlace>) -> Result<RecalledPage, DatabaseFault> {
     let total = count_recalls(connection)?;
     let mut statement =
         connection.prepare_cached("SELECT digest FROM recalls WHERE digest > ? ORDER BY digest LIMIT ?")?;
@@ -109,7 +115,7 @@ pub(super) fn recalled(connection: &Connection, from: Option<&RecalledPlace>) ->
     let mut digests = Vec::new();
     while let Some(row) = rows.next()? {
         let digest = read::digest(row, 0);
-        digests.push(digest.map_err(|problem| Fault::record("recalls".to_owned(), problem))?);
+        digests.push(digest.map_err(|problem| DatabaseFault::record("recalls".to_owned(), problem))?);
     }
     let last = digests.last().filter(|_| digests.len() == RECALLED_PAGE);
     let next = last.map(|digest| RecalledPlace(digest.as_bytes().to_vec()));
@@ -117,12 +123,12 @@ pub(super) fn recalled(connection: &Connection, from: Option<&RecalledPlace>) ->
 }
 
 /// How many there are.
-fn count_recalls(connection: &Connection) -> Result<u64, Fault> {
+fn count_recalls(connection: &Connection) -> Result<u64, DatabaseFault> {
     let mut statement = connection.prepare_cached("SELECT count(*) FROM recalls")?;
     Ok(statement.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
 }
 
-pub(super) fn retired(connection: &Connection, digests: &[Digest]) -> Result<Vec<bool>, Fault> {
+pub(super) fn retired(connection: &Connection, digests: &[Digest]) -> Result<Vec<bool>, DatabaseFault> {
     let mut statement = connection.prepare_cached("SELECT 1 FROM tombstones WHERE digest = ?")?;
     digests.iter().map(|digest| Ok(statement.exists([digest.as_bytes()])?)).collect()
 }

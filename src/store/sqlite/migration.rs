@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::fault::Fault;
+use super::fault::DatabaseFault;
 use super::fleet;
 use super::schema::{SCHEMA_VERSION, version};
 use crate::store::{Reported, SidecarId};
@@ -47,7 +47,7 @@ const MIGRATION: &str = "
 ";
 
 /// Migrates the database in one transaction, under the lock for writing; if another process was faster, it is done.
-pub(super) fn migrate(connection: &mut Connection, store: &str) -> Result<(), Fault> {
+pub(super) fn migrate(connection: &mut Connection, store: &str) -> Result<(), DatabaseFault> {
     let (began, mut first_reports) = (Instant::now(), HashMap::new());
     loop {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -67,7 +67,7 @@ pub(super) fn migrate(connection: &mut Connection, store: &str) -> Result<(), Fa
         let lives = |sidecar: &&Reported| is_renewed(&mut first_reports, sidecar, looked);
         if let Some(alive) = left_behind.iter().find(lives) {
             let (name, theirs) = (&alive.report.name, &alive.report.version);
-            return Err(Fault::Unusable(format!(
+            return Err(DatabaseFault::Unusable(format!(
                 "has version {EARLIER}, this program makes version {SCHEMA_VERSION} of it, which the sidecar {name} ({theirs}) \
                  that runs here could not read: stop it, or restart it with this program, first"
             )));
@@ -77,7 +77,7 @@ pub(super) fn migrate(connection: &mut Connection, store: &str) -> Result<(), Fa
 }
 
 /// Sidecars that may run, and cannot read this schema.
-fn left_behind(transaction: &Transaction<'_>, store: &str) -> Result<Vec<Reported>, Fault> {
+fn left_behind(transaction: &Transaction<'_>, store: &str) -> Result<Vec<Reported>, DatabaseFault> {
     // Their times were milliseconds since 1970.
     let mut reports = fleet::sidecars(transaction, jiff::Timestamp::now().as_millisecond(), store)?;
     reports.retain(|sidecar| sidecar.report.schema < SCHEMA_VERSION && sidecar.age < SILENCE);

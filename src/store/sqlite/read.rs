@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use serde::de::DeserializeOwned;
 
-use super::fault::{BadRow, Fault};
+use super::fault::{BadRow, DatabaseFault};
 use super::{blob, from_key, key};
 use crate::hex::Hex;
 use crate::store::{
@@ -15,7 +15,7 @@ use crate::token::{Digest, Grant, HistoryEntry, TokenId, TokenRecord, UserId, Us
 /// Items handed over at once by [`snapshot`].
 const CHUNK: usize = 256;
 
-pub(super) fn position(connection: &Connection) -> Result<Position, Fault> {
+pub(super) fn position(connection: &Connection) -> Result<Position, DatabaseFault> {
     let mut statement = connection.prepare_cached("SELECT epoch, revision, checksum, head FROM meta")?;
     let position = statement.query_row([], |row| {
         let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
@@ -42,7 +42,7 @@ const GRANTS: &str = "SELECT digest, grant_ FROM grants";
 pub(super) fn snapshot(
     connection: &Connection,
     mut sink: impl FnMut(Vec<SnapshotItem>) -> bool,
-) -> Result<Position, Fault> {
+) -> Result<Position, DatabaseFault> {
     // One transaction: the items are exactly those of the position.
     let transaction = connection.unchecked_transaction()?;
     let position = position(&transaction)?;
@@ -65,13 +65,13 @@ pub(super) fn snapshot(
         }
     }
     drop(transaction);
-    // Every page was read once, and the cache that kept them is of no use to anyone.
+    // Every page was read once, and the cache that had them is of no use to anyone.
     connection.execute_batch("PRAGMA shrink_memory")?;
     Ok(position)
 }
 
 /// Those that there are.
-pub(super) fn items(connection: &Connection, of: &[Subject]) -> Result<Vec<SnapshotItem>, Fault> {
+pub(super) fn items(connection: &Connection, of: &[Subject]) -> Result<Vec<SnapshotItem>, DatabaseFault> {
     let mut owners = connection.prepare_cached(&format!("{OWNERS} WHERE id = ?"))?;
     let mut grants = connection.prepare_cached(&format!("{GRANTS} WHERE digest = ?"))?;
     let mut items = Vec::with_capacity(of.len());
@@ -86,7 +86,11 @@ pub(super) fn items(connection: &Connection, of: &[Subject]) -> Result<Vec<Snaps
 }
 
 /// Where the log shows the first of these heads.
-pub(super) fn ancestor(connection: &Connection, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, Fault> {
+pub(super) fn ancestor(
+    connection: &Connection,
+    latest: Revision,
+    heads: &[Head],
+) -> Result<Option<Revision>, DatabaseFault> {
     let mut statement = connection.prepare_cached("SELECT 1 FROM log WHERE revision = ? AND head = ?")?;
     for (revision, head) in (0..=latest.0).rev().zip(heads) {
         if statement.exists((revision.cast_signed(), blob(head.0)))? {
@@ -120,7 +124,7 @@ fn grant(row: &Row<'_>) -> SnapshotItem {
     }
 }
 
-pub(super) fn changes(connection: &Connection, after: Revision, store: &str) -> Result<Changes, Fault> {
+pub(super) fn changes(connection: &Connection, after: Revision, store: &str) -> Result<Changes, DatabaseFault> {
     let transaction = connection.unchecked_transaction()?;
     let newest = position(&transaction)?.revision;
     if after > newest {
@@ -149,19 +153,22 @@ pub(super) fn changes(connection: &Connection, after: Revision, store: &str) -> 
     Ok(if last == newest { Changes::Entries(entries) } else { Changes::Truncated })
 }
 
-pub(super) fn user(connection: &Connection, id: UserId) -> Result<Option<Versioned<UserRecord>>, Fault> {
+pub(super) fn user(connection: &Connection, id: UserId) -> Result<Option<Versioned<UserRecord>>, DatabaseFault> {
     let mut statement = connection.prepare_cached("SELECT id, version, record FROM users WHERE id = ?")?;
     let mut rows = statement.query([key(id.to_u64())])?;
     rows.next()?.map(|row| versioned(row, "users")).transpose()
 }
 
-pub(super) fn user_by_name(connection: &Connection, name: &str) -> Result<Option<Versioned<UserRecord>>, Fault> {
+pub(super) fn user_by_name(
+    connection: &Connection,
+    name: &str,
+) -> Result<Option<Versioned<UserRecord>>, DatabaseFault> {
     let mut statement = connection.prepare_cached("SELECT id, version, record FROM users WHERE name = ?")?;
     let mut rows = statement.query([name])?;
     rows.next()?.map(|row| versioned(row, "users")).transpose()
 }
 
-pub(super) fn token_set(connection: &Connection, user: UserId) -> Result<Option<CommitId>, Fault> {
+pub(super) fn token_set(connection: &Connection, user: UserId) -> Result<Option<CommitId>, DatabaseFault> {
     let mut statement = connection.prepare_cached("SELECT token_set FROM users WHERE id = ?")?;
     let set = statement.query_row([key(user.to_u64())], |row| row.get::<_, Option<[u8; 16]>>(0)).optional()?;
     Ok(set.flatten().map(|id| CommitId(u128::from_be_bytes(id))))
@@ -171,7 +178,7 @@ pub(super) fn users(
     connection: &Connection,
     before: Option<UserId>,
     limit: usize,
-) -> Result<Vec<Versioned<UserRecord>>, Fault> {
+) -> Result<Vec<Versioned<UserRecord>>, DatabaseFault> {
     let (sql, before) = match before {
         Some(before) => ("SELECT id, version, record FROM users WHERE id < ? ORDER BY id DESC LIMIT ?", before),
         None => ("SELECT id, version, record FROM users WHERE id <= ? ORDER BY id DESC LIMIT ?", LAST),
@@ -188,7 +195,7 @@ pub(super) fn users(
 pub(super) fn tokens_by_id(
     connection: &Connection,
     ids: &[TokenId],
-) -> Result<Vec<Option<Versioned<TokenRecord>>>, Fault> {
+) -> Result<Vec<Option<Versioned<TokenRecord>>>, DatabaseFault> {
     let transaction = connection.unchecked_transaction()?;
     let mut statement = transaction.prepare_cached("SELECT id, version, record FROM tokens WHERE id = ?")?;
     let find = |id: &TokenId| {
@@ -201,7 +208,7 @@ pub(super) fn tokens_by_id(
 pub(super) fn tokens_by_digest(
     connection: &Connection,
     digests: &[Digest],
-) -> Result<Vec<Option<Versioned<TokenRecord>>>, Fault> {
+) -> Result<Vec<Option<Versioned<TokenRecord>>>, DatabaseFault> {
     let transaction = connection.unchecked_transaction()?;
     let mut statement = transaction.prepare_cached("SELECT id, version, record FROM tokens WHERE digest = ?")?;
     let find = |digest: &Digest| {
@@ -216,7 +223,7 @@ pub(super) fn tokens(
     filter: TokenFilter,
     before: Option<TokenId>,
     limit: usize,
-) -> Result<Vec<Versioned<TokenRecord>>, Fault> {
+) -> Result<Vec<Versioned<TokenRecord>>, DatabaseFault> {
     let (mut condition, mut values) = condition(filter);
     if let Some(before) = before {
         condition.push_str(" AND id < ?");
@@ -233,14 +240,14 @@ pub(super) fn tokens(
     Ok(tokens)
 }
 
-pub(super) fn count_tokens(connection: &Connection, filter: TokenFilter) -> Result<u64, Fault> {
+pub(super) fn count_tokens(connection: &Connection, filter: TokenFilter) -> Result<u64, DatabaseFault> {
     let (condition, values) = condition(filter);
     let mut statement = connection.prepare_cached(&format!("SELECT count(*) FROM tokens WHERE {condition}"))?;
     let count = statement.query_row(params_from_iter(values), |row| row.get::<_, i64>(0))?;
     Ok(count.cast_unsigned())
 }
 
-/// The states stand in the SQL as literals, or the index on revoked tokens would not be found to apply.
+/// The states are in the SQL as literals, or the index on revoked tokens would not be found to apply.
 fn condition(filter: TokenFilter) -> (String, Vec<i64>) {
     let (mut condition, mut values) = ("true".to_owned(), Vec::new());
     if let Some(owner) = filter.owner {
@@ -262,21 +269,22 @@ fn condition(filter: TokenFilter) -> (String, Vec<i64>) {
     (condition, values)
 }
 
-pub(super) fn history(connection: &Connection, id: TokenId) -> Result<Vec<HistoryEntry>, Fault> {
+pub(super) fn history(connection: &Connection, id: TokenId) -> Result<Vec<HistoryEntry>, DatabaseFault> {
     let sql = "SELECT token, entry FROM history WHERE token = ? ORDER BY revision, line";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([key(id.to_u64())])?;
     let mut entries = Vec::new();
     while let Some(row) = rows.next()? {
-        entries.push(record(row, 1).map_err(|problem| Fault::record(format!("history/{id}"), problem))?);
+        entries.push(record(row, 1).map_err(|problem| DatabaseFault::record(format!("history/{id}"), problem))?);
     }
     Ok(entries)
 }
 
 /// A row of id, version, record.
-fn versioned<R: DeserializeOwned>(row: &Row<'_>, table: &str) -> Result<Versioned<R>, Fault> {
+fn versioned<R: DeserializeOwned>(row: &Row<'_>, table: &str) -> Result<Versioned<R>, DatabaseFault> {
     let version = CommitId(word(row, 1)?);
-    let record = record(row, 2).map_err(|problem| Fault::record(format!("{table}/{}", id_text(row)), problem))?;
+    let record =
+        record(row, 2).map_err(|problem| DatabaseFault::record(format!("{table}/{}", id_text(row)), problem))?;
     Ok(Versioned { record, version })
 }
 

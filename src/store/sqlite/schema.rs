@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::fault::Fault;
+use super::fault::DatabaseFault;
 use super::migration::{self, EARLIER};
 use crate::random;
 use crate::store::Head;
@@ -22,7 +22,7 @@ pub(super) const SCHEMA_VERSION: u32 = crate::store::SCHEMA;
 /// How long one connection waits for the lock of another.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Statements kept prepared by each connection.
+/// Statements cached by each connection.
 const STATEMENTS: usize = 64;
 
 /// Ids are stored with the top bit flipped, so that SQLite's signed integers order as the ids do.
@@ -101,9 +101,9 @@ enum Content {
     Store,
 }
 
-/// Opens the store for writing. Where there is none, it is made, or refused with [`Fault::NoRegistry`]. What is not ours is
+/// Opens the store for writing. Where there is none, it is made, or refused with [`DatabaseFault::NoRegistry`]. What is not ours is
 /// left as it is.
-pub(super) fn open(path: &Path, create: bool) -> Result<Connection, Fault> {
+pub(super) fn open(path: &Path, create: bool) -> Result<Connection, DatabaseFault> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if create {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
@@ -118,16 +118,16 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, Fault> {
     // (The file is not read without SQLite: closing it would give up the locks that this process holds on it.)
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // In a transaction, so that the answers are about one state, whoever else is creating a store there.
-    let found = connection.unchecked_transaction().map_err(Fault::from).and_then(|reading| inspect(&reading));
+    let found = connection.unchecked_transaction().map_err(DatabaseFault::from).and_then(|reading| inspect(&reading));
     match found.map_err(unreadable)? {
         Content::Store => {}
         Content::Earlier => migration::migrate(&mut connection, &path.display().to_string())?,
         Content::Empty if create => make(&mut connection, path)?,
-        Content::Empty => return Err(Fault::NoRegistry("is empty")),
+        Content::Empty => return Err(DatabaseFault::NoRegistry("is empty")),
     }
     super::read::position(&connection).map_err(unreadable)?;
     if connection.is_readonly("main")? {
-        return Err(Fault::NotWritable);
+        return Err(DatabaseFault::NotWritable);
     }
     switch_to_wal(&connection)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
@@ -139,7 +139,7 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, Fault> {
 }
 
 /// Another connection to a store that is open already, for reading.
-pub(super) fn open_reader(path: &Path) -> Result<Connection, Fault> {
+pub(super) fn open_reader(path: &Path) -> Result<Connection, DatabaseFault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -149,7 +149,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Fault> {
 
 /// Another connection to a store that is open already, for what may be lost in a power failure. A commit there is not
 /// synced (NORMAL, in WAL mode), and so takes microseconds; whatever else is in the log of the file is as safe as before.
-pub(super) fn open_reporter(path: &Path) -> Result<Connection, Fault> {
+pub(super) fn open_reporter(path: &Path) -> Result<Connection, DatabaseFault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -159,7 +159,7 @@ pub(super) fn open_reporter(path: &Path) -> Result<Connection, Fault> {
     Ok(connection)
 }
 
-fn inspect(connection: &Connection) -> Result<Content, Fault> {
+fn inspect(connection: &Connection) -> Result<Content, DatabaseFault> {
     let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     let application = number("PRAGMA application_id")?;
     let version = version(connection)?;
@@ -177,21 +177,21 @@ fn inspect(connection: &Connection) -> Result<Content, Fault> {
             ),
         }
     };
-    Err(Fault::Unusable(problem))
+    Err(DatabaseFault::Unusable(problem))
 }
 
 /// Which layout the file has.
-pub(super) fn version(connection: &Connection) -> Result<u32, Fault> {
+pub(super) fn version(connection: &Connection) -> Result<u32, DatabaseFault> {
     Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
 }
 
 /// In one transaction, so that the file is ours whole or not at all; and before the file is switched to WAL, so that
-/// whose it is stands in the file itself.
-fn make(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
+/// whose it is, the file itself says.
+fn make(connection: &mut Connection, path: &Path) -> Result<(), DatabaseFault> {
     // The files that SQLite puts beside it later have the same mode.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let mut epoch = [0; 8];
-    random::fill(&mut epoch).map_err(Fault::Entropy)?;
+    random::fill(&mut epoch).map_err(DatabaseFault::Entropy)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if let Content::Store = inspect(&transaction)? {
         return Ok(()); // another process was faster
@@ -204,10 +204,10 @@ fn make(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     Ok(transaction.commit()?)
 }
 
-/// WAL lets one process read while another writes. The file keeps the mode.
+/// WAL lets one process read while another writes. The mode stays with the file.
 ///
 /// The switch needs the file for itself and does not wait for it, so it is tried again while another process is at it.
-fn switch_to_wal(connection: &Connection) -> Result<(), Fault> {
+fn switch_to_wal(connection: &Connection) -> Result<(), DatabaseFault> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
         let switched = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0));
@@ -215,7 +215,7 @@ fn switch_to_wal(connection: &Connection) -> Result<(), Fault> {
             Ok(mode) if mode == "wal" => return Ok(()),
             Ok(_) => {
                 let problem = "is on a file system without shared memory (a network one?): name a file on a local disk";
-                return Err(Fault::Unusable(problem.to_owned()));
+                return Err(DatabaseFault::Unusable(problem.to_owned()));
             }
             Err(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) if Instant::now() < deadline => {
@@ -228,19 +228,21 @@ fn switch_to_wal(connection: &Connection) -> Result<(), Fault> {
 }
 
 /// At the opening, damage is a reason to name another file, not to try again.
-fn unreadable(fault: Fault) -> Fault {
+fn unreadable(fault: DatabaseFault) -> DatabaseFault {
     let (error, code) = match fault {
-        Fault::Corrupt(error) | Fault::Sqlite(error) => {
+        DatabaseFault::Corrupt(error) | DatabaseFault::Sqlite(error) => {
             let code = error.sqlite_error_code();
             (error, code)
         }
         other => return other,
     };
     match code {
-        Some(ErrorCode::NotADatabase) => Fault::Unusable("is not an SQLite database: name another file".to_owned()),
+        Some(ErrorCode::NotADatabase) => {
+            DatabaseFault::Unusable("is not an SQLite database: name another file".to_owned())
+        }
         // SQLite's general error is here that of a table that is missing; no code at all, of a row.
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) | None => {
-            Fault::Unusable(format!("is damaged ({error}): restore it from a backup"))
+            DatabaseFault::Unusable(format!("is damaged ({error}): restore it from a backup"))
         }
         Some(_) => error.into(),
     }

@@ -51,7 +51,7 @@ fn count(store: &SqliteStore, sql: &str) -> i64 {
 }
 
 fn with_writer<T>(store: &SqliteStore, work: impl FnOnce(&mut Connection) -> T) -> T {
-    let work = |database: &Database| -> Result<T, Fault> { Ok(work(&mut *database.writer()?)) };
+    let work = |database: &Database| -> Result<T, DatabaseFault> { Ok(work(&mut *database.writer()?)) };
     store.shared.with(work).expect("is open")
 }
 
@@ -132,7 +132,7 @@ async fn retired_digests_are_forgotten_when_they_are_old_enough() {
     let buried = || count(&store, "SELECT count(*) FROM tombstones");
     // Between two commits of one run of the machine it is known how long it was, and nowhere else.
     let (one, other, nothing) = ([1; 16], [2; 16], Batch::default());
-    let at = |boot, uptime| Moment { boot, uptime };
+    let at = |boot, uptime| BootTime { boot, uptime };
     for now in [at(one, 1000), at(one, 1050), at(other, 90_000), at(one, 1_000_000), at(one, 10), at(one, 59)] {
         commit(if buried() == 0 { &delete } else { &nothing }, now);
         assert_eq!(buried(), 1, "{now:?}");
@@ -233,15 +233,15 @@ async fn a_report_from_before_the_machine_was_started_is_none() {
         staleness_ms: None,
         connections: 0,
     };
-    let keep = Duration::from_secs(70);
-    store.report(&report(1), keep).await.expect("reports");
+    let ttl = Duration::from_secs(70);
+    store.report(&report(1), ttl).await.expect("reports");
     // By the clock of the wall, of the version before, or of a run of the machine that was longer.
     let later = uptime() + 60_000;
     with_writer(&store, |writer| writer.execute("UPDATE sidecars SET at = ?1, expires_at = ?1 + 70000", [later]))
         .expect("moves it");
     assert_eq!(store.sidecars().await.expect("reads"), []);
     assert_eq!(store.report_left(SidecarId(1)).await.expect("reads"), None);
-    store.report(&report(2), keep).await.expect("reports");
+    store.report(&report(2), ttl).await.expect("reports");
     let names: Vec<_> = store.sidecars().await.expect("reads").into_iter().map(|one| one.report.name).collect();
     assert_eq!(names, ["sidecar 2"]);
     assert_eq!(count(&store, "SELECT count(*) FROM sidecars"), 1, "and it is gone");

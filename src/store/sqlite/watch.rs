@@ -1,8 +1,8 @@
 //! Notices the commits of other processes, and another file in the place of the one that is open.
 //!
-//! SQLite tells nobody of a commit; but it writes each one to the write-ahead log before it can be seen, and the kernel
-//! tells of that write. From then on the position is looked at with growing pauses, since how long the disk takes until
-//! the commit can be seen is not known. A slow look beside it finds what the kernel does not tell of: another file, or
+//! SQLite notifies nobody of a commit; but it writes each one to the write-ahead log before it can be seen, and the kernel
+//! reports that write. From then on the position is looked at with growing pauses, since how long the disk takes until
+//! the commit can be seen is not known. A slow look beside it finds what the kernel does not report: another file, or
 //! a file system without such news.
 
 use std::io;
@@ -52,7 +52,7 @@ async fn run(shared: Arc<Shared>) {
     });
     let mut pause = FIRST;
     loop {
-        // Before the look: what is committed after it is told.
+        // Before the look: what is committed after it is reported.
         let slow = if news.as_ref().is_ok_and(News::follow) { SLOW } else { WITHOUT_NEWS };
         let looking = Arc::clone(&shared);
         // Errors are left to the probes, which report them: here they would be repeated all the time.
@@ -73,7 +73,7 @@ async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// What the kernel tells of one file.
+/// What the kernel reports of one file.
 struct News {
     inotify: AsyncFd<OwnedFd>,
     path: PathBuf,

@@ -199,8 +199,8 @@ impl Feed for FaultyStore {
 
 #[async_trait]
 impl Reports for FaultyStore {
-    async fn report(&self, report: &Report, keep: Duration) -> Result<(), StoreError> {
-        self.hear().await?.report(report, keep).await
+    async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError> {
+        self.hear().await?.report(report, ttl).await
     }
 
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use redis::{Cmd, Pipeline};
 
 use super::super::fault::Fault;
 use super::super::layout::{self, Key, Layout, Mark, SCHEMA};
-use super::Stop;
+use super::CommitFailure;
 use crate::store::{Batch, Change, CommitError, CommitId, Edit, Pin, Retention, change};
 use crate::token::{Digest, Grant, TokenId, TokenRecord, UserRecord};
 
@@ -58,14 +58,14 @@ type List = Vec<Vec<u8>>;
 pub(super) struct Plan {
     script: &'static str,
     no_users: bool,
-    /// Users, each with the id that its token set must have; the empty one stands for none.
+    /// Users, each with the id that its token set must have; the empty one means none.
     token_sets: List,
     checksum_delta: u64,
     pub(super) changes: Vec<Change>,
     /// As they are written.
     encoded: Vec<u8>,
     mark: Mark,
-    /// Users and tokens that must have these versions; the empty one stands for none at all.
+    /// Users and tokens that must have these versions; the empty one means none at all.
     users: (List, List),
     tokens: (List, List),
     /// Tokens that must exist.
@@ -76,7 +76,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn of(batch: &Batch) -> Result<Self, Stop> {
+    pub(super) fn of(batch: &Batch) -> Result<Self, CommitFailure> {
         if let Some(contradiction) = batch.contradiction() {
             return Err(Fault::Contradiction(contradiction).into());
         }
@@ -147,7 +147,7 @@ impl Plan {
         self.writes.entry((write, key)).or_default().extend(arguments);
     }
 
-    fn add_users(&mut self, edits: &[Edit<UserRecord>]) -> Result<(), Stop> {
+    fn add_users(&mut self, edits: &[Edit<UserRecord>]) -> Result<(), CommitFailure> {
         let given_up: HashSet<&str> = edits.iter().filter_map(|edit| Some(names(edit).0?.as_str())).collect();
         let mut taken = HashSet::new();
         for edit in edits {
@@ -185,7 +185,7 @@ impl Plan {
     }
 
     /// What can be said of digests without the store: that two tokens of one batch share one.
-    fn check_digests(&mut self, edits: &[Edit<TokenRecord>]) -> Result<(), Stop> {
+    fn check_digests(&mut self, edits: &[Edit<TokenRecord>]) -> Result<(), CommitFailure> {
         let mut seen = HashSet::new();
         let mut deleted = HashSet::new();
         for edit in edits {
@@ -206,7 +206,7 @@ impl Plan {
         Ok(())
     }
 
-    fn add_token(&mut self, edit: &Edit<TokenRecord>) -> Result<(), Stop> {
+    fn add_token(&mut self, edit: &Edit<TokenRecord>) -> Result<(), CommitFailure> {
         let id = edit.record().id.to_ascii().to_vec();
         self.tokens.0.push(id.clone());
         self.tokens.1.push(version(edit));
@@ -267,7 +267,7 @@ impl Plan {
         }
     }
 
-    fn add_history(&mut self, batch: &Batch) -> Result<(), Stop> {
+    fn add_history(&mut self, batch: &Batch) -> Result<(), CommitFailure> {
         let mut lines: BTreeMap<TokenId, Vec<u8>> = BTreeMap::new();
         for (id, entry) in &batch.history {
             let lines = lines.entry(*id).or_default();
@@ -335,6 +335,6 @@ fn bytes_of(digest: &Digest) -> Vec<u8> {
     digest.as_bytes().to_vec()
 }
 
-fn json(record: &impl serde::Serialize) -> Result<Vec<u8>, Stop> {
+fn json(record: &impl serde::Serialize) -> Result<Vec<u8>, CommitFailure> {
     serde_json::to_vec(record).map_err(|problem| Fault::record("a new record".to_owned(), problem).into())
 }

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Where a server stands, and which checksum and head its log shows at a revision; none where it shows none.
+-- The position of a server, and which checksum and head its log shows at a revision; none where it shows none.
 --
 -- KEYS: meta, log. ARGV: the revision, the fields of meta that make a position.
 

@@ -6,16 +6,16 @@ use crate::store::settings::Namespace;
 
 /// One of the 16384.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Slot(pub(super) u16);
+pub(super) struct HashSlot(pub(super) u16);
 
-impl Slot {
-    /// Of all keys of a namespace: what stands in the braces decides alone.
+impl HashSlot {
+    /// Of all keys of a namespace: what is in the braces decides alone.
     pub(super) fn of(namespace: &Namespace) -> Self {
         Self(crc16(namespace.to_string().as_bytes()) % 16384)
     }
 }
 
-impl fmt::Display for Slot {
+impl fmt::Display for HashSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -41,6 +41,6 @@ mod tests {
     fn slots_are_those_of_the_specification() {
         assert_eq!(crc16(b"123456789"), 0x31C3);
         // As `CLUSTER KEYSLOT {tollgate}:meta` has it.
-        assert_eq!(Slot::of(&Namespace::default()), Slot(7332));
+        assert_eq!(HashSlot::of(&Namespace::default()), HashSlot(7332));
     }
 }
