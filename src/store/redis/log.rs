@@ -1,8 +1,9 @@
 //! The change log, page by page.
 //!
-//! Who is level reads over the main connection, where little is carried. Who is behind reads on over the bulk connection, or
-//! from a replica, until it is level: each page is bounded in bytes, and applied before the next one is asked for, so that whatever the
-//! line carries is progress.
+//! Who is level reads a few entries over the main connection, where little is carried. Who is behind reads on over the bulk
+//! connection, or from a replica, until it is level: each page is bounded in bytes, and applied before the next one is asked
+//! for, so that whatever the line carries is progress. Only a script can bound it, and in a script bytes cost Redis ten times as
+//! much: a fleet that follows a bulk change asks without one.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -17,14 +18,14 @@ use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
 use crate::chain::chain;
 use crate::lock::Mutex;
-use crate::store::{Changes, CommitId, Head, LogEntry, Revision, change};
+use crate::store::{Changes, CommitId, Head, LogEntry, Position, Revision, change};
 
 const PAGE: &str = include_str!("log.lua");
 const ANCESTOR: &str = include_str!("ancestor.lua");
 
-/// Bytes read over the main connection at once, behind which probes wait: more than any command of ours changes in one
-/// commit, so that a fleet which follows a bulk change needs no other connection.
-pub(super) const SMALL: usize = 48 * 1024;
+/// About as many bytes are read at once by who is level, as probes wait behind them: more than any command of ours changes in
+/// one commit.
+const SMALL: u64 = 48 * 1024;
 
 /// About how many bytes a change takes, an entry besides its changes, and a grant in a snapshot.
 const COST: (u64, u64, u64) = (70, 120, 90);
@@ -37,15 +38,18 @@ const FAR: u64 = 1024 * 1024;
 
 /// The first entries after a revision, as far as they follow each other up to the position.
 pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes, Fault> {
-    let (small, far) = if access.followers.is_some() { (ReadPace::LEAST, 0) } else { (SMALL, FAR) };
     let changes = match access.pace.is_behind() {
         false => {
             let began = Instant::now();
-            let page = page(access, Use::Main, small, after).await?;
-            if page.bytes_left() > far || began.elapsed() > ReadPace::BRISK {
-                access.pace.fall_behind();
+            // Until the answer is there: cancelled, or given up, so few are too many for this line.
+            access.pace.fall_behind();
+            let page = few(access, access.pace.count(), after).await;
+            let far = if access.followers.is_some() { 0 } else { FAR };
+            let is_level = |page: &Page| page.left <= far && began.elapsed() < ReadPace::BRISK;
+            if page.as_ref().map_or_else(|fault| !matches!(fault, Fault::TimedOut(_)), is_level) {
+                access.pace.keep_up();
             }
-            page.into_changes(access, after)?
+            page?.into_changes(access, after)?
         }
         true => match of_replica(access, after).await {
             Some(changes) => changes,
@@ -56,7 +60,7 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
         },
     };
     if !matches!(changes, Changes::Page(_)) {
-        access.pace.catch_up();
+        access.pace.arrive();
     }
     Ok(changes)
 }
@@ -97,34 +101,58 @@ pub(super) async fn ancestor(access: &Access, latest: Revision, heads: &[Head]) 
     Ok(found.map(Revision))
 }
 
-/// What the script answers.
+/// A part of the log.
 struct Page {
-    position: PositionFields,
+    newest: Position,
     entries: Vec<LoggedFields>,
-    /// How many changes come after these, if they are spread evenly over the log, in how many entries, and how many grants
-    /// there are; nothing where nothing is left.
-    rest: Vec<u64>,
+    /// The log may go on after these.
+    is_full: bool,
+    /// About how many bytes come after these, and how many a snapshot would take, where that was asked.
+    left: u64,
+    snapshot: Option<u64>,
 }
 
+/// So many entries after a revision.
+async fn few(access: &Access, count: usize, after: Revision) -> Result<Page, Fault> {
+    let mut commands = Pipeline::new();
+    // In this order: what is committed in between is read too.
+    commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
+    commands.cmd("XRANGE").arg(access.layout.key(Key::Log)).arg(format!("({}", after.0)).arg("+");
+    commands.arg("COUNT").arg(count);
+    let (position, entries): (PositionFields, Vec<LoggedFields>) = access.link.read(Use::Main, &commands).await?;
+    let newest = access.layout.position(&position)?;
+    let (read, bytes) = (entries.len() as u64, entries.iter().map(|(_, fields)| size(fields)).sum::<u64>());
+    let each = bytes / read.max(1);
+    access.pace.expect(each);
+    let left = newest.revision.0.saturating_sub(after.0 + read).saturating_mul(each);
+    Ok(Page { newest, is_full: entries.len() == count, entries, left, snapshot: None })
+}
+
+fn size(fields: &[Vec<u8>]) -> u64 {
+    fields.iter().map(|field| field.len() as u64).sum()
+}
+
+/// As many as fit into so many bytes, but one at least.
 async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result<Page, Fault> {
     let keys = [Key::Meta, Key::Log, Key::Grants].map(|key| access.layout.key(key));
     let mut commands = Pipeline::new();
     commands.cmd("EVAL_RO").arg(PAGE).arg(keys.len()).arg(&keys).arg(after.0).arg(bytes).arg(&POSITION);
-    let ((position, entries, rest),) = access.link.read(on, &commands).await?;
-    Ok(Page { position, entries, rest })
+    let ((position, entries, rest),): ((PositionFields, _, Vec<u64>),) = access.link.read(on, &commands).await?;
+    let newest = access.layout.position(&position)?;
+    // How many changes come after these, if they are spread evenly over the log, in how many entries, and how many grants
+    // there are; nothing where nothing is left.
+    Ok(match rest[..] {
+        [changes, left, grants] => {
+            let left = changes.saturating_mul(COST.0).saturating_add(left.saturating_mul(COST.1));
+            Page { newest, entries, is_full: true, left, snapshot: Some(grants.saturating_mul(COST.2)) }
+        }
+        _ => Page { newest, entries, is_full: false, left: 0, snapshot: None },
+    })
 }
 
 impl Page {
-    /// About what is left of the log.
-    fn bytes_left(&self) -> u64 {
-        match self.rest[..] {
-            [changes, entries, _] => changes.saturating_mul(COST.0).saturating_add(entries.saturating_mul(COST.1)),
-            _ => 0,
-        }
-    }
-
     fn into_changes(self, access: &Access, after: Revision) -> Result<Changes, Fault> {
-        let newest = access.layout.position(&self.position)?;
+        let Self { newest, is_full, left, snapshot, .. } = self;
         let (mut entries, mut last) = (Vec::with_capacity(self.entries.len()), after);
         for (id, fields) in &self.entries {
             match log_entry(id, fields) {
@@ -140,11 +168,11 @@ impl Page {
                 }
             }
         }
-        Ok(match self.rest[..] {
+        Ok(match snapshot {
             _ if after > newest.revision => Changes::Below,
-            [_, _, grants] if self.bytes_left() > grants.saturating_mul(COST.2) + WORTH_IT => Changes::Truncated,
-            [_, _, _] => Changes::Page(entries),
             _ if last >= newest.revision => Changes::Entries(entries),
+            Some(snapshot) if left > snapshot.saturating_add(WORTH_IT) => Changes::Truncated,
+            _ if is_full => Changes::Page(entries),
             _ => Changes::Truncated,
         })
     }
@@ -178,6 +206,8 @@ pub(super) struct ReadPace(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
+    /// Entries for who is level.
+    count: usize,
     bytes: usize,
     is_behind: bool,
     last_read: Option<Instant>,
@@ -195,7 +225,7 @@ impl ReadPace {
     const BRISK: Duration = Duration::from_millis(250);
 
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { bytes: Self::FIRST, is_behind: false, last_read: None }))
+        Self(Mutex::new(State { count: 1, bytes: Self::FIRST, is_behind: false, last_read: None }))
     }
 
     /// Has something read, and learns from how long it took. Cancelled, it took too long.
@@ -231,8 +261,25 @@ impl ReadPace {
         self.state().is_behind = true;
     }
 
-    fn catch_up(&self) {
+    fn keep_up(&self) {
         self.state().is_behind = false;
+    }
+
+    /// All was read.
+    fn arrive(&self) {
+        let mut state = self.state();
+        (state.is_behind, state.count) = (false, 1);
+    }
+
+    fn count(&self) -> usize {
+        self.state().count
+    }
+
+    /// Entries took so many bytes: those to come may be larger.
+    fn expect(&self, each: u64) {
+        let fit = usize::try_from(SMALL / each.max(1)).unwrap_or(usize::MAX);
+        let mut state = self.state();
+        state.count = (state.count * 4).min(fit).max(1);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -6,7 +6,6 @@ use super::Access;
 use super::fault::Fault;
 use super::layout::{self, Key};
 use super::link::{ANSWER_TIMEOUT, Use};
-use super::log::SMALL;
 use super::snapshot::run_in;
 use crate::store::{RECALLS_LEFT, RecalledPage, RecalledPlace};
 use crate::token::Digest;
@@ -19,6 +18,9 @@ const PIECE: usize = 1000;
 
 /// About how many bytes a digest takes in an answer.
 const COST: usize = 40;
+
+/// Bytes read at once over the main connection, behind which probes wait.
+const SMALL: usize = 48 * 1024;
 
 /// The next page, no larger than what is carried beside probes. A scan's place belongs to one run of one server; on another
 /// one it begins anew.
