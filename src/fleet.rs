@@ -138,7 +138,7 @@ pub struct SnapshotFileInUse(PathBuf);
 fn warn_of_identity(file: &Path, error: &io::Error) {
     tracing::warn!(
         file = %file.display(), %error,
-        "cannot keep this sidecar's id: `--wait` takes its next start for another one"
+        "cannot store this sidecar's id: for `--wait` its next start is another sidecar"
     );
 }
 
@@ -213,7 +213,7 @@ impl Reporter {
             }
         }
         if let Err(error) = within(self.store.withdraw(self.report.id)).await {
-            tracing::debug!(%error, "cannot take back the report: it is kept until it is too old");
+            tracing::debug!(%error, "cannot withdraw the report: it stays until it expires");
         }
     }
 

@@ -36,7 +36,7 @@ use async_trait::async_trait;
 
 use crate::token::{Digest, Grant, HistoryEntry, Owner, TokenId, TokenRecord, UserId, UserRecord};
 
-pub use batch::{Batch, Edit, Pin};
+pub use batch::{Batch, Contradiction, Edit, Pin};
 pub use change::{Change, LogEntry, Subject};
 pub use open::{Absent, open};
 pub use position::{CommitId, Committed, Epoch, Head, Position, Revision, Stamp};

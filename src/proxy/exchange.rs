@@ -105,7 +105,7 @@ fn shown(path: &str) -> String {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!(request_id = self.id().as_str(), "this request ended by a panic");
+            tracing::error!(request_id = self.id().as_str(), "this request panicked");
         }
         if !self.logged.get() {
             self.log(0, "left");

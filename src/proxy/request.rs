@@ -79,7 +79,7 @@ impl Head {
         }
         let mut parts = Request::new(()).into_parts().0;
         parts.method =
-            Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::Malformed("the method is no token"))?;
+            Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::Malformed("the method is not a token"))?;
         parts.uri = uri(bytes, target)?;
         parts.version = if minor_version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
         parts.headers = headers;

@@ -271,7 +271,7 @@ impl<'a> Driver<'a> {
                 tracing::error!(
                     store,
                     reason,
-                    "which tokens are recalled cannot be told: the replica is growing stale until a tollgate command that \
+                    "which tokens are recalled cannot be determined: the replica is growing stale until a tollgate command that \
                      changes something has settled them"
                 );
             }
@@ -280,7 +280,7 @@ impl<'a> Driver<'a> {
                 tracing::error!(
                     store,
                     found,
-                    "the registry is gone: restore it from a backup; until then the replica is kept and grows stale"
+                    "the registry is gone: restore it from a backup; until then the replica stays as it is and grows stale"
                 );
             }
             Failure::NoRegistry => {
@@ -485,7 +485,7 @@ fn check(store: &dyn Feed, position: &Position) -> Result<(), StoreError> {
     if position.revision > Revision(0) {
         return Ok(());
     }
-    let problem = "is at revision 0, where no registry is: nothing was ever committed to it, or all of it was lost";
+    let problem = "is at revision 0, which is not a registry: nothing was ever committed to it, or all of it was lost";
     Err(StoreError::NoRegistry { store: store.describe(), problem: problem.to_owned() })
 }
 

@@ -180,7 +180,7 @@ impl SnapshotFile {
         let this = Arc::clone(self);
         let saving = tokio::task::spawn_blocking(move || this.save_now(Moment::now()));
         if saving.await.is_err() {
-            tracing::error!(file = %self.path.display(), "writing the snapshot file ended by a panic");
+            tracing::error!(file = %self.path.display(), "writing the snapshot file panicked");
         }
     }
 

@@ -67,6 +67,26 @@ pub struct Batch {
     pub pins: Vec<Pin>,
 }
 
+/// What no store can do with a batch. Only a bug makes such a one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// Two edits of a user.
+    #[error("the batch contradicts itself: user {0} occurs twice")]
+    UserTwice(UserId),
+    /// An edit makes another user of it.
+    #[error("the batch contradicts itself: the id of user {0} changes")]
+    UserId(UserId),
+    /// Two edits of a token.
+    #[error("the batch contradicts itself: token {0} occurs twice")]
+    TokenTwice(TokenId),
+    /// An edit makes another token of it.
+    #[error("the batch contradicts itself: the id or digest of token {0} changes")]
+    TokenId(TokenId),
+    /// A history goes with its token.
+    #[error("the batch contradicts itself: token {0} is deleted, and its history continued")]
+    HistoryOfDeleted(TokenId),
+}
+
 /// Something that a decision rests on, and that no record shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pin {
@@ -94,34 +114,35 @@ impl Batch {
         self.tokens.iter().filter(comes).map(|edit| edit.record().owner).collect()
     }
 
-    /// What no store can do with this batch: a record that occurs twice, an id or digest that changes, a line for the
-    /// history of a token that goes. Only a bug makes such a batch.
-    #[must_use]
-    pub fn contradiction(&self) -> Option<String> {
+    /// Whether a store can do this with its records.
+    ///
+    /// # Errors
+    /// What contradicts what.
+    pub fn check(&self) -> Result<(), Contradiction> {
         let (mut users, mut tokens, mut gone) = (HashSet::new(), HashSet::new(), HashSet::new());
         for edit in &self.users {
             let id = edit.record().id;
             if !users.insert(id) {
-                return Some(format!("user {id} occurs twice"));
+                return Err(Contradiction::UserTwice(id));
             }
             if edit.before().is_some_and(|before| before.record.id != id) {
-                return Some(format!("the id of user {id} changes"));
+                return Err(Contradiction::UserId(id));
             }
         }
         for edit in &self.tokens {
             let TokenRecord { id, digest, .. } = edit.record();
             if !tokens.insert(*id) {
-                return Some(format!("token {id} occurs twice"));
+                return Err(Contradiction::TokenTwice(*id));
             }
             if edit.before().is_some_and(|before| (&before.record.id, &before.record.digest) != (id, digest)) {
-                return Some(format!("the id or digest of token {id} changes"));
+                return Err(Contradiction::TokenId(*id));
             }
             if edit.after().is_none() {
                 gone.insert(*id);
             }
         }
         let orphan = self.history.iter().find(|(id, _)| gone.contains(id));
-        orphan.map(|(id, _)| format!("token {id} is deleted, and yet something is added to its history"))
+        orphan.map_or(Ok(()), |(id, _)| Err(Contradiction::HistoryOfDeleted(*id)))
     }
 
     /// Whether nobody can do more after it than before: it revokes, deletes, disables and narrows, and nothing else.

@@ -356,7 +356,7 @@ impl Reports for RedisStore {
     }
 
     async fn unreported(&self, bound: Duration) -> Result<Option<Duration>, StoreError> {
-        self.map_fault("asking since when reports are kept", tenure::unreported(&self.access, bound).await).await
+        self.map_fault("asking since when reports are complete", tenure::unreported(&self.access, bound).await).await
     }
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {

@@ -101,12 +101,24 @@ pub enum InvalidStoreUrl {
     /// A Redis URL with `?` or `#`.
     #[error("a Redis URL takes no options (remove everything from the `{0}` on); the keys below [store] have them")]
     RedisOptions(char),
-    /// No host, several where one is meant, a bad port. Says which of them, and not what is written there.
-    #[error("{0}")]
-    Address(String),
-    /// What follows the hosts.
-    #[error("{0}")]
-    Path(&'static str),
+    /// One of the addresses, counted from 1. What is written there is not shown.
+    #[error("address {0} of the URL is not a host name or an address (an IPv6 address looks like [::1]:6379)")]
+    Host(usize),
+    /// Its port.
+    #[error("address {0} of the URL has no valid port (1 to 65535; an IPv6 address needs brackets)")]
+    Port(usize),
+    /// Several addresses of one server.
+    #[error("redis:// names one server; several are redis-sentinel:// or redis-cluster://")]
+    SeveralServers,
+    /// Sentinels, without what they call the primary.
+    #[error("name the primary after the Sentinels: redis-sentinel://HOST,HOST/NAME")]
+    NoPrimaryName,
+    /// A database, or anything else, after the nodes of a cluster.
+    #[error("a cluster has one database only: remove what follows the hosts")]
+    ClusterPath,
+    /// Something else than a number after the hosts.
+    #[error("the database is a number, such as /0")]
+    Database,
     /// The part before the `@`.
     #[error("the user or password is not valid: write special characters as %XX")]
     Credentials,
@@ -156,30 +168,25 @@ fn redis(kind: &str, tls: bool, rest: &str) -> Result<RedisUrl, InvalidStoreUrl>
     let (username, password) = credentials.map_or(Ok((None, None)), parse_credentials)?;
     let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
     let default_port = if kind == "redis-sentinel" { 26379 } else { 6379 };
-    let servers = hosts.split(',').enumerate().map(|(at, host)| parse_server(at, host, default_port));
+    let servers = hosts.split(',').zip(1..).map(|(text, place)| parse_server(text, place, default_port));
     let mut servers = servers.collect::<Result<Vec<_>, _>>()?;
     let (topology, database) = match kind {
-        "redis" if servers.len() > 1 => {
-            let message = "redis:// names one server; several are redis-sentinel:// or redis-cluster://";
-            return Err(InvalidStoreUrl::Address(message.to_owned()));
-        }
+        "redis" if servers.len() > 1 => return Err(InvalidStoreUrl::SeveralServers),
         "redis" => (Topology::Single(servers.remove(0)), path),
         "redis-sentinel" => {
             let (name, database) = path.split_once('/').unwrap_or((path, ""));
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             if name.is_empty() || !name.bytes().all(allowed) {
-                return Err(InvalidStoreUrl::Path(
-                    "name the primary after the Sentinels: redis-sentinel://HOST,HOST/NAME",
-                ));
+                return Err(InvalidStoreUrl::NoPrimaryName);
             }
             (Topology::Sentinel { sentinels: servers, name: name.to_owned() }, database)
         }
         _ if path.is_empty() => (Topology::Cluster(servers), ""),
-        _ => return Err(InvalidStoreUrl::Path("a cluster has one database only: remove what follows the hosts")),
+        _ => return Err(InvalidStoreUrl::ClusterPath),
     };
     let database = match database {
         "" => 0,
-        number => number.parse().map_err(|_| InvalidStoreUrl::Path("the database is a number, such as /0"))?,
+        number => number.parse().map_err(|_| InvalidStoreUrl::Database)?,
     };
     Ok(RedisUrl { topology, tls, username, password, database })
 }
@@ -223,31 +230,23 @@ fn encode_percent(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-fn parse_server(at: usize, text: &str, default_port: u16) -> Result<Server, InvalidStoreUrl> {
-    let refuse = |problem: &str| Err(InvalidStoreUrl::Address(format!("address {} of the URL {problem}", at + 1)));
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => {
-                (host, port.strip_prefix(':').or(port.is_empty().then_some("")))
-            }
-            _ => return refuse("is no address: an IPv6 address looks like [::1]:6379"),
-        },
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, Some("")),
-        },
+fn parse_server(text: &str, place: usize, default_port: u16) -> Result<Server, InvalidStoreUrl> {
+    let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(Some((host, rest))) if host.parse::<Ipv6Addr>().is_ok() => (host, rest),
+        Some(_) => return Err(InvalidStoreUrl::Host(place)),
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
     if host.is_empty() || !host.bytes().all(is_name) {
-        return refuse("is no host");
+        return Err(InvalidStoreUrl::Host(place));
     }
     let port = match port {
-        Some("") => default_port,
-        Some(port) => match port.parse() {
-            Ok(port) if port != 0 => port,
-            _ => return refuse("has no valid port (1 to 65535; an IPv6 address stands in brackets)"),
-        },
-        None => return refuse("has something after the address that is no port"),
+        "" | ":" => default_port,
+        port => port
+            .strip_prefix(':')
+            .and_then(|port| port.parse().ok())
+            .filter(|port| *port != 0)
+            .ok_or(InvalidStoreUrl::Port(place))?,
     };
     Ok(Server { host: host.to_owned(), port })
 }
@@ -376,32 +375,39 @@ mod tests {
 
     #[test]
     fn what_is_no_redis_url_is_refused_without_showing_the_password() {
-        for (text, part) in [
-            ("redis:h", "not a store URL"),
-            ("redis+unix://:secret@/run/redis.sock", "not a store URL"),
-            ("redis://:secret@", "is no host"),
-            ("redis://:secret", "is no host"),
-            ("redis://user:secret", "no valid port"),
-            ("redis://a,user:secret", "address 2"),
-            ("secret", "not a store URL"),
-            ("secret:x", "not a store URL"),
-            ("redis://:secret@a,b", "redis-sentinel:// or redis-cluster://"),
-            ("redis://:secret@a:0", "no valid port"),
-            ("redis://:secret@a:x", "no valid port"),
-            ("redis://:secret@::1:6379", "is no host"),
-            ("redis://:secret@[::1]x", "no port"),
-            ("redis://:secret@[::1", "looks like [::1]:6379"),
-            ("redis://:secret%zz@a", "%XX"),
-            ("redis://u%3Asecret@a", "as it is"),
-            ("redis://%3asecret:x@a", "as it is"),
-            ("redis://:secret@a/x", "the database is a number"),
-            ("redis://:secret@a?ssl=true", "takes no options"),
-            ("redis://a#insecure", "takes no options"),
-            ("redis-sentinel://:secret@a", "name the primary"),
-            ("redis-cluster://:secret@a/1", "one database only"),
+        use InvalidStoreUrl::*;
+        for (text, problem) in [
+            ("redis:h", Scheme),
+            ("redis+unix://:secret@/run/redis.sock", Scheme),
+            ("redis://:secret@", Host(1)),
+            ("redis://:secret", Host(1)),
+            ("redis://user:secret", Port(1)),
+            ("redis://a,user:secret", Port(2)),
+            ("secret", Scheme),
+            ("secret:x", Scheme),
+            ("redis://:secret@a,b", SeveralServers),
+            ("redis://:secret@a:0", Port(1)),
+            ("redis://:secret@a:x", Port(1)),
+            ("redis://:secret@::1:6379", Host(1)),
+            ("redis://:secret@[::1]x", Port(1)),
+            ("redis://:secret@[::1", Host(1)),
+            ("redis://:secret%zz@a", Credentials),
+            ("redis://u%3Asecret@a", Username),
+            ("redis://%3asecret:x@a", Username),
+            ("redis://:secret@a/x", Database),
+            ("redis://:secret@a?ssl=true", RedisOptions('?')),
+            ("redis://a#insecure", RedisOptions('#')),
+            ("redis-sentinel://:secret@a", NoPrimaryName),
+            ("redis-cluster://:secret@a/1", ClusterPath),
         ] {
-            let message = text.parse::<StoreUrl>().expect_err(text).to_string();
-            assert!(message.contains(part) && !message.contains("secret"), "{text}: {message}");
+            let refused = text.parse::<StoreUrl>().expect_err(text);
+            assert!(!refused.to_string().contains("secret"), "{text}: {refused}");
+            assert_eq!(refused, problem, "{text}");
         }
+        let host = Host(2).to_string();
+        assert_eq!(
+            host,
+            "address 2 of the URL is not a host name or an address (an IPv6 address looks like [::1]:6379)"
+        );
     }
 }

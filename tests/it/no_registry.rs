@@ -102,8 +102,8 @@ async fn outlives_the_loss(what: &str, url: &str, lose: impl AsyncFnOnce(), brin
     sidecar.says("ready").await;
     assert_eq!(sidecar.fetch(&token).await, 200);
     lose().await;
-    let said =
-        sidecar.says("the registry is gone: restore it from a backup; until then the replica is kept and grows stale");
+    let said = sidecar
+        .says("the registry is gone: restore it from a backup; until then the replica stays as it is and grows stale");
     let said = said.await.to_string();
     assert!(!said.contains("tollgate init"), "{said}");
     let statuses = std::cell::RefCell::new(Vec::new());

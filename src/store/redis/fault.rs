@@ -6,8 +6,8 @@ use std::time::Duration;
 use redis::{ErrorKind, RedisError};
 
 use crate::random::NoEntropy;
-use crate::store::StoreError;
 use crate::store::url::Server;
+use crate::store::{Contradiction, StoreError};
 
 /// Errors that a server gives before it begins with a command (`processCommand` and `scriptPrepareForRun` in its source).
 const BEFOREHAND: [&str; 12] = [
@@ -85,8 +85,8 @@ pub(super) enum Fault {
     /// An answer that makes no sense.
     #[error("the server's answer cannot be understood: {0}")]
     UnexpectedAnswer(String),
-    #[error("the batch contradicts itself: {0}")]
-    Contradiction(String),
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
     #[error("no randomness from the operating system")]
     Entropy(#[source] NoEntropy),
 }

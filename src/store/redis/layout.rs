@@ -245,7 +245,7 @@ pub(super) fn parse_hex(text: &[u8]) -> Option<u64> {
 /// What was written as version, space, JSON.
 pub(super) fn parse_record<R: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<Versioned<R>, String> {
     let space = memchr::memchr(b' ', bytes).ok_or("it has no version")?;
-    let version = parse_version(&bytes[..space]).ok_or("its version is none")?;
+    let version = parse_version(&bytes[..space]).ok_or("its version is not a commit id")?;
     let record = serde_json::from_slice(&bytes[space + 1..]).map_err(|error| error.to_string())?;
     Ok(Versioned { record, version })
 }

@@ -182,7 +182,8 @@ impl Page {
 type LoggedFields = (String, Vec<Vec<u8>>);
 
 fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'static str> {
-    let revision = id.strip_suffix("-0").and_then(|revision| revision.parse().ok()).ok_or("its id is no revision")?;
+    let revision =
+        id.strip_suffix("-0").and_then(|revision| revision.parse().ok()).ok_or("its id is not a revision")?;
     let field = |name: &[u8]| {
         let mut pairs = fields.chunks_exact(2);
         pairs.find(|pair| pair[0] == name).map(|pair| pair[1].as_slice())

@@ -191,7 +191,7 @@ pub(super) async fn tokens_by_digest(
                 }
                 (None, Some(id)) => {
                     let id = layout::indexed_id(id);
-                    Some(id.ok_or_else(|| damaged(Key::Revoked, "it is no token id"))?)
+                    Some(id.ok_or_else(|| damaged(Key::Revoked, "it is not a token id"))?)
                 }
                 (None, None) => None,
             });

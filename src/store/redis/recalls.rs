@@ -59,7 +59,7 @@ impl Page {
     fn into_page(self, access: &Access) -> RecalledPage {
         if self.damaged > 0 {
             let (store, key, members) = (&access.name, access.layout.key(Key::Recalled), self.damaged);
-            tracing::error!(store, key, members, "there are members that are no digests");
+            tracing::error!(store, key, members, "some members are not digests");
         }
         let digests = self.members.iter().filter_map(|member| layout::digest(member)).collect();
         let next = (self.cursor > 0).then(|| RecalledPlace(format!("{} {}", self.run, self.cursor).into_bytes()));

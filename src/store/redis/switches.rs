@@ -36,7 +36,7 @@ pub(super) fn follow(access: &Arc<Access>) -> Option<impl Future<Output = ()> + 
         for sentinel in sentinels.iter().cycle() {
             match listen(&access.link, sentinel, &name, &mut attempt).await {
                 Ok(()) => {}
-                Err(fault) => tracing::debug!(%sentinel, reason = chain(&fault), "failovers are not heard of"),
+                Err(fault) => tracing::debug!(%sentinel, reason = chain(&fault), "cannot subscribe to failovers"),
             }
             attempt += 1;
             tokio::time::sleep(BACKOFF.wait(attempt)).await;

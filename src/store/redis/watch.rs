@@ -85,7 +85,7 @@ impl Subscriber {
     fn announce(&self, message: &[u8]) {
         let notice = layout::parse_announcement(message);
         if notice.is_none() {
-            tracing::warn!(store = self.store, "something that is no announcement was published");
+            tracing::warn!(store = self.store, "what was published is not an announcement");
         }
         self.notices.send(notice.unwrap_or(Notice::Moved));
     }

@@ -42,9 +42,7 @@ pub(super) fn commit(
     retention: &Retention,
     now: BootTime,
 ) -> Result<(Epoch, LogEntry), CommitFailure> {
-    if let Some(contradiction) = batch.contradiction() {
-        return Err(DatabaseFault::Contradiction(contradiction).into());
-    }
+    batch.check().map_err(DatabaseFault::from)?;
     let id = CommitId::random().map_err(DatabaseFault::Entropy)?;
     // Takes the lock for writing at once: what is checked still holds when it is written.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -3,7 +3,7 @@
 use rusqlite::ErrorCode;
 
 use crate::random::NoEntropy;
-use crate::store::StoreError;
+use crate::store::{Contradiction, StoreError};
 use crate::token::grant::Damaged;
 
 /// The cause of a [`StoreError`].
@@ -23,8 +23,8 @@ pub(super) enum DatabaseFault {
     NoRegistry(&'static str),
     #[error("{0} tokens are recalled already, until a command that changes something revokes them again")]
     TooManyRecalls(u64),
-    #[error("the batch contradicts itself: {0}")]
-    Contradiction(String),
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
     #[error("cannot be used: {0}")]
     Unusable(String),
     #[error("damaged record at {key}: {problem}")]

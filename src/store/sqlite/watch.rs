@@ -48,7 +48,7 @@ impl Drop for Watching {
 
 async fn run(shared: Arc<Shared>) {
     let news = News::of(log_of(&shared.path)).inspect_err(|error| {
-        tracing::warn!(%error, store = shared.name, "the kernel gives no news of the database file: looking at it often");
+        tracing::warn!(%error, store = shared.name, "the kernel reports no changes of the database file: polling it");
     });
     let mut pause = FIRST;
     loop {
@@ -91,7 +91,7 @@ impl News {
         match inotify::add_watch(self.inotify.get_ref(), &self.path, WatchFlags::MODIFY) {
             Ok(_) | Err(Errno::NOENT) => true,
             Err(error) => {
-                tracing::debug!(%error, file = %self.path.display(), "no news of this file");
+                tracing::debug!(%error, file = %self.path.display(), "cannot watch this file");
                 false
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tollgate::store::{Batch, CommitError, CommitId, Edit, Pin, Retention, Revision, Store, Versioned};
+use tollgate::store::{Batch, CommitError, CommitId, Contradiction, Edit, Pin, Retention, Revision, Store, Versioned};
 use tollgate::token::{TokenRecord, UserStatus};
 
 use super::*;
@@ -215,16 +215,20 @@ pub(super) async fn a_batch_that_fails_at_its_end_changes_nothing<D: Database>()
 pub(super) async fn a_batch_that_contradicts_itself_is_refused<D: Database>() {
     let (_database, store) = store::<D>().await;
     let (anna, seeded) = seeded(&*store).await;
-    let twice = tokens([Edit::Require(seeded.clone()), Edit::Delete(seeded.clone())]);
-    assert!(matches!(refused(&*store, twice).await, CommitError::Failed(_)));
-    let twice = users([Edit::Require(anna.clone()), Edit::Require(anna.clone())]);
-    assert!(matches!(refused(&*store, twice).await, CommitError::Failed(_)));
-    let other_digest = TokenRecord { digest: Digest::of(b"other"), ..seeded.record.clone() };
-    let changed = tokens([Edit::Update { before: seeded.clone(), after: other_digest }]);
-    assert!(matches!(refused(&*store, changed).await, CommitError::Failed(_)));
     let id = seeded.record.id;
-    let orphan = Batch { history: vec![(id, created())], ..tokens([Edit::Delete(seeded)]) };
-    assert!(matches!(refused(&*store, orphan).await, CommitError::Failed(_)));
+    let other_digest = TokenRecord { digest: Digest::of(b"other"), ..seeded.record.clone() };
+    for (batch, contradiction) in [
+        (tokens([Edit::Require(seeded.clone()), Edit::Delete(seeded.clone())]), Contradiction::TokenTwice(id)),
+        (users([Edit::Require(anna.clone()), Edit::Require(anna.clone())]), Contradiction::UserTwice(anna.record.id)),
+        (tokens([Edit::Update { before: seeded.clone(), after: other_digest }]), Contradiction::TokenId(id)),
+        (
+            Batch { history: vec![(id, created())], ..tokens([Edit::Delete(seeded)]) },
+            Contradiction::HistoryOfDeleted(id),
+        ),
+    ] {
+        assert_eq!(batch.check(), Err(contradiction));
+        assert!(matches!(refused(&*store, batch).await, CommitError::Failed(_)), "{contradiction}");
+    }
 }
 
 pub(super) async fn history_for_a_token_that_is_gone_is_a_conflict<D: Database>() {

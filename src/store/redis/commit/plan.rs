@@ -77,9 +77,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn of(batch: &Batch) -> Result<Self, CommitFailure> {
-        if let Some(contradiction) = batch.contradiction() {
-            return Err(Fault::Contradiction(contradiction).into());
-        }
+        batch.check().map_err(Fault::from)?;
         let mut plan = Self {
             script: if batch.only_takes_away() { SCRIPT_THAT_TAKES_AWAY } else { SCRIPT },
             no_users: batch.pins.contains(&Pin::NoUsers),
