@@ -45,7 +45,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::Pipeline;
+use redis::{Cmd, FromRedisValue, Pipeline, ToRedisArgs, cmd};
 
 use self::commit::CommitFailure;
 use self::earlier::EARLIER;
@@ -177,12 +177,10 @@ impl Access {
     async fn create(&self) -> Result<(), Fault> {
         let mut epoch = [0; 8];
         random::fill(&mut epoch).map_err(Fault::Entropy)?;
-        let keys = self.layout.of_commit();
-        let mut commands = Pipeline::new();
-        commands.cmd("EVAL").arg(CREATE).arg(keys.len()).arg(keys);
-        commands.arg(SCHEMA).arg(format!("{:016x}", u64::from_le_bytes(epoch)));
+        let epoch = format!("{:016x}", u64::from_le_bytes(epoch));
         // Done twice, it finds what it made the first time.
-        let (answer,): (Vec<String>,) = self.link.read(Use::Main, &commands).await?;
+        let answer: Vec<String> =
+            self.ask(script("EVAL", CREATE, self.layout.of_commit()).arg(SCHEMA).arg(epoch)).await?;
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             // Nobody reported to a registry before it was there.
             ["created"] => tenure::begin(self).await,
@@ -193,6 +191,12 @@ impl Access {
             ))),
             _ => Err(Fault::UnexpectedAnswer(answer.join(" "))),
         }
+    }
+
+    /// What the primary answers to a command that only reads, or may be repeated.
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Fault> {
+        let (answer,) = self.link.read(Use::Main, Pipeline::new().add_command(command.clone())).await?;
+        Ok(answer)
     }
 
     /// The connection whose answers prove that the server is the primary.
@@ -207,6 +211,13 @@ impl Access {
         }
         self.link.examine_again().await.err().filter(Fault::is_unusable).unwrap_or(fault)
     }
+}
+
+/// A script's invocation on these keys, by `EVAL` or, where it only reads, `EVAL_RO`. Its arguments follow.
+fn script(eval: &str, text: &str, keys: &[impl ToRedisArgs]) -> Cmd {
+    let mut command = cmd(eval);
+    command.arg(text).arg(keys.len()).arg(keys);
+    command
 }
 
 #[async_trait]

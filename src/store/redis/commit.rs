@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 use redis::Pipeline;
 
 use self::plan::Plan;
-use super::Access;
 use super::earlier::{self, EARLIER};
 use super::fault::Fault;
 use super::layout::{self, Key};
 use super::link::Use;
 use super::replicas::Confirmation;
+use super::{Access, script};
 use crate::store::{Batch, CommitError, CommitId, Epoch, LogEntry, Position, Retention, Revision};
 
 const RESOLVE: &str = include_str!("resolve.lua");
@@ -122,7 +122,7 @@ async fn attempt(
 async fn send(access: &Access, mut commands: Pipeline) -> Result<(Answer, Confirmation), Fault> {
     if access.quorum == 0 {
         let (answer,) = access.link.send(Use::Main, &commands).await?;
-        return Ok((answer, Confirmation { confirmed: 0, promotable: access.link.named_replicas() }));
+        return Ok((answer, Confirmation { confirmed: 0, promotable: access.link.discovery.named_replicas() }));
     }
     commands.cmd("ROLE").cmd("WAIT").arg(access.quorum).arg(CONFIRM_TIMEOUT.as_millis());
     let (answer, role, confirmed): (_, Vec<redis::Value>, _) = access.link.send(Use::Confirming, &commands).await?;
@@ -134,8 +134,12 @@ async fn resolve(access: &Access, id: CommitId, before: Position) -> Result<(Ans
     let deadline = Instant::now() + RESOLVE_TIMEOUT;
     let keys = [Key::Meta, Key::Log, Key::Cancelled].map(|key| access.layout.key(key));
     let mut commands = Pipeline::new();
-    commands.cmd("EVAL").arg(RESOLVE).arg(keys.len()).arg(&keys);
-    commands.arg(id.to_string()).arg(before.epoch.to_string()).arg(before.revision.0).arg(before.head.to_string());
+    commands
+        .add_command(script("EVAL", RESOLVE, &keys))
+        .arg(id.to_string())
+        .arg(before.epoch.to_string())
+        .arg(before.revision.0)
+        .arg(before.head.to_string());
     if access.quorum > 0 {
         access.mark(&mut commands, id);
     }

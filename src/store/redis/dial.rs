@@ -16,13 +16,13 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::check;
 use super::fault::Fault;
-use super::stagger::Stagger;
+use super::stagger;
 use crate::socket::Stream;
 use crate::store::Settings;
 use crate::store::settings::read_password;
@@ -50,7 +50,7 @@ pub(super) fn config(limit: Duration) -> AsyncConnectionConfig {
 /// Makes connections.
 pub(super) struct Dialer {
     settings: Settings,
-    url: RedisUrl,
+    pub(super) url: RedisUrl,
 }
 
 /// What the other end has to be.
@@ -108,10 +108,6 @@ impl Dialer {
         Self { settings, url }
     }
 
-    pub(super) fn url(&self) -> &RedisUrl {
-        &self.url
-    }
-
     /// Connects and greets, at the first of the server's addresses that answers as it should.
     ///
     /// # Errors
@@ -123,7 +119,7 @@ impl Dialer {
         config: AsyncConnectionConfig,
     ) -> Result<Dialled, Fault> {
         let resolving = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((server.host.as_str(), server.port)));
-        let addresses = resolving.await.map_err(|_| late(server, CONNECT_TIMEOUT, ""))?;
+        let addresses = resolving.await.map_err(|_| Fault::unreachable(server, late(CONNECT_TIMEOUT, "")))?;
         let addresses = addresses.map_err(|error| Fault::unreachable(server, error))?;
         self.dial_any(server, addresses, peer, config).await
     }
@@ -139,8 +135,8 @@ impl Dialer {
             let (this, server, config) = (Arc::clone(self), server.clone(), config.clone());
             async move { this.try_address(&server, address, peer, config).await }
         });
-        let (mut attempts, mut failure) = (Stagger::new(), None);
-        while let Some(outcome) = attempts.next(&mut waiting).await {
+        let (mut attempts, mut failure) = (JoinSet::new(), None);
+        while let Some(outcome) = stagger::next(&mut attempts, &mut waiting).await {
             match outcome {
                 Ok(dialled) => return Ok(dialled),
                 Err(fault) => failure = failure.filter(Fault::is_unusable).or(Some(fault)),
@@ -159,7 +155,7 @@ impl Dialer {
         config: AsyncConnectionConfig,
     ) -> Result<Dialled, Fault> {
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-        let stream = stream.map_err(|_| late(server, CONNECT_TIMEOUT, ""))?;
+        let stream = stream.map_err(|_| Fault::unreachable(server, late(CONNECT_TIMEOUT, "")))?;
         let stream = stream.map_err(|error| Fault::unreachable(server, error))?;
         let limit = match self.url.topology {
             Topology::Single(_) => ONLY_SERVER_TIMEOUT,
@@ -176,10 +172,7 @@ impl Dialer {
         });
         // A server without TLS waits for the rest of what it takes for a command.
         let hint = if self.url.tls { "; does this port speak TLS?" } else { "" };
-        greeted.await.map_err(|_| match late(server, limit, hint) {
-            Fault::Unreachable { server, source } => Fault::Crowded { server, source },
-            other => other,
-        })?
+        greeted.await.map_err(|_| Fault::crowded(server, late(limit, hint)))?
     }
 
     async fn secure(&self, server: &Server, stream: TcpStream) -> Result<Stream, ConnectError> {
@@ -238,8 +231,8 @@ impl Dialer {
 }
 
 /// Nothing came within this time.
-fn late(server: &Server, limit: Duration, hint: &str) -> Fault {
-    Fault::unreachable(server, io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}{hint}")))
+fn late(limit: Duration, hint: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}{hint}"))
 }
 
 /// Why there is no stream of bytes to a server.

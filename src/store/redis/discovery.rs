@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd};
+use tokio::task::JoinSet;
 
 use super::dial::{Dialer, Peer, config};
 use super::fault::Fault;
 use super::hash_slot::HashSlot;
-use super::stagger::Stagger;
+use super::stagger;
 use crate::lock::Mutex;
 use crate::store::url::{Server, Topology};
 
@@ -72,7 +73,7 @@ impl Discovery {
 
     /// Servers that may be the primary, the likeliest first, until one is found to be.
     pub(super) fn candidates(self: &Arc<Self>) -> Candidates {
-        match &self.dialer.url().topology {
+        match &self.dialer.url.topology {
             Topology::Single(server) => self.only(vec![server.clone()]),
             Topology::Sentinel { sentinels, .. } => self.search(Vec::new(), sentinels.clone()),
             Topology::Cluster(seeds) => {
@@ -84,13 +85,13 @@ impl Discovery {
     }
 
     fn search(self: &Arc<Self>, known: Vec<Server>, to_ask: Vec<Server>) -> Candidates {
-        let (known, to_ask, asking) = (known.into_iter(), to_ask.into_iter(), Stagger::new());
+        let (known, to_ask, asking) = (known.into_iter(), to_ask.into_iter(), JoinSet::new());
         Candidates { discovery: Arc::clone(self), known, to_ask, asking, given: Vec::new() }
     }
 
     /// The primary, as this Sentinel or node sees it.
     async fn ask(self: Arc<Self>, server: Server) -> Result<Server, Fault> {
-        match &self.dialer.url().topology {
+        match &self.dialer.url.topology {
             Topology::Sentinel { name, .. } => self.ask_sentinel(&server, name).await,
             Topology::Cluster(_) => self.ask_node(&server).await,
             Topology::Single(_) => Ok(server),
@@ -140,7 +141,7 @@ pub(super) struct Candidates {
     discovery: Arc<Discovery>,
     known: std::vec::IntoIter<Server>,
     to_ask: std::vec::IntoIter<Server>,
-    asking: Stagger<Result<Server, Fault>>,
+    asking: JoinSet<Result<Server, Fault>>,
     given: Vec<Server>,
 }
 
@@ -153,7 +154,7 @@ impl Candidates {
                 None => {
                     let discovery = &self.discovery;
                     let mut waiting = self.to_ask.by_ref().map(|server| Arc::clone(discovery).ask(server));
-                    self.asking.next(&mut waiting).await?
+                    stagger::next(&mut self.asking, &mut waiting).await?
                 }
             };
             match found {

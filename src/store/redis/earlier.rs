@@ -7,22 +7,16 @@
 
 use redis::Pipeline;
 
-use super::Access;
 use super::fault::Fault;
 use super::layout::{self, Key, Layout, SCHEMA};
-use super::link::{Connection, Use};
+use super::link::Connection;
 use super::reports;
-use crate::store::settings::Namespace;
+use super::{Access, script};
 use crate::store::{CommitId, Epoch, Head, LogEntry, Reported, Revision, change};
 
 pub(super) const EARLIER: &str = "1";
 
 const MIGRATE: &str = include_str!("migrate.lua");
-
-/// Where commits were announced, whatever the database.
-pub(super) fn channel(namespace: &Namespace) -> String {
-    namespace.key("changes")
-}
 
 /// Subscribes to the announcements of a store that is of schema 1 still. Of those only the ones in the store's epoch
 /// count: other databases have the channel too.
@@ -58,10 +52,9 @@ pub(super) async fn migrate(access: &Access) -> Result<(), Fault> {
     if !left_behind.is_empty() {
         return Err(Fault::Unusable(left_behind_by(&left_behind)));
     }
-    let mut commands = Pipeline::new();
-    commands.cmd("EVAL").arg(MIGRATE).arg(1).arg(access.layout.key(Key::Meta)).arg(EARLIER).arg(SCHEMA);
+    let mut migration = script("EVAL", MIGRATE, &[access.layout.key(Key::Meta)]);
     // Done twice, it finds what it did the first time.
-    let (answer,): (Vec<String>,) = access.link.read(Use::Main, &commands).await?;
+    let answer: Vec<String> = access.ask(migration.arg(EARLIER).arg(SCHEMA)).await?;
     match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["migrated"] => {
             tracing::info!(store = access.name, from = EARLIER, to = SCHEMA, "the store has this version's schema now");

@@ -134,11 +134,7 @@ impl Fault {
             (_, Some("WRONGPASS")) => Self::Unusable(format!("refuses the user or its password (at {server})")),
             (_, Some("NOAUTH")) => Self::Unusable(format!("asks for a user and a password (at {server})")),
             _ if error.to_string().contains("max number of clients") => {
-                let said = "Redis has as many connections as its maxclients allows: raise it";
-                Self::Crowded {
-                    server: server.to_string(),
-                    source: Box::<dyn std::error::Error + Send + Sync>::from(said).into(),
-                }
+                Self::crowded(server, "Redis has as many connections as its maxclients allows: raise it")
             }
             // A server repeats the arguments of a command that it does not know: of AUTH, the password.
             _ => match error.to_string().split_once(", with args") {
@@ -153,6 +149,11 @@ impl Fault {
         Self::Unreachable { server: server.to_string(), source: source.into().into() }
     }
 
+    /// There is none, and somebody is there.
+    pub(super) fn crowded(server: &Server, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Crowded { server: server.to_string(), source: source.into().into() }
+    }
+
     /// Whether another connection is needed, and perhaps another server.
     pub(super) fn ends_connection(&self) -> bool {
         match self {
@@ -163,17 +164,7 @@ impl Fault {
             | Self::UnexpectedAnswer(_) => true,
             Self::Refused(code, _) => matches!(code.as_str(), "READONLY" | "MOVED" | "MASTERDOWN" | "UNBLOCKED"),
             Self::Later(fault) => fault.ends_connection(),
-            Self::Unusable(_)
-            | Self::Forgotten(_)
-            | Self::Absent(_)
-            | Self::NotPermitted(_)
-            | Self::Record { .. }
-            | Self::Unreachable { .. }
-            | Self::Crowded { .. }
-            | Self::Unconfirmed { .. }
-            | Self::TooManyRecalls(_)
-            | Self::Contradiction(_)
-            | Self::Entropy(_) => false,
+            _ => false,
         }
     }
 

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use redis::Pipeline;
 use tokio::time::{sleep, timeout};
 
-use super::Access;
 use super::fault::Fault;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::{Connection, Use};
 use super::read;
+use super::{Access, script};
 use crate::chain::chain;
 use crate::lock::Mutex;
 use crate::store::{Changes, Head, LogEntry, Position, Revision};
@@ -110,7 +110,7 @@ impl ServerHistory {
     /// Adds the question to others.
     pub(super) fn ask(access: &Access, commands: &mut Pipeline, at: Revision) {
         let keys = [Key::Meta, Key::Log].map(|key| access.layout.key(key));
-        commands.cmd("EVAL_RO").arg(HISTORY).arg(keys.len()).arg(&keys).arg(at.0).arg(&POSITION);
+        commands.add_command(script("EVAL_RO", HISTORY, &keys)).arg(at.0).arg(&POSITION);
     }
 
     pub(super) fn parse(access: &Access, at: Revision, (fields, shown): &ServerHistoryFields) -> Result<Self, Fault> {

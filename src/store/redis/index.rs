@@ -3,12 +3,11 @@
 //! `by_state` and `by_owner` know active from revoked and are in the order of ids. Which of the active tokens are past
 //! their expiry changes by itself, so that is in `expiring`, by the second of it.
 
-use redis::Pipeline;
+use redis::cmd;
 
 use super::Access;
 use super::fault::Fault;
 use super::layout::{self, Key};
-use super::link::Use;
 use super::read::scores;
 use crate::store::{StateFilter, TokenFilter};
 use crate::token::{TokenId, UserId};
@@ -68,10 +67,9 @@ impl Listing {
         let rest = match &mut self.rest {
             Some(rest) => rest,
             empty => {
-                let mut commands = Pipeline::new();
-                commands.cmd("ZRANGE").arg(access.layout.key(Key::Expiring));
-                commands.arg("-inf").arg(now).arg("BYSCORE");
-                let (members,): (Vec<Vec<u8>>,) = access.link.read(Use::Main, &commands).await?;
+                let mut range = cmd("ZRANGE");
+                range.arg(access.layout.key(Key::Expiring)).arg("-inf").arg(now).arg("BYSCORE");
+                let members: Vec<Vec<u8>> = access.ask(&range).await?;
                 let mut ids: Vec<_> = members.iter().filter_map(|member| layout::indexed_id(member)).collect();
                 ids.retain(|id| self.before.is_none_or(|before| *id < before));
                 ids.sort_unstable();
@@ -100,19 +98,14 @@ pub(super) async fn count(access: &Access, filter: TokenFilter) -> Result<u64, F
 /// How many an index has.
 async fn indexed(access: &Access, owner: Option<UserId>, active: bool) -> Result<u64, Fault> {
     let (key, prefix) = part(owner, active);
-    let mut commands = Pipeline::new();
-    commands.cmd("ZLEXCOUNT").arg(access.layout.key(key)).arg(bound(b'[', &prefix, b"")).arg(bound(b'(', &prefix, END));
-    let (count,) = access.link.read(Use::Main, &commands).await?;
-    Ok(count)
+    let (first, end) = (bound(b'[', &prefix, b""), bound(b'(', &prefix, END));
+    access.ask(cmd("ZLEXCOUNT").arg(access.layout.key(key)).arg(first).arg(end)).await
 }
 
 /// How many active tokens are past their expiry.
 async fn expired(access: &Access, owner: Option<UserId>, now: i64) -> Result<u64, Fault> {
     if owner.is_none() {
-        let mut commands = Pipeline::new();
-        commands.cmd("ZCOUNT").arg(access.layout.key(Key::Expiring)).arg("-inf").arg(now);
-        let (count,) = access.link.read(Use::Main, &commands).await?;
-        return Ok(count);
+        return access.ask(cmd("ZCOUNT").arg(access.layout.key(Key::Expiring)).arg("-inf").arg(now)).await;
     }
     let mut listing = Listing::new(TokenFilter { owner, state: Some(StateFilter::Expired { now }) }, None);
     let mut count = 0;
@@ -131,14 +124,10 @@ async fn page(
     count: usize,
 ) -> Result<Vec<TokenId>, Fault> {
     let (key, prefix) = part(owner, active);
-    let newest = match before {
-        Some(before) => bound(b'(', &prefix, &before.to_ascii()),
-        None => bound(b'(', &prefix, END),
-    };
-    let mut commands = Pipeline::new();
-    commands.cmd("ZRANGE").arg(access.layout.key(key)).arg(&newest).arg(bound(b'[', &prefix, b""));
-    commands.arg("BYLEX").arg("REV").arg("LIMIT").arg(0).arg(count);
-    let (members,): (Vec<Vec<u8>>,) = access.link.read(Use::Main, &commands).await?;
+    let newest = before.map_or_else(|| bound(b'(', &prefix, END), |before| bound(b'(', &prefix, &before.to_ascii()));
+    let mut range = cmd("ZRANGE");
+    range.arg(access.layout.key(key)).arg(newest).arg(bound(b'[', &prefix, b"")).arg("BYLEX").arg("REV");
+    let members: Vec<Vec<u8>> = access.ask(range.arg("LIMIT").arg(0).arg(count)).await?;
     Ok(members.iter().filter_map(|member| layout::indexed_id(member)).collect())
 }
 

@@ -35,7 +35,7 @@ use crate::store::{
 };
 use crate::token::{Digest, Owner, TokenId, TokenRecord, UserId};
 
-use super::earlier::{self, EARLIER};
+use super::earlier::EARLIER;
 use super::fault::Fault;
 
 /// What is written below; grows with every change that an older program could not work with.
@@ -117,7 +117,7 @@ impl Layout {
             namespace: namespace.clone(),
             keys: Key::ALL.map(|key| namespace.key(key.name())),
             channel: namespace.key(format_args!("changes:{database}")),
-            earlier_channel: earlier::channel(namespace),
+            earlier_channel: namespace.key("changes"),
         }
     }
 
@@ -144,7 +144,7 @@ impl Layout {
         &self.channel
     }
 
-    /// Where commits were announced by the version before.
+    /// Where commits were announced by the version before, whatever the database.
     pub(super) fn earlier_channel(&self) -> &str {
         &self.earlier_channel
     }

@@ -47,8 +47,8 @@ const STEADY: Duration = Duration::from_secs(1);
 
 /// The way to the primary.
 pub(super) struct Link {
-    dialer: Arc<Dialer>,
-    discovery: Arc<Discovery>,
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) discovery: Arc<Discovery>,
     layout: Layout,
     needs_quorum: bool,
     subscriber: Arc<Subscriber>,
@@ -67,7 +67,7 @@ pub(super) struct Link {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("url", self.dialer.url()).finish_non_exhaustive()
+        f.debug_struct("Link").field("url", &self.dialer.url).finish_non_exhaustive()
     }
 }
 
@@ -228,10 +228,6 @@ impl Link {
         }
     }
 
-    pub(super) fn dialer(&self) -> &Arc<Dialer> {
-        &self.dialer
-    }
-
     /// Waits until the main connection is another one, or none.
     pub(super) async fn gone(&self, connection: &Connection) {
         let mut current = self.slot(Use::Main).current.subscribe();
@@ -321,8 +317,9 @@ impl Link {
         let made = self.connect(on).await;
         match &made {
             Ok(connection) => {
-                if on != Use::Replica {
-                    self.leave_others(connection.server());
+                // Connections to another server than the primary are of no more use.
+                for other in [Use::Main, Use::Confirming, Use::Bulk].iter().filter(|_| on != Use::Replica) {
+                    self.slot(*other).clear(|other| other.server != connection.server);
                 }
                 slot.attempts.lock().succeed();
                 slot.current.send_replace(Current::Made(connection.clone()));
@@ -343,11 +340,6 @@ impl Link {
             *self.permitted.lock() = Some(connection.server.clone());
         }
         Ok(())
-    }
-
-    /// How many replicas of the primary Sentinels or nodes of the cluster named, when they were asked last.
-    pub(super) fn named_replicas(&self) -> usize {
-        self.discovery.named_replicas()
     }
 
     /// Looks again. Fails with what is wrong, if it is still there.
@@ -393,7 +385,7 @@ impl Link {
         let mut connection = Connection { connection, server, number, carrier, subscribed };
         match on {
             Use::Main | Use::Confirming => self.examine(&mut connection).await?,
-            Use::Replica if matches!(self.dialer.url().topology, Topology::Cluster(_)) => {
+            Use::Replica if matches!(self.dialer.url.topology, Topology::Cluster(_)) => {
                 connection.query::<()>(Pipeline::new().cmd("READONLY").ignore()).await?;
             }
             Use::Bulk | Use::Replica => {}
@@ -403,7 +395,7 @@ impl Link {
 
     /// Replicas to read from, in an order of our own; last the one that was of no use last.
     async fn replicas(&self) -> Result<Vec<Server>, Fault> {
-        let mut replicas = match (&self.dialer.url().topology, self.slot(Use::Main).connection()) {
+        let mut replicas = match (&self.dialer.url.topology, self.slot(Use::Main).connection()) {
             (Topology::Single(_), Some(mut primary)) => {
                 let (role,): (Vec<Value>,) = primary.query(Pipeline::new().cmd("ROLE")).await?;
                 replicas::following(&role)
@@ -426,13 +418,6 @@ impl Link {
             *self.passed_over.lock() = Some(server);
         }
         self.release(Use::Replica);
-    }
-
-    /// Connections to any other server than the primary are of no more use.
-    fn leave_others(&self, server: &Server) {
-        for on in [Use::Main, Use::Confirming, Use::Bulk] {
-            self.slot(on).clear(|connection| connection.server != *server);
-        }
     }
 }
 
@@ -489,14 +474,12 @@ mod tests {
 
     #[test]
     fn attempts_spread_out_where_somebody_is_too_busy_and_stay_dense_where_nobody_is() {
-        let crowded = Fault::Crowded {
-            server: "h".to_owned(),
-            source: Box::<dyn std::error::Error + Send + Sync>::from("").into(),
-        };
+        let server = Server { host: "h".to_owned(), port: 1 };
+        let crowded = Fault::crowded(&server, "");
         let waits_there = waits(&crowded, 8);
         assert!(waits_there[0] < Duration::from_secs(1) && waits_there[7] > Duration::from_secs(4), "{waits_there:?}");
         assert!(waits_there.iter().all(|wait| *wait <= Duration::from_secs(15)));
-        let absent = Fault::unreachable(&Server { host: "h".to_owned(), port: 1 }, "refused");
+        let absent = Fault::unreachable(&server, "refused");
         assert!(waits(&absent, 100).iter().all(|wait| *wait < Duration::from_secs(1)), "found within a second");
     }
 

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use redis::Pipeline;
 use tokio::time::timeout;
 
-use super::Access;
 use super::fault::Fault;
 use super::followers;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
+use super::{Access, script};
 use crate::chain::chain;
 use crate::lock::Mutex;
 use crate::store::{Changes, CommitId, Head, LogEntry, Position, Revision, change};
@@ -94,10 +94,9 @@ async fn of_replica(access: &Access, after: Revision) -> Option<Changes> {
 
 /// Where the log shows the first of these heads.
 pub(super) async fn ancestor(access: &Access, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, Fault> {
-    let mut commands = Pipeline::new();
     let heads: String = heads.iter().map(Head::to_string).collect();
-    commands.cmd("EVAL_RO").arg(ANCESTOR).arg(1).arg(access.layout.key(Key::Log)).arg(latest.0).arg(heads);
-    let (found,): (Option<u64>,) = access.link.read(Use::Main, &commands).await?;
+    let mut search = script("EVAL_RO", ANCESTOR, &[access.layout.key(Key::Log)]);
+    let found: Option<u64> = access.ask(search.arg(latest.0).arg(heads)).await?;
     Ok(found.map(Revision))
 }
 
@@ -135,9 +134,10 @@ fn size(fields: &[Vec<u8>]) -> u64 {
 /// As many as fit into so many bytes, but one at least.
 async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result<Page, Fault> {
     let keys = [Key::Meta, Key::Log, Key::Grants].map(|key| access.layout.key(key));
-    let mut commands = Pipeline::new();
-    commands.cmd("EVAL_RO").arg(PAGE).arg(keys.len()).arg(&keys).arg(after.0).arg(bytes).arg(&POSITION);
-    let ((position, entries, rest),): ((PositionFields, _, Vec<u64>),) = access.link.read(on, &commands).await?;
+    let mut read = script("EVAL_RO", PAGE, &keys);
+    read.arg(after.0).arg(bytes).arg(&POSITION);
+    let answer = access.link.read(on, Pipeline::new().add_command(read)).await?;
+    let ((position, entries, rest),): ((PositionFields, _, Vec<u64>),) = answer;
     let newest = access.layout.position(&position)?;
     // How many changes come after these, if they are spread evenly over the log, in how many entries, and how many grants
     // there are; nothing where nothing is left.

@@ -3,7 +3,7 @@
 //! A list or a search takes several commands, between which others may commit. So whatever an index led to is judged
 //! again by the record itself; a page is filled up where records turned out to be gone.
 
-use redis::{FromRedisValue, Pipeline};
+use redis::{Pipeline, cmd};
 use serde::de::DeserializeOwned;
 
 use super::Access;
@@ -26,10 +26,7 @@ const PROBE_KEPT_MILLIS: u32 = 24 * 60 * 60 * 1000;
 type Values = Vec<Option<Vec<u8>>>;
 
 pub(super) async fn position(access: &Access) -> Result<Position, Fault> {
-    let mut commands = Pipeline::new();
-    commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
-    let (fields,): (PositionFields,) = access.link.read(Use::Main, &commands).await?;
-    access.layout.position(&fields)
+    access.layout.position(&access.ask(cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION)).await?)
 }
 
 /// The position, from a server that says that it is the primary, and that enough replicas still follow.
@@ -112,24 +109,18 @@ pub(super) async fn user(access: &Access, id: UserId) -> Result<Option<Versioned
 }
 
 pub(super) async fn user_by_name(access: &Access, name: &str) -> Result<Option<Versioned<UserRecord>>, Fault> {
-    let mut commands = Pipeline::new();
-    commands.cmd("HGET").arg(access.layout.key(Key::Names)).arg(name);
-    let (id,): (Option<String>,) = access.link.read(Use::Main, &commands).await?;
+    let key = access.layout.key(Key::Names);
+    let id: Option<String> = access.ask(cmd("HGET").arg(key).arg(name)).await?;
     let Some(id) = id else { return Ok(None) };
-    let id = id
-        .parse::<UserId>()
-        .map_err(|problem| Fault::record(format!("{} {name}", access.layout.key(Key::Names)), problem))?;
+    let id = id.parse::<UserId>().map_err(|problem| Fault::record(format!("{key} {name}"), problem))?;
     Ok(user(access, id).await?.filter(|user| user.record.name == name))
 }
 
 pub(super) async fn token_set(access: &Access, user: UserId) -> Result<Option<CommitId>, Fault> {
-    let (key, field) = (access.layout.key(Key::TokenSets), user.to_ascii());
-    let mut commands = Pipeline::new();
-    commands.cmd("HGET").arg(key).arg(field.as_slice());
-    let (id,): (Option<Vec<u8>>,) = access.link.read(Use::Main, &commands).await?;
-    let parse =
-        |id: Vec<u8>| layout::parse_word(&id).ok_or_else(|| Fault::record(format!("{key} {user}"), "no commit id"));
-    id.map(parse).transpose()
+    let key = access.layout.key(Key::TokenSets);
+    let id: Option<Vec<u8>> = access.ask(cmd("HGET").arg(key).arg(user.to_ascii().as_slice())).await?;
+    let damaged = || Fault::record(format!("{key} {user}"), "it is not a commit id");
+    id.map(|id| layout::parse_word(&id).ok_or_else(damaged)).transpose()
 }
 
 /// Users are few: their ids are read whole and put in order here.
@@ -138,9 +129,7 @@ pub(super) async fn users(
     before: Option<UserId>,
     limit: usize,
 ) -> Result<Vec<Versioned<UserRecord>>, Fault> {
-    let mut commands = Pipeline::new();
-    commands.cmd("HKEYS").arg(access.layout.key(Key::Users));
-    let (ids,): (Vec<String>,) = access.link.read(Use::Main, &commands).await?;
+    let ids: Vec<String> = access.ask(cmd("HKEYS").arg(access.layout.key(Key::Users))).await?;
     let mut ids: Vec<UserId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
     ids.retain(|id| before.is_none_or(|before| *id < before));
     ids.sort_unstable_by(|a, b| b.cmp(a));
@@ -235,13 +224,11 @@ fn is_shown(filter: TokenFilter, token: &TokenRecord) -> bool {
 }
 
 pub(super) async fn history(access: &Access, id: TokenId) -> Result<Vec<HistoryEntry>, Fault> {
-    let mut commands = Pipeline::new();
-    commands.cmd("HGET").arg(access.layout.key(Key::History)).arg(id.to_ascii().as_slice());
-    let (lines,): (Option<Vec<u8>>,) = access.link.read(Use::Main, &commands).await?;
+    let key = access.layout.key(Key::History);
+    let lines: Option<Vec<u8>> = access.ask(cmd("HGET").arg(key).arg(id.to_ascii().as_slice())).await?;
     let Some(lines) = lines else { return Ok(Vec::new()) };
-    let entries = lines.split(|byte| *byte == b'\n').map(serde_json::from_slice);
-    let entries = entries.collect::<Result<_, _>>();
-    entries.map_err(|problem| Fault::record(format!("{} {id}", access.layout.key(Key::History)), problem))
+    let entries: Result<_, _> = lines.split(|byte| *byte == b'\n').map(serde_json::from_slice).collect();
+    entries.map_err(|problem| Fault::record(format!("{key} {id}"), problem))
 }
 
 /// Which of the digests are those of deleted tokens.
@@ -260,7 +247,8 @@ pub(super) async fn scores<'a>(
     let members: Vec<_> = members.collect();
     let mut scores = Vec::with_capacity(members.len());
     for members in members.chunks(PIECE) {
-        scores.extend(ask::<Vec<Option<f64>>>(access, "ZMSCORE", key, members).await?);
+        let answer: Vec<Option<f64>> = access.ask(cmd("ZMSCORE").arg(access.layout.key(key)).arg(members)).await?;
+        scores.extend(answer);
     }
     Ok(scores)
 }
@@ -274,21 +262,12 @@ async fn records<R: DeserializeOwned>(
     if ids.is_empty() {
         return Ok(Vec::new()); // Redis takes no command without a field
     }
+    let key = access.layout.key(key);
     let fields: Vec<&[u8]> = ids.iter().map(<[u8; 13]>::as_slice).collect();
-    let values: Values = ask(access, "HMGET", key, &fields).await?;
+    let values: Values = access.ask(cmd("HMGET").arg(key).arg(fields)).await?;
     let parse = |(id, value): (&[u8; 13], Option<Vec<u8>>)| {
-        let Some(value) = value else { return Ok(None) };
-        layout::parse_record(&value).map(Some).map_err(|problem| {
-            Fault::record(format!("{} {}", access.layout.key(key), String::from_utf8_lossy(id)), problem)
-        })
+        let damaged = |problem| Fault::record(format!("{key} {}", String::from_utf8_lossy(id)), problem);
+        value.map(|value| layout::parse_record(&value).map_err(damaged)).transpose()
     };
     ids.iter().zip(values).map(parse).collect()
-}
-
-/// One command about fields or members of one key.
-async fn ask<T: FromRedisValue>(access: &Access, command: &str, key: Key, members: &[&[u8]]) -> Result<T, Fault> {
-    let mut commands = Pipeline::new();
-    commands.cmd(command).arg(access.layout.key(key)).arg(members);
-    let (answer,) = access.link.read(Use::Main, &commands).await?;
-    Ok(answer)
 }

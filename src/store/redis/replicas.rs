@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use redis::{Pipeline, Value, from_redis_value};
+use redis::{Pipeline, Value, cmd, from_redis_value};
 
-use super::Access;
 use super::fault::Fault;
 use super::layout::Key;
 use super::link::Use;
+use super::{Access, script};
 use crate::chain::chain;
 use crate::store::url::Server;
 use crate::store::{CommitId, LogEntry, Replicas, Revision, Unconfirmed};
@@ -44,12 +44,12 @@ type Entries = Vec<(String, Vec<Vec<u8>>)>;
 impl Access {
     /// How many replicas could be promoted, by what the primary says of itself.
     pub(super) fn promotable(&self, role: &[Value]) -> usize {
-        following(role).len().max(self.link.named_replicas())
+        following(role).len().max(self.link.discovery.named_replicas())
     }
 
     /// Writes something after a commit that is asked about: replicas confirm what this connection wrote.
     pub(super) fn mark(&self, commands: &mut Pipeline, id: CommitId) {
-        commands.cmd("EVAL").arg(MARK).arg(1).arg(self.layout.key(Key::Probe)).arg(id.to_string()).ignore();
+        commands.add_command(script("EVAL", MARK, &[self.layout.key(Key::Probe)])).arg(id.to_string()).ignore();
     }
 
     /// Takes note of a commit that was answered. One that all have vouches for those before it; without a quorum, which
@@ -63,9 +63,7 @@ impl Access {
 
 /// The replicas, as they are now.
 pub(super) async fn replicas(access: &Access) -> Result<Replicas, Fault> {
-    let mut commands = Pipeline::new();
-    commands.cmd("ROLE");
-    let (role,): (Vec<Value>,) = access.link.read(Use::Main, &commands).await?;
+    let role: Vec<Value> = access.ask(&cmd("ROLE")).await?;
     let (connected, promotable) = (following(&role).len(), access.promotable(&role));
     Ok(Replicas { connected, promotable, quorum: access.quorum as usize })
 }

@@ -7,7 +7,7 @@
 //!
 //! Single entries are read over the main connection, in pieces behind which no probe waits for long.
 
-use redis::{FromRedisValue, Pipeline, Value};
+use redis::{Cmd, FromRedisValue, Pipeline, Value, cmd};
 use tokio::time::timeout;
 
 use super::Access;
@@ -80,16 +80,16 @@ struct Source {
 impl Source {
     /// Which run of which server this is; `None` where that is not known, and places are worth nothing later.
     async fn run(&mut self) -> Option<String> {
-        let mut commands = Pipeline::new();
-        commands.cmd("INFO").arg("server");
-        let (info,): (String,) = self.connection.query(&commands).await.ok()?;
+        let (info,): (String,) = self.connection.query(Pipeline::new().cmd("INFO").arg("server")).await.ok()?;
         let run = run_in(&info)?;
         let role = if self.past.is_some() { OF_REPLICA } else { "" };
         Some(format!("{role}{} {}", self.connection.server(), run))
     }
 
     /// Asks a question. A replica also has to show, after the answer, that its past is the one that it had before.
-    async fn ask<T: FromRedisValue>(&mut self, access: &Access, mut commands: Pipeline) -> Result<T, Fault> {
+    async fn ask<T: FromRedisValue>(&mut self, access: &Access, command: &Cmd) -> Result<T, Fault> {
+        let mut commands = Pipeline::new();
+        commands.add_command(command.clone());
         let Some(past) = &mut self.past else {
             let (answer,) = self.connection.query(&commands).await?;
             return Ok(answer);
@@ -117,9 +117,7 @@ pub(super) async fn items(access: &Access, of: &[Subject]) -> Result<Vec<Snapsho
         }
         for ((key, read), fields) in PARTS.into_iter().zip([users, tokens]).filter(|(_, fields)| !fields.is_empty()) {
             let key = access.layout.key(key);
-            let mut commands = Pipeline::new();
-            commands.cmd("HMGET").arg(key).arg(&fields);
-            let (values,): (Vec<Option<Vec<u8>>>,) = access.link.read(Use::Main, &commands).await?;
+            let values: Vec<Option<Vec<u8>>> = access.ask(cmd("HMGET").arg(key).arg(&fields)).await?;
             let found = fields.iter().zip(values).filter_map(|(field, value)| Some((field, value?)));
             items.extend(found.map(|(field, value)| read(key, field, &value)));
         }
@@ -131,14 +129,11 @@ async fn begin(access: &Access, source: &mut Source, run: String, sink: &mut Sin
     let position = match source.past {
         Some(position) => position,
         None => {
-            let mut commands = Pipeline::new();
-            commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
-            access.layout.position(&source.ask(access, commands).await?)?
+            let position = source.ask(access, cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION)).await?;
+            access.layout.position(&position)?
         }
     };
-    let mut commands = Pipeline::new();
-    commands.cmd("HLEN").arg(access.layout.key(Key::Grants));
-    sink(SnapshotItem::Begin(source.ask(access, commands).await?));
+    sink(SnapshotItem::Begin(source.ask(access, cmd("HLEN").arg(access.layout.key(Key::Grants))).await?));
     Ok(Bookmark { position, source: run, part: 0, place: 0 })
 }
 
@@ -170,9 +165,7 @@ async fn scan(access: &Access, source: &mut Source, mark: &mut Bookmark, sink: &
 
 async fn step(access: &Access, source: &mut Source, key: &str, place: u64) -> Result<(u64, Vec<Value>), Fault> {
     let read = |bytes: usize| async move {
-        let mut commands = Pipeline::new();
-        commands.cmd("HSCAN").arg(key).arg(place).arg("COUNT").arg((bytes / ENTRY).max(10));
-        source.ask(access, commands).await
+        source.ask(access, cmd("HSCAN").arg(key).arg(place).arg("COUNT").arg((bytes / ENTRY).max(10))).await
     };
     access.pace.read(read).await
 }

@@ -9,27 +9,20 @@ use tokio::time::timeout;
 /// How long an attempt may take before the next one begins beside it.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Attempts that are under way. They end when it is dropped.
-pub(super) struct Stagger<T>(JoinSet<T>);
-
-impl<T: Send + 'static> Stagger<T> {
-    pub(super) fn new() -> Self {
-        Self(JoinSet::new())
-    }
-
-    /// What an attempt came to, those included that `waiting` begins meanwhile; `None` when none is left.
-    pub(super) async fn next<A>(&mut self, waiting: &mut impl Iterator<Item = A>) -> Option<T>
-    where
-        A: Future<Output = T> + Send + 'static,
-    {
-        loop {
-            let begun = waiting.next().map(|attempt| self.0.spawn(attempt));
-            let limit = if begun.is_some() { PATIENCE } else { Duration::MAX };
-            match timeout(limit, self.0.join_next()).await {
-                Ok(Some(Ok(outcome))) => return Some(outcome),
-                Ok(None) => return None,
-                Ok(Some(Err(_))) | Err(_) => {} // cut off, as the runtime ends; or slow
-            }
+/// What one of the attempts that are under way came to, those included that `waiting` begins meanwhile; `None` when none
+/// is left.
+pub(super) async fn next<T, A>(under_way: &mut JoinSet<T>, waiting: &mut impl Iterator<Item = A>) -> Option<T>
+where
+    T: Send + 'static,
+    A: Future<Output = T> + Send + 'static,
+{
+    loop {
+        let begun = waiting.next().map(|attempt| under_way.spawn(attempt));
+        let limit = if begun.is_some() { PATIENCE } else { Duration::MAX };
+        match timeout(limit, under_way.join_next()).await {
+            Ok(Some(Ok(outcome))) => return Some(outcome),
+            Ok(None) => return None,
+            Ok(Some(Err(_))) | Err(_) => {} // cut off, as the runtime ends; or slow
         }
     }
 }

@@ -29,7 +29,7 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), last: Dura
 
 /// Listens to one Sentinel after the other, for ever. `None` where there are none.
 pub(super) fn follow(access: &Arc<Access>) -> Option<impl Future<Output = ()> + Send + use<>> {
-    let Topology::Sentinel { sentinels, name } = access.link.dialer().url().topology.clone() else { return None };
+    let Topology::Sentinel { sentinels, name } = access.link.dialer.url.topology.clone() else { return None };
     let access = Arc::clone(access);
     Some(async move {
         let mut attempt = 0;
@@ -55,7 +55,7 @@ async fn listen(link: &Link, sentinel: &Server, name: &str, attempt: &mut u32) -
         }
     };
     let config = config(ANSWER_TIMEOUT).set_push_sender(take);
-    let (mut connection, _carrier) = link.dialer().dial(sentinel, Peer::Sentinel, config).await?;
+    let (mut connection, _carrier) = link.dialer.dial(sentinel, Peer::Sentinel, config).await?;
     let subscribed = connection.subscribe(CHANNEL).await;
     subscribed.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))?;
     let mut named = None;

@@ -6,9 +6,10 @@ use redis::{Cmd, Pipeline};
 
 use super::super::fault::Fault;
 use super::super::layout::{self, Key, Layout, Mark, SCHEMA};
+use super::super::script;
 use super::CommitFailure;
 use crate::store::{Batch, Change, CommitError, CommitId, Edit, Pin, Retention, change};
-use crate::token::{Digest, Grant, TokenId, TokenRecord, UserRecord};
+use crate::token::{Digest, TokenId, TokenRecord, UserRecord};
 
 const SCRIPT: &str = concat!("#!lua\n", include_str!("../commit.lua"));
 
@@ -116,10 +117,9 @@ impl Plan {
 
     /// The script's invocation under an id.
     pub(super) fn command(&self, layout: &Layout, retention: &Retention, id: CommitId) -> Pipeline {
-        let mut command = redis::cmd("EVAL");
         // The text goes along each time: the server finds what it compiled before by its hash, and nothing has to be
         // done when it has forgotten it.
-        command.arg(self.script).arg(layout.of_commit().len()).arg(layout.of_commit());
+        let mut command = script("EVAL", self.script, layout.of_commit());
         command.arg(layout.channel()).arg(id.to_string()).arg(SCHEMA);
         command.arg(format!("{:016x}", self.checksum_delta));
         command.arg(self.changes.len()).arg(&self.encoded).arg(self.mark.text());
@@ -184,13 +184,8 @@ impl Plan {
 
     /// What can be said of digests without the store: that two tokens of one batch share one.
     fn check_digests(&mut self, edits: &[Edit<TokenRecord>]) -> Result<(), CommitFailure> {
-        let mut seen = HashSet::new();
-        let mut deleted = HashSet::new();
-        for edit in edits {
-            if let Edit::Delete(before) = edit {
-                deleted.insert(before.record.digest);
-            }
-        }
+        let deleted = edits.iter().filter(|edit| edit.after().is_none()).map(|edit| edit.record().digest);
+        let (deleted, mut seen) = (deleted.collect::<HashSet<_>>(), HashSet::new());
         for edit in edits {
             let Edit::Create(token) = edit else { continue };
             if deleted.contains(&token.digest) {
@@ -221,47 +216,35 @@ impl Plan {
             }
             Edit::Require(_) => return Ok(()),
         };
-        let before = edit.before().map(|before| Entries::of(&before.record));
-        self.move_entries(&edit.record().digest, &id, before, after.map(Entries::of));
+        let digest = bytes_of(&edit.record().digest);
+        let before = Entries::of(edit.before().map(|before| &before.record));
+        self.move_entries(digest, id, before, Entries::of(after));
         Ok(())
     }
 
     /// Changes what follows from a record, where it differs.
-    fn move_entries(&mut self, digest: &Digest, id: &[u8], before: Option<Entries>, after: Option<Entries>) {
-        let digest = bytes_of(digest);
-        let grant = |entries: &Option<Entries>| entries.as_ref().and_then(|entries| entries.grant);
-        match (grant(&before), grant(&after)) {
-            (before, Some(after)) if before != Some(after) => {
-                self.write(Write::PutFields, Key::Grants, [digest.clone(), after.encode().to_vec()]);
+    fn move_entries(&mut self, digest: Vec<u8>, id: Vec<u8>, before: Entries, after: Entries) {
+        for (key, before, after) in
+            [(Key::Grants, before.grant, after.grant), (Key::Revoked, before.revoked, after.revoked)]
+        {
+            match after {
+                after if after == before => {}
+                Some(value) => self.write(Write::PutFields, key, [digest.clone(), value]),
+                None => self.write(Write::RemoveFields, key, [digest.clone()]),
             }
-            (Some(_), None) => self.write(Write::RemoveFields, Key::Grants, [digest.clone()]),
-            _ => {}
         }
-        let is_revoked = |entries: &Option<Entries>| entries.as_ref().is_some_and(|entries| entries.grant.is_none());
-        match (is_revoked(&before), is_revoked(&after)) {
-            (false, true) => self.write(Write::PutFields, Key::Revoked, [digest, id.to_vec()]),
-            (true, false) => self.write(Write::RemoveFields, Key::Revoked, [digest]),
-            _ => {}
-        }
-        type Indexed = fn(&Entries) -> Option<Vec<u8>>;
-        let indexes: [(Key, Indexed); 2] = [
-            (Key::ByState, |entries| Some(entries.by_state.clone())),
-            (Key::ByOwner, |entries| Some(entries.by_owner.clone())),
-        ];
-        for (key, entry) in indexes {
-            let (before, after) = (before.as_ref().and_then(entry), after.as_ref().and_then(entry));
+        for (key, before, after) in
+            [(Key::ByState, before.by_state, after.by_state), (Key::ByOwner, before.by_owner, after.by_owner)]
+        {
             if before != after {
                 before.into_iter().for_each(|entry| self.write(Write::RemoveMembers, key, [entry]));
                 after.into_iter().for_each(|entry| self.write(Write::PutMembers, key, [b"0".to_vec(), entry]));
             }
         }
-        let expiry = |entries: &Option<Entries>| grant(entries).and_then(|grant| grant.expires_at);
-        match (expiry(&before), expiry(&after)) {
-            (before, Some(after)) if before != Some(after) => {
-                self.write(Write::PutMembers, Key::Expiring, [after.to_string().into_bytes(), id.to_vec()]);
-            }
-            (Some(_), None) => self.write(Write::RemoveMembers, Key::Expiring, [id.to_vec()]),
-            _ => {}
+        match after.expiry {
+            after if after == before.expiry => {}
+            Some(at) => self.write(Write::PutMembers, Key::Expiring, [at, id]),
+            None => self.write(Write::RemoveMembers, Key::Expiring, [id]),
         }
     }
 
@@ -292,16 +275,26 @@ impl Plan {
     }
 }
 
-/// What follows from a token's record.
+/// What follows from a token's record, if there is one: what is under its digest in `grants` and in `revoked`, its entries
+/// in the indexes, and its expiry.
 struct Entries {
-    grant: Option<Grant>,
-    by_state: Vec<u8>,
-    by_owner: Vec<u8>,
+    grant: Option<Vec<u8>>,
+    revoked: Option<Vec<u8>>,
+    by_state: Option<Vec<u8>>,
+    by_owner: Option<Vec<u8>>,
+    expiry: Option<Vec<u8>>,
 }
 
 impl Entries {
-    fn of(token: &TokenRecord) -> Self {
-        Self { grant: token.grant(), by_state: layout::by_state(token), by_owner: layout::by_owner(token) }
+    fn of(token: Option<&TokenRecord>) -> Self {
+        let grant = token.and_then(TokenRecord::grant);
+        Self {
+            revoked: token.filter(|_| grant.is_none()).map(|token| token.id.to_ascii().to_vec()),
+            by_state: token.map(layout::by_state),
+            by_owner: token.map(layout::by_owner),
+            expiry: grant.and_then(|grant| grant.expires_at).map(|at| at.to_string().into_bytes()),
+            grant: grant.map(|grant| grant.encode().to_vec()),
+        }
     }
 }
 
