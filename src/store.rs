@@ -237,16 +237,16 @@ pub enum StoreError {
         /// The store, without secrets.
         store: String,
         /// What is wrong with it and what to do.
-        problem: String,
+        problem: Box<dyn std::error::Error + Send + Sync>,
     },
     /// There is no registry: none was ever made there, its making was broken off, or it is gone. That says nothing about
     /// any token.
-    #[error("{store} {problem}: run `tollgate init` to begin one, restore it if there was one, or name another place")]
+    #[error("{store} {found}: run `tollgate init` to begin one, restore it if there was one, or name another place")]
     NoRegistry {
         /// The store, without secrets.
         store: String,
         /// What is there instead.
-        problem: String,
+        found: NoRegistry,
     },
     /// A record cannot be read.
     #[error("{store} holds a damaged record at {key}: {problem}")]
@@ -258,6 +258,23 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+/// What is there instead of a registry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRegistry {
+    /// No file.
+    #[error("does not exist")]
+    NoFile,
+    /// A file without anything in it.
+    #[error("is empty")]
+    EmptyFile,
+    /// A server without a key of this namespace.
+    #[error("holds no registry in the namespace `{0}`")]
+    EmptyNamespace(settings::Namespace),
+    /// A store without a commit.
+    #[error("is at revision 0, which is not a registry: nothing was ever committed to it, or all of it was lost")]
+    NoCommit,
 }
 
 /// Why a batch was not committed. Nothing of it was.

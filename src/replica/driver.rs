@@ -19,7 +19,7 @@ use crate::chain::chain;
 use crate::clock::{Instant, Timer};
 use crate::lock::Mutex;
 use crate::store::{
-    Bookmark, Feed, LogEntry, Notice, Position, RECALLS_TAKEN, Revision, SnapshotItem, StoreError, Subject,
+    Bookmark, Feed, LogEntry, NoRegistry, Notice, Position, RECALLS_TAKEN, Revision, SnapshotItem, StoreError, Subject,
 };
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
@@ -147,10 +147,10 @@ impl ReadError {
     }
 
     /// What is there instead of a registry.
-    fn found(&self) -> &str {
+    fn found(&self) -> String {
         match self {
-            Self::Store(StoreError::NoRegistry { problem, .. }) => problem,
-            _ => "",
+            Self::Store(StoreError::NoRegistry { found, .. }) => found.to_string(),
+            _ => String::new(),
         }
     }
 }
@@ -485,8 +485,7 @@ fn check(store: &dyn Feed, position: &Position) -> Result<(), StoreError> {
     if position.revision > Revision(0) {
         return Ok(());
     }
-    let problem = "is at revision 0, which is not a registry: nothing was ever committed to it, or all of it was lost";
-    Err(StoreError::NoRegistry { store: store.describe(), problem: problem.to_owned() })
+    Err(StoreError::NoRegistry { store: store.describe(), found: NoRegistry::NoCommit })
 }
 
 /// The replica, as the state machine writes it.

@@ -39,6 +39,7 @@ mod snapshot;
 mod stagger;
 mod switches;
 mod tenure;
+mod unusable;
 mod watch;
 
 use std::sync::{Arc, OnceLock};
@@ -55,6 +56,7 @@ use self::layout::{Key, Layout, SCHEMA};
 use self::link::{Link, Use};
 use self::log::ReadPace;
 use self::replicas::Pending;
+use self::unusable::Unusable;
 use self::watch::{Subscriber, Watching};
 use super::settings::ReadFrom;
 use super::{
@@ -141,7 +143,7 @@ impl RedisStore {
             if absent == Absent::Create {
                 // Nothing is made where it would be lost.
                 if let Some(problem) = replay::problem(&self.access).await? {
-                    return Err(Fault::Unusable(problem));
+                    return Err(problem.into());
                 }
                 self.access.create().await?;
                 return read::position(&self.access).await.map(drop);
@@ -185,10 +187,10 @@ impl Access {
             // Nobody reported to a registry before it was there.
             ["created"] => tenure::begin(self).await,
             ["exists"] => Ok(()),
-            ["foreign", key] => Err(Fault::Unusable(format!(
-                "has {key} but not {}: restore the registry from a backup, or name another namespace",
-                self.layout.key(Key::Meta)
-            ))),
+            ["foreign", key] => {
+                let meta = self.layout.key(Key::Meta).to_owned();
+                Err(Unusable::NoMeta { key: key.to_owned(), meta }.into())
+            }
             _ => Err(Fault::UnexpectedAnswer(answer.join(" "))),
         }
     }

@@ -12,6 +12,7 @@ use redis::{Cmd, Pipeline, RedisError, Value, cmd, from_redis_value};
 use super::dial::{CONNECT_TIMEOUT, Peer};
 use super::fault::Fault;
 use super::layout::{self, Key, Layout};
+use super::unusable::Unusable;
 use crate::store::SidecarId;
 use crate::store::url::{Server, Topology};
 
@@ -60,31 +61,17 @@ pub(super) async fn greet(
 
 /// It should run in a mode, and be the primary.
 fn judge(greeting: &Greeting, server: &Server, expected: &str) -> Result<(), Fault> {
-    let unusable = |problem: String| Err(Fault::Unusable(problem));
     let Greeting { version, mode, role } = greeting;
+    let (server, version) = (server.clone(), version.clone());
     match (expected, mode.as_str()) {
         (expected, mode) if expected == mode => {}
-        ("sentinel", _) => {
-            return unusable(format!(
-                "names {server} as a Sentinel, and it is a Redis: redis-sentinel:// names the Sentinels (often at port \
-                 26379), redis:// one Redis"
-            ));
-        }
-        (_, "sentinel") => {
-            return unusable(format!(
-                "names {server}, which is a Sentinel: write redis-sentinel://{server}/NAME, with the name by which it \
-                 knows the primary"
-            ));
-        }
-        ("standalone", _) => {
-            return unusable(format!("names {server}, which is a node of a cluster: write redis-cluster://{server}"));
-        }
-        _ => {
-            return unusable(format!("names {server}, which does not run as a cluster: write redis://{server}"));
-        }
+        ("sentinel", _) => return Err(Unusable::NotSentinel(server).into()),
+        (_, "sentinel") => return Err(Unusable::Sentinel(server).into()),
+        ("standalone", _) => return Err(Unusable::ClusterNode(server).into()),
+        _ => return Err(Unusable::NotCluster(server).into()),
     }
-    if parse_version(version).is_none_or(|version| version < OLDEST) {
-        return unusable(format!("is Redis {version} (at {server}); Tollgate needs 7.0 or later"));
+    if parse_version(&version).is_none_or(|version| version < OLDEST) {
+        return Err(Unusable::Version { version, server }.into());
     }
     match role.as_str() {
         "replica" | "slave" => Err(Fault::NotPrimary),
@@ -245,15 +232,17 @@ mod tests {
 
     #[test]
     fn servers_of_another_kind_are_named_with_what_to_write() {
-        for (mode, expected, part) in [
-            ("cluster", "standalone", "write redis-cluster://h:1"),
-            ("standalone", "cluster", "write redis://h:1"),
-            ("sentinel", "standalone", "write redis-sentinel://h:1/NAME"),
-            ("sentinel", "cluster", "write redis-sentinel://h:1/NAME"),
-            ("standalone", "sentinel", "redis:// one Redis"),
+        let server = || Server { host: "h".to_owned(), port: 1 };
+        for (mode, expected, problem, part) in [
+            ("cluster", "standalone", Unusable::ClusterNode(server()), "write redis-cluster://h:1"),
+            ("standalone", "cluster", Unusable::NotCluster(server()), "write redis://h:1"),
+            ("sentinel", "standalone", Unusable::Sentinel(server()), "write redis-sentinel://h:1/NAME"),
+            ("sentinel", "cluster", Unusable::Sentinel(server()), "write redis-sentinel://h:1/NAME"),
+            ("standalone", "sentinel", Unusable::NotSentinel(server()), "redis:// one Redis"),
         ] {
+            assert!(problem.to_string().contains(part), "{problem}");
             match judged("7.0.15", mode, "master", expected) {
-                Err(Fault::Unusable(problem)) => assert!(problem.contains(part), "{problem}"),
+                Err(Fault::Unusable(found)) => assert_eq!(found, problem),
                 other => panic!("{mode} as {expected}: {other:?}"),
             }
         }
@@ -263,7 +252,7 @@ mod tests {
     fn old_versions_and_replicas_are_refused() {
         for version in ["6.2.14", "5.0", "", "x"] {
             let judged = judged(version, "standalone", "master", "standalone");
-            assert!(matches!(&judged, Err(Fault::Unusable(problem)) if problem.contains("needs 7.0")), "{judged:?}");
+            assert!(matches!(&judged, Err(Fault::Unusable(Unusable::Version { .. }))), "{judged:?}");
         }
         for version in ["7.0.0", "7.2.4", "8.0.1", "10.1"] {
             assert!(judged(version, "standalone", "master", "standalone").is_ok(), "{version}");

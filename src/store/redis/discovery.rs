@@ -16,6 +16,7 @@ use super::dial::{Dialer, Peer, config};
 use super::fault::Fault;
 use super::hash_slot::HashSlot;
 use super::stagger;
+use super::unusable::Unusable;
 use crate::lock::Mutex;
 use crate::store::url::{Server, Topology};
 
@@ -195,9 +196,8 @@ pub(super) async fn primary_of(
 ) -> Result<Server, Fault> {
     let question = cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name).take();
     let answer: Option<(String, u16)> = query(connection, &question).await?;
-    let (host, port) = answer.ok_or_else(|| {
-        Fault::Unusable(format!("names a primary `{name}` that the Sentinel at {sentinel} does not know"))
-    })?;
+    let unknown = || Unusable::UnknownPrimary { name: name.to_owned(), sentinel: sentinel.clone() };
+    let (host, port) = answer.ok_or_else(unknown)?;
     Ok(Server { host, port })
 }
 

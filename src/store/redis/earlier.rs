@@ -11,8 +11,9 @@ use super::fault::Fault;
 use super::layout::{self, Key, Layout, SCHEMA};
 use super::link::Connection;
 use super::reports;
+use super::unusable::Unusable;
 use super::{Access, script};
-use crate::store::{CommitId, Epoch, Head, LogEntry, Reported, Revision, change};
+use crate::store::{CommitId, Epoch, Head, LogEntry, Revision, change};
 
 pub(super) const EARLIER: &str = "1";
 
@@ -48,9 +49,10 @@ pub(super) fn parse_announcement(bytes: &[u8]) -> Option<(Epoch, LogEntry)> {
 /// [`Fault::Unusable`] names the sidecars that could not read it then.
 pub(super) async fn migrate(access: &Access) -> Result<(), Fault> {
     let reports = reports::sidecars(access).await?;
-    let left_behind: Vec<_> = reports.iter().filter(|sidecar| sidecar.report.schema < SCHEMA).collect();
+    let left_behind = reports.iter().map(|reported| &reported.report).filter(|report| report.schema < SCHEMA);
+    let left_behind: Vec<_> = left_behind.map(|report| format!("{} ({})", report.name, report.version)).collect();
     if !left_behind.is_empty() {
-        return Err(Fault::Unusable(left_behind_by(&left_behind)));
+        return Err(Unusable::LeavesBehind(left_behind).into());
     }
     let mut migration = script("EVAL", MIGRATE, &[access.layout.key(Key::Meta)]);
     // Done twice, it finds what it did the first time.
@@ -64,19 +66,6 @@ pub(super) async fn migrate(access: &Access) -> Result<(), Fault> {
         ["schema", found] => Err(layout::other_schema(found.as_bytes())),
         _ => Err(Fault::UnexpectedAnswer(answer.join(" "))),
     }
-}
-
-fn left_behind_by(sidecars: &[&Reported]) -> String {
-    const NAMED: usize = 10;
-    let named = sidecars.iter().take(NAMED);
-    let named = named.map(|sidecar| format!("{} ({})", sidecar.report.name, sidecar.report.version));
-    let more = sidecars.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!(
-        "has schema {EARLIER}, this program writes schema {SCHEMA}, which sidecars that run cannot read: {}{more}; \
-         upgrade them first",
-        named.collect::<Vec<_>>().join(", ")
-    )
 }
 
 #[cfg(test)]

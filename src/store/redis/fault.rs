@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError};
 
+use super::followers::ReplicaUnusable;
+use super::unusable::Unusable;
 use crate::random::NoEntropy;
 use crate::store::url::Server;
-use crate::store::{Contradiction, StoreError};
+use crate::store::{Contradiction, NoRegistry, StoreError};
 
 /// Errors that a server gives before it begins with a command (`processCommand` and `scriptPrepareForRun` in its source).
 const BEFOREHAND: [&str; 12] = [
@@ -33,12 +35,12 @@ const OF_SCRIPT: &str = "script: ";
 pub(super) enum Fault {
     /// What is there is not a store of this version, or this user may not use it.
     #[error("cannot be used: {0}")]
-    Unusable(String),
+    Unusable(#[from] Unusable),
     /// There is no registry yet.
     #[error("{0}")]
-    Absent(String),
+    Absent(NoRegistry),
     /// The server refuses this user these commands or keys.
-    #[error("{}", permission(.0))]
+    #[error("refuses its Redis user something ({0}): give it the rules in deploy/redis/users.acl")]
     NotPermitted(String),
     #[error("damaged record at {key}: {problem}")]
     Record { key: String, problem: String },
@@ -75,8 +77,8 @@ pub(super) enum Fault {
     #[error("the server that answered is a replica")]
     NotPrimary,
     /// A replica that is to be read from is not where it has to be.
-    #[error("{0}")]
-    ReplicaUnusable(String),
+    #[error(transparent)]
+    ReplicaUnusable(#[from] ReplicaUnusable),
     #[error("{confirmed} of {wanted} replicas confirmed it")]
     Unconfirmed { confirmed: u64, wanted: u32 },
     /// No more digests are taken.
@@ -120,7 +122,7 @@ impl Fault {
     fn of_server(code: String, detail: String) -> Self {
         match code.as_str() {
             "NOPERM" => Self::NotPermitted(detail),
-            "NOAUTH" => Self::Unusable("asks for a password: name a user and a password file".to_owned()),
+            "NOAUTH" => Unusable::NoPassword.into(),
             _ => Self::Refused(code, detail),
         }
     }
@@ -129,10 +131,10 @@ impl Fault {
     pub(super) fn of_connecting(server: &Server, error: RedisError) -> Self {
         match (error.kind(), error.code()) {
             (ErrorKind::RESP3NotSupported, _) => {
-                Self::Unusable(format!("is older than Redis 6 (at {server}); Tollgate needs 7.0 or later"))
+                Unusable::Version { version: "5 or older".to_owned(), server: server.clone() }.into()
             }
-            (_, Some("WRONGPASS")) => Self::Unusable(format!("refuses the user or its password (at {server})")),
-            (_, Some("NOAUTH")) => Self::Unusable(format!("asks for a user and a password (at {server})")),
+            (_, Some("WRONGPASS")) => Unusable::WrongPassword(server.clone()).into(),
+            (_, Some("NOAUTH")) => Unusable::NoPasswordAt(server.clone()).into(),
             _ if error.to_string().contains("max number of clients") => {
                 Self::crowded(server, "Redis has as many connections as its maxclients allows: raise it")
             }
@@ -230,17 +232,12 @@ impl Fault {
         match self {
             Self::Later(fault) => fault.during(operation, &store),
             Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
-            Self::Unusable(problem) => StoreError::Unusable { store, problem },
-            Self::Absent(problem) => StoreError::NoRegistry { store, problem },
-            Self::NotPermitted(what) => StoreError::Unusable { store, problem: permission(&what) },
+            Self::Unusable(problem) => StoreError::Unusable { store, problem: problem.into() },
+            Self::Absent(found) => StoreError::NoRegistry { store, found },
+            Self::NotPermitted(_) => StoreError::Unusable { store, problem: self.into() },
             cause => StoreError::Unavailable { operation, store, source: Box::new(cause) },
         }
     }
-}
-
-/// What the server refuses its user, and what to do about it.
-fn permission(what: &str) -> String {
-    format!("refuses its Redis user something ({what}): give it the rules in deploy/redis/users.acl")
 }
 
 /// What the server's error means, and what to do about it.

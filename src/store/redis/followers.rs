@@ -23,6 +23,7 @@ use super::read;
 use super::{Access, script};
 use crate::chain::chain;
 use crate::lock::Mutex;
+use crate::store::url::Server;
 use crate::store::{Changes, Head, LogEntry, Position, Revision};
 
 const HISTORY: &str = include_str!("history.lua");
@@ -42,6 +43,17 @@ const REST: Duration = Duration::from_secs(5);
 
 /// Whoever asks for another snapshot so soon did not get a good one.
 const AGAIN: Duration = Duration::from_secs(60);
+
+/// Why a replica is not to be read from.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum ReplicaUnusable {
+    #[error("there is no replica")]
+    None,
+    #[error("the replica {server} is {commits} commits behind the primary")]
+    Behind { server: Server, commits: u64 },
+    #[error("the replica {0} has another past than the primary")]
+    OtherPast(Server),
+}
 
 /// When replicas may be asked again.
 #[derive(Debug, Default)]
@@ -138,10 +150,7 @@ impl ServerHistory {
     pub(super) fn continues(&self, before: &Position, connection: &Connection) -> Result<(), Fault> {
         match self.position.epoch == before.epoch && self.has(before.revision, before.head) {
             true => Ok(()),
-            false => Err(Fault::ReplicaUnusable(format!(
-                "the replica {} has another past than the primary",
-                connection.server()
-            ))),
+            false => Err(ReplicaUnusable::OtherPast(connection.server().clone()).into()),
         }
     }
 }
@@ -203,8 +212,8 @@ async fn arrive(access: &Access, mut replica: Connection, there: Position) -> Re
             return Ok((replica, there));
         }
         if began.elapsed() >= PATIENCE {
-            let (server, behind) = (replica.server(), there.revision.0 - history.position.revision.0);
-            return Err(Fault::ReplicaUnusable(format!("the replica {server} is {behind} commits behind the primary")));
+            let (server, commits) = (replica.server().clone(), there.revision.0 - history.position.revision.0);
+            return Err(ReplicaUnusable::Behind { server, commits }.into());
         }
         sleep(PAUSE).await;
     }

@@ -31,12 +31,14 @@ use std::sync::Arc;
 
 use crate::store::settings::Namespace;
 use crate::store::{
-    CommitId, Epoch, Head, LogEntry, Notice, Position, Revision, Settings, Stamp, StoreUrl, Versioned, change,
+    CommitId, Epoch, Head, LogEntry, NoRegistry, Notice, Position, Revision, Settings, Stamp, StoreUrl, Versioned,
+    change,
 };
 use crate::token::{Digest, Owner, TokenId, TokenRecord, UserId};
 
 use super::earlier::EARLIER;
 use super::fault::Fault;
+use super::unusable::Unusable;
 
 /// What is written below; grows with every change that an older program could not work with.
 pub(super) const SCHEMA: u32 = crate::store::SCHEMA;
@@ -172,24 +174,22 @@ impl Layout {
             };
             Some(Position { epoch: Epoch(parse_hex(epoch.as_ref()?)?), revision, head, checksum })
         };
-        position()
-            .ok_or_else(|| Fault::Unusable(format!("has a damaged {}: restore it from a backup", self.key(Key::Meta))))
+        position().ok_or_else(|| Unusable::Damaged(self.key(Key::Meta).to_owned()).into())
     }
 
     /// There is no registry.
     pub(super) fn absent(&self) -> Fault {
-        Fault::Absent(format!("holds no registry in the namespace `{}`", self.namespace))
+        Fault::Absent(NoRegistry::EmptyNamespace(self.namespace.clone()))
     }
 }
 
 /// There is a key of ours with something else in it.
 pub(super) fn wrong_type(key: &str, found: &str) -> Fault {
-    Fault::Unusable(format!("has a {found} at {key} that is not ours: name another namespace"))
+    Unusable::ForeignKey { key: key.to_owned(), kind: found.to_owned() }.into()
 }
 
 pub(super) fn other_schema(found: &[u8]) -> Fault {
-    let found = String::from_utf8_lossy(found);
-    Fault::Unusable(format!("has schema {found}, this program knows {SCHEMA}: use the program that made it"))
+    Unusable::Schema(String::from_utf8_lossy(found).into_owned()).into()
 }
 
 /// The fields of meta that make a position, and how many recalls were taken back.

@@ -23,8 +23,10 @@ use tokio::sync::{OnceCell, watch};
 use super::dial::{Carrier, Dialer, Peer, config};
 use super::discovery::Discovery;
 use super::fault::Fault;
+use super::followers::ReplicaUnusable;
 use super::hash_slot::HashSlot;
 use super::layout::Layout;
+use super::unusable::Unusable;
 use super::watch::Subscriber;
 use super::{check, earlier, replicas};
 use crate::backoff::Backoff;
@@ -179,7 +181,7 @@ impl Link {
     /// [`Fault::Unusable`] for settings of another kind of store.
     pub(super) fn new(settings: &Settings, subscriber: Arc<Subscriber>) -> Result<Arc<Self>, Fault> {
         let StoreUrl::Redis(url) = &settings.url else {
-            return Err(Fault::Unusable("is not in Redis".to_owned()));
+            return Err(Unusable::NotRedis.into());
         };
         let dialer = Arc::new(Dialer::new(settings.clone(), url.clone()));
         Ok(Arc::new(Self {
@@ -404,7 +406,7 @@ impl Link {
             (Topology::Sentinel { .. } | Topology::Cluster(_), _) => self.discovery.replicas().await?,
         };
         if replicas.is_empty() {
-            return Err(Fault::ReplicaUnusable("there is no replica".to_owned()));
+            return Err(ReplicaUnusable::None.into());
         }
         let passed_over = self.passed_over.lock().clone();
         replicas.sort_by_cached_key(|server| (Some(server) == passed_over.as_ref(), self.order.hash_one(server)));

@@ -9,10 +9,11 @@ use super::Access;
 use super::fault::Fault;
 use super::layout::Key;
 use super::link::Use;
+use super::unusable::Unusable;
 
 /// Why this Redis would lose the registry at its next start, and what to write instead. `None` where it would not, and
 /// where this user may not see whether it would: in contrast to commands, sidecars of `deploy/redis` may not.
-pub(super) async fn problem(access: &Access) -> Result<Option<String>, Fault> {
+pub(super) async fn problem(access: &Access) -> Result<Option<Unusable>, Fault> {
     let mut questions = Pipeline::new();
     questions.cmd("INFO").arg("persistence");
     let dry_run = |questions: &mut Pipeline, command: &[&str]| {
@@ -28,11 +29,6 @@ pub(super) async fn problem(access: &Access) -> Result<Option<String>, Fault> {
     });
     let is_replayed = answers.next().is_some_and(|info| info.contains("aof_enabled:1"));
     let refusal = answers.find(|said| !said.is_empty() && said != "OK");
-    Ok(refusal.filter(|_| is_replayed).map(|said| {
-        format!(
-            "comes back empty from its next start: it replays its append-only file as the user `default`, and {}. Before it \
-             stops, write `user default off ~* &* +@all` in its ACL file, which lets nobody in either (deploy/redis/README.md)",
-            said.trim_end_matches('.').replacen("This", "this", 1)
-        )
-    }))
+    let refusal = refusal.map(|said| said.trim_end_matches('.').replacen("This", "this", 1));
+    Ok(refusal.filter(|_| is_replayed).map(|refusal| Unusable::NotReplayed { refusal }))
 }

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::fault::DatabaseFault;
 use super::{read, schema};
 use crate::lock::Mutex;
-use crate::store::Position;
+use crate::store::{NoRegistry, Position};
 
 /// Reading connections cached for the next reader.
 const IDLE_READERS: usize = 4;
@@ -153,10 +153,10 @@ impl FileIdentity {
     /// Of a database, which is never empty once it is one.
     fn of_database(path: &Path) -> Result<Self, DatabaseFault> {
         match fs::metadata(path) {
-            Ok(metadata) if metadata.len() == 0 => Err(DatabaseFault::NoRegistry("is empty")),
+            Ok(metadata) if metadata.len() == 0 => Err(DatabaseFault::NoRegistry(NoRegistry::EmptyFile)),
             Ok(metadata) => Ok(Self { device: metadata.dev(), inode: metadata.ino() }),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                Err(DatabaseFault::NoRegistry("does not exist"))
+                Err(DatabaseFault::NoRegistry(NoRegistry::NoFile))
             }
             Err(error) => Err(error.into()),
         }

@@ -2,8 +2,10 @@
 
 use rusqlite::ErrorCode;
 
+use super::migration::EARLIER;
+use super::schema::SCHEMA_VERSION;
 use crate::random::NoEntropy;
-use crate::store::{Contradiction, StoreError};
+use crate::store::{Contradiction, NoRegistry, StoreError};
 use crate::token::grant::Damaged;
 
 /// The cause of a [`StoreError`].
@@ -20,13 +22,13 @@ pub(super) enum DatabaseFault {
     #[error("the database file was removed or replaced meanwhile: try again")]
     Replaced,
     #[error("there is no registry: the file {0}")]
-    NoRegistry(&'static str),
+    NoRegistry(NoRegistry),
     #[error("{0} tokens are recalled already, until a command that changes something revokes them again")]
     TooManyRecalls(u64),
     #[error(transparent)]
     Contradiction(#[from] Contradiction),
     #[error("cannot be used: {0}")]
-    Unusable(String),
+    Unusable(#[from] Unusable),
     #[error("damaged record at {key}: {problem}")]
     Record { key: String, problem: String },
     #[error(transparent)]
@@ -37,6 +39,28 @@ pub(super) enum DatabaseFault {
     Entropy(#[source] NoEntropy),
     #[error("the operation was cut off")]
     CutOff(#[from] tokio::task::JoinError),
+}
+
+/// Why a file is not a store of this version, and what to do. Completes the name of the store.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("is not an SQLite database: name another file")]
+    NotSqlite,
+    #[error("is the database of another program: name another file")]
+    OtherProgram,
+    #[error(
+        "has version {0}, this program knows versions {EARLIER} and {SCHEMA_VERSION}: use the program that made it"
+    )]
+    Version(u32),
+    #[error(
+        "has version {EARLIER}, this program makes version {SCHEMA_VERSION} of it, which the sidecar {name} ({version}) \
+         that runs here could not read: stop it, or restart it with this program, first"
+    )]
+    LeavesBehind { name: String, version: String },
+    #[error("is damaged ({0}): restore it from a backup")]
+    Damaged(rusqlite::Error),
+    #[error("is on a file system without shared memory (a network one?): name a file on a local disk")]
+    NoSharedMemory,
 }
 
 impl DatabaseFault {
@@ -50,8 +74,8 @@ impl DatabaseFault {
         let store = store.to_owned();
         match self {
             Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
-            Self::Unusable(problem) => StoreError::Unusable { store, problem },
-            Self::NoRegistry(problem) => StoreError::NoRegistry { store, problem: problem.to_owned() },
+            Self::Unusable(problem) => StoreError::Unusable { store, problem: problem.into() },
+            Self::NoRegistry(found) => StoreError::NoRegistry { store, found },
             cause => StoreError::Unavailable { operation, store, source: Box::new(cause) },
         }
     }

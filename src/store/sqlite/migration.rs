@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::fault::DatabaseFault;
+use super::fault::{DatabaseFault, Unusable};
 use super::fleet;
 use super::schema::{SCHEMA_VERSION, version};
 use crate::store::{Reported, SidecarId};
@@ -66,11 +66,8 @@ pub(super) fn migrate(connection: &mut Connection, store: &str) -> Result<(), Da
         let looked = began.elapsed();
         let lives = |sidecar: &&Reported| is_renewed(&mut first_reports, sidecar, looked);
         if let Some(alive) = left_behind.iter().find(lives) {
-            let (name, theirs) = (&alive.report.name, &alive.report.version);
-            return Err(DatabaseFault::Unusable(format!(
-                "has version {EARLIER}, this program makes version {SCHEMA_VERSION} of it, which the sidecar {name} ({theirs}) \
-                 that runs here could not read: stop it, or restart it with this program, first"
-            )));
+            let (name, version) = (alive.report.name.clone(), alive.report.version.clone());
+            return Err(Unusable::LeavesBehind { name, version }.into());
         }
         std::thread::sleep(PAUSE);
     }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::fault::DatabaseFault;
+use super::fault::{DatabaseFault, Unusable};
 use super::migration::{self, EARLIER};
 use crate::random;
-use crate::store::Head;
+use crate::store::{Head, NoRegistry};
 
 /// Marks the file as ours (`TGAT`), see `PRAGMA application_id`.
 const APPLICATION_ID: u32 = 0x5447_4154;
@@ -123,7 +123,7 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, DatabaseFaul
         Content::Store => {}
         Content::Earlier => migration::migrate(&mut connection, &path.display().to_string())?,
         Content::Empty if create => make(&mut connection, path)?,
-        Content::Empty => return Err(DatabaseFault::NoRegistry("is empty")),
+        Content::Empty => return Err(DatabaseFault::NoRegistry(NoRegistry::EmptyFile)),
     }
     super::read::position(&connection).map_err(unreadable)?;
     if connection.is_readonly("main")? {
@@ -164,20 +164,13 @@ fn inspect(connection: &Connection) -> Result<Content, DatabaseFault> {
     let application = number("PRAGMA application_id")?;
     let version = version(connection)?;
     let tables = number("SELECT count(*) FROM sqlite_schema")?;
-    let problem = if application == 0 && tables == 0 {
-        return Ok(Content::Empty);
-    } else if application != i64::from(APPLICATION_ID) {
-        "is the database of another program: name another file".to_owned()
-    } else {
-        match version {
-            SCHEMA_VERSION => return Ok(Content::Store),
-            EARLIER => return Ok(Content::Earlier),
-            _ => format!(
-                "has version {version}, this program knows versions {EARLIER} and {SCHEMA_VERSION}: use the program that made it"
-            ),
-        }
-    };
-    Err(DatabaseFault::Unusable(problem))
+    match (u32::try_from(application), version) {
+        (Ok(0), _) if tables == 0 => Ok(Content::Empty),
+        (Ok(APPLICATION_ID), SCHEMA_VERSION) => Ok(Content::Store),
+        (Ok(APPLICATION_ID), EARLIER) => Ok(Content::Earlier),
+        (Ok(APPLICATION_ID), _) => Err(Unusable::Version(version).into()),
+        _ => Err(Unusable::OtherProgram.into()),
+    }
 }
 
 /// Which layout the file has.
@@ -213,10 +206,7 @@ fn switch_to_wal(connection: &Connection) -> Result<(), DatabaseFault> {
         let switched = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0));
         match switched {
             Ok(mode) if mode == "wal" => return Ok(()),
-            Ok(_) => {
-                let problem = "is on a file system without shared memory (a network one?): name a file on a local disk";
-                return Err(DatabaseFault::Unusable(problem.to_owned()));
-            }
+            Ok(_) => return Err(Unusable::NoSharedMemory.into()),
             Err(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(10));
@@ -237,13 +227,9 @@ fn unreadable(fault: DatabaseFault) -> DatabaseFault {
         other => return other,
     };
     match code {
-        Some(ErrorCode::NotADatabase) => {
-            DatabaseFault::Unusable("is not an SQLite database: name another file".to_owned())
-        }
+        Some(ErrorCode::NotADatabase) => Unusable::NotSqlite.into(),
         // SQLite's general error is here that of a table that is missing; no code at all, of a row.
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) | None => {
-            DatabaseFault::Unusable(format!("is damaged ({error}): restore it from a backup"))
-        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) | None => Unusable::Damaged(error).into(),
         Some(_) => error.into(),
     }
 }
