@@ -110,7 +110,9 @@ pub struct Overrides {
 /// Everything that is wrong. A file that cannot be read, or is no TOML, hides what else is.
 pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> {
     let mut config = Config::with_store(source.store());
-    Written::gather(source, overrides)?.read(source, |keys| config.walk(keys))?;
+    let written = Written::gather(source, overrides)?;
+    let overridden = written.judge_each(|keys| config.clone().walk(keys));
+    written.read(source, overridden, |keys| config.walk(keys))?;
     Ok(config)
 }
 
@@ -121,8 +123,12 @@ pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> 
 /// As [`load`], of other keys only those that do not exist.
 pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings, Problems> {
     let mut settings = Settings::from(source.store());
-    let walk = |keys: &mut Reader<'_>| keys.section("store", |keys| store::store(&mut settings, keys));
-    Written::gather(source, overrides)?.read(source, walk)?;
+    let walk = |settings: &mut Settings, keys: &mut Reader<'_>| {
+        keys.section("store", |keys| store::store(settings, keys));
+    };
+    let written = Written::gather(source, overrides)?;
+    let overridden = written.judge_each(|keys| walk(&mut settings.clone(), keys));
+    written.read(source, overridden, |keys| walk(&mut settings, keys))?;
     Ok(settings)
 }
 
@@ -133,22 +139,23 @@ pub(super) fn all_keys() -> Keys {
     lister.keys
 }
 
-/// What was written, all of it in one tree.
+/// What was written.
 struct Written {
+    /// What is in effect of it.
     root: TomlTable,
+    /// What something else may have been put over, by the place where it was written: the file, and variables with tables.
+    places: Vec<TomlTable>,
     problems: Vec<Problem>,
 }
 
 impl Written {
     fn gather(source: &Source, overrides: &Overrides) -> Result<Self, Problems> {
         let file = source.file.clone().or_else(|| source.variable(FILE_VARIABLE).map(PathBuf::from));
-        let mut written = Self {
-            root: file.map_or_else(|| Ok(TomlTable::new()), read_file).map_err(Problems::new)?,
-            problems: Vec::new(),
-        };
+        let root = file.map_or_else(|| Ok(TomlTable::new()), read_file).map_err(Problems::new)?;
+        let mut written = Self { places: vec![root.clone()], root, problems: Vec::new() };
         let keys = all_keys();
         written.put_environment(&keys, source);
-        keys::note_unknown(&keys, &written.root, &mut written.problems);
+        written.places.iter().for_each(|place| keys::note_unknown(&keys, place, &mut written.problems));
         written.put_flags(overrides);
         Ok(written)
     }
@@ -165,12 +172,21 @@ impl Written {
                 Variable::Key(path) => {
                     let place = Place::Variable(name.into_owned());
                     match value.to_str() {
-                        Some(text) => raw::put(&mut self.root, &path, Node::outside(text, place)),
+                        Some(text) => self.put_variable(&path, Node::outside(text, place)),
                         None => self.problems.push(Problem::at(Some(&place), &path, "it is not valid UTF-8")),
                     }
                 }
             }
         }
+    }
+
+    fn put_variable(&mut self, path: &str, node: Node) {
+        if let Value::Table(_) | Value::List(_) = node.value {
+            let mut place = TomlTable::new();
+            raw::put(&mut place, path, node.clone());
+            self.places.push(place);
+        }
+        raw::put(&mut self.root, path, node);
     }
 
     fn put_flags(&mut self, overrides: &Overrides) {
@@ -221,16 +237,33 @@ impl Written {
         }
     }
 
-    /// Takes the walk; all is well only if nobody found fault with anything.
-    fn read(self, source: &Source, walk: impl FnOnce(&mut Reader<'_>)) -> Result<(), Problems> {
+    /// Takes the walk over each place by itself: what is wrong there is wrong although something else is in effect, or the
+    /// file would no longer be good on the day when that is gone.
+    fn judge_each(&self, walk: impl Fn(&mut Reader<'_>)) -> Vec<Problem> {
+        let judge = |place| {
+            let problems = RefCell::new(Vec::new());
+            walk(&mut Reader::of_place(Section::root(place, &problems)));
+            problems.into_inner()
+        };
+        self.places.iter().flat_map(judge).collect()
+    }
+
+    /// Takes the walk over what is in effect; all is well only if nobody found fault with anything.
+    fn read(
+        self,
+        source: &Source,
+        overridden: Vec<Problem>,
+        walk: impl FnOnce(&mut Reader<'_>),
+    ) -> Result<(), Problems> {
         let problems = RefCell::new(self.problems);
         let root = Section::root(&self.root, &problems);
         let store = root.section("store");
         if let Some(why) = source.no_store().filter(|_| !store.has("url")) {
             store.problem("url", format!("{why}; name the file, such as sqlite:/var/lib/tollgate/tollgate.db"));
         }
-        walk(&mut Reader(root));
-        let problems = problems.into_inner();
+        walk(&mut Reader::in_effect(root));
+        let mut problems = problems.into_inner();
+        problems.extend(overridden);
         if problems.is_empty() { Ok(()) } else { Err(Problems::new(problems)) }
     }
 }

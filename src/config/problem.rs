@@ -28,8 +28,13 @@ impl Problems {
     pub(super) fn new(mut problems: Vec<Problem>) -> Self {
         // Stable: what has the same place stays in the order in which it was found.
         problems.sort_by(|a, b| a.place.cmp(&b.place));
-        problems.dedup();
-        Self(problems)
+        let mut each: Vec<Problem> = Vec::with_capacity(problems.len());
+        for problem in problems {
+            if !each.contains(&problem) {
+                each.push(problem);
+            }
+        }
+        Self(each)
     }
 
     /// Each of them; at least one.

@@ -116,12 +116,30 @@ impl<'a> Written<'a> {
 }
 
 /// Puts what was written in the place of the defaults.
-pub(super) struct Reader<'a>(pub(super) Section<'a>);
+pub(super) struct Reader<'a> {
+    section: Section<'a>,
+    /// Whether it is what is in effect. Else it is what was written in one place, which need not be complete.
+    is_in_effect: bool,
+}
 
 impl<'a> Reader<'a> {
+    /// Of what is in effect.
+    pub(super) fn in_effect(root: Section<'a>) -> Self {
+        Self { section: root, is_in_effect: true }
+    }
+
+    /// Of what was written in one place: each value is judged, and what belongs to one list.
+    pub(super) fn of_place(root: Section<'a>) -> Self {
+        Self { section: root, is_in_effect: false }
+    }
+
+    fn within(&self, section: Section<'a>) -> Self {
+        Self { section, is_in_effect: self.is_in_effect }
+    }
+
     fn written(&self, key: &str) -> Option<Written<'a>> {
-        let Section { problems, .. } = self.0;
-        Some(Written { node: self.0.node(key)?, path: self.0.path(key), problems })
+        let Section { problems, .. } = self.section;
+        Some(Written { node: self.section.node(key)?, path: self.section.path(key), problems })
     }
 }
 
@@ -133,19 +151,19 @@ impl Visitor for Reader<'_> {
     }
 
     fn section(&mut self, key: &'static str, walk: impl FnOnce(&mut Self)) {
-        let section = self.0.section(key);
-        section.judge(self.0.node(key));
-        walk(&mut Self(section));
+        let section = self.section.section(key);
+        section.judge(self.section.node(key));
+        walk(&mut self.within(section));
     }
 
     fn sections<T: Default>(&mut self, key: &'static str, items: &mut Vec<T>, walk: impl Fn(&mut T, &mut Self)) {
-        let Some(node) = self.0.node(key) else { return };
-        let Some(sections) = self.0.sections(key) else {
+        let Some(node) = self.section.node(key) else { return };
+        let Some(sections) = self.section.sections(key) else {
             return match node.value {
                 Value::Table(_) if !node.is_outside() => {
-                    self.0.problem(key, format!("there can be several: write [[{}]]", self.0.path(key)));
+                    self.section.problem(key, format!("there can be several: write [[{}]]", self.section.path(key)));
                 }
-                _ => self.0.problem(key, "this is a list of tables, set as a whole: [{ key = \"value\" }, ...]"),
+                _ => self.section.problem(key, "this is a list of tables, set as a whole: [{ key = \"value\" }, ...]"),
             };
         };
         let Value::List(nodes) = &node.value else { return };
@@ -153,13 +171,13 @@ impl Visitor for Reader<'_> {
         for (section, node) in sections.into_iter().zip(nodes) {
             section.judge(Some(node));
             let mut item = T::default();
-            walk(&mut item, &mut Self(section));
+            walk(&mut item, &mut self.within(section));
             items.push(item);
         }
     }
 
     fn map<K, V>(&mut self, key: &'static str, (name, form): (&Text<K>, &impl Form<V>), entries: &mut Vec<(K, V)>) {
-        self.section(key, |Self(section)| {
+        self.section(key, |Self { section, .. }| {
             for (written_name, node) in section.table.into_iter().flatten() {
                 let path = section.path(shown_name(written_name));
                 let written = Written { node, path, problems: section.problems };
@@ -172,6 +190,12 @@ impl Visitor for Reader<'_> {
     }
 
     fn check(&mut self, judge: impl FnOnce(&Section<'_>)) {
-        judge(&self.0);
+        if self.is_in_effect {
+            judge(&self.section);
+        }
+    }
+
+    fn check_list(&mut self, judge: impl FnOnce(&Section<'_>)) {
+        judge(&self.section);
     }
 }

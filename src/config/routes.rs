@@ -72,7 +72,7 @@ pub(super) fn route(route: &mut OwnRoute, keys: &mut impl Visitor) {
     keys.value("permission", &Maybe(PERMISSION), permission);
     keys.value("auth", &Maybe(NO_AUTH), &mut auth);
     keys.value("upstream", &text(), upstream);
-    keys.check(|section| {
+    keys.check_list(|section| {
         if !section.is_written() {
             return;
         }

@@ -70,30 +70,40 @@ impl Config {
             keys.value("format", &text(), &mut self.log.format);
         });
         keys.sections("route", &mut self.own_routes, routes::route);
+        keys.check_list(|root| {
+            self.check_listeners(root);
+            routes::check(&self.own_routes, root);
+        });
         keys.check(|root| {
             self.check_addresses(root);
-            routes::check(&self.own_routes, root);
             self.routes = RouteTable::new(&self.open_groups, &self.own_routes, |needed| self.freshness.bound(needed));
         });
     }
 
-    fn check_addresses(&self, root: &Section<'_>) {
+    /// Those whose address can be read, with the section that they are written in; the default one has none.
+    fn sound_listeners<'a>(&self, root: &Section<'a>) -> Vec<(SocketAddr, Option<Section<'a>>)> {
+        let sections = root.sections("listener").unwrap_or_default().into_iter().map(Some).chain([None]);
+        let listeners = self.listeners.iter().map(|listener| listener.address).zip(sections);
+        let is_sound =
+            |section: &Option<Section<'_>>| section.as_ref().is_none_or(|section| section.is_sound("address"));
+        listeners.filter(|(_, section)| is_sound(section)).collect()
+    }
+
+    fn check_listeners(&self, root: &Section<'_>) {
         if self.listeners.is_empty() {
             root.problem("listener", "at least one is needed");
         }
-        let sections = root.sections("listener").unwrap_or_default();
-        // The default listener has no section.
-        let sections = sections.into_iter().map(Some).chain([None]);
-        let listeners: Vec<_> = self.listeners.iter().map(|listener| listener.address).zip(sections).collect();
-        let is_sound =
-            |section: &Option<Section<'_>>| section.as_ref().is_none_or(|section| section.is_sound("address"));
-        let listeners: Vec<_> = listeners.into_iter().filter(|(_, section)| is_sound(section)).collect();
+        let listeners = self.sound_listeners(root);
         for (at, (address, section)) in listeners.iter().enumerate() {
             let is_taken = listeners[..at].iter().any(|(other, _)| overlap(*other, *address));
             if let Some(section) = section.as_ref().filter(|_| is_taken) {
                 section.problem("address", format!("another listener has {address} already"));
             }
         }
+    }
+
+    fn check_addresses(&self, root: &Section<'_>) {
+        let listeners = self.sound_listeners(root);
         for (name, upstream) in [("api", &self.upstreams.api), ("heartbeat", &self.upstreams.heartbeat)] {
             let section = root.section("upstream").section(name);
             let own = listeners.iter().find(|(address, _)| leads_to(upstream, *address));

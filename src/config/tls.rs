@@ -21,15 +21,14 @@ pub(super) fn listener(config: &mut Option<TlsConfig>, keys: &mut impl Visitor) 
     let files = Files { authorities: client_ca.clone(), certificate: certificate.clone(), key: key.clone() };
     let alpn = alpn.unwrap_or_else(|| Alpn::OFFERED.to_vec());
     *config = certificate.zip(key).map(|(certificate, key)| TlsConfig { certificate, key, client_ca, alpn });
+    keys.check_list(|section| {
+        let required = ["certificate", "key"].into_iter().filter(|key| section.is_written() && !section.has(key));
+        required.for_each(|key| section.problem(key, "TLS needs a certificate and a key"));
+    });
     keys.check(|section| check(config.as_ref(), &files, section));
 }
 
 fn check(config: Option<&TlsConfig>, files: &Files, section: &Section<'_>) {
-    if section.is_written() {
-        for required in ["certificate", "key"].into_iter().filter(|key| !section.has(key)) {
-            section.problem(required, "TLS needs a certificate and a key");
-        }
-    }
     let is_sound = check_files(section, "client_ca", files) && section.is_sound("alpn");
     if let Some(Err(error)) = config.filter(|_| is_sound).map(tls::server_config) {
         section.problem_here(chain(&error));

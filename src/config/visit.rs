@@ -29,8 +29,11 @@ pub(super) trait Visitor: Sized {
     /// A table whose keys are values too.
     fn map<K, V>(&mut self, key: &'static str, forms: (&Text<K>, &impl Form<V>), entries: &mut Vec<(K, V)>);
 
-    /// What must hold between the values of this section, once they are read.
+    /// What must hold between the values of this section that are in effect, once they are read.
     fn check(&mut self, _judge: impl FnOnce(&Section<'_>)) {}
+
+    /// What must hold within a list of tables, which comes whole from one place: also where another one has taken its place.
+    fn check_list(&mut self, _judge: impl FnOnce(&Section<'_>)) {}
 }
 
 /// How a value is written.

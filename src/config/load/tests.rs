@@ -402,6 +402,54 @@ address = "x"
     }
 }
 
+/// Or the file would no longer be good on the day when what is over it is gone.
+#[test]
+fn what_something_else_is_put_over_is_judged_all_the_same() {
+    let toml = "workers = 'abc'\nstore = 5\n[admin]\naddress = 'x'\n[[listener]]\nadress = 'x'\n[[route]]\nbogus = 1\n";
+    let alone = given(toml).problems();
+    let over = given(toml)
+        .variable("TOLLGATE_WORKERS", "2")
+        .variable("TOLLGATE_ADMIN__ADDRESS", "127.0.0.1:9")
+        .variable("TOLLGATE_LISTENER", "[{}]")
+        .variable("TOLLGATE_ROUTE", "[]")
+        .variable("TOLLGATE_STORE", "{ url = 'sqlite:x' }")
+        .problems();
+    assert_eq!((over.len(), over), (8, alone));
+
+    let one = |toml: &str, change: fn(Given) -> Given| change(given(toml)).problem();
+    let flag = one("[store]\nurl = 'x'", |given| given.flags(|flags| flags.store = Some("sqlite:a.db".to_owned())));
+    assert!(flag.starts_with("t.toml:2:7: store.url = "), "{flag}");
+    let moved =
+        one("[[listener]]\naddress = 'x'", |given| given.flags(|flags| flags.listen = vec!["[::1]:1".to_owned()]));
+    assert!(moved.starts_with("t.toml:2:11: listener[0].address = \"x\""), "{moved}");
+    let table = one("", |given| {
+        let given = given.variable("TOLLGATE_LIMITS", "{ max_headers = 0, max_streams = 4 }");
+        given.variable("TOLLGATE_LIMITS__MAX_HEADERS", "7")
+    });
+    assert!(table.starts_with("TOLLGATE_LIMITS: limits.max_headers = 0: "), "{table}");
+
+    // What is wrong within a list is so without the rest.
+    let twice = "[[listener]]\n[[listener]]\n[listener.tls]\nkey = '/nonexistent'\n";
+    let route = "[[route]]\nmethods = ['GET']\npath = '/a'\nauth = 'none'\n";
+    let problems = given(&format!("{twice}{route}{route}"))
+        .variable("TOLLGATE_LISTENER", "[{}]")
+        .variable("TOLLGATE_ROUTE", "[]")
+        .problems();
+    let expected = ["another listener has", "TLS needs a certificate", "GET on this path is shadowed"];
+    assert!(problems.len() == 3 && problems.iter().zip(expected).all(|(a, b)| a.contains(b)), "{problems:#?}");
+}
+
+/// A file need not be complete where variables make it so, nor need what it names be there.
+#[test]
+fn what_is_in_effect_need_not_be_in_the_file() {
+    given("[store]\nsentinel_username = 'a'\nquorum_replicas = 1\n[[listener]]\ntls = { certificate = '/nope', key = '/nope' }")
+        .variable("TOLLGATE_LISTENER", "[{}]")
+        .variable("TOLLGATE_STORE__URL", "redis-sentinel://h/m")
+        .variable("TOLLGATE_STORE__SENTINEL_PASSWORD_FILE", REFERENCE)
+        .accepted();
+    given("[freshness]\nprobe_interval = '2m'").variable("TOLLGATE_FRESHNESS__MAX_STALENESS", "5m").accepted();
+}
+
 #[test]
 fn every_file_that_is_missing_is_named_whatever_else_is_wrong() {
     let tls = |prefix: &str, ca: &str| {
