@@ -80,6 +80,10 @@ fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
     socket.set_reuse_port(share)?;
     // Inherited by accepted connections, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
+    if address.is_ipv6() {
+        // `[::]` is both families, whatever the system's default.
+        socket.set_only_v6(false)?;
+    }
     socket.bind(&address.into())?;
     if !share {
         socket.listen(1)?;

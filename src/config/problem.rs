@@ -68,6 +68,8 @@ impl Problem {
                     if names_secret(key) {
                         message.push_str(": write the file's full path");
                     }
+                } else if names_secret(key) && shown.ends_with(CUT) {
+                    message.push_str("; what is in no directory that there is is not shown, as it could be a secret");
                 }
                 (Some(format!("{shown:?}")), message)
             }
@@ -100,16 +102,32 @@ impl fmt::Display for Problem {
 }
 
 /// The value as a message may show it. Keys that name a file of a secret may have the secret itself in them by mistake: they
-/// are shown only where they name a file, or look as if they did. URLs are shown as far as they are read as such.
+/// are shown as far as there are such directories. URLs are shown as far as they are read as such.
 fn shown(key: &str, text: &str) -> String {
     match key {
         _ if text.is_empty() => String::new(),
         _ if is_url(key) => redact_url(text),
-        _ if names_secret(key) => {
-            let is_path = ["/", "./", "../"].iter().any(|start| text.starts_with(start)) || Path::new(text).exists();
-            if is_path { cut(text, None) } else { CUT.to_owned() }
-        }
+        _ if names_secret(key) => cut(text, unknown_place(text)),
         _ => redact(text),
+    }
+}
+
+/// Where a path leaves the directories that there are. One password in 64 begins with a slash in base64, so a name
+/// directly in `/`, `.` or `..` is taken for none.
+fn unknown_place(path: &str) -> Option<usize> {
+    if Path::new(path).exists() {
+        return None;
+    }
+    let within = path.match_indices('/').map(|(at, _)| &path[..at]).take_while(|inner| {
+        let is_start = ["", ".", ".."].contains(inner);
+        is_start || Path::new(inner).is_dir()
+    });
+    match within.last() {
+        None => Some(0),
+        Some(start @ ("" | "." | "..")) => Some(start.len() + 1),
+        // The name of a file that is missing there.
+        Some(directory) if !path[directory.len() + 1..].contains('/') => None,
+        Some(directory) => Some(directory.len() + 1),
     }
 }
 
@@ -260,6 +278,16 @@ mod tests {
         assert_eq!(shown("store.url", "sqlite:a.db?key=s3cret"), "sqlite:a.db...");
         assert_eq!(shown("store.password_file", "s3cret"), "...");
         assert_eq!(shown("store.password_file", "/etc/missing"), "/etc/missing");
+        assert_eq!(shown("store.password_file", "/etc/none/s3cret"), "/etc/...");
+        for (start, secret) in [("/", "s3cret"), ("/", "s3/cret"), ("./", "s3cret"), ("../", "s3cret"), ("", "etc/s3")]
+        {
+            assert_eq!(shown("store.password_file", &format!("{start}{secret}")), format!("{start}..."));
+        }
+        assert_eq!(
+            Problem::of_value(&node("/s3cret"), "listener[0].tls.key", "reading /s3cret: none".to_owned()).to_string(),
+            "T: listener[0].tls.key = \"/...\": reading /...: none; what is in no directory that there is is not shown, as \
+             it could be a secret"
+        );
         assert_eq!(redact(&"x".repeat(500)).len(), 123);
     }
 

@@ -160,18 +160,21 @@ const ADDRESS: Text<SocketAddr> = Text {
 /// Whether what is forwarded to the upstream would come in at this listener again.
 fn leads_to(upstream: &UpstreamConfig, listener: SocketAddr) -> bool {
     let host: Option<IpAddr> = match upstream.host.as_str() {
-        "localhost" if listener.is_ipv4() => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        "localhost" if listener.ip().to_canonical().is_ipv4() => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         "localhost" => Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
         host => host.parse().ok(),
     };
-    host.is_some_and(|host| host.is_loopback() && overlap(SocketAddr::new(host, upstream.port), listener))
+    host.is_some_and(|host| {
+        host.to_canonical().is_loopback() && overlap(SocketAddr::new(host, upstream.port), listener)
+    })
 }
 
 /// Whether a connection could reach both. With SO_REUSEPORT the system does not refuse the second.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let same_family = one.is_ipv4() == other.is_ipv4();
-    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || same_family && any)
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // Sockets for `[::]` take IPv4 too.
+    let has = |any: IpAddr, ip: IpAddr| any.is_unspecified() && (any.is_ipv6() || ip.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && (a == b || has(a, b) || has(b, a))
 }
 
 fn freshness(config: &mut FreshnessConfig, keys: &mut impl Visitor) {

@@ -316,7 +316,7 @@ fn keys_for_redis_are_read_and_judged() {
         ("quorum_replicas = 2".to_owned(), "quorum_replicas", "names a SQLite file"),
         ("namespace = 'plant'".to_owned(), "namespace", "names a SQLite file"),
         (format!("{single}\nread_from = 'nearest'"), "read_from", "the servers are \"primary\" and \"replica\""),
-        (format!("{single}\npassword_file = '/nonexistent'"), "password_file", "reading /nonexistent: No such file"),
+        (format!("{single}\npassword_file = '/etc/nonexistent'"), "password_file", "reading /etc/nonexistent: No such"),
         (format!("{single}\npassword_file = '{empty}'"), "password_file", "is empty"),
         (format!("url = 'redis://:s3cret@h'\npassword_file = '{password}'"), "password_file", "has a password already"),
         (format!("{single}\nca = '{certificate}'"), "ca", "write rediss"),
@@ -593,7 +593,29 @@ fn addresses_that_get_in_each_others_way_are_refused() {
     assert!(!taken("127.0.0.1:1", "127.0.0.2:1"));
     assert!(!taken("127.0.0.1:1", "127.0.0.1:2"));
     assert!(!taken("127.0.0.1:0", "127.0.0.1:0"));
-    assert!(!taken("0.0.0.0:1", "[::]:1"));
+    assert!(!taken("0.0.0.0:1", "[::1]:1"));
+    // The system refuses these too: `[::]` is both families, and what is mapped is IPv4.
+    for (one, other) in [
+        ("0.0.0.0:1", "[::]:1"),
+        ("127.0.0.1:1", "[::]:1"),
+        ("127.0.0.1:1", "[::ffff:127.0.0.1]:1"),
+        ("0.0.0.0:1", "[::ffff:127.0.0.1]:1"),
+        ("[::ffff:0.0.0.0]:1", "127.0.0.1:1"),
+    ] {
+        assert!(taken(one, other) && taken(other, one), "{one} {other}");
+    }
+    assert!(!taken("[::ffff:127.0.0.1]:1", "127.0.0.2:1"));
+    for (listener, url) in [
+        ("[::ffff:127.0.0.1]:1", "http://127.0.0.1:1"),
+        ("127.0.0.1:1", "http://[::ffff:127.0.0.1]:1"),
+        ("[::]:1", "http://127.0.0.1:1"),
+        ("[::ffff:127.0.0.1]:1", "http://localhost:1"),
+    ] {
+        let problem = given(&format!("[[listener]]\naddress = '{listener}'\n[upstream.api]\nurl = '{url}'")).problem();
+        assert!(problem.contains("requests would loop"), "{problem}");
+    }
+    let problem = given("[admin]\naddress = '[::ffff:127.0.0.1]:8080'").problem();
+    assert!(problem.starts_with("t.toml:2:11: admin.address"), "{problem}");
     let problem = given("[admin]\naddress = '127.0.0.1:8080'").problem();
     assert!(problem.starts_with("t.toml:2:11: admin.address"), "{problem}");
     let problem = given("[[listener]]\naddress = '0.0.0.0:9900'").problem();
