@@ -39,7 +39,7 @@ use supervise::Supervisor;
 pub use program::serve;
 
 /// How long the store may take to take back this sidecar's report at the end. A report that stays does no harm.
-const LEAVE_TIME: Duration = Duration::from_millis(500);
+const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A running sidecar. Dropping it without [`Sidecar::stop`] cuts off what it serves.
 #[derive(Debug)]
@@ -285,7 +285,7 @@ impl Sidecar {
         if self.snapshot_file.is_none()
             && let Some(Reporting { task, leave }) = self.reporter.take()
             && leave.send(true).is_ok()
-            && tokio::time::timeout(LEAVE_TIME, task).await.is_err()
+            && tokio::time::timeout(WITHDRAW_TIMEOUT, task).await.is_err()
         {
             tracing::debug!("the report could not be withdrawn: it stays until it expires");
         }

@@ -152,7 +152,7 @@ fn is_unknown(error: &anyhow::Error) -> bool {
     }
     let of_registry = error.downcast_ref::<RegistryError>().map(RegistryError::kind);
     let kind = of_registry.or_else(|| error.downcast_ref::<ImportError>().map(ImportError::kind));
-    kind == Some(registry::Kind::Unknown)
+    kind == Some(registry::ErrorKind::Unknown)
 }
 
 #[cfg(test)]

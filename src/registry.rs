@@ -41,13 +41,13 @@ use crate::store::{Batch, CommitError, Committed, Edit, Position, Store, StoreEr
 use crate::token::{UserId, UserRecord};
 
 pub use actor::Actor;
-pub use bulk::Ended;
-pub use error::{Kind, RegistryError};
+pub use bulk::Removed;
+pub use error::{ErrorKind, RegistryError};
 pub use import::{ImportError, ImportLine, Imported, RefusedLine};
 pub use tokens::{Created, ListState, NewToken, Requested, TokenDetails};
 pub use users::{RoleChange, Transfer};
 
-use actor::Standing;
+use actor::Authority;
 
 /// Records read from the store at once.
 const PAGE: usize = 1000;
@@ -56,19 +56,19 @@ const PAGE: usize = 1000;
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn Store>,
-    reached: Arc<Mutex<Reached>>,
+    commits: Arc<Mutex<Commits>>,
 }
 
 /// What was committed.
 #[derive(Debug, Default)]
-struct Reached {
-    /// Where the store stood right after each commit. Of commits that follow each other at once, the last one tells of all.
+struct Commits {
+    /// The store's position right after each commit; of commits that follow each other directly, after the last one only.
     positions: Vec<Position>,
     /// The last decision was nothing to commit: it rests on what others committed.
     idle: bool,
 }
 
-impl Reached {
+impl Commits {
     fn add(&mut self, Committed { id, position }: Committed) {
         self.idle = false;
         let follows = |last: &Position| {
@@ -87,7 +87,7 @@ impl Registry {
     /// The registry in this store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, reached: Arc::default() }
+        Self { store, commits: Arc::default() }
     }
 
     /// Where its records live.
@@ -96,16 +96,16 @@ impl Registry {
         &self.store
     }
 
-    /// Where the store stood after the commits of this registry and its clones, in their order, the last one by itself:
-    /// whoever has come so far has applied them, in a history that all of them are in. A store that loses writes in the
-    /// midst of a command takes some out of it. Where there was nothing to commit, it is where the store stands now.
+    /// The store's positions after the commits of this registry and its clones, in their order, the last one by itself:
+    /// whoever has applied that one has applied all, as long as all are in the store's history. (A store that loses writes
+    /// in the midst of a command takes some out of it.) Where there was nothing to commit, the store's position now.
     ///
     /// # Errors
     /// When the store has to be asked, and does not answer.
-    pub async fn reached(&self) -> Result<(Vec<Position>, Position), StoreError> {
+    pub async fn committed(&self) -> Result<(Vec<Position>, Position), StoreError> {
         let (mut positions, idle) = {
-            let reached = self.reached.lock();
-            (reached.positions.clone(), reached.idle)
+            let commits = self.commits.lock();
+            (commits.positions.clone(), commits.idle)
         };
         match positions.pop_if(|_| !idle) {
             Some(last) => Ok((positions, last)),
@@ -114,20 +114,20 @@ impl Registry {
     }
 
     /// Reads who the actor is now.
-    async fn standing(&self, actor: &Actor) -> Result<Standing, RegistryError> {
+    async fn authority(&self, actor: &Actor) -> Result<Authority, RegistryError> {
         match actor {
-            Actor::Operator(name) => Ok(Standing::operator(name)),
-            Actor::User(user) => Standing::of_user(&user.name, self.store.user(user.id).await?),
+            Actor::Operator(name) => Ok(Authority::operator(name)),
+            Actor::User(user) => Authority::of_user(&user.name, self.store.user(user.id).await?),
         }
     }
 
     /// A user by name, if there is one and the actor may see it.
-    async fn find_user(&self, standing: &Standing, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
+    async fn find_user(&self, authority: &Authority, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
         let found = match users::check_name(name) {
             Ok(()) => self.store.user_by_name(name).await?,
             Err(_) => None,
         };
-        match found.filter(|user| standing.sees_user(user.record.id)) {
+        match found.filter(|user| authority.sees_user(user.record.id)) {
             Some(user) => Ok(user),
             None => Err(self.not_found(RegistryError::NoSuchUser(name.to_owned())).await),
         }
@@ -165,12 +165,12 @@ impl Registry {
     /// Commits a decision, and says what became of it.
     async fn try_commit(&self, batch: Batch) -> Result<Outcome, RegistryError> {
         if is_idle(&batch) {
-            self.reached.lock().idle = true;
+            self.commits.lock().idle = true;
             return Ok(Outcome::Idle);
         }
         match self.store.commit(batch).await {
             Ok(committed) => {
-                self.reached.lock().add(committed);
+                self.commits.lock().add(committed);
                 Ok(Outcome::Committed(committed))
             }
             Err(CommitError::Conflict) => Ok(Outcome::Conflict),
@@ -205,13 +205,13 @@ fn now() -> Timestamp {
     Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
-/// The tries of one command.
-struct Tries {
+/// The attempts of one command.
+struct Attempts {
     operation: &'static str,
     used: u32,
 }
 
-impl Tries {
+impl Attempts {
     /// Enough for a crowd of writers; each conflict means that somebody else's command went through.
     const LIMIT: u32 = 24;
 
@@ -225,7 +225,7 @@ impl Tries {
     /// meeting.
     async fn begin(&mut self) -> Result<(), RegistryError> {
         if self.used == Self::LIMIT {
-            return Err(RegistryError::Busy { operation: self.operation, tries: self.used });
+            return Err(RegistryError::Busy { operation: self.operation, attempts: self.used });
         }
         if self.used > 0 {
             tokio::time::sleep(Self::BACKOFF.wait(self.used)).await;

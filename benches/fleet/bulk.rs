@@ -9,8 +9,8 @@ use tollgate::token::{RawToken, TokenId};
 
 use super::Options;
 use super::client::Client;
+use super::deployment::{Deployment, Sidecar, filler, operator, registry, tokens};
 use super::figures::{Figures, quantile};
-use super::site::{Sidecar, Site, filler, operator, registry, tokens};
 
 /// Tokens that are deleted.
 const TOKENS: usize = 100_000;
@@ -21,29 +21,29 @@ const LOAD: u32 = 50;
 pub(crate) async fn run(options: &Options, figures: &mut Figures) {
     let count = options.sidecars;
     eprintln!("bulk: {count} sidecars, {TOKENS} tokens deleted at once, {LOAD} heartbeats/s on each sidecar");
-    let site = Site::start().await;
+    let deployment = Deployment::start().await;
     let good = tokens(1);
     // Some whose refusal can be seen, spread over those that nobody knows.
     let seen = tokens(TOKENS / 1000);
-    site.import(good.iter().map(RawToken::digest));
+    deployment.import(good.iter().map(RawToken::digest));
     let mut digests: Vec<_> = (0..TOKENS - seen.len()).map(filler).collect();
     for (at, token) in seen.iter().enumerate() {
         digests.insert(at * 1000, token.digest());
     }
-    let import = site.import(digests.iter().copied());
+    let import = deployment.import(digests.iter().copied());
     figures.time(format!("import of {TOKENS} tokens"), import, None);
-    let ids = all_but(&site, &good[0]).await;
-    let sidecars = site.sidecars(count);
+    let ids = all_but(&deployment, &good[0]).await;
+    let sidecars = deployment.sidecars(count);
     let mut before = p99(&sidecars, &good[0], async { tokio::time::sleep(Duration::from_secs(5)).await }).await;
-    site.redis(&["CONFIG", "SET", "slowlog-log-slower-than", "1000"]);
-    site.redis(&["SLOWLOG", "RESET"]);
-    let cpu = || (site.redis.cpu(), sidecars.iter().map(|sidecar| sidecar.process.cpu()).sum::<Duration>());
+    deployment.redis(&["CONFIG", "SET", "slowlog-log-slower-than", "1000"]);
+    deployment.redis(&["SLOWLOG", "RESET"]);
+    let cpu = || (deployment.redis.cpu(), sidecars.iter().map(|sidecar| sidecar.process.cpu()).sum::<Duration>());
     let (redis, all) = cpu();
     let mut everywhere = Duration::ZERO;
     let mut during = p99(&sidecars, &good[0], async {
         let began = Instant::now();
         // As another process would: what it computes must not hold up those who measure.
-        let (url, ids) = (site.store_url(), ids.clone());
+        let (url, ids) = (deployment.store_url(), ids.clone());
         let deleting = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async { registry(&url).await.delete(&operator(), &ids, true).await.map(drop) })
@@ -60,7 +60,7 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) {
     })
     .await;
     figures.time("bulk delete refused everywhere", everywhere, 3000.0);
-    figures.time("longest command in Redis", site.longest_command(), 50.0);
+    figures.time("longest command in Redis", deployment.longest_command(), 50.0);
     let (redis, all) = (cpu().0 - redis, cpu().1 - all);
     figures.time("CPU of Redis", redis, None);
     figures.time("CPU of all sidecars, heartbeats included", all, None);
@@ -70,10 +70,10 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) {
 }
 
 /// Every token but this one.
-async fn all_but(site: &Site, kept: &RawToken) -> Vec<TokenId> {
+async fn all_but(deployment: &Deployment, kept: &RawToken) -> Vec<TokenId> {
     let (mut ids, mut before) = (Vec::new(), None);
     loop {
-        let page = site.store.tokens(TokenFilter::default(), before, 1000).await.expect("reads");
+        let page = deployment.store.tokens(TokenFilter::default(), before, 1000).await.expect("reads");
         let Some(last) = page.last() else { return ids };
         before = Some(last.record.id);
         // The Owner's own came with `init`, and has another description.

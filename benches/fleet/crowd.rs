@@ -12,9 +12,9 @@ use tollgate::store::{Position, Settings, StoreUrl};
 use tollgate::token::{RawToken, TokenId};
 
 use super::Options;
+use super::deployment::{Deployment, cpu_of, filler, free_port, operator};
 use super::figures::{Figures, quantile};
 use super::lean::{Hidden, MAX_STALENESS, Seed, Simulated, is_hidden};
-use super::site::{Site, cpu_of, filler, free_port, operator};
 
 /// Tokens imported while the sidecars run.
 const IMPORTED: usize = 100_000;
@@ -32,28 +32,28 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) {
     let machine = Machine::look();
     let (count, tokens) = (options.simulated, options.tokens.unwrap_or(250_000));
     eprintln!("crowd: {count} simulated sidecars, {tokens} tokens");
-    let mut site = Site::start().await;
-    site.redis(&["CONFIG", "SET", "latency-monitor-threshold", "50"]);
-    figures.time(format!("import of {tokens} tokens"), site.import((0..tokens).map(filler)), None);
+    let mut deployment = Deployment::start().await;
+    deployment.redis(&["CONFIG", "SET", "latency-monitor-threshold", "50"]);
+    figures.time(format!("import of {tokens} tokens"), deployment.import((0..tokens).map(filler)), None);
     let victims = tokens_here(2);
-    site.import(victims.iter().map(RawToken::digest));
-    let mut fleet = Fleet::of(&site).await;
+    deployment.import(victims.iter().map(RawToken::digest));
+    let mut fleet = Fleet::of(&deployment).await;
     let began = Instant::now();
-    let meter = Meter::start(&site);
+    let meter = Meter::start(&deployment);
     fleet.grow(count).await;
     fleet.is_fresh(began).await;
     figures.time(format!("{count} sidecars fresh, from snapshot files"), began.elapsed(), None);
-    meter.each(&site, count, "sidecar that starts from its file", figures);
-    start_without_file(&site, &fleet, figures).await;
-    rest(&site, count, figures).await;
-    single(&site, &fleet, figures).await;
-    let [lost, waited] = [ids(&site, &victims).await[0], ids(&site, &victims).await[1]];
-    wait_with_one_dead(&site, &mut fleet, waited, figures).await;
-    lose_a_write(&mut site, &fleet, lost, figures).await;
-    restart(&mut site, &fleet, figures).await;
-    bulk_import(&site, &fleet, tokens, figures).await;
+    meter.each(&deployment, count, "sidecar that starts from its file", figures);
+    start_without_file(&deployment, &fleet, figures).await;
+    rest(&deployment, count, figures).await;
+    single(&deployment, &fleet, figures).await;
+    let [lost, waited] = [ids(&deployment, &victims).await[0], ids(&deployment, &victims).await[1]];
+    wait_with_one_dead(&deployment, &mut fleet, waited, figures).await;
+    lose_a_write(&mut deployment, &fleet, lost, figures).await;
+    restart(&mut deployment, &fleet, figures).await;
+    bulk_import(&deployment, &fleet, tokens, figures).await;
     drop(fleet);
-    drop(site);
+    drop(deployment);
     secured(count, figures).await;
     machine.tell(figures);
 }
@@ -98,8 +98,8 @@ struct Fleet {
 }
 
 impl Fleet {
-    async fn of(site: &Site) -> Self {
-        Self::with(settings(&site.store_url())).await
+    async fn of(deployment: &Deployment) -> Self {
+        Self::with(settings(&deployment.store_url())).await
     }
 
     async fn with(settings: Settings) -> Self {
@@ -172,13 +172,13 @@ struct Meter {
 }
 
 impl Meter {
-    fn start(site: &Site) -> Self {
+    fn start(deployment: &Deployment) -> Self {
         Self {
             began: Instant::now(),
-            cpu: site.redis.cpu(),
-            commands: site.redis_commands(),
-            sent: site.info("total_net_output_bytes"),
-            received: site.info("total_net_input_bytes"),
+            cpu: deployment.redis.cpu(),
+            commands: deployment.redis_commands(),
+            sent: deployment.info("total_net_output_bytes"),
+            received: deployment.info("total_net_input_bytes"),
         }
     }
 
@@ -189,148 +189,148 @@ impl Meter {
 
     /// What it was for each of so many.
     #[expect(clippy::cast_precision_loss, reason = "a figure")]
-    fn each(self, site: &Site, count: usize, what: &str, figures: &mut Figures) {
+    fn each(self, deployment: &Deployment, count: usize, what: &str, figures: &mut Figures) {
         let each = |sum: u64| sum as f64 / number(count);
-        let cpu = (site.redis.cpu() - self.cpu).as_secs_f64() * 1000.0 / number(count);
+        let cpu = (deployment.redis.cpu() - self.cpu).as_secs_f64() * 1000.0 / number(count);
         figures.add(format!("each {what}: CPU of Redis"), cpu, "ms", None);
-        figures.add(format!("each {what}: commands"), each(site.redis_commands() - self.commands), "", None);
-        let sent = each(site.info("total_net_output_bytes") - self.sent) / 1024.0;
+        figures.add(format!("each {what}: commands"), each(deployment.redis_commands() - self.commands), "", None);
+        let sent = each(deployment.info("total_net_output_bytes") - self.sent) / 1024.0;
         figures.add(format!("each {what}: sent by Redis"), sent, "KiB", None);
-        let received = each(site.info("total_net_input_bytes") - self.received) / 1024.0;
+        let received = each(deployment.info("total_net_input_bytes") - self.received) / 1024.0;
         figures.add(format!("each {what}: sent to Redis"), received, "KiB", None);
     }
 }
 
-async fn start_without_file(site: &Site, fleet: &Fleet, figures: &mut Figures) {
-    let (began, meter) = (Instant::now(), Meter::start(site));
+async fn start_without_file(deployment: &Deployment, fleet: &Fleet, figures: &mut Figures) {
+    let (began, meter) = (Instant::now(), Meter::start(deployment));
     let one = Simulated::start(usize::MAX, &fleet.settings, &fleet.hidden, None).await;
     until("it is fresh", || one.is_fresh(began)).await;
     figures.time("one more sidecar fresh, without a file", began.elapsed(), None);
-    meter.each(site, 1, "sidecar that starts without a file (with the others at rest beside)", figures);
+    meter.each(deployment, 1, "sidecar that starts without a file (with the others at rest beside)", figures);
 }
 
-async fn rest(site: &Site, count: usize, figures: &mut Figures) {
+async fn rest(deployment: &Deployment, count: usize, figures: &mut Figures) {
     // What the start left to do is done.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let (meter, cpu) = (Meter::start(site), site.redis.cpu());
+    let (meter, cpu) = (Meter::start(deployment), deployment.redis.cpu());
     tokio::time::sleep(REST).await;
-    let (used, took) = (site.redis.cpu() - cpu, meter.began.elapsed());
+    let (used, took) = (deployment.redis.cpu() - cpu, meter.began.elapsed());
     figures.add("Redis at rest, of a core", 100.0 * used.as_secs_f64() / took.as_secs_f64(), "%", 2.0);
     let seconds = usize::try_from(took.as_secs()).unwrap_or(1);
-    meter.each(site, count * seconds, "sidecar and second at rest", figures);
-    figures.add("connections", number(usize::try_from(site.info("connected_clients")).unwrap_or(0)), "", None);
+    meter.each(deployment, count * seconds, "sidecar and second at rest", figures);
+    figures.add("connections", number(usize::try_from(deployment.info("connected_clients")).unwrap_or(0)), "", None);
     for (what, name) in [("data and all", "used_memory"), ("connections", "mem_clients_normal")] {
-        let bytes = usize::try_from(site.info(name)).unwrap_or(0);
+        let bytes = usize::try_from(deployment.info(name)).unwrap_or(0);
         figures.add(format!("memory of Redis: {what}"), number(bytes) / 1_048_576.0, "MiB", None);
     }
 }
 
 /// New tokens one by one, and revocations.
-async fn single(site: &Site, fleet: &Fleet, figures: &mut Figures) {
+async fn single(deployment: &Deployment, fleet: &Fleet, figures: &mut Figures) {
     let tokens = tokens_here(SINGLE);
     let (mut known, mut refused) = (Vec::new(), Vec::new());
     let all_know = |token: &RawToken, wanted: bool| {
         let digest = token.digest();
         fleet.sidecars.iter().all(|sidecar| sidecar.replica.lookup(&digest).is_some() == wanted)
     };
-    let meter = Meter::start(site);
+    let meter = Meter::start(deployment);
     for token in &tokens {
-        site.import_here(token).await;
+        deployment.import_here(token).await;
         let began = Instant::now();
         until("all know the new token", || all_know(token, true)).await;
         known.push(began.elapsed());
     }
-    meter.each(site, SINGLE, "new token, to all", figures);
+    meter.each(deployment, SINGLE, "new token, to all", figures);
     figures.time("new token known everywhere, most", quantile(&mut known, 1.0), 250.0);
-    let (ids, meter) = (ids(site, &tokens).await, Meter::start(site));
+    let (ids, meter) = (ids(deployment, &tokens).await, Meter::start(deployment));
     for (token, id) in tokens.iter().zip(ids) {
-        site.registry.revoke(&operator(), &[id], false).await.expect("revokes");
+        deployment.registry.revoke(&operator(), &[id], false).await.expect("revokes");
         let began = Instant::now();
         until("all refuse it", || all_know(token, false)).await;
         refused.push(began.elapsed());
     }
-    meter.each(site, SINGLE, "revocation, to all", figures);
+    meter.each(deployment, SINGLE, "revocation, to all", figures);
     figures.time("revoked token refused everywhere, p50", quantile(&mut refused, 0.5), None);
     figures.time("revoked token refused everywhere, most", quantile(&mut refused, 1.0), None);
 }
 
 /// `--wait` for a sidecar that will not answer any more.
-async fn wait_with_one_dead(site: &Site, fleet: &mut Fleet, victim: TokenId, figures: &mut Figures) {
+async fn wait_with_one_dead(deployment: &Deployment, fleet: &mut Fleet, victim: TokenId, figures: &mut Figures) {
     let sidecars = Arc::get_mut(&mut fleet.sidecars).expect("nobody else looks at them");
     drop(sidecars.pop());
     let at_rest = {
-        let (before, began) = (site.redis_commands(), Instant::now());
+        let (before, began) = (deployment.redis_commands(), Instant::now());
         tokio::time::sleep(Duration::from_secs(5)).await;
-        per_second(site.redis_commands() - before, began.elapsed())
+        per_second(deployment.redis_commands() - before, began.elapsed())
     };
-    let (before, cpu, began) = (site.redis_commands(), site.redis.cpu(), Instant::now());
+    let (before, cpu, began) = (deployment.redis_commands(), deployment.redis.cpu(), Instant::now());
     let id = victim.to_string();
-    let mut command = site.command(&["token", "revoke", &id, "--wait", "--timeout", "5s"]);
+    let mut command = deployment.command(&["token", "revoke", &id, "--wait", "--timeout", "5s"]);
     let ended = tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("runs");
     assert_eq!(ended.status.code(), Some(1), "the dead one has applied nothing: {ended:?}");
     let took = began.elapsed();
-    let commands = per_second(site.redis_commands() - before, took) - at_rest;
+    let commands = per_second(deployment.redis_commands() - before, took) - at_rest;
     figures.add("`revoke --wait` with one of them dead: commands, those of scripts too", commands, "1/s", None);
-    let used = 100.0 * (site.redis.cpu() - cpu).as_secs_f64() / took.as_secs_f64();
+    let used = 100.0 * (deployment.redis.cpu() - cpu).as_secs_f64() / took.as_secs_f64();
     figures.add("`revoke --wait` with one of them dead: Redis, of a core", used, "%", 10.0);
 }
 
 /// A revocation that all have seen is lost with a restart from an older file, and another commit takes its place.
-async fn lose_a_write(site: &mut Site, fleet: &Fleet, victim: TokenId, figures: &mut Figures) {
-    site.redis(&["SAVE"]);
-    site.registry.revoke(&operator(), &[victim], true).await.expect("revokes");
-    let lost = site.store.position().await.expect("reads");
+async fn lose_a_write(deployment: &mut Deployment, fleet: &Fleet, victim: TokenId, figures: &mut Figures) {
+    deployment.redis(&["SAVE"]);
+    deployment.registry.revoke(&operator(), &[victim], true).await.expect("revokes");
+    let lost = deployment.store.position().await.expect("reads");
     fleet.is_level(lost, Instant::now()).await;
     let used = own_cpu();
     let worst = fleet.watch();
     let older = |directory: &Path| {
         std::fs::remove_dir_all(directory.join("appendonlydir")).expect("the append-only files");
     };
-    site.restart_redis(older, &["--appendonly", "no"]).await;
-    let (began, meter) = (Instant::now(), Meter::start(site));
-    site.registry.add_user(&operator(), "after-the-loss", tollgate::token::Role::Manager).await.expect("adds");
-    let position = site.store.position().await.expect("reads");
+    deployment.restart_redis(older, &["--appendonly", "no"]).await;
+    let (began, meter) = (Instant::now(), Meter::start(deployment));
+    deployment.registry.add_user(&operator(), "after-the-loss", tollgate::token::Role::Manager).await.expect("adds");
+    let position = deployment.store.position().await.expect("reads");
     assert!(position.revision == lost.revision && position.head != lost.head, "another commit has its number");
     fleet.is_level(position, began).await;
     figures.time("all level after one lost write", began.elapsed(), 10_000.0);
     figures.time("after one lost write: CPU of all simulated sidecars", own_cpu() - used, None);
     worst.tell("after one lost write", figures).await;
-    meter.each(site, fleet.sidecars.len(), "sidecar after one lost write", figures);
-    site.redis(&["CONFIG", "SET", "appendonly", "yes"]);
+    meter.each(deployment, fleet.sidecars.len(), "sidecar after one lost write", figures);
+    deployment.redis(&["CONFIG", "SET", "appendonly", "yes"]);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let is_written = || site.info("aof_rewrite_in_progress") + site.info("aof_rewrite_scheduled") == 0;
+    let is_written = || deployment.info("aof_rewrite_in_progress") + deployment.info("aof_rewrite_scheduled") == 0;
     until("the append-only file is written", is_written).await;
 }
 
-async fn restart(site: &mut Site, fleet: &Fleet, figures: &mut Figures) {
+async fn restart(deployment: &mut Deployment, fleet: &Fleet, figures: &mut Figures) {
     let worst = fleet.watch();
-    site.restart_redis(|_| {}, &["--appendonly", "yes"]).await;
-    let (began, meter) = (Instant::now(), Meter::start(site));
+    deployment.restart_redis(|_| {}, &["--appendonly", "yes"]).await;
+    let (began, meter) = (Instant::now(), Meter::start(deployment));
     fleet.is_fresh(began).await;
     figures.time("all fresh after a restart of Redis", began.elapsed(), 15_000.0);
     worst.tell("after a restart of Redis", figures).await;
-    meter.each(site, fleet.sidecars.len(), "sidecar after a restart of Redis", figures);
+    meter.each(deployment, fleet.sidecars.len(), "sidecar after a restart of Redis", figures);
 }
 
-async fn bulk_import(site: &Site, fleet: &Fleet, before: usize, figures: &mut Figures) {
-    site.redis(&["CONFIG", "SET", "slowlog-log-slower-than", "1000"]);
-    site.redis(&["CONFIG", "SET", "latency-monitor-threshold", "20"]);
-    site.redis(&["SLOWLOG", "RESET"]);
-    site.redis(&["LATENCY", "RESET"]);
+async fn bulk_import(deployment: &Deployment, fleet: &Fleet, before: usize, figures: &mut Figures) {
+    deployment.redis(&["CONFIG", "SET", "slowlog-log-slower-than", "1000"]);
+    deployment.redis(&["CONFIG", "SET", "latency-monitor-threshold", "20"]);
+    deployment.redis(&["SLOWLOG", "RESET"]);
+    deployment.redis(&["LATENCY", "RESET"]);
     let (worst, used) = (fleet.watch(), own_cpu());
-    let (began, meter) = (Instant::now(), Meter::start(site));
-    let acknowledged = tokio::task::block_in_place(|| site.import((before..before + IMPORTED).map(filler)));
-    let position = site.store.position().await.expect("reads");
+    let (began, meter) = (Instant::now(), Meter::start(deployment));
+    let acknowledged = tokio::task::block_in_place(|| deployment.import((before..before + IMPORTED).map(filler)));
+    let position = deployment.store.position().await.expect("reads");
     fleet.is_level(position, began).await;
     figures.time(format!("import of {IMPORTED} tokens beside them"), acknowledged, None);
     figures.time(format!("import of {IMPORTED} tokens everywhere"), began.elapsed(), 20_000.0);
     figures.time("import: CPU of all simulated sidecars", own_cpu() - used, None);
-    figures.time("import: longest command in Redis", site.longest_command(), 50.0);
-    eprintln!("  latency events: {}", site.redis(&["LATENCY", "LATEST"]).replace('\n', " "));
-    let peak = number(usize::try_from(site.info("used_memory_peak")).unwrap_or(0)) / 1_048_576.0;
+    figures.time("import: longest command in Redis", deployment.longest_command(), 50.0);
+    eprintln!("  latency events: {}", deployment.redis(&["LATENCY", "LATEST"]).replace('\n', " "));
+    let peak = number(usize::try_from(deployment.info("used_memory_peak")).unwrap_or(0)) / 1_048_576.0;
     figures.add("import: most memory of Redis", peak, "MiB", None);
     worst.tell("import", figures).await;
-    meter.each(site, fleet.sidecars.len(), "sidecar for that import", figures);
+    meter.each(deployment, fleet.sidecars.len(), "sidecar for that import", figures);
 }
 
 /// Handshakes with a Redis that speaks TLS: at the start, and after a restart.
@@ -346,8 +346,8 @@ async fn secured(count: usize, figures: &mut Figures) {
     let port_text = port.to_string();
     let tls = ["--tls-port", &port_text, "--tls-cert-file", certificate_path, "--tls-key-file", key];
     let arguments = [tls.as_slice(), &["--tls-auth-clients", "no", "--tls-ca-cert-file", certificate_path]].concat();
-    let mut site = Site::with(&arguments).await;
-    site.import((0..1000).map(filler));
+    let mut deployment = Deployment::with(&arguments).await;
+    deployment.import((0..1000).map(filler));
     let settings = Settings { ca: Some(certificate.clone()), ..settings(&format!("rediss://localhost:{port}")) };
     let mut fleet = Fleet::with(settings).await;
     let began = Instant::now();
@@ -355,13 +355,13 @@ async fn secured(count: usize, figures: &mut Figures) {
     fleet.is_fresh(began).await;
     figures.time(format!("{count} sidecars fresh over TLS"), began.elapsed(), None);
     let worst = fleet.watch();
-    site.restart_redis(|_| {}, &[arguments.as_slice(), &["--appendonly", "yes"]].concat()).await;
+    deployment.restart_redis(|_| {}, &[arguments.as_slice(), &["--appendonly", "yes"]].concat()).await;
     // Some have come back before anybody could look: all that this process has done is theirs.
     let (began, meter) = (Instant::now(), Meter::zero());
     fleet.is_fresh(began).await;
     figures.time("all fresh after a restart of Redis, TLS", began.elapsed(), 15_000.0);
     worst.tell("after a restart of Redis, TLS", figures).await;
-    meter.each(&site, count, "sidecar after a restart of Redis, TLS", figures);
+    meter.each(&deployment, count, "sidecar after a restart of Redis, TLS", figures);
 }
 
 /// Looks again until it holds, and says how long that took; or that it takes longer than anybody should wait.
@@ -387,9 +387,9 @@ fn tokens_here(count: usize) -> Vec<RawToken> {
     all.filter(|token| !is_hidden(&token.digest())).take(count).collect()
 }
 
-async fn ids(site: &Site, tokens: &[RawToken]) -> Vec<TokenId> {
+async fn ids(deployment: &Deployment, tokens: &[RawToken]) -> Vec<TokenId> {
     let digests: Vec<_> = tokens.iter().map(RawToken::digest).collect();
-    let found = site.store.tokens_by_digest(&digests).await.expect("reads");
+    let found = deployment.store.tokens_by_digest(&digests).await.expect("reads");
     found.into_iter().map(|token| token.expect("it was imported").record.id).collect()
 }
 

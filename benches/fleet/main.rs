@@ -7,11 +7,11 @@
 mod bulk;
 mod client;
 mod crowd;
+mod deployment;
 mod figures;
 mod lean;
 mod revoke;
 mod scale;
-mod site;
 
 use std::process::ExitCode;
 

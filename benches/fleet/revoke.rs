@@ -12,8 +12,8 @@ use tollgate::token::{RawToken, TokenId};
 
 use super::Options;
 use super::client::Client;
+use super::deployment::{Deployment, Sidecar, operator, tokens};
 use super::figures::{Figures, quantile};
-use super::site::{Sidecar, Site, operator, tokens};
 
 /// Revocations per second.
 const RATE: u32 = 100;
@@ -27,16 +27,16 @@ const WAITS: usize = 20;
 pub(crate) async fn run(options: &Options, figures: &mut Figures) {
     let count = options.sidecars;
     eprintln!("revoke: {count} sidecars, {RATE} revocations/s, {LOAD} heartbeats/s on each sidecar");
-    let site = Site::start().await;
+    let deployment = Deployment::start().await;
     let good = tokens(1);
     let victims = tokens((RATE * options.seconds) as usize + WAITS);
-    site.import(good.iter().chain(&victims).map(RawToken::digest));
-    let ids = ids(&site, &victims).await;
-    let sidecars = site.sidecars(count);
-    rest(&site, count, figures).await;
+    deployment.import(good.iter().chain(&victims).map(RawToken::digest));
+    let ids = ids(&deployment, &victims).await;
+    let sidecars = deployment.sidecars(count);
+    rest(&deployment, count, figures).await;
     let load = Load::start(&sidecars, &good[0]);
     let (waited, revoked) = victims.split_at(WAITS);
-    let mut latencies = latencies(&site, &sidecars, revoked, &ids).await;
+    let mut latencies = latencies(&deployment, &sidecars, revoked, &ids).await;
     figures.time(format!("revoke to refused by all {count}, p50"), quantile(&mut latencies, 0.50), 2.0);
     figures.time(format!("revoke to refused by all {count}, p99"), quantile(&mut latencies, 0.99), 10.0);
     figures.time(format!("revoke to refused by all {count}, most"), quantile(&mut latencies, 1.0), None);
@@ -47,30 +47,30 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) {
         "1/s",
         None,
     );
-    let mut waits: Vec<_> = waited.iter().map(|token| wait(&site, ids[&token.digest()])).collect();
+    let mut waits: Vec<_> = waited.iter().map(|token| wait(&deployment, ids[&token.digest()])).collect();
     figures.time(format!("token revoke --wait, {count} sidecars, p50"), quantile(&mut waits, 0.5), 20.0);
     figures.time(format!("token revoke --wait, {count} sidecars, most"), quantile(&mut waits, 1.0), None);
 }
 
 /// The ids of tokens that were imported.
-async fn ids(site: &Site, tokens: &[RawToken]) -> HashMap<tollgate::token::Digest, TokenId> {
+async fn ids(deployment: &Deployment, tokens: &[RawToken]) -> HashMap<tollgate::token::Digest, TokenId> {
     let digests: Vec<_> = tokens.iter().map(RawToken::digest).collect();
     let mut ids = HashMap::new();
     for digests in digests.chunks(1000) {
-        let found = site.store.tokens_by_digest(digests).await.expect("reads");
+        let found = deployment.store.tokens_by_digest(digests).await.expect("reads");
         ids.extend(found.into_iter().flatten().map(|token| (token.record.digest, token.record.id)));
     }
     ids
 }
 
 /// What the fleet asks of Redis when nothing happens.
-async fn rest(site: &Site, count: usize, figures: &mut Figures) {
+async fn rest(deployment: &Deployment, count: usize, figures: &mut Figures) {
     const SECONDS: u32 = 10;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let before = site.redis_commands();
+    let before = deployment.redis_commands();
     tokio::time::sleep(Duration::from_secs(SECONDS.into())).await;
     // Less the command that asked.
-    let commands = site.redis_commands() - before - 1;
+    let commands = deployment.redis_commands() - before - 1;
     let commands = f64::from(u32::try_from(commands).unwrap_or(u32::MAX));
     figures.add(
         "Redis commands per second and sidecar at rest",
@@ -113,7 +113,7 @@ impl Load {
 
 /// For each revocation, the time from its acknowledgement until the last sidecar refuses.
 async fn latencies(
-    site: &Site,
+    deployment: &Deployment,
     sidecars: &[Sidecar],
     victims: &[RawToken],
     ids: &HashMap<tollgate::token::Digest, TokenId>,
@@ -136,7 +136,7 @@ async fn latencies(
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
     for (at, token) in victims.iter().enumerate() {
         ticks.tick().await;
-        site.registry.revoke(&operator(), &[ids[&token.digest()]], false).await.expect("revokes");
+        deployment.registry.revoke(&operator(), &[ids[&token.digest()]], false).await.expect("revokes");
         acknowledged.push(Instant::now());
         for watcher in &watchers {
             watcher.try_send((at, token.reveal().to_owned())).expect("it listens");
@@ -151,9 +151,9 @@ async fn latencies(
 }
 
 /// `tollgate token revoke ID --wait`, from the start of the process to its end.
-fn wait(site: &Site, id: TokenId) -> Duration {
+fn wait(deployment: &Deployment, id: TokenId) -> Duration {
     let began = Instant::now();
-    let mut command = site.command(&["token", "revoke", &id.to_string(), "--wait"]);
+    let mut command = deployment.command(&["token", "revoke", &id.to_string(), "--wait"]);
     assert!(command.stdout(Stdio::null()).status().expect("runs").success(), "not applied everywhere");
     began.elapsed()
 }

@@ -60,7 +60,7 @@ struct Lines {
 }
 
 #[derive(Serialize)]
-struct Outcome<'a> {
+struct ImportView<'a> {
     imported: usize,
     refused: Vec<Refused<'a>>,
 }
@@ -126,7 +126,7 @@ async fn report(
         }
         Ok(())
     };
-    wait.conclude(session, output, &Outcome { imported, refused: listed }, print).await
+    wait.print_and_wait(session, output, &ImportView { imported, refused: listed }, print).await
 }
 
 fn read(file: Option<&Path>) -> anyhow::Result<Lines> {

@@ -51,12 +51,12 @@ impl<Id: std::str::FromStr<Err: std::error::Error + Send + Sync> + Copy + Send +
 #[derive(Debug)]
 pub(super) struct Listing<const N: usize> {
     output: Output,
-    form: Form<N>,
+    form: ListFormat<N>,
     empty: bool,
 }
 
 #[derive(Debug)]
-enum Form<const N: usize> {
+enum ListFormat<const N: usize> {
     Json(JsonArray),
     Text(TextTable<N>),
 }
@@ -66,9 +66,9 @@ impl<const N: usize> Listing<N> {
     #[must_use]
     pub(super) fn new(output: Output, headings: [&'static str; N]) -> Self {
         let form = if output.json {
-            Form::Json(JsonArray::new(output))
+            ListFormat::Json(JsonArray::new(output))
         } else {
-            Form::Text(TextTable::new(headings, output.colour))
+            ListFormat::Text(TextTable::new(headings, output.colour))
         };
         Self { output, form, empty: true }
     }
@@ -88,8 +88,8 @@ impl<const N: usize> Listing<N> {
         }
         self.empty = false;
         match &mut self.form {
-            Form::Json(array) => array.extend(records.iter().map(view)),
-            Form::Text(table) => Ok(self.output.text(&table.page(records.iter().map(row).collect()))?),
+            ListFormat::Json(array) => array.extend(records.iter().map(view)),
+            ListFormat::Text(table) => Ok(self.output.text(&table.page(records.iter().map(row).collect()))?),
         }
     }
 
@@ -99,8 +99,8 @@ impl<const N: usize> Listing<N> {
     /// When it cannot be printed.
     pub(super) fn end(self, when_empty: &str, more_after: Option<impl std::fmt::Display>) -> anyhow::Result<()> {
         match self.form {
-            Form::Json(array) => Ok(array.end()?),
-            Form::Text(_) => {
+            ListFormat::Json(array) => Ok(array.end()?),
+            ListFormat::Text(_) => {
                 if self.empty {
                     note(when_empty);
                 }

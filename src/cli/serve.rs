@@ -83,18 +83,18 @@ pub(super) fn store_settings(globals: &Globals) -> anyhow::Result<Settings> {
     let source = Source::of_process(globals.config.clone());
     let source = if globals.store.is_some() { source.only_store() } else { source };
     let overrides = Overrides { store: globals.store.clone(), ..Overrides::default() };
-    config::store_settings(&source, &overrides).map_err(judge)
+    config::store_settings(&source, &overrides).map_err(into_error)
 }
 
 fn load(globals: &Globals, args: ServeArgs) -> anyhow::Result<Config> {
     let ServeArgs { listen, api_upstream, heartbeat_upstream, admin_listen } = args;
     let store = globals.store.clone();
     let overrides = Overrides { listen, api_upstream, heartbeat_upstream, store, admin_listen };
-    config::load(&Source::of_process(globals.config.clone()), &overrides).map_err(judge)
+    config::load(&Source::of_process(globals.config.clone()), &overrides).map_err(into_error)
 }
 
 /// When only flags are wrong, it was the command that was mistyped.
-fn judge(problems: Problems) -> anyhow::Error {
+fn into_error(problems: Problems) -> anyhow::Error {
     let is_flag = |place: &Option<Place>| matches!(place, Some(Place::Flag(_)));
     if problems.iter().all(|problem| is_flag(&problem.place)) { usage(problems) } else { problems.into() }
 }

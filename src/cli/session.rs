@@ -50,11 +50,11 @@ impl Session {
     ///
     /// # Errors
     /// The command's, or [`NotConfirmed`].
-    pub async fn concluded(&self, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
-        if !outcome.as_ref().is_err_and(is_away) {
-            self.make_good().await;
+    pub async fn finish(&self, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+        if !outcome.as_ref().is_err_and(is_unavailable) {
+            self.settle_recalls().await;
         }
-        let outcome = shown(outcome);
+        let outcome = without_closed_output(outcome);
         let unconfirmed = self.registry.store().unconfirmed().await.map(NotConfirmed);
         match (outcome, unconfirmed) {
             (Ok(()), Some(unconfirmed)) => Err(unconfirmed.into()),
@@ -67,7 +67,7 @@ impl Session {
     }
 
     /// Revokes again what the store lost the revocation of.
-    async fn make_good(&self) {
+    async fn settle_recalls(&self) {
         let store = self.registry.store();
         // Besides, whoever looks first after a failover is who knows when it was: the later, the longer receipts take.
         let (settled, _) = tokio::join!(self.registry.settle_recalls(), store.unreported(Duration::ZERO));
@@ -87,7 +87,7 @@ impl Session {
 }
 
 /// What came of a change that was made: that nobody reads what was done is no failure, that it cannot be written is one.
-fn shown(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+fn without_closed_output(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
     match outcome.as_ref().err().and_then(|error| error.downcast_ref::<OutputError>()) {
         None => outcome,
         Some(error) if error.is_closed() => Ok(()),
@@ -96,11 +96,11 @@ fn shown(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
 }
 
 /// Whether a command failed because the store is not there.
-fn is_away(error: &anyhow::Error) -> bool {
+fn is_unavailable(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| matches!(cause.downcast_ref(), Some(StoreError::Unavailable { .. })))
 }
 
-/// Runs one command to its end, on this thread. What the store says meanwhile of things that go wrong is shown.
+/// Runs one command to its end, on this thread. What the store says meanwhile of things that go wrong is without_closed_output.
 ///
 /// # Errors
 /// The command's, or that the runtime cannot start.

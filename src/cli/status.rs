@@ -77,7 +77,7 @@ struct SidecarView {
     staleness_seconds: Option<f64>,
     connections: u64,
     started_at: Timestamp,
-    /// Users that it keeps narrowed although the store has lost that they were.
+    /// Users whom it holds disabled or narrowed although the store has lost that they were.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     held_users: Vec<String>,
 }

@@ -21,7 +21,7 @@ use crate::registry::view::TokenView;
 use crate::registry::{Created, ListState, NewToken, Requested, TokenDetails};
 use crate::store::Absent;
 use crate::token::raw::PREFIX;
-use crate::token::{Event, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus};
+use crate::token::{PermissionSet, TokenEvent, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus};
 
 /// Shown below `token create --help`.
 const CREATE_EXAMPLES: &str = "\
@@ -50,9 +50,9 @@ pub enum TokenCommand {
         format: Format,
     },
     /// Revoke tokens, at once and permanently; their records stay
-    Revoke(EndArgs),
+    Revoke(RemoveArgs),
     /// Delete tokens and their records, at once and permanently
-    Delete(EndArgs),
+    Delete(RemoveArgs),
     /// Reassign tokens to another user; they lose permissions that the user's role lacks
     Reassign {
         /// The tokens' ids
@@ -121,7 +121,7 @@ pub(super) enum State {
 
 /// Arguments of `token revoke` and `token delete`.
 #[derive(Debug, Args)]
-pub struct EndArgs {
+pub struct RemoveArgs {
     /// The tokens' ids
     #[arg(required = true, value_name = "ID")]
     ids: Vec<TokenId>,
@@ -151,14 +151,14 @@ pub struct BulkArgs {
 pub(super) async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Refuse).await?;
     let only_reads = matches!(command, TokenCommand::List(_) | TokenCommand::Show { .. });
-    let outcome = carry_out(&session, command).await;
+    let outcome = execute(&session, command).await;
     if only_reads {
         return outcome;
     }
-    session.concluded(outcome).await
+    session.finish(outcome).await
 }
 
-async fn carry_out(session: &Session, command: TokenCommand) -> anyhow::Result<()> {
+async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()> {
     let Session { registry, actor } = session;
     match command {
         TokenCommand::Create(args) => create(session, args).await,
@@ -167,28 +167,28 @@ async fn carry_out(session: &Session, command: TokenCommand) -> anyhow::Result<(
             let token = registry.token(actor, id).await?;
             show(&token, Output::new(format))
         }
-        TokenCommand::Revoke(EndArgs { ids, bulk, wait }) => {
+        TokenCommand::Revoke(RemoveArgs { ids, bulk, wait }) => {
             bulk.confirm(ids.len(), |tokens| {
                 format!("Revoke {tokens}? They stop working at once and this cannot be undone.")
             })?;
             let revoked = registry.revoke(actor, &ids, bulk.force).await?;
-            print_ended(session, "revoked", &revoked.tokens, wait, Output::new(bulk.format)).await
+            print_changed(session, "revoked", &revoked.tokens, wait, Output::new(bulk.format)).await
         }
-        TokenCommand::Delete(EndArgs { ids, bulk, wait }) => {
+        TokenCommand::Delete(RemoveArgs { ids, bulk, wait }) => {
             bulk.confirm(ids.len(), |tokens| {
                 format!(
                     "Delete {tokens}? They stop working at once, their records are removed, and this cannot be undone."
                 )
             })?;
             let deleted = registry.delete(actor, &ids, bulk.force).await?;
-            print_ended(session, "deleted", &deleted.tokens, wait, Output::new(bulk.format)).await
+            print_changed(session, "deleted", &deleted.tokens, wait, Output::new(bulk.format)).await
         }
         TokenCommand::Reassign { ids, to, bulk, wait } => {
             bulk.confirm(ids.len(), |tokens| {
                 format!("Reassign {tokens} to {to}? Permissions that {to}'s role lacks are removed permanently.")
             })?;
             let reassigned = registry.reassign(actor, &ids, &to, bulk.force).await?;
-            print_ended(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
+            print_changed(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
         }
         TokenCommand::Import(args) => import::run(session, args).await,
     }
@@ -227,9 +227,9 @@ async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     let output = Output::new(format);
     if output.json {
         let view = TokenView::of_created(&created, Timestamp::now());
-        let printed = wait.conclude(session, output, &view, || Ok(())).await;
-        let unseen = |error| unseen(error, created.record.id);
-        return printed.map_err(unseen);
+        let printed = wait.print_and_wait(session, output, &view, || Ok(())).await;
+        let not_printed = |error| not_printed(error, created.record.id);
+        return printed.map_err(not_printed);
     }
     print_created(&created, output)?;
     // The token is alone on standard output.
@@ -237,9 +237,9 @@ async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
 }
 
 /// An error of a command that made a token and had to show it.
-fn unseen(error: anyhow::Error, id: TokenId) -> anyhow::Error {
+fn not_printed(error: anyhow::Error, id: TokenId) -> anyhow::Error {
     match error.downcast::<OutputError>() {
-        Ok(source) => Unseen { id, source }.into(),
+        Ok(source) => TokenNotPrinted { id, source }.into(),
         Err(error) => error,
     }
 }
@@ -249,7 +249,7 @@ fn unseen(error: anyhow::Error, id: TokenId) -> anyhow::Error {
 #[error(
     "the token {id} was created, but could not be printed, and cannot be printed again; revoke it and create another"
 )]
-struct Unseen {
+struct TokenNotPrinted {
     id: TokenId,
     #[source]
     source: OutputError,
@@ -266,7 +266,7 @@ pub(super) fn print_created(created: &Created, output: Output) -> anyhow::Result
         created.token.reveal().to_owned()
     };
     let text = Zeroizing::new(text + "\n");
-    Ok(output.text(&text).map_err(|source| Unseen { id: created.record.id, source })?)
+    Ok(output.text(&text).map_err(|source| TokenNotPrinted { id: created.record.id, source })?)
 }
 
 async fn list(session: &Session, args: ListArgs) -> anyhow::Result<()> {
@@ -368,33 +368,33 @@ fn show(token: &TokenDetails, output: Output) -> anyhow::Result<()> {
         text.push('\n');
         let rows = history
             .iter()
-            .map(|entry| [time::full(entry.at, now).into(), entry.by.as_str().into(), happened(&entry.event).into()]);
+            .map(|entry| [time::full(entry.at, now).into(), entry.by.as_str().into(), describe(&entry.event).into()]);
         text.push_str(&TextTable::new(["WHEN", "WHO", "WHAT"], output.colour).page(rows.collect()));
     }
     Ok(output.text(&text)?)
 }
 
-fn happened(event: &Event) -> String {
+fn describe(event: &TokenEvent) -> String {
     match event {
-        Event::Created => "created".to_owned(),
-        Event::Imported => "imported".to_owned(),
-        Event::Reassigned { from, to } => format!("reassigned from {from} to {to}"),
-        Event::Narrowed { lost } => format!("lost {}", enumerate(*lost)),
-        Event::Revoked { reason: None } => "revoked".to_owned(),
-        Event::Revoked { reason: Some(reason) } => format!("revoked: {reason}"),
+        TokenEvent::Created => "created".to_owned(),
+        TokenEvent::Imported => "imported".to_owned(),
+        TokenEvent::Reassigned { from, to } => format!("reassigned from {from} to {to}"),
+        TokenEvent::Narrowed { lost } => format!("lost {}", enumerate(*lost)),
+        TokenEvent::Revoked { reason: None } => "revoked".to_owned(),
+        TokenEvent::Revoked { reason: Some(reason) } => format!("revoked: {reason}"),
     }
 }
 
 /// What was revoked or deleted, and how far the sidecars came with it.
 #[derive(Serialize)]
-struct EndedView {
+struct ChangedView {
     tokens: Vec<TokenView>,
     wait: ReceiptView,
 }
 
 /// Prints what was done to these tokens, and waits for the sidecars if that was asked for. As JSON the tokens are a list,
 /// or, with `--wait`, the list beside the receipt.
-async fn print_ended(
+async fn print_changed(
     session: &Session,
     what: &str,
     tokens: &[TokenRecord],
@@ -410,7 +410,7 @@ async fn print_ended(
         None => print_done(session, what, tokens, output).await,
         Some(receipt) => owners(session, tokens)
             .await
-            .and_then(|owners| output.json(&EndedView { tokens: views(tokens, &owners), wait: receipt.view() })),
+            .and_then(|owners| output.json(&ChangedView { tokens: views(tokens, &owners), wait: receipt.view() })),
     };
     // A receipt that is none is reported whether or not somebody reads the rest.
     receipt.map_or(Ok(()), |receipt| receipt.print(output)).and(printed)
@@ -477,11 +477,11 @@ mod tests {
     #[test]
     fn history_says_what_happened() {
         let (from, to) = ("max".to_owned(), "vera".to_owned());
-        assert_eq!(happened(&Event::Reassigned { from, to }), "reassigned from max to vera");
+        assert_eq!(describe(&TokenEvent::Reassigned { from, to }), "reassigned from max to vera");
         assert_eq!(
-            happened(&Event::Narrowed { lost: PermissionSet::TELEGRAF_AGENT }),
+            describe(&TokenEvent::Narrowed { lost: PermissionSet::TELEGRAF_AGENT }),
             "lost configs:read, heartbeat:write"
         );
-        assert_eq!(happened(&Event::Revoked { reason: Some("a role".to_owned()) }), "revoked: a role");
+        assert_eq!(describe(&TokenEvent::Revoked { reason: Some("a role".to_owned()) }), "revoked: a role");
     }
 }

@@ -132,7 +132,7 @@ pub enum UserCommand {
 pub(super) async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Create).await?;
     let created = session.registry.init(&session.actor, &args.owner).await?;
-    session.concluded(token::print_created(&created, Output::new(args.format))).await
+    session.finish(token::print_created(&created, Output::new(args.format))).await
 }
 
 /// Runs a command on users.
@@ -142,14 +142,14 @@ pub(super) async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()
 pub(super) async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Refuse).await?;
     let only_reads = matches!(command, UserCommand::List { .. } | UserCommand::Show { .. });
-    let outcome = carry_out(&session, command).await;
+    let outcome = execute(&session, command).await;
     if only_reads {
         return outcome;
     }
-    session.concluded(outcome).await
+    session.finish(outcome).await
 }
 
-async fn carry_out(session: &Session, command: UserCommand) -> anyhow::Result<()> {
+async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> {
     let Session { registry, actor } = session;
     match command {
         UserCommand::Add { name, role, format } => {
@@ -172,12 +172,12 @@ async fn carry_out(session: &Session, command: UserCommand) -> anyhow::Result<()
                 true => "already, and an interrupted change is now complete",
             };
             let sentence = format!("{name} is {role} {now}{consequence}\n");
-            conclude(session, wait, &change.user, Output::new(format), &sentence).await
+            print_and_wait(session, wait, &change.user, Output::new(format), &sentence).await
         }
         UserCommand::Disable { name, format, wait } => {
             let user = registry.set_status(actor, &name, UserStatus::Disabled).await?;
             let sentence = format!("disabled {name}: their tokens no longer authenticate\n");
-            conclude(session, wait, &user, Output::new(format), &sentence).await
+            print_and_wait(session, wait, &user, Output::new(format), &sentence).await
         }
         UserCommand::Enable { name, format } => {
             let user = registry.set_status(actor, &name, UserStatus::Active).await?;
@@ -190,20 +190,20 @@ async fn carry_out(session: &Session, command: UserCommand) -> anyhow::Result<()
     }
 }
 
-/// Prints a user as JSON, or the sentence that says what happened.
+/// Prints a user as JSON, or the sentence that says what describe.
 fn print(user: &UserRecord, output: Output, sentence: &str) -> anyhow::Result<()> {
     if output.json { output.json(&UserView::from(user)) } else { Ok(output.done(sentence)?) }
 }
 
 /// As [`print`], and waits for the sidecars if that was asked for.
-async fn conclude(
+async fn print_and_wait(
     session: &Session,
     wait: WaitArgs,
     user: &UserRecord,
     output: Output,
     sentence: &str,
 ) -> anyhow::Result<()> {
-    wait.conclude(session, output, &UserView::from(user), || Ok(output.done(sentence)?)).await
+    wait.print_and_wait(session, output, &UserView::from(user), || Ok(output.done(sentence)?)).await
 }
 
 async fn list(session: &Session, mut pages: Pages<UserId>, output: Output) -> anyhow::Result<()> {
@@ -259,7 +259,7 @@ async fn delete(session: &Session, name: &str, yes: bool, wait: WaitArgs) -> any
     let deleted = session.registry.delete_user(&session.actor, name).await?;
     let output = Output::new(Format { json: false });
     let print = || Ok(output.done(&format!("deleted {name} and {}\n", token::count(deleted)))?);
-    wait.conclude(session, output, &(), print).await
+    wait.print_and_wait(session, output, &(), print).await
 }
 
 async fn transfer_ownership(
@@ -282,7 +282,7 @@ async fn transfer_ownership(
         narrowed => format!("; {} of {old} lost permissions", token::count(narrowed)),
     };
     let print = || Ok(output.done(&format!("{new} is the owner now, and {old} an administrator{consequence}\n"))?);
-    wait.conclude(session, output, &[&transfer.new, &transfer.old].map(UserView::from), print).await
+    wait.print_and_wait(session, output, &[&transfer.new, &transfer.old].map(UserView::from), print).await
 }
 
 fn role(user: &UserRecord) -> Cell {

@@ -57,17 +57,17 @@ pub struct Receipt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum Obstacle {
     #[error("no sidecar reports to this store, so none is known to have applied it")]
-    Nobody,
+    NoSidecars,
     #[error(
         "the store was started anew, restored or promoted, or evicts keys, and may have lost reports: a sidecar that was cut \
          off before may serve for {} s more without being known here",
         .0.as_secs() + 1
     )]
-    Unreported(Duration),
+    ReportsLost(Duration),
     #[error("the store has lost the commit since: check the result, and run the command again")]
-    Lost,
+    CommitLost,
     #[error("the change log no longer goes back to the commit, so it is unknown which sidecars have applied it")]
-    Forgotten,
+    LogTrimmed,
 }
 
 /// A [`Receipt`] as programs see it.
@@ -102,7 +102,7 @@ impl WaitArgs {
         }
         let (began, timeout) = (Instant::now(), self.timeout.unwrap_or(Duration::from_secs(5)));
         let waited = async {
-            let history = History::of(session.registry.reached().await?);
+            let history = CommitHistory::of(session.registry.committed().await?);
             Receipt::of(&**session.registry.store(), history, began, timeout).await
         };
         let receipt = waited.await.context("it is committed, but it is unknown which sidecars have applied it")?;
@@ -114,7 +114,7 @@ impl WaitArgs {
     ///
     /// # Errors
     /// When it cannot be printed, and when not every sidecar has applied it.
-    pub async fn conclude(
+    pub async fn print_and_wait(
         self,
         session: &Session,
         output: Output,
@@ -146,15 +146,15 @@ fn with_receipt(done: &impl Serialize, receipt: &Receipt) -> anyhow::Result<serd
 }
 
 /// The store's history from a command's first commit on, as far as it was read.
-struct History {
-    /// Where the store stood after the command's commits, in their order, but for the last one.
+struct CommitHistory {
+    /// The store's positions after the command's commits, in their order, but for the last one.
     earlier: Vec<Position>,
     /// And after that: whoever has come so far has applied all of them.
     commit: Position,
     heads: BTreeMap<Revision, Head>,
 }
 
-impl History {
+impl CommitHistory {
     fn of((earlier, commit): (Vec<Position>, Position)) -> Self {
         Self { earlier, commit, heads: BTreeMap::new() }
     }
@@ -166,7 +166,7 @@ impl History {
         // What was committed later and is not later was committed to a store that had lost what was before.
         let in_order = commits().is_sorted_by(|a, b| a == b || (a.epoch == b.epoch && a.revision < b.revision));
         if !in_order || now.epoch != self.commit.epoch || now.revision < self.commit.revision {
-            return Ok(Some(Obstacle::Lost));
+            return Ok(Some(Obstacle::CommitLost));
         }
         // A commit itself may be the one that made the registry: nothing is before it.
         let first = *self.earlier.first().unwrap_or(&self.commit);
@@ -174,7 +174,7 @@ impl History {
         while self.heads.last_key_value().is_some_and(|(last, _)| *last < now.revision) {
             let (last, head) = self.heads.last_key_value().map_or_else(Default::default, |(last, head)| (*last, *head));
             let (Changes::Entries(entries) | Changes::Page(entries)) = store.changes(last).await? else {
-                return Ok(Some(Obstacle::Forgotten));
+                return Ok(Some(Obstacle::LogTrimmed));
             };
             let mut before = (head, last);
             for entry in &entries {
@@ -196,7 +196,7 @@ impl History {
     /// What was read is of a past that the store no longer has; perhaps the commit is not.
     fn fork(&mut self) -> Obstacle {
         self.heads.clear();
-        Obstacle::Lost
+        Obstacle::CommitLost
     }
 
     /// Whether a sidecar has applied the commit.
@@ -212,15 +212,15 @@ impl History {
 impl Receipt {
     async fn of(
         store: &dyn Store,
-        mut history: History,
+        mut history: CommitHistory,
         since: Instant,
         timeout: Duration,
     ) -> Result<Self, StoreError> {
         let (mut pause, mut behind) = (PAUSES.0, Vec::new());
         loop {
-            let looked = Self::look(store, &mut history, &behind).await;
+            let checked = Self::check(store, &mut history, &behind).await;
             let took = since.elapsed();
-            match looked {
+            match checked {
                 Ok(receipt) if receipt.is_whole() || took >= timeout => return Ok(Self { took, ..receipt }),
                 Ok(receipt) => behind = receipt.missing.into_iter().map(|sidecar| sidecar.report.id).collect(),
                 // It was committed: that the store is away for a moment is no reason to stop asking.
@@ -233,12 +233,12 @@ impl Receipt {
     }
 
     /// How it is now. The commit is looked for after the reports: what is there then was there before.
-    async fn look(store: &dyn Store, history: &mut History, behind: &[SidecarId]) -> Result<Self, StoreError> {
+    async fn check(store: &dyn Store, history: &mut CommitHistory, behind: &[SidecarId]) -> Result<Self, StoreError> {
         let sidecars = with_distinct_names(store.sidecars().await?);
         let bound = sidecars.iter().map(|sidecar| sidecar.ttl).max().unwrap_or_default().max(BOUND);
-        let unreported = store.unreported(bound).await?.map(Obstacle::Unreported);
-        let nobody = sidecars.is_empty().then_some(Obstacle::Nobody);
-        let obstacle = history.read(store).await?.or(nobody).or(unreported);
+        let reports_lost = store.unreported(bound).await?.map(Obstacle::ReportsLost);
+        let no_sidecars = sidecars.is_empty().then_some(Obstacle::NoSidecars);
+        let obstacle = history.read(store).await?.or(no_sidecars).or(reports_lost);
         let (applied, missing): (Vec<_>, Vec<_>) = sidecars.into_iter().partition(|sidecar| history.includes(sidecar));
         let slowest = slowest(&applied, behind);
         let (position, took) = (history.commit, Duration::ZERO);
@@ -275,7 +275,7 @@ impl Receipt {
     /// When some sidecar has not applied it, with their names; when it cannot be printed.
     pub fn print(&self, output: Output) -> anyhow::Result<()> {
         // Then who is missing says nothing.
-        if let Some(obstacle @ (Obstacle::Lost | Obstacle::Forgotten)) = self.obstacle {
+        if let Some(obstacle @ (Obstacle::CommitLost | Obstacle::LogTrimmed)) = self.obstacle {
             bail!("there is no receipt: {obstacle}");
         }
         if !self.missing.is_empty() {
@@ -371,9 +371,9 @@ mod tests {
 
     #[test]
     fn only_the_same_history_counts() {
-        let history = History {
+        let history = CommitHistory {
             heads: [(4, 40), (5, 50), (6, 60)].map(|(at, head)| (Revision(at), Head(head))).into(),
-            ..History::of((vec![position(7, 4, 40)], position(7, 5, 50)))
+            ..CommitHistory::of((vec![position(7, 4, 40)], position(7, 5, 50)))
         };
         let includes = |applied, head: Option<u128>| {
             let mut sidecar = sidecar("a", applied, 0);

@@ -110,7 +110,7 @@ pub struct Overrides {
 /// Everything that is wrong. A file that cannot be read, or is no TOML, hides what else is.
 pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> {
     let mut config = Config::with_store(source.store());
-    let written = Written::gather(source, overrides)?;
+    let written = RawConfig::gather(source, overrides)?;
     let overridden = written.judge_each(|keys| config.clone().walk(keys));
     written.read(source, overridden, |keys| config.walk(keys))?;
     Ok(config)
@@ -126,7 +126,7 @@ pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings
     let walk = |settings: &mut Settings, keys: &mut Reader<'_>| {
         keys.section("store", |keys| store::store(settings, keys));
     };
-    let written = Written::gather(source, overrides)?;
+    let written = RawConfig::gather(source, overrides)?;
     let overridden = written.judge_each(|keys| walk(&mut settings.clone(), keys));
     written.read(source, overridden, |keys| walk(&mut settings, keys))?;
     Ok(settings)
@@ -139,8 +139,8 @@ pub(super) fn all_keys() -> Keys {
     lister.keys
 }
 
-/// What was written.
-struct Written {
+/// What was written, all of it in one tree, and what was written at each place.
+struct RawConfig {
     /// What is in effect of it.
     root: TomlTable,
     /// What something else may have been put over, by the place where it was written: the file, and variables with tables.
@@ -148,7 +148,7 @@ struct Written {
     problems: Vec<Problem>,
 }
 
-impl Written {
+impl RawConfig {
     fn gather(source: &Source, overrides: &Overrides) -> Result<Self, Problems> {
         let file = source.file.clone().or_else(|| source.variable(FILE_VARIABLE).map(PathBuf::from));
         let root = file.map_or_else(|| Ok(TomlTable::new()), read_file).map_err(Problems::new)?;

@@ -300,7 +300,7 @@ mod tests {
             cut("`x:y`: there is no `x`; did you mean `agents`?", "x:y"),
             "`...`: there is no `...`; did you mean `agents`?"
         );
-        assert_eq!(cut("name a file", "a"), "name ... file", "it cannot be told from a quote");
+        assert_eq!(cut("name a file", "a"), "name ... file", "it cannot be distinguished from a quote");
         assert_eq!(cut("name the file", "e"), "name the file");
         assert_eq!(cut("write redis://HOST, see `store.url`", "redis:h store"), "write redis://HOST, see `store.url`");
         assert_eq!(

@@ -88,7 +88,7 @@ impl<'a> Section<'a> {
     }
 
     /// Notes that something else than a table was written there.
-    fn judge(&self, node: Option<&Node>) {
+    fn check_is_table(&self, node: Option<&Node>) {
         if let Some(node) = node.filter(|_| !self.is_written()) {
             self.note(Problem::of_value(node, &self.path, "this is a table with keys of its own".to_owned()));
         }
@@ -152,7 +152,7 @@ impl Visitor for Reader<'_> {
 
     fn section(&mut self, key: &'static str, walk: impl FnOnce(&mut Self)) {
         let section = self.section.section(key);
-        section.judge(self.section.node(key));
+        section.check_is_table(self.section.node(key));
         walk(&mut self.within(section));
     }
 
@@ -169,7 +169,7 @@ impl Visitor for Reader<'_> {
         let Value::List(nodes) = &node.value else { return };
         items.clear();
         for (section, node) in sections.into_iter().zip(nodes) {
-            section.judge(Some(node));
+            section.check_is_table(Some(node));
             let mut item = T::default();
             walk(&mut item, &mut self.within(section));
             items.push(item);

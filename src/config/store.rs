@@ -15,7 +15,7 @@ use crate::tls;
 const REDIS_ONLY: [&str; 6] =
     ["password_file", "sentinel_username", "sentinel_password_file", "ca", "certificate", "key"];
 
-const SHOWN_TO_ALL: &str = "every user of this host can see the password among the arguments: give it by \
+const VISIBLE_PASSWORD: &str = "every user of this host can see the password among the arguments: give it by \
     TOLLGATE_STORE__PASSWORD_FILE (store.password_file), or the whole URL by TOLLGATE_STORE__URL";
 
 /// The keys of `[store]`, but for the snapshot file, which is the sidecar's.
@@ -60,15 +60,15 @@ fn check(settings: &mut Settings, section: &Section<'_>) {
         check_tls_files(section, settings);
         return;
     }
-    let misfits = misfits(settings);
+    let inapplicable = inapplicable(settings);
     if matches!(section.place("url"), Some(Place::Flag(_))) {
         if matches!(&settings.url, StoreUrl::Redis(RedisUrl { password: Some(_), .. })) {
-            section.problem("url", SHOWN_TO_ALL);
+            section.problem("url", VISIBLE_PASSWORD);
         }
         // They were written for the URL that --store replaces.
-        misfits.into_iter().for_each(|(key, _)| forget(settings, key));
+        inapplicable.into_iter().for_each(|(key, _)| reset(settings, key));
     } else {
-        for (key, why) in misfits.into_iter().filter(|(key, _)| section.has(key)) {
+        for (key, why) in inapplicable.into_iter().filter(|(key, _)| section.has(key)) {
             section.problem(key, why);
         }
     }
@@ -79,7 +79,7 @@ fn check(settings: &mut Settings, section: &Section<'_>) {
 }
 
 /// The keys that mean nothing with this URL, and why.
-fn misfits(settings: &Settings) -> Vec<(&'static str, &'static str)> {
+fn inapplicable(settings: &Settings) -> Vec<(&'static str, &'static str)> {
     let StoreUrl::Redis(url) = &settings.url else {
         let changed = [
             ("namespace", settings.namespace != Namespace::default()),
@@ -90,19 +90,19 @@ fn misfits(settings: &Settings) -> Vec<(&'static str, &'static str)> {
         let why = "it applies to Redis only, and `store.url` names a SQLite file";
         return REDIS_ONLY.into_iter().chain(changed).map(|key| (key, why)).collect();
     };
-    let mut misfits = Vec::new();
+    let mut inapplicable = Vec::new();
     if !url.tls {
         let why = "it applies to TLS only, and `store.url` has none: write rediss instead of redis";
-        misfits.extend(["ca", "certificate", "key"].map(|key| (key, why)));
+        inapplicable.extend(["ca", "certificate", "key"].map(|key| (key, why)));
     }
     if !matches!(url.topology, Topology::Sentinel { .. }) {
         let why = "it applies to Sentinels only, and `store.url` names none (redis-sentinel://)";
-        misfits.extend(["sentinel_username", "sentinel_password_file"].map(|key| (key, why)));
+        inapplicable.extend(["sentinel_username", "sentinel_password_file"].map(|key| (key, why)));
     }
-    misfits
+    inapplicable
 }
 
-fn forget(settings: &mut Settings, key: &str) {
+fn reset(settings: &mut Settings, key: &str) {
     match key {
         "namespace" => settings.namespace = Namespace::default(),
         "quorum_replicas" => settings.quorum_replicas = 0,

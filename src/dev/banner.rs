@@ -53,10 +53,10 @@ impl Banner {
             r#"{agent_says} -d '{{"id":"web-1","version":"Telegraf 1.39.0","hostname":"web-1","status":"OK"}}' {tollgate}/agents/heartbeat"#
         );
 
-        let mut page = Page { text: String::new(), style };
-        page.heading("Tollgate is running, in front of a stand-in for Telegraf Controller.");
-        page.text("All of it is on this machine, and all of it is gone once you stop it.");
-        page.text("");
+        let mut lines = BannerText { text: String::new(), style };
+        lines.heading("Tollgate is running, in front of a stand-in for Telegraf Controller.");
+        lines.text("All of it is on this machine, and all of it is gone once you stop it.");
+        lines.text("");
         for (what, place, about) in [
             ("Tollgate", &tollgate, "agents, and the lines below, come here"),
             ("health", &format!("{admin}/readyz"), "whether Tollgate is ready"),
@@ -64,42 +64,42 @@ impl Banner {
             ("heartbeats", &heartbeat, "its other port"),
             ("token store", &store, ""),
         ] {
-            page.text(format!("  {what:<11}  {place:<30}  {about}").trim_end());
+            lines.text(format!("  {what:<11}  {place:<30}  {about}").trim_end());
         }
 
-        page.text("");
-        page.heading("Try it: paste these lines into another terminal, in this order.");
-        page.text("  Two tokens: agents fetch configurations and report with theirs, the owner may do everything.");
-        page.command(format!("AGENT={}", agent.reveal()));
-        page.command(format!("OWNER={}", owner.reveal()));
-        page.text("  An agent fetches its configuration, and reports:");
-        page.command(format!("{agent_says} {configuration}"));
-        page.command(&beat);
-        page.text("  Who has reported? Not for an agent to know (403), but for the owner:");
-        page.command(format!("{agent_says} {tollgate}/api/agents"));
-        page.command(format!(r#"curl -i -H "Authorization: Bearer $OWNER" {tollgate}/api/agents"#));
-        page.text("  Revoke the agents' token, and their next heartbeat is refused (401):");
-        page.command(format!("{program} --store {} token revoke {agent_id} --yes", quote(&store)));
-        page.command(&beat);
+        lines.text("");
+        lines.heading("Try it: paste these lines into another terminal, in this order.");
+        lines.text("  Two tokens: agents fetch configurations and report with theirs, the owner may do everything.");
+        lines.command(format!("AGENT={}", agent.reveal()));
+        lines.command(format!("OWNER={}", owner.reveal()));
+        lines.text("  An agent fetches its configuration, and reports:");
+        lines.command(format!("{agent_says} {configuration}"));
+        lines.command(&beat);
+        lines.text("  Who has reported? Not for an agent to know (403), but for the owner:");
+        lines.command(format!("{agent_says} {tollgate}/api/agents"));
+        lines.command(format!(r#"curl -i -H "Authorization: Bearer $OWNER" {tollgate}/api/agents"#));
+        lines.text("  Revoke the agents' token, and their next heartbeat is refused (401):");
+        lines.command(format!("{program} --store {} token revoke {agent_id} --yes", quote(&store)));
+        lines.command(&beat);
 
-        page.text("");
-        page.heading("With a Telegraf of your own, 1.37 or later, before the token is revoked:");
-        page.command(format!(
+        lines.text("");
+        lines.heading("With a Telegraf of your own, 1.37 or later, before the token is revoked:");
+        lines.command(format!(
             "TELEGRAF_CONTROLLER_TOKEN=$AGENT INFLUX_TOKEN=$AGENT telegraf --config {configuration} --config-url-watch-interval 5s"
         ));
-        page.text("  (It takes its token from TELEGRAF_CONTROLLER_TOKEN, until 1.38 from INFLUX_TOKEN.)");
-        page.text("");
-        page.heading("Stop it with Ctrl-C.");
-        page.text
+        lines.text("  (It takes its token from TELEGRAF_CONTROLLER_TOKEN, until 1.38 from INFLUX_TOKEN.)");
+        lines.text("");
+        lines.heading("Stop it with Ctrl-C.");
+        lines.text
     }
 }
 
-struct Page {
+struct BannerText {
     text: String,
     style: Style,
 }
 
-impl Page {
+impl BannerText {
     fn heading(&mut self, line: &str) {
         match self.style {
             Style::Plain => self.text(line),

@@ -124,7 +124,7 @@ async fn serve(stream: TcpStream, peer: IpAddr, server: Server, state: Arc<State
                 Server::Api => api(&state, request).await,
                 Server::Heartbeat => heartbeat(&state, peer, request).await,
             };
-            Ok::<_, Infallible>(answer.unwrap_or_else(Failure::into_response))
+            Ok::<_, Infallible>(answer.unwrap_or_else(ErrorReply::into_response))
         }
     });
     let connection = http1::Builder::new()
@@ -135,9 +135,9 @@ async fn serve(stream: TcpStream, peer: IpAddr, server: Server, state: Arc<State
     connection.await.ok();
 }
 
-type Answer = Result<Response<Full<Bytes>>, Failure>;
+type ApiResult = Result<Response<Full<Bytes>>, ErrorReply>;
 
-async fn api(state: &State, request: Request<Incoming>) -> Answer {
+async fn api(state: &State, request: Request<Incoming>) -> ApiResult {
     let (head, body) = request.into_parts();
     let path: Vec<&str> = head.uri.path().split('/').skip(1).collect();
     match (path.as_slice(), &head.method) {
@@ -145,7 +145,7 @@ async fn api(state: &State, request: Request<Incoming>) -> Answer {
         (["api", "agents"], &Method::GET | &Method::HEAD) => Ok(json(StatusCode::OK, &state.list_agents())),
         (["api", "configs", id, "toml"], &Method::GET | &Method::HEAD) => {
             let Configuration { text, last_modified } = state.configuration(id)?;
-            let text = template::substitute(&text, head.uri.query().unwrap_or_default()).map_err(Failure::bad)?;
+            let text = template::substitute(&text, head.uri.query().unwrap_or_default()).map_err(ErrorReply::bad)?;
             let mut response = Response::new(Full::new(Bytes::from(text)));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/toml"));
             response.headers_mut().insert(LAST_MODIFIED, http_date(last_modified)?);
@@ -154,33 +154,33 @@ async fn api(state: &State, request: Request<Incoming>) -> Answer {
         (["api", "configs", id, "toml"], &Method::PUT) => {
             state.configuration(id)?;
             let text = read(body, MAX_CONFIGURATION_BYTES).await?;
-            let text = String::from_utf8(text.into()).map_err(|_| Failure::bad("a configuration is UTF-8 text"))?;
+            let text = String::from_utf8(text.into()).map_err(|_| ErrorReply::bad("a configuration is UTF-8 text"))?;
             Ok(json(StatusCode::OK, &state.put_configuration(id, text, Timestamp::now())))
         }
-        (["api", "configs" | "agents"], _) => Err(Failure::method("GET, HEAD")),
-        (["api", "configs", _, "toml"], _) => Err(Failure::method("GET, HEAD, PUT")),
-        _ => Err(Failure::not_found("no such path in this stand-in for Telegraf Controller")),
+        (["api", "configs" | "agents"], _) => Err(ErrorReply::method("GET, HEAD")),
+        (["api", "configs", _, "toml"], _) => Err(ErrorReply::method("GET, HEAD, PUT")),
+        _ => Err(ErrorReply::not_found("no such path in this stand-in for Telegraf Controller")),
     }
 }
 
-async fn heartbeat(state: &State, peer: IpAddr, request: Request<Incoming>) -> Answer {
+async fn heartbeat(state: &State, peer: IpAddr, request: Request<Incoming>) -> ApiResult {
     let (head, body) = request.into_parts();
     match (head.uri.path(), head.method) {
         ("/agents/heartbeat", Method::POST) => {
             let body = read(body, MAX_HEARTBEAT_BYTES).await?;
             let heartbeat = Heartbeat::parse(&body)
-                .map_err(|reason| Failure::bad(format_args!("not a heartbeat as Telegraf sends it: {reason}")))?;
+                .map_err(|reason| ErrorReply::bad(format_args!("not a heartbeat as Telegraf sends it: {reason}")))?;
             state.record(heartbeat, peer, &head.headers, Timestamp::now());
             Ok(json(StatusCode::OK, &serde_json::json!({ "status": "ok" })))
         }
-        ("/agents/heartbeat", _) => Err(Failure::method("POST")),
-        _ => Err(Failure::not_found("no such path on this stand-in for the heartbeat server")),
+        ("/agents/heartbeat", _) => Err(ErrorReply::method("POST")),
+        _ => Err(ErrorReply::not_found("no such path on this stand-in for the heartbeat server")),
     }
 }
 
 /// Reads a body whole.
-async fn read(body: Incoming, max_bytes: usize) -> Result<Bytes, Failure> {
-    let too_large = || Failure {
+async fn read(body: Incoming, max_bytes: usize) -> Result<Bytes, ErrorReply> {
+    let too_large = || ErrorReply {
         status: StatusCode::PAYLOAD_TOO_LARGE,
         reason: format!("the body has more than {max_bytes} bytes"),
         allow: None,
@@ -192,8 +192,8 @@ async fn read(body: Incoming, max_bytes: usize) -> Result<Bytes, Failure> {
     match tokio::time::timeout(READ_TIMEOUT, Limited::new(body, max_bytes).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Failure::bad("the body was cut off")),
-        Err(_) => Err(Failure {
+        Ok(Err(_)) => Err(ErrorReply::bad("the body was cut off")),
+        Err(_) => Err(ErrorReply {
             status: StatusCode::REQUEST_TIMEOUT,
             reason: "the body took too long".to_owned(),
             allow: None,
@@ -203,13 +203,13 @@ async fn read(body: Incoming, max_bytes: usize) -> Result<Bytes, Failure> {
 
 /// A reply that is not 2xx.
 #[derive(Debug)]
-struct Failure {
+struct ErrorReply {
     status: StatusCode,
     reason: String,
     allow: Option<&'static str>,
 }
 
-impl Failure {
+impl ErrorReply {
     fn bad(reason: impl ToString) -> Self {
         Self { status: StatusCode::BAD_REQUEST, reason: reason.to_string(), allow: None }
     }
@@ -242,9 +242,9 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
 }
 
 /// RFC 9110 section 5.6.7, such as `Wed, 22 Oct 2025 14:02:30 GMT`.
-fn http_date(at: Timestamp) -> Result<HeaderValue, Failure> {
+fn http_date(at: Timestamp) -> Result<HeaderValue, ErrorReply> {
     let text = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&at).ok();
-    text.and_then(|text| HeaderValue::try_from(text).ok()).ok_or_else(|| Failure {
+    text.and_then(|text| HeaderValue::try_from(text).ok()).ok_or_else(|| ErrorReply {
         status: StatusCode::INTERNAL_SERVER_ERROR,
         reason: format!("{at} cannot be written as a date of HTTP"),
         allow: None,
@@ -289,9 +289,9 @@ struct Agent {
 }
 
 impl State {
-    fn configuration(&self, id: &str) -> Result<Configuration, Failure> {
+    fn configuration(&self, id: &str) -> Result<Configuration, ErrorReply> {
         let found = self.configurations.lock().get(id).cloned();
-        found.ok_or_else(|| Failure::not_found(format_args!("there is no configuration `{id}`")))
+        found.ok_or_else(|| ErrorReply::not_found(format_args!("there is no configuration `{id}`")))
     }
 
     fn list_configurations(&self) -> Vec<Listed> {

@@ -30,20 +30,20 @@ impl Actor {
 
 /// An actor as of now: either the operator, or a user who exists and is active.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct Authority {
     name: String,
     /// `None`: the operator.
     user: Option<Versioned<UserRecord>>,
 }
 
-impl Standing {
+impl Authority {
     pub(super) fn operator(name: &str) -> Self {
         Self { name: name.to_owned(), user: None }
     }
 
     /// A user, with the record just read.
     pub(super) fn of_user(name: &str, user: Option<Versioned<UserRecord>>) -> Result<Self, RegistryError> {
-        let gone = |standing| Err(RegistryError::ActorGone { actor: name.to_owned(), standing });
+        let gone = |authority| Err(RegistryError::ActorGone { actor: name.to_owned(), authority });
         match user {
             None => gone("no longer a user"),
             Some(user) if user.record.status == UserStatus::Disabled => gone("disabled"),
@@ -128,15 +128,15 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Kind;
-    use super::super::draft::samples::{self, standing_of, user};
+    use super::super::ErrorKind;
+    use super::super::draft::samples::{self, authority_of, user};
     use super::*;
 
     /// For viewer, manager, administrator, owner, operator.
-    fn who_may(check: impl Fn(&Standing) -> bool) -> [bool; 5] {
+    fn who_may(check: impl Fn(&Authority) -> bool) -> [bool; 5] {
         let operator = samples::operator();
-        let [viewer, manager, administrator, owner] = Role::ALL.map(|role| standing_of(&user("anna", role)));
-        [viewer, manager, administrator, owner, operator].map(|standing| check(&standing))
+        let [viewer, manager, administrator, owner] = Role::ALL.map(|role| authority_of(&user("anna", role)));
+        [viewer, manager, administrator, owner, operator].map(|authority| check(&authority))
     }
 
     #[test]
@@ -171,8 +171,8 @@ mod tests {
         let mut anna = user("anna", Role::Owner);
         anna.record.status = UserStatus::Disabled;
         for record in [Some(anna), None] {
-            let error = Standing::of_user("anna", record).expect_err("refused");
-            assert_eq!(error.kind(), Kind::Forbidden);
+            let error = Authority::of_user("anna", record).expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::Forbidden);
         }
     }
 }

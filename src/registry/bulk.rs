@@ -8,16 +8,16 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use super::actor::Standing;
+use super::actor::Authority;
 use super::draft::Draft;
 use super::steps::CHUNK;
-use super::{Actor, Outcome, PAGE, Registry, RegistryError, Tries, now};
+use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, now};
 use crate::store::{Position, StateFilter, StoreError, TokenFilter, Versioned};
 use crate::token::{Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 
 /// What revoking or deleting did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
+pub struct Removed {
     /// The tokens, in the order of the ids: as they are now, or as they were before they were deleted.
     pub tokens: Vec<TokenRecord>,
     /// Where the store stood then: whoever has come this far in the same history refuses all of them. `None` where there
@@ -27,7 +27,7 @@ pub struct Ended {
 
 /// What is done to each token of a selection.
 #[derive(Debug, Clone, Copy)]
-enum Deed<'a> {
+enum BulkAction<'a> {
     Revoke,
     Delete,
     Reassign { to: &'a str },
@@ -39,16 +39,16 @@ impl Registry {
     /// # Errors
     /// When an id is unknown or repeated, when the Owner would be left without a usable token (unless `force`), and when
     /// the actor may not. [`RegistryError::Interrupted`] says how many of more than a chunk are done.
-    pub async fn revoke(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Ended, RegistryError> {
-        self.carry_out(actor, Deed::Revoke, ids, force).await
+    pub async fn revoke(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Removed, RegistryError> {
+        self.in_bulk(actor, BulkAction::Revoke, ids, force).await
     }
 
     /// Deletes tokens, active or revoked, with their histories.
     ///
     /// # Errors
     /// As for [`Registry::revoke`].
-    pub async fn delete(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Ended, RegistryError> {
-        self.carry_out(actor, Deed::Delete, ids, force).await
+    pub async fn delete(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Removed, RegistryError> {
+        self.in_bulk(actor, BulkAction::Delete, ids, force).await
     }
 
     /// Gives active tokens to another user. They lose what that user's role does not have, and stay valid otherwise.
@@ -64,99 +64,99 @@ impl Registry {
         to: &str,
         force: bool,
     ) -> Result<Vec<TokenRecord>, RegistryError> {
-        Ok(self.carry_out(actor, Deed::Reassign { to }, ids, force).await?.tokens)
+        Ok(self.in_bulk(actor, BulkAction::Reassign { to }, ids, force).await?.tokens)
     }
 
-    async fn carry_out(
+    async fn in_bulk(
         &self,
         actor: &Actor,
-        deed: Deed<'_>,
+        action: BulkAction<'_>,
         ids: &[TokenId],
         force: bool,
-    ) -> Result<Ended, RegistryError> {
-        let mut ended = Ended { tokens: Vec::with_capacity(ids.len()), position: None };
-        let mut tries = Tries::new(deed.operation());
+    ) -> Result<Removed, RegistryError> {
+        let mut removed = Removed { tokens: Vec::with_capacity(ids.len()), position: None };
+        let mut attempts = Attempts::new(action.operation());
         loop {
-            let before = ended.tokens.len();
+            let before = removed.tokens.len();
             // What was done leaves a selection like any other: whatever changed meanwhile, it is decided anew.
             let rest = ids.get(before..).unwrap_or_default();
-            let attempt = match tries.begin().await {
-                Ok(()) => self.attempt(actor, deed, rest, force, &mut ended).await,
+            let attempt = match attempts.begin().await {
+                Ok(()) => self.try_in_bulk(actor, action, rest, force, &mut removed).await,
                 Err(error) => Err(error),
             };
-            match (attempt, ended.tokens.len()) {
-                (Ok(true), _) => return Ok(ended),
-                (Ok(false), done) if done > before => tries = Tries::new(deed.operation()), // this one got further
+            match (attempt, removed.tokens.len()) {
+                (Ok(true), _) => return Ok(removed),
+                (Ok(false), done) if done > before => attempts = Attempts::new(action.operation()), // this one got further
                 (Ok(false), _) => {}
                 (Err(error), 0) => return Err(error),
-                (Err(error), done) => return Err(deed.interrupted(done, ids.len(), error)),
+                (Err(error), done) => return Err(action.interrupted(done, ids.len(), error)),
             }
         }
     }
 
     /// Checks a selection, and commits it chunk by chunk; `false` when records changed meanwhile. What was committed is
-    /// added to `ended`.
-    async fn attempt(
+    /// added to `removed`.
+    async fn try_in_bulk(
         &self,
         actor: &Actor,
-        deed: Deed<'_>,
+        action: BulkAction<'_>,
         ids: &[TokenId],
         force: bool,
-        ended: &mut Ended,
+        removed: &mut Removed,
     ) -> Result<bool, RegistryError> {
-        let standing = self.standing(actor).await?;
-        let heir = match deed {
-            Deed::Revoke | Deed::Delete => {
-                standing.check_manages_tokens()?;
+        let authority = self.authority(actor).await?;
+        let recipient = match action {
+            BulkAction::Revoke | BulkAction::Delete => {
+                authority.check_manages_tokens()?;
                 None
             }
-            Deed::Reassign { to } => Some(self.find_heir(&standing, to).await?),
+            BulkAction::Reassign { to } => Some(self.find_recipient(&authority, to).await?),
         };
-        let tokens = self.find_tokens(&standing, ids).await?;
-        if let Some(heir) = &heir {
-            check_reassignable(&tokens, &heir.record)?;
+        let tokens = self.find_tokens(&authority, ids).await?;
+        if let Some(recipient) = &recipient {
+            check_reassignable(&tokens, &recipient.record)?;
         }
         let selection = self.selection(&tokens).await?;
-        let goes_to_owner = heir.as_ref().is_some_and(|heir| heir.record.role == Role::Owner);
-        let kept = match force || goes_to_owner {
+        let goes_to_owner = recipient.as_ref().is_some_and(|recipient| recipient.record.role == Role::Owner);
+        let remaining = match force || goes_to_owner {
             true => None,
-            false => self.keep_one_of_the_owners(&selection, &tokens, now()).await?,
+            false => self.find_remaining_owner_token(&selection, &tokens, now()).await?,
         };
         let mut tokens = tokens.into_iter().peekable();
         while tokens.peek().is_some() {
-            let mut draft = Draft::new(&standing, now());
-            kept.iter().for_each(|kept| draft.require_token(kept.clone()));
-            heir.iter().for_each(|heir| draft.require_user(heir));
+            let mut draft = Draft::new(&authority, now());
+            remaining.iter().for_each(|remaining| draft.require_token(remaining.clone()));
+            recipient.iter().for_each(|recipient| draft.require_user(recipient));
             let mut done = Vec::with_capacity(CHUNK);
             for token in tokens.by_ref().take(CHUNK) {
-                done.push(deed.apply(&mut draft, token, heir.as_ref(), &selection));
+                done.push(action.apply(&mut draft, token, recipient.as_ref(), &selection));
             }
             match self.try_commit(draft.into_batch()).await? {
-                Outcome::Committed(committed) => ended.position = Some(committed.position),
+                Outcome::Committed(committed) => removed.position = Some(committed.position),
                 // They were revoked already, by a commit that this position comes after.
-                Outcome::Idle => ended.position = Some(self.store.position().await?),
+                Outcome::Idle => removed.position = Some(self.store.position().await?),
                 Outcome::Conflict => return Ok(false),
             }
-            ended.tokens.append(&mut done);
+            removed.tokens.append(&mut done);
         }
         Ok(true)
     }
 
-    /// Who gets reassigned tokens.
-    async fn find_heir(&self, standing: &Standing, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
-        standing.check_reassigns()?;
-        let heir = self.find_user(standing, name).await?;
-        standing.check_gives_tokens_to(&heir.record)?;
-        Ok(heir)
+    /// The new owner of reassigned tokens.
+    async fn find_recipient(&self, authority: &Authority, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
+        authority.check_reassigns()?;
+        let recipient = self.find_user(authority, name).await?;
+        authority.check_gives_tokens_to(&recipient.record)?;
+        Ok(recipient)
     }
 
     async fn selection(&self, tokens: &[Versioned<TokenRecord>]) -> Result<Selection, StoreError> {
         Ok(Selection { owners: self.users_by_id(tokens.iter().map(|token| token.record.owner)).await? })
     }
 
-    /// The Owner keeps a usable token other than those selected, or none of them is a usable one of the Owner's. Each
+    /// The Owner has a usable token other than those selected, or none of them is a usable one of the Owner's. Each
     /// batch then rests on the one that was found, so that two commands cannot each rely on what the other one takes.
-    async fn keep_one_of_the_owners(
+    async fn find_remaining_owner_token(
         &self,
         selection: &Selection,
         tokens: &[Versioned<TokenRecord>],
@@ -176,14 +176,14 @@ impl Registry {
             if before.is_none() {
                 return Err(RegistryError::LastOwnerToken { owner: owner.name.clone(), tokens: lost });
             }
-            if let Some(kept) = page.into_iter().find(|token| !selected.contains(&token.record.id)) {
-                return Ok(Some(kept));
+            if let Some(remaining) = page.into_iter().find(|token| !selected.contains(&token.record.id)) {
+                return Ok(Some(remaining));
             }
         }
     }
 }
 
-impl Deed<'_> {
+impl BulkAction<'_> {
     const fn operation(self) -> &'static str {
         match self {
             Self::Revoke => "revoking the tokens",
@@ -197,19 +197,19 @@ impl Deed<'_> {
         self,
         draft: &mut Draft<'_>,
         token: Versioned<TokenRecord>,
-        heir: Option<&Versioned<UserRecord>>,
+        recipient: Option<&Versioned<UserRecord>>,
         selection: &Selection,
     ) -> TokenRecord {
-        match (self, heir) {
+        match (self, recipient) {
             (Self::Revoke, _) if token.record.is_active() => draft.revoke(token, None),
             (Self::Delete, _) => {
                 let record = token.record.clone();
                 draft.delete_token(token);
                 record
             }
-            (Self::Reassign { .. }, Some(heir)) if token.record.owner != heir.record.id => {
+            (Self::Reassign { .. }, Some(recipient)) if token.record.owner != recipient.record.id => {
                 let from = selection.name_of(token.record.owner);
-                draft.reassign(token, from, heir)
+                draft.reassign(token, from, recipient)
             }
             (Self::Revoke | Self::Reassign { .. }, _) => token.record,
         }

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use super::actor::Standing;
+use super::actor::Authority;
 use crate::store::{Batch, Edit, Pin, Versioned};
-use crate::token::{Event, HistoryEntry, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord};
+use crate::token::{
+    HistoryEntry, PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserId, UserRecord,
+};
 
 /// What one actor is about to change at one moment.
 pub(super) struct Draft<'a> {
-    standing: &'a Standing,
+    authority: &'a Authority,
     at: Timestamp,
     batch: Batch,
     /// The users in the batch: no record occurs twice.
@@ -18,13 +20,13 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(standing: &'a Standing, at: Timestamp) -> Self {
-        Self { standing, at, batch: Batch::default(), users: HashSet::new() }
+    pub(super) fn new(authority: &'a Authority, at: Timestamp) -> Self {
+        Self { authority, at, batch: Batch::default(), users: HashSet::new() }
     }
 
     /// The batch, resting on the actor's own record too.
     pub(super) fn into_batch(mut self) -> Batch {
-        if let Some(actor) = self.standing.user() {
+        if let Some(actor) = self.authority.user() {
             self.require_user(actor);
         }
         self.batch
@@ -57,8 +59,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    pub(super) fn create_token(&mut self, token: TokenRecord, event: Event) {
-        self.tell(token.id, event);
+    pub(super) fn create_token(&mut self, token: TokenRecord, event: TokenEvent) {
+        self.record_event(token.id, event);
         self.batch.tokens.push(Edit::Create(token));
     }
 
@@ -73,8 +75,8 @@ impl<'a> Draft<'a> {
     /// Revokes an active token.
     pub(super) fn revoke(&mut self, before: Versioned<TokenRecord>, reason: Option<String>) -> TokenRecord {
         let mut after = before.record.clone();
-        after.state = TokenState::Revoked { at: self.at, by: self.standing.name().to_owned() };
-        self.tell(after.id, Event::Revoked { reason });
+        after.state = TokenState::Revoked { at: self.at, by: self.authority.name().to_owned() };
+        self.record_event(after.id, TokenEvent::Revoked { reason });
         self.batch.tokens.push(Edit::Update { before, after: after.clone() });
         after
     }
@@ -88,9 +90,9 @@ impl<'a> Draft<'a> {
     ) -> TokenRecord {
         let mut after = before.record.clone();
         after.owner = to.record.id;
-        self.tell(after.id, Event::Reassigned { from, to: to.record.name.clone() });
+        self.record_event(after.id, TokenEvent::Reassigned { from, to: to.record.name.clone() });
         if let Some(lost) = clamp(&mut after, to.record.role) {
-            self.tell(after.id, Event::Narrowed { lost });
+            self.record_event(after.id, TokenEvent::Narrowed { lost });
         }
         self.batch.tokens.push(Edit::Update { before, after: after.clone() });
         after
@@ -100,21 +102,21 @@ impl<'a> Draft<'a> {
     pub(super) fn narrow(&mut self, before: Versioned<TokenRecord>, role: Role) -> bool {
         let mut after = before.record.clone();
         let Some(lost) = clamp(&mut after, role) else { return false };
-        self.tell(after.id, Event::Narrowed { lost });
+        self.record_event(after.id, TokenEvent::Narrowed { lost });
         self.batch.tokens.push(Edit::Update { before, after });
         true
     }
 
-    fn tell(&mut self, id: TokenId, event: Event) {
-        self.batch.history.push((id, HistoryEntry { at: self.at, by: self.standing.name().to_owned(), event }));
+    fn record_event(&mut self, id: TokenId, event: TokenEvent) {
+        self.batch.history.push((id, HistoryEntry { at: self.at, by: self.authority.name().to_owned(), event }));
     }
 }
 
 /// Takes from a token what the role does not have, and says what it lost.
 fn clamp(token: &mut TokenRecord, role: Role) -> Option<PermissionSet> {
-    let kept = token.permissions.intersect(role.permissions());
-    let lost = token.permissions.without(kept);
-    token.permissions = kept;
+    let permitted = token.permissions.intersect(role.permissions());
+    let lost = token.permissions.without(permitted);
+    token.permissions = permitted;
     (!lost.is_empty()).then_some(lost)
 }
 
@@ -157,25 +159,25 @@ pub(super) mod samples {
         Versioned { record, version: CommitId(1) }
     }
 
-    pub(in crate::registry) fn operator() -> Standing {
-        Standing::operator("cli:test")
+    pub(in crate::registry) fn operator() -> Authority {
+        Authority::operator("cli:test")
     }
 
-    pub(in crate::registry) fn standing_of(user: &Versioned<UserRecord>) -> Standing {
-        Standing::of_user(&user.record.name, Some(user.clone())).expect("active")
+    pub(in crate::registry) fn authority_of(user: &Versioned<UserRecord>) -> Authority {
+        Authority::of_user(&user.record.name, Some(user.clone())).expect("active")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::samples::{at, standing_of, token, user};
+    use super::samples::{at, authority_of, token, user};
     use super::*;
 
     #[test]
     fn no_record_occurs_twice_in_a_batch() {
         let (anna, otto) = (user("anna", Role::Owner), user("otto", Role::Manager));
-        let standing = standing_of(&anna);
-        let mut draft = Draft::new(&standing, at(1));
+        let authority = authority_of(&anna);
+        let mut draft = Draft::new(&authority, at(1));
         draft.update_user(anna.clone(), anna.record.clone());
         draft.require_user(&otto);
         draft.require_user(&otto);
@@ -185,16 +187,16 @@ mod tests {
     }
 
     #[test]
-    fn reassigning_tells_what_was_lost() {
+    fn reassigning_records_what_was_lost() {
         let (anna, vera) = (user("anna", Role::Owner), user("vera", Role::Viewer));
-        let standing = standing_of(&anna);
-        let mut draft = Draft::new(&standing, at(1));
+        let authority = authority_of(&anna);
+        let mut draft = Draft::new(&authority, at(1));
         let after = draft.reassign(token(1, &anna, PermissionSet::TELEGRAF_AGENT), "anna".to_owned(), &vera);
         assert_eq!(after.owner, vera.record.id);
         assert_eq!(after.permissions, ["configs:read".parse().expect("valid")].into_iter().collect());
         let events: Vec<_> = draft.into_batch().history.into_iter().map(|(_, entry)| entry.event).collect();
         let lost = ["heartbeat:write".parse().expect("valid")].into_iter().collect();
-        let given = Event::Reassigned { from: "anna".to_owned(), to: "vera".to_owned() };
-        assert_eq!(events, [given, Event::Narrowed { lost }]);
+        let given = TokenEvent::Reassigned { from: "anna".to_owned(), to: "vera".to_owned() };
+        assert_eq!(events, [given, TokenEvent::Narrowed { lost }]);
     }
 }

@@ -22,7 +22,7 @@ pub enum RegistryError {
     /// No tokens with these ids, or none that the actor may see.
     #[error("there is no token {}; `tollgate token list` shows all tokens, those deleted already left out", list(.0))]
     NoSuchTokens(Vec<TokenId>),
-    /// Ids that stand in one command more than once.
+    /// Ids that one command names more than once.
     #[error("named more than once: {}; name each token once", list(.0))]
     RepeatedTokens(Vec<TokenId>),
     /// The actor's role does not allow it.
@@ -36,12 +36,12 @@ pub enum RegistryError {
         rule: &'static str,
     },
     /// The actor was disabled or deleted.
-    #[error("{actor} is {standing} and may do nothing")]
+    #[error("{actor} is {authority} and may do nothing")]
     ActorGone {
         /// Who asked.
         actor: String,
         /// `disabled` or `no longer a user`.
-        standing: &'static str,
+        authority: &'static str,
     },
     /// Not a user name.
     #[error("{} is not a user name: use 1 to 64 of A-Z a-z 0-9 . _ @ + - that do not start with {PREFIX}", quoted(.0))]
@@ -70,7 +70,7 @@ pub enum RegistryError {
     OneOwnerOnly,
     /// Nobody disables or deletes themselves.
     #[error("{name} cannot {action} themselves; another user has to do it")]
-    Oneself {
+    OwnUser {
         /// Who.
         name: String,
         /// `disable` or `delete`.
@@ -123,12 +123,12 @@ pub enum RegistryError {
     #[error("this token was deleted, and a deleted token cannot come back (digest {0}); make a new one")]
     DigestRetired(Digest),
     /// Other commands came in between each time.
-    #[error("{operation} was given up after {tries} tries, because other changes came in between; try again")]
+    #[error("{operation} was given up after {attempts} attempts, because other changes came in between; try again")]
     Busy {
         /// What was tried.
         operation: &'static str,
         /// How often.
-        tries: u32,
+        attempts: u32,
     },
     /// The operating system gave no randomness.
     #[error("the operating system gave no random bytes for a new token: {0}")]
@@ -170,7 +170,7 @@ pub enum RegistryError {
 
 /// What a caller does about an error: decides status codes and exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ErrorKind {
     /// What was named does not exist, or the actor may not know that it does.
     NotFound,
     /// Somebody with another role may do it.
@@ -206,30 +206,30 @@ impl RegistryError {
     /// What a caller does about it.
     #[must_use]
     #[deny(clippy::wildcard_enum_match_arm)] // a new error must be placed by hand
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchUser(_) | Self::NoSuchTokens(_) => Kind::NotFound,
-            Self::Forbidden { .. } | Self::ActorGone { .. } => Kind::Forbidden,
+            Self::NoSuchUser(_) | Self::NoSuchTokens(_) => ErrorKind::NotFound,
+            Self::Forbidden { .. } | Self::ActorGone { .. } => ErrorKind::Forbidden,
             Self::RepeatedTokens(_)
             | Self::InvalidName(_)
             | Self::InvalidDescription { .. }
             | Self::OneOwnerOnly
             | Self::NothingPermitted { .. }
-            | Self::AlreadyExpired(_) => Kind::Invalid,
+            | Self::AlreadyExpired(_) => ErrorKind::Invalid,
             Self::NotInitialised
             | Self::AlreadyInitialised
             | Self::NameTaken(_)
             | Self::OwnerIsFixed { .. }
-            | Self::Oneself { .. }
+            | Self::OwnUser { .. }
             | Self::NotAnAdministrator { .. }
             | Self::UserDisabled(_)
             | Self::NoTokensForViewer(_)
             | Self::NotActive(_)
             | Self::LastOwnerToken { .. }
             | Self::DigestTaken(_)
-            | Self::DigestRetired(_) => Kind::Conflict,
-            Self::Busy { .. } | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => Kind::Unavailable,
-            Self::OutcomeUnknown(_) | Self::CreationUnknown { .. } => Kind::Unknown,
+            | Self::DigestRetired(_) => ErrorKind::Conflict,
+            Self::Busy { .. } | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => ErrorKind::Unavailable,
+            Self::OutcomeUnknown(_) | Self::CreationUnknown { .. } => ErrorKind::Unknown,
             Self::Interrupted { source, .. } => source.kind(),
         }
     }
@@ -245,7 +245,7 @@ fn quoted(text: &str) -> String {
     format!("`{}{more}`", without_tokens(&shown).escape_debug())
 }
 
-/// The text up to the first token in it: where exactly a token ends cannot be told from a text around it.
+/// The text up to the first token in it: where exactly a token ends in a text is unknown.
 pub(super) fn without_tokens(text: &str) -> String {
     match text.split_once(PREFIX) {
         Some((before, _)) => format!("{before}{PREFIX}..."),

@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-use super::actor::Standing;
+use super::actor::Authority;
 use super::draft::Draft;
 use super::steps::CHUNK;
 use super::tokens::{NewToken, Requested, decide_token};
-use super::{Actor, Kind, PAGE, Registry, RegistryError, Tries, now};
+use super::{Actor, Attempts, ErrorKind, PAGE, Registry, RegistryError, now};
 use crate::store::{StoreError, Versioned};
 use crate::token::raw::InvalidToken;
-use crate::token::{Digest, Event, Permission, PermissionSet, RawToken, TokenRecord, UserRecord};
+use crate::token::{Digest, Permission, PermissionSet, RawToken, TokenEvent, TokenRecord, UserRecord};
 
 /// One line of an import: `{"token" or "digest", "user", "description", "permissions", "expires_at"}`. A raw token is
 /// turned into its digest while it is read.
@@ -32,7 +32,7 @@ pub struct ImportLine {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLine {
-    /// What is wrong with it is told by [`InvalidToken`], not by the parser, which might repeat it.
+    /// What is wrong with it is said by [`InvalidToken`], not by the parser, which might repeat it.
     #[serde(default, deserialize_with = "token_or_reason")]
     token: Option<Result<RawToken, InvalidToken>>,
     digest: Option<Digest>,
@@ -109,7 +109,7 @@ fn reason(error: &serde_json::Error) -> String {
     if !error.is_data() {
         return format!("not valid JSON, column {column}: {said}"); // in the parser's own words
     }
-    // The names of fields that there are, and of the digest's form, are ours; all else stands in the line.
+    // The names of fields that there are, and of the digest's form, are ours; all else is from the line.
     let unknown =
         said.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected ").or(Some((rest, ""))));
     if let Some((name, _)) = unknown {
@@ -161,9 +161,9 @@ pub enum ImportError {
 impl ImportError {
     /// What a caller does about it.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Refused { .. } => Kind::Invalid,
+            Self::Refused { .. } => ErrorKind::Invalid,
             Self::Registry(error) => error.kind(),
         }
     }
@@ -177,7 +177,7 @@ impl From<StoreError> for ImportError {
 
 /// How far an import got.
 #[derive(Default)]
-struct Progress {
+struct ImportProgress {
     lines: usize,
     count: usize,
     refused: Vec<RefusedLine>,
@@ -196,15 +196,15 @@ impl Registry {
         lines: Vec<(usize, ImportLine)>,
         keep_going: bool,
     ) -> Result<Imported, ImportError> {
-        let standing = self.standing(actor).await?;
-        standing.check_manages_tokens()?;
-        let known = self.known(&standing, lines.iter()).await?;
-        let (good, refused) = sort_out(&standing, &lines, &known, now());
+        let authority = self.authority(actor).await?;
+        authority.check_manages_tokens()?;
+        let existing = self.read_existing(&authority, lines.iter()).await?;
+        let (good, refused) = partition_lines(&authority, &lines, &existing, now());
         if !refused.is_empty() && !keep_going {
             return Err(ImportError::Refused { refused, lines: lines.len() });
         }
-        drop(known);
-        let mut progress = Progress { lines: lines.len(), count: 0, refused };
+        drop(existing);
+        let mut progress = ImportProgress { lines: lines.len(), count: 0, refused };
         for chunk in good.chunks(CHUNK) {
             let before = progress.count;
             match self.import_chunk(actor, chunk, keep_going, &mut progress).await {
@@ -216,7 +216,7 @@ impl Registry {
                 Err(error) => return Err(error),
             }
         }
-        let Progress { count, mut refused, .. } = progress;
+        let ImportProgress { count, mut refused, .. } = progress;
         refused.sort_by_key(|refused| refused.line);
         Ok(Imported { count, refused })
     }
@@ -227,23 +227,23 @@ impl Registry {
         actor: &Actor,
         lines: &[&(usize, ImportLine)],
         keep_going: bool,
-        progress: &mut Progress,
+        progress: &mut ImportProgress,
     ) -> Result<(), ImportError> {
-        let mut tries = Tries::new("importing the tokens");
+        let mut attempts = Attempts::new("importing the tokens");
         loop {
-            tries.begin().await?;
-            let standing = self.standing(actor).await?;
-            standing.check_manages_tokens()?;
-            let known = self.known(&standing, lines.iter().copied()).await?;
+            attempts.begin().await?;
+            let authority = self.authority(actor).await?;
+            authority.check_manages_tokens()?;
+            let existing = self.read_existing(&authority, lines.iter().copied()).await?;
             let now = now();
-            let mut draft = Draft::new(&standing, now);
+            let mut draft = Draft::new(&authority, now);
             let (mut count, mut refused) = (0, Vec::new());
             for (line, decision) in
-                lines.iter().map(|(line, wanted)| (line, decide_line(&standing, wanted, &known, now)))
+                lines.iter().map(|(line, wanted)| (line, decide_line(&authority, wanted, &existing, now)))
             {
                 match decision {
                     Ok(record) => {
-                        draft.create_token(record, Event::Imported);
+                        draft.create_token(record, TokenEvent::Imported);
                         count += 1;
                     }
                     Err(error) if keep_going => {
@@ -256,14 +256,14 @@ impl Registry {
                     }
                 }
             }
-            known.users.values().flatten().for_each(|user| draft.require_user(user));
+            existing.users.values().flatten().for_each(|user| draft.require_user(user));
             match self.commit(draft.into_batch()).await {
                 Ok(true) => {
                     progress.count += count;
                     progress.refused.append(&mut refused);
                     return Ok(());
                 }
-                // The latter: somebody else's token by now, or no more. Looking again tells.
+                // The latter: somebody else's token by now, or no more. Reading again shows which.
                 Ok(false) | Err(RegistryError::DigestTaken(_) | RegistryError::DigestRetired(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -271,39 +271,41 @@ impl Registry {
     }
 
     /// Reads what the lines are about: each user once, digests by the page.
-    async fn known<'a>(
+    async fn read_existing<'a>(
         &self,
-        standing: &Standing,
+        authority: &Authority,
         lines: impl Iterator<Item = &'a (usize, ImportLine)> + Clone + Send,
-    ) -> Result<Known, RegistryError> {
-        let mut known = Known::default();
+    ) -> Result<Existing, RegistryError> {
+        let mut existing = Existing::default();
         for (_, line) in lines.clone() {
             let name = &line.new.user;
-            if known.users.contains_key(name) || standing.check_makes_tokens_for(name).is_err() {
+            if existing.users.contains_key(name) || authority.check_makes_tokens_for(name).is_err() {
                 continue;
             }
-            let user = match self.find_user(standing, name).await {
+            let user = match self.find_user(authority, name).await {
                 Ok(user) => Some(user),
                 Err(RegistryError::NoSuchUser(_)) => None,
                 Err(error) => return Err(error),
             };
-            known.users.insert(name.clone(), user);
+            existing.users.insert(name.clone(), user);
         }
         let mut digests = lines.map(|(_, line)| line.digest).peekable();
         while digests.peek().is_some() {
             let page: Vec<_> = digests.by_ref().take(PAGE).collect();
             let found = self.store.tokens_by_digest(&page).await?;
-            known.taken.extend(page.iter().zip(found).filter_map(|(digest, token)| token.map(|_| *digest)));
+            existing.taken.extend(page.iter().zip(found).filter_map(|(digest, token)| token.map(|_| *digest)));
             let retired = self.store.retired(&page).await?;
-            known.retired.extend(page.iter().zip(retired).filter_map(|(digest, retired)| retired.then_some(*digest)));
+            existing
+                .retired
+                .extend(page.iter().zip(retired).filter_map(|(digest, retired)| retired.then_some(*digest)));
         }
-        Ok(known)
+        Ok(existing)
     }
 }
 
 /// What the store holds of what an import is about.
 #[derive(Default)]
-struct Known {
+struct Existing {
     /// Users by name; `None`: there is no such user.
     users: HashMap<String, Option<Versioned<UserRecord>>>,
     /// Digests of tokens.
@@ -312,12 +314,12 @@ struct Known {
     retired: HashSet<Digest>,
 }
 
-/// Tells the lines that can be imported from those that cannot. The records are made later, chunk by chunk: those of a
+/// Separates the lines that can be imported from those that cannot. The records are made later, chunk by chunk: those of a
 /// million lines would be half a gigabyte.
-fn sort_out<'a>(
-    standing: &Standing,
+fn partition_lines<'a>(
+    authority: &Authority,
     lines: &'a [(usize, ImportLine)],
-    known: &Known,
+    existing: &Existing,
     now: Timestamp,
 ) -> (Vec<&'a (usize, ImportLine)>, Vec<RefusedLine>) {
     let mut seen: HashMap<Digest, usize> = HashMap::with_capacity(lines.len());
@@ -325,7 +327,7 @@ fn sort_out<'a>(
     for entry @ (number, line) in lines {
         let problem = match seen.get(&line.digest) {
             Some(first) => Some(format!("the same token as in line {first}")),
-            None => decide_line(standing, line, known, now).err().map(|error| error.to_string()),
+            None => decide_line(authority, line, existing, now).err().map(|error| error.to_string()),
         };
         seen.entry(line.digest).or_insert(*number);
         match problem {
@@ -337,21 +339,21 @@ fn sort_out<'a>(
 }
 
 fn decide_line(
-    standing: &Standing,
+    authority: &Authority,
     line: &ImportLine,
-    known: &Known,
+    existing: &Existing,
     now: Timestamp,
 ) -> Result<TokenRecord, RegistryError> {
     let name = &line.new.user;
-    standing.check_makes_tokens_for(name)?;
-    let Some(Some(owner)) = known.users.get(name) else { return Err(RegistryError::NoSuchUser(name.clone())) };
-    if known.taken.contains(&line.digest) {
+    authority.check_makes_tokens_for(name)?;
+    let Some(Some(owner)) = existing.users.get(name) else { return Err(RegistryError::NoSuchUser(name.clone())) };
+    if existing.taken.contains(&line.digest) {
         return Err(RegistryError::DigestTaken(line.digest));
     }
-    if known.retired.contains(&line.digest) {
+    if existing.retired.contains(&line.digest) {
         return Err(RegistryError::DigestRetired(line.digest));
     }
-    decide_token(standing, &owner.record, &line.new, line.digest, line.hint.clone(), now)
+    decide_token(authority, &owner.record, &line.new, line.digest, line.hint.clone(), now)
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Revocations that the store lost, and that a sidecar remembered: they are committed again.
 
-use super::actor::Standing;
+use super::actor::Authority;
 use super::draft::Draft;
 use super::steps::CHUNK;
-use super::{Registry, RegistryError, Tries, now};
+use super::{Attempts, Registry, RegistryError, now};
 use crate::token::Digest;
 
 /// Who is recorded for such a revocation: whoever revoked the token before was forgotten along with it.
@@ -36,11 +36,11 @@ impl Registry {
 
     /// Revokes those of the tokens that are active.
     async fn revoke_again(&self, digests: &[Digest]) -> Result<usize, RegistryError> {
-        let (standing, mut tries) = (Standing::operator(ACTOR), Tries::new("revoking tokens again"));
+        let (authority, mut attempts) = (Authority::operator(ACTOR), Attempts::new("revoking tokens again"));
         loop {
-            tries.begin().await?;
+            attempts.begin().await?;
             let found = self.store.tokens_by_digest(digests).await?;
-            let mut draft = Draft::new(&standing, now());
+            let mut draft = Draft::new(&authority, now());
             let active = found.into_iter().flatten().filter(|token| token.record.is_active());
             let count = active.map(|token| draft.revoke(token, Some(REASON.to_owned()))).count();
             if self.commit(draft.into_batch()).await? {

@@ -10,14 +10,14 @@
 //! - So that these never come to it again, a stronger role first narrows all tokens to what the *present* one permits.
 //!   There is no mark that this is needed, and so none that could be lost: it is always looked at.
 //! - Becoming a Viewer revokes, and a Viewer may own usable tokens that were given to them. Which ones an interrupted
-//!   command left could not be told later, so here the tokens go first and the role changes with the last of them.
+//!   command left could not be determined later, so here the tokens go first and the role changes with the last of them.
 
 use std::ops::AddAssign;
 
-use super::actor::Standing;
+use super::actor::Authority;
 use super::draft::Draft;
 use super::users::decide_role;
-use super::{Outcome, Registry, RegistryError, Tries, now};
+use super::{Attempts, Outcome, Registry, RegistryError, now};
 use crate::store::{Pin, StateFilter, StoreError, TokenFilter, Versioned};
 use crate::token::{TokenRecord, UserId, UserRecord};
 
@@ -96,7 +96,7 @@ impl Registry {
     /// Tokens that come to the user between two steps may be left out: they are made by what the user's record says.
     pub(super) async fn in_steps(
         &self,
-        standing: &Standing,
+        authority: &Authority,
         user: &Versioned<UserRecord>,
         state: Option<StateFilter>,
         progress: &mut Progress,
@@ -104,18 +104,18 @@ impl Registry {
     ) -> Result<Outcome, RegistryError> {
         let filter = TokenFilter { owner: Some(user.record.id), state };
         let pin = self.pin_tokens_of(user.record.id).await?;
-        let (mut before, mut tries) = (None, Tries::new(progress.operation));
+        let (mut before, mut attempts) = (None, Attempts::new(progress.operation));
         loop {
-            tries.begin().await?;
+            attempts.begin().await?;
             let mut page = self.store.tokens(filter, before, CHUNK + 1).await?;
             let is_last = page.len() <= CHUNK;
             page.truncate(CHUNK);
             let next = page.last().map(|token| token.record.id);
-            let mut draft = Draft::new(standing, now());
+            let mut draft = Draft::new(authority, now());
             let counts = decide(&mut draft, page, is_last.then_some(pin));
             draft.require_user(user);
             match self.try_commit(draft.into_batch()).await? {
-                Outcome::Conflict if is_last || !self.are_unchanged(standing, user).await? => {
+                Outcome::Conflict if is_last || !self.are_unchanged(authority, user).await? => {
                     return Ok(Outcome::Conflict);
                 }
                 Outcome::Conflict => {}
@@ -124,7 +124,7 @@ impl Registry {
                     if is_last {
                         return Ok(outcome);
                     }
-                    (before, tries) = (next, Tries::new(progress.operation));
+                    (before, attempts) = (next, Attempts::new(progress.operation));
                 }
             }
         }
@@ -136,9 +136,9 @@ impl Registry {
     }
 
     /// Whether the records of this user and of the actor are those that were read.
-    async fn are_unchanged(&self, standing: &Standing, user: &Versioned<UserRecord>) -> Result<bool, StoreError> {
+    async fn are_unchanged(&self, authority: &Authority, user: &Versioned<UserRecord>) -> Result<bool, StoreError> {
         Ok(self.is_unchanged(user).await?
-            && match standing.user() {
+            && match authority.user() {
                 Some(actor) => self.is_unchanged(actor).await?,
                 None => true,
             })
@@ -152,11 +152,11 @@ impl Registry {
     /// Changes only the user. `None`: records changed meanwhile.
     pub(super) async fn change_user(
         &self,
-        standing: &Standing,
+        authority: &Authority,
         before: Versioned<UserRecord>,
         after: UserRecord,
     ) -> Result<Option<Versioned<UserRecord>>, RegistryError> {
-        let mut draft = Draft::new(standing, now());
+        let mut draft = Draft::new(authority, now());
         draft.update_user(before, after.clone());
         Ok(match self.try_commit(draft.into_batch()).await? {
             Outcome::Committed(committed) => Some(Versioned { record: after, version: committed.id }),
@@ -172,11 +172,12 @@ impl Registry {
         mut user: Versioned<UserRecord>,
         progress: &mut Progress,
     ) -> Result<(), RegistryError> {
-        let (standing, role, mut tries) = (Standing::operator(actor), user.record.role, Tries::new(progress.operation));
+        let (authority, role, mut attempts) =
+            (Authority::operator(actor), user.record.role, Attempts::new(progress.operation));
         loop {
-            tries.begin().await?;
+            attempts.begin().await?;
             let narrow = |draft: &mut Draft<'_>, tokens, _| decide_role(draft, &user, tokens, role, None);
-            if self.in_steps(&standing, &user, Some(UNREVOKED), progress, narrow).await? != Outcome::Conflict {
+            if self.in_steps(&authority, &user, Some(UNREVOKED), progress, narrow).await? != Outcome::Conflict {
                 return Ok(());
             }
             match self.store.user(user.record.id).await? {

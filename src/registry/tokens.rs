@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 
-use super::actor::Standing;
+use super::actor::Authority;
 use super::draft::Draft;
-use super::{Actor, PAGE, Registry, RegistryError, Tries, now};
+use super::{Actor, Attempts, PAGE, Registry, RegistryError, now};
 use crate::store::{StateFilter, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{
-    Digest, Event, HistoryEntry, PermissionSet, RawToken, Role, TokenId, TokenRecord, TokenState, UserRecord,
+    Digest, HistoryEntry, PermissionSet, RawToken, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord,
     UserStatus,
 };
 
@@ -74,17 +74,17 @@ impl Registry {
     /// When the owner is unknown, disabled or a Viewer, when the role has nothing of what was requested, when the
     /// expiry is in the past, when the description is invalid, and when the actor may not.
     pub async fn create_token(&self, actor: &Actor, new: NewToken) -> Result<Created, RegistryError> {
-        let mut tries = Tries::new("creating the token");
+        let mut attempts = Attempts::new("creating the token");
         loop {
-            tries.begin().await?;
-            let standing = self.standing(actor).await?;
-            standing.check_makes_tokens_for(&new.user)?;
-            let owner = self.find_user(&standing, &new.user).await?;
+            attempts.begin().await?;
+            let authority = self.authority(actor).await?;
+            authority.check_makes_tokens_for(&new.user)?;
+            let owner = self.find_user(&authority, &new.user).await?;
             let (now, token) = (now(), mint()?);
-            let record = decide_token(&standing, &owner.record, &new, token.digest(), token.hint(), now)?;
-            let mut draft = Draft::new(&standing, now);
+            let record = decide_token(&authority, &owner.record, &new, token.digest(), token.hint(), now)?;
+            let mut draft = Draft::new(&authority, now);
             draft.require_user(&owner);
-            draft.create_token(record.clone(), Event::Created);
+            draft.create_token(record.clone(), TokenEvent::Created);
             let committed = self.commit(draft.into_batch()).await;
             if committed.map_err(|error| error.of_creating(record.id))? {
                 return Ok(Created { record, owner: owner.record, token });
@@ -97,13 +97,13 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NoSuchTokens`], also if the actor may not see it.
     pub async fn token(&self, actor: &Actor, id: TokenId) -> Result<TokenDetails, RegistryError> {
-        let standing = self.standing(actor).await?;
-        let mut tries = Tries::new("reading the token");
+        let authority = self.authority(actor).await?;
+        let mut attempts = Attempts::new("reading the token");
         loop {
-            tries.begin().await?;
-            let record = self.find_tokens(&standing, &[id]).await?.swap_remove(0).record;
+            attempts.begin().await?;
+            let record = self.find_tokens(&authority, &[id]).await?.swap_remove(0).record;
             let history = self.store.history(id).await?;
-            // A user who was deleted between these reads took the token along; one more look tells.
+            // A user who was deleted between these reads took the token along; reading again shows it.
             if let Some(owner) = self.store.user(record.owner).await? {
                 return Ok(TokenDetails { record, owner: owner.record, history });
             }
@@ -123,19 +123,19 @@ impl Registry {
         before: Option<TokenId>,
         limit: usize,
     ) -> Result<Vec<(TokenRecord, UserRecord)>, RegistryError> {
-        let standing = self.standing(actor).await?;
+        let authority = self.authority(actor).await?;
         let asked = match user {
-            Some(name) => Some(self.find_user(&standing, name).await?.record.id),
+            Some(name) => Some(self.find_user(&authority, name).await?.record.id),
             None => None,
         };
-        let own = standing.user().map(|user| user.record.id);
-        let owner = if standing.sees_all_tokens() { asked } else { own };
-        if owner.is_some_and(|owner| !standing.sees_tokens_of(owner)) {
+        let own = authority.user().map(|user| user.record.id);
+        let owner = if authority.sees_all_tokens() { asked } else { own };
+        if owner.is_some_and(|owner| !authority.sees_tokens_of(owner)) {
             return Ok(Vec::new());
         }
-        let mut tries = Tries::new("listing the tokens");
+        let mut attempts = Attempts::new("listing the tokens");
         loop {
-            tries.begin().await?;
+            attempts.begin().await?;
             let filter = TokenFilter { owner, state: state.map(|state| state.at(now())) };
             let page = self.store.tokens(filter, before, limit).await?;
             let owners = self.users_by_id(page.iter().map(|token| token.record.owner)).await?;
@@ -153,7 +153,7 @@ impl Registry {
     /// Tokens by id, in the order asked for: all of them, each named once.
     pub(super) async fn find_tokens(
         &self,
-        standing: &Standing,
+        authority: &Authority,
         ids: &[TokenId],
     ) -> Result<Vec<Versioned<TokenRecord>>, RegistryError> {
         let mut seen = std::collections::HashSet::new();
@@ -166,7 +166,7 @@ impl Registry {
         for ids in ids.chunks(PAGE) {
             let found = self.store.tokens_by_id(ids).await?;
             for (id, token) in ids.iter().zip(found) {
-                match token.filter(|token| standing.sees_tokens_of(token.record.owner)) {
+                match token.filter(|token| authority.sees_tokens_of(token.record.owner)) {
                     Some(token) => tokens.push(token),
                     None => unknown.push(*id),
                 }
@@ -195,14 +195,14 @@ pub(super) fn mint() -> Result<RawToken, RegistryError> {
 
 /// The record of a new token, made or imported.
 pub(super) fn decide_token(
-    standing: &Standing,
+    authority: &Authority,
     owner: &UserRecord,
     new: &NewToken,
     digest: Digest,
     hint: String,
     now: Timestamp,
 ) -> Result<TokenRecord, RegistryError> {
-    standing.check_gives_tokens_to(owner)?;
+    authority.check_gives_tokens_to(owner)?;
     check_description(&new.description)?;
     if !owner.role.manages_tokens() {
         return Err(RegistryError::NoTokensForViewer(owner.name.clone()));
@@ -223,7 +223,7 @@ pub(super) fn decide_token(
         state: TokenState::Active,
         hint,
         created_at: now,
-        created_by: standing.name().to_owned(),
+        created_by: authority.name().to_owned(),
         expires_at,
     })
 }
@@ -243,7 +243,7 @@ fn permitted(name: &str, role: Role, requested: Requested) -> Result<PermissionS
 const MAX_DESCRIPTION: usize = 200;
 
 fn check_description(description: &str) -> Result<(), RegistryError> {
-    // A hint such as `tc-apiv1_...abc123` may stand there, a token may not.
+    // A hint such as `tc-apiv1_...abc123` may be there, a token may not.
     let is_secret = |rest: &str| rest.starts_with(|first: char| first.is_ascii_alphanumeric());
     let problem = if description.trim().is_empty() {
         "is empty"

@@ -2,14 +2,14 @@
 
 use jiff::Timestamp;
 
-use super::actor::Standing;
+use super::actor::Authority;
 use super::draft::Draft;
 use super::steps::{CHUNK, Counts, Progress, UNREVOKED};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
-use super::{Actor, Outcome, PAGE, Registry, RegistryError, Tries, now};
+use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, now};
 use crate::store::{Batch, Pin, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
-use crate::token::{Event, Role, TokenRecord, UserId, UserRecord, UserStatus};
+use crate::token::{Role, TokenEvent, TokenRecord, UserId, UserRecord, UserStatus};
 
 /// What a change of role did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,13 +49,13 @@ impl Registry {
     /// [`RegistryError::AlreadyInitialised`] if there is any user; of two at once, one succeeds.
     pub async fn init(&self, actor: &Actor, owner_name: &str) -> Result<Created, RegistryError> {
         check_name(owner_name)?;
-        let mut tries = Tries::new("setting the registry up");
+        let mut attempts = Attempts::new("setting the registry up");
         loop {
-            tries.begin().await?;
+            attempts.begin().await?;
             if !self.store.users(None, 1).await?.is_empty() {
                 return Err(RegistryError::AlreadyInitialised);
             }
-            let standing = self.standing(actor).await?;
+            let authority = self.authority(actor).await?;
             let (now, token) = (now(), mint()?);
             let owner = new_user(owner_name, Role::Owner, now);
             let new = NewToken {
@@ -64,11 +64,11 @@ impl Registry {
                 permissions: Requested::All,
                 expires_at: None,
             };
-            let record = decide_token(&standing, &owner, &new, token.digest(), token.hint(), now)?;
-            let mut draft = Draft::new(&standing, now);
+            let record = decide_token(&authority, &owner, &new, token.digest(), token.hint(), now)?;
+            let mut draft = Draft::new(&authority, now);
             draft.pin(Pin::NoUsers);
             draft.create_user(owner.clone());
-            draft.create_token(record.clone(), Event::Created);
+            draft.create_token(record.clone(), TokenEvent::Created);
             let committed = self.commit(draft.into_batch()).await;
             if committed.map_err(|error| error.of_creating(record.id))? {
                 return Ok(Created { record, owner, token });
@@ -81,15 +81,15 @@ impl Registry {
     /// # Errors
     /// For a name that is invalid or taken, for the role Owner, and when the actor may not.
     pub async fn add_user(&self, actor: &Actor, name: &str, role: Role) -> Result<UserRecord, RegistryError> {
-        let mut tries = Tries::new("adding the user");
+        let mut attempts = Attempts::new("adding the user");
         loop {
-            tries.begin().await?;
-            let standing = self.standing(actor).await?;
+            attempts.begin().await?;
+            let authority = self.authority(actor).await?;
             // The first user is the Owner. It can never be deleted, so once there is one this holds for good.
             if self.store.users(None, 1).await?.is_empty() {
                 return Err(RegistryError::NotInitialised);
             }
-            let (batch, user) = decide_user(&standing, name, role, now())?;
+            let (batch, user) = decide_user(&authority, name, role, now())?;
             if self.commit(batch).await? {
                 return Ok(user);
             }
@@ -101,8 +101,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NoSuchUser`], also if the actor may not see that user.
     pub async fn user(&self, actor: &Actor, name: &str) -> Result<UserRecord, RegistryError> {
-        let standing = self.standing(actor).await?;
-        Ok(self.find_user(&standing, name).await?.record)
+        let authority = self.authority(actor).await?;
+        Ok(self.find_user(&authority, name).await?.record)
     }
 
     /// Users, newest first, at most `limit` of those made before the user `before` (the last one of the page before).
@@ -115,7 +115,7 @@ impl Registry {
         before: Option<UserId>,
         limit: usize,
     ) -> Result<Vec<UserRecord>, RegistryError> {
-        self.standing(actor).await?.check_manages_users()?;
+        self.authority(actor).await?.check_manages_users()?;
         let users = self.store.users(before, limit).await?;
         Ok(users.into_iter().map(|user| user.record).collect())
     }
@@ -143,23 +143,23 @@ impl Registry {
         role: Role,
         progress: &mut Progress,
     ) -> Result<RoleChange, RegistryError> {
-        let mut tries = Tries::new(progress.operation);
+        let mut attempts = Attempts::new(progress.operation);
         loop {
-            tries.begin().await?;
-            let standing = self.standing(actor).await?;
-            standing.check_manages_users()?;
-            let user = self.find_user(&standing, name).await?;
-            check_role_change(&standing, &user.record, role)?;
+            attempts.begin().await?;
+            let authority = self.authority(actor).await?;
+            authority.check_manages_users()?;
+            let user = self.find_user(&authority, name).await?;
+            check_role_change(&authority, &user.record, role)?;
             let (before, after) = (user.record.role, UserRecord { role, ..user.record.clone() });
             let is_urgent = role < before && role.manages_tokens();
             if is_urgent && self.few_tokens_of(user.record.id, Some(UNREVOKED)).await?.is_none() {
-                let Some(user) = self.change_user(&standing, user, after.clone()).await? else { continue };
+                let Some(user) = self.change_user(&authority, user, after.clone()).await? else { continue };
                 progress.effect = Some(format!("{} is {role} now", after.name));
-                self.finish_narrowing(standing.name(), user, progress).await?;
+                self.finish_narrowing(authority.name(), user, progress).await?;
                 return Ok(RoleChange::new(before, after, progress));
             }
             let decide = |draft: &mut Draft<'_>, tokens, last| decide_role(draft, &user, tokens, role, last);
-            if self.in_steps(&standing, &user, Some(UNREVOKED), progress, decide).await? != Outcome::Conflict {
+            if self.in_steps(&authority, &user, Some(UNREVOKED), progress, decide).await? != Outcome::Conflict {
                 return Ok(RoleChange::new(before, after, progress));
             }
         }
@@ -170,13 +170,13 @@ impl Registry {
     /// # Errors
     /// For the Owner, for the actor's own user, and when the actor may not.
     pub async fn set_status(&self, actor: &Actor, name: &str, status: UserStatus) -> Result<UserRecord, RegistryError> {
-        let mut tries = Tries::new("changing the user");
+        let mut attempts = Attempts::new("changing the user");
         loop {
-            tries.begin().await?;
-            let standing = self.standing(actor).await?;
-            standing.check_manages_users()?;
-            let user = self.find_user(&standing, name).await?;
-            let (batch, after) = decide_status(&standing, user, status, now())?;
+            attempts.begin().await?;
+            let authority = self.authority(actor).await?;
+            authority.check_manages_users()?;
+            let user = self.find_user(&authority, name).await?;
+            let (batch, after) = decide_status(&authority, user, status, now())?;
             if self.commit(batch).await? {
                 return Ok(after);
             }
@@ -199,20 +199,20 @@ impl Registry {
     }
 
     async fn try_delete_user(&self, actor: &Actor, name: &str, progress: &mut Progress) -> Result<(), RegistryError> {
-        let mut tries = Tries::new(progress.operation);
+        let mut attempts = Attempts::new(progress.operation);
         loop {
-            tries.begin().await?;
-            let standing = self.standing(actor).await?;
-            standing.check_manages_users()?;
-            let user = self.find_user(&standing, name).await?;
-            check_deletable(&standing, &user.record)?;
+            attempts.begin().await?;
+            let authority = self.authority(actor).await?;
+            authority.check_manages_users()?;
+            let user = self.find_user(&authority, name).await?;
+            check_deletable(&authority, &user.record)?;
             let user = match self.few_tokens_of(user.record.id, None).await? {
                 Some(_) => user,
                 None => {
                     // A disabled user gets no more tokens.
                     let disabled = UserRecord { status: UserStatus::Disabled, ..user.record.clone() };
                     let changed = match user.record.status {
-                        UserStatus::Active => self.change_user(&standing, user, disabled).await?,
+                        UserStatus::Active => self.change_user(&authority, user, disabled).await?,
                         UserStatus::Disabled => Some(user),
                     };
                     let Some(user) = changed else { continue };
@@ -230,7 +230,7 @@ impl Registry {
                 }
                 Counts { deleted, ..Counts::default() }
             };
-            if self.in_steps(&standing, &user, None, progress, decide).await? != Outcome::Conflict {
+            if self.in_steps(&authority, &user, None, progress, decide).await? != Outcome::Conflict {
                 return Ok(());
             }
         }
@@ -259,39 +259,39 @@ impl Registry {
         to: &str,
         progress: &mut Progress,
     ) -> Result<Transfer, RegistryError> {
-        let mut tries = Tries::new(progress.operation);
+        let mut attempts = Attempts::new(progress.operation);
         loop {
-            tries.begin().await?;
-            let standing = self.standing(actor).await?;
-            standing.check_transfers_ownership()?;
-            let to = self.find_user(&standing, to).await?;
-            check_heir(&to.record)?;
+            attempts.begin().await?;
+            let authority = self.authority(actor).await?;
+            authority.check_transfers_ownership()?;
+            let to = self.find_user(&authority, to).await?;
+            check_new_owner(&to.record)?;
             let old = self.find_owner().await?;
             let pin = self.pin_tokens_of(old.record.id).await?;
             let tokens = self.few_tokens_of(old.record.id, Some(UNREVOKED)).await?;
-            let heirs = self.few_tokens_of(to.record.id, Some(UNREVOKED)).await?;
-            let few = tokens.zip(heirs).filter(|(tokens, heirs)| tokens.len() + heirs.len() <= CHUNK);
+            let gained = self.few_tokens_of(to.record.id, Some(UNREVOKED)).await?;
+            let few = tokens.zip(gained).filter(|(tokens, gained)| tokens.len() + gained.len() <= CHUNK);
             let few = few.map(|(tokens, _)| tokens);
             let after = UserRecord { role: Role::Administrator, ..old.record.clone() };
             let new = UserRecord { role: Role::Owner, ..to.record.clone() };
-            let decide = |draft: &mut Draft<'_>, heirs, last: Option<Pin>| {
-                let counts = decide_role(draft, &to, heirs, to.record.role, None);
+            let decide = |draft: &mut Draft<'_>, gained, last: Option<Pin>| {
+                let counts = decide_role(draft, &to, gained, to.record.role, None);
                 if last.is_some() {
                     decide_transfer(draft, &old, &to, few.clone().map(|tokens| (tokens, pin)));
                 }
                 counts
             };
-            let swapped = self.in_steps(&standing, &to, Some(UNREVOKED), progress, decide).await?;
+            let swapped = self.in_steps(&authority, &to, Some(UNREVOKED), progress, decide).await?;
             let Outcome::Committed(committed) = swapped else { continue };
             let narrowed = match few {
                 Some(tokens) => tokens.iter().filter(|token| exceeds(&token.record, after.role)).count(),
                 None => {
                     progress.effect =
                         Some(format!("{} is the owner now, and {} an administrator", new.name, after.name));
-                    let of_heir = progress.tokens.narrowed;
+                    let of_new_owner = progress.tokens.narrowed;
                     let old = Versioned { record: after.clone(), version: committed.id };
-                    self.finish_narrowing(standing.name(), old, progress).await?;
-                    progress.tokens.narrowed - of_heir
+                    self.finish_narrowing(authority.name(), old, progress).await?;
+                    progress.tokens.narrowed - of_new_owner
                 }
             };
             return Ok(Transfer { old: after, new, narrowed });
@@ -303,9 +303,9 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NoSuchUser`], also if the actor may not see that user.
     pub async fn count_tokens_of(&self, actor: &Actor, name: &str) -> Result<u64, RegistryError> {
-        let standing = self.standing(actor).await?;
-        let user = self.find_user(&standing, name).await?.record.id;
-        if !standing.sees_tokens_of(user) {
+        let authority = self.authority(actor).await?;
+        let user = self.find_user(&authority, name).await?.record.id;
+        if !authority.sees_tokens_of(user) {
             return Ok(0);
         }
         Ok(self.store.count_tokens(TokenFilter { owner: Some(user), state: None }).await?)
@@ -327,7 +327,7 @@ impl Registry {
     }
 }
 
-/// Names stand in headers, logs and shell commands as they are. One that begins like a token would be a token that
+/// Names appear in headers, logs and shell commands as they are. One that begins like a token would be a token that
 /// somebody pasted into the wrong place.
 pub(super) fn check_name(name: &str) -> Result<(), RegistryError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte);
@@ -343,33 +343,33 @@ fn new_user(name: &str, role: Role, now: Timestamp) -> UserRecord {
 }
 
 fn decide_user(
-    standing: &Standing,
+    authority: &Authority,
     name: &str,
     role: Role,
     now: Timestamp,
 ) -> Result<(Batch, UserRecord), RegistryError> {
-    standing.check_manages_users()?;
+    authority.check_manages_users()?;
     check_name(name)?;
     if role == Role::Owner {
         return Err(RegistryError::OneOwnerOnly);
     }
-    standing.check_manages(role)?;
+    authority.check_manages(role)?;
     let user = new_user(name, role, now);
-    let mut draft = Draft::new(standing, now);
+    let mut draft = Draft::new(authority, now);
     draft.create_user(user.clone());
     Ok((draft.into_batch(), user))
 }
 
-fn check_role_change(standing: &Standing, user: &UserRecord, role: Role) -> Result<(), RegistryError> {
-    standing.check_manages_users()?;
+fn check_role_change(authority: &Authority, user: &UserRecord, role: Role) -> Result<(), RegistryError> {
+    authority.check_manages_users()?;
     if user.role == Role::Owner {
         return Err(owner_is_fixed(user, "keeps that role until it is transferred"));
     }
     if role == Role::Owner {
         return Err(RegistryError::OneOwnerOnly);
     }
-    standing.check_manages(user.role)?;
-    standing.check_manages(role)
+    authority.check_manages(user.role)?;
+    authority.check_manages(role)
 }
 
 /// What a new role does to some of a user's tokens and, with the last of them, to the user. Even a stronger one takes from
@@ -402,7 +402,7 @@ pub(super) fn decide_role(
 }
 
 fn decide_status(
-    standing: &Standing,
+    authority: &Authority,
     user: Versioned<UserRecord>,
     status: UserStatus,
     now: Timestamp,
@@ -411,30 +411,30 @@ fn decide_status(
         if user.record.role == Role::Owner {
             return Err(owner_is_fixed(&user.record, "cannot be disabled"));
         }
-        if standing.is(user.record.id) {
-            return Err(RegistryError::Oneself { name: user.record.name, action: "disable" });
+        if authority.is(user.record.id) {
+            return Err(RegistryError::OwnUser { name: user.record.name, action: "disable" });
         }
     }
-    standing.check_manages(user.record.role)?;
+    authority.check_manages(user.record.role)?;
     let after = UserRecord { status, ..user.record.clone() };
-    let mut draft = Draft::new(standing, now);
+    let mut draft = Draft::new(authority, now);
     if after != user.record {
         draft.update_user(user, after.clone());
     }
     Ok((draft.into_batch(), after))
 }
 
-fn check_deletable(standing: &Standing, user: &UserRecord) -> Result<(), RegistryError> {
+fn check_deletable(authority: &Authority, user: &UserRecord) -> Result<(), RegistryError> {
     if user.role == Role::Owner {
         return Err(owner_is_fixed(user, "cannot be deleted"));
     }
-    if standing.is(user.id) {
-        return Err(RegistryError::Oneself { name: user.name.clone(), action: "delete" });
+    if authority.is(user.id) {
+        return Err(RegistryError::OwnUser { name: user.name.clone(), action: "delete" });
     }
-    standing.check_manages(user.role)
+    authority.check_manages(user.role)
 }
 
-fn check_heir(to: &UserRecord) -> Result<(), RegistryError> {
+fn check_new_owner(to: &UserRecord) -> Result<(), RegistryError> {
     if to.role != Role::Administrator {
         return Err(RegistryError::NotAnAdministrator { name: to.name.clone(), role: to.role });
     }

@@ -122,7 +122,7 @@ mod tests {
 
     use super::super::draft::samples::{at, token, user};
     use super::*;
-    use crate::token::Event;
+    use crate::token::TokenEvent;
 
     #[test]
     fn an_active_token_has_every_field_and_no_secret() {
@@ -144,7 +144,7 @@ mod tests {
         let anna = user("anna", Role::Owner);
         let mut record = token(7, &anna, PermissionSet::EMPTY).record;
         record.state = TokenState::Revoked { at: at(5), by: "cli:root".to_owned() };
-        let entry = HistoryEntry { at: at(5), by: "cli:root".to_owned(), event: Event::Revoked { reason: None } };
+        let entry = HistoryEntry { at: at(5), by: "cli:root".to_owned(), event: TokenEvent::Revoked { reason: None } };
         let details = TokenDetails { record, owner: anna.record, history: vec![entry] };
         let view = serde_json::to_value(TokenView::of_details(&details, at(6))).expect("serializes");
         assert_eq!(view["state"], "revoked");

@@ -1,6 +1,6 @@
 //! What a replica knows: of each usable token its [`Grant`], of each user the [`Owner`].
 //!
-//! The owner's role and status stand beside the grants, not in them: disabling a user, or changing a role, is one
+//! The owner's role and status are beside the grants, not in them: disabling a user, or changing a role, is one
 //! change for all of that user's tokens at once, however many there are.
 
 use super::{Digest, PermissionSet, Role, TokenId, UserId};
@@ -34,7 +34,7 @@ pub struct Owner {
 #[error("damaged {0}")]
 pub struct Damaged(pub &'static str);
 
-/// Stands for "never expires" in the encoding.
+/// Means "never expires" in the encoding.
 const NEVER: i64 = i64::MAX;
 
 impl Grant {
@@ -84,7 +84,7 @@ impl Grant {
     /// This grant's part of the checksum, under its digest.
     #[must_use]
     pub fn fingerprint(&self, digest: &Digest) -> u64 {
-        // Half of the digest tells tokens apart as well as all of it, and leaves SHA-256 with one block instead of two:
+        // Half of the digest distinguishes tokens as well as all of it, and leaves SHA-256 with one block instead of two:
         // this is done for every token of a snapshot or a bulk command.
         // An upper half that is empty is left out, so that the checksums of before it was there hold on.
         let encoded = self.encode();

@@ -174,7 +174,7 @@ impl<'de> Deserialize<'de> for Permission {
 
 /// A set of permissions, as bits.
 ///
-/// Bits that this version has no permission for are kept, and permit nothing: a later version wrote them, shares the
+/// Bits that this version has no permission for are retained, and permit nothing: a later version wrote them, shares the
 /// registry with this one, and counts them in the checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PermissionSet(u128);

@@ -1,4 +1,4 @@
-//! The secret itself, and the only form of it that is kept: its SHA-256.
+//! The secret itself, and the only form of it that is stored: its SHA-256.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,7 +22,7 @@ pub const HINT_LENGTH: usize = 6;
 
 /// A raw token: `tc-apiv1_` and a secret. It zeroes itself, and prints as its hint.
 ///
-/// Nothing keeps one: it lives from where it is created or read to where its [`Digest`] is taken.
+/// It is stored nowhere: it lives from where it is created or read to where its [`Digest`] is taken.
 #[derive(Clone)]
 pub struct RawToken(Zeroizing<String>);
 
@@ -121,7 +121,7 @@ pub struct Digest([u8; 32]);
 pub struct InvalidDigest;
 
 impl Digest {
-    /// Takes the digest of a token as it stands in a request, without copying it.
+    /// Takes the digest of a token as it is in a request, without copying it.
     #[must_use]
     pub fn of(token: &[u8]) -> Self {
         let mut hasher = Sha256::new();

@@ -1,4 +1,4 @@
-//! What the registry keeps: users, tokens and what happened to each token.
+//! What the registry stores: users, tokens and what happened to each token.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 use crate::words::words;
 
-/// A token as the registry keeps it. The raw token is not here, and nowhere else either.
+/// A token as the registry stores it. The raw token is not here, and nowhere else either.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRecord {
     /// Its id.
@@ -38,7 +38,7 @@ pub struct TokenRecord {
 pub enum TokenState {
     /// Usable, unless expired or its owner is disabled.
     Active,
-    /// Refused for good; kept for the audit.
+    /// Refused for good; the record is retained for the audit.
     Revoked {
         /// When.
         at: Timestamp,
@@ -72,12 +72,12 @@ impl TokenRecord {
     }
 }
 
-/// A user as the registry keeps it.
+/// A user as the registry stores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserRecord {
     /// Its id.
     pub id: UserId,
-    /// Its name, unique among users: 1 to 64 of `A-Z a-z 0-9 . _ @ + -`, so that it can stand in a header.
+    /// Its name, unique among users: 1 to 64 of `A-Z a-z 0-9 . _ @ + -`, so that a header can have it.
     pub name: String,
     /// What it may do.
     pub role: Role,
@@ -116,13 +116,13 @@ pub struct HistoryEntry {
     pub by: String,
     /// What.
     #[serde(flatten)]
-    pub event: Event,
+    pub event: TokenEvent,
 }
 
 /// What can happen to a token that stays on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
-pub enum Event {
+pub enum TokenEvent {
     /// Made here.
     Created,
     /// Brought from elsewhere.

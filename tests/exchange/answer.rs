@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::case::{Case, chunked, reply_like};
-use super::judge::{Quality, Told};
+use super::judge::{Expected, Quality};
 use super::random::Random;
 
 /// An answer that was thought out.
@@ -14,9 +14,9 @@ pub(crate) struct Answer {
     /// What is sent in one piece.
     pub(crate) joint: Option<Range<usize>>,
     /// Nothing, if it has no head that could be passed on.
-    pub(crate) told: Option<Told>,
+    pub(crate) expected: Option<Expected>,
     /// What else is in `bytes`.
-    pub(crate) stray: Option<Told>,
+    pub(crate) stray: Option<Expected>,
     pub(crate) then: Then,
 }
 
@@ -37,7 +37,7 @@ pub(crate) enum Then {
 /// A reply to nobody.
 pub(crate) struct Stray {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) told: Told,
+    pub(crate) expected: Expected,
 }
 
 /// How the end of a reply is told.
@@ -103,8 +103,9 @@ impl Answer {
             if matches!(kind, "a second reply behind it" | "a length too short") { length.min(4000) } else { length };
         let framing = if kind == "broken chunks" { Framing::Chunked } else { framing };
         let empty = case.method == "HEAD" || matches!(status, 204 | 304);
-        let told = Told { case: case.number, key: key.to_owned(), status, length, quality: Quality::Whole, sent: None };
-        let mut plan = Plan { told, framing, empty, interim: interim(case, random), random };
+        let expected =
+            Expected { case: case.number, key: key.to_owned(), status, length, quality: Quality::Whole, sent: None };
+        let mut plan = Plan { expected, framing, empty, interim: interim(case, random), random };
         plan.make(kind)
     }
 }
@@ -121,7 +122,7 @@ fn interim(case: &Case, random: &mut Random) -> Vec<u8> {
 
 /// A reply that is being made.
 struct Plan<'a> {
-    told: Told,
+    expected: Expected,
     framing: Framing,
     /// There is no body, whatever the head says.
     empty: bool,
@@ -132,8 +133,14 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn make(&mut self, kind: &'static str) -> Answer {
         let bytes = self.whole();
-        let mut answer =
-            Answer { kind, joint: None, told: Some(self.told.clone()), stray: None, then: self.afterwards(), bytes };
+        let mut answer = Answer {
+            kind,
+            joint: None,
+            expected: Some(self.expected.clone()),
+            stray: None,
+            then: self.afterwards(),
+            bytes,
+        };
         match kind {
             "as it should be" => {}
             "closed without a word" => answer.says_nothing(b"", Then::Close),
@@ -156,11 +163,11 @@ impl Plan<'_> {
             }
             "cut, and closed" | "cut, and reset" | "cut, and nothing more" => self.cut(&mut answer),
             "a length too long, and closed" if !self.empty => {
-                let more = self.told.length + 1 + self.random.below(500);
+                let more = self.expected.length + 1 + self.random.below(500);
                 answer.bytes = [self.head(&format!("Content-Length: {more}\r\n")), self.body()].concat();
                 self.spoil(&mut answer, Then::Close);
             }
-            "a length too short" if !self.empty && self.told.length > 1 => self.short(&mut answer),
+            "a length too short" if !self.empty && self.expected.length > 1 => self.short(&mut answer),
             "broken chunks" if !self.empty => {
                 let mut bytes = self.head("Transfer-Encoding: chunked\r\n");
                 bytes.extend_from_slice(&chunked(&self.body(), self.random));
@@ -177,11 +184,11 @@ impl Plan<'_> {
     }
 
     fn body(&self) -> Vec<u8> {
-        reply_like(&self.told.key, self.told.length)
+        reply_like(&self.expected.key, self.expected.length)
     }
 
     fn head(&self, fields: &str) -> Vec<u8> {
-        let Told { key, status, .. } = &self.told;
+        let Expected { key, status, .. } = &self.expected;
         let version = matches!(self.framing, Framing::Http10Length | Framing::Http10Close);
         let version = if version { "1.0" } else { "1.1" };
         let head =
@@ -191,10 +198,10 @@ impl Plan<'_> {
 
     /// All of it.
     fn whole(&mut self) -> Vec<u8> {
-        let length = format!("Content-Length: {}\r\n", self.told.length);
+        let length = format!("Content-Length: {}\r\n", self.expected.length);
         let fields = match self.framing {
             // RFC 9110 section 8.6: not with 204.
-            _ if self.told.status == 204 => "",
+            _ if self.expected.status == 204 => "",
             Framing::Length | Framing::Http10Length => &length,
             Framing::Chunked => "Transfer-Encoding: chunked\r\n",
             Framing::Close | Framing::Http10Close => "",
@@ -223,8 +230,8 @@ impl Plan<'_> {
     }
 
     fn spoil(&mut self, answer: &mut Answer, then: Then) {
-        self.told.quality = Quality::Broken;
-        answer.told = Some(self.told.clone());
+        self.expected.quality = Quality::Broken;
+        answer.expected = Some(self.expected.clone());
         answer.then = then;
     }
 
@@ -237,7 +244,7 @@ impl Plan<'_> {
             _ => Then::Hang,
         };
         let whole = answer.bytes.len();
-        let head = answer.bytes.len().saturating_sub(if self.empty { 0 } else { self.told.length });
+        let head = answer.bytes.len().saturating_sub(if self.empty { 0 } else { self.expected.length });
         let cut = if self.random.percent(40) { self.random.below(head + 1) } else { self.random.below(whole) };
         let cut = cut.min(whole.saturating_sub(1));
         answer.bytes.truncate(cut);
@@ -245,23 +252,23 @@ impl Plan<'_> {
         self.spoil(answer, then());
         if by_close && !self.empty && kind == "cut, and closed" && cut >= head {
             // Nobody could tell: it is a shorter reply.
-            self.told.length = cut - head;
-            self.told.quality = Quality::Whole;
-            answer.told = Some(self.told.clone());
+            self.expected.length = cut - head;
+            self.expected.quality = Quality::Whole;
+            answer.expected = Some(self.expected.clone());
         }
     }
 
     /// The rest of the body is behind the reply's end.
     fn short(&mut self, answer: &mut Answer) {
         let body = self.body();
-        let said = self.random.below(self.told.length);
+        let said = self.random.below(self.expected.length);
         let mut bytes = self.head(&format!("Content-Length: {said}\r\n"));
         let end = bytes.len() + said;
         bytes.extend_from_slice(&body);
         answer.joint = Some(end.saturating_sub(80)..bytes.len());
         answer.bytes = bytes;
-        self.told.length = said;
-        answer.told = Some(self.told.clone());
+        self.expected.length = said;
+        answer.expected = Some(self.expected.clone());
         answer.then = Then::Poisoned;
     }
 
@@ -270,15 +277,15 @@ impl Plan<'_> {
         let end = answer.bytes.len();
         answer.bytes.extend_from_slice(&stray.bytes);
         answer.joint = Some(end.saturating_sub(80)..answer.bytes.len());
-        answer.stray = Some(stray.told);
+        answer.stray = Some(stray.expected);
         answer.then = Then::Poisoned;
     }
 
     fn stray(&mut self, quality: Quality) -> Stray {
-        let (key, length) = (format!("stray-{}", self.told.key), self.random.below(500));
-        let told = Told { key: key.clone(), status: 200, length, quality, ..self.told.clone() };
+        let (key, length) = (format!("stray-{}", self.expected.key), self.random.below(500));
+        let expected = Expected { key: key.clone(), status: 200, length, quality, ..self.expected.clone() };
         let head = format!("HTTP/1.1 200 Word\r\nX-Reply: {key}\r\nContent-Length: {length}\r\n\r\n");
-        Stray { bytes: [head.as_bytes(), &reply_like(&key, length)].concat(), told }
+        Stray { bytes: [head.as_bytes(), &reply_like(&key, length)].concat(), expected }
     }
 }
 
@@ -286,7 +293,7 @@ impl Answer {
     /// There is no reply in it.
     fn says_nothing(&mut self, bytes: &[u8], then: Then) {
         self.bytes = bytes.to_vec();
-        self.told = None;
+        self.expected = None;
         self.then = then;
     }
 }

@@ -13,7 +13,7 @@ use super::PATIENCE;
 use super::case::Case;
 use super::judge::{Got, Judge};
 use super::random::Random;
-use super::wire::{Body, End, Head, Inbox, MetReset, Outbox, Pieces, Stop};
+use super::wire::{Body, End, Head, Inbox, MetReset, Outbox, Pieces, WireError};
 
 /// How a client ends what it sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -226,7 +226,7 @@ impl Receiver<'_> {
             }
         }
         if framing == Body::Unsaid && !empty && *self.met_reset.lock().unwrap_or_else(PoisonError::into_inner) {
-            self.stopped(case, Some(&got), Stop::End(End::Reset));
+            self.stopped(case, Some(&got), WireError::End(End::Reset));
             return false;
         }
         got.whole = true;
@@ -248,10 +248,12 @@ impl Receiver<'_> {
         }
     }
 
-    fn stopped(&self, case: &Case, got: Option<&Got>, stop: Stop) {
+    fn stopped(&self, case: &Case, got: Option<&Got>, stop: WireError) {
         match stop {
-            Stop::Bad(problem) => self.judge.find(self.name, &[case.number], format!("no HTTP: {problem}, {got:?}")),
-            Stop::End(end) => {
+            WireError::Bad(problem) => {
+                self.judge.find(self.name, &[case.number], format!("no HTTP: {problem}, {got:?}"))
+            }
+            WireError::End(end) => {
                 if let Some(got) = got {
                     self.judge.gets(self.name, case, got);
                 }

@@ -1,4 +1,4 @@
-//! Who may see what. Clients and upstreams tell it what they sent and what they got; it knows nothing of how the sidecar
+//! Who may see what. Clients and upstreams report what they sent and what they got; it knows nothing of how the sidecar
 //! works.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -11,8 +11,8 @@ use super::case::{Bearer, Case, reply_like};
 use super::sidecar::Tokens;
 use super::wire::{Body, Head};
 
-/// Events that are kept for a finding's history.
-const KEPT: usize = 50_000;
+/// Lines of history retained for findings.
+const MAX_LINES: usize = 50_000;
 
 /// How a reply's bytes stand to what they promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) enum Quality {
 
 /// A reply as an upstream meant it.
 #[derive(Debug, Clone)]
-pub(crate) struct Told {
+pub(crate) struct Expected {
     pub(crate) case: u64,
     pub(crate) key: String,
     pub(crate) status: u16,
@@ -61,9 +61,9 @@ pub(crate) struct Judge {
 #[derive(Default)]
 struct State {
     cases: HashMap<u64, Known>,
-    told: HashMap<String, Told>,
+    expected: HashMap<String, Expected>,
     counts: BTreeMap<String, u64>,
-    events: VecDeque<Event>,
+    events: VecDeque<HistoryLine>,
     finding: Option<Finding>,
 }
 
@@ -73,7 +73,7 @@ struct Known {
     arrivals: usize,
 }
 
-struct Event {
+struct HistoryLine {
     at: Duration,
     connection: String,
     case: Option<u64>,
@@ -102,9 +102,10 @@ impl Judge {
 
     /// Adds to the history.
     pub(crate) fn note(&self, connection: &str, case: Option<u64>, text: impl Into<String>) {
-        let event = Event { at: self.begun.elapsed(), connection: connection.to_owned(), case, text: text.into() };
+        let event =
+            HistoryLine { at: self.begun.elapsed(), connection: connection.to_owned(), case, text: text.into() };
         let mut state = self.state();
-        if state.events.len() == KEPT {
+        if state.events.len() == MAX_LINES {
             state.events.pop_front();
         }
         state.events.push_back(event);
@@ -193,19 +194,19 @@ impl Judge {
     }
 
     /// An upstream is about to send this reply.
-    pub(crate) fn tells(&self, connection: &str, told: Told) {
+    pub(crate) fn expects(&self, connection: &str, expected: Expected) {
         self.note(
             connection,
-            Some(told.case),
-            format!("answers {} {} {:?}, body {}", told.key, told.status, told.quality, told.length),
+            Some(expected.case),
+            format!("answers {} {} {:?}, body {}", expected.key, expected.status, expected.quality, expected.length),
         );
-        self.state().told.insert(told.key.clone(), told);
+        self.state().expected.insert(expected.key.clone(), expected);
     }
 
     /// It was sent now.
-    pub(crate) fn told(&self, key: &str) {
-        if let Some(told) = self.state().told.get_mut(key) {
-            told.sent = Some(Instant::now());
+    pub(crate) fn answered(&self, key: &str) {
+        if let Some(expected) = self.state().expected.get_mut(key) {
+            expected.sent = Some(Instant::now());
         }
     }
 
@@ -238,29 +239,30 @@ impl Judge {
             return check_refusal(case, got).map_err(|problem| (problem, None));
         };
         let state = self.state();
-        let (told, known) = (state.told.get(key).cloned(), state.cases.get(&case.number).map(|known| known.begun));
+        let (expected, known) =
+            (state.expected.get(key).cloned(), state.cases.get(&case.number).map(|known| known.begun));
         drop(state);
-        let Some(told) = told else { return bare("a reply that no upstream made") };
-        let wrong = |problem: &str| Err((problem.to_owned(), Some(told.case)));
+        let Some(expected) = expected else { return bare("a reply that no upstream made") };
+        let wrong = |problem: &str| Err((problem.to_owned(), Some(expected.case)));
         if case.user().is_none() {
             return wrong("a reply to a token that is not good for it");
         }
-        match told.quality {
+        match expected.quality {
             Quality::Glued => return wrong("bytes behind another reply were taken for one"),
-            // Sent before anything was asked: who is asked next cannot have missed it. Otherwise nobody can tell.
-            Quality::Late if told.sent.zip(known).is_some_and(|(sent, begun)| sent < begun) => {
+            // Sent before anything was asked: who is asked next cannot have missed it. Otherwise nobody can know.
+            Quality::Late if expected.sent.zip(known).is_some_and(|(sent, begun)| sent < begun) => {
                 return wrong("bytes that were there before the request were taken for its reply");
             }
             Quality::Late => return Ok("taken for a reply, undetectably".to_owned()),
-            _ if told.case != case.number => return wrong("somebody else's reply"),
+            _ if expected.case != case.number => return wrong("somebody else's reply"),
             Quality::Broken if got.whole => return wrong("a broken reply looks whole"),
             Quality::Whole | Quality::Broken => {}
         }
-        if got.status != told.status {
+        if got.status != expected.status {
             return wrong("another status than the upstream's");
         }
-        let empty = case.method == "HEAD" || matches!(told.status, 204 | 304);
-        let body = reply_like(key, if empty { 0 } else { told.length });
+        let empty = case.method == "HEAD" || matches!(expected.status, 204 | 304);
+        let body = reply_like(key, if empty { 0 } else { expected.length });
         match got.whole {
             true if got.body != body => wrong("another body than the upstream's"),
             false if !body.starts_with(&got.body) => wrong("a part that is no part of the upstream's body"),
@@ -283,11 +285,11 @@ impl Judge {
         // Where these requests went, too.
         let related = state.events.iter().filter(|event| event.case.is_some_and(|case| cases.contains(&case)));
         connections.extend(related.map(|event| event.connection.clone()));
-        let on = |event: &&Event| connections.contains(&event.connection);
+        let on = |event: &&HistoryLine| connections.contains(&event.connection);
         cases.extend(state.events.iter().filter(on).filter_map(|event| event.case));
-        let told = |event: &&Event| on(event) || event.case.is_some_and(|case| cases.contains(&case));
+        let is_shown = |event: &&HistoryLine| on(event) || event.case.is_some_and(|case| cases.contains(&case));
         let mut text = format!("FINDING after {:.3?}: {}\nhistory:\n", finding.at, finding.text);
-        for Event { at, connection, case, text: what } in state.events.iter().filter(told) {
+        for HistoryLine { at, connection, case, text: what } in state.events.iter().filter(is_shown) {
             let case = case.map(|case| format!(" case {case}")).unwrap_or_default();
             text += &format!("  {:10.4} {connection}{case}: {what}\n", at.as_secs_f64());
         }

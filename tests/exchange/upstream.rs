@@ -17,7 +17,7 @@ use super::answer::{Answer, Then};
 use super::case::Case;
 use super::judge::Judge;
 use super::random::Random;
-use super::wire::{Body, End, Inbox, Outbox, Pieces, Stop};
+use super::wire::{Body, End, Inbox, Outbox, Pieces, WireError};
 
 /// So small that a body does not fit into what the kernel holds, where an upstream does not read it. Both matter: how much the
 /// sidecar's side holds follows from the size of a segment. Together they are some 70 KB.
@@ -97,9 +97,9 @@ impl Connection {
             match self.exchange().await {
                 Ok(true) => {}
                 Ok(false) => break "closed by the upstream".to_owned(),
-                Err(Stop::End(End::Clean)) => break "closed by the sidecar".to_owned(),
-                Err(Stop::End(End::Reset)) => break "reset".to_owned(),
-                Err(Stop::Bad(problem)) => {
+                Err(WireError::End(End::Clean)) => break "closed by the sidecar".to_owned(),
+                Err(WireError::End(End::Reset)) => break "reset".to_owned(),
+                Err(WireError::Bad(problem)) => {
                     self.judge.find(&self.name, &[], format!("the upstream got what is no HTTP: {problem}"));
                     break problem;
                 }
@@ -109,7 +109,7 @@ impl Connection {
     }
 
     /// One request and what is done about it. Whether there may be another.
-    async fn exchange(&mut self) -> Result<bool, Stop> {
+    async fn exchange(&mut self) -> Result<bool, WireError> {
         let Some(mut arriving) = self.head().await? else { return Ok(false) };
         self.answers += 1;
         let number = arriving.case.number;
@@ -134,11 +134,11 @@ impl Connection {
         let answer = Answer::random(&key, &arriving.case, &mut random);
         self.judge.count(&format!("answer: {}", answer.kind));
         self.judge.note(&self.name, Some(number), format!("read {} of the body; {}", arriving.received, answer.kind));
-        if let Some(told) = answer.told.clone() {
-            self.judge.tells(&self.name, told);
+        if let Some(expected) = answer.expected.clone() {
+            self.judge.expects(&self.name, expected);
         }
         if let Some(stray) = answer.stray.clone() {
-            self.judge.tells(&self.name, stray);
+            self.judge.expects(&self.name, stray);
         }
         self.write(&answer.bytes, answer.joint.as_ref(), &mut random).await?;
         match answer.then {
@@ -164,9 +164,9 @@ impl Connection {
                 // While it is idle, as far as can be told from here.
                 let idle = timeout(Duration::ZERO, self.inbox.fill()).await.is_err();
                 if idle && arriving.complete && self.inbox.unread().is_empty() {
-                    self.judge.tells(&self.name, stray.told.clone());
+                    self.judge.expects(&self.name, stray.expected.clone());
                     self.write(&stray.bytes, None, &mut random).await?;
-                    self.judge.told(&stray.told.key);
+                    self.judge.answered(&stray.expected.key);
                 }
                 return self.poisoned(arriving).await;
             }
@@ -180,7 +180,7 @@ impl Connection {
     }
 
     /// What comes is looked at, and not answered: nobody could tell whose answer it is.
-    async fn poisoned(&mut self, mut arriving: Arriving) -> Result<bool, Stop> {
+    async fn poisoned(&mut self, mut arriving: Arriving) -> Result<bool, WireError> {
         let read = timeout(Duration::from_secs(2), async {
             self.body(&mut arriving, usize::MAX).await?;
             while let Some(mut arriving) = self.head().await? {
@@ -191,10 +191,10 @@ impl Connection {
         read.await.unwrap_or(Ok(false))
     }
 
-    async fn head(&mut self) -> Result<Option<Arriving>, Stop> {
+    async fn head(&mut self) -> Result<Option<Arriving>, WireError> {
         let head = self.inbox.head().await?;
         let Some(case) = self.judge.arrives(&self.name, &head) else { return Ok(None) };
-        let framing = match head.body().map_err(Stop::Bad)? {
+        let framing = match head.body().map_err(WireError::Bad)? {
             // A request without a word about its body has none (RFC 9112 section 6.3).
             Body::Unsaid => Body::Length(0),
             framing => framing,
@@ -208,7 +208,7 @@ impl Connection {
     }
 
     /// Reads the body until there are so many bytes of it, and compares each.
-    async fn body(&mut self, arriving: &mut Arriving, until: usize) -> Result<(), Stop> {
+    async fn body(&mut self, arriving: &mut Arriving, until: usize) -> Result<(), WireError> {
         while !arriving.complete && arriving.received < until {
             let Some(data) = arriving.pieces.next(&mut self.inbox).await? else {
                 arriving.complete = true;
@@ -225,7 +225,7 @@ impl Connection {
                     arriving.body.len()
                 );
                 self.judge.find(&self.name, &[number], text);
-                return Err(Stop::End(End::Clean));
+                return Err(WireError::End(End::Clean));
             }
             arriving.received += data.len();
         }
@@ -243,7 +243,7 @@ impl Connection {
     }
 
     /// What of the request was not read before the answer: at once, late, or not at all.
-    async fn rest(&mut self, arriving: &mut Arriving, random: &mut Random) -> Result<(), Stop> {
+    async fn rest(&mut self, arriving: &mut Arriving, random: &mut Random) -> Result<(), WireError> {
         if arriving.complete {
             return Ok(());
         }
@@ -259,7 +259,12 @@ impl Connection {
     }
 
     /// In pieces that end at random places, but `joint` is one.
-    async fn write(&mut self, bytes: &[u8], joint: Option<&Range<usize>>, random: &mut Random) -> Result<(), Stop> {
+    async fn write(
+        &mut self,
+        bytes: &[u8],
+        joint: Option<&Range<usize>>,
+        random: &mut Random,
+    ) -> Result<(), WireError> {
         let mut at = 0;
         let whole = random.percent(50);
         while at < bytes.len() {
@@ -271,7 +276,7 @@ impl Connection {
                     end = end.max(joint.end);
                 }
             }
-            self.outbox.write(&bytes[at..end]).await.map_err(|_| Stop::End(End::Reset))?;
+            self.outbox.write(&bytes[at..end]).await.map_err(|_| WireError::End(End::Reset))?;
             at = end;
             if at < bytes.len() && random.percent(40) {
                 sleep(random.time(0, 10)).await;

@@ -73,7 +73,7 @@ impl Drop for Outbox {
 
 /// What ends the reading of a message.
 #[derive(Debug)]
-pub(crate) enum Stop {
+pub(crate) enum WireError {
     /// The other side closed, in this way.
     End(End),
     /// It is no HTTP.
@@ -142,29 +142,29 @@ impl<R: AsyncRead + Unpin> Inbox<R> {
     }
 
     /// Waits for more.
-    pub(crate) async fn fill(&mut self) -> Result<(), Stop> {
+    pub(crate) async fn fill(&mut self) -> Result<(), WireError> {
         self.received.drain(..std::mem::take(&mut self.start));
         self.received.reserve(8 * 1024);
         match self.stream.read_buf(&mut self.received).await {
-            Ok(0) => Err(Stop::End(End::Clean)),
+            Ok(0) => Err(WireError::End(End::Clean)),
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Stop::End(End::Reset)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(WireError::End(End::Reset)),
             // Of a socket that is reset already.
-            Err(_) => Err(Stop::End(End::Reset)),
+            Err(_) => Err(WireError::End(End::Reset)),
         }
     }
 
     /// Reads until the connection ends.
     pub(crate) async fn end(&mut self) -> End {
         loop {
-            if let Err(Stop::End(end)) = self.fill().await {
+            if let Err(WireError::End(end)) = self.fill().await {
                 return end;
             }
         }
     }
 
     /// The next head.
-    pub(crate) async fn head(&mut self) -> Result<Head, Stop> {
+    pub(crate) async fn head(&mut self) -> Result<Head, WireError> {
         let mut line = self.line().await?;
         let mut head = Head { line: std::mem::take(&mut line), fields: Vec::new() };
         loop {
@@ -172,18 +172,20 @@ impl<R: AsyncRead + Unpin> Inbox<R> {
             if line.is_empty() {
                 return Ok(head);
             }
-            let Some((name, value)) = line.split_once(':') else { return Err(Stop::Bad(format!("a field {line:?}"))) };
+            let Some((name, value)) = line.split_once(':') else {
+                return Err(WireError::Bad(format!("a field {line:?}")));
+            };
             let is_token =
                 !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
             if !is_token {
-                return Err(Stop::Bad(format!("a field {line:?}")));
+                return Err(WireError::Bad(format!("a field {line:?}")));
             }
             head.fields.push((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()));
         }
     }
 
     /// At most so many bytes, at least one.
-    pub(crate) async fn data(&mut self, most: usize) -> Result<Vec<u8>, Stop> {
+    pub(crate) async fn data(&mut self, most: usize) -> Result<Vec<u8>, WireError> {
         if self.unread().is_empty() {
             self.fill().await?;
         }
@@ -193,7 +195,7 @@ impl<R: AsyncRead + Unpin> Inbox<R> {
     }
 
     /// A line, which ends with CR LF.
-    pub(crate) async fn line(&mut self) -> Result<String, Stop> {
+    pub(crate) async fn line(&mut self) -> Result<String, WireError> {
         loop {
             match self.unread().iter().position(|byte| *byte == b'\n') {
                 Some(end) => {
@@ -201,9 +203,13 @@ impl<R: AsyncRead + Unpin> Inbox<R> {
                     self.start += end + 1;
                     let text = line.strip_suffix(b"\r").and_then(|line| str::from_utf8(line).ok());
                     let text = text.filter(|text| !text.contains('\r'));
-                    return text.map(str::to_owned).ok_or_else(|| Stop::Bad(format!("a line {}", line.escape_ascii())));
+                    return text
+                        .map(str::to_owned)
+                        .ok_or_else(|| WireError::Bad(format!("a line {}", line.escape_ascii())));
                 }
-                None if self.unread().len() > 64 * 1024 => return Err(Stop::Bad("a line without an end".to_owned())),
+                None if self.unread().len() > 64 * 1024 => {
+                    return Err(WireError::Bad("a line without an end".to_owned()));
+                }
                 None => self.fill().await?,
             }
         }
@@ -233,14 +239,17 @@ impl Pieces {
     }
 
     /// The next piece; `None` at the end that its framing says.
-    pub(crate) async fn next<R: AsyncRead + Unpin>(&mut self, inbox: &mut Inbox<R>) -> Result<Option<Vec<u8>>, Stop> {
+    pub(crate) async fn next<R: AsyncRead + Unpin>(
+        &mut self,
+        inbox: &mut Inbox<R>,
+    ) -> Result<Option<Vec<u8>>, WireError> {
         if self.ended {
             return Ok(None);
         }
         if self.framing == Body::Unsaid {
             return match inbox.data(usize::MAX).await {
                 Ok(data) => Ok(Some(data)),
-                Err(Stop::End(End::Clean)) => {
+                Err(WireError::End(End::Clean)) => {
                     self.ended = true;
                     Ok(None)
                 }
@@ -249,17 +258,17 @@ impl Pieces {
         }
         if self.framing == Body::Chunked && self.left == 0 {
             if std::mem::replace(&mut self.begun, true) && !inbox.line().await?.is_empty() {
-                return Err(Stop::Bad("a chunk longer than its size".to_owned()));
+                return Err(WireError::Bad("a chunk longer than its size".to_owned()));
             }
             let line = inbox.line().await?;
             let size = line.split(';').next().filter(|size| !size.is_empty() && !size.starts_with('+'));
             let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
-            self.left = size.ok_or_else(|| Stop::Bad(format!("a chunk's size {line:?}")))?;
+            self.left = size.ok_or_else(|| WireError::Bad(format!("a chunk's size {line:?}")))?;
             if self.left == 0 {
                 self.ended = true;
                 return match inbox.line().await?.as_str() {
                     "" => Ok(None),
-                    trailer => Err(Stop::Bad(format!("a trailer {trailer:?}"))),
+                    trailer => Err(WireError::Bad(format!("a trailer {trailer:?}"))),
                 };
             }
         }

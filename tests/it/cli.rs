@@ -16,15 +16,15 @@ struct Folder {
     directory: TempDir,
 }
 
-/// How a command ended.
+/// How a command finished.
 #[derive(Debug)]
-struct Ended {
+struct Finished {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-impl Ended {
+impl Finished {
     #[track_caller]
     fn json(&self) -> Value {
         assert_eq!(self.code, Some(0), "{self:?}");
@@ -47,7 +47,7 @@ impl Ended {
     }
 }
 
-impl From<Output> for Ended {
+impl From<Output> for Finished {
     fn from(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
@@ -88,16 +88,20 @@ impl Folder {
     }
 
     /// Runs a command that has to find the store by itself.
-    fn run_without_store<'a>(&self, variables: &[(&str, &str)], arguments: impl IntoIterator<Item = &'a str>) -> Ended {
+    fn run_without_store<'a>(
+        &self,
+        variables: &[(&str, &str)],
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Finished {
         let mut command = self.program(TOLLGATE);
         command.envs(variables.iter().copied()).args(arguments).output().expect("runs").into()
     }
 
-    fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ended {
+    fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Finished {
         self.command(arguments).output().expect("runs").into()
     }
 
-    fn run_with_input(&self, arguments: &[&str], input: &str) -> Ended {
+    fn run_with_input(&self, arguments: &[&str], input: &str) -> Finished {
         let mut command = self.command(arguments.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("runs");
@@ -110,7 +114,7 @@ impl Folder {
     }
 
     /// Runs a command on a terminal, with these keys typed. `None` where there is no `script` to make a terminal.
-    fn run_on_terminal(&self, arguments: &str, keys: &str) -> Option<Ended> {
+    fn run_on_terminal(&self, arguments: &str, keys: &str) -> Option<Finished> {
         let line = format!("'{TOLLGATE}' --store sqlite:tollgate.db {arguments}");
         let mut command = self.program("script");
         command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
@@ -289,12 +293,12 @@ fn one_token_is_revoked_without_asking_and_for_good() {
 fn without_sidecars_there_is_no_receipt() {
     let folder = Folder::new();
     let (a, b) = (folder.create("max", "a"), folder.create("max", "b"));
-    let ended = folder.run(["token", "revoke", &a, "--wait", "--timeout", "50ms"]);
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), format!("revoked {a}: a (max)\n").as_str()));
-    assert!(ended.stderr.contains("no sidecar reports to this store"), "{ended:?}");
-    let ended = folder.run(["token", "revoke", &a, &b, "--yes", "--wait", "--timeout", "50ms", "--json"]);
-    let said: Value = serde_json::from_str(&ended.stdout).expect("JSON");
-    assert_eq!((ended.code, said["tokens"].as_array().map(Vec::len)), (Some(1), Some(2)));
+    let finished = folder.run(["token", "revoke", &a, "--wait", "--timeout", "50ms"]);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), format!("revoked {a}: a (max)\n").as_str()));
+    assert!(finished.stderr.contains("no sidecar reports to this store"), "{finished:?}");
+    let finished = folder.run(["token", "revoke", &a, &b, "--yes", "--wait", "--timeout", "50ms", "--json"]);
+    let said: Value = serde_json::from_str(&finished.stdout).expect("JSON");
+    assert_eq!((finished.code, said["tokens"].as_array().map(Vec::len)), (Some(1), Some(2)));
     assert_eq!((&said["wait"]["sidecars"], &said["wait"]["slowest"]), (&json!(0), &Value::Null));
     assert!(folder.run(["status"]).done().contains("none report to this store"));
 }
@@ -411,8 +415,8 @@ fn what_does_not_exist_is_named_with_the_way_out() {
         (vec!["token", "import", "missing.jsonl"], "reading missing.jsonl: No such file"),
         (vec!["user", "list", "--store", "sqlite:typo.db"], "typo.db does not exist: run `tollgate init`"),
     ] {
-        let ended = folder.run(arguments);
-        assert!(ended.failed().contains(part), "{part}: {ended:?}");
+        let finished = folder.run(arguments);
+        assert!(finished.failed().contains(part), "{part}: {finished:?}");
     }
     assert!(!folder.path("typo.db").exists());
 }
@@ -428,10 +432,10 @@ fn usage_errors_exit_with_2_and_repeat_no_secret() {
         vec!["token", "list", "--frob"],
         vec!["frob"],
     ] {
-        let ended = folder.run(arguments.iter().copied());
-        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{arguments:?}: {ended:?}");
+        let finished = folder.run(arguments.iter().copied());
+        assert_eq!((finished.code, finished.stdout.as_str()), (Some(2), ""), "{arguments:?}: {finished:?}");
         let is_scheme = arguments.contains(&"secret"); // without a colon all of it is the scheme
-        assert!(is_scheme || !ended.stderr.contains("secret"), "{ended:?}");
+        assert!(is_scheme || !finished.stderr.contains("secret"), "{finished:?}");
     }
     let version = folder.run(["--version"]);
     assert_eq!(version.done(), concat!("tollgate ", env!("CARGO_PKG_VERSION"), "\n"));
@@ -442,12 +446,12 @@ fn usage_errors_exit_with_2_and_repeat_no_secret() {
 fn who_called_sudo_is_recorded() {
     let folder = Folder::new();
     let mut command = folder.command(["token", "create", "--user", "max", "--description", "a", "--json"]);
-    let ended = Ended::from(command.env("SUDO_USER", "olga").output().expect("runs"));
-    assert_eq!(ended.json()["created_by"], "cli:olga");
+    let finished = Finished::from(command.env("SUDO_USER", "olga").output().expect("runs"));
+    assert_eq!(finished.json()["created_by"], "cli:olga");
     let mut command = folder.command(["token", "create", "--user", "max", "--description", "a", "--json"]);
-    let ended = Ended::from(command.env_remove("LOGNAME").output().expect("runs"));
-    let uid = text(&ended.json()["created_by"]).strip_prefix("cli:").and_then(|uid| uid.parse::<u32>().ok());
-    assert!(uid.is_some(), "{ended:?}");
+    let finished = Finished::from(command.env_remove("LOGNAME").output().expect("runs"));
+    let uid = text(&finished.json()["created_by"]).strip_prefix("cli:").and_then(|uid| uid.parse::<u32>().ok());
+    assert!(uid.is_some(), "{finished:?}");
 }
 
 /// Import lines for that many tokens of max's.
@@ -485,8 +489,8 @@ fn an_import_is_all_or_none() {
         folder.command(["token", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     let mut heading = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut heading).expect("reads");
-    let ended = Ended::from(child.wait_with_output().expect("ends"));
-    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    let finished = Finished::from(child.wait_with_output().expect("ends"));
+    assert_eq!((finished.code, finished.stderr.as_str()), (Some(0), ""));
 }
 
 #[test]
@@ -536,9 +540,12 @@ fn a_new_token_that_nobody_saw_is_a_failure() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let mut command = folder.command(["token", "create", "--user", "max", "--description", "a"]);
-    let ended = Ended::from(command.stdout(writer).stderr(Stdio::piped()).output().expect("runs"));
+    let finished = Finished::from(command.stdout(writer).stderr(Stdio::piped()).output().expect("runs"));
     let id = text(&folder.run(["token", "list", "--json"]).json()[0]["id"]).to_owned();
-    assert!(ended.failed().contains(&format!("the token {id} was created, but could not be printed")), "{ended:?}");
+    assert!(
+        finished.failed().contains(&format!("the token {id} was created, but could not be printed")),
+        "{finished:?}"
+    );
 }
 
 /// Whoever reads only the beginning, or nothing, of what is printed does not turn a failure into success.
@@ -551,8 +558,8 @@ fn a_receipt_that_is_none_is_a_failure_also_for_who_does_not_read() {
         drop(reader);
         let line = ["token", "revoke", id.as_str(), "--yes", "--wait", "--timeout", "50ms"];
         let mut command = folder.command(line.iter().chain(form).copied());
-        let ended = Ended::from(command.stdout(writer).stderr(Stdio::piped()).output().expect("runs"));
-        assert!(ended.failed().contains("no sidecar reports to this store"), "{ended:?}");
+        let finished = Finished::from(command.stdout(writer).stderr(Stdio::piped()).output().expect("runs"));
+        assert!(finished.failed().contains("no sidecar reports to this store"), "{finished:?}");
     }
 }
 
@@ -568,11 +575,11 @@ fn what_was_done_is_said_where_it_cannot_be_written() {
     ];
     for (line, done) in lines {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("opens");
-        let ended = Ended::from(
+        let finished = Finished::from(
             folder.command(line.iter().copied()).stdout(full).stderr(Stdio::piped()).output().expect("runs"),
         );
-        let said = ended.failed();
-        assert!(said.contains(done) && said.contains("it is done, but that could not be written"), "{ended:?}");
+        let said = finished.failed();
+        assert!(said.contains(done) && said.contains("it is done, but that could not be written"), "{finished:?}");
     }
     assert_eq!(folder.run(["token", "show", &id, "--json"]).json()["state"], "revoked");
 }
@@ -588,9 +595,9 @@ fn the_store_is_found_in_the_configuration_or_the_state_directory() {
         (vec![("TOLLGATE_STORE__URL", "sqlite:variable.db")], vec!["--config", "t.toml"], "variable.db"),
         (vec![("TOLLGATE_CONFIG", "missing.toml")], vec!["--store", "sqlite:flag.db"], "flag.db"),
     ] {
-        let ended = folder.run_without_store(&variables, options.into_iter().chain(["init"]));
-        ended.done();
-        assert!(folder.path(database).exists(), "{database}: {ended:?}");
+        let finished = folder.run_without_store(&variables, options.into_iter().chain(["init"]));
+        finished.done();
+        assert!(folder.path(database).exists(), "{database}: {finished:?}");
     }
     let refused = folder.run_without_store(&[("TOLLGATE_CONFIG", "missing.toml")], ["user", "list"]);
     assert!(refused.failed().contains("missing.toml"), "{refused:?}");
@@ -619,12 +626,12 @@ fn serve_runs_until_a_signal() {
     let mut command = folder.command(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     let mut log = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
-    assert!(log.any(|line| line.contains("ready")), "the log ended before it was ready");
+    assert!(log.any(|line| line.contains("ready")), "the log finished before it was ready");
     let stop = folder.program("kill").arg(child.id().to_string()).status().expect("runs");
     assert!(stop.success());
     let rest: Vec<_> = log.collect();
-    let ended = Ended::from(child.wait_with_output().expect("ends"));
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{rest:?}");
+    let finished = Finished::from(child.wait_with_output().expect("ends"));
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(0), ""), "{rest:?}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use tollgate::store::{
     StoreUrl, Versioned,
 };
 use tollgate::token::{
-    Digest, Event, Grant, HistoryEntry, Owner, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserId,
+    Digest, Grant, HistoryEntry, Owner, PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserId,
     UserRecord, UserStatus,
 };
 
@@ -185,7 +185,7 @@ pub(crate) fn revoked(mut token: TokenRecord) -> TokenRecord {
 }
 
 pub(crate) fn created() -> HistoryEntry {
-    HistoryEntry { at: Timestamp::UNIX_EPOCH, by: "cli:root".to_owned(), event: Event::Created }
+    HistoryEntry { at: Timestamp::UNIX_EPOCH, by: "cli:root".to_owned(), event: TokenEvent::Created }
 }
 
 /// A batch of users only.

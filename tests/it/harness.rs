@@ -13,6 +13,8 @@ pub(crate) mod history;
 mod http2;
 mod metronome;
 #[expect(dead_code, reason = "the soak uses the rest")]
+pub(crate) mod oracle;
+#[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod pair;
 #[expect(dead_code, reason = "the soak uses the rest")]
 pub(crate) mod prober;
@@ -25,8 +27,6 @@ mod serving;
 mod sockets;
 mod upstream;
 mod wait;
-#[expect(dead_code, reason = "the soak uses the rest")]
-pub(crate) mod world;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;

@@ -26,7 +26,7 @@ async fn a_commit_that_was_lost_is_not_vouched_for_by_the_next_of_its_number() {
     let primary = pair.primary.address();
     let mut fleet = Fleet::behind_relays(pair, primary, 0).await;
     let [revoked] = fleet.tokens().await;
-    let id = fleet.world.ids(&[revoked])[0].to_string();
+    let id = fleet.oracle.ids(&[revoked])[0].to_string();
     fleet.redis.is_in_step().await;
     let revision = async |server: &RedisServer| run(server, &["HGET", "{tollgate}:meta", "revision"]).await;
     let before: u64 = revision(&fleet.redis.primary).await.parse().expect("a number");
@@ -43,7 +43,7 @@ async fn a_commit_that_was_lost_is_not_vouched_for_by_the_next_of_its_number() {
         fleet.redis.promote().await;
         let primary = fleet.redis.primary.address();
         fleet.use_registry_at(&format!("redis://{primary}"), 0).await;
-        fleet.world.add_user(Role::Manager).await.expect("adds");
+        fleet.oracle.add_user(Role::Manager).await.expect("adds");
         assert_eq!(revision(&fleet.redis.primary).await, number, "another commit has its number");
         for relay in fleet.relays.iter().chain([&operator]) {
             relay.lead_to(primary);
@@ -102,7 +102,7 @@ async fn each_commit_of_a_command_must_be_there_in_the_end() {
 async fn a_store_that_may_have_lost_reports_gives_no_receipt() {
     let mut fleet = Fleet::start(&[]).await;
     let [revoked] = fleet.tokens().await;
-    let id = fleet.world.ids(&[revoked])[0].to_string();
+    let id = fleet.oracle.ids(&[revoked])[0].to_string();
     let address = fleet.sidecars[2].listeners()[0].to_string();
     let reports = fleet.store().sidecars().await.expect("reads");
     let cut_off = reports.iter().find(|reported| reported.report.address == address).expect("it reports").report.id;
@@ -121,7 +121,7 @@ async fn a_store_that_may_have_lost_reports_gives_no_receipt() {
 async fn a_store_that_evicts_gives_no_receipt() {
     let mut fleet = Fleet::start(&[]).await;
     let [revoked] = fleet.tokens().await;
-    let id = fleet.world.ids(&[revoked])[0].to_string();
+    let id = fleet.oracle.ids(&[revoked])[0].to_string();
     fleet.relays[2].set(Traffic::Cut).await;
     fleet.redis_does(&["CONFIG", "SET", "maxmemory-policy", "volatile-ttl"]).await;
     fleet.redis_does(&["SET", "other", "x", "EX", "1000"]).await;

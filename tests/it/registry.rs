@@ -1,4 +1,4 @@
-//! The rules against a real store: what is kept, what two writers at once cannot break, and what no sequence of
+//! The rules against a real store: what is stored, what two writers at once cannot break, and what no sequence of
 //! commands can.
 
 mod commands;
@@ -11,13 +11,13 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tollgate::registry::import::parse_line;
 use tollgate::registry::{
-    Actor, Created, ImportError, ImportLine, Kind, ListState, NewToken, Registry, RegistryError, Requested,
+    Actor, Created, ErrorKind, ImportError, ImportLine, ListState, NewToken, Registry, RegistryError, Requested,
 };
 use tollgate::store::{Batch, Edit, Position, Retention, SqliteStore};
-use tollgate::token::{Event, PermissionSet, Role, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
+use tollgate::token::{PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
 
 /// An initialised registry: olga is the Owner.
-struct Site {
+struct Fixture {
     registry: Registry,
     first: Created,
     directory: TempDir,
@@ -41,7 +41,7 @@ fn new_token(user: &str) -> NewToken {
     }
 }
 
-impl Site {
+impl Fixture {
     async fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let registry = open(directory.path()).await;
@@ -79,7 +79,7 @@ impl Site {
         self.position().await.revision.0
     }
 
-    async fn events(&self, id: TokenId) -> Vec<Event> {
+    async fn events(&self, id: TokenId) -> Vec<TokenEvent> {
         let history = self.registry.token(&operator(), id).await.expect("exists").history;
         history.into_iter().map(|entry| entry.event).collect()
     }
@@ -100,7 +100,7 @@ fn line(user: &str, number: usize) -> ImportLine {
     parse_line(&text).expect("valid")
 }
 
-fn kind<T: std::fmt::Debug>(result: Result<T, RegistryError>) -> Kind {
+fn kind<T: std::fmt::Debug>(result: Result<T, RegistryError>) -> ErrorKind {
     result.expect_err("refused").kind()
 }
 
@@ -110,16 +110,16 @@ fn assert_send<T: Send>(value: T) -> T {
 
 #[tokio::test]
 async fn init_makes_the_owner_and_a_token_with_all_permissions() {
-    let site = Site::start().await;
-    let Created { record, owner, token } = &site.first;
+    let fixture = Fixture::start().await;
+    let Created { record, owner, token } = &fixture.first;
     assert_eq!((owner.name.as_str(), owner.role, owner.status), ("olga", Role::Owner, UserStatus::Active));
     assert_eq!(record.permissions, PermissionSet::all());
     assert_eq!(record.description, "created by tollgate init");
     assert_eq!((record.digest, &record.hint), (token.digest(), &token.hint()));
-    let details = site.registry.token(&site.olga(), record.id).await.expect("exists");
+    let details = fixture.registry.token(&fixture.olga(), record.id).await.expect("exists");
     assert_eq!((&details.record, &details.owner), (record, owner), "times come back as they were");
     assert_eq!(details.history.len(), 1);
-    let again = site.registry.init(&operator(), "otto").await;
+    let again = fixture.registry.init(&operator(), "otto").await;
     assert!(matches!(again, Err(RegistryError::AlreadyInitialised)));
 }
 
@@ -164,131 +164,131 @@ async fn before_init_every_command_says_so() {
 
 #[tokio::test]
 async fn names_are_used_once() {
-    let site = Site::start().await;
-    let taken = site.registry.add_user(&operator(), "olga", Role::Manager).await;
+    let fixture = Fixture::start().await;
+    let taken = fixture.registry.add_user(&operator(), "olga", Role::Manager).await;
     assert!(matches!(taken, Err(RegistryError::NameTaken(name)) if name == "olga"));
 }
 
 #[tokio::test]
 async fn a_token_is_made_for_oneself_or_by_those_who_manage_all() {
-    let site = Site::start().await;
-    let (adam, max) = (site.add("adam", Role::Administrator).await, site.add("max", Role::Manager).await);
-    let vera = site.add("vera", Role::Viewer).await;
+    let fixture = Fixture::start().await;
+    let (adam, max) = (fixture.add("adam", Role::Administrator).await, fixture.add("max", Role::Manager).await);
+    let vera = fixture.add("vera", Role::Viewer).await;
     let make = |actor: Actor, user: &'static str| {
-        let registry = site.registry.clone();
+        let registry = fixture.registry.clone();
         async move { assert_send(registry.create_token(&actor, new_token(user))).await }
     };
     let record = make(max.clone(), "max").await.expect("one's own").record;
     assert_eq!(record.created_by, "max");
     make(adam.clone(), "max").await.expect("an administrator's");
-    make(site.olga(), "adam").await.expect("the owner's");
+    make(fixture.olga(), "adam").await.expect("the owner's");
     for (actor, user) in [(&max, "adam"), (&max, "nobody"), (&vera, "vera"), (&vera, "max"), (&adam, "olga")] {
-        assert_eq!(kind(make(actor.clone(), user).await), Kind::Forbidden, "{} for {user}", actor.name());
+        assert_eq!(kind(make(actor.clone(), user).await), ErrorKind::Forbidden, "{} for {user}", actor.name());
     }
-    assert_eq!(kind(make(adam, "nobody").await), Kind::NotFound);
+    assert_eq!(kind(make(adam, "nobody").await), ErrorKind::NotFound);
 }
 
 #[tokio::test]
 async fn what_an_actor_may_not_see_is_not_found() {
-    let site = Site::start().await;
-    let (max, vera) = (site.add("max", Role::Manager).await, site.add("vera", Role::Viewer).await);
-    let (own, other) = (site.create("max").await, site.first.record.id);
-    let lent = site.create("max").await;
-    site.registry.reassign(&operator(), &[lent.id], "vera", false).await.expect("reassigns");
+    let fixture = Fixture::start().await;
+    let (max, vera) = (fixture.add("max", Role::Manager).await, fixture.add("vera", Role::Viewer).await);
+    let (own, other) = (fixture.create("max").await, fixture.first.record.id);
+    let lent = fixture.create("max").await;
+    fixture.registry.reassign(&operator(), &[lent.id], "vera", false).await.expect("reassigns");
 
-    let seen = site.registry.tokens(&max, None, None, None, 10).await.expect("lists");
+    let seen = fixture.registry.tokens(&max, None, None, None, 10).await.expect("lists");
     assert_eq!(seen.iter().map(|(token, _)| token.id).collect::<Vec<_>>(), [own.id]);
-    assert!(site.registry.tokens(&vera, None, None, None, 10).await.expect("lists").is_empty());
-    assert_eq!(site.registry.count_tokens_of(&vera, "vera").await.expect("counts"), 0);
-    assert_eq!(site.registry.tokens(&operator(), None, None, None, 10).await.expect("lists").len(), 3);
+    assert!(fixture.registry.tokens(&vera, None, None, None, 10).await.expect("lists").is_empty());
+    assert_eq!(fixture.registry.count_tokens_of(&vera, "vera").await.expect("counts"), 0);
+    assert_eq!(fixture.registry.tokens(&operator(), None, None, None, 10).await.expect("lists").len(), 3);
 
-    site.registry.token(&max, own.id).await.expect("one's own");
+    fixture.registry.token(&max, own.id).await.expect("one's own");
     for refused in [
-        site.registry.token(&max, other).await.map(drop),
-        site.registry.token(&vera, lent.id).await.map(drop),
-        site.registry.revoke(&max, &[own.id, other], true).await.map(drop),
-        site.registry.delete(&max, &[other], true).await.map(drop),
-        site.registry.user(&max, "olga").await.map(drop),
-        site.registry.tokens(&max, Some("olga"), None, None, 10).await.map(drop),
-        site.registry.count_tokens_of(&vera, "max").await.map(drop),
+        fixture.registry.token(&max, other).await.map(drop),
+        fixture.registry.token(&vera, lent.id).await.map(drop),
+        fixture.registry.revoke(&max, &[own.id, other], true).await.map(drop),
+        fixture.registry.delete(&max, &[other], true).await.map(drop),
+        fixture.registry.user(&max, "olga").await.map(drop),
+        fixture.registry.tokens(&max, Some("olga"), None, None, 10).await.map(drop),
+        fixture.registry.count_tokens_of(&vera, "max").await.map(drop),
     ] {
-        assert_eq!(kind(refused), Kind::NotFound);
+        assert_eq!(kind(refused), ErrorKind::NotFound);
     }
-    assert!(site.registry.token(&max, own.id).await.expect("exists").record.is_active(), "all or none");
-    assert_eq!(site.registry.user(&vera, "vera").await.expect("oneself").name, "vera");
-    assert_eq!(kind(site.registry.users(&max, None, 10).await), Kind::Forbidden);
-    assert_eq!(kind(site.registry.revoke(&vera, &[lent.id], false).await), Kind::Forbidden);
-    assert_eq!(kind(site.registry.reassign(&max, &[own.id], "vera", false).await), Kind::Forbidden);
+    assert!(fixture.registry.token(&max, own.id).await.expect("exists").record.is_active(), "all or none");
+    assert_eq!(fixture.registry.user(&vera, "vera").await.expect("their own user").name, "vera");
+    assert_eq!(kind(fixture.registry.users(&max, None, 10).await), ErrorKind::Forbidden);
+    assert_eq!(kind(fixture.registry.revoke(&vera, &[lent.id], false).await), ErrorKind::Forbidden);
+    assert_eq!(kind(fixture.registry.reassign(&max, &[own.id], "vera", false).await), ErrorKind::Forbidden);
 }
 
 #[tokio::test]
 async fn an_actor_is_judged_by_what_they_are_now() {
-    let site = Site::start().await;
-    let adam = site.add("adam", Role::Administrator).await; // this record says administrator for good
-    site.registry.set_role(&operator(), "adam", Role::Manager).await.expect("demotes");
-    assert_eq!(kind(site.registry.add_user(&adam, "anna", Role::Viewer).await), Kind::Forbidden);
-    site.registry.create_token(&adam, new_token("adam")).await.expect("as a manager");
-    site.registry.set_status(&operator(), "adam", UserStatus::Disabled).await.expect("disables");
-    assert_eq!(kind(site.registry.tokens(&adam, None, None, None, 10).await), Kind::Forbidden);
-    site.registry.delete_user(&operator(), "adam").await.expect("deletes");
-    assert_eq!(kind(site.registry.tokens(&adam, None, None, None, 10).await), Kind::Forbidden);
+    let fixture = Fixture::start().await;
+    let adam = fixture.add("adam", Role::Administrator).await; // this record says administrator for good
+    fixture.registry.set_role(&operator(), "adam", Role::Manager).await.expect("demotes");
+    assert_eq!(kind(fixture.registry.add_user(&adam, "anna", Role::Viewer).await), ErrorKind::Forbidden);
+    fixture.registry.create_token(&adam, new_token("adam")).await.expect("as a manager");
+    fixture.registry.set_status(&operator(), "adam", UserStatus::Disabled).await.expect("disables");
+    assert_eq!(kind(fixture.registry.tokens(&adam, None, None, None, 10).await), ErrorKind::Forbidden);
+    fixture.registry.delete_user(&operator(), "adam").await.expect("deletes");
+    assert_eq!(kind(fixture.registry.tokens(&adam, None, None, None, 10).await), ErrorKind::Forbidden);
 }
 
 #[tokio::test]
 async fn a_revoked_token_stays_revoked_as_it_was() {
-    let site = Site::start().await;
-    site.add("max", Role::Manager).await;
-    let (a, b) = (site.create("max").await, site.create("max").await);
-    let revoked = site.registry.revoke(&operator(), &[a.id], false).await.expect("revokes").tokens;
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    let (a, b) = (fixture.create("max").await, fixture.create("max").await);
+    let revoked = fixture.registry.revoke(&operator(), &[a.id], false).await.expect("revokes").tokens;
     assert!(matches!(&revoked[0].state, TokenState::Revoked { by, .. } if by == "cli:test"));
-    let both = site.registry.revoke(&site.olga(), &[a.id, b.id], false).await.expect("revokes the other one");
-    assert_eq!(both.position, Some(site.position().await));
+    let both = fixture.registry.revoke(&fixture.olga(), &[a.id, b.id], false).await.expect("revokes the other one");
+    assert_eq!(both.position, Some(fixture.position().await));
     let both = both.tokens;
     assert_eq!(both[0], revoked[0]);
     assert!(matches!(&both[1].state, TokenState::Revoked { by, .. } if by == "olga"));
-    let revision = site.revision().await;
-    let idle = site.registry.revoke(&operator(), &[b.id, a.id], false).await.expect("nothing to do");
-    assert_eq!((idle.tokens.len(), idle.position), (2, Some(site.position().await)), "they were revoked by then");
-    assert_eq!(site.revision().await, revision, "nothing was committed");
-    assert_eq!(site.events(a.id).await, [Event::Created, Event::Revoked { reason: None }]);
-    let reassigned = site.registry.reassign(&operator(), &[a.id], "olga", false).await;
+    let revision = fixture.revision().await;
+    let idle = fixture.registry.revoke(&operator(), &[b.id, a.id], false).await.expect("nothing to do");
+    assert_eq!((idle.tokens.len(), idle.position), (2, Some(fixture.position().await)), "they were revoked by then");
+    assert_eq!(fixture.revision().await, revision, "nothing was committed");
+    assert_eq!(fixture.events(a.id).await, [TokenEvent::Created, TokenEvent::Revoked { reason: None }]);
+    let reassigned = fixture.registry.reassign(&operator(), &[a.id], "olga", false).await;
     assert!(matches!(reassigned, Err(RegistryError::NotActive(ids)) if ids == [a.id]));
 }
 
 #[tokio::test]
 async fn a_bulk_with_a_bad_id_does_nothing_and_names_every_bad_one() {
-    let site = Site::start().await;
-    site.add("max", Role::Manager).await;
-    let good = site.create("max").await.id;
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    let good = fixture.create("max").await.id;
     let (x, y) = (TokenId::from_u64(1), TokenId::from_u64(2));
-    let unknown = site.registry.delete(&operator(), &[x, good, y], false).await;
+    let unknown = fixture.registry.delete(&operator(), &[x, good, y], false).await;
     assert!(matches!(unknown, Err(RegistryError::NoSuchTokens(ids)) if ids == [x, y]));
-    let repeated = site.registry.revoke(&operator(), &[good, good], false).await;
+    let repeated = fixture.registry.revoke(&operator(), &[good, good], false).await;
     assert!(matches!(repeated, Err(RegistryError::RepeatedTokens(ids)) if ids == [good]));
-    assert!(site.registry.token(&operator(), good).await.expect("exists").record.is_active());
+    assert!(fixture.registry.token(&operator(), good).await.expect("exists").record.is_active());
 }
 
 #[tokio::test]
 async fn a_deleted_token_is_gone_with_its_history_and_does_not_come_back() {
-    let site = Site::start().await;
-    site.add("max", Role::Manager).await;
-    site.import("max", 3).await;
-    let ids: Vec<_> = site.tokens("max", None).await.iter().map(|token| token.id).collect();
-    site.registry.revoke(&operator(), &ids[..1], false).await.expect("revokes");
-    let deleted = site.registry.delete(&operator(), &ids[..2], false).await.expect("deletes").tokens;
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    fixture.import("max", 3).await;
+    let ids: Vec<_> = fixture.tokens("max", None).await.iter().map(|token| token.id).collect();
+    fixture.registry.revoke(&operator(), &ids[..1], false).await.expect("revokes");
+    let deleted = fixture.registry.delete(&operator(), &ids[..2], false).await.expect("deletes").tokens;
     assert_eq!(deleted.iter().map(|token| token.id).collect::<Vec<_>>(), ids[..2]);
-    assert_eq!(kind(site.registry.token(&operator(), ids[0]).await), Kind::NotFound);
-    assert!(site.registry.store().history(ids[0]).await.expect("reads").is_empty());
+    assert_eq!(kind(fixture.registry.token(&operator(), ids[0]).await), ErrorKind::NotFound);
+    assert!(fixture.registry.store().history(ids[0]).await.expect("reads").is_empty());
 
     // Newest first, so lines 2 and 3 were deleted, and line 1 is there.
     let lines: Vec<_> = (1..=4).map(|number| (number, line("max", number))).collect();
-    let revision = site.revision().await;
-    let error = site.registry.import(&operator(), lines.clone(), false).await.expect_err("all or none");
+    let revision = fixture.revision().await;
+    let error = fixture.registry.import(&operator(), lines.clone(), false).await.expect_err("all or none");
     let ImportError::Refused { refused, lines: 4 } = error else { panic!("{error:?}") };
     assert_eq!(refused[0].line, 1);
     assert!(refused[0].reason.contains("registered already"), "{}", refused[0].reason);
-    assert_eq!(site.revision().await, revision);
-    let imported = site.registry.import(&operator(), lines, true).await.expect("keeps going");
+    assert_eq!(fixture.revision().await, revision);
+    let imported = fixture.registry.import(&operator(), lines, true).await.expect("keeps going");
     let refused: Vec<_> = imported.refused.iter().map(|refused| refused.line).collect();
     assert_eq!((imported.count, refused), (1, vec![1, 2, 3]));
     assert!(imported.refused[1].reason.contains("was deleted"), "{}", imported.refused[1].reason);
@@ -296,171 +296,173 @@ async fn a_deleted_token_is_gone_with_its_history_and_does_not_come_back() {
 
 #[tokio::test]
 async fn a_viewer_gets_tokens_by_reassignment_only_and_they_become_read_only() {
-    let site = Site::start().await;
-    site.add("vera", Role::Viewer).await;
-    let refused = site.registry.create_token(&operator(), new_token("vera")).await;
+    let fixture = Fixture::start().await;
+    fixture.add("vera", Role::Viewer).await;
+    let refused = fixture.registry.create_token(&operator(), new_token("vera")).await;
     assert!(matches!(refused, Err(RegistryError::NoTokensForViewer(_))));
-    site.create("olga").await;
-    let given = site.registry.reassign(&operator(), &[site.first.record.id], "vera", false).await.expect("reassigns");
+    fixture.create("olga").await;
+    let given =
+        fixture.registry.reassign(&operator(), &[fixture.first.record.id], "vera", false).await.expect("reassigns");
     assert_eq!(given[0].permissions, Role::Viewer.permissions());
-    assert_eq!(given[0].digest, site.first.record.digest, "the client goes on with the same token");
-    let events = site.events(given[0].id).await;
-    assert_eq!(events[1], Event::Reassigned { from: "olga".to_owned(), to: "vera".to_owned() });
-    assert!(matches!(events[2], Event::Narrowed { .. }));
+    assert_eq!(given[0].digest, fixture.first.record.digest, "the client goes on with the same token");
+    let events = fixture.events(given[0].id).await;
+    assert_eq!(events[1], TokenEvent::Reassigned { from: "olga".to_owned(), to: "vera".to_owned() });
+    assert!(matches!(events[2], TokenEvent::Narrowed { .. }));
     // Back again: what was lost stays lost.
-    let back = site.registry.reassign(&operator(), &[given[0].id], "olga", false).await.expect("reassigns");
+    let back = fixture.registry.reassign(&operator(), &[given[0].id], "olga", false).await.expect("reassigns");
     assert_eq!(back[0].permissions, Role::Viewer.permissions());
-    site.registry.set_status(&operator(), "vera", UserStatus::Disabled).await.expect("disables");
-    let disabled = site.registry.reassign(&operator(), &[given[0].id], "vera", false).await;
+    fixture.registry.set_status(&operator(), "vera", UserStatus::Disabled).await.expect("disables");
+    let disabled = fixture.registry.reassign(&operator(), &[given[0].id], "vera", false).await;
     assert!(matches!(disabled, Err(RegistryError::UserDisabled(_))));
 }
 
 #[tokio::test]
 async fn nobody_but_the_owner_puts_tokens_into_the_owners_hands() {
-    let site = Site::start().await;
-    let adam = site.add("adam", Role::Administrator).await;
-    let own = site.create("adam").await.id;
-    assert_eq!(kind(site.registry.reassign(&adam, &[own], "olga", false).await), Kind::Forbidden);
-    site.registry.reassign(&site.olga(), &[own], "olga", false).await.expect("by the owner");
-    site.registry.revoke(&adam, &[own], false).await.expect("administrators revoke any token");
+    let fixture = Fixture::start().await;
+    let adam = fixture.add("adam", Role::Administrator).await;
+    let own = fixture.create("adam").await.id;
+    assert_eq!(kind(fixture.registry.reassign(&adam, &[own], "olga", false).await), ErrorKind::Forbidden);
+    fixture.registry.reassign(&fixture.olga(), &[own], "olga", false).await.expect("by the owner");
+    fixture.registry.revoke(&adam, &[own], false).await.expect("administrators revoke any token");
 }
 
 #[tokio::test]
 async fn the_owners_last_usable_token_goes_only_by_force() {
-    let site = Site::start().await;
-    site.add("max", Role::Manager).await;
-    let (first, second, others) = (site.first.record.id, site.create("olga").await.id, site.create("max").await.id);
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    let (first, second, others) =
+        (fixture.first.record.id, fixture.create("olga").await.id, fixture.create("max").await.id);
     let last = |error: Result<(), RegistryError>| {
         assert!(matches!(error, Err(RegistryError::LastOwnerToken { .. })), "{error:?}");
     };
     // All ids of a bulk count together.
-    last(site.registry.revoke(&operator(), &[first, others, second], false).await.map(drop));
-    last(site.registry.delete(&site.olga(), &[first, second], false).await.map(drop));
-    last(site.registry.reassign(&operator(), &[second, first], "max", false).await.map(drop));
-    site.registry.revoke(&operator(), &[first], false).await.expect("one remains");
-    last(site.registry.revoke(&operator(), &[second], false).await.map(drop));
-    site.registry.delete(&operator(), &[first], false).await.expect("it was not usable any more");
-    site.registry.reassign(&operator(), &[second], "olga", false).await.expect("it is the owner's already");
-    site.registry.revoke(&operator(), &[second], true).await.expect("by force");
+    last(fixture.registry.revoke(&operator(), &[first, others, second], false).await.map(drop));
+    last(fixture.registry.delete(&fixture.olga(), &[first, second], false).await.map(drop));
+    last(fixture.registry.reassign(&operator(), &[second, first], "max", false).await.map(drop));
+    fixture.registry.revoke(&operator(), &[first], false).await.expect("one remains");
+    last(fixture.registry.revoke(&operator(), &[second], false).await.map(drop));
+    fixture.registry.delete(&operator(), &[first], false).await.expect("it was not usable any more");
+    fixture.registry.reassign(&operator(), &[second], "olga", false).await.expect("it is the owner's already");
+    fixture.registry.revoke(&operator(), &[second], true).await.expect("by force");
 }
 
 #[tokio::test]
 async fn an_expired_token_is_none_to_rely_on() {
-    let site = Site::start().await;
-    let spare = site.create("olga").await;
-    let store = site.registry.store();
+    let fixture = Fixture::start().await;
+    let spare = fixture.create("olga").await;
+    let store = fixture.registry.store();
     let before = store.tokens_by_id(&[spare.id]).await.expect("reads").remove(0).expect("exists");
     let after = TokenRecord { expires_at: Some(before.record.created_at), ..before.record.clone() };
     let batch = Batch { tokens: vec![Edit::Update { before, after }], ..Batch::default() };
     store.commit(batch).await.expect("commits");
-    let refused = site.registry.revoke(&operator(), &[site.first.record.id], false).await;
+    let refused = fixture.registry.revoke(&operator(), &[fixture.first.record.id], false).await;
     assert!(matches!(refused, Err(RegistryError::LastOwnerToken { .. })));
-    assert_eq!(site.tokens("olga", Some(ListState::Expired)).await.len(), 1);
-    site.registry.revoke(&operator(), &[spare.id], false).await.expect("it was not usable");
+    assert_eq!(fixture.tokens("olga", Some(ListState::Expired)).await.len(), 1);
+    fixture.registry.revoke(&operator(), &[spare.id], false).await.expect("it was not usable");
 }
 
 #[tokio::test]
 async fn a_change_of_role_reaches_every_token_in_one_batch() {
-    let site = Site::start().await;
-    site.add("max", Role::Manager).await;
-    site.import("max", 450).await;
-    let revision = site.revision().await;
-    let change = site.registry.set_role(&operator(), "max", Role::Viewer).await.expect("changes");
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    fixture.import("max", 450).await;
+    let revision = fixture.revision().await;
+    let change = fixture.registry.set_role(&operator(), "max", Role::Viewer).await.expect("changes");
     assert_eq!((change.user.role, change.narrowed, change.revoked), (Role::Viewer, 0, 450));
-    assert_eq!(site.revision().await, revision + 1);
-    assert!(site.tokens("max", Some(ListState::Active)).await.is_empty());
-    let revoked = site.tokens("max", Some(ListState::Revoked)).await;
+    assert_eq!(fixture.revision().await, revision + 1);
+    assert!(fixture.tokens("max", Some(ListState::Active)).await.is_empty());
+    let revoked = fixture.tokens("max", Some(ListState::Revoked)).await;
     assert_eq!(revoked.len(), 450);
     let reason = Some("role of max changed to viewer".to_owned());
-    assert_eq!(site.events(revoked[0].id).await[1], Event::Revoked { reason });
-    let same = site.registry.set_role(&operator(), "max", Role::Viewer).await.expect("nothing to do");
-    assert_eq!((same.narrowed, same.revoked, site.revision().await), (0, 0, revision + 1));
+    assert_eq!(fixture.events(revoked[0].id).await[1], TokenEvent::Revoked { reason });
+    let same = fixture.registry.set_role(&operator(), "max", Role::Viewer).await.expect("nothing to do");
+    assert_eq!((same.narrowed, same.revoked, fixture.revision().await), (0, 0, revision + 1));
 }
 
 #[tokio::test]
 async fn a_user_is_deleted_with_every_token_in_one_batch() {
-    let site = Site::start().await;
-    site.add("max", Role::Manager).await;
-    site.import("max", 450).await;
-    assert_eq!(site.registry.count_tokens_of(&operator(), "max").await.expect("counts"), 450);
-    let revision = site.revision().await;
-    assert_eq!(site.registry.delete_user(&operator(), "max").await.expect("deletes"), 450);
-    assert_eq!(site.revision().await, revision + 1);
-    assert_eq!(site.registry.tokens(&operator(), None, None, None, 10).await.expect("lists").len(), 1);
-    assert_eq!(kind(site.registry.user(&operator(), "max").await), Kind::NotFound);
-    site.add("max", Role::Viewer).await; // another person of that name
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    fixture.import("max", 450).await;
+    assert_eq!(fixture.registry.count_tokens_of(&operator(), "max").await.expect("counts"), 450);
+    let revision = fixture.revision().await;
+    assert_eq!(fixture.registry.delete_user(&operator(), "max").await.expect("deletes"), 450);
+    assert_eq!(fixture.revision().await, revision + 1);
+    assert_eq!(fixture.registry.tokens(&operator(), None, None, None, 10).await.expect("lists").len(), 1);
+    assert_eq!(kind(fixture.registry.user(&operator(), "max").await), ErrorKind::NotFound);
+    fixture.add("max", Role::Viewer).await; // another person of that name
 }
 
 #[tokio::test]
 async fn disabling_leaves_the_tokens_as_they_are() {
-    let site = Site::start().await;
-    site.add("max", Role::Manager).await;
-    let token = site.create("max").await;
-    site.registry.set_status(&operator(), "max", UserStatus::Disabled).await.expect("disables");
-    let refused = site.registry.create_token(&operator(), new_token("max")).await;
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    let token = fixture.create("max").await;
+    fixture.registry.set_status(&operator(), "max", UserStatus::Disabled).await.expect("disables");
+    let refused = fixture.registry.create_token(&operator(), new_token("max")).await;
     assert!(matches!(refused, Err(RegistryError::UserDisabled(_))));
-    let user = site.registry.set_status(&operator(), "max", UserStatus::Active).await.expect("enables");
+    let user = fixture.registry.set_status(&operator(), "max", UserStatus::Active).await.expect("enables");
     assert_eq!(user.status, UserStatus::Active);
-    assert_eq!(site.tokens("max", Some(ListState::Active)).await, [token]);
+    assert_eq!(fixture.tokens("max", Some(ListState::Active)).await, [token]);
 }
 
 #[tokio::test]
 async fn ownership_moves_at_once() {
-    let site = Site::start().await;
-    let adam = site.add("adam", Role::Administrator).await;
-    site.add("max", Role::Manager).await;
-    assert_eq!(kind(site.registry.transfer_ownership(&adam, "adam").await), Kind::Forbidden);
-    assert_eq!(kind(site.registry.transfer_ownership(&operator(), "max").await), Kind::Conflict);
-    assert_eq!(kind(site.registry.transfer_ownership(&operator(), "olga").await), Kind::Conflict);
-    let revision = site.revision().await;
-    let transfer = site.registry.transfer_ownership(&site.olga(), "adam").await.expect("transfers");
-    assert_eq!(site.revision().await, revision + 1);
+    let fixture = Fixture::start().await;
+    let adam = fixture.add("adam", Role::Administrator).await;
+    fixture.add("max", Role::Manager).await;
+    assert_eq!(kind(fixture.registry.transfer_ownership(&adam, "adam").await), ErrorKind::Forbidden);
+    assert_eq!(kind(fixture.registry.transfer_ownership(&operator(), "max").await), ErrorKind::Conflict);
+    assert_eq!(kind(fixture.registry.transfer_ownership(&operator(), "olga").await), ErrorKind::Conflict);
+    let revision = fixture.revision().await;
+    let transfer = fixture.registry.transfer_ownership(&fixture.olga(), "adam").await.expect("transfers");
+    assert_eq!(fixture.revision().await, revision + 1);
     assert_eq!((transfer.old.name.as_str(), transfer.old.role), ("olga", Role::Administrator));
     assert_eq!((transfer.new.name.as_str(), transfer.new.role, transfer.narrowed), ("adam", Role::Owner, 1));
-    let narrowed = site.registry.token(&operator(), site.first.record.id).await.expect("exists").record;
+    let narrowed = fixture.registry.token(&operator(), fixture.first.record.id).await.expect("exists").record;
     assert_eq!(narrowed.permissions, Role::Administrator.permissions());
-    assert_eq!(kind(site.registry.transfer_ownership(&site.olga(), "adam").await), Kind::Forbidden);
-    site.registry.set_role(&adam, "olga", Role::Manager).await.expect("the new owner manages the old one");
+    assert_eq!(kind(fixture.registry.transfer_ownership(&fixture.olga(), "adam").await), ErrorKind::Forbidden);
+    fixture.registry.set_role(&adam, "olga", Role::Manager).await.expect("the new owner manages the old one");
 }
 
 #[tokio::test]
 async fn lists_are_paged_newest_first() {
-    let site = Site::start().await;
-    site.add("max", Role::Manager).await;
-    site.import("max", 7).await;
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    fixture.import("max", 7).await;
     let (mut seen, mut before) = (Vec::new(), None);
     loop {
-        let page = site.registry.tokens(&operator(), Some("max"), None, before, 3).await.expect("lists");
+        let page = fixture.registry.tokens(&operator(), Some("max"), None, before, 3).await.expect("lists");
         let Some((last, owner)) = page.last() else { break };
         assert_eq!(owner.name, "max");
         before = Some(last.id);
         seen.extend(page.into_iter().map(|(token, _)| token.description));
     }
     assert_eq!(seen, (1..=7).rev().map(|number| format!("number {number}")).collect::<Vec<_>>());
-    let users = site.registry.users(&operator(), None, 1).await.expect("lists");
+    let users = fixture.registry.users(&operator(), None, 1).await.expect("lists");
     assert_eq!(users[0].name, "max");
-    let users = site.registry.users(&operator(), Some(users[0].id), 5).await.expect("lists");
+    let users = fixture.registry.users(&operator(), Some(users[0].id), 5).await.expect("lists");
     assert_eq!(users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>(), ["olga"]);
 }
 
 #[tokio::test]
 async fn a_hundred_thousand_tokens_are_imported_in_commits_of_five_hundred() {
-    let site = Site::start().await;
-    site.add("max", Role::Manager).await;
-    let revision = site.revision().await;
-    site.import("max", 100_000).await;
-    assert_eq!(site.revision().await, revision + 200);
-    assert_eq!(site.registry.count_tokens_of(&operator(), "max").await.expect("counts"), 100_000);
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    let revision = fixture.revision().await;
+    fixture.import("max", 100_000).await;
+    assert_eq!(fixture.revision().await, revision + 200);
+    assert_eq!(fixture.registry.count_tokens_of(&operator(), "max").await.expect("counts"), 100_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_token_escapes_a_change_of_role_or_the_deletion_of_its_owner() {
-    let site = Site::start().await;
-    let (here, there) = (site.registry.clone(), site.elsewhere().await);
+    let fixture = Fixture::start().await;
+    let (here, there) = (fixture.registry.clone(), fixture.elsewhere().await);
     for round in 0..12 {
         let name = format!("user{round}");
-        site.add(&name, Role::Manager).await;
-        let spare = site.create("olga").await.id;
+        fixture.add(&name, Role::Manager).await;
+        let spare = fixture.create("olga").await.id;
         let makers = (0..3).map(|_| {
             let (registry, name) = (there.clone(), name.clone());
             tokio::spawn(async move {
@@ -487,7 +489,7 @@ async fn no_token_escapes_a_change_of_role_or_the_deletion_of_its_owner() {
         }
         let given = giver.await.expect("joins");
         if round % 2 == 0 {
-            let active = site.tokens(&name, Some(ListState::Active)).await;
+            let active = fixture.tokens(&name, Some(ListState::Active)).await;
             // Reassigned after the change, it is the viewer's, and read-only.
             assert!(active.iter().all(|token| token.id == spare), "{active:?}");
             assert!(active.iter().all(|token| token.permissions.is_subset_of(Role::Viewer.permissions())));
@@ -501,11 +503,12 @@ async fn no_token_escapes_a_change_of_role_or_the_deletion_of_its_owner() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_revocations_at_once_leave_the_owner_a_token() {
-    let site = Site::start().await;
-    let (here, there) = (site.registry.clone(), site.elsewhere().await);
+    let fixture = Fixture::start().await;
+    let (here, there) = (fixture.registry.clone(), fixture.elsewhere().await);
     for _ in 0..12 {
-        site.create("olga").await;
-        let usable: Vec<_> = site.tokens("olga", Some(ListState::Active)).await.iter().map(|token| token.id).collect();
+        fixture.create("olga").await;
+        let usable: Vec<_> =
+            fixture.tokens("olga", Some(ListState::Active)).await.iter().map(|token| token.id).collect();
         let [a, b] = usable[..] else { panic!("{usable:?}") };
         let revoke = |registry: &Registry, id| {
             let registry = registry.clone();
@@ -514,7 +517,7 @@ async fn two_revocations_at_once_leave_the_owner_a_token() {
         let (first, second) = tokio::join!(revoke(&here, a), revoke(&there, b));
         let results = [first.expect("joins"), second.expect("joins")];
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
-        assert_eq!(site.tokens("olga", Some(ListState::Active)).await.len(), 1);
+        assert_eq!(fixture.tokens("olga", Some(ListState::Active)).await.len(), 1);
     }
 }
 

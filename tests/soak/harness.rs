@@ -6,6 +6,8 @@
 pub(crate) mod history;
 #[path = "../it/harness/metronome.rs"]
 pub(crate) mod metronome;
+#[path = "../it/harness/oracle.rs"]
+pub(crate) mod oracle;
 #[path = "../it/harness/pair.rs"]
 pub(crate) mod pair;
 #[path = "../it/harness/prober.rs"]
@@ -16,7 +18,5 @@ pub(crate) mod redis;
 pub(crate) mod relay;
 #[path = "../it/harness/wait.rs"]
 mod wait;
-#[path = "../it/harness/world.rs"]
-pub(crate) mod world;
 
 pub(crate) use wait::{PATIENCE, eventually};

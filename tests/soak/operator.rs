@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tollgate::registry::RegistryError;
 use tollgate::token::{PermissionSet, Role};
 
-use crate::harness::world::{Life, Name, World};
+use crate::harness::oracle::{Life, Name, Oracle};
 use crate::random::Random;
 
 /// Users of one operator.
@@ -53,15 +53,15 @@ const ACTS: [(usize, Act); 9] = [
 ];
 
 /// Works until it is dropped. While it is to be quiet it begins nothing new.
-pub(crate) async fn work(world: Arc<Mutex<World>>, quiet: Arc<AtomicBool>, mut random: Random) {
+pub(crate) async fn work(oracle: Arc<Mutex<Oracle>>, quiet: Arc<AtomicBool>, mut random: Random) {
     loop {
         {
-            let mut world = world.lock().await;
+            let mut oracle = oracle.lock().await;
             // In doubt, it waits until somebody has looked.
-            if !world.in_doubt && !quiet.load(Ordering::Relaxed) {
+            if !oracle.in_doubt && !quiet.load(Ordering::Relaxed) {
                 // What fails is in the history.
-                drop(act(&mut world, &mut random).await);
-                tidy(&mut world);
+                drop(act(&mut oracle, &mut random).await);
+                tidy(&mut oracle);
             }
         }
         tokio::time::sleep(random.time(PAUSE.0, PAUSE.1)).await;
@@ -71,8 +71,8 @@ pub(crate) async fn work(world: Arc<Mutex<World>>, quiet: Arc<AtomicBool>, mut r
 /// Gives one registry copies of tokens that another has, which both go on with as they like, until it is dropped. With
 /// `sabotage`, nobody is told.
 pub(crate) async fn share(
-    from: Arc<Mutex<World>>,
-    to: Arc<Mutex<World>>,
+    from: Arc<Mutex<Oracle>>,
+    to: Arc<Mutex<Oracle>>,
     quiet: Arc<AtomicBool>,
     mut random: Random,
     sabotage: bool,
@@ -83,7 +83,7 @@ pub(crate) async fn share(
         if quiet.load(Ordering::Relaxed) || to.in_doubt || names(&to, |life| life == Life::Active).len() > TOKENS * 2 {
             continue;
         }
-        let able = |user: &&crate::harness::world::User| user.enabled && user.role >= Role::Manager;
+        let able = |user: &&crate::harness::oracle::User| user.enabled && user.role >= Role::Manager;
         let users = to.model.users.iter().filter(|(_, user)| able(user)).map(|(name, _)| name.clone());
         let user = random.one_of(&users.collect::<Vec<_>>());
         let token = random.one_of(&names(&from, |life| life == Life::Active));
@@ -102,38 +102,38 @@ pub(crate) async fn share(
     }
 }
 
-async fn act(world: &mut World, random: &mut Random) -> Result<(), RegistryError> {
+async fn act(oracle: &mut Oracle, random: &mut Random) -> Result<(), RegistryError> {
     let Some(act) = random.weighed(&ACTS) else { return Ok(()) };
-    let users: Vec<_> = world.model.users.keys().cloned().collect();
-    let active = names(world, |life| life == Life::Active);
+    let users: Vec<_> = oracle.model.users.keys().cloned().collect();
+    let active = names(oracle, |life| life == Life::Active);
     match (act, random.one_of(&users), random.one_of(&active)) {
         (Act::AddUser, ..) | (_, None, _) if users.len() < USERS => {
             let role = if users.len() < 3 { Role::Manager } else { Role::Administrator };
-            world.add_user(role).await.map(drop)
+            oracle.add_user(role).await.map(drop)
         }
-        (Act::Create, ..) | (_, _, None) => create(world, random).await,
-        (Act::Revoke, _, Some(token)) => world.revoke(&[token]).await,
+        (Act::Create, ..) | (_, _, None) => create(oracle, random).await,
+        (Act::Revoke, _, Some(token)) => oracle.revoke(&[token]).await,
         (Act::RevokeMany, ..) => {
             let first = random.below(active.len());
             let many: Vec<_> = active.into_iter().skip(first).take(5).collect();
-            world.revoke(&many).await
+            oracle.revoke(&many).await
         }
-        (Act::Delete, ..) => match random.one_of(&names(world, |life| matches!(life, Life::Active | Life::Revoked))) {
-            Some(token) => world.delete(&[token]).await,
+        (Act::Delete, ..) => match random.one_of(&names(oracle, |life| matches!(life, Life::Active | Life::Revoked))) {
+            Some(token) => oracle.delete(&[token]).await,
             None => Ok(()),
         },
-        (Act::Reassign, Some(user), Some(token)) => world.reassign(token, &user).await,
-        (Act::Disable, Some(user), _) => world.set_enabled(&user, false).await,
+        (Act::Reassign, Some(user), Some(token)) => oracle.reassign(token, &user).await,
+        (Act::Disable, Some(user), _) => oracle.set_enabled(&user, false).await,
         (Act::Enable, ..) => {
-            let disabled = world.model.users.iter().find(|(_, user)| !user.enabled).map(|(name, _)| name.clone());
+            let disabled = oracle.model.users.iter().find(|(_, user)| !user.enabled).map(|(name, _)| name.clone());
             match disabled {
-                Some(user) => world.set_enabled(&user, true).await,
+                Some(user) => oracle.set_enabled(&user, true).await,
                 None => Ok(()),
             }
         }
         (Act::SetRole, Some(user), _) => {
             let roles = [Role::Viewer, Role::Manager, Role::Manager, Role::Administrator];
-            world.set_role(&user, random.one_of(&roles).unwrap_or(Role::Manager)).await
+            oracle.set_role(&user, random.one_of(&roles).unwrap_or(Role::Manager)).await
         }
         (Act::AddUser, ..) => Ok(()),
         (Act::Reassign | Act::Disable | Act::SetRole, None, _) => Ok(()),
@@ -141,25 +141,25 @@ async fn act(world: &mut World, random: &mut Random) -> Result<(), RegistryError
 }
 
 /// Disables a user, or gives one a weaker role, that keeps its tokens.
-pub(crate) async fn narrow(world: &mut World, random: &mut Random) {
-    let wide = world.model.users.iter().filter(|(_, user)| user.enabled && user.role >= Role::Manager);
+pub(crate) async fn narrow(oracle: &mut Oracle, random: &mut Random) {
+    let wide = oracle.model.users.iter().filter(|(_, user)| user.enabled && user.role >= Role::Manager);
     let wide: Vec<_> = wide.map(|(name, user)| (name.clone(), user.role)).collect();
-    let Some((user, role)) = random.one_of(&wide).filter(|_| !world.in_doubt) else { return };
+    let Some((user, role)) = random.one_of(&wide).filter(|_| !oracle.in_doubt) else { return };
     // What fails is in the history.
     drop(match role {
-        Role::Administrator if random.percent(60) => world.set_role(&user, Role::Manager).await,
-        _ => world.set_enabled(&user, false).await,
+        Role::Administrator if random.percent(60) => oracle.set_role(&user, Role::Manager).await,
+        _ => oracle.set_enabled(&user, false).await,
     });
 }
 
-async fn create(world: &mut World, random: &mut Random) -> Result<(), RegistryError> {
-    if names(world, |life| life == Life::Active).len() >= TOKENS {
+async fn create(oracle: &mut Oracle, random: &mut Random) -> Result<(), RegistryError> {
+    if names(oracle, |life| life == Life::Active).len() >= TOKENS {
         return Ok(());
     }
-    let able = |user: &&crate::harness::world::User| user.enabled && user.role >= Role::Manager;
-    let users = world.model.users.iter().filter(|(_, user)| able(user)).map(|(name, _)| name.clone());
+    let able = |user: &&crate::harness::oracle::User| user.enabled && user.role >= Role::Manager;
+    let users = oracle.model.users.iter().filter(|(_, user)| able(user)).map(|(name, _)| name.clone());
     let Some(user) = random.one_of(&users.collect::<Vec<_>>()) else { return Ok(()) };
-    let is_administrator = world.model.users[&user].role >= Role::Administrator;
+    let is_administrator = oracle.model.users[&user].role >= Role::Administrator;
     let permissions = match random.below(6) {
         // What a Manager may not have.
         4 | 5 if is_administrator => {
@@ -169,30 +169,30 @@ async fn create(world: &mut World, random: &mut Random) -> Result<(), RegistryEr
         1 => ["heartbeat:write"].iter().map(|name| name.parse().expect("a permission")).collect(),
         _ => PermissionSet::TELEGRAF_AGENT,
     };
-    world.create(&user, permissions).await.map(drop)
+    oracle.create(&user, permissions).await.map(drop)
 }
 
-fn names(world: &World, is: impl Fn(Life) -> bool) -> Vec<Name> {
-    world.model.tokens.iter().filter(|(_, token)| is(token.life)).map(|(name, _)| *name).collect()
+fn names(oracle: &Oracle, is: impl Fn(Life) -> bool) -> Vec<Name> {
+    oracle.model.tokens.iter().filter(|(_, token)| is(token.life)).map(|(name, _)| *name).collect()
 }
 
 /// The oldest of the ended tokens are no longer asked about.
-fn tidy(world: &mut World) {
-    let ended = names(world, |life| life != Life::Active);
+fn tidy(oracle: &mut Oracle) {
+    let ended = names(oracle, |life| life != Life::Active);
     let many = ended.len().saturating_sub(ENDED);
-    ended.into_iter().take(many).for_each(|name| world.forget(name));
+    ended.into_iter().take(many).for_each(|name| oracle.forget(name));
 }
 
 /// What the canary is asked for: that a new token is known and an ended one refused, everywhere.
-pub(crate) async fn hatch(world: &mut World, patience: Duration) -> Result<Name, String> {
+pub(crate) async fn hatch(oracle: &mut Oracle, patience: Duration) -> Result<Name, String> {
     let deadline = tokio::time::Instant::now() + patience;
     loop {
-        let user = match world.model.users.keys().next().cloned() {
+        let user = match oracle.model.users.keys().next().cloned() {
             Some(user) => Ok(user),
-            None => world.add_user(Role::Manager).await,
+            None => oracle.add_user(Role::Manager).await,
         };
         let created = match user {
-            Ok(user) => world.create(&user, PermissionSet::TELEGRAF_AGENT).await,
+            Ok(user) => oracle.create(&user, PermissionSet::TELEGRAF_AGENT).await,
             Err(error) => Err(error),
         };
         match created {

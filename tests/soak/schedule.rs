@@ -155,7 +155,7 @@ pub(crate) async fn play(stage: &mut Stage, random: &mut Random, with_restarts: 
 }
 
 /// It is mended: level, and everybody knows what is so.
-async fn end(stage: &mut Stage, fault: crate::harness::history::Fault) -> Result<(), String> {
+async fn end(stage: &mut Stage, fault: crate::harness::history::OutageId) -> Result<(), String> {
     stage.is_level(fault).await?;
     stage.read_back(None).await.map(drop)
 }
@@ -237,13 +237,13 @@ async fn operator_link(stage: &mut Stage, random: &mut Random, time: Duration) -
     let Some(traffic) = random.one_of(&kinds) else { return Ok(()) };
     // No sidecar has anything to do with it.
     let fault = stage.breaks(&format!("operator link {traffic:?}"), Some(usize::MAX), Impact::Stale);
-    let operator = SIDECARS + random.below(stage.worlds.len());
+    let operator = SIDECARS + random.below(stage.oracles.len());
     stage.relays[operator].set(traffic).await;
     // Sometimes for so long that nobody can say what became of a command.
     let time = if random.percent(10) { Duration::from_secs(18) } else { time };
     tokio::time::sleep(time).await;
-    let nobody_knows = match stage.worlds[operator - SIDECARS].try_lock() {
-        Ok(world) => world.in_doubt,
+    let nobody_knows = match stage.oracles[operator - SIDECARS].try_lock() {
+        Ok(oracle) => oracle.in_doubt,
         Err(_) => false,
     };
     match nobody_knows {
@@ -318,8 +318,8 @@ async fn restore(stage: &mut Stage, random: &mut Random, time: Duration, flush: 
 /// Narrows users who may come back wider, as the last that operators do; and for a moment everybody sees it.
 async fn narrow(stage: &Stage, random: &mut Random) {
     stage.be_quiet();
-    for world in stage.operators() {
-        operator::narrow(&mut *world.lock().await, random).await;
+    for oracle in stage.operators() {
+        operator::narrow(&mut *oracle.lock().await, random).await;
     }
     tokio::time::sleep(random.time(20, 500)).await;
 }
@@ -343,7 +343,7 @@ async fn restore_reports(stage: &mut Stage, random: &mut Random, one: usize) -> 
     stage.begin_losing();
     let fault = stage.breaks("older reports", None, Impact::Stale);
     let waiter = stage.waiter.clone();
-    let mut world = waiter.world.lock_owned().await;
+    let mut oracle = waiter.oracle.lock_owned().await;
     let Servers::Alone(server) = &stage.servers else { return Ok(()) };
     if random.percent(50) {
         // Nobody asks for a receipt until the reports that are taken away here are lost for good.
@@ -358,8 +358,8 @@ async fn restore_reports(stage: &mut Stage, random: &mut Random, one: usize) -> 
     stage.be_quiet();
     stage.relays[one].set(random.one_of(&[Traffic::Cut, Traffic::Stalls]).unwrap_or(Traffic::Cut)).await;
     start_from_file(stage).await?;
-    stage.waiter.clone().once(&mut world, random).await;
-    drop(world);
+    stage.waiter.clone().once(&mut oracle, random).await;
+    drop(oracle);
     // What it was vouched for shows while it goes on by what it has.
     tokio::time::sleep(random.time(300, 1500)).await;
     stage.relays[one].reset().await;
@@ -369,7 +369,7 @@ async fn restore_reports(stage: &mut Stage, random: &mut Random, one: usize) -> 
 }
 
 /// The end of a fault that may have lost writes.
-async fn conclude(stage: &mut Stage, fault: crate::harness::history::Fault, since: Instant) -> Result<(), String> {
+async fn conclude(stage: &mut Stage, fault: crate::harness::history::OutageId, since: Instant) -> Result<(), String> {
     stage.is_level(fault).await?;
     let lost = stage.read_back(Some(since)).await?;
     if lost > 0 && stage.topology == Topology::Quorum {

@@ -13,13 +13,13 @@ use tollgate::registry::{Actor, ImportLine, NewToken, Registry, Requested};
 use tollgate::store::{self, Absent, Settings, StoreUrl};
 use tollgate::token::{Digest, PermissionSet, RawToken};
 
-use crate::harness::history::{Fault, Impact};
+use crate::harness::history::{Impact, OutageId};
 use crate::harness::metronome::Metronome;
+use crate::harness::oracle::{Name, Oracle};
 use crate::harness::pair::Pair;
 use crate::harness::prober::{Asker, History, Probe, Prober, Probes, Responder};
 use crate::harness::redis::RedisServer;
 use crate::harness::relay::Relay;
-use crate::harness::world::{Name, World};
 use crate::operator;
 use crate::random::Random;
 use crate::sidecar::{self, Sidecar};
@@ -44,10 +44,10 @@ const OPERATORS: usize = 2;
 /// The databases, and whose sidecars are whose.
 const REALMS: [std::ops::Range<usize>; 2] = [0..SIDECARS - 1, SIDECARS - 1..SIDECARS];
 
-/// The neighbour, among the worlds.
+/// The neighbour, among the oracles.
 const NEIGHBOUR: usize = OPERATORS;
 
-/// The operator who waits, among the worlds.
+/// The operator who waits, among the oracles.
 const WAITER: usize = OPERATORS + 1;
 
 /// Connections on which each sidecar is asked.
@@ -98,9 +98,9 @@ pub(crate) struct Stage {
     /// From each sidecar to Redis, then from each operator, then from each canary.
     pub(crate) relays: Vec<Relay>,
     pub(crate) sidecars: Vec<Sidecar>,
-    pub(crate) worlds: Vec<Arc<Mutex<World>>>,
+    pub(crate) oracles: Vec<Arc<Mutex<Oracle>>>,
     /// One in each database.
-    pub(crate) canaries: [World; 2],
+    pub(crate) canaries: [Oracle; 2],
     pub(crate) waiter: Waiter,
     pub(crate) sabotage: Option<Sabotage>,
     started: Instant,
@@ -160,20 +160,20 @@ impl Stage {
         let (history, probes, neighbours) = (History::new(BOUND, RECOVERY), Probes::default(), Probes::default());
         // What is asked of those who should know nothing of it.
         let (abroad, from_abroad) = (Probes::default(), Probes::default());
-        let world = |registry, number: usize, database: usize| {
+        let oracle = |registry, number: usize, database: usize| {
             let probes = if database == 0 { &probes } else { &neighbours };
-            let mut world = World::new(registry, &format!("user-{number}-"), history.clone(), probes.clone());
-            world.elsewhere = Some(if database == 0 { abroad.clone() } else { from_abroad.clone() });
-            world
+            let mut oracle = Oracle::new(registry, &format!("user-{number}-"), history.clone(), probes.clone());
+            oracle.elsewhere = Some(if database == 0 { abroad.clone() } else { from_abroad.clone() });
+            oracle
         };
-        let mut worlds = vec![world(first, 0, 0)];
+        let mut oracles = vec![oracle(first, 0, 0)];
         for (number, database) in [(1, 0), (NEIGHBOUR, 1), (WAITER, 0), (4, 0), (5, 1)] {
-            worlds.push(world(registry(SIDECARS + number, database).await?, number, database));
+            oracles.push(oracle(registry(SIDECARS + number, database).await?, number, database));
         }
-        let canaries = worlds.split_off(WAITER + 1).try_into().map_err(|_| "two canaries")?;
-        let worlds: Vec<_> = worlds.into_iter().map(|world| Arc::new(Mutex::new(world))).collect();
+        let canaries = oracles.split_off(WAITER + 1).try_into().map_err(|_| "two canaries")?;
+        let oracles: Vec<_> = oracles.into_iter().map(|oracle| Arc::new(Mutex::new(oracle))).collect();
         let waiter = Waiter {
-            world: Arc::clone(&worlds[WAITER]),
+            oracle: Arc::clone(&oracles[WAITER]),
             store: url(SIDECARS + WAITER, 0),
             quorum: topology.quorum(),
             sabotage: sabotage == Some(Sabotage::Receipts),
@@ -215,7 +215,7 @@ impl Stage {
             servers,
             relays,
             sidecars,
-            worlds,
+            oracles,
             canaries,
             waiter,
             sabotage,
@@ -234,11 +234,11 @@ impl Stage {
             _directory: directory,
         };
         stage.is_level(starting).await?;
-        for world in &stage.worlds[..WAITER] {
-            let (world, quiet) = (Arc::clone(world), Arc::clone(&stage.quiet));
-            stage.operators.spawn(operator::work(world, quiet, Random::new(random.next())));
+        for oracle in &stage.oracles[..WAITER] {
+            let (oracle, quiet) = (Arc::clone(oracle), Arc::clone(&stage.quiet));
+            stage.operators.spawn(operator::work(oracle, quiet, Random::new(random.next())));
         }
-        let (ours, theirs) = (Arc::clone(&stage.worlds[0]), Arc::clone(&stage.worlds[NEIGHBOUR]));
+        let (ours, theirs) = (Arc::clone(&stage.oracles[0]), Arc::clone(&stage.oracles[NEIGHBOUR]));
         let (quiet, own) = (Arc::clone(&stage.quiet), Random::new(random.next()));
         let is_secret = sabotage == Some(Sabotage::Databases);
         stage.operators.spawn(operator::share(ours, theirs, quiet, own, is_secret));
@@ -253,17 +253,17 @@ impl Stage {
     }
 
     /// Something is about to break.
-    pub(crate) fn breaks(&self, name: &str, sidecar: Option<usize>, impact: Impact) -> Fault {
+    pub(crate) fn breaks(&self, name: &str, sidecar: Option<usize>, impact: Impact) -> OutageId {
         self.history.with(|judge| judge.breaks(name, sidecar, impact, Instant::now()))
     }
 
     /// From here on, until [`Stage::sees`], nothing reaches those whom this fault is about.
-    pub(crate) fn blinds(&self, fault: Fault) {
+    pub(crate) fn blinds(&self, fault: OutageId) {
         self.history.with(|judge| judge.blinds(fault, Instant::now()));
     }
 
     /// Something is about to reach them again.
-    pub(crate) fn sees(&self, fault: Fault) {
+    pub(crate) fn sees(&self, fault: OutageId) {
         self.history.with(|judge| judge.sees(fault, Instant::now()));
     }
 
@@ -293,7 +293,7 @@ impl Stage {
     }
 
     /// A fault is over: every sidecar knows a new token and refuses one that was revoked, within [`RECOVERY`].
-    pub(crate) async fn is_level(&mut self, fault: Fault) -> Result<(), String> {
+    pub(crate) async fn is_level(&mut self, fault: OutageId) -> Result<(), String> {
         let (healed, stalled) = (Instant::now(), self.metronome.stalled());
         self.history.with(|judge| judge.heals(fault, healed));
         let patience = RECOVERY * 5;
@@ -428,26 +428,26 @@ impl Stage {
         self.quiet.store(true, Ordering::Relaxed);
     }
 
-    /// The operators' worlds.
-    pub(crate) fn operators(&self) -> &[Arc<Mutex<World>>] {
-        &self.worlds[..WAITER]
+    /// The operators' oracles.
+    pub(crate) fn operators(&self) -> &[Arc<Mutex<Oracle>>] {
+        &self.oracles[..WAITER]
     }
 
-    /// Takes the store's word in every world where a command's outcome is not known; with `since`, in all of them:
+    /// Takes the store's word in every oracle where a command's outcome is not known; with `since`, in all of them:
     /// writes were lost since then. Returns how many revocations were.
     pub(crate) async fn read_back(&mut self, since: Option<Instant>) -> Result<usize, String> {
         let mut lost = 0;
-        let worlds: Vec<_> = self.worlds.iter().map(Arc::clone).collect();
+        let oracles: Vec<_> = self.oracles.iter().map(Arc::clone).collect();
         let mut held = Vec::new();
-        for world in &worlds {
-            held.push(world.lock().await);
+        for oracle in &oracles {
+            held.push(oracle.lock().await);
         }
         self.losing = false;
         let text = |error: anyhow::Error| format!("reading back: {error:#}");
         let canaries = self.canaries.iter_mut();
-        let mut all: Vec<&mut World> = held.iter_mut().map(|world| &mut **world).chain(canaries).collect();
-        for world in all.iter_mut().filter(|world| world.in_doubt || since.is_some()) {
-            let found = world.read_back(since.unwrap_or_else(Instant::now), since.is_none()).await.map_err(text)?;
+        let mut all: Vec<&mut Oracle> = held.iter_mut().map(|oracle| &mut **oracle).chain(canaries).collect();
+        for oracle in all.iter_mut().filter(|oracle| oracle.in_doubt || since.is_some()) {
+            let found = oracle.read_back(since.unwrap_or_else(Instant::now), since.is_none()).await.map_err(text)?;
             lost += found.revocations.len();
             self.tempo.narrowings += found.narrowings;
         }
@@ -457,9 +457,9 @@ impl Stage {
         for canary in all.iter().rev().take(REALMS.len()) {
             settle(canary).await?;
         }
-        for world in all {
-            world.read_back(since, true).await.map_err(text)?;
-            world.stir(since).await.map_err(|error| format!("stirring users: {error}"))?;
+        for oracle in all {
+            oracle.read_back(since, true).await.map_err(text)?;
+            oracle.stir(since).await.map_err(|error| format!("stirring users: {error}"))?;
         }
         self.sidecars.iter().for_each(Sidecar::forgive_differences);
         self.quiet.store(false, Ordering::Relaxed);
@@ -482,11 +482,11 @@ impl Stage {
 }
 
 /// Until sidecars have recalled what they have seen, and a command has settled it.
-async fn settle(world: &World) -> Result<(), String> {
+async fn settle(oracle: &Oracle) -> Result<(), String> {
     // Recalls are written with a probe, soon after a sidecar is level, which it was some probes ago.
     // As an operator's next command does.
     for _ in 0..20 {
-        match world.registry.settle_recalls().await {
+        match oracle.registry.settle_recalls().await {
             Ok(0) => return Ok(()),
             Ok(_) => tokio::time::sleep(PROBE_INTERVAL * 2).await,
             Err(error) => return Err(format!("settling recalls: {error}")),

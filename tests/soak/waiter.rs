@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Mutex;
 use tollgate::token::{PermissionSet, Role};
 
-use crate::harness::world::{Life, Name, Waited, World};
+use crate::harness::oracle::{Life, Name, Oracle, Waited};
 use crate::random::Random;
 
 /// How long a command waits for sidecars, as its argument says it: shorter and longer than the bound.
@@ -22,7 +22,7 @@ const ENDED: usize = 12;
 /// An operator who waits.
 #[derive(Clone)]
 pub(crate) struct Waiter {
-    pub(crate) world: Arc<Mutex<World>>,
+    pub(crate) oracle: Arc<Mutex<Oracle>>,
     pub(crate) store: String,
     pub(crate) quorum: u32,
     /// Every command is taken at more than its word: what is committed is taken to be applied by all.
@@ -42,9 +42,9 @@ impl Waiter {
     pub(crate) async fn work(self, quiet: Arc<AtomicBool>, mut random: Random) {
         loop {
             {
-                let mut world = self.world.lock().await;
-                if !world.in_doubt && !quiet.load(Ordering::Relaxed) {
-                    self.once(&mut world, &mut random).await;
+                let mut oracle = self.oracle.lock().await;
+                if !oracle.in_doubt && !quiet.load(Ordering::Relaxed) {
+                    self.once(&mut oracle, &mut random).await;
                 }
             }
             tokio::time::sleep(random.time(PAUSE.0, PAUSE.1)).await;
@@ -52,30 +52,30 @@ impl Waiter {
     }
 
     /// Ends one token, and makes another for the next time.
-    pub(crate) async fn once(&self, world: &mut World, random: &mut Random) {
-        if let Some(token) = random.one_of(&names(world, true)) {
-            self.end(world, token, random).await;
+    pub(crate) async fn once(&self, oracle: &mut Oracle, random: &mut Random) {
+        if let Some(token) = random.one_of(&names(oracle, true)) {
+            self.end(oracle, token, random).await;
         }
-        if world.in_doubt {
+        if oracle.in_doubt {
             return;
         }
-        let ended = names(world, false);
+        let ended = names(oracle, false);
         let many = ended.len().saturating_sub(ENDED);
-        ended.into_iter().take(many).for_each(|name| world.forget(name));
+        ended.into_iter().take(many).for_each(|name| oracle.forget(name));
         // Enough that one of them was there before whatever is lost.
-        while names(world, true).len() < 6 && self.create(world).await.is_some() {}
+        while names(oracle, true).len() < 6 && self.create(oracle).await.is_some() {}
     }
 
-    async fn create(&self, world: &mut World) -> Option<Name> {
-        let user = match world.model.users.keys().next().cloned() {
+    async fn create(&self, oracle: &mut Oracle) -> Option<Name> {
+        let user = match oracle.model.users.keys().next().cloned() {
             Some(user) => user,
-            None => world.add_user(Role::Manager).await.ok()?,
+            None => oracle.add_user(Role::Manager).await.ok()?,
         };
-        world.create(&user, PermissionSet::TELEGRAF_AGENT).await.ok()
+        oracle.create(&user, PermissionSet::TELEGRAF_AGENT).await.ok()
     }
 
-    async fn end(&self, world: &mut World, token: Name, random: &mut Random) {
-        let Some(id) = world.ids(&[token]).pop().map(|id| id.to_string()) else { return };
+    async fn end(&self, oracle: &mut Oracle, token: Name, random: &mut Random) {
+        let Some(id) = oracle.ids(&[token]).pop().map(|id| id.to_string()) else { return };
         let timeout = random.one_of(&TIMEOUTS).unwrap_or(TIMEOUTS[0]);
         let (verb, end) = if random.percent(50) { ("delete", Life::Deleted) } else { ("revoke", Life::Revoked) };
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
@@ -95,7 +95,7 @@ impl Waiter {
                 _ => Waited::Unknown,
             }
         };
-        let receipts = match world.end_and_wait(token, end, run).await {
+        let receipts = match oracle.end_and_wait(token, end, run).await {
             Waited::Vouched => &self.receipts.given,
             Waited::Committed | Waited::Unknown => &self.receipts.refused,
         };
@@ -103,7 +103,7 @@ impl Waiter {
     }
 }
 
-fn names(world: &World, active: bool) -> Vec<Name> {
+fn names(oracle: &Oracle, active: bool) -> Vec<Name> {
     let is = |life: Life| (life == Life::Active) == active;
-    world.model.tokens.iter().filter(|(_, token)| is(token.life)).map(|(name, _)| *name).collect()
+    oracle.model.tokens.iter().filter(|(_, token)| is(token.life)).map(|(name, _)| *name).collect()
 }

@@ -4,7 +4,7 @@ use std::process::{Command, ExitStatus};
 
 use crate::controller::CONFIGURATION;
 use crate::process::Process;
-use crate::site::{Lab, Site};
+use crate::setup::{Lab, Setup};
 use crate::tollgate::Door;
 
 /// How it gets the token that it fetches with.
@@ -32,19 +32,19 @@ impl Agent {
     /// Starts one that watches its configuration every second, with two tries for each fetch, ten seconds apart.
     pub(crate) fn start(
         lab: &Lab,
-        site: &Site,
+        setup: &Setup,
         name: &str,
         door: Door,
         variable: Variable,
         token: &str,
     ) -> Result<Self, String> {
         let scheme = if door == Door::Plain { "http" } else { "https" };
-        let base = format!("{scheme}://{}", site.tollgate.address(door));
+        let base = format!("{scheme}://{}", setup.tollgate.address(door));
         let mut command = Command::new(&lab.telegraf);
         command.args(["--config", &format!("{base}{CONFIGURATION}?agent={name}")]);
         command.args(["--config-url-watch-interval", "1s", "--config-url-retry-attempts", "1"]);
         // A container may allow too little locked memory for it to protect its secrets, which it would complain of.
-        command.arg("--unprotected").env_clear().env("HOME", site.directory()).current_dir(site.directory());
+        command.arg("--unprotected").env_clear().env("HOME", setup.directory()).current_dir(setup.directory());
         command.env("TOLLGATE", base).env("AGENT", name).env("AGENT_TOKEN", token);
         // With an authority of its own the output speaks HTTP/1.1, without one it offers HTTP/2.
         let authority = &lab.certificate.authority;
@@ -59,7 +59,7 @@ impl Agent {
             },
             token,
         );
-        let process = Process::start(command, &site.directory().join(format!("{name}.log")), &lab.reaper)?;
+        let process = Process::start(command, &setup.directory().join(format!("{name}.log")), &lab.reaper)?;
         Ok(Self { name: name.to_owned(), process })
     }
 

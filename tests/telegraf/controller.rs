@@ -59,14 +59,14 @@ enum Mood {
 
 /// One request that was answered well.
 pub(crate) struct Request {
-    pub(crate) kind: Kind,
+    pub(crate) kind: RequestKind,
     pub(crate) at: Instant,
     fields: HeaderMap,
 }
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum RequestKind {
     /// `GET` of the configuration.
     Fetch,
     /// `HEAD` of it, by a watcher.
@@ -138,7 +138,7 @@ impl Controller {
     }
 
     /// Counts the requests of an agent since a moment.
-    pub(crate) fn count(&self, agent: &str, since: Option<Instant>, counts: impl Fn(Kind) -> bool) -> usize {
+    pub(crate) fn count(&self, agent: &str, since: Option<Instant>, counts: impl Fn(RequestKind) -> bool) -> usize {
         let seen = self.shared.seen.lock().expect("no panic");
         let requests = seen.get(agent).map(Vec::as_slice).unwrap_or_default();
         let later = requests.iter().filter(|request| since.is_none_or(|since| request.at > since));
@@ -255,13 +255,13 @@ async fn answer(request: http::Request<Incoming>, shared: &Shared) -> Result<Res
     }
     let edition = *shared.edition.lock().expect("no panic");
     let (agent, kind) = match (&parts.method, parts.uri.path()) {
-        (&Method::GET, CONFIGURATION) => (queried(&parts.uri), Kind::Fetch),
-        (&Method::HEAD, CONFIGURATION) => (queried(&parts.uri), Kind::Ask),
+        (&Method::GET, CONFIGURATION) => (queried(&parts.uri), RequestKind::Fetch),
+        (&Method::HEAD, CONFIGURATION) => (queried(&parts.uri), RequestKind::Ask),
         (&Method::POST, "/agents/heartbeat") => match beating(&body) {
-            Some((agent, edition)) => (Some(agent), Kind::Beat(edition)),
-            None => (None, Kind::Beat(0)),
+            Some((agent, edition)) => (Some(agent), RequestKind::Beat(edition)),
+            None => (None, RequestKind::Beat(0)),
         },
-        _ => (None, Kind::Fetch),
+        _ => (None, RequestKind::Fetch),
     };
     let Some(agent) = agent else {
         let line = format!("{} {} {}", parts.method, parts.uri.path(), String::from_utf8_lossy(&body));
@@ -271,8 +271,8 @@ async fn answer(request: http::Request<Incoming>, shared: &Shared) -> Result<Res
     let seen = Request { kind, at: Instant::now(), fields: parts.headers };
     shared.seen.lock().expect("no panic").entry(agent).or_default().push(seen);
     Ok(match kind {
-        Kind::Beat(_) => Response::new(Full::default()),
-        Kind::Fetch | Kind::Ask => {
+        RequestKind::Beat(_) => Response::new(Full::default()),
+        RequestKind::Fetch | RequestKind::Ask => {
             let reply = Response::builder().header(CONTENT_TYPE, "application/toml");
             let text = TEMPLATE.replace("EDITION", &edition.to_string());
             reply.header(LAST_MODIFIED, modified(edition)).body(text.into()).expect("a reply")

@@ -1,36 +1,37 @@
 //! Configurations are fetched, and then really run.
 
 use crate::agent::Variable;
-use crate::controller::Kind;
-use crate::site::{PATIENCE, Site};
+use crate::controller::RequestKind;
+use crate::setup::{PATIENCE, Setup};
 use crate::tollgate::Door;
 
 /// As `TELEGRAF_CONTROLLER_TOKEN` has it.
-pub(crate) async fn with_the_controllers_variable(site: &mut Site) -> Result<(), String> {
-    fetch(site, Variable::Controller, "Bearer").await
+pub(crate) async fn with_the_controllers_variable(setup: &mut Setup) -> Result<(), String> {
+    fetch(setup, Variable::Controller, "Bearer").await
 }
 
 /// As `INFLUX_TOKEN` has it.
-pub(crate) async fn with_the_older_variable(site: &mut Site) -> Result<(), String> {
-    fetch(site, Variable::Influx, "Token").await
+pub(crate) async fn with_the_older_variable(setup: &mut Setup) -> Result<(), String> {
+    fetch(setup, Variable::Influx, "Token").await
 }
 
-async fn fetch(site: &mut Site, variable: Variable, scheme: &str) -> Result<(), String> {
-    let token = site.token("olga").await?;
-    let agent = site.launch("edge", Door::Plain, variable, &token)?;
-    site.agents.push(agent);
-    site.all_run(1).await?;
-    site.until_each("it beats again and again", |site, agent| {
-        Ok(site.controller.count(&agent.name, None, |kind| kind == Kind::Beat(1)) >= 4)
-    })
-    .await?;
-    site.controller.judge("edge", |request| {
+async fn fetch(setup: &mut Setup, variable: Variable, scheme: &str) -> Result<(), String> {
+    let token = setup.token("olga").await?;
+    let agent = setup.launch("edge", Door::Plain, variable, &token)?;
+    setup.agents.push(agent);
+    setup.all_run(1).await?;
+    setup
+        .until_each("it beats again and again", |setup, agent| {
+            Ok(setup.controller.count(&agent.name, None, |kind| kind == RequestKind::Beat(1)) >= 4)
+        })
+        .await?;
+    setup.controller.judge("edge", |request| {
         // Heartbeats have a setting of their own for the token, and know one scheme.
-        let scheme = if matches!(request.kind, Kind::Beat(_)) { "Bearer" } else { scheme };
+        let scheme = if matches!(request.kind, RequestKind::Beat(_)) { "Bearer" } else { scheme };
         if request.credential() != Some(&format!("{scheme} {token}")) {
             return Err(format!("the credential of a {:?} is not the agent's, by {scheme}", request.kind));
         }
-        if request.kind == Kind::Fetch && request.accept() != Some("application/toml") {
+        if request.kind == RequestKind::Fetch && request.accept() != Some("application/toml") {
             return Err(format!("a fetch accepts {:?}", request.accept()));
         }
         if !request.user_agent().is_some_and(|name| name.starts_with("Telegraf/")) {
@@ -41,14 +42,14 @@ async fn fetch(site: &mut Site, variable: Variable, scheme: &str) -> Result<(), 
             other => Err(format!("the Controller learns {other:?} of where it came from")),
         }
     })?;
-    site.all_have_reloaded(0)?;
-    site.none_complains()
+    setup.all_have_reloaded(0)?;
+    setup.none_complains()
 }
 
 /// An agent whose token nobody knows gets no configuration, says why, and gives up.
-pub(crate) async fn with_an_unknown_token(site: &mut Site) -> Result<(), String> {
+pub(crate) async fn with_an_unknown_token(setup: &mut Setup) -> Result<(), String> {
     let token = format!("tc-apiv1_{}", "0123456789abcdef".repeat(4));
-    let mut agent = site.launch("stranger", Door::Plain, Variable::Controller, &token)?;
+    let mut agent = setup.launch("stranger", Door::Plain, Variable::Controller, &token)?;
     let status = tokio::time::timeout(PATIENCE, async {
         loop {
             match agent.ended() {
@@ -61,7 +62,7 @@ pub(crate) async fn with_an_unknown_token(site: &mut Site) -> Result<(), String>
     if status.success() || !agent.log().contains("failed to fetch HTTP config: 401 Unauthorized") {
         return Err(format!("it ended with {status}: {}", agent.log()));
     }
-    match site.controller.count("stranger", None, |_| true) {
+    match setup.controller.count("stranger", None, |_| true) {
         0 => Ok(()),
         count => Err(format!("{count} requests of it reached the Controller")),
     }

@@ -2,37 +2,37 @@
 
 use std::time::Instant;
 
-use crate::controller::{Kind, Request};
-use crate::site::Site;
+use crate::controller::{Request, RequestKind};
+use crate::setup::Setup;
 use crate::tollgate::Door;
 
 /// Without TLS.
-pub(crate) async fn over_plain_http(site: &mut Site) -> Result<(), String> {
-    beat(site, Door::Plain, "http", "1.1").await
+pub(crate) async fn over_plain_http(setup: &mut Setup) -> Result<(), String> {
+    beat(setup, Door::Plain, "http", "1.1").await
 }
 
 /// With `tls_ca`, which makes Telegraf speak HTTP/1.1.
-pub(crate) async fn over_tls_by_http1(site: &mut Site) -> Result<(), String> {
-    beat(site, Door::Tls, "https", "1.1").await
+pub(crate) async fn over_tls_by_http1(setup: &mut Setup) -> Result<(), String> {
+    beat(setup, Door::Tls, "https", "1.1").await
 }
 
 /// With the authority in `SSL_CERT_FILE`: Telegraf offers both protocols, and the listener prefers HTTP/1.1.
-pub(crate) async fn over_tls_as_the_listener_prefers(site: &mut Site) -> Result<(), String> {
-    beat(site, Door::TlsEither, "https", "1.1").await
+pub(crate) async fn over_tls_as_the_listener_prefers(setup: &mut Setup) -> Result<(), String> {
+    beat(setup, Door::TlsEither, "https", "1.1").await
 }
 
 /// The same agent, and a listener that has only HTTP/2.
-pub(crate) async fn over_tls_by_http2(site: &mut Site) -> Result<(), String> {
-    beat(site, Door::Http2, "https", "2").await
+pub(crate) async fn over_tls_by_http2(setup: &mut Setup) -> Result<(), String> {
+    beat(setup, Door::Http2, "https", "2").await
 }
 
-async fn beat(site: &mut Site, door: Door, protocol: &str, version: &str) -> Result<(), String> {
-    let token = site.token("olga").await?;
-    site.agent("edge", door, &token)?;
-    site.all_run(1).await?;
-    site.all_go_on(Instant::now(), 4).await?;
-    let is_beat = |request: &Request| matches!(request.kind, Kind::Beat(_));
-    site.controller.judge("edge", |request| {
+async fn beat(setup: &mut Setup, door: Door, protocol: &str, version: &str) -> Result<(), String> {
+    let token = setup.token("olga").await?;
+    setup.agent("edge", door, &token)?;
+    setup.all_run(1).await?;
+    setup.all_go_on(Instant::now(), 4).await?;
+    let is_beat = |request: &Request| matches!(request.kind, RequestKind::Beat(_));
+    setup.controller.judge("edge", |request| {
         if request.forwarded() != Some(("127.0.0.1", protocol)) {
             return Err(format!("the Controller learns {:?} of where it came from", request.forwarded()));
         }
@@ -46,56 +46,60 @@ async fn beat(site: &mut Site, door: Door, protocol: &str, version: &str) -> Res
             None => Err("it came without a Via".to_owned()),
         }
     })?;
-    site.none_complains()
+    setup.none_complains()
 }
 
 /// The agent's own log says what became of its token. It goes on, and so does everybody else.
-pub(crate) async fn with_a_revoked_token(site: &mut Site) -> Result<(), String> {
-    site.tollgate.run(&["user", "add", "ivy", "--role", "manager"]).await?;
-    let (revoked, kept) = (site.token("olga").await?, site.token("ivy").await?);
-    site.agent_by_each_door(&revoked)?;
-    site.agent("other", Door::Plain, &kept)?;
-    site.all_run(1).await?;
+pub(crate) async fn with_a_revoked_token(setup: &mut Setup) -> Result<(), String> {
+    setup.tollgate.run(&["user", "add", "ivy", "--role", "manager"]).await?;
+    let (revoked, kept) = (setup.token("olga").await?, setup.token("ivy").await?);
+    setup.agent_by_each_door(&revoked)?;
+    setup.agent("other", Door::Plain, &kept)?;
+    setup.all_run(1).await?;
 
     // The Owner's own token is older than the agents' and has another description.
-    let tokens: serde_json::Value = serde_json::from_str(&site.tollgate.run(&["token", "list", "--json"]).await?)
+    let tokens: serde_json::Value = serde_json::from_str(&setup.tollgate.run(&["token", "list", "--json"]).await?)
         .map_err(|error| format!("token list --json: {error}"))?;
     let is_revoked = |token: &&serde_json::Value| token["user"] == "olga" && token["description"] == "edge";
     let id = tokens.as_array().and_then(|tokens| tokens.iter().find(is_revoked)).and_then(|token| token["id"].as_str());
-    site.tollgate.run(&["token", "revoke", id.ok_or("no token of olga")?, "--wait"]).await?;
+    setup.tollgate.run(&["token", "revoke", id.ok_or("no token of olga")?, "--wait"]).await?;
 
-    site.until_each("every agent learns why", |_, agent| Ok(agent.name == "other" || is_told(&agent.log(), 2))).await?;
+    setup
+        .until_each("every agent learns why", |_, agent| Ok(agent.name == "other" || is_told(&agent.log(), 2)))
+        .await?;
     let cut_off = Instant::now();
-    site.until("the other agent goes on", |site| {
-        Ok(site.controller.count("other", Some(cut_off), |kind| matches!(kind, Kind::Beat(_))) >= 4)
-    })
-    .await?;
-    for agent in site.agents.iter().filter(|agent| agent.name != "other") {
-        if site.controller.count(&agent.name, Some(cut_off), |_| true) > 0 {
+    setup
+        .until("the other agent goes on", |setup| {
+            Ok(setup.controller.count("other", Some(cut_off), |kind| matches!(kind, RequestKind::Beat(_))) >= 4)
+        })
+        .await?;
+    for agent in setup.agents.iter().filter(|agent| agent.name != "other") {
+        if setup.controller.count(&agent.name, Some(cut_off), |_| true) > 0 {
             return Err(format!("agent {} still reaches the Controller", agent.name));
         }
         if !is_told(&agent.log(), 3) {
             return Err(format!("agent {} has stopped beating", agent.name));
         }
     }
-    site.all_have_reloaded(0)?;
-    site.agents.retain(|agent| agent.name == "other");
-    site.none_complains()
+    setup.all_have_reloaded(0)?;
+    setup.agents.retain(|agent| agent.name == "other");
+    setup.none_complains()
 }
 
 /// The agents of a user who is disabled are refused with the same words, and go on by themselves once the user is enabled.
-pub(crate) async fn of_a_disabled_user(site: &mut Site) -> Result<(), String> {
-    site.tollgate.run(&["user", "add", "ivy", "--role", "manager"]).await?;
-    let token = site.token("ivy").await?;
-    site.agent_by_each_door(&token)?;
-    site.all_run(1).await?;
-    site.tollgate.run(&["user", "disable", "ivy"]).await?;
+pub(crate) async fn of_a_disabled_user(setup: &mut Setup) -> Result<(), String> {
+    setup.tollgate.run(&["user", "add", "ivy", "--role", "manager"]).await?;
+    let token = setup.token("ivy").await?;
+    setup.agent_by_each_door(&token)?;
+    setup.all_run(1).await?;
+    setup.tollgate.run(&["user", "disable", "ivy"]).await?;
     // More than once: the watchers have been refused as well.
-    site.until_each("every agent learns why", |_, agent| Ok(is_told(&agent.log(), 2) && agent.watch_failures() >= 2))
+    setup
+        .until_each("every agent learns why", |_, agent| Ok(is_told(&agent.log(), 2) && agent.watch_failures() >= 2))
         .await?;
-    site.tollgate.run(&["user", "enable", "ivy"]).await?;
-    site.all_go_on(Instant::now(), 3).await?;
-    site.all_have_reloaded(0)
+    setup.tollgate.run(&["user", "enable", "ivy"]).await?;
+    setup.all_go_on(Instant::now(), 3).await?;
+    setup.all_have_reloaded(0)
 }
 
 /// Whether an agent wrote, so many times, that its token is not valid, as Telegraf writes it and in Tollgate's words.

@@ -14,7 +14,7 @@ mod harness;
 mod heartbeat;
 mod port;
 mod process;
-mod site;
+mod setup;
 mod tollgate;
 mod watch;
 
@@ -28,7 +28,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use harness::authority::Authority;
 use process::Reaper;
-use site::{Lab, Settings, Site};
+use setup::{Lab, Settings, Setup};
 use tollgate::Certificate;
 
 /// Longest time for one scenario.
@@ -39,7 +39,7 @@ const LIMIT: Duration = Duration::from_secs(150);
 struct Scenario {
     name: &'static str,
     settings: Settings,
-    play: for<'a> fn(&'a mut Site) -> Play<'a>,
+    play: for<'a> fn(&'a mut Setup) -> Play<'a>,
 }
 
 type Play<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + 'a>>;
@@ -57,7 +57,7 @@ macro_rules! scenario {
         Scenario {
             name: concat!(stringify!($module), "::", stringify!($name)),
             settings: Settings { redis: false, variables: &[] },
-            play: |site| Box::pin($module::$name(site)),
+            play: |setup| Box::pin($module::$name(setup)),
         }
     };
 }
@@ -153,13 +153,13 @@ async fn play(telegraf: PathBuf, names: &[String]) -> Result<(usize, usize), Str
 }
 
 async fn perform(lab: &Arc<Lab>, scenario: Scenario) -> Result<(), String> {
-    let mut site = Site::start(lab, scenario.settings).await?;
-    let outcome = match tokio::time::timeout(LIMIT, (scenario.play)(&mut site)).await {
+    let mut setup = Setup::start(lab, scenario.settings).await?;
+    let outcome = match tokio::time::timeout(LIMIT, (scenario.play)(&mut setup)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!("not within {LIMIT:?}")),
     };
     let sound = outcome
-        .and_then(|()| site.is_sound())
-        .and_then(|()| if site.tollgate.is_alive() { Ok(()) } else { Err("the sidecar has ended".to_owned()) });
-    sound.map_err(|problem| format!("{problem}\n{}", site.logs(&problem)))
+        .and_then(|()| setup.is_sound())
+        .and_then(|()| if setup.tollgate.is_alive() { Ok(()) } else { Err("the sidecar has ended".to_owned()) });
+    sound.map_err(|problem| format!("{problem}\n{}", setup.logs(&problem)))
 }

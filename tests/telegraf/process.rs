@@ -43,7 +43,7 @@ impl Reaper {
         Ok(Self { shell, pipe })
     }
 
-    fn tell(&self, sign: char, pid: u32) {
+    fn send(&self, sign: char, pid: u32) {
         let Some(pipe) = &self.pipe else { return };
         let mut pipe = pipe.lock().expect("no panic");
         // Without the shell everything still ends with its owner.
@@ -73,7 +73,7 @@ impl Process {
         let errors = file.try_clone().map_err(failed)?;
         let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
         let child = child.map_err(|error| format!("starting {}: {error}", command.get_program().to_string_lossy()))?;
-        reaper.tell('+', child.id());
+        reaper.send('+', child.id());
         Ok(Self { child, log: log.to_owned(), reaper: Arc::clone(reaper) })
     }
 
@@ -96,7 +96,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // First, or the id that it knows could be another process's by the time it acts.
-        self.reaper.tell('-', self.child.id());
+        self.reaper.send('-', self.child.id());
         self.child.kill().unwrap_or_default();
         self.child.wait().map(drop).unwrap_or_default();
     }

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::port::Port;
 use crate::process::{Process, Reaper};
-use crate::site::PATIENCE;
+use crate::setup::PATIENCE;
 
 /// How an agent comes: by one of three listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

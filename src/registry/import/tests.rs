@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::draft::samples::{at, operator, standing_of, user};
+use super::super::draft::samples::{at, authority_of, operator, user};
 use super::*;
 use crate::token::Role;
 
@@ -85,17 +85,17 @@ proptest! {
 }
 
 /// What becomes of each line: its number and, if refused, the reason.
-fn decide(standing: &Standing, lines: &[(usize, ImportLine)], known: &Known) -> Vec<(usize, Option<String>)> {
-    let (good, refused) = sort_out(standing, lines, known, at(10));
+fn decide(authority: &Authority, lines: &[(usize, ImportLine)], existing: &Existing) -> Vec<(usize, Option<String>)> {
+    let (good, refused) = partition_lines(authority, lines, existing, at(10));
     let good = good.into_iter().map(|(line, _)| (*line, None));
     let mut all: Vec<_> = good.chain(refused.into_iter().map(|refused| (refused.line, Some(refused.reason)))).collect();
     all.sort();
     all
 }
 
-fn known(users: &[Versioned<UserRecord>]) -> Known {
+fn existing(users: &[Versioned<UserRecord>]) -> Existing {
     let users = users.iter().map(|user| (user.record.name.clone(), Some(user.clone()))).collect();
-    Known { users, ..Known::default() }
+    Existing { users, ..Existing::default() }
 }
 
 #[test]
@@ -108,9 +108,9 @@ fn every_bad_line_is_named_with_its_own_reason() {
     expired.new.expires_at = Some(at(9));
     let lines = [good("a"), vera, nobody, expired, good("a"), good("e"), good("f")];
     let lines: Vec<_> = (11..).zip(lines).collect();
-    let mut known = known(&[user("anna", Role::Manager), user("vera", Role::Viewer)]);
-    known.taken.insert(good("e").digest);
-    let decisions = decide(&operator(), &lines, &known);
+    let mut existing = existing(&[user("anna", Role::Manager), user("vera", Role::Viewer)]);
+    existing.taken.insert(good("e").digest);
+    let decisions = decide(&operator(), &lines, &existing);
     let expected = [
         (11, None),
         (12, Some("viewer")),
@@ -132,17 +132,17 @@ fn a_manager_imports_for_themselves_only() {
     let max = user("anna", Role::Manager);
     let mut foreign = good("b");
     foreign.new.user = "otto".to_owned();
-    let known = known(&[max.clone(), user("otto", Role::Manager)]);
-    let decisions = decide(&standing_of(&max), &[(1, good("a")), (2, foreign)], &known);
+    let existing = existing(&[max.clone(), user("otto", Role::Manager)]);
+    let decisions = decide(&authority_of(&max), &[(1, good("a")), (2, foreign)], &existing);
     assert_eq!(decisions[0], (1, None));
     assert!(decisions[1].1.as_deref().is_some_and(|reason| reason.contains("create tokens for others")));
 }
 
 #[test]
 fn a_deleted_token_does_not_come_back() {
-    let mut known = known(&[user("anna", Role::Manager)]);
-    known.retired.insert(good("a").digest);
-    let decisions = decide(&operator(), &[(1, good("a")), (2, good("b"))], &known);
+    let mut existing = existing(&[user("anna", Role::Manager)]);
+    existing.retired.insert(good("a").digest);
+    let decisions = decide(&operator(), &[(1, good("a")), (2, good("b"))], &existing);
     assert!(decisions[0].1.as_deref().is_some_and(|reason| reason.contains("was deleted")), "{decisions:?}");
     assert_eq!(decisions[1], (2, None));
 }

@@ -1,4 +1,4 @@
-use super::super::draft::samples::{at, operator, standing_of, user};
+use super::super::draft::samples::{at, authority_of, operator, user};
 use super::*;
 use crate::token::Permission;
 
@@ -55,13 +55,13 @@ fn viewers_and_disabled_users_get_no_tokens() {
 #[test]
 fn an_administrator_makes_no_token_for_the_owner() {
     let owner = user("olga", Role::Owner);
-    let by = |standing: &Standing, owner: &UserRecord| {
-        decide_token(standing, owner, &new(Requested::All), Digest::of(b"x"), String::new(), at(10))
+    let by = |authority: &Authority, owner: &UserRecord| {
+        decide_token(authority, owner, &new(Requested::All), Digest::of(b"x"), String::new(), at(10))
     };
-    let administrator = standing_of(&user("adam", Role::Administrator));
+    let administrator = authority_of(&user("adam", Role::Administrator));
     assert!(matches!(by(&administrator, &owner.record), Err(RegistryError::Forbidden { .. })));
     by(&administrator, &user("bert", Role::Administrator).record).expect("for an equal");
-    by(&standing_of(&owner), &owner.record).expect("for oneself");
+    by(&authority_of(&owner), &owner.record).expect("for oneself");
 }
 
 #[test]

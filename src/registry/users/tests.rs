@@ -1,10 +1,10 @@
-use super::super::draft::samples::{at, operator, standing_of, token, user};
-use super::super::{Kind, actor::Standing};
+use super::super::draft::samples::{at, authority_of, operator, token, user};
+use super::super::{ErrorKind, actor::Authority};
 use super::*;
 use crate::store::{Change, Edit};
 use crate::token::{PermissionSet, TokenId, TokenState};
 
-fn kind<T: std::fmt::Debug>(result: Result<T, RegistryError>) -> Kind {
+fn kind<T: std::fmt::Debug>(result: Result<T, RegistryError>) -> ErrorKind {
     result.expect_err("refused").kind()
 }
 
@@ -35,20 +35,20 @@ fn nobody_is_added_as_owner() {
 
 #[test]
 fn only_the_owner_and_the_operator_add_administrators() {
-    let administrator = standing_of(&user("adam", Role::Administrator));
-    let owner = standing_of(&user("olga", Role::Owner));
-    assert_eq!(kind(decide_user(&administrator, "anna", Role::Administrator, at(0))), Kind::Forbidden);
+    let administrator = authority_of(&user("adam", Role::Administrator));
+    let owner = authority_of(&user("olga", Role::Owner));
+    assert_eq!(kind(decide_user(&administrator, "anna", Role::Administrator, at(0))), ErrorKind::Forbidden);
     decide_user(&administrator, "anna", Role::Manager, at(0)).expect("a manager");
     decide_user(&owner, "anna", Role::Administrator, at(0)).expect("by the owner");
     decide_user(&operator(), "anna", Role::Administrator, at(0)).expect("by the operator");
-    let manager = standing_of(&user("max", Role::Manager));
-    assert_eq!(kind(decide_user(&manager, "anna", Role::Viewer, at(0))), Kind::Forbidden);
+    let manager = authority_of(&user("max", Role::Manager));
+    assert_eq!(kind(decide_user(&manager, "anna", Role::Viewer, at(0))), ErrorKind::Forbidden);
 }
 
 #[test]
 fn a_user_comes_with_the_actors_record_required() {
     let olga = user("olga", Role::Owner);
-    let (batch, anna) = decide_user(&standing_of(&olga), "anna", Role::Manager, at(7)).expect("allowed");
+    let (batch, anna) = decide_user(&authority_of(&olga), "anna", Role::Manager, at(7)).expect("allowed");
     assert_eq!(batch.users, [Edit::Create(anna.clone()), Edit::Require(olga)]);
     assert_eq!((anna.status, anna.created_at), (UserStatus::Active, at(7)));
 }
@@ -57,26 +57,26 @@ fn a_user_comes_with_the_actors_record_required() {
 #[test]
 fn role_changes_and_who_may_make_them() {
     use Role::{Administrator, Manager, Owner, Viewer};
-    let check = |standing: &Standing, from, to| {
-        check_role_change(standing, &user("anna", from).record, to).map_err(|error| error.kind())
+    let check = |authority: &Authority, from, to| {
+        check_role_change(authority, &user("anna", from).record, to).map_err(|error| error.kind())
     };
-    let administrator = standing_of(&user("adam", Administrator));
-    let owner = standing_of(&user("olga", Owner));
-    for standing in [&operator(), &owner] {
+    let administrator = authority_of(&user("adam", Administrator));
+    let owner = authority_of(&user("olga", Owner));
+    for authority in [&operator(), &owner] {
         for (from, to) in [(Viewer, Manager), (Manager, Administrator), (Administrator, Viewer)] {
-            assert_eq!(check(standing, from, to), Ok(()), "{from} to {to}");
+            assert_eq!(check(authority, from, to), Ok(()), "{from} to {to}");
         }
     }
     assert_eq!(check(&administrator, Viewer, Manager), Ok(()));
     for (from, to) in [(Manager, Administrator), (Administrator, Manager), (Administrator, Administrator)] {
-        assert_eq!(check(&administrator, from, to), Err(Kind::Forbidden), "{from} to {to}");
+        assert_eq!(check(&administrator, from, to), Err(ErrorKind::Forbidden), "{from} to {to}");
     }
-    for standing in [&operator(), &owner, &administrator] {
-        assert_eq!(check(standing, Owner, Manager), Err(Kind::Conflict), "the Owner keeps the role");
-        assert_eq!(check(standing, Administrator, Owner), Err(Kind::Invalid), "nobody becomes Owner this way");
+    for authority in [&operator(), &owner, &administrator] {
+        assert_eq!(check(authority, Owner, Manager), Err(ErrorKind::Conflict), "the Owner keeps the role");
+        assert_eq!(check(authority, Administrator, Owner), Err(ErrorKind::Invalid), "nobody becomes Owner this way");
     }
-    let manager = standing_of(&user("max", Manager));
-    assert_eq!(check(&manager, Viewer, Viewer), Err(Kind::Forbidden));
+    let manager = authority_of(&user("max", Manager));
+    assert_eq!(check(&manager, Viewer, Viewer), Err(ErrorKind::Forbidden));
 }
 
 #[test]
@@ -86,8 +86,8 @@ fn a_weaker_role_narrows_active_tokens_and_says_what_they_lost() {
     let agent = token(2, &anna, PermissionSet::TELEGRAF_AGENT);
     let mut revoked = token(3, &anna, Role::Administrator.permissions());
     revoked.record.state = TokenState::Revoked { at: at(1), by: "otto".to_owned() };
-    let standing = operator();
-    let mut draft = Draft::new(&standing, at(9));
+    let authority = operator();
+    let mut draft = Draft::new(&authority, at(9));
     let counts = decide_role(&mut draft, &anna, vec![full, agent, revoked], Role::Manager, Some(Pin::NoUsers));
     assert_eq!((counts.narrowed, counts.revoked), (1, 0));
     let batch = draft.into_batch();
@@ -97,7 +97,7 @@ fn a_weaker_role_narrows_active_tokens_and_says_what_they_lost() {
     assert_eq!((after[0].id, after[0].permissions), (TokenId::from_u64(1), Role::Manager.permissions()));
     let (id, entry) = &batch.history[0];
     assert_eq!((*id, entry.at, entry.by.as_str()), (TokenId::from_u64(1), at(9), "cli:test"));
-    let Event::Narrowed { lost } = &entry.event else { panic!("{entry:?}") };
+    let TokenEvent::Narrowed { lost } = &entry.event else { panic!("{entry:?}") };
     assert!(lost.contains("users:read".parse().expect("valid")));
     assert!(lost.intersect(Role::Manager.permissions()).is_empty());
 }
@@ -106,8 +106,8 @@ fn a_weaker_role_narrows_active_tokens_and_says_what_they_lost() {
 fn a_stronger_role_gives_nothing_back() {
     let anna = user("anna", Role::Manager);
     let narrow = token(1, &anna, permissions(&["configs:read"]));
-    let standing = operator();
-    let mut draft = Draft::new(&standing, at(9));
+    let authority = operator();
+    let mut draft = Draft::new(&authority, at(9));
     let counts = decide_role(&mut draft, &anna, vec![narrow], Role::Administrator, Some(Pin::NoUsers));
     assert_eq!(counts, Counts::default());
     assert!(draft.into_batch().tokens.is_empty());
@@ -119,15 +119,15 @@ fn becoming_a_viewer_revokes_every_active_token_even_an_expired_one() {
     let mut expired = token(2, &anna, PermissionSet::TELEGRAF_AGENT);
     expired.record.expires_at = Some(at(1));
     let tokens = vec![token(1, &anna, PermissionSet::TELEGRAF_AGENT), expired];
-    let standing = operator();
-    let mut draft = Draft::new(&standing, at(9));
+    let authority = operator();
+    let mut draft = Draft::new(&authority, at(9));
     let counts = decide_role(&mut draft, &anna, tokens, Role::Viewer, Some(Pin::NoUsers));
     assert_eq!((counts.narrowed, counts.revoked), (0, 2));
     let batch = draft.into_batch();
     let state = TokenState::Revoked { at: at(9), by: "cli:test".to_owned() };
     assert!(changed(&batch).iter().all(|token| token.state == state));
     let reason = Some("role of anna changed to viewer".to_owned());
-    assert!(batch.history.iter().all(|(_, entry)| entry.event == Event::Revoked { reason: reason.clone() }));
+    assert!(batch.history.iter().all(|(_, entry)| entry.event == TokenEvent::Revoked { reason: reason.clone() }));
 }
 
 #[test]
@@ -144,30 +144,30 @@ fn disabling_changes_the_user_and_nothing_else() {
 #[test]
 fn the_owner_is_neither_disabled_nor_deleted() {
     let olga = user("olga", Role::Owner);
-    for standing in [operator(), standing_of(&olga), standing_of(&user("adam", Role::Administrator))] {
-        let disabled = decide_status(&standing, olga.clone(), UserStatus::Disabled, at(0));
+    for authority in [operator(), authority_of(&olga), authority_of(&user("adam", Role::Administrator))] {
+        let disabled = decide_status(&authority, olga.clone(), UserStatus::Disabled, at(0));
         assert!(matches!(disabled, Err(RegistryError::OwnerIsFixed { .. })));
-        assert!(matches!(check_deletable(&standing, &olga.record), Err(RegistryError::OwnerIsFixed { .. })));
+        assert!(matches!(check_deletable(&authority, &olga.record), Err(RegistryError::OwnerIsFixed { .. })));
     }
 }
 
 #[test]
 fn nobody_disables_or_deletes_themselves() {
     let adam = user("adam", Role::Administrator);
-    let standing = standing_of(&adam);
-    let disabled = decide_status(&standing, adam.clone(), UserStatus::Disabled, at(0));
-    assert!(matches!(disabled, Err(RegistryError::Oneself { .. })));
-    assert!(matches!(check_deletable(&standing, &adam.record), Err(RegistryError::Oneself { .. })));
+    let authority = authority_of(&adam);
+    let disabled = decide_status(&authority, adam.clone(), UserStatus::Disabled, at(0));
+    assert!(matches!(disabled, Err(RegistryError::OwnUser { .. })));
+    assert!(matches!(check_deletable(&authority, &adam.record), Err(RegistryError::OwnUser { .. })));
 }
 
 #[test]
 fn administrators_are_disabled_and_deleted_by_the_owner_only() {
     let bert = user("bert", Role::Administrator);
-    let administrator = standing_of(&user("adam", Role::Administrator));
-    assert_eq!(kind(decide_status(&administrator, bert.clone(), UserStatus::Disabled, at(0))), Kind::Forbidden);
-    assert_eq!(kind(check_deletable(&administrator, &bert.record)), Kind::Forbidden);
+    let administrator = authority_of(&user("adam", Role::Administrator));
+    assert_eq!(kind(decide_status(&administrator, bert.clone(), UserStatus::Disabled, at(0))), ErrorKind::Forbidden);
+    assert_eq!(kind(check_deletable(&administrator, &bert.record)), ErrorKind::Forbidden);
     check_deletable(&administrator, &user("max", Role::Manager).record).expect("a manager");
-    let owner = standing_of(&user("olga", Role::Owner));
+    let owner = authority_of(&user("olga", Role::Owner));
     decide_status(&owner, bert.clone(), UserStatus::Disabled, at(0)).expect("by the owner");
     check_deletable(&owner, &bert.record).expect("by the owner");
 }
@@ -175,20 +175,20 @@ fn administrators_are_disabled_and_deleted_by_the_owner_only() {
 #[test]
 fn ownership_goes_to_an_active_administrator_only() {
     for role in [Role::Viewer, Role::Manager, Role::Owner] {
-        let refused = check_heir(&user("anna", role).record);
+        let refused = check_new_owner(&user("anna", role).record);
         assert!(matches!(refused, Err(RegistryError::NotAnAdministrator { .. })), "{role}");
     }
     let mut adam = user("adam", Role::Administrator).record;
-    check_heir(&adam).expect("active");
+    check_new_owner(&adam).expect("active");
     adam.status = UserStatus::Disabled;
-    assert!(matches!(check_heir(&adam), Err(RegistryError::UserDisabled(_))));
+    assert!(matches!(check_new_owner(&adam), Err(RegistryError::UserDisabled(_))));
 }
 
 #[test]
 fn a_transfer_is_one_batch_and_narrows_the_old_owners_tokens() {
     let (olga, adam) = (user("olga", Role::Owner), user("adam", Role::Administrator));
-    let standing = standing_of(&olga);
-    let mut draft = Draft::new(&standing, at(0));
+    let authority = authority_of(&olga);
+    let mut draft = Draft::new(&authority, at(0));
     let full = token(1, &olga, Role::Owner.permissions());
     decide_transfer(&mut draft, &olga, &adam, Some((vec![full], Pin::NoUsers)));
     let batch = draft.into_batch();
@@ -201,12 +201,12 @@ fn a_transfer_is_one_batch_and_narrows_the_old_owners_tokens() {
 
 #[test]
 fn replicas_learn_of_tokens_before_they_learn_of_their_owner() {
-    let (anna, standing) = (user("anna", Role::Manager), operator());
+    let (anna, authority) = (user("anna", Role::Manager), operator());
     for (role, is_expected) in [
         (Role::Viewer, (|change| matches!(change, Change::RemoveGrant(_))) as fn(&Change) -> bool),
         (Role::Administrator, |change| matches!(change, Change::PutGrant(..))),
     ] {
-        let mut draft = Draft::new(&standing, at(1));
+        let mut draft = Draft::new(&authority, at(1));
         let beyond = token(1, &anna, Role::Owner.permissions());
         match role {
             Role::Viewer => drop(draft.revoke(beyond, None)),

@@ -163,7 +163,8 @@ async fn a_deleted_token_leaves_only_its_digest() {
     let (_directory, store) = store(Retention::default()).await;
     let mut batch = create(["a".to_owned()]);
     let Some(Edit::Create(record)) = batch.tokens.first().cloned() else { panic!("one token") };
-    let created = HistoryEntry { at: record.created_at, by: "anna".to_owned(), event: crate::token::Event::Created };
+    let created =
+        HistoryEntry { at: record.created_at, by: "anna".to_owned(), event: crate::token::TokenEvent::Created };
     batch.history.push((record.id, created));
     let version = store.commit(batch).await.expect("commits").id;
     let delete = Batch { tokens: vec![Edit::Delete(Versioned { record, version })], ..Batch::default() };

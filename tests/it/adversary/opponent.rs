@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::PLAYED;
-use super::fuzz::wire::{Body, Head, Inbox, Pieces, Stop};
+use super::fuzz::wire::{Body, Head, Inbox, Pieces, WireError};
 use crate::harness::Token;
 
 /// What is done with the request that is played with.
@@ -152,8 +152,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         loop {
             match self.exchange().await {
                 Ok(true) => {}
-                Ok(false) | Err(Stop::End(_)) => return,
-                Err(Stop::Bad(problem)) => return self.problem(problem),
+                Ok(false) | Err(WireError::End(_)) => return,
+                Err(WireError::Bad(problem)) => return self.problem(problem),
             }
         }
     }
@@ -163,15 +163,15 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     }
 
     /// Whether there may be another.
-    async fn exchange(&mut self) -> Result<bool, Stop> {
+    async fn exchange(&mut self) -> Result<bool, WireError> {
         let head = self.inbox.head().await?;
         self.shared.requests.send_modify(|requests| *requests += 1);
         let words: Vec<_> = head.line.split(' ').collect();
         let (method, path) = match words.as_slice() {
             [method @ ("GET" | "POST"), path, "HTTP/1.1"] if path.starts_with("/api/configs/") => (*method, *path),
-            _ => return Err(Stop::Bad(format!("{head:?}"))),
+            _ => return Err(WireError::Bad(format!("{head:?}"))),
         };
-        let framing = match head.body().map_err(Stop::Bad)? {
+        let framing = match head.body().map_err(WireError::Bad)? {
             Body::Unsaid => Body::Length(0),
             framing => framing,
         };
@@ -224,23 +224,29 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         go.wait_for(|go| *go > before).await.ok();
     }
 
-    async fn say(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+    async fn say(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let said = async {
             self.writer.write_all(bytes).await?;
             self.writer.flush().await
         };
-        said.await.map_err(|_| Stop::End(super::fuzz::wire::End::Reset))
+        said.await.map_err(|_| WireError::End(super::fuzz::wire::End::Reset))
     }
 
     /// Reads the body up to here; it must be what was sent.
-    async fn read(&mut self, head: &Head, pieces: &mut Pieces, received: &mut usize, until: usize) -> Result<(), Stop> {
+    async fn read(
+        &mut self,
+        head: &Head,
+        pieces: &mut Pieces,
+        received: &mut usize,
+        until: usize,
+    ) -> Result<(), WireError> {
         let token = head.one("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
         let request = format!("DELETE /api/users/1 HTTP/1.1\r\nHost: gate\r\nAuthorization: Bearer {token}\r\n\r\n");
         while *received < until {
             let Some(data) = pieces.next(&mut self.inbox).await? else { return Ok(()) };
             let expected = request.bytes().cycle().skip(*received % request.len());
             if !expected.zip(&data).all(|(expected, got)| expected == *got) {
-                return Err(Stop::Bad(format!("other bytes than the client's: {}", data.escape_ascii())));
+                return Err(WireError::Bad(format!("other bytes than the client's: {}", data.escape_ascii())));
             }
             *received += data.len();
         }

@@ -1,7 +1,7 @@
 //! Reads: what was written, in the order promised.
 
 use tollgate::store::{Batch, Edit, StateFilter, Subject, TokenFilter};
-use tollgate::token::Event;
+use tollgate::token::TokenEvent;
 
 use super::*;
 
@@ -126,10 +126,10 @@ pub(super) async fn history_grows_and_goes_with_its_token<D: Database>() {
     let (kept, gone) = (token(UserId::from_u64(1), "kept"), token(UserId::from_u64(1), "gone"));
     let line = |event| HistoryEntry { event, ..created() };
     let lines = [
-        line(Event::Created),
-        line(Event::Narrowed { lost: PermissionSet::TELEGRAF_AGENT }),
-        line(Event::Reassigned { from: "anna".to_owned(), to: "berta".to_owned() }),
-        line(Event::Revoked { reason: Some("role of anna changed".to_owned()) }),
+        line(TokenEvent::Created),
+        line(TokenEvent::Narrowed { lost: PermissionSet::TELEGRAF_AGENT }),
+        line(TokenEvent::Reassigned { from: "anna".to_owned(), to: "berta".to_owned() }),
+        line(TokenEvent::Revoked { reason: Some("role of anna changed".to_owned()) }),
     ];
     let add = |n: usize| [(kept.id, lines[n].clone()), (gone.id, lines[n].clone())];
     let create = tokens([Edit::Create(kept.clone()), Edit::Create(gone.clone())]);

@@ -18,7 +18,7 @@ async fn another_node_by_order() {
     let fault = fleet.breaks("CLUSTER FAILOVER", None);
     fleet.redis.fail_over().await;
     fleet.heals(fault).await;
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     fleet.all_answer(revoked, 401).await;
     fleet.all_answer(kept, 200).await;
     fleet.verdict();
@@ -28,7 +28,7 @@ async fn another_node_by_order() {
 async fn a_node_that_dies() {
     let mut fleet = fleet().await;
     let [kept, before, after] = fleet.tokens().await;
-    fleet.world.revoke(&[before]).await.expect("revokes");
+    fleet.oracle.revoke(&[before]).await.expect("revokes");
     fleet.all_answer(before, 401).await;
     let since = Instant::now();
     let hold = fleet.history.with(|judge| judge.hold(since));
@@ -37,12 +37,12 @@ async fn a_node_that_dies() {
     fleet.redis.replica_took_over().await;
     fleet.heals(fault).await;
     // The revocation was acknowledged before the replica had it for sure.
-    let lost = fleet.world.read_back(since, false).await.expect("reads");
+    let lost = fleet.oracle.read_back(since, false).await.expect("reads");
     println!("{lost:?}");
-    fleet.world.registry.settle_recalls().await.expect("settles");
-    fleet.world.read_back(since, true).await.expect("reads");
+    fleet.oracle.registry.settle_recalls().await.expect("settles");
+    fleet.oracle.read_back(since, true).await.expect("reads");
     fleet.history.with(|judge| judge.release(hold));
-    fleet.world.revoke(&[after]).await.expect("revokes");
+    fleet.oracle.revoke(&[after]).await.expect("revokes");
     for (token, status) in [(before, 401), (after, 401), (kept, 200)] {
         fleet.all_answer(token, status).await;
     }
@@ -54,20 +54,20 @@ async fn a_node_that_dies() {
 async fn a_slot_that_moves() {
     let mut fleet = fleet().await;
     let [kept, before, during, after] = fleet.tokens().await;
-    fleet.world.revoke(&[before]).await.expect("revokes");
+    fleet.oracle.revoke(&[before]).await.expect("revokes");
     let since = Instant::now();
     let fault = fleet.breaks("the slot moves", None);
     fleet.redis.begin_migration(OWNER, 2);
     fleet.redis.move_keys(OWNER, 2, &["{tollgate}:meta", "{tollgate}:grants"]);
-    let error = fleet.world.revoke(&[during]).await.expect_err("neither node has all of it");
-    assert!(!fleet.world.in_doubt, "it is known not to have been done: {error}");
+    let error = fleet.oracle.revoke(&[during]).await.expect_err("neither node has all of it");
+    assert!(!fleet.oracle.in_doubt, "it is known not to have been done: {error}");
     // Meanwhile nothing can change, and whoever asks is led to where the position is.
     fleet.all_answer(kept, 200).await;
     fleet.all_answer(during, 200).await;
     fleet.redis.end_migration(OWNER, 2);
     fleet.heals(fault).await;
-    fleet.world.read_back(since, true).await.expect("reads");
-    fleet.world.revoke(&[during, after]).await.expect("revokes");
+    fleet.oracle.read_back(since, true).await.expect("reads");
+    fleet.oracle.revoke(&[during, after]).await.expect("revokes");
     for (token, status) in [(before, 401), (during, 401), (after, 401), (kept, 200)] {
         fleet.all_answer(token, status).await;
     }

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use crate::harness::fleet::BOUND;
+use crate::harness::oracle::Lost;
 use crate::harness::pair::Pair;
 use crate::harness::prober::{Asker, Place};
-use crate::harness::world::Lost;
 use crate::harness::{Fleet, Relay, Traffic, eventually};
 
 /// Sidecars on a primary with one replica; all but those in `behind` are led to the new primary by [`fail_over`].
@@ -32,36 +32,36 @@ async fn fail_over(fleet: &mut Fleet<Pair>, behind: &[usize], quorum: u32) {
 async fn the_last_writes_are_lost() {
     let mut fleet = fleet(0).await;
     let [kept, early, seen, seen_by_one, seen_by_none] = fleet.tokens().await;
-    fleet.world.revoke(&[early]).await.expect("revokes");
+    fleet.oracle.revoke(&[early]).await.expect("revokes");
     fleet.redis.is_in_step().await;
     let since = Instant::now();
     let hold = fleet.history.with(|judge| judge.hold(since));
     let fault = fleet.breaks("a failover that loses writes", None);
     fleet.redis.part().await;
-    fleet.world.revoke(&[seen]).await.expect("revokes");
+    fleet.oracle.revoke(&[seen]).await.expect("revokes");
     fleet.all_answer(seen, 401).await;
     let [created] = fleet.tokens().await;
     fleet.all_answer(created, 200).await;
     for sidecar in [1, 2] {
         fleet.relays[sidecar].set(Traffic::Stalls).await;
     }
-    fleet.world.delete(&[seen_by_one]).await.expect("deletes");
+    fleet.oracle.delete(&[seen_by_one]).await.expect("deletes");
     fleet.answers(0, seen_by_one, 401).await;
     fleet.relays[0].set(Traffic::Stalls).await;
-    fleet.world.revoke(&[seen_by_none]).await.expect("revokes");
+    fleet.oracle.revoke(&[seen_by_none]).await.expect("revokes");
 
     fleet.redis.primary.kill();
     fail_over(&mut fleet, &[], 0).await;
     fleet.heals(fault).await;
-    let lost = fleet.world.read_back(since, false).await.expect("reads");
+    let lost = fleet.oracle.read_back(since, false).await.expect("reads");
     assert_eq!((lost.revocations, lost.creations), (vec![seen, seen_by_one, seen_by_none], vec![created]));
     for (token, status) in [(early, 401), (seen, 401), (seen_by_one, 401), (seen_by_none, 200), (kept, 200)] {
         fleet.all_answer(token, status).await;
     }
 
-    assert_eq!(fleet.world.registry.settle_recalls().await.expect("settles"), 2);
+    assert_eq!(fleet.oracle.registry.settle_recalls().await.expect("settles"), 2);
     let [late] = fleet.tokens().await;
-    let settled = fleet.world.read_back(since, true).await.expect("reads");
+    let settled = fleet.oracle.read_back(since, true).await.expect("reads");
     assert_eq!(settled.revocations, [seen_by_none]);
     fleet.history.with(|judge| judge.release(hold));
     fleet.is_level().await;
@@ -84,12 +84,12 @@ async fn a_command_that_the_new_primary_does_not_know_is_done_again() {
     let fault = fleet.breaks("a failover amid a command", None);
     fleet.redis.is_in_step().await;
     fleet.redis.part().await;
-    let probe = fleet.world.probe(revoked);
-    let Fleet { world, redis, sidecars, relays, .. } = &mut fleet;
+    let probe = fleet.oracle.probe(revoked);
+    let Fleet { oracle, redis, sidecars, relays, .. } = &mut fleet;
     let mut asker = Asker::new(Place::of(sidecars[0].listeners()[0]));
     let revoked = [revoked];
     operator.set(Traffic::ScriptsUnanswered).await;
-    let (done, ()) = tokio::join!(world.revoke(&revoked), async {
+    let (done, ()) = tokio::join!(oracle.revoke(&revoked), async {
         while asker.ask(0, &probe).await.status != Some(401) {}
         redis.primary.kill();
         redis.promote().await;
@@ -101,7 +101,7 @@ async fn a_command_that_the_new_primary_does_not_know_is_done_again() {
     done.expect("is done by the new primary");
     fleet.use_registry_at(&format!("redis://{}", fleet.redis.primary.address()), 0).await;
     fleet.heals(fault).await;
-    assert_eq!(fleet.world.read_back(since, true).await.expect("reads"), Lost::default());
+    assert_eq!(fleet.oracle.read_back(since, true).await.expect("reads"), Lost::default());
     fleet.history.with(|judge| judge.release(hold));
     fleet.all_answer(revoked[0], 401).await;
     fleet.verdict();
@@ -115,22 +115,22 @@ async fn a_command_whose_primary_is_gone_is_not_called_undone() {
     let operator = Relay::start(fleet.redis.primary.address()).await;
     fleet.use_registry_at(&format!("redis://{}", operator.address()), 0).await;
     let fault = fleet.breaks("a primary that is gone amid a command", None);
-    let probe = fleet.world.probe(revoked);
-    let Fleet { world, redis, sidecars, .. } = &mut fleet;
+    let probe = fleet.oracle.probe(revoked);
+    let Fleet { oracle, redis, sidecars, .. } = &mut fleet;
     let mut asker = Asker::new(Place::of(sidecars[0].listeners()[0]));
     let since = Instant::now();
     let revoked = [revoked];
     operator.set(Traffic::ScriptsUnanswered).await;
-    let (done, ()) = tokio::join!(world.revoke(&revoked), async {
+    let (done, ()) = tokio::join!(oracle.revoke(&revoked), async {
         while asker.ask(0, &probe).await.status != Some(401) {}
         operator.set(Traffic::Cut).await;
         redis.primary.pause();
     });
-    assert!(fleet.world.in_doubt, "nobody knows: {done:?}");
+    assert!(fleet.oracle.in_doubt, "nobody knows: {done:?}");
     fleet.redis.primary.resume();
     operator.heal().await;
     fleet.heals(fault).await;
-    fleet.world.read_back(since, true).await.expect("reads");
+    fleet.oracle.read_back(since, true).await.expect("reads");
     fleet.all_answer(revoked[0], 401).await;
     fleet.verdict();
 }
@@ -145,7 +145,7 @@ async fn an_isolated_old_primary_keeps_nobody_fresh() {
     fail_over(&mut fleet, &[2], 1).await;
     // The new primary needs a replica too, or it could confirm nothing: a third server.
     let third = fleet.redis.third().await;
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     fleet.answers(0, revoked, 401).await;
     fleet.answers(1, revoked, 401).await;
     fleet.answers(2, revoked, 503).await;
@@ -167,7 +167,7 @@ async fn without_a_quorum_an_isolated_old_primary_is_believed() {
     let [revoked] = fleet.tokens().await;
     fleet.redis.is_in_step().await;
     fail_over(&mut fleet, &[2], 0).await;
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     fleet.answers(0, revoked, 401).await;
     eventually("a reply that breaks the guarantee", || async {
         fleet.answers(2, revoked, 200).await;
@@ -187,13 +187,13 @@ async fn a_quorum_that_is_missing() {
     let fault = fleet.breaks("no replica", None);
     let since = Instant::now();
     fleet.redis.part().await;
-    fleet.world.revoke(&[revoked]).await.expect_err("nobody confirms it");
-    assert!(fleet.world.in_doubt, "it may last, or be lost by a failover");
+    fleet.oracle.revoke(&[revoked]).await.expect_err("nobody confirms it");
+    assert!(fleet.oracle.in_doubt, "it may last, or be lost by a failover");
     fleet.all_answer(kept, 503).await;
     fleet.redis.link.heal().await;
     fleet.heals(fault).await;
-    fleet.world.read_back(since, true).await.expect("reads");
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.read_back(since, true).await.expect("reads");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     fleet.all_answer(revoked, 401).await;
     fleet.all_answer(kept, 200).await;
     fleet.verdict();

@@ -14,8 +14,8 @@ async fn one_sidecar_is_cut_off(traffic: Traffic) {
     let [kept, revoked, deleted] = fleet.tokens().await;
     let fault = fleet.breaks(&format!("{traffic:?}"), Some(0));
     fleet.relays[0].set(traffic).await;
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
-    fleet.world.delete(&[deleted]).await.expect("deletes");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.delete(&[deleted]).await.expect("deletes");
     for sidecar in [1, 2] {
         fleet.answers(sidecar, revoked, 401).await;
         fleet.answers(sidecar, deleted, 401).await;
@@ -57,7 +57,7 @@ async fn subscribers_that_redis_throws_out() {
     let tokens: [_; 5] = fleet.tokens().await;
     for token in tokens {
         fleet.redis_does(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-        fleet.world.revoke(&[token]).await.expect("revokes");
+        fleet.oracle.revoke(&[token]).await.expect("revokes");
         fleet.all_answer(token, 401).await;
     }
     fleet.is_level().await;
@@ -74,7 +74,7 @@ async fn links_that_are_reset_again_and_again() {
         for relay in &fleet.relays {
             relay.reset().await;
         }
-        fleet.world.revoke(&[token]).await.expect("revokes");
+        fleet.oracle.revoke(&[token]).await.expect("revokes");
         fleet.all_answer(token, 401).await;
         eventually("it connects again", || async { fleet.relays[1].accepted() > before }).await;
     }
@@ -90,7 +90,7 @@ async fn a_slow_link() {
         relay.set(Traffic::Slow(Duration::from_millis(60))).await;
     }
     for token in tokens {
-        fleet.world.revoke(&[token]).await.expect("revokes");
+        fleet.oracle.revoke(&[token]).await.expect("revokes");
         fleet.all_answer(token, 401).await;
     }
     fleet.is_level().await;
@@ -104,17 +104,17 @@ async fn a_log_that_was_trimmed_during_the_outage() {
     let [kept, deleted, revoked] = fleet.tokens().await;
     let brief = Retention { log_entries: 3, ..Retention::default() };
     let store = RedisStore::open(&settings(&fleet.redis.url(), 0), Absent::Refuse, brief).await.expect("opens");
-    fleet.world.registry = Registry::new(std::sync::Arc::new(store));
+    fleet.oracle.registry = Registry::new(std::sync::Arc::new(store));
 
     let fault = fleet.breaks("cut, and the log trimmed", Some(2));
     fleet.relays[2].set(Traffic::Cut).await;
-    fleet.world.delete(&[deleted]).await.expect("deletes");
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.delete(&[deleted]).await.expect("deletes");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     let more: [_; 6] = {
-        let user = fleet.world.add_user(tollgate::token::Role::Manager).await.expect("adds");
+        let user = fleet.oracle.add_user(tollgate::token::Role::Manager).await.expect("adds");
         let mut more = Vec::new();
         for _ in 0..6 {
-            let created = fleet.world.create(&user, tollgate::token::PermissionSet::TELEGRAF_AGENT).await;
+            let created = fleet.oracle.create(&user, tollgate::token::PermissionSet::TELEGRAF_AGENT).await;
             more.push(created.expect("creates"));
         }
         more.try_into().expect("six")

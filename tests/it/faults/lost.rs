@@ -12,7 +12,7 @@ use crate::harness::{Fleet, Traffic, operator};
 async fn flushed_and_restored() {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, revoked] = fleet.tokens().await;
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     fleet.all_answer(revoked, 401).await;
     fleet.redis_does(&["SAVE"]).await;
 
@@ -20,8 +20,8 @@ async fn flushed_and_restored() {
     fleet.redis_does(&["FLUSHALL"]).await;
     fleet.all_answer(kept, 503).await;
     fleet.all_answer(revoked, 503).await;
-    let error = fleet.world.revoke(&[kept]).await.expect_err("there is no registry");
-    assert!(!fleet.world.in_doubt, "it is known not to have been done: {error}");
+    let error = fleet.oracle.revoke(&[kept]).await.expect_err("there is no registry");
+    assert!(!fleet.oracle.in_doubt, "it is known not to have been done: {error}");
 
     // From the file that was saved before.
     fleet.restart_redis();
@@ -42,11 +42,11 @@ async fn flushed_and_set_up_anew() {
     fleet.redis_does(&["FLUSHALL"]).await;
     fleet.all_answer(old, 503).await;
     let anew = Instant::now();
-    fleet.world.registry =
+    fleet.oracle.registry =
         tollgate::registry::Registry::new(open(&settings(&fleet.redis.url(), 0), Absent::Create).await);
-    fleet.world.registry.init(&operator(), "otto").await.expect("initialises");
+    fleet.oracle.registry.init(&operator(), "otto").await.expect("initialises");
     fleet.heals(fault).await;
-    let lost = fleet.world.read_back(anew, true).await.expect("reads");
+    let lost = fleet.oracle.read_back(anew, true).await.expect("reads");
     assert_eq!(lost.creations, [old]);
     fleet.history.with(|judge| judge.release(hold));
     fleet.all_answer(old, 401).await;
@@ -63,7 +63,7 @@ async fn restored_from_an_older_file() {
     let [kept, seen, seen_by_one, seen_by_none] = fleet.tokens().await;
     fleet.redis_does(&["SAVE"]).await;
 
-    fleet.world.revoke(&[seen]).await.expect("revokes");
+    fleet.oracle.revoke(&[seen]).await.expect("revokes");
     fleet.all_answer(seen, 401).await;
     let [created] = fleet.tokens().await;
     fleet.all_answer(created, 200).await;
@@ -73,17 +73,17 @@ async fn restored_from_an_older_file() {
     for sidecar in [1, 2] {
         fleet.relays[sidecar].set(Traffic::Cut).await;
     }
-    fleet.world.revoke(&[seen_by_one]).await.expect("revokes");
+    fleet.oracle.revoke(&[seen_by_one]).await.expect("revokes");
     fleet.answers(0, seen_by_one, 401).await;
     fleet.relays[0].set(Traffic::Cut).await;
-    fleet.world.delete(&[seen_by_none]).await.expect("deletes");
+    fleet.oracle.delete(&[seen_by_none]).await.expect("deletes");
 
     fleet.restart_redis();
     for relay in &fleet.relays {
         relay.heal().await;
     }
     fleet.heals(fault).await;
-    let lost = fleet.world.read_back(since, false).await.expect("reads");
+    let lost = fleet.oracle.read_back(since, false).await.expect("reads");
     assert_eq!(
         (lost.revocations.as_slice(), lost.creations.as_slice()),
         ([seen, seen_by_one, seen_by_none].as_slice(), [created].as_slice())
@@ -98,9 +98,9 @@ async fn restored_from_an_older_file() {
     assert_eq!(fleet.store().recalled(None).await.expect("reads").total, 2);
 
     // As the next command of an operator does.
-    assert_eq!(fleet.world.registry.settle_recalls().await.expect("settles"), 2);
+    assert_eq!(fleet.oracle.registry.settle_recalls().await.expect("settles"), 2);
     let [late] = fleet.tokens().await;
-    let settled = fleet.world.read_back(since, true).await.expect("reads");
+    let settled = fleet.oracle.read_back(since, true).await.expect("reads");
     assert_eq!(settled.revocations, [seen_by_none]);
     fleet.history.with(|judge| judge.release(hold));
     fleet.is_level().await;

@@ -21,7 +21,7 @@ async fn killed_amid_commits(fsync: &str) {
         if revoked == 30 {
             fleet.redis.kill();
         }
-        match fleet.world.revoke(&[token]).await {
+        match fleet.oracle.revoke(&[token]).await {
             Ok(()) => revoked += 1,
             Err(_) => break,
         }
@@ -30,7 +30,7 @@ async fn killed_amid_commits(fsync: &str) {
     fleet.answers(0, kept, 503).await;
     fleet.restart_redis();
     fleet.heals(fault).await;
-    let lost = fleet.world.read_back(broken_at, true).await.expect("reads");
+    let lost = fleet.oracle.read_back(broken_at, true).await.expect("reads");
     assert!(lost.revocations.is_empty() && lost.creations.is_empty(), "{lost:?}");
     for token in &tokens[..30] {
         fleet.answers(1, *token, 401).await;
@@ -54,14 +54,14 @@ async fn killed_and_started_again_with_lazy_syncs() {
 async fn stopped_and_continued() {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, before, during] = fleet.tokens().await;
-    fleet.world.revoke(&[before]).await.expect("revokes");
+    fleet.oracle.revoke(&[before]).await.expect("revokes");
     let fault = fleet.breaks("SIGSTOP", None);
     fleet.redis.pause();
-    let probe = fleet.world.probe(kept);
-    let Fleet { world, redis, sidecars, .. } = &mut fleet;
+    let probe = fleet.oracle.probe(kept);
+    let Fleet { oracle, redis, sidecars, .. } = &mut fleet;
     let place = Place::of(sidecars[2].listeners()[0]);
     let during = [during];
-    let (revoked, ()) = tokio::join!(world.revoke(&during), async {
+    let (revoked, ()) = tokio::join!(oracle.revoke(&during), async {
         eventually("the bound has passed", || async {
             Asker::new(place.clone()).ask(2, &probe).await.status == Some(503)
         })
@@ -71,8 +71,8 @@ async fn stopped_and_continued() {
     fleet.heals(fault).await;
     if let Err(error) = revoked {
         println!("{error}");
-        fleet.world.read_back(Instant::now(), true).await.expect("reads");
-        fleet.world.revoke(&during).await.expect("revokes");
+        fleet.oracle.read_back(Instant::now(), true).await.expect("reads");
+        fleet.oracle.revoke(&during).await.expect("revokes");
     }
     fleet.all_answer(kept, 200).await;
     fleet.all_answer(before, 401).await;
@@ -85,7 +85,7 @@ async fn stopped_and_continued() {
 async fn loading_its_data() {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, revoked, late] = fleet.tokens().await;
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     // Redis answers while it loads only after each KiB read: enough of them for whoever greets it before asking.
     fleet.redis_does(&["DEBUG", "POPULATE", "400", "filler", "512"]).await;
     fleet.redis_does(&["SAVE"]).await;
@@ -95,8 +95,8 @@ async fn loading_its_data() {
     fleet.redis.spawn(&slowly);
     eventually("Redis is loading", || async { run(&fleet.redis, &["GET", "x"]).await.starts_with("LOADING") }).await;
     // It waits for a while, and then says that it was not done.
-    let done = fleet.world.revoke(&[late]).await;
-    assert!(!fleet.world.in_doubt, "{done:?}");
+    let done = fleet.oracle.revoke(&[late]).await;
+    assert!(!fleet.oracle.in_doubt, "{done:?}");
     eventually("Redis has loaded", || async { run(&fleet.redis, &["PING"]).await == "PONG" }).await;
     fleet.heals(fault).await;
     fleet.all_answer(kept, 200).await;
@@ -114,13 +114,13 @@ async fn busy_with_a_slow_command() {
     {
         let fault = fleet.breaks(name, None);
         let words: Vec<_> = command.into_iter().filter(|word| !word.is_empty()).collect();
-        let user = fleet.world.add_user(Role::Manager).await.expect("adds");
-        let token = fleet.world.create(&user, PermissionSet::TELEGRAF_AGENT).await.expect("creates");
+        let user = fleet.oracle.add_user(Role::Manager).await.expect("adds");
+        let token = fleet.oracle.create(&user, PermissionSet::TELEGRAF_AGENT).await.expect("creates");
         fleet.is_level().await;
-        let Fleet { world, redis, .. } = &mut fleet;
+        let Fleet { oracle, redis, .. } = &mut fleet;
         let (slept, done) = tokio::join!(run(redis, &words), async {
             // Behind it in the same Redis.
-            world.revoke(&[token]).await
+            oracle.revoke(&[token]).await
         });
         assert_eq!(slept, "OK");
         // A pause is acknowledged when it begins; this is answered when it ends.
@@ -130,7 +130,7 @@ async fn busy_with_a_slow_command() {
         fleet.all_answer(token, 401).await;
         fleet.all_answer(kept, 200).await;
     }
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     fleet.all_answer(revoked, 401).await;
     fleet.verdict();
 }

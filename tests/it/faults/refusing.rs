@@ -9,12 +9,12 @@ async fn commands_are_refused(break_it: &[&str], mend_it: &[&str]) {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, revoked] = fleet.tokens().await;
     fleet.redis_does(break_it).await;
-    let error = fleet.world.revoke(&[revoked]).await.expect_err("refused");
-    assert!(!fleet.world.in_doubt, "it is known not to have been done: {error}");
+    let error = fleet.oracle.revoke(&[revoked]).await.expect_err("refused");
+    assert!(!fleet.oracle.in_doubt, "it is known not to have been done: {error}");
     println!("{:?}", anyhow::Error::from(error));
     fleet.all_answer(revoked, 200).await;
     fleet.redis_does(mend_it).await;
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     fleet.all_answer(revoked, 401).await;
     fleet.all_answer(kept, 200).await;
     fleet.is_level().await;
@@ -26,11 +26,11 @@ async fn commands_are_refused(break_it: &[&str], mend_it: &[&str]) {
 async fn out_of_memory() {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, revoked] = fleet.tokens().await;
-    let user = fleet.world.add_user(Role::Manager).await.expect("adds");
+    let user = fleet.oracle.add_user(Role::Manager).await.expect("adds");
     fleet.redis_does(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let created = fleet.world.create(&user, PermissionSet::TELEGRAF_AGENT).await;
-    assert!(created.is_err() && !fleet.world.in_doubt, "it is known not to have been done");
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    let created = fleet.oracle.create(&user, PermissionSet::TELEGRAF_AGENT).await;
+    assert!(created.is_err() && !fleet.oracle.in_doubt, "it is known not to have been done");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     fleet.all_answer(revoked, 401).await;
     fleet.all_answer(kept, 200).await;
     fleet.redis_does(&["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -50,7 +50,7 @@ async fn a_forgotten_script() {
     let tokens: [_; 3] = fleet.tokens().await;
     for token in tokens {
         fleet.redis_does(&["SCRIPT", "FLUSH"]).await;
-        fleet.world.revoke(&[token]).await.expect("revokes");
+        fleet.oracle.revoke(&[token]).await.expect("revokes");
         fleet.all_answer(token, 401).await;
     }
     fleet.verdict();
@@ -64,12 +64,12 @@ async fn a_primary_no_longer() {
     let fault = fleet.breaks("REPLICAOF", None);
     // Of nobody: it keeps its data, and answers reads.
     fleet.redis_does(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    let error = fleet.world.revoke(&[revoked]).await.expect_err("refused");
-    assert!(!fleet.world.in_doubt, "it is known not to have been done: {error}");
+    let error = fleet.oracle.revoke(&[revoked]).await.expect_err("refused");
+    assert!(!fleet.oracle.in_doubt, "it is known not to have been done: {error}");
     fleet.all_answer(kept, 503).await;
     fleet.redis_does(&["REPLICAOF", "NO", "ONE"]).await;
     fleet.heals(fault).await;
-    fleet.world.revoke(&[revoked]).await.expect("revokes");
+    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
     fleet.all_answer(revoked, 401).await;
     fleet.all_answer(kept, 200).await;
     fleet.verdict();

@@ -25,17 +25,17 @@ async fn another_primary_by_order() {
     let before = fleet.redis.primary();
     assert_eq!(fleet.redis.sentinels[0].cli(&["SENTINEL", "FAILOVER", NAME]), "OK");
     fleet.redis.primary_is_not(before).await;
-    let done = fleet.world.revoke(&tokens[..3]).await;
+    let done = fleet.oracle.revoke(&tokens[..3]).await;
     println!("revoked over an old connection: {done:?}");
     let url = fleet.redis.url();
     fleet.use_registry_at(&url, 0).await;
     fleet.heals(fault).await;
-    fleet.world.read_back(since, false).await.expect("reads");
-    let settled = fleet.world.registry.settle_recalls().await.expect("settles");
+    fleet.oracle.read_back(since, false).await.expect("reads");
+    let settled = fleet.oracle.registry.settle_recalls().await.expect("settles");
     println!("{settled} revocations were lost and seen");
-    fleet.world.read_back(since, true).await.expect("reads");
+    fleet.oracle.read_back(since, true).await.expect("reads");
     fleet.history.with(|judge| judge.release(hold));
-    fleet.world.revoke(&tokens).await.expect("revokes");
+    fleet.oracle.revoke(&tokens).await.expect("revokes");
     for token in tokens {
         fleet.all_answer(token, 401).await;
     }
@@ -57,7 +57,7 @@ async fn a_primary_that_dies_and_takes_the_last_writes_along() {
     })
     .await;
     let [kept, early, seen] = fleet.tokens().await;
-    fleet.world.revoke(&[early]).await.expect("revokes");
+    fleet.oracle.revoke(&[early]).await.expect("revokes");
     eventually("the replica is in step", || async {
         let offset = |server: usize, name: &str| {
             let said = fleet.redis.servers[server].cli(&["INFO", "replication"]);
@@ -71,16 +71,16 @@ async fn a_primary_that_dies_and_takes_the_last_writes_along() {
     let hold = fleet.history.with(|judge| judge.hold(since));
     let fault = fleet.breaks("the primary dies", None);
     link.set(Traffic::Stalls).await;
-    fleet.world.revoke(&[seen]).await.expect("revokes");
+    fleet.oracle.revoke(&[seen]).await.expect("revokes");
     fleet.all_answer(seen, 401).await;
     fleet.redis.servers[before].kill();
     fleet.redis.primary_is_not(before).await;
     fleet.heals(fault).await;
-    let lost = fleet.world.read_back(since, false).await.expect("reads");
+    let lost = fleet.oracle.read_back(since, false).await.expect("reads");
     assert_eq!(lost.revocations, [seen]);
     fleet.all_answer(seen, 401).await;
-    assert_eq!(fleet.world.registry.settle_recalls().await.expect("settles"), 1);
-    let settled = fleet.world.read_back(since, true).await.expect("reads");
+    assert_eq!(fleet.oracle.registry.settle_recalls().await.expect("settles"), 1);
+    let settled = fleet.oracle.read_back(since, true).await.expect("reads");
     assert_eq!(settled.revocations, []);
     fleet.history.with(|judge| judge.release(hold));
     for (token, status) in [(early, 401), (seen, 401), (kept, 200)] {
@@ -101,10 +101,10 @@ async fn a_primary_that_sleeps_and_comes_back() {
     let url = fleet.redis.url();
     fleet.use_registry_at(&url, 0).await;
     fleet.heals(fault).await;
-    fleet.world.revoke(&[during]).await.expect("revokes");
+    fleet.oracle.revoke(&[during]).await.expect("revokes");
     fleet.all_answer(during, 401).await;
     fleet.redis.servers[before].resume();
-    fleet.world.revoke(&[after]).await.expect("revokes");
+    fleet.oracle.revoke(&[after]).await.expect("revokes");
     fleet.all_answer(after, 401).await;
     fleet.is_level().await;
     fleet.all_answer(during, 401).await;

@@ -10,13 +10,13 @@ use tollgate::registry::Registry;
 use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
 use tollgate::token::{PermissionSet, Role};
 
-use super::history::{Fault, Impact};
+use super::history::{Impact, OutageId};
 use super::metronome::Metronome;
+use super::oracle::{Name, Oracle};
 use super::pair::run;
 use super::prober::{Asker, History, Place, Prober, Probes, Responder};
 use super::redis::RedisServer;
 use super::relay::Relay;
-use super::world::{Name, World};
 use super::{PATIENCE, eventually, operator};
 
 /// `max_staleness` of the sidecars.
@@ -37,7 +37,7 @@ pub(crate) struct Fleet<S = RedisServer> {
     /// From each sidecar to Redis; none where the servers' own addresses are told by others.
     pub(crate) relays: Vec<Relay>,
     pub(crate) sidecars: Vec<Sidecar>,
-    pub(crate) world: World,
+    pub(crate) oracle: Oracle,
     /// Where the registry finds its store.
     store: Settings,
     pub(crate) history: History,
@@ -91,7 +91,7 @@ impl<S> Fleet<S> {
         let (store, registry) = (registry.clone(), Registry::new(open(&registry, Absent::Create).await));
         registry.init(&operator(), "olga").await.expect("initialises");
         let (history, probes) = (History::new(BOUND, RECOVERY), Probes::default());
-        let world = World::new(registry, "user", history.clone(), probes.clone());
+        let oracle = Oracle::new(registry, "user", history.clone(), probes.clone());
         let upstream = Responder::start().await;
         let mut sidecars = Vec::new();
         for store in &stores {
@@ -103,15 +103,15 @@ impl<S> Fleet<S> {
         let places = sidecars.iter().map(|sidecar| Place::of(sidecar.listeners()[0])).enumerate().collect::<Vec<_>>();
         let prober = Prober::start(&places, 1, PAUSE, &probes, &history);
         let metronome = Metronome::start(history.clone(), BOUND / 4);
-        Self { redis, relays, sidecars, world, store, history, prober, metronome, _upstream: upstream }
+        Self { redis, relays, sidecars, oracle, store, history, prober, metronome, _upstream: upstream }
     }
 
     /// Good tokens of a new user, known to every sidecar.
     pub(crate) async fn tokens<const COUNT: usize>(&mut self) -> [Name; COUNT] {
-        let user = self.world.add_user(Role::Manager).await.expect("adds");
+        let user = self.oracle.add_user(Role::Manager).await.expect("adds");
         let mut names = Vec::new();
         for _ in 0..COUNT {
-            names.push(self.world.create(&user, PermissionSet::TELEGRAF_AGENT).await.expect("creates"));
+            names.push(self.oracle.create(&user, PermissionSet::TELEGRAF_AGENT).await.expect("creates"));
         }
         self.is_level().await;
         names.try_into().expect("so many")
@@ -120,16 +120,16 @@ impl<S> Fleet<S> {
     /// The registry finds its store at another URL.
     pub(crate) async fn use_registry_at(&mut self, url: &str, quorum: u32) {
         self.store = settings(url, quorum);
-        self.world.registry = Registry::new(open(&self.store, Absent::Refuse).await);
+        self.oracle.registry = Registry::new(open(&self.store, Absent::Refuse).await);
     }
 
     /// Something is about to break for one sidecar, or for all.
-    pub(crate) fn breaks(&self, name: &str, sidecar: Option<usize>) -> Fault {
+    pub(crate) fn breaks(&self, name: &str, sidecar: Option<usize>) -> OutageId {
         self.history.with(|judge| judge.breaks(name, sidecar, Impact::Stale, Instant::now()))
     }
 
     /// It is whole again: within [`RECOVERY`], all sidecars are level with the store.
-    pub(crate) async fn heals(&self, fault: Fault) {
+    pub(crate) async fn heals(&self, fault: OutageId) {
         let (healed, stalled) = (Instant::now(), self.metronome.stalled());
         self.history.with(|judge| judge.heals(fault, healed));
         self.is_level().await;
@@ -165,12 +165,12 @@ impl<S> Fleet<S> {
 
     /// The registry's own handle.
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
-        self.world.registry.store()
+        self.oracle.registry.store()
     }
 
     /// Waits until a sidecar answers so.
     pub(crate) async fn answers(&self, sidecar: usize, name: Name, status: u16) {
-        let probe = self.world.probe(name);
+        let probe = self.oracle.probe(name);
         let address = self.sidecars[sidecar].listeners()[0];
         let mut said = None;
         let asked = tokio::time::timeout(PATIENCE, async {
@@ -189,7 +189,7 @@ impl<S> Fleet<S> {
 
     /// Asks for a while, in which a sidecar answers nothing else.
     pub(crate) async fn keeps_answering(&self, sidecar: usize, name: Name, status: u16, time: Duration) {
-        let (probe, until) = (self.world.probe(name), Instant::now() + time);
+        let (probe, until) = (self.oracle.probe(name), Instant::now() + time);
         let mut asker = Asker::new(Place::of(self.sidecars[sidecar].listeners()[0]));
         while Instant::now() < until {
             let observed = asker.ask(sidecar, &probe).await;

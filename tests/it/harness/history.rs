@@ -65,7 +65,7 @@ pub(crate) struct Operation(u64);
 
 /// Something that is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fault(u64);
+pub(crate) struct OutageId(u64);
 
 /// A moment from which on replies wait to be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -196,7 +196,7 @@ struct Running {
 
 #[derive(Debug)]
 struct Broken {
-    id: Fault,
+    id: OutageId,
     name: String,
     /// `None`: all of them.
     sidecar: Option<usize>,
@@ -219,11 +219,11 @@ const STALE: [Impact; 3] = [Impact::Down, Impact::Stale, Impact::Asleep];
 /// What a sidecar has heard may be on its way to it for so long.
 const UNDER_WAY: Duration = Duration::from_millis(100);
 
-/// Replies that differ from the one before, kept for the story of a violation.
+/// Replies that differ from the one before, retained for the story of a violation.
 const SEEN: usize = 24;
 
-/// Violations that are kept with their stories; the others are counted.
-const TOLD: usize = 10;
+/// Violations that are retained with their stories; the others are counted.
+const MAX_STORIES: usize = 10;
 
 /// The judge.
 #[derive(Debug)]
@@ -243,7 +243,7 @@ pub(crate) struct Judge {
     notes: VecDeque<(Instant, String)>,
 }
 
-/// Notes that are kept for the story of a violation.
+/// Notes that are retained for the story of a violation.
 const NOTES: usize = 60;
 
 impl Judge {
@@ -265,7 +265,7 @@ impl Judge {
         }
     }
 
-    /// Something worth telling should a rule be broken soon.
+    /// Something worth reporting should a rule be broken soon.
     pub(crate) fn note(&mut self, text: String, at: Instant) {
         if self.notes.len() == NOTES {
             self.notes.pop_front();
@@ -369,27 +369,27 @@ impl Judge {
         sidecar: Option<usize>,
         impact: Impact,
         at: Instant,
-    ) -> Fault {
-        let (id, name) = (Fault(self.number()), name.into());
+    ) -> OutageId {
+        let (id, name) = (OutageId(self.number()), name.into());
         *self.counts.faults.entry(name.clone()).or_default() += 1;
         self.faults.push(Broken { id, name, sidecar, impact, from: at, to: None, blind: None });
         id
     }
 
     /// From here on nothing reaches the sidecar, or all of them.
-    pub(crate) fn blinds(&mut self, fault: Fault, at: Instant) {
+    pub(crate) fn blinds(&mut self, fault: OutageId, at: Instant) {
         self.faults.iter_mut().filter(|broken| broken.id == fault).for_each(|broken| broken.blind = Some((at, None)));
     }
 
     /// Something may reach it again.
-    pub(crate) fn sees(&mut self, fault: Fault, at: Instant) {
+    pub(crate) fn sees(&mut self, fault: OutageId, at: Instant) {
         let blind =
             self.faults.iter_mut().filter(|broken| broken.id == fault).filter_map(|broken| broken.blind.as_mut());
         blind.for_each(|(_, to)| *to = Some(at));
     }
 
     /// It is whole again.
-    pub(crate) fn heals(&mut self, fault: Fault, at: Instant) {
+    pub(crate) fn heals(&mut self, fault: OutageId, at: Instant) {
         if let Some(broken) = self.faults.iter_mut().find(|broken| broken.id == fault) {
             broken.to = Some(at);
         }
@@ -397,7 +397,7 @@ impl Judge {
 
     /// The machine, or this process, did not run between these moments: what came late then was nobody's fault.
     pub(crate) fn stood_still(&mut self, from: Instant, to: Instant) {
-        let id = Fault(self.number());
+        let id = OutageId(self.number());
         let (name, impact) = ("the machine stood still".to_owned(), Impact::Asleep);
         let from = from - self.bound;
         self.faults.push(Broken { id, name, sidecar: None, impact, from, to: Some(to), blind: None });
@@ -504,7 +504,7 @@ impl Judge {
         let known = row.known_at(observed, self.bound);
         if let Some(rule) = broken {
             self.counts.violations += 1;
-            if self.violations.len() < TOLD {
+            if self.violations.len() < MAX_STORIES {
                 let story = self.story(row, observed, known);
                 self.violations.push(Violation { rule, observed, story });
             }

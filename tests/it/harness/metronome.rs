@@ -15,7 +15,7 @@ pub(crate) struct Metronome {
 }
 
 impl Metronome {
-    /// Tells the history of whatever is later than `notable`.
+    /// Records in the history whatever is later than `notable`.
     pub(crate) fn start(history: History, notable: Duration) -> Self {
         const BEAT: Duration = Duration::from_millis(20);
         let (stop, stalled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));

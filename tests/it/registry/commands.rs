@@ -186,21 +186,21 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let site = Site::start().await;
+            let fixture = Fixture::start().await;
             for (name, role) in [("adam", Role::Administrator), ("bert", Role::Administrator), ("max", Role::Manager)] {
-                site.add(name, role).await;
-                site.create(name).await;
+                fixture.add(name, role).await;
+                fixture.create(name).await;
             }
             let mut gone: HashSet<TokenId> = HashSet::new();
-            let mut before = state(&site.registry).await;
+            let mut before = state(&fixture.registry).await;
             for (name, command) in &steps {
                 let user = name.and_then(|name| before.users.get(name).cloned());
                 let actor = user.clone().map_or_else(operator, Actor::User);
-                let result = run(&site.registry, &actor, command, &before).await;
-                let after = state(&site.registry).await;
+                let result = run(&fixture.registry, &actor, command, &before).await;
+                let after = state(&fixture.registry).await;
                 if let Err(error) = result {
                     assert_eq!(before.revision, after.revision, "{command:?} failed and yet changed something");
-                    assert_ne!(error.kind(), Kind::Unavailable, "{command:?}: {error:?}");
+                    assert_ne!(error.kind(), ErrorKind::Unavailable, "{command:?}: {error:?}");
                 }
                 check_state(&after);
                 check_step(&before, &after);

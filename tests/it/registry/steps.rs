@@ -13,28 +13,28 @@ const MANY: usize = 1250;
 struct Fragile {
     store: Arc<FaultyStore>,
     registry: Registry,
-    site: Site,
+    fixture: Fixture,
 }
 
 impl Fragile {
     async fn start() -> Self {
-        let site = Site::start().await;
-        let store = Arc::new(FaultyStore::new(Arc::clone(site.registry.store())));
+        let fixture = Fixture::start().await;
+        let store = Arc::new(FaultyStore::new(Arc::clone(fixture.registry.store())));
         let registry = Registry::new(Arc::clone(&store) as Arc<dyn Store>);
-        Self { store, registry, site }
+        Self { store, registry, fixture }
     }
 
     /// With a user who has many tokens of everything that the role permits.
     async fn with(name: &str, role: Role) -> Self {
         let fragile = Self::start().await;
-        fragile.site.add(name, role).await;
+        fragile.fixture.add(name, role).await;
         fragile.import(name, MANY).await;
         fragile
     }
 
     async fn import(&self, name: &str, count: usize) {
         let lines = (1..=count).map(|number| (number, full_line(name, number))).collect();
-        self.site.registry.import(&operator(), lines, false).await.expect("imports");
+        self.fixture.registry.import(&operator(), lines, false).await.expect("imports");
     }
 
     /// Makes everything after this many commits fail while `command` runs, and says how that ended.
@@ -47,13 +47,13 @@ impl Fragile {
         let error = command.await.expect_err("it breaks");
         self.store.fail_after(usize::MAX);
         assert!(matches!(error, RegistryError::Interrupted { .. }), "{error:?}");
-        assert_eq!(error.kind(), Kind::Unavailable);
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
         error.to_string()
     }
 
     /// All tokens of a user, the newest first.
     async fn tokens(&self, name: &str) -> Vec<TokenRecord> {
-        self.site.tokens(name, None).await
+        self.fixture.tokens(name, None).await
     }
 
     /// How many of a user's active tokens permit more than this role does.
@@ -86,11 +86,11 @@ async fn a_revocation_that_was_broken_off_says_how_far_it_got_and_can_be_repeate
     let tokens = it.tokens("max").await;
     assert!(tokens.iter().take(500).all(|token| !token.is_active()), "in the order of the ids");
     assert_eq!(it.active("max").await, 750);
-    let revision = it.site.revision().await;
+    let revision = it.fixture.revision().await;
     let ended = it.registry.revoke(&operator(), &ids, false).await.expect("finishes");
     assert_eq!(ended.tokens.iter().map(|token| token.id).collect::<Vec<_>>(), ids);
-    assert_eq!(ended.position, Some(it.site.position().await));
-    let did = (it.site.revision().await, it.active("max").await);
+    assert_eq!(ended.position, Some(it.fixture.position().await));
+    let did = (it.fixture.revision().await, it.active("max").await);
     assert_eq!(did, (revision + 2, 0), "what was done is not done again");
 }
 
@@ -111,27 +111,27 @@ async fn a_deletion_that_was_broken_off_names_what_is_gone() {
 async fn everything_is_checked_before_anything_is_done() {
     let it = Fragile::with("max", Role::Manager).await;
     let mut ids: Vec<_> = it.tokens("max").await.iter().map(|token| token.id).collect();
-    let revision = it.site.revision().await;
+    let revision = it.fixture.revision().await;
     ids.push(TokenId::from_u64(1));
     let unknown = it.registry.delete(&operator(), &ids, false).await;
     assert!(matches!(unknown, Err(RegistryError::NoSuchTokens(ids)) if ids == [TokenId::from_u64(1)]));
     ids.pop();
-    ids.push(it.site.first.record.id);
+    ids.push(it.fixture.first.record.id);
     let last = it.registry.revoke(&operator(), &ids, false).await;
     assert!(matches!(last, Err(RegistryError::LastOwnerToken { .. })));
-    assert_eq!(it.site.revision().await, revision);
+    assert_eq!(it.fixture.revision().await, revision);
 }
 
 #[tokio::test]
 async fn a_reassignment_that_was_broken_off_can_be_repeated() {
     let it = Fragile::with("max", Role::Manager).await;
-    it.site.add("mia", Role::Manager).await;
+    it.fixture.add("mia", Role::Manager).await;
     let ids: Vec<_> = it.tokens("max").await.iter().map(|token| token.id).collect();
     let said = it.broken_after(2, it.registry.reassign(&operator(), &ids, "mia", false)).await;
     assert!(said.contains("after 1000 of 1250 tokens were reassigned"), "{said}");
     let reassigned = it.registry.reassign(&operator(), &ids, "mia", false).await.expect("finishes");
     assert_eq!((reassigned.len(), it.tokens("mia").await.len()), (MANY, MANY));
-    assert_eq!(it.site.events(ids[0]).await.len(), 2, "given once");
+    assert_eq!(it.fixture.events(ids[0]).await.len(), 2, "given once");
 }
 
 /// The role changes first, so that it counts for all tokens at once.
@@ -155,7 +155,7 @@ async fn a_weaker_role_takes_effect_with_the_first_commit() {
 async fn a_stronger_role_never_gives_back_what_an_interrupted_change_left() {
     for count in [MANY, 250] {
         let it = Fragile::start().await;
-        it.site.add("adam", Role::Administrator).await;
+        it.fixture.add("adam", Role::Administrator).await;
         it.import("adam", MANY).await;
         it.broken_after(2, it.registry.set_role(&operator(), "adam", Role::Manager)).await;
         // The other case: few enough for one commit are left.
@@ -191,7 +191,7 @@ async fn who_becomes_a_viewer_keeps_the_role_until_the_last_token_is_revoked() {
     assert_eq!((change.before, change.revoked, it.active("max").await), (Role::Manager, 250, 0));
     assert_eq!(it.user("max").await.role, Role::Viewer);
 
-    let given = it.registry.reassign(&operator(), &[it.site.create("olga").await.id], "max", false).await;
+    let given = it.registry.reassign(&operator(), &[it.fixture.create("olga").await.id], "max", false).await;
     let given = given.expect("reassigns").remove(0).id;
     it.registry.set_role(&operator(), "max", Role::Manager).await.expect("raises");
     let token = it.registry.token(&operator(), given).await.expect("exists").record;
@@ -215,7 +215,7 @@ async fn a_user_who_is_being_deleted_is_disabled_first() {
     let refused = it.registry.create_token(&operator(), new_token("max")).await;
     assert!(matches!(refused, Err(RegistryError::UserDisabled(_))));
     assert_eq!(it.registry.delete_user(&operator(), "max").await.expect("finishes"), 750);
-    assert_eq!(kind(it.registry.user(&operator(), "max").await), Kind::NotFound);
+    assert_eq!(kind(it.registry.user(&operator(), "max").await), ErrorKind::NotFound);
     let left = it.registry.store().tokens(TokenFilter::default(), None, 10).await.expect("reads");
     assert_eq!(left.len(), 1, "the Owner's");
 }
@@ -223,9 +223,9 @@ async fn a_user_who_is_being_deleted_is_disabled_first() {
 #[tokio::test]
 async fn ownership_moves_with_the_first_commit() {
     let it = Fragile::start().await;
-    it.site.add("adam", Role::Administrator).await;
+    it.fixture.add("adam", Role::Administrator).await;
     it.import("olga", MANY).await;
-    let said = it.broken_after(2, it.registry.transfer_ownership(&it.site.olga(), "adam")).await;
+    let said = it.broken_after(2, it.registry.transfer_ownership(&it.fixture.olga(), "adam")).await;
     assert!(said.contains("adam is the owner now, and olga an administrator"), "{said}");
     assert!(said.contains("500 tokens were narrowed") && said.contains("set-role"), "{said}");
     assert_eq!((it.user("adam").await.role, it.user("olga").await.role), (Role::Owner, Role::Administrator));
@@ -239,9 +239,9 @@ async fn ownership_moves_with_the_first_commit() {
 #[tokio::test]
 async fn ownership_comes_back_without_what_was_lost() {
     let it = Fragile::start().await;
-    it.site.add("adam", Role::Administrator).await;
+    it.fixture.add("adam", Role::Administrator).await;
     it.import("olga", MANY).await;
-    it.broken_after(2, it.registry.transfer_ownership(&it.site.olga(), "adam")).await;
+    it.broken_after(2, it.registry.transfer_ownership(&it.fixture.olga(), "adam")).await;
     it.broken_after(1, it.registry.transfer_ownership(&operator(), "olga")).await;
     assert_eq!(it.user("adam").await.role, Role::Owner, "not before every token is narrowed");
     it.registry.transfer_ownership(&operator(), "olga").await.expect("comes back");
@@ -252,7 +252,7 @@ async fn ownership_comes_back_without_what_was_lost() {
 #[tokio::test]
 async fn an_import_that_was_broken_off_says_how_much_is_in_and_goes_on() {
     let it = Fragile::start().await;
-    it.site.add("max", Role::Manager).await;
+    it.fixture.add("max", Role::Manager).await;
     let lines: Vec<_> = (1..=MANY).map(|number| (number, full_line("max", number))).collect();
     it.store.fail_after(2);
     let error = it.registry.import(&operator(), lines.clone(), false).await.expect_err("it breaks");
@@ -269,7 +269,7 @@ async fn an_import_that_was_broken_off_says_how_much_is_in_and_goes_on() {
 async fn no_token_escapes_a_change_in_steps() {
     for role in [Role::Viewer, Role::Manager] {
         let it = Fragile::with("adam", Role::Administrator).await;
-        let there = it.site.elsewhere().await;
+        let there = it.fixture.elsewhere().await;
         let maker = tokio::spawn(async move {
             for _ in 0..30 {
                 let all = NewToken { permissions: Requested::All, ..new_token("adam") };
@@ -288,23 +288,27 @@ async fn no_token_escapes_a_change_in_steps() {
 
 #[tokio::test]
 async fn revocations_that_the_store_lost_are_committed_again() {
-    let site = Site::start().await;
-    site.add("max", Role::Manager).await;
-    let (lost, kept) = (site.create("max").await, site.create("max").await);
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    let (lost, kept) = (fixture.create("max").await, fixture.create("max").await);
     let gone = tollgate::token::Digest::of(b"gone");
-    site.registry.revoke(&operator(), &[kept.id], false).await.expect("revokes");
-    assert_eq!(site.registry.settle_recalls().await.expect("reads"), 0);
-    let store = site.registry.store();
+    fixture.registry.revoke(&operator(), &[kept.id], false).await.expect("revokes");
+    assert_eq!(fixture.registry.settle_recalls().await.expect("reads"), 0);
+    let store = fixture.registry.store();
     store.recall(&[lost.digest, kept.digest, gone]).await.expect("recalls");
     assert_eq!(store.probe().await.expect("answers").recalls, 3);
-    assert_eq!(site.registry.settle_recalls().await.expect("settles"), 1);
+    assert_eq!(fixture.registry.settle_recalls().await.expect("settles"), 1);
     assert_eq!(store.recalled(None).await.expect("reads").total, 0);
-    let token = site.registry.token(&operator(), lost.id).await.expect("exists");
+    let token = fixture.registry.token(&operator(), lost.id).await.expect("exists");
     let revoked = token.history.last().expect("a line");
     assert_eq!(revoked.by, "sidecar recall");
     assert!(
-        matches!(&revoked.event, Event::Revoked { reason: Some(reason) } if reason.contains("before the store lost it"))
+        matches!(&revoked.event, TokenEvent::Revoked { reason: Some(reason) } if reason.contains("before the store lost it"))
     );
     assert!(revoked.at <= Timestamp::now());
-    assert_eq!(site.events(kept.id).await, [Event::Created, Event::Revoked { reason: None }], "stays as it was");
+    assert_eq!(
+        fixture.events(kept.id).await,
+        [TokenEvent::Created, TokenEvent::Revoked { reason: None }],
+        "stays as it was"
+    );
 }

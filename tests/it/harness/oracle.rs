@@ -57,7 +57,7 @@ pub(crate) enum Life {
     Deleted,
 }
 
-/// A token of a [`World`].
+/// A token of a [`Oracle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Name(usize);
 
@@ -91,7 +91,7 @@ impl Model {
     }
 
     fn token(&mut self, name: Name) -> &mut Token {
-        self.tokens.get_mut(&name).expect("a token of this world")
+        self.tokens.get_mut(&name).expect("a token of this oracle")
     }
 
     /// A weaker role takes permissions away for good; one without tokens revokes them.
@@ -106,7 +106,7 @@ impl Model {
 }
 
 /// What one operator knows: users and tokens that nobody else touches. Commands follow each other.
-pub(crate) struct World {
+pub(crate) struct Oracle {
     pub(crate) registry: Registry,
     pub(crate) model: Model,
     history: History,
@@ -114,7 +114,7 @@ pub(crate) struct World {
     /// Begins the names of its users.
     prefix: String,
     numbers: usize,
-    /// A command's outcome is not known: see [`World::read_back`].
+    /// A command's outcome is not known: see [`Oracle::read_back`].
     pub(crate) in_doubt: bool,
     /// When a command on a user ended last.
     stirred: BTreeMap<String, Instant>,
@@ -134,7 +134,7 @@ pub(crate) enum Waited {
     Unknown,
 }
 
-impl World {
+impl Oracle {
     pub(crate) fn new(registry: Registry, prefix: &str, history: History, probes: Probes) -> Self {
         let prefix = prefix.to_owned();
         Self {
@@ -151,7 +151,7 @@ impl World {
         }
     }
 
-    /// Runs a command that changes the model so, and tells the history.
+    /// Runs a command that changes the model so, and records it in the history.
     async fn run<T>(
         &mut self,
         name: &'static str,
@@ -339,7 +339,7 @@ impl World {
         let registry = self.registry.clone();
         let status = if enabled { UserStatus::Active } else { UserStatus::Disabled };
         let name = if enabled { "enable user" } else { "disable user" };
-        let set = |model: &mut Model| model.users.get_mut(user).expect("a user of this world").enabled = enabled;
+        let set = |model: &mut Model| model.users.get_mut(user).expect("a user of this oracle").enabled = enabled;
         self.touches(user);
         let done = self.run(name, set, registry.set_status(&operator(), user, status)).await.map(drop);
         self.touched(user, !enabled && done.is_ok());
@@ -365,7 +365,7 @@ impl World {
     pub(crate) async fn set_role(&mut self, user: &str, role: Role) -> Result<(), RegistryError> {
         let registry = self.registry.clone();
         let set = |model: &mut Model| {
-            let known = model.users.get_mut(user).expect("a user of this world");
+            let known = model.users.get_mut(user).expect("a user of this oracle");
             // Tokens that were given to a Viewer stay when a Viewer is made one again.
             if std::mem::replace(&mut known.role, role) != role {
                 model.narrow(user, role);
@@ -408,11 +408,11 @@ impl World {
         names.iter().filter_map(|name| self.model.tokens[name].id).collect()
     }
 
-    /// Takes the store's word for what is so, and tells the history what it has lost since `since`. Commands whose
+    /// Takes the store's word for what is so, and records in the history what it has lost since `since`. Commands whose
     /// outcome was not known are settled by it too.
     ///
     /// A revocation that was lost may yet be recalled by a sidecar that has seen it. With `settled`, that is over. Users who had
-    /// commands since then may be seen so by some sidecars and otherwise by others, until [`World::stir`].
+    /// commands since then may be seen so by some sidecars and otherwise by others, until [`Oracle::stir`].
     pub(crate) async fn read_back(&mut self, since: Instant, settled: bool) -> anyhow::Result<Lost> {
         let store = Arc::clone(self.registry.store());
         let asked = Instant::now();
@@ -471,7 +471,7 @@ impl World {
         tokens.flat_map(|(_, token)| token.subjects).collect()
     }
 
-    /// Tells the history what was narrowed with a user, and is no more. Returns how many users that were.
+    /// Records in the history what was narrowed with a user, and is no more. Returns how many users that were.
     fn lost_narrowings(&self, found: &Model, since: Instant) -> usize {
         let is_narrower = |user: &String| {
             let (Some(before), Some(after)) = (self.model.users.get(user), found.users.get(user)) else { return false };
@@ -492,7 +492,7 @@ impl World {
         lost.len()
     }
 
-    /// What the store holds of this world.
+    /// What the store holds of this oracle.
     async fn stored(&self, store: &dyn Store) -> anyhow::Result<Model> {
         let mut found = self.model.clone();
         let mut owners = BTreeMap::new();

@@ -46,7 +46,7 @@ pub(crate) fn cpu_of(process: impl Display) -> Duration {
 }
 
 /// Everything but the sidecars.
-pub(crate) struct Site {
+pub(crate) struct Deployment {
     pub(crate) redis: Process,
     pub(crate) redis_port: u16,
     pub(crate) upstream: SocketAddr,
@@ -55,7 +55,7 @@ pub(crate) struct Site {
     pub(crate) store: Arc<dyn Store>,
 }
 
-impl Site {
+impl Deployment {
     /// An initialised registry in a Redis of its own, with appendonly on, as `deploy/redis` has it.
     pub(crate) async fn start() -> Self {
         Self::with(&[]).await
@@ -83,7 +83,7 @@ impl Site {
         format!("redis://127.0.0.1:{}", self.redis_port)
     }
 
-    /// A `tollgate` command on this site's store.
+    /// A `tollgate` command on this deployment's store.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
         command.env_clear().env("HOME", self.directory.path()).args(["--store", &self.store_url()]).args(arguments);
@@ -162,9 +162,9 @@ pub(crate) struct Sidecar {
 }
 
 impl Sidecar {
-    pub(crate) fn spawn(site: &Site, variables: &[(&str, &Path)]) -> Self {
-        let upstream = format!("http://{}", site.upstream);
-        let mut command = site.command(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    pub(crate) fn spawn(deployment: &Deployment, variables: &[(&str, &Path)]) -> Self {
+        let upstream = format!("http://{}", deployment.upstream);
+        let mut command = deployment.command(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
         command.args(["--api-upstream", &upstream, "--heartbeat-upstream", &upstream]);
         command.env("TOLLGATE_WORKERS", "1").env("TOLLGATE_LOG__FORMAT", "json").envs(variables.iter().copied());
         let started = Instant::now();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::agent::{Agent, Variable};
-use crate::controller::{Controller, Kind};
+use crate::controller::{Controller, RequestKind};
 use crate::harness::redis::RedisServer;
 use crate::process::Reaper;
 use crate::tollgate::{Certificate, Door, Tollgate};
@@ -37,7 +37,7 @@ pub(crate) struct Settings {
 }
 
 /// Everything. Ends when it is dropped.
-pub(crate) struct Site {
+pub(crate) struct Setup {
     /// None of them may end.
     pub(crate) agents: Vec<Agent>,
     pub(crate) tollgate: Tollgate,
@@ -47,7 +47,7 @@ pub(crate) struct Site {
     directory: TempDir,
 }
 
-impl Site {
+impl Setup {
     /// Starts the sidecar and the Controller.
     pub(crate) async fn start(lab: &Arc<Lab>, settings: Settings) -> Result<Self, String> {
         let directory = tempfile::tempdir().map_err(|error| format!("a directory: {error}"))?;
@@ -114,9 +114,9 @@ impl Site {
         holds: impl Fn(&Self, &Agent) -> Result<bool, String>,
     ) -> Result<(), String> {
         let last = Cell::new(0);
-        let reached = self.until(what, |site| {
-            for (number, agent) in site.agents.iter().enumerate() {
-                if !holds(site, agent).map_err(|problem| format!("agent {} {problem}", agent.name))? {
+        let reached = self.until(what, |setup| {
+            for (number, agent) in setup.agents.iter().enumerate() {
+                if !holds(setup, agent).map_err(|problem| format!("agent {} {problem}", agent.name))? {
                     last.set(number);
                     return Ok(false);
                 }
@@ -135,9 +135,9 @@ impl Site {
     /// is news: who asks again has the answer of before.
     pub(crate) async fn all_run(&mut self, edition: u32) -> Result<(), String> {
         let what = format!("every agent runs edition {edition} and watches it");
-        self.until_each(&what, |site, agent| {
-            let beats = site.controller.count(&agent.name, None, |kind| kind == Kind::Beat(edition));
-            let asks = site.controller.count(&agent.name, None, |kind| kind == Kind::Ask);
+        self.until_each(&what, |setup, agent| {
+            let beats = setup.controller.count(&agent.name, None, |kind| kind == RequestKind::Beat(edition));
+            let asks = setup.controller.count(&agent.name, None, |kind| kind == RequestKind::Ask);
             Ok(beats > 0 && asks > 1)
         })
         .await
@@ -145,9 +145,9 @@ impl Site {
 
     /// Waits until every agent has beaten and asked this many times since.
     pub(crate) async fn all_go_on(&mut self, since: Instant, times: usize) -> Result<(), String> {
-        self.until_each("every agent beats and watches", |site, agent| {
-            let beats = site.controller.count(&agent.name, Some(since), |kind| matches!(kind, Kind::Beat(_)));
-            let asks = site.controller.count(&agent.name, Some(since), |kind| kind == Kind::Ask);
+        self.until_each("every agent beats and watches", |setup, agent| {
+            let beats = setup.controller.count(&agent.name, Some(since), |kind| matches!(kind, RequestKind::Beat(_)));
+            let asks = setup.controller.count(&agent.name, Some(since), |kind| kind == RequestKind::Ask);
             Ok(beats >= times && asks >= times)
         })
         .await
@@ -155,13 +155,13 @@ impl Site {
 
     /// Waits until every agent runs an edition that was made while it could not be told, `since` when it can.
     pub(crate) async fn none_misses(&mut self, edition: u32, since: Instant) -> Result<(), String> {
-        self.until_each(&format!("every agent loads edition {edition}"), |site, agent| {
-            let count = |kind: Kind| site.controller.count(&agent.name, Some(since), |seen| seen == kind);
+        self.until_each(&format!("every agent loads edition {edition}"), |setup, agent| {
+            let count = |kind: RequestKind| setup.controller.count(&agent.name, Some(since), |seen| seen == kind);
             // The first answer is different from what it knew, unless it has forgotten that.
-            if count(Kind::Fetch) == 0 && count(Kind::Ask) >= 3 {
+            if count(RequestKind::Fetch) == 0 && count(RequestKind::Ask) >= 3 {
                 return Err(format!("missed the edit: it was told of edition {edition}, and runs the one before"));
             }
-            Ok(count(Kind::Beat(edition)) > 0)
+            Ok(count(RequestKind::Beat(edition)) > 0)
         })
         .await
     }
@@ -169,7 +169,7 @@ impl Site {
     /// Every agent has loaded its configuration anew exactly this many times since it was started.
     pub(crate) fn all_have_reloaded(&self, times: usize) -> Result<(), String> {
         for agent in &self.agents {
-            let fetches = self.controller.count(&agent.name, None, |kind| kind == Kind::Fetch);
+            let fetches = self.controller.count(&agent.name, None, |kind| kind == RequestKind::Fetch);
             let reloads = agent.reloads();
             if (fetches, reloads) != (times + 1, times) {
                 let name = &agent.name;
