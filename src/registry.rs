@@ -40,10 +40,9 @@ use crate::lock::Mutex;
 use crate::store::{Batch, CommitError, Committed, Edit, Position, Store, StoreError, Versioned};
 use crate::token::{UserId, UserRecord};
 
-pub use actor::Actor;
-pub use bulk::Removed;
-pub use error::{ErrorKind, RegistryError};
-pub use import::{ImportError, ImportLine, Imported, RefusedLine};
+pub use actor::{Actor, Right};
+pub use error::{ErrorKind, InvalidDescription, Operation, PartlyDone, RegistryError};
+pub use import::{ImportError, ImportLine, Imported, LineError, RefusedLine};
 pub use tokens::{Created, ListState, NewToken, Requested, TokenDetails};
 pub use users::{RoleChange, Transfer};
 
@@ -207,7 +206,7 @@ fn now() -> Timestamp {
 
 /// The attempts of one command.
 struct Attempts {
-    operation: &'static str,
+    operation: Operation,
     used: u32,
 }
 
@@ -217,7 +216,7 @@ impl Attempts {
 
     const BACKOFF: Backoff = Backoff { first: Duration::from_millis(1), last: Duration::from_millis(32) };
 
-    fn new(operation: &'static str) -> Self {
+    fn new(operation: Operation) -> Self {
         Self { operation, used: 0 }
     }
 

@@ -1,10 +1,11 @@
 //! `token import`: JSON lines in, all of them or none.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -12,10 +13,11 @@ use zeroize::Zeroizing;
 use super::args::Format;
 use super::output::{Output, note};
 use super::session::Session;
+use super::table::printable;
 use super::token::count;
 use super::wait::WaitArgs;
 use crate::registry::import::parse_line;
-use crate::registry::{ImportError, ImportLine, RefusedLine};
+use crate::registry::{ImportError, ImportLine, LineError, RefusedLine};
 
 /// Shown below `token import --help`.
 pub(super) const EXAMPLES: &str = "\
@@ -62,13 +64,27 @@ struct Lines {
 #[derive(Serialize)]
 struct ImportView<'a> {
     imported: usize,
-    refused: Vec<Refused<'a>>,
+    refused: &'a [RefusedLine],
 }
 
-#[derive(Serialize)]
-struct Refused<'a> {
-    line: usize,
-    reason: &'a str,
+/// Not every line was imported.
+#[derive(Debug, thiserror::Error)]
+struct BadLines {
+    imported: usize,
+    bad: usize,
+    lines: usize,
+    keep_going: bool,
+}
+
+impl fmt::Display for BadLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.imported {
+            0 => f.write_str("nothing imported: ")?,
+            imported => write!(f, "imported {}, but ", count(imported))?,
+        }
+        write!(f, "{} of {} lines {} bad", self.bad, self.lines, if self.bad == 1 { "is" } else { "are" })?;
+        if self.keep_going { Ok(()) } else { f.write_str("; pass --keep-going to import the others") }
+    }
 }
 
 /// Imports the lines of a file or of standard input.
@@ -93,14 +109,9 @@ pub(super) async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<(
     // What was not imported needs no receipt.
     let wait = if imported > 0 { wait } else { WaitArgs::default() };
     report(session, imported, &refused, lines, wait, Output::new(format)).await?;
-    if refused.is_empty() {
-        return Ok(());
-    }
-    let bad = format!("{} of {lines} lines {} bad", refused.len(), if refused.len() == 1 { "is" } else { "are" });
-    match (imported, keep_going) {
-        (0, false) => bail!("nothing imported: {bad}; pass --keep-going to import the others"),
-        (0, true) => bail!("nothing imported: {bad}"),
-        _ => bail!("imported {}, but {bad}", count(imported)),
+    match refused.len() {
+        0 => Ok(()),
+        bad => Err(BadLines { imported, bad, lines, keep_going }.into()),
     }
 }
 
@@ -113,12 +124,11 @@ async fn report(
     output: Output,
 ) -> anyhow::Result<()> {
     for refused in refused.iter().take(MAX_SHOWN) {
-        note(format_args!("line {}: {}", refused.line, super::table::printable(&refused.reason)));
+        note(format_args!("line {}: {}", refused.line, printable(&refused.reason.to_string())));
     }
     if refused.len() > MAX_SHOWN {
         note(format_args!("and {} more bad lines", refused.len() - MAX_SHOWN));
     }
-    let listed = refused.iter().map(|refused| Refused { line: refused.line, reason: &refused.reason }).collect();
     let print = || {
         if refused.is_empty() {
             let nothing = if lines == 0 { " (the input is empty)" } else { "" };
@@ -126,7 +136,7 @@ async fn report(
         }
         Ok(())
     };
-    wait.print_and_wait(session, output, &ImportView { imported, refused: listed }, print).await
+    wait.print_and_wait(session, output, &ImportView { imported, refused }, print).await
 }
 
 fn read(file: Option<&Path>) -> anyhow::Result<Lines> {
@@ -162,7 +172,7 @@ fn read_lines(input: &mut impl BufRead) -> io::Result<Lines> {
             if text.len() == line.len() {
                 skip_line(input)?;
             }
-            lines.bad.push(RefusedLine { line: number, reason: format!("longer than {MAX_LINE} bytes") });
+            lines.bad.push(RefusedLine { line: number, reason: LineError::TooLong(MAX_LINE) });
             continue;
         }
         // Some editors on Windows begin a file with a byte order mark.
@@ -173,7 +183,7 @@ fn read_lines(input: &mut impl BufRead) -> io::Result<Lines> {
                 Ok(good) => lines.good.push((number, good)),
                 Err(reason) => lines.bad.push(RefusedLine { line: number, reason }),
             },
-            Err(_) => lines.bad.push(RefusedLine { line: number, reason: "not UTF-8".to_owned() }),
+            Err(_) => lines.bad.push(RefusedLine { line: number, reason: LineError::NotUtf8 }),
         }
     }
     Ok(lines)
@@ -198,7 +208,7 @@ fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn numbers(input: &[u8]) -> (Vec<usize>, Vec<(usize, String)>) {
+    fn numbers(input: &[u8]) -> (Vec<usize>, Vec<(usize, LineError)>) {
         let lines = read_lines(&mut BufReader::with_capacity(7, input)).expect("reads");
         let bad = lines.bad.into_iter().map(|refused| (refused.line, refused.reason)).collect();
         (lines.good.into_iter().map(|(number, _)| number).collect(), bad)
@@ -215,7 +225,7 @@ mod tests {
         let (good, bad) = numbers(input.as_bytes());
         assert_eq!(good, [1, 4, 6]);
         assert_eq!(bad.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [5]);
-        assert_eq!(numbers(b""), (vec![], vec![]));
+        assert!(matches!(numbers(b""), (good, bad) if good.is_empty() && bad.is_empty()));
     }
 
     #[test]
@@ -227,7 +237,7 @@ mod tests {
             input.pop(); // cuts the last character in half
             let (good, bad) = numbers(&input);
             assert_eq!(good, [2], "{long}");
-            assert_eq!(bad, [(1, "longer than 65536 bytes".to_owned()), (3, "not UTF-8".to_owned())]);
+            assert!(matches!(bad[..], [(1, LineError::TooLong(MAX_LINE)), (3, LineError::NotUtf8)]), "{bad:?}");
         }
     }
 

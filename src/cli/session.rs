@@ -36,8 +36,8 @@ impl Session {
 /// What was committed may not last: exit code 3.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "it is committed (revision {}), but confirmed by {} of {} replicas only: a failover to another one loses it. When \
-     `tollgate status` shows no replica missing any more, check the result, and run the command again if it is lost",
+    "committed (revision {}), but confirmed by {} of {} replicas only: a failover to another replica loses it. Once \
+     `tollgate status` shows all replicas connected, check the result, and run the command again if it is lost",
     .0.revision,
     .0.confirmed,
     .0.promotable
@@ -91,7 +91,7 @@ fn without_closed_output(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
     match outcome.as_ref().err().and_then(|error| error.downcast_ref::<OutputError>()) {
         None => outcome,
         Some(error) if error.is_closed() => Ok(()),
-        Some(_) => outcome.context("it is done, but that could not be written to standard output"),
+        Some(_) => outcome.context("the change was made, but the result could not be written to standard output"),
     }
 }
 

@@ -172,7 +172,7 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
                 format!("Revoke {tokens}? They stop working at once and this cannot be undone.")
             })?;
             let revoked = registry.revoke(actor, &ids, bulk.force).await?;
-            print_changed(session, "revoked", &revoked.tokens, wait, Output::new(bulk.format)).await
+            print_changed(session, "revoked", &revoked, wait, Output::new(bulk.format)).await
         }
         TokenCommand::Delete(RemoveArgs { ids, bulk, wait }) => {
             bulk.confirm(ids.len(), |tokens| {
@@ -181,7 +181,7 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
                 )
             })?;
             let deleted = registry.delete(actor, &ids, bulk.force).await?;
-            print_changed(session, "deleted", &deleted.tokens, wait, Output::new(bulk.format)).await
+            print_changed(session, "deleted", &deleted, wait, Output::new(bulk.format)).await
         }
         TokenCommand::Reassign { ids, to, bulk, wait } => {
             bulk.confirm(ids.len(), |tokens| {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
@@ -60,7 +60,7 @@ enum Obstacle {
     NoSidecars,
     #[error(
         "the store was started anew, restored or promoted, or evicts keys, and may have lost reports: a sidecar that was cut \
-         off before may serve for {} s more without being known here",
+         off before may serve for {} s more without being listed here",
         .0.as_secs() + 1
     )]
     ReportsLost(Duration),
@@ -68,6 +68,21 @@ enum Obstacle {
     CommitLost,
     #[error("the change log no longer goes back to the commit, so it is unknown which sidecars have applied it")]
     LogTrimmed,
+}
+
+/// Not every sidecar is known to have applied the commit.
+#[derive(Debug, thiserror::Error)]
+enum NoReceipt {
+    #[error("there is no receipt: {0}")]
+    Obstacle(Obstacle),
+    #[error(
+        "not applied within {:.1} s by {} of {of} sidecars: {}; it is committed, and a sidecar that does not receive it \
+         stops serving after its max_staleness",
+        .took.as_secs_f64(),
+        .missing.len(),
+        .missing.join(", ")
+    )]
+    Missing { took: Duration, missing: Vec<String>, of: usize },
 }
 
 /// A [`Receipt`] as programs see it.
@@ -276,21 +291,14 @@ impl Receipt {
     pub fn print(&self, output: Output) -> anyhow::Result<()> {
         // Then who is missing says nothing.
         if let Some(obstacle @ (Obstacle::CommitLost | Obstacle::LogTrimmed)) = self.obstacle {
-            bail!("there is no receipt: {obstacle}");
+            return Err(NoReceipt::Obstacle(obstacle).into());
         }
         if !self.missing.is_empty() {
-            let all = self.applied + self.missing.len();
             let missing: Vec<_> = self.missing.iter().map(|sidecar| self.describe(sidecar)).collect();
-            bail!(
-                "not applied within {:.1} s by {} of {all} sidecars: {}; it is committed, and a sidecar that does not \
-                 receive it stops serving after its max_staleness",
-                self.took.as_secs_f64(),
-                missing.len(),
-                missing.join(", ")
-            );
+            return Err(NoReceipt::Missing { took: self.took, of: self.applied + missing.len(), missing }.into());
         }
         if let Some(obstacle) = self.obstacle {
-            bail!("there is no receipt: {obstacle}");
+            return Err(NoReceipt::Obstacle(obstacle).into());
         }
         if output.json {
             return Ok(());

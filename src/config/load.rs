@@ -59,7 +59,7 @@ impl Source {
     /// Why [`Self::store`] is not one to use, if it is not.
     fn no_store(&self) -> Option<&'static str> {
         match self.default_store() {
-            None => Some("none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME says where state is kept"),
+            None => Some("none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set, so there is no default"),
             // What is printed of it has to mean the same.
             Some(url) if url.to_string().parse().as_ref() != Ok(&url) => {
                 Some("the state directory's path has a `?` or is not valid UTF-8, which a store's URL cannot have")

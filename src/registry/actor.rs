@@ -6,6 +6,7 @@
 use super::RegistryError;
 use crate::store::Versioned;
 use crate::token::{Role, UserId, UserRecord, UserStatus};
+use crate::words::words;
 
 /// Who gives a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +44,11 @@ impl Authority {
 
     /// A user, with the record just read.
     pub(super) fn of_user(name: &str, user: Option<Versioned<UserRecord>>) -> Result<Self, RegistryError> {
-        let gone = |authority| Err(RegistryError::ActorGone { actor: name.to_owned(), authority });
         match user {
-            None => gone("no longer a user"),
-            Some(user) if user.record.status == UserStatus::Disabled => gone("disabled"),
+            None => Err(RegistryError::ActorDeleted(name.to_owned())),
+            Some(user) if user.record.status == UserStatus::Disabled => {
+                Err(RegistryError::ActorDisabled(name.to_owned()))
+            }
             Some(user) => Ok(Self { name: name.to_owned(), user: Some(user) }),
         }
     }
@@ -82,47 +84,64 @@ impl Authority {
         self.has(Role::Administrator)
     }
 
-    /// Creating, importing, revoking, deleting: of one's own at least.
-    pub(super) fn check_manages_tokens(&self) -> Result<(), RegistryError> {
-        let rule = "the roles owner, administrator and manager include that, viewer does not";
-        self.check(self.has(Role::Manager), "manage tokens", rule)
+    pub(super) fn check(&self, right: Right) -> Result<(), RegistryError> {
+        match self.has(right.weakest_role()) {
+            true => Ok(()),
+            false => Err(RegistryError::Forbidden { actor: self.name.clone(), right }),
+        }
     }
 
     /// Before it is known whether a user of that name exists.
     pub(super) fn check_makes_tokens_for(&self, name: &str) -> Result<(), RegistryError> {
-        self.check_manages_tokens()?;
-        let allowed = self.has(Role::Administrator) || self.name == name;
-        self.check(allowed, "create tokens for others", "only the Owner and Administrators do")
-    }
-
-    pub(super) fn check_reassigns(&self) -> Result<(), RegistryError> {
-        self.check(self.has(Role::Administrator), "reassign tokens", "only the Owner and Administrators do")
+        self.check(Right::ManageTokens)?;
+        if self.name == name { Ok(()) } else { self.check(Right::CreateTokensForOthers) }
     }
 
     /// Whether this user may come to own a token at the actor's command. A token acts with its owner's role, so whoever
     /// could put a token of their own into the Owner's hands would be the Owner.
     pub(super) fn check_gives_tokens_to(&self, user: &UserRecord) -> Result<(), RegistryError> {
-        let allowed = user.role != Role::Owner || self.has(Role::Owner);
-        self.check(allowed, "give tokens to the Owner", "only the Owner does, since they act with the Owner's role")
-    }
-
-    pub(super) fn check_manages_users(&self) -> Result<(), RegistryError> {
-        self.check(self.has(Role::Administrator), "manage users", "only the Owner and Administrators do")
+        if user.role == Role::Owner { self.check(Right::GiveTokensToOwner) } else { Ok(()) }
     }
 
     /// Changing a user of that role, or making somebody one.
     pub(super) fn check_manages(&self, role: Role) -> Result<(), RegistryError> {
-        self.check_manages_users()?;
-        let allowed = role < Role::Administrator || self.has(Role::Owner);
-        self.check(allowed, "manage Administrators", "only the Owner does")
+        self.check(Right::ManageUsers)?;
+        if role >= Role::Administrator { self.check(Right::ManageAdministrators) } else { Ok(()) }
+    }
+}
+
+words! {
+    /// What not every role may do.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[expect(missing_docs, reason = "the names say it")]
+    pub enum Right {
+        ManageTokens = "manage tokens",
+        CreateTokensForOthers = "create tokens for others",
+        ReassignTokens = "reassign tokens",
+        GiveTokensToOwner = "give tokens to the Owner",
+        ManageUsers = "manage users",
+        ManageAdministrators = "manage Administrators",
+        TransferOwnership = "transfer the ownership",
+    }
+}
+
+impl Right {
+    fn weakest_role(self) -> Role {
+        match self {
+            Self::ManageTokens => Role::Manager,
+            Self::CreateTokensForOthers | Self::ReassignTokens | Self::ManageUsers => Role::Administrator,
+            Self::GiveTokensToOwner | Self::ManageAdministrators | Self::TransferOwnership => Role::Owner,
+        }
     }
 
-    pub(super) fn check_transfers_ownership(&self) -> Result<(), RegistryError> {
-        self.check(self.has(Role::Owner), "transfer the ownership", "only the Owner does")
-    }
-
-    fn check(&self, allowed: bool, action: &'static str, rule: &'static str) -> Result<(), RegistryError> {
-        if allowed { Ok(()) } else { Err(RegistryError::Forbidden { actor: self.name.clone(), action, rule }) }
+    /// Who may, for people.
+    pub(super) fn rule(self) -> &'static str {
+        match self.weakest_role() {
+            _ if self == Self::GiveTokensToOwner => "only the Owner may, since they act with the Owner's role",
+            Role::Owner => "only the Owner may",
+            Role::Administrator => "only the Owner and Administrators may",
+            Role::Manager | Role::Viewer => "only the roles owner, administrator and manager may",
+        }
     }
 }
 
@@ -152,11 +171,11 @@ mod tests {
             ("see others' tokens", who_may(|s| s.sees_tokens_of(id)), [no, no, yes, yes, yes]),
             ("make own", who_may(|s| s.check_makes_tokens_for("anna").is_ok()), [no, yes, yes, yes, no]),
             ("make others'", who_may(|s| s.check_makes_tokens_for("otto").is_ok()), [no, no, yes, yes, yes]),
-            ("reassign", who_may(|s| s.check_reassigns().is_ok()), [no, no, yes, yes, yes]),
+            ("reassign", who_may(|s| s.check(Right::ReassignTokens).is_ok()), [no, no, yes, yes, yes]),
             ("to the Owner", who_may(|s| s.check_gives_tokens_to(&other.record).is_ok()), [no, no, no, yes, yes]),
             ("manage managers", who_may(|s| s.check_manages(Role::Manager).is_ok()), [no, no, yes, yes, yes]),
             ("administrators", who_may(|s| s.check_manages(Role::Administrator).is_ok()), [no, no, no, yes, yes]),
-            ("transfer", who_may(|s| s.check_transfers_ownership().is_ok()), [no, no, no, yes, yes]),
+            ("transfer", who_may(|s| s.check(Right::TransferOwnership).is_ok()), [no, no, no, yes, yes]),
         ];
         for (what, mut actual, expected) in table {
             if what == "make own" {

@@ -8,22 +8,12 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use super::actor::Authority;
+use super::actor::{Authority, Right};
 use super::draft::Draft;
 use super::steps::CHUNK;
-use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, now};
-use crate::store::{Position, StateFilter, StoreError, TokenFilter, Versioned};
+use super::{Actor, Attempts, Operation, PAGE, PartlyDone, Registry, RegistryError, now};
+use crate::store::{StateFilter, TokenFilter, Versioned};
 use crate::token::{Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
-
-/// What revoking or deleting did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removed {
-    /// The tokens, in the order of the ids: as they are now, or as they were before they were deleted.
-    pub tokens: Vec<TokenRecord>,
-    /// Where the store stood then: whoever has come this far in the same history refuses all of them. `None` where there
-    /// was nothing to do.
-    pub position: Option<Position>,
-}
 
 /// What is done to each token of a selection.
 #[derive(Debug, Clone, Copy)]
@@ -34,20 +24,21 @@ enum BulkAction<'a> {
 }
 
 impl Registry {
-    /// Revokes tokens for good; the records stay. Those that are revoked already stay as they are.
+    /// Revokes tokens for good; the records stay. Those that are revoked already stay as they are. Returns all of them, in
+    /// the order of `ids`.
     ///
     /// # Errors
     /// When an id is unknown or repeated, when the Owner would be left without a usable token (unless `force`), and when
     /// the actor may not. [`RegistryError::Interrupted`] says how many of more than a chunk are done.
-    pub async fn revoke(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Removed, RegistryError> {
+    pub async fn revoke(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Vec<TokenRecord>, RegistryError> {
         self.in_bulk(actor, BulkAction::Revoke, ids, force).await
     }
 
-    /// Deletes tokens, active or revoked, with their histories.
+    /// Deletes tokens, active or revoked, with their histories. Returns them as they were.
     ///
     /// # Errors
     /// As for [`Registry::revoke`].
-    pub async fn delete(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Removed, RegistryError> {
+    pub async fn delete(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Vec<TokenRecord>, RegistryError> {
         self.in_bulk(actor, BulkAction::Delete, ids, force).await
     }
 
@@ -64,7 +55,7 @@ impl Registry {
         to: &str,
         force: bool,
     ) -> Result<Vec<TokenRecord>, RegistryError> {
-        Ok(self.in_bulk(actor, BulkAction::Reassign { to }, ids, force).await?.tokens)
+        self.in_bulk(actor, BulkAction::Reassign { to }, ids, force).await
     }
 
     async fn in_bulk(
@@ -73,41 +64,41 @@ impl Registry {
         action: BulkAction<'_>,
         ids: &[TokenId],
         force: bool,
-    ) -> Result<Removed, RegistryError> {
-        let mut removed = Removed { tokens: Vec::with_capacity(ids.len()), position: None };
+    ) -> Result<Vec<TokenRecord>, RegistryError> {
+        let mut done = Vec::with_capacity(ids.len());
         let mut attempts = Attempts::new(action.operation());
         loop {
-            let before = removed.tokens.len();
-            // What was done leaves a selection like any other: whatever changed meanwhile, it is decided anew.
-            let rest = ids.get(before..).unwrap_or_default();
+            let before = done.len();
+            // What is left is a selection like any other: whatever changed meanwhile, it is decided anew.
+            let rest = &ids[before..];
             let attempt = match attempts.begin().await {
-                Ok(()) => self.try_in_bulk(actor, action, rest, force, &mut removed).await,
+                Ok(()) => self.try_in_bulk(actor, action, rest, force, &mut done).await,
                 Err(error) => Err(error),
             };
-            match (attempt, removed.tokens.len()) {
-                (Ok(true), _) => return Ok(removed),
-                (Ok(false), done) if done > before => attempts = Attempts::new(action.operation()), // this one got further
-                (Ok(false), _) => {}
-                (Err(error), 0) => return Err(error),
-                (Err(error), done) => return Err(action.interrupted(done, ids.len(), error)),
+            match attempt {
+                Ok(true) => return Ok(done),
+                Ok(false) if done.len() > before => attempts = Attempts::new(action.operation()),
+                Ok(false) => {}
+                Err(error) if done.is_empty() => return Err(error),
+                Err(error) => return Err(RegistryError::interrupted(action.partly_done(done.len(), ids.len()), error)),
             }
         }
     }
 
     /// Checks a selection, and commits it chunk by chunk; `false` when records changed meanwhile. What was committed is
-    /// added to `removed`.
+    /// added to `done`.
     async fn try_in_bulk(
         &self,
         actor: &Actor,
         action: BulkAction<'_>,
         ids: &[TokenId],
         force: bool,
-        removed: &mut Removed,
+        done: &mut Vec<TokenRecord>,
     ) -> Result<bool, RegistryError> {
         let authority = self.authority(actor).await?;
         let recipient = match action {
             BulkAction::Revoke | BulkAction::Delete => {
-                authority.check_manages_tokens()?;
+                authority.check(Right::ManageTokens)?;
                 None
             }
             BulkAction::Reassign { to } => Some(self.find_recipient(&authority, to).await?),
@@ -116,53 +107,48 @@ impl Registry {
         if let Some(recipient) = &recipient {
             check_reassignable(&tokens, &recipient.record)?;
         }
-        let selection = self.selection(&tokens).await?;
+        let owners = self.users_by_id(tokens.iter().map(|token| token.record.owner)).await?;
+        // The Owner's own tokens come to no harm when they go to the Owner.
         let goes_to_owner = recipient.as_ref().is_some_and(|recipient| recipient.record.role == Role::Owner);
         let remaining = match force || goes_to_owner {
             true => None,
-            false => self.find_remaining_owner_token(&selection, &tokens, now()).await?,
+            false => self.find_remaining_owner_token(&owners, &tokens, now()).await?,
         };
         let mut tokens = tokens.into_iter().peekable();
         while tokens.peek().is_some() {
             let mut draft = Draft::new(&authority, now());
             remaining.iter().for_each(|remaining| draft.require_token(remaining.clone()));
             recipient.iter().for_each(|recipient| draft.require_user(recipient));
-            let mut done = Vec::with_capacity(CHUNK);
-            for token in tokens.by_ref().take(CHUNK) {
-                done.push(action.apply(&mut draft, token, recipient.as_ref(), &selection));
+            let chunk = tokens.by_ref().take(CHUNK);
+            let records: Vec<_> =
+                chunk.map(|token| action.apply(&mut draft, token, recipient.as_ref(), &owners)).collect();
+            if !self.commit(draft.into_batch()).await? {
+                return Ok(false);
             }
-            match self.try_commit(draft.into_batch()).await? {
-                Outcome::Committed(committed) => removed.position = Some(committed.position),
-                // They were revoked already, by a commit that this position comes after.
-                Outcome::Idle => removed.position = Some(self.store.position().await?),
-                Outcome::Conflict => return Ok(false),
-            }
-            removed.tokens.append(&mut done);
+            done.extend(records);
         }
         Ok(true)
     }
 
     /// The new owner of reassigned tokens.
     async fn find_recipient(&self, authority: &Authority, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
-        authority.check_reassigns()?;
+        authority.check(Right::ReassignTokens)?;
         let recipient = self.find_user(authority, name).await?;
         authority.check_gives_tokens_to(&recipient.record)?;
         Ok(recipient)
     }
 
-    async fn selection(&self, tokens: &[Versioned<TokenRecord>]) -> Result<Selection, StoreError> {
-        Ok(Selection { owners: self.users_by_id(tokens.iter().map(|token| token.record.owner)).await? })
-    }
-
-    /// The Owner has a usable token other than those selected, or none of them is a usable one of the Owner's. Each
-    /// batch then rests on the one that was found, so that two commands cannot each rely on what the other one takes.
+    /// A usable token of the Owner's that is not among those selected; `None` where none of these is a usable one of the
+    /// Owner's. Each batch then rests on the one that was found, so that two commands cannot each rely on what the other
+    /// one takes.
     async fn find_remaining_owner_token(
         &self,
-        selection: &Selection,
+        owners: &Owners,
         tokens: &[Versioned<TokenRecord>],
         now: Timestamp,
     ) -> Result<Option<Versioned<TokenRecord>>, RegistryError> {
-        let Some(owner) = selection.the_owner() else { return Ok(None) };
+        let mut users = owners.values().map(|user| &user.record);
+        let Some(owner) = users.find(|user| user.role == Role::Owner) else { return Ok(None) };
         let lost = usable_of(owner.id, tokens, now);
         if lost.is_empty() {
             return Ok(None);
@@ -183,12 +169,23 @@ impl Registry {
     }
 }
 
+/// Whose the selected tokens are.
+type Owners = HashMap<UserId, Versioned<UserRecord>>;
+
 impl BulkAction<'_> {
-    const fn operation(self) -> &'static str {
+    const fn operation(self) -> Operation {
         match self {
-            Self::Revoke => "revoking the tokens",
-            Self::Delete => "deleting the tokens",
-            Self::Reassign { .. } => "reassigning the tokens",
+            Self::Revoke => Operation::RevokeTokens,
+            Self::Delete => Operation::DeleteTokens,
+            Self::Reassign { .. } => Operation::ReassignTokens,
+        }
+    }
+
+    const fn partly_done(self, done: usize, of: usize) -> PartlyDone {
+        match self {
+            Self::Revoke => PartlyDone::Revoked(done, of),
+            Self::Delete => PartlyDone::Deleted(done, of),
+            Self::Reassign { .. } => PartlyDone::Reassigned(done, of),
         }
     }
 
@@ -198,7 +195,7 @@ impl BulkAction<'_> {
         draft: &mut Draft<'_>,
         token: Versioned<TokenRecord>,
         recipient: Option<&Versioned<UserRecord>>,
-        selection: &Selection,
+        owners: &Owners,
     ) -> TokenRecord {
         match (self, recipient) {
             (Self::Revoke, _) if token.record.is_active() => draft.revoke(token, None),
@@ -208,36 +205,13 @@ impl BulkAction<'_> {
                 record
             }
             (Self::Reassign { .. }, Some(recipient)) if token.record.owner != recipient.record.id => {
-                let from = selection.name_of(token.record.owner);
+                // A user who is gone took the token along, and the commit will find that out.
+                let owner = token.record.owner;
+                let from = owners.get(&owner).map_or_else(|| owner.to_string(), |user| user.record.name.clone());
                 draft.reassign(token, from, recipient)
             }
             (Self::Revoke | Self::Reassign { .. }, _) => token.record,
         }
-    }
-
-    fn interrupted(self, done: usize, of: usize, error: RegistryError) -> RegistryError {
-        let (did, remedy) = match self {
-            Self::Revoke => ("revoked", "run the command again for the others"),
-            Self::Delete => ("deleted", "run the command again without these, which were named first"),
-            Self::Reassign { .. } => ("reassigned", "run the command again for the others"),
-        };
-        RegistryError::interrupted(format!("broke off after {done} of {of} tokens were {did}; {remedy}"), error)
-    }
-}
-
-/// Whose the selected tokens are.
-struct Selection {
-    owners: HashMap<UserId, Versioned<UserRecord>>,
-}
-
-impl Selection {
-    fn the_owner(&self) -> Option<&UserRecord> {
-        self.owners.values().map(|user| &user.record).find(|user| user.role == Role::Owner)
-    }
-
-    /// For the history. A user who is gone took the token along, and the commit will find that out.
-    fn name_of(&self, id: UserId) -> String {
-        self.owners.get(&id).map_or_else(|| id.to_string(), |user| user.record.name.clone())
     }
 }
 

@@ -2,10 +2,13 @@
 
 use jiff::Timestamp;
 
+use super::actor::Right;
+use super::steps::Progress;
 use crate::random::NoEntropy;
 use crate::store::StoreError;
 use crate::token::raw::PREFIX;
 use crate::token::{Digest, PermissionSet, Role, TokenId};
+use crate::words::words;
 
 /// Why a command was refused or failed. Nothing was changed, except where the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -26,56 +29,46 @@ pub enum RegistryError {
     #[error("named more than once: {}; name each token once", list(.0))]
     RepeatedTokens(Vec<TokenId>),
     /// The actor's role does not allow it.
-    #[error("{actor} may not {action}: {rule}")]
+    #[error("{actor} may not {right}: {}", right.rule())]
     Forbidden {
         /// Who asked.
         actor: String,
-        /// What they wanted, after "may not".
-        action: &'static str,
-        /// What allows it to whom.
-        rule: &'static str,
+        /// What for.
+        right: Right,
     },
-    /// The actor was disabled or deleted.
-    #[error("{actor} is {authority} and may do nothing")]
-    ActorGone {
-        /// Who asked.
-        actor: String,
-        /// `disabled` or `no longer a user`.
-        authority: &'static str,
-    },
+    /// The actor is no longer a user.
+    #[error("{0} is no longer a user and may do nothing")]
+    ActorDeleted(String),
+    /// The actor was disabled.
+    #[error("{0} is disabled and may do nothing")]
+    ActorDisabled(String),
     /// Not a user name.
     #[error("{} is not a user name: use 1 to 64 of A-Z a-z 0-9 . _ @ + - that do not start with {PREFIX}", quoted(.0))]
     InvalidName(String),
     /// Not a description of a token.
-    #[error(
-        "the description {problem}: use 1 to 200 characters without control characters and without a token in them"
-    )]
-    InvalidDescription {
-        /// What is wrong, after "the description".
-        problem: &'static str,
-    },
+    #[error("the description {0}: use 1 to 200 characters without control characters and without a token in them")]
+    InvalidDescription(InvalidDescription),
     /// A second user of that name.
     #[error("a user named {} exists already; choose another name", quoted(.0))]
     NameTaken(String),
-    /// The Owner can be neither disabled nor deleted, nor get another role.
-    #[error("{name} is the Owner, who {problem}; transfer the ownership first (`tollgate user transfer-ownership`)")]
-    OwnerIsFixed {
-        /// The Owner's name.
-        name: String,
-        /// After "who".
-        problem: &'static str,
-    },
+    /// The Owner's role goes to another user only as a whole.
+    #[error("{0} is the Owner, whose role cannot be changed; {TRANSFER_FIRST}")]
+    OwnerRole(String),
+    /// The Owner cannot be disabled.
+    #[error("{0} is the Owner, who cannot be disabled; {TRANSFER_FIRST}")]
+    OwnerNotDisabled(String),
+    /// The Owner cannot be deleted.
+    #[error("{0} is the Owner, who cannot be deleted; {TRANSFER_FIRST}")]
+    OwnerNotDeleted(String),
     /// A second Owner was asked for.
     #[error("there is exactly one Owner; use `tollgate user transfer-ownership` to make an Administrator the Owner")]
     OneOwnerOnly,
-    /// Nobody disables or deletes themselves.
-    #[error("{name} cannot {action} themselves; another user has to do it")]
-    OwnUser {
-        /// Who.
-        name: String,
-        /// `disable` or `delete`.
-        action: &'static str,
-    },
+    /// Nobody disables their own user.
+    #[error("{0} cannot disable their own user; another user has to do it")]
+    OwnUserNotDisabled(String),
+    /// Nobody deletes their own user.
+    #[error("{0} cannot delete their own user; another user has to do it")]
+    OwnUserNotDeleted(String),
     /// Ownership can go to an Administrator only.
     #[error("{name} is {role}, and the ownership goes to an Administrator only; change the role first")]
     NotAnAdministrator {
@@ -88,7 +81,7 @@ pub enum RegistryError {
     #[error("{0} is disabled; enable them first (`tollgate user enable {0}`)")]
     UserDisabled(String),
     /// Viewers get no new tokens.
-    #[error("{0} is a viewer, and no tokens are made for viewers; change the role or name another user")]
+    #[error("{0} is a viewer, and viewers get no new tokens; change the role or name another user")]
     NoTokensForViewer(String),
     /// Nothing of what was requested is permitted by the owner's role.
     #[error("{role} {name} has none of the requested permissions ({}); the role has {}", names(.requested), names(.permitted))]
@@ -120,13 +113,13 @@ pub enum RegistryError {
     #[error("this token is registered already (digest {0})")]
     DigestTaken(Digest),
     /// The digest belonged to a token that was deleted.
-    #[error("this token was deleted, and a deleted token cannot come back (digest {0}); make a new one")]
+    #[error("this token was deleted, and a deleted token cannot be added again (digest {0}); create a new one")]
     DigestRetired(Digest),
     /// Other commands came in between each time.
     #[error("{operation} was given up after {attempts} attempts, because other changes came in between; try again")]
     Busy {
         /// What was tried.
-        operation: &'static str,
+        operation: Operation,
         /// How often.
         attempts: u32,
     },
@@ -141,31 +134,89 @@ pub enum RegistryError {
     NotCommitted(#[source] StoreError),
     /// The commit failed in a way that leaves open whether it happened.
     #[error(
-        "whether the change was made is not known; look (`tollgate token show ID`, `tollgate user show NAME`), and run the \
-         command again if it was not"
+        "it is unknown whether the change was committed; check with `tollgate token show ID` or `tollgate user show NAME`, \
+         and run the command again if it was not"
     )]
     OutcomeUnknown(#[source] StoreError),
     /// The same for a new token. Nobody has seen it.
     #[error(
-        "whether the token {id} was made is not known: `tollgate token show {id}` tells. Nobody has seen its value: create \
-         another one, and if this one is there, revoke it (`tollgate token revoke {id}`)"
+        "it is unknown whether the token {id} was created; check with `tollgate token show {id}`. Its value was not printed: \
+         create another token, and revoke this one if it exists (`tollgate token revoke {id}`)"
     )]
     CreationUnknown {
-        /// Which.
+        /// The token's.
         id: TokenId,
-        /// Why.
+        /// Why it is unknown.
         #[source]
         source: StoreError,
     },
     /// A command on more tokens than one commit takes failed after the first of its commits.
     #[error("{done}")]
     Interrupted {
-        /// What was done, and how to do the rest.
-        done: String,
+        /// What was done.
+        done: PartlyDone,
         /// Why not all.
         #[source]
         source: Box<RegistryError>,
     },
+}
+
+const TRANSFER_FIRST: &str = "transfer the ownership first (`tollgate user transfer-ownership`)";
+
+/// What a command did before it failed, and how to do the rest. The numbers are of what was done, and of all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PartlyDone {
+    /// Revoked tokens.
+    #[error("interrupted after {0} of {1} tokens were revoked; run the command again for the others")]
+    Revoked(usize, usize),
+    /// Deleted tokens.
+    #[error(
+        "interrupted after {0} of {1} tokens were deleted; run the command again without these, which were named first"
+    )]
+    Deleted(usize, usize),
+    /// Reassigned tokens.
+    #[error("interrupted after {0} of {1} tokens were reassigned; run the command again for the others")]
+    Reassigned(usize, usize),
+    /// Imported lines.
+    #[error("interrupted after {0} of {1} lines were imported; --keep-going imports the others")]
+    Imported(usize, usize),
+    /// Changed a user, or tokens of the user.
+    #[error(transparent)]
+    User(#[from] Progress),
+}
+
+words! {
+    /// What is wrong with a description.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[expect(missing_docs, reason = "the names say it")]
+    pub enum InvalidDescription {
+        Empty = "is empty",
+        TooLong = "is too long",
+        ControlCharacters = "has control characters",
+        Token = "has a token in it",
+    }
+}
+
+words! {
+    /// What a command does, in the messages of those that fail.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[expect(missing_docs, reason = "the names say it")]
+    pub enum Operation {
+        Init = "setting the registry up",
+        AddUser = "adding the user",
+        SetRole = "changing the role",
+        SetStatus = "changing the user",
+        DeleteUser = "deleting the user",
+        TransferOwnership = "transferring the ownership",
+        CreateToken = "creating the token",
+        ReadToken = "reading the token",
+        ListTokens = "listing the tokens",
+        RevokeTokens = "revoking the tokens",
+        DeleteTokens = "deleting the tokens",
+        ReassignTokens = "reassigning the tokens",
+        ImportTokens = "importing the tokens",
+        SettleRecalls = "revoking tokens again",
+    }
 }
 
 /// What a caller does about an error: decides status codes and exit codes.
@@ -187,7 +238,7 @@ pub enum ErrorKind {
 
 impl RegistryError {
     /// The error of a command that did something before it failed.
-    pub(super) fn interrupted(done: String, error: Self) -> Self {
+    pub(super) fn interrupted(done: PartlyDone, error: Self) -> Self {
         let source = match error {
             Self::NotCommitted(source) => Self::Store(source), // which said that nothing was changed
             error => error,
@@ -209,18 +260,21 @@ impl RegistryError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSuchUser(_) | Self::NoSuchTokens(_) => ErrorKind::NotFound,
-            Self::Forbidden { .. } | Self::ActorGone { .. } => ErrorKind::Forbidden,
+            Self::Forbidden { .. } | Self::ActorDeleted(_) | Self::ActorDisabled(_) => ErrorKind::Forbidden,
             Self::RepeatedTokens(_)
             | Self::InvalidName(_)
-            | Self::InvalidDescription { .. }
+            | Self::InvalidDescription(_)
             | Self::OneOwnerOnly
             | Self::NothingPermitted { .. }
             | Self::AlreadyExpired(_) => ErrorKind::Invalid,
             Self::NotInitialised
             | Self::AlreadyInitialised
             | Self::NameTaken(_)
-            | Self::OwnerIsFixed { .. }
-            | Self::OwnUser { .. }
+            | Self::OwnerRole(_)
+            | Self::OwnerNotDisabled(_)
+            | Self::OwnerNotDeleted(_)
+            | Self::OwnUserNotDisabled(_)
+            | Self::OwnUserNotDeleted(_)
             | Self::NotAnAdministrator { .. }
             | Self::UserDisabled(_)
             | Self::NoTokensForViewer(_)

@@ -4,15 +4,16 @@
 use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::actor::Authority;
+use super::actor::{Authority, Right};
 use super::draft::Draft;
 use super::steps::CHUNK;
 use super::tokens::{NewToken, Requested, decide_token};
-use super::{Actor, Attempts, ErrorKind, PAGE, Registry, RegistryError, now};
-use crate::store::{StoreError, Versioned};
+use super::{Actor, Attempts, ErrorKind, Operation, PAGE, PartlyDone, Registry, RegistryError, now};
+use crate::store::Versioned;
+use crate::token::permission::InvalidPermission;
 use crate::token::raw::InvalidToken;
 use crate::token::{Digest, Permission, PermissionSet, RawToken, TokenEvent, TokenRecord, UserRecord};
 
@@ -44,20 +45,17 @@ struct RawLine {
 }
 
 impl TryFrom<RawLine> for ImportLine {
-    type Error = String;
+    type Error = LineError;
 
-    fn try_from(line: RawLine) -> Result<Self, String> {
+    fn try_from(line: RawLine) -> Result<Self, LineError> {
         let RawLine { token, digest, user, description, permissions, expires_at } = line;
         let (digest, hint) = match (token, digest) {
-            (Some(token), None) => {
-                token.map(|token| (token.digest(), token.hint())).map_err(|reason| reason.to_string())?
-            }
+            (Some(token), None) => token.map(|token| (token.digest(), token.hint()))?,
             (None, Some(digest)) => (digest, String::new()),
-            (Some(_), Some(_)) => return Err("give either `token` or `digest`, not both".to_owned()),
-            (None, None) => return Err("give `token` or `digest`".to_owned()),
+            (Some(_), Some(_)) => return Err(LineError::TokenAndDigest),
+            (None, None) => return Err(LineError::NoToken),
         };
-        let expires_at = expires_at.map(|text| text.parse()).transpose();
-        let expires_at = expires_at.map_err(|_| "`expires_at` is a time such as 2030-01-31T00:00:00Z".to_owned())?;
+        let expires_at = expires_at.map(|text| text.parse()).transpose().map_err(|_| LineError::Expiry)?;
         let permissions = match permissions {
             None => Requested::All,
             Some(names) => Requested::Permissions(parse_permissions(&names)?),
@@ -66,11 +64,11 @@ impl TryFrom<RawLine> for ImportLine {
     }
 }
 
-fn parse_permissions(names: &[String]) -> Result<PermissionSet, String> {
+fn parse_permissions(names: &[String]) -> Result<PermissionSet, LineError> {
     let permission = |(at, name): (usize, &String)| {
         name.parse::<Permission>().map_err(|error| match is_name(name) {
-            true => error.to_string(),
-            false => format!("permission {} is none: write resource:action, such as configs:read", at + 1),
+            true => LineError::Permission(error),
+            false => LineError::PermissionForm(at + 1),
         })
     };
     names.iter().enumerate().map(permission).collect()
@@ -88,44 +86,101 @@ fn token_or_reason<'de, D: Deserializer<'de>>(
     Ok(text.map(|text| text.parse()))
 }
 
+/// Why a line cannot be imported. Never with the token.
+#[derive(Debug, thiserror::Error)]
+pub enum LineError {
+    /// In bytes.
+    #[error("longer than {0} bytes")]
+    TooLong(usize),
+    #[error("not UTF-8")]
+    #[expect(missing_docs, reason = "the name says it")]
+    NotUtf8,
+    /// An array of the fields, say, which serde would take too.
+    #[error("a line is a JSON object")]
+    NotAnObject,
+    /// In serde's words.
+    #[error("not valid JSON, column {column}: {message}")]
+    #[expect(missing_docs, reason = "the names say it")]
+    Syntax { column: usize, message: String },
+    /// With its name, unless that could be a secret in the wrong place.
+    #[error("{}, column {column}: there are {FIELDS}", unknown_field(.name.as_deref()))]
+    #[expect(missing_docs, reason = "the names say it")]
+    UnknownField { name: Option<String>, column: usize },
+    /// A field that is missing or there twice, or a digest that is none: in serde's words, which repeat nothing.
+    #[error("{0}")]
+    Field(String),
+    /// Of another type.
+    #[error("column {column}: expected {expected}")]
+    #[expect(missing_docs, reason = "the names say it")]
+    Value { column: usize, expected: String },
+    /// A token's raw form is wrong.
+    #[error(transparent)]
+    Token(#[from] InvalidToken),
+    /// Both are given.
+    #[error("give either `token` or `digest`, not both")]
+    TokenAndDigest,
+    /// Neither is given.
+    #[error("give `token` or `digest`")]
+    NoToken,
+    /// Not a time.
+    #[error("`expires_at` is a time such as 2030-01-31T00:00:00Z")]
+    Expiry,
+    /// A permission that does not exist.
+    #[error(transparent)]
+    Permission(InvalidPermission),
+    /// The number, from 1, of a text that may not be repeated.
+    #[error("permission {0} is not one: write resource:action, such as configs:read")]
+    PermissionForm(usize),
+    /// The number of the line before that has it.
+    #[error("the same token as in line {0}")]
+    Repeated(usize),
+    /// By the rules for creating tokens.
+    #[error(transparent)]
+    Refused(#[from] RegistryError),
+}
+
+const FIELDS: &str = "token, digest, user, description, permissions, expires_at";
+
+fn unknown_field(name: Option<&str>) -> String {
+    name.map_or_else(|| "an unknown field".to_owned(), |name| format!("unknown field `{name}`"))
+}
+
 /// Reads one line.
 ///
 /// # Errors
-/// The reason, without the token.
-pub fn parse_line(text: &str) -> Result<ImportLine, String> {
+/// [`LineError`], of which [`LineError::Repeated`] and [`LineError::Refused`] come only from the import itself.
+pub fn parse_line(text: &str) -> Result<ImportLine, LineError> {
     if !text.trim_start().starts_with('{') {
-        return Err("a line is a JSON object".to_owned()); // an array of the fields would be taken too
+        return Err(LineError::NotAnObject);
     }
-    let line: RawLine = serde_json::from_str(text).map_err(|error| reason(&error))?;
+    let line: RawLine = serde_json::from_str(text)?;
     line.try_into()
 }
 
-/// What is wrong with a line, without what the parser repeats of it.
-fn reason(error: &serde_json::Error) -> String {
-    let said = error.to_string();
-    // Every line is a document of its own, so its line number would only confuse.
-    let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said);
-    let column = error.column();
-    if !error.is_data() {
-        return format!("not valid JSON, column {column}: {said}"); // in the parser's own words
-    }
-    // The names of fields that there are, and of the digest's form, are ours; all else is from the line.
-    let unknown =
-        said.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected ").or(Some((rest, ""))));
-    if let Some((name, _)) = unknown {
-        let name = if is_name(name) { format!("unknown field `{name}`") } else { "an unknown field".to_owned() };
-        return format!("{name}, column {column}: there are token, digest, user, description, permissions, expires_at");
-    }
-    let is_ours = ["missing field `", "duplicate field `", "a digest is "].iter().any(|start| said.starts_with(start));
-    match said.rsplit_once(", expected ") {
-        _ if is_ours => said.to_owned(),
-        Some((_, expected)) => format!("column {column}: expected {expected}"),
-        None => format!("column {column}: the value is not valid"),
+impl From<serde_json::Error> for LineError {
+    /// Without what the parser repeats of the line.
+    fn from(error: serde_json::Error) -> Self {
+        let (column, message) = (error.column(), error.to_string());
+        // Every line is a document of its own, so its line number would only confuse.
+        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+        if !error.is_data() {
+            return Self::Syntax { column, message: message.to_owned() };
+        }
+        // The names of fields that there are, and of the digest's form, are ours; all else is from the line.
+        if let Some(rest) = message.strip_prefix("unknown field `") {
+            let name = rest.split_once("`, expected ").map_or(rest, |(name, _)| name);
+            return Self::UnknownField { name: is_name(name).then(|| name.to_owned()), column };
+        }
+        if ["missing field `", "duplicate field `", "a digest is "].iter().any(|start| message.starts_with(start)) {
+            return Self::Field(message.to_owned());
+        }
+        let expected = message.rsplit_once(", expected ").map_or("another value", |(_, expected)| expected);
+        Self::Value { column, expected: expected.to_owned() }
     }
 }
 
 /// What an import did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Imported {
     /// How many tokens are new.
     pub count: usize,
@@ -134,19 +189,24 @@ pub struct Imported {
 }
 
 /// A line that was left out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Serialize)]
 pub struct RefusedLine {
     /// Its number, from 1.
     pub line: usize,
-    /// Why; never with the token.
-    pub reason: String,
+    /// Why.
+    #[serde(serialize_with = "as_text")]
+    pub reason: LineError,
+}
+
+fn as_text<S: Serializer>(reason: &LineError, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(reason)
 }
 
 /// Why not all was imported; nothing was, except after [`RegistryError::Interrupted`].
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// Some lines cannot be imported, and all or none was asked for.
-    #[error("{} of {lines} lines cannot be imported, so none was; mend them, or use --keep-going", refused.len())]
+    #[error("{} of {lines} lines cannot be imported, so none was; fix them, or use --keep-going", refused.len())]
     Refused {
         /// Which ones, in order.
         refused: Vec<RefusedLine>,
@@ -169,18 +229,17 @@ impl ImportError {
     }
 }
 
-impl From<StoreError> for ImportError {
-    fn from(error: StoreError) -> Self {
-        Self::Registry(error.into())
-    }
+/// Why the lines of one batch were not imported.
+struct ChunkError {
+    /// The one that is wrong, if it is one of them.
+    line: Option<usize>,
+    error: RegistryError,
 }
 
-/// How far an import got.
-#[derive(Default)]
-struct ImportProgress {
-    lines: usize,
-    count: usize,
-    refused: Vec<RefusedLine>,
+impl From<RegistryError> for ChunkError {
+    fn from(error: RegistryError) -> Self {
+        Self { line: None, error }
+    }
 }
 
 impl Registry {
@@ -197,28 +256,33 @@ impl Registry {
         keep_going: bool,
     ) -> Result<Imported, ImportError> {
         let authority = self.authority(actor).await?;
-        authority.check_manages_tokens()?;
+        authority.check(Right::ManageTokens)?;
         let existing = self.read_existing(&authority, lines.iter()).await?;
         let (good, refused) = partition_lines(&authority, &lines, &existing, now());
         if !refused.is_empty() && !keep_going {
             return Err(ImportError::Refused { refused, lines: lines.len() });
         }
         drop(existing);
-        let mut progress = ImportProgress { lines: lines.len(), count: 0, refused };
+        let mut imported = Imported { count: 0, refused };
         for chunk in good.chunks(CHUNK) {
-            let before = progress.count;
-            match self.import_chunk(actor, chunk, keep_going, &mut progress).await {
-                Ok(()) => {}
-                Err(ImportError::Registry(error)) if before > 0 => {
-                    let done = format!("broke off after {before} of {} lines were imported; --keep-going", good.len());
-                    return Err(RegistryError::interrupted(format!("{done} imports the others"), error).into());
+            match self.import_chunk(actor, chunk, keep_going).await {
+                Ok(more) => {
+                    imported.count += more.count;
+                    imported.refused.extend(more.refused);
                 }
-                Err(error) => return Err(error),
+                Err(ChunkError { line: Some(line), error }) if imported.count == 0 => {
+                    let refused = vec![RefusedLine { line, reason: error.into() }];
+                    return Err(ImportError::Refused { refused, lines: lines.len() });
+                }
+                Err(ChunkError { error, .. }) if imported.count == 0 => return Err(error.into()),
+                Err(ChunkError { error, .. }) => {
+                    let done = PartlyDone::Imported(imported.count, good.len());
+                    return Err(RegistryError::interrupted(done, error).into());
+                }
             }
         }
-        let ImportProgress { count, mut refused, .. } = progress;
-        refused.sort_by_key(|refused| refused.line);
-        Ok(Imported { count, refused })
+        imported.refused.sort_by_key(|refused| refused.line);
+        Ok(imported)
     }
 
     /// Imports some lines in one batch. What changed since they were found good is noticed here.
@@ -227,42 +291,31 @@ impl Registry {
         actor: &Actor,
         lines: &[&(usize, ImportLine)],
         keep_going: bool,
-        progress: &mut ImportProgress,
-    ) -> Result<(), ImportError> {
-        let mut attempts = Attempts::new("importing the tokens");
+    ) -> Result<Imported, ChunkError> {
+        let mut attempts = Attempts::new(Operation::ImportTokens);
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
-            authority.check_manages_tokens()?;
+            authority.check(Right::ManageTokens)?;
             let existing = self.read_existing(&authority, lines.iter().copied()).await?;
             let now = now();
             let mut draft = Draft::new(&authority, now);
-            let (mut count, mut refused) = (0, Vec::new());
-            for (line, decision) in
-                lines.iter().map(|(line, wanted)| (line, decide_line(&authority, wanted, &existing, now)))
-            {
-                match decision {
+            let mut imported = Imported { count: 0, refused: Vec::new() };
+            for (line, wanted) in lines {
+                match decide_line(&authority, wanted, &existing, now) {
                     Ok(record) => {
                         draft.create_token(record, TokenEvent::Imported);
-                        count += 1;
+                        imported.count += 1;
                     }
                     Err(error) if keep_going => {
-                        refused.push(RefusedLine { line: *line, reason: error.to_string() });
+                        imported.refused.push(RefusedLine { line: *line, reason: error.into() });
                     }
-                    Err(error) if progress.count > 0 => return Err(error.into()),
-                    Err(error) => {
-                        let refused = vec![RefusedLine { line: *line, reason: error.to_string() }];
-                        return Err(ImportError::Refused { refused, lines: progress.lines });
-                    }
+                    Err(error) => return Err(ChunkError { line: Some(*line), error }),
                 }
             }
             existing.users.values().flatten().for_each(|user| draft.require_user(user));
             match self.commit(draft.into_batch()).await {
-                Ok(true) => {
-                    progress.count += count;
-                    progress.refused.append(&mut refused);
-                    return Ok(());
-                }
+                Ok(true) => return Ok(imported),
                 // The latter: somebody else's token by now, or no more. Reading again shows which.
                 Ok(false) | Err(RegistryError::DigestTaken(_) | RegistryError::DigestRetired(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -326,8 +379,8 @@ fn partition_lines<'a>(
     let (mut good, mut refused) = (Vec::with_capacity(lines.len()), Vec::new());
     for entry @ (number, line) in lines {
         let problem = match seen.get(&line.digest) {
-            Some(first) => Some(format!("the same token as in line {first}")),
-            None => decide_line(authority, line, existing, now).err().map(|error| error.to_string()),
+            Some(first) => Some(LineError::Repeated(*first)),
+            None => decide_line(authority, line, existing, now).err().map(LineError::Refused),
         };
         seen.entry(line.digest).or_insert(*number);
         match problem {

@@ -12,14 +12,15 @@
 //! - Becoming a Viewer revokes, and a Viewer may own usable tokens that were given to them. Which ones an interrupted
 //!   command left could not be determined later, so here the tokens go first and the role changes with the last of them.
 
+use std::fmt;
 use std::ops::AddAssign;
 
 use super::actor::Authority;
 use super::draft::Draft;
 use super::users::decide_role;
-use super::{Attempts, Outcome, Registry, RegistryError, now};
+use super::{Attempts, Operation, Outcome, Registry, RegistryError, now};
 use crate::store::{Pin, StateFilter, StoreError, TokenFilter, Versioned};
-use crate::token::{TokenRecord, UserId, UserRecord};
+use crate::token::{Role, TokenRecord, UserId, UserRecord};
 
 /// Most tokens that one commit edits: a Redis is busy with them for some 5 to 10 ms, a sidecar for a fraction of one.
 pub(super) const CHUNK: usize = 500;
@@ -32,9 +33,7 @@ pub(super) const UNREVOKED: StateFilter = StateFilter::Active { now: i64::MIN };
 pub(super) struct Counts {
     /// Tokens that lost permissions.
     pub(super) narrowed: usize,
-    /// Tokens that were revoked.
     pub(super) revoked: usize,
-    /// Tokens that were deleted.
     pub(super) deleted: usize,
 }
 
@@ -46,33 +45,57 @@ impl AddAssign for Counts {
     }
 }
 
-/// What the steps of one command did so far.
-#[derive(Debug)]
-pub(super) struct Progress {
-    /// Of what command: `changing the role`.
-    pub(super) operation: &'static str,
-    /// What is true of the user already, if it is more than of their tokens: `max is manager now`.
-    pub(super) effect: Option<String>,
-    /// What was done to tokens.
+/// What the steps of one command on a user did so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    pub(super) operation: Operation,
+    /// What is true of the user already, if it is more than of their tokens.
+    pub(super) change: Option<UserChange>,
     pub(super) tokens: Counts,
 }
 
+/// What a command on a user does in its first step, where it takes several.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum UserChange {
+    #[error("{name} is {role} now")]
+    Role { name: String, role: Role },
+    #[error("{name} is disabled, so that none of their tokens authenticates")]
+    Disabled { name: String },
+    #[error("{new} is the owner now, and {old} an administrator")]
+    Owner { new: String, old: String },
+}
+
 impl Progress {
-    pub(super) fn new(operation: &'static str) -> Self {
-        Self { operation, effect: None, tokens: Counts::default() }
+    pub(super) fn new(operation: Operation) -> Self {
+        Self { operation, change: None, tokens: Counts::default() }
     }
 
     /// The error of a command that did this much before it failed.
-    pub(super) fn interrupted(&self, remedy: &str, error: RegistryError) -> RegistryError {
+    pub(super) fn interrupted(self, error: RegistryError) -> RegistryError {
+        match self.change.is_none() && self.tokens == Counts::default() {
+            true => error,
+            false => RegistryError::interrupted(self.into(), error),
+        }
+    }
+}
+
+impl std::error::Error for Progress {}
+
+impl fmt::Display for Progress {
+    /// `interrupted: max is manager now, 500 tokens were narrowed; run the command again to finish`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { narrowed, revoked, deleted } = self.tokens;
         let counts = [(narrowed, "narrowed"), (revoked, "revoked"), (deleted, "deleted")];
-        let counts = counts.iter().filter(|(count, _)| *count > 0);
-        let tokens: Vec<_> = counts.map(|(count, did)| format!("{count} tokens were {did}")).collect();
-        let did: Vec<_> = self.effect.iter().chain(&tokens).map(String::as_str).collect();
-        if did.is_empty() {
-            return error;
-        }
-        RegistryError::interrupted(format!("broke off half-way: {}; {remedy}", did.join(", ")), error)
+        let tokens = counts.iter().filter(|(count, _)| *count > 0);
+        let tokens = tokens.map(|(count, done)| format!("{count} tokens were {done}"));
+        let done: Vec<_> = self.change.iter().map(ToString::to_string).chain(tokens).collect();
+        let remedy = match self.change {
+            Some(UserChange::Owner { .. }) => {
+                "`tollgate user set-role` with the role administrator for the old owner finishes it"
+            }
+            _ => "run the command again to finish",
+        };
+        write!(f, "interrupted: {}; {remedy}", done.join(", "))
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::actor::Authority;
 use super::draft::Draft;
-use super::{Actor, Attempts, PAGE, Registry, RegistryError, now};
+use super::{Actor, Attempts, InvalidDescription, Operation, PAGE, Registry, RegistryError, now};
 use crate::store::{StateFilter, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{
@@ -74,7 +74,7 @@ impl Registry {
     /// When the owner is unknown, disabled or a Viewer, when the role has nothing of what was requested, when the
     /// expiry is in the past, when the description is invalid, and when the actor may not.
     pub async fn create_token(&self, actor: &Actor, new: NewToken) -> Result<Created, RegistryError> {
-        let mut attempts = Attempts::new("creating the token");
+        let mut attempts = Attempts::new(Operation::CreateToken);
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
@@ -98,7 +98,7 @@ impl Registry {
     /// [`RegistryError::NoSuchTokens`], also if the actor may not see it.
     pub async fn token(&self, actor: &Actor, id: TokenId) -> Result<TokenDetails, RegistryError> {
         let authority = self.authority(actor).await?;
-        let mut attempts = Attempts::new("reading the token");
+        let mut attempts = Attempts::new(Operation::ReadToken);
         loop {
             attempts.begin().await?;
             let record = self.find_tokens(&authority, &[id]).await?.swap_remove(0).record;
@@ -133,7 +133,7 @@ impl Registry {
         if owner.is_some_and(|owner| !authority.sees_tokens_of(owner)) {
             return Ok(Vec::new());
         }
-        let mut attempts = Attempts::new("listing the tokens");
+        let mut attempts = Attempts::new(Operation::ListTokens);
         loop {
             attempts.begin().await?;
             let filter = TokenFilter { owner, state: state.map(|state| state.at(now())) };
@@ -246,17 +246,17 @@ fn check_description(description: &str) -> Result<(), RegistryError> {
     // A hint such as `tc-apiv1_...abc123` may be there, a token may not.
     let is_secret = |rest: &str| rest.starts_with(|first: char| first.is_ascii_alphanumeric());
     let problem = if description.trim().is_empty() {
-        "is empty"
+        InvalidDescription::Empty
     } else if description.chars().count() > MAX_DESCRIPTION {
-        "is too long"
+        InvalidDescription::TooLong
     } else if description.chars().any(char::is_control) {
-        "has control characters"
+        InvalidDescription::ControlCharacters
     } else if description.split(PREFIX).skip(1).any(is_secret) {
-        "has a token in it"
+        InvalidDescription::Token
     } else {
         return Ok(());
     };
-    Err(RegistryError::InvalidDescription { problem })
+    Err(RegistryError::InvalidDescription(problem))
 }
 
 fn whole_seconds(time: Timestamp) -> Timestamp {

@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::actor::Authority;
+use super::actor::{Authority, Right};
 use super::draft::Draft;
-use super::steps::{CHUNK, Counts, Progress, UNREVOKED};
+use super::steps::{CHUNK, Counts, Progress, UNREVOKED, UserChange};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
-use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, now};
+use super::{Actor, Attempts, Operation, Outcome, PAGE, Registry, RegistryError, now};
 use crate::store::{Batch, Pin, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{Role, TokenEvent, TokenRecord, UserId, UserRecord, UserStatus};
@@ -49,7 +49,7 @@ impl Registry {
     /// [`RegistryError::AlreadyInitialised`] if there is any user; of two at once, one succeeds.
     pub async fn init(&self, actor: &Actor, owner_name: &str) -> Result<Created, RegistryError> {
         check_name(owner_name)?;
-        let mut attempts = Attempts::new("setting the registry up");
+        let mut attempts = Attempts::new(Operation::Init);
         loop {
             attempts.begin().await?;
             if !self.store.users(None, 1).await?.is_empty() {
@@ -81,7 +81,7 @@ impl Registry {
     /// # Errors
     /// For a name that is invalid or taken, for the role Owner, and when the actor may not.
     pub async fn add_user(&self, actor: &Actor, name: &str, role: Role) -> Result<UserRecord, RegistryError> {
-        let mut attempts = Attempts::new("adding the user");
+        let mut attempts = Attempts::new(Operation::AddUser);
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
@@ -115,7 +115,7 @@ impl Registry {
         before: Option<UserId>,
         limit: usize,
     ) -> Result<Vec<UserRecord>, RegistryError> {
-        self.authority(actor).await?.check_manages_users()?;
+        self.authority(actor).await?.check(Right::ManageUsers)?;
         let users = self.store.users(before, limit).await?;
         Ok(users.into_iter().map(|user| user.record).collect())
     }
@@ -131,9 +131,9 @@ impl Registry {
     /// For the role Owner and for the Owner's role, and when the actor may not. After [`RegistryError::Interrupted`] the
     /// same command goes on.
     pub async fn set_role(&self, actor: &Actor, name: &str, role: Role) -> Result<RoleChange, RegistryError> {
-        let mut progress = Progress::new("changing the role");
+        let mut progress = Progress::new(Operation::SetRole);
         let changed = self.try_set_role(actor, name, role, &mut progress).await;
-        changed.map_err(|error| progress.interrupted("run the command again to finish", error))
+        changed.map_err(|error| progress.interrupted(error))
     }
 
     async fn try_set_role(
@@ -147,14 +147,14 @@ impl Registry {
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
-            authority.check_manages_users()?;
+            authority.check(Right::ManageUsers)?;
             let user = self.find_user(&authority, name).await?;
             check_role_change(&authority, &user.record, role)?;
             let (before, after) = (user.record.role, UserRecord { role, ..user.record.clone() });
             let is_urgent = role < before && role.manages_tokens();
             if is_urgent && self.few_tokens_of(user.record.id, Some(UNREVOKED)).await?.is_none() {
                 let Some(user) = self.change_user(&authority, user, after.clone()).await? else { continue };
-                progress.effect = Some(format!("{} is {role} now", after.name));
+                progress.change = Some(UserChange::Role { name: after.name.clone(), role });
                 self.finish_narrowing(authority.name(), user, progress).await?;
                 return Ok(RoleChange::new(before, after, progress));
             }
@@ -170,11 +170,11 @@ impl Registry {
     /// # Errors
     /// For the Owner, for the actor's own user, and when the actor may not.
     pub async fn set_status(&self, actor: &Actor, name: &str, status: UserStatus) -> Result<UserRecord, RegistryError> {
-        let mut attempts = Attempts::new("changing the user");
+        let mut attempts = Attempts::new(Operation::SetStatus);
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
-            authority.check_manages_users()?;
+            authority.check(Right::ManageUsers)?;
             let user = self.find_user(&authority, name).await?;
             let (batch, after) = decide_status(&authority, user, status, now())?;
             if self.commit(batch).await? {
@@ -192,10 +192,11 @@ impl Registry {
     /// For the Owner, for the actor's own user, and when the actor may not. After [`RegistryError::Interrupted`] the same
     /// command goes on.
     pub async fn delete_user(&self, actor: &Actor, name: &str) -> Result<usize, RegistryError> {
-        let mut progress = Progress::new("deleting the user");
-        let deleted = self.try_delete_user(actor, name, &mut progress).await;
-        deleted.map_err(|error| progress.interrupted("run the command again to finish", error))?;
-        Ok(progress.tokens.deleted)
+        let mut progress = Progress::new(Operation::DeleteUser);
+        match self.try_delete_user(actor, name, &mut progress).await {
+            Ok(()) => Ok(progress.tokens.deleted),
+            Err(error) => Err(progress.interrupted(error)),
+        }
     }
 
     async fn try_delete_user(&self, actor: &Actor, name: &str, progress: &mut Progress) -> Result<(), RegistryError> {
@@ -203,7 +204,7 @@ impl Registry {
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
-            authority.check_manages_users()?;
+            authority.check(Right::ManageUsers)?;
             let user = self.find_user(&authority, name).await?;
             check_deletable(&authority, &user.record)?;
             let user = match self.few_tokens_of(user.record.id, None).await? {
@@ -216,8 +217,7 @@ impl Registry {
                         UserStatus::Disabled => Some(user),
                     };
                     let Some(user) = changed else { continue };
-                    let name = &user.record.name;
-                    progress.effect = Some(format!("{name} is disabled, so that none of their tokens authenticates"));
+                    progress.change = Some(UserChange::Disabled { name: user.record.name.clone() });
                     user
                 }
             };
@@ -244,13 +244,9 @@ impl Registry {
     /// When `to` is not an active Administrator, and when the actor may not. After [`RegistryError::Interrupted`] the
     /// ownership has moved if it says so; giving the old Owner the role Administrator once more does the rest.
     pub async fn transfer_ownership(&self, actor: &Actor, to: &str) -> Result<Transfer, RegistryError> {
-        let mut progress = Progress::new("transferring the ownership");
+        let mut progress = Progress::new(Operation::TransferOwnership);
         let transferred = self.try_transfer_ownership(actor, to, &mut progress).await;
-        let remedy = match progress.effect {
-            Some(_) => "`tollgate user set-role` with the role administrator for the old owner finishes it",
-            None => "run the command again",
-        };
-        transferred.map_err(|error| progress.interrupted(remedy, error))
+        transferred.map_err(|error| progress.interrupted(error))
     }
 
     async fn try_transfer_ownership(
@@ -263,7 +259,7 @@ impl Registry {
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
-            authority.check_transfers_ownership()?;
+            authority.check(Right::TransferOwnership)?;
             let to = self.find_user(&authority, to).await?;
             check_new_owner(&to.record)?;
             let old = self.find_owner().await?;
@@ -286,8 +282,7 @@ impl Registry {
             let narrowed = match few {
                 Some(tokens) => tokens.iter().filter(|token| exceeds(&token.record, after.role)).count(),
                 None => {
-                    progress.effect =
-                        Some(format!("{} is the owner now, and {} an administrator", new.name, after.name));
+                    progress.change = Some(UserChange::Owner { new: new.name.clone(), old: after.name.clone() });
                     let of_new_owner = progress.tokens.narrowed;
                     let old = Versioned { record: after.clone(), version: committed.id };
                     self.finish_narrowing(authority.name(), old, progress).await?;
@@ -348,7 +343,7 @@ fn decide_user(
     role: Role,
     now: Timestamp,
 ) -> Result<(Batch, UserRecord), RegistryError> {
-    authority.check_manages_users()?;
+    authority.check(Right::ManageUsers)?;
     check_name(name)?;
     if role == Role::Owner {
         return Err(RegistryError::OneOwnerOnly);
@@ -361,9 +356,9 @@ fn decide_user(
 }
 
 fn check_role_change(authority: &Authority, user: &UserRecord, role: Role) -> Result<(), RegistryError> {
-    authority.check_manages_users()?;
+    authority.check(Right::ManageUsers)?;
     if user.role == Role::Owner {
-        return Err(owner_is_fixed(user, "keeps that role until it is transferred"));
+        return Err(RegistryError::OwnerRole(user.name.clone()));
     }
     if role == Role::Owner {
         return Err(RegistryError::OneOwnerOnly);
@@ -409,10 +404,10 @@ fn decide_status(
 ) -> Result<(Batch, UserRecord), RegistryError> {
     if status == UserStatus::Disabled {
         if user.record.role == Role::Owner {
-            return Err(owner_is_fixed(&user.record, "cannot be disabled"));
+            return Err(RegistryError::OwnerNotDisabled(user.record.name));
         }
         if authority.is(user.record.id) {
-            return Err(RegistryError::OwnUser { name: user.record.name, action: "disable" });
+            return Err(RegistryError::OwnUserNotDisabled(user.record.name));
         }
     }
     authority.check_manages(user.record.role)?;
@@ -426,10 +421,10 @@ fn decide_status(
 
 fn check_deletable(authority: &Authority, user: &UserRecord) -> Result<(), RegistryError> {
     if user.role == Role::Owner {
-        return Err(owner_is_fixed(user, "cannot be deleted"));
+        return Err(RegistryError::OwnerNotDeleted(user.name.clone()));
     }
     if authority.is(user.id) {
-        return Err(RegistryError::OwnUser { name: user.name.clone(), action: "delete" });
+        return Err(RegistryError::OwnUserNotDeleted(user.name.clone()));
     }
     authority.check_manages(user.role)
 }
@@ -461,10 +456,6 @@ fn decide_transfer(
 
 fn exceeds(token: &TokenRecord, role: Role) -> bool {
     !token.permissions.is_subset_of(role.permissions())
-}
-
-fn owner_is_fixed(owner: &UserRecord, problem: &'static str) -> RegistryError {
-    RegistryError::OwnerIsFixed { name: owner.name.clone(), problem }
 }
 
 #[cfg(test)]

@@ -579,7 +579,10 @@ fn what_was_done_is_said_where_it_cannot_be_written() {
             folder.command(line.iter().copied()).stdout(full).stderr(Stdio::piped()).output().expect("runs"),
         );
         let said = finished.failed();
-        assert!(said.contains(done) && said.contains("it is done, but that could not be written"), "{finished:?}");
+        assert!(
+            said.contains(done) && said.contains("the change was made, but the result could not be written"),
+            "{finished:?}"
+        );
     }
     assert_eq!(folder.run(["token", "show", &id, "--json"]).json()["state"], "revoked");
 }

@@ -268,8 +268,8 @@ async fn a_fleet_is_upgraded_sidecars_first() {
     // It is upgraded too, and the next command goes through: every sidecar follows without reading anything again.
     server.cli(&["del", key]);
     let began = Instant::now();
-    let revoked = registry.revoke(&operator(), &[narrowed.record.id], false).await.expect("revokes");
-    let reached = revoked.position.expect("something was done");
+    registry.revoke(&operator(), &[narrowed.record.id], false).await.expect("revokes");
+    let (_, reached) = registry.committed().await.expect("something was done");
     assert_eq!(reached.revision, Revision(12));
     follower.reaches(reached.revision).await;
     let status = follower.replica.status();

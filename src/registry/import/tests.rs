@@ -7,7 +7,7 @@ use crate::token::Role;
 
 const SECRET: &str = "0123456789abcdefghjkmnpqrstvwxyz0123456789abcdefghj";
 
-fn line(value: &serde_json::Value) -> Result<ImportLine, String> {
+fn line(value: &serde_json::Value) -> Result<ImportLine, LineError> {
     parse_line(&value.to_string())
 }
 
@@ -35,25 +35,42 @@ fn a_line_has_a_token_or_a_digest() {
 #[test]
 fn bad_lines_are_refused_with_the_reason() {
     let digest = "0".repeat(64);
-    let cases = [
-        (json!({ "user": "anna", "description": "x" }), "give `token` or `digest`"),
-        (json!({ "token": "tc-apiv1_x", "digest": digest, "user": "anna", "description": "x" }), "not both"),
-        (json!({ "token": "sesame", "user": "anna", "description": "x" }), "starts with `tc-apiv1_`"),
-        (json!({ "digest": "00", "user": "anna", "description": "x" }), "64 hexadecimal digits"),
+    let reason = |value: serde_json::Value| line(&value).expect_err("refused");
+    let neither = reason(json!({ "user": "anna", "description": "x" }));
+    assert!(matches!(neither, LineError::NoToken));
+    let both = reason(json!({ "token": "tc-apiv1_x", "digest": digest, "user": "anna", "description": "x" }));
+    assert!(matches!(both, LineError::TokenAndDigest));
+    let token = reason(json!({ "token": "sesame", "user": "anna", "description": "x" }));
+    assert!(matches!(token, LineError::Token(InvalidToken::Prefix)));
+    let unknown = reason(json!({ "digest": digest, "user": "anna", "description": "x", "owner": "x" }));
+    assert!(matches!(unknown, LineError::UnknownField { name: Some(name), .. } if name == "owner"));
+    let permissions = json!({ "digest": digest, "user": "a", "description": "x", "permissions": ["config:read"] });
+    let permission = reason(permissions);
+    assert!(matches!(permission, LineError::Permission(InvalidPermission::Resource { nearest: "configs", .. })));
+    let permissions =
+        json!({ "digest": digest, "user": "a", "description": "x", "permissions": ["configs:read", "S"] });
+    assert!(matches!(reason(permissions), LineError::PermissionForm(2)));
+    let expiry = reason(json!({ "digest": digest, "user": "a", "description": "x", "expires_at": "soon" }));
+    assert!(matches!(expiry, LineError::Expiry));
+    let value = reason(json!({ "digest": digest, "user": 1, "description": "x" }));
+    assert!(matches!(value, LineError::Value { expected, .. } if expected == "a string"));
+    assert!(matches!(reason(json!(["tc-apiv1_x", null, "anna", "x", null, null])), LineError::NotAnObject));
+    assert!(matches!(parse_line(""), Err(LineError::NotAnObject)));
+    assert!(matches!(parse_line("{"), Err(LineError::Syntax { column: 1, message }) if !message.contains("line")));
+}
+
+/// What serde says of these repeats nothing of the line.
+#[test]
+fn fields_that_are_missing_or_no_digest_are_named() {
+    let digest = "0".repeat(64);
+    for (value, expected) in [
+        (json!({ "digest": "00", "user": "anna", "description": "x" }), "a digest is 64 hexadecimal digits"),
         (json!({ "digest": digest, "description": "x" }), "missing field `user`"),
         (json!({ "digest": digest, "user": "anna" }), "missing field `description`"),
-        (json!({ "digest": digest, "user": "anna", "description": "x", "owner": "x" }), "unknown field `owner`"),
-        (json!({ "digest": digest, "user": "a", "description": "x", "permissions": ["config:read"] }), "`configs`"),
-        (json!({ "digest": digest, "user": "a", "description": "x", "expires_at": "soon" }), "2030-"),
-        (json!(["tc-apiv1_x", null, "anna", "x", null, null]), "JSON object"),
-    ];
-    for (value, expected) in cases {
-        let reason = line(&value).expect_err("refused");
-        assert!(reason.contains(expected), "{value}: {reason}");
-        assert!(!reason.contains("at line"), "{reason}");
+    ] {
+        let error = line(&value).expect_err("refused");
+        assert!(matches!(&error, LineError::Field(text) if text.starts_with(expected)), "{error:?}");
     }
-    parse_line("").expect_err("empty");
-    parse_line("{").expect_err("cut off");
 }
 
 proptest! {
@@ -78,19 +95,17 @@ proptest! {
         let cut: String = text.chars().take(cut).collect();
         for text in [text, cut] {
             if let Err(reason) = parse_line(&text) {
-                prop_assert!(!reason.contains("23456789"), "{} -> {}", text, reason);
+                let shown = format!("{reason} {reason:?}");
+                prop_assert!(!shown.contains("23456789"), "{} -> {}", text, shown);
             }
         }
     }
 }
 
-/// What becomes of each line: its number and, if refused, the reason.
-fn decide(authority: &Authority, lines: &[(usize, ImportLine)], existing: &Existing) -> Vec<(usize, Option<String>)> {
+/// The numbers of the good lines, and the others.
+fn decide(authority: &Authority, lines: &[(usize, ImportLine)], existing: &Existing) -> (Vec<usize>, Vec<RefusedLine>) {
     let (good, refused) = partition_lines(authority, lines, existing, at(10));
-    let good = good.into_iter().map(|(line, _)| (*line, None));
-    let mut all: Vec<_> = good.chain(refused.into_iter().map(|refused| (refused.line, Some(refused.reason)))).collect();
-    all.sort();
-    all
+    (good.into_iter().map(|(line, _)| *line).collect(), refused)
 }
 
 fn existing(users: &[Versioned<UserRecord>]) -> Existing {
@@ -110,21 +125,23 @@ fn every_bad_line_is_named_with_its_own_reason() {
     let lines: Vec<_> = (11..).zip(lines).collect();
     let mut existing = existing(&[user("anna", Role::Manager), user("vera", Role::Viewer)]);
     existing.taken.insert(good("e").digest);
-    let decisions = decide(&operator(), &lines, &existing);
-    let expected = [
-        (11, None),
-        (12, Some("viewer")),
-        (13, Some("no user `nobody`")),
-        (14, Some("in the past")),
-        (15, Some("the same token as in line 11")),
-        (16, Some("registered already")),
-        (17, None),
-    ];
-    for ((line, reason), (number, part)) in decisions.iter().zip(expected) {
-        assert_eq!(*line, number);
-        assert_eq!(reason.is_some(), part.is_some(), "{line}: {reason:?}");
-        assert!(reason.as_deref().unwrap_or_default().contains(part.unwrap_or_default()), "{line}: {reason:?}");
-    }
+    let (good, refused) = decide(&operator(), &lines, &existing);
+    assert_eq!(good, [11, 17]);
+    assert_eq!(refused.iter().map(|refused| refused.line).collect::<Vec<_>>(), [12, 13, 14, 15, 16]);
+    let reasons: Vec<_> = refused.into_iter().map(|refused| refused.reason).collect();
+    assert!(
+        matches!(
+            &reasons[..],
+            [
+                LineError::Refused(RegistryError::NoTokensForViewer(_)),
+                LineError::Refused(RegistryError::NoSuchUser(_)),
+                LineError::Refused(RegistryError::AlreadyExpired(_)),
+                LineError::Repeated(11),
+                LineError::Refused(RegistryError::DigestTaken(_)),
+            ]
+        ),
+        "{reasons:?}"
+    );
 }
 
 #[test]
@@ -133,16 +150,19 @@ fn a_manager_imports_for_themselves_only() {
     let mut foreign = good("b");
     foreign.new.user = "otto".to_owned();
     let existing = existing(&[max.clone(), user("otto", Role::Manager)]);
-    let decisions = decide(&authority_of(&max), &[(1, good("a")), (2, foreign)], &existing);
-    assert_eq!(decisions[0], (1, None));
-    assert!(decisions[1].1.as_deref().is_some_and(|reason| reason.contains("create tokens for others")));
+    let (good, refused) = decide(&authority_of(&max), &[(1, good("a")), (2, foreign)], &existing);
+    assert_eq!((good, refused[0].line), (vec![1], 2));
+    let right = Right::CreateTokensForOthers;
+    assert!(
+        matches!(&refused[0].reason, LineError::Refused(RegistryError::Forbidden { right: it, .. }) if *it == right)
+    );
 }
 
 #[test]
 fn a_deleted_token_does_not_come_back() {
     let mut existing = existing(&[user("anna", Role::Manager)]);
     existing.retired.insert(good("a").digest);
-    let decisions = decide(&operator(), &[(1, good("a")), (2, good("b"))], &existing);
-    assert!(decisions[0].1.as_deref().is_some_and(|reason| reason.contains("was deleted")), "{decisions:?}");
-    assert_eq!(decisions[1], (2, None));
+    let (good, refused) = decide(&operator(), &[(1, good("a")), (2, good("b"))], &existing);
+    assert_eq!((good, refused[0].line), (vec![2], 1));
+    assert!(matches!(refused[0].reason, LineError::Refused(RegistryError::DigestRetired(_))));
 }

@@ -146,8 +146,8 @@ fn the_owner_is_neither_disabled_nor_deleted() {
     let olga = user("olga", Role::Owner);
     for authority in [operator(), authority_of(&olga), authority_of(&user("adam", Role::Administrator))] {
         let disabled = decide_status(&authority, olga.clone(), UserStatus::Disabled, at(0));
-        assert!(matches!(disabled, Err(RegistryError::OwnerIsFixed { .. })));
-        assert!(matches!(check_deletable(&authority, &olga.record), Err(RegistryError::OwnerIsFixed { .. })));
+        assert!(matches!(disabled, Err(RegistryError::OwnerNotDisabled(_))));
+        assert!(matches!(check_deletable(&authority, &olga.record), Err(RegistryError::OwnerNotDeleted(_))));
     }
 }
 
@@ -156,8 +156,8 @@ fn nobody_disables_or_deletes_themselves() {
     let adam = user("adam", Role::Administrator);
     let authority = authority_of(&adam);
     let disabled = decide_status(&authority, adam.clone(), UserStatus::Disabled, at(0));
-    assert!(matches!(disabled, Err(RegistryError::OwnUser { .. })));
-    assert!(matches!(check_deletable(&authority, &adam.record), Err(RegistryError::OwnUser { .. })));
+    assert!(matches!(disabled, Err(RegistryError::OwnUserNotDisabled(_))));
+    assert!(matches!(check_deletable(&authority, &adam.record), Err(RegistryError::OwnUserNotDeleted(_))));
 }
 
 #[test]

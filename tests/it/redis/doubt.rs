@@ -138,7 +138,7 @@ async fn a_failover_while_replicas_are_waited_for_leaves_the_outcome_unknown() {
     };
     let (ended, ()) = tokio::join!(revoking, demote);
     let said = unknown(&ended);
-    assert!(said.contains("not known") && said.contains("UNBLOCKED"), "{said}");
+    assert!(said.contains("it is unknown whether") && said.contains("UNBLOCKED"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! Commands on more tokens than one commit takes: how far each got when it was broken off, and that it goes on from there.
 
 use jiff::Timestamp;
+use tollgate::registry::PartlyDone;
 use tollgate::store::{Store, TokenFilter};
 
 use super::*;
@@ -42,13 +43,13 @@ impl Fragile {
         &self,
         commits: usize,
         command: impl Future<Output = Result<T, RegistryError>>,
-    ) -> String {
+    ) -> PartlyDone {
         self.store.fail_after(commits);
         let error = command.await.expect_err("it breaks");
         self.store.fail_after(usize::MAX);
-        assert!(matches!(error, RegistryError::Interrupted { .. }), "{error:?}");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        error.to_string()
+        let RegistryError::Interrupted { done, .. } = error else { panic!("{error:?}") };
+        done
     }
 
     /// All tokens of a user, the newest first.
@@ -81,15 +82,15 @@ fn full_line(user: &str, number: usize) -> ImportLine {
 async fn a_revocation_that_was_broken_off_says_how_far_it_got_and_can_be_repeated() {
     let it = Fragile::with("max", Role::Manager).await;
     let ids: Vec<_> = it.tokens("max").await.iter().map(|token| token.id).collect();
-    let said = it.broken_after(1, it.registry.revoke(&operator(), &ids, false)).await;
-    assert!(said.contains("after 500 of 1250 tokens were revoked; run the command again"), "{said}");
+    let done = it.broken_after(1, it.registry.revoke(&operator(), &ids, false)).await;
+    assert_eq!(done, PartlyDone::Revoked(500, MANY));
     let tokens = it.tokens("max").await;
     assert!(tokens.iter().take(500).all(|token| !token.is_active()), "in the order of the ids");
     assert_eq!(it.active("max").await, 750);
     let revision = it.fixture.revision().await;
-    let ended = it.registry.revoke(&operator(), &ids, false).await.expect("finishes");
-    assert_eq!(ended.tokens.iter().map(|token| token.id).collect::<Vec<_>>(), ids);
-    assert_eq!(ended.position, Some(it.fixture.position().await));
+    let revoked = it.registry.revoke(&operator(), &ids, false).await.expect("finishes");
+    assert_eq!(revoked.iter().map(|token| token.id).collect::<Vec<_>>(), ids);
+    assert_eq!(it.registry.committed().await.expect("reads").1, it.fixture.position().await);
     let did = (it.fixture.revision().await, it.active("max").await);
     assert_eq!(did, (revision + 2, 0), "what was done is not done again");
 }
@@ -98,8 +99,8 @@ async fn a_revocation_that_was_broken_off_says_how_far_it_got_and_can_be_repeate
 async fn a_deletion_that_was_broken_off_names_what_is_gone() {
     let it = Fragile::with("max", Role::Manager).await;
     let ids: Vec<_> = it.tokens("max").await.iter().map(|token| token.id).collect();
-    let said = it.broken_after(2, it.registry.delete(&operator(), &ids, false)).await;
-    assert!(said.contains("after 1000 of 1250 tokens were deleted; run the command again without these"), "{said}");
+    let done = it.broken_after(2, it.registry.delete(&operator(), &ids, false)).await;
+    assert_eq!(done, PartlyDone::Deleted(1000, MANY));
     assert_eq!(it.tokens("max").await.len(), 250);
     let error = it.registry.delete(&operator(), &ids, false).await.expect_err("some are gone");
     assert!(error.to_string().contains("and 980 more; `tollgate token list` shows"), "{error}");
@@ -127,8 +128,8 @@ async fn a_reassignment_that_was_broken_off_can_be_repeated() {
     let it = Fragile::with("max", Role::Manager).await;
     it.fixture.add("mia", Role::Manager).await;
     let ids: Vec<_> = it.tokens("max").await.iter().map(|token| token.id).collect();
-    let said = it.broken_after(2, it.registry.reassign(&operator(), &ids, "mia", false)).await;
-    assert!(said.contains("after 1000 of 1250 tokens were reassigned"), "{said}");
+    let done = it.broken_after(2, it.registry.reassign(&operator(), &ids, "mia", false)).await;
+    assert_eq!(done, PartlyDone::Reassigned(1000, MANY));
     let reassigned = it.registry.reassign(&operator(), &ids, "mia", false).await.expect("finishes");
     assert_eq!((reassigned.len(), it.tokens("mia").await.len()), (MANY, MANY));
     assert_eq!(it.fixture.events(ids[0]).await.len(), 2, "given once");
@@ -138,12 +139,12 @@ async fn a_reassignment_that_was_broken_off_can_be_repeated() {
 #[tokio::test]
 async fn a_weaker_role_takes_effect_with_the_first_commit() {
     let it = Fragile::with("adam", Role::Administrator).await;
-    let said = it.broken_after(1, it.registry.set_role(&operator(), "adam", Role::Manager)).await;
-    assert!(said.contains("adam is manager now") && said.contains("run the command again"), "{said}");
+    let done = it.broken_after(1, it.registry.set_role(&operator(), "adam", Role::Manager)).await;
+    assert_eq!(done.to_string(), "interrupted: adam is manager now; run the command again to finish");
     assert_eq!(it.user("adam").await.role, Role::Manager);
     assert_eq!(it.beyond("adam", Role::Manager).await, MANY);
-    let said = it.broken_after(1, it.registry.set_role(&operator(), "adam", Role::Manager)).await;
-    assert!(said.contains("500 tokens were narrowed"), "{said}");
+    let done = it.broken_after(1, it.registry.set_role(&operator(), "adam", Role::Manager)).await;
+    assert!(done.to_string().contains("500 tokens were narrowed"), "{done}");
     let finished = it.registry.set_role(&operator(), "adam", Role::Manager).await.expect("finishes");
     assert_eq!((finished.before, finished.narrowed), (Role::Manager, 750));
     assert_eq!(it.beyond("adam", Role::Manager).await, 0);
@@ -173,8 +174,8 @@ async fn a_stronger_role_never_gives_back_what_an_interrupted_change_left() {
 async fn a_stronger_role_comes_only_once_every_token_is_narrowed() {
     let it = Fragile::with("adam", Role::Administrator).await;
     it.broken_after(1, it.registry.set_role(&operator(), "adam", Role::Manager)).await;
-    let said = it.broken_after(2, it.registry.set_role(&operator(), "adam", Role::Administrator)).await;
-    assert!(said.contains("1000 tokens were narrowed") && !said.contains("adam is"), "{said}");
+    let done = it.broken_after(2, it.registry.set_role(&operator(), "adam", Role::Administrator)).await;
+    assert!(done.to_string().contains("1000 tokens were narrowed") && !done.to_string().contains("adam is"), "{done}");
     assert_eq!(it.user("adam").await.role, Role::Manager);
     it.registry.set_role(&operator(), "adam", Role::Administrator).await.expect("raises");
     assert_eq!(it.beyond("adam", Role::Manager).await, 0);
@@ -184,8 +185,8 @@ async fn a_stronger_role_comes_only_once_every_token_is_narrowed() {
 #[tokio::test]
 async fn who_becomes_a_viewer_keeps_the_role_until_the_last_token_is_revoked() {
     let it = Fragile::with("max", Role::Manager).await;
-    let said = it.broken_after(2, it.registry.set_role(&operator(), "max", Role::Viewer)).await;
-    assert!(said.contains("1000 tokens were revoked"), "{said}");
+    let done = it.broken_after(2, it.registry.set_role(&operator(), "max", Role::Viewer)).await;
+    assert!(done.to_string().contains("1000 tokens were revoked"), "{done}");
     assert_eq!((it.user("max").await.role, it.active("max").await), (Role::Manager, 250));
     let change = it.registry.set_role(&operator(), "max", Role::Viewer).await.expect("finishes");
     assert_eq!((change.before, change.revoked, it.active("max").await), (Role::Manager, 250, 0));
@@ -208,8 +209,11 @@ async fn who_becomes_a_viewer_at_once_has_all_tokens_counted() {
 #[tokio::test]
 async fn a_user_who_is_being_deleted_is_disabled_first() {
     let it = Fragile::with("max", Role::Manager).await;
-    let said = it.broken_after(2, it.registry.delete_user(&operator(), "max")).await;
-    assert!(said.contains("max is disabled") && said.contains("500 tokens were deleted"), "{said}");
+    let done = it.broken_after(2, it.registry.delete_user(&operator(), "max")).await;
+    assert!(
+        done.to_string().contains("max is disabled") && done.to_string().contains("500 tokens were deleted"),
+        "{done}"
+    );
     assert_eq!(it.user("max").await.status, UserStatus::Disabled);
     assert_eq!(it.tokens("max").await.len(), 750);
     let refused = it.registry.create_token(&operator(), new_token("max")).await;
@@ -225,9 +229,9 @@ async fn ownership_moves_with_the_first_commit() {
     let it = Fragile::start().await;
     it.fixture.add("adam", Role::Administrator).await;
     it.import("olga", MANY).await;
-    let said = it.broken_after(2, it.registry.transfer_ownership(&it.fixture.olga(), "adam")).await;
-    assert!(said.contains("adam is the owner now, and olga an administrator"), "{said}");
-    assert!(said.contains("500 tokens were narrowed") && said.contains("set-role"), "{said}");
+    let done = it.broken_after(2, it.registry.transfer_ownership(&it.fixture.olga(), "adam")).await;
+    assert!(done.to_string().contains("adam is the owner now, and olga an administrator"), "{done}");
+    assert!(done.to_string().contains("500 tokens were narrowed") && done.to_string().contains("set-role"), "{done}");
     assert_eq!((it.user("adam").await.role, it.user("olga").await.role), (Role::Owner, Role::Administrator));
     let left = it.beyond("olga", Role::Administrator).await;
     assert_eq!(left, MANY + 1 - 500);
@@ -257,11 +261,12 @@ async fn an_import_that_was_broken_off_says_how_much_is_in_and_goes_on() {
     it.store.fail_after(2);
     let error = it.registry.import(&operator(), lines.clone(), false).await.expect_err("it breaks");
     it.store.fail_after(usize::MAX);
-    assert!(error.to_string().contains("after 1000 of 1250 lines were imported; --keep-going"), "{error}");
+    let ImportError::Registry(RegistryError::Interrupted { done, .. }) = error else { panic!("{error:?}") };
+    assert_eq!(done, PartlyDone::Imported(1000, MANY));
     assert_eq!(it.tokens("max").await.len(), 1000);
     let imported = it.registry.import(&operator(), lines, true).await.expect("goes on");
     assert_eq!((imported.count, imported.refused.len()), (250, 1000));
-    assert!(imported.refused[0].reason.contains("registered already"));
+    assert!(matches!(imported.refused[0].reason, LineError::Refused(RegistryError::DigestTaken(_))));
 }
 
 /// However many commits it takes, the rules hold for what comes in between.
