@@ -11,7 +11,7 @@ use tollgate::tls::{Alpn, TlsConfig};
 use crate::harness::{
     CONFIG, HEARTBEAT, Script, Site, Upstream, established_to, eventually, get, leave, ok, post, request, reset, within,
 };
-use crate::tls::authority::Authority;
+use tollgate_harness::authority::Authority;
 
 /// Far above what it takes, and far below every deadline that would end it otherwise.
 const PROMPTLY: Duration = Duration::from_millis(2500);
@@ -176,7 +176,7 @@ async fn a_client_that_resets_within_an_upload_that_is_held_up_takes_it_with_it(
 /// By TLS an end may be said (`close_notify`), or only happen.
 #[tokio::test]
 async fn a_client_that_leaves_over_tls_takes_its_waiting_request_with_it() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let (certificate, key) = authority.issue("server", &["localhost"]);
     let secure = move |config: &mut tollgate::config::Config| {
         let alpn = vec![Alpn::Http1];

@@ -2,7 +2,7 @@
 //! past the bound, nothing good is refused as unknown, and everything is level again soon after.
 //!
 //! A [`Fleet`](crate::harness::Fleet) is asked all the time, and every reply is judged: see
-//! [`history`](crate::harness::history).
+//! [`history`](tollgate_harness::history).
 
 mod cluster;
 mod failover;

@@ -8,25 +8,13 @@ mod client;
 pub(crate) mod cluster;
 mod faulty;
 pub(crate) mod fleet;
-#[expect(dead_code, reason = "the soak uses the rest")]
-pub(crate) mod history;
 mod http2;
-mod metronome;
-#[expect(dead_code, reason = "the soak uses the rest")]
-pub(crate) mod oracle;
-#[expect(dead_code, reason = "the soak uses the rest")]
-pub(crate) mod pair;
-#[expect(dead_code, reason = "the soak uses the rest")]
-pub(crate) mod prober;
 mod program;
-mod redis;
-pub(crate) mod relay;
 mod reply;
 pub(crate) mod sentinel;
 mod serving;
 mod sockets;
 mod upstream;
-mod wait;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -47,14 +35,14 @@ pub(crate) use faulty::FaultyStore;
 pub(crate) use fleet::Fleet;
 pub(crate) use http2::{Http2Client, http2_cut, http2_request, http2_with};
 pub(crate) use program::Program;
-pub(crate) use redis::RedisServer;
-pub(crate) use relay::{Relay, Traffic};
 pub(crate) use reply::Reply;
 pub(crate) use sentinel::SentinelSet;
 pub(crate) use serving::{Serving, run};
 pub(crate) use sockets::{established_to, leave, reset};
+pub(crate) use tollgate_harness::redis::RedisServer;
+pub(crate) use tollgate_harness::relay::{Relay, Traffic};
+pub(crate) use tollgate_harness::{PATIENCE, eventually, within};
 pub(crate) use upstream::{Recorded, Script, Seen, Upstream, ok, refusing, scripted};
-pub(crate) use wait::{PATIENCE, eventually, within};
 
 /// A path that needs `configs:read`.
 pub(crate) const CONFIG: &str = "/api/configs/1/toml";

@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::harness::{CONFIG, Client, Site, eventually, get, ok, post, scripted, within};
-use crate::tls::authority::Authority;
+use tollgate_harness::authority::Authority;
 
 /// A site whose API server is at this port, by TLS.
 async fn site(authority: &Authority, port: u16, settings: &[(&str, &str)]) -> Site {
@@ -78,7 +78,7 @@ async fn upload(address: SocketAddr, whole: Vec<u8>) -> Option<Duration> {
 /// session alone. That point is found first, and then looked at closely.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_bytes_of_an_upload_have_a_deadline() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let deaf = Deaf::start(authority.server("upstream", &["localhost"])).await;
     let short = [("UPSTREAM__API__TIMEOUTS__IDLE", "500ms"), ("UPSTREAM__API__TIMEOUTS__FIRST_BYTE", "500ms")];
     let site = site(&authority, deaf.port, &short).await;
@@ -196,7 +196,7 @@ async fn say(stream: &mut TlsStream<TcpStream>, behind: Behind, asked: &str, sai
 /// Nobody asked for it, so it must not become the answer to the next request, which may be somebody else's.
 #[tokio::test]
 async fn what_comes_behind_a_reply_is_never_handed_on() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let ways = [Behind::SameRecord, Behind::NextRecord, Behind::Later, Behind::Farewell];
     // A reply that fills the buffer that it is read into leaves what follows where it was: in the session.
     let sizes = [100, 4 << 10, 8 << 10, 16 << 10, 32 << 10];
@@ -225,7 +225,7 @@ async fn what_comes_behind_a_reply_is_never_handed_on() {
 /// Many at once, each with bytes behind its reply: each client reads its own.
 #[tokio::test]
 async fn clients_beside_each_other_read_their_own_replies() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let acceptor = TlsAcceptor::from(authority.server("upstream", &["localhost"]));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 use crate::harness::{CONFIG, Client, HEARTBEAT, Program, Script, Upstream, eventually, refusing, request};
-use crate::tls::authority::Authority;
+use tollgate_harness::authority::Authority;
 
 /// A line of the log about an upstream.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ async fn an_upstream_that_does_not_accept_is_logged() {
 
 #[tokio::test]
 async fn a_handshake_that_fails_or_does_not_end_is_logged() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let ca = authority.certificate();
     for (closes, status) in [(true, 502), (false, 504)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

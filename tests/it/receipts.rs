@@ -8,9 +8,9 @@ use tollgate::store::{Absent, Report, SidecarId, TokenFilter};
 use tollgate::token::Role;
 
 use crate::harness::fleet::{open, settings};
-use crate::harness::pair::{Pair, run};
 use crate::harness::{CONFIG, Fleet, RedisServer, Relay, Serving, Site, Traffic, Upstream, eventually};
 use crate::redis::{id_of, stdout, tollgate};
+use tollgate_harness::pair::{Pair, run};
 
 /// Exit code 1, and why.
 fn refused(output: &Output) -> String {

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::harness::{Program, Upstream, eventually};
-use crate::tls::authority::Authority;
+use tollgate_harness::authority::Authority;
 
 const TOLLGATE: &str = env!("CARGO_BIN_EXE_tollgate");
 
@@ -135,7 +135,7 @@ fn body(key: &str) -> String {
 
 #[test]
 fn a_private_key_that_cannot_be_read_is_not_repeated() {
-    let (folder, authority) = (Folder::new(), Authority::new());
+    let (folder, authority) = (Folder::new(), Authority::create());
     let (certificate, key) = authority.issue("server", &["localhost"]);
     let (certificate, key) = (certificate.display().to_string(), fs::read_to_string(key).expect("reads"));
     let secret = body(&key);
@@ -367,7 +367,7 @@ fn lines_of_an_import_are_not_repeated() {
 
 #[tokio::test]
 async fn files_that_were_damaged_later_are_not_repeated_in_the_log() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let (certificate, key) = authority.issue("server", &["localhost"]);
     let (certificate, text) = (certificate.display().to_string(), fs::read_to_string(&key).expect("reads"));
     let token_file = authority.path("service-token");

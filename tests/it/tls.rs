@@ -1,6 +1,5 @@
 //! TLS on both sides: what listeners offer to agents, and in [`upstream`] how `https` upstreams are verified.
 
-pub(crate) mod authority;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -14,10 +13,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tollgate::tls::{Alpn, TlsConfig};
 
-use self::authority::Authority;
 use crate::harness::{
     Builder, CONFIG, Client, HEARTBEAT, Http2Client, Script, Site, eventually, get, http2_with, post, within,
 };
+use tollgate_harness::authority::Authority;
 
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
@@ -61,7 +60,7 @@ async fn status_of(site: &Site, config: rustls::ClientConfig) -> std::io::Result
 
 #[tokio::test]
 async fn both_versions_and_both_protocols_are_served() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let site = secure(&authority).start().await;
     for (version, expected) in
         [(&rustls::version::TLS12, ProtocolVersion::TLSv1_2), (&rustls::version::TLS13, ProtocolVersion::TLSv1_3)]
@@ -96,7 +95,7 @@ async fn both_versions_and_both_protocols_are_served() {
 /// Telegraf offers h2 first, for one request a minute: the default configuration gives it what costs less.
 #[tokio::test]
 async fn http1_is_preferred_by_default_and_http2_is_there() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let (certificate, key) = authority.issue("server", &["localhost"]);
     let tls = format!("{{ certificate = \"{}\", key = \"{}\" }}", certificate.display(), key.display());
     let site = Site::builder().setting("LISTENER", &format!("[{{ tls = {tls} }}]")).start().await;
@@ -108,7 +107,7 @@ async fn http1_is_preferred_by_default_and_http2_is_there() {
 
 #[tokio::test]
 async fn a_client_that_offers_only_other_protocols_is_turned_away() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let site = secure(&authority).start().await;
     let error = try_connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[b"spdy/3"])).await;
     assert!(error.expect_err("refused").to_string().contains("NoApplicationProtocol"));
@@ -117,7 +116,7 @@ async fn a_client_that_offers_only_other_protocols_is_turned_away() {
 /// HTTP/2 without having agreed on it is not HTTP/1.1 either.
 #[tokio::test]
 async fn prior_knowledge_does_not_go_around_alpn() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let site = secure(&authority).start().await;
     let mut client = Client::over(connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[HTTP1])).await);
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
@@ -128,7 +127,7 @@ async fn prior_knowledge_does_not_go_around_alpn() {
 /// A large body fills the TLS session's buffers both ways.
 #[tokio::test]
 async fn large_bodies_pass_both_ways() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let site = secure(&authority).start().await;
     let body: Vec<u8> = (0..3_000_000u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
     let head = format!("HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -143,7 +142,7 @@ async fn large_bodies_pass_both_ways() {
 
 #[tokio::test]
 async fn clients_without_the_right_certificate_are_turned_away() {
-    let (authority, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+    let (authority, clients, others) = (Authority::create(), Authority::create(), Authority::create());
     let site = mutual(&authority, &clients).start().await;
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let good = authority.client_with(&[version], &clients, "agent");
@@ -158,7 +157,7 @@ async fn clients_without_the_right_certificate_are_turned_away() {
 
 #[tokio::test]
 async fn a_certificate_is_not_a_credential() {
-    let (authority, clients) = (Authority::new(), Authority::new());
+    let (authority, clients) = (Authority::create(), Authority::create());
     let site = mutual(&authority, &clients).start().await;
     let config = authority.client_with(rustls::ALL_VERSIONS, &clients, "agent");
     let mut client = Client::over(connect(site.address(), config).await);
@@ -169,7 +168,7 @@ async fn a_certificate_is_not_a_credential() {
 /// A renewed certificate is offered without a restart; one that cannot be used is not.
 #[tokio::test]
 async fn a_changed_certificate_is_offered_to_new_connections() {
-    let (authority, next) = (Authority::new(), Authority::new());
+    let (authority, next) = (Authority::create(), Authority::create());
     let site = secure(&authority).start().await;
     let mut before = Client::over(connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[])).await);
 
@@ -192,7 +191,7 @@ async fn a_changed_certificate_is_offered_to_new_connections() {
 
 #[tokio::test]
 async fn plain_http_on_a_tls_port_is_closed() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let site = secure(&authority).start().await;
     let mut client = site.connect().await;
     client.send(get(CONFIG, &site.agent)).await;
@@ -203,7 +202,7 @@ async fn plain_http_on_a_tls_port_is_closed() {
 
 #[tokio::test]
 async fn a_handshake_that_drips_or_stops_is_closed_at_its_deadline() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let deadline = Duration::from_millis(300);
     let site = secure(&authority).config(move |config| config.timeouts.tls_handshake = deadline).start().await;
     let mut silent = site.connect().await;
@@ -230,7 +229,7 @@ async fn a_handshake_that_drips_or_stops_is_closed_at_its_deadline() {
 /// After the handshake the deadline for a head runs, as without TLS.
 #[tokio::test]
 async fn a_client_that_says_nothing_after_its_handshake_is_closed() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let deadline = Duration::from_millis(300);
     let site = secure(&authority).config(move |config| config.timeouts.request_head = deadline).start().await;
     let mut client = Client::over(connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[HTTP1])).await);

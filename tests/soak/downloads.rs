@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::harness::history::{CUT_OFF, Observed, Part};
-use crate::harness::prober::{History, Place, Probe, Probes};
 use crate::random::Random;
+use tollgate_harness::history::{CUT_OFF, Observed, Part};
+use tollgate_harness::prober::{History, Place, Probe, Probes};
 
 /// How many run at each sidecar.
 const AT_ONCE: usize = 3;

@@ -2,7 +2,7 @@
 //!
 //! Four real sidecars, four operators, two registries in two databases of one Redis (alone, then with a replica, then with a
 //! quorum), every request and every piece of a reply that runs judged against what was done when: see
-//! `tests/it/harness/history.rs`. The seed decides what is done and broken; how it all interleaves is the machine's. At
+//! `tests/harness/src/history.rs`. The seed decides what is done and broken; how it all interleaves is the machine's. At
 //! first, no server is restarted: for a minute after that, `--wait` vouches for nothing.
 //!
 //! ```text
@@ -12,7 +12,6 @@
 //! Ends by itself, with code 0 if no rule was broken and 1 otherwise. `--sabotage` shows that it can fail, see [`Sabotage`].
 
 mod downloads;
-mod harness;
 mod operator;
 mod random;
 mod schedule;
@@ -25,9 +24,9 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use harness::history::{Counts, Outcome};
 use random::Random;
 use stage::{Stage, Tempo, Topology};
+use tollgate_harness::history::{Counts, Outcome};
 
 /// The share of the time in which no server is restarted.
 const CALM: f64 = 0.4;

@@ -8,8 +8,8 @@ use tokio::sync::Mutex;
 use tollgate::registry::RegistryError;
 use tollgate::token::{PermissionSet, Role};
 
-use crate::harness::oracle::{Life, Name, Oracle};
 use crate::random::Random;
+use tollgate_harness::oracle::{Life, Name, Oracle};
 
 /// Users of one operator.
 const USERS: usize = 5;
@@ -83,7 +83,7 @@ pub(crate) async fn share(
         if quiet.load(Ordering::Relaxed) || to.in_doubt || names(&to, |life| life == Life::Active).len() > TOKENS * 2 {
             continue;
         }
-        let able = |user: &&crate::harness::oracle::User| user.enabled && user.role >= Role::Manager;
+        let able = |user: &&tollgate_harness::oracle::User| user.enabled && user.role >= Role::Manager;
         let users = to.model.users.iter().filter(|(_, user)| able(user)).map(|(name, _)| name.clone());
         let user = random.one_of(&users.collect::<Vec<_>>());
         let token = random.one_of(&names(&from, |life| life == Life::Active));
@@ -156,7 +156,7 @@ async fn create(oracle: &mut Oracle, random: &mut Random) -> Result<(), Registry
     if names(oracle, |life| life == Life::Active).len() >= TOKENS {
         return Ok(());
     }
-    let able = |user: &&crate::harness::oracle::User| user.enabled && user.role >= Role::Manager;
+    let able = |user: &&tollgate_harness::oracle::User| user.enabled && user.role >= Role::Manager;
     let users = oracle.model.users.iter().filter(|(_, user)| able(user)).map(|(name, _)| name.clone());
     let Some(user) = random.one_of(&users.collect::<Vec<_>>()) else { return Ok(()) };
     let is_administrator = oracle.model.users[&user].role >= Role::Administrator;

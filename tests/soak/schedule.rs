@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::history::Impact;
-use crate::harness::pair::run;
-use crate::harness::relay::Traffic;
 use crate::random::Random;
 use crate::stage::{BOUND, RECOVERY, SIDECARS, Servers, Stage, Topology};
 use crate::{Sabotage, operator};
+use tollgate_harness::history::Impact;
+use tollgate_harness::pair::run;
+use tollgate_harness::relay::Traffic;
 
 /// What can be broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +155,7 @@ pub(crate) async fn play(stage: &mut Stage, random: &mut Random, with_restarts: 
 }
 
 /// It is mended: level, and everybody knows what is so.
-async fn end(stage: &mut Stage, fault: crate::harness::history::OutageId) -> Result<(), String> {
+async fn end(stage: &mut Stage, fault: tollgate_harness::history::OutageId) -> Result<(), String> {
     stage.is_level(fault).await?;
     stage.read_back(None).await.map(drop)
 }
@@ -283,9 +283,9 @@ async fn crash(stage: &mut Stage, time: Duration) -> Result<(), String> {
     end(stage, fault).await
 }
 
-async fn start_redis(server: &mut crate::harness::redis::RedisServer, appendonly: &str) -> Result<(), String> {
+async fn start_redis(server: &mut tollgate_harness::redis::RedisServer, appendonly: &str) -> Result<(), String> {
     server.spawn(&["--appendonly", appendonly]);
-    let deadline = Instant::now() + crate::harness::PATIENCE;
+    let deadline = Instant::now() + tollgate_harness::PATIENCE;
     while run(server, &["PING"]).await != "PONG" {
         if Instant::now() > deadline {
             return Err(format!("Redis does not start again: {}", server.log()));
@@ -369,7 +369,7 @@ async fn restore_reports(stage: &mut Stage, random: &mut Random, one: usize) -> 
 }
 
 /// The end of a fault that may have lost writes.
-async fn conclude(stage: &mut Stage, fault: crate::harness::history::OutageId, since: Instant) -> Result<(), String> {
+async fn conclude(stage: &mut Stage, fault: tollgate_harness::history::OutageId, since: Instant) -> Result<(), String> {
     stage.is_level(fault).await?;
     let lost = stage.read_back(Some(since)).await?;
     if lost > 0 && stage.topology == Topology::Quorum {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::PATIENCE;
-use crate::harness::prober::Place;
+use tollgate_harness::PATIENCE;
+use tollgate_harness::prober::Place;
 
 /// How it is started.
 #[derive(Debug, Clone)]

@@ -13,18 +13,18 @@ use tollgate::registry::{Actor, ImportLine, NewToken, Registry, Requested};
 use tollgate::store::{self, Absent, Settings, StoreUrl};
 use tollgate::token::{Digest, PermissionSet, RawToken};
 
-use crate::harness::history::{Impact, OutageId};
-use crate::harness::metronome::Metronome;
-use crate::harness::oracle::{Name, Oracle};
-use crate::harness::pair::Pair;
-use crate::harness::prober::{Asker, History, Probe, Prober, Probes, Responder};
-use crate::harness::redis::RedisServer;
-use crate::harness::relay::Relay;
 use crate::operator;
 use crate::random::Random;
 use crate::sidecar::{self, Sidecar};
 use crate::waiter::{Receipts, Waiter};
 use crate::{Sabotage, downloads};
+use tollgate_harness::history::{Impact, OutageId};
+use tollgate_harness::metronome::Metronome;
+use tollgate_harness::oracle::{Name, Oracle};
+use tollgate_harness::pair::Pair;
+use tollgate_harness::prober::{Asker, History, Probe, Prober, Probes, Responder};
+use tollgate_harness::redis::RedisServer;
+use tollgate_harness::relay::Relay;
 
 /// The sidecars' `max_staleness`.
 pub(crate) const BOUND: Duration = Duration::from_secs(2);

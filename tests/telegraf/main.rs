@@ -10,7 +10,6 @@
 mod agent;
 mod controller;
 mod fetch;
-mod harness;
 mod heartbeat;
 mod port;
 mod process;
@@ -26,10 +25,10 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{JoinSet, LocalSet};
 
-use harness::authority::Authority;
 use process::Reaper;
 use setup::{Lab, Settings, Setup};
 use tollgate::Certificate;
+use tollgate_harness::authority::Authority;
 
 /// Longest time for one scenario.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -117,7 +116,7 @@ fn main() -> ExitCode {
 
 /// Plays what is wanted and counts what passed and what failed.
 async fn play(telegraf: PathBuf, names: &[String]) -> Result<(usize, usize), String> {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let (certificate, key) = authority.issue("server", &["localhost", "127.0.0.1"]);
     let certificate = Certificate { authority: authority.certificate(), certificate, key };
     let lab = Arc::new(Lab { telegraf, certificate, reaper: Arc::new(Reaper::start()?) });

@@ -9,9 +9,9 @@ use tempfile::TempDir;
 
 use crate::agent::{Agent, Variable};
 use crate::controller::{Controller, RequestKind};
-use crate::harness::redis::RedisServer;
 use crate::process::Reaper;
 use crate::tollgate::{Certificate, Door, Tollgate};
+use tollgate_harness::redis::RedisServer;
 
 /// Longest wait for anything; only a failure takes that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

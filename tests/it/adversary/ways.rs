@@ -3,7 +3,7 @@
 use super::opponent::{Opponent, Then, Way, body};
 use super::{PLAYED, others_get_theirs, play};
 use crate::harness::{Site, post, scripted};
-use crate::tls::authority::Authority;
+use tollgate_harness::authority::Authority;
 
 /// More than the sockets of an upstream that does not read take.
 const UPLOAD: usize = 200_000;
@@ -14,7 +14,7 @@ async fn plain_and_tls<F: AsyncFn(&Site, &Opponent, &str)>(play: F) {
     let site = Site::builder().api_at(format!("http://{}", opponent.address)).start().await;
     play(&site, &opponent, "plain").await;
 
-    let authority = Authority::new();
+    let authority = Authority::create();
     let opponent = Opponent::start(Some(authority.server("upstream", &["localhost"])));
     let ca = authority.certificate();
     let site = Site::builder().setting("UPSTREAM__API__TLS__CA", ca.to_str().expect("text"));

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use crate::harness::fleet::BOUND;
-use crate::harness::oracle::Lost;
-use crate::harness::pair::Pair;
-use crate::harness::prober::{Asker, Place};
 use crate::harness::{Fleet, Relay, Traffic, eventually};
+use tollgate_harness::oracle::Lost;
+use tollgate_harness::pair::Pair;
+use tollgate_harness::prober::{Asker, Place};
 
 /// Sidecars on a primary with one replica; all but those in `behind` are led to the new primary by [`fail_over`].
 async fn fleet(quorum: u32) -> Fleet<Pair> {

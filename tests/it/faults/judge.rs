@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::history::{CUT_OFF, Impact, Judge, Observed, Outcome, Part, Rule, Subject, Verdicts, Violation};
+use tollgate_harness::history::{CUT_OFF, Impact, Judge, Observed, Outcome, Part, Rule, Subject, Verdicts, Violation};
 
 const BOUND: u64 = 1000;
 const RECOVERY: u64 = 2000;

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use tollgate::token::{PermissionSet, Role};
 
-use crate::harness::pair::run;
-use crate::harness::prober::{Asker, Place};
 use crate::harness::{Fleet, eventually};
+use tollgate_harness::pair::run;
+use tollgate_harness::prober::{Asker, Place};
 
 /// Killed between a command and its answer, a hundred tokens to revoke ahead of it. What was acknowledged is there
 /// afterwards, what failed is not, and what nobody knew is one or the other.

@@ -1,7 +1,7 @@
 //! A cluster: three masters, and a replica of the one that has our slot.
 
-use super::redis::free_port;
 use super::{RedisServer, eventually};
+use tollgate_harness::redis::free_port;
 
 /// The slot of `{tollgate}:...`.
 const SLOT: u16 = 7332;

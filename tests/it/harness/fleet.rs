@@ -10,14 +10,14 @@ use tollgate::registry::Registry;
 use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
 use tollgate::token::{PermissionSet, Role};
 
-use super::history::{Impact, OutageId};
-use super::metronome::Metronome;
-use super::oracle::{Name, Oracle};
-use super::pair::run;
-use super::prober::{Asker, History, Place, Prober, Probes, Responder};
-use super::redis::RedisServer;
-use super::relay::Relay;
 use super::{PATIENCE, eventually, operator};
+use tollgate_harness::history::{Impact, OutageId};
+use tollgate_harness::metronome::Metronome;
+use tollgate_harness::oracle::{Name, Oracle};
+use tollgate_harness::pair::run;
+use tollgate_harness::prober::{Asker, History, Place, Prober, Probes, Responder};
+use tollgate_harness::redis::RedisServer;
+use tollgate_harness::relay::Relay;
 
 /// `max_staleness` of the sidecars.
 pub(crate) const BOUND: Duration = Duration::from_millis(1200);

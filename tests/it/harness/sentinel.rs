@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::redis::{cli, free_port};
 use super::{RedisServer, eventually};
+use tollgate_harness::redis::{cli, free_port};
 
 /// What the Sentinels call the primary.
 pub(crate) const NAME: &str = "main";

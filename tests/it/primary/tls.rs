@@ -8,7 +8,7 @@ use super::{commit, hears, settings, subscribed};
 use crate::harness::cluster::bus_port;
 use crate::harness::sentinel::{NAME, Sentinel};
 use crate::harness::{RedisServer, eventually};
-use crate::tls::authority::{Authority, self_signed};
+use tollgate_harness::authority::{Authority, self_signed};
 
 /// A server that speaks TLS too, and wants a certificate of its clients.
 struct Secured {
@@ -20,7 +20,7 @@ struct Secured {
 
 impl Secured {
     fn start() -> Self {
-        let authority = Authority::new();
+        let authority = Authority::create();
         let (certificate, key) = authority.issue("redis", &["localhost"]);
         let identity = authority.issue("sidecar", &["sidecar"]);
         let port = bus_port();
@@ -93,7 +93,7 @@ async fn what_cannot_be_verified_is_refused_and_said() {
     let good = secured.settings();
     let message = unavailable(&Settings { certificate: None, key: None, ..good.clone() }).await;
     assert!(message.to_lowercase().contains("certificate"), "{message}");
-    let message = unavailable(&Settings { ca: Some(Authority::new().certificate()), ..good.clone() }).await;
+    let message = unavailable(&Settings { ca: Some(Authority::create().certificate()), ..good.clone() }).await;
     assert!(message.contains("invalid peer certificate"), "{message}");
     let elsewhere = settings(&format!("rediss://127.0.0.1:{}", secured.port));
     let message = unavailable(&Settings { url: elsewhere.url, ..good.clone() }).await;

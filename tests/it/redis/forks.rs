@@ -9,8 +9,8 @@ use tollgate::token::{Role, TokenRecord, UserId, UserRecord, UserStatus};
 use super::identity::{keep, lose};
 use super::*;
 use crate::conformance::{commit, revoked, token, tokens, user, users};
-use crate::harness::pair::{Pair, run};
 use crate::harness::{Relay, Traffic, eventually, operator};
+use tollgate_harness::pair::{Pair, run};
 
 /// As a sidecar has it: a replica of what is behind a relay.
 struct Remote {

@@ -4,8 +4,8 @@ use tollgate::store::{Absent, CommitError, Revision};
 
 use super::users::{REGISTRY, SIDECAR, USERS};
 use super::*;
-use crate::harness::pair::Pair;
 use crate::harness::{SentinelSet, Traffic, eventually};
+use tollgate_harness::pair::Pair;
 
 /// A primary, a replica of it that is in step, and a store that wants one confirmation.
 async fn with_replica() -> (RedisServer, RedisServer, Arc<dyn Store>) {

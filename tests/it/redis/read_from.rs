@@ -12,8 +12,8 @@ use super::users::{REGISTRY, SIDECAR, USERS};
 use super::*;
 use crate::conformance::{Held, commit, revoked, token, tokens, user, users};
 use crate::harness::cluster::{OWNER, REPLICA};
-use crate::harness::pair::{Pair, run};
 use crate::harness::{RedisCluster, SentinelSet, Traffic, eventually, within};
+use tollgate_harness::pair::{Pair, run};
 
 fn from_replica(url: &str) -> Settings {
     Settings { read_from: ReadFrom::Replica, ..settings(url) }

@@ -10,8 +10,8 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tollgate::tls::{Identity, UpstreamTlsConfig};
 
-use super::authority::{Authority, self_signed, server};
 use crate::harness::{CONFIG, Site, eventually, get};
+use tollgate_harness::authority::{Authority, self_signed, server};
 
 /// A server that answers every request with the name that it was asked for in the handshake, and its port.
 async fn https_upstream(config: Arc<ServerConfig>) -> u16 {
@@ -71,7 +71,7 @@ async fn eventually_answers(site: &Site, what: &str, status: u16) {
 
 #[tokio::test]
 async fn an_upstream_with_a_certificate_of_the_authority_is_used() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let port = https_upstream(authority.server("upstream", &["localhost"])).await;
     let site = behind_tls(port, by(&authority.certificate())).await;
     let mut client = site.connect().await;
@@ -83,7 +83,7 @@ async fn an_upstream_with_a_certificate_of_the_authority_is_used() {
 
 #[tokio::test]
 async fn an_upstream_that_cannot_be_verified_gets_nothing() {
-    let (authority, other) = (Authority::new(), Authority::new());
+    let (authority, other) = (Authority::create(), Authority::create());
     let wrong_name = https_upstream(authority.server("wrong", &["elsewhere"])).await;
     let good = https_upstream(authority.server("good", &["localhost"])).await;
     for (port, trusted) in [(good, &other), (wrong_name, &authority)] {
@@ -93,7 +93,7 @@ async fn an_upstream_that_cannot_be_verified_gets_nothing() {
 
 #[tokio::test]
 async fn the_name_to_verify_can_be_another_than_the_host() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let port = https_upstream(authority.server("upstream", &["controller.example"])).await;
     let named = |name: &str| UpstreamTlsConfig {
         server_name: Some(ServerName::try_from(name.to_owned()).expect("a name")),
@@ -106,7 +106,7 @@ async fn the_name_to_verify_can_be_another_than_the_host() {
 /// The authorities are renewed before the Controller's certificate is: no restart is needed for it.
 #[tokio::test]
 async fn authorities_that_change_are_read_again() {
-    let (authority, other) = (Authority::new(), Authority::new());
+    let (authority, other) = (Authority::create(), Authority::create());
     let port = https_upstream(authority.server("upstream", &["localhost"])).await;
     let directory = tempfile::tempdir().expect("a directory");
     let ca = directory.path().join("ca.pem");
@@ -122,7 +122,7 @@ async fn authorities_that_change_are_read_again() {
 
 #[tokio::test]
 async fn an_upstream_that_asks_for_a_certificate_gets_it_and_its_successor() {
-    let (authority, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+    let (authority, clients, others) = (Authority::create(), Authority::create(), Authority::create());
     let port = https_upstream(authority.server_for("upstream", &["localhost"], &clients)).await;
     assert_unavailable(&behind_tls(port, by(&authority.certificate())).await).await;
 

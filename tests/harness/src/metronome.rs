@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::prober::History;
+use crate::prober::History;
 
 /// Notices when the machine is too busy to run this process: what is late then is nobody's fault.
-pub(crate) struct Metronome {
+pub struct Metronome {
     stop: Arc<AtomicBool>,
     stalled: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -16,7 +16,7 @@ pub(crate) struct Metronome {
 
 impl Metronome {
     /// Records in the history whatever is later than `notable`.
-    pub(crate) fn start(history: History, notable: Duration) -> Self {
+    pub fn start(history: History, notable: Duration) -> Self {
         const BEAT: Duration = Duration::from_millis(20);
         let (stop, stalled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let beat = {
@@ -40,7 +40,7 @@ impl Metronome {
     }
 
     /// For how long in all.
-    pub(crate) fn stalled(&self) -> Duration {
+    pub fn stalled(&self) -> Duration {
         Duration::from_millis(self.stalled.load(Ordering::Relaxed))
     }
 }

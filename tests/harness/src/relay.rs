@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 /// What happens to bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Traffic {
+pub enum Traffic {
     /// They are forwarded.
     Flows,
     /// Connections that were there are reset, and so is every new one at once.
@@ -80,7 +80,7 @@ impl Sent {
 }
 
 /// A relay on a free port, and its connections. They end when it is dropped.
-pub(crate) struct Relay {
+pub struct Relay {
     address: SocketAddr,
     server: watch::Sender<SocketAddr>,
     commands: mpsc::Sender<(Traffic, oneshot::Sender<()>)>,
@@ -112,7 +112,7 @@ impl Carried {
 
 impl Relay {
     /// Forwards whatever connects to it to `server`.
-    pub(crate) async fn start(server: SocketAddr) -> Self {
+    pub async fn start(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
         let address = listener.local_addr().expect("an address");
         let (commands, received) = mpsc::channel(1);
@@ -130,40 +130,40 @@ impl Relay {
     }
 
     /// Where to connect.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Changes what happens to bytes. It holds when this returns.
-    pub(crate) async fn set(&self, traffic: Traffic) {
+    pub async fn set(&self, traffic: Traffic) {
         let (done, is_done) = oneshot::channel();
         self.commands.send((traffic, done)).await.expect("the relay runs");
         is_done.await.expect("the relay runs");
     }
 
     /// Leads new connections to another server. Those that are there stay.
-    pub(crate) fn lead_to(&self, server: SocketAddr) {
+    pub fn lead_to(&self, server: SocketAddr) {
         self.server.send_replace(server);
     }
 
     /// Everything works again. What stalled is delivered now.
-    pub(crate) async fn heal(&self) {
+    pub async fn heal(&self) {
         self.set(Traffic::Flows).await;
     }
 
     /// Resets every connection; new ones work.
-    pub(crate) async fn reset(&self) {
+    pub async fn reset(&self) {
         self.set(Traffic::Cut).await;
         self.heal().await;
     }
 
     /// Bytes that arrived at clients so far.
-    pub(crate) fn carried(&self) -> u64 {
+    pub fn carried(&self) -> u64 {
         self.carried.to_clients.load(Ordering::Relaxed)
     }
 
     /// Connections accepted so far.
-    pub(crate) fn accepted(&self) -> usize {
+    pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
 }

@@ -1,16 +1,16 @@
 //! A primary and its replica, the link between them, and failovers by hand. No Sentinel: whoever tells the sidecars where
 //! the primary is does so by moving their relays.
 
-use super::eventually;
-use super::redis::{RedisServer, cli};
-use super::relay::{Relay, Traffic};
+use crate::eventually;
+use crate::redis::{RedisServer, cli};
+use crate::relay::{Relay, Traffic};
 
 /// Two servers, one of which follows the other.
-pub(crate) struct Pair {
-    pub(crate) primary: RedisServer,
-    pub(crate) replica: RedisServer,
+pub struct Pair {
+    pub primary: RedisServer,
+    pub replica: RedisServer,
     /// Leads the replica to the primary.
-    pub(crate) link: Relay,
+    pub link: Relay,
 }
 
 /// Nothing on disk, and nobody waits long for anybody.
@@ -19,7 +19,7 @@ const OPTIONS: [&str; 8] =
 
 impl Pair {
     /// Starts both, in step.
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         let (primary, replica) = (RedisServer::with(&OPTIONS), RedisServer::with(&OPTIONS));
         let link = Relay::start(primary.address()).await;
         let pair = Self { primary, replica, link };
@@ -35,7 +35,7 @@ impl Pair {
     }
 
     /// Waits until the replica has what the primary has.
-    pub(crate) async fn is_in_step(&self) {
+    pub async fn is_in_step(&self) {
         self.reaches(&self.replica).await;
     }
 
@@ -46,19 +46,19 @@ impl Pair {
     }
 
     /// What the primary writes from now on does not reach the replica.
-    pub(crate) async fn part(&self) {
+    pub async fn part(&self) {
         self.link.set(Traffic::Stalls).await;
     }
 
     /// The replica takes over, with what it has. The old primary goes on, alone.
-    pub(crate) async fn promote(&mut self) {
+    pub async fn promote(&mut self) {
         self.link.set(Traffic::Cut).await;
         assert_eq!(run(&self.replica, &["REPLICAOF", "NO", "ONE"]).await, "OK");
         std::mem::swap(&mut self.primary, &mut self.replica);
     }
 
     /// Another replica of the primary, in step.
-    pub(crate) async fn third(&self) -> RedisServer {
+    pub async fn third(&self) -> RedisServer {
         let third = RedisServer::with(&OPTIONS);
         run(&third, &["REPLICAOF", "127.0.0.1", &self.primary.port().to_string()]).await;
         self.reaches(&third).await;
@@ -66,7 +66,7 @@ impl Pair {
     }
 
     /// The old primary, started anew, comes back as the replica.
-    pub(crate) async fn rejoin(&mut self) {
+    pub async fn rejoin(&mut self) {
         self.replica.spawn(&[]);
         self.link.lead_to(self.primary.address());
         self.link.heal().await;
@@ -75,7 +75,7 @@ impl Pair {
 }
 
 /// One command, without blocking those who share the thread; its answer as `redis-cli` prints it.
-pub(crate) async fn run(server: &RedisServer, command: &[&str]) -> String {
+pub async fn run(server: &RedisServer, command: &[&str]) -> String {
     let (port, command) = (server.port(), command.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
     tokio::task::spawn_blocking(move || cli(port, &command)).await.expect("no panic")
 }

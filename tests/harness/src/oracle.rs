@@ -12,8 +12,8 @@ use tollgate::registry::{Actor, ImportLine, NewToken, Registry, RegistryError, R
 use tollgate::store::Store;
 use tollgate::token::{Permission, PermissionSet, RawToken, Role, TokenId, TokenState, UserStatus};
 
-use super::history::{Outcome, Subject, Verdicts};
-use super::prober::{History, Probe, Probes};
+use crate::history::{Outcome, Subject, Verdicts};
+use crate::prober::{History, Probe, Probes};
 
 /// The kinds of requests: each needs a permission of its own, and the last one's an Administrator.
 const REQUESTS: [(&str, &str, &str); 3] = [
@@ -27,29 +27,29 @@ const FLOW: &str = "GET /api/configs/flow/toml";
 
 /// A user as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct User {
-    pub(crate) role: Role,
-    pub(crate) enabled: bool,
+pub struct User {
+    pub role: Role,
+    pub enabled: bool,
 }
 
 /// A token as it should be.
 #[derive(Debug, Clone)]
-pub(crate) struct Token {
+pub struct Token {
     /// `None` until the store has said it.
-    pub(crate) id: Option<TokenId>,
-    pub(crate) owner: String,
-    pub(crate) permissions: PermissionSet,
-    pub(crate) life: Life,
+    pub id: Option<TokenId>,
+    pub owner: String,
+    pub permissions: PermissionSet,
+    pub life: Life,
     /// In the order of [`REQUESTS`].
     subjects: [Subject; REQUESTS.len()],
     /// The first kind, at sidecars of another registry that must not know it.
-    pub(crate) elsewhere: Option<Subject>,
+    pub elsewhere: Option<Subject>,
     /// The value.
-    pub(crate) raw: String,
+    pub raw: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Life {
+pub enum Life {
     /// Not created, or its creation was lost.
     Absent,
     Active,
@@ -59,13 +59,13 @@ pub(crate) enum Life {
 
 /// A token of a [`Oracle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Name(usize);
+pub struct Name(usize);
 
 /// What should be so.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Model {
-    pub(crate) users: BTreeMap<String, User>,
-    pub(crate) tokens: BTreeMap<Name, Token>,
+pub struct Model {
+    pub users: BTreeMap<String, User>,
+    pub tokens: BTreeMap<Name, Token>,
 }
 
 impl Model {
@@ -106,27 +106,27 @@ impl Model {
 }
 
 /// What one operator knows: users and tokens that nobody else touches. Commands follow each other.
-pub(crate) struct Oracle {
-    pub(crate) registry: Registry,
-    pub(crate) model: Model,
+pub struct Oracle {
+    pub registry: Registry,
+    pub model: Model,
     history: History,
     probes: Probes,
     /// Begins the names of its users.
     prefix: String,
     numbers: usize,
     /// A command's outcome is not known: see [`Oracle::read_back`].
-    pub(crate) in_doubt: bool,
+    pub in_doubt: bool,
     /// When a command on a user ended last.
     stirred: BTreeMap<String, Instant>,
     /// Users whose last command narrowed them, and when that was acknowledged.
     narrowed: BTreeMap<String, Instant>,
     /// Asked at sidecars of another registry.
-    pub(crate) elsewhere: Option<Probes>,
+    pub elsewhere: Option<Probes>,
 }
 
 /// How a command ended that waits for all sidecars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waited {
+pub enum Waited {
     /// All have applied it, it says.
     Vouched,
     /// It is committed.
@@ -135,7 +135,7 @@ pub(crate) enum Waited {
 }
 
 impl Oracle {
-    pub(crate) fn new(registry: Registry, prefix: &str, history: History, probes: Probes) -> Self {
+    pub fn new(registry: Registry, prefix: &str, history: History, probes: Probes) -> Self {
         let prefix = prefix.to_owned();
         Self {
             registry,
@@ -198,7 +198,7 @@ impl Oracle {
     }
 
     /// A new user.
-    pub(crate) async fn add_user(&mut self, role: Role) -> Result<String, RegistryError> {
+    pub async fn add_user(&mut self, role: Role) -> Result<String, RegistryError> {
         self.numbers += 1;
         let name = format!("{}{}", self.prefix, self.numbers);
         let registry = self.registry.clone();
@@ -208,7 +208,7 @@ impl Oracle {
     }
 
     /// A new token with these permissions, which is asked about from now on.
-    pub(crate) async fn create(&mut self, owner: &str, permissions: PermissionSet) -> Result<Name, RegistryError> {
+    pub async fn create(&mut self, owner: &str, permissions: PermissionSet) -> Result<Name, RegistryError> {
         let new = NewToken {
             user: owner.to_owned(),
             description: "edge".to_owned(),
@@ -223,7 +223,7 @@ impl Oracle {
     }
 
     /// A copy of a token that another registry has.
-    pub(crate) async fn adopt(&mut self, owner: &str, raw: &str) -> anyhow::Result<Name> {
+    pub async fn adopt(&mut self, owner: &str, raw: &str) -> anyhow::Result<Name> {
         let new = NewToken {
             user: owner.to_owned(),
             description: "edge".to_owned(),
@@ -276,7 +276,7 @@ impl Oracle {
     }
 
     /// Another registry is about to have this token too.
-    pub(crate) fn is_shared(&mut self, name: Name) {
+    pub fn is_shared(&mut self, name: Name) {
         let subject = self.model.token(name).elsewhere.take();
         self.forget_subject(self.elsewhere.as_ref(), subject);
     }
@@ -288,12 +288,7 @@ impl Oracle {
     }
 
     /// Ends a token by a command that waits for all sidecars.
-    pub(crate) async fn end_and_wait(
-        &mut self,
-        name: Name,
-        end: Life,
-        command: impl Future<Output = Waited>,
-    ) -> Waited {
+    pub async fn end_and_wait(&mut self, name: Name, end: Life, command: impl Future<Output = Waited>) -> Waited {
         let change = |model: &mut Model| model.token(name).life = end;
         let outcome = |waited: &Waited| if *waited == Waited::Unknown { Outcome::Unknown } else { Outcome::Done };
         let what = if end == Life::Deleted { "delete --wait" } else { "revoke --wait" };
@@ -305,7 +300,7 @@ impl Oracle {
         waited
     }
 
-    pub(crate) async fn revoke(&mut self, names: &[Name]) -> Result<(), RegistryError> {
+    pub async fn revoke(&mut self, names: &[Name]) -> Result<(), RegistryError> {
         let (registry, ids) = (self.registry.clone(), self.ids(names));
         let revoke = |model: &mut Model| {
             for name in names {
@@ -316,13 +311,13 @@ impl Oracle {
         self.run("revoke", revoke, registry.revoke(&operator(), &ids, true)).await.map(drop)
     }
 
-    pub(crate) async fn delete(&mut self, names: &[Name]) -> Result<(), RegistryError> {
+    pub async fn delete(&mut self, names: &[Name]) -> Result<(), RegistryError> {
         let (registry, ids) = (self.registry.clone(), self.ids(names));
         let delete = |model: &mut Model| names.iter().for_each(|name| model.token(*name).life = Life::Deleted);
         self.run("delete", delete, registry.delete(&operator(), &ids, true)).await.map(drop)
     }
 
-    pub(crate) async fn reassign(&mut self, name: Name, to: &str) -> Result<(), RegistryError> {
+    pub async fn reassign(&mut self, name: Name, to: &str) -> Result<(), RegistryError> {
         let (registry, ids) = (self.registry.clone(), self.ids(&[name]));
         let role = self.model.users[to].role;
         let reassign = |model: &mut Model| {
@@ -335,7 +330,7 @@ impl Oracle {
         self.run("reassign", reassign, registry.reassign(&operator(), &ids, to, true)).await.map(drop)
     }
 
-    pub(crate) async fn set_enabled(&mut self, user: &str, enabled: bool) -> Result<(), RegistryError> {
+    pub async fn set_enabled(&mut self, user: &str, enabled: bool) -> Result<(), RegistryError> {
         let registry = self.registry.clone();
         let status = if enabled { UserStatus::Active } else { UserStatus::Disabled };
         let name = if enabled { "enable user" } else { "disable user" };
@@ -362,7 +357,7 @@ impl Oracle {
         }
     }
 
-    pub(crate) async fn set_role(&mut self, user: &str, role: Role) -> Result<(), RegistryError> {
+    pub async fn set_role(&mut self, user: &str, role: Role) -> Result<(), RegistryError> {
         let registry = self.registry.clone();
         let set = |model: &mut Model| {
             let known = model.users.get_mut(user).expect("a user of this oracle");
@@ -380,7 +375,7 @@ impl Oracle {
 
     /// Commits to every user that had commands since then, and leaves each as it is: what sidecars saw of those users before,
     /// and the store may have lost, counts no more.
-    pub(crate) async fn stir(&mut self, since: Instant) -> Result<(), RegistryError> {
+    pub async fn stir(&mut self, since: Instant) -> Result<(), RegistryError> {
         let stirred = self.stirred.iter().filter(|(_, at)| **at >= since).map(|(user, _)| user.clone());
         for user in stirred.collect::<Vec<_>>() {
             let Some(enabled) = self.model.users.get(&user).map(|user| user.enabled) else { continue };
@@ -391,20 +386,20 @@ impl Oracle {
     }
 
     /// No longer asks about a token.
-    pub(crate) fn forget(&mut self, name: Name) {
+    pub fn forget(&mut self, name: Name) {
         let Some(token) = self.model.tokens.remove(&name) else { return };
         token.subjects.into_iter().for_each(|subject| self.forget_subject(Some(&self.probes), Some(subject)));
         self.forget_subject(self.elsewhere.as_ref(), token.elsewhere);
     }
 
     /// The request that asks for a configuration with this token.
-    pub(crate) fn probe(&self, name: Name) -> Probe {
+    pub fn probe(&self, name: Name) -> Probe {
         let subject = self.model.tokens[&name].subjects[0];
         self.probes.all().into_iter().find(|probe| probe.subject == subject).expect("it is asked about")
     }
 
     /// The ids of these tokens.
-    pub(crate) fn ids(&self, names: &[Name]) -> Vec<TokenId> {
+    pub fn ids(&self, names: &[Name]) -> Vec<TokenId> {
         names.iter().filter_map(|name| self.model.tokens[name].id).collect()
     }
 
@@ -413,7 +408,7 @@ impl Oracle {
     ///
     /// A revocation that was lost may yet be recalled by a sidecar that has seen it. With `settled`, that is over. Users who had
     /// commands since then may be seen so by some sidecars and otherwise by others, until [`Oracle::stir`].
-    pub(crate) async fn read_back(&mut self, since: Instant, settled: bool) -> anyhow::Result<Lost> {
+    pub async fn read_back(&mut self, since: Instant, settled: bool) -> anyhow::Result<Lost> {
         let store = Arc::clone(self.registry.store());
         let asked = Instant::now();
         let found = self.stored(&*store).await?;
@@ -532,11 +527,11 @@ impl Oracle {
 
 /// What a store had acknowledged and holds no more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Lost {
-    pub(crate) revocations: Vec<Name>,
-    pub(crate) creations: Vec<Name>,
+pub struct Lost {
+    pub revocations: Vec<Name>,
+    pub creations: Vec<Name>,
     /// How many users were narrowed last of all.
-    pub(crate) narrowings: usize,
+    pub narrowings: usize,
 }
 
 /// The operator at the command line.

@@ -5,27 +5,27 @@ use std::ops::BitOr;
 
 /// A set of right answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Verdicts(u8);
+pub struct Verdicts(u8);
 
 impl Verdicts {
     /// None at all.
-    pub(super) const NONE: Self = Self(0);
+    pub(crate) const NONE: Self = Self(0);
     /// 200.
-    pub(crate) const SERVED: Self = Self(1);
+    pub const SERVED: Self = Self(1);
     /// 403: a good token without the permission.
-    pub(crate) const FORBIDDEN: Self = Self(2);
+    pub const FORBIDDEN: Self = Self(2);
     /// 401, for now: not created yet, or its owner is disabled.
-    pub(crate) const REFUSED: Self = Self(4);
+    pub const REFUSED: Self = Self(4);
     /// 401, for good: revoked or deleted.
-    pub(crate) const GONE: Self = Self(8);
+    pub const GONE: Self = Self(8);
 
     /// Whether they have one in common.
-    pub(crate) fn intersects(self, other: Self) -> bool {
+    pub fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
     /// The verdicts that a status may stand for.
-    pub(super) fn behind(status: u16) -> Option<Self> {
+    pub(crate) fn behind(status: u16) -> Option<Self> {
         match status {
             200 => Some(Self::SERVED),
             401 => Some(Self::REFUSED | Self::GONE),

@@ -13,13 +13,13 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 use tempfile::TempDir;
 
 /// Issues certificates into a directory of its own.
-pub(crate) struct Authority {
+pub struct Authority {
     directory: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub(crate) fn new() -> Self {
+    pub fn create() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
@@ -28,17 +28,17 @@ impl Authority {
         authority
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// The authority's own certificate.
-    pub(crate) fn certificate(&self) -> PathBuf {
+    pub fn certificate(&self) -> PathBuf {
         self.path("ca.pem")
     }
 
     /// A new certificate with these names, and its key.
-    pub(crate) fn issue(&self, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
+    pub fn issue(&self, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>());
         let mut params = params.expect("names");
@@ -58,14 +58,14 @@ impl Authority {
     }
 
     /// A client that trusts this authority and shows no certificate.
-    pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&[u8]]) -> ClientConfig {
+    pub fn client(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&[u8]]) -> ClientConfig {
         let mut config = self.trusting(versions).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config
     }
 
     /// A client that trusts this authority and shows a certificate by `issuer`.
-    pub(crate) fn client_with(
+    pub fn client_with(
         &self,
         versions: &[&'static SupportedProtocolVersion],
         issuer: &Self,
@@ -91,20 +91,20 @@ impl Authority {
     }
 
     /// A server with a certificate by this authority.
-    pub(crate) fn server(&self, file: &str, names: &[&str]) -> Arc<ServerConfig> {
+    pub fn server(&self, file: &str, names: &[&str]) -> Arc<ServerConfig> {
         let (certificate, key) = self.issue(file, names);
         server(&certificate, &key, None)
     }
 
     /// As [`Authority::server`], for clients with a certificate by `clients`.
-    pub(crate) fn server_for(&self, file: &str, names: &[&str], clients: &Self) -> Arc<ServerConfig> {
+    pub fn server_for(&self, file: &str, names: &[&str], clients: &Self) -> Arc<ServerConfig> {
         let (certificate, key) = self.issue(file, names);
         server(&certificate, &key, Some(clients))
     }
 }
 
 /// A server with the first certificate and the key of these files.
-pub(crate) fn server(certificate: &Path, key: &Path, clients: Option<&Authority>) -> Arc<ServerConfig> {
+pub fn server(certificate: &Path, key: &Path, clients: Option<&Authority>) -> Arc<ServerConfig> {
     let chain = vec![CertificateDer::from_pem_file(certificate).expect("PEM")];
     let key = PrivateKeyDer::from_pem_file(key).expect("PEM");
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -122,7 +122,7 @@ pub(crate) fn server(certificate: &Path, key: &Path, clients: Option<&Authority>
 }
 
 /// What people make for a server of their own: signed by itself, and an authority. Returns it and its key.
-pub(crate) fn self_signed(directory: &Path, name: &str, options: &[&str]) -> (PathBuf, PathBuf) {
+pub fn self_signed(directory: &Path, name: &str, options: &[&str]) -> (PathBuf, PathBuf) {
     let paths = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
     let mut openssl = Command::new("openssl");
     openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-out"]);

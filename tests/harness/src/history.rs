@@ -34,7 +34,6 @@
 //! have ended, and what a fault has lost was read back. Then it is forgotten, so that the judge's memory is bounded by
 //! what is under way.
 
-#[path = "history/verdicts.rs"]
 mod verdicts;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -42,15 +41,15 @@ use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use verdicts::Verdicts;
+pub use verdicts::Verdicts;
 
 /// What is asked about: one token for one kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Subject(u64);
+pub struct Subject(u64);
 
 /// How an operation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Acknowledged.
     Done,
     /// Known to have changed nothing.
@@ -61,19 +60,19 @@ pub(crate) enum Outcome {
 
 /// An operation that is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Operation(u64);
+pub struct Operation(u64);
 
 /// Something that is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct OutageId(u64);
+pub struct OutageId(u64);
 
 /// A moment from which on replies wait to be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Hold(u64);
+pub struct Hold(u64);
 
 /// What a fault does to sidecars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Impact {
+pub enum Impact {
     /// Their replicas may grow stale from when it begins, and say 503 once they are past the bound.
     Stale,
     /// The same. They do nothing meanwhile; what was on its way through them comes out when they wake, and is cut off then.
@@ -86,7 +85,7 @@ pub(crate) enum Impact {
 
 /// What was observed of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub enum Part {
     /// All of it.
     Whole,
     /// A part of one that has begun before and goes on.
@@ -97,19 +96,19 @@ pub(crate) enum Part {
 
 /// One request and what came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Observed {
-    pub(crate) sidecar: usize,
-    pub(crate) subject: Subject,
-    pub(crate) sent_at: Instant,
-    pub(crate) answered_at: Instant,
+pub struct Observed {
+    pub sidecar: usize,
+    pub subject: Subject,
+    pub sent_at: Instant,
+    pub answered_at: Instant,
     /// `None`: the connection ended without a reply.
-    pub(crate) status: Option<u16>,
-    pub(crate) part: Part,
+    pub status: Option<u16>,
+    pub part: Part,
 }
 
 /// What must never be broken. See the module's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rule {
+pub enum Rule {
     Accepted,
     Revived,
     Widened,
@@ -123,9 +122,9 @@ pub(crate) enum Rule {
 
 /// A reply that breaks a rule, with the part of the history that shows it.
 #[derive(Debug, Clone)]
-pub(crate) struct Violation {
-    pub(crate) rule: Rule,
-    pub(crate) observed: Observed,
+pub struct Violation {
+    pub rule: Rule,
+    pub observed: Observed,
     story: String,
 }
 
@@ -137,16 +136,16 @@ impl fmt::Display for Violation {
 
 /// How much was judged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) requests: u64,
+pub struct Counts {
+    pub requests: u64,
     /// Of replies that ran.
-    pub(crate) pieces: u64,
-    pub(crate) cut_off: u64,
+    pub pieces: u64,
+    pub cut_off: u64,
     /// By status; 0 for none.
-    pub(crate) statuses: BTreeMap<u16, u64>,
-    pub(crate) operations: BTreeMap<(&'static str, Outcome), u64>,
-    pub(crate) faults: BTreeMap<String, u64>,
-    pub(crate) violations: u64,
+    pub statuses: BTreeMap<u16, u64>,
+    pub operations: BTreeMap<(&'static str, Outcome), u64>,
+    pub faults: BTreeMap<String, u64>,
+    pub violations: u64,
 }
 
 /// One statement on a subject.
@@ -211,7 +210,7 @@ struct Broken {
 const LONGEST_REQUEST: Duration = Duration::from_secs(30);
 
 /// Longest time until a reply that runs is cut off, and what was written before has been read.
-pub(crate) const CUT_OFF: Duration = Duration::from_millis(500);
+pub const CUT_OFF: Duration = Duration::from_millis(500);
 
 /// Those that excuse a replica for being stale.
 const STALE: [Impact; 3] = [Impact::Down, Impact::Stale, Impact::Asleep];
@@ -227,7 +226,7 @@ const MAX_STORIES: usize = 10;
 
 /// The judge.
 #[derive(Debug)]
-pub(crate) struct Judge {
+pub struct Judge {
     origin: Instant,
     bound: Duration,
     recovery: Duration,
@@ -248,7 +247,7 @@ const NOTES: usize = 60;
 
 impl Judge {
     /// Judges sidecars with this `max_staleness`, which must be over a fault this long after its end.
-    pub(crate) fn new(bound: Duration, recovery: Duration, origin: Instant) -> Self {
+    pub fn new(bound: Duration, recovery: Duration, origin: Instant) -> Self {
         Self {
             origin,
             bound,
@@ -266,7 +265,7 @@ impl Judge {
     }
 
     /// Something worth reporting should a rule be broken soon.
-    pub(crate) fn note(&mut self, text: String, at: Instant) {
+    pub fn note(&mut self, text: String, at: Instant) {
         if self.notes.len() == NOTES {
             self.notes.pop_front();
         }
@@ -279,7 +278,7 @@ impl Judge {
     }
 
     /// A new subject, for which these verdicts are right until an operation says otherwise.
-    pub(crate) fn subject(&mut self, label: impl Into<String>, right: Verdicts, at: Instant) -> Subject {
+    pub fn subject(&mut self, label: impl Into<String>, right: Verdicts, at: Instant) -> Subject {
         let subject = Subject(self.number());
         let claims = vec![Claim { right, from: at, sure: Some(at), why: "at first".into() }];
         let row = Row {
@@ -297,39 +296,39 @@ impl Judge {
     }
 
     /// A subject that the sidecars which are asked about it must never have heard of.
-    pub(crate) fn foreign(&mut self, label: impl Into<String>, at: Instant) -> Subject {
+    pub fn foreign(&mut self, label: impl Into<String>, at: Instant) -> Subject {
         let subject = self.subject(label, Verdicts::REFUSED, at);
         self.rows.entry(subject).and_modify(|row| row.is_foreign = true);
         subject
     }
 
     /// All sidecars are said to have applied the end of this subject.
-    pub(crate) fn vouched(&mut self, subject: Subject, at: Instant) {
+    pub fn vouched(&mut self, subject: Subject, at: Instant) {
         self.rows.entry(subject).and_modify(|row| row.vouched_at = row.vouched_at.or(Some(at)));
     }
 
     /// The store has lost a write that had narrowed this subject, and that was acknowledged at `from`. Whoever has seen it
     /// goes on refusing.
-    pub(crate) fn narrowed(&mut self, subject: Subject, from: Instant) {
+    pub fn narrowed(&mut self, subject: Subject, from: Instant) {
         let narrowing = Narrowing { from, to: None, refusals: Vec::new() };
         self.rows.entry(subject).and_modify(|row| row.narrowings.push(narrowing));
     }
 
     /// A commit is about to touch this subject's owner: what was lost before counts no more.
-    pub(crate) fn touched(&mut self, subject: Subject, at: Instant) {
+    pub fn touched(&mut self, subject: Subject, at: Instant) {
         let end = |narrowing: &mut Narrowing| narrowing.to = narrowing.to.or(Some(at));
         self.rows.entry(subject).and_modify(|row| row.narrowings.iter_mut().for_each(end));
     }
 
     /// Forgets a subject; replies about it count no more.
-    pub(crate) fn forget(&mut self, subject: Subject) {
+    pub fn forget(&mut self, subject: Subject) {
         self.rows.remove(&subject);
         self.waiting.retain(|observed| observed.subject != subject);
     }
 
     /// An operation is about to be sent that makes these verdicts right. Operations on the same subject follow each
     /// other.
-    pub(crate) fn begins(&mut self, name: &'static str, effects: &[(Subject, Verdicts)], at: Instant) -> Operation {
+    pub fn begins(&mut self, name: &'static str, effects: &[(Subject, Verdicts)], at: Instant) -> Operation {
         let operation = Operation(self.number());
         for (subject, right) in effects {
             let row = self.rows.get_mut(subject).expect("a known subject");
@@ -343,7 +342,7 @@ impl Judge {
     }
 
     /// An operation has ended.
-    pub(crate) fn ends(&mut self, operation: Operation, outcome: Outcome, at: Instant) {
+    pub fn ends(&mut self, operation: Operation, outcome: Outcome, at: Instant) {
         let Running { name, subjects, .. } = self.running.remove(&operation).expect("it runs");
         *self.counts.operations.entry((name, outcome)).or_default() += 1;
         for subject in subjects {
@@ -363,13 +362,7 @@ impl Judge {
     }
 
     /// Something is about to break: for one sidecar, or for all.
-    pub(crate) fn breaks(
-        &mut self,
-        name: impl Into<String>,
-        sidecar: Option<usize>,
-        impact: Impact,
-        at: Instant,
-    ) -> OutageId {
+    pub fn breaks(&mut self, name: impl Into<String>, sidecar: Option<usize>, impact: Impact, at: Instant) -> OutageId {
         let (id, name) = (OutageId(self.number()), name.into());
         *self.counts.faults.entry(name.clone()).or_default() += 1;
         self.faults.push(Broken { id, name, sidecar, impact, from: at, to: None, blind: None });
@@ -377,26 +370,26 @@ impl Judge {
     }
 
     /// From here on nothing reaches the sidecar, or all of them.
-    pub(crate) fn blinds(&mut self, fault: OutageId, at: Instant) {
+    pub fn blinds(&mut self, fault: OutageId, at: Instant) {
         self.faults.iter_mut().filter(|broken| broken.id == fault).for_each(|broken| broken.blind = Some((at, None)));
     }
 
     /// Something may reach it again.
-    pub(crate) fn sees(&mut self, fault: OutageId, at: Instant) {
+    pub fn sees(&mut self, fault: OutageId, at: Instant) {
         let blind =
             self.faults.iter_mut().filter(|broken| broken.id == fault).filter_map(|broken| broken.blind.as_mut());
         blind.for_each(|(_, to)| *to = Some(at));
     }
 
     /// It is whole again.
-    pub(crate) fn heals(&mut self, fault: OutageId, at: Instant) {
+    pub fn heals(&mut self, fault: OutageId, at: Instant) {
         if let Some(broken) = self.faults.iter_mut().find(|broken| broken.id == fault) {
             broken.to = Some(at);
         }
     }
 
     /// The machine, or this process, did not run between these moments: what came late then was nobody's fault.
-    pub(crate) fn stood_still(&mut self, from: Instant, to: Instant) {
+    pub fn stood_still(&mut self, from: Instant, to: Instant) {
         let id = OutageId(self.number());
         let (name, impact) = ("the machine stood still".to_owned(), Impact::Asleep);
         let from = from - self.bound;
@@ -404,21 +397,21 @@ impl Judge {
     }
 
     /// Acknowledged writes may get lost from here on: replies wait until it is known which.
-    pub(crate) fn hold(&mut self, at: Instant) -> Hold {
+    pub fn hold(&mut self, at: Instant) -> Hold {
         let hold = Hold(self.number());
         self.holds.insert(hold, at);
         hold
     }
 
     /// What was lost is known.
-    pub(crate) fn release(&mut self, hold: Hold) {
+    pub fn release(&mut self, hold: Hold) {
         self.holds.remove(&hold);
     }
 
     /// The store has lost writes on this subject at some time after `since`: whatever was right from then on was right
     /// again, and `between` too; `now` is what it holds for sure since `at`. Without lost writes: it was read what is
     /// right.
-    pub(crate) fn lost(&mut self, subject: Subject, since: Instant, between: Verdicts, now: Verdicts, at: Instant) {
+    pub fn lost(&mut self, subject: Subject, since: Instant, between: Verdicts, now: Verdicts, at: Instant) {
         let Some(row) = self.rows.get_mut(&subject) else { return };
         assert_eq!(row.running, None, "read back while an operation runs on {}", row.label);
         let before = row.claims.iter().rposition(|claim| claim.sure.is_some_and(|sure| sure <= since)).unwrap_or(0);
@@ -428,18 +421,18 @@ impl Judge {
     }
 
     /// Whether an operation on this subject may have been executed since then.
-    pub(crate) fn changed_since(&self, subject: Subject, since: Instant) -> bool {
+    pub fn changed_since(&self, subject: Subject, since: Instant) -> bool {
         let Some(row) = self.rows.get(&subject) else { return false };
         row.claims.iter().any(|claim| claim.sure.is_none_or(|sure| sure > since))
     }
 
     /// What is right for this subject by the last claim.
-    pub(crate) fn right(&self, subject: Subject) -> Option<Verdicts> {
+    pub fn right(&self, subject: Subject) -> Option<Verdicts> {
         self.rows.get(&subject)?.claims.last().map(|claim| claim.right)
     }
 
     /// A sidecar was started anew, without what it had seen.
-    pub(crate) fn restarted(&mut self, sidecar: usize) {
+    pub fn restarted(&mut self, sidecar: usize) {
         for row in self.rows.values_mut() {
             let narrowings = row.narrowings.iter_mut().map(|narrowing| &mut narrowing.refusals);
             narrowings.chain([&mut row.refusals]).for_each(|all| all.retain(|(refuser, _)| *refuser != sidecar));
@@ -447,7 +440,7 @@ impl Judge {
     }
 
     /// A reply.
-    pub(crate) fn observe(&mut self, observed: Observed) {
+    pub fn observe(&mut self, observed: Observed) {
         match observed.part {
             Part::Whole => {
                 self.counts.requests += 1;
@@ -460,7 +453,7 @@ impl Judge {
     }
 
     /// Judges what can be judged, and forgets it.
-    pub(crate) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         let running = self.running.values().map(|running| running.since);
         let horizon = running.chain(self.holds.values().copied()).min();
         let ready = |observed: &Observed| horizon.is_none_or(|horizon| observed.answered_at < horizon);
@@ -475,7 +468,7 @@ impl Judge {
     }
 
     /// Judges everything, and says what was found.
-    pub(crate) fn finish(&mut self) -> (&[Violation], &Counts) {
+    pub fn finish(&mut self) -> (&[Violation], &Counts) {
         self.holds.clear();
         self.settle();
         assert!(self.waiting.is_empty(), "operations still run: {:?}", self.running);
@@ -483,18 +476,18 @@ impl Judge {
     }
 
     /// What was found so far.
-    pub(crate) fn violations(&self) -> &[Violation] {
+    pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
 
     /// How many things it remembers that are not subjects.
-    pub(crate) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         let claims: usize = self.rows.values().map(|row| row.claims.len()).sum();
         claims + self.faults.len() + self.waiting.len()
     }
 
     /// How much was judged so far.
-    pub(crate) fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &Counts {
         &self.counts
     }
 

@@ -10,47 +10,47 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::history::{Judge, Observed, Part, Subject};
+use crate::history::{Judge, Observed, Part, Subject};
 
 /// The judge, shared by all that happens at once.
 #[derive(Debug, Clone)]
-pub(crate) struct History(Arc<Mutex<Judge>>);
+pub struct History(Arc<Mutex<Judge>>);
 
 impl History {
-    pub(crate) fn new(bound: Duration, recovery: Duration) -> Self {
+    pub fn new(bound: Duration, recovery: Duration) -> Self {
         Self(Arc::new(Mutex::new(Judge::new(bound, recovery, Instant::now()))))
     }
 
     /// Speaks to the judge.
-    pub(crate) fn with<T>(&self, speak: impl FnOnce(&mut Judge) -> T) -> T {
+    pub fn with<T>(&self, speak: impl FnOnce(&mut Judge) -> T) -> T {
         speak(&mut self.0.lock().expect("no panic"))
     }
 }
 
 /// A request that is sent again and again.
 #[derive(Debug, Clone)]
-pub(crate) struct Probe {
-    pub(crate) subject: Subject,
-    pub(crate) request: Arc<[u8]>,
+pub struct Probe {
+    pub subject: Subject,
+    pub request: Arc<[u8]>,
     /// The same, with a reply that goes on and on: see [`Responder`].
-    pub(crate) flow: Option<Arc<[u8]>>,
+    pub flow: Option<Arc<[u8]>>,
 }
 
 /// What is asked. Changes while it is asked.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Probes(Arc<RwLock<Vec<Probe>>>);
+pub struct Probes(Arc<RwLock<Vec<Probe>>>);
 
 impl Probes {
-    pub(crate) fn add(&self, probe: Probe) {
+    pub fn add(&self, probe: Probe) {
         self.0.write().expect("no panic").push(probe);
     }
 
-    pub(crate) fn remove(&self, subject: Subject) {
+    pub fn remove(&self, subject: Subject) {
         self.0.write().expect("no panic").retain(|probe| probe.subject != subject);
     }
 
     /// All of them, now.
-    pub(crate) fn all(&self) -> Vec<Probe> {
+    pub fn all(&self) -> Vec<Probe> {
         self.0.read().expect("no panic").clone()
     }
 
@@ -62,28 +62,28 @@ impl Probes {
 
 /// Where a sidecar listens. Changes when it is started again.
 #[derive(Debug, Clone)]
-pub(crate) struct Place(Arc<RwLock<SocketAddr>>);
+pub struct Place(Arc<RwLock<SocketAddr>>);
 
 impl Place {
-    pub(crate) fn of(address: SocketAddr) -> Self {
+    pub fn of(address: SocketAddr) -> Self {
         Self(Arc::new(RwLock::new(address)))
     }
 
-    pub(crate) fn now(&self) -> SocketAddr {
+    pub fn now(&self) -> SocketAddr {
         *self.0.read().expect("no panic")
     }
 
-    pub(crate) fn moves_to(&self, address: SocketAddr) {
+    pub fn moves_to(&self, address: SocketAddr) {
         *self.0.write().expect("no panic") = address;
     }
 }
 
 /// The tasks that ask. They end when it is dropped.
-pub(crate) struct Prober(JoinSet<()>);
+pub struct Prober(JoinSet<()>);
 
 impl Prober {
     /// Asks every one of `sidecars` over `connections` connections, each with this pause between two requests.
-    pub(crate) fn start(
+    pub fn start(
         sidecars: &[(usize, Place)],
         connections: usize,
         pause: Duration,
@@ -110,7 +110,7 @@ impl Prober {
     }
 
     /// Whether one of the tasks ended, which is by a panic.
-    pub(crate) fn is_broken(&mut self) -> bool {
+    pub fn is_broken(&mut self) -> bool {
         self.0.try_join_next().is_some()
     }
 }
@@ -119,18 +119,18 @@ impl Prober {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One client, on a connection that is kept while it lasts.
-pub(crate) struct Asker {
+pub struct Asker {
     place: Place,
     kept: Option<TcpStream>,
 }
 
 impl Asker {
-    pub(crate) fn new(place: Place) -> Self {
+    pub fn new(place: Place) -> Self {
         Self { place, kept: None }
     }
 
     /// Sends a request and waits for its reply.
-    pub(crate) async fn ask(&mut self, sidecar: usize, probe: &Probe) -> Observed {
+    pub async fn ask(&mut self, sidecar: usize, probe: &Probe) -> Observed {
         let sent_at = Instant::now();
         let status = match tokio::time::timeout(PATIENCE, self.status(&probe.request)).await {
             Ok(Ok(status)) => Some(status),
@@ -176,13 +176,13 @@ async fn head(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<usiz
 
 /// An upstream that answers every request with 200, and remembers none. Requests have no body. Where `flow` is in the path,
 /// the reply goes on until somebody ends it.
-pub(crate) struct Responder {
-    pub(crate) address: SocketAddr,
+pub struct Responder {
+    pub address: SocketAddr,
     _connections: JoinSet<()>,
 }
 
 impl Responder {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("an address");
         let mut connections = JoinSet::new();

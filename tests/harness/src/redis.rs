@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use crate::PATIENCE;
 
 /// A `redis-server` on a free port of the loopback interface. Ends, with all its data, when it is dropped.
-pub(crate) struct RedisServer {
+pub struct RedisServer {
     directory: TempDir,
     port: u16,
     /// Read first; Redis rewrites it when it is told to.
@@ -51,17 +51,17 @@ impl Drop for Process {
 
 impl RedisServer {
     /// With nothing on disk.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::with(&["--save", "", "--appendonly", "no"])
     }
 
     /// With these arguments to `redis-server` (`["--appendonly", "yes"]`). Returns when it answers.
-    pub(crate) fn with(arguments: &[&str]) -> Self {
+    pub fn with(arguments: &[&str]) -> Self {
         Self::configured(None, arguments)
     }
 
     /// With a configuration file of its own.
-    pub(crate) fn from_file(file: &Path, arguments: &[&str]) -> Self {
+    pub fn from_file(file: &Path, arguments: &[&str]) -> Self {
         Self::configured(Some(file.to_owned()), arguments)
     }
 
@@ -80,12 +80,12 @@ impl RedisServer {
     }
 
     /// With the users of an ACL file.
-    pub(crate) fn with_users(users: &str) -> Self {
+    pub fn with_users(users: &str) -> Self {
         Self::with_users_and(users, &[])
     }
 
     /// With the users of an ACL file, and these arguments.
-    pub(crate) fn with_users_and(users: &str, arguments: &[&str]) -> Self {
+    pub fn with_users_and(users: &str, arguments: &[&str]) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), users).expect("writes");
         // Read at the start only: it may go afterwards.
@@ -93,61 +93,61 @@ impl RedisServer {
         Self::with(&[&acl, arguments].concat())
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// As this user: `user` or `user:password`.
-    pub(crate) fn url_as(&self, credentials: &str) -> String {
+    pub fn url_as(&self, credentials: &str) -> String {
         format!("redis://{credentials}@127.0.0.1:{}", self.port)
     }
 
     /// Where its files are.
-    pub(crate) fn directory(&self) -> &Path {
+    pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     /// What it wrote to its log.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
     /// SIGKILL: as a crash, nothing is saved.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process = None;
     }
 
     /// Starts again on the same port and with the same files, and returns when it answers.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.kill();
         assert!(self.launch(), "redis-server does not start again: {}", self.log());
     }
 
     /// SIGSTOP: connections stay, nothing is answered.
-    pub(crate) fn pause(&self) {
+    pub fn pause(&self) {
         self.signal("-STOP");
     }
 
     /// SIGCONT.
-    pub(crate) fn resume(&self) {
+    pub fn resume(&self) {
         self.signal("-CONT");
     }
 
     /// One command, as `redis-cli` prints its answer.
-    pub(crate) fn cli(&self, command: &[&str]) -> String {
+    pub fn cli(&self, command: &[&str]) -> String {
         cli(self.port, command)
     }
 
     /// Starts again with these arguments besides, and does not wait until it answers.
-    pub(crate) fn spawn(&mut self, arguments: &[&str]) {
+    pub fn spawn(&mut self, arguments: &[&str]) {
         self.kill();
         let mut command = Command::new("redis-server");
         command
@@ -192,13 +192,13 @@ impl RedisServer {
 }
 
 /// A port that nothing listens on.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
 }
 
 /// One command to whatever listens on the port, as `redis-cli` prints its answer.
-pub(crate) fn cli(port: u16, command: &[impl AsRef<OsStr>]) -> String {
+pub fn cli(port: u16, command: &[impl AsRef<OsStr>]) -> String {
     let port = port.to_string();
     let output = Command::new("redis-cli").args(["-p", &port]).args(command).output().expect("redis-cli is there");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
