@@ -1,6 +1,7 @@
 //! Values of arguments that more than one command takes, or that need more than a name to read.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
 use crate::token::raw::PREFIX;
-use crate::token::{Permission, PermissionSet};
+use crate::token::{Permission, PermissionSet, TokenId, UserId};
 use crate::units::{InvalidDuration, parse_duration};
 
 /// `--json`, for commands that print records.
@@ -21,7 +22,7 @@ pub struct Format {
 
 /// How much of a list to print.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct Page<Id: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static> {
+pub struct Page<Id: PageId> {
     /// Most records to print [default: all]
     #[arg(long, value_name = "N", value_parser = parse_limit)]
     pub limit: Option<usize>,
@@ -29,6 +30,12 @@ pub struct Page<Id: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send
     #[arg(long, value_name = "ID")]
     pub after: Option<Id>,
 }
+
+/// The id of a record that lists show.
+pub trait PageId: FromStr<Err: std::error::Error + Send + Sync> + fmt::Display + Copy + Send + Sync + 'static {}
+
+impl PageId for TokenId {}
+impl PageId for UserId {}
 
 fn parse_limit(text: &str) -> Result<usize, &'static str> {
     text.parse().ok().filter(|limit| *limit > 0).ok_or("a limit is a whole number, 1 or more")

@@ -1,37 +1,37 @@
 //! Lists of any length: read page by page, printed as they come.
 
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::args::Page;
+use super::args::{Page, PageId};
 use super::output::{JsonArray, Output, note};
 use super::table::{Cell, TextTable};
+use crate::registry::RegistryError;
 
 /// Records read at once.
 const PAGE: usize = 500;
 
 /// Where in a list the next page begins, and how much of it is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pages<Id> {
+struct Pages<Id> {
     /// The last id of the page before.
-    pub before: Option<Id>,
+    before: Option<Id>,
     remaining: usize,
 }
 
 impl<Id: Copy> Pages<Id> {
     /// At the beginning of what `page` asks for.
-    #[must_use]
-    pub(super) fn new(before: Option<Id>, limit: Option<usize>) -> Self {
+    fn new(before: Option<Id>, limit: Option<usize>) -> Self {
         Self { before, remaining: limit.unwrap_or(usize::MAX) }
     }
 
     /// How many records to read next. 0: all that was asked for is there.
-    #[must_use]
-    pub(super) fn want(&self) -> usize {
+    fn want(&self) -> usize {
         PAGE.min(self.remaining)
     }
 
     /// A page was read: `count` records, the last one with this id. Whether the list goes on.
-    pub(super) fn advance(&mut self, count: usize, last: Option<Id>) -> bool {
+    fn advance(&mut self, count: usize, last: Option<Id>) -> bool {
         let whole = count >= self.want();
         self.remaining = self.remaining.saturating_sub(count);
         self.before = last.or(self.before);
@@ -39,78 +39,63 @@ impl<Id: Copy> Pages<Id> {
     }
 }
 
-impl<Id: std::str::FromStr<Err: std::error::Error + Send + Sync> + Copy + Send + Sync + 'static> From<Page<Id>>
-    for Pages<Id>
-{
-    fn from(page: Page<Id>) -> Self {
-        Self::new(page.after, page.limit)
-    }
+/// A record as lists show it, in `N` columns.
+pub(super) trait Listed<const N: usize> {
+    const HEADINGS: [&'static str; N];
+    type Id: PageId;
+    type View: Serialize;
+
+    fn id(&self) -> Self::Id;
+
+    /// As programs see it.
+    fn view(&self, now: Timestamp) -> Self::View;
+
+    fn row(&self, now: Timestamp) -> [Cell; N];
 }
 
-/// A list on its way to standard output.
-#[derive(Debug)]
-pub(super) struct Listing<const N: usize> {
-    output: Output,
-    form: ListFormat<N>,
-    empty: bool,
-}
-
-#[derive(Debug)]
 enum ListFormat<const N: usize> {
     Json(JsonArray),
     Text(TextTable<N>),
 }
 
-impl<const N: usize> Listing<N> {
-    /// Nothing is printed yet.
-    #[must_use]
-    pub(super) fn new(output: Output, headings: [&'static str; N]) -> Self {
-        let form = if output.json {
-            ListFormat::Json(JsonArray::new(output))
-        } else {
-            ListFormat::Text(TextTable::new(headings, output.colour))
-        };
-        Self { output, form, empty: true }
-    }
-
-    /// Prints some records.
-    ///
-    /// # Errors
-    /// When they cannot be printed.
-    pub(super) fn extend<R, V: Serialize>(
-        &mut self,
-        records: &[R],
-        view: impl Fn(&R) -> V,
-        row: impl Fn(&R) -> [Cell; N],
-    ) -> anyhow::Result<()> {
-        if records.is_empty() {
-            return Ok(());
-        }
-        self.empty = false;
-        match &mut self.form {
-            ListFormat::Json(array) => array.extend(records.iter().map(view)),
-            ListFormat::Text(table) => Ok(self.output.text(&table.page(records.iter().map(row).collect()))?),
-        }
-    }
-
-    /// Prints the end, and for a person what an empty list means or where it goes on.
-    ///
-    /// # Errors
-    /// When it cannot be printed.
-    pub(super) fn end(self, when_empty: &str, more_after: Option<impl std::fmt::Display>) -> anyhow::Result<()> {
-        match self.form {
-            ListFormat::Json(array) => Ok(array.end()?),
-            ListFormat::Text(_) => {
-                if self.empty {
-                    note(when_empty);
-                }
-                if let Some(last) = more_after {
-                    note(format_args!("more records follow: --after {last}"));
-                }
-                Ok(())
+/// Prints what `read` returns for the last id of the page before and the number of records wanted; for a person also what
+/// an empty list means, and where it goes on.
+///
+/// # Errors
+/// When the records cannot be read or printed.
+pub(super) async fn list<const N: usize, R: Listed<N>>(
+    output: Output,
+    page: Page<R::Id>,
+    when_empty: &str,
+    read: impl AsyncFn(Option<R::Id>, usize) -> Result<Vec<R>, RegistryError>,
+) -> anyhow::Result<()> {
+    let (mut pages, now) = (Pages::new(page.after, page.limit), Timestamp::now());
+    let mut format = match output.json {
+        true => ListFormat::Json(JsonArray::new(output)),
+        false => ListFormat::Text(TextTable::new(R::HEADINGS, output.colour)),
+    };
+    let (mut more, mut is_empty) = (true, true);
+    while more && pages.want() > 0 {
+        let records = read(pages.before, pages.want()).await?;
+        more = pages.advance(records.len(), records.last().map(R::id));
+        is_empty &= records.is_empty();
+        match &mut format {
+            _ if records.is_empty() => {}
+            ListFormat::Json(array) => array.extend(records.iter().map(|record| record.view(now)))?,
+            ListFormat::Text(table) => {
+                output.text(&table.page(records.iter().map(|record| record.row(now)).collect()))?;
             }
         }
     }
+    match (format, pages.before) {
+        (ListFormat::Json(array), _) => array.end()?,
+        (ListFormat::Text(_), _) if is_empty => note(when_empty),
+        (ListFormat::Text(_), Some(last)) if more && !read(Some(last), 1).await?.is_empty() => {
+            note(format_args!("more records follow: --after {last}"));
+        }
+        (ListFormat::Text(_), _) => {}
+    }
+    Ok(())
 }
 
 #[cfg(test)]

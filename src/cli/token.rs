@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::args::{Expiry, Format, Page, PermissionArgs};
 use super::confirm::confirm;
 use super::import::{self, ImportArgs};
-use super::list::{Listing, Pages};
+use super::list::{self, Listed};
 use super::output::{Output, OutputError, note};
 use super::session::Session;
 use super::table::{Cell, TextTable, Tone, details, printable};
@@ -100,23 +100,12 @@ pub struct ListArgs {
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// Only tokens in this state: active, revoked or expired
-    #[arg(long, hide_possible_values = true)]
-    state: Option<State>,
+    #[arg(long)]
+    state: Option<ListState>,
     #[command(flatten)]
     page: Page<TokenId>,
     #[command(flatten)]
     format: Format,
-}
-
-/// The states a list can be narrowed to.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum State {
-    /// Neither revoked nor expired
-    Active,
-    /// Revoked
-    Revoked,
-    /// Past its expiry, and not revoked
-    Expired,
 }
 
 /// Arguments of `token revoke` and `token delete`.
@@ -271,47 +260,42 @@ pub(super) fn print_created(created: &Created, output: Output) -> anyhow::Result
 
 async fn list(session: &Session, args: ListArgs) -> anyhow::Result<()> {
     let ListArgs { user, state, page, format } = args;
-    let state = state.map(|state| match state {
-        State::Active => ListState::Active,
-        State::Revoked => ListState::Revoked,
-        State::Expired => ListState::Expired,
-    });
-    let (mut pages, now) = (Pages::from(page), Timestamp::now());
-    let Session { registry, actor } = session;
-    let read = |before, limit| registry.tokens(actor, user.as_deref(), state, before, limit);
-    let headings = ["ID", "USER", "DESCRIPTION", "PERMISSIONS", "STATE", "EXPIRES", "CREATED"];
-    let mut listing = Listing::new(Output::new(format), headings);
-    let mut more = true;
-    while more && pages.want() > 0 {
-        let tokens = read(pages.before, pages.want()).await?;
-        more = pages.advance(tokens.len(), tokens.last().map(|(token, _)| token.id));
-        listing.extend(
-            &tokens,
-            |(token, owner)| TokenView::new(token, owner, now),
-            |(token, owner)| row(token, owner, now),
-        )?;
-    }
-    let more = more && !read(pages.before, 1).await?.is_empty();
-    let narrowed = user.is_some() || state.is_some() || page.after.is_some();
-    let when_empty = if narrowed {
-        "no matching tokens"
-    } else {
-        "no tokens; `tollgate token create --user NAME --description TEXT` creates one"
+    let is_narrowed = user.is_some() || state.is_some() || page.after.is_some();
+    let when_empty = match is_narrowed {
+        true => "no matching tokens",
+        false => "no tokens; `tollgate token create --user NAME --description TEXT` creates one",
     };
-    listing.end(when_empty, pages.before.filter(|_| more))
+    let Session { registry, actor } = session;
+    let read = async |before, limit| registry.tokens(actor, user.as_deref(), state, before, limit).await;
+    list::list(Output::new(format), page, when_empty, read).await
 }
 
-fn row(token: &TokenRecord, owner: &UserRecord, now: Timestamp) -> [Cell; 7] {
-    let expires = token.expires_at.map_or_else(|| "never".to_owned(), |at| time::short(at, now));
-    [
-        token.id.to_string().into(),
-        owner.name.as_str().into(),
-        token.description.as_str().into(),
-        summary(token.permissions, owner).into(),
-        state(token, owner, now),
-        expires.into(),
-        time::short(token.created_at, now).into(),
-    ]
+impl Listed<7> for (TokenRecord, UserRecord) {
+    const HEADINGS: [&'static str; 7] = ["ID", "USER", "DESCRIPTION", "PERMISSIONS", "STATE", "EXPIRES", "CREATED"];
+    type Id = TokenId;
+    type View = TokenView;
+
+    fn id(&self) -> TokenId {
+        self.0.id
+    }
+
+    fn view(&self, now: Timestamp) -> TokenView {
+        TokenView::new(&self.0, &self.1, now)
+    }
+
+    fn row(&self, now: Timestamp) -> [Cell; 7] {
+        let (token, owner) = self;
+        let expires = token.expires_at.map_or_else(|| "never".to_owned(), |at| time::short(at, now));
+        [
+            token.id.to_string().into(),
+            owner.name.as_str().into(),
+            token.description.as_str().into(),
+            summary(token.permissions, owner).into(),
+            state(token, owner, now),
+            expires.into(),
+            time::short(token.created_at, now).into(),
+        ]
+    }
 }
 
 /// What a token permits, in a few words.

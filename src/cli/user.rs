@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::args::{Format, Page};
 use super::confirm::confirm;
-use super::list::{Listing, Pages};
+use super::list::{self, Listed};
 use super::output::Output;
 use super::session::Session;
 use super::table::{Cell, Tone, details};
@@ -156,7 +156,7 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
             let user = registry.add_user(actor, &name, role).await?;
             print(&user, Output::new(format), &format!("added {name}, {role}\n"))
         }
-        UserCommand::List { page, format } => list(session, Pages::from(page), Output::new(format)).await,
+        UserCommand::List { page, format } => list(session, page, Output::new(format)).await,
         UserCommand::Show { name, format } => show(session, &name, Output::new(format)).await,
         UserCommand::SetRole { name, role, format, wait } => {
             let change = registry.set_role(actor, &name, role).await?;
@@ -206,28 +206,33 @@ async fn print_and_wait(
     wait.print_and_wait(session, output, &UserView::from(user), || Ok(output.done(sentence)?)).await
 }
 
-async fn list(session: &Session, mut pages: Pages<UserId>, output: Output) -> anyhow::Result<()> {
-    let now = Timestamp::now();
-    let mut listing = Listing::new(output, ["ID", "NAME", "ROLE", "STATUS", "CREATED"]);
-    let mut more = true;
-    while more && pages.want() > 0 {
-        let users = session.registry.users(&session.actor, pages.before, pages.want()).await?;
-        more = pages.advance(users.len(), users.last().map(|user| user.id));
-        listing.extend(
-            &users,
-            |user| UserView::from(user),
-            |user| {
-                let created = time::short(user.created_at, now);
-                [user.id.to_string().into(), user.name.as_str().into(), role(user), status(user), created.into()]
-            },
-        )?;
-    }
-    let more = more && !session.registry.users(&session.actor, pages.before, 1).await?.is_empty();
-    let when_empty = match pages.before {
+async fn list(session: &Session, page: Page<UserId>, output: Output) -> anyhow::Result<()> {
+    let when_empty = match page.after {
         Some(_) => "no more users",
         None => "no users yet; `tollgate init` creates the owner and the first token",
     };
-    listing.end(when_empty, pages.before.filter(|_| more))
+    let Session { registry, actor } = session;
+    let read = async |before, limit| registry.users(actor, before, limit).await;
+    list::list(output, page, when_empty, read).await
+}
+
+impl Listed<5> for UserRecord {
+    const HEADINGS: [&'static str; 5] = ["ID", "NAME", "ROLE", "STATUS", "CREATED"];
+    type Id = UserId;
+    type View = UserView;
+
+    fn id(&self) -> UserId {
+        self.id
+    }
+
+    fn view(&self, _: Timestamp) -> UserView {
+        UserView::from(self)
+    }
+
+    fn row(&self, now: Timestamp) -> [Cell; 5] {
+        let created = time::short(self.created_at, now);
+        [self.id.to_string().into(), self.name.as_str().into(), role(self), status(self), created.into()]
+    }
 }
 
 async fn show(session: &Session, name: &str, output: Output) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use crate::token::{
     Digest, HistoryEntry, PermissionSet, RawToken, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord,
     UserStatus,
 };
+use crate::words::words;
 
 /// A token that was just made: the only time that the raw token is known.
 #[derive(Debug, Clone)]
@@ -56,15 +57,17 @@ pub struct TokenDetails {
     pub history: Vec<HistoryEntry>,
 }
 
-/// What a list of tokens can be narrowed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListState {
-    /// Neither revoked nor expired.
-    Active,
-    /// Revoked.
-    Revoked,
-    /// Not revoked, but past its expiry.
-    Expired,
+words! {
+    /// What a list of tokens can be narrowed to.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum ListState ("states") {
+        /// Neither revoked nor expired.
+        Active = "active",
+        /// Revoked.
+        Revoked = "revoked",
+        /// Not revoked, but past its expiry.
+        Expired = "expired",
+    }
 }
 
 impl Registry {
