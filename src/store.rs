@@ -83,9 +83,15 @@ pub const RECALLS_TAKEN: u64 = 2 * RECALLS_LEFT;
 pub struct RecalledPage {
     /// How many there are in all.
     pub total: u64,
-    /// These, in no order; perhaps some that other pages have too, perhaps none.
+    /// What [`Probe::recalls`] was.
+    pub recalls: u64,
+    /// These are the first of all of them: where what came since a place cannot be told, too.
+    pub begins: bool,
+    /// These, in no order; perhaps some that other pages have too. None, and more to come: not yet.
     pub digests: Vec<Digest>,
-    /// Where to go on; `None` at the end.
+    /// With these, all were read that there were when the first of all was read, or when this page was, if that was before.
+    pub is_last: bool,
+    /// Where to go on, after the last page with what comes later; `None`: with the first one.
     pub next: Option<RecalledPlace>,
 }
 

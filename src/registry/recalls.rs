@@ -27,10 +27,10 @@ impl Registry {
                 // Only now: a sidecar that starts in between would let them in.
                 self.store.settle_recalls(digests).await?;
             }
-            place = page.next;
-            if place.is_none() {
+            if page.is_last {
                 return Ok(revoked);
             }
+            place = page.next;
         }
     }
 

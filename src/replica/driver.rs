@@ -183,7 +183,7 @@ struct Driver<'a> {
     /// When the first of those positions was asked for, up to and with the last one, that the store answered while it knew of
     /// this sidecar.
     known_since: Option<Instant>,
-    /// When the last position was asked for that came with all recalls.
+    /// Up to when all recalls are known.
     recalls_as_of: Option<Instant>,
     /// Where a snapshot that broke off goes on.
     bookmark: Arc<Mutex<Option<Bookmark>>>,
@@ -234,9 +234,7 @@ impl<'a> Driver<'a> {
             Ok(Answer { input, is_known }) => {
                 if let Input::Position(probe) = &input {
                     self.known_since = self.known_since.or(asked_at).filter(|_| is_known);
-                    if self.recalls.are_read(probe.recalls) {
-                        self.recalls_as_of = asked_at;
-                    }
+                    self.recalls_as_of = self.recalls_as_of.max(self.recalls.as_of(probe.recalls, asked_at));
                 }
                 if let Some((since, _)) = self.failing.take() {
                     let seconds = since.elapsed().as_secs();
@@ -322,8 +320,13 @@ impl<'a> Driver<'a> {
         self.replica.set_position(position);
         self.was_complete |= position.is_some();
         let is_lost = step.findings.iter().any(|finding| finding.remedy() != Remedy::None);
+        let is_late = |finding: &Finding| matches!(finding, Finding::LogTruncated(_));
         if is_lost {
-            self.recalls.doubt();
+            match step.findings.iter().any(is_late) {
+                // The store has lost nothing.
+                true => self.recalls.doubt(),
+                false => self.recalls.begin(),
+            }
             self.bookmark().take();
         }
         for finding in step.findings {
@@ -519,8 +522,9 @@ impl Table for ReplicaTable<'_> {
     }
 
     fn confirm(&mut self, as_of: Instant) {
-        let counts = |from, until| (from..=until).contains(&as_of);
-        if !self.counts_from.zip(self.counts_until).is_some_and(|(from, until)| counts(from, until)) {
+        let Some((from, until)) = self.counts_from.zip(self.counts_until) else { return };
+        let as_of = as_of.min(until);
+        if as_of < from {
             return;
         }
         self.confirmed = self.confirmed.max(Some(as_of));

@@ -6,7 +6,9 @@
 //!
 //! They are read when their counter, which each probe returns, is another than it was when they were read last; when it may
 //! be that of another server (notices were lost); and when the store turned out to have lost writes. Page by page, beside
-//! the other reads: until all of them are here, the probe that showed them proves nothing.
+//! the other reads, and after all of them only what came since, where the store can tell that. While it is read, proofs count
+//! up to the moment at which the latest reading that came to its end had begun: so one that takes long, while more and more
+//! are added, is progress all the same.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,7 +20,7 @@ use crate::backoff::jitter;
 use crate::chain::chain;
 use crate::clock::Instant;
 use crate::lock::Mutex;
-use crate::store::{Feed, Probe, RECALLS_TAKEN, RecalledPlace};
+use crate::store::{Feed, Probe, RECALLS_TAKEN, RecalledPage, RecalledPlace};
 use crate::token::Digest;
 
 /// Longest wait for one batch.
@@ -38,8 +40,33 @@ type Writing<'a> = Pin<Box<dyn Future<Output = Result<usize, ReadError>> + Send 
 pub(super) struct Progress {
     /// All that there were when their counter was there.
     read: Option<u64>,
-    /// The reading that is under way: where the counter was when it began, and where it goes on.
-    under_way: Option<(u64, Option<RecalledPlace>)>,
+    /// All that there were at this moment.
+    as_of: Option<Instant>,
+    /// Where to go on.
+    place: Option<RecalledPlace>,
+    /// A reading of all of them is under way: when it began, and where the counter was then.
+    began: Option<(Instant, u64)>,
+}
+
+impl Progress {
+    fn begin(&mut self) {
+        (self.place, self.began) = (None, None);
+    }
+
+    /// Takes a page that was asked for at a moment.
+    fn take(&mut self, page: RecalledPage, asked_at: Instant, replica: &Replica) {
+        if page.begins {
+            replica.begin_recalls();
+            self.began = Some((asked_at, page.recalls));
+        }
+        replica.recall(&page.digests);
+        self.place = page.next;
+        if page.is_last {
+            let all = self.began.take().inspect(|_| replica.end_recalls());
+            let (as_of, counter) = all.unwrap_or((asked_at, page.recalls));
+            (self.read, self.as_of) = (Some(counter), self.as_of.max(Some(as_of)));
+        }
+    }
 }
 
 /// Reads what a probe said that there is, up to a moment: what is left then is read on the next time.
@@ -50,35 +77,26 @@ pub(super) async fn read(
     probe: &Probe,
     until: Instant,
 ) -> Result<(), ReadError> {
-    let counter = probe.recalls;
     if probe.recalled > RECALLS_TAKEN {
         return Err(ReadError::TooManyRecalls(probe.recalled));
     }
     loop {
         let place = {
             let mut progress = progress.lock();
-            if progress.read == Some(counter) {
+            if progress.read == Some(probe.recalls) {
                 return Ok(());
             }
-            let (_, place) = progress.under_way.get_or_insert_with(|| {
-                replica.begin_recalls();
-                (counter, None)
-            });
-            place.clone()
-        };
-        let page = within(CHANGES_TIMEOUT, store.recalled(place.as_ref())).await?;
-        replica.recall(&page.digests);
-        let mut progress = progress.lock();
-        match (page.next, progress.under_way.as_mut()) {
-            (Some(next), Some((_, place))) => *place = Some(next),
-            (None, Some((began_at, _))) => {
-                progress.read = Some(*began_at);
-                progress.under_way = None;
-                replica.end_recalls();
+            // Reading what was added forgets nothing of what was settled.
+            if progress.began.is_none() && replica.status().recalled as u64 > 2 * probe.recalled {
+                progress.begin();
             }
-            (_, None) => {}
-        }
-        if Instant::now() >= until {
+            progress.place.clone()
+        };
+        let asked_at = Instant::now();
+        let page = within(CHANGES_TIMEOUT, store.recalled(place.as_ref())).await?;
+        let is_all_for_now = page.digests.is_empty() && !page.begins && !page.is_last;
+        progress.lock().take(page, asked_at, replica);
+        if is_all_for_now || Instant::now() >= until {
             return Ok(());
         }
     }
@@ -104,14 +122,22 @@ impl<'a> Recalls<'a> {
         Self { replica, store, progress, writing: None, written_at: None, not_before: None, failing: false }
     }
 
-    /// The counter may be another one from here on.
+    /// The counter may be that of another server from here on.
     pub(super) fn doubt(&self) {
         self.progress.lock().read = None;
     }
 
-    /// Whether all were read that there were when the counter was there.
-    pub(super) fn are_read(&self, counter: u64) -> bool {
-        self.progress.lock().read == Some(counter)
+    /// The store has lost writes: whatever was read of it may have been lost too.
+    pub(super) fn begin(&self) {
+        let mut progress = self.progress.lock();
+        progress.read = None;
+        progress.begin();
+    }
+
+    /// Up to which moment all are known, if the counter was this when it was asked for at `asked_at`.
+    pub(super) fn as_of(&self, counter: u64, asked_at: Option<Instant>) -> Option<Instant> {
+        let progress = self.progress.lock();
+        if progress.read == Some(counter) { asked_at } else { progress.as_of }
     }
 
     /// The replica is settled and caught up as of this moment: whatever it suppresses still, the store has lost. What

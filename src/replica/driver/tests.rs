@@ -140,7 +140,8 @@ impl Feed for Fragile {
         let digests: Vec<_> = recalls.digests.iter().skip(first).take(2).copied().collect();
         let next = first + digests.len();
         let next = (next < recalls.digests.len()).then(|| RecalledPlace(vec![u8::try_from(next).expect("few")]));
-        Ok(RecalledPage { total: recalls.digests.len() as u64, digests, next })
+        let total = recalls.digests.len() as u64;
+        Ok(RecalledPage { total, recalls: total, begins: first == 0, digests, is_last: next.is_none(), next })
     }
 
     fn describe(&self) -> String {

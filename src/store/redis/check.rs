@@ -192,6 +192,9 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     on("SCARD", layout.key(Key::Recalled), &[]);
     on("SSCAN", layout.key(Key::Recalled), &["0"]);
     on("SADD", layout.key(Key::Recalled), &["digest"]);
+    on("LLEN", layout.key(Key::RecallLog), &[]);
+    on("LRANGE", layout.key(Key::RecallLog), &["0", "0"]);
+    on("RPUSH", layout.key(Key::RecallLog), &["digest"]);
     on("HSCAN", layout.key(Key::Owners), &["0"]);
     on("HSCAN", layout.key(Key::Grants), &["0"]);
     on("HLEN", layout.key(Key::Grants), &[]);
@@ -202,9 +205,11 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     let report = layout.sidecar(SidecarId(0));
     on("SET", &report, &["report", "PX", "1"]);
     on("PTTL", &report, &[]);
+    on("PEXPIRE", &report, &["1"]);
     on("DEL", &report, &[]);
     if needs_quorum {
         on("SET", layout.key(Key::Probe), &["0"]);
+        on("PEXPIRE", layout.key(Key::Probe), &["1"]);
         needs.push(Need { command: "WAIT", on: None, rest: &["0", "0"] });
     }
     needs.push(Need { command: "EVAL_RO", on: None, rest: &["return 0", "0"] });

@@ -17,6 +17,7 @@
 //!   cancelled  zset    ids of commits that must not happen any more, by the second of it
 //!   token_sets hash    user id -> id of the commit through which a token came to the user last
 //!   recalled   set     digests, see `Feed::recall`
+//!   recall_log list    the same in the order in which they came, until all of them are settled
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: its TTL, its report
 //!   probe      string  written by probes that replicas confirm
 //!   tenure     string  replication id of the server that has had all reports since it was written, see `tenure`
@@ -88,6 +89,7 @@ keys! {
     TokenSets = "token_sets" is "hash",
     // Those before are what a commit reads and writes, in the order in which its script has them.
     Recalled = "recalled" is "set",
+    RecallLog = "recall_log" is "list",
     Sidecars = "sidecars" is "set",
     // Beside the reports, where a sidecar's user may also put off a key's end.
     Probe = "sidecar:probe" is "string",

@@ -39,8 +39,9 @@ pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
         access.link.release(Use::Replica);
     }
     let mut commands = Pipeline::new();
-    commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
+    // First: of what is settled in between, the position says that it was revoked.
     commands.cmd("SCARD").arg(access.layout.key(Key::Recalled));
+    commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
     commands.cmd("ROLE");
     let answer: ProbeAnswer = if access.quorum == 0 {
         access.link.read(Use::Main, &commands).await?
@@ -56,7 +57,7 @@ pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
 }
 
 /// What a server says of the registry, and of itself.
-type ProbeAnswer = (PositionFields, u64, Vec<redis::Value>);
+type ProbeAnswer = (u64, PositionFields, Vec<redis::Value>);
 
 /// It without what it says of itself: the position, and how many recalls there are.
 type Held = (PositionFields, u64);
@@ -86,15 +87,15 @@ async fn written(
     let mut commands = commands.clone();
     commands.add_command(write.clone()).cmd("WAIT").arg(access.quorum).arg(CONFIRM_MILLIS);
     let answer = access.link.read::<(_, _, _, _, u64)>(Use::Confirming, &commands).await?;
-    let (fields, present, role, written, confirmed) = answer;
+    let (present, fields, role, written, confirmed) = answer;
     match confirmed < u64::from(access.quorum) {
         true => Err(Fault::Unconfirmed { confirmed, wanted: access.quorum }),
-        false => Ok(((fields, present, role), written)),
+        false => Ok(((present, fields, role), written)),
     }
 }
 
 /// What a server says, if it is the primary.
-fn of_primary(access: &Access, (fields, present, role): ProbeAnswer) -> Result<Held, Fault> {
+fn of_primary(access: &Access, (present, fields, role): ProbeAnswer) -> Result<Held, Fault> {
     match role.first() {
         Some(redis::Value::BulkString(role)) if role == b"master" => Ok((fields, present)),
         _ => {

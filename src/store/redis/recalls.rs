@@ -1,12 +1,23 @@
 //! Digests that the store lost the revocation of: left by sidecars, read by all of them, settled by commands.
+//!
+//! ```text
+//!   recalled    set   each one, until a command has settled it
+//!   recall_log  list  the same in the order in which they came, until all are settled: what is known is not read again
+//! ```
+//!
+//! A digest is listed after it was added. Sidecars of the version before add without listing, and so does one that dies in
+//! between: then there are more recalls than entries, and the set is read.
+
+use std::fmt;
+use std::str::FromStr;
 
 use redis::{ParsingError, Pipeline, RedisError, Value, from_redis_value};
 
-use super::Access;
 use super::fault::Fault;
 use super::layout::{self, Key};
 use super::link::{ANSWER_TIMEOUT, Use};
 use super::snapshot::run_in;
+use super::{Access, script};
 use crate::store::{RECALLS_LEFT, RecalledPage, RecalledPlace};
 use crate::token::Digest;
 
@@ -22,81 +33,204 @@ const COST: usize = 40;
 /// Bytes read at once over the main connection, behind which probes wait.
 const SMALL: usize = 48 * 1024;
 
-/// The next page, no larger than what is carried beside probes. A scan's place belongs to one run of one server; on another
-/// one it begins anew.
-pub(super) async fn page(access: &Access, from: Option<&RecalledPlace>) -> Result<RecalledPage, Fault> {
-    let (run, cursor) = from.and_then(parse).unwrap_or_default();
-    let page = read(access, cursor).await?;
-    match from.is_some() && page.run != run {
-        true => Ok(read(access, 0).await?.into_page(access)),
-        false => Ok(page.into_page(access)),
-    }
+/// How far they were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// Which server that was, and since when in charge: another one may hold others. Empty where that may not be asked.
+    server: String,
+    /// How many more recalls there were than entries of the list when the reading began.
+    unlisted: i64,
+    /// How many entries there were then, or were read since.
+    listed: u64,
+    then: Then,
 }
 
-/// What the script answers, and which run of which server it is.
-struct Page {
-    run: String,
-    total: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The set is being read.
+    Scan(u64),
+    /// All were read; others may come.
+    Listen,
+    /// Others came, which were not listed yet.
+    Wait,
+}
+
+/// The next page, no larger than what is carried beside probes.
+pub(super) async fn page(access: &Access, from: Option<&RecalledPlace>) -> Result<RecalledPage, Fault> {
+    if let Some(place) = from.and_then(|place| std::str::from_utf8(&place.0).ok()?.parse::<Place>().ok()) {
+        let answer = ask(access, &place).await?;
+        let is_known = answer.server == place.server && (!place.server.is_empty() || place.is_scan());
+        if let Some(page) = answer.following(access, place).filter(|_| is_known) {
+            return Ok(page);
+        }
+    }
+    let begin = Place { server: String::new(), unlisted: 0, listed: 0, then: Then::Scan(0) };
+    let answer = ask(access, &begin).await?;
+    let (server, unlisted, listed) = (answer.server.clone(), answer.unlisted(), answer.length);
+    let place = Place { server, unlisted, listed, ..begin };
+    let page = answer.following(access, place).expect("a scan goes on");
+    Ok(RecalledPage { begins: true, ..page })
+}
+
+/// What the script answers, and which server does.
+struct Answer {
+    server: String,
+    present: u64,
+    ever: u64,
+    length: u64,
     cursor: u64,
     members: Vec<Vec<u8>>,
     damaged: u64,
 }
 
-async fn read(access: &Access, cursor: u64) -> Result<Page, Fault> {
+async fn ask(access: &Access, place: &Place) -> Result<Answer, Fault> {
+    let keys = [Key::Meta, Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
+    let cursor = if let Then::Scan(cursor) = place.then { cursor.to_string() } else { String::new() };
     let mut commands = Pipeline::new();
-    commands.cmd("EVAL_RO").arg(PAGE).arg(1).arg(access.layout.key(Key::Recalled)).arg(cursor).arg(SMALL / COST);
-    // Where that may not be asked, every run is taken for the same.
-    commands.cmd("INFO").arg("server");
+    let mut page = script("EVAL_RO", PAGE, &keys);
+    page.arg(SMALL / COST).arg(cursor).arg(place.unlisted).arg(place.listed);
+    commands.add_command(page).cmd("INFO").arg("server").arg("replication");
     let answers: [Result<Value, RedisError>; 2] = access.link.read(Use::Main, commands.ignore_errors()).await?;
     let [page, server] = answers.map(|answer| answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT)));
     let server = server.ok().and_then(|server| from_redis_value::<String>(server).ok()).unwrap_or_default();
     let unexpected = |problem: ParsingError| Fault::UnexpectedAnswer(problem.to_string());
-    let (total, cursor, members, damaged) = from_redis_value(page?).map_err(unexpected)?;
-    Ok(Page { run: run_in(&server).unwrap_or_default().to_owned(), total, cursor, members, damaged })
+    let (present, ever, length, cursor, members, damaged) = from_redis_value(page?).map_err(unexpected)?;
+    let reign = |info: &str| Some(format!("{}-{}", run_in(info)?, value_in(info, "master_replid:")?));
+    Ok(Answer { server: reign(&server).unwrap_or_default(), present, ever, length, cursor, members, damaged })
 }
 
-impl Page {
-    fn into_page(self, access: &Access) -> RecalledPage {
+fn value_in<'a>(info: &'a str, key: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
+}
+
+impl Answer {
+    /// How many more recalls there are than entries of the list: as many as before, as long as each is listed.
+    fn unlisted(&self) -> i64 {
+        self.ever.cast_signed() - self.length.cast_signed()
+    }
+
+    /// The page at a place; `None` where all have to be read again.
+    fn following(self, access: &Access, mut place: Place) -> Option<RecalledPage> {
+        let is_last = match place.then {
+            Then::Scan(_) if self.cursor > 0 => {
+                place.then = Then::Scan(self.cursor);
+                false
+            }
+            Then::Scan(_) => {
+                place.then = Then::Listen;
+                true
+            }
+            Then::Listen | Then::Wait if self.unlisted() == place.unlisted => {
+                place.listed += self.members.len() as u64 + self.damaged;
+                place.then = Then::Listen;
+                place.listed >= self.length
+            }
+            Then::Listen if self.length >= place.listed => {
+                place.then = Then::Wait;
+                false
+            }
+            Then::Listen | Then::Wait => return None,
+        };
         if self.damaged > 0 {
             let (store, key, members) = (&access.name, access.layout.key(Key::Recalled), self.damaged);
             tracing::error!(store, key, members, "some members are not digests");
         }
-        let digests = self.members.iter().filter_map(|member| layout::digest(member)).collect();
-        let next = (self.cursor > 0).then(|| RecalledPlace(format!("{} {}", self.run, self.cursor).into_bytes()));
-        RecalledPage { total: self.total, digests, next }
+        Some(RecalledPage {
+            total: self.present,
+            recalls: self.ever,
+            begins: false,
+            digests: self.members.iter().filter_map(|member| layout::digest(member)).collect(),
+            is_last,
+            next: Some(RecalledPlace(place.to_string().into_bytes())),
+        })
     }
 }
 
-/// Which run it is a place of, and where that is.
-fn parse(place: &RecalledPlace) -> Option<(String, u64)> {
-    let (run, cursor) = std::str::from_utf8(&place.0).ok()?.split_once(' ')?;
-    Some((run.to_owned(), cursor.parse().ok()?))
+impl Place {
+    fn is_scan(&self) -> bool {
+        matches!(self.then, Then::Scan(_))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { server, unlisted, listed, then } = self;
+        write!(f, "{server} {unlisted} {listed} ")?;
+        match then {
+            Then::Scan(cursor) => write!(f, "{cursor}"),
+            Then::Listen => f.write_str("listen"),
+            Then::Wait => f.write_str("wait"),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let parts: Vec<_> = text.split(' ').collect();
+        let [server, unlisted, listed, then] = parts[..] else { return Err(()) };
+        let then = match then {
+            "listen" => Then::Listen,
+            "wait" => Then::Wait,
+            cursor => Then::Scan(cursor.parse().map_err(drop)?),
+        };
+        let (unlisted, listed) = (unlisted.parse().map_err(drop)?, listed.parse().map_err(drop)?);
+        Ok(Self { server: server.to_owned(), unlisted, listed, then })
+    }
 }
 
 pub(super) async fn recall(access: &Access, digests: &[Digest]) -> Result<(), Fault> {
-    let key = access.layout.key(Key::Recalled);
+    let [set, list] = [Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
     for digests in digests.chunks(PIECE) {
-        let mut commands = Pipeline::new();
-        commands.cmd("SCARD").arg(key);
-        let (present,): (u64,) = access.link.read(Use::Main, &commands).await?;
+        let present: u64 = access.ask(redis::cmd("SCARD").arg(set)).await?;
         if present + digests.len() as u64 > RECALLS_LEFT {
             return Err(Fault::TooManyRecalls(present));
         }
         let members: Vec<_> = digests.iter().map(|digest| digest.as_bytes().as_slice()).collect();
         let mut commands = Pipeline::new();
-        commands.cmd("SADD").arg(key).arg(&members);
-        let (_,): (u64,) = access.link.read(Use::Main, &commands).await?;
+        for member in &members {
+            commands.cmd("SADD").arg(set).arg(*member);
+        }
+        let added: Vec<u64> = access.link.read(Use::Main, &commands).await?;
+        // Those of others are listed by them.
+        let own: Vec<_> =
+            members.iter().zip(added).filter_map(|(member, added)| (added > 0).then_some(*member)).collect();
+        if !own.is_empty() {
+            let mut commands = Pipeline::new();
+            commands.cmd("RPUSH").arg(list).arg(&own);
+            let (_,): (u64,) = access.link.send(Use::Main, &commands).await?;
+        }
     }
     Ok(())
 }
 
 pub(super) async fn settle(access: &Access, digests: &[Digest]) -> Result<(), Fault> {
-    let keys = [Key::Meta, Key::Recalled].map(|key| access.layout.key(key));
+    let keys = [Key::Meta, Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
     for digests in digests.chunks(PIECE) {
         let members: Vec<_> = digests.iter().map(|digest| digest.as_bytes().as_slice()).collect();
-        let mut commands = Pipeline::new();
-        commands.cmd("EVAL").arg(SETTLE).arg(keys.len()).arg(&keys).arg(&members);
-        let (_,): (Vec<String>,) = access.link.read(Use::Main, &commands).await?;
+        let answer: Vec<String> = access.ask(script("EVAL", SETTLE, &keys).arg(&members)).await?;
+        if let [_, command] = &answer[..] {
+            return Err(Fault::NotPermitted(command.clone()));
+        }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read_as_they_are_written() {
+        for then in [Then::Scan(0), Then::Scan(u64::MAX), Then::Listen, Then::Wait] {
+            for server in ["", "a-b"] {
+                let place = Place { server: server.to_owned(), unlisted: -3, listed: 7, then };
+                assert_eq!(place.to_string().parse(), Ok(place));
+            }
+        }
+        for text in ["", "a 1 2", "a x 2 listen", "a 1 2 x", "a 1 2 3 4"] {
+            assert_eq!(text.parse::<Place>(), Err(()), "{text}");
+        }
+    }
 }

@@ -2,11 +2,20 @@
 -- Takes recalls back, and counts them: how many are there and how many were taken back together say how many there ever
 -- were, which moves whenever one is added.
 --
--- KEYS: meta, recalled. ARGV: digests.
+-- KEYS: meta, recalled, recall_log. ARGV: digests.
 
-local META, RECALLED = unpack(KEYS)
+local META, RECALLED, LIST = unpack(KEYS)
 
+-- What was taken back and is not counted would have others pass unnoticed.
+for _, command in ipairs({ { 'SREM', RECALLED, '' }, { 'HINCRBY', META, 'settled', '1' }, { 'DEL', LIST } }) do
+  if not redis.acl_check_cmd(unpack(command)) then
+    return { 'forbidden', command[1] .. ' ' .. command[2] }
+  end
+end
 if redis.call('EXISTS', META) == 1 then
   redis.call('HINCRBY', META, 'settled', redis.call('SREM', RECALLED, unpack(ARGV)))
+  if redis.call('SCARD', RECALLED) == 0 then
+    redis.call('DEL', LIST)
+  end
 end
 return { 'settled' }

@@ -105,12 +105,13 @@ fn each(transaction: &Transaction<'_>, sql: &str, digests: &[Digest]) -> Result<
     digests.iter().try_fold(0, |changed, digest| Ok(changed + statement.execute([digest.as_bytes()])?))
 }
 
-/// The next page, in the order of the digests: a place is the last one before it.
+/// The next page, in the order of the digests: a place is the last one before it. What comes later is in no order, and all is
+/// read again, of one's own disk.
 pub(super) fn recalled(connection: &Connection, from: Option<&RecalledPlace>) -> Result<RecalledPage, DatabaseFault> {
-    let total = count_recalls(connection)?;
+    let (recalls, total) = recalls(connection)?;
     let mut statement =
         connection.prepare_cached("SELECT digest FROM recalls WHERE digest > ? ORDER BY digest LIMIT ?")?;
-    let from = from.map_or(&[][..], |place| &place.0);
+    let (begins, from) = (from.is_none(), from.map_or(&[][..], |place| &place.0));
     let mut rows = statement.query((from, i64::try_from(RECALLED_PAGE).unwrap_or(i64::MAX)))?;
     let mut digests = Vec::new();
     while let Some(row) = rows.next()? {
@@ -119,7 +120,7 @@ pub(super) fn recalled(connection: &Connection, from: Option<&RecalledPlace>) ->
     }
     let last = digests.last().filter(|_| digests.len() == RECALLED_PAGE);
     let next = last.map(|digest| RecalledPlace(digest.as_bytes().to_vec()));
-    Ok(RecalledPage { total, digests, next })
+    Ok(RecalledPage { total, recalls, begins, digests, is_last: next.is_none(), next })
 }
 
 /// How many there are.

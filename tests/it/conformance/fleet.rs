@@ -68,10 +68,10 @@ pub(super) async fn what_is_recalled_meanwhile_hides_nothing<D: Database>() {
         if let Some(more) = later.next() {
             other.recall(more).await.expect("recalls");
         }
-        place = page.next;
-        if place.is_none() {
+        if page.is_last {
             break;
         }
+        place = page.next;
     }
     assert!(before.iter().all(|digest| told.contains(digest.as_bytes())));
 }
@@ -177,7 +177,7 @@ async fn recalled(store: &dyn Store) -> (Vec<Digest>, usize) {
         assert!(page.digests.len() <= 1500);
         told.extend(page.digests.iter().map(|digest| *digest.as_bytes()));
         (pages, place) = (pages + 1, page.next);
-        if place.is_none() {
+        if page.is_last {
             assert_eq!(told.len() as u64, page.total);
             return (told.into_iter().map(Digest::from_bytes).collect(), pages);
         }

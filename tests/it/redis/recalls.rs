@@ -53,8 +53,76 @@ async fn they_are_carried_once_and_take_no_tombstone_s_place() {
     store.recall(&[Digest::of(b"another")]).await.expect("recalls");
     knows(&remote, 60_001).await;
     let carried = remote.relay.carried() - before;
-    assert!(carried < 60_001 * 60, "{carried} bytes for one reading");
+    assert!(carried < 20_000, "{carried} bytes for one more");
     assert_eq!(remote.replica.status().grants, 1);
+    // The line was cut, and the server is the same.
+    let before = remote.relay.carried();
+    remote.relay.reset().await;
+    proofs(&remote, 2).await;
+    store.recall(&[Digest::of(b"a third")]).await.expect("recalls");
+    knows(&remote, 60_002).await;
+    let carried = remote.relay.carried() - before;
+    assert!(carried < 50_000, "{carried} bytes for a connection, and one more");
+}
+
+/// Reading them takes far longer than the time between two moves of their counter, and each move had all of them read anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_line_gets_level_while_more_and_more_are_recalled() {
+    const FIRST: u32 = 10_000;
+    let (server, store, _, remote) = site(Traffic::Flows).await;
+    remote.relay.set(Traffic::Thin { delay: Duration::from_millis(50), bytes_per_second: 100_000 }).await;
+    let before = remote.relay.carried();
+    let all = digests(FIRST + 1_000);
+    let (first, more) = all.split_at(FIRST as usize);
+    store.recall(first).await.expect("recalls");
+    let mut more = more.iter();
+    let began = Instant::now();
+    while remote.replica.status().recalled < FIRST as usize + 10 {
+        store.recall(&[*more.next().expect("it gets level")]).await.expect("recalls");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    // From here on what is known moves nothing.
+    let (carried, took) = (remote.relay.carried() - before, began.elapsed());
+    assert!(carried < 2 * u64::from(FIRST) * 40, "{carried} bytes in {took:?}");
+    for one in more.by_ref().take(4) {
+        let asked = Instant::now();
+        store.recall(&[*one]).await.expect("recalls");
+        eventually("it is proven again", async || remote.replica.proven() > Some(asked)).await;
+    }
+    let carried = remote.relay.carried() - before;
+    assert!(carried < 2 * u64::from(FIRST) * 40, "{carried} bytes");
+
+    // As sidecars of the version before do, or one that dies half-way: without the list. All are read again, and each reading
+    // proves up to when it began.
+    let asked = Instant::now();
+    for one in more.take(20) {
+        server.cli(&["eval", ADD_HEX, "1", "{tollgate}:recalled", &one.to_string()]);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    eventually("it is proven again", async || remote.replica.proven() > Some(asked)).await;
+}
+
+/// One member, as hexadecimal digits.
+const ADD_HEX: &str = "return redis.call('SADD', KEYS[1], (string.gsub(ARGV[1], '..', function(pair) \
+    return string.char(tonumber(pair, 16)) end)))";
+
+/// Settled, they are forgotten at the next reading, and what is recalled then is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_after_all_were_settled_is_read() {
+    let (server, store, _, remote) = site(Traffic::Flows).await;
+    let all = digests(3_000);
+    store.recall(&all[..2_000]).await.expect("recalls");
+    knows(&remote, 2_000).await;
+    store.settle_recalls(&all[..2_000]).await.expect("settles");
+    assert_eq!(server.cli(&["exists", "{tollgate}:recall_log"]), "0");
+    store.recall(&all[2_000..]).await.expect("recalls");
+    knows(&remote, 1_000).await;
+    proofs(&remote, 1).await;
+    // Taken back and lost again: the same ones.
+    store.settle_recalls(&all[2_000..2_500]).await.expect("settles");
+    store.recall(&all[2_000..2_100]).await.expect("recalls");
+    assert_eq!(server.cli(&["llen", "{tollgate}:recall_log"]), "1100");
+    proofs(&remote, 1).await;
 }
 
 /// The line breaks every second and a half, in which it carries less than half of them.
