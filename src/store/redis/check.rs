@@ -227,6 +227,8 @@ async fn answers(
 }
 
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -138,6 +138,7 @@ impl Fault {
             _ if error.to_string().contains("max number of clients") => {
                 Self::crowded(server, "Redis has as many connections as its maxclients allows: raise it")
             }
+            _ if error.to_string().contains("switch database") => Unusable::NoDatabase(server.clone()).into(),
             // A server repeats the arguments of a command that it does not know: of AUTH, the password.
             _ => match error.to_string().split_once(", with args") {
                 Some((said, _)) => Self::unreachable(server, said),

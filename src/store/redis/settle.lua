@@ -7,9 +7,11 @@
 local META, RECALLED, LIST = unpack(KEYS)
 
 -- What was taken back and is not counted would have others pass unnoticed.
-for _, command in ipairs({ { 'SREM', RECALLED, '' }, { 'HINCRBY', META, 'settled', '1' }, { 'DEL', LIST } }) do
-  if not redis.acl_check_cmd(unpack(command)) then
-    return { 'forbidden', command[1] .. ' ' .. command[2] }
+for _, needed in ipairs({
+  { 'EXISTS', META }, { 'HINCRBY', META }, { 'SREM', RECALLED }, { 'SCARD', RECALLED }, { 'DEL', LIST },
+}) do
+  if not redis.acl_check_cmd(unpack(needed)) then
+    return { 'forbidden', table.concat(needed, ' ') }
   end
 end
 if redis.call('EXISTS', META) == 1 then

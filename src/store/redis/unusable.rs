@@ -33,6 +33,11 @@ pub(super) enum Unusable {
     #[error("refuses the user or its password (at {0})")]
     WrongPassword(Server),
     #[error(
+        "does not let its user have the database that the URL names (at {0}): give the user +select besides the rules in \
+         deploy/redis/users.acl, or name no database"
+    )]
+    NoDatabase(Server),
+    #[error(
         "comes back empty from its next start: it replays its append-only file as the user `default`, and {refusal}. Before \
          it stops, write `user default off ~* &* +@all` in its ACL file, which lets nobody in either (deploy/redis/README.md)"
     )]

@@ -90,6 +90,18 @@ async fn a_sidecar_can_do_all_that_it_needs() {
     assert_eq!(registry.sidecars().await.expect("reads"), []);
 }
 
+/// `SELECT` is a command like any other.
+#[tokio::test]
+async fn another_database_takes_one_right_more() {
+    let url = |server: &RedisServer| settings(&format!("{}/1", server.url_as(REGISTRY)));
+    let server = RedisServer::with_users(USERS);
+    let refused = open(&url(&server), Absent::Create).await.map(drop).expect_err("refused");
+    assert!(told(&refused).contains("give the user +select"), "{}", told(&refused));
+    let server = RedisServer::with_users(&USERS.replace(" +ping", " +ping +select"));
+    let registry = open(&url(&server), Absent::Create).await.expect("opens");
+    commit(&*registry, user_batch("anna")).await;
+}
+
 #[tokio::test]
 async fn a_sidecar_hears_of_commits_by_name() {
     let Fleet { server: _server, registry, sidecar } = fleet().await;
