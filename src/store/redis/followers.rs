@@ -8,7 +8,8 @@
 //!   log page   counts once the primary shows the head that it ends with
 //! ```
 //!
-//! Where that fails, takes too long, or has to be asked for again, the primary is read instead.
+//! Where that fails or takes too long another replica is asked, and then the primary; which is read, too, where something has
+//! to be asked for again.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -29,14 +30,14 @@ use crate::store::{Changes, Head, LogEntry, Position, Revision};
 const HISTORY: &str = include_str!("history.lua");
 
 /// How long a replica may take to come to where the primary is, and the pause between two looks.
-const PATIENCE: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long an answer of a replica is waited for. Nothing is probed meanwhile, and the primary has it too.
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
-/// How many are tried for one snapshot.
-const TRIES: usize = 2;
+/// How many are tried for a snapshot, or for a page of the log.
+pub(super) const TRIES: usize = 2;
 
 /// How long none is asked after one was of no use.
 const REST: Duration = Duration::from_secs(5);
@@ -51,6 +52,8 @@ pub(super) enum ReplicaUnusable {
     None,
     #[error("the replica {server} is {commits} commits behind the primary")]
     Behind { server: Server, commits: u64 },
+    #[error("the replica {0} is no further than this sidecar")]
+    NotFurther(Server),
     #[error("the replica {0} has another past than the primary")]
     OtherPast(Server),
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, Value};
 use tokio::sync::{OnceCell, watch};
+use tokio::time::timeout;
 
 use super::dial::{Carrier, Dialer, Peer, config};
 use super::discovery::Discovery;
@@ -36,6 +37,9 @@ use crate::store::{Settings, StoreUrl};
 
 /// Longest wait for an answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for a connection to a replica, within what is waited for its answers: the next one has to have time too.
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The waits before the next attempt to connect. Where nothing is there, whoever comes back is to be found at once.
 const ABSENT: Backoff = Backoff { first: Duration::from_millis(50), last: Duration::from_millis(600) };
@@ -61,8 +65,8 @@ pub(super) struct Link {
     made: AtomicU64,
     /// The last server on which the user was found to have its permissions.
     permitted: Mutex<Option<Server>>,
-    /// The replica that was of no use last.
-    passed_over: Mutex<Option<Server>>,
+    /// Replicas that were of no use, the latest last.
+    passed_over: Mutex<Vec<Server>>,
     /// Of the replicas, so that not all sidecars read from the same one.
     order: RandomState,
 }
@@ -367,6 +371,7 @@ impl Link {
         let mut failure = None;
         while let Some(candidate) = candidates.next().await {
             let connected = match candidate {
+                Ok(server) if on == Use::Replica => self.connect_to_replica(server, config.clone()).await,
                 Ok(server) => self.connect_to(server, config.clone(), on).await,
                 Err(fault) => Err(fault),
             };
@@ -395,7 +400,14 @@ impl Link {
         Ok(connection)
     }
 
-    /// Replicas to read from, in an order of our own; last the one that was of no use last.
+    /// There are others, and the primary: one that does not answer at once is passed over.
+    async fn connect_to_replica(&self, server: Server, config: AsyncConnectionConfig) -> Result<Connection, Fault> {
+        let connecting = timeout(REPLICA_TIMEOUT, self.connect_to(server.clone(), config, Use::Replica));
+        let connected = connecting.await.unwrap_or(Err(Fault::TimedOut(REPLICA_TIMEOUT)));
+        connected.inspect_err(|_| self.pass_over(server))
+    }
+
+    /// Replicas to read from, in an order of our own; last those that were of no use.
     async fn replicas(&self) -> Result<Vec<Server>, Fault> {
         let mut replicas = match (&self.dialer.url.topology, self.slot(Use::Main).connection()) {
             (Topology::Single(_), Some(mut primary)) => {
@@ -408,8 +420,10 @@ impl Link {
         if replicas.is_empty() {
             return Err(ReplicaUnusable::None.into());
         }
-        let passed_over = self.passed_over.lock().clone();
-        replicas.sort_by_cached_key(|server| (Some(server) == passed_over.as_ref(), self.order.hash_one(server)));
+        let mut passed_over = self.passed_over.lock();
+        passed_over.retain(|server| replicas.contains(server));
+        let since = |server: &Server| passed_over.iter().position(|other| other == server);
+        replicas.sort_by_cached_key(|server| (since(server), self.order.hash_one(server)));
         Ok(replicas)
     }
 
@@ -417,9 +431,16 @@ impl Link {
     pub(super) fn pass_over_replica(&self, server: Option<Server>) {
         let connected = || self.slot(Use::Replica).connection().map(|connection| connection.server);
         if let Some(server) = server.or_else(connected) {
-            *self.passed_over.lock() = Some(server);
+            self.pass_over(server);
         }
         self.release(Use::Replica);
+    }
+
+    /// Any other replica is asked before this one.
+    fn pass_over(&self, server: Server) {
+        let mut passed_over = self.passed_over.lock();
+        passed_over.retain(|other| *other != server);
+        passed_over.push(server);
     }
 }
 

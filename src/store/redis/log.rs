@@ -9,15 +9,16 @@ use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use redis::Pipeline;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::fault::Fault;
-use super::followers;
+use super::followers::{self, ReplicaUnusable};
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
 use super::{Access, script};
 use crate::chain::chain;
 use crate::lock::Mutex;
+use crate::store::url::Server;
 use crate::store::{Changes, CommitId, Head, LogEntry, Position, Revision, change};
 
 const PAGE: &str = include_str!("log.lua");
@@ -68,28 +69,53 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
 /// The same from a replica, if the primary shows it too. `None` where that one is to be read.
 async fn of_replica(access: &Access, after: Revision) -> Option<Changes> {
     let trial = access.followers.as_ref()?.try_one()?;
-    let mut asked = None;
-    let read = async {
-        asked = Some(access.link.connection(Use::Replica).await?.server().clone());
-        let page = access.pace.read(|bytes| page(access, Use::Replica, bytes, after)).await?;
-        match page.into_changes(access, after)? {
-            Changes::Entries(entries) | Changes::Page(entries) => {
-                followers::confirmed_by_primary(access, entries).await
+    let (mut asked, mut reason) = (None, None);
+    let reading = async {
+        for _ in 0..followers::TRIES {
+            match page_of_replica(access, after, &mut asked).await {
+                Ok(changes) => return changes,
+                Err(fault) => reason = Some(chain(&fault)),
             }
-            Changes::Truncated | Changes::Below => Ok(None),
+            access.link.pass_over_replica(asked.take());
         }
+        None
     };
-    let outcome = timeout(followers::ANSWER, read).await.unwrap_or(Err(Fault::TimedOut(followers::ANSWER)));
-    let reason = outcome.as_ref().err().map(|fault| chain(fault));
-    if reason.is_some() {
+    let changes = timeout(followers::ANSWER, reading).await.unwrap_or_else(|_| {
         access.link.pass_over_replica(asked);
-    }
-    let changes: Option<Changes> = outcome.ok().flatten();
+        None
+    });
     match &changes {
         Some(_) => trial.succeed(),
-        None => tracing::debug!(store = access.name, reason, "a replica does not have what the primary has"),
+        None => tracing::debug!(store = access.name, reason, "no replica has what the primary has"),
     }
     changes
+}
+
+/// A page of the replica that is asked, once it is further than we are.
+async fn page_of_replica(
+    access: &Access,
+    after: Revision,
+    asked: &mut Option<Server>,
+) -> Result<Option<Changes>, Fault> {
+    let server = access.link.connection(Use::Replica).await?.server().clone();
+    *asked = Some(server.clone());
+    let began = Instant::now();
+    loop {
+        let page = access.pace.read(|bytes| page(access, Use::Replica, bytes, after)).await?;
+        match page.into_changes(access, after)? {
+            Changes::Truncated => return Ok(None),
+            Changes::Entries(entries) | Changes::Page(entries) if !entries.is_empty() => {
+                let changes = followers::confirmed_by_primary(access, entries).await?;
+                return changes.map(Some).ok_or(ReplicaUnusable::OtherPast(server).into());
+            }
+            Changes::Entries(_) | Changes::Page(_) | Changes::Below if began.elapsed() < followers::PATIENCE => {
+                sleep(followers::PAUSE).await;
+            }
+            Changes::Entries(_) | Changes::Page(_) | Changes::Below => {
+                return Err(ReplicaUnusable::NotFurther(server).into());
+            }
+        }
+    }
 }
 
 /// Where the log shows the first of these heads.

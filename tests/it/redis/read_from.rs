@@ -168,6 +168,60 @@ async fn a_replica_that_hangs_holds_up_the_change_log_for_seconds_only_and_rests
     assert!(first < Duration::from_secs(4) && second < Duration::from_secs(1), "{first:?}, {second:?}");
 }
 
+/// Sidecars ask them in an order of their own: whoever has the bad one first reads from the other, and not from the primary.
+async fn the_other_replica_is_read(traffic: Option<Traffic>) {
+    let (pair, store, anna, _) = filled(600).await;
+    let third = pair.third().await;
+    match traffic {
+        Some(traffic) => pair.link.set(traffic).await,
+        None => drop(run(&pair.replica, &["CLIENT", "PAUSE", "60000", "ALL"]).await),
+    }
+    let from = position(&*store).await.revision;
+    for part in 0..40 {
+        let some = (0..500).map(|number| Edit::Create(token(anna, &format!("{part} {number}"))));
+        commit(&*store, tokens(some)).await;
+    }
+    let newest = position(&*store).await;
+    eventually("the third one is in step", || async {
+        run(&third, &["HGET", "{tollgate}:meta", "revision"]).await == newest.revision.to_string()
+    })
+    .await;
+    for _ in 0..6 {
+        let (reader, mut after) = (reader(&pair.primary.url()), from);
+        let (before, of_third, began) = (sent(&pair.primary).await, sent(&third).await, Instant::now());
+        while after < newest.revision {
+            match within("a page", reader.changes(after)).await.expect("reads") {
+                Changes::Page(entries) | Changes::Entries(entries) => {
+                    after = entries.last().expect("progress").revision
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let (from_primary, from_third) = (sent(&pair.primary).await - before, sent(&third).await - of_third);
+        let took = began.elapsed();
+        assert!(from_third > 20_000 * 60 && from_primary < 150_000, "{from_primary} and {from_third} bytes, {took:?}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        let before = scans(&pair.primary).await;
+        is_whole(&reader, &*store).await;
+        assert_eq!(scans(&pair.primary).await, before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_does_not_answer_is_passed_over_for_the_next_one() {
+    the_other_replica_is_read(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_far_behind_is_passed_over_for_the_next_one() {
+    the_other_replica_is_read(Some(Traffic::Stalls)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_lost_its_link_is_passed_over_for_the_next_one() {
+    the_other_replica_is_read(Some(Traffic::Cut)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_with_another_past_is_not_read() {
     let (pair, store, _, first) = filled(600).await;
