@@ -7,7 +7,7 @@ use std::io;
 use std::ops::{Add, Sub};
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
@@ -126,6 +126,12 @@ fn set(timer: &AsyncFd<OwnedFd>, at: Instant) -> Result<(), Box<dyn std::error::
     let once = Itimerspec { it_interval: Timespec::default(), it_value };
     timerfd_settime(timer.get_ref(), TimerfdTimerFlags::ABSTIME, &once)?;
     Ok(())
+}
+
+/// Seconds since 1970, by the wall clock. Expiry is a date, so it goes by that; nothing else that decides does.
+pub(crate) fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -27,12 +27,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use crate::clock::Instant;
+use crate::clock::{Instant, unix_seconds};
 use crate::lock::Mutex;
-use crate::store::{LogEntry, Position, Revision, SnapshotItem, Subject};
+use crate::store::{Epoch, LogEntry, Position, Revision, SnapshotItem, Subject};
 use crate::token::{Digest, Permission, PermissionSet, Role, TokenId, UserId};
 use freshness::Freshness;
-use table::{Basis, Grants, Ledger};
+use table::{Ahead, Basis, Grants, Ledger};
 
 pub use settings::{FreshnessConfig, MaxStaleness};
 
@@ -134,6 +134,8 @@ pub struct Replica {
     grants: Grants,
     /// The most that each role permits, by the role's number.
     limits: [PermissionSet; Role::ALL.len()],
+    /// What is known of later commits than the grants show.
+    ahead: Arc<Ahead>,
     freshness: Freshness,
     ledger: Mutex<Ledger>,
     position: watch::Sender<Option<Position>>,
@@ -152,11 +154,13 @@ impl Replica {
     /// An empty replica, never fresh until the synchroniser has filled it.
     #[must_use]
     pub fn new() -> Self {
+        let ahead = Arc::<Ahead>::default();
         Self {
             grants: table::new_grants(),
             limits: Role::ALL.map(Role::permissions),
             freshness: Freshness::default(),
-            ledger: Mutex::new(Ledger::new()),
+            ledger: Mutex::new(Ledger::new(Arc::clone(&ahead))),
+            ahead,
             position: watch::Sender::new(None),
             divergences: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
@@ -189,8 +193,22 @@ impl Replica {
     #[must_use]
     pub fn permits(&self, digest: &Digest, permission: Permission) -> bool {
         let Some(entry) = self.grants.get(digest) else { return false };
+        let owner = &entry.terms.owner;
         entry.terms.permissions.contains(permission)
-            && entry.terms.owner.role().is_some_and(|role| self.limits[role as usize].contains(permission))
+            && owner.role().is_some_and(|role| self.limits[role as usize].contains(permission))
+            && !(self.ahead.is_any() && self.is_forbidden(digest, owner.id, permission, None))
+    }
+
+    /// Whether a digest that was just found to have this permission does not have it by a commit that is known and not reached
+    /// yet: the replica is not complete, and can say neither yes nor no.
+    #[must_use]
+    pub fn doubts(&self, digest: &Digest, holder: &Holder, permission: Permission) -> bool {
+        self.ahead.is_any() && self.is_forbidden(digest, holder.owner.id, permission, Some(unix_seconds()))
+    }
+
+    fn is_forbidden(&self, digest: &Digest, owner: UserId, permission: Permission, now: Option<i64>) -> bool {
+        let permits = |role: Role| self.limits[role as usize].contains(permission);
+        self.ahead.forbids(digest, owner, permits, permission, now)
     }
 
     /// How long ago the replica was last proven to be at the store's position; `None` before the first time.
@@ -285,8 +303,14 @@ impl Replica {
         checksum
     }
 
-    /// Applies only the revocations of an entry whose turn has not come yet: a revoked digest stays revoked whatever
-    /// was committed before or after.
+    /// Takes what an entry takes away whose turn has not come yet, in this life of the store: a revoked digest stays revoked
+    /// whatever was committed before or after, and whoever can do less is in doubt until the commit is reached.
+    pub fn anticipate(&self, epoch: Epoch, entry: &LogEntry, now: Instant) {
+        let narrowed = self.ledger().anticipate(&self.grants, epoch, entry, now);
+        self.announce(narrowed);
+    }
+
+    /// Applies only the revocations of an entry whose turn is over, or was.
     pub fn revoke(&self, entry: &LogEntry, now: Instant) {
         let narrowed = self.ledger().revoke(&self.grants, entry, now);
         self.announce(narrowed);
@@ -344,6 +368,13 @@ impl Replica {
         self.announce(narrowed);
     }
 
+    /// Everything committed before `as_of` is in the table. What was announced by then and is not, the store has lost: users
+    /// stay so.
+    pub fn reach(&self, as_of: Instant) {
+        let narrowed = self.ledger().reach(as_of);
+        self.announce(narrowed);
+    }
+
     /// Records a proof that the replica held everything committed before `as_of`. Never moves backwards.
     pub fn confirm(&self, as_of: Instant) {
         self.freshness.confirm(as_of);
@@ -353,10 +384,10 @@ impl Replica {
 
     /// Closes a merge of what an earlier run held; `as_of`, if known, is when that was proven last. The replica counts
     /// as ready with its first proof of its own only. Returns the checksum, as [`Replica::checksum`].
-    fn adopt(&self, tombstones: &[(Digest, u32)], as_of: Option<Instant>, now: Instant) -> u64 {
+    fn adopt(&self, tombstones: &[(Digest, u32)], reaches: Revision, as_of: Option<Instant>, now: Instant) -> u64 {
         let checksum = {
             let mut ledger = self.ledger();
-            ledger.adopt(&self.grants, tombstones, now);
+            ledger.adopt(&self.grants, tombstones, reaches, now);
             ledger.checksum()
         };
         if let Some(as_of) = as_of {

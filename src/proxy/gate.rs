@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::Request;
 use http::header::AUTHORIZATION;
@@ -12,7 +12,7 @@ use super::path::normalise;
 use super::refusal::Refusal;
 use super::route::{Access, NoRoute, RouteTable};
 use super::{Limits, Network, Settings, Timeouts, credential, is_configuration};
-use crate::clock::Instant;
+use crate::clock::{Instant, unix_seconds};
 use crate::replica::{Holder, MaxStaleness, Replica};
 use crate::upstream::{Upstream, UpstreamName};
 use crate::worker::alarm::AdmissionTerms;
@@ -112,7 +112,8 @@ impl Gate {
     /// Authenticates by the replica and checks the permission: identity first.
     ///
     /// Yes is said by a replica as stale as the route allows. No is said only by one that is fresh by the general bound
-    /// too: a replica that may be behind cannot know that a token does *not* exist.
+    /// too: a replica that may be behind cannot know that a token does *not* exist. Neither is said where a commit is known
+    /// that takes the yes away, and is not reached yet.
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
@@ -130,6 +131,9 @@ impl Gate {
         if !holder.permissions.contains(permission) {
             return Err(no(Refusal::Permission(permission)));
         }
+        if self.replica.doubts(&digest, &holder, permission) {
+            return Err(Refusal::Stale);
+        }
         Ok(holder)
     }
 
@@ -139,10 +143,4 @@ impl Gate {
         staleness.is_some_and(|staleness| terms.max_staleness.allows(staleness))
             && self.replica.permits(&terms.digest, terms.permission)
     }
-}
-
-/// Expiry is a date, so it goes by the wall clock; nothing else does.
-fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

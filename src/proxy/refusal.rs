@@ -70,7 +70,8 @@ pub enum Refusal {
     /// A good token without the permission.
     #[error("Insufficient permissions: {0} required")]
     Permission(Permission),
-    /// The replica was not proven fresh within the bound, so neither yes nor no can be said.
+    /// The replica was not proven fresh within the bound, or a later change to this token or its owner is known, so neither
+    /// yes nor no can be said.
     #[error("Token registry unavailable")]
     Stale,
     /// The upstream cannot be reached, or does not speak HTTP/1.1.

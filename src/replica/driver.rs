@@ -19,7 +19,8 @@ use crate::chain::chain;
 use crate::clock::{Instant, Timer};
 use crate::lock::Mutex;
 use crate::store::{
-    Bookmark, Feed, LogEntry, NoRegistry, Notice, Position, RECALLS_TAKEN, Revision, SnapshotItem, StoreError, Subject,
+    Bookmark, Epoch, Feed, LogEntry, NoRegistry, Notice, Position, RECALLS_TAKEN, Revision, SnapshotItem, StoreError,
+    Subject,
 };
 
 /// Longest wait for the change log. It is bounded, so this is a dead connection.
@@ -512,6 +513,10 @@ impl Table for ReplicaTable<'_> {
         self.replica.revoke(entry, now);
     }
 
+    fn anticipate(&mut self, epoch: Epoch, entry: &LogEntry, now: Instant) {
+        self.replica.anticipate(epoch, entry, now);
+    }
+
     fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         tracing::debug!(subjects = subjects.len(), found = found.len(), "making up for lost writes");
         self.replica.repair(subjects, found)
@@ -522,6 +527,7 @@ impl Table for ReplicaTable<'_> {
     }
 
     fn confirm(&mut self, as_of: Instant) {
+        self.replica.reach(as_of);
         let Some((from, until)) = self.counts_from.zip(self.counts_until) else { return };
         let as_of = as_of.min(until);
         if as_of < from {

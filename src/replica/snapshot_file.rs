@@ -217,7 +217,8 @@ impl SnapshotFile {
                 let away = moment(trailer.saved).map_or(0, |saved| now.duration_since(saved).as_secs());
                 let away = u32::try_from(away).unwrap_or(u32::MAX);
                 let aged: Vec<_> = tombstones.iter().map(|(digest, age)| (*digest, age.saturating_add(away))).collect();
-                let found = self.replica.adopt(&aged, as_of, now);
+                let reaches = trailer.position.map_or(Revision(u64::MAX), |(_, reaches)| reaches);
+                let found = self.replica.adopt(&aged, reaches, as_of, now);
                 let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let grants = self.replica.grants.len();
                 let revision = trailer.position.map(|(position, _)| position.revision.0);

@@ -28,7 +28,10 @@
 //! - **A position below ours is a regression only if it was asked for after we got there.** Answers and notices travel
 //!   separately and overtake each other.
 //! - **Revocations do not wait for their turn**, nor are they ever too late. A notice that is not the next one is
-//!   searched for them at once.
+//!   searched for them at once. Nor does what else is narrowed, which holds until its turn, or until a proof was asked for
+//!   that would show it: what the table does not have by then, the store has lost.
+//! - **What was read is never undone by what came before it.** A snapshot, or what was read again, is later than log entries
+//!   that are applied over it. Where these let in more, what was read goes on to count until the next proof.
 //! - **Absence proves revocation only within one unbroken history**: the snapshot continues the epoch and revision that
 //!   the replica was settled at, and nothing pointed to a store that lost writes. Whether it is unbroken cannot be read
 //!   off the log, which is gone. What remains is a store that loses writes, comes back to our revision by other commits,
@@ -50,8 +53,11 @@ use crate::store::{Changes, Epoch, Head, LogEntry, Notice, Position, Probe, Revi
 pub trait Table {
     /// Applies the next entry; returns the checksum of what the store holds after it, as far as the table knows.
     fn apply(&mut self, entry: &LogEntry, now: Instant) -> u64;
-    /// Applies only the revocations of an entry that is not the next one.
+    /// Applies only the revocations of an entry that was applied before, or may have been.
     fn revoke(&mut self, entry: &LogEntry, now: Instant);
+    /// Takes what an entry of this epoch takes away, whose turn has not come: its revocations for good, and what else it
+    /// narrows until it is applied or something is confirmed as of a later moment.
+    fn anticipate(&mut self, epoch: Epoch, entry: &LogEntry, now: Instant);
     /// The store has lost writes about these, and shows them as `found`, or no longer; returns the checksum, as `apply`.
     /// That one is gone does not say that it was revoked.
     fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], now: Instant) -> u64;
@@ -483,21 +489,26 @@ fn take_notice<T: Table>(
             if synced.is_next(entry) {
                 return synced.apply(entry, scene);
             }
-            // Also when its turn is long past: what was mixed into a snapshot may be of a store that has lost it since.
-            scene.table.revoke(entry, scene.now);
             if entry.revision > synced.revision() {
+                scene.table.anticipate(*epoch, entry, scene.now);
                 synced.announced = synced.announced.max(entry.revision);
             } else if synced.history.at(entry.revision).is_some_and(|stated| stated.head != entry.head) {
                 // Not a repetition: the store has another past than we have.
+                scene.table.anticipate(*epoch, entry, scene.now);
                 *probe_wanted = true;
+            } else {
+                // Though its turn is long past: what was mixed into a snapshot may be of a store that has lost it since.
+                scene.table.revoke(entry, scene.now);
             }
         }
         // Late news from an epoch that ended, or first news from one that began: only the position shows.
-        (Notice::Committed { entry, .. }, State::Synced(_)) => {
-            scene.table.revoke(entry, scene.now);
+        (Notice::Committed { epoch, entry }, State::Synced(_)) => {
+            scene.table.anticipate(*epoch, entry, scene.now);
             *probe_wanted = true;
         }
-        (Notice::Committed { entry, .. }, State::Unsynced { .. }) => scene.table.revoke(entry, scene.now),
+        (Notice::Committed { epoch, entry }, State::Unsynced { .. }) => {
+            scene.table.anticipate(*epoch, entry, scene.now);
+        }
     }
     Ok(())
 }

@@ -8,6 +8,8 @@
 //! The checksum covers what the *store* holds, as far as the current generation has seen it: also grants that are
 //! suppressed here because their digest has a tombstone.
 
+mod ahead;
+
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, BuildHasherDefault};
 use std::sync::Arc;
@@ -22,6 +24,9 @@ use super::tombstone::{self, Tombstones};
 use crate::clock::Instant;
 use crate::store::{Change, CommitId, LogEntry, Revision, SnapshotItem, Stamp, Subject};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
+use ahead::Reread;
+
+pub(super) use ahead::Ahead;
 
 /// What requests look digests up in.
 pub(super) type Grants = DashMap<Digest, Entry, BuildHasherDefault<DigestHasher>>;
@@ -82,6 +87,9 @@ pub(super) struct Ledger {
     applied: Revision,
     /// Entries of the latest snapshot that could not be read.
     damaged: u64,
+    /// What requests look at beside the grants.
+    ahead: Arc<Ahead>,
+    reread: Reread,
 }
 
 /// A user as the writer sees it.
@@ -185,7 +193,7 @@ pub(super) struct Counts {
 }
 
 impl Ledger {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(ahead: Arc<Ahead>) -> Self {
         Self {
             owners: HashMap::new(),
             suppressed: HashMap::default(),
@@ -197,6 +205,8 @@ impl Ledger {
             mended: 0,
             applied: Revision::default(),
             damaged: 0,
+            ahead,
+            reread: Reread::default(),
         }
     }
 
@@ -260,6 +270,7 @@ impl Ledger {
                 std::thread::yield_now();
             }
         }
+        self.ahead.release_applied(entry);
         narrowed
     }
 
@@ -315,11 +326,12 @@ impl Ledger {
         self.checksum = 0;
         self.applied = Revision::default();
         self.damaged = 0;
+        self.reread = Reread::All { up_to: Revision(u64::MAX) };
     }
 
     /// Takes one item of a snapshot. An item may come twice.
     pub(super) fn merge(&mut self, grants: &Grants, item: &SnapshotItem) -> bool {
-        match item {
+        let narrowed = match item {
             SnapshotItem::Begin(expected) => {
                 self.begin_merge();
                 make_room(grants, *expected);
@@ -339,7 +351,11 @@ impl Ledger {
                 }
                 false
             }
+        };
+        if let Some(subject) = item.subject() {
+            self.ahead.forget_reading(&subject);
         }
+        narrowed
     }
 
     /// The store has lost writes about these, and shows them as `found`, or no longer. What is gone may come again: it was
@@ -347,6 +363,7 @@ impl Ledger {
     pub(super) fn repair(&mut self, grants: &Grants, subjects: &[Subject], found: &[SnapshotItem]) -> bool {
         self.mended += 1;
         self.applied = Revision::default();
+        self.reread.extend(subjects);
         let shown: HashSet<Subject> = found.iter().filter_map(SnapshotItem::subject).collect();
         let gone = subjects.iter().filter(|subject| !shown.contains(subject));
         let narrowed = gone.fold(false, |narrowed, subject| self.forget(grants, subject) | narrowed);
@@ -355,10 +372,12 @@ impl Ledger {
 
     /// Removes what the store no longer has.
     fn forget(&mut self, grants: &Grants, subject: &Subject) -> bool {
-        match subject {
+        let narrowed = match subject {
             Subject::Token(digest) => self.take_grant(grants, digest),
             Subject::User(id) => self.remove_owner(*id),
-        }
+        };
+        self.ahead.forget_reading(subject);
+        narrowed
     }
 
     /// Removes what the current generation has not seen. With `absence_proves`, what is gone since the last sweep was
@@ -391,13 +410,15 @@ impl Ledger {
         narrowed
     }
 
-    /// Closes a merge of what an earlier run held, with its tombstones and their ages in seconds, the oldest first.
-    pub(super) fn adopt(&mut self, grants: &Grants, tombstones: &[(Digest, u32)], now: Instant) {
+    /// Closes a merge of what an earlier run held, which mixes in commits up to `reaches`, with its tombstones and their ages in
+    /// seconds, the oldest first.
+    pub(super) fn adopt(&mut self, grants: &Grants, tombstones: &[(Digest, u32)], reaches: Revision, now: Instant) {
         for (digest, age) in tombstones {
             self.refuse_aged(grants, digest, *age, now);
         }
         self.tombstones.expire(now);
         self.proven = self.generation;
+        self.reread = Reread::All { up_to: reaches };
     }
 
     /// What there is to go by, and the latest entry of the log that was applied to it.
@@ -425,6 +446,7 @@ impl Ledger {
     }
 
     fn change(&mut self, grants: &Grants, change: &Change, stamp: Stamp, now: Instant) -> bool {
+        self.retain_later(grants, change, stamp);
         match change {
             Change::PutGrant(digest, grant) => self.put_grant(grants, *digest, grant),
             Change::RemoveGrant(digest) => self.remove_grant(grants, digest, now),
@@ -488,13 +510,25 @@ impl Ledger {
         let shown = owner.enabled.then_some(owner.role);
         let seen = slot.held.or(known).filter(|seen| seen.is_lost_to(stamp) && seen.role < shown)?;
         if slot.held.is_none() {
-            tracing::error!(
-                user = owner.name,
-                "the store has lost that this user was disabled or given a weaker role: it stays so here until a \
-                 command changes the user"
-            );
+            log_lost(&owner.name);
         }
         Some(seen)
+    }
+
+    /// Holds a user to what was announced, if the store has lost that, and no other commit has touched the user since:
+    /// whether that is older or newer, nobody knows.
+    fn hold_if_lost(&mut self, id: UserId, seen: Seen, since: Option<Stamp>) -> bool {
+        let Some(slot) = self.owners.get_mut(&id) else { return false };
+        let is_lost = |known: &Known| Some(known.stamp) == since && seen.is_lost_to(known.stamp);
+        if slot.known.filter(is_lost).is_none() || seen.role >= slot.entry.role() {
+            return false;
+        }
+        if slot.held.is_none() {
+            log_lost(slot.entry.name());
+        }
+        slot.held = Some(seen);
+        slot.entry.set_role(seen.role);
+        true
     }
 
     fn put_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner, stamp: Stamp, held: Option<Seen>) -> bool {
@@ -557,6 +591,14 @@ impl Ledger {
             self.owners.remove(&id);
         }
     }
+}
+
+fn log_lost(user: &str) {
+    tracing::error!(
+        user,
+        "the store has lost that this user was disabled or given a weaker role: it stays so here until a command changes \
+         the user"
+    );
 }
 
 /// Names never change within a store. If another store knows the same user by another name, no request may go on under

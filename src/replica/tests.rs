@@ -6,6 +6,8 @@ use crate::clock::Instant;
 use crate::store::{Change, CommitId, Head, Revision, Stamp, Subject};
 use crate::token::{Grant, Owner};
 
+mod ahead;
+
 fn digest(number: u8) -> Digest {
     Digest::of(&[number])
 }

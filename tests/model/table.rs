@@ -3,7 +3,7 @@
 use tollgate::clock::Instant;
 
 use tollgate::replica::sync::Table;
-use tollgate::store::{Change, LogEntry, Revision, SnapshotItem, Subject};
+use tollgate::store::{Change, Epoch, LogEntry, Revision, SnapshotItem, Subject};
 
 use crate::world::{self, Tokens};
 
@@ -110,6 +110,11 @@ impl Table for Held {
                 self.refuse(world::token(digest));
             }
         }
+    }
+
+    /// There is nothing else here that could be narrowed.
+    fn anticipate(&mut self, _epoch: Epoch, entry: &LogEntry, now: Instant) {
+        self.revoke(entry, now);
     }
 
     fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {

@@ -445,6 +445,9 @@ impl Table for PlainTable<'_> {
     fn revoke(&mut self, entry: &LogEntry, now: Instant) {
         self.0.revoke(entry, now);
     }
+    fn anticipate(&mut self, epoch: Epoch, entry: &LogEntry, now: Instant) {
+        self.0.anticipate(epoch, entry, now);
+    }
     fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         self.0.repair(subjects, found)
     }
@@ -452,6 +455,7 @@ impl Table for PlainTable<'_> {
         self.0.sweep(absence_proves, now);
     }
     fn confirm(&mut self, as_of: Instant) {
+        self.0.reach(as_of);
         self.0.confirm(as_of);
     }
 }

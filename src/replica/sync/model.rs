@@ -11,9 +11,15 @@ use proptest::prelude::*;
 use super::*;
 use crate::replica::Replica;
 use crate::store::{Change, CommitId, SnapshotItem, Stamp};
-use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
+use crate::token::permission::HEARTBEAT_WRITE;
+use crate::token::{Digest, Grant, Owner, Permission, PermissionSet, Role, TokenId, UserId};
 
 const USERS: u64 = 4;
+
+/// What requests need: all grants have the first, and only Administrators may have the second.
+fn permissions() -> [Permission; 2] {
+    [HEARTBEAT_WRITE, "users:read".parse().expect("a permission")]
+}
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -80,6 +86,14 @@ impl Content {
                 Change::RemoveOwner(id) => drop(self.owners.remove(&id.to_u64())),
             }
         }
+    }
+
+    fn lets_in(&self, token: u64, permission: Permission) -> bool {
+        self.grants.get(&token).is_some_and(|grant| {
+            let owner = self.owners.get(&grant.owner.to_u64());
+            let is_able = |(owner, _): &(Owner, _)| owner.enabled && owner.role.permissions().contains(permission);
+            grant.permissions.contains(permission) && owner.is_some_and(is_able)
+        })
     }
 
     fn checksum(&self) -> u64 {
@@ -179,7 +193,8 @@ impl ModelStore {
         self.become_node(node, time);
     }
 
-    fn changes(&self, after: Revision) -> Changes {
+    /// At most so many entries at once.
+    fn changes(&self, after: Revision, limit: usize) -> Changes {
         let mut entries = Vec::new();
         let mut node = self.now();
         if node.position.revision < after {
@@ -193,7 +208,17 @@ impl ModelStore {
             entries.insert(0, LogEntry::clone(entry));
             node = &self.nodes[parent];
         }
+        if entries.len() > limit {
+            entries.truncate(limit);
+            return Changes::Page(entries);
+        }
         Changes::Entries(entries)
+    }
+
+    /// Whether this commit led to a node.
+    fn has_come_by(&self, node: usize, id: CommitId) -> bool {
+        let mut past = std::iter::successors(Some(node), |node| self.nodes[*node].parent);
+        past.any(|node| self.nodes[node].entry.as_ref().is_some_and(|entry| entry.id == id))
     }
 
     fn ancestor(&self, latest: Revision, heads: &[Head]) -> Option<Revision> {
@@ -256,7 +281,72 @@ struct Sim {
     time: u64,
     /// What the replica was notified is removed.
     removed: BTreeSet<Digest>,
+    /// What it knows of commits that it has not reached.
+    ahead: Vec<Ahead>,
+    /// Where the store was when it answered what it has of some subjects.
+    found_at: usize,
     confirmed: Option<u64>,
+}
+
+/// What a subject is at a commit that the replica has a notice of, or has read, and not reached.
+#[derive(Debug)]
+struct Ahead {
+    subject: Subject,
+    /// `None`: it is not there.
+    item: Option<SnapshotItem>,
+    from: Source,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Notice {
+        epoch: Epoch,
+        stamp: Stamp,
+        received: Instant,
+    },
+    /// When the store was at this node.
+    Reading(usize),
+}
+
+impl Ahead {
+    fn is_reading_of(&self, subject: &Subject) -> bool {
+        self.subject == *subject && matches!(self.from, Source::Reading(_))
+    }
+
+    /// Whether a token of this user may have this permission by it.
+    fn lets_in(&self, token: &Digest, user: UserId, permission: Permission) -> bool {
+        match (&self.subject, &self.item) {
+            (Subject::User(id), _) if *id != user => true,
+            (Subject::Token(other), _) if other != token => true,
+            (_, Some(SnapshotItem::Owner(_, owner, _))) => {
+                owner.enabled && owner.role.permissions().contains(permission)
+            }
+            (_, Some(SnapshotItem::Grant(_, grant))) => grant.permissions.contains(permission),
+            _ => false,
+        }
+    }
+}
+
+/// What a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Yes(UserId),
+    No,
+    Neither,
+}
+
+impl Replica {
+    /// As the gate decides.
+    fn answer(&self, digest: &Digest, permission: Permission) -> Answer {
+        match self.lookup(digest) {
+            Some(holder) if holder.permissions.contains(permission) => {
+                let is_in_doubt = self.doubts(digest, &holder, permission);
+                assert!(!(is_in_doubt && self.permits(digest, permission)) || holder.expires_at.is_some());
+                if is_in_doubt { Answer::Neither } else { Answer::Yes(holder.owner.id) }
+            }
+            Some(_) | None => Answer::No,
+        }
+    }
 }
 
 /// The real table, with every proof checked against the store.
@@ -264,6 +354,8 @@ struct Checked<'a> {
     replica: &'a Replica,
     store: &'a ModelStore,
     removed: &'a mut BTreeSet<Digest>,
+    ahead: &'a mut Vec<Ahead>,
+    found_at: usize,
     start: Instant,
     confirmed: Option<u64>,
 }
@@ -280,6 +372,12 @@ impl Checked<'_> {
 impl Table for Checked<'_> {
     fn apply(&mut self, entry: &LogEntry, now: Instant) -> u64 {
         self.note_removals(entry);
+        let subjects: Vec<_> = entry.changes.iter().map(Change::subject).collect();
+        self.ahead.retain(|ahead| match ahead.from {
+            Source::Notice { stamp, .. } => stamp != entry.stamp(),
+            // What comes after it counts.
+            Source::Reading(node) => !subjects.contains(&ahead.subject) || self.store.has_come_by(node, entry.id),
+        });
         self.replica.apply(entry, now)
     }
 
@@ -288,7 +386,38 @@ impl Table for Checked<'_> {
         self.replica.revoke(entry, now);
     }
 
+    fn anticipate(&mut self, epoch: Epoch, entry: &LogEntry, now: Instant) {
+        self.note_removals(entry);
+        for change in &entry.changes {
+            let item = match change {
+                Change::PutOwner(id, owner) => SnapshotItem::Owner(*id, owner.clone(), entry.stamp()),
+                Change::PutGrant(digest, grant) => SnapshotItem::Grant(*digest, *grant),
+                Change::RemoveGrant(_) | Change::RemoveOwner(_) => continue,
+            };
+            let (subject, stamp) = (change.subject(), entry.stamp());
+            let earlier = |before: &Ahead| match before.from {
+                Source::Notice { epoch: of, stamp, .. } if before.subject == subject && of == epoch => Some(stamp),
+                Source::Notice { .. } | Source::Reading(_) => None,
+            };
+            // It says all that an earlier one said.
+            self.ahead.retain(|before| earlier(before).is_none_or(|earlier| earlier.revision >= stamp.revision));
+            if self.ahead.iter().filter_map(earlier).all(|known| known != stamp) {
+                self.ahead.push(Ahead {
+                    subject,
+                    item: Some(item),
+                    from: Source::Notice { epoch, stamp, received: now },
+                });
+            }
+        }
+        self.replica.anticipate(epoch, entry, now);
+    }
+
     fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
+        for subject in subjects {
+            self.ahead.retain(|before| !before.is_reading_of(subject));
+            let item = found.iter().find(|item| item.subject() == Some(*subject)).cloned();
+            self.ahead.push(Ahead { subject: *subject, item, from: Source::Reading(self.found_at) });
+        }
         self.replica.repair(subjects, found)
     }
 
@@ -297,6 +426,8 @@ impl Table for Checked<'_> {
     }
 
     fn confirm(&mut self, as_of: Instant) {
+        self.replica.reach(as_of);
+        self.ahead.retain(|ahead| matches!(ahead.from, Source::Notice { received, .. } if received > as_of));
         let as_of = u64::try_from((as_of - self.start).as_millis()).expect("milliseconds");
         let checksum = self.replica.checksum();
         assert!(self.store.was_current_since(checksum, as_of), "fresh as of {as_of}, but the store was elsewhere");
@@ -344,14 +475,17 @@ impl Sim {
             start: Instant::now(),
             time: 0,
             removed: BTreeSet::new(),
+            ahead: Vec::new(),
+            found_at: 0,
             confirmed: None,
         }
     }
 
     fn on(&mut self, input: Input) {
         let now = self.start + Duration::from_millis(self.time);
-        let (replica, store, removed) = (&self.replica, &self.store, &mut self.removed);
-        let mut table = Checked { replica, store, removed, start: self.start, confirmed: None };
+        let (replica, store, removed, ahead) = (&self.replica, &self.store, &mut self.removed, &mut self.ahead);
+        let (start, found_at) = (self.start, self.found_at);
+        let mut table = Checked { replica, store, removed, ahead, found_at, start, confirmed: None };
         let step = self.machine.on(input, now, &mut table);
         self.confirmed = table.confirmed.or(self.confirmed);
         for finding in step.findings {
@@ -372,6 +506,28 @@ impl Sim {
         }
         for digest in &self.removed {
             assert!(self.replica.lookup(digest).is_none(), "a revoked token authenticates");
+        }
+        for token in 0..self.store.tokens {
+            permissions().into_iter().for_each(|permission| self.check_answer(token, permission));
+        }
+    }
+
+    /// Nobody is let in whom a commit that is known does not let in; and nobody is refused who was let in at every moment
+    /// since the last proof.
+    fn check_answer(&self, token: u64, permission: Permission) {
+        match self.replica.answer(&digest(token), permission) {
+            Answer::Yes(user) => {
+                let ahead = self.ahead.iter().find(|ahead| !ahead.lets_in(&digest(token), user, permission));
+                assert!(ahead.is_none(), "token {token} is let in with {permission} in spite of {ahead:?}");
+            }
+            Answer::No if !self.store.has_lost => {
+                let since = self.confirmed.unwrap_or_default();
+                let was_so = |node: &Node| {
+                    node.until.is_none_or(|until| until >= since) && !node.content.lets_in(token, permission)
+                };
+                assert!(self.store.nodes.iter().any(was_so), "token {token} is blamed: {permission} since {since}");
+            }
+            Answer::No | Answer::Neither => {}
         }
     }
 
@@ -473,9 +629,14 @@ impl Sim {
         let store = &self.store;
         match &mut self.under_way {
             Some(UnderWay::Position(answer)) => *answer = Some(store.now().position),
-            Some(UnderWay::Changes(after, answer)) => *answer = Some(store.changes(*after)),
+            Some(UnderWay::Changes(after, answer)) => {
+                *answer = Some(store.changes(*after, 1 + usize::from(keys % 8)));
+            }
             Some(UnderWay::Ancestor(latest, heads, answer)) => *answer = Some(store.ancestor(*latest, heads)),
-            Some(UnderWay::Items(subjects, answer)) => *answer = Some(store.items(subjects)),
+            Some(UnderWay::Items(subjects, answer)) => {
+                *answer = Some(store.items(subjects));
+                self.found_at = store.current;
+            }
             Some(UnderWay::Snapshot { base, cursor, done }) => {
                 base.get_or_insert(store.now().position);
                 *cursor = cursor.saturating_sub(u64::from(keys % 3));
@@ -494,6 +655,9 @@ impl Sim {
                     };
                     if let Some(item) = item {
                         self.replica.merge(&item);
+                        let subject = item.subject().expect("an owner or a grant");
+                        self.ahead.retain(|before| !before.is_reading_of(&subject));
+                        self.ahead.push(Ahead { subject, item: Some(item), from: Source::Reading(store.current) });
                     }
                 }
                 *cursor = to;

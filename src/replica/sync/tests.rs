@@ -43,6 +43,7 @@ fn committed(epoch: Epoch, entry: LogEntry) -> Input {
 enum Call {
     Apply(u64),
     Revoke(u64),
+    Anticipate(u64),
     /// What was read again, and of it what was found.
     Mend(Vec<Subject>, Vec<SnapshotItem>),
     Sweep {
@@ -69,6 +70,10 @@ impl Table for Recorder {
 
     fn revoke(&mut self, entry: &LogEntry, _now: Instant) {
         self.calls.push(Call::Revoke(entry.revision.0));
+    }
+
+    fn anticipate(&mut self, _epoch: Epoch, entry: &LogEntry, _now: Instant) {
+        self.calls.push(Call::Anticipate(entry.revision.0));
     }
 
     fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
@@ -206,14 +211,14 @@ fn a_repeated_notice_only_revokes_again() {
 }
 
 #[test]
-fn a_gap_reads_the_log_and_revokes_ahead_of_it() {
+fn a_gap_reads_the_log_and_takes_away_ahead_of_it() {
     let mut scene = Scene::settled(5);
     scene.calls();
     assert_eq!(scene.on(notice(7)), reads(Read::Changes { after: Revision(5) }));
     assert_eq!(scene.on(notice(9)), idle(), "one read at a time");
     assert_eq!(scene.on(entries(6..=8)), reads(Read::Changes { after: Revision(8) }));
     let calls = scene.calls();
-    assert_eq!(calls, [Call::Revoke(7), Call::Revoke(9), Call::Apply(6), Call::Apply(7), Call::Apply(8)]);
+    assert_eq!(calls, [Call::Anticipate(7), Call::Anticipate(9), Call::Apply(6), Call::Apply(7), Call::Apply(8)]);
     assert_eq!(scene.on(notice(9)), idle());
     assert_eq!(scene.on(entries(9..=9)), idle(), "what notices brought meanwhile is not applied again");
     assert_eq!(scene.calls(), [Call::Apply(9)]);
@@ -351,7 +356,7 @@ fn another_past_under_a_known_revision_is_asked_about() {
     scene.calls();
     let other = LogEntry { head: Head(1), ..entry(6) };
     assert_eq!(scene.on(committed(EPOCH, other)), reads(Read::Position));
-    assert_eq!(scene.calls(), [Call::Revoke(6)]);
+    assert_eq!(scene.calls(), [Call::Anticipate(6)]);
 }
 
 #[test]
@@ -359,7 +364,7 @@ fn another_epoch_resyncs_but_only_the_position_can_tell() {
     let mut scene = Scene::settled(5);
     scene.calls();
     assert_eq!(scene.on(committed(Epoch(2), entry(6))), reads(Read::Position));
-    assert_eq!(scene.calls(), [Call::Revoke(6)], "a revocation is one in any epoch");
+    assert_eq!(scene.calls(), [Call::Anticipate(6)], "a revocation is one in any epoch");
     assert_eq!(scene.on(Input::Position(at(5).into())), idle(), "it was late news of an old epoch");
     scene.probe();
     let other = Position { epoch: Epoch(2), ..at(5) };
@@ -558,12 +563,12 @@ fn what_is_absent_after_a_truncated_log_was_revoked_since_an_earlier_run_too() {
 }
 
 #[test]
-fn during_a_snapshot_only_revocations_are_taken_from_notices() {
+fn during_a_snapshot_only_what_takes_away_is_taken_from_notices() {
     let mut scene = Scene::new();
     scene.on(Input::Tick);
     scene.on(Input::Position(at(5).into()));
     assert_eq!((scene.on(notice(6)), scene.on(Input::Notice(Notice::Moved))), (idle(), idle()));
-    assert_eq!(scene.calls(), [Call::Revoke(6)]);
+    assert_eq!(scene.calls(), [Call::Anticipate(6)]);
 }
 
 #[test]

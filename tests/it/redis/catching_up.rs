@@ -2,7 +2,8 @@
 
 use tollgate::clock::Instant;
 use tollgate::replica::{Replica, driver};
-use tollgate::store::{Position, Revision};
+use tollgate::store::{Position, Revision, Versioned};
+use tollgate::token::{Permission, TokenRecord, UserRecord, UserStatus};
 
 use super::*;
 use crate::conformance::{commit, token, tokens, user, users};
@@ -32,6 +33,15 @@ impl Remote {
         let level = tokio::time::timeout(patience, at.wait_for(|at| *at == Some(position)));
         assert!(level.await.is_ok(), "not level within {patience:?}: {:?}", self.replica);
         began.elapsed()
+    }
+}
+
+impl Remote {
+    /// Whether a heartbeat with this token is let in. `None`: that is in doubt.
+    fn lets_in(&self, token: &TokenRecord) -> Option<bool> {
+        let permission: Permission = "heartbeat:write".parse().expect("a permission");
+        let Some(holder) = self.replica.lookup(&token.digest) else { return Some(false) };
+        (!self.replica.doubts(&token.digest, &holder, permission)).then_some(true)
     }
 }
 
@@ -120,4 +130,42 @@ async fn a_snapshot_goes_on_where_it_broke_off() {
     assert_eq!(remote.replica.status().grants, 20_000);
     assert!(remote.relay.carried() < 2 * 20_000 * 100, "{} bytes", remote.relay.carried());
     assert!(target.revision > Revision(1));
+}
+
+/// What comes before it in the log takes the line many seconds. Who is enabled again meanwhile, which nobody announces, is not
+/// blamed for it: the sidecar knows that it is behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_narrows_a_user_is_heeded_before_the_log_that_comes_first() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let (anna, berta, carla) = (user("anna"), user("berta"), user("carla"));
+    let version = commit(&*store, users([&anna, &berta, &carla].map(|user| Edit::Create(user.clone())))).await.id;
+    let (hers, carlas) = (token(berta.id, "hers"), token(carla.id, "carla's"));
+    commit(&*store, tokens([&hers, &carlas].map(|token| Edit::Create(token.clone())))).await;
+    let remote = Remote::start(&server, Traffic::Flows).await;
+    remote.is_level(position(&*store).await, Duration::from_secs(10)).await;
+    remote.relay.set(Traffic::Thin { delay: Duration::from_millis(20), bytes_per_second: 30_000 }).await;
+    import(&*store, anna.id, 8_000).await;
+
+    let set = async |record: &UserRecord, version, status| {
+        let (before, after) = (record.clone(), UserRecord { status, ..record.clone() });
+        let version = commit(&*store, users([Edit::Update { before: Versioned { record: before, version }, after }]));
+        (UserRecord { status, ..record.clone() }, version.await.id)
+    };
+    let mut narrowed = remote.replica.narrowed();
+    let (carla, carlas_version) = set(&carla, version, UserStatus::Disabled).await;
+    set(&carla, carlas_version, UserStatus::Active).await;
+    set(&berta, version, UserStatus::Disabled).await;
+    let both = [&hers, &carlas];
+    let in_doubt = narrowed.wait_for(|_| both.iter().all(|token| remote.lets_in(token).is_none()));
+    let is_heeded = tokio::time::timeout(Duration::from_secs(10), in_doubt).await.is_ok();
+    assert!(is_heeded, "it waits for its turn: {:?}", remote.replica);
+    let target = position(&*store).await;
+    assert_ne!(*remote.replica.position().borrow(), Some(target), "it was too fast to show");
+
+    remote.relay.heal().await;
+    remote.is_level(target, Duration::from_secs(30)).await;
+    assert_eq!(both.map(|token| remote.lets_in(token)), [Some(false), Some(true)]);
+    let status = remote.replica.status();
+    assert_eq!((status.resyncs, status.held), (0, 0));
 }

@@ -4,7 +4,7 @@ use tollgate::clock::Instant;
 use tollgate::registry::Registry;
 use tollgate::replica::{Replica, driver};
 use tollgate::store::Versioned;
-use tollgate::token::{Role, TokenRecord, UserId, UserRecord, UserStatus};
+use tollgate::token::{Permission, Role, TokenRecord, UserId, UserRecord, UserStatus};
 
 use super::identity::{keep, lose};
 use super::*;
@@ -265,4 +265,48 @@ async fn forks_one_after_the_other_and_while_catching_up() {
     let (found, resyncs) = sidecar.found();
     assert!(found >= forks, "{found} of {forks}");
     assert_eq!(resyncs, 0, "nothing was read whole");
+}
+
+/// A user was seen disabled, by a write that was lost. What the store has of her now was read again at once, and then comes a
+/// log over a thin line in which she is enabled for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_again_is_not_undone_by_the_log_before_it() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let registry = Registry::new(Arc::clone(&store));
+    registry.init(&operator(), "olga").await.expect("initialises");
+    let [vera, anna] = ["vera", "anna"].map(user);
+    commit(&*store, users([vera.clone(), anna.clone()].map(Edit::Create))).await;
+    let hers = import(&*store, anna.id, "hers", 1).await.remove(0);
+    let sidecar = Remote::start(&server).await;
+    sidecar.is_level(&*store).await;
+    let set = async |status| registry.set_status(&operator(), "anna", status).await.expect("sets");
+    keep(&server);
+    set(UserStatus::Disabled).await;
+    sidecar.is_level(&*store).await;
+    assert!(!sidecar.knows(&hers));
+    sidecar.relay.set(Traffic::Cut).await;
+    lose(&server);
+    set(UserStatus::Disabled).await;
+    set(UserStatus::Active).await;
+    import(&*store, vera.id, "imported", 4_000).await;
+    set(UserStatus::Disabled).await;
+
+    let target = position(&*store).await;
+    sidecar.relay.set(Traffic::Thin { delay: Duration::from_millis(5), bytes_per_second: 100_000 }).await;
+    let permission: Permission = "heartbeat:write".parse().expect("a permission");
+    let (mut looks, mut in_doubt) = (tokio::time::interval(Duration::from_millis(1)), 0);
+    let watch = async {
+        while sidecar.replica.status().position != Some(target) {
+            looks.tick().await;
+            if let Some(holder) = sidecar.replica.lookup(&hers.digest) {
+                assert!(sidecar.replica.doubts(&hers.digest, &holder, permission), "she is let in");
+                in_doubt += 1;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), watch).await.expect("level");
+    assert!(in_doubt > 0, "it was too fast to show");
+    assert!(!sidecar.knows(&hers));
+    assert_eq!(sidecar.found(), (1, 0), "nothing was read whole");
 }

@@ -128,7 +128,7 @@ fn a_notice_of_another_history_leads_to_the_fork_at_once_and_is_no_reason_to_app
     let (mut scene, old) = live();
     let new = line(old[1].1, 108..=109);
     assert_eq!(scene.on(committed(EPOCH, new[1].0.clone())), reads(Read::Changes { after: Revision(8) }));
-    assert_eq!(scene.calls(), [Call::Revoke(9)]);
+    assert_eq!(scene.calls(), [Call::Anticipate(9)]);
     assert_eq!(scene.on(log(&new[1..])), finds(Finding::Forked(Revision(9))));
 }
 
@@ -267,13 +267,13 @@ fn another_epoch_ends_a_repair() {
 }
 
 #[test]
-fn during_a_repair_only_revocations_are_taken_from_notices() {
+fn during_a_repair_only_what_takes_away_is_taken_from_notices() {
     let (mut scene, old) = live();
     repaired(&mut scene, &old[..2], [8]);
     scene.calls();
     let new = line(old[1].1, 108..=108);
     assert_eq!(scene.on(committed(EPOCH, new[0].0.clone())), idle());
-    assert_eq!(scene.calls(), [Call::Revoke(8)]);
+    assert_eq!(scene.calls(), [Call::Anticipate(8)]);
 }
 
 /// A store whose entries contradict its checksum does so after a repair too.
