@@ -152,6 +152,19 @@ pub(crate) async fn narrow(oracle: &mut Oracle, random: &mut Random) {
     });
 }
 
+/// Disables a user who has tokens, and enables them again at once.
+pub(crate) async fn blink(oracle: &mut Oracle, random: &mut Random) {
+    let active = oracle.model.tokens.values().filter(|token| token.life == Life::Active);
+    let owners: Vec<_> = active.map(|token| token.owner.clone()).collect();
+    let owners = owners.into_iter().filter(|owner| oracle.model.users.get(owner).is_some_and(|user| user.enabled));
+    let Some(user) = random.one_of(&owners.collect::<Vec<_>>()).filter(|_| !oracle.in_doubt) else { return };
+    // What fails is in the history.
+    if oracle.set_enabled(&user, false).await.is_ok() {
+        tokio::time::sleep(random.time(0, 30)).await;
+        drop(oracle.set_enabled(&user, true).await);
+    }
+}
+
 async fn create(oracle: &mut Oracle, random: &mut Random) -> Result<(), RegistryError> {
     if names(oracle, |life| life == Life::Active).len() >= TOKENS {
         return Ok(());

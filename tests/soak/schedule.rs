@@ -207,14 +207,22 @@ async fn slow_lines(stage: &mut Stage, random: &mut Random) -> Result<(), String
         false => ("slow lines", Impact::None),
     };
     let fault = stage.breaks(name, None, impact);
+    let bait = stage.lay_bait().await?;
     for relay in &stage.relays[..SIDECARS] {
         relay.set(traffic).await;
     }
     if imports {
         stage.import(500 + random.below(2000)).await?;
     }
+    stage.takes_away(bait).await?;
     stage.keeps_up(RECOVERY * 3).await?;
-    tokio::time::sleep(random.time(100, 3000)).await;
+    let until = Instant::now() + random.time(100, 3000);
+    while Instant::now() < until {
+        for world in stage.operators() {
+            operator::blink(&mut *world.lock().await, random).await;
+        }
+        tokio::time::sleep(random.time(5, 200)).await;
+    }
     for relay in &stage.relays[..SIDECARS] {
         relay.heal().await;
     }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tollgate::registry::{Actor, ImportLine, NewToken, Registry, Requested};
+use tollgate::registry::{Actor, ImportLine, NewToken, Registry, RegistryError, Requested};
 use tollgate::store::{self, Absent, Settings, StoreUrl};
-use tollgate::token::{Digest, PermissionSet, RawToken};
+use tollgate::token::{Digest, PermissionSet, RawToken, Role};
 
 use crate::operator;
 use crate::random::Random;
@@ -73,6 +73,16 @@ impl Topology {
     pub(crate) fn quorum(self) -> u32 {
         u32::from(self == Self::Quorum)
     }
+}
+
+/// Two announcements that follow each other count within this time.
+const TOGETHER: Duration = Duration::from_millis(300);
+
+/// See [`Stage::takes_away`].
+pub(crate) struct Bait {
+    revoked: Name,
+    narrowed: Name,
+    user: String,
 }
 
 /// The servers.
@@ -341,6 +351,62 @@ impl Stage {
             true => Err(format!("level only {took:?} over slow lines (the machine stood still for {stood:?})")),
             false => Ok(()),
         }
+    }
+
+    /// Two new tokens that its sidecars know: one to be revoked, and one of a user of its own, to be disabled.
+    pub(crate) async fn lay_bait(&mut self) -> Result<Bait, String> {
+        let text = |error: RegistryError| format!("with nothing broken: {error}");
+        let world = &mut self.canaries[0];
+        let owner = world.model.users.keys().next().cloned().ok_or("the canary has a user")?;
+        let user = match world.model.users.keys().nth(1).cloned() {
+            Some(user) => user,
+            None => world.add_user(Role::Manager).await.map_err(text)?,
+        };
+        let revoked = world.create(&owner, PermissionSet::TELEGRAF_AGENT).await.map_err(text)?;
+        let narrowed = world.create(&user, PermissionSet::TELEGRAF_AGENT).await.map_err(text)?;
+        for name in [revoked, narrowed] {
+            self.all_answer(0, name, 200, RECOVERY * 5).await?;
+        }
+        Ok(Bait { revoked, narrowed, user })
+    }
+
+    /// Revokes the one token, and right after that disables the user of the other: who refuses the one soon refuses the
+    /// other, however much else there is to be read first.
+    pub(crate) async fn takes_away(&mut self, Bait { revoked, narrowed, user }: Bait) -> Result<(), String> {
+        let text = |error: RegistryError| format!("taking away beside slow lines: {error}");
+        let probes = [revoked, narrowed].map(|name| self.canaries[0].probe(name));
+        self.canaries[0].revoke(&[revoked]).await.map_err(text)?;
+        self.canaries[0].set_enabled(&user, false).await.map_err(text)?;
+        let (deadline, stalled) = (Instant::now() + RECOVERY * 5, self.metronome.stalled());
+        // When each sidecar was seen to refuse each of them first.
+        let mut refused = [[None; 2]; REALMS[0].end];
+        while refused.iter().flatten().any(Option::is_none) && Instant::now() < deadline {
+            for (sidecar, refused) in refused.iter_mut().enumerate() {
+                for (probe, refused) in probes.iter().zip(refused) {
+                    let observed = self.askers[sidecar].ask(sidecar, probe).await;
+                    self.history.with(|judge| judge.observe(observed));
+                    let is_refused = matches!(observed.status, Some(401 | 503));
+                    *refused = refused.or(is_refused.then_some(observed.answered_at));
+                }
+            }
+        }
+        let stood = self.metronome.stalled() - stalled;
+        for (sidecar, refused) in refused.into_iter().enumerate() {
+            let [Some(revoked), Some(narrowed)] = refused else {
+                return Err(format!("sidecar {sidecar} lets in what was revoked or disabled long ago"));
+            };
+            let later = narrowed.saturating_duration_since(revoked);
+            if later > TOGETHER + stood {
+                return Err(format!(
+                    "sidecar {sidecar} refused a disabled user {later:?} after a revocation before that"
+                ));
+            }
+        }
+        self.canaries[0].set_enabled(&user, true).await.map_err(text)?;
+        self.canaries[0].forget(revoked);
+        self.canaries[0].revoke(&[narrowed]).await.map_err(text)?;
+        self.canaries[0].forget(narrowed);
+        Ok(())
     }
 
     /// Every sidecar reports that it has applied what the store holds now, which it does only once its checksum is the

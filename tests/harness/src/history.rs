@@ -23,7 +23,8 @@
 //! - **Stale**: a sidecar that nothing has reached for longer than the bound decides about nobody.
 //! - **Blamed**: a good token is not answered 401 or 403.
 //! - **Unavailable**: 503 is said only by a sidecar that a fault could have made stale, and no longer than the recovery
-//!   time after the fault's end.
+//!   time after the fault's end; and of a token that was narrowed or reassigned within the bound, which a sidecar may have heard
+//!   of and not reached.
 //! - **Strange**: nothing else is answered at all, and no connection is lost, except to a sidecar that is down. No reply that
 //!   runs is cut off, except where the same request could be refused.
 //!
@@ -533,7 +534,8 @@ impl Judge {
             return (!self.excused(observed, excuses)).then_some(Rule::Strange);
         };
         if status == 503 {
-            return (!self.excused(observed, &STALE)).then_some(Rule::Unavailable);
+            let is_in_doubt = row.is_in_doubt(observed, self.bound);
+            return (!is_in_doubt && !self.excused(observed, &STALE)).then_some(Rule::Unavailable);
         }
         if observed.part == Part::Piece && self.was_asleep(observed) {
             return None;
@@ -663,11 +665,24 @@ impl Judge {
 impl Row {
     /// The verdicts that a request may have been answered by.
     fn known_at(&self, observed: Observed, bound: Duration) -> Verdicts {
+        let (first, later) = self.claims_at(observed, bound);
+        first.without(Verdicts::IN_DOUBT) | later
+    }
+
+    /// Whether it was narrowed or reassigned so shortly before that a sidecar may know that it is behind.
+    fn is_in_doubt(&self, observed: Observed, bound: Duration) -> bool {
+        let (_, later) = self.claims_at(observed, bound);
+        later.intersects(Verdicts::REFUSED | Verdicts::FORBIDDEN | Verdicts::IN_DOUBT)
+    }
+
+    /// What is right by the last claim that every sidecar must have reached, and by those after it.
+    fn claims_at(&self, observed: Observed, bound: Duration) -> (Verdicts, Verdicts) {
         let settled = |claim: &Claim| claim.sure.is_some_and(|sure| sure + bound < observed.sent_at);
         let base = self.claims.iter().rposition(settled).unwrap_or(0);
         let mut claims = self.claims.iter().skip(base);
         let first = claims.next().map_or(Verdicts::NONE, |claim| claim.right);
-        claims.filter(|claim| claim.from <= observed.answered_at).fold(first, |known, claim| known | claim.right)
+        let later = claims.filter(|claim| claim.from <= observed.answered_at);
+        (first, later.fold(Verdicts::NONE, |known, claim| known | claim.right))
     }
 
     fn refused_by(&self, sidecar: usize) -> Option<Instant> {

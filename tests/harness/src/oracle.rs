@@ -179,7 +179,18 @@ impl Oracle {
         let mut after = self.model.clone();
         change(&mut after);
         let before: BTreeMap<_, _> = self.model.verdicts().collect();
-        let effects: Vec<_> = after.verdicts().filter(|(subject, right)| before.get(subject) != Some(right)).collect();
+        let moved = after
+            .tokens
+            .iter()
+            .filter(|(name, token)| self.model.tokens.get(*name).is_some_and(|before| before.owner != token.owner));
+        let moved: Vec<_> = moved.flat_map(|(_, token)| token.subjects).collect();
+        // What a new owner may do, a sidecar perhaps learns later.
+        let in_doubt = |(subject, right)| match moved.contains(&subject) {
+            true => (subject, right | Verdicts::IN_DOUBT),
+            false => (subject, right),
+        };
+        let effects = after.verdicts().map(in_doubt).filter(|(subject, right)| before.get(subject) != Some(right));
+        let effects: Vec<_> = effects.collect();
         let operation = self.history.with(|judge| judge.begins(name, &effects, Instant::now()));
         let result = command.await;
         let outcome = outcome_of(&result);

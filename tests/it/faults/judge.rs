@@ -82,6 +82,7 @@ const SERVED: Verdicts = Verdicts::SERVED;
 const FORBIDDEN: Verdicts = Verdicts::FORBIDDEN;
 const REFUSED: Verdicts = Verdicts::REFUSED;
 const GONE: Verdicts = Verdicts::GONE;
+const IN_DOUBT: Verdicts = Verdicts::IN_DOUBT;
 
 #[test]
 fn a_revoked_token_is_accepted_within_the_bound_only() {
@@ -143,6 +144,24 @@ fn a_new_token_is_known_after_the_bound() {
     created().says(0, 401, (1200, 1201)).says(0, 200, (1201, 1202)).is(&[]);
     created().says(0, 401, (1201, 1202)).is(&[Blamed]);
     created().says(0, 200, (50, 99)).is(&[Accepted]);
+}
+
+#[test]
+fn what_was_just_narrowed_may_be_answered_503() {
+    let does = |right, outcome| {
+        let mut story = Story::new();
+        story.does(right, (100, 200), outcome);
+        story
+    };
+    does(REFUSED, Done).says(0, 503, (150, 160)).does(SERVED, (300, 400), Done).says(0, 503, (1200, 1201)).is(&[]);
+    // Every sidecar has reached that it is so no more.
+    does(REFUSED, Done).does(SERVED, (300, 400), Done).says(0, 503, (1401, 1402)).is(&[Unavailable]);
+    does(REFUSED, Done).says(0, 503, (1201, 1202)).is(&[Unavailable]);
+    does(FORBIDDEN, Done).says(0, 503, (150, 160)).is(&[]);
+    // A revocation leaves no doubt.
+    does(GONE, Done).says(0, 503, (150, 160)).is(&[Unavailable]);
+    does(SERVED | IN_DOUBT, Done).says(0, 503, (1200, 1201)).says(0, 503, (1201, 1202)).is(&[Unavailable]);
+    does(SERVED | IN_DOUBT, Done).is_cut_off(0, 200).says(0, 401, (210, 211)).is(&[Blamed]);
 }
 
 #[test]

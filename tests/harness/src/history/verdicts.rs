@@ -18,10 +18,17 @@ impl Verdicts {
     pub const REFUSED: Self = Self(4);
     /// 401, for good: revoked or deleted.
     pub const GONE: Self = Self(8);
+    /// 503, until a sidecar has reached an operation that it has heard of.
+    pub const IN_DOUBT: Self = Self(16);
 
     /// Whether they have one in common.
     pub fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+
+    /// All but these.
+    pub(super) fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
     }
 
     /// The verdicts that a status may stand for.
@@ -45,7 +52,13 @@ impl BitOr for Verdicts {
 
 impl fmt::Display for Verdicts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [(Self::SERVED, "served"), (Self::FORBIDDEN, "403"), (Self::REFUSED, "401"), (Self::GONE, "gone")];
+        let names = [
+            (Self::SERVED, "served"),
+            (Self::FORBIDDEN, "403"),
+            (Self::REFUSED, "401"),
+            (Self::GONE, "gone"),
+            (Self::IN_DOUBT, "503"),
+        ];
         let names = names.iter().filter(|(verdict, _)| self.intersects(*verdict)).map(|(_, name)| *name);
         f.write_str(&names.collect::<Vec<_>>().join(" or "))
     }
