@@ -275,6 +275,7 @@ impl SnapshotFile {
         let file = BufReader::with_capacity(BUFFER, file);
         let (trailer, proof) = format::read(file, length, &self.store, &mut |item| match item {
             Item::Snapshot(item) => drop(self.replica.merge(&item)),
+            Item::TouchedBefore(id, before) => self.replica.ledger().touched_after(id, before),
             Item::Held(id, seen) => self.replica.ledger().hold(id, seen),
             Item::Tombstone(tombstone) => tombstones.push(tombstone),
         })?;

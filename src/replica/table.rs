@@ -111,8 +111,7 @@ struct OwnerSlot {
 struct Known {
     role: Role,
     enabled: bool,
-    /// The commit that made the user so.
-    stamp: Stamp,
+    touch: Touch,
     fingerprint: u64,
 }
 
@@ -128,18 +127,31 @@ impl Known {
 pub(super) struct Seen {
     /// The role; `None` for a disabled user.
     pub(super) role: Option<Role>,
-    pub(super) stamp: Stamp,
+    pub(super) touch: Touch,
 }
 
-impl Seen {
-    /// Whether the store, which shows the user as made by `stamp`, has lost what was seen: a commit that touches a user
-    /// comes after all that touched it before.
-    fn is_lost_to(&self, stamp: Stamp) -> bool {
+/// The commit that made a user what the user is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Touch {
+    pub(super) by: Stamp,
+    /// The commit that touched the user before: none did in between. `None`: not known.
+    pub(super) before: Option<Stamp>,
+}
+
+impl Touch {
+    /// Whether the store, which shows the user as made by another commit, has lost this one. If not, that one is a new word
+    /// on the user.
+    ///
+    /// Revisions tell the order only within one history. A commit at or after the revision of the commit before this one,
+    /// other than both, is not in the history of this one: nothing touched the user there in between, and what comes
+    /// later would have followed it. So it was made after the loss, or follows this one. Of what is below that, or where
+    /// the commit before is not known, that cannot be said, and it counts as old.
+    fn is_lost_to(&self, shown: Stamp) -> bool {
+        let known = self.before.unwrap_or(self.by);
+        let is_new = shown.revision > known.revision || (shown.revision == known.revision && shown.id != known.id);
         // The version before showed no commits. What was seen of it then may have been undone since.
-        let has_commits = self.stamp.id != CommitId::default();
-        has_commits
-            && (stamp.revision < self.stamp.revision
-                || (stamp.id == CommitId::default() && stamp.revision == self.stamp.revision))
+        let has_commits = self.by.id != CommitId::default();
+        has_commits && shown.id != self.by.id && (shown.id == CommitId::default() || !is_new)
     }
 }
 
@@ -245,6 +257,13 @@ impl Ledger {
         slot.entry.set_role(slot.known.and_then(|known| known.authority()).min(seen.role));
     }
 
+    /// What an earlier run knew of the commit before the one that made a user so. Comes after the user.
+    pub(super) fn touched_after(&mut self, id: UserId, before: Stamp) {
+        if let Some(known) = self.owners.get_mut(&id).and_then(|slot| slot.known.as_mut()) {
+            known.touch.before = Some(before);
+        }
+    }
+
     pub(super) fn suppressed(&self) -> Vec<(TokenId, Digest)> {
         self.suppressed.iter().map(|(digest, grant)| (grant.grant.token, *digest)).collect()
     }
@@ -339,7 +358,7 @@ impl Ledger {
             }
             SnapshotItem::Owner(id, owner, stamp) => {
                 let held = self.held_to(*id, owner, *stamp);
-                self.put_owner(grants, *id, owner, *stamp, held)
+                self.put_owner(grants, *id, owner, Touch { by: *stamp, before: None }, held)
             }
             SnapshotItem::Grant(digest, grant) => self.put_grant(grants, *digest, grant),
             SnapshotItem::Damaged { key } => {
@@ -427,10 +446,10 @@ impl Ledger {
     }
 
     /// Every user that the store has shown, and which commit made the user so.
-    pub(super) fn owners(&self) -> Vec<(UserId, Owner, Stamp)> {
+    pub(super) fn owners(&self) -> Vec<(UserId, Owner, Touch)> {
         let owner = |(id, slot): (&UserId, &OwnerSlot)| {
-            let Known { role, enabled, stamp, .. } = slot.known?;
-            Some((*id, Owner { name: slot.entry.name().to_owned(), role, enabled }, stamp))
+            let Known { role, enabled, touch, .. } = slot.known?;
+            Some((*id, Owner { name: slot.entry.name().to_owned(), role, enabled }, touch))
         };
         self.owners.iter().filter_map(owner).collect()
     }
@@ -451,7 +470,10 @@ impl Ledger {
             Change::PutGrant(digest, grant) => self.put_grant(grants, *digest, grant),
             Change::RemoveGrant(digest) => self.remove_grant(grants, digest, now),
             // A commit that touches the user is a new word on it, whatever was seen before.
-            Change::PutOwner(id, owner) => self.put_owner(grants, *id, owner, stamp, None),
+            Change::PutOwner(id, owner) => {
+                let touch = Touch { by: stamp, before: self.touched_before(*id, stamp) };
+                self.put_owner(grants, *id, owner, touch, None)
+            }
             Change::RemoveOwner(id) => self.remove_owner(*id),
         }
     }
@@ -506,9 +528,9 @@ impl Ledger {
     /// later word on the user.
     fn held_to(&self, id: UserId, owner: &Owner, stamp: Stamp) -> Option<Seen> {
         let slot = self.owners.get(&id)?;
-        let known = slot.known.map(|known| Seen { role: known.authority(), stamp: known.stamp });
+        let known = slot.known.map(|known| Seen { role: known.authority(), touch: known.touch });
         let shown = owner.enabled.then_some(owner.role);
-        let seen = slot.held.or(known).filter(|seen| seen.is_lost_to(stamp) && seen.role < shown)?;
+        let seen = slot.held.or(known).filter(|seen| seen.touch.is_lost_to(stamp) && seen.role < shown)?;
         if slot.held.is_none() {
             log_lost(&owner.name);
         }
@@ -519,7 +541,7 @@ impl Ledger {
     /// whether that is older or newer, nobody knows.
     fn hold_if_lost(&mut self, id: UserId, seen: Seen, since: Option<Stamp>) -> bool {
         let Some(slot) = self.owners.get_mut(&id) else { return false };
-        let is_lost = |known: &Known| Some(known.stamp) == since && seen.is_lost_to(known.stamp);
+        let is_lost = |known: &Known| Some(known.touch.by) == since && seen.touch.is_lost_to(known.touch.by);
         if slot.known.filter(is_lost).is_none() || seen.role >= slot.entry.role() {
             return false;
         }
@@ -531,7 +553,13 @@ impl Ledger {
         true
     }
 
-    fn put_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner, stamp: Stamp, held: Option<Seen>) -> bool {
+    /// The commit that touched a user before the next one of the log does. What a snapshot has mixed in is later.
+    fn touched_before(&self, id: UserId, next: Stamp) -> Option<Stamp> {
+        let slot = self.owners.get(&id).filter(|slot| slot.seen == self.generation)?;
+        slot.known.map(|known| known.touch.by).filter(|before| before.revision < next.revision)
+    }
+
+    fn put_owner(&mut self, grants: &Grants, id: UserId, owner: &Owner, touch: Touch, held: Option<Seen>) -> bool {
         let generation = self.generation;
         let fingerprint = owner.fingerprint(id);
         let slot = self.owner(id);
@@ -540,7 +568,10 @@ impl Ledger {
             rename(grants, slot, owner);
             narrowed = true;
         }
-        let known = Known { role: owner.role, enabled: owner.enabled, stamp, fingerprint };
+        // The same commit once more: what came before it is the same too.
+        let again = slot.known.map(|known| known.touch).filter(|known| known.by.id == touch.by.id);
+        let touch = again.unwrap_or(touch);
+        let known = Known { role: owner.role, enabled: owner.enabled, touch, fingerprint };
         slot.held = held;
         let old = slot.known.replace(known).filter(|_| slot.seen == generation);
         slot.seen = generation;

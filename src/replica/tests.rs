@@ -423,12 +423,12 @@ fn seen(role: Role, enabled: bool) -> Replica {
 #[test]
 fn a_user_who_was_seen_disabled_stays_so_when_the_store_has_lost_it() {
     let replica = seen(Role::Manager, false);
-    resync_with(&replica, owner(Role::Manager, true), by(3, 3));
+    resync_with(&replica, owner(Role::Manager, true), by(1, 1));
     assert!(!knows(&replica, 1));
     assert_eq!((replica.held_users(), replica.status().held), (vec!["anna".to_owned()], 1));
     let sum = owner(Role::Manager, true).fingerprint(UserId::from_u64(1)) ^ grant(1, 1).fingerprint(&digest(1));
     assert_eq!(replica.checksum(), sum, "the checksum is that of what the store holds");
-    resync_with(&replica, owner(Role::Manager, true), by(3, 3));
+    resync_with(&replica, owner(Role::Manager, true), by(1, 1));
     assert!(!knows(&replica, 1), "whatever number of times it is read");
     // A commit that touches the user: its revision was given out before.
     let Stamp { id, revision } = by(9, 4);
@@ -440,7 +440,7 @@ fn a_user_who_was_seen_disabled_stays_so_when_the_store_has_lost_it() {
 #[test]
 fn a_user_who_was_seen_with_a_weaker_role_keeps_it_when_the_store_has_lost_it() {
     let replica = seen(Role::Viewer, true);
-    resync_with(&replica, owner(Role::Manager, true), by(3, 3));
+    resync_with(&replica, owner(Role::Manager, true), by(1, 1));
     assert_eq!(replica.lookup(&digest(1)).map(|holder| holder.role), Some(Role::Viewer));
     // Narrower still is taken, and is what the store holds.
     resync_with(&replica, owner(Role::Manager, false), by(2, 2));
@@ -454,6 +454,36 @@ fn a_later_word_on_a_user_is_taken_from_a_snapshot() {
         resync_with(&replica, owner(Role::Manager, true), stamp);
         assert!(knows(&replica, 1) && replica.held_users().is_empty(), "{stamp:?}");
     }
+}
+
+/// The store lost the commit, and others have its revisions. Nothing touched the user between the commits 5 and 8.
+#[test]
+fn a_new_word_on_a_user_is_one_whatever_its_revision() {
+    for (shown, is_new) in [(by(5, 5), false), (by(9, 5), true), (by(9, 6), true), (by(9, 7), true), (by(4, 4), false)]
+    {
+        let replica = with(&[1]);
+        for (Stamp { id, revision }, enabled) in [(by(5, 5), true), (by(8, 8), false)] {
+            let change = user(1, Role::Manager, enabled);
+            replica.apply(&LogEntry { id, revision, ..entry(vec![change]) }, Instant::now());
+        }
+        resync_with(&replica, owner(Role::Manager, true), shown);
+        assert_eq!((knows(&replica, 1), replica.held_users().is_empty()), (is_new, is_new), "{shown:?}");
+        resync_with(&replica, owner(Role::Manager, true), by(10, 6));
+        assert!(knows(&replica, 1), "a later one is new in any case");
+    }
+}
+
+/// What was in between was not seen: it may be what the store shows.
+#[test]
+fn a_user_is_held_where_it_cannot_be_told_which_word_is_older() {
+    let replica = with(&[1]);
+    let enabled = user(1, Role::Manager, true);
+    let Stamp { id, revision } = by(2, 2);
+    replica.apply(&LogEntry { id, revision, ..entry(vec![enabled]) }, Instant::now());
+    resync_with(&replica, owner(Role::Manager, false), by(8, 8));
+    resync_with(&replica, owner(Role::Manager, true), by(5, 5));
+    assert!(!knows(&replica, 1));
+    assert_eq!(replica.held_users(), ["anna"]);
 }
 
 /// Reads these tokens again, of which there are those.

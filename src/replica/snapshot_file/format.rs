@@ -3,14 +3,17 @@
 //! ```text
 //!   "tollgate replica"  version u32  store: length u16, name  about how many grants u64
 //!   blocks, each:  kind u8  records u32  ...
-//!     'o'  users:       id u64  commit id 16  revision u64  length u16  Owner::encode
+//!     'o'  users:       id u64  touch 48  length u16  Owner::encode
 //!     'g'  grants:      digest 32  Grant::encode 40
-//!     'n'  users held to what was seen of them:  id u64  role u8 (0 disabled, else the role and 1)  commit id 16  revision u64
+//!     'n'  users held to what was seen of them:  id u64  role u8 (0 disabled, else the role and 1)  touch 48
 //!     't'  tombstones:  digest 32  age in seconds u32         the oldest first
 //!     'e'  the end, one record, see Trailer
 //!   SHA-256 of all that
 //!   when it was last proven: a moment, and the SHA-256 of that hash and the moment
 //! ```
+//!
+//! A touch is the commit that made a user so, and the one that touched the user before (zeros: not known); of each, its id
+//! 16 and its revision u64.
 //!
 //! The last part alone is written again while nothing else changes: see [`Proof`].
 //!
@@ -24,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Moment;
 use crate::clock::Instant;
-use crate::replica::table::Seen;
+use crate::replica::table::{Seen, Touch};
 use crate::store::{CommitId, Epoch, Head, Position, Revision, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, Role, UserId};
 
@@ -55,6 +58,8 @@ pub(super) type Tombstone = (Digest, u32);
 /// One thing in a file.
 pub(super) enum Item {
     Snapshot(SnapshotItem),
+    /// The commit that touched a user before the one that made the user so.
+    TouchedBefore(UserId, Stamp),
     Held(UserId, Seen),
     Tombstone(Tombstone),
 }
@@ -113,12 +118,11 @@ impl<W: Write> Encoder<W> {
         Ok(encoder)
     }
 
-    pub(super) fn owners(&mut self, owners: &[(UserId, Owner, Stamp)]) -> io::Result<()> {
-        self.blocks(OWNERS, owners, |block, (id, owner, stamp)| {
+    pub(super) fn owners(&mut self, owners: &[(UserId, Owner, Touch)]) -> io::Result<()> {
+        self.blocks(OWNERS, owners, |block, (id, owner, touch)| {
             let owner = owner.encode();
             block.extend_from_slice(&id.to_u64().to_le_bytes());
-            block.extend_from_slice(&stamp.id.0.to_le_bytes());
-            block.extend_from_slice(&stamp.revision.0.to_le_bytes());
+            encode_touch(block, touch);
             // A name has at most 64 bytes, so the length always fits.
             block.extend_from_slice(&u16::try_from(owner.len()).unwrap_or(u16::MAX).to_le_bytes());
             block.extend_from_slice(&owner);
@@ -137,8 +141,7 @@ impl<W: Write> Encoder<W> {
         self.blocks(HELD, held, |block, (id, seen)| {
             block.extend_from_slice(&id.to_u64().to_le_bytes());
             block.push(seen.role.map_or(0, |role| role as u8 + 1));
-            block.extend_from_slice(&seen.stamp.id.0.to_le_bytes());
-            block.extend_from_slice(&seen.stamp.revision.0.to_le_bytes());
+            encode_touch(block, &seen.touch);
         })
     }
 
@@ -180,6 +183,13 @@ impl<W: Write> Encoder<W> {
     }
 }
 
+fn encode_touch(block: &mut Vec<u8>, touch: &Touch) {
+    for stamp in [touch.by, touch.before.unwrap_or_default()] {
+        block.extend_from_slice(&stamp.id.0.to_le_bytes());
+        block.extend_from_slice(&stamp.revision.0.to_le_bytes());
+    }
+}
+
 /// As much of a store's name as is written.
 fn name(store: &str) -> &[u8] {
     &store.as_bytes()[..store.len().min(usize::from(u16::MAX))]
@@ -210,7 +220,7 @@ pub(super) fn read<R: Read>(
                     let [role] = decoder.array()?;
                     let role = role.checked_sub(1).map(|index| Role::ALL.get(usize::from(index)).copied());
                     let role = role.map(|role| role.ok_or(FormatError::Damaged("a user"))).transpose()?;
-                    sink(Item::Held(id, Seen { role, stamp: decoder.stamp()? }));
+                    sink(Item::Held(id, Seen { role, touch: decoder.touch()? }));
                 }
             }
             TOMBSTONES => {
@@ -261,15 +271,21 @@ impl<R: Read> Decoder<R> {
     fn owners(&mut self, count: usize, sink: &mut dyn FnMut(Item)) -> Result<(), FormatError> {
         for _ in 0..count {
             let id = UserId::from_u64(u64::from_le_bytes(self.array()?));
-            let stamp = match self.version {
-                UNCHAINED => Stamp::default(),
-                _ => self.stamp()?,
+            let touch = match self.version {
+                UNCHAINED => Touch { by: Stamp::default(), before: None },
+                _ => self.touch()?,
             };
             let length = u16::from_le_bytes(self.array()?);
             let owner = Owner::decode(self.bytes(length.into())?).map_err(|_| FormatError::Damaged("a user"))?;
-            sink(Item::Snapshot(SnapshotItem::Owner(id, owner, stamp)));
+            sink(Item::Snapshot(SnapshotItem::Owner(id, owner, touch.by)));
+            touch.before.into_iter().for_each(|before| sink(Item::TouchedBefore(id, before)));
         }
         Ok(())
+    }
+
+    fn touch(&mut self) -> Result<Touch, FormatError> {
+        let (by, before) = (self.stamp()?, self.stamp()?);
+        Ok(Touch { by, before: Some(before).filter(|before| *before != Stamp::default()) })
     }
 
     fn stamp(&mut self) -> Result<Stamp, FormatError> {

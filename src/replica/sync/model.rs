@@ -23,23 +23,57 @@ fn permissions() -> [Permission; 2] {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Create { owner: u8 },
-    Revoke { token: u8 },
-    Regrant { token: u8, owner: u8, full: bool },
-    SetOwner { owner: u8, role: u8, enabled: bool },
-    DeleteOwner { owner: u8 },
-    Deliver { notice: u8 },
-    Repeat { notice: u8 },
-    Lose { notice: u8 },
+    Create {
+        owner: u8,
+    },
+    Revoke {
+        token: u8,
+    },
+    Regrant {
+        token: u8,
+        owner: u8,
+        full: bool,
+    },
+    SetOwner {
+        owner: u8,
+        role: u8,
+        enabled: bool,
+    },
+    DeleteOwner {
+        owner: u8,
+    },
+    Deliver {
+        notice: u8,
+    },
+    Repeat {
+        notice: u8,
+    },
+    Lose {
+        notice: u8,
+    },
     Moved,
     ConnectionLost,
-    Serve { keys: u8 },
+    Serve {
+        keys: u8,
+    },
     Answer,
     Fail,
     Tick,
-    Trim { retain: u8 },
-    LoseWrites { count: u8 },
-    Restore { state: u8 },
+    Trim {
+        retain: u8,
+    },
+    LoseWrites {
+        count: u8,
+    },
+    /// The store loses writes, an operator says something new of a user, and the log no longer goes back to what was lost.
+    LoseAndGoOn {
+        count: u8,
+        owner: u8,
+        enabled: bool,
+    },
+    Restore {
+        state: u8,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -61,6 +95,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => Just(Op::Tick),
         1 => any::<u8>().prop_map(|retain| Op::Trim { retain: retain % 4 }),
         1 => any::<u8>().prop_map(|count| Op::LoseWrites { count: 1 + count % 4 }),
+        1 => any::<(u8, u8, bool)>()
+            .prop_map(|(count, owner, enabled)| Op::LoseAndGoOn { count: 1 + count % 4, owner, enabled }),
         1 => any::<u8>().prop_map(|state| Op::Restore { state }),
     ]
 }
@@ -124,6 +160,8 @@ struct ModelStore {
     removed_or_lost: BTreeSet<u64>,
     /// It was not always what it went on from.
     has_lost: bool,
+    /// A state of any past was restored: what it shows may be newer than what it goes on from.
+    was_restored: bool,
 }
 
 impl ModelStore {
@@ -137,6 +175,7 @@ impl ModelStore {
             tokens: 0,
             removed_or_lost: BTreeSet::new(),
             has_lost: false,
+            was_restored: false,
         }
     }
 
@@ -185,7 +224,7 @@ impl ModelStore {
     }
 
     fn restore(&mut self, state: u8, time: u64) {
-        self.has_lost = true;
+        (self.has_lost, self.was_restored) = (true, true);
         let backup = &self.nodes[usize::from(state) % self.nodes.len()];
         let position = Position { epoch: Epoch(self.nodes.len() as u64), ..backup.position };
         let node = Node { content: backup.content.clone(), position, parent: None, entry: None, until: None };
@@ -285,6 +324,8 @@ struct Sim {
     ahead: Vec<Ahead>,
     /// Where the store was when it answered what it has of some subjects.
     found_at: usize,
+    /// The latest word on each user that the replica was shown. Ids of commits are in the order of time.
+    words: BTreeMap<u64, (CommitId, Option<Role>)>,
     confirmed: Option<u64>,
 }
 
@@ -477,6 +518,7 @@ impl Sim {
             removed: BTreeSet::new(),
             ahead: Vec::new(),
             found_at: 0,
+            words: BTreeMap::new(),
             confirmed: None,
         }
     }
@@ -510,6 +552,7 @@ impl Sim {
         for token in 0..self.store.tokens {
             permissions().into_iter().for_each(|permission| self.check_answer(token, permission));
         }
+        self.check_words();
     }
 
     /// Nobody is let in whom a commit that is known does not let in; and nobody is refused who was let in at every moment
@@ -528,6 +571,28 @@ impl Sim {
                 assert!(self.store.nodes.iter().any(was_so), "token {token} is blamed: {permission} since {since}");
             }
             Answer::No | Answer::Neither => {}
+        }
+    }
+
+    /// What was seen of a user stays so while the store shows an older word on the user, and no longer.
+    fn check_words(&mut self) {
+        let ledger = self.replica.ledger();
+        let (owners, held) = (ledger.owners(), BTreeMap::from_iter(ledger.held()));
+        self.words.retain(|user, _| owners.iter().any(|(id, ..)| id.to_u64() == *user));
+        for (id, owner, touch) in owners {
+            let (shown, held) = (owner.enabled.then_some(owner.role), held.get(&id));
+            if let Some(seen) = held {
+                let known = seen.touch.before.unwrap_or(seen.touch.by);
+                let is_told = touch.by.revision >= known.revision;
+                assert!(touch.by.id < seen.touch.by.id || !is_told, "{owner:?} is held after a new word");
+            }
+            let effective = held.map_or(shown, |held| held.role.min(shown));
+            let word = self.words.entry(id.to_u64()).or_insert((touch.by.id, shown));
+            if touch.by.id >= word.0 || shown <= word.1 {
+                *word = (touch.by.id, shown);
+            } else if !self.store.was_restored {
+                assert!(effective <= word.1, "{owner:?} is more than was seen");
+            }
         }
     }
 
@@ -576,6 +641,11 @@ impl Sim {
                 self.store.log_from = self.store.log_from.max(log_from);
             }
             Op::LoseWrites { count } => self.store.lose_writes(count, self.time),
+            Op::LoseAndGoOn { count, owner, enabled } => {
+                self.store.lose_writes(count, self.time);
+                self.run(Op::SetOwner { owner, role: 0, enabled });
+                self.store.log_from = self.store.now().position.revision;
+            }
             Op::Restore { state } => self.store.restore(state, self.time),
         }
     }
@@ -665,6 +735,7 @@ impl Sim {
             }
             None => {}
         }
+        self.check_words();
     }
 
     fn answer(&mut self) {

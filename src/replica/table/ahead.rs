@@ -11,7 +11,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Grants, Ledger, Seen};
+use super::{Grants, Ledger, Seen, Touch};
 use crate::clock::Instant;
 use crate::lock::RwLock;
 use crate::replica::OwnerEntry;
@@ -147,7 +147,7 @@ impl Ledger {
         let source = |since| Source::Notice { epoch, stamp: entry.stamp(), received: now, since };
         entry.changes.iter().fold(revoked, |narrowed, change| match change {
             Change::PutOwner(id, owner) => {
-                let since = self.owners.get(id).and_then(|slot| slot.known).map(|known| known.stamp);
+                let since = self.owners.get(id).and_then(|slot| slot.known).map(|known| known.touch.by);
                 self.ahead.user(*id, owner.enabled.then_some(owner.role), source(since));
                 true
             }
@@ -167,8 +167,8 @@ impl Ledger {
             Change::PutOwner(id, _) => {
                 let slot = self.owners.get(id).filter(|slot| slot.seen == self.generation);
                 match slot.and_then(|slot| Some((slot.known?, slot.entry.role()))) {
-                    Some((known, role)) if known.stamp.revision > stamp.revision => {
-                        self.ahead.user(*id, role, Source::Reading(Some(known.stamp)));
+                    Some((known, role)) if known.touch.by.revision > stamp.revision => {
+                        self.ahead.user(*id, role, Source::Reading(Some(known.touch.by)));
                     }
                     // Deleted since. (Those of a snapshot are new: their tokens are held back.)
                     None if matches!(self.reread, Reread::These(_)) && is_reread() => {
@@ -246,9 +246,11 @@ impl Ahead {
         let known = self.known.read();
         let all = known.users.iter().flat_map(|(user, all)| all.iter().map(|later| (*user, later)));
         all.filter_map(|(user, later)| match later.source {
-            Source::Notice { stamp, received, since, .. } if received <= as_of => {
-                Some(Announced { user, seen: Seen { role: later.state, stamp }, since })
-            }
+            Source::Notice { stamp, received, since, .. } if received <= as_of => Some(Announced {
+                user,
+                seen: Seen { role: later.state, touch: Touch { by: stamp, before: None } },
+                since,
+            }),
             Source::Notice { .. } | Source::Reading(_) => None,
         })
         .collect()
