@@ -237,8 +237,8 @@ impl Reporter {
         self.report.connections = self.health.connections.load(Ordering::Relaxed) as u64;
         let sent = within(self.store.report(&self.report, self.ttl)).await;
         match (&sent, self.failing) {
-            (Ok(()), false) => {}
-            (Ok(()), true) => tracing::info!("the store takes reports again"),
+            (Ok(_), false) => {}
+            (Ok(_), true) => tracing::info!("the store takes reports again"),
             (Err(reason), false) => {
                 tracing::warn!(reason, "cannot report to the store: others do not see what this sidecar has applied");
             }
@@ -256,9 +256,9 @@ impl Reporter {
 }
 
 /// The outcome within [`TIMEOUT`]; an error comes with its causes.
-async fn within(call: impl Future<Output = Result<(), StoreError>>) -> Result<(), String> {
+async fn within<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
     match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(chain(&error)),
         Err(_) => Err(format!("no answer within {TIMEOUT:?}")),
     }

@@ -427,15 +427,16 @@ pub trait Feed: Send + Sync + 'static {
 /// What sidecars say of themselves, for those who wait for them.
 #[async_trait]
 pub trait Reports: Send + Sync + 'static {
-    /// Says how a sidecar is. The report is gone after `ttl`, unless there is a newer one. Not a commit: no revision.
-    async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError>;
+    /// Says how a sidecar is. The report is gone after `ttl`, unless there is a newer one. Not a commit: no revision. Hands
+    /// back the one of the same id that it took the place of.
+    async fn report(&self, report: &Report, ttl: Duration) -> Result<Option<Report>, StoreError>;
 
     /// Takes a sidecar's report back: it has stopped.
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError>;
 
     /// For how much longer a sidecar may serve that this store has no report of, although it once reported: a server that was
-    /// started anew, restored or promoted, or that evicts keys, may have lost some, and who was cut off does not make them again. `bound` is how
-    /// long sidecars serve without the store. `None`: there is none.
+    /// started anew, restored or promoted, was not in charge for a while, or evicts keys, may lack some, and who was cut off
+    /// does not make them again. `bound` is how long sidecars serve without the store. `None`: there is none.
     async fn unreported(&self, bound: Duration) -> Result<Option<Duration>, StoreError> {
         let _ = bound;
         Ok(None)

@@ -59,8 +59,8 @@ enum Obstacle {
     #[error("no sidecar reports to this store, so none is known to have applied it")]
     NoSidecars,
     #[error(
-        "the store was started anew, restored or promoted, or evicts keys, and may have lost reports: a sidecar that was cut \
-         off before may serve for {} s more without being listed here",
+        "the store was started anew, restored or promoted, or another was in charge in between, or it evicts keys, and may \
+         have lost reports: a sidecar that was cut off before may serve for {} s more without being listed here",
         .0.as_secs() + 1
     )]
     ReportsLost(Duration),

@@ -360,7 +360,7 @@ impl Feed for RedisStore {
 
 #[async_trait]
 impl Reports for RedisStore {
-    async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError> {
+    async fn report(&self, report: &Report, ttl: Duration) -> Result<Option<Report>, StoreError> {
         self.map_fault("reporting", reports::report(&self.access, report, ttl).await).await
     }
 

@@ -116,6 +116,39 @@ async fn a_store_that_may_have_lost_reports_gives_no_receipt() {
     assert!(said.contains("may have lost reports"), "{said}");
 }
 
+/// It was never demoted while another one was in charge, and may lack what was reported there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_primary_that_is_in_charge_again_gives_no_receipt() {
+    let pair = Pair::start().await;
+    let first = pair.primary.address();
+    let mut fleet = Fleet::behind_relays(pair, first, 0).await;
+    let names = fleet.tokens::<2>().await;
+    let ids: Vec<_> = fleet.world.ids(&names).iter().map(ToString::to_string).collect();
+    let url = format!("redis://{first}");
+    let revoke = async |id: &str| tollgate(&url, 0, &["token", "revoke", id, "--wait", "--timeout", "3s"]).await;
+    let said = stdout(&revoke(&ids[0]).await);
+    assert!(said.contains("applied by all 3 sidecars"), "{said}");
+    fleet.redis.is_in_step().await;
+    fleet.redis.promote().await;
+    let second = fleet.redis.primary.address();
+    let lead_to = async |server| {
+        for relay in &fleet.relays {
+            relay.lead_to(server);
+            relay.reset().await;
+            relay.heal().await;
+        }
+    };
+    let there = open(&settings(&format!("redis://{second}"), 0), Absent::Refuse).await;
+    for reported in there.sidecars().await.expect("reads") {
+        there.withdraw(reported.report.id).await.expect("withdraws");
+    }
+    lead_to(second).await;
+    eventually("they report to the second one", async || there.sidecars().await.expect("reads").len() == 3).await;
+    lead_to(first).await;
+    let said = refused(&revoke(&ids[1]).await);
+    assert!(said.contains("may have lost reports"), "{said}");
+}
+
 /// A report has a time to live, so a policy that spares the registry takes reports.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_evicts_gives_no_receipt() {

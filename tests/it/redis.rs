@@ -14,6 +14,7 @@ mod read_from;
 mod recalls;
 mod refusals;
 mod restart;
+mod tenure;
 mod topologies;
 mod users;
 

@@ -203,7 +203,7 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     on("SADD", layout.key(Key::Sidecars), &["id"]);
     on("SREM", layout.key(Key::Sidecars), &["id"]);
     let report = layout.sidecar(SidecarId(0));
-    on("SET", &report, &["report", "PX", "1"]);
+    on("SET", &report, &["report", "PX", "1", "GET"]);
     on("PTTL", &report, &[]);
     on("PEXPIRE", &report, &["1"]);
     on("DEL", &report, &[]);
@@ -214,6 +214,7 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     }
     needs.push(Need { command: "EVAL_RO", on: None, rest: &["return 0", "0"] });
     needs.push(Need { command: "ROLE", on: None, rest: &[] });
+    needs.push(Need { command: "INFO", on: None, rest: &["server"] });
     needs
 }
 

@@ -19,8 +19,8 @@
 //!   recalled   set     digests, see `Feed::recall`
 //!   recall_log list    the same in the order in which they came, until all of them are settled
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: its TTL, its report
-//!   probe      string  written by probes that replicas confirm
-//!   tenure     string  replication id of the server that has had all reports since it was written, see `tenure`
+//!   sidecar:probe   string  written by probes that replicas confirm
+//!   sidecar:tenure  string  which server has had all reports, and since when, see `tenure`
 //! ```
 //!
 //! Numbers are decimal; epochs, checksums, heads and the ids of commits and sidecars hexadecimal. The braces around the
@@ -93,7 +93,7 @@ keys! {
     Sidecars = "sidecars" is "set",
     // Beside the reports, where a sidecar's user may also put off a key's end.
     Probe = "sidecar:probe" is "string",
-    Tenure = "tenure" is "string",
+    Tenure = "sidecar:tenure" is "string",
 }
 
 impl Key {

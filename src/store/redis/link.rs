@@ -29,7 +29,7 @@ use super::hash_slot::HashSlot;
 use super::layout::Layout;
 use super::unusable::Unusable;
 use super::watch::Subscriber;
-use super::{check, earlier, replicas};
+use super::{check, earlier, replicas, tenure};
 use crate::backoff::Backoff;
 use crate::lock::Mutex;
 use crate::store::url::{Server, Topology};
@@ -63,6 +63,10 @@ pub(super) struct Link {
     slots: [Slot; 4],
     /// Numbers connections.
     made: AtomicU64,
+    /// Replicas were seen that could take over.
+    is_followed: AtomicBool,
+    /// Which run of which server the main connection led to last, where somebody watches.
+    arrived: Mutex<Option<String>>,
     /// The last server on which the user was found to have its permissions.
     permitted: Mutex<Option<Server>>,
     /// Replicas that were of no use, the latest last.
@@ -197,6 +201,8 @@ impl Link {
             is_watched: AtomicBool::new(false),
             slots: Default::default(),
             made: AtomicU64::new(0),
+            is_followed: AtomicBool::new(false),
+            arrived: Mutex::default(),
             permitted: Mutex::default(),
             passed_over: Mutex::default(),
             order: RandomState::new(),
@@ -306,6 +312,7 @@ impl Link {
         let subscribing = connection.subscribed.get_or_try_init(|| async {
             let mut guard = Suspicion { slot: self.slot(Use::Main), number: connection.number, is_suspect: true };
             let mut connection = connection.clone();
+            tenure::arrive(&mut connection, &self.layout, &self.arrived).await?;
             connection.subscribe(self.layout.channel()).await?;
             let earlier = earlier::subscribe(&self.layout, &mut connection).await?;
             guard.is_suspect = false;
@@ -346,6 +353,18 @@ impl Link {
             *self.permitted.lock() = Some(connection.server.clone());
         }
         Ok(())
+    }
+
+    /// What the primary says of itself names these replicas.
+    pub(super) fn seen_followed(&self, role: &[Value]) {
+        if !replicas::following(role).is_empty() {
+            self.is_followed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether another server could have taken over since this process began.
+    pub(super) fn is_followed(&self) -> bool {
+        self.is_followed.load(Ordering::Relaxed) || self.discovery.named_replicas() > 0
     }
 
     /// Looks again. Fails with what is wrong, if it is still there.

@@ -1,10 +1,14 @@
-//! Since when the primary has had every report that it was given.
+//! Since when the primary has had every report that sidecars made.
 //!
-//! Reports are no commits, and no replica confirms them: a server that was started anew, restored or promoted may lack some.
-//! A sidecar that still reaches it reports again at once. One that was cut off does not, and serves on until its freshness
-//! has run out: so long, nobody can say that all have applied something. Each time that a server takes charge it has another
-//! replication id, so the one that was seen first, and when, is stored beside the reports. A server that evicts keys may have
-//! evicted some too.
+//! Reports are no commits, and no replica confirms them: a server that was started anew, restored or promoted may lack some,
+//! and one that was not in charge for a while was not given them. A sidecar that reaches it reports again at once. One that
+//! was cut off does not, and serves on until its freshness has run out: so long, nobody can say that all have applied
+//! something. So which server has all reports, and since when, is stored beside them. It begins anew
+//!
+//! - where the server has another replication id, which it draws at each start and each promotion, or has evicted keys,
+//!   which may have been reports;
+//! - with a sidecar that comes from another server: one that was never demoted keeps its id while others are in charge;
+//! - where replicas could have taken over, and for [`LEASE`] no sidecar reported that was proven fresh here.
 
 use std::time::Duration;
 
@@ -12,54 +16,140 @@ use redis::Pipeline;
 
 use super::Access;
 use super::fault::Fault;
-use super::layout::Key;
-use super::link::Use;
+use super::layout::{Key, Layout};
+use super::link::{Connection, Use};
+use crate::lock::Mutex;
+use crate::store::Report;
 
-/// How long it is remembered when it was seen: what was longer ago does not matter.
-const REMEMBERED: Duration = Duration::from_hours(30 * 24);
+/// How long it lasts where replicas could take over, and no fresh sidecar reports. Each does every five seconds.
+const LEASE: Duration = Duration::from_secs(15);
 
-/// A registry was made: from here on, this server has all reports.
+/// Whose report prolongs it: who was proven fresh so long ago at most.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// What the primary says of itself.
+struct Primary {
+    /// Its replication id, and how many keys it has evicted.
+    name: String,
+    /// Which run of the server it is.
+    run: String,
+    /// Milliseconds since 1970, by its clock.
+    now: u64,
+}
+
+impl Primary {
+    fn question() -> Pipeline {
+        let mut commands = Pipeline::new();
+        commands.cmd("INFO").arg("server").arg("replication").arg("stats");
+        commands
+    }
+
+    async fn ask(access: &Access) -> Result<Self, Fault> {
+        let (info,): (String,) = access.link.read(Use::Main, &Self::question()).await?;
+        Self::parse(&info)
+    }
+
+    fn parse(info: &str) -> Result<Self, Fault> {
+        let value = |key: &str| {
+            let value = info.lines().find_map(|line| line.strip_prefix(key));
+            value.map(str::trim).ok_or_else(|| Fault::UnexpectedAnswer(format!("INFO has no {key}")))
+        };
+        let now = value("server_time_usec:")?;
+        let micros: u64 = now.parse().map_err(|_| Fault::UnexpectedAnswer(format!("the server's time is {now}")))?;
+        let name = format!("{} {}", value("master_replid:")?, value("evicted_keys:")?);
+        Ok(Self { name, run: value("run_id:")?.to_owned(), now: micros / 1000 })
+    }
+
+    /// Since when it has all reports, if that is what is stored.
+    fn since(&self, stored: &str) -> Option<u64> {
+        let (name, since) = stored.rsplit_once(' ')?;
+        since.parse().ok().filter(|_| name == self.name)
+    }
+
+    /// What is stored: that it has all reports since then.
+    fn since_when(&self, since: u64) -> String {
+        format!("{} {since}", self.name)
+    }
+
+    fn begin(&self, layout: &Layout, since: u64) -> Pipeline {
+        let mut commands = Pipeline::new();
+        commands.cmd("SET").arg(layout.key(Key::Tenure)).arg(self.since_when(since)).ignore();
+        commands
+    }
+}
+
+/// A registry was made: nobody reported before.
 pub(super) async fn begin(access: &Access) -> Result<(), Fault> {
-    let id = name(access).await?;
-    let mut commands = Pipeline::new();
-    commands.cmd("SET").arg(access.layout.key(Key::Tenure)).arg(id).ignore();
+    let commands = Primary::ask(access).await?.begin(&access.layout, 0);
     access.link.read(Use::Main, &commands).await
 }
 
 /// For how much longer there may be a sidecar that serves and has no report here.
 pub(super) async fn unreported(access: &Access, bound: Duration) -> Result<Option<Duration>, Fault> {
-    let (id, key) = (name(access).await?, access.layout.key(Key::Tenure));
+    let primary = Primary::ask(access).await?;
     let mut commands = Pipeline::new();
-    commands.cmd("GET").arg(key).cmd("PTTL").arg(key);
-    let (known, left): (Option<String>, i64) = access.link.read(Use::Main, &commands).await?;
-    let mut commands = Pipeline::new();
-    if known.as_ref() != Some(&id) {
-        commands.cmd("SET").arg(key).arg(id).arg("PX").arg(REMEMBERED.as_millis()).ignore();
-        access.link.read::<()>(Use::Main, &commands).await?;
+    commands.cmd("GET").arg(access.layout.key(Key::Tenure));
+    let (stored,): (Option<String>,) = access.link.read(Use::Main, &commands).await?;
+    let Some(since) = stored.and_then(|stored| primary.since(&stored)) else {
+        access.link.read::<()>(Use::Main, &primary.begin(&access.layout, primary.now)).await?;
         return Ok(Some(bound));
-    }
-    // It does not end: all reports were ever given to this server.
-    let Ok(left) = u64::try_from(left) else { return Ok(None) };
-    let lasted = REMEMBERED.saturating_sub(Duration::from_millis(left));
-    if bound.is_zero() {
-        return Ok(None);
-    }
-    if lasted < bound {
-        return Ok(Some(bound - lasted));
-    }
-    commands.cmd("PERSIST").arg(key).ignore();
-    access.link.read::<()>(Use::Main, &commands).await?;
-    Ok(None)
+    };
+    let lasted = Duration::from_millis(primary.now.saturating_sub(since));
+    Ok(bound.checked_sub(lasted).filter(|left| !left.is_zero()))
 }
 
-/// Names the primary, and this term of it; another name from when it evicts keys, which may be reports.
-async fn name(access: &Access) -> Result<String, Fault> {
-    let mut commands = Pipeline::new();
-    commands.cmd("INFO").arg("replication").arg("stats");
-    let (info,): (String,) = access.link.read(Use::Main, &commands).await?;
-    let value = |key: &str| {
-        let value = info.lines().find_map(|line| line.strip_prefix(key));
-        value.map(str::trim).ok_or_else(|| Fault::UnexpectedAnswer(format!("INFO has no {key}")))
+/// A sidecar comes to a server, before it asks or reports anything there. `before` is the run that it came to last.
+pub(super) async fn arrive(
+    connection: &mut Connection,
+    layout: &Layout,
+    before: &Mutex<Option<String>>,
+) -> Result<(), Fault> {
+    let (info,): (String,) = connection.query(&Primary::question()).await?;
+    let primary = Primary::parse(&info)?;
+    let is_from_elsewhere = before.lock().as_ref().is_some_and(|before| *before != primary.run);
+    let outcome = match is_from_elsewhere {
+        true => connection.query(&primary.begin(layout, primary.now)).await,
+        false => take_up(connection, layout, &primary).await,
     };
-    Ok(format!("{} {}", value("master_replid:")?, value("evicted_keys:")?))
+    match outcome {
+        Err(fault) if fault.is_out_of_memory() => {
+            // Whoever asks for it next begins it.
+            let mut forget = Pipeline::new();
+            forget.cmd("DEL").arg(layout.key(Key::Tenure)).ignore();
+            connection.query::<()>(&forget).await?;
+        }
+        outcome => outcome?,
+    }
+    *before.lock() = Some(primary.run);
+    Ok(())
+}
+
+/// Leaves what is stored, if it is of this server.
+async fn take_up(connection: &mut Connection, layout: &Layout, primary: &Primary) -> Result<(), Fault> {
+    let mut commands = Pipeline::new();
+    commands.cmd("SET").arg(layout.key(Key::Tenure)).arg(primary.since_when(primary.now)).arg("NX").arg("GET");
+    let (stored,): (Option<String>,) = connection.query(&commands).await?;
+    match stored {
+        Some(stored) if primary.since(&stored).is_none() => connection.query(&primary.begin(layout, primary.now)).await,
+        _ => Ok(()),
+    }
+}
+
+/// It has lapsed: begins it anew, unless somebody has.
+pub(super) async fn resume(access: &Access) -> Result<(), Fault> {
+    let primary = Primary::ask(access).await?;
+    let mut commands = Pipeline::new();
+    commands.cmd("SET").arg(access.layout.key(Key::Tenure)).arg(primary.since_when(primary.now)).arg("NX").ignore();
+    access.link.read(Use::Main, &commands).await
+}
+
+/// Prolongs it with a report, where somebody could take over, and the sidecar's freshness says who is the primary. Whether
+/// it does: the answer is then 0 where it has lapsed.
+pub(super) fn prolong(access: &Access, report: &Report, commands: &mut Pipeline) -> bool {
+    let is_fresh = report.staleness_ms.is_some_and(|staleness| u128::from(staleness) <= FRESH.as_millis());
+    let prolongs = is_fresh && access.link.is_followed();
+    if prolongs {
+        commands.cmd("PEXPIRE").arg(access.layout.key(Key::Tenure)).arg(LEASE.as_millis());
+    }
+    prolongs
 }

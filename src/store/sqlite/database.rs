@@ -90,10 +90,10 @@ impl Database {
     }
 
     /// Lends the connection for what may be lost in a power failure.
-    pub(super) fn report(
+    pub(super) fn report<T>(
         &self,
-        write: impl FnOnce(&mut Connection) -> Result<(), DatabaseFault>,
-    ) -> Result<(), DatabaseFault> {
+        write: impl FnOnce(&mut Connection) -> Result<T, DatabaseFault>,
+    ) -> Result<T, DatabaseFault> {
         let mut reporter = self.reporter.lock();
         let connection = match &mut *reporter {
             Some(connection) => connection,

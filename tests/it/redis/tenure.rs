@@ -1,0 +1,80 @@
+//! Since when a server has every report, as far as it says that to receipts.
+
+use tollgate::store::{Report, SCHEMA, SidecarId};
+
+use super::*;
+use crate::harness::pair::{Pair, run};
+
+const BOUND: Duration = Duration::from_secs(70);
+const TENURE: &str = "{tollgate}:sidecar:tenure";
+
+async fn report(store: &dyn Store, staleness_ms: u64) {
+    let report = Report {
+        id: SidecarId(1),
+        name: "edge".to_owned(),
+        version: "1".to_owned(),
+        address: "127.0.0.1:1".to_owned(),
+        started_at: "2026-01-02T03:04:05Z".parse().expect("a time"),
+        applied: None,
+        head: None,
+        schema: SCHEMA,
+        held_users: Vec::new(),
+        staleness_ms: Some(staleness_ms),
+        connections: 0,
+    };
+    store.report(&report, BOUND).await.expect("reports");
+}
+
+/// Milliseconds; -1 for ever, -2 where there is none.
+async fn left(server: &RedisServer) -> i64 {
+    run(server, &["PTTL", TENURE]).await.parse().expect("a number")
+}
+
+async fn unreported(store: &dyn Store) -> Option<Duration> {
+    store.unreported(BOUND).await.expect("answers")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_replica_could_take_over_fresh_sidecars_must_report() {
+    let pair = Pair::start().await;
+    let store = store(&pair.primary).await;
+    assert_eq!(unreported(&*store).await, None, "nobody reported before it was made");
+    store.probe().await.expect("a probe"); // sees the replica
+    report(&*store, 60_000).await;
+    assert_eq!(left(&pair.primary).await, -1, "who is stale does not know who is the primary");
+    report(&*store, 1).await;
+    assert!((1..=15_000).contains(&left(&pair.primary).await), "{}", left(&pair.primary).await);
+    assert_eq!(unreported(&*store).await, None);
+    // Its time is over, and nobody was there.
+    run(&pair.primary, &["DEL", TENURE]).await;
+    report(&*store, 1).await;
+    assert_eq!(left(&pair.primary).await, -1, "it begins anew with the report that finds it gone");
+    assert!(unreported(&*store).await.is_some());
+    run(&pair.primary, &["DEL", TENURE]).await;
+    assert_eq!(unreported(&*store).await, Some(BOUND), "or with whoever asks");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_could_take_over_a_pause_means_nothing() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    store.probe().await.expect("a probe");
+    report(&*store, 1).await;
+    assert_eq!((left(&server).await, unreported(&*store).await), (-1, None));
+}
+
+/// Its clock was set back, or what it stores is of another server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_of_this_server_or_of_its_future_counts_from_now() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let stored = run(&server, &["GET", TENURE]).await;
+    for other in [format!("x{stored}"), "x".to_owned(), String::new()] {
+        run(&server, &["SET", TENURE, &other]).await;
+        assert_eq!(unreported(&*store).await, Some(BOUND), "{other}");
+        assert!(unreported(&*store).await.is_some(), "it has begun");
+    }
+    let later = format!("{} {}", stored.rsplit_once(' ').expect("both").0, u64::MAX);
+    run(&server, &["SET", TENURE, &later]).await;
+    assert_eq!(unreported(&*store).await, Some(BOUND));
+}
