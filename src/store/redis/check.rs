@@ -12,6 +12,7 @@ use redis::{Cmd, Pipeline, RedisError, Value, cmd, from_redis_value};
 use super::dial::{CONNECT_TIMEOUT, Peer};
 use super::fault::Fault;
 use super::layout::{self, Key, Layout};
+use super::tenure;
 use super::unusable::Unusable;
 use crate::store::SidecarId;
 use crate::store::url::{Server, Topology};
@@ -89,20 +90,20 @@ async fn ask<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, c
     command.query_async(connection).await.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT))
 }
 
-/// Checks that the namespace's keys are ours, as far as this user may see them.
+/// Checks that the namespace's keys are ours, as far as this user may see them. Hands back what the server says of itself.
 ///
 /// # Errors
 /// [`Fault::Unusable`] names a key that is not ours.
-pub(super) async fn types(connection: &mut MultiplexedConnection, layout: &Layout) -> Result<(), Fault> {
+pub(super) async fn types(connection: &mut MultiplexedConnection, layout: &Layout) -> Result<String, Fault> {
     let mut questions = Pipeline::new();
-    questions.cmd("INFO").arg("memory");
+    questions.cmd("INFO").arg("memory").arg(tenure::SECTIONS);
     for key in Key::ALL {
         questions.cmd("TYPE").arg(layout.key(key));
     }
     let mut answers = answers(connection, &mut questions).await?.into_iter();
-    if let Some(Ok(memory)) = answers.next() {
-        warn_of_eviction(&from_redis_value::<String>(memory).unwrap_or_default());
-    }
+    let info = answers.next().and_then(Result::ok).and_then(|info| from_redis_value::<String>(info).ok());
+    let info = info.unwrap_or_default();
+    warn_of_eviction(&info);
     for (answer, key) in answers.zip(Key::ALL) {
         match answer.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT)) {
             Ok(Value::SimpleString(found)) if found != "none" && found != key.kind() => {
@@ -115,7 +116,7 @@ pub(super) async fn types(connection: &mut MultiplexedConnection, layout: &Layou
             Err(fault) => return Err(fault),
         }
     }
-    Ok(())
+    Ok(info)
 }
 
 /// Once: it does not change by being said again.

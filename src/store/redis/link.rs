@@ -161,6 +161,8 @@ pub(super) struct Connection {
     number: u64,
     carrier: Arc<Carrier>,
     subscribed: Arc<OnceCell<()>>,
+    /// What it said of itself then.
+    info: Arc<str>,
 }
 
 impl Connection {
@@ -174,6 +176,11 @@ impl Connection {
     pub(super) async fn subscribe(&mut self, channel: &str) -> Result<(), Fault> {
         let answer = self.connection.subscribe(channel).await;
         answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
+    }
+
+    /// What the server said of itself when it was made; nothing where it was not examined.
+    pub(super) fn info(&self) -> &str {
+        &self.info
     }
 
     /// Where it leads.
@@ -312,8 +319,9 @@ impl Link {
         let subscribing = connection.subscribed.get_or_try_init(|| async {
             let mut guard = Suspicion { slot: self.slot(Use::Main), number: connection.number, is_suspect: true };
             let mut connection = connection.clone();
-            tenure::arrive(&mut connection, &self.layout, &self.arrived).await?;
-            connection.subscribe(self.layout.channel()).await?;
+            let arriving = tenure::arrive(connection.clone(), &self.layout, &self.arrived);
+            let (arrived, subscribed) = tokio::join!(arriving, connection.subscribe(self.layout.channel()));
+            arrived.and(subscribed)?;
             let earlier = earlier::subscribe(&self.layout, &mut connection).await?;
             guard.is_suspect = false;
             self.subscriber.subscribed(earlier);
@@ -347,7 +355,7 @@ impl Link {
 
     /// Looks whether what is there is ours; and, on another server than before, whether its users may do what they have to.
     async fn examine(&self, connection: &mut Connection) -> Result<(), Fault> {
-        check::types(&mut connection.connection, &self.layout).await?;
+        connection.info = check::types(&mut connection.connection, &self.layout).await?.into();
         if *self.permitted.lock() != Some(connection.server.clone()) {
             check::permissions(&mut connection.connection, &self.layout, self.needs_quorum).await?;
             *self.permitted.lock() = Some(connection.server.clone());
@@ -369,7 +377,7 @@ impl Link {
 
     /// Looks again. Fails with what is wrong, if it is still there.
     pub(super) async fn examine_again(self: &Arc<Self>) -> Result<(), Fault> {
-        check::types(&mut self.connection(Use::Main).await?.connection, &self.layout).await
+        check::types(&mut self.connection(Use::Main).await?.connection, &self.layout).await.map(drop)
     }
 
     fn slot(&self, on: Use) -> &Slot {
@@ -408,7 +416,7 @@ impl Link {
         let (connection, carrier) = self.dialer.dial(&server, peer, config).await?;
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let (carrier, subscribed) = (Arc::new(carrier), Arc::default());
-        let mut connection = Connection { connection, server, number, carrier, subscribed };
+        let mut connection = Connection { connection, server, number, carrier, subscribed, info: Arc::from("") };
         match on {
             Use::Main | Use::Confirming => self.examine(&mut connection).await?,
             Use::Replica if matches!(self.dialer.url.topology, Topology::Cluster(_)) => {

@@ -27,6 +27,9 @@ const LEASE: Duration = Duration::from_secs(15);
 /// Whose report prolongs it: who was proven fresh so long ago at most.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// Where `INFO` has what is looked at here.
+pub(super) const SECTIONS: &[&str] = &["server", "replication", "stats"];
+
 /// What the primary says of itself.
 struct Primary {
     /// Its replication id, and how many keys it has evicted.
@@ -38,14 +41,10 @@ struct Primary {
 }
 
 impl Primary {
-    fn question() -> Pipeline {
-        let mut commands = Pipeline::new();
-        commands.cmd("INFO").arg("server").arg("replication").arg("stats");
-        commands
-    }
-
     async fn ask(access: &Access) -> Result<Self, Fault> {
-        let (info,): (String,) = access.link.read(Use::Main, &Self::question()).await?;
+        let mut commands = Pipeline::new();
+        commands.cmd("INFO").arg(SECTIONS);
+        let (info,): (String,) = access.link.read(Use::Main, &commands).await?;
         Self::parse(&info)
     }
 
@@ -100,12 +99,11 @@ pub(super) async fn unreported(access: &Access, bound: Duration) -> Result<Optio
 
 /// A sidecar comes to a server, before it asks or reports anything there. `before` is the run that it came to last.
 pub(super) async fn arrive(
-    connection: &mut Connection,
+    mut connection: Connection,
     layout: &Layout,
     before: &Mutex<Option<String>>,
 ) -> Result<(), Fault> {
-    let (info,): (String,) = connection.query(&Primary::question()).await?;
-    let primary = Primary::parse(&info)?;
+    let (primary, connection) = (Primary::parse(connection.info())?, &mut connection);
     let is_from_elsewhere = before.lock().as_ref().is_some_and(|before| *before != primary.run);
     let outcome = match is_from_elsewhere {
         true => connection.query(&primary.begin(layout, primary.now)).await,
