@@ -123,7 +123,7 @@ async fn an_old_primary_that_is_in_charge_again_gives_no_receipt() {
     let first = pair.primary.address();
     let mut fleet = Fleet::behind_relays(pair, first, 0).await;
     let names = fleet.tokens::<2>().await;
-    let ids: Vec<_> = fleet.world.ids(&names).iter().map(ToString::to_string).collect();
+    let ids: Vec<_> = fleet.oracle.ids(&names).iter().map(ToString::to_string).collect();
     let url = format!("redis://{first}");
     let revoke = async |id: &str| tollgate(&url, 0, &["token", "revoke", id, "--wait", "--timeout", "3s"]).await;
     let said = stdout(&revoke(&ids[0]).await);

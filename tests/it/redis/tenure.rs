@@ -1,9 +1,9 @@
 //! Since when a server has every report, as far as it says that to receipts.
 
 use tollgate::store::{Report, SCHEMA, SidecarId};
+use tollgate_harness::pair::{Pair, run};
 
 use super::*;
-use crate::harness::pair::{Pair, run};
 
 const BOUND: Duration = Duration::from_secs(70);
 const TENURE: &str = "{tollgate}:sidecar:tenure";
