@@ -240,7 +240,11 @@ impl Reporter {
             (Ok(_), false) => {}
             (Ok(_), true) => tracing::info!("the store takes reports again"),
             (Err(reason), false) => {
-                tracing::warn!(reason, "cannot report to the store: others do not see what this sidecar has applied");
+                tracing::warn!(
+                    reason,
+                    "cannot report to the store: proofs of freshness stop to count 10 s after the last report, and requests \
+                     are refused when their bound has passed then"
+                );
             }
             (Err(reason), true) => tracing::debug!(reason, "still cannot report to the store"),
         }

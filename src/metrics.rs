@@ -18,7 +18,7 @@
 //! | `tollgate_replica_divergences_total` | above 0: the replica was not what it should have been, and was read anew |
 //! | `tollgate_store_reads_failed_total` | grows: the store is away, or refuses this sidecar |
 //! | `tollgate_store_notices_lost_total` | grows: the subscription is cut, or overflows, again and again |
-//! | `tollgate_store_reports_failed_total` | grows while reads do not fail: this sidecar may not write its report |
+//! | `tollgate_store_reports_failed_total` | grows while reads do not fail: Redis refuses writes, or this sidecar's; its proofs stop to count 10 s after the last report |
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
 //! | `tollgate_connections_refused_total` | grows: a client has more than `limits.max_connections_per_client` |
 //! | `tollgate_upstream_failures_total` | by upstream and step (resolve, connect, tls, request, first_byte, reply): what each 502, 504 and cut reply came from |

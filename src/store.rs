@@ -366,6 +366,11 @@ pub trait Records: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Why the store refuses whatever changes something, if it does and says so beforehand.
+    async fn refuses_writes(&self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
+
     /// Waits for all replicas that could take over, not only as many as commits wait for. If some have not confirmed what was
     /// committed by this handle since this was asked before: how many. No more than seconds, and never an error: whoever
     /// asks has committed.

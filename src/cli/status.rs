@@ -41,6 +41,8 @@ struct FleetStatus {
     tokens: u64,
     recalled: u64,
     replicas: Option<Replicas>,
+    /// Why the store refuses writes, if it does.
+    writes_refused: Option<String>,
     sidecars: Vec<Reported>,
 }
 
@@ -55,6 +57,8 @@ struct StatusView {
     recalled: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     replicas: Option<ReplicasView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writes_refused: Option<String>,
     sidecars: Vec<SidecarView>,
 }
 
@@ -115,8 +119,8 @@ impl FleetStatus {
         // The reports last: none of them can be ahead of the store then, except for what was committed in between.
         let (position, tokens) = (store.position().await?, store.count_tokens(TokenFilter::default()).await?);
         let (recalled, sidecars) = (store.recalled(None).await?.total, with_distinct_names(store.sidecars().await?));
-        let replicas = store.replicas().await?;
-        Ok(Self { store: store.describe(), position, tokens, recalled, replicas, sidecars })
+        let (replicas, writes_refused) = (store.replicas().await?, store.refuses_writes().await?);
+        Ok(Self { store: store.describe(), position, tokens, recalled, replicas, writes_refused, sidecars })
     }
 
     fn revision_of(&self, sidecar: &Reported) -> Option<Revision> {
@@ -142,6 +146,7 @@ impl FleetStatus {
             tokens: self.tokens,
             recalled: self.recalled,
             replicas: self.replicas.as_ref().map(ReplicasView::from),
+            writes_refused: self.writes_refused.clone(),
             sidecars: sidecars.collect(),
         }
     }
@@ -163,6 +168,12 @@ impl FleetStatus {
         if let Some(replicas) = &self.replicas {
             let tone = if replicas.connected < replicas.promotable { Tone::Warn } else { Tone::Plain };
             pairs.push(("replicas", Cell::toned(&protection(replicas), tone)));
+        }
+        if let Some(reason) = &self.writes_refused {
+            let text = format!(
+                "refused: {reason}. Nothing can be changed, and sidecars that cannot report either are stale after their bound"
+            );
+            pairs.push(("writes", Cell::toned(&text, Tone::Warn)));
         }
         let held: BTreeSet<&str> =
             self.sidecars.iter().flat_map(|sidecar| &sidecar.report.held_users).map(String::as_str).collect();
@@ -283,6 +294,7 @@ mod tests {
             tokens: 3,
             recalled: 0,
             replicas: None,
+            writes_refused: None,
             sidecars: vec![Reported { report, age: Duration::from_millis(500), ttl: Duration::from_secs(70) }],
         }
     }
@@ -334,7 +346,9 @@ mod tests {
         assert!(status(None).text(now, false).contains("reading"));
         let mut nobody = status(None);
         (nobody.sidecars, nobody.recalled) = (Vec::new(), 2);
+        nobody.writes_refused = Some("no disk".to_owned());
         let text = nobody.text(now, false);
+        assert!(text.contains("writes    refused: no disk. Nothing can be changed"), "{text}");
         assert!(text.contains("sidecars  none") && text.contains("recalls   2: revocations"), "{text}");
     }
 }

@@ -303,6 +303,10 @@ impl Records for RedisStore {
         Ok(Some(replicas).filter(|replicas| replicas.promotable > 0 || replicas.quorum > 0))
     }
 
+    async fn refuses_writes(&self) -> Result<Option<String>, StoreError> {
+        self.map_fault("asking whether writes are taken", check::refuses_writes(&self.access).await).await
+    }
+
     async fn unconfirmed(&self) -> Option<Unconfirmed> {
         replicas::unconfirmed(&self.access).await
     }

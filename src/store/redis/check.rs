@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, Value, cmd, from_redis_value};
 
+use super::Access;
 use super::dial::{CONNECT_TIMEOUT, Peer};
 use super::fault::Fault;
 use super::layout::{self, Key, Layout};
+use super::link::Use;
 use super::tenure;
 use super::unusable::Unusable;
 use crate::store::SidecarId;
@@ -217,6 +219,16 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     needs.push(Need { command: "ROLE", on: None, rest: &[] });
     needs.push(Need { command: "INFO", on: None, rest: &["server"] });
     needs
+}
+
+/// Why the server refuses writes, if it does: it says so of a write that is queued, and never done.
+pub(super) async fn refuses_writes(access: &Access) -> Result<Option<String>, Fault> {
+    let mut commands = Pipeline::new();
+    commands.cmd("MULTI").cmd("SET").arg(access.layout.key(Key::Probe)).arg("1").cmd("DISCARD");
+    let answers: [Result<Value, RedisError>; 3] = access.link.read(Use::Main, commands.ignore_errors()).await?;
+    let [_, queued, _] = answers;
+    let fault = queued.err().map(|error| Fault::of_command(error, CONNECT_TIMEOUT));
+    Ok(fault.filter(Fault::refuses_writes).map(|fault| fault.to_string()))
 }
 
 /// Each command's own answer. Fails only when there are none.

@@ -217,6 +217,12 @@ impl Fault {
         matches!(self, Self::Later(_))
     }
 
+    /// Whether the server refuses all writes, for now.
+    pub(super) fn refuses_writes(&self) -> bool {
+        let is_of_all = |code: &str| matches!(code, "MISCONF" | "NOREPLICAS" | "OOM");
+        matches!(self.inner(), Self::Refused(code, _) if is_of_all(code))
+    }
+
     /// Whether the server has no memory left.
     pub(super) fn is_out_of_memory(&self) -> bool {
         matches!(self.inner(), Self::Refused(code, _) if code == "OOM")
@@ -248,8 +254,10 @@ fn refusal(code: &str, detail: &str) -> String {
         "LOADING" => "Redis is still loading its data: try again",
         "BUSY" => "Redis is busy with a script: try again",
         "OOM" => "Redis has reached its maxmemory: give it more memory",
-        "MISCONF" => "Redis cannot save its data to disk and takes no writes: see its log",
-        "NOREPLICAS" => "too few replicas are connected to Redis: see its min-replicas-to-write",
+        "MISCONF" => "Redis cannot save its data to disk and refuses writes: give it disk and memory, as its log says",
+        "NOREPLICAS" => {
+            "too few replicas are connected to Redis, which refuses writes: bring one back, or lower min-replicas-to-write"
+        }
         "MASTERDOWN" => "the server is a replica that has lost its primary",
         "CLUSTERDOWN" => "the cluster is down: see CLUSTER INFO",
         "MOVED" => "the server has given the slot of this namespace to another node",

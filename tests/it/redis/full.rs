@@ -33,3 +33,26 @@ async fn what_only_takes_away_goes_through_while_redis_is_out_of_memory() {
     let enable = run(&["user", "enable", "anna"]).await;
     assert_eq!(enable.status.code(), Some(1), "that gives: {enable:?}");
 }
+
+/// Sidecars cannot report then, and are stale before long: whoever looks for the reason finds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_writes_are_refused_is_shown_by_status() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let run = async |arguments: &[&str]| stdout(&tollgate(&url, 0, arguments).await);
+    run(&["init"]).await;
+    assert!(!run(&["status"]).await.contains("writes"));
+    let size = server.cli(&["dbsize"]);
+    for (key, value, part) in [
+        ("min-replicas-to-write", "1", "bring one back, or lower min-replicas-to-write (NOREPLICAS"),
+        ("maxmemory", "1", "give it more memory (OOM"),
+    ] {
+        assert_eq!(server.cli(&["config", "set", key, value]), "OK");
+        let status = run(&["status"]).await;
+        let line = status.lines().find(|line| line.starts_with("writes ")).expect("is shown");
+        assert!(line.contains("refused: ") && line.contains(part), "{line}");
+        assert!(run(&["status", "--json"]).await.contains("\"writes_refused\":"), "{key}");
+        assert_eq!(server.cli(&["config", "set", key, "0"]), "OK");
+    }
+    assert_eq!(server.cli(&["dbsize"]), size, "nothing was written to find out");
+}

@@ -140,9 +140,14 @@ async fn a_reading_goes_on_where_it_broke_off() {
             remote.relay.set(traffic).await;
         }
     };
+    let read = async {
+        while remote.replica.status().recalled < 12_000 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
     tokio::select! {
         () = breaks => {}
-        () = knows(&remote, 12_000) => {}
+        read = tokio::time::timeout(Duration::from_secs(60), read) => read.expect("they were read"),
     }
     // What was read is read again after the line came back, as the server may be another one: but not from the beginning.
     proofs(&remote, 1).await;
