@@ -58,8 +58,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub fn report_ttl(freshness: &FreshnessConfig) -> Duration {
     const LEAST: Duration = Duration::from_secs(15);
     const UNBOUNDED: Duration = Duration::from_hours(24);
-    let bounds = freshness.per_permission.iter().map(|(_, bound)| *bound).chain([freshness.max_staleness]);
-    let bounds = bounds.map(|bound| match bound {
+    let bounds = freshness.bounds().map(|bound| match bound {
         MaxStaleness::Within(bound) => bound,
         MaxStaleness::Never => UNBOUNDED,
     });
@@ -75,8 +74,7 @@ pub fn min_report_ttl(freshness: &FreshnessConfig) -> Duration {
 /// For how long after a proof of freshness everything is served.
 #[must_use]
 pub fn bound(freshness: &FreshnessConfig) -> Duration {
-    let bounds = freshness.per_permission.iter().map(|(_, bound)| *bound).chain([freshness.max_staleness]);
-    let bounds = bounds.filter_map(|bound| match bound {
+    let bounds = freshness.bounds().filter_map(|bound| match bound {
         MaxStaleness::Within(bound) => Some(bound),
         MaxStaleness::Never => None,
     });

@@ -198,7 +198,7 @@ impl Connection<'_> {
         };
         let outcome = {
             let call = pin!(proxy::call(&exchange, &mut request));
-            self.attended(call, &asked, None).await
+            self.while_client_stays(call, &asked, None).await
         };
         let Some(outcome) = outcome else { return After::Close };
         match outcome {
@@ -258,7 +258,7 @@ impl Connection<'_> {
     }
 
     /// Waits for the reply, or for its end (that of `replying`), while the client is there. `None`: it left.
-    async fn attended<F: Future>(
+    async fn while_client_stays<F: Future>(
         &self,
         mut call: Pin<&mut F>,
         asked: &Asked,
@@ -280,7 +280,7 @@ impl Connection<'_> {
         let mut writer = ReplyWriter::new(&self.inbound.socket, exchange, close);
         let relayed = {
             let relay = pin!(writer.relay(reply, asked.to_head, asked.minor_version == 0));
-            self.attended(relay, asked, Some(exchange)).await.unwrap_or(Err(Unsent::Closed))
+            self.while_client_stays(relay, asked, Some(exchange)).await.unwrap_or(Err(Unsent::Closed))
         };
         match relayed {
             Ok(()) if leaves_upload => self.linger().await,

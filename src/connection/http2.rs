@@ -94,7 +94,7 @@ impl Drop for StreamSlot {
 }
 
 impl Streams {
-    fn nothing_runs(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.count.get() == 0
     }
 
@@ -106,7 +106,7 @@ impl Streams {
     fn watch_idleness(&self) {
         match () {
             () if self.is_abused() => self.idle.set(Duration::ZERO),
-            () if !self.nothing_runs() => self.idle.clear(),
+            () if !self.is_idle() => self.idle.clear(),
             () if self.closing.get() => {
                 let now = self.proxy.worker.alarms.now();
                 self.idle
@@ -144,7 +144,8 @@ pub(super) async fn serve(proxy: Rc<Proxy>, alarm: Alarm, stream: Stream, receiv
         resets: Cell::new(0),
         begun: RefCell::new(None),
     });
-    let connection = builder(&proxy, &streams).serve_connection(TokioIo::new(watched), Door(Rc::clone(&streams)));
+    let connection =
+        builder(&proxy, &streams).serve_connection(TokioIo::new(watched), StreamService(Rc::clone(&streams)));
     let mut connection = pin!(connection);
     loop {
         match streams.idle.race(heads.race(connection.as_mut())).await {
@@ -153,7 +154,7 @@ pub(super) async fn serve(proxy: Rc<Proxy>, alarm: Alarm, stream: Stream, receiv
             Ok(Err(_)) => break,
             Err(_) if streams.is_abused() => break,
             // The farewell was not answered.
-            Err(Interrupt::Deadline) if streams.closing.get() && streams.nothing_runs() => return,
+            Err(Interrupt::Deadline) if streams.closing.get() && streams.is_idle() => return,
             Err(_) => {
                 streams.closing.set(true);
                 streams.idle.idle(false);
@@ -192,9 +193,9 @@ fn builder(proxy: &Proxy, streams: &Rc<Streams>) -> Builder<Tasks> {
 }
 
 /// Hands each request on.
-struct Door(Rc<Streams>);
+struct StreamService(Rc<Streams>);
 
-impl Service<Request<Incoming>> for Door {
+impl Service<Request<Incoming>> for StreamService {
     type Response = Response<Reply>;
     type Error = Silence;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Reply>, Silence>>>>;
@@ -224,7 +225,7 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
     exchange.alarm.clear();
     match outcome {
         Ok(mut reply) => {
-            leave_out_of_table(reply.headers_mut());
+            mark_never_indexed(reply.headers_mut());
             Ok(reply.map(|body| Reply::relayed(body, exchange)))
         }
         Err(refusal) => {
@@ -239,7 +240,7 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
 
 /// Of a reply's fields that the codec retains for the next one (RFC 7541 section 2.3.2), each holds the buffer that it was read
 /// into from the upstream: 8 KiB and more for an idle connection. It retains none that are marked like this.
-fn leave_out_of_table(fields: &mut HeaderMap) {
+fn mark_never_indexed(fields: &mut HeaderMap) {
     for value in fields.values_mut() {
         value.set_sensitive(true);
     }

@@ -34,6 +34,11 @@ impl FreshnessConfig {
         let own = self.per_permission.iter().find(|(other, _)| *other == permission);
         own.map_or(self.max_staleness, |(_, bound)| *bound)
     }
+
+    /// All bounds: the general one, and those of single permissions.
+    pub(crate) fn bounds(&self) -> impl Iterator<Item = MaxStaleness> {
+        self.per_permission.iter().map(|(_, bound)| *bound).chain([self.max_staleness])
+    }
 }
 
 /// A bound on staleness.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tollgate::store::{
-    self, Absent, Batch, Changes, Edit, Feed, Notice, Records, Retention, Revision, SnapshotItem, SqliteStore,
-    StoreError, StoreUrl,
+    self, Absent, Batch, Changes, Edit, Feed, NoRegistry, Notice, Records, Retention, Revision, SnapshotItem,
+    SqliteStore, StoreError, StoreUrl,
 };
 use tollgate::token::UserId;
 
@@ -224,7 +224,8 @@ async fn a_removed_or_empty_file_is_no_registry_until_there_is_one_again() {
             },
         ];
         for error in errors {
-            assert!(matches!(error, StoreError::NoRegistry { .. }), "{error:?}");
+            let expected = if empty { NoRegistry::EmptyFile } else { NoRegistry::NoFile };
+            assert!(matches!(&error, StoreError::NoRegistry { found, .. } if *found == expected), "{error:?}");
         }
         assert_eq!(path.exists(), empty, "nothing is made");
         fs::rename(directory.path().join("away"), &path).expect("renamed");

@@ -1,6 +1,6 @@
 //! A moment that another run of the program understands: the time since the machine was started.
 
-use crate::clock::Instant;
+use crate::clock::{self, Instant};
 
 /// When something happened, and after which start of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,9 +13,8 @@ pub(super) struct Moment {
 impl Moment {
     /// Now; `None` where the kernel does not say.
     pub(super) fn now() -> Option<Self> {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let boot = u128::from_str_radix(&id.trim().replace('-', ""), 16).ok()?.to_be_bytes();
-        Some(Self { boot, at: Instant::now() })
+        let boot = clock::boot();
+        (boot != 0).then(|| Self { boot: boot.to_be_bytes(), at: Instant::now() })
     }
 
     /// An earlier moment, as this run knows it; `None` if it was before another start of the machine, or is not earlier.

@@ -1,6 +1,6 @@
 //! What the server or its content makes impossible: said clearly, and nothing done by halves.
 
-use tollgate::store::{Absent, Revision, StoreError};
+use tollgate::store::{Absent, NoRegistry, Revision, StoreError};
 
 use super::*;
 use crate::harness::{eventually, within};
@@ -9,7 +9,8 @@ use crate::harness::{eventually, within};
 async fn an_empty_redis_is_not_taken_for_a_registry() {
     let server = RedisServer::start();
     let error = open(&settings(&server.url()), Absent::Refuse).await.err().expect("refused");
-    assert!(matches!(error, StoreError::NoRegistry { .. }), "{error:?}");
+    let is_empty = |found: &NoRegistry| *found == NoRegistry::EmptyNamespace(Default::default());
+    assert!(matches!(&error, StoreError::NoRegistry { found, .. } if is_empty(found)), "{error:?}");
     let text = told(&error);
     assert!(text.contains("holds no registry") && text.contains("`tollgate init`"), "{text}");
     assert_eq!(server.cli(&["dbsize"]), "0", "nothing is written");
