@@ -189,6 +189,7 @@ impl Reporter {
         let mut positions = self.health.replica.position();
         loop {
             let position = *positions.borrow_and_update();
+            // Nothing is reported as applied that the next start, from its file, would not know.
             let position = if self.vouches().await { position } else { None };
             self.report.applied = position.map(|position| (position.epoch, position.revision));
             self.report.head = position.map(|position| position.head);

@@ -43,7 +43,6 @@ struct Sample<'a> {
     now: Instant,
 }
 
-/// One metric.
 struct Metric {
     name: &'static str,
     kind: MetricKind,
@@ -142,7 +141,6 @@ const METRICS: &[Metric] = &[
     }),
 ];
 
-/// A metric of each upstream.
 struct UpstreamMetric {
     name: &'static str,
     kind: MetricKind,

@@ -64,7 +64,6 @@ impl Proxy {
         })
     }
 
-    /// The connections to an upstream.
     fn upstream(&self, name: UpstreamName) -> &Rc<Pool<Upload>> {
         match name {
             UpstreamName::Api => &self.api,

@@ -117,7 +117,6 @@ impl Worker {
         Pooled { worker: Rc::clone(self), item: self.buffers.take_head() }
     }
 
-    /// A new request id.
     pub fn request_id(&self) -> RequestId {
         self.request_ids.next()
     }
@@ -148,7 +147,6 @@ impl Worker {
     }
 }
 
-/// A connection that is open.
 #[derive(Debug)]
 pub struct OpenConnection(Rc<Worker>);
 

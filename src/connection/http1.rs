@@ -294,7 +294,6 @@ impl Connection<'_> {
         }
     }
 
-    /// Answers with a refusal.
     async fn refuse(&self, exchange: &Exchange, refusal: &Refusal, asked: &Asked) -> After {
         exchange.log(refusal.status(), refusal.reason());
         let rest = asked.rest();

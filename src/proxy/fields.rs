@@ -10,7 +10,6 @@ use crate::http1::head::{BrokenFraming, Framing};
 pub(crate) enum Class {
     /// Nothing: it goes on as it is.
     Other,
-    /// The credential.
     Authorization,
     /// Sessions of browsers.
     Cookie,
@@ -130,7 +129,6 @@ fn same(name: &[u8], known: &[u8]) -> bool {
 /// [`Fields::take`] once, which says what becomes of it.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
-    /// The framing fields.
     pub framing: Framing,
     /// `Expect: 100-continue`.
     pub expects_continue: bool,

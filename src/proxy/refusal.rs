@@ -95,7 +95,6 @@ pub enum Refusal {
 const RETRY_AFTER: &str = "5";
 
 impl Refusal {
-    /// The status.
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {

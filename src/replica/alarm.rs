@@ -9,7 +9,6 @@ use super::Replica;
 use crate::clock::{Instant, Timer};
 use crate::replica::{FreshnessConfig, MaxStaleness};
 
-/// A bound, and what it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Bound {
     within: Duration,

@@ -156,6 +156,7 @@ impl Shared {
             }
         }
         self.open(false)?;
+        // In between another one may have found it replaced again.
         let file = self.file.read();
         work(file.open.as_ref().ok_or(DatabaseFault::Replaced)?)
     }

@@ -53,7 +53,6 @@ pub enum Topology {
 pub struct Server {
     /// A name or an address; an IPv6 address without brackets.
     pub host: String,
-    /// A TCP port.
     pub port: u16,
 }
 
@@ -89,7 +88,6 @@ pub enum InvalidStoreUrl {
         "this is not a store URL: write sqlite:PATH, redis://HOST, redis-sentinel://HOST,HOST/NAME or redis-cluster://HOST,HOST (rediss for TLS)"
     )]
     Scheme,
-    /// No path.
     #[error("sqlite: needs a path, such as sqlite:/var/lib/tollgate/tollgate.db")]
     NoPath,
     /// A memory database would be another one for every connection.
@@ -104,7 +102,6 @@ pub enum InvalidStoreUrl {
     /// One of the addresses, counted from 1. What is written there is not shown.
     #[error("address {0} of the URL is not a host name or an address (an IPv6 address looks like [::1]:6379)")]
     Host(usize),
-    /// Its port.
     #[error("address {0} of the URL has no valid port (1 to 65535; an IPv6 address needs brackets)")]
     Port(usize),
     /// Several addresses of one server.
@@ -234,6 +231,7 @@ fn parse_server(text: &str, place: usize, default_port: u16) -> Result<Server, I
     let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
         Some(Some((host, rest))) if host.parse::<Ipv6Addr>().is_ok() => (host, rest),
         Some(_) => return Err(InvalidStoreUrl::Host(place)),
+        // At the first colon: an IPv6 address without brackets ends up with a port that is none.
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);

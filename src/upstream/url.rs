@@ -35,10 +35,8 @@ pub enum InvalidUpstreamUrl {
     /// With more than an address.
     #[error("write it without a path or query: requests are forwarded with the path they came with")]
     Path,
-    /// No host.
     #[error("the host is not a host name or an IP address")]
     Host,
-    /// No port.
     #[error("the port is a number from 1 to 65535")]
     Port,
 }

@@ -45,6 +45,7 @@ impl Listing {
         };
         let mut ids = Vec::new();
         for active in states {
+            // Each is one run of the index, in the order of ids.
             ids.extend(page(access, self.filter.owner, *active, self.before, wanted).await?);
         }
         ids.sort_unstable_by(|a, b| b.cmp(a));

@@ -170,6 +170,7 @@ impl Layout {
         }
         let position = || {
             let (revision, checksum) = (Revision(parse_decimal(revision.as_ref()?)?), parse_hex(checksum.as_ref()?)?);
+            // A store of the schema before chained none: its past is known by the checksum only.
             let head = match is_earlier {
                 true => Head::unchained(revision, checksum),
                 false => parse_word(head.as_ref()?)?,

@@ -191,6 +191,7 @@ pub(super) async fn tokens_by_digest(
         }
         let wanted: Vec<TokenId> = ids.iter().copied().flatten().collect();
         let mut found = tokens_by_id(access, &wanted).await?.into_iter();
+        // One for each digest that has an id, in that order. Since the id was read the record may have become another's.
         tokens.extend(ids.iter().zip(digests).map(|(id, digest)| {
             id.and_then(|_| found.next().flatten()).filter(|token| token.record.digest == *digest)
         }));

@@ -96,6 +96,7 @@ async fn confirm(access: &Access, pending: &Pending) -> Result<Confirmation, Fau
     let (log, revision, id) = (access.layout.key(Key::Log), pending.revision, pending.id.to_string());
     let mut commands = Pipeline::new();
     commands.cmd("XRANGE").arg(log).arg(revision.0).arg(revision.0);
+    // `WAIT` is about what this connection has written last, which the commit may not be.
     access.mark(&mut commands, pending.id);
     commands.cmd("ROLE").cmd("WAIT").arg(promotable).arg(PATIENCE.as_millis());
     let (entries, role, confirmed): (Entries, Vec<Value>, u64) = access.link.send(Use::Confirming, &commands).await?;

@@ -62,6 +62,7 @@ pub(super) async fn snapshot(
     let outcome = scan(access, &mut source, mark, sink).await;
     let came_further = (mark.part, mark.place) != began_at;
     if let Err(Fault::ReplicaUnusable(_)) = outcome {
+        // What it handed over may be of a history that is not the store's: nothing goes on from there.
         *bookmark = None;
     }
     if let Some(replica) = replica {

@@ -13,7 +13,6 @@ use crate::token::{HistoryEntry, TokenId, TokenRecord, UserRecord};
 pub(super) enum CommitFailure {
     /// The batch does not fit what the store holds.
     Refused(CommitError),
-    /// The store failed.
     Failed(DatabaseFault),
 }
 

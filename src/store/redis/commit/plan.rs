@@ -160,6 +160,7 @@ impl Plan {
                 if !taken.insert(name) {
                     return Err(CommitError::NameTaken(name.clone()).into());
                 }
+                // What another user of the batch gives up is removed first.
                 if !given_up.contains(name.as_str()) {
                     self.free_names.push(name.clone().into_bytes());
                 }
@@ -184,6 +185,7 @@ impl Plan {
 
     /// What can be said of digests without the store: that two tokens of one batch share one.
     fn check_digests(&mut self, edits: &[Edit<TokenRecord>]) -> Result<(), CommitFailure> {
+        // A token that the batch deletes has not retired its digest yet when the script looks.
         let deleted = edits.iter().filter(|edit| edit.after().is_none()).map(|edit| edit.record().digest);
         let (deleted, mut seen) = (deleted.collect::<HashSet<_>>(), HashSet::new());
         for edit in edits {
