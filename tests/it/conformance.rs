@@ -3,7 +3,7 @@
 
 mod commit;
 mod fleet;
-mod log;
+pub(crate) mod log;
 mod read;
 mod watch;
 

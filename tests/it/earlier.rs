@@ -12,10 +12,11 @@ use tokio::task::JoinHandle;
 use tollgate::registry::Registry;
 use tollgate::replica::{Replica, driver};
 use tollgate::store::{
-    Absent, Batch, Changes, CommitError, CommitId, Edit, Head, Position, Revision, SCHEMA, Store, StoreUrl, Versioned,
+    Absent, Batch, CommitError, CommitId, Edit, Head, Position, Revision, SCHEMA, Store, StoreUrl, Versioned,
 };
 use tollgate::token::{Digest, PermissionSet, Role, TokenRecord, UserStatus};
 
+use crate::conformance::log::entries as entries_after;
 use crate::conformance::{Held, revoked, tokens};
 use crate::harness::{RedisServer, eventually, operator};
 
@@ -62,7 +63,7 @@ async fn holds_everything(store: Arc<dyn Store>) {
         Head::unchained(position.revision, position.checksum),
         "nothing more is known of its past"
     );
-    let Changes::Entries(entries) = store.changes(Revision(7)).await.expect("reads") else { panic!("truncated") };
+    let entries = entries_after(&*store, 7).await;
     assert_eq!(entries.last().map(|last| last.head), Some(position.head));
     assert!(entries.iter().all(|entry| entry.id == CommitId::default()));
 
@@ -90,7 +91,7 @@ async fn holds_everything(store: Arc<dyn Store>) {
     assert_eq!(token(&*store, "anna").await.map(|token| token.version), Some(committed.id));
     let (after, held) = Held::snapshot(&*store).await;
     assert_eq!((after, after.checksum), (committed.position, held.checksum()));
-    let Changes::Entries(entries) = store.changes(Revision(9)).await.expect("reads") else { panic!("truncated") };
+    let entries = entries_after(&*store, 9).await;
     assert_eq!(entries[1].committed(after.epoch), committed);
 
     let registry = Registry::new(Arc::clone(&store));

@@ -285,7 +285,8 @@ async fn after(store: &dyn Store, revision: u64) -> Changes {
     store.changes(Revision(revision)).await.expect("reads")
 }
 
-async fn entries(store: &dyn Store, mut revision: u64) -> Vec<LogEntry> {
+/// The log after a revision, however many pages that takes.
+pub(crate) async fn entries(store: &dyn Store, mut revision: u64) -> Vec<LogEntry> {
     let mut read = Vec::new();
     loop {
         match after(store, revision).await {
