@@ -41,11 +41,15 @@
 //!   it is refused, and recalled like any token that was revoked. The other choice is that a token comes back which was
 //!   revoked and refused here already.
 
+mod finding;
 mod history;
+mod repair;
+mod synced;
 
-use std::fmt;
-
-use self::history::{History, Stated};
+pub use self::finding::{Finding, Remedy};
+use self::history::Stated;
+use self::repair::Repair;
+use self::synced::{Proof, Synced, Trust};
 use crate::clock::Instant;
 use crate::store::{Changes, Epoch, Head, LogEntry, Notice, Position, Probe, Revision, SnapshotItem, Subject};
 
@@ -125,86 +129,6 @@ pub struct Step {
     pub findings: Vec<Finding>,
 }
 
-/// Something worth a line in the log. What it leads to, [`Finding::remedy`] says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
-    /// The replica has become equal to the store after a snapshot.
-    Synced(Position),
-    /// The store is another one, or was flushed or restored.
-    OtherEpoch(Epoch),
-    /// The store is at an earlier revision than it was before: it lost writes.
-    Regressed {
-        /// Where it was.
-        from: Revision,
-        /// Where it is.
-        to: Revision,
-    },
-    /// The store has another commit at this revision than it had before: it lost writes, and went on.
-    Forked(Revision),
-    /// What the store has lost reaches back further than is remembered of what was applied.
-    NoCommonAncestor,
-    /// The change log no longer goes back to this revision.
-    LogTruncated(Revision),
-    /// The change log ends below the store's position, or has a gap, after this revision.
-    LogIncomplete(Revision),
-    /// Another checksum at the same revision: the replica, or the store, is not what the log made it.
-    Diverged(Revision),
-    /// A snapshot, or what was read again, brought up to this revision, has another checksum than the store says.
-    Unproven(Revision),
-    /// Two snapshots in a row differ from the store's checksum by the same amount: the store's own entries do not match
-    /// it. The snapshot is what there is, so it is served.
-    Contradiction(Revision),
-}
-
-/// What a [`Finding`] leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remedy {
-    /// Nothing.
-    None,
-    /// What the lost writes were about is read again.
-    Repair,
-    /// Everything is.
-    Snapshot,
-}
-
-impl Finding {
-    /// What it leads to.
-    #[must_use]
-    pub fn remedy(self) -> Remedy {
-        match self {
-            Self::Synced(_) | Self::Contradiction(_) => Remedy::None,
-            Self::Regressed { .. } | Self::Forked(_) => Remedy::Repair,
-            Self::OtherEpoch(_)
-            | Self::NoCommonAncestor
-            | Self::LogTruncated(_)
-            | Self::LogIncomplete(_)
-            | Self::Diverged(_)
-            | Self::Unproven(_) => Remedy::Snapshot,
-        }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Synced(at) => write!(f, "in step with the store at revision {}", at.revision),
-            Self::OtherEpoch(epoch) => write!(f, "the store is another one or was restored (epoch {epoch})"),
-            Self::Regressed { from, to } => write!(f, "the store lost writes: it went from revision {from} to {to}"),
-            Self::Forked(at) => write!(f, "the store lost writes: it has another commit at revision {at} than before"),
-            Self::NoCommonAncestor => f.write_str("what the store lost reaches back further than is remembered here"),
-            Self::LogTruncated(after) => {
-                write!(f, "the change log no longer reaches back to revision {after}, or a snapshot is shorter")
-            }
-            Self::LogIncomplete(after) => write!(f, "the change log has a gap after revision {after}"),
-            Self::Diverged(at) => write!(f, "the replica differs from the store at revision {at}"),
-            Self::Unproven(at) => write!(f, "what was read differs from the store's checksum at revision {at}"),
-            Self::Contradiction(at) => {
-                write!(f, "the store's entries contradict its checksum at revision {at}; serving its entries")
-            }
-        }
-    }
-}
-
 /// The state machine. See the module's documentation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Synchroniser {
@@ -250,53 +174,6 @@ struct Past {
     /// By what the latest snapshot differed from the store's checksum.
     suspect: Option<u64>,
 }
-
-/// The table holds everything up to a revision.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Synced {
-    epoch: Epoch,
-    /// Which, and how it came there.
-    history: History,
-    /// The table's checksum there.
-    found: u64,
-    trust: Trust,
-    /// A position that was read and not yet reached.
-    owed: Option<Proof>,
-    /// The newest revision that is known to exist.
-    announced: Revision,
-    /// Something was committed, its revision unknown.
-    moved: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Trust {
-    /// Since the snapshot, which is of this revision or later, checksums could not be compared yet.
-    Unsettled { snapshot: Revision },
-    /// Nor since lost writes were made up for. The table is exact but for these, which may show later commits.
-    Mended { again: Vec<Subject>, difference: u64 },
-    /// Checksums are equal but for this difference, which is 0 unless the store contradicts itself.
-    Settled { difference: u64 },
-}
-
-/// How a table with what the store has lost becomes one of the store's past.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Repair {
-    /// What the table is, or will be.
-    synced: Synced,
-    /// What is still to be read again; `None` until the common ancestor is known.
-    left: Option<Vec<Subject>>,
-}
-
-/// The store was at this revision and had this at some time after `sent_at`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Proof {
-    revision: Revision,
-    stated: Stated,
-    sent_at: Instant,
-}
-
-/// Read again at once: an answer of about 30 kB, and as long a question.
-const PAGE: usize = 500;
 
 impl Synchroniser {
     /// Nothing is known yet; the first [`Input::Tick`] sets it going.
@@ -619,158 +496,6 @@ fn take_items<T: Table>(state: &mut State, probe_wanted: &mut bool, items: &[Sna
     read.synced.forget_announced();
     *state = State::Synced(read.synced);
     *probe_wanted = true;
-}
-
-impl Repair {
-    /// Of what a table was that was exact, but for what is known.
-    fn of(synced: Synced) -> Option<Self> {
-        let is_mixed = matches!(synced.trust, Trust::Unsettled { .. });
-        (!is_mixed).then_some(Self { synced, left: None })
-    }
-
-    fn next(&self) -> (Reading, Read) {
-        match self.left {
-            Some(_) => (Reading::Items, Read::Items(self.page().to_vec())),
-            None => {
-                let history = &self.synced.history;
-                (Reading::Ancestor, Read::Ancestor { latest: history.revision(), heads: history.heads() })
-            }
-        }
-    }
-
-    /// From the common ancestor on all is to be read again, and what was read again before and is not settled yet.
-    fn go_back(&mut self, ancestor: Option<Revision>) -> Result<(), Finding> {
-        let Synced { history, trust, .. } = &mut self.synced;
-        let revision = history.revision();
-        if ancestor == Some(revision) {
-            // What the log shows follows us, and what else the store says does not.
-            return Err(Finding::LogIncomplete(revision));
-        }
-        let undone = ancestor.and_then(|ancestor| history.go_back(ancestor)).ok_or(Finding::NoCommonAncestor)?;
-        let (mut again, difference) = match trust {
-            Trust::Mended { again, difference } => (std::mem::take(again), *difference),
-            Trust::Settled { difference } => (Vec::new(), *difference),
-            Trust::Unsettled { .. } => return Err(Finding::NoCommonAncestor),
-        };
-        again.extend(undone);
-        again.sort_unstable();
-        again.dedup();
-        self.left = Some(again.clone());
-        *trust = Trust::Mended { again, difference };
-        Ok(())
-    }
-
-    /// What is to be read next: users first, for they come last, so that each grant finds its owner.
-    fn page(&self) -> &[Subject] {
-        let left = self.left.as_deref().unwrap_or_default();
-        &left[left.len().saturating_sub(PAGE)..]
-    }
-
-    /// It was read. Whether there is another one.
-    fn turn_page(&mut self) -> bool {
-        let left = self.left.get_or_insert_default();
-        left.truncate(left.len().saturating_sub(PAGE));
-        !left.is_empty()
-    }
-}
-
-impl Synced {
-    fn new(position: Position, found: u64) -> Self {
-        let revision = position.revision;
-        Self {
-            epoch: position.epoch,
-            history: History::from(position),
-            found,
-            trust: Trust::Unsettled { snapshot: revision },
-            owed: None,
-            announced: revision,
-            moved: false,
-        }
-    }
-
-    fn position(&self) -> Position {
-        let Stated { head, checksum } = self.history.last();
-        Position { epoch: self.epoch, revision: self.revision(), head, checksum }
-    }
-
-    fn revision(&self) -> Revision {
-        self.history.revision()
-    }
-
-    fn is_next(&self, entry: &LogEntry) -> bool {
-        entry.follows(self.history.last().head, self.revision())
-    }
-
-    /// What was said of later revisions, the next probe says again, if it is so.
-    fn forget_announced(&mut self) {
-        (self.announced, self.owed, self.moved) = (self.revision(), None, false);
-    }
-
-    /// Applies the next entry, and checks it as far as it can be checked.
-    fn apply<T: Table>(&mut self, entry: &LogEntry, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
-        self.found = scene.table.apply(entry, scene.now);
-        self.history.add(entry);
-        if let Trust::Settled { difference } = self.trust
-            && self.found ^ entry.checksum != difference
-        {
-            return Err(Finding::Diverged(entry.revision));
-        }
-        match self.owed.take_if(|proof| proof.revision <= entry.revision) {
-            Some(proof) => self.prove(proof, scene),
-            None => Ok(()),
-        }
-    }
-
-    /// The store was at a revision that we have reached: if it had our checksum there, all is well as of then.
-    fn prove<T: Table>(&mut self, proof: Proof, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
-        match self.history.at(proof.revision) {
-            // Longer ago than we remember: proves nothing.
-            None => return Ok(()),
-            Some(stated) if stated.head != proof.stated.head => return Err(Finding::Forked(proof.revision)),
-            Some(stated) if stated != proof.stated => return Err(Finding::Diverged(proof.revision)),
-            Some(_) => {}
-        }
-        match self.trust {
-            Trust::Unsettled { snapshot } => self.settle(snapshot, scene)?,
-            Trust::Mended { difference, .. } => self.settle_again(difference, scene)?,
-            Trust::Settled { .. } => {}
-        }
-        scene.table.confirm(proof.sent_at);
-        Ok(())
-    }
-
-    /// The log was applied up to a position read after the snapshot, so the table is exact; or the snapshot was not.
-    fn settle<T: Table>(&mut self, snapshot: Revision, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
-        let difference = self.difference();
-        let known = scene.past.suspect.replace(difference) == Some(difference);
-        if difference != 0 && !known {
-            return Err(Finding::Unproven(self.revision()));
-        }
-        let continues = |(epoch, revision)| epoch == self.epoch && revision <= snapshot;
-        let absence_proves = difference == 0 && scene.past.lineage.is_some_and(continues);
-        scene.table.sweep(absence_proves, scene.now);
-        self.trust = Trust::Settled { difference };
-        if difference != 0 {
-            scene.step.findings.push(Finding::Contradiction(self.revision()));
-        }
-        scene.step.findings.push(Finding::Synced(self.position()));
-        Ok(())
-    }
-
-    /// The same after a repair. Nothing is left over then that would have to be swept.
-    fn settle_again<T: Table>(&mut self, difference: u64, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
-        if self.difference() != difference {
-            return Err(Finding::Unproven(self.revision()));
-        }
-        self.trust = Trust::Settled { difference };
-        scene.step.findings.push(Finding::Synced(self.position()));
-        Ok(())
-    }
-
-    /// By what the table's checksum differs from the store's.
-    fn difference(&self) -> u64 {
-        self.found ^ self.history.last().checksum
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A store that loses writes and goes on: every shape of that. Commits are chained here, as they are in a store.
 
 use super::*;
+use crate::replica::sync::repair::PAGE;
 use crate::token::{Grant, PermissionSet, TokenId, UserId};
 
 /// A commit that revokes the token of this number, at the next revision; the number is also its id.
