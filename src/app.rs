@@ -249,19 +249,16 @@ impl Sidecar {
     }
 
     /// Where agents connect, in the order of the configuration.
-    #[must_use]
     pub fn listeners(&self) -> &[SocketAddr] {
         &self.listeners
     }
 
     /// Where health is served.
-    #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
     /// What requests are decided by.
-    #[must_use]
     pub fn replica(&self) -> &Arc<Replica> {
         &self.health.replica
     }

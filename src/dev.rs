@@ -36,40 +36,29 @@ pub(crate) use ports::{DevOptions, PortError};
 /// Why `tollgate dev` did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DevError {
-    /// A port.
     #[error(transparent)]
     Port(#[from] PortError),
     /// The folder of the throwaway store.
     #[error("making a folder for the throwaway store in the temporary folder (TMPDIR names another)")]
     Directory(#[source] io::Error),
-    /// The store.
     #[error("creating the throwaway store")]
     Store(#[source] StoreError),
-    /// Its first records.
     #[error("creating the owner and the agents' token")]
     Tokens(#[source] RegistryError),
-    /// The stand-in.
     #[error("starting the stand-in Controller")]
     Controller(#[source] io::Error),
-    /// The sidecar's configuration.
     #[error("configuring Tollgate")]
     Config(#[source] Problems),
-    /// The sidecar.
     #[error("starting Tollgate")]
     Sidecar(#[source] StartError),
-    /// The sidecar again.
     #[error("Tollgate did not become ready in 10 s; the log lines above say why")]
     NotReady,
-    /// Threads or signals.
     #[error("setting up the process")]
     Process(#[source] io::Error),
-    /// Standard output.
     #[error("printing what to try")]
     Print(#[source] io::Error),
-    /// A panic, again and again.
     #[error("{0} cannot go on; the log lines above say why")]
     Failed(&'static str),
-    /// The end.
     #[error("removing the throwaway store")]
     Remove(#[source] io::Error),
 }

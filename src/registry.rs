@@ -41,7 +41,7 @@ use crate::store::{Batch, CommitError, Committed, Edit, Position, Store, StoreEr
 use crate::token::{UserId, UserRecord};
 
 pub use actor::{Actor, Right};
-pub use error::{ErrorKind, InvalidDescription, Operation, PartlyDone, RegistryError};
+pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use import::{ImportError, ImportLine, Imported, LineError, RefusedLine};
 pub use tokens::{Created, ListState, NewToken, Requested, TokenDetails};
 pub use users::{RoleChange, Transfer};
@@ -50,6 +50,9 @@ use actor::Authority;
 
 /// Records read from the store at once.
 const PAGE: usize = 1000;
+
+/// Whose some tokens are.
+pub(crate) type Owners = HashMap<UserId, Versioned<UserRecord>>;
 
 /// The rules above a store. Cheap to clone.
 #[derive(Clone)]
@@ -84,13 +87,11 @@ impl Commits {
 
 impl Registry {
     /// The registry in this store.
-    #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store, commits: Arc::default() }
     }
 
     /// Where its records live.
-    #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
@@ -122,6 +123,7 @@ impl Registry {
 
     /// A user by name, if there is one and the actor may see it.
     async fn find_user(&self, authority: &Authority, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
+        // What is no name is looked up nowhere: the store would take any text.
         let found = match users::check_name(name) {
             Ok(()) => self.store.user_by_name(name).await?,
             Err(_) => None,
@@ -141,11 +143,8 @@ impl Registry {
         }
     }
 
-    /// Users by id, each read once; those that do not exist are left out.
-    async fn users_by_id(
-        &self,
-        ids: impl Iterator<Item = UserId> + Send,
-    ) -> Result<HashMap<UserId, Versioned<UserRecord>>, StoreError> {
+    /// Users by id, each read once; those that do not exist are left out. Whoever asks may see them.
+    pub(crate) async fn users_by_id(&self, ids: impl Iterator<Item = UserId> + Send) -> Result<Owners, StoreError> {
         let mut seen: HashMap<UserId, Option<Versioned<UserRecord>>> = HashMap::new();
         for id in ids {
             if let Entry::Vacant(place) = seen.entry(id) {
@@ -205,10 +204,8 @@ fn now() -> Timestamp {
 }
 
 /// The attempts of one command.
-struct Attempts {
-    operation: Operation,
-    used: u32,
-}
+#[derive(Default)]
+struct Attempts(u32);
 
 impl Attempts {
     /// Enough for a crowd of writers; each conflict means that somebody else's command went through.
@@ -216,20 +213,16 @@ impl Attempts {
 
     const BACKOFF: Backoff = Backoff { first: Duration::from_millis(1), last: Duration::from_millis(32) };
 
-    fn new(operation: Operation) -> Self {
-        Self { operation, used: 0 }
-    }
-
     /// Begins a try: the first at once, each later one after a random pause that grows, so that two writers do not keep
     /// meeting.
     async fn begin(&mut self) -> Result<(), RegistryError> {
-        if self.used == Self::LIMIT {
-            return Err(RegistryError::Busy { operation: self.operation, attempts: self.used });
+        if self.0 == Self::LIMIT {
+            return Err(RegistryError::Busy(self.0));
         }
-        if self.used > 0 {
-            tokio::time::sleep(Self::BACKOFF.wait(self.used)).await;
+        if self.0 > 0 {
+            tokio::time::sleep(Self::BACKOFF.wait(self.0)).await;
         }
-        self.used += 1;
+        self.0 += 1;
         Ok(())
     }
 }

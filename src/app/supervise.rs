@@ -71,7 +71,6 @@ impl Supervisor {
     }
 }
 
-/// Panics of one task.
 struct Strikes {
     /// When the first of those that count happened.
     since: Instant,

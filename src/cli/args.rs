@@ -49,8 +49,6 @@ pub(super) enum Preset {
 }
 
 impl Preset {
-    /// What it permits.
-    #[must_use]
     pub(super) const fn permissions(self) -> PermissionSet {
         match self {
             Self::TelegrafAgent => PermissionSet::TELEGRAF_AGENT,
@@ -71,7 +69,6 @@ pub(super) struct PermissionArgs {
 
 impl PermissionArgs {
     /// What was asked for; `None` when nothing was.
-    #[must_use]
     pub(super) fn requested(&self) -> Option<PermissionSet> {
         match self.preset {
             Some(preset) => Some(preset.permissions()),
@@ -102,7 +99,6 @@ pub(super) enum InvalidExpiry {
 
 impl Expiry {
     /// The time it means for a token created now, to the second.
-    #[must_use]
     pub(super) fn resolve(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(time) => time,
@@ -129,7 +125,6 @@ const SECRET_LENGTH: usize = 8;
 
 /// Whether an argument has a raw token in it. None takes one: every user of the host can read the arguments of a
 /// process, shells record them, and clap repeats what it does not understand.
-#[must_use]
 pub(super) fn holds_raw_token(argument: &OsString) -> bool {
     let text = argument.to_string_lossy();
     let is_secret = |symbol: &char| symbol.is_ascii_alphanumeric() || matches!(symbol, '_' | '-');
@@ -139,7 +134,6 @@ pub(super) fn holds_raw_token(argument: &OsString) -> bool {
 }
 
 /// Whether an argument could have a password or a private key in it: a URL with more than an address, a PEM section.
-#[must_use]
 pub(super) fn may_hold_password(argument: &OsString) -> bool {
     let text = argument.to_string_lossy();
     // A password with no address after it looks like a port.

@@ -24,7 +24,6 @@ pub struct OutputError(#[source] io::Error);
 
 impl OutputError {
     /// Whether the reader went away, as `head` does.
-    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
@@ -32,7 +31,6 @@ impl OutputError {
 
 impl Output {
     /// Standard output for a command with this `--json` or without it.
-    #[must_use]
     pub fn new(format: Format) -> Self {
         Self { json: format.json, colour: !format.json && may_colour(&io::stdout()) }
     }
@@ -78,16 +76,10 @@ pub(super) struct JsonArray {
 }
 
 impl JsonArray {
-    /// Nothing is written yet.
-    #[must_use]
     pub(super) const fn new(output: Output) -> Self {
         Self { output, empty: true }
     }
 
-    /// Writes some elements.
-    ///
-    /// # Errors
-    /// When they cannot be written.
     pub(super) fn extend<T: Serialize>(&mut self, values: impl IntoIterator<Item = T>) -> anyhow::Result<()> {
         let mut text = String::new();
         for value in values {
@@ -97,17 +89,12 @@ impl JsonArray {
         Ok(self.output.text(&text)?)
     }
 
-    /// Writes the end.
-    ///
-    /// # Errors
-    /// When it cannot be written.
     pub(super) fn end(self) -> Result<(), OutputError> {
         self.output.text(if self.empty { "[]\n" } else { "\n]\n" })
     }
 }
 
 /// Whether colour may go there: to terminals only, and to none when `NO_COLOR` is set (<https://no-color.org>).
-#[must_use]
 pub(super) fn may_colour(stream: &impl IsTerminal) -> bool {
     let declined = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");

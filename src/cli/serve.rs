@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn dev_refuses_a_store() {
-        let error = dev(&globals(Some("sqlite:t.db"), None), DevOptions::default()).expect_err("refused");
+        let error = dev(&globals(Some("sqlite:t.db"), None), DevOptions::ANY).expect_err("refused");
         assert!(error.is::<clap::Error>());
     }
 }

@@ -22,7 +22,6 @@ pub(super) enum Tone {
 
 impl Tone {
     /// The text in this tone (ANSI SGR), or as it is.
-    #[must_use]
     pub(super) fn paint(self, text: &str, colour: bool) -> String {
         let code = match self {
             Self::Good => "32",
@@ -35,7 +34,6 @@ impl Tone {
     }
 }
 
-/// One cell.
 #[derive(Debug, Clone)]
 pub(super) struct Cell {
     text: String,
@@ -43,8 +41,6 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// A cell in a tone of its own.
-    #[must_use]
     pub(super) fn toned(text: &str, tone: Tone) -> Self {
         Self { text: printable(text), tone }
     }
@@ -71,8 +67,6 @@ pub(super) struct TextTable<const N: usize> {
 }
 
 impl<const N: usize> TextTable<N> {
-    /// An empty one.
-    #[must_use]
     pub(super) fn new(headings: [&'static str; N], colour: bool) -> Self {
         Self { headings: Some(headings), widths: headings.map(width), colour }
     }
@@ -111,7 +105,6 @@ impl<const N: usize> TextTable<N> {
 }
 
 /// Labels and values, one pair a line.
-#[must_use]
 pub(super) fn details(pairs: &[(&str, Cell)], colour: bool) -> String {
     let column = pairs.iter().map(|(label, _)| width(label)).max().unwrap_or(0);
     let mut lines = String::new();
@@ -128,7 +121,6 @@ pub(super) fn details(pairs: &[(&str, Cell)], colour: bool) -> String {
 
 /// The text without what could move the cursor, recolour the terminal or reverse the reading direction: a description
 /// was written by someone else than its reader.
-#[must_use]
 pub(super) fn printable(text: &str) -> String {
     let is_harmful = |symbol: char| {
         symbol.is_control()

@@ -3,20 +3,17 @@
 use jiff::Timestamp;
 
 /// `3 h ago (2026-11-22 10:04:05Z)`.
-#[must_use]
 pub(super) fn full(at: Timestamp, now: Timestamp) -> String {
     format!("{} ({})", relative(at, now), at.strftime("%Y-%m-%d %H:%M:%SZ"))
 }
 
 /// `3 h ago (2026-11-22)`: narrow enough for two of them in a table's row.
-#[must_use]
 pub(super) fn short(at: Timestamp, now: Timestamp) -> String {
     format!("{} ({})", relative(at, now), at.strftime("%Y-%m-%d"))
 }
 
 /// `3 h ago`, `in 30 d`, `now`. In whole units, rounded down: the greatest unit of which at least two have passed, or
 /// one hour, one minute.
-#[must_use]
 pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;

@@ -1,7 +1,5 @@
 //! `token ...`, except `token import`.
 
-use std::collections::HashMap;
-
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -18,10 +16,10 @@ use super::table::{Cell, TextTable, Tone, details, printable};
 use super::wait::{Receipt, ReceiptView, WaitArgs};
 use super::{Globals, time};
 use crate::registry::view::TokenView;
-use crate::registry::{Created, ListState, NewToken, Requested, TokenDetails};
+use crate::registry::{Created, ListState, NewToken, Owners, Requested, TokenDetails};
 use crate::store::Absent;
 use crate::token::raw::PREFIX;
-use crate::token::{PermissionSet, TokenEvent, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus};
+use crate::token::{PermissionSet, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
 
 /// Shown below `token create --help`.
 const CREATE_EXAMPLES: &str = "\
@@ -194,7 +192,6 @@ impl BulkArgs {
 }
 
 /// `1 token`, `3 tokens`.
-#[must_use]
 pub(super) fn count(tokens: usize) -> String {
     if tokens == 1 { "1 token".to_owned() } else { format!("{tokens} tokens") }
 }
@@ -406,30 +403,21 @@ async fn print_done(session: &Session, what: &str, tokens: &[TokenRecord], outpu
     if output.json {
         return output.json(&views(tokens, &owners));
     }
-    let owned = || tokens.iter().filter_map(|token| owners.get(&token.owner).map(|owner| (token, owner)));
-    let line = |(token, owner): (&TokenRecord, &UserRecord)| {
-        format!("{what} {}: {} ({})\n", token.id, printable(&token.description), owner.name)
+    let line = |token: &TokenRecord| {
+        let owner = &owners.get(&token.owner)?.record.name;
+        Some(format!("{what} {}: {} ({owner})\n", token.id, printable(&token.description)))
     };
-    Ok(output.done(&owned().map(line).collect::<String>())?)
+    Ok(output.done(&tokens.iter().filter_map(line).collect::<String>())?)
 }
 
-fn views(tokens: &[TokenRecord], owners: &HashMap<UserId, UserRecord>) -> Vec<TokenView> {
+fn views(tokens: &[TokenRecord], owners: &Owners) -> Vec<TokenView> {
     let now = Timestamp::now();
-    let view = |token: &TokenRecord| owners.get(&token.owner).map(|owner| TokenView::new(token, owner, now));
+    let view = |token: &TokenRecord| Some(TokenView::new(token, &owners.get(&token.owner)?.record, now));
     tokens.iter().filter_map(view).collect()
 }
 
-/// The users these tokens belong to.
-async fn owners(session: &Session, tokens: &[TokenRecord]) -> anyhow::Result<HashMap<UserId, UserRecord>> {
-    let mut owners = HashMap::new();
-    for token in tokens {
-        if !owners.contains_key(&token.owner)
-            && let Some(owner) = session.registry.store().user(token.owner).await?
-        {
-            owners.insert(token.owner, owner.record);
-        }
-    }
-    Ok(owners)
+async fn owners(session: &Session, tokens: &[TokenRecord]) -> anyhow::Result<Owners> {
+    Ok(session.registry.users_by_id(tokens.iter().map(|token| token.owner)).await?)
 }
 
 #[cfg(test)]

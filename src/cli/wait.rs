@@ -265,7 +265,6 @@ impl Receipt {
     }
 
     /// As programs see it.
-    #[must_use]
     pub fn view(&self) -> ReceiptView {
         let missing = self.missing.iter().map(|sidecar| MissingView {
             id: sidecar.report.id.to_string(),

@@ -12,7 +12,6 @@ pub(super) type Keys = BTreeMap<String, KeyKind>;
 /// What a key holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyKind {
-    /// A value.
     Value,
     /// A table with keys of its own.
     Section,
@@ -20,7 +19,6 @@ pub(super) enum KeyKind {
     Sections,
 }
 
-/// Lists the keys.
 #[derive(Default)]
 pub(super) struct Lister {
     pub(super) keys: Keys,

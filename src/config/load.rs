@@ -30,14 +30,12 @@ pub struct Source {
 
 impl Source {
     /// This process's environment.
-    #[must_use]
     pub fn of_process(file: Option<PathBuf>) -> Self {
         Self { file, environment: std::env::vars_os().collect() }
     }
 
     /// Without what says nothing of the store: the file that was not asked for in the command itself, and variables for
     /// other keys.
-    #[must_use]
     pub fn only_store(mut self) -> Self {
         self.environment.retain(|(name, _)| {
             let name = name.to_string_lossy().to_ascii_uppercase();
@@ -57,13 +55,11 @@ impl Source {
     }
 
     /// Why [`Self::store`] is not one to use, if it is not.
-    fn no_store(&self) -> Option<&'static str> {
+    fn no_store(&self) -> Option<NoStore> {
         match self.default_store() {
-            None => Some("none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set, so there is no default"),
+            None => Some(NoStore::NoStateDirectory),
             // What is printed of it has to mean the same.
-            Some(url) if url.to_string().parse().as_ref() != Ok(&url) => {
-                Some("the state directory's path has a `?` or is not valid UTF-8, which a store's URL cannot have")
-            }
+            Some(url) if url.to_string().parse().as_ref() != Ok(&url) => Some(NoStore::InvalidPath),
             Some(_) => None,
         }
     }
@@ -85,6 +81,17 @@ impl Source {
         by_systemd().or_else(by_xdg).or_else(by_home).map(|directory| StoreUrl::Sqlite(directory.join(DATABASE)))
     }
 }
+
+/// Why there is no default store.
+#[derive(Debug, thiserror::Error)]
+enum NoStore {
+    #[error("none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set, so there is no default; {NAME_FILE}")]
+    NoStateDirectory,
+    #[error("the state directory's path has a `?` or is not valid UTF-8, which a store's URL cannot have; {NAME_FILE}")]
+    InvalidPath,
+}
+
+const NAME_FILE: &str = "name the file, such as sqlite:/var/lib/tollgate/tollgate.db";
 
 /// What flags say, as given.
 #[derive(Debug, Clone, Default)]
@@ -259,7 +266,7 @@ impl RawConfig {
         let root = Section::root(&self.root, &problems);
         let store = root.section("store");
         if let Some(why) = source.no_store().filter(|_| !store.has("url")) {
-            store.problem("url", format!("{why}; name the file, such as sqlite:/var/lib/tollgate/tollgate.db"));
+            store.problem("url", why.to_string());
         }
         walk(&mut Reader::in_effect(root));
         let mut problems = problems.into_inner();

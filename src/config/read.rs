@@ -109,7 +109,6 @@ impl<'a> Written<'a> {
         None
     }
 
-    /// An item of it.
     pub(super) fn item<'b>(&'b self, at: usize, node: &'b Node) -> Written<'b> {
         Written { node, path: format!("{}[{at}]", self.path), problems: self.problems }
     }

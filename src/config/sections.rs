@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::read::Section;
 use super::routes::{Groups, PERMISSION};
-use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Text, Visitor, number, text};
+use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Text, Visitor, text};
 use super::{Config, LogConfig, routes, store, tls, upstream};
 use crate::http1::MAX_FIELDS;
 use crate::listener::ListenerConfig;
@@ -46,7 +46,7 @@ impl Config {
     /// Every key.
     pub(super) fn walk(&mut self, keys: &mut impl Visitor) {
         keys.value("name", &NAME, &mut self.name);
-        keys.value("workers", &number(1..=1024), &mut self.workers);
+        keys.value("workers", &Number(1..=1024), &mut self.workers);
         keys.value("disabled_auth_groups", &Groups, &mut self.open_groups);
         keys.value("trusted_proxies", &List(text()), &mut self.trusted_proxies);
         keys.sections("listener", &mut self.listeners, |listener, keys| {
@@ -204,15 +204,14 @@ fn freshness(config: &mut FreshnessConfig, keys: &mut impl Visitor) {
 }
 
 fn limits(limits: &mut Limits, keys: &mut impl Visitor) {
-    keys.value("max_connections", &number(1..=10_000_000), &mut limits.max_connections);
-    keys.value("max_connections_per_client", &number(0..=10_000_000), &mut limits.max_connections_per_client);
+    keys.value("max_connections", &Number(1..=10_000_000), &mut limits.max_connections);
+    keys.value("max_connections_per_client", &Number(0..=10_000_000), &mut limits.max_connections_per_client);
     // A request line alone may need 8000 bytes (RFC 9112 section 3).
     keys.value("max_head_bytes", &Size(8 << 10..=1 << 20), &mut limits.max_head_bytes);
     // What the parser has room for: with a larger number, another one than was written would be in effect.
-    let most = Number(1..=MAX_FIELDS as u64, "; a head cannot hold more");
-    keys.value("max_headers", &most, &mut limits.max_headers);
+    keys.value("max_headers", &Number(1..=MAX_FIELDS as u64), &mut limits.max_headers);
     keys.value("max_body_bytes", &Size(1..=1 << 50), &mut limits.max_body_bytes);
-    keys.value("max_streams", &number(1..=10_000), &mut limits.max_streams);
+    keys.value("max_streams", &Number(1..=10_000), &mut limits.max_streams);
     keys.value("min_body_rate", &Size(1..=1 << 30), &mut limits.min_body_rate);
 }
 

@@ -3,7 +3,7 @@
 use super::raw::Place;
 use super::read::Section;
 use super::tls::{Files, check_files, check_pair};
-use super::visit::{FILE, Maybe, Text, Visitor, number, text};
+use super::visit::{FILE, Maybe, Number, Text, Visitor, text};
 use crate::chain::chain;
 use crate::store::settings::{Namespace, ReadFrom, read_password};
 use crate::store::url::{RedisUrl, Topology};
@@ -34,7 +34,7 @@ pub(super) fn store(settings: &mut Settings, keys: &mut impl Visitor) {
     } = settings;
     keys.value("url", &text(), url);
     keys.value("namespace", &text(), namespace);
-    keys.value("quorum_replicas", &number(0..=100), quorum_replicas);
+    keys.value("quorum_replicas", &Number(0..=100), quorum_replicas);
     keys.value("read_from", &text(), read_from);
     keys.value("password_file", &Maybe(FILE), password_file);
     keys.value("sentinel_username", &Maybe(USERNAME), sentinel_username);
@@ -60,15 +60,13 @@ fn check(settings: &mut Settings, section: &Section<'_>) {
         check_tls_files(section, settings);
         return;
     }
-    let inapplicable = inapplicable(settings);
     if matches!(section.place("url"), Some(Place::Flag(_))) {
         if matches!(&settings.url, StoreUrl::Redis(RedisUrl { password: Some(_), .. })) {
             section.problem("url", VISIBLE_PASSWORD);
         }
-        // They were written for the URL that --store replaces.
-        inapplicable.into_iter().for_each(|(key, _)| reset(settings, key));
+        reset_inapplicable(settings);
     } else {
-        for (key, why) in inapplicable.into_iter().filter(|(key, _)| section.has(key)) {
+        for (key, why) in inapplicable(settings).into_iter().filter(|(key, _)| section.has(key)) {
             section.problem(key, why);
         }
     }
@@ -102,17 +100,17 @@ fn inapplicable(settings: &Settings) -> Vec<(&'static str, &'static str)> {
     inapplicable
 }
 
-fn reset(settings: &mut Settings, key: &str) {
-    match key {
-        "namespace" => settings.namespace = Namespace::default(),
-        "quorum_replicas" => settings.quorum_replicas = 0,
-        "read_from" => settings.read_from = ReadFrom::Primary,
-        "sentinel_username" => settings.sentinel_username = None,
-        "password_file" => settings.password_file = None,
-        "sentinel_password_file" => settings.sentinel_password_file = None,
-        "ca" => settings.ca = None,
-        "certificate" => settings.certificate = None,
-        _ => settings.key = None,
+/// What was written for the URL that --store replaces does not count.
+fn reset_inapplicable(settings: &mut Settings) {
+    let StoreUrl::Redis(url) = &settings.url else {
+        *settings = Settings::from(settings.url.clone());
+        return;
+    };
+    if !url.tls {
+        (settings.ca, settings.certificate, settings.key) = (None, None, None);
+    }
+    if !matches!(url.topology, Topology::Sentinel { .. }) {
+        (settings.sentinel_username, settings.sentinel_password_file) = (None, None);
     }
 }
 

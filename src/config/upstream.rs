@@ -6,7 +6,7 @@ use rustls::pki_types::ServerName;
 
 use super::read::Section;
 use super::tls::{Files, check_files, check_pair};
-use super::visit::{DURATION, FILE, Maybe, Text, Visitor, number, text};
+use super::visit::{DURATION, FILE, Maybe, Number, Text, Visitor, text};
 use crate::chain::chain;
 use crate::tls::{self, Identity, UpstreamTlsConfig};
 use crate::upstream::{CredentialMode, UpstreamConfig, UpstreamUrl, read_credential};
@@ -28,9 +28,9 @@ pub(super) fn upstream(config: &mut UpstreamConfig, keys: &mut impl Visitor) {
     });
     keys.section("pool", |keys| {
         keys.value("idle_timeout", &DURATION, &mut config.pool_idle_timeout);
-        keys.value("max_idle", &number(0..=65_536), &mut config.pool_max_idle);
+        keys.value("max_idle", &Number(0..=65_536), &mut config.pool_max_idle);
     });
-    keys.value("max_in_flight", &number(1..=100_000), &mut config.max_in_flight);
+    keys.value("max_in_flight", &Number(1..=100_000), &mut config.max_in_flight);
     config.tls = url.https.then_some(tls);
     UpstreamUrl { https: _, host: config.host, port: config.port, authority: config.authority } = url;
 }

@@ -20,7 +20,6 @@ pub(super) trait Visitor: Sized {
     /// A key, the form of its value, and the value.
     fn value<T>(&mut self, key: &'static str, form: &impl Form<T>, value: &mut T);
 
-    /// A table.
     fn section(&mut self, key: &'static str, walk: impl FnOnce(&mut Self));
 
     /// A list of tables. It is set as a whole; what an item does not say is as in the default one.
@@ -99,7 +98,6 @@ impl<T> Form<T> for Text<T> {
     }
 }
 
-/// A TOML string.
 pub(super) fn quote(text: impl Into<String>) -> String {
     toml::Value::String(text.into()).to_string()
 }
@@ -147,24 +145,19 @@ count! {
         |number: Self| number.map_or(0, |number| number.get() as u64);
 }
 
-/// A whole number within bounds, with a word on these where they need one.
-pub(super) struct Number(pub(super) RangeInclusive<u64>, pub(super) &'static str);
-
 /// A whole number within bounds.
-pub(super) const fn number(range: RangeInclusive<u64>) -> Number {
-    Number(range, "")
-}
+pub(super) struct Number(pub(super) RangeInclusive<u64>);
 
 impl<T: Count> Form<T> for Number {
     fn read(&self, written: &Written<'_>) -> Option<T> {
-        let Self(range, why) = self;
+        let Self(range) = self;
         let number = match &written.node.value {
             Value::Integer(number) => Some(*number),
             Value::Text(text) if written.node.is_outside() => text.parse().ok(),
             _ => None,
         };
         let value = number.filter(|number| range.contains(number)).and_then(T::from_number);
-        value.or_else(|| written.refuse(format!("write a whole number from {} to {}{why}", range.start(), range.end())))
+        value.or_else(|| written.refuse(format!("write a whole number from {} to {}", range.start(), range.end())))
     }
 
     fn print(&self, value: &T) -> Option<String> {

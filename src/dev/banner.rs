@@ -8,26 +8,17 @@ use std::path::PathBuf;
 use crate::store::StoreUrl;
 use crate::token::{RawToken, TokenId};
 
-/// What the banner shows.
 #[derive(Debug)]
 pub(crate) struct Banner {
-    /// Tollgate's listener.
     pub tollgate: SocketAddr,
-    /// Its admin listener.
     pub admin: SocketAddr,
-    /// The stand-in's API server.
     pub api: SocketAddr,
-    /// The stand-in's heartbeat server.
     pub heartbeat: SocketAddr,
-    /// The throwaway store.
     pub store: StoreUrl,
     /// This very program, by its absolute path.
     pub program: PathBuf,
-    /// The Owner's token.
     pub owner: RawToken,
-    /// The agents' token.
     pub agent: RawToken,
-    /// Its id.
     pub agent_id: TokenId,
 }
 
@@ -42,7 +33,6 @@ pub(crate) enum Style {
 
 impl Banner {
     /// The text, raw tokens included, with a newline at the end.
-    #[must_use]
     pub(crate) fn render(&self, style: Style) -> String {
         let Self { tollgate, admin, api, heartbeat, store, program, owner, agent, agent_id } = self;
         let (tollgate, admin, api, heartbeat) = (url(*tollgate), url(*admin), url(*api), url(*heartbeat));
@@ -121,7 +111,6 @@ impl BannerText {
 }
 
 /// Where a client on this machine reaches a listener: one on every address is reached at loopback.
-#[must_use]
 pub(crate) fn reachable(listener: SocketAddr) -> SocketAddr {
     let address = match listener.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -132,7 +121,6 @@ pub(crate) fn reachable(listener: SocketAddr) -> SocketAddr {
 }
 
 /// The listener's URL, for a client on this machine.
-#[must_use]
 pub(crate) fn url(listener: SocketAddr) -> String {
     format!("http://{}", reachable(listener))
 }

@@ -74,14 +74,10 @@ impl Controller {
         Ok(Self { api: api_address, heartbeat: heartbeat_address, state, _servers: servers })
     }
 
-    /// Where the API is.
-    #[must_use]
     pub(crate) fn api(&self) -> SocketAddr {
         self.api
     }
 
-    /// Where heartbeats go.
-    #[must_use]
     pub(crate) fn heartbeat(&self) -> SocketAddr {
         self.heartbeat
     }
@@ -178,13 +174,9 @@ async fn heartbeat(state: &State, peer: IpAddr, request: Request<Incoming>) -> A
     }
 }
 
-/// Reads a body whole.
 async fn read(body: Incoming, max_bytes: usize) -> Result<Bytes, ErrorReply> {
-    let too_large = || ErrorReply {
-        status: StatusCode::PAYLOAD_TOO_LARGE,
-        reason: format!("the body has more than {max_bytes} bytes"),
-        allow: None,
-    };
+    let too_large =
+        || ErrorReply::new(StatusCode::PAYLOAD_TOO_LARGE, format_args!("the body has more than {max_bytes} bytes"));
     // Said before the client is asked for a body that it announced as too large.
     if body.size_hint().lower() > u64::try_from(max_bytes).unwrap_or(u64::MAX) {
         return Err(too_large());
@@ -193,11 +185,7 @@ async fn read(body: Incoming, max_bytes: usize) -> Result<Bytes, ErrorReply> {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(ErrorReply::bad("the body was cut off")),
-        Err(_) => Err(ErrorReply {
-            status: StatusCode::REQUEST_TIMEOUT,
-            reason: "the body took too long".to_owned(),
-            allow: None,
-        }),
+        Err(_) => Err(ErrorReply::new(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
     }
 }
 
@@ -210,16 +198,21 @@ struct ErrorReply {
 }
 
 impl ErrorReply {
+    fn new(status: StatusCode, reason: impl ToString) -> Self {
+        Self { status, reason: reason.to_string(), allow: None }
+    }
+
     fn bad(reason: impl ToString) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, reason: reason.to_string(), allow: None }
+        Self::new(StatusCode::BAD_REQUEST, reason)
     }
 
     fn not_found(reason: impl ToString) -> Self {
-        Self { status: StatusCode::NOT_FOUND, reason: reason.to_string(), allow: None }
+        Self::new(StatusCode::NOT_FOUND, reason)
     }
 
     fn method(allow: &'static str) -> Self {
-        Self { status: StatusCode::METHOD_NOT_ALLOWED, reason: format!("this path has {allow}"), allow: Some(allow) }
+        let reason = format_args!("this path has {allow}");
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, reason) }
     }
 
     fn into_response(self) -> Response<Full<Bytes>> {
@@ -244,10 +237,8 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
 /// RFC 9110 section 5.6.7, such as `Wed, 22 Oct 2025 14:02:30 GMT`.
 fn http_date(at: Timestamp) -> Result<HeaderValue, ErrorReply> {
     let text = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&at).ok();
-    text.and_then(|text| HeaderValue::try_from(text).ok()).ok_or_else(|| ErrorReply {
-        status: StatusCode::INTERNAL_SERVER_ERROR,
-        reason: format!("{at} cannot be written as a date of HTTP"),
-        allow: None,
+    text.and_then(|text| HeaderValue::try_from(text).ok()).ok_or_else(|| {
+        ErrorReply::new(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{at} cannot be written as a date of HTTP"))
     })
 }
 

@@ -47,8 +47,6 @@ impl Directory {
         Ok(Self { path, is_removed: false, _lock: lock })
     }
 
-    /// Where it is.
-    #[must_use]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -48,9 +48,7 @@ pub(crate) struct Heartbeat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Statistics {
-    /// Errors logged.
     pub errors: Integer,
-    /// Warnings logged.
     pub warnings: Integer,
     /// Metrics that reached the plugin.
     pub metrics: Integer,
@@ -60,20 +58,16 @@ pub(crate) struct Statistics {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LogEntry {
-    /// When.
     pub time: DateTime,
-    /// How grave.
     pub level: Level,
     /// Where from, such as `inputs.http::alias`.
     pub source: String,
     /// An object; what is in it is not looked at.
     #[serde(default, deserialize_with = "present")]
     pub attributes: Option<BTreeMap<String, IgnoredAny>>,
-    /// The message.
     pub message: String,
 }
 
-/// Status of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) enum AgentStatus {

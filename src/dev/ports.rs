@@ -30,17 +30,6 @@ const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
-impl Default for DevOptions {
-    fn default() -> Self {
-        Self {
-            listen: loopback(8080),
-            admin_listen: loopback(9900),
-            api_listen: loopback(18888),
-            heartbeat_listen: loopback(18000),
-        }
-    }
-}
-
 /// A port cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PortError {
@@ -103,15 +92,16 @@ async fn bind(address: SocketAddr, purpose: &'static str, option: &'static str) 
 }
 
 #[cfg(test)]
+impl DevOptions {
+    pub(crate) const ANY: Self =
+        Self { listen: loopback(0), admin_listen: loopback(0), api_listen: loopback(0), heartbeat_listen: loopback(0) };
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    const ANY: DevOptions = DevOptions {
-        listen: loopback(0),
-        admin_listen: loopback(0),
-        api_listen: loopback(0),
-        heartbeat_listen: loopback(0),
-    };
+    const ANY: DevOptions = DevOptions::ANY;
 
     #[tokio::test]
     async fn a_port_in_use_is_named_with_its_purpose_and_the_option_for_another() {
@@ -162,7 +152,6 @@ mod tests {
             options: DevOptions,
         }
         let options = <Arguments as clap::Parser>::parse_from(["dev"]).options;
-        assert_eq!(options, DevOptions::default());
         let DevOptions { listen, admin_listen, api_listen, heartbeat_listen } = options;
         for address in [listen, admin_listen, api_listen, heartbeat_listen] {
             assert!(address.ip().is_loopback());

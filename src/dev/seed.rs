@@ -37,7 +37,6 @@ pub(crate) async fn tokens(registry: &Registry) -> Result<Tokens, RegistryError>
 }
 
 /// The configuration `demo`: a small one as people write them, for agents that report to Tollgate at this URL.
-#[must_use]
 pub(crate) fn configuration(tollgate: &str) -> String {
     include_str!("demo.toml").replace("{tollgate}", tollgate)
 }

@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn tollgate_listens_where_the_options_say_and_forwards_to_the_stand_in() {
         let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
-        let options = DevOptions { listen: address("127.0.0.1:0"), ..DevOptions::default() };
+        let options = DevOptions { listen: address("127.0.0.1:0"), ..DevOptions::ANY };
         let store = StoreUrl::Sqlite("/tmp/a folder/tollgate.db".into());
         let config = config(&options, address("127.0.0.1:8"), address("[::]:9"), &store).expect("valid");
         assert_eq!(config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(), [options.listen]);

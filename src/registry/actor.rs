@@ -20,7 +20,6 @@ pub enum Actor {
 
 impl Actor {
     /// The name in records and histories.
-    #[must_use]
     pub fn name(&self) -> &str {
         match self {
             Self::Operator(name) => name,

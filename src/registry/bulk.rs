@@ -4,14 +4,14 @@
 //! committed chunk by chunk, in the order of the ids, each chunk resting on the same records as a single batch would; a
 //! failure in between says how far it got.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 
 use super::actor::{Authority, Right};
 use super::draft::Draft;
 use super::steps::CHUNK;
-use super::{Actor, Attempts, Operation, PAGE, PartlyDone, Registry, RegistryError, now};
+use super::{Actor, Attempts, Owners, PAGE, PartlyDone, Registry, RegistryError, now};
 use crate::store::{StateFilter, TokenFilter, Versioned};
 use crate::token::{Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 
@@ -66,7 +66,7 @@ impl Registry {
         force: bool,
     ) -> Result<Vec<TokenRecord>, RegistryError> {
         let mut done = Vec::with_capacity(ids.len());
-        let mut attempts = Attempts::new(action.operation());
+        let mut attempts = Attempts::default();
         loop {
             let before = done.len();
             // What is left is a selection like any other: whatever changed meanwhile, it is decided anew.
@@ -77,7 +77,7 @@ impl Registry {
             };
             match attempt {
                 Ok(true) => return Ok(done),
-                Ok(false) if done.len() > before => attempts = Attempts::new(action.operation()),
+                Ok(false) if done.len() > before => attempts = Attempts::default(),
                 Ok(false) => {}
                 Err(error) if done.is_empty() => return Err(error),
                 Err(error) => return Err(RegistryError::interrupted(action.partly_done(done.len(), ids.len()), error)),
@@ -120,6 +120,7 @@ impl Registry {
             remaining.iter().for_each(|remaining| draft.require_token(remaining.clone()));
             recipient.iter().for_each(|recipient| draft.require_user(recipient));
             let chunk = tokens.by_ref().take(CHUNK);
+            // Shown as done only once they are committed.
             let records: Vec<_> =
                 chunk.map(|token| action.apply(&mut draft, token, recipient.as_ref(), &owners)).collect();
             if !self.commit(draft.into_batch()).await? {
@@ -169,19 +170,8 @@ impl Registry {
     }
 }
 
-/// Whose the selected tokens are.
-type Owners = HashMap<UserId, Versioned<UserRecord>>;
-
 impl BulkAction<'_> {
-    const fn operation(self) -> Operation {
-        match self {
-            Self::Revoke => Operation::RevokeTokens,
-            Self::Delete => Operation::DeleteTokens,
-            Self::Reassign { .. } => Operation::ReassignTokens,
-        }
-    }
-
-    const fn partly_done(self, done: usize, of: usize) -> PartlyDone {
+    fn partly_done(self, done: usize, of: usize) -> PartlyDone {
         match self {
             Self::Revoke => PartlyDone::Revoked(done, of),
             Self::Delete => PartlyDone::Deleted(done, of),

@@ -72,7 +72,6 @@ impl<'a> Draft<'a> {
         self.batch.tokens.push(Edit::Require(token));
     }
 
-    /// Revokes an active token.
     pub(super) fn revoke(&mut self, before: Versioned<TokenRecord>, reason: Option<String>) -> TokenRecord {
         let mut after = before.record.clone();
         after.state = TokenState::Revoked { at: self.at, by: self.authority.name().to_owned() };
@@ -91,6 +90,7 @@ impl<'a> Draft<'a> {
         let mut after = before.record.clone();
         after.owner = to.record.id;
         self.record_event(after.id, TokenEvent::Reassigned { from, to: to.record.name.clone() });
+        // Two events: that it was given away, and what it cost.
         if let Some(lost) = clamp(&mut after, to.record.role) {
             self.record_event(after.id, TokenEvent::Narrowed { lost });
         }

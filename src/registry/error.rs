@@ -8,7 +8,6 @@ use crate::random::NoEntropy;
 use crate::store::StoreError;
 use crate::token::raw::PREFIX;
 use crate::token::{Digest, PermissionSet, Role, TokenId};
-use crate::words::words;
 
 /// Why a command was refused or failed. Nothing was changed, except where the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +45,8 @@ pub enum RegistryError {
     #[error("{} is not a user name: use 1 to 64 of A-Z a-z 0-9 . _ @ + - that do not start with {PREFIX}", quoted(.0))]
     InvalidName(String),
     /// Not a description of a token.
-    #[error("the description {0}: use 1 to 200 characters without control characters and without a token in them")]
-    InvalidDescription(InvalidDescription),
+    #[error("a description has 1 to 200 characters, without control characters and without a token in them")]
+    InvalidDescription,
     /// A second user of that name.
     #[error("a user named {} exists already; choose another name", quoted(.0))]
     NameTaken(String),
@@ -116,13 +115,8 @@ pub enum RegistryError {
     #[error("this token was deleted, and a deleted token cannot be added again (digest {0}); create a new one")]
     DigestRetired(Digest),
     /// Other commands came in between each time.
-    #[error("{operation} was given up after {attempts} attempts, because other changes came in between; try again")]
-    Busy {
-        /// What was tried.
-        operation: Operation,
-        /// How often.
-        attempts: u32,
-    },
+    #[error("given up after {0} attempts, because other changes came in between each time; try again")]
+    Busy(u32),
     /// The operating system gave no randomness.
     #[error("the operating system gave no random bytes for a new token: {0}")]
     NoEntropy(NoEntropy),
@@ -185,40 +179,6 @@ pub enum PartlyDone {
     User(#[from] Progress),
 }
 
-words! {
-    /// What is wrong with a description.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    #[expect(missing_docs, reason = "the names say it")]
-    pub enum InvalidDescription {
-        Empty = "is empty",
-        TooLong = "is too long",
-        ControlCharacters = "has control characters",
-        Token = "has a token in it",
-    }
-}
-
-words! {
-    /// What a command does, in the messages of those that fail.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    #[expect(missing_docs, reason = "the names say it")]
-    pub enum Operation {
-        Init = "setting the registry up",
-        AddUser = "adding the user",
-        SetRole = "changing the role",
-        SetStatus = "changing the user",
-        DeleteUser = "deleting the user",
-        TransferOwnership = "transferring the ownership",
-        CreateToken = "creating the token",
-        ReadToken = "reading the token",
-        ListTokens = "listing the tokens",
-        RevokeTokens = "revoking the tokens",
-        DeleteTokens = "deleting the tokens",
-        ReassignTokens = "reassigning the tokens",
-        ImportTokens = "importing the tokens",
-        SettleRecalls = "revoking tokens again",
-    }
-}
-
 /// What a caller does about an error: decides status codes and exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -255,7 +215,6 @@ impl RegistryError {
     }
 
     /// What a caller does about it.
-    #[must_use]
     #[deny(clippy::wildcard_enum_match_arm)] // a new error must be placed by hand
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -263,7 +222,7 @@ impl RegistryError {
             Self::Forbidden { .. } | Self::ActorDeleted(_) | Self::ActorDisabled(_) => ErrorKind::Forbidden,
             Self::RepeatedTokens(_)
             | Self::InvalidName(_)
-            | Self::InvalidDescription(_)
+            | Self::InvalidDescription
             | Self::OneOwnerOnly
             | Self::NothingPermitted { .. }
             | Self::AlreadyExpired(_) => ErrorKind::Invalid,
@@ -282,7 +241,7 @@ impl RegistryError {
             | Self::LastOwnerToken { .. }
             | Self::DigestTaken(_)
             | Self::DigestRetired(_) => ErrorKind::Conflict,
-            Self::Busy { .. } | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => ErrorKind::Unavailable,
+            Self::Busy(_) | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => ErrorKind::Unavailable,
             Self::OutcomeUnknown(_) | Self::CreationUnknown { .. } => ErrorKind::Unknown,
             Self::Interrupted { source, .. } => source.kind(),
         }

@@ -11,7 +11,7 @@ use super::actor::{Authority, Right};
 use super::draft::Draft;
 use super::steps::CHUNK;
 use super::tokens::{NewToken, Requested, decide_token};
-use super::{Actor, Attempts, ErrorKind, Operation, PAGE, PartlyDone, Registry, RegistryError, now};
+use super::{Actor, Attempts, ErrorKind, PAGE, PartlyDone, Registry, RegistryError, now};
 use crate::store::Versioned;
 use crate::token::permission::InvalidPermission;
 use crate::token::raw::InvalidToken;
@@ -89,30 +89,27 @@ fn token_or_reason<'de, D: Deserializer<'de>>(
 /// Why a line cannot be imported. Never with the token.
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
-    /// In bytes.
+    /// Than so many bytes.
     #[error("longer than {0} bytes")]
     TooLong(usize),
+    /// Bytes that are no text.
     #[error("not UTF-8")]
-    #[expect(missing_docs, reason = "the name says it")]
     NotUtf8,
     /// An array of the fields, say, which serde would take too.
     #[error("a line is a JSON object")]
     NotAnObject,
-    /// In serde's words.
-    #[error("not valid JSON, column {column}: {message}")]
-    #[expect(missing_docs, reason = "the names say it")]
-    Syntax { column: usize, message: String },
-    /// With its name, unless that could be a secret in the wrong place.
-    #[error("{}, column {column}: there are {FIELDS}", unknown_field(.name.as_deref()))]
-    #[expect(missing_docs, reason = "the names say it")]
-    UnknownField { name: Option<String>, column: usize },
+    /// Column, and what is wrong there in serde's words.
+    #[error("not valid JSON, column {0}: {1}")]
+    Syntax(usize, String),
+    /// Column, and the field's name unless that could be a secret in the wrong place.
+    #[error("{}, column {}: there are {FIELDS}", unknown_field(.1.as_deref()), .0)]
+    UnknownField(usize, Option<String>),
     /// A field that is missing or there twice, or a digest that is none: in serde's words, which repeat nothing.
     #[error("{0}")]
     Field(String),
-    /// Of another type.
-    #[error("column {column}: expected {expected}")]
-    #[expect(missing_docs, reason = "the names say it")]
-    Value { column: usize, expected: String },
+    /// Column, and of what type the value there should be.
+    #[error("column {0}: expected {1}")]
+    Value(usize, String),
     /// A token's raw form is wrong.
     #[error(transparent)]
     Token(#[from] InvalidToken),
@@ -164,18 +161,18 @@ impl From<serde_json::Error> for LineError {
         // Every line is a document of its own, so its line number would only confuse.
         let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
         if !error.is_data() {
-            return Self::Syntax { column, message: message.to_owned() };
+            return Self::Syntax(column, message.to_owned());
         }
         // The names of fields that there are, and of the digest's form, are ours; all else is from the line.
         if let Some(rest) = message.strip_prefix("unknown field `") {
             let name = rest.split_once("`, expected ").map_or(rest, |(name, _)| name);
-            return Self::UnknownField { name: is_name(name).then(|| name.to_owned()), column };
+            return Self::UnknownField(column, is_name(name).then(|| name.to_owned()));
         }
         if ["missing field `", "duplicate field `", "a digest is "].iter().any(|start| message.starts_with(start)) {
             return Self::Field(message.to_owned());
         }
         let expected = message.rsplit_once(", expected ").map_or("another value", |(_, expected)| expected);
-        Self::Value { column, expected: expected.to_owned() }
+        Self::Value(column, expected.to_owned())
     }
 }
 
@@ -220,7 +217,6 @@ pub enum ImportError {
 
 impl ImportError {
     /// What a caller does about it.
-    #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Refused { .. } => ErrorKind::Invalid,
@@ -292,7 +288,7 @@ impl Registry {
         lines: &[&(usize, ImportLine)],
         keep_going: bool,
     ) -> Result<Imported, ChunkError> {
-        let mut attempts = Attempts::new(Operation::ImportTokens);
+        let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;

@@ -3,7 +3,7 @@
 use super::actor::Authority;
 use super::draft::Draft;
 use super::steps::CHUNK;
-use super::{Attempts, Operation, Registry, RegistryError, now};
+use super::{Attempts, Registry, RegistryError, now};
 use crate::token::Digest;
 
 /// Who is recorded for such a revocation: whoever revoked the token before was forgotten along with it.
@@ -36,7 +36,7 @@ impl Registry {
 
     /// Revokes those of the tokens that are active.
     async fn revoke_again(&self, digests: &[Digest]) -> Result<usize, RegistryError> {
-        let (authority, mut attempts) = (Authority::operator(ACTOR), Attempts::new(Operation::SettleRecalls));
+        let (authority, mut attempts) = (Authority::operator(ACTOR), Attempts::default());
         loop {
             attempts.begin().await?;
             let found = self.store.tokens_by_digest(digests).await?;

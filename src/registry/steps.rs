@@ -18,7 +18,7 @@ use std::ops::AddAssign;
 use super::actor::Authority;
 use super::draft::Draft;
 use super::users::decide_role;
-use super::{Attempts, Operation, Outcome, Registry, RegistryError, now};
+use super::{Attempts, Outcome, Registry, RegistryError, now};
 use crate::store::{Pin, StateFilter, StoreError, TokenFilter, Versioned};
 use crate::token::{Role, TokenRecord, UserId, UserRecord};
 
@@ -46,9 +46,8 @@ impl AddAssign for Counts {
 }
 
 /// What the steps of one command on a user did so far.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    pub(super) operation: Operation,
     /// What is true of the user already, if it is more than of their tokens.
     pub(super) change: Option<UserChange>,
     pub(super) tokens: Counts,
@@ -66,16 +65,9 @@ pub(super) enum UserChange {
 }
 
 impl Progress {
-    pub(super) fn new(operation: Operation) -> Self {
-        Self { operation, change: None, tokens: Counts::default() }
-    }
-
     /// The error of a command that did this much before it failed.
     pub(super) fn interrupted(self, error: RegistryError) -> RegistryError {
-        match self.change.is_none() && self.tokens == Counts::default() {
-            true => error,
-            false => RegistryError::interrupted(self.into(), error),
-        }
+        if self == Self::default() { error } else { RegistryError::interrupted(self.into(), error) }
     }
 }
 
@@ -127,9 +119,10 @@ impl Registry {
     ) -> Result<Outcome, RegistryError> {
         let filter = TokenFilter { owner: Some(user.record.id), state };
         let pin = self.pin_tokens_of(user.record.id).await?;
-        let (mut before, mut attempts) = (None, Attempts::new(progress.operation));
+        let (mut before, mut attempts) = (None, Attempts::default());
         loop {
             attempts.begin().await?;
+            // One more than a step takes, to know whether this is the last.
             let mut page = self.store.tokens(filter, before, CHUNK + 1).await?;
             let is_last = page.len() <= CHUNK;
             page.truncate(CHUNK);
@@ -138,6 +131,7 @@ impl Registry {
             let counts = decide(&mut draft, page, is_last.then_some(pin));
             draft.require_user(user);
             match self.try_commit(draft.into_batch()).await? {
+                // A token that changed is read again; a user that did may have another role, so the whole command is decided anew.
                 Outcome::Conflict if is_last || !self.are_unchanged(authority, user).await? => {
                     return Ok(Outcome::Conflict);
                 }
@@ -147,7 +141,7 @@ impl Registry {
                     if is_last {
                         return Ok(outcome);
                     }
-                    (before, attempts) = (next, Attempts::new(progress.operation));
+                    (before, attempts) = (next, Attempts::default());
                 }
             }
         }
@@ -195,8 +189,7 @@ impl Registry {
         mut user: Versioned<UserRecord>,
         progress: &mut Progress,
     ) -> Result<(), RegistryError> {
-        let (authority, role, mut attempts) =
-            (Authority::operator(actor), user.record.role, Attempts::new(progress.operation));
+        let (authority, role, mut attempts) = (Authority::operator(actor), user.record.role, Attempts::default());
         loop {
             attempts.begin().await?;
             let narrow = |draft: &mut Draft<'_>, tokens, _| decide_role(draft, &user, tokens, role, None);

@@ -6,7 +6,7 @@ use super::actor::{Authority, Right};
 use super::draft::Draft;
 use super::steps::{CHUNK, Counts, Progress, UNREVOKED, UserChange};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
-use super::{Actor, Attempts, Operation, Outcome, PAGE, Registry, RegistryError, now};
+use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, now};
 use crate::store::{Batch, Pin, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{Role, TokenEvent, TokenRecord, UserId, UserRecord, UserStatus};
@@ -49,7 +49,7 @@ impl Registry {
     /// [`RegistryError::AlreadyInitialised`] if there is any user; of two at once, one succeeds.
     pub async fn init(&self, actor: &Actor, owner_name: &str) -> Result<Created, RegistryError> {
         check_name(owner_name)?;
-        let mut attempts = Attempts::new(Operation::Init);
+        let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             if !self.store.users(None, 1).await?.is_empty() {
@@ -81,7 +81,7 @@ impl Registry {
     /// # Errors
     /// For a name that is invalid or taken, for the role Owner, and when the actor may not.
     pub async fn add_user(&self, actor: &Actor, name: &str, role: Role) -> Result<UserRecord, RegistryError> {
-        let mut attempts = Attempts::new(Operation::AddUser);
+        let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
@@ -131,7 +131,7 @@ impl Registry {
     /// For the role Owner and for the Owner's role, and when the actor may not. After [`RegistryError::Interrupted`] the
     /// same command goes on.
     pub async fn set_role(&self, actor: &Actor, name: &str, role: Role) -> Result<RoleChange, RegistryError> {
-        let mut progress = Progress::new(Operation::SetRole);
+        let mut progress = Progress::default();
         let changed = self.try_set_role(actor, name, role, &mut progress).await;
         changed.map_err(|error| progress.interrupted(error))
     }
@@ -143,7 +143,7 @@ impl Registry {
         role: Role,
         progress: &mut Progress,
     ) -> Result<RoleChange, RegistryError> {
-        let mut attempts = Attempts::new(progress.operation);
+        let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
@@ -151,6 +151,8 @@ impl Registry {
             let user = self.find_user(&authority, name).await?;
             check_role_change(&authority, &user.record, role)?;
             let (before, after) = (user.record.role, UserRecord { role, ..user.record.clone() });
+            // With the user's role, replicas narrow every grant at once: it need not wait for the records of the tokens.
+            // Becoming a Viewer has to: see the module `steps`.
             let is_urgent = role < before && role.manages_tokens();
             if is_urgent && self.few_tokens_of(user.record.id, Some(UNREVOKED)).await?.is_none() {
                 let Some(user) = self.change_user(&authority, user, after.clone()).await? else { continue };
@@ -170,7 +172,7 @@ impl Registry {
     /// # Errors
     /// For the Owner, for the actor's own user, and when the actor may not.
     pub async fn set_status(&self, actor: &Actor, name: &str, status: UserStatus) -> Result<UserRecord, RegistryError> {
-        let mut attempts = Attempts::new(Operation::SetStatus);
+        let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
@@ -192,7 +194,7 @@ impl Registry {
     /// For the Owner, for the actor's own user, and when the actor may not. After [`RegistryError::Interrupted`] the same
     /// command goes on.
     pub async fn delete_user(&self, actor: &Actor, name: &str) -> Result<usize, RegistryError> {
-        let mut progress = Progress::new(Operation::DeleteUser);
+        let mut progress = Progress::default();
         match self.try_delete_user(actor, name, &mut progress).await {
             Ok(()) => Ok(progress.tokens.deleted),
             Err(error) => Err(progress.interrupted(error)),
@@ -200,7 +202,7 @@ impl Registry {
     }
 
     async fn try_delete_user(&self, actor: &Actor, name: &str, progress: &mut Progress) -> Result<(), RegistryError> {
-        let mut attempts = Attempts::new(progress.operation);
+        let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
@@ -244,7 +246,7 @@ impl Registry {
     /// When `to` is not an active Administrator, and when the actor may not. After [`RegistryError::Interrupted`] the
     /// ownership has moved if it says so; giving the old Owner the role Administrator once more does the rest.
     pub async fn transfer_ownership(&self, actor: &Actor, to: &str) -> Result<Transfer, RegistryError> {
-        let mut progress = Progress::new(Operation::TransferOwnership);
+        let mut progress = Progress::default();
         let transferred = self.try_transfer_ownership(actor, to, &mut progress).await;
         transferred.map_err(|error| progress.interrupted(error))
     }
@@ -255,7 +257,7 @@ impl Registry {
         to: &str,
         progress: &mut Progress,
     ) -> Result<Transfer, RegistryError> {
-        let mut attempts = Attempts::new(progress.operation);
+        let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
@@ -263,6 +265,7 @@ impl Registry {
             let to = self.find_user(&authority, to).await?;
             check_new_owner(&to.record)?;
             let old = self.find_owner().await?;
+            // Before the tokens are read: what comes to the old Owner meanwhile is then noticed at the commit.
             let pin = self.pin_tokens_of(old.record.id).await?;
             let tokens = self.few_tokens_of(old.record.id, Some(UNREVOKED)).await?;
             let gained = self.few_tokens_of(to.record.id, Some(UNREVOKED)).await?;
@@ -357,6 +360,7 @@ fn decide_user(
 
 fn check_role_change(authority: &Authority, user: &UserRecord, role: Role) -> Result<(), RegistryError> {
     authority.check(Right::ManageUsers)?;
+    // Before the rights: for an Administrator too it is impossible, and not merely forbidden.
     if user.role == Role::Owner {
         return Err(RegistryError::OwnerRole(user.name.clone()));
     }

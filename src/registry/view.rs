@@ -47,7 +47,6 @@ pub(crate) struct TokenView {
 
 impl TokenView {
     /// A token as of `now`.
-    #[must_use]
     pub(crate) fn new(record: &TokenRecord, owner: &UserRecord, now: Timestamp) -> Self {
         let (state, revoked_at, revoked_by) = match &record.state {
             TokenState::Active => ("active", None, None),
@@ -73,13 +72,11 @@ impl TokenView {
     }
 
     /// A token just made, with the raw token.
-    #[must_use]
     pub(crate) fn of_created(created: &Created, now: Timestamp) -> Self {
         Self { token: Some(created.token.clone()), ..Self::new(&created.record, &created.owner, now) }
     }
 
     /// A token with its history.
-    #[must_use]
     pub(crate) fn of_details(details: &TokenDetails, now: Timestamp) -> Self {
         Self { history: Some(details.history.clone()), ..Self::new(&details.record, &details.owner, now) }
     }

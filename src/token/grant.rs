@@ -45,7 +45,6 @@ impl Grant {
     pub const SHORT: usize = 32;
 
     /// Five 64-bit little-endian words: token, owner, permissions, expiry, and the upper half of the permissions.
-    #[must_use]
     pub fn encode(&self) -> [u8; Self::ENCODED] {
         let [low, high] = self.permissions.words();
         let expires_at = self.expires_at.unwrap_or(NEVER).cast_unsigned();
@@ -82,7 +81,6 @@ impl Grant {
     }
 
     /// This grant's part of the checksum, under its digest.
-    #[must_use]
     pub fn fingerprint(&self, digest: &Digest) -> u64 {
         // Half of the digest distinguishes tokens as well as all of it, and leaves SHA-256 with one block instead of two:
         // this is done for every token of a snapshot or a bulk command.
@@ -95,7 +93,6 @@ impl Grant {
 
 impl Owner {
     /// Role, status, name.
-    #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![self.role as u8, u8::from(self.enabled)];
         bytes.extend_from_slice(self.name.as_bytes());
@@ -119,7 +116,6 @@ impl Owner {
     }
 
     /// This owner's part of the checksum, under its id.
-    #[must_use]
     pub fn fingerprint(&self, id: UserId) -> u64 {
         fingerprint(&[b"u", &id.to_u64().to_le_bytes(), &self.encode()])
     }

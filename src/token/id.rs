@@ -69,25 +69,21 @@ macro_rules! id_type {
 
         impl $name {
             /// A new id, later than every other one that this process made.
-            #[must_use]
             pub fn generate(now: jiff::Timestamp) -> Self {
                 Self(next(u64::try_from(now.as_millisecond()).unwrap_or(0)))
             }
 
             /// The id as a number, for encodings and keys. It orders by creation.
-            #[must_use]
             pub const fn to_u64(self) -> u64 {
                 self.0
             }
 
             /// The inverse of [`Self::to_u64`].
-            #[must_use]
             pub const fn from_u64(id: u64) -> Self {
                 Self(id)
             }
 
             /// The 13 characters, without allocating.
-            #[must_use]
             pub fn to_ascii(self) -> [u8; 13] {
                 encode(self.0)
             }

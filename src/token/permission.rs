@@ -33,7 +33,6 @@ words! {
 
 impl Resource {
     /// The actions that exist for this resource.
-    #[must_use]
     pub const fn actions(self) -> &'static [Action] {
         match self {
             Self::Configs
@@ -101,19 +100,16 @@ fn list_actions(resource: Resource) -> String {
 
 impl Permission {
     /// The permission, if the resource has that action.
-    #[must_use]
     pub fn new(resource: Resource, action: Action) -> Option<Self> {
         resource.actions().contains(&action).then_some(Self { resource, action })
     }
 
     /// What it is about.
-    #[must_use]
     pub const fn resource(self) -> Resource {
         self.resource
     }
 
     /// What it lets one do.
-    #[must_use]
     pub const fn action(self) -> Action {
         self.action
     }
@@ -187,7 +183,6 @@ impl PermissionSet {
     pub const TELEGRAF_AGENT: Self = Self(CONFIGS_READ.bit() | HEARTBEAT_WRITE.bit());
 
     /// Every permission that exists.
-    #[must_use]
     pub fn all() -> Self {
         let every = Resource::ALL
             .into_iter()
@@ -196,56 +191,47 @@ impl PermissionSet {
     }
 
     /// The bits, for the stored format.
-    #[must_use]
     pub const fn bits(self) -> u128 {
         self.0
     }
 
     /// A set read back from the store, with all the bits that it was written with.
-    #[must_use]
     pub const fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
 
     /// The bits in two words, the lower half first.
-    #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "each word takes its half")]
     pub const fn words(self) -> [u64; 2] {
         [self.0 as u64, (self.0 >> 64) as u64]
     }
 
     /// The inverse of [`Self::words`].
-    #[must_use]
     pub fn from_words([low, high]: [u64; 2]) -> Self {
         Self(u128::from(high) << 64 | u128::from(low))
     }
 
     /// Whether the set has this permission.
-    #[must_use]
     pub const fn contains(self, permission: Permission) -> bool {
         self.0 & permission.bit() != 0
     }
 
     /// What both sets have.
-    #[must_use]
     pub const fn intersect(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
     /// What this set has and the other has not.
-    #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
     /// Whether `other` has all of this set.
-    #[must_use]
     pub const fn is_subset_of(self, other: Self) -> bool {
         self.0 & !other.0 == 0
     }
 
     /// Whether it has no permission at all.
-    #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }

@@ -64,20 +64,17 @@ impl RawToken {
     }
 
     /// The token as its holder sends it. For the one who just created it, and for no log.
-    #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
     /// The SHA-256 of the whole token.
-    #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of(self.0.as_bytes())
     }
 
     /// The last six characters: enough to recognise a token by, too few to use it. Of a secret so short that they
     /// would be a good part of it, fewer.
-    #[must_use]
     pub fn hint(&self) -> String {
         let secret = &self.0[PREFIX.len()..];
         let shown = HINT_LENGTH.min(secret.len() / 4);
@@ -122,7 +119,6 @@ pub struct InvalidDigest;
 
 impl Digest {
     /// Takes the digest of a token as it is in a request, without copying it.
-    #[must_use]
     pub fn of(token: &[u8]) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(token);
@@ -134,13 +130,11 @@ impl Digest {
     }
 
     /// The 32 bytes.
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
     /// A digest read back from the store.
-    #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }

@@ -49,19 +49,16 @@ pub enum TokenState {
 
 impl TokenRecord {
     /// Whether it was not revoked. An expired token is still active in this sense.
-    #[must_use]
     pub fn is_active(&self) -> bool {
         self.state == TokenState::Active
     }
 
     /// Whether it is past its expiry. At the very second of it the token is already refused.
-    #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 
     /// What the replicas know of it: a grant while it is active, nothing afterwards.
-    #[must_use]
     pub fn grant(&self) -> Option<Grant> {
         self.is_active().then(|| Grant {
             token: self.id,
@@ -101,7 +98,6 @@ words! {
 
 impl UserRecord {
     /// What the replicas know of the user.
-    #[must_use]
     pub fn owner(&self) -> Owner {
         Owner { name: self.name.clone(), role: self.role, enabled: self.status == UserStatus::Active }
     }

@@ -31,7 +31,6 @@ pub struct InvalidRole(String);
 
 impl Role {
     /// The most that a token of a user with this role can permit.
-    #[must_use]
     pub fn permissions(self) -> PermissionSet {
         let permitted = PermissionSet::all();
         permitted.iter().filter(|permission| self.permits(permission.resource(), permission.action())).collect()
@@ -55,7 +54,6 @@ impl Role {
     }
 
     /// Whether users with this role may have tokens made for them, and manage their own.
-    #[must_use]
     pub fn manages_tokens(self) -> bool {
         self >= Self::Manager
     }

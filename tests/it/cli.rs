@@ -410,7 +410,7 @@ fn what_does_not_exist_is_named_with_the_way_out() {
         (vec!["user", "add", "anna", "--role", "viewer"], "exists already"),
         (vec!["user", "add", "a b", "--role", "viewer"], "is not a user name"),
         (vec!["user", "add", "otto", "--role", "owner"], "exactly one Owner"),
-        (vec!["token", "create", "--user", "max", "--description", ""], "the description"),
+        (vec!["token", "create", "--user", "max", "--description", ""], "a description has 1 to 200 characters"),
         (vec!["token", "create", "--user", "max", "--description", "x", "--expires", "2001-01-01T00:00:00Z"], "past"),
         (vec!["token", "import", "missing.jsonl"], "reading missing.jsonl: No such file"),
         (vec!["user", "list", "--store", "sqlite:typo.db"], "typo.db does not exist: run `tollgate init`"),

@@ -81,7 +81,6 @@ fn descriptions_are_short_plain_and_no_place_for_tokens() {
         check_description(good).expect(good);
     }
     for bad in ["", "  ", "a\nb", "a\u{7f}", "\u{9b}", &"x".repeat(201), "is tc-apiv1_0123456789abcdef"] {
-        let error = check_description(bad).expect_err(bad);
-        assert!(!error.to_string().contains("0123456789"), "{error}");
+        assert!(matches!(check_description(bad), Err(RegistryError::InvalidDescription)), "{bad:?}");
     }
 }
