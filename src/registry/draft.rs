@@ -91,7 +91,7 @@ impl<'a> Draft<'a> {
         after.owner = to.record.id;
         self.record_event(after.id, TokenEvent::Reassigned { from, to: to.record.name.clone() });
         // Two events: that it was given away, and what it cost.
-        if let Some(lost) = clamp(&mut after, to.record.role) {
+        if let Some(lost) = clamp_to_role(&mut after, to.record.role) {
             self.record_event(after.id, TokenEvent::Narrowed { lost });
         }
         self.batch.tokens.push(Edit::Update { before, after: after.clone() });
@@ -101,7 +101,7 @@ impl<'a> Draft<'a> {
     /// Takes from an active token what the role does not have; `false` if that is nothing.
     pub(super) fn narrow(&mut self, before: Versioned<TokenRecord>, role: Role) -> bool {
         let mut after = before.record.clone();
-        let Some(lost) = clamp(&mut after, role) else { return false };
+        let Some(lost) = clamp_to_role(&mut after, role) else { return false };
         self.record_event(after.id, TokenEvent::Narrowed { lost });
         self.batch.tokens.push(Edit::Update { before, after });
         true
@@ -113,7 +113,7 @@ impl<'a> Draft<'a> {
 }
 
 /// Takes from a token what the role does not have, and says what it lost.
-fn clamp(token: &mut TokenRecord, role: Role) -> Option<PermissionSet> {
+fn clamp_to_role(token: &mut TokenRecord, role: Role) -> Option<PermissionSet> {
     let permitted = token.permissions.intersect(role.permissions());
     let lost = token.permissions.without(permitted);
     token.permissions = permitted;

@@ -223,7 +223,7 @@ pub(super) fn decide_token(
         digest,
         owner: owner.id,
         description: new.description.clone(),
-        permissions: permitted(&owner.name, owner.role, new.permissions)?,
+        permissions: clamp_request(&owner.name, owner.role, new.permissions)?,
         state: TokenState::Active,
         hint,
         created_at: now,
@@ -232,7 +232,8 @@ pub(super) fn decide_token(
     })
 }
 
-fn permitted(name: &str, role: Role, requested: Requested) -> Result<PermissionSet, RegistryError> {
+/// What was requested, clamped to what the role has.
+fn clamp_request(name: &str, role: Role, requested: Requested) -> Result<PermissionSet, RegistryError> {
     let permitted = role.permissions();
     match requested {
         Requested::All => Ok(permitted),
