@@ -41,17 +41,18 @@ const USED: [(&str, &str, &str); 28] = [
     ("replay.rs", "", "ACL HSET INFO XADD"),
     ("replicas.rs", "", "EVAL ROLE SET WAIT XRANGE"),
     ("reports.lua", "", "GET PTTL SMEMBERS"),
-    ("reports.rs", "DEL PEXPIRE PTTL SADD SET SREM", "EVAL EVAL_RO"),
+    // `SET` with `GET` is one command.
+    ("reports.rs", "DEL PEXPIRE PTTL SADD SET SREM", "EVAL EVAL_RO GET"),
     ("resolve.lua", "", "HMGET TIME XRANGE ZADD ZREMRANGEBYSCORE"),
     ("settle.lua", "", "DEL EXISTS HINCRBY SCARD SREM"),
     ("snapshot.rs", "HLEN HMGET HSCAN INFO", ""),
     // Of a Sentinel.
     ("switches.rs", "SUBSCRIBE", ""),
-    ("tenure.rs", "", "GET INFO PERSIST PTTL SET"),
+    ("tenure.rs", "DEL INFO PEXPIRE SET", "GET"),
 ];
 
 /// Words that look like commands: arguments, errors, and what a plan calls its steps.
-const WORDS: &str = "APPEND BYLEX BYSCORE CLUSTERDOWN COUNT DRYRUN EXEC LIMIT MARK MINID MOVED OK PX REPLICAS RETIRE REV SLOTS \
+const WORDS: &str = "APPEND BYLEX BYSCORE CLUSTERDOWN COUNT DRYRUN EXEC LIMIT MARK MINID MOVED NX OK PX REPLICAS RETIRE REV SLOTS \
                      STAMPED VERSIONED";
 
 /// Files with words of errors only.
