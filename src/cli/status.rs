@@ -170,10 +170,7 @@ impl FleetStatus {
             pairs.push(("replicas", Cell::toned(&protection(replicas), tone)));
         }
         if let Some(reason) = &self.writes_refused {
-            let text = format!(
-                "refused: {reason}. Nothing can be changed, and sidecars that cannot report either are stale after their bound"
-            );
-            pairs.push(("writes", Cell::toned(&text, Tone::Warn)));
+            pairs.push(("writes", Cell::toned(&format!("refused: {reason}"), Tone::Warn)));
         }
         let held: BTreeSet<&str> =
             self.sidecars.iter().flat_map(|sidecar| &sidecar.report.held_users).map(String::as_str).collect();

@@ -94,7 +94,8 @@ pub(super) async fn read(
         };
         let asked_at = Instant::now();
         let page = within(CHANGES_TIMEOUT, store.recalled(place.as_ref())).await?;
-        let is_all_for_now = page.digests.is_empty() && !page.begins && !page.is_last;
+        // The last page may have more than the probe spoke of; the next probe says whether that was all.
+        let is_all_for_now = page.is_last || page.digests.is_empty() && !page.begins;
         progress.lock().take(page, asked_at, replica);
         if is_all_for_now || Instant::now() >= until {
             return Ok(());

@@ -36,6 +36,8 @@ struct Recalled {
     refused: bool,
     /// More than there are.
     besides: u64,
+    /// By how much the counter has moved on between a probe and a page.
+    moved_on: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +143,14 @@ impl Feed for Fragile {
         let next = first + digests.len();
         let next = (next < recalls.digests.len()).then(|| RecalledPlace(vec![u8::try_from(next).expect("few")]));
         let total = recalls.digests.len() as u64;
-        Ok(RecalledPage { total, recalls: total, begins: first == 0, digests, is_last: next.is_none(), next })
+        Ok(RecalledPage {
+            total,
+            recalls: total + recalls.moved_on,
+            begins: first == 0,
+            digests,
+            is_last: next.is_none(),
+            next,
+        })
     }
 
     fn describe(&self) -> String {
@@ -441,6 +450,19 @@ async fn a_revocation_that_the_store_lost_is_told_to_every_sidecar() {
     assert_eq!(store.recalls().writes, writes);
     saw_it.stop().await;
     did_not.stop().await;
+}
+
+#[tokio::test]
+async fn recalls_that_come_between_a_probe_and_its_pages_are_read_once() {
+    let folder = Folder::new();
+    let store = Fragile::new(folder.open("store").await, Mode::Works);
+    store.recalls().digests = (0..3u8).map(|number| Digest::of(&[number])).collect();
+    store.recalls().moved_on = 1;
+    let probe = store.probe().await.expect("answers");
+    let (replica, progress, later) = (Replica::new(), Mutex::default(), Instant::now() + 2 * PATIENCE);
+    let reading = recall::read(&replica, &*store, &progress, &probe, later);
+    tokio::time::timeout(PATIENCE, reading).await.expect("ends").expect("reads");
+    assert_eq!(store.recalls().reads, 2, "a page of two, and one of one");
 }
 
 #[tokio::test]

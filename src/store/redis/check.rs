@@ -227,8 +227,13 @@ pub(super) async fn refuses_writes(access: &Access) -> Result<Option<String>, Fa
     commands.cmd("MULTI").cmd("SET").arg(access.layout.key(Key::Probe)).arg("1").cmd("DISCARD");
     let answers: [Result<Value, RedisError>; 3] = access.link.read(Use::Main, commands.ignore_errors()).await?;
     let [_, queued, _] = answers;
-    let fault = queued.err().map(|error| Fault::of_command(error, CONNECT_TIMEOUT));
-    Ok(fault.filter(Fault::refuses_writes).map(|fault| fault.to_string()))
+    let fault = queued.err().map(|error| Fault::of_command(error, CONNECT_TIMEOUT)).filter(Fault::refuses_writes);
+    Ok(fault.map(|fault| match fault.is_out_of_memory() {
+        true => format!("{fault}. What only takes away goes through all the same, and sidecars serve on"),
+        false => {
+            format!("{fault}. Nothing can be changed, and sidecars, which cannot report, are stale after their bound")
+        }
+    }))
 }
 
 /// Each command's own answer. Fails only when there are none.

@@ -66,7 +66,7 @@ pub(super) struct Link {
     /// Replicas were seen that could take over.
     is_followed: AtomicBool,
     /// Which run of which server the main connection led to last, where somebody watches.
-    arrived: Mutex<Option<String>>,
+    arrival: Mutex<tenure::Arrival>,
     /// The last server on which the user was found to have its permissions.
     permitted: Mutex<Option<Server>>,
     /// Replicas that were of no use, the latest last.
@@ -209,7 +209,7 @@ impl Link {
             slots: Default::default(),
             made: AtomicU64::new(0),
             is_followed: AtomicBool::new(false),
-            arrived: Mutex::default(),
+            arrival: Mutex::default(),
             permitted: Mutex::default(),
             passed_over: Mutex::default(),
             order: RandomState::new(),
@@ -319,7 +319,7 @@ impl Link {
         let subscribing = connection.subscribed.get_or_try_init(|| async {
             let mut guard = Suspicion { slot: self.slot(Use::Main), number: connection.number, is_suspect: true };
             let mut connection = connection.clone();
-            let arriving = tenure::arrive(connection.clone(), &self.layout, &self.arrived);
+            let arriving = tenure::arrive(connection.clone(), &self.layout, &self.arrival);
             let (arrived, subscribed) = tokio::join!(arriving, connection.subscribe(self.layout.channel()));
             arrived.and(subscribed)?;
             let earlier = earlier::subscribe(&self.layout, &mut connection).await?;
@@ -368,6 +368,11 @@ impl Link {
         if !replicas::following(role).is_empty() {
             self.is_followed.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Where this process came to last.
+    pub(super) fn arrival(&self) -> &Mutex<tenure::Arrival> {
+        &self.arrival
     }
 
     /// Whether another server could have taken over since this process began.

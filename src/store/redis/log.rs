@@ -37,6 +37,10 @@ const WORTH_IT: u64 = 1024 * 1024;
 /// With how many more bytes to come one is behind, and not merely at the end of a bulk change that is announced now and then.
 const FAR: u64 = 1024 * 1024;
 
+/// As many bytes at least each entry counts that is still to come: some hundred small ones are far too, at [`ReadPace::FEW`] for
+/// each round trip.
+const LEAST_LEFT: u64 = 4 * 1024;
+
 /// The first entries after a revision, as far as they follow each other up to the position.
 pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes, Fault> {
     let changes = match access.pace.is_behind() {
@@ -149,7 +153,7 @@ async fn few(access: &Access, count: usize, after: Revision) -> Result<Page, Fau
     let (read, bytes) = (entries.len() as u64, entries.iter().map(|(_, fields)| size(fields)).sum::<u64>());
     let each = bytes / read.max(1);
     access.pace.expect(each);
-    let left = newest.revision.0.saturating_sub(after.0 + read).saturating_mul(each);
+    let left = newest.revision.0.saturating_sub(after.0 + read).saturating_mul(each.max(LEAST_LEFT));
     Ok(Page { newest, is_full: entries.len() == count, entries, left, snapshot: None })
 }
 
@@ -241,6 +245,8 @@ struct State {
 }
 
 impl ReadPace {
+    /// Most entries for who is level, whatever their size was so far.
+    const FEW: usize = 16;
     const LEAST: usize = 4 * 1024;
     const FIRST: usize = 64 * 1024;
     const MOST: usize = 256 * 1024;
@@ -306,10 +312,27 @@ impl ReadPace {
     fn expect(&self, each: u64) {
         let fit = usize::try_from(SMALL / each.max(1)).unwrap_or(usize::MAX);
         let mut state = self.state();
-        state.count = (state.count * 4).min(fit).max(1);
+        state.count = (state.count * 4).min(fit).clamp(1, Self::FEW);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_small_entries_were_few_are_asked_for() {
+        let pace = ReadPace::new();
+        assert_eq!(pace.count(), 1);
+        for count in [4, 16, 16] {
+            pace.expect(100);
+            assert_eq!(pace.count(), count);
+        }
+        pace.expect(35_000);
+        assert_eq!(pace.count(), 1);
     }
 }

@@ -21,6 +21,7 @@ pub(super) async fn report(access: &Access, report: &Report, ttl: Duration) -> R
     let list = |commands: &mut Pipeline| {
         commands.cmd("SADD").arg(access.layout.key(Key::Sidecars)).arg(report.id.to_string()).ignore();
     };
+    tenure::make_up(access).await?;
     let prolongs = tenure::prolong(access, report, &mut commands);
     // First, so that no report is there that nobody finds; and once more, as it may be forgotten until the report is there.
     list(&mut commands);

@@ -97,28 +97,48 @@ pub(super) async fn unreported(access: &Access, bound: Duration) -> Result<Optio
     Ok(bound.checked_sub(lasted).filter(|left| !left.is_zero()))
 }
 
-/// A sidecar comes to a server, before it asks or reports anything there. `before` is the run that it came to last.
-pub(super) async fn arrive(
-    mut connection: Connection,
-    layout: &Layout,
-    before: &Mutex<Option<String>>,
-) -> Result<(), Fault> {
+/// Where a sidecar came to last.
+#[derive(Debug, Default)]
+pub(super) struct Arrival {
+    /// Which run of a server that was.
+    run: Option<String>,
+    /// The server took no writes then: the tenure begins with the next report that it takes.
+    is_owed: bool,
+}
+
+/// A sidecar comes to a server, before it asks or reports anything there.
+pub(super) async fn arrive(mut connection: Connection, layout: &Layout, arrival: &Mutex<Arrival>) -> Result<(), Fault> {
     let (primary, connection) = (Primary::parse(connection.info())?, &mut connection);
-    let is_from_elsewhere = before.lock().as_ref().is_some_and(|before| *before != primary.run);
+    let is_from_elsewhere = arrival.lock().run.as_ref().is_some_and(|before| *before != primary.run);
     let outcome = match is_from_elsewhere {
         true => connection.query(&primary.begin(layout, primary.now)).await,
         false => take_up(connection, layout, &primary).await,
     };
-    match outcome {
+    let outcome = match outcome {
         Err(fault) if fault.is_out_of_memory() => {
             // Whoever asks for it next begins it.
             let mut forget = Pipeline::new();
             forget.cmd("DEL").arg(layout.key(Key::Tenure)).ignore();
-            connection.query::<()>(&forget).await?;
+            connection.query::<()>(&forget).await
         }
-        outcome => outcome?,
+        outcome => outcome,
+    };
+    // What cannot be written can be read all the same.
+    let is_owed = outcome.as_ref().is_err_and(Fault::refuses_writes);
+    if !is_owed {
+        outcome?;
     }
-    *before.lock() = Some(primary.run);
+    *arrival.lock() = Arrival { run: Some(primary.run), is_owed };
+    Ok(())
+}
+
+/// Before a report: does what could not be done on arrival.
+pub(super) async fn make_up(access: &Access) -> Result<(), Fault> {
+    if access.link.arrival().lock().is_owed {
+        let primary = Primary::ask(access).await?;
+        access.link.read::<()>(Use::Main, &primary.begin(&access.layout, primary.now)).await?;
+        access.link.arrival().lock().is_owed = false;
+    }
     Ok(())
 }
 

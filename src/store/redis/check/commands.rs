@@ -63,8 +63,8 @@ const UNTRIED: &str = "CLUSTER HELLO INFO MULTI READONLY SENTINEL TYPE";
 /// Needs no right; or is for Sentinels, which have users of their own.
 const FREE: &str = "HELLO SENTINEL";
 
-/// What the shipped rules have besides: of the client library, of sidecars of the version before, and of people.
-const BESIDES: &str = "PING SMEMBERS UNSUBSCRIBE";
+/// What the shipped rules have besides: of the client library, of sidecars and commands of the version before, and of people.
+const BESIDES: &str = "PERSIST PING SMEMBERS UNSUBSCRIBE";
 
 fn words(text: &str) -> Commands {
     text.split_ascii_whitespace().map(str::to_owned).collect()
