@@ -432,9 +432,8 @@ pub trait Feed: Send + Sync + 'static {
 /// What sidecars say of themselves, for those who wait for them.
 #[async_trait]
 pub trait Reports: Send + Sync + 'static {
-    /// Says how a sidecar is. The report is gone after `ttl`, unless there is a newer one. Not a commit: no revision. Hands
-    /// back the one of the same id that it took the place of.
-    async fn report(&self, report: &Report, ttl: Duration) -> Result<Option<Report>, StoreError>;
+    /// Says how a sidecar is. The report is gone after `ttl`, unless there is a newer one. Not a commit: no revision.
+    async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError>;
 
     /// Takes a sidecar's report back: it has stopped.
     async fn withdraw(&self, sidecar: SidecarId) -> Result<(), StoreError>;

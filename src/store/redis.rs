@@ -95,6 +95,8 @@ struct Access {
     pending: Mutex<Option<Pending>>,
     subscriber: Arc<Subscriber>,
     pace: ReadPace,
+    /// For recalled digests, which are read over the main connection.
+    recall_pace: ReadPace,
     /// Where replicas are to be read from.
     followers: Option<Followers>,
 }
@@ -117,6 +119,7 @@ impl RedisStore {
             pending: Mutex::default(),
             subscriber,
             pace: ReadPace::new(),
+            recall_pace: ReadPace::new(),
             followers: (settings.read_from == ReadFrom::Replica).then(Followers::default),
         };
         Ok(Self { access: Arc::new(access), retention, watching: OnceLock::new() })
@@ -364,7 +367,7 @@ impl Feed for RedisStore {
 
 #[async_trait]
 impl Reports for RedisStore {
-    async fn report(&self, report: &Report, ttl: Duration) -> Result<Option<Report>, StoreError> {
+    async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError> {
         self.map_fault("reporting", reports::report(&self.access, report, ttl).await).await
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Epoch, Head, Revision};
 
-/// One run of one sidecar: a random number drawn at its start.
+/// One sidecar: a random number drawn at its start, or of one with a snapshot file at an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SidecarId(pub u64);
 

@@ -371,7 +371,7 @@ impl Feed for SqliteStore {
 
 #[async_trait]
 impl Reports for SqliteStore {
-    async fn report(&self, report: &Report, ttl: Duration) -> Result<Option<Report>, StoreError> {
+    async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError> {
         let report = report.clone();
         let write = move |connection: &mut Connection| fleet::report(connection, &report, ttl, uptime());
         self.run("writing a sidecar's report", move |database| database.report(write)).await

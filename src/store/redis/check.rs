@@ -206,10 +206,12 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     on("SADD", layout.key(Key::Sidecars), &["id"]);
     on("SREM", layout.key(Key::Sidecars), &["id"]);
     let report = layout.sidecar(SidecarId(0));
-    on("SET", &report, &["report", "PX", "1", "GET"]);
+    on("SET", &report, &["report", "PX", "1"]);
     on("PTTL", &report, &[]);
     on("PEXPIRE", &report, &["1"]);
     on("DEL", &report, &[]);
+    on("DEL", layout.key(Key::Tenure), &[]);
+    on("PEXPIRE", layout.key(Key::Tenure), &["1"]);
     if needs_quorum {
         on("SET", layout.key(Key::Probe), &["0"]);
         on("PEXPIRE", layout.key(Key::Probe), &["1"]);

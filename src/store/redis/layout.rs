@@ -93,7 +93,7 @@ keys! {
     Sidecars = "sidecars" is "set",
     // Beside the reports, where a sidecar's user may also put off a key's end.
     Probe = "sidecar:probe" is "string",
-    Tenure = "sidecar:tenure" is "string",
+    Tenure = "tenure" is "string",
 }
 
 impl Key {

@@ -1,9 +1,9 @@
 //! The change log, page by page.
 //!
-//! Who is level reads a few entries over the main connection, where little is carried. Who is behind reads on over the bulk
-//! connection, or from a replica, until it is level: each page is bounded in bytes, and applied before the next one is asked
-//! for, so that whatever the line carries is progress. Only a script can bound it, and in a script bytes cost Redis ten times as
-//! much: a fleet that follows a bulk change asks without one.
+//! Who is level reads over the main connection, where little is carried. Who is behind reads on over the bulk connection, or
+//! from a replica, until it is level: each page is bounded in bytes, and applied before the next one is asked for, so that
+//! whatever the line carries is progress. Of small entries only a script can tell how many fit; of large ones, those of bulk
+//! changes, the bound on each tells it, and without a script their bytes cost Redis a tenth.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ const ANCESTOR: &str = include_str!("ancestor.lua");
 
 /// About as many bytes are read at once by who is level, as probes wait behind them: more than any command of ours changes in
 /// one commit.
-const SMALL: u64 = 48 * 1024;
+const SMALL: usize = 48 * 1024;
 
 /// About how many bytes a change takes, an entry besides its changes, and a grant in a snapshot.
 const COST: (u64, u64, u64) = (70, 120, 90);
@@ -37,10 +37,6 @@ const WORTH_IT: u64 = 1024 * 1024;
 /// With how many more bytes to come one is behind, and not merely at the end of a bulk change that is announced now and then.
 const FAR: u64 = 1024 * 1024;
 
-/// As many bytes at least each entry counts that is still to come: some hundred small ones are far too, at [`ReadPace::FEW`] for
-/// each round trip.
-const LEAST_LEFT: u64 = 4 * 1024;
-
 /// The first entries after a revision, as far as they follow each other up to the position.
 pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes, Fault> {
     let changes = match access.pace.is_behind() {
@@ -48,11 +44,12 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
             let began = Instant::now();
             // Until the answer is there: cancelled, or given up, so few are too many for this line.
             access.pace.fall_behind();
-            let page = few(access, access.pace.count(), after).await;
+            let page = page(access, Use::Main, SMALL, after).await;
             let far = if access.followers.is_some() { 0 } else { FAR };
             let is_level = |page: &Page| page.left <= far && began.elapsed() < ReadPace::BRISK;
-            if page.as_ref().map_or_else(|fault| !matches!(fault, Fault::TimedOut(_)), is_level) {
-                access.pace.keep_up();
+            match page.as_ref().map_or_else(|fault| !matches!(fault, Fault::TimedOut(_)), is_level) {
+                true => access.pace.keep_up(),
+                false => access.pace.weigh(),
             }
             page?.into_changes(access, after)?
         }
@@ -142,33 +139,31 @@ struct Page {
 }
 
 /// So many entries after a revision.
-async fn few(access: &Access, count: usize, after: Revision) -> Result<Page, Fault> {
+async fn entries(access: &Access, on: Use, count: usize, after: Revision) -> Result<Page, Fault> {
     let mut commands = Pipeline::new();
     // In this order: what is committed in between is read too.
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
     commands.cmd("XRANGE").arg(access.layout.key(Key::Log)).arg(format!("({}", after.0)).arg("+");
     commands.arg("COUNT").arg(count);
-    let (position, entries): (PositionFields, Vec<LoggedFields>) = access.link.read(Use::Main, &commands).await?;
+    let (position, entries): (PositionFields, Vec<LoggedFields>) = access.link.read(on, &commands).await?;
     let newest = access.layout.position(&position)?;
-    let (read, bytes) = (entries.len() as u64, entries.iter().map(|(_, fields)| size(fields)).sum::<u64>());
-    let each = bytes / read.max(1);
-    access.pace.expect(each);
-    let left = newest.revision.0.saturating_sub(after.0 + read).saturating_mul(each.max(LEAST_LEFT));
+    let each = access.pace.learn(&entries);
+    let left = newest.revision.0.saturating_sub(after.0 + entries.len() as u64).saturating_mul(each);
     Ok(Page { newest, is_full: entries.len() == count, entries, left, snapshot: None })
-}
-
-fn size(fields: &[Vec<u8>]) -> u64 {
-    fields.iter().map(|field| field.len() as u64).sum()
 }
 
 /// As many as fit into so many bytes, but one at least.
 async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result<Page, Fault> {
+    if access.pace.is_bulk() {
+        return entries(access, on, (bytes / SMALL).max(1), after).await;
+    }
     let keys = [Key::Meta, Key::Log, Key::Grants].map(|key| access.layout.key(key));
     let mut read = script("EVAL_RO", PAGE, &keys);
     read.arg(after.0).arg(bytes).arg(&POSITION);
     let answer = access.link.read(on, Pipeline::new().add_command(read)).await?;
-    let ((position, entries, rest),): ((PositionFields, _, Vec<u64>),) = answer;
+    let ((position, entries, rest),): ((PositionFields, Vec<LoggedFields>, Vec<u64>),) = answer;
     let newest = access.layout.position(&position)?;
+    access.pace.learn(&entries);
     // How many changes come after these, if they are spread evenly over the log, in how many entries, and how many grants
     // there are; nothing where nothing is left.
     Ok(match rest[..] {
@@ -237,16 +232,14 @@ pub(super) struct ReadPace(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Entries for who is level.
-    count: usize,
+    /// How many bytes each entry took lately.
+    each: usize,
     bytes: usize,
     is_behind: bool,
     last_read: Option<Instant>,
 }
 
 impl ReadPace {
-    /// Most entries for who is level, whatever their size was so far.
-    const FEW: usize = 16;
     const LEAST: usize = 4 * 1024;
     const FIRST: usize = 64 * 1024;
     const MOST: usize = 256 * 1024;
@@ -258,7 +251,7 @@ impl ReadPace {
     const BRISK: Duration = Duration::from_millis(250);
 
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { count: 1, bytes: Self::FIRST, is_behind: false, last_read: None }))
+        Self(Mutex::new(State { each: SMALL, bytes: Self::FIRST, is_behind: false, last_read: None }))
     }
 
     /// Has something read, and learns from how long it took. Cancelled, it took too long.
@@ -298,21 +291,28 @@ impl ReadPace {
         self.state().is_behind = false;
     }
 
-    /// All was read.
+    /// Has the next page say what a snapshot would take.
+    fn weigh(&self) {
+        self.state().each = 0;
+    }
+
+    /// All was read. What comes next may be of any size: one entry is read first.
     fn arrive(&self) {
         let mut state = self.state();
-        (state.is_behind, state.count) = (false, 1);
+        (state.is_behind, state.each) = (false, SMALL);
     }
 
-    fn count(&self) -> usize {
-        self.state().count
+    /// Learns from entries how many bytes each takes, and returns it.
+    fn learn(&self, entries: &[LoggedFields]) -> u64 {
+        let bytes: usize = entries.iter().flat_map(|(_, fields)| fields).map(Vec::len).sum();
+        let each = bytes / entries.len().max(1);
+        self.state().each = each;
+        each as u64
     }
 
-    /// Entries took so many bytes: those to come may be larger.
-    fn expect(&self, each: u64) {
-        let fit = usize::try_from(SMALL / each.max(1)).unwrap_or(usize::MAX);
-        let mut state = self.state();
-        state.count = (state.count * 4).min(fit).clamp(1, Self::FEW);
+    /// Whether entries are, or may be, those of a bulk change.
+    fn is_bulk(&self) -> bool {
+        self.state().each >= SMALL / 4
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -325,14 +325,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn however_small_entries_were_few_are_asked_for() {
+    fn one_entry_is_read_first_and_then_by_their_size() {
         let pace = ReadPace::new();
-        assert_eq!(pace.count(), 1);
-        for count in [4, 16, 16] {
-            pace.expect(100);
-            assert_eq!(pace.count(), count);
+        assert!(pace.is_bulk());
+        for (size, is_bulk) in [(100, false), (35_000, true)] {
+            pace.learn(&[("1-0".to_owned(), vec![vec![0; size]])]);
+            assert_eq!(pace.is_bulk(), is_bulk);
         }
-        pace.expect(35_000);
-        assert_eq!(pace.count(), 1);
+        pace.learn(&[]);
+        pace.arrive();
+        assert!(pace.is_bulk());
     }
 }

@@ -30,7 +30,7 @@ const PIECE: usize = 1000;
 /// About how many bytes a digest takes in an answer.
 const COST: usize = 40;
 
-/// Bytes read at once over the main connection, behind which probes wait.
+/// Most bytes read at once over the main connection, behind which probes wait; on a slow line fewer.
 const SMALL: usize = 48 * 1024;
 
 /// How far they were read.
@@ -84,11 +84,16 @@ struct Answer {
 }
 
 async fn ask(access: &Access, place: &Place) -> Result<Answer, Fault> {
+    access.recall_pace.read(|bytes| ask_for(access, place, bytes.min(SMALL) / COST)).await
+}
+
+/// About so many digests.
+async fn ask_for(access: &Access, place: &Place, count: usize) -> Result<Answer, Fault> {
     let keys = [Key::Meta, Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
     let cursor = if let Then::Scan(cursor) = place.then { cursor.to_string() } else { String::new() };
     let mut commands = Pipeline::new();
     let mut page = script("EVAL_RO", PAGE, &keys);
-    page.arg(SMALL / COST).arg(cursor).arg(place.unlisted).arg(place.listed);
+    page.arg(count).arg(cursor).arg(place.unlisted).arg(place.listed);
     commands.add_command(page).cmd("INFO").arg("server").arg("replication");
     let answers: [Result<Value, RedisError>; 2] = access.link.read(Use::Main, commands.ignore_errors()).await?;
     let [page, server] = answers.map(|answer| answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT)));

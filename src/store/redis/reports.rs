@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{Pipeline, Value, from_redis_value};
+use redis::Pipeline;
 
 use super::fault::Fault;
 use super::layout::Key;
@@ -13,8 +13,7 @@ use crate::store::{Report, Reported, SidecarId};
 const REPORTS: &str = include_str!("reports.lua");
 const FORGET: &str = include_str!("forget.lua");
 
-/// Hands back the report that it takes the place of.
-pub(super) async fn report(access: &Access, report: &Report, ttl: Duration) -> Result<Option<Report>, Fault> {
+pub(super) async fn report(access: &Access, report: &Report, ttl: Duration) -> Result<(), Fault> {
     let json = serde_json::to_string(report).map_err(|problem| Fault::record("a new report".to_owned(), problem))?;
     let (ttl, key) = (ttl.as_millis().max(1), access.layout.sidecar(report.id));
     let mut commands = Pipeline::new();
@@ -22,24 +21,19 @@ pub(super) async fn report(access: &Access, report: &Report, ttl: Duration) -> R
         commands.cmd("SADD").arg(access.layout.key(Key::Sidecars)).arg(report.id.to_string()).ignore();
     };
     tenure::make_up(access).await?;
-    let prolongs = tenure::prolong(access, report, &mut commands);
+    tenure::prolong(access, report, &mut commands);
     // First, so that no report is there that nobody finds; and once more, as it may be forgotten until the report is there.
     list(&mut commands);
-    commands.cmd("SET").arg(&key).arg(format!("{ttl} {json}")).arg("PX").arg(ttl).arg("GET");
+    commands.cmd("SET").arg(&key).arg(format!("{ttl} {json}")).arg("PX").arg(ttl).ignore();
     list(&mut commands);
-    let taken: Result<Vec<Value>, Fault> = access.link.read(Use::Main, &commands).await;
+    let taken: Result<(), Fault> = access.link.read(Use::Main, &commands).await;
     if taken.as_ref().is_err_and(Fault::is_out_of_memory) {
         // The one that is there goes on: it says less than is true, and whoever waits for this sidecar learns that.
         let mut commands = Pipeline::new();
         commands.cmd("PEXPIRE").arg(key).arg(ttl).ignore();
         access.link.read::<()>(Use::Main, &commands).await?;
     }
-    let mut answers = taken?;
-    let before = answers.pop().and_then(|before| from_redis_value::<String>(before).ok());
-    if prolongs && answers == [Value::Int(0)] {
-        tenure::resume(access).await?;
-    }
-    Ok(before.and_then(|before| Some(parse(&before, 0)?.report)))
+    taken
 }
 
 /// Asked for over the connection that proves: both are answered by the same server.

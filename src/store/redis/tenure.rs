@@ -3,7 +3,8 @@
 //! Reports are no commits, and no replica confirms them: a server that was started anew, restored or promoted may lack some,
 //! and one that was not in charge for a while was not given them. A sidecar that reaches it reports again at once. One that
 //! was cut off does not, and serves on until its freshness has run out: so long, nobody can say that all have applied
-//! something. So which server has all reports, and since when, is stored beside them. It begins anew
+//! something. So which server has all reports, and since when, is stored beside them, by commands. It ends, and begins with the
+//! next command that asks,
 //!
 //! - where the server has another replication id, which it draws at each start and each promotion, or has evicted keys,
 //!   which may have been reports;
@@ -102,72 +103,47 @@ pub(super) async fn unreported(access: &Access, bound: Duration) -> Result<Optio
 pub(super) struct Arrival {
     /// Which run of a server that was.
     run: Option<String>,
-    /// The server took no writes then: the tenure begins with the next report that it takes.
+    /// The server took no writes then: the tenure ends with the next report that it takes.
     is_owed: bool,
 }
 
-/// A sidecar comes to a server, before it asks or reports anything there.
+/// A sidecar comes to a server, before it asks or reports anything there. From elsewhere, it ends the tenure: to say since
+/// when a server has all reports is not a sidecar's.
 pub(super) async fn arrive(mut connection: Connection, layout: &Layout, arrival: &Mutex<Arrival>) -> Result<(), Fault> {
-    let (primary, connection) = (Primary::parse(connection.info())?, &mut connection);
-    let is_from_elsewhere = arrival.lock().run.as_ref().is_some_and(|before| *before != primary.run);
-    let outcome = match is_from_elsewhere {
-        true => connection.query(&primary.begin(layout, primary.now)).await,
-        false => take_up(connection, layout, &primary).await,
-    };
-    let outcome = match outcome {
-        Err(fault) if fault.is_out_of_memory() => {
-            // Whoever asks for it next begins it.
-            let mut forget = Pipeline::new();
-            forget.cmd("DEL").arg(layout.key(Key::Tenure)).ignore();
-            connection.query::<()>(&forget).await
+    let run = Primary::parse(connection.info())?.run;
+    let is_from_elsewhere = arrival.lock().run.as_ref().is_some_and(|before| *before != run);
+    let mut is_owed = arrival.lock().is_owed;
+    if is_from_elsewhere {
+        let ended = connection.query::<()>(&end(layout)).await;
+        // What cannot be written can be read all the same.
+        is_owed = ended.as_ref().is_err_and(Fault::refuses_writes);
+        if !is_owed {
+            ended?;
         }
-        outcome => outcome,
-    };
-    // What cannot be written can be read all the same.
-    let is_owed = outcome.as_ref().is_err_and(Fault::refuses_writes);
-    if !is_owed {
-        outcome?;
     }
-    *arrival.lock() = Arrival { run: Some(primary.run), is_owed };
+    *arrival.lock() = Arrival { run: Some(run), is_owed };
     Ok(())
+}
+
+fn end(layout: &Layout) -> Pipeline {
+    let mut commands = Pipeline::new();
+    commands.cmd("DEL").arg(layout.key(Key::Tenure)).ignore();
+    commands
 }
 
 /// Before a report: does what could not be done on arrival.
 pub(super) async fn make_up(access: &Access) -> Result<(), Fault> {
     if access.link.arrival().lock().is_owed {
-        let primary = Primary::ask(access).await?;
-        access.link.read::<()>(Use::Main, &primary.begin(&access.layout, primary.now)).await?;
+        access.link.read::<()>(Use::Main, &end(&access.layout)).await?;
         access.link.arrival().lock().is_owed = false;
     }
     Ok(())
 }
 
-/// Leaves what is stored, if it is of this server.
-async fn take_up(connection: &mut Connection, layout: &Layout, primary: &Primary) -> Result<(), Fault> {
-    let mut commands = Pipeline::new();
-    commands.cmd("SET").arg(layout.key(Key::Tenure)).arg(primary.since_when(primary.now)).arg("NX").arg("GET");
-    let (stored,): (Option<String>,) = connection.query(&commands).await?;
-    match stored {
-        Some(stored) if primary.since(&stored).is_none() => connection.query(&primary.begin(layout, primary.now)).await,
-        _ => Ok(()),
-    }
-}
-
-/// It has lapsed: begins it anew, unless somebody has.
-pub(super) async fn resume(access: &Access) -> Result<(), Fault> {
-    let primary = Primary::ask(access).await?;
-    let mut commands = Pipeline::new();
-    commands.cmd("SET").arg(access.layout.key(Key::Tenure)).arg(primary.since_when(primary.now)).arg("NX").ignore();
-    access.link.read(Use::Main, &commands).await
-}
-
-/// Prolongs it with a report, where somebody could take over, and the sidecar's freshness says who is the primary. Whether
-/// it does: the answer is then 0 where it has lapsed.
-pub(super) fn prolong(access: &Access, report: &Report, commands: &mut Pipeline) -> bool {
+/// Prolongs it with a report, where somebody could take over, and the sidecar's freshness says who is the primary.
+pub(super) fn prolong(access: &Access, report: &Report, commands: &mut Pipeline) {
     let is_fresh = report.staleness_ms.is_some_and(|staleness| u128::from(staleness) <= FRESH.as_millis());
-    let prolongs = is_fresh && access.link.is_followed();
-    if prolongs {
-        commands.cmd("PEXPIRE").arg(access.layout.key(Key::Tenure)).arg(LEASE.as_millis());
+    if is_fresh && access.link.is_followed() {
+        commands.cmd("PEXPIRE").arg(access.layout.key(Key::Tenure)).arg(LEASE.as_millis()).ignore();
     }
-    prolongs
 }

@@ -12,28 +12,23 @@ use crate::token::Digest;
 /// Recalled digests read at once.
 const RECALLED_PAGE: usize = 1000;
 
-/// Takes the place of the sidecar's report before, which is handed back, and removes those that were not renewed in time.
-/// Times are in milliseconds since the machine was started: what lies ahead is from before that.
+/// Takes the place of the sidecar's report before, and removes those that were not renewed in time. Times are in
+/// milliseconds since the machine was started: what lies ahead is from before that.
 pub(super) fn report(
     connection: &mut Connection,
     report: &Report,
     ttl: Duration,
     now: i64,
-) -> Result<Option<Report>, DatabaseFault> {
+) -> Result<(), DatabaseFault> {
     let text =
         serde_json::to_string(report).map_err(|problem| DatabaseFault::record("a new report".to_owned(), problem))?;
     let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-    let (transaction, id) = (connection.transaction()?, report.id.0.cast_signed());
-    let before = transaction
-        .prepare_cached("SELECT report FROM sidecars WHERE id = ?1 AND expires_at > ?2 AND at <= ?2")?
-        .query_row((id, now), |row| row.get::<_, String>(0))
-        .optional()?;
+    let transaction = connection.transaction()?;
     transaction
         .prepare_cached("INSERT OR REPLACE INTO sidecars (id, report, at, expires_at) VALUES (?, ?, ?, ?)")?
-        .execute((id, text, now, now.saturating_add(ttl)))?;
+        .execute((report.id.0.cast_signed(), text, now, now.saturating_add(ttl)))?;
     transaction.prepare_cached("DELETE FROM sidecars WHERE expires_at <= ?1 OR at > ?1")?.execute([now])?;
-    transaction.commit()?;
-    Ok(before.and_then(|before| serde_json::from_str(&before).ok()))
+    Ok(transaction.commit()?)
 }
 
 /// A report that is late counts as long as it is there: what a full disk prevents from being renewed is no reason to

@@ -199,7 +199,7 @@ impl Feed for FaultyStore {
 
 #[async_trait]
 impl Reports for FaultyStore {
-    async fn report(&self, report: &Report, ttl: Duration) -> Result<Option<Report>, StoreError> {
+    async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError> {
         self.hear().await?.report(report, ttl).await
     }
 

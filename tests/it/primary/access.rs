@@ -41,6 +41,7 @@ fn user(left_out: &[&str]) -> String {
         "~{tollgate}:log",
         "~{tollgate}:sidecars",
         "~{tollgate}:sidecar:*",
+        "~{tollgate}:tenure",
         "&{tollgate}:changes:0",
     ];
     rules.retain(|rule| !left_out.contains(rule));
@@ -53,7 +54,7 @@ async fn what_the_user_may_not_do_is_named() {
         ("+hscan", "HSCAN {tollgate}:owners, HSCAN {tollgate}:grants"),
         ("~{tollgate}:recalled", "SCARD {tollgate}:recalled, SSCAN {tollgate}:recalled, SADD {tollgate}:recalled"),
         ("&{tollgate}:changes:0", "SUBSCRIBE {tollgate}:changes:0"),
-        ("+pexpire", "PEXPIRE {tollgate}:sidecar:0000000000000000"),
+        ("+pexpire", "PEXPIRE {tollgate}:sidecar:0000000000000000, PEXPIRE {tollgate}:tenure"),
         ("+discard", "DISCARD"),
     ] {
         let redis = RedisServer::with_users(&user(&[left_out]));
