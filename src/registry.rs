@@ -42,7 +42,7 @@ use crate::token::{UserId, UserRecord};
 
 pub use actor::{Actor, Right};
 pub use error::{ErrorKind, PartlyDone, RegistryError};
-pub use import::{ImportError, ImportLine, Imported, LineError, RefusedLine};
+pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, RefusedLine};
 pub use tokens::{Created, ListState, NewToken, Requested, TokenDetails};
 pub use users::{RoleChange, Transfer};
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tollgate::registry::{Actor, ImportLine, NewToken, Registry, Requested};
+use tollgate::registry::{Actor, ImportLine, ImportOptions, NewToken, Registry, Requested};
 use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
 use tollgate::token::{Digest, PermissionSet, RawToken};
 
@@ -124,7 +124,7 @@ impl Deployment {
             expires_at: None,
         };
         let line = ImportLine { digest: token.digest(), hint: String::new(), new };
-        self.registry.import(&operator(), vec![(1, line)], false).await.expect("imports");
+        self.registry.import(&operator(), vec![(1, line)], ImportOptions::default()).await.expect("imports");
     }
 
     /// The longest command in Redis's slow log.

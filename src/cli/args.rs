@@ -56,7 +56,7 @@ impl Preset {
     }
 }
 
-/// What a token shall permit. Neither option: all that its user's role does.
+/// What a token shall permit.
 #[derive(Debug, Clone, Args)]
 pub(super) struct PermissionArgs {
     /// A named set of permissions: telegraf-agent is configs:read and heartbeat:write

@@ -66,7 +66,7 @@ pub enum TokenCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Import existing tokens from JSON lines
+    /// Import existing tokens from JSON lines or CSV
     #[command(after_help = import::EXAMPLES)]
     Import(ImportArgs),
 }

@@ -111,6 +111,12 @@ pub enum RegistryError {
     /// The digest belongs to a token that exists.
     #[error("this token is registered already (digest {0})")]
     DigestTaken(Digest),
+    /// The digest belongs to a token that was revoked.
+    #[error("this token was revoked here and stays so (its id is {token}); leave it out")]
+    DigestRevoked {
+        /// Which one.
+        token: TokenId,
+    },
     /// The digest belonged to a token that was deleted.
     #[error("this token was deleted, and a deleted token cannot be added again (digest {0}); create a new one")]
     DigestRetired(Digest),
@@ -172,7 +178,9 @@ pub enum PartlyDone {
     #[error("interrupted after {0} of {1} tokens were reassigned; run the command again for the others")]
     Reassigned(usize, usize),
     /// Imported lines.
-    #[error("interrupted after {0} of {1} lines were imported; --keep-going imports the others")]
+    #[error(
+        "interrupted after {0} of {1} lines were imported; run the same import with --skip-existing for the others"
+    )]
     Imported(usize, usize),
     /// Changed a user, or tokens of the user.
     #[error(transparent)]
@@ -240,6 +248,7 @@ impl RegistryError {
             | Self::NotActive(_)
             | Self::LastOwnerToken { .. }
             | Self::DigestTaken(_)
+            | Self::DigestRevoked { .. }
             | Self::DigestRetired(_) => ErrorKind::Conflict,
             Self::Busy(_) | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => ErrorKind::Unavailable,
             Self::OutcomeUnknown(_) | Self::CreationUnknown { .. } => ErrorKind::Unknown,

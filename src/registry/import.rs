@@ -1,188 +1,63 @@
 //! Bringing tokens from elsewhere. All lines are decided before any is imported; up to [`CHUNK`] of them are one batch,
 //! more are committed chunk by chunk.
 
-use std::collections::{HashMap, HashSet};
+mod csv;
+mod line;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use zeroize::Zeroizing;
+use serde::{Serialize, Serializer};
 
 use super::actor::{Authority, Right};
 use super::draft::Draft;
 use super::steps::CHUNK;
-use super::tokens::{NewToken, Requested, decide_token};
+use super::tokens::{Requested, decide_token, whole_seconds};
 use super::{Actor, Attempts, ErrorKind, PAGE, PartlyDone, Registry, RegistryError, now};
 use crate::store::Versioned;
-use crate::token::permission::InvalidPermission;
-use crate::token::raw::InvalidToken;
-use crate::token::{Digest, Permission, PermissionSet, RawToken, TokenEvent, TokenRecord, UserRecord};
+use crate::token::{Digest, TokenEvent, TokenId, TokenRecord, UserRecord};
 
-/// One line of an import: `{"token" or "digest", "user", "description", "permissions", "expires_at"}`. A raw token is
-/// turned into its digest while it is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImportLine {
-    /// SHA-256 of the raw token.
-    pub digest: Digest,
-    /// The last characters of the raw token; empty where only the digest was given.
-    pub hint: String,
-    /// Whose it shall be, of what kind, for how long.
-    pub new: NewToken,
-}
+pub use csv::CsvHeader;
+pub use line::{ImportLine, LineError, parse_line};
 
-/// The line as written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLine {
-    /// What is wrong with it is said by [`InvalidToken`], not by the parser, which might repeat it.
-    #[serde(default, deserialize_with = "token_or_reason")]
-    token: Option<Result<RawToken, InvalidToken>>,
-    digest: Option<Digest>,
-    user: String,
-    description: String,
-    /// Judged after the parser, whose errors would repeat them.
-    permissions: Option<Vec<String>>,
-    expires_at: Option<String>,
-}
-
-impl TryFrom<RawLine> for ImportLine {
-    type Error = LineError;
-
-    fn try_from(line: RawLine) -> Result<Self, LineError> {
-        let RawLine { token, digest, user, description, permissions, expires_at } = line;
-        let (digest, hint) = match (token, digest) {
-            (Some(token), None) => token.map(|token| (token.digest(), token.hint()))?,
-            (None, Some(digest)) => (digest, String::new()),
-            (Some(_), Some(_)) => return Err(LineError::TokenAndDigest),
-            (None, None) => return Err(LineError::NoToken),
-        };
-        let expires_at = expires_at.map(|text| text.parse()).transpose().map_err(|_| LineError::Expiry)?;
-        let permissions = match permissions {
-            None => Requested::All,
-            Some(names) => Requested::Permissions(parse_permissions(&names)?),
-        };
-        Ok(Self { digest, hint, new: NewToken { user, description, permissions, expires_at } })
-    }
-}
-
-fn parse_permissions(names: &[String]) -> Result<PermissionSet, LineError> {
-    let permission = |(at, name): (usize, &String)| {
-        name.parse::<Permission>().map_err(|error| match is_name(name) {
-            true => LineError::Permission(error),
-            false => LineError::PermissionForm(at + 1),
-        })
-    };
-    names.iter().enumerate().map(permission).collect()
-}
-
-/// Whether a text looks like the name of a field or a permission. Any other may be a secret in the wrong place.
-fn is_name(text: &str) -> bool {
-    text.len() <= 40 && text.bytes().all(|byte| byte.is_ascii_lowercase() || b"_:".contains(&byte))
-}
-
-fn token_or_reason<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Result<RawToken, InvalidToken>>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?.map(Zeroizing::new);
-    Ok(text.map(|text| text.parse()))
-}
-
-/// Why a line cannot be imported. Never with the token.
-#[derive(Debug, thiserror::Error)]
-pub enum LineError {
-    /// Than so many bytes.
-    #[error("longer than {0} bytes")]
-    TooLong(usize),
-    /// Bytes that are no text.
-    #[error("not UTF-8")]
-    NotUtf8,
-    /// An array of the fields, say, which serde would take too.
-    #[error("a line is a JSON object")]
-    NotAnObject,
-    /// Column, and what is wrong there in serde's words.
-    #[error("not valid JSON, column {0}: {1}")]
-    Syntax(usize, String),
-    /// Column, and the field's name unless that could be a secret in the wrong place.
-    #[error("{}, column {}: there are {FIELDS}", unknown_field(.1.as_deref()), .0)]
-    UnknownField(usize, Option<String>),
-    /// A field that is missing or there twice, or a digest that is none: in serde's words, which repeat nothing.
-    #[error("{0}")]
-    Field(String),
-    /// Column, and of what type the value there should be.
-    #[error("column {0}: expected {1}")]
-    Value(usize, String),
-    /// A token's raw form is wrong.
-    #[error(transparent)]
-    Token(#[from] InvalidToken),
-    /// Both are given.
-    #[error("give either `token` or `digest`, not both")]
-    TokenAndDigest,
-    /// Neither is given.
-    #[error("give `token` or `digest`")]
-    NoToken,
-    /// Not a time.
-    #[error("`expires_at` is a time such as 2030-01-31T00:00:00Z")]
-    Expiry,
-    /// A permission that does not exist.
-    #[error(transparent)]
-    Permission(InvalidPermission),
-    /// The number, from 1, of a text that may not be repeated.
-    #[error("permission {0} is not one: write resource:action, such as configs:read")]
-    PermissionForm(usize),
-    /// The number of the line before that has it.
-    #[error("the same token as in line {0}")]
-    Repeated(usize),
-    /// By the rules for creating tokens.
-    #[error(transparent)]
-    Refused(#[from] RegistryError),
-}
-
-const FIELDS: &str = "token, digest, user, description, permissions, expires_at";
-
-fn unknown_field(name: Option<&str>) -> String {
-    name.map_or_else(|| "an unknown field".to_owned(), |name| format!("unknown field `{name}`"))
-}
-
-/// Reads one line.
-///
-/// # Errors
-/// [`LineError`], of which [`LineError::Repeated`] and [`LineError::Refused`] come only from the import itself.
-pub fn parse_line(text: &str) -> Result<ImportLine, LineError> {
-    if !text.trim_start().starts_with('{') {
-        return Err(LineError::NotAnObject);
-    }
-    let line: RawLine = serde_json::from_str(text)?;
-    line.try_into()
-}
-
-impl From<serde_json::Error> for LineError {
-    /// Without what the parser repeats of the line.
-    fn from(error: serde_json::Error) -> Self {
-        let (column, message) = (error.column(), error.to_string());
-        // Every line is a document of its own, so its line number would only confuse.
-        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-        if !error.is_data() {
-            return Self::Syntax(column, message.to_owned());
-        }
-        // The names of fields that there are, and of the digest's form, are ours; all else is from the line.
-        if let Some(rest) = message.strip_prefix("unknown field `") {
-            let name = rest.split_once("`, expected ").map_or(rest, |(name, _)| name);
-            return Self::UnknownField(column, is_name(name).then(|| name.to_owned()));
-        }
-        if ["missing field `", "duplicate field `", "a digest is "].iter().any(|start| message.starts_with(start)) {
-            return Self::Field(message.to_owned());
-        }
-        let expected = message.rsplit_once(", expected ").map_or("another value", |(_, expected)| expected);
-        Self::Value(column, expected.to_owned())
-    }
+/// How an import goes about lines that are not simply new tokens. The default: each is a reason to import nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ImportOptions {
+    /// Lines that cannot be imported are left out.
+    pub keep_going: bool,
+    /// Tokens that exist are left as they are, unless they were revoked: so the same import can be repeated.
+    pub skip_existing: bool,
 }
 
 /// What an import did.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Imported {
-    /// How many tokens are new.
-    pub count: usize,
+    /// The new tokens, each with its line.
+    pub tokens: Vec<NewId>,
+    /// Lines of tokens that existed.
+    pub skipped: usize,
+    /// How many of these have another user, description, expiry or other permissions than their line.
+    pub differing: usize,
     /// The lines that were left out, in order.
     pub refused: Vec<RefusedLine>,
+}
+
+impl Imported {
+    fn add(&mut self, mut more: Self) {
+        self.tokens.append(&mut more.tokens);
+        self.skipped += more.skipped;
+        self.differing += more.differing;
+        self.refused.append(&mut more.refused);
+    }
+}
+
+/// A token that was imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct NewId {
+    /// The number of its line, from 1.
+    pub line: usize,
+    /// Its id.
+    pub id: TokenId,
 }
 
 /// A line that was left out.
@@ -238,41 +113,39 @@ impl From<RegistryError> for ChunkError {
     }
 }
 
+/// A line and its number.
+type Numbered = (usize, ImportLine);
+
 impl Registry {
-    /// Imports tokens, by the rules for making them. Lines that cannot be imported are left out with `keep_going`;
+    /// Imports tokens, by the rules for making them. With `keep_going`, lines that cannot be imported are left out;
     /// otherwise one of them is enough for nothing to be imported.
     ///
     /// # Errors
     /// [`ImportError::Refused`] names every line that cannot be imported. [`RegistryError::Interrupted`] says how many of
-    /// more than a chunk of lines are imported: with `keep_going`, the same import brings the others.
+    /// more than a chunk of lines are imported: with `skip_existing`, the same import brings the others.
     pub async fn import(
         &self,
         actor: &Actor,
-        lines: Vec<(usize, ImportLine)>,
-        keep_going: bool,
+        lines: Vec<Numbered>,
+        options: ImportOptions,
     ) -> Result<Imported, ImportError> {
         let authority = self.authority(actor).await?;
         authority.check(Right::ManageTokens)?;
-        let existing = self.read_existing(&authority, lines.iter()).await?;
-        let (good, refused) = partition_lines(&authority, &lines, &existing, now());
-        if !refused.is_empty() && !keep_going {
-            return Err(ImportError::Refused { refused, lines: lines.len() });
+        let mut users = self.read_users(&authority, lines.iter()).await?;
+        let (wanted, mut imported) = self.sort_lines(&authority, &lines, &users, options).await?;
+        if !imported.refused.is_empty() && !options.keep_going {
+            return Err(ImportError::Refused { refused: imported.refused, lines: lines.len() });
         }
-        drop(existing);
-        let mut imported = Imported { count: 0, refused };
-        for chunk in good.chunks(CHUNK) {
-            match self.import_chunk(actor, chunk, keep_going).await {
-                Ok(more) => {
-                    imported.count += more.count;
-                    imported.refused.extend(more.refused);
-                }
-                Err(ChunkError { line: Some(line), error }) if imported.count == 0 => {
+        for chunk in wanted.chunks(CHUNK) {
+            match self.import_chunk(actor, chunk, &mut users, options).await {
+                Ok(more) => imported.add(more),
+                Err(ChunkError { line: Some(line), error }) if imported.tokens.is_empty() => {
                     let refused = vec![RefusedLine { line, reason: error.into() }];
                     return Err(ImportError::Refused { refused, lines: lines.len() });
                 }
-                Err(ChunkError { error, .. }) if imported.count == 0 => return Err(error.into()),
+                Err(ChunkError { error, .. }) if imported.tokens.is_empty() => return Err(error.into()),
                 Err(ChunkError { error, .. }) => {
-                    let done = PartlyDone::Imported(imported.count, good.len());
+                    let done = PartlyDone::Imported(imported.tokens.len(), wanted.len());
                     return Err(RegistryError::interrupted(done, error).into());
                 }
             }
@@ -281,128 +154,209 @@ impl Registry {
         Ok(imported)
     }
 
+    /// Separates the lines to import from those that are skipped or refused. The records are made later, chunk by chunk:
+    /// those of a million lines would be half a gigabyte.
+    async fn sort_lines<'a>(
+        &self,
+        authority: &Authority,
+        lines: &'a [Numbered],
+        users: &Users,
+        options: ImportOptions,
+    ) -> Result<(Vec<&'a Numbered>, Imported), RegistryError> {
+        let now = now();
+        let mut sorter = Sorter { seen: HashMap::with_capacity(lines.len()), ..Sorter::default() };
+        for page in lines.chunks(PAGE) {
+            let held = self.read_held(page.iter()).await?;
+            page.iter().for_each(|line| sorter.add(line, &Existing { authority, users, held: &held, now }, options));
+        }
+        Ok((sorter.wanted, sorter.others))
+    }
+
     /// Imports some lines in one batch. What changed since they were found good is noticed here.
     async fn import_chunk(
         &self,
         actor: &Actor,
-        lines: &[&(usize, ImportLine)],
-        keep_going: bool,
+        lines: &[&Numbered],
+        users: &mut Users,
+        options: ImportOptions,
     ) -> Result<Imported, ChunkError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::ManageTokens)?;
-            let existing = self.read_existing(&authority, lines.iter().copied()).await?;
-            let now = now();
-            let mut draft = Draft::new(&authority, now);
-            let mut imported = Imported { count: 0, refused: Vec::new() };
-            for (line, wanted) in lines {
-                match decide_line(&authority, wanted, &existing, now) {
-                    Ok(record) => {
-                        draft.create_token(record, TokenEvent::Imported);
-                        imported.count += 1;
+            let held = self.read_held(lines.iter().copied()).await?;
+            let existing = Existing { authority: &authority, users, held: &held, now: now() };
+            let mut draft = Draft::new(&authority, existing.now);
+            let mut imported = Imported::default();
+            for (number, line) in lines {
+                match existing.decide(line, options) {
+                    Ok(Decision::Import(owner, record)) => {
+                        draft.require_user(owner);
+                        imported.tokens.push(NewId { line: *number, id: record.id });
+                        draft.create_token(*record, TokenEvent::Imported);
                     }
-                    Err(error) if keep_going => {
-                        imported.refused.push(RefusedLine { line: *line, reason: error.into() });
+                    Ok(Decision::Skip { differs }) => imported.skip(differs),
+                    Err(error) if options.keep_going => {
+                        imported.refused.push(RefusedLine { line: *number, reason: error.into() });
                     }
-                    Err(error) => return Err(ChunkError { line: Some(*line), error }),
+                    Err(error) => return Err(ChunkError { line: Some(*number), error }),
                 }
             }
-            existing.users.values().flatten().for_each(|user| draft.require_user(user));
             match self.commit(draft.into_batch()).await {
                 Ok(true) => return Ok(imported),
                 // The latter: somebody else's token by now, or no more. Reading again shows which.
                 Ok(false) | Err(RegistryError::DigestTaken(_) | RegistryError::DigestRetired(_)) => {}
                 Err(error) => return Err(error.into()),
             }
+            lines.iter().for_each(|(_, line)| _ = users.remove(&line.new.user));
+            users.extend(self.read_users(&authority, lines.iter().copied()).await?);
         }
     }
 
-    /// Reads what the lines are about: each user once, digests by the page.
-    async fn read_existing<'a>(
+    /// Reads the users that lines name, each once: a few by name, more of them by the page.
+    async fn read_users<'a>(
         &self,
         authority: &Authority,
-        lines: impl Iterator<Item = &'a (usize, ImportLine)> + Clone + Send,
-    ) -> Result<Existing, RegistryError> {
-        let mut existing = Existing::default();
-        for (_, line) in lines.clone() {
-            let name = &line.new.user;
-            if existing.users.contains_key(name) || authority.check_makes_tokens_for(name).is_err() {
-                continue;
+        lines: impl Iterator<Item = &'a Numbered> + Send,
+    ) -> Result<Users, RegistryError> {
+        // Whether others exist is not for everybody to know.
+        let may_be_named = |name: &&str| authority.check_makes_tokens_for(name).is_ok();
+        let mut names: BTreeSet<&str> = lines.map(|(_, line)| line.new.user.as_str()).filter(may_be_named).collect();
+        let mut users = Users::new();
+        if names.len() <= FEW_USERS {
+            for name in names {
+                match self.find_user(authority, name).await {
+                    Ok(user) => _ = users.insert(name.to_owned(), user),
+                    Err(RegistryError::NoSuchUser(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
-            let user = match self.find_user(authority, name).await {
-                Ok(user) => Some(user),
-                Err(RegistryError::NoSuchUser(_)) => None,
-                Err(error) => return Err(error),
-            };
-            existing.users.insert(name.clone(), user);
+            return Ok(users);
         }
-        let mut digests = lines.map(|(_, line)| line.digest).peekable();
-        while digests.peek().is_some() {
-            let page: Vec<_> = digests.by_ref().take(PAGE).collect();
-            let found = self.store.tokens_by_digest(&page).await?;
-            existing.taken.extend(page.iter().zip(found).filter_map(|(digest, token)| token.map(|_| *digest)));
-            let retired = self.store.retired(&page).await?;
-            existing
-                .retired
-                .extend(page.iter().zip(retired).filter_map(|(digest, retired)| retired.then_some(*digest)));
+        let mut before = None;
+        while !names.is_empty() {
+            let page = self.store.users(before, PAGE).await?;
+            before = page.last().map(|user| user.record.id);
+            if before.is_none() {
+                break;
+            }
+            let named = page.into_iter().filter(|user| names.remove(user.record.name.as_str()));
+            users.extend(named.map(|user| (user.record.name.clone(), user)));
         }
-        Ok(existing)
+        Ok(users)
+    }
+
+    /// Reads what the store holds under the digests of some lines.
+    async fn read_held<'a>(&self, lines: impl Iterator<Item = &'a Numbered> + Send) -> Result<Held, RegistryError> {
+        let digests: Vec<Digest> = lines.map(|(_, line)| line.digest).collect();
+        let tokens = self.store.tokens_by_digest(&digests).await?;
+        let retired = self.store.retired(&digests).await?;
+        let tokens = tokens.into_iter().flatten().map(|token| (token.record.digest, token.record)).collect();
+        let retired = digests.into_iter().zip(retired).filter_map(|(digest, is)| is.then_some(digest)).collect();
+        Ok(Held { tokens, retired })
     }
 }
 
-/// What the store holds of what an import is about.
-#[derive(Default)]
-struct Existing {
-    /// Users by name; `None`: there is no such user.
-    users: HashMap<String, Option<Versioned<UserRecord>>>,
-    /// Digests of tokens.
-    taken: HashSet<Digest>,
-    /// Digests of deleted tokens.
+/// Users looked up by their names; more are read page by page.
+const FEW_USERS: usize = 10;
+
+/// Users by name.
+type Users = HashMap<String, Versioned<UserRecord>>;
+
+/// What is under the digests of some lines.
+#[derive(Debug, Default)]
+struct Held {
+    tokens: HashMap<Digest, TokenRecord>,
+    /// Those of deleted tokens.
     retired: HashSet<Digest>,
 }
 
-/// Separates the lines that can be imported from those that cannot. The records are made later, chunk by chunk: those of a
-/// million lines would be half a gigabyte.
-fn partition_lines<'a>(
-    authority: &Authority,
-    lines: &'a [(usize, ImportLine)],
-    existing: &Existing,
-    now: Timestamp,
-) -> (Vec<&'a (usize, ImportLine)>, Vec<RefusedLine>) {
-    let mut seen: HashMap<Digest, usize> = HashMap::with_capacity(lines.len());
-    let (mut good, mut refused) = (Vec::with_capacity(lines.len()), Vec::new());
-    for entry @ (number, line) in lines {
-        let problem = match seen.get(&line.digest) {
-            Some(first) => Some(LineError::Repeated(*first)),
-            None => decide_line(authority, line, existing, now).err().map(LineError::Refused),
-        };
-        seen.entry(line.digest).or_insert(*number);
-        match problem {
-            None => good.push(entry),
-            Some(reason) => refused.push(RefusedLine { line: *number, reason }),
-        }
+impl Imported {
+    fn skip(&mut self, differs: bool) {
+        self.skipped += 1;
+        self.differing += usize::from(differs);
     }
-    (good, refused)
 }
 
-fn decide_line(
-    authority: &Authority,
-    line: &ImportLine,
-    existing: &Existing,
+/// Lines by what comes of them.
+#[derive(Default)]
+struct Sorter<'a> {
+    seen: HashMap<Digest, usize>,
+    wanted: Vec<&'a Numbered>,
+    /// Those that are skipped or refused.
+    others: Imported,
+}
+
+impl<'a> Sorter<'a> {
+    fn add(&mut self, entry: &'a Numbered, existing: &Existing<'_>, options: ImportOptions) {
+        let (number, line) = entry;
+        let decision = match self.seen.get(&line.digest) {
+            Some(first) => Err(LineError::Repeated(*first)),
+            None => existing.decide(line, options).map_err(LineError::Refused),
+        };
+        self.seen.entry(line.digest).or_insert(*number);
+        match decision {
+            Ok(Decision::Import(..)) => self.wanted.push(entry),
+            Ok(Decision::Skip { differs }) => self.others.skip(differs),
+            Err(reason) => self.others.refused.push(RefusedLine { line: *number, reason }),
+        }
+    }
+}
+
+/// What comes of a line.
+enum Decision<'a> {
+    /// This token, of this user.
+    Import(&'a Versioned<UserRecord>, Box<TokenRecord>),
+    /// It exists.
+    Skip {
+        /// As something else than the line says.
+        differs: bool,
+    },
+}
+
+/// What decisions rest on.
+struct Existing<'a> {
+    authority: &'a Authority,
+    users: &'a Users,
+    held: &'a Held,
     now: Timestamp,
-) -> Result<TokenRecord, RegistryError> {
-    let name = &line.new.user;
-    authority.check_makes_tokens_for(name)?;
-    let Some(Some(owner)) = existing.users.get(name) else { return Err(RegistryError::NoSuchUser(name.clone())) };
-    if existing.taken.contains(&line.digest) {
-        return Err(RegistryError::DigestTaken(line.digest));
+}
+
+impl Existing<'_> {
+    fn decide(&self, line: &ImportLine, options: ImportOptions) -> Result<Decision<'_>, RegistryError> {
+        let name = &line.new.user;
+        self.authority.check_makes_tokens_for(name)?;
+        let owner = self.users.get(name);
+        if let Some(token) = self.held.tokens.get(&line.digest) {
+            return match options.skip_existing {
+                false => Err(RegistryError::DigestTaken(line.digest)),
+                // That all tokens of an input are there and can be used would not be true.
+                true if !token.is_active() => Err(RegistryError::DigestRevoked { token: token.id }),
+                true => Ok(Decision::Skip { differs: owner.is_none_or(|owner| differs(token, line, &owner.record)) }),
+            };
+        }
+        let owner = owner.ok_or_else(|| RegistryError::NoSuchUser(name.clone()))?;
+        if self.held.retired.contains(&line.digest) {
+            return Err(RegistryError::DigestRetired(line.digest));
+        }
+        let hint = line.hint.clone();
+        let record = decide_token(self.authority, &owner.record, &line.new, line.digest, hint, self.now)?;
+        Ok(Decision::Import(owner, Box::new(record)))
     }
-    if existing.retired.contains(&line.digest) {
-        return Err(RegistryError::DigestRetired(line.digest));
-    }
-    decide_token(authority, &owner.record, &line.new, line.digest, line.hint.clone(), now)
+}
+
+/// Whether a token is something else than it would be if the line were imported.
+fn differs(token: &TokenRecord, line: &ImportLine, owner: &UserRecord) -> bool {
+    let permitted = owner.role.permissions();
+    let permissions = match line.new.permissions {
+        Requested::All => permitted,
+        Requested::Permissions(requested) => requested.intersect(permitted),
+    };
+    token.owner != owner.id
+        || token.description != line.new.description
+        || token.permissions != permissions
+        || token.expires_at != line.new.expires_at.map(whole_seconds)
 }
 
 #[cfg(test)]

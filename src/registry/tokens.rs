@@ -257,7 +257,7 @@ fn check_description(description: &str) -> Result<(), RegistryError> {
     if is_valid { Ok(()) } else { Err(RegistryError::InvalidDescription) }
 }
 
-fn whole_seconds(time: Timestamp) -> Timestamp {
+pub(super) fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 

@@ -521,17 +521,130 @@ fn bad_lines_are_named_by_number_without_their_tokens() {
 }
 
 #[test]
+fn an_import_that_was_done_can_be_repeated() {
+    let folder = Folder::new();
+    let lines = import_lines(3);
+    folder.run_with_input(&["token", "import"], &lines).done();
+    let import = |input: &str| folder.run_with_input(&["token", "import", "--skip-existing"], input);
+    assert!(folder.run_with_input(&["token", "import"], &lines).failed().contains("registered already"));
+    assert_eq!(import(&lines).done(), "imported 0 tokens, skipped 3 that existed\n");
+    let ids: Vec<_> = folder.run(["token", "list", "--json"]).json().as_array().expect("an array").clone();
+    folder.run(["token", "reassign", text(&ids[2]["id"]), "--to", "anna"]).done();
+    let more = import_lines(4).replace("agent 2\"", "agent two\"");
+    assert_eq!(
+        import(&more).done(),
+        "imported 1 token, skipped 3 that existed (2 of them with another user, description, expiry or other permissions)\n"
+    );
+    assert_eq!(folder.run(["token", "show", text(&ids[2]["id"]), "--json"]).json()["user"], "anna", "left as it was");
+
+    let (revoked, deleted) = (text(&ids[1]["id"]), text(&ids[0]["id"]));
+    folder.run(["token", "revoke", revoked]).done();
+    folder.run(["token", "delete", deleted]).done();
+    let refused = import(&import_lines(5));
+    let said = refused.failed();
+    assert!(
+        said.contains(&format!("line 2: this token was revoked here and stays so (its id is {revoked})")),
+        "{said}"
+    );
+    assert!(said.contains("line 3: this token was deleted"), "{said}");
+    assert!(said.contains("nothing imported: 2 of 5 lines are bad"), "{said}");
+    let options = ["token", "import", "--skip-existing", "--keep-going"];
+    let said = folder.run_with_input(&options, &import_lines(5));
+    assert!(
+        said.failed().ends_with("imported 1 token, skipped 2 that existed, but 2 of 5 lines are bad\n"),
+        "{said:?}"
+    );
+}
+
+/// Killed wherever it is, it leaves whole commits, and the same command does the rest.
+#[test]
+fn an_import_that_was_killed_goes_on_where_it_was() {
+    let folder = Folder::new();
+    let count = 3_000;
+    fs::write(folder.path("tokens.jsonl"), import_lines(count)).expect("writes");
+    let import = ["token", "import", "tokens.jsonl", "--skip-existing", "--json"];
+    let length = || folder.run(["token", "list", "--json", "--user", "max"]).json().as_array().expect("an array").len();
+    let mut child = folder.command(import).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
+    while length() == 0 && child.try_wait().expect("asks").is_none() {}
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    let before = length();
+    assert!(before > 0 && before.is_multiple_of(500), "{before}");
+    let rest = folder.run(import).json();
+    assert_eq!((&rest["imported"], &rest["skipped"]), (&json!(count - before), &json!(before)));
+    assert_eq!(length(), count);
+}
+
+#[test]
+fn a_thousand_bad_lines_are_ten_and_a_count() {
+    let folder = Folder::new();
+    let lines = import_lines(1_000).replace("\"user\":\"max\"", "\"user\":\"nobody\"");
+    let refused = folder.run_with_input(&["token", "import"], &format!("{lines}nonsense\n"));
+    assert_eq!(refused.failed().lines().count(), 2, "what cannot be read is said first: {refused:?}");
+    let refused = folder.run_with_input(&["token", "import"], &lines);
+    let said: Vec<_> = refused.failed().lines().map(str::to_owned).collect();
+    assert_eq!(said.len(), 12, "{said:?}");
+    assert!(said[9].starts_with("line 10: there is no user `nobody`"), "{said:?}");
+    assert_eq!(said[10], "and 990 more of this kind: lines 11 to 1000");
+    let json = folder.run_with_input(&["token", "import", "--json"], &lines);
+    let outcome: Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(outcome["refused"].as_array().map(Vec::len), Some(1_000), "a program gets all");
+}
+
+#[test]
+fn csv_is_imported_and_permissions_are_given_for_all() {
+    let folder = Folder::new();
+    let csv = "User;Token;Description;Expires_At\r\nmax;tc-apiv1_0123456789012345678901csv1;\"hall 2; left\";2099-01-01T00:00:00Z\r\n\
+               max;tc-apiv1_0123456789012345678901csv2;hall 3;\r\n";
+    fs::write(folder.path("tokens.csv"), csv).expect("writes");
+    let refused = folder.run(["token", "import", "tokens.csv"]);
+    assert!(refused.failed().starts_with("line 2: give `permissions`, or --preset or --permission"), "{refused:?}");
+    let preset = ["token", "import", "tokens.csv", "--preset", "telegraf-agent"];
+    assert_eq!(folder.run(preset).done(), "imported 2 tokens\n");
+    let list = folder.run(["token", "list", "--json"]).json();
+    let shown =
+        |at: usize| (&list[at]["description"], &list[at]["hint"], &list[at]["expires_at"], &list[at]["permissions"]);
+    let agent = json!(["configs:read", "heartbeat:write"]);
+    assert_eq!(shown(1), (&json!("hall 2; left"), &json!("01csv1"), &json!("2099-01-01T00:00:00Z"), &agent));
+    assert_eq!(shown(0), (&json!("hall 3"), &json!("01csv2"), &Value::Null, &agent));
+    let wrong = folder.run_with_input(&["token", "import"], "token,owner,description\ntc-apiv1_x,max,y\n");
+    assert!(wrong.failed().contains("line 1, the header of CSV: unknown field `owner`, column 2"), "{wrong:?}");
+    let mistyped = folder.run(["token", "import", "tokens.csv", "--permission", "config:read"]);
+    assert_eq!(mistyped.code, Some(2), "{mistyped:?}");
+}
+
+/// As they are there, one after the other, on a new registry.
+#[test]
+fn the_commands_of_the_readme_that_make_a_registry_work_when_pasted() {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once("### 1. Create the registry").expect("the section");
+    let (section, _) = section.split_once("\n### ").expect("the next section");
+    let folder = Folder::empty();
+    let bin = Path::new(TOLLGATE).parent().expect("a directory");
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let lines: Vec<_> = section.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    assert!(lines.iter().any(|line| line.contains("token import")), "{lines:?}");
+    let finished: Finished =
+        folder.program("sh").args(["-euc", &lines.join("\n")]).env("PATH", path).output().expect("runs").into();
+    let printed = finished.done();
+    assert!(printed.contains("imported 2 tokens\n"), "{finished:?}");
+}
+
+#[test]
 fn imported_tokens_are_only_their_hints() {
     let folder = Folder::new();
+    let outcome = folder.run_with_input(&["token", "import", "--json"], &format!("\n{}", import_lines(3))).json();
+    let mut ids = folder.run(["token", "list", "--json", "--user", "max"]).json();
+    let ids = ids.as_array_mut().expect("an array");
+    assert_eq!(ids[0]["permissions"], json!(["configs:read", "heartbeat:write"]));
+    ids.reverse();
+    let tokens: Vec<_> = (2..).zip(ids).map(|(line, token)| json!({ "line": line, "id": token["id"] })).collect();
     assert_eq!(
-        folder.run_with_input(&["token", "import", "--json"], &import_lines(3)).json(),
-        json!({
-            "imported": 3, "refused": [],
-        })
+        outcome,
+        json!({ "imported": 3, "skipped": 0, "differing": 0, "tokens": tokens, "refused": [] }),
+        "the ids in the order of the lines"
     );
     assert!(!is_on_disk(folder.directory.path(), "tc-apiv1_imported"));
-    let token = &folder.run(["token", "list", "--json", "--limit", "1"]).json()[0];
-    assert_eq!(token["permissions"], json!(["configs:read", "heartbeat:write"]));
 }
 
 #[test]

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tollgate::registry::import::parse_line;
 use tollgate::registry::{
-    Actor, Created, ErrorKind, ImportError, ImportLine, LineError, ListState, NewToken, Registry, RegistryError,
-    Requested,
+    Actor, Created, ErrorKind, ImportError, ImportLine, ImportOptions, LineError, ListState, NewToken, Registry,
+    RegistryError, Requested,
 };
 use tollgate::store::{Batch, Edit, Position, Retention, SqliteStore};
 use tollgate::token::{PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
@@ -88,17 +88,21 @@ impl Fixture {
     /// Imports `count` tokens for a user.
     async fn import(&self, user: &str, count: usize) {
         let lines = (1..=count).map(|number| (number, line(user, number))).collect();
-        let imported = self.registry.import(&operator(), lines, false).await.expect("imports");
-        assert_eq!((imported.count, imported.refused.len()), (count, 0));
+        let imported = self.registry.import(&operator(), lines, ALL_OR_NONE).await.expect("imports");
+        assert_eq!((imported.tokens.len(), imported.refused.len()), (count, 0));
     }
 }
+
+const ALL_OR_NONE: ImportOptions = ImportOptions { keep_going: false, skip_existing: false };
+const KEEP_GOING: ImportOptions = ImportOptions { keep_going: true, ..ALL_OR_NONE };
+const SKIP_EXISTING: ImportOptions = ImportOptions { skip_existing: true, ..ALL_OR_NONE };
 
 fn line(user: &str, number: usize) -> ImportLine {
     let text = format!(
         r#"{{"token": "tc-apiv1_{user}{number:030}", "user": "{user}", "description": "number {number}",
             "permissions": ["configs:read", "heartbeat:write"]}}"#
     );
-    parse_line(&text).expect("valid")
+    parse_line(&text, None).expect("valid")
 }
 
 fn kind<T: std::fmt::Debug>(result: Result<T, RegistryError>) -> ErrorKind {
@@ -284,14 +288,14 @@ async fn a_deleted_token_is_gone_with_its_history_and_does_not_come_back() {
     // Newest first, so lines 2 and 3 were deleted, and line 1 is there.
     let lines: Vec<_> = (1..=4).map(|number| (number, line("max", number))).collect();
     let revision = fixture.revision().await;
-    let error = fixture.registry.import(&operator(), lines.clone(), false).await.expect_err("all or none");
+    let error = fixture.registry.import(&operator(), lines.clone(), ALL_OR_NONE).await.expect_err("all or none");
     let ImportError::Refused { refused, lines: 4 } = error else { panic!("{error:?}") };
     assert_eq!(refused[0].line, 1);
     assert!(matches!(refused[0].reason, LineError::Refused(RegistryError::DigestTaken(_))), "{}", refused[0].reason);
     assert_eq!(fixture.revision().await, revision);
-    let imported = fixture.registry.import(&operator(), lines, true).await.expect("keeps going");
+    let imported = fixture.registry.import(&operator(), lines, KEEP_GOING).await.expect("keeps going");
     let refused: Vec<_> = imported.refused.iter().map(|refused| refused.line).collect();
-    assert_eq!((imported.count, refused), (1, vec![1, 2, 3]));
+    assert_eq!((imported.tokens.len(), refused), (1, vec![1, 2, 3]));
     let reason = &imported.refused[1].reason;
     assert!(matches!(reason, LineError::Refused(RegistryError::DigestRetired(_))), "{reason}");
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tollgate::registry::{Actor, ImportLine, NewToken, Registry, RegistryError, Requested};
+use tollgate::registry::{Actor, ImportLine, ImportOptions, NewToken, Registry, RegistryError, Requested};
 use tollgate::store::{self, Absent, Settings, StoreUrl};
 use tollgate::token::{Digest, PermissionSet, RawToken, Role};
 
@@ -289,7 +289,7 @@ impl Stage {
         };
         let lines = (0..count).map(line).collect::<Result<Vec<_>, String>>()?;
         self.imported = lines.iter().map(|(_, line)| line.digest).collect();
-        let imported = canary.registry.import(&soak(), lines, false).await;
+        let imported = canary.registry.import(&soak(), lines, ImportOptions::default()).await;
         imported.map(drop).map_err(|error| format!("a bulk import beside slow lines: {error}"))
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use tokio::runtime::Handle;
-use tollgate::registry::{Actor, ImportLine, NewToken, Registry, RegistryError, Requested};
+use tollgate::registry::{Actor, ImportLine, ImportOptions, NewToken, Registry, RegistryError, Requested};
 use tollgate::store::Store;
 use tollgate::token::{Permission, PermissionSet, RawToken, Role, TokenId, TokenState, UserStatus};
 
@@ -244,7 +244,8 @@ impl Oracle {
         let digest = raw.parse::<RawToken>()?.digest();
         let line = ImportLine { digest, hint: String::new(), new };
         // The compiler cannot see that it may be carried on by another thread.
-        let import = || Handle::current().block_on(self.registry.import(&operator(), vec![(1, line)], false));
+        let import =
+            || Handle::current().block_on(self.registry.import(&operator(), vec![(1, line)], ImportOptions::default()));
         tokio::task::block_in_place(import)?;
         let found = self.registry.store().tokens_by_digest(&[digest]).await?.pop().flatten();
         let record = found.context("it was imported")?.record;

@@ -26,6 +26,8 @@ pub(crate) struct FaultyStore {
     deaf: AtomicBool,
     /// Probes that still panic.
     panics: AtomicUsize,
+    /// How often users were asked for.
+    user_reads: AtomicUsize,
 }
 
 impl FaultyStore {
@@ -36,6 +38,7 @@ impl FaultyStore {
             commits: AtomicUsize::new(usize::MAX),
             deaf: AtomicBool::new(false),
             panics: AtomicUsize::new(0),
+            user_reads: AtomicUsize::new(0),
         }
     }
 
@@ -49,9 +52,19 @@ impl FaultyStore {
         self.commits.store(commits, Ordering::Relaxed);
     }
 
+    /// How often one user, or a page of them, was asked for.
+    pub(crate) fn user_reads(&self) -> usize {
+        self.user_reads.load(Ordering::Relaxed)
+    }
+
     /// From now on reports, and what takes them back, get no answer.
     pub(crate) fn hang_at_reports(&self) {
         self.deaf.store(true, Ordering::Relaxed);
+    }
+
+    fn check_user_read(&self) -> Result<&dyn Store, StoreError> {
+        self.user_reads.fetch_add(1, Ordering::Relaxed);
+        self.check()
     }
 
     async fn hear(&self) -> Result<&dyn Store, StoreError> {
@@ -98,11 +111,11 @@ impl Records for FaultyStore {
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
-        self.check()?.user(id).await
+        self.check_user_read()?.user(id).await
     }
 
     async fn user_by_name(&self, name: &str) -> Result<Option<Versioned<UserRecord>>, StoreError> {
-        self.check()?.user_by_name(name).await
+        self.check_user_read()?.user_by_name(name).await
     }
 
     async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
@@ -110,7 +123,7 @@ impl Records for FaultyStore {
     }
 
     async fn users(&self, before: Option<UserId>, limit: usize) -> Result<Vec<Versioned<UserRecord>>, StoreError> {
-        self.check()?.users(before, limit).await
+        self.check_user_read()?.users(before, limit).await
     }
 
     async fn tokens_by_id(&self, ids: &[TokenId]) -> Result<Vec<Option<Versioned<TokenRecord>>>, StoreError> {

@@ -102,7 +102,8 @@ async fn run(registry: &Registry, actor: &Actor, command: &Command, state: &Stat
         Command::Revoke(ids, force) => registry.revoke(actor, &pick(ids), *force).await.map(drop),
         Command::Delete(ids, force) => registry.delete(actor, &pick(ids), *force).await.map(drop),
         Command::Reassign(ids, to, force) => registry.reassign(actor, &pick(ids), to, *force).await.map(drop),
-        Command::Import(name, number) => match registry.import(actor, vec![(1, line(name, *number))], true).await {
+        Command::Import(name, number) => match registry.import(actor, vec![(1, line(name, *number))], KEEP_GOING).await
+        {
             Ok(_) => Ok(()),
             Err(ImportError::Registry(error)) => Err(error),
             Err(error) => panic!("{error:?}"),

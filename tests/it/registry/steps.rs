@@ -35,7 +35,7 @@ impl Fragile {
 
     async fn import(&self, name: &str, count: usize) {
         let lines = (1..=count).map(|number| (number, full_line(name, number))).collect();
-        self.fixture.registry.import(&operator(), lines, false).await.expect("imports");
+        self.fixture.registry.import(&operator(), lines, ALL_OR_NONE).await.expect("imports");
     }
 
     /// Makes everything after this many commits fail while `command` runs, and says how that ended.
@@ -75,7 +75,7 @@ impl Fragile {
 
 fn full_line(user: &str, number: usize) -> ImportLine {
     let text = format!(r#"{{"token": "tc-apiv1_{user}{number:030}", "user": "{user}", "description": "{number}"}}"#);
-    parse_line(&text).expect("valid")
+    parse_line(&text, Some(PermissionSet::all())).expect("valid")
 }
 
 #[tokio::test]
@@ -259,14 +259,27 @@ async fn an_import_that_was_broken_off_says_how_much_is_in_and_goes_on() {
     it.fixture.add("max", Role::Manager).await;
     let lines: Vec<_> = (1..=MANY).map(|number| (number, full_line("max", number))).collect();
     it.store.fail_after(2);
-    let error = it.registry.import(&operator(), lines.clone(), false).await.expect_err("it breaks");
+    let error = it.registry.import(&operator(), lines.clone(), ALL_OR_NONE).await.expect_err("it breaks");
     it.store.fail_after(usize::MAX);
     let ImportError::Registry(RegistryError::Interrupted { done, .. }) = error else { panic!("{error:?}") };
     assert_eq!(done, PartlyDone::Imported(1000, MANY));
     assert_eq!(it.tokens("max").await.len(), 1000);
-    let imported = it.registry.import(&operator(), lines, true).await.expect("goes on");
-    assert_eq!((imported.count, imported.refused.len()), (250, 1000));
-    assert!(matches!(imported.refused[0].reason, LineError::Refused(RegistryError::DigestTaken(_))));
+    let imported = it.registry.import(&operator(), lines, SKIP_EXISTING).await.expect("goes on");
+    assert_eq!((imported.tokens.len(), imported.skipped, imported.differing), (250, 1000, 0));
+    assert!(imported.refused.is_empty());
+}
+
+/// A thousand lines are not a thousand round trips, whosever they are.
+#[tokio::test]
+async fn an_import_reads_users_by_the_page() {
+    let it = Fragile::start().await;
+    for number in 0..40 {
+        it.fixture.add(&format!("user{number}"), Role::Manager).await;
+    }
+    let lines: Vec<_> = (1..=MANY).map(|number| (number, full_line(&format!("user{}", number % 40), number))).collect();
+    let imported = it.registry.import(&operator(), lines, ALL_OR_NONE).await.expect("imports");
+    assert_eq!(imported.tokens.len(), MANY);
+    assert_eq!(it.store.user_reads(), 1, "one page has all of them");
 }
 
 /// However many commits it takes, the rules hold for what comes in between.

@@ -1,0 +1,185 @@
+//! The lines of an import: where they come from, and what kind of lines they are.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _};
+use std::path::Path;
+
+use anyhow::Context as _;
+use zeroize::Zeroizing;
+
+use super::super::output::note;
+use crate::registry::import::{CsvHeader, parse_line};
+use crate::registry::{ImportLine, LineError, RefusedLine};
+use crate::token::PermissionSet;
+
+/// Longest line, in bytes. A record is well under 2 KiB.
+const MAX_LINE: usize = 64 * 1024;
+
+/// The lines of an import, before the registry has seen them.
+#[derive(Default)]
+pub(super) struct Lines {
+    /// Those that can be read, by number from 1.
+    pub(super) good: Vec<(usize, ImportLine)>,
+    /// Those that cannot.
+    pub(super) bad: Vec<RefusedLine>,
+}
+
+/// What the lines of an input are. The first one that is not empty tells.
+enum Form {
+    Json,
+    Csv(CsvHeader),
+}
+
+/// The header of CSV is wrong, and so every line below would be.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}, the header of CSV: {reason}")]
+struct BadHeader {
+    line: usize,
+    reason: LineError,
+}
+
+/// Reads a file, or standard input; `otherwise` are the permissions of lines that give none.
+///
+/// # Errors
+/// When it cannot be read, and when it begins with the header of CSV and that is wrong.
+pub(super) fn read(file: Option<&Path>, otherwise: Option<PermissionSet>) -> anyhow::Result<Lines> {
+    match file {
+        Some(path) => {
+            let reading = || format!("reading {}", path.display());
+            let file = File::open(path).with_context(reading)?;
+            read_lines(&mut BufReader::with_capacity(MAX_LINE, file), otherwise).with_context(reading)
+        }
+        None => {
+            let stdin = io::stdin().lock();
+            if stdin.is_terminal() {
+                note("reading JSON lines or CSV from the terminal; Ctrl-D ends the input, Ctrl-C cancels");
+            }
+            read_lines(&mut BufReader::with_capacity(MAX_LINE, stdin), otherwise).context("reading standard input")
+        }
+    }
+}
+
+fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> anyhow::Result<Lines> {
+    let (mut lines, mut form) = (Lines::default(), None);
+    // Long enough from the start: growing would leave copies of raw tokens behind.
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE + 2));
+    for number in 1.. {
+        line.clear();
+        // One byte more than allowed, and the line feed.
+        let read = input.take(MAX_LINE as u64 + 2).read_until(b'\n', &mut line)?;
+        if read == 0 {
+            break;
+        }
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        if text.len() > MAX_LINE {
+            if text.len() == line.len() {
+                skip_line(input)?;
+            }
+            lines.bad.push(RefusedLine { line: number, reason: LineError::TooLong(MAX_LINE) });
+            continue;
+        }
+        // Some editors on Windows begin a file with a byte order mark.
+        let text = if number == 1 { text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) } else { text };
+        let Ok(text) = std::str::from_utf8(text) else {
+            lines.bad.push(RefusedLine { line: number, reason: LineError::NotUtf8 });
+            continue;
+        };
+        // The last fields of CSV may be empty, and what is between them a tab.
+        let text = if let Some(Form::Csv(_)) = form { text.trim_end_matches(['\r', '\n']) } else { text.trim() };
+        if text.trim().is_empty() {
+            continue;
+        }
+        let parsed = match &form {
+            Some(Form::Csv(header)) => header.parse_line(text, otherwise),
+            Some(Form::Json) => parse_line(text, otherwise),
+            None => match CsvHeader::read(text).map_err(|reason| BadHeader { line: number, reason })? {
+                Some(header) => {
+                    form = Some(Form::Csv(header));
+                    continue;
+                }
+                None => {
+                    form = Some(Form::Json);
+                    parse_line(text, otherwise)
+                }
+            },
+        };
+        match parsed {
+            Ok(good) => lines.good.push((number, good)),
+            Err(reason) => lines.bad.push(RefusedLine { line: number, reason }),
+        }
+    }
+    Ok(lines)
+}
+
+/// Reads to the end of the line, discarding it.
+fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let buffered = input.fill_buf()?;
+        let (length, end) = match buffered.iter().position(|byte| *byte == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (buffered.len(), buffered.is_empty()),
+        };
+        input.consume(length);
+        if end {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(input: &[u8]) -> (Vec<usize>, Vec<(usize, LineError)>) {
+        let lines = read_lines(&mut BufReader::with_capacity(7, input), None).expect("reads");
+        let bad = lines.bad.into_iter().map(|refused| (refused.line, refused.reason)).collect();
+        (lines.good.into_iter().map(|(number, _)| number).collect(), bad)
+    }
+
+    fn good_line() -> String {
+        format!(r#"{{"digest":"{}","user":"anna","description":"x","permissions":["configs:read"]}}"#, "0".repeat(64))
+    }
+
+    #[test]
+    fn lines_are_numbered_as_in_the_file() {
+        let line = good_line();
+        let input = format!("\u{feff}{line}\n\n  \r\n{line}\r\nnonsense\n{line}");
+        let (good, bad) = numbers(input.as_bytes());
+        assert_eq!(good, [1, 4, 6]);
+        assert_eq!(bad.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [5]);
+        assert!(matches!(numbers(b""), (good, bad) if good.is_empty() && bad.is_empty()));
+    }
+
+    #[test]
+    fn a_line_too_long_or_not_utf8_is_bad_and_the_next_is_read() {
+        let line = good_line();
+        for long in [MAX_LINE + 1, MAX_LINE + 2, 3 * MAX_LINE] {
+            let mut input = vec![b'x'; long];
+            input.extend_from_slice(format!("\n{line}\n\u{e9}").as_bytes());
+            input.pop(); // cuts the last character in half
+            let (good, bad) = numbers(&input);
+            assert_eq!(good, [2], "{long}");
+            assert!(matches!(bad[..], [(1, LineError::TooLong(MAX_LINE)), (3, LineError::NotUtf8)]), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_limit_is_read() {
+        let line = good_line() + &" ".repeat(MAX_LINE - good_line().len());
+        assert_eq!(numbers(format!("{line}\n{line}").as_bytes()).0, [1, 2]);
+    }
+
+    #[test]
+    fn the_first_line_tells_whether_it_is_csv() {
+        let row = format!("{},anna,x,configs:read,", "0".repeat(64));
+        let csv = format!("\u{feff}\r\ndigest,user,description,permissions,expires_at\r\n{row}\r\n\r\n{row}\n,,\n");
+        let (good, bad) = numbers(csv.as_bytes());
+        assert_eq!(good, [3, 5]);
+        assert!(matches!(bad[..], [(6, LineError::Cells(5, 3))]), "{bad:?}");
+        let (good, bad) = numbers(format!("{row}\n{}", good_line()).as_bytes());
+        assert_eq!((good, bad.len()), (vec![2], 1), "no header, so not CSV");
+        let input = "\ndigest,user,desc\n";
+        let error = read_lines(&mut input.as_bytes(), None).err().expect("refused").to_string();
+        assert!(error.starts_with("line 2, the header of CSV: unknown field `desc`, column 3"), "{error}");
+    }
+}
