@@ -4,7 +4,7 @@
 //!   dev, serve, check ───► the sidecar itself                  (cli/serve.rs)
 //!   status ──────────────► session: store, reports             (cli/status.rs)
 //!   init, user, token ───► session: store, registry, actor     (cli/session.rs)
-//!                          one operation of the registry       (cli/user.rs, cli/token.rs, cli/import.rs)
+//!                          one operation of the registry       (cli/user.rs, cli/token.rs, cli/import.rs, cli/export.rs)
 //!                          its records as text or JSON         (cli/output.rs, cli/list.rs, cli/table.rs)
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 mod args;
 mod confirm;
+mod export;
 mod import;
 mod list;
 mod output;
@@ -197,6 +198,7 @@ mod tests {
             "tollgate token import",
             "tollgate token import tokens.jsonl --keep-going --skip-existing",
             "tollgate token import tokens.csv --preset telegraf-agent --json",
+            "tollgate token export --full",
             "tollgate token revoke 0000000000001 --wait",
             "tollgate token delete 0000000000001 --wait --timeout 500ms --json",
             "tollgate status",

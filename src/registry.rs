@@ -21,6 +21,7 @@ mod actor;
 mod bulk;
 mod draft;
 mod error;
+pub mod export;
 pub mod import;
 mod recalls;
 mod steps;
@@ -42,7 +43,8 @@ use crate::token::{UserId, UserRecord};
 
 pub use actor::{Actor, Right};
 pub use error::{ErrorKind, PartlyDone, RegistryError};
-pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, RefusedLine};
+pub use export::{Export, ExportLine};
+pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};
 pub use tokens::{Created, ListState, NewToken, Requested, TokenDetails};
 pub use users::{RoleChange, Transfer};
 

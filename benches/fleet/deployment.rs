@@ -123,7 +123,7 @@ impl Deployment {
             permissions: Requested::Permissions(PermissionSet::TELEGRAF_AGENT),
             expires_at: None,
         };
-        let line = ImportLine { digest: token.digest(), hint: String::new(), new };
+        let line = ImportLine { digest: token.digest(), hint: String::new(), new, past: None };
         self.registry.import(&operator(), vec![(1, line)], ImportOptions::default()).await.expect("imports");
     }
 

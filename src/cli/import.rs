@@ -37,6 +37,11 @@ With --skip-existing, a token that exists is left as it is, and counted; also ho
 user, description, expiry or other permissions than their line. A revoked or deleted one is bad all
 the same, since it will not work.
 
+Lines of \"token export --full\" bring tokens as they were, with id and history: also revoked and expired
+ones, and those of disabled users and Viewers. The owner has to exist; what the owner's role does not
+permit here is taken from them; an id that another token has here, and a token that was deleted here,
+are bad lines.
+
 Examples:
   tollgate token import tokens.jsonl
   tollgate token import tokens.csv --preset telegraf-agent --skip-existing

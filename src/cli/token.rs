@@ -1,4 +1,4 @@
-//! `token ...`, except `token import`.
+//! `token ...`, except `token import` and `token export`.
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::args::{Expiry, Format, Page, PermissionArgs};
 use super::confirm::confirm;
+use super::export::{self, ExportArgs};
 use super::import::{self, ImportArgs};
 use super::list::{self, Listed};
 use super::output::{Output, OutputError, note};
@@ -69,6 +70,9 @@ pub enum TokenCommand {
     /// Import existing tokens from JSON lines or CSV
     #[command(after_help = import::EXAMPLES)]
     Import(ImportArgs),
+    /// Export tokens as JSON lines for `token import`
+    #[command(after_help = export::EXAMPLES)]
+    Export(ExportArgs),
 }
 
 /// Arguments of `token create`.
@@ -137,7 +141,7 @@ pub struct BulkArgs {
 /// Why nothing, or not all, was done.
 pub(super) async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Refuse).await?;
-    let only_reads = matches!(command, TokenCommand::List(_) | TokenCommand::Show { .. });
+    let only_reads = matches!(command, TokenCommand::List(_) | TokenCommand::Show { .. } | TokenCommand::Export(_));
     let outcome = execute(&session, command).await;
     if only_reads {
         return outcome;
@@ -178,6 +182,7 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
             print_changed(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
         }
         TokenCommand::Import(args) => import::run(session, args).await,
+        TokenCommand::Export(args) => export::run(session, args).await,
     }
 }
 

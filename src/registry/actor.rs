@@ -118,6 +118,7 @@ words! {
         CreateTokensForOthers = "create tokens for others",
         ReassignTokens = "reassign tokens",
         GiveTokensToOwner = "give tokens to the Owner",
+        MoveTokens = "export tokens, or import them with their past",
         ManageUsers = "manage users",
         ManageAdministrators = "manage Administrators",
         TransferOwnership = "transfer the ownership",
@@ -128,7 +129,9 @@ impl Right {
     fn weakest_role(self) -> Role {
         match self {
             Self::ManageTokens => Role::Manager,
-            Self::CreateTokensForOthers | Self::ReassignTokens | Self::ManageUsers => Role::Administrator,
+            Self::CreateTokensForOthers | Self::ReassignTokens | Self::MoveTokens | Self::ManageUsers => {
+                Role::Administrator
+            }
             Self::GiveTokensToOwner | Self::ManageAdministrators | Self::TransferOwnership => Role::Owner,
         }
     }
@@ -163,7 +166,7 @@ mod tests {
         let other = user("otto", Role::Owner);
         let id = other.record.id;
         let (no, yes) = (false, true);
-        let table: [(&str, [bool; 5], [bool; 5]); 11] = [
+        let table: [(&str, [bool; 5], [bool; 5]); 12] = [
             ("see oneself", who_may(|s| s.sees_user(own)), [yes, yes, yes, yes, yes]),
             ("see others", who_may(|s| s.sees_user(id)), [no, no, yes, yes, yes]),
             ("see own tokens", who_may(|s| s.sees_tokens_of(own)), [no, yes, yes, yes, yes]),
@@ -171,6 +174,7 @@ mod tests {
             ("make own", who_may(|s| s.check_makes_tokens_for("anna").is_ok()), [no, yes, yes, yes, no]),
             ("make others'", who_may(|s| s.check_makes_tokens_for("otto").is_ok()), [no, no, yes, yes, yes]),
             ("reassign", who_may(|s| s.check(Right::ReassignTokens).is_ok()), [no, no, yes, yes, yes]),
+            ("move tokens", who_may(|s| s.check(Right::MoveTokens).is_ok()), [no, no, yes, yes, yes]),
             ("to the Owner", who_may(|s| s.check_gives_tokens_to(&other.record).is_ok()), [no, no, no, yes, yes]),
             ("manage managers", who_may(|s| s.check_manages(Role::Manager).is_ok()), [no, no, yes, yes, yes]),
             ("administrators", who_may(|s| s.check_manages(Role::Administrator).is_ok()), [no, no, no, yes, yes]),

@@ -64,6 +64,16 @@ impl<'a> Draft<'a> {
         self.batch.tokens.push(Edit::Create(token));
     }
 
+    /// Brings a token from elsewhere along with its history; `lost` is what its owner's role does not permit here.
+    pub(super) fn restore_token(&mut self, token: TokenRecord, history: &[HistoryEntry], lost: PermissionSet) {
+        self.batch.history.extend(history.iter().map(|entry| (token.id, entry.clone())));
+        let id = token.id;
+        self.create_token(token, TokenEvent::Imported);
+        if !lost.is_empty() {
+            self.record_event(id, TokenEvent::Narrowed { lost });
+        }
+    }
+
     pub(super) fn delete_token(&mut self, token: Versioned<TokenRecord>) {
         self.batch.tokens.push(Edit::Delete(token));
     }

@@ -117,6 +117,15 @@ pub enum RegistryError {
         /// Which one.
         token: TokenId,
     },
+    /// The digest belongs to a token that was revoked elsewhere only.
+    #[error("this token was revoked where it comes from, and works here: `tollgate token revoke {token}`")]
+    RevokedElsewhere {
+        /// Which one.
+        token: TokenId,
+    },
+    /// The id that a token had elsewhere belongs to another one here.
+    #[error("the id {0} belongs to another token here; import this one without its past")]
+    IdTaken(TokenId),
     /// The digest belonged to a token that was deleted.
     #[error("this token was deleted, and a deleted token cannot be added again (digest {0}); create a new one")]
     DigestRetired(Digest),
@@ -249,6 +258,8 @@ impl RegistryError {
             | Self::LastOwnerToken { .. }
             | Self::DigestTaken(_)
             | Self::DigestRevoked { .. }
+            | Self::RevokedElsewhere { .. }
+            | Self::IdTaken(_)
             | Self::DigestRetired(_) => ErrorKind::Conflict,
             Self::Busy(_) | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => ErrorKind::Unavailable,
             Self::OutcomeUnknown(_) | Self::CreationUnknown { .. } => ErrorKind::Unknown,

@@ -12,13 +12,13 @@ use serde::{Serialize, Serializer};
 use super::actor::{Authority, Right};
 use super::draft::Draft;
 use super::steps::CHUNK;
-use super::tokens::{Requested, decide_token, whole_seconds};
+use super::tokens::{Requested, check_description, decide_token, whole_seconds};
 use super::{Actor, Attempts, ErrorKind, PAGE, PartlyDone, Registry, RegistryError, now};
 use crate::store::Versioned;
-use crate::token::{Digest, TokenEvent, TokenId, TokenRecord, UserRecord};
+use crate::token::{Digest, PermissionSet, Role, TokenEvent, TokenId, TokenRecord, UserRecord};
 
 pub use csv::CsvHeader;
-pub use line::{ImportLine, LineError, parse_line};
+pub use line::{ImportLine, LineError, Past, parse_line};
 
 /// How an import goes about lines that are not simply new tokens. The default: each is a reason to import nothing.
 #[derive(Debug, Clone, Copy, Default)]
@@ -194,7 +194,13 @@ impl Registry {
                     Ok(Decision::Import(owner, record)) => {
                         draft.require_user(owner);
                         imported.tokens.push(NewId { line: *number, id: record.id });
-                        draft.create_token(*record, TokenEvent::Imported);
+                        match &line.past {
+                            None => draft.create_token(*record, TokenEvent::Imported),
+                            Some(past) => {
+                                let lost = wanted(line, owner.record.role).without(record.permissions);
+                                draft.restore_token(*record, &past.history, lost);
+                            }
+                        }
                     }
                     Ok(Decision::Skip { differs }) => imported.skip(differs),
                     Err(error) if options.keep_going => {
@@ -249,12 +255,16 @@ impl Registry {
 
     /// Reads what the store holds under the digests of some lines.
     async fn read_held<'a>(&self, lines: impl Iterator<Item = &'a Numbered> + Send) -> Result<Held, RegistryError> {
-        let digests: Vec<Digest> = lines.map(|(_, line)| line.digest).collect();
+        let id = |line: &ImportLine| Some(line.past.as_ref()?.id);
+        let (digests, ids): (Vec<_>, Vec<_>) = lines.map(|(_, line)| (line.digest, id(line))).unzip();
+        let ids: Vec<TokenId> = ids.into_iter().flatten().collect();
         let tokens = self.store.tokens_by_digest(&digests).await?;
         let retired = self.store.retired(&digests).await?;
+        let ids = if ids.is_empty() { Vec::new() } else { self.store.tokens_by_id(&ids).await? };
         let tokens = tokens.into_iter().flatten().map(|token| (token.record.digest, token.record)).collect();
         let retired = digests.into_iter().zip(retired).filter_map(|(digest, is)| is.then_some(digest)).collect();
-        Ok(Held { tokens, retired })
+        let ids = ids.into_iter().flatten().map(|token| token.record.id).collect();
+        Ok(Held { tokens, retired, ids })
     }
 }
 
@@ -270,6 +280,8 @@ struct Held {
     tokens: HashMap<Digest, TokenRecord>,
     /// Those of deleted tokens.
     retired: HashSet<Digest>,
+    /// Ids of pasts that tokens here have.
+    ids: HashSet<TokenId>,
 }
 
 impl Imported {
@@ -283,6 +295,7 @@ impl Imported {
 #[derive(Default)]
 struct Sorter<'a> {
     seen: HashMap<Digest, usize>,
+    seen_ids: HashMap<TokenId, usize>,
     wanted: Vec<&'a Numbered>,
     /// Those that are skipped or refused.
     others: Imported,
@@ -291,11 +304,16 @@ struct Sorter<'a> {
 impl<'a> Sorter<'a> {
     fn add(&mut self, entry: &'a Numbered, existing: &Existing<'_>, options: ImportOptions) {
         let (number, line) = entry;
-        let decision = match self.seen.get(&line.digest) {
-            Some(first) => Err(LineError::Repeated(*first)),
-            None => existing.decide(line, options).map_err(LineError::Refused),
+        let id = line.past.as_ref().map(|past| past.id);
+        let decision = match (self.seen.get(&line.digest), id.and_then(|id| self.seen_ids.get(&id))) {
+            (Some(first), _) => Err(LineError::Repeated(*first)),
+            (None, Some(first)) => Err(LineError::RepeatedId(*first)),
+            (None, None) => existing.decide(line, options).map_err(LineError::Refused),
         };
         self.seen.entry(line.digest).or_insert(*number);
+        if let Some(id) = id {
+            self.seen_ids.entry(id).or_insert(*number);
+        }
         match decision {
             Ok(Decision::Import(..)) => self.wanted.push(entry),
             Ok(Decision::Skip { differs }) => self.others.skip(differs),
@@ -332,7 +350,12 @@ impl Existing<'_> {
             return match options.skip_existing {
                 false => Err(RegistryError::DigestTaken(line.digest)),
                 // That all tokens of an input are there and can be used would not be true.
-                true if !token.is_active() => Err(RegistryError::DigestRevoked { token: token.id }),
+                true if token.is_active() && line.is_revoked() => {
+                    Err(RegistryError::RevokedElsewhere { token: token.id })
+                }
+                true if !token.is_active() && !line.is_revoked() => {
+                    Err(RegistryError::DigestRevoked { token: token.id })
+                }
                 true => Ok(Decision::Skip { differs: owner.is_none_or(|owner| differs(token, line, &owner.record)) }),
             };
         }
@@ -340,22 +363,61 @@ impl Existing<'_> {
         if self.held.retired.contains(&line.digest) {
             return Err(RegistryError::DigestRetired(line.digest));
         }
-        let hint = line.hint.clone();
-        let record = decide_token(self.authority, &owner.record, &line.new, line.digest, hint, self.now)?;
+        let record = match &line.past {
+            Some(past) => self.restore(line, past, &owner.record)?,
+            None => {
+                let hint = line.hint.clone();
+                decide_token(self.authority, &owner.record, &line.new, line.digest, hint, self.now)?
+            }
+        };
         Ok(Decision::Import(owner, Box::new(record)))
     }
 }
 
+impl Existing<'_> {
+    /// The record of a token that comes with its past. It may have expired, or be a Viewer's or a disabled user's: that
+    /// was allowed where it comes from, and gives nobody more. What it can do is what its owner's role permits here.
+    fn restore(&self, line: &ImportLine, past: &Past, owner: &UserRecord) -> Result<TokenRecord, RegistryError> {
+        self.authority.check(Right::MoveTokens)?;
+        self.authority.check_gives_tokens_to(owner)?;
+        check_description(&line.new.description)?;
+        if self.held.ids.contains(&past.id) {
+            return Err(RegistryError::IdTaken(past.id));
+        }
+        Ok(TokenRecord {
+            id: past.id,
+            digest: line.digest,
+            owner: owner.id,
+            description: line.new.description.clone(),
+            permissions: permissions(line, owner),
+            state: past.state.clone(),
+            hint: line.hint.clone(),
+            created_at: past.created_at,
+            created_by: past.created_by.clone(),
+            expires_at: line.new.expires_at.map(whole_seconds),
+        })
+    }
+}
+
+/// What a line asks for, whatever the role permits.
+fn wanted(line: &ImportLine, role: Role) -> PermissionSet {
+    match line.new.permissions {
+        Requested::All => role.permissions(),
+        Requested::Permissions(requested) => requested,
+    }
+}
+
+/// What its token will permit. One that is revoked permits nothing, and its record stays as it was.
+fn permissions(line: &ImportLine, owner: &UserRecord) -> PermissionSet {
+    let wanted = wanted(line, owner.role);
+    if line.is_revoked() { wanted } else { wanted.intersect(owner.role.permissions()) }
+}
+
 /// Whether a token is something else than it would be if the line were imported.
 fn differs(token: &TokenRecord, line: &ImportLine, owner: &UserRecord) -> bool {
-    let permitted = owner.role.permissions();
-    let permissions = match line.new.permissions {
-        Requested::All => permitted,
-        Requested::Permissions(requested) => requested.intersect(permitted),
-    };
     token.owner != owner.id
         || token.description != line.new.description
-        || token.permissions != permissions
+        || token.permissions != permissions(line, owner)
         || token.expires_at != line.new.expires_at.map(whole_seconds)
 }
 

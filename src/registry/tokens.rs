@@ -244,17 +244,23 @@ fn clamp_request(name: &str, role: Role, requested: Requested) -> Result<Permiss
     }
 }
 
-/// Longest description, in characters.
-const MAX_DESCRIPTION: usize = 200;
+/// Longest text in a record, such as a description, in characters.
+const MAX_TEXT: usize = 200;
 
-fn check_description(description: &str) -> Result<(), RegistryError> {
+pub(super) fn check_description(description: &str) -> Result<(), RegistryError> {
+    match !description.trim().is_empty() && is_plain(description) {
+        true => Ok(()),
+        false => Err(RegistryError::InvalidDescription),
+    }
+}
+
+/// Whether a text may be in a record: not too long, and nothing in it that a terminal would obey or that is a token.
+pub(super) fn is_plain(text: &str) -> bool {
     // A hint such as `tc-apiv1_...abc123` may be there, a token may not.
     let is_secret = |rest: &str| rest.starts_with(|first: char| first.is_ascii_alphanumeric());
-    let is_valid = !description.trim().is_empty()
-        && description.chars().count() <= MAX_DESCRIPTION
-        && !description.chars().any(char::is_control)
-        && !description.split(PREFIX).skip(1).any(is_secret);
-    if is_valid { Ok(()) } else { Err(RegistryError::InvalidDescription) }
+    text.chars().count() <= MAX_TEXT
+        && !text.chars().any(char::is_control)
+        && !text.split(PREFIX).skip(1).any(is_secret)
 }
 
 pub(super) fn whole_seconds(time: Timestamp) -> Timestamp {

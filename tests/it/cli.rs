@@ -1,5 +1,6 @@
 //! The command line as scripts and people see it: the real binary, a SQLite store in a temporary folder.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -8,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::harness::RedisServer;
 
 const TOLLGATE: &str = env!("CARGO_BIN_EXE_tollgate");
 
@@ -102,8 +105,13 @@ impl Folder {
     }
 
     fn run_with_input(&self, arguments: &[&str], input: &str) -> Finished {
-        let mut command = self.command(arguments.iter().copied());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.run_anywhere(&[&["--store", "sqlite:tollgate.db"], arguments].concat(), input)
+    }
+
+    /// A command that names its store.
+    fn run_anywhere(&self, arguments: &[&str], input: &str) -> Finished {
+        let mut command = self.program(TOLLGATE);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("runs");
         let mut stdin = child.stdin.take().expect("piped");
         std::thread::scope(|scope| {
@@ -144,6 +152,11 @@ impl Folder {
 #[track_caller]
 fn text(value: &Value) -> &str {
     value.as_str().expect("a text")
+}
+
+#[track_caller]
+fn text_of(value: &Value, field: &str) -> String {
+    text(&value[field]).to_owned()
 }
 
 /// Whether any file below this folder has these bytes in it.
@@ -497,7 +510,7 @@ fn an_import_is_all_or_none() {
 fn bad_lines_are_named_by_number_without_their_tokens() {
     let folder = Folder::new();
     let good = import_lines(2);
-    let long = format!("{{\"token\":\"tc-apiv1_longlonglong{}\"}}", "x".repeat(70_000));
+    let long = format!("{{\"token\":\"tc-apiv1_longlonglong{}\"}}", "x".repeat(1_100_000));
     let input = format!(
         "{good}\nnonsense\n{{\"token\":\"tc-apiv1_secretsecret\",\"user\":\"max\",\"description\":\"x\",\"x\":1}}\n\
          {long}\n{good}{{\"digest\":\"00\",\"user\":\"max\",\"description\":\"x\"}}"
@@ -611,6 +624,74 @@ fn csv_is_imported_and_permissions_are_given_for_all() {
     assert!(wrong.failed().contains("line 1, the header of CSV: unknown field `owner`, column 2"), "{wrong:?}");
     let mistyped = folder.run(["token", "import", "tokens.csv", "--permission", "config:read"]);
     assert_eq!(mistyped.code, Some(2), "{mistyped:?}");
+}
+
+/// Moved between the kinds of stores, and back.
+#[test]
+fn tokens_move_from_sqlite_to_redis_and_back() {
+    let folder = Folder::new();
+    folder.run_with_input(&["token", "import"], &import_lines(600)).done();
+    folder.create("anna", "of a disabled user");
+    let revoked = folder.create("max", "revoked");
+    folder.run(["token", "revoke", &revoked]).done();
+    folder.run(["user", "disable", "anna"]).done();
+    let expiring = ["token", "create", "--user", "max", "--description", "expired", "--expires", "1s"];
+    folder.run(expiring).done();
+    while folder.run(["token", "list", "--state", "expired", "--json"]).json() == json!([]) {}
+
+    let redis = RedisServer::start();
+    let there = |arguments: &[&str], input: &str| {
+        let url = redis.url();
+        let line = [&["--store", url.as_str()][..], arguments].concat();
+        folder.run_anywhere(&line, input)
+    };
+    there(&["init", "--owner", "owner"], "").done();
+    there(&["user", "add", "anna", "--role", "administrator"], "").done();
+    there(&["user", "add", "max", "--role", "manager"], "").done();
+    let plain = folder.run(["token", "export"]);
+    assert_eq!(plain.done().lines().count(), 601, "{}", plain.stderr);
+    assert!(plain.stderr.contains("exported 601 tokens; nothing was changed meanwhile (revision "), "{}", plain.stderr);
+    assert!(plain.stderr.contains("left out: 3 that do not work"), "{}", plain.stderr);
+
+    let full = folder.run(["token", "export", "--full"]);
+    assert_eq!(there(&["token", "import"], full.done()).done(), "imported 604 tokens\n");
+    let back = there(&["token", "export", "--full"], "");
+    let by_digest = |text: &str| -> BTreeMap<String, Value> {
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        lines.map(|line| (text_of(&line, "digest"), line)).collect()
+    };
+    let (before, mut after) = (by_digest(full.done()), by_digest(back.done()));
+    after.retain(|digest, _| before.contains_key(digest));
+    for line in after.values_mut() {
+        let history = line["history"].as_array_mut().expect("a list");
+        assert_eq!(history.pop().expect("a line more")["event"], "imported");
+    }
+    assert_eq!(after, before);
+    let skipped = folder.run_with_input(&["token", "import", "--skip-existing", "--keep-going"], back.done());
+    assert_eq!(skipped.done(), "imported 1 token, skipped 604 that existed\n", "the Owner's of there");
+    let shown = there(&["token", "show", &revoked, "--json"], "").json();
+    assert_eq!((&shown["state"], &shown["revoked_by"]), (&json!("revoked"), &json!("cli:tester")));
+}
+
+/// A program may take its time with what it reads; what it cannot know, it is told.
+#[test]
+fn an_export_says_that_something_was_changed_meanwhile() {
+    let folder = Folder::new();
+    folder.run_with_input(&["token", "import"], &import_lines(3_000)).done();
+    let mut command = folder.command(["token", "export"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let mut output = BufReader::new(child.stdout.take().expect("piped"));
+    let mut first = String::new();
+    output.read_line(&mut first).expect("reads");
+    // It is held up by the pipe that nobody empties.
+    let ids = folder.run(["token", "list", "--user", "max", "--json"]).json();
+    let oldest = text(&ids.as_array().expect("a list").last().expect("some")["id"]).to_owned();
+    folder.run(["token", "revoke", &oldest]).done();
+    let rest = output.lines().map_while(Result::ok).count();
+    let finished = Finished::from(child.wait_with_output().expect("ends"));
+    finished.done();
+    assert!(finished.stderr.contains("the registry was changed meanwhile (revision "), "{}", finished.stderr);
+    assert_eq!(1 + rest, 3_000, "with the Owner's, without the revoked one: it was not read yet");
 }
 
 /// As they are there, one after the other, on a new registry.

@@ -2,6 +2,7 @@
 //! commands can.
 
 mod commands;
+mod moving;
 mod steps;
 
 use std::collections::HashSet;

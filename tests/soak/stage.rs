@@ -285,7 +285,7 @@ impl Stage {
             let digest = RawToken::generate().map(|token| token.digest()).map_err(|error| error.to_string())?;
             let permissions = Requested::Permissions(PermissionSet::TELEGRAF_AGENT);
             let new = NewToken { user: user.clone(), description: "bulk".to_owned(), permissions, expires_at: None };
-            Ok((number, ImportLine { digest, hint: String::new(), new }))
+            Ok((number, ImportLine { digest, hint: String::new(), new, past: None }))
         };
         let lines = (0..count).map(line).collect::<Result<Vec<_>, String>>()?;
         self.imported = lines.iter().map(|(_, line)| line.digest).collect();

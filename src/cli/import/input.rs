@@ -12,8 +12,8 @@ use crate::registry::import::{CsvHeader, parse_line};
 use crate::registry::{ImportLine, LineError, RefusedLine};
 use crate::token::PermissionSet;
 
-/// Longest line, in bytes. A record is well under 2 KiB.
-const MAX_LINE: usize = 64 * 1024;
+/// Longest line, in bytes. A record is well under 2 KiB, the longest history that is exported under 1 MiB.
+const MAX_LINE: usize = 1024 * 1024;
 
 /// The lines of an import, before the registry has seen them.
 #[derive(Default)]

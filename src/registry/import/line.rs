@@ -1,16 +1,17 @@
 //! One line of an import, read from JSON. What is wrong with it is said without repeating it.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 use super::super::RegistryError;
-use super::super::tokens::{NewToken, Requested};
+use super::super::tokens::{NewToken, Requested, is_plain};
 use crate::token::permission::InvalidPermission;
-use crate::token::raw::InvalidToken;
-use crate::token::{Digest, Permission, PermissionSet, RawToken};
+use crate::token::raw::{HINT_LENGTH, InvalidToken};
+use crate::token::{Digest, HistoryEntry, Permission, PermissionSet, RawToken, TokenEvent, TokenId, TokenState};
 
-/// One line of an import: `{"token" or "digest", "user", "description", "permissions", "expires_at"}`. A raw token is
-/// turned into its digest while it is read.
+/// One line of an import: `{"token" or "digest", "hint", "user", "description", "permissions", "expires_at"}`, and what
+/// [`Past`] says. A raw token is turned into its digest while it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportLine {
     /// SHA-256 of the raw token.
@@ -19,6 +20,24 @@ pub struct ImportLine {
     pub hint: String,
     /// Whose it shall be, of what kind, for how long.
     pub new: NewToken,
+    /// What it was elsewhere; `None`: it begins here.
+    pub past: Option<Box<Past>>,
+}
+
+/// What a token was in the registry that it comes from, as `token export --full` writes it: `{"id", "state",
+/// "created_at", "created_by", "revoked_at", "revoked_by", "history"}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// It retains its id.
+    pub id: TokenId,
+    /// Active or revoked.
+    pub state: TokenState,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who made it.
+    pub created_by: String,
+    /// What happened to it, oldest first.
+    pub history: Vec<HistoryEntry>,
 }
 
 /// The line as written.
@@ -34,25 +53,110 @@ pub(super) struct RawLine {
     /// Judged after the parser, whose errors would repeat them.
     pub(super) permissions: Option<Vec<String>>,
     pub(super) expires_at: Option<String>,
+    hint: Option<String>,
+    id: Option<TokenId>,
+    state: Option<RawState>,
+    created_at: Option<String>,
+    created_by: Option<String>,
+    revoked_at: Option<String>,
+    revoked_by: Option<String>,
+    history: Option<Vec<HistoryEntry>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawState {
+    Active,
+    Revoked,
+}
+
+impl ImportLine {
+    /// Whether it is a token that was revoked elsewhere.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.past.as_ref().is_some_and(|past| past.state != TokenState::Active)
+    }
+}
+
+/// The past that a line tells of.
+struct RawPast {
+    id: Option<TokenId>,
+    state: Option<RawState>,
+    created_at: Option<String>,
+    created_by: Option<String>,
+    revoked_at: Option<String>,
+    revoked_by: Option<String>,
+    history: Option<Vec<HistoryEntry>>,
+}
+
+impl RawPast {
+    fn read(self) -> Result<Option<Box<Past>>, LineError> {
+        let Self { id, state, created_at, created_by, revoked_at, revoked_by, history } = self;
+        let revoked = match (time(revoked_at, "revoked_at")?, revoked_by) {
+            (Some(at), Some(by)) => Some((at, by)),
+            (None, None) => None,
+            _ => return Err(LineError::Past),
+        };
+        let state = match (state, revoked) {
+            (Some(RawState::Active), None) => Some(TokenState::Active),
+            (Some(RawState::Revoked), Some((at, by))) => Some(TokenState::Revoked { at, by }),
+            (None, None) => None,
+            _ => return Err(LineError::Past),
+        };
+        let past = match (id, state, time(created_at, "created_at")?, created_by) {
+            (Some(id), Some(state), Some(created_at), Some(created_by)) => {
+                Past { id, state, created_at, created_by, history: history.unwrap_or_default() }
+            }
+            (None, None, None, None) if history.is_none() => return Ok(None),
+            _ => return Err(LineError::Past),
+        };
+        past.check()?;
+        Ok(Some(Box::new(past)))
+    }
+}
+
+impl Past {
+    /// What would be a secret, or control a terminal, gets into no record.
+    fn check(&self) -> Result<(), LineError> {
+        let state = if let TokenState::Revoked { by, .. } = &self.state { Some(by) } else { None };
+        let events = self.history.iter().flat_map(|HistoryEntry { by, event, .. }| {
+            let (one, other) = match event {
+                TokenEvent::Reassigned { from, to } => (Some(from), Some(to)),
+                TokenEvent::Revoked { reason } => (reason.as_ref(), None),
+                TokenEvent::Created | TokenEvent::Imported | TokenEvent::Narrowed { .. } => (None, None),
+            };
+            [Some(by), one, other]
+        });
+        let mut texts = [Some(&self.created_by), state].into_iter().chain(events).flatten();
+        if texts.all(|text| is_plain(text)) { Ok(()) } else { Err(LineError::PastText) }
+    }
+}
+
+fn time(text: Option<String>, field: &'static str) -> Result<Option<Timestamp>, LineError> {
+    text.map(|text| text.parse()).transpose().map_err(|_| LineError::Time(field))
 }
 
 impl RawLine {
     /// What it means; `otherwise` are the permissions where it gives none.
     pub(super) fn read(self, otherwise: Option<PermissionSet>) -> Result<ImportLine, LineError> {
-        let Self { token, digest, user, description, permissions, expires_at } = self;
+        let Self { token, digest, user, description, permissions, expires_at, hint: given, .. } = self;
+        let Self { id, state, created_at, created_by, revoked_at, revoked_by, history, .. } = self;
+        let past = RawPast { id, state, created_at, created_by, revoked_at, revoked_by, history };
         let (digest, hint) = match (token, digest) {
             (Some(token), None) => token.map(|token| (token.digest(), token.hint()))?,
-            (None, Some(digest)) => (digest, String::new()),
+            (None, Some(digest)) => (digest, given.unwrap_or_default()),
             (Some(_), Some(_)) => return Err(LineError::TokenAndDigest),
             (None, None) => return Err(LineError::NoToken),
         };
-        let expires_at = expires_at.map(|text| text.parse()).transpose().map_err(|_| LineError::Expiry)?;
+        if hint.chars().count() > HINT_LENGTH || !is_hint(&hint) {
+            return Err(LineError::Hint);
+        }
+        let (expires_at, past) = (time(expires_at, "expires_at")?, past.read()?);
         let permissions = match permissions {
             None => otherwise.ok_or(LineError::NoPermissions)?,
             Some(names) => parse_permissions(&names)?,
         };
         let permissions = Requested::Permissions(permissions);
-        Ok(ImportLine { digest, hint, new: NewToken { user, description, permissions, expires_at } })
+        Ok(ImportLine { digest, hint, new: NewToken { user, description, permissions, expires_at }, past })
     }
 }
 
@@ -64,6 +168,10 @@ fn parse_permissions(names: &[String]) -> Result<PermissionSet, LineError> {
         })
     };
     names.iter().enumerate().map(permission).collect()
+}
+
+fn is_hint(text: &str) -> bool {
+    text.chars().all(|symbol| symbol.is_ascii_graphic())
 }
 
 /// Whether a text looks like the name of a field or a permission. Any other may be a secret in the wrong place.
@@ -111,9 +219,21 @@ pub enum LineError {
     /// Neither is given.
     #[error("give `token` or `digest`")]
     NoToken,
-    /// Not a time.
-    #[error("`expires_at` is a time such as 2030-01-31T00:00:00Z")]
-    Expiry,
+    /// The field that is not a time.
+    #[error("`{0}` is a time such as 2030-01-31T00:00:00Z")]
+    Time(&'static str),
+    /// More than the last characters of a token, or something else.
+    #[error("`hint` is at most the last {HINT_LENGTH} characters of the token")]
+    Hint,
+    /// Part of a past.
+    #[error(
+        "what `token export --full` writes is all or none: `id`, `state`, `created_at` and `created_by`, and `revoked_at` \
+         and `revoked_by` if the state is revoked, and only then"
+    )]
+    Past,
+    /// A name or a reason in a past that no registry has written.
+    #[error("a name or reason in the token's past is too long, or has control characters or a token in it")]
+    PastText,
     /// A permission that does not exist.
     #[error(transparent)]
     Permission(InvalidPermission),
@@ -138,12 +258,15 @@ pub enum LineError {
     /// The number of the line before that has it.
     #[error("the same token as in line {0}")]
     Repeated(usize),
+    /// The number of the line before that has its id.
+    #[error("the same id as in line {0}")]
+    RepeatedId(usize),
     /// By the rules for creating tokens.
     #[error(transparent)]
     Refused(#[from] RegistryError),
 }
 
-const FIELDS: &str = "token, digest, user, description, permissions, expires_at";
+const FIELDS: &str = "token, digest, user, description, permissions, expires_at, hint";
 
 fn unknown_field(name: Option<&str>) -> String {
     name.map_or_else(|| "an unknown field".to_owned(), |name| format!("unknown field `{name}`"))
@@ -175,10 +298,15 @@ impl From<serde_json::Error> for LineError {
             let name = rest.split_once("`, expected ").map_or(rest, |(name, _)| name);
             return Self::UnknownField(column, is_name(name).then(|| name.to_owned()));
         }
-        if ["missing field `", "duplicate field `", "a digest is "].iter().any(|start| message.starts_with(start)) {
+        if ["missing field `", "duplicate field `", "a digest is ", "an id is "]
+            .iter()
+            .any(|start| message.starts_with(start))
+        {
             return Self::Field(message.to_owned());
         }
-        let expected = message.rsplit_once(", expected ").map_or("another value", |(_, expected)| expected);
-        Self::Value(column, expected.to_owned())
+        // What a type says of itself, such as a time, may repeat any text; only the parser's own words end like this.
+        let is_own = message.starts_with("invalid ") || message.starts_with("unknown variant ");
+        let expected = message.rsplit_once(", expected ").filter(|_| is_own);
+        Self::Value(column, expected.map_or("another value", |(_, expected)| expected).to_owned())
     }
 }

@@ -17,6 +17,48 @@ fn good(token: &str) -> ImportLine {
     line(&json!({ "token": format!("tc-apiv1_{token}"), "user": "anna", "description": "edge" })).expect("valid")
 }
 
+/// A line of `token export --full`.
+fn full() -> serde_json::Value {
+    json!({
+        "digest": "0".repeat(64), "user": "anna", "description": "edge", "permissions": ["configs:read"], "hint": "abc123",
+        "id": "0000000000001", "state": "revoked", "created_at": "2024-01-01T00:00:00Z", "created_by": "cli:root",
+        "revoked_at": "2025-01-01T00:00:00Z", "revoked_by": "otto",
+        "history": [{ "at": "2025-01-01T00:00:00Z", "by": "otto", "event": "reassigned", "from": "a", "to": "b" }],
+    })
+}
+
+#[test]
+fn a_past_is_whole_or_none() {
+    let read = |change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        let mut value = full();
+        change(value.as_object_mut().expect("an object"));
+        line(&value)
+    };
+    let whole = read(&|_| {}).expect("valid");
+    let past = whole.past.expect("it has one");
+    assert_eq!((past.id, past.created_by.as_str(), past.history.len()), (TokenId::from_u64(1), "cli:root", 1));
+    assert!(matches!(past.state, TokenState::Revoked { ref by, .. } if by == "otto"));
+    assert_eq!(whole.hint, "abc123");
+    for field in ["id", "state", "created_at", "created_by", "revoked_at", "revoked_by"] {
+        let error = read(&|value| drop(value.remove(field))).expect_err(field);
+        assert!(matches!(error, LineError::Past), "{field}: {error:?}");
+    }
+    let active = read(&|value| drop(value.insert("state".to_owned(), json!("active"))));
+    assert!(matches!(active, Err(LineError::Past)), "an active token was not revoked");
+    for (field, value) in [("created_at", "once"), ("revoked_at", "once")] {
+        let error = read(&|line| drop(line.insert(field.to_owned(), json!(value)))).expect_err(field);
+        assert!(matches!(error, LineError::Time(it) if it == field), "{error:?}");
+    }
+    for (field, value) in [("created_by", "\u{1b}[2J"), ("revoked_by", "tc-apiv1_secret")] {
+        let error = read(&|line| drop(line.insert(field.to_owned(), json!(value)))).expect_err(field);
+        assert!(matches!(error, LineError::PastText), "{error:?}");
+    }
+    let id = read(&|line| drop(line.insert("id".to_owned(), json!("1")))).expect_err("refused");
+    assert!(matches!(&id, LineError::Field(text) if text.starts_with("an id is 13 characters")), "{id:?}");
+    let hint = read(&|line| drop(line.insert("hint".to_owned(), json!("abcdefg")))).expect_err("refused");
+    assert!(matches!(hint, LineError::Hint));
+}
+
 #[test]
 fn a_line_has_a_token_or_a_digest() {
     let token = format!("tc-apiv1_{SECRET}");
@@ -53,7 +95,7 @@ fn bad_lines_are_refused_with_the_reason() {
         json!({ "digest": digest, "user": "a", "description": "x", "permissions": ["configs:read", "S"] });
     assert!(matches!(reason(permissions), LineError::PermissionForm(2)));
     let expiry = reason(json!({ "digest": digest, "user": "a", "description": "x", "expires_at": "soon" }));
-    assert!(matches!(expiry, LineError::Expiry));
+    assert!(matches!(expiry, LineError::Time("expires_at")));
     let value = reason(json!({ "digest": digest, "user": 1, "description": "x" }));
     assert!(matches!(value, LineError::Value(_, expected) if expected == "a string"));
     assert!(matches!(reason(json!(["tc-apiv1_x", null, "anna", "x", null, null])), LineError::NotAnObject));
@@ -79,8 +121,9 @@ proptest! {
     /// A token in whatever field, in a line mended or broken in whatever way, is never repeated.
     #[test]
     fn no_reason_holds_a_token(
-        field in "token|digest|user|description|permissions|expires_at|tc-apiv1_0123456789abcdefghjkmnpqrstvwxyz|x",
-        shape in 0..6,
+        field in "token|digest|user|description|permissions|expires_at|hint|id|state|created_at|created_by|revoked_at|\
+                  revoked_by|history|at|by|event|from|lost|reason|tc-apiv1_0123456789abcdefghjkmnpqrstvwxyz|x",
+        shape in 0..8,
         cut in 0..400_usize,
         noise in "[ -~]{0,4}",
     ) {
@@ -91,6 +134,16 @@ proptest! {
             2 => json!({ field: { token: 1 } }),
             3 => json!(token),
             4 => json!({ "token": token, field: token, "user": "anna", "description": "x" }),
+            5 => {
+                let mut line = full();
+                line[field] = json!(token);
+                line
+            }
+            6 => {
+                let mut line = full();
+                line["history"][0][field] = json!(token);
+                line
+            }
             _ => json!([token]),
         };
         let text = value.to_string();

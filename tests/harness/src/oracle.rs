@@ -242,7 +242,7 @@ impl Oracle {
             expires_at: None,
         };
         let digest = raw.parse::<RawToken>()?.digest();
-        let line = ImportLine { digest, hint: String::new(), new };
+        let line = ImportLine { digest, hint: String::new(), new, past: None };
         // The compiler cannot see that it may be carried on by another thread.
         let import =
             || Handle::current().block_on(self.registry.import(&operator(), vec![(1, line)], ImportOptions::default()));

@@ -9,7 +9,7 @@ use super::*;
 use tollgate::token::Permission;
 
 #[derive(Debug, Clone)]
-enum Command {
+pub(super) enum Command {
     Add(&'static str, Role),
     SetRole(&'static str, Role),
     SetStatus(&'static str, UserStatus),
@@ -42,7 +42,7 @@ fn ids() -> impl Strategy<Value = Vec<Index>> {
     prop::collection::vec(any::<Index>(), 1..4)
 }
 
-fn command() -> impl Strategy<Value = Command> {
+pub(super) fn command() -> impl Strategy<Value = Command> {
     let status = select(&[UserStatus::Active, UserStatus::Disabled][..]);
     let force = prop::bool::weighted(0.1);
     prop_oneof![
@@ -64,13 +64,13 @@ fn actor() -> impl Strategy<Value = Option<&'static str>> {
     prop_oneof![1 => Just(None), 3 => name().prop_map(Some)]
 }
 
-struct State {
+pub(super) struct State {
     users: HashMap<String, UserRecord>,
     tokens: HashMap<TokenId, TokenRecord>,
     revision: u64,
 }
 
-async fn state(registry: &Registry) -> State {
+pub(super) async fn state(registry: &Registry) -> State {
     let (users, tokens) = everything(registry).await;
     let position = registry.store().position().await.expect("reads");
     let owners = users.iter().map(|user| user.owner().fingerprint(user.id));
@@ -83,7 +83,12 @@ async fn state(registry: &Registry) -> State {
     }
 }
 
-async fn run(registry: &Registry, actor: &Actor, command: &Command, state: &State) -> Result<(), RegistryError> {
+pub(super) async fn run(
+    registry: &Registry,
+    actor: &Actor,
+    command: &Command,
+    state: &State,
+) -> Result<(), RegistryError> {
     let mut every: Vec<TokenId> = state.tokens.keys().copied().collect();
     every.sort_unstable();
     let pick = |ids: &[Index]| -> Vec<TokenId> {

@@ -1,0 +1,195 @@
+//! Tokens on their way elsewhere, as the lines that [`import`](super::import) reads.
+//!
+//! Pages are read one after the other, the newest tokens first, while others go on committing. Each line tells of its token
+//! as it was at one moment: its record and its history belong together. What is made meanwhile is not among them, and what
+//! is revoked or deleted after its page was read is told as it was before; whoever needs to know compares the store's
+//! positions before and after.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::actor::Right;
+use super::{Actor, Attempts, PAGE, Registry, RegistryError, now};
+use crate::store::{StoreError, TokenFilter, Versioned};
+use crate::token::{
+    Digest, HistoryEntry, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
+};
+
+/// Most lines of one token's history that are exported, the newest: what an import reads of a line is bounded.
+pub const MAX_HISTORY: usize = 1_000;
+
+/// A token as a line. Its fields are those of [`ImportLine`](super::ImportLine).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExportLine {
+    digest: Digest,
+    user: String,
+    description: String,
+    permissions: PermissionSet,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    hint: String,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    past: Option<PastView>,
+}
+
+/// What a line has of a token's past.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct PastView {
+    id: TokenId,
+    state: &'static str,
+    created_at: Timestamp,
+    created_by: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked_by: Option<String>,
+    history: Vec<HistoryEntry>,
+}
+
+/// What is not in the lines that were read so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Tokens that do not work: revoked, expired, of a disabled user, or without a permission.
+    pub tokens: u64,
+    /// Tokens whose history is longer than [`MAX_HISTORY`].
+    pub histories: u64,
+    /// Tokens with permissions that this version does not know.
+    pub permissions: u64,
+}
+
+/// An export under way.
+pub struct Export {
+    registry: Registry,
+    users: HashMap<UserId, UserRecord>,
+    full: bool,
+    before: Option<TokenId>,
+    now: Timestamp,
+    /// What is not in the lines.
+    pub left_out: LeftOut,
+}
+
+impl Registry {
+    /// Begins to export tokens: those that work now, or with `full` every one, with its state and its history.
+    ///
+    /// # Errors
+    /// When the actor may not, and when the store fails.
+    pub async fn export(&self, actor: &Actor, full: bool) -> Result<Export, RegistryError> {
+        self.authority(actor).await?.check(Right::MoveTokens)?;
+        let (mut users, mut before) = (HashMap::new(), None);
+        loop {
+            let page = self.store.users(before, PAGE).await?;
+            before = page.last().map(|user| user.record.id);
+            if before.is_none() {
+                break;
+            }
+            users.extend(page.into_iter().map(|user| (user.record.id, user.record)));
+        }
+        Ok(Export { registry: self.clone(), users, full, before: None, now: now(), left_out: LeftOut::default() })
+    }
+}
+
+impl Export {
+    /// The next lines, perhaps none of a page; `None`: there are no more.
+    ///
+    /// # Errors
+    /// When the store fails. The same page is read again by the next call.
+    pub async fn next_page(&mut self) -> Result<Option<Vec<ExportLine>>, RegistryError> {
+        let page = self.registry.store.tokens(TokenFilter::default(), self.before, PAGE).await?;
+        let Some(last) = page.last().map(|token| token.record.id) else { return Ok(None) };
+        let tokens = match self.full {
+            true => self.with_histories(page).await?,
+            false => page.into_iter().map(|token| (token.record, Vec::new())).collect(),
+        };
+        let mut lines = Vec::with_capacity(tokens.len());
+        for (record, history) in tokens {
+            // A user who is not there was deleted, and the token with them.
+            if let Some(user) = self.user(record.owner).await? {
+                lines.extend(self.line(record, user, history));
+            }
+        }
+        self.before = Some(last);
+        Ok(Some(lines))
+    }
+
+    /// Each record with the history that belongs to it. One that changes in between is read again.
+    async fn with_histories(
+        &self,
+        mut page: Vec<Versioned<TokenRecord>>,
+    ) -> Result<Vec<(TokenRecord, Vec<HistoryEntry>)>, RegistryError> {
+        let (mut done, mut attempts) = (Vec::with_capacity(page.len()), Attempts::default());
+        while !page.is_empty() {
+            attempts.begin().await?;
+            let ids: Vec<TokenId> = page.iter().map(|token| token.record.id).collect();
+            let histories = self.histories(&ids).await?;
+            let again = self.registry.store.tokens_by_id(&ids).await?;
+            let mut changed = Vec::new();
+            for ((token, history), again) in page.into_iter().zip(histories).zip(again) {
+                match again {
+                    Some(again) if again.version == token.version => done.push((token.record, history)),
+                    Some(again) => changed.push(again),
+                    None => {}
+                }
+            }
+            page = changed;
+        }
+        done.sort_by_key(|(record, _)| std::cmp::Reverse(record.id));
+        Ok(done)
+    }
+
+    /// The histories of some tokens, in their order. The requests go out together: each for itself would be a round trip.
+    async fn histories(&self, ids: &[TokenId]) -> Result<Vec<Vec<HistoryEntry>>, StoreError> {
+        let mut reads = tokio::task::JoinSet::new();
+        for (at, id) in ids.iter().copied().enumerate() {
+            let store = self.registry.store.clone();
+            reads.spawn(async move { (at, store.history(id).await) });
+        }
+        let mut histories = vec![Vec::new(); ids.len()];
+        for (at, history) in reads.join_all().await {
+            histories[at] = history?;
+        }
+        Ok(histories)
+    }
+
+    /// A token's owner, also one who is newer than the export.
+    async fn user(&mut self, id: UserId) -> Result<Option<UserRecord>, StoreError> {
+        if !self.users.contains_key(&id)
+            && let Some(user) = self.registry.store.user(id).await?
+        {
+            self.users.insert(id, user.record);
+        }
+        Ok(self.users.get(&id).cloned())
+    }
+
+    /// `None`: it is left out.
+    fn line(&mut self, record: TokenRecord, owner: UserRecord, mut history: Vec<HistoryEntry>) -> Option<ExportLine> {
+        let is_expired = record.is_expired(self.now);
+        let TokenRecord {
+            id, digest, description, permissions, state, hint, created_at, created_by, expires_at, ..
+        } = record;
+        let is_known = permissions.without(PermissionSet::all()).is_empty();
+        let works = state == TokenState::Active
+            && !is_expired
+            && owner.status == UserStatus::Active
+            && permissions.iter().next().is_some();
+        if !self.full && !works {
+            self.left_out.tokens += 1;
+            return None;
+        }
+        self.left_out.permissions += u64::from(!is_known);
+        if history.len() > MAX_HISTORY {
+            self.left_out.histories += 1;
+            history.drain(..history.len() - MAX_HISTORY);
+        }
+        let past = self.full.then(|| {
+            let (state, revoked_at, revoked_by) = match state {
+                TokenState::Active => ("active", None, None),
+                TokenState::Revoked { at, by } => ("revoked", Some(at), Some(by)),
+            };
+            PastView { id, state, created_at, created_by, revoked_at, revoked_by, history }
+        });
+        Some(ExportLine { digest, user: owner.name, description, permissions, expires_at, hint, past })
+    }
+}
