@@ -221,3 +221,28 @@ async fn the_longest_history_fits_into_a_line() {
     let past: Past = *parse_line(&text, None).expect("reads").past.expect("full");
     assert_eq!(past.history, vec![entry; 1_000]);
 }
+
+/// Else a token that was revoked while it was exported could be active elsewhere, with a history that says otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_record_and_the_history_of_a_line_belong_together() {
+    let fixture = Fixture::start().await;
+    fixture.add("max", Role::Manager).await;
+    fixture.import("max", 300).await;
+    let ids: Vec<_> = fixture.tokens("max", None).await.iter().map(|token| token.id).collect();
+    let elsewhere = fixture.elsewhere().await;
+    let revoking = tokio::spawn(async move {
+        for id in ids {
+            elsewhere.revoke(&operator(), &[id], false).await.expect("revokes");
+        }
+    });
+    let mut is_last = false;
+    while !is_last {
+        is_last = revoking.is_finished();
+        for (number, line) in lines(&fixture.registry, true).await {
+            let past = line.past.expect("full");
+            let is_told = past.history.iter().any(|entry| matches!(entry.event, TokenEvent::Revoked { .. }));
+            assert_eq!(past.state != TokenState::Active, is_told, "line {number}");
+        }
+    }
+    revoking.await.expect("ends");
+}
