@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 use crate::admin;
 use crate::config::Config;
 use crate::connection::ConnectionLimits;
-use crate::fleet::{self, Reporter, SidecarIdentity, SnapshotFileInUse};
+use crate::fleet::{self, Reporter};
 use crate::health::Health;
 use crate::listener::{self, BindError, Tls};
 use crate::proxy::{self, Gate, Proxy};
@@ -30,7 +30,7 @@ use crate::reload;
 use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::sync::Synchroniser;
-use crate::replica::{FreshnessConfig, Replica, alarm, driver};
+use crate::replica::{FreshnessConfig, Replica, SidecarIdentity, SnapshotFileInUse, alarm, driver};
 use crate::store::{Feed, Store};
 use crate::tls::TlsError;
 use crate::upstream::{Upstream, UpstreamError, UpstreamName};
@@ -100,8 +100,8 @@ impl Sidecar {
     /// # Errors
     /// When an address, a certificate or a credential cannot be used. Nothing runs then.
     pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
-        let identity = SidecarIdentity::take(config.snapshot_file.as_deref())?;
-        let sidecar_id = identity.id;
+        let mut identity = SidecarIdentity::take(config.snapshot_file.as_deref())?;
+        let (sidecar_id, unstored) = (identity.id, identity.unstored.take());
         let replica = Arc::new(Replica::new());
         let api = Arc::new(Upstream::new(UpstreamName::Api, config.upstreams.api)?);
         let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
@@ -140,7 +140,7 @@ impl Sidecar {
             reporter: None,
             snapshot_file: config.snapshot_file.clone().map(|path| {
                 let name = format!("{} {}", store.describe(), config.store.namespace);
-                SnapshotFile::new(path, name, Arc::clone(&replica))
+                SnapshotFile::new(path, name, Arc::clone(&replica), unstored)
             }),
             _identity: identity,
             supervisor,

@@ -9,29 +9,22 @@
 //! ([`Presence`]): when reports fail for longer, this sidecar grows stale, as without the store, so that nobody who waits
 //! for a revocation misses it.
 
-use std::fs::{File, OpenOptions};
 use std::future::Future;
-use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use crate::chain::chain;
 use crate::clock::Instant;
 use crate::health::Health;
-use crate::random;
 use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::{FreshnessConfig, MaxStaleness};
-use crate::store::{self, Report, Reports, SidecarId, StoreError};
+use crate::store::{self, Report, Reports, StoreError};
 
 /// Users named in a report.
 const HELD_USERS: usize = 10;
@@ -47,9 +40,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Longest wait for the store to take a report.
 const TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Which start of the machine this is (Linux, `random(4)`).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// How long a report is stored that is not renewed: as long as the sidecar could still let a revoked token in by what it
 /// held then, and a refresh more. So whoever waits until all have applied a revocation waits for a sidecar that was cut
@@ -79,65 +69,6 @@ pub fn bound(freshness: &FreshnessConfig) -> Duration {
         MaxStaleness::Never => None,
     });
     bounds.min().unwrap_or(Duration::MAX)
-}
-
-/// Who this sidecar is: drawn at its start. One with a snapshot file stays who it was, by a file beside that: it may let in
-/// what it let in before, so that whoever waits for it must know that it is the same one.
-#[derive(Debug)]
-pub struct SidecarIdentity {
-    /// Its id.
-    pub id: SidecarId,
-    /// Locked while it runs: two under one name would be one to whoever waits for both.
-    _file: Option<File>,
-}
-
-impl SidecarIdentity {
-    /// That of a sidecar with this snapshot file, if it has one.
-    ///
-    /// # Errors
-    /// When another sidecar runs with it.
-    pub fn take(snapshot_file: Option<&Path>) -> Result<Self, SnapshotFileInUse> {
-        let Some(snapshot_file) = snapshot_file else {
-            return Ok(Self { id: SidecarId(random::number()), _file: None });
-        };
-        let path = snapshot_file.with_added_extension("id");
-        let mut options = OpenOptions::new();
-        let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let mut file = opened.inspect_err(|error| warn_of_identity(&path, error)).ok();
-        match file.as_ref().map(|file| flock(file, FlockOperation::NonBlockingLockExclusive)) {
-            Some(Err(Errno::WOULDBLOCK)) => return Err(SnapshotFileInUse(snapshot_file.to_owned())),
-            // Where a file system has no locks, nothing distinguishes two sidecars.
-            Some(Err(error)) => tracing::warn!(file = %path.display(), %error, "cannot lock this sidecar's id"),
-            Some(Ok(())) | None => {}
-        }
-        let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
-        let mut written = String::new();
-        file.as_mut().map(|file| file.read_to_string(&mut written));
-        // After another start of the machine the snapshot makes nothing fresh, and the file may be in the copy of a machine.
-        let known = written.split_once(' ').filter(|(_, of)| of.trim() == boot.trim());
-        if let Some(id) = known.and_then(|(id, _)| u64::from_str_radix(id, 16).ok()) {
-            return Ok(Self { id: SidecarId(id), _file: file });
-        }
-        let id = SidecarId(random::number());
-        if let Some(file) = &file {
-            let text = format!("{id} {boot}");
-            let wrote = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0));
-            wrote.inspect_err(|error| warn_of_identity(&path, error)).ok();
-        }
-        Ok(Self { id, _file: file })
-    }
-}
-
-/// Another sidecar runs with the same snapshot file.
-#[derive(Debug, thiserror::Error)]
-#[error("another sidecar uses the snapshot file {}: each needs one of its own (store.snapshot_file)", .0.display())]
-pub struct SnapshotFileInUse(PathBuf);
-
-fn warn_of_identity(file: &Path, error: &io::Error) {
-    tracing::warn!(
-        file = %file.display(), %error,
-        "cannot store this sidecar's id: for `--wait` its next start is another sidecar"
-    );
 }
 
 /// Reports how a sidecar is.
@@ -236,8 +167,8 @@ impl Reporter {
         self.report.connections = self.health.connections.load(Ordering::Relaxed) as u64;
         let sent = within(self.store.report(&self.report, self.ttl)).await;
         match (&sent, self.failing) {
-            (Ok(_), false) => {}
-            (Ok(_), true) => tracing::info!("the store takes reports again"),
+            (Ok(()), false) => {}
+            (Ok(()), true) => tracing::info!("the store takes reports again"),
             (Err(reason), false) => {
                 tracing::warn!(
                     reason,

@@ -12,6 +12,7 @@ pub(crate) mod alarm;
 pub mod driver;
 mod entry;
 mod freshness;
+mod identity;
 pub mod presence;
 mod recalled;
 mod settings;
@@ -34,6 +35,7 @@ use crate::token::{Digest, Permission, PermissionSet, Role, TokenId, UserId};
 use freshness::Freshness;
 use table::{Ahead, Basis, Grants, Ledger};
 
+pub use identity::{SidecarIdentity, SnapshotFileInUse};
 pub use settings::{FreshnessConfig, MaxStaleness};
 
 /// What a request path sees of a user: shared by all of that user's grants, so that one change reaches them all.

@@ -16,7 +16,7 @@ use tollgate::fleet::{self, Reporter};
 use tollgate::health::Health;
 use tollgate::replica::presence::Presence;
 use tollgate::replica::sync::Synchroniser;
-use tollgate::replica::{FreshnessConfig, MaxStaleness, Replica, driver};
+use tollgate::replica::{FreshnessConfig, MaxStaleness, Replica, SidecarIdentity, driver};
 use tollgate::store::{
     self, Absent, Bookmark, Change, Changes, Feed, Head, LogEntry, Notice, Position, Probe, RecalledPage,
     RecalledPlace, Revision, Settings, SidecarId, SnapshotItem, StoreError, Subject, Watch,
@@ -233,7 +233,7 @@ impl Simulated {
             per_permission: Vec::new(),
         };
         let presence = Arc::new(Presence::new(
-            fleet::SidecarIdentity::take(None).expect("no file").id,
+            SidecarIdentity::take(None).expect("no file").id,
             fleet::min_report_ttl(&freshness),
         ));
         let health = Health::new(Arc::clone(&replica), freshness.max_staleness, Vec::new());

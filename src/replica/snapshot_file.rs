@@ -45,6 +45,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
+use super::identity::UnstoredId;
 use super::sync::Synchroniser;
 use super::tombstone::RETENTION_SECONDS;
 use super::{Extent, Replica, table};
@@ -93,6 +94,8 @@ struct Current {
 
 #[derive(Debug, Default)]
 struct Writing {
+    /// Before the first writing, if the file that is there is not this sidecar's, but a copy perhaps.
+    unstored: Option<UnstoredId>,
     /// When it may be written again.
     due: Option<Instant>,
     /// The latest attempt failed, and was logged.
@@ -128,12 +131,14 @@ enum FileError {
 }
 
 impl SnapshotFile {
-    /// The file at `path`, of this replica of the store with this name. Touches neither.
+    /// The file at `path`, of this replica of the store with this name. Touches neither. With an id that is not stored yet, what
+    /// is there is another sidecar's, until it is written.
     #[must_use]
-    pub(crate) fn new(path: PathBuf, store: String, replica: Arc<Replica>) -> Arc<Self> {
+    pub(crate) fn new(path: PathBuf, store: String, replica: Arc<Replica>, unstored: Option<UnstoredId>) -> Arc<Self> {
         // What is there is what the replica will be filled from, or else of no use.
         let current = Mutex::new(Current { saved: None, narrowed: Some(0), vouched: 0 });
-        Arc::new(Self { path, store, replica, writing: Mutex::default(), current })
+        let writing = Mutex::new(Writing { unstored, ..Writing::default() });
+        Arc::new(Self { path, store, replica, writing, current })
     }
 
     /// Fills the replica from the file, and returns what goes on from there. Without a usable file the replica stays
@@ -148,11 +153,13 @@ impl SnapshotFile {
     /// Writes the file when the replica has moved and is at a position, and else its proof. Never ends; may be dropped at
     /// any point.
     pub(crate) async fn save_periodically(self: Arc<Self>) {
+        // From then on a start after a crash is one of this sidecar.
+        self.replica.ready().await;
         loop {
-            tokio::time::sleep(RENEWAL).await;
             let this = Arc::clone(&self);
             // It fails by a panic only, which is logged.
             drop(tokio::task::spawn_blocking(move || this.save_if_changed(Moment::now())).await);
+            tokio::time::sleep(RENEWAL).await;
         }
     }
 
@@ -210,10 +217,12 @@ impl SnapshotFile {
     fn load_now(&self, here: Option<Moment>) -> Synchroniser {
         let (started, file) = (Instant::now(), self.path.display());
         let now = here.map_or(started, |here| here.at);
+        let is_own = self.writing().unstored.is_none();
         match self.read() {
             Ok((trailer, Proof(proven), tombstones)) => {
                 let moment = |then: Option<Moment>| here?.recall(then?);
-                let as_of = moment(proven);
+                // Of this sidecar the store may have no report yet, if the file was another's.
+                let as_of = moment(proven).filter(|_| is_own);
                 let away = moment(trailer.saved).map_or(0, |saved| now.duration_since(saved).as_secs());
                 let away = u32::try_from(away).unwrap_or(u32::MAX);
                 let aged: Vec<_> = tombstones.iter().map(|(digest, age)| (*digest, age.saturating_add(away))).collect();
@@ -249,6 +258,12 @@ impl SnapshotFile {
     fn save_now(&self, here: Option<Moment>) {
         let mut writing = self.writing();
         let (started, file) = (Instant::now(), self.path.display());
+        // Of a sidecar that was proven fresh the store has a report.
+        if self.replica.proven().is_some()
+            && let Some(id) = writing.unstored.take()
+        {
+            id.store();
+        }
         let written = self.write(here);
         writing.due = Some(Instant::now() + (50 * started.elapsed()).clamp(*INTERVAL.start(), *INTERVAL.end()));
         match written {

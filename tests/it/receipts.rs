@@ -217,11 +217,7 @@ async fn a_sidecar_that_can_start_from_its_file_is_waited_for() {
 async fn who_was_reported_to_be_out_stays_out_after_a_crash() {
     let mut redis = RedisServer::start();
     let url = redis.url();
-    stdout(&tollgate(&url, 0, &["init"]).await);
-    let create = ["token", "create", "--user", "owner", "--description", "x", "--json"];
-    let created = stdout(&tollgate(&url, 0, &create).await);
-    let token: serde_json::Value = serde_json::from_str(&created).expect("JSON");
-    let token = token["token"].as_str().expect("its value");
+    let (token, id) = init(&url).await;
     let (directory, api) = (tempfile::tempdir().expect("a directory"), Upstream::start().await);
     let (file, api) = (directory.path().join("replica.snapshot"), format!("http://{}", api.address()));
     let variables = [
@@ -230,13 +226,72 @@ async fn who_was_reported_to_be_out_stays_out_after_a_crash() {
     ];
     let sidecar = Serving::start(&url, &variables).await;
     eventually("the file is written", async || file.exists()).await;
-    assert_eq!(sidecar.fetch(token).await, 200);
-    stdout(&tollgate(&url, 0, &["token", "revoke", &id_of(&created), "--wait"]).await);
+    assert_eq!(sidecar.fetch(&token).await, 200);
+    stdout(&tollgate(&url, 0, &["token", "revoke", &id, "--wait"]).await);
     redis.kill();
     sidecar.kill();
     let mut sidecar = Serving::start(&url, &variables).await;
     sidecar.says("the replica was loaded from the snapshot file").await;
-    assert_eq!(sidecar.fetch(token).await, 503);
+    assert_eq!(sidecar.fetch(&token).await, 503);
+}
+
+/// The copy would report under the id that is in it, each of the two in the other's place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_was_set_up_from_a_copy_is_waited_for() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let (token, id) = init(&url).await;
+    let (folder, api) = (tempfile::tempdir().expect("a directory"), Upstream::start().await);
+    let (api, file) = (format!("http://{}", api.address()), |name: &str| folder.path().join(name).join("snapshot"));
+    let start = async |name, url: &str| {
+        let file = file(name);
+        let variables = [
+            ("TOLLGATE_UPSTREAM__API__URL", api.as_str()),
+            ("TOLLGATE_STORE__SNAPSHOT_FILE", file.to_str().expect("plain")),
+        ];
+        let sidecar = Serving::start(url, &variables).await;
+        eventually("it serves", async || sidecar.fetch(&token).await == 200).await;
+        sidecar
+    };
+    for name in ["one", "two"] {
+        std::fs::create_dir(folder.path().join(name)).expect("creates");
+    }
+    let one = start("one", &url).await;
+    eventually("the file is written", async || file("one").exists()).await;
+    for extension in ["", ".id"] {
+        let at = |name| format!("{}{extension}", file(name).display());
+        assert!(std::fs::copy(at("one"), at("two")).expect("copies") > 0);
+    }
+    let relay = Relay::start(redis.address()).await;
+    let two = start("two", &format!("redis://{}", relay.address())).await;
+    // Each one is the same again after a crash.
+    one.kill();
+    let _one = start("one", &url).await;
+    eventually("the copy's file is written", async || {
+        let ids = ["one", "two"].map(|name| std::fs::read(file(name).with_added_extension("id")).expect("reads"));
+        ids[0] != ids[1]
+    })
+    .await;
+    two.kill();
+    let two = start("two", &format!("redis://{}", relay.address())).await;
+    let create = ["token", "create", "--user", "owner", "--description", "x", "--wait"];
+    let created = tollgate(&url, 0, &create).await;
+    let said = String::from_utf8_lossy(&created.stderr).into_owned();
+    assert!(said.contains("applied by all 2 sidecars"), "{said}");
+
+    relay.set(Traffic::Cut).await;
+    let said = refused(&tollgate(&url, 0, &["token", "revoke", &id, "--wait", "--timeout", "1s"]).await);
+    assert!(said.contains("by 1 of 2 sidecars"), "{said}");
+    assert_eq!(two.fetch(&token).await, 200, "it was not told");
+}
+
+/// A registry with one token, and the token's id.
+async fn init(url: &str) -> (String, String) {
+    stdout(&tollgate(url, 0, &["init"]).await);
+    let create = ["token", "create", "--user", "owner", "--description", "x", "--json"];
+    let created = stdout(&tollgate(url, 0, &create).await);
+    let token: serde_json::Value = serde_json::from_str(&created).expect("JSON");
+    (token["token"].as_str().expect("its value").to_owned(), id_of(&created))
 }
 
 /// A report that names a revision and not what was committed: from a version before.

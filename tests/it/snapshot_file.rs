@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tollgate::fleet::SidecarIdentity;
+use tollgate::replica::SidecarIdentity;
 
-use crate::harness::{Builder, CONFIG, RedisServer, Serving, Site, Upstream, eventually, get, run};
+use crate::harness::{Builder, CONFIG, RedisServer, Relay, Serving, Site, Traffic, Upstream, eventually, get, run};
 
 const FILE: &str = "replica.snapshot";
 
@@ -121,10 +121,48 @@ async fn a_file_that_another_sidecar_uses_is_refused() {
     let path = file(&site);
     let refused = SidecarIdentity::take(Some(&path)).expect_err("in use").to_string();
     assert!(refused.contains("another sidecar uses the snapshot file"), "{refused}");
-    let id = std::fs::read_to_string(path.with_added_extension("id")).expect("was written");
     site.sidecar.stop().await;
+    let id = std::fs::read_to_string(path.with_added_extension("id")).expect("was written");
     let again = SidecarIdentity::take(Some(&path)).expect("is free").id;
     assert!(id.starts_with(&format!("{again} ")), "{id}: {again}");
+}
+
+/// The sidecar whose copy it is may be running: whoever waits for that one waits for nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_serves_nothing_until_the_store_answers() {
+    let redis = RedisServer::start();
+    let relay = Relay::start(redis.address()).await;
+    let url = format!("redis://{}", relay.address());
+    let made = run(&["--store", &url, "init"], &[]);
+    let token = String::from_utf8(made.stdout).expect("text").trim().to_owned();
+    let (directory, api) = (tempfile::tempdir().expect("a directory"), Upstream::start().await);
+    let (api, path) = (format!("http://{}", api.address()), |name: &str| directory.path().join(name));
+    let start = async |name| {
+        let path = path(name);
+        let variables = [
+            ("TOLLGATE_UPSTREAM__API__URL", api.as_str()),
+            ("TOLLGATE_STORE__SNAPSHOT_FILE", path.to_str().expect("plain")),
+        ];
+        Serving::start(&url, &variables).await
+    };
+    let original = start("original").await;
+    eventually("the file is written", async || path("original").exists()).await;
+    for file in ["original", "original.id"] {
+        std::fs::copy(path(file), path(&file.replace("original", "copy"))).expect("copies");
+    }
+    relay.set(Traffic::Cut).await;
+    original.kill();
+    let original = start("original").await;
+    eventually("it serves from its file", async || original.fetch(&token).await == 200).await;
+    for _ in 0..2 {
+        let mut copy = start("copy").await;
+        copy.says("the replica was loaded from the snapshot file").await;
+        assert_eq!(copy.fetch(&token).await, 503);
+        copy.kill();
+    }
+    let copy = start("copy").await;
+    relay.heal().await;
+    eventually("the store answers", async || copy.fetch(&token).await == 200).await;
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ impl Run {
     }
 
     fn file(&self, folder: &TempDir) -> Arc<SnapshotFile> {
-        SnapshotFile::new(folder.path().join("replica.snapshot"), STORE.to_owned(), Arc::clone(&self.replica))
+        SnapshotFile::new(folder.path().join("replica.snapshot"), STORE.to_owned(), Arc::clone(&self.replica), None)
     }
 
     fn saved(&self) -> TempDir {
@@ -294,7 +294,7 @@ fn an_ignored_file_is_named_with_its_reason() {
     assert_eq!(reason(&changed), "it is damaged: its checksum is wrong");
     fs::write(&path, &bytes).expect("writes");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).expect("sets");
-    let file = |path: &Path| SnapshotFile::new(path.to_owned(), STORE.to_owned(), Arc::default()).read();
+    let file = |path: &Path| SnapshotFile::new(path.to_owned(), STORE.to_owned(), Arc::default(), None).read();
     assert!(matches!(file(&path), Err(FileError::Exposed)));
     assert!(matches!(file(folder.path()), Err(FileError::NoFile)));
 }

@@ -1,0 +1,168 @@
+//! Who a sidecar is, from one start to the next.
+//!
+//! With a snapshot file it may let in at its start what it let in before, while the store that it reported to is away. Whoever
+//! waits for a revocation then waits for the report of the run before: so this run has its id, from a file beside that.
+//!
+//! ```text
+//!   FILE.id: the id, and which file of which run of the machine that was stored in
+//!     this very one, locked    ─► the sidecar of that id: the snapshot file is its own
+//!     another: FILE.id is a copy; no file; no lock   ─► another sidecar, under a new id: the snapshot file makes nothing fresh
+//! ```
+//!
+//! What was copied may run elsewhere, under the id that is in it: two under one id would be one to whoever waits for both. One
+//! file has an id, as no other file can be the one that is stored in it while it is open, and one process has the file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::clock;
+use crate::random;
+use crate::store::SidecarId;
+
+/// Who this sidecar is: drawn at its start, or with a snapshot file that is its own, who it was.
+#[derive(Debug)]
+pub struct SidecarIdentity {
+    /// Its id.
+    pub id: SidecarId,
+    /// To be stored as soon as the snapshot file is this sidecar's; `None`: it is.
+    pub(crate) unstored: Option<UnstoredId>,
+    /// Locked while it runs.
+    _lock: Option<File>,
+}
+
+/// An id that is not beside the snapshot file yet: what is there is not known to be this sidecar's.
+#[derive(Debug)]
+pub(crate) struct UnstoredId {
+    path: PathBuf,
+    /// `None`: nothing would tell that it was written there.
+    text: Option<String>,
+}
+
+/// Another sidecar runs with the same snapshot file.
+#[derive(Debug, thiserror::Error)]
+#[error("another sidecar uses the snapshot file {}: each needs one of its own (store.snapshot_file)", .0.display())]
+pub struct SnapshotFileInUse(PathBuf);
+
+impl SidecarIdentity {
+    /// That of a sidecar with this snapshot file, if it has one.
+    ///
+    /// # Errors
+    /// When another sidecar runs with it.
+    pub fn take(snapshot_file: Option<&Path>) -> Result<Self, SnapshotFileInUse> {
+        let id = SidecarId(random::number());
+        let Some(snapshot_file) = snapshot_file else { return Ok(Self { id, unstored: None, _lock: None }) };
+        let path = snapshot_file.with_added_extension("id");
+        let (lock, written, origin) = match open(&path) {
+            Ok((file, written, origin)) => (Some(file), written, Some(origin)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(SnapshotFileInUse(snapshot_file.to_owned()));
+            }
+            Err(error) => {
+                warn(&path, &error);
+                (None, String::new(), None)
+            }
+        };
+        let origin = origin.filter(|_| clock::boot() != 0);
+        if let Some((known, of)) = written.trim_end().split_once(' ')
+            && let (Ok(known), Some(origin)) = (u64::from_str_radix(known, 16), &origin)
+        {
+            if of == origin {
+                return Ok(Self { id: SidecarId(known), unstored: None, _lock: lock });
+            }
+            // After another start of the machine its files may have other numbers.
+            if of.split(' ').next() == origin.split(' ').next() {
+                tracing::warn!(
+                    file = %path.display(), %id,
+                    "the snapshot file and its id were copied: this sidecar gets an id of its own, and serves once the store \
+                     answers; to set up a sidecar, copy neither"
+                );
+            }
+        }
+        let text = origin.map(|origin| format!("{id} {origin}\n"));
+        Ok(Self { id, unstored: Some(UnstoredId { path, text }), _lock: lock })
+    }
+}
+
+/// The file, locked; what is in it; and what identifies it until the machine is started again.
+fn open(path: &Path) -> io::Result<(File, String, String)> {
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    let (mut written, metadata) = (Vec::new(), file.metadata()?);
+    file.read_to_end(&mut written)?;
+    let origin = format!("{:032x} {} {}", clock::boot(), metadata.dev(), metadata.ino());
+    Ok((file, String::from_utf8_lossy(&written).into_owned(), origin))
+}
+
+fn warn(path: &Path, error: &io::Error) {
+    tracing::warn!(
+        file = %path.display(), %error,
+        "cannot keep this sidecar's id: its next start is another sidecar for `--wait`, and serves once the store answers"
+    );
+}
+
+impl UnstoredId {
+    /// Stores it. The store must have a report of this sidecar: its next start goes on under this id.
+    pub(crate) fn store(self) {
+        if let Some(text) = self.text {
+            fs::write(&self.path, text).inspect_err(|error| warn(&self.path, error)).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(file: &Path) -> SidecarIdentity {
+        SidecarIdentity::take(Some(file)).expect("is free")
+    }
+
+    /// Takes it, stores it and ends.
+    fn run(file: &Path) -> SidecarId {
+        let mut identity = take(file);
+        if let Some(id) = identity.unstored.take() {
+            id.store();
+        }
+        identity.id
+    }
+
+    #[test]
+    fn one_that_starts_again_is_the_same_once_its_id_was_stored() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let file = folder.path().join("snapshot");
+        let [first, second] = [(); 2].map(|()| take(&file).id);
+        assert_ne!(first, second);
+        let id = run(&file);
+        let again = take(&file);
+        assert!(again.id == id && again.unstored.is_none());
+        assert!(SidecarIdentity::take(Some(&file)).is_err(), "it runs");
+    }
+
+    #[test]
+    fn one_with_a_copy_is_another_until_it_has_stored_its_own() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let [file, copy] = ["snapshot", "copy"].map(|name| folder.path().join(name));
+        let id = run(&file);
+        assert!(fs::copy(file.with_added_extension("id"), copy.with_added_extension("id")).expect("copies") > 0);
+        assert!(take(&copy).unstored.is_some() && take(&copy).unstored.is_some());
+        let other = run(&copy);
+        assert!(other != id && run(&copy) == other && run(&file) == id);
+    }
+
+    #[test]
+    fn what_was_stored_otherwise_is_no_id() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let (file, boot) = (folder.path().join("snapshot"), fs::read_to_string("/proc/sys/kernel/random/boot_id"));
+        let before = format!("00000000000000ab {}", boot.expect("Linux says"));
+        for text in ["", "\n", "\u{fffd} \0", "00000000000000ab", "00000000000000ab ", &before] {
+            fs::write(file.with_added_extension("id"), text).expect("writes");
+            let taken = take(&file);
+            assert!(taken.id != SidecarId(0xab) && taken.unstored.is_some(), "{text:?}");
+        }
+    }
+}
