@@ -400,6 +400,10 @@ fn what_a_server_repeats_of_a_password_is_not_repeated() {
     for answer in [
         "-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `user`, `PW`, \r\n",
         "-ERR unknown command 'AUTH', with args beginning with: 'user' 'PW' \r\n",
+        "-ERR HELLO 3 AUTH user PW\r\n",
+        "-PW is no password\r\n",
+        "!21\r\nSYNTAX HELLO PW is it\r\n",
+        "HELLO 3 AUTH user PW\r\n",
     ] {
         let answer = answer.replace("PW", PASSWORD);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -139,11 +139,10 @@ impl Fault {
                 Self::crowded(server, "Redis has as many connections as its maxclients allows: raise it")
             }
             _ if error.to_string().contains("switch database") => Unusable::NoDatabase(server.clone()).into(),
-            // A server repeats the arguments of a command that it does not know: of AUTH, the password.
-            _ => match error.to_string().split_once(", with args") {
-                Some((said, _)) => Self::unreachable(server, said),
-                None => Self::unreachable(server, error),
-            },
+            (ErrorKind::Io, _) => Self::unreachable(server, error),
+            // In its own words it may repeat what it was sent: the password.
+            (_, Some(code)) if is_code(code) => Self::unreachable(server, format!("it answers {code} when greeted")),
+            _ => Self::unreachable(server, "it does not answer as a Redis does"),
         }
     }
 
@@ -266,6 +265,11 @@ fn refusal(code: &str, detail: &str) -> String {
         _ => return format!("Redis answered {code} {detail}"),
     };
     format!("{meaning} ({code} {detail})")
+}
+
+/// Whether it looks like a code of Redis's errors, such as `LOADING`.
+fn is_code(text: &str) -> bool {
+    text.len() <= 16 && text.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
 #[cfg(test)]
