@@ -46,7 +46,9 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
             access.pace.fall_behind();
             let page = page(access, Use::Main, SMALL, after).await;
             let far = if access.followers.is_some() { 0 } else { FAR };
-            let is_level = |page: &Page| page.left <= far && began.elapsed() < ReadPace::BRISK;
+            // Little that takes long is a long line, and not one that carries little.
+            let is_slow = || access.pace.is_bulk() && began.elapsed() > ReadPace::BRISK;
+            let is_level = |page: &Page| page.left <= far && !is_slow();
             match page.as_ref().map_or_else(|fault| !matches!(fault, Fault::TimedOut(_)), is_level) {
                 true => access.pace.keep_up(),
                 false => access.pace.weigh(),
@@ -62,7 +64,7 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
         },
     };
     if !matches!(changes, Changes::Page(_)) {
-        access.pace.arrive();
+        access.pace.keep_up();
     }
     Ok(changes)
 }
@@ -251,7 +253,7 @@ impl ReadPace {
     const BRISK: Duration = Duration::from_millis(250);
 
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { each: SMALL, bytes: Self::FIRST, is_behind: false, last_read: None }))
+        Self(Mutex::new(State { each: 0, bytes: Self::FIRST, is_behind: false, last_read: None }))
     }
 
     /// Has something read, and learns from how long it took. Cancelled, it took too long.
@@ -296,12 +298,6 @@ impl ReadPace {
         self.state().each = 0;
     }
 
-    /// All was read. What comes next may be of any size: one entry is read first.
-    fn arrive(&self) {
-        let mut state = self.state();
-        (state.is_behind, state.each) = (false, SMALL);
-    }
-
     /// Learns from entries how many bytes each takes, and returns it.
     fn learn(&self, entries: &[LoggedFields]) -> u64 {
         let bytes: usize = entries.iter().flat_map(|(_, fields)| fields).map(Vec::len).sum();
@@ -310,7 +306,7 @@ impl ReadPace {
         each as u64
     }
 
-    /// Whether entries are, or may be, those of a bulk change.
+    /// Whether entries are those of a bulk change.
     fn is_bulk(&self) -> bool {
         self.state().each >= SMALL / 4
     }
@@ -325,15 +321,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_entry_is_read_first_and_then_by_their_size() {
+    fn large_entries_are_those_of_a_bulk_change() {
         let pace = ReadPace::new();
-        assert!(pace.is_bulk());
-        for (size, is_bulk) in [(100, false), (35_000, true)] {
+        assert!(!pace.is_bulk());
+        for (size, is_bulk) in [(35_000, true), (100, false), (35_000, true)] {
             pace.learn(&[("1-0".to_owned(), vec![vec![0; size]])]);
             assert_eq!(pace.is_bulk(), is_bulk);
         }
-        pace.learn(&[]);
-        pace.arrive();
-        assert!(pace.is_bulk());
+        pace.weigh();
+        assert!(!pace.is_bulk());
     }
 }
