@@ -208,6 +208,11 @@ impl Replica {
         self.ahead.is_any() && self.is_forbidden(digest, holder.owner.id, permission, Some(unix_seconds()))
     }
 
+    /// Whether commits are known that the table has not reached: it may let in whom they do not.
+    pub(crate) fn is_behind_notices(&self) -> bool {
+        self.ahead.is_any()
+    }
+
     fn is_forbidden(&self, digest: &Digest, owner: UserId, permission: Permission, now: Option<i64>) -> bool {
         let permits = |role: Role| self.limits[role as usize].contains(permission);
         self.ahead.forbids(digest, owner, permits, permission, now)

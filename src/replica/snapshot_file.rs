@@ -297,11 +297,15 @@ impl SnapshotFile {
         Ok((trailer, proof, tombstones))
     }
 
-    /// Writes a new file, and puts it in the place of the old one. Nothing is done while nothing was proven. Whether it did.
+    /// Writes a new file, and puts it in the place of the old one. Nothing is done while nothing was proven, and while
+    /// something is known that the file has no place for. Whether it did.
     fn write(&self, here: Option<Moment>) -> Result<bool, FileError> {
         // Before the first item: the file holds at least what was proven then.
         let Some(proven) = self.replica.proven() else { return Ok(false) };
         let extent = self.replica.extent();
+        if self.replica.is_behind_notices() {
+            return Ok(false);
+        }
         if !is_ours(&self.path)? {
             return Err(FileError::Foreign);
         }

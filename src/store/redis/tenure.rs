@@ -9,7 +9,8 @@
 //! - where the server has another replication id, which it draws at each start and each promotion, or has evicted keys,
 //!   which may have been reports;
 //! - with a sidecar that comes from another server: one that was never demoted keeps its id while others are in charge;
-//! - where replicas could have taken over, and for [`LEASE`] no sidecar reported that was proven fresh here.
+//! - where for [`LEASE`] no sidecar reported that was proven fresh here, if replicas could have taken over, or none had
+//!   reported since it began.
 
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::store::Report;
 
 /// How long it lasts where replicas could take over, and no fresh sidecar reports. Each does every five seconds.
 const LEASE: Duration = Duration::from_secs(15);
+
+/// How long it lasts where nobody could take over, once a fresh sidecar has reported.
+const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Whose report prolongs it: who was proven fresh so long ago at most.
 const FRESH: Duration = Duration::from_secs(5);
@@ -71,16 +75,20 @@ impl Primary {
         format!("{} {since}", self.name)
     }
 
-    fn begin(&self, layout: &Layout, since: u64) -> Pipeline {
+    fn begin(&self, layout: &Layout, since: u64, end: Option<Duration>) -> Pipeline {
         let mut commands = Pipeline::new();
-        commands.cmd("SET").arg(layout.key(Key::Tenure)).arg(self.since_when(since)).ignore();
+        commands.cmd("SET").arg(layout.key(Key::Tenure)).arg(self.since_when(since));
+        if let Some(end) = end {
+            commands.arg("PX").arg(end.as_millis());
+        }
+        commands.ignore();
         commands
     }
 }
 
 /// A registry was made: nobody reported before.
 pub(super) async fn begin(access: &Access) -> Result<(), Fault> {
-    let commands = Primary::ask(access).await?.begin(&access.layout, 0);
+    let commands = Primary::ask(access).await?.begin(&access.layout, 0, None);
     access.link.read(Use::Main, &commands).await
 }
 
@@ -91,7 +99,9 @@ pub(super) async fn unreported(access: &Access, bound: Duration) -> Result<Optio
     commands.cmd("GET").arg(access.layout.key(Key::Tenure));
     let (stored,): (Option<String>,) = access.link.read(Use::Main, &commands).await?;
     let Some(since) = stored.and_then(|stored| primary.since(&stored)) else {
-        access.link.read::<()>(Use::Main, &primary.begin(&access.layout, primary.now)).await?;
+        // On a server to which no sidecar comes it lasts no longer than that.
+        let begin = primary.begin(&access.layout, primary.now, Some(LEASE));
+        access.link.read::<()>(Use::Main, &begin).await?;
         return Ok(Some(bound));
     };
     let lasted = Duration::from_millis(primary.now.saturating_sub(since));
@@ -140,10 +150,12 @@ pub(super) async fn make_up(access: &Access) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Prolongs it with a report, where somebody could take over, and the sidecar's freshness says who is the primary.
+/// Prolongs it with a report, if the sidecar's freshness says who is the primary: where somebody could take over, until
+/// the next ones, and else for good.
 pub(super) fn prolong(access: &Access, report: &Report, commands: &mut Pipeline) {
     let is_fresh = report.staleness_ms.is_some_and(|staleness| u128::from(staleness) <= FRESH.as_millis());
-    if is_fresh && access.link.is_followed() {
-        commands.cmd("PEXPIRE").arg(access.layout.key(Key::Tenure)).arg(LEASE.as_millis()).ignore();
+    if is_fresh {
+        let end = if access.link.is_followed() { LEASE } else { FOR_GOOD };
+        commands.cmd("PEXPIRE").arg(access.layout.key(Key::Tenure)).arg(end.as_millis()).ignore();
     }
 }
