@@ -15,6 +15,7 @@ mod load;
 mod problem;
 mod raw;
 mod read;
+mod reason;
 mod routes;
 mod sections;
 mod show;
@@ -26,6 +27,7 @@ mod visit;
 pub use load::{Overrides, Source, load, store_settings};
 pub use problem::{Problem, Problems};
 pub use raw::Place;
+pub use reason::{Cause, Conflict, Expected, Inapplicable, Missing, Reason, Unknown};
 pub use show::effective;
 
 use std::net::SocketAddr;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::problem::{Problem, shown_name};
 use super::raw::{Place, TomlTable, Value};
+use super::reason::Unknown;
 use super::visit::{Form, Text, Visitor};
 
 /// Every key there is, by its path without list positions (`listener.address`).
@@ -86,26 +87,25 @@ fn walk(keys: &Keys, table: &TomlTable, written: &str, generic: &str, problems: 
     }
 }
 
-/// The message for an unknown key: the nearest of the same table, else the same key elsewhere, else what there is.
-fn unknown(keys: &Keys, table: &str, key: &str) -> String {
+/// What was meant by an unknown key: the nearest of the same table, else the same key elsewhere, else what there is.
+fn unknown(keys: &Keys, table: &str, key: &str) -> Unknown {
     let siblings = keys.keys().filter_map(|path| match path.rsplit_once('.') {
         Some((parent, name)) => (parent == table).then_some(name),
         None => table.is_empty().then_some(path.as_str()),
     });
     let siblings: Vec<&str> = siblings.collect();
     if let Some(nearest) = nearest(siblings.iter().copied(), key).filter(|name| is_near(name, key)) {
-        return format!("there is no such key; did you mean `{nearest}`?");
+        return Unknown::Near(nearest.to_owned());
     }
     let elsewhere = keys.keys().find(|path| path.rsplit_once('.').map_or(path.as_str(), |(_, name)| name) == key);
     match elsewhere {
-        Some(path) if path.contains('.') => return format!("there is no such key here; did you mean `{path}`?"),
-        // In TOML everything after a table's header belongs to that table.
-        Some(path) => return format!("there is no such key here; `{path}` must come before the first table"),
-        None => {}
+        Some(path) if path.contains('.') => Unknown::Elsewhere(path.clone()),
+        Some(path) => Unknown::Outermost(path.clone()),
+        None => Unknown::Far {
+            nearest: nearest(siblings.iter().copied(), key).unwrap_or_default().to_owned(),
+            known: siblings.into_iter().map(str::to_owned).collect(),
+        },
     }
-    let nearest = nearest(siblings.iter().copied(), key).unwrap_or_default();
-    let all = siblings.join(", ");
-    format!("there is no such key; the nearest is `{nearest}`, and there are {all}")
 }
 
 fn nearest<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Option<&'a str> {
@@ -145,16 +145,15 @@ pub(super) fn identify(keys: &Keys, name: &str) -> Variable {
     }
     let place = Place::Variable(name.to_owned());
     let list = path.split_once('.').map(|(list, _)| list).filter(|list| keys.get(*list) == Some(&KeyKind::Sections));
-    let message = match list {
-        Some(list) => format!("a list is set as a whole: {}='[{{ ... }}]'", variable(list)),
+    let unknown = match list {
+        Some(list) => Unknown::ListItem(variable(list)),
         None => {
             let values = keys.iter().filter(|(path, kind)| **kind != KeyKind::Section && !in_list(keys, path));
             let variables: Vec<String> = values.map(|(path, _)| variable(path)).collect();
-            let nearest = nearest(variables.iter().map(String::as_str), name).unwrap_or_default();
-            format!("there is no such key; did you mean {nearest}? (two underscores separate the parts of a key)")
+            Unknown::Variable(nearest(variables.iter().map(String::as_str), name).unwrap_or_default().to_owned())
         }
     };
-    Variable::Unknown(Problem::at(Some(&place), "", message))
+    Variable::Unknown(Problem::at(Some(&place), "", unknown))
 }
 
 /// Whether the key is one of the tables in a list.
@@ -193,39 +192,46 @@ mod tests {
 
     #[test]
     fn unknown_keys_name_the_one_that_was_meant() {
+        let near = |key: &str| Unknown::Near(key.to_owned());
+        let elsewhere = |key: &str| Unknown::Elsewhere(key.to_owned());
+        let known = ["max_headers", "max_streams"].map(str::to_owned).to_vec();
         let cases = [
-            ("", "worker", "`workers`"),
-            ("", "upstreams", "`upstream`"),
-            ("limits", "max_header", "`max_headers`"),
-            ("limits", "max-streams", "`max_streams`"),
-            ("limits", "workers", "`workers` must come before"),
-            ("", "max_headers", "`limits.max_headers`"),
-            ("store", "address", "`admin.address`"),
-            ("limits", "zzz", "max_headers, max_streams"),
-            ("listener", "adress", "`address`"),
+            ("", "worker", near("workers")),
+            ("", "upstreams", near("upstream")),
+            ("limits", "max_header", near("max_headers")),
+            ("limits", "max-streams", near("max_streams")),
+            ("limits", "workers", Unknown::Outermost("workers".to_owned())),
+            ("", "max_headers", elsewhere("limits.max_headers")),
+            ("store", "address", elsewhere("admin.address")),
+            ("limits", "zzz", Unknown::Far { nearest: "max_headers".to_owned(), known }),
+            ("listener", "adress", near("address")),
         ];
         for (table, key, expected) in cases {
-            let message = unknown(&keys(), table, key);
-            assert!(message.contains(expected), "{table}.{key}: {message}");
+            assert_eq!(unknown(&keys(), table, key), expected, "{table}.{key}");
         }
     }
 
     #[test]
     fn variables_are_found_by_their_exact_names() {
-        let key = |name: &str| match identify(&keys(), name) {
-            Variable::Key(path) => path,
-            Variable::Foreign => "foreign".to_owned(),
-            Variable::Unknown(problem) => problem.to_string(),
+        let identify = |name: &str| match identify(&keys(), name) {
+            Variable::Key(path) => Ok(path),
+            Variable::Foreign => Ok("foreign".to_owned()),
+            Variable::Unknown(problem) => Err(problem.reason),
         };
-        assert_eq!(key("TOLLGATE_WORKERS"), "workers");
-        assert_eq!(key("TOLLGATE_UPSTREAM__API__URL"), "upstream.api.url");
-        assert_eq!(key("TOLLGATE_LISTENER"), "listener");
-        assert_eq!(key("PATH"), "foreign");
-        assert!(key("TOLLGATE_STORE_URL").contains("did you mean TOLLGATE_STORE__URL?"));
-        assert!(key("TOLLGATE_store__url").contains("did you mean TOLLGATE_STORE__URL?"));
-        assert!(key("TOLLGATE_LISTENER__0__ADDRESS").contains("TOLLGATE_LISTENER='[{"));
-        assert!(key("TOLLGATE_LISTENER__ADDRESS").contains("TOLLGATE_LISTENER='[{"));
-        assert!(key("TOLLGATE_").contains("TOLLGATE_WORKERS"));
+        let unknown = |unknown: fn(String) -> Unknown, key: &str| Err(unknown(key.to_owned()).into());
+        for (name, expected) in [
+            ("TOLLGATE_WORKERS", Ok("workers".to_owned())),
+            ("TOLLGATE_UPSTREAM__API__URL", Ok("upstream.api.url".to_owned())),
+            ("TOLLGATE_LISTENER", Ok("listener".to_owned())),
+            ("PATH", Ok("foreign".to_owned())),
+            ("TOLLGATE_STORE_URL", unknown(Unknown::Variable, "TOLLGATE_STORE__URL")),
+            ("TOLLGATE_store__url", unknown(Unknown::Variable, "TOLLGATE_STORE__URL")),
+            ("TOLLGATE_LISTENER__0__ADDRESS", unknown(Unknown::ListItem, "TOLLGATE_LISTENER")),
+            ("TOLLGATE_LISTENER__ADDRESS", unknown(Unknown::ListItem, "TOLLGATE_LISTENER")),
+            ("TOLLGATE_", unknown(Unknown::Variable, "TOLLGATE_WORKERS")),
+        ] {
+            assert_eq!(identify(name), expected, "{name}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::keys::{self, Keys, Lister, Variable};
 use super::problem::{Problem, Problems, redact};
 use super::raw::{self, Node, Place, TomlTable, Value};
 use super::read::{Reader, Section};
+use super::reason::{Cause, Conflict, Expected, Missing, Reason};
 use super::visit::Visitor as _;
 use super::{Config, store};
 use crate::store::{Settings, StoreUrl};
@@ -55,11 +56,11 @@ impl Source {
     }
 
     /// Why [`Self::store`] is not one to use, if it is not.
-    fn no_store(&self) -> Option<NoStore> {
+    fn no_store(&self) -> Option<Missing> {
         match self.default_store() {
-            None => Some(NoStore::NoStateDirectory),
+            None => Some(Missing::StateDirectory),
             // What is printed of it has to mean the same.
-            Some(url) if url.to_string().parse().as_ref() != Ok(&url) => Some(NoStore::InvalidPath),
+            Some(url) if url.to_string().parse().as_ref() != Ok(&url) => Some(Missing::UsableStateDirectory),
             Some(_) => None,
         }
     }
@@ -81,17 +82,6 @@ impl Source {
         by_systemd().or_else(by_xdg).or_else(by_home).map(|directory| StoreUrl::Sqlite(directory.join(DATABASE)))
     }
 }
-
-/// Why there is no default store.
-#[derive(Debug, thiserror::Error)]
-enum NoStore {
-    #[error("none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set, so there is no default; {NAME_FILE}")]
-    NoStateDirectory,
-    #[error("the state directory's path has a `?` or is not valid UTF-8, which a store's URL cannot have; {NAME_FILE}")]
-    InvalidPath,
-}
-
-const NAME_FILE: &str = "name the file, such as sqlite:/var/lib/tollgate/tollgate.db";
 
 /// What flags say, as given.
 #[derive(Debug, Clone, Default)]
@@ -180,7 +170,7 @@ impl RawConfig {
                     let place = Place::Variable(name.into_owned());
                     match value.to_str() {
                         Some(text) => self.put_variable(&path, Node::outside(text, place)),
-                        None => self.problems.push(Problem::at(Some(&place), &path, "it is not valid UTF-8")),
+                        None => self.problems.push(Problem::at(Some(&place), &path, Expected::Utf8)),
                     }
                 }
             }
@@ -232,9 +222,7 @@ impl RawConfig {
             (written, addresses) => {
                 let is_address = |node: &Node| matches!(&node.value, Value::Table(table) if table.keys().all(|key| key == "address"));
                 if !written.iter().all(is_address) {
-                    let message = "it would replace listeners that have more than an address, such as TLS; change their \
-                                   addresses where they are written";
-                    self.problems.push(Problem::at(Some(&place), "listener", message));
+                    self.problems.push(Problem::at(Some(&place), "listener", Conflict::ReplacedListeners));
                 }
                 let table = |text| Value::Table(TomlTable::from([("address".to_owned(), address(text))]));
                 let node = |value| Node { value, place: place.clone(), key_place: place.clone() };
@@ -266,7 +254,7 @@ impl RawConfig {
         let root = Section::root(&self.root, &problems);
         let store = root.section("store");
         if let Some(why) = source.no_store().filter(|_| !store.has("url")) {
-            store.problem("url", why.to_string());
+            store.problem("url", why);
         }
         walk(&mut Reader::in_effect(root));
         let mut problems = problems.into_inner();
@@ -278,14 +266,15 @@ impl RawConfig {
 fn read_file(file: PathBuf) -> Result<TomlTable, Vec<Problem>> {
     // Somebody may have put the file's content where its name belongs.
     let name: Arc<str> = redact(file.display().to_string().lines().next().unwrap_or_default()).into();
-    let fail = |error: String| vec![Problem::at(None, "", format!("reading {name}: {error}"))];
-    let bytes = fs::read(&file).map_err(|error| fail(error.to_string()))?;
+    let fail = |reason| vec![Problem::at(None, "", reason)];
+    let bytes =
+        fs::read(&file).map_err(|error| fail(Reason::Unreadable { file: name.clone(), cause: Cause::new(error) }))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = memchr::memchr_iter(b'\n', valid).count() + 1;
-        fail(format!("line {line} is not valid UTF-8"))
+        fail(Reason::NotText { file: name.clone(), line })
     })?;
-    let in_place = |(place, message): (Place, String)| Problem::at(Some(&place), "", message);
+    let in_place = |(place, message): (Place, String)| Problem::at(Some(&place), "", Reason::Syntax(message));
     raw::parse(&text, &name).map_err(|errors| errors.into_iter().map(in_place).collect())
 }
 

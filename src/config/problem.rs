@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use super::raw::{Node, Place, Value};
+use super::reason::Reason;
 use crate::token::raw::PREFIX;
 
 /// Everything that is wrong, in the order of the file, then variables, then flags. Displays one problem a line.
@@ -21,7 +22,7 @@ pub struct Problem {
     /// The value, without secrets; `None` where there is none to show.
     pub value: Option<String>,
     /// What is wrong and what is accepted.
-    pub message: String,
+    pub reason: Reason,
 }
 
 impl Problems {
@@ -57,38 +58,43 @@ impl fmt::Display for Problems {
 
 impl Problem {
     /// About a value.
-    pub(super) fn of_value(node: &Node, key: &str, message: String) -> Self {
-        let (value, message) = match &node.value {
+    pub(super) fn of_value(node: &Node, key: &str, reason: Reason) -> Self {
+        let (value, reason) = match &node.value {
             Value::Text(text) => {
                 let shown = shown(key, text);
-                let mut message =
-                    if shown == *text || is_url(key) { message } else { without_quotes(&message, text, &shown) };
-                if shown == CUT {
-                    message.push_str("; the value is not shown, as it could be a secret");
-                    if names_secret(key) {
-                        message.push_str(": write the file's full path");
-                    }
-                } else if names_secret(key) && shown.ends_with(CUT) {
-                    message.push_str("; what is in no directory that there is is not shown, as it could be a secret");
-                }
-                (Some(format!("{shown:?}")), message)
+                let reason = match shown == *text || is_url(key) {
+                    true => reason,
+                    false => reason.redacted(&shown, |says| without_quotes(says, text, &shown)),
+                };
+                (Some(format!("{shown:?}")), reason)
             }
-            Value::Integer(number) => (Some(number.to_string()), message),
-            Value::Other(text) => (Some(text.clone()), message),
-            Value::List(_) | Value::Table(_) => (None, message),
+            Value::Integer(number) => (Some(number.to_string()), reason),
+            Value::Other(text) => (Some(text.clone()), reason),
+            Value::List(_) | Value::Table(_) => (None, reason),
         };
-        Self { place: Some(node.place.clone()), key: key.to_owned(), value, message }
+        Self { place: Some(node.place.clone()), key: key.to_owned(), value, reason }
     }
 
     /// About something written whose value does not matter, or must not be shown.
-    pub(super) fn at(place: Option<&Place>, key: &str, message: impl Into<String>) -> Self {
-        Self { place: place.cloned(), key: key.to_owned(), value: None, message: message.into() }
+    pub(super) fn at(place: Option<&Place>, key: &str, reason: impl Into<Reason>) -> Self {
+        Self { place: place.cloned(), key: key.to_owned(), value: None, reason: reason.into() }
+    }
+
+    /// Why the value is shown in part only, if it is.
+    fn omission(&self) -> &'static str {
+        let Some(shown) = self.value.as_deref().and_then(|value| value.strip_suffix("...\"")) else { return "" };
+        match (shown, names_secret(&self.key)) {
+            ("\"", true) => "; the value is not shown, as it could be a secret: write the file's full path",
+            ("\"", false) => "; the value is not shown, as it could be a secret",
+            (_, true) => "; what is in no directory that there is is not shown, as it could be a secret",
+            (_, false) => "",
+        }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, key, value, message } = self;
+        let Self { place, key, value, reason } = self;
         if let Some(place) = place {
             write!(f, "{place}: ")?;
         }
@@ -97,7 +103,7 @@ impl fmt::Display for Problem {
             None if !key.is_empty() => write!(f, "{key}: ")?,
             None => {}
         }
-        f.write_str(message)
+        write!(f, "{reason}{}", self.omission())
     }
 }
 
@@ -283,8 +289,10 @@ mod tests {
         {
             assert_eq!(shown("store.password_file", &format!("{start}{secret}")), format!("{start}..."));
         }
+        let problem = Problem::of_value(&node("/s3cret"), "listener[0].tls.key", says("reading /s3cret: none"));
+        assert!(!format!("{problem:?}").contains("s3cret"), "{problem:?}");
         assert_eq!(
-            Problem::of_value(&node("/s3cret"), "listener[0].tls.key", "reading /s3cret: none".to_owned()).to_string(),
+            problem.to_string(),
             "T: listener[0].tls.key = \"/...\": reading /...: none; what is in no directory that there is is not shown, as \
              it could be a secret"
         );
@@ -304,11 +312,15 @@ mod tests {
         assert_eq!(cut("name the file", "e"), "name the file");
         assert_eq!(cut("write redis://HOST, see `store.url`", "redis:h store"), "write redis://HOST, see `store.url`");
         assert_eq!(
-            Problem::of_value(&node(""), "store.password_file", "name a file".to_owned()).to_string(),
+            Problem::of_value(&node(""), "store.password_file", says("name a file")).to_string(),
             "T: store.password_file = \"\": name a file"
         );
-        let redis = Problem::of_value(&node("redis"), "store.url", "write redis://HOST".to_owned()).to_string();
+        let redis = Problem::of_value(&node("redis"), "store.url", says("write redis://HOST")).to_string();
         assert!(redis.starts_with("T: store.url = \"...\": write redis://HOST; "), "{redis}");
+    }
+
+    fn says(text: &str) -> Reason {
+        Reason::invalid(std::io::Error::other(text))
     }
 
     fn node(text: &str) -> Node {

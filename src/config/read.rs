@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use super::problem::{Problem, shown_name};
 use super::raw::{Node, Place, TomlTable, Value};
+use super::reason::{Expected, Reason};
 use super::visit::{Form, Text, Visitor};
 
 /// One table as it was written, or the lack of it.
@@ -54,16 +55,16 @@ impl<'a> Section<'a> {
     }
 
     /// Notes a problem with a key's value, or its lack.
-    pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
+    pub(super) fn problem(&self, key: &str, reason: impl Into<Reason>) {
         self.note(match self.node(key) {
-            Some(node) => Problem::of_value(node, &self.path(key), message.into()),
-            None => Problem::at(self.place, &self.path(key), message),
+            Some(node) => Problem::of_value(node, &self.path(key), reason.into()),
+            None => Problem::at(self.place, &self.path(key), reason),
         });
     }
 
     /// Notes a problem with the section as a whole.
-    pub(super) fn problem_here(&self, message: impl Into<String>) {
-        self.note(Problem::at(self.place, &self.path, message));
+    pub(super) fn problem_here(&self, reason: impl Into<Reason>) {
+        self.note(Problem::at(self.place, &self.path, reason));
     }
 
     fn note(&self, problem: Problem) {
@@ -90,7 +91,7 @@ impl<'a> Section<'a> {
     /// Notes that something else than a table was written there.
     fn check_is_table(&self, node: Option<&Node>) {
         if let Some(node) = node.filter(|_| !self.is_written()) {
-            self.note(Problem::of_value(node, &self.path, "this is a table with keys of its own".to_owned()));
+            self.note(Problem::of_value(node, &self.path, Expected::Table.into()));
         }
     }
 }
@@ -104,8 +105,8 @@ pub(super) struct Written<'a> {
 
 impl<'a> Written<'a> {
     /// Notes what is wrong with it.
-    pub(super) fn refuse<T>(&self, message: impl Into<String>) -> Option<T> {
-        self.problems.borrow_mut().push(Problem::of_value(self.node, &self.path, message.into()));
+    pub(super) fn refuse<T>(&self, reason: impl Into<Reason>) -> Option<T> {
+        self.problems.borrow_mut().push(Problem::of_value(self.node, &self.path, reason.into()));
         None
     }
 
@@ -160,9 +161,9 @@ impl Visitor for Reader<'_> {
         let Some(sections) = self.section.sections(key) else {
             return match node.value {
                 Value::Table(_) if !node.is_outside() => {
-                    self.section.problem(key, format!("there can be several: write [[{}]]", self.section.path(key)));
+                    self.section.problem(key, Expected::Several(self.section.path(key)));
                 }
-                _ => self.section.problem(key, "this is a list of tables, set as a whole: [{ key = \"value\" }, ...]"),
+                _ => self.section.problem(key, Expected::Tables),
             };
         };
         let Value::List(nodes) = &node.value else { return };
@@ -182,7 +183,7 @@ impl Visitor for Reader<'_> {
                 let written = Written { node, path, problems: section.problems };
                 match (name.parse)(written_name) {
                     Ok(name) => entries.extend(form.read(&written).map(|value| (name, value))),
-                    Err(message) => drop(written.refuse::<()>(message)),
+                    Err(reason) => drop(written.refuse::<()>(reason)),
                 }
             }
         });

@@ -3,6 +3,7 @@
 use super::problem::shown_name;
 use super::raw::Place;
 use super::read::{Section, Written};
+use super::reason::{Conflict, Expected, Missing, Reason};
 use super::visit::{Form, List, Maybe, Set, Text, Visitor, text};
 use crate::proxy::route::{Group, Method, OwnRoute, Pattern};
 use crate::token::Permission;
@@ -15,10 +16,7 @@ impl Groups {
         parse: |name| match Group::from_name(name) {
             _ if name == "*" => Ok(Group::ALL.to_vec()),
             Some(group) => Ok(vec![group]),
-            None => {
-                let known = Group::ALL.map(Group::name).join(", ");
-                Err(format!("there is no such group; there are {known}, and * for all of them"))
-            }
+            None => Err(Expected::Group.into()),
         },
         print: |groups| groups.iter().map(|group| group.name()).collect(),
     });
@@ -39,26 +37,21 @@ impl Form<Vec<Group>> for Groups {
 pub(super) const PERMISSION: Text<Permission> = Text {
     parse: |text| {
         text.parse::<Permission>().map_err(|error| match shown_name(text) == text {
-            true => error.to_string(),
-            false => "write a permission as resource:action, such as configs:read".to_owned(),
+            true => Reason::invalid(error),
+            false => Expected::Permission.into(),
         })
     },
     print: Permission::to_string,
 };
 
-const METHOD: Text<Method> = Text {
-    parse: |name| {
-        let known = || Method::ALL.map(Method::name).join(", ");
-        Method::from_name(name).ok_or_else(|| format!("the methods are {} (in capitals)", known()))
-    },
-    print: Method::to_string,
-};
+const METHOD: Text<Method> =
+    Text { parse: |name| Method::from_name(name).ok_or(Expected::Method.into()), print: Method::to_string };
 
 /// `auth`, which is there where no permission is.
 const NO_AUTH: Text<()> = Text {
     parse: |auth| match auth {
         "none" => Ok(()),
-        _ => Err("it can only be \"none\"; otherwise name a permission".to_owned()),
+        _ => Err(Expected::NoAuth.into()),
     },
     print: |()| "none".to_owned(),
 };
@@ -77,13 +70,11 @@ pub(super) fn route(route: &mut OwnRoute, keys: &mut impl Visitor) {
             return;
         }
         for required in ["methods", "path"].into_iter().filter(|key| !section.has(key)) {
-            section.problem(required, "every route needs methods and a path");
+            section.problem(required, Missing::Route);
         }
         match (section.has("permission"), section.has("auth")) {
-            (false, false) => section.problem_here(
-                "a route needs permission = \"resource:action\", or auth = \"none\" to open it to everyone",
-            ),
-            (true, true) => section.problem("auth", "a route has either a permission or auth = \"none\", not both"),
+            (false, false) => section.problem_here(Missing::Permission),
+            (true, true) => section.problem("auth", Conflict::Auth),
             _ => {}
         }
     });
@@ -91,18 +82,15 @@ pub(super) fn route(route: &mut OwnRoute, keys: &mut impl Visitor) {
 
 /// Two routes may not have the same method and path; one that equals a built-in route replaces it.
 pub(super) fn check(routes: &[OwnRoute], root: &Section<'_>) {
-    let mut seen: Vec<(Method, &Pattern, Option<&Place>)> = Vec::new();
+    let mut seen: Vec<(Method, &Pattern, &Place)> = Vec::new();
     for (route, section) in routes.iter().zip(root.sections("route").unwrap_or_default()) {
         let is_whole = ["methods", "path"].into_iter().all(|key| section.has(key) && section.is_sound(key));
-        for method in route.methods.iter().filter(|_| is_whole) {
-            if let Some((.., place)) = seen.iter().find(|(other, path, _)| other == method && **path == route.path) {
-                let place = place.map(ToString::to_string).unwrap_or_default();
-                section.problem(
-                    "path",
-                    format!("{method} on this path is shadowed by the route at {place}; remove one of the two"),
-                );
+        let Some(place) = section.place("path").filter(|_| is_whole) else { continue };
+        for method in route.methods.iter().copied() {
+            if let Some((.., place)) = seen.iter().find(|(other, path, _)| *other == method && **path == route.path) {
+                section.problem("path", Conflict::Route { method, place: Place::clone(place) });
             }
-            seen.push((*method, &route.path, section.place("path")));
+            seen.push((method, &route.path, place));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use tracing_subscriber::EnvFilter;
 
 use super::read::Section;
+use super::reason::{Conflict, Expected, Missing, Reason};
 use super::routes::{Groups, PERMISSION};
 use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Text, Visitor, text};
 use super::{Config, LogConfig, routes, store, tls, upstream};
@@ -15,7 +16,6 @@ use crate::proxy::route::RouteTable;
 use crate::proxy::{Limits, Timeouts};
 use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::{Settings, StoreUrl};
-use crate::units::format_duration;
 use crate::upstream::{UpstreamConfig, Upstreams};
 
 /// Where the admin listener is when it is not written.
@@ -91,13 +91,13 @@ impl Config {
 
     fn check_listeners(&self, root: &Section<'_>) {
         if self.listeners.is_empty() {
-            root.problem("listener", "at least one is needed");
+            root.problem("listener", Missing::Listener);
         }
         let listeners = self.sound_listeners(root);
         for (at, (address, section)) in listeners.iter().enumerate() {
             let is_taken = listeners[..at].iter().any(|(other, _)| overlap(*other, *address));
             if let Some(section) = section.as_ref().filter(|_| is_taken) {
-                section.problem("address", format!("another listener has {address} already"));
+                section.problem("address", Conflict::Listener(*address));
             }
         }
     }
@@ -108,18 +108,17 @@ impl Config {
             let section = root.section("upstream").section(name);
             let own = listeners.iter().find(|(address, _)| leads_to(upstream, *address));
             if let Some((address, _)) = own.filter(|_| section.is_sound("url")) {
-                let message = format!("it points to the listener at {address}: requests would loop");
-                section.problem("url", message);
+                section.problem("url", Conflict::Loop(*address));
             }
         }
         let admin = root.section("admin");
         let shared = listeners.iter().find(|(address, _)| overlap(*address, self.admin_address));
         if let Some((address, listener)) = shared.filter(|_| admin.is_sound("address")) {
-            let message = format!("the admin listener and a listener cannot share {address}");
+            let conflict = Conflict::Admin(*address);
             // Whichever of the two was written is the one to change.
             match listener {
-                Some(listener) if !admin.has("address") => listener.problem("address", message),
-                _ => admin.problem("address", message),
+                Some(listener) if !admin.has("address") => listener.problem("address", conflict),
+                _ => admin.problem("address", conflict),
             }
         }
     }
@@ -131,7 +130,7 @@ const MAX_NAME: usize = 64;
 const NAME: Text<String> = Text {
     parse: |text| match (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_in_names) {
         true => Ok(text.to_owned()),
-        false => Err("a name has 1 to 64 letters, digits, `.`, `_` and `-`".to_owned()),
+        false => Err(Expected::Name.into()),
     },
     print: String::clone,
 };
@@ -149,13 +148,8 @@ fn host_name() -> String {
 }
 
 /// An address and a port. Names are refused: what they resolve to may change, and a listener would not.
-const ADDRESS: Text<SocketAddr> = Text {
-    parse: |text| {
-        let accepted = "write an IP address and a port: 127.0.0.1:8080, 0.0.0.0:8080 (every interface) or [::1]:8080";
-        text.parse().map_err(|_| accepted.to_owned())
-    },
-    print: SocketAddr::to_string,
-};
+const ADDRESS: Text<SocketAddr> =
+    Text { parse: |text| text.parse().map_err(|_| Expected::Address.into()), print: SocketAddr::to_string };
 
 /// Whether what is forwarded to the upstream would come in at this listener again.
 fn leads_to(upstream: &UpstreamConfig, listener: SocketAddr) -> bool {
@@ -186,19 +180,15 @@ fn freshness(config: &mut FreshnessConfig, keys: &mut impl Visitor) {
             return;
         }
         let FreshnessConfig { probe_interval, max_staleness, per_permission } = config;
-        let shown = format_duration(*probe_interval);
         let is_short = |bound: &MaxStaleness| matches!(bound, MaxStaleness::Within(bound) if bound <= probe_interval);
         if is_short(max_staleness) && section.is_sound("max_staleness") {
             // With the default bound, it is the interval that was written too long.
             let key = if section.has("max_staleness") { "max_staleness" } else { "probe_interval" };
-            section.problem(
-                key,
-                format!("max_staleness must be longer than probe_interval ({shown}), or it is exceeded between probes"),
-            );
+            section.problem(key, Conflict::MaxStaleness { probe_interval: *probe_interval });
         }
         for (permission, _) in per_permission.iter().filter(|(_, bound)| is_short(bound)) {
-            let message = format!("it must be longer than probe_interval ({shown}), or it is exceeded between probes");
-            section.section("per_permission").problem(&permission.to_string(), message);
+            let conflict = Conflict::PermissionStaleness { probe_interval: *probe_interval };
+            section.section("per_permission").problem(&permission.to_string(), conflict);
         }
     });
 }
@@ -227,7 +217,7 @@ const FILTER: Text<String> = Text { parse: parse_filter, print: String::clone };
 
 /// Levels, and targets with a level each. What else a filter takes for a target (a lone word, any text with punctuation)
 /// would have it log nothing at all, and may be a secret.
-fn parse_filter(text: &str) -> Result<String, String> {
+fn parse_filter(text: &str) -> Result<String, Reason> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_level = |part: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
     let is_name = |name: &str| {
@@ -245,6 +235,5 @@ fn parse_filter(text: &str) -> Result<String, String> {
     if parts.iter().all(is_directive) && EnvFilter::builder().parse(&filter).is_ok() {
         return Ok(filter);
     }
-    Err("write a level (error, warn, info, debug, trace or off), or one for each part: info,tollgate::proxy=debug"
-        .to_owned())
+    Err(Expected::Filter.into())
 }

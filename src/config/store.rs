@@ -2,9 +2,9 @@
 
 use super::raw::Place;
 use super::read::Section;
+use super::reason::{Conflict, Expected, Inapplicable, Missing, Reason};
 use super::tls::{Files, check_files, check_pair};
 use super::visit::{FILE, Maybe, Number, Text, Visitor, text};
-use crate::chain::chain;
 use crate::store::settings::{Namespace, ReadFrom, read_password};
 use crate::store::url::{RedisUrl, Topology};
 use crate::store::{Settings, StoreUrl};
@@ -14,9 +14,6 @@ use crate::tls;
 /// configuration writes them at their defaults, which mean the same for every store.
 const REDIS_ONLY: [&str; 6] =
     ["password_file", "sentinel_username", "sentinel_password_file", "ca", "certificate", "key"];
-
-const VISIBLE_PASSWORD: &str = "every user of this host can see the password among the arguments: give it by \
-    TOLLGATE_STORE__PASSWORD_FILE (store.password_file), or the whole URL by TOLLGATE_STORE__URL";
 
 /// The keys of `[store]`, but for the snapshot file, which is the sidecar's.
 pub(super) fn store(settings: &mut Settings, keys: &mut impl Visitor) {
@@ -47,7 +44,7 @@ pub(super) fn store(settings: &mut Settings, keys: &mut impl Visitor) {
 
 const USERNAME: Text<String> = Text {
     parse: |text| match text {
-        "" => Err("name a user, or remove the key for the default user".to_owned()),
+        "" => Err(Expected::User.into()),
         _ => Ok(text.to_owned()),
     },
     print: String::clone,
@@ -62,7 +59,7 @@ fn check(settings: &mut Settings, section: &Section<'_>) {
     }
     if matches!(section.place("url"), Some(Place::Flag(_))) {
         if matches!(&settings.url, StoreUrl::Redis(RedisUrl { password: Some(_), .. })) {
-            section.problem("url", VISIBLE_PASSWORD);
+            section.problem("url", Conflict::VisiblePassword);
         }
         reset_inapplicable(settings);
     } else {
@@ -77,7 +74,7 @@ fn check(settings: &mut Settings, section: &Section<'_>) {
 }
 
 /// The keys that mean nothing with this URL, and why.
-fn inapplicable(settings: &Settings) -> Vec<(&'static str, &'static str)> {
+fn inapplicable(settings: &Settings) -> Vec<(&'static str, Inapplicable)> {
     let StoreUrl::Redis(url) = &settings.url else {
         let changed = [
             ("namespace", settings.namespace != Namespace::default()),
@@ -85,17 +82,15 @@ fn inapplicable(settings: &Settings) -> Vec<(&'static str, &'static str)> {
             ("read_from", settings.read_from != ReadFrom::Primary),
         ];
         let changed = changed.into_iter().filter_map(|(key, is_changed)| is_changed.then_some(key));
-        let why = "it applies to Redis only, and `store.url` names a SQLite file";
-        return REDIS_ONLY.into_iter().chain(changed).map(|key| (key, why)).collect();
+        return REDIS_ONLY.into_iter().chain(changed).map(|key| (key, Inapplicable::NotRedis)).collect();
     };
     let mut inapplicable = Vec::new();
     if !url.tls {
-        let why = "it applies to TLS only, and `store.url` has none: write rediss instead of redis";
-        inapplicable.extend(["ca", "certificate", "key"].map(|key| (key, why)));
+        inapplicable.extend(["ca", "certificate", "key"].map(|key| (key, Inapplicable::NotTls)));
     }
     if !matches!(url.topology, Topology::Sentinel { .. }) {
-        let why = "it applies to Sentinels only, and `store.url` names none (redis-sentinel://)";
-        inapplicable.extend(["sentinel_username", "sentinel_password_file"].map(|key| (key, why)));
+        let keys = ["sentinel_username", "sentinel_password_file"];
+        inapplicable.extend(keys.map(|key| (key, Inapplicable::NotSentinel)));
     }
     inapplicable
 }
@@ -116,11 +111,11 @@ fn reset_inapplicable(settings: &mut Settings) {
 
 fn check_passwords(section: &Section<'_>, url: &RedisUrl, settings: &Settings) {
     if url.password.is_some() && settings.password_file.is_some() {
-        section.problem("password_file", "`store.url` has a password already: remove one of them");
+        section.problem("password_file", Conflict::Password);
     }
     check_password_files(section, settings);
     if settings.sentinel_username.is_some() && !section.has("sentinel_password_file") {
-        section.problem("sentinel_username", "a user needs a password: name its file with `sentinel_password_file`");
+        section.problem("sentinel_username", Missing::SentinelPassword);
     }
 }
 
@@ -129,7 +124,7 @@ fn check_password_files(section: &Section<'_>, settings: &Settings) {
         [("password_file", &settings.password_file), ("sentinel_password_file", &settings.sentinel_password_file)];
     for (key, file) in files {
         if let Some(Err(error)) = file.as_deref().map(read_password) {
-            section.problem(key, chain(&error));
+            section.problem(key, Reason::invalid(error));
         }
     }
 }
@@ -143,7 +138,7 @@ fn check_tls(section: &Section<'_>, url: &RedisUrl, settings: &Settings) {
     if check_tls_files(section, settings)
         && let Err(error) = tls::store_config(ca.as_deref(), identity)
     {
-        section.problem("url", chain(&error));
+        section.problem("url", Reason::invalid(error));
     }
 }
 

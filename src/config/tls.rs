@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::read::Section;
+use super::reason::{Inapplicable, Missing, Reason};
 use super::visit::{FILE, List, Maybe, Set, Visitor, text};
-use crate::chain::chain;
 use crate::tls::{self, Alpn, Role, TlsConfig};
 
 /// The keys of `[listener.tls]`.
@@ -23,7 +23,7 @@ pub(super) fn listener(config: &mut Option<TlsConfig>, keys: &mut impl Visitor) 
     *config = certificate.zip(key).map(|(certificate, key)| TlsConfig { certificate, key, client_ca, alpn });
     keys.check_list(|section| {
         let required = ["certificate", "key"].into_iter().filter(|key| section.is_written() && !section.has(key));
-        required.for_each(|key| section.problem(key, "TLS needs a certificate and a key"));
+        required.for_each(|key| section.problem(key, Missing::Certificate));
     });
     keys.check(|section| check(config.as_ref(), &files, section));
 }
@@ -31,7 +31,7 @@ pub(super) fn listener(config: &mut Option<TlsConfig>, keys: &mut impl Visitor) 
 fn check(config: Option<&TlsConfig>, files: &Files, section: &Section<'_>) {
     let is_sound = check_files(section, "client_ca", files) && section.is_sound("alpn");
     if let Some(Err(error)) = config.filter(|_| is_sound).map(tls::server_config) {
-        section.problem_here(chain(&error));
+        section.problem_here(Reason::invalid(error));
     }
 }
 
@@ -47,22 +47,23 @@ pub(super) struct Files {
 pub(super) fn check_files(section: &Section<'_>, authorities_key: &str, files: &Files) -> bool {
     let Files { authorities, certificate, key } = files;
     let faults = tls::faults(authorities.as_deref(), certificate.as_deref(), key.as_deref());
-    for (role, error) in &faults {
+    let are_sound = faults.is_empty();
+    for (role, error) in faults {
         let key = match role {
             Role::Authorities => authorities_key,
             Role::Certificate => "certificate",
             Role::Key => "key",
         };
-        section.problem(key, chain(error));
+        section.problem(key, Reason::invalid(error));
     }
-    faults.is_empty()
+    are_sound
 }
 
 /// A certificate and its key are there together, or neither is.
 pub(super) fn check_pair(section: &Section<'_>) {
     for (key, other) in [("certificate", "key"), ("key", "certificate")] {
         if section.has(key) && !section.has(other) {
-            section.problem(key, format!("it is used together with `{other}` only"));
+            section.problem(key, Inapplicable::Without(other));
         }
     }
 }

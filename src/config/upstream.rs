@@ -5,9 +5,9 @@ use std::path::Path;
 use rustls::pki_types::ServerName;
 
 use super::read::Section;
+use super::reason::{Expected, Inapplicable, Missing, Reason};
 use super::tls::{Files, check_files, check_pair};
 use super::visit::{DURATION, FILE, Maybe, Number, Text, Visitor, text};
-use crate::chain::chain;
 use crate::tls::{self, Identity, UpstreamTlsConfig};
 use crate::upstream::{CredentialMode, UpstreamConfig, UpstreamUrl, read_credential};
 use crate::words::words;
@@ -38,7 +38,7 @@ pub(super) fn upstream(config: &mut UpstreamConfig, keys: &mut impl Visitor) {
 const SERVER_NAME: Text<ServerName<'static>> = Text {
     parse: |text| {
         let name = ServerName::try_from(text.to_owned());
-        name.map_err(|_| "write a host name or an IP address".to_owned())
+        name.map_err(|_| Expected::Host.into())
     },
     print: |name| name.to_str().into_owned(),
 };
@@ -60,7 +60,7 @@ fn check_tls(url: &UpstreamUrl, tls: &UpstreamTlsConfig, files: &Files, upstream
     let is_sound = upstream.is_sound("url");
     if is_sound && !url.https {
         for key in ["ca", "server_name", "certificate", "key"].into_iter().filter(|key| section.has(key)) {
-            section.problem(key, "the url is not https: with http nothing is verified");
+            section.problem(key, Inapplicable::NotHttps);
         }
         return;
     }
@@ -70,7 +70,7 @@ fn check_tls(url: &UpstreamUrl, tls: &UpstreamTlsConfig, files: &Files, upstream
         && is_sound
         && let Err(error) = tls::client_config(tls)
     {
-        upstream.problem("url", chain(&error));
+        upstream.problem("url", Reason::invalid(error));
     }
 }
 
@@ -109,14 +109,14 @@ fn check_credential(mode: Mode, token_file: Option<&Path>, section: &Section<'_>
     let mode = if section.is_sound("mode") || token_file.is_none() { mode } else { Mode::Replace };
     match (mode, token_file) {
         (Mode::Replace, None) => {
-            section.problem("token_file", "mode = \"replace\" needs a file with the Controller's service token");
+            section.problem("token_file", Missing::ServiceToken);
         }
         (Mode::Replace, Some(file)) => {
             if let Err(error) = read_credential(file) {
-                section.problem("token_file", chain(&error));
+                section.problem("token_file", Reason::invalid(error));
             }
         }
-        (_, Some(_)) => section.problem("token_file", "it is used with mode = \"replace\" only"),
+        (_, Some(_)) => section.problem("token_file", Inapplicable::NotReplaced),
         (_, None) => {}
     }
 }

@@ -4,6 +4,7 @@
 //! the default. Three visitors take that walk: one reads what was written ([`read`](super::read)), one prints the values
 //! ([`show`](super::show)), one lists the keys ([`keys`](super::keys)).
 
+use std::error::Error;
 use std::fmt::Display;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use super::raw::{Node, Value};
 use super::read::{Section, Written};
+use super::reason::{Expected, Reason};
 use crate::units::{format_duration, format_size, parse_duration, parse_size};
 
 /// Who walks over the keys.
@@ -46,34 +48,34 @@ pub(super) trait Form<T> {
 
 /// A text, by how it is read and how it is printed.
 pub(super) struct Text<T> {
-    pub(super) parse: fn(&str) -> Result<T, String>,
+    pub(super) parse: fn(&str) -> Result<T, Reason>,
     pub(super) print: fn(&T) -> String,
 }
 
 /// The text that the type itself knows.
-pub(super) fn text<T: FromStr<Err: Display> + Display>() -> Text<T> {
-    Text { parse: |text| text.parse().map_err(|error: T::Err| error.to_string()), print: T::to_string }
+pub(super) fn text<T: FromStr<Err: Error + Send + Sync + 'static> + Display>() -> Text<T> {
+    Text { parse: |text| text.parse().map_err(Reason::invalid), print: T::to_string }
 }
 
 /// The path of a file.
 pub(super) const FILE: Text<PathBuf> = Text {
-    parse: |text| if text.is_empty() { Err("name a file".to_owned()) } else { Ok(text.into()) },
+    parse: |text| if text.is_empty() { Err(Expected::File.into()) } else { Ok(text.into()) },
     print: |path| path.display().to_string(),
 };
 
 /// A duration, not zero.
 pub(super) const DURATION: Text<Duration> = Text {
     parse: |text| match parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it must be longer than zero".to_owned()),
+        Ok(Duration::ZERO) => Err(Expected::LongerThanZero.into()),
         Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(Reason::invalid(error)),
     },
     print: |duration| format_duration(*duration),
 };
 
 /// A duration that may be zero.
 pub(super) const DURATION_OR_ZERO: Text<Duration> =
-    Text { parse: |text| parse_duration(text).map_err(|error| error.to_string()), print: DURATION.print };
+    Text { parse: |text| parse_duration(text).map_err(Reason::invalid), print: DURATION.print };
 
 impl<T> Form<T> for Text<T> {
     fn read(&self, written: &Written<'_>) -> Option<T> {
@@ -83,13 +85,13 @@ impl<T> Form<T> for Text<T> {
             Value::Integer(number) => (number.to_string(), false),
             Value::Other(text) => (text.clone(), false),
             Value::List(_) | Value::Table(_) => {
-                return written.refuse("this is a single value: write a string in quotes");
+                return written.refuse(Expected::Single);
             }
         };
         match (self.parse)(&text) {
             Ok(value) if quoted => Some(value),
-            Ok(_) => written.refuse("write it in quotes"),
-            Err(message) => written.refuse(message),
+            Ok(_) => written.refuse(Expected::Quotes),
+            Err(reason) => written.refuse(reason),
         }
     }
 
@@ -157,7 +159,7 @@ impl<T: Count> Form<T> for Number {
             _ => None,
         };
         let value = number.filter(|number| range.contains(number)).and_then(T::from_number);
-        value.or_else(|| written.refuse(format!("write a whole number from {} to {}", range.start(), range.end())))
+        value.or_else(|| written.refuse(Expected::Number { least: *range.start(), most: *range.end() }))
     }
 
     fn print(&self, value: &T) -> Option<String> {
@@ -171,17 +173,14 @@ pub(super) struct Size(pub(super) RangeInclusive<u64>);
 impl<T: Count> Form<T> for Size {
     fn read(&self, written: &Written<'_>) -> Option<T> {
         let Self(range) = self;
-        const SIZE: Text<u64> = Text {
-            parse: |text| parse_size(text).map_err(|error| error.to_string()),
-            print: |size| format_size(*size),
-        };
+        const SIZE: Text<u64> =
+            Text { parse: |text| parse_size(text).map_err(Reason::invalid), print: |size| format_size(*size) };
         let size = match &written.node.value {
             Value::Integer(bytes) => *bytes,
             _ => SIZE.read(written)?,
         };
         let value = Some(size).filter(|size| range.contains(size)).and_then(T::from_number);
-        let [least, most] = [range.start(), range.end()].map(|size| format_size(*size));
-        value.or_else(|| written.refuse(format!("it must be from {least} to {most}")))
+        value.or_else(|| written.refuse(Expected::Size { least: *range.start(), most: *range.end() }))
     }
 
     fn print(&self, value: &T) -> Option<String> {
@@ -203,8 +202,8 @@ impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
                 separated = items.map(|item| Node { value: Value::Text(item.to_owned()), ..node.clone() }).collect();
                 &separated
             }
-            Value::Text(text) => return written.refuse(format!("this is a list: write [{text:?}]")),
-            _ => return written.refuse("this is a list of strings: write [\"...\", \"...\"]"),
+            Value::Text(text) => return written.refuse(Expected::ListOf(text.clone())),
+            _ => return written.refuse(Expected::List),
         };
         // All are read before the first that is no good ends it: each has its own problem.
         let read = |(at, item)| self.0.read(&written.item(at, item));
@@ -224,7 +223,7 @@ impl<T: PartialEq, F: Form<T>> Form<Vec<T>> for Set<F> {
     fn read(&self, written: &Written<'_>) -> Option<Vec<T>> {
         let items = self.0.read(written)?;
         let is_set = !items.is_empty() && items.iter().enumerate().all(|(at, item)| !items[..at].contains(item));
-        if is_set { Some(items) } else { written.refuse("name at least one, and each only once") }
+        if is_set { Some(items) } else { written.refuse(Expected::Set) }
     }
 
     fn print(&self, value: &Vec<T>) -> Option<String> {
