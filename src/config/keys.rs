@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::problem::{Problem, shown_name};
-use super::raw::{Place, TomlTable, Value};
+use super::raw::{Place, TomlTable, Value, join};
 use super::reason::Unknown;
 use super::visit::{Form, Text, Visitor};
 
@@ -61,11 +61,10 @@ pub(super) fn note_unknown(keys: &Keys, root: &TomlTable, problems: &mut Vec<Pro
     walk(keys, root, "", "", problems);
 }
 
-/// `written` is the path of the table, `generic` the same without list positions.
-fn walk(keys: &Keys, table: &TomlTable, written: &str, generic: &str, problems: &mut Vec<Problem>) {
-    let join = |table: &str, key: &str| if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
+/// `parent` is the path of the table, `generic` the same without list positions.
+fn walk(keys: &Keys, table: &TomlTable, parent: &str, generic: &str, problems: &mut Vec<Problem>) {
     for (key, node) in table {
-        let (parent, path) = (written, join(generic, key));
+        let path = join(generic, key);
         let written = join(parent, key);
         match (keys.get(&path), &node.value) {
             (None, _) => {
@@ -89,18 +88,14 @@ fn walk(keys: &Keys, table: &TomlTable, written: &str, generic: &str, problems: 
 
 /// What was meant by an unknown key: the nearest of the same table, else the same key elsewhere, else what there is.
 fn unknown(keys: &Keys, table: &str, key: &str) -> Unknown {
-    let siblings = keys.keys().filter_map(|path| match path.rsplit_once('.') {
-        Some((parent, name)) => (parent == table).then_some(name),
-        None => table.is_empty().then_some(path.as_str()),
-    });
-    let siblings: Vec<&str> = siblings.collect();
+    let all = || keys.keys().map(|path| path.rsplit_once('.').unwrap_or(("", path)));
+    let siblings: Vec<&str> = all().filter(|(parent, _)| *parent == table).map(|(_, name)| name).collect();
     if let Some(nearest) = nearest(siblings.iter().copied(), key).filter(|name| is_near(name, key)) {
         return Unknown::Near(nearest.to_owned());
     }
-    let elsewhere = keys.keys().find(|path| path.rsplit_once('.').map_or(path.as_str(), |(_, name)| name) == key);
-    match elsewhere {
-        Some(path) if path.contains('.') => Unknown::Elsewhere(path.clone()),
-        Some(path) => Unknown::Outermost(path.clone()),
+    match all().find(|(_, name)| *name == key) {
+        Some(("", name)) => Unknown::Outermost(name.to_owned()),
+        Some((parent, name)) => Unknown::Elsewhere(join(parent, name)),
         None => Unknown::Far {
             nearest: nearest(siblings.iter().copied(), key).unwrap_or_default().to_owned(),
             known: siblings.into_iter().map(str::to_owned).collect(),
@@ -166,14 +161,19 @@ fn in_list(keys: &Keys, path: &str) -> bool {
 fn is_service_link(name: &str) -> bool {
     let parts: Vec<&str> = name.split('_').collect();
     let has = |pattern: &[&str]| parts.windows(pattern.len()).any(|window| window == pattern);
-    let port_number = |part: &&str| !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit());
-    let protocol = |part: &&str| ["TCP", "UDP", "SCTP"].contains(part);
-    let port = |at: usize| match (parts.get(at + 1), parts.get(at + 2)) {
-        (None, _) => true,
-        (Some(number), Some(name)) => port_number(number) && protocol(name),
+    has(&["SERVICE", "HOST"]) || has(&["SERVICE", "PORT"]) || (0..parts.len()).any(|at| starts_with_port(&parts[at..]))
+}
+
+/// `PORT` alone, or `PORT_8080_TCP`.
+fn starts_with_port(parts: &[&str]) -> bool {
+    match parts {
+        ["PORT"] => true,
+        ["PORT", number, protocol, ..] => {
+            let is_number = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+            is_number && ["TCP", "UDP", "SCTP"].contains(protocol)
+        }
         _ => false,
-    };
-    has(&["SERVICE", "HOST"]) || has(&["SERVICE", "PORT"]) || (0..parts.len()).any(|at| parts[at] == "PORT" && port(at))
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::keys::{self, Keys, Lister, Variable};
@@ -204,10 +204,7 @@ impl RawConfig {
 
     fn put_listeners(&mut self, addresses: &[String]) {
         let place = Place::Flag("--listen");
-        let address = |text: &String| {
-            let key_place = place.clone();
-            Node { value: Value::Text(text.clone()), place: place.clone(), key_place }
-        };
+        let address = |text: &String| Node::at(place.clone(), Value::Text(text.clone()));
         let written = match self.root.get_mut("listener") {
             Some(Node { value: Value::List(items), .. }) => items.as_mut_slice(),
             // Found fault with when it is read.
@@ -220,14 +217,15 @@ impl RawConfig {
                 listener.insert("address".to_owned(), address(only));
             }
             (written, addresses) => {
-                let is_address = |node: &Node| matches!(&node.value, Value::Table(table) if table.keys().all(|key| key == "address"));
-                if !written.iter().all(is_address) {
+                if !written.iter().all(has_only_address) {
                     self.problems.push(Problem::at(Some(&place), "listener", Conflict::ReplacedListeners));
                 }
-                let table = |text| Value::Table(TomlTable::from([("address".to_owned(), address(text))]));
-                let node = |value| Node { value, place: place.clone(), key_place: place.clone() };
-                let listeners = addresses.iter().map(|text| node(table(text))).collect();
-                self.root.insert("listener".to_owned(), node(Value::List(listeners)));
+                let listener = |text| {
+                    let table = TomlTable::from([("address".to_owned(), address(text))]);
+                    Node::at(place.clone(), Value::Table(table))
+                };
+                let listeners = addresses.iter().map(listener).collect();
+                self.root.insert("listener".to_owned(), Node::at(place, Value::List(listeners)));
             }
         }
     }
@@ -263,19 +261,27 @@ impl RawConfig {
     }
 }
 
+/// Whether a listener is written without anything that an address in its place would lose.
+fn has_only_address(listener: &Node) -> bool {
+    matches!(&listener.value, Value::Table(table) if table.keys().all(|key| key == "address"))
+}
+
 fn read_file(file: PathBuf) -> Result<TomlTable, Vec<Problem>> {
     // Somebody may have put the file's content where its name belongs.
     let name: Arc<str> = redact(file.display().to_string().lines().next().unwrap_or_default()).into();
-    let fail = |reason| vec![Problem::at(None, "", reason)];
-    let bytes =
-        fs::read(&file).map_err(|error| fail(Reason::Unreadable { file: name.clone(), cause: Cause::new(error) }))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
+    let text = read_text(&file, &name).map_err(|reason| vec![Problem::at(None, "", reason)])?;
+    raw::parse(&text, &name).map_err(|errors| {
+        let errors = errors.into_iter();
+        errors.map(|(place, message)| Problem::at(Some(&place), "", Reason::Syntax(message))).collect()
+    })
+}
+
+fn read_text(file: &Path, name: &Arc<str>) -> Result<String, Reason> {
+    let bytes = fs::read(file).map_err(|error| Reason::Unreadable { file: name.clone(), cause: Cause::new(error) })?;
+    String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = memchr::memchr_iter(b'\n', valid).count() + 1;
-        fail(Reason::NotText { file: name.clone(), line })
-    })?;
-    let in_place = |(place, message): (Place, String)| Problem::at(Some(&place), "", Reason::Syntax(message));
-    raw::parse(&text, &name).map_err(|errors| errors.into_iter().map(in_place).collect())
+        Reason::NotText { file: name.clone(), line: memchr::memchr_iter(b'\n', valid).count() + 1 }
+    })
 }
 
 #[cfg(test)]

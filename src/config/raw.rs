@@ -62,13 +62,18 @@ pub(super) enum Value {
 pub(super) type TomlTable = BTreeMap<String, Node>;
 
 impl Node {
+    /// A value whose key is written in the same place.
+    pub(super) fn at(place: Place, value: Value) -> Self {
+        Self { value, key_place: place.clone(), place }
+    }
+
     /// A value of the environment or a flag. Whether it is a number or a text is decided by whoever reads it; only
     /// what is a list or a table as TOML writes them is taken for one.
     pub(super) fn outside(text: &str, place: Place) -> Self {
         let toml = text.starts_with(['[', '{']).then(|| DeValue::parse(text).ok()).flatten();
         match toml {
             Some(value) => Self::new(&value, place.clone(), &|_| place.clone()),
-            None => Self { value: Value::Text(text.to_owned()), key_place: place.clone(), place },
+            None => Self::at(place, Value::Text(text.to_owned())),
         }
     }
 
@@ -105,11 +110,10 @@ impl Node {
 }
 
 fn table(entries: &DeTable<'_>, locate: &dyn Fn(Range<usize>) -> Place) -> TomlTable {
-    let entry = |(key, value): (&Spanned<_>, _)| {
-        let name: &std::borrow::Cow<'_, str> = key.get_ref();
-        (name.to_string(), Node::new(value, locate(key.span()), locate))
-    };
-    entries.iter().map(entry).collect()
+    entries
+        .iter()
+        .map(|(key, value)| (key.get_ref().to_string(), Node::new(value, locate(key.span()), locate)))
+        .collect()
 }
 
 /// Puts the values of `over` in the place of those of `below`, tables key by key.
@@ -124,17 +128,20 @@ fn merge(below: &mut TomlTable, over: TomlTable) {
     }
 }
 
+/// The path of a key of this table.
+pub(super) fn join(table: &str, key: &str) -> String {
+    if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") }
+}
+
 /// Puts one value over what is there. Where something else than a table is in the way it stays, and is found fault
 /// with when it is read.
 pub(super) fn put(root: &mut TomlTable, path: &str, node: Node) {
-    let (key, rest) = match path.split_once('.') {
-        Some((key, rest)) => (key, Some(rest)),
-        None => (path, None),
+    let Some((key, rest)) = path.split_once('.') else {
+        return merge(root, TomlTable::from([(path.to_owned(), node)]));
     };
-    let Some(rest) = rest else { return merge(root, TomlTable::from([(key.to_owned(), node)])) };
     let place = node.place.clone();
-    let empty = || Node { value: Value::Table(TomlTable::new()), place: place.clone(), key_place: place };
-    if let Value::Table(inner) = &mut root.entry(key.to_owned()).or_insert_with(empty).value {
+    let table = root.entry(key.to_owned()).or_insert_with(|| Node::at(place, Value::Table(TomlTable::new())));
+    if let Value::Table(inner) = &mut table.value {
         put(inner, rest, node);
     }
 }
@@ -146,9 +153,8 @@ pub(super) fn put(root: &mut TomlTable, path: &str, node: Node) {
 pub(super) fn parse(text: &str, file: &Arc<str>) -> Result<TomlTable, Vec<(Place, String)>> {
     let locate = |span: Range<usize>| {
         let before = text.get(..span.start).unwrap_or(text);
-        let line = before.rfind('\n').map_or(before, |newline| &before[newline + 1..]);
-        let (lines, column) = (before.matches('\n').count() + 1, line.chars().count() + 1);
-        Place::File { file: file.clone(), line: lines, column }
+        let in_line = before.rfind('\n').map_or(before, |newline| &before[newline + 1..]);
+        Place::File { file: file.clone(), line: before.matches('\n').count() + 1, column: in_line.chars().count() + 1 }
     };
     let (root, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::problem::{Problem, shown_name};
-use super::raw::{Node, Place, TomlTable, Value};
+use super::raw::{Node, Place, TomlTable, Value, join};
 use super::reason::{Expected, Reason};
 use super::visit::{Form, Text, Visitor};
 
@@ -51,7 +51,7 @@ impl<'a> Section<'a> {
 
     /// The full path of a key of this section.
     fn path(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        join(&self.path, key)
     }
 
     /// Notes a problem with a key's value, or its lack.

@@ -82,11 +82,10 @@ impl Config {
 
     /// Those whose address can be read, with the section that they are written in; the default one has none.
     fn sound_listeners<'a>(&self, root: &Section<'a>) -> Vec<(SocketAddr, Option<Section<'a>>)> {
-        let sections = root.sections("listener").unwrap_or_default().into_iter().map(Some).chain([None]);
-        let listeners = self.listeners.iter().map(|listener| listener.address).zip(sections);
-        let is_sound =
-            |section: &Option<Section<'_>>| section.as_ref().is_none_or(|section| section.is_sound("address"));
-        listeners.filter(|(_, section)| is_sound(section)).collect()
+        let mut sections = root.sections("listener").unwrap_or_default().into_iter();
+        let mut listeners: Vec<_> = self.listeners.iter().map(|listener| (listener.address, sections.next())).collect();
+        listeners.retain(|(_, section)| section.as_ref().is_none_or(|section| section.is_sound("address")));
+        listeners
     }
 
     fn check_listeners(&self, root: &Section<'_>) {
@@ -165,7 +164,8 @@ fn leads_to(upstream: &UpstreamConfig, listener: SocketAddr) -> bool {
 
 /// Whether a connection could reach both. With SO_REUSEPORT the system does not refuse the second.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let a = one.ip().to_canonical();
+    let b = other.ip().to_canonical();
     // Sockets for `[::]` take IPv4 too.
     let has = |any: IpAddr, ip: IpAddr| any.is_unspecified() && (any.is_ipv6() || ip.is_ipv4());
     one.port() != 0 && one.port() == other.port() && (a == b || has(a, b) || has(b, a))
@@ -218,22 +218,28 @@ const FILTER: Text<String> = Text { parse: parse_filter, print: String::clone };
 /// Levels, and targets with a level each. What else a filter takes for a target (a lone word, any text with punctuation)
 /// would have it log nothing at all, and may be a secret.
 fn parse_filter(text: &str) -> Result<String, Reason> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let is_level = |part: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
-    let is_name = |name: &str| {
-        let is_in_names = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        name.starts_with(|first: char| first.is_ascii_lowercase()) && name.bytes().all(is_in_names)
-    };
-    let is_target = |target: &str| !is_level(target) && target.split("::").all(is_name);
-    let is_directive = |part: &&str| match part.split_once('=') {
-        Some((target, level)) => is_target(target) && is_level(level),
-        None => is_level(part),
-    };
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     // Without the blanks, which a filter would take for parts of names.
     let filter = parts.join(",");
-    if parts.iter().all(is_directive) && EnvFilter::builder().parse(&filter).is_ok() {
+    if parts.iter().all(|part| is_directive(part)) && EnvFilter::builder().parse(&filter).is_ok() {
         return Ok(filter);
     }
     Err(Expected::Filter.into())
+}
+
+/// `info`, or `tollgate::proxy=debug`.
+fn is_directive(part: &str) -> bool {
+    match part.split_once('=') {
+        Some((target, level)) => is_level(level) && !is_level(target) && target.split("::").all(is_module),
+        None => is_level(part),
+    }
+}
+
+fn is_level(text: &str) -> bool {
+    ["off", "error", "warn", "info", "debug", "trace"].iter().any(|level| level.eq_ignore_ascii_case(text))
+}
+
+fn is_module(name: &str) -> bool {
+    let is_in_names = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    name.starts_with(|first: char| first.is_ascii_lowercase()) && name.bytes().all(is_in_names)
 }

@@ -102,10 +102,13 @@ fn reset_inapplicable(settings: &mut Settings) {
         return;
     };
     if !url.tls {
-        (settings.ca, settings.certificate, settings.key) = (None, None, None);
+        settings.ca = None;
+        settings.certificate = None;
+        settings.key = None;
     }
     if !matches!(url.topology, Topology::Sentinel { .. }) {
-        (settings.sentinel_username, settings.sentinel_password_file) = (None, None);
+        settings.sentinel_username = None;
+        settings.sentinel_password_file = None;
     }
 }
 
