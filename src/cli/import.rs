@@ -125,8 +125,8 @@ pub(super) async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<(
     match imported.refused.len() {
         0 => Ok(()),
         bad => {
-            let (imported, skipped) = (imported.tokens.len(), imported.skipped);
-            Err(BadLines { imported, skipped, bad, lines, keep_going }.into())
+            let Imported { tokens, skipped, .. } = imported;
+            Err(BadLines { imported: tokens.len(), skipped, bad, lines, keep_going }.into())
         }
     }
 }
@@ -147,8 +147,7 @@ async fn report(
         }
         Ok(())
     };
-    let (skipped, differing) = (*skipped, *differing);
-    let view = ImportView { imported: tokens.len(), skipped, differing, tokens, refused };
+    let view = ImportView { imported: tokens.len(), skipped: *skipped, differing: *differing, tokens, refused };
     wait.print_and_wait(session, output, &view, print).await
 }
 

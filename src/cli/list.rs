@@ -69,12 +69,14 @@ pub(super) async fn list<const N: usize, R: Listed<N>>(
     when_empty: &str,
     read: impl AsyncFn(Option<R::Id>, usize) -> Result<Vec<R>, RegistryError>,
 ) -> anyhow::Result<()> {
-    let (mut pages, now) = (Pages::new(page.after, page.limit), Timestamp::now());
+    let now = Timestamp::now();
+    let mut pages = Pages::new(page.after, page.limit);
     let mut format = match output.json {
         true => ListFormat::Json(JsonArray::new(output)),
         false => ListFormat::Text(TextTable::new(R::HEADINGS, output.colour)),
     };
-    let (mut more, mut is_empty) = (true, true);
+    let mut more = true;
+    let mut is_empty = true;
     while more && pages.want() > 0 {
         let records = read(pages.before, pages.want()).await?;
         more = pages.advance(records.len(), records.last().map(R::id));
@@ -104,7 +106,8 @@ mod tests {
 
     /// Reads a list of `length` records with descending ids, and returns what was read.
     fn read(length: usize, after: Option<usize>, limit: Option<usize>) -> Vec<usize> {
-        let (mut pages, mut read) = (Pages::new(after, limit), Vec::new());
+        let mut pages = Pages::new(after, limit);
+        let mut read = Vec::new();
         loop {
             let begin = pages.before.unwrap_or(length);
             let page: Vec<usize> = (0..begin).rev().take(pages.want()).collect();

@@ -92,7 +92,8 @@ struct SidecarView {
 /// When the store does not answer; while watching that is said, and it is asked again.
 pub(super) async fn run(globals: &Globals, args: StatusArgs) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Refuse).await?;
-    let (store, output) = (&**session.registry.store(), Output::new(args.format));
+    let store = &**session.registry.store();
+    let output = Output::new(args.format);
     if !args.watch {
         return print(&FleetStatus::read(store).await?, output, false);
     }
@@ -116,11 +117,16 @@ pub(super) async fn run(globals: &Globals, args: StatusArgs) -> anyhow::Result<(
 
 impl FleetStatus {
     async fn read(store: &dyn Store) -> Result<Self, StoreError> {
-        // The reports last: none of them can be ahead of the store then, except for what was committed in between.
-        let (position, tokens) = (store.position().await?, store.count_tokens(TokenFilter::default()).await?);
-        let (recalled, sidecars) = (store.recalled(None).await?.total, with_distinct_names(store.sidecars().await?));
-        let (replicas, writes_refused) = (store.replicas().await?, store.refuses_writes().await?);
-        Ok(Self { store: store.describe(), position, tokens, recalled, replicas, writes_refused, sidecars })
+        Ok(Self {
+            store: store.describe(),
+            // Before the reports, or what is committed in between would have sidecars look behind.
+            position: store.position().await?,
+            tokens: store.count_tokens(TokenFilter::default()).await?,
+            recalled: store.recalled(None).await?.total,
+            sidecars: with_distinct_names(store.sidecars().await?),
+            replicas: store.replicas().await?,
+            writes_refused: store.refuses_writes().await?,
+        })
     }
 
     fn revision_of(&self, sidecar: &Reported) -> Option<Revision> {
@@ -228,8 +234,13 @@ impl FleetStatus {
 impl From<&Replicas> for ReplicasView {
     fn from(replicas: &Replicas) -> Self {
         let Replicas { connected, promotable, quorum } = *replicas;
-        let (isolate_an_old_primary, keep_commits) = (replicas.isolate_an_old_primary(), replicas.keep_commits());
-        Self { connected, promotable, quorum, isolate_an_old_primary, keep_commits }
+        Self {
+            connected,
+            promotable,
+            quorum,
+            isolate_an_old_primary: replicas.isolate_an_old_primary(),
+            keep_commits: replicas.keep_commits(),
+        }
     }
 }
 

@@ -110,7 +110,8 @@ pub(super) fn details(pairs: &[(&str, Cell)], colour: bool) -> String {
     let mut lines = String::new();
     for (label, cell) in pairs {
         let padding = column - width(label);
-        let (label, value) = (Tone::Strong.paint(label, colour), cell.tone.paint(&cell.text, colour));
+        let label = Tone::Strong.paint(label, colour);
+        let value = cell.tone.paint(&cell.text, colour);
         // Writing to a String does not fail.
         if writeln!(lines, "{label}{:padding$}  {value}", "").is_err() {
             break;

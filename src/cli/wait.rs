@@ -115,7 +115,8 @@ impl WaitArgs {
         if !self.wait {
             return Ok(None);
         }
-        let (began, timeout) = (Instant::now(), self.timeout.unwrap_or(Duration::from_secs(5)));
+        let began = Instant::now();
+        let timeout = self.timeout.unwrap_or(Duration::from_secs(5));
         let waited = async {
             let history = CommitHistory::of(session.registry.committed().await?);
             Receipt::of(&**session.registry.store(), history, began, timeout).await
@@ -231,7 +232,8 @@ impl Receipt {
         since: Instant,
         timeout: Duration,
     ) -> Result<Self, StoreError> {
-        let (mut pause, mut behind) = (PAUSES.0, Vec::new());
+        let mut pause = PAUSES.0;
+        let mut behind = Vec::new();
         loop {
             let checked = Self::check(store, &mut history, &behind).await;
             let took = since.elapsed();
@@ -256,8 +258,7 @@ impl Receipt {
         let obstacle = history.read(store).await?.or(no_sidecars).or(reports_lost);
         let (applied, missing): (Vec<_>, Vec<_>) = sidecars.into_iter().partition(|sidecar| history.includes(sidecar));
         let slowest = slowest(&applied, behind);
-        let (position, took) = (history.commit, Duration::ZERO);
-        Ok(Self { position, applied: applied.len(), missing, obstacle, slowest, took })
+        Ok(Self { position: history.commit, applied: applied.len(), missing, obstacle, slowest, took: Duration::ZERO })
     }
 
     fn is_whole(&self) -> bool {

@@ -60,7 +60,8 @@ pub(super) fn read(file: Option<&Path>, otherwise: Option<PermissionSet>) -> any
 }
 
 fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> anyhow::Result<Lines> {
-    let (mut lines, mut form) = (Lines::default(), None);
+    let mut lines = Lines::default();
+    let mut form = None;
     // Long enough from the start: growing would leave copies of raw tokens behind.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE + 2));
     for number in 1.. {
