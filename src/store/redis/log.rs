@@ -47,7 +47,7 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
             let page = page(access, Use::Main, SMALL, after).await;
             let far = if access.followers.is_some() { 0 } else { FAR };
             // Little that takes long is a long line, and not one that carries little.
-            let is_slow = || access.pace.is_bulk() && began.elapsed() > ReadPace::BRISK;
+            let is_slow = || access.pace.is_bulk() && began.elapsed() > ReadPace::BRISK * 4;
             let is_level = |page: &Page| page.left <= far && !is_slow();
             match page.as_ref().map_or_else(|fault| !matches!(fault, Fault::TimedOut(_)), is_level) {
                 true => access.pace.keep_up(),
