@@ -94,6 +94,14 @@ impl Source {
     }
 }
 
+/// A user who was announced to become this, and which commit the table had then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Announced {
+    user: UserId,
+    seen: Seen,
+    since: Option<Stamp>,
+}
+
 /// What the table shows of a later commit than the log that was applied.
 #[derive(Debug, Default)]
 pub(super) enum Reread {
@@ -185,11 +193,10 @@ impl Ledger {
         if !self.ahead.is_any() {
             return false;
         }
-        let lost = self
-            .ahead
-            .announced(as_of)
-            .into_iter()
-            .fold(false, |narrowed, (user, seen)| self.hold_if_lost(user, seen) | narrowed);
+        let lost =
+            self.ahead.announced(as_of).into_iter().fold(false, |narrowed, Announced { user, seen, since }| {
+                self.hold_if_lost(user, seen, since) | narrowed
+            });
         self.ahead.release_reached(as_of);
         lost
     }
@@ -234,15 +241,16 @@ impl Ahead {
         }
     }
 
-    /// What was announced of users up to a proof as of this moment, and was not applied. As the commit before counts the one
-    /// that the table had then: of those between that and this one nothing is known here.
-    fn announced(&self, as_of: Instant) -> Vec<(UserId, Seen)> {
+    /// What was announced of users up to a proof as of this moment, and was not applied.
+    fn announced(&self, as_of: Instant) -> Vec<Announced> {
         let known = self.known.read();
         let all = known.users.iter().flat_map(|(user, all)| all.iter().map(|later| (*user, later)));
         all.filter_map(|(user, later)| match later.source {
-            Source::Notice { stamp, received, since, .. } if received <= as_of => {
-                Some((user, Seen { role: later.state, touch: Touch { by: stamp, before: since } }))
-            }
+            Source::Notice { stamp, received, since, .. } if received <= as_of => Some(Announced {
+                user,
+                seen: Seen { role: later.state, touch: Touch { by: stamp, before: None } },
+                since,
+            }),
             Source::Notice { .. } | Source::Reading(_) => None,
         })
         .collect()
