@@ -3,7 +3,8 @@
 //! Who is level reads over the main connection, where little is carried. Who is behind reads on over the bulk connection, or
 //! from a replica, until it is level: each page is bounded in bytes, and applied before the next one is asked for, so that
 //! whatever the line carries is progress. Of small entries only a script can tell how many fit; of large ones, those of bulk
-//! changes, the bound on each tells it, and without a script their bytes cost Redis a tenth.
+//! changes, the bound on each tells it, and without a script their bytes cost Redis a tenth: so it is done without, where Redis is
+//! near and one page more costs little.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -47,7 +48,7 @@ pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes,
             let page = page(access, Use::Main, SMALL, after).await;
             let far = if access.followers.is_some() { 0 } else { FAR };
             // Little that takes long is a long line, and not one that carries little.
-            let is_slow = || access.pace.is_bulk() && began.elapsed() > ReadPace::BRISK * 4;
+            let is_slow = || access.pace.is_bulk() && began.elapsed() > ReadPace::BRISK;
             let is_level = |page: &Page| page.left <= far && !is_slow();
             match page.as_ref().map_or_else(|fault| !matches!(fault, Fault::TimedOut(_)), is_level) {
                 true => access.pace.keep_up(),
@@ -142,6 +143,7 @@ struct Page {
 
 /// So many entries after a revision.
 async fn entries(access: &Access, on: Use, count: usize, after: Revision) -> Result<Page, Fault> {
+    let began = Instant::now();
     let mut commands = Pipeline::new();
     // In this order: what is committed in between is read too.
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
@@ -149,23 +151,24 @@ async fn entries(access: &Access, on: Use, count: usize, after: Revision) -> Res
     commands.arg("COUNT").arg(count);
     let (position, entries): (PositionFields, Vec<LoggedFields>) = access.link.read(on, &commands).await?;
     let newest = access.layout.position(&position)?;
-    let each = access.pace.learn(&entries);
+    let each = access.pace.learn(&entries, began.elapsed());
     let left = newest.revision.0.saturating_sub(after.0 + entries.len() as u64).saturating_mul(each);
     Ok(Page { newest, is_full: entries.len() == count, entries, left, snapshot: None })
 }
 
 /// As many as fit into so many bytes, but one at least.
 async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result<Page, Fault> {
-    if access.pace.is_bulk() {
+    if access.pace.is_bulk() && access.pace.is_near() {
         return entries(access, on, (bytes / SMALL).max(1), after).await;
     }
+    let began = Instant::now();
     let keys = [Key::Meta, Key::Log, Key::Grants].map(|key| access.layout.key(key));
     let mut read = script("EVAL_RO", PAGE, &keys);
     read.arg(after.0).arg(bytes).arg(&POSITION);
     let answer = access.link.read(on, Pipeline::new().add_command(read)).await?;
     let ((position, entries, rest),): ((PositionFields, Vec<LoggedFields>, Vec<u64>),) = answer;
     let newest = access.layout.position(&position)?;
-    access.pace.learn(&entries);
+    access.pace.learn(&entries, began.elapsed());
     // How many changes come after these, if they are spread evenly over the log, in how many entries, and how many grants
     // there are; nothing where nothing is left.
     Ok(match rest[..] {
@@ -236,6 +239,7 @@ pub(super) struct ReadPace(Mutex<State>);
 struct State {
     /// How many bytes each entry took lately.
     each: usize,
+    is_near: bool,
     bytes: usize,
     is_behind: bool,
     last_read: Option<Instant>,
@@ -249,11 +253,14 @@ impl ReadPace {
     /// How long the bulk connection stays open for what else there may be: each handshake costs Redis a millisecond.
     const LINGER: Duration = Duration::from_secs(5);
 
+    /// An answer that comes sooner is from near.
+    const NEAR: Duration = Duration::from_millis(50);
+
     /// An answer that comes sooner may be larger the next time; one that takes four times as long has to be smaller.
     const BRISK: Duration = Duration::from_millis(250);
 
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { each: 0, bytes: Self::FIRST, is_behind: false, last_read: None }))
+        Self(Mutex::new(State { each: 0, is_near: false, bytes: Self::FIRST, is_behind: false, last_read: None }))
     }
 
     /// Has something read, and learns from how long it took. Cancelled, it took too long.
@@ -298,12 +305,19 @@ impl ReadPace {
         self.state().each = 0;
     }
 
-    /// Learns from entries how many bytes each takes, and returns it.
-    fn learn(&self, entries: &[LoggedFields]) -> u64 {
+    /// Learns from entries how many bytes each takes, which is returned, and how far Redis is.
+    fn learn(&self, entries: &[LoggedFields], took: Duration) -> u64 {
         let bytes: usize = entries.iter().flat_map(|(_, fields)| fields).map(Vec::len).sum();
         let each = bytes / entries.len().max(1);
-        self.state().each = each;
+        let mut state = self.state();
+        state.each = each;
+        state.is_near = took < Self::NEAR;
         each as u64
+    }
+
+    /// Whether another round trip costs little.
+    fn is_near(&self) -> bool {
+        self.state().is_near
     }
 
     /// Whether entries are those of a bulk change.
@@ -325,8 +339,8 @@ mod tests {
         let pace = ReadPace::new();
         assert!(!pace.is_bulk());
         for (size, is_bulk) in [(35_000, true), (100, false), (35_000, true)] {
-            pace.learn(&[("1-0".to_owned(), vec![vec![0; size]])]);
-            assert_eq!(pace.is_bulk(), is_bulk);
+            pace.learn(&[("1-0".to_owned(), vec![vec![0; size]])], Duration::ZERO);
+            assert_eq!((pace.is_bulk(), pace.is_near()), (is_bulk, true));
         }
         pace.weigh();
         assert!(!pace.is_bulk());
