@@ -20,7 +20,7 @@
 //!   recall_log list    the same in the order in which they came, until all of them are settled
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: its TTL, its report
 //!   sidecar:probe   string  written by probes that replicas confirm
-//!   tenure     string  which server has had all reports, and since when, see `tenure`
+//!   tenure          string  which server has had all reports, and since when, see `tenure`
 //! ```
 //!
 //! Numbers are decimal; epochs, checksums, heads and the ids of commits and sidecars hexadecimal. The braces around the

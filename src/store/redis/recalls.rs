@@ -68,7 +68,9 @@ pub(super) async fn page(access: &Access, from: Option<&RecalledPlace>) -> Resul
     let answer = ask(access, &begin).await?;
     let (server, unlisted, listed) = (answer.server.clone(), answer.unlisted(), answer.length);
     let place = Place { server, unlisted, listed, ..begin };
-    let page = answer.following(access, place).expect("a scan goes on");
+    let page = answer
+        .following(access, place)
+        .ok_or_else(|| Fault::UnexpectedAnswer("a scan that does not go on".to_owned()))?;
     Ok(RecalledPage { begins: true, ..page })
 }
 
