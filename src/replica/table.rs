@@ -537,11 +537,10 @@ impl Ledger {
         Some(seen)
     }
 
-    /// Holds a user to what was announced, if the store has lost that, and no other commit has touched the user since:
-    /// whether that is older or newer, nobody knows.
-    fn hold_if_lost(&mut self, id: UserId, seen: Seen, since: Option<Stamp>) -> bool {
+    /// Holds a user to what was announced, if the store has lost that, and has no new word on the user.
+    fn hold_if_lost(&mut self, id: UserId, seen: Seen) -> bool {
         let Some(slot) = self.owners.get_mut(&id) else { return false };
-        let is_lost = |known: &Known| Some(known.touch.by) == since && seen.touch.is_lost_to(known.touch.by);
+        let is_lost = |known: &Known| seen.touch.is_lost_to(known.touch.by);
         if slot.known.filter(is_lost).is_none() || seen.role >= slot.entry.role() {
             return false;
         }

@@ -387,7 +387,7 @@ impl Sim {
             let (shown, held) = (owner.enabled.then_some(owner.role), held.get(&id));
             if let Some(seen) = held {
                 let known = seen.touch.before.unwrap_or(seen.touch.by);
-                let is_told = touch.by.revision >= known.revision;
+                let is_told = touch.by.revision >= known.revision && touch.by != known;
                 assert!(touch.by.id < seen.touch.by.id || !is_told, "{owner:?} is held after a new word");
             }
             let effective = held.map_or(shown, |held| held.role.min(shown));

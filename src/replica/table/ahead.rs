@@ -94,14 +94,6 @@ impl Source {
     }
 }
 
-/// A user who was announced to become this, and which commit the table had then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Announced {
-    user: UserId,
-    seen: Seen,
-    since: Option<Stamp>,
-}
-
 /// What the table shows of a later commit than the log that was applied.
 #[derive(Debug, Default)]
 pub(super) enum Reread {
@@ -193,10 +185,8 @@ impl Ledger {
         if !self.ahead.is_any() {
             return false;
         }
-        let lost =
-            self.ahead.announced(as_of).into_iter().fold(false, |narrowed, Announced { user, seen, since }| {
-                self.hold_if_lost(user, seen, since) | narrowed
-            });
+        let announced = self.ahead.announced(as_of).into_iter();
+        let lost = announced.fold(false, |narrowed, (user, seen)| self.hold_if_lost(user, seen) | narrowed);
         self.ahead.release_reached(as_of);
         lost
     }
@@ -241,16 +231,17 @@ impl Ahead {
         }
     }
 
-    /// What was announced of users up to a proof as of this moment, and was not applied.
-    fn announced(&self, as_of: Instant) -> Vec<Announced> {
+    /// What was announced of users up to a proof as of this moment, and was not applied. As the commit before counts the
+    /// one that the table had then, which is not the next before perhaps: what lies between is taken for a new word.
+    fn announced(&self, as_of: Instant) -> Vec<(UserId, Seen)> {
         let known = self.known.read();
         let all = known.users.iter().flat_map(|(user, all)| all.iter().map(|later| (*user, later)));
         all.filter_map(|(user, later)| match later.source {
-            Source::Notice { stamp, received, since, .. } if received <= as_of => Some(Announced {
-                user,
-                seen: Seen { role: later.state, touch: Touch { by: stamp, before: None } },
-                since,
-            }),
+            Source::Notice { stamp, received, since: Some(before), .. }
+                if received <= as_of && before.revision < stamp.revision =>
+            {
+                Some((user, Seen { role: later.state, touch: Touch { by: stamp, before: Some(before) } }))
+            }
             Source::Notice { .. } | Source::Reading(_) => None,
         })
         .collect()

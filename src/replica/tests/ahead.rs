@@ -110,6 +110,25 @@ fn what_was_announced_and_a_later_proof_does_not_show_is_lost_and_users_stay_so(
     assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(true), 0), "a command has touched the user");
 }
 
+/// With the announced commit went one on the same user that the table had.
+#[test]
+fn who_is_read_again_as_before_both_lost_commits_stays_as_announced() {
+    let replica = with(&[1]);
+    let first = Stamp { id: CommitId(1001), revision: Revision(3) };
+    let as_first = [SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true), first)];
+    let subjects = [Subject::User(UserId::from_u64(1))];
+    replica.repair(&subjects, &as_first);
+    follow(&replica, 6, vec![enabled(1)]);
+    announce(&replica, 9, vec![disabled(1)]);
+    replica.repair(&subjects, &as_first);
+    replica.reach(Instant::now());
+    assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(false), 1));
+    // A new word, although its revision is below that of the lost one.
+    let new = Stamp { id: CommitId(1007), revision: Revision(7) };
+    replica.repair(&subjects, &[SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true), new)]);
+    assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(true), 0));
+}
+
 /// Once more with the store going on: the revision of the lost commit is another one's.
 #[test]
 fn a_commit_on_the_user_after_the_lost_one_counts() {
