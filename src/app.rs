@@ -140,7 +140,7 @@ impl Sidecar {
             reporter: None,
             snapshot_file: config.snapshot_file.clone().map(|path| {
                 let name = format!("{} {}", store.describe(), config.store.namespace);
-                SnapshotFile::new(path, name, Arc::clone(&replica), unstored)
+                SnapshotFile::new(path, name, sidecar_id, unstored, Arc::clone(&replica))
             }),
             _identity: identity,
             supervisor,

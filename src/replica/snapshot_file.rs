@@ -51,8 +51,8 @@ use super::tombstone::RETENTION_SECONDS;
 use super::{Extent, Replica, table};
 use crate::clock::Instant;
 use crate::lock::Mutex;
-use crate::store::{Position, Revision};
-use format::{Encoder, FormatError, Hash, Item, Proof, Tombstone, Trailer};
+use crate::store::{Position, Revision, SidecarId};
+use format::{Encoder, FormatError, Item, Origin, Proof, Seal, Tombstone, Trailer};
 use moment::Moment;
 
 /// How often the proof is written, if there is a new one.
@@ -74,6 +74,8 @@ pub struct SnapshotFile {
     path: PathBuf,
     /// Which store the replica is of.
     store: String,
+    /// Whose file it is.
+    sidecar: SidecarId,
     replica: Arc<Replica>,
     /// Held while the file is written.
     writing: Mutex<Writing>,
@@ -94,7 +96,7 @@ struct Current {
 
 #[derive(Debug, Default)]
 struct Writing {
-    /// Before the first writing, if the file that is there is not this sidecar's, but a copy perhaps.
+    /// Before the first writing, if the file that is there is not this sidecar's.
     unstored: Option<UnstoredId>,
     /// When it may be written again.
     due: Option<Instant>,
@@ -106,7 +108,7 @@ struct Writing {
 #[derive(Debug)]
 struct Saved {
     file: File,
-    hash: Hash,
+    seal: Seal,
     /// Where its proof is.
     offset: u64,
     /// Which proof that is.
@@ -131,14 +133,20 @@ enum FileError {
 }
 
 impl SnapshotFile {
-    /// The file at `path`, of this replica of the store with this name. Touches neither. With an id that is not stored yet, what
-    /// is there is another sidecar's, until it is written.
+    /// The file at `path`, of this sidecar's replica of the store with this name. Touches neither. With an id that is not stored
+    /// yet, what is there is another sidecar's, until it is written.
     #[must_use]
-    pub(crate) fn new(path: PathBuf, store: String, replica: Arc<Replica>, unstored: Option<UnstoredId>) -> Arc<Self> {
+    pub(crate) fn new(
+        path: PathBuf,
+        store: String,
+        sidecar: SidecarId,
+        unstored: Option<UnstoredId>,
+        replica: Arc<Replica>,
+    ) -> Arc<Self> {
         // What is there is what the replica will be filled from, or else of no use.
         let current = Mutex::new(Current { saved: None, narrowed: Some(0), vouched: 0 });
         let writing = Mutex::new(Writing { unstored, ..Writing::default() });
-        Arc::new(Self { path, store, replica, writing, current })
+        Arc::new(Self { path, store, sidecar, replica, writing, current })
     }
 
     /// Fills the replica from the file, and returns what goes on from there. Without a usable file the replica stays
@@ -217,12 +225,10 @@ impl SnapshotFile {
     fn load_now(&self, here: Option<Moment>) -> Synchroniser {
         let (started, file) = (Instant::now(), self.path.display());
         let now = here.map_or(started, |here| here.at);
-        let is_own = self.writing().unstored.is_none();
         match self.read() {
             Ok((trailer, Proof(proven), tombstones)) => {
                 let moment = |then: Option<Moment>| here?.recall(then?);
-                // Of this sidecar the store may have no report yet, if the file was another's.
-                let as_of = moment(proven).filter(|_| is_own);
+                let as_of = moment(proven);
                 let away = moment(trailer.saved).map_or(0, |saved| now.duration_since(saved).as_secs());
                 let away = u32::try_from(away).unwrap_or(u32::MAX);
                 let aged: Vec<_> = tombstones.iter().map(|(digest, age)| (*digest, age.saturating_add(away))).collect();
@@ -255,6 +261,10 @@ impl SnapshotFile {
         }
     }
 
+    fn origin(&self, file: &File) -> io::Result<Origin> {
+        Ok(Origin { sidecar: self.sidecar, inode: file.metadata()?.ino() })
+    }
+
     fn save_now(&self, here: Option<Moment>) {
         let mut writing = self.writing();
         let (started, file) = (Instant::now(), self.path.display());
@@ -284,11 +294,11 @@ impl SnapshotFile {
     /// Merges the file into the replica. On an error the replica holds some of it.
     fn read(&self) -> Result<(Trailer, Proof, Vec<Tombstone>), FileError> {
         let file = open(&self.path)?;
-        let length = check(&file)?;
+        let (length, origin) = (check(&file)?, self.origin(&file)?);
         self.replica.begin_merge();
         let mut tombstones = Vec::new();
         let file = BufReader::with_capacity(BUFFER, file);
-        let (trailer, proof) = format::read(file, length, &self.store, &mut |item| match item {
+        let (trailer, proof) = format::read(file, length, &self.store, origin, &mut |item| match item {
             Item::Snapshot(item) => drop(self.replica.merge(&item)),
             Item::TouchedBefore(id, before) => self.replica.ledger().touched_after(id, before),
             Item::Held(id, seen) => self.replica.ledger().hold(id, seen),
@@ -316,15 +326,16 @@ impl SnapshotFile {
         }
         let write = || -> Result<(), FileError> {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            let origin = self.origin(&file)?;
             let out = BufWriter::with_capacity(BUFFER, file);
             let mut encoder = Encoder::new(out, &self.store, self.replica.grants.len())?;
             let position = write_items(&mut encoder, &self.replica)?;
-            let at = here.map(|here| Moment { at: proven, ..here });
-            let (out, hash) = encoder.end(&Trailer { saved: here, position }, at)?;
+            let proof = Proof(here.map(|here| Moment { at: proven, ..here }));
+            let (out, seal) = encoder.end(&Trailer { saved: here, position }, proof, origin)?;
             let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
             let offset = file.metadata()?.len() - Proof::ENCODED as u64;
-            let saved = Saved { file, hash, offset, proven, extent };
+            let saved = Saved { file, seal, offset, proven, extent };
             let mut current = self.current();
             // Something was taken away since, and that was reported.
             let is_late = current.vouched > extent.narrowed;
@@ -371,7 +382,7 @@ impl Current {
 impl Saved {
     /// Overwrites the proof by none.
     fn disprove(&self) -> io::Result<()> {
-        self.file.write_all_at(&Proof(None).encode(&self.hash), self.offset)
+        self.file.write_all_at(&Proof(None).encode(&self.seal), self.offset)
     }
 
     /// Writes the latest proof over the one in the file, if it is a proof of what the file holds. Whether it is.
@@ -385,7 +396,7 @@ impl Saved {
             && proven > self.proven
         {
             let proof = Proof(Some(Moment { at: proven, ..here }));
-            self.file.write_all_at(&proof.encode(&self.hash), self.offset)?;
+            self.file.write_all_at(&proof.encode(&self.seal), self.offset)?;
             self.proven = proven;
         }
         Ok(true)

@@ -9,7 +9,7 @@
 //!     't'  tombstones:  digest 32  age in seconds u32         the oldest first
 //!     'e'  the end, one record, see Trailer
 //!   SHA-256 of all that
-//!   when it was last proven: a moment, and the SHA-256 of that hash and the moment
+//!   when it was last proven: a moment, and the SHA-256 of that hash, whose file it is (see Origin) and the moment
 //! ```
 //!
 //! A touch is the commit that made a user so, and the one that touched the user before (zeros: not known); of each, its id
@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 use super::Moment;
 use crate::clock::Instant;
 use crate::replica::table::{Seen, Touch};
-use crate::store::{CommitId, Epoch, Head, Position, Revision, SnapshotItem, Stamp};
+use crate::store::{CommitId, Epoch, Head, Position, Revision, SidecarId, SnapshotItem, Stamp};
 use crate::token::{Digest, Grant, Owner, Role, UserId};
 
 pub(super) const MAGIC: &[u8; 16] = b"tollgate replica";
@@ -50,7 +50,7 @@ const GRANT: usize = 32 + Grant::SHORT;
 const BLOCK: usize = 16_384;
 
 /// SHA-256 of a file's items.
-pub(super) type Hash = [u8; 32];
+type Hash = [u8; 32];
 
 /// A digest and for how many seconds it has been one.
 pub(super) type Tombstone = (Digest, u32);
@@ -62,6 +62,24 @@ pub(super) enum Item {
     TouchedBefore(UserId, Stamp),
     Held(UserId, Seen),
     Tombstone(Tombstone),
+}
+
+/// Whose file it is, and which: what proves another sidecar fresh, or the file that this is a copy of, proves nothing here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) sidecar: SidecarId,
+    pub(super) inode: u64,
+}
+
+/// SHA-256 of a file's items and of its origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seal([u8; 32]);
+
+impl Origin {
+    fn seal(self, items: &Hash) -> Seal {
+        let (sidecar, inode) = (self.sidecar.0.to_le_bytes(), self.inode.to_le_bytes());
+        Seal(Sha256::new().chain_update(items).chain_update(sidecar).chain_update(inode).finalize().into())
+    }
 }
 
 /// What a file says of itself.
@@ -153,14 +171,15 @@ impl<W: Write> Encoder<W> {
         })
     }
 
-    /// Ends the file. `proven` is when the replica was last proven fresh before the first item was written. Hands back what
-    /// it was written to, and the hash of its items.
-    pub(super) fn end(mut self, trailer: &Trailer, proven: Option<Moment>) -> io::Result<(W, Hash)> {
+    /// Ends the file. `proof` is when the replica was last proven fresh before the first item was written. Hands back what
+    /// it was written to, and the seal of its proofs.
+    pub(super) fn end(mut self, trailer: &Trailer, proof: Proof, origin: Origin) -> io::Result<(W, Seal)> {
         self.blocks(END, std::slice::from_ref(trailer), |block, trailer| trailer.encode(block))?;
         let hash = Hash::from(self.hash.finalize());
+        let seal = origin.seal(&hash);
         self.out.write_all(&hash)?;
-        self.out.write_all(&Proof(proven).encode(&hash))?;
-        Ok((self.out, hash))
+        self.out.write_all(&proof.encode(&seal))?;
+        Ok((self.out, seal))
     }
 
     fn blocks<T>(&mut self, kind: u8, records: &[T], encode: impl Fn(&mut Vec<u8>, &T)) -> io::Result<()> {
@@ -201,11 +220,12 @@ pub(super) fn read<R: Read>(
     input: R,
     length: u64,
     store: &str,
+    origin: Origin,
     sink: &mut dyn FnMut(Item),
 ) -> Result<(Trailer, Proof), FormatError> {
     let mut decoder = Decoder { input, version: VERSION, hash: Sha256::new(), block: Vec::new() };
     decoder.header(length, store, sink)?;
-    let (trailer, proven) = loop {
+    let trailer = loop {
         let ([kind], count) = (decoder.array()?, u32::from_le_bytes(decoder.array()?));
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         if count > BLOCK {
@@ -233,7 +253,7 @@ pub(super) fn read<R: Read>(
             _ => return Err(FormatError::Damaged("a block of unknown kind")),
         }
     };
-    Ok((trailer, decoder.end(proven)?))
+    Ok((trailer, decoder.end(origin)?))
 }
 
 struct Decoder<R> {
@@ -303,12 +323,12 @@ impl<R: Read> Decoder<R> {
         Ok(())
     }
 
-    /// And of version 1, when the file's items were proven.
-    fn trailer(&mut self) -> Result<(Trailer, Option<Moment>), FormatError> {
+    fn trailer(&mut self) -> Result<Trailer, FormatError> {
         if self.version != UNCHAINED {
-            return Ok((Trailer::decode(&self.array()?)?, None));
+            return Trailer::decode(&self.array()?);
         }
-        let proven = decode_moment(self.array()?);
+        // When it was proven, which nobody has sealed.
+        self.bytes(MOMENT)?;
         let mut bytes = [0; Trailer::ENCODED];
         let length = Trailer::ENCODED - size_of::<Head>();
         bytes[..length].copy_from_slice(self.bytes(length)?);
@@ -316,7 +336,7 @@ impl<R: Read> Decoder<R> {
         if let Some((position, _)) = &mut trailer.position {
             position.head = Head::unchained(position.revision, position.checksum);
         }
-        Ok((trailer, proven))
+        Ok(trailer)
     }
 
     /// The records of a block, of a fixed length each.
@@ -336,20 +356,18 @@ impl<R: Read> Decoder<R> {
         Ok(&self.block)
     }
 
-    /// `proven`: what the items of version 1 say of it themselves.
-    fn end(mut self, proven: Option<Moment>) -> Result<Proof, FormatError> {
+    fn end(mut self, origin: Origin) -> Result<Proof, FormatError> {
         let (mut said, found) = (Hash::default(), Hash::from(self.hash.finalize()));
         self.input.read_exact(&mut said)?;
         if said != found {
             return Err(FormatError::Damaged("its checksum is wrong"));
         }
-        let proof = if self.version == UNCHAINED {
-            Proof(proven)
-        } else {
-            let mut proof = [0; Proof::ENCODED];
-            self.input.read_exact(&mut proof)?;
-            Proof::decode(&proof, &found)
-        };
+        let mut proof = Proof(None);
+        if self.version != UNCHAINED {
+            let mut encoded = [0; Proof::ENCODED];
+            self.input.read_exact(&mut encoded)?;
+            proof = Proof::decode(&encoded, &origin.seal(&found));
+        }
         match self.input.read(&mut [0])? {
             0 => Ok(proof),
             _ => Err(FormatError::Damaged("something follows its end")),
@@ -393,7 +411,7 @@ impl Trailer {
 ///
 /// It is written over in place, so a crash of the machine may leave it half written, or not written at all; that crash has
 /// also made it worthless, since it counts from the start of the machine. The hash shows it: then there is no proof, and the
-/// items are as good as before. It covers theirs, so that no file can be given the proof of another.
+/// items are as good as before. It covers theirs and the origin, so that no file can be given the proof of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Proof(pub(super) Option<Moment>);
 
@@ -401,22 +419,22 @@ impl Proof {
     /// The length of it, at the end of a file.
     pub(super) const ENCODED: usize = MOMENT + size_of::<Hash>();
 
-    /// Of a file whose items have this hash.
-    pub(super) fn encode(self, items: &Hash) -> [u8; Self::ENCODED] {
+    /// Of a file with this seal.
+    pub(super) fn encode(self, seal: &Seal) -> [u8; Self::ENCODED] {
         let (moment, mut encoded) = (encode_moment(self.0), [0; Self::ENCODED]);
         encoded[..MOMENT].copy_from_slice(&moment);
-        encoded[MOMENT..].copy_from_slice(&Self::hash(&moment, items));
+        encoded[MOMENT..].copy_from_slice(&Self::hash(&moment, seal));
         encoded
     }
 
-    fn decode(bytes: &[u8; Self::ENCODED], items: &Hash) -> Self {
+    fn decode(bytes: &[u8; Self::ENCODED], seal: &Seal) -> Self {
         let (moment, hash) = bytes.split_at(MOMENT);
-        let moment = array(moment).ok().filter(|moment| Self::hash(moment, items) == hash);
+        let moment = array(moment).ok().filter(|moment| Self::hash(moment, seal) == hash);
         Self(moment.and_then(decode_moment))
     }
 
-    fn hash(moment: &[u8; MOMENT], items: &Hash) -> Hash {
-        Sha256::new().chain_update(items).chain_update(moment).finalize().into()
+    fn hash(moment: &[u8; MOMENT], seal: &Seal) -> Hash {
+        Sha256::new().chain_update(seal.0).chain_update(moment).finalize().into()
     }
 }
 

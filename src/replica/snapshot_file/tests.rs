@@ -8,7 +8,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::replica::ReplicaStatus;
 use crate::replica::sync::{Finding, Input, Read, Table};
-use crate::store::{Change, Changes, CommitId, Epoch, Head, LogEntry, Probe, Revision, SnapshotItem, Stamp, Subject};
+use crate::store::{
+    Change, Changes, CommitId, Epoch, Head, LogEntry, Probe, Revision, SidecarId, SnapshotItem, Stamp, Subject,
+};
 use crate::token::{Digest, Grant, Owner, PermissionSet, Role, TokenId, UserId};
 
 const STORE: &str = "redis://example";
@@ -78,7 +80,11 @@ impl Run {
     }
 
     fn file(&self, folder: &TempDir) -> Arc<SnapshotFile> {
-        SnapshotFile::new(folder.path().join("replica.snapshot"), STORE.to_owned(), Arc::clone(&self.replica), None)
+        self.file_of(SidecarId(1), folder.path().join("replica.snapshot"))
+    }
+
+    fn file_of(&self, sidecar: SidecarId, path: PathBuf) -> Arc<SnapshotFile> {
+        SnapshotFile::new(path, STORE.to_owned(), sidecar, None, Arc::clone(&self.replica))
     }
 
     fn saved(&self) -> TempDir {
@@ -182,6 +188,24 @@ fn nothing_is_fresher_than_its_last_proof() {
     let replica = Run::new();
     replica.file(&folder).load_now(None);
     assert_eq!(replica.replica.proven(), None, "no clock, no proof");
+}
+
+/// Whoever waits for a revocation knows of the sidecar that wrote the file, and of no other.
+#[test]
+fn a_copy_and_the_file_of_another_sidecar_prove_nothing() {
+    let run = Run::usual();
+    let folder = run.saved();
+    let [path, copy, moved] = ["replica.snapshot", "copy", "moved"].map(|name| folder.path().join(name));
+    let proven = |sidecar, path: &Path| {
+        let run = Run::new();
+        run.file_of(SidecarId(sidecar), path.to_owned()).load_now(Some(later(1)));
+        assert_eq!(run.replica.status().grants, 8, "it saves reading all");
+        run.replica.proven().is_some()
+    };
+    assert!(fs::copy(&path, &copy).expect("copies") > 0);
+    assert!(proven(1, &path) && !proven(2, &path) && !proven(1, &copy));
+    fs::rename(&path, &moved).expect("renames");
+    assert!(proven(1, &moved));
 }
 
 #[test]
@@ -312,7 +336,7 @@ fn an_ignored_file_is_named_with_its_reason() {
     assert_eq!(reason(&changed), "it is damaged: its checksum is wrong");
     fs::write(&path, &bytes).expect("writes");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).expect("sets");
-    let file = |path: &Path| SnapshotFile::new(path.to_owned(), STORE.to_owned(), Arc::default(), None).read();
+    let file = |path: &Path| Run::new().file_of(SidecarId(1), path.to_owned()).read();
     assert!(matches!(file(&path), Err(FileError::Exposed)));
     assert!(matches!(file(folder.path()), Err(FileError::NoFile)));
 }
@@ -344,7 +368,7 @@ fn a_file_of_version_1_is_still_read() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("sets");
     let (replica, _) = load(&folder, later(2));
     assert_eq!((replica.status().grants, replica.status().tombstones), (1, 1));
-    assert_eq!(replica.proven(), Some(here().at));
+    assert_eq!(replica.proven(), None, "whose proof it was it does not say");
 }
 
 #[test]
@@ -517,7 +541,8 @@ proptest! {
         let replica = Arc::clone(&run.borrow().replica);
         let mut encoder = Encoder::new(busy, STORE, 0).expect("writes");
         let position = write_items(&mut encoder, &replica).expect("writes");
-        let bytes = encoder.end(&Trailer { saved: Some(here()), position }, Some(here())).expect("writes").0.bytes;
+        let (trailer, origin) = (Trailer { saved: None, position }, Origin { sidecar: SidecarId(1), inode: 0 });
+        let bytes = encoder.end(&trailer, Proof(None), origin).expect("writes").0.bytes;
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("replica.snapshot"), bytes).expect("writes");
         let run = run.into_inner();
