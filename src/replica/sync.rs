@@ -136,6 +136,8 @@ pub struct Synchroniser {
     reading: Option<Reading>,
     /// Ask for the position as soon as nothing else is being read.
     probe_wanted: bool,
+    /// The position was read last: what it showed is read before it is asked for again.
+    probed_last: bool,
     past: Past,
 }
 
@@ -149,6 +151,16 @@ enum State {
         repair: Option<Box<Repair>>,
     },
     Synced(Synced),
+}
+
+impl State {
+    /// Whether more than the position is to be read, but for a snapshot, which comes first always.
+    fn has_more(&self) -> bool {
+        match self {
+            Self::Unsynced { answered, repair } => *answered && repair.is_some(),
+            Self::Synced(synced) => synced.has_more(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -179,8 +191,13 @@ impl Synchroniser {
     /// Nothing is known yet; the first [`Input::Tick`] sets it going.
     #[must_use]
     pub fn new() -> Self {
-        let past = Past::default();
-        Self { state: State::Unsynced { answered: false, repair: None }, reading: None, probe_wanted: false, past }
+        Self {
+            state: State::Unsynced { answered: false, repair: None },
+            reading: None,
+            probe_wanted: false,
+            probed_last: false,
+            past: Past::default(),
+        }
     }
 
     /// The table was filled by an earlier run's work, as if by a snapshot: it holds what the store had at `position`,
@@ -276,8 +293,8 @@ impl Synchroniser {
         step
     }
 
-    /// The next read, if none is outstanding. The position comes first: a log that is read over and over must not hold up
-    /// the proof of freshness.
+    /// The next read, if none is outstanding. The position and what else there is take turns: a log that is read over and over
+    /// must not hold up the proof of freshness, nor may probes that are due as often as an answer takes hold up what it needs.
     fn next(&mut self, now: Instant) -> Option<Read> {
         if self.reading.is_some() {
             return None;
@@ -287,13 +304,13 @@ impl Synchroniser {
                 *answered = false;
                 (Reading::Snapshot, Read::Snapshot)
             }
-            state if self.probe_wanted => {
+            state if self.probe_wanted && !(self.probed_last && state.has_more()) => {
                 self.probe_wanted = false;
                 let reached = if let State::Synced(synced) = state { synced.revision() } else { Revision(0) };
                 (Reading::Position { sent_at: now, reached }, Read::Position)
             }
             State::Unsynced { answered: true, repair: Some(repair) } => repair.next(),
-            State::Synced(synced) if synced.moved || synced.announced > synced.revision() => {
+            State::Synced(synced) if synced.has_more() => {
                 synced.moved = false;
                 let after = synced.revision();
                 (Reading::Changes { after }, Read::Changes { after })
@@ -301,6 +318,7 @@ impl Synchroniser {
             State::Unsynced { .. } | State::Synced(_) => return None,
         };
         self.reading = Some(reading);
+        self.probed_last = matches!(reading, Reading::Position { .. });
         Some(read)
     }
 

@@ -197,7 +197,8 @@ async fn links(
 /// Lines with long round trips, some of which carry little: they are nobody's excuse. A bulk import beside them is, as it
 /// takes its time; but all come level while the lines are slow still.
 async fn slow_lines(stage: &mut Stage, random: &mut Random) -> Result<(), String> {
-    let delay = random.time(10, 100);
+    // Also such that a round trip takes as long as it is from one probe to the next.
+    let delay = random.time(10, 130);
     let kinds = [Traffic::Slow(delay), Traffic::Thin { delay, bytes_per_second: 125_000 }];
     let Some(traffic) = random.one_of(&kinds) else { return Ok(()) };
     let traffic = if stage.sabotage == Some(Sabotage::Lines) { Traffic::Slow(BOUND) } else { traffic };

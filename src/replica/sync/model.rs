@@ -557,16 +557,19 @@ impl Sim {
         self.on(input);
     }
 
-    /// Nothing happens any more but probing, and every read succeeds: the replica becomes equal to the store.
+    /// Nothing happens any more but probing, and every read succeeds, though none sooner than the next probe is due: the
+    /// replica becomes equal to the store.
     fn settle(&mut self) {
         self.notices.clear();
         let quiet_since = self.time;
-        for _ in 0..12 {
+        let is_scanned = |read: &UnderWay| !matches!(read, UnderWay::Snapshot { done: false, .. });
+        for _ in 0..200 {
             self.run(Op::Tick);
-            while self.under_way.is_some() {
+            self.run(Op::Serve { keys: 5 });
+            while !self.under_way.as_ref().is_none_or(is_scanned) {
                 self.run(Op::Serve { keys: 5 });
-                self.run(Op::Answer);
             }
+            self.run(Op::Answer);
         }
         assert_eq!(self.machine.position(), Some(self.store.now().position));
         assert_eq!(self.replica.checksum(), self.store.now().position.checksum);

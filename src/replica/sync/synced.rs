@@ -67,6 +67,11 @@ impl Synced {
         entry.follows(self.history.last().head, self.revision())
     }
 
+    /// Whether the log is known to go on.
+    pub(super) fn has_more(&self) -> bool {
+        self.moved || self.announced > self.revision()
+    }
+
     /// What was said of later revisions, the next probe says again, if it is so.
     pub(super) fn forget_announced(&mut self) {
         (self.announced, self.owed, self.moved) = (self.revision(), None, false);

@@ -247,6 +247,20 @@ fn something_moved_reads_the_log_again_and_again_but_never_instead_of_a_probe() 
 }
 
 /// The snapshot was of 5 when it began, and of a store that has lost 5 when it ended: it shows what 5 had revoked.
+/// On a line whose round trip is as long as the time between probes.
+#[test]
+fn a_probe_that_is_due_when_the_last_one_is_answered_leaves_the_log_its_turn() {
+    let mut scene = Scene::settled(5);
+    let sent_at = scene.probe();
+    assert_eq!(scene.on(Input::Tick), idle());
+    assert_eq!(scene.on(Input::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
+    assert_eq!(scene.on(entries(6..=7)), reads(Read::Position));
+    assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Confirm(sent_at)]);
+    // What has no more to read is asked again.
+    assert_eq!(scene.on(Input::Tick), idle());
+    assert_eq!(scene.on(Input::Position(at(7).into())), reads(Read::Position));
+}
+
 #[test]
 fn a_notice_of_what_a_snapshot_should_show_revokes_all_the_same() {
     let mut scene = Scene::new();
