@@ -307,15 +307,11 @@ impl SnapshotFile {
         Ok((trailer, proof, tombstones))
     }
 
-    /// Writes a new file, and puts it in the place of the old one. Nothing is done while nothing was proven, and while
-    /// something is known that the file has no place for. Whether it did.
+    /// Writes a new file, and puts it in the place of the old one. Nothing is done while nothing was proven. Whether it did.
     fn write(&self, here: Option<Moment>) -> Result<bool, FileError> {
         // Before the first item: the file holds at least what was proven then.
         let Some(proven) = self.replica.proven() else { return Ok(false) };
         let extent = self.replica.extent();
-        if self.replica.is_behind_notices() {
-            return Ok(false);
-        }
         if !is_ours(&self.path)? {
             return Err(FileError::Foreign);
         }
@@ -337,14 +333,14 @@ impl SnapshotFile {
             let offset = file.metadata()?.len() - Proof::ENCODED as u64;
             let saved = Saved { file, seal, offset, proven, extent };
             let mut current = self.current();
-            // Something was taken away since, and that was reported.
-            let is_late = current.vouched > extent.narrowed;
-            if is_late {
+            // Something was taken away since, and that was reported; or is announced, and the file has no place for it.
+            let is_void = current.vouched > extent.narrowed || self.replica.is_behind_notices();
+            if is_void {
                 saved.disprove()?;
             }
             fs::rename(&new, &self.path)?;
-            current.narrowed = (!is_late).then_some(extent.narrowed);
-            current.saved = position.is_some().then_some(saved);
+            current.narrowed = (!is_void).then_some(extent.narrowed);
+            current.saved = (position.is_some() && !is_void).then_some(saved);
             Ok(())
         };
         write().inspect_err(|_| {

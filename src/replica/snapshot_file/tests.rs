@@ -240,22 +240,24 @@ fn while_nothing_changes_only_the_proof_is_written() {
     assert!(!proven(&run, 34));
 }
 
-/// A user is disabled by a commit before which there is much of the log to read.
+/// A user is disabled and a token revoked by commits before which there is much of the log to read.
 #[test]
-fn nothing_is_written_while_more_is_known_than_the_table_shows() {
+fn while_more_is_known_than_the_table_shows_revocations_are_written_and_nothing_is_proven() {
     let mut run = Run::usual();
     let folder = run.saved();
     let file = run.file(&folder);
     let disabled = Owner { name: "user 1".to_owned(), role: Role::Manager, enabled: false };
-    let changes = vec![Change::PutOwner(UserId::from_u64(1), disabled)];
+    let changes = vec![Change::PutOwner(UserId::from_u64(1), disabled), remove(5)];
     let ahead = LogEntry { id: CommitId(99), revision: Revision(99), head: Head(0), checksum: 0, changes };
     run.replica.anticipate(EPOCH, &ahead, run.now);
-    run.commit(vec![put(20)]);
     file.save_now(Some(later(2)));
-    assert_eq!(load(&folder, later(3)).0.status().grants, 8, "the file of before");
+    let (replica, machine) = load(&folder, later(3));
+    assert!(replica.proven().is_none() && replica.lookup(&digest(5)).is_none());
+    assert!(replica.status().grants == 7 && machine != Synchroniser::new(), "it goes on from there");
     run.replica.reach(later(2).at);
+    run.replica.confirm(later(2).at);
     file.save_now(Some(later(2)));
-    assert_eq!(load(&folder, later(3)).0.status().grants, 9);
+    assert_eq!(load(&folder, later(3)).0.proven(), Some(later(2).at));
 }
 
 #[tokio::test]

@@ -128,6 +128,8 @@ struct Sim {
     ahead: Vec<Ahead>,
     /// Where the store was when it answered what it has of some subjects.
     found_at: usize,
+    /// The commits that were applied from the log.
+    applied: BTreeSet<CommitId>,
     /// The latest word on each user that the replica was shown. Ids of commits are in the order of time.
     words: BTreeMap<u64, (CommitId, Option<Role>)>,
     confirmed: Option<u64>,
@@ -200,6 +202,7 @@ struct Checked<'a> {
     store: &'a ModelStore,
     removed: &'a mut BTreeSet<Digest>,
     ahead: &'a mut Vec<Ahead>,
+    applied: &'a mut BTreeSet<CommitId>,
     found_at: usize,
     start: Instant,
     confirmed: Option<u64>,
@@ -223,6 +226,7 @@ impl Table for Checked<'_> {
             // What comes after it counts.
             Source::Reading(node) => !subjects.contains(&ahead.subject) || self.store.has_come_by(node, entry.id),
         });
+        self.applied.insert(entry.id);
         self.replica.apply(entry, now)
     }
 
@@ -322,6 +326,7 @@ impl Sim {
             removed: BTreeSet::new(),
             ahead: Vec::new(),
             found_at: 0,
+            applied: BTreeSet::new(),
             words: BTreeMap::new(),
             confirmed: None,
         }
@@ -330,8 +335,8 @@ impl Sim {
     fn on(&mut self, input: Input) {
         let now = self.start + Duration::from_millis(self.time);
         let (replica, store, removed, ahead) = (&self.replica, &self.store, &mut self.removed, &mut self.ahead);
-        let (start, found_at) = (self.start, self.found_at);
-        let mut table = Checked { replica, store, removed, ahead, found_at, start, confirmed: None };
+        let (start, found_at, applied) = (self.start, self.found_at, &mut self.applied);
+        let mut table = Checked { replica, store, removed, ahead, applied, found_at, start, confirmed: None };
         let step = self.machine.on(input, now, &mut table);
         self.confirmed = table.confirmed.or(self.confirmed);
         for finding in step.findings {
@@ -387,7 +392,8 @@ impl Sim {
             let (shown, held) = (owner.enabled.then_some(owner.role), held.get(&id));
             if let Some(seen) = held {
                 let known = seen.touch.before.unwrap_or(seen.touch.by);
-                let is_told = touch.by.revision >= known.revision && touch.by != known;
+                let is_next = touch.by.revision >= known.revision || self.applied.contains(&touch.by.id);
+                let is_told = is_next && touch.by != known;
                 assert!(touch.by.id < seen.touch.by.id || !is_told, "{owner:?} is held after a new word");
             }
             let effective = held.map_or(shown, |held| held.role.min(shown));

@@ -59,7 +59,7 @@ enum Source {
         epoch: Epoch,
         stamp: Stamp,
         received: Instant,
-        /// Of a user: which commit the table had then.
+        /// Of a user: which commit the table had then, while none was applied to it since.
         since: Option<Stamp>,
     },
     /// The store was read when the log had not been; of a user it tells the commit.
@@ -219,20 +219,23 @@ impl Ahead {
         }
     }
 
-    /// An entry of the log was applied: the table has come to what was known of it.
+    /// An entry of the log was applied: the table has come to what was known of it. Where more is announced of a user, and
+    /// that is lost, this may be a new word.
     pub(super) fn release_applied(&self, entry: &LogEntry) {
         if self.is_any() {
             let stamp = Some(entry.stamp());
             self.change(|known| {
                 for subject in entry.changes.iter().map(Change::subject) {
                     known.end_of(&subject, |source| source.stamp() == stamp);
+                    known.touched(&subject);
                 }
             });
         }
     }
 
-    /// What was announced of users up to a proof as of this moment, and was not applied. As the commit before counts the
-    /// one that the table had then, which is not the next before perhaps: what lies between is taken for a new word.
+    /// What was announced of users up to a proof as of this moment, and was not applied, nor anything else to the user since.
+    /// As the commit before counts the one that the table had then, which is not the next before perhaps: what lies between is
+    /// taken for a new word.
     fn announced(&self, as_of: Instant) -> Vec<(UserId, Seen)> {
         let known = self.known.read();
         let all = known.users.iter().flat_map(|(user, all)| all.iter().map(|later| (*user, later)));
@@ -295,6 +298,15 @@ impl Ahead {
 }
 
 impl Known {
+    fn touched(&mut self, subject: &Subject) {
+        let Subject::User(id) = subject else { return };
+        for later in self.users.get_mut(id).into_iter().flatten() {
+            if let Source::Notice { since, .. } = &mut later.source {
+                *since = None;
+            }
+        }
+    }
+
     fn end_of(&mut self, subject: &Subject, is_over: impl Fn(&Source) -> bool) {
         match subject {
             Subject::User(id) => end_one(&mut self.users, &mut self.count, id, is_over),

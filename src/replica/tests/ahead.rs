@@ -129,6 +129,23 @@ fn who_is_read_again_as_before_both_lost_commits_stays_as_announced() {
     assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(true), 0));
 }
 
+/// As above, and then a command changes the user, under a revision below that of the lost commits.
+#[test]
+fn who_is_changed_after_both_lost_commits_is_not_held_to_them() {
+    let replica = with(&[1]);
+    let first = Stamp { id: CommitId(1001), revision: Revision(3) };
+    let as_first = [SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true), first)];
+    let subjects = [Subject::User(UserId::from_u64(1))];
+    replica.repair(&subjects, &as_first);
+    follow(&replica, 6, vec![enabled(1)]);
+    announce(&replica, 9, vec![disabled(1)]);
+    replica.repair(&subjects, &as_first);
+    follow(&replica, 4, vec![disabled(1)]);
+    follow(&replica, 5, vec![enabled(1)]);
+    replica.reach(Instant::now());
+    assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(true), 0));
+}
+
 /// Once more with the store going on: the revision of the lost commit is another one's.
 #[test]
 fn a_commit_on_the_user_after_the_lost_one_counts() {
