@@ -140,7 +140,8 @@ impl Sidecar {
             reporter: None,
             snapshot_file: config.snapshot_file.clone().map(|path| {
                 let name = format!("{} {}", store.describe(), config.store.namespace);
-                SnapshotFile::new(path, name, sidecar_id, unstored, Arc::clone(&replica))
+                let bound = fleet::min_report_ttl(&config.freshness);
+                SnapshotFile::new(path, name, sidecar_id, unstored, bound, Arc::clone(&replica))
             }),
             _identity: identity,
             supervisor,

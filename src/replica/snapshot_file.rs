@@ -76,6 +76,8 @@ pub struct SnapshotFile {
     store: String,
     /// Whose file it is.
     sidecar: SidecarId,
+    /// How long a proof may be served from at most.
+    bound: Duration,
     replica: Arc<Replica>,
     /// Held while the file is written.
     writing: Mutex<Writing>,
@@ -133,20 +135,21 @@ enum FileError {
 }
 
 impl SnapshotFile {
-    /// The file at `path`, of this sidecar's replica of the store with this name. Touches neither. With an id that is not stored
-    /// yet, what is there is another sidecar's, until it is written.
+    /// The file at `path`, of this sidecar's replica of the store with this name, whose proofs are served from for so long at
+    /// most. Touches neither. With an id that is not stored yet, what is there is another sidecar's, until it is written.
     #[must_use]
     pub(crate) fn new(
         path: PathBuf,
         store: String,
         sidecar: SidecarId,
         unstored: Option<UnstoredId>,
+        bound: Duration,
         replica: Arc<Replica>,
     ) -> Arc<Self> {
         // What is there is what the replica will be filled from, or else of no use.
         let current = Mutex::new(Current { saved: None, narrowed: Some(0), vouched: 0 });
         let writing = Mutex::new(Writing { unstored, ..Writing::default() });
-        Arc::new(Self { path, store, sidecar, replica, writing, current })
+        Arc::new(Self { path, store, sidecar, bound, replica, writing, current })
     }
 
     /// Fills the replica from the file, and returns what goes on from there. Without a usable file the replica stays
@@ -228,7 +231,14 @@ impl SnapshotFile {
         match self.read() {
             Ok((trailer, Proof(proven), tombstones)) => {
                 let moment = |then: Option<Moment>| here?.recall(then?);
-                let as_of = moment(proven);
+                // Of a longer time the store has promised nothing to those who wait for this sidecar.
+                let is_covered = self.bound <= trailer.bound;
+                if !is_covered {
+                    tracing::warn!(
+                        %file, "max_staleness is longer than it was: nothing is served from the snapshot file until the store answers"
+                    );
+                }
+                let as_of = moment(proven).filter(|_| is_covered);
                 let away = moment(trailer.saved).map_or(0, |saved| now.duration_since(saved).as_secs());
                 let away = u32::try_from(away).unwrap_or(u32::MAX);
                 let aged: Vec<_> = tombstones.iter().map(|(digest, age)| (*digest, age.saturating_add(away))).collect();
@@ -327,7 +337,7 @@ impl SnapshotFile {
             let mut encoder = Encoder::new(out, &self.store, self.replica.grants.len())?;
             let position = write_items(&mut encoder, &self.replica)?;
             let proof = Proof(here.map(|here| Moment { at: proven, ..here }));
-            let (out, seal) = encoder.end(&Trailer { saved: here, position }, proof, origin)?;
+            let (out, seal) = encoder.end(&Trailer { saved: here, bound: self.bound, position }, proof, origin)?;
             let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
             let offset = file.metadata()?.len() - Proof::ENCODED as u64;

@@ -87,6 +87,8 @@ impl Origin {
 pub(super) struct Trailer {
     /// When the file was written.
     pub(super) saved: Option<Moment>,
+    /// For how long a proof of it may be served from: the store retains the report of its sidecar as long.
+    pub(super) bound: Duration,
     /// From where the log makes it exact, and up to where later commits are mixed in. Without it the replica was being
     /// rebuilt: it could be served from, but nothing can go on from there.
     pub(super) position: Option<(Position, Revision)>,
@@ -329,9 +331,10 @@ impl<R: Read> Decoder<R> {
         }
         // When it was proven, which nobody has sealed.
         self.bytes(MOMENT)?;
-        let mut bytes = [0; Trailer::ENCODED];
-        let length = Trailer::ENCODED - size_of::<Head>();
-        bytes[..length].copy_from_slice(self.bytes(length)?);
+        let (mut bytes, bound) = ([0; Trailer::ENCODED], MOMENT..MOMENT + 8);
+        bytes[..bound.start].copy_from_slice(self.bytes(MOMENT)?);
+        let length = Trailer::ENCODED - size_of::<Head>() - bound.end;
+        bytes[bound.end..][..length].copy_from_slice(self.bytes(length)?);
         let mut trailer = Trailer::decode(&bytes)?;
         if let Some((position, _)) = &mut trailer.position {
             position.head = Head::unchained(position.revision, position.checksum);
@@ -380,11 +383,12 @@ fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], FormatError> {
 }
 
 impl Trailer {
-    /// A moment, then 49 for the position: a byte that says whether the rest counts, first.
-    const ENCODED: usize = MOMENT + 49;
+    /// A moment, 8 for the bound in milliseconds, then 49 for the position: a byte that says whether the rest counts, first.
+    const ENCODED: usize = MOMENT + 8 + 49;
 
     fn encode(&self, block: &mut Vec<u8>) {
         block.extend_from_slice(&encode_moment(self.saved));
+        block.extend_from_slice(&u64::try_from(self.bound.as_millis()).unwrap_or(u64::MAX).to_le_bytes());
         block.push(self.position.is_some().into());
         let words = self.position.map_or(([0; 4], 0), |(Position { epoch, revision, head, checksum }, reaches)| {
             ([epoch.0, revision.0, checksum, reaches.0], head.0)
@@ -396,14 +400,17 @@ impl Trailer {
     }
 
     fn decode(bytes: &[u8; Self::ENCODED]) -> Result<Self, FormatError> {
-        let (saved, position) = bytes.split_at(MOMENT);
+        let (saved, rest) = bytes.split_at(MOMENT);
+        let (bound, position) = rest.split_at(8);
         let (words, head) = position[1..].split_at(32);
         let head = Head(u128::from_le_bytes(array(head)?));
         let mut words = words.chunks_exact(8).map(|word| array(word).map(u64::from_le_bytes));
         let mut word = || words.next().ok_or(FormatError::Short)?;
         let at = Position { epoch: Epoch(word()?), revision: Revision(word()?), head, checksum: word()? };
         let reaches = Revision(word()?);
-        Ok(Self { saved: decode_moment(array(saved)?), position: (position[0] == 1).then_some((at, reaches)) })
+        let bound = Duration::from_millis(u64::from_le_bytes(array(bound)?));
+        let position = (position[0] == 1).then_some((at, reaches));
+        Ok(Self { saved: decode_moment(array(saved)?), bound, position })
     }
 }
 

@@ -17,6 +17,8 @@ const STORE: &str = "redis://example";
 
 const EPOCH: Epoch = Epoch(7);
 
+const BOUND: Duration = Duration::from_secs(60);
+
 fn digest(number: u64) -> Digest {
     Digest::of(&number.to_le_bytes())
 }
@@ -84,7 +86,7 @@ impl Run {
     }
 
     fn file_of(&self, sidecar: SidecarId, path: PathBuf) -> Arc<SnapshotFile> {
-        SnapshotFile::new(path, STORE.to_owned(), sidecar, None, Arc::clone(&self.replica))
+        SnapshotFile::new(path, STORE.to_owned(), sidecar, None, BOUND, Arc::clone(&self.replica))
     }
 
     fn saved(&self) -> TempDir {
@@ -208,6 +210,19 @@ fn a_copy_and_the_file_of_another_sidecar_prove_nothing() {
     assert!(proven(1, &moved));
 }
 
+/// The store retains the report of the run before for as long as that one served without it.
+#[test]
+fn a_run_that_serves_longer_than_the_one_before_has_no_proof() {
+    let folder = Run::usual().saved();
+    let path = folder.path().join("replica.snapshot");
+    for (bound, is_proven) in [(BOUND / 2, true), (BOUND, true), (BOUND + Duration::from_millis(1), false)] {
+        let replica = Arc::new(Replica::new());
+        let file = SnapshotFile::new(path.clone(), STORE.to_owned(), SidecarId(1), None, bound, Arc::clone(&replica));
+        file.load_now(Some(later(1)));
+        assert_eq!((replica.proven().is_some(), replica.status().grants), (is_proven, 8), "{bound:?}");
+    }
+}
+
 #[test]
 fn while_nothing_changes_only_the_proof_is_written() {
     let mut run = Run::usual();
@@ -243,7 +258,7 @@ fn while_nothing_changes_only_the_proof_is_written() {
 /// A user is disabled and a token revoked by commits before which there is much of the log to read.
 #[test]
 fn while_more_is_known_than_the_table_shows_revocations_are_written_and_nothing_is_proven() {
-    let mut run = Run::usual();
+    let run = Run::usual();
     let folder = run.saved();
     let file = run.file(&folder);
     let disabled = Owner { name: "user 1".to_owned(), role: Role::Manager, enabled: false };
@@ -543,7 +558,7 @@ proptest! {
         let replica = Arc::clone(&run.borrow().replica);
         let mut encoder = Encoder::new(busy, STORE, 0).expect("writes");
         let position = write_items(&mut encoder, &replica).expect("writes");
-        let (trailer, origin) = (Trailer { saved: None, position }, Origin { sidecar: SidecarId(1), inode: 0 });
+        let (trailer, origin) = (Trailer { saved: None, bound: BOUND, position }, Origin { sidecar: SidecarId(1), inode: 0 });
         let bytes = encoder.end(&trailer, Proof(None), origin).expect("writes").0.bytes;
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("replica.snapshot"), bytes).expect("writes");
