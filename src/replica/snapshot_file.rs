@@ -124,9 +124,9 @@ struct Saved {
 enum FileError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it {0}")]
+    #[error(transparent)]
     Format(#[from] FormatError),
-    #[error("it is no regular file")]
+    #[error("the file is no regular file")]
     NoFile,
     #[error("what is there is no snapshot of a replica, and is not replaced: remove it, or name another file")]
     Foreign,

@@ -94,20 +94,20 @@ pub(super) struct Trailer {
     pub(super) position: Option<(Position, Revision)>,
 }
 
-/// Why a file cannot be read. Completes "it ...".
+/// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FormatError {
-    #[error("cannot be read: {0}")]
+    #[error("the file cannot be read: {0}")]
     Io(io::Error),
-    #[error("is not a snapshot file of this program")]
+    #[error("the file is not a snapshot file of this program")]
     Foreign,
-    #[error("is of version {0}, and this program knows versions up to {VERSION}")]
+    #[error("the file is of version {0}, and this program knows versions up to {VERSION}")]
     Version(u32),
-    #[error("is of another store, {0:?}")]
+    #[error("the file is of another store, {0:?}")]
     OtherStore(String),
-    #[error("is cut short")]
+    #[error("the file is cut short")]
     Short,
-    #[error("is damaged: {0}")]
+    #[error("the file is damaged: {0}")]
     Damaged(&'static str),
 }
 

@@ -339,18 +339,18 @@ fn an_ignored_file_is_named_with_its_reason() {
         fs::write(&path, bytes).expect("writes");
         Run::new().file(&folder).read().expect_err("ignored").to_string()
     };
-    assert_eq!(reason(b""), "it is not a snapshot file of this program");
-    assert_eq!(reason(b"something quite different"), "it is not a snapshot file of this program");
+    assert_eq!(reason(b""), "the file is not a snapshot file of this program");
+    assert_eq!(reason(b"something quite different"), "the file is not a snapshot file of this program");
     let mut future = bytes.clone();
     future[16] = 3;
-    assert_eq!(reason(&future), "it is of version 3, and this program knows versions up to 2");
-    assert_eq!(reason(&bytes[..100]), "it is cut short");
+    assert_eq!(reason(&future), "the file is of version 3, and this program knows versions up to 2");
+    assert_eq!(reason(&bytes[..100]), "the file is cut short");
     let mut other = bytes.clone();
     other[22..][..5].copy_from_slice(b"memcd");
-    assert_eq!(reason(&other), "it is of another store, \"memcd://example\"");
+    assert_eq!(reason(&other), "the file is of another store, \"memcd://example\"");
     let mut changed = bytes.clone();
     changed[200] ^= 1;
-    assert_eq!(reason(&changed), "it is damaged: its checksum is wrong");
+    assert_eq!(reason(&changed), "the file is damaged: its checksum is wrong");
     fs::write(&path, &bytes).expect("writes");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).expect("sets");
     let file = |path: &Path| Run::new().file_of(SidecarId(1), path.to_owned()).read();
