@@ -10,9 +10,10 @@ use tokio::task::JoinSet;
 use tollgate::clock::Instant;
 use tollgate::store::{Position, Settings, StoreUrl};
 use tollgate::token::{RawToken, TokenId};
+use tollgate_harness::redis;
 
 use super::Options;
-use super::deployment::{Deployment, cpu_of, filler, free_port, operator};
+use super::deployment::{Deployment, cpu_of, filler, operator};
 use super::figures::{Figures, quantile};
 use super::lean::{Hidden, MAX_STALENESS, Seed, Simulated, is_hidden};
 
@@ -335,7 +336,7 @@ async fn bulk_import(deployment: &Deployment, fleet: &Fleet, before: usize, figu
 
 /// Handshakes with a Redis that speaks TLS: at the start, and after a restart.
 async fn secured(count: usize, figures: &mut Figures) {
-    let (port, directory) = (free_port(), tempfile::tempdir().expect("a directory"));
+    let (port, directory) = (redis::free_port(), tempfile::tempdir().expect("a directory"));
     let path = |name: &str| directory.path().join(name);
     let (certificate, key) = (path("certificate.pem"), path("key.pem"));
     let pair = KeyPair::generate().expect("a key");

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tollgate::registry::{Actor, ImportLine, ImportOptions, NewToken, Registry, Requested};
 use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
 use tollgate::token::{Digest, PermissionSet, RawToken};
+use tollgate_harness::redis;
 
 /// A child that does not outlive us.
 pub(crate) struct Process(pub(crate) Child);
@@ -64,7 +65,7 @@ impl Deployment {
     /// The same, with more arguments for `redis-server`.
     pub(crate) async fn with(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let redis_port = free_port();
+        let redis_port = redis::free_port();
         let redis = redis_server(directory.path(), redis_port, &[&["--appendonly", "yes"], arguments].concat()).await;
         let registry = registry(&format!("redis://127.0.0.1:{redis_port}")).await;
         let store = Arc::clone(registry.store());
@@ -149,7 +150,7 @@ impl Deployment {
 
     /// What redis-cli prints.
     pub(crate) fn redis(&self, arguments: &[&str]) -> String {
-        redis_cli(self.redis_port, arguments)
+        redis::cli(self.redis_port, arguments)
     }
 }
 
@@ -275,20 +276,9 @@ async fn redis_server(directory: &Path, port: u16, arguments: &[&str]) -> Proces
     command.args(arguments).arg("--dir").arg(directory).stdout(Stdio::null());
     let redis = Process(command.spawn().expect("redis-server starts (Debian: apt-get install redis-server)"));
     let give_up = Instant::now() + Duration::from_secs(30);
-    while redis_cli(port, &["PING"]).trim() != "PONG" {
+    while redis::cli(port, &["PING"]) != "PONG" {
         assert!(Instant::now() < give_up, "redis-server does not answer");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     redis
-}
-
-/// What redis-cli prints.
-fn redis_cli(port: u16, arguments: &[&str]) -> String {
-    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments).output();
-    String::from_utf8_lossy(&output.expect("redis-cli runs (Debian: apt-get install redis-tools)").stdout).into_owned()
-}
-
-pub(crate) fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("binds");
-    socket.local_addr().expect("an address").port()
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::case::{Case, chunked, reply_like};
 use super::judge::{Expected, Quality};
-use super::random::Random;
+use tollgate_harness::random::Random;
 
 /// An answer that was thought out.
 pub(crate) struct Answer {

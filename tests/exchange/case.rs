@@ -1,7 +1,7 @@
 //! What a client sends: one request with a number of its own, and everything that can be known of it beforehand.
 
-use super::random::Random;
 use super::sidecar::Tokens;
+use tollgate_harness::random::Random;
 
 /// Whose token a request carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,6 @@ mod case;
 mod http1;
 mod http2;
 mod judge;
-#[path = "../soak/random.rs"]
-mod random;
 mod sidecar;
 mod upstream;
 pub(crate) mod wire;
@@ -29,8 +27,8 @@ use tokio::task::JoinSet;
 
 use case::Case;
 use judge::Judge;
-use random::Random;
 use sidecar::Sidecar;
+use tollgate_harness::random::Random;
 use upstream::Upstream;
 
 /// Everything has an end within this time, whatever the upstream does.

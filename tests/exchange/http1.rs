@@ -12,8 +12,8 @@ use tokio::time::{sleep, timeout};
 use super::PATIENCE;
 use super::case::Case;
 use super::judge::{Got, Judge};
-use super::random::Random;
 use super::wire::{Body, End, Head, Inbox, MetReset, Outbox, Pieces, WireError};
+use tollgate_harness::random::Random;
 
 /// How a client ends what it sends.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use super::PATIENCE;
 use super::case::{Case, FORGED, Framing};
 use super::http1::head_of;
 use super::judge::{Got, Judge};
-use super::random::Random;
+use tollgate_harness::random::Random;
 
 /// One connection from beginning to end.
 pub(crate) async fn play(
@@ -34,7 +34,7 @@ pub(crate) async fn play(
     let mut streams = JoinSet::new();
     for case in cases {
         let (requests, judge, name) = (requests.clone(), Arc::clone(judge), name.to_owned());
-        let mut random = Random::new(random.next());
+        let mut random = Random::new(random.number());
         if random.percent(30) {
             sleep(random.time(0, 50)).await;
         }

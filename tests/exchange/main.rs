@@ -21,7 +21,9 @@ const CLIENTS: u64 = 32;
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let minutes = words.next().map_or(Ok(1.0), |minutes| minutes.parse::<f64>().map_err(drop));
-    let seed = words.next().map_or_else(|| Ok(fresh_seed()), |seed| seed.parse::<u64>().map_err(drop));
+    let seed = words
+        .next()
+        .map_or_else(|| Ok(tollgate_harness::random::fresh_seed()), |seed| seed.parse::<u64>().map_err(drop));
     let time = minutes.and_then(|minutes| Duration::try_from_secs_f64(minutes * 60.0).map_err(drop));
     let (Ok(time), Ok(seed), None) = (time, seed, words.next()) else {
         eprintln!("usage: tests/exchange/run.sh [MINUTES [SEED]]");
@@ -52,11 +54,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn fresh_seed() -> u64 {
-    let mut bytes = [0; 4];
-    // Without randomness it is always the same run, which is one too.
-    getrandom::fill(&mut bytes).unwrap_or_default();
-    u32::from_le_bytes(bytes).into()
 }

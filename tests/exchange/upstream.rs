@@ -16,8 +16,8 @@ use tokio::time::{sleep, timeout};
 use super::answer::{Answer, Then};
 use super::case::Case;
 use super::judge::Judge;
-use super::random::Random;
 use super::wire::{Body, End, Inbox, Outbox, Pieces, WireError};
+use tollgate_harness::random::Random;
 
 /// So small that a body does not fit into what the kernel holds, where an upstream does not read it. Both matter: how much the
 /// sidecar's side holds follows from the size of a segment. Together they are some 70 KB.

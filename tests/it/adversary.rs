@@ -22,9 +22,7 @@ const PLAYED: &str = "/api/configs/played";
 /// A short part of what `tests/exchange/run.sh` does for as long as one likes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_exchanges_are_as_the_judge_expects() {
-    let mut seed = [0; 4];
-    getrandom::fill(&mut seed).expect("randomness");
-    let seed = u32::from_le_bytes(seed).into();
+    let seed = tollgate_harness::random::fresh_seed();
     println!("seed {seed}");
     let program = Path::new(env!("CARGO_BIN_EXE_tollgate"));
     let report = fuzz::play(program, Duration::from_secs(10), seed, 16).await.expect("plays");

@@ -22,17 +22,6 @@ fn with_room(max_in_flight: usize) -> Builder {
     Site::builder().setting("UPSTREAM__API__MAX_IN_FLIGHT", &room).setting("UPSTREAM__HEARTBEAT__MAX_IN_FLIGHT", &room)
 }
 
-/// A request that nobody answers until it is told to.
-async fn occupy(site: &Site) -> (Client, tokio::sync::mpsc::Sender<Vec<u8>>) {
-    let before = site.api.requests().len();
-    let (script, pieces) = Script::piecewise();
-    site.api.next(script);
-    let mut client = site.connect().await;
-    client.send(get(CONFIG, &site.agent)).await;
-    site.api.until("the request", |seen| seen.requests.len() == before + 1).await;
-    (client, pieces)
-}
-
 /// Lets the sidecar, which has one worker here, take note of all that was sent to it.
 async fn is_noted(site: &Site) {
     for _ in 0..3 {
@@ -48,7 +37,7 @@ async fn of_api(site: &Site, of: &str) -> String {
 #[tokio::test]
 async fn above_the_bound_a_request_waits_for_two_seconds_and_is_refused() {
     let site = with_room(1).start().await;
-    let (mut first, pieces) = occupy(&site).await;
+    let (mut first, pieces) = site.occupy().await;
     let waiting = async {
         let begun = Instant::now();
         let reply = site.get("/api/users", &site.owner).await;
@@ -78,7 +67,7 @@ async fn above_the_bound_a_request_waits_for_two_seconds_and_is_refused() {
 #[tokio::test]
 async fn a_request_that_waits_is_served_when_a_place_is_free() {
     let site = with_room(1).start().await;
-    let (mut first, pieces) = occupy(&site).await;
+    let (mut first, pieces) = site.occupy().await;
     let mut second = site.connect().await;
     second.send(get("/api/users", &site.owner)).await;
     is_noted(&site).await;
@@ -94,7 +83,7 @@ async fn a_request_that_waits_is_served_when_a_place_is_free() {
 #[tokio::test]
 async fn a_configuration_fetch_goes_first_although_it_came_later() {
     let site = with_room(1).start().await;
-    let (mut first, pieces) = occupy(&site).await;
+    let (mut first, pieces) = site.occupy().await;
     let mut others = Vec::new();
     for _ in 0..3 {
         let mut client = site.connect().await;
@@ -122,7 +111,7 @@ async fn a_configuration_fetch_goes_first_although_it_came_later() {
 #[tokio::test]
 async fn a_watcher_that_finds_no_place_gets_no_reply() {
     let site = with_room(1).start().await;
-    let (_first, _pieces) = occupy(&site).await;
+    let (_first, _pieces) = site.occupy().await;
     let mut watcher = site.connect().await;
     watcher.send(get(CONFIG, &site.agent).replacen("GET", "HEAD", 1)).await;
     watcher.ends_unanswered().await;
@@ -133,7 +122,7 @@ async fn a_watcher_that_finds_no_place_gets_no_reply() {
 #[tokio::test]
 async fn who_gives_up_while_waiting_is_never_sent() {
     let site = with_room(1).start().await;
-    let (mut first, pieces) = occupy(&site).await;
+    let (mut first, pieces) = site.occupy().await;
     let mut leaving = within("connecting", tokio::net::TcpStream::connect(site.address())).await.expect("connects");
     leaving.write_all(get("/api/users?from=gone", &site.owner).as_bytes()).await.expect("sends");
     is_noted(&site).await;

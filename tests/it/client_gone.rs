@@ -98,8 +98,7 @@ async fn a_client_that_stopped_sending_gets_the_reply_that_comes_within_the_seco
     let site = Site::start().await;
     for request in [get(CONFIG, &site.agent).into_bytes(), post("/api/configs", &site.owner, b"{}")] {
         let before = site.api.requests().len();
-        let (script, pieces) = Script::piecewise();
-        site.api.next(script);
+        let pieces = site.api.next_in_pieces();
         let mut client = connect(&site).await;
         client.write_all(&request).await.expect("sends");
         client.shutdown().await.expect("shuts down");
@@ -116,8 +115,7 @@ async fn a_client_that_stopped_sending_gets_the_reply_that_comes_within_the_seco
 #[tokio::test]
 async fn a_client_that_stopped_sending_gets_all_of_a_long_reply() {
     let site = Site::start().await;
-    let (script, pieces) = Script::piecewise();
-    site.api.next(script);
+    let pieces = site.api.next_in_pieces();
     let mut client = connect(&site).await;
     client.write_all(get(CONFIG, &site.agent).as_bytes()).await.expect("sends");
     client.shutdown().await.expect("shuts down");
@@ -208,8 +206,7 @@ async fn a_client_that_leaves_over_tls_takes_its_waiting_request_with_it() {
 async fn a_client_that_leaves_within_a_reply_that_stalls_lets_its_upstream_go() {
     let site = Site::start().await;
     for gone in 1..=2 {
-        let (script, pieces) = Script::piecewise();
-        site.api.next(script);
+        let pieces = site.api.next_in_pieces();
         let mut stream = connect(&site).await;
         stream.write_all(get(CONFIG, &site.agent).as_bytes()).await.expect("sends");
         let begun = "HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: 100\r\n\r\nabc";

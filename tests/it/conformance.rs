@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tollgate::store::{
-    Absent, Batch, Change, Committed, Edit, Position, RedisStore, Retention, SnapshotItem, SqliteStore, Store,
-    StoreUrl, Versioned,
+    Absent, Batch, Change, Committed, Edit, Epoch, Head, Position, RedisStore, Report, Retention, Revision, SCHEMA,
+    SidecarId, SnapshotItem, SqliteStore, Store, StoreUrl, Versioned,
 };
 use tollgate::token::{
     Digest, Grant, HistoryEntry, Owner, PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserId,
@@ -189,6 +189,23 @@ pub(crate) fn created() -> HistoryEntry {
 }
 
 /// A batch of users only.
+/// A sidecar's report, with something in every part of it.
+pub(crate) fn report(id: u64, name: &str) -> Report {
+    Report {
+        id: SidecarId(id),
+        name: name.to_owned(),
+        version: "1.2.3".to_owned(),
+        address: "[::1]:8080".to_owned(),
+        started_at: "2026-01-02T03:04:05.678Z".parse().expect("a time"),
+        applied: Some((Epoch(u64::MAX), Revision(id))),
+        head: Some(Head(id.into())),
+        schema: SCHEMA,
+        held_users: vec!["vera".to_owned()],
+        staleness_ms: Some(id),
+        connections: 7,
+    }
+}
+
 pub(crate) fn users(edits: impl IntoIterator<Item = Edit<UserRecord>>) -> Batch {
     Batch { users: edits.into_iter().collect(), ..Batch::default() }
 }

@@ -5,24 +5,14 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    CONFIG, Client, HEARTBEAT, Http2Client, Program, Script, Site, Upstream, get, http2_with, ok, post, request, within,
+    CONFIG, Client, HEARTBEAT, Http2Client, Program, Script, Site, Upstream, http2_with, ok, post, request, within,
 };
-
-/// Begins a request whose reply the test decides about.
-async fn begin(site: &Site) -> (Client, tokio::sync::mpsc::Sender<Vec<u8>>) {
-    let (script, pieces) = Script::piecewise();
-    site.api.next(script);
-    let mut client = site.connect().await;
-    client.send(get(CONFIG, &site.agent)).await;
-    site.api.until("the request", |seen| seen.requests.len() == 1).await;
-    (client, pieces)
-}
 
 #[tokio::test]
 async fn what_runs_is_finished_and_what_is_idle_is_closed() {
     let site = Site::builder().config(|config| config.timeouts.drain = Duration::from_secs(60)).start().await;
     let address = site.address();
-    let (mut running, pieces) = begin(&site).await;
+    let (mut running, pieces) = site.occupy().await;
     let mut idle = site.connect().await;
     idle.send(post(HEARTBEAT, &site.agent, b"{}")).await;
     assert_eq!(idle.reply().await.status(), 200);
@@ -91,8 +81,7 @@ async fn streams_are_finished_and_their_connection_says_farewell() {
     let idle = Http2Client::connect(site.address()).await;
     assert_eq!(idle.get(CONFIG, &site.agent).await.status(), 200);
     let client = Http2Client::connect(site.address()).await;
-    let (script, pieces) = Script::piecewise();
-    site.api.next(script);
+    let pieces = site.api.next_in_pieces();
     let running = client.send(http2_with(&site.agent, "GET", CONFIG)).await;
     site.api.until("the request", |seen| seen.requests.len() == 2).await;
 
@@ -108,7 +97,7 @@ async fn streams_are_finished_and_their_connection_says_farewell() {
 async fn what_does_not_end_is_cut_off_at_the_bound() {
     let bound = Duration::from_millis(300);
     let site = Site::builder().config(move |config| config.timeouts.drain = bound).start().await;
-    let (mut running, pieces) = begin(&site).await;
+    let (mut running, pieces) = site.occupy().await;
     pieces
         .send(b"HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: 10\r\n\r\nhalf".to_vec())
         .await
@@ -130,7 +119,7 @@ async fn what_does_not_end_is_cut_off_at_the_bound() {
 async fn readiness_ends_before_serving_does() {
     let site = Site::builder().config(|config| config.timeouts.drain = Duration::from_secs(60)).start().await;
     let admin = site.sidecar.admin();
-    let (mut running, pieces) = begin(&site).await;
+    let (mut running, pieces) = site.occupy().await;
     let stop = tokio::spawn(site.sidecar.stop());
     crate::harness::eventually("not ready", || async {
         let mut client = Client::connect(admin).await;
@@ -149,8 +138,7 @@ async fn the_program_finishes_in_flight_requests_on_sigterm() {
     for signal in ["TERM", "INT"] {
         let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
         let program = Program::start(&api, &heartbeat, &[]);
-        let (script, pieces) = Script::piecewise();
-        api.next(script);
+        let pieces = api.next_in_pieces();
         let mut running = Client::connect(program.address()).await;
         running.send(request("GET", CONFIG, &format!("Authorization: Bearer {}\r\n", program.token))).await;
         api.until("the request", |seen| seen.requests.len() == 1).await;

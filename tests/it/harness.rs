@@ -23,9 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use tollgate::app::Sidecar;
 use tollgate::config::{self, Config, Overrides, Source};
-use tollgate::registry::{Actor, Created, NewToken, Registry, Requested};
+use tollgate::registry::{Created, NewToken, Registry, Requested};
 use tollgate::store::{Batch, Edit, Retention, Revision, SqliteStore, Store};
 use tollgate::token::{PermissionSet, Role, TokenId};
 
@@ -39,6 +40,7 @@ pub(crate) use reply::Reply;
 pub(crate) use sentinel::SentinelSet;
 pub(crate) use serving::{Serving, run};
 pub(crate) use sockets::{established_to, leave, reset};
+pub(crate) use tollgate_harness::oracle::operator;
 pub(crate) use tollgate_harness::redis::RedisServer;
 pub(crate) use tollgate_harness::relay::{Relay, Traffic};
 pub(crate) use tollgate_harness::{PATIENCE, eventually, within};
@@ -49,6 +51,9 @@ pub(crate) const CONFIG: &str = "/api/configs/1/toml";
 
 /// A path that needs `heartbeat:write`.
 pub(crate) const HEARTBEAT: &str = "/agents/heartbeat";
+
+/// The beginning of a long reply.
+pub(crate) const DOWNLOAD: &str = "HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: 1000000\r\n\r\nbeginning";
 
 /// A running sidecar with all that is around it. Everything ends when it is dropped.
 pub(crate) struct Site {
@@ -215,6 +220,27 @@ impl Site {
         self.send(post(HEARTBEAT, token, b"{}")).await
     }
 
+    /// Sends the API server a request that is answered when and what the test says, and waits until it is there.
+    pub(crate) async fn occupy(&self) -> (Client, mpsc::Sender<Vec<u8>>) {
+        let before = self.api.requests().len();
+        let pieces = self.api.next_in_pieces();
+        let mut client = self.connect().await;
+        client.send(get(CONFIG, &self.agent)).await;
+        self.api.until("the request", |seen| seen.requests.len() == before + 1).await;
+        (client, pieces)
+    }
+
+    /// Begins a download that the upstream does not end by itself.
+    pub(crate) async fn download(&self, request: impl AsRef<[u8]>) -> (Client, mpsc::Sender<Vec<u8>>) {
+        let pieces = self.api.next_in_pieces();
+        pieces.send(DOWNLOAD.into()).await.expect("takes it");
+        let mut client = self.connect().await;
+        client.send(request).await;
+        assert_eq!(client.head().await.expect("a head").status, 200);
+        assert_eq!(client.bytes(9).await, b"beginning");
+        (client, pieces)
+    }
+
     /// A token of this user with these permissions, known to the sidecar.
     pub(crate) async fn token(&self, user: &str, permissions: &[&str]) -> Token {
         let permissions = permissions.iter().map(|name| name.parse().expect("a permission")).collect();
@@ -285,11 +311,6 @@ impl Site {
     pub(crate) fn forwarded(&self) -> usize {
         self.api.requests().len() + self.heartbeat.requests().len()
     }
-}
-
-/// The operator at the command line.
-pub(crate) fn operator() -> Actor {
-    Actor::Operator("cli:test".to_owned())
 }
 
 async fn create(registry: &Registry, user: &str, permissions: PermissionSet) -> Token {

@@ -207,8 +207,7 @@ async fn streams_with_different_tokens_do_not_mix() {
 #[tokio::test]
 async fn a_refused_stream_leaves_the_others_alone() {
     let site = Site::start().await;
-    let (script, pieces) = Script::piecewise();
-    site.api.next(script);
+    let pieces = site.api.next_in_pieces();
     let client = Http2Client::connect(site.address()).await;
     let running = client.send(http2_with(&site.agent, "GET", CONFIG)).await;
     site.api.until("the first request", |seen| seen.requests.len() == 1).await;

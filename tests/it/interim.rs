@@ -25,8 +25,7 @@ async fn an_interim_reply_does_not_shorten_the_wait_for_the_final_one() {
         .start()
         .await;
     for interim in INTERIM {
-        let (script, pieces) = Script::piecewise();
-        site.api.next(script);
+        let pieces = site.api.next_in_pieces();
         let mut client = site.connect().await;
         client.send(get(CONFIG, &site.agent)).await;
         say(&pieces, interim).await;
@@ -42,8 +41,7 @@ async fn an_interim_reply_does_not_shorten_the_wait_for_the_final_one() {
 async fn interim_replies_do_not_lengthen_the_wait_for_the_final_one() {
     let site = Site::builder().setting("UPSTREAM__API__TIMEOUTS__FIRST_BYTE", "500ms").start().await;
     for interim in INTERIM {
-        let (script, pieces) = Script::piecewise();
-        site.api.next(script);
+        let pieces = site.api.next_in_pieces();
         let mut client = site.connect().await;
         client.send(get(CONFIG, &site.agent)).await;
         let keeps_promising = async {
@@ -115,8 +113,7 @@ async fn a_reply_before_the_end_of_the_body_says_that_the_connection_ends() {
 
 /// Begins a download by HTTP/1.0, where only the end of the connection tells the end of the reply.
 async fn old_download(address: std::net::SocketAddr, token: &str, api: &Upstream, head: &str) -> (Client, Held) {
-    let (script, pieces) = Script::piecewise();
-    api.next(script);
+    let pieces = api.next_in_pieces();
     let mut client = Client::connect(address).await;
     let fields = format!("Authorization: Bearer {token}\r\n");
     client.send(request("GET", CONFIG, &fields).replace("HTTP/1.1", "HTTP/1.0")).await;

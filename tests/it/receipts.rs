@@ -97,6 +97,13 @@ async fn each_commit_of_a_command_must_be_there_in_the_end() {
     assert!(said.contains("there is no receipt: the store has lost the commit"), "{said}");
 }
 
+/// Asserts that who revokes this token now and waits gets no receipt, since reports may be lost.
+async fn may_have_lost_reports(fleet: &Fleet, id: &str) {
+    let ended = tollgate(&fleet.redis.url(), 0, &["token", "revoke", id, "--wait", "--timeout", "3s"]).await;
+    let said = refused(&ended);
+    assert!(said.contains("may have lost reports"), "{said}");
+}
+
 /// A sidecar that is cut off is not in the reports that an older file brings back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_may_have_lost_reports_gives_no_receipt() {
@@ -110,10 +117,7 @@ async fn a_store_that_may_have_lost_reports_gives_no_receipt() {
     fleet.redis_does(&["DEL", &format!("{{tollgate}}:sidecar:{cut_off}")]).await;
     fleet.redis_does(&["SAVE"]).await;
     fleet.restart_redis();
-    let url = fleet.redis.url();
-    let ended = tollgate(&url, 0, &["token", "revoke", &id, "--wait", "--timeout", "3s"]).await;
-    let said = refused(&ended);
-    assert!(said.contains("may have lost reports"), "{said}");
+    may_have_lost_reports(&fleet, &id).await;
 }
 
 /// It was never demoted while another one was in charge, and may lack what was reported there.
@@ -161,10 +165,7 @@ async fn a_store_that_evicts_gives_no_receipt() {
     fleet.redis_does(&["CONFIG", "SET", "maxmemory", "1"]).await;
     eventually("it evicts", async || !run(&fleet.redis, &["GET", "other"]).await.contains('x')).await;
     fleet.redis_does(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    let url = fleet.redis.url();
-    let ended = tollgate(&url, 0, &["token", "revoke", &id, "--wait", "--timeout", "3s"]).await;
-    let said = refused(&ended);
-    assert!(said.contains("may have lost reports"), "{said}");
+    may_have_lost_reports(&fleet, &id).await;
 }
 
 /// Without a report that stands, no probe makes a sidecar fresh.

@@ -11,14 +11,12 @@ use tollgate::store::{Retention, SqliteStore};
 use tollgate::token::{Role, UserStatus};
 
 use crate::harness::{
-    CONFIG, Client, HEARTBEAT, Http2Client, Script, Site, Token, get, http2_cut, http2_with, ok, operator, post,
+    CONFIG, DOWNLOAD, HEARTBEAT, Http2Client, Script, Site, Token, get, http2_cut, http2_with, ok, operator, post,
     request, within,
 };
 
 /// Far above what it takes, since the machine may be busy. What it took is printed.
 const PROMPTLY: Duration = Duration::from_secs(2);
-
-const DOWNLOAD: &str = "HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: 1000000\r\n\r\nbeginning";
 
 /// The registry as another process has it: another handle on the same file.
 async fn elsewhere(site: &Site) -> Registry {
@@ -89,18 +87,6 @@ fn write(token: &Token) -> Vec<u8> {
     post(CONFIG, token, b"{}")
 }
 
-/// Begins a download that the upstream does not end by itself.
-async fn download(site: &Site, token: &Token) -> (Client, mpsc::Sender<Vec<u8>>) {
-    let (script, pieces) = Script::piecewise();
-    site.api.next(script);
-    pieces.send(DOWNLOAD.into()).await.expect("takes it");
-    let mut client = site.connect().await;
-    client.send(write(token)).await;
-    assert_eq!(client.head().await.expect("a head").status, 200);
-    assert_eq!(client.bytes(9).await, b"beginning");
-    (client, pieces)
-}
-
 /// Waits until the upstream of a download that was cut can write no more.
 async fn is_let_go(pieces: &mpsc::Sender<Vec<u8>>) {
     within("its upstream is let go", async { while pieces.send(b"more".to_vec()).await.is_ok() {} }).await;
@@ -158,8 +144,8 @@ async fn a_download_is_cut_and_another_goes_on() {
         let site = site().await;
         let token = site.token("max", &["configs:write"]).await;
         let other = site.token("olga", &["configs:write"]).await;
-        let (mut cut, pieces) = download(&site, &token).await;
-        let (mut going_on, more) = download(&site, &other).await;
+        let (mut cut, pieces) = site.download(write(&token)).await;
+        let (mut going_on, more) = site.download(write(&other)).await;
 
         let committed = loss.commit(&elsewhere(&site).await, &token).await;
         promptly(&format!("{loss:?}: a download is cut"), committed, cut.is_reset()).await;
@@ -241,8 +227,7 @@ async fn one_stream_of_a_connection_is_cut_and_the_others_go_on() {
         let client = Http2Client::connect(site.address()).await;
         let (mut bodies, mut pieces) = (Vec::new(), Vec::new());
         for token in [&token, &site.agent] {
-            let (script, sender) = Script::piecewise();
-            site.api.next(script);
+            let sender = site.api.next_in_pieces();
             sender.send(DOWNLOAD.into()).await.expect("takes it");
             pieces.push(sender);
             let (head, mut body) = client.send(http2_with(token, "GET", CONFIG)).await.head().await;
@@ -274,13 +259,12 @@ async fn one_stream_of_a_connection_is_cut_and_the_others_go_on() {
 async fn a_narrowed_token_keeps_what_it_still_permits() {
     let site = site().await;
     let token = site.token("max", &["configs:read", "configs:write"]).await;
-    let (script, pieces) = Script::piecewise();
-    site.api.next(script);
+    let pieces = site.api.next_in_pieces();
     pieces.send(DOWNLOAD.into()).await.expect("takes it");
     let mut reading = site.connect().await;
     reading.send(get(CONFIG, &token)).await;
     assert_eq!(reading.head().await.expect("a head").status, 200);
-    let (mut writing, _pieces) = download(&site, &token).await;
+    let (mut writing, _pieces) = site.download(write(&token)).await;
 
     let committed = Loss::Reassigned.commit(&elsewhere(&site).await, &token).await;
     promptly("a narrowed download is cut", committed, writing.is_reset()).await;
@@ -314,7 +298,7 @@ async fn a_bulk_revocation_cuts_every_download_of_its_tokens() {
     for _ in 0..20 {
         let token = site.token("max", &["configs:write"]).await;
         ids.push(token.id);
-        downloads.push(download(&site, &token).await);
+        downloads.push(site.download(write(&token)).await);
     }
     elsewhere(&site).await.revoke(&operator(), &ids, false).await.expect("revokes");
     let committed = Instant::now();

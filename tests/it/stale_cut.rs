@@ -4,33 +4,18 @@
 use std::time::{Duration, Instant};
 
 use h2::Reason;
-use tokio::sync::mpsc;
 
 use crate::harness::{
-    Builder, CONFIG, Client, HEARTBEAT, Http2Client, Script, Site, Token, eventually, get, http2_cut, http2_with, ok,
-    request,
+    Builder, CONFIG, Client, DOWNLOAD, HEARTBEAT, Http2Client, Script, Site, Token, eventually, get, http2_cut,
+    http2_with, ok, request,
 };
 
 /// Far above the bounds below. What it took is printed.
 const PROMPTLY: Duration = Duration::from_secs(4);
 
-const DOWNLOAD: &str = "HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: 1000000\r\n\r\nbeginning";
-
 /// A site that asks its store often and believes its replica for a moment only.
 fn hasty() -> Builder {
     Site::builder().setting("FRESHNESS__PROBE_INTERVAL", "50ms").setting("FRESHNESS__MAX_STALENESS", "400ms")
-}
-
-/// Begins a download that the upstream does not end by itself.
-async fn download(site: &Site, path: &str, token: &Token) -> (Client, mpsc::Sender<Vec<u8>>) {
-    let (script, pieces) = Script::piecewise();
-    site.api.next(script);
-    pieces.send(DOWNLOAD.into()).await.expect("takes it");
-    let mut client = site.connect().await;
-    client.send(get(path, token)).await;
-    assert_eq!(client.head().await.expect("a head").status, 200);
-    assert_eq!(client.bytes(9).await, b"beginning");
-    (client, pieces)
 }
 
 /// Begins an upload that is streamed: more than fits into any buffer.
@@ -57,7 +42,7 @@ fn assert_prompt(what: &str, since: Instant) {
 #[tokio::test]
 async fn a_download_is_cut_at_the_bound() {
     let site = hasty().start().await;
-    let (mut client, pieces) = download(&site, CONFIG, &site.agent).await;
+    let (mut client, pieces) = site.download(get(CONFIG, &site.agent)).await;
     site.store.set_broken(true);
     let gone = Instant::now();
     client.is_reset().await;
@@ -117,8 +102,7 @@ async fn a_request_that_waits_for_its_upstream_is_refused_at_the_bound() {
 async fn streams_are_cut_at_the_bound_and_their_connection_goes_on() {
     let site = hasty().start().await;
     let client = Http2Client::connect(site.address()).await;
-    let (script, pieces) = Script::piecewise();
-    site.api.next(script);
+    let pieces = site.api.next_in_pieces();
     pieces.send(DOWNLOAD.into()).await.expect("takes it");
     let (head, mut body) = client.send(http2_with(&site.agent, "GET", CONFIG)).await.head().await;
     assert_eq!(head.status, 200);
@@ -150,8 +134,8 @@ async fn what_runs_is_cut_at_the_bound_of_its_own_permission() {
         .setting("FRESHNESS__PER_PERMISSION", r#"{ "heartbeat:write" = "never", "configs:read" = "400ms" }"#)
         .start()
         .await;
-    let (mut configuration, _held) = download(&site, CONFIG, &site.agent).await;
-    let (mut users, more) = download(&site, "/api/users", &site.owner).await;
+    let (mut configuration, _held) = site.download(get(CONFIG, &site.agent)).await;
+    let (mut users, more) = site.download(get("/api/users", &site.owner)).await;
     let mut beat = upload(&site, &bearer(&site.agent)).await;
     site.store.set_broken(true);
     let gone = Instant::now();
@@ -168,7 +152,7 @@ async fn what_runs_is_cut_at_the_bound_of_its_own_permission() {
 #[tokio::test]
 async fn what_needs_no_token_goes_on() {
     let site = hasty().setting("DISABLED_AUTH_GROUPS", "heartbeat").start().await;
-    let (mut download, _held) = download(&site, CONFIG, &site.agent).await;
+    let (mut download, _held) = site.download(get(CONFIG, &site.agent)).await;
     site.heartbeat.next(Script::reply(ok("open")));
     let mut beat = upload(&site, "").await;
     site.store.set_broken(true);
@@ -181,7 +165,7 @@ async fn what_needs_no_token_goes_on() {
 #[tokio::test]
 async fn a_short_outage_of_the_store_cuts_nothing() {
     let site = hasty().setting("FRESHNESS__MAX_STALENESS", "5s").start().await;
-    let (mut client, pieces) = download(&site, CONFIG, &site.agent).await;
+    let (mut client, pieces) = site.download(get(CONFIG, &site.agent)).await;
     for _ in 0..3 {
         site.store.set_broken(true);
         tokio::time::sleep(Duration::from_millis(200)).await;

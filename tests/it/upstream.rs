@@ -212,8 +212,7 @@ async fn interim_replies_are_skipped() {
 async fn a_pause_within_a_reply_cuts_it_off() {
     let site =
         Site::builder().config(|config| config.upstreams.api.idle_timeout = Duration::from_millis(300)).start().await;
-    let (script, upstream) = Script::piecewise();
-    site.api.next(script);
+    let upstream = site.api.next_in_pieces();
     let mut client = site.connect().await;
     client.send(get(CONFIG, &site.agent)).await;
     let part = "HTTP/1.1 200 OK\r\nServer: scripted\r\nContent-Length: 10\r\n\r\nhello";
@@ -230,8 +229,7 @@ async fn a_second_reply_on_a_connection_is_never_handed_on() {
     assert_eq!(site.get(CONFIG, &site.agent).await.text(), "asked for");
     assert_eq!(site.get(CONFIG, &site.agent).await.text(), "ok");
 
-    let (script, upstream) = Script::piecewise();
-    site.api.next(script);
+    let upstream = site.api.next_in_pieces();
     let mut client = site.connect().await;
     client.send(get(CONFIG, &site.agent)).await;
     upstream.send(ok("asked for").into()).await.expect("listens");

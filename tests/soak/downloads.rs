@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::random::Random;
 use tollgate_harness::history::{CUT_OFF, Observed, Part};
 use tollgate_harness::prober::{History, Place, Probe, Probes};
+use tollgate_harness::random::Random;
 
 /// How many run at each sidecar.
 const AT_ONCE: usize = 3;
@@ -31,7 +31,7 @@ pub(crate) fn start(
     for (sidecar, place) in sidecars.iter().cloned() {
         for _ in 0..AT_ONCE {
             let (place, probes, history) = (place.clone(), probes.clone(), history.clone());
-            let mut random = Random::new(random.next());
+            let mut random = Random::new(random.number());
             tasks.spawn(async move {
                 loop {
                     let all: Vec<_> = probes.all().into_iter().filter(|probe| probe.flow.is_some()).collect();

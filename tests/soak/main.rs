@@ -13,7 +13,6 @@
 
 mod downloads;
 mod operator;
-mod random;
 mod schedule;
 mod sidecar;
 mod stage;
@@ -24,9 +23,9 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use random::Random;
 use stage::{Stage, Tempo, Topology};
 use tollgate_harness::history::{Counts, Outcome};
+use tollgate_harness::random::{Random, fresh_seed};
 
 /// The share of the time in which no server is restarted.
 const CALM: f64 = 0.4;
@@ -94,13 +93,6 @@ impl Options {
         }
         Ok(options)
     }
-}
-
-fn fresh_seed() -> u64 {
-    let mut bytes = [0; 4];
-    // Without randomness it is always the same soak, which is one too.
-    getrandom::fill(&mut bytes).unwrap_or_default();
-    u32::from_le_bytes(bytes).into()
 }
 
 fn main() -> ExitCode {

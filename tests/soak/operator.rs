@@ -8,8 +8,8 @@ use tokio::sync::Mutex;
 use tollgate::registry::RegistryError;
 use tollgate::token::{PermissionSet, Role};
 
-use crate::random::Random;
 use tollgate_harness::oracle::{Life, Name, Oracle};
+use tollgate_harness::random::Random;
 
 /// Users of one operator.
 const USERS: usize = 5;

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::random::Random;
 use crate::stage::{BOUND, RECOVERY, SIDECARS, Servers, Stage, Topology};
 use crate::{Sabotage, operator};
 use tollgate_harness::history::Impact;
 use tollgate_harness::pair::run;
+use tollgate_harness::random::Random;
 use tollgate_harness::relay::Traffic;
 
 /// What can be broken.

@@ -14,7 +14,6 @@ use tollgate::store::{self, Absent, Settings, StoreUrl};
 use tollgate::token::{Digest, PermissionSet, RawToken, Role};
 
 use crate::operator;
-use crate::random::Random;
 use crate::sidecar::{self, Sidecar};
 use crate::waiter::{Receipts, Waiter};
 use crate::{Sabotage, downloads};
@@ -23,6 +22,7 @@ use tollgate_harness::metronome::Metronome;
 use tollgate_harness::oracle::{Name, Oracle};
 use tollgate_harness::pair::Pair;
 use tollgate_harness::prober::{Asker, History, Probe, Prober, Probes, Responder};
+use tollgate_harness::random::Random;
 use tollgate_harness::redis::RedisServer;
 use tollgate_harness::relay::Relay;
 
@@ -246,14 +246,14 @@ impl Stage {
         stage.is_level(starting).await?;
         for oracle in &stage.oracles[..WAITER] {
             let (oracle, quiet) = (Arc::clone(oracle), Arc::clone(&stage.quiet));
-            stage.operators.spawn(operator::work(oracle, quiet, Random::new(random.next())));
+            stage.operators.spawn(operator::work(oracle, quiet, Random::new(random.number())));
         }
         let (ours, theirs) = (Arc::clone(&stage.oracles[0]), Arc::clone(&stage.oracles[NEIGHBOUR]));
-        let (quiet, own) = (Arc::clone(&stage.quiet), Random::new(random.next()));
+        let (quiet, own) = (Arc::clone(&stage.quiet), Random::new(random.number()));
         let is_secret = sabotage == Some(Sabotage::Databases);
         stage.operators.spawn(operator::share(ours, theirs, quiet, own, is_secret));
         let (waiter, quiet) = (stage.waiter.clone(), Arc::clone(&stage.quiet));
-        stage.operators.spawn(waiter.work(quiet, Random::new(random.next())));
+        stage.operators.spawn(waiter.work(quiet, Random::new(random.number())));
         Ok(stage)
     }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Mutex;
 use tollgate::token::{PermissionSet, Role};
 
-use crate::random::Random;
 use tollgate_harness::oracle::{Life, Name, Oracle, Waited};
+use tollgate_harness::random::Random;
 
 /// How long a command waits for sidecars, as its argument says it: shorter and longer than the bound.
 const TIMEOUTS: [&str; 3] = ["300ms", "1s", "3s"];

@@ -7,6 +7,7 @@ pub mod metronome;
 pub mod oracle;
 pub mod pair;
 pub mod prober;
+pub mod random;
 pub mod redis;
 pub mod relay;
 mod wait;

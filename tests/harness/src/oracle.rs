@@ -547,6 +547,7 @@ pub struct Lost {
 }
 
 /// The operator at the command line.
-fn operator() -> Actor {
+/// Who acts: the operator at the command line.
+pub fn operator() -> Actor {
     Actor::Operator("cli:test".to_owned())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tollgate::store::{Edit, Epoch, Head, Probe, RECALLS_LEFT, Report, Reported, Revision, SCHEMA, SidecarId};
+use tollgate::store::{Edit, Probe, RECALLS_LEFT, Report, Reported, SidecarId};
 
 use super::*;
 use crate::harness::eventually;
@@ -147,22 +147,6 @@ pub(super) async fn a_report_can_be_withdrawn<D: Database>() {
     store.withdraw(SidecarId(1)).await.expect("withdraws");
     store.withdraw(SidecarId(1)).await.expect("withdraws what is not there");
     assert_eq!(reports(&*store).await, [report(2, "edge")]);
-}
-
-fn report(id: u64, name: &str) -> Report {
-    Report {
-        id: SidecarId(id),
-        name: name.to_owned(),
-        version: "1.2.3".to_owned(),
-        address: "[::1]:8080".to_owned(),
-        started_at: "2026-01-02T03:04:05.678Z".parse().expect("a time"),
-        applied: Some((Epoch(u64::MAX), Revision(id))),
-        head: Some(Head(id.into())),
-        schema: SCHEMA,
-        held_users: vec!["vera".to_owned()],
-        staleness_ms: Some(id),
-        connections: 7,
-    }
 }
 
 async fn probe(store: &dyn Store) -> Probe {

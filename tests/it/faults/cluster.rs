@@ -18,8 +18,7 @@ async fn another_node_by_order() {
     let fault = fleet.breaks("CLUSTER FAILOVER", None);
     fleet.redis.fail_over().await;
     fleet.heals(fault).await;
-    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
-    fleet.all_answer(revoked, 401).await;
+    fleet.revokes(revoked).await;
     fleet.all_answer(kept, 200).await;
     fleet.verdict();
 }
@@ -28,8 +27,7 @@ async fn another_node_by_order() {
 async fn a_node_that_dies() {
     let mut fleet = fleet().await;
     let [kept, before, after] = fleet.tokens().await;
-    fleet.oracle.revoke(&[before]).await.expect("revokes");
-    fleet.all_answer(before, 401).await;
+    fleet.revokes(before).await;
     let since = Instant::now();
     let hold = fleet.history.with(|judge| judge.hold(since));
     let fault = fleet.breaks("the node dies", None);

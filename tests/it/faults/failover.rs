@@ -38,8 +38,7 @@ async fn the_last_writes_are_lost() {
     let hold = fleet.history.with(|judge| judge.hold(since));
     let fault = fleet.breaks("a failover that loses writes", None);
     fleet.redis.part().await;
-    fleet.oracle.revoke(&[seen]).await.expect("revokes");
-    fleet.all_answer(seen, 401).await;
+    fleet.revokes(seen).await;
     let [created] = fleet.tokens().await;
     fleet.all_answer(created, 200).await;
     for sidecar in [1, 2] {
@@ -193,8 +192,7 @@ async fn a_quorum_that_is_missing() {
     fleet.redis.link.heal().await;
     fleet.heals(fault).await;
     fleet.oracle.read_back(since, true).await.expect("reads");
-    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
-    fleet.all_answer(revoked, 401).await;
+    fleet.revokes(revoked).await;
     fleet.all_answer(kept, 200).await;
     fleet.verdict();
 }

@@ -57,8 +57,7 @@ async fn subscribers_that_redis_throws_out() {
     let tokens: [_; 5] = fleet.tokens().await;
     for token in tokens {
         fleet.redis_does(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-        fleet.oracle.revoke(&[token]).await.expect("revokes");
-        fleet.all_answer(token, 401).await;
+        fleet.revokes(token).await;
     }
     fleet.is_level().await;
     fleet.verdict();
@@ -74,8 +73,7 @@ async fn links_that_are_reset_again_and_again() {
         for relay in &fleet.relays {
             relay.reset().await;
         }
-        fleet.oracle.revoke(&[token]).await.expect("revokes");
-        fleet.all_answer(token, 401).await;
+        fleet.revokes(token).await;
         eventually("it connects again", || async { fleet.relays[1].accepted() > before }).await;
     }
     fleet.is_level().await;
@@ -90,8 +88,7 @@ async fn a_slow_link() {
         relay.set(Traffic::Slow(Duration::from_millis(60))).await;
     }
     for token in tokens {
-        fleet.oracle.revoke(&[token]).await.expect("revokes");
-        fleet.all_answer(token, 401).await;
+        fleet.revokes(token).await;
     }
     fleet.is_level().await;
     fleet.verdict();

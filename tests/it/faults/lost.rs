@@ -12,8 +12,7 @@ use crate::harness::{Fleet, Traffic, operator};
 async fn flushed_and_restored() {
     let mut fleet = Fleet::start(&[]).await;
     let [kept, revoked] = fleet.tokens().await;
-    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
-    fleet.all_answer(revoked, 401).await;
+    fleet.revokes(revoked).await;
     fleet.redis_does(&["SAVE"]).await;
 
     let fault = fleet.breaks("FLUSHALL", None);
@@ -63,8 +62,7 @@ async fn restored_from_an_older_file() {
     let [kept, seen, seen_by_one, seen_by_none] = fleet.tokens().await;
     fleet.redis_does(&["SAVE"]).await;
 
-    fleet.oracle.revoke(&[seen]).await.expect("revokes");
-    fleet.all_answer(seen, 401).await;
+    fleet.revokes(seen).await;
     let [created] = fleet.tokens().await;
     fleet.all_answer(created, 200).await;
     let since = Instant::now();

@@ -130,7 +130,6 @@ async fn busy_with_a_slow_command() {
         fleet.all_answer(token, 401).await;
         fleet.all_answer(kept, 200).await;
     }
-    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
-    fleet.all_answer(revoked, 401).await;
+    fleet.revokes(revoked).await;
     fleet.verdict();
 }

@@ -14,8 +14,7 @@ async fn commands_are_refused(break_it: &[&str], mend_it: &[&str]) {
     println!("{:?}", anyhow::Error::from(error));
     fleet.all_answer(revoked, 200).await;
     fleet.redis_does(mend_it).await;
-    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
-    fleet.all_answer(revoked, 401).await;
+    fleet.revokes(revoked).await;
     fleet.all_answer(kept, 200).await;
     fleet.is_level().await;
     fleet.verdict();
@@ -30,8 +29,7 @@ async fn out_of_memory() {
     fleet.redis_does(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let created = fleet.oracle.create(&user, PermissionSet::TELEGRAF_AGENT).await;
     assert!(created.is_err() && !fleet.oracle.in_doubt, "it is known not to have been done");
-    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
-    fleet.all_answer(revoked, 401).await;
+    fleet.revokes(revoked).await;
     fleet.all_answer(kept, 200).await;
     fleet.redis_does(&["CONFIG", "SET", "maxmemory", "0"]).await;
     fleet.is_level().await;
@@ -50,8 +48,7 @@ async fn a_forgotten_script() {
     let tokens: [_; 3] = fleet.tokens().await;
     for token in tokens {
         fleet.redis_does(&["SCRIPT", "FLUSH"]).await;
-        fleet.oracle.revoke(&[token]).await.expect("revokes");
-        fleet.all_answer(token, 401).await;
+        fleet.revokes(token).await;
     }
     fleet.verdict();
 }
@@ -69,8 +66,7 @@ async fn a_primary_no_longer() {
     fleet.all_answer(kept, 503).await;
     fleet.redis_does(&["REPLICAOF", "NO", "ONE"]).await;
     fleet.heals(fault).await;
-    fleet.oracle.revoke(&[revoked]).await.expect("revokes");
-    fleet.all_answer(revoked, 401).await;
+    fleet.revokes(revoked).await;
     fleet.all_answer(kept, 200).await;
     fleet.verdict();
 }

@@ -71,8 +71,7 @@ async fn a_primary_that_dies_and_takes_the_last_writes_along() {
     let hold = fleet.history.with(|judge| judge.hold(since));
     let fault = fleet.breaks("the primary dies", None);
     link.set(Traffic::Stalls).await;
-    fleet.oracle.revoke(&[seen]).await.expect("revokes");
-    fleet.all_answer(seen, 401).await;
+    fleet.revokes(seen).await;
     fleet.redis.servers[before].kill();
     fleet.redis.primary_is_not(before).await;
     fleet.heals(fault).await;
@@ -101,11 +100,9 @@ async fn a_primary_that_sleeps_and_comes_back() {
     let url = fleet.redis.url();
     fleet.use_registry_at(&url, 0).await;
     fleet.heals(fault).await;
-    fleet.oracle.revoke(&[during]).await.expect("revokes");
-    fleet.all_answer(during, 401).await;
+    fleet.revokes(during).await;
     fleet.redis.servers[before].resume();
-    fleet.oracle.revoke(&[after]).await.expect("revokes");
-    fleet.all_answer(after, 401).await;
+    fleet.revokes(after).await;
     fleet.is_level().await;
     fleet.all_answer(during, 401).await;
     fleet.all_answer(kept, 200).await;

@@ -204,6 +204,12 @@ impl<S> Fleet<S> {
         }
     }
 
+    /// Revokes a token, and waits until all sidecars refuse it.
+    pub(crate) async fn revokes(&mut self, name: Name) {
+        self.oracle.revoke(&[name]).await.expect("revokes");
+        self.all_answer(name, 401).await;
+    }
+
     /// Ends it, and fails if a reply has broken a rule.
     pub(crate) fn verdict(mut self) {
         assert!(!self.prober.is_broken(), "a prober has ended");

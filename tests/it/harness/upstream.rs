@@ -199,6 +199,13 @@ impl Upstream {
         self.shared.scripts.lock().expect("no panic").push_back(script);
     }
 
+    /// Answers the next request that has no script yet when and what the test says.
+    pub(crate) fn next_in_pieces(&self) -> mpsc::Sender<Vec<u8>> {
+        let (script, pieces) = Script::piecewise();
+        self.next(script);
+        pieces
+    }
+
     /// What to do with every request that has no script of its own.
     pub(crate) fn otherwise(&self, script: fn() -> Script) {
         *self.shared.otherwise.lock().expect("no panic") = script;

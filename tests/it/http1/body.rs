@@ -113,8 +113,7 @@ async fn a_large_body_reaches_the_upstream_before_it_is_complete() {
 #[tokio::test]
 async fn a_reply_reaches_the_client_before_it_is_complete() {
     let site = Site::start().await;
-    let (script, upstream) = Script::piecewise();
-    site.api.next(script);
+    let upstream = site.api.next_in_pieces();
     let mut client = site.connect().await;
     client.send(get(CONFIG, &site.agent)).await;
     let head = "HTTP/1.1 200 OK\r\nServer: scripted\r\nTransfer-Encoding: chunked\r\n\r\n";

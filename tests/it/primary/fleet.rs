@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tollgate::clock::Instant;
 use tollgate::replica::{Replica, driver};
-use tollgate::store::{RedisStore, Report, Retention, SCHEMA, SidecarId};
+use tollgate::store::{RedisStore, Retention};
 
 use super::{commit, open, settings};
+use crate::conformance::report;
 use crate::harness::{RedisServer, within};
 
 /// A number that `INFO` tells.
@@ -58,9 +59,8 @@ async fn a_hundred_sidecars_are_fresh_a_second_after_redis_is_back() {
 async fn a_look_at_all_reports_is_one_command() {
     let redis = RedisServer::start();
     let store = open(&redis.url()).await;
-    let report = |id| Report { id: SidecarId(id), name: format!("edge-{id}"), ..example() };
     for id in 0..200 {
-        store.report(&report(id), Duration::from_secs(60)).await.expect("reports");
+        store.report(&report(id, &format!("edge-{id}")), Duration::from_secs(60)).await.expect("reports");
     }
     store.position().await.expect("connected");
     let asked = || told(&redis, "stats", "total_net_input_bytes");
@@ -68,20 +68,4 @@ async fn a_look_at_all_reports_is_one_command() {
     assert_eq!(store.sidecars().await.expect("reads").len(), 200);
     let bytes = asked() - before;
     assert!(bytes < 2_000, "{bytes} bytes: it was asked about each one");
-}
-
-fn example() -> Report {
-    Report {
-        id: SidecarId(0),
-        name: String::new(),
-        version: "1".to_owned(),
-        address: "127.0.0.1:1".to_owned(),
-        started_at: "2026-01-02T03:04:05Z".parse().expect("a time"),
-        applied: None,
-        head: None,
-        schema: SCHEMA,
-        held_users: Vec::new(),
-        staleness_ms: None,
-        connections: 0,
-    }
 }

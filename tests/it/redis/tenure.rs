@@ -1,27 +1,16 @@
 //! Since when a server has every report, as far as it says that to receipts.
 
-use tollgate::store::{Report, SCHEMA, SidecarId};
+use tollgate::store::Report;
 use tollgate_harness::pair::{Pair, run};
 
 use super::*;
+use crate::conformance;
 
 const BOUND: Duration = Duration::from_secs(70);
 const TENURE: &str = "{tollgate}:tenure";
 
 async fn report(store: &dyn Store, staleness_ms: u64) {
-    let report = Report {
-        id: SidecarId(1),
-        name: "edge".to_owned(),
-        version: "1".to_owned(),
-        address: "127.0.0.1:1".to_owned(),
-        started_at: "2026-01-02T03:04:05Z".parse().expect("a time"),
-        applied: None,
-        head: None,
-        schema: SCHEMA,
-        held_users: Vec::new(),
-        staleness_ms: Some(staleness_ms),
-        connections: 0,
-    };
+    let report = Report { staleness_ms: Some(staleness_ms), ..conformance::report(1, "edge") };
     store.report(&report, BOUND).await.expect("reports");
 }
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tollgate::store::{Absent, Changes, Epoch, Head, Report, Revision, SCHEMA, SidecarId, StoreError};
+use tollgate::store::{Absent, Changes, Revision, StoreError};
 use tollgate::token::Digest;
 
 use super::*;
-use crate::conformance::{Held, commit, token, tokens, user, users};
+use crate::conformance::{Held, commit, report, token, tokens, user, users};
 use crate::harness::within;
 
 pub(super) const USERS: &str = include_str!("../../../deploy/redis/users.acl");
@@ -81,11 +81,12 @@ async fn a_sidecar_can_do_all_that_it_needs() {
     sidecar.recall(&[digest]).await.expect("recalls");
     assert_eq!(sidecar.probe().await.expect("a probe").recalls, 1);
     assert_eq!(sidecar.recalled(None).await.expect("reads").digests, [digest]);
-    sidecar.report(&report(), Duration::from_secs(60)).await.expect("reports");
+    let report = report(1, "edge");
+    sidecar.report(&report, Duration::from_secs(60)).await.expect("reports");
     assert_eq!(registry.sidecars().await.expect("reads").len(), 1);
-    let left = sidecar.report_left(report().id).await.expect("reads").expect("it is there");
+    let left = sidecar.report_left(report.id).await.expect("reads").expect("it is there");
     assert!(left > Duration::from_secs(50), "{left:?}");
-    sidecar.withdraw(report().id).await.expect("withdraws");
+    sidecar.withdraw(report.id).await.expect("withdraws");
     assert_eq!(registry.sidecars().await.expect("reads"), []);
 }
 
@@ -201,20 +202,4 @@ async fn a_wrong_password_is_told_and_not_shown() {
     let error = open(&settings(&server.url_as("tollgate-sidecar:Xyzzy")), Absent::Refuse).await.err().expect("refused");
     assert!(matches!(error, StoreError::Unusable { .. }), "{error:?}");
     assert!(!format!("{} {error:?}", told(&error)).contains("Xyzzy"), "{error:?}");
-}
-
-fn report() -> Report {
-    Report {
-        id: SidecarId(1),
-        name: "edge".to_owned(),
-        version: "1.2.3".to_owned(),
-        address: "[::1]:8080".to_owned(),
-        started_at: "2026-01-02T03:04:05Z".parse().expect("a time"),
-        applied: Some((Epoch(1), Revision(1))),
-        head: Some(Head(1)),
-        schema: SCHEMA,
-        held_users: vec!["vera".to_owned()],
-        staleness_ms: Some(1),
-        connections: 7,
-    }
 }

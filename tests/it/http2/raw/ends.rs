@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use super::{
     CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, block, expect_ok, field, frame, receive,
 };
-use crate::harness::{Client, Script, Site, ok, within};
+use crate::harness::{Client, Site, ok, within};
 
 const GOAWAY: u8 = 7;
 
@@ -81,8 +81,7 @@ async fn a_drain_does_not_wait_for_an_idle_client_that_answers_no_ping() {
 async fn a_drain_does_not_wait_for_one_whose_last_stream_has_ended() {
     let site = Site::builder().setting("TIMEOUTS__REQUEST_HEAD", "60s");
     let site = site.config(|config| config.timeouts.drain = Duration::from_secs(60)).start().await;
-    let (script, pieces) = Script::piecewise();
-    site.api.next(script);
+    let pieces = site.api.next_in_pieces();
     let mut client = connect(&site).await;
     site.api.until("the request", |seen| seen.requests.len() == 1).await;
     let stop = tokio::spawn(site.sidecar.stop());

@@ -1,17 +1,23 @@
 //! Random numbers that are the same for the same seed.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
+
+/// A seed for a run that nobody asked to be repeated.
+pub fn fresh_seed() -> u64 {
+    u64::from(u32::MAX) & RandomState::new().build_hasher().finish()
+}
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -20,23 +26,23 @@ impl Random {
     }
 
     /// One of the numbers below `end`.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end.max(1)).unwrap_or(u64::MAX);
-        usize::try_from(self.next() % end).unwrap_or_default()
+        usize::try_from(self.number() % end).unwrap_or_default()
     }
 
     /// True so many times in a hundred.
-    pub(crate) fn percent(&mut self, chance: usize) -> bool {
+    pub fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
 
     /// One of these.
-    pub(crate) fn one_of<T: Clone>(&mut self, things: &[T]) -> Option<T> {
+    pub fn one_of<T: Clone>(&mut self, things: &[T]) -> Option<T> {
         things.get(self.below(things.len())).cloned()
     }
 
     /// One of these, by their weights.
-    pub(crate) fn weighed<T: Copy>(&mut self, things: &[(usize, T)]) -> Option<T> {
+    pub fn weighed<T: Copy>(&mut self, things: &[(usize, T)]) -> Option<T> {
         let mut left = self.below(things.iter().map(|(weight, _)| weight).sum());
         things.iter().find_map(|(weight, thing)| match left.checked_sub(*weight) {
             Some(rest) => {
@@ -48,8 +54,8 @@ impl Random {
     }
 
     /// Between these, in milliseconds; short ones more often.
-    pub(crate) fn time(&mut self, from: u64, to: u64) -> Duration {
-        let (one, other) = (self.next() % (to - from + 1), self.next() % (to - from + 1));
+    pub fn time(&mut self, from: u64, to: u64) -> Duration {
+        let (one, other) = (self.number() % (to - from + 1), self.number() % (to - from + 1));
         Duration::from_millis(from + one.min(other))
     }
 }
