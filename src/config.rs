@@ -27,7 +27,7 @@ mod visit;
 pub use load::{Overrides, Source, load, store_settings};
 pub use problem::{Problem, Problems};
 pub use raw::Place;
-pub use reason::{Cause, Conflict, Expected, Inapplicable, Missing, Reason, Unknown};
+pub use reason::{Cause, Reason};
 pub use show::effective;
 
 use std::net::SocketAddr;

@@ -44,11 +44,8 @@ pub enum TlsError {
         problem: PemProblem,
     },
     /// A file that should hold certificates has none.
-    #[error("{} holds no certificate (PEM, `BEGIN CERTIFICATE`)", file.display())]
-    NoCertificate {
-        /// The file.
-        file: PathBuf,
-    },
+    #[error("{} holds no certificate (PEM, `BEGIN CERTIFICATE`)", .0.display())]
+    NoCertificate(PathBuf),
     /// A certificate that is well-formed PEM and still no certificate.
     #[error("certificate {number} in {} is not usable: {source}", file.display())]
     BadCertificate {
@@ -72,17 +69,11 @@ pub enum TlsError {
         number: usize,
     },
     /// A file that should hold a private key has none.
-    #[error("{} holds no private key (PEM, `BEGIN PRIVATE KEY`, `BEGIN RSA PRIVATE KEY` or `BEGIN EC PRIVATE KEY`)", file.display())]
-    NoKey {
-        /// The file.
-        file: PathBuf,
-    },
+    #[error("{} holds no private key (PEM, `BEGIN PRIVATE KEY`, `BEGIN RSA PRIVATE KEY` or `BEGIN EC PRIVATE KEY`)", .0.display())]
+    NoKey(PathBuf),
     /// The private key needs a passphrase.
-    #[error("the private key in {} is encrypted, which is not supported; decrypt it", file.display())]
-    EncryptedKey {
-        /// The file.
-        file: PathBuf,
-    },
+    #[error("the private key in {} is encrypted, which is not supported; decrypt it", .0.display())]
+    EncryptedKey(PathBuf),
     /// The private key is of a kind that is not supported, or damaged.
     #[error("the private key in {} is not usable: {source}", file.display())]
     BadKey {
@@ -105,25 +96,6 @@ pub enum TlsError {
     /// The cryptography itself failed, such as for lack of randomness.
     #[error("setting up TLS")]
     Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl TlsError {
-    /// The file that has to be corrected, if it is a file's fault.
-    #[must_use]
-    pub fn file(&self) -> Option<&Path> {
-        match self {
-            Self::Read { file, .. }
-            | Self::Pem { file, .. }
-            | Self::NoCertificate { file }
-            | Self::BadCertificate { file, .. }
-            | Self::UnsupportedKey { file, .. }
-            | Self::NoKey { file }
-            | Self::EncryptedKey { file }
-            | Self::BadKey { file, .. }
-            | Self::Mismatch { key: file, .. } => Some(file),
-            Self::NoRoots | Self::Setup(_) => None,
-        }
-    }
 }
 
 /// What is wrong with a PEM file, and in which of its lines, from 1. Has nothing of the file in it: what the parser could
@@ -173,7 +145,7 @@ impl PemProblem {
 
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// To verify the other side with.
     Authorities,
     /// The own certificate, with its chain.
@@ -184,7 +156,11 @@ pub enum Role {
 
 /// Everything that is wrong with these files, where building a configuration stops at the first.
 #[must_use]
-pub fn faults(authorities: Option<&Path>, certificate: Option<&Path>, key: Option<&Path>) -> Vec<(Role, TlsError)> {
+pub(crate) fn faults(
+    authorities: Option<&Path>,
+    certificate: Option<&Path>,
+    key: Option<&Path>,
+) -> Vec<(Role, TlsError)> {
     let provider = aws_lc_rs::default_provider();
     let authorities = authorities.map(|file| roots(file, read_certificates(file)?, &provider).map(drop));
     let chain = certificate.map(|file| Ok((file, read_certificates(file)?)));
@@ -230,7 +206,7 @@ fn unfit(error: rustls::Error, certificate: &Path, key: &Path) -> TlsError {
 ///
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
-pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
     let TlsConfig { certificate, key, client_ca, alpn } = tls;
     let chain = read_certificates(certificate)?;
     let private_key = read_key(key)?;
@@ -269,7 +245,7 @@ pub fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
 ///
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
-pub fn client_config(tls: &UpstreamTlsConfig) -> Result<ClientTls, TlsError> {
+pub(crate) fn client_config(tls: &UpstreamTlsConfig) -> Result<ClientTls, TlsError> {
     // Which name is verified is said for each connection.
     let UpstreamTlsConfig { ca, server_name: _, identity } = tls;
     let identity = identity.as_ref().map(|Identity { certificate, key }| (certificate.as_path(), key.as_path()));
@@ -280,7 +256,7 @@ pub fn client_config(tls: &UpstreamTlsConfig) -> Result<ClientTls, TlsError> {
 
 /// A client's TLS, and what it was made of.
 #[derive(Debug, Clone)]
-pub struct ClientTls {
+pub(crate) struct ClientTls {
     /// To connect with.
     pub config: Arc<ClientConfig>,
     read: Read,
@@ -289,7 +265,7 @@ pub struct ClientTls {
 impl ClientTls {
     /// Whether the files had the same certificates. A key changes with its certificate.
     #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.read == other.read
     }
 }
@@ -302,7 +278,7 @@ type Read = [Vec<CertificateDer<'static>>; 2];
 ///
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
-pub fn store_config(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
+pub(crate) fn store_config(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
     client(ca, identity).map(|(config, _)| Arc::new(config))
 }
 
@@ -353,7 +329,7 @@ fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
         }
         chain.push(certificate);
     }
-    if chain.is_empty() { Err(TlsError::NoCertificate { file: file.to_owned() }) } else { Ok(chain) }
+    if chain.is_empty() { Err(TlsError::NoCertificate(file.to_owned())) } else { Ok(chain) }
 }
 
 /// The first private key of a file, which may hold its certificates too.
@@ -362,10 +338,10 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
         let file = file.to_owned();
         match error {
-            pem::Error::NoItemsFound if is_encrypted(&pem) => TlsError::EncryptedKey { file },
-            pem::Error::NoItemsFound => TlsError::NoKey { file },
+            pem::Error::NoItemsFound if is_encrypted(&pem) => TlsError::EncryptedKey(file),
+            pem::Error::NoItemsFound => TlsError::NoKey(file),
             // The old form of encryption puts its parameters where the key should begin.
-            _ if is_encrypted(&pem) => TlsError::EncryptedKey { file },
+            _ if is_encrypted(&pem) => TlsError::EncryptedKey(file),
             error => TlsError::Pem { file, problem: PemProblem::of(&error, &pem) },
         }
     })

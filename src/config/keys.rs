@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::problem::{Problem, shown_name};
 use super::raw::{Place, TomlTable, Value, join};
-use super::reason::Unknown;
+use super::reason::Reason;
 use super::visit::{Form, Text, Visitor};
 
 /// Every key there is, by its path without list positions (`listener.address`).
@@ -87,16 +87,16 @@ fn walk(keys: &Keys, table: &TomlTable, parent: &str, generic: &str, problems: &
 }
 
 /// What was meant by an unknown key: the nearest of the same table, else the same key elsewhere, else what there is.
-fn unknown(keys: &Keys, table: &str, key: &str) -> Unknown {
+fn unknown(keys: &Keys, table: &str, key: &str) -> Reason {
     let all = || keys.keys().map(|path| path.rsplit_once('.').unwrap_or(("", path)));
     let siblings: Vec<&str> = all().filter(|(parent, _)| *parent == table).map(|(_, name)| name).collect();
     if let Some(nearest) = nearest(siblings.iter().copied(), key).filter(|name| is_near(name, key)) {
-        return Unknown::Near(nearest.to_owned());
+        return Reason::Misspelt(nearest.to_owned());
     }
     match all().find(|(_, name)| *name == key) {
-        Some(("", name)) => Unknown::Outermost(name.to_owned()),
-        Some((parent, name)) => Unknown::Elsewhere(join(parent, name)),
-        None => Unknown::Far {
+        Some(("", name)) => Reason::Outermost(name.to_owned()),
+        Some((parent, name)) => Reason::Elsewhere(join(parent, name)),
+        None => Reason::UnknownKey {
             nearest: nearest(siblings.iter().copied(), key).unwrap_or_default().to_owned(),
             known: siblings.into_iter().map(str::to_owned).collect(),
         },
@@ -141,11 +141,11 @@ pub(super) fn identify(keys: &Keys, name: &str) -> Variable {
     let place = Place::Variable(name.to_owned());
     let list = path.split_once('.').map(|(list, _)| list).filter(|list| keys.get(*list) == Some(&KeyKind::Sections));
     let unknown = match list {
-        Some(list) => Unknown::ListItem(variable(list)),
+        Some(list) => Reason::ListItem(variable(list)),
         None => {
             let values = keys.iter().filter(|(path, kind)| **kind != KeyKind::Section && !in_list(keys, path));
             let variables: Vec<String> = values.map(|(path, _)| variable(path)).collect();
-            Unknown::Variable(nearest(variables.iter().map(String::as_str), name).unwrap_or_default().to_owned())
+            Reason::UnknownVariable(nearest(variables.iter().map(String::as_str), name).unwrap_or_default().to_owned())
         }
     };
     Variable::Unknown(Problem::at(Some(&place), "", unknown))
@@ -192,18 +192,18 @@ mod tests {
 
     #[test]
     fn unknown_keys_name_the_one_that_was_meant() {
-        let near = |key: &str| Unknown::Near(key.to_owned());
-        let elsewhere = |key: &str| Unknown::Elsewhere(key.to_owned());
+        let near = |key: &str| Reason::Misspelt(key.to_owned());
+        let elsewhere = |key: &str| Reason::Elsewhere(key.to_owned());
         let known = ["max_headers", "max_streams"].map(str::to_owned).to_vec();
         let cases = [
             ("", "worker", near("workers")),
             ("", "upstreams", near("upstream")),
             ("limits", "max_header", near("max_headers")),
             ("limits", "max-streams", near("max_streams")),
-            ("limits", "workers", Unknown::Outermost("workers".to_owned())),
+            ("limits", "workers", Reason::Outermost("workers".to_owned())),
             ("", "max_headers", elsewhere("limits.max_headers")),
             ("store", "address", elsewhere("admin.address")),
-            ("limits", "zzz", Unknown::Far { nearest: "max_headers".to_owned(), known }),
+            ("limits", "zzz", Reason::UnknownKey { nearest: "max_headers".to_owned(), known }),
             ("listener", "adress", near("address")),
         ];
         for (table, key, expected) in cases {
@@ -218,17 +218,17 @@ mod tests {
             Variable::Foreign => Ok("foreign".to_owned()),
             Variable::Unknown(problem) => Err(problem.reason),
         };
-        let unknown = |unknown: fn(String) -> Unknown, key: &str| Err(unknown(key.to_owned()).into());
+        let unknown = |unknown: fn(String) -> Reason, key: &str| Err(unknown(key.to_owned()));
         for (name, expected) in [
             ("TOLLGATE_WORKERS", Ok("workers".to_owned())),
             ("TOLLGATE_UPSTREAM__API__URL", Ok("upstream.api.url".to_owned())),
             ("TOLLGATE_LISTENER", Ok("listener".to_owned())),
             ("PATH", Ok("foreign".to_owned())),
-            ("TOLLGATE_STORE_URL", unknown(Unknown::Variable, "TOLLGATE_STORE__URL")),
-            ("TOLLGATE_store__url", unknown(Unknown::Variable, "TOLLGATE_STORE__URL")),
-            ("TOLLGATE_LISTENER__0__ADDRESS", unknown(Unknown::ListItem, "TOLLGATE_LISTENER")),
-            ("TOLLGATE_LISTENER__ADDRESS", unknown(Unknown::ListItem, "TOLLGATE_LISTENER")),
-            ("TOLLGATE_", unknown(Unknown::Variable, "TOLLGATE_WORKERS")),
+            ("TOLLGATE_STORE_URL", unknown(Reason::UnknownVariable, "TOLLGATE_STORE__URL")),
+            ("TOLLGATE_store__url", unknown(Reason::UnknownVariable, "TOLLGATE_STORE__URL")),
+            ("TOLLGATE_LISTENER__0__ADDRESS", unknown(Reason::ListItem, "TOLLGATE_LISTENER")),
+            ("TOLLGATE_LISTENER__ADDRESS", unknown(Reason::ListItem, "TOLLGATE_LISTENER")),
+            ("TOLLGATE_", unknown(Reason::UnknownVariable, "TOLLGATE_WORKERS")),
         ] {
             assert_eq!(identify(name), expected, "{name}");
         }

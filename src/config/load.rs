@@ -10,7 +10,7 @@ use super::keys::{self, Keys, Lister, Variable};
 use super::problem::{Problem, Problems, redact};
 use super::raw::{self, Node, Place, TomlTable, Value};
 use super::read::{Reader, Section};
-use super::reason::{Cause, Conflict, Expected, Missing, Reason};
+use super::reason::{Cause, Reason};
 use super::visit::Visitor as _;
 use super::{Config, store};
 use crate::store::{Settings, StoreUrl};
@@ -56,11 +56,11 @@ impl Source {
     }
 
     /// Why [`Self::store`] is not one to use, if it is not.
-    fn no_store(&self) -> Option<Missing> {
+    fn no_store(&self) -> Option<Reason> {
         match self.default_store() {
-            None => Some(Missing::StateDirectory),
+            None => Some(Reason::NoStateDirectory),
             // What is printed of it has to mean the same.
-            Some(url) if url.to_string().parse().as_ref() != Ok(&url) => Some(Missing::UsableStateDirectory),
+            Some(url) if url.to_string().parse().as_ref() != Ok(&url) => Some(Reason::UnusableStateDirectory),
             Some(_) => None,
         }
     }
@@ -170,7 +170,7 @@ impl RawConfig {
                     let place = Place::Variable(name.into_owned());
                     match value.to_str() {
                         Some(text) => self.put_variable(&path, Node::outside(text, place)),
-                        None => self.problems.push(Problem::at(Some(&place), &path, Expected::Utf8)),
+                        None => self.problems.push(Problem::at(Some(&place), &path, Reason::NotUtf8)),
                     }
                 }
             }
@@ -218,7 +218,7 @@ impl RawConfig {
             }
             (written, addresses) => {
                 if !written.iter().all(has_only_address) {
-                    self.problems.push(Problem::at(Some(&place), "listener", Conflict::ReplacedListeners));
+                    self.problems.push(Problem::at(Some(&place), "listener", Reason::ReplacedListeners));
                 }
                 let listener = |text| {
                     let table = TomlTable::from([("address".to_owned(), address(text))]);

@@ -76,8 +76,8 @@ impl Problem {
     }
 
     /// About something written whose value does not matter, or must not be shown.
-    pub(super) fn at(place: Option<&Place>, key: &str, reason: impl Into<Reason>) -> Self {
-        Self { place: place.cloned(), key: key.to_owned(), value: None, reason: reason.into() }
+    pub(super) fn at(place: Option<&Place>, key: &str, reason: Reason) -> Self {
+        Self { place: place.cloned(), key: key.to_owned(), value: None, reason }
     }
 
     /// Why the value is shown in part only, if it is.

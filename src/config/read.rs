@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::problem::{Problem, shown_name};
 use super::raw::{Node, Place, TomlTable, Value, join};
-use super::reason::{Expected, Reason};
+use super::reason::Reason;
 use super::visit::{Form, Text, Visitor};
 
 /// One table as it was written, or the lack of it.
@@ -55,15 +55,15 @@ impl<'a> Section<'a> {
     }
 
     /// Notes a problem with a key's value, or its lack.
-    pub(super) fn problem(&self, key: &str, reason: impl Into<Reason>) {
+    pub(super) fn problem(&self, key: &str, reason: Reason) {
         self.note(match self.node(key) {
-            Some(node) => Problem::of_value(node, &self.path(key), reason.into()),
+            Some(node) => Problem::of_value(node, &self.path(key), reason),
             None => Problem::at(self.place, &self.path(key), reason),
         });
     }
 
     /// Notes a problem with the section as a whole.
-    pub(super) fn problem_here(&self, reason: impl Into<Reason>) {
+    pub(super) fn problem_here(&self, reason: Reason) {
         self.note(Problem::at(self.place, &self.path, reason));
     }
 
@@ -91,7 +91,7 @@ impl<'a> Section<'a> {
     /// Notes that something else than a table was written there.
     fn check_is_table(&self, node: Option<&Node>) {
         if let Some(node) = node.filter(|_| !self.is_written()) {
-            self.note(Problem::of_value(node, &self.path, Expected::Table.into()));
+            self.note(Problem::of_value(node, &self.path, Reason::NotTable));
         }
     }
 }
@@ -105,8 +105,8 @@ pub(super) struct Written<'a> {
 
 impl<'a> Written<'a> {
     /// Notes what is wrong with it.
-    pub(super) fn refuse<T>(&self, reason: impl Into<Reason>) -> Option<T> {
-        self.problems.borrow_mut().push(Problem::of_value(self.node, &self.path, reason.into()));
+    pub(super) fn refuse<T>(&self, reason: Reason) -> Option<T> {
+        self.problems.borrow_mut().push(Problem::of_value(self.node, &self.path, reason));
         None
     }
 
@@ -161,9 +161,9 @@ impl Visitor for Reader<'_> {
         let Some(sections) = self.section.sections(key) else {
             return match node.value {
                 Value::Table(_) if !node.is_outside() => {
-                    self.section.problem(key, Expected::Several(self.section.path(key)));
+                    self.section.problem(key, Reason::Several(self.section.path(key)));
                 }
-                _ => self.section.problem(key, Expected::Tables),
+                _ => self.section.problem(key, Reason::NotTables),
             };
         };
         let Value::List(nodes) = &node.value else { return };

@@ -12,45 +12,142 @@ use crate::proxy::route::{Group, Method};
 use crate::units::{format_duration, format_size};
 
 /// What is wrong, and what is accepted.
+#[expect(missing_docs, reason = "the texts say what the variants are")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// The configuration file cannot be read.
     #[error("reading {file}: {cause}")]
-    Unreadable {
-        /// As it was named.
-        file: Arc<str>,
-        /// Why.
-        cause: Cause,
-    },
-    /// The configuration file is not text.
+    Unreadable { file: Arc<str>, cause: Cause },
     #[error("reading {file}: line {line} is not valid UTF-8")]
-    NotText {
-        /// As it was named.
-        file: Arc<str>,
-        /// The first line that is not, from 1.
-        line: usize,
-    },
+    NotText { file: Arc<str>, line: usize },
     /// The configuration file is not TOML, as its parser says, without the text.
     #[error("{0}")]
     Syntax(String),
-    /// There is no such key.
-    #[error(transparent)]
-    Unknown(#[from] Unknown),
-    /// What was written is nothing that the key takes.
-    #[error(transparent)]
-    Expected(#[from] Expected),
     /// The type of the value does not take it, or the file that it names is no good.
     #[error("{0}")]
     Invalid(Cause),
-    /// A key is missing.
-    #[error(transparent)]
-    Missing(#[from] Missing),
-    /// The key means nothing beside what else is written.
-    #[error(transparent)]
-    Inapplicable(#[from] Inapplicable),
-    /// The value is good by itself, and not with another one.
-    #[error(transparent)]
-    Conflict(#[from] Conflict),
+
+    // A key, or a variable, that does not exist, with what was probably meant.
+    #[error("there is no such key; did you mean `{0}`?")]
+    Misspelt(String),
+    #[error("there is no such key here; did you mean `{0}`?")]
+    Elsewhere(String),
+    // In TOML everything after a table's header belongs to that table.
+    #[error("there is no such key here; `{0}` must come before the first table")]
+    Outermost(String),
+    #[error("there is no such key; the nearest is `{nearest}`, and there are {}", .known.join(", "))]
+    UnknownKey { nearest: String, known: Vec<String> },
+    #[error("there is no such key; did you mean {0}? (two underscores separate the parts of a key)")]
+    UnknownVariable(String),
+    #[error("a list is set as a whole: {0}='[{{ ... }}]'")]
+    ListItem(String),
+
+    // What a key takes, where something else was written.
+    #[error("it is not valid UTF-8")]
+    NotUtf8,
+    #[error("this is a table with keys of its own")]
+    NotTable,
+    #[error("there can be several: write [[{0}]]")]
+    Several(String),
+    #[error("this is a list of tables, set as a whole: [{{ key = \"value\" }}, ...]")]
+    NotTables,
+    #[error("this is a list: write [{0:?}]")]
+    Unlisted(String),
+    #[error("this is a list of strings: write [\"...\", \"...\"]")]
+    NotList,
+    #[error("name at least one, and each only once")]
+    NotSet,
+    #[error("this is a single value: write a string in quotes")]
+    NotSingle,
+    #[error("write it in quotes")]
+    Unquoted,
+    #[error("write a whole number from {least} to {most}")]
+    OutOfRange { least: u64, most: u64 },
+    #[error("it must be from {} to {}", format_size(*.least), format_size(*.most))]
+    SizeOutOfRange { least: u64, most: u64 },
+    #[error("it must be longer than zero")]
+    Zero,
+    #[error("name a file")]
+    NoFile,
+    #[error("a name has 1 to 64 letters, digits, `.`, `_` and `-`")]
+    NotName,
+    #[error("name a user, or remove the key for the default user")]
+    NoUser,
+    #[error("write an IP address and a port: 127.0.0.1:8080, 0.0.0.0:8080 (every interface) or [::1]:8080")]
+    NotAddress,
+    #[error("write a host name or an IP address")]
+    NotHost,
+    #[error("write a level (error, warn, info, debug, trace or off), or one for each part: info,tollgate::proxy=debug")]
+    NotFilter,
+    #[error("there is no such group; there are {}, and * for all of them", Group::ALL.map(Group::name).join(", "))]
+    NotGroup,
+    #[error("the methods are {} (in capitals)", Method::ALL.map(Method::name).join(", "))]
+    NotMethod,
+    #[error("write a permission as resource:action, such as configs:read")]
+    NotPermission,
+    #[error("it can only be \"none\"; otherwise name a permission")]
+    NotAuth,
+
+    // A key that is needed, and was not written.
+    #[error("none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set, so there is no default; {NAME_FILE}")]
+    NoStateDirectory,
+    #[error("the state directory's path has a `?` or is not valid UTF-8, which a store's URL cannot have; {NAME_FILE}")]
+    UnusableStateDirectory,
+    #[error("at least one is needed")]
+    NoListener,
+    #[error("TLS needs a certificate and a key")]
+    NoCertificate,
+    #[error("every route needs methods and a path")]
+    IncompleteRoute,
+    #[error("a route needs permission = \"resource:action\", or auth = \"none\" to open it to everyone")]
+    NoPermission,
+    #[error("mode = \"replace\" needs a file with the Controller's service token")]
+    NoServiceToken,
+    #[error("a user needs a password: name its file with `sentinel_password_file`")]
+    NoSentinelPassword,
+
+    // What a key is used with only, and is not there.
+    #[error("it is used together with `{0}` only")]
+    Without(&'static str),
+    #[error("it is used with mode = \"replace\" only")]
+    NotReplaced,
+    #[error("the url is not https: with http nothing is verified")]
+    NotHttps,
+    #[error("it applies to Redis only, and `store.url` names a SQLite file")]
+    NotRedis,
+    #[error("it applies to TLS only, and `store.url` has none: write rediss instead of redis")]
+    NotTls,
+    #[error("it applies to Sentinels only, and `store.url` names none (redis-sentinel://)")]
+    NotSentinel,
+
+    // What cannot be together.
+    #[error("another listener has {0} already")]
+    ListenerTaken(SocketAddr),
+    #[error("it points to the listener at {0}: requests would loop")]
+    Loop(SocketAddr),
+    #[error("the admin listener and a listener cannot share {0}")]
+    AdminTaken(SocketAddr),
+    #[error(
+        "it would replace listeners that have more than an address, such as TLS; change their addresses where they are written"
+    )]
+    ReplacedListeners,
+    #[error(
+        "max_staleness must be longer than probe_interval ({}), or it is exceeded between probes",
+        format_duration(*.probe_interval)
+    )]
+    ShortStaleness { probe_interval: Duration },
+    #[error("it must be longer than probe_interval ({}), or it is exceeded between probes", format_duration(*.probe_interval))]
+    ShortPermissionStaleness { probe_interval: Duration },
+    #[error("a route has either a permission or auth = \"none\", not both")]
+    PermissionAndAuth,
+    #[error("{method} on this path is shadowed by the route at {place}; remove one of the two")]
+    RouteTaken { method: Method, place: Place },
+    #[error("`store.url` has a password already: remove one of them")]
+    TwoPasswords,
+    #[error(
+        "every user of this host can see the password among the arguments: give it by TOLLGATE_STORE__PASSWORD_FILE \
+         (store.password_file), or the whole URL by TOLLGATE_STORE__URL"
+    )]
+    VisiblePassword,
 }
 
 impl Reason {
@@ -62,7 +159,7 @@ impl Reason {
     pub(super) fn redacted(self, shown: &str, redact: impl FnOnce(&str) -> String) -> Self {
         match self {
             Self::Invalid(Cause { error, text }) => Self::Invalid(Cause { error, text: redact(&text) }),
-            Self::Expected(Expected::ListOf(_)) => Expected::ListOf(shown.to_owned()).into(),
+            Self::Unlisted(_) => Self::Unlisted(shown.to_owned()),
             other => other,
         }
     }
@@ -107,150 +204,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// A key, or a variable, that does not exist, with what was probably meant.
-#[expect(missing_docs, reason = "the texts say what the variants are")]
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unknown {
-    #[error("there is no such key; did you mean `{0}`?")]
-    Near(String),
-    #[error("there is no such key here; did you mean `{0}`?")]
-    Elsewhere(String),
-    // In TOML everything after a table's header belongs to that table.
-    #[error("there is no such key here; `{0}` must come before the first table")]
-    Outermost(String),
-    #[error("there is no such key; the nearest is `{nearest}`, and there are {}", .known.join(", "))]
-    Far { nearest: String, known: Vec<String> },
-    #[error("there is no such key; did you mean {0}? (two underscores separate the parts of a key)")]
-    Variable(String),
-    #[error("a list is set as a whole: {0}='[{{ ... }}]'")]
-    ListItem(String),
-}
-
-/// What a key takes, where something else was written.
-#[expect(missing_docs, reason = "the texts say what the variants are")]
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Expected {
-    #[error("it is not valid UTF-8")]
-    Utf8,
-    #[error("this is a table with keys of its own")]
-    Table,
-    #[error("there can be several: write [[{0}]]")]
-    Several(String),
-    #[error("this is a list of tables, set as a whole: [{{ key = \"value\" }}, ...]")]
-    Tables,
-    #[error("this is a list: write [{0:?}]")]
-    ListOf(String),
-    #[error("this is a list of strings: write [\"...\", \"...\"]")]
-    List,
-    #[error("name at least one, and each only once")]
-    Set,
-    #[error("this is a single value: write a string in quotes")]
-    Single,
-    #[error("write it in quotes")]
-    Quotes,
-    #[error("write a whole number from {least} to {most}")]
-    Number { least: u64, most: u64 },
-    #[error("it must be from {} to {}", format_size(*.least), format_size(*.most))]
-    Size { least: u64, most: u64 },
-    #[error("it must be longer than zero")]
-    LongerThanZero,
-    #[error("name a file")]
-    File,
-    #[error("a name has 1 to 64 letters, digits, `.`, `_` and `-`")]
-    Name,
-    #[error("name a user, or remove the key for the default user")]
-    User,
-    #[error("write an IP address and a port: 127.0.0.1:8080, 0.0.0.0:8080 (every interface) or [::1]:8080")]
-    Address,
-    #[error("write a host name or an IP address")]
-    Host,
-    #[error("write a level (error, warn, info, debug, trace or off), or one for each part: info,tollgate::proxy=debug")]
-    Filter,
-    #[error("there is no such group; there are {}, and * for all of them", Group::ALL.map(Group::name).join(", "))]
-    Group,
-    #[error("the methods are {} (in capitals)", Method::ALL.map(Method::name).join(", "))]
-    Method,
-    #[error("write a permission as resource:action, such as configs:read")]
-    Permission,
-    #[error("it can only be \"none\"; otherwise name a permission")]
-    NoAuth,
-}
-
-/// A key that is needed, and was not written.
-#[expect(missing_docs, reason = "the texts say what the variants are")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Missing {
-    #[error("none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set, so there is no default; {NAME_FILE}")]
-    StateDirectory,
-    #[error("the state directory's path has a `?` or is not valid UTF-8, which a store's URL cannot have; {NAME_FILE}")]
-    UsableStateDirectory,
-    #[error("at least one is needed")]
-    Listener,
-    #[error("TLS needs a certificate and a key")]
-    Certificate,
-    #[error("every route needs methods and a path")]
-    Route,
-    #[error("a route needs permission = \"resource:action\", or auth = \"none\" to open it to everyone")]
-    Permission,
-    #[error("mode = \"replace\" needs a file with the Controller's service token")]
-    ServiceToken,
-    #[error("a user needs a password: name its file with `sentinel_password_file`")]
-    SentinelPassword,
-}
-
 const NAME_FILE: &str = "name the file, such as sqlite:/var/lib/tollgate/tollgate.db";
-
-/// What a key is used with only, and is not there.
-#[expect(missing_docs, reason = "the texts say what the variants are")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Inapplicable {
-    #[error("it is used together with `{0}` only")]
-    Without(&'static str),
-    #[error("it is used with mode = \"replace\" only")]
-    NotReplaced,
-    #[error("the url is not https: with http nothing is verified")]
-    NotHttps,
-    #[error("it applies to Redis only, and `store.url` names a SQLite file")]
-    NotRedis,
-    #[error("it applies to TLS only, and `store.url` has none: write rediss instead of redis")]
-    NotTls,
-    #[error("it applies to Sentinels only, and `store.url` names none (redis-sentinel://)")]
-    NotSentinel,
-}
-
-/// What cannot be together.
-#[expect(missing_docs, reason = "the texts say what the variants are")]
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Conflict {
-    #[error("another listener has {0} already")]
-    Listener(SocketAddr),
-    #[error("it points to the listener at {0}: requests would loop")]
-    Loop(SocketAddr),
-    #[error("the admin listener and a listener cannot share {0}")]
-    Admin(SocketAddr),
-    #[error(
-        "it would replace listeners that have more than an address, such as TLS; change their addresses where they are written"
-    )]
-    ReplacedListeners,
-    #[error(
-        "max_staleness must be longer than probe_interval ({}), or it is exceeded between probes",
-        format_duration(*.probe_interval)
-    )]
-    MaxStaleness { probe_interval: Duration },
-    #[error("it must be longer than probe_interval ({}), or it is exceeded between probes", format_duration(*.probe_interval))]
-    PermissionStaleness { probe_interval: Duration },
-    #[error("a route has either a permission or auth = \"none\", not both")]
-    Auth,
-    #[error("{method} on this path is shadowed by the route at {place}; remove one of the two")]
-    Route { method: Method, place: Place },
-    #[error("`store.url` has a password already: remove one of them")]
-    Password,
-    #[error(
-        "every user of this host can see the password among the arguments: give it by TOLLGATE_STORE__PASSWORD_FILE \
-         (store.password_file), or the whole URL by TOLLGATE_STORE__URL"
-    )]
-    VisiblePassword,
-}
 
 #[cfg(test)]
 mod tests {
@@ -261,23 +215,23 @@ mod tests {
         let says = |reason: Reason, expected: &str| assert_eq!(reason.to_string(), expected);
         let known = ["url".to_owned(), "ca".to_owned()].to_vec();
         says(
-            Unknown::Far { nearest: "ca".to_owned(), known }.into(),
+            Reason::UnknownKey { nearest: "ca".to_owned(), known },
             "there is no such key; the nearest is `ca`, and there are url, ca",
         );
         says(
-            Unknown::ListItem("TOLLGATE_LISTENER".to_owned()).into(),
+            Reason::ListItem("TOLLGATE_LISTENER".to_owned()),
             "a list is set as a whole: TOLLGATE_LISTENER='[{ ... }]'",
         );
-        says(Expected::Tables.into(), "this is a list of tables, set as a whole: [{ key = \"value\" }, ...]");
-        says(Expected::ListOf("a\nb".to_owned()).into(), "this is a list: write [\"a\\nb\"]");
-        says(Expected::Size { least: 8 << 10, most: 1 << 20 }.into(), "it must be from 8KiB to 1MiB");
+        says(Reason::NotTables, "this is a list of tables, set as a whole: [{ key = \"value\" }, ...]");
+        says(Reason::Unlisted("a\nb".to_owned()), "this is a list: write [\"a\\nb\"]");
+        says(Reason::SizeOutOfRange { least: 8 << 10, most: 1 << 20 }, "it must be from 8KiB to 1MiB");
         says(
-            Expected::Group.into(),
+            Reason::NotGroup,
             "there is no such group; there are agents, configs, labels, reporting-rules, heartbeat, and * for all of them",
         );
-        says(Expected::Method.into(), "the methods are GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS (in capitals)");
+        says(Reason::NotMethod, "the methods are GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS (in capitals)");
         says(
-            Conflict::PermissionStaleness { probe_interval: Duration::from_millis(1500) }.into(),
+            Reason::ShortPermissionStaleness { probe_interval: Duration::from_millis(1500) },
             "it must be longer than probe_interval (1s500ms), or it is exceeded between probes",
         );
     }

@@ -3,7 +3,7 @@
 use super::problem::shown_name;
 use super::raw::Place;
 use super::read::{Section, Written};
-use super::reason::{Conflict, Expected, Missing, Reason};
+use super::reason::Reason;
 use super::visit::{Form, List, Maybe, Set, Text, Visitor, text};
 use crate::proxy::route::{Group, Method, OwnRoute, Pattern};
 use crate::token::Permission;
@@ -16,7 +16,7 @@ impl Groups {
         parse: |name| match Group::from_name(name) {
             _ if name == "*" => Ok(Group::ALL.to_vec()),
             Some(group) => Ok(vec![group]),
-            None => Err(Expected::Group.into()),
+            None => Err(Reason::NotGroup),
         },
         print: |groups| groups.iter().map(|group| group.name()).collect(),
     });
@@ -38,20 +38,20 @@ pub(super) const PERMISSION: Text<Permission> = Text {
     parse: |text| {
         text.parse::<Permission>().map_err(|error| match shown_name(text) == text {
             true => Reason::invalid(error),
-            false => Expected::Permission.into(),
+            false => Reason::NotPermission,
         })
     },
     print: Permission::to_string,
 };
 
 const METHOD: Text<Method> =
-    Text { parse: |name| Method::from_name(name).ok_or(Expected::Method.into()), print: Method::to_string };
+    Text { parse: |name| Method::from_name(name).ok_or(Reason::NotMethod), print: Method::to_string };
 
 /// `auth`, which is there where no permission is.
 const NO_AUTH: Text<()> = Text {
     parse: |auth| match auth {
         "none" => Ok(()),
-        _ => Err(Expected::NoAuth.into()),
+        _ => Err(Reason::NotAuth),
     },
     print: |()| "none".to_owned(),
 };
@@ -70,11 +70,11 @@ pub(super) fn route(route: &mut OwnRoute, keys: &mut impl Visitor) {
             return;
         }
         for required in ["methods", "path"].into_iter().filter(|key| !section.has(key)) {
-            section.problem(required, Missing::Route);
+            section.problem(required, Reason::IncompleteRoute);
         }
         match (section.has("permission"), section.has("auth")) {
-            (false, false) => section.problem_here(Missing::Permission),
-            (true, true) => section.problem("auth", Conflict::Auth),
+            (false, false) => section.problem_here(Reason::NoPermission),
+            (true, true) => section.problem("auth", Reason::PermissionAndAuth),
             _ => {}
         }
     });
@@ -88,7 +88,7 @@ pub(super) fn check(routes: &[OwnRoute], root: &Section<'_>) {
         let Some(place) = section.place("path").filter(|_| is_whole) else { continue };
         for method in route.methods.iter().copied() {
             if let Some((.., place)) = seen.iter().find(|(other, path, _)| *other == method && **path == route.path) {
-                section.problem("path", Conflict::Route { method, place: Place::clone(place) });
+                section.problem("path", Reason::RouteTaken { method, place: Place::clone(place) });
             }
             seen.push((method, &route.path, place));
         }

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use tracing_subscriber::EnvFilter;
 
 use super::read::Section;
-use super::reason::{Conflict, Expected, Missing, Reason};
+use super::reason::Reason;
 use super::routes::{Groups, PERMISSION};
 use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Text, Visitor, text};
 use super::{Config, LogConfig, routes, store, tls, upstream};
@@ -90,13 +90,13 @@ impl Config {
 
     fn check_listeners(&self, root: &Section<'_>) {
         if self.listeners.is_empty() {
-            root.problem("listener", Missing::Listener);
+            root.problem("listener", Reason::NoListener);
         }
         let listeners = self.sound_listeners(root);
         for (at, (address, section)) in listeners.iter().enumerate() {
             let is_taken = listeners[..at].iter().any(|(other, _)| overlap(*other, *address));
             if let Some(section) = section.as_ref().filter(|_| is_taken) {
-                section.problem("address", Conflict::Listener(*address));
+                section.problem("address", Reason::ListenerTaken(*address));
             }
         }
     }
@@ -107,13 +107,13 @@ impl Config {
             let section = root.section("upstream").section(name);
             let own = listeners.iter().find(|(address, _)| leads_to(upstream, *address));
             if let Some((address, _)) = own.filter(|_| section.is_sound("url")) {
-                section.problem("url", Conflict::Loop(*address));
+                section.problem("url", Reason::Loop(*address));
             }
         }
         let admin = root.section("admin");
         let shared = listeners.iter().find(|(address, _)| overlap(*address, self.admin_address));
         if let Some((address, listener)) = shared.filter(|_| admin.is_sound("address")) {
-            let conflict = Conflict::Admin(*address);
+            let conflict = Reason::AdminTaken(*address);
             // Whichever of the two was written is the one to change.
             match listener {
                 Some(listener) if !admin.has("address") => listener.problem("address", conflict),
@@ -129,7 +129,7 @@ const MAX_NAME: usize = 64;
 const NAME: Text<String> = Text {
     parse: |text| match (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_in_names) {
         true => Ok(text.to_owned()),
-        false => Err(Expected::Name.into()),
+        false => Err(Reason::NotName),
     },
     print: String::clone,
 };
@@ -148,7 +148,7 @@ fn host_name() -> String {
 
 /// An address and a port. Names are refused: what they resolve to may change, and a listener would not.
 const ADDRESS: Text<SocketAddr> =
-    Text { parse: |text| text.parse().map_err(|_| Expected::Address.into()), print: SocketAddr::to_string };
+    Text { parse: |text| text.parse().map_err(|_| Reason::NotAddress), print: SocketAddr::to_string };
 
 /// Whether what is forwarded to the upstream would come in at this listener again.
 fn leads_to(upstream: &UpstreamConfig, listener: SocketAddr) -> bool {
@@ -184,10 +184,10 @@ fn freshness(config: &mut FreshnessConfig, keys: &mut impl Visitor) {
         if is_short(max_staleness) && section.is_sound("max_staleness") {
             // With the default bound, it is the interval that was written too long.
             let key = if section.has("max_staleness") { "max_staleness" } else { "probe_interval" };
-            section.problem(key, Conflict::MaxStaleness { probe_interval: *probe_interval });
+            section.problem(key, Reason::ShortStaleness { probe_interval: *probe_interval });
         }
         for (permission, _) in per_permission.iter().filter(|(_, bound)| is_short(bound)) {
-            let conflict = Conflict::PermissionStaleness { probe_interval: *probe_interval };
+            let conflict = Reason::ShortPermissionStaleness { probe_interval: *probe_interval };
             section.section("per_permission").problem(&permission.to_string(), conflict);
         }
     });
@@ -224,7 +224,7 @@ fn parse_filter(text: &str) -> Result<String, Reason> {
     if parts.iter().all(|part| is_directive(part)) && EnvFilter::builder().parse(&filter).is_ok() {
         return Ok(filter);
     }
-    Err(Expected::Filter.into())
+    Err(Reason::NotFilter)
 }
 
 /// `info`, or `tollgate::proxy=debug`.

@@ -2,7 +2,7 @@
 
 use super::raw::Place;
 use super::read::Section;
-use super::reason::{Conflict, Expected, Inapplicable, Missing, Reason};
+use super::reason::Reason;
 use super::tls::{Files, check_files, check_pair};
 use super::visit::{FILE, Maybe, Number, Text, Visitor, text};
 use crate::store::settings::{Namespace, ReadFrom, read_password};
@@ -44,7 +44,7 @@ pub(super) fn store(settings: &mut Settings, keys: &mut impl Visitor) {
 
 const USERNAME: Text<String> = Text {
     parse: |text| match text {
-        "" => Err(Expected::User.into()),
+        "" => Err(Reason::NoUser),
         _ => Ok(text.to_owned()),
     },
     print: String::clone,
@@ -59,7 +59,7 @@ fn check(settings: &mut Settings, section: &Section<'_>) {
     }
     if matches!(section.place("url"), Some(Place::Flag(_))) {
         if matches!(&settings.url, StoreUrl::Redis(RedisUrl { password: Some(_), .. })) {
-            section.problem("url", Conflict::VisiblePassword);
+            section.problem("url", Reason::VisiblePassword);
         }
         reset_inapplicable(settings);
     } else {
@@ -74,7 +74,7 @@ fn check(settings: &mut Settings, section: &Section<'_>) {
 }
 
 /// The keys that mean nothing with this URL, and why.
-fn inapplicable(settings: &Settings) -> Vec<(&'static str, Inapplicable)> {
+fn inapplicable(settings: &Settings) -> Vec<(&'static str, Reason)> {
     let StoreUrl::Redis(url) = &settings.url else {
         let changed = [
             ("namespace", settings.namespace != Namespace::default()),
@@ -82,15 +82,15 @@ fn inapplicable(settings: &Settings) -> Vec<(&'static str, Inapplicable)> {
             ("read_from", settings.read_from != ReadFrom::Primary),
         ];
         let changed = changed.into_iter().filter_map(|(key, is_changed)| is_changed.then_some(key));
-        return REDIS_ONLY.into_iter().chain(changed).map(|key| (key, Inapplicable::NotRedis)).collect();
+        return REDIS_ONLY.into_iter().chain(changed).map(|key| (key, Reason::NotRedis)).collect();
     };
     let mut inapplicable = Vec::new();
     if !url.tls {
-        inapplicable.extend(["ca", "certificate", "key"].map(|key| (key, Inapplicable::NotTls)));
+        inapplicable.extend(["ca", "certificate", "key"].map(|key| (key, Reason::NotTls)));
     }
     if !matches!(url.topology, Topology::Sentinel { .. }) {
         let keys = ["sentinel_username", "sentinel_password_file"];
-        inapplicable.extend(keys.map(|key| (key, Inapplicable::NotSentinel)));
+        inapplicable.extend(keys.map(|key| (key, Reason::NotSentinel)));
     }
     inapplicable
 }
@@ -114,11 +114,11 @@ fn reset_inapplicable(settings: &mut Settings) {
 
 fn check_passwords(section: &Section<'_>, url: &RedisUrl, settings: &Settings) {
     if url.password.is_some() && settings.password_file.is_some() {
-        section.problem("password_file", Conflict::Password);
+        section.problem("password_file", Reason::TwoPasswords);
     }
     check_password_files(section, settings);
     if settings.sentinel_username.is_some() && !section.has("sentinel_password_file") {
-        section.problem("sentinel_username", Missing::SentinelPassword);
+        section.problem("sentinel_username", Reason::NoSentinelPassword);
     }
 }
 

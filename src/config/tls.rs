@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::read::Section;
-use super::reason::{Inapplicable, Missing, Reason};
+use super::reason::Reason;
 use super::visit::{FILE, List, Maybe, Set, Visitor, text};
 use crate::tls::{self, Alpn, Role, TlsConfig};
 
@@ -23,7 +23,7 @@ pub(super) fn listener(config: &mut Option<TlsConfig>, keys: &mut impl Visitor) 
     *config = certificate.zip(key).map(|(certificate, key)| TlsConfig { certificate, key, client_ca, alpn });
     keys.check_list(|section| {
         let required = ["certificate", "key"].into_iter().filter(|key| section.is_written() && !section.has(key));
-        required.for_each(|key| section.problem(key, Missing::Certificate));
+        required.for_each(|key| section.problem(key, Reason::NoCertificate));
     });
     keys.check(|section| check(config.as_ref(), &files, section));
 }
@@ -63,7 +63,7 @@ pub(super) fn check_files(section: &Section<'_>, authorities_key: &str, files: &
 pub(super) fn check_pair(section: &Section<'_>) {
     for (key, other) in [("certificate", "key"), ("key", "certificate")] {
         if section.has(key) && !section.has(other) {
-            section.problem(key, Inapplicable::Without(other));
+            section.problem(key, Reason::Without(other));
         }
     }
 }

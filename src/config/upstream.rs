@@ -5,7 +5,7 @@ use std::path::Path;
 use rustls::pki_types::ServerName;
 
 use super::read::Section;
-use super::reason::{Expected, Inapplicable, Missing, Reason};
+use super::reason::Reason;
 use super::tls::{Files, check_files, check_pair};
 use super::visit::{DURATION, FILE, Maybe, Number, Text, Visitor, text};
 use crate::tls::{self, Identity, UpstreamTlsConfig};
@@ -38,7 +38,7 @@ pub(super) fn upstream(config: &mut UpstreamConfig, keys: &mut impl Visitor) {
 const SERVER_NAME: Text<ServerName<'static>> = Text {
     parse: |text| {
         let name = ServerName::try_from(text.to_owned());
-        name.map_err(|_| Expected::Host.into())
+        name.map_err(|_| Reason::NotHost)
     },
     print: |name| name.to_str().into_owned(),
 };
@@ -60,7 +60,7 @@ fn check_tls(url: &UpstreamUrl, tls: &UpstreamTlsConfig, files: &Files, upstream
     let is_sound = upstream.is_sound("url");
     if is_sound && !url.https {
         for key in ["ca", "server_name", "certificate", "key"].into_iter().filter(|key| section.has(key)) {
-            section.problem(key, Inapplicable::NotHttps);
+            section.problem(key, Reason::NotHttps);
         }
         return;
     }
@@ -109,14 +109,14 @@ fn check_credential(mode: Mode, token_file: Option<&Path>, section: &Section<'_>
     let mode = if section.is_sound("mode") || token_file.is_none() { mode } else { Mode::Replace };
     match (mode, token_file) {
         (Mode::Replace, None) => {
-            section.problem("token_file", Missing::ServiceToken);
+            section.problem("token_file", Reason::NoServiceToken);
         }
         (Mode::Replace, Some(file)) => {
             if let Err(error) = read_credential(file) {
                 section.problem("token_file", Reason::invalid(error));
             }
         }
-        (_, Some(_)) => section.problem("token_file", Inapplicable::NotReplaced),
+        (_, Some(_)) => section.problem("token_file", Reason::NotReplaced),
         (_, None) => {}
     }
 }

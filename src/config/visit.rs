@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::raw::{Node, Value};
 use super::read::{Section, Written};
-use super::reason::{Expected, Reason};
+use super::reason::Reason;
 use crate::units::{format_duration, format_size, parse_duration, parse_size};
 
 /// Who walks over the keys.
@@ -59,14 +59,14 @@ pub(super) fn text<T: FromStr<Err: Error + Send + Sync + 'static> + Display>() -
 
 /// The path of a file.
 pub(super) const FILE: Text<PathBuf> = Text {
-    parse: |text| if text.is_empty() { Err(Expected::File.into()) } else { Ok(text.into()) },
+    parse: |text| if text.is_empty() { Err(Reason::NoFile) } else { Ok(text.into()) },
     print: |path| path.display().to_string(),
 };
 
 /// A duration, not zero.
 pub(super) const DURATION: Text<Duration> = Text {
     parse: |text| match parse_duration(text) {
-        Ok(Duration::ZERO) => Err(Expected::LongerThanZero.into()),
+        Ok(Duration::ZERO) => Err(Reason::Zero),
         Ok(duration) => Ok(duration),
         Err(error) => Err(Reason::invalid(error)),
     },
@@ -85,12 +85,12 @@ impl<T> Form<T> for Text<T> {
             Value::Integer(number) => (number.to_string(), false),
             Value::Other(text) => (text.clone(), false),
             Value::List(_) | Value::Table(_) => {
-                return written.refuse(Expected::Single);
+                return written.refuse(Reason::NotSingle);
             }
         };
         match (self.parse)(&text) {
             Ok(value) if quoted => Some(value),
-            Ok(_) => written.refuse(Expected::Quotes),
+            Ok(_) => written.refuse(Reason::Unquoted),
             Err(reason) => written.refuse(reason),
         }
     }
@@ -159,7 +159,7 @@ impl<T: Count> Form<T> for Number {
             _ => None,
         };
         let value = number.filter(|number| range.contains(number)).and_then(T::from_number);
-        value.or_else(|| written.refuse(Expected::Number { least: *range.start(), most: *range.end() }))
+        value.or_else(|| written.refuse(Reason::OutOfRange { least: *range.start(), most: *range.end() }))
     }
 
     fn print(&self, value: &T) -> Option<String> {
@@ -180,7 +180,7 @@ impl<T: Count> Form<T> for Size {
             _ => SIZE.read(written)?,
         };
         let value = Some(size).filter(|size| range.contains(size)).and_then(T::from_number);
-        value.or_else(|| written.refuse(Expected::Size { least: *range.start(), most: *range.end() }))
+        value.or_else(|| written.refuse(Reason::SizeOutOfRange { least: *range.start(), most: *range.end() }))
     }
 
     fn print(&self, value: &T) -> Option<String> {
@@ -202,8 +202,8 @@ impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
                 separated = items.map(|item| Node { value: Value::Text(item.to_owned()), ..node.clone() }).collect();
                 &separated
             }
-            Value::Text(text) => return written.refuse(Expected::ListOf(text.clone())),
-            _ => return written.refuse(Expected::List),
+            Value::Text(text) => return written.refuse(Reason::Unlisted(text.clone())),
+            _ => return written.refuse(Reason::NotList),
         };
         // All are read before the first that is no good ends it: each has its own problem.
         let read = |(at, item)| self.0.read(&written.item(at, item));
@@ -223,7 +223,7 @@ impl<T: PartialEq, F: Form<T>> Form<Vec<T>> for Set<F> {
     fn read(&self, written: &Written<'_>) -> Option<Vec<T>> {
         let items = self.0.read(written)?;
         let is_set = !items.is_empty() && items.iter().enumerate().all(|(at, item)| !items[..at].contains(item));
-        if is_set { Some(items) } else { written.refuse(Expected::Set) }
+        if is_set { Some(items) } else { written.refuse(Reason::NotSet) }
     }
 
     fn print(&self, value: &Vec<T>) -> Option<String> {

@@ -56,7 +56,7 @@ impl Files {
         let mut tls = self.server();
         change(&mut tls);
         let error = server_config(&tls).expect_err("refused");
-        assert!(error.file().is_some_and(|file| file.starts_with(self.directory.path())), "{error}");
+        assert!(error.to_string().contains(&self.directory.path().display().to_string()), "{error}");
         error.to_string()
     }
 }
@@ -274,7 +274,7 @@ fn an_authority_whose_key_verifies_nothing_is_refused() {
     for kind in ["rsa:1024", "ec ec_paramgen_curve:secp256k1", "ed448"] {
         let ca = made(kind);
         let error = client(ca.clone()).expect_err(kind);
-        assert_eq!(error.file(), Some(ca.as_path()));
+        assert!(error.to_string().contains(&ca.display().to_string()), "{error}");
         assert!(error.to_string().contains("public key of a kind"), "{kind}: {error}");
         assert!(files.refused(|tls| tls.client_ca = Some(ca)).contains("public key of a kind"), "{kind}");
     }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{Inapplicable, LogFormat, Unknown, effective};
+use crate::config::{LogFormat, effective};
 use crate::proxy::Network;
 use crate::proxy::route::{Access, Pattern, Route};
 use crate::replica::{FreshnessConfig, MaxStaleness};
@@ -85,8 +85,8 @@ impl Given {
 }
 
 /// What is expected to be wrong with a key.
-fn wrong(key: &str, reason: impl Into<Reason>) -> (String, Reason) {
-    (key.to_owned(), reason.into())
+fn wrong(key: &str, reason: Reason) -> (String, Reason) {
+    (key.to_owned(), reason)
 }
 
 /// What is wrong with a text that is none of these.
@@ -102,6 +102,18 @@ fn mismatch(certificate: &str, key: &str) -> Reason {
 /// What the system says of a file that is not there.
 fn not_found() -> io::Error {
     io::Error::from_raw_os_error(rustix::io::Errno::NOENT.raw_os_error())
+}
+
+/// What is wrong with a TLS file that is not there.
+fn unreadable(file: &str) -> Reason {
+    Reason::invalid(TlsError::Read { file: file.into(), source: not_found() })
+}
+
+/// Writes a file there, and returns its path.
+fn written(directory: &TempDir, name: &str, text: &str) -> String {
+    let path = directory.path().join(name);
+    fs::write(&path, text).expect("written");
+    path.display().to_string()
 }
 
 #[track_caller]
@@ -216,9 +228,9 @@ fn lists_of_tables_come_whole_from_the_environment() {
         .accepted();
     assert_eq!(config.listeners.len(), 2);
     let text = given("").variable("TOLLGATE_LISTENER", "127.0.0.1:2").refused();
-    assert_eq!(text, wrong("listener", Expected::Tables));
+    assert_eq!(text, wrong("listener", Reason::NotTables));
     let item = given("").variable("TOLLGATE_LISTENER__0__ADDRESS", "127.0.0.1:2").refused();
-    assert_eq!(item, wrong("", Unknown::ListItem("TOLLGATE_LISTENER".to_owned())));
+    assert_eq!(item, wrong("", Reason::ListItem("TOLLGATE_LISTENER".to_owned())));
 }
 
 #[test]
@@ -251,7 +263,7 @@ fn the_store_is_in_the_state_directory() {
         Ok("sqlite:/home/t/.local/state/tollgate/tollgate.db")
     );
     let problems = store(&[]).expect_err("nowhere");
-    assert!(problems.iter().all(|problem| problem.reason == Missing::StateDirectory.into()), "{problems}");
+    assert!(problems.iter().all(|problem| problem.reason == Reason::NoStateDirectory), "{problems}");
     assert_eq!(store(&[("TOLLGATE_STORE__URL", "sqlite:/a.db")]).as_deref(), Ok("sqlite:/a.db"));
 }
 
@@ -273,7 +285,7 @@ fn the_store_that_is_shown_is_the_store_in_effect() {
     }
     for variable in [("STATE_DIRECTORY", "/var/lib/what?"), ("HOME", "/home/what?")] {
         let problems = store(&[variable]).expect_err("it cannot be written");
-        assert!(problems.iter().all(|problem| problem.reason == Missing::UsableStateDirectory.into()), "{problems}");
+        assert!(problems.iter().all(|problem| problem.reason == Reason::UnusableStateDirectory), "{problems}");
         assert!(store(&[variable, ("TOLLGATE_STORE__URL", "sqlite:a.db")]).is_ok());
     }
     let message = store(&[("TOLLGATE_STORE__URL", "redis://user%3As3cret@h")]).expect_err("refused").to_string();
@@ -318,11 +330,7 @@ fn a_store_named_by_a_flag_has_every_other_key_of_its_variables() {
 #[test]
 fn keys_for_redis_are_read_and_judged() {
     let directory = TempDir::new().expect("directory");
-    let file = |name: &str, text: &str| {
-        let path = directory.path().join(name);
-        fs::write(&path, text).expect("written");
-        path.display().to_string()
-    };
+    let file = |name: &str, text: &str| written(&directory, name, text);
     let key = rcgen::KeyPair::generate().expect("a key");
     let certificate = rcgen::CertificateParams::new(vec!["h".to_owned()]).expect("names").self_signed(&key);
     let certificate = file("c.pem", &certificate.expect("a certificate").pem());
@@ -347,10 +355,10 @@ fn keys_for_redis_are_read_and_judged() {
     let tls = "url = 'rediss://h'";
     let missing = || PasswordError::Read { file: "/etc/nonexistent".into(), source: not_found() };
     for (toml, place, expected) in [
-        (format!("password_file = '{password}'"), "password_file", Inapplicable::NotRedis.into()),
-        ("read_from = 'replica'".to_owned(), "read_from", Inapplicable::NotRedis.into()),
-        ("quorum_replicas = 2".to_owned(), "quorum_replicas", Inapplicable::NotRedis.into()),
-        ("namespace = 'plant'".to_owned(), "namespace", Inapplicable::NotRedis.into()),
+        (format!("password_file = '{password}'"), "password_file", Reason::NotRedis),
+        ("read_from = 'replica'".to_owned(), "read_from", Reason::NotRedis),
+        ("quorum_replicas = 2".to_owned(), "quorum_replicas", Reason::NotRedis),
+        ("namespace = 'plant'".to_owned(), "namespace", Reason::NotRedis),
         (format!("{single}\nread_from = 'nearest'"), "read_from", invalid::<ReadFrom>("nearest")),
         (format!("{single}\npassword_file = '/etc/nonexistent'"), "password_file", Reason::invalid(missing())),
         (
@@ -358,30 +366,18 @@ fn keys_for_redis_are_read_and_judged() {
             "password_file",
             Reason::invalid(PasswordError::Empty { file: empty.clone().into() }),
         ),
-        (
-            format!("url = 'redis://:s3cret@h'\npassword_file = '{password}'"),
-            "password_file",
-            Conflict::Password.into(),
-        ),
-        (format!("{single}\nca = '{certificate}'"), "ca", Inapplicable::NotTls.into()),
-        (
-            format!("{single}\nsentinel_password_file = '{password}'"),
-            "sentinel_password_file",
-            Inapplicable::NotSentinel.into(),
-        ),
+        (format!("url = 'redis://:s3cret@h'\npassword_file = '{password}'"), "password_file", Reason::TwoPasswords),
+        (format!("{single}\nca = '{certificate}'"), "ca", Reason::NotTls),
+        (format!("{single}\nsentinel_password_file = '{password}'"), "sentinel_password_file", Reason::NotSentinel),
         (
             "url = 'redis-sentinel://h/m'\nsentinel_username = 'u'".to_owned(),
             "sentinel_username",
-            Missing::SentinelPassword.into(),
+            Reason::NoSentinelPassword,
         ),
-        (format!("{tls}\ncertificate = '{certificate}'"), "certificate", Inapplicable::Without("key").into()),
-        (format!("{tls}\nkey = '{key}'"), "key", Inapplicable::Without("certificate").into()),
-        (format!("{tls}\nca = '{key}'"), "ca", Reason::invalid(TlsError::NoCertificate { file: key.clone().into() })),
-        (
-            format!("{tls}\ncertificate = '/nope'\nkey = '{key}'"),
-            "certificate",
-            Reason::invalid(TlsError::Read { file: "/nope".into(), source: not_found() }),
-        ),
+        (format!("{tls}\ncertificate = '{certificate}'"), "certificate", Reason::Without("key")),
+        (format!("{tls}\nkey = '{key}'"), "key", Reason::Without("certificate")),
+        (format!("{tls}\nca = '{key}'"), "ca", Reason::invalid(TlsError::NoCertificate(key.clone().into()))),
+        (format!("{tls}\ncertificate = '/nope'\nkey = '{key}'"), "certificate", unreadable("/nope")),
         (
             format!("{tls}\ncertificate = '{certificate}'\nkey = '{other_key}'"),
             "key",
@@ -552,11 +548,11 @@ fn unknown_keys_are_found_at_any_depth() {
         problem("[upstream.api.timeouts]\nconect = '2s'").starts_with("t.toml:2:1: upstream.api.timeouts.conect: ")
     );
     assert!(problem("[upstream.api]\ntimeouts.conect = '2s'").contains("t.toml:2:10: upstream.api.timeouts.conect: "));
-    let near = |key: &str, nearest: &str| wrong(key, Unknown::Near(nearest.to_owned()));
+    let near = |key: &str, nearest: &str| wrong(key, Reason::Misspelt(nearest.to_owned()));
     let refused = |toml: &str| given(toml).refused();
     assert_eq!(refused("[upstrem.api]\nurl = 5"), near("upstrem", "upstream"));
     assert_eq!(refused("[store]\nurls = 'x'"), near("store.urls", "url"));
-    assert_eq!(refused("[log]\nworkers = 4"), wrong("log.workers", Unknown::Outermost("workers".to_owned())));
+    assert_eq!(refused("[log]\nworkers = 4"), wrong("log.workers", Reason::Outermost("workers".to_owned())));
     let tls = "[[listener]]\n[[listener]]\naddress = '127.0.0.1:1'\n[listener.tls]\ncert = 'a'";
     let problems = given(tls).problems();
     let cert = "t.toml:5:1: listener[1].tls.cert: there is no such key; did you mean `certificate`?";
@@ -610,23 +606,23 @@ fn errors_of_syntax_have_a_place_and_show_no_text() {
 
 #[test]
 fn values_of_another_kind_say_what_is_accepted() {
-    let workers = Expected::Number { least: 1, most: 1024 };
-    let list = |text: &str| Expected::ListOf(text.to_owned());
+    let workers = Reason::OutOfRange { least: 1, most: 1024 };
+    let list = |text: &str| Reason::Unlisted(text.to_owned());
     for (toml, key, expected) in [
-        ("store = 5", "store", Expected::Table.into()),
-        ("[store]\nurl = ['a']", "store.url", Expected::Single.into()),
+        ("store = 5", "store", Reason::NotTable),
+        ("[store]\nurl = ['a']", "store.url", Reason::NotSingle),
         ("[store]\nurl = true", "store.url", invalid::<StoreUrl>("true")),
         ("[store]\nurl = 5", "store.url", invalid::<StoreUrl>("5")),
-        ("[log]\nfilter = true", "log.filter", Expected::Filter.into()),
-        ("name = 5", "name", Expected::Quotes.into()),
-        ("name = 'a b'", "name", Expected::Name.into()),
-        ("listener = [5]", "listener[0]", Expected::Table.into()),
-        ("listener = []", "listener", Missing::Listener.into()),
-        ("[listener]", "listener", Expected::Several("listener".to_owned()).into()),
-        ("listener = 5", "listener", Expected::Tables.into()),
+        ("[log]\nfilter = true", "log.filter", Reason::NotFilter),
+        ("name = 5", "name", Reason::Unquoted),
+        ("name = 'a b'", "name", Reason::NotName),
+        ("listener = [5]", "listener[0]", Reason::NotTable),
+        ("listener = []", "listener", Reason::NoListener),
+        ("[listener]", "listener", Reason::Several("listener".to_owned())),
+        ("listener = 5", "listener", Reason::NotTables),
         ("trusted_proxies = '10.0.0.0/8'", "trusted_proxies", list("10.0.0.0/8").into()),
         ("trusted_proxies = 'tc-apiv1_s3cret'", "trusted_proxies", list("tc-apiv1_...").into()),
-        ("trusted_proxies = 5", "trusted_proxies", Expected::List.into()),
+        ("trusted_proxies = 5", "trusted_proxies", Reason::NotList),
         ("trusted_proxies = ['::1', '10.1.0.0/8']", "trusted_proxies[1]", invalid::<Network>("10.1.0.0/8")),
         ("trusted_proxies = [7]", "trusted_proxies[0]", invalid::<Network>("7")),
         ("workers = -1", "workers", workers.clone().into()),
@@ -635,16 +631,16 @@ fn values_of_another_kind_say_what_is_accepted() {
         (
             "[limits]\nmax_head_bytes = '4KiB'",
             "limits.max_head_bytes",
-            Expected::Size { least: 8 << 10, most: 1 << 20 }.into(),
+            Reason::SizeOutOfRange { least: 8 << 10, most: 1 << 20 },
         ),
         ("[log]\nformat = 'xml'", "log.format", invalid::<LogFormat>("xml")),
-        ("[log]\nfilter = 'inf'", "log.filter", Expected::Filter.into()),
-        ("[log]\nfilter = 'tollgate=loud'", "log.filter", Expected::Filter.into()),
-        ("[log]\nfilter = 'error warn'", "log.filter", Expected::Filter.into()),
-        ("[log]\nfilter = ''", "log.filter", Expected::Filter.into()),
-        ("disabled_auth_groups = ['config']", "disabled_auth_groups[0]", Expected::Group.into()),
-        ("[timeouts]\nkeep_alive = '0s'", "timeouts.keep_alive", Expected::LongerThanZero.into()),
-        ("[store]\nsnapshot_file = ''", "store.snapshot_file", Expected::File.into()),
+        ("[log]\nfilter = 'inf'", "log.filter", Reason::NotFilter),
+        ("[log]\nfilter = 'tollgate=loud'", "log.filter", Reason::NotFilter),
+        ("[log]\nfilter = 'error warn'", "log.filter", Reason::NotFilter),
+        ("[log]\nfilter = ''", "log.filter", Reason::NotFilter),
+        ("disabled_auth_groups = ['config']", "disabled_auth_groups[0]", Reason::NotGroup),
+        ("[timeouts]\nkeep_alive = '0s'", "timeouts.keep_alive", Reason::Zero),
+        ("[store]\nsnapshot_file = ''", "store.snapshot_file", Reason::NoFile),
     ] {
         assert_eq!(given(toml).refused(), wrong(key, expected), "{toml}");
     }
@@ -679,16 +675,18 @@ fn addresses_that_get_in_each_others_way_are_refused() {
         ("[::ffff:127.0.0.1]:1", "http://localhost:1"),
     ] {
         let refused = given(&format!("[[listener]]\naddress = '{listener}'\n[upstream.api]\nurl = '{url}'")).refused();
-        assert_eq!(refused, wrong("upstream.api.url", Conflict::Loop(listener.parse().expect("an address"))));
+        assert_eq!(refused, wrong("upstream.api.url", Reason::Loop(listener.parse().expect("an address"))));
     }
-    let problem = given("[admin]\naddress = '[::ffff:127.0.0.1]:8080'").problem();
-    assert!(problem.starts_with("t.toml:2:11: admin.address"), "{problem}");
-    let problem = given("[admin]\naddress = '127.0.0.1:8080'").problem();
-    assert!(problem.starts_with("t.toml:2:11: admin.address"), "{problem}");
-    let problem = given("[[listener]]\naddress = '0.0.0.0:9900'").problem();
-    assert!(problem.starts_with("t.toml:2:11: listener[0].address"), "{problem}");
+    for (toml, place) in [
+        ("[admin]\naddress = '[::ffff:127.0.0.1]:8080'", "t.toml:2:11: admin.address"),
+        ("[admin]\naddress = '127.0.0.1:8080'", "t.toml:2:11: admin.address"),
+        ("[[listener]]\naddress = '0.0.0.0:9900'", "t.toml:2:11: listener[0].address"),
+    ] {
+        let problem = given(toml).problem();
+        assert!(problem.starts_with(place), "{problem}");
+    }
     let refused = given("[[listener]]\naddress = '0.0.0.0:8888'").refused();
-    assert_eq!(refused, wrong("upstream.api.url", Conflict::Loop("0.0.0.0:8888".parse().expect("an address"))));
+    assert_eq!(refused, wrong("upstream.api.url", Reason::Loop("0.0.0.0:8888".parse().expect("an address"))));
 }
 
 #[test]
@@ -734,7 +732,7 @@ fn tls_files_are_judged_at_once() {
         Reason::Invalid(cause) => assert!(cause.downcast_ref().is_some_and(is_meant), "{cause}"),
         other => panic!("{other}"),
     };
-    assert_eq!(reason("tls.certificate = 'DIR/c.pem'", "key"), Missing::Certificate.into());
+    assert_eq!(reason("tls.certificate = 'DIR/c.pem'", "key"), Reason::NoCertificate);
     cause("tls.certificate = 'DIR/c.pem'\ntls.key = 'DIR/other.pem'", "key", |error| {
         matches!(error, TlsError::Mismatch { .. })
     });
@@ -742,19 +740,16 @@ fn tls_files_are_judged_at_once() {
         matches!(error, TlsError::Read { .. })
     });
     cause(&format!("{good}\ntls.client_ca = 'DIR/k.pem'"), "client_ca", |error| {
-        matches!(error, TlsError::NoCertificate { .. })
+        matches!(error, TlsError::NoCertificate(_))
     });
     assert_eq!(reason(&format!("{good}\ntls.alpn = ['h3']"), "alpn[0]"), invalid::<Alpn>("h3"));
-    assert_eq!(reason(&format!("{good}\ntls.alpn = []"), "alpn"), Expected::Set.into());
+    assert_eq!(reason(&format!("{good}\ntls.alpn = []"), "alpn"), Reason::NotSet);
 }
 
 #[test]
 fn a_replaced_credential_needs_a_readable_token() {
     let directory = TempDir::new().expect("directory");
-    let file = |name: &str, text: &str| {
-        fs::write(directory.path().join(name), text).expect("written");
-        directory.path().join(name).display().to_string()
-    };
+    let file = |name: &str, text: &str| written(&directory, name, text);
     let upstream = |more: &str| given(&format!("[upstream.api]\n{more}"));
     let good = file("good", "tc-apiv1_0123456789s3cret\n");
     let config = upstream(&format!("credential = {{ mode = 'replace', token_file = '{good}' }}")).accepted();
@@ -764,8 +759,8 @@ fn a_replaced_credential_needs_a_readable_token() {
     let problem = |more: &str| upstream(more).problem();
     let token_file = "upstream.api.credential.token_file";
     let refused = |more: &str| upstream(more).refused();
-    assert_eq!(refused("credential.mode = 'replace'"), wrong(token_file, Missing::ServiceToken));
-    assert_eq!(refused(&format!("credential.token_file = '{good}'")), wrong(token_file, Inapplicable::NotReplaced));
+    assert_eq!(refused("credential.mode = 'replace'"), wrong(token_file, Reason::NoServiceToken));
+    assert_eq!(refused(&format!("credential.token_file = '{good}'")), wrong(token_file, Reason::NotReplaced));
     assert!(problem("credential.mode = 'drop'").contains("the modes are"));
     let bad = file("bad", "s3cret");
     let message = problem(&format!("credential = {{ mode = 'replace', token_file = '{bad}' }}"));
@@ -777,7 +772,7 @@ fn a_replaced_credential_needs_a_readable_token() {
 #[test]
 fn an_https_upstream_is_verified_and_an_http_one_cannot_be() {
     let refused = given("[upstream.api]\ntls.ca = '/ca.pem'").refused();
-    assert_eq!(refused, wrong("upstream.api.tls.ca", Inapplicable::NotHttps));
+    assert_eq!(refused, wrong("upstream.api.tls.ca", Reason::NotHttps));
     let problem = given("[upstream.api]\nurl = 'https://h'\ntls.ca = '/nope.pem'").problem();
     assert!(problem.contains("upstream.api.tls.ca = \"/nope.pem\": reading /nope.pem: No such file"), "{problem}");
     let authority = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).expect("certificate").cert.pem();
@@ -792,10 +787,7 @@ fn an_https_upstream_is_verified_and_an_http_one_cannot_be() {
 #[test]
 fn an_upstream_can_have_another_name_and_ask_for_a_certificate() {
     let directory = TempDir::new().expect("directory");
-    let file = |name: &str, text: &str| {
-        fs::write(directory.path().join(name), text).expect("written");
-        directory.path().join(name).display().to_string()
-    };
+    let file = |name: &str, text: &str| written(&directory, name, text);
     let ours = rcgen::generate_simple_self_signed(vec!["tollgate".to_owned()]).expect("certificate");
     let certificate = file("c.pem", &ours.cert.pem());
     let key = file("k.pem", &ours.signing_key.serialize_pem());
@@ -810,14 +802,13 @@ fn an_upstream_can_have_another_name_and_ask_for_a_certificate() {
     let refused = |more: &str, key: &str, reason: Reason| {
         assert_eq!(https(more).refused(), wrong(&format!("upstream.api.tls.{key}"), reason), "{more}");
     };
-    let unreadable = TlsError::Read { file: "/nope".into(), source: not_found() };
-    refused(&format!("tls.certificate = '{certificate}'"), "certificate", Inapplicable::Without("key").into());
-    refused(&format!("tls.key = '{key}'"), "key", Inapplicable::Without("certificate").into());
-    refused(&format!("tls.certificate = '/nope'\ntls.key = '{key}'"), "certificate", Reason::invalid(unreadable));
+    refused(&format!("tls.certificate = '{certificate}'"), "certificate", Reason::Without("key"));
+    refused(&format!("tls.key = '{key}'"), "key", Reason::Without("certificate"));
+    refused(&format!("tls.certificate = '/nope'\ntls.key = '{key}'"), "certificate", unreadable("/nope"));
     refused(&format!("tls.certificate = '{certificate}'\ntls.key = '{other}'"), "key", mismatch(&certificate, &other));
-    refused("tls.server_name = 'a b'", "server_name", Expected::Host.into());
+    refused("tls.server_name = 'a b'", "server_name", Reason::NotHost);
     let plain = given("[upstream.api]\ntls.server_name = 'h'").refused();
-    assert_eq!(plain, wrong("upstream.api.tls.server_name", Inapplicable::NotHttps));
+    assert_eq!(plain, wrong("upstream.api.tls.server_name", Reason::NotHttps));
 }
 
 #[test]
@@ -834,12 +825,12 @@ fn durations_have_the_grammar_of_flags() {
 #[test]
 fn limits_that_cannot_be_enforced_are_refused() {
     let refused = given("[limits]\nmax_headers = 129").refused();
-    assert_eq!(refused, wrong("limits.max_headers", Expected::Number { least: 1, most: 128 }));
+    assert_eq!(refused, wrong("limits.max_headers", Reason::OutOfRange { least: 1, most: 128 }));
     let config = given("[limits]\nmax_headers = 128\nmax_connections_per_client = 9").accepted();
     assert_eq!(config.limits.max_connections_per_client.map(std::num::NonZeroUsize::get), Some(9));
     for number in ["0", "100001"] {
         let refused = given(&format!("[upstream.heartbeat]\nmax_in_flight = {number}")).refused();
-        assert_eq!(refused, wrong("upstream.heartbeat.max_in_flight", Expected::Number { least: 1, most: 100_000 }));
+        assert_eq!(refused, wrong("upstream.heartbeat.max_in_flight", Reason::OutOfRange { least: 1, most: 100_000 }));
     }
 }
 
@@ -853,7 +844,7 @@ fn freshness_bounds_are_longer_than_the_probe_interval() {
         "{problem}"
     );
     let refused = |toml: &str| given(toml).refused();
-    let longer = Conflict::PermissionStaleness { probe_interval: FreshnessConfig::default().probe_interval };
+    let longer = Reason::ShortPermissionStaleness { probe_interval: FreshnessConfig::default().probe_interval };
     assert_eq!(
         refused("[freshness.per_permission]\n'tokens:write' = '1s'"),
         wrong("freshness.per_permission.tokens:write", longer)
@@ -923,17 +914,17 @@ fn routes_that_cannot_be_meant_are_refused() {
     let path = "path = '/x'";
     let get = "methods = ['GET']";
     for (route, key, expected) in [
-        (format!("{get}\n{path}"), "", Missing::Permission.into()),
-        (format!("{get}\n{path}\nauth = 'none'\npermission = 'agents:read'"), ".auth", Conflict::Auth.into()),
-        (format!("{get}\n{path}\nauth = 'basic'"), ".auth", Expected::NoAuth.into()),
-        (format!("{path}\nauth = 'none'"), ".methods", Missing::Route.into()),
-        (format!("{get}\nauth = 'none'"), ".path", Missing::Route.into()),
-        (format!("methods = ['get']\n{path}\nauth = 'none'"), ".methods[0]", Expected::Method.into()),
-        (format!("methods = []\n{path}\nauth = 'none'"), ".methods", Expected::Set.into()),
-        (format!("methods = ['GET', 'GET']\n{path}\nauth = 'none'"), ".methods", Expected::Set.into()),
+        (format!("{get}\n{path}"), "", Reason::NoPermission),
+        (format!("{get}\n{path}\nauth = 'none'\npermission = 'agents:read'"), ".auth", Reason::PermissionAndAuth),
+        (format!("{get}\n{path}\nauth = 'basic'"), ".auth", Reason::NotAuth),
+        (format!("{path}\nauth = 'none'"), ".methods", Reason::IncompleteRoute),
+        (format!("{get}\nauth = 'none'"), ".path", Reason::IncompleteRoute),
+        (format!("methods = ['get']\n{path}\nauth = 'none'"), ".methods[0]", Reason::NotMethod),
+        (format!("methods = []\n{path}\nauth = 'none'"), ".methods", Reason::NotSet),
+        (format!("methods = ['GET', 'GET']\n{path}\nauth = 'none'"), ".methods", Reason::NotSet),
         (format!("{get}\npath = 'x'\nauth = 'none'"), ".path", invalid::<Pattern>("x")),
         (format!("{get}\n{path}\npermission = 'agent:read'"), ".permission", invalid::<Permission>("agent:read")),
-        (format!("{get}\n{path}\npermission = 'S3CRET'"), ".permission", Expected::Permission.into()),
+        (format!("{get}\n{path}\npermission = 'S3CRET'"), ".permission", Reason::NotPermission),
         (format!("{get}\n{path}\nauth = 'none'\nupstream = 'web'"), ".upstream", invalid::<UpstreamName>("web")),
     ] {
         let refused = given(&format!("[[route]]\n{route}")).refused();
@@ -965,10 +956,7 @@ fn what_check_prints_means_the_same() {
 
     let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
     let directory = TempDir::new().expect("directory");
-    let write = |name: &str, text: &str| {
-        fs::write(directory.path().join(name), text).expect("written");
-        directory.path().join(name).display().to_string()
-    };
+    let write = |name: &str, text: &str| written(&directory, name, text);
     let certificate = write("it's.pem", &key.cert.pem());
     let private_key = write("key.pem", &key.signing_key.serialize_pem());
     let token = write("token", "tc-apiv1_0123456789s3cret");
