@@ -14,7 +14,7 @@ use crate::units::{InvalidDuration, parse_duration};
 
 /// `--json`, for commands that print records.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct Format {
+pub(crate) struct Format {
     /// Print JSON instead of text
     #[arg(long)]
     pub json: bool,
@@ -22,7 +22,7 @@ pub struct Format {
 
 /// How much of a list to print.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct Page<Id: PageId> {
+pub(crate) struct Page<Id: PageId> {
     /// Most records to print [default: all]
     #[arg(long, value_name = "N", value_parser = parse_limit)]
     pub limit: Option<usize>,
@@ -32,7 +32,10 @@ pub struct Page<Id: PageId> {
 }
 
 /// The id of a record that lists show.
-pub trait PageId: FromStr<Err: std::error::Error + Send + Sync> + fmt::Display + Copy + Send + Sync + 'static {}
+pub(crate) trait PageId:
+    FromStr<Err: std::error::Error + Send + Sync> + fmt::Display + Copy + Send + Sync + 'static
+{
+}
 
 impl PageId for TokenId {}
 impl PageId for UserId {}
@@ -46,14 +49,6 @@ fn parse_limit(text: &str) -> Result<usize, &'static str> {
 pub(super) enum Preset {
     /// What an agent needs to fetch its configuration and to send heartbeats.
     TelegrafAgent,
-}
-
-impl Preset {
-    pub(super) const fn permissions(self) -> PermissionSet {
-        match self {
-            Self::TelegrafAgent => PermissionSet::TELEGRAF_AGENT,
-        }
-    }
 }
 
 /// What a token shall permit.
@@ -71,7 +66,7 @@ impl PermissionArgs {
     /// What was asked for; `None` when nothing was.
     pub(super) fn requested(&self) -> Option<PermissionSet> {
         match self.preset {
-            Some(preset) => Some(preset.permissions()),
+            Some(Preset::TelegrafAgent) => Some(PermissionSet::TELEGRAF_AGENT),
             None => (!self.permission.is_empty()).then(|| self.permission.iter().copied().collect()),
         }
     }

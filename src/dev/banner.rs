@@ -110,19 +110,14 @@ impl BannerText {
     }
 }
 
-/// Where a client on this machine reaches a listener: one on every address is reached at loopback.
-pub(crate) fn reachable(listener: SocketAddr) -> SocketAddr {
+/// The listener's URL, for a client on this machine: one on every address is reached at loopback.
+pub(crate) fn url(listener: SocketAddr) -> String {
     let address = match listener.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
         address => address,
     };
-    SocketAddr::new(address, listener.port())
-}
-
-/// The listener's URL, for a client on this machine.
-pub(crate) fn url(listener: SocketAddr) -> String {
-    format!("http://{}", reachable(listener))
+    format!("http://{}", SocketAddr::new(address, listener.port()))
 }
 
 /// One word for the shell, in quotes where it needs them.

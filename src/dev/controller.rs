@@ -53,8 +53,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// A running stand-in. It ends when this is dropped, and with it every connection.
 #[derive(Debug)]
 pub(crate) struct Controller {
-    api: SocketAddr,
-    heartbeat: SocketAddr,
+    pub api: SocketAddr,
+    pub heartbeat: SocketAddr,
     state: Arc<State>,
     _servers: JoinSet<()>,
 }
@@ -72,14 +72,6 @@ impl Controller {
         servers.spawn(accept(api, Server::Api, state.clone()));
         servers.spawn(accept(heartbeat, Server::Heartbeat, state.clone()));
         Ok(Self { api: api_address, heartbeat: heartbeat_address, state, _servers: servers })
-    }
-
-    pub(crate) fn api(&self) -> SocketAddr {
-        self.api
-    }
-
-    pub(crate) fn heartbeat(&self) -> SocketAddr {
-        self.heartbeat
     }
 
     /// Adds a configuration, or replaces the one with this id. Placeholders in its text (`&{name}`, `&{name:default}`)

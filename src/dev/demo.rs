@@ -47,8 +47,8 @@ impl Demo {
         let banner = Banner {
             tollgate,
             admin: sidecar.admin(),
-            api: controller.api(),
-            heartbeat: controller.heartbeat(),
+            api: controller.api,
+            heartbeat: controller.heartbeat,
             store: store_url,
             // Unknown only on systems without /proc or the like; the search path is the next best.
             program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("tollgate")),
@@ -81,7 +81,7 @@ async fn start_sidecar(
     store: Arc<dyn Store>,
 ) -> Result<(Sidecar, SocketAddr), DevError> {
     let config =
-        settings::config(options, controller.api(), controller.heartbeat(), store_url).map_err(DevError::Config)?;
+        settings::config(options, controller.api, controller.heartbeat, store_url).map_err(DevError::Config)?;
     let sidecar = Sidecar::start(config, store).await.map_err(DevError::Sidecar)?;
     tokio::time::timeout(READY_TIMEOUT, sidecar.ready()).await.map_err(|_| DevError::NotReady)?;
     let tollgate = sidecar.listeners().first().copied().unwrap_or(options.listen);

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 /// The defaults are Tollgate's own for Tollgate, and the Controller's own with a 1 before them for the stand-in, so
 /// that a real Controller can run beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
-pub struct DevOptions {
+pub(crate) struct DevOptions {
     /// Tollgate's address for agents
     #[arg(long, value_name = "ADDRESS", default_value_t = loopback(8080))]
     pub listen: SocketAddr,

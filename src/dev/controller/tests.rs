@@ -56,14 +56,14 @@ async fn start() -> Controller {
 #[tokio::test]
 async fn a_configuration_is_given_out_with_its_parameters_filled_in() {
     let controller = start().await;
-    let reply = send(controller.api(), "GET", "/api/configs/demo/toml?name=web%22%0A1", "", "").await;
+    let reply = send(controller.api, "GET", "/api/configs/demo/toml?name=web%22%0A1", "", "").await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.field("content-type"), Some("application/toml"));
     assert_eq!(reply.body, "name = \"web\\u0022\\u000A1\"\nevery = \"10s\"\n");
     let last_modified = reply.field("last-modified").expect("a date");
     assert!(last_modified.ends_with(" GMT"), "{last_modified}");
 
-    let head = send(controller.api(), "HEAD", "/api/configs/demo/toml?name=web%22%0A1", "", "").await;
+    let head = send(controller.api, "HEAD", "/api/configs/demo/toml?name=web%22%0A1", "", "").await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     assert_eq!(head.field("last-modified"), Some(last_modified));
     assert_eq!(head.field("content-length"), reply.field("content-length"));
@@ -72,7 +72,7 @@ async fn a_configuration_is_given_out_with_its_parameters_filled_in() {
 #[tokio::test]
 async fn a_missing_parameter_is_named() {
     let controller = start().await;
-    let reply = send(controller.api(), "GET", "/api/configs/demo/toml", "", "").await;
+    let reply = send(controller.api, "GET", "/api/configs/demo/toml", "", "").await;
     assert_eq!(reply.status, 400);
     assert!(reply.error().contains("`name`"), "{}", reply.body);
     assert_eq!(reply.field("last-modified"), None);
@@ -83,9 +83,9 @@ async fn each_replacement_has_another_last_modified() {
     let controller = start().await;
     let mut dates = Vec::new();
     for text in ["a = 1", "a = 2", "a = 3"] {
-        let put = send(controller.api(), "PUT", "/api/configs/demo/toml", "", text).await;
+        let put = send(controller.api, "PUT", "/api/configs/demo/toml", "", text).await;
         assert_eq!((put.status, &put.json()["id"]), (200, &json!("demo")));
-        let reply = send(controller.api(), "GET", "/api/configs/demo/toml", "", "").await;
+        let reply = send(controller.api, "GET", "/api/configs/demo/toml", "", "").await;
         assert_eq!(reply.body, text);
         dates.push(reply.field("last-modified").expect("a date").to_owned());
     }
@@ -95,28 +95,28 @@ async fn each_replacement_has_another_last_modified() {
 #[tokio::test]
 async fn configurations_that_cannot_be_stored_are_refused() {
     let controller = start().await;
-    let unknown = send(controller.api(), "PUT", "/api/configs/other/toml", "", "a = 1").await;
+    let unknown = send(controller.api, "PUT", "/api/configs/other/toml", "", "a = 1").await;
     assert_eq!((unknown.status, unknown.error().as_str()), (404, "there is no configuration `other`"));
 
     let announced = "PUT /api/configs/demo/toml HTTP/1.1\r\nHost: c\r\nContent-Length: 1048577\r\n\r\n";
-    assert_eq!(exchange(controller.api(), announced.as_bytes()).await.status, 413);
+    assert_eq!(exchange(controller.api, announced.as_bytes()).await.status, 413);
     let mut chunked =
         b"PUT /api/configs/demo/toml HTTP/1.1\r\nHost: c\r\nTransfer-Encoding: chunked\r\n\r\n100001\r\n".to_vec();
     chunked.resize(chunked.len() + 0x10_0001, b'a');
-    assert_eq!(exchange(controller.api(), &chunked).await.status, 413);
+    assert_eq!(exchange(controller.api, &chunked).await.status, 413);
 
     let mut bytes =
         b"PUT /api/configs/demo/toml HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: 1\r\n\r\n".to_vec();
     bytes.push(0xff);
-    assert_eq!(exchange(controller.api(), &bytes).await.status, 400);
-    let stored = send(controller.api(), "GET", "/api/configs/demo/toml?name=a", "", "").await;
+    assert_eq!(exchange(controller.api, &bytes).await.status, 400);
+    let stored = send(controller.api, "GET", "/api/configs/demo/toml?name=a", "", "").await;
     assert_eq!(stored.body, "name = \"a\"\nevery = \"10s\"\n");
 }
 
 #[tokio::test]
 async fn configurations_are_listed() {
     let controller = start().await;
-    let reply = send(controller.api(), "GET", "/api/configs", "", "").await;
+    let reply = send(controller.api, "GET", "/api/configs", "", "").await;
     assert_eq!(reply.field("content-type"), Some("application/json"));
     let list = reply.json();
     assert_eq!(list[0]["id"], "demo");
@@ -130,11 +130,11 @@ async fn an_agent_that_reports_is_listed_with_what_tollgate_said_of_it() {
     let fields = "X-Forwarded-For: 192.0.2.7, 127.0.0.1\r\nX-Tollgate-Token-Id: 01h\r\nX-Tollgate-User: fleet\r\n";
     let body = r#"{"id":"web-1","version":"Telegraf 1.39.0","schema":1,"hostname":"web-1.lan","status":"OK"}"#;
     for _ in 0..2 {
-        let reply = send(controller.heartbeat(), "POST", "/agents/heartbeat", fields, body).await;
+        let reply = send(controller.heartbeat, "POST", "/agents/heartbeat", fields, body).await;
         assert_eq!((reply.status, reply.json()), (200, json!({ "status": "ok" })));
     }
-    send(controller.heartbeat(), "POST", "/agents/heartbeat", "", r#"{"id":"a","version":"b"}"#).await;
-    let mut agents = send(controller.api(), "GET", "/api/agents", "", "").await.json();
+    send(controller.heartbeat, "POST", "/agents/heartbeat", "", r#"{"id":"a","version":"b"}"#).await;
+    let mut agents = send(controller.api, "GET", "/api/agents", "", "").await.json();
     for agent in agents.as_array_mut().expect("a list") {
         let last_seen = agent.as_object_mut().and_then(|agent| agent.remove("last_seen")).expect("a time");
         let last_seen: Timestamp = last_seen.as_str().expect("a text").parse().expect("RFC 3339");
@@ -154,18 +154,18 @@ async fn an_agent_that_reports_is_listed_with_what_tollgate_said_of_it() {
 #[tokio::test]
 async fn a_heartbeat_of_another_shape_is_refused_and_not_recorded() {
     let controller = start().await;
-    let reply = send(controller.heartbeat(), "POST", "/agents/heartbeat", "", r#"{"id":"a"}"#).await;
+    let reply = send(controller.heartbeat, "POST", "/agents/heartbeat", "", r#"{"id":"a"}"#).await;
     assert_eq!(reply.status, 400);
     assert!(reply.error().contains("missing field `version`"), "{}", reply.body);
     let announced = "POST /agents/heartbeat HTTP/1.1\r\nHost: c\r\nContent-Length: 10485761\r\n\r\n";
-    assert_eq!(exchange(controller.heartbeat(), announced.as_bytes()).await.status, 413);
-    assert_eq!(send(controller.api(), "GET", "/api/agents", "", "").await.json(), json!([]));
+    assert_eq!(exchange(controller.heartbeat, announced.as_bytes()).await.status, 413);
+    assert_eq!(send(controller.api, "GET", "/api/agents", "", "").await.json(), json!([]));
 }
 
 #[tokio::test]
 async fn each_port_has_its_own_paths_and_methods() {
     let controller = start().await;
-    let (api, heartbeat) = (controller.api(), controller.heartbeat());
+    let (api, heartbeat) = (controller.api, controller.heartbeat);
     let cases = [
         (api, "POST", "/agents/heartbeat", 404, None),
         (api, "GET", "/", 404, None),
