@@ -45,7 +45,7 @@ Exit codes: 0 success, 1 failure (nothing was changed unless the message says so
 /// An authenticating reverse proxy in front of Telegraf Controller, and the registry of its API tokens.
 #[derive(Debug, Parser)]
 #[command(name = "tollgate", version, max_term_width = 100, arg_required_else_help = true, after_help = EXIT_CODES)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What every command takes.
     #[command(flatten)]
     pub globals: Globals,
@@ -56,7 +56,7 @@ pub struct Cli {
 
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
-pub struct Globals {
+pub(crate) struct Globals {
     /// The store of tokens and users, such as sqlite:/var/lib/tollgate/tollgate.db; default: the configuration's,
     /// or a SQLite file in the state directory
     // Parsed later: clap would repeat a URL that is wrong, with the password in it.
@@ -69,7 +69,7 @@ pub struct Globals {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Try Tollgate on loopback, with a throwaway store, a stand-in Controller and tokens
     Dev(DevOptions),
     /// Run the proxy

@@ -23,7 +23,7 @@ use crate::worker::panic::Guard;
 
 pub(crate) use limits::{ConnectionLimits, ConnectionSlot};
 
-/// How long a client may take to take note of the end of an idle connection.
+/// How long a client may take to take note of the end of a connection.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
 /// Serves a connection until it closes. `_slot` is its slot under the limits of connections and among those that a

@@ -9,5 +9,5 @@ pub(crate) mod buffer;
 pub mod head;
 
 pub use body::{BodyLength, Decoder};
-pub use buffer::Buffer;
+pub(crate) use buffer::Buffer;
 pub use head::{Field, MAX_FIELDS};

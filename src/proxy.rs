@@ -35,16 +35,16 @@ use body::{Relayed, Upload};
 use exchange::Exchange;
 use refusal::Refusal;
 
-pub use gate::{Admission, Gate, Permit};
+pub(crate) use gate::{Admission, Gate, Permit};
 pub use network::Network;
-pub use settings::{Limits, Settings, Timeouts};
+pub(crate) use settings::Settings;
+pub use settings::{Limits, Timeouts};
 
 /// Shortest time between two checks of the in-flight requests, however fast tokens are revoked.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The proxy as one worker has it: with upstream connections of its own.
-#[derive(Debug)]
-pub struct Proxy {
+pub(crate) struct Proxy {
     /// Where it runs.
     pub worker: Rc<Worker>,
     /// What decides over requests.
@@ -55,7 +55,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// One for a worker of its own, whose connections and panics are added to those of the others.
-    pub fn new(gate: Arc<Gate>, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
+    pub(crate) fn new(gate: Arc<Gate>, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
         Rc::new(Self {
             worker: Worker::new(gate.buffer_bytes(), all_connections, panics),
             api: Rc::new(Pool::new(Arc::clone(&gate.api))),
@@ -72,19 +72,19 @@ impl Proxy {
     }
 
     /// Keeps the worker's clock, its deadlines and its upstream connections in order. Never ends.
-    pub async fn sweep(self: Rc<Self>) {
+    pub(crate) async fn sweep(self: Rc<Self>) {
         let drop_idle = |now| self.api.drop_idle(now) + self.heartbeat.drop_idle(now);
         self.worker.sweep(drop_idle).await;
     }
 
     /// Closes unused connections to upstreams whenever another worker needs room. Never ends.
-    pub async fn make_room(self: Rc<Self>) {
+    pub(crate) async fn make_room(self: Rc<Self>) {
         tokio::join!(Rc::clone(&self.api).make_room(), Rc::clone(&self.heartbeat).make_room());
     }
 
     /// Cuts off what was admitted with a token that no longer permits it, or for which the replica has become too stale. Never
     /// ends.
-    pub async fn recheck(self: Rc<Self>) {
+    pub(crate) async fn recheck(self: Rc<Self>) {
         let mut narrowed = self.gate.replica.narrowed();
         self.recheck_now(); // what an earlier run of this task left
         while narrowed.changed().await.is_ok() {
@@ -106,27 +106,29 @@ impl Proxy {
 ///
 /// # Errors
 /// The [`Refusal`] to answer with.
-pub async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>) -> Result<Response<Relayed>, Refusal> {
+pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>) -> Result<Response<Relayed>, Refusal> {
     let gate = &exchange.proxy.gate;
+    // First of all: whatever is said of the request names it so.
     if let Some(id) = sanitize::request_id(request.headers(), exchange.origin) {
         exchange.set_id(id);
     }
     exchange.set_line(request.method(), request.uri().path());
     let withheld = *request.method() == Method::HEAD && is_configuration(request.uri().path());
-    let permit = if request.body().is_too_large() { Err(Refusal::BodyTooLarge) } else { gate.decide(request) };
-    let permit = permit.map_err(|refusal| withhold(refusal, withheld))?;
-    if let Some(admission) = permit.admission() {
-        exchange.set_token(admission.holder.token);
-    }
-    let reply = forward::forward(exchange, &permit, request).await.map_err(|refusal| withhold(refusal, withheld))?;
-    if withheld && matches!(reply.status().as_u16(), 502..=504) { Err(Refusal::Withheld) } else { Ok(reply) }
-}
-
-/// Telegraf's watcher forgets what it knew of a configuration at *any* reply to its HEAD that has no `Last-Modified`, and
-/// then never loads an edit that was made meanwhile; at a connection that breaks it remembers (Telegraf 1.39.0). So an outage
-/// reaches it by none.
-fn withhold(refusal: Refusal, withheld: bool) -> Refusal {
-    if withheld && matches!(refusal.status(), 502..=504) { Refusal::Withheld } else { refusal }
+    let decision = if request.body().is_too_large() { Err(Refusal::BodyTooLarge) } else { gate.decide(request) };
+    let reply = match decision {
+        Ok(permit) => {
+            if let Some(admission) = permit.admission() {
+                exchange.set_token(admission.holder.token);
+            }
+            forward::forward(exchange, &permit, request).await
+        }
+        Err(refusal) => Err(refusal),
+    };
+    // Telegraf's watcher forgets what it knew of a configuration at *any* reply to its HEAD that has no `Last-Modified`, and
+    // then never loads an edit that was made meanwhile; at a connection that breaks it remembers (Telegraf 1.39.0). So an
+    // outage reaches it by none.
+    let status = reply.as_ref().map_or_else(Refusal::status, |reply| reply.status().as_u16());
+    if withheld && matches!(status, 502..=504) { Err(Refusal::Withheld) } else { reply }
 }
 
 /// Whether this is the path of a configuration.

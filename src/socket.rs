@@ -16,7 +16,7 @@ use crate::http1::Buffer;
 
 /// The two kinds of connection.
 #[derive(Debug)]
-pub enum Stream {
+pub(crate) enum Stream {
     /// TCP.
     Plain(TcpStream),
     /// TLS over TCP, either side of it. Boxed: plain connections shall not carry its weight.

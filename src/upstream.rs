@@ -23,26 +23,26 @@ use crate::tls::TlsError;
 use crate::token::RawToken;
 use crate::token::raw::InvalidToken;
 
-pub use connect::{ConnectError, Connector};
-pub use in_flight::{InFlight, InFlightSlot, Priority};
-pub use outage::{Outages, Step};
-pub use pool::{Lease, Pool};
+pub(crate) use connect::Connector;
+pub(crate) use in_flight::{InFlight, InFlightSlot, Priority};
+pub(crate) use outage::{Outages, Step};
+pub(crate) use pool::{Lease, Pool};
 use room::Room;
 pub use settings::{CredentialMode, UpstreamConfig, UpstreamName, Upstreams};
-pub use url::UpstreamUrl;
+pub(crate) use url::UpstreamUrl;
 
 /// One upstream, as all workers share it.
 pub struct Upstream {
     /// As the configuration names it.
-    pub name: UpstreamName,
+    pub(crate) name: UpstreamName,
     /// How to reach it.
-    pub config: UpstreamConfig,
+    pub(crate) config: UpstreamConfig,
     /// Its authority, as the `Host` field says it.
-    pub host: HeaderValue,
+    pub(crate) host: HeaderValue,
     /// What makes connections to it.
-    pub connector: Connector,
+    pub(crate) connector: Connector,
     /// How many requests may be in flight to it.
-    pub in_flight: Arc<InFlight>,
+    pub(crate) in_flight: Arc<InFlight>,
     /// How many connections there may be to it.
     connections: Arc<Semaphore>,
     /// Whether some worker waits for another's unused connection to close.
@@ -50,7 +50,7 @@ pub struct Upstream {
     /// Of its TLS files: a connection belongs to the one that it was made by.
     generation: AtomicU64,
     /// What went wrong with it.
-    pub outages: Outages,
+    pub(crate) outages: Outages,
     /// The `Authorization` value that replaces the client's. Changed when its file changes.
     service_credential: RwLock<Option<HeaderValue>>,
 }
@@ -62,7 +62,7 @@ impl std::fmt::Debug for Upstream {
 }
 
 /// What becomes of the `Authorization` field.
-pub enum Credential {
+pub(crate) enum Credential {
     /// The client's goes on.
     Forward,
     /// None goes on.
@@ -116,7 +116,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When its TLS files or its credential file cannot be used.
-    pub fn new(name: UpstreamName, config: UpstreamConfig) -> Result<Self, UpstreamError> {
+    pub(crate) fn new(name: UpstreamName, config: UpstreamConfig) -> Result<Self, UpstreamError> {
         let upstream = Self {
             name,
             host: HeaderValue::from_str(&config.authority).map_err(|_| UpstreamError::Authority)?,
@@ -137,12 +137,12 @@ impl Upstream {
     ///
     /// # Errors
     /// [`CredentialFileError`]; the one read before stays.
-    pub fn reload_credential(&self) -> Result<(), CredentialFileError> {
+    pub(crate) fn reload_credential(&self) -> Result<(), CredentialFileError> {
         let CredentialMode::Replace { token_file } = &self.config.credential else { return Ok(()) };
         let token = read_credential(token_file)?;
         let value = Zeroizing::new(format!("Bearer {}", token.reveal()));
         let mut value = HeaderValue::from_str(&value).map_err(|_| CredentialFileError::Value(token_file.clone()))?;
-        value.set_sensitive(true);
+        value.set_sensitive(true); // its Debug shows nothing then
         *self.service_credential.write() = Some(value);
         Ok(())
     }
@@ -151,7 +151,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`TlsError`]; what was read before stays.
-    pub fn reload_tls(&self) -> Result<(), TlsError> {
+    pub(crate) fn reload_tls(&self) -> Result<(), TlsError> {
         if self.connector.reload()? {
             self.generation.fetch_add(1, Ordering::SeqCst);
         }
@@ -159,16 +159,23 @@ impl Upstream {
     }
 
     /// Counts a failure and logs it, unless there were many lately.
-    pub fn report(&self, address: Option<SocketAddr>, step: Step, request_id: &str, error: &dyn std::fmt::Display) {
+    pub(crate) fn report(
+        &self,
+        address: Option<SocketAddr>,
+        step: Step,
+        request_id: &str,
+        error: &dyn std::fmt::Display,
+    ) {
         let Some(left_out) = self.outages.count(step) else { return };
-        let (upstream, authority) = (self.name.name(), self.config.authority.as_str());
+        let upstream = self.name.name();
+        let authority = self.config.authority.as_str();
         let address = address.map(tracing::field::display);
         tracing::warn!(upstream, authority, address, %step, request_id, %error, left_out, "the upstream failed");
     }
 
     /// What becomes of the `Authorization` field.
     #[must_use]
-    pub fn credential(&self) -> Credential {
+    pub(crate) fn credential(&self) -> Credential {
         match self.config.credential {
             CredentialMode::Forward => Credential::Forward,
             CredentialMode::Strip => Credential::Strip,
@@ -185,7 +192,7 @@ impl Upstream {
 ///
 /// # Errors
 /// [`CredentialFileError`] names the file, and never shows what is in it.
-pub fn read_credential(file: &Path) -> Result<RawToken, CredentialFileError> {
+pub(crate) fn read_credential(file: &Path) -> Result<RawToken, CredentialFileError> {
     let bytes = std::fs::read(file).map(Zeroizing::new);
     let bytes = bytes.map_err(|source| CredentialFileError::Read(file.to_owned(), source))?;
     let text = std::str::from_utf8(&bytes).map_err(|_| CredentialFileError::NotText(file.to_owned()))?;

@@ -32,7 +32,7 @@ const MAX_SPARE_FIELDS: usize = 256;
 
 /// What a worker's connections share.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     /// Deadlines, and what may be cut off.
     pub alarms: Alarms,
     /// Tasks that ended by a panic, over all workers.
@@ -51,7 +51,7 @@ pub struct Worker {
 impl Worker {
     /// A worker with no connections yet, and read buffers of this size. It adds its connections and panics to those of the
     /// others.
-    pub fn new(buffer_bytes: usize, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
+    pub(crate) fn new(buffer_bytes: usize, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
         let alarms = Alarms::default();
         Rc::new(Self {
             date: RefCell::new((date_now(), alarms.now())),
@@ -69,13 +69,16 @@ impl Worker {
 
     /// Runs the clock and the deadlines, and gives back what is spare and was not used for a while: so does
     /// `drop_idle`, which says how much is left. Rests while there is nothing to look after. Never ends.
-    pub async fn sweep(&self, drop_idle: impl Fn(WorkerTime) -> usize) {
-        let (mut is_tidy, mut tidied_at) = (false, self.alarms.now());
+    pub(crate) async fn sweep(&self, drop_idle: impl Fn(WorkerTime) -> usize) {
+        let mut is_tidy = false;
+        let mut tidied_at = self.alarms.now();
         loop {
             let now = self.alarms.sweep();
             if !is_tidy && now.since(tidied_at) >= TIDY_INTERVAL {
-                (is_tidy, tidied_at) = (self.buffers.trim() + drop_idle(now) == 0, now);
+                is_tidy = self.buffers.trim() + drop_idle(now) == 0;
+                tidied_at = now;
             }
+            // However much begins meanwhile, the table is not looked through more often than this.
             tokio::time::sleep(SWEEP_INTERVAL).await;
             let is_stirred = self.alarms.rest(if is_tidy { Duration::MAX } else { TIDY_INTERVAL }).await;
             is_tidy &= !is_stirred;
@@ -83,53 +86,55 @@ impl Worker {
     }
 
     /// Finishes in-flight requests and closes what is idle.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.set(true);
         self.alarms.interrupt_idle();
     }
 
     /// Whether every reply is the last of its connection.
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
     /// Counts a connection until the guard is dropped.
-    pub fn connection(self: &Rc<Self>) -> OpenConnection {
+    pub(crate) fn connection(self: &Rc<Self>) -> OpenConnection {
         self.connections.set(self.connections.get() + 1);
         self.all_connections.fetch_add(1, Ordering::Relaxed);
         OpenConnection(Rc::clone(self))
     }
 
     /// Waits until no connection is open.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
+        // A notice that comes between the look and the wait is stored.
         while self.connections.get() > 0 {
             self.all_closed.notified().await;
         }
     }
 
     /// An empty buffer, which goes back to the pool when dropped.
-    pub fn buffer(self: &Rc<Self>) -> Pooled<Buffer> {
+    pub(crate) fn buffer(self: &Rc<Self>) -> Pooled<Buffer> {
         Pooled { worker: Rc::clone(self), item: self.buffers.take() }
     }
 
     /// An empty vector to write a head into, which goes back to the pool when dropped.
-    pub fn head(self: &Rc<Self>) -> Pooled<Vec<u8>> {
+    pub(crate) fn head(self: &Rc<Self>) -> Pooled<Vec<u8>> {
         Pooled { worker: Rc::clone(self), item: self.buffers.take_head() }
     }
 
-    pub fn request_id(&self) -> RequestId {
+    pub(crate) fn request_id(&self) -> RequestId {
         self.request_ids.next()
     }
 
     /// An empty map for the fields of a head. Maps travel with a request to its upstream connection and come back with the
     /// reply, so in steady state none is made.
-    pub fn fields(&self) -> HeaderMap {
+    pub(crate) fn fields(&self) -> HeaderMap {
         self.spare_fields.borrow_mut().pop().unwrap_or_default()
     }
 
     /// Takes a map back.
-    pub fn put_fields(&self, mut fields: HeaderMap) {
+    pub(crate) fn put_fields(&self, mut fields: HeaderMap) {
         let mut spare = self.spare_fields.borrow_mut();
+        // A map never shrinks, so one that grew beyond that would stay large for good.
         if spare.len() < MAX_SPARE_FIELDS && fields.capacity() <= MAX_FIELDS {
             fields.clear();
             spare.push(fields);
@@ -137,7 +142,7 @@ impl Worker {
     }
 
     /// Now, as the `Date` field says it (RFC 9110 section 6.6.1), to the second.
-    pub fn date(&self) -> HeaderValue {
+    pub(crate) fn date(&self) -> HeaderValue {
         let now = self.alarms.now();
         let (date, made_at) = &mut *self.date.borrow_mut();
         if now.since(*made_at) >= TIDY_INTERVAL {
@@ -148,7 +153,7 @@ impl Worker {
 }
 
 #[derive(Debug)]
-pub struct OpenConnection(Rc<Worker>);
+pub(crate) struct OpenConnection(Rc<Worker>);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
@@ -161,7 +166,7 @@ impl Drop for OpenConnection {
 }
 
 /// What a worker has spare ones of.
-pub trait Spare: Default {
+pub(crate) trait Spare: Default {
     /// Goes back to the pool.
     fn give_back(self, pool: &buffer::Pool);
 }
@@ -180,7 +185,7 @@ impl Spare for Vec<u8> {
 
 /// A buffer, or the bytes of a head, that goes back to its worker's pool.
 #[derive(Debug)]
-pub struct Pooled<T: Spare> {
+pub(crate) struct Pooled<T: Spare> {
     worker: Rc<Worker>,
     item: T,
 }
@@ -200,6 +205,7 @@ impl<T: Spare> std::ops::DerefMut for Pooled<T> {
 
 impl<T: Spare> Drop for Pooled<T> {
     fn drop(&mut self) {
+        // There is something to be looked through, so the sweep goes on.
         self.worker.alarms.stir();
         std::mem::take(&mut self.item).give_back(&self.worker.buffers);
     }
@@ -208,7 +214,7 @@ impl<T: Spare> Drop for Pooled<T> {
 /// Names one request in replies, logs and the upstream's `X-Request-Id`: 32 hexadecimal digits, or what a trusted proxy
 /// named it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestId {
+pub(crate) struct RequestId {
     text: [u8; Self::LONGEST],
     length: u8,
 }
@@ -218,7 +224,7 @@ impl RequestId {
     const LONGEST: usize = 64;
 
     /// The id that a trusted proxy gave, if it is one: 1 to 64 of `A-Z a-z 0-9 . _ -`.
-    pub fn from_proxy(value: &[u8]) -> Option<Self> {
+    pub(crate) fn from_proxy(value: &[u8]) -> Option<Self> {
         let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
         if value.is_empty() || !value.iter().all(harmless) {
             return None;
@@ -229,12 +235,12 @@ impl RequestId {
     }
 
     /// The id, as fields have it.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         self.text.get(..usize::from(self.length)).unwrap_or_default()
     }
 
     /// The id, as text.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 }
@@ -256,9 +262,8 @@ impl RequestIds {
         let count = self.next.get();
         self.next.set(count.wrapping_add(1));
         let mut text = [b'0'; RequestId::LONGEST];
-        for (place, byte) in
-            text.chunks_exact_mut(2).zip(self.worker.to_be_bytes().into_iter().chain(count.to_be_bytes()))
-        {
+        let bytes = self.worker.to_be_bytes().into_iter().chain(count.to_be_bytes());
+        for (place, byte) in text.chunks_exact_mut(2).zip(bytes) {
             place.copy_from_slice(&hex::digits(byte));
         }
         RequestId { text, length: 32 }

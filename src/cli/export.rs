@@ -29,7 +29,7 @@ Examples:
 
 /// Arguments of `token export`.
 #[derive(Debug, Args)]
-pub struct ExportArgs {
+pub(crate) struct ExportArgs {
     /// Export every token, also those that do not work, with its id, state and history
     #[arg(long)]
     full: bool,

@@ -52,7 +52,7 @@ const MAX_SHOWN: usize = 10;
 
 /// Arguments of `token import`.
 #[derive(Debug, Args)]
-pub struct ImportArgs {
+pub(crate) struct ImportArgs {
     /// The file to import; default, and `-`: standard input
     file: Option<PathBuf>,
     /// Skip bad lines and import the others

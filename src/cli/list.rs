@@ -92,6 +92,7 @@ pub(super) async fn list<const N: usize, R: Listed<N>>(
     match (format, pages.before) {
         (ListFormat::Json(array), _) => array.end()?,
         (ListFormat::Text(_), _) if is_empty => note(when_empty),
+        // A full page may have been the last one.
         (ListFormat::Text(_), Some(last)) if more && !read(Some(last), 1).await?.is_empty() => {
             note(format_args!("more records follow: --after {last}"));
         }

@@ -10,7 +10,7 @@ use super::args::Format;
 
 /// Standard output as the command was asked to use it.
 #[derive(Debug, Clone, Copy)]
-pub struct Output {
+pub(crate) struct Output {
     /// JSON instead of text.
     pub json: bool,
     /// Whether text may be coloured.
@@ -20,18 +20,18 @@ pub struct Output {
 /// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("writing to standard output")]
-pub struct OutputError(#[source] io::Error);
+pub(crate) struct OutputError(#[source] io::Error);
 
 impl OutputError {
     /// Whether the reader went away, as `head` does.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
 }
 
 impl Output {
     /// Standard output for a command with this `--json` or without it.
-    pub fn new(format: Format) -> Self {
+    pub(crate) fn new(format: Format) -> Self {
         Self { json: format.json, colour: !format.json && may_colour(&io::stdout()) }
     }
 
@@ -39,7 +39,7 @@ impl Output {
     ///
     /// # Errors
     /// [`OutputError`], also when the reader is gone.
-    pub fn text(&self, text: &str) -> Result<(), OutputError> {
+    pub(crate) fn text(&self, text: &str) -> Result<(), OutputError> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(OutputError)
     }
@@ -48,7 +48,7 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::text`].
-    pub fn done(&self, text: &str) -> Result<(), OutputError> {
+    pub(crate) fn done(&self, text: &str) -> Result<(), OutputError> {
         self.text(text).inspect_err(|error| {
             if !error.is_closed() {
                 note(text.trim_end());
@@ -60,7 +60,7 @@ impl Output {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+    pub(crate) fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
         let mut text = serde_json::to_string_pretty(value).context("writing JSON")?;
         text.push('\n');
         Ok(self.text(&text)?)

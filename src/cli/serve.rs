@@ -24,7 +24,7 @@ Examples:
 
 /// Flags for the commonest settings.
 #[derive(Debug, Clone, Args)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// Address to listen on for agents, such as 0.0.0.0:8080; repeat it for several
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,

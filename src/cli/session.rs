@@ -15,7 +15,7 @@ use crate::store::{self, Absent, StoreError, Unconfirmed};
 
 /// The registry, opened for one command.
 #[derive(Clone)]
-pub struct Session {
+pub(crate) struct Session {
     /// The rules, on the store.
     pub registry: Registry,
     /// Who acts: the operator.
@@ -27,7 +27,7 @@ impl Session {
     ///
     /// # Errors
     /// When they name none that can be opened.
-    pub async fn open(globals: &Globals, absent: Absent) -> anyhow::Result<Self> {
+    pub(crate) async fn open(globals: &Globals, absent: Absent) -> anyhow::Result<Self> {
         let store = store::open(&store_settings(globals)?, absent).await?;
         Ok(Self { registry: Registry::new(store), actor: Actor::Operator(format!("cli:{}", login_name())) })
     }
@@ -50,7 +50,7 @@ impl Session {
     ///
     /// # Errors
     /// The command's, or [`NotConfirmed`].
-    pub async fn finish(&self, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    pub(crate) async fn finish(&self, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
         if !outcome.as_ref().is_err_and(is_unavailable) {
             self.settle_recalls().await;
         }
@@ -100,7 +100,7 @@ fn is_unavailable(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| matches!(cause.downcast_ref(), Some(StoreError::Unavailable { .. })))
 }
 
-/// Runs one command to its end, on this thread. What the store says meanwhile of things that go wrong is without_closed_output.
+/// Runs one command to its end, on this thread. What the store logs meanwhile, from warnings on, is printed too.
 ///
 /// # Errors
 /// The command's, or that the runtime cannot start.

@@ -25,7 +25,7 @@ const STALE: Duration = Duration::from_secs(10);
 
 /// Arguments of `status`.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Refresh every second until Ctrl-C
     #[arg(long)]
     watch: bool,

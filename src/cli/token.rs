@@ -34,7 +34,7 @@ Examples:
 
 /// The commands on tokens.
 #[derive(Debug, Subcommand)]
-pub enum TokenCommand {
+pub(crate) enum TokenCommand {
     /// Create a token and print it once
     #[command(after_help = CREATE_EXAMPLES)]
     Create(CreateArgs),
@@ -77,7 +77,7 @@ pub enum TokenCommand {
 
 /// Arguments of `token create`.
 #[derive(Debug, Args)]
-pub struct CreateArgs {
+pub(crate) struct CreateArgs {
     /// The token's owner
     #[arg(long, value_name = "USER")]
     user: String,
@@ -97,7 +97,7 @@ pub struct CreateArgs {
 
 /// Arguments of `token list`.
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// Only tokens of this user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
@@ -112,7 +112,7 @@ pub struct ListArgs {
 
 /// Arguments of `token revoke` and `token delete`.
 #[derive(Debug, Args)]
-pub struct RemoveArgs {
+pub(crate) struct RemoveArgs {
     /// The tokens' ids
     #[arg(required = true, value_name = "ID")]
     ids: Vec<TokenId>,
@@ -124,7 +124,7 @@ pub struct RemoveArgs {
 
 /// How a command on several tokens goes about it.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct BulkArgs {
+pub(crate) struct BulkArgs {
     /// Skip the confirmation for more than one token
     #[arg(long)]
     yes: bool,

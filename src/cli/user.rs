@@ -26,7 +26,7 @@ Examples:
 
 /// Arguments of `init`.
 #[derive(Debug, Args)]
-pub struct InitArgs {
+pub(crate) struct InitArgs {
     /// The owner's name
     #[arg(long, value_name = "NAME", default_value = "owner")]
     pub owner: String,
@@ -37,7 +37,7 @@ pub struct InitArgs {
 
 /// The commands on users.
 #[derive(Debug, Subcommand)]
-pub enum UserCommand {
+pub(crate) enum UserCommand {
     /// Add a user
     Add {
         /// 1 to 64 of A-Z a-z 0-9 . _ @ + -
@@ -190,7 +190,7 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
     }
 }
 
-/// Prints a user as JSON, or the sentence that says what describe.
+/// Prints a user as JSON, or the sentence that says what was done.
 fn print(user: &UserRecord, output: Output, sentence: &str) -> anyhow::Result<()> {
     if output.json { output.json(&UserView::from(user)) } else { Ok(output.done(sentence)?) }
 }

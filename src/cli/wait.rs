@@ -27,7 +27,7 @@ const BOUND: Duration = Duration::from_secs(70);
 
 /// Whether to wait, and how long.
 #[derive(Debug, Clone, Copy, Default, Args)]
-pub struct WaitArgs {
+pub(crate) struct WaitArgs {
     /// Wait until every live sidecar has applied the change; with --json, add the outcome as "wait"
     #[arg(long)]
     wait: bool,
@@ -38,7 +38,7 @@ pub struct WaitArgs {
 
 /// How far the sidecars came with a commit.
 #[derive(Debug)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     /// The store's position right after it.
     position: Position,
     /// Those that have applied it.
@@ -87,7 +87,7 @@ enum NoReceipt {
 
 /// A [`Receipt`] as programs see it.
 #[derive(Debug, Serialize)]
-pub struct ReceiptView {
+pub(crate) struct ReceiptView {
     revision: u64,
     sidecars: usize,
     applied: usize,
@@ -111,7 +111,7 @@ impl WaitArgs {
     ///
     /// # Errors
     /// When the store does not say which sidecars there are.
-    pub async fn wait(self, session: &Session) -> anyhow::Result<Option<Receipt>> {
+    pub(crate) async fn wait(self, session: &Session) -> anyhow::Result<Option<Receipt>> {
         if !self.wait {
             return Ok(None);
         }
@@ -130,7 +130,7 @@ impl WaitArgs {
     ///
     /// # Errors
     /// When it cannot be printed, and when not every sidecar has applied it.
-    pub async fn print_and_wait(
+    pub(crate) async fn print_and_wait(
         self,
         session: &Session,
         output: Output,
@@ -266,7 +266,7 @@ impl Receipt {
     }
 
     /// As programs see it.
-    pub fn view(&self) -> ReceiptView {
+    pub(crate) fn view(&self) -> ReceiptView {
         let missing = self.missing.iter().map(|sidecar| MissingView {
             id: sidecar.report.id.to_string(),
             name: sidecar.report.name.clone(),
@@ -288,7 +288,7 @@ impl Receipt {
     ///
     /// # Errors
     /// When some sidecar has not applied it, with their names; when it cannot be printed.
-    pub fn print(&self, output: Output) -> anyhow::Result<()> {
+    pub(crate) fn print(&self, output: Output) -> anyhow::Result<()> {
         // Then who is missing says nothing.
         if let Some(obstacle @ (Obstacle::CommitLost | Obstacle::LogTrimmed)) = self.obstacle {
             return Err(NoReceipt::Obstacle(obstacle).into());
@@ -310,7 +310,7 @@ impl Receipt {
     ///
     /// # Errors
     /// As [`Receipt::print`].
-    pub fn print_aside(&self, output: Output) -> anyhow::Result<()> {
+    pub(crate) fn print_aside(&self, output: Output) -> anyhow::Result<()> {
         self.print(Output { json: true, ..output })?;
         note(self.sentence().trim_end());
         Ok(())

@@ -75,10 +75,13 @@ pub(super) async fn serve(
             Received::Nothing => return Next::Idle,
             Received::Closed => return Next::Close,
             Received::Refused(refusal) => {
-                connection.refuse_head(&refusal).await;
+                // What is not even a whole head.
+                let exchange = Exchange::new(proxy, origin);
+                connection.refuse(&exchange, &refusal, &Asked::nothing()).await;
                 return Next::Close;
             }
         };
+        // With TLS it would have been agreed on in the handshake (RFC 9113 section 3.2).
         if *fresh && !origin.secure {
             let buffer = connection.inbound.buffer.borrow();
             if buffer.filled().starts_with(HTTP2_PREFACE) {
@@ -220,11 +223,8 @@ impl Connection<'_> {
         let taken = Bytes::copy_from_slice(taken);
         buffer.consume(end);
         let head = Head::http1(&taken.slice(..end), limits.max_headers.get(), self.proxy.worker.fields())?;
-        let whole = match head.body {
-            BodyLength::Known(length) if length <= limits.max_body_bytes.get() => usize::try_from(length).ok(),
-            BodyLength::Known(_) | BodyLength::Chunked => None,
-        };
-        let data = whole.and_then(|length| buffer.filled().get(..length));
+        let within_limit = head.body.exact().filter(|length| *length <= limits.max_body_bytes.get());
+        let whole = within_limit.and_then(|length| buffer.filled().get(..usize::try_from(length).ok()?));
         let mut asked = Asked {
             minor_version: u8::from(head.parts.version != http::Version::HTTP_10),
             to_head: head.parts.method == Method::HEAD,
@@ -233,25 +233,18 @@ impl Connection<'_> {
             body: None,
             endless: false,
         };
-        let upload = match data.map(<[u8]>::len) {
-            Some(length) => {
-                let rest = taken.slice(end..);
-                let data = if length <= rest.len() {
-                    rest.slice(..length)
-                } else {
-                    Bytes::copy_from_slice(data.unwrap_or_default())
-                };
+        let upload = match whole {
+            Some(whole) => {
+                let length = whole.len();
+                let copied = taken.slice(end..);
+                let data = if length <= copied.len() { copied.slice(..length) } else { Bytes::copy_from_slice(whole) };
                 buffer.consume(length);
                 Upload::whole(data)
             }
             None => {
-                drop(buffer);
+                drop(buffer); // the body looks into it
                 let body = asked.body.insert(Body::new(&self.inbound, head.body, head.expects_continue));
-                let length = match head.body {
-                    BodyLength::Known(length) => Some(length),
-                    BodyLength::Chunked => None,
-                };
-                Upload::streamed(Box::new(body.clone()), length, limits.max_body_bytes.get())
+                Upload::streamed(Box::new(body.clone()), head.body.exact(), limits.max_body_bytes.get())
             }
         };
         Ok((Request::from_parts(head.parts, upload), asked))
@@ -284,7 +277,7 @@ impl Connection<'_> {
         };
         match relayed {
             Ok(()) if leaves_upload => self.linger().await,
-            Ok(()) if writer.closes() => self.finish().await,
+            Ok(()) if writer.close => self.finish().await,
             Ok(()) => After::KeepAlive,
             Err(reason) => {
                 tracing::debug!(request_id = exchange.id().as_str(), %reason, "connection cut");
@@ -316,11 +309,6 @@ impl Connection<'_> {
             (Some(_), Some(body)) if !close && self.drain(body.clone()).await => After::KeepAlive,
             _ => self.linger().await,
         }
-    }
-
-    /// Refuses what is not even a whole head.
-    async fn refuse_head(&self, refusal: &Refusal) {
-        self.refuse(&Exchange::new(self.proxy, self.origin), refusal, &Asked::nothing()).await;
     }
 
     /// Reads and drops the rest of a body. Whether its end was found.
@@ -361,6 +349,7 @@ impl Connection<'_> {
             return After::Close; // its time is up
         }
         let mut dropped = 0;
+        // Nobody waits for this, so it may be more than what keeps a connection.
         while dropped < MAX_DRAINED_BYTES * 4 {
             {
                 let mut buffer = self.inbound.buffer.borrow_mut();

@@ -18,6 +18,7 @@ use hyper::server::conn::http2::Builder;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 
+use super::FAREWELL_TIME;
 use crate::http1::BodyLength;
 use crate::proxy::body::Upload;
 use crate::proxy::exchange::Exchange;
@@ -39,9 +40,6 @@ const STREAM_WINDOW: u32 = 65_535;
 /// Streams that a client may reset before they are over, beyond those that it lets end: each may cost a connection to the
 /// upstream, which HTTP/1 has no other way to take a request back from.
 const MAX_RESETS: usize = 100;
-
-/// How long a client may take to take note of the end of the connection.
-const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
 /// A reply from this many bytes on may be on its way for a while after its stream is over.
 const LARGE_REPLY: usize = 16 * 1024;
@@ -109,8 +107,8 @@ impl Streams {
             () if !self.is_idle() => self.idle.clear(),
             () if self.closing.get() => {
                 let now = self.proxy.worker.alarms.now();
-                self.idle
-                    .set(self.delivering.get().map_or(Duration::ZERO, |until| until.since(now)).max(FAREWELL_TIME));
+                let delivery = self.delivering.get().map_or(Duration::ZERO, |until| until.since(now));
+                self.idle.set(delivery.max(FAREWELL_TIME));
             }
             () => self.idle.set(self.proxy.gate.timeouts.keep_alive),
         }
@@ -118,11 +116,11 @@ impl Streams {
 
     /// A stream is over.
     fn ended(&self, exchange: &Exchange) {
-        let resets = self.resets.get();
         // Large replies lie in hyper's buffers and the kernel's when their stream is over, and closing would destroy them.
         if exchange.received.get() >= LARGE_REPLY {
             self.delivering.set(Some(self.proxy.worker.alarms.now().after(self.proxy.gate.timeouts.body_grace)));
         }
+        let resets = self.resets.get();
         self.resets.set(if exchange.is_settled() { resets.saturating_sub(1) } else { resets + 1 });
     }
 }
@@ -272,13 +270,11 @@ fn read(exchange: &Rc<Exchange>, request: Request<Incoming>) -> Result<Request<U
     }
     let ended = hyper::body::Body::is_end_stream(&body);
     let head = Head::http2(parts, ended)?;
-    let length = match head.body {
-        BodyLength::Known(0) => return Ok(Request::from_parts(head.parts, Upload::whole(bytes::Bytes::new()))),
-        BodyLength::Known(length) => Some(length),
-        BodyLength::Chunked => None,
-    };
+    if head.body == BodyLength::Known(0) {
+        return Ok(Request::from_parts(head.parts, Upload::default()));
+    }
     let source = Box::new(Received::new(exchange, body, head.expects_continue));
-    Ok(Request::from_parts(head.parts, Upload::streamed(source, length, limits.max_body_bytes.get())))
+    Ok(Request::from_parts(head.parts, Upload::streamed(source, head.body.exact(), limits.max_body_bytes.get())))
 }
 
 fn refused(exchange: &Exchange, refusal: &Refusal, to_head: bool) -> Response<Reply> {
@@ -289,9 +285,9 @@ fn refused(exchange: &Exchange, refusal: &Refusal, to_head: bool) -> Response<Re
         reply = reply.header(name, value);
     }
     reply = reply.header("date", exchange.proxy.worker.date()).header("content-length", body.len());
-    let reply = reply.body(Reply::own(if to_head { bytes::Bytes::new() } else { body.into() }));
+    let reply = reply.body(Reply::Own(if to_head { bytes::Bytes::new() } else { body.into() }));
     // Every part of it is ours.
-    reply.unwrap_or_else(|_| Response::new(Reply::own(bytes::Bytes::new())))
+    reply.unwrap_or_else(|_| Response::new(Reply::Own(bytes::Bytes::new())))
 }
 
 /// Runs each stream as a task of its own, and ends it when it is interrupted within its reply: while the client takes

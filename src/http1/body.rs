@@ -9,6 +9,14 @@ pub enum BodyLength {
     Chunked,
 }
 
+impl BodyLength {
+    /// How many bytes it has, if that was said.
+    #[must_use]
+    pub fn exact(self) -> Option<u64> {
+        if let Self::Known(length) = self { Some(length) } else { None }
+    }
+}
+
 /// The bytes of a body are not what its framing says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the chunked coding is broken")]
@@ -75,19 +83,16 @@ impl Decoder {
         self.0 == State::Done
     }
 
-    /// Bytes of data that remain, if the length was known.
+    /// What is left of the body; `None` when only the chunked coding could show, from the middle of it.
     #[must_use]
-    pub fn remaining(&self) -> Option<u64> {
+    pub fn rest(&self) -> Option<BodyLength> {
         match self.0 {
-            State::Data(remaining) => Some(remaining),
+            State::Done => Some(BodyLength::Known(0)),
+            State::Data(remaining) => Some(BodyLength::Known(remaining)),
+            // At its beginning, or just after a chunk: a decoder could begin here.
+            State::Size(0, 0) => Some(BodyLength::Chunked),
             _ => None,
         }
-    }
-
-    /// Whether nothing of a chunked body was seen yet.
-    #[must_use]
-    pub fn is_untouched(&self) -> bool {
-        self.0 == State::Size(0, 0)
     }
 
     /// Looks at the next bytes. Those that the returned piece counts must be consumed before the next call.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 
 /// Bytes that were received and not consumed yet.
 #[derive(Debug, Default)]
-pub struct Buffer {
+pub(crate) struct Buffer {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
@@ -15,24 +15,24 @@ pub struct Buffer {
 impl Buffer {
     /// An empty buffer.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, used: 0 }
     }
 
     /// What was received and not consumed.
     #[must_use]
-    pub fn filled(&self) -> &[u8] {
+    pub(crate) fn filled(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Whether nothing is left to consume.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// Room to receive into, after moving what is left to the front if the end is reached. Empty: the buffer is full.
-    pub fn room(&mut self) -> &mut [u8] {
+    pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
         } else if self.end == self.bytes.len() && self.start > 0 {
@@ -43,13 +43,13 @@ impl Buffer {
     }
 
     /// Notes that so many bytes of [`Buffer::room`] were received.
-    pub fn received(&mut self, count: usize) {
+    pub(crate) fn received(&mut self, count: usize) {
         self.end = (self.end + count).min(self.bytes.len());
         self.used = self.used.max(self.end);
     }
 
     /// Drops bytes from the front.
-    pub fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
     }
 
@@ -65,7 +65,7 @@ impl Buffer {
 /// A worker's spare buffers, the last used first. However many are used at once, none is made anew while as many go on being
 /// used; those that are not are given back to the system, a part every second.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     capacity: usize,
     buffers: Spares<Buffer>,
     heads: Spares<Vec<u8>>,
@@ -77,28 +77,28 @@ const HEAD_BYTES: usize = 1024;
 impl Pool {
     /// A pool of buffers of this many bytes.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self { capacity, buffers: Spares::default(), heads: Spares::default() }
     }
 
     /// An empty buffer.
-    pub fn take(&self) -> Buffer {
+    pub(crate) fn take(&self) -> Buffer {
         self.buffers.take().unwrap_or_else(|| Buffer::new(self.capacity))
     }
 
     /// Takes a buffer back. It may hold credentials, so it is overwritten.
-    pub fn put(&self, mut buffer: Buffer) {
+    pub(crate) fn put(&self, mut buffer: Buffer) {
         buffer.wipe();
         self.buffers.put(buffer);
     }
 
     /// An empty vector to write a head into.
-    pub fn take_head(&self) -> Vec<u8> {
+    pub(crate) fn take_head(&self) -> Vec<u8> {
         self.heads.take().unwrap_or_else(|| Vec::with_capacity(HEAD_BYTES))
     }
 
     /// Takes it back.
-    pub fn put_head(&self, mut head: Vec<u8>) {
+    pub(crate) fn put_head(&self, mut head: Vec<u8>) {
         if head.capacity() <= 16 * HEAD_BYTES {
             head.clear();
             self.heads.put(head);
@@ -106,7 +106,7 @@ impl Pool {
     }
 
     /// Gives back half of what was not used since the last call. How much is left.
-    pub fn trim(&self) -> usize {
+    pub(crate) fn trim(&self) -> usize {
         self.buffers.trim() + self.heads.trim()
     }
 }

@@ -2,7 +2,6 @@
 //! there whole before anything is taken from the upstream for it.
 
 use std::cell::Cell;
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,7 +22,7 @@ pub(crate) const GATHERED: usize = 16 * 1024;
 
 /// Why a request's body does not come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BodyError {
+pub(crate) enum BodyError {
     /// The client is gone.
     #[error("the client closed the connection during its request")]
     Gone,
@@ -48,16 +47,10 @@ pub(crate) trait Source {
 }
 
 /// A request's body on its way to the upstream.
-pub struct Upload {
+pub(crate) struct Upload {
     state: State,
     /// Bytes that may still come.
     limit: u64,
-}
-
-impl fmt::Debug for Upload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upload").field("limit", &self.limit).finish_non_exhaustive()
-    }
 }
 
 enum State {
@@ -122,6 +115,7 @@ impl Upload {
         let mut gathered = BytesMut::new();
         while gathered.len() < GATHERED {
             match poll_fn(|context| streamed.source.poll_data(context)).await.transpose()? {
+                // All of it in one piece needs no copy.
                 Some(data) if gathered.is_empty() && streamed.length == Some(data.len() as u64) => {
                     self.state = State::Whole(data);
                     return Ok(());
@@ -166,6 +160,7 @@ impl Default for Upload {
 
 impl Streamed {
     fn poll_data(&mut self, limit: &mut u64, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        // What was gathered has been counted already.
         let data = if self.begun.is_empty() {
             match ready!(self.source.poll_data(context)) {
                 Some(Ok(data)) => match limit.checked_sub(data.len() as u64) {
@@ -247,11 +242,11 @@ impl From<BodyError> for Refusal {
 /// A reply cannot be delivered to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the upstream's reply broke off")]
-pub struct Cut;
+pub(crate) struct Cut;
 
 /// An upstream's reply on its way to the client. Its end is the end that its framing says; whatever else ends it is an error,
 /// so that a broken reply never looks complete.
-pub struct Relayed {
+pub(crate) struct Relayed {
     body: Incoming,
     passage: Passage,
     /// Longest pause.
@@ -278,6 +273,7 @@ impl Body for Relayed {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        // Before the body: what may go on no longer is not relayed because it happens to be there.
         if let Poll::Ready(interrupt) = self.passage.exchange.alarm.poll(context) {
             return Poll::Ready(Some(Err(self.passage.interrupted(interrupt))));
         }
@@ -299,6 +295,7 @@ impl Body for Relayed {
                 Some(Ok(frame)) if frame.is_data() => {
                     let received = &self.passage.exchange.received;
                     received.set(received.get() + frame.data_ref().map_or(0, Bytes::len));
+                    // Now: who knows the length does not ask for an end.
                     if self.body.is_end_stream() {
                         self.passage.complete();
                     }
@@ -321,11 +318,5 @@ impl Body for Relayed {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl std::fmt::Debug for Relayed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relayed").finish_non_exhaustive()
     }
 }

@@ -18,7 +18,7 @@ pub fn digest(authorization: &[u8]) -> Result<Digest, Refusal> {
         (scheme, rest) if scheme.eq_ignore_ascii_case(b"token ") => rest,
         _ => return Err(Refusal::NoCredential),
     };
-    let token = token.trim_ascii_start().trim_ascii_end();
+    let token = token.trim_ascii();
     // Without an early exit, so that the compiler looks at many bytes at once.
     let is_one = token.iter().fold(true, |is_one, byte| is_one & byte.is_ascii_graphic() & (*byte != b','));
     if token.is_empty() || !is_one {

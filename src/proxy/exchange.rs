@@ -6,14 +6,14 @@ use std::rc::Rc;
 use super::Proxy;
 use super::path::normalise;
 use super::request::Origin;
+use super::route::Method;
 use crate::token::TokenId;
 use crate::token::raw::PREFIX;
 use crate::worker::RequestId;
 use crate::worker::alarm::Alarm;
 
 /// One request and its reply.
-#[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     /// What serves it.
     pub proxy: Rc<Proxy>,
     /// Where it came from.
@@ -34,7 +34,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// One that begins.
-    pub fn new(proxy: &Rc<Proxy>, origin: Origin) -> Rc<Self> {
+    pub(crate) fn new(proxy: &Rc<Proxy>, origin: Origin) -> Rc<Self> {
         Rc::new(Self {
             proxy: Rc::clone(proxy),
             origin,
@@ -50,7 +50,7 @@ impl Exchange {
     }
 
     /// Names it in replies, logs and the upstream's `X-Request-Id`.
-    pub fn id(&self) -> RequestId {
+    pub(crate) fn id(&self) -> RequestId {
         self.id.get()
     }
 
@@ -65,8 +65,7 @@ impl Exchange {
     /// The query is left out: it may hold anything. So is what may be a token in the wrong place.
     pub(super) fn set_line(&self, method: &http::Method, path: &str) {
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let method =
-                if crate::proxy::route::Method::from_name(method.as_str()).is_some() { method.as_str() } else { "?" };
+            let method = Method::from_name(method.as_str()).map_or("?", Method::name);
             self.line.replace(Some(format!("{method} {}", shown(path))));
         }
     }
@@ -82,9 +81,10 @@ impl Exchange {
     }
 
     /// Says how it ended. `status` is 0 where no reply was whole.
-    pub fn log(&self, status: u16, outcome: &'static str) {
+    pub(crate) fn log(&self, status: u16, outcome: &'static str) {
         self.logged.set(true);
         if tracing::enabled!(tracing::Level::DEBUG) {
+            // A text of its own, which the line below borrows.
             let id = self.id();
             let token = self.token.get().map(tracing::field::display);
             let line = self.line.borrow();

@@ -186,6 +186,7 @@ impl Fields {
                 _ if option.eq_ignore_ascii_case(b"close") => self.close = true,
                 Class::HopByHop => {}
                 Class::Other if present.may_have(option) => remove(headers, option),
+                // It names nothing that is there.
                 Class::Other if option.is_ascii() => {}
                 _ => return Err(Refusal::ConnectionOption),
             }
@@ -218,6 +219,7 @@ pub(crate) fn strip_reply(headers: &mut HeaderMap) -> Result<(), BrokenFraming> 
     if framing.is_ambiguous() {
         return Err(BrokenFraming::Both);
     }
+    // hyper decodes it, and the reply is framed anew for the client.
     if framing.is_chunked() {
         headers.remove(header::TRANSFER_ENCODING);
     }

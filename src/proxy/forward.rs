@@ -29,6 +29,7 @@ pub(super) async fn forward(
     request: &mut Request<Upload>,
 ) -> Result<Response<Relayed>, Refusal> {
     let pool = exchange.proxy.upstream(permit.upstream());
+    // From here on a revocation interrupts it, whatever it waits for.
     let admitted = permit.admission().map(|admission| exchange.alarm.admit(admission.terms));
     let attempt = Attempt { exchange, permit, pool };
     if !request.body().is_whole() {
@@ -98,7 +99,7 @@ impl Attempt<'_> {
                 Ok(Ok(reply)) => return Ok((reply, lease, progress)),
                 Ok(Err(error)) => error,
                 Err(Interrupt::Deadline) => {
-                    self.report(Some(&lease), Step::FirstByte, &"no reply in time");
+                    self.report(&lease, Step::FirstByte, &"no reply in time");
                     return Err(Refusal::UpstreamTimeout);
                 }
                 Err(interrupt) => return Err(self.interrupted(interrupt, Refusal::UpstreamTimeout)),
@@ -108,6 +109,7 @@ impl Attempt<'_> {
             }
             // Nothing of it was written, or it may be repeated and nothing was answered: the connection had died unnoticed.
             let spare = spare.filter(|_| !lease.is_answered() && !is_late(error.error()));
+            // A new connection that fails is no stale one: it would fail again.
             let again = error.take_message().or(spare.map(|spare| *spare)).filter(|_| lease.reused);
             *request = again.ok_or_else(|| self.broken(&lease, &error.into_error()))?;
             self.pool.forget();
@@ -122,7 +124,7 @@ impl Attempt<'_> {
         self.exchange.alarm.set(MAX_WAIT);
         let slot = self.exchange.alarm.race(self.pool.slot()).await;
         let slot = slot.map_err(|interrupt| self.interrupted(interrupt, Refusal::Overloaded))?;
-        // Boxed, since it is rare and would make every exchange's state several times as large.
+        // Without a deadline of ours, since `timeouts.connect` is the connector's to keep. Boxed, since it is rare and would make every exchange's state several times as large.
         let connect = Box::pin(self.pool.connect(&self.exchange.proxy.worker, slot));
         self.watched(connect).await?.map_err(|error| {
             self.outage(error.address, error.step, &chain(&error));
@@ -144,16 +146,16 @@ impl Attempt<'_> {
     /// There was no reply.
     fn broken(&self, lease: &Lease<Upload>, error: &hyper::Error) -> Refusal {
         if is_late(error) {
-            self.report(Some(lease), Step::Request, &"it stopped reading the request");
+            self.report(lease, Step::Request, &"it stopped reading the request");
             return Refusal::UpstreamTimeout;
         }
         match io_cause(error) {
-            Some(cause) => self.report(Some(lease), Step::FirstByte, &format_args!("{error}: {cause}")),
+            Some(cause) => self.report(lease, Step::FirstByte, &format_args!("{error}: {cause}")),
             // hyper has one error for both.
             None if error.is_parse_too_large() => {
-                self.report(Some(lease), Step::FirstByte, &"its head has more than 100 fields or 32 KiB");
+                self.report(lease, Step::FirstByte, &"its head has more than 100 fields or 32 KiB");
             }
-            None => self.report(Some(lease), Step::FirstByte, error),
+            None => self.report(lease, Step::FirstByte, error),
         }
         Refusal::Upstream
     }
@@ -169,15 +171,16 @@ impl Attempt<'_> {
     ) -> Result<Response<Relayed>, Refusal> {
         let (mut parts, body) = reply.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            self.report(Some(&lease), Step::FirstByte, &"it switched protocols unasked");
+            self.report(&lease, Step::FirstByte, &"it switched protocols unasked");
             return Err(Refusal::Upstream);
         }
         if let Err(error) = strip_reply(&mut parts.headers) {
-            self.report(Some(&lease), Step::FirstByte, &error);
+            self.report(&lease, Step::FirstByte, &error);
             return Err(Refusal::Upstream);
         }
         let worker = &self.exchange.proxy.worker;
         sanitize::reply(parts.status, parts.version, &mut parts.headers, || worker.date());
+        // From here on the alarm is the reply's, whatever becomes of the rest of the request.
         if let Some(progress) = &progress {
             progress.answered.set(true);
         }
@@ -197,8 +200,8 @@ impl Attempt<'_> {
         Ok(Response::from_parts(parts, Relayed::new(body, passage, self.pool.upstream.config.idle_timeout)))
     }
 
-    fn report(&self, lease: Option<&Lease<Upload>>, step: Step, error: &dyn Display) {
-        self.outage(lease.map(Lease::address), step, error);
+    fn report(&self, lease: &Lease<Upload>, step: Step, error: &dyn Display) {
+        self.outage(Some(lease.address()), step, error);
     }
 
     fn outage(&self, address: Option<std::net::SocketAddr>, step: Step, error: &dyn Display) {
@@ -228,7 +231,6 @@ fn copy(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
 }
 
 /// What a reply holds while it passes: the connection it comes by, and the request's slot.
-#[derive(Debug)]
 pub(super) struct Passage {
     pub(super) exchange: Rc<Exchange>,
     pool: Rc<Pool<Upload>>,
@@ -246,6 +248,7 @@ impl Passage {
     pub(super) fn complete(&mut self) {
         self.complete = true;
         self.exchange.settle();
+        // Not only when this is dropped: a slow client reads for long what the upstream has sent.
         self.in_flight = None;
         let lease = self.lease.take();
         if let Some(lease) = lease.filter(|_| self.reusable && !self.leaves_upload()) {
@@ -262,6 +265,7 @@ impl Passage {
         if interrupt == Interrupt::Deadline {
             return self.fail(Step::Reply, &"it paused for too long");
         }
+        // No failure of the upstream's, so nothing is reported.
         self.lease = None;
         Cut
     }

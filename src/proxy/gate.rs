@@ -18,8 +18,7 @@ use crate::upstream::{Upstream, UpstreamName};
 use crate::worker::alarm::AdmissionTerms;
 
 /// What decides over requests. Shared by all workers, and read-only to them.
-#[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     /// What is known of tokens.
     pub replica: Arc<Replica>,
     /// Sizes and numbers.
@@ -36,8 +35,7 @@ pub struct Gate {
 }
 
 /// What a request was permitted: the only way to an upstream. Only [`Gate::decide`] makes one.
-#[derive(Debug)]
-pub struct Permit {
+pub(crate) struct Permit {
     upstream: UpstreamName,
     admission: Option<Admission>,
     is_configuration: bool,
@@ -61,8 +59,7 @@ impl Permit {
 }
 
 /// Under which token a request was admitted.
-#[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     /// What has to hold for as long as it runs.
     pub terms: AdmissionTerms,
     /// The token and its owner.
@@ -71,18 +68,18 @@ pub struct Admission {
 
 impl Gate {
     /// A gate before a replica that may still be empty, and these two upstreams.
-    pub fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
+    pub(crate) fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
         let Settings { limits, timeouts, routes, trusted_proxies, max_staleness } = settings;
         Self { replica, limits, timeouts, api, heartbeat, routes, trusted_proxies, max_staleness }
     }
 
     /// Bytes of a read buffer: a head must fit, and bodies pass through in pieces of this size.
-    pub fn buffer_bytes(&self) -> usize {
+    pub(crate) fn buffer_bytes(&self) -> usize {
         self.limits.max_head_bytes.get().max(GATHERED)
     }
 
     /// Whether what this peer says of earlier hops is believed.
-    pub fn trusts(&self, peer: IpAddr) -> bool {
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(peer))
     }
 
@@ -90,7 +87,7 @@ impl Gate {
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
-    pub fn decide<B>(&self, request: &Request<B>) -> Result<Permit, Refusal> {
+    pub(crate) fn decide<B>(&self, request: &Request<B>) -> Result<Permit, Refusal> {
         let path = normalise(request.uri().path())?;
         let route = self.routes.find(request.method().as_str(), &path).map_err(|missing| match missing {
             NoRoute::Path => Refusal::NoRoute,
@@ -99,6 +96,7 @@ impl Gate {
         let admission = match route.access {
             Access::Open => None,
             Access::Requires { permission, max_staleness } => {
+                // Of several none is chosen: the upstream might choose another.
                 let mut credentials = request.headers().get_all(AUTHORIZATION).iter();
                 let credential = credentials.next().filter(|_| credentials.next().is_none());
                 let digest = credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?;
@@ -125,6 +123,7 @@ impl Gate {
         }
         let no = |refusal| if self.max_staleness.allows(staleness) { refusal } else { Refusal::Stale };
         let holder = self.replica.lookup(&digest).ok_or_else(|| no(Refusal::UnknownToken))?;
+        // True however stale the replica is: a token never gets more time than it had.
         if holder.expires_at.is_some_and(|expires_at| expires_at <= unix_seconds()) {
             return Err(Refusal::Expired);
         }
@@ -139,7 +138,7 @@ impl Gate {
 
     /// Whether what a running request was admitted by still holds. Not asked of its expiry: that a token expires while its
     /// request runs is no reason to end it.
-    pub fn holds(&self, terms: &AdmissionTerms, staleness: Option<Duration>) -> bool {
+    pub(crate) fn holds(&self, terms: &AdmissionTerms, staleness: Option<Duration>) -> bool {
         staleness.is_some_and(|staleness| terms.max_staleness.allows(staleness))
             && self.replica.permits(&terms.digest, terms.permission)
     }

@@ -73,6 +73,7 @@ impl fmt::Display for Network {
 /// The address with every bit after the prefix cleared.
 fn first_of(address: IpAddr, prefix: u8) -> IpAddr {
     match address {
+        // Shifting all bits out, for the prefix 0, is not done by `<<`.
         IpAddr::V4(address) => {
             let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or(0);
             Ipv4Addr::from_bits(address.to_bits() & mask).into()

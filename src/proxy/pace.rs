@@ -45,6 +45,7 @@ impl Pace {
         let now = alarm.worker().alarms.now();
         match polled {
             Poll::Pending => {
+                // Once: being polled again gives it no more time.
                 if self.since.is_none() {
                     self.since = Some(now);
                     alarm.set(self.left);
@@ -84,12 +85,9 @@ impl Pace {
         }
     }
 
-    fn earned(&self, count: usize) -> Duration {
-        Duration::from_millis((count as u64).saturating_mul(1000) / self.min_rate)
-    }
-
     fn account(&mut self, waited: Duration, count: usize) {
-        self.left = (self.left.saturating_sub(waited) + self.earned(count)).min(self.grace);
+        let earned = Duration::from_millis((count as u64).saturating_mul(1000) / self.min_rate);
+        self.left = (self.left.saturating_sub(waited) + earned).min(self.grace);
     }
 }
 

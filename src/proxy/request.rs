@@ -30,7 +30,7 @@ pub struct Head {
 
 /// Where a request came from.
 #[derive(Debug, Clone, Copy)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// The address of the connection's other end.
     pub address: IpAddr,
     /// Whether what it says of earlier hops is believed.
@@ -48,12 +48,15 @@ impl Head {
     pub fn http1(bytes: &Bytes, max_headers: usize, mut headers: HeaderMap) -> Result<Self, Refusal> {
         let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut head = httparse::Request::new(&mut []);
+        // With room for no more fields than are allowed, one more is an error.
         head.parse_with_uninit_headers(bytes, lines.get_mut(..max_headers).unwrap_or_default())
             .map_err(|error| malformed(error, bytes))?;
         let (Some(method), Some(target), Some(minor_version)) = (head.method, head.path, head.version) else {
             return Err(Refusal::Malformed("the request line is not complete"));
         };
-        let (mut fields, mut host, mut connection) = (Fields::default(), None, false);
+        let mut fields = Fields::default();
+        let mut host = None;
+        let mut connection = false;
         for field in &*head.headers {
             match fields.take(field.name.as_bytes(), field.value)? {
                 Fate::Forwarded => append(&mut headers, field.name, slice(bytes, field.value)?)?,
@@ -63,6 +66,7 @@ impl Head {
                 Fate::Stripped => {}
             }
         }
+        // After the others: what it names may come before it or after it.
         if connection {
             for field in head.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("connection")) {
                 fields.strip_named(field.value, &mut headers)?;
@@ -83,6 +87,7 @@ impl Head {
         parts.uri = uri(bytes, target)?;
         parts.version = if minor_version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
         parts.headers = headers;
+        // RFC 9110 section 10.1.1: in HTTP/1.0 it means nothing.
         let expects_continue = fields.expects_continue && minor_version == 1;
         Ok(Self { parts, body, expects_continue, close: fields.close || minor_version == 0 })
     }
@@ -93,7 +98,8 @@ impl Head {
     /// As [`Head::http1`].
     pub fn http2(mut parts: Parts, ended: bool) -> Result<Self, Refusal> {
         let mut fields = Fields::default();
-        let (mut host, mut stripped) = (None, Vec::new());
+        let mut host = None;
+        let mut stripped = Vec::new();
         for (name, value) in &parts.headers {
             match fields.take(name.as_str().as_bytes(), value.as_bytes())? {
                 Fate::Forwarded => {}
@@ -111,6 +117,7 @@ impl Head {
         check_query(target.query().unwrap_or_default().as_bytes())?;
         let body = match fields.framing.of_request(1)? {
             _ if ended => BodyLength::Known(0),
+            // Without a length a stream's end says where the body ends (RFC 9113 section 8.1.1).
             BodyLength::Known(0) => BodyLength::Chunked,
             length => length,
         };
@@ -138,21 +145,23 @@ fn append(headers: &mut HeaderMap, name: &str, value: HeaderValue) -> Result<(),
 /// Path and query, byte for byte as they were written, unless the query has what no query may have.
 fn uri(bytes: &Bytes, target: &str) -> Result<Uri, Refusal> {
     let end = memchr::memchr(b'?', target.as_bytes()).unwrap_or(target.len());
-    let (path, query) = (target.get(..end).unwrap_or_default(), target.get(end + 1..).unwrap_or_default());
+    let path = target.get(..end).unwrap_or_default();
+    let query = target.get(end + 1..).unwrap_or_default();
     check_query(query.as_bytes())?;
-    // `http` drops what follows a `#`. (A target of one `/` may be ours, where an absolute one had no path.)
-    if target != "/" {
-        if !path.starts_with('/') || memchr::memchr(b'#', path.as_bytes()).is_some() {
-            path::normalise(path)?;
-        }
-        if let Ok(target) = PathAndQuery::from_maybe_shared(bytes.slice_ref(target.as_bytes())) {
-            return Ok(Uri::from(target));
-        }
-        path::normalise(path)?;
-        let target = format!("{path}?{}", encode(query));
-        return target.parse().map_err(|_| Refusal::Malformed("the target is no path"));
+    // It may be ours, where an absolute target had no path: then it is no part of `bytes`.
+    if target == "/" {
+        return Ok(Uri::from_static("/"));
     }
-    Ok(Uri::from_static("/"))
+    // `http` drops what follows a `#`.
+    if !path.starts_with('/') || memchr::memchr(b'#', path.as_bytes()).is_some() {
+        path::normalise(path)?;
+    }
+    if let Ok(target) = PathAndQuery::from_maybe_shared(bytes.slice_ref(target.as_bytes())) {
+        return Ok(Uri::from(target));
+    }
+    path::normalise(path)?;
+    let target = format!("{path}?{}", encode(query));
+    target.parse().map_err(|_| Refusal::Malformed("the target is no path"))
 }
 
 /// A query with the bytes encoded that RFC 3986 does not allow in it and people write all the same: every server reads them
@@ -233,7 +242,7 @@ pub(super) fn authority(value: &[u8]) -> Result<&str, Refusal> {
             let (address, rest) = rest.split_at(end);
             let address = std::str::from_utf8(address).map_err(|_| Refusal::Host)?;
             address.parse::<std::net::Ipv6Addr>().map_err(|_| Refusal::Host)?;
-            (b"v6".as_slice(), rest.get(1..).unwrap_or_default())
+            (b"v6".as_slice(), rest.get(1..).unwrap_or_default()) // any name: the address was judged
         }
         _ => value.split_at(value.iter().position(|byte| *byte == b':').unwrap_or(value.len())),
     };

@@ -281,6 +281,7 @@ impl RouteTable {
         if let Some(route) = Method::from_name(method).and_then(|method| self.root.find(method, path)) {
             return Ok(route);
         }
+        // Only a refusal pays for looking up the other methods.
         let allowed = Method::ALL.into_iter().filter(|method| self.root.find(*method, path).is_some());
         match allowed.map(Method::name).collect::<Vec<_>>() {
             none if none.is_empty() => Err(NoRoute::Path),
@@ -305,6 +306,7 @@ impl Node {
             None => (path, None),
         };
         let literal = self.literals.iter().find(|(name, _)| **name == *segment).map(|(_, node)| node);
+        // One that has the path without the method gives way to a less specific one.
         literal
             .and_then(|node| node.descend(method, rest))
             .or_else(|| self.any.as_deref().filter(|_| !segment.is_empty())?.descend(method, rest))

@@ -26,8 +26,10 @@ static X_TOLLGATE_ROLE: HeaderName = HeaderName::from_static("x-tollgate-role");
 
 /// Makes a request's head the upstream's. Framing is left to hyper, which follows the body.
 pub(super) fn request(request: &mut Request<Upload>, permit: &Permit, upstream: &Upstream, exchange: &Exchange) {
-    let (length, empty) = (request.body().size_hint().exact(), request.body().is_end_stream());
+    let length = request.body().size_hint().exact();
+    let empty = request.body().is_end_stream();
     let usual = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    // How it came is said by `Via`; how it goes on is always HTTP/1.1.
     let version = std::mem::replace(request.version_mut(), Version::HTTP_11);
     let headers = request.headers_mut();
     credential(headers, permit, upstream);
@@ -55,7 +57,7 @@ fn credential(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream) {
     match upstream.credential() {
         Credential::Forward if permit.admission().is_some() => {}
         Credential::Forward => {
-            // Only an open route lets several pass.
+            // Only an open route lets several pass. The upstream reads one, and which is not for it to choose.
             if let Some(last) = headers.get_all(header::AUTHORIZATION).iter().skip(1).last().cloned() {
                 headers.insert(header::AUTHORIZATION, last);
             }

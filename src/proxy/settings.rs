@@ -9,7 +9,7 @@ use crate::replica::MaxStaleness;
 
 /// What a [`Gate`](super::Gate) decides by, tokens aside.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Sizes and numbers.
     pub limits: Limits,
     /// Deadlines.

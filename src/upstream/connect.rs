@@ -8,7 +8,6 @@
 mod lookup;
 mod race;
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use crate::socket::Stream;
 use crate::tls::{self, ClientTls, TlsError, UpstreamTlsConfig};
 
 /// Makes connections to one upstream. Shared by all workers.
-pub struct Connector {
+pub(crate) struct Connector {
     target: Target,
     tls: Option<Tls>,
     timeout: Duration,
@@ -50,7 +49,7 @@ struct Tls {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}{}", address.map(|address| format!(" {address}")).unwrap_or_default())]
-pub struct ConnectError {
+pub(crate) struct ConnectError {
     /// Where it ended: with several addresses, as far as any of them got.
     pub step: Step,
     /// At which address.
@@ -66,18 +65,12 @@ impl ConnectError {
     }
 }
 
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("tls", &self.tls.is_some()).finish_non_exhaustive()
-    }
-}
-
 impl Connector {
     /// For the upstream of this configuration.
     ///
     /// # Errors
     /// When its name or its TLS files cannot be used.
-    pub fn new(config: &UpstreamConfig) -> Result<Self, UpstreamError> {
+    pub(crate) fn new(config: &UpstreamConfig) -> Result<Self, UpstreamError> {
         Self::resolving(config, lookup::system())
     }
 
@@ -96,7 +89,7 @@ impl Connector {
     ///
     /// # Errors
     /// [`TlsError`]; what was read before stays.
-    pub fn reload(&self) -> Result<bool, TlsError> {
+    pub(crate) fn reload(&self) -> Result<bool, TlsError> {
         let Some(tls) = &self.tls else { return Ok(false) };
         let read = tls::client_config(&tls.config)?;
         let mut current = tls.current.write();
@@ -110,7 +103,7 @@ impl Connector {
     ///
     /// # Errors
     /// [`ConnectError`]
-    pub async fn connect(&self) -> Result<(Stream, SocketAddr), ConnectError> {
+    pub(crate) async fn connect(&self) -> Result<(Stream, SocketAddr), ConnectError> {
         let deadline = Instant::now() + self.timeout;
         let mut addresses = match &self.target {
             Target::Address(address) => vec![*address],

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 /// Who goes first when a slot becomes free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
+pub(crate) enum Priority {
     /// Configuration fetches: an agent that gets none exits.
     High,
     /// Everything else.
@@ -22,7 +22,7 @@ pub enum Priority {
 
 /// The slots of one upstream.
 #[derive(Debug)]
-pub struct InFlight {
+pub(crate) struct InFlight {
     free: AtomicUsize,
     /// Those in `queue`; read without the lock.
     waiting: AtomicUsize,
@@ -47,11 +47,11 @@ type Ticket = (Priority, u64);
 
 /// A slot that was taken. It is free again once this is dropped.
 #[derive(Debug)]
-pub struct InFlightSlot(Option<Arc<InFlight>>);
+pub(crate) struct InFlightSlot(Option<Arc<InFlight>>);
 
 /// One that is asked for.
 #[derive(Debug)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     slots: Arc<InFlight>,
     slot: oneshot::Receiver<InFlightSlot>,
     ticket: Ticket,
@@ -61,7 +61,7 @@ pub struct Waiting {
 impl InFlight {
     /// So many, all free.
     #[must_use]
-    pub fn new(count: usize) -> Arc<Self> {
+    pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self {
             free: AtomicUsize::new(count),
             waiting: AtomicUsize::new(0),
@@ -76,7 +76,7 @@ impl InFlight {
     ///
     /// # Errors
     /// [`Waiting`], when none is free or others wait already.
-    pub fn take(self: &Arc<Self>, priority: Priority) -> Result<InFlightSlot, Waiting> {
+    pub(crate) fn take(self: &Arc<Self>, priority: Priority) -> Result<InFlightSlot, Waiting> {
         if self.waiting.load(Ordering::SeqCst) == 0 && self.take_free() {
             return Ok(InFlightSlot(Some(Arc::clone(self))));
         }
@@ -95,25 +95,25 @@ impl InFlight {
 
     /// Requests that wait now.
     #[must_use]
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
     /// Requests that had to wait so far.
     #[must_use]
-    pub fn waits(&self) -> u64 {
+    pub(crate) fn waits(&self) -> u64 {
         self.waits.load(Ordering::Relaxed)
     }
 
     /// How long these waited, all together.
     #[must_use]
-    pub fn waited(&self) -> Duration {
+    pub(crate) fn waited(&self) -> Duration {
         Duration::from_micros(self.waited.load(Ordering::Relaxed))
     }
 
     /// Requests that were refused because no slot became free in time.
     #[must_use]
-    pub fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
@@ -152,7 +152,7 @@ impl Drop for InFlightSlot {
 
 impl Waiting {
     /// Waits for it. Cancel-safe in the sense that a slot that is not taken goes to the next.
-    pub async fn slot(mut self) -> InFlightSlot {
+    pub(crate) async fn slot(mut self) -> InFlightSlot {
         match (&mut self.slot).await {
             Ok(slot) => {
                 self.account();

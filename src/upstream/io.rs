@@ -1,7 +1,7 @@
 //! An upstream connection's bytes below hyper: gives writes a deadline, and goes on reading when the upstream takes no more.
 
 use std::cell::Cell;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -68,6 +68,7 @@ impl Io {
                     self.alarm.clear();
                 }
                 Poll::Ready(written.or_else(|error| {
+                    // Nobody is there to answer any more. After all other errors it is for the reading side to say how it ends.
                     if error.kind() == io::ErrorKind::TimedOut {
                         return Err(error);
                     }
@@ -102,23 +103,6 @@ impl AsyncWrite for Io {
         }
         let written = Pin::new(&mut *self.socket.stream()).poll_write(context, data);
         self.written(context, written, data.len())
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let count = || slices.iter().map(|slice| slice.len()).sum();
-        if self.signs.deaf.get() {
-            return Poll::Ready(Ok(count()));
-        }
-        let written = Pin::new(&mut *self.socket.stream()).poll_write_vectored(context, slices);
-        self.written(context, written, count())
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.stream().is_write_vectored()
     }
 
     /// TLS may hold back what was written, so this has the same deadline.

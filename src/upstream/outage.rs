@@ -8,7 +8,7 @@ use crate::words::words;
 words! {
     /// What is done for a request at its upstream, in this order: how far it came that got no reply.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-    pub enum Step {
+    pub(crate) enum Step {
         /// Looking the host's name up.
         Resolve = "resolve",
         /// Connecting.
@@ -26,7 +26,7 @@ words! {
 
 /// The failures of one upstream.
 #[derive(Debug, Default)]
-pub struct Outages {
+pub(crate) struct Outages {
     counts: [AtomicU64; Step::ALL.len()],
     /// One for each step: many of one kind must not hide another.
     samplers: [Sampler; Step::ALL.len()],
@@ -34,14 +34,14 @@ pub struct Outages {
 
 impl Outages {
     /// Counts a failure. `Some`: it is to be logged, and how many before it were not.
-    pub fn count(&self, step: Step) -> Option<u64> {
+    pub(crate) fn count(&self, step: Step) -> Option<u64> {
         self.counts[step as usize].fetch_add(1, Ordering::Relaxed);
         self.samplers[step as usize].admit()
     }
 
     /// How often a step failed.
     #[must_use]
-    pub fn total(&self, step: Step) -> u64 {
+    pub(crate) fn total(&self, step: Step) -> u64 {
         self.counts[step as usize].load(Ordering::Relaxed)
     }
 }

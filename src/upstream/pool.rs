@@ -28,15 +28,13 @@ use crate::worker::panic::Guard;
 const MAX_READ_AHEAD: usize = 32 * 1024;
 
 /// A worker's connections to one upstream, for requests with bodies of type `B`. The last used is used first, so that spare ones age and go.
-#[derive(Debug)]
-pub struct Pool<B> {
+pub(crate) struct Pool<B> {
     /// Where they lead.
     pub upstream: Arc<Upstream>,
     idle: RefCell<Vec<(Connection<B>, WorkerTime)>>,
 }
 
 /// A connection, held by nobody else. It is closed when this is dropped.
-#[derive(Debug)]
 struct Connection<B> {
     sender: SendRequest<B>,
     address: SocketAddr,
@@ -49,8 +47,7 @@ struct Connection<B> {
 }
 
 /// A connection that carries one request. Dropping it closes the connection; [`Lease::give_back`] returns it to the pool.
-#[derive(Debug)]
-pub struct Lease<B> {
+pub(crate) struct Lease<B> {
     pool: Rc<Pool<B>>,
     connection: Connection<B>,
     /// Whether it has carried a request before: then it may have died since.
@@ -59,12 +56,12 @@ pub struct Lease<B> {
 
 impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> Pool<B> {
     /// No connections yet.
-    pub fn new(upstream: Arc<Upstream>) -> Self {
+    pub(crate) fn new(upstream: Arc<Upstream>) -> Self {
         Self { upstream, idle: RefCell::default() }
     }
 
     /// A connection that was used before and can be used again, as far as is known.
-    pub fn reuse(self: &Rc<Self>, now: WorkerTime) -> Option<Lease<B>> {
+    pub(crate) fn reuse(self: &Rc<Self>, now: WorkerTime) -> Option<Lease<B>> {
         let mut idle = self.idle.borrow_mut();
         loop {
             // One whose last exchange is not quite over, as hyper sees it, is left for later.
@@ -85,16 +82,18 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
     ///
     /// # Errors
     /// [`ConnectError`] says how far it came.
-    pub async fn connect(
+    pub(crate) async fn connect(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
         slot: OwnedSemaphorePermit,
     ) -> Result<Lease<B>, ConnectError> {
+        // Before connecting: what is reloaded meanwhile makes this one of the former.
         let generation = self.upstream.generation.load(Ordering::SeqCst);
         let (stream, address) = self.upstream.connector.connect().await?;
-        let (socket, signs) = (Rc::new(Socket::new(stream)), Rc::default());
-        let pause = self.upstream.config.idle_timeout;
+        let socket = Rc::new(Socket::new(stream));
         let weak = Rc::downgrade(&socket);
+        let signs = Rc::default();
+        let pause = self.upstream.config.idle_timeout;
         let io = Io::new(socket, Alarm::new(worker), pause, Rc::clone(&signs), slot);
         // Most requests are small: copying their body behind the head costs less than handing the kernel two pieces.
         let handshake = Builder::new().max_buf_size(MAX_READ_AHEAD).writev(false).handshake(TokioIo::new(io)).await;
@@ -114,7 +113,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
 
     /// Leave to make one more connection. Where there are as many as may be, some are unused, maybe other workers': these are
     /// closed. Cancel-safe.
-    pub async fn slot(&self) -> OwnedSemaphorePermit {
+    pub(crate) async fn slot(&self) -> OwnedSemaphorePermit {
         let Upstream { connections, room, .. } = &*self.upstream;
         if let Ok(slot) = Arc::clone(connections).try_acquire_owned() {
             return slot;
@@ -128,7 +127,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
     }
 
     /// Closes unused connections whenever another worker needs room. Never ends.
-    pub async fn make_room(self: Rc<Self>) {
+    pub(crate) async fn make_room(self: Rc<Self>) {
         loop {
             self.upstream.room.wanted().await;
             self.forget();
@@ -136,13 +135,14 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
     }
 
     /// Closes every idle connection: one was found dead, so the others are suspect.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.idle.borrow_mut().clear();
     }
 
     /// Closes those that were idle for too long. How many are left.
-    pub fn drop_idle(&self, now: WorkerTime) -> usize {
-        let (timeout, mut idle) = (self.upstream.config.pool_idle_timeout, self.idle.borrow_mut());
+    pub(crate) fn drop_idle(&self, now: WorkerTime) -> usize {
+        let timeout = self.upstream.config.pool_idle_timeout;
+        let mut idle = self.idle.borrow_mut();
         idle.retain(|(connection, since)| !connection.sender.is_closed() && now.since(*since) < timeout);
         idle.len()
     }
@@ -153,7 +153,7 @@ impl<B: Body + 'static> Lease<B> {
     ///
     /// # Errors
     /// hyper's, with the request if nothing of it was written.
-    pub fn send(
+    pub(crate) fn send(
         &mut self,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
@@ -162,21 +162,22 @@ impl<B: Body + 'static> Lease<B> {
     }
 
     /// Whether anything came back since the request was sent.
-    pub fn is_answered(&self) -> bool {
+    pub(crate) fn is_answered(&self) -> bool {
         self.connection.signs.answered.get()
     }
 
     /// Where it leads.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.connection.address
     }
 
     /// Returns the connection to the pool for the next request, once the reply was read to its end. It is used again when hyper has seen
     /// both messages end.
-    pub fn give_back(self, now: WorkerTime) {
+    pub(crate) fn give_back(self, now: WorkerTime) {
         let Self { pool, connection, .. } = self;
         let mut idle = pool.idle.borrow_mut();
         let Upstream { config, room, .. } = &*pool.upstream;
+        // One that is deaf has got only a part of the last request; and where room is wanted, a spare one is in the way.
         if !connection.signs.deaf.get() && idle.len() < config.pool_max_idle && !room.is_wanted() {
             idle.push((connection, now));
         }

@@ -65,7 +65,7 @@ pub struct UpstreamConfig {
 
 impl UpstreamConfig {
     /// The defaults, for the upstream with this URL.
-    pub fn at(url: UpstreamUrl) -> Self {
+    pub(crate) fn at(url: UpstreamUrl) -> Self {
         let UpstreamUrl { https, host, port, authority } = url;
         Self {
             host,
@@ -83,7 +83,7 @@ impl UpstreamConfig {
     }
 
     /// Where it is.
-    pub fn url(&self) -> UpstreamUrl {
+    pub(crate) fn url(&self) -> UpstreamUrl {
         let Self { host, port, authority, tls, .. } = self;
         UpstreamUrl { https: tls.is_some(), host: host.clone(), port: *port, authority: authority.clone() }
     }

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 
 /// Where an upstream is: `http://host:port` or `https://host:port`, and nothing more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamUrl {
+pub(crate) struct UpstreamUrl {
     /// Whether TLS is spoken.
     pub https: bool,
     /// Without brackets.
@@ -22,7 +22,7 @@ pub struct UpstreamUrl {
 
 /// A text that is not the URL of an upstream. Names no part of it: it could be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidUpstreamUrl {
+pub(crate) enum InvalidUpstreamUrl {
     /// No URL.
     #[error("write http://HOST:PORT or https://HOST:PORT")]
     Form,
@@ -43,7 +43,7 @@ pub enum InvalidUpstreamUrl {
 
 impl UpstreamUrl {
     /// `http` on this host.
-    pub fn local(port: u16) -> Self {
+    pub(crate) fn local(port: u16) -> Self {
         let host = Ipv4Addr::LOCALHOST.to_string();
         Self { https: false, authority: format!("{host}:{port}"), host, port }
     }
@@ -80,6 +80,7 @@ impl FromStr for UpstreamUrl {
             Some(port) if port != own_port => format!("{written}:{port}"),
             _ => written,
         };
+        // What no request could name is found fault with now.
         authority.parse::<Authority>().map_err(|_| InvalidUpstreamUrl::Host)?;
         Ok(Self { https, host, port: port.unwrap_or(own_port), authority })
     }

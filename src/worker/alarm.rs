@@ -20,7 +20,7 @@ use crate::token::{Digest, Permission};
 
 /// Why something that waited no longer should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Interrupt {
+pub(crate) enum Interrupt {
     /// Its deadline passed.
     #[error("the deadline passed")]
     Deadline,
@@ -35,27 +35,27 @@ pub enum Interrupt {
 /// A time of the worker's clock, in milliseconds since it started. It moves with each sweep, and when it is asked for while
 /// the sweep rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WorkerTime(u64);
+pub(crate) struct WorkerTime(u64);
 
 impl WorkerTime {
     const NEVER: Self = Self(u64::MAX);
 
     /// This much later.
     #[must_use]
-    pub fn after(self, time: Duration) -> Self {
+    pub(crate) fn after(self, time: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// How long after an earlier one; zero if it was not earlier.
     #[must_use]
-    pub fn since(self, earlier: Self) -> Duration {
+    pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
 /// All that waits in a worker.
 #[derive(Debug)]
-pub struct Alarms {
+pub(crate) struct Alarms {
     started: Instant,
     now: Cell<WorkerTime>,
     /// No deadline is earlier: until then there is nothing to look at.
@@ -83,7 +83,7 @@ struct AdmissionEntry {
 
 /// By what a request was admitted.
 #[derive(Debug, Clone, Copy)]
-pub struct AdmissionTerms {
+pub(crate) struct AdmissionTerms {
     /// The token's digest.
     pub digest: Digest,
     /// What it was admitted for.
@@ -109,13 +109,13 @@ impl Default for Alarms {
 impl Alarms {
     /// The worker's clock.
     #[must_use]
-    pub fn now(&self) -> WorkerTime {
+    pub(crate) fn now(&self) -> WorkerTime {
         self.stir();
         self.now.get()
     }
 
     /// Something begins that a sweep has to look after: the clock goes on, if it was stopped.
-    pub fn stir(&self) {
+    pub(crate) fn stir(&self) {
         if self.is_at_rest.replace(false) {
             self.now.set(self.read_clock());
             self.stirred.notify_one();
@@ -123,7 +123,8 @@ impl Alarms {
     }
 
     /// Rests until a deadline may have passed, or this long. Ends early, and says so, if something begins. Cancel-safe.
-    pub async fn rest(&self, longest: Duration) -> bool {
+    pub(crate) async fn rest(&self, longest: Duration) -> bool {
+        // By a clock of its own: the worker's stands still while this rests.
         let wait = self.next_due.get().since(self.read_clock()).min(longest);
         timeout(wait, self.stirred.notified()).await.is_ok()
     }
@@ -133,13 +134,14 @@ impl Alarms {
     }
 
     /// Moves the clock and interrupts what is past its deadline. Returns the time.
-    pub fn sweep(&self) -> WorkerTime {
+    pub(crate) fn sweep(&self) -> WorkerTime {
         let now = self.read_clock();
         self.now.set(now);
         self.is_at_rest.set(true);
         if now < self.next_due.get() {
             return now;
         }
+        // Deadlines only ever bring it forward, so after this it is exact again.
         let mut next_due = WorkerTime::NEVER;
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
             if entry.deadline <= now {
@@ -153,7 +155,7 @@ impl Alarms {
     }
 
     /// Interrupts what was admitted by terms that no longer hold.
-    pub fn recheck(&self, hold: impl Fn(&AdmissionTerms) -> bool) {
+    pub(crate) fn recheck(&self, hold: impl Fn(&AdmissionTerms) -> bool) {
         let mut entries = self.entries.borrow_mut();
         for (_, admission) in self.admissions.borrow().iter() {
             if !hold(&admission.terms)
@@ -165,7 +167,7 @@ impl Alarms {
     }
 
     /// Interrupts whatever waits with [`Alarm::idle`].
-    pub fn interrupt_idle(&self) {
+    pub(crate) fn interrupt_idle(&self) {
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
             if entry.idle {
                 entry.interrupt(Interrupt::Drain);
@@ -184,11 +186,16 @@ impl AlarmEntry {
             waker.wake();
         }
     }
+
+    /// An interruption of this kind that nobody has noticed was none.
+    fn forget(&mut self, interrupt: Interrupt) {
+        self.interrupt.take_if(|noticed| *noticed == interrupt);
+    }
 }
 
 /// One waiting thing's place in the table.
 #[derive(Debug)]
-pub struct Alarm {
+pub(crate) struct Alarm {
     worker: Rc<Worker>,
     key: usize,
 }
@@ -196,7 +203,7 @@ pub struct Alarm {
 impl Alarm {
     /// A new one, without a deadline.
     #[must_use]
-    pub fn new(worker: &Rc<Worker>) -> Self {
+    pub(crate) fn new(worker: &Rc<Worker>) -> Self {
         let entry = AlarmEntry { deadline: WorkerTime::NEVER, waker: None, interrupt: None, idle: false };
         let key = worker.alarms.entries.borrow_mut().insert(entry);
         Self { worker: Rc::clone(worker), key }
@@ -204,47 +211,43 @@ impl Alarm {
 
     /// Where it is.
     #[must_use]
-    pub fn worker(&self) -> &Worker {
+    pub(crate) fn worker(&self) -> &Worker {
         &self.worker
     }
 
     /// Sets the deadline, counted from now. A deadline that has passed unnoticed is forgotten.
-    pub fn set(&self, after: Duration) {
+    pub(crate) fn set(&self, after: Duration) {
         let alarms = &self.worker.alarms;
         let deadline = alarms.now().after(after);
         alarms.next_due.set(alarms.next_due.get().min(deadline));
-        self.with(|entry| {
-            entry.deadline = deadline;
-            if entry.interrupt == Some(Interrupt::Deadline) {
-                entry.interrupt = None;
-            }
-        });
+        self.due(deadline);
     }
 
     /// Whether it has a deadline, or an interruption that nobody has noticed yet.
     #[must_use]
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.with(|entry| entry.deadline != WorkerTime::NEVER || entry.interrupt.is_some()).unwrap_or(false)
     }
 
     /// Waits without a deadline.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
+        self.due(WorkerTime::NEVER);
+    }
+
+    fn due(&self, deadline: WorkerTime) {
         self.with(|entry| {
-            entry.deadline = WorkerTime::NEVER;
-            if entry.interrupt == Some(Interrupt::Deadline) {
-                entry.interrupt = None;
-            }
+            entry.deadline = deadline;
+            entry.forget(Interrupt::Deadline);
         });
     }
 
     /// Whether a drain interrupts it.
-    pub fn idle(&self, idle: bool) {
+    pub(crate) fn idle(&self, idle: bool) {
         self.with(|entry| {
             entry.idle = idle;
-            if entry.interrupt == Some(Interrupt::Drain) {
-                entry.interrupt = None;
-            }
+            entry.forget(Interrupt::Drain);
         });
+        // The drain has interrupted those that were idle when it began.
         if idle && self.worker.is_draining() {
             self.with(|entry| entry.interrupt(Interrupt::Drain));
         }
@@ -252,7 +255,7 @@ impl Alarm {
 
     /// While the guard lives, this alarm is interrupted when the terms no longer hold.
     #[must_use]
-    pub fn admit(&self, terms: AdmissionTerms) -> Admitted {
+    pub(crate) fn admit(&self, terms: AdmissionTerms) -> Admitted {
         let admission = AdmissionEntry { terms, alarm: self.key };
         let key = self.worker.alarms.admissions.borrow_mut().insert(admission);
         Admitted { worker: Rc::clone(&self.worker), key }
@@ -263,9 +266,10 @@ impl Alarm {
     ///
     /// # Errors
     /// [`Interrupt`] says why.
-    pub async fn race<F: Future>(&self, future: F) -> Result<F::Output, Interrupt> {
+    pub(crate) async fn race<F: Future>(&self, future: F) -> Result<F::Output, Interrupt> {
         let mut future = pin!(future);
         poll_fn(|context| {
+            // Before the future: what may go on no longer is not polled once more.
             if let Some(interrupt) = self.with(|entry| entry.interrupt.take()).flatten() {
                 return Poll::Ready(Err(interrupt));
             }
@@ -278,7 +282,7 @@ impl Alarm {
     }
 
     /// Ready once interrupted.
-    pub fn poll(&self, context: &mut Context<'_>) -> Poll<Interrupt> {
+    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Interrupt> {
         let interrupt = self.with(|entry| {
             let interrupt = entry.interrupt.take();
             if interrupt.is_none() {
@@ -305,7 +309,7 @@ impl Drop for Alarm {
 
 /// Something admitted with a token, while it runs.
 #[derive(Debug)]
-pub struct Admitted {
+pub(crate) struct Admitted {
     worker: Rc<Worker>,
     key: usize,
 }
@@ -316,10 +320,8 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let alarms = &self.worker.alarms;
         let Some(admission) = alarms.admissions.borrow_mut().try_remove(self.key) else { return };
-        if let Some(entry) = alarms.entries.borrow_mut().get_mut(admission.alarm)
-            && entry.interrupt == Some(Interrupt::Revoked)
-        {
-            entry.interrupt = None;
+        if let Some(entry) = alarms.entries.borrow_mut().get_mut(admission.alarm) {
+            entry.forget(Interrupt::Revoked);
         }
     }
 }

@@ -34,6 +34,7 @@ struct State {
 impl Body {
     /// `expected`: the client waits for `100 Continue`.
     pub(super) fn new(inbound: &Rc<Inbound>, length: BodyLength, expected: bool) -> Self {
+        // One that has begun to send does not wait (RFC 9110 section 10.1.1).
         let expected = expected && inbound.buffer.borrow().is_empty();
         Self(Rc::new(RefCell::new(State {
             inbound: Rc::clone(inbound),
@@ -45,15 +46,9 @@ impl Body {
         })))
     }
 
-    /// What is left of the body; `None` when only the chunked coding could show, from the middle of it.
+    /// What is left of it: see [`Decoder::rest`].
     pub(super) fn rest(&self) -> Option<BodyLength> {
-        let decoder = &self.0.borrow().decoder;
-        match decoder.remaining() {
-            _ if decoder.is_done() => Some(BodyLength::Known(0)),
-            Some(remaining) => Some(BodyLength::Known(remaining)),
-            None if decoder.is_untouched() => Some(BodyLength::Chunked),
-            None => None,
-        }
+        self.0.borrow().decoder.rest()
     }
 
     /// Whether all of it was read. If not, the task is woken when it was.
@@ -83,6 +78,7 @@ impl Source for Body {
 impl State {
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         while let Some(interim) = &mut self.interim {
+            // The call that writes nothing more flushes.
             let written = interim.is_empty();
             let sent = self.inbound.socket.poll_write(context, interim, &mut b"".as_slice());
             if let Err(error) = ready!(self.paced(context, sent)) {

@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
-use hyper::body::{Body as _, Frame};
+use hyper::body::Body as _;
 use hyper::ext::ReasonPhrase;
 
 use crate::proxy::Proxy;
@@ -43,7 +43,8 @@ pub(super) struct ReplyWriter<'a> {
     /// What was not sent yet.
     out: Pooled<Vec<u8>>,
     pace: Pace,
-    close: bool,
+    /// The connection ends with the reply.
+    pub(super) close: bool,
     chunked: bool,
 }
 
@@ -61,17 +62,12 @@ impl Drop for Unfinished<'_> {
 impl<'a> ReplyWriter<'a> {
     pub(super) fn new(socket: &'a Rc<Socket>, exchange: &'a Exchange, close: bool) -> Self {
         let Proxy { worker, gate, .. } = &*exchange.proxy;
-        let (out, pace) = (worker.head(), Pace::new(gate));
-        Self { worker, socket, exchange, out, pace, close, chunked: false }
-    }
-
-    /// Whether the connection ends with the reply.
-    pub(super) fn closes(&self) -> bool {
-        self.close
+        Self { worker, socket, exchange, out: worker.head(), pace: Pace::new(gate), close, chunked: false }
     }
 
     pub(super) async fn refuse(&mut self, refusal: &Refusal, to_head: bool) -> Result<(), Unsent> {
-        let (id, date) = (self.exchange.id(), self.worker.date());
+        let id = self.exchange.id();
+        let date = self.worker.date();
         refusal.write_http1(id.as_bytes(), date.as_bytes(), self.close, to_head, &mut self.out);
         self.flush(b"").await
     }
@@ -150,7 +146,10 @@ impl<'a> ReplyWriter<'a> {
                 frame => frame.map(Some),
             });
             match frame.await {
-                Some(frame) => return frame.transpose().map_err(|_| Unsent::Broken).map(|f| f.and_then(into_data)),
+                // Trailers end here.
+                Some(Some(Ok(frame))) => return Ok(frame.into_data().ok()),
+                Some(Some(Err(_))) => return Err(Unsent::Broken),
+                Some(None) => return Ok(None),
                 None => self.flush(b"").await?,
             }
         }
@@ -178,6 +177,7 @@ impl<'a> ReplyWriter<'a> {
         let Self { socket, exchange, out, pace, .. } = self;
         let mut held = out.as_slice();
         loop {
+            // With nothing left, a write flushes; TLS may still hold some of it.
             let flushed = held.is_empty() && data.is_empty();
             let write = poll_fn(|context| {
                 let written = socket.poll_write(context, &mut held, &mut data);
@@ -191,10 +191,6 @@ impl<'a> ReplyWriter<'a> {
         self.out.clear();
         Ok(())
     }
-}
-
-fn into_data(frame: Frame<Bytes>) -> Option<Bytes> {
-    frame.into_data().ok()
 }
 
 /// A number in decimal digits, without the machinery of formatting.

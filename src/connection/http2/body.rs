@@ -50,6 +50,7 @@ impl Source for Received {
                 let error = if self.expects_continue.is_some() { BodyError::Waits } else { BodyError::Slow };
                 return Poll::Ready(Some(Err(error)));
             }
+            // Something came, so the client waits for 100 Continue no longer.
             if let Some(pace) = self.expects_continue.take() {
                 self.pace = pace;
             }
@@ -90,10 +91,6 @@ pub(super) struct Paced {
 }
 
 impl Reply {
-    pub(super) fn own(body: Bytes) -> Self {
-        Self::Own(body)
-    }
-
     pub(super) fn relayed(body: Relayed, exchange: &Rc<Exchange>) -> Self {
         let pace = Pace::new(&exchange.proxy.gate);
         Self::Relayed(Box::new(Paced { body, exchange: Rc::clone(exchange), pace, rest: Bytes::new() }))

@@ -59,6 +59,7 @@ impl Race {
             let delay = self.delay;
             let first = poll_fn(|cx| self.poll(cx));
             let outcome = if more {
+                // Those that have not answered go on beside the next one.
                 let Ok(outcome) = tokio::time::timeout(delay, first).await else { continue };
                 outcome
             } else {
