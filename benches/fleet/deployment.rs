@@ -103,7 +103,6 @@ impl Deployment {
         let path: PathBuf = self.directory.path().join("import.jsonl");
         let mut file = std::io::BufWriter::new(std::fs::File::create(&path).expect("a file"));
         for digest in digests {
-            let digest = hex(&digest);
             let line = format!(
                 r#"{{"digest":"{digest}","user":"olga","description":"agent","permissions":["configs:read","heartbeat:write"]}}"#
             );
@@ -263,10 +262,6 @@ pub(crate) fn filler(number: usize) -> Digest {
 
 pub(crate) fn operator() -> Actor {
     Actor::Operator("cli:bench".to_owned())
-}
-
-fn hex(digest: &Digest) -> String {
-    digest.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Starts `redis-server`, and waits until it has read its files and answers.

@@ -13,6 +13,7 @@ mod quorum;
 mod read_from;
 mod recalls;
 mod refusals;
+mod remote;
 mod restart;
 mod tenure;
 mod topologies;
@@ -23,9 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate::store::{
-    Absent, Batch, CommitError, Edit, Position, RedisStore, Retention, Settings, Store, StoreError, StoreUrl,
+    Absent, Batch, CommitError, Edit, Position, RedisStore, Retention, Settings, Store, StoreError, StoreUrl, Versioned,
 };
+use tollgate::token::{TokenRecord, UserId, UserRecord};
 
+use crate::conformance;
 use crate::harness::RedisServer;
 
 fn settings(url: &str) -> Settings {
@@ -60,8 +63,31 @@ async fn refused(store: &dyn Store, batch: Batch) -> String {
 }
 
 /// A batch that nothing stands in the way of, whenever it comes.
+/// A Redis with a registry of one user.
+async fn site_of_anna() -> (RedisServer, Arc<dyn Store>, UserRecord) {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let anna = conformance::user("anna");
+    conformance::commit(&*store, conformance::users([Edit::Create(anna.clone())])).await;
+    (server, store, anna)
+}
+
+/// So many tokens of a user, in commits of five hundred.
+async fn import(store: &dyn Store, owner: UserId, name: &str, count: usize) -> Vec<TokenRecord> {
+    let all: Vec<_> = (0..count).map(|number| conformance::token(owner, &format!("{name} {number}"))).collect();
+    for some in all.chunks(500) {
+        conformance::commit(store, conformance::tokens(some.iter().cloned().map(Edit::Create))).await;
+    }
+    all
+}
+
+/// A token as the store has it.
+async fn stored(store: &dyn Store, token: &TokenRecord) -> Versioned<TokenRecord> {
+    store.tokens_by_id(&[token.id]).await.expect("reads").remove(0).expect("is there")
+}
+
 fn user_batch(name: &str) -> Batch {
-    crate::conformance::users([Edit::Create(crate::conformance::user(name))])
+    conformance::users([Edit::Create(conformance::user(name))])
 }
 
 /// `tollgate` with a Redis for its store, to the end.

@@ -5,11 +5,11 @@ use std::net::TcpStream;
 
 use tollgate::clock::Instant;
 use tollgate::store::Versioned;
-use tollgate::token::{Digest, PermissionSet, TokenRecord, UserRecord};
+use tollgate::token::{Digest, PermissionSet, TokenRecord};
 
-use super::catching_up::Remote;
+use super::remote::Remote;
 use super::*;
-use crate::conformance::{commit, revoked, token, tokens, user, users};
+use crate::conformance::{commit, revoked, token, tokens};
 use crate::harness::Traffic;
 
 /// A socket that is subscribed, and read from only when it is asked.
@@ -45,31 +45,11 @@ fn has(heard: &[u8], digest: Digest) -> bool {
     heard.windows(32).any(|part| part == digest.as_bytes())
 }
 
-async fn stored(store: &dyn Store, record: &TokenRecord) -> Versioned<TokenRecord> {
-    store.tokens_by_digest(&[record.digest]).await.expect("reads").remove(0).expect("is there")
-}
-
-async fn site() -> (RedisServer, Arc<dyn Store>, UserRecord) {
-    let server = RedisServer::start();
-    let store = store(&server).await;
-    let anna = user("anna");
-    commit(&*store, users([Edit::Create(anna.clone())])).await;
-    (server, store, anna)
-}
-
-async fn create(store: &dyn Store, owner: &UserRecord, name: &str, count: usize) -> Vec<TokenRecord> {
-    let made: Vec<_> = (0..count).map(|number| token(owner.id, &format!("{name} {number}"))).collect();
-    for some in made.chunks(500) {
-        commit(store, tokens(some.iter().cloned().map(Edit::Create))).await;
-    }
-    made
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_takes_away_is_announced_and_what_gives_is_not() {
-    let (server, store, anna) = site().await;
+    let (server, store, anna) = site_of_anna().await;
     let mut subscriber = Subscriber::start(&server);
-    let made = create(&*store, &anna, "bulk", 2_000).await;
+    let made = import(&*store, anna.id, "bulk", 2_000).await;
     let heard = subscriber.heard();
     assert!(heard.len() < 4 * 300 && !has(&heard, made[0].digest), "{} bytes for four commits", heard.len());
 
@@ -97,14 +77,14 @@ async fn what_takes_away_is_announced_and_what_gives_is_not() {
 /// Each of them brought every sidecar to ask Redis once, or carried all of it to every sidecar.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bulk_change_is_fetched_in_pages_and_a_new_token_soon() {
-    let (server, store, anna) = site().await;
+    let (server, store, anna) = site_of_anna().await;
     let mut remotes = Vec::new();
     for _ in 0..3 {
-        remotes.push(Remote::start(&server, Traffic::Flows).await);
+        remotes.push(Remote::start(&server, Traffic::Flows, Duration::from_secs(1)).await);
     }
     let level = async |position| {
         for remote in &remotes {
-            remote.is_level(position, Duration::from_secs(10)).await;
+            remote.reaches(position, Duration::from_secs(10)).await;
         }
     };
     level(position(&*store).await).await;
@@ -115,7 +95,7 @@ async fn a_bulk_change_is_fetched_in_pages_and_a_new_token_soon() {
     };
     let before = calls();
     let began = Instant::now();
-    create(&*store, &anna, "bulk", 20_000).await;
+    import(&*store, anna.id, "bulk", 20_000).await;
     level(position(&*store).await).await;
     let (made, elapsed) = (calls() - before, began.elapsed());
     // By time, or as many as fit into a page: not one for each of the forty commits.
@@ -126,7 +106,7 @@ async fn a_bulk_change_is_fetched_in_pages_and_a_new_token_soon() {
     let mut slowest = Duration::ZERO;
     for round in 0..10 {
         let began = Instant::now();
-        let made = create(&*store, &anna, &format!("single {round}"), 1).await;
+        let made = import(&*store, anna.id, &format!("single {round}"), 1).await;
         level(position(&*store).await).await;
         assert!(remotes.iter().all(|remote| remote.replica.lookup(&made[0].digest).is_some()));
         slowest = slowest.max(began.elapsed());
@@ -154,9 +134,9 @@ async fn churn(store: &dyn Store, made: &mut [Versioned<TokenRecord>], commits: 
 /// Redis holds whatever they do not take, and counts it as memory that it uses: bulk changes of 4 MB broke off at 30 of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscribers_that_never_read_keep_nobody_from_bulk_changes() {
-    let (server, store, anna) = site().await;
+    let (server, store, anna) = site_of_anna().await;
     let mut made = Vec::new();
-    for record in create(&*store, &anna, "bulk", 500).await {
+    for record in import(&*store, anna.id, "bulk", 500).await {
         made.push(stored(&*store, &record).await);
     }
     let used = || {

@@ -1,40 +1,13 @@
 //! A sidecar that is behind gets level over whatever line it has.
 
 use tollgate::clock::Instant;
-use tollgate::replica::{Replica, driver};
-use tollgate::store::{Position, Revision, Versioned};
+use tollgate::store::{Revision, Versioned};
 use tollgate::token::{Permission, TokenRecord, UserRecord, UserStatus};
 
+use super::remote::Remote;
 use super::*;
 use crate::conformance::{commit, token, tokens, user, users};
-use crate::harness::{Relay, Traffic};
-
-/// A replica behind a line of its own. Ends when it is dropped.
-pub(super) struct Remote {
-    pub(super) relay: Relay,
-    pub(super) replica: Arc<Replica>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Remote {
-    pub(super) async fn start(server: &RedisServer, traffic: Traffic) -> Self {
-        let relay = Relay::start(server.address()).await;
-        relay.set(traffic).await;
-        let settings = settings(&format!("redis://{}", relay.address()));
-        let store = Arc::new(RedisStore::new(&settings, Retention::default()).expect("a store"));
-        let replica = Arc::new(Replica::new());
-        let run = driver::run(Arc::clone(&replica), store, Duration::from_secs(1), std::future::pending());
-        Self { relay, replica, task: tokio::spawn(run) }
-    }
-
-    /// Waits until it is where the store is, and says how long that took.
-    pub(super) async fn is_level(&self, position: Position, patience: Duration) -> Duration {
-        let (began, mut at) = (Instant::now(), self.replica.position());
-        let level = tokio::time::timeout(patience, at.wait_for(|at| *at == Some(position)));
-        assert!(level.await.is_ok(), "not level within {patience:?}: {:?}", self.replica);
-        began.elapsed()
-    }
-}
+use crate::harness::Traffic;
 
 impl Remote {
     /// Whether a heartbeat with this token is let in. `None`: that is in doubt.
@@ -45,35 +18,21 @@ impl Remote {
     }
 }
 
-impl Drop for Remote {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// So many tokens, in commits of five hundred.
-pub(super) async fn import(store: &dyn Store, owner: tollgate::token::UserId, count: usize) {
-    let all: Vec<_> = (0..count).map(|number| Edit::Create(token(owner, &format!("token {number}")))).collect();
-    for some in all.chunks(500) {
-        commit(store, tokens(some.iter().cloned())).await;
-    }
-}
-
 /// 3,000 commits over 400 ms there and back: with a round trip for every 64 of them it took longer than anybody waited.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_small_commits_over_a_long_line() {
     let server = RedisServer::start();
     let store = store(&server).await;
     commit(&*store, user_batch("anna")).await;
-    let remote = Remote::start(&server, Traffic::Flows).await;
-    remote.is_level(position(&*store).await, Duration::from_secs(10)).await;
+    let remote = Remote::start(&server, Traffic::Flows, Duration::from_secs(1)).await;
+    remote.reaches(position(&*store).await, Duration::from_secs(10)).await;
     remote.relay.set(Traffic::Cut).await;
     for _ in 0..3_000 {
         commit(&*store, Batch::default()).await;
     }
     let resyncs = remote.replica.status().resyncs;
     remote.relay.set(Traffic::Slow(Duration::from_millis(200))).await;
-    let took = remote.is_level(position(&*store).await, Duration::from_secs(15)).await;
+    let took = remote.reaches(position(&*store).await, Duration::from_secs(15)).await;
     println!("level after {took:?}");
     assert_eq!(remote.replica.status().resyncs, resyncs, "the log was enough");
 }
@@ -81,12 +40,9 @@ async fn many_small_commits_over_a_long_line() {
 /// The line carries 30 kB a second, the import twice as much: what was carried once is not carried again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_over_a_thin_line() {
-    let server = RedisServer::start();
-    let store = store(&server).await;
-    let anna = user("anna");
-    commit(&*store, users([Edit::Create(anna.clone())])).await;
-    let remote = Remote::start(&server, Traffic::Flows).await;
-    remote.is_level(position(&*store).await, Duration::from_secs(10)).await;
+    let (server, store, anna) = site_of_anna().await;
+    let remote = Remote::start(&server, Traffic::Flows, Duration::from_secs(1)).await;
+    remote.reaches(position(&*store).await, Duration::from_secs(10)).await;
     remote.relay.set(Traffic::Thin { delay: Duration::from_millis(20), bytes_per_second: 30_000 }).await;
     let (before, began) = (remote.relay.carried(), Instant::now());
     for part in 0..6 {
@@ -97,7 +53,7 @@ async fn an_import_over_a_thin_line() {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    remote.is_level(position(&*store).await, Duration::from_secs(30)).await;
+    remote.reaches(position(&*store).await, Duration::from_secs(30)).await;
     let carried = remote.relay.carried() - before;
     println!("level {:?} after the import began, {carried} bytes", began.elapsed());
     // A token takes some 75 bytes in the log, and nothing in an announcement.
@@ -108,13 +64,10 @@ async fn an_import_over_a_thin_line() {
 /// The line breaks every second and a half, in which it carries a tenth of the registry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_goes_on_where_it_broke_off() {
-    let server = RedisServer::start();
-    let store = store(&server).await;
-    let anna = user("anna");
-    commit(&*store, users([Edit::Create(anna.clone())])).await;
-    import(&*store, anna.id, 20_000).await;
+    let (server, store, anna) = site_of_anna().await;
+    import(&*store, anna.id, "token", 20_000).await;
     let traffic = Traffic::Thin { delay: Duration::from_millis(5), bytes_per_second: 200_000 };
-    let remote = Remote::start(&server, traffic).await;
+    let remote = Remote::start(&server, traffic, Duration::from_secs(1)).await;
     let breaks = async {
         loop {
             tokio::time::sleep(Duration::from_millis(1_500)).await;
@@ -125,7 +78,7 @@ async fn a_snapshot_goes_on_where_it_broke_off() {
     let target = position(&*store).await;
     tokio::select! {
         () = breaks => {}
-        took = remote.is_level(target, Duration::from_secs(60)) => println!("level after {took:?}"),
+        took = remote.reaches(target, Duration::from_secs(60)) => println!("level after {took:?}"),
     }
     assert_eq!(remote.replica.status().grants, 20_000);
     assert!(remote.relay.carried() < 2 * 20_000 * 100, "{} bytes", remote.relay.carried());
@@ -142,10 +95,10 @@ async fn what_narrows_a_user_is_heeded_before_the_log_that_comes_first() {
     let version = commit(&*store, users([&anna, &berta, &carla].map(|user| Edit::Create(user.clone())))).await.id;
     let (hers, carlas) = (token(berta.id, "hers"), token(carla.id, "carla's"));
     commit(&*store, tokens([&hers, &carlas].map(|token| Edit::Create(token.clone())))).await;
-    let remote = Remote::start(&server, Traffic::Flows).await;
-    remote.is_level(position(&*store).await, Duration::from_secs(10)).await;
+    let remote = Remote::start(&server, Traffic::Flows, Duration::from_secs(1)).await;
+    remote.reaches(position(&*store).await, Duration::from_secs(10)).await;
     remote.relay.set(Traffic::Thin { delay: Duration::from_millis(20), bytes_per_second: 30_000 }).await;
-    import(&*store, anna.id, 8_000).await;
+    import(&*store, anna.id, "token", 8_000).await;
 
     let set = async |record: &UserRecord, version, status| {
         let (before, after) = (record.clone(), UserRecord { status, ..record.clone() });
@@ -164,7 +117,7 @@ async fn what_narrows_a_user_is_heeded_before_the_log_that_comes_first() {
     assert_ne!(*remote.replica.position().borrow(), Some(target), "it was too fast to show");
 
     remote.relay.heal().await;
-    remote.is_level(target, Duration::from_secs(30)).await;
+    remote.reaches(target, Duration::from_secs(30)).await;
     assert_eq!(both.map(|token| remote.lets_in(token)), [Some(false), Some(true)]);
     let status = remote.replica.status();
     assert_eq!((status.resyncs, status.held), (0, 0));

@@ -2,33 +2,16 @@
 
 use tollgate::clock::Instant;
 use tollgate::registry::Registry;
-use tollgate::replica::{Replica, driver};
-use tollgate::store::Versioned;
-use tollgate::token::{Permission, Role, TokenRecord, UserId, UserRecord, UserStatus};
+use tollgate::token::{Permission, Role, TokenRecord, UserRecord, UserStatus};
 
 use super::identity::{keep, lose};
+use super::remote::Remote;
 use super::*;
 use crate::conformance::{commit, revoked, token, tokens, user, users};
-use crate::harness::{Relay, Traffic, eventually, operator};
+use crate::harness::{Traffic, eventually, operator};
 use tollgate_harness::pair::{Pair, run};
 
-/// As a sidecar has it: a replica of what is behind a relay.
-struct Remote {
-    relay: Relay,
-    replica: Arc<Replica>,
-    task: tokio::task::JoinHandle<()>,
-}
-
 impl Remote {
-    async fn start(server: &RedisServer) -> Self {
-        let relay = Relay::start(server.address()).await;
-        let settings = settings(&format!("redis://{}", relay.address()));
-        let store = Arc::new(RedisStore::new(&settings, Retention::default()).expect("a store"));
-        let replica = Arc::new(Replica::new());
-        let run = driver::run(Arc::clone(&replica), store, Duration::from_millis(100), std::future::pending());
-        Self { relay, replica, task: tokio::spawn(run) }
-    }
-
     async fn lead_to(&self, server: &RedisServer) {
         self.relay.lead_to(server.address());
         self.relay.reset().await;
@@ -55,24 +38,6 @@ impl Remote {
         assert_eq!(status.divergences, 0);
         (status.forks, status.resyncs)
     }
-}
-
-impl Drop for Remote {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn import(store: &dyn Store, owner: UserId, name: &str, count: usize) -> Vec<TokenRecord> {
-    let all: Vec<_> = (0..count).map(|number| token(owner, &format!("{name} {number}"))).collect();
-    for some in all.chunks(500) {
-        commit(store, tokens(some.iter().cloned().map(Edit::Create))).await;
-    }
-    all
-}
-
-async fn stored(store: &dyn Store, token: &TokenRecord) -> Versioned<TokenRecord> {
-    store.tokens_by_id(&[token.id]).await.expect("reads").remove(0).expect("is there")
 }
 
 async fn revoke(store: &dyn Store, some: &[&TokenRecord]) {
@@ -121,7 +86,7 @@ async fn one_lost_write_costs_a_fleet_a_fraction_of_its_snapshots() {
     let before = sent(&pair.primary).await;
     let mut fleet = Vec::new();
     for _ in 0..SIDECARS {
-        fleet.push(Remote::start(&pair.primary).await);
+        fleet.push(Remote::start(&pair.primary, Traffic::Flows, Duration::from_millis(100)).await);
     }
     for sidecar in &fleet {
         sidecar.is_level(&*primary).await;
@@ -173,7 +138,7 @@ async fn whatever_was_lost_is_made_up_for() {
     let bulk: Vec<_> = (0..1_200).map(|number| token(vera.id, &format!("bulk {number}"))).collect();
     let [gone, anew] = ["lost, and not made again", "lost, and made again"].map(|name| token(vera.id, name));
     pair.is_in_step().await;
-    let sidecar = Remote::start(&pair.primary).await;
+    let sidecar = Remote::start(&pair.primary, Traffic::Flows, Duration::from_millis(100)).await;
     sidecar.is_level(&*primary).await;
 
     pair.part().await;
@@ -231,7 +196,7 @@ async fn forks_one_after_the_other_and_while_catching_up() {
     let vera = user("vera");
     commit(&*store, users([Edit::Create(vera.clone())])).await;
     let made = import(&*store, vera.id, "token", 40).await;
-    let sidecar = Remote::start(&server).await;
+    let sidecar = Remote::start(&server, Traffic::Flows, Duration::from_millis(100)).await;
     sidecar.is_level(&*store).await;
     let mut forks = 0;
     for round in 0..8 {
@@ -278,7 +243,7 @@ async fn what_was_read_again_is_not_undone_by_the_log_before_it() {
     let [vera, anna] = ["vera", "anna"].map(user);
     commit(&*store, users([vera.clone(), anna.clone()].map(Edit::Create))).await;
     let hers = import(&*store, anna.id, "hers", 1).await.remove(0);
-    let sidecar = Remote::start(&server).await;
+    let sidecar = Remote::start(&server, Traffic::Flows, Duration::from_millis(100)).await;
     sidecar.is_level(&*store).await;
     let set = async |status| registry.set_status(&operator(), "anna", status).await.expect("sets");
     keep(&server);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tollgate::registry::Registry;
 use tollgate::replica::{Replica, driver};
-use tollgate::store::{Absent, Batch, CommitError, Edit, Notice, Store, Versioned};
+use tollgate::store::{Absent, Batch, CommitError, Edit, Notice, Versioned};
 use tollgate::token::{Role, TokenRecord, UserStatus};
 
-use super::{open, position, settings, store};
+use super::{open, position, settings, site_of_anna, store, stored};
 use crate::conformance::{commit, revoked, token, tokens, user, users};
 use crate::harness::{RedisServer, Relay, Traffic, eventually, operator, within};
 
@@ -30,10 +30,6 @@ fn copy(server: &RedisServer, from: &str, to: &str) {
           redis.call('COPY', key, ARGV[2] .. string.sub(key, #ARGV[1] + 1))
         end";
     assert_eq!(server.cli(&["eval", COPY, "0", from, to]), "");
-}
-
-async fn stored(store: &dyn Store, token: &TokenRecord) -> Versioned<TokenRecord> {
-    store.tokens_by_id(&[token.id]).await.expect("reads").remove(0).expect("is there")
 }
 
 /// A reassignment is written and lost with the primary, a second one rests on it, and a revocation is acknowledged under
@@ -68,10 +64,7 @@ async fn a_command_that_read_a_lost_record_does_not_overwrite_what_came_after_it
 /// The same of what commands about all tokens of a user rest on.
 #[tokio::test]
 async fn a_pin_on_a_lost_token_set_does_not_hold() {
-    let server = RedisServer::start();
-    let store = store(&server).await;
-    let anna = user("anna");
-    commit(&*store, users([Edit::Create(anna.clone())])).await;
+    let (server, store, anna) = site_of_anna().await;
     keep(&server);
     commit(&*store, tokens([Edit::Create(token(anna.id, "lost"))])).await;
     let since = store.token_set(anna.id).await.expect("reads");

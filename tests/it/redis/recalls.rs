@@ -4,9 +4,9 @@ use tollgate::clock::Instant;
 use tollgate::store::{Change, Changes, Position, Revision};
 use tollgate::token::Digest;
 
-use super::catching_up::Remote;
+use super::remote::Remote;
 use super::*;
-use crate::conformance::{commit, token, tokens, user, users};
+use crate::conformance::{commit, token, tokens};
 use crate::harness::{Traffic, eventually};
 
 fn digests(count: u32) -> Vec<Digest> {
@@ -15,13 +15,10 @@ fn digests(count: u32) -> Vec<Digest> {
 
 /// A registry with one token, and a replica of it behind a line of its own.
 async fn site(traffic: Traffic) -> (RedisServer, Arc<dyn Store>, Position, Remote) {
-    let server = RedisServer::start();
-    let store = store(&server).await;
-    let anna = user("anna");
-    commit(&*store, users([Edit::Create(anna.clone())])).await;
+    let (server, store, anna) = site_of_anna().await;
     let position = commit(&*store, tokens([Edit::Create(token(anna.id, "kept"))])).await.position;
-    let remote = Remote::start(&server, traffic).await;
-    remote.is_level(position, Duration::from_secs(10)).await;
+    let remote = Remote::start(&server, traffic, Duration::from_secs(1)).await;
+    remote.reaches(position, Duration::from_secs(10)).await;
     (server, store, position, remote)
 }
 
