@@ -49,12 +49,6 @@ impl Instant {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// How long after an earlier moment, if it was earlier.
-    #[must_use]
-    pub const fn checked_duration_since(self, earlier: Self) -> Option<Duration> {
-        self.0.checked_sub(earlier.0)
-    }
-
     /// How long ago.
     #[must_use]
     pub fn elapsed(self) -> Duration {

@@ -48,9 +48,15 @@ macro_rules! words {
 }
 pub(crate) use words;
 
-/// Has serde write a type as the text that it displays as, and read it from that.
-macro_rules! serde_as_text {
+/// Has `Debug` and serde write a type as the text that it displays as, and serde read it from that.
+macro_rules! as_text {
     ($name:ident) => {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(self, f)
+            }
+        }
+
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -65,7 +71,7 @@ macro_rules! serde_as_text {
         }
     };
 }
-pub(crate) use serde_as_text;
+pub(crate) use as_text;
 
 /// A text that is none of the names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

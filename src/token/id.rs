@@ -4,9 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::words::serde_as_text;
-
 use crate::random;
+use crate::words::as_text;
 
 /// Crockford's base 32 in lower case: no `i`, `l`, `o`, `u`, so an id survives being read aloud.
 pub(crate) const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -95,12 +94,6 @@ macro_rules! id_type {
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(self, f)
-            }
-        }
-
         impl FromStr for $name {
             type Err = InvalidId;
             fn from_str(text: &str) -> Result<Self, InvalidId> {
@@ -108,7 +101,7 @@ macro_rules! id_type {
             }
         }
 
-        serde_as_text!($name);
+        as_text!($name);
     };
 }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::words::{serde_as_text, words};
+use crate::words::{as_text, words};
 
 words! {
     /// What a permission is about. The Controller's names, in the order in which permissions are listed.
@@ -104,6 +104,11 @@ impl Permission {
         resource.actions().contains(&action).then_some(Self { resource, action })
     }
 
+    fn every() -> impl Iterator<Item = Self> {
+        let of = |resource: Resource| resource.actions().iter().map(move |action| Self { resource, action: *action });
+        Resource::ALL.into_iter().flat_map(of)
+    }
+
     /// What it is about.
     pub const fn resource(self) -> Resource {
         self.resource
@@ -132,12 +137,6 @@ impl fmt::Display for Permission {
     }
 }
 
-impl fmt::Debug for Permission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 impl FromStr for Permission {
     type Err = InvalidPermission;
 
@@ -155,7 +154,7 @@ impl FromStr for Permission {
     }
 }
 
-serde_as_text!(Permission);
+as_text!(Permission);
 
 /// A set of permissions, as bits.
 ///
@@ -173,10 +172,7 @@ impl PermissionSet {
 
     /// Every permission that exists.
     pub fn all() -> Self {
-        let every = Resource::ALL
-            .into_iter()
-            .flat_map(|resource| resource.actions().iter().map(move |action| Permission { resource, action: *action }));
-        every.collect()
+        Permission::every().collect()
     }
 
     /// The bits, for the stored format.
@@ -227,10 +223,7 @@ impl PermissionSet {
 
     /// The permissions, in the order of [`Resource::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Permission> {
-        let every = Resource::ALL
-            .into_iter()
-            .flat_map(|resource| resource.actions().iter().map(move |action| Permission { resource, action: *action }));
-        every.filter(move |permission| self.contains(*permission))
+        Permission::every().filter(move |permission| self.contains(*permission))
     }
 }
 

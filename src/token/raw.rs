@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::id::BASE32;
 use crate::hex;
 use crate::random::{self, NoEntropy};
-use crate::words::serde_as_text;
+use crate::words::as_text;
 
 /// What every API token of Telegraf Controller starts with.
 pub const PREFIX: &str = "tc-apiv1_";
@@ -155,12 +155,6 @@ impl fmt::Display for Digest {
     }
 }
 
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 impl FromStr for Digest {
     type Err = InvalidDigest;
 
@@ -176,7 +170,7 @@ impl FromStr for Digest {
     }
 }
 
-serde_as_text!(Digest);
+as_text!(Digest);
 
 #[cfg(test)]
 mod tests {
