@@ -185,7 +185,6 @@ const UPSTREAM_METRICS: &[UpstreamMetric] = &[
 ];
 
 /// All metrics as Prometheus reads them.
-#[must_use]
 pub(crate) fn render(health: &Health) -> String {
     let sample = Sample { health, status: health.replica.status(), now: Instant::now() };
     let mut text = String::new();

@@ -85,13 +85,11 @@ pub(crate) struct Socket(RefCell<Stream>);
 
 impl Socket {
     /// Takes the stream over.
-    #[must_use]
     pub(crate) fn new(stream: Stream) -> Self {
         Self(RefCell::new(stream))
     }
 
     /// Gives the stream back.
-    #[must_use]
     pub(crate) fn into_inner(self) -> Stream {
         self.0.into_inner()
     }
@@ -103,7 +101,6 @@ impl Socket {
 
     /// Whether the other side has neither closed nor said anything that was not read. The kernel is asked: the runtime learns
     /// of what arrived at its next turn only, and the one who asks may come first.
-    #[must_use]
     pub(crate) fn is_quiet(&self) -> bool {
         let peeked = recv(self.0.borrow().tcp(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(peeked, Err(Errno::WOULDBLOCK))
@@ -181,7 +178,6 @@ impl Socket {
     }
 
     /// What the other side has done beyond what was read: for when there is no room to read more.
-    #[must_use]
     pub(crate) fn hangup(&self) -> Hangup {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let stream = self.0.borrow();

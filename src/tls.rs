@@ -155,7 +155,6 @@ pub(crate) enum Role {
 }
 
 /// Everything that is wrong with these files, where building a configuration stops at the first.
-#[must_use]
 pub(crate) fn faults(
     authorities: Option<&Path>,
     certificate: Option<&Path>,
@@ -264,7 +263,6 @@ pub(crate) struct ClientTls {
 
 impl ClientTls {
     /// Whether the files had the same certificates. A key changes with its certificate.
-    #[must_use]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.read == other.read
     }

@@ -174,7 +174,6 @@ impl Upstream {
     }
 
     /// What becomes of the `Authorization` field.
-    #[must_use]
     pub(crate) fn credential(&self) -> Credential {
         match self.config.credential {
             CredentialMode::Forward => Credential::Forward,

@@ -31,7 +31,6 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_SPARE_FIELDS: usize = 256;
 
 /// What a worker's connections share.
-#[derive(Debug)]
 pub(crate) struct Worker {
     /// Deadlines, and what may be cut off.
     pub alarms: Alarms,
@@ -152,7 +151,6 @@ impl Worker {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct OpenConnection(Rc<Worker>);
 
 impl Drop for OpenConnection {
@@ -184,7 +182,6 @@ impl Spare for Vec<u8> {
 }
 
 /// A buffer, or the bytes of a head, that goes back to its worker's pool.
-#[derive(Debug)]
 pub(crate) struct Pooled<T: Spare> {
     worker: Rc<Worker>,
     item: T,
@@ -246,7 +243,6 @@ impl RequestId {
 }
 
 /// A random half for each worker, counted up: unique without asking for entropy at each request.
-#[derive(Debug)]
 struct RequestIds {
     worker: u64,
     next: Cell<u64>,

@@ -12,10 +12,11 @@ use super::args::Format;
 use super::output::{Output, note};
 use super::session::Session;
 use super::table::{Cell, TextTable, Tone, details};
+use super::wait::revision_in;
 use super::{Globals, time};
 use crate::chain::chain;
 use crate::store::report::with_distinct_names;
-use crate::store::{Absent, Position, Replicas, Reported, Revision, Store, StoreError, TokenFilter};
+use crate::store::{Absent, Position, Replicas, Reported, Store, StoreError, TokenFilter};
 
 /// Time from one look to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -129,17 +130,12 @@ impl FleetStatus {
         })
     }
 
-    fn revision_of(&self, sidecar: &Reported) -> Option<Revision> {
-        let applied = sidecar.report.applied.filter(|(epoch, _)| *epoch == self.position.epoch);
-        applied.map(|(_, revision)| revision)
-    }
-
     fn view(&self) -> StatusView {
         let sidecars = self.sidecars.iter().map(|sidecar| SidecarView {
             id: sidecar.report.id.to_string(),
             name: sidecar.report.name.clone(),
             version: sidecar.report.version.clone(),
-            revision: self.revision_of(sidecar).map(|revision| revision.0),
+            revision: revision_in(self.position.epoch, sidecar).map(|revision| revision.0),
             staleness_seconds: staleness(sidecar).map(|staleness| staleness.as_secs_f64()),
             connections: sidecar.report.connections,
             started_at: sidecar.report.started_at,
@@ -203,7 +199,7 @@ impl FleetStatus {
 
     fn row(&self, sidecar: &Reported, now: Timestamp) -> [Cell; 8] {
         let report = &sidecar.report;
-        let revision = match self.revision_of(sidecar) {
+        let revision = match revision_in(self.position.epoch, sidecar) {
             Some(revision) if revision >= self.position.revision => Cell::toned(&revision.to_string(), Tone::Good),
             Some(revision) => {
                 let behind = self.position.revision.0 - revision.0;
@@ -280,7 +276,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::store::{Epoch, Head, Report, SidecarId};
+    use crate::store::{Epoch, Head, Report, Revision, SidecarId};
 
     fn status(applied: Option<(u64, u64)>) -> FleetStatus {
         let report = Report {

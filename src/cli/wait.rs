@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::output::{Output, note};
 use super::session::Session;
 use crate::store::report::with_distinct_names;
-use crate::store::{Changes, Head, Position, Reported, Revision, SidecarId, Store, StoreError};
+use crate::store::{Changes, Epoch, Head, Position, Reported, Revision, SidecarId, Store, StoreError};
 use crate::units::parse_duration;
 
 /// The first pause between two looks, and the longest.
@@ -270,7 +270,7 @@ impl Receipt {
         let missing = self.missing.iter().map(|sidecar| MissingView {
             id: sidecar.report.id.to_string(),
             name: sidecar.report.name.clone(),
-            revision: self.revision_of(sidecar).map(|revision| revision.0),
+            revision: revision_in(self.position.epoch, sidecar).map(|revision| revision.0),
             heard_seconds_ago: sidecar.age.as_secs_f64(),
         });
         ReceiptView {
@@ -327,7 +327,7 @@ impl Receipt {
     }
 
     fn describe(&self, sidecar: &Reported) -> String {
-        let at = match self.revision_of(sidecar) {
+        let at = match revision_in(self.position.epoch, sidecar) {
             _ if sidecar.report.head.is_none() && sidecar.report.applied.is_some() => {
                 format!("version {}, which gives no receipts", sidecar.report.version)
             }
@@ -336,10 +336,11 @@ impl Receipt {
         };
         format!("{} ({at}, last report {:.1} s ago)", sidecar.report.name, sidecar.age.as_secs_f64())
     }
+}
 
-    fn revision_of(&self, sidecar: &Reported) -> Option<Revision> {
-        sidecar.report.applied.filter(|(epoch, _)| *epoch == self.position.epoch).map(|(_, revision)| revision)
-    }
+/// The revision that a sidecar has applied, if it is of this epoch.
+pub(super) fn revision_in(epoch: Epoch, sidecar: &Reported) -> Option<Revision> {
+    sidecar.report.applied.filter(|(of, _)| *of == epoch).map(|(_, revision)| revision)
 }
 
 /// Of those that were behind at the look before, or else of all, the one that reported last.
@@ -354,7 +355,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::store::{Epoch, Report};
+    use crate::store::Report;
 
     fn sidecar(name: &str, applied: Option<(u64, u64)>, age: u64) -> Reported {
         let report = Report {

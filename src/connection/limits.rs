@@ -13,7 +13,6 @@ use crate::proxy::Limits;
 use crate::sampler::Sampler;
 
 /// The limits of client connections, over all listeners and workers.
-#[derive(Debug)]
 pub(crate) struct ConnectionLimits {
     slots: Arc<Semaphore>,
     clients: Option<Arc<Clients>>,
@@ -25,20 +24,17 @@ pub(crate) struct ConnectionLimits {
 }
 
 /// One connection's share of the limits. Freed when dropped.
-#[derive(Debug)]
 pub(crate) struct ConnectionSlot {
     _slot: OwnedSemaphorePermit,
     _client: Option<ClientSlot>,
 }
 
 /// Connections by address.
-#[derive(Debug)]
 struct Clients {
     most: NonZeroUsize,
     counts: Mutex<HashMap<u128, usize>>,
 }
 
-#[derive(Debug)]
 struct ClientSlot {
     clients: Arc<Clients>,
     key: u128,
@@ -46,7 +42,6 @@ struct ClientSlot {
 
 impl ConnectionLimits {
     /// All free. Counts refused connections here.
-    #[must_use]
     pub(crate) fn new(limits: &Limits, refused: Arc<AtomicU64>) -> Self {
         let clients = limits.max_connections_per_client.map(|most| Clients { most, counts: Mutex::default() });
         Self {

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 /// Bytes that were received and not consumed yet.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Buffer {
     bytes: Box<[u8]>,
     start: usize,
@@ -14,19 +14,16 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     /// An empty buffer.
-    #[must_use]
     pub(crate) fn new(capacity: usize) -> Self {
         Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, used: 0 }
     }
 
     /// What was received and not consumed.
-    #[must_use]
     pub(crate) fn filled(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Whether nothing is left to consume.
-    #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -64,7 +61,6 @@ impl Buffer {
 
 /// A worker's spare buffers, the last used first. However many are used at once, none is made anew while as many go on being
 /// used; those that are not are given back to the system, a part every second.
-#[derive(Debug)]
 pub(crate) struct Pool {
     capacity: usize,
     buffers: Spares<Buffer>,
@@ -76,7 +72,6 @@ const HEAD_BYTES: usize = 1024;
 
 impl Pool {
     /// A pool of buffers of this many bytes.
-    #[must_use]
     pub(crate) fn new(capacity: usize) -> Self {
         Self { capacity, buffers: Spares::default(), heads: Spares::default() }
     }
@@ -112,7 +107,6 @@ impl Pool {
 }
 
 /// Spare things of one kind.
-#[derive(Debug)]
 struct Spares<T> {
     items: RefCell<Vec<T>>,
     /// Fewest that were there since the last trim: so many nobody needed.

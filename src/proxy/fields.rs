@@ -98,7 +98,6 @@ static BY_LENGTH: [u64; 32] = {
 
 /// What a name means. `_` is read as `-`, since CGI-like servers do (`X_Forwarded_For`): a name that means something
 /// only that way is [`Class::Forged`].
-#[must_use]
 pub(crate) fn classify(name: &[u8]) -> Class {
     let Some(first) = name.first() else { return Class::Other };
     let mut candidates = BY_LENGTH.get(name.len()).copied().unwrap_or(0);

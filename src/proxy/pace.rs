@@ -9,7 +9,6 @@ use crate::worker::alarm::{Alarm, Interrupt, WorkerTime};
 
 /// How long a peer may make us wait within a body: a grace that is used up by waiting and earned back by bytes, at
 /// the least rate allowed. So neither a stalled nor a dripping peer holds a connection.
-#[derive(Debug)]
 pub(crate) struct Pace {
     grace: Duration,
     left: Duration,

@@ -60,7 +60,6 @@ pub(crate) struct Waiting {
 
 impl InFlight {
     /// So many, all free.
-    #[must_use]
     pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self {
             free: AtomicUsize::new(count),
@@ -94,25 +93,21 @@ impl InFlight {
     }
 
     /// Requests that wait now.
-    #[must_use]
     pub(crate) fn depth(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
     /// Requests that had to wait so far.
-    #[must_use]
     pub(crate) fn waits(&self) -> u64 {
         self.waits.load(Ordering::Relaxed)
     }
 
     /// How long these waited, all together.
-    #[must_use]
     pub(crate) fn waited(&self) -> Duration {
         Duration::from_micros(self.waited.load(Ordering::Relaxed))
     }
 
     /// Requests that were refused because no slot became free in time.
-    #[must_use]
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }

@@ -40,7 +40,6 @@ impl Outages {
     }
 
     /// How often a step failed.
-    #[must_use]
     pub(crate) fn total(&self, step: Step) -> u64 {
         self.counts[step as usize].load(Ordering::Relaxed)
     }

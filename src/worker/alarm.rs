@@ -54,7 +54,6 @@ impl WorkerTime {
 }
 
 /// All that waits in a worker.
-#[derive(Debug)]
 pub(crate) struct Alarms {
     started: Instant,
     now: Cell<WorkerTime>,
@@ -67,7 +66,6 @@ pub(crate) struct Alarms {
     admissions: RefCell<Slab<AdmissionEntry>>,
 }
 
-#[derive(Debug)]
 struct AlarmEntry {
     deadline: WorkerTime,
     waker: Option<Waker>,
@@ -75,7 +73,6 @@ struct AlarmEntry {
     idle: bool,
 }
 
-#[derive(Debug)]
 struct AdmissionEntry {
     terms: AdmissionTerms,
     alarm: usize,
@@ -108,7 +105,6 @@ impl Default for Alarms {
 
 impl Alarms {
     /// The worker's clock.
-    #[must_use]
     pub(crate) fn now(&self) -> WorkerTime {
         self.stir();
         self.now.get()
@@ -194,7 +190,6 @@ impl AlarmEntry {
 }
 
 /// One waiting thing's place in the table.
-#[derive(Debug)]
 pub(crate) struct Alarm {
     worker: Rc<Worker>,
     key: usize,
@@ -202,7 +197,6 @@ pub(crate) struct Alarm {
 
 impl Alarm {
     /// A new one, without a deadline.
-    #[must_use]
     pub(crate) fn new(worker: &Rc<Worker>) -> Self {
         let entry = AlarmEntry { deadline: WorkerTime::NEVER, waker: None, interrupt: None, idle: false };
         let key = worker.alarms.entries.borrow_mut().insert(entry);
@@ -210,7 +204,6 @@ impl Alarm {
     }
 
     /// Where it is.
-    #[must_use]
     pub(crate) fn worker(&self) -> &Worker {
         &self.worker
     }
@@ -224,7 +217,6 @@ impl Alarm {
     }
 
     /// Whether it has a deadline, or an interruption that nobody has noticed yet.
-    #[must_use]
     pub(crate) fn is_set(&self) -> bool {
         self.with(|entry| entry.deadline != WorkerTime::NEVER || entry.interrupt.is_some()).unwrap_or(false)
     }
@@ -308,7 +300,6 @@ impl Drop for Alarm {
 }
 
 /// Something admitted with a token, while it runs.
-#[derive(Debug)]
 pub(crate) struct Admitted {
     worker: Rc<Worker>,
     key: usize,

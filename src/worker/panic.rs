@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Held by a task that may end by a panic without harm to others. Counts it if it does.
-#[derive(Debug)]
 pub(crate) struct Guard(Arc<AtomicU64>);
 
 impl Guard {

@@ -92,7 +92,6 @@ impl AsyncWrite for Watched {
 }
 
 /// Follows frames without reading their payloads.
-#[derive(Debug)]
 struct Frames {
     preface: usize,
     header: [u8; FRAME_HEADER],
