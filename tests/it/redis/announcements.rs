@@ -9,7 +9,7 @@ use tollgate::token::{Digest, PermissionSet, TokenRecord};
 
 use super::remote::Remote;
 use super::*;
-use crate::conformance::{commit, revoked, token, tokens};
+use crate::conformance::{commit, revoked, tokens};
 use crate::harness::Traffic;
 
 /// A socket that is subscribed, and read from only when it is asked.
