@@ -3,6 +3,7 @@
 //! ```text
 //!   dev, serve, check ───► the sidecar itself                  (cli/serve.rs)
 //!   status ──────────────► session: store, reports             (cli/status.rs)
+//!   store ───────────────► stores, as a whole                  (cli/store.rs)
 //!   init, user, token ───► session: store, registry, actor     (cli/session.rs)
 //!                          one operation of the registry       (cli/user.rs, cli/token.rs, cli/import.rs, cli/export.rs)
 //!                          its records as text or JSON         (cli/output.rs, cli/list.rs, cli/table.rs)
@@ -19,6 +20,7 @@ mod output;
 mod serve;
 mod session;
 mod status;
+mod store;
 mod table;
 mod time;
 mod token;
@@ -86,6 +88,9 @@ pub(crate) enum Command {
     /// Manage API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Copy, back up, restore and freeze registries
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Show the store and every sidecar
     Status(status::StatusArgs),
 }
@@ -120,6 +125,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         Command::Init(args) => session::block_on(user::init(&globals, args)),
         Command::User(command) => session::block_on(user::run(&globals, command)),
         Command::Token(command) => session::block_on(token::run(&globals, command)),
+        Command::Store(command) => session::block_on(store::run(&globals, command)),
         Command::Status(args) => session::block_on(status::run(&globals, args)),
     }
 }
@@ -201,6 +207,11 @@ mod tests {
             "tollgate token export --full",
             "tollgate token revoke 0000000000001 --wait",
             "tollgate token delete 0000000000001 --wait --timeout 500ms --json",
+            "tollgate store copy sqlite:a.db redis://h --freeze --json",
+            "tollgate store backup a.backup",
+            "tollgate store restore a.backup --json",
+            "tollgate store freeze --reason moving",
+            "tollgate store unfreeze",
             "tollgate status",
             "tollgate status --watch --json",
         ] {
@@ -234,6 +245,9 @@ mod tests {
             "tollgate user add anna",
             "tollgate user add anna --role admin",
             "tollgate user set-role anna",
+            "tollgate store copy sqlite:a.db",
+            "tollgate store backup",
+            "tollgate store freeze",
             "tollgate status anna",
             "tollgate token revoke 0000000000001 --timeout 5s",
             "tollgate token revoke 0000000000001 --wait --timeout 5",

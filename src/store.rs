@@ -16,6 +16,7 @@
 //!   reporter ── report() ──────►  how a sidecar is; tollgate status and --wait read it
 //! ```
 
+pub mod archive;
 pub(crate) mod batch;
 pub(crate) mod change;
 mod notify;
@@ -36,6 +37,7 @@ use async_trait::async_trait;
 
 use crate::token::{Digest, Grant, HistoryEntry, Owner, TokenId, TokenRecord, UserId, UserRecord};
 
+pub use archive::Items;
 pub use batch::{Batch, Contradiction, Edit, Pin};
 pub use change::{Change, LogEntry, Subject};
 pub use open::{Absent, open};
@@ -254,6 +256,14 @@ pub enum StoreError {
         /// What is there instead.
         found: NoRegistry,
     },
+    /// It was frozen, see [`Records::freeze`].
+    #[error("{store} is frozen ({reason}): `tollgate store unfreeze` lifts that")]
+    Frozen {
+        /// The store, without secrets.
+        store: String,
+        /// Why, in the words of who did it.
+        reason: String,
+    },
     /// A record cannot be read.
     #[error("{store} holds a damaged record at {key}: {problem}")]
     DamagedRecord {
@@ -365,6 +375,19 @@ pub trait Records: Send + Sync + 'static {
     async fn replicas(&self) -> Result<Option<Replicas>, StoreError> {
         Ok(None)
     }
+
+    /// Hands over everything that the registry is, while it goes on. What is changed meanwhile is handed over again: all of it
+    /// together, in the order of a [`Tally`](archive::Tally), is the registry at the position that is handed back.
+    async fn dump(&self, items: Items) -> Result<Position, StoreError>;
+
+    /// Refuses every commit from now on, with this reason; [`StoreError::Frozen`]. All else goes on.
+    async fn freeze(&self, reason: &str) -> Result<(), StoreError>;
+
+    /// Takes commits again.
+    async fn unfreeze(&self) -> Result<(), StoreError>;
+
+    /// Why commits are refused, if somebody froze it.
+    async fn frozen(&self) -> Result<Option<String>, StoreError>;
 
     /// Why the store refuses whatever changes something, if it does and says so beforehand.
     async fn refuses_writes(&self) -> Result<Option<String>, StoreError> {

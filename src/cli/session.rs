@@ -119,7 +119,7 @@ const MAX_LOGIN: usize = 64;
 ///
 /// The environment can say anything, but whoever can set it can also write the store: the name is a help for the
 /// audit among honest operators, not a proof.
-fn login_name() -> String {
+pub(super) fn login_name() -> String {
     let named = ["SUDO_USER", "LOGNAME", "USER"].into_iter().find_map(|name| {
         #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
         let value = std::env::var(name).ok()?;

@@ -140,9 +140,10 @@ impl ReadError {
         match self {
             Self::Store(StoreError::NoRegistry { .. }) => Failure::NoRegistry,
             Self::Store(StoreError::Unusable { .. }) => Failure::Unusable,
-            Self::Store(StoreError::Unavailable { .. } | StoreError::DamagedRecord { .. }) | Self::TimedOut(_) => {
-                Failure::NoAnswer
-            }
+            Self::Store(
+                StoreError::Unavailable { .. } | StoreError::Frozen { .. } | StoreError::DamagedRecord { .. },
+            )
+            | Self::TimedOut(_) => Failure::NoAnswer,
             Self::TooManyRecalls(_) => Failure::TooManyRecalls,
         }
     }

@@ -18,6 +18,7 @@
 //! Redis may lose acknowledged writes: in a failover, or by a crash between two syncs of its file. What it can lose is
 //! bounded by `quorum_replicas` and by how it persists, see `deploy/redis`.
 
+mod archive;
 mod check;
 mod commit;
 mod dial;
@@ -48,6 +49,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Pipeline, ToRedisArgs, cmd};
 
+pub(super) use self::archive::RedisUnfinished;
 use self::commit::CommitFailure;
 use self::earlier::EARLIER;
 use self::fault::Fault;
@@ -60,7 +62,7 @@ use self::unusable::Unusable;
 use self::watch::{Subscriber, Watching};
 use super::settings::ReadFrom;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Notice, Position, Probe,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Items, Notice, Position, Probe,
     RecalledPage, RecalledPlace, Records, Replicas, Report, Reported, Reports, Retention, Revision, Settings,
     SidecarId, SnapshotItem, StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
 };
@@ -308,6 +310,22 @@ impl Records for RedisStore {
 
     async fn refuses_writes(&self) -> Result<Option<String>, StoreError> {
         self.map_fault("asking whether writes are taken", check::refuses_writes(&self.access).await).await
+    }
+
+    async fn dump(&self, items: Items) -> Result<Position, StoreError> {
+        self.map_fault("reading the whole registry", archive::dump(&self.access, &items).await).await
+    }
+
+    async fn freeze(&self, reason: &str) -> Result<(), StoreError> {
+        self.map_fault("freezing the registry", archive::freeze(&self.access, Some(reason)).await).await
+    }
+
+    async fn unfreeze(&self) -> Result<(), StoreError> {
+        self.map_fault("lifting the freeze", archive::freeze(&self.access, None).await).await
+    }
+
+    async fn frozen(&self) -> Result<Option<String>, StoreError> {
+        self.map_fault("asking whether it is frozen", archive::frozen(&self.access).await).await
     }
 
     async fn unconfirmed(&self) -> Option<Unconfirmed> {

@@ -9,6 +9,7 @@
 //! that is replaced is noticed with the next operation, or within a second, and opened in the place of the one before.
 
 mod age;
+mod archive;
 mod commit;
 mod database;
 mod fault;
@@ -30,15 +31,16 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use self::age::BootTime;
+pub(super) use self::archive::SqliteUnfinished;
 use self::commit::CommitFailure;
 use self::database::{Closed, Database};
 use self::fault::DatabaseFault;
 use self::watch::Watching;
 use super::notify::Notices;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Feed, Head, Notice, Position, Probe,
-    RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Retention, Revision, SidecarId, SnapshotItem,
-    StoreError, Subject, TokenFilter, Versioned, Watch,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Feed, Head, Items, Notice, Position,
+    Probe, RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Retention, Revision, SidecarId,
+    SnapshotItem, StoreError, Subject, TokenFilter, Versioned, Watch,
 };
 use crate::clock::Instant;
 use crate::lock::{Mutex, RwLock};
@@ -288,6 +290,23 @@ impl Records for SqliteStore {
     async fn retired(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
         let digests = digests.to_vec();
         self.read("reading retired digests", move |connection| fleet::retired(connection, &digests)).await
+    }
+
+    async fn frozen(&self) -> Result<Option<String>, StoreError> {
+        self.read("asking whether it is frozen", archive::frozen).await
+    }
+
+    async fn dump(&self, items: Items) -> Result<Position, StoreError> {
+        self.read("reading the whole registry", move |connection| archive::dump(connection, &items)).await
+    }
+
+    async fn freeze(&self, reason: &str) -> Result<(), StoreError> {
+        let reason = reason.to_owned();
+        self.run("freezing the registry", move |database| archive::freeze(&*database.writer()?, &reason)).await
+    }
+
+    async fn unfreeze(&self) -> Result<(), StoreError> {
+        self.run("lifting the freeze", |database| archive::unfreeze(&*database.writer()?)).await
     }
 
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {

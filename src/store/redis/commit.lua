@@ -38,6 +38,8 @@ local channel, id, schema, delta = take(), take(), take(), take()
 local count, changes = tonumber(take()), take()
 -- How it is announced: a space, with all that it changes, or one of the other marks that layout.rs has, without.
 local mark = take()
+-- Ids of tokens that it touches and of which the changes do not tell.
+local untold = take()
 local most_entries, most_changes = tonumber(take()), tonumber(take())
 local most_retired, retired_age = tonumber(take()), tonumber(take())
 
@@ -71,12 +73,15 @@ for position, kind in ipairs(KINDS) do
     return { 'type', KEYS[position], found }
   end
 end
-local meta = redis.call('HMGET', META, 'schema', 'epoch', 'revision', 'checksum', 'log_changes', 'head')
+local meta = redis.call('HMGET', META, 'schema', 'epoch', 'revision', 'checksum', 'log_changes', 'head', 'frozen')
 if not meta[1] then
   return { 'absent' }
 end
 if meta[1] ~= schema then
   return { 'schema', meta[1] }
+end
+if meta[7] then
+  return { 'frozen', meta[7] }
 end
 -- Its outcome was asked for, and the answer was that it had not been and would not be committed.
 if redis.call('ZSCORE', CANCELLED, id) then
@@ -159,7 +164,11 @@ local function half(first, last)
 end
 local checksum = half(1, 8) .. half(9, 16)
 local head = string.sub(redis.sha1hex(meta[6] .. id), 1, 32)
-redis.call('XADD', LOG, revision .. '-0', 'h', head, 'c', checksum, 'd', changes, 'n', count, 'i', id)
+local entry = { 'h', head, 'c', checksum, 'd', changes, 'n', count, 'i', id }
+if untold ~= '' then
+  entry[#entry + 1], entry[#entry + 2] = 't', untold
+end
+redis.call('XADD', LOG, revision .. '-0', unpack(entry))
 
 local now = tonumber(redis.call('TIME')[1])
 local retired = 0

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use redis::Pipeline;
 
+pub(super) use self::plan::Entries;
 use self::plan::Plan;
 use super::earlier::{self, EARLIER};
 use super::fault::Fault;
@@ -36,7 +37,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long to wait for replicas to confirm a commit. Below what the answer may take.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why nothing was committed, or why that is not known.
 #[derive(Debug)]
@@ -178,6 +179,7 @@ fn understand(access: &Access, plan: &Plan, answer: &[Vec<u8>]) -> Result<(Epoch
         ("retired", Some(digest)) => Err(CommitError::DigestRetired(digest).into()),
         ("name", _) => Err(CommitError::NameTaken(text(1)).into()),
         ("forbidden", _) => Err(Fault::NotPermitted(text(1)).into()),
+        ("frozen", _) => Err(Fault::Frozen(text(1)).into()),
         ("absent", _) => Err(access.layout.absent().into()),
         ("schema", _) if text(1) == EARLIER => Err(CommitFailure::Earlier),
         ("schema", _) => Err(layout::other_schema(text(1).as_bytes()).into()),

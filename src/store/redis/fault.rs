@@ -84,6 +84,18 @@ pub(super) enum Fault {
     /// No more digests are taken.
     #[error("{0} tokens are recalled already, until a command that changes something revokes them again")]
     TooManyRecalls(u64),
+    /// The registry takes no commits, for this reason.
+    #[error("{0}")]
+    Frozen(String),
+    #[error("it was changed without a pause while it was read: try again, or freeze it first")]
+    TooBusy,
+    #[error("it was changed faster than it could be read, or restored meanwhile: try again, or freeze it first")]
+    OtherHistory,
+    /// Who asked for it has failed, and says why.
+    #[error("nobody listens any more")]
+    NobodyListens,
+    #[error("the server has lost what was written to it, by a failover or a restart: begin again")]
+    PieceLost,
     /// An answer that makes no sense.
     #[error("the server's answer cannot be understood: {0}")]
     UnexpectedAnswer(String),
@@ -206,6 +218,11 @@ impl Fault {
             | Self::ReplicaUnusable(_)
             | Self::Unconfirmed { .. }
             | Self::TooManyRecalls(_)
+            | Self::Frozen(_)
+            | Self::TooBusy
+            | Self::OtherHistory
+            | Self::NobodyListens
+            | Self::PieceLost
             | Self::Contradiction(_)
             | Self::Entropy(_) => false,
         }
@@ -239,6 +256,7 @@ impl Fault {
             Self::Later(fault) => fault.during(operation, &store),
             Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
             Self::Unusable(problem) => StoreError::Unusable { store, problem: problem.into() },
+            Self::Frozen(reason) => StoreError::Frozen { store, reason },
             Self::Absent(found) => StoreError::NoRegistry { store, found },
             Self::NotPermitted(_) => StoreError::Unusable { store, problem: self.into() },
             cause => StoreError::Unavailable { operation, store, source: Box::new(cause) },

@@ -1,7 +1,8 @@
 //! What lies under which key, and how it is written there.
 //!
 //! ```text
-//!   meta       hash    schema, epoch, revision, head, checksum, log_changes, settled (recalls that were taken back)
+//!   meta       hash    schema, epoch, revision, head, checksum, log_changes, settled (recalls that were taken back),
+//!                      frozen (why commits are refused)
 //!   users      hash    user id   -> version (the id of the commit that wrote it), space, record as JSON
 //!   names      hash    user name -> user id
 //!   tokens     hash    token id  -> version, space, record as JSON
@@ -13,7 +14,8 @@
 //!   by_owner   zset    user id, then as in by_state
 //!   expiring   zset    token ids of active tokens with an expiry, by its second
 //!   history    hash    token id  -> JSON, one line each
-//!   log        stream  REVISION-0: i (the commit's id), h (head), c (checksum), d (changes), n (how many)
+//!   log        stream  REVISION-0: i (the commit's id), h (head), c (checksum), d (changes), n (how many), t (ids of tokens, 8
+//!                      bytes each, little-endian, that it wrote or deleted and of which `d` does not tell)
 //!   cancelled  zset    ids of commits that must not happen any more, by the second of it
 //!   token_sets hash    user id -> id of the commit through which a token came to the user last
 //!   recalled   set     digests, see `Feed::recall`
@@ -21,6 +23,7 @@
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: its TTL, its report
 //!   sidecar:probe   string  written by probes that replicas confirm
 //!   tenure          string  which server has had all reports, and since when, see `tenure`
+//!   unfinished hash   writer, pieces: a registry that is being filled, see `archive`; there is no meta then
 //! ```
 //!
 //! Numbers are decimal; epochs, checksums, heads and the ids of commits and sidecars hexadecimal. The braces around the
@@ -94,6 +97,7 @@ keys! {
     // Beside the reports, where a sidecar's user may also put off a key's end.
     Probe = "sidecar:probe" is "string",
     Tenure = "tenure" is "string",
+    Unfinished = "unfinished" is "hash",
 }
 
 impl Key {

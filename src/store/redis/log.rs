@@ -211,7 +211,7 @@ impl Page {
 /// An entry's id, and its fields and values by turns.
 type LoggedFields = (String, Vec<Vec<u8>>);
 
-fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'static str> {
+pub(super) fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'static str> {
     let revision =
         id.strip_suffix("-0").and_then(|revision| revision.parse().ok()).ok_or("its id is not a revision")?;
     let field = |name: &[u8]| {

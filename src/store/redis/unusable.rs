@@ -42,7 +42,14 @@ pub(super) enum Unusable {
          it stops, write `user default off ~* &* +@all` in its ACL file, which lets nobody in either (deploy/redis/README.md)"
     )]
     NotReplayed { refusal: String },
-    #[error("has {key} but not {meta}: restore the registry from a backup, or name another namespace")]
+    #[error("holds a registry, and nothing is written over: name another place or namespace, or remove its keys")]
+    NotEmpty,
+    #[error("is being filled by another command, which began later")]
+    Filled,
+    #[error(
+        "has {key} but not {meta}: where a copy or a restore was broken off, run it again; where {meta} was lost, restore the \
+         registry from a backup into another namespace"
+    )]
     NoMeta { key: String, meta: String },
     #[error("has a damaged {0}: restore it from a backup")]
     Damaged(String),

@@ -274,6 +274,6 @@ fn taken(error: rusqlite::Error, refusal: impl FnOnce() -> CommitError) -> Commi
     }
 }
 
-fn json(record: &impl serde::Serialize) -> Result<String, CommitFailure> {
-    serde_json::to_string(record).map_err(|problem| DatabaseFault::record("a new record".to_owned(), problem).into())
+pub(super) fn json(record: &impl serde::Serialize) -> Result<String, DatabaseFault> {
+    serde_json::to_string(record).map_err(|problem| DatabaseFault::record("a new record".to_owned(), problem))
 }

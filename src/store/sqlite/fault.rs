@@ -1,6 +1,8 @@
 //! What can go wrong with a database file, in words for whoever has to mend it.
 
-use rusqlite::ErrorCode;
+use std::path::PathBuf;
+
+use rusqlite::{ErrorCode, ffi};
 
 use super::migration::EARLIER;
 use super::schema::SCHEMA_VERSION;
@@ -37,6 +39,8 @@ pub(super) enum DatabaseFault {
     Io(#[from] std::io::Error),
     #[error("no randomness from the operating system")]
     Entropy(#[source] NoEntropy),
+    #[error("{0}")]
+    Frozen(String),
     #[error("the operation was cut off")]
     CutOff(#[from] tokio::task::JoinError),
 }
@@ -57,6 +61,12 @@ pub(super) enum Unusable {
          that runs here could not read: stop it, or restart it with this program, first"
     )]
     LeavesBehind { name: String, version: String },
+    #[error("is not empty, and nothing is written over: name another place, or move what is there away")]
+    NotEmpty,
+    #[error("is being filled by another command")]
+    Filled,
+    #[error("has {} beside it, the log of a database that was moved away: move it there, or remove it", .0.display())]
+    OtherLog(PathBuf),
     #[error("is damaged ({0}): restore it from a backup")]
     Damaged(rusqlite::Error),
     #[error("is on a file system without shared memory (a network one?): name a file on a local disk")]
@@ -75,6 +85,7 @@ impl DatabaseFault {
         match self {
             Self::Record { key, problem } => StoreError::DamagedRecord { store, key, problem },
             Self::Unusable(problem) => StoreError::Unusable { store, problem: problem.into() },
+            Self::Frozen(reason) => StoreError::Frozen { store, reason },
             Self::NoRegistry(found) => StoreError::NoRegistry { store, found },
             cause => StoreError::Unavailable { operation, store, source: Box::new(cause) },
         }
@@ -88,7 +99,15 @@ impl From<rusqlite::Error> for DatabaseFault {
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::NotWritable,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt(error),
-            _ => Self::Sqlite(error),
+            _ => match error {
+                // The one trigger that there can be.
+                rusqlite::Error::SqliteFailure(code, Some(reason))
+                    if code.extended_code == ffi::SQLITE_CONSTRAINT_TRIGGER =>
+                {
+                    Self::Frozen(reason)
+                }
+                error => Self::Sqlite(error),
+            },
         }
     }
 }

@@ -281,14 +281,14 @@ pub(super) fn history(connection: &Connection, id: TokenId) -> Result<Vec<Histor
 }
 
 /// A row of id, version, record.
-fn versioned<R: DeserializeOwned>(row: &Row<'_>, table: &str) -> Result<Versioned<R>, DatabaseFault> {
+pub(super) fn versioned<R: DeserializeOwned>(row: &Row<'_>, table: &str) -> Result<Versioned<R>, DatabaseFault> {
     let version = CommitId(word(row, 1)?);
     let record =
         record(row, 2).map_err(|problem| DatabaseFault::record(format!("{table}/{}", id_text(row)), problem))?;
     Ok(Versioned { record, version })
 }
 
-fn record<R: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<R, BadRow> {
+pub(super) fn record<R: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<R, BadRow> {
     let value = row.get_ref(column).map_err(|_| BadRow::Column)?;
     Ok(serde_json::from_str(value.as_str()?)?)
 }

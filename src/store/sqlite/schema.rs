@@ -31,7 +31,7 @@ const STATEMENTS: usize = 64;
 ///
 /// `count` comes before `changes`, so that trimming does not read through the large value to get at it. The index on
 /// owners holds all that a list's filter looks at.
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
     CREATE TABLE meta (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         epoch INTEGER NOT NULL,
@@ -107,9 +107,7 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, DatabaseFaul
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if create {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
-        if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        }
+        make_directory_of(path)?;
     }
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -190,11 +188,24 @@ fn make(connection: &mut Connection, path: &Path) -> Result<(), DatabaseFault> {
         return Ok(()); // another process was faster
     }
     transaction.execute_batch(SCHEMA)?;
-    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    mark(&transaction)?;
     let first = (i64::from_le_bytes(epoch), Head::START.0.to_be_bytes());
     transaction.execute("INSERT INTO meta VALUES (1, ?, 0, 0, 0, 0, ?, 0, 0, x'', 0)", first)?;
     Ok(transaction.commit()?)
+}
+
+/// Says whose the file is.
+pub(super) fn mark(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    connection.pragma_update(None, "user_version", SCHEMA_VERSION)
+}
+
+/// Makes the directory that the file is to be in.
+pub(super) fn make_directory_of(path: &Path) -> std::io::Result<()> {
+    match path.parent().filter(|directory| !directory.exists()) {
+        Some(directory) => fs::DirBuilder::new().recursive(true).mode(0o700).create(directory),
+        None => Ok(()),
+    }
 }
 
 /// WAL lets one process read while another writes. The mode stays with the file.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tollgate::store::{
-    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Notice, Position, Probe, RecalledPage,
-    RecalledPlace, Records, Report, Reported, Reports, Revision, SidecarId, SnapshotItem, Store, StoreError, Subject,
-    TokenFilter, Versioned, Watch,
+    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Items, Notice, Position, Probe,
+    RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Revision, SidecarId, SnapshotItem, Store,
+    StoreError, Subject, TokenFilter, Versioned, Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -157,6 +157,22 @@ impl Records for FaultyStore {
 
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {
         self.check()?.settle_recalls(digests).await
+    }
+
+    async fn dump(&self, items: Items) -> Result<Position, StoreError> {
+        self.check()?.dump(items).await
+    }
+
+    async fn freeze(&self, reason: &str) -> Result<(), StoreError> {
+        self.check()?.freeze(reason).await
+    }
+
+    async fn unfreeze(&self) -> Result<(), StoreError> {
+        self.check()?.unfreeze().await
+    }
+
+    async fn frozen(&self) -> Result<Option<String>, StoreError> {
+        self.check()?.frozen().await
     }
 }
 

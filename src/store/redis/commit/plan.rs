@@ -66,6 +66,8 @@ pub(super) struct Plan {
     /// As they are written.
     encoded: Vec<u8>,
     mark: Mark,
+    /// Ids of the tokens that it writes or deletes and whose changes do not tell the id.
+    untold: Vec<u8>,
     /// Users and tokens that must have these versions; the empty one means none at all.
     users: (List, List),
     tokens: (List, List),
@@ -87,6 +89,7 @@ impl Plan {
             changes: Vec::new(),
             encoded: Vec::new(),
             mark: Mark::Whole,
+            untold: untold(batch),
             users: (List::new(), List::new()),
             tokens: (List::new(), List::new()),
             present: List::new(),
@@ -122,7 +125,7 @@ impl Plan {
         let mut command = script("EVAL", self.script, layout.of_commit());
         command.arg(layout.channel()).arg(id.to_string()).arg(SCHEMA);
         command.arg(format!("{:016x}", self.checksum_delta));
-        command.arg(self.changes.len()).arg(&self.encoded).arg(self.mark.text());
+        command.arg(self.changes.len()).arg(&self.encoded).arg(self.mark.text()).arg(&self.untold);
         command.arg(retention.log_entries).arg(retention.log_changes);
         command.arg(retention.tombstones).arg(retention.tombstone_age.as_secs());
         for list in [&self.users.0, &self.users.1, &self.tokens.0, &self.tokens.1] {
@@ -279,16 +282,16 @@ impl Plan {
 
 /// What follows from a token's record, if there is one: what is under its digest in `grants` and in `revoked`, its entries
 /// in the indexes, and its expiry.
-struct Entries {
-    grant: Option<Vec<u8>>,
-    revoked: Option<Vec<u8>>,
-    by_state: Option<Vec<u8>>,
-    by_owner: Option<Vec<u8>>,
-    expiry: Option<Vec<u8>>,
+pub(in super::super) struct Entries {
+    pub(in super::super) grant: Option<Vec<u8>>,
+    pub(in super::super) revoked: Option<Vec<u8>>,
+    pub(in super::super) by_state: Option<Vec<u8>>,
+    pub(in super::super) by_owner: Option<Vec<u8>>,
+    pub(in super::super) expiry: Option<Vec<u8>>,
 }
 
 impl Entries {
-    fn of(token: Option<&TokenRecord>) -> Self {
+    pub(in super::super) fn of(token: Option<&TokenRecord>) -> Self {
         let grant = token.and_then(TokenRecord::grant);
         Self {
             revoked: token.filter(|_| grant.is_none()).map(|token| token.id.to_ascii().to_vec()),
@@ -298,6 +301,21 @@ impl Entries {
             grant: grant.map(|grant| grant.encode().to_vec()),
         }
     }
+}
+
+/// Which tokens a batch touches of which its changes do not tell: those that it revokes or deletes, and those that were
+/// revoked. Who reads the registry while it changes needs them.
+fn untold(batch: &Batch) -> Vec<u8> {
+    let writes = |edit: &&Edit<TokenRecord>| !matches!(edit, Edit::Require(_));
+    let is_told = |edit: &&Edit<TokenRecord>| {
+        let (before, after) =
+            (edit.before().and_then(|before| before.record.grant()), edit.after().and_then(TokenRecord::grant));
+        after.is_some() && after != before
+    };
+    let edited = batch.tokens.iter().filter(writes).filter(|edit| !is_told(edit)).map(|edit| edit.record().id);
+    let edits: HashSet<TokenId> = batch.tokens.iter().filter(writes).map(|edit| edit.record().id).collect();
+    let continued = batch.history.iter().map(|(id, _)| *id).filter(|id| !edits.contains(id));
+    edited.chain(continued).flat_map(|id| id.to_u64().to_le_bytes()).collect()
 }
 
 /// The name that an edit of a user gives up, and the one that it takes.

@@ -1,0 +1,195 @@
+//! `tollgate store`: registries as a whole, moved and kept.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::Globals;
+use super::args::Format;
+use super::output::{Output, note};
+use super::serve::store_settings;
+use super::session::login_name;
+use crate::chain::chain;
+use crate::store::archive::{self, Backup, CopyError, Whole};
+use crate::store::{self, Absent, Position, Settings, Store, StoreError};
+
+const COPY_EXAMPLES: &str = "\
+FROM and TO are URLs, or configuration files whose [store] is meant: for passwords, certificates and namespaces. With a URL, the
+rest of [store] is that of --config.
+
+Examples:
+  tollgate store copy sqlite:/var/lib/tollgate/tollgate.db redis://redis.example --freeze
+  tollgate store copy old.toml new.toml";
+
+/// `store ...`
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Copy a registry into an empty store, while everything runs
+    #[command(after_help = COPY_EXAMPLES)]
+    Copy(CopyArgs),
+    /// Write everything that the registry holds into one file, while everything runs
+    Backup(FileArgs),
+    /// Make a registry of a backup, in a store that is empty
+    Restore(FileArgs),
+    /// Refuse changes of the registry; sidecars and whoever reads go on
+    Freeze(FreezeArgs),
+    /// Take changes again
+    Unfreeze,
+}
+
+/// `store copy`
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// The store to read: a URL, or a configuration file
+    #[arg(value_name = "FROM")]
+    from: String,
+    /// The empty store to write: a URL, or a configuration file
+    #[arg(value_name = "TO")]
+    to: String,
+    /// Have FROM refuse changes from now on, until `tollgate store unfreeze`, or until the copy fails
+    #[arg(long)]
+    freeze: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// `store backup` and `store restore`
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// `store freeze`
+#[derive(Debug, Args)]
+pub struct FreezeArgs {
+    /// What everybody is told whose change is refused
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    reason: String,
+}
+
+/// Longest reason, in bytes.
+const LONGEST_REASON: usize = 200;
+
+fn parse_reason(text: &str) -> Result<String, &'static str> {
+    let is_line = !text.trim().is_empty() && text.len() <= LONGEST_REASON && !text.chars().any(char::is_control);
+    is_line.then(|| text.to_owned()).ok_or("a reason is one line of at most 200 bytes")
+}
+
+/// What was copied, as programs see it.
+#[derive(Serialize)]
+struct Copied<'a> {
+    from: &'a str,
+    to: &'a str,
+    #[serde(flatten)]
+    summary: archive::Summary,
+    /// Of what was read.
+    revision: u64,
+    /// Of the new registry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// When it fails: the source is as it was, and the target whole or no registry.
+pub(super) async fn run(globals: &Globals, command: StoreCommand) -> anyhow::Result<()> {
+    match command {
+        StoreCommand::Copy(args) => copy(globals, args).await,
+        StoreCommand::Backup(args) => backup(globals, args).await,
+        StoreCommand::Restore(args) => restore(globals, args).await,
+        StoreCommand::Freeze(args) => {
+            let store = open(&store_settings(globals)?).await?;
+            store.freeze(&format!("{}, {}", args.reason, operator())).await?;
+            done(format_args!("{} is frozen: `tollgate store unfreeze` lifts that", store.describe()))
+        }
+        StoreCommand::Unfreeze => {
+            let store = open(&store_settings(globals)?).await?;
+            store.unfreeze().await?;
+            done(format_args!("{} takes changes", store.describe()))
+        }
+    }
+}
+
+async fn open(settings: &Settings) -> Result<std::sync::Arc<dyn Store>, StoreError> {
+    store::open(settings, Absent::Refuse).await
+}
+
+fn operator() -> String {
+    format!("by cli:{} at {}", login_name(), jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default())
+}
+
+fn done(text: impl std::fmt::Display) -> anyhow::Result<()> {
+    Ok(Output::new(Format { json: false }).done(&format!("{text}\n"))?)
+}
+
+/// What a URL means with the configuration, or what a configuration file says.
+fn settings_of(globals: &Globals, place: &str) -> anyhow::Result<Settings> {
+    let is_file = !place.contains(':') || Path::new(place).is_file();
+    store_settings(&match is_file {
+        true => Globals { store: None, config: Some(place.into()) },
+        false => Globals { store: Some(place.to_owned()), config: globals.config.clone() },
+    })
+}
+
+async fn copy(globals: &Globals, args: CopyArgs) -> anyhow::Result<()> {
+    if globals.store.is_some() {
+        return Err(super::usage("copy takes its stores as FROM and TO: leave out --store"));
+    }
+    let (from, to) = (settings_of(globals, &args.from)?, settings_of(globals, &args.to)?);
+    let source = open(&from).await.context("opening the store to copy from")?;
+    let name = to.url.to_string();
+    let target = archive::begin(&to).await.context("opening the store to copy to")?;
+    let was_frozen = source.frozen().await?.is_some();
+    let freezes = args.freeze && !was_frozen;
+    if freezes {
+        source.freeze(&format!("copied to {name}, {}", operator())).await?;
+    }
+    let outcome = archive::copy(&*source, target, &name).await;
+    if outcome.is_err() && freezes {
+        match source.unfreeze().await {
+            Ok(()) => note(format_args!("{} takes changes again", source.describe())),
+            Err(error) => note(format_args!("{} is still frozen ({})", source.describe(), chain(&error))),
+        }
+    }
+    let (whole, position) = outcome?;
+    report(args.format, &source.describe(), &name, whole, Some(position))?;
+    if freezes {
+        note(format_args!(
+            "{} is frozen: `tollgate store unfreeze` lifts that, should you go back to it",
+            source.describe()
+        ));
+    }
+    Ok(())
+}
+
+async fn backup(globals: &Globals, args: FileArgs) -> anyhow::Result<()> {
+    let store = open(&store_settings(globals)?).await?;
+    let whole = archive::write_backup(&*store, &args.file).await?;
+    report(args.format, &store.describe(), &args.file.display().to_string(), whole, None)
+}
+
+async fn restore(globals: &Globals, args: FileArgs) -> anyhow::Result<()> {
+    let settings = store_settings(globals)?;
+    // Read to its end before anything is written.
+    let backup = Backup::open(&args.file).map_err(CopyError::from)?;
+    let (target, name) = (archive::begin(&settings).await?, settings.url.to_string());
+    let (whole, position) = archive::restore(backup, target, &name).await?;
+    report(args.format, &args.file.display().to_string(), &name, whole, Some(position))
+}
+
+fn report(format: Format, from: &str, to: &str, whole: Whole, became: Option<Position>) -> anyhow::Result<()> {
+    let (summary, revision) = (whole.summary, whole.position.revision.0);
+    let output = Output::new(format);
+    if output.json {
+        let epoch = became.map(|position| position.epoch.to_string());
+        return output.json(&Copied { from, to, summary, revision, epoch });
+    }
+    Ok(output.done(&format!("{from}, revision {revision} -> {to}: {summary}\n"))?)
+}

@@ -1,0 +1,306 @@
+//! The backup file: a first line that says what it is, an item a line, a last line with counts and checksums.
+//!
+//! It is written beside its place and renamed, so that a name never stands for half a backup; and read to its end before
+//! anything is done with it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Seek as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+use super::item::Item;
+use super::tally::{Summary, Tally, hex};
+use super::{AHEAD, CopyError, Whole, joined};
+use crate::hex::Hex;
+use crate::store::{Epoch, Head, Position, Revision, Store};
+
+/// The version of the format. It grows with every change that an older program could not read.
+const FORMAT: u32 = 1;
+
+/// Longest line: a token with a history of thousands of entries.
+const LONGEST: u64 = 256 << 20;
+
+/// Lines handed over at once.
+const PIECE: usize = 500;
+
+/// Why a backup was not written, or is none.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The file cannot be written or read.
+    #[error("{operation} {}", file.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of that name is there.
+    #[error("{} exists already: name another file, or move it away", .0.display())]
+    Exists(PathBuf),
+    /// It is something else.
+    #[error("{} is not a backup of a Tollgate registry", .0.display())]
+    Foreign(PathBuf),
+    /// It was written by a newer program.
+    #[error("{} has the backup format {format}, this program knows {FORMAT}: restore it with the program that made it, or a newer one", file.display())]
+    Format {
+        /// The file.
+        file: PathBuf,
+        /// What its first line says.
+        format: u32,
+    },
+    /// It was cut off, or changed.
+    #[error("{} is damaged at line {line}: {problem}. Nothing was restored; take another backup", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Counted from 1.
+        line: u64,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// The first line.
+#[derive(Debug, Serialize, Deserialize)]
+struct First {
+    tollgate_backup: u32,
+    /// The program that wrote it.
+    version: String,
+    /// What it is of.
+    store: String,
+    at: jiff::Timestamp,
+}
+
+/// The last line but for its name, `end`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Last {
+    #[serde(with = "hex")]
+    epoch: u64,
+    revision: Revision,
+    head: Head,
+    #[serde(flatten)]
+    summary: Summary,
+    /// Of all lines before this one.
+    sha256: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct End {
+    end: Last,
+}
+
+/// Writes everything that a store holds into a new file.
+///
+/// # Errors
+/// [`CopyError`]; there is no file of that name then.
+pub async fn write_backup(from: &dyn Store, file: &Path) -> Result<Whole, CopyError> {
+    if file.symlink_metadata().is_ok() {
+        return Err(BackupError::Exists(file.to_owned()).into());
+    }
+    let mut writer = Writer::begin(file)?;
+    let first = First {
+        tollgate_backup: FORMAT,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        store: from.describe(),
+        at: jiff::Timestamp::now(),
+    };
+    writer.line(&first)?;
+    let (items, mut received) = mpsc::channel(AHEAD);
+    let write = async {
+        let mut tally = Tally::default();
+        while let Some(items) = received.recv().await {
+            tally.take(items).iter().try_for_each(|item| writer.line(item))?;
+        }
+        Ok::<_, BackupError>(tally.summary())
+    };
+    let whole = joined(from, from.dump(items), write).await?;
+    writer.end(&whole)?;
+    Ok(whole)
+}
+
+/// A file that is not whole yet, which is removed unless it becomes so.
+struct Writer {
+    file: PathBuf,
+    part: PathBuf,
+    lines: BufWriter<File>,
+    hash: Sha256,
+    is_whole: bool,
+}
+
+impl Writer {
+    fn begin(file: &Path) -> Result<Self, BackupError> {
+        let mut part = file.as_os_str().to_owned();
+        part.push(format!(".{}.part", std::process::id()));
+        let part = PathBuf::from(part);
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
+        let opened = opened.map_err(|source| failed("creating", &part, source))?;
+        Ok(Self { file: file.to_owned(), part, lines: BufWriter::new(opened), hash: Sha256::new(), is_whole: false })
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> Result<(), BackupError> {
+        let mut line = serde_json::to_vec(value).map_err(|error| failed("writing", &self.part, error.into()))?;
+        line.push(b'\n');
+        self.hash.update(&line);
+        self.lines.write_all(&line).map_err(|source| failed("writing", &self.part, source))
+    }
+
+    fn end(mut self, whole: &Whole) -> Result<(), BackupError> {
+        let Position { epoch, revision, head, .. } = whole.position;
+        let sha256 = Hex(&self.hash.clone().finalize()).to_string();
+        self.line(&End { end: Last { epoch: epoch.0, revision, head, summary: whole.summary, sha256 } })?;
+        let ended = self.lines.flush().and_then(|()| self.lines.get_ref().sync_all());
+        ended.map_err(|source| failed("writing", &self.part, source))?;
+        // Unlike a rename, it takes nobody's place.
+        fs::hard_link(&self.part, &self.file).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => BackupError::Exists(self.file.clone()),
+            _ => failed("naming", &self.file, source),
+        })?;
+        self.is_whole = true;
+        sync_directory_of(&self.file).map_err(|source| failed("writing the directory of", &self.file, source))
+    }
+}
+
+impl Drop for Writer {
+    /// Of no use any more, either way.
+    fn drop(&mut self) {
+        fs::remove_file(&self.part).ok();
+    }
+}
+
+/// A file's name is as durable as its directory.
+pub(in crate::store) fn sync_directory_of(file: &Path) -> io::Result<()> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
+
+fn failed(operation: &'static str, file: &Path, source: io::Error) -> BackupError {
+    BackupError::Io { operation, file: file.to_owned(), source }
+}
+
+/// A backup that was read to its end and is whole.
+#[derive(Debug)]
+pub struct Backup {
+    lines: Lines,
+    whole: Whole,
+    /// How many lines of items are left.
+    left: u64,
+}
+
+impl Backup {
+    /// Reads the file to its end, and goes back to its beginning.
+    ///
+    /// # Errors
+    /// [`BackupError`], for a file that is not whole too.
+    pub fn open(file: &Path) -> Result<Self, BackupError> {
+        let opened = File::open(file).map_err(|source| failed("opening", file, source))?;
+        let mut lines = Lines { file: file.to_owned(), reader: BufReader::new(opened), number: 0, line: Vec::new() };
+        lines.first()?;
+        let (mut tally, mut count, mut hash) = (Tally::default(), 0, Sha256::new());
+        hash.update(&lines.line);
+        let end = loop {
+            if !lines.read()? {
+                return Err(lines.damaged("it ends before its last line, which says what it holds"));
+            }
+            if lines.line.starts_with(b"{\"end\"") {
+                break lines.parse::<End>()?.end;
+            }
+            hash.update(&lines.line);
+            count += 1;
+            let item = lines.parse()?;
+            tally.take(vec![item]);
+        };
+        if end.sha256 != Hex(&hash.finalize()).to_string() || end.summary != tally.summary() {
+            return Err(lines.damaged("its checksum is not that of the lines before"));
+        }
+        if lines.read()? {
+            return Err(lines.damaged("something comes after its last line"));
+        }
+        let Last { epoch, revision, head, summary, .. } = end;
+        let position = Position { epoch: Epoch(epoch), revision, head, checksum: summary.checksum };
+        lines.rewind()?;
+        Ok(Self { lines, whole: Whole { summary, position }, left: count })
+    }
+
+    /// What it is of.
+    #[must_use]
+    pub fn whole(&self) -> Whole {
+        self.whole
+    }
+
+    /// The next items; `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Vec<Item>>, BackupError> {
+        let mut items = Vec::with_capacity(PIECE);
+        while items.len() < PIECE && self.left > 0 {
+            if !self.lines.read()? {
+                return Err(self.lines.damaged("it has become shorter since it was opened"));
+            }
+            items.push(self.lines.parse()?);
+            self.left -= 1;
+        }
+        Ok(Some(items).filter(|items| !items.is_empty()))
+    }
+}
+
+/// The lines of a file.
+#[derive(Debug)]
+struct Lines {
+    file: PathBuf,
+    reader: BufReader<File>,
+    number: u64,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// The next one, if there is one. The last one of a file that was cut off has no end.
+    fn read(&mut self) -> Result<bool, BackupError> {
+        self.line.clear();
+        self.number += 1;
+        let read = self.reader.by_ref().take(LONGEST).read_until(b'\n', &mut self.line);
+        read.map_err(|source| failed("reading", &self.file, source))?;
+        match self.line.last() {
+            None => Ok(false),
+            Some(b'\n') => Ok(true),
+            Some(_) => Err(self.damaged("the line has no end")),
+        }
+    }
+
+    fn first(&mut self) -> Result<(), BackupError> {
+        let foreign = || BackupError::Foreign(self.file.clone());
+        let is_line = matches!(self.reader.fill_buf(), Ok(buffer) if buffer.starts_with(b"{\"tollgate_backup\":"));
+        if !is_line {
+            return Err(foreign());
+        }
+        self.read()?;
+        #[derive(Deserialize)]
+        struct Format {
+            tollgate_backup: u32,
+        }
+        let Format { tollgate_backup: format } = self.parse()?;
+        match format {
+            FORMAT => self.parse::<First>().map(drop),
+            format => Err(BackupError::Format { file: self.file.clone(), format }),
+        }
+    }
+
+    fn parse<T: for<'de> Deserialize<'de>>(&self) -> Result<T, BackupError> {
+        serde_json::from_slice(&self.line).map_err(|error| self.damaged(error))
+    }
+
+    /// To before the first item.
+    fn rewind(&mut self) -> Result<(), BackupError> {
+        self.reader.rewind().map_err(|source| failed("reading", &self.file, source))?;
+        self.number = 0;
+        self.read().map(drop)
+    }
+
+    fn damaged(&self, problem: impl std::fmt::Display) -> BackupError {
+        BackupError::Damaged { file: self.file.clone(), line: self.number, problem: problem.to_string() }
+    }
+}

@@ -1,0 +1,57 @@
+//! What a registry consists of, and how it is written in a backup: one JSON object a line.
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::{CommitId, Revision};
+use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
+
+/// One thing that a registry holds, or that it turned out not to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Item {
+    /// A user.
+    User(UserItem),
+    /// A token, by its digest.
+    Token(TokenItem),
+    /// The digest of a token that was deleted.
+    Retired(Retired),
+    /// The digest of a token whose revocation the store lost, and that sidecars recalled.
+    Recalled(Digest),
+    /// The user that came before is no more, or comes again as another one.
+    NoUser(UserId),
+    /// The token that came before is no more, or comes again as another one.
+    NoToken(TokenId),
+}
+
+/// A user, with what commands and replicas need besides the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserItem {
+    /// Name, role, status.
+    pub record: UserRecord,
+    /// The commit that wrote it.
+    pub version: CommitId,
+    /// The revision of that.
+    pub revision: Revision,
+    /// The commit through which a token came to the user last.
+    pub token_set: Option<CommitId>,
+}
+
+/// A token, with its history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenItem {
+    /// Digest, owner, permissions, state, expiry.
+    pub record: TokenRecord,
+    /// The commit that wrote it.
+    pub version: CommitId,
+    /// What happened to it, oldest first.
+    pub history: Vec<HistoryEntry>,
+}
+
+/// The digest of a token that was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// It.
+    pub digest: Digest,
+    /// How many seconds ago that was, as far as the store knows.
+    pub age: u64,
+}
