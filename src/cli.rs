@@ -37,6 +37,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::chain::chain;
 use crate::dev::DevOptions;
 use crate::registry::{self, ImportError, RegistryError};
+use crate::store::archive::CopyError;
 use output::{OutputError, note};
 
 /// Shown below `tollgate --help`.
@@ -154,7 +155,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn is_unknown(error: &anyhow::Error) -> bool {
-    if error.is::<session::NotConfirmed>() {
+    if error.is::<session::NotConfirmed>() || matches!(error.downcast_ref(), Some(CopyError::Unknown(_))) {
         return true;
     }
     let of_registry = error.downcast_ref::<RegistryError>().map(RegistryError::kind);

@@ -44,6 +44,8 @@ struct FleetStatus {
     replicas: Option<Replicas>,
     /// Why the store refuses writes, if it does.
     writes_refused: Option<String>,
+    /// Why the registry refuses changes, if it was frozen.
+    frozen: Option<String>,
     sidecars: Vec<Reported>,
 }
 
@@ -60,6 +62,8 @@ struct StatusView {
     replicas: Option<ReplicasView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     writes_refused: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen: Option<String>,
     sidecars: Vec<SidecarView>,
 }
 
@@ -127,6 +131,7 @@ impl FleetStatus {
             sidecars: with_distinct_names(store.sidecars().await?),
             replicas: store.replicas().await?,
             writes_refused: store.refuses_writes().await?,
+            frozen: store.frozen().await?,
         })
     }
 
@@ -149,6 +154,7 @@ impl FleetStatus {
             recalled: self.recalled,
             replicas: self.replicas.as_ref().map(ReplicasView::from),
             writes_refused: self.writes_refused.clone(),
+            frozen: self.frozen.clone(),
             sidecars: sidecars.collect(),
         }
     }
@@ -173,6 +179,10 @@ impl FleetStatus {
         }
         if let Some(reason) = &self.writes_refused {
             pairs.push(("writes", Cell::toned(&format!("refused: {reason}"), Tone::Warn)));
+        }
+        if let Some(reason) = &self.frozen {
+            let text = format!("refused: {reason}; `tollgate store unfreeze` lifts that");
+            pairs.push(("frozen", Cell::toned(&text, Tone::Warn)));
         }
         let held: BTreeSet<&str> =
             self.sidecars.iter().flat_map(|sidecar| &sidecar.report.held_users).map(String::as_str).collect();
@@ -299,6 +309,7 @@ mod tests {
             recalled: 0,
             replicas: None,
             writes_refused: None,
+            frozen: None,
             sidecars: vec![Reported { report, age: Duration::from_millis(500), ttl: Duration::from_secs(70) }],
         }
     }

@@ -150,9 +150,16 @@ async fn copy(globals: &Globals, args: CopyArgs) -> anyhow::Result<()> {
     let freezes = args.freeze && !was_frozen;
     if freezes {
         source.freeze(&format!("copied to {name}, {}", operator())).await?;
+        // Before the copy, so that whoever kills it has read it.
+        note(format_args!(
+            "{} is frozen, and stays so if this is killed: `tollgate store unfreeze` lifts that",
+            source.describe()
+        ));
     }
     let outcome = archive::copy(&*source, target, &name).await;
-    if outcome.is_err() && freezes {
+    // Where the copy may be a registry, a change of the source would be one that it lacks.
+    let failed = outcome.as_ref().is_err_and(|error| !matches!(error, CopyError::Unknown(_)));
+    if failed && freezes {
         match source.unfreeze().await {
             Ok(()) => note(format_args!("{} takes changes again", source.describe())),
             Err(error) => note(format_args!("{} is still frozen ({})", source.describe(), chain(&error))),
@@ -161,10 +168,7 @@ async fn copy(globals: &Globals, args: CopyArgs) -> anyhow::Result<()> {
     let (whole, position) = outcome?;
     report(args.format, &source.describe(), &name, whole, Some(position))?;
     if freezes {
-        note(format_args!(
-            "{} is frozen: `tollgate store unfreeze` lifts that, should you go back to it",
-            source.describe()
-        ));
+        note("it stays frozen, so that no change is made that the copy lacks");
     }
     Ok(())
 }

@@ -41,10 +41,13 @@ pub trait Unfinished: Send {
     async fn read(&mut self, items: Items) -> Result<(), StoreError>;
 
     /// Makes it a registry, in a life of its own: with another epoch, one revision after this position.
-    async fn finish(self: Box<Self>, after: Position) -> Result<Position, StoreError>;
+    ///
+    /// # Errors
+    /// [`CopyError::Unknown`] where the store does not answer whether it did; otherwise it did not.
+    async fn finish(self: Box<Self>, after: Position) -> Result<Position, CopyError>;
 }
 
-/// Why a registry was not copied or restored. The target is no registry then.
+/// Why a registry was not copied or restored. The target is no registry then, but where that is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// A store failed.
@@ -65,6 +68,12 @@ pub enum CopyError {
         /// What was read.
         found: u64,
     },
+    /// All is in the target, and its last answer did not come, or too few replicas have it.
+    #[error(
+        "it is unknown whether the copy was completed: `tollgate status` on the target says so. If it was not, or if a \
+         failover loses it, run the command again"
+    )]
+    Unknown(#[source] StoreError),
     /// The target does not hold what it was given.
     #[error("{store} holds {found}, and was given {given}: it was not made a registry. Try again")]
     Different {
@@ -166,7 +175,7 @@ async fn finish(mut to: Box<dyn Unfinished>, name: &str, whole: Whole) -> Result
     if found != whole.summary {
         return Err(CopyError::Different { store: name.to_owned(), given: whole.summary, found });
     }
-    Ok(to.finish(whole.position).await?)
+    to.finish(whole.position).await
 }
 
 /// The position of a store that was filled from one that stood there: another life, and a commit further.

@@ -157,7 +157,13 @@ impl RedisStore {
             if let Ok(Some(problem)) = problem {
                 tracing::error!("{} {problem}", self.access.name);
             }
-            position.map(drop)
+            match position {
+                // Sidecars wait for it as for any other, and may not read that key.
+                Err(Fault::Absent(found)) if absent == Absent::Refuse => {
+                    Err(archive::absent(&self.access, found).await)
+                }
+                position => position.map(drop),
+            }
         };
         let checked = match absent {
             Absent::Create | Absent::Refuse => checked.await,
@@ -186,12 +192,14 @@ impl Access {
         random::fill(&mut epoch).map_err(Fault::Entropy)?;
         let epoch = format!("{:016x}", u64::from_le_bytes(epoch));
         // Done twice, it finds what it made the first time.
-        let answer: Vec<String> =
-            self.ask(script("EVAL", CREATE, self.layout.of_commit()).arg(SCHEMA).arg(epoch)).await?;
+        let of_commit = self.layout.of_commit().iter().map(String::as_str);
+        let keys: Vec<_> = [self.layout.key(Key::Unfinished)].into_iter().chain(of_commit).collect();
+        let answer: Vec<String> = self.ask(script("EVAL", CREATE, &keys).arg(SCHEMA).arg(epoch)).await?;
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             // Nobody reported to a registry before it was there.
             ["created"] => tenure::begin(self).await,
             ["exists"] => Ok(()),
+            ["unfinished"] => Err(Unusable::Unfinished(self.layout.key(Key::Unfinished).to_owned()).into()),
             ["foreign", key] => {
                 let meta = self.layout.key(Key::Meta).to_owned();
                 Err(Unusable::NoMeta { key: key.to_owned(), meta }.into())

@@ -13,6 +13,7 @@
 //! is a script that checks both: what a failover lost, or another command has taken over, is noticed with the next one.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use redis::{Cmd, Pipeline, cmd};
@@ -21,10 +22,11 @@ use super::commit::Entries;
 use super::fault::Fault;
 use super::layout::{self, Key, SCHEMA};
 use super::link::Use;
+use super::log::LoggedFields;
 use super::unusable::Unusable;
 use super::{Access, RedisStore, script, tenure};
-use crate::store::archive::{Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding};
-use crate::store::{Change, CommitId, Position, Retention, Settings, StoreError};
+use crate::store::archive::{CopyError, Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding};
+use crate::store::{Change, CommitId, NoRegistry, Position, Retention, Settings, StoreError};
 use crate::token::{HistoryEntry, TokenId, UserId};
 
 const BEGIN: &str = include_str!("begin.lua");
@@ -81,7 +83,7 @@ impl Touched {
             commands.cmd("XRANGE").arg(access.layout.key(Key::Log));
             commands.arg(format!("({}", touched.position.revision.0)).arg("+").arg("COUNT").arg(ENTRIES);
             commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&layout::POSITION);
-            let (entries, fields): (Vec<(String, Vec<Vec<u8>>)>, _) = access.link.read(Use::Bulk, &commands).await?;
+            let (entries, fields): (Vec<LoggedFields>, _) = access.link.read(Use::Bulk, &commands).await?;
             let newest = access.layout.position(&fields)?;
             if newest.epoch != before.epoch || newest.revision < touched.position.revision {
                 return Err(Fault::OtherHistory);
@@ -104,7 +106,8 @@ impl Touched {
     fn add(&mut self, access: &Access, id: &str, fields: &[Vec<u8>]) -> Result<(), Fault> {
         let damaged = |problem: &str| Fault::record(format!("{} {id}", access.layout.key(Key::Log)), problem);
         let entry = super::log::log_entry(id, fields).map_err(damaged)?;
-        if !entry.follows(self.position.head, self.position.revision) {
+        // One of the version before does not tell which tokens it touches.
+        if !entry.follows(self.position.head, self.position.revision) || entry.id == CommitId::default() {
             return Err(Fault::OtherHistory);
         }
         for change in &entry.changes {
@@ -188,7 +191,7 @@ impl Reader<'_> {
                     Some(owner) => layout::parse_owner(owner).ok_or_else(|| damaged(Key::Owners, "no owner"))?.1,
                     None => Default::default(),
                 };
-                let set = set.as_deref().map(|set| layout::parse_word::<CommitId>(set));
+                let set = set.as_deref().map(layout::parse_word::<CommitId>);
                 let token_set =
                     set.map(|set| set.ok_or_else(|| damaged(Key::TokenSets, "no commit id"))).transpose()?;
                 let (version, revision) = (user.version, stamp.revision);
@@ -349,29 +352,65 @@ impl RedisUnfinished {
         Ok(())
     }
 
-    async fn end(&self, after: Position) -> Result<Position, Fault> {
+    /// Makes a registry of it. [`Unfinished::finish`] says what is open when that is not answered.
+    async fn end(&self, after: Position) -> Result<Position, Ending> {
         let (access, (id, position)) = (&self.store.access, succeeding(after).map_err(Fault::Entropy)?);
+        // Nobody reported to a registry before it was there. Afterwards it would be too late to fail.
+        tenure::begin(access).await?;
         let mut finish = script("EVAL", FINISH, &keys(access));
         finish.arg(&self.writer).arg(self.pieces).arg(SCHEMA).arg(position.epoch.to_string());
         finish.arg(position.revision.0).arg(position.head.to_string()).arg(format!("{:016x}", position.checksum));
         finish.arg(id.to_string());
         let mut commands = Pipeline::new();
         commands.add_command(finish);
-        let answer: Vec<String> = if access.quorum == 0 {
-            let (answer,) = access.link.read(Use::Main, &commands).await?;
-            answer
-        } else {
+        if access.quorum > 0 {
             commands.cmd("WAIT").arg(access.quorum).arg(super::commit::CONFIRM_TIMEOUT.as_millis());
-            let (answer, confirmed): (_, u64) = access.link.read(Use::Confirming, &commands).await?;
-            if confirmed < u64::from(access.quorum) {
-                return Err(Fault::Unconfirmed { confirmed, wanted: access.quorum });
+        }
+        let deadline = Instant::now() + super::commit::RESOLVE_TIMEOUT;
+        let mut is_open = false;
+        loop {
+            // Done twice, it finds what it did the first time.
+            match Self::attempt(access, &commands).await {
+                Ok(()) => return Ok(position),
+                Err(fault @ Fault::Unconfirmed { .. }) => return Err(Ending::Unknown(fault)),
+                Err(fault) => {
+                    is_open |= fault.leaves_open();
+                    if !is_open {
+                        return Err(fault.into());
+                    }
+                    if fault.is_final() || Instant::now() >= deadline {
+                        return Err(Ending::Unknown(fault));
+                    }
+                    tracing::debug!(store = access.name, reason = %fault, "asking again whether it is complete");
+                    tokio::time::sleep(super::commit::RESOLVE_PAUSE).await;
+                }
             }
-            answer
-        };
+        }
+    }
+
+    async fn attempt(access: &Access, commands: &Pipeline) -> Result<(), Fault> {
+        if access.quorum == 0 {
+            let (answer,): (Vec<String>,) = access.link.send(Use::Main, commands).await?;
+            return understand(access, &answer);
+        }
+        let (answer, confirmed): (Vec<String>, u64) = access.link.send(Use::Confirming, commands).await?;
         understand(access, &answer)?;
-        // Nobody reported to a registry before it was there.
-        tenure::begin(access).await?;
-        Ok(position)
+        match confirmed < u64::from(access.quorum) {
+            true => Err(Fault::Unconfirmed { confirmed, wanted: access.quorum }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Why it was not made a registry, or why that is not known.
+enum Ending {
+    Failed(Fault),
+    Unknown(Fault),
+}
+
+impl From<Fault> for Ending {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
     }
 }
 
@@ -394,8 +433,22 @@ impl Unfinished for RedisUnfinished {
         self.store.map_fault("reading the new registry", read).await
     }
 
-    async fn finish(self: Box<Self>, after: Position) -> Result<Position, StoreError> {
-        self.store.map_fault("finishing the registry", self.end(after).await).await
+    async fn finish(self: Box<Self>, after: Position) -> Result<Position, CopyError> {
+        let operation = "finishing the registry";
+        match self.end(after).await {
+            Ok(position) => Ok(position),
+            Err(Ending::Failed(fault)) => Ok(self.store.map_fault(operation, Err(fault)).await?),
+            Err(Ending::Unknown(fault)) => Err(CopyError::Unknown(fault.during(operation, &self.store.access.name))),
+        }
+    }
+}
+
+/// There is no registry: perhaps one that is not finished.
+pub(super) async fn absent(access: &Access, found: NoRegistry) -> Fault {
+    let key = access.layout.key(Key::Unfinished);
+    match access.ask::<u64>(cmd("EXISTS").arg(key)).await {
+        Ok(1) => Unusable::Unfinished(key.to_owned()).into(),
+        _ => Fault::Absent(found),
     }
 }
 
@@ -424,7 +477,10 @@ fn understand(access: &Access, answer: &[String]) -> Result<(), Fault> {
 
 /// Writes of some items.
 #[derive(Default)]
-struct Piece(Vec<(&'static str, Key, Vec<Vec<u8>>)>);
+struct Piece(Vec<Write>);
+
+/// A command, its key, and what comes after that.
+type Write = (&'static str, Key, Vec<Vec<u8>>);
 
 impl Piece {
     /// Most arguments of one script.
@@ -438,7 +494,7 @@ impl Piece {
     }
 
     /// As few scripts as have room for all.
-    fn in_parts(self) -> Vec<Vec<(&'static str, Key, Vec<Vec<u8>>)>> {
+    fn in_parts(self) -> Vec<Vec<Write>> {
         let (mut parts, mut count) = (vec![Vec::new()], 0);
         for write in self.0 {
             count += write.2.len();

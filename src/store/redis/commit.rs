@@ -31,10 +31,10 @@ use crate::store::{Batch, CommitError, CommitId, Epoch, LogEntry, Position, Rete
 const RESOLVE: &str = include_str!("resolve.lua");
 
 /// How long to ask what became of a commit that was not answered.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause before asking again.
-const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long to wait for replicas to confirm a commit. Below what the answer may take.
 pub(super) const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);

@@ -228,6 +228,11 @@ impl Fault {
         }
     }
 
+    /// Whether it is the server's last word on what was sent before, too.
+    pub(super) fn is_final(&self) -> bool {
+        self.is_unusable() || matches!(self.inner(), Self::PieceLost)
+    }
+
     /// Whether the first of several commands was executed.
     pub(super) fn was_executed(&self) -> bool {
         matches!(self, Self::Later(_))

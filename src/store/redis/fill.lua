@@ -8,6 +8,23 @@
 -- Arguments of one command: as many as Lua's stack has room for, in whole pairs.
 local PIECE = 4000
 
+-- Where each command begins.
+local commands, at = {}, 3
+while at <= #ARGV do
+  commands[#commands + 1] = at
+  at = at + 3 + tonumber(ARGV[at + 2])
+end
+-- Redis takes nothing back of what a script has written before it is refused something.
+for _, at in ipairs(commands) do
+  if not redis.acl_check_cmd(ARGV[at], ARGV[at + 1]) then
+    return { 'forbidden', ARGV[at] .. ' ' .. ARGV[at + 1] }
+  end
+end
+for _, command in ipairs({ 'HMGET', 'HSET' }) do
+  if not redis.acl_check_cmd(command, KEYS[1]) then
+    return { 'forbidden', command .. ' ' .. KEYS[1] }
+  end
+end
 local unfinished = redis.call('HMGET', KEYS[1], 'writer', 'pieces')
 if unfinished[1] ~= ARGV[1] or redis.call('EXISTS', KEYS[2]) == 1 then
   return { 'taken' }
@@ -18,13 +35,11 @@ end
 if tonumber(unfinished[2]) + 1 ~= tonumber(ARGV[2]) then
   return { 'lost' }
 end
-local at = 3
-while at <= #ARGV do
-  local command, key, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-  for first = at + 3, at + 2 + count, PIECE do
-    redis.call(command, key, unpack(ARGV, first, math.min(first + PIECE - 1, at + 2 + count)))
+for _, at in ipairs(commands) do
+  local command, key, last = ARGV[at], ARGV[at + 1], at + 2 + tonumber(ARGV[at + 2])
+  for first = at + 3, last, PIECE do
+    redis.call(command, key, unpack(ARGV, first, math.min(first + PIECE - 1, last)))
   end
-  at = at + 3 + count
 end
 redis.call('HSET', KEYS[1], 'pieces', ARGV[2])
 return { 'done' }

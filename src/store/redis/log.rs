@@ -209,7 +209,7 @@ impl Page {
 }
 
 /// An entry's id, and its fields and values by turns.
-type LoggedFields = (String, Vec<Vec<u8>>);
+pub(super) type LoggedFields = (String, Vec<Vec<u8>>);
 
 pub(super) fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'static str> {
     let revision =

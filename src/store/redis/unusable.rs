@@ -47,9 +47,11 @@ pub(super) enum Unusable {
     #[error("is being filled by another command, which began later")]
     Filled,
     #[error(
-        "has {key} but not {meta}: where a copy or a restore was broken off, run it again; where {meta} was lost, restore the \
-         registry from a backup into another namespace"
+        "is being filled by `tollgate store copy` or `restore`, or was when that was interrupted (see {0}): it is no registry \
+         before that is complete. Wait for it or run it again, which begins anew; or delete all keys of the namespace"
     )]
+    Unfinished(String),
+    #[error("has {key} but not {meta}: restore the registry from a backup, or name another namespace")]
     NoMeta { key: String, meta: String },
     #[error("has a damaged {0}: restore it from a backup")]
     Damaged(String),

@@ -11,7 +11,9 @@ use tokio::task::spawn_blocking;
 use super::database::{beside, log_of};
 use super::fault::{DatabaseFault, Unusable};
 use super::{blob, commit, key, read, schema};
-use crate::store::archive::{Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding, sync_directory_of};
+use crate::store::archive::{
+    CopyError, Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding, sync_directory_of,
+};
 use crate::store::{CommitId, Position, Revision, StoreError};
 use crate::token::HistoryEntry;
 
@@ -199,9 +201,9 @@ impl Unfinished for SqliteUnfinished {
         read.map_err(|fault| fault.during("reading the new database", &self.name))
     }
 
-    async fn finish(self: Box<Self>, after: Position) -> Result<Position, StoreError> {
+    async fn finish(self: Box<Self>, after: Position) -> Result<Position, CopyError> {
         let name = self.name.clone();
-        self.end(after).map_err(|fault| fault.during("finishing the database", &name))
+        Ok(self.end(after).map_err(|fault| fault.during("finishing the database", &name))?)
     }
 }
 
