@@ -1,6 +1,7 @@
 //! What every kind of store must do. A kind is added with an implementation of [`Database`] and one line of
 //! `conforms!`.
 
+pub(crate) mod archive;
 mod commit;
 mod fleet;
 pub(crate) mod log;
@@ -79,6 +80,10 @@ macro_rules! conforms {
                 fleet::a_report_grows_old_and_is_forgotten
                 fleet::a_report_that_comes_back_while_others_look_is_found_from_then_on
                 fleet::a_report_can_be_withdrawn
+                archive::a_backup_makes_the_same_registry_in_either_kind_of_store
+                archive::a_copy_is_the_same_registry_in_either_kind_of_store
+                archive::what_is_read_beside_commits_is_the_registry_at_one_position
+                archive::a_frozen_registry_refuses_changes_and_nothing_else
             }
         }
     };
