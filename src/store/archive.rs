@@ -114,10 +114,12 @@ pub async fn begin(settings: &Settings) -> Result<Box<dyn Unfinished>, StoreErro
 /// [`CopyError`]: the target is no registry then, unless the error says that this is not known.
 pub async fn copy(from: &dyn Store, mut to: Box<dyn Unfinished>, name: &str) -> Result<(Whole, Position), CopyError> {
     let (items, mut received) = mpsc::channel(AHEAD);
-    let write = async {
+    let target = &mut to;
+    // It owns its end: where it fails, the source is not left waiting for room.
+    let write = async move {
         let mut tally = Tally::default();
         while let Some(items) = received.recv().await {
-            to.write(tally.take(items)).await?;
+            target.write(tally.take(items)).await?;
         }
         Ok::<_, StoreError>(tally.summary())
     };

@@ -1,6 +1,7 @@
 //! Integration tests: one binary, one file per subject.
 
 mod adversary;
+mod archive;
 mod bounds;
 mod cli;
 mod client_gone;

@@ -113,10 +113,12 @@ pub async fn write_backup(from: &dyn Store, file: &Path) -> Result<Whole, CopyEr
     };
     writer.line(&first)?;
     let (items, mut received) = mpsc::channel(AHEAD);
-    let write = async {
+    let lines = &mut writer;
+    // It owns its end: where it fails, the source is not left waiting for room.
+    let write = async move {
         let mut tally = Tally::default();
         while let Some(items) = received.recv().await {
-            tally.take(items).iter().try_for_each(|item| writer.line(item))?;
+            tally.take(items).iter().try_for_each(|item| lines.line(item))?;
         }
         Ok::<_, BackupError>(tally.summary())
     };

@@ -122,15 +122,18 @@ impl SqliteUnfinished {
         if lock.try_lock().is_err() {
             return Err(Unusable::Filled.into());
         }
-        lock.set_len(0)?;
-        let connection = Connection::open_with_flags(&part, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        // From here on, whatever fails, it is removed again.
+        let mut unfinished = Self { path, part, name, connection: None, lock };
+        unfinished.lock.set_len(0)?;
+        let connection = Connection::open_with_flags(&unfinished.part, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         for (pragma, value) in [("journal_mode", "OFF"), ("synchronous", "OFF"), ("temp_store", "MEMORY")] {
             connection.pragma_update(None, pragma, value)?;
         }
         connection.pragma_update(None, "cache_size", -(64 << 10))?; // KiB
         connection.set_prepared_statement_cache_capacity(32);
         connection.execute_batch(schema::SCHEMA)?;
-        Ok(Self { path, part, name, connection: Some(connection), lock })
+        unfinished.connection = Some(connection);
+        Ok(unfinished)
     }
 
     fn connection(&self) -> Result<&Connection, DatabaseFault> {

@@ -1,0 +1,57 @@
+//! `tollgate store`: what is moved or kept is whole, or is not there.
+
+mod damage;
+mod kills;
+mod life;
+mod places;
+
+use std::path::Path;
+use std::process::Output;
+
+use tollgate::store::archive::{self, Backup, CopyError};
+use tollgate::store::{Absent, Position, Settings, Store, StoreUrl};
+
+use crate::conformance::archive::{contents, fill};
+use crate::harness::run;
+
+fn settings(url: &str) -> Settings {
+    url.parse::<StoreUrl>().expect("a URL").into()
+}
+
+fn sqlite(path: &Path) -> String {
+    format!("sqlite:{}", path.display())
+}
+
+async fn open(url: &str, absent: Absent) -> std::sync::Arc<dyn Store> {
+    tollgate::store::open(&settings(url), absent).await.expect("opens")
+}
+
+/// A registry with one of everything.
+async fn filled(url: &str) -> std::sync::Arc<dyn Store> {
+    let store = open(url, Absent::Create).await;
+    fill(&*store).await;
+    store
+}
+
+/// What a command that failed said.
+#[track_caller]
+fn failed(output: &Output) -> String {
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{output:?}");
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+/// What a command said that did what it should.
+#[track_caller]
+fn done(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+/// `tollgate --store URL ...`
+fn tollgate(url: &str, arguments: &[&str]) -> Output {
+    run(&[&["--store", url], arguments].concat(), &[])
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}

@@ -1,0 +1,177 @@
+//! SIGKILL at random points of copy, backup and restore: what there is afterwards is whole, or not there.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tollgate::store::{Batch, Edit};
+
+use super::*;
+use crate::conformance::{commit, created, token, tokens};
+use crate::harness::RedisServer;
+
+/// How many tokens: enough for many pieces of each kind.
+const TOKENS: usize = 3_000;
+
+/// Numbers that look random (PCG's multiplier), from a seed that a failure names.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// What each is killed in.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    CopyToRedis,
+    CopyToFile,
+    Backup,
+    RestoreToRedis,
+    RestoreToFile,
+}
+
+struct Site {
+    folder: tempfile::TempDir,
+    server: RedisServer,
+    /// What every copy must be.
+    expected: String,
+    from_redis: RedisServer,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = filled(&sqlite(&folder.path().join("source.db"))).await;
+        let max = source.user_by_name("max").await.expect("reads").expect("is there").record;
+        let made: Vec<_> = (0..TOKENS).map(|number| token(max.id, &format!("many {number}"))).collect();
+        let history = made.iter().map(|token| (token.id, created())).collect();
+        commit(&*source, Batch { history, ..tokens(made.into_iter().map(Edit::Create)) }).await;
+        let site = Self {
+            expected: contents(&*source).await,
+            folder,
+            server: RedisServer::start(),
+            from_redis: RedisServer::start(),
+        };
+        done(&run(&["store", "copy", &site.source(), &site.from_redis.url()], &[]));
+        done(&tollgate(&site.source(), &["store", "backup", text(&site.path("whole.backup"))]));
+        site
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn source(&self) -> String {
+        sqlite(&self.path("source.db"))
+    }
+
+    fn target(&self, work: Work) -> String {
+        match work {
+            Work::CopyToRedis | Work::RestoreToRedis => self.server.url(),
+            Work::CopyToFile | Work::RestoreToFile | Work::Backup => sqlite(&self.path("target.db")),
+        }
+    }
+
+    fn command(&self, work: Work) -> Command {
+        let (target, from_redis) = (self.target(work), self.from_redis.url());
+        let [whole, new] = ["whole.backup", "new.backup"].map(|name| self.path(name));
+        let source = self.source();
+        let arguments = match work {
+            Work::CopyToRedis => ["store", "copy", &source, &target].to_vec(),
+            Work::CopyToFile => ["store", "copy", &from_redis, &target].to_vec(),
+            Work::Backup => ["--store", &from_redis, "store", "backup", text(&new)].to_vec(),
+            Work::RestoreToRedis | Work::RestoreToFile => {
+                ["--store", &target, "store", "restore", text(&whole)].to_vec()
+            }
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.env_clear().env("HOME", "/nonexistent").args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// What there is now: nothing, or all of it.
+    async fn is_whole(&self, work: Work) -> bool {
+        for source in [&self.source(), &self.from_redis.url()] {
+            assert_eq!(contents(&*open(source, Absent::Refuse).await).await, self.expected, "the source");
+        }
+        if let Work::Backup = work {
+            let new = self.path("new.backup");
+            if !new.exists() {
+                return false;
+            }
+            let whole = Backup::open(&self.path("whole.backup")).expect("is whole").whole();
+            assert_eq!(Backup::open(&new).expect("is whole").whole().summary, whole.summary);
+            return true;
+        }
+        let Ok(store) = tollgate::store::open(&settings(&self.target(work)), Absent::Refuse).await else {
+            return false;
+        };
+        assert_eq!(contents(&*store).await, self.expected, "the target");
+        true
+    }
+
+    fn clear(&self) {
+        assert_eq!(self.server.cli(&["flushall"]), "OK");
+        for entry in fs::read_dir(self.folder.path()).expect("reads") {
+            let path = entry.expect("reads").path();
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            if name.starts_with("target.db") || name.starts_with("new.backup") {
+                fs::remove_file(path).expect("removes");
+            }
+        }
+    }
+
+    /// How long it takes when nobody kills it.
+    async fn takes(&self, work: Work) -> Duration {
+        let began = Instant::now();
+        assert!(self.command(work).status().expect("runs").success(), "{work:?}");
+        let took = began.elapsed();
+        assert!(self.is_whole(work).await, "{work:?}");
+        self.clear();
+        took
+    }
+}
+
+/// Kills each work that many times, and has it done afterwards where it was not.
+async fn kill(times: u32) {
+    let seed = Instant::now().elapsed().as_nanos() as u64 ^ u64::from(std::process::id());
+    println!("seed {seed}");
+    let (mut random, site) = (Random(seed), Site::new().await);
+    let works = [Work::CopyToRedis, Work::CopyToFile, Work::Backup, Work::RestoreToRedis, Work::RestoreToFile];
+    let (mut whole, mut none) = (0, 0);
+    for work in works {
+        let takes = site.takes(work).await;
+        for _ in 0..times {
+            let mut child = site.command(work).spawn().expect("runs");
+            let micros = u64::try_from(takes.as_micros()).expect("not long");
+            // Only a point in time can be any point of the work.
+            std::thread::sleep(Duration::from_micros(random.below(micros + micros / 10)));
+            child.kill().expect("kills");
+            child.wait().expect("ends");
+            if site.is_whole(work).await {
+                whole += 1;
+            } else {
+                none += 1;
+                assert!(site.command(work).status().expect("runs").success(), "{work:?} after one that was killed");
+                assert!(site.is_whole(work).await, "{work:?}");
+            }
+            site.clear();
+        }
+    }
+    println!("{whole} were whole, {none} were not there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_killed_is_whole_or_not_there() {
+    kill(3).await;
+}
+
+/// The same two hundred times: `cargo test --test it -- --ignored two_hundred`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes"]
+async fn whatever_is_killed_two_hundred_times_is_whole_or_not_there() {
+    kill(40).await;
+}

@@ -1,0 +1,74 @@
+//! A restored registry is another life of it: what was revoked since the backup stays refused where that was seen, and is
+//! revoked in the registry again.
+
+use super::*;
+use crate::harness::{RedisServer, Serving, Upstream, eventually};
+
+fn created(url: &str) -> (String, String) {
+    let options = ["--user", "owner", "--description", "agent", "--preset", "telegraf-agent", "--json"];
+    let json = done(&tollgate(url, &[&["token", "create"], &options[..]].concat()));
+    let made: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let text = |key: &str| made[key].as_str().expect("a text").to_owned();
+    (text("token"), text("id"))
+}
+
+/// `restore` has the restored registry take the place of the one before.
+async fn revoked_since_the_backup(url: &str, restore: impl AsyncFnOnce(&Path)) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("registry.backup");
+    done(&tollgate(url, &["init"]));
+    let ((kept, _), (revoked, id), (deleted, deleted_id)) = (created(url), created(url), created(url));
+    let api = Upstream::start().await;
+    let api = format!("http://{}", api.address());
+    let mut sidecar = Serving::start(url, &[("TOLLGATE_UPSTREAM__API__URL", api.as_str())]).await;
+    sidecar.says("ready").await;
+    assert_eq!((sidecar.fetch(&kept).await, sidecar.fetch(&revoked).await), (200, 200));
+    done(&tollgate(url, &["store", "backup", text(&file)]));
+    done(&tollgate(url, &["token", "revoke", &id, "--wait"]));
+    done(&tollgate(url, &["token", "delete", &deleted_id, "--wait"]));
+    assert_eq!((sidecar.fetch(&revoked).await, sidecar.fetch(&deleted).await), (401, 401));
+
+    restore(&file).await;
+    let store = open(url, Absent::Refuse).await;
+    eventually("both are recalled", async || store.recalled(None).await.is_ok_and(|recalled| recalled.total == 2))
+        .await;
+    let answers = [sidecar.fetch(&kept).await, sidecar.fetch(&revoked).await, sidecar.fetch(&deleted).await];
+    assert_eq!(answers, [200, 401, 401]);
+    // A sidecar that did not see it.
+    let mut new = Serving::start(url, &[("TOLLGATE_UPSTREAM__API__URL", api.as_str())]).await;
+    new.says("ready").await;
+    assert_eq!([new.fetch(&kept).await, new.fetch(&revoked).await, new.fetch(&deleted).await], [200, 401, 401]);
+    // The next command writes them back.
+    done(&tollgate(url, &["user", "add", "anna", "--role", "manager"]));
+    assert_eq!(store.recalled(None).await.expect("reads").total, 0);
+    for id in [&id, &deleted_id] {
+        assert!(done(&tollgate(url, &["token", "show", id])).contains("revoked"));
+    }
+    let answers = [sidecar.fetch(&kept).await, sidecar.fetch(&revoked).await, new.fetch(&deleted).await];
+    assert_eq!(answers, [200, 401, 401]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_restored_database_what_was_revoked_since_stays_refused_and_is_written_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tollgate.db");
+    revoked_since_the_backup(&sqlite(&path), async |file: &Path| {
+        // With its log, which would be read into the new one.
+        for name in ["tollgate.db", "tollgate.db-wal", "tollgate.db-shm"] {
+            std::fs::rename(folder.path().join(name), folder.path().join(format!("old-{name}"))).expect("renames");
+        }
+        done(&tollgate(&sqlite(&path), &["store", "restore", text(file)]));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_restored_namespace_what_was_revoked_since_stays_refused_and_is_written_back() {
+    let server = RedisServer::start();
+    let url = server.url();
+    revoked_since_the_backup(&url, async |file: &Path| {
+        assert_eq!(server.cli(&["flushall"]), "OK");
+        done(&tollgate(&url, &["store", "restore", text(file)]));
+    })
+    .await;
+}
