@@ -1,4 +1,5 @@
-//! The backup file: a first line that says what it is, an item a line, a last line with counts and checksums.
+//! The backup file: a first line that says what it is, an item a line, a line with the position and counts, and a checksum of
+//! all of that.
 //!
 //! It is written beside its place and renamed, so that a name never stands for half a backup; and read to its end before
 //! anything is done with it.
@@ -78,7 +79,7 @@ struct First {
     at: jiff::Timestamp,
 }
 
-/// The last line but for its name, `end`.
+/// The line after the items but for its name, `end`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Last {
     #[serde(with = "hex")]
@@ -87,8 +88,6 @@ struct Last {
     head: Head,
     #[serde(flatten)]
     summary: Summary,
-    /// Of all lines before this one.
-    sha256: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,6 +126,11 @@ pub async fn write_backup(from: &dyn Store, file: &Path) -> Result<Whole, CopyEr
     Ok(whole)
 }
 
+/// The last line, after what was hashed.
+fn checksum(hash: &Sha256) -> Vec<u8> {
+    format!("{{\"sha256\":\"{}\"}}\n", Hex(&hash.clone().finalize())).into_bytes()
+}
+
 /// A file that is not whole yet, which is removed unless it becomes so.
 struct Writer {
     file: PathBuf,
@@ -155,8 +159,9 @@ impl Writer {
 
     fn end(mut self, whole: &Whole) -> Result<(), BackupError> {
         let Position { epoch, revision, head, .. } = whole.position;
-        let sha256 = Hex(&self.hash.clone().finalize()).to_string();
-        self.line(&End { end: Last { epoch: epoch.0, revision, head, summary: whole.summary, sha256 } })?;
+        self.line(&End { end: Last { epoch: epoch.0, revision, head, summary: whole.summary } })?;
+        let checksum = checksum(&self.hash);
+        self.lines.write_all(&checksum).map_err(|source| failed("writing", &self.part, source))?;
         let ended = self.lines.flush().and_then(|()| self.lines.get_ref().sync_all());
         ended.map_err(|source| failed("writing", &self.part, source))?;
         // Unlike a rename, it takes nobody's place.
@@ -208,17 +213,20 @@ impl Backup {
         hash.update(&lines.line);
         let end = loop {
             if !lines.read()? {
-                return Err(lines.damaged("it ends before its last line, which says what it holds"));
+                return Err(lines.damaged("it ends before the line that says what it holds"));
             }
+            hash.update(&lines.line);
             if lines.line.starts_with(b"{\"end\"") {
                 break lines.parse::<End>()?.end;
             }
-            hash.update(&lines.line);
             count += 1;
             let item = lines.parse()?;
             tally.take(vec![item]);
         };
-        if end.sha256 != Hex(&hash.finalize()).to_string() || end.summary != tally.summary() {
+        if !lines.read()? {
+            return Err(lines.damaged("it ends before its checksum"));
+        }
+        if lines.line != checksum(&hash) || end.summary != tally.summary() {
             return Err(lines.damaged("its checksum is not that of the lines before"));
         }
         if lines.read()? {
