@@ -4,9 +4,11 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tollgate::store::archive::Summary;
 use tollgate::store::{Batch, Edit};
 
 use super::*;
+use crate::conformance::archive::dumped;
 use crate::conformance::{commit, created, token, tokens};
 use crate::harness::RedisServer;
 
@@ -37,7 +39,7 @@ struct Site {
     folder: tempfile::TempDir,
     server: RedisServer,
     /// What every copy must be.
-    expected: String,
+    expected: Summary,
     from_redis: RedisServer,
 }
 
@@ -50,7 +52,7 @@ impl Site {
         let history = made.iter().map(|token| (token.id, created())).collect();
         commit(&*source, Batch { history, ..tokens(made.into_iter().map(Edit::Create)) }).await;
         let site = Self {
-            expected: contents(&*source).await,
+            expected: dumped(&*source).await.0,
             folder,
             server: RedisServer::start(),
             from_redis: RedisServer::start(),
@@ -95,7 +97,7 @@ impl Site {
     /// What there is now: nothing, or all of it.
     async fn is_whole(&self, work: Work) -> bool {
         for source in [&self.source(), &self.from_redis.url()] {
-            assert_eq!(contents(&*open(source, Absent::Refuse).await).await, self.expected, "the source");
+            assert_eq!(dumped(&*open(source, Absent::Refuse).await).await.0, self.expected, "the source");
         }
         if let Work::Backup = work {
             let new = self.path("new.backup");
@@ -109,7 +111,7 @@ impl Site {
         let Ok(store) = tollgate::store::open(&settings(&self.target(work)), Absent::Refuse).await else {
             return false;
         };
-        assert_eq!(contents(&*store).await, self.expected, "the target");
+        assert_eq!(dumped(&*store).await.0, self.expected, "the target");
         true
     }
 

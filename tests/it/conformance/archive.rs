@@ -63,7 +63,7 @@ pub(crate) async fn contents(store: &dyn Store) -> String {
 }
 
 /// Everything that the store hands over, and where it stood.
-async fn dumped(store: &dyn Store) -> (Summary, Position) {
+pub(crate) async fn dumped(store: &dyn Store) -> (Summary, Position) {
     beside(store, async || ()).await
 }
 
