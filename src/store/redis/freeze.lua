@@ -3,7 +3,7 @@
 --
 -- KEYS: meta. ARGV: the reason; none to lift it.
 
-for _, command in ipairs({ 'HSET', 'HDEL' }) do
+for _, command in ipairs({ 'EXISTS', 'HSET', 'HDEL' }) do
   if not redis.acl_check_cmd(command, KEYS[1]) then
     return { 'forbidden', command .. ' ' .. KEYS[1] }
   end
