@@ -1,6 +1,7 @@
 //! `dev`, `serve` and `check`: the commands on the sidecar itself.
 
 use std::io;
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
@@ -80,10 +81,34 @@ pub(super) fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
 /// # Errors
 /// A usage error for a `--store` that is no store URL, or shows a password; what is wrong with the configuration.
 pub(super) fn store_settings(globals: &Globals) -> anyhow::Result<Settings> {
+    gather_store(globals).map_err(into_error)
+}
+
+/// The same of an argument: a URL is what `--store` would be; of a file nothing but that file counts, since variables and
+/// flags would make one store of two.
+///
+/// # Errors
+/// As [`store_settings`], with the argument's name.
+pub(super) fn store_settings_of(globals: &Globals, argument: &'static str, place: &str) -> anyhow::Result<Settings> {
+    let file = Path::new(place);
+    let settings = match (file.is_file(), place.contains(':')) {
+        (true, _) => config::store_settings(&Source::of_file(file.to_owned()), &Overrides::default()),
+        (false, true) => gather_store(&Globals { store: Some(place.to_owned()), config: globals.config.clone() }),
+        (false, false) => {
+            return Err(usage(format_args!(
+                "{argument}: there is no file {}: name a configuration file, or a store such as sqlite:PATH or redis://HOST",
+                file.display()
+            )));
+        }
+    };
+    settings.map_err(|problems| into_error(problems.of_argument(argument)))
+}
+
+fn gather_store(globals: &Globals) -> Result<Settings, Problems> {
     let source = Source::of_process(globals.config.clone());
     let source = if globals.store.is_some() { source.only_store() } else { source };
     let overrides = Overrides { store: globals.store.clone(), ..Overrides::default() };
-    config::store_settings(&source, &overrides).map_err(into_error)
+    config::store_settings(&source, &overrides)
 }
 
 fn load(globals: &Globals, args: ServeArgs) -> anyhow::Result<Config> {

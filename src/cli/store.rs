@@ -1,6 +1,6 @@
 //! `tollgate store`: registries as a whole, moved and kept.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -9,19 +9,36 @@ use serde::Serialize;
 use super::Globals;
 use super::args::Format;
 use super::output::{Output, note};
-use super::serve::store_settings;
+use super::serve::{store_settings, store_settings_of};
 use super::session::login_name;
 use crate::chain::chain;
 use crate::store::archive::{self, Backup, CopyError, Whole};
 use crate::store::{self, Absent, Position, Settings, Store, StoreError};
 
 const COPY_EXAMPLES: &str = "\
-FROM and TO are URLs, or configuration files whose [store] is meant: for passwords, certificates and namespaces. With a URL, the
-rest of [store] is that of --config.
+FROM and TO are URLs, or configuration files whose [store] is meant: for passwords, certificates and
+namespaces. A URL takes the rest of [store] from --config and the environment, a file from nowhere.
 
 Examples:
   tollgate store copy sqlite:/var/lib/tollgate/tollgate.db redis://redis.example --freeze
-  tollgate store copy old.toml new.toml";
+  tollgate store copy old.toml new.toml
+
+docs/moving-to-redis.md has the order in which sidecars follow.";
+
+const BACKUP_EXAMPLES: &str = "\
+The file holds digests, no tokens. A file that is there already is never written over.
+
+Examples:
+  tollgate store backup \"$(date +%F).backup\"
+  tollgate --config /etc/tollgate/registry.toml store backup registry.backup";
+
+const RESTORE_EXAMPLES: &str = "\
+The store is the one of --store or --config. In the place of a registry that is there: move its
+files away, or remove its keys; sidecars serve on from memory meanwhile (docs/backup.md).
+
+Examples:
+  tollgate --store sqlite:trial.db store restore registry.backup
+  tollgate --store redis://redis.example store restore registry.backup";
 
 /// `store ...`
 #[derive(Debug, Subcommand)]
@@ -30,8 +47,10 @@ pub enum StoreCommand {
     #[command(after_help = COPY_EXAMPLES)]
     Copy(CopyArgs),
     /// Write everything that the registry holds into one file, while everything runs
+    #[command(after_help = BACKUP_EXAMPLES)]
     Backup(FileArgs),
     /// Make a registry of a backup, in a store that is empty
+    #[command(after_help = RESTORE_EXAMPLES)]
     Restore(FileArgs),
     /// Refuse changes of the registry; sidecars and whoever reads go on
     Freeze(FreezeArgs),
@@ -129,20 +148,12 @@ fn done(text: impl std::fmt::Display) -> anyhow::Result<()> {
     Ok(Output::new(Format { json: false }).done(&format!("{text}\n"))?)
 }
 
-/// What a URL means with the configuration, or what a configuration file says.
-fn settings_of(globals: &Globals, place: &str) -> anyhow::Result<Settings> {
-    let is_file = !place.contains(':') || Path::new(place).is_file();
-    store_settings(&match is_file {
-        true => Globals { store: None, config: Some(place.into()) },
-        false => Globals { store: Some(place.to_owned()), config: globals.config.clone() },
-    })
-}
-
 async fn copy(globals: &Globals, args: CopyArgs) -> anyhow::Result<()> {
     if globals.store.is_some() {
         return Err(super::usage("copy takes its stores as FROM and TO: leave out --store"));
     }
-    let (from, to) = (settings_of(globals, &args.from)?, settings_of(globals, &args.to)?);
+    let from = store_settings_of(globals, "FROM", &args.from)?;
+    let to = store_settings_of(globals, "TO", &args.to)?;
     let source = open(&from).await.context("opening the store to copy from")?;
     let name = to.url.to_string();
     let target = archive::begin(&to).await.context("opening the store to copy to")?;
@@ -156,7 +167,7 @@ async fn copy(globals: &Globals, args: CopyArgs) -> anyhow::Result<()> {
             source.describe()
         ));
     }
-    let outcome = archive::copy(&*source, target, &name).await;
+    let outcome = archive::copy(&*source, target, &to).await;
     // Where the copy may be a registry, a change of the source would be one that it lacks.
     let failed = outcome.as_ref().is_err_and(|error| !matches!(error, CopyError::Unknown(_)));
     if failed && freezes {
@@ -183,9 +194,9 @@ async fn restore(globals: &Globals, args: FileArgs) -> anyhow::Result<()> {
     let settings = store_settings(globals)?;
     // Read to its end before anything is written.
     let backup = Backup::open(&args.file).map_err(CopyError::from)?;
-    let (target, name) = (archive::begin(&settings).await?, settings.url.to_string());
-    let (whole, position) = archive::restore(backup, target, &name).await?;
-    report(args.format, &args.file.display().to_string(), &name, whole, Some(position))
+    let target = archive::begin(&settings).await?;
+    let (whole, position) = archive::restore(backup, target, &settings).await?;
+    report(args.format, &args.file.display().to_string(), &settings.url.to_string(), whole, Some(position))
 }
 
 fn report(format: Format, from: &str, to: &str, whole: Whole, became: Option<Position>) -> anyhow::Result<()> {

@@ -35,6 +35,16 @@ impl Source {
         Self { file, environment: std::env::vars_os().collect() }
     }
 
+    /// This file alone: of the environment only what says where state is stored.
+    pub fn of_file(file: PathBuf) -> Self {
+        let mut source = Self::of_process(Some(file));
+        source.environment.retain(|(name, _)| {
+            let name = name.to_string_lossy().to_ascii_uppercase();
+            !name.starts_with("TOLLGATE_")
+        });
+        source
+    }
+
     /// Without what says nothing of the store: the file that was not asked for in the command itself, and variables for
     /// other keys.
     pub fn only_store(mut self) -> Self {

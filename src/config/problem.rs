@@ -38,6 +38,16 @@ impl Problems {
         Self(each)
     }
 
+    /// With this name for what a flag says: an argument has taken its place.
+    pub fn of_argument(mut self, argument: &'static str) -> Self {
+        for place in self.0.iter_mut().filter_map(|problem| problem.place.as_mut()) {
+            if let Place::Flag(name) = place {
+                *name = argument;
+            }
+        }
+        self
+    }
+
     /// Each of them; at least one.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()

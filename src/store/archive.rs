@@ -23,7 +23,7 @@ pub use tally::{Summary, Tally};
 
 use super::redis::RedisUnfinished;
 use super::sqlite::SqliteUnfinished;
-use super::{Position, Revision, Settings, Store, StoreError, StoreUrl};
+use super::{Absent, Position, Revision, Settings, Store, StoreError, StoreUrl};
 
 /// Where a store hands over what it holds.
 pub type Items = mpsc::Sender<Vec<Item>>;
@@ -68,6 +68,11 @@ pub enum CopyError {
         /// What was read.
         found: u64,
     },
+    /// Another registry is where this one was made.
+    #[error(
+        "{0} holds another registry now, and this one is lost: it was made on a server that has been replaced meanwhile"
+    )]
+    Lost(String),
     /// All is in the target, and its last answer did not come, or too few replicas have it.
     #[error(
         "it is unknown whether the copy was completed: `tollgate status` on the target says so. If it was not, or if a \
@@ -112,7 +117,11 @@ pub async fn begin(settings: &Settings) -> Result<Box<dyn Unfinished>, StoreErro
 ///
 /// # Errors
 /// [`CopyError`]: the target is no registry then, unless the error says that this is not known.
-pub async fn copy(from: &dyn Store, mut to: Box<dyn Unfinished>, name: &str) -> Result<(Whole, Position), CopyError> {
+pub async fn copy(
+    from: &dyn Store,
+    mut to: Box<dyn Unfinished>,
+    settings: &Settings,
+) -> Result<(Whole, Position), CopyError> {
     let (items, mut received) = mpsc::channel(AHEAD);
     let target = &mut to;
     // It owns its end: where it fails, the source is not left waiting for room.
@@ -124,7 +133,7 @@ pub async fn copy(from: &dyn Store, mut to: Box<dyn Unfinished>, name: &str) -> 
         Ok::<_, StoreError>(tally.summary())
     };
     let whole = joined(from, from.dump(items), write).await?;
-    let position = finish(to, name, whole).await?;
+    let position = finish(to, settings, whole).await?;
     Ok((whole, position))
 }
 
@@ -135,13 +144,13 @@ pub async fn copy(from: &dyn Store, mut to: Box<dyn Unfinished>, name: &str) -> 
 pub async fn restore(
     mut from: Backup,
     mut to: Box<dyn Unfinished>,
-    name: &str,
+    settings: &Settings,
 ) -> Result<(Whole, Position), CopyError> {
     let whole = from.whole();
     while let Some(items) = from.next()? {
         to.write(items).await?;
     }
-    let position = finish(to, name, whole).await?;
+    let position = finish(to, settings, whole).await?;
     Ok((whole, position))
 }
 
@@ -163,7 +172,7 @@ pub(super) async fn joined<E: Into<CopyError>>(
     Ok(Whole { summary, position })
 }
 
-async fn finish(mut to: Box<dyn Unfinished>, name: &str, whole: Whole) -> Result<Position, CopyError> {
+async fn finish(mut to: Box<dyn Unfinished>, settings: &Settings, whole: Whole) -> Result<Position, CopyError> {
     let (items, mut received) = mpsc::channel(AHEAD);
     let count = async {
         let mut tally = Tally::default();
@@ -175,9 +184,25 @@ async fn finish(mut to: Box<dyn Unfinished>, name: &str, whole: Whole) -> Result
     let (read, found) = tokio::join!(to.read(items), count);
     read?;
     if found != whole.summary {
-        return Err(CopyError::Different { store: name.to_owned(), given: whole.summary, found });
+        return Err(CopyError::Different { store: settings.url.to_string(), given: whole.summary, found });
     }
-    to.finish(whole.position).await
+    let position = to.finish(whole.position).await?;
+    is_there(settings, position).await?;
+    Ok(position)
+}
+
+/// Looks for the new registry where everybody else will: a long copy may end on a primary that is none any more.
+async fn is_there(settings: &Settings, position: Position) -> Result<(), CopyError> {
+    let found = match super::open(settings, Absent::Refuse).await {
+        Ok(store) => store.position().await,
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok(found) if found.epoch == position.epoch => Ok(()),
+        Ok(_) => Err(CopyError::Lost(settings.url.to_string())),
+        Err(error @ StoreError::Unavailable { .. }) => Err(CopyError::Unknown(error)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The position of a store that was filled from one that stood there: another life, and a commit further.

@@ -1,6 +1,7 @@
 //! `tollgate store`: what is moved or kept is whole, or is not there.
 
 mod damage;
+mod interrupted;
 mod kills;
 mod life;
 mod places;
@@ -9,9 +10,10 @@ use std::path::Path;
 use std::process::Output;
 
 use tollgate::store::archive::{self, Backup, CopyError};
-use tollgate::store::{Absent, Position, Settings, Store, StoreUrl};
+use tollgate::store::{Absent, Batch, Edit, Position, Settings, Store, StoreUrl};
 
 use crate::conformance::archive::{contents, fill};
+use crate::conformance::{commit, created, token, tokens};
 use crate::harness::run;
 
 fn settings(url: &str) -> Settings {
@@ -30,6 +32,19 @@ async fn open(url: &str, absent: Absent) -> std::sync::Arc<dyn Store> {
 async fn filled(url: &str) -> std::sync::Arc<dyn Store> {
     let store = open(url, Absent::Create).await;
     fill(&*store).await;
+    store
+}
+
+/// How many tokens are enough for many pieces of each kind.
+const MANY: usize = 3_000;
+
+/// A registry with one of everything, and many tokens.
+async fn filled_with_many(url: &str) -> std::sync::Arc<dyn Store> {
+    let store = filled(url).await;
+    let max = store.user_by_name("max").await.expect("reads").expect("is there").record;
+    let made: Vec<_> = (0..MANY).map(|number| token(max.id, &format!("many {number}"))).collect();
+    let history = made.iter().map(|token| (token.id, created())).collect();
+    commit(&*store, Batch { history, ..tokens(made.into_iter().map(Edit::Create)) }).await;
     store
 }
 
@@ -54,4 +69,13 @@ fn tollgate(url: &str, arguments: &[&str]) -> Output {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
+}
+
+/// A new token for an agent, and its id.
+fn agent_token(url: &str) -> (String, String) {
+    let options = ["--user", "owner", "--description", "agent", "--preset", "telegraf-agent", "--json"];
+    let json = done(&tollgate(url, &[&["token", "create"], &options[..]].concat()));
+    let made: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let text = |key: &str| made[key].as_str().expect("a text").to_owned();
+    (text("token"), text("id"))
 }

@@ -46,7 +46,7 @@ pub enum BackupError {
     #[error("{} exists already: name another file, or move it away", .0.display())]
     Exists(PathBuf),
     /// It is something else.
-    #[error("{} is not a backup of a Tollgate registry", .0.display())]
+    #[error("{} is not a backup of a Tollgate registry: name a file that `tollgate store backup` wrote", .0.display())]
     Foreign(PathBuf),
     /// It was written by a newer program.
     #[error("{} has the backup format {format}, this program knows {FORMAT}: restore it with the program that made it, or a newer one", file.display())]

@@ -31,7 +31,9 @@ pub struct Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { users, tokens, retired, recalled, contents, .. } = self;
-        write!(f, "{users} users, {tokens} tokens, {retired} deleted and {recalled} recalled digests ({contents:016x})")
+        let s = |count: u64| if count == 1 { "" } else { "s" };
+        write!(f, "{users} user{}, {tokens} token{}, {retired} deleted and ", s(*users), s(*tokens))?;
+        write!(f, "{recalled} recalled digest{} ({contents:016x})", s(*recalled))
     }
 }
 

@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use tollgate::store::{Batch, Edit, Versioned};
+use tollgate::store::Versioned;
 use tollgate::token::Digest;
 
 use super::*;
-use crate::conformance::{commit, created, token, tokens, user, users};
+use crate::conformance::{user, users};
+use crate::harness::RedisServer;
 
 /// A whole backup of a registry with one of everything.
 async fn backup(folder: &Path) -> Vec<u8> {
@@ -109,23 +110,39 @@ async fn a_backup_takes_nothings_place() {
     assert_eq!((&json["users"], &json["tokens"], &json["revision"]), (&2.into(), &38.into(), &5.into()));
 }
 
-/// A file system without room, as a limit on files makes one.
-#[tokio::test]
+/// A file system without room, as a limit on files makes one: at once, and after much was written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_leaves_neither_a_backup_nor_a_registry() {
-    let folder = tempfile::tempdir().expect("a folder");
-    backup(folder.path()).await;
-    let (url, whole) = (sqlite(&folder.path().join("registry.db")), folder.path().join("whole.backup"));
-    let limited = |store: &str, arguments: &[&str]| {
-        let script = r#"trap "" XFSZ; ulimit -f 8; exec "$@""#; // blocks of 512 or 1024 bytes
-        let mut command = std::process::Command::new("sh");
-        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tollgate"), "--store", store]).args(arguments);
-        command.env_clear().env("HOME", "/nonexistent").output().expect("runs")
-    };
-    let before = names(folder.path());
-    failed(&limited(&url, &["store", "backup", text(&folder.path().join("second.backup"))]));
-    let target = sqlite(&folder.path().join("target.db"));
-    failed(&limited(&target, &["store", "restore", text(&whole)]));
-    assert_eq!(names(folder.path()), before);
+    let (server, folder) = (RedisServer::start(), tempfile::tempdir().expect("a folder"));
+    let [source, target] = ["source.db", "target.db"].map(|name| sqlite(&folder.path().join(name)));
+    let [whole, new] = ["whole.backup", "new.backup"].map(|name| folder.path().join(name));
+    let store = filled_with_many(&source).await;
+    archive::write_backup(&*store, &whole).await.expect("writes");
+    done(&run(&["store", "copy", &source, &server.url()], &[]));
+    let size = fs::metadata(&whole)
+        .expect("there")
+        .len()
+        .min(fs::metadata(folder.path().join("source.db")).expect("there").len());
+    let (before, redis) = (names(folder.path()), server.url());
+    for kib in [4, size / 1024 / 2] {
+        for (arguments, message) in [
+            (["--store", &source, "store", "backup", text(&new)].to_vec(), "File too large"),
+            (["--store", &redis, "store", "backup", text(&new)].to_vec(), "File too large"),
+            (["--store", &target, "store", "restore", text(&whole)].to_vec(), "disk I/O error"),
+            (["store", "copy", &redis, &target, "--freeze"].to_vec(), "disk I/O error"),
+        ] {
+            // In bash, whose blocks are KiB.
+            let script = format!(r#"trap "" XFSZ; ulimit -f {kib}; exec "$@""#);
+            let mut command = std::process::Command::new("bash");
+            command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_tollgate")]).args(&arguments);
+            let said = failed(&command.env_clear().env("HOME", "/nonexistent").output().expect("runs"));
+            assert!(said.contains(message), "{kib} KiB, {arguments:?}: {said}");
+            assert_eq!(names(folder.path()), before, "{kib} KiB, {arguments:?}");
+        }
+    }
+    for url in [&source, &redis] {
+        assert_eq!(open(url, Absent::Refuse).await.frozen().await.expect("reads"), None, "{url}");
+    }
 }
 
 fn names(folder: &Path) -> Vec<String> {

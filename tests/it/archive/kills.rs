@@ -5,15 +5,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tollgate::store::archive::Summary;
-use tollgate::store::{Batch, Edit};
 
 use super::*;
 use crate::conformance::archive::dumped;
-use crate::conformance::{commit, created, token, tokens};
 use crate::harness::RedisServer;
-
-/// How many tokens: enough for many pieces of each kind.
-const TOKENS: usize = 3_000;
 
 /// Numbers that look random (PCG's multiplier), from a seed that a failure names.
 struct Random(u64);
@@ -46,11 +41,7 @@ struct Site {
 impl Site {
     async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let source = filled(&sqlite(&folder.path().join("source.db"))).await;
-        let max = source.user_by_name("max").await.expect("reads").expect("is there").record;
-        let made: Vec<_> = (0..TOKENS).map(|number| token(max.id, &format!("many {number}"))).collect();
-        let history = made.iter().map(|token| (token.id, created())).collect();
-        commit(&*source, Batch { history, ..tokens(made.into_iter().map(Edit::Create)) }).await;
+        let source = filled_with_many(&sqlite(&folder.path().join("source.db"))).await;
         let site = Self {
             expected: dumped(&*source).await.0,
             folder,

@@ -4,20 +4,12 @@
 use super::*;
 use crate::harness::{RedisServer, Serving, Upstream, eventually};
 
-fn created(url: &str) -> (String, String) {
-    let options = ["--user", "owner", "--description", "agent", "--preset", "telegraf-agent", "--json"];
-    let json = done(&tollgate(url, &[&["token", "create"], &options[..]].concat()));
-    let made: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    let text = |key: &str| made[key].as_str().expect("a text").to_owned();
-    (text("token"), text("id"))
-}
-
 /// `restore` has the restored registry take the place of the one before.
 async fn revoked_since_the_backup(url: &str, restore: impl AsyncFnOnce(&Path)) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("registry.backup");
     done(&tollgate(url, &["init"]));
-    let ((kept, _), (revoked, id), (deleted, deleted_id)) = (created(url), created(url), created(url));
+    let ((kept, _), (revoked, id), (deleted, deleted_id)) = (agent_token(url), agent_token(url), agent_token(url));
     let api = Upstream::start().await;
     let api = format!("http://{}", api.address());
     let mut sidecar = Serving::start(url, &[("TOLLGATE_UPSTREAM__API__URL", api.as_str())]).await;

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use tollgate::store::StoreError;
-
 use super::*;
 use crate::harness::{RedisCluster, RedisServer, Relay, SentinelSet, Serving, Traffic, Upstream, eventually};
 
@@ -63,6 +61,40 @@ async fn what_the_user_may_not_do_is_named_and_nothing_begun() {
     assert_eq!(server.cli(&[&keys[..], &["{tollgate}:unfinished", "{tollgate}:users"]].concat()), "0");
 }
 
+/// With the environment that an operator has set for the registry of every day.
+#[tokio::test]
+async fn a_file_names_its_store_whatever_the_environment_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let [from, to, other] = ["from", "to", "other"].map(|name| sqlite(&path(&format!("{name}.db"))));
+    let before = contents(&*filled(&from).await).await;
+    for (name, url) in [("from.toml", &from), ("to.toml", &to)] {
+        std::fs::write(path(name), format!("[store]\nurl = \"{url}\"\n")).expect("writes");
+    }
+    let password = ("TOLLGATE_STORE__PASSWORD_FILE", "/nonexistent/password");
+    let environment = [("TOLLGATE_STORE__URL", other.as_str()), ("TOLLGATE_CONFIG", "/nonexistent/file"), password];
+    let files = ["from.toml", "to.toml"].map(path);
+    done(&run(&["store", "copy", text(&files[0]), text(&files[1])], &environment));
+    assert_eq!(contents(&*open(&to, Absent::Refuse).await).await, before);
+    assert!(!path("other.db").exists());
+}
+
+#[test]
+fn what_names_no_store_is_said_of_the_argument() {
+    let refused = |arguments: &[&str]| {
+        let output = run(&[&["store", "copy"], arguments].concat(), &[]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let said = refused(&["old.toml", "sqlite:/tmp/to.db"]);
+    assert!(said.contains("FROM: there is no file old.toml: name a configuration file, or a store such as"), "{said}");
+    let said = refused(&["sqlite:/tmp/from.db", "ftp:there"]);
+    assert!(said.contains("TO: store.url = \"...\": this is not a store URL"), "{said}");
+    let said = refused(&["redis://anna:secret@there", "sqlite:/tmp/to.db"]);
+    assert!(said.contains("FROM: store.url = ") && said.contains("can see the password"), "{said}");
+    assert!(!said.contains("secret"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registries_go_behind_sentinels_and_back() {
     let (set, folder) = (SentinelSet::start(1).await, tempfile::tempdir().expect("a folder"));
@@ -119,27 +151,6 @@ async fn foreign_keys_are_left_alone() {
     let said = failed(&run(&["store", "copy", &source, &server.url()], &[]));
     assert!(said.contains("has {tollgate}:tokens but not {tollgate}:meta"), "{said}");
     assert_eq!(server.cli(&["hget", "{tollgate}:tokens", "a"]), "b");
-}
-
-/// The line to the target is cut in the middle: the source is as it was and takes changes, and the target is no registry.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_line_that_is_lost_leaves_no_registry() {
-    let (server, folder) = (RedisServer::start(), tempfile::tempdir().expect("a folder"));
-    let source = filled(&sqlite(&folder.path().join("source.db"))).await;
-    let relay = Relay::start(server.address()).await;
-    let url = format!("redis://{}", relay.address());
-    let target = archive::begin(&settings(&url)).await.expect("is empty");
-    relay.set(Traffic::Cut).await;
-    let outcome = tokio::time::timeout(Duration::from_secs(60), archive::copy(&*source, target, &url)).await;
-    let error = outcome.expect("ends").expect_err("the line is lost");
-    assert!(matches!(error, CopyError::Store(StoreError::Unavailable { .. })), "{error:?}");
-    relay.heal().await;
-    let direct = settings(&server.url());
-    let opened = tollgate::store::open(&direct, Absent::Refuse).await.err().expect("no registry").to_string();
-    assert!(opened.contains("is being filled"), "{opened}");
-    let target = archive::begin(&settings(&url)).await.expect("begins anew");
-    archive::copy(&*source, target, &url).await.expect("copies");
-    assert_eq!(contents(&*open(&url, Absent::Refuse).await).await, contents(&*source).await);
 }
 
 /// Everything is there but for the end, whose answers do not come.

@@ -95,7 +95,7 @@ pub(super) async fn a_backup_makes_the_same_registry_in_either_kind_of_store<D: 
         let settings = settings(&url);
         let backup = Backup::open(&file).expect("is whole");
         let target = archive::begin(&settings).await.expect("is empty");
-        let (restored, position) = archive::restore(backup, target, &url).await.expect("restores");
+        let (restored, position) = archive::restore(backup, target, &settings).await.expect("restores");
         assert_eq!(restored, whole);
         let other = store::open(&settings, Absent::Refuse).await.expect("is a registry");
         assert_eq!(other.position().await.expect("reads"), position);
@@ -120,7 +120,7 @@ pub(super) async fn a_copy_is_the_same_registry_in_either_kind_of_store<D: Datab
     for url in [format!("sqlite:{}", folder.path().join("copy.db").display()), server.url()] {
         let settings = settings(&url);
         let target = archive::begin(&settings).await.expect("is empty");
-        archive::copy(&*store, target, &url).await.expect("copies");
+        archive::copy(&*store, target, &settings).await.expect("copies");
         let other = store::open(&settings, Absent::Refuse).await.expect("is a registry");
         assert_eq!(contents(&*other).await, contents(&*store).await, "{url}");
         let refused = archive::begin(&settings).await.err().expect("is not empty").to_string();
