@@ -4,6 +4,7 @@ mod damage;
 mod interrupted;
 mod kills;
 mod life;
+mod pages;
 mod places;
 
 use std::path::Path;

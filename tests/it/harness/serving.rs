@@ -37,7 +37,12 @@ pub(crate) struct Serving {
 impl Serving {
     /// Starts it with the store at this URL and these variables, and waits until it says where it listens.
     pub(crate) async fn start(url: &str, variables: &[(&str, &str)]) -> Self {
-        let usual = [("TOLLGATE_STORE__URL", url), ("TOLLGATE_LOG__FORMAT", "json"), ("TOLLGATE_WORKERS", "1")];
+        Self::with(&[&[("TOLLGATE_STORE__URL", url)], variables].concat()).await
+    }
+
+    /// The same with the store that these variables name.
+    pub(crate) async fn with(variables: &[(&str, &str)]) -> Self {
+        let usual = [("TOLLGATE_LOG__FORMAT", "json"), ("TOLLGATE_WORKERS", "1")];
         let mut command = tollgate(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], &usual);
         command.envs(variables.iter().copied());
         let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
