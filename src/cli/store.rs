@@ -179,7 +179,7 @@ async fn copy(globals: &Globals, args: CopyArgs) -> anyhow::Result<()> {
     let (whole, position) = outcome?;
     report(args.format, &source.describe(), &name, whole, Some(position))?;
     if freezes {
-        note("it stays frozen, so that no change is made that the copy lacks");
+        note(format_args!("{} stays frozen, so that no change is made that the copy lacks", source.describe()));
     }
     Ok(())
 }

@@ -465,7 +465,7 @@ fn understand(access: &Access, answer: &[String]) -> Result<(), Fault> {
         ["done"] => Ok(()),
         ["registry"] => Err(Unusable::NotEmpty.into()),
         ["foreign", key] => {
-            Err(Unusable::NoMeta { key: key.to_owned(), meta: layout.key(Key::Meta).to_owned() }.into())
+            Err(Unusable::Leftover { key: key.to_owned(), meta: layout.key(Key::Meta).to_owned() }.into())
         }
         ["lost"] => Err(Fault::PieceLost),
         ["taken"] => Err(Unusable::Filled.into()),

@@ -44,6 +44,8 @@ pub(super) enum Unusable {
     NotReplayed { refusal: String },
     #[error("holds a registry, and nothing is written over: name another place or namespace, or remove its keys")]
     NotEmpty,
+    #[error("has {key} but not {meta}, and nothing is written over: name another namespace, or remove its keys first")]
+    Leftover { key: String, meta: String },
     #[error("is being filled by another command, which began later")]
     Filled,
     #[error(
