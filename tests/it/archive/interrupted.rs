@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
@@ -10,7 +11,7 @@ use tollgate::store::archive::{Item, Items, Unfinished};
 use tollgate_harness::pair::Pair;
 
 use super::*;
-use crate::harness::{RedisServer, Relay, SentinelSet, Traffic, within};
+use crate::harness::{RedisServer, Relay, SentinelSet, Traffic};
 
 type Event = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -95,7 +96,7 @@ impl Source {
     }
 
     async fn copy_into(&self, target: Box<dyn Unfinished>, to: &Settings) -> Result<(), CopyError> {
-        let outcome = within("the copy ends", archive::copy(&*self.store, target, to)).await.map(drop);
+        let outcome = ends(archive::copy(&*self.store, target, to)).await.map(drop);
         assert_eq!(contents(&*self.store).await, self.before, "the source");
         outcome
     }
@@ -112,6 +113,11 @@ impl Source {
         self.copy(&settings(url), async {}).await.expect("copies");
         self.is_at(url).await;
     }
+}
+
+/// A copy of so many tokens may take its time on a busy machine, and never for ever.
+async fn ends<T>(copy: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(120), copy).await.expect("the copy ends")
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -157,7 +163,7 @@ async fn a_line_to_the_source_that_is_lost_leaves_nothing() {
     let to = settings(&sqlite(&path));
     let target = archive::begin(&to).await.expect("is empty");
     let target = Interrupted::around(target, When::After(3), async move { relay.set(Traffic::Cut).await });
-    let error = within("it ends", archive::copy(&*from, target, &to)).await.expect_err("the line is lost");
+    let error = ends(archive::copy(&*from, target, &to)).await.expect_err("the line is lost");
     assert!(matches!(error, CopyError::Store(StoreError::Unavailable { .. })), "{error:?}");
     assert!(!path.exists() && !source.folder.path().join("back.db.unfinished").exists());
     source.is_at(&server.url()).await;
