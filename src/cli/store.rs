@@ -42,7 +42,7 @@ Examples:
 
 /// `store ...`
 #[derive(Debug, Subcommand)]
-pub enum StoreCommand {
+pub(crate) enum StoreCommand {
     /// Copy a registry into an empty store, while everything runs
     #[command(after_help = COPY_EXAMPLES)]
     Copy(CopyArgs),
@@ -60,7 +60,7 @@ pub enum StoreCommand {
 
 /// `store copy`
 #[derive(Debug, Args)]
-pub struct CopyArgs {
+pub(crate) struct CopyArgs {
     /// The store to read: a URL, or a configuration file
     #[arg(value_name = "FROM")]
     from: String,
@@ -76,7 +76,7 @@ pub struct CopyArgs {
 
 /// `store backup` and `store restore`
 #[derive(Debug, Args)]
-pub struct FileArgs {
+pub(crate) struct FileArgs {
     /// The backup
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -86,7 +86,7 @@ pub struct FileArgs {
 
 /// `store freeze`
 #[derive(Debug, Args)]
-pub struct FreezeArgs {
+pub(crate) struct FreezeArgs {
     /// What everybody is told whose change is refused
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,

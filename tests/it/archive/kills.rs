@@ -5,20 +5,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tollgate::store::archive::Summary;
+use tollgate_harness::random::{Random, fresh_seed};
 
 use super::*;
 use crate::conformance::archive::dumped;
 use crate::harness::RedisServer;
-
-/// Numbers that look random (PCG's multiplier), from a seed that a failure names.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
 
 /// What each is killed in.
 #[derive(Debug, Clone, Copy)]
@@ -130,18 +121,18 @@ impl Site {
 
 /// Kills each work that many times, and has it done afterwards where it was not.
 async fn kill(times: u32) {
-    let seed = u64::from(std::process::id());
+    let seed = fresh_seed();
     println!("seed {seed}");
-    let (mut random, site) = (Random(seed), Site::new().await);
+    let (mut random, site) = (Random::new(seed), Site::new().await);
     let works = [Work::CopyToRedis, Work::CopyToFile, Work::Backup, Work::RestoreToRedis, Work::RestoreToFile];
     let (mut whole, mut none) = (0, 0);
     for work in works {
         let takes = site.takes(work).await;
         for _ in 0..times {
             let mut child = site.command(work).spawn().expect("runs");
-            let micros = u64::try_from(takes.as_micros()).expect("not long");
+            let micros = usize::try_from(takes.as_micros()).expect("not long");
             // Only a point in time can be any point of the work.
-            std::thread::sleep(Duration::from_micros(random.below(micros + micros / 10)));
+            std::thread::sleep(Duration::from_micros(random.below(micros + micros / 10) as u64));
             child.kill().expect("kills");
             child.wait().expect("ends");
             if site.is_whole(work).await {
