@@ -225,7 +225,7 @@ impl Synchroniser {
         match &self.state {
             State::Synced(synced) => {
                 let asking = synced.moved || matches!(self.reading, Some(Reading::Changes { .. }));
-                let behind = synced.owed.is_some() || synced.announced > synced.revision();
+                let behind = !synced.owed.is_empty() || synced.announced > synced.revision();
                 !asking && !behind && matches!(synced.trust, Trust::Settled { .. })
             }
             State::Unsynced { .. } => false,
@@ -437,13 +437,11 @@ fn take_position<T: Table>(
     let stated = Stated { head: position.head, checksum: position.checksum };
     let proof = Proof { revision: position.revision, stated, sent_at };
     if proof.revision > synced.revision() {
-        synced.announced = synced.announced.max(proof.revision);
-        // One that is owed already is reached sooner; unless it is of writes that the store has lost since.
-        synced.owed = synced.owed.filter(|owed| owed.revision <= proof.revision).or(Some(proof));
+        synced.owe(proof);
         return Ok(());
     }
     // Asked for later than what may be owed still: that was of a store which has lost writes since.
-    synced.owed = None;
+    synced.owed.clear();
     synced.prove(proof, scene)
 }
 
@@ -458,7 +456,7 @@ fn take_changes<T: Table>(
     let (entries, more) = match changes {
         Changes::Entries(entries) => (entries, false),
         Changes::Page(entries) => (entries, true),
-        Changes::Truncated if synced.revision() == after && synced.owed.is_some() => {
+        Changes::Truncated if synced.revision() == after && !synced.owed.is_empty() => {
             return Err(Finding::LogTruncated(after));
         }
         Changes::Truncated | Changes::Below => {
@@ -480,7 +478,7 @@ fn take_changes<T: Table>(
     }
     if synced.revision() == after {
         // The position said that there is more than the log has: the store has lost it since, or its log is damaged.
-        *probe_wanted |= synced.owed.is_some();
+        *probe_wanted |= !synced.owed.is_empty();
         synced.forget_announced();
     }
     synced.moved |= more;

@@ -14,8 +14,8 @@ pub(super) struct Synced {
     /// The table's checksum there.
     pub(super) found: u64,
     pub(super) trust: Trust,
-    /// A position that was read and not yet reached.
-    pub(super) owed: Option<Proof>,
+    /// Positions that were read and not yet reached: the first, which is reached soonest, and the last, which proves most.
+    pub(super) owed: Vec<Proof>,
     /// The newest revision that is known to exist.
     pub(super) announced: Revision,
     /// Something was committed, its revision unknown.
@@ -48,7 +48,7 @@ impl Synced {
             history: History::from(position),
             found,
             trust: Trust::Unsettled { snapshot: revision },
-            owed: None,
+            owed: Vec::new(),
             announced: revision,
             moved: false,
         }
@@ -72,9 +72,17 @@ impl Synced {
         self.moved || self.announced > self.revision()
     }
 
+    /// A position was read that is not reached yet. What was of writes that the store has lost since is owed no more.
+    pub(super) fn owe(&mut self, proof: Proof) {
+        self.announced = self.announced.max(proof.revision);
+        self.owed.retain(|owed| owed.revision <= proof.revision);
+        self.owed.truncate(1);
+        self.owed.push(proof);
+    }
+
     /// What was said of later revisions, the next probe says again, if it is so.
     pub(super) fn forget_announced(&mut self) {
-        (self.announced, self.owed, self.moved) = (self.revision(), None, false);
+        (self.announced, self.owed, self.moved) = (self.revision(), Vec::new(), false);
     }
 
     /// Applies the next entry, and checks it as far as it can be checked.
@@ -86,10 +94,11 @@ impl Synced {
         {
             return Err(Finding::Diverged(entry.revision));
         }
-        match self.owed.take_if(|proof| proof.revision <= entry.revision) {
-            Some(proof) => self.prove(proof, scene),
-            None => Ok(()),
+        while self.owed.first().is_some_and(|proof| proof.revision <= entry.revision) {
+            let proof = self.owed.remove(0);
+            self.prove(proof, scene)?;
         }
+        Ok(())
     }
 
     /// The store was at a revision that we have reached: if it had our checksum there, all is well as of then.

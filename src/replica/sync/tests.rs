@@ -299,6 +299,27 @@ fn a_greater_position_is_fresh_once_reached_by_whatever_way() {
 }
 
 /// It will never be reached: the store has lost it, and may come to its revision by other commits.
+/// Who is behind is probed beside the log, and as fresh as the last position that it has reached.
+#[test]
+fn of_positions_above_the_first_and_the_last_are_proofs() {
+    let mut scene = Scene::settled(5);
+    let asked: Vec<_> = [7, 8, 9]
+        .map(|above| {
+            let asked = scene.probe();
+            scene.on(Input::Position(at(above).into()));
+            scene.on(Input::Failed);
+            asked
+        })
+        .into();
+    assert_eq!(scene.on(notice(6)), idle());
+    scene.calls();
+    scene.on(notice(7));
+    assert_eq!(scene.calls(), [Call::Apply(7), Call::Confirm(asked[0])]);
+    scene.on(notice(8));
+    scene.on(notice(9));
+    assert_eq!(scene.calls(), [Call::Apply(8), Call::Apply(9), Call::Confirm(asked[2])]);
+}
+
 #[test]
 fn a_position_above_is_forgotten_once_a_later_one_is_not() {
     let mut scene = Scene::settled(5);
