@@ -14,5 +14,5 @@ pub use grant::{Grant, Owner};
 pub use id::{TokenId, UserId};
 pub use permission::{Action, Permission, PermissionSet, Resource};
 pub use raw::{Digest, RawToken};
-pub use record::{HistoryEntry, TokenEvent, TokenRecord, TokenState, UserRecord, UserStatus};
+pub use record::{HistoryEntry, MAX_HISTORY, TokenEvent, TokenRecord, TokenState, UserRecord, UserStatus};
 pub use role::Role;

@@ -7,7 +7,7 @@ use super::args::Format;
 use super::output::{Output, note};
 use super::session::Session;
 use super::token::count;
-use crate::registry::export::{LeftOut, MAX_HISTORY};
+use crate::registry::export::LeftOut;
 use crate::store::Position;
 
 /// Shown below `token export --help`.
@@ -73,15 +73,12 @@ fn moved(began: Position, ended: Position) -> String {
 }
 
 fn tell_left_out(left_out: LeftOut) {
-    let LeftOut { tokens, histories, permissions } = left_out;
+    let LeftOut { tokens, permissions } = left_out;
     if tokens > 0 {
         note(format_args!(
             "left out: {tokens} that do not work (revoked, expired, of a disabled user, or without permissions); --full \
              exports them too"
         ));
-    }
-    if histories > 0 {
-        note(format_args!("left out: of {histories} histories all but the last {MAX_HISTORY} entries"));
     }
     if permissions > 0 {
         note(format_args!(

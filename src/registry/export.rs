@@ -17,9 +17,6 @@ use crate::token::{
     Digest, HistoryEntry, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
 };
 
-/// Most lines of one token's history that are exported, the newest: what an import reads of a line is bounded.
-pub const MAX_HISTORY: usize = 1_000;
-
 /// Histories that are read at once. More of them would cost a thread each where the store is a file: of a million tokens
 /// 730 MiB with all of a page, 185 MiB with these.
 const TOGETHER: usize = 4;
@@ -58,8 +55,6 @@ struct PastView {
 pub struct LeftOut {
     /// Tokens that do not work: revoked, expired, of a disabled user, or without a permission.
     pub tokens: u64,
-    /// Tokens whose history is longer than [`MAX_HISTORY`].
-    pub histories: u64,
     /// Tokens with permissions that this version does not know.
     pub permissions: u64,
 }
@@ -170,7 +165,7 @@ impl Export {
     }
 
     /// `None`: it is left out.
-    fn line(&mut self, record: TokenRecord, owner: UserRecord, mut history: Vec<HistoryEntry>) -> Option<ExportLine> {
+    fn line(&mut self, record: TokenRecord, owner: UserRecord, history: Vec<HistoryEntry>) -> Option<ExportLine> {
         let is_expired = record.is_expired(self.now);
         let TokenRecord {
             id, digest, description, permissions, state, hint, created_at, created_by, expires_at, ..
@@ -185,10 +180,6 @@ impl Export {
             return None;
         }
         self.left_out.permissions += u64::from(!is_known);
-        if history.len() > MAX_HISTORY {
-            self.left_out.histories += 1;
-            history.drain(..history.len() - MAX_HISTORY);
-        }
         let past = self.full.then(|| {
             let (state, revoked_at, revoked_by) = match state {
                 TokenState::Active => ("active", None, None),

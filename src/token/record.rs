@@ -103,6 +103,9 @@ impl UserRecord {
     }
 }
 
+/// Most entries of one token's history that a store has: the latest.
+pub const MAX_HISTORY: usize = 100;
+
 /// One line of a token's history. Gone when the token is deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {

@@ -63,6 +63,7 @@ macro_rules! conforms {
                 read::lists_and_counts_follow_the_filter
                 read::ids_of_any_size_keep_their_order
                 read::history_grows_and_goes_with_its_token
+                read::the_latest_entries_of_a_history_stay
                 read::records_come_back_as_they_were_written
                 read::a_large_snapshot_is_complete
                 read::items_are_those_of_a_snapshot

@@ -7,6 +7,7 @@ mod deploy;
 mod doubt;
 mod forks;
 mod full;
+mod history;
 mod identity;
 mod outcome;
 mod quorum;

@@ -42,6 +42,7 @@ local mark = take()
 local untold = take()
 local most_entries, most_changes = tonumber(take()), tonumber(take())
 local most_retired, retired_age = tonumber(take()), tonumber(take())
+local most_history = tonumber(take())
 
 -- What a user may not do ends a script at once, and nothing that it did before is taken back. So this comes
 -- first: everything below, and what settles an outcome that is in doubt (resolve.lua).
@@ -199,18 +200,42 @@ local write = {
     end
     redis.call('HSET', key, unpack(pairs))
   end,
-  -- Lines that come after those that are there.
+  -- Entries of histories: each takes the place of the one that is `most_history` before it.
   APPEND = function(key, first, last)
-    local fields = {}
+    local counters = {}
     for position = first, last, 2 do
-      fields[#fields + 1] = ARGV[position]
+      counters[#counters + 1] = ARGV[position] .. '+'
     end
-    local pairs = {}
-    for position, lines in ipairs(redis.call('HMGET', key, unpack(fields))) do
-      pairs[#pairs + 1] = fields[position]
-      pairs[#pairs + 1] = (lines and (lines .. '\n') or '') .. ARGV[first + position * 2 - 1]
+    local counts, added, pairs = redis.call('HMGET', key, unpack(counters)), {}, {}
+    for position, counter in ipairs(counters) do
+      local number, id = added[counter] or tonumber(counts[position] or 0), first + position * 2 - 2
+      added[counter] = number + 1
+      pairs[#pairs + 1] = counter
+      pairs[#pairs + 1] = number + 1
+      pairs[#pairs + 1] = string.format('%s%02d', ARGV[id], number % most_history)
+      pairs[#pairs + 1] = number .. ' ' .. ARGV[id + 1]
     end
     redis.call('HSET', key, unpack(pairs))
+  end,
+  -- Histories, with all of their entries.
+  FORGET = function(key, first, last)
+    local counters, fields = {}, {}
+    for position = first, last do
+      counters[#counters + 1] = ARGV[position] .. '+'
+    end
+    for position, count in ipairs(redis.call('HMGET', key, unpack(counters))) do
+      local id = ARGV[first + position - 1]
+      fields[#fields + 1] = id
+      if count then
+        fields[#fields + 1] = id .. '+'
+        for place = 0, math.min(tonumber(count), most_history) - 1 do
+          fields[#fields + 1] = string.format('%s%02d', id, place)
+        end
+      end
+    end
+    pieces(1, #fields, function(from, to)
+      redis.call('HDEL', key, unpack(fields, from, to))
+    end)
   end,
   -- Members whose score is the time.
   RETIRE = function(key, first, last)

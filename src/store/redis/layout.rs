@@ -13,7 +13,10 @@
 //!   by_state   zset    `a` (active) or `r` (revoked), token id; all of score 0, so ordered by their bytes
 //!   by_owner   zset    user id, then as in by_state
 //!   expiring   zset    token ids of active tokens with an expiry, by its second
-//!   history    hash    token id  -> JSON, one line each
+//!   history    hash    token id  -> what it began with, as JSON, one line each
+//!                      token id, `+` -> how many entries were added since
+//!                      token id, two digits -> number of an entry (from 0), space, JSON; the digits are the number's last
+//!                      two, so that an entry takes the place of the one that is too old, see `MAX_HISTORY`
 //!   log        stream  REVISION-0: i (the commit's id), h (head), c (checksum), d (changes), n (how many), t (ids of tokens, 8
 //!                      bytes each, little-endian, that it wrote or deleted and of which `d` does not tell)
 //!   cancelled  zset    ids of commits that must not happen any more, by the second of it
@@ -38,7 +41,7 @@ use crate::store::{
     CommitId, Epoch, Head, LogEntry, NoRegistry, Notice, Position, Revision, Settings, Stamp, StoreUrl, Versioned,
     change,
 };
-use crate::token::{Digest, Owner, TokenId, TokenRecord, UserId};
+use crate::token::{Digest, HistoryEntry, MAX_HISTORY, Owner, TokenId, TokenRecord, UserId};
 
 use super::earlier::EARLIER;
 use super::fault::Fault;
@@ -255,6 +258,28 @@ pub(super) fn parse_record<R: serde::de::DeserializeOwned>(bytes: &[u8]) -> Resu
     let version = parse_version(&bytes[..space]).ok_or("its version is not a commit id")?;
     let record = serde_json::from_slice(&bytes[space + 1..]).map_err(|error| error.to_string())?;
     Ok(Versioned { record, version })
+}
+
+/// The field of `history` that counts the entries added to a token's.
+pub(super) fn history_count(token: &[u8]) -> Vec<u8> {
+    [token, b"+"].concat()
+}
+
+/// The fields of `history` with the latest of so many entries added to a token's.
+pub(super) fn history_entries(token: &[u8], count: u64) -> impl Iterator<Item = Vec<u8>> {
+    let places = 0..count.min(MAX_HISTORY as u64);
+    places.map(move |place| [token, format!("{place:02}").as_bytes()].concat())
+}
+
+/// Two digits number the places.
+const _: () = assert!(MAX_HISTORY <= 100);
+
+/// What was written as number, space, JSON.
+pub(super) fn parse_history_entry(bytes: &[u8]) -> Result<(u64, HistoryEntry), String> {
+    let space = memchr::memchr(b' ', bytes).ok_or("it has no number")?;
+    let number = parse_decimal(&bytes[..space]).ok_or("its number is none")?;
+    let entry = serde_json::from_slice(&bytes[space + 1..]).map_err(|error| error.to_string())?;
+    Ok((number, entry))
 }
 
 /// A token's entry in `by_state`.

@@ -11,7 +11,7 @@ use super::fault::Fault;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
 use crate::store::{CommitId, Position, Probe, StateFilter, TokenFilter, Versioned};
-use crate::token::{Digest, Grant, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
+use crate::token::{Digest, Grant, HistoryEntry, MAX_HISTORY, TokenId, TokenRecord, UserId, UserRecord};
 
 /// Fields or members asked for by one command.
 const PIECE: usize = 1000;
@@ -229,11 +229,52 @@ fn is_shown(filter: TokenFilter, token: &TokenRecord) -> bool {
 }
 
 pub(super) async fn history(access: &Access, id: TokenId) -> Result<Vec<HistoryEntry>, Fault> {
+    Ok(histories(access, Use::Main, &[id.to_ascii()]).await?.pop().unwrap_or_default())
+}
+
+/// The histories of tokens, in the order asked for.
+pub(super) async fn histories(access: &Access, on: Use, tokens: &[[u8; 13]]) -> Result<Vec<Vec<HistoryEntry>>, Fault> {
     let key = access.layout.key(Key::History);
-    let lines: Option<Vec<u8>> = access.ask(cmd("HGET").arg(key).arg(id.to_ascii().as_slice())).await?;
-    let Some(lines) = lines else { return Ok(Vec::new()) };
-    let entries: Result<_, _> = lines.split(|byte| *byte == b'\n').map(serde_json::from_slice).collect();
-    entries.map_err(|problem| Fault::record(format!("{key} {id}"), problem))
+    let damaged = |field: &[u8], problem| Fault::record(format!("{key} {}", String::from_utf8_lossy(field)), problem);
+    let begun = tokens.iter().flat_map(|token| [token.to_vec(), layout::history_count(token)]).collect::<Vec<_>>();
+    let begun = fields(access, on, key, &begun).await?;
+    let (mut histories, mut added, mut owners) = (Vec::with_capacity(tokens.len()), Vec::new(), Vec::new());
+    for (at, (token, begun)) in tokens.iter().zip(begun.chunks_exact(2)).enumerate() {
+        let lines = begun[0].iter().flat_map(|lines| lines.split(|byte| *byte == b'\n'));
+        let entries: Result<Vec<_>, _> = lines.map(serde_json::from_slice).collect();
+        histories.push(entries.map_err(|problem| damaged(token, problem.to_string()))?);
+        let count = begun[1].as_deref().map_or(Some(0), layout::parse_decimal);
+        let count = count.ok_or_else(|| damaged(token, "the number of its entries is none".to_owned()))?;
+        added.extend(layout::history_entries(token, count));
+        owners.resize(added.len(), at);
+    }
+    let mut entries = Vec::with_capacity(added.len());
+    for ((owner, field), entry) in owners.into_iter().zip(&added).zip(fields(access, on, key, &added).await?) {
+        // One that is not there went with its token meanwhile.
+        let Some(entry) = entry else { continue };
+        let (number, entry) = layout::parse_history_entry(&entry).map_err(|problem| damaged(field, problem))?;
+        entries.push((owner, number, entry));
+    }
+    entries.sort_by_key(|(owner, number, _)| (*owner, *number));
+    for (owner, _, entry) in entries {
+        histories[owner].push(entry);
+    }
+    for history in &mut histories {
+        history.drain(..history.len().saturating_sub(MAX_HISTORY));
+    }
+    Ok(histories)
+}
+
+/// The values of some fields, in the order asked for.
+async fn fields(access: &Access, on: Use, key: &str, fields: &[Vec<u8>]) -> Result<Values, Fault> {
+    let mut values = Values::with_capacity(fields.len());
+    for fields in fields.chunks(PIECE) {
+        let mut commands = Pipeline::new();
+        commands.cmd("HMGET").arg(key).arg(fields);
+        let (answer,): (Values,) = access.link.read(on, &commands).await?;
+        values.extend(answer);
+    }
+    Ok(values)
 }
 
 /// Which of the digests are those of deleted tokens.

@@ -1,12 +1,14 @@
 //! The one transaction that changes anything.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, ffi};
 
 use super::age::BootTime;
 use super::fault::DatabaseFault;
 use super::{age, blob, key, read};
 use crate::store::{Batch, CommitError, CommitId, Edit, Epoch, LogEntry, Pin, Retention, Revision, Stamp, change};
-use crate::token::{HistoryEntry, TokenId, TokenRecord, UserRecord};
+use crate::token::{HistoryEntry, MAX_HISTORY, TokenId, TokenRecord, UserRecord};
 
 /// Why nothing was committed.
 #[derive(Debug)]
@@ -195,6 +197,7 @@ fn mark_token_sets(transaction: &Transaction<'_>, batch: &Batch, id: CommitId) -
     Ok(())
 }
 
+/// Adds the lines, and drops what is too old.
 fn append_history(
     transaction: &Transaction<'_>,
     lines: &[(TokenId, HistoryEntry)],
@@ -207,6 +210,12 @@ fn append_history(
         if statement.execute(row)? == 0 {
             return Err(CommitError::Conflict.into()); // the token was deleted meanwhile
         }
+    }
+    let sql = "DELETE FROM history WHERE token = ?1 AND (revision, line) <= (SELECT revision, line FROM history
+               WHERE token = ?1 ORDER BY revision DESC, line DESC LIMIT 1 OFFSET ?2)";
+    let mut excess = transaction.prepare_cached(sql)?;
+    for id in lines.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>() {
+        excess.execute((key(id.to_u64()), MAX_HISTORY.cast_signed()))?;
     }
     Ok(())
 }

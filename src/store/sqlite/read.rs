@@ -10,7 +10,7 @@ use crate::store::{
     Changes, CommitId, Epoch, Head, LogEntry, Position, Revision, SnapshotItem, Stamp, StateFilter, Subject,
     TokenFilter, Versioned, change,
 };
-use crate::token::{Digest, Grant, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
+use crate::token::{Digest, Grant, HistoryEntry, MAX_HISTORY, TokenId, TokenRecord, UserId, UserRecord};
 
 /// Items handed over at once by [`snapshot`].
 const CHUNK: usize = 256;
@@ -270,13 +270,15 @@ fn condition(filter: TokenFilter) -> (String, Vec<i64>) {
 }
 
 pub(super) fn history(connection: &Connection, id: TokenId) -> Result<Vec<HistoryEntry>, DatabaseFault> {
-    let sql = "SELECT token, entry FROM history WHERE token = ? ORDER BY revision, line";
+    // Databases of before they were bounded may have more.
+    let sql = "SELECT token, entry FROM history WHERE token = ? ORDER BY revision DESC, line DESC LIMIT ?";
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query([key(id.to_u64())])?;
+    let mut rows = statement.query((key(id.to_u64()), MAX_HISTORY.cast_signed()))?;
     let mut entries = Vec::new();
     while let Some(row) = rows.next()? {
         entries.push(record(row, 1).map_err(|problem| DatabaseFault::record(format!("history/{id}"), problem))?);
     }
+    entries.reverse();
     Ok(entries)
 }
 

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::store::Edit;
-use crate::token::{PermissionSet, TokenState};
+use crate::token::{MAX_HISTORY, PermissionSet, TokenState};
 
 async fn store(retention: Retention) -> (TempDir, SqliteStore) {
     let directory = tempfile::tempdir().expect("a directory");
@@ -172,6 +172,22 @@ async fn a_deleted_token_leaves_only_its_digest() {
     for (table, rows) in [("tokens", 0), ("grants", 0), ("history", 0), ("tombstones", 1)] {
         assert_eq!(count(&store, &format!("SELECT count(*) FROM {table}")), rows, "{table}");
     }
+}
+
+#[tokio::test]
+async fn a_history_does_not_grow_for_ever() {
+    let (_directory, store) = store(Retention::default()).await;
+    let mut batch = create(["a".to_owned()]);
+    let Some(Edit::Create(record)) = batch.tokens.first().cloned() else { panic!("one token") };
+    let created =
+        HistoryEntry { at: record.created_at, by: "anna".to_owned(), event: crate::token::TokenEvent::Created };
+    batch.history = vec![(record.id, created.clone()); 2 * MAX_HISTORY];
+    store.commit(batch).await.expect("commits");
+    let rows = i64::try_from(MAX_HISTORY).expect("fits");
+    assert_eq!(count(&store, "SELECT count(*) FROM history"), rows);
+    store.commit(Batch { history: vec![(record.id, created); 3], ..Batch::default() }).await.expect("commits");
+    assert_eq!(count(&store, "SELECT count(*) FROM history WHERE revision = 1"), rows - 3);
+    assert_eq!(count(&store, "SELECT count(*) FROM history"), rows);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Reads: what was written, in the order promised.
 
 use tollgate::store::{Batch, Edit, StateFilter, Subject, TokenFilter};
-use tollgate::token::TokenEvent;
+use tollgate::token::{MAX_HISTORY, TokenEvent};
 
 use super::*;
 
@@ -141,6 +141,41 @@ pub(super) async fn history_grows_and_goes_with_its_token<D: Database>() {
     commit(&*store, tokens([Edit::Delete(Versioned { record: gone.clone(), version })])).await;
     assert_eq!(store.history(kept.id).await.expect("reads"), lines);
     assert_eq!(store.history(gone.id).await.expect("reads"), []);
+}
+
+/// Whatever it is added by, and also where there is more at once than stays.
+pub(super) async fn the_latest_entries_of_a_history_stay<D: Database>() {
+    let (_database, store) = store::<D>().await;
+    let (made, other) = (token(UserId::from_u64(1), "made"), token(UserId::from_u64(1), "other"));
+    let entry = |number: usize| HistoryEntry { by: number.to_string(), ..created() };
+    let (mut number, mut all) = (0, Vec::new());
+    let mut next = |count: usize| {
+        let entries: Vec<_> = (number..number + count).map(|number| (made.id, entry(number))).collect();
+        number += count;
+        all.extend(entries.iter().map(|(_, entry)| entry.clone()));
+        let latest = all[all.len().saturating_sub(MAX_HISTORY)..].to_vec();
+        // Those of another token in between are not counted.
+        let of_other = entries.iter().map(|(_, entry)| (other.id, entry.clone()));
+        (entries.iter().cloned().zip(of_other).flat_map(|(one, other)| [one, other]).collect::<Vec<_>>(), latest)
+    };
+    let (history, latest) = next(MAX_HISTORY / 2);
+    let create = tokens([Edit::Create(made.clone()), Edit::Create(other.clone())]);
+    let version = commit(&*store, Batch { history, ..create }).await.id;
+    assert_eq!(store.history(made.id).await.expect("reads"), latest);
+    for count in [1, MAX_HISTORY / 2, 1, 1, MAX_HISTORY, 3 * MAX_HISTORY + 7, 1] {
+        let (history, latest) = next(count);
+        commit(&*store, Batch { history, ..Batch::default() }).await;
+        assert_eq!(store.history(made.id).await.expect("reads"), latest, "after {count} more");
+    }
+    let id = made.id;
+    commit(&*store, tokens([made, other].map(|record| Edit::Delete(Versioned { record, version })))).await;
+    assert_eq!(store.history(id).await.expect("reads"), []);
+
+    let whole = token(UserId::from_u64(1), "whole");
+    let history = (0..MAX_HISTORY + 3).map(|number| (whole.id, entry(number))).collect();
+    commit(&*store, Batch { history, ..tokens([Edit::Create(whole.clone())]) }).await;
+    let latest: Vec<_> = (3..MAX_HISTORY + 3).map(entry).collect();
+    assert_eq!(store.history(whole.id).await.expect("reads"), latest);
 }
 
 pub(super) async fn records_come_back_as_they_were_written<D: Database>() {

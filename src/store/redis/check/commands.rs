@@ -56,8 +56,8 @@ const USED: [(&str, &str, &str); 33] = [
 ];
 
 /// Words that look like commands: arguments, errors, and what a plan calls its steps.
-const WORDS: &str = "APPEND BYLEX BYSCORE CLUSTERDOWN COUNT DRYRUN EXEC LIMIT MARK MINID MOVED OK PX REPLICAS RETIRE REV SLOTS \
-                     STAMPED VERSIONED WITHSCORES";
+const WORDS: &str = "APPEND BYLEX BYSCORE CLUSTERDOWN COUNT DRYRUN EXEC FORGET LIMIT MARK MINID MOVED OK PX REPLICAS RETIRE REV \
+                     SLOTS STAMPED VERSIONED WITHSCORES";
 
 /// Files with words of errors only.
 const WITHOUT: [&str; 1] = ["fault.rs"];

@@ -9,7 +9,7 @@ use super::super::layout::{self, Key, Layout, Mark, SCHEMA};
 use super::super::script;
 use super::CommitFailure;
 use crate::store::{Batch, Change, CommitError, CommitId, Edit, Pin, Retention, change};
-use crate::token::{Digest, TokenId, TokenRecord, UserRecord};
+use crate::token::{Digest, MAX_HISTORY, TokenId, TokenRecord, UserRecord};
 
 const SCRIPT: &str = concat!("#!lua\n", include_str!("../commit.lua"));
 
@@ -21,6 +21,8 @@ const SCRIPT_THAT_TAKES_AWAY: &str = concat!("#!lua flags=allow-oom\n", include_
 enum Write {
     RemoveFields,
     RemoveMembers,
+    /// Tokens whose histories go.
+    ForgetHistories,
     PutFields,
     /// As `PutFields`, with the commit's id before each value.
     PutRecords,
@@ -28,8 +30,8 @@ enum Write {
     PutStamped,
     /// Fields whose value is the commit's id.
     Mark,
-    /// As `PutFields`, after what is there.
-    AppendLines,
+    /// Tokens, each with an entry that comes after those of its history.
+    AppendEntries,
     PutMembers,
     /// Members whose score is the time.
     Retire,
@@ -40,11 +42,12 @@ impl Write {
         match self {
             Self::RemoveFields => "HDEL",
             Self::RemoveMembers => "ZREM",
+            Self::ForgetHistories => "FORGET",
             Self::PutFields => "HSET",
             Self::PutRecords => "VERSIONED",
             Self::PutStamped => "STAMPED",
             Self::Mark => "MARK",
-            Self::AppendLines => "APPEND",
+            Self::AppendEntries => "APPEND",
             Self::PutMembers => "ZADD",
             Self::Retire => "RETIRE",
         }
@@ -127,7 +130,7 @@ impl Plan {
         command.arg(format!("{:016x}", self.checksum_delta));
         command.arg(self.changes.len()).arg(&self.encoded).arg(self.mark.text()).arg(&self.untold);
         command.arg(retention.log_entries).arg(retention.log_changes);
-        command.arg(retention.tombstones).arg(retention.tombstone_age.as_secs());
+        command.arg(retention.tombstones).arg(retention.tombstone_age.as_secs()).arg(MAX_HISTORY);
         for list in [&self.users.0, &self.users.1, &self.tokens.0, &self.tokens.1] {
             add_list(&mut command, list);
         }
@@ -215,7 +218,7 @@ impl Plan {
             }
             Edit::Delete(before) => {
                 self.write(Write::RemoveFields, Key::Tokens, [id.clone()]);
-                self.write(Write::RemoveFields, Key::History, [id.clone()]);
+                self.write(Write::ForgetHistories, Key::History, [id.clone()]);
                 self.write(Write::Retire, Key::Retired, [bytes_of(&before.record.digest)]);
                 None
             }
@@ -254,27 +257,25 @@ impl Plan {
     }
 
     fn add_history(&mut self, batch: &Batch) -> Result<(), CommitFailure> {
-        let mut lines: BTreeMap<TokenId, Vec<u8>> = BTreeMap::new();
+        let mut histories: BTreeMap<TokenId, Vec<Vec<u8>>> = BTreeMap::new();
         for (id, entry) in &batch.history {
-            let lines = lines.entry(*id).or_default();
-            if !lines.is_empty() {
-                lines.push(b'\n');
-            }
-            lines.extend(json(entry)?);
+            histories.entry(*id).or_default().push(json(entry)?);
         }
         // Of those in the batch it is known that they exist, and which are new.
         let in_batch: BTreeMap<TokenId, &Edit<TokenRecord>> =
             batch.tokens.iter().map(|edit| (edit.record().id, edit)).collect();
-        for (id, lines) in lines {
-            let write = match in_batch.get(&id) {
-                Some(Edit::Create(_)) => Write::PutFields,
-                Some(_) => Write::AppendLines,
-                None => {
-                    self.present.push(id.to_ascii().to_vec());
-                    Write::AppendLines
-                }
-            };
-            self.write(write, Key::History, [id.to_ascii().to_vec(), lines]);
+        for (id, mut entries) in histories {
+            entries.drain(..entries.len().saturating_sub(MAX_HISTORY));
+            let (edit, id) = (in_batch.get(&id), id.to_ascii().to_vec());
+            if let Some(Edit::Create(_)) = edit {
+                self.write(Write::PutFields, Key::History, [id, entries.join(&b'\n')]);
+                continue;
+            }
+            if edit.is_none() {
+                self.present.push(id.clone());
+            }
+            let pairs = entries.into_iter().flat_map(|entry| [id.clone(), entry]);
+            self.write(Write::AppendEntries, Key::History, pairs);
         }
         Ok(())
     }
