@@ -17,6 +17,7 @@ mod export;
 mod import;
 mod list;
 mod output;
+mod purge;
 mod serve;
 mod session;
 mod status;

@@ -15,7 +15,7 @@
 //! what they are when it is committed.
 //!
 //! A command is one batch as long as it edits no more than `steps::CHUNK` tokens; what more of them need is in `bulk`,
-//! [`import`] and `steps`.
+//! [`import`], `purge` and `steps`.
 
 mod actor;
 mod bulk;
@@ -23,6 +23,7 @@ mod draft;
 mod error;
 pub mod export;
 pub mod import;
+mod purge;
 mod recalls;
 mod steps;
 mod tokens;
@@ -45,6 +46,7 @@ pub use actor::{Actor, Right};
 pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use export::{Export, ExportLine};
 pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};
+pub use purge::{PurgeFilter, Purged};
 pub use tokens::{Created, ListState, NewToken, Requested, TokenDetails};
 pub use users::{RoleChange, Transfer};
 

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use jiff::Timestamp;
+use jiff::fmt::friendly::SpanParser;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
 
 use crate::token::raw::PREFIX;
 use crate::token::{Permission, PermissionSet, TokenId, UserId};
@@ -115,6 +117,33 @@ impl FromStr for Expiry {
     }
 }
 
+/// How long ago something was: months and years by the calendar (UTC).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Age(Span);
+
+/// A text that is not an [`Age`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write a duration such as 90d, 12h, 6mo or 1y")]
+pub(super) struct InvalidAge;
+
+impl Age {
+    /// The moment that was so long before this one. Nothing is older than the calendar.
+    pub(super) fn before(self, now: Timestamp) -> Timestamp {
+        let then = now.to_zoned(TimeZone::UTC).checked_sub(self.0);
+        then.map_or(Timestamp::MIN, |then| then.timestamp())
+    }
+}
+
+impl FromStr for Age {
+    type Err = InvalidAge;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAge> {
+        static PARSER: SpanParser = SpanParser::new();
+        let span = PARSER.parse_span(text).ok().filter(|span| !span.is_negative());
+        span.map(Self).ok_or(InvalidAge)
+    }
+}
+
 /// Fewest characters after the prefix that are taken for a secret; a hint (`tc-apiv1_...abc123`) has none.
 const SECRET_LENGTH: usize = 8;
 
@@ -173,6 +202,25 @@ mod tests {
             assert_eq!(text.parse::<Expiry>(), Err(InvalidExpiry::Form), "{text}");
         }
         assert_eq!("0d".parse::<Expiry>(), Err(InvalidExpiry::Zero));
+    }
+
+    #[test]
+    fn ages_count_back_by_the_calendar() {
+        let now: Timestamp = "2028-02-29T12:00:00Z".parse().expect("a time");
+        let before = |text: &str| text.parse::<Age>().map(|age| age.before(now).to_string());
+        for (text, then) in [
+            ("0s", "2028-02-29T12:00:00Z"),
+            ("90d", "2027-12-01T12:00:00Z"),
+            ("1w12h", "2028-02-22T00:00:00Z"),
+            ("6mo", "2027-08-29T12:00:00Z"),
+            ("1y", "2027-02-28T12:00:00Z"),
+        ] {
+            assert_eq!(before(text), Ok(then.to_owned()), "{text}");
+        }
+        assert_eq!(before("19000y"), Ok(Timestamp::MIN.to_string()));
+        for text in ["", "90", "-90d", "90d ago", "y", "2027-01-31T00:00:00Z", "99999999y"] {
+            assert_eq!(before(text), Err(InvalidAge), "{text}");
+        }
     }
 
     #[test]

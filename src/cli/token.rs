@@ -1,4 +1,4 @@
-//! `token ...`, except `token import` and `token export`.
+//! `token ...`, except `token import`, `token export` and `token purge`.
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -12,6 +12,7 @@ use super::export::{self, ExportArgs};
 use super::import::{self, ImportArgs};
 use super::list::{self, Listed};
 use super::output::{Output, OutputError, note};
+use super::purge::{self, PurgeArgs};
 use super::session::Session;
 use super::table::{Cell, TextTable, Tone, details, printable};
 use super::wait::{Receipt, ReceiptView, WaitArgs};
@@ -67,6 +68,9 @@ pub(crate) enum TokenCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
+    /// Delete tokens that expired or were revoked long ago
+    #[command(after_help = purge::EXAMPLES)]
+    Purge(PurgeArgs),
     /// Import existing tokens from JSON lines or CSV
     #[command(after_help = import::EXAMPLES)]
     Import(ImportArgs),
@@ -141,7 +145,11 @@ pub(crate) struct BulkArgs {
 /// Why nothing, or not all, was done.
 pub(super) async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Refuse).await?;
-    let only_reads = matches!(command, TokenCommand::List(_) | TokenCommand::Show { .. } | TokenCommand::Export(_));
+    let only_reads = match &command {
+        TokenCommand::List(_) | TokenCommand::Show { .. } | TokenCommand::Export(_) => true,
+        TokenCommand::Purge(args) => args.dry_run,
+        _ => false,
+    };
     let outcome = execute(&session, command).await;
     if only_reads {
         return outcome;
@@ -181,6 +189,7 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
             let reassigned = registry.reassign(actor, &ids, &to, bulk.force).await?;
             print_changed(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
         }
+        TokenCommand::Purge(args) => purge::run(session, args).await,
         TokenCommand::Import(args) => import::run(session, args).await,
         TokenCommand::Export(args) => export::run(session, args).await,
     }

@@ -183,6 +183,9 @@ pub enum PartlyDone {
         "interrupted after {0} of {1} tokens were deleted; run the command again without these, which were named first"
     )]
     Deleted(usize, usize),
+    /// Deleted tokens of no use.
+    #[error("interrupted after {0} tokens were deleted; run the command again for the others")]
+    Purged(usize),
     /// Reassigned tokens.
     #[error("interrupted after {0} of {1} tokens were reassigned; run the command again for the others")]
     Reassigned(usize, usize),

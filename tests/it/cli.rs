@@ -341,6 +341,35 @@ fn several_tokens_need_a_yes() {
 }
 
 #[test]
+fn what_was_revoked_long_ago_is_purged_by_its_count() {
+    let folder = Folder::new();
+    let [a, b] = ["a", "b"].map(|description| folder.create("max", description));
+    folder.create("max", "c");
+    folder.run(["token", "revoke", &a, &b, "--yes"]).done();
+    assert_eq!(folder.run(["token", "purge", "--yes"]).code, Some(2), "it is said what to delete");
+    let old = ["token", "purge", "--expired-for", "90d", "--revoked-for", "1y"];
+    assert_eq!(folder.run(old).done(), "deleted 0 tokens\n", "there is nothing to ask about");
+    let all = ["token", "purge", "--revoked-for", "0s"];
+    let found = folder.run([&all[..], &["--dry-run"]].concat());
+    assert_eq!(found.done(), "2 tokens to delete (2 revoked)\n");
+    let found = folder.run([&all[..], &["--dry-run", "--json"]].concat()).json();
+    assert_eq!(found, json!({ "expired": 0, "revoked": 2, "dry_run": true }));
+    let refused = folder.run(all);
+    assert!(
+        refused.failed().contains("Delete 2 tokens (2 revoked)?") && refused.stderr.contains("--yes"),
+        "{refused:?}"
+    );
+    assert_eq!(folder.descriptions(["--user", "max"]), ["c", "b", "a"]);
+
+    let waited = folder.run([&all[..], &["--yes", "--wait", "--timeout", "50ms", "--json"]].concat());
+    let said: Value = serde_json::from_str(&waited.stdout).expect("JSON");
+    assert_eq!((waited.code, &said["revoked"], &said["wait"]["sidecars"]), (Some(1), &json!(2), &json!(0)));
+    assert_eq!(folder.descriptions(["--user", "max"]), ["c"]);
+    let nothing = folder.run([&all[..], &["--yes", "--wait", "--json"]].concat()).json();
+    assert_eq!(nothing, json!({ "expired": 0, "revoked": 0, "dry_run": false }), "needs no receipt");
+}
+
+#[test]
 fn a_selection_with_a_wrong_id_changes_nothing() {
     let folder = Folder::new();
     let id = folder.create("max", "a");

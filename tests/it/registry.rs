@@ -3,6 +3,7 @@
 
 mod commands;
 mod moving;
+mod purge;
 mod steps;
 
 use std::collections::HashSet;
