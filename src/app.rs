@@ -115,6 +115,7 @@ impl Sidecar {
             routes: config.routes,
             trusted_proxies: config.trusted_proxies,
             max_staleness: config.freshness.max_staleness,
+            expired_retention: config.expired_retention,
         };
         let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
         let (mut bound, mut listeners) = (Vec::new(), Vec::new());

@@ -33,6 +33,7 @@ pub use show::effective;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::listener::ListenerConfig;
 use crate::proxy::route::{Group, OwnRoute, RouteTable};
@@ -59,6 +60,8 @@ pub struct Config {
     pub snapshot_file: Option<PathBuf>,
     /// How long the replica is believed.
     pub freshness: FreshnessConfig,
+    /// For how long an expired token is refused as such, and not as one that nobody knows.
+    pub expired_retention: Duration,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub admin_address: SocketAddr,
     /// What is refused for its size or number.

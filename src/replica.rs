@@ -90,6 +90,15 @@ pub struct Holder {
     pub expires_at: Option<i64>,
 }
 
+impl Holder {
+    /// For how long the token has been expired at this second since 1970; `None`: it is not.
+    #[must_use]
+    pub fn expired_for(&self, now: i64) -> Option<Duration> {
+        let seconds = now.checked_sub(self.expires_at?)?;
+        u64::try_from(seconds).ok().map(Duration::from_secs)
+    }
+}
+
 /// The state of the replica, for metrics and health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplicaStatus {

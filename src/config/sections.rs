@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
@@ -21,6 +22,9 @@ use crate::upstream::{UpstreamConfig, Upstreams};
 /// Where the admin listener is when it is not written.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
 
+/// Whoever comes back from a vacation reads what is wrong with the token.
+const EXPIRED_RETENTION: Duration = Duration::from_hours(30 * 24);
+
 impl Config {
     /// The defaults, with this store.
     pub(super) fn with_store(url: StoreUrl) -> Self {
@@ -32,6 +36,7 @@ impl Config {
             store: Settings::from(url),
             snapshot_file: None,
             freshness: FreshnessConfig::default(),
+            expired_retention: EXPIRED_RETENTION,
             admin_address: ADMIN,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -62,6 +67,9 @@ impl Config {
             keys.value("snapshot_file", &Maybe(FILE), &mut self.snapshot_file);
         });
         keys.section("freshness", |keys| freshness(&mut self.freshness, keys));
+        keys.section("registry", |keys| {
+            keys.value("expired_retention", &DURATION_OR_ZERO, &mut self.expired_retention);
+        });
         keys.section("admin", |keys| keys.value("address", &ADDRESS, &mut self.admin_address));
         keys.section("limits", |keys| limits(&mut self.limits, keys));
         keys.section("timeouts", |keys| timeouts(&mut self.timeouts, keys));

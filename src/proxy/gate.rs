@@ -32,6 +32,7 @@ pub(crate) struct Gate {
     routes: RouteTable,
     trusted_proxies: Vec<Network>,
     max_staleness: MaxStaleness,
+    expired_retention: Duration,
 }
 
 /// What a request was permitted: the only way to an upstream. Only [`Gate::decide`] makes one.
@@ -69,8 +70,8 @@ pub(crate) struct Admission {
 impl Gate {
     /// A gate before a replica that may still be empty, and these two upstreams.
     pub(crate) fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
-        let Settings { limits, timeouts, routes, trusted_proxies, max_staleness } = settings;
-        Self { replica, limits, timeouts, api, heartbeat, routes, trusted_proxies, max_staleness }
+        let Settings { limits, timeouts, routes, trusted_proxies, max_staleness, expired_retention } = settings;
+        Self { replica, limits, timeouts, api, heartbeat, routes, trusted_proxies, max_staleness, expired_retention }
     }
 
     /// Bytes of a read buffer: a head must fit, and bodies pass through in pieces of this size.
@@ -123,9 +124,12 @@ impl Gate {
         }
         let no = |refusal| if self.max_staleness.allows(staleness) { refusal } else { Refusal::Stale };
         let holder = self.replica.lookup(&digest).ok_or_else(|| no(Refusal::UnknownToken))?;
-        // True however stale the replica is: a token never gets more time than it had.
-        if holder.expires_at.is_some_and(|expires_at| expires_at <= unix_seconds()) {
-            return Err(Refusal::Expired);
+        if let Some(expired_for) = holder.expired_for(unix_seconds()) {
+            // "Expired" is true however stale the replica is: a token never gets more time than it had. And the replica has
+            // it still when that is no longer said: its checksum is that of what the store holds, and a clock that was wrong
+            // may be set.
+            let is_remembered = expired_for < self.expired_retention;
+            return Err(if is_remembered { Refusal::Expired } else { no(Refusal::UnknownToken) });
         }
         if !holder.permissions.contains(permission) {
             return Err(no(Refusal::Permission(permission)));

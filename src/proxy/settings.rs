@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub trusted_proxies: Vec<Network>,
     /// The bound on staleness for whatever has none of its own.
     pub max_staleness: MaxStaleness,
+    /// For how long an expired token is refused as such; then as one that nobody knows.
+    pub expired_retention: Duration,
 }
 
 /// What is refused for its size or number.

@@ -22,6 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tollgate::app::Sidecar;
@@ -254,12 +255,17 @@ impl Site {
         self.registry.add_user(&operator(), name, role).await.expect("adds");
     }
 
-    /// Makes a token expire long ago, which the registry would not: it refuses what is past already.
+    /// Makes a token expire.
     pub(crate) async fn expire(&self, token: &Token) {
+        self.expire_ago(token, Duration::from_secs(1)).await;
+    }
+
+    /// Makes a token one that expired so long ago, which the registry would not: it refuses what is past already.
+    pub(crate) async fn expire_ago(&self, token: &Token, ago: Duration) {
         let store = self.registry.store();
         let before = store.tokens_by_id(&[token.id]).await.expect("reads").remove(0).expect("exists");
         let mut after = before.record.clone();
-        after.expires_at = Some("2001-01-01T00:00:00Z".parse().expect("a time"));
+        after.expires_at = Some(Timestamp::now() - ago);
         let batch = Batch { tokens: vec![Edit::Update { before, after }], ..Batch::default() };
         let revision = store.commit(batch).await.expect("commits").position.revision;
         self.replica_reaches(revision).await;

@@ -3,6 +3,8 @@
 mod limits;
 mod registry_down;
 
+use std::time::Duration;
+
 use tollgate::token::{Role, UserStatus};
 
 use crate::harness::{CONFIG, HEARTBEAT, Reply, Site, get, operator, post, request};
@@ -132,6 +134,22 @@ async fn a_token_that_was_good_is_refused_from_the_moment_it_is_not() {
     site.replica_is_current().await;
     assert_refused(&site.get(CONFIG, &deleted).await, 401, "Invalid token");
     assert_eq!(site.forwarded(), 3);
+}
+
+#[tokio::test]
+async fn an_expired_token_is_remembered_for_a_while() {
+    let hour = Duration::from_hours(1);
+    let (default, hasty) =
+        (Site::start().await, Site::builder().config(|config| config.expired_retention = Duration::ZERO));
+    let token = default.token("olga", &["configs:read"]).await;
+    for (ago, text) in [(30 * 24 * hour - hour, "Token expired"), (30 * 24 * hour, "Invalid token")] {
+        default.expire_ago(&token, ago).await;
+        assert_refused(&default.get(CONFIG, &token).await, 401, text);
+    }
+    let hasty = hasty.start().await;
+    let token = hasty.token("olga", &["configs:read"]).await;
+    hasty.expire(&token).await;
+    assert_refused(&hasty.get(CONFIG, &token).await, 401, "Invalid token");
 }
 
 #[tokio::test]

@@ -147,6 +147,7 @@ fn everything_has_a_default() {
     assert_eq!(config.admin_address.to_string(), "127.0.0.1:9900");
     assert_eq!(config.store.url.to_string(), "sqlite:/home/tollgate/.local/state/tollgate/tollgate.db");
     assert_eq!(config.freshness.max_staleness, MaxStaleness::Within(Duration::from_secs(60)));
+    assert_eq!(config.expired_retention, Duration::from_hours(30 * 24));
     assert_eq!(config.timeouts.keep_alive, Duration::from_secs(300));
     assert_eq!(config.limits.max_body_bytes.get(), 10 << 20);
     assert_eq!(config.limits.max_connections_per_client, None);
@@ -985,6 +986,8 @@ url = "sqlite:/var/lib/a \"b\".db"
 probe_interval = "250ms"
 max_staleness = "never"
 per_permission = {{ "heartbeat:write" = "15m", "tokens:write" = "never" }}
+[registry]
+expired_retention = "0s"
 [admin]
 address = "0.0.0.0:9901"
 [limits]
