@@ -26,6 +26,7 @@ pub(crate) mod redis;
 pub(crate) mod replicas;
 pub(crate) mod report;
 pub(crate) mod retention;
+mod schema;
 pub mod settings;
 pub(crate) mod sqlite;
 pub(crate) mod url;
@@ -46,13 +47,10 @@ pub use redis::RedisStore;
 pub use replicas::{Replicas, Unconfirmed};
 pub use report::{Report, Reported, SidecarId};
 pub use retention::Retention;
+pub use schema::SCHEMA;
 pub use settings::Settings;
 pub use sqlite::SqliteStore;
 pub use url::StoreUrl;
-
-/// The layout that this version writes, in every store. It grows with every change that an older program could not work
-/// with; reports of sidecars say which one they can read.
-pub const SCHEMA: u32 = 3;
 
 /// A position, read so that it proves something: from a store that was still the primary when it answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -331,6 +329,9 @@ pub trait Records: Send + Sync + 'static {
 
     /// The position now.
     async fn position(&self) -> Result<Position, StoreError>;
+
+    /// The layout that it has: [`SCHEMA`], or the one before, until a commit makes it that.
+    async fn schema(&self) -> Result<u32, StoreError>;
 
     /// One user.
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError>;

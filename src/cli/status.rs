@@ -16,7 +16,7 @@ use super::wait::revision_in;
 use super::{Globals, time};
 use crate::chain::chain;
 use crate::store::report::with_distinct_names;
-use crate::store::{Absent, Position, Replicas, Reported, Store, StoreError, TokenFilter};
+use crate::store::{Absent, Position, Replicas, Reported, SCHEMA, Store, StoreError, TokenFilter};
 
 /// Time from one look to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +38,8 @@ pub(crate) struct StatusArgs {
 /// The store and its sidecars at one moment.
 struct FleetStatus {
     store: String,
+    /// The store's, where it is still that of the version before.
+    earlier_schema: Option<u32>,
     position: Position,
     tokens: u64,
     recalled: u64,
@@ -56,6 +58,8 @@ struct StatusView {
     epoch: String,
     revision: u64,
     tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    earlier_schema: Option<u32>,
     /// Tokens that sidecars saw revoked and whose revocation the store has lost.
     recalled: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,6 +128,7 @@ impl FleetStatus {
     async fn read(store: &dyn Store) -> Result<Self, StoreError> {
         Ok(Self {
             store: store.describe(),
+            earlier_schema: Some(store.schema().await?).filter(|schema| *schema != SCHEMA),
             // Before the reports, or what is committed in between would have sidecars look behind.
             position: store.position().await?,
             tokens: store.count_tokens(TokenFilter::default()).await?,
@@ -148,6 +153,7 @@ impl FleetStatus {
         });
         StatusView {
             store: self.store.clone(),
+            earlier_schema: self.earlier_schema,
             epoch: self.position.epoch.to_string(),
             revision: self.position.revision.0,
             tokens: self.tokens,
@@ -166,6 +172,12 @@ impl FleetStatus {
             ("revision", self.position.revision.to_string().into()),
             ("tokens", self.tokens.to_string().into()),
         ];
+        if let Some(schema) = self.earlier_schema {
+            let text = format!(
+                "{schema}: the next command that changes the registry makes it {SCHEMA}, which the version before cannot read"
+            );
+            pairs.push(("schema", Cell::toned(&text, Tone::Warn)));
+        }
         if self.recalled > 0 {
             let text = format!(
                 "{}: revocations that the store lost; the next command that changes the registry commits them",
@@ -307,6 +319,7 @@ mod tests {
             position: Position { epoch: Epoch(7), revision: Revision(42), head: Head(42), checksum: 0 },
             tokens: 3,
             recalled: 0,
+            earlier_schema: None,
             replicas: None,
             writes_refused: None,
             frozen: None,
@@ -329,6 +342,10 @@ mod tests {
         held.sidecars[0].report.held_users = vec!["alice".to_owned()];
         let view = serde_json::to_value(held.view()).expect("serializes");
         assert_eq!(view["sidecars"][0]["held_users"], json!(["alice"]));
+        let earlier = FleetStatus { earlier_schema: Some(1), ..status(None) };
+        assert_eq!(serde_json::to_value(earlier.view()).expect("serializes")["earlier_schema"], json!(1));
+        let text = earlier.text(Timestamp::UNIX_EPOCH, false);
+        assert!(text.contains("the registry makes it 3, which the version before cannot read"), "{text}");
         assert_eq!(status(Some((8, 99))).view().sidecars[0].revision, None, "a revision of another epoch says nothing");
     }
 

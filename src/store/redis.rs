@@ -249,7 +249,7 @@ impl Records for RedisStore {
             }
             Err(CommitFailure::Refused(refusal)) => Err(refusal),
             Err(CommitFailure::Earlier) => {
-                Err(layout::other_schema(EARLIER.as_bytes()).during(OPERATION, store).into())
+                Err(layout::other_schema(EARLIER.to_string().as_bytes()).during(OPERATION, store).into())
             }
             Err(CommitFailure::Failed(fault)) => {
                 Err(self.access.explained(fault).await.during(OPERATION, store).into())
@@ -260,6 +260,10 @@ impl Records for RedisStore {
 
     async fn position(&self) -> Result<Position, StoreError> {
         self.map_fault("reading the position", read::position(&self.access).await).await
+    }
+
+    async fn schema(&self) -> Result<u32, StoreError> {
+        self.map_fault("reading the schema", read::schema(&self.access).await).await
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {

@@ -243,6 +243,10 @@ impl Records for SqliteStore {
         self.read("reading the position", read::position).await
     }
 
+    async fn schema(&self) -> Result<u32, StoreError> {
+        self.read("reading the schema", schema::known).await
+    }
+
     async fn user(&self, id: UserId) -> Result<Option<Versioned<UserRecord>>, StoreError> {
         self.read("reading a user", move |connection| read::user(connection, id)).await
     }

@@ -95,6 +95,13 @@ async fn holds_everything(store: Arc<dyn Store>) {
     assert_eq!(entries[1].committed(after.epoch), committed);
 
     let registry = Registry::new(Arc::clone(&store));
+    let narrowed = token(&*store, "narrowed").await.expect("is there").record.id;
+    let before = store.history(narrowed).await.expect("reads");
+    registry.revoke(&operator(), &[narrowed], false).await.expect("revokes");
+    let after = store.history(narrowed).await.expect("reads");
+    assert_eq!((&after[..before.len()], after.len()), (&before[..], before.len() + 1), "its history goes on");
+    assert!(!before.is_empty());
+
     registry.set_status(&operator(), "vera", UserStatus::Active).await.expect("enables");
     registry.set_role(&operator(), "max", Role::Manager).await.expect("changes the role");
     assert_eq!(registry.delete_user(&operator(), "anna").await.expect("deletes"), 3);
@@ -162,7 +169,7 @@ async fn a_database_that_a_sidecar_of_the_version_before_uses_is_left_as_it_is()
     });
     let settings = url.parse::<StoreUrl>().expect("a URL").into();
     let refused = tollgate::store::open(&settings, Absent::Refuse).await.map(drop).expect_err("in use").to_string();
-    let said = ["has version 2", "makes version 3", "the sidecar edge-7 (0.0.9)", "stop it, or restart it"];
+    let said = ["has schema 2", "makes it schema 3", "the sidecar edge-7 (0.0.9)", "stop it, or restart it"];
     assert!(said.iter().all(|part| refused.contains(part)), "{refused}");
     beating.await.expect("no panic");
     let version = Connection::open(&path).expect("opens").query_row("PRAGMA user_version", [], |row| row.get(0));
@@ -185,14 +192,56 @@ async fn a_registry_in_redis_of_the_version_before_is_migrated_by_the_first_comm
     assert_eq!(store.position().await.expect("reads").epoch, before.epoch);
 }
 
+/// What a section of the page on upgrades tells to type, run in that order. Returns what it printed.
+fn typed(section: &str, url: &str) -> String {
+    let page = include_str!("../../docs/upgrade.md");
+    let (_, section) = page.split_once(&format!("\n## {section}\n")).expect("the section");
+    let section = section.split("\n## ").next().expect("one at least");
+    let lines: Vec<_> = section.lines().map(str::trim).filter(|line| line.starts_with("tollgate ")).collect();
+    assert!(!lines.is_empty());
+    tollgate(&lines.join("\n"), url)
+}
+
+/// Runs some lines of a shell with this program.
+fn tollgate(lines: &str, url: &str) -> String {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_tollgate"));
+    let path = format!("{}:/usr/bin:/bin", program.parent().expect("a directory").display());
+    let mut command = Command::new("sh");
+    command.args(["-euc", lines]).env_clear().env("PATH", path).env("HOME", "/nonexistent");
+    let output = command.env("TOLLGATE_STORE__URL", url).output().expect("runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn the_page_on_upgrades_says_what_to_type_and_how_far_it_is() {
+    let (_directory, url) = sqlite();
+    let printed = typed("One host, with a SQLite file", &url);
+    assert!(printed.starts_with(concat!("tollgate ", env!("CARGO_PKG_VERSION"))), "{printed}");
+    assert!(printed.contains("revision  10") && !printed.contains("schema"), "{printed}");
+
+    let server = redis();
+    let (fleet, back) = ("A fleet, with Redis", "Going back");
+    let earlier = "schema    1: the next command that changes the registry makes it 3";
+    for section in [fleet, back] {
+        let printed = typed(section, &server.url());
+        assert!(printed.contains(earlier), "{printed}");
+    }
+    tollgate("tollgate user enable vera", &server.url());
+    for section in [fleet, back] {
+        let printed = typed(section, &server.url());
+        assert!(printed.contains("revision  11") && !printed.contains("schema"), "{printed}");
+    }
+}
+
 /// A sidecar's replica, and what keeps it.
-struct Follower {
-    replica: Arc<Replica>,
+pub(crate) struct Follower {
+    pub(crate) replica: Arc<Replica>,
     task: JoinHandle<()>,
 }
 
 impl Follower {
-    async fn start(url: &str) -> Self {
+    pub(crate) async fn start(url: &str) -> Self {
         let (replica, store) = (Arc::new(Replica::new()), open(url).await);
         let run = driver::run(Arc::clone(&replica), store, Duration::from_millis(200), std::future::pending());
         let task = tokio::spawn(run);
@@ -261,7 +310,7 @@ async fn a_fleet_is_upgraded_sidecars_first() {
     let chain: Vec<_> =
         std::iter::successors(Some(&refused as &dyn std::error::Error), |error| error.source()).collect();
     let said = chain.iter().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    let parts = ["has schema 1", "writes schema 3", "edge-7 (0.0.9)", "upgrade them first"];
+    let parts = ["has schema 1", "writes schema 3", "edge-7 (0.0.9)", "upgrade them first", "`tollgate status`"];
     assert!(parts.iter().all(|part| said.contains(part)), "{said}");
     assert_eq!(server.cli(&["hget", "{tollgate}:meta", "schema"]), "1");
     assert_eq!(store.position().await.expect("reads"), position);

@@ -20,6 +20,7 @@ mod http2;
 mod https_upstream;
 mod hygiene;
 mod interim;
+mod later;
 mod layers;
 mod memory;
 mod no_registry;

@@ -181,7 +181,7 @@ fn understand(access: &Access, plan: &Plan, answer: &[Vec<u8>]) -> Result<(Epoch
         ("forbidden", _) => Err(Fault::NotPermitted(text(1)).into()),
         ("frozen", _) => Err(Fault::Frozen(text(1)).into()),
         ("absent", _) => Err(access.layout.absent().into()),
-        ("schema", _) if text(1) == EARLIER => Err(CommitFailure::Earlier),
+        ("schema", _) if text(1) == EARLIER.to_string() => Err(CommitFailure::Earlier),
         ("schema", _) => Err(layout::other_schema(text(1).as_bytes()).into()),
         ("type", _) => Err(layout::wrong_type(&text(1), &text(2)).into()),
         _ => Err(CommitFailure::Unknown(unexpected(answer))),

@@ -15,7 +15,7 @@ use super::unusable::Unusable;
 use super::{Access, script};
 use crate::store::{CommitId, Epoch, Head, LogEntry, Revision, change};
 
-pub(super) const EARLIER: &str = "1";
+pub(super) const EARLIER: u32 = 1;
 
 const MIGRATE: &str = include_str!("migrate.lua");
 
@@ -24,8 +24,8 @@ const MIGRATE: &str = include_str!("migrate.lua");
 pub(super) async fn subscribe(layout: &Layout, connection: &mut Connection) -> Result<Option<Epoch>, Fault> {
     let mut commands = Pipeline::new();
     commands.cmd("HMGET").arg(layout.key(Key::Meta)).arg(&["schema", "epoch"]);
-    let ((schema, epoch),): ((Option<String>, Option<String>),) = connection.query(&commands).await?;
-    if schema.as_deref() != Some(EARLIER) {
+    let ((schema, epoch),): ((Option<Vec<u8>>, Option<String>),) = connection.query(&commands).await?;
+    if schema.as_deref() != Some(EARLIER.to_string().as_bytes()) {
         return Ok(None);
     }
     connection.subscribe(layout.earlier_channel()).await?;

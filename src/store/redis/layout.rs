@@ -36,6 +36,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::store::schema::OtherSchema;
 use crate::store::settings::Namespace;
 use crate::store::{
     CommitId, Epoch, Head, LogEntry, NoRegistry, Notice, Position, Revision, Settings, Stamp, StoreUrl, Versioned,
@@ -171,10 +172,7 @@ impl Layout {
         let Some(schema) = schema else {
             return Err(self.absent());
         };
-        let is_earlier = schema == EARLIER.as_bytes();
-        if !is_earlier && schema != SCHEMA.to_string().as_bytes() {
-            return Err(other_schema(schema));
-        }
+        let is_earlier = parse_schema(schema)? == EARLIER;
         let position = || {
             let (revision, checksum) = (Revision(parse_decimal(revision.as_ref()?)?), parse_hex(checksum.as_ref()?)?);
             // A store of the schema before chained none: its past is known by the checksum only.
@@ -198,8 +196,15 @@ pub(super) fn wrong_type(key: &str, found: &str) -> Fault {
     Unusable::ForeignKey { key: key.to_owned(), kind: found.to_owned() }.into()
 }
 
+/// A schema that can be read.
+pub(super) fn parse_schema(found: &[u8]) -> Result<u32, Fault> {
+    let known = [EARLIER, SCHEMA].into_iter().find(|known| found == known.to_string().as_bytes());
+    known.ok_or_else(|| other_schema(found))
+}
+
 pub(super) fn other_schema(found: &[u8]) -> Fault {
-    Unusable::Schema(String::from_utf8_lossy(found).into_owned()).into()
+    let found = String::from_utf8_lossy(found).into_owned();
+    Unusable::from(OtherSchema { found, earlier: EARLIER }).into()
 }
 
 /// The fields of meta that make a position, and how many recalls were taken back.

@@ -29,6 +29,11 @@ pub(super) async fn position(access: &Access) -> Result<Position, Fault> {
     access.layout.position(&access.ask(cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION)).await?)
 }
 
+pub(super) async fn schema(access: &Access) -> Result<u32, Fault> {
+    let schema: Option<Vec<u8>> = access.ask(cmd("HGET").arg(access.layout.key(Key::Meta)).arg("schema")).await?;
+    layout::parse_schema(&schema.ok_or_else(|| access.layout.absent())?)
+}
+
 /// The position, from a server that says that it is the primary, and that enough replicas still follow.
 ///
 /// With a quorum, all of the proof is on one connection, where waiting for replicas holds up nothing else. The main one is

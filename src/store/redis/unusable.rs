@@ -2,6 +2,7 @@
 
 use super::earlier::EARLIER;
 use super::layout::SCHEMA;
+use crate::store::schema::OtherSchema;
 use crate::store::url::Server;
 
 /// Each completes the name of the store.
@@ -59,11 +60,11 @@ pub(super) enum Unusable {
     Damaged(String),
     #[error("has a {kind} at {key} that is not ours: name another namespace")]
     ForeignKey { key: String, kind: String },
-    #[error("has schema {0}, this program knows {SCHEMA}: use the program that made it")]
-    Schema(String),
+    #[error(transparent)]
+    Schema(#[from] OtherSchema),
     #[error(
         "has schema {EARLIER}, this program writes schema {SCHEMA}, which sidecars that run cannot read: {}; upgrade them \
-         first", listed(.0)
+         first (`tollgate status` lists their versions)", listed(.0)
     )]
     LeavesBehind(Vec<String>),
 }

@@ -7,6 +7,7 @@ use rusqlite::{ErrorCode, ffi};
 use super::migration::EARLIER;
 use super::schema::SCHEMA_VERSION;
 use crate::random::NoEntropy;
+use crate::store::schema::OtherSchema;
 use crate::store::{Contradiction, NoRegistry, StoreError};
 use crate::token::grant::Damaged;
 
@@ -52,13 +53,11 @@ pub(super) enum Unusable {
     NotSqlite,
     #[error("is the database of another program: name another file")]
     OtherProgram,
+    #[error(transparent)]
+    Schema(#[from] OtherSchema),
     #[error(
-        "has version {0}, this program knows versions {EARLIER} and {SCHEMA_VERSION}: use the program that made it"
-    )]
-    Version(u32),
-    #[error(
-        "has version {EARLIER}, this program makes version {SCHEMA_VERSION} of it, which the sidecar {name} ({version}) \
-         that runs here could not read: stop it, or restart it with this program, first"
+        "has schema {EARLIER}, this program makes it schema {SCHEMA_VERSION}, which the sidecar {name} ({version}) that runs \
+         here could not read: stop it, or restart it with this program, first"
     )]
     LeavesBehind { name: String, version: String },
     #[error("is not empty, and nothing is written over: name another place, or move what is there away")]

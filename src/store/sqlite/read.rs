@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use serde::de::DeserializeOwned;
 
 use super::fault::{BadRow, DatabaseFault};
-use super::{blob, from_key, key};
+use super::{blob, from_key, key, schema};
 use crate::hex::Hex;
 use crate::store::{
     Changes, CommitId, Epoch, Head, LogEntry, Position, Revision, SnapshotItem, Stamp, StateFilter, Subject,
@@ -16,6 +16,7 @@ use crate::token::{Digest, Grant, HistoryEntry, MAX_HISTORY, TokenId, TokenRecor
 const CHUNK: usize = 256;
 
 pub(super) fn position(connection: &Connection) -> Result<Position, DatabaseFault> {
+    schema::known(connection)?;
     let mut statement = connection.prepare_cached("SELECT epoch, revision, checksum, head FROM meta")?;
     let position = statement.query_row([], |row| {
         let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);

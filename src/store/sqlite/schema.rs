@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use super::fault::{DatabaseFault, Unusable};
 use super::migration::{self, EARLIER};
 use crate::random;
+use crate::store::schema::OtherSchema;
 use crate::store::{Head, NoRegistry};
 
 /// Marks the file as ours (`TGAT`), see `PRAGMA application_id`.
@@ -166,14 +167,26 @@ fn inspect(connection: &Connection) -> Result<Content, DatabaseFault> {
         (Ok(0), _) if tables == 0 => Ok(Content::Empty),
         (Ok(APPLICATION_ID), SCHEMA_VERSION) => Ok(Content::Store),
         (Ok(APPLICATION_ID), EARLIER) => Ok(Content::Earlier),
-        (Ok(APPLICATION_ID), _) => Err(Unusable::Version(version).into()),
+        (Ok(APPLICATION_ID), version) => Err(other(version).into()),
         _ => Err(Unusable::OtherProgram.into()),
     }
 }
 
 /// Which layout the file has.
 pub(super) fn version(connection: &Connection) -> Result<u32, DatabaseFault> {
-    Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+    Ok(connection.prepare_cached("PRAGMA user_version")?.query_row([], |row| row.get(0))?)
+}
+
+/// Which layout a file has that was opened: this version's. A later version may have made another of it since.
+pub(super) fn known(connection: &Connection) -> Result<u32, DatabaseFault> {
+    match version(connection)? {
+        SCHEMA_VERSION => Ok(SCHEMA_VERSION),
+        version => Err(other(version).into()),
+    }
+}
+
+fn other(version: u32) -> Unusable {
+    OtherSchema { found: version.to_string(), earlier: EARLIER }.into()
 }
 
 /// In one transaction, so that the file is ours whole or not at all; and before the file is switched to WAL, so that

@@ -118,6 +118,10 @@ impl Records for FaultyStore {
         self.check_user_read()?.user_by_name(name).await
     }
 
+    async fn schema(&self) -> Result<u32, StoreError> {
+        self.check()?.schema().await
+    }
+
     async fn token_set(&self, user: UserId) -> Result<Option<CommitId>, StoreError> {
         self.check()?.token_set(user).await
     }
