@@ -24,10 +24,10 @@ use super::layout::{self, Key, SCHEMA};
 use super::link::Use;
 use super::log::LoggedFields;
 use super::unusable::Unusable;
-use super::{Access, RedisStore, script, tenure};
+use super::{Access, RedisStore, read, script, tenure};
 use crate::store::archive::{CopyError, Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding};
 use crate::store::{Change, CommitId, NoRegistry, Position, Retention, Settings, StoreError};
-use crate::token::{HistoryEntry, TokenId, UserId};
+use crate::token::{TokenId, UserId};
 
 const BEGIN: &str = include_str!("begin.lua");
 const FILL: &str = include_str!("fill.lua");
@@ -207,17 +207,19 @@ impl Reader<'_> {
 
     /// Tokens, with their histories; those without a record are no more.
     async fn tokens(&self, ids: &[Vec<u8>], records: Values) -> Result<(), Fault> {
-        let histories = self.values(Key::History, ids).await?;
+        let mut named = Vec::with_capacity(ids.len());
+        for id in ids {
+            named.push(self.id::<TokenId>(Key::Tokens, id)?);
+        }
+        let keys: Vec<_> = named.iter().map(|id| id.to_ascii()).collect();
+        let histories = read::histories(self.access, Use::Bulk, &keys).await?;
         let mut tokens = Vec::with_capacity(ids.len());
-        for (id, (record, history)) in ids.iter().zip(records.iter().zip(&histories)) {
+        for ((id, key), (record, history)) in named.into_iter().zip(&keys).zip(records.iter().zip(histories)) {
             let Some(record) = record else {
-                tokens.push(Item::NoToken(self.id(Key::Tokens, id)?));
+                tokens.push(Item::NoToken(id));
                 continue;
             };
-            let token = layout::parse_record(record).map_err(|problem| self.damaged(Key::Tokens, id, &problem))?;
-            let lines = history.iter().flat_map(|lines| lines.split(|byte| *byte == b'\n'));
-            let history: Result<Vec<HistoryEntry>, _> = lines.map(serde_json::from_slice).collect();
-            let history = history.map_err(|problem| self.damaged(Key::History, id, &problem.to_string()))?;
+            let token = layout::parse_record(record).map_err(|problem| self.damaged(Key::Tokens, key, &problem))?;
             tokens.push(Item::Token(TokenItem { record: token.record, version: token.version, history }));
         }
         self.hand_over(tokens).await
