@@ -39,11 +39,70 @@ impl Bounds {
     }
 }
 
+/// Fresh for so long, or for as long as the shortest bound, an outage is over: a line that is nearly too slow for a bound makes
+/// one outage, and not one a second.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Requests are refused, or were until a moment ago.
+struct Outage {
+    /// The last proof before it.
+    since: Instant,
+    /// How many bounds were passed at the worst.
+    worst: usize,
+    /// Since when the shortest one is; `None`: it is not any more.
+    refusing: Option<Instant>,
+    /// How long requests were refused before that.
+    refused: Duration,
+    /// Since when none are.
+    fresh: Instant,
+}
+
+impl Outage {
+    fn begin(since: Instant) -> Self {
+        Self { since, worst: 0, refusing: None, refused: Duration::ZERO, fresh: since }
+    }
+
+    /// So many bounds are passed now.
+    fn move_to(&mut self, passed: usize, bounds: &[Bound], proven: Instant, now: Instant) {
+        match (self.refusing, bounds.first()) {
+            (None, Some(first)) if passed > 0 => self.refusing = Some(proven + first.within),
+            (Some(refusing), _) if passed == 0 => {
+                self.refused += now.duration_since(refusing);
+                (self.refusing, self.fresh) = (None, now);
+            }
+            _ => {}
+        }
+        for bound in bounds.get(self.worst..passed).unwrap_or_default() {
+            tracing::error!(
+                permissions = bound.permissions,
+                bound_seconds = bound.within.as_secs_f64(),
+                "requests are refused: for too long the replica was not proven to be the store's"
+            );
+        }
+        self.worst = self.worst.max(passed);
+    }
+
+    /// When it is over, if nothing happens until then.
+    fn ends_at(&self, bounds: &[Bound]) -> Option<Instant> {
+        let settled = bounds.first().map_or(SETTLED, |first| first.within.min(SETTLED));
+        self.refusing.is_none().then_some(self.fresh + settled)
+    }
+
+    fn log_end(&self) {
+        tracing::warn!(
+            stale_seconds = self.fresh.duration_since(self.since).as_secs_f64(),
+            refused_seconds = self.refused.as_secs_f64(),
+            "the replica is fresh again: requests are served"
+        );
+    }
+}
+
 /// Watches the replica's staleness. Never ends; may be dropped at any point.
 pub(crate) async fn watch(replica: Arc<Replica>, Bounds(bounds): Bounds) {
     let timer = Timer::new();
-    // How many bounds were passed, and since which proof.
-    let (mut passed, mut since) = (0, None);
+    let mut outage: Option<Outage> = None;
+    // How many bounds are passed.
+    let mut passed = 0;
     loop {
         let confirmed = replica.confirmed.notified();
         let Some(proven) = replica.proven() else {
@@ -53,23 +112,19 @@ pub(crate) async fn watch(replica: Arc<Replica>, Bounds(bounds): Bounds) {
         let now = Instant::now();
         let staleness = now.duration_since(proven);
         let found = bounds.iter().take_while(|bound| staleness > bound.within).count();
-        if found < passed {
-            log_passed(&bounds, since, proven);
-            (passed, since) = (0, None);
-        }
-        for bound in bounds.get(passed..found).unwrap_or_default() {
-            tracing::error!(
-                permissions = bound.permissions,
-                bound_seconds = bound.within.as_secs_f64(),
-                "requests are refused: for too long the replica was not proven to be the store's"
-            );
+        if found > 0 || outage.is_some() {
+            outage.get_or_insert_with(|| Outage::begin(proven)).move_to(found, &bounds, proven, now);
         }
         if found > passed {
-            (passed, since) = (found, since.or(Some(proven)));
             replica.announce(true);
         }
-        // The first moment at which it is staler than that.
-        let due = bounds.get(passed).map(|bound| proven + bound.within + Duration::from_nanos(1));
+        passed = found;
+        let over = outage.take_if(|outage| outage.ends_at(&bounds).is_some_and(|end| end <= now));
+        over.iter().for_each(Outage::log_end);
+        // The first moment at which it is staler than that, or has been fresh for long enough.
+        let passes = bounds.get(passed).map(|bound| proven + bound.within + Duration::from_nanos(1));
+        let ends = outage.as_ref().and_then(|outage| outage.ends_at(&bounds));
+        let due = passes.into_iter().chain(ends).min();
         tokio::select! {
             // While none is passed, a proof is only looked for when the bound would be.
             () = confirmed, if passed > 0 => {}
@@ -77,16 +132,6 @@ pub(crate) async fn watch(replica: Arc<Replica>, Bounds(bounds): Bounds) {
             () = std::future::pending(), if passed == 0 && due.is_none() => {}
         }
     }
-}
-
-fn log_passed(bounds: &[Bound], since: Option<Instant>, proven: Instant) {
-    let stale = since.map_or(Duration::ZERO, |since| proven.duration_since(since));
-    let refused = bounds.first().map_or(Duration::ZERO, |bound| stale.saturating_sub(bound.within));
-    tracing::warn!(
-        stale_seconds = stale.as_secs_f64(),
-        refused_seconds = refused.as_secs_f64(),
-        "the replica is fresh again: requests are served"
-    );
 }
 
 #[cfg(test)]
@@ -131,5 +176,20 @@ mod tests {
         // The promptest, since a busy machine can make any single one late.
         assert!(latest < Duration::from_millis(20), "{latest:?}");
         alarm.abort();
+    }
+
+    /// What it says is what was refused, from the bound on, whatever is proven in between.
+    #[test]
+    fn an_outage_is_one_however_often_it_is_nearly_over() {
+        let bounds = [2, 10].map(|seconds| Bound { within: Duration::from_secs(seconds), permissions: String::new() });
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut outage = Outage::begin(start);
+        // Both bounds are passed; then a late proof ends one of them, and a later one both for a second.
+        for (passed, proven, now) in [(1, 0, 3), (2, 0, 11), (1, 5, 12), (0, 12, 13), (1, 12, 15), (0, 20, 20)] {
+            outage.move_to(passed, &bounds, at(proven), at(now));
+            assert_eq!(outage.ends_at(&bounds), (passed == 0).then(|| at(now + 2)), "{now}");
+        }
+        assert_eq!((outage.worst, outage.refused.as_secs(), outage.fresh), (2, 11 + 6, at(20)));
     }
 }
