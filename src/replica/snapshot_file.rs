@@ -446,7 +446,9 @@ fn write_items<W: io::Write>(
     let (basis, _) = replica.ledger().progress();
     let position = *replica.position.borrow();
     let owners = replica.ledger().owners();
-    let held = replica.ledger().held();
+    let mut held = replica.ledger().held();
+    // Until the next run has come to that commit in the log, or to its loss.
+    held.extend(replica.ledger().announced());
     encoder.owners(&owners)?;
     encoder.held(&held)?;
     let mut index = 0;

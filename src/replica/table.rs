@@ -250,10 +250,11 @@ impl Ledger {
         names
     }
 
-    /// What an earlier run held a user to. Comes after the user.
+    /// What an earlier run held a user to, or what was announced to it. Comes after the user.
     pub(super) fn hold(&mut self, id: UserId, seen: Seen) {
         let slot = self.owner(id);
-        slot.held = Some(seen);
+        slot.held = slot.held.filter(|held| held.role <= seen.role).or(Some(seen));
+        let seen = slot.held.unwrap_or(seen);
         slot.entry.set_role(slot.known.and_then(|known| known.authority()).min(seen.role));
     }
 

@@ -44,7 +44,7 @@ mod unusable;
 mod watch;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Pipeline, ToRedisArgs, cmd};
@@ -95,6 +95,8 @@ struct Access {
     quorum: u32,
     /// The last commit, if not all replicas that could be promoted have confirmed it.
     pending: Mutex<Option<Pending>>,
+    /// When the position was proven last, and how long that was after the time before.
+    probed: Mutex<(Option<Instant>, Duration)>,
     subscriber: Arc<Subscriber>,
     pace: ReadPace,
     /// For recalled digests, which are read over the main connection.
@@ -119,6 +121,7 @@ impl RedisStore {
             name,
             quorum: settings.quorum_replicas,
             pending: Mutex::default(),
+            probed: Mutex::default(),
             subscriber,
             pace: ReadPace::new(),
             recall_pace: ReadPace::new(),

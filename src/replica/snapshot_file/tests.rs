@@ -268,6 +268,7 @@ fn while_more_is_known_than_the_table_shows_revocations_are_written_and_nothing_
     file.save_now(Some(later(2)));
     let (replica, machine) = load(&folder, later(3));
     assert!(replica.proven().is_none() && replica.lookup(&digest(5)).is_none());
+    assert!(replica.lookup(&digest(4)).is_none() && replica.held_users() == ["user 1"], "until its turn has come");
     assert!(replica.status().grants == 7 && machine != Synchroniser::new(), "it goes on from there");
     run.replica.reach(later(2).at);
     run.replica.confirm(later(2).at);

@@ -185,10 +185,17 @@ impl Ledger {
         if !self.ahead.is_any() {
             return false;
         }
-        let announced = self.ahead.announced(as_of).into_iter();
+        let announced = self.ahead.announced(|received| received <= as_of).into_iter();
         let lost = announced.fold(false, |narrowed, (user, seen)| self.hold_if_lost(user, seen) | narrowed);
         self.ahead.release_reached(as_of);
         lost
+    }
+
+    /// Users who are announced to become narrower than the table shows.
+    pub(in crate::replica) fn announced(&self) -> Vec<(UserId, Seen)> {
+        let mut announced = self.ahead.announced(|_| true);
+        announced.retain(|(id, seen)| self.owners.get(id).is_some_and(|slot| seen.role < slot.entry.role()));
+        announced
     }
 
     fn promise(&self, grant: &Grant) -> Promise {
@@ -233,15 +240,15 @@ impl Ahead {
         }
     }
 
-    /// What was announced of users up to a proof as of this moment, and was not applied, nor anything else to the user since.
+    /// What was announced of users at some moments, and was not applied, nor anything else to the user since.
     /// As the commit before counts the one that the table had then, which is not the next before perhaps: what lies between is
     /// taken for a new word.
-    fn announced(&self, as_of: Instant) -> Vec<(UserId, Seen)> {
+    fn announced(&self, is_meant: impl Fn(Instant) -> bool) -> Vec<(UserId, Seen)> {
         let known = self.known.read();
         let all = known.users.iter().flat_map(|(user, all)| all.iter().map(|later| (*user, later)));
         all.filter_map(|(user, later)| match later.source {
             Source::Notice { stamp, received, since: Some(before), .. }
-                if received <= as_of && before.revision < stamp.revision =>
+                if is_meant(received) && before.revision < stamp.revision =>
             {
                 Some((user, Seen { role: later.state, touch: Touch { by: stamp, before: Some(before) } }))
             }

@@ -29,8 +29,10 @@ const LEASE: Duration = Duration::from_secs(15);
 /// How long it lasts where nobody could take over, once a fresh sidecar has reported.
 const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// Whose report prolongs it: who was proven fresh so long ago at most.
+/// Whose report prolongs it: who was proven fresh so long ago at most, or twice as long as it is from one of its probes to the
+/// next, if that is longer, up to [`LONGEST`].
 const FRESH: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// Where `INFO` has what is looked at here.
 pub(super) const SECTIONS: &[&str] = &["server", "replication", "stats"];
@@ -150,12 +152,29 @@ pub(super) async fn make_up(access: &Access) -> Result<(), Fault> {
     Ok(())
 }
 
+/// How fresh a sidecar must be that prolongs it, with so long from one of its probes to the next.
+fn fresh_within(between_probes: Duration) -> Duration {
+    (2 * between_probes).clamp(FRESH, LONGEST)
+}
+
 /// Prolongs it with a report, if the sidecar's freshness says who is the primary: where somebody could take over, until
 /// the next ones, and else for good.
 pub(super) fn prolong(access: &Access, report: &Report, commands: &mut Pipeline) {
-    let is_fresh = report.staleness_ms.is_some_and(|staleness| u128::from(staleness) <= FRESH.as_millis());
-    if is_fresh {
+    let fresh = fresh_within(access.probed.lock().1);
+    if report.staleness_ms.is_some_and(|staleness| u128::from(staleness) <= fresh.as_millis()) {
         let end = if access.link.is_followed() { LEASE } else { FOR_GOOD };
         commands.cmd("PEXPIRE").arg(access.layout.key(Key::Tenure)).arg(end.as_millis()).ignore();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sidecar that asks every twenty seconds is nearly always older than five.
+    #[test]
+    fn who_probes_seldom_may_be_staler() {
+        let fresh = [0, 1, 20, 3600].map(|seconds| fresh_within(Duration::from_secs(seconds)).as_secs());
+        assert_eq!(fresh, [5, 5, 40, 60]);
     }
 }
