@@ -198,12 +198,14 @@ fn typed(section: &str, url: &str) -> String {
     let (_, section) = page.split_once(&format!("\n## {section}\n")).expect("the section");
     let section = section.split("\n## ").next().expect("one at least");
     let lines: Vec<_> = section.lines().map(str::trim).filter(|line| line.starts_with("tollgate ")).collect();
+    // With a backup of their own, see `later`.
+    let lines: Vec<_> = lines.into_iter().take_while(|line| !line.contains("store restore")).collect();
     assert!(!lines.is_empty());
     tollgate(&lines.join("\n"), url)
 }
 
 /// Runs some lines of a shell with this program.
-fn tollgate(lines: &str, url: &str) -> String {
+pub(crate) fn tollgate(lines: &str, url: &str) -> String {
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_tollgate"));
     let path = format!("{}:/usr/bin:/bin", program.parent().expect("a directory").display());
     let mut command = Command::new("sh");

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tollgate::registry::Registry;
 use tollgate::store::{Absent, Batch, CommitError, SCHEMA, Store, StoreError, StoreUrl};
 
-use crate::earlier::Follower;
+use crate::earlier::{Follower, tollgate};
 use crate::harness::{RedisServer, eventually, operator};
 
 /// A store whose schema can be set.
@@ -18,9 +18,13 @@ enum Place {
 }
 
 impl Place {
+    fn empty() -> [Self; 2] {
+        [Self::Sqlite(TempDir::new().expect("a directory")), Self::Redis(RedisServer::start())]
+    }
+
     /// One with a registry.
     async fn all() -> [Self; 2] {
-        let places = [Self::Sqlite(TempDir::new().expect("a directory")), Self::Redis(RedisServer::start())];
+        let places = Self::empty();
         for place in &places {
             let store = place.open(Absent::Create).await.expect("opens");
             Registry::new(store).init(&operator(), "olga").await.expect("initialises");
@@ -106,5 +110,26 @@ async fn a_sidecar_whose_store_has_a_later_schema_grows_stale_until_it_has_not()
         let is_fresh = || async { follower.replica.proven() > proven };
         eventually("it is proven again", is_fresh).await;
         assert_eq!((status().resyncs, status().divergences), (0, 0));
+    }
+}
+
+/// As the page on upgrades says: a backup by the program that is replaced, and back to it.
+#[tokio::test]
+async fn from_a_later_version_the_way_back_is_a_backup() {
+    let page = include_str!("../../docs/upgrade.md");
+    let line = |command: &str| {
+        let found = page.lines().map(str::trim).find(|line| line.starts_with(command)).expect("it is on the page");
+        found.to_owned()
+    };
+    let (backup, restore) = (line("tollgate store backup"), line("tollgate store restore"));
+    for (place, empty) in Place::all().await.into_iter().zip(Place::empty()) {
+        let folder = TempDir::new().expect("a directory");
+        let here = |command: &str| format!("cd {} && {command}", folder.path().display());
+        tollgate(&here(&backup), &place.url());
+        let listed = tollgate("tollgate token list --json", &place.url());
+        place.set_schema(SCHEMA + 1);
+        tollgate(&here(&restore), &empty.url());
+        assert_eq!(tollgate("tollgate token list --json", &empty.url()), listed);
+        tollgate("tollgate status && tollgate user add anna --role viewer", &empty.url());
     }
 }
