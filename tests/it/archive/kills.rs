@@ -1,4 +1,5 @@
-//! SIGKILL at random points of copy, backup and restore: what there is afterwards is whole, or not there.
+//! SIGKILL at random points of copy, backup and restore: what there is afterwards is whole, or not there. And of import: what
+//! there is afterwards is whole, and the rest can follow.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -148,9 +149,66 @@ async fn kill(times: u32) {
     println!("{whole} were whole, {none} were not there");
 }
 
+/// Tokens of an import: several commits.
+const IMPORTED: u64 = 3000;
+
+/// A file of them, all of one owner.
+fn tokens_to_import(path: &std::path::Path) {
+    let line = |number: u64| {
+        let digest = tollgate::token::Digest::of(&number.to_le_bytes()).to_string();
+        format!(
+            "{{\"digest\":\"{digest}\",\"user\":\"olga\",\"description\":\"an agent\",\"permissions\":[\"heartbeat:write\"]}}\n"
+        )
+    };
+    fs::write(path, (0..IMPORTED).map(line).collect::<String>()).expect("writes");
+}
+
+/// Kills imports that many times in each kind of store. What is there then is whole tokens, as the registry's checksum says;
+/// and once more with what is missing it is all of them.
+async fn kill_imports(times: u32) {
+    let seed = fresh_seed();
+    println!("seed {seed}");
+    let (mut random, folder, server) =
+        (Random::new(seed), tempfile::tempdir().expect("a folder"), RedisServer::start());
+    let file = folder.path().join("tokens.jsonl");
+    tokens_to_import(&file);
+    for round in 0..times {
+        for url in [server.url(), sqlite(&folder.path().join(format!("{round}.db")))] {
+            assert_eq!(server.cli(&["flushall"]), "OK");
+            done(&tollgate(&url, &["init", "--owner", "olga"]));
+            let arguments = ["--store", &url, "token", "import", text(&file), "--skip-existing"];
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+            command.env_clear().args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut child = command.spawn().expect("runs");
+            let store = open(&url, Absent::Refuse).await;
+            let tokens = async || dumped(&*store).await.0.tokens;
+            // As soon as there are so many: at any point of a commit.
+            let enough = random.below(usize::try_from(IMPORTED).expect("few")) as u64;
+            while tokens().await <= enough && child.try_wait().expect("asks").is_none() {}
+            child.kill().expect("kills");
+            child.wait().expect("ends");
+            let found = tokens().await - 1;
+            assert!(found <= IMPORTED && found.is_multiple_of(500), "{found}: each commit is whole");
+            done(&tollgate(&url, &arguments[2..]));
+            assert_eq!(tokens().await - 1, IMPORTED);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_killed_is_whole_or_not_there() {
     kill(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_is_killed_goes_on() {
+    kill_imports(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes"]
+async fn an_import_that_is_killed_two_hundred_times_goes_on() {
+    kill_imports(100).await;
 }
 
 /// The same two hundred times: `cargo test --test it -- --ignored two_hundred`.
