@@ -81,7 +81,7 @@ fn filled(size: u64) -> Replica {
         };
         replica.merge(&SnapshotItem::Grant(Digest::of(raw_token(number).as_bytes()), grant));
     }
-    replica.sweep(true, tollgate::clock::Instant::now());
+    replica.sweep();
     replica
 }
 

@@ -377,10 +377,24 @@ impl Replica {
         checksum
     }
 
-    /// Closes the snapshot: removes what neither it nor the changes since have shown. With `absence_proves`, what is
-    /// gone was revoked or deleted, and stays so.
-    pub fn sweep(&self, absence_proves: bool, now: Instant) {
-        let narrowed = self.ledger().sweep(&self.grants, absence_proves, now);
+    /// Closes the snapshot: removes what neither it nor the changes since have shown. What is gone is among
+    /// [`Replica::vanished`] from then on.
+    pub fn sweep(&self) {
+        let narrowed = self.ledger().sweep(&self.grants);
+        self.announce(narrowed);
+    }
+
+    /// The first of those tokens that the store showed and then did not, without a commit that was seen to take them away: it
+    /// was not read yet which of them the store knows as revoked or deleted.
+    #[must_use]
+    pub fn vanished(&self, most: usize) -> Vec<Digest> {
+        self.ledger().vanished(most)
+    }
+
+    /// The store was asked whether it knows these as revoked or deleted, the first of [`Replica::vanished`]: those stay so, and
+    /// the others may come again.
+    pub fn explain(&self, vanished: &[Digest], is_removed: &[bool], now: Instant) {
+        let narrowed = self.ledger().explain(&self.grants, vanished, is_removed, now);
         self.announce(narrowed);
     }
 

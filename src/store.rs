@@ -12,6 +12,7 @@
 //!            ◄─ changes(after) ──  the log, trimmed
 //!            ◄─ snapshot() ──────  everything a replica holds
 //!            ◄─ ancestor(), items()  after lost writes: from where on, and what, to read again
+//!            ◄─ removed() ───────  of tokens that are gone: whether they were revoked or deleted
 //!            ── recall() ──────►  revocations that the store has lost
 //!   reporter ── report() ──────►  how a sidecar is; tollgate status and --wait read it
 //! ```
@@ -434,6 +435,10 @@ pub trait Feed: Send + Sync + 'static {
 
     /// Of these, what a replica holds: an item for each that there is, in any order. Commits may come in between.
     async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError>;
+
+    /// Which of these digests are those of tokens that were revoked, or deleted as far as the store remembers: of the first of
+    /// them, as many as are carried at once, and one at least.
+    async fn removed(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError>;
 
     /// Starts watching. Every commit that becomes visible after this call leads to at least one notice, unless notices
     /// are lost on the way.

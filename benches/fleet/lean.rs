@@ -165,6 +165,10 @@ impl Feed for Lean {
         Ok(self.feed.items(of).await?.into_iter().filter_map(shown).collect())
     }
 
+    async fn removed(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        self.feed.removed(digests).await
+    }
+
     fn watch(&self) -> Box<dyn Watch> {
         Box::new(LeanWatch { watch: self.feed.watch(), hidden: Arc::clone(&self.hidden), heard: None })
     }

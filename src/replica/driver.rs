@@ -2,6 +2,7 @@
 
 mod fetch;
 mod recall;
+mod vanished;
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use self::fetch::Fetch;
 use self::recall::Recalls;
+use self::vanished::Vanished;
 use super::Replica;
 use super::presence::Presence;
 use super::sync::{Finding, Input, Read, Remedy, Synchroniser, Table};
@@ -81,6 +83,7 @@ pub async fn resume(
             },
             outcome = outcome_of(&mut driver.reading) => driver.receive(outcome),
             () = driver.recalls.written() => continue,
+            () = driver.vanished.answered() => continue,
             () = driver.fetch.is_due() => match driver.fetch.take(driver.machine.position()) {
                 true => Input::Notice(Notice::Moved),
                 false => continue,
@@ -190,6 +193,7 @@ struct Driver<'a> {
     /// Where a snapshot that broke off goes on.
     bookmark: Arc<Mutex<Option<Bookmark>>>,
     recalls: Recalls<'a>,
+    vanished: Vanished<'a>,
     fetch: Fetch,
     /// Attempts since the replica was last confirmed.
     attempts: u32,
@@ -223,6 +227,7 @@ impl<'a> Driver<'a> {
             recalls_as_of: None,
             bookmark,
             recalls,
+            vanished: Vanished::new(replica, store),
             fetch: Fetch::default(),
             attempts,
             failing,
@@ -304,7 +309,7 @@ impl<'a> Driver<'a> {
             let mut bookmark = self.bookmark();
             *bookmark = bookmark.take_if(goes_on);
         }
-        let failed = input == Input::Failed;
+        let (failed, is_answered) = (input == Input::Failed, matches!(input, Input::Position(_)));
         let mut writer = ReplicaTable {
             replica: self.replica,
             counts_from: self.known_since,
@@ -317,6 +322,9 @@ impl<'a> Driver<'a> {
             if self.machine.is_caught_up() {
                 self.recalls.check(as_of);
             }
+        }
+        if is_answered {
+            self.vanished.check();
         }
         let position = self.machine.position();
         self.replica.set_position(position);
@@ -523,8 +531,8 @@ impl Table for ReplicaTable<'_> {
         self.replica.repair(subjects, found)
     }
 
-    fn sweep(&mut self, absence_proves: bool, now: Instant) {
-        self.replica.sweep(absence_proves, now);
+    fn sweep(&mut self) {
+        self.replica.sweep();
     }
 
     fn confirm(&mut self, as_of: Instant) {

@@ -253,7 +253,7 @@ impl SnapshotFile {
                     "the replica was loaded from the snapshot file"
                 );
                 match trailer.position {
-                    Some((position, reaches)) => Synchroniser::resumed(position, reaches, found),
+                    Some((position, _)) => Synchroniser::resumed(position, found),
                     None => Synchroniser::new(),
                 }
             }
@@ -264,7 +264,7 @@ impl SnapshotFile {
             Err(reason) => {
                 // Nothing of it was served: nothing was proven.
                 self.replica.begin_merge();
-                self.replica.sweep(false, now);
+                self.replica.sweep();
                 tracing::warn!(%file, %reason, "the snapshot file is ignored: the replica is read from the store");
                 Synchroniser::new()
             }

@@ -32,14 +32,9 @@
 //!   that would show it: what the table does not have by then, the store has lost.
 //! - **What was read is never undone by what came before it.** A snapshot, or what was read again, is later than log entries
 //!   that are applied over it. Where these let in more, what was read goes on to count until the next proof.
-//! - **Absence proves revocation only within one unbroken history**: the snapshot continues the epoch and revision that
-//!   the replica was settled at, and nothing pointed to a store that lost writes. Whether it is unbroken cannot be read
-//!   off the log, which is gone. What remains is a store that loses writes, comes back to our revision by other commits,
-//!   and no longer has the log from there on, all between two of our questions: that takes more commits than the log
-//!   holds, so either a burst of them or that we are cut off for long. A token whose creation was among the lost writes
-//!   then counts as revoked. That matters only if the same raw token is imported again, within the life of a tombstone:
-//!   it is refused, and recalled like any token that was revoked. The other choice is that a token comes back which was
-//!   revoked and refused here already.
+//! - **Absence proves nothing.** A snapshot that does not show a token any more leaves open whether it was revoked, or whether
+//!   the store has lost that it was created. Which of them, the store is asked: what it knows as revoked or deleted stays so.
+//!   That too is the table's affair, and the driver's.
 
 mod finding;
 mod history;
@@ -65,8 +60,8 @@ pub trait Table {
     /// The store has lost writes about these, and shows them as `found`, or no longer; returns the checksum, as `apply`.
     /// That one is gone does not say that it was revoked.
     fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], now: Instant) -> u64;
-    /// Removes what the latest snapshot and the changes since have not shown.
-    fn sweep(&mut self, absence_proves: bool, now: Instant);
+    /// Removes what the latest snapshot and the changes since have not shown. That does not say that it was revoked.
+    fn sweep(&mut self);
     /// Everything committed before `as_of` is in the table.
     fn confirm(&mut self, as_of: Instant);
 }
@@ -138,7 +133,8 @@ pub struct Synchroniser {
     probe_wanted: bool,
     /// The position was read last: what it showed is read before it is asked for again.
     probed_last: bool,
-    past: Past,
+    /// By what the latest snapshot differed from the store's checksum.
+    suspect: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -178,15 +174,6 @@ enum Reading {
     Snapshot,
 }
 
-/// What is remembered across resyncs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-struct Past {
-    /// Where the replica was last settled, while nothing speaks against the store having gone on from there.
-    lineage: Option<(Epoch, Revision)>,
-    /// By what the latest snapshot differed from the store's checksum.
-    suspect: Option<u64>,
-}
-
 impl Synchroniser {
     /// Nothing is known yet; the first [`Input::Tick`] sets it going.
     #[must_use]
@@ -196,18 +183,15 @@ impl Synchroniser {
             reading: None,
             probe_wanted: false,
             probed_last: false,
-            past: Past::default(),
+            suspect: None,
         }
     }
 
     /// The table was filled by an earlier run's work, as if by a snapshot: it holds what the store had at `position`,
-    /// mixed with later commits up to `reaches`, and its checksum is `found`. Nothing of that proves freshness.
+    /// mixed with later commits, and its checksum is `found`. Nothing of that proves freshness.
     #[must_use]
-    pub fn resumed(position: Position, reaches: Revision, found: u64) -> Self {
-        let state = State::Synced(Synced::new(position, found));
-        // An earlier run was settled there. A store below `reaches` has lost some of it, so absence proves nothing.
-        let lineage = Some((position.epoch, position.revision.max(reaches)));
-        Self { state, past: Past { lineage, suspect: None }, ..Self::new() }
+    pub fn resumed(position: Position, found: u64) -> Self {
+        Self { state: State::Synced(Synced::new(position, found)), ..Self::new() }
     }
 
     /// The store's position that the table has reached; `None` until it is settled.
@@ -237,7 +221,7 @@ impl Synchroniser {
     /// An answer must be to the one outstanding read, and `now` must be a moment before the returned read is sent.
     pub fn on<T: Table>(&mut self, input: Input, now: Instant, table: &mut T) -> Step {
         let mut step = Step::default();
-        let mut scene = Scene { table, now, past: &mut self.past, step: &mut step };
+        let mut scene = Scene { table, now, suspect: &mut self.suspect, step: &mut step };
         let outcome = match (input, self.reading) {
             (Input::Tick, _) => {
                 self.probe_wanted = true;
@@ -338,16 +322,7 @@ impl Synchroniser {
     /// Whether it can be repaired.
     fn lose(&mut self, why: Finding) -> bool {
         let state = std::mem::replace(&mut self.state, State::Unsynced { answered: false, repair: None });
-        let State::Synced(synced) = state else {
-            self.past.lineage = None;
-            return false;
-        };
-        self.past.lineage = match (why, &synced.trust) {
-            // Being too slow breaks no history.
-            (Finding::LogTruncated(_), Trust::Settled { .. }) => Some((synced.epoch, synced.revision())),
-            (Finding::LogTruncated(_), Trust::Unsettled { .. }) => self.past.lineage,
-            _ => None,
-        };
+        let State::Synced(synced) = state else { return false };
         let repair = if why.remedy() == Remedy::Repair { Repair::of(synced) } else { None };
         let can_be_repaired = repair.is_some();
         self.state = State::Unsynced { answered: false, repair: repair.map(Box::new) };
@@ -365,7 +340,7 @@ impl Default for Synchroniser {
 struct Scene<'a, T> {
     table: &'a mut T,
     now: Instant,
-    past: &'a mut Past,
+    suspect: &'a mut Option<u64>,
     step: &'a mut Step,
 }
 
@@ -421,9 +396,6 @@ fn take_position<T: Table>(
             return Err(Finding::OtherEpoch(position.epoch));
         }
         State::Unsynced { answered, .. } => {
-            let continues =
-                |(epoch, revision): &(Epoch, Revision)| position.epoch == *epoch && position.revision >= *revision;
-            scene.past.lineage = scene.past.lineage.filter(continues);
             *answered = true;
             return Ok(());
         }

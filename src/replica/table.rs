@@ -10,7 +10,7 @@
 
 mod ahead;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher as _, BuildHasherDefault};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -79,8 +79,9 @@ pub(super) struct Ledger {
     /// XOR of the fingerprints of everything stamped with `generation`.
     checksum: u64,
     generation: Generation,
-    /// The last generation that was swept: entries stamped with it were known to be the store's.
-    proven: Generation,
+    /// Tokens that the store showed and then did not, without a commit that was seen to take them away. No more than could get
+    /// tombstones.
+    vanished: VecDeque<Digest>,
     /// How often lost writes were made up for.
     mended: u64,
     /// The latest entry of the log that was applied since the current generation was opened, or last mended.
@@ -213,7 +214,7 @@ impl Ledger {
             recalled: Recalled::default(),
             checksum: 0,
             generation: Generation::default(),
-            proven: Generation::default(),
+            vanished: VecDeque::new(),
             mended: 0,
             applied: Revision::default(),
             damaged: 0,
@@ -393,30 +394,34 @@ impl Ledger {
     /// Removes what the store no longer has.
     fn forget(&mut self, grants: &Grants, subject: &Subject) -> bool {
         let narrowed = match subject {
-            Subject::Token(digest) => self.take_grant(grants, digest),
+            Subject::Token(digest) => {
+                let is_held = self.take_grant(grants, digest);
+                if is_held && self.vanished.len() < tombstone::LIMIT {
+                    self.vanished.push_back(*digest);
+                }
+                is_held
+            }
             Subject::User(id) => self.remove_owner(*id),
         };
         self.ahead.forget_reading(subject);
         narrowed
     }
 
-    /// Removes what the current generation has not seen. With `absence_proves`, what is gone since the last sweep was
-    /// revoked or deleted and gets a tombstone; without, it may come back. Leftovers of merges that were never swept
-    /// prove nothing either way.
-    pub(super) fn sweep(&mut self, grants: &Grants, absence_proves: bool, now: Instant) -> bool {
-        let (generation, proven) = (self.generation, self.proven);
-        let (mut narrowed, mut vanished) = (false, Vec::new());
+    /// Removes what the current generation has not seen. Whether it was revoked or deleted, that does not say.
+    pub(super) fn sweep(&mut self, grants: &Grants) -> bool {
+        let generation = self.generation;
+        let gone = grants.iter().filter(|entry| entry.seen() != generation).count();
+        let vanished = &mut self.vanished;
+        // They may be a million: no more room than they need.
+        vanished.reserve_exact(gone.min(tombstone::LIMIT.saturating_sub(vanished.len())));
         grants.retain(|digest, entry| {
-            let seen = entry.seen();
-            narrowed |= seen != generation;
-            if absence_proves && seen == proven && seen != generation {
-                vanished.push(*digest);
+            let is_shown = entry.seen() == generation;
+            if !is_shown && vanished.len() < tombstone::LIMIT {
+                vanished.push_back(*digest);
             }
-            seen == generation
+            is_shown
         });
-        for digest in vanished {
-            self.tombstones.insert(digest, now);
-        }
+        let mut narrowed = gone > 0;
         self.suppressed.retain(|_, grant| grant.seen == generation);
         self.owners.retain(|_, slot| {
             if slot.seen != generation || slot.known.is_none() {
@@ -426,7 +431,24 @@ impl Ledger {
             slot.terms.retain(|_, terms| Arc::strong_count(terms) > 1);
             !slot.is_idle()
         });
-        self.proven = generation;
+        narrowed
+    }
+
+    /// See [`Replica::vanished`](super::Replica::vanished).
+    pub(super) fn vanished(&self, most: usize) -> Vec<Digest> {
+        self.vanished.iter().take(most).copied().collect()
+    }
+
+    /// Refuses those that the store knows as removed of these, the first of those that vanished.
+    pub(super) fn explain(&mut self, grants: &Grants, asked: &[Digest], is_removed: &[bool], now: Instant) -> bool {
+        let mut narrowed = false;
+        for (digest, is_removed) in asked.iter().zip(is_removed) {
+            self.vanished.pop_front_if(|vanished| vanished == digest);
+            narrowed |= *is_removed && self.refuse(grants, digest, now);
+        }
+        if self.vanished.is_empty() {
+            self.vanished = VecDeque::new();
+        }
         narrowed
     }
 
@@ -437,7 +459,6 @@ impl Ledger {
             self.refuse_aged(grants, digest, *age, now);
         }
         self.tombstones.expire(now);
-        self.proven = self.generation;
         self.reread = Reread::All { up_to: reaches };
     }
 

@@ -63,9 +63,9 @@ fn bumps(replica: &Replica, act: impl FnOnce(&Replica)) -> u64 {
 }
 
 /// Merges a snapshot that shows the user 1 and these tokens, and sweeps.
-fn resync(replica: &Replica, numbers: &[u8], absence_proves: bool) {
+fn resync(replica: &Replica, numbers: &[u8]) {
     merge(replica, numbers);
-    replica.sweep(absence_proves, Instant::now());
+    replica.sweep();
 }
 
 fn merge(replica: &Replica, numbers: &[u8]) {
@@ -191,7 +191,7 @@ fn terms_are_forgotten_with_their_last_grant() {
         ("changed", &|replica| _ = apply(replica, vec![Change::PutGrant(digest(2), narrower)])),
         ("given to another user", &|replica| _ = apply(replica, vec![put(2, 2)])),
         ("revoked ahead of its turn", &|replica| replica.revoke(&entry(vec![remove(2)]), now)),
-        ("swept", &|replica| resync(replica, &[], false)),
+        ("swept", &|replica| resync(replica, &[])),
     ];
     for (how, leave) in ways {
         let replica = with(&[1, 2]);
@@ -243,12 +243,12 @@ fn a_revoked_token_stays_revoked_whatever_the_store_says_later() {
     apply(&replica, vec![put(1, 1), put(2, 1)]);
     assert!(!knows(&replica, 1), "brought back by the log");
     assert!(!knows(&replica, 2), "removed before it was ever known");
-    resync(&replica, &[1, 2, 3], false);
+    resync(&replica, &[1, 2, 3]);
     assert!(!knows(&replica, 1) && !knows(&replica, 2) && knows(&replica, 3), "brought back by a snapshot");
     let mut suppressed = replica.suppressed();
     suppressed.sort_unstable();
     assert_eq!(suppressed, [(TokenId::from_u64(1), digest(1)), (TokenId::from_u64(2), digest(2))]);
-    resync(&replica, &[2, 3], false);
+    resync(&replica, &[2, 3]);
     assert_eq!(replica.suppressed(), [(TokenId::from_u64(2), digest(2))], "the store has dropped the other one");
 }
 
@@ -317,7 +317,7 @@ fn a_merge_serves_the_old_until_it_is_swept() {
     merge(&replica, &[2, 3]);
     assert!(knows(&replica, 1) && knows(&replica, 2) && knows(&replica, 3));
     assert_eq!(replica.checksum(), checksum(&[2, 3]), "only what the snapshot showed");
-    assert_eq!(bumps(&replica, |replica| replica.sweep(false, Instant::now())), 1);
+    assert_eq!(bumps(&replica, |replica| replica.sweep()), 1);
     assert!(!knows(&replica, 1) && knows(&replica, 2) && knows(&replica, 3));
     assert_eq!(replica.checksum(), checksum(&[2, 3]));
 }
@@ -328,35 +328,58 @@ fn changes_during_a_merge_survive_the_sweep() {
     merge(&replica, &[1, 1, 3]);
     assert_eq!(replica.checksum(), checksum(&[1, 3]), "an item that comes twice counts once");
     assert_eq!(apply(&replica, vec![put(4, 1), remove(3), remove(2)]), checksum(&[1, 4]));
-    replica.sweep(true, Instant::now());
+    replica.sweep();
     assert!(knows(&replica, 1) && knows(&replica, 4) && !knows(&replica, 2) && !knows(&replica, 3));
     assert_eq!(replica.checksum(), checksum(&[1, 4]));
 }
 
+/// That a snapshot does not show a token says nothing; that the store knows it as revoked does.
 #[test]
-fn absence_from_a_snapshot_is_a_revocation_only_where_it_proves_one() {
-    for absence_proves in [false, true] {
+fn what_vanished_stays_out_only_where_the_store_knows_that_it_was_removed() {
+    for is_removed in [false, true] {
         let replica = Replica::new();
-        resync(&replica, &[1, 2], false);
-        resync(&replica, &[2], absence_proves);
+        resync(&replica, &[1, 2]);
+        resync(&replica, &[2]);
         assert!(!knows(&replica, 1));
-        resync(&replica, &[1, 2], false);
-        assert_eq!(knows(&replica, 1), !absence_proves);
+        assert_eq!(replica.vanished(9), [digest(1)]);
+        replica.explain(&[digest(1)], &[is_removed], Instant::now());
+        assert_eq!((replica.vanished(9), replica.status().tombstones), (vec![], usize::from(is_removed)));
+        resync(&replica, &[1, 2]);
+        assert_eq!((knows(&replica, 1), knows(&replica, 2)), (!is_removed, true));
         assert_eq!(replica.checksum(), checksum(&[1, 2]));
     }
 }
 
 #[test]
-fn an_abandoned_merge_loses_nothing_resurrects_nothing_and_proves_nothing() {
+fn what_vanished_is_asked_about_page_by_page_and_what_came_back_meanwhile_goes() {
     let replica = Replica::new();
-    resync(&replica, &[1, 2, 3], false);
+    resync(&replica, &[1, 2, 3, 4]);
+    replica.repair(&[Subject::Token(digest(1))], &[]);
+    resync(&replica, &[]);
+    let all = replica.vanished(9);
+    assert_eq!((all.len(), all[0]), (4, digest(1)), "what was read again for a repair too");
+    resync(&replica, &[1]);
+    replica.explain(&all[..3], &[true, false], Instant::now());
+    assert!(!knows(&replica, 1), "the store shows it again: it has lost that it was revoked");
+    assert_eq!(replica.suppressed().len(), 1);
+    assert_eq!(replica.vanished(9), all[2..], "of the third of the page nothing was said");
+    assert_eq!(replica.vanished(1), all[2..3]);
+    apply(&replica, vec![remove(1), put(2, 1), remove(2)]);
+    assert_eq!(replica.vanished(9).len(), 2, "what was seen removed did not vanish");
+}
+
+#[test]
+fn an_abandoned_merge_loses_nothing_and_resurrects_nothing() {
+    let replica = Replica::new();
+    resync(&replica, &[1, 2, 3]);
     apply(&replica, vec![remove(1)]);
     merge(&replica, &[1, 2, 4]); // breaks off: 3 was not reached, 4 is new
     assert!(!knows(&replica, 1) && knows(&replica, 2) && knows(&replica, 3) && knows(&replica, 4));
-    resync(&replica, &[2, 3], true);
+    resync(&replica, &[2, 3]);
     assert!(!knows(&replica, 1) && knows(&replica, 2) && knows(&replica, 3) && !knows(&replica, 4));
-    resync(&replica, &[2, 3, 4], true);
-    assert!(knows(&replica, 4), "its absence proved nothing: no swept snapshot had ever shown it");
+    assert_eq!(replica.vanished(9), [digest(4)]);
+    resync(&replica, &[2, 3, 4]);
+    assert!(knows(&replica, 4));
 }
 
 #[test]
@@ -365,7 +388,7 @@ fn a_user_that_a_snapshot_does_not_show_has_no_standing() {
     replica.begin_merge();
     replica.merge(&SnapshotItem::Grant(digest(1), grant(1, 1)));
     assert!(knows(&replica, 1), "not before the sweep");
-    assert_eq!(bumps(&replica, |replica| replica.sweep(false, Instant::now())), 1);
+    assert_eq!(bumps(&replica, |replica| replica.sweep()), 1);
     assert!(!knows(&replica, 1));
     apply(&replica, vec![user(1, Role::Manager, true)]);
     assert!(knows(&replica, 1));
@@ -405,7 +428,7 @@ fn resync_with(replica: &Replica, owner: Owner, stamp: Stamp) {
         replica.merge(&SnapshotItem::Owner(UserId::from_u64(1), owner.clone(), stamp));
     }
     replica.merge(&SnapshotItem::Grant(digest(1), grant(1, 1)));
-    replica.sweep(false, Instant::now());
+    replica.sweep();
 }
 
 const fn by(id: u128, revision: u64) -> Stamp {

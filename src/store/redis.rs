@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Sidecars and registry commands have a Redis user each (`deploy/redis/users.acl`). A sidecar reads the position, the
-//! grants, the owners, the log and the recalled digests, and is notified of changes; it writes its own report, adds digests to
+//! grants, the owners, the log and the recalled digests, asks which digests were revoked or deleted, and is notified of changes; it writes its own report, adds digests to
 //! the recalled ones, and writes the key that a confirmed probe needs. It sees no records, and can neither commit nor
 //! announce a commit. A registry command may do everything within the namespace, and nothing else.
 //!
@@ -99,7 +99,7 @@ struct Access {
     probed: Mutex<(Option<Instant>, Duration)>,
     subscriber: Arc<Subscriber>,
     pace: ReadPace,
-    /// For recalled digests, which are read over the main connection.
+    /// For recalled and removed digests, which are read over the main connection.
     recall_pace: ReadPace,
     /// Where replicas are to be read from.
     followers: Option<Followers>,
@@ -377,6 +377,10 @@ impl Feed for RedisStore {
 
     async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
         self.map_fault("reading entries again", snapshot::items(&self.access, of).await).await
+    }
+
+    async fn removed(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        self.map_fault("asking which tokens were revoked", read::removed(&self.access, digests).await).await
     }
 
     fn watch(&self) -> Box<dyn Watch> {

@@ -371,6 +371,11 @@ impl Feed for SqliteStore {
         self.read("reading entries again", move |connection| read::items(connection, &of)).await
     }
 
+    async fn removed(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        let digests = digests.to_vec();
+        self.read("asking which tokens were revoked", move |connection| fleet::removed(connection, &digests)).await
+    }
+
     fn watch(&self) -> Box<dyn Watch> {
         let watch = self.shared.notices.watch();
         self.watching.get_or_init(|| Watching::start(Arc::clone(&self.shared)));

@@ -73,6 +73,7 @@ macro_rules! conforms {
                 watch::every_watcher_is_told
                 fleet::a_probe_tells_the_position
                 fleet::digests_of_deleted_tokens_are_retired
+                fleet::digests_of_revoked_and_deleted_tokens_are_removed
                 fleet::recalls_are_told_page_by_page_until_they_are_settled
                 fleet::what_is_recalled_meanwhile_hides_nothing
                 fleet::no_more_is_recalled_than_sidecars_take

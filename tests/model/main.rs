@@ -13,8 +13,6 @@
 //! - **Tombstones are never undone.** A token that a sidecar was told is revoked, it never accepts again, also not after
 //!   a restart, as far as its snapshot file goes.
 //! - **No good token is refused for good**, and none is unknown to a replica that was proven fresh since it was created.
-//!   (With larger bounds than these the first is not so, see the synchroniser's last rule: it takes a store that loses
-//!   writes, comes back to where it was by others, and trims its log, all between two questions.)
 //! - **Convergence.** If nothing breaks any more, a few probes make each sidecar equal to the store, and fresh; and the
 //!   store then knows of every revocation that it has lost and a sidecar has not.
 //!
@@ -171,6 +169,11 @@ impl Fleet {
                 world.sidecars.iter().any(|sidecar| sidecar.reads_a_snapshot() && sidecar.held.as_of.is_some())
             }));
         }
+        if self.bounds.trims > 0 {
+            reached.push(Property::sometimes("a store says what was revoked beyond its log", |_, world: &World| {
+                world.sidecars.iter().any(Sidecar::is_told_of_what_it_missed)
+            }));
+        }
         if self.bounds.waits > 0 {
             reached.push(Property::sometimes("a command says that a token is refused", |_, world: &World| {
                 world.registry.vouched != 0
@@ -213,7 +216,8 @@ fn converges(fleet: &Fleet, world: &World, sidecar: &Sidecar) -> bool {
     sidecar.settle(&mut store, fleet.tokens, world.clock);
     let (at, held) = (store.at(), &sidecar.held);
     let equal = sidecar.machine.position() == Some(at.position()) && held.checksum() == u64::from(at.active);
-    let exact = held.grants == at.active & !held.tombstones && held.suppressed == at.active & held.tombstones;
+    let exact = held.vanished == 0
+        && held.grants == at.active & !held.tombstones && held.suppressed == at.active & held.tombstones;
     equal && exact && held.as_of == Some(world.clock) && held.suppressed & !store.recalled == 0
 }
 
@@ -252,10 +256,11 @@ fn a_store_that_loses_writes_and_trims_its_log() {
     }
 }
 
-/// Their absence from a snapshot must not look like a revocation: they may be imported again.
+/// Their absence from a snapshot is no revocation, whatever else was committed since, and how far the log goes back: they may be
+/// imported again.
 #[test]
 fn a_store_that_loses_tokens_which_are_created_again() {
-    let bounds = Bounds { commits: 3, losses: 1, moves: 1, notices: false, ..NOTHING };
+    let bounds = Bounds { commits: 3, losses: 1, trims: 1, moves: 1, notices: false, ..NOTHING };
     Fleet::new(1, 2, FIRST, bounds).check("imports");
 }
 

@@ -18,10 +18,8 @@ pub(crate) struct Held {
     pub(crate) tombstones: Tokens,
     /// Of `grants` and `suppressed`: those that the latest snapshot, or a change since, has shown.
     seen: Tokens,
-    /// Of `grants`: those that the snapshot before has shown last, and that was swept.
-    proven: Tokens,
-    /// The latest snapshot was swept.
-    swept: bool,
+    /// Gone, and whether they were revoked the store has not said.
+    pub(crate) vanished: Tokens,
     /// The tick as of which everything committed is in here.
     pub(crate) as_of: Option<u8>,
     /// The latest entry of the log since the latest snapshot began.
@@ -42,8 +40,7 @@ impl Held {
             suppressed: 0,
             tombstones: 0,
             seen: 0,
-            proven: 0,
-            swept: true,
+            vanished: 0,
             as_of: None,
             applied: Revision(0),
             confirmed: false,
@@ -57,14 +54,13 @@ impl Held {
     }
 
     pub(crate) fn begin_merge(&mut self) {
-        self.proven = if self.swept { self.seen } else { self.proven & !self.seen };
-        (self.seen, self.swept, self.applied) = (0, false, Revision(0));
+        (self.seen, self.applied) = (0, Revision(0));
     }
 
     /// What an earlier run held counts as its last word.
     pub(crate) fn adopt(&mut self, tombstones: Tokens, as_of: Option<u8>) {
         self.refuse(tombstones);
-        (self.swept, self.as_of) = (true, as_of);
+        self.as_of = as_of;
     }
 
     pub(crate) fn put(&mut self, token: Tokens) {
@@ -81,6 +77,12 @@ impl Held {
         self.tombstones |= token;
         self.grants &= !token;
         self.suppressed &= !token;
+    }
+
+    /// The store was asked about these, and knows some of them as revoked.
+    pub(crate) fn explain(&mut self, asked: Tokens, revoked: Tokens) {
+        self.vanished &= !asked;
+        self.refuse(revoked);
     }
 
     /// Seen revoked, or recalled.
@@ -120,21 +122,19 @@ impl Table for Held {
     fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         (self.applied, self.mended) = (Revision(0), true);
         let asked = subjects.iter().fold(0, |tokens, subject| tokens | world::about(subject));
+        let before = self.grants;
         self.grants &= !asked;
         self.suppressed &= !asked;
         let found = found.iter().filter_map(SnapshotItem::subject);
         found.for_each(|subject| self.put(world::about(&subject)));
+        self.vanished |= before & !self.grants;
         self.checksum()
     }
 
-    fn sweep(&mut self, absence_proves: bool, _now: Instant) {
-        let gone = self.grants & !self.seen;
-        if absence_proves {
-            self.tombstones |= gone & self.proven;
-        }
+    fn sweep(&mut self) {
+        self.vanished |= self.grants & !self.seen;
         self.grants &= self.seen;
         self.suppressed &= self.seen;
-        self.swept = true;
     }
 
     fn confirm(&mut self, as_of: Instant) {
@@ -154,7 +154,7 @@ mod same {
     use tollgate::token::{Owner, Role};
 
     use super::*;
-    use crate::world::{digest, grant, owner};
+    use crate::world::{digest, grant, owner, token};
 
     const TOKENS: u8 = 4;
 
@@ -166,7 +166,9 @@ mod same {
         Recall(u8),
         BeginMerge,
         Merge(u8),
-        Sweep(bool),
+        Sweep,
+        /// Of what vanished, these are known as revoked.
+        Explain(Tokens),
         /// Of these, those are found.
         Mend(Tokens, Tokens),
     }
@@ -180,7 +182,8 @@ mod same {
             1 => token.clone().prop_map(Call::Recall),
             1 => Just(Call::BeginMerge),
             3 => token.prop_map(Call::Merge),
-            1 => any::<bool>().prop_map(Call::Sweep),
+            1 => Just(Call::Sweep),
+            1 => any::<Tokens>().prop_map(Call::Explain),
             1 => any::<(Tokens, Tokens)>().prop_map(|(asked, found)| Call::Mend(asked, found & asked)),
         ]
     }
@@ -234,9 +237,18 @@ mod same {
                         bits.repair(&asked, &found, now);
                         real.repair(&asked, &found);
                     }
-                    Call::Sweep(absence_proves) => {
-                        bits.sweep(absence_proves, now);
-                        real.sweep(absence_proves, now);
+                    Call::Sweep => {
+                        bits.sweep();
+                        real.sweep();
+                    }
+                    Call::Explain(revoked) => {
+                        let asked = real.vanished(usize::from(TOKENS) * 60);
+                        let tokens: Vec<_> = asked.iter().map(token).collect();
+                        let is_removed: Vec<_> = tokens.iter().map(|token| revoked & token != 0).collect();
+                        let all = tokens.iter().fold(0, |all, token| all | token);
+                        prop_assert_eq!(all, bits.vanished);
+                        bits.explain(all, all & revoked);
+                        real.explain(&asked, &is_removed, now);
                     }
                 }
                 let ours = (0..TOKENS).filter(|token| bits.checksum() >> token & 1 == 1);

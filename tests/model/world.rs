@@ -292,7 +292,6 @@ pub(crate) enum UnderWay {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct File {
     position: Option<Position>,
-    reaches: Revision,
     as_of: Option<u8>,
     holds: Tokens,
     tombstones: Tokens,
@@ -310,6 +309,8 @@ pub(crate) struct Sidecar {
     pub(crate) under_way: Option<UnderWay>,
     /// What the last probe told of.
     told: Tokens,
+    /// Of these, the store has said which it knows as revoked.
+    explained: Option<(Tokens, Tokens)>,
     /// To be recalled.
     pub(crate) lost: Tokens,
     /// Being written: its position and proof are from its beginning.
@@ -343,6 +344,7 @@ impl Sidecar {
             held: Held::new(),
             under_way: None,
             told: 0,
+            explained: None,
             lost: 0,
             saving: None,
             file: None,
@@ -481,9 +483,8 @@ impl Sidecar {
 
     fn end_save(&mut self) {
         let Some((position, as_of)) = self.saving.take() else { return };
-        let reaches = position.map_or(self.held.applied, |position| position.revision.max(self.held.applied));
         let (holds, tombstones) = (self.held.grants | self.held.suppressed, self.held.tombstones);
-        self.file = Some(File { position, reaches, as_of, holds, tombstones, sworn: self.sworn });
+        self.file = Some(File { position, as_of, holds, tombstones, sworn: self.sworn });
     }
 
     /// Starts again, from its file if there is one.
@@ -503,9 +504,7 @@ impl Sidecar {
     /// What goes on from the file.
     fn as_resumed(&self) -> Synchroniser {
         match &self.file {
-            Some(File { position: Some(position), reaches, .. }) => {
-                Synchroniser::resumed(*position, *reaches, self.held.checksum())
-            }
+            Some(File { position: Some(position), .. }) => Synchroniser::resumed(*position, self.held.checksum()),
             _ => Synchroniser::new(),
         }
     }
@@ -537,7 +536,27 @@ impl Sidecar {
                 self.deliver(clock);
             }
             self.recall(store, clock);
+            self.ask(store);
+            self.explain();
         }
+    }
+
+    /// The store is asked about what is gone.
+    fn ask(&mut self, store: &Store) {
+        let asked = self.held.vanished;
+        self.explained = (asked != 0).then(|| (asked, asked & store.at().revoked));
+    }
+
+    /// Its answer comes.
+    fn explain(&mut self) {
+        let Some((asked, revoked)) = self.explained.take() else { return };
+        self.held.explain(asked, revoked);
+        self.sworn |= revoked;
+    }
+
+    /// The store has said that something is revoked of which no commit was seen.
+    pub(crate) fn is_told_of_what_it_missed(&self) -> bool {
+        self.explained.is_some_and(|(_, revoked)| revoked & !self.held.tombstones != 0)
     }
 
     fn recall(&mut self, store: &mut Store, clock: u8) {
@@ -625,6 +644,9 @@ pub(crate) enum Action {
     Deliver(usize),
     Fail(usize),
     Recall(usize),
+    /// The store is asked which of the tokens that are gone were revoked; and its answer comes.
+    Ask(usize),
+    Explain(usize),
     BeginSave(usize),
     EndSave(usize),
     /// A sidecar is killed and starts again.
@@ -711,6 +733,11 @@ impl World {
             if sidecar.lost != 0 {
                 actions.push(Action::Recall(index));
             }
+            if sidecar.explained.is_some() {
+                actions.push(Action::Explain(index));
+            } else if sidecar.held.vanished != 0 {
+                actions.push(Action::Ask(index));
+            }
             if sidecar.saving.is_some() {
                 actions.push(Action::EndSave(index));
             } else if left.saves > 0 && sidecar.held.as_of.is_some() {
@@ -795,6 +822,8 @@ impl World {
                 self.sidecars[index].on(Input::Failed, clock);
             }
             Action::Recall(index) => self.sidecars[index].recall(store, clock),
+            Action::Ask(index) => self.sidecars[index].ask(store),
+            Action::Explain(index) => self.sidecars[index].explain(),
             Action::BeginSave(index) => {
                 left.saves -= 1;
                 self.sidecars[index].begin_save();

@@ -34,6 +34,8 @@ struct Recalled {
     writes: usize,
     reads: usize,
     refused: bool,
+    /// Which digests are removed it does not say.
+    removed_refused: bool,
     /// More than there are.
     besides: u64,
     /// By how much the counter has moved on between a probe and a page.
@@ -55,6 +57,10 @@ impl Fragile {
 
     fn recalls(&self) -> std::sync::MutexGuard<'_, Recalled> {
         self.recalls.lock()
+    }
+
+    fn refuse_removed(&self, refused: bool) {
+        self.recalls().removed_refused = refused;
     }
 
     fn set(&self, mode: Mode) {
@@ -115,6 +121,15 @@ impl Feed for Fragile {
 
     async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {
         self.working().await?.items(of).await
+    }
+
+    async fn removed(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        let store = self.working().await?;
+        if self.recalls().removed_refused {
+            let (store, problem) = ("fragile".to_owned(), "may not".into());
+            return Err(StoreError::Unusable { store, problem });
+        }
+        store.removed(digests).await
     }
 
     fn watch(&self) -> Box<dyn Watch> {
@@ -212,6 +227,16 @@ impl Running {
             self.replica.status()
         };
         tokio::time::timeout(PATIENCE, reached).await.expect("comes to be so")
+    }
+
+    /// Waits until the replica is so; looks at it with each proof.
+    async fn until_proven(&self, condition: impl Fn(&ReplicaStatus) -> bool) {
+        let reached = async {
+            while !condition(&self.replica.status()) {
+                self.replica.confirmed.notified().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.expect("comes to be so");
     }
 
     async fn reaches(&self, revision: Revision) {
@@ -536,7 +561,49 @@ async fn what_a_sidecar_missed_beyond_the_log_reaches_it_by_a_snapshot() {
     assert!(!running.knows(&first) && running.knows(&second) && running.knows(&third));
     let status = running.replica.status();
     assert_eq!((status.resyncs, status.divergences), (1, 0));
-    assert_eq!(status.tombstones, 1, "its absence proves that it was revoked");
+    running.until_proven(|status| status.tombstones == 1).await;
+    assert_eq!(running.replica.vanished(1), []);
+    running.stop().await;
+}
+
+/// A token that the store has lost is gone as one that was revoked beyond the log is, and the store knows nothing of it.
+#[tokio::test]
+async fn what_the_store_lost_beyond_the_log_is_not_taken_for_revoked() {
+    let folder = Folder::new();
+    let anna = user();
+    let [lost, revoked, fourth] = [&b"lost"[..], b"revoked", b"fourth"].map(|secret| token(&anna, secret));
+    let short = Retention { log_entries: 1, ..Retention::default() };
+    let before = SqliteStore::open(&folder.path("before"), short).await.expect("opens");
+    create(&before, &[&anna], &[&revoked]).await;
+    drop(before);
+    std::fs::copy(folder.path("before"), folder.path("after")).expect("copies");
+    let ours = Fragile::new(folder.open("before").await, Mode::Works);
+    create(&*ours.inner(), &[], &[&lost]).await;
+    let running = Running::start(Arc::clone(&ours) as Arc<dyn Feed>, SOON);
+    running.ready().await;
+    assert!(running.knows(&lost) && running.knows(&revoked));
+
+    ours.set(Mode::Fails);
+    let after = SqliteStore::open(&folder.path("after"), short).await.expect("opens");
+    revoke(&after, &revoked).await;
+    let revision = create(&after, &[], &[&fourth]).await;
+    ours.replace(after);
+    ours.refuse_removed(true);
+    ours.set(Mode::Works);
+    running.reaches(revision).await;
+    assert!(!running.knows(&lost) && !running.knows(&revoked) && running.knows(&fourth));
+    assert_eq!(running.replica.status().resyncs, 1);
+    // What cannot be asked is asked again, and proofs wait for nothing of it.
+    let proven = running.replica.proven();
+    running.until_proven(|_| running.replica.proven() > proven).await;
+    assert_eq!((running.replica.vanished(9).len(), running.replica.status().tombstones), (2, 0));
+    ours.refuse_removed(false);
+    running.until_proven(|status| status.tombstones == 1).await;
+
+    let revision = create(&*ours.inner(), &[], &[&lost]).await;
+    running.reaches(revision).await;
+    assert!(running.knows(&lost), "nobody has revoked it");
+    assert_eq!(ours.recalls().writes, 0);
     running.stop().await;
 }
 

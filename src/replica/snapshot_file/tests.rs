@@ -165,7 +165,7 @@ fn the_next_run_has_what_the_one_before_had() {
     // What is recalled the store shows again; what was refused for it stays so.
     assert_eq!(ReplicaStatus { position: theirs.position, recalled: theirs.recalled, ..ours }, theirs);
     let position = theirs.position.expect("settled");
-    assert_eq!(machine, Synchroniser::resumed(position, position.revision, position.checksum));
+    assert_eq!(machine, Synchroniser::resumed(position, position.checksum));
     assert_eq!(staleness(&replica, later(20)), Some(20), "as stale as without the restart");
     // Neither can come back.
     for number in [0, 1] {
@@ -511,8 +511,8 @@ impl Table for PlainTable<'_> {
     fn repair(&mut self, subjects: &[Subject], found: &[SnapshotItem], _now: Instant) -> u64 {
         self.0.repair(subjects, found)
     }
-    fn sweep(&mut self, absence_proves: bool, now: Instant) {
-        self.0.sweep(absence_proves, now);
+    fn sweep(&mut self) {
+        self.0.sweep();
     }
     fn confirm(&mut self, as_of: Instant) {
         self.0.reach(as_of);
@@ -590,13 +590,13 @@ fn a_user_who_is_held_to_what_was_seen_stays_so_after_a_restart() {
     run.replica.apply(&entry, run.now);
     run.replica.begin_merge();
     run.replica.merge(&SnapshotItem::Owner(UserId::from_u64(77), enabled(Role::Manager), stamp(3)));
-    run.replica.sweep(false, run.now);
+    run.replica.sweep();
     assert_eq!(run.replica.held_users(), ["somebody"]);
     let folder = run.saved();
     let (replica, _) = load(&folder, later(1));
     assert_eq!(replica.held_users(), ["somebody"]);
     replica.begin_merge();
     replica.merge(&SnapshotItem::Owner(UserId::from_u64(77), enabled(Role::Manager), stamp(3)));
-    replica.sweep(false, run.now);
+    replica.sweep();
     assert_eq!(replica.held_users(), ["somebody"], "and the store goes on showing what it showed");
 }

@@ -25,8 +25,10 @@ fn permissions() -> [Permission; 2] {
 
 #[derive(Debug, Clone)]
 enum Op {
+    /// A token: one that was created before, where the store has lost that.
     Create {
         owner: u8,
+        again: bool,
     },
     Revoke {
         token: u8,
@@ -59,6 +61,8 @@ enum Op {
         keys: u8,
     },
     Answer,
+    /// The store says which of the tokens that are gone it knows as removed, or what it said comes back.
+    Explain,
     Fail,
     Tick,
     Trim {
@@ -67,9 +71,11 @@ enum Op {
     LoseWrites {
         count: u8,
     },
-    /// The store loses writes, an operator says something new of a user, and the log no longer goes back to what was lost.
+    /// The store loses writes, an operator says something new of a user, once or as often as takes it beyond them, and the log no
+    /// longer goes back to what was lost.
     LoseAndGoOn {
         count: u8,
+        beyond: bool,
         owner: u8,
         enabled: bool,
     },
@@ -80,7 +86,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        8 => any::<u8>().prop_map(|owner| Op::Create { owner }),
+        8 => any::<(u8, bool)>().prop_map(|(owner, again)| Op::Create { owner, again }),
         6 => any::<u8>().prop_map(|token| Op::Revoke { token }),
         3 => any::<(u8, u8, bool)>().prop_map(|(token, owner, full)| Op::Regrant { token, owner, full }),
         3 => any::<(u8, u8, bool)>().prop_map(|(owner, role, enabled)| Op::SetOwner { owner, role, enabled }),
@@ -93,12 +99,14 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::ConnectionLost),
         16 => any::<u8>().prop_map(|keys| Op::Serve { keys }),
         12 => Just(Op::Answer),
+        3 => Just(Op::Explain),
         2 => Just(Op::Fail),
         6 => Just(Op::Tick),
         1 => any::<u8>().prop_map(|retain| Op::Trim { retain: retain % 4 }),
         1 => any::<u8>().prop_map(|count| Op::LoseWrites { count: 1 + count % 4 }),
-        1 => any::<(u8, u8, bool)>()
-            .prop_map(|(count, owner, enabled)| Op::LoseAndGoOn { count: 1 + count % 4, owner, enabled }),
+        1 => any::<(u8, bool, u8, bool)>().prop_map(|(count, beyond, owner, enabled)| {
+            Op::LoseAndGoOn { count: 1 + count % 4, beyond, owner, enabled }
+        }),
         1 => any::<u8>().prop_map(|state| Op::Restore { state }),
     ]
 }
@@ -118,11 +126,13 @@ struct Sim {
     replica: Replica,
     machine: Synchroniser,
     under_way: Option<UnderWay>,
+    /// What the store has said of tokens that are gone.
+    explained: Option<(Vec<Digest>, Vec<bool>)>,
     notices: Vec<Notice>,
     start: Instant,
     /// Milliseconds since the start; every operation takes one.
     time: u64,
-    /// What the replica was notified is removed.
+    /// What the replica was notified is removed, or the store said so.
     removed: BTreeSet<Digest>,
     /// What it knows of commits that it has not reached.
     ahead: Vec<Ahead>,
@@ -270,8 +280,8 @@ impl Table for Checked<'_> {
         self.replica.repair(subjects, found)
     }
 
-    fn sweep(&mut self, absence_proves: bool, now: Instant) {
-        self.replica.sweep(absence_proves, now);
+    fn sweep(&mut self) {
+        self.replica.sweep();
     }
 
     fn confirm(&mut self, as_of: Instant) {
@@ -305,10 +315,9 @@ fn assert_same(replica: &Replica, content: &Content, store: &ModelStore, removed
         let found = replica.lookup(&digest).map(|holder| {
             (holder.token, holder.owner.name().to_owned(), holder.role, holder.permissions, holder.expires_at)
         });
-        if removed.contains(&digest) || (found.is_none() && store.removed_or_lost.contains(&token)) {
-            assert_eq!(found, None, "token {token} was revoked");
-        } else {
-            assert_eq!(found, expected, "token {token}");
+        match removed.contains(&digest) {
+            true => assert_eq!(found, None, "token {token} was revoked"),
+            false => assert_eq!(found, expected, "token {token}, which nobody has seen revoked"),
         }
     }
 }
@@ -320,6 +329,7 @@ impl Sim {
             replica: Replica::new(),
             machine: Synchroniser::new(),
             under_way: None,
+            explained: None,
             notices: Vec::new(),
             start: Instant::now(),
             time: 0,
@@ -440,6 +450,7 @@ impl Sim {
             }
             Op::Serve { keys } => self.serve(keys),
             Op::Answer => self.answer(),
+            Op::Explain => self.explain(),
             Op::Fail => {
                 if self.under_way.take().is_some() {
                     self.on(Input::Failed);
@@ -451,9 +462,13 @@ impl Sim {
                 self.store.log_from = self.store.log_from.max(log_from);
             }
             Op::LoseWrites { count } => self.store.lose_writes(count, self.time),
-            Op::LoseAndGoOn { count, owner, enabled } => {
+            Op::LoseAndGoOn { count, beyond, owner, enabled } => {
+                let lost = self.store.now().position.revision;
                 self.store.lose_writes(count, self.time);
                 self.run(Op::SetOwner { owner, role: 0, enabled });
+                while beyond && self.store.now().position.revision <= lost {
+                    self.run(Op::SetOwner { owner, role: 0, enabled });
+                }
                 self.store.log_from = self.store.now().position.revision;
             }
             Op::Restore { state } => self.store.restore(state, self.time),
@@ -466,6 +481,10 @@ impl Sim {
 
     /// The changes that a command leads to; none where it does not fit, which is a commit all the same.
     fn changes_of(&mut self, op: &Op) -> Vec<Change> {
+        let created = match op {
+            Op::Create { again, .. } => self.store.unknown_token(*again),
+            _ => 0,
+        };
         let content = &self.store.now().content;
         let token_at = |index: u8| {
             usize::from(index)
@@ -479,10 +498,7 @@ impl Sim {
             Change::PutGrant(digest(token), Grant { token: TokenId::from_u64(token), owner, permissions, expires_at })
         };
         match *op {
-            Op::Create { owner } => {
-                self.store.tokens += 1;
-                vec![grant(self.store.tokens - 1, owner, true)]
-            }
+            Op::Create { owner, .. } => vec![grant(created, owner, true)],
             Op::Revoke { token } => {
                 token_at(token).map(|token| Change::RemoveGrant(digest(token))).into_iter().collect()
             }
@@ -563,6 +579,21 @@ impl Sim {
         self.on(input);
     }
 
+    fn explain(&mut self) {
+        match self.explained.take() {
+            None => {
+                let digests = self.replica.vanished(2);
+                let is_removed = self.store.removed(&digests);
+                self.explained = Some((digests, is_removed));
+            }
+            Some((digests, is_removed)) => {
+                let now = self.start + Duration::from_millis(self.time);
+                self.replica.explain(&digests, &is_removed, now);
+                self.removed.extend(digests.iter().zip(is_removed).filter_map(|(digest, removed)| removed.then_some(*digest)));
+            }
+        }
+    }
+
     /// Nothing happens any more but probing, and every read succeeds, though none sooner than the next probe is due: the
     /// replica becomes equal to the store.
     fn settle(&mut self) {
@@ -576,7 +607,9 @@ impl Sim {
                 self.run(Op::Serve { keys: 5 });
             }
             self.run(Op::Answer);
+            self.run(Op::Explain);
         }
+        assert_eq!(self.replica.vanished(1), []);
         assert_eq!(self.machine.position(), Some(self.store.now().position));
         assert_eq!(self.replica.checksum(), self.store.now().position.checksum);
         assert!(self.confirmed.is_some_and(|as_of| as_of > quiet_since), "not fresh");

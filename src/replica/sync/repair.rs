@@ -19,7 +19,7 @@ pub(super) struct Repair {
 impl Repair {
     /// Of what a table was that was exact, but for what is known.
     pub(super) fn of(synced: Synced) -> Option<Self> {
-        let is_mixed = matches!(synced.trust, Trust::Unsettled { .. });
+        let is_mixed = matches!(synced.trust, Trust::Unsettled);
         (!is_mixed).then_some(Self { synced, left: None })
     }
 
@@ -45,7 +45,7 @@ impl Repair {
         let (mut again, difference) = match trust {
             Trust::Mended { again, difference } => (std::mem::take(again), *difference),
             Trust::Settled { difference } => (Vec::new(), *difference),
-            Trust::Unsettled { .. } => return Err(Finding::NoCommonAncestor),
+            Trust::Unsettled => return Err(Finding::NoCommonAncestor),
         };
         again.extend(undone);
         again.sort_unstable();

@@ -24,8 +24,8 @@ pub(super) struct Synced {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Trust {
-    /// Since the snapshot, which is of this revision or later, checksums could not be compared yet.
-    Unsettled { snapshot: Revision },
+    /// Since the snapshot checksums could not be compared yet.
+    Unsettled,
     /// Nor since lost writes were made up for. The table is exact but for these, which may show later commits.
     Mended { again: Vec<Subject>, difference: u64 },
     /// Checksums are equal but for this difference, which is 0 unless the store contradicts itself.
@@ -42,14 +42,13 @@ pub(super) struct Proof {
 
 impl Synced {
     pub(super) fn new(position: Position, found: u64) -> Self {
-        let revision = position.revision;
         Self {
             epoch: position.epoch,
             history: History::from(position),
             found,
-            trust: Trust::Unsettled { snapshot: revision },
+            trust: Trust::Unsettled,
             owed: Vec::new(),
-            announced: revision,
+            announced: position.revision,
             moved: false,
         }
     }
@@ -111,7 +110,7 @@ impl Synced {
             Some(_) => {}
         }
         match self.trust {
-            Trust::Unsettled { snapshot } => self.settle(snapshot, scene)?,
+            Trust::Unsettled => self.settle(scene)?,
             Trust::Mended { difference, .. } => self.settle_again(difference, scene)?,
             Trust::Settled { .. } => {}
         }
@@ -120,15 +119,13 @@ impl Synced {
     }
 
     /// The log was applied up to a position read after the snapshot, so the table is exact; or the snapshot was not.
-    pub(super) fn settle<T: Table>(&mut self, snapshot: Revision, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
+    pub(super) fn settle<T: Table>(&mut self, scene: &mut Scene<'_, T>) -> Result<(), Finding> {
         let difference = self.difference();
-        let known = scene.past.suspect.replace(difference) == Some(difference);
+        let known = scene.suspect.replace(difference) == Some(difference);
         if difference != 0 && !known {
             return Err(Finding::Unproven(self.revision()));
         }
-        let continues = |(epoch, revision)| epoch == self.epoch && revision <= snapshot;
-        let absence_proves = difference == 0 && scene.past.lineage.is_some_and(continues);
-        scene.table.sweep(absence_proves, scene.now);
+        scene.table.sweep();
         self.trust = Trust::Settled { difference };
         if difference != 0 {
             scene.step.findings.push(Finding::Contradiction(self.revision()));

@@ -46,9 +46,7 @@ enum Call {
     Anticipate(u64),
     /// What was read again, and of it what was found.
     Mend(Vec<Subject>, Vec<SnapshotItem>),
-    Sweep {
-        absence_proves: bool,
-    },
+    Sweep,
     /// Seconds since the start.
     Confirm(u64),
 }
@@ -81,8 +79,8 @@ impl Table for Recorder {
         self.mended
     }
 
-    fn sweep(&mut self, absence_proves: bool, _now: Instant) {
-        self.calls.push(Call::Sweep { absence_proves });
+    fn sweep(&mut self) {
+        self.calls.push(Call::Sweep);
     }
 
     fn confirm(&mut self, as_of: Instant) {
@@ -161,8 +159,7 @@ fn a_snapshot_counts_only_after_a_position_read_after_it() {
     assert_eq!(scene.on(Input::Position(at(7).into())), reads(Read::Changes { after: Revision(5) }));
     assert_eq!((scene.calls(), scene.machine.position()), (vec![], None));
     assert_eq!(scene.on(entries(6..=8)), finds(Finding::Synced(at(7))));
-    let sweep = Call::Sweep { absence_proves: false };
-    assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), sweep, Call::Confirm(3), Call::Apply(8)]);
+    assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Sweep, Call::Confirm(3), Call::Apply(8)]);
     assert_eq!(scene.machine.position(), Some(at(8)));
 }
 
@@ -360,7 +357,6 @@ fn a_position_below_where_we_were_when_asking_is_a_regression() {
     assert_eq!(scene.machine.position(), None);
     unrelated(&mut scene);
     scene.resync(4);
-    assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }), "a store that lost writes proves nothing");
 }
 
 #[test]
@@ -371,7 +367,7 @@ fn another_checksum_at_the_same_revision_is_a_divergence() {
     assert_eq!(scene.on(Input::Position(other.into())), finds(Finding::Diverged(Revision(5))));
     assert_eq!(scene.calls(), [], "never fresh");
     scene.resync(5);
-    assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
+    assert!(scene.calls().contains(&Call::Sweep));
 }
 
 #[test]
@@ -418,20 +414,15 @@ fn a_store_replaced_under_a_snapshot_is_noticed() {
 }
 
 #[test]
-fn a_truncated_log_resyncs_and_what_is_absent_then_was_revoked() {
+fn a_truncated_log_resyncs() {
     let mut scene = Scene::settled(5);
     scene.on(notice(9));
-    scene.calls();
-    truncated(&mut scene);
-    scene.resync(9);
-    assert!(scene.calls().contains(&Call::Sweep { absence_proves: true }));
-}
-
-/// The log no longer has what follows 5, after a notice of 9.
-fn truncated(scene: &mut Scene) {
     assert_eq!(scene.on(Input::Changes(Changes::Truncated)), reads(Read::Position), "or it lost writes: ask");
     assert_eq!(scene.on(Input::Position(at(9).into())), reads(Read::Changes { after: Revision(5) }));
     assert_eq!(scene.on(Input::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
+    scene.calls();
+    scene.resync(9);
+    assert!(matches!(scene.calls()[..], [Call::Sweep, Call::Confirm(_)]));
 }
 
 #[test]
@@ -442,10 +433,8 @@ fn a_store_below_us_is_a_regression_as_its_position_tells() {
     let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
     assert_eq!(scene.on(Input::Position(at(4).into())), finds(regressed));
     unrelated(&mut scene);
-    // The store goes on past where we were before the next answer: still nothing is proven by absence.
-    scene.calls();
+    // The store goes on past where we were before the next answer.
     scene.resync(9);
-    assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
 }
 
 #[test]
@@ -454,33 +443,6 @@ fn a_log_that_is_truncated_for_no_reason_is_not_read_over_and_over() {
     scene.on(notice(9));
     assert_eq!(scene.on(Input::Changes(Changes::Truncated)), reads(Read::Position));
     assert_eq!(scene.on(Input::Position(at(5).into())), idle());
-}
-
-#[test]
-fn absence_proves_nothing_once_the_store_was_seen_below_or_in_another_epoch() {
-    for seen in [at(4), Position { epoch: Epoch(2), ..at(9) }] {
-        let mut scene = Scene::settled(5);
-        scene.on(notice(9));
-        truncated(&mut scene);
-        scene.on(Input::Tick);
-        assert_eq!(scene.on(Input::Position(seen.into())), reads(Read::Snapshot));
-        scene.on(Input::Failed);
-        scene.calls();
-        scene.resync(9);
-        assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }), "{seen:?}");
-    }
-}
-
-#[test]
-fn a_snapshot_that_was_never_settled_is_no_history_to_continue() {
-    let mut scene = Scene::new();
-    scene.on(Input::Tick);
-    scene.on(Input::Position(at(5).into()));
-    scene.on(snapshot(5));
-    scene.on(Input::Position(at(7).into()));
-    assert_eq!(scene.on(Input::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
-    scene.resync(7);
-    assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
 }
 
 #[test]
@@ -553,7 +515,7 @@ fn caught_up_is_settled_with_nothing_heard_above() {
 
 /// As an earlier run left it: at 5, with some of what was committed up to 7 mixed in.
 fn resumed(found: u64) -> Scene {
-    let machine = Synchroniser::resumed(at(5), Revision(7), found);
+    let machine = Synchroniser::resumed(at(5), found);
     Scene { machine, ..Scene::new() }
 }
 
@@ -565,8 +527,7 @@ fn what_an_earlier_run_left_is_settled_by_the_log() {
     assert_eq!(scene.on(Input::Position(at(8).into())), reads(Read::Changes { after: Revision(5) }));
     assert_eq!(scene.calls(), [], "nothing is fresh yet");
     assert_eq!(scene.on(entries(6..=8)), finds(Finding::Synced(at(8))));
-    let sweep = Call::Sweep { absence_proves: false };
-    assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Apply(8), sweep, Call::Confirm(1)]);
+    assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Apply(8), Call::Sweep, Call::Confirm(1)]);
 }
 
 #[test]
@@ -575,26 +536,11 @@ fn what_an_earlier_run_left_is_given_up_where_the_store_has_no_such_history() {
     scene.on(Input::Tick);
     assert_eq!(scene.on(Input::Position(at(5).into())), finds(Finding::Unproven(Revision(5))), "lost 6 and 7");
     scene.resync(9);
-    assert!(scene.calls().contains(&Call::Sweep { absence_proves: false }));
+    assert!(scene.calls().contains(&Call::Sweep));
     let mut scene = resumed(sum(5));
     scene.on(Input::Tick);
     let other = Position { epoch: Epoch(2), ..at(9) };
     assert_eq!(scene.on(Input::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
-}
-
-#[test]
-fn what_is_absent_after_a_truncated_log_was_revoked_since_an_earlier_run_too() {
-    for (first, absence_proves) in [(9, true), (6, false)] {
-        let mut scene = resumed(sum(5));
-        scene.on(Input::Tick);
-        scene.on(Input::Position(at(first).into()));
-        assert_eq!(scene.on(Input::Changes(Changes::Truncated)), finds(Finding::LogTruncated(Revision(5))));
-        scene.resync(first);
-        assert!(
-            scene.calls().contains(&Call::Sweep { absence_proves }),
-            "the run had reached 7, the store is at {first}"
-        );
-    }
 }
 
 #[test]
@@ -620,7 +566,7 @@ fn a_snapshot_with_another_checksum_is_read_again_and_then_believed() {
     assert_eq!(scene.calls(), []);
     let believed = [Finding::Contradiction(Revision(5)), Finding::Synced(at(5))];
     assert_eq!(wrong(&mut scene, sum(5) ^ 2), believed);
-    assert!(matches!(scene.calls()[..], [Call::Sweep { absence_proves: false }, Call::Confirm(_)]));
+    assert!(matches!(scene.calls()[..], [Call::Sweep, Call::Confirm(_)]));
     // From here on the difference is expected; once it changes, the store is asked again.
     scene.table.error = 2;
     assert_eq!(scene.on(notice(6)), idle());

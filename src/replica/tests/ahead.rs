@@ -195,7 +195,7 @@ fn what_a_snapshot_has_read_is_not_undone_by_the_log_that_comes_before_it() {
     follow(&replica, 18, vec![put(1, 1), put(2, 1), put(3, 1), put(4, 1)]);
     let all = |replica: &Replica| [1, 2, 3, 4].map(|number| lets_in(replica, number));
     assert_eq!(all(&replica), [None, Some(true), None, None]);
-    replica.sweep(true, Instant::now());
+    replica.sweep();
     replica.reach(Instant::now());
     assert_eq!(all(&replica), [Some(true); 4]);
     follow(&replica, 20, vec![put(5, 1)]);

@@ -133,7 +133,7 @@ fn warn_of_eviction(memory: &str) {
     }
 }
 
-/// Checks that the user may do everything that a sidecar does.
+/// Checks that the user may do everything that a sidecar does. What one of the version before could do without leads to a warning.
 ///
 /// # Errors
 /// [`Fault::NotPermitted`] names what the user may not do.
@@ -149,21 +149,44 @@ pub(super) async fn permissions(
         Err(Fault::NotPermitted(_)) => return Ok(()),
         Err(fault) => return Err(fault),
     }
-    let mut needs = needs(layout, needs_quorum);
-    needs.push(Need { command: "DISCARD", on: None, rest: &[] });
+    let (needs, wishes) = (needs(layout, needs_quorum), wishes(layout));
+    let discard = Need { command: "DISCARD", on: None, rest: &[] };
     let mut attempt = Pipeline::new();
-    for need in &needs {
+    for need in needs.iter().chain(&wishes).chain([&discard]) {
         attempt.add_command(need.command());
     }
-    let mut refused = Vec::new();
-    for (answer, need) in answers(connection, &mut attempt).await?.into_iter().zip(&needs) {
-        // Permissions are judged first: whatever else a command is refused for (no memory, no disk, a key that is
-        // elsewhere) is reported when it is used, and is no reason not to use the others.
-        if let Err(Fault::NotPermitted(_)) = answer.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT)) {
-            refused.push(need.to_string());
-        }
+    let answers = answers(connection, &mut attempt).await?;
+    // Permissions are judged first: whatever else a command is refused for (no memory, no disk, a key that is elsewhere) is
+    // reported when it is used, and is no reason not to use the others.
+    let is_refused = |answer: Result<Value, RedisError>| {
+        matches!(answer.map_err(|error| Fault::of_command(error, CONNECT_TIMEOUT)), Err(Fault::NotPermitted(_)))
+    };
+    let mut refused = answers.into_iter().map(is_refused);
+    let mut named = |needs: &[Need]| {
+        let named = needs.iter().zip(refused.by_ref().take(needs.len()));
+        named.filter_map(|(need, is_refused)| is_refused.then(|| need.to_string())).collect::<Vec<_>>().join(", ")
+    };
+    let (missing, wished) = (named(&needs), named(&wishes));
+    if !missing.is_empty() {
+        return Err(Fault::NotPermitted(missing));
     }
-    if refused.is_empty() { Ok(()) } else { Err(Fault::NotPermitted(refused.join(", "))) }
+    if !wished.is_empty() {
+        warn_of_wishes(layout, &wished);
+    }
+    Ok(())
+}
+
+/// Once: somebody has to change the user.
+fn warn_of_wishes(layout: &Layout, refused: &str) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        let rule = wished_rule(layout);
+        tracing::warn!(
+            refused,
+            "Redis does not tell this user which tokens were revoked while the sidecar was cut off for long: if Redis loses such a \
+             revocation later, the sidecar lets the token in. Add {rule} to its line in users.acl"
+        );
+    }
 }
 
 /// A command that a sidecar uses, with what it uses it on.
@@ -221,6 +244,17 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     needs.push(Need { command: "ROLE", on: None, rest: &[] });
     needs.push(Need { command: "INFO", on: None, rest: &["server"] });
     needs
+}
+
+/// What tells which of the tokens that are gone were revoked. Without it a sidecar goes on as one of the version before would.
+fn wishes(layout: &Layout) -> Vec<Need> {
+    let on = |command, key, rest| Need { command, on: Some(layout.key(key).to_owned()), rest };
+    vec![on("HMGET", Key::Revoked, &["digest"]), on("ZMSCORE", Key::Retired, &["digest"])]
+}
+
+/// The rule that permits it, as in `deploy/redis/users.acl`.
+fn wished_rule(layout: &Layout) -> String {
+    format!("(%R~{} %R~{} +type +hmget +zmscore)", layout.key(Key::Revoked), layout.key(Key::Retired))
 }
 
 /// Why the server refuses writes, if it does: it says so of a write that is queued, and never done.

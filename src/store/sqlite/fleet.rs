@@ -133,3 +133,10 @@ pub(super) fn retired(connection: &Connection, digests: &[Digest]) -> Result<Vec
     let mut statement = connection.prepare_cached("SELECT 1 FROM tombstones WHERE digest = ?")?;
     digests.iter().map(|digest| Ok(statement.exists([digest.as_bytes()])?)).collect()
 }
+
+pub(super) fn removed(connection: &Connection, digests: &[Digest]) -> Result<Vec<bool>, DatabaseFault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT 1 FROM tokens WHERE digest = ?1 AND state = 1 UNION ALL SELECT 1 FROM tombstones WHERE digest = ?1",
+    )?;
+    digests.iter().map(|digest| Ok(statement.exists([digest.as_bytes()])?)).collect()
+}

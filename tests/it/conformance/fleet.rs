@@ -31,6 +31,32 @@ pub(super) async fn digests_of_deleted_tokens_are_retired<D: Database>() {
     assert_eq!(store.retired(&[]).await.expect("reads"), [true; 0]);
 }
 
+pub(super) async fn digests_of_revoked_and_deleted_tokens_are_removed<D: Database>() {
+    let (_database, store) = store::<D>().await;
+    let made: Vec<_> = (0..3000).map(|number| token(UserId::from_u64(1), &format!("{number}"))).collect();
+    let version = commit(&*store, tokens(made.iter().cloned().map(Edit::Create))).await.id;
+    // One of three is revoked, one deleted, half of these revoked before.
+    let versioned = |number: usize| Versioned { record: made[number].clone(), version };
+    let revoke = |before: Versioned<_>| Edit::Update { after: revoked(before.record.clone()), before };
+    let revoking = (0..3000).filter(|number| number % 3 == 0 || number % 6 == 1);
+    let version = commit(&*store, tokens(revoking.map(|number| revoke(versioned(number))))).await.id;
+    let deleting = (0..3000).filter(|number| number % 3 == 1).map(|number| match number % 6 {
+        1 => Edit::Delete(Versioned { record: revoked(made[number].clone()), version }),
+        _ => Edit::Delete(versioned(number)),
+    });
+    commit(&*store, tokens(deleting)).await;
+    let digests: Vec<_> = made.iter().map(|token| token.digest).chain([Digest::of(b"none")]).collect();
+    let mut told = Vec::new();
+    while told.len() < digests.len() {
+        let page = store.removed(&digests[told.len()..]).await.expect("reads");
+        assert!(!page.is_empty(), "one at least");
+        told.extend(page);
+    }
+    let expected = (0..3000).map(|number| number % 3 != 2).chain([false]);
+    assert_eq!(told, expected.collect::<Vec<_>>());
+    assert_eq!(store.removed(&[]).await.expect("reads"), [true; 0]);
+}
+
 pub(super) async fn recalls_are_told_page_by_page_until_they_are_settled<D: Database>() {
     let (database, store) = store::<D>().await;
     let other = database.handle().await;

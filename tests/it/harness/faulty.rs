@@ -213,6 +213,10 @@ impl Feed for FaultyStore {
         self.check()?.items(of).await
     }
 
+    async fn removed(&self, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        self.check()?.removed(digests).await
+    }
+
     fn watch(&self) -> Box<dyn Watch> {
         Box::new(FaultyWatch { real: self.real.watch(), broken: self.broken.subscribe() })
     }

@@ -8,7 +8,7 @@ use tollgate::store::{self, Absent, Edit, Settings};
 use super::{commit, open, settings, unusable};
 use crate::harness::{RedisServer, eventually};
 
-/// Everything that a sidecar needs, but for what is left out.
+/// Everything that a sidecar of the version before needs, but for what is left out.
 fn user(left_out: &[&str]) -> String {
     let mut rules = vec![
         "+hmget",
@@ -69,6 +69,8 @@ async fn what_the_user_may_not_do_is_named() {
     open(&redis.url()).await;
     let sidecar = store::open(&settings(&redis.url_as("sidecar:sesame")), Absent::Await).await.expect("opens");
     sidecar.probe().await.expect("may read");
+    let removed = sidecar.removed(&[tollgate::token::Digest::of(b"x")]).await.expect_err("of the version before").to_string();
+    assert!(removed.contains("users.acl"), "{removed}");
     // Trying to change something as well is refused, and changes nothing.
     let error = sidecar.commit(crate::conformance::users([])).await.map(drop);
     assert!(error.is_err() || sidecar.position().await.expect("reads").revision.0 <= 1);

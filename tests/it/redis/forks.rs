@@ -275,3 +275,58 @@ async fn what_was_read_again_is_not_undone_by_the_log_before_it() {
     assert!(!sidecar.knows(&hers));
     assert_eq!(sidecar.found(), (1, 0), "nothing was read whole");
 }
+
+/// Two sidecars that had applied an import are cut off; the store loses it, goes on, and no longer has the log since then.
+/// What they miss then they learn from a snapshot, in which the import is absent just as what was revoked meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_was_lost_beyond_the_log_may_be_run_again() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let registry = Registry::new(Arc::clone(&store));
+    registry.init(&operator(), "olga").await.expect("initialises");
+    let vera = user("vera");
+    commit(&*store, users([Edit::Create(vera.clone())])).await;
+    let [missed, deleted] = ["missed", "deleted"].map(|name| token(vera.id, name));
+    commit(&*store, tokens([&missed, &deleted].map(|token| Edit::Create(token.clone())))).await;
+    let fleet = [Remote::start(&server).await, Remote::start(&server).await];
+    let is_level = async || {
+        for sidecar in &fleet {
+            sidecar.is_level(&*store).await;
+        }
+    };
+    is_level().await;
+    keep(&server);
+    let lost = import(&*store, vera.id, "imported", 50).await;
+    is_level().await;
+    fleet[0].relay.set(Traffic::Cut).await;
+    lose(&server);
+    revoke(&*store, &[&missed]).await;
+    delete(&*store, &deleted).await;
+    for _ in 0..8 {
+        commit(&*store, Batch::default()).await;
+    }
+    // As it is once it is full.
+    server.cli(&["XTRIM", "{tollgate}:log", "MAXLEN", "2"]);
+    fleet[0].relay.heal().await;
+    is_level().await;
+    assert_eq!(fleet[0].found(), (0, 1), "it read a snapshot, and found nothing wrong");
+    eventually("it is told of what it missed", || async { fleet[0].replica.status().tombstones == 2 }).await;
+
+    for token in &lost {
+        create(&*store, token).await;
+    }
+    is_level().await;
+    assert!(fleet.iter().all(|sidecar| lost.iter().all(|token| sidecar.knows(token))), "nobody has revoked them");
+    // What a sidecar had left to be revoked again would be revoked now.
+    assert_eq!(store.probe().await.expect("a probe").recalls, 0);
+    registry.add_user(&operator(), "max", Role::Viewer).await.expect("adds");
+    assert!(stored(&*store, &lost[0]).await.record.is_active());
+
+    // And what it was told stays so.
+    lose(&server);
+    for sidecar in &fleet {
+        sidecar.is_level(&*store).await;
+        assert!(!sidecar.knows(&missed) && !sidecar.knows(&deleted));
+    }
+    eventually("they are recalled", || async { store.probe().await.expect("a probe").recalled == 2 }).await;
+}

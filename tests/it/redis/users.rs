@@ -81,6 +81,7 @@ async fn a_sidecar_can_do_all_that_it_needs() {
     sidecar.recall(&[digest]).await.expect("recalls");
     assert_eq!(sidecar.probe().await.expect("a probe").recalls, 1);
     assert_eq!(sidecar.recalled(None).await.expect("reads").digests, [digest]);
+    assert_eq!(sidecar.removed(&[digest]).await.expect("reads"), [false]);
     let report = report(1, "edge");
     sidecar.report(&report, Duration::from_secs(60)).await.expect("reports");
     assert_eq!(registry.sidecars().await.expect("reads").len(), 1);
@@ -152,6 +153,10 @@ async fn a_sidecar_can_change_nothing() {
         &["subscribe", "{other}:changes:0"],
         &["eval", "return 1", "0"],
         &["hgetall", "{tollgate}:tokens"],
+        // Of which tokens were revoked it learns no more than whether those that it knows were.
+        &["hscan", "{tollgate}:revoked", "0"],
+        &["zscore", "{tollgate}:retired", "x"],
+        &["hdel", "{tollgate}:revoked", "x"],
         &["get", "elsewhere"],
         &["set", "elsewhere", "x"],
         &["flushall"],

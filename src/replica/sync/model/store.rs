@@ -13,6 +13,8 @@ use crate::token::{Digest, Grant, Owner, Permission, UserId};
 pub(super) struct Content {
     pub(super) owners: BTreeMap<u64, (Owner, Stamp)>,
     pub(super) grants: BTreeMap<u64, Grant>,
+    /// Tokens that it knows as revoked or deleted.
+    pub(super) removed: BTreeSet<u64>,
 }
 
 pub(super) fn digest(token: u64) -> Digest {
@@ -24,7 +26,9 @@ impl Content {
         for change in changes {
             match change {
                 Change::PutGrant(_, grant) => drop(self.grants.insert(grant.token.to_u64(), *grant)),
-                Change::RemoveGrant(removed) => self.grants.retain(|token, _| digest(*token) != *removed),
+                Change::RemoveGrant(digest) => {
+                    self.removed.extend(self.grants.extract_if(.., |token, _| self::digest(*token) == *digest).map(|it| it.0));
+                }
                 Change::PutOwner(id, owner) => drop(self.owners.insert(id.to_u64(), (owner.clone(), stamp))),
                 Change::RemoveOwner(id) => drop(self.owners.remove(&id.to_u64())),
             }
@@ -63,8 +67,6 @@ pub(super) struct ModelStore {
     pub(super) current: usize,
     pub(super) log_from: Revision,
     pub(super) tokens: u64,
-    /// Tokens that were removed in some past, or that a lost write had created.
-    pub(super) removed_or_lost: BTreeSet<u64>,
     /// It was not always what it went on from.
     pub(super) has_lost: bool,
     /// A state of any past was restored: what it shows may be newer than what it goes on from.
@@ -80,7 +82,6 @@ impl ModelStore {
             current: 0,
             log_from: Revision(0),
             tokens: 0,
-            removed_or_lost: BTreeSet::new(),
             has_lost: false,
             was_restored: false,
         }
@@ -98,12 +99,10 @@ impl ModelStore {
 
     pub(super) fn commit(&mut self, changes: Vec<Change>, time: u64) -> Notice {
         let Position { epoch, revision, head, .. } = self.now().position;
-        let before: BTreeSet<u64> = self.now().content.grants.keys().copied().collect();
         let mut content = self.now().content.clone();
         // One for each node: never drawn before, although its revision may have been given out before.
         let id = CommitId(self.nodes.len() as u128);
         content.apply(&changes, Stamp { id, revision: revision.next() });
-        self.removed_or_lost.extend(before.into_iter().filter(|token| !content.grants.contains_key(token)));
         let (revision, head, checksum) = (revision.next(), head.then(id), content.checksum());
         let entry = Arc::new(LogEntry { id, revision, head, checksum, changes });
         let (position, parent) = (entry.committed(epoch).position, Some(self.current));
@@ -116,15 +115,6 @@ impl ModelStore {
         self.nodes[self.current].until = Some(time);
         for _ in 0..count {
             let Some(parent) = self.now().parent else { break };
-            let created = self
-                .now()
-                .content
-                .grants
-                .keys()
-                .copied()
-                .filter(|t| !self.nodes[parent].content.grants.contains_key(t));
-            let created: Vec<u64> = created.collect();
-            self.removed_or_lost.extend(created);
             self.current = parent;
         }
         self.nodes[self.current].until = None;
@@ -178,7 +168,7 @@ impl ModelStore {
     }
 
     pub(super) fn items(&self, subjects: &[Subject]) -> Vec<SnapshotItem> {
-        let Content { owners, grants } = &self.now().content;
+        let Content { owners, grants, .. } = &self.now().content;
         let item = |subject: &Subject| match subject {
             Subject::User(id) => {
                 let (owner, stamp) = owners.get(&id.to_u64())?;
@@ -190,6 +180,23 @@ impl ModelStore {
             }
         };
         subjects.iter().filter_map(item).collect()
+    }
+
+    /// A token that it does not know: one that it has lost, if it has, or one that there never was.
+    pub(super) fn unknown_token(&mut self, again: bool) -> u64 {
+        let Content { grants, removed, .. } = &self.now().content;
+        let is_lost = |token: &u64| !grants.contains_key(token) && !removed.contains(token);
+        let lost = (0..self.tokens).find(is_lost).filter(|_| again);
+        lost.unwrap_or_else(|| {
+            self.tokens += 1;
+            self.tokens - 1
+        })
+    }
+
+    /// Which of these it knows as removed.
+    pub(super) fn removed(&self, digests: &[Digest]) -> Vec<bool> {
+        let removed: BTreeSet<_> = self.now().content.removed.iter().map(|token| digest(*token)).collect();
+        digests.iter().map(|digest| removed.contains(digest)).collect()
     }
 
     /// Whether the state with this checksum, or one that it came from, was the store's at or after a time. A store that

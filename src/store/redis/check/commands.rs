@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use super::needs;
+use super::{needs, wished_rule, wishes};
 use crate::store::redis::layout::Layout;
 use crate::store::settings::Namespace;
 
@@ -40,7 +40,7 @@ const USED: [(&str, &str, &str); 33] = [
     ("log.lua", "HLEN HMGET XRANGE", ""),
     ("log.rs", "EVAL_RO HMGET XRANGE", ""),
     ("migrate.lua", "", "HMGET HSET"),
-    ("read.rs", "HMGET PEXPIRE ROLE SCARD SET WAIT", "HGET HKEYS ZMSCORE"),
+    ("read.rs", "HMGET PEXPIRE ROLE SCARD SET WAIT ZMSCORE", "HGET HKEYS"),
     ("recalled.lua", "HMGET LLEN LRANGE SCARD SSCAN", ""),
     ("recalls.rs", "EVAL_RO INFO RPUSH SADD SCARD", "EVAL"),
     ("replay.rs", "", "ACL HSET INFO XADD"),
@@ -134,7 +134,8 @@ fn every_command_of_every_file_is_listed_here() {
 
 fn tried() -> Commands {
     let layout = Layout::new(&Namespace::default(), 0);
-    needs(&layout, true).iter().map(|need| need.command.to_owned()).chain(["DISCARD".to_owned()]).collect()
+    let needs = needs(&layout, true).into_iter().chain(wishes(&layout));
+    needs.map(|need| need.command.to_owned()).chain(["DISCARD".to_owned()]).collect()
 }
 
 fn used(pick: fn(&(&str, &str, &str)) -> Commands) -> Commands {
@@ -162,6 +163,14 @@ fn the_shipped_users_may_run_what_they_need_and_nothing_else() {
         granted.retain(|command| used.contains(command) || !words(BESIDES).contains(command));
         assert_eq!(granted, used, "{user}");
     }
+}
+
+#[test]
+fn the_rule_that_a_warning_tells_to_add_is_in_those_that_are_shipped() {
+    let rule = wished_rule(&Layout::new(&Namespace::default(), 0));
+    let rules = include_str!("../../../../deploy/redis/users.acl");
+    let line = rules.lines().find(|line| line.starts_with("user tollgate-sidecar ")).expect("a user");
+    assert!(line.contains(&rule), "{rule}");
 }
 
 /// Redis takes nothing back of a script that breaks off: one that writes more than once first checks that it may.
