@@ -217,7 +217,8 @@ fn converges(fleet: &Fleet, world: &World, sidecar: &Sidecar) -> bool {
     let (at, held) = (store.at(), &sidecar.held);
     let equal = sidecar.machine.position() == Some(at.position()) && held.checksum() == u64::from(at.active);
     let exact = held.vanished == 0
-        && held.grants == at.active & !held.tombstones && held.suppressed == at.active & held.tombstones;
+        && held.grants == at.active & !held.tombstones
+        && held.suppressed == at.active & held.tombstones;
     equal && exact && held.as_of == Some(world.clock) && held.suppressed & !store.recalled == 0
 }
 

@@ -589,7 +589,8 @@ impl Sim {
             Some((digests, is_removed)) => {
                 let now = self.start + Duration::from_millis(self.time);
                 self.replica.explain(&digests, &is_removed, now);
-                self.removed.extend(digests.iter().zip(is_removed).filter_map(|(digest, removed)| removed.then_some(*digest)));
+                self.removed
+                    .extend(digests.iter().zip(is_removed).filter_map(|(digest, removed)| removed.then_some(*digest)));
             }
         }
     }
@@ -630,4 +631,21 @@ proptest! {
         }
         sim.settle();
     }
+}
+
+/// What was lost is absent from the snapshot that is read after it, as is what was revoked meanwhile.
+#[test]
+fn tokens_that_were_lost_beyond_the_log_and_are_created_again_are_let_in() {
+    let mut sim = Sim::new();
+    sim.run(Op::SetOwner { owner: 0, role: 0, enabled: true });
+    (0..3).for_each(|_| sim.run(Op::Create { owner: 0, again: false }));
+    sim.settle();
+    sim.run(Op::LoseAndGoOn { count: 2, beyond: true, owner: 1, enabled: true });
+    sim.run(Op::Revoke { token: 0 });
+    sim.run(Op::Trim { retain: 0 });
+    sim.settle();
+    assert_eq!(sim.replica.status().tombstones, 1, "of the one that was revoked");
+    (0..2).for_each(|_| sim.run(Op::Create { owner: 0, again: true }));
+    sim.settle();
+    assert_eq!([0, 1, 2].map(|token| sim.replica.lookup(&digest(token)).is_some()), [false, true, true]);
 }

@@ -149,10 +149,10 @@ pub(super) async fn permissions(
         Err(Fault::NotPermitted(_)) => return Ok(()),
         Err(fault) => return Err(fault),
     }
-    let (needs, wishes) = (needs(layout, needs_quorum), wishes(layout));
-    let discard = Need { command: "DISCARD", on: None, rest: &[] };
+    let (wishes, mut needs) = (wishes(layout), needs(layout, needs_quorum));
+    needs.push(Need { command: "DISCARD", on: None, rest: &[] });
     let mut attempt = Pipeline::new();
-    for need in needs.iter().chain(&wishes).chain([&discard]) {
+    for need in wishes.iter().chain(&needs) {
         attempt.add_command(need.command());
     }
     let answers = answers(connection, &mut attempt).await?;
@@ -166,7 +166,7 @@ pub(super) async fn permissions(
         let named = needs.iter().zip(refused.by_ref().take(needs.len()));
         named.filter_map(|(need, is_refused)| is_refused.then(|| need.to_string())).collect::<Vec<_>>().join(", ")
     };
-    let (missing, wished) = (named(&needs), named(&wishes));
+    let (wished, missing) = (named(&wishes), named(&needs));
     if !missing.is_empty() {
         return Err(Fault::NotPermitted(missing));
     }

@@ -37,7 +37,7 @@ pub(super) async fn digests_of_revoked_and_deleted_tokens_are_removed<D: Databas
     let version = commit(&*store, tokens(made.iter().cloned().map(Edit::Create))).await.id;
     // One of three is revoked, one deleted, half of these revoked before.
     let versioned = |number: usize| Versioned { record: made[number].clone(), version };
-    let revoke = |before: Versioned<_>| Edit::Update { after: revoked(before.record.clone()), before };
+    let revoke = |before: Versioned<TokenRecord>| Edit::Update { after: revoked(before.record.clone()), before };
     let revoking = (0..3000).filter(|number| number % 3 == 0 || number % 6 == 1);
     let version = commit(&*store, tokens(revoking.map(|number| revoke(versioned(number))))).await.id;
     let deleting = (0..3000).filter(|number| number % 3 == 1).map(|number| match number % 6 {

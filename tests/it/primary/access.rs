@@ -69,7 +69,8 @@ async fn what_the_user_may_not_do_is_named() {
     open(&redis.url()).await;
     let sidecar = store::open(&settings(&redis.url_as("sidecar:sesame")), Absent::Await).await.expect("opens");
     sidecar.probe().await.expect("may read");
-    let removed = sidecar.removed(&[tollgate::token::Digest::of(b"x")]).await.expect_err("of the version before").to_string();
+    let removed =
+        sidecar.removed(&[tollgate::token::Digest::of(b"x")]).await.expect_err("of the version before").to_string();
     assert!(removed.contains("users.acl"), "{removed}");
     // Trying to change something as well is refused, and changes nothing.
     let error = sidecar.commit(crate::conformance::users([])).await.map(drop);

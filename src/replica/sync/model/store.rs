@@ -27,7 +27,8 @@ impl Content {
             match change {
                 Change::PutGrant(_, grant) => drop(self.grants.insert(grant.token.to_u64(), *grant)),
                 Change::RemoveGrant(digest) => {
-                    self.removed.extend(self.grants.extract_if(.., |token, _| self::digest(*token) == *digest).map(|it| it.0));
+                    self.removed
+                        .extend(self.grants.extract_if(.., |token, _| self::digest(*token) == *digest).map(|it| it.0));
                 }
                 Change::PutOwner(id, owner) => drop(self.owners.insert(id.to_u64(), (owner.clone(), stamp))),
                 Change::RemoveOwner(id) => drop(self.owners.remove(&id.to_u64())),
@@ -77,14 +78,7 @@ impl ModelStore {
     pub(super) fn new() -> Self {
         let position = Position { epoch: Epoch(0), revision: Revision(0), head: Head::START, checksum: 0 };
         let root = Node { content: Content::default(), position, parent: None, entry: None, until: None };
-        Self {
-            nodes: vec![root],
-            current: 0,
-            log_from: Revision(0),
-            tokens: 0,
-            has_lost: false,
-            was_restored: false,
-        }
+        Self { nodes: vec![root], current: 0, log_from: Revision(0), tokens: 0, has_lost: false, was_restored: false }
     }
 
     pub(super) fn now(&self) -> &Node {
