@@ -263,6 +263,10 @@ fn a_store_that_loses_writes_and_trims_its_log() {
 fn a_store_that_loses_tokens_which_are_created_again() {
     let bounds = Bounds { commits: 3, losses: 1, trims: 1, moves: 1, notices: false, ..NOTHING };
     Fleet::new(1, 2, FIRST, bounds).check("imports");
+    if large() {
+        let bounds = Bounds { commits: 4, moves: 0, ..bounds };
+        Fleet::new(1, 3, FIRST, bounds).check("imports beyond the log");
+    }
 }
 
 #[test]

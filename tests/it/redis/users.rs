@@ -7,7 +7,7 @@ use tollgate::token::Digest;
 
 use super::*;
 use crate::conformance::{Held, commit, report, token, tokens, user, users};
-use crate::harness::within;
+use crate::harness::{Serving, eventually, within};
 
 pub(super) const USERS: &str = include_str!("../../../deploy/redis/users.acl");
 
@@ -207,4 +207,24 @@ async fn a_wrong_password_is_told_and_not_shown() {
     let error = open(&settings(&server.url_as("tollgate-sidecar:Xyzzy")), Absent::Refuse).await.err().expect("refused");
     assert!(matches!(error, StoreError::Unusable { .. }), "{error:?}");
     assert!(!format!("{} {error:?}", told(&error)).contains("Xyzzy"), "{error:?}");
+}
+
+/// With the rules of the version before, it says once what to add, and goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_may_not_ask_which_tokens_were_revoked_goes_on_without() {
+    let rule = "(%R~{tollgate}:revoked %R~{tollgate}:retired +type +hmget +zmscore)";
+    let before = USERS.replace(&format!("{rule} "), "");
+    assert_ne!(before, USERS);
+    let server = RedisServer::with_users(&before);
+    let registry = open(&settings(&server.url_as(REGISTRY)), Absent::Create).await.expect("the registry opens");
+    commit(&*registry, users([Edit::Create(user("anna"))])).await;
+    let mut sidecar = Serving::start(&server.url_as(SIDECAR), &[]).await;
+    let warning = sidecar
+        .says(&format!(
+            "Redis does not tell this user which tokens were revoked while the sidecar was cut off for long: if Redis loses such a \
+             revocation later, the sidecar lets the token in. Add {rule} to its line in users.acl"
+        ))
+        .await;
+    assert_eq!(warning["refused"], "HMGET {tollgate}:revoked, ZMSCORE {tollgate}:retired");
+    eventually("it is ready", || async { sidecar.readiness().await == 200 }).await;
 }
