@@ -288,7 +288,8 @@ async fn an_import_that_was_lost_beyond_the_log_may_be_run_again() {
     commit(&*store, users([Edit::Create(vera.clone())])).await;
     let [missed, deleted] = ["missed", "deleted"].map(|name| token(vera.id, name));
     commit(&*store, tokens([&missed, &deleted].map(|token| Edit::Create(token.clone())))).await;
-    let fleet = [Remote::start(&server).await, Remote::start(&server).await];
+    let start = || Remote::start(&server, Traffic::Flows, Duration::from_millis(100));
+    let fleet = [start().await, start().await];
     let is_level = async || {
         for sidecar in &fleet {
             sidecar.is_level(&*store).await;
