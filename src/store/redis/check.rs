@@ -164,7 +164,7 @@ pub(super) async fn permissions(
     let mut refused = answers.into_iter().map(is_refused);
     let mut named = |needs: &[Need]| {
         let named = needs.iter().zip(refused.by_ref().take(needs.len()));
-        named.filter_map(|(need, is_refused)| is_refused.then(|| need.to_string())).collect::<Vec<_>>().join(", ")
+        named.filter(|(_, is_refused)| *is_refused).map(|(need, _)| need.to_string()).collect::<Vec<_>>().join(", ")
     };
     let (wished, missing) = (named(&wishes), named(&needs));
     if !missing.is_empty() {
