@@ -225,7 +225,7 @@ impl Simulated {
             Some(Seed { position, items }) => {
                 replica.begin_merge();
                 items.iter().for_each(|item| _ = replica.merge(item));
-                Synchroniser::resumed(*position, position.revision, replica.checksum())
+                Synchroniser::resumed(*position, replica.checksum())
             }
             None => Synchroniser::new(),
         };
