@@ -27,6 +27,7 @@ mod earlier;
 mod fault;
 mod followers;
 mod hash_slot;
+mod heard;
 mod index;
 mod layout;
 mod link;

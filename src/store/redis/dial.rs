@@ -14,6 +14,7 @@ use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
@@ -22,8 +23,8 @@ use tokio_rustls::TlsConnector;
 
 use super::check;
 use super::fault::Fault;
+use super::heard::{Audible, Heard};
 use super::stagger;
-use crate::socket::Stream;
 use crate::store::Settings;
 use crate::store::settings::read_password;
 use crate::store::url::{RedisUrl, Server, Topology};
@@ -32,8 +33,8 @@ use crate::tls::{self, TlsError};
 /// Longest wait for an address to be reached.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest wait for TLS and the greeting where no other server can be the primary: a fleet that comes back at once has Redis
-/// busy with handshakes for seconds, and those that are given up are work for nothing.
+/// Longest silence during TLS and the greeting where no other server can be the primary: a fleet that comes back at once has
+/// Redis busy with handshakes for seconds, and those that are given up are work for nothing.
 const ONLY_SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A peer that is gone without a word is noticed after silence of this length, and three unanswered probes.
@@ -42,15 +43,17 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 /// Longest time that data may stay unacknowledged by the peer's system (`TCP_USER_TIMEOUT`, RFC 5482).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
-/// For connections whose commands are answered within this time.
-pub(super) fn config(limit: Duration) -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(limit))
+/// For connections whose commands are answered within this time; without it, whoever asks looks to that.
+pub(super) fn config(limit: Option<Duration>) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(limit)
 }
 
 /// Makes connections.
 pub(super) struct Dialer {
     settings: Settings,
     pub(super) url: RedisUrl,
+    /// On any connection.
+    pub(super) heard: Arc<Heard>,
 }
 
 /// What the other end has to be.
@@ -68,18 +71,20 @@ pub(super) enum Peer {
 #[derive(Debug)]
 pub(super) struct Carrier {
     task: AbortHandle,
+    /// What arrives on it.
+    pub(super) heard: Arc<Heard>,
     /// Closed when the connection is over.
     alive: watch::Receiver<()>,
 }
 
 impl Carrier {
-    fn start(carry: impl Future<Output = ()> + Send + 'static) -> Self {
+    fn start(carry: impl Future<Output = ()> + Send + 'static, heard: Arc<Heard>) -> Self {
         let (living, alive) = watch::channel(());
         let task = tokio::spawn(async move {
             carry.await;
             drop(living);
         });
-        Self { task: task.abort_handle(), alive }
+        Self { task: task.abort_handle(), heard, alive }
     }
 
     /// Whether the connection is over.
@@ -100,12 +105,17 @@ impl Drop for Carrier {
     }
 }
 
+/// A connection's bytes, plain or in TLS.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// A connection, and what carries it.
 pub(super) type Dialled = (MultiplexedConnection, Carrier);
 
 impl Dialer {
     pub(super) fn new(settings: Settings, url: RedisUrl) -> Self {
-        Self { settings, url }
+        Self { settings, url, heard: Heard::new() }
     }
 
     /// Connects and greets, at the first of the server's addresses that answers as it should.
@@ -161,33 +171,34 @@ impl Dialer {
             Topology::Single(_) => ONLY_SERVER_TIMEOUT,
             Topology::Sentinel { .. } | Topology::Cluster(_) => CONNECT_TIMEOUT,
         };
-        let greeted = timeout(limit, async {
+        let heard = Heard::new();
+        let greeted = heard.unless_silent(limit, async {
+            let stream = Audible { stream, heard: [Arc::clone(&heard), Arc::clone(&self.heard)] };
             let stream = self.secure(server, stream).await.map_err(|source| Fault::unreachable(server, source))?;
             let greeting = self.greeting(server, peer).await?;
             let made = MultiplexedConnection::new_with_config(&greeting, stream, config).await;
             let (mut connection, carry) = made.map_err(|error| Fault::of_connecting(server, error))?;
-            let carrier = Carrier::start(carry);
+            let carrier = Carrier::start(carry, Arc::clone(&heard));
             check::greet(&mut connection, server, peer, &self.url.topology).await?;
             Ok((connection, carrier))
         });
         // A server without TLS waits for the rest of what it takes for a command.
         let hint = if self.url.tls { "; does this port speak TLS?" } else { "" };
-        greeted.await.map_err(|_| Fault::crowded(server, late(limit, hint)))?
+        greeted.await.unwrap_or_else(|| Err(Fault::crowded(server, late(limit, hint))))
     }
 
-    async fn secure(&self, server: &Server, stream: TcpStream) -> Result<Stream, ConnectError> {
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(&stream);
+    async fn secure(&self, server: &Server, stream: Audible) -> Result<Box<dyn Stream>, ConnectError> {
+        stream.stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream.stream);
         let (idle, interval) = KEEPALIVE;
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(3))?;
         socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
         if !self.url.tls {
-            return Ok(Stream::Plain(stream));
+            return Ok(Box::new(stream));
         }
         let name = ServerName::try_from(server.host.clone()).map_err(io::Error::other)?;
         let connector = TlsConnector::from(self.tls().await?);
-        let stream = connector.connect(name, stream).await.map_err(ConnectError::Handshake)?;
-        Ok(Stream::Tls(Box::new(stream.into())))
+        Ok(Box::new(connector.connect(name, stream).await.map_err(ConnectError::Handshake)?))
     }
 
     async fn tls(&self) -> Result<Arc<ClientConfig>, ConnectError> {
@@ -301,10 +312,11 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
         let (mut peer, _) = listener.accept().await.expect("accepts");
         let (said, is_said) = tokio::sync::oneshot::channel::<()>();
-        let carrier = Carrier::start(async move {
+        let carry = async move {
             drop(is_said.await);
             drop(stream);
-        });
+        };
+        let carrier = Carrier::start(carry, Heard::new());
         assert!(!carrier.is_over());
         drop(said);
         carrier.over().await;

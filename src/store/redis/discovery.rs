@@ -101,7 +101,8 @@ impl Discovery {
 
     /// The primary, as this Sentinel sees it, and the replicas that it could promote.
     async fn ask_sentinel(&self, sentinel: &Server, name: &str) -> Result<Server, Fault> {
-        let (mut connection, _carrier) = self.dialer.dial(sentinel, Peer::Sentinel, config(ANSWER_TIMEOUT)).await?;
+        let (mut connection, _carrier) =
+            self.dialer.dial(sentinel, Peer::Sentinel, config(Some(ANSWER_TIMEOUT))).await?;
         let primary = primary_of(&mut connection, sentinel, name).await?;
         // Whoever may not ask for them has those that the primary itself names.
         let question = cmd("SENTINEL").arg("REPLICAS").arg(name).take();
@@ -114,7 +115,7 @@ impl Discovery {
     /// The slot's owner, as this node sees it; its replicas, and all nodes, are taken note of.
     async fn ask_node(&self, node: &Server) -> Result<Server, Fault> {
         // A replica knows as well as any other.
-        let (mut connection, _carrier) = self.dialer.dial(node, Peer::Any, config(ANSWER_TIMEOUT)).await?;
+        let (mut connection, _carrier) = self.dialer.dial(node, Peer::Any, config(Some(ANSWER_TIMEOUT))).await?;
         let ranges: Vec<Vec<Value>> = query(&mut connection, cmd("CLUSTER").arg("SLOTS")).await?;
         let (mut owner, mut nodes) = (None, Vec::new());
         for range in &ranges {

@@ -14,18 +14,19 @@ use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, Value};
-use tokio::sync::{OnceCell, watch};
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 use super::dial::{Carrier, Dialer, Peer, config};
 use super::discovery::Discovery;
 use super::fault::Fault;
 use super::followers::ReplicaUnusable;
 use super::hash_slot::HashSlot;
+use super::heard::Arrived;
 use super::layout::Layout;
 use super::unusable::Unusable;
 use super::watch::Subscriber;
@@ -35,8 +36,11 @@ use crate::lock::Mutex;
 use crate::store::url::{Server, Topology};
 use crate::store::{Settings, StoreUrl};
 
-/// Longest wait for an answer.
+/// Longest wait for an answer, or for what is still to come of one.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection without a word for so long is not merely behind others.
+const LONG_SILENCE: Duration = Duration::from_secs(10);
 
 /// Longest wait for a connection to a replica, within what is waited for its answers: the next one has to have time too.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(1);
@@ -105,7 +109,7 @@ struct Slot {
 enum Current {
     #[default]
     None,
-    /// By a task that nobody who waits for it can cut short: a greeting that is given up has to be begun anew.
+    /// By a task that nobody who waits for it can cut short: what is given up has to be begun anew, all its round trips.
     Making(Attempt),
     Made(Connection),
 }
@@ -160,7 +164,7 @@ pub(super) struct Connection {
     server: Server,
     number: u64,
     carrier: Arc<Carrier>,
-    subscribed: Arc<OnceCell<()>>,
+    is_subscribed: bool,
     /// What it said of itself then.
     info: Arc<str>,
 }
@@ -168,13 +172,21 @@ pub(super) struct Connection {
 impl Connection {
     /// Sends commands and waits for their answers. The first error among them is the whole's.
     pub(super) async fn query<T: FromRedisValue>(&mut self, commands: &Pipeline) -> Result<T, Fault> {
-        let answer = commands.query_async(&mut self.connection).await;
+        let carrier = Arc::clone(&self.carrier);
+        carrier.heard.ask();
+        let answer = answered(&carrier, commands.query_async(&mut self.connection)).await?;
         answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
+    }
+
+    /// How the answer to the latest commands arrived.
+    pub(super) fn arrived(&self) -> Arrived {
+        self.carrier.heard.arrived()
     }
 
     /// Asks for what is published on a channel.
     pub(super) async fn subscribe(&mut self, channel: &str) -> Result<(), Fault> {
-        let answer = self.connection.subscribe(channel).await;
+        let carrier = Arc::clone(&self.carrier);
+        let answer = answered(&carrier, self.connection.subscribe(channel)).await?;
         answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
     }
 
@@ -224,18 +236,27 @@ impl Link {
     /// Sends commands, until they are executed at most once. The connection is replaced if it turns out to be of no more
     /// use.
     pub(super) async fn send<T: FromRedisValue>(self: &Arc<Self>, on: Use, commands: &Pipeline) -> Result<T, Fault> {
-        let slot = self.slot(on);
+        self.fetch(on, commands).await.map(|(answer, _)| answer)
+    }
+
+    /// The same, and how the answer arrived.
+    pub(super) async fn fetch<T: FromRedisValue>(
+        self: &Arc<Self>,
+        on: Use,
+        commands: &Pipeline,
+    ) -> Result<(T, Arrived), Fault> {
+        let has_waited = self.ready(on).is_none();
         let mut connection = self.connection(on).await?;
-        // Cancelled, it may be the connection that hangs: the next command takes another.
-        let mut guard = Suspicion { slot, number: connection.number, is_suspect: true };
+        let (number, carrier, sent) = (connection.number, Arc::clone(&connection.carrier), Instant::now());
+        let mut under_way = UnderWay { link: self, on, number, carrier, sent, has_waited, is_good: None };
         let outcome = connection.query(commands).await;
-        guard.is_suspect = outcome.as_ref().is_err_and(Fault::ends_connection);
+        under_way.is_good = Some(!outcome.as_ref().is_err_and(Fault::ends_connection));
         if let Err(Fault::Refused(code, detail)) = &outcome
             && code == "MOVED"
         {
             self.discovery.moved(detail);
         }
-        outcome
+        outcome.map(|answer| (answer, connection.arrived()))
     }
 
     /// Sends commands that only read, or may be repeated, and again over a new connection if the first one turns out to be
@@ -276,66 +297,85 @@ impl Link {
 
     /// The cached connection, or a new one; where somebody watches, the main one is subscribed.
     pub(super) async fn connection(self: &Arc<Self>, on: Use) -> Result<Connection, Fault> {
-        let slot = self.slot(on);
-        let connection = loop {
-            if let Some(connection) = slot.connection() {
-                break connection;
+        loop {
+            if let Some(connection) = self.ready(on) {
+                return Ok(connection);
             }
             match self.attempt(on).wait_for(Option::is_some).await.as_deref() {
-                Ok(Some(Ok(connection))) => break connection.clone(),
+                Ok(Some(Ok(connection))) if self.is_ready(on, connection) => return Ok(connection.clone()),
                 Ok(Some(Err(fault))) => return Err(fault.clone()),
-                // The task is gone without an outcome.
-                Ok(None) | Err(_) => {}
+                // Somebody watches since; or the task is gone without an outcome.
+                Ok(Some(Ok(_)) | None) | Err(_) => {}
             }
-        };
-        if on == Use::Main && self.is_watched.load(Ordering::SeqCst) {
-            self.subscribe(&connection).await?;
         }
-        Ok(connection)
+    }
+
+    /// The cached connection, if it can be used as it is.
+    fn ready(&self, on: Use) -> Option<Connection> {
+        self.slot(on).connection().filter(|connection| self.is_ready(on, connection))
+    }
+
+    fn is_ready(&self, on: Use, connection: &Connection) -> bool {
+        connection.is_subscribed || !self.is_to_be_subscribed(on)
+    }
+
+    fn is_to_be_subscribed(&self, on: Use) -> bool {
+        on == Use::Main && self.is_watched.load(Ordering::SeqCst)
     }
 
     /// The attempt that is under way, or a new one.
     fn attempt(self: &Arc<Self>, on: Use) -> Attempt {
         let (outcome, begun) = watch::channel(None);
         let mut attempt = begun.clone();
-        self.slot(on).current.send_if_modified(|current| match current {
-            Current::Making(under_way) if under_way.has_changed().is_ok() => {
-                attempt = under_way.clone();
-                false
-            }
-            // Just made: this attempt ends before it began, and its caller looks again.
-            Current::Made(connection) if !connection.carrier.is_over() => false,
-            _ => {
-                *current = Current::Making(begun);
-                tokio::spawn(Arc::clone(self).make(on, outcome));
-                true
-            }
+        self.slot(on).current.send_if_modified(|current| {
+            let unsubscribed = match current {
+                Current::Making(under_way) if under_way.has_changed().is_ok() => {
+                    attempt = under_way.clone();
+                    return false;
+                }
+                Current::Made(connection) if connection.carrier.is_over() => None,
+                // Just made: this attempt ends before it began, and its caller looks again.
+                Current::Made(connection) if self.is_ready(on, connection) => return false,
+                Current::Made(connection) => Some(connection.clone()),
+                Current::Making(_) | Current::None => None,
+            };
+            *current = Current::Making(begun);
+            tokio::spawn(Arc::clone(self).make(on, unsubscribed, outcome));
+            true
         });
         attempt
     }
 
-    /// Once for each connection. What is committed from here on is announced, and what was before is to be asked for.
-    async fn subscribe(&self, connection: &Connection) -> Result<(), Fault> {
-        let subscribing = connection.subscribed.get_or_try_init(|| async {
-            let mut guard = Suspicion { slot: self.slot(Use::Main), number: connection.number, is_suspect: true };
-            let mut connection = connection.clone();
-            let arriving = tenure::arrive(connection.clone(), &self.layout, &self.arrival);
-            let (arrived, subscribed) = tokio::join!(arriving, connection.subscribe(self.layout.channel()));
-            arrived.and(subscribed)?;
-            let earlier = earlier::subscribe(&self.layout, &mut connection).await?;
-            guard.is_suspect = false;
-            self.subscriber.subscribed(earlier);
-            Ok(())
-        });
-        subscribing.await.map(drop)
+    /// What is committed from here on is announced, and what was before is to be asked for.
+    async fn subscribe(&self, mut connection: Connection) -> Result<Connection, Fault> {
+        let arriving = tenure::arrive(connection.clone(), &self.layout, &self.arrival);
+        let (arrived, subscribed) = tokio::join!(arriving, connection.subscribe(self.layout.channel()));
+        arrived.and(subscribed)?;
+        let earlier = earlier::subscribe(&self.layout, &mut connection).await?;
+        self.subscriber.subscribed(earlier);
+        Ok(Connection { is_subscribed: true, ..connection })
     }
 
-    /// Makes a connection, when it is time for the next attempt, and puts it into its slot.
-    async fn make(self: Arc<Self>, on: Use, outcome: watch::Sender<Option<Result<Connection, Fault>>>) {
+    /// Makes a connection, when it is time for the next attempt, or subscribes the one that is there, and puts it into its slot.
+    async fn make(
+        self: Arc<Self>,
+        on: Use,
+        unsubscribed: Option<Connection>,
+        outcome: watch::Sender<Option<Result<Connection, Fault>>>,
+    ) {
         let slot = self.slot(on);
-        let pause = slot.attempts.lock().pause();
-        tokio::time::sleep(pause).await;
-        let made = self.connect(on).await;
+        let made = match unsubscribed {
+            Some(connection) => Ok(connection),
+            None => {
+                let pause = slot.attempts.lock().pause();
+                tokio::time::sleep(pause).await;
+                self.connect(on).await
+            }
+        };
+        let made = match made {
+            Ok(connection) if self.is_to_be_subscribed(on) => self.subscribe(connection).await,
+            made => made,
+        };
         match &made {
             Ok(connection) => {
                 // Connections to another server than the primary are of no more use.
@@ -355,9 +395,11 @@ impl Link {
 
     /// Looks whether what is there is ours; and, on another server than before, whether its users may do what they have to.
     async fn examine(&self, connection: &mut Connection) -> Result<(), Fault> {
-        connection.info = check::types(&mut connection.connection, &self.layout).await?.into();
+        let carrier = Arc::clone(&connection.carrier);
+        connection.info = answered(&carrier, check::types(&mut connection.connection, &self.layout)).await??.into();
         if *self.permitted.lock() != Some(connection.server.clone()) {
-            check::permissions(&mut connection.connection, &self.layout, self.needs_quorum).await?;
+            let permissions = check::permissions(&mut connection.connection, &self.layout, self.needs_quorum);
+            answered(&carrier, permissions).await??;
             *self.permitted.lock() = Some(connection.server.clone());
         }
         Ok(())
@@ -382,7 +424,8 @@ impl Link {
 
     /// Looks again. Fails with what is wrong, if it is still there.
     pub(super) async fn examine_again(self: &Arc<Self>) -> Result<(), Fault> {
-        check::types(&mut self.connection(Use::Main).await?.connection, &self.layout).await.map(drop)
+        let mut connection = self.connection(Use::Main).await?;
+        answered(&connection.carrier, check::types(&mut connection.connection, &self.layout)).await?.map(drop)
     }
 
     fn slot(&self, on: Use) -> &Slot {
@@ -392,7 +435,7 @@ impl Link {
     /// Finds the primary and connects to it.
     async fn connect(&self, on: Use) -> Result<Connection, Fault> {
         let subscriber = Arc::clone(&self.subscriber);
-        let config = config(ANSWER_TIMEOUT).set_push_sender(move |push| {
+        let config = config(None).set_push_sender(move |push| {
             subscriber.take(push);
             Ok::<_, redis::aio::SendError>(())
         });
@@ -420,8 +463,8 @@ impl Link {
         let peer = if on == Use::Replica { Peer::Any } else { Peer::Primary };
         let (connection, carrier) = self.dialer.dial(&server, peer, config).await?;
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let (carrier, subscribed) = (Arc::new(carrier), Arc::default());
-        let mut connection = Connection { connection, server, number, carrier, subscribed, info: Arc::from("") };
+        let (carrier, info) = (Arc::new(carrier), Arc::from(""));
+        let mut connection = Connection { connection, server, number, carrier, is_subscribed: false, info };
         match on {
             Use::Main | Use::Confirming => self.examine(&mut connection).await?,
             Use::Replica if matches!(self.dialer.url.topology, Topology::Cluster(_)) => {
@@ -497,17 +540,39 @@ impl Slot {
     }
 }
 
-/// Takes a connection out of its slot when dropped, unless it is cleared before.
-struct Suspicion<'a> {
-    slot: &'a Slot,
-    number: u64,
-    is_suspect: bool,
+/// What is answered, unless nothing arrives for too long.
+async fn answered<T>(carrier: &Carrier, answer: impl Future<Output = T>) -> Result<T, Fault> {
+    let answered = carrier.heard.unless_silent(ANSWER_TIMEOUT, answer).await;
+    answered.ok_or(Fault::TimedOut(ANSWER_TIMEOUT))
 }
 
-impl Drop for Suspicion<'_> {
+/// Commands that are under way. Takes their connection out of its slot when dropped, if that is of no more use.
+struct UnderWay<'a> {
+    link: &'a Link,
+    on: Use,
+    number: u64,
+    carrier: Arc<Carrier>,
+    sent: Instant,
+    /// Whoever sent them had to wait for the connection.
+    has_waited: bool,
+    /// `None`: they were cancelled.
+    is_good: Option<bool>,
+}
+
+impl UnderWay<'_> {
+    /// Cancelled, it may be the connection that hangs: the next command takes another. Not where whoever cancelled has waited
+    /// for the connection, and for the answer the shorter, nor where it may be behind others that are still arriving.
+    fn is_suspect(&self) -> bool {
+        let (own, any) = (self.carrier.heard.last(), self.link.dialer.heard.last());
+        let is_silent = own < self.sent && (any < self.sent || own.elapsed() > LONG_SILENCE);
+        is_silent && !self.has_waited
+    }
+}
+
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        if self.is_suspect {
-            self.slot.clear(|connection| connection.number == self.number);
+        if !self.is_good.unwrap_or_else(|| !self.is_suspect()) {
+            self.link.slot(self.on).clear(|connection| connection.number == self.number);
         }
     }
 }

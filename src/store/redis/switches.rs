@@ -54,7 +54,7 @@ async fn listen(link: &Link, sentinel: &Server, name: &str, attempt: &mut u32) -
             Ok::<_, redis::aio::SendError>(())
         }
     };
-    let config = config(ANSWER_TIMEOUT).set_push_sender(take);
+    let config = config(Some(ANSWER_TIMEOUT)).set_push_sender(take);
     let (mut connection, _carrier) = link.dialer.dial(sentinel, Peer::Sentinel, config).await?;
     let subscribed = connection.subscribe(CHANNEL).await;
     subscribed.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))?;

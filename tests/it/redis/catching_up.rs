@@ -1,13 +1,13 @@
 //! A sidecar that is behind gets level over whatever line it has.
 
 use tollgate::clock::Instant;
-use tollgate::store::{Revision, Versioned};
+use tollgate::store::{Feed, Revision, Versioned};
 use tollgate::token::{Permission, TokenRecord, UserRecord, UserStatus};
 
 use super::remote::Remote;
 use super::*;
 use crate::conformance::{commit, token, tokens, user, users};
-use crate::harness::Traffic;
+use crate::harness::{Relay, Traffic};
 
 impl Remote {
     /// Whether a heartbeat with this token is let in. `None`: that is in doubt.
@@ -59,6 +59,25 @@ async fn an_import_over_a_thin_line() {
     // A token takes some 75 bytes in the log, and nothing in an announcement.
     assert!(carried < 6000 * 100, "{carried} bytes were carried");
     assert!(remote.replica.staleness(Instant::now()).is_some_and(|stale| stale < Duration::from_secs(15)));
+}
+
+/// Setting a connection up takes some nine round trips, and nobody who waits for it has the patience for two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_set_up_whoever_gives_up_waiting_for_it() {
+    let server = RedisServer::start();
+    let here = store(&server).await;
+    commit(&*here, user_batch("anna")).await;
+    let relay = Relay::start(server.address()).await;
+    relay.set(Traffic::Slow(Duration::from_millis(500))).await;
+    let far = RedisStore::new(&settings(&format!("redis://{}", relay.address())), Retention::default());
+    let far = far.expect("a store");
+    let _watch = Feed::watch(&far);
+    let answered = async {
+        let patience = Duration::from_millis(1_700);
+        while !matches!(tokio::time::timeout(patience, far.probe()).await, Ok(Ok(_))) {}
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), answered).await.is_ok(), "{} connections", relay.accepted());
+    assert_eq!(relay.accepted(), 1);
 }
 
 /// The line breaks every second and a half, in which it carries a tenth of the registry.
