@@ -25,8 +25,8 @@ use crate::store::{
     Subject,
 };
 
-/// Longest wait for the change log. It is bounded, so this is a dead connection.
-const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a part of the change log. It is bounded, and the store gives up what no longer arrives.
+const CHANGES_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest pause within a snapshot. The whole may take as long as it needs.
 const SNAPSHOT_STALL: Duration = Duration::from_secs(10);

@@ -100,8 +100,6 @@ struct Access {
     probed: Mutex<(Option<Instant>, Duration)>,
     subscriber: Arc<Subscriber>,
     pace: ReadPace,
-    /// For recalled and removed digests, which are read over the main connection.
-    recall_pace: ReadPace,
     /// Where replicas are to be read from.
     followers: Option<Followers>,
 }
@@ -125,7 +123,6 @@ impl RedisStore {
             probed: Mutex::default(),
             subscriber,
             pace: ReadPace::new(),
-            recall_pace: ReadPace::new(),
             followers: (settings.read_from == ReadFrom::Replica).then(Followers::default),
         };
         Ok(Self { access: Arc::new(access), retention, watching: OnceLock::new() })

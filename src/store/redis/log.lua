@@ -1,10 +1,10 @@
 #!lua flags=no-writes
--- A page of the change log: the entries after a revision, as many as fit into so many bytes, but one at least.
+-- A page of the change log: the entries after a revision, as many as fit into so many bytes, but so many at least.
 --
--- KEYS: meta, log, grants. ARGV: the revision, the bytes, the fields of meta that make a position.
+-- KEYS: meta, log, grants. ARGV: the revision, the bytes, how many at least, the fields of meta that make a position.
 
 local META, LOG, GRANTS = unpack(KEYS)
-local start, room = '(' .. ARGV[1], tonumber(ARGV[2])
+local start, room, least = '(' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- About what an entry takes besides its fields' values.
 local OVERHEAD = 64
@@ -17,7 +17,7 @@ repeat
       room = room - #part
     end
     room = room - OVERHEAD
-    is_full = room < 0 and #page > 0
+    is_full = room < 0 and #page >= least
     if is_full then break end
     page[#page + 1], start = entry, '(' .. entry[1]
   end
@@ -33,7 +33,7 @@ if is_full then
   local meta = redis.call('HMGET', META, 'revision', 'log_changes')
   local newest, changes = tonumber(meta[1]), tonumber(meta[2])
   local oldest = number(redis.call('XRANGE', LOG, '-', '+', 'COUNT', 1)[1])
-  local left = math.max(newest - number(page[#page]), 0)
+  local left = math.max(newest - (page[1] and number(page[#page]) or tonumber(ARGV[1])), 0)
   rest = { math.floor(changes * left / math.max(newest - oldest + 1, 1)), left, redis.call('HLEN', GRANTS) }
 end
-return { redis.call('HMGET', META, unpack(ARGV, 3)), page, rest }
+return { redis.call('HMGET', META, unpack(ARGV, 4)), page, rest }

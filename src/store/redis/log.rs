@@ -1,10 +1,10 @@
 //! The change log, page by page.
 //!
-//! Who is level reads over the main connection, where little is carried. Who is behind reads on over the bulk connection, or
-//! from a replica, until it is level: each page is bounded in bytes, and applied before the next one is asked for, so that
-//! whatever the line carries is progress. Of small entries only a script can tell how many fit; of large ones, those of bulk
-//! changes, the bound on each tells it, and without a script their bytes cost Redis a tenth: so it is done without, where Redis is
-//! near and one page more costs little.
+//! Who is level reads over the main connection, where no more is carried than this line soon has: what does not fit, be it one
+//! entry, is not begun there. Who is behind reads on over the bulk connection, or from a replica, until it is level: each page
+//! is bounded in bytes, and applied before the next one is asked for, so that whatever the line carries is progress. Of small
+//! entries only a script can tell how many fit; of large ones, those of bulk changes, the bound on each tells it, and without
+//! a script their bytes cost Redis a tenth: so it is done without, where Redis is near and one page more costs little.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::fault::Fault;
 use super::followers::{self, ReplicaUnusable};
+use super::heard::Arrived;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
 use super::{Access, script};
@@ -25,9 +26,9 @@ use crate::store::{Changes, CommitId, Head, LogEntry, Position, Revision, change
 const PAGE: &str = include_str!("log.lua");
 const ANCESTOR: &str = include_str!("ancestor.lua");
 
-/// About as many bytes are read at once by who is level, as probes wait behind them: more than any command of ours changes in
-/// one commit.
-const SMALL: usize = 48 * 1024;
+/// Most bytes that are read at once over the main connection, as probes wait behind them: more than any command of ours changes
+/// in one commit.
+pub(super) const SMALL: usize = 48 * 1024;
 
 /// About how many bytes a change takes, an entry besides its changes, and a grant in a snapshot.
 const COST: (u64, u64, u64) = (70, 120, 90);
@@ -40,34 +41,44 @@ const FAR: u64 = 1024 * 1024;
 
 /// The first entries after a revision, as far as they follow each other up to the position.
 pub(super) async fn changes(access: &Access, after: Revision) -> Result<Changes, Fault> {
-    let changes = match access.pace.is_behind() {
-        false => {
-            let began = Instant::now();
-            // Until the answer is there: cancelled, or given up, so few are too many for this line.
-            access.pace.fall_behind();
-            let page = page(access, Use::Main, SMALL, after).await;
-            let far = if access.followers.is_some() { 0 } else { FAR };
-            // Little that takes long is a long line, and not one that carries little.
-            let is_slow = || access.pace.is_bulk() && began.elapsed() > ReadPace::BRISK;
-            let is_level = |page: &Page| page.left <= far && !is_slow();
-            match page.as_ref().map_or_else(|fault| !matches!(fault, Fault::TimedOut(_)), is_level) {
-                true => access.pace.keep_up(),
-                false => access.pace.weigh(),
-            }
-            page?.into_changes(access, after)?
-        }
-        true => match of_replica(access, after).await {
+    let changes = match small(access, after).await? {
+        Some(changes) => changes,
+        None => match of_replica(access, after).await {
             Some(changes) => changes,
-            None => {
-                let page = access.pace.read(|bytes| page(access, Use::Bulk, bytes, after)).await?;
-                page.into_changes(access, after)?
-            }
+            None => large(access, Use::Bulk, after).await?,
         },
     };
     if !matches!(changes, Changes::Page(_)) {
         access.pace.keep_up();
     }
     Ok(changes)
+}
+
+/// The same as far as it fits onto the main connection. `None` where it does not, and for who is behind.
+async fn small(access: &Access, after: Revision) -> Result<Option<Changes>, Fault> {
+    if access.pace.is_behind() {
+        return Ok(None);
+    }
+    // Until the answer is there: cancelled, or given up, so few are too many for this line.
+    access.pace.fall_behind();
+    let page = access.pace.read(|bytes| page(access, Use::Main, bytes.min(SMALL), after)).await;
+    let far = if access.followers.is_some() { 0 } else { FAR };
+    let is_level = |page: &Page| page.left <= far && page.took < ReadPace::BRISK;
+    match &page {
+        Ok(page) if page.entries.is_empty() && page.is_full => return Ok(None),
+        Ok(page) if is_level(page) => access.pace.keep_up(),
+        Ok(_) | Err(Fault::TimedOut(_)) => access.pace.weigh(),
+        Err(_) => access.pace.keep_up(),
+    }
+    page?.into_changes(access, after).map(Some)
+}
+
+/// As much as the line carries, over a connection that is for that only, and stays for a while.
+async fn large(access: &Access, on: Use, after: Revision) -> Result<Changes, Fault> {
+    access.pace.linger();
+    let page = access.pace.read(|bytes| page(access, on, bytes, after)).await;
+    access.pace.linger();
+    page?.into_changes(access, after)
 }
 
 /// The same from a replica, if the primary shows it too. `None` where that one is to be read.
@@ -105,8 +116,7 @@ async fn page_of_replica(
     *asked = Some(server.clone());
     let began = Instant::now();
     loop {
-        let page = access.pace.read(|bytes| page(access, Use::Replica, bytes, after)).await?;
-        match page.into_changes(access, after)? {
+        match large(access, Use::Replica, after).await? {
             Changes::Truncated => return Ok(None),
             Changes::Entries(entries) | Changes::Page(entries) if !entries.is_empty() => {
                 let changes = followers::confirmed_by_primary(access, entries).await?;
@@ -139,45 +149,50 @@ struct Page {
     /// About how many bytes come after these, and how many a snapshot would take, where that was asked.
     left: u64,
     snapshot: Option<u64>,
+    /// From its first bytes to its last.
+    took: Duration,
 }
 
 /// So many entries after a revision.
-async fn entries(access: &Access, on: Use, count: usize, after: Revision) -> Result<Page, Fault> {
+async fn entries(access: &Access, on: Use, count: usize, after: Revision) -> Result<(Page, Arrived), Fault> {
     let began = Instant::now();
     let mut commands = Pipeline::new();
     // In this order: what is committed in between is read too.
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
     commands.cmd("XRANGE").arg(access.layout.key(Key::Log)).arg(format!("({}", after.0)).arg("+");
     commands.arg("COUNT").arg(count);
-    let (position, entries): (PositionFields, Vec<LoggedFields>) = access.link.read(on, &commands).await?;
+    let (answer, arrived) = access.link.fetch(on, &commands).await?;
+    let (position, entries): (PositionFields, Vec<LoggedFields>) = answer;
     let newest = access.layout.position(&position)?;
     let each = access.pace.learn(&entries, began.elapsed());
     let left = newest.revision.0.saturating_sub(after.0 + entries.len() as u64).saturating_mul(each);
-    Ok(Page { newest, is_full: entries.len() == count, entries, left, snapshot: None })
+    let is_full = entries.len() == count;
+    Ok((Page { newest, is_full, entries, left, snapshot: None, took: arrived.took }, arrived))
 }
 
-/// As many as fit into so many bytes, but one at least.
-async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result<Page, Fault> {
+/// As many as fit into so many bytes, but one at least where no probe waits behind it.
+async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result<(Page, Arrived), Fault> {
     if access.pace.is_bulk() && access.pace.is_near() {
         return entries(access, on, (bytes / SMALL).max(1), after).await;
     }
     let began = Instant::now();
     let keys = [Key::Meta, Key::Log, Key::Grants].map(|key| access.layout.key(key));
     let mut read = script("EVAL_RO", PAGE, &keys);
-    read.arg(after.0).arg(bytes).arg(&POSITION);
-    let answer = access.link.read(on, Pipeline::new().add_command(read)).await?;
+    read.arg(after.0).arg(bytes).arg(u8::from(on != Use::Main)).arg(&POSITION);
+    let (answer, arrived) = access.link.fetch(on, Pipeline::new().add_command(read)).await?;
     let ((position, entries, rest),): ((PositionFields, Vec<LoggedFields>, Vec<u64>),) = answer;
     let newest = access.layout.position(&position)?;
     access.pace.learn(&entries, began.elapsed());
     // How many changes come after these, if they are spread evenly over the log, in how many entries, and how many grants
     // there are; nothing where nothing is left.
-    Ok(match rest[..] {
+    let (is_full, left, snapshot) = match rest[..] {
         [changes, left, grants] => {
             let left = changes.saturating_mul(COST.0).saturating_add(left.saturating_mul(COST.1));
-            Page { newest, entries, is_full: true, left, snapshot: Some(grants.saturating_mul(COST.2)) }
+            (true, left, Some(grants.saturating_mul(COST.2)))
         }
-        _ => Page { newest, entries, is_full: false, left: 0, snapshot: None },
-    })
+        _ => (false, 0, None),
+    };
+    Ok((Page { newest, entries, is_full, left, snapshot, took: arrived.took }, arrived))
 }
 
 impl Page {
@@ -231,7 +246,7 @@ pub(super) fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'stat
     Ok(LogEntry { id, revision, head, checksum, changes })
 }
 
-/// How much is asked for at once, so that an answer takes neither long nor many round trips on this line.
+/// How much is asked for at once, so that the line carries an answer neither for long nor in many round trips.
 #[derive(Debug)]
 pub(super) struct ReadPace(Mutex<State>);
 
@@ -247,7 +262,7 @@ struct State {
 
 impl ReadPace {
     const LEAST: usize = 4 * 1024;
-    const FIRST: usize = 64 * 1024;
+    const FIRST: usize = 16 * 1024;
     const MOST: usize = 256 * 1024;
 
     /// How long the bulk connection stays open for what else there may be: each handshake costs Redis a millisecond.
@@ -256,36 +271,40 @@ impl ReadPace {
     /// An answer that comes sooner is from near.
     const NEAR: Duration = Duration::from_millis(50);
 
-    /// An answer that comes sooner may be larger the next time; one that takes four times as long has to be smaller.
+    /// What is carried sooner may be twice as much the next time; what takes four times as long has to be half of it. From the
+    /// first bytes on: a long line may carry much.
     const BRISK: Duration = Duration::from_millis(250);
 
     pub(super) fn new() -> Self {
         Self(Mutex::new(State { each: 0, is_near: false, bytes: Self::FIRST, is_behind: false, last_read: None }))
     }
 
-    /// Has something read, and learns from how long it took. Cancelled, it took too long.
+    /// Has something read, and learns from how it arrived. Cancelled, or broken off, it was too much.
     pub(super) async fn read<T, F>(&self, read: impl FnOnce(usize) -> F) -> Result<T, Fault>
     where
-        F: Future<Output = Result<T, Fault>>,
+        F: Future<Output = Result<(T, Arrived), Fault>>,
     {
         let bytes = self.state().bytes;
-        let began = Instant::now();
-        {
-            let mut state = self.state();
-            (state.bytes, state.last_read) = ((bytes / 2).max(Self::LEAST), Some(began));
-        }
-        let answer = read(bytes).await?;
-        self.state().bytes = match began.elapsed() {
-            took if took < Self::BRISK => (bytes * 2).min(Self::MOST),
-            took if took < Self::BRISK * 4 => bytes,
-            _ => (bytes / 2).max(Self::LEAST),
+        let less = (bytes / 2).max(Self::LEAST);
+        self.state().bytes = less;
+        let outcome = read(bytes).await;
+        self.state().bytes = match &outcome {
+            Ok((_, arrived)) if arrived.took >= Self::BRISK * 4 => less,
+            // Little says nothing of what the line carries.
+            Ok((_, arrived)) if arrived.took < Self::BRISK && arrived.bytes >= bytes / 2 => (bytes * 2).min(Self::MOST),
+            Err(fault) if fault.ends_connection() => less,
+            Ok(_) | Err(_) => bytes,
         };
-        Ok(answer)
+        outcome.map(|(answer, _)| answer)
     }
 
     /// Whether it is over: nothing was read for a while, which is returned once.
     pub(super) fn is_over(&self) -> bool {
         self.state().last_read.take_if(|last_read| last_read.elapsed() > Self::LINGER).is_some()
+    }
+
+    fn linger(&self) {
+        self.state().last_read = Some(Instant::now());
     }
 
     fn is_behind(&self) -> bool {
@@ -344,5 +363,38 @@ mod tests {
         }
         pace.weigh();
         assert!(!pace.is_bulk());
+    }
+
+    /// What is asked for after answers that carry all, or this much, for so long.
+    async fn asked_after(pace: &ReadPace, answers: usize, bytes: Option<usize>, took: Duration) -> usize {
+        for _ in 0..answers {
+            let answer = async |asked| Ok(((), Arrived { bytes: bytes.unwrap_or(asked), took }));
+            pace.read(answer).await.expect("answered");
+        }
+        pace.state().bytes
+    }
+
+    #[tokio::test]
+    async fn much_is_asked_for_where_much_is_carried_however_long_the_line() {
+        let (pace, brisk, slow) = (ReadPace::new(), Duration::from_millis(10), Duration::from_secs(2));
+        assert_eq!(asked_after(&pace, 10, Some(100), brisk).await, ReadPace::FIRST, "little says nothing");
+        assert_eq!(asked_after(&pace, 10, None, brisk).await, ReadPace::MOST);
+        assert_eq!(asked_after(&pace, 1, None, slow).await, ReadPace::MOST / 2);
+        assert_eq!(asked_after(&pace, 10, None, slow).await, ReadPace::LEAST);
+        assert_eq!(asked_after(&pace, 1, None, brisk).await, ReadPace::LEAST * 2);
+    }
+
+    #[tokio::test]
+    async fn half_is_asked_for_after_what_broke_off() {
+        let pace = ReadPace::new();
+        let broken = async |_| Err::<((), Arrived), _>(Fault::TimedOut(Duration::ZERO));
+        pace.read(broken).await.expect_err("no answer");
+        assert_eq!(pace.state().bytes, ReadPace::FIRST / 2);
+        let cancelled = async |_| std::future::pending().await;
+        assert!(timeout(Duration::ZERO, pace.read::<(), _>(cancelled)).await.is_err());
+        assert_eq!(pace.state().bytes, ReadPace::FIRST / 4);
+        let refused = async |_| Err::<((), Arrived), _>(Fault::Refused("LOADING".to_owned(), String::new()));
+        pace.read(refused).await.expect_err("refused");
+        assert_eq!(pace.state().bytes, ReadPace::FIRST / 4, "the line has carried that");
     }
 }

@@ -14,8 +14,10 @@ use std::str::FromStr;
 use redis::{ParsingError, Pipeline, RedisError, Value, from_redis_value};
 
 use super::fault::Fault;
+use super::heard::Arrived;
 use super::layout::{self, Key};
 use super::link::{ANSWER_TIMEOUT, Use};
+use super::log::SMALL;
 use super::snapshot::run_in;
 use super::{Access, script};
 use crate::store::{RECALLS_LEFT, RecalledPage, RecalledPlace};
@@ -29,9 +31,6 @@ const PIECE: usize = 1000;
 
 /// About how many bytes a digest takes in an answer.
 const COST: usize = 40;
-
-/// Most bytes read at once over the main connection, behind which probes wait; on a slow line fewer.
-const SMALL: usize = 48 * 1024;
 
 /// How far they were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,24 +85,26 @@ struct Answer {
 }
 
 async fn ask(access: &Access, place: &Place) -> Result<Answer, Fault> {
-    access.recall_pace.read(|bytes| ask_for(access, place, bytes.min(SMALL) / COST)).await
+    access.pace.read(|bytes| ask_for(access, place, bytes.min(SMALL) / COST)).await
 }
 
 /// About so many digests.
-async fn ask_for(access: &Access, place: &Place, count: usize) -> Result<Answer, Fault> {
+async fn ask_for(access: &Access, place: &Place, count: usize) -> Result<(Answer, Arrived), Fault> {
     let keys = [Key::Meta, Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
     let cursor = if let Then::Scan(cursor) = place.then { cursor.to_string() } else { String::new() };
     let mut commands = Pipeline::new();
     let mut page = script("EVAL_RO", PAGE, &keys);
     page.arg(count).arg(cursor).arg(place.unlisted).arg(place.listed);
     commands.add_command(page).cmd("INFO").arg("server").arg("replication");
-    let answers: [Result<Value, RedisError>; 2] = access.link.read(Use::Main, commands.ignore_errors()).await?;
+    let (answers, arrived) = access.link.fetch(Use::Main, commands.ignore_errors()).await?;
+    let answers: [Result<Value, RedisError>; 2] = answers;
     let [page, server] = answers.map(|answer| answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT)));
     let server = server.ok().and_then(|server| from_redis_value::<String>(server).ok()).unwrap_or_default();
     let unexpected = |problem: ParsingError| Fault::UnexpectedAnswer(problem.to_string());
     let (present, ever, length, cursor, members, damaged) = from_redis_value(page?).map_err(unexpected)?;
     let reign = |info: &str| Some(format!("{}-{}", run_in(info)?, value_in(info, "master_replid:")?));
-    Ok(Answer { server: reign(&server).unwrap_or_default(), present, ever, length, cursor, members, damaged })
+    let server = reign(&server).unwrap_or_default();
+    Ok((Answer { server, present, ever, length, cursor, members, damaged }, arrived))
 }
 
 fn value_in<'a>(info: &'a str, key: &str) -> Option<&'a str> {

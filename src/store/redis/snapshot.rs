@@ -166,7 +166,8 @@ async fn scan(access: &Access, source: &mut Source, mark: &mut Bookmark, sink: &
 
 async fn step(access: &Access, source: &mut Source, key: &str, place: u64) -> Result<(u64, Vec<Value>), Fault> {
     let read = |bytes: usize| async move {
-        source.ask(access, cmd("HSCAN").arg(key).arg(place).arg("COUNT").arg((bytes / ENTRY).max(10))).await
+        let scan = cmd("HSCAN").arg(key).arg(place).arg("COUNT").arg((bytes / ENTRY).max(10)).take();
+        Ok((source.ask(access, &scan).await?, source.connection.arrived()))
     };
     access.pace.read(read).await
 }

@@ -61,6 +61,33 @@ async fn an_import_over_a_thin_line() {
     assert!(remote.replica.staleness(Instant::now()).is_some_and(|stale| stale < Duration::from_secs(15)));
 }
 
+/// The line carries 8 kB a second, an entry of the log has 36 kB: none is given up while it arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_whose_entries_take_seconds_each() {
+    let (server, store, anna) = site_of_anna().await;
+    let remote = Remote::start(&server, Traffic::Flows, Duration::from_secs(1)).await;
+    remote.reaches(position(&*store).await, Duration::from_secs(10)).await;
+    remote.relay.set(Traffic::Thin { delay: Duration::from_millis(50), bytes_per_second: 8_000 }).await;
+    let (before, connections) = (remote.relay.carried(), remote.relay.accepted());
+    import(&*store, anna.id, "token", 2_000).await;
+    let took = remote.reaches(position(&*store).await, Duration::from_secs(120)).await;
+    let (carried, connections) = (remote.relay.carried() - before, remote.relay.accepted() - connections);
+    println!("level after {took:?}, {carried} bytes, {connections} connections");
+    assert!(carried < 2_000 * 100, "{carried} bytes were carried");
+    assert_eq!(connections, 1, "for much; the main one stays");
+    assert_eq!(remote.replica.status().reads_failed, 0);
+}
+
+/// A snapshot of 10,000 grants over a round trip that takes longer than what a step carries on a good line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_over_a_long_line() {
+    let (server, store, anna) = site_of_anna().await;
+    import(&*store, anna.id, "token", 10_000).await;
+    let remote = Remote::start(&server, Traffic::Slow(Duration::from_millis(550)), Duration::from_secs(1)).await;
+    let took = remote.reaches(position(&*store).await, Duration::from_secs(90)).await;
+    println!("level after {took:?}");
+}
+
 /// Setting a connection up takes some nine round trips, and nobody who waits for it has the patience for two.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_set_up_whoever_gives_up_waiting_for_it() {
