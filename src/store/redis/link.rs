@@ -48,6 +48,9 @@ const REPLICA_TIMEOUT: Duration = Duration::from_secs(1);
 /// The waits before the next attempt to connect. Where nothing is there, whoever comes back is to be found at once.
 const ABSENT: Backoff = Backoff { first: Duration::from_millis(50), last: Duration::from_millis(600) };
 
+/// Where somebody has to mend something, and needs a connection for that too.
+const UNUSABLE: Backoff = Backoff { first: Duration::from_millis(50), last: Duration::from_secs(3) };
+
 /// Where somebody is there and does not come to greeting us: too many others are, so that all of us spread out.
 const CROWDED: Backoff = Backoff { first: Duration::from_millis(500), last: Duration::from_secs(10) };
 
@@ -151,7 +154,7 @@ impl Attempts {
             CROWDED.wait(self.crowded)
         } else {
             self.absent += 1;
-            ABSENT.wait(self.absent)
+            if fault.is_unusable() { UNUSABLE.wait(self.absent) } else { ABSENT.wait(self.absent) }
         };
         self.not_before = Some(Instant::now() + wait);
     }
@@ -599,6 +602,11 @@ mod tests {
         let waits_there = waits(&crowded, 8);
         assert!(waits_there[0] < Duration::from_secs(1) && waits_there[7] > Duration::from_secs(4), "{waits_there:?}");
         assert!(waits_there.iter().all(|wait| *wait <= Duration::from_secs(15)));
+        let refused = Fault::NotPermitted("SUBSCRIBE".to_owned());
+        assert!(
+            waits(&refused, 20)[19] > Duration::from_secs(1),
+            "each sidecar made five connections a second for ever"
+        );
         let absent = Fault::unreachable(&server, "refused");
         assert!(waits(&absent, 100).iter().all(|wait| *wait < Duration::from_secs(1)), "found within a second");
     }
