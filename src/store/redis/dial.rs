@@ -268,6 +268,11 @@ mod tests {
 
     /// Greets as this; says nothing if it is nothing.
     fn server(role: &'static str) -> SocketAddr {
+        slow_server(role, Duration::ZERO)
+    }
+
+    /// The same, after a while.
+    fn slow_server(role: &'static str, delay: Duration) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         std::thread::spawn(move || {
@@ -275,6 +280,7 @@ mod tests {
                 let mut answers = stream.try_clone().expect("clones");
                 let lines = BufReader::new(stream).lines().map_while(Result::ok);
                 for _ in lines.filter(|line| line == "HELLO" && !role.is_empty()) {
+                    std::thread::sleep(delay);
                     let fields = [("version", "7.0.15"), ("mode", "standalone"), ("role", role)];
                     let fields = fields.map(|(name, value)| format!("+{name}\r\n+{value}\r\n"));
                     answers.write_all(format!("%3\r\n{}", fields.concat()).as_bytes()).ok();
@@ -284,8 +290,8 @@ mod tests {
         address
     }
 
-    fn dialer() -> (Arc<Dialer>, Server) {
-        let settings = Settings::from("redis://store.test".parse::<StoreUrl>().expect("a URL"));
+    fn dialer(url: &str) -> (Arc<Dialer>, Server) {
+        let settings = Settings::from(url.parse::<StoreUrl>().expect("a URL"));
         let StoreUrl::Redis(url) = settings.url.clone() else { unreachable!("as written above") };
         (Arc::new(Dialer::new(settings, url)), Server { host: "store.test".to_owned(), port: 6379 })
     }
@@ -293,7 +299,7 @@ mod tests {
     /// One that hangs, one that is not the primary, and one where nobody is.
     #[tokio::test]
     async fn each_address_of_a_name_is_tried() {
-        let (dialer, name) = dialer();
+        let (dialer, name) = dialer("redis://store.test");
         let dial = |addresses: Vec<SocketAddr>| {
             dialer.dial_any(&name, addresses.into_iter(), Peer::Primary, AsyncConnectionConfig::new())
         };
@@ -304,6 +310,14 @@ mod tests {
         assert!(began.elapsed() < CONNECT_TIMEOUT, "{:?}", began.elapsed());
         assert!(matches!(dial(vec![nowhere, replica]).await.map(drop), Err(Fault::NotPrimary)));
         assert!(matches!(dial(vec![]).await.map(drop), Err(Fault::Unreachable { .. })));
+    }
+
+    /// Each answer takes less than is waited for, and all of them more.
+    #[tokio::test]
+    async fn who_is_far_is_greeted_too() {
+        let (dialer, name) = dialer("redis-sentinel://store.test/main");
+        let far = slow_server("master", CONNECT_TIMEOUT * 3 / 5);
+        assert!(dialer.dial_any(&name, [far].into_iter(), Peer::Primary, config(None)).await.is_ok());
     }
 
     #[tokio::test]

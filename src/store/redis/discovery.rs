@@ -21,7 +21,7 @@ use crate::lock::Mutex;
 use crate::store::url::{Server, Topology};
 
 /// Longest wait for the answer of a Sentinel or node.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Nodes of a cluster that are remembered, beyond those in the URL.
 const MOST_NODES: usize = 64;
