@@ -10,17 +10,16 @@ use serde::de::DeserializeOwned;
 
 use super::Access;
 use super::fault::Fault;
+use super::heard::Arrived;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
+use super::log::SMALL;
 use crate::store::{CommitId, Position, Probe, StateFilter, TokenFilter, Versioned};
 use crate::token::{Digest, Grant, HistoryEntry, MAX_HISTORY, TokenId, TokenRecord, UserId, UserRecord};
 
 /// Fields or members asked for by one command.
 const PIECE: usize = 1000;
 
-/// Most bytes sent and read at once to tell which digests were removed, over the main connection, behind which probes wait;
-/// and about how many one of them takes.
-const SMALL: usize = 48 * 1024;
 const COST: usize = 120;
 
 /// How long a probe waits for replicas to confirm it. Below what a probe may take.
@@ -303,21 +302,23 @@ pub(super) async fn retired(access: &Access, digests: &[Digest]) -> Result<Vec<b
 /// Which of the digests are those of revoked or deleted tokens: of as many of them as this line carries without holding up
 /// probes.
 pub(super) async fn removed(access: &Access, digests: &[Digest]) -> Result<Vec<bool>, Fault> {
-    access.recall_pace.read(|bytes| removed_of(access, digests, bytes.min(SMALL) / COST)).await
+    match digests {
+        [] => Ok(Vec::new()), // Redis takes no command without a field
+        digests => access.pace.read(|bytes| removed_of(access, digests, bytes.min(SMALL) / COST)).await,
+    }
 }
 
 /// Of so many.
-async fn removed_of(access: &Access, digests: &[Digest], count: usize) -> Result<Vec<bool>, Fault> {
+async fn removed_of(access: &Access, digests: &[Digest], count: usize) -> Result<(Vec<bool>, Arrived), Fault> {
     let members: Vec<_> = digests.iter().take(count).map(|digest| digest.as_bytes().as_slice()).collect();
-    if members.is_empty() {
-        return Ok(Vec::new()); // Redis takes no command without a field
-    }
     let mut commands = Pipeline::new();
     // In this order: one that is deleted in between goes from the first to the second.
     commands.cmd("HMGET").arg(access.layout.key(Key::Revoked)).arg(&members);
     commands.cmd("ZMSCORE").arg(access.layout.key(Key::Retired)).arg(&members);
-    let (revoked, retired): (Values, Vec<Option<f64>>) = access.link.read(Use::Main, &commands).await?;
-    Ok(revoked.iter().zip(&retired).map(|(revoked, retired)| revoked.is_some() || retired.is_some()).collect())
+    let (answer, arrived) = access.link.fetch(Use::Main, &commands).await?;
+    let (revoked, retired): (Values, Vec<Option<f64>>) = answer;
+    let removed = revoked.iter().zip(&retired).map(|(revoked, retired)| revoked.is_some() || retired.is_some());
+    Ok((removed.collect(), arrived))
 }
 
 /// The scores of members, in the order asked for.
