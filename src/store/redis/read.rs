@@ -20,6 +20,7 @@ use crate::token::{Digest, Grant, HistoryEntry, MAX_HISTORY, TokenId, TokenRecor
 /// Fields or members asked for by one command.
 const PIECE: usize = 1000;
 
+/// About how many bytes are carried for each digest of which it is asked whether it was removed.
 const COST: usize = 120;
 
 /// How long a probe waits for replicas to confirm it. Below what a probe may take.
