@@ -164,7 +164,7 @@ impl Registry {
         options: ImportOptions,
     ) -> Result<(Vec<&'a Numbered>, Imported), RegistryError> {
         let now = now();
-        let mut sorter = Sorter { seen: HashMap::with_capacity(lines.len()), ..Sorter::default() };
+        let mut sorter = Sorter::of(lines);
         for page in lines.chunks(PAGE) {
             let held = self.read_held(page.iter()).await?;
             page.iter().for_each(|line| sorter.add(line, &Existing { authority, users, held: &held, now }, options));
@@ -291,29 +291,40 @@ impl Imported {
     }
 }
 
+/// The lines with a key that a line before has, and the first one that has it. Where lines are many, a map of all keys
+/// would be most of what they take.
+fn repeated<K: Ord>(lines: &[Numbered], key: impl Fn(&ImportLine) -> Option<K>) -> HashMap<usize, usize> {
+    let of = |at: &usize| key(&lines[*at].1);
+    let mut order: Vec<usize> = (0..lines.len()).filter(|at| of(at).is_some()).collect();
+    order.sort_unstable_by(|a, b| of(a).cmp(&of(b)).then(a.cmp(b)));
+    let groups = order.chunk_by(|a, b| of(a) == of(b)).filter(|group| group.len() > 1);
+    groups.flat_map(|group| group[1..].iter().map(|at| (lines[*at].0, lines[group[0]].0))).collect()
+}
+
 /// Lines by what comes of them.
-#[derive(Default)]
 struct Sorter<'a> {
-    seen: HashMap<Digest, usize>,
-    seen_ids: HashMap<TokenId, usize>,
+    /// Lines whose digest, or id, another one before them has, and that one.
+    digests: HashMap<usize, usize>,
+    ids: HashMap<usize, usize>,
     wanted: Vec<&'a Numbered>,
     /// Those that are skipped or refused.
     others: Imported,
 }
 
 impl<'a> Sorter<'a> {
+    fn of(lines: &[Numbered]) -> Self {
+        let digests = repeated(lines, |line| Some(*line.digest.as_bytes()));
+        let ids = repeated(lines, |line| line.past.as_ref().map(|past| past.id));
+        Self { digests, ids, wanted: Vec::with_capacity(lines.len()), others: Imported::default() }
+    }
+
     fn add(&mut self, entry: &'a Numbered, existing: &Existing<'_>, options: ImportOptions) {
         let (number, line) = entry;
-        let id = line.past.as_ref().map(|past| past.id);
-        let decision = match (self.seen.get(&line.digest), id.and_then(|id| self.seen_ids.get(&id))) {
+        let decision = match (self.digests.get(number), self.ids.get(number)) {
             (Some(first), _) => Err(LineError::Repeated(*first)),
             (None, Some(first)) => Err(LineError::RepeatedId(*first)),
             (None, None) => existing.decide(line, options).map_err(LineError::Refused),
         };
-        self.seen.entry(line.digest).or_insert(*number);
-        if let Some(id) = id {
-            self.seen_ids.entry(id).or_insert(*number);
-        }
         match decision {
             Ok(Decision::Import(..)) => self.wanted.push(entry),
             Ok(Decision::Skip { differs }) => self.others.skip(differs),

@@ -170,7 +170,7 @@ fn sort(
     held: &Held,
     options: ImportOptions,
 ) -> (Vec<usize>, Imported) {
-    let mut sorter = Sorter::default();
+    let mut sorter = Sorter::of(lines);
     lines.iter().for_each(|line| sorter.add(line, &Existing { authority, users, held, now: at(10) }, options));
     (sorter.wanted.into_iter().map(|(line, _)| *line).collect(), sorter.others)
 }
