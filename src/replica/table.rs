@@ -291,7 +291,7 @@ impl Ledger {
                 std::thread::yield_now();
             }
         }
-        self.ahead.release_applied(entry);
+        self.ahead.release_applied(entry, self.progress().0);
         narrowed
     }
 

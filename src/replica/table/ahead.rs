@@ -11,7 +11,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Grants, Ledger, Seen, Touch};
+use super::{Basis, Grants, Ledger, Seen, Touch};
 use crate::clock::Instant;
 use crate::lock::RwLock;
 use crate::replica::OwnerEntry;
@@ -59,8 +59,10 @@ enum Source {
         epoch: Epoch,
         stamp: Stamp,
         received: Instant,
-        /// Of a user: which commit the table had then, while none was applied to it since.
+        /// Of a user: which commit the table has reached on the way to this one; `None`: one that may be later.
         since: Option<Stamp>,
+        /// What the table went by then.
+        basis: Basis,
     },
     /// The store was read when the log had not been; of a user it tells the commit.
     Reading(Option<Stamp>),
@@ -136,7 +138,8 @@ impl Ledger {
         now: Instant,
     ) -> bool {
         let revoked = self.revoke(grants, entry, now);
-        let source = |since| Source::Notice { epoch, stamp: entry.stamp(), received: now, since };
+        let (basis, _) = self.progress();
+        let source = |since| Source::Notice { epoch, stamp: entry.stamp(), received: now, since, basis };
         entry.changes.iter().fold(revoked, |narrowed, change| match change {
             Change::PutOwner(id, owner) => {
                 let since = self.owners.get(id).and_then(|slot| slot.known).map(|known| known.touch.by);
@@ -226,23 +229,21 @@ impl Ahead {
         }
     }
 
-    /// An entry of the log was applied: the table has come to what was known of it. Where more is announced of a user, and
-    /// that is lost, this may be a new word.
-    pub(super) fn release_applied(&self, entry: &LogEntry) {
+    /// An entry of the log was applied: the table has come to what was known of it.
+    pub(super) fn release_applied(&self, entry: &LogEntry, basis: Basis) {
         if self.is_any() {
             let stamp = Some(entry.stamp());
             self.change(|known| {
                 for subject in entry.changes.iter().map(Change::subject) {
                     known.end_of(&subject, |source| source.stamp() == stamp);
-                    known.touched(&subject);
+                    known.touch(&subject, entry.stamp(), basis);
                 }
             });
         }
     }
 
-    /// What was announced of users at some moments, and was not applied, nor anything else to the user since.
-    /// As the commit before counts the one that the table had then, which is not the next before perhaps: what lies between is
-    /// taken for a new word.
+    /// What was announced of users at some moments, and was not applied. As the commit before counts the last one that the
+    /// table has reached, which is not the next before perhaps: what lies between is taken for a new word.
     fn announced(&self, is_meant: impl Fn(Instant) -> bool) -> Vec<(UserId, Seen)> {
         let known = self.known.read();
         let all = known.users.iter().flat_map(|(user, all)| all.iter().map(|later| (*user, later)));
@@ -305,11 +306,13 @@ impl Ahead {
 }
 
 impl Known {
-    fn touched(&mut self, subject: &Subject) {
+    /// A user was touched by this entry of the log. What is announced of it comes after that; or, where the table was read
+    /// again meanwhile, perhaps for a loss, before: then this is a new word.
+    fn touch(&mut self, subject: &Subject, by: Stamp, on: Basis) {
         let Subject::User(id) = subject else { return };
         for later in self.users.get_mut(id).into_iter().flatten() {
-            if let Source::Notice { since, .. } = &mut later.source {
-                *since = None;
+            if let Source::Notice { since, basis, .. } = &mut later.source {
+                *since = since.and(Some(by)).filter(|_| *basis == on);
             }
         }
     }

@@ -129,6 +129,20 @@ fn who_is_read_again_as_before_both_lost_commits_stays_as_announced() {
     assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(true), 0));
 }
 
+/// As above, and the table had come closer to the announced commit before both were lost.
+#[test]
+fn who_was_touched_on_the_way_to_a_lost_commit_stays_as_announced() {
+    let replica = with(&[1]);
+    let first = Stamp { id: CommitId(1001), revision: Revision(3) };
+    let as_first = [SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true), first)];
+    replica.repair(&[Subject::User(UserId::from_u64(1))], &as_first);
+    announce(&replica, 9, vec![disabled(1)]);
+    follow(&replica, 6, vec![enabled(1)]);
+    replica.repair(&[Subject::User(UserId::from_u64(1))], &as_first);
+    replica.reach(Instant::now());
+    assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(false), 1));
+}
+
 /// As above, and then a command changes the user, under a revision below that of the lost commits.
 #[test]
 fn who_is_changed_after_both_lost_commits_is_not_held_to_them() {
@@ -146,9 +160,10 @@ fn who_is_changed_after_both_lost_commits_is_not_held_to_them() {
     assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(true), 0));
 }
 
-/// Once more with the store going on: the revision of the lost commit is another one's.
+/// Once more with the store going on: the revision of the lost commit is another one's. That the user was enabled before it, or
+/// since, cannot be told: so it was before.
 #[test]
-fn a_commit_on_the_user_after_the_lost_one_counts() {
+fn what_came_in_its_turn_before_the_lost_commit_counts_as_earlier() {
     let replica = with(&[1]);
     announce(&replica, 9, vec![disabled(1)]);
     follow(&replica, 8, vec![enabled(1)]);
@@ -156,6 +171,8 @@ fn a_commit_on_the_user_after_the_lost_one_counts() {
     replica.apply(&other, Instant::now());
     assert_eq!(lets_in(&replica, 1), None, "that it was lost, only a proof tells");
     replica.reach(Instant::now());
+    assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(false), 1));
+    follow(&replica, 10, vec![enabled(1)]);
     assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(true), 0));
 }
 
