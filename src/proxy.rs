@@ -131,7 +131,7 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
     if withheld && matches!(status, 502..=504) { Err(Refusal::Withheld) } else { reply }
 }
 
-/// Whether this is the path of a configuration.
+/// Whether this is the path of a configuration, by its id, its alias, or the group it is in.
 fn is_configuration(path: &str) -> bool {
-    path.starts_with("/api/configs/")
+    ["/api/configs/", "/c/", "/api/config-groups/"].iter().any(|prefix| path.starts_with(prefix))
 }

@@ -199,22 +199,24 @@ impl Replica {
         })
     }
 
-    /// Whether a digest that was let in still has this permission, for requests that are running. Does not look at the
-    /// expiry: that a token expires while its request runs is no reason to end it.
+    /// Whether a digest that was let in still has the permission that was needed, for requests that are running; without
+    /// one, whether it still is let in. Does not look at the expiry: that a token expires while its request runs is no
+    /// reason to end it.
     #[must_use]
-    pub fn permits(&self, digest: &Digest, permission: Permission) -> bool {
+    pub fn permits(&self, digest: &Digest, needed: impl Into<Option<Permission>>) -> bool {
+        let needed = needed.into();
         let Some(entry) = self.grants.get(digest) else { return false };
         let owner = &entry.terms.owner;
-        entry.terms.permissions.contains(permission)
-            && owner.role().is_some_and(|role| self.limits[role as usize].contains(permission))
-            && !(self.ahead.is_any() && self.is_forbidden(digest, owner.id, permission, None))
+        entry.terms.permissions.satisfies(needed)
+            && owner.role().is_some_and(|role| self.limits[role as usize].satisfies(needed))
+            && !(self.ahead.is_any() && self.is_forbidden(digest, owner.id, needed, None))
     }
 
-    /// Whether a digest that was just found to have this permission does not have it by a commit that is known and not reached
+    /// Whether a digest that was just found to have what is needed does not have it by a commit that is known and not reached
     /// yet: the replica is not complete, and can say neither yes nor no.
     #[must_use]
-    pub fn doubts(&self, digest: &Digest, holder: &Holder, permission: Permission) -> bool {
-        self.ahead.is_any() && self.is_forbidden(digest, holder.owner.id, permission, Some(unix_seconds()))
+    pub fn doubts(&self, digest: &Digest, holder: &Holder, needed: impl Into<Option<Permission>>) -> bool {
+        self.ahead.is_any() && self.is_forbidden(digest, holder.owner.id, needed.into(), Some(unix_seconds()))
     }
 
     /// Whether commits are known that the table has not reached: it may let in whom they do not.
@@ -222,9 +224,9 @@ impl Replica {
         self.ahead.is_any()
     }
 
-    fn is_forbidden(&self, digest: &Digest, owner: UserId, permission: Permission, now: Option<i64>) -> bool {
-        let permits = |role: Role| self.limits[role as usize].contains(permission);
-        self.ahead.forbids(digest, owner, permits, permission, now)
+    fn is_forbidden(&self, digest: &Digest, owner: UserId, needed: Option<Permission>, now: Option<i64>) -> bool {
+        let permits = |role: Role| self.limits[role as usize].satisfies(needed);
+        self.ahead.forbids(digest, owner, permits, needed, now)
     }
 
     /// How long ago the replica was last proven to be at the store's position; `None` before the first time.

@@ -84,7 +84,7 @@ pub enum Reason {
     NotMethod,
     #[error("write a permission as resource:action, such as configs:read")]
     NotPermission,
-    #[error("it can only be \"none\"; otherwise name a permission")]
+    #[error("it is \"none\" or \"token\"; otherwise name a permission")]
     NotAuth,
 
     // A key that is needed, and was not written.
@@ -98,7 +98,9 @@ pub enum Reason {
     NoCertificate,
     #[error("every route needs methods and a path")]
     IncompleteRoute,
-    #[error("a route needs permission = \"resource:action\", or auth = \"none\" to open it to everyone")]
+    #[error(
+        "a route needs permission = \"resource:action\", or auth = \"token\" for any token, or auth = \"none\" to open it to everyone"
+    )]
     NoPermission,
     #[error("mode = \"replace\" needs a file with the Controller's service token")]
     NoServiceToken,
@@ -137,7 +139,7 @@ pub enum Reason {
     ShortStaleness { probe_interval: Duration },
     #[error("it must be longer than probe_interval ({}), or it is exceeded between probes", format_duration(*.probe_interval))]
     ShortPermissionStaleness { probe_interval: Duration },
-    #[error("a route has either a permission or auth = \"none\", not both")]
+    #[error("a route has either a permission or auth, not both")]
     PermissionAndAuth,
     #[error("{method} on this path is shadowed by the route at {place}; remove one of the two")]
     RouteTaken { method: Method, place: Place },

@@ -5,7 +5,7 @@ use super::raw::Place;
 use super::read::{Section, Written};
 use super::reason::Reason;
 use super::visit::{Form, List, Maybe, Set, Text, Visitor, text};
-use crate::proxy::route::{Group, Method, OwnRoute, Pattern};
+use crate::proxy::route::{Group, Method, Needs, OwnRoute, Pattern};
 use crate::token::Permission;
 
 /// Groups by their names, or all of them by `*`.
@@ -48,22 +48,28 @@ const METHOD: Text<Method> =
     Text { parse: |name| Method::from_name(name).ok_or(Reason::NotMethod), print: Method::to_string };
 
 /// `auth`, which is there where no permission is.
-const NO_AUTH: Text<()> = Text {
+const AUTH: Text<Needs> = Text {
     parse: |auth| match auth {
-        "none" => Ok(()),
+        "none" => Ok(Needs::Nothing),
+        "token" => Ok(Needs::Token),
         _ => Err(Reason::NotAuth),
     },
-    print: |()| "none".to_owned(),
+    print: |needs| if *needs == Needs::Token { "token" } else { "none" }.to_owned(),
 };
 
 /// The keys of a `[[route]]`.
 pub(super) fn route(route: &mut OwnRoute, keys: &mut impl Visitor) {
-    let OwnRoute { methods, path, permission, upstream } = route;
-    let mut auth = permission.is_none().then_some(());
+    let OwnRoute { methods, path, needs, upstream } = route;
+    let (mut permission, mut auth) = match *needs {
+        Needs::Permission(permission) => (Some(permission), None),
+        Needs::Nothing | Needs::Token => (None, Some(*needs)),
+    };
     keys.value("methods", &Set(List(METHOD)), methods);
     keys.value("path", &text::<Pattern>(), path);
-    keys.value("permission", &Maybe(PERMISSION), permission);
-    keys.value("auth", &Maybe(NO_AUTH), &mut auth);
+    keys.value("permission", &Maybe(PERMISSION), &mut permission);
+    keys.value("auth", &Maybe(AUTH), &mut auth);
+    // Both or none are refused below.
+    *needs = permission.map(Needs::Permission).or(auth).unwrap_or_default();
     keys.value("upstream", &text(), upstream);
     keys.check_list(|section| {
         if !section.is_written() {

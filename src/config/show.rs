@@ -15,10 +15,13 @@ pub fn effective(config: &Config) -> String {
         let methods = methods.iter().map(|method| method.name()).collect::<Vec<_>>().join(" ");
         let (needs, bound) = match route.access {
             Access::Open => ("nothing".to_owned(), "never".to_owned()),
-            Access::Requires { permission, max_staleness } => (permission.to_string(), max_staleness.to_string()),
+            Access::Token { needed, max_staleness } => {
+                let needed = needed.map_or_else(|| "any token".to_owned(), |permission| permission.to_string());
+                (needed, max_staleness.to_string())
+            }
         };
         let to = route.upstream;
-        text.push_str(&format!("#   {methods:15} {path:25} needs {needs:23} goes to {to}, max_staleness {bound}\n"));
+        text.push_str(&format!("#   {methods:15} {path:39} needs {needs:23} goes to {to}, max_staleness {bound}\n"));
     }
     text
 }

@@ -96,12 +96,12 @@ impl Gate {
         })?;
         let admission = match route.access {
             Access::Open => None,
-            Access::Requires { permission, max_staleness } => {
+            Access::Token { needed, max_staleness } => {
                 // Of several none is chosen: the upstream might choose another.
                 let mut credentials = request.headers().get_all(AUTHORIZATION).iter();
                 let credential = credentials.next().filter(|_| credentials.next().is_none());
                 let digest = credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?;
-                let terms = AdmissionTerms { digest, permission, max_staleness };
+                let terms = AdmissionTerms { digest, needed, max_staleness };
                 Some(Admission { holder: self.authorize(&terms)?, terms })
             }
         };
@@ -117,7 +117,7 @@ impl Gate {
     /// # Errors
     /// The [`Refusal`] to answer with.
     pub(crate) fn authorize(&self, terms: &AdmissionTerms) -> Result<Holder, Refusal> {
-        let AdmissionTerms { digest, permission, max_staleness } = *terms;
+        let AdmissionTerms { digest, needed, max_staleness } = *terms;
         let staleness = self.replica.staleness(Instant::now()).ok_or(Refusal::Stale)?;
         if !max_staleness.allows(staleness) {
             return Err(Refusal::Stale);
@@ -131,10 +131,10 @@ impl Gate {
             let is_remembered = expired_for < self.expired_retention;
             return Err(if is_remembered { Refusal::Expired } else { no(Refusal::UnknownToken) });
         }
-        if !holder.permissions.contains(permission) {
-            return Err(no(Refusal::Permission(permission)));
+        if let Some(lacking) = needed.filter(|permission| !holder.permissions.contains(*permission)) {
+            return Err(no(Refusal::Permission(lacking)));
         }
-        if self.replica.doubts(&digest, &holder, permission) {
+        if self.replica.doubts(&digest, &holder, needed) {
             return Err(Refusal::Stale);
         }
         Ok(holder)
@@ -144,6 +144,6 @@ impl Gate {
     /// request runs is no reason to end it.
     pub(crate) fn holds(&self, terms: &AdmissionTerms, staleness: Option<Duration>) -> bool {
         staleness.is_some_and(|staleness| terms.max_staleness.allows(staleness))
-            && self.replica.permits(&terms.digest, terms.permission)
+            && self.replica.permits(&terms.digest, terms.needed)
     }
 }

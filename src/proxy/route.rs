@@ -2,13 +2,15 @@
 //!
 //! A route is found by walking the segments of the path through a tree. The most specific route that has the method
 //! wins: a literal segment before `{any}`, `{any}` before a trailing `**`. So the order in which routes are written
-//! means nothing, and two routes conflict only when they are the same.
+//! means nothing, and two routes conflict only when they are the same. The Controller's are in [`built_in`].
+
+mod built_in;
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::replica::MaxStaleness;
-use crate::token::{Action, Permission, Resource};
+use crate::token::Permission;
 use crate::upstream::UpstreamName;
 use crate::words::words;
 
@@ -42,13 +44,36 @@ pub struct Route {
 pub enum Access {
     /// Everyone, with or without a token.
     Open,
-    /// Those whose token has this permission.
-    Requires {
-        /// The permission.
-        permission: Permission,
+    /// Those who have a token.
+    Token {
+        /// That has this permission; `None`: any that works.
+        needed: Option<Permission>,
         /// How stale the replica that says so may be.
         max_staleness: MaxStaleness,
     },
+}
+
+/// What a route asks for, before it is known how stale the replica may be that says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A token that works, whatever it permits.
+    Token,
+    /// A token with this permission.
+    Permission(Permission),
+}
+
+impl Needs {
+    fn access(self, bound: impl Fn(Option<Permission>) -> MaxStaleness) -> Access {
+        let needed = match self {
+            Self::Nothing => return Access::Open,
+            Self::Token => None,
+            Self::Permission(permission) => Some(permission),
+        };
+        Access::Token { needed, max_staleness: bound(needed) }
+    }
 }
 
 words! {
@@ -61,18 +86,6 @@ words! {
         Labels = "labels",
         ReportingRules = "reporting-rules",
         Heartbeat = "heartbeat",
-    }
-}
-
-impl Group {
-    fn resource(self) -> Resource {
-        match self {
-            Self::Agents => Resource::Agents,
-            Self::Configs => Resource::Configs,
-            Self::Labels => Resource::Labels,
-            Self::ReportingRules => Resource::ReportingRules,
-            Self::Heartbeat => Resource::Heartbeat,
-        }
     }
 }
 
@@ -151,8 +164,8 @@ pub struct OwnRoute {
     pub methods: Vec<Method>,
     /// On these paths.
     pub path: Pattern,
-    /// Need this permission; `None`: nothing.
-    pub permission: Option<Permission>,
+    /// Need this.
+    pub needs: Needs,
     /// And go there.
     pub upstream: UpstreamName,
 }
@@ -189,19 +202,15 @@ type Methods = [Option<Route>; Method::ALL.len()];
 
 impl RouteTable {
     /// The built-in routes with these groups opened, and these routes put over them. `bound` says how stale a replica may be
-    /// for each permission.
+    /// for each permission, and where any token will do.
     #[must_use]
-    pub fn new(open: &[Group], own: &[OwnRoute], bound: impl Fn(Permission) -> MaxStaleness) -> Self {
+    pub fn new(open: &[Group], own: &[OwnRoute], bound: impl Fn(Option<Permission>) -> MaxStaleness) -> Self {
         let mut table = Self::built_in(open, &bound);
         // Who may GET may HEAD, unless a route of its own says otherwise: agents watch their configuration by HEAD.
         let has_head =
             |path: &Pattern| own.iter().any(|route| route.methods.contains(&Method::Head) && route.path == *path);
-        for OwnRoute { methods, path, permission, upstream } in own {
-            let access = match *permission {
-                Some(permission) => Access::Requires { permission, max_staleness: bound(permission) },
-                None => Access::Open,
-            };
-            let route = Route { access, upstream: *upstream };
+        for OwnRoute { methods, path, needs, upstream } in own {
+            let route = Route { access: needs.access(&bound), upstream: *upstream };
             table.put(methods, path, route);
             if methods.contains(&Method::Get) && !has_head(path) {
                 table.put(&[Method::Head], path, route);
@@ -210,38 +219,14 @@ impl RouteTable {
         table
     }
 
-    /// The Controller's routes: `POST /agents/heartbeat` to the heartbeat server, `/api/<resource>` and all below it
-    /// to the API server, with the actions that the resource has. `bound` says how stale a replica may be for each
-    /// permission.
+    /// The Controller's routes, with these groups opened. `bound` as for [`RouteTable::new`].
     #[must_use]
-    pub fn built_in(open: &[Group], bound: impl Fn(Permission) -> MaxStaleness) -> Self {
+    pub fn built_in(open: &[Group], bound: impl Fn(Option<Permission>) -> MaxStaleness) -> Self {
         let mut table = Self::default();
-        for resource in Resource::ALL {
-            let is_open = open.iter().any(|group| group.resource() == resource);
-            let (paths, upstream): (Vec<String>, _) = match resource {
-                Resource::Heartbeat => (vec!["/agents/heartbeat".to_owned()], UpstreamName::Heartbeat),
-                _ => (vec![format!("/api/{resource}"), format!("/api/{resource}/**")], UpstreamName::Api),
-            };
-            for action in resource.actions() {
-                let methods: &[Method] = match (resource, action) {
-                    // The Controller's heartbeat server knows only this.
-                    (Resource::Heartbeat, Action::Write) => &[Method::Post],
-                    (Resource::Heartbeat, _) => &[],
-                    (_, Action::Read) => &[Method::Get, Method::Head],
-                    (_, Action::Write) => &[Method::Post, Method::Put, Method::Patch],
-                    (_, Action::Delete) => &[Method::Delete],
-                };
-                let Some(permission) = Permission::new(resource, *action) else { continue };
-                let access = match is_open {
-                    true => Access::Open,
-                    false => Access::Requires { permission, max_staleness: bound(permission) },
-                };
-                for path in &paths {
-                    if let Ok(pattern) = path.parse::<Pattern>() {
-                        table.put(methods, &pattern, Route { access, upstream });
-                    }
-                }
-            }
+        for row in built_in::rows() {
+            let is_open = row.group.is_some_and(|group| open.contains(&group));
+            let access = if is_open { Access::Open } else { row.needs.access(&bound) };
+            table.put(row.methods, &row.path, Route { access, upstream: row.upstream });
         }
         table
     }
@@ -349,7 +334,8 @@ mod tests {
 
     fn permission(table: &RouteTable, method: &str, path: &str) -> String {
         match table.find(method, path) {
-            Ok(Route { access: Access::Requires { permission, .. }, .. }) => permission.to_string(),
+            Ok(Route { access: Access::Token { needed: Some(permission), .. }, .. }) => permission.to_string(),
+            Ok(Route { access: Access::Token { needed: None, .. }, .. }) => "token".to_owned(),
             Ok(Route { access: Access::Open, .. }) => "open".to_owned(),
             Err(NoRoute::Path) => "404".to_owned(),
             Err(NoRoute::Method { allow }) => format!("405 {allow}"),
@@ -357,40 +343,30 @@ mod tests {
     }
 
     #[test]
-    fn built_in_routes_are_the_controllers() {
+    fn what_no_route_has_is_told_from_a_method_that_it_lacks() {
         let table = table();
         let cases = [
-            ("POST", "/agents/heartbeat", "heartbeat:write"),
             ("GET", "/agents/heartbeat", "405 POST"),
             ("POST", "/agents/heartbeat/", "404"),
             ("POST", "/agents/heartbeat/x", "404"),
             ("GET", "/agents", "404"),
-            ("GET", "/api/configs", "configs:read"),
             ("HEAD", "/api/configs/1/toml", "configs:read"),
-            ("PATCH", "/api/configs/1", "configs:write"),
-            ("DELETE", "/api/configs/1", "configs:delete"),
             ("DELETE", "/api/settings", "405 GET, HEAD, POST, PUT, PATCH"),
-            ("POST", "/api/audit-logs", "405 GET, HEAD"),
-            ("TRACE", "/api/audit-logs", "405 GET, HEAD"),
-            ("get", "/api/audit-logs", "405 GET, HEAD"),
+            ("TRACE", "/api/audit-logger", "405 GET, HEAD"),
+            ("get", "/api/audit-logger", "405 GET, HEAD"),
             ("GET", "/api", "404"),
             ("GET", "/api/", "404"),
             ("GET", "/api/configs/", "404"),
             ("GET", "/api/Configs", "404"),
             ("GET", "/api/configsx", "404"),
+            ("GET", "/c/", "404"),
+            ("GET", "/c/a/b", "404"),
             ("GET", "/", "404"),
             ("GET", "", "404"),
         ];
         for (method, path, expected) in cases {
             assert_eq!(permission(&table, method, path), expected, "{method} {path}");
         }
-    }
-
-    #[test]
-    fn opened_groups_need_no_token() {
-        let table = RouteTable::built_in(&[Group::Configs], |_| MaxStaleness::Never);
-        assert_eq!(permission(&table, "GET", "/api/configs/1/toml"), "open");
-        assert_eq!(permission(&table, "GET", "/api/agents"), "agents:read");
     }
 
     #[test]

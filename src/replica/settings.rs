@@ -29,9 +29,9 @@ impl Default for FreshnessConfig {
 }
 
 impl FreshnessConfig {
-    /// How stale the replica may be for requests that need this permission.
-    pub fn bound(&self, permission: Permission) -> MaxStaleness {
-        let own = self.per_permission.iter().find(|(other, _)| *other == permission);
+    /// How stale the replica may be for requests that need this permission; `None`: a token, whatever it permits.
+    pub fn bound(&self, needed: Option<Permission>) -> MaxStaleness {
+        let own = self.per_permission.iter().find(|(other, _)| Some(*other) == needed);
         own.map_or(self.max_staleness, |(_, bound)| *bound)
     }
 

@@ -13,7 +13,7 @@ words! {
     #[serde(rename_all = "lowercase")]
     #[repr(u8)]
     pub enum Role {
-        /// Reads configurations, agents, labels and reporting rules. Cannot manage tokens.
+        /// Reads configurations, their groups and constants, agents, labels and reporting rules. Cannot manage tokens.
         Viewer = "viewer",
         /// Manages those, and tokens of their own.
         Manager = "manager",
@@ -38,9 +38,12 @@ impl Role {
 
     fn permits(self, resource: Resource, action: Action) -> bool {
         match resource {
-            Resource::Configs | Resource::Agents | Resource::Labels | Resource::ReportingRules => {
-                self >= Self::Manager || action == Action::Read
-            }
+            Resource::Configs
+            | Resource::ConfigGroups
+            | Resource::Constants
+            | Resource::Agents
+            | Resource::Labels
+            | Resource::ReportingRules => self >= Self::Manager || action == Action::Read,
             Resource::Analytics | Resource::Entitlements => true,
             Resource::Tokens | Resource::Heartbeat => self >= Self::Manager,
             Resource::Users
@@ -93,6 +96,14 @@ mod tests {
         assert!(has(Role::Manager, "tokens:write") && !has(Role::Manager, "users:read"));
         assert!(has(Role::Manager, "heartbeat:write") && !has(Role::Manager, "settings:read"));
         assert!(has(Role::Viewer, "configs:read") && !has(Role::Viewer, "configs:write"));
+        for role in Role::ALL {
+            for (action, resource) in
+                Action::ALL.into_iter().flat_map(|action| ["config-groups", "constants"].map(|of| (action, of)))
+            {
+                let like_configs = has(role, &format!("configs:{action}"));
+                assert_eq!(has(role, &format!("{resource}:{action}")), like_configs, "{role} {resource}:{action}");
+            }
+        }
         assert!(!has(Role::Viewer, "tokens:read") && has(Role::Viewer, "entitlements:read"));
     }
 }

@@ -83,8 +83,8 @@ struct AdmissionEntry {
 pub(crate) struct AdmissionTerms {
     /// The token's digest.
     pub digest: Digest,
-    /// What it was admitted for.
-    pub permission: Permission,
+    /// What it was admitted for; `None`: any token would do.
+    pub needed: Option<Permission>,
     /// How stale the replica that permits it may be.
     pub max_staleness: MaxStaleness,
 }

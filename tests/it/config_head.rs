@@ -9,7 +9,7 @@ use crate::harness::{
 };
 
 /// Configurations, as agents watch them and as others look at them.
-const CONFIGS: [&str; 3] = [CONFIG, "/api/configs/1/toml?host=a", "/api/configs/1"];
+const CONFIGS: [&str; 4] = [CONFIG, "/api/configs/1/toml?host=a", "/api/configs/1", "/c/web-servers?host=a"];
 
 const AWAY: [&str; 3] = ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"];
 

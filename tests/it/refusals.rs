@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tollgate::token::{Role, UserStatus};
 
-use crate::harness::{CONFIG, HEARTBEAT, Reply, Site, get, operator, post, request};
+use crate::harness::{CONFIG, HEARTBEAT, Reply, Site, get, operator, post, request, within};
 
 /// The reply is a refusal with this status and exactly this text.
 #[track_caller]
@@ -109,6 +109,46 @@ async fn every_row_of_the_controllers_table_has_its_text() {
         assert_refused(&reply, 403, &insufficient("agents:write"));
     }
     assert_eq!(site.forwarded(), 0, "nothing that was refused reached an upstream");
+}
+
+#[tokio::test]
+async fn where_any_token_will_do_it_has_to_work_and_to_go_on_working() {
+    const DESCRIPTION: &str = "/api/docs/openapi.json";
+    let site = Site::start().await;
+    let [token, other] = [site.token("olga", &["heartbeat:write"]).await, site.token("olga", &["agents:read"]).await];
+    assert_refused(&site.send(request("GET", DESCRIPTION, "")).await, 401, NO_CREDENTIAL);
+    let stranger = request("GET", DESCRIPTION, "Authorization: Bearer tc-apiv1_never-issued\r\n");
+    assert_refused(&site.send(stranger).await, 401, "Invalid token");
+    for token in [&token, &other] {
+        assert_eq!(site.get(DESCRIPTION, token).await.status(), 200, "whatever it permits");
+    }
+    let (mut download, _pieces) = site.download(get(DESCRIPTION, &token)).await;
+    let revision = site.revoke(&token).await;
+    site.replica_reaches(revision).await;
+    within("the download is cut", download.rest()).await;
+    assert_refused(&site.get(DESCRIPTION, &token).await, 401, "Invalid token");
+    assert_eq!(site.get(DESCRIPTION, &other).await.status(), 200);
+    site.expire(&other).await;
+    assert_refused(&site.get(DESCRIPTION, &other).await, 401, "Token expired");
+}
+
+#[tokio::test]
+async fn an_agent_fetches_by_an_alias_and_groups_and_constants_have_permissions_of_their_own() {
+    let site = Site::start().await;
+    assert_eq!(site.get("/c/web-servers?host=a", &site.agent).await.status(), 200);
+    assert_eq!(site.api.request().request_line(), "GET /c/web-servers?host=a HTTP/1.1");
+    for resource in ["config-groups", "constants"] {
+        let (path, permission) = (format!("/api/{resource}/1"), format!("{resource}:read"));
+        let token = site.token("olga", &[&permission]).await;
+        assert_eq!(site.get(&path, &token).await.status(), 200);
+        assert_refused(
+            &site.get("/c/web-servers", &token).await,
+            403,
+            "Insufficient permissions: configs:read required",
+        );
+        let reply = site.get(&path, &site.agent).await;
+        assert_refused(&reply, 403, &format!("Insufficient permissions: {permission} required"));
+    }
 }
 
 #[tokio::test]

@@ -130,8 +130,9 @@ fn assert_same(one: &Config, other: &Config) {
 fn route(config: &Config, method: &str, path: &str) -> String {
     match config.routes.find(method, path) {
         Ok(Route { access: Access::Open, upstream }) => format!("open {}", upstream.name()),
-        Ok(Route { access: Access::Requires { permission, .. }, upstream }) => {
-            format!("{permission} {}", upstream.name())
+        Ok(Route { access: Access::Token { needed, .. }, upstream }) => {
+            let needed = needed.map_or_else(|| "token".to_owned(), |permission| permission.to_string());
+            format!("{needed} {}", upstream.name())
         }
         Err(error) => format!("{error:?}"),
     }
@@ -886,6 +887,10 @@ auth = "none"
 methods = ["HEAD"]
 path = "/health"
 permission = "agents:read"
+[[route]]
+methods = ["GET", "POST"]
+path = "/api/users/**"
+auth = "token"
 "#,
     )
     .accepted();
@@ -897,12 +902,15 @@ permission = "agents:read"
     assert_eq!(route(&config, "HEAD", "/health"), "agents:read api", "unless HEAD has a route of its own");
     assert_eq!(route(&config, "GET", "/health"), "open api");
     assert_eq!(route(&config, "DELETE", "/api/labels/1"), "open api");
-    match config.routes.find("POST", "/api/reports/7").expect("a route").access {
-        Access::Requires { max_staleness, .. } => {
-            assert_eq!(max_staleness, MaxStaleness::Within(Duration::from_secs(5)))
-        }
-        Access::Open => panic!("it has a permission"),
-    }
+    assert_eq!(route(&config, "HEAD", "/api/users/1"), "token api", "in place of what is built in");
+    assert_eq!(route(&config, "POST", "/api/users/1"), "token api");
+    assert_eq!(route(&config, "PUT", "/api/users/1"), "users:write api", "another method");
+    let bound = |method, path| match config.routes.find(method, path).expect("a route").access {
+        Access::Token { max_staleness, .. } => max_staleness,
+        Access::Open => panic!("it needs a token"),
+    };
+    assert_eq!(bound("POST", "/api/reports/7"), MaxStaleness::Within(Duration::from_secs(5)));
+    assert_eq!(bound("POST", "/api/users/1"), config.freshness.max_staleness, "no permission, no bound of its own");
     assert_same(
         &given("disabled_auth_groups = ['*']").accepted(),
         &given("disabled_auth_groups = ['labels', 'heartbeat', 'agents', 'configs', 'reporting-rules']").accepted(),
@@ -917,6 +925,7 @@ fn routes_that_cannot_be_meant_are_refused() {
     for (route, key, expected) in [
         (format!("{get}\n{path}"), "", Reason::NoPermission),
         (format!("{get}\n{path}\nauth = 'none'\npermission = 'agents:read'"), ".auth", Reason::PermissionAndAuth),
+        (format!("{get}\n{path}\nauth = 'token'\npermission = 'agents:read'"), ".auth", Reason::PermissionAndAuth),
         (format!("{get}\n{path}\nauth = 'basic'"), ".auth", Reason::NotAuth),
         (format!("{path}\nauth = 'none'"), ".methods", Reason::IncompleteRoute),
         (format!("{get}\nauth = 'none'"), ".path", Reason::IncompleteRoute),

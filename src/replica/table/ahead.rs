@@ -268,14 +268,14 @@ impl Ahead {
         }
     }
 
-    /// Whether a token that the table lets in with this permission, by this owner, is not let in by what is known. With
+    /// Whether a token that the table lets in with what is needed, by this owner, is not let in by what is known. With
     /// `now`, in seconds since 1970, its end counts too.
     pub(in crate::replica) fn forbids(
         &self,
         digest: &Digest,
         owner: UserId,
         permits: impl Fn(Role) -> bool,
-        permission: Permission,
+        needed: Option<Permission>,
         now: Option<i64>,
     ) -> bool {
         let known = self.known.read();
@@ -289,7 +289,7 @@ impl Ahead {
                 let role = receiver.as_ref().and_then(|receiver| receiver.role());
                 role.is_some_and(&permits) && stands(&grant.owner)
             };
-            grant.permissions.contains(permission) && !has_ended && (grant.owner == owner || is_received())
+            grant.permissions.satisfies(needed) && !has_ended && (grant.owner == owner || is_received())
         };
         let mut all = known.tokens.get(digest).into_iter().flatten();
         !(stands(&owner) && all.all(|later| later.state.as_ref().is_some_and(lets_in)))
