@@ -1,5 +1,9 @@
 //! `token ...`, except `token import`, `token export` and `token purge`.
 
+mod value;
+
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -27,6 +31,9 @@ use crate::token::{PermissionSet, TokenEvent, TokenId, TokenRecord, TokenState, 
 const CREATE_EXAMPLES: &str = "\
 The token alone is printed to standard output, once: only its SHA-256 is stored. Permissions that
 the user's role lacks are left out, with a note on standard error.
+
+With --token-file you bring the value yourself, and it is not printed. With --json, `controller` is the
+body of the request (POST /api/tokens) by which Telegraf Controller 1.2 takes a token of the same value.
 
 Examples:
   tollgate token create --user anna --description 'plant 7' --preset telegraf-agent
@@ -93,6 +100,9 @@ pub(crate) struct CreateArgs {
     /// When the token expires: a duration such as 30d, or a time such as 2027-01-31T00:00:00Z
     #[arg(long, value_name = "WHEN")]
     expires: Option<Expiry>,
+    /// Take the token's value from this file, - for standard input: tc-apiv1_ and 64 lowercase hexadecimal digits
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -211,12 +221,15 @@ pub(super) fn count(tokens: usize) -> String {
 }
 
 async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
-    let CreateArgs { user, description, permissions, expires, wait, format } = args;
+    let CreateArgs { user, description, permissions, expires, token_file, wait, format } = args;
     let expires_at = expires.map(|expiry| expiry.resolve(Timestamp::now()));
     let requested = permissions.requested();
     let permissions = requested.map_or(Requested::All, Requested::Permissions);
     let new = NewToken { user, description, permissions, expires_at };
-    let created = session.registry.create_token(&session.actor, new).await?;
+    let created = match &token_file {
+        Some(file) => session.registry.create_token_of(&session.actor, new, value::read(file)?).await?,
+        None => session.registry.create_token(&session.actor, new).await?,
+    };
     let granted = created.record.permissions;
     let lacking: PermissionSet =
         requested.iter().flat_map(|set| set.iter()).filter(|permission| !granted.contains(*permission)).collect();
@@ -231,7 +244,14 @@ async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
         let not_printed = |error| not_printed(error, created.record.id);
         return printed.map_err(not_printed);
     }
-    print_created(&created, output)?;
+    match token_file {
+        // Whoever brought the value has it.
+        Some(_) => {
+            let Created { record, owner, .. } = &created;
+            output.done(&format!("created {}: {} ({})\n", record.id, printable(&record.description), owner.name))?;
+        }
+        None => print_created(&created, output)?,
+    }
     // The token is alone on standard output.
     wait.wait(session).await?.map_or(Ok(()), |receipt| receipt.print_aside(output))
 }

@@ -77,19 +77,40 @@ impl Registry {
     /// When the owner is unknown, disabled or a Viewer, when the role has nothing of what was requested, when the
     /// expiry is in the past, when the description is invalid, and when the actor may not.
     pub async fn create_token(&self, actor: &Actor, new: NewToken) -> Result<Created, RegistryError> {
+        self.create(actor, new, None).await
+    }
+
+    /// The same with a value that the caller brings ([`RawToken::brought`]).
+    ///
+    /// # Errors
+    /// As for [`Registry::create_token`], and when a token has or had that value: nothing is changed then.
+    pub async fn create_token_of(
+        &self,
+        actor: &Actor,
+        new: NewToken,
+        value: RawToken,
+    ) -> Result<Created, RegistryError> {
+        self.create(actor, new, Some(value)).await
+    }
+
+    async fn create(&self, actor: &Actor, new: NewToken, value: Option<RawToken>) -> Result<Created, RegistryError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check_makes_tokens_for(&new.user)?;
             let owner = self.find_user(&authority, &new.user).await?;
-            let (now, token) = (now(), mint()?);
+            let (now, token) = (now(), value.clone().map_or_else(mint, Ok)?);
             let record = decide_token(&authority, &owner.record, &new, token.digest(), token.hint(), now)?;
             let mut draft = Draft::new(&authority, now);
             draft.require_user(&owner);
             draft.create_token(record.clone(), TokenEvent::Created);
-            let committed = self.commit(draft.into_batch()).await;
-            if committed.map_err(|error| error.of_creating(record.id))? {
+            let committed = self.commit(draft.into_batch()).await.map_err(|error| match value {
+                // Who brought the value has it, and can try again.
+                Some(_) => error,
+                None => error.of_creating(record.id),
+            });
+            if committed? {
                 return Ok(Created { record, owner: owner.record, token });
             }
         }

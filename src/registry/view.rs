@@ -38,8 +38,11 @@ pub(crate) struct TokenView {
     /// When it was last used, if that is known.
     pub last_used_at: Option<Timestamp>,
     /// The raw token: only in the reply that creates it.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reveal")]
-    pub token: Option<RawToken>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Revealed>,
+    /// What makes the same token at the Controller: only there too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub controller: Option<ControllerToken>,
     /// What happened to it, oldest first: only where one token is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Vec<HistoryEntry>>,
@@ -67,13 +70,20 @@ impl TokenView {
             revoked_by,
             last_used_at: None,
             token: None,
+            controller: None,
             history: None,
         }
     }
 
     /// A token just made, with the raw token.
     pub(crate) fn of_created(created: &Created, now: Timestamp) -> Self {
-        Self { token: Some(created.token.clone()), ..Self::new(&created.record, &created.owner, now) }
+        let Created { record, owner, token } = created;
+        let controller = ControllerToken {
+            name: record.description.clone(),
+            permissions: record.permissions,
+            raw_token: Revealed(token.clone()),
+        };
+        Self { token: Some(Revealed(token.clone())), controller: Some(controller), ..Self::new(record, owner, now) }
     }
 
     /// A token with its history.
@@ -82,12 +92,26 @@ impl TokenView {
     }
 }
 
-/// The one place where a raw token is written out.
-#[expect(clippy::ref_option, reason = "serde passes the field by reference")]
-fn reveal<S: Serializer>(token: &Option<RawToken>, serializer: S) -> Result<S::Ok, S::Error> {
-    match token {
-        Some(token) => serializer.serialize_some(token.reveal()),
-        None => serializer.serialize_none(),
+/// The body of the request by which the Controller takes a token of this value: `POST /api/tokens`, since its version 1.2.
+/// It has no expiry.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ControllerToken {
+    /// What people call it. Unique there.
+    pub name: String,
+    /// What it permits.
+    pub permissions: PermissionSet,
+    /// Its value.
+    pub raw_token: Revealed,
+}
+
+/// A raw token for the one who just made it: the one place where it is written out.
+#[derive(Debug, Clone)]
+pub(crate) struct Revealed(RawToken);
+
+impl Serialize for Revealed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.reveal())
     }
 }
 
@@ -157,7 +181,10 @@ mod tests {
         let record = token(7, &anna, PermissionSet::EMPTY).record;
         let view = TokenView::of_created(&Created { record, owner: anna.record, token: raw.clone() }, at(0));
         assert!(!format!("{view:?}").contains("0123456789"));
-        assert_eq!(serde_json::to_value(view).expect("serializes")["token"], raw.reveal());
+        let view = serde_json::to_value(view).expect("serializes");
+        assert_eq!(view["token"], raw.reveal());
+        let body = json!({ "name": "sample", "permissions": [], "rawToken": raw.reveal() });
+        assert_eq!(view["controller"], body, "what POST /api/tokens of the Controller takes");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::random;
 use crate::words::as_text;
 
 /// Crockford's base 32 in lower case: no `i`, `l`, `o`, `u`, so an id survives being read aloud.
-pub(crate) const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// Characters of an id: 64 bits at 5 bits each, rounded up.
 const LENGTH: usize = 13;

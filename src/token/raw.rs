@@ -7,7 +7,6 @@ use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::id::BASE32;
 use crate::hex;
 use crate::random::{self, NoEntropy};
 use crate::words::as_text;
@@ -17,6 +16,10 @@ pub const PREFIX: &str = "tc-apiv1_";
 
 /// Longest raw token accepted, in bytes. The Controller's own are well under 100.
 pub const MAX_LENGTH: usize = 512;
+
+/// Digits after the prefix of the tokens that are made here: 256 bits. No other form can be given to the Controller, which
+/// takes values from outside since its version 1.2.
+pub const SECRET_DIGITS: usize = 64;
 
 /// Last characters of a raw token that may be shown.
 pub const HINT_LENGTH: usize = 6;
@@ -41,27 +44,55 @@ pub enum InvalidToken {
     Length,
 }
 
+/// Why a text is not a value for a new token. Names no part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidValue {
+    /// Another prefix.
+    #[error("it does not start with `tc-apiv1_`; {FORM}")]
+    Prefix,
+    /// Hexadecimal digits in capitals.
+    #[error("it has capital letters; {FORM}")]
+    Capitals,
+    /// Something else than digits.
+    #[error("it has something else than hexadecimal digits after the prefix; {FORM}")]
+    Characters,
+    /// Too few digits, or too many.
+    #[error("it has {0} digits after the prefix; {FORM}")]
+    Length(usize),
+}
+
+const FORM: &str = "a token's value is `tc-apiv1_` and 64 lowercase hexadecimal digits (`openssl rand -hex 32`)";
+
 impl RawToken {
-    /// A new token with 256 random bits from the operating system.
+    /// A new token with 256 random bits from the operating system, in the form that the Controller takes too.
     ///
     /// # Errors
     /// When the operating system has no randomness to give.
     pub fn generate() -> Result<Self, NoEntropy> {
-        let mut secret = Zeroizing::new([0u8; 32]);
+        let mut secret = Zeroizing::new([0u8; SECRET_DIGITS / 2]);
         random::fill(secret.as_mut_slice())?;
-        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 52));
+        // Long enough from the start: growing would leave a copy behind.
+        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + SECRET_DIGITS));
         text.push_str(PREFIX);
-        let (mut bits, mut held) = (0u32, 0u32);
-        for byte in secret.iter() {
-            bits = (bits << 8) | u32::from(*byte);
-            held += 8;
-            while held >= 5 {
-                held -= 5;
-                text.push(char::from(BASE32[((bits >> held) & 31) as usize]));
-            }
-        }
-        text.push(char::from(BASE32[((bits << (5 - held)) & 31) as usize]));
+        text.extend(secret.iter().flat_map(|byte| hex::digits(*byte)).map(char::from));
         Ok(Self(text))
+    }
+
+    /// A value that somebody brings for a new token: of the one form that the Controller takes too.
+    ///
+    /// # Errors
+    /// In what it differs from that form.
+    pub fn brought(text: &str) -> Result<Self, InvalidValue> {
+        let secret = text.strip_prefix(PREFIX).ok_or(InvalidValue::Prefix)?;
+        let is_digit = |symbol: char| matches!(symbol, '0'..='9' | 'a'..='f');
+        match secret.chars().count() {
+            _ if secret.chars().any(|symbol| symbol.is_ascii_uppercase() && symbol.is_ascii_hexdigit()) => {
+                Err(InvalidValue::Capitals)
+            }
+            _ if !secret.chars().all(is_digit) => Err(InvalidValue::Characters),
+            SECRET_DIGITS => Ok(Self(Zeroizing::new(text.to_owned()))),
+            digits => Err(InvalidValue::Length(digits)),
+        }
     }
 
     /// The token as its holder sends it. For the one who just created it, and for no log.
@@ -179,8 +210,15 @@ mod tests {
     #[test]
     fn a_new_token_carries_256_bits_and_parses() {
         let (a, b) = (RawToken::generate().expect("entropy"), RawToken::generate().expect("entropy"));
-        assert_eq!(a.reveal().len(), PREFIX.len() + 52); // 256 / 5, rounded up
         assert_ne!(a.reveal(), b.reveal());
+        for token in [&a, &b] {
+            let secret = token.reveal().strip_prefix(PREFIX).expect("the prefix");
+            assert!(
+                secret.len() == 64 && secret.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
+                "{token:?}"
+            );
+            assert_eq!(RawToken::brought(token.reveal()).expect("the same form").digest(), token.digest());
+        }
         assert_eq!(a.reveal().parse::<RawToken>().expect("parses").digest(), a.digest());
     }
 
@@ -205,6 +243,29 @@ mod tests {
         assert_eq!(parse("tc-apiv1_a b"), InvalidToken::Characters);
         assert_eq!(parse("tc-apiv1_é"), InvalidToken::Characters);
         assert_eq!(parse(&format!("tc-apiv1_{}", "x".repeat(600))), InvalidToken::Length);
+    }
+
+    #[test]
+    fn a_value_of_ones_own_has_the_one_form_or_the_reason_is_said_without_it() {
+        let brought = |text: &str| RawToken::brought(text).map(|_| ()).expect_err("refused");
+        let digits = "0123456789abcdef".repeat(4);
+        assert!(RawToken::brought(&format!("tc-apiv1_{digits}")).is_ok());
+        for (text, reason) in [
+            (String::new(), InvalidValue::Prefix),
+            (digits.clone(), InvalidValue::Prefix),
+            (format!("TC-APIV1_{digits}"), InvalidValue::Prefix),
+            ("tc-apiv1_".to_owned(), InvalidValue::Length(0)),
+            (format!("tc-apiv1_{}", &digits[1..]), InvalidValue::Length(63)),
+            (format!("tc-apiv1_{digits}0"), InvalidValue::Length(65)),
+            (format!("tc-apiv1_{}", digits.to_uppercase()), InvalidValue::Capitals),
+            (format!("tc-apiv1_{}g", &digits[1..]), InvalidValue::Characters),
+            (format!("tc-apiv1_{} ", &digits[1..]), InvalidValue::Characters),
+            (format!("tc-apiv1_{digits}\n"), InvalidValue::Characters),
+            (format!("tc-apiv1_{}é", &digits[2..]), InvalidValue::Characters),
+        ] {
+            assert_eq!(brought(&text), reason, "{text}");
+            assert!(!brought(&text).to_string().contains("abcdef"), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The command line as scripts and people see it: the real binary, a SQLite store in a temporary folder.
 
 mod moving;
+mod own_value;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -215,7 +216,7 @@ fn created_tokens_are_printed_alone_or_with_their_record() {
     let token = text(&created["token"]);
     assert!(token.ends_with(text(&created["hint"])) && token.parse::<tollgate::token::RawToken>().is_ok());
     let mut expected = TOKEN_KEYS.to_vec();
-    expected.push("token");
+    expected.extend(["token", "controller"]);
     expected.sort_unstable();
     assert_eq!(keys(&created), expected);
     assert_eq!(created["permissions"], json!(["configs:read", "heartbeat:write"]));
