@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::seed::ALIAS;
 use crate::store::StoreUrl;
 use crate::token::{RawToken, TokenId};
 
@@ -38,6 +39,7 @@ impl Banner {
         let (tollgate, admin, api, heartbeat) = (url(*tollgate), url(*admin), url(*api), url(*heartbeat));
         let (program, store) = (quote(&program.to_string_lossy()), store.to_string());
         let configuration = format!("'{tollgate}/api/configs/demo/toml?hostname=web-1'");
+        let alias = format!("'{tollgate}/c/{ALIAS}?hostname=web-1'");
         let agent_says = r#"curl -i -H "Authorization: Bearer $AGENT""#;
         let beat = format!(
             r#"{agent_says} -d '{{"id":"web-1","version":"Telegraf 1.39.0","hostname":"web-1","status":"OK"}}' {tollgate}/agents/heartbeat"#
@@ -65,6 +67,8 @@ impl Banner {
         lines.text("  An agent fetches its configuration, and reports:");
         lines.command(format!("{agent_says} {configuration}"));
         lines.command(&beat);
+        lines.text("  The same configuration by its alias:");
+        lines.command(format!("{agent_says} {alias}"));
         lines.text("  Who has reported? Not for an agent to know (403), but for the owner:");
         lines.command(format!("{agent_says} {tollgate}/api/agents"));
         lines.command(format!(r#"curl -i -H "Authorization: Bearer $OWNER" {tollgate}/api/agents"#));
@@ -75,7 +79,7 @@ impl Banner {
         lines.text("");
         lines.heading("With a Telegraf of your own, 1.37 or later, before the token is revoked:");
         lines.command(format!(
-            "TELEGRAF_CONTROLLER_TOKEN=$AGENT INFLUX_TOKEN=$AGENT telegraf --config {configuration} --config-url-watch-interval 5s"
+            "TELEGRAF_CONTROLLER_TOKEN=$AGENT INFLUX_TOKEN=$AGENT telegraf --config {alias} --config-url-watch-interval 5s"
         ));
         lines.text("  (It takes its token from TELEGRAF_CONTROLLER_TOKEN, until 1.38 from INFLUX_TOKEN.)");
         lines.text("");

@@ -1,17 +1,35 @@
 //! A stand-in for Telegraf Controller: enough of it to try Tollgate, on two ports as the real one has them.
 //!
 //! ```text
-//!   API         GET, HEAD       /api/configs             which configurations there are
-//!               GET, HEAD, PUT  /api/configs/{id}/toml   one of them; the query fills in its parameters
-//!               GET, HEAD       /api/agents              who has reported, and when
-//!   heartbeats  POST            /agents/heartbeat        checked against the shape that Telegraf sends
+//!   API         GET, HEAD       /api/configs                     which configurations there are
+//!               GET, HEAD, PUT  /api/configs/{id}/toml           one of them; the query fills in its parameters
+//!               GET, HEAD       /api/config-groups               which groups of them there are
+//!               PUT             /api/config-groups/{id}          its members, a list
+//!               GET, HEAD       /api/config-groups/{id}/toml     all of a group, one after the other
+//!               GET, HEAD       /c/{alias}                       either, by another name
+//!               PUT, DELETE     /api/{configs,config-groups}/{id}/aliases/{alias}
+//!               GET, HEAD       /api/constants                   what `::{name}` stands for in configurations
+//!               PUT             /api/constants/{name}            its value, as it is
+//!               POST            /api/tokens                      with a value of one's own, or without
+//!               GET, HEAD       /api/tokens/capabilities
+//!               GET, HEAD       /api/agents                      who has reported, and when
+//!               GET, HEAD       /api/heartbeat/health
+//!               GET, HEAD       /api/heartbeat/agent/{id}/latest-heartbeat
+//!               GET, HEAD       /api/heartbeat/agent/{id}/logs
+//!   heartbeats  POST            /agents/heartbeat                checked against the shape that Telegraf sends
 //! ```
+//!
+//! An alias does in place of an id.
 //!
 //! It asks nobody for a token: that is Tollgate's part. Who sent a heartbeat it takes from the `X-Forwarded-For` and
 //! `X-Tollgate-*` fields that Tollgate sets. All is in memory, within bounds.
 
+mod catalog;
+mod tokens;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -25,15 +43,17 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::heartbeat::{AgentStatus, Heartbeat};
+use super::heartbeat::{AgentStatus, Heartbeat, Object};
 use super::ports::Listeners;
-use super::template;
 use crate::lock::Mutex;
+use catalog::{Catalog, CatalogError, Rendered, Target};
+use tokens::Tokens;
 
 /// Largest heartbeat, in bytes.
 const MAX_HEARTBEAT_BYTES: usize = 10 * 1024 * 1024;
@@ -43,6 +63,10 @@ const MAX_CONFIGURATION_BYTES: usize = 1024 * 1024;
 
 /// Agents remembered; beyond that the one that was silent longest is forgotten.
 const MAX_AGENTS: usize = 10_000;
+
+/// Log entries remembered of an agent, and the characters of each.
+const MAX_LOGS: usize = 20;
+const MAX_LOG_CHARACTERS: usize = 500;
 
 /// Connections at once on each port; accepting pauses above it.
 const MAX_CONNECTIONS: usize = 1024;
@@ -75,9 +99,17 @@ impl Controller {
     }
 
     /// Adds a configuration, or replaces the one with this id. Placeholders in its text (`&{name}`, `&{name:default}`)
-    /// are filled in whenever it is fetched.
+    /// are filled in whenever it is fetched, and constants (`::{name}`).
     pub(crate) fn put_configuration(&self, id: &str, text: String) {
-        self.state.put_configuration(id, text, Timestamp::now());
+        self.state.catalog.lock().put_configuration(id, text, Timestamp::now());
+    }
+
+    /// Lets a configuration be fetched by another name, too.
+    ///
+    /// # Errors
+    /// When it is no alias.
+    pub(crate) fn put_alias(&self, alias: &str, configuration: &str) -> Result<(), impl Error + Send + Sync + use<>> {
+        self.state.catalog.lock().put_alias(alias, Target::Configuration(configuration.to_owned()))
     }
 }
 
@@ -128,27 +160,98 @@ type ApiResult = Result<Response<Full<Bytes>>, ErrorReply>;
 async fn api(state: &State, request: Request<Incoming>) -> ApiResult {
     let (head, body) = request.into_parts();
     let path: Vec<&str> = head.uri.path().split('/').skip(1).collect();
-    match (path.as_slice(), &head.method) {
-        (["api", "configs"], &Method::GET | &Method::HEAD) => Ok(json(StatusCode::OK, &state.list_configurations())),
-        (["api", "agents"], &Method::GET | &Method::HEAD) => Ok(json(StatusCode::OK, &state.list_agents())),
-        (["api", "configs", id, "toml"], &Method::GET | &Method::HEAD) => {
-            let Configuration { text, last_modified } = state.configuration(id)?;
-            let text = template::substitute(&text, head.uri.query().unwrap_or_default()).map_err(ErrorReply::bad)?;
-            let mut response = Response::new(Full::new(Bytes::from(text)));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/toml"));
-            response.headers_mut().insert(LAST_MODIFIED, http_date(last_modified)?);
-            Ok(response)
+    let query = head.uri.query().unwrap_or_default();
+    let ["api", path @ ..] = path.as_slice() else {
+        return match (path.as_slice(), &head.method) {
+            (["c", alias], &Method::GET | &Method::HEAD) => {
+                let catalog = state.catalog.lock();
+                toml(catalog.render(&catalog.target(alias)?, query)?)
+            }
+            (["c", _], _) => Err(ErrorReply::method("GET, HEAD")),
+            _ => Err(no_path()),
+        };
+    };
+    let now = Timestamp::now();
+    match (path, &head.method) {
+        (["configs"], &Method::GET | &Method::HEAD) => Ok(json(StatusCode::OK, &state.catalog.lock().configurations())),
+        (["config-groups"], &Method::GET | &Method::HEAD) => Ok(json(StatusCode::OK, &state.catalog.lock().groups())),
+        (["constants"], &Method::GET | &Method::HEAD) => Ok(json(StatusCode::OK, &state.catalog.lock().constants())),
+        (["agents"], &Method::GET | &Method::HEAD) => Ok(json(StatusCode::OK, &state.list_agents())),
+        ([kind @ ("configs" | "config-groups"), name, "toml"], &Method::GET | &Method::HEAD) => {
+            let catalog = state.catalog.lock();
+            toml(catalog.render(&target(&catalog, kind, name)?, query)?)
         }
-        (["api", "configs", id, "toml"], &Method::PUT) => {
-            state.configuration(id)?;
-            let text = read(body, MAX_CONFIGURATION_BYTES).await?;
-            let text = String::from_utf8(text.into()).map_err(|_| ErrorReply::bad("a configuration is UTF-8 text"))?;
-            Ok(json(StatusCode::OK, &state.put_configuration(id, text, Timestamp::now())))
+        (["configs", name, "toml"], &Method::PUT) => {
+            let id = state.catalog.lock().configuration_id(name)?;
+            let text = read_text(body).await?;
+            Ok(json(StatusCode::OK, &state.catalog.lock().put_configuration(&id, text, now)))
         }
-        (["api", "configs" | "agents"], _) => Err(ErrorReply::method("GET, HEAD")),
-        (["api", "configs", _, "toml"], _) => Err(ErrorReply::method("GET, HEAD, PUT")),
-        _ => Err(ErrorReply::not_found("no such path in this stand-in for Telegraf Controller")),
+        (["config-groups", id], &Method::PUT) => {
+            let members = read_json(body).await?;
+            Ok(json(StatusCode::OK, &state.catalog.lock().put_group(id, members, now)?))
+        }
+        ([kind @ ("configs" | "config-groups"), name, "aliases", alias], method @ (&Method::PUT | &Method::DELETE)) => {
+            let mut catalog = state.catalog.lock();
+            let target = target(&catalog, kind, name)?;
+            match *method {
+                Method::PUT => catalog.put_alias(alias, target)?,
+                _ => catalog.delete_alias(alias, &target)?,
+            }
+            Ok(json(StatusCode::OK, &serde_json::json!({ "alias": alias })))
+        }
+        (["constants", name], &Method::PUT) => {
+            let value = read_text(body).await?;
+            Ok(json(StatusCode::OK, &state.catalog.lock().put_constant(name, value, now)?))
+        }
+        (["tokens", "capabilities"], &Method::GET | &Method::HEAD) => {
+            Ok(json(StatusCode::OK, &serde_json::json!({ "preSharedTokensEnabled": true })))
+        }
+        (["tokens"], &Method::POST) => {
+            let new = read_json(body).await?;
+            let created = state.tokens.lock().create(new);
+            created
+                .map(|token| json(StatusCode::CREATED, &token))
+                .map_err(|(status, reason)| ErrorReply::new(status, reason))
+        }
+        (["heartbeat", "health"], &Method::GET | &Method::HEAD) => {
+            Ok(json(StatusCode::OK, &serde_json::json!({ "status": "ok" })))
+        }
+        (["heartbeat", "agent", id, what @ ("latest-heartbeat" | "logs")], &Method::GET | &Method::HEAD) => {
+            let agents = state.agents.lock();
+            let unknown = || ErrorReply::not_found(format_args!("no agent `{id}` has reported"));
+            let reported = agents.get(*id).ok_or_else(unknown)?;
+            Ok(if *what == "logs" { json(StatusCode::OK, &reported.logs) } else { json(StatusCode::OK, reported) })
+        }
+        (["configs", _, "toml"], _) => Err(ErrorReply::method("GET, HEAD, PUT")),
+        (["configs" | "config-groups", _, "aliases", _], _) => Err(ErrorReply::method("PUT, DELETE")),
+        (["config-groups" | "constants", _], _) => Err(ErrorReply::method("PUT")),
+        (["tokens"], _) => Err(ErrorReply::method("POST")),
+        (["configs" | "config-groups" | "constants" | "agents"], _)
+        | (["config-groups", _, "toml"] | ["tokens", "capabilities"] | ["heartbeat", "health"], _)
+        | (["heartbeat", "agent", _, "latest-heartbeat" | "logs"], _) => Err(ErrorReply::method("GET, HEAD")),
+        _ => Err(no_path()),
     }
+}
+
+fn no_path() -> ErrorReply {
+    ErrorReply::not_found("no such path in this stand-in for Telegraf Controller")
+}
+
+/// What is meant by an id or an alias below one of these two.
+fn target(catalog: &Catalog, kind: &str, name: &str) -> Result<Target, CatalogError> {
+    match catalog.target(name) {
+        // It names a group as well where ids of configurations are.
+        Ok(target) => Ok(target),
+        Err(_) if kind == "configs" => catalog.configuration_id(name).map(Target::Configuration),
+        Err(_) => catalog.group_id(name).map(Target::Group),
+    }
+}
+
+fn toml(Rendered { text, last_modified }: Rendered) -> ApiResult {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/toml"));
+    response.headers_mut().insert(LAST_MODIFIED, http_date(last_modified)?);
+    Ok(response)
 }
 
 async fn heartbeat(state: &State, peer: IpAddr, request: Request<Incoming>) -> ApiResult {
@@ -179,6 +282,19 @@ async fn read(body: Incoming, max_bytes: usize) -> Result<Bytes, ErrorReply> {
         Ok(Err(_)) => Err(ErrorReply::bad("the body was cut off")),
         Err(_) => Err(ErrorReply::new(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
     }
+}
+
+async fn read_text(body: Incoming) -> Result<String, ErrorReply> {
+    let text = read(body, MAX_CONFIGURATION_BYTES).await?;
+    String::from_utf8(text.into()).map_err(|_| ErrorReply::bad("a configuration or a value is UTF-8 text"))
+}
+
+async fn read_json<T: DeserializeOwned>(body: Incoming) -> Result<T, ErrorReply> {
+    let body = read(body, MAX_CONFIGURATION_BYTES).await?;
+    serde_json::from_slice(&body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        ErrorReply::bad(format_args!("not the JSON that belongs here, at line {line}, column {column}"))
+    })
 }
 
 /// A reply that is not 2xx.
@@ -216,6 +332,23 @@ impl ErrorReply {
     }
 }
 
+impl From<CatalogError> for ErrorReply {
+    fn from(error: CatalogError) -> Self {
+        let status = match error {
+            CatalogError::NoConfiguration(_) | CatalogError::NoGroup(_) | CatalogError::NoAlias(_) => {
+                StatusCode::NOT_FOUND
+            }
+            CatalogError::AliasTaken => StatusCode::CONFLICT,
+            CatalogError::Full => StatusCode::INSUFFICIENT_STORAGE,
+            CatalogError::NoConstants(_)
+            | CatalogError::Parameters(_)
+            | CatalogError::InvalidAlias
+            | CatalogError::InvalidConstant => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error)
+    }
+}
+
 /// JSON as a person at a terminal likes it: indented, with a newline at the end.
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
     // Maps with text keys and plain records: nothing in them can fail to be written.
@@ -237,22 +370,9 @@ fn http_date(at: Timestamp) -> Result<HeaderValue, ErrorReply> {
 /// What the stand-in remembers.
 #[derive(Debug, Default)]
 struct State {
-    configurations: Mutex<BTreeMap<String, Configuration>>,
+    catalog: Mutex<Catalog>,
+    tokens: Mutex<Tokens>,
     agents: Mutex<BTreeMap<String, Agent>>,
-}
-
-#[derive(Debug, Clone)]
-struct Configuration {
-    text: String,
-    /// In whole seconds, as `Last-Modified` has them.
-    last_modified: Timestamp,
-}
-
-/// A configuration in a list.
-#[derive(Debug, Serialize)]
-struct Listed {
-    id: String,
-    last_modified: Timestamp,
 }
 
 /// An agent that has reported.
@@ -269,34 +389,12 @@ struct Agent {
     /// The token it came with last, and whose that is.
     token_id: Option<String>,
     user: Option<String>,
+    /// The latest ones, `source: message`. Asked for by themselves.
+    #[serde(skip)]
+    logs: Vec<String>,
 }
 
 impl State {
-    fn configuration(&self, id: &str) -> Result<Configuration, ErrorReply> {
-        let found = self.configurations.lock().get(id).cloned();
-        found.ok_or_else(|| ErrorReply::not_found(format_args!("there is no configuration `{id}`")))
-    }
-
-    fn list_configurations(&self) -> Vec<Listed> {
-        let configurations = self.configurations.lock();
-        let listed = configurations
-            .iter()
-            .map(|(id, Configuration { last_modified, .. })| Listed { id: id.clone(), last_modified: *last_modified });
-        listed.collect()
-    }
-
-    fn put_configuration(&self, id: &str, text: String, now: Timestamp) -> Listed {
-        let mut configurations = self.configurations.lock();
-        let mut last_modified = whole_seconds(now);
-        if let Some(before) = configurations.get(id) {
-            // Agents compare the dates only: two versions within a second need two of them.
-            let next = before.last_modified.saturating_add(SignedDuration::from_secs(1)).unwrap_or(last_modified);
-            last_modified = last_modified.max(next);
-        }
-        configurations.insert(id.to_owned(), Configuration { text, last_modified });
-        Listed { id: id.to_owned(), last_modified }
-    }
-
     fn list_agents(&self) -> Vec<Agent> {
         self.agents.lock().values().cloned().collect()
     }
@@ -313,8 +411,14 @@ impl State {
             let silent = agents.values().min_by_key(|agent| agent.last_seen).map(|agent| agent.id.clone());
             silent.and_then(|id| agents.remove(&id));
         }
+        let logs = heartbeat.logs.unwrap_or_default().into_iter().rev().take(MAX_LOGS).rev();
+        let logs = logs.map(|Object(entry)| {
+            let message: String = entry.message.chars().take(MAX_LOG_CHARACTERS).collect();
+            format!("{}: {message}", entry.source)
+        });
         let agent = Agent {
             id: heartbeat.id.clone(),
+            logs: logs.collect(),
             hostname: heartbeat.hostname,
             version: heartbeat.version,
             status: heartbeat.status,

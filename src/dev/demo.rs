@@ -1,5 +1,6 @@
 //! Everything that `tollgate dev` runs, started in order and taken down in the opposite one.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +44,8 @@ impl Demo {
         let controller = Controller::start(listeners).map_err(DevError::Controller)?;
         let (sidecar, tollgate) = start_sidecar(options, &controller, &store_url, store).await?;
         controller.put_configuration("demo", seed::configuration(&banner::url(tollgate)));
+        let alias = controller.put_alias(seed::ALIAS, "demo");
+        alias.map_err(|error| DevError::Controller(io::Error::other(error)))?;
 
         let banner = Banner {
             tollgate,

@@ -6,6 +6,9 @@ use crate::token::{PermissionSet, Role};
 /// The user whose token the agents have: a manager, so that disabling it suspends the agents and nobody else.
 pub(crate) const AGENTS_USER: &str = "fleet";
 
+/// The alias of the configuration `demo`.
+pub(crate) const ALIAS: &str = "web-servers";
+
 /// Who made it all, in records and histories.
 const OPERATOR: &str = "cli:dev";
 

@@ -72,7 +72,7 @@ fn every_line_works_as_it_is_printed() {
     let dev = Dev::start(temp.path());
 
     let commands = dev.commands();
-    let [agent, owner, fetch, beat, denied, listed, revoke, refused, telegraf] = commands.as_slice() else {
+    let [agent, owner, fetch, beat, by_alias, denied, listed, revoke, refused, telegraf] = commands.as_slice() else {
         panic!("{}", dev.banner)
     };
     assert!(telegraf.contains(" telegraf --config 'http://"), "{telegraf}");
@@ -88,6 +88,7 @@ fn every_line_works_as_it_is_printed() {
         }
     };
     expect(fetch, &["200 OK", "application/toml", "last-modified: ", "instance_id = \"web-1\""]);
+    expect(by_alias, &["200 OK", "application/toml", "last-modified: ", "instance_id = \"web-1\""]);
     expect(beat, &["200 OK", r#""status": "ok""#]);
     expect(denied, &["403 Forbidden"]);
     expect(

@@ -2,7 +2,6 @@
 
 use std::process::{Command, ExitStatus};
 
-use crate::controller::CONFIGURATION;
 use crate::process::Process;
 use crate::setup::{Lab, Setup};
 use crate::tollgate::Door;
@@ -34,6 +33,7 @@ impl Agent {
         lab: &Lab,
         setup: &Setup,
         name: &str,
+        configuration: &str,
         door: Door,
         variable: Variable,
         token: &str,
@@ -41,7 +41,7 @@ impl Agent {
         let scheme = if door == Door::Plain { "http" } else { "https" };
         let base = format!("{scheme}://{}", setup.tollgate.address(door));
         let mut command = Command::new(&lab.telegraf);
-        command.args(["--config", &format!("{base}{CONFIGURATION}?agent={name}")]);
+        command.args(["--config", &format!("{base}{configuration}?agent={name}")]);
         command.args(["--config-url-watch-interval", "1s", "--config-url-retry-attempts", "1"]);
         // A container may allow too little locked memory for it to protect its secrets, which it would complain of.
         command.arg("--unprotected").env_clear().env("HOME", setup.directory()).current_dir(setup.directory());

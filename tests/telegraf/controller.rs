@@ -23,6 +23,9 @@ use crate::port::Port;
 /// Where the configuration is.
 pub(crate) const CONFIGURATION: &str = "/api/configs/edge/toml";
 
+/// The same by its alias.
+pub(crate) const ALIAS: &str = "/c/edge-servers";
+
 /// What it says. Everything that differs from agent to agent is in their environments; an edit changes what they call
 /// themselves, so that every heartbeat tells which edition its agent runs.
 const TEMPLATE: &str = r#"
@@ -61,6 +64,7 @@ enum Mood {
 pub(crate) struct Request {
     pub(crate) kind: RequestKind,
     pub(crate) at: Instant,
+    pub(crate) path: String,
     fields: HeaderMap,
 }
 
@@ -255,8 +259,8 @@ async fn answer(request: http::Request<Incoming>, shared: &Shared) -> Result<Res
     }
     let edition = *shared.edition.lock().expect("no panic");
     let (agent, kind) = match (&parts.method, parts.uri.path()) {
-        (&Method::GET, CONFIGURATION) => (queried(&parts.uri), RequestKind::Fetch),
-        (&Method::HEAD, CONFIGURATION) => (queried(&parts.uri), RequestKind::Ask),
+        (&Method::GET, CONFIGURATION | ALIAS) => (queried(&parts.uri), RequestKind::Fetch),
+        (&Method::HEAD, CONFIGURATION | ALIAS) => (queried(&parts.uri), RequestKind::Ask),
         (&Method::POST, "/agents/heartbeat") => match beating(&body) {
             Some((agent, edition)) => (Some(agent), RequestKind::Beat(edition)),
             None => (None, RequestKind::Beat(0)),
@@ -268,7 +272,7 @@ async fn answer(request: http::Request<Incoming>, shared: &Shared) -> Result<Res
         shared.unexpected.lock().expect("no panic").push(line);
         return Ok(Response::builder().status(StatusCode::NOT_FOUND).body(Full::default()).expect("a reply"));
     };
-    let seen = Request { kind, at: Instant::now(), fields: parts.headers };
+    let seen = Request { kind, at: Instant::now(), path: parts.uri.path().to_owned(), fields: parts.headers };
     shared.seen.lock().expect("no panic").entry(agent).or_default().push(seen);
     Ok(match kind {
         RequestKind::Beat(_) => Response::new(Full::default()),

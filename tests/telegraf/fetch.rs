@@ -1,7 +1,9 @@
 //! Configurations are fetched, and then really run.
 
+use std::time::Instant;
+
 use crate::agent::Variable;
-use crate::controller::RequestKind;
+use crate::controller::{ALIAS, RequestKind};
 use crate::setup::{PATIENCE, Setup};
 use crate::tollgate::Door;
 
@@ -43,6 +45,27 @@ async fn fetch(setup: &mut Setup, variable: Variable, scheme: &str) -> Result<()
         }
     })?;
     setup.all_have_reloaded(0)?;
+    setup.none_complains()
+}
+
+/// By an alias: it boots, and loads an edit.
+pub(crate) async fn from_an_alias(setup: &mut Setup) -> Result<(), String> {
+    let token = setup.token("olga").await?;
+    setup.agent_by_alias("alias", Door::Plain, &token)?;
+    setup.agent_by_alias("alias-tls", Door::TlsEither, &token)?;
+    setup.all_run(1).await?;
+    let edited = Instant::now();
+    let edition = setup.controller.edit();
+    setup.none_misses(edition, edited).await?;
+    setup.all_have_reloaded(1)?;
+    for agent in ["alias", "alias-tls"] {
+        setup.controller.judge(agent, |request| match request.kind {
+            RequestKind::Fetch | RequestKind::Ask if request.path != ALIAS => {
+                Err(format!("it asks for {}", request.path))
+            }
+            _ => Ok(()),
+        })?;
+    }
     setup.none_complains()
 }
 

@@ -65,6 +65,7 @@ macro_rules! scenario {
 const SMALL: &[Scenario] = &[
     scenario!(fetch::with_the_controllers_variable),
     scenario!(fetch::with_the_older_variable),
+    scenario!(fetch::from_an_alias),
     scenario!(fetch::with_an_unknown_token),
     scenario!(heartbeat::over_plain_http),
     scenario!(heartbeat::over_tls_by_http1),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::agent::{Agent, Variable};
-use crate::controller::{Controller, RequestKind};
+use crate::controller::{ALIAS, CONFIGURATION, Controller, RequestKind};
 use crate::process::Reaper;
 use crate::tollgate::{Certificate, Door, Tollgate};
 use tollgate_harness::redis::RedisServer;
@@ -75,7 +75,14 @@ impl Setup {
 
     /// Starts an agent that is not looked after.
     pub(crate) fn launch(&self, name: &str, door: Door, variable: Variable, token: &str) -> Result<Agent, String> {
-        Agent::start(&self.lab, self, name, door, variable, token)
+        Agent::start(&self.lab, self, name, CONFIGURATION, door, variable, token)
+    }
+
+    /// Starts an agent that must not end, and has its configuration by its alias.
+    pub(crate) fn agent_by_alias(&mut self, name: &str, door: Door, token: &str) -> Result<(), String> {
+        let agent = Agent::start(&self.lab, self, name, ALIAS, door, Variable::Controller, token)?;
+        self.agents.push(agent);
+        Ok(())
     }
 
     /// Starts an agent that must not end.

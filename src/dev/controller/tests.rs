@@ -1,7 +1,9 @@
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::token::RawToken;
 
 /// What came back over the wire.
 struct Reply {
@@ -124,6 +126,90 @@ async fn configurations_are_listed() {
     assert_eq!(list.as_array().map(Vec::len), Some(1));
 }
 
+/// A configuration by an alias, in a group, with a constant: each change of one of them is another date.
+#[tokio::test]
+async fn aliases_groups_and_constants_are_configurations_too() {
+    let api = start().await;
+    let api = &api;
+    let put = async |target: &str, body: &str| send(api.api, "PUT", target, "", body).await.status;
+    let get = async |target: &str| {
+        let reply = send(api.api, "GET", target, "", "").await;
+        let head = send(api.api, "HEAD", target, "", "").await;
+        assert_eq!(
+            (head.status, head.field("last-modified")),
+            (reply.status, reply.field("last-modified")),
+            "{target}"
+        );
+        (reply.status, reply.field("last-modified").unwrap_or_default().to_owned(), reply.body)
+    };
+    assert_eq!(get("/c/web-servers").await.0, 404);
+    assert_eq!(put("/api/configs/demo/aliases/web-servers", "").await, 200);
+    assert_eq!(put("/api/configs/demo/aliases/Web", "").await, 400);
+    let by_id = get("/api/configs/demo/toml?name=a").await;
+    assert_eq!(by_id.2, "name = \"a\"\nevery = \"10s\"\n");
+    assert_eq!(get("/c/web-servers?name=a").await, by_id);
+    assert_eq!(get("/api/configs/web-servers/toml?name=a").await, by_id);
+
+    assert_eq!(put("/api/configs/web-servers/toml", "site = \"::{site}\"\n").await, 200);
+    let (status, date, body) = get("/c/web-servers").await;
+    assert!(status == 400 && date.is_empty() && body.contains("constants without a value: site"), "{body}");
+    assert_eq!(put("/api/constants/1st", "x").await, 400);
+    assert_eq!(put("/api/constants/site", "bern").await, 200);
+    assert_eq!(put("/api/config-groups/web", "[\"nowhere\"]").await, 404);
+    assert_eq!(put("/api/config-groups/web", "[\"web-servers\"]").await, 200);
+    assert_eq!(put("/api/config-groups/web/aliases/web-servers", "").await, 409, "the other one has it");
+    assert_eq!(put("/api/config-groups/web/aliases/web-role", "").await, 200);
+    let mut dates = Vec::new();
+    for value in ["bern", "genf", "basel"] {
+        put("/api/constants/site", value).await;
+        let by_alias = get("/c/web-role").await;
+        assert_eq!((by_alias.0, by_alias.2.as_str()), (200, &*format!("# Configuration: demo\nsite = \"{value}\"\n")));
+        assert_eq!(get("/api/config-groups/web/toml").await, by_alias);
+        assert_eq!(get("/api/configs/web-role/toml").await, by_alias, "where ids of configurations are, too");
+        assert!(!dates.contains(&by_alias.1), "{dates:?}");
+        dates.push(by_alias.1);
+    }
+    let groups = send(api.api, "GET", "/api/config-groups", "", "").await.json();
+    assert_eq!((&groups[0]["id"], &groups[0]["members"]), (&json!("web"), &json!(["demo"])));
+    assert_eq!(send(api.api, "GET", "/api/constants", "", "").await.json()[0]["value"], "basel");
+    assert_eq!(send(api.api, "DELETE", "/api/configs/demo/aliases/web-role", "", "").await.status, 404);
+    assert_eq!(send(api.api, "DELETE", "/api/config-groups/web/aliases/web-role", "", "").await.status, 200);
+    assert_eq!(get("/c/web-role").await.0, 404);
+}
+
+#[tokio::test]
+async fn tokens_are_taken_with_their_values_once() {
+    let controller = start().await;
+    let create = async |name: &str, value: &str| {
+        let body = json!({ "name": name, "permissions": ["configs:read"], "rawToken": value }).to_string();
+        let reply = send(controller.api, "POST", "/api/tokens", "", &body).await;
+        (reply.status, reply.json())
+    };
+    let value = format!("tc-apiv1_{}", "ab".repeat(32));
+    assert_eq!(create("a", &value).await, (201, json!({ "name": "a", "permissions": ["configs:read"] })));
+    assert_eq!(create("b", &value).await, (409, json!({ "error": "token_value_conflict" })));
+    assert_eq!(create("a", &value.replace("ab", "cd")).await, (409, json!({ "error": "token_name_conflict" })));
+    assert_eq!(create("b", &value.to_uppercase()).await.0, 400);
+    let body = r#"{"name":"c","permissions":[]}"#;
+    let made = send(controller.api, "POST", "/api/tokens", "", body).await.json();
+    assert!(made["token"].as_str().is_some_and(|token| RawToken::brought(token).is_ok()), "{made}");
+    let capabilities = send(controller.api, "GET", "/api/tokens/capabilities", "", "").await.json();
+    assert_eq!(capabilities, json!({ "preSharedTokensEnabled": true }));
+}
+
+#[tokio::test]
+async fn heartbeats_can_be_read() {
+    let controller = start().await;
+    let log = r#"{"time":"2026-09-01T00:00:00Z","level":"ERROR","source":"inputs.mem","message":"no memory"}"#;
+    let body = format!(r#"{{"id":"web-1","version":"Telegraf 1.39.0","logs":[{log}]}}"#);
+    assert_eq!(send(controller.heartbeat, "POST", "/agents/heartbeat", "", &body).await.status, 200);
+    let get = async |target: &str| send(controller.api, "GET", target, "", "").await;
+    assert_eq!(get("/api/heartbeat/health").await.status, 200);
+    assert_eq!(get("/api/heartbeat/agent/web-1/latest-heartbeat").await.json()["heartbeats"], 1);
+    assert_eq!(get("/api/heartbeat/agent/web-1/logs").await.json(), json!(["inputs.mem: no memory"]));
+    assert_eq!(get("/api/heartbeat/agent/web-2/logs").await.status, 404);
+}
+
 #[tokio::test]
 async fn an_agent_that_reports_is_listed_with_what_tollgate_said_of_it() {
     let controller = start().await;
@@ -173,6 +259,12 @@ async fn each_port_has_its_own_paths_and_methods() {
         (api, "GET", "/api/configs/demo", 404, None),
         (api, "POST", "/api/configs", 405, Some("GET, HEAD")),
         (api, "DELETE", "/api/agents", 405, Some("GET, HEAD")),
+        (api, "GET", "/c", 404, None),
+        (api, "GET", "/c/web-servers", 404, None),
+        (api, "POST", "/c/web-servers", 405, Some("GET, HEAD")),
+        (api, "GET", "/api/tokens", 405, Some("POST")),
+        (api, "GET", "/api/constants/site", 405, Some("PUT")),
+        (api, "POST", "/api/heartbeat/health", 405, Some("GET, HEAD")),
         (api, "DELETE", "/api/configs/demo/toml", 405, Some("GET, HEAD, PUT")),
         (heartbeat, "GET", "/agents/heartbeat", 405, Some("POST")),
         (heartbeat, "GET", "/api/agents", 404, None),
