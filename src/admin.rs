@@ -65,15 +65,22 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
     }
     match request.uri().path() {
         "/livez" => json(StatusCode::OK, &serde_json::json!({ "live": true })),
-        "/readyz" => match health.problem() {
-            None => json(StatusCode::OK, &serde_json::json!({ "ready": true })),
-            Some(reason) => {
-                json(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({ "ready": false, "reason": reason }))
-            }
-        },
+        "/readyz" => readiness(health),
         "/metrics" => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::render(health)),
         _ => json(StatusCode::NOT_FOUND, &serde_json::json!({ "error": "Not found" })),
     }
+}
+
+fn readiness(health: &Health) -> Response<Full<Bytes>> {
+    let (status, mut body) = match health.problem() {
+        None => (StatusCode::OK, serde_json::json!({ "ready": true })),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, serde_json::json!({ "ready": false, "reason": reason })),
+    };
+    let warnings = health.warnings();
+    if !warnings.is_empty() {
+        body["warnings"] = warnings.into();
+    }
+    json(status, &body)
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {

@@ -52,4 +52,9 @@ impl Health {
             _ => None,
         }
     }
+
+    /// What is wrong and makes the sidecar no less ready: it would be no better elsewhere.
+    pub fn warnings(&self) -> Vec<String> {
+        self.upstreams.iter().filter_map(|upstream| upstream.credential_problem()).collect()
+    }
 }

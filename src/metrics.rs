@@ -22,6 +22,7 @@
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
 //! | `tollgate_connections_refused_total` | grows: a client has more than `limits.max_connections_per_client` |
 //! | `tollgate_upstream_failures_total` | by upstream and step (resolve, connect, tls, request, first_byte, reply): what each 502, 504 and cut reply came from |
+//! | `tollgate_upstream_credential_refused_total` | grows: the Controller refuses the service token, or the lack of one with `strip`; `/readyz` and the log say which |
 //! | `tollgate_upstream_waiting` | above 0 for long: `max_in_flight` requests are in flight, and the Controller is too slow for the load |
 //! | `tollgate_upstream_waits_total`, `tollgate_upstream_wait_seconds_total` | requests that had to wait, and how long in total |
 //! | `tollgate_upstream_refused_total` | requests that waited and were not sent: refused after 2 s, or their client was gone before |
@@ -157,6 +158,12 @@ const UPSTREAM_METRICS: &[UpstreamMetric] = &[
         kind: MetricKind::Counter,
         help: "Requests that got no whole reply, by the step that failed.",
         read: |upstream| Step::ALL.map(|step| (Some(step), upstream.outages.total(step) as f64)).to_vec(),
+    },
+    UpstreamMetric {
+        name: "tollgate_upstream_credential_refused_total",
+        kind: MetricKind::Counter,
+        help: "Requests whose credential, which was not the client's, the upstream refused.",
+        read: |upstream| vec![(None, upstream.credential_refusals.total() as f64)],
     },
     UpstreamMetric {
         name: "tollgate_upstream_waiting",

@@ -5,6 +5,7 @@ mod in_flight;
 mod io;
 mod outage;
 mod pool;
+mod refused;
 mod room;
 mod settings;
 mod url;
@@ -27,6 +28,7 @@ pub(crate) use connect::Connector;
 pub(crate) use in_flight::{InFlight, InFlightSlot, Priority};
 pub(crate) use outage::{Outages, Step};
 pub(crate) use pool::{Lease, Pool};
+use refused::CredentialRefusals;
 use room::Room;
 pub use settings::{CredentialMode, UpstreamConfig, UpstreamName, Upstreams};
 pub(crate) use url::UpstreamUrl;
@@ -51,6 +53,8 @@ pub struct Upstream {
     generation: AtomicU64,
     /// What went wrong with it.
     pub(crate) outages: Outages,
+    /// How often it refused a credential that is not the client's.
+    pub(crate) credential_refusals: CredentialRefusals,
     /// The `Authorization` value that replaces the client's. Changed when its file changes.
     service_credential: RwLock<Option<HeaderValue>>,
 }
@@ -126,6 +130,7 @@ impl Upstream {
             room: Room::default(),
             generation: AtomicU64::new(0),
             outages: Outages::default(),
+            credential_refusals: CredentialRefusals::default(),
             service_credential: RwLock::default(),
             config,
         };
@@ -144,6 +149,7 @@ impl Upstream {
         let mut value = HeaderValue::from_str(&value).map_err(|_| CredentialFileError::Value(token_file.clone()))?;
         value.set_sensitive(true); // its Debug shows nothing then
         *self.service_credential.write() = Some(value);
+        self.credential_refusals.forget();
         Ok(())
     }
 

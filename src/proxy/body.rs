@@ -247,6 +247,8 @@ pub(crate) struct Cut;
 /// An upstream's reply on its way to the client. Its end is the end that its framing says; whatever else ends it is an error,
 /// so that a broken reply never looks complete.
 pub(crate) struct Relayed {
+    /// What was read of it already.
+    begun: Bytes,
     body: Incoming,
     passage: Passage,
     /// Longest pause.
@@ -254,8 +256,8 @@ pub(crate) struct Relayed {
 }
 
 impl Relayed {
-    pub(super) fn new(body: Incoming, passage: Passage, pause: Duration) -> Self {
-        let mut relayed = Self { body, passage, pause };
+    pub(super) fn new(begun: Bytes, body: Incoming, passage: Passage, pause: Duration) -> Self {
+        let mut relayed = Self { begun, body, passage, pause };
         if relayed.body.is_end_stream() {
             relayed.passage.complete();
         }
@@ -276,6 +278,9 @@ impl Body for Relayed {
         // Before the body: what may go on no longer is not relayed because it happens to be there.
         if let Poll::Ready(interrupt) = self.passage.exchange.alarm.poll(context) {
             return Poll::Ready(Some(Err(self.passage.interrupted(interrupt))));
+        }
+        if !self.begun.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.begun)))));
         }
         loop {
             let expected = self.body.size_hint().exact();
@@ -313,10 +318,11 @@ impl Body for Relayed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.begun.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let begun = self.begun.len() as u64;
+        self.body.size_hint().exact().map(|left| SizeHint::with_exact(begun + left)).unwrap_or_default()
     }
 }

@@ -4,8 +4,10 @@ use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
 
 use super::body::{Cut, Progress, Relayed, Upload};
 use super::exchange::Exchange;
@@ -13,11 +15,14 @@ use super::fields::strip_reply;
 use super::refusal::Refusal;
 use super::{Permit, sanitize};
 use crate::chain::chain;
-use crate::upstream::{InFlightSlot, Lease, Pool, Priority, Step};
+use crate::upstream::{InFlightSlot, Lease, Pool, Priority, Step, UpstreamName};
 use crate::worker::alarm::{Admitted, Interrupt};
 
 /// Longest wait for an in-flight slot. An agent gives a heartbeat up after 5 s.
 const MAX_WAIT: Duration = Duration::from_secs(2);
+
+/// Bytes of a reply that are read to see why it refuses.
+const MAX_REASON: usize = 4 * 1024;
 
 /// Sends a permitted request on and returns the reply's head, with its body still to come.
 ///
@@ -35,18 +40,16 @@ pub(super) async fn forward(
     if !request.body().is_whole() {
         attempt.watched(request.body_mut().gather()).await??;
     }
-    let in_flight = attempt.in_flight_slot(priority(permit, request.method())).await?;
+    let is_fetch = permit.is_configuration() && matches!(*request.method(), Method::GET | Method::HEAD);
+    // Configuration fetches go first: an agent that gets none exits.
+    let in_flight = attempt.in_flight_slot(if is_fetch { Priority::High } else { Priority::Normal }).await?;
     sanitize::request(request, permit, &pool.upstream, exchange);
-    let (reply, lease, progress) = attempt.send(request).await?;
-    attempt.deliver(reply, lease, progress, in_flight, admitted)
-}
-
-/// Configuration fetches go first: an agent that gets none exits.
-fn priority(permit: &Permit, method: &Method) -> Priority {
-    match permit.is_configuration() && matches!(*method, Method::GET | Method::HEAD) {
-        true => Priority::High,
-        false => Priority::Normal,
+    let sent = attempt.send(request).await?;
+    if attempt.may_refuse_credential(sent.0.status(), is_fetch) {
+        // Boxed, as connecting is.
+        return Box::pin(attempt.judge(sent, in_flight, admitted)).await;
     }
+    attempt.deliver(sent, Bytes::new(), in_flight, admitted)
 }
 
 /// A request on its way to one upstream.
@@ -160,12 +163,47 @@ impl Attempt<'_> {
         Refusal::Upstream
     }
 
-    /// Checks the head of the reply and makes it the client's.
+    /// Whether the reply may refuse what Tollgate gave in the place of the client's token. On an open route there was none
+    /// to replace, and the Controller's word is the client's.
+    fn may_refuse_credential(&self, status: StatusCode, is_fetch: bool) -> bool {
+        let for_agents = is_fetch || self.permit.upstream() == UpstreamName::Heartbeat;
+        self.permit.admission().is_some() && self.pool.upstream.may_refuse_credential(status, for_agents)
+    }
+
+    /// The upstream refuses Tollgate's own credential, which no client can mend; unless it speaks of its licence: that is the
+    /// client's.
+    async fn judge(
+        &self,
+        (mut reply, lease, progress): Sent,
+        in_flight: InFlightSlot,
+        admitted: Option<Admitted>,
+    ) -> Result<Response<Relayed>, Refusal> {
+        if let Some(progress) = &progress {
+            progress.answered.set(true);
+        }
+        self.exchange.alarm.set(MAX_WAIT);
+        let (said, is_whole) = match self.exchange.alarm.race(beginning(reply.body_mut())).await {
+            Ok(said) => said.unwrap_or_default(),
+            Err(Interrupt::Deadline) => Default::default(),
+            Err(interrupt) => return Err(self.interrupted(interrupt, Refusal::UpstreamTimeout)),
+        };
+        if reply.status() == StatusCode::FORBIDDEN && is_about_licence(&said) {
+            return self.deliver((reply, lease, progress), said, in_flight, admitted);
+        }
+        self.pool.upstream.report_refused(lease.address(), reply.status(), self.exchange.id().as_str());
+        let is_uploaded = progress.is_none_or(|progress| progress.done.get());
+        // Every agent is refused at once: without a new connection for each.
+        if is_whole && is_uploaded && reply.version() != Version::HTTP_10 {
+            lease.give_back(self.exchange.proxy.worker.alarms.now());
+        }
+        Err(Refusal::UpstreamCredential)
+    }
+
+    /// Checks the head of the reply and makes it the client's. `begun` was read of its body.
     fn deliver(
         &self,
-        reply: Response<Incoming>,
-        lease: Lease<Upload>,
-        progress: Option<Rc<Progress>>,
+        (reply, lease, progress): Sent,
+        begun: Bytes,
         in_flight: InFlightSlot,
         admitted: Option<Admitted>,
     ) -> Result<Response<Relayed>, Refusal> {
@@ -197,7 +235,7 @@ impl Attempt<'_> {
             complete: false,
             _admitted: admitted,
         };
-        Ok(Response::from_parts(parts, Relayed::new(body, passage, self.pool.upstream.config.idle_timeout)))
+        Ok(Response::from_parts(parts, Relayed::new(begun, body, passage, self.pool.upstream.config.idle_timeout)))
     }
 
     fn report(&self, lease: &Lease<Upload>, step: Step, error: &dyn Display) {
@@ -207,6 +245,23 @@ impl Attempt<'_> {
     fn outage(&self, address: Option<std::net::SocketAddr>, step: Step, error: &dyn Display) {
         self.pool.upstream.report(address, step, self.exchange.id().as_str(), error);
     }
+}
+
+/// A reply's body up to [`MAX_REASON`], and whether that is all; `None`: it broke off.
+async fn beginning(body: &mut Incoming) -> Option<(Bytes, bool)> {
+    let mut read = BytesMut::new();
+    while read.len() < MAX_REASON {
+        match body.frame().await {
+            Some(frame) => frame.ok()?.into_data().map(|data| read.extend_from_slice(&data)).unwrap_or_default(),
+            None => return Some((read.freeze(), true)),
+        }
+    }
+    Some((read.freeze(), body.is_end_stream()))
+}
+
+/// Whether this is the Controller's word on what its licence does not include.
+fn is_about_licence(said: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(said).is_ok_and(|said| said["error"] == "feature_not_licensed")
 }
 
 fn io_cause(error: &hyper::Error) -> Option<&std::io::Error> {

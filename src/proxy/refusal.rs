@@ -80,6 +80,9 @@ pub enum Refusal {
     /// The upstream did not answer in time.
     #[error("Upstream timeout")]
     UpstreamTimeout,
+    /// The upstream refused the credential that it got from Tollgate in the place of the client's, whose token is good.
+    #[error("Upstream does not accept the sidecar's credential")]
+    UpstreamCredential,
     /// As many requests are in flight to the upstream as may be, and none ended in time.
     #[error("Upstream overloaded")]
     Overloaded,
@@ -116,7 +119,8 @@ impl Refusal {
             Self::Framing(BrokenFraming::UnknownCoding) => 501,
             Self::Gone => 499, // in the log only, where nginx says it so
             Self::Upstream | Self::Withheld => 502,
-            Self::Stale => 503, // not 401: that would blame a good token
+            Self::UpstreamCredential => 502, // not 401: an agent's token is as good as it was
+            Self::Stale => 503,              // not 401: that would blame a good token
             Self::Overloaded => 503,
             Self::UpstreamTimeout => 504,
             Self::Version => 505,
@@ -155,6 +159,7 @@ impl Refusal {
             Self::Stale => "stale",
             Self::Upstream => "upstream",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamCredential => "upstream_credential",
             Self::Overloaded => "overloaded",
             Self::Withheld => "withheld",
             Self::Gone => "gone",

@@ -35,6 +35,7 @@ mod reply_fields;
 mod rest;
 mod revocation;
 mod secrets;
+mod service_token;
 mod snapshot_file;
 mod sqlite;
 mod stale_cut;

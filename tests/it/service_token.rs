@@ -1,0 +1,269 @@
+//! The Controller refuses what Tollgate shows it in the place of the client's token: nobody's token is blamed for it, and who
+//! runs the sidecar is told.
+
+use tollgate::config::Config;
+use tollgate::upstream::CredentialMode;
+
+use crate::harness::{
+    Builder, CONFIG, Client, HEARTBEAT, Program, Script, Site, Token, Upstream, eventually, get, post, request,
+    scripted, within,
+};
+
+const REFUSED: (u16, &str) = (502, "Upstream does not accept the sidecar's credential");
+
+const UNLICENSED: &str = r#"{"error":"feature_not_licensed","feature":"config-groups","message":"not in this plan"}"#;
+
+/// Both servers get this token.
+fn replacing() -> Builder {
+    Site::builder().config_in(|config, directory| {
+        let token_file = directory.join("service-token");
+        std::fs::write(&token_file, "tc-apiv1_service-token").expect("writes");
+        set(config, &CredentialMode::Replace { token_file });
+    })
+}
+
+fn stripping() -> Builder {
+    Site::builder().config(|config| set(config, &CredentialMode::Strip))
+}
+
+fn set(config: &mut Config, mode: &CredentialMode) {
+    config.upstreams.api.credential.clone_from(mode);
+    config.upstreams.heartbeat.credential.clone_from(mode);
+}
+
+/// As the Controller refuses a token.
+fn refusal(status: &str) -> String {
+    scripted(status, "Content-Type: application/json\r\n", r#"{"error":"Token expired"}"#)
+}
+
+/// What the admin listener says of readiness.
+async fn readyz(address: std::net::SocketAddr) -> (bool, serde_json::Value) {
+    let mut client = Client::connect(address).await;
+    client.send("GET /readyz HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await;
+    let said = String::from_utf8(client.rest().await).expect("text");
+    let (head, body) = said.split_once("\r\n\r\n").expect("a head");
+    (head.starts_with("HTTP/1.1 200 "), serde_json::from_str(body).expect("JSON"))
+}
+
+#[tokio::test]
+async fn heartbeats_and_fetches_get_502() {
+    for site in [replacing().start().await, stripping().start().await] {
+        for status in ["401 Unauthorized", "403 Forbidden"] {
+            site.api.next(Script::reply(refusal(status)));
+            let reply = site.get(CONFIG, &site.agent).await;
+            assert_eq!((reply.status(), reply.error().as_str()), REFUSED, "{status}");
+            site.heartbeat.next(Script::reply(refusal(status)));
+            let reply = site.beat(&site.agent).await;
+            assert_eq!((reply.status(), reply.error().as_str()), REFUSED, "{status}");
+            // As every other outage reaches a watcher.
+            site.api.next(Script::reply(format!("HTTP/1.1 {status}\r\nContent-Length: 25\r\n\r\n")));
+            let mut client = site.connect().await;
+            client.send(request("HEAD", CONFIG, &format!("Authorization: Bearer {}\r\n", site.agent.raw))).await;
+            client.ends_unanswered().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn elsewhere_401_is_about_the_service_token_and_403_is_not() {
+    let site = replacing().start().await;
+    site.api.next(Script::reply(refusal("401 Unauthorized")));
+    let reply = site.get("/api/agents", &site.owner).await;
+    assert_eq!((reply.status(), reply.error().as_str()), REFUSED);
+    site.api.next(Script::reply(refusal("403 Forbidden")));
+    assert_eq!(site.get("/api/agents", &site.owner).await.status(), 403);
+    assert_eq!(readyz(site.sidecar.admin()).await.1["warnings"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn with_forward_the_controllers_word_is_about_the_clients_own_token() {
+    let site = Site::start().await;
+    for status in ["401 Unauthorized", "403 Forbidden"] {
+        site.api.next(Script::reply(refusal(status)));
+        let reply = site.get(CONFIG, &site.agent).await;
+        assert_eq!(
+            (reply.status().to_string(), reply.text()),
+            (status[..3].to_owned(), r#"{"error":"Token expired"}"#)
+        );
+    }
+    assert_eq!(readyz(site.sidecar.admin()).await, (true, serde_json::json!({ "ready": true })));
+}
+
+#[tokio::test]
+async fn what_is_said_of_the_licence_passes_untouched() {
+    let site = replacing().start().await;
+    let licence = "X-License-Expired: true\r\nX-Entitlement-Warning: agents\r\n";
+    let chunked = format!(
+        "HTTP/1.1 403 Forbidden\r\nServer: scripted\r\n{licence}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{}\r\n{:x}\r\n{}\r\n0\r\n\r\n",
+        20,
+        &UNLICENSED[..20],
+        UNLICENSED.len() - 20,
+        &UNLICENSED[20..],
+    );
+    let replies = [
+        (scripted("402 Payment Required", licence, UNLICENSED), "402", UNLICENSED),
+        (scripted("402 Payment Required", licence, ""), "402", ""),
+        (scripted("403 Forbidden", licence, UNLICENSED), "403", UNLICENSED),
+        (chunked, "403", UNLICENSED),
+        (scripted("200 OK", licence, "x"), "200", "x"),
+    ];
+    for (said, status, body) in replies {
+        for (upstream, path) in [(&site.api, CONFIG), (&site.api, "/api/agents"), (&site.heartbeat, HEARTBEAT)] {
+            upstream.next(Script::reply(said.clone()));
+            let reply = match path {
+                HEARTBEAT => site.beat(&site.agent).await,
+                _ => site.get(path, &site.owner).await,
+            };
+            assert_eq!((reply.status().to_string().as_str(), reply.text()), (status, body), "{path}");
+            assert_eq!(reply.field("X-License-Expired"), Some("true"), "{path}");
+            assert_eq!(reply.field("X-Entitlement-Warning"), Some("agents"), "{path}");
+        }
+    }
+    assert_eq!((site.api.connections(), site.heartbeat.connections()), (1, 1), "and their connections stay");
+    assert_eq!(readyz(site.sidecar.admin()).await, (true, serde_json::json!({ "ready": true })));
+}
+
+#[tokio::test]
+async fn a_refusal_that_does_not_end_is_one_and_a_licence_that_breaks_off_is_cut() {
+    let site = replacing().start().await;
+    // Longer than what is read of it.
+    let long = format!("{{\"error\":\"Insufficient permissions\",\"more\":\"{}\"}}", "x".repeat(100_000));
+    site.api.next(Script::reply(scripted("403 Forbidden", "", &long)));
+    let reply = site.get(CONFIG, &site.agent).await;
+    assert_eq!((reply.status(), reply.error().as_str()), REFUSED);
+    for part in ["", UNLICENSED] {
+        let head = format!("HTTP/1.1 403 Forbidden\r\nServer: scripted\r\nContent-Length: 500\r\n\r\n{part}");
+        site.api.next(Script::part(head.clone()));
+        let reply = within("a reply", site.get(CONFIG, &site.agent)).await;
+        assert_eq!((reply.status(), reply.error().as_str()), REFUSED, "it says nothing more");
+        site.api.next(Script::reply(head).then_close());
+        let reply = site.get(CONFIG, &site.agent).await;
+        assert_eq!((reply.status(), reply.error().as_str()), REFUSED, "it breaks off");
+    }
+}
+
+#[tokio::test]
+async fn replies_on_open_routes_pass() {
+    let site = replacing().setting("DISABLED_AUTH_GROUPS", "configs,heartbeat").start().await;
+    for status in ["401 Unauthorized", "403 Forbidden"] {
+        site.api.next(Script::reply(refusal(status)));
+        assert_eq!(site.get(CONFIG, &site.agent).await.text(), r#"{"error":"Token expired"}"#);
+        site.heartbeat.next(Script::reply(refusal(status)));
+        assert_eq!(site.beat(&site.agent).await.text(), r#"{"error":"Token expired"}"#);
+    }
+    assert_eq!(readyz(site.sidecar.admin()).await, (true, serde_json::json!({ "ready": true })));
+}
+
+#[tokio::test]
+async fn refusals_do_not_cost_a_connection_each() {
+    let site = replacing().start().await;
+    site.heartbeat.otherwise(|| Script::reply(refusal("401 Unauthorized")));
+    let mut client = site.connect().await;
+    for _ in 0..20 {
+        client.send(post(HEARTBEAT, &site.agent, b"{}")).await;
+        assert_eq!(client.reply().await.status(), 502);
+    }
+    assert_eq!(site.heartbeat.connections(), 1);
+    // Before the end of the request: then neither connection can be used again.
+    site.heartbeat.otherwise(|| Script::early_reply(refusal("401 Unauthorized")));
+    let body = vec![b'x'; 100_000];
+    let whole = post(HEARTBEAT, &site.agent, &body);
+    client.send(&whole[..whole.len() - 1]).await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status(), reply.error().as_str()), REFUSED);
+    assert_eq!(site.beat(&site.agent).await.status(), 502);
+}
+
+#[tokio::test]
+async fn readiness_says_it_until_the_controller_takes_the_token_again() {
+    let site = replacing().start().await;
+    let admin = site.sidecar.admin();
+    let file = site.directory().join("service-token");
+    let warned = async |expected: &[&str]| {
+        let (is_ready, said) = readyz(admin).await;
+        assert!(is_ready && said["ready"] == true, "{said}");
+        let warnings = said["warnings"].as_array().cloned().unwrap_or_default();
+        assert_eq!(warnings.len(), expected.len(), "{said}");
+        for (warning, upstream) in warnings.iter().zip(expected) {
+            let warning = warning.as_str().expect("text");
+            assert!(warning.contains(file.to_str().expect("text")) && warning.contains(upstream), "{warning}");
+            assert!(!warning.contains("tc-apiv1_"), "{warning}");
+        }
+    };
+    let refuse = async |upstream: &Upstream, status: &str, path: &str| {
+        upstream.next(Script::reply(refusal(status)));
+        let token: &Token = &site.owner;
+        let request = if path == HEARTBEAT { post(path, token, b"{}") } else { get(path, token).into_bytes() };
+        assert_eq!(site.send(request).await.status(), 502);
+    };
+    warned(&[]).await;
+    refuse(&site.api, "401 Unauthorized", CONFIG).await;
+    refuse(&site.heartbeat, "403 Forbidden", HEARTBEAT).await;
+    warned(&["upstream.api, status 401", "upstream.heartbeat, status 403"]).await;
+    let metric = |upstream: &str| format!("tollgate_upstream_credential_refused_total{{upstream=\"{upstream}\"}} 1\n");
+    let said = site.metrics().await;
+    assert!(said.contains(&metric("api")) && said.contains(&metric("heartbeat")), "{said}");
+    // An answer that is no verdict on the token changes nothing.
+    site.api.next(Script::reply(scripted("500 Internal Server Error", "", "x")));
+    assert_eq!(site.get(CONFIG, &site.agent).await.status(), 500);
+    warned(&["upstream.api, status 401", "upstream.heartbeat, status 403"]).await;
+    assert_eq!(site.get("/api/agents", &site.owner).await.status(), 200);
+    assert_eq!(site.beat(&site.agent).await.status(), 200);
+    warned(&[]).await;
+    // A token without the permission that agents need does well everywhere else.
+    refuse(&site.api, "403 Forbidden", CONFIG).await;
+    assert_eq!(site.get("/api/agents", &site.owner).await.status(), 200);
+    warned(&["upstream.api, status 403"]).await;
+    assert_eq!(site.get(CONFIG, &site.agent).await.status(), 200);
+    warned(&[]).await;
+    // Another token has not been refused.
+    refuse(&site.api, "401 Unauthorized", CONFIG).await;
+    warned(&["upstream.api, status 401"]).await;
+    std::fs::write(&file, "tc-apiv1_another-service-token").expect("writes");
+    eventually("the file is read again", || async { readyz(admin).await.1.get("warnings").is_none() }).await;
+}
+
+#[tokio::test]
+async fn the_log_names_the_token_file_and_the_upstream_now_and_then() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("service-token");
+    std::fs::write(&file, "tc-apiv1_service-token").expect("writes");
+    let file = file.to_str().expect("text");
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let variables = [
+        ("UPSTREAM__API__CREDENTIAL__MODE", "replace"),
+        ("UPSTREAM__API__CREDENTIAL__TOKEN_FILE", file),
+        ("UPSTREAM__HEARTBEAT__CREDENTIAL__MODE", "strip"),
+    ];
+    let program = Program::start(&api, &heartbeat, &variables);
+    let field = format!("Authorization: Bearer {}\r\nContent-Length: 0\r\n", program.token);
+    api.otherwise(|| Script::reply(refusal("401 Unauthorized")));
+    heartbeat.otherwise(|| Script::reply(refusal("401 Unauthorized")));
+    let mut client = Client::connect(program.address()).await;
+    for _ in 0..50 {
+        client.send(request("GET", CONFIG, &field)).await;
+        assert_eq!(client.reply().await.status(), 502);
+        client.send(request("POST", HEARTBEAT, &field)).await;
+        assert_eq!(client.reply().await.status(), 502);
+    }
+    let lines = |upstream: &str| {
+        let entries =
+            program.log().into_iter().map(|line| serde_json::from_str::<serde_json::Value>(&line).expect("JSON"));
+        entries.filter(|entry| entry["fields"]["upstream"] == upstream && entry["level"] == "ERROR").collect::<Vec<_>>()
+    };
+    eventually("both are said", || async { !lines("api").is_empty() && !lines("heartbeat").is_empty() }).await;
+    for (upstream, named, words) in [
+        ("api", Some(file), "the Controller refuses the service token"),
+        ("heartbeat", None, "the Controller asks for a token and gets none"),
+    ] {
+        let lines = lines(upstream);
+        assert!((1..=10).contains(&lines.len()), "{lines:?}");
+        for line in lines {
+            let fields = &line["fields"];
+            assert_eq!((fields["token_file"].as_str(), &fields["status"]), (named, &serde_json::json!(401)), "{line}");
+            assert!(fields["message"].as_str().is_some_and(|message| message.starts_with(words)), "{line}");
+            assert!(fields["address"].is_string() && fields["request_id"].is_string(), "{line}");
+        }
+    }
+    assert!(!program.log().concat().contains("tc-apiv1_"), "{:?}", program.log());
+}
