@@ -17,7 +17,7 @@ use crate::proxy::route::RouteTable;
 use crate::proxy::{Limits, Timeouts};
 use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::{Settings, StoreUrl};
-use crate::upstream::{UpstreamConfig, Upstreams};
+use crate::upstream::{CredentialMode, UpstreamConfig, Upstreams};
 
 /// Where the admin listener is when it is not written.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
@@ -84,7 +84,9 @@ impl Config {
         });
         keys.check(|root| {
             self.check_addresses(root);
-            self.routes = RouteTable::new(&self.open_groups, &self.own_routes, |needed| self.freshness.bound(needed));
+            let one_owner = matches!(self.upstreams.api.credential, CredentialMode::Replace { .. });
+            let bound = |needed| self.freshness.bound(needed);
+            self.routes = RouteTable::new(&self.open_groups, &self.own_routes, one_owner, bound);
         });
     }
 

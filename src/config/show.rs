@@ -3,6 +3,7 @@
 use super::Config;
 use super::visit::{Form, Text, Visitor, quote};
 use crate::proxy::route::{Access, Method, Route};
+use crate::upstream::CredentialMode;
 
 /// Writes the configuration as TOML that [`load`](super::load()) reads back to the same: every key with its value, then
 /// all routes as comments. It holds no secrets: a configuration names files.
@@ -23,8 +24,17 @@ pub fn effective(config: &Config) -> String {
         let to = route.upstream;
         text.push_str(&format!("#   {methods:15} {path:39} needs {needs:23} goes to {to}, max_staleness {bound}\n"));
     }
+    if matches!(config.upstreams.api.credential, CredentialMode::Replace { .. }) {
+        text.push_str(AS_OWNER);
+    }
     text
 }
+
+/// Why some are missing.
+const AS_OWNER: &str = "#
+# Refused as well, but for what is listed above, since the Controller would take everybody for the owner of the service token in
+# upstream.api.credential.token_file: /api/tokens, /api/users, /api/invites, /api/password-resets, and all below them
+";
 
 /// The routes by path, those that differ only in the method together.
 fn group(routes: &[(Method, String, Route)]) -> Vec<(String, Vec<Method>, Route)> {

@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::replica::MaxStaleness;
-use crate::token::Permission;
+use crate::token::{Permission, Resource};
 use crate::upstream::UpstreamName;
 use crate::words::words;
 
@@ -186,6 +186,17 @@ pub enum NoRoute {
 #[derive(Debug, Clone, Default)]
 pub struct RouteTable {
     root: Node,
+    /// `Some`: what is below these paths has no other routes than these.
+    as_owner: Option<Node>,
+}
+
+/// Below `/api`: what the Controller would do as the owner of the service token, whoever asks.
+const AS_OWNER: [Resource; 4] = [Resource::Tokens, Resource::Users, Resource::Invites, Resource::PasswordResets];
+
+/// Whether a path leads there, also for a server that does not distinguish capitals.
+fn is_as_owner<'a>(mut segments: impl Iterator<Item = &'a str>) -> bool {
+    let is_one = |segment: &str| AS_OWNER.iter().any(|resource| segment.eq_ignore_ascii_case(resource.name()));
+    segments.next().is_some_and(|segment| segment.eq_ignore_ascii_case("api")) && segments.next().is_some_and(is_one)
 }
 
 /// One segment's place in the tree.
@@ -202,10 +213,20 @@ type Methods = [Option<Route>; Method::ALL.len()];
 
 impl RouteTable {
     /// The built-in routes with these groups opened, and these routes put over them. `bound` says how stale a replica may be
-    /// for each permission, and where any token will do.
+    /// for each permission, and where any token will do. With `one_owner` the API server takes everybody for the owner of one
+    /// token: what it would do as that owner is routed only by routes that name it, not by wider ones.
     #[must_use]
-    pub fn new(open: &[Group], own: &[OwnRoute], bound: impl Fn(Option<Permission>) -> MaxStaleness) -> Self {
+    pub fn new(
+        open: &[Group],
+        own: &[OwnRoute],
+        one_owner: bool,
+        bound: impl Fn(Option<Permission>) -> MaxStaleness,
+    ) -> Self {
         let mut table = Self::built_in(open, &bound);
+        if one_owner {
+            table.root.literal("api").literals.retain(|(name, _)| !is_as_owner(["api", name].into_iter()));
+            table.as_owner = Some(Node::default());
+        }
         // Who may GET may HEAD, unless a route of its own says otherwise: agents watch their configuration by HEAD.
         let has_head =
             |path: &Pattern| own.iter().any(|route| route.methods.contains(&Method::Head) && route.path == *path);
@@ -240,18 +261,19 @@ impl RouteTable {
     }
 
     fn place(&mut self, pattern: &Pattern) -> &mut Methods {
-        let mut node = &mut self.root;
+        let literals = pattern.0.iter().map_while(|segment| match segment {
+            Segment::Literal(literal) => Some(literal.as_str()),
+            Segment::Any | Segment::Rest => None,
+        });
+        let mut node = match &mut self.as_owner {
+            Some(as_owner) if is_as_owner(literals) => as_owner,
+            _ => &mut self.root,
+        };
         for segment in &pattern.0 {
             node = match segment {
                 Segment::Any => node.any.get_or_insert_default(),
                 Segment::Rest => return &mut node.rest,
-                Segment::Literal(literal) => {
-                    let at = node.literals.iter().position(|(name, _)| **name == **literal).unwrap_or_else(|| {
-                        node.literals.push((literal.as_str().into(), Node::default()));
-                        node.literals.len() - 1
-                    });
-                    &mut node.literals[at].1
-                }
+                Segment::Literal(literal) => node.literal(literal),
             };
         }
         &mut node.here
@@ -263,11 +285,12 @@ impl RouteTable {
     /// [`NoRoute`] says whether the path or the method is unknown.
     pub fn find(&self, method: &str, path: &str) -> Result<&Route, NoRoute> {
         let path = path.strip_prefix('/').unwrap_or(path);
-        if let Some(route) = Method::from_name(method).and_then(|method| self.root.find(method, path)) {
+        let root = self.as_owner.as_ref().filter(|_| is_as_owner(path.split('/'))).unwrap_or(&self.root);
+        if let Some(route) = Method::from_name(method).and_then(|method| root.find(method, path)) {
             return Ok(route);
         }
         // Only a refusal pays for looking up the other methods.
-        let allowed = Method::ALL.into_iter().filter(|method| self.root.find(*method, path).is_some());
+        let allowed = Method::ALL.into_iter().filter(|method| root.find(*method, path).is_some());
         match allowed.map(Method::name).collect::<Vec<_>>() {
             none if none.is_empty() => Err(NoRoute::Path),
             allowed => Err(NoRoute::Method { allow: allowed.join(", ") }),
@@ -279,11 +302,20 @@ impl RouteTable {
     pub fn list(&self) -> Vec<(Method, String, Route)> {
         let mut routes = Vec::new();
         self.root.list("", &mut routes);
+        self.as_owner.iter().for_each(|root| root.list("", &mut routes));
         routes
     }
 }
 
 impl Node {
+    fn literal(&mut self, name: &str) -> &mut Self {
+        let at = self.literals.iter().position(|(other, _)| **other == *name).unwrap_or_else(|| {
+            self.literals.push((name.into(), Self::default()));
+            self.literals.len() - 1
+        });
+        &mut self.literals[at].1
+    }
+
     /// `path` is what follows the slash before this node's children.
     fn find(&self, method: Method, path: &str) -> Option<&Route> {
         let (segment, rest) = match path.bytes().position(|byte| byte == b'/') {
@@ -367,6 +399,38 @@ mod tests {
         for (method, path, expected) in cases {
             assert_eq!(permission(&table, method, path), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn what_would_be_done_as_the_service_tokens_owner_is_not_routed_unless_by_a_route_of_its_own() {
+        let route = |method, path: &str| OwnRoute {
+            methods: vec![method],
+            path: path.parse().expect("valid"),
+            ..OwnRoute::default()
+        };
+        let catch_all = ["/api/**", "/{any}/{any}", "/**"].map(|path| route(Method::Get, path));
+        let table = |own: &[OwnRoute]| RouteTable::new(&[], own, true, |_| MaxStaleness::Never);
+        for resource in ["tokens", "users", "invites", "password-resets"] {
+            let below = ["", "/", "/1", "/1/x"].map(|rest| format!("/api/{resource}{rest}"));
+            let capitals = [format!("/API/{resource}"), format!("/api/{}/1", resource.to_uppercase())];
+            for path in below.into_iter().chain(capitals) {
+                for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS"] {
+                    assert_eq!(permission(&table(&[]), method, &path), "404", "{method} {path}");
+                    assert_eq!(permission(&table(&catch_all), method, &path), "404", "{method} {path}");
+                }
+            }
+        }
+        assert_eq!(permission(&table(&catch_all), "GET", "/api/tokensx"), "open", "it is there for everything else");
+        let others = RouteTable::new(&[], &[], false, |_| MaxStaleness::Never);
+        assert_eq!(permission(&others, "GET", "/api/tokens/1"), "tokens:read");
+        assert_eq!(permission(&table(&[]), "DELETE", "/api/configs/1"), "configs:delete");
+        assert!(!format!("{:?}", table(&[]).list()).contains("tokens"));
+        let own = table(&[route(Method::Get, "/api/tokens/**"), route(Method::Get, "/api/users/{id}")]);
+        assert_eq!(permission(&own, "GET", "/api/tokens/1"), "open");
+        assert_eq!(permission(&own, "HEAD", "/api/users/1"), "open");
+        assert_eq!(permission(&own, "POST", "/api/tokens/1"), "405 GET, HEAD");
+        assert_eq!(permission(&own, "GET", "/api/tokens"), "404", "another path");
+        assert_eq!(permission(&own, "GET", "/api/users/1/x"), "404", "another path");
     }
 
     #[test]

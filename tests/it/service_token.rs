@@ -5,7 +5,7 @@ use tollgate::config::Config;
 use tollgate::upstream::CredentialMode;
 
 use crate::harness::{
-    Builder, CONFIG, Client, HEARTBEAT, Program, Script, Site, Token, Upstream, eventually, get, post, request,
+    Builder, CONFIG, Client, HEARTBEAT, Program, Script, Site, Token, Upstream, eventually, get, ok, post, request,
     scripted, within,
 };
 
@@ -266,4 +266,34 @@ async fn the_log_names_the_token_file_and_the_upstream_now_and_then() {
         }
     }
     assert!(!program.log().concat().contains("tc-apiv1_"), "{:?}", program.log());
+}
+
+#[tokio::test]
+async fn what_the_controller_would_do_as_the_tokens_owner_is_not_routed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("service-token");
+    std::fs::write(&file, "tc-apiv1_service-token").expect("writes");
+    let replacing = || {
+        let file = file.to_str().expect("text");
+        let mode = Site::builder().setting("UPSTREAM__API__CREDENTIAL__MODE", "replace");
+        mode.setting("UPSTREAM__API__CREDENTIAL__TOKEN_FILE", file)
+    };
+    let site = replacing().start().await;
+    for path in ["/api/tokens", "/api/tokens/1", "/api/users", "/api/invites/1", "/api/password-resets/1/x"] {
+        for method in ["GET", "POST", "DELETE"] {
+            let field = format!("Authorization: Bearer {}\r\nContent-Length: 0\r\n", site.owner.raw);
+            let reply = site.send(request(method, path, &field)).await;
+            assert_eq!((reply.status(), reply.error().as_str()), (404, "Not found"), "{method} {path}");
+        }
+    }
+    assert_eq!(site.forwarded(), 0);
+    let route = r#"[{ methods = ["GET"], path = "/api/users/**", permission = "users:read" }]"#;
+    let site = replacing().setting("ROUTE", route).start().await;
+    site.api.next(Script::reply(ok("as the owner")));
+    assert_eq!(site.get("/api/users/1", &site.owner).await.text(), "as the owner");
+    assert_eq!(site.get("/api/users/1", &site.agent).await.status(), 403, "with its permission");
+    assert_eq!(site.get("/api/tokens/1", &site.owner).await.status(), 404);
+    // In the other modes they are what they were.
+    let site = Site::start().await;
+    assert_eq!(site.get("/api/tokens", &site.owner).await.status(), 200);
 }
