@@ -58,6 +58,8 @@ enum Mood {
     Silent,
     /// 503, with a `Last-Modified` that is not the configuration's.
     Unavailable,
+    /// 401, with a `Last-Modified` too: it does not take the sidecar's credential.
+    Refusing,
 }
 
 /// One request that was answered well.
@@ -127,6 +129,11 @@ impl Controller {
     /// Everything is answered with 503 and a new `Last-Modified`.
     pub(crate) fn becomes_unavailable(&self) {
         self.shared.mood.send_replace(Mood::Unavailable);
+    }
+
+    /// Everything is answered with 401 and a new `Last-Modified`.
+    pub(crate) fn refuses(&self) {
+        self.shared.mood.send_replace(Mood::Refusing);
     }
 
     /// It is well again. What waits for an answer since it fell silent is cut off.
@@ -255,6 +262,10 @@ async fn answer(request: http::Request<Incoming>, shared: &Shared) -> Result<Res
         Mood::Unavailable => {
             let reply = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
             return Ok(reply.header(LAST_MODIFIED, modified(59)).body("away".into()).expect("a reply"));
+        }
+        Mood::Refusing => {
+            let reply = Response::builder().status(StatusCode::UNAUTHORIZED).header(LAST_MODIFIED, modified(59));
+            return Ok(reply.body(r#"{"error":"Token expired"}"#.into()).expect("a reply"));
         }
     }
     let edition = *shared.edition.lock().expect("no panic");

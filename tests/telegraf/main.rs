@@ -77,6 +77,7 @@ const SMALL: &[Scenario] = &[
     scenario!(watch::while_the_controller_is_gone),
     scenario!(watch::while_the_controller_hangs).on(HASTY),
     scenario!(watch::while_the_controller_says_503),
+    scenario!(watch::while_the_controller_refuses_the_sidecar).on(STRIPPING),
     scenario!(watch::while_the_store_is_away).on(DOUBTFUL),
 ];
 
@@ -85,6 +86,12 @@ const LARGE: &[Scenario] = &[scenario!(watch::while_the_sidecar_restarts)];
 
 /// Waits a second for an answer of the Controller.
 const HASTY: Settings = Settings { redis: false, variables: &[("UPSTREAM__API__TIMEOUTS__FIRST_BYTE", "1s")] };
+
+/// Shows the Controller no credential.
+const STRIPPING: Settings = Settings {
+    redis: false,
+    variables: &[("UPSTREAM__API__CREDENTIAL__MODE", "strip"), ("UPSTREAM__HEARTBEAT__CREDENTIAL__MODE", "strip")],
+};
 
 /// Has a store that can be stopped, and believes its replica for two seconds.
 const DOUBTFUL: Settings =

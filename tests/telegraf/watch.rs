@@ -14,6 +14,8 @@ enum Outage {
     Silent,
     /// The Controller answers 503, with a `Last-Modified`.
     Unavailable,
+    /// The Controller answers 401 to what the sidecar shows it.
+    Refusing,
     /// The store cannot be reached, for longer than the sidecar believes its replica.
     Stale,
 }
@@ -49,6 +51,22 @@ pub(crate) async fn while_the_controller_says_503(setup: &mut Setup) -> Result<(
     outage(setup, Outage::Unavailable).await
 }
 
+/// The Controller refuses the sidecar's credential: no agent is told that its own token is bad, and all go on by themselves.
+pub(crate) async fn while_the_controller_refuses_the_sidecar(setup: &mut Setup) -> Result<(), String> {
+    outage(setup, Outage::Refusing).await?;
+    let told = |line: &str| {
+        line.contains("received status 502 (502 Bad Gateway) with message {")
+            && line.contains(r#""error":"Upstream does not accept the sidecar's credential""#)
+    };
+    for agent in &setup.agents {
+        let (name, log) = (&agent.name, agent.log());
+        if log.contains("401") || log.contains("Token expired") || !log.lines().any(told) {
+            return Err(format!("agent {name} blames its token, or does not say what is wrong"));
+        }
+    }
+    Ok(())
+}
+
 /// Tollgate itself says 503.
 pub(crate) async fn while_the_store_is_away(setup: &mut Setup) -> Result<(), String> {
     outage(setup, Outage::Stale).await
@@ -77,13 +95,14 @@ fn begin(setup: &Setup, outage: Outage) {
         Outage::Gone => setup.controller.goes(),
         Outage::Silent => setup.controller.falls_silent(),
         Outage::Unavailable => setup.controller.becomes_unavailable(),
+        Outage::Refusing => setup.controller.refuses(),
         Outage::Stale => setup.redis.iter().for_each(|redis| redis.pause()),
     }
 }
 
 fn end(setup: &Setup, outage: Outage) {
     match outage {
-        Outage::Gone | Outage::Silent | Outage::Unavailable => setup.controller.recovers(),
+        Outage::Gone | Outage::Silent | Outage::Unavailable | Outage::Refusing => setup.controller.recovers(),
         Outage::Stale => setup.redis.iter().for_each(|redis| redis.resume()),
     }
 }
