@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::signals::StopSignals;
+use super::signals::{OtherSignals, StopSignals};
 use super::{Sidecar, descriptors};
 use crate::config::Config;
 use crate::store::{self, Absent, Store};
@@ -31,6 +31,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 async fn run(mut config: Config) -> anyhow::Result<()> {
     // Before anything that may take long: from here on a signal ends this function instead of the process.
     let mut stop = StopSignals::install().context("setting up signals")?;
+    tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
     descriptors::share(&mut config);
     let sidecar = tokio::select! {
         sidecar = start(config) => sidecar?,

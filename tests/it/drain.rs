@@ -152,6 +152,24 @@ async fn the_program_finishes_in_flight_requests_on_sigterm() {
     }
 }
 
+/// Log rotation, a closed terminal, a mistaken `kill`.
+#[tokio::test]
+async fn other_signals_end_nothing() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let program = Program::start(&api, &heartbeat, &[]);
+    let pieces = api.next_in_pieces();
+    let mut running = Client::connect(program.address()).await;
+    running.send(request("GET", CONFIG, &format!("Authorization: Bearer {}\r\n", program.token))).await;
+    api.until("the request", |seen| seen.requests.len() == 1).await;
+    for signal in ["HUP", "QUIT", "USR1", "USR2"] {
+        program.signal(signal);
+    }
+    pieces.send(ok("finished").into_bytes()).await.expect("takes it");
+    assert_eq!(running.reply().await.text(), "finished");
+    program.signal("TERM");
+    assert_eq!(program.ended().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_what_still_runs_at_once() {
     let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
