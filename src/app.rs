@@ -33,7 +33,7 @@ use crate::replica::sync::Synchroniser;
 use crate::replica::{FreshnessConfig, Replica, SidecarIdentity, SnapshotFileInUse, alarm, driver};
 use crate::store::{Feed, Store};
 use crate::tls::TlsError;
-use crate::upstream::{Upstream, UpstreamError, UpstreamName};
+use crate::upstream::{Upstream, UpstreamError, UpstreamName, check};
 use supervise::Supervisor;
 
 pub use program::serve;
@@ -160,6 +160,8 @@ impl Sidecar {
             };
             sidecar.workers.push(thread.spawn(index).map_err(StartError::Thread)?);
         }
+        let checked = upstreams.clone();
+        sidecar.spawn("health checks", move || check::watch(checked.clone()));
         sidecar.spawn("file watcher", move || reload::watch(upstreams.clone(), tls.clone()));
         let (admin_socket, shown) = (Arc::new(admin_socket), Arc::clone(&health));
         sidecar.spawn("admin listener", move || admin::serve(Arc::clone(&admin_socket), Arc::clone(&shown)));

@@ -26,6 +26,9 @@
 //! | `tollgate_upstream_waiting` | above 0 for long: `max_in_flight` requests are in flight, and the Controller is too slow for the load |
 //! | `tollgate_upstream_waits_total`, `tollgate_upstream_wait_seconds_total` | requests that had to wait, and how long in total |
 //! | `tollgate_upstream_refused_total` | requests that waited and were not sent: refused after 2 s, or their client was gone before |
+//! | `tollgate_upstream_node_healthy` | where an upstream has several nodes, of each; 0 for long: look at that node and at the log, which says why |
+//! | `tollgate_upstream_node_in_flight` | unlike other nodes': it is slow, or hangs |
+//! | `tollgate_upstream_node_connects_failed_total` | grows: connections to the node that requests could not get, and tried another one |
 //! | `tollgate_panics_total` | above 0: a bug, see the log; the request was cut off or the task restarted |
 
 use std::fmt::Write as _;
@@ -34,7 +37,7 @@ use std::sync::atomic::Ordering;
 use crate::clock::Instant;
 use crate::health::Health;
 use crate::replica::ReplicaStatus;
-use crate::upstream::{Step, Upstream};
+use crate::upstream::{Condition, Node, Step, Upstream};
 use crate::words::words;
 
 /// What the values are taken from, all at one moment.
@@ -149,15 +152,24 @@ struct UpstreamMetric {
     read: fn(&Upstream) -> Vec<Value>,
 }
 
-/// A value, with the step that it is of, if there is one for each.
-type Value = (Option<Step>, f64);
+/// A value, with the label that says what it is of, where there is one for each step or node.
+type Value = (Option<(&'static str, String)>, f64);
+
+/// One for each node of an upstream that has several.
+fn of_nodes(upstream: &Upstream, read: fn(&Node) -> f64) -> Vec<Value> {
+    let nodes = upstream.nodes.iter().filter(|_| upstream.has_several_nodes());
+    nodes.map(|node| (Some(("node", node.url.to_string())), read(node))).collect()
+}
 
 const UPSTREAM_METRICS: &[UpstreamMetric] = &[
     UpstreamMetric {
         name: "tollgate_upstream_failures_total",
         kind: MetricKind::Counter,
         help: "Requests that got no whole reply, by the step that failed.",
-        read: |upstream| Step::ALL.map(|step| (Some(step), upstream.outages.total(step) as f64)).to_vec(),
+        read: |upstream| {
+            let total = |step| (Some(("step", Step::name(step).to_owned())), upstream.outages.total(step) as f64);
+            Step::ALL.map(total).to_vec()
+        },
     },
     UpstreamMetric {
         name: "tollgate_upstream_credential_refused_total",
@@ -189,6 +201,24 @@ const UPSTREAM_METRICS: &[UpstreamMetric] = &[
         help: "Requests that waited and were not sent.",
         read: |upstream| vec![(None, upstream.in_flight.refused() as f64)],
     },
+    UpstreamMetric {
+        name: "tollgate_upstream_node_healthy",
+        kind: MetricKind::Gauge,
+        help: "1 when the node was found well last, else 0.",
+        read: |upstream| of_nodes(upstream, |node| f64::from(u8::from(node.condition() == Condition::Healthy))),
+    },
+    UpstreamMetric {
+        name: "tollgate_upstream_node_in_flight",
+        kind: MetricKind::Gauge,
+        help: "Requests that are in flight to the node.",
+        read: |upstream| of_nodes(upstream, |node| node.in_flight() as f64),
+    },
+    UpstreamMetric {
+        name: "tollgate_upstream_node_connects_failed_total",
+        kind: MetricKind::Counter,
+        help: "Connections to the node that a request needed and that could not be made.",
+        read: |upstream| of_nodes(upstream, |node| node.connects_failed() as f64),
+    },
 ];
 
 /// All metrics as Prometheus reads them.
@@ -204,10 +234,10 @@ pub(crate) fn render(health: &Health) -> String {
     for UpstreamMetric { name, kind, help, read } in UPSTREAM_METRICS {
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
         for upstream in &health.upstreams {
-            for (step, value) in read(upstream) {
-                let step = step.map(|step| format!(",step=\"{step}\"")).unwrap_or_default();
+            for (label, value) in read(upstream) {
+                let label = label.map(|(label, of)| format!(",{label}=\"{of}\"")).unwrap_or_default();
                 let upstream = upstream.name.name();
-                writeln!(text, "{name}{{upstream=\"{upstream}\"{step}}} {value}").unwrap_or_default();
+                writeln!(text, "{name}{{upstream=\"{upstream}\"{label}}} {value}").unwrap_or_default();
             }
         }
     }

@@ -29,7 +29,7 @@ use std::time::Duration;
 use http::{Method, Request, Response};
 
 use crate::clock::Instant;
-use crate::upstream::{Pool, UpstreamName};
+use crate::upstream::{Balancer, UpstreamName};
 use crate::worker::Worker;
 use body::{Relayed, Upload};
 use exchange::Exchange;
@@ -49,8 +49,8 @@ pub(crate) struct Proxy {
     pub worker: Rc<Worker>,
     /// What decides over requests.
     pub gate: Arc<Gate>,
-    api: Rc<Pool<Upload>>,
-    heartbeat: Rc<Pool<Upload>>,
+    api: Balancer<Upload>,
+    heartbeat: Balancer<Upload>,
 }
 
 impl Proxy {
@@ -58,13 +58,13 @@ impl Proxy {
     pub(crate) fn new(gate: Arc<Gate>, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
         Rc::new(Self {
             worker: Worker::new(gate.buffer_bytes(), all_connections, panics),
-            api: Rc::new(Pool::new(Arc::clone(&gate.api))),
-            heartbeat: Rc::new(Pool::new(Arc::clone(&gate.heartbeat))),
+            api: Balancer::new(Arc::clone(&gate.api)),
+            heartbeat: Balancer::new(Arc::clone(&gate.heartbeat)),
             gate,
         })
     }
 
-    fn upstream(&self, name: UpstreamName) -> &Rc<Pool<Upload>> {
+    fn upstream(&self, name: UpstreamName) -> &Balancer<Upload> {
         match name {
             UpstreamName::Api => &self.api,
             UpstreamName::Heartbeat => &self.heartbeat,
@@ -79,7 +79,7 @@ impl Proxy {
 
     /// Closes unused connections to upstreams whenever another worker needs room. Never ends.
     pub(crate) async fn make_room(self: Rc<Self>) {
-        tokio::join!(Rc::clone(&self.api).make_room(), Rc::clone(&self.heartbeat).make_room());
+        tokio::join!(self.api.make_room(), self.heartbeat.make_room());
     }
 
     /// Cuts off what was admitted with a token that no longer permits it, or for which the replica has become too stale. Never

@@ -1,8 +1,13 @@
 //! One of the Controller's servers: how it is reached, what it is shown as a credential, how many requests may be in flight to it.
+//!
+//! Where the Controller is several nodes, the server is too: `balance` chooses the node of each request.
 
+mod balance;
+pub(crate) mod check;
 mod connect;
 mod in_flight;
 mod io;
+mod node;
 mod outage;
 mod pool;
 mod refused;
@@ -19,19 +24,23 @@ use http::HeaderValue;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::chain::chain;
 use crate::lock::RwLock;
 use crate::tls::TlsError;
 use crate::token::RawToken;
 use crate::token::raw::InvalidToken;
 
-pub(crate) use connect::Connector;
+pub(crate) use balance::{Balancer, Chosen, Tried};
+use connect::ConnectError;
 pub(crate) use in_flight::{InFlight, InFlightSlot, Priority};
+pub(crate) use node::{Condition, Node};
 pub(crate) use outage::{Outages, Step};
-pub(crate) use pool::{Lease, Pool};
+pub(crate) use pool::Lease;
 use refused::CredentialRefusals;
 use room::Room;
+pub(crate) use settings::MAX_NODES;
 pub use settings::{CredentialMode, UpstreamConfig, UpstreamName, Upstreams};
-pub(crate) use url::UpstreamUrl;
+pub use url::UpstreamUrl;
 
 /// One upstream, as all workers share it.
 pub struct Upstream {
@@ -39,10 +48,8 @@ pub struct Upstream {
     pub(crate) name: UpstreamName,
     /// How to reach it.
     pub(crate) config: UpstreamConfig,
-    /// Its authority, as the `Host` field says it.
-    pub(crate) host: HeaderValue,
-    /// What makes connections to it.
-    pub(crate) connector: Connector,
+    /// Its nodes, one at least.
+    pub(crate) nodes: Box<[Node]>,
     /// How many requests may be in flight to it.
     pub(crate) in_flight: Arc<InFlight>,
     /// How many connections there may be to it.
@@ -61,7 +68,7 @@ pub struct Upstream {
 
 impl std::fmt::Debug for Upstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Upstream").field("authority", &self.config.authority).finish_non_exhaustive()
+        f.debug_struct("Upstream").field("nodes", &self.config.nodes).finish_non_exhaustive()
     }
 }
 
@@ -104,6 +111,9 @@ pub enum UpstreamError {
         #[source]
         source: rustls::pki_types::InvalidDnsNameError,
     },
+    /// It has no URL.
+    #[error("the upstream has no url")]
+    NoNode,
     /// A field cannot have its authority.
     #[error("the upstream's host cannot be named in a Host field")]
     Authority,
@@ -121,10 +131,13 @@ impl Upstream {
     /// # Errors
     /// When its TLS files or its credential file cannot be used.
     pub(crate) fn new(name: UpstreamName, config: UpstreamConfig) -> Result<Self, UpstreamError> {
+        if config.nodes.is_empty() {
+            return Err(UpstreamError::NoNode);
+        }
+        let nodes = config.nodes.iter().map(|url| Node::new(url.clone(), &config)).collect::<Result<_, _>>()?;
         let upstream = Self {
             name,
-            host: HeaderValue::from_str(&config.authority).map_err(|_| UpstreamError::Authority)?,
-            connector: Connector::new(&config)?,
+            nodes,
             in_flight: InFlight::new(config.max_in_flight.get()),
             connections: Arc::new(Semaphore::new(config.max_in_flight.get())),
             room: Room::default(),
@@ -158,15 +171,51 @@ impl Upstream {
     /// # Errors
     /// [`TlsError`]; what was read before stays.
     pub(crate) fn reload_tls(&self) -> Result<(), TlsError> {
-        if self.connector.reload()? {
+        let reloads: Vec<_> = self.nodes.iter().map(|node| node.connector.reload()).collect();
+        if reloads.iter().any(|reload| matches!(reload, Ok(true))) {
             self.generation.fetch_add(1, Ordering::SeqCst);
         }
-        Ok(())
+        reloads.into_iter().try_for_each(|reload| reload.map(drop))
+    }
+
+    /// Says which nodes are known to be unhealthy.
+    pub(crate) fn unhealthy_nodes(&self) -> impl Iterator<Item = String> {
+        let unhealthy = self.nodes.iter().filter(|node| node.condition() == Condition::Unhealthy);
+        unhealthy.map(|node| format!("{}: the node {} is unhealthy", self.name, node.url))
+    }
+
+    /// Whether there is anything to choose.
+    pub(crate) fn has_several_nodes(&self) -> bool {
+        self.nodes.len() > 1
+    }
+
+    /// No connection for a request could be made. A name that cannot be looked up says nothing of the node.
+    fn connect_failed(&self, node: &Node, error: &ConnectError) {
+        node.count_connect_failed();
+        if error.step != Step::Resolve {
+            self.judge(node, Condition::Unhealthy, &chain(error));
+        }
+    }
+
+    /// Says what is known of a node from now on, and logs it when that is something else than before.
+    fn judge(&self, node: &Node, condition: Condition, error: &str) {
+        let before = node.set_condition(condition);
+        let (upstream, authority) = (self.name.name(), node.url.authority.as_str());
+        match (before, condition) {
+            (Condition::Unhealthy, Condition::Healthy) => {
+                tracing::info!(upstream, authority, "a node of the upstream is healthy again");
+            }
+            (Condition::Healthy | Condition::Unchecked, Condition::Unhealthy) => {
+                tracing::warn!(upstream, authority, error, "a node of the upstream is unhealthy: others go first");
+            }
+            _ => {}
+        }
     }
 
     /// Counts a failure and logs it, unless there were many lately.
-    pub(crate) fn report(
+    fn report(
         &self,
+        node: &Node,
         address: Option<SocketAddr>,
         step: Step,
         request_id: &str,
@@ -174,7 +223,7 @@ impl Upstream {
     ) {
         let Some(left_out) = self.outages.count(step) else { return };
         let upstream = self.name.name();
-        let authority = self.config.authority.as_str();
+        let authority = node.url.authority.as_str();
         let address = address.map(tracing::field::display);
         tracing::warn!(upstream, authority, address, %step, request_id, %error, left_out, "the upstream failed");
     }
@@ -203,3 +252,6 @@ pub(crate) fn read_credential(file: &Path) -> Result<RawToken, CredentialFileErr
     let text = std::str::from_utf8(&bytes).map_err(|_| CredentialFileError::NotText(file.to_owned()))?;
     text.trim().parse().map_err(|source| CredentialFileError::Token(file.to_owned(), source))
 }
+
+#[cfg(test)]
+mod tests;

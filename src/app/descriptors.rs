@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
+use crate::upstream::UpstreamConfig;
 
 /// Reserved for what is neither a client's nor an upstream's: the runtimes, the store, the admin listener, files.
 const OWN: usize = 64;
@@ -19,7 +20,10 @@ pub(super) fn share(config: &mut Config) {
     }
     let Some(limit) = getrlimit(Resource::Nofile).current else { return };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let reserved = OWN + config.listeners.len() * config.workers.get();
+    // A check has a connection of its own to each of several nodes.
+    let of = |upstream: &UpstreamConfig| Some(upstream.nodes.len()).filter(|count| *count > 1).unwrap_or_default();
+    let checked = of(&config.upstreams.api) + of(&config.upstreams.heartbeat);
+    let reserved = OWN + checked + config.listeners.len() * config.workers.get();
     let (wanted, api, heartbeat) = {
         let upstreams = &config.upstreams;
         (config.limits.max_connections, upstreams.api.max_in_flight, upstreams.heartbeat.max_in_flight)

@@ -10,6 +10,7 @@ use super::raw::Place;
 use crate::chain::chain;
 use crate::proxy::route::{Group, Method};
 use crate::units::{format_duration, format_size};
+use crate::upstream::MAX_NODES;
 
 /// What is wrong, and what is accepted.
 #[expect(missing_docs, reason = "the texts say what the variants are")]
@@ -76,6 +77,12 @@ pub enum Reason {
     NotAddress,
     #[error("write a host name or an IP address")]
     NotHost,
+    #[error("write a path that begins with `/`, or \"off\"")]
+    NotHealthPath,
+    #[error("the nodes of an upstream are all http or all https")]
+    MixedSchemes,
+    #[error("an upstream has at most {MAX_NODES} nodes")]
+    TooManyNodes,
     #[error("write a level (error, warn, info, debug, trace or off), or one for each part: info,tollgate::proxy=debug")]
     NotFilter,
     #[error("there is no such group; there are {}, and * for all of them", Group::ALL.map(Group::name).join(", "))]

@@ -17,7 +17,7 @@ use crate::proxy::route::RouteTable;
 use crate::proxy::{Limits, Timeouts};
 use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::{Settings, StoreUrl};
-use crate::upstream::{CredentialMode, UpstreamConfig, Upstreams};
+use crate::upstream::{CredentialMode, UpstreamUrl, Upstreams};
 
 /// Where the admin listener is when it is not written.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
@@ -115,7 +115,7 @@ impl Config {
         let listeners = self.sound_listeners(root);
         for (name, upstream) in [("api", &self.upstreams.api), ("heartbeat", &self.upstreams.heartbeat)] {
             let section = root.section("upstream").section(name);
-            let own = listeners.iter().find(|(address, _)| leads_to(upstream, *address));
+            let own = listeners.iter().find(|(address, _)| upstream.nodes.iter().any(|url| leads_to(url, *address)));
             if let Some((address, _)) = own.filter(|_| section.is_sound("url")) {
                 section.problem("url", Reason::Loop(*address));
             }
@@ -160,16 +160,14 @@ fn host_name() -> String {
 const ADDRESS: Text<SocketAddr> =
     Text { parse: |text| text.parse().map_err(|_| Reason::NotAddress), print: SocketAddr::to_string };
 
-/// Whether what is forwarded to the upstream would come in at this listener again.
-fn leads_to(upstream: &UpstreamConfig, listener: SocketAddr) -> bool {
-    let host: Option<IpAddr> = match upstream.host.as_str() {
+/// Whether what is forwarded there would come in at this listener again.
+fn leads_to(url: &UpstreamUrl, listener: SocketAddr) -> bool {
+    let host: Option<IpAddr> = match url.host.as_str() {
         "localhost" if listener.ip().to_canonical().is_ipv4() => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         "localhost" => Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
         host => host.parse().ok(),
     };
-    host.is_some_and(|host| {
-        host.to_canonical().is_loopback() && overlap(SocketAddr::new(host, upstream.port), listener)
-    })
+    host.is_some_and(|host| host.to_canonical().is_loopback() && overlap(SocketAddr::new(host, url.port), listener))
 }
 
 /// Whether a connection could reach both. With SO_REUSEPORT the system does not refuse the second.

@@ -2,24 +2,29 @@
 
 use std::path::Path;
 
+use http::uri::PathAndQuery;
 use rustls::pki_types::ServerName;
 
-use super::read::Section;
+use super::raw::Value;
+use super::read::{Section, Written};
 use super::reason::Reason;
 use super::tls::{Files, check_files, check_pair};
-use super::visit::{DURATION, FILE, Maybe, Number, Text, Visitor, text};
+use super::visit::{DURATION, FILE, Form, List, Maybe, Number, Set, Text, Visitor, text};
 use crate::tls::{self, Identity, UpstreamTlsConfig};
-use crate::upstream::{CredentialMode, UpstreamConfig, UpstreamUrl, read_credential};
+use crate::upstream::{CredentialMode, MAX_NODES, UpstreamConfig, UpstreamUrl, read_credential};
 use crate::words::words;
 
 /// The keys of an upstream.
 pub(super) fn upstream(config: &mut UpstreamConfig, keys: &mut impl Visitor) {
-    let mut url = config.url();
     let mut tls = config.tls.take().unwrap_or_default();
-    keys.value("url", &text(), &mut url);
+    keys.value("url", &Nodes, &mut config.nodes);
+    keys.section("health", |keys| {
+        keys.value("path", &HEALTH_PATH, &mut config.health_path);
+        keys.value("interval", &DURATION, &mut config.health_interval);
+    });
     let mut files = Files::default();
     keys.section("tls", |keys| files = client_tls(&mut tls, keys));
-    keys.check(|section| check_tls(&url, &tls, &files, section));
+    keys.check(|section| check_tls(&config.nodes, &tls, &files, section));
     keys.section("credential", |keys| credential(&mut config.credential, keys));
     keys.section("timeouts", |keys| {
         keys.value("connect", &DURATION, &mut config.connect_timeout);
@@ -31,9 +36,54 @@ pub(super) fn upstream(config: &mut UpstreamConfig, keys: &mut impl Visitor) {
         keys.value("max_idle", &Number(0..=65_536), &mut config.pool_max_idle);
     });
     keys.value("max_in_flight", &Number(1..=100_000), &mut config.max_in_flight);
-    config.tls = url.https.then_some(tls);
-    UpstreamUrl { https: _, host: config.host, port: config.port, authority: config.authority } = url;
+    config.tls = is_https(&config.nodes).then_some(tls);
 }
+
+/// They are all alike.
+fn is_https(nodes: &[UpstreamUrl]) -> bool {
+    nodes.iter().any(|url| url.https)
+}
+
+/// The URL of one node, or a list with that of each. No URL has a comma.
+struct Nodes;
+
+impl Form<Vec<UpstreamUrl>> for Nodes {
+    fn read(&self, written: &Written<'_>) -> Option<Vec<UpstreamUrl>> {
+        let is_list = match &written.node.value {
+            Value::List(_) => true,
+            Value::Text(text) => written.node.is_outside() && text.contains(','),
+            _ => false,
+        };
+        if !is_list {
+            return text().read(written).map(|url| vec![url]);
+        }
+        let nodes = Set(List(text::<UpstreamUrl>())).read(written)?;
+        match nodes.iter().all(|url| url.https == is_https(&nodes)) {
+            _ if nodes.len() > MAX_NODES => written.refuse(Reason::TooManyNodes),
+            false => written.refuse(Reason::MixedSchemes),
+            true => Some(nodes),
+        }
+    }
+
+    fn print(&self, nodes: &Vec<UpstreamUrl>) -> Option<String> {
+        match &**nodes {
+            [only] => text().print(only),
+            _ => List(text()).print(nodes),
+        }
+    }
+}
+
+/// `health.path` where only a connection is asked for.
+const OFF: &str = "off";
+
+const HEALTH_PATH: Text<Option<PathAndQuery>> = Text {
+    parse: |text| match text {
+        OFF => Ok(None),
+        _ if !text.starts_with('/') || text.contains('#') => Err(Reason::NotHealthPath),
+        _ => text.parse().map(Some).map_err(|_| Reason::NotHealthPath),
+    },
+    print: |path| path.as_ref().map_or_else(|| OFF.to_owned(), PathAndQuery::to_string),
+};
 
 const SERVER_NAME: Text<ServerName<'static>> = Text {
     parse: |text| {
@@ -55,10 +105,10 @@ fn client_tls(tls: &mut UpstreamTlsConfig, keys: &mut impl Visitor) -> Files {
     files
 }
 
-fn check_tls(url: &UpstreamUrl, tls: &UpstreamTlsConfig, files: &Files, upstream: &Section<'_>) {
+fn check_tls(nodes: &[UpstreamUrl], tls: &UpstreamTlsConfig, files: &Files, upstream: &Section<'_>) {
     let section = upstream.section("tls");
     let is_sound = upstream.is_sound("url");
-    if is_sound && !url.https {
+    if is_sound && !is_https(nodes) {
         for key in ["ca", "server_name", "certificate", "key"].into_iter().filter(|key| section.has(key)) {
             section.problem(key, Reason::NotHttps);
         }

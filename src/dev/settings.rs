@@ -52,8 +52,9 @@ mod tests {
         assert_eq!(config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(), [options.listen]);
         assert_eq!(config.admin_address, options.admin_listen);
         assert_eq!(config.store.url, store);
-        assert_eq!(config.upstreams.api.authority, "127.0.0.1:8");
-        assert_eq!((config.upstreams.heartbeat.host.as_str(), config.upstreams.heartbeat.port), ("::1", 9));
+        assert_eq!(config.upstreams.api.nodes[0].authority, "127.0.0.1:8");
+        let heartbeat = &config.upstreams.heartbeat.nodes[0];
+        assert_eq!((heartbeat.host.as_str(), heartbeat.port), ("::1", 9));
         assert!(config.routes.find("POST", "/agents/heartbeat").is_ok());
     }
 }

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::header::HOST;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
@@ -15,7 +16,7 @@ use super::fields::strip_reply;
 use super::refusal::Refusal;
 use super::{Permit, sanitize};
 use crate::chain::chain;
-use crate::upstream::{InFlightSlot, Lease, Pool, Priority, Step, UpstreamName};
+use crate::upstream::{Balancer, Chosen, InFlightSlot, Lease, Priority, Step, Tried, UpstreamName};
 use crate::worker::alarm::{Admitted, Interrupt};
 
 /// Longest wait for an in-flight slot. An agent gives a heartbeat up after 5 s.
@@ -33,30 +34,31 @@ pub(super) async fn forward(
     permit: &Permit,
     request: &mut Request<Upload>,
 ) -> Result<Response<Relayed>, Refusal> {
-    let pool = exchange.proxy.upstream(permit.upstream());
+    let balancer = exchange.proxy.upstream(permit.upstream());
     // From here on a revocation interrupts it, whatever it waits for.
     let admitted = permit.admission().map(|admission| exchange.alarm.admit(admission.terms));
-    let attempt = Attempt { exchange, permit, pool };
+    let attempt = Attempt { exchange, permit, balancer };
     if !request.body().is_whole() {
         attempt.watched(request.body_mut().gather()).await??;
     }
     let is_fetch = permit.is_configuration() && matches!(*request.method(), Method::GET | Method::HEAD);
     // Configuration fetches go first: an agent that gets none exits.
     let in_flight = attempt.in_flight_slot(if is_fetch { Priority::High } else { Priority::Normal }).await?;
-    sanitize::request(request, permit, &pool.upstream, exchange);
-    let sent = attempt.send(request).await?;
+    let mut node = balancer.choose();
+    sanitize::request(request, permit, &balancer.upstream, node.host(), exchange);
+    let sent = attempt.send(request, &mut node).await?;
     if attempt.may_refuse_credential(sent.0.status(), is_fetch) {
         // Boxed, as connecting is.
-        return Box::pin(attempt.judge(sent, in_flight, admitted)).await;
+        return Box::pin(attempt.judge(sent, node, in_flight, admitted)).await;
     }
-    attempt.deliver(sent, Bytes::new(), in_flight, admitted)
+    attempt.deliver(sent, Bytes::new(), node, in_flight, admitted)
 }
 
 /// A request on its way to one upstream.
 struct Attempt<'a> {
     exchange: &'a Rc<Exchange>,
     permit: &'a Permit,
-    pool: &'a Rc<Pool<Upload>>,
+    balancer: &'a Balancer<Upload>,
 }
 
 type Sent = (Response<Incoming>, Lease<Upload>, Option<Rc<Progress>>);
@@ -69,7 +71,7 @@ impl Attempt<'_> {
     }
 
     async fn in_flight_slot(&self, priority: Priority) -> Result<InFlightSlot, Refusal> {
-        match self.pool.upstream.in_flight.take(priority) {
+        match self.balancer.upstream.in_flight.take(priority) {
             Ok(in_flight) => Ok(in_flight),
             Err(waiting) => {
                 self.exchange.alarm.set(MAX_WAIT);
@@ -92,9 +94,9 @@ impl Attempt<'_> {
     }
 
     /// Sends the request until a connection takes it.
-    async fn send(&self, request: &mut Request<Upload>) -> Result<Sent, Refusal> {
+    async fn send(&self, request: &mut Request<Upload>, node: &mut Chosen<Upload>) -> Result<Sent, Refusal> {
         loop {
-            let mut lease = self.lease().await?;
+            let mut lease = self.lease(request.headers_mut(), node).await?;
             let spare = if lease.reused { copy(request) } else { None };
             let progress = self.start_clock(request.body_mut());
             let sent = self.exchange.alarm.race(lease.send(std::mem::take(request))).await;
@@ -115,29 +117,39 @@ impl Attempt<'_> {
             // A new connection that fails is no stale one: it would fail again.
             let again = error.take_message().or(spare.map(|spare| *spare)).filter(|_| lease.reused);
             *request = again.ok_or_else(|| self.broken(&lease, &error.into_error()))?;
-            self.pool.forget();
+            node.pool.forget();
         }
     }
 
-    /// A connection: one that was used before, else a new one.
-    async fn lease(&self) -> Result<Lease<Upload>, Refusal> {
-        if let Some(lease) = self.pool.reuse(self.exchange.proxy.worker.alarms.now()) {
-            return Ok(lease);
+    /// A connection: one that was used before, else a new one; where none can be made, one to another node.
+    async fn lease(&self, headers: &mut HeaderMap, node: &mut Chosen<Upload>) -> Result<Lease<Upload>, Refusal> {
+        let mut tried = Tried::default();
+        loop {
+            if let Some(lease) = node.pool.reuse(self.exchange.proxy.worker.alarms.now()) {
+                return Ok(lease);
+            }
+            self.exchange.alarm.set(MAX_WAIT);
+            let slot = self.exchange.alarm.race(node.pool.slot()).await;
+            let slot = slot.map_err(|interrupt| self.interrupted(interrupt, Refusal::Overloaded))?;
+            // Without a deadline of ours, since `timeouts.connect` is the connector's to keep. Boxed, since it is rare and would make every exchange's state several times as large.
+            let connect = Box::pin(node.pool.connect(&self.exchange.proxy.worker, slot));
+            let error = match self.watched(connect).await? {
+                Ok(lease) => return Ok(lease),
+                Err(error) => error,
+            };
+            node.failed(&error);
+            let Some(other) = self.balancer.other(node, &mut tried) else {
+                node.pool.report(error.address, error.step, self.exchange.id().as_str(), &chain(&error));
+                return Err(if error.timed_out { Refusal::UpstreamTimeout } else { Refusal::Upstream });
+            };
+            *node = other;
+            headers.insert(HOST, node.host().clone());
         }
-        self.exchange.alarm.set(MAX_WAIT);
-        let slot = self.exchange.alarm.race(self.pool.slot()).await;
-        let slot = slot.map_err(|interrupt| self.interrupted(interrupt, Refusal::Overloaded))?;
-        // Without a deadline of ours, since `timeouts.connect` is the connector's to keep. Boxed, since it is rare and would make every exchange's state several times as large.
-        let connect = Box::pin(self.pool.connect(&self.exchange.proxy.worker, slot));
-        self.watched(connect).await?.map_err(|error| {
-            self.outage(error.address, error.step, &chain(&error));
-            if error.timed_out { Refusal::UpstreamTimeout } else { Refusal::Upstream }
-        })
     }
 
     /// The upstream has its time to answer from the end of the request on.
     fn start_clock(&self, body: &mut Upload) -> Option<Rc<Progress>> {
-        let timeout = self.pool.upstream.config.first_byte_timeout;
+        let timeout = self.balancer.upstream.config.first_byte_timeout;
         let progress = body.forwarded(self.exchange, timeout);
         match &progress {
             None => self.exchange.alarm.set(timeout),
@@ -167,7 +179,7 @@ impl Attempt<'_> {
     /// to replace, and the Controller's word is the client's.
     fn may_refuse_credential(&self, status: StatusCode, is_fetch: bool) -> bool {
         let for_agents = is_fetch || self.permit.upstream() == UpstreamName::Heartbeat;
-        self.permit.admission().is_some() && self.pool.upstream.may_refuse_credential(status, for_agents)
+        self.permit.admission().is_some() && self.balancer.upstream.may_refuse_credential(status, for_agents)
     }
 
     /// The upstream refuses Tollgate's own credential, which no client can mend; unless it speaks of its licence: that is the
@@ -175,6 +187,7 @@ impl Attempt<'_> {
     async fn judge(
         &self,
         (mut reply, lease, progress): Sent,
+        node: Chosen<Upload>,
         in_flight: InFlightSlot,
         admitted: Option<Admitted>,
     ) -> Result<Response<Relayed>, Refusal> {
@@ -188,9 +201,9 @@ impl Attempt<'_> {
             Err(interrupt) => return Err(self.interrupted(interrupt, Refusal::UpstreamTimeout)),
         };
         if reply.status() == StatusCode::FORBIDDEN && is_about_licence(&said) {
-            return self.deliver((reply, lease, progress), said, in_flight, admitted);
+            return self.deliver((reply, lease, progress), said, node, in_flight, admitted);
         }
-        self.pool.upstream.report_refused(lease.address(), reply.status(), self.exchange.id().as_str());
+        self.balancer.upstream.report_refused(lease.address(), reply.status(), self.exchange.id().as_str());
         let is_uploaded = progress.is_none_or(|progress| progress.done.get());
         // Every agent is refused at once: without a new connection for each.
         if is_whole && is_uploaded && reply.version() != Version::HTTP_10 {
@@ -204,6 +217,7 @@ impl Attempt<'_> {
         &self,
         (reply, lease, progress): Sent,
         begun: Bytes,
+        node: Chosen<Upload>,
         in_flight: InFlightSlot,
         admitted: Option<Admitted>,
     ) -> Result<Response<Relayed>, Refusal> {
@@ -225,7 +239,7 @@ impl Attempt<'_> {
         self.exchange.alarm.clear();
         let passage = Passage {
             exchange: Rc::clone(self.exchange),
-            pool: Rc::clone(self.pool),
+            node,
             lease: Some(lease),
             // hyper would send the next request in HTTP/1.0, and a body of unknown length not at all.
             reusable: parts.version != Version::HTTP_10,
@@ -235,15 +249,11 @@ impl Attempt<'_> {
             complete: false,
             _admitted: admitted,
         };
-        Ok(Response::from_parts(parts, Relayed::new(begun, body, passage, self.pool.upstream.config.idle_timeout)))
+        Ok(Response::from_parts(parts, Relayed::new(begun, body, passage, self.balancer.upstream.config.idle_timeout)))
     }
 
     fn report(&self, lease: &Lease<Upload>, step: Step, error: &dyn Display) {
-        self.outage(Some(lease.address()), step, error);
-    }
-
-    fn outage(&self, address: Option<std::net::SocketAddr>, step: Step, error: &dyn Display) {
-        self.pool.upstream.report(address, step, self.exchange.id().as_str(), error);
+        lease.report(step, self.exchange.id().as_str(), error);
     }
 }
 
@@ -288,7 +298,7 @@ fn copy(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
 /// What a reply holds while it passes: the connection it comes by, and the request's slot.
 pub(super) struct Passage {
     pub(super) exchange: Rc<Exchange>,
-    pool: Rc<Pool<Upload>>,
+    node: Chosen<Upload>,
     lease: Option<Lease<Upload>>,
     reusable: bool,
     in_flight: Option<InFlightSlot>,
@@ -305,6 +315,7 @@ impl Passage {
         self.exchange.settle();
         // Not only when this is dropped: a slow client reads for long what the upstream has sent.
         self.in_flight = None;
+        self.node.finish();
         let lease = self.lease.take();
         if let Some(lease) = lease.filter(|_| self.reusable && !self.leaves_upload()) {
             lease.give_back(self.exchange.proxy.worker.alarms.now());
@@ -327,7 +338,7 @@ impl Passage {
 
     /// The reply broke off.
     pub(super) fn fail(&mut self, step: Step, error: &dyn Display) -> Cut {
-        self.pool.upstream.report(self.lease.as_ref().map(Lease::address), step, self.exchange.id().as_str(), error);
+        self.node.pool.report(self.lease.as_ref().map(Lease::address), step, self.exchange.id().as_str(), error);
         self.lease = None;
         Cut
     }

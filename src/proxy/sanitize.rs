@@ -24,8 +24,14 @@ static X_TOLLGATE_TOKEN_ID: HeaderName = HeaderName::from_static("x-tollgate-tok
 static X_TOLLGATE_USER: HeaderName = HeaderName::from_static("x-tollgate-user");
 static X_TOLLGATE_ROLE: HeaderName = HeaderName::from_static("x-tollgate-role");
 
-/// Makes a request's head the upstream's. Framing is left to hyper, which follows the body.
-pub(super) fn request(request: &mut Request<Upload>, permit: &Permit, upstream: &Upstream, exchange: &Exchange) {
+/// Makes a request's head the upstream's, at the node that is called `host`. Framing is left to hyper, which follows the body.
+pub(super) fn request(
+    request: &mut Request<Upload>,
+    permit: &Permit,
+    upstream: &Upstream,
+    host: &HeaderValue,
+    exchange: &Exchange,
+) {
     let length = request.body().size_hint().exact();
     let empty = request.body().is_end_stream();
     let usual = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
@@ -33,7 +39,7 @@ pub(super) fn request(request: &mut Request<Upload>, permit: &Permit, upstream: 
     let version = std::mem::replace(request.version_mut(), Version::HTTP_11);
     let headers = request.headers_mut();
     credential(headers, permit, upstream);
-    let host = headers.insert(header::HOST, upstream.host.clone());
+    let host = headers.insert(header::HOST, host.clone());
     let mut values = Values(BytesMut::with_capacity(128));
     forwarded(headers, &mut values, exchange.origin, host);
     headers.insert(&X_REQUEST_ID, values.text(exchange.id().as_bytes()));

@@ -1,4 +1,4 @@
-//! From an upstream's URL to a connection: its name is looked up, its addresses are tried, TLS is agreed on, all of it
+//! From a node's URL to a connection: its name is looked up, its addresses are tried, TLS is agreed on, all of it
 //! within `timeouts.connect`.
 //!
 //! ```text
@@ -19,12 +19,12 @@ use tokio_rustls::TlsConnector;
 
 use self::lookup::{Lookup, Resolve};
 use self::race::Race;
-use super::{Step, UpstreamConfig, UpstreamError};
+use super::{Step, UpstreamConfig, UpstreamError, UpstreamUrl};
 use crate::lock::{Mutex, RwLock};
 use crate::socket::Stream;
 use crate::tls::{self, ClientTls, TlsError, UpstreamTlsConfig};
 
-/// Makes connections to one upstream. Shared by all workers.
+/// Makes connections to one node. Shared by all workers.
 pub(crate) struct Connector {
     target: Target,
     tls: Option<Tls>,
@@ -66,19 +66,19 @@ impl ConnectError {
 }
 
 impl Connector {
-    /// For the upstream of this configuration.
+    /// For this node of the upstream of this configuration.
     ///
     /// # Errors
     /// When its name or its TLS files cannot be used.
-    pub(crate) fn new(config: &UpstreamConfig) -> Result<Self, UpstreamError> {
-        Self::resolving(config, lookup::system())
+    pub(crate) fn new(url: &UpstreamUrl, config: &UpstreamConfig) -> Result<Self, UpstreamError> {
+        Self::resolving(url, config, lookup::system())
     }
 
-    fn resolving(config: &UpstreamConfig, resolve: Resolve) -> Result<Self, UpstreamError> {
-        let host = &config.host;
+    fn resolving(url: &UpstreamUrl, config: &UpstreamConfig, resolve: Resolve) -> Result<Self, UpstreamError> {
+        let UpstreamUrl { host, port, .. } = url;
         let target = match host.parse::<IpAddr>() {
-            Ok(address) => Target::Address(SocketAddr::new(address, config.port)),
-            Err(_) => Target::Name(Lookup::new(host.clone(), config.port, resolve)),
+            Ok(address) => Target::Address(SocketAddr::new(address, *port)),
+            Err(_) => Target::Name(Lookup::new(host.clone(), *port, resolve)),
         };
         let tls = config.tls.as_ref().map(|tls| Tls::new(host, tls)).transpose()?;
         Ok(Self { target, tls, timeout: config.connect_timeout, last: Mutex::default() })

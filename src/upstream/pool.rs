@@ -1,8 +1,9 @@
-//! A worker's connections to one upstream, carried by hyper. Whether one can be used again is hyper's to say: both messages
+//! A worker's connections to one node of an upstream, carried by hyper. Whether one can be used again is hyper's to say: both messages
 //! ended, nothing unread, nothing owed.
 
 use std::cell::RefCell;
 use std::error::Error;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::task::AbortHandle;
 
 use super::connect::ConnectError;
 use super::io::{Io, Signs};
-use super::{Step, Upstream};
+use super::{Node, Step, Upstream};
 use crate::socket::Socket;
 use crate::worker::Worker;
 use crate::worker::alarm::{Alarm, WorkerTime};
@@ -27,10 +28,12 @@ use crate::worker::panic::Guard;
 /// Most that is read ahead of an upstream's reply, and so the largest reply head. It bounds what an idle connection holds.
 const MAX_READ_AHEAD: usize = 32 * 1024;
 
-/// A worker's connections to one upstream, for requests with bodies of type `B`. The last used is used first, so that spare ones age and go.
+/// A worker's connections to one node of an upstream, for requests with bodies of type `B`. The last used is used first, so that spare ones age and go.
 pub(crate) struct Pool<B> {
     /// Where they lead.
     pub upstream: Arc<Upstream>,
+    /// To which of its nodes.
+    pub(super) node: usize,
     idle: RefCell<Vec<(Connection<B>, WorkerTime)>>,
 }
 
@@ -56,8 +59,8 @@ pub(crate) struct Lease<B> {
 
 impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> Pool<B> {
     /// No connections yet.
-    pub(crate) fn new(upstream: Arc<Upstream>) -> Self {
-        Self { upstream, idle: RefCell::default() }
+    pub(super) fn new(upstream: Arc<Upstream>, node: usize) -> Self {
+        Self { upstream, node, idle: RefCell::default() }
     }
 
     /// A connection that was used before and can be used again, as far as is known.
@@ -89,7 +92,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
     ) -> Result<Lease<B>, ConnectError> {
         // Before connecting: what is reloaded meanwhile makes this one of the former.
         let generation = self.upstream.generation.load(Ordering::SeqCst);
-        let (stream, address) = self.upstream.connector.connect().await?;
+        let (stream, address) = self.node().connector.connect().await?;
         let socket = Rc::new(Socket::new(stream));
         let weak = Rc::downgrade(&socket);
         let signs = Rc::default();
@@ -126,25 +129,29 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
         }
     }
 
-    /// Closes unused connections whenever another worker needs room. Never ends.
-    pub(crate) async fn make_room(self: Rc<Self>) {
-        loop {
-            self.upstream.room.wanted().await;
-            self.forget();
-        }
-    }
-
     /// Closes every idle connection: one was found dead, so the others are suspect.
     pub(crate) fn forget(&self) {
         self.idle.borrow_mut().clear();
     }
 
     /// Closes those that were idle for too long. How many are left.
-    pub(crate) fn drop_idle(&self, now: WorkerTime) -> usize {
+    pub(super) fn drop_idle(&self, now: WorkerTime) -> usize {
         let timeout = self.upstream.config.pool_idle_timeout;
         let mut idle = self.idle.borrow_mut();
         idle.retain(|(connection, since)| !connection.sender.is_closed() && now.since(*since) < timeout);
         idle.len()
+    }
+}
+
+impl<B> Pool<B> {
+    /// Where they lead.
+    pub(super) fn node(&self) -> &Node {
+        &self.upstream.nodes[self.node]
+    }
+
+    /// Counts a failure and logs it, unless there were many lately.
+    pub(crate) fn report(&self, address: Option<SocketAddr>, step: Step, request_id: &str, error: &dyn Display) {
+        self.upstream.report(self.node(), address, step, request_id, error);
     }
 }
 
@@ -169,6 +176,11 @@ impl<B: Body + 'static> Lease<B> {
     /// Where it leads.
     pub(crate) fn address(&self) -> SocketAddr {
         self.connection.address
+    }
+
+    /// Counts a failure and logs it, unless there were many lately.
+    pub(crate) fn report(&self, step: Step, request_id: &str, error: &dyn Display) {
+        self.pool.report(Some(self.address()), step, request_id, error);
     }
 
     /// Returns the connection to the pool for the next request, once the reply was read to its end. It is used again when hyper has seen

@@ -4,9 +4,14 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
+
 use super::UpstreamUrl;
 use crate::tls::UpstreamTlsConfig;
 use crate::words::words;
+
+/// Most nodes of an upstream.
+pub(crate) const MAX_NODES: usize = 16;
 
 /// Both upstreams.
 #[derive(Debug, Clone)]
@@ -19,8 +24,8 @@ pub struct Upstreams {
 
 impl Default for Upstreams {
     fn default() -> Self {
-        let local = |port| UpstreamConfig::at(UpstreamUrl::local(port));
-        Self { api: local(8888), heartbeat: local(8000) }
+        let local = |port, health| UpstreamConfig::at(UpstreamUrl::local(port), PathAndQuery::from_static(health));
+        Self { api: local(8888, "/health/ready"), heartbeat: local(8000, "/health") }
     }
 }
 
@@ -39,14 +44,14 @@ words! {
 /// One server of the Controller.
 #[derive(Debug, Clone)]
 pub struct UpstreamConfig {
-    /// Host name or address to connect to; an IPv6 address without brackets.
-    pub host: String,
-    /// Port to connect to.
-    pub port: u16,
-    /// `host[:port]` as the `Host` field says it.
-    pub authority: String,
+    /// Where its nodes are: one at least, `MAX_NODES` at most, all of one scheme.
+    pub nodes: Vec<UpstreamUrl>,
     /// `https`: connect with TLS and verify the server.
     pub tls: Option<UpstreamTlsConfig>,
+    /// Asked for of each of several nodes: one that answers 503 is unhealthy. `None`: a connection is enough.
+    pub health_path: Option<PathAndQuery>,
+    /// How often; and how long the answer may take.
+    pub health_interval: Duration,
     /// What becomes of the client's credential.
     pub credential: CredentialMode,
     /// Longest wait for a connection, TLS included.
@@ -57,21 +62,20 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// How long an unused connection stays in the pool. The Controller (Node) closes after 5 s.
     pub pool_idle_timeout: Duration,
-    /// Unused connections in the pool of each worker.
+    /// Unused connections in the pool of each worker, to each node.
     pub pool_max_idle: usize,
-    /// In-flight requests, and connections, over all workers.
+    /// In-flight requests, and connections, over all workers and nodes.
     pub max_in_flight: NonZeroUsize,
 }
 
 impl UpstreamConfig {
     /// The defaults, for the upstream with this URL.
-    pub(crate) fn at(url: UpstreamUrl) -> Self {
-        let UpstreamUrl { https, host, port, authority } = url;
+    fn at(url: UpstreamUrl, health_path: PathAndQuery) -> Self {
         Self {
-            host,
-            port,
-            authority,
-            tls: https.then(UpstreamTlsConfig::default),
+            tls: url.https.then(UpstreamTlsConfig::default),
+            nodes: vec![url],
+            health_path: Some(health_path),
+            health_interval: Duration::from_secs(5),
             credential: CredentialMode::Forward,
             connect_timeout: Duration::from_secs(2),
             first_byte_timeout: Duration::from_secs(30),
@@ -80,12 +84,6 @@ impl UpstreamConfig {
             pool_max_idle: 512,
             max_in_flight: NonZeroUsize::new(512).expect("it is not zero"),
         }
-    }
-
-    /// Where it is.
-    pub(crate) fn url(&self) -> UpstreamUrl {
-        let Self { host, port, authority, tls, .. } = self;
-        UpstreamUrl { https: tls.is_some(), host: host.clone(), port: *port, authority: authority.clone() }
     }
 }
 

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 
 /// Where an upstream is: `http://host:port` or `https://host:port`, and nothing more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct UpstreamUrl {
+pub struct UpstreamUrl {
     /// Whether TLS is spoken.
     pub https: bool,
     /// Without brackets.
@@ -22,7 +22,7 @@ pub(crate) struct UpstreamUrl {
 
 /// A text that is not the URL of an upstream. Names no part of it: it could be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidUpstreamUrl {
+pub enum InvalidUpstreamUrl {
     /// No URL.
     #[error("write http://HOST:PORT or https://HOST:PORT")]
     Form,

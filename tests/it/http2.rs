@@ -406,7 +406,7 @@ async fn upstreams_that_fail_before_a_reply_are_told_apart() {
     let (_socket, nobody) = refusing();
     let site = Site::builder()
         .config(move |config| {
-            (config.upstreams.heartbeat.host, config.upstreams.heartbeat.port) =
+            (config.upstreams.heartbeat.nodes[0].host, config.upstreams.heartbeat.nodes[0].port) =
                 (nobody.ip().to_string(), nobody.port());
             config.upstreams.api.first_byte_timeout = Duration::from_millis(200);
         })

@@ -24,6 +24,7 @@ mod later;
 mod layers;
 mod memory;
 mod no_registry;
+mod nodes;
 mod outage;
 mod panics;
 mod primary;

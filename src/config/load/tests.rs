@@ -18,7 +18,7 @@ use crate::store::settings::{Namespace, PasswordError, ReadFrom};
 use crate::tls::{Alpn, Identity, TlsError};
 use crate::token::Permission;
 use crate::units::InvalidDuration;
-use crate::upstream::{CredentialMode, UpstreamName};
+use crate::upstream::{CredentialMode, MAX_NODES, UpstreamName, UpstreamUrl};
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/tollgate.toml");
 
@@ -143,8 +143,8 @@ fn everything_has_a_default() {
     let config = given("").accepted();
     let addresses: Vec<SocketAddr> = config.listeners.iter().map(|listener| listener.address).collect();
     assert_eq!(addresses, ["127.0.0.1:8080".parse().expect("address")]);
-    assert_eq!(config.upstreams.api.authority, "127.0.0.1:8888");
-    assert_eq!(config.upstreams.heartbeat.authority, "127.0.0.1:8000");
+    assert_eq!(config.upstreams.api.nodes[0].authority, "127.0.0.1:8888");
+    assert_eq!(config.upstreams.heartbeat.nodes[0].authority, "127.0.0.1:8000");
     assert_eq!(config.admin_address.to_string(), "127.0.0.1:9900");
     assert_eq!(config.store.url.to_string(), "sqlite:/home/tollgate/.local/state/tollgate/tollgate.db");
     assert_eq!(config.freshness.max_staleness, MaxStaleness::Within(Duration::from_secs(60)));
@@ -220,7 +220,7 @@ fn the_file_yields_to_variables_and_these_to_flags() {
     assert_eq!(route(&config, "GET", "/api/labels"), "open api");
     assert_eq!(config.freshness.max_staleness, MaxStaleness::Never);
     assert_eq!(config.freshness.per_permission.len(), 1);
-    assert_eq!(config.upstreams.api.authority, "controller:1234");
+    assert_eq!(config.upstreams.api.nodes[0].authority, "controller:1234");
 }
 
 #[test]
@@ -783,7 +783,51 @@ fn an_https_upstream_is_verified_and_an_http_one_cannot_be() {
     let ca = directory.path().join("ca.pem");
     let config = given(&format!("[upstream.api]\nurl = 'https://h'\ntls.ca = '{}'", ca.display())).accepted();
     assert_eq!(config.upstreams.api.tls.expect("https").ca.as_deref(), Some(ca.as_path()));
-    assert_eq!((config.upstreams.api.port, config.upstreams.api.authority.as_str()), (443, "h"));
+    assert_eq!((config.upstreams.api.nodes[0].port, config.upstreams.api.nodes[0].authority.as_str()), (443, "h"));
+}
+
+#[test]
+fn an_upstream_can_have_several_nodes() {
+    let nodes = |config: Config| config.upstreams.api.nodes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let written = |url: &str| given(&format!("[upstream.api]\nurl = {url}"));
+    let two = ["http://a:1", "http://b:80"];
+    assert_eq!(nodes(written("['http://a:1', 'http://b/']").accepted()), two);
+    assert_eq!(nodes(written("['http://a:1']").accepted()), two[..1]);
+    for outside in ["http://a:1, http://b", "['http://a:1', 'http://b']"] {
+        assert_eq!(nodes(given("").variable("TOLLGATE_UPSTREAM__API__URL", outside).accepted()), two);
+        assert_eq!(nodes(given("").flags(|flags| flags.api_upstream = Some(outside.to_owned())).accepted()), two);
+    }
+    let many: Vec<String> = (0..=MAX_NODES).map(|node| format!("'http://h{node}'")).collect();
+    for (url, key, expected) in [
+        ("[]", "upstream.api.url", Reason::NotSet),
+        ("['http://a', 'http://a:80']", "upstream.api.url", Reason::NotSet),
+        ("['http://a', 'https://b']", "upstream.api.url", Reason::MixedSchemes),
+        (format!("[{}]", many.join(",")).as_str(), "upstream.api.url", Reason::TooManyNodes),
+        ("['http://a', 'http://b/c']", "upstream.api.url[1]", invalid::<UpstreamUrl>("http://b/c")),
+        ("'http://a,http://b'", "upstream.api.url", invalid::<UpstreamUrl>("http://a,http://b")),
+        ("['http://a:1', 'http://127.0.0.1:8080']", "upstream.api.url", looping()),
+    ] {
+        assert_eq!(written(url).refused(), wrong(key, expected), "{url}");
+    }
+}
+
+fn looping() -> Reason {
+    Reason::Loop("127.0.0.1:8080".parse().expect("an address"))
+}
+
+#[test]
+fn checks_have_a_path_or_none() {
+    let path = |text: &str| given(&format!("[upstream.api]\nhealth.path = '{text}'"));
+    let accepted = |text: &str| path(text).accepted().upstreams.api.health_path.map(|path| path.to_string());
+    assert_eq!(accepted("/health/live?a=b").as_deref(), Some("/health/live?a=b"));
+    assert_eq!(accepted("off"), None);
+    for text in ["", "health", "http://h/health", "/a b", "/a#b"] {
+        assert_eq!(path(text).refused(), wrong("upstream.api.health.path", Reason::NotHealthPath), "{text}");
+    }
+    let upstreams = given("").accepted().upstreams;
+    let defaults =
+        [upstreams.api, upstreams.heartbeat].map(|upstream| upstream.health_path.map(|path| path.to_string()));
+    assert_eq!(defaults, [Some("/health/ready".to_owned()), Some("/health".to_owned())]);
 }
 
 #[test]
@@ -987,8 +1031,9 @@ timeouts = {{ connect = "1500ms", first_byte = "1h", idle = "90s" }}
 pool = {{ idle_timeout = "1s", max_idle = 0 }}
 max_in_flight = 2
 [upstream.heartbeat]
-url = "http://heartbeats.example.:8000"
+url = ["http://heartbeats.example.:8000", "http://10.0.0.2:8000"]
 credential.mode = "strip"
+health = {{ path = "off", interval = "1s" }}
 [store]
 url = "sqlite:/var/lib/a \"b\".db"
 [freshness]

@@ -7,33 +7,24 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::upstream::CredentialMode;
+use crate::upstream::Upstreams;
 
 /// Longer than any test takes.
 const AMPLE: Duration = Duration::from_secs(20);
 
-fn config(host: &str, port: u16, connect_timeout: Duration) -> UpstreamConfig {
-    let second = Duration::from_secs(1);
-    UpstreamConfig {
-        host: host.to_owned(),
-        port,
-        authority: format!("{host}:{port}"),
-        tls: None,
-        credential: CredentialMode::Forward,
-        connect_timeout,
-        first_byte_timeout: second,
-        idle_timeout: second,
-        pool_idle_timeout: second,
-        pool_max_idle: 1,
-        max_in_flight: std::num::NonZeroUsize::MIN,
-    }
+fn config(connect_timeout: Duration) -> UpstreamConfig {
+    UpstreamConfig { connect_timeout, ..Upstreams::default().api }
+}
+
+fn url(host: &str, port: u16) -> UpstreamUrl {
+    UpstreamUrl { https: false, host: host.to_owned(), port, authority: format!("{host}:{port}") }
 }
 
 /// A connector for a name that has these addresses.
 fn named(addresses: &[SocketAddr], timeout: Duration) -> Connector {
     let addresses = addresses.to_vec();
     let resolve: Resolve = Arc::new(move |_, _| Ok(addresses.clone()));
-    Connector::resolving(&config("controller.test", 1, timeout), resolve).expect("usable")
+    Connector::resolving(&url("controller.test", 1), &config(timeout), resolve).expect("usable")
 }
 
 /// A server at `127.0.0.x`, port 0 for a free one.
@@ -78,14 +69,14 @@ async fn failure(connector: &Connector) -> ConnectError {
 async fn an_address_is_connected_to_without_a_lookup() {
     let (_server, address) = server(1, 0).await;
     let resolve: Resolve = Arc::new(|_, _| panic!("looked up"));
-    let connector = Connector::resolving(&config("127.0.0.1", address.port(), AMPLE), resolve).expect("usable");
+    let connector = Connector::resolving(&url("127.0.0.1", address.port()), &config(AMPLE), resolve).expect("usable");
     assert_eq!(reached(&connector).await, address);
 }
 
 #[tokio::test]
 async fn a_name_is_looked_up_by_the_system() {
     let (_server, address) = server(1, 0).await;
-    let connector = Connector::new(&config("localhost", address.port(), AMPLE)).expect("usable");
+    let connector = Connector::new(&url("localhost", address.port()), &config(AMPLE)).expect("usable");
     assert_eq!(reached(&connector).await, address);
 }
 
@@ -144,9 +135,9 @@ async fn a_handshake_that_hangs_leaves_time_for_the_next() {
         byte
     });
 
-    let mut config = config("controller.test", 1, AMPLE);
+    let (url, mut config) = (url("controller.test", 1), config(AMPLE));
     config.tls = Some(UpstreamTlsConfig { ca: Some(ca), ..UpstreamTlsConfig::default() });
-    let connector = Connector::resolving(&config, Arc::new(move |_, _| Ok(vec![first, second]))).expect("usable");
+    let connector = Connector::resolving(&url, &config, Arc::new(move |_, _| Ok(vec![first, second]))).expect("usable");
     let (mut stream, address) = connector.connect().await.expect("connects");
     assert_eq!(address, second);
     stream.write_all(b"x").await.expect("writes");
@@ -167,15 +158,14 @@ async fn a_failure_names_the_step_and_the_address() {
     let error = failure(&named(&[refused, dead], short)).await;
     assert_eq!((error.step, error.address, error.timed_out), (Step::Connect, Some(dead), true));
 
-    let mut secure = config("127.0.0.1", 1, short);
+    let mut secure = config(short);
     let key = rcgen::generate_simple_self_signed(vec!["other".to_owned()]).expect("certificate");
     let directory = tempfile::tempdir().expect("directory");
     let ca = directory.path().join("ca.pem");
     std::fs::write(&ca, key.cert.pem()).expect("written");
     secure.tls = Some(UpstreamTlsConfig { ca: Some(ca), ..UpstreamTlsConfig::default() });
     let (listener, silent) = server(1, 0).await;
-    secure.port = silent.port();
-    let error = failure(&Connector::new(&secure).expect("usable")).await;
+    let error = failure(&Connector::new(&url("127.0.0.1", silent.port()), &secure).expect("usable")).await;
     assert_eq!((error.step, error.address, error.timed_out), (Step::Tls, Some(silent), true));
 
     let plain = tokio::spawn(async move {
@@ -185,12 +175,12 @@ async fn a_failure_names_the_step_and_the_address() {
         stream.read_to_end(&mut Vec::new()).await.ok();
     });
     secure.connect_timeout = AMPLE;
-    let error = failure(&Connector::new(&secure).expect("usable")).await;
+    let error = failure(&Connector::new(&url("127.0.0.1", silent.port()), &secure).expect("usable")).await;
     assert_eq!((error.step, error.address, error.timed_out), (Step::Tls, Some(silent), false));
     plain.await.expect("served");
 
     let unknown: Resolve = Arc::new(|_, _| Err(io::Error::other("no such name")));
-    let connector = Connector::resolving(&config("controller.test", 1, AMPLE), unknown).expect("usable");
+    let connector = Connector::resolving(&url("controller.test", 1), &config(AMPLE), unknown).expect("usable");
     let error = failure(&connector).await;
     assert_eq!((error.step, error.address, error.timed_out), (Step::Resolve, None, false));
     assert_eq!(
@@ -211,10 +201,10 @@ fn files_are_read_again_and_what_cannot_be_used_changes_nothing() {
     let (first, second) = (certificate(), certificate());
     let write = |text: &str| std::fs::write(&ca, text).expect("written");
     write(&first);
-    let mut config = config("controller.test", 1, AMPLE);
-    let plain = Connector::new(&config).expect("usable");
+    let (url, mut config) = (url("controller.test", 1), config(AMPLE));
+    let plain = Connector::new(&url, &config).expect("usable");
     config.tls = Some(UpstreamTlsConfig { ca: Some(ca.clone()), ..UpstreamTlsConfig::default() });
-    let connector = Connector::new(&config).expect("usable");
+    let connector = Connector::new(&url, &config).expect("usable");
     let reload = |connector: &Connector| connector.reload().expect("usable");
     assert!(!reload(&plain), "there is nothing to read");
     assert!(!reload(&connector), "the same");
@@ -238,7 +228,7 @@ async fn one_lookup_is_under_way_and_all_share_it() {
         wait.lock().recv().expect("is released");
         Ok(vec![address])
     });
-    let connector = Connector::resolving(&config("controller.test", 1, AMPLE), resolve).expect("usable");
+    let connector = Connector::resolving(&url("controller.test", 1), &config(AMPLE), resolve).expect("usable");
     // All are polled once before the last one lets the lookup end.
     let end = async { release.send(()).expect("is waited for") };
     tokio::join!(reached(&connector), reached(&connector), reached(&connector), end);
@@ -263,8 +253,8 @@ fn a_resolver_that_hangs_holds_up_nothing() {
     });
     let worker = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let connector =
-            Connector::resolving(&config("controller.test", 1, Duration::from_millis(100)), hang).expect("usable");
+        let connector = Connector::resolving(&url("controller.test", 1), &config(Duration::from_millis(100)), hang)
+            .expect("usable");
         for _ in 0..2 {
             let error = runtime.block_on(failure(&connector));
             assert_eq!((error.step, error.address, error.timed_out), (Step::Resolve, None, true));
@@ -286,7 +276,7 @@ async fn a_lookup_that_panics_does_not_stop_the_next() {
         0 => panic!("on purpose"),
         _ => Ok(vec![address]),
     });
-    let connector = Connector::resolving(&config("controller.test", 1, AMPLE), resolve).expect("usable");
+    let connector = Connector::resolving(&url("controller.test", 1), &config(AMPLE), resolve).expect("usable");
     assert_eq!(failure(&connector).await.step, Step::Resolve);
     assert_eq!(reached(&connector).await, address);
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::within;
@@ -17,6 +17,8 @@ pub(crate) struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
+    /// Dropped, it kills it.
+    alive: Option<oneshot::Sender<()>>,
 }
 
 struct Shared {
@@ -24,6 +26,8 @@ struct Shared {
     scripts: Mutex<VecDeque<Script>>,
     /// For requests without a script of their own.
     otherwise: Mutex<fn() -> Script>,
+    /// For health checks.
+    health: Mutex<fn() -> Script>,
 }
 
 /// What happened so far.
@@ -37,6 +41,8 @@ pub(crate) struct Seen {
     pub(crate) closed: usize,
     /// Bytes sent.
     pub(crate) sent: usize,
+    /// The paths of health checks, which are no requests.
+    pub(crate) checks: Vec<String>,
 }
 
 /// A request as it came.
@@ -98,6 +104,11 @@ impl Script {
     /// Reads the request and answers so.
     pub(crate) fn reply(bytes: impl Into<Vec<u8>>) -> Self {
         Self(vec![Step::ReadBody, Step::Send(bytes.into())])
+    }
+
+    /// Answers a request that has no body.
+    pub(crate) fn answer(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(vec![Step::Send(bytes.into())])
     }
 
     /// Answers before it has read the body, which it reads afterwards.
@@ -180,14 +191,23 @@ pub(crate) fn ok(body: &str) -> String {
 impl Upstream {
     /// Answers `200 OK` and `ok` to everything, unless told otherwise.
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_at("127.0.0.1:0".parse().expect("an address")).await
+    }
+
+    /// As [`Upstream::start`], at this address.
+    pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let otherwise: fn() -> Script = || Script::reply(ok("ok"));
-        let shared =
-            Shared { seen: watch::Sender::default(), scripts: Mutex::default(), otherwise: Mutex::new(otherwise) };
-        let shared = Arc::new(shared);
-        let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Self { address, shared, task }
+        let shared = Arc::new(Shared {
+            seen: watch::Sender::default(),
+            scripts: Mutex::default(),
+            otherwise: Mutex::new(otherwise),
+            health: Mutex::new(|| Script::answer(ok("ready"))),
+        });
+        let (alive, killed) = oneshot::channel();
+        let task = tokio::spawn(accept(listener, Arc::clone(&shared), killed));
+        Self { address, shared, task, alive: Some(alive) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -209,6 +229,23 @@ impl Upstream {
     /// What to do with every request that has no script of its own.
     pub(crate) fn otherwise(&self, script: fn() -> Script) {
         *self.shared.otherwise.lock().expect("no panic") = script;
+    }
+
+    /// What to do with health checks, which are answered `200 OK` unless told otherwise.
+    pub(crate) fn health(&self, script: fn() -> Script) {
+        *self.shared.health.lock().expect("no panic") = script;
+    }
+
+    /// The paths of the health checks so far.
+    pub(crate) fn checks(&self) -> Vec<String> {
+        self.shared.seen.borrow().checks.clone()
+    }
+
+    /// Kills it: its connections break, and new ones are refused when this returns. What it got until then.
+    pub(crate) async fn kill(mut self) -> Vec<Recorded> {
+        self.alive = None;
+        within("its end", &mut self.task).await.expect("ends");
+        self.requests()
     }
 
     /// Every request so far.
@@ -254,10 +291,13 @@ pub(crate) fn refusing() -> (TcpSocket, SocketAddr) {
     (socket, address)
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>, mut killed: oneshot::Receiver<()>) {
     let mut connections = JoinSet::new();
     for number in 0.. {
-        let (stream, _) = listener.accept().await.expect("accepts");
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted.expect("accepts"),
+            _ = &mut killed => break,
+        };
         shared.seen.send_modify(|seen| seen.connections += 1);
         let shared = Arc::clone(&shared);
         connections.spawn(async move {
@@ -268,6 +308,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             shared.seen.send_modify(|seen| seen.closed += 1);
         });
     }
+    drop(listener);
+    connections.shutdown().await;
 }
 
 struct Connection {
@@ -281,10 +323,12 @@ impl Connection {
     async fn serve(&mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         loop {
-            let request = self.head().await?;
-            let script = self.shared.scripts.lock().expect("no panic").pop_front();
-            let otherwise = *self.shared.otherwise.lock().expect("no panic");
-            for step in script.unwrap_or_else(otherwise).0 {
+            let head = self.head().await?;
+            let (request, script) = match head.strip_prefix("GET /health") {
+                Some(_) => (0, self.check(&head)),
+                None => self.request(head),
+            };
+            for step in script.0 {
                 match step {
                     Step::ReadBody => self.body(request).await?,
                     Step::Send(bytes) => self.send(&bytes).await?,
@@ -325,22 +369,35 @@ impl Connection {
         Ok(())
     }
 
-    /// Records the next request and returns its place.
-    async fn head(&mut self) -> io::Result<usize> {
+    async fn head(&mut self) -> io::Result<String> {
         let end = loop {
             match self.received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 Some(end) => break end + 4,
                 None => self.receive().await?,
             }
         };
-        let head = String::from_utf8(self.received.drain(..end).collect()).expect("the sidecar's heads are text");
+        Ok(String::from_utf8(self.received.drain(..end).collect()).expect("the sidecar's heads are text"))
+    }
+
+    /// Records a health check.
+    fn check(&self, head: &str) -> Script {
+        let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        self.shared.seen.send_modify(|seen| seen.checks.push(path));
+        let script = *self.shared.health.lock().expect("no panic");
+        script()
+    }
+
+    /// Records a request. Its place, and what to do with it.
+    fn request(&self, head: String) -> (usize, Script) {
         let recorded = Recorded { connection: self.number, head, body: Vec::new(), complete: false };
         let mut place = 0;
         self.shared.seen.send_modify(|seen| {
             place = seen.requests.len();
             seen.requests.push(recorded);
         });
-        Ok(place)
+        let script = self.shared.scripts.lock().expect("no panic").pop_front();
+        let otherwise = *self.shared.otherwise.lock().expect("no panic");
+        (place, script.unwrap_or_else(otherwise))
     }
 
     async fn body(&mut self, request: usize) -> io::Result<()> {

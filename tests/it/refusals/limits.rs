@@ -86,7 +86,7 @@ async fn an_upstream_that_is_not_there_is_502_and_one_that_says_nothing_504() {
     let (_socket, nobody) = refusing();
     let site = Site::builder()
         .config(move |config| {
-            config.upstreams.heartbeat.port = nobody.port();
+            config.upstreams.heartbeat.nodes[0].port = nobody.port();
             config.upstreams.api.first_byte_timeout = Duration::from_secs(1);
         })
         .start()
@@ -102,7 +102,7 @@ async fn an_upstream_that_does_not_accept_in_time_is_504() {
     let (_full, address) = full_listener().await;
     let site = Site::builder()
         .config(move |config| {
-            config.upstreams.api.port = address.port();
+            config.upstreams.api.nodes[0].port = address.port();
             config.upstreams.api.connect_timeout = Duration::from_millis(200);
         })
         .start()

@@ -42,8 +42,7 @@ async fn https_upstream(config: Arc<ServerConfig>) -> u16 {
 async fn behind_tls(port: u16, tls: UpstreamTlsConfig) -> Site {
     let change = move |config: &mut tollgate::config::Config| {
         let api = &mut config.upstreams.api;
-        (api.host, api.port) = ("localhost".to_owned(), port);
-        api.authority = format!("localhost:{port}");
+        api.nodes = vec![format!("https://localhost:{port}").parse().expect("a URL")];
         api.tls = Some(tls);
         api.pool_max_idle = 0;
     };

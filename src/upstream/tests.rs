@@ -1,0 +1,96 @@
+use std::io;
+
+use http_body_util::Empty;
+use hyper::body::Bytes;
+
+use super::*;
+use crate::tls::UpstreamTlsConfig;
+
+fn of_nodes(count: u16) -> UpstreamConfig {
+    let url = |port| format!("http://127.0.0.1:{port}").parse().expect("a URL");
+    UpstreamConfig { nodes: (1..=count).map(url).collect(), ..Upstreams::default().api }
+}
+
+fn balancer(count: u16) -> Balancer<Empty<Bytes>> {
+    Balancer::new(Arc::new(Upstream::new(UpstreamName::Api, of_nodes(count)).expect("usable")))
+}
+
+fn is_at(chosen: &Chosen<Empty<Bytes>>) -> u16 {
+    chosen.pool.node().url.port
+}
+
+#[test]
+fn the_node_with_the_fewest_in_flight_is_chosen_and_each_in_turn() {
+    let balancer = balancer(3);
+    let idle: Vec<u16> = (0..6).map(|_| is_at(&balancer.choose())).collect();
+    assert_eq!(idle, [1, 2, 3, 1, 2, 3]);
+    let mut held: Vec<_> = (0..5).map(|_| balancer.choose()).collect();
+    let loads = || balancer.upstream.nodes.iter().map(Node::in_flight).collect::<Vec<_>>();
+    assert_eq!(loads(), [2, 2, 1]);
+    assert_eq!(is_at(&balancer.choose()), 3);
+    held.remove(1).finish();
+    assert_eq!(loads(), [2, 1, 1], "counted once, whatever came first");
+    drop(held);
+    assert_eq!(loads(), [0, 0, 0]);
+}
+
+#[test]
+fn healthy_nodes_go_first_and_all_are_tried() {
+    let balancer = balancer(3);
+    let judge = |node: usize, condition| balancer.upstream.judge(&balancer.upstream.nodes[node], condition, "a test");
+    judge(0, Condition::Unhealthy);
+    judge(2, Condition::Healthy);
+    let _busy: Vec<_> = (0..3).map(|_| balancer.choose()).inspect(|chosen| assert_eq!(is_at(chosen), 3)).collect();
+    let (mut order, mut tried, mut chosen) = (Vec::new(), Tried::default(), balancer.choose());
+    loop {
+        order.push(is_at(&chosen));
+        let Some(other) = balancer.other(&chosen, &mut tried) else { break };
+        chosen = other;
+    }
+    assert_eq!(order, [3, 2, 1], "the one that was not looked at yet before the one that is known to be unhealthy");
+    drop(chosen);
+    (0..3).for_each(|node| judge(node, Condition::Unhealthy));
+    assert_ne!(is_at(&balancer.choose()), 3, "no worse, the others have none in flight");
+}
+
+#[test]
+fn a_failed_lookup_says_nothing_of_a_node_and_a_failed_connection_does() {
+    let upstream = Upstream::new(UpstreamName::Api, of_nodes(2)).expect("usable");
+    let node = &upstream.nodes[0];
+    for condition in [Condition::Unchecked, Condition::Healthy] {
+        node.set_condition(condition);
+        let failed = |step| {
+            upstream.connect_failed(node, &ConnectError::new(step, None, io::ErrorKind::TimedOut.into()));
+            node.condition()
+        };
+        assert_eq!(failed(Step::Resolve), condition);
+        assert_eq!(failed(Step::Connect), Condition::Unhealthy);
+    }
+    assert_eq!(node.connects_failed(), 4);
+    assert_eq!(upstream.nodes[1].condition(), Condition::Unchecked);
+}
+
+#[test]
+fn files_that_are_read_again_change_nothing_of_what_is_known() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ca = directory.path().join("ca.pem");
+    let write = || {
+        let key = rcgen::generate_simple_self_signed(vec!["node.test".to_owned()]).expect("a certificate");
+        std::fs::write(&ca, key.cert.pem()).expect("writes");
+    };
+    write();
+    let url = |host: &str| format!("https://{host}").parse().expect("a URL");
+    let config = UpstreamConfig {
+        nodes: vec![url("a.test"), url("b.test")],
+        tls: Some(UpstreamTlsConfig { ca: Some(ca.clone()), ..UpstreamTlsConfig::default() }),
+        ..Upstreams::default().api
+    };
+    let upstream = Upstream::new(UpstreamName::Api, config).expect("usable");
+    upstream.judge(&upstream.nodes[0], Condition::Healthy, "");
+    upstream.judge(&upstream.nodes[1], Condition::Unhealthy, "a test");
+    write();
+    upstream.reload_tls().expect("reads");
+    assert_eq!(upstream.generation.load(Ordering::SeqCst), 1, "the connections of all nodes are of the former files");
+    let known: Vec<_> = upstream.nodes.iter().map(Node::condition).collect();
+    assert_eq!(known, [Condition::Healthy, Condition::Unhealthy]);
+}
