@@ -110,22 +110,25 @@ fn what_was_announced_and_a_later_proof_does_not_show_is_lost_and_users_stay_so(
     assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(true), 0), "a command has touched the user");
 }
 
+/// The store has lost writes, and shows user 1 as enabled by another commit of this revision.
+fn shows(replica: &Replica, revision: u64) {
+    let stamp = Stamp { id: CommitId((1000 + revision).into()), revision: Revision(revision) };
+    let shown = SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true), stamp);
+    replica.repair(&[Subject::User(UserId::from_u64(1))], &[shown]);
+}
+
 /// With the announced commit went one on the same user that the table had.
 #[test]
 fn who_is_read_again_as_before_both_lost_commits_stays_as_announced() {
     let replica = with(&[1]);
-    let first = Stamp { id: CommitId(1001), revision: Revision(3) };
-    let as_first = [SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true), first)];
-    let subjects = [Subject::User(UserId::from_u64(1))];
-    replica.repair(&subjects, &as_first);
+    shows(&replica, 3);
     follow(&replica, 6, vec![enabled(1)]);
     announce(&replica, 9, vec![disabled(1)]);
-    replica.repair(&subjects, &as_first);
+    shows(&replica, 3);
     replica.reach(Instant::now());
     assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(false), 1));
     // A new word, although its revision is below that of the lost one.
-    let new = Stamp { id: CommitId(1007), revision: Revision(7) };
-    replica.repair(&subjects, &[SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true), new)]);
+    shows(&replica, 7);
     assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(true), 0));
 }
 
@@ -133,12 +136,10 @@ fn who_is_read_again_as_before_both_lost_commits_stays_as_announced() {
 #[test]
 fn who_was_touched_on_the_way_to_a_lost_commit_stays_as_announced() {
     let replica = with(&[1]);
-    let first = Stamp { id: CommitId(1001), revision: Revision(3) };
-    let as_first = [SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true), first)];
-    replica.repair(&[Subject::User(UserId::from_u64(1))], &as_first);
+    shows(&replica, 3);
     announce(&replica, 9, vec![disabled(1)]);
     follow(&replica, 6, vec![enabled(1)]);
-    replica.repair(&[Subject::User(UserId::from_u64(1))], &as_first);
+    shows(&replica, 3);
     replica.reach(Instant::now());
     assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(false), 1));
 }
@@ -147,13 +148,10 @@ fn who_was_touched_on_the_way_to_a_lost_commit_stays_as_announced() {
 #[test]
 fn who_is_changed_after_both_lost_commits_is_not_held_to_them() {
     let replica = with(&[1]);
-    let first = Stamp { id: CommitId(1001), revision: Revision(3) };
-    let as_first = [SnapshotItem::Owner(UserId::from_u64(1), owner(Role::Manager, true), first)];
-    let subjects = [Subject::User(UserId::from_u64(1))];
-    replica.repair(&subjects, &as_first);
+    shows(&replica, 3);
     follow(&replica, 6, vec![enabled(1)]);
     announce(&replica, 9, vec![disabled(1)]);
-    replica.repair(&subjects, &as_first);
+    shows(&replica, 3);
     follow(&replica, 4, vec![disabled(1)]);
     follow(&replica, 5, vec![enabled(1)]);
     replica.reach(Instant::now());
