@@ -60,7 +60,7 @@ pub(crate) async fn while_the_controller_refuses_the_sidecar(setup: &mut Setup) 
     };
     for agent in &setup.agents {
         let (name, log) = (&agent.name, agent.log());
-        if log.contains("401") || log.contains("Token expired") || !log.lines().any(told) {
+        if log.contains("401 Unauthorized") || log.contains("Token expired") || !log.lines().any(told) {
             return Err(format!("agent {name} blames its token, or does not say what is wrong"));
         }
     }
