@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::connection::ConnectionLimits;
 use crate::fleet::{self, Reporter};
 use crate::health::Health;
-use crate::listener::{self, BindError, Tls};
+use crate::listener::{self, BindError, Opening, Tls};
 use crate::proxy::{self, Gate, Proxy};
 use crate::reload;
 use crate::replica::presence::Presence;
@@ -107,7 +107,11 @@ impl Sidecar {
         let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
         let upstreams = vec![Arc::clone(&api), Arc::clone(&heartbeat)];
         let health = Arc::new(Health::new(Arc::clone(&replica), config.freshness.max_staleness, upstreams.clone()));
-        let connection_limits = Arc::new(ConnectionLimits::new(&config.limits, Arc::clone(&health.refused)));
+        let connection_limits = Arc::new(ConnectionLimits::new(
+            &config.limits,
+            Arc::clone(&health.refused),
+            Arc::clone(&health.without_proxy_header),
+        ));
         let drain = config.timeouts.drain;
         let settings = proxy::Settings {
             limits: config.limits,
@@ -123,14 +127,15 @@ impl Sidecar {
             let tls = listener.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
             let (sockets, address) = listener::bind(listener.address, config.workers.get())?;
             listeners.push(address);
-            bound.push((sockets, tls));
+            let proxy_protocol = listener.proxy_protocol.clone();
+            bound.push((sockets, Arc::new(Opening { proxy_protocol, tls })));
         }
         let admin_socket = tokio::net::TcpListener::bind(config.admin_address)
             .await
             .map_err(|source| StartError::Admin { address: config.admin_address, source })?;
         let supervisor = Supervisor::new(Arc::clone(&health.panics));
         let (stop, stopped) = watch::channel(false);
-        let tls: Vec<_> = bound.iter().filter_map(|(_, tls)| tls.clone()).collect();
+        let tls: Vec<_> = bound.iter().filter_map(|(_, opening)| opening.tls.clone()).collect();
         let mut sidecar = Self {
             listeners,
             admin: admin_socket.local_addr().unwrap_or(config.admin_address),
@@ -148,7 +153,8 @@ impl Sidecar {
             supervisor,
         };
         for index in 0..config.workers.get() {
-            let sockets = bound.iter_mut().filter_map(|(sockets, tls)| Some((sockets.pop()?, tls.clone()))).collect();
+            let sockets =
+                bound.iter_mut().filter_map(|(sockets, opening)| Some((sockets.pop()?, Arc::clone(opening)))).collect();
             let thread = WorkerThread {
                 gate: Arc::clone(&gate),
                 health: Arc::clone(&health),
@@ -307,7 +313,7 @@ impl Drop for Sidecar {
 struct WorkerThread {
     gate: Arc<Gate>,
     health: Arc<Health>,
-    sockets: Vec<(std::net::TcpListener, Option<Arc<Tls>>)>,
+    sockets: Vec<(std::net::TcpListener, Arc<Opening>)>,
     connection_limits: Arc<ConnectionLimits>,
     stopped: watch::Receiver<bool>,
     drain: Duration,
@@ -342,7 +348,7 @@ impl WorkerThread {
         tokio::task::spawn_local(supervisor().supervise("recheck", move || Rc::clone(&rechecked).recheck()));
         tokio::task::spawn_local(supervisor().supervise("make room", move || Rc::clone(&roomy).make_room()));
         let mut accepting = Vec::new();
-        for (socket, tls) in self.sockets {
+        for (socket, opening) in self.sockets {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
                     let (connection_limits, stopped) = (Arc::clone(&self.connection_limits), self.stopped.clone());
@@ -350,7 +356,7 @@ impl WorkerThread {
                     let accept = move || {
                         let (proxy, socket, connection_limits) =
                             (Rc::clone(&proxy), Rc::clone(&socket), Arc::clone(&connection_limits));
-                        listener::accept(proxy, socket, tls.clone(), connection_limits, stopped.clone())
+                        listener::accept(proxy, socket, Arc::clone(&opening), connection_limits, stopped.clone())
                     };
                     accepting.push(tokio::task::spawn_local(supervisor().supervise("accept loop", accept)));
                 }

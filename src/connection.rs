@@ -6,12 +6,15 @@
 mod http1;
 mod http2;
 mod limits;
+mod proxy_protocol;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 
 use crate::proxy::Proxy;
@@ -21,24 +24,43 @@ use crate::worker::OpenConnection;
 use crate::worker::alarm::{Alarm, Interrupt};
 use crate::worker::panic::Guard;
 
-pub(crate) use limits::{ConnectionLimits, ConnectionSlot};
+use proxy_protocol::HeaderError;
+
+pub(crate) use limits::ConnectionLimits;
 
 /// How long a client may take to take note of the end of a connection.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
-/// Serves a connection until it closes. `_slot` is its slot under the limits of connections and among those that a
-/// drain waits for.
-pub(crate) async fn serve(
-    proxy: Rc<Proxy>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    _slot: (ConnectionSlot, OpenConnection),
-) {
+/// A connection as it was accepted, and what it begins with before its first request.
+pub(crate) struct Accepted {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Who is at its other end.
+    pub peer: SocketAddr,
+    /// It has to begin with a PROXY header.
+    pub has_proxy_header: bool,
+    /// Then a TLS handshake comes.
+    pub tls: Option<TlsAcceptor>,
+    /// Its slot under the limit of connections, and among those that a drain waits for.
+    pub slot: (OwnedSemaphorePermit, OpenConnection),
+}
+
+/// Serves a connection until it closes.
+pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accepted: Accepted) {
     let _guard = Guard::new(&proxy.worker.panics);
-    let address = peer.ip().to_canonical();
-    let origin = Origin { address, trusted: proxy.gate.trusts(address), secure: tls.is_some() };
+    let Accepted { mut stream, peer, has_proxy_header, tls, slot: (slot, _open) } = accepted;
     let alarm = Alarm::new(&proxy.worker);
+    let mut address = peer.ip().to_canonical();
+    if has_proxy_header {
+        alarm.set(proxy.gate.timeouts.request_head);
+        let read = Box::pin(alarm.race(proxy_protocol::read(&mut stream))).await;
+        match read.unwrap_or(Err(HeaderError::Late)) {
+            Ok(client) => address = client.map_or(address, |client| client.ip().to_canonical()),
+            Err(error) => return limits.no_proxy_header(address, &error),
+        }
+    }
+    let Some(_slot) = limits.admit(slot, address) else { return };
+    let origin = Origin { address, trusted: proxy.gate.trusts(address), secure: tls.is_some() };
     let stream = match tls {
         None => Stream::Plain(stream),
         // Boxed, like everything that is over before the connection becomes idle: it would enlarge the task for good.

@@ -26,6 +26,8 @@ pub struct Health {
     pub panics: Arc<AtomicU64>,
     /// Connections that were closed because their address had too many.
     pub refused: Arc<AtomicU64>,
+    /// Connections that were closed because they did not begin with the PROXY header that they must have.
+    pub without_proxy_header: Arc<AtomicU64>,
 }
 
 impl Health {
@@ -40,6 +42,7 @@ impl Health {
             upstreams,
             panics: Arc::default(),
             refused: Arc::default(),
+            without_proxy_header: Arc::default(),
         }
     }
 

@@ -17,9 +17,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::connection::{self, ConnectionLimits};
+use crate::connection::{self, Accepted, ConnectionLimits};
 use crate::lock::RwLock;
-use crate::proxy::Proxy;
+use crate::proxy::{Network, Proxy};
 use crate::tls::{self, TlsConfig, TlsError};
 
 pub(crate) use settings::ListenerConfig;
@@ -123,19 +123,28 @@ impl Tls {
     }
 }
 
+/// What comes before the first request on a listener's connections. Shared by all workers.
+pub(crate) struct Opening {
+    /// Who must begin with a PROXY header.
+    pub proxy_protocol: Vec<Network>,
+    /// The handshake, where there is one.
+    pub tls: Option<Arc<Tls>>,
+}
+
 /// Accepts connections and serves them until `stop`. Accepting pauses while no slot is left.
 pub(crate) async fn accept(
     proxy: Rc<Proxy>,
     listener: Rc<tokio::net::TcpListener>,
-    tls: Option<Arc<Tls>>,
+    opening: Arc<Opening>,
     limits: Arc<ConnectionLimits>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let serve = |(stream, peer): Accepted, slot| {
-        let Some(slot) = limits.admit(slot, peer.ip()) else { return };
-        let acceptor = tls.as_deref().map(Tls::acceptor);
-        let open = proxy.worker.connection();
-        tokio::task::spawn_local(connection::serve(Rc::clone(&proxy), stream, peer, acceptor, (slot, open)));
+    let serve = |(stream, peer): (TcpStream, SocketAddr), slot| {
+        let has_proxy_header = opening.proxy_protocol.iter().any(|network| network.contains(peer.ip()));
+        let tls = opening.tls.as_deref().map(Tls::acceptor);
+        let slot = (slot, proxy.worker.connection());
+        let accepted = Accepted { stream, peer, has_proxy_header, tls, slot };
+        tokio::task::spawn_local(connection::serve(Rc::clone(&proxy), Arc::clone(&limits), accepted));
     };
     // A slot is taken when a client is there, and not before: with many listeners and workers that wait, none would be
     // left for those that come. So while there is none, one client waits here, and the others before the socket.
@@ -168,9 +177,6 @@ pub(crate) async fn accept(
     }
 }
 
-/// A connection, and who is at the other end of it.
-type Accepted = (TcpStream, SocketAddr);
-
 async fn failed(limits: &ConnectionLimits, error: &io::Error) {
     // Out of descriptors or memory concerns us; a connection that is gone already concerns nobody.
     if error.kind() != io::ErrorKind::ConnectionAborted {
@@ -180,7 +186,7 @@ async fn failed(limits: &ConnectionLimits, error: &io::Error) {
 }
 
 /// Accepts a connection that is there, also when the runtime has not noticed it yet.
-fn accept_now(listener: &tokio::net::TcpListener) -> io::Result<Accepted> {
+fn accept_now(listener: &tokio::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;

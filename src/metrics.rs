@@ -21,6 +21,7 @@
 //! | `tollgate_store_reports_failed_total` | grows while reads do not fail: Redis refuses writes, or this sidecar's; its proofs stop to count 10 s after the last report |
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
 //! | `tollgate_connections_refused_total` | grows: a client has more than `limits.max_connections_per_client` |
+//! | `tollgate_connections_without_proxy_header_total` | grows: a balancer in `proxy_protocol` of a listener sends none (HAProxy: `send-proxy-v2` at its server), or not in time |
 //! | `tollgate_upstream_failures_total` | by upstream and step (resolve, connect, tls, request, first_byte, reply): what each 502, 504 and cut reply came from |
 //! | `tollgate_upstream_credential_refused_total` | grows: the Controller refuses the service token, or the lack of one with `strip`; `/readyz` and the log say which |
 //! | `tollgate_upstream_waiting` | above 0 for long: `max_in_flight` requests are in flight, and the Controller is too slow for the load |
@@ -139,6 +140,11 @@ const METRICS: &[Metric] = &[
         "tollgate_connections_refused_total",
         "Connections that were closed because their address had too many.",
         |sample| Some(sample.health.refused.load(Ordering::Relaxed) as f64),
+    ),
+    counter(
+        "tollgate_connections_without_proxy_header_total",
+        "Connections that were closed because they did not begin with the PROXY header that their address must send.",
+        |sample| Some(sample.health.without_proxy_header.load(Ordering::Relaxed) as f64),
     ),
     counter("tollgate_panics_total", "Tasks that panicked.", |sample| {
         Some(sample.health.panics.load(Ordering::Relaxed) as f64)

@@ -56,6 +56,7 @@ impl Config {
         keys.value("trusted_proxies", &List(text()), &mut self.trusted_proxies);
         keys.sections("listener", &mut self.listeners, |listener, keys| {
             keys.value("address", &ADDRESS, &mut listener.address);
+            keys.value("proxy_protocol", &List(text()), &mut listener.proxy_protocol);
             keys.section("tls", |keys| tls::listener(&mut listener.tls, keys));
         });
         keys.section("upstream", |keys| {

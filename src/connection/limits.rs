@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::proxy_protocol::HeaderError;
 use crate::lock::Mutex;
 use crate::proxy::Limits;
 use crate::sampler::Sampler;
@@ -18,8 +19,11 @@ pub(crate) struct ConnectionLimits {
     clients: Option<Arc<Clients>>,
     /// Connections that were closed because their address had too many.
     refused: Arc<AtomicU64>,
-    /// For the log: refusals, and failures to accept.
+    /// Connections that were closed because they did not begin with a PROXY header.
+    without_header: Arc<AtomicU64>,
+    /// For the log: each of these, and failures to accept.
     refusals: Sampler,
+    headers: Sampler,
     failures: Sampler,
 }
 
@@ -41,14 +45,16 @@ struct ClientSlot {
 }
 
 impl ConnectionLimits {
-    /// All free. Counts refused connections here.
-    pub(crate) fn new(limits: &Limits, refused: Arc<AtomicU64>) -> Self {
+    /// All free. Counts here connections that were refused, and those without the PROXY header that they must have.
+    pub(crate) fn new(limits: &Limits, refused: Arc<AtomicU64>, without_header: Arc<AtomicU64>) -> Self {
         let clients = limits.max_connections_per_client.map(|most| Clients { most, counts: Mutex::default() });
         Self {
             slots: Arc::new(Semaphore::new(limits.max_connections.get().min(Semaphore::MAX_PERMITS))),
             clients: clients.map(Arc::new),
             refused,
+            without_header,
             refusals: Sampler::default(),
+            headers: Sampler::default(),
             failures: Sampler::default(),
         }
     }
@@ -79,6 +85,17 @@ impl ConnectionLimits {
             tracing::warn!(%address, most, left_out, "a client has too many connections: closing the new one");
         }
         None
+    }
+
+    /// Counts a connection that has to begin with a PROXY header and does not, and says so, unless that was said often lately.
+    pub(super) fn no_proxy_header(&self, peer: IpAddr, error: &HeaderError) {
+        self.without_header.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = self.headers.admit() {
+            tracing::warn!(
+                %peer, %error, left_out,
+                "connection closed: it comes from an address in `proxy_protocol` of its listener, and must begin with a PROXY header"
+            );
+        }
     }
 
     /// Says that accepting fails, unless that was said often lately.

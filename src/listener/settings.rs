@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::proxy::Network;
 use crate::tls::TlsConfig;
 
 /// One address agents connect to.
@@ -11,10 +12,12 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// Without it, plain HTTP.
     pub tls: Option<TlsConfig>,
+    /// Balancers, each of which must begin its connections with a PROXY header and is believed what it says there.
+    pub proxy_protocol: Vec<Network>,
 }
 
 impl Default for ListenerConfig {
     fn default() -> Self {
-        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080), tls: None }
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080), tls: None, proxy_protocol: Vec::new() }
     }
 }

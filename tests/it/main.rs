@@ -28,6 +28,7 @@ mod nodes;
 mod outage;
 mod panics;
 mod primary;
+mod proxy_protocol;
 mod receipts;
 mod redis;
 mod refusals;
