@@ -72,7 +72,7 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
 }
 
 fn readiness(health: &Health) -> Response<Full<Bytes>> {
-    let (status, mut body) = match health.problem() {
+    let (status, mut body) = match health.readiness.problem() {
         None => (StatusCode::OK, serde_json::json!({ "ready": true })),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, serde_json::json!({ "ready": false, "reason": reason })),
     };

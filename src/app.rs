@@ -120,6 +120,8 @@ impl Sidecar {
             trusted_proxies: config.trusted_proxies,
             max_staleness: config.freshness.max_staleness,
             expired_retention: config.expired_retention,
+            health_path: config.health_path,
+            readiness: Arc::clone(&health.readiness),
         };
         let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
         let (mut bound, mut listeners) = (Vec::new(), Vec::new());
@@ -280,7 +282,7 @@ impl Sidecar {
 
     /// Stops: no longer ready, no new connections, in-flight requests are finished, bounded by the drain timeout.
     pub async fn stop(mut self) {
-        self.health.draining.store(true, Ordering::Relaxed);
+        self.health.readiness.draining.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));

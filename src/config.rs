@@ -76,6 +76,8 @@ pub struct Config {
     pub open_groups: Vec<Group>,
     /// Routes beside the built-in ones, or in their place.
     pub own_routes: Vec<OwnRoute>,
+    /// The path at which listeners answer whether the sidecar is ready.
+    pub health_path: Option<String>,
     /// All routes: the built-in ones with these two applied.
     pub routes: RouteTable,
 }

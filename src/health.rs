@@ -1,9 +1,9 @@
 //! How a sidecar is: what the admin listener shows, and what its reports say.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use crate::clock::Instant;
+use crate::readiness::Readiness;
 use crate::replica::{MaxStaleness, Replica};
 use crate::upstream::Upstream;
 
@@ -12,10 +12,8 @@ use crate::upstream::Upstream;
 pub struct Health {
     /// What requests are decided by.
     pub replica: Arc<Replica>,
-    /// How stale it may be.
-    pub max_staleness: MaxStaleness,
-    /// Set once the sidecar stops: it still serves, and wants no new clients.
-    pub draining: AtomicBool,
+    /// Whether it wants requests.
+    pub readiness: Arc<Readiness>,
     /// Open client connections.
     pub connections: Arc<AtomicUsize>,
     /// Reports that the store did not take.
@@ -34,25 +32,14 @@ impl Health {
     /// Of a sidecar that starts.
     pub fn new(replica: Arc<Replica>, max_staleness: MaxStaleness, upstreams: Vec<Arc<Upstream>>) -> Self {
         Self {
+            readiness: Arc::new(Readiness::new(Arc::clone(&replica), max_staleness)),
             replica,
-            max_staleness,
-            draining: AtomicBool::new(false),
             connections: Arc::default(),
             reports_failed: AtomicU64::new(0),
             upstreams,
             panics: Arc::default(),
             refused: Arc::default(),
             without_proxy_header: Arc::default(),
-        }
-    }
-
-    /// Why the sidecar is not ready; `None`: it is.
-    pub fn problem(&self) -> Option<&'static str> {
-        match (self.replica.staleness(Instant::now()), self.max_staleness) {
-            _ if self.draining.load(Ordering::Relaxed) => Some("draining"),
-            (None, _) => Some("the token registry has not been read yet"),
-            (Some(staleness), MaxStaleness::Within(bound)) if staleness > bound => Some("the token registry is stale"),
-            _ => None,
         }
     }
 

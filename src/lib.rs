@@ -37,7 +37,7 @@
 //! | [`upstream`] | connections to the Controller, carried by hyper's client, and how many there may be |
 //! | [`listener`], [`tls`] | accepting, and TLS configurations |
 //! | [`reload`] | files that are read again when they change |
-//! | [`health`] | how this sidecar is |
+//! | [`health`], [`readiness`] | how this sidecar is, and whether it wants requests |
 //! | [`fleet`] | this sidecar among the others: its reports |
 //! | [`admin`], [`metrics`] | health and metrics on their own listener |
 //! | [`config`] | the configuration, valid by construction |
@@ -72,6 +72,7 @@ mod lock;
 mod metrics;
 pub mod proxy;
 mod random;
+pub mod readiness;
 pub mod registry;
 mod reload;
 pub mod replica;

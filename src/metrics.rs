@@ -83,7 +83,7 @@ const fn counter(name: &'static str, help: &'static str, read: fn(&Sample<'_>) -
 const METRICS: &[Metric] = &[
     Metric { labels: BUILD, ..gauge("tollgate_build_info", "The version that runs; always 1.", |_| Some(1.0)) },
     gauge("tollgate_ready", "1 when the replica is fresh and the sidecar does not drain, else 0.", |sample| {
-        Some(f64::from(u8::from(sample.health.problem().is_none())))
+        Some(f64::from(u8::from(sample.health.readiness.problem().is_none())))
     }),
     gauge(
         "tollgate_replica_staleness_seconds",

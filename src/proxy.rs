@@ -26,7 +26,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::clock::Instant;
 use crate::upstream::{Balancer, UpstreamName};
@@ -113,6 +115,9 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
         exchange.set_id(id);
     }
     exchange.set_line(request.method(), request.uri().path());
+    if let Some(health) = gate.asks_for_health(request) {
+        return health.map(|()| healthy(exchange, *request.method() == Method::HEAD));
+    }
     let withheld = *request.method() == Method::HEAD && is_configuration(request.uri().path());
     let decision = if request.body().is_too_large() { Err(Refusal::BodyTooLarge) } else { gate.decide(request) };
     let reply = match decision {
@@ -129,6 +134,20 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
     // outage reaches it by none.
     let status = reply.as_ref().map_or_else(Refusal::status, |reply| reply.status().as_u16());
     if withheld && matches!(status, 502..=504) { Err(Refusal::Withheld) } else { reply }
+}
+
+/// The answer to a balancer.
+fn healthy(exchange: &Exchange, to_head: bool) -> Response<Relayed> {
+    const BODY: &str = r#"{"ready":true}"#;
+    exchange.settle();
+    exchange.log(StatusCode::OK.as_u16(), "ready");
+    let mut reply = Response::new(Relayed::own(Bytes::from_static(if to_head { b"" } else { BODY.as_bytes() })));
+    let fields = reply.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(CONTENT_LENGTH, BODY.len().into());
+    fields.insert(DATE, exchange.proxy.worker.date());
+    reply
 }
 
 /// Whether this is the path of a configuration, by its id, its alias, or the group it is in.

@@ -89,6 +89,10 @@ pub enum Reason {
     NotGroup,
     #[error("the methods are {} (in capitals)", Method::ALL.map(Method::name).join(", "))]
     NotMethod,
+    #[error(
+        "write a path as requests have it, such as /healthz: it begins with /, and has no query, no % and no .. in it"
+    )]
+    NotOwnPath,
     #[error("write a permission as resource:action, such as configs:read")]
     NotPermission,
     #[error("it is \"none\" or \"token\"; otherwise name a permission")]
@@ -135,6 +139,10 @@ pub enum Reason {
     Loop(SocketAddr),
     #[error("the admin listener and a listener cannot share {0}")]
     AdminTaken(SocketAddr),
+    #[error(
+        "a route has this path: what it leads to would be out of reach; choose one that none has, such as /healthz"
+    )]
+    HealthTaken,
     #[error(
         "it would replace listeners that have more than an address, such as TLS; change their addresses where they are written"
     )]

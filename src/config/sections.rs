@@ -13,7 +13,8 @@ use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, 
 use super::{Config, LogConfig, routes, store, tls, upstream};
 use crate::http1::MAX_FIELDS;
 use crate::listener::ListenerConfig;
-use crate::proxy::route::RouteTable;
+use crate::proxy::path::normalise;
+use crate::proxy::route::{NoRoute, RouteTable};
 use crate::proxy::{Limits, Timeouts};
 use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::{Settings, StoreUrl};
@@ -44,6 +45,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             open_groups: Vec::new(),
             own_routes: Vec::new(),
+            health_path: None,
             routes: RouteTable::default(),
         }
     }
@@ -72,6 +74,7 @@ impl Config {
             keys.value("expired_retention", &DURATION_OR_ZERO, &mut self.expired_retention);
         });
         keys.section("admin", |keys| keys.value("address", &ADDRESS, &mut self.admin_address));
+        keys.section("health", |keys| keys.value("path", &Maybe(HEALTH_PATH), &mut self.health_path));
         keys.section("limits", |keys| limits(&mut self.limits, keys));
         keys.section("timeouts", |keys| timeouts(&mut self.timeouts, keys));
         keys.section("log", |keys| {
@@ -88,6 +91,10 @@ impl Config {
             let one_owner = matches!(self.upstreams.api.credential, CredentialMode::Replace { .. });
             let bound = |needed| self.freshness.bound(needed);
             self.routes = RouteTable::new(&self.open_groups, &self.own_routes, one_owner, bound);
+            let is_routed = |path: &String| self.routes.find("GET", path).err() != Some(NoRoute::Path);
+            if self.health_path.as_ref().is_some_and(is_routed) {
+                root.section("health").problem("path", Reason::HealthTaken);
+            }
         });
     }
 
@@ -156,6 +163,15 @@ fn host_name() -> String {
     let name: String = usable.map(char::from).collect();
     if name.is_empty() { "tollgate".to_owned() } else { name }
 }
+
+/// A path as requests have it, that is read in one way only.
+const HEALTH_PATH: Text<String> = Text {
+    parse: |text| match normalise(text) {
+        Ok(path) if path == text && text.len() > 1 => Ok(text.to_owned()),
+        _ => Err(Reason::NotOwnPath),
+    },
+    print: String::clone,
+};
 
 /// An address and a port. Names are refused: what they resolve to may change, and a listener would not.
 const ADDRESS: Text<SocketAddr> =

@@ -244,11 +244,17 @@ impl From<BodyError> for Refusal {
 #[error("the upstream's reply broke off")]
 pub(crate) struct Cut;
 
-/// An upstream's reply on its way to the client. Its end is the end that its framing says; whatever else ends it is an error,
-/// so that a broken reply never looks complete.
+/// A reply's body on its way to the client.
 pub(crate) struct Relayed {
-    /// What was read of it already.
+    /// What is here already.
     begun: Bytes,
+    /// What the upstream has yet to send; `None`: the reply is Tollgate's own.
+    rest: Option<Rest>,
+}
+
+/// What is still to come of an upstream's reply. Its end is the end that its framing says; whatever else ends it is an error,
+/// so that a broken reply never looks complete.
+struct Rest {
     body: Incoming,
     passage: Passage,
     /// Longest pause.
@@ -257,31 +263,26 @@ pub(crate) struct Relayed {
 
 impl Relayed {
     pub(super) fn new(begun: Bytes, body: Incoming, passage: Passage, pause: Duration) -> Self {
-        let mut relayed = Self { begun, body, passage, pause };
-        if relayed.body.is_end_stream() {
-            relayed.passage.complete();
+        let mut rest = Rest { body, passage, pause };
+        if rest.body.is_end_stream() {
+            rest.passage.complete();
         }
-        relayed
+        Self { begun, rest: Some(rest) }
+    }
+
+    /// One that is Tollgate's own.
+    pub(super) fn own(data: Bytes) -> Self {
+        Self { begun: data, rest: None }
     }
 
     /// The request's body was not read to its end, so what follows on the client's connection is not a request.
     pub(crate) fn leaves_upload(&self) -> bool {
-        self.passage.leaves_upload()
+        self.rest.as_ref().is_some_and(|rest| rest.passage.leaves_upload())
     }
 }
 
-impl Body for Relayed {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        // Before the body: what may go on no longer is not relayed because it happens to be there.
-        if let Poll::Ready(interrupt) = self.passage.exchange.alarm.poll(context) {
-            return Poll::Ready(Some(Err(self.passage.interrupted(interrupt))));
-        }
-        if !self.begun.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.begun)))));
-        }
+impl Rest {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         loop {
             let expected = self.body.size_hint().exact();
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
@@ -316,13 +317,32 @@ impl Body for Relayed {
             }
         }
     }
+}
+
+impl Body for Relayed {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Self { begun, rest } = &mut *self;
+        // Before the body: what may go on no longer is not relayed because it happens to be there.
+        if let Some(rest) = rest
+            && let Poll::Ready(interrupt) = rest.passage.exchange.alarm.poll(context)
+        {
+            return Poll::Ready(Some(Err(rest.passage.interrupted(interrupt))));
+        }
+        if !begun.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(begun)))));
+        }
+        rest.as_mut().map_or(Poll::Ready(None), |rest| rest.poll_frame(context))
+    }
 
     fn is_end_stream(&self) -> bool {
-        self.begun.is_empty() && self.body.is_end_stream()
+        self.begun.is_empty() && self.rest.as_ref().is_none_or(|rest| rest.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let begun = self.begun.len() as u64;
-        self.body.size_hint().exact().map(|left| SizeHint::with_exact(begun + left)).unwrap_or_default()
+        let rest = self.rest.as_ref().map_or(Some(0), |rest| rest.body.size_hint().exact());
+        rest.map(|left| SizeHint::with_exact(self.begun.len() as u64 + left)).unwrap_or_default()
     }
 }

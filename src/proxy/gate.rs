@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use http::header::AUTHORIZATION;
+use http::{Method, Request};
 
 use super::body::GATHERED;
 use super::path::normalise;
@@ -13,6 +13,7 @@ use super::refusal::Refusal;
 use super::route::{Access, NoRoute, RouteTable};
 use super::{Limits, Network, Settings, Timeouts, credential, is_configuration};
 use crate::clock::{Instant, unix_seconds};
+use crate::readiness::Readiness;
 use crate::replica::{Holder, MaxStaleness, Replica};
 use crate::upstream::{Upstream, UpstreamName};
 use crate::worker::alarm::AdmissionTerms;
@@ -33,6 +34,8 @@ pub(crate) struct Gate {
     trusted_proxies: Vec<Network>,
     max_staleness: MaxStaleness,
     expired_retention: Duration,
+    health_path: Option<String>,
+    readiness: Arc<Readiness>,
 }
 
 /// What a request was permitted: the only way to an upstream. Only [`Gate::decide`] makes one.
@@ -70,8 +73,21 @@ pub(crate) struct Admission {
 impl Gate {
     /// A gate before a replica that may still be empty, and these two upstreams.
     pub(crate) fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
-        let Settings { limits, timeouts, routes, trusted_proxies, max_staleness, expired_retention } = settings;
-        Self { replica, limits, timeouts, api, heartbeat, routes, trusted_proxies, max_staleness, expired_retention }
+        let Settings { limits, timeouts, routes, trusted_proxies, max_staleness, expired_retention, .. } = settings;
+        let Settings { health_path, readiness, .. } = settings;
+        Self {
+            replica,
+            limits,
+            timeouts,
+            api,
+            heartbeat,
+            routes,
+            trusted_proxies,
+            max_staleness,
+            expired_retention,
+            health_path,
+            readiness,
+        }
     }
 
     /// Bytes of a read buffer: a head must fit, and bodies pass through in pieces of this size.
@@ -82,6 +98,13 @@ impl Gate {
     /// Whether what this peer says of earlier hops is believed.
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(peer))
+    }
+
+    /// If a request asks whether the sidecar is ready, as balancers do: why it is not, or nothing.
+    pub(crate) fn asks_for_health<B>(&self, request: &Request<B>) -> Option<Result<(), Refusal>> {
+        let asks = self.health_path.as_deref()? == request.uri().path();
+        let asks = asks && matches!(*request.method(), Method::GET | Method::HEAD);
+        asks.then(|| self.readiness.problem().map_or(Ok(()), |problem| Err(Refusal::NotReady(problem))))
     }
 
     /// Decides over a request: route, authenticate, authorize.

@@ -74,6 +74,9 @@ pub enum Refusal {
     /// yes nor no can be said.
     #[error("Token registry unavailable")]
     Stale,
+    /// A balancer asked, and the sidecar wants no requests: why.
+    #[error("Not ready: {0}")]
+    NotReady(&'static str),
     /// The upstream cannot be reached, or does not speak HTTP/1.1.
     #[error("Upstream unavailable")]
     Upstream,
@@ -121,7 +124,7 @@ impl Refusal {
             Self::Upstream | Self::Withheld => 502,
             Self::UpstreamCredential => 502, // not 401: an agent's token is as good as it was
             Self::Stale => 503,              // not 401: that would blame a good token
-            Self::Overloaded => 503,
+            Self::Overloaded | Self::NotReady(_) => 503,
             Self::UpstreamTimeout => 504,
             Self::Version => 505,
         }
@@ -157,6 +160,7 @@ impl Refusal {
             Self::Expired => "expired",
             Self::Permission(_) => "permission",
             Self::Stale => "stale",
+            Self::NotReady(_) => "not_ready",
             Self::Upstream => "upstream",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamCredential => "upstream_credential",
@@ -200,7 +204,7 @@ impl Refusal {
                 "Bearer realm=\"tollgate\", error=\"invalid_token\", error_description=\"The token expired\"",
             )),
             Self::Method { allow } => Some(("Allow", allow.as_str())),
-            Self::Stale | Self::Overloaded => Some(("Retry-After", RETRY_AFTER)),
+            Self::Stale | Self::Overloaded | Self::NotReady(_) => Some(("Retry-After", RETRY_AFTER)),
             _ => None,
         };
         [("Content-Type", "application/json"), ("Cache-Control", "no-store")].into_iter().chain(own)

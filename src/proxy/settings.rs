@@ -1,14 +1,15 @@
 //! The settings of the proxy.
 
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Network;
 use super::route::RouteTable;
+use crate::readiness::Readiness;
 use crate::replica::MaxStaleness;
 
 /// What a [`Gate`](super::Gate) decides by, tokens aside.
-#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// Sizes and numbers.
     pub limits: Limits,
@@ -22,6 +23,10 @@ pub(crate) struct Settings {
     pub max_staleness: MaxStaleness,
     /// For how long an expired token is refused as such; then as one that nobody knows.
     pub expired_retention: Duration,
+    /// The path that is answered with whether the sidecar is ready, if there is one.
+    pub health_path: Option<String>,
+    /// What that is.
+    pub readiness: Arc<Readiness>,
 }
 
 /// What is refused for its size or number.

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["store"],
     &["registry", "replica"],
     // The data path.
-    &["worker"],
+    &["readiness", "worker"],
     &["upstream"],
     &["proxy"],
     &["connection"],

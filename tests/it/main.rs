@@ -15,6 +15,7 @@ mod faults;
 mod fleet;
 mod freshness;
 mod harness;
+mod health_path;
 mod http1;
 mod http2;
 mod https_upstream;

@@ -831,6 +831,18 @@ fn checks_have_a_path_or_none() {
 }
 
 #[test]
+fn the_listeners_own_health_path_is_none_that_a_route_has() {
+    let path = |text: &str| given(&format!("[health]\npath = '{text}'"));
+    assert_eq!(path("/healthz").accepted().health_path.as_deref(), Some("/healthz"));
+    for text in ["", "healthz", "/", "/healthz?a=b", "/a/../b", "//a", "/%61"] {
+        assert_eq!(path(text).refused(), wrong("health.path", Reason::NotOwnPath), "{text}");
+    }
+    for text in ["/api/configs", "/c/edge", "/agents/heartbeat"] {
+        assert_eq!(path(text).refused(), wrong("health.path", Reason::HealthTaken), "{text}");
+    }
+}
+
+#[test]
 fn an_upstream_can_have_another_name_and_ask_for_a_certificate() {
     let directory = TempDir::new().expect("directory");
     let file = |name: &str, text: &str| written(&directory, name, text);

@@ -1,0 +1,33 @@
+//! Whether a sidecar wants requests: what `/readyz`, and the health path of its listeners, say.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::clock::Instant;
+use crate::replica::{MaxStaleness, Replica};
+
+/// Whether a sidecar wants requests.
+#[derive(Debug)]
+pub struct Readiness {
+    replica: Arc<Replica>,
+    max_staleness: MaxStaleness,
+    /// Set once the sidecar stops: it still serves, and wants no new clients.
+    pub draining: AtomicBool,
+}
+
+impl Readiness {
+    /// Of a sidecar that starts.
+    pub fn new(replica: Arc<Replica>, max_staleness: MaxStaleness) -> Self {
+        Self { replica, max_staleness, draining: AtomicBool::new(false) }
+    }
+
+    /// Why it is not ready; `None`: it is.
+    pub fn problem(&self) -> Option<&'static str> {
+        match (self.replica.staleness(Instant::now()), self.max_staleness) {
+            _ if self.draining.load(Ordering::Relaxed) => Some("draining"),
+            (None, _) => Some("the token registry has not been read yet"),
+            (Some(staleness), MaxStaleness::Within(bound)) if staleness > bound => Some("the token registry is stale"),
+            _ => None,
+        }
+    }
+}
