@@ -10,6 +10,7 @@ mod supervise;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +25,9 @@ use crate::config::Config;
 use crate::connection::ConnectionLimits;
 use crate::fleet::{self, Reporter};
 use crate::health::Health;
-use crate::listener::{self, BindError, Opening, Tls};
+use crate::listener::{
+    self, BindError, Bound, ListenAddress, Listener, ListenerConfig, ListeningSocket, Opening, SocketFile, Tls,
+};
 use crate::proxy::{self, Gate, Proxy};
 use crate::reload;
 use crate::replica::presence::Presence;
@@ -44,7 +47,9 @@ const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(500);
 /// A running sidecar. Dropping it without [`Sidecar::stop`] cuts off what it serves.
 #[derive(Debug)]
 pub struct Sidecar {
-    listeners: Vec<SocketAddr>,
+    listeners: Vec<ListenAddress>,
+    /// Of Unix sockets: removed when it ends.
+    _socket_files: Vec<SocketFile>,
     admin: SocketAddr,
     health: Arc<Health>,
     stop: watch::Sender<bool>,
@@ -124,13 +129,15 @@ impl Sidecar {
             readiness: Arc::clone(&health.readiness),
         };
         let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
-        let (mut bound, mut listeners) = (Vec::new(), Vec::new());
+        let (mut bound, mut listeners, mut socket_files) = (Vec::new(), Vec::new(), Vec::new());
         for listener in &config.listeners {
             let tls = listener.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-            let (sockets, address) = listener::bind(listener.address, config.workers.get())?;
-            listeners.push(address);
-            let proxy_protocol = listener.proxy_protocol.clone();
-            bound.push((sockets, Arc::new(Opening { proxy_protocol, tls })));
+            let opening = Arc::new(Opening { proxy_protocol: listener.proxy_protocol.clone(), tls });
+            for Bound { address, sockets, file } in bind(listener, config.workers).await? {
+                listeners.push(address);
+                socket_files.extend(file);
+                bound.push((sockets, Arc::clone(&opening)));
+            }
         }
         let admin_socket = tokio::net::TcpListener::bind(config.admin_address)
             .await
@@ -140,6 +147,7 @@ impl Sidecar {
         let tls: Vec<_> = bound.iter().filter_map(|(_, opening)| opening.tls.clone()).collect();
         let mut sidecar = Self {
             listeners,
+            _socket_files: socket_files,
             admin: admin_socket.local_addr().unwrap_or(config.admin_address),
             health: Arc::clone(&health),
             stop,
@@ -179,7 +187,7 @@ impl Sidecar {
             store.clone(),
             health,
             config.name,
-            sidecar.listeners.first().copied(),
+            sidecar.listeners.first().cloned(),
             Arc::clone(&presence),
             sidecar.snapshot_file.clone(),
             fleet::report_ttl(&config.freshness),
@@ -261,7 +269,7 @@ impl Sidecar {
     }
 
     /// Where agents connect, in the order of the configuration.
-    pub fn listeners(&self) -> &[SocketAddr] {
+    pub fn listeners(&self) -> &[ListenAddress] {
         &self.listeners
     }
 
@@ -311,11 +319,18 @@ impl Drop for Sidecar {
     }
 }
 
+/// Opens a listener's sockets; elsewhere, since looking a name up may take its time.
+async fn bind(listener: &ListenerConfig, workers: NonZeroUsize) -> Result<Vec<Bound>, StartError> {
+    let (address, mode) = (listener.address.clone(), listener.mode());
+    let bound = tokio::task::spawn_blocking(move || listener::bind(&address, mode, workers.get())).await;
+    Ok(bound.map_err(|error| StartError::Thread(error.into()))??)
+}
+
 /// What a worker's thread starts with.
 struct WorkerThread {
     gate: Arc<Gate>,
     health: Arc<Health>,
-    sockets: Vec<(std::net::TcpListener, Arc<Opening>)>,
+    sockets: Vec<(ListeningSocket, Arc<Opening>)>,
     connection_limits: Arc<ConnectionLimits>,
     stopped: watch::Receiver<bool>,
     drain: Duration,
@@ -351,7 +366,7 @@ impl WorkerThread {
         tokio::task::spawn_local(supervisor().supervise("make room", move || Rc::clone(&roomy).make_room()));
         let mut accepting = Vec::new();
         for (socket, opening) in self.sockets {
-            match tokio::net::TcpListener::from_std(socket) {
+            match Listener::new(socket) {
                 Ok(socket) => {
                     let (connection_limits, stopped) = (Arc::clone(&self.connection_limits), self.stopped.clone());
                     let (proxy, socket) = (Rc::clone(&proxy), Rc::new(socket));

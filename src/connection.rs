@@ -8,7 +8,7 @@ mod http2;
 mod limits;
 mod proxy_protocol;
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub(crate) struct Accepted {
     /// The connection.
     pub stream: TcpStream,
     /// Who is at its other end.
-    pub peer: SocketAddr,
+    pub peer: IpAddr,
     /// It has to begin with a PROXY header.
     pub has_proxy_header: bool,
     /// Then a TLS handshake comes.
@@ -50,7 +50,7 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
     let _guard = Guard::new(&proxy.worker.panics);
     let Accepted { mut stream, peer, has_proxy_header, tls, slot: (slot, _open) } = accepted;
     let alarm = Alarm::new(&proxy.worker);
-    let mut address = peer.ip().to_canonical();
+    let mut address = peer.to_canonical();
     if has_proxy_header {
         alarm.set(proxy.gate.timeouts.request_head);
         let read = Box::pin(alarm.race(proxy_protocol::read(&mut stream))).await;

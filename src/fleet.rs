@@ -10,7 +10,6 @@
 //! for a revocation misses it.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::chain::chain;
 use crate::clock::Instant;
 use crate::health::Health;
+use crate::listener::ListenAddress;
 use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::{FreshnessConfig, MaxStaleness};
@@ -93,7 +93,7 @@ impl Reporter {
         store: Arc<dyn Reports>,
         health: Arc<Health>,
         name: String,
-        address: Option<SocketAddr>,
+        address: Option<ListenAddress>,
         presence: Arc<Presence>,
         file: Option<Arc<SnapshotFile>>,
         ttl: Duration,

@@ -1,18 +1,20 @@
 //! Listening sockets, and accepting from them.
 //!
 //! Every worker has a socket of its own for each address (`SO_REUSEPORT`), so the kernel spreads connections and no
-//! accepted socket crosses a thread.
+//! accepted socket crosses a thread. Of Unix sockets, which know no such thing, all have the same.
 
+mod address;
+mod bind;
 mod settings;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::SocketFlags;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -22,74 +24,12 @@ use crate::lock::RwLock;
 use crate::proxy::{Network, Proxy};
 use crate::tls::{self, TlsConfig, TlsError};
 
+pub(crate) use address::ListenAddress;
+pub(crate) use bind::{BindError, Bound, ListeningSocket, SocketFile, bind};
 pub(crate) use settings::ListenerConfig;
-
-/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`. A fleet reconnects all at once.
-const BACKLOG: i32 = 65_535;
 
 /// Pause after an accept that failed for want of descriptors or memory: trying again at once would not help.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// An address that cannot be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}; --listen, or `address` of a [[listener]], sets another")]
-pub struct BindError {
-    /// Which.
-    pub address: SocketAddr,
-    /// Why.
-    #[source]
-    pub source: io::Error,
-}
-
-/// Opens one socket for each worker on an address, and says which address it became (port 0 takes a free one).
-///
-/// # Errors
-/// [`BindError`], also when another process listens there: `SO_REUSEPORT` alone would let two sidecars of one user share
-/// the port, and each would get half the agents.
-pub(crate) fn bind(address: SocketAddr, workers: usize) -> Result<(Vec<TcpListener>, SocketAddr), BindError> {
-    // A free port may be taken by somebody else before all workers have it: then another one is as good.
-    let mut tries = if address.port() == 0 { 10 } else { 1 };
-    loop {
-        tries -= 1;
-        match bind_all(address, workers) {
-            Err(error) if tries > 0 && error.source.kind() == io::ErrorKind::AddrInUse => {}
-            outcome => return outcome,
-        }
-    }
-}
-
-fn bind_all(address: SocketAddr, workers: usize) -> Result<(Vec<TcpListener>, SocketAddr), BindError> {
-    let failed = |source| BindError { address, source };
-    let first = open(address, false).map_err(failed)?;
-    let bound = first.local_addr().ok().and_then(|bound| bound.as_socket()).unwrap_or(address);
-    drop(first);
-    let open = |_| {
-        let socket = open(bound, true)?;
-        socket.listen(BACKLOG)?;
-        Ok(TcpListener::from(socket))
-    };
-    let sockets = (0..workers).map(open).collect::<io::Result<Vec<_>>>().map_err(failed)?;
-    Ok((sockets, bound))
-}
-
-/// A bound socket. Without `share` it fails where anybody else listens.
-fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(share)?;
-    // Inherited by accepted connections, which saves a system call for each.
-    socket.set_tcp_nodelay(true)?;
-    if address.is_ipv6() {
-        // `[::]` is both families, whatever the system's default.
-        socket.set_only_v6(false)?;
-    }
-    socket.bind(&address.into())?;
-    if !share {
-        socket.listen(1)?;
-    }
-    Ok(socket)
-}
 
 /// A listener's TLS configuration, which a reload replaces for the connections that follow.
 pub(crate) struct Tls {
@@ -131,16 +71,63 @@ pub(crate) struct Opening {
     pub tls: Option<Arc<Tls>>,
 }
 
+/// A socket that listens, as a worker's runtime has it.
+pub(crate) enum Listener {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+/// Who is at the other end of a Unix socket: somebody on this host.
+const THIS_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+impl Listener {
+    /// Within a runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch it.
+    pub(crate) fn new(socket: ListeningSocket) -> io::Result<Self> {
+        match socket {
+            ListeningSocket::Tcp(socket) => tokio::net::TcpListener::from_std(socket).map(Self::Tcp),
+            ListeningSocket::Unix(socket) => tokio::net::UnixListener::from_std(socket).map(Self::Unix),
+        }
+    }
+
+    /// A connection, and who is at the other end of it.
+    async fn accept(&self) -> io::Result<(TcpStream, IpAddr)> {
+        match self {
+            Self::Tcp(socket) => socket.accept().await.map(|(stream, peer)| (stream, peer.ip())),
+            Self::Unix(socket) => {
+                let (stream, _) = socket.accept().await?;
+                Ok((TcpStream::from_std(OwnedFd::from(stream.into_std()?).into())?, THIS_HOST))
+            }
+        }
+    }
+
+    /// Accepts a connection that is there, also when the runtime has not noticed it yet.
+    fn accept_now(&self) -> io::Result<(TcpStream, IpAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (socket, peer) = match self {
+            Self::Tcp(socket) => {
+                let (socket, peer) = rustix::net::acceptfrom_with(socket, flags)?;
+                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                (socket, peer.ok_or(io::ErrorKind::ConnectionAborted)?.ip())
+            }
+            Self::Unix(socket) => (rustix::net::accept_with(socket, flags)?, THIS_HOST),
+        };
+        Ok((TcpStream::from_std(socket.into())?, peer))
+    }
+}
+
 /// Accepts connections and serves them until `stop`. Accepting pauses while no slot is left.
 pub(crate) async fn accept(
     proxy: Rc<Proxy>,
-    listener: Rc<tokio::net::TcpListener>,
+    listener: Rc<Listener>,
     opening: Arc<Opening>,
     limits: Arc<ConnectionLimits>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let serve = |(stream, peer): (TcpStream, SocketAddr), slot| {
-        let has_proxy_header = opening.proxy_protocol.iter().any(|network| network.contains(peer.ip()));
+    let serve = |(stream, peer): (TcpStream, IpAddr), slot| {
+        let has_proxy_header = opening.proxy_protocol.iter().any(|network| network.contains(peer));
         let tls = opening.tls.as_deref().map(Tls::acceptor);
         let slot = (slot, proxy.worker.connection());
         let accepted = Accepted { stream, peer, has_proxy_header, tls, slot };
@@ -171,7 +158,7 @@ pub(crate) async fn accept(
     }
     // Who waits here believes to be connected, and may have sent a request: closing the socket would reset them all.
     while let Some(slot) = limits.slot_now()
-        && let Some(accepted) = waiting.take().or_else(|| accept_now(&listener).ok())
+        && let Some(accepted) = waiting.take().or_else(|| listener.accept_now().ok())
     {
         serve(accepted, slot);
     }
@@ -183,12 +170,4 @@ async fn failed(limits: &ConnectionLimits, error: &io::Error) {
         limits.failed(error);
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
-}
-
-/// Accepts a connection that is there, also when the runtime has not noticed it yet.
-fn accept_now(listener: &tokio::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
-    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
-    Ok((TcpStream::from_std(socket.into())?, peer))
 }

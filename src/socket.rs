@@ -17,7 +17,8 @@ use crate::http1::Buffer;
 /// The two kinds of connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    /// TCP.
+    /// TCP. Or a Unix socket, of which an established connection is nothing else to who uses it: it is told by its making and
+    /// its peer's address alone, and so spares the data path a distinction.
     Plain(TcpStream),
     /// TLS over TCP, either side of it. Boxed: plain connections shall not carry its weight.
     Tls(Box<TlsStream<TcpStream>>),
@@ -169,6 +170,12 @@ impl Socket {
     pub(crate) fn reset(&self) {
         // Where that cannot be set, the missing end of the reply still shows it.
         drop(self.0.borrow().tcp().set_zero_linger());
+    }
+
+    /// Whether it can: a Unix socket knows no reset.
+    pub(crate) fn can_reset(&self) -> bool {
+        let address = socket2::SockRef::from(self.0.borrow().tcp()).local_addr();
+        address.is_ok_and(|address| !address.is_unix())
     }
 
     /// Takes [`Socket::reset`] back.

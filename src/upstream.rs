@@ -15,7 +15,6 @@ mod room;
 mod settings;
 mod url;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +30,7 @@ use crate::token::RawToken;
 use crate::token::raw::InvalidToken;
 
 pub(crate) use balance::{Balancer, Chosen, Tried};
-use connect::ConnectError;
+use connect::{Address, ConnectError};
 pub(crate) use in_flight::{InFlight, InFlightSlot, Priority};
 pub(crate) use node::{Condition, Node};
 pub(crate) use outage::{Outages, Step};
@@ -216,7 +215,7 @@ impl Upstream {
     fn report(
         &self,
         node: &Node,
-        address: Option<SocketAddr>,
+        address: Option<&Address>,
         step: Step,
         request_id: &str,
         error: &dyn std::fmt::Display,

@@ -2,12 +2,12 @@
 
 use std::error::Error;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::raw::Place;
 use crate::chain::chain;
+use crate::listener::ListenAddress;
 use crate::proxy::route::{Group, Method};
 use crate::units::{format_duration, format_size};
 use crate::upstream::MAX_NODES;
@@ -75,6 +75,10 @@ pub enum Reason {
     NoUser,
     #[error("write an IP address and a port: 127.0.0.1:8080, 0.0.0.0:8080 (every interface) or [::1]:8080")]
     NotAddress,
+    #[error("write the mode of the socket's file in octal digits, such as \"0660\" (its user and group may connect)")]
+    NotMode,
+    #[error("only a Unix socket (address = \"unix:PATH\") has a mode")]
+    ModeOfNoSocket,
     #[error("write a host name or an IP address")]
     NotHost,
     #[error("write a path that begins with `/`, or \"off\"")]
@@ -134,11 +138,11 @@ pub enum Reason {
 
     // What cannot be together.
     #[error("another listener has {0} already")]
-    ListenerTaken(SocketAddr),
+    ListenerTaken(ListenAddress),
     #[error("it points to the listener at {0}: requests would loop")]
-    Loop(SocketAddr),
+    Loop(ListenAddress),
     #[error("the admin listener and a listener cannot share {0}")]
-    AdminTaken(SocketAddr),
+    AdminTaken(ListenAddress),
     #[error(
         "a route has this path: what it leads to would be out of reach; choose one that none has, such as /healthz"
     )]

@@ -12,7 +12,7 @@ use super::routes::{Groups, PERMISSION};
 use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Text, Visitor, text};
 use super::{Config, LogConfig, routes, store, tls, upstream};
 use crate::http1::MAX_FIELDS;
-use crate::listener::ListenerConfig;
+use crate::listener::{ListenAddress, ListenerConfig};
 use crate::proxy::path::normalise;
 use crate::proxy::route::{NoRoute, RouteTable};
 use crate::proxy::{Limits, Timeouts};
@@ -57,7 +57,8 @@ impl Config {
         keys.value("disabled_auth_groups", &Groups, &mut self.open_groups);
         keys.value("trusted_proxies", &List(text()), &mut self.trusted_proxies);
         keys.sections("listener", &mut self.listeners, |listener, keys| {
-            keys.value("address", &ADDRESS, &mut listener.address);
+            keys.value("address", &text(), &mut listener.address);
+            keys.value("mode", &Maybe(MODE), &mut listener.mode);
             keys.value("proxy_protocol", &List(text()), &mut listener.proxy_protocol);
             keys.section("tls", |keys| tls::listener(&mut listener.tls, keys));
         });
@@ -99,11 +100,10 @@ impl Config {
     }
 
     /// Those whose address can be read, with the section that they are written in; the default one has none.
-    fn sound_listeners<'a>(&self, root: &Section<'a>) -> Vec<(SocketAddr, Option<Section<'a>>)> {
+    fn sound_listeners<'a>(&self, root: &Section<'a>) -> Vec<(ListenAddress, Option<Section<'a>>)> {
         let mut sections = root.sections("listener").unwrap_or_default().into_iter();
-        let mut listeners: Vec<_> = self.listeners.iter().map(|listener| (listener.address, sections.next())).collect();
-        listeners.retain(|(_, section)| section.as_ref().is_none_or(|section| section.is_sound("address")));
-        listeners
+        let listeners = self.listeners.iter().map(|listener| (listener.address.clone(), sections.next()));
+        listeners.filter(|(_, section)| section.as_ref().is_none_or(|section| section.is_sound("address"))).collect()
     }
 
     fn check_listeners(&self, root: &Section<'_>) {
@@ -112,9 +112,13 @@ impl Config {
         }
         let listeners = self.sound_listeners(root);
         for (at, (address, section)) in listeners.iter().enumerate() {
-            let is_taken = listeners[..at].iter().any(|(other, _)| overlap(*other, *address));
+            let is_taken = listeners[..at].iter().any(|(other, _)| share(other, address));
             if let Some(section) = section.as_ref().filter(|_| is_taken) {
-                section.problem("address", Reason::ListenerTaken(*address));
+                section.problem("address", Reason::ListenerTaken(address.clone()));
+            }
+            let has_mode = |section: &&Section<'_>| section.has("mode") && !matches!(address, ListenAddress::Unix(_));
+            if let Some(section) = section.as_ref().filter(has_mode) {
+                section.problem("mode", Reason::ModeOfNoSocket);
             }
         }
     }
@@ -123,15 +127,16 @@ impl Config {
         let listeners = self.sound_listeners(root);
         for (name, upstream) in [("api", &self.upstreams.api), ("heartbeat", &self.upstreams.heartbeat)] {
             let section = root.section("upstream").section(name);
-            let own = listeners.iter().find(|(address, _)| upstream.nodes.iter().any(|url| leads_to(url, *address)));
+            let own = listeners.iter().find(|(address, _)| upstream.nodes.iter().any(|url| leads_to(url, address)));
             if let Some((address, _)) = own.filter(|_| section.is_sound("url")) {
-                section.problem("url", Reason::Loop(*address));
+                section.problem("url", Reason::Loop(address.clone()));
             }
         }
         let admin = root.section("admin");
-        let shared = listeners.iter().find(|(address, _)| overlap(*address, self.admin_address));
+        let is_shared = |address: &ListenAddress| address.tcp().is_some_and(|tcp| overlap(tcp, self.admin_address));
+        let shared = listeners.iter().find(|(address, _)| is_shared(address));
         if let Some((address, listener)) = shared.filter(|_| admin.is_sound("address")) {
-            let conflict = Reason::AdminTaken(*address);
+            let conflict = Reason::AdminTaken(address.clone());
             // Whichever of the two was written is the one to change.
             match listener {
                 Some(listener) if !admin.has("address") => listener.problem("address", conflict),
@@ -173,18 +178,42 @@ const HEALTH_PATH: Text<String> = Text {
     print: String::clone,
 };
 
+/// Of a file: `0660`.
+const MODE: Text<u32> = Text {
+    parse: |text| {
+        let digits = Some(text).filter(|text| text.bytes().all(|digit| (b'0'..=b'7').contains(&digit)));
+        let mode = digits.and_then(|digits| u32::from_str_radix(digits, 8).ok());
+        mode.filter(|mode| *mode <= 0o777).ok_or(Reason::NotMode)
+    },
+    print: |mode| format!("{mode:04o}"),
+};
+
 /// An address and a port. Names are refused: what they resolve to may change, and a listener would not.
 const ADDRESS: Text<SocketAddr> =
     Text { parse: |text| text.parse().map_err(|_| Reason::NotAddress), print: SocketAddr::to_string };
 
 /// Whether what is forwarded there would come in at this listener again.
-fn leads_to(url: &UpstreamUrl, listener: SocketAddr) -> bool {
+fn leads_to(url: &UpstreamUrl, listener: &ListenAddress) -> bool {
+    let listener = match listener {
+        ListenAddress::Tcp(address) => *address,
+        ListenAddress::Unix(path) => return url.socket.as_ref() == Some(path),
+        ListenAddress::Name { host, port } => return (&url.host, &url.port) == (host, port),
+    };
     let host: Option<IpAddr> = match url.host.as_str() {
+        _ if url.socket.is_some() => None,
         "localhost" if listener.ip().to_canonical().is_ipv4() => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         "localhost" => Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
         host => host.parse().ok(),
     };
     host.is_some_and(|host| host.to_canonical().is_loopback() && overlap(SocketAddr::new(host, url.port), listener))
+}
+
+/// Whether two listeners would share an address, as far as it can be known before names are looked up.
+fn share(one: &ListenAddress, other: &ListenAddress) -> bool {
+    match (one.tcp(), other.tcp()) {
+        (Some(one), Some(other)) => overlap(one, other),
+        _ => one == other && !matches!(one, ListenAddress::Name { port: 0, .. }),
+    }
 }
 
 /// Whether a connection could reach both. With SO_REUSEPORT the system does not refuse the second.

@@ -14,6 +14,7 @@ use super::ports::{DevOptions, Listeners};
 use super::seed::{self, Tokens};
 use super::settings;
 use crate::app::Sidecar;
+use crate::listener::ListenAddress;
 use crate::registry::Registry;
 use crate::store::{self, Absent, Store, StoreUrl};
 
@@ -87,7 +88,7 @@ async fn start_sidecar(
         settings::config(options, controller.api, controller.heartbeat, store_url).map_err(DevError::Config)?;
     let sidecar = Sidecar::start(config, store).await.map_err(DevError::Sidecar)?;
     tokio::time::timeout(READY_TIMEOUT, sidecar.ready()).await.map_err(|_| DevError::NotReady)?;
-    let tollgate = sidecar.listeners().first().copied().unwrap_or(options.listen);
+    let tollgate = sidecar.listeners().first().and_then(ListenAddress::tcp).unwrap_or(options.listen);
     Ok((sidecar, tollgate))
 }
 

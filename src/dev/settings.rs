@@ -49,7 +49,10 @@ mod tests {
         let options = DevOptions { listen: address("127.0.0.1:0"), ..DevOptions::ANY };
         let store = StoreUrl::Sqlite("/tmp/a folder/tollgate.db".into());
         let config = config(&options, address("127.0.0.1:8"), address("[::]:9"), &store).expect("valid");
-        assert_eq!(config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(), [options.listen]);
+        assert_eq!(
+            config.listeners.iter().filter_map(|listener| listener.address.tcp()).collect::<Vec<_>>(),
+            [options.listen]
+        );
         assert_eq!(config.admin_address, options.admin_listen);
         assert_eq!(config.store.url, store);
         assert_eq!(config.upstreams.api.nodes[0].authority, "127.0.0.1:8");

@@ -139,7 +139,7 @@ impl Attempt<'_> {
             };
             node.failed(&error);
             let Some(other) = self.balancer.other(node, &mut tried) else {
-                node.pool.report(error.address, error.step, self.exchange.id().as_str(), &chain(&error));
+                node.pool.report(error.address.as_ref(), error.step, self.exchange.id().as_str(), &chain(&error));
                 return Err(if error.timed_out { Refusal::UpstreamTimeout } else { Refusal::Upstream });
             };
             *node = other;

@@ -8,12 +8,16 @@
 mod lookup;
 mod race;
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -38,6 +42,8 @@ enum Target {
     Address(SocketAddr),
     /// Looked up for each connection: a name may move.
     Name(Lookup),
+    /// Not looked up either.
+    Unix(Arc<Path>),
 }
 
 struct Tls {
@@ -46,21 +52,37 @@ struct Tls {
     current: RwLock<ClientTls>,
 }
 
+/// Where a connection leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    Tcp(SocketAddr),
+    Unix(Arc<Path>),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-#[error("{step}{}", address.map(|address| format!(" {address}")).unwrap_or_default())]
+#[error("{step}{}", address.as_ref().map(|address| format!(" {address}")).unwrap_or_default())]
 pub(crate) struct ConnectError {
     /// Where it ended: with several addresses, as far as any of them got.
     pub step: Step,
     /// At which address.
-    pub address: Option<SocketAddr>,
+    pub address: Option<Address>,
     /// Whether nothing answered in time, here or as the system sees it.
     pub timed_out: bool,
     source: io::Error,
 }
 
 impl ConnectError {
-    pub(super) fn new(step: Step, address: Option<SocketAddr>, source: io::Error) -> Self {
+    pub(super) fn new(step: Step, address: Option<Address>, source: io::Error) -> Self {
         Self { step, address, timed_out: source.kind() == io::ErrorKind::TimedOut, source }
     }
 }
@@ -75,10 +97,11 @@ impl Connector {
     }
 
     fn resolving(url: &UpstreamUrl, config: &UpstreamConfig, resolve: Resolve) -> Result<Self, UpstreamError> {
-        let UpstreamUrl { host, port, .. } = url;
-        let target = match host.parse::<IpAddr>() {
-            Ok(address) => Target::Address(SocketAddr::new(address, *port)),
-            Err(_) => Target::Name(Lookup::new(host.clone(), *port, resolve)),
+        let UpstreamUrl { host, port, socket, .. } = url;
+        let target = match (socket, host.parse::<IpAddr>()) {
+            (Some(path), _) => Target::Unix(path.as_path().into()),
+            (None, Ok(address)) => Target::Address(SocketAddr::new(address, *port)),
+            (None, Err(_)) => Target::Name(Lookup::new(host.clone(), *port, resolve)),
         };
         let tls = config.tls.as_ref().map(|tls| Tls::new(host, tls)).transpose()?;
         Ok(Self { target, tls, timeout: config.connect_timeout, last: Mutex::default() })
@@ -103,9 +126,17 @@ impl Connector {
     ///
     /// # Errors
     /// [`ConnectError`]
-    pub(crate) async fn connect(&self) -> Result<(Stream, SocketAddr), ConnectError> {
+    pub(crate) async fn connect(&self) -> Result<(Stream, Address), ConnectError> {
         let deadline = Instant::now() + self.timeout;
         let mut addresses = match &self.target {
+            Target::Unix(path) => {
+                let connected = timeout_at(deadline, connect_unix(path)).await.unwrap_or_else(|_| Err(self.late()));
+                let address = Address::Unix(Arc::clone(path));
+                return match connected {
+                    Ok(stream) => Ok((stream, address)),
+                    Err(error) => Err(ConnectError::new(Step::Connect, Some(address), error)),
+                };
+            }
             Target::Address(address) => vec![*address],
             Target::Name(lookup) => {
                 let found = timeout_at(deadline, lookup.addresses()).await.unwrap_or_else(|_| Err(self.late()));
@@ -119,12 +150,18 @@ impl Connector {
         let won = timeout_at(deadline, race.run()).await;
         let (stream, address) = won.unwrap_or_else(|_| Err(race.late(self.late())))?;
         *self.last.lock() = Some(address);
-        Ok((stream, address))
+        Ok((stream, Address::Tcp(address)))
     }
 
     fn late(&self) -> io::Error {
         io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {:?}", self.timeout))
     }
+}
+
+/// From here on it is a stream socket like any other.
+async fn connect_unix(path: &Path) -> io::Result<Stream> {
+    let socket = UnixStream::connect(path).await?.into_std()?;
+    TcpStream::from_std(OwnedFd::from(socket).into()).map(Stream::Plain)
 }
 
 impl Tls {

@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::error::Error;
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
-use super::connect::ConnectError;
+use super::connect::{Address, ConnectError};
 use super::io::{Io, Signs};
 use super::{Node, Step, Upstream};
 use crate::socket::Socket;
@@ -40,7 +39,7 @@ pub(crate) struct Pool<B> {
 /// A connection, held by nobody else. It is closed when this is dropped.
 struct Connection<B> {
     sender: SendRequest<B>,
-    address: SocketAddr,
+    address: Address,
     /// Gone with the task: what is over holds no descriptor, though it may stay here for a while.
     socket: Weak<Socket>,
     /// Ends the task that carries it: whatever is under way ends with it.
@@ -101,13 +100,14 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
         // Most requests are small: copying their body behind the head costs less than handing the kernel two pieces.
         let handshake = Builder::new().max_buf_size(MAX_READ_AHEAD).writev(false).handshake(TokioIo::new(io)).await;
         // Nothing is exchanged yet, so nothing can fail.
-        let (sender, carried) =
-            handshake.map_err(|error| ConnectError::new(Step::Connect, Some(address), std::io::Error::other(error)))?;
+        let (sender, carried) = handshake
+            .map_err(|error| ConnectError::new(Step::Connect, Some(address.clone()), std::io::Error::other(error)))?;
         let guard = Guard::new(&worker.panics);
+        let leads_to = address.clone();
         let task = tokio::task::spawn_local(async move {
             let _guard = guard;
             if let Err(error) = carried.await {
-                tracing::debug!(%address, %error, "an upstream connection ended");
+                tracing::debug!(address = %leads_to, %error, "an upstream connection ended");
             }
         });
         let connection = Connection { sender, address, socket: weak, task: task.abort_handle(), signs, generation };
@@ -150,7 +150,7 @@ impl<B> Pool<B> {
     }
 
     /// Counts a failure and logs it, unless there were many lately.
-    pub(crate) fn report(&self, address: Option<SocketAddr>, step: Step, request_id: &str, error: &dyn Display) {
+    pub(crate) fn report(&self, address: Option<&Address>, step: Step, request_id: &str, error: &dyn Display) {
         self.upstream.report(self.node(), address, step, request_id, error);
     }
 }
@@ -174,8 +174,8 @@ impl<B: Body + 'static> Lease<B> {
     }
 
     /// Where it leads.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.connection.address
+    pub(crate) fn address(&self) -> &Address {
+        &self.connection.address
     }
 
     /// Counts a failure and logs it, unless there were many lately.

@@ -1,11 +1,11 @@
 //! What an upstream says of a credential that is not the client's: the service token with `replace`, none with `strip`. That
 //! it refuses this is the sidecar's fault and no client's, so it is counted, logged now and then, and shown by `/readyz`.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use http::StatusCode;
 
+use super::connect::Address;
 use super::{CredentialMode, Upstream};
 use crate::sampler::Sampler;
 
@@ -55,7 +55,7 @@ impl Upstream {
     }
 
     /// Counts a refusal of the credential and logs it, unless there were many lately.
-    pub(crate) fn report_refused(&self, address: SocketAddr, status: StatusCode, request_id: &str) {
+    pub(crate) fn report_refused(&self, address: &Address, status: StatusCode, request_id: &str) {
         let CredentialRefusals { latest, total, sampler } = &self.credential_refusals;
         latest.store(status.as_u16(), Ordering::Relaxed);
         total.fetch_add(1, Ordering::Relaxed);

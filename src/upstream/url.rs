@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use http::uri::Authority;
 use rustls::pki_types::ServerName;
 
-/// Where an upstream is: `http://host:port` or `https://host:port`, and nothing more.
+/// Where an upstream is: `http://host:port`, `https://host:port` or `unix:path`, and nothing more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamUrl {
     /// Whether TLS is spoken.
@@ -18,16 +19,18 @@ pub struct UpstreamUrl {
     pub port: u16,
     /// As the `Host` field says it: without the scheme's own port.
     pub authority: String,
+    /// The Unix socket, where it is one: the host is this one then.
+    pub socket: Option<PathBuf>,
 }
 
 /// A text that is not the URL of an upstream. Names no part of it: it could be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUpstreamUrl {
     /// No URL.
-    #[error("write http://HOST:PORT or https://HOST:PORT")]
+    #[error("write http://HOST:PORT, https://HOST:PORT or unix:PATH")]
     Form,
     /// Another scheme.
-    #[error("only http and https upstreams are supported: write http://HOST:PORT or https://HOST:PORT")]
+    #[error("only http, https and Unix sockets are supported: write http://HOST:PORT, https://HOST:PORT or unix:PATH")]
     Scheme,
     /// With a user.
     #[error("a user or password does not belong here; see credential.mode")]
@@ -45,7 +48,7 @@ impl UpstreamUrl {
     /// `http` on this host.
     pub(crate) fn local(port: u16) -> Self {
         let host = Ipv4Addr::LOCALHOST.to_string();
-        Self { https: false, authority: format!("{host}:{port}"), host, port }
+        Self { https: false, authority: format!("{host}:{port}"), host, port, socket: None }
     }
 }
 
@@ -53,6 +56,11 @@ impl FromStr for UpstreamUrl {
     type Err = InvalidUpstreamUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidUpstreamUrl> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.starts_with("//")) {
+            let host = "localhost".to_owned();
+            let socket = if path.is_empty() { return Err(InvalidUpstreamUrl::Form) } else { Some(path.into()) };
+            return Ok(Self { https: false, authority: host.clone(), host, port: 0, socket });
+        }
         let (scheme, rest) = text.split_once("://").ok_or(InvalidUpstreamUrl::Form)?;
         let https = match scheme.to_ascii_lowercase().as_str() {
             "http" => false,
@@ -82,14 +90,17 @@ impl FromStr for UpstreamUrl {
         };
         // What no request could name is found fault with now.
         authority.parse::<Authority>().map_err(|_| InvalidUpstreamUrl::Host)?;
-        Ok(Self { https, host, port: port.unwrap_or(own_port), authority })
+        Ok(Self { https, host, port: port.unwrap_or(own_port), authority, socket: None })
     }
 }
 
 impl fmt::Display for UpstreamUrl {
     /// With the port, also where it is the scheme's own.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { https, host: _, port, authority } = self;
+        let Self { https, host: _, port, authority, socket } = self;
+        if let Some(path) = socket {
+            return write!(f, "unix:{}", path.display());
+        }
         let (scheme, own_port) = if *https { ("https", 443) } else { ("http", 80) };
         match *port == own_port {
             true => write!(f, "{scheme}://{authority}:{port}"),
@@ -146,6 +157,12 @@ mod tests {
         assert_eq!(parts("http://[::1]:8888"), part(false, "::1", 8888, "[::1]:8888"));
         assert_eq!(parts("https://[FD00::1]"), part(true, "fd00::1", 443, "[fd00::1]"));
         assert_eq!("http://127.0.0.1:8888".parse(), Ok(UpstreamUrl::local(8888)));
+        let socket: UpstreamUrl = "unix:/run/controller.sock".parse().expect("a socket");
+        assert_eq!(
+            (socket.socket.as_deref(), socket.authority.as_str()),
+            (Some("/run/controller.sock".as_ref()), "localhost")
+        );
+        assert_eq!(socket.to_string(), "unix:/run/controller.sock");
     }
 
     #[test]
@@ -157,6 +174,7 @@ mod tests {
             ("controller", Form),
             ("ftp://h", Scheme),
             ("unix:///run/x", Scheme),
+            ("unix:", Form),
             ("http://user:s3cret@h", UserInfo),
             ("http://h/api", Path),
             ("http://h?x=1", Path),

@@ -192,7 +192,7 @@ impl Site {
 
     /// Where agents connect.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.sidecar.listeners()[0]
+        address_of(&self.sidecar)
     }
 
     /// The site's own files.
@@ -329,6 +329,11 @@ async fn create(registry: &Registry, user: &str, permissions: PermissionSet) -> 
         expires_at: None,
     };
     registry.create_token(&operator(), new).await.expect("creates").into()
+}
+
+/// Where a sidecar's first listener is.
+pub(crate) fn address_of(sidecar: &Sidecar) -> SocketAddr {
+    sidecar.listeners()[0].tcp().expect("an address of IP")
 }
 
 /// A `GET` without a body.

@@ -1,5 +1,6 @@
 //! Integration tests: one binary, one file per subject.
 
+mod addresses;
 mod adversary;
 mod archive;
 mod bounds;

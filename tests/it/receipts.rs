@@ -8,7 +8,7 @@ use tollgate::store::{Absent, Report, SidecarId, TokenFilter};
 use tollgate::token::Role;
 
 use crate::harness::fleet::{open, settings};
-use crate::harness::{CONFIG, Fleet, RedisServer, Relay, Serving, Site, Traffic, Upstream, eventually};
+use crate::harness::{CONFIG, Fleet, RedisServer, Relay, Serving, Site, Traffic, Upstream, address_of, eventually};
 use crate::redis::{id_of, stdout, tollgate};
 use tollgate_harness::pair::{Pair, run};
 
@@ -110,7 +110,7 @@ async fn a_store_that_may_have_lost_reports_gives_no_receipt() {
     let mut fleet = Fleet::start(&[]).await;
     let [revoked] = fleet.tokens().await;
     let id = fleet.oracle.ids(&[revoked])[0].to_string();
-    let address = fleet.sidecars[2].listeners()[0].to_string();
+    let address = address_of(&fleet.sidecars[2]).to_string();
     let reports = fleet.store().sidecars().await.expect("reads");
     let cut_off = reports.iter().find(|reported| reported.report.address == address).expect("it reports").report.id;
     fleet.relays[2].set(Traffic::Cut).await;

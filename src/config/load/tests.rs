@@ -141,7 +141,7 @@ fn route(config: &Config, method: &str, path: &str) -> String {
 #[test]
 fn everything_has_a_default() {
     let config = given("").accepted();
-    let addresses: Vec<SocketAddr> = config.listeners.iter().map(|listener| listener.address).collect();
+    let addresses: Vec<SocketAddr> = config.listeners.iter().filter_map(|listener| listener.address.tcp()).collect();
     assert_eq!(addresses, ["127.0.0.1:8080".parse().expect("address")]);
     assert_eq!(config.upstreams.api.nodes[0].authority, "127.0.0.1:8888");
     assert_eq!(config.upstreams.heartbeat.nodes[0].authority, "127.0.0.1:8000");
@@ -828,6 +828,30 @@ fn checks_have_a_path_or_none() {
     let defaults =
         [upstreams.api, upstreams.heartbeat].map(|upstream| upstream.health_path.map(|path| path.to_string()));
     assert_eq!(defaults, [Some("/health/ready".to_owned()), Some("/health".to_owned())]);
+}
+
+#[test]
+fn a_listener_is_an_address_a_name_or_a_socket() {
+    let listener = |rest: &str| given(&format!("[[listener]]\n{rest}"));
+    let address = |text: &str| listener(&format!("address = '{text}'"));
+    for (text, shown) in
+        [(":8080", "[::]:8080"), ("localhost:8080", "localhost:8080"), ("unix:/run/t.sock", "unix:/run/t.sock")]
+    {
+        assert_eq!(address(text).accepted().listeners[0].address.to_string(), shown);
+    }
+    let socket = "address = 'unix:/run/t.sock'";
+    assert_eq!(listener(&format!("{socket}\nmode = '0600'")).accepted().listeners[0].mode, Some(0o600));
+    for mode in ["rw", "0999", "1777", ""] {
+        let refused = listener(&format!("{socket}\nmode = '{mode}'")).refused();
+        assert_eq!(refused, wrong("listener[0].mode", Reason::NotMode), "{mode}");
+    }
+    let refused = listener("address = ':8080'\nmode = '0600'").refused();
+    assert_eq!(refused, wrong("listener[0].mode", Reason::ModeOfNoSocket));
+    let twice = given(&format!("[[listener]]\n{socket}\n[[listener]]\n{socket}")).refused();
+    let taken = Reason::ListenerTaken("unix:/run/t.sock".parse().expect("an address"));
+    assert_eq!(twice, wrong("listener[1].address", taken));
+    let loops = given(&format!("[[listener]]\n{socket}\n[upstream.api]\nurl = 'unix:/run/t.sock'")).refused();
+    assert_eq!(loops, wrong("upstream.api.url", Reason::Loop("unix:/run/t.sock".parse().expect("an address"))));
 }
 
 #[test]

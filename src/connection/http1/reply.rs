@@ -33,6 +33,10 @@ pub(super) enum Unsent {
     Interrupted(#[from] Interrupt),
     #[error("the upstream's reply broke off")]
     Broken,
+    #[error(
+        "a reply of unknown length in HTTP/1.0 ends with the connection, and on a Unix socket one that broke off would look whole: speak HTTP/1.1"
+    )]
+    NoEnd,
 }
 
 /// Writes one reply.
@@ -82,9 +86,12 @@ impl<'a> ReplyWriter<'a> {
         let socket = Rc::clone(self.socket);
         let mut unfinished = Unfinished(Some(&socket));
         let (parts, mut body) = reply.into_parts();
+        let ends_with_connection = is_http10 && !body.is_end_stream() && body.size_hint().exact().is_none();
+        if ends_with_connection && !self.socket.can_reset() {
+            return Err(Unsent::NoEnd);
+        }
         self.head(&parts, body.size_hint().exact(), to_head, is_http10);
         self.worker.put_fields(parts.headers);
-        let ends_with_connection = is_http10 && !self.chunked && body.size_hint().exact().is_none();
         if ends_with_connection {
             // However this process ends, what was cut must not look whole.
             self.socket.reset();

@@ -14,7 +14,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::ConnectError;
+use super::{Address, ConnectError};
 use crate::socket::Stream;
 use crate::upstream::Step;
 
@@ -76,7 +76,7 @@ impl Race {
     pub(super) fn late(&self, error: io::Error) -> ConnectError {
         let step = |attempt: &&Attempt| attempt.step();
         match self.attempts.iter().rev().max_by_key(step) {
-            Some(attempt) => ConnectError::new(attempt.step(), Some(attempt.address), error),
+            Some(attempt) => ConnectError::new(attempt.step(), Some(Address::Tcp(attempt.address)), error),
             None => ConnectError::new(Step::Connect, None, error),
         }
     }
@@ -101,7 +101,9 @@ impl Race {
                 let (step, address) = (attempt.step(), attempt.address);
                 self.attempts.remove(at);
                 let outcome = outcome.map(|stream| (stream, address));
-                return Poll::Ready(outcome.map_err(|error| ConnectError::new(step, Some(address), error)));
+                return Poll::Ready(
+                    outcome.map_err(|error| ConnectError::new(step, Some(Address::Tcp(address)), error)),
+                );
             }
         }
         Poll::Pending

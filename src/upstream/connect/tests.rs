@@ -17,7 +17,7 @@ fn config(connect_timeout: Duration) -> UpstreamConfig {
 }
 
 fn url(host: &str, port: u16) -> UpstreamUrl {
-    UpstreamUrl { https: false, host: host.to_owned(), port, authority: format!("{host}:{port}") }
+    UpstreamUrl { https: false, host: host.to_owned(), port, authority: format!("{host}:{port}"), socket: None }
 }
 
 /// A connector for a name that has these addresses.
@@ -58,7 +58,10 @@ fn hole() -> (Vec<Socket>, SocketAddr) {
 }
 
 async fn reached(connector: &Connector) -> SocketAddr {
-    connector.connect().await.expect("connects").1
+    match connector.connect().await.expect("connects").1 {
+        Address::Tcp(address) => address,
+        Address::Unix(path) => panic!("{path:?}"),
+    }
 }
 
 async fn failure(connector: &Connector) -> ConnectError {
@@ -139,7 +142,7 @@ async fn a_handshake_that_hangs_leaves_time_for_the_next() {
     config.tls = Some(UpstreamTlsConfig { ca: Some(ca), ..UpstreamTlsConfig::default() });
     let connector = Connector::resolving(&url, &config, Arc::new(move |_, _| Ok(vec![first, second]))).expect("usable");
     let (mut stream, address) = connector.connect().await.expect("connects");
-    assert_eq!(address, second);
+    assert_eq!(address, Address::Tcp(second));
     stream.write_all(b"x").await.expect("writes");
     stream.flush().await.expect("writes");
     assert_eq!(serve.await.expect("served"), *b"x");
@@ -150,13 +153,16 @@ async fn a_failure_names_the_step_and_the_address() {
     let short = Duration::from_millis(300);
     let (_socket, refused) = refusing(1);
     let error = failure(&named(&[refused], AMPLE)).await;
-    assert_eq!((error.step, error.address, error.timed_out), (Step::Connect, Some(refused), false));
+    assert_eq!(
+        (error.step, error.address.clone(), error.timed_out),
+        (Step::Connect, Some(Address::Tcp(refused)), false)
+    );
     assert_eq!(error.to_string(), format!("connect {refused}"));
     assert!(error.source().expect("a cause").to_string().contains("refused"));
 
     let (_sockets, dead) = hole();
     let error = failure(&named(&[refused, dead], short)).await;
-    assert_eq!((error.step, error.address, error.timed_out), (Step::Connect, Some(dead), true));
+    assert_eq!((error.step, error.address.clone(), error.timed_out), (Step::Connect, Some(Address::Tcp(dead)), true));
 
     let mut secure = config(short);
     let key = rcgen::generate_simple_self_signed(vec!["other".to_owned()]).expect("certificate");
@@ -166,7 +172,7 @@ async fn a_failure_names_the_step_and_the_address() {
     secure.tls = Some(UpstreamTlsConfig { ca: Some(ca), ..UpstreamTlsConfig::default() });
     let (listener, silent) = server(1, 0).await;
     let error = failure(&Connector::new(&url("127.0.0.1", silent.port()), &secure).expect("usable")).await;
-    assert_eq!((error.step, error.address, error.timed_out), (Step::Tls, Some(silent), true));
+    assert_eq!((error.step, error.address.clone(), error.timed_out), (Step::Tls, Some(Address::Tcp(silent)), true));
 
     let plain = tokio::spawn(async move {
         let (_late, _) = listener.accept().await.expect("accepts");
@@ -176,13 +182,13 @@ async fn a_failure_names_the_step_and_the_address() {
     });
     secure.connect_timeout = AMPLE;
     let error = failure(&Connector::new(&url("127.0.0.1", silent.port()), &secure).expect("usable")).await;
-    assert_eq!((error.step, error.address, error.timed_out), (Step::Tls, Some(silent), false));
+    assert_eq!((error.step, error.address.clone(), error.timed_out), (Step::Tls, Some(Address::Tcp(silent)), false));
     plain.await.expect("served");
 
     let unknown: Resolve = Arc::new(|_, _| Err(io::Error::other("no such name")));
     let connector = Connector::resolving(&url("controller.test", 1), &config(AMPLE), unknown).expect("usable");
     let error = failure(&connector).await;
-    assert_eq!((error.step, error.address, error.timed_out), (Step::Resolve, None, false));
+    assert_eq!((error.step, error.address.clone(), error.timed_out), (Step::Resolve, None, false));
     assert_eq!(
         (error.to_string().as_str(), error.source().expect("a cause").to_string().as_str()),
         ("resolve", "no such name")
@@ -257,7 +263,7 @@ fn a_resolver_that_hangs_holds_up_nothing() {
             .expect("usable");
         for _ in 0..2 {
             let error = runtime.block_on(failure(&connector));
-            assert_eq!((error.step, error.address, error.timed_out), (Step::Resolve, None, true));
+            assert_eq!((error.step, error.address.clone(), error.timed_out), (Step::Resolve, None, true));
         }
         drop(runtime);
         ended.send(()).expect("is waited for");

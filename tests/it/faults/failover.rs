@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::harness::fleet::BOUND;
-use crate::harness::{Fleet, Relay, Traffic, eventually};
+use crate::harness::{Fleet, Relay, Traffic, address_of, eventually};
 use tollgate_harness::oracle::Lost;
 use tollgate_harness::pair::Pair;
 use tollgate_harness::prober::{Asker, Place};
@@ -85,7 +85,7 @@ async fn a_command_that_the_new_primary_does_not_know_is_done_again() {
     fleet.redis.part().await;
     let probe = fleet.oracle.probe(revoked);
     let Fleet { oracle, redis, sidecars, relays, .. } = &mut fleet;
-    let mut asker = Asker::new(Place::of(sidecars[0].listeners()[0]));
+    let mut asker = Asker::new(Place::of(address_of(&sidecars[0])));
     let revoked = [revoked];
     operator.set(Traffic::ScriptsUnanswered).await;
     let (done, ()) = tokio::join!(oracle.revoke(&revoked), async {
@@ -116,7 +116,7 @@ async fn a_command_whose_primary_is_gone_is_not_called_undone() {
     let fault = fleet.breaks("a primary that is gone amid a command", None);
     let probe = fleet.oracle.probe(revoked);
     let Fleet { oracle, redis, sidecars, .. } = &mut fleet;
-    let mut asker = Asker::new(Place::of(sidecars[0].listeners()[0]));
+    let mut asker = Asker::new(Place::of(address_of(&sidecars[0])));
     let since = Instant::now();
     let revoked = [revoked];
     operator.set(Traffic::ScriptsUnanswered).await;

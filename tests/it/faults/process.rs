@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tollgate::token::{PermissionSet, Role};
 
-use crate::harness::{Fleet, eventually};
+use crate::harness::{Fleet, address_of, eventually};
 use tollgate_harness::pair::run;
 use tollgate_harness::prober::{Asker, Place};
 
@@ -59,7 +59,7 @@ async fn stopped_and_continued() {
     fleet.redis.pause();
     let probe = fleet.oracle.probe(kept);
     let Fleet { oracle, redis, sidecars, .. } = &mut fleet;
-    let place = Place::of(sidecars[2].listeners()[0]);
+    let place = Place::of(address_of(&sidecars[2]));
     let during = [during];
     let (revoked, ()) = tokio::join!(oracle.revoke(&during), async {
         eventually("the bound has passed", || async {

@@ -10,7 +10,7 @@ use tollgate::registry::Registry;
 use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
 use tollgate::token::{PermissionSet, Role};
 
-use super::{PATIENCE, eventually, operator};
+use super::{PATIENCE, address_of, eventually, operator};
 use tollgate_harness::history::{Impact, OutageId};
 use tollgate_harness::metronome::Metronome;
 use tollgate_harness::oracle::{Name, Oracle};
@@ -100,7 +100,7 @@ impl<S> Fleet<S> {
         for sidecar in &sidecars {
             super::within("a sidecar is ready", sidecar.ready()).await;
         }
-        let places = sidecars.iter().map(|sidecar| Place::of(sidecar.listeners()[0])).enumerate().collect::<Vec<_>>();
+        let places = sidecars.iter().map(|sidecar| Place::of(address_of(sidecar))).enumerate().collect::<Vec<_>>();
         let prober = Prober::start(&places, 1, PAUSE, &probes, &history);
         let metronome = Metronome::start(history.clone(), BOUND / 4);
         Self { redis, relays, sidecars, oracle, store, history, prober, metronome, _upstream: upstream }
@@ -171,7 +171,7 @@ impl<S> Fleet<S> {
     /// Waits until a sidecar answers so.
     pub(crate) async fn answers(&self, sidecar: usize, name: Name, status: u16) {
         let probe = self.oracle.probe(name);
-        let address = self.sidecars[sidecar].listeners()[0];
+        let address = address_of(&self.sidecars[sidecar]);
         let mut said = None;
         let asked = tokio::time::timeout(PATIENCE, async {
             while said != Some(status) {
@@ -190,7 +190,7 @@ impl<S> Fleet<S> {
     /// Asks for a while, in which a sidecar answers nothing else.
     pub(crate) async fn keeps_answering(&self, sidecar: usize, name: Name, status: u16, time: Duration) {
         let (probe, until) = (self.oracle.probe(name), Instant::now() + time);
-        let mut asker = Asker::new(Place::of(self.sidecars[sidecar].listeners()[0]));
+        let mut asker = Asker::new(Place::of(address_of(&self.sidecars[sidecar])));
         while Instant::now() < until {
             let observed = asker.ask(sidecar, &probe).await;
             assert_eq!(observed.status, Some(status));
