@@ -111,7 +111,12 @@ impl Sidecar {
         let api = Arc::new(Upstream::new(UpstreamName::Api, config.upstreams.api)?);
         let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
         let upstreams = vec![Arc::clone(&api), Arc::clone(&heartbeat)];
-        let health = Arc::new(Health::new(Arc::clone(&replica), config.freshness.max_staleness, upstreams.clone()));
+        let health = Arc::new(Health::new(
+            Arc::clone(&replica),
+            config.freshness.max_staleness,
+            upstreams.clone(),
+            config.limits.failed_auth.clone(),
+        ));
         let connection_limits = Arc::new(ConnectionLimits::new(
             &config.limits,
             Arc::clone(&health.refused),
@@ -127,6 +132,7 @@ impl Sidecar {
             expired_retention: config.expired_retention,
             health_path: config.health_path,
             readiness: Arc::clone(&health.readiness),
+            failed_auth: Arc::clone(&health.failed_auth),
         };
         let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
         let (mut bound, mut listeners, mut socket_files) = (Vec::new(), Vec::new(), Vec::new());

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
+use crate::proxy::FailedAuthLimit;
+use crate::proxy::failed_auth::FailedAuth;
 use crate::readiness::Readiness;
 use crate::replica::{MaxStaleness, Replica};
 use crate::upstream::Upstream;
@@ -26,11 +28,18 @@ pub struct Health {
     pub refused: Arc<AtomicU64>,
     /// Connections that were closed because they did not begin with the PROXY header that they must have.
     pub without_proxy_header: Arc<AtomicU64>,
+    /// Requests that nobody could be let in for.
+    pub(crate) failed_auth: Arc<FailedAuth>,
 }
 
 impl Health {
     /// Of a sidecar that starts.
-    pub fn new(replica: Arc<Replica>, max_staleness: MaxStaleness, upstreams: Vec<Arc<Upstream>>) -> Self {
+    pub fn new(
+        replica: Arc<Replica>,
+        max_staleness: MaxStaleness,
+        upstreams: Vec<Arc<Upstream>>,
+        failed_auth: FailedAuthLimit,
+    ) -> Self {
         Self {
             readiness: Arc::new(Readiness::new(Arc::clone(&replica), max_staleness)),
             replica,
@@ -40,6 +49,7 @@ impl Health {
             panics: Arc::default(),
             refused: Arc::default(),
             without_proxy_header: Arc::default(),
+            failed_auth: Arc::new(FailedAuth::new(failed_auth)),
         }
     }
 

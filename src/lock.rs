@@ -3,7 +3,7 @@
 //! Whoever panics ends its connection or its task, and the sidecar goes on ([`panic`](crate::worker::panic)). So what is
 //! under a lock is always whole: it is changed in one step, by code that does not panic in between.
 
-use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 /// A lock for one at a time.
 #[derive(Debug, Default)]
@@ -18,6 +18,15 @@ impl<T> Mutex<T> {
     /// Waits for it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does not wait for it.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

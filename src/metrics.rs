@@ -22,6 +22,8 @@
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
 //! | `tollgate_connections_refused_total` | grows: a client has more than `limits.max_connections_per_client` |
 //! | `tollgate_connections_without_proxy_header_total` | grows: a balancer in `proxy_protocol` of a listener sends none (HAProxy: `send-proxy-v2` at its server), or not in time |
+//! | `tollgate_authentication_failures_total` | by reason (no_credential, token_format, unknown_token, expired, owner_disabled): what 401 and 429 came from; the log says which clients and tokens |
+//! | `tollgate_authentication_limited_total` | grows: a client is over `limits.failed_auth`, and gets 429 |
 //! | `tollgate_upstream_failures_total` | by upstream and step (resolve, connect, tls, request, first_byte, reply): what each 502, 504 and cut reply came from |
 //! | `tollgate_upstream_credential_refused_total` | grows: the Controller refuses the service token, or the lack of one with `strip`; `/readyz` and the log say which |
 //! | `tollgate_upstream_waiting` | above 0 for long: `max_in_flight` requests are in flight, and the Controller is too slow for the load |
@@ -37,6 +39,7 @@ use std::sync::atomic::Ordering;
 
 use crate::clock::Instant;
 use crate::health::Health;
+use crate::proxy::failed_auth::Failure;
 use crate::replica::ReplicaStatus;
 use crate::upstream::{Condition, Node, Step, Upstream};
 use crate::words::words;
@@ -146,10 +149,19 @@ const METRICS: &[Metric] = &[
         "Connections that were closed because they did not begin with the PROXY header that their address must send.",
         |sample| Some(sample.health.without_proxy_header.load(Ordering::Relaxed) as f64),
     ),
+    counter(
+        "tollgate_authentication_limited_total",
+        "Failed authentications that were answered with 429, since their client had too many.",
+        |sample| Some(sample.health.failed_auth.limited() as f64),
+    ),
     counter("tollgate_panics_total", "Tasks that panicked.", |sample| {
         Some(sample.health.panics.load(Ordering::Relaxed) as f64)
     }),
 ];
+
+/// One value for each reason.
+const FAILURES: (&str, &str) =
+    ("tollgate_authentication_failures_total", "Requests that were not authenticated, by reason.");
 
 struct UpstreamMetric {
     name: &'static str,
@@ -237,6 +249,12 @@ pub(crate) fn render(health: &Health) -> String {
         // Writing to a String does not fail.
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}").unwrap_or_default();
     }
+    let (name, help) = FAILURES;
+    writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter").unwrap_or_default();
+    for failure in Failure::ALL {
+        let total = health.failed_auth.total(failure);
+        writeln!(text, "{name}{{reason=\"{failure}\"}} {total}").unwrap_or_default();
+    }
     for UpstreamMetric { name, kind, help, read } in UPSTREAM_METRICS {
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
         for upstream in &health.upstreams {
@@ -256,11 +274,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::proxy::FailedAuthLimit;
     use crate::replica::{MaxStaleness, Replica};
 
     #[test]
     fn before_the_first_snapshot_the_staleness_is_infinite_and_there_is_no_revision() {
-        let health = Health::new(Arc::new(Replica::new()), MaxStaleness::Never, Vec::new());
+        let health = Health::new(Arc::new(Replica::new()), MaxStaleness::Never, Vec::new(), FailedAuthLimit::default());
         let text = render(&health);
         assert!(text.contains("\ntollgate_ready 0\n"), "{text}");
         assert!(text.contains("\ntollgate_replica_staleness_seconds +Inf\n"), "{text}");
@@ -272,6 +291,7 @@ mod tests {
     fn names_are_unique_and_follow_the_rules() {
         let all: Vec<_> = (METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
             .chain(UPSTREAM_METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
+            .chain([(FAILURES.0, MetricKind::Counter, FAILURES.1)])
             .collect();
         let names: HashSet<_> = all.iter().map(|(name, ..)| name).collect();
         assert_eq!(names.len(), all.len());
@@ -287,7 +307,7 @@ mod tests {
     fn every_metric_is_documented() {
         let docs = include_str!("metrics.rs").split("\nuse ").next().expect("a beginning");
         let names = METRICS.iter().map(|metric| metric.name);
-        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)) {
+        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain([FAILURES.0]) {
             let short = name.strip_prefix("tollgate_replica").unwrap_or(name);
             assert!(docs.contains(&format!("`{name}`")) || docs.contains(&format!("`{short}`")), "{name}");
         }

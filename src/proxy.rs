@@ -9,6 +9,7 @@
 pub(crate) mod body;
 pub mod credential;
 pub(crate) mod exchange;
+pub(crate) mod failed_auth;
 pub(crate) mod fields;
 mod forward;
 mod gate;
@@ -37,6 +38,7 @@ use body::{Relayed, Upload};
 use exchange::Exchange;
 use refusal::Refusal;
 
+pub use failed_auth::FailedAuthLimit;
 pub(crate) use gate::{Admission, Gate, Permit};
 pub use network::Network;
 pub(crate) use settings::Settings;
@@ -127,7 +129,7 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
             }
             forward::forward(exchange, &permit, request).await
         }
-        Err(refusal) => Err(refusal),
+        Err(refusal) => Err(failed_auth::refused(exchange, request.headers(), gate, refusal)),
     };
     // Telegraf's watcher forgets what it knew of a configuration at *any* reply to its HEAD that has no `Last-Modified`, and
     // then never loads an edit that was made meanwhile; at a connection that breaks it remembers (Telegraf 1.39.0). So an

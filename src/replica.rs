@@ -140,6 +140,27 @@ struct Extent {
     narrowed: u64,
 }
 
+/// What a replica knows of a digest.
+#[derive(Debug)]
+pub enum Known {
+    /// A token that is in force, as far as its owner goes; it may have expired.
+    Usable {
+        /// Its id.
+        token: TokenId,
+        /// Whose it is.
+        owner: Arc<OwnerEntry>,
+    },
+    /// A token whose owner is disabled.
+    OwnerDisabled {
+        /// Its id.
+        token: TokenId,
+        /// Whose it is.
+        owner: Arc<OwnerEntry>,
+    },
+    /// No token.
+    Nothing,
+}
+
 /// Every usable token, by digest.
 pub struct Replica {
     grants: Grants,
@@ -197,6 +218,23 @@ impl Replica {
             permissions: terms.permissions.intersect(self.limits[role as usize]),
             expires_at: entry.expires_at(),
         })
+    }
+
+    /// What is known of a digest that is not let in, for whoever asks why.
+    #[must_use]
+    pub fn known(&self, digest: &Digest) -> Known {
+        let Some(entry) = self.grants.get(digest) else { return Known::Nothing };
+        let (token, owner) = (entry.token, Arc::clone(&entry.terms.owner));
+        match owner.role() {
+            Some(_) => Known::Usable { token, owner },
+            None => Known::OwnerDisabled { token, owner },
+        }
+    }
+
+    /// Whether a digest was seen to be revoked or deleted. Not while the replica is being changed: nobody waits for it.
+    #[must_use]
+    pub fn was_removed(&self, digest: &Digest) -> bool {
+        self.ledger.try_lock().is_some_and(|ledger| ledger.is_tombstone(digest))
     }
 
     /// Whether a digest that was let in still has the permission that was needed, for requests that are running; without

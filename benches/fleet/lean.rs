@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tollgate::clock::Instant;
 use tollgate::fleet::{self, Reporter};
 use tollgate::health::Health;
+use tollgate::proxy::FailedAuthLimit;
 use tollgate::replica::presence::Presence;
 use tollgate::replica::sync::Synchroniser;
 use tollgate::replica::{FreshnessConfig, MaxStaleness, Replica, SidecarIdentity, driver};
@@ -240,7 +241,7 @@ impl Simulated {
             SidecarIdentity::take(None).expect("no file").id,
             fleet::min_report_ttl(&freshness),
         ));
-        let health = Health::new(Arc::clone(&replica), freshness.max_staleness, Vec::new());
+        let health = Health::new(Arc::clone(&replica), freshness.max_staleness, Vec::new(), FailedAuthLimit::default());
         let reporter = Reporter::new(
             store.clone(),
             Arc::new(health),

@@ -257,6 +257,11 @@ fn limits(limits: &mut Limits, keys: &mut impl Visitor) {
     keys.value("max_body_bytes", &Size(1..=1 << 50), &mut limits.max_body_bytes);
     keys.value("max_streams", &Number(1..=10_000), &mut limits.max_streams);
     keys.value("min_body_rate", &Size(1..=1 << 30), &mut limits.min_body_rate);
+    keys.section("failed_auth", |keys| {
+        keys.value("rate", &Number(0..=1_000_000), &mut limits.failed_auth.rate);
+        keys.value("burst", &Number(1..=1_000_000), &mut limits.failed_auth.burst);
+        keys.value("exempt", &List(text()), &mut limits.failed_auth.exempt);
+    });
 }
 
 fn timeouts(timeouts: &mut Timeouts, keys: &mut impl Visitor) {

@@ -8,6 +8,7 @@ use http::header::AUTHORIZATION;
 use http::{Method, Request};
 
 use super::body::GATHERED;
+use super::failed_auth::FailedAuth;
 use super::path::normalise;
 use super::refusal::Refusal;
 use super::route::{Access, NoRoute, RouteTable};
@@ -36,6 +37,8 @@ pub(crate) struct Gate {
     expired_retention: Duration,
     health_path: Option<String>,
     readiness: Arc<Readiness>,
+    /// Who was refused for want of a good token.
+    pub(super) failed_auth: Arc<FailedAuth>,
 }
 
 /// What a request was permitted: the only way to an upstream. Only [`Gate::decide`] makes one.
@@ -74,7 +77,7 @@ impl Gate {
     /// A gate before a replica that may still be empty, and these two upstreams.
     pub(crate) fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
         let Settings { limits, timeouts, routes, trusted_proxies, max_staleness, expired_retention, .. } = settings;
-        let Settings { health_path, readiness, .. } = settings;
+        let Settings { health_path, readiness, failed_auth, .. } = settings;
         Self {
             replica,
             limits,
@@ -87,6 +90,7 @@ impl Gate {
             expired_retention,
             health_path,
             readiness,
+            failed_auth,
         }
     }
 

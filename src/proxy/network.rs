@@ -85,6 +85,20 @@ fn first_of(address: IpAddr, prefix: u8) -> IpAddr {
     }
 }
 
+/// What counts as one client: of IPv6 the network, since a host has all of a /64 to itself; IPv4 mapped into IPv6, or
+/// translated (RFC 6052, `64:ff9b::/96`), is what it is.
+pub(crate) fn client_network(address: IpAddr) -> u128 {
+    const TRANSLATED: u128 = 0x0064_ff9b << 96;
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) if address.to_bits() >> 32 == TRANSLATED >> 32 => {
+            let [.., a, b, c, d] = address.octets();
+            Ipv4Addr::new(a, b, c, d).to_ipv6_mapped().to_bits()
+        }
+        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -121,6 +135,17 @@ mod tests {
         for text in ["", "localhost", "10.0.0.0/", "10.0.0.0/+8", "10.0.0.0/8/8", "10.0.0/8", "10.0.0.0/255.0.0.0"] {
             assert_eq!(refused(text), InvalidNetwork::Form, "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_counts_as_one_client() {
+        let key = |address: &str| client_network(address.parse().expect("an address"));
+        assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
+        assert_eq!(key("192.0.2.1"), key("64:ff9b::192.0.2.1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:0:0:1"));
+        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+        assert_ne!(key("0.0.0.0"), key("::1"));
     }
 
     proptest! {

@@ -77,6 +77,12 @@ pub enum Refusal {
     /// A balancer asked, and the sidecar wants no requests: why.
     #[error("Not ready: {0}")]
     NotReady(&'static str),
+    /// The client has had too many refusals for want of a good token.
+    #[error("Too many failed authentications")]
+    TooManyFailures {
+        /// Seconds until there may be another one.
+        retry_after: String,
+    },
     /// The upstream cannot be reached, or does not speak HTTP/1.1.
     #[error("Upstream unavailable")]
     Upstream,
@@ -118,6 +124,7 @@ impl Refusal {
             Self::Timeout => 408,
             Self::BodyTooLarge => 413,
             Self::Expectation => 417,
+            Self::TooManyFailures { .. } => 429,
             Self::HeadTooLarge => 431,
             Self::Framing(BrokenFraming::UnknownCoding) => 501,
             Self::Gone => 499, // in the log only, where nginx says it so
@@ -159,6 +166,7 @@ impl Refusal {
             Self::UnknownToken => "unknown_token",
             Self::Expired => "expired",
             Self::Permission(_) => "permission",
+            Self::TooManyFailures { .. } => "too_many_failures",
             Self::Stale => "stale",
             Self::NotReady(_) => "not_ready",
             Self::Upstream => "upstream",
@@ -204,6 +212,7 @@ impl Refusal {
                 "Bearer realm=\"tollgate\", error=\"invalid_token\", error_description=\"The token expired\"",
             )),
             Self::Method { allow } => Some(("Allow", allow.as_str())),
+            Self::TooManyFailures { retry_after } => Some(("Retry-After", retry_after.as_str())),
             Self::Stale | Self::Overloaded | Self::NotReady(_) => Some(("Retry-After", RETRY_AFTER)),
             _ => None,
         };

@@ -11,7 +11,7 @@ use hyper::body::Body as _;
 use super::body::Upload;
 use super::exchange::Exchange;
 use super::request::{Origin, authority};
-use super::{Admission, Permit};
+use super::{Admission, Gate, Permit};
 use crate::token::Role;
 use crate::upstream::{Credential, Upstream};
 use crate::worker::RequestId;
@@ -108,6 +108,24 @@ fn earlier_hops(headers: &HeaderMap, origin: Origin) -> Option<HeaderValue> {
     }
     let hops = [said.join(b", ".as_slice()), origin.address.to_string().into_bytes()].join(b", ".as_slice());
     HeaderValue::from_maybe_shared(Bytes::from(hops)).ok()
+}
+
+/// Whose a request is: who connected, or who the trusted proxies name that it came through.
+pub(super) fn client(headers: &HeaderMap, origin: Origin, gate: &Gate) -> IpAddr {
+    let mut client = origin.address;
+    if !origin.trusted {
+        return client;
+    }
+    let said = headers.get_all(&X_FORWARDED_FOR).iter().rev().filter_map(|value| value.to_str().ok());
+    // The latest hop comes last; each is believed as far as the one after it is trusted.
+    for hop in said.flat_map(|said| said.rsplit(',')) {
+        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
+        client = address.to_canonical();
+        if !gate.trusts(client) {
+            break;
+        }
+    }
+    client
 }
 
 /// A field that may be there once.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Network;
+use super::failed_auth::{FailedAuth, FailedAuthLimit};
 use super::route::RouteTable;
 use crate::readiness::Readiness;
 use crate::replica::MaxStaleness;
@@ -27,6 +28,8 @@ pub(crate) struct Settings {
     pub health_path: Option<String>,
     /// What that is.
     pub readiness: Arc<Readiness>,
+    /// Who was refused for want of a good token.
+    pub failed_auth: Arc<FailedAuth>,
 }
 
 /// What is refused for its size or number.
@@ -36,6 +39,8 @@ pub struct Limits {
     pub max_connections: NonZeroUsize,
     /// Open client connections from one address; `None`: as many as there may be in all.
     pub max_connections_per_client: Option<NonZeroUsize>,
+    /// Failed authentications of one client network.
+    pub failed_auth: FailedAuthLimit,
     /// Bytes of a request head (request line and fields).
     pub max_head_bytes: NonZeroUsize,
     /// Fields of a request.
@@ -61,6 +66,7 @@ impl Default for Limits {
             max_body_bytes: bytes(10 << 20),
             max_streams: number(100),
             min_body_rate: bytes(1 << 10),
+            failed_auth: FailedAuthLimit::default(),
         }
     }
 }

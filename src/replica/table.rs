@@ -274,6 +274,11 @@ impl Ledger {
         !self.suppressed.is_empty()
     }
 
+    /// Whether a digest was seen to be revoked or deleted.
+    pub(super) fn is_tombstone(&self, digest: &Digest) -> bool {
+        self.tombstones.contains(digest)
+    }
+
     /// Those of them that the store does not show as recalled.
     pub(super) fn unrecalled(&self) -> Vec<Digest> {
         self.suppressed.keys().filter(|digest| !self.recalled.is_shown(digest)).copied().collect()

@@ -12,6 +12,7 @@ mod descriptors;
 mod dev;
 mod drain;
 mod earlier;
+mod failed_auth;
 mod faults;
 mod fleet;
 mod freshness;

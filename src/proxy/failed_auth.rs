@@ -1,0 +1,321 @@
+//! Requests that nobody can be let in for: counted, told to the operator with what is known, and, where one client has too many,
+//! answered with 429. Never a good token, nor one that is known: whoever comes from the same address has done nothing wrong.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HeaderMap};
+
+use super::exchange::Exchange;
+use super::network::client_network;
+use super::refusal::Refusal;
+use super::{Gate, Network, credential, sanitize};
+use crate::clock::Instant;
+use crate::lock::Mutex;
+use crate::replica::{Known, Replica};
+use crate::sampler::Sampler;
+use crate::token::Digest;
+use crate::words::words;
+
+/// How many failed authentications of one client network get the reason for it.
+#[derive(Debug, Clone)]
+pub struct FailedAuthLimit {
+    /// A second; 0: no limit.
+    pub rate: u32,
+    /// At once.
+    pub burst: u32,
+    /// Whose are not counted; this host's never are.
+    pub exempt: Vec<Network>,
+}
+
+impl Default for FailedAuthLimit {
+    fn default() -> Self {
+        Self { rate: 10, burst: 1000, exempt: Vec::new() }
+    }
+}
+
+words! {
+    /// Why a request was not authenticated.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Failure {
+        /// None, several, or another form than `Bearer TOKEN`.
+        NoCredential = "no_credential",
+        /// No token of Telegraf Controller.
+        TokenFormat = "token_format",
+        /// Nobody's, or revoked, or deleted.
+        UnknownToken = "unknown_token",
+        /// Past its expiry.
+        Expired = "expired",
+        /// Its owner is disabled.
+        OwnerDisabled = "owner_disabled",
+    }
+}
+
+/// Client networks that are remembered at most.
+const MAX_CLIENTS: usize = 65_536;
+
+/// Lines about one client in a [`PERIOD`].
+const LINES: u32 = 3;
+
+/// See [`LINES`].
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// Digits of the digest in the log: enough for `tollgate token find`, and no help to anybody.
+const DIGITS: usize = 12;
+
+/// Failed authentications, over all workers.
+#[derive(Debug)]
+pub(crate) struct FailedAuth {
+    limit: FailedAuthLimit,
+    clients: Mutex<HashMap<u128, Client>>,
+    totals: [AtomicU64; Failure::ALL.len()],
+    limited: AtomicU64,
+    /// Over all clients.
+    log: Sampler,
+}
+
+/// What is remembered of a client network.
+#[derive(Debug, Clone, Copy)]
+struct Client {
+    /// When what it used up will be there again: the theoretical arrival time of GCRA.
+    due: Instant,
+    /// Since when its lines are counted.
+    since: Instant,
+    lines: u32,
+    left_out: u64,
+    warned: bool,
+}
+
+/// What to do about one more.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    /// After how long there is room for another one; `None`: there was room for this one.
+    retry_after: Option<Duration>,
+    /// Say it, and how many of this client were not said; `None`: that was said often enough.
+    left_out: Option<u64>,
+    /// It is the first in a while that is too many.
+    is_offence: bool,
+}
+
+impl FailedAuth {
+    pub(crate) fn new(limit: FailedAuthLimit) -> Self {
+        Self {
+            limit,
+            clients: Mutex::default(),
+            totals: [const { AtomicU64::new(0) }; Failure::ALL.len()],
+            limited: AtomicU64::new(0),
+            log: Sampler::default(),
+        }
+    }
+
+    /// How many there were.
+    pub(crate) fn total(&self, failure: Failure) -> u64 {
+        self.totals[failure as usize].load(Ordering::Relaxed)
+    }
+
+    /// How many of them were answered with 429.
+    pub(crate) fn limited(&self) -> u64 {
+        self.limited.load(Ordering::Relaxed)
+    }
+
+    /// The time between two, and the time that all at once take: `None`, where this client's are not limited.
+    fn pace(&self, client: IpAddr, failure: Failure) -> Option<(Duration, Duration)> {
+        let interval = Duration::from_secs(1).checked_div(self.limit.rate)?;
+        let is_known = matches!(failure, Failure::Expired | Failure::OwnerDisabled);
+        let is_exempt = client.is_loopback() || self.limit.exempt.iter().any(|network| network.contains(client));
+        if is_known || is_exempt {
+            return None;
+        }
+        Some((interval, interval.saturating_mul(self.limit.burst)))
+    }
+
+    fn judge(&self, client: IpAddr, failure: Failure, now: Instant) -> Verdict {
+        let mut clients = self.clients.lock();
+        let key = client_network(client);
+        if clients.len() >= MAX_CLIENTS && !clients.contains_key(&key) {
+            // Who has used nothing up is forgotten; nobody who has is.
+            clients.retain(|_, client| client.due > now);
+            if clients.len() >= MAX_CLIENTS {
+                return Verdict { retry_after: None, left_out: None, is_offence: false };
+            }
+        }
+        let client_state = Client { due: now, since: now, lines: 0, left_out: 0, warned: false };
+        let state = clients.entry(key).or_insert(client_state);
+        if now.duration_since(state.since) >= PERIOD {
+            (state.since, state.lines, state.warned) = (now, 0, false);
+        }
+        let mut retry_after = None;
+        if let Some((interval, all)) = self.pace(client, failure) {
+            let due = state.due.max(now) + interval;
+            match due.duration_since(now).checked_sub(all) {
+                Some(late) if late > Duration::ZERO => retry_after = Some(late),
+                _ => state.due = due,
+            }
+        }
+        let is_offence = retry_after.is_some() && !std::mem::replace(&mut state.warned, retry_after.is_some());
+        let left_out = match state.lines < LINES && retry_after.is_none() {
+            true => {
+                state.lines += 1;
+                Some(std::mem::take(&mut state.left_out))
+            }
+            false => {
+                state.left_out += 1;
+                None
+            }
+        };
+        Verdict { retry_after, left_out, is_offence }
+    }
+}
+
+/// What a request that was refused is answered with, if authentication failed: counts it, and says it to the operator.
+pub(super) fn refused(exchange: &Exchange, headers: &HeaderMap, gate: &Gate, refusal: Refusal) -> Refusal {
+    let digest = headers.get(AUTHORIZATION).and_then(|value| credential::digest(value.as_bytes()).ok());
+    let known = digest.map_or(Known::Nothing, |digest| gate.replica.known(&digest));
+    let failure = match (&refusal, &known) {
+        (Refusal::NoCredential, _) => Failure::NoCredential,
+        (Refusal::TokenFormat, _) => Failure::TokenFormat,
+        (Refusal::Expired, _) => Failure::Expired,
+        (Refusal::UnknownToken, Known::OwnerDisabled { .. }) => Failure::OwnerDisabled,
+        // It expired so long ago that this is no longer said.
+        (Refusal::UnknownToken, Known::Usable { .. }) => Failure::Expired,
+        (Refusal::UnknownToken, _) => Failure::UnknownToken,
+        _ => return refusal,
+    };
+    let failed = &gate.failed_auth;
+    failed.totals[failure as usize].fetch_add(1, Ordering::Relaxed);
+    let client = sanitize::client(headers, exchange.origin, gate);
+    let Verdict { retry_after, left_out, is_offence } = failed.judge(client, failure, Instant::now());
+    if is_offence {
+        tracing::warn!(%client, "a client has too many failed authentications: 429 for what is over limits.failed_auth");
+    }
+    if let Some(left_out) = left_out
+        && let Some(others_left_out) = failed.log.admit()
+    {
+        log(exchange, client, failure, &known, digest, &gate.replica, left_out + others_left_out);
+    }
+    let Some(retry_after) = retry_after else { return refusal };
+    failed.limited.fetch_add(1, Ordering::Relaxed);
+    let seconds = retry_after.as_secs() + 1;
+    Refusal::TooManyFailures { retry_after: seconds.to_string() }
+}
+
+fn log(
+    exchange: &Exchange,
+    client: IpAddr,
+    failure: Failure,
+    known: &Known,
+    digest: Option<Digest>,
+    replica: &Replica,
+    left_out: u64,
+) {
+    let reason = match (failure, digest) {
+        (Failure::NoCredential, _) => "no token, or not in the form `Authorization: Bearer TOKEN`",
+        (Failure::TokenFormat, _) => "what was sent is no token of Telegraf Controller",
+        (Failure::Expired, _) => "the token expired",
+        (Failure::OwnerDisabled, _) => "the token's owner is disabled",
+        (Failure::UnknownToken, Some(digest)) if replica.was_removed(&digest) => "the token was revoked or deleted",
+        (Failure::UnknownToken, _) => "there is no such token",
+    };
+    let (token, user) = match known {
+        Known::Usable { token, owner } | Known::OwnerDisabled { token, owner } => (Some(token), Some(owner.name())),
+        Known::Nothing => (None, None),
+    };
+    let token = token.map(tracing::field::display);
+    let digest = digest.map(|digest| format!("{digest:.DIGITS$}"));
+    let request_id = exchange.id();
+    tracing::info!(
+        %client, reason, token, user, digest, request_id = request_id.as_str(), left_out,
+        "authentication refused"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limited(rate: u32, burst: u32) -> FailedAuth {
+        let exempt = vec!["198.51.100.0/24".parse().expect("a network")];
+        FailedAuth::new(FailedAuthLimit { rate, burst, exempt })
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn refused(failed: &FailedAuth, client: &str, failure: Failure, at: Duration) -> bool {
+        let now = Instant::since_boot(Duration::from_secs(1000) + at);
+        failed.judge(address(client), failure, now).retry_after.is_some()
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_so_many_a_second() {
+        let failed = limited(10, 100);
+        let at = |milliseconds| {
+            let refused =
+                |_: &i32| refused(&failed, "192.0.2.7", Failure::UnknownToken, Duration::from_millis(milliseconds));
+            200 - (0..200).filter(refused).count()
+        };
+        assert_eq!((at(0), at(50), at(100), at(1100), at(60_000)), (100, 0, 1, 10, 100));
+        // Of the others nothing is used up.
+        assert!(!refused(&failed, "192.0.2.8", Failure::UnknownToken, Duration::ZERO));
+    }
+
+    #[test]
+    fn networks_count_as_one_client_and_ipv4_as_such() {
+        let failed = limited(1, 1);
+        let first = |client| !refused(&failed, client, Failure::TokenFormat, Duration::ZERO);
+        assert!(first("2001:db8::1") && !first("2001:db8::ffff:1") && first("2001:db8:0:1::1"));
+        assert!(
+            first("192.0.2.7") && !first("::ffff:192.0.2.7") && !first("64:ff9b::192.0.2.7") && first("64:ff9b::1")
+        );
+    }
+
+    #[test]
+    fn who_is_known_exempt_or_of_this_host_is_not_limited() {
+        let failed = limited(1, 1);
+        let last = |client, failure| (0..9).fold(false, |_, _| refused(&failed, client, failure, Duration::ZERO));
+        assert!(last("192.0.2.7", Failure::NoCredential));
+        for client in ["127.0.0.1", "::1", "198.51.100.9"] {
+            assert!(!last(client, Failure::UnknownToken), "{client}");
+        }
+        for failure in [Failure::Expired, Failure::OwnerDisabled] {
+            assert!(!last("192.0.2.7", failure), "{failure}");
+        }
+        assert!(!(0..9).any(|_| refused(&limited(0, 1), "192.0.2.7", Failure::UnknownToken, Duration::ZERO)));
+    }
+
+    #[test]
+    fn a_full_table_frees_no_offender_and_refuses_no_newcomer() {
+        let failed = limited(1, 2);
+        let offend = |client: u32| {
+            let client = std::net::Ipv4Addr::from_bits(0x0a00_0000 + client).to_string();
+            (0..3).map(|_| refused(&failed, &client, Failure::UnknownToken, Duration::ZERO)).collect::<Vec<_>>()
+        };
+        for client in 0..MAX_CLIENTS {
+            assert_eq!(offend(client.try_into().expect("small")), [false, false, true]);
+        }
+        assert_eq!(offend(100_000), [false, false, false], "a newcomer");
+        assert!(refused(&failed, "10.0.0.0", Failure::UnknownToken, Duration::ZERO), "an offender");
+        // When they have used up nothing any more, there is room.
+        assert!(!refused(&failed, "192.0.2.7", Failure::UnknownToken, Duration::from_secs(3)));
+        assert_eq!(failed.clients.lock().len(), 1);
+    }
+
+    #[test]
+    fn of_a_client_a_few_are_said_each_minute_and_once_that_it_is_too_many() {
+        let failed = limited(10, 5);
+        let mut said = (0, 0, 0);
+        for second in [0, 1, 61] {
+            for _ in 0..100 {
+                let now = Instant::since_boot(Duration::from_secs(1000 + second));
+                let verdict = failed.judge(address("192.0.2.7"), Failure::UnknownToken, now);
+                said.0 += u32::from(verdict.left_out.is_some());
+                said.1 += u32::from(verdict.is_offence);
+                said.2 = verdict.left_out.unwrap_or(said.2);
+            }
+        }
+        assert_eq!(said, (6, 2, 0));
+    }
+}
