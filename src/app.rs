@@ -53,6 +53,7 @@ pub struct Sidecar {
     admin: SocketAddr,
     health: Arc<Health>,
     stop: watch::Sender<bool>,
+    drain_delay: Duration,
     workers: Vec<JoinHandle<()>>,
     tasks: Vec<AbortHandle>,
     reporter: Option<Reporting>,
@@ -122,7 +123,7 @@ impl Sidecar {
             Arc::clone(&health.refused),
             Arc::clone(&health.without_proxy_header),
         ));
-        let drain = config.timeouts.drain;
+        let (drain_delay, drain) = (config.timeouts.drain_delay, config.timeouts.drain);
         let settings = proxy::Settings {
             limits: config.limits,
             timeouts: config.timeouts,
@@ -157,6 +158,7 @@ impl Sidecar {
             admin: admin_socket.local_addr().unwrap_or(config.admin_address),
             health: Arc::clone(&health),
             stop,
+            drain_delay,
             workers: Vec::new(),
             tasks: Vec::new(),
             reporter: None,
@@ -294,9 +296,11 @@ impl Sidecar {
         self.health.replica.ready().await;
     }
 
-    /// Stops: no longer ready, no new connections, in-flight requests are finished, bounded by the drain timeout.
+    /// Stops: no longer ready; after `drain_delay`, in which balancers take note of it, no new connections, and in-flight
+    /// requests are finished, bounded by the drain timeout.
     pub async fn stop(mut self) {
         self.health.readiness.draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(self.drain_delay).await;
         self.stop.send_replace(true);
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));

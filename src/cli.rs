@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   dev, serve, check ───► the sidecar itself                  (cli/serve.rs)
+//!   health ──────────────► the sidecar on this host            (cli/health.rs)
 //!   status ──────────────► session: store, reports             (cli/status.rs)
 //!   store ───────────────► stores, as a whole                  (cli/store.rs)
 //!   init, user, token ───► session: store, registry, actor     (cli/session.rs)
@@ -14,6 +15,7 @@
 mod args;
 mod confirm;
 mod export;
+mod health;
 mod import;
 mod list;
 mod output;
@@ -93,6 +95,9 @@ pub(crate) enum Command {
     /// Copy, back up, restore and freeze registries
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Say whether the sidecar on this host is ready
+    #[command(after_help = health::EXAMPLES)]
+    Health(health::HealthArgs),
     /// Show the store and every sidecar
     Status(status::StatusArgs),
 }
@@ -128,6 +133,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         Command::User(command) => session::block_on(user::run(&globals, command)),
         Command::Token(command) => session::block_on(token::run(&globals, command)),
         Command::Store(command) => session::block_on(store::run(&globals, command)),
+        Command::Health(args) => health::health(&globals, &args),
         Command::Status(args) => session::block_on(status::run(&globals, args)),
     }
 }

@@ -24,7 +24,7 @@ mod tls;
 mod upstream;
 mod visit;
 
-pub use load::{Overrides, Source, load, store_settings};
+pub use load::{Overrides, Source, admin_address, load, store_settings};
 pub use problem::{Problem, Problems};
 pub use raw::Place;
 pub use reason::{Cause, Reason};

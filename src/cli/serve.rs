@@ -1,6 +1,7 @@
 //! `dev`, `serve` and `check`: the commands on the sidecar itself.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -102,6 +103,14 @@ pub(super) fn store_settings_of(globals: &Globals, argument: &'static str, place
         }
     };
     settings.map_err(|problems| into_error(problems.of_argument(argument)))
+}
+
+/// Where the admin listener is, by the configuration.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn admin_address(globals: &Globals) -> anyhow::Result<SocketAddr> {
+    config::admin_address(&Source::of_process(globals.config.clone())).map_err(into_error)
 }
 
 fn gather_store(globals: &Globals) -> Result<Settings, Problems> {

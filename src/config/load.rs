@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::raw::{self, Node, Place, TomlTable, Value};
 use super::read::{Reader, Section};
 use super::reason::{Cause, Reason};
 use super::visit::Visitor as _;
-use super::{Config, store};
+use super::{Config, sections, store};
 use crate::store::{Settings, StoreUrl};
 
 /// Names the file, where it is not named by a flag.
@@ -119,7 +120,7 @@ pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> 
     let mut config = Config::with_store(source.store());
     let written = RawConfig::gather(source, overrides)?;
     let overridden = written.judge_each(|keys| config.clone().walk(keys));
-    written.read(source, overridden, |keys| config.walk(keys))?;
+    written.read(Some(source), overridden, |keys| config.walk(keys))?;
     Ok(config)
 }
 
@@ -135,8 +136,23 @@ pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings
     };
     let written = RawConfig::gather(source, overrides)?;
     let overridden = written.judge_each(|keys| walk(&mut settings.clone(), keys));
-    written.read(source, overridden, |keys| walk(&mut settings, keys))?;
+    written.read(Some(source), overridden, |keys| walk(&mut settings, keys))?;
     Ok(settings)
+}
+
+/// Reads only where the admin listener is.
+///
+/// # Errors
+/// As [`store_settings`].
+pub fn admin_address(source: &Source) -> Result<SocketAddr, Problems> {
+    let mut address = sections::ADMIN;
+    let walk = |address: &mut SocketAddr, keys: &mut Reader<'_>| {
+        keys.section("admin", |keys| sections::admin(address, keys));
+    };
+    let written = RawConfig::gather(source, &Overrides::default())?;
+    let overridden = written.judge_each(|keys| walk(&mut address.clone(), keys));
+    written.read(None, overridden, |keys| walk(&mut address, keys))?;
+    Ok(address)
 }
 
 /// Every key there is.
@@ -251,17 +267,18 @@ impl RawConfig {
         self.places.iter().flat_map(judge).collect()
     }
 
-    /// Takes the walk over what is in effect; all is well only if nobody found fault with anything.
+    /// Takes the walk over what is in effect; all is well only if nobody found fault with anything. With a source, it must say
+    /// where the store is.
     fn read(
         self,
-        source: &Source,
+        source: Option<&Source>,
         overridden: Vec<Problem>,
         walk: impl FnOnce(&mut Reader<'_>),
     ) -> Result<(), Problems> {
         let problems = RefCell::new(self.problems);
         let root = Section::root(&self.root, &problems);
         let store = root.section("store");
-        if let Some(why) = source.no_store().filter(|_| !store.has("url")) {
+        if let Some(why) = source.and_then(Source::no_store).filter(|_| !store.has("url")) {
             store.problem("url", why);
         }
         walk(&mut Reader::in_effect(root));

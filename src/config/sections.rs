@@ -21,7 +21,7 @@ use crate::store::{Settings, StoreUrl};
 use crate::upstream::{CredentialMode, UpstreamUrl, Upstreams};
 
 /// Where the admin listener is when it is not written.
-const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
 
 /// Whoever comes back from a vacation reads what is wrong with the token.
 const EXPIRED_RETENTION: Duration = Duration::from_hours(30 * 24);
@@ -74,7 +74,7 @@ impl Config {
         keys.section("registry", |keys| {
             keys.value("expired_retention", &DURATION_OR_ZERO, &mut self.expired_retention);
         });
-        keys.section("admin", |keys| keys.value("address", &ADDRESS, &mut self.admin_address));
+        keys.section("admin", |keys| admin(&mut self.admin_address, keys));
         keys.section("health", |keys| keys.value("path", &Maybe(HEALTH_PATH), &mut self.health_path));
         keys.section("limits", |keys| limits(&mut self.limits, keys));
         keys.section("timeouts", |keys| timeouts(&mut self.timeouts, keys));
@@ -225,6 +225,11 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && (a == b || has(a, b) || has(b, a))
 }
 
+/// The keys of `[admin]`.
+pub(super) fn admin(address: &mut SocketAddr, keys: &mut impl Visitor) {
+    keys.value("address", &ADDRESS, address);
+}
+
 fn freshness(config: &mut FreshnessConfig, keys: &mut impl Visitor) {
     keys.value("probe_interval", &DURATION, &mut config.probe_interval);
     keys.value("max_staleness", &text(), &mut config.max_staleness);
@@ -269,6 +274,7 @@ fn timeouts(timeouts: &mut Timeouts, keys: &mut impl Visitor) {
     keys.value("request_head", &DURATION, &mut timeouts.request_head);
     keys.value("body_grace", &DURATION, &mut timeouts.body_grace);
     keys.value("keep_alive", &DURATION, &mut timeouts.keep_alive);
+    keys.value("drain_delay", &DURATION_OR_ZERO, &mut timeouts.drain_delay);
     keys.value("drain", &DURATION_OR_ZERO, &mut timeouts.drain);
 }
 

@@ -82,7 +82,9 @@ pub struct Timeouts {
     pub body_grace: Duration,
     /// How long a connection without a request stays open.
     pub keep_alive: Duration,
-    /// From the signal to stop to cutting what still runs.
+    /// From the signal to stop to the end of accepting: balancers take note meanwhile.
+    pub drain_delay: Duration,
+    /// From then to cutting what still runs.
     pub drain: Duration,
 }
 
@@ -93,6 +95,7 @@ impl Default for Timeouts {
             request_head: Duration::from_secs(10),
             body_grace: Duration::from_secs(20),
             keep_alive: Duration::from_mins(5),
+            drain_delay: Duration::ZERO,
             drain: Duration::from_secs(30),
         }
     }

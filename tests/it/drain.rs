@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    CONFIG, Client, HEARTBEAT, Http2Client, Program, Script, Site, Upstream, http2_with, ok, post, request, within,
+    CONFIG, Client, HEARTBEAT, Http2Client, Program, Script, Site, Upstream, http2_with, ok, post, request, run, within,
 };
 
 #[tokio::test]
@@ -197,4 +197,57 @@ async fn a_store_that_hangs_holds_up_no_stop() {
     within("the stop", site.sidecar.stop()).await;
     // It would be 2 s for the report, and 2 s to take it back.
     assert!(begun.elapsed() < Duration::from_millis(1800), "{:?}", begun.elapsed());
+}
+
+/// A balancer has time to notice: meanwhile everything goes on, new connections too.
+#[tokio::test]
+async fn before_a_drain_the_sidecar_says_for_a_while_that_it_wants_no_more() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let variables = [("TIMEOUTS__DRAIN_DELAY", "1h"), ("HEALTH__PATH", "/healthz")];
+    let program = Program::start(&api, &heartbeat, &variables);
+    let asked = async |path: &str, token: &str| {
+        let mut client = Client::connect(program.address()).await;
+        client.send(request("GET", path, &format!("Authorization: Bearer {token}\r\n"))).await;
+        client.reply().await.status()
+    };
+    assert_eq!(asked("/healthz", "").await, 200);
+    program.signal("TERM");
+    crate::harness::eventually("it says so", || async { asked("/healthz", "").await == 503 }).await;
+    assert_eq!(asked(CONFIG, &program.token).await, 200);
+    let mut idle = Client::connect(program.address()).await;
+    // The second signal ends the delay as it ends a drain.
+    program.signal("TERM");
+    idle.is_cut().await;
+    assert!(within("the end", program.ended()).await.success());
+}
+
+/// For `HEALTHCHECK`, and probes that run a command.
+#[tokio::test]
+async fn the_command_for_probes_ends_as_the_sidecar_is() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let program = Program::start(&api, &heartbeat, &[("TIMEOUTS__DRAIN_DELAY", "1h")]);
+    let admin = program.admin().to_string();
+    let health = |more: &[&str]| {
+        let output = program.run(&[&["health", "--admin-listen", &admin], more].concat());
+        let said = String::from_utf8(if output.status.success() { output.stdout } else { output.stderr });
+        (output.status.code(), said.expect("text"))
+    };
+    assert_eq!(health(&[]), (Some(0), "{\"ready\":true}".to_owned()));
+    program.signal("TERM");
+    crate::harness::eventually("it is not ready", || async { health(&[]).0 == Some(1) }).await;
+    assert!(health(&[]).1.contains("not ready: {\"ready\":false,\"reason\":\"draining\"}"), "{}", health(&[]).1);
+    assert_eq!(health(&["--live"]).0, Some(0));
+    program.signal("TERM");
+    let mut gone = program.command(&["health", "--admin-listen", &admin]);
+    within("the end", program.ended()).await;
+    let output = gone.output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(1) && said.contains(&format!("no sidecar answers at http://{admin}/readyz")),
+        "{said}"
+    );
+    // Where the configuration has it, and nothing else of this host is known.
+    let output = run(&["health"], &[("TOLLGATE_ADMIN__ADDRESS", &admin)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains(&admin), "{said}");
 }
