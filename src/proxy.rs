@@ -120,7 +120,7 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
     if let Some(health) = gate.asks_for_health(request) {
         return health.map(|()| healthy(exchange, *request.method() == Method::HEAD));
     }
-    let withheld = *request.method() == Method::HEAD && is_configuration(request.uri().path());
+    let withheld = *request.method() == Method::HEAD && may_be_watched(request.uri().path());
     let decision = if request.body().is_too_large() { Err(Refusal::BodyTooLarge) } else { gate.decide(request) };
     let reply = match decision {
         Ok(permit) => {
@@ -152,7 +152,19 @@ fn healthy(exchange: &Exchange, to_head: bool) -> Response<Relayed> {
     reply
 }
 
-/// Whether this is the path of a configuration, by its id, its alias, or the group it is in.
-fn is_configuration(path: &str) -> bool {
-    ["/api/configs/", "/c/", "/api/config-groups/"].iter().any(|prefix| path.starts_with(prefix))
+/// Whether agents fetch this normalised path as their configuration: by its id, its alias, or the group it is in.
+fn is_fetched(path: &str) -> bool {
+    let by_id = |prefix| path.strip_prefix(prefix).and_then(|rest: &str| rest.strip_suffix("/toml"));
+    let by_alias = path.strip_prefix("/c/");
+    [by_id("/api/configs/"), by_id("/api/config-groups/"), by_alias]
+        .into_iter()
+        .flatten()
+        .any(|name| !name.contains('/'))
+}
+
+/// Whether an agent may watch this path: one of these, or what else there is of a configuration.
+fn may_be_watched(path: &str) -> bool {
+    let is_below =
+        |path: &str| ["/api/configs/", "/c/", "/api/config-groups/"].iter().any(|prefix| path.starts_with(prefix));
+    path::normalise(path).is_ok_and(|path| is_below(&path))
 }

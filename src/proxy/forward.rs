@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::HOST;
+use http::header::{CONTENT_ENCODING, HOST};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -41,15 +41,16 @@ pub(super) async fn forward(
     if !request.body().is_whole() {
         attempt.watched(request.body_mut().gather()).await??;
     }
-    let is_fetch = permit.is_configuration() && matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_fetch = permit.is_fetched() && matches!(*request.method(), Method::GET | Method::HEAD);
     // Configuration fetches go first: an agent that gets none exits.
     let in_flight = attempt.in_flight_slot(if is_fetch { Priority::High } else { Priority::Normal }).await?;
     let mut node = balancer.choose();
     sanitize::request(request, permit, &balancer.upstream, node.host(), exchange);
+    let to_head = *request.method() == Method::HEAD;
     let sent = attempt.send(request, &mut node).await?;
     if attempt.may_refuse_credential(sent.0.status(), is_fetch) {
         // Boxed, as connecting is.
-        return Box::pin(attempt.judge(sent, node, in_flight, admitted)).await;
+        return Box::pin(attempt.judge(sent, node, in_flight, admitted, to_head)).await;
     }
     attempt.deliver(sent, Bytes::new(), node, in_flight, admitted)
 }
@@ -182,26 +183,35 @@ impl Attempt<'_> {
         self.permit.admission().is_some() && self.balancer.upstream.may_refuse_credential(status, for_agents)
     }
 
-    /// The upstream refuses Tollgate's own credential, which no client can mend; unless it speaks of its licence: that is the
-    /// client's.
+    /// The upstream refuses Tollgate's own credential, which no client can mend; unless it speaks of its licence, or says 403 and
+    /// cannot be understood (too slow, encoded): that is the client's.
     async fn judge(
         &self,
         (mut reply, lease, progress): Sent,
         node: Chosen<Upload>,
         in_flight: InFlightSlot,
         admitted: Option<Admitted>,
+        to_head: bool,
     ) -> Result<Response<Relayed>, Refusal> {
         if let Some(progress) = &progress {
             progress.answered.set(true);
         }
         self.exchange.alarm.set(MAX_WAIT);
-        let (said, is_whole) = match self.exchange.alarm.race(beginning(reply.body_mut())).await {
-            Ok(said) => said.unwrap_or_default(),
-            Err(Interrupt::Deadline) => Default::default(),
+        let mut said = BytesMut::new();
+        let is_whole = match self.exchange.alarm.race(beginning(reply.body_mut(), &mut said)).await {
+            Ok(is_whole) => is_whole,
+            Err(Interrupt::Deadline) => false,
             Err(interrupt) => return Err(self.interrupted(interrupt, Refusal::UpstreamTimeout)),
         };
-        if reply.status() == StatusCode::FORBIDDEN && is_about_licence(&said) {
-            return self.deliver((reply, lease, progress), said, node, in_flight, admitted);
+        if reply.status() == StatusCode::FORBIDDEN {
+            // Without a body it says nothing, and a watcher that hears nothing forgets nothing.
+            if to_head {
+                return Err(Refusal::UpstreamCredential);
+            }
+            let is_unknown = said.len() < MAX_REASON && !is_whole || reply.headers().contains_key(CONTENT_ENCODING);
+            if is_unknown || is_about_licence(&said) {
+                return self.deliver((reply, lease, progress), said.freeze(), node, in_flight, admitted);
+            }
         }
         self.balancer.upstream.report_refused(lease.address(), reply.status(), self.exchange.id().as_str());
         let is_uploaded = progress.is_none_or(|progress| progress.done.get());
@@ -257,21 +267,21 @@ impl Attempt<'_> {
     }
 }
 
-/// A reply's body up to [`MAX_REASON`], and whether that is all; `None`: it broke off.
-async fn beginning(body: &mut Incoming) -> Option<(Bytes, bool)> {
-    let mut read = BytesMut::new();
+/// Reads a reply's body up to [`MAX_REASON`], and says whether that is all.
+async fn beginning(body: &mut Incoming, read: &mut BytesMut) -> bool {
     while read.len() < MAX_REASON {
         match body.frame().await {
-            Some(frame) => frame.ok()?.into_data().map(|data| read.extend_from_slice(&data)).unwrap_or_default(),
-            None => return Some((read.freeze(), true)),
+            Some(Ok(frame)) => frame.into_data().map(|data| read.extend_from_slice(&data)).unwrap_or_default(),
+            Some(Err(_)) => return false,
+            None => return true,
         }
     }
-    Some((read.freeze(), body.is_end_stream()))
+    body.is_end_stream()
 }
 
-/// Whether this is the Controller's word on what its licence does not include.
+/// Whether this is, or begins, the Controller's word on what its licence does not include.
 fn is_about_licence(said: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Value>(said).is_ok_and(|said| said["error"] == "feature_not_licensed")
+    memchr::memmem::find(said, br#""feature_not_licensed""#).is_some()
 }
 
 fn io_cause(error: &hyper::Error) -> Option<&std::io::Error> {

@@ -12,7 +12,7 @@ use super::failed_auth::FailedAuth;
 use super::path::normalise;
 use super::refusal::Refusal;
 use super::route::{Access, NoRoute, RouteTable};
-use super::{Limits, Network, Settings, Timeouts, credential, is_configuration};
+use super::{Limits, Network, Settings, Timeouts, credential, is_fetched};
 use crate::clock::{Instant, unix_seconds};
 use crate::readiness::Readiness;
 use crate::replica::{Holder, MaxStaleness, Replica};
@@ -45,7 +45,7 @@ pub(crate) struct Gate {
 pub(crate) struct Permit {
     upstream: UpstreamName,
     admission: Option<Admission>,
-    is_configuration: bool,
+    is_fetched: bool,
 }
 
 impl Permit {
@@ -59,9 +59,9 @@ impl Permit {
         self.admission.as_ref()
     }
 
-    /// It fetches a configuration.
-    pub(super) const fn is_configuration(&self) -> bool {
-        self.is_configuration
+    /// Agents fetch it as their configuration.
+    pub(super) const fn is_fetched(&self) -> bool {
+        self.is_fetched
     }
 }
 
@@ -132,7 +132,7 @@ impl Gate {
                 Some(Admission { holder: self.authorize(&terms)?, terms })
             }
         };
-        Ok(Permit { upstream: route.upstream, admission, is_configuration: is_configuration(&path) })
+        Ok(Permit { upstream: route.upstream, admission, is_fetched: is_fetched(&path) })
     }
 
     /// Authenticates by the replica and checks the permission: identity first.

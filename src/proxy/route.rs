@@ -118,6 +118,22 @@ pub enum InvalidPattern {
     Encoded,
 }
 
+impl Pattern {
+    /// What it is for a server that distinguishes neither capitals nor a slash at the end.
+    fn lenient(&self) -> Self {
+        let mut segments: Vec<_> = (self.0.iter())
+            .map(|segment| match segment {
+                Segment::Literal(literal) => Segment::Literal(literal.to_ascii_lowercase()),
+                other => other.clone(),
+            })
+            .collect();
+        if segments.len() > 1 && segments.last() == Some(&Segment::Literal(String::new())) {
+            segments.pop();
+        }
+        Self(segments)
+    }
+}
+
 impl FromStr for Pattern {
     type Err = InvalidPattern;
 
@@ -188,6 +204,10 @@ pub struct RouteTable {
     root: Node,
     /// `Some`: what is below these paths has no other routes than these.
     as_owner: Option<Node>,
+    /// All of them as they are for a server that distinguishes neither capitals nor a slash at the end.
+    lenient: Node,
+    /// Some pattern is another one for such a server.
+    is_unusual: bool,
 }
 
 /// Below `/api`: what the Controller would do as the owner of the service token, whoever asks.
@@ -254,29 +274,20 @@ impl RouteTable {
 
     /// Adds a route, in the place of one with the same method and path.
     pub fn put(&mut self, methods: &[Method], pattern: &Pattern, route: Route) {
-        let place = self.place(pattern);
-        for method in methods {
-            place[*method as usize] = Some(route);
-        }
-    }
-
-    fn place(&mut self, pattern: &Pattern) -> &mut Methods {
+        let lenient = pattern.lenient();
+        self.is_unusual |= lenient != *pattern;
         let literals = pattern.0.iter().map_while(|segment| match segment {
             Segment::Literal(literal) => Some(literal.as_str()),
             Segment::Any | Segment::Rest => None,
         });
-        let mut node = match &mut self.as_owner {
+        let root = match &mut self.as_owner {
             Some(as_owner) if is_as_owner(literals) => as_owner,
             _ => &mut self.root,
         };
-        for segment in &pattern.0 {
-            node = match segment {
-                Segment::Any => node.any.get_or_insert_default(),
-                Segment::Rest => return &mut node.rest,
-                Segment::Literal(literal) => node.literal(literal),
-            };
+        for (root, pattern) in [(root, pattern), (&mut self.lenient, &lenient)] {
+            let place = root.place(pattern);
+            methods.iter().for_each(|method| place[*method as usize] = Some(route));
         }
-        &mut node.here
     }
 
     /// The route of a request, by its method and its normalised path.
@@ -286,15 +297,27 @@ impl RouteTable {
     pub fn find(&self, method: &str, path: &str) -> Result<&Route, NoRoute> {
         let path = path.strip_prefix('/').unwrap_or(path);
         let root = self.as_owner.as_ref().filter(|_| is_as_owner(path.split('/'))).unwrap_or(&self.root);
-        if let Some(route) = Method::from_name(method).and_then(|method| root.find(method, path)) {
+        if let Some(route) = Method::from_name(method).and_then(|method| self.find_in(root, method, path)) {
             return Ok(route);
         }
         // Only a refusal pays for looking up the other methods.
-        let allowed = Method::ALL.into_iter().filter(|method| root.find(*method, path).is_some());
+        let allowed = Method::ALL.into_iter().filter(|method| self.find_in(root, *method, path).is_some());
         match allowed.map(Method::name).collect::<Vec<_>>() {
             none if none.is_empty() => Err(NoRoute::Path),
             allowed => Err(NoRoute::Method { allow: allowed.join(", ") }),
         }
+    }
+
+    /// Many servers take a path for the same in capitals, or with a slash at its end (Express does by default). So one that
+    /// only then has another route, with other terms, has none: whoever may pass the one may not pass the other.
+    fn find_in<'a>(&self, root: &'a Node, method: Method, path: &str) -> Option<&'a Route> {
+        let route = root.find(method, path)?;
+        let is_unusual = |path: &str| path.ends_with('/') || path.bytes().any(|byte| byte.is_ascii_uppercase());
+        if !self.is_unusual && !is_unusual(path) {
+            return Some(route);
+        }
+        let path = path.strip_suffix('/').unwrap_or(path).to_ascii_lowercase();
+        Some(route).filter(|route| self.lenient.find(method, &path).is_none_or(|other| other == *route))
     }
 
     /// Every route, for showing: method, path, route.
@@ -308,6 +331,18 @@ impl RouteTable {
 }
 
 impl Node {
+    fn place(&mut self, pattern: &Pattern) -> &mut Methods {
+        let mut node = self;
+        for segment in &pattern.0 {
+            node = match segment {
+                Segment::Any => node.any.get_or_insert_default(),
+                Segment::Rest => return &mut node.rest,
+                Segment::Literal(literal) => node.literal(literal),
+            };
+        }
+        &mut node.here
+    }
+
     fn literal(&mut self, name: &str) -> &mut Self {
         let at = self.literals.iter().position(|(other, _)| **other == *name).unwrap_or_else(|| {
             self.literals.push((name.into(), Self::default()));
@@ -358,6 +393,8 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn table() -> RouteTable {
@@ -441,6 +478,56 @@ mod tests {
         assert_eq!(permission(&table, "GET", "/api/configs/1/public"), "open");
         assert_eq!(permission(&table, "POST", "/api/configs/1/public"), "configs:write");
         assert_eq!(permission(&table, "GET", "/api/configs/1/public/x"), "configs:read");
+    }
+
+    /// A server that does not distinguish capitals, or takes no notice of a slash at the end, would do what the one route leads
+    /// to for whoever may pass the other.
+    #[test]
+    fn what_a_lenient_server_takes_for_another_route_has_none() {
+        let route = |path: &str| OwnRoute {
+            methods: vec![Method::Get],
+            path: path.parse().expect("valid"),
+            ..OwnRoute::default()
+        };
+        let own = ["/api/configs/{id}/secrets", "/api/configs/{id}/Shown", "/api/configs/{id}/slashed/"].map(route);
+        let table = RouteTable::new(&[], &own, false, |_| MaxStaleness::Never);
+        let cases = [
+            ("DELETE", "/api/configs/1/labels/2", "configs:write"),
+            ("DELETE", "/api/configs/1/labels/2/", "404"),
+            ("DELETE", "/api/configs/1/Labels/2", "404"),
+            ("DELETE", "/api/configs/1/labels/A", "configs:write"),
+            ("GET", "/api/configs/1/secrets", "open"),
+            ("GET", "/api/configs/1/secrets/", "404"),
+            ("GET", "/api/configs/1/Secrets", "404"),
+            ("GET", "/api/configs/1/Shown", "open"),
+            ("GET", "/api/configs/1/shown", "404"),
+            ("GET", "/api/configs/1/slashed/", "open"),
+            ("GET", "/api/configs/1/slashed", "404"),
+            // The same either way.
+            ("GET", "/api/configs/Mine/toml", "configs:read"),
+            ("GET", "/api/configs/1/TOML/", "configs:read"),
+            ("GET", "/c/Web-Servers", "configs:read"),
+        ];
+        for (method, path, expected) in cases {
+            let found = permission(&table, method, path);
+            assert!(found == expected || (expected == "404" && found.starts_with("405")), "{method} {path}: {found}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_capital_and_no_slash_changes_what_is_needed(row in 0..1000_usize, capitals: u64, slash: bool, method in 0..7_usize) {
+            let rows: Vec<_> = built_in::rows().collect();
+            let pattern = rows[row % rows.len()].path.to_string().replace("{any}", "x").replace("**", "y/z");
+            let method = Method::ALL[method].name();
+            let table = table();
+            let spelt: String = (pattern.chars().enumerate())
+                .map(|(at, letter)| if capitals >> (at % 64) & 1 == 1 { letter.to_ascii_uppercase() } else { letter })
+                .chain(slash.then_some('/'))
+                .collect();
+            let (plain, spelt) = (permission(&table, method, &pattern), permission(&table, method, &spelt));
+            prop_assert!(spelt == plain || spelt.starts_with('4'), "{pattern}: {plain}, {spelt}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use crate::harness::{
 };
 
 /// Configurations, as agents watch them and as others look at them.
-const CONFIGS: [&str; 4] = [CONFIG, "/api/configs/1/toml?host=a", "/api/configs/1", "/c/web-servers?host=a"];
+const CONFIGS: [&str; 5] =
+    [CONFIG, "/api/configs/1/toml?host=a", "/api/configs/1", "/c/web-servers?host=a", "/%63/web-servers"];
 
 const AWAY: [&str; 3] = ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"];
 

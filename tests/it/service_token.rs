@@ -6,7 +6,7 @@ use tollgate::upstream::CredentialMode;
 
 use crate::harness::{
     Builder, CONFIG, Client, HEARTBEAT, Program, Script, Site, Token, Upstream, eventually, get, ok, post, request,
-    scripted, within,
+    scripted,
 };
 
 const REFUSED: (u16, &str) = (502, "Upstream does not accept the sidecar's credential");
@@ -75,6 +75,43 @@ async fn elsewhere_401_is_about_the_service_token_and_403_is_not() {
     assert_eq!(readyz(site.sidecar.admin()).await.1["warnings"].as_array().map(Vec::len), Some(1));
 }
 
+/// The watcher's own question has no answer that could be told from one about the licence: nobody is accused by it.
+#[tokio::test]
+async fn a_403_without_a_body_says_nothing_about_the_service_token() {
+    let site = replacing().start().await;
+    site.api.next(Script::reply("HTTP/1.1 403 Forbidden\r\nX-License-Expired: true\r\nContent-Length: 25\r\n\r\n"));
+    let mut client = site.connect().await;
+    client.send(request("HEAD", CONFIG, &format!("Authorization: Bearer {}\r\n", site.agent.raw))).await;
+    client.ends_unanswered().await;
+    assert_eq!(readyz(site.sidecar.admin()).await, (true, serde_json::json!({ "ready": true })));
+}
+
+#[tokio::test]
+async fn what_a_licence_refusal_says_slowly_passes_too() {
+    let site = replacing().start().await;
+    let pieces = site.api.next_in_pieces();
+    let head = format!("HTTP/1.1 403 Forbidden\r\nServer: scripted\r\nContent-Length: {}\r\n\r\n", UNLICENSED.len());
+    pieces.send([head.as_bytes(), &UNLICENSED.as_bytes()[..10]].concat()).await.expect("takes it");
+    let mut client = site.connect().await;
+    client.send(get(CONFIG, &site.agent)).await;
+    let head = client.head().await.expect("a head, before the rest came");
+    assert_eq!(head.status, 403);
+    pieces.send(UNLICENSED.as_bytes()[10..].to_vec()).await.expect("takes it");
+    assert_eq!(client.bytes(UNLICENSED.len()).await, UNLICENSED.as_bytes());
+    assert_eq!(readyz(site.sidecar.admin()).await, (true, serde_json::json!({ "ready": true })));
+}
+
+/// Versions and labels of a configuration are no agent's fetch.
+#[tokio::test]
+async fn a_403_on_what_no_agent_fetches_is_passed_on() {
+    let site = replacing().start().await;
+    for path in ["/api/configs/1/versions", "/api/configs/1/labels", "/api/config-groups/5"] {
+        site.api.next(Script::reply(refusal("403 Forbidden")));
+        assert_eq!(site.get(path, &site.owner).await.status(), 403, "{path}");
+    }
+    assert_eq!(readyz(site.sidecar.admin()).await, (true, serde_json::json!({ "ready": true })));
+}
+
 #[tokio::test]
 async fn with_forward_the_controllers_word_is_about_the_clients_own_token() {
     let site = Site::start().await;
@@ -100,11 +137,15 @@ async fn what_is_said_of_the_licence_passes_untouched() {
         UNLICENSED.len() - 20,
         &UNLICENSED[20..],
     );
+    let long = format!("{{\"error\":\"feature_not_licensed\",\"more\":\"{}\"}}", "x".repeat(10_000));
     let replies = [
         (scripted("402 Payment Required", licence, UNLICENSED), "402", UNLICENSED),
         (scripted("402 Payment Required", licence, ""), "402", ""),
         (scripted("403 Forbidden", licence, UNLICENSED), "403", UNLICENSED),
         (chunked, "403", UNLICENSED),
+        // What it says cannot be known.
+        (scripted("403 Forbidden", &format!("{licence}Content-Encoding: gzip\r\n"), "zipped"), "403", "zipped"),
+        (scripted("403 Forbidden", licence, &long), "403", long.as_str()),
         (scripted("200 OK", licence, "x"), "200", "x"),
     ];
     for (said, status, body) in replies {
@@ -124,22 +165,22 @@ async fn what_is_said_of_the_licence_passes_untouched() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_does_not_end_is_one_and_a_licence_that_breaks_off_is_cut() {
+async fn a_long_refusal_is_one_and_what_breaks_off_is_cut() {
     let site = replacing().start().await;
     // Longer than what is read of it.
     let long = format!("{{\"error\":\"Insufficient permissions\",\"more\":\"{}\"}}", "x".repeat(100_000));
     site.api.next(Script::reply(scripted("403 Forbidden", "", &long)));
     let reply = site.get(CONFIG, &site.agent).await;
     assert_eq!((reply.status(), reply.error().as_str()), REFUSED);
+    // Nobody knows what would have come.
     for part in ["", UNLICENSED] {
         let head = format!("HTTP/1.1 403 Forbidden\r\nServer: scripted\r\nContent-Length: 500\r\n\r\n{part}");
-        site.api.next(Script::part(head.clone()));
-        let reply = within("a reply", site.get(CONFIG, &site.agent)).await;
-        assert_eq!((reply.status(), reply.error().as_str()), REFUSED, "it says nothing more");
         site.api.next(Script::reply(head).then_close());
-        let reply = site.get(CONFIG, &site.agent).await;
-        assert_eq!((reply.status(), reply.error().as_str()), REFUSED, "it breaks off");
+        let mut client = site.connect().await;
+        client.send(get(CONFIG, &site.agent)).await;
+        client.cut_reply().await;
     }
+    assert_eq!(readyz(site.sidecar.admin()).await.1["warnings"].as_array().map(Vec::len), Some(1), "of the first");
 }
 
 #[tokio::test]
