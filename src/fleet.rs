@@ -84,6 +84,8 @@ pub struct Reporter {
     ttl: Duration,
     /// Whether the last one failed: an outage is logged once.
     failing: bool,
+    /// Whether the snapshot file could be changed the last time.
+    vouching: bool,
 }
 
 impl Reporter {
@@ -111,7 +113,7 @@ impl Reporter {
             staleness_ms: None,
             connections: 0,
         };
-        Self { store, health, presence, file, report, ttl, failing: false }
+        Self { store, health, presence, file, report, ttl, failing: false, vouching: true }
     }
 
     /// Reports until asked to leave, and then takes the report back. Cancelled, the last report stays until it is
@@ -148,16 +150,20 @@ impl Reporter {
     }
 
     /// Whether what has happened here will be true after a restart too.
-    async fn vouches(&self) -> bool {
+    async fn vouches(&mut self) -> bool {
         let Some(file) = &self.file else { return true };
         let vouched = file.vouch().await;
-        if let Err(error) = &vouched {
-            tracing::warn!(
+        match &vouched {
+            Err(error) if self.vouching => tracing::warn!(
                 %error,
                 "cannot change the snapshot file, from which a start could let in what was revoked since: no position is reported"
-            );
+            ),
+            Err(error) => tracing::debug!(%error, "still cannot change the snapshot file"),
+            Ok(()) if self.vouching => {}
+            Ok(()) => tracing::info!("the snapshot file can be changed again: positions are reported"),
         }
-        vouched.is_ok()
+        self.vouching = vouched.is_ok();
+        self.vouching
     }
 
     /// Sends one report. Whether it arrived.

@@ -33,7 +33,7 @@ use crate::lock::Mutex;
 use crate::store::{Epoch, LogEntry, Position, Revision, SnapshotItem, Subject};
 use crate::token::{Digest, Permission, PermissionSet, Role, TokenId, UserId};
 use freshness::Freshness;
-use table::{Ahead, Basis, Grants, Ledger};
+use table::{Ahead, Basis, Grants, Ledger, Seen};
 
 pub use identity::{SidecarIdentity, SnapshotFileInUse};
 pub use settings::{FreshnessConfig, MaxStaleness};
@@ -454,10 +454,20 @@ impl Replica {
 
     /// Closes a merge of what an earlier run held; `as_of`, if known, is when that was proven last. The replica counts
     /// as ready with its first proof of its own only. Returns the checksum, as [`Replica::checksum`].
-    fn adopt(&self, tombstones: &[(Digest, u32)], reaches: Revision, as_of: Option<Instant>, now: Instant) -> u64 {
+    fn adopt(
+        &self,
+        tombstones: &[(Digest, u32)],
+        announced: Option<(Epoch, &[(UserId, Seen)])>,
+        reaches: Revision,
+        as_of: Option<Instant>,
+        now: Instant,
+    ) -> u64 {
         let checksum = {
             let mut ledger = self.ledger();
             ledger.adopt(&self.grants, tombstones, reaches, now);
+            if let Some((epoch, announced)) = announced {
+                ledger.announced_before(epoch, announced, now);
+            }
             ledger.checksum()
         };
         if let Some(as_of) = as_of {

@@ -43,55 +43,75 @@ impl Bounds {
 /// one outage, and not one a second.
 const SETTLED: Duration = Duration::from_secs(5);
 
-/// Requests are refused, or were until a moment ago.
+/// Requests are refused for one bound, or were until a moment ago.
+#[derive(Debug)]
 struct Outage {
     /// The last proof before it.
     since: Instant,
-    /// How many bounds were passed at the worst.
-    worst: usize,
-    /// Since when the shortest one is; `None`: it is not any more.
+    /// Since when they are; `None`: they are not any more.
     refusing: Option<Instant>,
-    /// How long requests were refused before that.
+    /// For how long they were before that.
     refused: Duration,
-    /// Since when none are.
+    /// Since when they are not.
     fresh: Instant,
 }
 
-impl Outage {
-    fn begin(since: Instant) -> Self {
-        Self { since, worst: 0, refusing: None, refused: Duration::ZERO, fresh: since }
+/// A bound, and the outage for it if there is one.
+struct Watched<'a> {
+    bound: &'a Bound,
+    /// Nothing was refused before.
+    started: Instant,
+    outage: Option<Outage>,
+}
+
+impl Watched<'_> {
+    /// When requests are refused for this bound, if nothing is proven until then. Who starts with a proof that is stale already
+    /// has refused nobody, and is about to read the store.
+    fn refuses_at(&self, proven: Instant) -> Instant {
+        let passes = proven + self.bound.within;
+        if passes < self.started { self.started + self.bound.within } else { passes }
     }
 
-    /// So many bounds are passed now.
-    fn move_to(&mut self, passed: usize, bounds: &[Bound], proven: Instant, now: Instant) {
-        match (self.refusing, bounds.first()) {
-            (None, Some(first)) if passed > 0 => self.refusing = Some(proven + first.within),
-            (Some(refusing), _) if passed == 0 => {
-                self.refused += now.duration_since(refusing);
-                (self.refusing, self.fresh) = (None, now);
+    /// When the outage is over, if nothing happens until then.
+    fn ends_at(&self) -> Option<Instant> {
+        let outage = self.outage.as_ref().filter(|outage| outage.refusing.is_none())?;
+        Some(outage.fresh + self.bound.within.min(SETTLED))
+    }
+
+    fn look(&mut self, proven: Instant, now: Instant) {
+        let refuses_at = self.refuses_at(proven);
+        if refuses_at < now {
+            if self.outage.is_none() {
+                self.log_begin();
             }
-            _ => {}
+            let begin = || Outage { since: proven, refusing: None, refused: Duration::ZERO, fresh: proven };
+            self.outage.get_or_insert_with(begin).refusing.get_or_insert(refuses_at);
+        } else if let Some(outage) = &mut self.outage
+            && let Some(refusing) = outage.refusing.take()
+        {
+            outage.refused += now.duration_since(refusing);
+            outage.fresh = now;
         }
-        for bound in bounds.get(self.worst..passed).unwrap_or_default() {
-            tracing::error!(
-                permissions = bound.permissions,
-                bound_seconds = bound.within.as_secs_f64(),
-                "requests are refused: for too long the replica was not proven to be the store's"
-            );
+        if self.ends_at().is_some_and(|end| end <= now)
+            && let Some(outage) = self.outage.take()
+        {
+            self.log_end(&outage);
         }
-        self.worst = self.worst.max(passed);
     }
 
-    /// When it is over, if nothing happens until then.
-    fn ends_at(&self, bounds: &[Bound]) -> Option<Instant> {
-        let settled = bounds.first().map_or(SETTLED, |first| first.within.min(SETTLED));
-        self.refusing.is_none().then_some(self.fresh + settled)
+    fn log_begin(&self) {
+        tracing::error!(
+            permissions = self.bound.permissions,
+            bound_seconds = self.bound.within.as_secs_f64(),
+            "requests are refused: for too long the replica was not proven to be the store's"
+        );
     }
 
-    fn log_end(&self) {
+    fn log_end(&self, outage: &Outage) {
         tracing::warn!(
-            stale_seconds = self.fresh.duration_since(self.since).as_secs_f64(),
-            refused_seconds = self.refused.as_secs_f64(),
+            permissions = self.bound.permissions,
+            stale_seconds = outage.fresh.duration_since(outage.since).as_secs_f64(),
+            refused_seconds = outage.refused.as_secs_f64(),
             "the replica is fresh again: requests are served"
         );
     }
@@ -100,7 +120,8 @@ impl Outage {
 /// Watches the replica's staleness. Never ends; may be dropped at any point.
 pub(crate) async fn watch(replica: Arc<Replica>, Bounds(bounds): Bounds) {
     let timer = Timer::new();
-    let mut outage: Option<Outage> = None;
+    let started = Instant::now();
+    let mut watched: Vec<_> = bounds.iter().map(|bound| Watched { bound, started, outage: None }).collect();
     // How many bounds are passed.
     let mut passed = 0;
     loop {
@@ -112,19 +133,18 @@ pub(crate) async fn watch(replica: Arc<Replica>, Bounds(bounds): Bounds) {
         let now = Instant::now();
         let staleness = now.duration_since(proven);
         let found = bounds.iter().take_while(|bound| staleness > bound.within).count();
-        if found > 0 || outage.is_some() {
-            outage.get_or_insert_with(|| Outage::begin(proven)).move_to(found, &bounds, proven, now);
-        }
         if found > passed {
             replica.announce(true);
         }
         passed = found;
-        let over = outage.take_if(|outage| outage.ends_at(&bounds).is_some_and(|end| end <= now));
-        over.iter().for_each(Outage::log_end);
-        // The first moment at which it is staler than that, or has been fresh for long enough.
-        let passes = bounds.get(passed).map(|bound| proven + bound.within + Duration::from_nanos(1));
-        let ends = outage.as_ref().and_then(|outage| outage.ends_at(&bounds));
-        let due = passes.into_iter().chain(ends).min();
+        watched.iter_mut().for_each(|watched| watched.look(proven, now));
+        // The first moment at which something passes, or has been fresh for long enough.
+        let just_after = |moment: Instant| moment + Duration::from_nanos(1);
+        let passes = bounds.get(passed).map(|bound| just_after(proven + bound.within));
+        let refuses =
+            watched.iter().map(|watched| just_after(watched.refuses_at(proven))).filter(|moment| *moment > now).min();
+        let ends = watched.iter().filter_map(Watched::ends_at).min();
+        let due = [passes, refuses, ends].into_iter().flatten().min();
         tokio::select! {
             // While none is passed, a proof is only looked for when the bound would be.
             () = confirmed, if passed > 0 => {}
@@ -178,18 +198,55 @@ mod tests {
         alarm.abort();
     }
 
+    const BOUND: fn(u64) -> Bound =
+        |seconds| Bound { within: Duration::from_secs(seconds), permissions: String::new() };
+
     /// What it says is what was refused, from the bound on, whatever is proven in between.
     #[test]
     fn an_outage_is_one_however_often_it_is_nearly_over() {
-        let bounds = [2, 10].map(|seconds| Bound { within: Duration::from_secs(seconds), permissions: String::new() });
-        let start = Instant::now();
+        let (bound, start) = (BOUND(2), Instant::since_boot(Duration::from_secs(1000)));
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut outage = Outage::begin(start);
-        // Both bounds are passed; then a late proof ends one of them, and a later one both for a second.
-        for (passed, proven, now) in [(1, 0, 3), (2, 0, 11), (1, 5, 12), (0, 12, 13), (1, 12, 15), (0, 20, 20)] {
-            outage.move_to(passed, &bounds, at(proven), at(now));
-            assert_eq!(outage.ends_at(&bounds), (passed == 0).then(|| at(now + 2)), "{now}");
+        let mut watched = Watched { bound: &bound, started: start, outage: None };
+        // Refused from 2 on, served at 5 and at 20.
+        for (proven, now, refused) in [(0, 3, 0), (0, 4, 0), (5, 5, 3), (5, 8, 3), (5, 12, 3), (20, 20, 3 + 13)] {
+            watched.look(at(proven), at(now));
+            let outage = watched.outage.as_ref().expect("one outage");
+            assert_eq!(outage.refused.as_secs(), refused, "{now}");
+            assert_eq!(watched.ends_at(), outage.refusing.is_none().then(|| at(now + 2)), "{now}");
         }
-        assert_eq!((outage.worst, outage.refused.as_secs(), outage.fresh), (2, 11 + 6, at(20)));
+        watched.look(at(21), at(22));
+        assert!(watched.outage.is_none());
+    }
+
+    /// One that is hardly ever kept hides no other.
+    #[test]
+    fn each_bound_has_outages_of_its_own() {
+        let (bounds, start) = ([BOUND(1), BOUND(10)], Instant::since_boot(Duration::from_secs(1000)));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut watched = bounds.each_ref().map(|bound| Watched { bound, started: start, outage: None });
+        let mut look = |proven, now| {
+            watched.iter_mut().for_each(|watched| watched.look(at(proven), at(now)));
+            watched.each_ref().map(|watched| watched.outage.as_ref().map(|outage| outage.refusing.is_some()))
+        };
+        assert_eq!(look(0, 3), [Some(true), None]);
+        assert_eq!(look(0, 12), [Some(true), Some(true)]);
+        assert_eq!(look(12, 14), [Some(true), Some(false)]);
+        assert_eq!(look(18, 20), [Some(true), None], "it is over for the longer one");
+        assert_eq!(look(18, 30), [Some(true), Some(true)], "and begins again");
+    }
+
+    /// While it did not run, it refused nobody.
+    #[test]
+    fn who_starts_with_a_stale_proof_has_refused_nobody_yet() {
+        let (bound, stopped) = (BOUND(5), Instant::since_boot(Duration::from_secs(1000)));
+        let at = |seconds| stopped + Duration::from_secs(seconds);
+        let mut watched = Watched { bound: &bound, started: at(30), outage: None };
+        watched.look(at(0), at(31));
+        assert!(watched.outage.is_none());
+        watched.look(at(0), at(36));
+        assert_eq!(watched.outage.as_ref().and_then(|outage| outage.refusing), Some(at(35)));
+        // One that is fresh yet passes when it does.
+        let watched = Watched { bound: &bound, started: at(3), outage: None };
+        assert_eq!(watched.refuses_at(at(0)), at(5));
     }
 }

@@ -197,9 +197,21 @@ struct Driver<'a> {
     fetch: Fetch,
     /// Attempts since the replica was last confirmed.
     attempts: u32,
-    /// Since when reads fail, and as what the latest one was logged.
-    failing: Option<(Instant, Option<Failure>)>,
+    /// Reads fail, or did until a moment ago.
+    failing: Option<Failing>,
 }
+
+/// Reads of the store fail: one outage, until the replica has been confirmed and none has failed for [`SETTLED`]. (Some kinds may
+/// fail while others are answered, again and again.)
+struct Failing {
+    since: Instant,
+    latest: Instant,
+    /// Said, each once.
+    logged: Vec<Failure>,
+}
+
+/// After so long without a failure an outage is over.
+const SETTLED: Duration = Duration::from_secs(3);
 
 impl<'a> Driver<'a> {
     fn new(
@@ -243,10 +255,6 @@ impl<'a> Driver<'a> {
                     self.known_since = self.known_since.or(asked_at).filter(|_| is_known);
                     self.recalls_as_of = self.recalls_as_of.max(self.recalls.as_of(probe.recalls, asked_at));
                 }
-                if let Some((since, _)) = self.failing.take() {
-                    let seconds = since.elapsed().as_secs();
-                    tracing::info!(store = self.store.describe(), seconds, "the store answers again");
-                }
                 input
             }
             Err(error) => {
@@ -260,11 +268,14 @@ impl<'a> Driver<'a> {
     /// Logs why reads fail: once for each kind of reason, as a store that comes back empty was away before.
     fn log_failure(&mut self, error: &ReadError) {
         let (store, reason, kind) = (self.store.describe(), chain(error), error.kind());
-        let (_, logged) = self.failing.get_or_insert((Instant::now(), None));
-        if logged.replace(kind) == Some(kind) {
+        let now = Instant::now();
+        let failing = self.failing.get_or_insert_with(|| Failing { since: now, latest: now, logged: Vec::new() });
+        failing.latest = now;
+        if failing.logged.contains(&kind) {
             tracing::debug!(store, reason, "the store still does not answer");
             return;
         }
+        failing.logged.push(kind);
         match kind {
             Failure::NoAnswer => {
                 tracing::warn!(store, reason, "the store does not answer: the replica is growing stale");
@@ -319,6 +330,10 @@ impl<'a> Driver<'a> {
         let step = self.machine.on(input, now, &mut writer);
         if let Some(as_of) = writer.confirmed {
             self.attempts = 0;
+            if let Some(Failing { since, latest, .. }) = self.failing.take_if(|it| it.latest.elapsed() >= SETTLED) {
+                let seconds = latest.duration_since(since).as_secs();
+                tracing::info!(store = self.store.describe(), seconds, "the store answers again");
+            }
             if self.machine.is_caught_up() {
                 self.recalls.check(as_of);
             }

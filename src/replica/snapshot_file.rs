@@ -47,11 +47,13 @@ use rustix::fs::OFlags;
 
 use super::identity::UnstoredId;
 use super::sync::Synchroniser;
+use super::table::Seen;
 use super::tombstone::RETENTION_SECONDS;
 use super::{Extent, Replica, table};
 use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::store::{Position, Revision, SidecarId};
+use crate::token::UserId;
 use format::{Encoder, FormatError, Item, Origin, Proof, Seal, Tombstone, Trailer};
 use moment::Moment;
 
@@ -229,7 +231,7 @@ impl SnapshotFile {
         let (started, file) = (Instant::now(), self.path.display());
         let now = here.map_or(started, |here| here.at);
         match self.read() {
-            Ok((trailer, Proof(proven), tombstones)) => {
+            Ok((trailer, Proof(proven), tombstones, announced)) => {
                 let moment = |then: Option<Moment>| here?.recall(then?);
                 // Of a longer time the store has promised nothing to those who wait for this sidecar.
                 let is_covered = self.bound <= trailer.bound;
@@ -243,7 +245,8 @@ impl SnapshotFile {
                 let away = u32::try_from(away).unwrap_or(u32::MAX);
                 let aged: Vec<_> = tombstones.iter().map(|(digest, age)| (*digest, age.saturating_add(away))).collect();
                 let reaches = trailer.position.map_or(Revision(u64::MAX), |(_, reaches)| reaches);
-                let found = self.replica.adopt(&aged, reaches, as_of, now);
+                let announced = trailer.position.map(|(position, _)| (position.epoch, announced.as_slice()));
+                let found = self.replica.adopt(&aged, announced, reaches, as_of, now);
                 let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let grants = self.replica.grants.len();
                 let revision = trailer.position.map(|(position, _)| position.revision.0);
@@ -302,19 +305,20 @@ impl SnapshotFile {
     }
 
     /// Merges the file into the replica. On an error the replica holds some of it.
-    fn read(&self) -> Result<(Trailer, Proof, Vec<Tombstone>), FileError> {
+    fn read(&self) -> Result<(Trailer, Proof, Vec<Tombstone>, Vec<(UserId, Seen)>), FileError> {
         let file = open(&self.path)?;
         let (length, origin) = (check(&file)?, self.origin(&file)?);
         self.replica.begin_merge();
-        let mut tombstones = Vec::new();
+        let (mut tombstones, mut announced) = (Vec::new(), Vec::new());
         let file = BufReader::with_capacity(BUFFER, file);
         let (trailer, proof) = format::read(file, length, &self.store, origin, &mut |item| match item {
             Item::Snapshot(item) => drop(self.replica.merge(&item)),
             Item::TouchedBefore(id, before) => self.replica.ledger().touched_after(id, before),
             Item::Held(id, seen) => self.replica.ledger().hold(id, seen),
+            Item::Announced(id, seen) => announced.push((id, seen)),
             Item::Tombstone(tombstone) => tombstones.push(tombstone),
         })?;
-        Ok((trailer, proof, tombstones))
+        Ok((trailer, proof, tombstones, announced))
     }
 
     /// Writes a new file, and puts it in the place of the old one. Nothing is done while nothing was proven. Whether it did.
@@ -446,11 +450,11 @@ fn write_items<W: io::Write>(
     let (basis, _) = replica.ledger().progress();
     let position = *replica.position.borrow();
     let owners = replica.ledger().owners();
-    let mut held = replica.ledger().held();
-    // Until the next run has come to that commit in the log, or to its loss.
-    held.extend(replica.ledger().announced());
+    let held = replica.ledger().held();
+    let announced = replica.ledger().announced();
     encoder.owners(&owners)?;
     encoder.held(&held)?;
+    encoder.announced(&announced)?;
     let mut index = 0;
     while let Some(grants) = table::copy_shard(&replica.grants, index) {
         encoder.grants(&grants)?;

@@ -6,6 +6,7 @@
 //!     'o'  users:       id u64  touch 48  length u16  Owner::encode
 //!     'g'  grants:      digest 32  Grant::encode 40
 //!     'n'  users held to what was seen of them:  id u64  role u8 (0 disabled, else the role and 1)  touch 48
+//!     'a'  what is announced of users, at the end of the touch's commit:  as 'n'
 //!     't'  tombstones:  digest 32  age in seconds u32         the oldest first
 //!     'e'  the end, one record, see Trailer
 //!   SHA-256 of all that
@@ -37,6 +38,7 @@ const VERSION: u32 = 2;
 const OWNERS: u8 = b'o';
 const GRANTS: u8 = b'g';
 const HELD: u8 = b'n';
+const ANNOUNCED: u8 = b'a';
 const TOMBSTONES: u8 = b't';
 const END: u8 = b'e';
 
@@ -61,6 +63,8 @@ pub(super) enum Item {
     /// The commit that touched a user before the one that made the user so.
     TouchedBefore(UserId, Stamp),
     Held(UserId, Seen),
+    /// What was announced of a user, and not reached in the log.
+    Announced(UserId, Seen),
     Tombstone(Tombstone),
 }
 
@@ -158,7 +162,16 @@ impl<W: Write> Encoder<W> {
 
     /// After the users.
     pub(super) fn held(&mut self, held: &[(UserId, Seen)]) -> io::Result<()> {
-        self.blocks(HELD, held, |block, (id, seen)| {
+        self.seen(HELD, held)
+    }
+
+    /// After the users.
+    pub(super) fn announced(&mut self, announced: &[(UserId, Seen)]) -> io::Result<()> {
+        self.seen(ANNOUNCED, announced)
+    }
+
+    fn seen(&mut self, kind: u8, users: &[(UserId, Seen)]) -> io::Result<()> {
+        self.blocks(kind, users, |block, (id, seen)| {
             block.extend_from_slice(&id.to_u64().to_le_bytes());
             block.push(seen.role.map_or(0, |role| role as u8 + 1));
             encode_touch(block, &seen.touch);
@@ -236,13 +249,14 @@ pub(super) fn read<R: Read>(
         match kind {
             OWNERS => decoder.owners(count, sink)?,
             GRANTS => decoder.grants(count, sink)?,
-            HELD => {
+            HELD | ANNOUNCED => {
+                let item = if kind == HELD { Item::Held } else { Item::Announced };
                 for _ in 0..count {
                     let id = UserId::from_u64(u64::from_le_bytes(decoder.array()?));
                     let [role] = decoder.array()?;
                     let role = role.checked_sub(1).map(|index| Role::ALL.get(usize::from(index)).copied());
                     let role = role.map(|role| role.ok_or(FormatError::Damaged("a user"))).transpose()?;
-                    sink(Item::Held(id, Seen { role, touch: decoder.touch()? }));
+                    sink(item(id, Seen { role, touch: decoder.touch()? }));
                 }
             }
             TOMBSTONES => {

@@ -268,8 +268,18 @@ fn while_more_is_known_than_the_table_shows_revocations_are_written_and_nothing_
     file.save_now(Some(later(2)));
     let (replica, machine) = load(&folder, later(3));
     assert!(replica.proven().is_none() && replica.lookup(&digest(5)).is_none());
-    assert!(replica.lookup(&digest(4)).is_none() && replica.held_users() == ["user 1"], "until its turn has come");
+    let is_in_doubt = |replica: &Replica| {
+        let holder = replica.lookup(&digest(4)).expect("by the table");
+        replica.doubts(&digest(4), &holder, None)
+    };
+    assert!(is_in_doubt(&replica) && replica.held_users().is_empty(), "until its turn has come");
     assert!(replica.status().grants == 7 && machine != Synchroniser::new(), "it goes on from there");
+    // Touched on the way to it, which is lost.
+    let mut next = Run { replica, log: run.log.clone(), now: later(4).at };
+    next.commit(vec![user(1)]);
+    assert!(is_in_doubt(&next.replica));
+    next.replica.reach(later(5).at);
+    assert!(next.replica.lookup(&digest(4)).is_none() && next.replica.held_users() == ["user 1"]);
     run.replica.reach(later(2).at);
     run.replica.confirm(later(2).at);
     file.save_now(Some(later(2)));

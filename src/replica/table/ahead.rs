@@ -59,7 +59,8 @@ enum Source {
         epoch: Epoch,
         stamp: Stamp,
         received: Instant,
-        /// Of a user: which commit the table has reached on the way to this one; `None`: one that may be later.
+        /// Of a user: which commit the table has reached on the way to this one, zeros before the user's first;
+        /// `None`: one that may be later.
         since: Option<Stamp>,
         /// What the table went by then.
         basis: Basis,
@@ -142,7 +143,10 @@ impl Ledger {
         let source = |since| Source::Notice { epoch, stamp: entry.stamp(), received: now, since, basis };
         entry.changes.iter().fold(revoked, |narrowed, change| match change {
             Change::PutOwner(id, owner) => {
-                let since = self.owners.get(id).and_then(|slot| slot.known).map(|known| known.touch.by);
+                let since = match self.owners.get(id) {
+                    Some(slot) => slot.known.map(|known| known.touch.by),
+                    None => Some(Stamp::default()),
+                };
                 self.ahead.user(*id, owner.enabled.then_some(owner.role), source(since));
                 true
             }
@@ -153,6 +157,15 @@ impl Ledger {
             // Whoever deletes a user deletes their tokens.
             Change::RemoveGrant(_) | Change::RemoveOwner(_) => narrowed,
         })
+    }
+
+    /// What was announced of users to an earlier run, which had come as far as the table has: it goes on to count.
+    pub(in crate::replica) fn announced_before(&mut self, epoch: Epoch, announced: &[(UserId, Seen)], now: Instant) {
+        let (basis, _) = self.progress();
+        for (id, Seen { role, touch: Touch { by, before } }) in announced {
+            let source = Source::Notice { epoch, stamp: *by, received: now, since: *before, basis };
+            self.ahead.user(*id, *role, source);
+        }
     }
 
     /// Before a log entry changes what was read later than it: what was read goes on to count.

@@ -174,6 +174,22 @@ fn what_came_in_its_turn_before_the_lost_commit_counts_as_earlier() {
     assert_eq!((lets_in(&replica, 1), replica.status().held), (Some(true), 0));
 }
 
+/// Also of a user whom the table did not know when it was announced.
+#[test]
+fn who_was_made_on_the_way_to_a_lost_commit_stays_as_announced() {
+    let replica = with(&[1]);
+    announce(&replica, 9, vec![disabled(2)]);
+    follow(&replica, 6, vec![enabled(2), put(3, 2)]);
+    assert_eq!(lets_in(&replica, 3), None);
+    replica.reach(Instant::now());
+    assert_eq!((lets_in(&replica, 3), replica.status().held), (Some(false), 1));
+    // Whose making was lost too is nobody.
+    announce(&replica, 12, vec![disabled(4)]);
+    replica.reach(Instant::now());
+    follow(&replica, 7, vec![enabled(4), put(5, 4)]);
+    assert_eq!((lets_in(&replica, 5), replica.status().held), (Some(true), 1));
+}
+
 #[test]
 fn what_a_repair_has_read_is_not_undone_by_the_log_that_comes_before_it() {
     let replica = with(&[1, 2]);
