@@ -383,6 +383,11 @@ impl Replica {
         self.announce(narrowed);
     }
 
+    /// How many different digests the store has shown since the reading began that was ended last.
+    pub(crate) fn recalls_shown(&self) -> usize {
+        self.ledger().recalls_shown()
+    }
+
     /// Ends the reading: those that it has not shown are not recalled any more.
     pub fn end_recalls(&self) {
         self.ledger().end_recalls();

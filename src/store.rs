@@ -88,9 +88,11 @@ pub struct RecalledPage {
     pub recalls: u64,
     /// These are the first of all of them: where what came since a place cannot be told, too.
     pub begins: bool,
-    /// These, in no order; perhaps some that other pages have too. None, and more to come: not yet.
+    /// These, in no order; perhaps some that other pages have too.
     pub digests: Vec<Digest>,
-    /// With these, all were read that there were when the first of all was read, or when this page was, if that was before.
+    /// With these, all were read that there were when the first of all was read. If that was before: all that the store knows to
+    /// have come since. That these are all shows in how many different ones there were since the first of all: as many as
+    /// there were then (`total`), and as `recalls` grew by since.
     pub is_last: bool,
     /// Where to go on, after the last page with what comes later; `None`: with the first one.
     pub next: Option<RecalledPlace>,

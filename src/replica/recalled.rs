@@ -57,6 +57,11 @@ impl Recalled {
         self.lost.remove(digest);
     }
 
+    /// How many different ones the store showed since the reading began that was ended last.
+    pub(super) fn shown(&self) -> usize {
+        self.seen.len()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.seen.len() + self.lost.len()
     }

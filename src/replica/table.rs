@@ -321,6 +321,11 @@ impl Ledger {
         })
     }
 
+    /// How many different ones were shown since the reading began that was ended last.
+    pub(super) fn recalls_shown(&self) -> usize {
+        self.recalled.shown()
+    }
+
     /// Ends the reading. What the store shows no more, and holds as active all the same, it has lost again.
     pub(super) fn end_recalls(&mut self) {
         self.recalled.end(|digest| self.suppressed.contains_key(digest));

@@ -6,7 +6,8 @@
 //!
 //! They are read when their counter, which each probe returns, is another than it was when they were read last; when it may
 //! be that of another server (notices were lost); and when the store turned out to have lost writes. Page by page, beside
-//! the other reads, and after all of them only what came since, where the store can tell that. While it is read, proofs count
+//! the other reads, and after all of them only what came since, where the store can tell that: as far as these are as many
+//! different ones as came. While it is read, proofs count
 //! up to the moment at which the latest reading that came to its end had begun: so one that takes long, while more and more
 //! are added, is progress all the same.
 
@@ -46,11 +47,15 @@ pub(super) struct Progress {
     place: Option<RecalledPlace>,
     /// A reading of all of them is under way: when it began, and where the counter was then.
     began: Option<(Instant, u64)>,
+    /// Where the counter was before any of them was added that the latest reading of all could show.
+    base: u64,
+    /// Fewer came than the counter says: perhaps they are on their way.
+    is_short: bool,
 }
 
 impl Progress {
     fn begin(&mut self) {
-        (self.place, self.began) = (None, None);
+        (self.place, self.began, self.is_short) = (None, None, false);
     }
 
     /// Takes a page that was asked for at a moment.
@@ -58,14 +63,24 @@ impl Progress {
         if page.begins {
             replica.begin_recalls();
             self.began = Some((asked_at, page.recalls));
+            self.base = page.recalls.saturating_sub(page.total);
         }
         replica.recall(&page.digests);
         self.place = page.next;
-        if page.is_last {
-            let all = self.began.take().inspect(|_| replica.end_recalls());
-            let (as_of, counter) = all.unwrap_or((asked_at, page.recalls));
-            (self.read, self.as_of) = (Some(counter), self.as_of.max(Some(as_of)));
+        if !page.is_last {
+            return;
         }
+        let (as_of, counter) = match self.began.take() {
+            Some(all) => {
+                replica.end_recalls();
+                all
+            }
+            None if self.base + replica.recalls_shown() as u64 == page.recalls => (asked_at, page.recalls),
+            // One is told of a moment after it was added, or never: then all have to be read.
+            None if self.is_short => return self.begin(),
+            None => return self.is_short = true,
+        };
+        (self.read, self.as_of, self.is_short) = (Some(counter), self.as_of.max(Some(as_of)), false);
     }
 }
 
@@ -95,7 +110,7 @@ pub(super) async fn read(
         let asked_at = Instant::now();
         let page = within(CHANGES_TIMEOUT, store.recalled(place.as_ref())).await?;
         // The last page may have more than the probe spoke of; the next probe says whether that was all.
-        let is_all_for_now = page.is_last || page.digests.is_empty() && !page.begins;
+        let is_all_for_now = page.is_last;
         progress.lock().take(page, asked_at, replica);
         if is_all_for_now || Instant::now() >= until {
             return Ok(());

@@ -217,6 +217,7 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     on("HMGET", layout.key(Key::Meta), &["epoch"]);
     on("SCARD", layout.key(Key::Recalled), &[]);
     on("SSCAN", layout.key(Key::Recalled), &["0"]);
+    on("SMISMEMBER", layout.key(Key::Recalled), &["digest"]);
     on("SADD", layout.key(Key::Recalled), &["digest"]);
     on("LLEN", layout.key(Key::RecallLog), &[]);
     on("LRANGE", layout.key(Key::RecallLog), &["0", "0"]);

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A digest is listed after it was added. Sidecars of the version before add without listing, and so does one that dies in
-//! between: then there are more recalls than entries, and the set is read.
+//! between; and whoever has a sidecar's user can list what was never added, or twice. So an entry counts if it is in the set, and
+//! whoever reads goes by how many different ones came, see [`RecalledPage`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -37,9 +38,7 @@ const COST: usize = 40;
 struct Place {
     /// Which server that was, and since when in charge: another one may hold others. Empty where that may not be asked.
     server: String,
-    /// How many more recalls there were than entries of the list when the reading began.
-    unlisted: i64,
-    /// How many entries there were then, or were read since.
+    /// How many entries the list had when the reading began, or were read since.
     listed: u64,
     then: Then,
 }
@@ -48,10 +47,8 @@ struct Place {
 enum Then {
     /// The set is being read.
     Scan(u64),
-    /// All were read; others may come.
+    /// It was read; others may come.
     Listen,
-    /// Others came, which were not listed yet.
-    Wait,
 }
 
 /// The next page, no larger than what is carried beside probes.
@@ -59,18 +56,15 @@ pub(super) async fn page(access: &Access, from: Option<&RecalledPlace>) -> Resul
     if let Some(place) = from.and_then(|place| std::str::from_utf8(&place.0).ok()?.parse::<Place>().ok()) {
         let answer = ask(access, &place).await?;
         let is_known = answer.server == place.server && (!place.server.is_empty() || place.is_scan());
-        if let Some(page) = answer.following(access, place).filter(|_| is_known) {
-            return Ok(page);
+        // It begins anew when all are settled.
+        if is_known && (answer.length >= place.listed || place.is_scan()) {
+            return Ok(answer.following(access, place));
         }
     }
-    let begin = Place { server: String::new(), unlisted: 0, listed: 0, then: Then::Scan(0) };
+    let begin = Place { server: String::new(), listed: 0, then: Then::Scan(0) };
     let answer = ask(access, &begin).await?;
-    let (server, unlisted, listed) = (answer.server.clone(), answer.unlisted(), answer.length);
-    let place = Place { server, unlisted, listed, ..begin };
-    let page = answer
-        .following(access, place)
-        .ok_or_else(|| Fault::UnexpectedAnswer("a scan that does not go on".to_owned()))?;
-    Ok(RecalledPage { begins: true, ..page })
+    let place = Place { server: answer.server.clone(), listed: answer.length, ..begin };
+    Ok(RecalledPage { begins: true, ..answer.following(access, place) })
 }
 
 /// What the script answers, and which server does.
@@ -80,8 +74,10 @@ struct Answer {
     ever: u64,
     length: u64,
     cursor: u64,
-    members: Vec<Vec<u8>>,
-    damaged: u64,
+    /// How many members, or entries, were read.
+    read: u64,
+    /// Those of them that are recalled digests.
+    digests: Vec<Vec<u8>>,
 }
 
 async fn ask(access: &Access, place: &Place) -> Result<Answer, Fault> {
@@ -94,17 +90,17 @@ async fn ask_for(access: &Access, place: &Place, count: usize) -> Result<(Answer
     let cursor = if let Then::Scan(cursor) = place.then { cursor.to_string() } else { String::new() };
     let mut commands = Pipeline::new();
     let mut page = script("EVAL_RO", PAGE, &keys);
-    page.arg(count).arg(cursor).arg(place.unlisted).arg(place.listed);
+    page.arg(count).arg(cursor).arg(place.listed);
     commands.add_command(page).cmd("INFO").arg("server").arg("replication");
     let (answers, arrived) = access.link.fetch(Use::Main, commands.ignore_errors()).await?;
     let answers: [Result<Value, RedisError>; 2] = answers;
     let [page, server] = answers.map(|answer| answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT)));
     let server = server.ok().and_then(|server| from_redis_value::<String>(server).ok()).unwrap_or_default();
     let unexpected = |problem: ParsingError| Fault::UnexpectedAnswer(problem.to_string());
-    let (present, ever, length, cursor, members, damaged) = from_redis_value(page?).map_err(unexpected)?;
+    let (present, ever, length, cursor, read, digests) = from_redis_value(page?).map_err(unexpected)?;
     let reign = |info: &str| Some(format!("{}-{}", run_in(info)?, value_in(info, "master_replid:")?));
     let server = reign(&server).unwrap_or_default();
-    Ok((Answer { server, present, ever, length, cursor, members, damaged }, arrived))
+    Ok((Answer { server, present, ever, length, cursor, read, digests }, arrived))
 }
 
 fn value_in<'a>(info: &'a str, key: &str) -> Option<&'a str> {
@@ -112,13 +108,14 @@ fn value_in<'a>(info: &'a str, key: &str) -> Option<&'a str> {
 }
 
 impl Answer {
-    /// How many more recalls there are than entries of the list: as many as before, as long as each is listed.
-    fn unlisted(&self) -> i64 {
-        self.ever.cast_signed() - self.length.cast_signed()
-    }
-
-    /// The page at a place; `None` where all have to be read again.
-    fn following(self, access: &Access, mut place: Place) -> Option<RecalledPage> {
+    /// The page at a place.
+    fn following(self, access: &Access, mut place: Place) -> RecalledPage {
+        let others = self.read - self.digests.len() as u64;
+        // Of the list's some may be settled.
+        if others > 0 && place.is_scan() {
+            let (store, key) = (&access.name, access.layout.key(Key::Recalled));
+            tracing::error!(store, key, members = others, "some members are not digests");
+        }
         let is_last = match place.then {
             Then::Scan(_) if self.cursor > 0 => {
                 place.then = Then::Scan(self.cursor);
@@ -128,29 +125,19 @@ impl Answer {
                 place.then = Then::Listen;
                 true
             }
-            Then::Listen | Then::Wait if self.unlisted() == place.unlisted => {
-                place.listed += self.members.len() as u64 + self.damaged;
-                place.then = Then::Listen;
+            Then::Listen => {
+                place.listed += self.read;
                 place.listed >= self.length
             }
-            Then::Listen if self.length >= place.listed => {
-                place.then = Then::Wait;
-                false
-            }
-            Then::Listen | Then::Wait => return None,
         };
-        if self.damaged > 0 {
-            let (store, key, members) = (&access.name, access.layout.key(Key::Recalled), self.damaged);
-            tracing::error!(store, key, members, "some members are not digests");
-        }
-        Some(RecalledPage {
+        RecalledPage {
             total: self.present,
             recalls: self.ever,
             begins: false,
-            digests: self.members.iter().filter_map(|member| layout::digest(member)).collect(),
+            digests: self.digests.iter().filter_map(|digest| layout::digest(digest)).collect(),
             is_last,
             next: Some(RecalledPlace(place.to_string().into_bytes())),
-        })
+        }
     }
 }
 
@@ -162,12 +149,11 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { server, unlisted, listed, then } = self;
-        write!(f, "{server} {unlisted} {listed} ")?;
+        let Self { server, listed, then } = self;
+        write!(f, "{server} {listed} ")?;
         match then {
             Then::Scan(cursor) => write!(f, "{cursor}"),
             Then::Listen => f.write_str("listen"),
-            Then::Wait => f.write_str("wait"),
         }
     }
 }
@@ -177,14 +163,12 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let parts: Vec<_> = text.split(' ').collect();
-        let [server, unlisted, listed, then] = parts[..] else { return Err(()) };
+        let [server, listed, then] = parts[..] else { return Err(()) };
         let then = match then {
             "listen" => Then::Listen,
-            "wait" => Then::Wait,
             cursor => Then::Scan(cursor.parse().map_err(drop)?),
         };
-        let (unlisted, listed) = (unlisted.parse().map_err(drop)?, listed.parse().map_err(drop)?);
-        Ok(Self { server: server.to_owned(), unlisted, listed, then })
+        Ok(Self { server: server.to_owned(), listed: listed.parse().map_err(drop)?, then })
     }
 }
 
@@ -231,13 +215,13 @@ mod tests {
 
     #[test]
     fn places_are_read_as_they_are_written() {
-        for then in [Then::Scan(0), Then::Scan(u64::MAX), Then::Listen, Then::Wait] {
+        for then in [Then::Scan(0), Then::Scan(u64::MAX), Then::Listen] {
             for server in ["", "a-b"] {
-                let place = Place { server: server.to_owned(), unlisted: -3, listed: 7, then };
+                let place = Place { server: server.to_owned(), listed: 7, then };
                 assert_eq!(place.to_string().parse(), Ok(place));
             }
         }
-        for text in ["", "a 1 2", "a x 2 listen", "a 1 2 x", "a 1 2 3 4"] {
+        for text in ["", "a 1", "a x listen", "a 1 x", "a 1 2 3"] {
             assert_eq!(text.parse::<Place>(), Err(()), "{text}");
         }
     }

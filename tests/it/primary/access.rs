@@ -15,6 +15,7 @@ fn user(left_out: &[&str]) -> String {
         "+info",
         "+scard",
         "+sscan",
+        "+smismember",
         "+eval_ro",
         "+llen",
         "+lrange",
@@ -52,7 +53,10 @@ fn user(left_out: &[&str]) -> String {
 async fn what_the_user_may_not_do_is_named() {
     for (left_out, named) in [
         ("+hscan", "HSCAN {tollgate}:owners, HSCAN {tollgate}:grants"),
-        ("~{tollgate}:recalled", "SCARD {tollgate}:recalled, SSCAN {tollgate}:recalled, SADD {tollgate}:recalled"),
+        (
+            "~{tollgate}:recalled",
+            "SCARD {tollgate}:recalled, SSCAN {tollgate}:recalled, SMISMEMBER {tollgate}:recalled, SADD {tollgate}:recalled",
+        ),
         ("&{tollgate}:changes:0", "SUBSCRIBE {tollgate}:changes:0"),
         ("+pexpire", "PEXPIRE {tollgate}:sidecar:0000000000000000, PEXPIRE {tollgate}:tenure"),
         ("+discard", "DISCARD"),

@@ -103,6 +103,27 @@ async fn a_slow_line_gets_level_while_more_and_more_are_recalled() {
 const ADD_HEX: &str = "return redis.call('SADD', KEYS[1], (string.gsub(ARGV[1], '..', function(pair) \
     return string.char(tonumber(pair, 16)) end)))";
 
+const LIST_HEX: &str = "return redis.call('RPUSH', KEYS[1], (string.gsub(ARGV[1], '..', function(pair) \
+    return string.char(tonumber(pair, 16)) end)))";
+
+/// Whoever has a sidecar's user may list anything: in the place of what is recalled without the list, by the version before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_listed_and_was_not_recalled_hides_nothing() {
+    let (server, store, _, remote) = site(Traffic::Flows).await;
+    let all = digests(5);
+    let (foreign, all) = all.split_last().expect("five");
+    store.recall(&all[..1]).await.expect("recalls");
+    knows(&remote, 1).await;
+    for (known, entry) in [(1, "61".to_owned()), (2, all[0].to_string()), (3, foreign.to_string())] {
+        server.cli(&["eval", LIST_HEX, "1", "{tollgate}:recall_log", &entry]);
+        proofs(&remote, 1).await;
+        server.cli(&["eval", ADD_HEX, "1", "{tollgate}:recalled", &all[known].to_string()]);
+        knows(&remote, known + 1).await;
+        proofs(&remote, 1).await;
+    }
+    assert_eq!(remote.replica.status().recalled, all.len(), "and nothing else is recalled by that");
+}
+
 /// Settled, they are forgotten at the next reading, and what is recalled then is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_comes_after_all_were_settled_is_read() {

@@ -41,7 +41,7 @@ const USED: [(&str, &str, &str); 33] = [
     ("log.rs", "EVAL_RO HMGET XRANGE", ""),
     ("migrate.lua", "", "HMGET HSET"),
     ("read.rs", "HMGET PEXPIRE ROLE SCARD SET WAIT ZMSCORE", "HGET HKEYS"),
-    ("recalled.lua", "HMGET LLEN LRANGE SCARD SSCAN", ""),
+    ("recalled.lua", "HMGET LLEN LRANGE SCARD SMISMEMBER SSCAN", ""),
     ("recalls.rs", "EVAL_RO INFO RPUSH SADD SCARD", "EVAL"),
     ("replay.rs", "", "ACL HSET INFO XADD"),
     ("replicas.rs", "", "EVAL ROLE SET WAIT XRANGE"),
