@@ -43,7 +43,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 
 use super::identity::UnstoredId;
 use super::sync::Synchroniser;
@@ -275,7 +275,9 @@ impl SnapshotFile {
     }
 
     fn origin(&self, file: &File) -> io::Result<Origin> {
-        Ok(Origin { sidecar: self.sidecar, inode: file.metadata()?.ino() })
+        let found = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
+        let born = (found.stx_btime.tv_sec, found.stx_btime.tv_nsec);
+        Ok(Origin { sidecar: self.sidecar, inode: found.stx_ino, born })
     }
 
     fn save_now(&self, here: Option<Moment>) {

@@ -73,6 +73,9 @@ pub(super) enum Item {
 pub(super) struct Origin {
     pub(super) sidecar: SidecarId,
     pub(super) inode: u64,
+    /// Seconds and nanoseconds: the number of one that is gone is given to another file, its birth is not. Zeros where the file
+    /// system does not tell it.
+    pub(super) born: (i64, u32),
 }
 
 /// SHA-256 of a file's items and of its origin.
@@ -82,7 +85,9 @@ pub(super) struct Seal([u8; 32]);
 impl Origin {
     fn seal(self, items: &Hash) -> Seal {
         let (sidecar, inode) = (self.sidecar.0.to_le_bytes(), self.inode.to_le_bytes());
-        Seal(Sha256::new().chain_update(items).chain_update(sidecar).chain_update(inode).finalize().into())
+        let hash = Sha256::new().chain_update(items).chain_update(sidecar).chain_update(inode);
+        let (seconds, nanoseconds) = self.born;
+        Seal(hash.chain_update(seconds.to_le_bytes()).chain_update(nanoseconds.to_le_bytes()).finalize().into())
     }
 }
 

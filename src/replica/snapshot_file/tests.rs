@@ -210,6 +210,24 @@ fn a_copy_and_the_file_of_another_sidecar_prove_nothing() {
     assert!(proven(1, &moved));
 }
 
+/// Two numbers take turns where the file system gives that of the one that is gone to the next.
+#[test]
+fn an_older_copy_in_the_place_of_a_later_file_of_its_number_proves_nothing() {
+    let run = Run::usual();
+    let folder = run.saved();
+    let path = folder.path().join("replica.snapshot");
+    let inode = || fs::metadata(&path).expect("is there").ino();
+    let (older, of_older) = (fs::read(&path).expect("reads"), inode());
+    let again = (0..8).any(|_| {
+        run.file(&folder).save_now(Some(here()));
+        inode() == of_older
+    });
+    let proven = || load(&folder, later(1)).0.proven().is_some();
+    assert!(proven());
+    fs::write(&path, older).expect("writes");
+    assert!(!proven(), "of the same number: {again}");
+}
+
 /// The store retains the report of the run before for as long as that one served without it.
 #[test]
 fn a_run_that_serves_longer_than_the_one_before_has_no_proof() {
@@ -569,7 +587,8 @@ proptest! {
         let replica = Arc::clone(&run.borrow().replica);
         let mut encoder = Encoder::new(busy, STORE, 0).expect("writes");
         let position = write_items(&mut encoder, &replica).expect("writes");
-        let (trailer, origin) = (Trailer { saved: None, bound: BOUND, position }, Origin { sidecar: SidecarId(1), inode: 0 });
+        let trailer = Trailer { saved: None, bound: BOUND, position };
+        let origin = Origin { sidecar: SidecarId(1), inode: 0, born: (0, 0) };
         let bytes = encoder.end(&trailer, Proof(None), origin).expect("writes").0.bytes;
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("replica.snapshot"), bytes).expect("writes");
