@@ -471,7 +471,8 @@ pub trait Reports: Send + Sync + 'static {
 
     /// For how much longer a sidecar may serve that this store has no report of, although it once reported: a server that was
     /// started anew, restored or promoted, was not in charge for a while, or evicts keys, may lack some, and who was cut off
-    /// does not make them again. `bound` is how long sidecars serve without the store. `None`: there is none.
+    /// does not make them again. `bound` is how long those serve without the store that it has reports of, at the longest.
+    /// `None`: there is none.
     async fn unreported(&self, bound: Duration) -> Result<Option<Duration>, StoreError> {
         let _ = bound;
         Ok(None)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tollgate::token::{RawToken, TokenId};
+use tollgate_harness::redis;
 
 use super::Options;
 use super::client::Client;
@@ -47,6 +48,7 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) {
         "1/s",
         None,
     );
+    redis::has_all_reports(deployment.redis_port);
     let mut waits: Vec<_> = waited.iter().map(|token| wait(&deployment, ids[&token.digest()])).collect();
     figures.time(format!("token revoke --wait, {count} sidecars, p50"), quantile(&mut waits, 0.5), 20.0);
     figures.time(format!("token revoke --wait, {count} sidecars, most"), quantile(&mut waits, 1.0), None);

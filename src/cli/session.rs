@@ -2,13 +2,13 @@
 
 use std::future::Future;
 use std::io;
-use std::time::Duration;
 
 use anyhow::Context as _;
 
 use super::Globals;
 use super::output::{OutputError, may_colour, note};
 use super::serve::store_settings;
+use super::wait::longest_bound;
 use crate::chain::chain;
 use crate::registry::{Actor, Registry};
 use crate::store::{self, Absent, StoreError, Unconfirmed};
@@ -70,7 +70,8 @@ impl Session {
     async fn settle_recalls(&self) {
         let store = self.registry.store();
         // Besides, whoever looks first after a failover is who knows when it was: the later, the longer receipts take.
-        let (settled, _) = tokio::join!(self.registry.settle_recalls(), store.unreported(Duration::ZERO));
+        let looked = async { store.unreported(longest_bound(&store.sidecars().await?)).await };
+        let (settled, _) = tokio::join!(self.registry.settle_recalls(), looked);
         match settled {
             Ok(0) => {}
             Ok(1) => note("revoked 1 token again: the store had lost its revocation, which a sidecar remembered"),

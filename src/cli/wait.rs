@@ -59,8 +59,9 @@ enum Obstacle {
     #[error("no sidecar reports to this store, so none is known to have applied it")]
     NoSidecars,
     #[error(
-        "the store was started anew, restored or promoted, or another was in charge in between, or it evicts keys, and may \
-         have lost reports: a sidecar that was cut off before may serve for {} s more without being listed here",
+        "the store was made, started anew, restored or promoted, or another was in charge or no sidecar reported for a while, or \
+         it evicts keys, and may have lost reports: a sidecar that was cut off before may serve for {} s more without being \
+         listed here",
         .0.as_secs() + 1
     )]
     ReportsLost(Duration),
@@ -252,8 +253,7 @@ impl Receipt {
     /// How it is now. The commit is looked for after the reports: what is there then was there before.
     async fn check(store: &dyn Store, history: &mut CommitHistory, behind: &[SidecarId]) -> Result<Self, StoreError> {
         let sidecars = with_distinct_names(store.sidecars().await?);
-        let bound = sidecars.iter().map(|sidecar| sidecar.ttl).max().unwrap_or_default().max(BOUND);
-        let reports_lost = store.unreported(bound).await?.map(Obstacle::ReportsLost);
+        let reports_lost = store.unreported(longest_bound(&sidecars)).await?.map(Obstacle::ReportsLost);
         let no_sidecars = sidecars.is_empty().then_some(Obstacle::NoSidecars);
         let obstacle = history.read(store).await?.or(no_sidecars).or(reports_lost);
         let (applied, missing): (Vec<_>, Vec<_>) = sidecars.into_iter().partition(|sidecar| history.includes(sidecar));
@@ -336,6 +336,11 @@ impl Receipt {
         };
         format!("{} ({at}, last report {:.1} s ago)", sidecar.report.name, sidecar.age.as_secs_f64())
     }
+}
+
+/// How long sidecars serve without the store, at the longest: these, and others of which nothing is known.
+pub(super) fn longest_bound(sidecars: &[Reported]) -> Duration {
+    sidecars.iter().map(|sidecar| sidecar.ttl).fold(BOUND, Duration::max)
 }
 
 /// The revision that a sidecar has applied, if it is of this epoch.

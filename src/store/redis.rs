@@ -197,9 +197,7 @@ impl Access {
         let keys: Vec<_> = [self.layout.key(Key::Unfinished)].into_iter().chain(of_commit).collect();
         let answer: Vec<String> = self.ask(script("EVAL", CREATE, &keys).arg(SCHEMA).arg(epoch)).await?;
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            // Nobody reported to a registry before it was there.
-            ["created"] => tenure::begin(self).await,
-            ["exists"] => Ok(()),
+            ["created" | "exists"] => Ok(()),
             ["unfinished"] => Err(Unusable::Unfinished(self.layout.key(Key::Unfinished).to_owned()).into()),
             ["foreign", key] => {
                 let meta = self.layout.key(Key::Meta).to_owned();

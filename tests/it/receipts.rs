@@ -108,6 +108,7 @@ async fn may_have_lost_reports(fleet: &Fleet, id: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_may_have_lost_reports_gives_no_receipt() {
     let mut fleet = Fleet::start(&[]).await;
+    fleet.redis.has_all_reports();
     let [revoked] = fleet.tokens().await;
     let id = fleet.oracle.ids(&[revoked])[0].to_string();
     let address = address_of(&fleet.sidecars[2]).to_string();
@@ -120,12 +121,25 @@ async fn a_store_that_may_have_lost_reports_gives_no_receipt() {
     may_have_lost_reports(&fleet, &id).await;
 }
 
+/// It has lost everything, and was made anew: whoever was cut off before serves on by the registry before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_was_made_anew_gives_no_receipt() {
+    let fleet = Fleet::start(&[]).await;
+    fleet.redis.has_all_reports();
+    fleet.redis_does(&["FLUSHALL"]).await;
+    let (_, id) = init(&fleet.redis.url()).await;
+    let reports = || async { fleet.store().sidecars().await.expect("reads").len() };
+    eventually("they report again", async || reports().await == 3).await;
+    may_have_lost_reports(&fleet, &id).await;
+}
+
 /// It was never demoted while another one was in charge, and may lack what was reported there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_primary_that_is_in_charge_again_gives_no_receipt() {
     let pair = Pair::start().await;
     let first = pair.primary.address();
     let mut fleet = Fleet::behind_relays(pair, first, 0).await;
+    fleet.redis.primary.has_all_reports();
     let names = fleet.tokens::<2>().await;
     let ids: Vec<_> = fleet.oracle.ids(&names).iter().map(ToString::to_string).collect();
     let url = format!("redis://{first}");
@@ -157,6 +171,7 @@ async fn an_old_primary_that_is_in_charge_again_gives_no_receipt() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_evicts_gives_no_receipt() {
     let mut fleet = Fleet::start(&[]).await;
+    fleet.redis.has_all_reports();
     let [revoked] = fleet.tokens().await;
     let id = fleet.oracle.ids(&[revoked])[0].to_string();
     fleet.relays[2].set(Traffic::Cut).await;
@@ -228,6 +243,7 @@ async fn who_was_reported_to_be_out_stays_out_after_a_crash() {
     let sidecar = Serving::start(&url, &variables).await;
     eventually("the file is written", async || file.exists()).await;
     assert_eq!(sidecar.fetch(&token).await, 200);
+    redis.has_all_reports();
     stdout(&tollgate(&url, 0, &["token", "revoke", &id, "--wait"]).await);
     redis.kill();
     sidecar.kill();
@@ -276,6 +292,7 @@ async fn a_sidecar_that_was_set_up_from_a_copy_is_waited_for() {
     two.kill();
     let two = start("two", &format!("redis://{}", relay.address())).await;
     let create = ["token", "create", "--user", "owner", "--description", "x", "--wait"];
+    redis.has_all_reports();
     let created = tollgate(&url, 0, &create).await;
     let said = String::from_utf8_lossy(&created.stderr).into_owned();
     assert!(said.contains("applied by all 2 sidecars"), "{said}");
@@ -326,6 +343,7 @@ async fn a_report_that_tells_the_number_only_is_no_yes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_that_changes_who_gets_in_can_wait() {
     let fleet = Fleet::start(&[]).await;
+    fleet.redis.has_all_reports();
     let url = fleet.redis.url();
     let run = async |arguments: &[&str]| tollgate(&url, 0, arguments).await;
     for (name, role) in [("anna", "administrator"), ("max", "manager"), ("rita", "manager")] {

@@ -166,6 +166,7 @@ impl Stage {
         let registry = async |relay: usize, database: usize| registry(&url(relay, database), topology.quorum()).await;
         let first = registry(SIDECARS, 0).await?;
         first.init(&soak(), "olga").await.map_err(|error| error.to_string())?;
+        servers.primary().has_all_reports();
         copy_registry(servers.primary());
         let (history, probes, neighbours) = (History::new(BOUND, RECOVERY), Probes::default(), Probes::default());
         // What is asked of those who should know nothing of it.

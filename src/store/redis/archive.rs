@@ -24,7 +24,7 @@ use super::layout::{self, Key, SCHEMA};
 use super::link::Use;
 use super::log::LoggedFields;
 use super::unusable::Unusable;
-use super::{Access, RedisStore, read, script, tenure};
+use super::{Access, RedisStore, read, script};
 use crate::store::archive::{CopyError, Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding};
 use crate::store::{Change, CommitId, NoRegistry, Position, Retention, Settings, StoreError};
 use crate::token::{TokenId, UserId};
@@ -357,8 +357,6 @@ impl RedisUnfinished {
     /// Makes a registry of it. [`Unfinished::finish`] says what is open when that is not answered.
     async fn end(&self, after: Position) -> Result<Position, Ending> {
         let (access, (id, position)) = (&self.store.access, succeeding(after).map_err(Fault::Entropy)?);
-        // Nobody reported to a registry before it was there. Afterwards it would be too late to fail.
-        tenure::begin(access).await?;
         let mut finish = script("EVAL", FINISH, &keys(access));
         finish.arg(&self.writer).arg(self.pieces).arg(SCHEMA).arg(position.epoch.to_string());
         finish.arg(position.revision.0).arg(position.head.to_string()).arg(format!("{:016x}", position.checksum));

@@ -26,6 +26,7 @@
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: its TTL, its report
 //!   sidecar:probe   string  written by probes that replicas confirm
 //!   tenure          string  which server has had all reports, and since when, see `tenure`
+//!   longest         string  how long sidecars served without the store, at the longest, see `tenure`
 //!   unfinished hash   writer, pieces: a registry that is being filled, see `archive`; there is no meta then
 //! ```
 //!
@@ -101,6 +102,7 @@ keys! {
     // Beside the reports, where a sidecar's user may also put off a key's end.
     Probe = "sidecar:probe" is "string",
     Tenure = "tenure" is "string",
+    Longest = "longest" is "string",
     Unfinished = "unfinished" is "hash",
 }
 

@@ -70,8 +70,6 @@ pub(super) struct Link {
     slots: [Slot; 4],
     /// Numbers connections.
     made: AtomicU64,
-    /// Replicas were seen that could take over.
-    is_followed: AtomicBool,
     /// Which run of which server the main connection led to last, where somebody watches.
     arrival: Mutex<tenure::Arrival>,
     /// The last server on which the user was found to have its permissions.
@@ -223,7 +221,6 @@ impl Link {
             is_watched: AtomicBool::new(false),
             slots: Default::default(),
             made: AtomicU64::new(0),
-            is_followed: AtomicBool::new(false),
             arrival: Mutex::default(),
             permitted: Mutex::default(),
             passed_over: Mutex::default(),
@@ -408,21 +405,9 @@ impl Link {
         Ok(())
     }
 
-    /// What the primary says of itself names these replicas.
-    pub(super) fn seen_followed(&self, role: &[Value]) {
-        if !replicas::following(role).is_empty() {
-            self.is_followed.store(true, Ordering::Relaxed);
-        }
-    }
-
     /// Where this process came to last.
     pub(super) fn arrival(&self) -> &Mutex<tenure::Arrival> {
         &self.arrival
-    }
-
-    /// Whether another server could have taken over since this process began.
-    pub(super) fn is_followed(&self) -> bool {
-        self.is_followed.load(Ordering::Relaxed) || self.discovery.named_replicas() > 0
     }
 
     /// Looks again. Fails with what is wrong, if it is still there.

@@ -113,10 +113,7 @@ async fn written(
 /// What a server says, if it is the primary.
 fn of_primary(access: &Access, (present, fields, role): ProbeAnswer) -> Result<Held, Fault> {
     match role.first() {
-        Some(redis::Value::BulkString(name)) if name == b"master" => {
-            access.link.seen_followed(&role);
-            Ok((fields, present))
-        }
+        Some(redis::Value::BulkString(name)) if name == b"master" => Ok((fields, present)),
         _ => {
             access.link.discard();
             Err(Fault::NotPrimary)

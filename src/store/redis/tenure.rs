@@ -3,15 +3,16 @@
 //! Reports are no commits, and no replica confirms them: a server that was started anew, restored or promoted may lack some,
 //! and one that was not in charge for a while was not given them. A sidecar that reaches it reports again at once. One that
 //! was cut off does not, and serves on until its freshness has run out: so long, nobody can say that all have applied
-//! something. So which server has all reports, and since when, is stored beside them, by commands. It ends, and begins with the
-//! next command that asks,
+//! something. So which server has all reports, and since when, is stored beside them, by commands. That begins with the first
+//! command that asks, and not with a registry that is made, which may stand for one that was lost with its reports. It
+//! ends, and begins with the next command that asks,
 //!
 //! - where the server has another replication id, which it draws at each start and each promotion, or has evicted keys,
 //!   which may have been reports;
 //! - with a sidecar that comes from another server: one that was never demoted keeps its id while others are in charge;
-//! - where for [`LEASE`] no sidecar reported that was proven fresh here, if replicas could have taken over, or none had
-//!   reported since it began.
+//! - where for [`LEASE`] no sidecar reported that was proven fresh here: whoever is not in charge is told nothing.
 
+use std::fmt;
 use std::time::Duration;
 
 use redis::Pipeline;
@@ -23,11 +24,15 @@ use super::link::{Connection, Use};
 use crate::lock::Mutex;
 use crate::store::Report;
 
-/// How long it lasts where replicas could take over, and no fresh sidecar reports. Each does every five seconds.
+/// How long it lasts where no fresh sidecar reports. Each does every five seconds.
 const LEASE: Duration = Duration::from_secs(15);
 
-/// How long it lasts where nobody could take over, once a fresh sidecar has reported.
-const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// For so many days it is remembered how long sidecars served without the store: of the one whose report is lost nothing else is
+/// known.
+const REMEMBERED: u64 = 30;
+
+/// In milliseconds.
+const DAY: u64 = 24 * 60 * 60 * 1000;
 
 /// Whose report prolongs it: who was proven fresh so long ago at most, or twice as long as it is from one of its probes to the
 /// next, if that is longer, up to [`LONGEST`].
@@ -76,38 +81,61 @@ impl Primary {
     fn since_when(&self, since: u64) -> String {
         format!("{} {since}", self.name)
     }
+}
 
-    fn begin(&self, layout: &Layout, since: u64, end: Option<Duration>) -> Pipeline {
-        let mut commands = Pipeline::new();
-        commands.cmd("SET").arg(layout.key(Key::Tenure)).arg(self.since_when(since));
-        if let Some(end) = end {
-            commands.arg("PX").arg(end.as_millis());
-        }
-        commands.ignore();
-        commands
+/// How long sidecars serve without the store, at the longest that commands saw, and on which day they did: whole ones since
+/// 1970, so that it is not written with each look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct LongestBound {
+    bound: Duration,
+    day: u64,
+}
+
+impl LongestBound {
+    fn parse(stored: &str) -> Option<Self> {
+        let (bound, day) = stored.split_once(' ')?;
+        Some(Self { bound: Duration::from_millis(bound.parse().ok()?), day: day.parse().ok()? })
+    }
+
+    /// What is remembered once another one is seen.
+    fn and(self, found: Self) -> Self {
+        let is_old = found.day.saturating_sub(self.day) >= REMEMBERED;
+        if is_old { found } else { self.max(found) }
     }
 }
 
-/// A registry was made: nobody reported before.
-pub(super) async fn begin(access: &Access) -> Result<(), Fault> {
-    let commands = Primary::ask(access).await?.begin(&access.layout, 0, None);
-    access.link.read(Use::Main, &commands).await
+impl fmt::Display for LongestBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.bound.as_millis(), self.day)
+    }
 }
 
-/// For how much longer there may be a sidecar that serves and has no report here.
+/// For how much longer there may be a sidecar that serves and has no report here. Those that have one serve without the store
+/// for `bound` at the longest.
 pub(super) async fn unreported(access: &Access, bound: Duration) -> Result<Option<Duration>, Fault> {
     let primary = Primary::ask(access).await?;
+    let [tenure, longest] = [Key::Tenure, Key::Longest].map(|key| access.layout.key(key));
     let mut commands = Pipeline::new();
-    commands.cmd("GET").arg(access.layout.key(Key::Tenure));
-    let (stored,): (Option<String>,) = access.link.read(Use::Main, &commands).await?;
-    let Some(since) = stored.and_then(|stored| primary.since(&stored)) else {
-        // On a server to which no sidecar comes it lasts no longer than that.
-        let begin = primary.begin(&access.layout, primary.now, Some(LEASE));
-        access.link.read::<()>(Use::Main, &begin).await?;
-        return Ok(Some(bound));
-    };
-    let lasted = Duration::from_millis(primary.now.saturating_sub(since));
-    Ok(bound.checked_sub(lasted).filter(|left| !left.is_zero()))
+    commands.cmd("GET").arg(tenure).cmd("PTTL").arg(tenure).cmd("GET").arg(longest);
+    let (stored, left, before): (Option<String>, i64, Option<String>) = access.link.read(Use::Main, &commands).await?;
+    // Whoever has a sidecar's user could put off the end once and for all.
+    let is_leased = u128::try_from(left).is_ok_and(|left| left <= LEASE.as_millis());
+    let since = stored.filter(|_| is_leased).and_then(|stored| primary.since(&stored));
+    let before = before.as_deref().and_then(LongestBound::parse);
+    let found = LongestBound { bound, day: primary.now / DAY };
+    let now = before.map_or(found, |before| before.and(found));
+    let mut writes = Pipeline::new();
+    if before != Some(now) {
+        writes.cmd("SET").arg(longest).arg(now.to_string()).ignore();
+    }
+    if since.is_none() {
+        writes.cmd("SET").arg(tenure).arg(primary.since_when(primary.now)).arg("PX").arg(LEASE.as_millis()).ignore();
+    }
+    if !writes.is_empty() {
+        access.link.read::<()>(Use::Main, &writes).await?;
+    }
+    let lasted = Duration::from_millis(since.map_or(0, |since| primary.now.saturating_sub(since)));
+    Ok(now.bound.checked_sub(lasted).filter(|left| !left.is_zero()))
 }
 
 /// Where a sidecar came to last.
@@ -157,13 +185,11 @@ fn fresh_within(between_probes: Duration) -> Duration {
     (2 * between_probes).clamp(FRESH, LONGEST)
 }
 
-/// Prolongs it with a report, if the sidecar's freshness says who is the primary: where somebody could take over, until
-/// the next ones, and else for good.
+/// Prolongs it with a report, if the sidecar's freshness says who is the primary.
 pub(super) fn prolong(access: &Access, report: &Report, commands: &mut Pipeline) {
     let fresh = fresh_within(access.probed.lock().1);
     if report.staleness_ms.is_some_and(|staleness| u128::from(staleness) <= fresh.as_millis()) {
-        let end = if access.link.is_followed() { LEASE } else { FOR_GOOD };
-        commands.cmd("PEXPIRE").arg(access.layout.key(Key::Tenure)).arg(end.as_millis()).ignore();
+        commands.cmd("PEXPIRE").arg(access.layout.key(Key::Tenure)).arg(LEASE.as_millis()).ignore();
     }
 }
 

@@ -146,6 +146,11 @@ impl RedisServer {
         cli(self.port, command)
     }
 
+    /// See [`has_all_reports`].
+    pub fn has_all_reports(&self) {
+        has_all_reports(self.port);
+    }
+
     /// Starts again with these arguments besides, and does not wait until it answers.
     pub fn spawn(&mut self, arguments: &[&str]) {
         self.kill();
@@ -195,6 +200,16 @@ impl RedisServer {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
+}
+
+/// As after the minute for which a new server gives no receipts: whoever made it knows that no sidecar serves that has never
+/// reported to it. It lasts for as long as sidecars report, and fifteen seconds.
+pub fn has_all_reports(port: u16) {
+    const BEGIN: &str = "local info = redis.call('INFO') \
+         local function value(key) return string.match(info, key .. ':(%w+)') end \
+         local tenure = value('master_replid') .. ' ' .. value('evicted_keys') .. ' 0' \
+         return redis.call('SET', KEYS[1], tenure, 'PX', 15000)";
+    assert_eq!(cli(port, &["EVAL", BEGIN, "1", "{tollgate}:tenure"]), "OK");
 }
 
 /// One command to whatever listens on the port, as `redis-cli` prints its answer.

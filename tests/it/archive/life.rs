@@ -4,8 +4,8 @@
 use super::*;
 use crate::harness::{RedisServer, Serving, Upstream, eventually};
 
-/// `restore` has the restored registry take the place of the one before.
-async fn revoked_since_the_backup(url: &str, restore: impl AsyncFnOnce(&Path)) {
+/// `settled` has the store give receipts; `restore` has the restored registry take the place of the one before.
+async fn revoked_since_the_backup(url: &str, settled: impl FnOnce(), restore: impl AsyncFnOnce(&Path)) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("registry.backup");
     done(&tollgate(url, &["init"]));
@@ -16,6 +16,7 @@ async fn revoked_since_the_backup(url: &str, restore: impl AsyncFnOnce(&Path)) {
     sidecar.says("ready").await;
     assert_eq!((sidecar.fetch(&kept).await, sidecar.fetch(&revoked).await), (200, 200));
     done(&tollgate(url, &["store", "backup", text(&file)]));
+    settled();
     done(&tollgate(url, &["token", "revoke", &id, "--wait"]));
     done(&tollgate(url, &["token", "delete", &deleted_id, "--wait"]));
     assert_eq!((sidecar.fetch(&revoked).await, sidecar.fetch(&deleted).await), (401, 401));
@@ -44,13 +45,17 @@ async fn revoked_since_the_backup(url: &str, restore: impl AsyncFnOnce(&Path)) {
 async fn of_a_restored_database_what_was_revoked_since_stays_refused_and_is_written_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("tollgate.db");
-    revoked_since_the_backup(&sqlite(&path), async |file: &Path| {
-        // With its log, which would be read into the new one.
-        for name in ["tollgate.db", "tollgate.db-wal", "tollgate.db-shm"] {
-            std::fs::rename(folder.path().join(name), folder.path().join(format!("old-{name}"))).expect("renames");
-        }
-        done(&tollgate(&sqlite(&path), &["store", "restore", text(file)]));
-    })
+    revoked_since_the_backup(
+        &sqlite(&path),
+        || {},
+        async |file: &Path| {
+            // With its log, which would be read into the new one.
+            for name in ["tollgate.db", "tollgate.db-wal", "tollgate.db-shm"] {
+                std::fs::rename(folder.path().join(name), folder.path().join(format!("old-{name}"))).expect("renames");
+            }
+            done(&tollgate(&sqlite(&path), &["store", "restore", text(file)]));
+        },
+    )
     .await;
 }
 
@@ -58,9 +63,13 @@ async fn of_a_restored_database_what_was_revoked_since_stays_refused_and_is_writ
 async fn of_a_restored_namespace_what_was_revoked_since_stays_refused_and_is_written_back() {
     let server = RedisServer::start();
     let url = server.url();
-    revoked_since_the_backup(&url, async |file: &Path| {
-        assert_eq!(server.cli(&["flushall"]), "OK");
-        done(&tollgate(&url, &["store", "restore", text(file)]));
-    })
+    revoked_since_the_backup(
+        &url,
+        || server.has_all_reports(),
+        async |file: &Path| {
+            assert_eq!(server.cli(&["flushall"]), "OK");
+            done(&tollgate(&url, &["store", "restore", text(file)]));
+        },
+    )
     .await;
 }

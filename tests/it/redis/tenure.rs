@@ -23,34 +23,80 @@ async fn unreported(store: &dyn Store) -> Option<Duration> {
     store.unreported(BOUND).await.expect("answers")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_a_replica_could_take_over_fresh_sidecars_must_report() {
-    let pair = Pair::start().await;
-    let store = store(&pair.primary).await;
-    assert_eq!(unreported(&*store).await, None, "nobody reported before it was made");
-    store.probe().await.expect("a probe"); // sees the replica
-    report(&*store, 60_000).await;
-    assert_eq!(left(&pair.primary).await, -1, "who is stale does not know who is the primary");
-    report(&*store, 1).await;
-    assert!((1..=15_000).contains(&left(&pair.primary).await), "{}", left(&pair.primary).await);
-    assert_eq!(unreported(&*store).await, None);
-    // Its time is over, and nobody was there.
-    run(&pair.primary, &["DEL", TENURE]).await;
-    report(&*store, 1).await;
-    assert_eq!(left(&pair.primary).await, -2, "no report begins it");
-    assert_eq!(unreported(&*store).await, Some(BOUND), "who asks does");
-    assert!((1..=15_000).contains(&left(&pair.primary).await), "and not for good, as nobody may come here");
-    assert!(unreported(&*store).await.is_some());
-}
+/// Nobody may come there.
+const LEASE: std::ops::RangeInclusive<i64> = 1..=15_000;
 
+/// Begun by whoever asks first: the registry before it may have been lost with its reports, and a sidecar serve by that one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_nobody_could_take_over_a_pause_means_nothing() {
+async fn a_registry_that_was_made_says_nothing_of_who_reported_before() {
     let server = RedisServer::start();
     let store = store(&server).await;
-    store.probe().await.expect("a probe");
-    assert_eq!(left(&server).await, -1);
-    report(&*store, 1).await;
-    assert!(left(&server).await > 1_000_000_000 && unreported(&*store).await.is_none());
+    assert_eq!(left(&server).await, -2, "who makes it begins nothing");
+    assert_eq!(unreported(&*store).await, Some(BOUND), "who asks does");
+    assert!(LEASE.contains(&left(&server).await), "and not for good: {}", left(&server).await);
+    assert!(unreported(&*store).await.is_some_and(|left| left < BOUND), "it has begun");
+}
+
+/// Whether or not a replica was seen that could take over: its link may have been down for a moment, or a copy have taken over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_lasts_for_as_long_as_fresh_sidecars_report() {
+    let (pair, alone) = (Pair::start().await, RedisServer::start());
+    for server in [&pair.primary, &alone] {
+        let store = store(server).await;
+        server.has_all_reports();
+        run(server, &["PEXPIRE", TENURE, "9000"]).await;
+        store.probe().await.expect("a probe");
+        report(&*store, 60_000).await;
+        assert!((1..=9_000).contains(&left(server).await), "who is stale does not know who is the primary");
+        report(&*store, 1).await;
+        assert!((9_001..=15_000).contains(&left(server).await), "{}", left(server).await);
+        assert_eq!(unreported(&*store).await, None);
+        // Its time is over, and nobody was there.
+        run(server, &["DEL", TENURE]).await;
+        report(&*store, 1).await;
+        assert_eq!(left(server).await, -2, "no report begins it");
+        assert_eq!(unreported(&*store).await, Some(BOUND));
+    }
+}
+
+/// A sidecar's user may put off its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_prolonged_for_ever_is_none() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    for command in [&["PEXPIRE", TENURE, "1000000000"][..], &["PERSIST", TENURE]] {
+        server.has_all_reports();
+        assert_eq!(unreported(&*store).await, None);
+        assert_eq!(run(&server, command).await, "1");
+        assert_eq!(unreported(&*store).await, Some(BOUND), "{command:?}");
+        assert!(LEASE.contains(&left(&server).await), "another one has begun");
+    }
+}
+
+/// It may serve for a quarter of an hour, and nobody has a report of it any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_longest_bound_is_remembered_when_its_report_is_lost() {
+    const LONG: Duration = Duration::from_mins(15);
+    const LONGEST: &str = "{tollgate}:longest";
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let report = conformance::report(1, "edge");
+    store.report(&report, LONG).await.expect("reports");
+    stdout(&tollgate(&server.url(), 0, &["init"]).await);
+    store.withdraw(report.id).await.expect("withdraws");
+    run(&server, &["DEL", TENURE]).await;
+    assert_eq!(unreported(&*store).await, Some(LONG), "a command has seen it");
+    // Not of what no sidecar has had for long, nor of what nobody wrote.
+    let stored = run(&server, &["GET", LONGEST]).await;
+    let (bound, day) = stored.split_once(' ').expect("both");
+    let day: u64 = day.parse().expect("a number");
+    for (other, counts) in
+        [(format!("{bound} {}", day - 29), LONG), (format!("{bound} {}", day - 30), BOUND), ("x".to_owned(), BOUND)]
+    {
+        run(&server, &["SET", LONGEST, &other]).await;
+        run(&server, &["DEL", TENURE]).await;
+        assert_eq!(unreported(&*store).await, Some(counts), "{other}");
+    }
 }
 
 /// Its clock was set back, or what it stores is of another server.
@@ -58,13 +104,14 @@ async fn where_nobody_could_take_over_a_pause_means_nothing() {
 async fn what_is_not_of_this_server_or_of_its_future_counts_from_now() {
     let server = RedisServer::start();
     let store = store(&server).await;
+    unreported(&*store).await;
     let stored = run(&server, &["GET", TENURE]).await;
     for other in [format!("x{stored}"), "x".to_owned(), String::new()] {
-        run(&server, &["SET", TENURE, &other]).await;
+        run(&server, &["SET", TENURE, &other, "PX", "9000"]).await;
         assert_eq!(unreported(&*store).await, Some(BOUND), "{other}");
         assert!(unreported(&*store).await.is_some(), "it has begun");
     }
     let later = format!("{} {}", stored.rsplit_once(' ').expect("both").0, u64::MAX);
-    run(&server, &["SET", TENURE, &later]).await;
+    run(&server, &["SET", TENURE, &later, "PX", "9000"]).await;
     assert_eq!(unreported(&*store).await, Some(BOUND));
 }

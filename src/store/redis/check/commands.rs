@@ -52,7 +52,7 @@ const USED: [(&str, &str, &str); 33] = [
     ("snapshot.rs", "HLEN HMGET HSCAN INFO", ""),
     // Of a Sentinel.
     ("switches.rs", "SUBSCRIBE", ""),
-    ("tenure.rs", "DEL PEXPIRE", "GET INFO SET"),
+    ("tenure.rs", "DEL PEXPIRE", "GET INFO PTTL SET"),
 ];
 
 /// Words that look like commands: arguments, errors, and what a plan calls its steps.
