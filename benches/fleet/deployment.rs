@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tollgate::registry::{Actor, ImportLine, ImportOptions, NewToken, Registry, Requested};
+use tollgate::registry::{Actor, ImportOptions, Registry};
 use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
-use tollgate::token::{Digest, PermissionSet, RawToken};
+use tollgate::token::{Digest, RawToken};
+use tollgate_harness::oracle::agent_line;
 use tollgate_harness::redis;
 
 /// A child that does not outlive us.
@@ -117,13 +118,7 @@ impl Deployment {
 
     /// Imports one token, in this process.
     pub(crate) async fn import_here(&self, token: &RawToken) {
-        let new = NewToken {
-            user: "olga".to_owned(),
-            description: "agent".to_owned(),
-            permissions: Requested::Permissions(PermissionSet::TELEGRAF_AGENT),
-            expires_at: None,
-        };
-        let line = ImportLine { digest: token.digest(), hint: String::new(), new, past: None };
+        let line = agent_line(token.digest(), "olga");
         self.registry.import(&operator(), vec![(1, line)], ImportOptions::default()).await.expect("imports");
     }
 

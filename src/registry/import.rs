@@ -12,10 +12,10 @@ use serde::{Serialize, Serializer};
 use super::actor::{Authority, Right};
 use super::draft::Draft;
 use super::steps::CHUNK;
-use super::tokens::{Requested, check_description, decide_token, whole_seconds};
+use super::tokens::{check_description, decide_token, whole_seconds};
 use super::{Actor, Attempts, ErrorKind, PAGE, PartlyDone, Registry, RegistryError, now};
 use crate::store::Versioned;
-use crate::token::{Digest, PermissionSet, Role, TokenEvent, TokenId, TokenRecord, UserRecord};
+use crate::token::{Digest, PermissionSet, TokenEvent, TokenId, TokenRecord, UserRecord};
 
 pub use csv::CsvHeader;
 pub use line::{ImportLine, LineError, Past, parse_line};
@@ -113,8 +113,8 @@ impl From<RegistryError> for ChunkError {
     }
 }
 
-/// A line and its number.
-type Numbered = (usize, ImportLine);
+/// A line and its number. Boxed, so that a million of them need no second place while their list grows.
+type Numbered = (usize, Box<ImportLine>);
 
 impl Registry {
     /// Imports tokens, by the rules for making them. With `keep_going`, lines that cannot be imported are left out;
@@ -131,21 +131,23 @@ impl Registry {
     ) -> Result<Imported, ImportError> {
         let authority = self.authority(actor).await?;
         authority.check(Right::ManageTokens)?;
+        let count = lines.len();
         let mut users = self.read_users(&authority, lines.iter()).await?;
-        let (wanted, mut imported) = self.sort_lines(&authority, &lines, &users, options).await?;
+        let (wanted, mut imported) = self.sort_lines(&authority, lines, &users, options).await?;
         if !imported.refused.is_empty() && !options.keep_going {
-            return Err(ImportError::Refused { refused: imported.refused, lines: lines.len() });
+            return Err(ImportError::Refused { refused: imported.refused, lines: count });
         }
-        for chunk in wanted.chunks(CHUNK) {
-            match self.import_chunk(actor, chunk, &mut users, options).await {
+        let (all, mut wanted) = (wanted.len(), wanted.into_iter());
+        while let Some(chunk) = next_lines(&mut wanted, CHUNK) {
+            match self.import_chunk(actor, &chunk, &mut users, options).await {
                 Ok(more) => imported.add(more),
                 Err(ChunkError { line: Some(line), error }) if imported.tokens.is_empty() => {
                     let refused = vec![RefusedLine { line, reason: error.into() }];
-                    return Err(ImportError::Refused { refused, lines: lines.len() });
+                    return Err(ImportError::Refused { refused, lines: count });
                 }
                 Err(ChunkError { error, .. }) if imported.tokens.is_empty() => return Err(error.into()),
                 Err(ChunkError { error, .. }) => {
-                    let done = PartlyDone::Imported(imported.tokens.len(), wanted.len());
+                    let done = PartlyDone::Imported(imported.tokens.len(), all);
                     return Err(RegistryError::interrupted(done, error).into());
                 }
             }
@@ -156,18 +158,20 @@ impl Registry {
 
     /// Separates the lines to import from those that are skipped or refused. The records are made later, chunk by chunk:
     /// those of a million lines would be half a gigabyte.
-    async fn sort_lines<'a>(
+    async fn sort_lines(
         &self,
         authority: &Authority,
-        lines: &'a [Numbered],
+        lines: Vec<Numbered>,
         users: &Users,
         options: ImportOptions,
-    ) -> Result<(Vec<&'a Numbered>, Imported), RegistryError> {
+    ) -> Result<(Vec<Numbered>, Imported), RegistryError> {
         let now = now();
-        let mut sorter = Sorter::of(lines);
-        for page in lines.chunks(PAGE) {
-            let held = self.read_held(page.iter()).await?;
-            page.iter().for_each(|line| sorter.add(line, &Existing { authority, users, held: &held, now }, options));
+        let mut sorter = Sorter::of(&lines);
+        let mut lines = lines.into_iter();
+        while let Some(page) = next_lines(&mut lines, PAGE) {
+            let held = self.read_held(&page).await?;
+            let existing = Existing { authority, users, held: &held, now };
+            page.into_iter().for_each(|line| sorter.add(line, &existing, options));
         }
         Ok((sorter.wanted, sorter.others))
     }
@@ -176,7 +180,7 @@ impl Registry {
     async fn import_chunk(
         &self,
         actor: &Actor,
-        lines: &[&Numbered],
+        lines: &[Numbered],
         users: &mut Users,
         options: ImportOptions,
     ) -> Result<Imported, ChunkError> {
@@ -185,7 +189,7 @@ impl Registry {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::ManageTokens)?;
-            let held = self.read_held(lines.iter().copied()).await?;
+            let held = self.read_held(lines).await?;
             let existing = Existing { authority: &authority, users, held: &held, now: now() };
             let mut draft = Draft::new(&authority, existing.now);
             let mut imported = Imported::default();
@@ -197,7 +201,7 @@ impl Registry {
                         match &line.past {
                             None => draft.create_token(*record, TokenEvent::Imported),
                             Some(past) => {
-                                let lost = wanted(line, owner.record.role).without(record.permissions);
+                                let lost = line.permissions.without(record.permissions);
                                 draft.restore_token(*record, &past.history, lost);
                             }
                         }
@@ -215,8 +219,8 @@ impl Registry {
                 Ok(false) | Err(RegistryError::DigestTaken(_) | RegistryError::DigestRetired(_)) => {}
                 Err(error) => return Err(error.into()),
             }
-            lines.iter().for_each(|(_, line)| _ = users.remove(&line.new.user));
-            users.extend(self.read_users(&authority, lines.iter().copied()).await?);
+            lines.iter().for_each(|(_, line)| _ = users.remove(&*line.user));
+            users.extend(self.read_users(&authority, lines.iter()).await?);
         }
     }
 
@@ -228,7 +232,7 @@ impl Registry {
     ) -> Result<Users, RegistryError> {
         // Whether others exist is not for everybody to know.
         let may_be_named = |name: &&str| authority.check_makes_tokens_for(name).is_ok();
-        let mut names: BTreeSet<&str> = lines.map(|(_, line)| line.new.user.as_str()).filter(may_be_named).collect();
+        let mut names: BTreeSet<&str> = lines.map(|(_, line)| &*line.user).filter(may_be_named).collect();
         let mut users = Users::new();
         if names.len() <= FEW_USERS {
             for name in names {
@@ -254,9 +258,9 @@ impl Registry {
     }
 
     /// Reads what the store holds under the digests of some lines.
-    async fn read_held<'a>(&self, lines: impl Iterator<Item = &'a Numbered> + Send) -> Result<Held, RegistryError> {
+    async fn read_held(&self, lines: &[Numbered]) -> Result<Held, RegistryError> {
         let id = |line: &ImportLine| Some(line.past.as_ref()?.id);
-        let (digests, ids): (Vec<_>, Vec<_>) = lines.map(|(_, line)| (line.digest, id(line))).unzip();
+        let (digests, ids): (Vec<_>, Vec<_>) = lines.iter().map(|(_, line)| (line.digest, id(line))).unzip();
         let ids: Vec<TokenId> = ids.into_iter().flatten().collect();
         let tokens = self.store.tokens_by_digest(&digests).await?;
         let retired = self.store.retired(&digests).await?;
@@ -266,6 +270,12 @@ impl Registry {
         let ids = ids.into_iter().flatten().map(|token| token.record.id).collect();
         Ok(Held { tokens, retired, ids })
     }
+}
+
+/// The next lines, at most so many.
+fn next_lines(lines: &mut impl Iterator<Item = Numbered>, count: usize) -> Option<Vec<Numbered>> {
+    let next: Vec<_> = lines.take(count).collect();
+    (!next.is_empty()).then_some(next)
 }
 
 /// Users looked up by their names; more are read page by page.
@@ -302,33 +312,32 @@ fn repeated<K: Ord>(lines: &[Numbered], key: impl Fn(&ImportLine) -> Option<K>) 
 }
 
 /// Lines by what comes of them.
-struct Sorter<'a> {
+struct Sorter {
     /// Lines whose digest, or id, another one before them has, and that one.
     digests: HashMap<usize, usize>,
     ids: HashMap<usize, usize>,
-    wanted: Vec<&'a Numbered>,
+    wanted: Vec<Numbered>,
     /// Those that are skipped or refused.
     others: Imported,
 }
 
-impl<'a> Sorter<'a> {
+impl Sorter {
     fn of(lines: &[Numbered]) -> Self {
         let digests = repeated(lines, |line| Some(*line.digest.as_bytes()));
         let ids = repeated(lines, |line| line.past.as_ref().map(|past| past.id));
         Self { digests, ids, wanted: Vec::with_capacity(lines.len()), others: Imported::default() }
     }
 
-    fn add(&mut self, entry: &'a Numbered, existing: &Existing<'_>, options: ImportOptions) {
-        let (number, line) = entry;
-        let decision = match (self.digests.get(number), self.ids.get(number)) {
+    fn add(&mut self, (number, line): Numbered, existing: &Existing<'_>, options: ImportOptions) {
+        let decision = match (self.digests.get(&number), self.ids.get(&number)) {
             (Some(first), _) => Err(LineError::Repeated(*first)),
             (None, Some(first)) => Err(LineError::RepeatedId(*first)),
-            (None, None) => existing.decide(line, options).map_err(LineError::Refused),
+            (None, None) => existing.decide(&line, options).map_err(LineError::Refused),
         };
         match decision {
-            Ok(Decision::Import(..)) => self.wanted.push(entry),
+            Ok(Decision::Import(..)) => self.wanted.push((number, line)),
             Ok(Decision::Skip { differs }) => self.others.skip(differs),
-            Err(reason) => self.others.refused.push(RefusedLine { line: *number, reason }),
+            Err(reason) => self.others.refused.push(RefusedLine { line: number, reason }),
         }
     }
 }
@@ -354,9 +363,8 @@ struct Existing<'a> {
 
 impl Existing<'_> {
     fn decide(&self, line: &ImportLine, options: ImportOptions) -> Result<Decision<'_>, RegistryError> {
-        let name = &line.new.user;
-        self.authority.check_makes_tokens_for(name)?;
-        let owner = self.users.get(name);
+        self.authority.check_makes_tokens_for(&line.user)?;
+        let owner = self.users.get(&*line.user);
         if let Some(token) = self.held.tokens.get(&line.digest) {
             return match options.skip_existing {
                 false => Err(RegistryError::DigestTaken(line.digest)),
@@ -370,15 +378,15 @@ impl Existing<'_> {
                 true => Ok(Decision::Skip { differs: owner.is_none_or(|owner| differs(token, line, &owner.record)) }),
             };
         }
-        let owner = owner.ok_or_else(|| RegistryError::NoSuchUser(name.clone()))?;
+        let owner = owner.ok_or_else(|| RegistryError::NoSuchUser(line.user.to_string()))?;
         if self.held.retired.contains(&line.digest) {
             return Err(RegistryError::DigestRetired(line.digest));
         }
         let record = match &line.past {
             Some(past) => self.restore(line, past, &owner.record)?,
             None => {
-                let hint = line.hint.clone();
-                decide_token(self.authority, &owner.record, &line.new, line.digest, hint, self.now)?
+                let hint = line.hint.to_string();
+                decide_token(self.authority, &owner.record, &line.new_token(), line.digest, hint, self.now)?
             }
         };
         Ok(Decision::Import(owner, Box::new(record)))
@@ -391,7 +399,7 @@ impl Existing<'_> {
     fn restore(&self, line: &ImportLine, past: &Past, owner: &UserRecord) -> Result<TokenRecord, RegistryError> {
         self.authority.check(Right::MoveTokens)?;
         self.authority.check_gives_tokens_to(owner)?;
-        check_description(&line.new.description)?;
+        check_description(&line.description)?;
         if self.held.ids.contains(&past.id) {
             return Err(RegistryError::IdTaken(past.id));
         }
@@ -399,37 +407,28 @@ impl Existing<'_> {
             id: past.id,
             digest: line.digest,
             owner: owner.id,
-            description: line.new.description.clone(),
+            description: line.description.to_string(),
             permissions: permissions(line, owner),
             state: past.state.clone(),
-            hint: line.hint.clone(),
+            hint: line.hint.to_string(),
             created_at: past.created_at,
             created_by: past.created_by.clone(),
-            expires_at: line.new.expires_at.map(whole_seconds),
+            expires_at: line.expires_at.map(whole_seconds),
         })
     }
 }
 
-/// What a line asks for, whatever the role permits.
-fn wanted(line: &ImportLine, role: Role) -> PermissionSet {
-    match line.new.permissions {
-        Requested::All => role.permissions(),
-        Requested::Permissions(requested) => requested,
-    }
-}
-
-/// What its token will permit. One that is revoked permits nothing, and its record stays as it was.
+/// What a line's token will permit. One that is revoked permits nothing, and its record stays as it was.
 fn permissions(line: &ImportLine, owner: &UserRecord) -> PermissionSet {
-    let wanted = wanted(line, owner.role);
-    if line.is_revoked() { wanted } else { wanted.intersect(owner.role.permissions()) }
+    if line.is_revoked() { line.permissions } else { line.permissions.intersect(owner.role.permissions()) }
 }
 
 /// Whether a token is something else than it would be if the line were imported.
 fn differs(token: &TokenRecord, line: &ImportLine, owner: &UserRecord) -> bool {
     token.owner != owner.id
-        || token.description != line.new.description
+        || *token.description != *line.description
         || token.permissions != permissions(line, owner)
-        || token.expires_at != line.new.expires_at.map(whole_seconds)
+        || token.expires_at != line.expires_at.map(whole_seconds)
 }
 
 #[cfg(test)]

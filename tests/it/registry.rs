@@ -99,7 +99,7 @@ const ALL_OR_NONE: ImportOptions = ImportOptions { keep_going: false, skip_exist
 const KEEP_GOING: ImportOptions = ImportOptions { keep_going: true, ..ALL_OR_NONE };
 const SKIP_EXISTING: ImportOptions = ImportOptions { skip_existing: true, ..ALL_OR_NONE };
 
-fn line(user: &str, number: usize) -> ImportLine {
+fn line(user: &str, number: usize) -> Box<ImportLine> {
     let text = format!(
         r#"{{"token": "tc-apiv1_{user}{number:030}", "user": "{user}", "description": "number {number}",
             "permissions": ["configs:read", "heartbeat:write"]}}"#

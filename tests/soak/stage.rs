@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tollgate::registry::{Actor, ImportLine, ImportOptions, NewToken, Registry, RegistryError, Requested};
+use tollgate::registry::{Actor, ImportOptions, Registry, RegistryError};
 use tollgate::store::{self, Absent, Settings, StoreUrl};
 use tollgate::token::{Digest, PermissionSet, RawToken, Role};
 
@@ -19,7 +19,7 @@ use crate::waiter::{Receipts, Waiter};
 use crate::{Sabotage, downloads};
 use tollgate_harness::history::{Impact, OutageId};
 use tollgate_harness::metronome::Metronome;
-use tollgate_harness::oracle::{Name, Oracle};
+use tollgate_harness::oracle::{Name, Oracle, agent_line};
 use tollgate_harness::pair::Pair;
 use tollgate_harness::prober::{Asker, History, Probe, Prober, Probes, Responder};
 use tollgate_harness::random::Random;
@@ -284,9 +284,7 @@ impl Stage {
         let user = canary.model.users.keys().next().cloned().ok_or("the canary has a user")?;
         let line = |number| {
             let digest = RawToken::generate().map(|token| token.digest()).map_err(|error| error.to_string())?;
-            let permissions = Requested::Permissions(PermissionSet::TELEGRAF_AGENT);
-            let new = NewToken { user: user.clone(), description: "bulk".to_owned(), permissions, expires_at: None };
-            Ok((number, ImportLine { digest, hint: String::new(), new, past: None }))
+            Ok((number, agent_line(digest, &user)))
         };
         let lines = (0..count).map(line).collect::<Result<Vec<_>, String>>()?;
         self.imported = lines.iter().map(|(_, line)| line.digest).collect();

@@ -1,8 +1,10 @@
 //! The lines of an import: where they come from, and what kind of lines they are.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use zeroize::Zeroizing;
@@ -19,7 +21,7 @@ const MAX_LINE: usize = 1024 * 1024;
 #[derive(Default)]
 pub(super) struct Lines {
     /// Those that can be read, by number from 1.
-    pub(super) good: Vec<(usize, ImportLine)>,
+    pub(super) good: Vec<(usize, Box<ImportLine>)>,
     /// Those that cannot.
     pub(super) bad: Vec<RefusedLine>,
 }
@@ -62,6 +64,8 @@ pub(super) fn read(file: Option<&Path>, otherwise: Option<PermissionSet>) -> any
 fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> anyhow::Result<Lines> {
     let mut lines = Lines::default();
     let mut form = None;
+    // A million lines may have the names of a few users: each is held once.
+    let mut users: HashSet<Arc<str>> = HashSet::new();
     // Long enough from the start: growing would leave copies of raw tokens behind.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE + 2));
     for number in 1.. {
@@ -105,7 +109,13 @@ fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> any
             },
         };
         match parsed {
-            Ok(good) => lines.good.push((number, good)),
+            Ok(mut good) => {
+                match users.get(&good.user) {
+                    Some(user) => good.user = user.clone(),
+                    None => _ = users.insert(good.user.clone()),
+                }
+                lines.good.push((number, good));
+            }
             Err(reason) => lines.bad.push(RefusedLine { line: number, reason }),
         }
     }
@@ -135,6 +145,22 @@ mod tests {
         let lines = read_lines(&mut BufReader::with_capacity(7, input), None).expect("reads");
         let bad = lines.bad.into_iter().map(|refused| (refused.line, refused.reason)).collect();
         (lines.good.into_iter().map(|(number, _)| number).collect(), bad)
+    }
+
+    #[test]
+    fn lines_of_one_user_share_the_name() {
+        let line = good_line();
+        let (one, other) = (line.replace("anna", "olga"), line.replace("anna", "otto"));
+        let lines = read_lines(&mut format!("{one}\n{other}\n{one}").as_bytes(), None).expect("reads").good;
+        let users: Vec<_> = lines.iter().map(|(_, line)| &line.user).collect();
+        assert!(Arc::ptr_eq(users[0], users[2]) && !Arc::ptr_eq(users[0], users[1]), "{users:?}");
+        assert_eq!((&**users[0], &**users[1]), ("olga", "otto"));
+    }
+
+    /// A million of them and what is found out about them are to fit into 300 MiB.
+    #[test]
+    fn a_line_takes_little() {
+        assert!(size_of::<ImportLine>() <= 128, "{}", size_of::<ImportLine>());
     }
 
     fn good_line() -> String {

@@ -61,7 +61,7 @@ impl CsvHeader {
     ///
     /// # Errors
     /// As [`parse_line`](super::parse_line).
-    pub fn parse_line(&self, text: &str, otherwise: Option<PermissionSet>) -> Result<ImportLine, LineError> {
+    pub fn parse_line(&self, text: &str, otherwise: Option<PermissionSet>) -> Result<Box<ImportLine>, LineError> {
         let cells = cells(text, self.delimiter)?;
         if cells.len() != self.columns.len() {
             return Err(LineError::Cells(self.columns.len(), cells.len()));

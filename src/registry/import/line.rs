@@ -1,5 +1,7 @@
 //! One line of an import, read from JSON. What is wrong with it is said without repeating it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
@@ -17,9 +19,15 @@ pub struct ImportLine {
     /// SHA-256 of the raw token.
     pub digest: Digest,
     /// The last characters of the raw token; empty where only the digest was given.
-    pub hint: String,
-    /// Whose it shall be, of what kind, for how long.
-    pub new: NewToken,
+    pub hint: Box<str>,
+    /// The name of its owner. Lines of one owner may share it.
+    pub user: Arc<str>,
+    /// What people call it.
+    pub description: Box<str>,
+    /// What it shall permit, as far as its owner's role permits it.
+    pub permissions: PermissionSet,
+    /// When it stops working, in whole seconds. `None`: never.
+    pub expires_at: Option<Timestamp>,
     /// What it was elsewhere; `None`: it begins here.
     pub past: Option<Box<Past>>,
 }
@@ -71,6 +79,16 @@ enum RawState {
 }
 
 impl ImportLine {
+    /// The token that begins here.
+    pub(super) fn new_token(&self) -> NewToken {
+        NewToken {
+            user: self.user.to_string(),
+            description: self.description.to_string(),
+            permissions: Requested::Permissions(self.permissions),
+            expires_at: self.expires_at,
+        }
+    }
+
     /// Whether it is a token that was revoked elsewhere.
     pub(super) fn is_revoked(&self) -> bool {
         self.past.as_ref().is_some_and(|past| past.state != TokenState::Active)
@@ -137,7 +155,7 @@ fn time(text: Option<String>, field: &'static str) -> Result<Option<Timestamp>, 
 
 impl RawLine {
     /// What it means; `otherwise` are the permissions where it gives none.
-    pub(super) fn read(self, otherwise: Option<PermissionSet>) -> Result<ImportLine, LineError> {
+    pub(super) fn read(self, otherwise: Option<PermissionSet>) -> Result<Box<ImportLine>, LineError> {
         let Self { token, digest, user, description, permissions, expires_at, hint: given, .. } = self;
         let Self { id, state, created_at, created_by, revoked_at, revoked_by, history, .. } = self;
         let past = RawPast { id, state, created_at, created_by, revoked_at, revoked_by, history };
@@ -155,8 +173,8 @@ impl RawLine {
             None => otherwise.ok_or(LineError::NoPermissions)?,
             Some(names) => parse_permissions(&names)?,
         };
-        let permissions = Requested::Permissions(permissions);
-        Ok(ImportLine { digest, hint, new: NewToken { user, description, permissions, expires_at }, past })
+        let (hint, user, description) = (hint.into(), user.into(), description.into());
+        Ok(Box::new(ImportLine { digest, hint, user, description, permissions, expires_at, past }))
     }
 }
 
@@ -276,7 +294,7 @@ fn unknown_field(name: Option<&str>) -> String {
 ///
 /// # Errors
 /// [`LineError`], of which [`LineError::Repeated`] and [`LineError::Refused`] come only from the import itself.
-pub fn parse_line(text: &str, otherwise: Option<PermissionSet>) -> Result<ImportLine, LineError> {
+pub fn parse_line(text: &str, otherwise: Option<PermissionSet>) -> Result<Box<ImportLine>, LineError> {
     if !text.trim_start().starts_with('{') {
         return Err(LineError::NotAnObject);
     }

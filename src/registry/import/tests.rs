@@ -9,11 +9,11 @@ use crate::token::{PermissionSet, Role, TokenState};
 
 const SECRET: &str = "0123456789abcdefghjkmnpqrstvwxyz0123456789abcdefghj";
 
-fn line(value: &serde_json::Value) -> Result<ImportLine, LineError> {
+fn line(value: &serde_json::Value) -> Result<Box<ImportLine>, LineError> {
     parse_line(&value.to_string(), Some(PermissionSet::TELEGRAF_AGENT))
 }
 
-fn good(token: &str) -> ImportLine {
+fn good(token: &str) -> Box<ImportLine> {
     line(&json!({ "token": format!("tc-apiv1_{token}"), "user": "anna", "description": "edge" })).expect("valid")
 }
 
@@ -38,7 +38,7 @@ fn a_past_is_whole_or_none() {
     let past = whole.past.expect("it has one");
     assert_eq!((past.id, past.created_by.as_str(), past.history.len()), (TokenId::from_u64(1), "cli:root", 1));
     assert!(matches!(past.state, TokenState::Revoked { ref by, .. } if by == "otto"));
-    assert_eq!(whole.hint, "abc123");
+    assert_eq!(&*whole.hint, "abc123");
     for field in ["id", "state", "created_at", "created_by", "revoked_at", "revoked_by"] {
         let error = read(&|value| drop(value.remove(field))).expect_err(field);
         assert!(matches!(error, LineError::Past), "{field}: {error:?}");
@@ -69,11 +69,11 @@ fn a_line_has_a_token_or_a_digest() {
         "permissions": ["configs:read", "heartbeat:write"], "expires_at": "2099-01-01T00:00:00Z",
     });
     let with_digest = line(&with_digest).expect("valid");
-    assert_eq!((with_token.digest, with_token.hint.as_str()), (digest, "defghj"));
-    assert_eq!((with_digest.digest, with_digest.hint.as_str()), (digest, ""));
-    assert_eq!(with_token.new.permissions, Requested::Permissions(PermissionSet::TELEGRAF_AGENT));
-    assert_eq!(with_digest.new.permissions, Requested::Permissions(PermissionSet::TELEGRAF_AGENT));
-    assert_eq!(with_digest.new.expires_at, Some("2099-01-01T00:00:00Z".parse().expect("valid")));
+    assert_eq!((with_token.digest, &*with_token.hint), (digest, "defghj"));
+    assert_eq!((with_digest.digest, &*with_digest.hint), (digest, ""));
+    assert_eq!(with_token.permissions, PermissionSet::TELEGRAF_AGENT);
+    assert_eq!(with_digest.permissions, PermissionSet::TELEGRAF_AGENT);
+    assert_eq!(with_digest.expires_at, Some("2099-01-01T00:00:00Z".parse().expect("valid")));
 }
 
 #[test]
@@ -171,8 +171,8 @@ fn sort(
     options: ImportOptions,
 ) -> (Vec<usize>, Imported) {
     let mut sorter = Sorter::of(lines);
-    lines.iter().for_each(|line| sorter.add(line, &Existing { authority, users, held, now: at(10) }, options));
-    (sorter.wanted.into_iter().map(|(line, _)| *line).collect(), sorter.others)
+    lines.iter().cloned().for_each(|line| sorter.add(line, &Existing { authority, users, held, now: at(10) }, options));
+    (sorter.wanted.into_iter().map(|(line, _)| line).collect(), sorter.others)
 }
 
 fn users(users: &[Versioned<UserRecord>]) -> Users {
@@ -181,7 +181,8 @@ fn users(users: &[Versioned<UserRecord>]) -> Users {
 
 /// The token that a line makes.
 fn token_of(line: &ImportLine, owner: &Versioned<UserRecord>) -> TokenRecord {
-    decide_token(&operator(), &owner.record, &line.new, line.digest, line.hint.clone(), at(1)).expect("made")
+    decide_token(&operator(), &owner.record, &line.new_token(), line.digest, line.hint.to_string(), at(1))
+        .expect("made")
 }
 
 fn held(tokens: impl IntoIterator<Item = TokenRecord>) -> Held {
@@ -191,11 +192,11 @@ fn held(tokens: impl IntoIterator<Item = TokenRecord>) -> Held {
 #[test]
 fn every_bad_line_is_named_with_its_own_reason() {
     let mut vera = good("b");
-    vera.new.user = "vera".to_owned();
+    vera.user = "vera".into();
     let mut nobody = good("c");
-    nobody.new.user = "nobody".to_owned();
+    nobody.user = "nobody".into();
     let mut expired = good("d");
-    expired.new.expires_at = Some(at(9));
+    expired.expires_at = Some(at(9));
     let lines = [good("a"), vera, nobody, expired, good("a"), good("e"), good("f")];
     let lines: Vec<_> = (11..).zip(lines).collect();
     let anna = user("anna", Role::Manager);
@@ -223,7 +224,7 @@ fn every_bad_line_is_named_with_its_own_reason() {
 fn a_manager_imports_for_themselves_only() {
     let max = user("anna", Role::Manager);
     let mut foreign = good("b");
-    foreign.new.user = "otto".to_owned();
+    foreign.user = "otto".into();
     let users = users(&[max.clone(), user("otto", Role::Manager)]);
     let (good, refused) = decide(&authority_of(&max), &[(1, good("a")), (2, foreign)], &users, &Held::default());
     assert_eq!((good, refused[0].line), (vec![1], 2));
@@ -257,9 +258,9 @@ fn tokens_that_exist_are_skipped_unless_they_were_revoked() {
     let lines = [(1, good("a")), (2, good("b")), (3, good("c"))];
     for (existing, differing) in [
         (other(|_| {}), 0),
-        (other(|line| line.new.description = "else".to_owned()), 1),
-        (other(|line| line.new.expires_at = Some(at(20))), 1),
-        (other(|line| line.new.permissions = Requested::All), 1),
+        (other(|line| line.description = "else".into()), 1),
+        (other(|line| line.expires_at = Some(at(20))), 1),
+        (other(|line| line.permissions = PermissionSet::all()), 1),
         (token_of(&good("b"), &otto), 1),
     ] {
         let held = held([existing, revoked.clone()]);
@@ -275,12 +276,12 @@ fn tokens_that_exist_are_skipped_unless_they_were_revoked() {
 fn a_line_without_permissions_takes_those_given_for_all_or_is_refused() {
     let text = json!({ "token": "tc-apiv1_a", "user": "anna", "description": "edge" }).to_string();
     let lines = parse_line(&text, Some(PermissionSet::TELEGRAF_AGENT)).expect("valid");
-    assert_eq!(lines.new.permissions, Requested::Permissions(PermissionSet::TELEGRAF_AGENT));
+    assert_eq!(lines.permissions, PermissionSet::TELEGRAF_AGENT);
     assert!(matches!(parse_line(&text, None), Err(LineError::NoPermissions)));
     let text = text.replace('}', r#","permissions":["users:read"]}"#);
     let own = ["users:read".parse().expect("valid")].into_iter().collect();
     let line = parse_line(&text, Some(PermissionSet::TELEGRAF_AGENT)).expect("valid");
-    assert_eq!(line.new.permissions, Requested::Permissions(own));
+    assert_eq!(line.permissions, own);
 }
 
 fn header(line: &str) -> CsvHeader {

@@ -7,7 +7,7 @@ use tollgate::registry::LineError;
 use tollgate::registry::import::{CsvHeader, ImportLine, parse_line};
 use tollgate::token::raw::{HINT_LENGTH, PREFIX};
 
-fn judge(outcome: Result<ImportLine, LineError>) {
+fn judge(outcome: Result<Box<ImportLine>, LineError>) {
     match outcome {
         Ok(line) => assert!(line.hint.len() <= HINT_LENGTH, "{}", line.hint),
         Err(reason) => {

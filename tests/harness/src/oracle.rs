@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tollgate::registry::{Actor, ImportLine, ImportOptions, NewToken, Registry, RegistryError, Requested};
 use tollgate::store::Store;
-use tollgate::token::{Permission, PermissionSet, RawToken, Role, TokenId, TokenState, UserStatus};
+use tollgate::token::{Digest, Permission, PermissionSet, RawToken, Role, TokenId, TokenState, UserStatus};
 
 use crate::history::{Outcome, Subject, Verdicts};
 use crate::prober::{History, Probe, Probes};
@@ -235,14 +235,8 @@ impl Oracle {
 
     /// A copy of a token that another registry has.
     pub async fn adopt(&mut self, owner: &str, raw: &str) -> anyhow::Result<Name> {
-        let new = NewToken {
-            user: owner.to_owned(),
-            description: "edge".to_owned(),
-            permissions: Requested::Permissions(PermissionSet::TELEGRAF_AGENT),
-            expires_at: None,
-        };
         let digest = raw.parse::<RawToken>()?.digest();
-        let line = ImportLine { digest, hint: String::new(), new, past: None };
+        let line = agent_line(digest, owner);
         // The compiler cannot see that it may be carried on by another thread.
         let import =
             || Handle::current().block_on(self.registry.import(&operator(), vec![(1, line)], ImportOptions::default()));
@@ -546,8 +540,14 @@ pub struct Lost {
     pub narrowings: usize,
 }
 
-/// The operator at the command line.
 /// Who acts: the operator at the command line.
 pub fn operator() -> Actor {
     Actor::Operator("cli:test".to_owned())
+}
+
+/// A token to import that permits what an agent needs, and of which nothing but the digest is known.
+pub fn agent_line(digest: Digest, user: &str) -> Box<ImportLine> {
+    let (user, permissions) = (user.into(), PermissionSet::TELEGRAF_AGENT);
+    let (hint, description) = ("".into(), "agent".into());
+    Box::new(ImportLine { digest, hint, user, description, permissions, expires_at: None, past: None })
 }

@@ -15,7 +15,7 @@ fn days(ago: i64) -> Timestamp {
 }
 
 /// A token that was brought from elsewhere, with what happened to it there.
-fn past(number: u64, user: &str, expired: Option<Timestamp>, revoked: Option<Timestamp>) -> ImportLine {
+fn past(number: u64, user: &str, expired: Option<Timestamp>, revoked: Option<Timestamp>) -> Box<ImportLine> {
     let id = TokenId::from_u64(number);
     let expires_at = expired.map_or(String::new(), |at| format!(r#""expires_at": "{at}","#));
     let state = match revoked {
@@ -29,7 +29,7 @@ fn past(number: u64, user: &str, expired: Option<Timestamp>, revoked: Option<Tim
     parse_line(&text, None).expect("valid")
 }
 
-async fn import(registry: &Registry, lines: impl IntoIterator<Item = ImportLine>) {
+async fn import(registry: &Registry, lines: impl IntoIterator<Item = Box<ImportLine>>) {
     let lines = lines.into_iter().enumerate().map(|(number, line)| (number + 1, line)).collect();
     registry.import(&operator(), lines, ALL_OR_NONE).await.expect("imports");
 }

@@ -73,7 +73,7 @@ impl Fragile {
     }
 }
 
-fn full_line(user: &str, number: usize) -> ImportLine {
+fn full_line(user: &str, number: usize) -> Box<ImportLine> {
     let text = format!(r#"{{"token": "tc-apiv1_{user}{number:030}", "user": "{user}", "description": "{number}"}}"#);
     parse_line(&text, Some(PermissionSet::all())).expect("valid")
 }
