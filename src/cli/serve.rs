@@ -22,6 +22,7 @@ Flags override TOLLGATE_... variables, which override the configuration file.
 Examples:
   tollgate serve --listen 0.0.0.0:8080
   tollgate serve --config /etc/tollgate/tollgate.toml
+  tollgate serve --api-upstream http://10.0.0.1:8888,http://10.0.0.2:8888
   TOLLGATE_UPSTREAM__API__URL=http://controller:8888 tollgate serve";
 
 /// Flags for the commonest settings.
@@ -30,11 +31,13 @@ pub(crate) struct ServeArgs {
     /// Address to listen on for agents, such as 0.0.0.0:8080; repeat it for several
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
-    /// URL of the Controller's API, such as http://127.0.0.1:8888
-    #[arg(long, value_name = "URL")]
+    /// URL of the Controller's API, such as http://127.0.0.1:8888; of several nodes a list with commas: at most 16, all
+    /// http or all https
+    #[arg(long, value_name = "URL[,URL...]")]
     pub api_upstream: Option<String>,
-    /// URL of the Controller's heartbeat server, such as http://127.0.0.1:8000
-    #[arg(long, value_name = "URL")]
+    /// URL of the Controller's heartbeat server, such as http://127.0.0.1:8000; of several nodes a list, as for
+    /// --api-upstream
+    #[arg(long, value_name = "URL[,URL...]")]
     pub heartbeat_upstream: Option<String>,
     /// Address to serve health and metrics on, such as 127.0.0.1:9900
     #[arg(long, value_name = "ADDRESS")]
@@ -145,7 +148,11 @@ fn start_log(log: &LogConfig) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::super::{Cli, Command};
     use super::*;
+    use crate::upstream::MAX_NODES;
 
     fn globals(store: Option<&str>, config: Option<&str>) -> Globals {
         Globals { store: store.map(str::to_owned), config: config.map(Into::into) }
@@ -169,6 +176,29 @@ mod tests {
             error.is::<clap::Error>() && text.contains("TOLLGATE_STORE__URL") && !text.contains("s3cret"),
             "{text}"
         );
+    }
+
+    /// What the help says of them is what is accepted.
+    #[test]
+    fn upstream_flags_take_one_node_or_several() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").expect("a command").clone().render_help().to_string();
+        let said = format!("at most {MAX_NODES}, all http or all https");
+        assert!(serve.split_whitespace().collect::<Vec<_>>().join(" ").contains(&said), "{serve}");
+        let example =
+            SERVE_EXAMPLES.lines().find_map(|line| line.trim().strip_prefix("tollgate serve --api-upstream "));
+        for flag in ["--api-upstream", "--heartbeat-upstream"] {
+            assert!(serve.contains(&format!("{flag} <URL[,URL...]>")), "{serve}");
+            for (urls, count) in [("http://a:1", 1), (example.expect("an example"), 2)] {
+                let line = ["tollgate", "--store", "sqlite:t.db", "serve", flag, urls];
+                let Cli { globals, command: Command::Serve(args) } = Cli::try_parse_from(line).expect(urls) else {
+                    panic!("{flag}: another command")
+                };
+                let Config { upstreams, .. } = load(&globals, args).expect(urls);
+                let upstream = if flag == "--api-upstream" { upstreams.api } else { upstreams.heartbeat };
+                assert_eq!(upstream.nodes.len(), count, "{flag} {urls}");
+            }
+        }
     }
 
     #[test]
