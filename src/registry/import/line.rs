@@ -95,32 +95,23 @@ impl ImportLine {
     }
 }
 
-/// The past that a line tells of.
-struct RawPast {
-    id: Option<TokenId>,
-    state: Option<RawState>,
-    created_at: Option<String>,
-    created_by: Option<String>,
-    revoked_at: Option<String>,
-    revoked_by: Option<String>,
-    history: Option<Vec<HistoryEntry>>,
-}
-
-impl RawPast {
-    fn read(self) -> Result<Option<Box<Past>>, LineError> {
-        let Self { id, state, created_at, created_by, revoked_at, revoked_by, history } = self;
-        let revoked = match (time(revoked_at, "revoked_at")?, revoked_by) {
+impl RawLine {
+    /// The past that it tells of.
+    fn past(&mut self) -> Result<Option<Box<Past>>, LineError> {
+        let revoked = match (time(self.revoked_at.take(), "revoked_at")?, self.revoked_by.take()) {
             (Some(at), Some(by)) => Some((at, by)),
             (None, None) => None,
             _ => return Err(LineError::Past),
         };
-        let state = match (state, revoked) {
+        let history = self.history.take();
+        let state = match (self.state.take(), revoked) {
             (Some(RawState::Active), None) => Some(TokenState::Active),
             (Some(RawState::Revoked), Some((at, by))) => Some(TokenState::Revoked { at, by }),
             (None, None) => None,
             _ => return Err(LineError::Past),
         };
-        let past = match (id, state, time(created_at, "created_at")?, created_by) {
+        let created_at = time(self.created_at.take(), "created_at")?;
+        let past = match (self.id, state, created_at, self.created_by.take()) {
             (Some(id), Some(state), Some(created_at), Some(created_by)) => {
                 Past { id, state, created_at, created_by, history: history.unwrap_or_default() }
             }
@@ -129,6 +120,28 @@ impl RawPast {
         };
         past.check()?;
         Ok(Some(Box::new(past)))
+    }
+
+    /// What it means; `otherwise` are the permissions where it gives none.
+    pub(super) fn read(mut self, otherwise: Option<PermissionSet>) -> Result<Box<ImportLine>, LineError> {
+        let past = self.past();
+        let Self { token, digest, user, description, permissions, expires_at, hint: given, .. } = self;
+        let (digest, hint) = match (token, digest) {
+            (Some(token), None) => token.map(|token| (token.digest(), token.hint()))?,
+            (None, Some(digest)) => (digest, given.unwrap_or_default()),
+            (Some(_), Some(_)) => return Err(LineError::TokenAndDigest),
+            (None, None) => return Err(LineError::NoToken),
+        };
+        if hint.chars().count() > HINT_LENGTH || !is_hint(&hint) {
+            return Err(LineError::Hint);
+        }
+        let (expires_at, past) = (time(expires_at, "expires_at")?, past?);
+        let permissions = match permissions {
+            None => otherwise.ok_or(LineError::NoPermissions)?,
+            Some(names) => parse_permissions(&names)?,
+        };
+        let (hint, user, description) = (hint.into(), user.into(), description.into());
+        Ok(Box::new(ImportLine { digest, hint, user, description, permissions, expires_at, past }))
     }
 }
 
@@ -151,31 +164,6 @@ impl Past {
 
 fn time(text: Option<String>, field: &'static str) -> Result<Option<Timestamp>, LineError> {
     text.map(|text| text.parse()).transpose().map_err(|_| LineError::Time(field))
-}
-
-impl RawLine {
-    /// What it means; `otherwise` are the permissions where it gives none.
-    pub(super) fn read(self, otherwise: Option<PermissionSet>) -> Result<Box<ImportLine>, LineError> {
-        let Self { token, digest, user, description, permissions, expires_at, hint: given, .. } = self;
-        let Self { id, state, created_at, created_by, revoked_at, revoked_by, history, .. } = self;
-        let past = RawPast { id, state, created_at, created_by, revoked_at, revoked_by, history };
-        let (digest, hint) = match (token, digest) {
-            (Some(token), None) => token.map(|token| (token.digest(), token.hint()))?,
-            (None, Some(digest)) => (digest, given.unwrap_or_default()),
-            (Some(_), Some(_)) => return Err(LineError::TokenAndDigest),
-            (None, None) => return Err(LineError::NoToken),
-        };
-        if hint.chars().count() > HINT_LENGTH || !is_hint(&hint) {
-            return Err(LineError::Hint);
-        }
-        let (expires_at, past) = (time(expires_at, "expires_at")?, past.read()?);
-        let permissions = match permissions {
-            None => otherwise.ok_or(LineError::NoPermissions)?,
-            Some(names) => parse_permissions(&names)?,
-        };
-        let (hint, user, description) = (hint.into(), user.into(), description.into());
-        Ok(Box::new(ImportLine { digest, hint, user, description, permissions, expires_at, past }))
-    }
 }
 
 fn parse_permissions(names: &[String]) -> Result<PermissionSet, LineError> {
