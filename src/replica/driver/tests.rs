@@ -213,6 +213,13 @@ impl Running {
         Self { replica, stop, task }
     }
 
+    /// With what the store had at first.
+    async fn on<F: Feed>(store: &Arc<F>, probe_interval: Duration) -> Self {
+        let running = Self::start(Arc::clone(store) as Arc<dyn Feed>, probe_interval);
+        running.ready().await;
+        running
+    }
+
     async fn ready(&self) {
         tokio::time::timeout(PATIENCE, self.replica.ready()).await.expect("ready");
     }
@@ -290,6 +297,15 @@ async fn revoke(store: &dyn Records, token: &TokenRecord) -> Revision {
     store.commit(batch).await.expect("commits").position.revision
 }
 
+async fn eventually(condition: impl Fn() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, holds).await.expect("comes to be so");
+}
+
 const SOON: Duration = Duration::from_millis(200);
 
 /// Longer than any test: what happens without a probe happens by notices.
@@ -324,8 +340,7 @@ async fn what_another_process_commits_arrives_without_a_probe() {
 async fn our_own_commits_arrive_too_and_the_position_is_the_stores() {
     let folder = Folder::new();
     let store = Arc::new(folder.begun("store").await);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, NEVER);
-    running.ready().await;
+    let running = Running::on(&store, NEVER).await;
     let anna = user();
     let tokens: Vec<TokenRecord> = (0..20u8).map(|number| token(&anna, &[number])).collect();
     create(&*store, &[&anna], &[]).await;
@@ -363,8 +378,7 @@ async fn while_the_store_fails_or_hangs_the_replica_grows_stale_and_serves() {
     create(&store, &[&anna], &[&first]).await;
     for mode in [Mode::Fails, Mode::Hangs] {
         let store = Fragile::new(folder.open("store").await, Mode::Works);
-        let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
-        running.ready().await;
+        let running = Running::on(&store, SOON).await;
         store.set(mode);
         let since = Instant::now();
         // A hanging read is given up after a second; until then it looks like any other.
@@ -374,12 +388,8 @@ async fn while_the_store_fails_or_hangs_the_replica_grows_stale_and_serves() {
         assert!(running.knows(&first), "{mode:?}");
         store.set(Mode::Works);
         let back = Instant::now();
-        let fresh = async {
-            while running.replica.staleness(Instant::now()).is_none_or(|staleness| staleness > back.elapsed()) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, fresh).await.expect("fresh again");
+        let is_fresh = |staleness| staleness <= back.elapsed();
+        eventually(|| running.replica.staleness(Instant::now()).is_some_and(is_fresh)).await;
         running.stop().await;
     }
 }
@@ -392,17 +402,11 @@ async fn a_store_at_revision_zero_proves_nothing_and_changes_nothing() {
     let first = token(&anna, b"first");
     create(&store, &[&anna], &[&first]).await;
     let store = Fragile::new(store, Mode::Works);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
-    running.ready().await;
+    let running = Running::on(&store, SOON).await;
     let before = running.replica.status();
     store.replace(folder.open("empty").await);
     let since = Instant::now();
-    let refused = async {
-        while running.replica.status().reads_failed < before.reads_failed + 3 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, refused).await.expect("asks again");
+    eventually(|| running.replica.status().reads_failed >= before.reads_failed + 3).await;
     let staleness = running.replica.staleness(Instant::now()).expect("was fresh");
     assert!(staleness + SOON >= since.elapsed(), "{staleness:?}");
     assert!(running.knows(&first));
@@ -422,8 +426,7 @@ async fn a_restored_store_cannot_bring_a_revoked_token_back() {
     let epoch = backup.position().await.expect("reads").epoch;
 
     let store = Fragile::new(store, Mode::Works);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
-    running.ready().await;
+    let running = Running::on(&store, SOON).await;
     running.reaches(revoke(&*store.inner(), &first).await).await;
     store.replace(backup);
     let status = running.until(|status| status.position.is_some_and(|position| position.epoch == epoch)).await;
@@ -442,34 +445,24 @@ async fn a_revocation_that_the_store_lost_is_told_to_every_sidecar() {
     create(&store, &[&anna], &[&first, &second]).await;
     create(&backup, &[&anna], &[&first, &second]).await;
     let store = Fragile::new(store, Mode::Works);
-    let saw_it = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
-    saw_it.ready().await;
+    let saw_it = Running::on(&store, SOON).await;
     saw_it.reaches(revoke(&*store.inner(), &first).await).await;
     assert_eq!(store.recalls().writes, 0, "the store has it");
 
     store.recalls().refused = true;
     store.replace(backup);
-    let did_not = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
-    did_not.ready().await;
-    let until = async |condition: &dyn Fn() -> bool| {
-        let holds = async {
-            while !condition() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, holds).await.expect("comes to be so");
-    };
-    until(&|| store.recalls().writes >= 2).await;
+    let did_not = Running::on(&store, SOON).await;
+    eventually(|| store.recalls().writes >= 2).await;
     assert!(did_not.knows(&first), "it cannot know");
     store.recalls().refused = false;
-    until(&|| !did_not.knows(&first)).await;
+    eventually(|| !did_not.knows(&first)).await;
     assert!(did_not.knows(&second));
     assert_eq!(store.recalls().digests, [first.digest]);
     // Whoever reads it does not write it again.
     let writes = store.recalls().writes;
     for running in [&saw_it, &did_not] {
         let proven = Instant::now();
-        until(&|| running.replica.staleness(Instant::now()).is_some_and(|staleness| staleness < proven.elapsed()))
+        eventually(|| running.replica.staleness(Instant::now()).is_some_and(|staleness| staleness < proven.elapsed()))
             .await;
     }
     assert_eq!(store.recalls().writes, writes);
@@ -498,18 +491,12 @@ async fn recalls_are_read_when_their_counter_moved_and_not_with_each_probe() {
     create(&store, &[&anna], &made.iter().collect::<Vec<_>>()).await;
     let store = Fragile::new(store, Mode::Works);
     store.recalls().digests = made[..3].iter().map(|token| token.digest).collect();
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
-    running.ready().await;
+    let running = Running::on(&store, SOON).await;
     let known = |running: &Running| made.iter().map(|token| running.knows(token)).collect::<Vec<_>>();
     assert_eq!(known(&running), [false, false, false, true, true], "before it is ready");
     let proven_again = async || {
         let asked = Instant::now();
-        let mut confirmed = std::pin::pin!(async {
-            while running.replica.proven().is_none_or(|proven| proven <= asked) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        tokio::time::timeout(PATIENCE, &mut confirmed).await.expect("is proven again");
+        eventually(|| running.replica.proven().is_some_and(|proven| proven > asked)).await;
     };
     let reads = store.recalls().reads;
     for _ in 0..3 {
@@ -524,13 +511,9 @@ async fn recalls_are_read_when_their_counter_moved_and_not_with_each_probe() {
         recalls.besides = RECALLS_TAKEN;
     }
     let reads_failed = || running.replica.status().reads_failed;
-    while reads_failed() < 3 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(|| reads_failed() >= 3).await;
     let (proven, failed) = (running.replica.proven(), reads_failed());
-    while reads_failed() < failed + 3 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(|| reads_failed() >= failed + 3).await;
     assert_eq!(running.replica.proven(), proven);
     store.recalls().besides = 0;
     proven_again().await;
@@ -548,8 +531,7 @@ async fn what_a_sidecar_missed_beyond_the_log_reaches_it_by_a_snapshot() {
     let (first, second, third) = (token(&anna, b"first"), token(&anna, b"second"), token(&anna, b"third"));
     create(&theirs, &[&anna], &[&first, &second]).await;
     let ours = Fragile::new(ours, Mode::Works);
-    let running = Running::start(Arc::clone(&ours) as Arc<dyn Feed>, SOON);
-    running.ready().await;
+    let running = Running::on(&ours, SOON).await;
     // The notices end with the handle that they came from.
     ours.replace(folder.open("store").await);
     ours.set(Mode::Fails);
@@ -579,8 +561,7 @@ async fn what_the_store_lost_beyond_the_log_is_not_taken_for_revoked() {
     std::fs::copy(folder.path("before"), folder.path("after")).expect("copies");
     let ours = Fragile::new(folder.open("before").await, Mode::Works);
     create(&*ours.inner(), &[], &[&lost]).await;
-    let running = Running::start(Arc::clone(&ours) as Arc<dyn Feed>, SOON);
-    running.ready().await;
+    let running = Running::on(&ours, SOON).await;
     assert!(running.knows(&lost) && running.knows(&revoked));
 
     ours.set(Mode::Fails);
@@ -637,8 +618,7 @@ async fn a_damaged_entry_costs_its_token_only() {
     assert_eq!(database.execute("UPDATE grants SET grant_ = x'00' WHERE digest = ?", [digest]), Ok(1));
 
     let store = Arc::new(store);
-    let running = Running::start(Arc::clone(&store) as Arc<dyn Feed>, SOON);
-    running.ready().await;
+    let running = Running::on(&store, SOON).await;
     assert!(!running.knows(&first) && running.knows(&second));
     assert_eq!(running.replica.status().damaged, 1);
     running.reaches(revoke(&*store, &second).await).await;

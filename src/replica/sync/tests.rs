@@ -105,7 +105,28 @@ impl Scene {
     fn settled(revision: u64) -> Self {
         let mut scene = Self::new();
         scene.resync(revision);
+        scene.calls();
         scene
+    }
+
+    /// Has asked for a snapshot of a store at 5.
+    fn asked() -> Self {
+        let mut scene = Self::new();
+        scene.on(Input::Tick);
+        scene.on(Input::Position(at(5).into()));
+        scene
+    }
+
+    /// Has the snapshot, and no position read after it.
+    fn unproven() -> Self {
+        let mut scene = Self::asked();
+        scene.on(snapshot(5));
+        scene
+    }
+
+    fn meets_another_epoch(&mut self, position: Position) {
+        let found = Finding::OtherEpoch(position.epoch);
+        assert_eq!(self.on(Input::Position(position.into())), finds(found));
     }
 
     fn resync(&mut self, revision: u64) {
@@ -145,6 +166,10 @@ fn finds(finding: Finding) -> Step {
     Step { read: None, findings: vec![finding] }
 }
 
+fn regressed(from: u64, to: u64) -> Finding {
+    Finding::Regressed { from: Revision(from), to: Revision(to) }
+}
+
 fn idle() -> Step {
     Step::default()
 }
@@ -165,9 +190,7 @@ fn a_snapshot_counts_only_after_a_position_read_after_it() {
 
 #[test]
 fn checksums_within_a_mixed_snapshot_are_not_compared() {
-    let mut scene = Scene::new();
-    scene.on(Input::Tick);
-    scene.on(Input::Position(at(5).into()));
+    let mut scene = Scene::asked();
     // The snapshot already shows something of 6 and 7.
     scene.on(Input::Snapshot { position: at(5), checksum: 12 });
     scene.table.error = 34;
@@ -179,10 +202,7 @@ fn checksums_within_a_mixed_snapshot_are_not_compared() {
 
 #[test]
 fn notices_that_overtake_the_position_after_a_snapshot_settle_it_too() {
-    let mut scene = Scene::new();
-    scene.on(Input::Tick);
-    scene.on(Input::Position(at(5).into()));
-    scene.on(snapshot(5));
+    let mut scene = Scene::unproven();
     scene.on(notice(6));
     scene.on(notice(7));
     assert_eq!(scene.on(Input::Position(at(6).into())), finds(Finding::Synced(at(7))));
@@ -191,7 +211,6 @@ fn notices_that_overtake_the_position_after_a_snapshot_settle_it_too() {
 #[test]
 fn the_next_notice_applies_and_proves_nothing() {
     let mut scene = Scene::settled(5);
-    scene.calls();
     assert_eq!(scene.on(notice(6)), idle());
     assert_eq!(scene.calls(), [Call::Apply(6)]);
     assert_eq!(scene.machine.position(), Some(at(6)));
@@ -210,7 +229,6 @@ fn a_repeated_notice_only_revokes_again() {
 #[test]
 fn a_gap_reads_the_log_and_takes_away_ahead_of_it() {
     let mut scene = Scene::settled(5);
-    scene.calls();
     assert_eq!(scene.on(notice(7)), reads(Read::Changes { after: Revision(5) }));
     assert_eq!(scene.on(notice(9)), idle(), "one read at a time");
     assert_eq!(scene.on(entries(6..=8)), reads(Read::Changes { after: Revision(8) }));
@@ -260,10 +278,7 @@ fn a_probe_that_is_due_when_the_last_one_is_answered_leaves_the_log_its_turn() {
 
 #[test]
 fn a_notice_of_what_a_snapshot_should_show_revokes_all_the_same() {
-    let mut scene = Scene::new();
-    scene.on(Input::Tick);
-    scene.on(Input::Position(at(5).into()));
-    scene.on(snapshot(5));
+    let mut scene = Scene::unproven();
     assert_eq!(scene.on(notice(5)), idle());
     assert_eq!(scene.calls(), [Call::Revoke(5)]);
 }
@@ -352,8 +367,7 @@ fn a_position_below_where_we_were_when_asking_is_a_regression() {
     let mut scene = Scene::settled(5);
     scene.probe();
     scene.on(notice(6));
-    let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
-    assert_eq!(scene.on(Input::Position(at(4).into())), finds(regressed));
+    assert_eq!(scene.on(Input::Position(at(4).into())), finds(regressed(5, 4)));
     assert_eq!(scene.machine.position(), None);
     unrelated(&mut scene);
     scene.resync(4);
@@ -393,23 +407,17 @@ fn another_past_under_a_known_revision_is_asked_about() {
 #[test]
 fn another_epoch_resyncs_but_only_the_position_can_tell() {
     let mut scene = Scene::settled(5);
-    scene.calls();
     assert_eq!(scene.on(committed(Epoch(2), entry(6))), reads(Read::Position));
     assert_eq!(scene.calls(), [Call::Anticipate(6)], "a revocation is one in any epoch");
     assert_eq!(scene.on(Input::Position(at(5).into())), idle(), "it was late news of an old epoch");
     scene.probe();
-    let other = Position { epoch: Epoch(2), ..at(5) };
-    assert_eq!(scene.on(Input::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
+    scene.meets_another_epoch(Position { epoch: Epoch(2), ..at(5) });
 }
 
 #[test]
 fn a_store_replaced_under_a_snapshot_is_noticed() {
-    let mut scene = Scene::new();
-    scene.on(Input::Tick);
-    scene.on(Input::Position(at(5).into()));
-    scene.on(snapshot(5));
-    let other = Position { epoch: Epoch(2), ..at(5) };
-    assert_eq!(scene.on(Input::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
+    let mut scene = Scene::unproven();
+    scene.meets_another_epoch(Position { epoch: Epoch(2), ..at(5) });
     assert_eq!(scene.calls(), []);
 }
 
@@ -430,8 +438,7 @@ fn a_store_below_us_is_a_regression_as_its_position_tells() {
     let mut scene = Scene::settled(5);
     scene.on(notice(9));
     assert_eq!(scene.on(Input::Changes(Changes::Below)), reads(Read::Position));
-    let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
-    assert_eq!(scene.on(Input::Position(at(4).into())), finds(regressed));
+    assert_eq!(scene.on(Input::Position(at(4).into())), finds(regressed(5, 4)));
     unrelated(&mut scene);
     // The store goes on past where we were before the next answer.
     scene.resync(9);
@@ -478,9 +485,7 @@ fn failed_reads_wait_for_the_next_tick_and_lose_nothing() {
     scene.on(Input::Position(at(7).into()));
     scene.on(entries(6..=7));
     assert_eq!(scene.calls(), [Call::Apply(6), Call::Apply(7), Call::Confirm(sent_at)]);
-    let mut scene = Scene::new();
-    scene.on(Input::Tick);
-    scene.on(Input::Position(at(5).into()));
+    let mut scene = Scene::asked();
     assert_eq!(scene.on(Input::Failed), idle(), "not another snapshot at once");
     scene.resync(5);
 }
@@ -539,15 +544,12 @@ fn what_an_earlier_run_left_is_given_up_where_the_store_has_no_such_history() {
     assert!(scene.calls().contains(&Call::Sweep));
     let mut scene = resumed(sum(5));
     scene.on(Input::Tick);
-    let other = Position { epoch: Epoch(2), ..at(9) };
-    assert_eq!(scene.on(Input::Position(other.into())), finds(Finding::OtherEpoch(Epoch(2))));
+    scene.meets_another_epoch(Position { epoch: Epoch(2), ..at(9) });
 }
 
 #[test]
 fn during_a_snapshot_only_what_takes_away_is_taken_from_notices() {
-    let mut scene = Scene::new();
-    scene.on(Input::Tick);
-    scene.on(Input::Position(at(5).into()));
+    let mut scene = Scene::asked();
     assert_eq!((scene.on(notice(6)), scene.on(Input::Notice(Notice::Moved))), (idle(), idle()));
     assert_eq!(scene.calls(), [Call::Anticipate(6)]);
 }
@@ -585,7 +587,6 @@ fn unrelated(scene: &mut Scene) {
 #[test]
 fn answers_to_nothing_that_was_asked_change_nothing() {
     let mut scene = Scene::settled(5);
-    scene.calls();
     let before = scene.machine.clone();
     for input in [
         Input::Position(at(1).into()),

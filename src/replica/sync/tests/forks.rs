@@ -104,8 +104,7 @@ fn only_what_the_lost_commits_were_about_is_read_again_and_the_log_tells_the_res
 fn a_store_that_is_shorter_now_needs_nothing_of_the_log() {
     let (mut scene, old) = live();
     scene.probe();
-    let regressed = Finding::Regressed { from: Revision(8), to: Revision(7) };
-    assert_eq!(scene.on(position(&old[..2])), finds(regressed));
+    assert_eq!(scene.on(position(&old[..2])), finds(regressed(8, 7)));
     asks_for_ancestor(&mut scene, old[1].1, 8, 4);
     assert_eq!(scene.on(Input::Ancestor(Some(Revision(7)))), reads(Read::Items(subjects([8]))));
     scene.table.mended = sum(7);
@@ -166,8 +165,7 @@ fn forks_one_after_the_other_add_up() {
     assert_eq!(scene.on(position(&new)), reads(Read::Changes { after: Revision(7) }));
     assert_eq!(scene.on(log(&new[..1])), reads(Read::Changes { after: Revision(8) }));
     assert_eq!(scene.on(Input::Changes(Changes::Below)), reads(Read::Position));
-    let regressed = Finding::Regressed { from: Revision(8), to: Revision(6) };
-    assert_eq!(scene.on(position(&old[..1])), finds(regressed));
+    assert_eq!(scene.on(position(&old[..1])), finds(regressed(8, 6)));
     asks_for_ancestor(&mut scene, old[0].1, 8, 4);
     assert_eq!(scene.on(Input::Ancestor(Some(Revision(6)))), reads(Read::Items(subjects([8, 108, 7]))));
     scene.table.mended = sum(6);
@@ -234,13 +232,9 @@ fn commits_that_changed_nobody_are_undone_without_reading() {
 
 #[test]
 fn a_fork_under_a_snapshot_that_is_not_settled_needs_another_one() {
-    let mut scene = Scene::new();
-    scene.on(Input::Tick);
-    scene.on(Input::Position(at(5).into()));
-    scene.on(snapshot(5));
+    let mut scene = Scene::unproven();
     let step = scene.on(Input::Position(at(4).into()));
-    let regressed = Finding::Regressed { from: Revision(5), to: Revision(4) };
-    assert_eq!(step, Step { read: None, findings: vec![regressed, Finding::NoCommonAncestor] });
+    assert_eq!(step, Step { read: None, findings: vec![regressed(5, 4), Finding::NoCommonAncestor] });
     scene.resync(4);
 }
 
