@@ -23,6 +23,13 @@ impl Story {
         Self { judge, start, token }
     }
 
+    /// About one that got this right at 200 at the latest.
+    fn since(right: Verdicts) -> Self {
+        let mut story = Self::new();
+        story.does(right, (100, 200), Done);
+        story
+    }
+
     fn at(&self, millis: u64) -> Instant {
         self.start + Duration::from_millis(millis)
     }
@@ -86,11 +93,7 @@ const IN_DOUBT: Verdicts = Verdicts::IN_DOUBT;
 
 #[test]
 fn a_revoked_token_is_accepted_within_the_bound_only() {
-    let revoked = || {
-        let mut story = Story::new();
-        story.does(GONE, (100, 200), Done);
-        story
-    };
+    let revoked = || Story::since(GONE);
     revoked().says(0, 200, (1200, 9000)).is(&[]);
     revoked().says(0, 200, (1201, 1202)).is(&[Accepted]);
     revoked().says(0, 403, (1201, 1202)).is(&[Accepted]);
@@ -102,21 +105,21 @@ fn a_revoked_token_is_accepted_within_the_bound_only() {
 
 #[test]
 fn a_sidecar_that_refused_a_token_for_good_never_accepts_it_again() {
-    Story::new().does(GONE, (100, 200), Done).says(0, 401, (150, 160)).says(0, 200, (170, 180)).is(&[Revived]);
-    Story::new().does(GONE, (100, 200), Done).says(0, 401, (150, 160)).says(0, 403, (170, 180)).is(&[Revived]);
+    Story::since(GONE).says(0, 401, (150, 160)).says(0, 200, (170, 180)).is(&[Revived]);
+    Story::since(GONE).says(0, 401, (150, 160)).says(0, 403, (170, 180)).is(&[Revived]);
     // Sent before the refusal was known.
-    Story::new().does(GONE, (100, 200), Done).says(0, 401, (150, 160)).says(0, 200, (155, 180)).is(&[]);
-    Story::new().does(GONE, (100, 200), Done).says(0, 401, (150, 160)).says(1, 200, (170, 180)).is(&[]);
+    Story::since(GONE).says(0, 401, (150, 160)).says(0, 200, (155, 180)).is(&[]);
+    Story::since(GONE).says(0, 401, (150, 160)).says(1, 200, (170, 180)).is(&[]);
     // It has seen what nobody else knows the outcome of.
     Story::new().does(GONE, (100, 200), Unknown).says(0, 401, (150, 160)).says(0, 200, (170, 180)).is(&[Revived]);
     // Observed in another order.
-    Story::new().does(GONE, (100, 200), Done).says(0, 200, (170, 180)).says(0, 401, (150, 160)).is(&[Revived]);
+    Story::since(GONE).says(0, 200, (170, 180)).says(0, 401, (150, 160)).is(&[Revived]);
 }
 
 #[test]
 fn a_user_that_was_disabled_may_come_back() {
-    let mut story = Story::new();
-    story.does(REFUSED, (100, 200), Done).says(0, 401, (300, 301));
+    let mut story = Story::since(REFUSED);
+    story.says(0, 401, (300, 301));
     story.does(SERVED, (400, 500), Done).says(0, 200, (450, 460)).says(0, 401, (600, 601)).is(&[]);
     story.says(0, 401, (1501, 1502)).is(&[Blamed]);
 }
@@ -148,20 +151,15 @@ fn a_new_token_is_known_after_the_bound() {
 
 #[test]
 fn what_was_just_narrowed_may_be_answered_503() {
-    let does = |right, outcome| {
-        let mut story = Story::new();
-        story.does(right, (100, 200), outcome);
-        story
-    };
-    does(REFUSED, Done).says(0, 503, (150, 160)).does(SERVED, (300, 400), Done).says(0, 503, (1200, 1201)).is(&[]);
+    Story::since(REFUSED).says(0, 503, (150, 160)).does(SERVED, (300, 400), Done).says(0, 503, (1200, 1201)).is(&[]);
     // Every sidecar has reached that it is so no more.
-    does(REFUSED, Done).does(SERVED, (300, 400), Done).says(0, 503, (1401, 1402)).is(&[Unavailable]);
-    does(REFUSED, Done).says(0, 503, (1201, 1202)).is(&[Unavailable]);
-    does(FORBIDDEN, Done).says(0, 503, (150, 160)).is(&[]);
+    Story::since(REFUSED).does(SERVED, (300, 400), Done).says(0, 503, (1401, 1402)).is(&[Unavailable]);
+    Story::since(REFUSED).says(0, 503, (1201, 1202)).is(&[Unavailable]);
+    Story::since(FORBIDDEN).says(0, 503, (150, 160)).is(&[]);
     // A revocation leaves no doubt.
-    does(GONE, Done).says(0, 503, (150, 160)).is(&[Unavailable]);
-    does(SERVED | IN_DOUBT, Done).says(0, 503, (1200, 1201)).says(0, 503, (1201, 1202)).is(&[Unavailable]);
-    does(SERVED | IN_DOUBT, Done).is_cut_off(0, 200).says(0, 401, (210, 211)).is(&[Blamed]);
+    Story::since(GONE).says(0, 503, (150, 160)).is(&[Unavailable]);
+    Story::since(SERVED | IN_DOUBT).says(0, 503, (1200, 1201)).says(0, 503, (1201, 1202)).is(&[Unavailable]);
+    Story::since(SERVED | IN_DOUBT).is_cut_off(0, 200).says(0, 401, (210, 211)).is(&[Blamed]);
 }
 
 #[test]
@@ -183,18 +181,18 @@ fn an_unknown_outcome_may_be_either() {
 
 #[test]
 fn a_token_without_the_permission_is_neither_served_nor_unknown() {
-    let mut story = Story::new();
-    story.does(FORBIDDEN, (100, 200), Done).says(0, 200, (300, 301)).says(0, 403, (300, 301)).is(&[]);
+    let mut story = Story::since(FORBIDDEN);
+    story.says(0, 200, (300, 301)).says(0, 403, (300, 301)).is(&[]);
     story.says(0, 200, (1300, 1301)).is(&[Accepted]);
-    let mut story = Story::new();
-    story.does(FORBIDDEN, (100, 200), Done).says(0, 401, (1300, 1301)).is(&[Blamed]);
+    let mut story = Story::since(FORBIDDEN);
+    story.says(0, 401, (1300, 1301)).is(&[Blamed]);
 }
 
 #[test]
 fn a_lost_revocation_excuses_those_who_had_not_seen_it() {
     let lost = || {
-        let mut story = Story::new();
-        story.does(GONE, (100, 200), Done).breaks(None, Impact::Stale, (300, 900));
+        let mut story = Story::since(GONE);
+        story.breaks(None, Impact::Stale, (300, 900));
         story.says(0, 401, (250, 260)).loses(300, SERVED | GONE, GONE, 4000);
         story
     };
@@ -212,8 +210,8 @@ fn a_lost_revocation_excuses_those_who_had_not_seen_it() {
 #[test]
 fn what_was_right_before_lost_writes_was_right_again() {
     let back_and_forth = || {
-        let mut story = Story::new();
-        story.does(REFUSED, (100, 200), Done).does(SERVED, (1000, 1100), Done).does(REFUSED, (4000, 4100), Done);
+        let mut story = Story::since(REFUSED);
+        story.does(SERVED, (1000, 1100), Done).does(REFUSED, (4000, 4100), Done);
         story
     };
     back_and_forth().says(0, 401, (3500, 3501)).is(&[Blamed]);
@@ -225,8 +223,7 @@ fn what_was_right_before_lost_writes_was_right_again() {
 
 #[test]
 fn replies_wait_until_it_is_known_what_was_lost() {
-    let mut story = Story::new();
-    story.does(GONE, (100, 200), Done);
+    let mut story = Story::since(GONE);
     let hold = story.judge.hold(story.at(300));
     story.says(0, 200, (2000, 2001));
     story.judge.settle();
@@ -235,8 +232,7 @@ fn replies_wait_until_it_is_known_what_was_lost() {
     story.judge.release(hold);
     story.is(&[]);
 
-    let mut story = Story::new();
-    story.does(GONE, (100, 200), Done);
+    let mut story = Story::since(GONE);
     let hold = story.judge.hold(story.at(300));
     story.says(0, 200, (2000, 2001));
     story.judge.release(hold);
@@ -259,8 +255,7 @@ fn replies_wait_for_operations_that_run() {
 #[test]
 fn what_all_are_said_to_refuse_is_let_in_by_none() {
     let vouched = || {
-        let mut story = Story::new();
-        story.does(GONE, (100, 200), Done);
+        let mut story = Story::since(GONE);
         story.judge.vouched(story.token, story.at(300));
         story
     };
@@ -306,8 +301,8 @@ fn a_sidecar_that_nothing_reaches_decides_about_nobody() {
 #[test]
 fn whoever_saw_a_user_narrowed_goes_on_until_somebody_touches_the_user() {
     let lost = || {
-        let mut story = Story::new();
-        story.does(REFUSED, (100, 200), Done).breaks(None, Impact::Stale, (300, 900));
+        let mut story = Story::since(REFUSED);
+        story.breaks(None, Impact::Stale, (300, 900));
         story.judge.narrowed(story.token, story.at(200));
         story.says(0, 401, (210, 220)).loses(150, SERVED | REFUSED, SERVED | REFUSED, 4000);
         story
@@ -330,11 +325,7 @@ fn whoever_saw_a_user_narrowed_goes_on_until_somebody_touches_the_user() {
 
 #[test]
 fn a_reply_that_runs_is_cut_off_when_its_request_would_be_refused_and_not_before() {
-    let revoked = || {
-        let mut story = Story::new();
-        story.does(GONE, (100, 200), Done);
-        story
-    };
+    let revoked = || Story::since(GONE);
     revoked().goes_on(0, 1700).is(&[]);
     revoked().goes_on(0, 1701).is(&[Accepted]);
     // One that sleeps cuts off nothing, and has to when it wakes.
@@ -396,8 +387,8 @@ fn memory_is_bounded_by_what_is_under_way() {
 
 #[test]
 fn a_violation_tells_its_story() {
-    let mut story = Story::new();
-    story.does(GONE, (100, 200), Done).breaks(Some(2), Impact::Stale, (150, 250)).says(0, 200, (1500, 1600));
+    let mut story = Story::since(GONE);
+    story.breaks(Some(2), Impact::Stale, (150, 250)).says(0, 200, (1500, 1600));
     let (violations, _) = story.judge.finish();
     let told = violations.iter().map(Violation::to_string).collect::<String>();
     for part in
