@@ -80,13 +80,13 @@ pub(crate) async fn share(
     loop {
         tokio::time::sleep(random.time(SHARED.0, SHARED.1)).await;
         let (mut from, mut to) = (from.lock().await, to.lock().await);
-        if quiet.load(Ordering::Relaxed) || to.in_doubt || names(&to, |life| life == Life::Active).len() > TOKENS * 2 {
+        if quiet.load(Ordering::Relaxed) || to.in_doubt || active(&to).len() > TOKENS * 2 {
             continue;
         }
         let able = |user: &&tollgate_harness::oracle::User| user.enabled && user.role >= Role::Manager;
         let users = to.model.users.iter().filter(|(_, user)| able(user)).map(|(name, _)| name.clone());
         let user = random.one_of(&users.collect::<Vec<_>>());
-        let token = random.one_of(&names(&from, |life| life == Life::Active));
+        let token = random.one_of(&active(&from));
         if let (Some(user), Some(token)) = (user, token)
             && from.model.tokens[&token].elsewhere.is_some()
         {
@@ -105,7 +105,7 @@ pub(crate) async fn share(
 async fn act(oracle: &mut Oracle, random: &mut Random) -> Result<(), RegistryError> {
     let Some(act) = random.weighed(&ACTS) else { return Ok(()) };
     let users: Vec<_> = oracle.model.users.keys().cloned().collect();
-    let active = names(oracle, |life| life == Life::Active);
+    let active = active(oracle);
     match (act, random.one_of(&users), random.one_of(&active)) {
         (Act::AddUser, ..) | (_, None, _) if users.len() < USERS => {
             let role = if users.len() < 3 { Role::Manager } else { Role::Administrator };
@@ -166,7 +166,7 @@ pub(crate) async fn blink(oracle: &mut Oracle, random: &mut Random) {
 }
 
 async fn create(oracle: &mut Oracle, random: &mut Random) -> Result<(), RegistryError> {
-    if names(oracle, |life| life == Life::Active).len() >= TOKENS {
+    if active(oracle).len() >= TOKENS {
         return Ok(());
     }
     let able = |user: &&tollgate_harness::oracle::User| user.enabled && user.role >= Role::Manager;
@@ -185,12 +185,16 @@ async fn create(oracle: &mut Oracle, random: &mut Random) -> Result<(), Registry
     oracle.create(&user, permissions).await.map(drop)
 }
 
+pub(crate) fn active(oracle: &Oracle) -> Vec<Name> {
+    names(oracle, |life| life == Life::Active)
+}
+
 fn names(oracle: &Oracle, is: impl Fn(Life) -> bool) -> Vec<Name> {
     oracle.model.tokens.iter().filter(|(_, token)| is(token.life)).map(|(name, _)| *name).collect()
 }
 
 /// The oldest of the ended tokens are no longer asked about.
-fn tidy(oracle: &mut Oracle) {
+pub(crate) fn tidy(oracle: &mut Oracle) {
     let ended = names(oracle, |life| life != Life::Active);
     let many = ended.len().saturating_sub(ENDED);
     ended.into_iter().take(many).for_each(|name| oracle.forget(name));

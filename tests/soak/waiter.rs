@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Mutex;
 use tollgate::token::{PermissionSet, Role};
 
+use crate::operator::{active, tidy};
 use tollgate_harness::oracle::{Life, Name, Oracle, Waited};
 use tollgate_harness::random::Random;
 
@@ -15,9 +16,6 @@ const TIMEOUTS: [&str; 3] = ["300ms", "1s", "3s"];
 
 /// The pause between two commands, in milliseconds.
 const PAUSE: (u64, u64) = (50, 1200);
-
-/// Ended tokens that are still asked about.
-const ENDED: usize = 12;
 
 /// An operator who waits.
 #[derive(Clone)]
@@ -53,17 +51,15 @@ impl Waiter {
 
     /// Ends one token, and makes another for the next time.
     pub(crate) async fn once(&self, oracle: &mut Oracle, random: &mut Random) {
-        if let Some(token) = random.one_of(&names(oracle, true)) {
+        if let Some(token) = random.one_of(&active(oracle)) {
             self.end(oracle, token, random).await;
         }
         if oracle.in_doubt {
             return;
         }
-        let ended = names(oracle, false);
-        let many = ended.len().saturating_sub(ENDED);
-        ended.into_iter().take(many).for_each(|name| oracle.forget(name));
+        tidy(oracle);
         // Enough that one of them was there before whatever is lost.
-        while names(oracle, true).len() < 6 && self.create(oracle).await.is_some() {}
+        while active(oracle).len() < 6 && self.create(oracle).await.is_some() {}
     }
 
     async fn create(&self, oracle: &mut Oracle) -> Option<Name> {
@@ -101,9 +97,4 @@ impl Waiter {
         };
         receipts.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-fn names(oracle: &Oracle, active: bool) -> Vec<Name> {
-    let is = |life: Life| (life == Life::Active) == active;
-    oracle.model.tokens.iter().filter(|(_, token)| is(token.life)).map(|(name, _)| *name).collect()
 }
