@@ -11,15 +11,11 @@ use std::path::Path;
 use std::process::Output;
 
 use tollgate::store::archive::{self, Backup, CopyError};
-use tollgate::store::{Absent, Batch, Edit, Position, Settings, Store, StoreUrl};
+use tollgate::store::{Absent, Batch, Edit, Position, Settings, Store};
 
 use crate::conformance::archive::{contents, fill};
 use crate::conformance::{commit, created, token, tokens};
-use crate::harness::run;
-
-fn settings(url: &str) -> Settings {
-    url.parse::<StoreUrl>().expect("a URL").into()
-}
+use crate::harness::{chain, run, settings};
 
 fn sqlite(path: &Path) -> String {
     format!("sqlite:{}", path.display())

@@ -11,14 +11,12 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tollgate::registry::Registry;
 use tollgate::replica::{Replica, driver};
-use tollgate::store::{
-    Absent, Batch, CommitError, CommitId, Edit, Head, Position, Revision, SCHEMA, Store, StoreUrl, Versioned,
-};
+use tollgate::store::{Absent, Batch, CommitError, CommitId, Edit, Head, Position, Revision, SCHEMA, Store, Versioned};
 use tollgate::token::{Digest, PermissionSet, Role, TokenRecord, UserStatus};
 
 use crate::conformance::log::entries as entries_after;
 use crate::conformance::{Held, revoked, tokens};
-use crate::harness::{RedisServer, eventually, operator};
+use crate::harness::{RedisServer, eventually, operator, settings};
 
 /// The tokens of both, by what follows `tc-apiv1_fixture-` in them.
 fn digest(name: &str) -> Digest {
@@ -26,8 +24,7 @@ fn digest(name: &str) -> Digest {
 }
 
 async fn open(url: &str) -> Arc<dyn Store> {
-    let settings = url.parse::<StoreUrl>().expect("a URL").into();
-    tollgate::store::open(&settings, Absent::Refuse).await.expect("opens")
+    tollgate::store::open(&settings(url), Absent::Refuse).await.expect("opens")
 }
 
 fn sqlite() -> (TempDir, String) {
@@ -167,8 +164,8 @@ async fn a_database_that_a_sidecar_of_the_version_before_uses_is_left_as_it_is()
             beat(&path);
         }
     });
-    let settings = url.parse::<StoreUrl>().expect("a URL").into();
-    let refused = tollgate::store::open(&settings, Absent::Refuse).await.map(drop).expect_err("in use").to_string();
+    let refused =
+        tollgate::store::open(&settings(&url), Absent::Refuse).await.map(drop).expect_err("in use").to_string();
     let said = ["has schema 2", "makes it schema 3", "the sidecar edge-7 (0.0.9)", "stop it, or restart it"];
     assert!(said.iter().all(|part| refused.contains(part)), "{refused}");
     beating.await.expect("no panic");

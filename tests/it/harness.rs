@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use tollgate::app::Sidecar;
 use tollgate::config::{self, Config, Overrides, Source};
 use tollgate::registry::{Created, NewToken, Registry, Requested};
-use tollgate::store::{Batch, Edit, Retention, Revision, SqliteStore, Store};
+use tollgate::store::{Batch, Edit, Retention, Revision, Settings, SqliteStore, Store, StoreUrl};
 use tollgate::token::{PermissionSet, Role, TokenId};
 
 pub(crate) use client::Client;
@@ -334,6 +334,17 @@ async fn create(registry: &Registry, user: &str, permissions: PermissionSet) -> 
 /// Where a sidecar's first listener is.
 pub(crate) fn address_of(sidecar: &Sidecar) -> SocketAddr {
     sidecar.listeners()[0].tcp().expect("an address of IP")
+}
+
+/// The store at this URL, as it is without further keys.
+pub(crate) fn settings(url: &str) -> Settings {
+    url.parse::<StoreUrl>().expect("a URL").into()
+}
+
+/// An error with its causes, as the operator sees it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// A `GET` without a body.

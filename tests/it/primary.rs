@@ -14,11 +14,7 @@ use std::time::Duration;
 use tollgate::store::{self, Absent, CommitError, Edit, Notice, Revision, Settings, Store, StoreError, Watch};
 
 use crate::conformance::{user, users};
-use crate::harness::within;
-
-fn settings(url: &str) -> Settings {
-    Settings::from(url.parse::<store::StoreUrl>().expect(url))
-}
+use crate::harness::{settings, within};
 
 /// The registry at this URL, made if need be.
 async fn open(url: &str) -> Arc<dyn Store> {

@@ -25,16 +25,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate::store::{
-    Absent, Batch, CommitError, Edit, Position, RedisStore, Retention, Settings, Store, StoreError, StoreUrl, Versioned,
+    Absent, Batch, CommitError, Edit, Position, RedisStore, Retention, Settings, Store, StoreError, Versioned,
 };
 use tollgate::token::{TokenRecord, UserId, UserRecord};
 
 use crate::conformance;
-use crate::harness::RedisServer;
-
-fn settings(url: &str) -> Settings {
-    url.parse::<StoreUrl>().expect("a URL").into()
-}
+use crate::harness::{RedisServer, chain, settings};
 
 async fn open(settings: &Settings, absent: Absent) -> Result<Arc<dyn Store>, StoreError> {
     Ok(Arc::new(RedisStore::open(settings, absent, Retention::default()).await?))
@@ -49,21 +45,14 @@ async fn position(store: &dyn Store) -> Position {
     store.position().await.expect("a position")
 }
 
-/// An error with its causes, as the operator sees it.
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 /// A commit that must fail and change nothing, and what is said of it.
 async fn refused(store: &dyn Store, batch: Batch) -> String {
     match store.commit(batch).await {
-        Err(CommitError::Failed(error)) => told(&error),
+        Err(CommitError::Failed(error)) => chain(&error),
         other => panic!("{other:?}"),
     }
 }
 
-/// A batch that nothing stands in the way of, whenever it comes.
 /// A Redis with a registry of one user.
 async fn site_of_anna() -> (RedisServer, Arc<dyn Store>, UserRecord) {
     let server = RedisServer::start();

@@ -19,6 +19,8 @@ use tollgate::registry::{
 use tollgate::store::{Batch, Edit, Position, Retention, SqliteStore};
 use tollgate::token::{PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
 
+use crate::harness::operator;
+
 /// An initialised registry: olga is the Owner.
 struct Fixture {
     registry: Registry,
@@ -29,10 +31,6 @@ struct Fixture {
 async fn open(directory: &Path) -> Registry {
     let store = SqliteStore::open(&directory.join("tollgate.db"), Retention::default()).await.expect("opens");
     Registry::new(Arc::new(store))
-}
-
-fn operator() -> Actor {
-    Actor::Operator("cli:test".to_owned())
 }
 
 fn new_token(user: &str) -> NewToken {

@@ -120,11 +120,6 @@ async fn ends<T>(copy: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(120), copy).await.expect("the copy ends")
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_is_lost_leaves_no_registry() {
     let (server, source) = (RedisServer::start(), Source::new().await);

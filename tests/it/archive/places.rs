@@ -14,11 +14,6 @@ fn there(url: &str, arguments: &[&str]) -> Output {
     run(arguments, &[("TOLLGATE_STORE__URL", url)])
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 /// From there to a file, and from the file into a store; and as a copy.
 async fn goes_there_and_back(url: &str, folder: &Path) {
     let (source, back) = (sqlite(&folder.join("source.db")), sqlite(&folder.join("back.db")));

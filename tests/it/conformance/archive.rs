@@ -2,13 +2,10 @@
 
 use tokio::sync::mpsc;
 use tollgate::store::archive::{self, Backup, Summary, Tally, write_backup};
-use tollgate::store::{self, CommitError, Settings, StateFilter, StoreError, TokenFilter};
+use tollgate::store::{self, CommitError, StateFilter, StoreError, TokenFilter};
 
 use super::*;
-
-fn settings(url: &str) -> Settings {
-    url.parse::<StoreUrl>().expect("a URL").into()
-}
+use crate::harness::settings;
 
 /// One of everything: users, one of whom lost the name and one of whom was deleted; tokens that are active, expiring, revoked,
 /// with histories, and deleted; a recall.

@@ -19,7 +19,7 @@ async fn another_node_by_order() {
     fleet.redis.fail_over().await;
     fleet.heals(fault).await;
     fleet.revokes(revoked).await;
-    fleet.all_answer(kept, 200).await;
+    fleet.all_answer([(kept, 200)]).await;
     fleet.verdict();
 }
 
@@ -41,9 +41,7 @@ async fn a_node_that_dies() {
     fleet.oracle.read_back(since, true).await.expect("reads");
     fleet.history.with(|judge| judge.release(hold));
     fleet.oracle.revoke(&[after]).await.expect("revokes");
-    for (token, status) in [(before, 401), (after, 401), (kept, 200)] {
-        fleet.all_answer(token, status).await;
-    }
+    fleet.all_answer([(before, 401), (after, 401), (kept, 200)]).await;
     fleet.verdict();
 }
 
@@ -60,14 +58,11 @@ async fn a_slot_that_moves() {
     let error = fleet.oracle.revoke(&[during]).await.expect_err("neither node has all of it");
     assert!(!fleet.oracle.in_doubt, "it is known not to have been done: {error}");
     // Meanwhile nothing can change, and whoever asks is led to where the position is.
-    fleet.all_answer(kept, 200).await;
-    fleet.all_answer(during, 200).await;
+    fleet.all_answer([(kept, 200), (during, 200)]).await;
     fleet.redis.end_migration(OWNER, 2);
     fleet.heals(fault).await;
     fleet.oracle.read_back(since, true).await.expect("reads");
     fleet.oracle.revoke(&[during, after]).await.expect("revokes");
-    for (token, status) in [(before, 401), (during, 401), (after, 401), (kept, 200)] {
-        fleet.all_answer(token, status).await;
-    }
+    fleet.all_answer([(before, 401), (during, 401), (after, 401), (kept, 200)]).await;
     fleet.verdict();
 }

@@ -40,7 +40,7 @@ async fn the_last_writes_are_lost() {
     fleet.redis.part().await;
     fleet.revokes(seen).await;
     let [created] = fleet.tokens().await;
-    fleet.all_answer(created, 200).await;
+    fleet.all_answer([(created, 200)]).await;
     for sidecar in [1, 2] {
         fleet.relays[sidecar].set(Traffic::Stalls).await;
     }
@@ -54,9 +54,7 @@ async fn the_last_writes_are_lost() {
     fleet.heals(fault).await;
     let lost = fleet.oracle.read_back(since, false).await.expect("reads");
     assert_eq!((lost.revocations, lost.creations), (vec![seen, seen_by_one, seen_by_none], vec![created]));
-    for (token, status) in [(early, 401), (seen, 401), (seen_by_one, 401), (seen_by_none, 200), (kept, 200)] {
-        fleet.all_answer(token, status).await;
-    }
+    fleet.all_answer([(early, 401), (seen, 401), (seen_by_one, 401), (seen_by_none, 200), (kept, 200)]).await;
 
     assert_eq!(fleet.oracle.registry.settle_recalls().await.expect("settles"), 2);
     let [late] = fleet.tokens().await;
@@ -64,9 +62,7 @@ async fn the_last_writes_are_lost() {
     assert_eq!(settled.revocations, [seen_by_none]);
     fleet.history.with(|judge| judge.release(hold));
     fleet.is_level().await;
-    for (token, status) in [(early, 401), (seen, 401), (seen_by_one, 401), (seen_by_none, 200), (late, 200)] {
-        fleet.all_answer(token, status).await;
-    }
+    fleet.all_answer([(early, 401), (seen, 401), (seen_by_one, 401), (seen_by_none, 200), (late, 200)]).await;
     fleet.verdict();
 }
 
@@ -102,7 +98,7 @@ async fn a_command_that_the_new_primary_does_not_know_is_done_again() {
     fleet.heals(fault).await;
     assert_eq!(fleet.oracle.read_back(since, true).await.expect("reads"), Lost::default());
     fleet.history.with(|judge| judge.release(hold));
-    fleet.all_answer(revoked[0], 401).await;
+    fleet.all_answer([(revoked[0], 401)]).await;
     fleet.verdict();
 }
 
@@ -130,7 +126,7 @@ async fn a_command_whose_primary_is_gone_is_not_called_undone() {
     operator.heal().await;
     fleet.heals(fault).await;
     fleet.oracle.read_back(since, true).await.expect("reads");
-    fleet.all_answer(revoked[0], 401).await;
+    fleet.all_answer([(revoked[0], 401)]).await;
     fleet.verdict();
 }
 
@@ -153,8 +149,7 @@ async fn an_isolated_old_primary_keeps_nobody_fresh() {
     fleet.relays[2].lead_to(fleet.redis.primary.address());
     fleet.relays[2].reset().await;
     fleet.heals(fault).await;
-    fleet.all_answer(revoked, 401).await;
-    fleet.all_answer(kept, 200).await;
+    fleet.all_answer([(revoked, 401), (kept, 200)]).await;
     drop(third);
     fleet.verdict();
 }
@@ -188,11 +183,11 @@ async fn a_quorum_that_is_missing() {
     fleet.redis.part().await;
     fleet.oracle.revoke(&[revoked]).await.expect_err("nobody confirms it");
     assert!(fleet.oracle.in_doubt, "it may last, or be lost by a failover");
-    fleet.all_answer(kept, 503).await;
+    fleet.all_answer([(kept, 503)]).await;
     fleet.redis.link.heal().await;
     fleet.heals(fault).await;
     fleet.oracle.read_back(since, true).await.expect("reads");
     fleet.revokes(revoked).await;
-    fleet.all_answer(kept, 200).await;
+    fleet.all_answer([(kept, 200)]).await;
     fleet.verdict();
 }

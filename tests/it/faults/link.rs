@@ -25,9 +25,7 @@ async fn one_sidecar_is_cut_off(traffic: Traffic) {
     }
     fleet.relays[0].heal().await;
     fleet.heals(fault).await;
-    fleet.all_answer(kept, 200).await;
-    fleet.all_answer(revoked, 401).await;
-    fleet.all_answer(deleted, 401).await;
+    fleet.all_answer([(kept, 200), (revoked, 401), (deleted, 401)]).await;
     fleet.verdict();
 }
 
@@ -120,10 +118,7 @@ async fn a_log_that_was_trimmed_during_the_outage() {
     fleet.relays[2].heal().await;
     fleet.heals(fault).await;
     assert_eq!(fleet.sidecars[2].replica().status().resyncs, resyncs + 1);
-    for token in more.into_iter().chain([kept]) {
-        fleet.all_answer(token, 200).await;
-    }
-    fleet.all_answer(deleted, 401).await;
-    fleet.all_answer(revoked, 401).await;
+    fleet.all_answer(more.into_iter().chain([kept]).map(|token| (token, 200))).await;
+    fleet.all_answer([(deleted, 401), (revoked, 401)]).await;
     fleet.verdict();
 }

@@ -17,16 +17,14 @@ async fn flushed_and_restored() {
 
     let fault = fleet.breaks("FLUSHALL", None);
     fleet.redis_does(&["FLUSHALL"]).await;
-    fleet.all_answer(kept, 503).await;
-    fleet.all_answer(revoked, 503).await;
+    fleet.all_answer([(kept, 503), (revoked, 503)]).await;
     let error = fleet.oracle.revoke(&[kept]).await.expect_err("there is no registry");
     assert!(!fleet.oracle.in_doubt, "it is known not to have been done: {error}");
 
     // From the file that was saved before.
     fleet.restart_redis();
     fleet.heals(fault).await;
-    fleet.all_answer(kept, 200).await;
-    fleet.all_answer(revoked, 401).await;
+    fleet.all_answer([(kept, 200), (revoked, 401)]).await;
     fleet.verdict();
 }
 
@@ -39,7 +37,7 @@ async fn flushed_and_set_up_anew() {
     let hold = fleet.history.with(|judge| judge.hold(since));
     let fault = fleet.breaks("FLUSHALL", None);
     fleet.redis_does(&["FLUSHALL"]).await;
-    fleet.all_answer(old, 503).await;
+    fleet.all_answer([(old, 503)]).await;
     let anew = Instant::now();
     fleet.oracle.registry =
         tollgate::registry::Registry::new(open(&settings(&fleet.redis.url(), 0), Absent::Create).await);
@@ -48,9 +46,9 @@ async fn flushed_and_set_up_anew() {
     let lost = fleet.oracle.read_back(anew, true).await.expect("reads");
     assert_eq!(lost.creations, [old]);
     fleet.history.with(|judge| judge.release(hold));
-    fleet.all_answer(old, 401).await;
+    fleet.all_answer([(old, 401)]).await;
     let [new] = fleet.tokens().await;
-    fleet.all_answer(new, 200).await;
+    fleet.all_answer([(new, 200)]).await;
     fleet.verdict();
 }
 
@@ -64,7 +62,7 @@ async fn restored_from_an_older_file() {
 
     fleet.revokes(seen).await;
     let [created] = fleet.tokens().await;
-    fleet.all_answer(created, 200).await;
+    fleet.all_answer([(created, 200)]).await;
     let since = Instant::now();
     let hold = fleet.history.with(|judge| judge.hold(since));
     let fault = fleet.breaks("an older file", None);
@@ -87,12 +85,9 @@ async fn restored_from_an_older_file() {
         ([seen, seen_by_one, seen_by_none].as_slice(), [created].as_slice())
     );
     // Refused by those who have not seen it either.
-    fleet.all_answer(seen, 401).await;
-    fleet.all_answer(seen_by_one, 401).await;
-    fleet.all_answer(created, 401).await;
-    fleet.all_answer(kept, 200).await;
+    fleet.all_answer([(seen, 401), (seen_by_one, 401), (created, 401), (kept, 200)]).await;
     // What nobody has seen is lost, and nobody can know better.
-    fleet.all_answer(seen_by_none, 200).await;
+    fleet.all_answer([(seen_by_none, 200)]).await;
     assert_eq!(fleet.store().recalled(None).await.expect("reads").total, 2);
 
     // As the next command of an operator does.
@@ -102,8 +97,6 @@ async fn restored_from_an_older_file() {
     assert_eq!(settled.revocations, [seen_by_none]);
     fleet.history.with(|judge| judge.release(hold));
     fleet.is_level().await;
-    for (token, status) in [(seen, 401), (seen_by_one, 401), (seen_by_none, 200), (late, 200)] {
-        fleet.all_answer(token, status).await;
-    }
+    fleet.all_answer([(seen, 401), (seen_by_one, 401), (seen_by_none, 200), (late, 200)]).await;
     fleet.verdict();
 }

@@ -35,7 +35,7 @@ async fn killed_amid_commits(fsync: &str) {
     for token in &tokens[..30] {
         fleet.answers(1, *token, 401).await;
     }
-    fleet.all_answer(kept, 200).await;
+    fleet.all_answer([(kept, 200)]).await;
     fleet.verdict();
 }
 
@@ -74,9 +74,7 @@ async fn stopped_and_continued() {
         fleet.oracle.read_back(Instant::now(), true).await.expect("reads");
         fleet.oracle.revoke(&during).await.expect("revokes");
     }
-    fleet.all_answer(kept, 200).await;
-    fleet.all_answer(before, 401).await;
-    fleet.all_answer(during[0], 401).await;
+    fleet.all_answer([(kept, 200), (before, 401), (during[0], 401)]).await;
     fleet.verdict();
 }
 
@@ -99,8 +97,7 @@ async fn loading_its_data() {
     assert!(!fleet.oracle.in_doubt, "{done:?}");
     eventually("Redis has loaded", || async { run(&fleet.redis, &["PING"]).await == "PONG" }).await;
     fleet.heals(fault).await;
-    fleet.all_answer(kept, 200).await;
-    fleet.all_answer(revoked, 401).await;
+    fleet.all_answer([(kept, 200), (revoked, 401)]).await;
     fleet.verdict();
 }
 
@@ -127,8 +124,7 @@ async fn busy_with_a_slow_command() {
         assert_eq!(run(&fleet.redis, &["PING"]).await, "PONG");
         done.expect("revokes");
         fleet.heals(fault).await;
-        fleet.all_answer(token, 401).await;
-        fleet.all_answer(kept, 200).await;
+        fleet.all_answer([(token, 401), (kept, 200)]).await;
     }
     fleet.revokes(revoked).await;
     fleet.verdict();

@@ -12,10 +12,10 @@ async fn commands_are_refused(break_it: &[&str], mend_it: &[&str]) {
     let error = fleet.oracle.revoke(&[revoked]).await.expect_err("refused");
     assert!(!fleet.oracle.in_doubt, "it is known not to have been done: {error}");
     println!("{:?}", anyhow::Error::from(error));
-    fleet.all_answer(revoked, 200).await;
+    fleet.all_answer([(revoked, 200)]).await;
     fleet.redis_does(mend_it).await;
     fleet.revokes(revoked).await;
-    fleet.all_answer(kept, 200).await;
+    fleet.all_answer([(kept, 200)]).await;
     fleet.is_level().await;
     fleet.verdict();
 }
@@ -30,7 +30,7 @@ async fn out_of_memory() {
     let created = fleet.oracle.create(&user, PermissionSet::TELEGRAF_AGENT).await;
     assert!(created.is_err() && !fleet.oracle.in_doubt, "it is known not to have been done");
     fleet.revokes(revoked).await;
-    fleet.all_answer(kept, 200).await;
+    fleet.all_answer([(kept, 200)]).await;
     fleet.redis_does(&["CONFIG", "SET", "maxmemory", "0"]).await;
     fleet.is_level().await;
     fleet.verdict();
@@ -63,10 +63,10 @@ async fn a_primary_no_longer() {
     fleet.redis_does(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let error = fleet.oracle.revoke(&[revoked]).await.expect_err("refused");
     assert!(!fleet.oracle.in_doubt, "it is known not to have been done: {error}");
-    fleet.all_answer(kept, 503).await;
+    fleet.all_answer([(kept, 503)]).await;
     fleet.redis_does(&["REPLICAOF", "NO", "ONE"]).await;
     fleet.heals(fault).await;
     fleet.revokes(revoked).await;
-    fleet.all_answer(kept, 200).await;
+    fleet.all_answer([(kept, 200)]).await;
     fleet.verdict();
 }

@@ -37,9 +37,9 @@ async fn another_primary_by_order() {
     fleet.history.with(|judge| judge.release(hold));
     fleet.oracle.revoke(&tokens).await.expect("revokes");
     for token in tokens {
-        fleet.all_answer(token, 401).await;
+        fleet.all_answer([(token, 401)]).await;
     }
-    fleet.all_answer(kept, 200).await;
+    fleet.all_answer([(kept, 200)]).await;
     fleet.verdict();
 }
 
@@ -77,14 +77,12 @@ async fn a_primary_that_dies_and_takes_the_last_writes_along() {
     fleet.heals(fault).await;
     let lost = fleet.oracle.read_back(since, false).await.expect("reads");
     assert_eq!(lost.revocations, [seen]);
-    fleet.all_answer(seen, 401).await;
+    fleet.all_answer([(seen, 401)]).await;
     assert_eq!(fleet.oracle.registry.settle_recalls().await.expect("settles"), 1);
     let settled = fleet.oracle.read_back(since, true).await.expect("reads");
     assert_eq!(settled.revocations, []);
     fleet.history.with(|judge| judge.release(hold));
-    for (token, status) in [(early, 401), (seen, 401), (kept, 200)] {
-        fleet.all_answer(token, status).await;
-    }
+    fleet.all_answer([(early, 401), (seen, 401), (kept, 200)]).await;
     fleet.verdict();
 }
 
@@ -104,7 +102,6 @@ async fn a_primary_that_sleeps_and_comes_back() {
     fleet.redis.servers[before].resume();
     fleet.revokes(after).await;
     fleet.is_level().await;
-    fleet.all_answer(during, 401).await;
-    fleet.all_answer(kept, 200).await;
+    fleet.all_answer([(during, 401), (kept, 200)]).await;
     fleet.verdict();
 }

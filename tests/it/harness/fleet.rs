@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tollgate::app::Sidecar;
 use tollgate::config::{self, Overrides, Source};
 use tollgate::registry::Registry;
-use tollgate::store::{self, Absent, Settings, Store, StoreUrl};
+use tollgate::store::{self, Absent, Settings, Store};
 use tollgate::token::{PermissionSet, Role};
 
 use super::{PATIENCE, address_of, eventually, operator};
@@ -197,17 +197,19 @@ impl<S> Fleet<S> {
         }
     }
 
-    /// Waits until all sidecars answer so.
-    pub(crate) async fn all_answer(&self, name: Name, status: u16) {
-        for sidecar in 0..self.sidecars.len() {
-            self.answers(sidecar, name, status).await;
+    /// Waits until all sidecars answer each of these tokens so.
+    pub(crate) async fn all_answer(&self, expected: impl IntoIterator<Item = (Name, u16)>) {
+        for (name, status) in expected {
+            for sidecar in 0..self.sidecars.len() {
+                self.answers(sidecar, name, status).await;
+            }
         }
     }
 
     /// Revokes a token, and waits until all sidecars refuse it.
     pub(crate) async fn revokes(&mut self, name: Name) {
         self.oracle.revoke(&[name]).await.expect("revokes");
-        self.all_answer(name, 401).await;
+        self.all_answer([(name, 401)]).await;
     }
 
     /// Ends it, and fails if a reply has broken a rule.
@@ -225,7 +227,7 @@ impl<S> Fleet<S> {
 
 /// The store at a URL.
 pub(crate) fn settings(url: &str, quorum_replicas: u32) -> Settings {
-    Settings { quorum_replicas, ..Settings::from(url.parse::<StoreUrl>().expect("a URL")) }
+    Settings { quorum_replicas, ..super::settings(url) }
 }
 
 /// A handle of its own to a store.

@@ -81,7 +81,7 @@ async fn damaged_records_are_named() {
         server.cli(&["hset", "{tollgate}:tokens", &id.to_string(), damage]);
         let error = store.tokens_by_id(&[id]).await.expect_err("damaged");
         assert!(matches!(&error, StoreError::DamagedRecord { key, .. } if *key == format!("{{tollgate}}:tokens {id}")));
-        assert!(told(&error).contains(problem), "{error}");
+        assert!(chain(&error).contains(problem), "{error}");
     }
     server.cli(&["hset", "{tollgate}:history", &id.to_string(), "nonsense"]);
     assert!(matches!(store.history(id).await, Err(StoreError::DamagedRecord { .. })));
@@ -96,6 +96,6 @@ async fn a_damaged_position_is_unusable() {
     let store = filled(&server).await;
     server.cli(&["hset", "{tollgate}:meta", "epoch", "nonsense"]);
     let error = store.position().await.expect_err("damaged");
-    assert!(matches!(error, StoreError::Unusable { .. }) && told(&error).contains("{tollgate}:meta"), "{error}");
+    assert!(matches!(error, StoreError::Unusable { .. }) && chain(&error).contains("{tollgate}:meta"), "{error}");
     assert!(open(&settings(&server.url()), Absent::Create).await.is_err());
 }

@@ -86,10 +86,10 @@ async fn a_missing_right_stops_commits_before_they_begin_and_blocks_no_later_one
             Ok(_) => {}
             Err(CommitError::Failed(error)) => {
                 refused += 1;
-                assert_eq!(told_by(&all).await, before, "{take}: {}", told(&error));
-                assert!(told(&error).contains("deploy/redis/users.acl"), "{take}: {}", told(&error));
+                assert_eq!(told_by(&all).await, before, "{take}: {}", chain(&error));
+                assert!(chain(&error).contains("deploy/redis/users.acl"), "{take}: {}", chain(&error));
             }
-            Err(error) => panic!("{take}: {}", told(&error)),
+            Err(error) => panic!("{take}: {}", chain(&error)),
         }
         assert_eq!(administer(&server, &["acl", "setuser", "tollgate-registry", &give]), "OK");
         registry

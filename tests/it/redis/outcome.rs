@@ -153,7 +153,7 @@ async fn a_commit_that_nobody_can_be_asked_about_is_unknown() {
     let (_server, interceptor, direct, through) = intercepted(Fate::CutOff).await;
     let error = within_long("an outcome", through.commit(Batch::default())).await.expect_err("unknown");
     assert!(matches!(error, CommitError::Unknown(_)), "{error:?}");
-    let text = told(&error);
+    let text = chain(&error);
     assert!(text.contains("not known") && text.contains(&interceptor.url()), "{text}");
     assert_eq!(position(&*direct).await.revision, Revision(1));
 }
@@ -171,7 +171,7 @@ async fn a_commit_that_the_log_no_longer_goes_back_to_is_unknown() {
     interceptor.release.notify_one();
     let outcome = within_long("an outcome", committing).await.expect("no panic");
     let Err(error @ CommitError::Unknown(_)) = outcome else { panic!("{outcome:?}") };
-    assert!(told(&error).contains("the change log no longer goes back to the commit"), "{}", told(&error));
+    assert!(chain(&error).contains("the change log no longer goes back to the commit"), "{}", chain(&error));
     assert_eq!(position(&*direct).await.revision, Revision(5), "it is not done again");
 }
 

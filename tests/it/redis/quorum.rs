@@ -49,11 +49,11 @@ async fn without_enough_replicas_nothing_is_proven() {
     let (_primary, mut replica, store) = with_replica().await;
     store.commit(user_batch("anna")).await.expect("confirmed");
     replica.kill();
-    let text = told(&store.probe().await.expect_err("not confirmed"));
+    let text = chain(&store.probe().await.expect_err("not confirmed"));
     assert!(text.contains("0 of 1 replicas"), "{text}");
     let error = store.commit(user_batch("berta")).await.expect_err("not confirmed");
     assert!(matches!(error, CommitError::Unknown(_)), "{error:?}");
-    assert!(told(&error).contains("0 of 1 replicas"), "{error:?}");
+    assert!(chain(&error).contains("0 of 1 replicas"), "{error:?}");
     // It is there, and a failover may lose it: neither done nor failed.
     assert_eq!(position(&*store).await.revision, Revision(2));
     replica.restart();
@@ -78,7 +78,7 @@ async fn what_a_replica_confirmed_is_proven_while_redis_is_out_of_memory() {
         assert_eq!(sidecar.probe().await.expect("confirmed").position.revision, Revision(1));
     }
     replica.kill();
-    let text = told(&sidecar.probe().await.expect_err("not confirmed"));
+    let text = chain(&sidecar.probe().await.expect_err("not confirmed"));
     assert!(text.contains("0 of 1 replicas"), "{text}");
 }
 

@@ -252,7 +252,7 @@ async fn a_replica_that_becomes_another_one_is_read_no_further() {
         }
     };
     let error = within("an end", reader.snapshot(&mut mark, &mut sink)).await.expect_err("another one");
-    assert!(told(&error).contains("has another past"), "{}", told(&error));
+    assert!(chain(&error).contains("has another past"), "{}", chain(&error));
     assert!(mark.is_none() && (1..6000).contains(&items), "{items}");
     assert_eq!(scans(&pair.primary).await, 0);
     is_whole(&reader, &*store).await;

@@ -11,7 +11,7 @@ async fn an_empty_redis_is_not_taken_for_a_registry() {
     let error = open(&settings(&server.url()), Absent::Refuse).await.err().expect("refused");
     let is_empty = |found: &NoRegistry| *found == NoRegistry::EmptyNamespace(Default::default());
     assert!(matches!(&error, StoreError::NoRegistry { found, .. } if is_empty(found)), "{error:?}");
-    let text = told(&error);
+    let text = chain(&error);
     assert!(text.contains("holds no registry") && text.contains("`tollgate init`"), "{text}");
     assert_eq!(server.cli(&["dbsize"]), "0", "nothing is written");
 }
@@ -50,7 +50,7 @@ async fn a_key_of_another_type_is_named_and_nothing_is_written() {
         for absent in [Absent::Create, Absent::Refuse] {
             let error = open(&settings(&server.url()), absent).await.err().expect("refused");
             assert!(matches!(error, StoreError::Unusable { .. }), "{error:?}");
-            let text = told(&error);
+            let text = chain(&error);
             assert!(text.contains(&key) && text.contains(kind) && text.contains("namespace"), "{text}");
         }
         assert_eq!(server.cli(&["keys", "*"]), key);
@@ -67,7 +67,7 @@ async fn a_key_that_becomes_another_type_stops_commits_before_they_begin() {
     assert_eq!(position(&*store).await.revision, Revision(0));
     assert_eq!(server.cli(&["exists", "{tollgate}:users", "{tollgate}:log"]), "0");
     server.cli(&["set", "{tollgate}:tokens", "theirs"]);
-    let text = told(&store.tokens_by_id(&[tollgate::token::TokenId::from_u64(1)]).await.expect_err("refused"));
+    let text = chain(&store.tokens_by_id(&[tollgate::token::TokenId::from_u64(1)]).await.expect_err("refused"));
     assert!(text.contains("{tollgate}:tokens has") || text.contains("at {tollgate}:tokens"), "{text}");
 }
 
@@ -77,7 +77,7 @@ async fn another_schema_is_refused() {
     let store = store(&server).await;
     server.cli(&["hset", "{tollgate}:meta", "schema", "2"]);
     let error = open(&settings(&server.url()), Absent::Create).await.err().expect("refused");
-    assert!(told(&error).contains("schema 2"), "{error:?}");
+    assert!(chain(&error).contains("schema 2"), "{error:?}");
     assert!(matches!(store.position().await, Err(StoreError::Unusable { .. })));
     assert!(refused(&*store, user_batch("anna")).await.contains("schema 2"));
     assert_eq!(server.cli(&["hget", "{tollgate}:meta", "revision"]), "0");
@@ -90,7 +90,7 @@ async fn records_without_a_position_are_not_built_upon() {
     registry.commit(user_batch("anna")).await.expect("commits");
     server.cli(&["del", "{tollgate}:meta"]);
     let error = open(&settings(&server.url()), Absent::Create).await.err().expect("refused");
-    assert!(told(&error).contains("but not {tollgate}:meta"), "{error:?}");
+    assert!(chain(&error).contains("but not {tollgate}:meta"), "{error:?}");
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn a_flushed_redis_holds_no_registry_and_can_have_a_new_one() {
     let before = position(&*old).await;
     server.cli(&["flushall"]);
     for error in [old.position().await.expect_err("gone"), old.probe().await.expect_err("gone")] {
-        assert!(told(&error).contains("holds no registry"), "{error:?}");
+        assert!(chain(&error).contains("holds no registry"), "{error:?}");
     }
     assert!(refused(&*old, user_batch("berta")).await.contains("holds no registry"));
     // What sidecars write does not stand in the way.
@@ -116,7 +116,7 @@ async fn a_replica_takes_no_commits_and_proves_nothing() {
     let server = RedisServer::start();
     let store = store(&server).await;
     server.cli(&["replicaof", "127.0.0.1", "1"]);
-    let text = told(&store.probe().await.expect_err("a replica"));
+    let text = chain(&store.probe().await.expect_err("a replica"));
     assert!(text.contains("replica"), "{text}");
     let text = refused(&*store, user_batch("anna")).await;
     assert!(text.contains("replica"), "{text}");
@@ -181,7 +181,7 @@ async fn a_redis_that_is_loading_is_waited_for() {
     let mut said = String::new();
     within("it is loading", async {
         while !said.contains("loading") {
-            said = store.position().await.err().map(|error| told(&error)).unwrap_or_default();
+            said = store.position().await.err().map(|error| chain(&error)).unwrap_or_default();
         }
     })
     .await;

@@ -97,7 +97,7 @@ async fn another_database_takes_one_right_more() {
     let url = |server: &RedisServer| settings(&format!("{}/1", server.url_as(REGISTRY)));
     let server = RedisServer::with_users(USERS);
     let refused = open(&url(&server), Absent::Create).await.map(drop).expect_err("refused");
-    assert!(told(&refused).contains("give the user +select"), "{}", told(&refused));
+    assert!(chain(&refused).contains("give the user +select"), "{}", chain(&refused));
     let server = RedisServer::with_users(&USERS.replace(" +ping", " +ping +select"));
     let registry = open(&url(&server), Absent::Create).await.expect("opens");
     commit(&*registry, user_batch("anna")).await;
@@ -127,7 +127,7 @@ async fn a_sidecar_can_change_nothing() {
     commit(&*registry, user_batch("anna")).await;
     match sidecar.commit(user_batch("berta")).await {
         Err(CommitError::Failed(error @ StoreError::Unusable { .. })) => {
-            assert!(told(&error).contains("users.acl"), "{error}");
+            assert!(chain(&error).contains("users.acl"), "{error}");
         }
         other => panic!("{other:?}"),
     }
@@ -206,7 +206,7 @@ async fn a_wrong_password_is_told_and_not_shown() {
     let server = RedisServer::with_users(USERS);
     let error = open(&settings(&server.url_as("tollgate-sidecar:Xyzzy")), Absent::Refuse).await.err().expect("refused");
     assert!(matches!(error, StoreError::Unusable { .. }), "{error:?}");
-    assert!(!format!("{} {error:?}", told(&error)).contains("Xyzzy"), "{error:?}");
+    assert!(!format!("{} {error:?}", chain(&error)).contains("Xyzzy"), "{error:?}");
 }
 
 /// With the rules of the version before, it says once what to add, and goes on.
