@@ -136,6 +136,15 @@ enum FileError {
     Exposed,
 }
 
+/// What a file says beside what the replica then holds.
+#[derive(Debug)]
+struct Loaded {
+    trailer: Trailer,
+    proof: Proof,
+    tombstones: Vec<Tombstone>,
+    announced: Vec<(UserId, Seen)>,
+}
+
 impl SnapshotFile {
     /// The file at `path`, of this sidecar's replica of the store with this name, whose proofs are served from for so long at
     /// most. Touches neither. With an id that is not stored yet, what is there is another sidecar's, until it is written.
@@ -231,7 +240,7 @@ impl SnapshotFile {
         let (started, file) = (Instant::now(), self.path.display());
         let now = here.map_or(started, |here| here.at);
         match self.read() {
-            Ok((trailer, Proof(proven), tombstones, announced)) => {
+            Ok(Loaded { trailer, proof: Proof(proven), tombstones, announced }) => {
                 let moment = |then: Option<Moment>| here?.recall(then?);
                 // Of a longer time the store has promised nothing to those who wait for this sidecar.
                 let is_covered = self.bound <= trailer.bound;
@@ -307,7 +316,7 @@ impl SnapshotFile {
     }
 
     /// Merges the file into the replica. On an error the replica holds some of it.
-    fn read(&self) -> Result<(Trailer, Proof, Vec<Tombstone>, Vec<(UserId, Seen)>), FileError> {
+    fn read(&self) -> Result<Loaded, FileError> {
         let file = open(&self.path)?;
         let (length, origin) = (check(&file)?, self.origin(&file)?);
         self.replica.begin_merge();
@@ -320,7 +329,7 @@ impl SnapshotFile {
             Item::Announced(id, seen) => announced.push((id, seen)),
             Item::Tombstone(tombstone) => tombstones.push(tombstone),
         })?;
-        Ok((trailer, proof, tombstones, announced))
+        Ok(Loaded { trailer, proof, tombstones, announced })
     }
 
     /// Writes a new file, and puts it in the place of the old one. Nothing is done while nothing was proven. Whether it did.
