@@ -90,10 +90,14 @@ fn walk(keys: &Keys, table: &TomlTable, parent: &str, generic: &str, problems: &
 fn unknown(keys: &Keys, table: &str, key: &str) -> Reason {
     let all = || keys.keys().map(|path| path.rsplit_once('.').unwrap_or(("", path)));
     let siblings: Vec<&str> = all().filter(|(parent, _)| *parent == table).map(|(_, name)| name).collect();
-    if let Some(nearest) = nearest(siblings.iter().copied(), key).filter(|name| is_near(name, key)) {
+    // That below this table first.
+    let elsewhere = (all().filter(|(_, name)| *name == key))
+        .min_by_key(|(parent, _)| !parent.strip_prefix(table).is_some_and(|rest| rest.starts_with('.')));
+    let is_meant = |name: &&str| is_near(name, key) && (elsewhere.is_none() || strsim::osa_distance(name, key) <= 2);
+    if let Some(nearest) = nearest(siblings.iter().copied(), key).filter(is_meant) {
         return Reason::Misspelt(nearest.to_owned());
     }
-    match all().find(|(_, name)| *name == key) {
+    match elsewhere {
         Some(("", name)) => Reason::Outermost(name.to_owned()),
         Some((parent, name)) => Reason::Elsewhere(join(parent, name)),
         None => Reason::UnknownKey {
@@ -183,8 +187,8 @@ mod tests {
     fn keys() -> Keys {
         let section =
             ["limits", "upstream", "upstream.api", "store", "admin", "listener.tls"].map(|key| (key, KeyKind::Section));
-        let value = ["workers", "limits.max_headers", "limits.max_streams", "upstream.api.url", "store.url"];
-        let more = ["admin.address", "listener.address", "listener.tls.key"];
+        let value = ["workers", "limits.max_headers", "limits.max_streams", "store.url", "upstream.api.url"];
+        let more = ["freshness.max_staleness", "admin.address", "listener.address", "listener.tls.key"];
         let values = value.iter().chain(&more).map(|key| (*key, KeyKind::Value));
         let all = section.into_iter().chain(values).chain([("listener", KeyKind::Sections)]);
         all.map(|(key, kind)| (key.to_owned(), kind)).collect()
@@ -205,6 +209,9 @@ mod tests {
             ("store", "address", elsewhere("admin.address")),
             ("limits", "zzz", Reason::UnknownKey { nearest: "max_headers".to_owned(), known }),
             ("listener", "adress", near("address")),
+            // What is so somewhere else, and only a little like what is here.
+            ("limits", "max_staleness", elsewhere("freshness.max_staleness")),
+            ("upstream", "url", elsewhere("upstream.api.url")),
         ];
         for (table, key, expected) in cases {
             assert_eq!(unknown(&keys(), table, key), expected, "{table}.{key}");

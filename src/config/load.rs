@@ -173,7 +173,12 @@ struct RawConfig {
 
 impl RawConfig {
     fn gather(source: &Source, overrides: &Overrides) -> Result<Self, Problems> {
-        let file = source.file.clone().or_else(|| source.variable(FILE_VARIABLE).map(PathBuf::from));
+        let named = source.variable(FILE_VARIABLE).filter(|_| source.file.is_none());
+        if named.is_some_and(|name| name.is_empty()) {
+            let place = Place::Variable(FILE_VARIABLE.to_owned());
+            return Err(Problems::new(vec![Problem::at(Some(&place), "", Reason::NamesNoFile)]));
+        }
+        let file = source.file.clone().or_else(|| named.map(PathBuf::from));
         let root = file.map_or_else(|| Ok(TomlTable::new()), read_file).map_err(Problems::new)?;
         let mut written = Self { places: vec![root.clone()], root, problems: Vec::new() };
         let keys = all_keys();

@@ -18,6 +18,8 @@ use crate::upstream::MAX_NODES;
 pub enum Reason {
     #[error("reading {file}: {cause}")]
     Unreadable { file: Arc<str>, cause: Cause },
+    #[error("it is empty: name the configuration file, or do not set it at all")]
+    NamesNoFile,
     #[error("reading {file}: line {line} is not valid UTF-8")]
     NotText { file: Arc<str>, line: usize },
     /// The configuration file is not TOML, as its parser says, without the text.
@@ -57,6 +59,8 @@ pub enum Reason {
     NotList,
     #[error("name at least one, and each only once")]
     NotSet,
+    #[error("there is a raw token in it, which others can read here: ask for a path that needs none")]
+    RawToken,
     #[error("this is a single value: write a string in quotes")]
     NotSingle,
     #[error("write it in quotes")]

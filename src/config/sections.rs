@@ -127,9 +127,11 @@ impl Config {
         let listeners = self.sound_listeners(root);
         for (name, upstream) in [("api", &self.upstreams.api), ("heartbeat", &self.upstreams.heartbeat)] {
             let section = root.section("upstream").section(name);
-            let own = listeners.iter().find(|(address, _)| upstream.nodes.iter().any(|url| leads_to(url, address)));
-            if let Some((address, _)) = own.filter(|_| section.is_sound("url")) {
-                section.problem("url", Reason::Loop(address.clone()));
+            let nodes = upstream.nodes.iter().enumerate();
+            let looping = |(at, url)| Some((at, listeners.iter().find(|(address, _)| leads_to(url, address))?));
+            if let Some((at, (address, _))) = nodes.filter_map(looping).next().filter(|_| section.is_sound("url")) {
+                let key = if upstream.nodes.len() > 1 { format!("url[{at}]") } else { "url".to_owned() };
+                section.problem(&key, Reason::Loop(address.clone()));
             }
         }
         let admin = root.section("admin");

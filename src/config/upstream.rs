@@ -11,6 +11,7 @@ use super::reason::Reason;
 use super::tls::{Files, check_files, check_pair};
 use super::visit::{DURATION, FILE, Form, List, Maybe, Number, Set, Text, Visitor, text};
 use crate::tls::{self, Identity, UpstreamTlsConfig};
+use crate::token::raw::PREFIX as RAW_TOKEN;
 use crate::upstream::{CredentialMode, MAX_NODES, UpstreamConfig, UpstreamUrl, read_credential};
 use crate::words::words;
 
@@ -54,6 +55,12 @@ impl Form<Vec<UpstreamUrl>> for Nodes {
             Value::Text(text) => written.node.is_outside() && text.contains(','),
             _ => false,
         };
+        if let Value::Text(text) = &written.node.value
+            && !is_list
+            && text.matches("://").count() > 1
+        {
+            return written.refuse(Reason::NotList);
+        }
         if !is_list {
             return text().read(written).map(|url| vec![url]);
         }
@@ -79,6 +86,7 @@ const OFF: &str = "off";
 const HEALTH_PATH: Text<Option<PathAndQuery>> = Text {
     parse: |text| match text {
         OFF => Ok(None),
+        _ if text.contains(RAW_TOKEN) => Err(Reason::RawToken),
         _ if !text.starts_with('/') || text.contains('#') => Err(Reason::NotHealthPath),
         _ => text.parse().map(Some).map_err(|_| Reason::NotHealthPath),
     },

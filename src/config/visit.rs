@@ -222,8 +222,15 @@ pub(super) struct Set<F>(pub(super) List<F>);
 impl<T: PartialEq, F: Form<T>> Form<Vec<T>> for Set<F> {
     fn read(&self, written: &Written<'_>) -> Option<Vec<T>> {
         let items = self.0.read(written)?;
-        let is_set = !items.is_empty() && items.iter().enumerate().all(|(at, item)| !items[..at].contains(item));
-        if is_set { Some(items) } else { written.refuse(Reason::NotSet) }
+        let repeated = items.iter().enumerate().position(|(at, item)| items[..at].contains(item));
+        match (repeated, &written.node.value) {
+            (Some(at), Value::List(nodes)) if nodes.len() == items.len() => {
+                written.item(at, nodes.get(at)?).refuse(Reason::NotSet)
+            }
+            (Some(_), _) => written.refuse(Reason::NotSet),
+            (None, _) if items.is_empty() => written.refuse(Reason::NotSet),
+            (None, _) => Some(items),
+        }
     }
 
     fn print(&self, value: &Vec<T>) -> Option<String> {

@@ -113,9 +113,6 @@ pub enum InvalidPattern {
     /// A segment with a brace or star that is neither `{name}` nor `**`.
     #[error("`{0}` is neither a literal segment nor {{name}} nor **")]
     Segment(String),
-    /// Encoded characters: patterns are written decoded.
-    #[error("write the character itself instead of its percent-encoding")]
-    Encoded,
 }
 
 impl Pattern {
@@ -148,17 +145,14 @@ impl FromStr for Pattern {
                 "**" => Segment::Rest,
                 _ if segment.len() > 2 && segment.starts_with('{') && segment.ends_with('}') => Segment::Any,
                 _ if segment.contains(['{', '}', '*']) => return Err(InvalidPattern::Segment(segment.to_owned())),
-                literal => Segment::Literal(literal.to_owned()),
+                "" if segments.len() + 1 < path.split('/').count() => Err(super::path::AmbiguousPath::EmptySegment)?,
+                // As requests have it, decoded.
+                literal => {
+                    let decoded = super::path::normalise(&format!("/{literal}"))?.into_owned();
+                    Segment::Literal(decoded.trim_start_matches('/').to_owned())
+                }
             });
         }
-        if text.contains('%') {
-            return Err(InvalidPattern::Encoded);
-        }
-        let literals = segments.iter().map(|segment| match segment {
-            Segment::Literal(literal) => literal.as_str(),
-            Segment::Any | Segment::Rest => "x",
-        });
-        super::path::normalise(&format!("/{}", literals.collect::<Vec<_>>().join("/")))?;
         Ok(Self(segments))
     }
 }
@@ -166,11 +160,23 @@ impl FromStr for Pattern {
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|segment| match segment {
-            Segment::Literal(literal) => write!(f, "/{literal}"),
+            Segment::Literal(literal) => write!(f, "/{}", encoded(literal)),
             Segment::Any => f.write_str("/{any}"),
             Segment::Rest => f.write_str("/**"),
         })
     }
+}
+
+/// What is encoded in a request's path is so here.
+fn encoded(literal: &str) -> String {
+    let mut text = String::new();
+    for byte in literal.bytes() {
+        match char::from(byte) {
+            plain if super::path::normalise(&format!("/x{plain}")).is_ok() => text.push(plain),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
 }
 
 /// A route of the configuration's own.
@@ -532,12 +538,14 @@ mod tests {
 
     #[test]
     fn patterns_that_could_never_match_are_refused() {
-        let refused = ["", "api", "/a//b", "/a/../b", "/**/a", "/a*", "/{}", "/{a", "/%41", "/a;b", "/\u{e9}"];
+        let refused =
+            ["", "api", "/a//b", "/a/../b", "/**/a", "/a*", "/{}", "/{a", "/%2f", "/%zz", "/a;b", "/\u{e9}", "/a b"];
         for pattern in refused {
             assert!(pattern.parse::<Pattern>().is_err(), "{pattern}");
         }
-        for pattern in ["/", "/a/{id}/b", "/a/**", "/**"] {
-            assert!(pattern.parse::<Pattern>().is_ok(), "{pattern}");
+        for pattern in ["/", "/a/{any}/b", "/a/**", "/**", "/a%20b", "/a/"] {
+            assert_eq!(pattern.parse::<Pattern>().map(|pattern| pattern.to_string()).as_deref(), Ok(pattern));
         }
+        assert_eq!("/%41".parse::<Pattern>(), "/A".parse());
     }
 }

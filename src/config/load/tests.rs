@@ -242,6 +242,10 @@ fn the_file_can_be_named_by_a_variable_and_must_exist() {
     written = written.variable("TOLLGATE_CONFIG", file.to_str().expect("text"));
     assert_eq!(written.accepted().admin_address.port(), 1, "and the file is gone with its directory");
 
+    let mut empty = given("").variable("TOLLGATE_CONFIG", "");
+    empty.source.file = None;
+    assert_eq!(empty.refused(), wrong("", Reason::NamesNoFile));
+
     let mut missing = given("");
     let file = "/nonexistent/tollgate.toml";
     missing.source.file = Some(file.into());
@@ -789,12 +793,13 @@ fn an_upstream_can_have_several_nodes() {
     let many: Vec<String> = (0..=MAX_NODES).map(|node| format!("'http://h{node}'")).collect();
     for (url, key, expected) in [
         ("[]", "upstream.api.url", Reason::NotSet),
-        ("['http://a', 'http://a:80']", "upstream.api.url", Reason::NotSet),
+        ("['http://a', 'http://a:80']", "upstream.api.url[1]", Reason::NotSet),
         ("['http://a', 'https://b']", "upstream.api.url", Reason::MixedSchemes),
         (format!("[{}]", many.join(",")).as_str(), "upstream.api.url", Reason::TooManyNodes),
         ("['http://a', 'http://b/c']", "upstream.api.url[1]", invalid::<UpstreamUrl>("http://b/c")),
-        ("'http://a,http://b'", "upstream.api.url", invalid::<UpstreamUrl>("http://a,http://b")),
-        ("['http://a:1', 'http://127.0.0.1:8080']", "upstream.api.url", looping()),
+        ("'http://a,http://b'", "upstream.api.url", Reason::NotList),
+        ("['http://a:1', 'http://127.0.0.1:8080']", "upstream.api.url[1]", looping()),
+        ("'http://127.0.0.1:8080'", "upstream.api.url", looping()),
     ] {
         assert_eq!(written(url).refused(), wrong(key, expected), "{url}");
     }
@@ -810,6 +815,7 @@ fn checks_have_a_path_or_none() {
     let accepted = |text: &str| path(text).accepted().upstreams.api.health_path.map(|path| path.to_string());
     assert_eq!(accepted("/health/live?a=b").as_deref(), Some("/health/live?a=b"));
     assert_eq!(accepted("off"), None);
+    assert_eq!(path("/h?t=tc-apiv1_x").refused(), wrong("upstream.api.health.path", Reason::RawToken));
     for text in ["", "health", "http://h/health", "/a b", "/a#b"] {
         assert_eq!(path(text).refused(), wrong("upstream.api.health.path", Reason::NotHealthPath), "{text}");
     }
@@ -1000,7 +1006,7 @@ fn routes_that_cannot_be_meant_are_refused() {
         (format!("{get}\nauth = 'none'"), ".path", Reason::IncompleteRoute),
         (format!("methods = ['get']\n{path}\nauth = 'none'"), ".methods[0]", Reason::NotMethod),
         (format!("methods = []\n{path}\nauth = 'none'"), ".methods", Reason::NotSet),
-        (format!("methods = ['GET', 'GET']\n{path}\nauth = 'none'"), ".methods", Reason::NotSet),
+        (format!("methods = ['GET', 'GET']\n{path}\nauth = 'none'"), ".methods[1]", Reason::NotSet),
         (format!("{get}\npath = 'x'\nauth = 'none'"), ".path", invalid::<Pattern>("x")),
         (format!("{get}\n{path}\npermission = 'agent:read'"), ".permission", invalid::<Permission>("agent:read")),
         (format!("{get}\n{path}\npermission = 'S3CRET'"), ".permission", Reason::NotPermission),
