@@ -5,6 +5,7 @@
 
 mod descriptors;
 mod program;
+mod service;
 pub(crate) mod signals;
 mod supervise;
 
@@ -37,6 +38,7 @@ use crate::replica::{FreshnessConfig, Replica, SidecarIdentity, SnapshotFileInUs
 use crate::store::{Feed, Store};
 use crate::tls::TlsError;
 use crate::upstream::{Upstream, UpstreamError, UpstreamName, check};
+use service::Pulse;
 use supervise::Supervisor;
 
 pub use program::serve;
@@ -54,6 +56,7 @@ pub struct Sidecar {
     health: Arc<Health>,
     stop: watch::Sender<bool>,
     drain_delay: Duration,
+    pulse: Arc<Pulse>,
     workers: Vec<JoinHandle<()>>,
     tasks: Vec<AbortHandle>,
     reporter: Option<Reporting>,
@@ -159,6 +162,7 @@ impl Sidecar {
             health: Arc::clone(&health),
             stop,
             drain_delay,
+            pulse: Arc::new(Pulse::new(config.workers.get())),
             workers: Vec::new(),
             tasks: Vec::new(),
             reporter: None,
@@ -180,6 +184,7 @@ impl Sidecar {
                 connection_limits: Arc::clone(&connection_limits),
                 stopped: stopped.clone(),
                 drain,
+                pulse: Arc::clone(&sidecar.pulse),
                 supervisor: sidecar.supervisor.clone(),
             };
             sidecar.workers.push(thread.spawn(index).map_err(StartError::Thread)?);
@@ -344,6 +349,7 @@ struct WorkerThread {
     connection_limits: Arc<ConnectionLimits>,
     stopped: watch::Receiver<bool>,
     drain: Duration,
+    pulse: Arc<Pulse>,
     supervisor: Supervisor,
 }
 
@@ -355,7 +361,9 @@ impl WorkerThread {
             let mut runtime = runtime;
             match runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()) {
                 Ok(runtime) => {
-                    runtime.block_on(self.run());
+                    let pulse = Arc::clone(&self.pulse);
+                    runtime.block_on(self.run(index));
+                    pulse.end(index);
                     // A lookup of a name may hang in a thread of its own.
                     runtime.shutdown_background();
                 }
@@ -367,13 +375,16 @@ impl WorkerThread {
         })
     }
 
-    async fn run(mut self) {
+    async fn run(mut self, index: usize) {
         let proxy = Proxy::new(self.gate, Arc::clone(&self.health.connections), Arc::clone(&self.health.panics));
         let supervisor = || self.supervisor.clone();
         let (swept, rechecked, roomy) = (Rc::clone(&proxy), Rc::clone(&proxy), Rc::clone(&proxy));
         tokio::task::spawn_local(supervisor().supervise("sweep", move || Rc::clone(&swept).sweep()));
         tokio::task::spawn_local(supervisor().supervise("recheck", move || Rc::clone(&rechecked).recheck()));
         tokio::task::spawn_local(supervisor().supervise("make room", move || Rc::clone(&roomy).make_room()));
+        let pulse = Arc::clone(&self.pulse);
+        let answer = move || Arc::clone(&pulse).answer(index);
+        tokio::task::spawn_local(supervisor().supervise("pulse", answer));
         let mut accepting = Vec::new();
         for (socket, opening) in self.sockets {
             match Listener::new(socket) {

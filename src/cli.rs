@@ -17,6 +17,7 @@ mod confirm;
 mod export;
 mod health;
 mod import;
+mod journal;
 mod list;
 mod output;
 mod purge;

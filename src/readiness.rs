@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::clock::Instant;
 use crate::replica::{MaxStaleness, Replica};
 
+/// The problem of one that stops.
+pub(crate) const DRAINING: &str = "draining";
+
 /// Whether a sidecar wants requests.
 #[derive(Debug)]
 pub struct Readiness {
@@ -24,7 +27,7 @@ impl Readiness {
     /// Why it is not ready; `None`: it is.
     pub fn problem(&self) -> Option<&'static str> {
         match (self.replica.staleness(Instant::now()), self.max_staleness) {
-            _ if self.draining.load(Ordering::Relaxed) => Some("draining"),
+            _ if self.draining.load(Ordering::Relaxed) => Some(DRAINING),
             (None, _) => Some("the token registry has not been read yet"),
             (Some(staleness), MaxStaleness::Within(bound)) if staleness > bound => Some("the token registry is stale"),
             _ => None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::signals::{OtherSignals, StopSignals};
-use super::{Sidecar, descriptors};
+use super::{Sidecar, descriptors, service};
 use crate::config::Config;
 use crate::store::{self, Absent, Store};
 use crate::worker::panic::log_panics;
@@ -37,11 +37,15 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
         sidecar = start(config) => sidecar?,
         () = stop.next() => return Ok(()),
     };
+    service::ready();
+    // It goes on while the sidecar drains.
+    tokio::spawn(service::report(Arc::clone(&sidecar.health.readiness), Arc::clone(&sidecar.pulse)));
     tokio::select! {
         task = sidecar.failed() => anyhow::bail!("an essential task panicked ({task})"),
         () = async { sidecar.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
         () = stop.next() => {}
     }
+    service::stopping();
     tracing::info!("draining: finishing in-flight requests");
     tokio::select! {
         () = sidecar.stop() => tracing::info!("stopped"),

@@ -9,6 +9,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::args::Format;
+use super::journal::{Prioritised, is_journal};
 use super::output::{Output, may_colour};
 use super::{Globals, usage};
 use crate::config::{self, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
@@ -139,8 +140,12 @@ fn into_error(problems: Problems) -> anyhow::Error {
 fn start_log(log: &LogConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&log.filter).context("reading log.filter")?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let to_journal = is_journal(&io::stderr());
     let started = match log.format {
+        // The journal has the time, and levels of its own.
+        LogFormat::Text if to_journal => lines.without_time().with_ansi(false).map_event_format(Prioritised).try_init(),
         LogFormat::Text => lines.with_ansi(may_colour(&io::stderr())).try_init(),
+        LogFormat::Json if to_journal => lines.json().map_event_format(Prioritised).try_init(),
         LogFormat::Json => lines.json().try_init(),
     };
     started.map_err(|error| anyhow!(error)).context("starting the log")

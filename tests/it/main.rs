@@ -40,6 +40,7 @@ mod reply_fields;
 mod rest;
 mod revocation;
 mod secrets;
+mod service_manager;
 mod service_token;
 mod snapshot_file;
 mod sqlite;

@@ -1,0 +1,101 @@
+//! What systemd is told, and what its journal gets.
+
+use std::io::Read as _;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use rustix::fs::fstat;
+
+use crate::harness::{PATIENCE, RedisServer, Serving};
+
+/// What a process tells until something was told.
+struct Told {
+    socket: UnixDatagram,
+    lines: Vec<String>,
+}
+
+impl Told {
+    fn until(&mut self, expected: &str) {
+        self.until_all(expected, 1);
+    }
+
+    /// So many times, since the beginning.
+    fn until_all(&mut self, expected: &str, times: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.lines.iter().filter(|line| line.as_str() == expected).count() < times {
+            assert!(Instant::now() < deadline, "not told {expected}: {:?}", self.lines);
+            let mut buffer = [0; 4096];
+            if let Ok(length) = self.socket.recv(&mut buffer) {
+                let text = std::str::from_utf8(&buffer[..length]).expect("text");
+                self.lines.extend(text.lines().map(str::to_owned));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_is_told_that_it_accepts_how_fresh_it_is_that_it_is_alive_and_that_it_stops() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("a timeout");
+    let mut told = Told { socket, lines: Vec::new() };
+    // A registry that is away: that is no reason to start it again.
+    let redis = RedisServer::start();
+    redis.pause();
+    let path = path.display().to_string();
+    let variables =
+        [("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "600000"), ("TOLLGATE_TIMEOUTS__DRAIN_DELAY", "1h")];
+    let serving = Serving::start(&redis.url(), &variables).await;
+    tokio::task::spawn_blocking(move || {
+        told.until("READY=1");
+        told.until("STATUS=not ready: the token registry has not been read yet");
+        told.until_all("WATCHDOG=1", 5);
+        let pid = rustix::process::Pid::from_raw(serving.pid().cast_signed()).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+        told.until("STOPPING=1");
+        let fed = told.lines.iter().filter(|line| *line == "WATCHDOG=1").count();
+        told.until_all("WATCHDOG=1", fed + 3);
+        serving.kill();
+    })
+    .await
+    .expect("told");
+    redis.resume();
+}
+
+#[test]
+fn lines_for_the_journal_have_their_priority() {
+    for format in ["text", "json"] {
+        let (mut log, write) = std::io::pipe().expect("a pipe");
+        let found = fstat(&write).expect("a pipe");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.env_clear().env("TOLLGATE_LOG__FORMAT", format).stdout(Stdio::null()).stderr(write);
+        command.env("JOURNAL_STREAM", format!("{}:{}", found.st_dev, found.st_ino));
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--store",
+            "sqlite:/nonexistent/t.db",
+        ]);
+        let mut child = command.spawn().expect("starts");
+        drop(command);
+        let mut text = Vec::new();
+        let mut buffer = [0; 4096];
+        while !text.ends_with(b"\n") {
+            let length = log.read(&mut buffer).expect("a line");
+            assert_ne!(length, 0, "{}", String::from_utf8_lossy(&text));
+            text.extend_from_slice(&buffer[..length]);
+        }
+        child.kill().expect("is ended");
+        child.wait().expect("ends");
+        let text = String::from_utf8(text).expect("text");
+        assert!(
+            text.lines().all(|line| ["<3>", "<4>", "<6>"].iter().any(|priority| line.starts_with(priority))),
+            "{text}"
+        );
+    }
+}
