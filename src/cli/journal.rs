@@ -10,6 +10,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Whether this is a connection to the journal: `JOURNAL_STREAM` names it by device and inode.
 pub(super) fn is_journal(stream: &impl AsFd) -> bool {
+    #[expect(clippy::disallowed_methods, reason = "what systemd says of this process")]
     let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let named = named.split_once(':').and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
     named.is_some_and(|named: (u64, u64)| {
