@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::chain::chain;
 use crate::listener::Tls;
+use crate::tls::TlsConfig;
 use crate::upstream::{CredentialMode, Upstream};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -111,7 +112,8 @@ pub(crate) async fn watch(upstreams: Vec<Arc<Upstream>>, listeners: Vec<Arc<Tls>
         }
     }
     for tls in listeners {
-        let paths = [Some(&tls.config.certificate), Some(&tls.config.key), tls.config.client_ca.as_ref()];
+        let TlsConfig { certificate, key, client_ca, client_crl, .. } = &tls.config;
+        let paths = [Some(certificate), Some(key), client_ca.as_ref(), client_crl.as_ref()];
         let paths = paths.into_iter().flatten().cloned().collect();
         watched.push(Watched::new(paths, Box::new(move || tls.reload().map_err(|error| chain(&error)))));
     }

@@ -4,6 +4,7 @@
 //! are read when a configuration is built, and for another one when they change; their errors name the file and what is
 //! wrong with it.
 
+mod crl;
 mod expiry;
 mod settings;
 mod verify;
@@ -21,7 +22,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
-pub use settings::{Alpn, Identity, TlsConfig, UpstreamTlsConfig};
+pub use settings::{Alpn, Identity, TlsConfig, TlsVersion, UpstreamTlsConfig};
 
 /// Why a TLS configuration cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,17 @@ pub enum TlsError {
         /// The file.
         file: PathBuf,
         /// Which of its certificates, from 1.
+        number: usize,
+    },
+    /// A file that should hold revocation lists has none.
+    #[error("{} holds no revocation list (PEM, `BEGIN X509 CRL`)", .0.display())]
+    NoRevocationList(PathBuf),
+    /// A list that is well-formed PEM and still no revocation list.
+    #[error("revocation list {number} in {} is not usable: it is no X.509 CRL of version 2", file.display())]
+    BadRevocationList {
+        /// The file.
+        file: PathBuf,
+        /// Which of its lists, from 1.
         number: usize,
     },
     /// A file that should hold a private key has none.
@@ -206,21 +218,24 @@ fn unfit(error: rustls::Error, certificate: &Path, key: &Path) -> TlsError {
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
 pub(crate) fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
-    let TlsConfig { certificate, key, client_ca, alpn } = tls;
+    let TlsConfig { certificate, key, client_ca, client_crl, min_version, alpn } = tls;
     let chain = read_certificates(certificate)?;
     let private_key = read_key(key)?;
     expiry::warn_of(certificate, &chain, "clients will refuse it");
 
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(setup)?;
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(min_version.and_later());
+    let builder = builder.map_err(setup)?;
     let builder = match client_ca {
         Some(file) => {
             let authorities = read_certificates(file)?;
             warn_of_expired_authorities(file, &authorities);
             let roots = Arc::new(roots(file, authorities, &provider)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build();
-            builder.with_client_cert_verifier(verifier.map_err(setup)?)
+            let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+            if let Some(file) = client_crl {
+                verifier = verifier.with_crls(crl::read(file)?).enforce_revocation_expiration();
+            }
+            builder.with_client_cert_verifier(verifier.build().map_err(setup)?)
         }
         None => builder.with_no_client_auth(),
     };

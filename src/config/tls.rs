@@ -5,27 +5,46 @@ use std::path::PathBuf;
 use super::read::Section;
 use super::reason::Reason;
 use super::visit::{FILE, List, Maybe, Set, Visitor, text};
-use crate::tls::{self, Alpn, Role, TlsConfig};
+use crate::tls::{self, Alpn, Role, TlsConfig, TlsVersion};
 
 /// The keys of `[listener.tls]`.
 pub(super) fn listener(config: &mut Option<TlsConfig>, keys: &mut impl Visitor) {
-    let (files, mut client_ca, mut alpn) = match config.take() {
-        Some(TlsConfig { certificate, key, client_ca, alpn }) => (Some((certificate, key)), client_ca, Some(alpn)),
-        None => (None, None, None),
+    let (files, mut more) = match config.take() {
+        Some(TlsConfig { certificate, key, client_ca, client_crl, min_version, alpn }) => {
+            (Some((certificate, key)), (client_ca, client_crl, Some(min_version), Some(alpn)))
+        }
+        None => (None, (None, None, None, None)),
     };
     let (mut certificate, mut key) = files.unzip();
+    let (client_ca, client_crl, min_version, alpn) = &mut more;
     keys.value("certificate", &Maybe(FILE), &mut certificate);
     keys.value("key", &Maybe(FILE), &mut key);
-    keys.value("client_ca", &Maybe(FILE), &mut client_ca);
-    keys.value("alpn", &Maybe(Set(List(text::<Alpn>()))), &mut alpn);
+    keys.value("client_ca", &Maybe(FILE), client_ca);
+    keys.value("client_crl", &Maybe(FILE), client_crl);
+    keys.value("min_version", &Maybe(text::<TlsVersion>()), min_version);
+    keys.value("alpn", &Maybe(Set(List(text::<Alpn>()))), alpn);
+    let (client_ca, client_crl, min_version, alpn) = more;
+    let (min_version, needs_ca) = (min_version.unwrap_or_default(), client_crl.is_some() && client_ca.is_none());
     let files = Files { authorities: client_ca.clone(), certificate: certificate.clone(), key: key.clone() };
     let alpn = alpn.unwrap_or_else(|| Alpn::OFFERED.to_vec());
-    *config = certificate.zip(key).map(|(certificate, key)| TlsConfig { certificate, key, client_ca, alpn });
+    *config = certificate.zip(key).map(|(certificate, key)| TlsConfig {
+        certificate,
+        key,
+        client_ca,
+        client_crl,
+        min_version,
+        alpn,
+    });
     keys.check_list(|section| {
         let required = ["certificate", "key"].into_iter().filter(|key| section.is_written() && !section.has(key));
         required.for_each(|key| section.problem(key, Reason::NoCertificate));
     });
-    keys.check(|section| check(config.as_ref(), &files, section));
+    keys.check(|section| {
+        if needs_ca {
+            section.problem("client_crl", Reason::Without("client_ca"));
+        }
+        check(config.as_ref(), &files, section);
+    });
 }
 
 fn check(config: Option<&TlsConfig>, files: &Files, section: &Section<'_>) {

@@ -40,7 +40,7 @@ pub(super) fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
 }
 
 /// `YYMMDDHHMMSSZ`, in which 50 to 99 are of the 20th century, or `YYYYMMDDHHMMSSZ`.
-fn time(tag: u8, text: &str) -> Option<Timestamp> {
+pub(super) fn time(tag: u8, text: &str) -> Option<Timestamp> {
     const UTC_TIME: u8 = 0x17;
     const GENERALIZED_TIME: u8 = 0x18;
     let digits = text.strip_suffix('Z').filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()))?;

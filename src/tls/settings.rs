@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rustls::SupportedProtocolVersion;
 use rustls::pki_types::ServerName;
 
 use crate::words::words;
@@ -15,8 +16,35 @@ pub struct TlsConfig {
     pub key: PathBuf,
     /// When set, clients must show a certificate that one of these authorities (PEM) issued.
     pub client_ca: Option<PathBuf>,
+    /// Which of these certificates were revoked (PEM): see [`crl`](super::crl).
+    pub client_crl: Option<PathBuf>,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
     /// Protocols offered by ALPN, the preferred one first.
     pub alpn: Vec<Alpn>,
+}
+
+words! {
+    /// A version of TLS.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    pub enum TlsVersion ("versions") {
+        /// RFC 5246.
+        #[default]
+        Tls12 = "1.2",
+        /// RFC 8446.
+        Tls13 = "1.3",
+    }
+}
+
+impl TlsVersion {
+    /// This one and those after it.
+    pub(super) fn and_later(self) -> &'static [&'static SupportedProtocolVersion] {
+        const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+        match self {
+            Self::Tls12 => rustls::ALL_VERSIONS,
+            Self::Tls13 => TLS13,
+        }
+    }
 }
 
 words! {

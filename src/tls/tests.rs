@@ -48,6 +48,8 @@ impl Files {
             certificate: self.path("server.pem"),
             key: self.path("server.key"),
             client_ca: None,
+            client_crl: None,
+            min_version: TlsVersion::Tls12,
             alpn: vec![Alpn::Http2, Alpn::Http1],
         }
     }
@@ -287,4 +289,16 @@ fn certificate_and_key_may_share_a_file() {
     let both = files.write("both.pem", &(read("server.pem") + &read("server.key")));
     let tls = TlsConfig { certificate: both.clone(), key: both, ..files.server() };
     assert!(server_config(&tls).is_ok());
+}
+
+#[test]
+fn a_file_of_revocation_lists_has_some() {
+    let files = Files::new();
+    let refused = |text: &str| {
+        let crl = files.write("clients.crl", text);
+        files.refused(|tls| (tls.client_ca, tls.client_crl) = (Some(files.path("ca.pem")), Some(crl)))
+    };
+    assert!(refused("").contains("clients.crl holds no revocation list"));
+    assert!(refused("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n").contains("revocation list 1 in"));
+    assert!(refused("-----BEGIN X509 CRL-----\n!\n-----END X509 CRL-----\n").contains("is not valid PEM"));
 }

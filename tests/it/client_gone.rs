@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tollgate::tls::{Alpn, TlsConfig};
+use tollgate::tls::{Alpn, TlsConfig, TlsVersion};
 
 use crate::harness::{
     CONFIG, HEARTBEAT, Script, Site, Upstream, established_to, eventually, get, leave, ok, post, request, reset, within,
@@ -178,7 +178,14 @@ async fn a_client_that_leaves_over_tls_takes_its_waiting_request_with_it() {
     let (certificate, key) = authority.issue("server", &["localhost"]);
     let secure = move |config: &mut tollgate::config::Config| {
         let alpn = vec![Alpn::Http1];
-        config.listeners[0].tls = Some(TlsConfig { certificate, key, client_ca: None, alpn });
+        config.listeners[0].tls = Some(TlsConfig {
+            certificate,
+            key,
+            client_ca: None,
+            client_crl: None,
+            min_version: TlsVersion::Tls12,
+            alpn,
+        });
     };
     let site = Site::builder().config(secure).start().await;
     let connector = TlsConnector::from(std::sync::Arc::new(authority.client(rustls::ALL_VERSIONS, &[b"http/1.1"])));

@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tollgate::tls::{Alpn, TlsConfig};
+use tollgate::tls::{Alpn, TlsConfig, TlsVersion};
 
 use crate::harness::{
     Builder, CONFIG, Client, HEARTBEAT, Http2Client, Script, Site, eventually, get, http2_with, post, within,
@@ -25,7 +25,14 @@ const HTTP2: &[u8] = b"h2";
 fn secure(authority: &Authority) -> Builder {
     let (certificate, key) = authority.issue("server", &["localhost"]);
     Site::builder().config(move |config| {
-        let tls = TlsConfig { certificate, key, client_ca: None, alpn: vec![Alpn::Http2, Alpn::Http1] };
+        let tls = TlsConfig {
+            certificate,
+            key,
+            client_ca: None,
+            client_crl: None,
+            min_version: TlsVersion::Tls12,
+            alpn: vec![Alpn::Http2, Alpn::Http1],
+        };
         config.listeners[0].tls = Some(tls);
     })
 }
@@ -153,6 +160,54 @@ async fn clients_without_the_right_certificate_are_turned_away() {
         assert!(status_of(&site, wrong).await.is_err(), "a certificate of another authority");
     }
     assert_eq!(site.forwarded(), 2);
+}
+
+/// As nginx and HAProxy have it: an authority without a list, or with one that has expired, is trusted with nobody.
+#[tokio::test]
+async fn clients_whose_certificate_was_revoked_are_turned_away() {
+    let (authority, clients, others) = (Authority::create(), Authority::create(), Authority::create());
+    let crl = authority.path("clients.crl");
+    let list = |text: String| std::fs::write(&crl, text).expect("writes");
+    list(clients.revocation_list(&["lost"], 2020, 2100));
+    let file = crl.clone();
+    let site = mutual(&authority, &clients)
+        .config(move |config| config.listeners[0].tls.as_mut().expect("has TLS").client_crl = Some(file))
+        .start()
+        .await;
+    let lets_in = async |name: &str, issuer: &Authority| {
+        matches!(status_of(&site, authority.client_with(rustls::ALL_VERSIONS, issuer, name)).await, Ok(200))
+    };
+    assert!(lets_in("agent", &clients).await && !lets_in("lost", &clients).await);
+    // A later list, and the one before it still there, in either order; that of another authority beside it.
+    let (old, new) =
+        (clients.revocation_list(&[], 2020, 2100), clients.revocation_list(&["lost", "agent"], 2021, 2100));
+    let other = others.revocation_list(&[], 2020, 2100);
+    list([old.clone(), other.clone(), new.clone()].concat());
+    eventually("the later list counts", || async { !lets_in("agent", &clients).await }).await;
+    list([new, old.clone()].concat());
+    assert!(!lets_in("agent", &clients).await);
+    list(old);
+    eventually("nobody is revoked", || async { lets_in("agent", &clients).await && lets_in("lost", &clients).await })
+        .await;
+    // What is no list changes nothing.
+    list("nothing".to_owned());
+    list(other);
+    eventually("the authority has no list", || async { !lets_in("agent", &clients).await }).await;
+    list(clients.revocation_list(&[], 2020, 2100));
+    eventually("it has one", || async { lets_in("agent", &clients).await }).await;
+    list(clients.revocation_list(&[], 2020, 2021));
+    eventually("it has expired", || async { !lets_in("agent", &clients).await }).await;
+}
+
+#[tokio::test]
+async fn an_older_version_than_is_wanted_is_turned_away() {
+    let authority = Authority::create();
+    let only_tls13 = |config: &mut tollgate::config::Config| {
+        config.listeners[0].tls.as_mut().expect("has TLS").min_version = TlsVersion::Tls13;
+    };
+    let site = secure(&authority).config(only_tls13).start().await;
+    assert_eq!(status_of(&site, authority.client(&[&rustls::version::TLS13], &[])).await.expect("is served"), 200);
+    assert!(status_of(&site, authority.client(&[&rustls::version::TLS12], &[])).await.is_err());
 }
 
 #[tokio::test]

@@ -850,6 +850,25 @@ fn a_listener_is_an_address_a_name_or_a_socket() {
 }
 
 #[test]
+fn a_revocation_list_needs_the_authorities_that_it_is_of() {
+    let directory = TempDir::new().expect("directory");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = rcgen::CertificateParams::new(vec!["h".to_owned()]).expect("names").self_signed(&key);
+    let certificate = written(&directory, "h.pem", &certificate.expect("a certificate").pem());
+    let key = written(&directory, "h.key", &key.serialize_pem());
+    let tls =
+        |rest: &str| given(&format!("[[listener]]\ntls.certificate = '{certificate}'\ntls.key = '{key}'\n{rest}"));
+    let refused = tls("tls.client_crl = '/nonexistent/x.crl'").refused();
+    assert_eq!(refused, wrong("listener[0].tls.client_crl", Reason::Without("client_ca")));
+    let config = tls("tls.min_version = '1.3'").accepted();
+    assert_eq!(config.listeners[0].tls.as_ref().expect("TLS").min_version, crate::tls::TlsVersion::Tls13);
+    assert_eq!(
+        tls("tls.min_version = '1.1'").refused(),
+        wrong("listener[0].tls.min_version", invalid::<crate::tls::TlsVersion>("1.1"))
+    );
+}
+
+#[test]
 fn the_listeners_own_health_path_is_none_that_a_route_has() {
     let path = |text: &str| given(&format!("[health]\npath = '{text}'"));
     assert_eq!(path("/healthz").accepted().health_path.as_deref(), Some("/healthz"));

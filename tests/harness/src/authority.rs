@@ -3,8 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
+    KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -21,6 +25,10 @@ pub struct Authority {
 impl Authority {
     pub fn create() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        // Lists of revoked certificates say by its name whose they are.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("authority {}", COUNT.fetch_add(1, Ordering::Relaxed));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
         let authority = Self { directory: tempfile::tempdir().expect("a directory"), issuer };
@@ -42,6 +50,7 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>());
         let mut params = params.expect("names");
+        params.serial_number = Some(serial(file));
         // With the issuer's own name, OpenSSL would take it for self-signed.
         params.distinguished_name.push(DnType::CommonName, file);
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
@@ -49,6 +58,27 @@ impl Authority {
         std::fs::write(&paths.0, certificate.pem()).expect("writes");
         std::fs::write(&paths.1, key.serialize_pem()).expect("writes");
         paths
+    }
+
+    /// A revocation list with the certificates that were issued under these names, until this year, made in this one.
+    pub fn revocation_list(&self, revoked: &[&str], made: i32, until: i32) -> String {
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(made, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked
+                .iter()
+                .map(|name| RevokedCertParams {
+                    serial_number: serial(name),
+                    revocation_time: date_time_ymd(made, 1, 1),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
     }
 
     fn issue_in_memory(&self, file: &str, names: &[&str]) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
@@ -101,6 +131,11 @@ impl Authority {
         let (certificate, key) = self.issue(file, names);
         server(&certificate, &key, Some(clients))
     }
+}
+
+/// Of the certificate that is issued under this name.
+fn serial(name: &str) -> SerialNumber {
+    SerialNumber::from_slice(&[&[1], name.as_bytes()].concat()[..name.len().min(15) + 1])
 }
 
 /// A server with the first certificate and the key of these files.
