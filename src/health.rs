@@ -55,7 +55,7 @@ impl Health {
 
     /// What is wrong and makes the sidecar no less ready: it would be no better elsewhere.
     pub fn warnings(&self) -> Vec<String> {
-        let credentials = self.upstreams.iter().filter_map(|upstream| upstream.credential_problem());
-        credentials.chain(self.upstreams.iter().flat_map(|upstream| upstream.unhealthy_nodes())).collect()
+        let credentials = self.upstreams.iter().flat_map(|upstream| upstream.credential_problems());
+        credentials.chain(self.upstreams.iter().flat_map(|upstream| upstream.node_problems())).collect()
     }
 }

@@ -32,6 +32,8 @@
 //! | `tollgate_upstream_node_healthy` | where an upstream has several nodes, of each; 0 for long: look at that node and at the log, which says why |
 //! | `tollgate_upstream_node_in_flight` | unlike other nodes': it is slow, or hangs |
 //! | `tollgate_upstream_node_connects_failed_total` | grows: connections to the node that requests could not get, and tried another one |
+//! | `tollgate_upstream_node_unanswered_total` | grows: the node takes requests and closes, breaks or says nothing; after three in a row it is unhealthy |
+//! | `tollgate_upstream_node_lookups_failed_total` | grows: the resolver does not answer, or there is no such name; `/readyz` says of which node |
 //! | `tollgate_panics_total` | above 0: a bug, see the log; the request was cut off or the task restarted |
 
 use std::fmt::Write as _;
@@ -41,7 +43,7 @@ use crate::clock::Instant;
 use crate::health::Health;
 use crate::proxy::failed_auth::Failure;
 use crate::replica::ReplicaStatus;
-use crate::upstream::{Condition, Node, Step, Upstream};
+use crate::upstream::{Node, Step, Upstream};
 use crate::words::words;
 
 /// What the values are taken from, all at one moment.
@@ -222,8 +224,8 @@ const UPSTREAM_METRICS: &[UpstreamMetric] = &[
     UpstreamMetric {
         name: "tollgate_upstream_node_healthy",
         kind: MetricKind::Gauge,
-        help: "1 when the node was found well last, else 0.",
-        read: |upstream| of_nodes(upstream, |node| f64::from(u8::from(node.condition() == Condition::Healthy))),
+        help: "1 when the node was found well last, and has an address, else 0.",
+        read: |upstream| of_nodes(upstream, |node| f64::from(u8::from(node.is_healthy()))),
     },
     UpstreamMetric {
         name: "tollgate_upstream_node_in_flight",
@@ -236,6 +238,18 @@ const UPSTREAM_METRICS: &[UpstreamMetric] = &[
         kind: MetricKind::Counter,
         help: "Connections to the node that a request needed and that could not be made.",
         read: |upstream| of_nodes(upstream, |node| node.connects_failed() as f64),
+    },
+    UpstreamMetric {
+        name: "tollgate_upstream_node_unanswered_total",
+        kind: MetricKind::Counter,
+        help: "Requests that were sent to the node and got no reply.",
+        read: |upstream| of_nodes(upstream, |node| node.unanswered() as f64),
+    },
+    UpstreamMetric {
+        name: "tollgate_upstream_node_lookups_failed_total",
+        kind: MetricKind::Counter,
+        help: "Lookups of the node's name that gave nothing.",
+        read: |upstream| of_nodes(upstream, |node| node.connector.lookups_failed() as f64),
     },
 ];
 

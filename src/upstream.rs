@@ -32,9 +32,11 @@ use crate::token::raw::InvalidToken;
 pub(crate) use balance::{Balancer, Chosen, Tried};
 use connect::{Address, ConnectError};
 pub(crate) use in_flight::{InFlight, InFlightSlot, Priority};
-pub(crate) use node::{Condition, Node};
+use node::Condition;
+pub(crate) use node::Node;
 pub(crate) use outage::{Outages, Step};
 pub(crate) use pool::Lease;
+pub(crate) use refused::Asked;
 use refused::CredentialRefusals;
 use room::Room;
 pub(crate) use settings::MAX_NODES;
@@ -161,7 +163,7 @@ impl Upstream {
         let mut value = HeaderValue::from_str(&value).map_err(|_| CredentialFileError::Value(token_file.clone()))?;
         value.set_sensitive(true); // its Debug shows nothing then
         *self.service_credential.write() = Some(value);
-        self.credential_refusals.forget();
+        self.nodes.iter().for_each(|node| node.verdict.forget());
         Ok(())
     }
 
@@ -177,10 +179,18 @@ impl Upstream {
         reloads.into_iter().try_for_each(|reload| reload.map(drop))
     }
 
-    /// Says which nodes are known to be unhealthy.
-    pub(crate) fn unhealthy_nodes(&self) -> impl Iterator<Item = String> {
-        let unhealthy = self.nodes.iter().filter(|node| node.condition() == Condition::Unhealthy);
-        unhealthy.map(|node| format!("{}: the node {} is unhealthy", self.name, node.url))
+    /// Says which nodes are known to be unhealthy, and of which the name cannot be looked up.
+    pub(crate) fn node_problems(&self) -> impl Iterator<Item = String> {
+        let nodes = self.nodes.iter().filter(|_| self.has_several_nodes());
+        nodes.flat_map(|node| {
+            let url = &node.url;
+            let is_unhealthy = node.condition() == Condition::Unhealthy;
+            let unhealthy = is_unhealthy.then(|| format!("{}: the node {url} is unhealthy", self.name));
+            let has_trouble = node.connector.has_lookup_trouble();
+            let nameless =
+                has_trouble.then(|| format!("{}: the name of the node {url} cannot be looked up", self.name));
+            unhealthy.into_iter().chain(nameless)
+        })
     }
 
     /// Whether there is anything to choose.
@@ -196,18 +206,53 @@ impl Upstream {
         }
     }
 
+    /// A request that was sent to a node got no reply.
+    fn unanswered(&self, node: &Node, error: &dyn std::fmt::Display) {
+        if node.count_unanswered() {
+            let error = format!("several requests in a row got no reply, the latest since: {error}");
+            self.judge(node, Condition::Unhealthy, &error);
+        }
+    }
+
+    /// A node gave a request a reply.
+    fn answered(&self, node: &Node) {
+        if node.end_unanswered() {
+            self.judge(node, Condition::Healthy, "");
+        }
+    }
+
+    /// A node passed its check. One that fails requests all the same is not well before it gives one a reply.
+    fn check_passed(&self, node: &Node) {
+        node.set_trial(true);
+        if !node.is_failing() {
+            self.judge(node, Condition::Healthy, "");
+        }
+    }
+
+    fn check_failed(&self, node: &Node, error: &str) {
+        node.set_trial(false);
+        self.judge(node, Condition::Unhealthy, error);
+    }
+
     /// Says what is known of a node from now on, and logs it when that is something else than before.
     fn judge(&self, node: &Node, condition: Condition, error: &str) {
         let before = node.set_condition(condition);
+        if before == condition || (before, condition) == (Condition::Unchecked, Condition::Healthy) {
+            return;
+        }
+        let Some(left_out) = node.changes.admit() else { return };
         let (upstream, authority) = (self.name.name(), node.url.authority.as_str());
-        match (before, condition) {
-            (Condition::Unhealthy, Condition::Healthy) => {
-                tracing::info!(upstream, authority, "a node of the upstream is healthy again");
+        match condition {
+            Condition::Unhealthy => {
+                tracing::warn!(
+                    upstream,
+                    authority,
+                    error,
+                    left_out,
+                    "a node of the upstream is unhealthy: others go first"
+                );
             }
-            (Condition::Healthy | Condition::Unchecked, Condition::Unhealthy) => {
-                tracing::warn!(upstream, authority, error, "a node of the upstream is unhealthy: others go first");
-            }
-            _ => {}
+            _ => tracing::info!(upstream, authority, left_out, "a node of the upstream is healthy again"),
         }
     }
 

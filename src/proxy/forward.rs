@@ -16,11 +16,14 @@ use super::fields::strip_reply;
 use super::refusal::Refusal;
 use super::{Permit, sanitize};
 use crate::chain::chain;
-use crate::upstream::{Balancer, Chosen, InFlightSlot, Lease, Priority, Step, Tried, UpstreamName};
+use crate::upstream::{Asked, Balancer, Chosen, InFlightSlot, Lease, Priority, Step, Tried, UpstreamName};
 use crate::worker::alarm::{Admitted, Interrupt};
 
 /// Longest wait for an in-flight slot. An agent gives a heartbeat up after 5 s.
 const MAX_WAIT: Duration = Duration::from_secs(2);
+
+/// After so long without a connection no node is tried that is known to be unhealthy: whoever asks gives up too.
+const MAX_CONNECTING: Duration = Duration::from_secs(3);
 
 /// Bytes of a reply that are read to see why it refuses.
 const MAX_REASON: usize = 4 * 1024;
@@ -37,18 +40,18 @@ pub(super) async fn forward(
     let balancer = exchange.proxy.upstream(permit.upstream());
     // From here on a revocation interrupts it, whatever it waits for.
     let admitted = permit.admission().map(|admission| exchange.alarm.admit(admission.terms));
-    let attempt = Attempt { exchange, permit, balancer };
+    let is_fetch = permit.is_fetched() && matches!(*request.method(), Method::GET | Method::HEAD);
+    let attempt = Attempt { exchange, permit, balancer, is_fetch };
     if !request.body().is_whole() {
         attempt.watched(request.body_mut().gather()).await??;
     }
-    let is_fetch = permit.is_fetched() && matches!(*request.method(), Method::GET | Method::HEAD);
     // Configuration fetches go first: an agent that gets none exits.
     let in_flight = attempt.in_flight_slot(if is_fetch { Priority::High } else { Priority::Normal }).await?;
     let mut node = balancer.choose();
     sanitize::request(request, permit, &balancer.upstream, node.host(), exchange);
     let to_head = *request.method() == Method::HEAD;
     let sent = attempt.send(request, &mut node).await?;
-    if attempt.may_refuse_credential(sent.0.status(), is_fetch) {
+    if attempt.may_refuse_credential(&node, sent.0.status()) {
         // Boxed, as connecting is.
         return Box::pin(attempt.judge(sent, node, in_flight, admitted, to_head)).await;
     }
@@ -60,6 +63,8 @@ struct Attempt<'a> {
     exchange: &'a Rc<Exchange>,
     permit: &'a Permit,
     balancer: &'a Balancer<Upload>,
+    /// It fetches a configuration.
+    is_fetch: bool,
 }
 
 type Sent = (Response<Incoming>, Lease<Upload>, Option<Rc<Progress>>);
@@ -96,15 +101,21 @@ impl Attempt<'_> {
 
     /// Sends the request until a connection takes it.
     async fn send(&self, request: &mut Request<Upload>, node: &mut Chosen<Upload>) -> Result<Sent, Refusal> {
+        let mut tried = Tried::default();
         loop {
-            let mut lease = self.lease(request.headers_mut(), node).await?;
-            let spare = if lease.reused { copy(request) } else { None };
+            let mut lease = self.lease(request.headers_mut(), node, &mut tried).await?;
+            let may_go_again = lease.reused || self.balancer.upstream.has_several_nodes();
+            let spare = if may_go_again { copy(request) } else { None };
             let progress = self.start_clock(request.body_mut());
             let sent = self.exchange.alarm.race(lease.send(std::mem::take(request))).await;
             let mut error = match sent {
-                Ok(Ok(reply)) => return Ok((reply, lease, progress)),
+                Ok(Ok(reply)) => {
+                    node.answered();
+                    return Ok((reply, lease, progress));
+                }
                 Ok(Err(error)) => error,
                 Err(Interrupt::Deadline) => {
+                    node.unanswered(&"no reply in time");
                     self.report(&lease, Step::FirstByte, &"no reply in time");
                     return Err(Refusal::UpstreamTimeout);
                 }
@@ -114,24 +125,57 @@ impl Attempt<'_> {
                 return Err(error.into());
             }
             // Nothing of it was written, or it may be repeated and nothing was answered: the connection had died unnoticed.
+            let unwritten = error.take_message();
+            let is_stale = lease.reused && unwritten.is_some();
+            // A head that is too large is a reply, and says nothing of the node.
+            if !is_stale && !error.error().is_parse_too_large() {
+                node.unanswered(error.error());
+            }
             let spare = spare.filter(|_| !lease.is_answered() && !is_late(error.error()));
-            // A new connection that fails is no stale one: it would fail again.
-            let again = error.take_message().or(spare.map(|spare| *spare)).filter(|_| lease.reused);
+            let again = unwritten.or(spare.map(|spare| *spare));
+            // A new connection that fails is no stale one: it would fail again, there.
+            let again = again.filter(|_| lease.reused || self.turn_elsewhere(node, &mut tried));
             *request = again.ok_or_else(|| self.broken(&lease, &error.into_error()))?;
-            node.pool.forget();
+            match lease.reused {
+                true => node.pool.forget(),
+                false => drop(request.headers_mut().insert(HOST, node.host().clone())),
+            }
         }
     }
 
+    /// Chooses a node that was not tried yet. `false`: there is none.
+    fn turn_elsewhere(&self, node: &mut Chosen<Upload>, tried: &mut Tried) -> bool {
+        self.balancer.other(node, tried).map(|other| *node = other).is_some()
+    }
+
     /// A connection: one that was used before, else a new one; where none can be made, one to another node.
-    async fn lease(&self, headers: &mut HeaderMap, node: &mut Chosen<Upload>) -> Result<Lease<Upload>, Refusal> {
-        let mut tried = Tried::default();
+    async fn lease(
+        &self,
+        headers: &mut HeaderMap,
+        node: &mut Chosen<Upload>,
+        tried: &mut Tried,
+    ) -> Result<Lease<Upload>, Refusal> {
+        let alarms = &self.exchange.proxy.worker.alarms;
+        let began = alarms.now();
+        let mut now = began;
         loop {
-            if let Some(lease) = node.pool.reuse(self.exchange.proxy.worker.alarms.now()) {
+            if let Some(lease) = node.pool.reuse(now) {
                 return Ok(lease);
             }
-            self.exchange.alarm.set(MAX_WAIT);
-            let slot = self.exchange.alarm.race(node.pool.slot()).await;
-            let slot = slot.map_err(|interrupt| self.interrupted(interrupt, Refusal::Overloaded))?;
+            let slot = match self.balancer.free_slot() {
+                Some(slot) => slot,
+                None => {
+                    // Another node's spares the closing of one and the making of another.
+                    if let Some((other, lease)) = self.balancer.reuse_elsewhere(node, *tried, now) {
+                        *node = other;
+                        headers.insert(HOST, node.host().clone());
+                        return Ok(lease);
+                    }
+                    self.exchange.alarm.set(MAX_WAIT);
+                    let slot = self.exchange.alarm.race(self.balancer.slot()).await;
+                    slot.map_err(|interrupt| self.interrupted(interrupt, Refusal::Overloaded))?
+                }
+            };
             // Without a deadline of ours, since `timeouts.connect` is the connector's to keep. Boxed, since it is rare and would make every exchange's state several times as large.
             let connect = Box::pin(node.pool.connect(&self.exchange.proxy.worker, slot));
             let error = match self.watched(connect).await? {
@@ -139,7 +183,10 @@ impl Attempt<'_> {
                 Err(error) => error,
             };
             node.failed(&error);
-            let Some(other) = self.balancer.other(node, &mut tried) else {
+            now = alarms.now();
+            let is_late = now.since(began) >= MAX_CONNECTING;
+            let other = self.balancer.other(node, tried).filter(|other| !is_late || !other.is_unhealthy());
+            let Some(other) = other else {
                 node.pool.report(error.address.as_ref(), error.step, self.exchange.id().as_str(), &chain(&error));
                 return Err(if error.timed_out { Refusal::UpstreamTimeout } else { Refusal::Upstream });
             };
@@ -178,9 +225,17 @@ impl Attempt<'_> {
 
     /// Whether the reply may refuse what Tollgate gave in the place of the client's token. On an open route there was none
     /// to replace, and the Controller's word is the client's.
-    fn may_refuse_credential(&self, status: StatusCode, is_fetch: bool) -> bool {
-        let for_agents = is_fetch || self.permit.upstream() == UpstreamName::Heartbeat;
-        self.permit.admission().is_some() && self.balancer.upstream.may_refuse_credential(status, for_agents)
+    fn may_refuse_credential(&self, node: &Chosen<Upload>, status: StatusCode) -> bool {
+        let asked = self.asked();
+        self.permit.admission().is_some()
+            && self.balancer.upstream.may_refuse_credential(node.pool.node(), status, asked)
+    }
+
+    fn asked(&self) -> Asked {
+        match self.is_fetch || self.permit.upstream() == UpstreamName::Heartbeat {
+            true => Asked::ForAgents,
+            false => Asked::Other(self.permit.admission().and_then(|admission| admission.terms.needed)),
+        }
     }
 
     /// The upstream refuses Tollgate's own credential, which no client can mend; unless it speaks of its licence, or says 403 and
@@ -213,7 +268,8 @@ impl Attempt<'_> {
                 return self.deliver((reply, lease, progress), said.freeze(), node, in_flight, admitted);
             }
         }
-        self.balancer.upstream.report_refused(lease.address(), reply.status(), self.exchange.id().as_str());
+        let (node, id) = (node.pool.node(), self.exchange.id());
+        self.balancer.upstream.report_refused(node, lease.address(), reply.status(), self.asked(), id.as_str());
         let is_uploaded = progress.is_none_or(|progress| progress.done.get());
         // Every agent is refused at once: without a new connection for each.
         if is_whole && is_uploaded && reply.version() != Version::HTTP_10 {

@@ -1,4 +1,4 @@
-//! Which node gets a request: of those in the best condition the one with the fewest requests in flight, over all workers;
+//! Which node gets a request: of those in the best standing the one with the fewest requests in flight, over all workers;
 //! of several with as few, each in turn.
 //!
 //! All are tried before a request is refused, the unhealthy ones last: what is known of a node can be wrong, and a check
@@ -6,14 +6,18 @@
 
 use std::cell::Cell;
 use std::error::Error;
+use std::fmt::Display;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderValue;
 use hyper::body::Body;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::connect::ConnectError;
-use super::pool::Pool;
+use super::node::Condition;
+use super::pool::{Lease, Pool};
 use super::{MAX_NODES, Upstream};
 use crate::worker::alarm::WorkerTime;
 
@@ -22,11 +26,11 @@ pub(crate) struct Balancer<B> {
     /// Where they lead.
     pub(crate) upstream: Arc<Upstream>,
     pools: Box<[Rc<Pool<B>>]>,
-    /// Where the next search begins.
+    /// Where the next search begins: behind the node that was chosen last, so that those that are as good get as much.
     turn: Cell<usize>,
 }
 
-/// The nodes that a request was not sent to since they could not be connected to.
+/// The nodes that a request need not be tried at again: they could not be connected to, or gave no reply.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tried(u32);
 
@@ -58,7 +62,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> B
         }
     }
 
-    /// The node for a request that `failed` could not be connected to for. `None`: all were tried.
+    /// The node for a request that `failed` does not serve. `None`: all were tried.
     pub(crate) fn other(&self, failed: &Chosen<B>, tried: &mut Tried) -> Option<Chosen<B>> {
         tried.0 |= 1 << failed.pool.node;
         self.best(*tried).map(|best| Chosen::counted(&self.pools[best]))
@@ -67,17 +71,61 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> B
     fn best(&self, tried: Tried) -> Option<usize> {
         let nodes = &self.upstream.nodes;
         let begin = self.turn.get();
-        self.turn.set((begin + 1) % nodes.len());
         let in_turn = (begin..nodes.len()).chain(0..begin).filter(|at| tried.0 & (1 << at) == 0);
-        in_turn.min_by_key(|at| (nodes[*at].condition(), nodes[*at].in_flight()))
+        let best = in_turn.min_by_key(|at| (nodes[*at].standing(), nodes[*at].in_flight()))?;
+        self.turn.set((best + 1) % nodes.len());
+        Some(best)
     }
 
-    /// Closes unused connections whenever another worker needs room. Never ends.
+    /// An unused connection to another node that is as good as `chosen`.
+    pub(crate) fn reuse_elsewhere(
+        &self,
+        chosen: &Chosen<B>,
+        tried: Tried,
+        now: WorkerTime,
+    ) -> Option<(Chosen<B>, Lease<B>)> {
+        let standing = chosen.pool.node().standing();
+        let others = self.pools.iter().filter(|pool| tried.0 & (1 << pool.node) == 0);
+        let mut as_good = others.filter(|pool| pool.node != chosen.pool.node && pool.node().standing() <= standing);
+        as_good.find_map(|pool| pool.reuse(now).map(|lease| (Chosen::counted(pool), lease)))
+    }
+
+    /// Leave to make one more connection, unless there are as many as may be.
+    pub(crate) fn free_slot(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.upstream.connections).try_acquire_owned().ok()
+    }
+
+    /// Leave to make one more connection. Where there are as many as may be, some are unused, maybe other workers': one of
+    /// them is closed. Cancel-safe.
+    pub(crate) async fn slot(&self) -> OwnedSemaphorePermit {
+        let Upstream { connections, room, .. } = &*self.upstream;
+        let _wanted = room.want();
+        if !self.close_spare() {
+            room.ask();
+        }
+        match Arc::clone(connections).acquire_owned().await {
+            Ok(slot) => slot,
+            // It is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Closes unused connections, as many as other workers need room for. Never ends.
     pub(crate) async fn make_room(&self) {
         loop {
-            self.upstream.room.wanted().await;
-            self.pools.iter().for_each(|pool| pool.forget());
+            let mut asked = pin!(self.upstream.room.asked());
+            // From here on it is noticed: who asks while spare ones are closed is not missed.
+            asked.as_mut().enable();
+            while self.close_spare() {}
+            asked.await;
         }
+    }
+
+    /// Closes the connection that is unused for the longest time, if somebody waits for room. Whether one was closed.
+    fn close_spare(&self) -> bool {
+        let unused = self.pools.iter().filter_map(|pool| Some((pool.oldest()?, pool)));
+        let oldest = unused.min_by_key(|(since, _)| *since);
+        oldest.filter(|_| self.upstream.room.serve()).map(|(_, pool)| pool.close_oldest()).is_some()
     }
 
     /// Closes connections that were idle for too long. How many are left.
@@ -102,6 +150,25 @@ impl<B> Chosen<B> {
         if self.counts {
             self.pool.upstream.connect_failed(self.pool.node(), error);
         }
+    }
+
+    /// A request that was sent there got no reply.
+    pub(crate) fn unanswered(&self, error: &dyn Display) {
+        if self.counts {
+            self.pool.upstream.unanswered(self.pool.node(), error);
+        }
+    }
+
+    /// The head of a reply has come.
+    pub(crate) fn answered(&self) {
+        if self.counts {
+            self.pool.upstream.answered(self.pool.node());
+        }
+    }
+
+    /// It goes last.
+    pub(crate) fn is_unhealthy(&self) -> bool {
+        self.pool.node().standing() == Condition::Unhealthy
     }
 
     /// The reply is over.

@@ -1,7 +1,8 @@
 //! Looking at nodes, where an upstream has several: each is connected to, and asked for `health.path`, at once and then every
 //! `health.interval`. So one that is back is found, and one that hangs, or stands by, before requests find it.
 //!
-//! A check says nothing of a node whose name cannot be looked up: that is the resolver's failure.
+//! A check says nothing of a node whose name cannot be looked up: that is the resolver's failure, which the lookup itself
+//! says and remembers.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::connect::ConnectError;
-use super::node::{Condition, Node};
+use super::node::Node;
 use super::{Step, Upstream};
 use crate::chain::chain;
 
@@ -28,8 +29,8 @@ enum CheckError {
     Connect(#[from] ConnectError),
     #[error("asking for {0}")]
     Request(PathAndQuery, #[source] hyper::Error),
-    #[error("{0} answers 503")]
-    Unavailable(PathAndQuery),
+    #[error("{0} answers {1}")]
+    Unavailable(PathAndQuery, StatusCode),
     #[error("no answer in time")]
     Late,
 }
@@ -58,14 +59,15 @@ async fn watch_one(upstream: Arc<Upstream>, node: usize) {
         interval.tick().await;
         let checked = timeout(upstream.config.health_interval, check(node, upstream.config.health_path.as_ref()));
         match checked.await.unwrap_or(Err(CheckError::Late)) {
-            Ok(()) => upstream.judge(node, Condition::Healthy, ""),
+            Ok(()) => upstream.check_passed(node),
             Err(CheckError::Connect(error)) if error.step == Step::Resolve => {}
-            Err(error) => upstream.judge(node, Condition::Unhealthy, &chain(&error)),
+            Err(error) => upstream.check_failed(node, &chain(&error)),
         }
     }
 }
 
-/// Anything but a 503 is good: a node that does not have the path, or refuses it, answers all the same.
+/// Anything is good but 503, by which a node says that it stands by, and what a gateway says of a node that is gone: one that
+/// does not have the path, or refuses it, answers all the same.
 async fn check(node: &Node, path: Option<&PathAndQuery>) -> Result<(), CheckError> {
     let (stream, _) = node.connector.connect().await?;
     let Some(path) = path else { return Ok(()) };
@@ -82,7 +84,9 @@ async fn check(node: &Node, path: Option<&PathAndQuery>) -> Result<(), CheckErro
         _ = connection => reply.await,
     };
     match reply.map_err(failed)?.status() {
-        StatusCode::SERVICE_UNAVAILABLE => Err(CheckError::Unavailable(path.clone())),
+        status @ (StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => {
+            Err(CheckError::Unavailable(path.clone(), status))
+        }
         _ => Ok(()),
     }
 }

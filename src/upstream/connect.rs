@@ -21,7 +21,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use self::lookup::{Lookup, Resolve};
+use self::lookup::Lookup;
+pub(super) use self::lookup::Resolve;
 use self::race::Race;
 use super::{Step, UpstreamConfig, UpstreamError, UpstreamUrl};
 use crate::lock::{Mutex, RwLock};
@@ -45,6 +46,9 @@ enum Target {
     /// Not looked up either.
     Unix(Arc<Path>),
 }
+
+/// How long a resolver may take before the addresses are used that it said last, where there are some.
+const RESOLVER_PATIENCE: Duration = Duration::from_millis(250);
 
 struct Tls {
     config: UpstreamTlsConfig,
@@ -96,7 +100,11 @@ impl Connector {
         Self::resolving(url, config, lookup::system())
     }
 
-    fn resolving(url: &UpstreamUrl, config: &UpstreamConfig, resolve: Resolve) -> Result<Self, UpstreamError> {
+    pub(super) fn resolving(
+        url: &UpstreamUrl,
+        config: &UpstreamConfig,
+        resolve: Resolve,
+    ) -> Result<Self, UpstreamError> {
         let UpstreamUrl { host, port, socket, .. } = url;
         let target = match (socket, host.parse::<IpAddr>()) {
             (Some(path), _) => Target::Unix(path.as_path().into()),
@@ -139,7 +147,12 @@ impl Connector {
             }
             Target::Address(address) => vec![*address],
             Target::Name(lookup) => {
-                let found = timeout_at(deadline, lookup.addresses()).await.unwrap_or_else(|_| Err(self.late()));
+                let patience = RESOLVER_PATIENCE.min(self.timeout / 4);
+                let found = timeout_at(deadline, lookup.addresses(patience)).await.unwrap_or_else(|_| {
+                    let late = self.late();
+                    lookup.give_up(&late);
+                    Err(late)
+                });
                 found.map_err(|error| ConnectError::new(Step::Resolve, None, error))?
             }
         };
@@ -151,6 +164,28 @@ impl Connector {
         let (stream, address) = won.unwrap_or_else(|_| Err(race.late(self.late())))?;
         *self.last.lock() = Some(address);
         Ok((stream, Address::Tcp(address)))
+    }
+
+    /// Whether there is an address to connect to, as far as is known.
+    pub(super) fn is_resolved(&self) -> bool {
+        self.lookup().is_none_or(Lookup::is_resolved)
+    }
+
+    /// Whether its name could not be looked up when that was tried last.
+    pub(super) fn has_lookup_trouble(&self) -> bool {
+        self.lookup().is_some_and(Lookup::is_troubled)
+    }
+
+    /// Lookups of its name that gave nothing.
+    pub(crate) fn lookups_failed(&self) -> u64 {
+        self.lookup().map_or(0, Lookup::failed)
+    }
+
+    fn lookup(&self) -> Option<&Lookup> {
+        match &self.target {
+            Target::Name(lookup) => Some(lookup),
+            Target::Address(_) | Target::Unix(_) => None,
+        }
     }
 
     fn late(&self) -> io::Error {

@@ -114,24 +114,25 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
         Ok(Lease { pool: Rc::clone(self), connection, reused: false })
     }
 
-    /// Leave to make one more connection. Where there are as many as may be, some are unused, maybe other workers': these are
-    /// closed. Cancel-safe.
-    pub(crate) async fn slot(&self) -> OwnedSemaphorePermit {
-        let Upstream { connections, room, .. } = &*self.upstream;
-        if let Ok(slot) = Arc::clone(connections).try_acquire_owned() {
-            return slot;
-        }
-        let _wanted = room.want();
-        match Arc::clone(connections).acquire_owned().await {
-            Ok(slot) => slot,
-            // It is never closed.
-            Err(_) => std::future::pending().await,
-        }
-    }
-
     /// Closes every idle connection: one was found dead, so the others are suspect.
     pub(crate) fn forget(&self) {
         self.idle.borrow_mut().clear();
+    }
+
+    /// Since when the connection is unused that is so for the longest time.
+    pub(super) fn oldest(&self) -> Option<WorkerTime> {
+        let mut idle = self.idle.borrow_mut();
+        // What has ended already makes no room.
+        idle.retain(|(connection, _)| !connection.sender.is_closed());
+        idle.first().map(|(_, since)| *since)
+    }
+
+    /// Closes that one.
+    pub(super) fn close_oldest(&self) {
+        let mut idle = self.idle.borrow_mut();
+        if !idle.is_empty() {
+            drop(idle.remove(0));
+        }
     }
 
     /// Closes those that were idle for too long. How many are left.
@@ -145,7 +146,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
 
 impl<B> Pool<B> {
     /// Where they lead.
-    pub(super) fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Node {
         &self.upstream.nodes[self.node]
     }
 
@@ -189,8 +190,8 @@ impl<B: Body + 'static> Lease<B> {
         let Self { pool, connection, .. } = self;
         let mut idle = pool.idle.borrow_mut();
         let Upstream { config, room, .. } = &*pool.upstream;
-        // One that is deaf has got only a part of the last request; and where room is wanted, a spare one is in the way.
-        if !connection.signs.deaf.get() && idle.len() < config.pool_max_idle && !room.is_wanted() {
+        // One that is deaf has got only a part of the last request; and where somebody waits for room, this makes it.
+        if !connection.signs.deaf.get() && idle.len() < config.pool_max_idle && !room.serve() {
             idle.push((connection, now));
         }
     }

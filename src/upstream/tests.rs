@@ -35,6 +35,70 @@ fn the_node_with_the_fewest_in_flight_is_chosen_and_each_in_turn() {
 }
 
 #[test]
+fn the_turn_passes_evenly_over_those_that_are_as_good() {
+    let balancer = balancer(6);
+    for node in [0, 1, 2, 4] {
+        balancer.upstream.judge(&balancer.upstream.nodes[node], Condition::Unhealthy, "a test");
+    }
+    let chosen: Vec<u16> = (0..6).map(|_| is_at(&balancer.choose())).collect();
+    assert_eq!(chosen, [4, 6, 4, 6, 4, 6]);
+}
+
+#[test]
+fn a_node_that_fails_requests_is_tried_by_one_at_a_time_after_each_check() {
+    let balancer = balancer(2);
+    let (upstream, failing) = (&balancer.upstream, &balancer.upstream.nodes[0]);
+    upstream.nodes.iter().for_each(|node| upstream.check_passed(node));
+    for count in 1..=3 {
+        assert_eq!(failing.condition(), Condition::Healthy, "after {count}");
+        upstream.unanswered(failing, &"a test");
+    }
+    assert_eq!((failing.condition(), failing.unanswered()), (Condition::Unhealthy, 3));
+    let chosen = || (0..3).map(|_| is_at(&balancer.choose())).collect::<Vec<_>>();
+    assert_eq!(chosen(), [2, 2, 2]);
+    upstream.check_passed(failing);
+    assert_eq!(failing.condition(), Condition::Unhealthy, "a check is no reply to a request");
+    assert_eq!(chosen(), [1, 2, 2], "one may find out");
+    upstream.check_passed(failing);
+    let busy = balancer.other(&balancer.choose(), &mut Tried::default()).expect("the other one");
+    assert_eq!((is_at(&busy), failing.in_flight()), (2, 0));
+    failing.begin();
+    upstream.check_passed(failing);
+    assert_eq!(chosen(), [2, 2, 2], "not beside another one");
+    failing.end();
+    assert_eq!(chosen(), [1, 2, 2]);
+    upstream.check_passed(failing);
+    upstream.check_failed(failing, "a test");
+    assert_eq!(chosen(), [2, 2, 2]);
+    upstream.answered(failing);
+    assert_eq!(failing.condition(), Condition::Healthy);
+    upstream.unanswered(failing, &"a test");
+    upstream.answered(failing);
+    upstream.unanswered(failing, &"a test");
+    upstream.unanswered(failing, &"a test");
+    assert_eq!(failing.condition(), Condition::Healthy, "not in a row");
+}
+
+#[test]
+fn a_node_that_has_no_address_any_more_goes_last_and_is_said() {
+    let resolve: connect::Resolve = Arc::new(|_, _| Err(io::ErrorKind::NotFound.into()));
+    let mut config = of_nodes(2);
+    config.nodes[0] = "http://gone.test:1".parse().expect("a URL");
+    let mut upstream = Upstream::new(UpstreamName::Api, config.clone()).expect("usable");
+    upstream.nodes[0].connector = connect::Connector::resolving(&config.nodes[0], &config, resolve).expect("usable");
+    upstream.nodes.iter().for_each(|node| upstream.check_passed(node));
+    let balancer: Balancer<Empty<Bytes>> = Balancer::new(Arc::new(upstream));
+    let chosen = || (0..3).map(|_| is_at(&balancer.choose())).collect::<Vec<_>>();
+    let node = &balancer.upstream.nodes[0];
+    assert_eq!((chosen(), node.is_healthy()), (vec![1, 2, 1], true));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    assert!(runtime.block_on(node.connector.connect()).is_err());
+    assert_eq!((chosen(), node.condition(), node.is_healthy()), (vec![2, 2, 2], Condition::Healthy, false));
+    let said: Vec<_> = balancer.upstream.node_problems().collect();
+    assert_eq!(said, ["api: the name of the node http://gone.test:1 cannot be looked up"]);
+}
+
+#[test]
 fn healthy_nodes_go_first_and_all_are_tried() {
     let balancer = balancer(3);
     let judge = |node: usize, condition| balancer.upstream.judge(&balancer.upstream.nodes[node], condition, "a test");

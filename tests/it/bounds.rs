@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::{
-    Builder, CONFIG, Client, HEARTBEAT, Http2Client, Script, Site, eventually, get, http2_with, ok, post, reset, within,
+    Builder, CONFIG, Client, HEARTBEAT, Http2Client, Script, Site, Upstream, eventually, get, http2_with, ok, post,
+    reset, within,
 };
 
 /// A site whose upstreams have room for so many requests at once.
@@ -198,6 +199,25 @@ async fn unused_connections_count_and_make_room() {
     }
     println!("{} connections, {} at once", controller.accepted(), controller.peak());
     assert!(controller.peak() <= 2, "{} connections at once", controller.peak());
+}
+
+/// Of several nodes, too: near the bound it is no new connection for each request.
+#[tokio::test]
+async fn near_the_bound_an_unused_connection_to_another_node_is_as_good_as_a_new_one() {
+    let nodes = [Upstream::start().await, Upstream::start().await, Upstream::start().await];
+    let urls: Vec<_> = nodes.iter().map(|node| format!("http://{}", node.address())).collect();
+    let site = with_room(2).api_at(urls.join(",")).setting("UPSTREAM__API__HEALTH__INTERVAL", "1h").start().await;
+    for node in &nodes {
+        node.until("it is checked", |seen| seen.closed == 1).await;
+    }
+    let mut client = site.connect().await;
+    for _ in 0..12 {
+        client.send(get("/api/users", &site.owner)).await;
+        assert_eq!(client.reply().await.status(), 200);
+    }
+    assert_eq!(nodes.iter().map(|node| node.requests().len()).sum::<usize>(), 12);
+    let made: usize = nodes.iter().map(|node| node.connections() - 1).sum();
+    assert_eq!(made, 2, "as many as there may be, and no more");
 }
 
 /// Whoever gives up frees its place; a Controller that is slow already is not made slower by dead requests.

@@ -5,11 +5,15 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use tokio::net::TcpSocket;
+
 use crate::harness::{
-    Builder, CONFIG, Client, Recorded, Script, Site, Token, Upstream, eventually, get, ok, post, scripted,
+    Builder, CONFIG, Client, Program, Recorded, Script, Site, Token, Upstream, eventually, get, ok, post, request,
+    scripted,
 };
 
 /// A node at a loopback address that nobody else uses, so that it can come back to its port.
@@ -43,6 +47,18 @@ async fn known(site: &Site, node: SocketAddr, is_healthy: bool) {
 
 fn received(node: &Upstream) -> usize {
     node.requests().len()
+}
+
+/// What `/readyz` says.
+async fn readyz(admin: SocketAddr) -> String {
+    let mut client = Client::connect(admin).await;
+    client.send("GET /readyz HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await;
+    String::from_utf8(client.rest().await).expect("text")
+}
+
+/// Takes the whole request, and closes.
+fn unanswered() -> Script {
+    Script::reply("").then_close()
 }
 
 #[tokio::test]
@@ -96,13 +112,122 @@ async fn a_request_that_a_node_cannot_be_connected_to_for_goes_to_another() {
 }
 
 #[tokio::test]
-async fn requests_go_around_a_node_whose_name_cannot_be_looked_up() {
+async fn requests_go_around_a_node_whose_name_cannot_be_looked_up_and_it_is_said() {
+    const NAMELESS: &str = "http://no-such-host.invalid:1";
     let well = node(54).await;
-    let urls = format!("http://no-such-host.invalid:1,http://{}", well.address());
-    let site = Site::builder().api_at(urls).setting("UPSTREAM__API__HEALTH__INTERVAL", "1h").start().await;
+    let urls = format!("{NAMELESS},http://{}", well.address());
+    let site = Site::builder().api_at(urls.clone()).setting("UPSTREAM__API__HEALTH__INTERVAL", "1h").start().await;
     for _ in 0..3 {
         assert_eq!(site.get(CONFIG, &site.agent).await.status(), 200);
     }
+    let of_it = async |metric: &str| {
+        site.metric(&format!("tollgate_upstream_node_{metric}{{upstream=\"api\",node=\"{NAMELESS}\"}}")).await
+    };
+    eventually("the lookup fails", || async { of_it("lookups_failed_total").await != "0" }).await;
+    let named = format!("\"warnings\":[\"api: the name of the node {NAMELESS} cannot be looked up\"]");
+    let said = readyz(site.sidecar.admin()).await;
+    assert!(said.starts_with("HTTP/1.1 200") && said.contains(&named), "{said}");
+    assert_eq!(of_it("healthy").await, "0");
+    let heartbeat = Upstream::start().await;
+    let program = Program::start_at(&urls, &format!("http://{}", heartbeat.address()), &[]);
+    eventually("it is logged", || async {
+        let lines = [program.starting_log(), program.log()].concat();
+        lines.iter().any(|line| line.contains("no-such-host.invalid") && line.contains("WARN"))
+    })
+    .await;
+}
+
+/// Such a node is the fastest: without a word against it, it would get most requests.
+#[tokio::test]
+async fn a_node_that_takes_requests_and_does_not_answer_gets_three_and_no_more_until_it_answers_one() {
+    let (hole, well) = (node(65).await, node(66).await);
+    let (at, well_at) = (hole.address(), well.address());
+    let site = behind(&[at, well_at]).setting("UPSTREAM__API__HEALTH__PATH", "off").start().await;
+    known(&site, at, true).await;
+    known(&site, well_at, true).await;
+    hole.otherwise(unanswered);
+    let post = || post("/api/configs", &site.owner, b"once");
+    let mut lost = 0;
+    while of_node(&site, "healthy", at).await == "1" {
+        let status = site.send(post()).await.status();
+        assert!([200, 502].contains(&status), "{status}");
+        lost += usize::from(status == 502);
+    }
+    assert_eq!((lost, received(&hole)), (3, 3), "each that it got was lost, and not sent to another one");
+    assert_eq!(of_node(&site, "unanswered_total", at).await, "3");
+    assert!(readyz(site.sidecar.admin()).await.contains(&format!("api: the node http://{at} is unhealthy")));
+    let checked = hole.connections() + 3;
+    hole.until("it passes checks", |seen| seen.connections >= checked).await;
+    assert_eq!(of_node(&site, "healthy", at).await, "0", "a connection is no reply");
+    // What may be sent twice finds out whether it is well again, and loses nothing by that.
+    for _ in 0..20 {
+        assert_eq!(site.get(CONFIG, &site.agent).await.status(), 200);
+    }
+    hole.otherwise(|| Script::reply(ok("back")));
+    eventually("it is well again", || async {
+        assert_eq!(site.send(post()).await.status(), 200);
+        of_node(&site, "healthy", at).await == "1"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_node_does_not_answer_goes_to_another_if_it_may_be_sent_twice() {
+    let half: fn() -> Script = || Script::reply("HTTP/1.1 200 OK\r\nServer: half a he").then_close();
+    for (broken, is_silent) in [(unanswered as fn() -> Script, true), (half, false)] {
+        let (hole, well) = (node(67).await, node(68).await);
+        let site =
+            behind(&[hole.address(), well.address()]).setting("UPSTREAM__API__HEALTH__INTERVAL", "1h").start().await;
+        known(&site, hole.address(), true).await;
+        known(&site, well.address(), true).await;
+        hole.otherwise(broken);
+        let field = format!("Authorization: Bearer {}\r\n", site.owner.raw);
+        let mut lost = 0;
+        for method in ["GET", "HEAD", "GET", "HEAD", "DELETE", "POST"] {
+            let status = site.send(request(method, "/api/agents/1", &field)).await.status();
+            lost += usize::from(status == 502);
+            let may_be_lost = !is_silent || !["GET", "HEAD"].contains(&method);
+            assert!(status == 200 || (may_be_lost && status == 502), "{method}: {status}");
+        }
+        assert!(received(&hole) > 0 && received(&hole) <= 3, "{}", received(&hole));
+        let requests = well.requests();
+        assert_eq!(requests.len() + lost, 6, "each was served or lost");
+        let host = well.address().to_string();
+        assert!(requests.iter().all(|request| request.field("Host") == Some(host.as_str())));
+    }
+}
+
+/// An agent gives up after 5 s.
+#[tokio::test]
+async fn dead_nodes_are_not_all_waited_for() {
+    let full = |last: u8| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).expect("binds");
+        let address = socket.local_addr().expect("an address");
+        (socket.listen(1).expect("listens"), address)
+    };
+    let nodes: Vec<_> = (69..75).map(full).collect();
+    let mut waiting = Vec::new();
+    for (_, address) in &nodes {
+        let connect = || tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address));
+        while let Ok(stream) = connect().await {
+            waiting.push(stream.expect("connects"));
+        }
+    }
+    let at: Vec<_> = nodes.iter().map(|(_, address)| *address).collect();
+    let site = behind(&at)
+        .setting("UPSTREAM__API__HEALTH__INTERVAL", "1h")
+        .setting("UPSTREAM__API__TIMEOUTS__CONNECT", "1s")
+        .start()
+        .await;
+    eventually("all are known to be dead", || async {
+        let said = readyz(site.sidecar.admin()).await;
+        said.matches("is unhealthy").count() == at.len()
+    })
+    .await;
+    let began = Instant::now();
+    assert_eq!(site.get(CONFIG, &site.agent).await.status(), 504);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -118,9 +243,7 @@ async fn a_node_that_says_503_of_itself_gets_no_requests_until_it_says_something
         assert_eq!(site.get(CONFIG, &site.agent).await.status(), 200);
     }
     assert_eq!(received(&one), before);
-    let mut client = Client::connect(site.sidecar.admin()).await;
-    client.send("GET /readyz HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await;
-    let said = String::from_utf8(client.rest().await).expect("text");
+    let said = readyz(site.sidecar.admin()).await;
     let named = format!("\"warnings\":[\"api: the node http://{} is unhealthy\"]", one.address());
     assert!(said.starts_with("HTTP/1.1 200") && said.contains(&named), "{said}");
     // No outage is made by a check.
@@ -137,6 +260,13 @@ async fn a_node_that_says_503_of_itself_gets_no_requests_until_it_says_something
     known(&site, one.address(), false).await;
     one.health(|| Script::answer(scripted("401 Unauthorized", "", "")));
     known(&site, one.address(), true).await;
+    // What a gateway says of a node that is gone.
+    one.health(|| Script::answer(scripted("502 Bad Gateway", "", "")));
+    known(&site, one.address(), false).await;
+    one.health(|| Script::answer(scripted("500 Internal Server Error", "", "")));
+    known(&site, one.address(), true).await;
+    one.health(|| Script::answer(scripted("504 Gateway Timeout", "", "")));
+    known(&site, one.address(), false).await;
     assert!(one.checks().iter().all(|path| path == "/health/ready"));
     assert_eq!(of_node(&site, "healthy", two.address()).await, "0");
 }

@@ -67,12 +67,59 @@ async fn heartbeats_and_fetches_get_502() {
 #[tokio::test]
 async fn elsewhere_401_is_about_the_service_token_and_403_is_not() {
     let site = replacing().start().await;
-    site.api.next(Script::reply(refusal("401 Unauthorized")));
-    let reply = site.get("/api/agents", &site.owner).await;
-    assert_eq!((reply.status(), reply.error().as_str()), REFUSED);
+    let refuse = async |path: &str| {
+        site.api.next(Script::reply(refusal("401 Unauthorized")));
+        let reply = site.get(path, &site.owner).await;
+        assert_eq!((reply.status(), reply.error().as_str()), REFUSED);
+        readyz(site.sidecar.admin()).await.1["warnings"].as_array().map_or(0, Vec::len)
+    };
+    for _ in 0..5 {
+        assert_eq!(refuse("/api/docs").await, 0, "it may want another kind of sign-in: nobody accuses the token alone");
+    }
+    assert_eq!(site.get(CONFIG, &site.agent).await.status(), 200);
+    assert_eq!(refuse("/api/agents").await, 0, "the token was taken meanwhile");
+    assert_eq!(refuse("/api/agents/1").await, 0, "about the same");
     site.api.next(Script::reply(refusal("403 Forbidden")));
     assert_eq!(site.get("/api/agents", &site.owner).await.status(), 403);
-    assert_eq!(readyz(site.sidecar.admin()).await.1["warnings"].as_array().map(Vec::len), Some(1));
+    assert_eq!(refuse("/api/labels").await, 1);
+}
+
+/// The token cache of a node may be empty.
+#[tokio::test]
+async fn a_node_that_refuses_the_token_is_named_and_goes_last_until_it_takes_it() {
+    let (bad, well) = (Upstream::start().await, Upstream::start().await);
+    let url = |node: &Upstream| format!("http://{}", node.address());
+    let urls = format!("{},{}", url(&bad), url(&well));
+    let site = replacing().api_at(urls).setting("UPSTREAM__API__HEALTH__INTERVAL", "1h").start().await;
+    for node in [&bad, &well] {
+        node.until("it is checked", |seen| seen.closed == 1).await;
+    }
+    bad.otherwise(|| Script::reply(refusal("401 Unauthorized")));
+    let mut refused = 0;
+    for _ in 0..10 {
+        refused += usize::from(site.get(CONFIG, &site.agent).await.status() == 502);
+    }
+    assert_eq!((refused, bad.requests().len()), (1, 1));
+    let warnings = readyz(site.sidecar.admin()).await.1["warnings"].to_string();
+    assert!(warnings.contains(&format!("upstream.api, status 401, at {})", url(&bad))), "{warnings}");
+    assert!(!warnings.contains(&url(&well)), "that the other one takes it changes nothing: {warnings}");
+}
+
+/// After a check it gets a request again.
+#[tokio::test]
+async fn a_node_that_refused_the_token_is_tried_again() {
+    let (bad, well) = (Upstream::start().await, Upstream::start().await);
+    let urls = format!("http://{},http://{}", bad.address(), well.address());
+    let site = replacing().api_at(urls).setting("UPSTREAM__API__HEALTH__INTERVAL", "100ms").start().await;
+    bad.otherwise(|| Script::reply(refusal("401 Unauthorized")));
+    eventually("it refuses", || async { site.get(CONFIG, &site.agent).await.status() == 502 }).await;
+    assert!(readyz(site.sidecar.admin()).await.1.get("warnings").is_some());
+    bad.otherwise(|| Script::reply(ok("taken")));
+    eventually("it takes it", || async {
+        drop(site.get(CONFIG, &site.agent).await);
+        readyz(site.sidecar.admin()).await.1.get("warnings").is_none()
+    })
+    .await;
 }
 
 /// The watcher's own question has no answer that could be told from one about the licence: nobody is accused by it.
@@ -307,6 +354,36 @@ async fn the_log_names_the_token_file_and_the_upstream_now_and_then() {
         }
     }
     assert!(!program.log().concat().contains("tc-apiv1_"), "{:?}", program.log());
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_and_taken_by_turns_is_not_a_line_each_time() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("service-token");
+    std::fs::write(&file, "tc-apiv1_service-token").expect("writes");
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let variables = [
+        ("UPSTREAM__API__CREDENTIAL__MODE", "replace"),
+        ("UPSTREAM__API__CREDENTIAL__TOKEN_FILE", file.to_str().expect("text")),
+    ];
+    let program = Program::start(&api, &heartbeat, &variables);
+    let field = format!("Authorization: Bearer {}\r\n", program.token);
+    let mut client = Client::connect(program.address()).await;
+    for _ in 0..50 {
+        for (reply, status) in [(refusal("401 Unauthorized"), 502), (ok("taken"), 200)] {
+            api.next(Script::reply(reply));
+            client.send(request("GET", CONFIG, &field)).await;
+            assert_eq!(client.reply().await.status(), status);
+        }
+    }
+    let lines = |words: &str| program.log().into_iter().filter(|line| line.contains(words)).collect::<Vec<_>>();
+    eventually("both are said", || async { !lines("credential again").is_empty() }).await;
+    for words in ["credential again", "refuses the service token"] {
+        let lines = lines(words);
+        assert!((1..=10).contains(&lines.len()), "{lines:?}");
+        let node = format!("http://{}", api.address());
+        assert!(lines.iter().all(|line| line.contains(&node)), "{lines:?}");
+    }
 }
 
 #[tokio::test]

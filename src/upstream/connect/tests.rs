@@ -274,6 +274,75 @@ fn a_resolver_that_hangs_holds_up_nothing() {
     worker.join().expect("no panic");
 }
 
+/// What a resolver says, when it is asked.
+type Says = Arc<Mutex<Box<dyn Fn() -> io::Result<Vec<SocketAddr>> + Send>>>;
+
+fn scripted(timeout: Duration) -> (Connector, Says) {
+    let says: Says = Arc::new(Mutex::new(Box::new(|| Ok(Vec::new()))));
+    let script = Arc::clone(&says);
+    let resolve: Resolve = Arc::new(move |_, _| script.lock()());
+    (Connector::resolving(&url("controller.test", 1), &config(timeout), resolve).expect("usable"), says)
+}
+
+/// A server that takes any number of connections.
+async fn accepting() -> SocketAddr {
+    let (listener, address) = server(1, 0).await;
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    address
+}
+
+#[tokio::test]
+async fn while_the_resolver_says_nothing_its_latest_addresses_are_used() {
+    let address = accepting().await;
+    let (connector, says) = scripted(AMPLE);
+    *says.lock() = Box::new(move || Ok(vec![address]));
+    assert_eq!(reached(&connector).await, address);
+    assert!(!connector.has_lookup_trouble());
+    // At once, as where no server runs.
+    *says.lock() = Box::new(|| Err(io::ErrorKind::WouldBlock.into()));
+    assert_eq!(reached(&connector).await, address);
+    assert_eq!((connector.has_lookup_trouble(), connector.is_resolved(), connector.lookups_failed()), (true, true, 1));
+    *says.lock() = Box::new(move || Ok(vec![address]));
+    while connector.has_lookup_trouble() {
+        assert_eq!(reached(&connector).await, address);
+    }
+    // That there is no such name is an answer: its address may be somebody else's.
+    *says.lock() = Box::new(|| Err(io::ErrorKind::NotFound.into()));
+    assert_eq!(failure(&connector).await.step, Step::Resolve);
+    assert!(!connector.is_resolved());
+    *says.lock() = Box::new(|| Err(io::ErrorKind::WouldBlock.into()));
+    assert_eq!(failure(&connector).await.step, Step::Resolve, "it is forgotten");
+    *says.lock() = Box::new(move || Ok(vec![address]));
+    assert_eq!(reached(&connector).await, address);
+    assert!(connector.is_resolved() && !connector.has_lookup_trouble());
+}
+
+#[tokio::test]
+async fn a_resolver_that_hangs_is_waited_for_once_where_an_address_is_known() {
+    let address = accepting().await;
+    let (release, wait) = mpsc::channel::<()>();
+    let (wait, known) = (Mutex::new(wait), AtomicUsize::new(0));
+    let resolve: Resolve = Arc::new(move |_, _| {
+        if known.fetch_add(1, Ordering::SeqCst) > 0 {
+            wait.lock().recv().ok();
+        }
+        Ok(vec![address])
+    });
+    let connector = Connector::resolving(&url("controller.test", 1), &config(AMPLE), resolve).expect("usable");
+    assert_eq!(reached(&connector).await, address);
+    let began = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(reached(&connector).await, address);
+    }
+    assert!(began.elapsed() >= RESOLVER_PATIENCE && began.elapsed() < 4 * RESOLVER_PATIENCE, "{:?}", began.elapsed());
+    assert!(connector.has_lookup_trouble() && connector.is_resolved());
+    drop(release);
+    while connector.has_lookup_trouble() {
+        assert_eq!(reached(&connector).await, address);
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_lookup_that_panics_does_not_stop_the_next() {
     let (_server, address) = server(1, 0).await;
