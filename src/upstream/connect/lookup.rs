@@ -149,8 +149,10 @@ impl Lookup {
 
     fn ask(&self) -> io::Result<watch::Receiver<Option<Answer>>> {
         let mut latest = self.latest.lock();
-        // An error says that the lookup has ended: its answer was for those who waited.
-        if let Some((answer, began)) = latest.as_ref().filter(|(answer, _)| answer.has_changed().is_ok())
+        // What has ended, with an answer or without, was for those who waited.
+        let is_under_way =
+            |answer: &watch::Receiver<Option<Answer>>| answer.borrow().is_none() && answer.has_changed().is_ok();
+        if let Some((answer, began)) = latest.as_ref().filter(|(answer, _)| is_under_way(answer))
             && (began.elapsed() < PATIENCE || self.name.running.load(Ordering::SeqCst) >= MOST)
         {
             return Ok(answer.clone());
