@@ -41,6 +41,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::chain::chain;
 use crate::dev::DevOptions;
 use crate::registry::{self, ImportError, RegistryError};
+use crate::store::CommitError;
 use crate::store::archive::CopyError;
 use output::{OutputError, note};
 
@@ -163,7 +164,10 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn is_unknown(error: &anyhow::Error) -> bool {
-    if error.is::<session::NotConfirmed>() || matches!(error.downcast_ref(), Some(CopyError::Unknown(_))) {
+    if error.is::<session::NotConfirmed>()
+        || matches!(error.downcast_ref(), Some(CopyError::Unknown(_)))
+        || matches!(error.downcast_ref(), Some(CommitError::Unknown(_)))
+    {
         return true;
     }
     let of_registry = error.downcast_ref::<RegistryError>().map(RegistryError::kind);

@@ -39,7 +39,7 @@ use async_trait::async_trait;
 
 use crate::token::{Digest, Grant, HistoryEntry, Owner, TokenId, TokenRecord, UserId, UserRecord};
 
-pub use archive::Items;
+pub use archive::{Inventory, Items};
 pub use batch::{Batch, Contradiction, Edit, Pin};
 pub use change::{Change, LogEntry, Subject};
 pub use open::{Absent, open};
@@ -382,13 +382,12 @@ pub trait Records: Send + Sync + 'static {
 
     /// Hands over everything that the registry is, while it goes on. What is changed meanwhile is handed over again: all of it
     /// together, in the order of a [`Tally`](archive::Tally), is the registry at the position that is handed back.
-    async fn dump(&self, items: Items) -> Result<Position, StoreError>;
+    async fn dump(&self, items: Items) -> Result<Inventory, StoreError>;
 
-    /// Refuses every commit from now on, with this reason; [`StoreError::Frozen`]. All else goes on.
-    async fn freeze(&self, reason: &str) -> Result<(), StoreError>;
-
-    /// Takes commits again.
-    async fn unfreeze(&self) -> Result<(), StoreError>;
+    /// Refuses every commit from now on, with this reason, whatever it was frozen for before ([`StoreError::Frozen`]; all else
+    /// goes on); without one, takes commits again. With `only`: if that is the reason now; whether it was. Replicas are waited
+    /// for as for a commit's.
+    async fn freeze(&self, reason: Option<&str>, only: Option<&str>) -> Result<bool, CommitError>;
 
     /// Why commits are refused, if somebody froze it.
     async fn frozen(&self) -> Result<Option<String>, StoreError>;

@@ -36,13 +36,13 @@ impl Session {
 /// What was committed may not last: exit code 3.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "committed (revision {}), but confirmed by {} of {} replicas only: a failover to another replica loses it. Once \
+    "{}, but confirmed by {} of {} replicas only: a failover to another replica loses it. Once \
      `tollgate status` shows all replicas connected, check the result, and run the command again if it is lost",
-    .0.revision,
+    .0.revision.map_or("done".to_owned(), |revision| format!("committed (revision {revision})")),
     .0.confirmed,
     .0.promotable
 )]
-pub(super) struct NotConfirmed(Unconfirmed);
+pub(super) struct NotConfirmed(pub(super) Unconfirmed);
 
 impl Session {
     /// The end of a command that changes something. First of all that was its own, which is never waited with; now what the

@@ -10,10 +10,10 @@ use super::Globals;
 use super::args::Format;
 use super::output::{Output, note};
 use super::serve::{store_settings, store_settings_of};
-use super::session::login_name;
+use super::session::{NotConfirmed, login_name};
 use crate::chain::chain;
 use crate::store::archive::{self, Backup, CopyError, Whole};
-use crate::store::{self, Absent, Position, Settings, Store, StoreError};
+use crate::store::{self, Absent, CommitError, CommitId, Position, Settings, Store, StoreError, Unconfirmed};
 
 const COPY_EXAMPLES: &str = "\
 FROM and TO are URLs, or configuration files whose [store] is meant: for passwords, certificates and
@@ -125,13 +125,15 @@ pub(super) async fn run(globals: &Globals, command: StoreCommand) -> anyhow::Res
         StoreCommand::Restore(args) => restore(globals, args).await,
         StoreCommand::Freeze(args) => {
             let store = open(&store_settings(globals)?).await?;
-            store.freeze(&format!("{}, {}", args.reason, operator())).await?;
-            done(format_args!("{} is frozen: `tollgate store unfreeze` lifts that", store.describe()))
+            set_frozen(&*store, Some(&format!("{}, {}", args.reason, operator()))).await?;
+            done(format_args!("{} is frozen: `tollgate store unfreeze` lifts that", store.describe()))?;
+            confirmed(store.unconfirmed().await)
         }
         StoreCommand::Unfreeze => {
             let store = open(&store_settings(globals)?).await?;
-            store.unfreeze().await?;
-            done(format_args!("{} takes changes", store.describe()))
+            set_frozen(&*store, None).await?;
+            done(format_args!("{} takes changes", store.describe()))?;
+            confirmed(store.unconfirmed().await)
         }
     }
 }
@@ -148,6 +150,56 @@ fn done(text: impl std::fmt::Display) -> anyhow::Result<()> {
     Ok(Output::new(Format { json: false }).done(&format!("{text}\n"))?)
 }
 
+async fn set_frozen(store: &dyn Store, reason: Option<&str>) -> anyhow::Result<()> {
+    match store.freeze(reason, None).await {
+        Err(error @ CommitError::Unknown(_)) => Err(error).context("`tollgate status` says whether it is frozen"),
+        outcome => outcome.map(|_| ()).map_err(Into::into),
+    }
+}
+
+/// What a failover may lose is no plain success.
+fn confirmed(unconfirmed: Option<Unconfirmed>) -> anyhow::Result<()> {
+    unconfirmed.map_or(Ok(()), |unconfirmed| Err(NotConfirmed(unconfirmed).into()))
+}
+
+/// A freeze for one copy, which lifts no other one.
+struct Freeze<'a> {
+    source: &'a dyn Store,
+    /// No other one has it.
+    reason: String,
+    /// Why it was frozen before.
+    before: Option<String>,
+}
+
+impl<'a> Freeze<'a> {
+    async fn begin(source: &'a dyn Store, target: &str) -> anyhow::Result<Self> {
+        let (before, id) = (source.frozen().await?, CommitId::random()?);
+        let reason = format!("copied to {target}, {}, copy {id}", operator());
+        let freeze = Self { source, reason, before };
+        if let Err(error) = set_frozen(source, Some(&freeze.reason)).await {
+            freeze.take_back().await;
+            return Err(error);
+        }
+        // Before the copy, so that whoever kills it has read it.
+        note(format_args!(
+            "{} is frozen, and stays so if this is killed: `tollgate store unfreeze` lifts that",
+            source.describe()
+        ));
+        Ok(freeze)
+    }
+
+    /// As it was before, unless somebody else has frozen it since.
+    async fn take_back(&self) {
+        let name = self.source.describe();
+        match self.source.freeze(self.before.as_deref(), Some(&self.reason)).await {
+            Ok(true) if self.before.is_none() => note(format_args!("{name} takes changes again")),
+            Ok(true) => note(format_args!("{name} is frozen as it was before")),
+            Ok(false) => note(format_args!("{name} is left as it is: it is no longer frozen by this copy")),
+            Err(error) => note(format_args!("{name} may still be frozen ({})", chain(&error))),
+        }
+    }
+}
+
 async fn copy(globals: &Globals, args: CopyArgs) -> anyhow::Result<()> {
     if globals.store.is_some() {
         return Err(super::usage("copy takes its stores as FROM and TO: leave out --store"));
@@ -155,33 +207,26 @@ async fn copy(globals: &Globals, args: CopyArgs) -> anyhow::Result<()> {
     let from = store_settings_of(globals, "FROM", &args.from)?;
     let to = store_settings_of(globals, "TO", &args.to)?;
     let source = open(&from).await.context("opening the store to copy from")?;
-    let name = to.url.to_string();
+    let name = to.describe();
     let target = archive::begin(&to).await.context("opening the store to copy to")?;
-    let was_frozen = source.frozen().await?.is_some();
-    let freezes = args.freeze && !was_frozen;
-    if freezes {
-        source.freeze(&format!("copied to {name}, {}", operator())).await?;
-        // Before the copy, so that whoever kills it has read it.
-        note(format_args!(
-            "{} is frozen, and stays so if this is killed: `tollgate store unfreeze` lifts that",
-            source.describe()
-        ));
-    }
-    let outcome = archive::copy(&*source, target, &to).await;
+    let freeze = match args.freeze {
+        true => Some(Freeze::begin(&*source, &name).await?),
+        false => None,
+    };
+    let reason = freeze.as_ref().map(|freeze| freeze.reason.as_str());
+    let outcome = archive::copy(&*source, reason, target, &to).await;
     // Where the copy may be a registry, a change of the source would be one that it lacks.
     let failed = outcome.as_ref().is_err_and(|error| !matches!(error, CopyError::Unknown(_)));
-    if failed && freezes {
-        match source.unfreeze().await {
-            Ok(()) => note(format_args!("{} takes changes again", source.describe())),
-            Err(error) => note(format_args!("{} is still frozen ({})", source.describe(), chain(&error))),
-        }
+    if let Some(freeze) = freeze.as_ref().filter(|_| failed) {
+        freeze.take_back().await;
     }
-    let (whole, position) = outcome?;
-    report(args.format, &source.describe(), &name, whole, Some(position))?;
-    if freezes {
+    let made = outcome?;
+    report(args.format, &source.describe(), &name, made.of, Some(made.position))?;
+    if freeze.is_some() {
         note(format_args!("{} stays frozen, so that no change is made that the copy lacks", source.describe()));
     }
-    Ok(())
+    confirmed(made.unconfirmed)?;
+    confirmed(source.unconfirmed().await).context("freezing the store to copy from")
 }
 
 async fn backup(globals: &Globals, args: FileArgs) -> anyhow::Result<()> {
@@ -195,8 +240,9 @@ async fn restore(globals: &Globals, args: FileArgs) -> anyhow::Result<()> {
     // Read to its end before anything is written.
     let backup = Backup::open(&args.file).map_err(CopyError::from)?;
     let target = archive::begin(&settings).await?;
-    let (whole, position) = archive::restore(backup, target, &settings).await?;
-    report(args.format, &args.file.display().to_string(), &settings.url.to_string(), whole, Some(position))
+    let made = archive::restore(backup, target, &settings).await?;
+    report(args.format, &args.file.display().to_string(), &settings.describe(), made.of, Some(made.position))?;
+    confirmed(made.unconfirmed)
 }
 
 fn report(format: Format, from: &str, to: &str, whole: Whole, became: Option<Position>) -> anyhow::Result<()> {

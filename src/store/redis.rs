@@ -26,6 +26,7 @@ mod discovery;
 mod earlier;
 mod fault;
 mod followers;
+mod freeze;
 mod hash_slot;
 mod heard;
 mod index;
@@ -63,8 +64,8 @@ use self::unusable::Unusable;
 use self::watch::{Subscriber, Watching};
 use super::settings::ReadFrom;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Items, Notice, Position, Probe,
-    RecalledPage, RecalledPlace, Records, Replicas, Report, Reported, Reports, Retention, Revision, Settings,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Inventory, Items, Notice, Position,
+    Probe, RecalledPage, RecalledPlace, Records, Replicas, Report, Reported, Reports, Retention, Revision, Settings,
     SidecarId, SnapshotItem, StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
 };
 use crate::lock::Mutex;
@@ -111,7 +112,7 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError::Unusable`] when the settings are not for Redis.
     pub fn new(settings: &Settings, retention: Retention) -> Result<Self, StoreError> {
-        let name = settings.url.to_string();
+        let name = settings.describe();
         let subscriber = Arc::new(Subscriber::new(name.clone(), Layout::of(settings)));
         let link = Link::new(settings, Arc::clone(&subscriber)).map_err(|fault| fault.during("the opening", &name))?;
         let access = Access {
@@ -177,6 +178,19 @@ impl RedisStore {
         checked.map_err(|fault| fault.during("the opening", &self.access.name))
     }
 
+    /// Why something was not changed, in the caller's terms.
+    async fn refused(&self, failure: CommitFailure, operation: &'static str) -> CommitError {
+        let store = &self.access.name;
+        match failure {
+            CommitFailure::Refused(refusal) => refusal,
+            CommitFailure::Earlier => {
+                layout::other_schema(EARLIER.to_string().as_bytes()).during(operation, store).into()
+            }
+            CommitFailure::Failed(fault) => self.access.explained(fault).await.during(operation, store).into(),
+            CommitFailure::Unknown(fault) => CommitError::Unknown(fault.during(operation, store)),
+        }
+    }
+
     /// The outcome, in the caller's terms.
     async fn map_fault<T>(&self, operation: &'static str, outcome: Result<T, Fault>) -> Result<T, StoreError> {
         match outcome {
@@ -237,8 +251,6 @@ fn script(eval: &str, text: &str, keys: &[impl ToRedisArgs]) -> Cmd {
 #[async_trait]
 impl Records for RedisStore {
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
-        const OPERATION: &str = "a commit to the store";
-        let store = &self.access.name;
         match commit::commit(&self.access, &batch, &self.retention).await {
             Ok((epoch, entry)) => {
                 let committed = entry.committed(epoch);
@@ -246,14 +258,7 @@ impl Records for RedisStore {
                 self.access.subscriber.notices.send(Notice::Committed { epoch, entry: Arc::new(entry) });
                 Ok(committed)
             }
-            Err(CommitFailure::Refused(refusal)) => Err(refusal),
-            Err(CommitFailure::Earlier) => {
-                Err(layout::other_schema(EARLIER.to_string().as_bytes()).during(OPERATION, store).into())
-            }
-            Err(CommitFailure::Failed(fault)) => {
-                Err(self.access.explained(fault).await.during(OPERATION, store).into())
-            }
-            Err(CommitFailure::Unknown(fault)) => Err(CommitError::Unknown(fault.during(OPERATION, store))),
+            Err(failure) => Err(self.refused(failure, "a commit to the store").await),
         }
     }
 
@@ -323,20 +328,20 @@ impl Records for RedisStore {
         self.map_fault("asking whether writes are taken", check::refuses_writes(&self.access).await).await
     }
 
-    async fn dump(&self, items: Items) -> Result<Position, StoreError> {
+    async fn dump(&self, items: Items) -> Result<Inventory, StoreError> {
         self.map_fault("reading the whole registry", archive::dump(&self.access, &items).await).await
     }
 
-    async fn freeze(&self, reason: &str) -> Result<(), StoreError> {
-        self.map_fault("freezing the registry", archive::freeze(&self.access, Some(reason)).await).await
-    }
-
-    async fn unfreeze(&self) -> Result<(), StoreError> {
-        self.map_fault("lifting the freeze", archive::freeze(&self.access, None).await).await
+    async fn freeze(&self, reason: Option<&str>, only: Option<&str>) -> Result<bool, CommitError> {
+        let operation = if reason.is_some() { "freezing the registry" } else { "lifting the freeze" };
+        match freeze::freeze(&self.access, reason, only).await {
+            Ok(done) => Ok(done),
+            Err(failure) => Err(self.refused(failure, operation).await),
+        }
     }
 
     async fn frozen(&self) -> Result<Option<String>, StoreError> {
-        self.map_fault("asking whether it is frozen", archive::frozen(&self.access).await).await
+        self.map_fault("asking whether it is frozen", freeze::frozen(&self.access).await).await
     }
 
     async fn unconfirmed(&self) -> Option<Unconfirmed> {

@@ -28,11 +28,11 @@ impl Replicas {
     }
 }
 
-/// Commits that enough replicas have confirmed, but not all that could be promoted: a failover may lose them.
+/// What enough replicas have confirmed, but not all that could be promoted: a failover may lose them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unconfirmed {
-    /// The last one.
-    pub revision: Revision,
+    /// Of the last commit; `None` where it was none.
+    pub revision: Option<Revision>,
     /// How many replicas have it.
     pub confirmed: usize,
     /// How many could be promoted.

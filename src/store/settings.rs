@@ -55,6 +55,19 @@ impl From<StoreUrl> for Settings {
     }
 }
 
+impl Settings {
+    /// The store as a person would name it, without secrets: a Redis can hold several registries.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match &self.url {
+            StoreUrl::Redis(url) if self.namespace != Namespace::default() => {
+                format!("{url} (namespace `{}`)", self.namespace)
+            }
+            url => url.to_string(),
+        }
+    }
+}
+
 words! {
     /// From which servers snapshots and long parts of the change log are read. Everything else is asked of the primary.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +171,17 @@ mod tests {
     fn keys_share_a_hash_tag() {
         assert_eq!(Namespace::default().key("meta"), "{tollgate}:meta");
         assert_eq!("plant-7".parse::<Namespace>().expect("valid").key("log"), "{plant-7}:log");
+    }
+
+    #[test]
+    fn one_of_several_registries_in_a_redis_is_named() {
+        let mut settings: Settings = "redis://h".parse::<StoreUrl>().expect("a URL").into();
+        let url = settings.url.to_string();
+        assert_eq!(settings.describe(), url);
+        settings.namespace = "plant-7".parse().expect("valid");
+        assert_eq!(settings.describe(), format!("{url} (namespace `plant-7`)"));
+        settings.url = "sqlite:/t.db".parse().expect("a URL");
+        assert_eq!(settings.describe(), "sqlite:/t.db");
     }
 
     #[test]

@@ -38,8 +38,8 @@ use self::fault::DatabaseFault;
 use self::watch::Watching;
 use super::notify::Notices;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Feed, Head, Items, Notice, Position,
-    Probe, RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Retention, Revision, SidecarId,
+    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Feed, Head, Inventory, Items, Notice,
+    Position, Probe, RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Retention, Revision, SidecarId,
     SnapshotItem, StoreError, Subject, TokenFilter, Versioned, Watch,
 };
 use crate::clock::Instant;
@@ -300,17 +300,16 @@ impl Records for SqliteStore {
         self.read("asking whether it is frozen", archive::frozen).await
     }
 
-    async fn dump(&self, items: Items) -> Result<Position, StoreError> {
+    async fn dump(&self, items: Items) -> Result<Inventory, StoreError> {
         self.read("reading the whole registry", move |connection| archive::dump(connection, &items)).await
     }
 
-    async fn freeze(&self, reason: &str) -> Result<(), StoreError> {
-        let reason = reason.to_owned();
-        self.run("freezing the registry", move |database| archive::freeze(&*database.writer()?, &reason)).await
-    }
-
-    async fn unfreeze(&self) -> Result<(), StoreError> {
-        self.run("lifting the freeze", |database| archive::unfreeze(&*database.writer()?)).await
+    async fn freeze(&self, reason: Option<&str>, only: Option<&str>) -> Result<bool, CommitError> {
+        let operation = if reason.is_some() { "freezing the registry" } else { "lifting the freeze" };
+        let (reason, only) = (reason.map(str::to_owned), only.map(str::to_owned));
+        let freeze =
+            move |database: &Database| archive::freeze(&mut *database.writer()?, reason.as_deref(), only.as_deref());
+        Ok(self.run(operation, freeze).await?)
     }
 
     async fn settle_recalls(&self, digests: &[Digest]) -> Result<(), StoreError> {

@@ -1,11 +1,14 @@
 //! `tollgate store`: what is moved or kept is whole, or is not there.
 
+mod beside;
 mod damage;
 mod interrupted;
 mod kills;
 mod life;
 mod pages;
 mod places;
+mod replicas;
+mod target;
 
 use std::path::Path;
 use std::process::Output;

@@ -23,6 +23,18 @@ pub enum Item {
     NoToken(TokenId),
 }
 
+impl Item {
+    /// The user, if it is one.
+    pub(in crate::store) fn as_user(&self) -> Option<&UserItem> {
+        if let Self::User(user) = self { Some(user) } else { None }
+    }
+
+    /// The token, if it is one.
+    pub(in crate::store) fn as_token(&self) -> Option<&TokenItem> {
+        if let Self::Token(token) = self { Some(token) } else { None }
+    }
+}
+
 /// A user, with what commands and replicas need besides the record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserItem {

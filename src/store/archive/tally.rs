@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::item::Item;
-use crate::token::Digest;
+use crate::token::{Digest, UserId};
 
 /// What a registry is, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,10 +37,12 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Counts items. It knows of each which it was, so that what is handed over twice counts once.
+/// Counts items. It knows of each which it was, so that what is handed over twice counts once; and who has which name, so that
+/// nobody is let through whose name another one still has.
 #[derive(Debug, Default)]
 pub struct Tally {
-    users: HashMap<u64, Counted>,
+    users: HashMap<u64, (String, Counted)>,
+    names: HashMap<String, UserId>,
     tokens: HashMap<u64, Counted>,
     retired: HashSet<Digest>,
     recalled: HashSet<Digest>,
@@ -62,16 +64,18 @@ impl Tally {
         for item in items {
             match &item {
                 Item::User(user) => {
-                    let checksum = user.record.owner().fingerprint(user.record.id);
-                    let (id, counted) = (user.record.id, Counted { checksum, contents: contents(&item) });
-                    match self.users.insert(id.to_u64(), counted) {
-                        Some(before) if before == counted => continue,
-                        Some(before) => {
-                            self.count(before);
-                            taken.push(Item::NoUser(id));
-                        }
-                        None => {}
+                    let (id, name) = (user.record.id, user.record.name.clone());
+                    let checksum = user.record.owner().fingerprint(id);
+                    let counted = Counted { checksum, contents: contents(&item) };
+                    if self.users.get(&id.to_u64()).is_some_and(|(_, before)| *before == counted) {
+                        continue;
                     }
+                    // Who had the name before is no more, or has another one by now and comes again.
+                    let namesake = self.names.get(&name).copied().filter(|other| *other != id);
+                    let gone = [Some(id), namesake].into_iter().flatten();
+                    taken.extend(gone.filter(|id| self.remove_user(*id)).map(Item::NoUser));
+                    self.names.insert(name.clone(), id);
+                    self.users.insert(id.to_u64(), (name, counted));
                     self.count(counted);
                 }
                 Item::Token(token) => {
@@ -92,10 +96,8 @@ impl Tally {
                 // Its age passes, and is no part of what it is.
                 Item::Retired(retired) => self.contents ^= contents(&("retired", retired.digest)),
                 Item::Recalled(_) => self.contents ^= contents(&item),
-                Item::NoUser(id) => match self.users.remove(&id.to_u64()) {
-                    Some(before) => self.count(before),
-                    None => continue,
-                },
+                Item::NoUser(id) if !self.remove_user(*id) => continue,
+                Item::NoUser(_) => {}
                 Item::NoToken(id) => match self.tokens.remove(&id.to_u64()) {
                     Some(before) => self.count(before),
                     None => continue,
@@ -104,6 +106,14 @@ impl Tally {
             taken.push(item);
         }
         taken
+    }
+
+    /// Whether there was one.
+    fn remove_user(&mut self, id: UserId) -> bool {
+        let Some((name, before)) = self.users.remove(&id.to_u64()) else { return false };
+        self.names.remove(&name);
+        self.count(before);
+        true
     }
 
     /// Adds what is not counted, and takes away what is.

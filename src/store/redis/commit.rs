@@ -16,7 +16,7 @@ mod plan;
 
 use std::time::{Duration, Instant};
 
-use redis::Pipeline;
+use redis::{FromRedisValue, Pipeline};
 
 pub(super) use self::plan::Entries;
 use self::plan::Plan;
@@ -24,7 +24,7 @@ use super::earlier::{self, EARLIER};
 use super::fault::Fault;
 use super::layout::{self, Key};
 use super::link::Use;
-use super::replicas::Confirmation;
+use super::replicas::{Confirmation, Written};
 use super::{Access, script};
 use crate::store::{Batch, CommitError, CommitId, Epoch, LogEntry, Position, Retention, Revision};
 
@@ -37,7 +37,7 @@ pub(super) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long to wait for replicas to confirm a commit. Below what the answer may take.
-pub(super) const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why nothing was committed, or why that is not known.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ async fn attempt(
     before: Position,
 ) -> Result<(Epoch, LogEntry), CommitFailure> {
     let id = CommitId::random().map_err(Fault::Entropy)?;
-    let fault = match send(access, plan.command(&access.layout, retention, id)).await {
+    let fault = match send::<Answer>(access, plan.command(&access.layout, retention, id)).await {
         Ok((answer, confirmation)) => return conclude(access, plan, &answer, confirmation),
         Err(fault) if fault.leaves_open() => fault,
         Err(fault) => return Err(fault.into()),
@@ -120,7 +120,10 @@ async fn attempt(
 
 /// Sends commands, the first of which is a script, and waits until enough replicas have what it wrote: how many do. Without
 /// a quorum none is waited for, and none known to have it.
-async fn send(access: &Access, mut commands: Pipeline) -> Result<(Answer, Confirmation), Fault> {
+pub(super) async fn send<T: FromRedisValue>(
+    access: &Access,
+    mut commands: Pipeline,
+) -> Result<(T, Confirmation), Fault> {
     if access.quorum == 0 {
         let (answer,) = access.link.send(Use::Main, &commands).await?;
         return Ok((answer, Confirmation { confirmed: 0, promotable: access.link.discovery.named_replicas() }));
@@ -141,9 +144,7 @@ async fn resolve(access: &Access, id: CommitId, before: Position) -> Result<(Ans
         .arg(before.epoch.to_string())
         .arg(before.revision.0)
         .arg(before.head.to_string());
-    if access.quorum > 0 {
-        access.mark(&mut commands, id);
-    }
+    access.mark_for_quorum(&mut commands);
     loop {
         match send(access, commands.clone()).await {
             Ok(outcome) => return Ok(outcome),
@@ -160,11 +161,8 @@ fn conclude(
     confirmation: Confirmation,
 ) -> Result<(Epoch, LogEntry), CommitFailure> {
     let outcome = understand(access, plan, answer)?;
-    if confirmation.confirmed < u64::from(access.quorum) {
-        let (confirmed, wanted) = (confirmation.confirmed, access.quorum);
-        return Err(CommitFailure::Unknown(Fault::Unconfirmed { confirmed, wanted }));
-    }
-    access.answered(&outcome.1, confirmation);
+    let confirmation = confirmation.reaches(access.quorum).map_err(CommitFailure::Unknown)?;
+    access.answered(Written::Commit { id: outcome.1.id, revision: outcome.1.revision }, confirmation);
     Ok(outcome)
 }
 

@@ -91,6 +91,8 @@ pub(super) enum Fault {
     TooBusy,
     #[error("it was changed faster than it could be read, or restored meanwhile: try again, or freeze it first")]
     OtherHistory,
+    #[error("one server after the other has answered while it was read: try again once no failover comes in between")]
+    OtherServers,
     /// Who asked for it has failed, and says why.
     #[error("nobody listens any more")]
     NobodyListens,
@@ -221,6 +223,7 @@ impl Fault {
             | Self::Frozen(_)
             | Self::TooBusy
             | Self::OtherHistory
+            | Self::OtherServers
             | Self::NobodyListens
             | Self::PieceLost
             | Self::Contradiction(_)

@@ -140,6 +140,15 @@ pub(super) async fn token_set(access: &Access, user: UserId) -> Result<Option<Co
     id.map(|id| layout::parse_word(&id).ok_or_else(damaged)).transpose()
 }
 
+pub(super) async fn users_by_id(access: &Access, ids: &[UserId]) -> Result<Vec<Option<Versioned<UserRecord>>>, Fault> {
+    let mut users = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(PIECE) {
+        let ids: Vec<_> = ids.iter().map(|id| id.to_ascii()).collect();
+        users.extend(records(access, Key::Users, &ids).await?);
+    }
+    Ok(users)
+}
+
 /// Users are few: their ids are read whole and put in order here.
 pub(super) async fn users(
     access: &Access,

@@ -13,7 +13,7 @@ use super::link::Use;
 use super::{Access, script};
 use crate::chain::chain;
 use crate::store::url::Server;
-use crate::store::{CommitId, LogEntry, Replicas, Revision, Unconfirmed};
+use crate::store::{CommitId, Replicas, Revision, Unconfirmed};
 
 /// A write that Redis takes although its memory is full.
 const MARK: &str = "#!lua flags=allow-oom\nredis.call('SET', KEYS[1], ARGV[1])";
@@ -30,11 +30,45 @@ pub(super) struct Confirmation {
     pub(super) promotable: usize,
 }
 
-/// A commit that replicas which could be promoted had not confirmed when it was answered.
+impl Confirmation {
+    /// Itself, if enough had it.
+    pub(super) fn reaches(self, quorum: u32) -> Result<Self, Fault> {
+        match self.confirmed < u64::from(quorum) {
+            true => Err(Fault::Unconfirmed { confirmed: self.confirmed, wanted: quorum }),
+            false => Ok(self),
+        }
+    }
+}
+
+/// What replicas are to confirm.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// A commit.
+    Commit { id: CommitId, revision: Revision },
+    /// That changes are refused for this reason, or taken again.
+    Freeze(Option<String>),
+}
+
+impl Written {
+    /// Whether it is what a server has: the entries of the log at its revision, or why it is frozen.
+    fn is_in(&self, found: Value) -> bool {
+        match self {
+            Self::Commit { id, .. } => {
+                let entries = from_redis_value::<Entries>(found).unwrap_or_default();
+                let id = id.to_string();
+                entries.iter().any(|(_, fields)| fields.chunks(2).any(|pair| *pair == [b"i", id.as_bytes()]))
+            }
+            Self::Freeze(reason) => {
+                from_redis_value::<[Option<String>; 1]>(found).is_ok_and(|[frozen]| frozen == *reason)
+            }
+        }
+    }
+}
+
+/// What replicas which could be promoted had not confirmed when it was answered.
 #[derive(Debug)]
 pub(super) struct Pending {
-    id: CommitId,
-    revision: Revision,
+    written: Written,
     confirmation: Confirmation,
 }
 
@@ -47,16 +81,23 @@ impl Access {
         following(role).len().max(self.link.discovery.named_replicas())
     }
 
-    /// Writes something after a commit that is asked about: replicas confirm what this connection wrote.
-    pub(super) fn mark(&self, commands: &mut Pipeline, id: CommitId) {
-        commands.add_command(script("EVAL", MARK, &[self.layout.key(Key::Probe)])).arg(id.to_string()).ignore();
+    /// Writes something after what is asked about: replicas confirm what this connection wrote.
+    fn mark(&self, commands: &mut Pipeline) {
+        commands.add_command(script("EVAL", MARK, &[self.layout.key(Key::Probe)])).arg("1").ignore();
     }
 
-    /// Takes note of a commit that was answered. One that all have vouches for those before it; without a quorum, which
+    /// The same where a quorum is waited for, after what may have been done before, over another connection.
+    pub(super) fn mark_for_quorum(&self, commands: &mut Pipeline) {
+        if self.quorum > 0 {
+            self.mark(commands);
+        }
+    }
+
+    /// Takes note of what was answered. One that all have vouches for those before it; without a quorum, which
     /// replicas there are is asked later.
-    pub(super) fn answered(&self, entry: &LogEntry, confirmation: Confirmation) {
+    pub(super) fn answered(&self, written: Written, confirmation: Confirmation) {
         let is_behind = self.quorum == 0 || confirmation.confirmed < confirmation.promotable as u64;
-        let pending = is_behind.then_some(Pending { id: entry.id, revision: entry.revision, confirmation });
+        let pending = is_behind.then_some(Pending { written, confirmation });
         *self.pending.lock() = pending;
     }
 }
@@ -80,7 +121,11 @@ pub(super) async fn unconfirmed(access: &Access) -> Option<Unconfirmed> {
         pending.confirmation
     });
     let confirmed = usize::try_from(now.confirmed).unwrap_or(usize::MAX);
-    let unconfirmed = Unconfirmed { revision: pending.revision, confirmed, promotable: now.promotable };
+    let revision = match pending.written {
+        Written::Commit { revision, .. } => Some(revision),
+        Written::Freeze(_) => None,
+    };
+    let unconfirmed = Unconfirmed { revision, confirmed, promotable: now.promotable };
     (confirmed < now.promotable).then_some(unconfirmed)
 }
 
@@ -93,15 +138,19 @@ async fn confirm(access: &Access, pending: &Pending) -> Result<Confirmation, Fau
     if promotable == 0 {
         return Ok(Confirmation { confirmed: 0, promotable });
     }
-    let (log, revision, id) = (access.layout.key(Key::Log), pending.revision, pending.id.to_string());
     let mut commands = Pipeline::new();
-    commands.cmd("XRANGE").arg(log).arg(revision.0).arg(revision.0);
-    // `WAIT` is about what this connection has written last, which the commit may not be.
-    access.mark(&mut commands, pending.id);
+    match &pending.written {
+        Written::Commit { revision, .. } => {
+            commands.cmd("XRANGE").arg(access.layout.key(Key::Log)).arg(revision.0).arg(revision.0)
+        }
+        Written::Freeze(_) => commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg("frozen"),
+    };
+    // `WAIT` is about what this connection has written last, which may be something else.
+    access.mark(&mut commands);
     commands.cmd("ROLE").cmd("WAIT").arg(promotable).arg(PATIENCE.as_millis());
-    let (entries, role, confirmed): (Entries, Vec<Value>, u64) = access.link.send(Use::Confirming, &commands).await?;
-    let is_there = entries.iter().any(|(_, fields)| fields.chunks(2).any(|pair| *pair == [b"i", id.as_bytes()]));
-    Ok(Confirmation { confirmed: if is_there { confirmed } else { 0 }, promotable: access.promotable(&role) })
+    let (found, role, confirmed): (Value, Vec<Value>, u64) = access.link.send(Use::Confirming, &commands).await?;
+    let confirmed = if pending.written.is_in(found) { confirmed } else { 0 };
+    Ok(Confirmation { confirmed, promotable: access.promotable(&role) })
 }
 
 /// The replicas that follow a server, as `ROLE` has it.

@@ -1,21 +1,21 @@
 //! Everything that is in a database, handed over; and a database that is filled from elsewhere.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, TransactionBehavior};
 use tokio::task::spawn_blocking;
 
 use super::database::{beside, log_of};
 use super::fault::{DatabaseFault, Unusable};
 use super::{blob, commit, key, read, schema};
 use crate::store::archive::{
-    CopyError, Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding, sync_directory_of,
+    CopyError, Inventory, Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding, sync_directory_of,
 };
-use crate::store::{CommitId, Position, Revision, StoreError};
-use crate::token::HistoryEntry;
+use crate::store::{CommitId, Position, Revision, StoreError, Unconfirmed};
+use crate::token::{HistoryEntry, TokenRecord};
 
 /// Items handed over at once.
 const PIECE: usize = 500;
@@ -29,16 +29,29 @@ const HISTORY: &str = "SELECT token, entry FROM history WHERE token = ? ORDER BY
 const RETIRED: &str = "SELECT digest, max(ifnull((SELECT age FROM meta), 0) - at, 0) FROM tombstones";
 const RECALLED: &str = "SELECT digest FROM recalls";
 
+/// What follows from a token's record, after it.
+const DERIVED: &str = "SELECT t.id, t.version, t.record, t.digest, t.owner, t.state, t.expires_at, g.grant_ FROM tokens t \
+                       LEFT JOIN grants g ON g.digest = t.digest";
+
 type Read = for<'a> fn(&Connection, &Row<'a>) -> Result<Item, DatabaseFault>;
 
 /// Hands over everything, as it is at one moment.
-pub(super) fn dump(connection: &Connection, items: &Items) -> Result<Position, DatabaseFault> {
+pub(super) fn dump(connection: &Connection, items: &Items) -> Result<Inventory, DatabaseFault> {
     let transaction = connection.unchecked_transaction()?;
-    let position = read::position(&transaction)?;
+    let (position, [users, tokens, retired]) = (read::position(&transaction)?, counts(&transaction)?);
     hand_over(&transaction, items)?;
     drop(transaction);
     connection.execute_batch("PRAGMA shrink_memory")?;
-    Ok(position)
+    Ok(Inventory { position, users, tokens, retired })
+}
+
+/// How many users, tokens and digests of deleted tokens there are.
+fn counts(connection: &Connection) -> Result<[u64; 3], DatabaseFault> {
+    let count = |table| {
+        let sql = format!("SELECT count(*) FROM {table}");
+        connection.query_row(&sql, [], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
+    };
+    Ok([count("users")?, count("tokens")?, count("tombstones")?])
 }
 
 fn hand_over(connection: &Connection, items: &Items) -> Result<(), DatabaseFault> {
@@ -118,10 +131,13 @@ impl SqliteUnfinished {
         must_be_free(&path)?;
         schema::make_directory_of(&path)?;
         let part = beside(&path, UNFINISHED);
-        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&part)?;
-        if lock.try_lock().is_err() {
-            return Err(Unusable::Filled.into());
-        }
+        let lock = loop {
+            let opened =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&part)?;
+            if let Some(lock) = claim(opened, &path, &part)? {
+                break lock;
+            }
+        };
         // From here on, whatever fails, it is removed again.
         let mut unfinished = Self { path, part, name, connection: None, lock };
         unfinished.lock.set_len(0)?;
@@ -198,16 +214,69 @@ impl Unfinished for SqliteUnfinished {
         let part = self.part.clone();
         let read = spawn_blocking(move || {
             let connection = Connection::open_with_flags(&part, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            hand_over(&connection, &items)
+            hand_over(&connection, &items)?;
+            verify(&connection)
         });
         let read = read.await.map_err(DatabaseFault::from).and_then(|read| read);
         read.map_err(|fault| fault.during("reading the new database", &self.name))
     }
 
-    async fn finish(self: Box<Self>, after: Position) -> Result<Position, CopyError> {
+    async fn finish(self: Box<Self>, after: Position) -> Result<(Position, Option<Unconfirmed>), CopyError> {
         let name = self.name.clone();
-        Ok(self.end(after).map_err(|fault| fault.during("finishing the database", &name))?)
+        let position = self.end(after).map_err(|fault| fault.during("finishing the database", &name))?;
+        Ok((position, None))
     }
+}
+
+/// Whether all that a commit derives from records is as they have it, and nothing else is there.
+fn verify(connection: &Connection) -> Result<(), DatabaseFault> {
+    let mut statement = connection.prepare(DERIVED)?;
+    let mut rows = statement.query([])?;
+    let mut grants = 0;
+    while let Some(row) = rows.next()? {
+        let token = read::versioned::<TokenRecord>(row, "tokens")?.record;
+        let found = (row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?);
+        let (owner, state) = (key(token.owner.to_u64()), i64::from(!token.is_active()));
+        let expires_at = token.expires_at.map(|expires_at| expires_at.as_second());
+        let grant = token.grant().map(|grant| grant.encode().to_vec());
+        grants += i64::from(grant.is_some());
+        if found != (token.digest.as_bytes().to_vec(), owner, state, expires_at, grant) {
+            return Err(DatabaseFault::record(
+                format!("tokens {}", token.id),
+                "its columns are not what the record says",
+            ));
+        }
+    }
+    for (what, sql, expected) in [
+        ("grants", "SELECT count(*) FROM grants", grants),
+        ("history", "SELECT count(*) FROM history WHERE token NOT IN (SELECT id FROM tokens)", 0),
+        ("users", "SELECT count(*) FROM users WHERE name IS NOT record ->> '$.name'", 0),
+        ("log", "SELECT count(*) FROM log", 0),
+    ] {
+        let found = connection.query_row(sql, [], |row| row.get::<_, i64>(0))?;
+        if found != expected {
+            return Err(DatabaseFault::record(what.to_owned(), format!("{found} rows of it, not {expected}")));
+        }
+    }
+    let said = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0))?;
+    if said == "ok" { Ok(()) } else { Err(DatabaseFault::record("the file".to_owned(), said)) }
+}
+
+/// The file, locked, if it is still what is filled. Before the lock was given, whoever had it may have made a registry of this
+/// very file, and have removed its other name or not.
+fn claim(opened: File, path: &Path, part: &Path) -> Result<Option<File>, DatabaseFault> {
+    if opened.try_lock().is_err() {
+        return Err(Unusable::Filled.into());
+    }
+    let (found, own) = (fs::metadata(part), opened.metadata()?);
+    let is_part = found.is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()));
+    if let Err(fault) = must_be_free(path) {
+        if is_part {
+            fs::remove_file(part)?;
+        }
+        return Err(fault);
+    }
+    Ok(Some(opened).filter(|_| is_part))
 }
 
 /// Nothing is at the place, or an empty file.
@@ -282,19 +351,26 @@ fn put_token(connection: &Connection, token: &TokenItem) -> Result<(), DatabaseF
     Ok(())
 }
 
-/// Refuses changes from now on: by a trigger, which programs of other versions heed too.
-pub(super) fn freeze(connection: &Connection, reason: &str) -> Result<(), DatabaseFault> {
-    unfreeze(connection)?;
-    let reason = reason.replace('\'', "''");
-    connection.execute_batch(&format!(
-        "CREATE TRIGGER frozen BEFORE UPDATE OF revision ON meta BEGIN SELECT RAISE(ABORT, '{reason}'); END"
-    ))?;
-    Ok(())
-}
-
-/// Takes changes again.
-pub(super) fn unfreeze(connection: &Connection) -> Result<(), DatabaseFault> {
-    Ok(connection.execute_batch("DROP TRIGGER IF EXISTS frozen")?)
+/// Refuses changes from now on, for this reason, or takes them again; only if it is frozen as `only` says, where that is given:
+/// whether it was. It is by a trigger, which programs of other versions heed too.
+pub(super) fn freeze(
+    connection: &mut Connection,
+    reason: Option<&str>,
+    only: Option<&str>,
+) -> Result<bool, DatabaseFault> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if only.is_some() && frozen(&transaction)?.as_deref() != only {
+        return Ok(false);
+    }
+    transaction.execute_batch("DROP TRIGGER IF EXISTS frozen")?;
+    if let Some(reason) = reason {
+        let reason = reason.replace('\'', "''");
+        transaction.execute_batch(&format!(
+            "CREATE TRIGGER frozen BEFORE UPDATE OF revision ON meta BEGIN SELECT RAISE(ABORT, '{reason}'); END"
+        ))?;
+    }
+    transaction.commit()?;
+    Ok(true)
 }
 
 /// The reason, if it refuses changes.
@@ -305,4 +381,108 @@ pub(super) fn frozen(connection: &Connection) -> Result<Option<String>, Database
         let reason = text.split_once("ABORT, '").map_or("", |(_, rest)| rest);
         reason.strip_suffix("'); END").unwrap_or(reason).replace("''", "'")
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Epoch, Head};
+
+    fn finished(unfinished: SqliteUnfinished) -> Position {
+        let after = Position { epoch: Epoch(1), revision: Revision(7), head: Head::START, checksum: 0 };
+        unfinished.end(after).expect("makes it")
+    }
+
+    /// Whoever has opened the file before another one made a registry of it is given the lock afterwards.
+    #[test]
+    fn a_registry_is_not_filled_by_who_opened_it_when_it_was_none() {
+        for is_empty_there in [false, true] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (path, part) = (folder.path().join("t.db"), folder.path().join("t.db.unfinished"));
+            if is_empty_there {
+                File::create(&path).expect("makes it");
+            }
+            let first = SqliteUnfinished::begin(&path).expect("is empty");
+            let opened = File::options().read(true).write(true).open(&part).expect("is there");
+            assert!(matches!(claim(opened, &path, &part), Err(DatabaseFault::Unusable(Unusable::Filled))));
+            let opened = File::options().read(true).write(true).open(&part).expect("is there");
+            finished(first);
+            let size = fs::metadata(&path).expect("is there").len();
+            let claimed = claim(opened, &path, &part);
+            assert!(matches!(claimed, Err(DatabaseFault::Unusable(Unusable::NotEmpty))), "{claimed:?}");
+            assert!(SqliteUnfinished::begin(&path).is_err());
+            assert_eq!(fs::metadata(&path).expect("is there").len(), size);
+            assert!(!part.exists());
+            // Killed before the other name was removed.
+            fs::hard_link(&path, &part).expect("links");
+            let opened = File::options().read(true).write(true).open(&part).expect("is there");
+            assert!(claim(opened, &path, &part).is_err() && !part.exists());
+            assert_eq!(fs::metadata(&path).expect("is there").len(), size);
+        }
+    }
+
+    /// What another one has removed since is nobody's place: it is opened anew.
+    #[test]
+    fn a_file_that_is_gone_is_not_filled() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, part) = (folder.path().join("t.db"), folder.path().join("t.db.unfinished"));
+        let opened = File::create(&part).expect("makes it");
+        fs::remove_file(&part).expect("removes");
+        File::create(&part).expect("another one");
+        assert!(matches!(claim(opened, &path, &part), Ok(None)));
+    }
+
+    #[test]
+    fn a_database_in_which_anything_is_amiss_becomes_no_registry() {
+        let user = crate::token::UserRecord {
+            id: crate::token::UserId::from_u64(1),
+            name: "anna".to_owned(),
+            role: crate::token::Role::Manager,
+            status: crate::token::UserStatus::Active,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let user = UserItem { record: user, version: CommitId(1), revision: Revision(1), token_set: None };
+        let record = crate::store::sqlite::tests::token("agent");
+        let token = TokenItem { record, version: CommitId(1), history: Vec::new() };
+        for amiss in [
+            "DELETE FROM grants",
+            "UPDATE grants SET grant_ = x'00'",
+            "INSERT INTO grants VALUES (x'00', x'00')",
+            "UPDATE tokens SET state = 1",
+            "UPDATE tokens SET owner = 7",
+            "UPDATE tokens SET expires_at = 7",
+            "UPDATE users SET name = 'max'",
+            "INSERT INTO history VALUES (7, 0, 0, '{}')",
+            "INSERT INTO log VALUES (1, 0, x'', x'', 0, x'')",
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let unfinished = SqliteUnfinished::begin(&folder.path().join("t.db")).expect("is empty");
+            unfinished.put(&[Item::User(user.clone()), Item::Token(token.clone())]).expect("writes");
+            let connection = unfinished.connection().expect("is open");
+            verify(connection).expect("is whole");
+            assert_eq!(connection.execute(amiss, []).expect("is done"), 1, "{amiss}");
+            assert!(matches!(verify(connection), Err(DatabaseFault::Record { .. })), "{amiss}");
+        }
+    }
+
+    /// Between two commits a change could slip through, and one that is killed there would leave none.
+    #[test]
+    fn a_freeze_takes_the_place_of_another_in_one_commit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.db");
+        finished(SqliteUnfinished::begin(&path).expect("is empty"));
+        let mut connection = schema::open(&path, false).expect("opens");
+        assert!(freeze(&mut connection, Some("one"), None).expect("freezes"));
+        let before = commits(&log_of(&path));
+        assert!(freeze(&mut connection, Some("two"), None).expect("freezes"));
+        assert_eq!(commits(&log_of(&path)), before + 1);
+        assert_eq!(frozen(&connection).expect("reads").as_deref(), Some("two"));
+    }
+
+    /// Frames of a WAL after which the database has a size: the last of each commit.
+    fn commits(log: &Path) -> usize {
+        let log = fs::read(log).expect("reads");
+        let page = u32::from_be_bytes(log[8..12].try_into().expect("four bytes")) as usize;
+        log[32..].chunks(24 + page).filter(|frame| frame[4..8] != [0; 4]).count()
+    }
 }

@@ -15,7 +15,7 @@ async fn store(retention: Retention) -> (TempDir, SqliteStore) {
     (directory, store)
 }
 
-fn token(name: &str) -> TokenRecord {
+pub(super) fn token(name: &str) -> TokenRecord {
     TokenRecord {
         id: TokenId::generate(jiff::Timestamp::now()),
         digest: Digest::of(name.as_bytes()),

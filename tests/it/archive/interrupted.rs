@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
-use tollgate::store::StoreError;
 use tollgate::store::archive::{Item, Items, Unfinished};
+use tollgate::store::{StoreError, Unconfirmed};
 use tollgate_harness::pair::Pair;
 
 use super::*;
@@ -62,16 +62,16 @@ impl Unfinished for Interrupted {
         self.target.read(items).await
     }
 
-    async fn finish(self: Box<Self>, after: Position) -> Result<Position, CopyError> {
+    async fn finish(self: Box<Self>, after: Position) -> Result<(Position, Option<Unconfirmed>), CopyError> {
         let Self { target, when, mut event } = *self;
         if let Some(event) = event.take_if(|_| when == When::AtTheEnd) {
             event.await;
         }
-        let position = target.finish(after).await;
+        let finished = target.finish(after).await;
         if let Some(event) = event {
             event.await;
         }
-        position
+        finished
     }
 }
 
@@ -96,7 +96,7 @@ impl Source {
     }
 
     async fn copy_into(&self, target: Box<dyn Unfinished>, to: &Settings) -> Result<(), CopyError> {
-        let outcome = ends(archive::copy(&*self.store, target, to)).await.map(drop);
+        let outcome = ends(archive::copy(&*self.store, None, target, to)).await.map(drop);
         assert_eq!(contents(&*self.store).await, self.before, "the source");
         outcome
     }
@@ -144,7 +144,7 @@ async fn a_line_that_is_there_again_at_once_ends_no_copy() {
     let (back, reset) = (sqlite(&source.folder.path().join("back.db")), Arc::clone(&relay));
     let target = archive::begin(&settings(&back)).await.expect("is empty");
     let target = Interrupted::around(target, When::After(3), async move { reset.reset().await });
-    archive::copy(&*open(&url, Absent::Refuse).await, target, &settings(&back)).await.expect("copies");
+    archive::copy(&*open(&url, Absent::Refuse).await, None, target, &settings(&back)).await.expect("copies");
     source.is_at(&back).await;
 }
 
@@ -158,7 +158,7 @@ async fn a_line_to_the_source_that_is_lost_leaves_nothing() {
     let to = settings(&sqlite(&path));
     let target = archive::begin(&to).await.expect("is empty");
     let target = Interrupted::around(target, When::After(3), async move { relay.set(Traffic::Cut).await });
-    let error = ends(archive::copy(&*from, target, &to)).await.expect_err("the line is lost");
+    let error = ends(archive::copy(&*from, None, target, &to)).await.expect_err("the line is lost");
     assert!(matches!(error, CopyError::Store(StoreError::Unavailable { .. })), "{error:?}");
     assert!(!path.exists() && !source.folder.path().join("back.db.unfinished").exists());
     source.is_at(&server.url()).await;
@@ -214,4 +214,51 @@ async fn a_planned_failover_leaves_the_registry_or_none() {
         Ok(()) => source.is_at(&url).await,
         Err(_) => source.is_not_at(&url).await,
     }
+}
+
+/// Nothing is lost, and the order in which the new primary is scanned is another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_fails_over_while_it_is_scanned_is_read_whole() {
+    let (pair, source) = (Pair::start().await, Source::new().await);
+    let relay = Arc::new(Relay::start(pair.primary.address()).await);
+    let url = format!("redis://{}", relay.address());
+    source.copy(&settings(&url), async {}).await.expect("copies");
+    pair.is_in_step().await;
+    let pair = Arc::new(Mutex::new(pair));
+    let (failing_over, led) = (Arc::clone(&pair), Arc::clone(&relay));
+    let fails_over = async move {
+        let mut pair = failing_over.lock().await;
+        pair.is_in_step().await;
+        pair.promote().await;
+        led.lead_to(pair.primary.address());
+        led.reset().await;
+    };
+    let back = sqlite(&source.folder.path().join("back.db"));
+    let target = archive::begin(&settings(&back)).await.expect("is empty");
+    let target = Interrupted::around(target, When::After(3), fails_over);
+    let from = open(&url, Absent::Refuse).await;
+    ends(archive::copy(&*from, None, target, &settings(&back))).await.expect("copies");
+    source.is_at(&back).await;
+    drop(pair); // both ran on until now
+}
+
+/// Whoever lifts the freeze has the source take changes that the copy would lack.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_whose_freeze_was_lifted_or_taken_over_is_none() {
+    let (server, source) = (RedisServer::start(), Source::new().await);
+    for other in [None, Some("maintenance")] {
+        source.store.freeze(Some("copied, 1"), None).await.expect("freezes");
+        let (to, lifted) = (settings(&server.url()), Arc::clone(&source.store));
+        let lifts = async move {
+            lifted.freeze(other, None).await.expect("is another's");
+        };
+        let target = Interrupted::around(archive::begin(&to).await.expect("is empty"), When::After(3), lifts);
+        let copied = ends(archive::copy(&*source.store, Some("copied, 1"), target, &to)).await;
+        assert!(matches!(copied, Err(CopyError::Thawed(_))), "{copied:?}");
+        // Its failure lifts nobody else's.
+        assert!(!source.store.freeze(None, Some("copied, 1")).await.expect("asks"));
+        assert_eq!(source.store.frozen().await.expect("reads").as_deref(), other);
+    }
+    source.store.freeze(None, None).await.expect("lifts it");
+    source.is_not_at(&server.url()).await;
 }

@@ -152,7 +152,7 @@ async fn foreign_keys_are_left_alone() {
 async fn all_but_the_end(url: &str, source: &dyn Store) -> (Box<dyn archive::Unfinished>, Position) {
     let mut target = archive::begin(&settings(url)).await.expect("is empty");
     let (send, mut items) = tokio::sync::mpsc::channel(100);
-    let position = source.dump(send).await.expect("reads");
+    let position = source.dump(send).await.expect("reads").position;
     while let Some(items) = items.recv().await {
         target.write(items).await.expect("writes");
     }
@@ -171,7 +171,7 @@ async fn an_end_that_is_not_answered_is_found() {
         relay.heal().await;
     };
     let (outcome, ()) = tokio::join!(target.finish(position), healed);
-    let position = outcome.expect("is found");
+    let (position, _) = outcome.expect("is found");
     let store = open(&server.url(), Absent::Refuse).await;
     assert_eq!(store.position().await.expect("reads"), position);
     assert_eq!(contents(&*store).await, contents(&*source).await);

@@ -75,8 +75,8 @@ async fn beside(store: &dyn Store, mut work: impl AsyncFnMut()) -> (Summary, Pos
         }
         tally.summary()
     };
-    let (position, summary) = tokio::join!(store.dump(items), count);
-    (summary, position.expect("reads everything"))
+    let (inventory, summary) = tokio::join!(store.dump(items), count);
+    (summary, inventory.expect("reads everything").position)
 }
 
 pub(super) async fn a_backup_makes_the_same_registry_in_either_kind_of_store<D: Database>() {
@@ -92,8 +92,9 @@ pub(super) async fn a_backup_makes_the_same_registry_in_either_kind_of_store<D: 
         let settings = settings(&url);
         let backup = Backup::open(&file).expect("is whole");
         let target = archive::begin(&settings).await.expect("is empty");
-        let (restored, position) = archive::restore(backup, target, &settings).await.expect("restores");
-        assert_eq!(restored, whole);
+        let made = archive::restore(backup, target, &settings).await.expect("restores");
+        assert_eq!((made.of, made.unconfirmed), (whole, None));
+        let position = made.position;
         let other = store::open(&settings, Absent::Refuse).await.expect("is a registry");
         assert_eq!(other.position().await.expect("reads"), position);
         assert_eq!(position.revision, whole.position.revision.next());
@@ -117,7 +118,7 @@ pub(super) async fn a_copy_is_the_same_registry_in_either_kind_of_store<D: Datab
     for url in [format!("sqlite:{}", folder.path().join("copy.db").display()), server.url()] {
         let settings = settings(&url);
         let target = archive::begin(&settings).await.expect("is empty");
-        archive::copy(&*store, target, &settings).await.expect("copies");
+        archive::copy(&*store, None, target, &settings).await.expect("copies");
         let other = store::open(&settings, Absent::Refuse).await.expect("is a registry");
         assert_eq!(contents(&*other).await, contents(&*store).await, "{url}");
         let refused = archive::begin(&settings).await.err().expect("is not empty").to_string();
@@ -185,7 +186,7 @@ pub(super) async fn a_frozen_registry_refuses_changes_and_nothing_else<D: Databa
     fill(&*store).await;
     let before = (contents(&*store).await, store.position().await.expect("reads"));
     assert_eq!(store.frozen().await.expect("reads"), None);
-    store.freeze("moving, it's \"soon\" done").await.expect("freezes");
+    assert!(store.freeze(Some("moving, it's \"soon\" done"), None).await.expect("freezes"));
     let other = database.handle().await;
     for handle in [&store, &other] {
         assert_eq!(handle.frozen().await.expect("reads").as_deref(), Some("moving, it's \"soon\" done"));
@@ -199,9 +200,16 @@ pub(super) async fn a_frozen_registry_refuses_changes_and_nothing_else<D: Databa
     // Of a sidecar, all goes on.
     other.recall(&[Digest::of(b"token 8")]).await.expect("recalls");
     other.settle_recalls(&[Digest::of(b"token 8")]).await.expect("settles");
-    store.freeze("twice").await.expect("freezes");
+    assert!(store.freeze(Some("twice"), None).await.expect("freezes"));
     assert_eq!(other.frozen().await.expect("reads").as_deref(), Some("twice"));
-    store.unfreeze().await.expect("lifts it");
-    store.unfreeze().await.expect("lifts it");
+    // Who has frozen it lifts that, or puts another in its place, and nobody else's.
+    for reason in [None, Some("three times")] {
+        assert!(!other.freeze(reason, Some("moving, it's \"soon\" done")).await.expect("asks"));
+        assert_eq!(other.frozen().await.expect("reads").as_deref(), Some("twice"));
+    }
+    assert!(other.freeze(Some("three times"), Some("twice")).await.expect("freezes"));
+    assert_eq!(store.frozen().await.expect("reads").as_deref(), Some("three times"));
+    assert!(store.freeze(None, Some("three times")).await.expect("lifts it"));
+    assert!(store.freeze(None, None).await.expect("lifts it"));
     commit(&*other, users([Edit::Create(user("late"))])).await;
 }

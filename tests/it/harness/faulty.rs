@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tollgate::store::{
-    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Items, Notice, Position, Probe,
+    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Inventory, Items, Notice, Position, Probe,
     RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Revision, SidecarId, SnapshotItem, Store,
     StoreError, Subject, TokenFilter, Versioned, Watch,
 };
@@ -163,16 +163,12 @@ impl Records for FaultyStore {
         self.check()?.settle_recalls(digests).await
     }
 
-    async fn dump(&self, items: Items) -> Result<Position, StoreError> {
+    async fn dump(&self, items: Items) -> Result<Inventory, StoreError> {
         self.check()?.dump(items).await
     }
 
-    async fn freeze(&self, reason: &str) -> Result<(), StoreError> {
-        self.check()?.freeze(reason).await
-    }
-
-    async fn unfreeze(&self) -> Result<(), StoreError> {
-        self.check()?.unfreeze().await
+    async fn freeze(&self, reason: Option<&str>, only: Option<&str>) -> Result<bool, CommitError> {
+        self.check()?.freeze(reason, only).await
     }
 
     async fn frozen(&self) -> Result<Option<String>, StoreError> {

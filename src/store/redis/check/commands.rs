@@ -12,8 +12,11 @@ use crate::store::settings::Namespace;
 type Commands = BTreeSet<String>;
 
 /// Which commands each file has, and whether sidecars run them or registry commands only.
-const USED: [(&str, &str, &str); 33] = [
-    ("archive.rs", "", "EVAL EXISTS HDEL HMGET HSCAN HSET RPUSH SADD SSCAN TIME WAIT XRANGE ZADD ZRANGE ZREM"),
+const USED: [(&str, &str, &str); 37] = [
+    ("archive/fill.rs", "", "EVAL EXISTS TIME"),
+    ("archive/piece.rs", "", "HDEL HSET RPUSH SADD ZADD ZREM"),
+    ("archive/read.rs", "", "HLEN HMGET HSCAN INFO ROLE SCARD SSCAN TIME XRANGE ZCARD ZRANGE"),
+    ("archive/verify.rs", "", "HLEN HMGET LLEN LRANGE XLEN ZCARD ZMSCORE"),
     ("ancestor.lua", "XRANGE", ""),
     ("begin.lua", "", "EXISTS HSET UNLINK"),
     // What is tried is what the other files have.
@@ -33,7 +36,8 @@ const USED: [(&str, &str, &str); 33] = [
     ("finish.lua", "", "DEL HMGET HSET XADD"),
     ("followers.rs", "EVAL_RO", ""),
     ("forget.lua", "", "EXISTS SREM"),
-    ("freeze.lua", "", "EXISTS HDEL HSET"),
+    ("freeze.lua", "", "EXISTS HDEL HMGET HSET"),
+    ("freeze.rs", "", "EVAL HMGET"),
     ("history.lua", "HMGET XRANGE", ""),
     ("index.rs", "", "ZCOUNT ZLEXCOUNT ZRANGE"),
     ("link.rs", "READONLY ROLE SUBSCRIBE", ""),
@@ -44,7 +48,7 @@ const USED: [(&str, &str, &str); 33] = [
     ("recalled.lua", "HMGET LLEN LRANGE SCARD SMISMEMBER SSCAN", ""),
     ("recalls.rs", "EVAL_RO INFO RPUSH SADD SCARD", "EVAL"),
     ("replay.rs", "", "ACL HSET INFO XADD"),
-    ("replicas.rs", "", "EVAL ROLE SET WAIT XRANGE"),
+    ("replicas.rs", "", "EVAL HMGET ROLE SET WAIT XRANGE"),
     ("reports.lua", "", "GET PTTL SMEMBERS"),
     ("reports.rs", "DEL PEXPIRE PTTL SADD SET SREM", "EVAL EVAL_RO"),
     ("resolve.lua", "", "HMGET TIME XRANGE ZADD ZREMRANGEBYSCORE"),

@@ -1,0 +1,198 @@
+//! A namespace that becomes a registry: begun, filled piece by piece, read back, and finished.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use redis::{Pipeline, cmd};
+
+use super::piece::{Piece, SendPace};
+use super::read::Reader;
+use super::verify::Derived;
+use crate::store::archive::{CopyError, Item, Items, Unfinished, succeeding};
+use crate::store::redis::fault::Fault;
+use crate::store::redis::layout::{Key, SCHEMA};
+use crate::store::redis::replicas::{self, Confirmation, Written};
+use crate::store::redis::unusable::Unusable;
+use crate::store::redis::{Access, RedisStore, commit, replay, script};
+use crate::store::{CommitId, NoRegistry, Position, Retention, Settings, StoreError, Unconfirmed};
+
+const BEGIN: &str = include_str!("../begin.lua");
+const FILL: &str = include_str!("../fill.lua");
+const FINISH: &str = include_str!("../finish.lua");
+
+/// Items whose writes are worked out together.
+const ITEMS: usize = 500;
+
+/// A namespace that is being filled.
+#[derive(Debug)]
+pub(crate) struct RedisUnfinished {
+    store: RedisStore,
+    /// Ours: of who fills a namespace, the last one to begin.
+    writer: String,
+    pieces: u64,
+    /// When that was, by the server's clock.
+    began: u64,
+    pace: SendPace,
+}
+
+impl RedisUnfinished {
+    /// Removes what another one has left unfinished.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] where there is a registry, or something else.
+    pub(crate) async fn begin(settings: &Settings) -> Result<Self, StoreError> {
+        let store = RedisStore::new(settings, Retention::default())?;
+        let begun = Self::make(&store.access).await;
+        let (writer, began, pace) = store.map_fault("making the registry", begun).await?;
+        Ok(Self { store, writer, pieces: 0, began, pace })
+    }
+
+    async fn make(access: &Access) -> Result<(String, u64, SendPace), Fault> {
+        // Nothing is made where it would be lost.
+        if let Some(problem) = replay::problem(access).await? {
+            return Err(problem.into());
+        }
+        let writer = CommitId::random().map_err(Fault::Entropy)?.to_string();
+        let mut begin = script("EVAL", BEGIN, &keys(access));
+        let answer: Vec<String> = access.ask(begin.arg(&writer)).await?;
+        understand(access, &answer)?;
+        let asked = Instant::now();
+        let (seconds, _): (u64, u64) = access.ask(&cmd("TIME")).await?;
+        Ok((writer, seconds, SendPace::new(asked.elapsed())))
+    }
+
+    async fn fill(&mut self, items: &[Item]) -> Result<(), Fault> {
+        let access = std::sync::Arc::clone(&self.store.access);
+        let mut piece = Piece::of(&access, self.began, items).await?;
+        while let Some((writes, bytes)) = piece.take(self.pace.bytes()) {
+            self.pieces += 1;
+            let mut fill = script("EVAL", FILL, &keys(&access));
+            fill.arg(&self.writer).arg(self.pieces);
+            for (command, key, arguments) in &writes {
+                fill.arg(*command).arg(access.layout.key(*key)).arg(arguments.len()).arg(arguments);
+            }
+            let asked = Instant::now();
+            // Done twice, it finds that it was done.
+            let answer: Vec<String> = access.ask(&fill).await?;
+            understand(&access, &answer)?;
+            self.pace.learn(bytes, asked.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Makes a registry of it. [`Unfinished::finish`] says what is open when that is not answered.
+    async fn end(&self, after: Position) -> Result<(Position, Option<Unconfirmed>), Ending> {
+        let (access, (id, position)) = (&self.store.access, succeeding(after).map_err(Fault::Entropy)?);
+        let mut finish = script("EVAL", FINISH, &keys(access));
+        finish.arg(&self.writer).arg(self.pieces).arg(SCHEMA).arg(position.epoch.to_string());
+        finish.arg(position.revision.0).arg(position.head.to_string()).arg(format!("{:016x}", position.checksum));
+        finish.arg(id.to_string());
+        let mut commands = Pipeline::new();
+        commands.add_command(finish);
+        // What was done before is confirmed too.
+        access.mark_for_quorum(&mut commands);
+        let deadline = Instant::now() + commit::RESOLVE_TIMEOUT;
+        let mut is_open = false;
+        loop {
+            // Done twice, it finds what it did the first time.
+            match Self::attempt(access, &commands).await {
+                Ok(confirmation) => {
+                    let written = Written::Commit { id, revision: position.revision };
+                    access.answered(written, confirmation);
+                    return Ok((position, replicas::unconfirmed(access).await));
+                }
+                Err(fault @ Fault::Unconfirmed { .. }) => return Err(Ending::Unknown(fault)),
+                Err(fault) => {
+                    is_open |= fault.leaves_open();
+                    if !is_open {
+                        return Err(fault.into());
+                    }
+                    if fault.is_final() || Instant::now() >= deadline {
+                        return Err(Ending::Unknown(fault));
+                    }
+                    tracing::debug!(store = access.name, reason = %fault, "asking again whether it is complete");
+                    tokio::time::sleep(commit::RESOLVE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(access: &Access, commands: &Pipeline) -> Result<Confirmation, Fault> {
+        let (answer, confirmation) = commit::send::<Vec<String>>(access, commands.clone()).await?;
+        understand(access, &answer)?;
+        confirmation.reaches(access.quorum)
+    }
+}
+
+/// Why it was not made a registry, or why that is not known.
+enum Ending {
+    Failed(Fault),
+    Unknown(Fault),
+}
+
+impl From<Fault> for Ending {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+#[async_trait]
+impl Unfinished for RedisUnfinished {
+    async fn write(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
+        let mut outcome = Ok(());
+        for items in items.chunks(ITEMS) {
+            outcome = outcome.and(self.fill(items).await);
+            if outcome.is_err() {
+                break;
+            }
+        }
+        self.store.map_fault("filling the registry", outcome).await
+    }
+
+    async fn read(&mut self, items: Items) -> Result<(), StoreError> {
+        let access = &self.store.access;
+        let read = Reader::new(access, &items, Some(Derived::new(access))).everything().await;
+        self.store.map_fault("reading the new registry", read).await
+    }
+
+    async fn finish(self: Box<Self>, after: Position) -> Result<(Position, Option<Unconfirmed>), CopyError> {
+        let operation = "finishing the registry";
+        match self.end(after).await {
+            Ok(made) => Ok(made),
+            Err(Ending::Failed(fault)) => Ok(self.store.map_fault(operation, Err(fault)).await?),
+            Err(Ending::Unknown(fault)) => Err(CopyError::Unknown(fault.during(operation, &self.store.access.name))),
+        }
+    }
+}
+
+/// There is no registry: perhaps one that is not finished.
+pub(in super::super) async fn absent(access: &Access, found: NoRegistry) -> Fault {
+    let key = access.layout.key(Key::Unfinished);
+    match access.ask::<u64>(cmd("EXISTS").arg(key)).await {
+        Ok(1) => Unusable::Unfinished(key.to_owned()).into(),
+        _ => Fault::Absent(found),
+    }
+}
+
+/// What says who fills it, and then what a registry has, meta first.
+fn keys(access: &Access) -> Vec<&str> {
+    let of_commit = access.layout.of_commit().iter().map(String::as_str);
+    let recalls = [Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
+    [access.layout.key(Key::Unfinished)].into_iter().chain(of_commit).chain(recalls).collect()
+}
+
+fn understand(access: &Access, answer: &[String]) -> Result<(), Fault> {
+    let layout = &access.layout;
+    match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["done"] => Ok(()),
+        ["registry"] => Err(Unusable::NotEmpty.into()),
+        ["foreign", key] => {
+            Err(Unusable::Leftover { key: key.to_owned(), meta: layout.key(Key::Meta).to_owned() }.into())
+        }
+        ["lost"] => Err(Fault::PieceLost),
+        ["taken"] => Err(Unusable::Filled.into()),
+        ["absent"] => Err(layout.absent()),
+        ["forbidden", what] => Err(Fault::NotPermitted(what.to_owned())),
+        _ => Err(Fault::UnexpectedAnswer(answer.join(" "))),
+    }
+}

@@ -1,0 +1,265 @@
+//! What is written into a namespace that is being filled, and how much of it at once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::store::archive::{Item, TokenItem, UserItem};
+use crate::store::redis::commit::Entries;
+use crate::store::redis::fault::Fault;
+use crate::store::redis::layout::{self, Key};
+use crate::store::redis::{Access, read};
+use crate::token::{TokenRecord, UserRecord};
+
+/// How much is sent at once, so that a thin line carries it long before an answer is given up.
+#[derive(Debug)]
+pub(super) struct SendPace {
+    bytes: usize,
+    /// The shortest time that an answer took: the line's length, which is not its width.
+    round_trip: Duration,
+}
+
+impl SendPace {
+    const LEAST: usize = 4 * 1024;
+    const FIRST: usize = 16 * 1024;
+    const MOST: usize = 1024 * 1024;
+
+    /// What is carried sooner may be twice as much the next time; what takes four times as long has to be half of it.
+    const BRISK: Duration = Duration::from_millis(250);
+
+    pub(super) fn new(round_trip: Duration) -> Self {
+        Self { bytes: Self::FIRST, round_trip }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// So many bytes were sent, and answered after this time.
+    pub(super) fn learn(&mut self, bytes: usize, took: Duration) {
+        self.round_trip = self.round_trip.min(took);
+        let carried = took.saturating_sub(self.round_trip);
+        if carried >= Self::BRISK * 4 {
+            self.bytes = (self.bytes / 2).max(Self::LEAST);
+        } else if carried < Self::BRISK && bytes >= self.bytes / 2 {
+            self.bytes = (self.bytes * 2).min(Self::MOST); // little says nothing of what the line carries
+        }
+    }
+}
+
+/// Writes of some items.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Piece(VecDeque<Write>);
+
+/// A command, its key, and what comes after that.
+type Write = (&'static str, Key, Vec<Vec<u8>>);
+
+impl Piece {
+    /// Most arguments of one script.
+    const MOST: usize = 20_000;
+
+    /// About how many bytes each takes besides its own.
+    const OF_ARGUMENT: usize = 8;
+
+    /// What makes the items of what is there. Of each user and token its last item counts; what is removed is looked up as it
+    /// is there now, and removed before anything is written.
+    pub(super) async fn of(access: &Access, now: u64, items: &[Item]) -> Result<Self, Fault> {
+        let (mut users, mut tokens, mut others) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let (mut gone_users, mut gone_tokens) = (BTreeSet::new(), BTreeSet::new());
+        for item in items {
+            match item {
+                Item::User(user) => drop(users.insert(user.record.id, user)),
+                Item::Token(token) => drop(tokens.insert(token.record.id, token)),
+                Item::NoUser(id) => {
+                    users.remove(id);
+                    gone_users.insert(*id);
+                }
+                Item::NoToken(id) => {
+                    tokens.remove(id);
+                    gone_tokens.insert(*id);
+                }
+                Item::Retired(_) | Item::Recalled(_) => others.push(item),
+            }
+        }
+        let mut piece = Self::default();
+        let gone_users: Vec<_> = gone_users.into_iter().collect();
+        for user in read::users_by_id(access, &gone_users).await?.into_iter().flatten() {
+            piece.remove_user(&user.record);
+        }
+        let gone_tokens: Vec<_> = gone_tokens.into_iter().collect();
+        for token in read::tokens_by_id(access, &gone_tokens).await?.into_iter().flatten() {
+            piece.remove_token(&token.record);
+        }
+        users.into_values().try_for_each(|user| piece.add_user(user))?;
+        tokens.into_values().try_for_each(|token| piece.add_token(token))?;
+        for item in others {
+            match item {
+                Item::Retired(retired) => {
+                    let at = now.saturating_sub(retired.age).to_string().into_bytes();
+                    piece.write("ZADD", Key::Retired, [at, retired.digest.as_bytes().to_vec()]);
+                }
+                Item::Recalled(digest) => {
+                    piece.write("SADD", Key::Recalled, [digest.as_bytes().to_vec()]);
+                    piece.write("RPUSH", Key::RecallLog, [digest.as_bytes().to_vec()]);
+                }
+                Item::User(_) | Item::Token(_) | Item::NoUser(_) | Item::NoToken(_) => {}
+            }
+        }
+        Ok(piece)
+    }
+
+    /// Under each key in the order of these calls.
+    fn write(&mut self, command: &'static str, key: Key, arguments: impl IntoIterator<Item = Vec<u8>>) {
+        match self.0.iter_mut().rev().find(|(_, of, _)| *of == key) {
+            Some((last, _, all)) if *last == command => all.extend(arguments),
+            _ => self.0.push_back((command, key, arguments.into_iter().collect())),
+        }
+    }
+
+    /// The first writes, as many as one script has room for, and about so many bytes, but one at least; and how many they are.
+    /// `None` after the last one.
+    pub(super) fn take(&mut self, most: usize) -> Option<(Vec<Write>, usize)> {
+        let (mut taken, mut count, mut bytes) = (Vec::new(), 0, 0);
+        while let Some((command, key, mut arguments)) = self.0.pop_front() {
+            // Fields go with their values, and scores with their members.
+            let fitting = arguments.chunks(2).take_while(|pair| {
+                let of_pair = pair.iter().map(|argument| argument.len() + Self::OF_ARGUMENT).sum::<usize>();
+                let fits = count == 0 || (bytes + of_pair <= most && count + 2 <= Self::MOST);
+                if fits {
+                    (count, bytes) = (count + 2, bytes + of_pair);
+                }
+                fits
+            });
+            let rest = arguments.split_off((fitting.count() * 2).min(arguments.len()));
+            if !arguments.is_empty() {
+                taken.push((command, key, arguments));
+            }
+            if !rest.is_empty() {
+                self.0.push_front((command, key, rest));
+                break;
+            }
+        }
+        (!taken.is_empty()).then_some((taken, bytes))
+    }
+
+    fn remove_user(&mut self, user: &UserRecord) {
+        let id = user.id.to_ascii().to_vec();
+        self.write("HDEL", Key::Names, [user.name.clone().into_bytes()]);
+        for key in [Key::Users, Key::TokenSets] {
+            self.write("HDEL", key, [id.clone()]);
+        }
+        self.write("HDEL", Key::Owners, [user.id.to_u64().to_le_bytes().to_vec()]);
+    }
+
+    fn remove_token(&mut self, token: &TokenRecord) {
+        let (id, digest) = (token.id.to_ascii().to_vec(), token.digest.as_bytes().to_vec());
+        let entries = Entries::of(Some(token));
+        for key in [Key::Tokens, Key::History] {
+            self.write("HDEL", key, [id.clone()]);
+        }
+        for key in [Key::Grants, Key::Revoked] {
+            self.write("HDEL", key, [digest.clone()]);
+        }
+        self.write("ZREM", Key::ByState, entries.by_state);
+        self.write("ZREM", Key::ByOwner, entries.by_owner);
+        self.write("ZREM", Key::Expiring, [id]);
+    }
+
+    fn add_user(&mut self, user: &UserItem) -> Result<(), Fault> {
+        let UserItem { record, version, revision, token_set } = user;
+        let (id, version_text) = (record.id.to_ascii().to_vec(), layout::version(*version));
+        self.write("HSET", Key::Users, [id.clone(), versioned(&version_text, &json(record)?)]);
+        self.write("HSET", Key::Names, [record.name.clone().into_bytes(), id.clone()]);
+        let stamp = format!("{version} {revision} ").into_bytes();
+        let owner = [stamp, record.owner().encode()].concat();
+        self.write("HSET", Key::Owners, [record.id.to_u64().to_le_bytes().to_vec(), owner]);
+        if let Some(set) = token_set {
+            self.write("HSET", Key::TokenSets, [id, set.to_string().into_bytes()]);
+        }
+        Ok(())
+    }
+
+    fn add_token(&mut self, token: &TokenItem) -> Result<(), Fault> {
+        let TokenItem { record, version, history } = token;
+        let (id, digest) = (record.id.to_ascii().to_vec(), record.digest.as_bytes().to_vec());
+        let entries = Entries::of(Some(record));
+        self.write("HSET", Key::Tokens, [id.clone(), versioned(&layout::version(*version), &json(record)?)]);
+        for (key, value) in [(Key::Grants, entries.grant), (Key::Revoked, entries.revoked)] {
+            if let Some(value) = value {
+                self.write("HSET", key, [digest.clone(), value]);
+            }
+        }
+        for (key, entry) in [(Key::ByState, entries.by_state), (Key::ByOwner, entries.by_owner)] {
+            if let Some(entry) = entry {
+                self.write("ZADD", key, [b"0".to_vec(), entry]);
+            }
+        }
+        if let Some(at) = entries.expiry {
+            self.write("ZADD", Key::Expiring, [at, id.clone()]);
+        }
+        if !history.is_empty() {
+            let lines: Result<Vec<_>, _> = history.iter().map(json).collect();
+            self.write("HSET", Key::History, [id, lines?.join(&b'\n')]);
+        }
+        Ok(())
+    }
+}
+
+fn versioned(version: &[u8], record: &[u8]) -> Vec<u8> {
+    [version, b" ", record].concat()
+}
+
+fn json(record: &impl serde::Serialize) -> Result<Vec<u8>, Fault> {
+    serde_json::to_vec(record).map_err(|problem| Fault::record("a new record".to_owned(), problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is sent at once after so many pieces over a line with this round trip and so many bytes a second.
+    fn sent_over(round_trip: Duration, rate: usize, pieces: usize) -> usize {
+        let mut pace = SendPace::new(round_trip);
+        for _ in 0..pieces {
+            let carried = Duration::from_micros((pace.bytes() * 1_000_000 / rate) as u64);
+            assert!(carried < Duration::from_secs(5), "answers are given up by then");
+            pace.learn(pace.bytes(), round_trip + carried);
+        }
+        pace.bytes()
+    }
+
+    #[test]
+    fn a_thin_line_is_given_little_and_a_long_one_as_much_as_it_carries() {
+        let (near, far) = (Duration::from_millis(1), Duration::from_millis(1500));
+        assert_eq!(sent_over(near, 1 << 30, 20), SendPace::MOST);
+        assert_eq!(sent_over(far, 1 << 30, 20), SendPace::MOST);
+        assert_eq!(sent_over(near, 125_000, 20), 32 * 1024, "1 Mbit/s");
+        assert!(sent_over(far, 8_000, 20) <= 16 * 1024, "64 kbit/s");
+        assert_eq!(sent_over(far, 4_000, 20), SendPace::LEAST, "32 kbit/s");
+    }
+
+    #[test]
+    fn what_is_taken_in_parts_is_all_in_its_order() {
+        let argument = |number: usize| vec![b'x'; number % 7];
+        let filled = || {
+            let mut piece = Piece::default();
+            piece.write("HDEL", Key::Names, [b"old".to_vec()]);
+            piece.write("HSET", Key::Users, (0..40).map(argument));
+            piece.write("HSET", Key::Names, (0..6).map(argument));
+            piece.write("RPUSH", Key::RecallLog, (0..5).map(argument));
+            piece
+        };
+        for most in [0, 1, 50, 200, 1 << 20] {
+            let (mut piece, mut again, mut parts) = (filled(), Piece::default(), 0);
+            while let Some((writes, bytes)) = piece.take(most) {
+                assert!(bytes <= most.max(30), "{bytes} of {most}");
+                for (command, key, arguments) in writes {
+                    assert!(command != "HSET" || arguments.len().is_multiple_of(2));
+                    again.write(command, key, arguments);
+                }
+                parts += 1;
+            }
+            assert_eq!(again, filled(), "{most}");
+            assert_eq!(parts == 1, most > 1000, "{most}: {parts}");
+        }
+    }
+}
