@@ -1,8 +1,8 @@
 //! The backup file: a first line that says what it is, an item a line, a line with the position and counts, and a checksum of
 //! all of that.
 //!
-//! It is written beside its place and renamed, so that a name never stands for half a backup; and read to its end before
-//! anything is done with it.
+//! It is written beside its place, under a name that nobody else's file has, and renamed, so that a name never stands for half a
+//! backup; and read to its end before anything is done with it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Seek as _, Write};
@@ -17,6 +17,7 @@ use super::item::Item;
 use super::tally::{Summary, Tally, hex};
 use super::{AHEAD, CopyError, Whole, joined};
 use crate::hex::Hex;
+use crate::random;
 use crate::store::{Epoch, Head, Position, Revision, Store};
 
 /// The version of the format. It grows with every change that an older program could not read.
@@ -143,9 +144,10 @@ struct Writer {
 impl Writer {
     fn begin(file: &Path) -> Result<Self, BackupError> {
         let mut part = file.as_os_str().to_owned();
-        part.push(format!(".{}.part", std::process::id()));
+        // A process id is another process's too, in another container or on another host.
+        part.push(format!(".{:016x}.part", random::number()));
         let part = PathBuf::from(part);
-        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
         let opened = opened.map_err(|source| failed("creating", &part, source))?;
         Ok(Self { file: file.to_owned(), part, lines: BufWriter::new(opened), hash: Sha256::new(), is_whole: false })
     }
@@ -312,5 +314,49 @@ impl Lines {
 
     fn damaged(&self, problem: impl std::fmt::Display) -> BackupError {
         BackupError::Damaged { file: self.file.clone(), line: self.number, problem: problem.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn whole() -> Whole {
+        let summary = Tally::default().summary();
+        let (revision, head) = (Revision::default(), Head::default());
+        Whole { summary, position: Position { epoch: Epoch(1), revision, head, checksum: summary.checksum } }
+    }
+
+    fn begun(file: &Path) -> Writer {
+        let mut writer = Writer::begin(file).expect("begins");
+        let (version, store, at) = (String::new(), String::new(), jiff::Timestamp::UNIX_EPOCH);
+        writer.line(&First { tollgate_backup: FORMAT, version, store, at }).expect("writes");
+        writer
+    }
+
+    /// As two processes of one id do, in containers of their own.
+    #[test]
+    fn two_at_once_do_not_write_into_one_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("backup");
+        let (one, other) = (begun(&file), begun(&file));
+        one.end(&whole()).expect("is the first");
+        assert!(matches!(other.end(&whole()), Err(BackupError::Exists(_))));
+        Backup::open(&file).expect("is whole");
+        assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1, "the parts are gone");
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_not_written_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, other) = (folder.path().join("backup"), folder.path().join("other"));
+        fs::write(&other, "another's").expect("writes");
+        symlink(&other, folder.path().join(format!("backup.{}.part", std::process::id()))).expect("links");
+        begun(&file).end(&whole()).expect("ends");
+        assert_eq!(fs::read_to_string(&other).expect("is there"), "another's");
+        let mode = fs::symlink_metadata(&file).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
     }
 }

@@ -152,3 +152,20 @@ fn names(folder: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// Nobody's file is written to, whatever it is called: not that of another process of the same id, as there is one in each
+/// container, nor what a link leads to.
+#[tokio::test]
+async fn a_backup_is_written_into_a_file_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (url, other) = (sqlite(&folder.path().join("registry.db")), folder.path().join("other"));
+    filled(&url).await;
+    fs::write(&other, "another's").expect("writes");
+    let script = "ln -s other \"backup.$$.part\" && exec \"$0\" --store \"$1\" store backup backup";
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_tollgate"), &url]).current_dir(folder.path());
+    done(&shell.output().expect("runs"));
+    assert_eq!(fs::read_to_string(&other).expect("reads"), "another's");
+    let made = fs::symlink_metadata(folder.path().join("backup")).expect("is there");
+    assert_eq!((made.is_file(), made.permissions().mode() & 0o7777), (true, 0o600));
+}
