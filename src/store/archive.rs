@@ -18,8 +18,8 @@ use std::fmt;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-pub(super) use file::sync_directory_of;
 pub use file::{Backup, BackupError, write_backup};
+pub(super) use file::{name_new, sync_directory_of};
 pub use item::{Item, Retired, TokenItem, UserItem};
 pub use tally::{Summary, Tally};
 

@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Seek as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -138,7 +139,6 @@ struct Writer {
     part: PathBuf,
     lines: BufWriter<File>,
     hash: Sha256,
-    is_whole: bool,
 }
 
 impl Writer {
@@ -149,7 +149,7 @@ impl Writer {
         let part = PathBuf::from(part);
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
         let opened = opened.map_err(|source| failed("creating", &part, source))?;
-        Ok(Self { file: file.to_owned(), part, lines: BufWriter::new(opened), hash: Sha256::new(), is_whole: false })
+        Ok(Self { file: file.to_owned(), part, lines: BufWriter::new(opened), hash: Sha256::new() })
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<(), BackupError> {
@@ -166,12 +166,10 @@ impl Writer {
         self.lines.write_all(&checksum).map_err(|source| failed("writing", &self.part, source))?;
         let ended = self.lines.flush().and_then(|()| self.lines.get_ref().sync_all());
         ended.map_err(|source| failed("writing", &self.part, source))?;
-        // Unlike a rename, it takes nobody's place.
-        fs::hard_link(&self.part, &self.file).map_err(|source| match source.kind() {
+        name_new(&self.part, &self.file).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => BackupError::Exists(self.file.clone()),
             _ => failed("naming", &self.file, source),
         })?;
-        self.is_whole = true;
         sync_directory_of(&self.file).map_err(|source| failed("writing the directory of", &self.file, source))
     }
 }
@@ -183,10 +181,37 @@ impl Drop for Writer {
     }
 }
 
+/// Gives a whole file its name, which must be nobody's.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] where something has that name. It is as it was.
+pub(in crate::store) fn name_new(part: &Path, file: &Path) -> io::Result<()> {
+    // Not by a link: FAT, and much that is mounted from elsewhere, has none.
+    match renameat_with(CWD, part, CWD, file, RenameFlags::NOREPLACE).map_err(io::Error::from) {
+        Err(error) if is_unsupported(&error) => name_claimed(part, file),
+        renamed => renamed,
+    }
+}
+
+/// The same where the file system has no such rename: the name is taken first, by an empty file, and that one replaced.
+fn name_claimed(part: &Path, file: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    fs::rename(part, file).inspect_err(|_| _ = fs::remove_file(file))
+}
+
 /// A file's name is as durable as its directory.
 pub(in crate::store) fn sync_directory_of(file: &Path) -> io::Result<()> {
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
+    match File::open(directory)?.sync_all() {
+        // Where names are another host's, there is nothing to be done.
+        Err(error) if is_unsupported(&error) => Ok(()),
+        synced => synced,
+    }
+}
+
+/// What file systems say of what they do not have.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 fn failed(operation: &'static str, file: &Path, source: io::Error) -> BackupError {
@@ -358,5 +383,28 @@ mod tests {
         assert_eq!(fs::read_to_string(&other).expect("is there"), "another's");
         let mode = fs::symlink_metadata(&file).expect("is there").permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    /// By the rename that most file systems have, and by what is done on the others.
+    #[test]
+    fn a_new_name_is_nobody_elses() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        for name in [name_new, name_claimed] {
+            fs::write(path("part"), "whole").expect("writes");
+            name(&path("part"), &path("file")).expect("is free");
+            assert_eq!(fs::read_to_string(path("file")).expect("is there"), "whole");
+            assert!(!path("part").exists(), "it has one name");
+            for taken in ["file", "dangling"] {
+                fs::write(path("part"), "another").expect("writes");
+                _ = symlink(path("nowhere"), path("dangling"));
+                let refused = name(&path("part"), &path(taken)).expect_err("is taken");
+                assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists, "{taken}");
+            }
+            assert!(!path("nowhere").exists(), "no link is followed");
+            assert_eq!(fs::read_to_string(path("file")).expect("is there"), "whole");
+            fs::remove_file(path("file")).expect("removes");
+        }
+        assert!(name_claimed(&path("gone"), &path("file")).is_err() && !path("file").exists(), "nor is it left taken");
     }
 }

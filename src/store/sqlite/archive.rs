@@ -12,7 +12,7 @@ use super::database::{beside, log_of};
 use super::fault::{DatabaseFault, Unusable};
 use super::{blob, commit, key, read, schema};
 use crate::store::archive::{
-    CopyError, Inventory, Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding, sync_directory_of,
+    CopyError, Inventory, Item, Items, Retired, TokenItem, Unfinished, UserItem, name_new, succeeding, sync_directory_of,
 };
 use crate::store::{CommitId, Position, Revision, StoreError, Unconfirmed};
 use crate::token::{HistoryEntry, TokenRecord};
@@ -188,7 +188,7 @@ impl SqliteUnfinished {
         // An empty file that was put there is no registry, and gives way; anything else does not.
         match fs::metadata(&self.path) {
             Ok(_) => fs::rename(&self.part, &self.path)?,
-            Err(_) => fs::hard_link(&self.part, &self.path)?,
+            Err(_) => name_new(&self.part, &self.path)?,
         }
         sync_directory_of(&self.path)?;
         Ok(position)
