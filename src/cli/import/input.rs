@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _};
+use std::io::{self, BufRead, BufReader, IsTerminal as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -67,22 +67,16 @@ fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> any
     // A million lines may have the names of a few users: each is held once.
     let mut users: HashSet<Arc<str>> = HashSet::new();
     // Long enough from the start: growing would leave copies of raw tokens behind.
-    let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE + 2));
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE + 1));
     for number in 1.. {
-        line.clear();
-        // One byte more than allowed, and the line feed.
-        let read = input.take(MAX_LINE as u64 + 2).read_until(b'\n', &mut line)?;
-        if read == 0 {
+        if !read_line(input, &mut line)? {
             break;
         }
-        let text = line.strip_suffix(b"\n").unwrap_or(&line);
-        if text.len() > MAX_LINE {
-            if text.len() == line.len() {
-                skip_line(input)?;
-            }
+        if line.len() > MAX_LINE {
             lines.bad.push(RefusedLine { line: number, reason: LineError::TooLong(MAX_LINE) });
             continue;
         }
+        let text = line.as_slice();
         // Some editors on Windows begin a file with a byte order mark.
         let text = if number == 1 { text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) } else { text };
         let Ok(text) = std::str::from_utf8(text) else {
@@ -90,7 +84,7 @@ fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> any
             continue;
         };
         // The last fields of CSV may be empty, and what is between them a tab.
-        let text = if let Some(Form::Csv(_)) = form { text.trim_end_matches(['\r', '\n']) } else { text.trim() };
+        let text = if let Some(Form::Csv(_)) = form { text } else { text.trim() };
         if text.trim().is_empty() {
             continue;
         }
@@ -122,17 +116,27 @@ fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> any
     Ok(lines)
 }
 
-/// Reads to the end of the line, discarding it.
-fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
+/// Reads a line, of which nothing after a byte more than [`MAX_LINE`] is retained; `false` at the end of the input. It ends
+/// with LF, CR LF, or CR alone, as some spreadsheets end it: what follows a CR is no part of it, and must not be lost.
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    let mut is_empty = true;
     loop {
         let buffered = input.fill_buf()?;
-        let (length, end) = match buffered.iter().position(|byte| *byte == b'\n') {
-            Some(at) => (at + 1, true),
-            None => (buffered.len(), buffered.is_empty()),
-        };
-        input.consume(length);
-        if end {
-            return Ok(());
+        if buffered.is_empty() {
+            return Ok(!is_empty);
+        }
+        is_empty = false;
+        let end = buffered.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+        let length = end.unwrap_or(buffered.len());
+        line.extend_from_slice(&buffered[..length.min(MAX_LINE + 1 - line.len())]);
+        let is_return = end.is_some_and(|end| buffered[end] == b'\r');
+        input.consume(length + usize::from(end.is_some()));
+        if is_return && input.fill_buf()?.first() == Some(&b'\n') {
+            input.consume(1);
+        }
+        if end.is_some() {
+            return Ok(true);
         }
     }
 }
@@ -208,5 +212,21 @@ mod tests {
         let input = "\ndigest,user,desc\n";
         let error = read_lines(&mut input.as_bytes(), None).err().expect("refused").to_string();
         assert!(error.starts_with("line 2, the header of CSV: unknown field `desc`, column 3"), "{error}");
+    }
+
+    #[test]
+    fn a_line_ends_with_a_return_too() {
+        let row = format!("{},anna,x,configs:read", "0".repeat(64));
+        let header = "digest,user,description,permissions";
+        let (good, bad) = numbers(format!("{header}\r{row}\r\r{row}\r").as_bytes());
+        assert_eq!((good, bad.len()), (vec![2, 4], 0));
+        let (good, bad) = numbers(format!("{header}\r\n{row}\r{row}\n{row}\r\n\r\n{row}").as_bytes());
+        assert_eq!((good, bad.len()), (vec![2, 3, 4, 6], 0));
+        let (good, bad) = numbers(format!("{}\r{}", good_line(), good_line()).as_bytes());
+        assert_eq!((good, bad.len()), (vec![1, 2], 0));
+        // It ends a line within quotes too, which is an error, and loses nothing.
+        let (good, bad) = numbers(format!("{header}\n{}\n", row.replace(",x,", ",\"x\ry\",")).as_bytes());
+        assert!(good.is_empty() && bad.iter().all(|(_, reason)| matches!(reason, LineError::OpenQuote)), "{bad:?}");
+        assert_eq!(bad.len(), 2);
     }
 }

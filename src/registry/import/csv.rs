@@ -1,7 +1,7 @@
 //! Lines of CSV with a header row (RFC 4180), as spreadsheets and databases write them. A record is one line: no field of
 //! a token holds a line break.
 
-use ::csv::{ReaderBuilder, StringRecord, Trim};
+use ::csv::{ReaderBuilder, StringRecord, Terminator, Trim};
 
 use super::line::{ImportLine, LineError, RawLine, is_name};
 use crate::token::PermissionSet;
@@ -92,6 +92,8 @@ fn cells(line: &str, delimiter: u8) -> Result<StringRecord, LineError> {
         .has_headers(false)
         .trim(Trim::All)
         .delimiter(delimiter)
+        // All of it: what would follow the end of a record would be lost.
+        .terminator(Terminator::Any(b'\n'))
         .buffer_capacity(line.len().max(1))
         .from_reader(line.as_bytes());
     let mut cells = StringRecord::new();

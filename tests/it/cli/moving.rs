@@ -127,6 +127,18 @@ fn an_import_that_was_killed_goes_on_where_it_was() {
 }
 
 #[test]
+fn rows_of_csv_may_end_as_some_spreadsheets_end_them() {
+    let folder = Folder::new();
+    let row = |number: usize| format!("{number:064x},max,agent {number},configs:read");
+    let rows = |numbers: std::ops::Range<usize>, end: &str| numbers.map(row).collect::<Vec<_>>().join(end);
+    let header = "digest,user,description,permissions";
+    for csv in [format!("{header}\r{}\r", rows(0..5, "\r")), format!("{header}\r\n{}\r\n", rows(5..10, "\r"))] {
+        assert_eq!(folder.run_with_input(&["token", "import"], &csv).done(), "imported 5 tokens\n");
+    }
+    assert_eq!(folder.descriptions(["--user", "max"]).len(), 10);
+}
+
+#[test]
 fn a_thousand_bad_lines_are_ten_and_a_count() {
     let folder = Folder::new();
     let lines = import_lines(1_000).replace("\"user\":\"max\"", "\"user\":\"nobody\"");
