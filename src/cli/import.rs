@@ -119,8 +119,8 @@ pub(super) async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<(
     };
     imported.refused.extend(bad);
     imported.refused.sort_by_key(|refused| refused.line);
-    // What was not imported needs no receipt.
-    let wait = if imported.tokens.is_empty() { WaitArgs::default() } else { wait };
+    // What is not there needs no receipt. What was there already does: that it works everywhere is not known yet.
+    let wait = if imported.tokens.is_empty() && imported.skipped == 0 { WaitArgs::default() } else { wait };
     report(session, &imported, lines, wait, Output::new(format)).await?;
     match imported.refused.len() {
         0 => Ok(()),

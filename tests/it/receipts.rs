@@ -339,6 +339,32 @@ async fn a_report_that_tells_the_number_only_is_no_yes() {
     assert!(said.contains("no sidecar reports to this store"), "{said}");
 }
 
+/// An import that is repeated finds all tokens, and has no receipt for them yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_that_were_there_are_waited_for_too() {
+    let fleet = Fleet::start(&[]).await;
+    fleet.redis.has_all_reports();
+    let url = fleet.redis.url();
+    stdout(&tollgate(&url, 0, &["user", "add", "max", "--role", "manager"]).await);
+    for relay in &fleet.relays {
+        relay.set(Traffic::Stalls).await;
+    }
+    let line =
+        format!(r#"{{"digest":"{}","user":"max","description":"z","permissions":["configs:read"]}}"#, "ab".repeat(32));
+    let lines = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(lines.path(), line).expect("writes");
+    let import = ["token", "import", lines.path().to_str().expect("plain"), "--skip-existing", "--wait", "--timeout"];
+    for _ in 0..2 {
+        let said = refused(&tollgate(&url, 0, &[&import[..], &["200ms"]].concat()).await);
+        assert!(said.contains("of 3 sidecars"), "{said}");
+    }
+    for relay in &fleet.relays {
+        relay.set(Traffic::Flows).await;
+    }
+    let said = stdout(&tollgate(&url, 0, &[&import[..], &["30s"]].concat()).await);
+    assert!(said.contains("skipped 1 that existed") && said.contains("applied by all 3 sidecars"), "{said}");
+}
+
 /// Every command that takes something away, or gives something that shall work everywhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_that_changes_who_gets_in_can_wait() {
