@@ -108,20 +108,30 @@ pub(super) async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<(
     let ImportArgs { file, keep_going, skip_existing, permissions, wait, format } = args;
     let Lines { good, bad } = read(file.as_deref().filter(|file| *file != Path::new("-")), permissions.requested())?;
     let lines = good.len() + bad.len();
-    let mut imported = if bad.is_empty() || keep_going {
+    let (mut imported, interrupted) = if bad.is_empty() || keep_going {
         match session.registry.import(&session.actor, good, ImportOptions { keep_going, skip_existing }).await {
-            Ok(imported) => imported,
-            Err(ImportError::Refused { refused, .. }) => Imported { refused, ..Imported::default() },
+            Ok(imported) => (imported, None),
+            Err(ImportError::Refused { refused, .. }) => (Imported { refused, ..Imported::default() }, None),
+            Err(ImportError::Interrupted { imported, error }) => (*imported, Some(error)),
             Err(error) => return Err(error.into()),
         }
     } else {
-        Imported::default()
+        Default::default()
     };
     imported.refused.extend(bad);
     imported.refused.sort_by_key(|refused| refused.line);
+    let output = Output::new(format);
+    if let Some(error) = interrupted {
+        // The ids of what is in are to be had only now; how many that are is said by the error.
+        groups(&imported.refused).iter().for_each(note);
+        if output.json {
+            output.json(&view(&imported))?;
+        }
+        return Err(error.into());
+    }
     // What is not there needs no receipt. What was there already does: that it works everywhere is not known yet.
     let wait = if imported.tokens.is_empty() && imported.skipped == 0 { WaitArgs::default() } else { wait };
-    report(session, &imported, lines, wait, Output::new(format)).await?;
+    report(session, &imported, lines, wait, output).await?;
     match imported.refused.len() {
         0 => Ok(()),
         bad => {
@@ -147,8 +157,12 @@ async fn report(
         }
         Ok(())
     };
-    let view = ImportView { imported: tokens.len(), skipped: *skipped, differing: *differing, tokens, refused };
-    wait.print_and_wait(session, output, &view, print).await
+    wait.print_and_wait(session, output, &view(imported), print).await
+}
+
+fn view(imported: &Imported) -> ImportView<'_> {
+    let Imported { tokens, skipped, differing, refused } = imported;
+    ImportView { imported: tokens.len(), skipped: *skipped, differing: *differing, tokens, refused }
 }
 
 /// Lines that were skipped, and how many of their tokens are not as the line says.

@@ -74,7 +74,7 @@ fn as_text<S: Serializer>(reason: &LineError, serializer: S) -> Result<S::Ok, S:
     serializer.collect_str(reason)
 }
 
-/// Why not all was imported; nothing was, except after [`RegistryError::Interrupted`].
+/// Why not all was imported; nothing was, except after [`ImportError::Interrupted`].
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// Some lines cannot be imported, and all or none was asked for.
@@ -84,6 +84,14 @@ pub enum ImportError {
         refused: Vec<RefusedLine>,
         /// How many lines there were.
         lines: usize,
+    },
+    /// It failed after some chunks of lines.
+    #[error("{error}")]
+    Interrupted {
+        /// What was imported and refused before.
+        imported: Box<Imported>,
+        /// [`RegistryError::Interrupted`], with the cause.
+        error: RegistryError,
     },
     /// The import as a whole was refused or failed.
     #[error(transparent)]
@@ -95,7 +103,7 @@ impl ImportError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Refused { .. } => ErrorKind::Invalid,
-            Self::Registry(error) => error.kind(),
+            Self::Interrupted { error, .. } | Self::Registry(error) => error.kind(),
         }
     }
 }
@@ -121,7 +129,7 @@ impl Registry {
     /// otherwise one of them is enough for nothing to be imported.
     ///
     /// # Errors
-    /// [`ImportError::Refused`] names every line that cannot be imported. [`RegistryError::Interrupted`] says how many of
+    /// [`ImportError::Refused`] names every line that cannot be imported. [`ImportError::Interrupted`] says which of
     /// more than a chunk of lines are imported: with `skip_existing`, the same import brings the others.
     pub async fn import(
         &self,
@@ -148,7 +156,9 @@ impl Registry {
                 Err(ChunkError { error, .. }) if imported.tokens.is_empty() => return Err(error.into()),
                 Err(ChunkError { error, .. }) => {
                     let done = PartlyDone::Imported(imported.tokens.len(), all);
-                    return Err(RegistryError::interrupted(done, error).into());
+                    imported.refused.sort_by_key(|refused| refused.line);
+                    let (imported, error) = (Box::new(imported), RegistryError::interrupted(done, error));
+                    return Err(ImportError::Interrupted { imported, error });
                 }
             }
         }

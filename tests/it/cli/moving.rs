@@ -1,6 +1,6 @@
 //! `token import` and `token export`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::harness::RedisServer;
@@ -136,6 +136,36 @@ fn rows_of_csv_may_end_as_some_spreadsheets_end_them() {
         assert_eq!(folder.run_with_input(&["token", "import"], &csv).done(), "imported 5 tokens\n");
     }
     assert_eq!(folder.descriptions(["--user", "max"]).len(), 10);
+}
+
+/// Refused in its midst, it says what is in by then, and under which ids.
+#[test]
+fn an_import_that_was_interrupted_gives_the_ids_of_what_is_in() {
+    let folder = Folder::new();
+    let count = 30_000;
+    fs::write(folder.path("tokens.jsonl"), import_lines(count) + "nonsense\n").expect("writes");
+    let import = ["token", "import", "tokens.jsonl", "--keep-going", "--json"];
+    let ids = || {
+        let listed = folder.run(["token", "list", "--json", "--user", "max"]).json();
+        let listed = listed.as_array().expect("an array").iter();
+        listed.map(|token| text(&token["id"]).to_owned()).collect::<BTreeSet<_>>()
+    };
+    let mut child = folder.command(import).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    while ids().is_empty() && child.try_wait().expect("asks").is_none() {}
+    folder.run(["store", "freeze", "--reason", "moving"]).done();
+    let interrupted = Finished::from(child.wait_with_output().expect("ends"));
+    let there = ids();
+    assert!(!there.is_empty() && there.len() < count, "{}", there.len());
+    assert!(
+        interrupted.stderr.contains(&format!("interrupted after {} of {count} lines", there.len())),
+        "{interrupted:?}"
+    );
+    assert_eq!(interrupted.code, Some(1));
+    let outcome: Value = serde_json::from_str(&interrupted.stdout).expect("JSON");
+    let said = outcome["tokens"].as_array().expect("an array").iter();
+    assert_eq!(said.map(|new| text(&new["id"]).to_owned()).collect::<BTreeSet<_>>(), there);
+    assert_eq!(outcome["imported"], there.len());
+    assert_eq!(outcome["refused"][0]["line"], count + 1);
 }
 
 #[test]

@@ -261,8 +261,11 @@ async fn an_import_that_was_broken_off_says_how_much_is_in_and_goes_on() {
     it.store.fail_after(2);
     let error = it.registry.import(&operator(), lines.clone(), ALL_OR_NONE).await.expect_err("it breaks");
     it.store.fail_after(usize::MAX);
-    let ImportError::Registry(RegistryError::Interrupted { done, .. }) = error else { panic!("{error:?}") };
+    let ImportError::Interrupted { imported, error: RegistryError::Interrupted { done, .. } } = error else {
+        panic!("{error:?}")
+    };
     assert_eq!(done, PartlyDone::Imported(1000, MANY));
+    assert_eq!(imported.tokens.iter().map(|new| new.line).collect::<Vec<_>>(), (1..=1000).collect::<Vec<_>>());
     assert_eq!(it.tokens("max").await.len(), 1000);
     let imported = it.registry.import(&operator(), lines, SKIP_EXISTING).await.expect("goes on");
     assert_eq!((imported.tokens.len(), imported.skipped, imported.differing), (250, 1000, 0));
