@@ -1,6 +1,6 @@
 //! `token purge`: deletes what has been of no use for long.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -24,9 +24,10 @@ Examples:
 
 /// Arguments of `token purge`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("age").args(["expired_for", "revoked_for"]).multiple(true).required(true))]
 pub(crate) struct PurgeArgs {
     /// Delete tokens that expired this long ago or longer, such as 90d, 6mo or 1y
-    #[arg(long, value_name = "DURATION", required_unless_present = "revoked_for")]
+    #[arg(long, value_name = "DURATION")]
     expired_for: Option<Age>,
     /// Delete tokens that were revoked this long ago or longer
     #[arg(long, value_name = "DURATION")]

@@ -281,12 +281,26 @@ fn quoted(text: &str) -> String {
     format!("`{}{more}`", without_tokens(&shown).escape_debug())
 }
 
-/// The text up to the first token in it: where exactly a token ends in a text is unknown.
+/// The text up to the first token in it, also one without its prefix: where exactly a token ends in a text is unknown.
 pub(super) fn without_tokens(text: &str) -> String {
-    match text.split_once(PREFIX) {
-        Some((before, _)) => format!("{before}{PREFIX}..."),
+    let prefixed = text.find(PREFIX).map(|at| at + PREFIX.len());
+    match prefixed.into_iter().chain(bare_secret(text)).min() {
+        Some(end) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
+}
+
+/// Fewest letters and digits in a row that are taken for a secret.
+const SECRET_RUN: usize = 32;
+
+fn bare_secret(text: &str) -> Option<usize> {
+    let mut begin = 0;
+    let ends = text.match_indices(|symbol: char| !symbol.is_ascii_alphanumeric());
+    ends.chain([(text.len(), "")]).find_map(|(end, symbol)| {
+        let (run, length) = (begin, end - begin);
+        begin = end + symbol.len();
+        (length >= SECRET_RUN).then_some(run)
+    })
 }
 
 /// Most ids that a message lists.
@@ -317,6 +331,10 @@ mod tests {
         assert!(message.contains("`tc-apiv1_...`"), "{message}");
         assert!(!message.contains("0123"), "{message}");
         assert_eq!(without_tokens("a tc-apiv1_x y"), "a tc-apiv1_...");
+        let secret = "0123456789abcdef".repeat(4);
+        assert_eq!(RegistryError::NoSuchUser(secret.clone()).to_string().matches("0123").count(), 0);
+        assert_eq!(without_tokens(&format!("a {secret} y")), "a ...");
+        assert_eq!(without_tokens(&format!("{}-x", &secret[..31])), format!("{}-x", &secret[..31]));
     }
 
     #[test]

@@ -347,7 +347,9 @@ fn what_was_revoked_long_ago_is_purged_by_its_count() {
     let [a, b] = ["a", "b"].map(|description| folder.create("max", description));
     folder.create("max", "c");
     folder.run(["token", "revoke", &a, &b, "--yes"]).done();
-    assert_eq!(folder.run(["token", "purge", "--yes"]).code, Some(2), "it is said what to delete");
+    let which = folder.run(["token", "purge", "--yes"]);
+    assert_eq!(which.code, Some(2), "it is said what to delete");
+    assert!(which.stderr.contains("--expired-for <DURATION>|--revoked-for <DURATION>"), "{which:?}");
     let old = ["token", "purge", "--expired-for", "90d", "--revoked-for", "1y"];
     assert_eq!(folder.run(old).done(), "deleted 0 tokens\n", "there is nothing to ask about");
     let all = ["token", "purge", "--revoked-for", "0s"];

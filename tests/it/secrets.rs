@@ -365,6 +365,21 @@ fn lines_of_an_import_are_not_repeated() {
     }
 }
 
+/// What has the form of a secret is one, whatever it stands in for.
+#[test]
+fn a_token_without_its_prefix_is_not_repeated_as_a_name() {
+    let folder = Folder::new();
+    let store = ["--store", "sqlite:t.db"];
+    assert!(folder.command(&store).arg("init").output().expect("runs").status.success());
+    let secret = "0123456789abcdef".repeat(4);
+    let line = format!(r#"{{"digest":"{}","user":"{secret}","description":"x","permissions":[]}}"#, "ab".repeat(32));
+    let file = folder.write("tokens.jsonl", &line);
+    for more in [&["--json"][..], &[]] {
+        folder.refused(&mut folder.command(&[&store[..], &["token", "import", &file], more].concat()), &secret);
+    }
+    folder.refused(&mut folder.command(&[&store[..], &["user", "show", &secret]].concat()), &secret);
+}
+
 #[tokio::test]
 async fn files_that_were_damaged_later_are_not_repeated_in_the_log() {
     let authority = Authority::create();

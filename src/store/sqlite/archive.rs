@@ -284,8 +284,9 @@ fn must_be_free(path: &Path) -> Result<(), DatabaseFault> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > 0 => return Err(Unusable::NotEmpty.into()),
         Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        Err(_) if path.symlink_metadata().is_ok() => return Err(Unusable::LeadsNowhere.into()),
+        Err(_) => {}
     }
     // SQLite would read it into the new database.
     if log_of(path).symlink_metadata().is_ok() {

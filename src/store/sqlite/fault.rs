@@ -62,6 +62,8 @@ pub(super) enum Unusable {
     LeavesBehind { name: String, version: String },
     #[error("is not empty, and nothing is written over: name another place, or move what is there away")]
     NotEmpty,
+    #[error("is a symbolic link to a file that is not there: name the file itself, or remove the link")]
+    LeadsNowhere,
     #[error("is being filled by another command")]
     Filled,
     #[error("has {} beside it, the log of a database that was moved away: move it there, or remove it", .0.display())]

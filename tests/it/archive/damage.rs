@@ -169,3 +169,14 @@ async fn a_backup_is_written_into_a_file_of_its_own() {
     let made = fs::symlink_metadata(folder.path().join("backup")).expect("is there");
     assert_eq!((made.is_file(), made.permissions().mode() & 0o7777), (true, 0o600));
 }
+
+#[tokio::test]
+async fn a_link_that_leads_nowhere_is_no_place_for_a_database() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [source, place] = ["source.db", "place.db"].map(|name| folder.path().join(name));
+    filled(&sqlite(&source)).await;
+    std::os::unix::fs::symlink(folder.path().join("nowhere"), &place).expect("links");
+    let said = failed(&run(&["store", "copy", &sqlite(&source), &sqlite(&place)], &[]));
+    assert!(said.contains("is a symbolic link to a file that is not there"), "{said}");
+    assert!(!folder.path().join("place.db.unfinished").exists(), "nothing was begun");
+}
