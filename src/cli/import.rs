@@ -34,8 +34,8 @@ A line without \"permissions\" is bad unless --preset or --permission gives thos
 If any line is bad, the exit code is 1, and nothing is imported unless --keep-going is given.
 
 With --skip-existing, a token that exists is left as it is, and counted; also how many have another
-user, description, expiry or other permissions than their line. A revoked or deleted one is bad all
-the same, since it will not work.
+user, description, expiry or other permissions than their line. A revoked one, or one deleted in the
+last 7 days, is bad all the same: it will not work. Which digests had been deleted before is forgotten.
 
 Lines of \"token export --full\" bring tokens as they were, with id and history: also revoked and expired
 ones, and those of disabled users and Viewers. The owner has to exist; what the owner's role does not
