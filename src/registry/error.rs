@@ -159,6 +159,9 @@ pub enum RegistryError {
         #[source]
         source: StoreError,
     },
+    /// What tokens were elsewhere was put aside, and is lost.
+    #[error("what lines of the import say of the past cannot be read back from a temporary file; try again")]
+    PastUnread(#[source] std::io::Error),
     /// A command on more tokens than one commit takes failed after the first of its commits.
     #[error("{done}")]
     Interrupted {
@@ -264,7 +267,9 @@ impl RegistryError {
             | Self::RevokedElsewhere { .. }
             | Self::IdTaken(_)
             | Self::DigestRetired(_) => ErrorKind::Conflict,
-            Self::Busy(_) | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => ErrorKind::Unavailable,
+            Self::Busy(_) | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) | Self::PastUnread(_) => {
+                ErrorKind::Unavailable
+            }
             Self::OutcomeUnknown(_) | Self::CreationUnknown { .. } => ErrorKind::Unknown,
             Self::Interrupted { source, .. } => source.kind(),
         }

@@ -3,6 +3,7 @@
 
 mod csv;
 mod line;
+mod past;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -18,7 +19,8 @@ use crate::store::Versioned;
 use crate::token::{Digest, PermissionSet, TokenEvent, TokenId, TokenRecord, UserRecord};
 
 pub use csv::CsvHeader;
-pub use line::{ImportLine, LineError, Past, parse_line};
+pub use line::{ImportLine, LineError, parse_line};
+pub use past::{Aside, Past, Told};
 
 /// How an import goes about lines that are not simply new tokens. The default: each is a reason to import nothing.
 #[derive(Debug, Clone, Copy, Default)]
@@ -212,7 +214,8 @@ impl Registry {
                             None => draft.create_token(*record, TokenEvent::Imported),
                             Some(past) => {
                                 let lost = line.permissions.without(record.permissions);
-                                draft.restore_token(*record, &past.history, lost);
+                                let told = past.told().map_err(RegistryError::PastUnread)?;
+                                draft.restore_token(*record, &told.history, lost);
                             }
                         }
                     }
@@ -413,16 +416,17 @@ impl Existing<'_> {
         if self.held.ids.contains(&past.id) {
             return Err(RegistryError::IdTaken(past.id));
         }
+        let Told { state, created_at, created_by, .. } = past.told().map_err(RegistryError::PastUnread)?.into_owned();
         Ok(TokenRecord {
             id: past.id,
             digest: line.digest,
             owner: owner.id,
             description: line.description.to_string(),
             permissions: permissions(line, owner),
-            state: past.state.clone(),
+            state,
             hint: line.hint.to_string(),
-            created_at: past.created_at,
-            created_by: past.created_by.clone(),
+            created_at,
+            created_by,
             expires_at: line.expires_at.map(whole_seconds),
         })
     }

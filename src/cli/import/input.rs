@@ -10,12 +10,15 @@ use anyhow::Context as _;
 use zeroize::Zeroizing;
 
 use super::super::output::note;
-use crate::registry::import::{CsvHeader, parse_line};
+use crate::registry::import::{Aside, CsvHeader, parse_line};
 use crate::registry::{ImportLine, LineError, RefusedLine};
 use crate::token::PermissionSet;
 
 /// Longest line, in bytes. A record is well under 2 KiB, the longest history that is exported under 1 MiB.
 const MAX_LINE: usize = 1024 * 1024;
+
+/// Lines whose pasts are held. Those of a million would be most of what they take.
+const PASTS_HELD: usize = 10_000;
 
 /// The lines of an import, before the registry has seen them.
 #[derive(Default)]
@@ -66,6 +69,7 @@ fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> any
     let mut form = None;
     // A million lines may have the names of a few users: each is held once.
     let mut users: HashSet<Arc<str>> = HashSet::new();
+    let mut aside = Aside::after(PASTS_HELD);
     // Long enough from the start: growing would leave copies of raw tokens behind.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE + 1));
     for number in 1.. {
@@ -104,6 +108,9 @@ fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> any
         };
         match parsed {
             Ok(mut good) => {
+                if let Some(past) = &mut good.past {
+                    aside.put(past).context("putting histories into a temporary file (in TMPDIR, or /tmp)")?;
+                }
                 match users.get(&good.user) {
                     Some(user) => good.user = user.clone(),
                     None => _ = users.insert(good.user.clone()),

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::super::RegistryError;
 use super::super::tokens::{NewToken, Requested, is_plain};
+use super::past::{Past, Told};
 use crate::token::permission::InvalidPermission;
 use crate::token::raw::{HINT_LENGTH, InvalidToken};
 use crate::token::{Digest, HistoryEntry, Permission, PermissionSet, RawToken, TokenEvent, TokenId, TokenState};
@@ -30,22 +31,6 @@ pub struct ImportLine {
     pub expires_at: Option<Timestamp>,
     /// What it was elsewhere; `None`: it begins here.
     pub past: Option<Box<Past>>,
-}
-
-/// What a token was in the registry that it comes from, as `token export --full` writes it: `{"id", "state",
-/// "created_at", "created_by", "revoked_at", "revoked_by", "history"}`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Past {
-    /// It retains its id.
-    pub id: TokenId,
-    /// Active or revoked.
-    pub state: TokenState,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// Who made it.
-    pub created_by: String,
-    /// What happened to it, oldest first.
-    pub history: Vec<HistoryEntry>,
 }
 
 /// The line as written.
@@ -91,7 +76,7 @@ impl ImportLine {
 
     /// Whether it is a token that was revoked elsewhere.
     pub(super) fn is_revoked(&self) -> bool {
-        self.past.as_ref().is_some_and(|past| past.state != TokenState::Active)
+        self.past.as_ref().is_some_and(|past| past.is_revoked())
     }
 }
 
@@ -111,15 +96,15 @@ impl RawLine {
             _ => return Err(LineError::Past),
         };
         let created_at = time(self.created_at.take(), "created_at")?;
-        let past = match (self.id, state, created_at, self.created_by.take()) {
+        let (id, told) = match (self.id, state, created_at, self.created_by.take()) {
             (Some(id), Some(state), Some(created_at), Some(created_by)) => {
-                Past { id, state, created_at, created_by, history: history.unwrap_or_default() }
+                (id, Told { state, created_at, created_by, history: history.unwrap_or_default() })
             }
             (None, None, None, None) if history.is_none() => return Ok(None),
             _ => return Err(LineError::Past),
         };
-        past.check()?;
-        Ok(Some(Box::new(past)))
+        check(&told)?;
+        Ok(Some(Box::new(Past::new(id, told))))
     }
 
     /// What it means; `otherwise` are the permissions where it gives none.
@@ -145,21 +130,19 @@ impl RawLine {
     }
 }
 
-impl Past {
-    /// What would be a secret, or control a terminal, gets into no record.
-    fn check(&self) -> Result<(), LineError> {
-        let state = if let TokenState::Revoked { by, .. } = &self.state { Some(by) } else { None };
-        let events = self.history.iter().flat_map(|HistoryEntry { by, event, .. }| {
-            let (one, other) = match event {
-                TokenEvent::Reassigned { from, to } => (Some(from), Some(to)),
-                TokenEvent::Revoked { reason } => (reason.as_ref(), None),
-                TokenEvent::Created | TokenEvent::Imported | TokenEvent::Narrowed { .. } => (None, None),
-            };
-            [Some(by), one, other]
-        });
-        let mut texts = [Some(&self.created_by), state].into_iter().chain(events).flatten();
-        if texts.all(|text| is_plain(text)) { Ok(()) } else { Err(LineError::PastText) }
-    }
+/// What would be a secret, or control a terminal, gets into no record.
+fn check(told: &Told) -> Result<(), LineError> {
+    let state = if let TokenState::Revoked { by, .. } = &told.state { Some(by) } else { None };
+    let events = told.history.iter().flat_map(|HistoryEntry { by, event, .. }| {
+        let (one, other) = match event {
+            TokenEvent::Reassigned { from, to } => (Some(from), Some(to)),
+            TokenEvent::Revoked { reason } => (reason.as_ref(), None),
+            TokenEvent::Created | TokenEvent::Imported | TokenEvent::Narrowed { .. } => (None, None),
+        };
+        [Some(by), one, other]
+    });
+    let mut texts = [Some(&told.created_by), state].into_iter().chain(events).flatten();
+    if texts.all(|text| is_plain(text)) { Ok(()) } else { Err(LineError::PastText) }
 }
 
 fn time(text: Option<String>, field: &'static str) -> Result<Option<Timestamp>, LineError> {

@@ -36,8 +36,9 @@ fn a_past_is_whole_or_none() {
     };
     let whole = read(&|_| {}).expect("valid");
     let past = whole.past.expect("it has one");
-    assert_eq!((past.id, past.created_by.as_str(), past.history.len()), (TokenId::from_u64(1), "cli:root", 1));
-    assert!(matches!(past.state, TokenState::Revoked { ref by, .. } if by == "otto"));
+    let told = past.told().expect("is held");
+    assert_eq!((past.id, told.created_by.as_str(), told.history.len()), (TokenId::from_u64(1), "cli:root", 1));
+    assert!(matches!(told.state, TokenState::Revoked { ref by, .. } if by == "otto"));
     assert_eq!(&*whole.hint, "abc123");
     for field in ["id", "state", "created_at", "created_by", "revoked_at", "revoked_by"] {
         let error = read(&|value| drop(value.remove(field))).expect_err(field);

@@ -218,7 +218,7 @@ async fn the_longest_history_fits_into_a_line() {
     let text = serde_json::to_string(&line).expect("serializes");
     assert!(text.len() < 1024 * 1024, "{}", text.len());
     let past: Past = *parse_line(&text, None).expect("reads").past.expect("full");
-    assert_eq!(past.history, vec![entry; MAX_HISTORY]);
+    assert_eq!(past.told().expect("is held").history, vec![entry; MAX_HISTORY]);
 }
 
 /// Else a token that was revoked while it was exported could be active elsewhere, with a history that says otherwise.
@@ -239,6 +239,7 @@ async fn the_record_and_the_history_of_a_line_belong_together() {
         is_last = revoking.is_finished();
         for (number, line) in lines(&fixture.registry, true).await {
             let past = line.past.expect("full");
+            let past = past.told().expect("is held");
             let is_told = past.history.iter().any(|entry| matches!(entry.event, TokenEvent::Revoked { .. }));
             assert_eq!(past.state != TokenState::Active, is_told, "line {number}");
         }
