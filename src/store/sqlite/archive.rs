@@ -12,7 +12,8 @@ use super::database::{beside, log_of};
 use super::fault::{DatabaseFault, Unusable};
 use super::{blob, commit, key, read, schema};
 use crate::store::archive::{
-    CopyError, Inventory, Item, Items, Retired, TokenItem, Unfinished, UserItem, name_new, succeeding, sync_directory_of,
+    CopyError, Inventory, Item, Items, Retired, TokenItem, Unfinished, UserItem, name_new, succeeding,
+    sync_directory_of,
 };
 use crate::store::{CommitId, Position, Revision, StoreError, Unconfirmed};
 use crate::token::{HistoryEntry, TokenRecord};
