@@ -18,6 +18,7 @@
 //! Redis may lose acknowledged writes: in a failover, or by a crash between two syncs of its file. What it can lose is
 //! bounded by `quorum_replicas` and by how it persists, see `deploy/redis`.
 
+mod ancestor;
 mod archive;
 mod check;
 mod commit;
@@ -33,6 +34,7 @@ mod index;
 mod layout;
 mod link;
 mod log;
+mod pace;
 mod read;
 mod recalls;
 mod replay;
@@ -58,7 +60,8 @@ use self::fault::Fault;
 use self::followers::Followers;
 use self::layout::{Key, Layout, SCHEMA};
 use self::link::{Link, Use};
-use self::log::ReadPace;
+use self::log::{ReadPace, SMALL};
+use self::pace::Pace;
 use self::replicas::Pending;
 use self::unusable::Unusable;
 use self::watch::{Subscriber, Watching};
@@ -101,6 +104,8 @@ struct Access {
     probed: Mutex<(Option<Instant>, Duration)>,
     subscriber: Arc<Subscriber>,
     pace: ReadPace,
+    /// How much is asked or written at once over the main connection, where the question takes as long as the answer.
+    questions: Pace,
     /// Where replicas are to be read from.
     followers: Option<Followers>,
 }
@@ -124,6 +129,7 @@ impl RedisStore {
             probed: Mutex::default(),
             subscriber,
             pace: ReadPace::new(),
+            questions: Pace::new(1024, 4 * 1024, SMALL),
             followers: (settings.read_from == ReadFrom::Replica).then(Followers::default),
         };
         Ok(Self { access: Arc::new(access), retention, watching: OnceLock::new() })
@@ -372,8 +378,11 @@ impl Feed for RedisStore {
     }
 
     async fn ancestor(&self, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, StoreError> {
-        self.map_fault("looking for lost writes in the change log", log::ancestor(&self.access, latest, heads).await)
-            .await
+        self.map_fault(
+            "looking for lost writes in the change log",
+            ancestor::ancestor(&self.access, latest, heads).await,
+        )
+        .await
     }
 
     async fn items(&self, of: &[Subject]) -> Result<Vec<SnapshotItem>, StoreError> {

@@ -18,6 +18,7 @@ mod remote;
 mod restart;
 mod tenure;
 mod topologies;
+mod upwards;
 mod users;
 
 use std::process::Output;

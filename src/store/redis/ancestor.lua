@@ -1,20 +1,23 @@
 #!lua flags=no-writes
--- The latest of some places that the change log shows, so that little is carried whatever the entries hold.
+-- The first of some places that the change log shows, so that little is carried whatever the entries hold: which one it is, or
+-- 0; and the revision with which the log begins.
 --
--- KEYS: log. ARGV: a revision, and one after the other the heads there, at the revision before, and so on.
+-- KEYS: log. ARGV: the places, each a revision and the head there.
 
-local revision, heads = tonumber(ARGV[1]), ARGV[2]
-
-for from = 1, #heads, 32 do
-  if revision < 0 then break end
-  local id = string.format('%.0f-0', revision)
-  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+local function head_in(entry)
   local fields = entry and entry[2] or {}
   for field = 1, #fields, 2 do
-    if fields[field] == 'h' and fields[field + 1] == string.sub(heads, from, from + 31) then
-      return revision
-    end
+    if fields[field] == 'h' then return fields[field + 1] end
   end
-  revision = revision - 1
 end
-return false
+
+local shown = 0
+for place = 1, #ARGV / 2 do
+  local id = ARGV[2 * place - 1] .. '-0'
+  if head_in(redis.call('XRANGE', KEYS[1], id, id)[1]) == ARGV[2 * place] then
+    shown = place
+    break
+  end
+end
+local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+return { shown, oldest and string.match(oldest[1], '^%d+') or false }

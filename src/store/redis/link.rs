@@ -26,7 +26,7 @@ use super::discovery::Discovery;
 use super::fault::Fault;
 use super::followers::ReplicaUnusable;
 use super::hash_slot::HashSlot;
-use super::heard::Arrived;
+use super::heard::Exchange;
 use super::layout::Layout;
 use super::unusable::Unusable;
 use super::watch::Subscriber;
@@ -36,7 +36,7 @@ use crate::lock::Mutex;
 use crate::store::url::{Server, Topology};
 use crate::store::{Settings, StoreUrl};
 
-/// Longest wait for an answer, or for what is still to come of one.
+/// Longest wait for an answer, or for what is still to come of one, once the question must have arrived.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection without a word for so long is not merely behind others.
@@ -179,9 +179,9 @@ impl Connection {
         answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT))
     }
 
-    /// How the answer to the latest commands arrived.
-    pub(super) fn arrived(&self) -> Arrived {
-        self.carrier.heard.arrived()
+    /// How the latest commands and their answer were carried.
+    pub(super) fn exchange(&self) -> Exchange {
+        self.carrier.heard.exchange()
     }
 
     /// Asks for what is published on a channel.
@@ -239,12 +239,12 @@ impl Link {
         self.fetch(on, commands).await.map(|(answer, _)| answer)
     }
 
-    /// The same, and how the answer arrived.
+    /// The same, and how commands and answer were carried.
     pub(super) async fn fetch<T: FromRedisValue>(
         self: &Arc<Self>,
         on: Use,
         commands: &Pipeline,
-    ) -> Result<(T, Arrived), Fault> {
+    ) -> Result<(T, Exchange), Fault> {
         let has_waited = self.ready(on).is_none();
         let mut connection = self.connection(on).await?;
         let (number, carrier, sent) = (connection.number, Arc::clone(&connection.carrier), Instant::now());
@@ -256,7 +256,7 @@ impl Link {
         {
             self.discovery.moved(detail);
         }
-        outcome.map(|answer| (answer, connection.arrived()))
+        outcome.map(|answer| (answer, connection.exchange()))
     }
 
     /// Sends commands that only read, or may be repeated, and again over a new connection if the first one turns out to be
@@ -549,11 +549,11 @@ struct UnderWay<'a> {
 
 impl UnderWay<'_> {
     /// Cancelled, it may be the connection that hangs: the next command takes another. Not where whoever cancelled has waited
-    /// for the connection, and for the answer the shorter, nor where it may be behind others that are still arriving.
+    /// for the connection, and for the answer the shorter, nor where it may be behind others that are still on their way.
     fn is_suspect(&self) -> bool {
         let (own, any) = (self.carrier.heard.last(), self.link.dialer.heard.last());
         let is_silent = own < self.sent && (any < self.sent || own.elapsed() > LONG_SILENCE);
-        is_silent && !self.has_waited
+        is_silent && !self.has_waited && self.sent.elapsed() > self.carrier.heard.on_its_way()
     }
 }
 

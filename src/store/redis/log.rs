@@ -14,9 +14,10 @@ use tokio::time::{sleep, timeout};
 
 use super::fault::Fault;
 use super::followers::{self, ReplicaUnusable};
-use super::heard::Arrived;
+use super::heard::Carried;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
+use super::pace::Pace;
 use super::{Access, script};
 use crate::chain::chain;
 use crate::lock::Mutex;
@@ -24,7 +25,6 @@ use crate::store::url::Server;
 use crate::store::{Changes, CommitId, Head, LogEntry, Position, Revision, change};
 
 const PAGE: &str = include_str!("log.lua");
-const ANCESTOR: &str = include_str!("ancestor.lua");
 
 /// Most bytes that are read at once over the main connection, as probes wait behind them: more than any command of ours changes
 /// in one commit.
@@ -63,7 +63,7 @@ async fn small(access: &Access, after: Revision) -> Result<Option<Changes>, Faul
     access.pace.fall_behind();
     let page = access.pace.read(|bytes| page(access, Use::Main, bytes.min(SMALL), after)).await;
     let far = if access.followers.is_some() { 0 } else { FAR };
-    let is_level = |page: &Page| page.left <= far && page.took < ReadPace::BRISK;
+    let is_level = |page: &Page| page.left <= far && page.took < Pace::BRISK;
     match &page {
         Ok(page) if page.entries.is_empty() && page.is_full => return Ok(None),
         Ok(page) if is_level(page) => access.pace.keep_up(),
@@ -132,14 +132,6 @@ async fn page_of_replica(
     }
 }
 
-/// Where the log shows the first of these heads.
-pub(super) async fn ancestor(access: &Access, latest: Revision, heads: &[Head]) -> Result<Option<Revision>, Fault> {
-    let heads: String = heads.iter().map(Head::to_string).collect();
-    let mut search = script("EVAL_RO", ANCESTOR, &[access.layout.key(Key::Log)]);
-    let found: Option<u64> = access.ask(search.arg(latest.0).arg(heads)).await?;
-    Ok(found.map(Revision))
-}
-
 /// A part of the log.
 struct Page {
     newest: Position,
@@ -154,24 +146,25 @@ struct Page {
 }
 
 /// So many entries after a revision.
-async fn entries(access: &Access, on: Use, count: usize, after: Revision) -> Result<(Page, Arrived), Fault> {
+async fn entries(access: &Access, on: Use, count: usize, after: Revision) -> Result<(Page, Carried), Fault> {
     let began = Instant::now();
     let mut commands = Pipeline::new();
     // In this order: what is committed in between is read too.
     commands.cmd("HMGET").arg(access.layout.key(Key::Meta)).arg(&POSITION);
     commands.cmd("XRANGE").arg(access.layout.key(Key::Log)).arg(format!("({}", after.0)).arg("+");
     commands.arg("COUNT").arg(count);
-    let (answer, arrived) = access.link.fetch(on, &commands).await?;
+    let (answer, exchange) = access.link.fetch(on, &commands).await?;
     let (position, entries): (PositionFields, Vec<LoggedFields>) = answer;
     let newest = access.layout.position(&position)?;
     let each = access.pace.learn(&entries, began.elapsed());
     let left = newest.revision.0.saturating_sub(after.0 + entries.len() as u64).saturating_mul(each);
     let is_full = entries.len() == count;
-    Ok((Page { newest, is_full, entries, left, snapshot: None, took: arrived.took }, arrived))
+    let carried = exchange.answer;
+    Ok((Page { newest, is_full, entries, left, snapshot: None, took: carried.took }, carried))
 }
 
 /// As many as fit into so many bytes, but one at least where no probe waits behind it.
-async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result<(Page, Arrived), Fault> {
+async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result<(Page, Carried), Fault> {
     if access.pace.is_bulk() && access.pace.is_near() {
         return entries(access, on, (bytes / SMALL).max(1), after).await;
     }
@@ -179,7 +172,7 @@ async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result
     let keys = [Key::Meta, Key::Log, Key::Grants].map(|key| access.layout.key(key));
     let mut read = script("EVAL_RO", PAGE, &keys);
     read.arg(after.0).arg(bytes).arg(u8::from(on != Use::Main)).arg(&POSITION);
-    let (answer, arrived) = access.link.fetch(on, Pipeline::new().add_command(read)).await?;
+    let (answer, exchange) = access.link.fetch(on, Pipeline::new().add_command(read)).await?;
     let ((position, entries, rest),): ((PositionFields, Vec<LoggedFields>, Vec<u64>),) = answer;
     let newest = access.layout.position(&position)?;
     access.pace.learn(&entries, began.elapsed());
@@ -192,7 +185,8 @@ async fn page(access: &Access, on: Use, bytes: usize, after: Revision) -> Result
         }
         _ => (false, 0, None),
     };
-    Ok((Page { newest, entries, is_full, left, snapshot, took: arrived.took }, arrived))
+    let carried = exchange.answer;
+    Ok((Page { newest, entries, is_full, left, snapshot, took: carried.took }, carried))
 }
 
 impl Page {
@@ -246,56 +240,40 @@ pub(super) fn log_entry(id: &str, fields: &[Vec<u8>]) -> Result<LogEntry, &'stat
     Ok(LogEntry { id, revision, head, checksum, changes })
 }
 
-/// How much is asked for at once, so that the line carries an answer neither for long nor in many round trips.
+/// How much is read at once, and how far behind whoever reads is.
 #[derive(Debug)]
-pub(super) struct ReadPace(Mutex<State>);
+pub(super) struct ReadPace {
+    pace: Pace,
+    state: Mutex<State>,
+}
 
 #[derive(Debug)]
 struct State {
     /// How many bytes each entry took lately.
     each: usize,
     is_near: bool,
-    bytes: usize,
     is_behind: bool,
     last_read: Option<Instant>,
 }
 
 impl ReadPace {
-    const LEAST: usize = 4 * 1024;
-    const FIRST: usize = 16 * 1024;
-    const MOST: usize = 256 * 1024;
-
     /// How long the bulk connection stays open for what else there may be: each handshake costs Redis a millisecond.
     const LINGER: Duration = Duration::from_secs(5);
 
     /// An answer that comes sooner is from near.
     const NEAR: Duration = Duration::from_millis(50);
 
-    /// What is carried sooner may be twice as much the next time; what takes four times as long has to be half of it. From the
-    /// first bytes on: a long line may carry much.
-    const BRISK: Duration = Duration::from_millis(250);
-
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { each: 0, is_near: false, bytes: Self::FIRST, is_behind: false, last_read: None }))
+        let state = State { each: 0, is_near: false, is_behind: false, last_read: None };
+        Self { pace: Pace::new(4 * 1024, 16 * 1024, 256 * 1024), state: Mutex::new(state) }
     }
 
-    /// Has something read, and learns from how it arrived. Cancelled, or broken off, it was too much.
+    /// Has something read, of which the answer is what takes long.
     pub(super) async fn read<T, F>(&self, read: impl FnOnce(usize) -> F) -> Result<T, Fault>
     where
-        F: Future<Output = Result<(T, Arrived), Fault>>,
+        F: Future<Output = Result<(T, Carried), Fault>>,
     {
-        let bytes = self.state().bytes;
-        let less = (bytes / 2).max(Self::LEAST);
-        self.state().bytes = less;
-        let outcome = read(bytes).await;
-        self.state().bytes = match &outcome {
-            Ok((_, arrived)) if arrived.took >= Self::BRISK * 4 => less,
-            // Little says nothing of what the line carries.
-            Ok((_, arrived)) if arrived.took < Self::BRISK && arrived.bytes >= bytes / 2 => (bytes * 2).min(Self::MOST),
-            Err(fault) if fault.ends_connection() => less,
-            Ok(_) | Err(_) => bytes,
-        };
-        outcome.map(|(answer, _)| answer)
+        self.pace.carry(read).await
     }
 
     /// Whether it is over: nothing was read for a while, which is returned once.
@@ -345,7 +323,7 @@ impl ReadPace {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock()
+        self.state.lock()
     }
 }
 
@@ -363,38 +341,5 @@ mod tests {
         }
         pace.weigh();
         assert!(!pace.is_bulk());
-    }
-
-    /// What is asked for after answers that carry all, or this much, for so long.
-    async fn asked_after(pace: &ReadPace, answers: usize, bytes: Option<usize>, took: Duration) -> usize {
-        for _ in 0..answers {
-            let answer = async |asked| Ok(((), Arrived { bytes: bytes.unwrap_or(asked), took }));
-            pace.read(answer).await.expect("answered");
-        }
-        pace.state().bytes
-    }
-
-    #[tokio::test]
-    async fn much_is_asked_for_where_much_is_carried_however_long_the_line() {
-        let (pace, brisk, slow) = (ReadPace::new(), Duration::from_millis(10), Duration::from_secs(2));
-        assert_eq!(asked_after(&pace, 10, Some(100), brisk).await, ReadPace::FIRST, "little says nothing");
-        assert_eq!(asked_after(&pace, 10, None, brisk).await, ReadPace::MOST);
-        assert_eq!(asked_after(&pace, 1, None, slow).await, ReadPace::MOST / 2);
-        assert_eq!(asked_after(&pace, 10, None, slow).await, ReadPace::LEAST);
-        assert_eq!(asked_after(&pace, 1, None, brisk).await, ReadPace::LEAST * 2);
-    }
-
-    #[tokio::test]
-    async fn half_is_asked_for_after_what_broke_off() {
-        let pace = ReadPace::new();
-        let broken = async |_| Err::<((), Arrived), _>(Fault::TimedOut(Duration::ZERO));
-        pace.read(broken).await.expect_err("no answer");
-        assert_eq!(pace.state().bytes, ReadPace::FIRST / 2);
-        let cancelled = async |_| std::future::pending().await;
-        assert!(timeout(Duration::ZERO, pace.read::<(), _>(cancelled)).await.is_err());
-        assert_eq!(pace.state().bytes, ReadPace::FIRST / 4);
-        let refused = async |_| Err::<((), Arrived), _>(Fault::Refused("LOADING".to_owned(), String::new()));
-        pace.read(refused).await.expect_err("refused");
-        assert_eq!(pace.state().bytes, ReadPace::FIRST / 4, "the line has carried that");
     }
 }

@@ -10,10 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::Access;
 use super::fault::Fault;
-use super::heard::Arrived;
+use super::heard::Carried;
 use super::layout::{self, Key, POSITION, PositionFields};
 use super::link::Use;
-use super::log::SMALL;
 use crate::store::{CommitId, Position, Probe, StateFilter, TokenFilter, Versioned};
 use crate::token::{Digest, Grant, HistoryEntry, MAX_HISTORY, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -311,21 +310,21 @@ pub(super) async fn retired(access: &Access, digests: &[Digest]) -> Result<Vec<b
 pub(super) async fn removed(access: &Access, digests: &[Digest]) -> Result<Vec<bool>, Fault> {
     match digests {
         [] => Ok(Vec::new()), // Redis takes no command without a field
-        digests => access.pace.read(|bytes| removed_of(access, digests, bytes.min(SMALL) / COST)).await,
+        digests => access.questions.carry(|bytes| removed_of(access, digests, bytes / COST)).await,
     }
 }
 
 /// Of so many.
-async fn removed_of(access: &Access, digests: &[Digest], count: usize) -> Result<(Vec<bool>, Arrived), Fault> {
+async fn removed_of(access: &Access, digests: &[Digest], count: usize) -> Result<(Vec<bool>, Carried), Fault> {
     let members: Vec<_> = digests.iter().take(count).map(|digest| digest.as_bytes().as_slice()).collect();
     let mut commands = Pipeline::new();
     // In this order: one that is deleted in between goes from the first to the second.
     commands.cmd("HMGET").arg(access.layout.key(Key::Revoked)).arg(&members);
     commands.cmd("ZMSCORE").arg(access.layout.key(Key::Retired)).arg(&members);
-    let (answer, arrived) = access.link.fetch(Use::Main, &commands).await?;
+    let (answer, exchange) = access.link.fetch(Use::Main, &commands).await?;
     let (revoked, retired): (Values, Vec<Option<f64>>) = answer;
     let removed = revoked.iter().zip(&retired).map(|(revoked, retired)| revoked.is_some() || retired.is_some());
-    Ok((removed.collect(), arrived))
+    Ok((removed.collect(), exchange.whole))
 }
 
 /// The scores of members, in the order asked for.

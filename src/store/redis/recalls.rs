@@ -15,7 +15,7 @@ use std::str::FromStr;
 use redis::{ParsingError, Pipeline, RedisError, Value, from_redis_value};
 
 use super::fault::Fault;
-use super::heard::Arrived;
+use super::heard::Carried;
 use super::layout::{self, Key};
 use super::link::{ANSWER_TIMEOUT, Use};
 use super::log::SMALL;
@@ -27,11 +27,12 @@ use crate::token::Digest;
 const PAGE: &str = include_str!("recalled.lua");
 const SETTLE: &str = include_str!("settle.lua");
 
-/// Digests written by one command. Either may be repeated without harm, so it is sent again like one that only reads.
+/// Digests settled by one command. It may be repeated without harm, so it is sent again like one that only reads.
 const PIECE: usize = 1000;
 
-/// About how many bytes a digest takes in an answer.
+/// About how many bytes a digest takes in an answer, and to be added and listed.
 const COST: usize = 40;
+const COST_TO_ADD: usize = 130;
 
 /// How far they were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,14 +86,14 @@ async fn ask(access: &Access, place: &Place) -> Result<Answer, Fault> {
 }
 
 /// About so many digests.
-async fn ask_for(access: &Access, place: &Place, count: usize) -> Result<(Answer, Arrived), Fault> {
+async fn ask_for(access: &Access, place: &Place, count: usize) -> Result<(Answer, Carried), Fault> {
     let keys = [Key::Meta, Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
     let cursor = if let Then::Scan(cursor) = place.then { cursor.to_string() } else { String::new() };
     let mut commands = Pipeline::new();
     let mut page = script("EVAL_RO", PAGE, &keys);
     page.arg(count).arg(cursor).arg(place.listed);
     commands.add_command(page).cmd("INFO").arg("server").arg("replication");
-    let (answers, arrived) = access.link.fetch(Use::Main, commands.ignore_errors()).await?;
+    let (answers, exchange) = access.link.fetch(Use::Main, commands.ignore_errors()).await?;
     let answers: [Result<Value, RedisError>; 2] = answers;
     let [page, server] = answers.map(|answer| answer.map_err(|error| Fault::of_command(error, ANSWER_TIMEOUT)));
     let server = server.ok().and_then(|server| from_redis_value::<String>(server).ok()).unwrap_or_default();
@@ -100,7 +101,7 @@ async fn ask_for(access: &Access, place: &Place, count: usize) -> Result<(Answer
     let (present, ever, length, cursor, read, digests) = from_redis_value(page?).map_err(unexpected)?;
     let reign = |info: &str| Some(format!("{}-{}", run_in(info)?, value_in(info, "master_replid:")?));
     let server = reign(&server).unwrap_or_default();
-    Ok((Answer { server, present, ever, length, cursor, read, digests }, arrived))
+    Ok((Answer { server, present, ever, length, cursor, read, digests }, exchange.answer))
 }
 
 fn value_in<'a>(info: &'a str, key: &str) -> Option<&'a str> {
@@ -172,29 +173,35 @@ impl FromStr for Place {
     }
 }
 
-pub(super) async fn recall(access: &Access, digests: &[Digest]) -> Result<(), Fault> {
-    let [set, list] = [Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
-    for digests in digests.chunks(PIECE) {
-        let present: u64 = access.ask(redis::cmd("SCARD").arg(set)).await?;
-        if present + digests.len() as u64 > RECALLS_LEFT {
-            return Err(Fault::TooManyRecalls(present));
-        }
-        let members: Vec<_> = digests.iter().map(|digest| digest.as_bytes().as_slice()).collect();
-        let mut commands = Pipeline::new();
-        for member in &members {
-            commands.cmd("SADD").arg(set).arg(*member);
-        }
-        let added: Vec<u64> = access.link.read(Use::Main, &commands).await?;
-        // Those of others are listed by them.
-        let own: Vec<_> =
-            members.iter().zip(added).filter_map(|(member, added)| (added > 0).then_some(*member)).collect();
-        if !own.is_empty() {
-            let mut commands = Pipeline::new();
-            commands.cmd("RPUSH").arg(list).arg(&own);
-            let (_,): (u64,) = access.link.send(Use::Main, &commands).await?;
-        }
+pub(super) async fn recall(access: &Access, mut digests: &[Digest]) -> Result<(), Fault> {
+    while !digests.is_empty() {
+        let add = |bytes: usize| add(access, digests, (bytes / COST_TO_ADD).max(1));
+        digests = &digests[access.questions.carry(add).await?..];
     }
     Ok(())
+}
+
+/// Adds the first of them, and says how many. Sidecars that add them once more do no harm.
+async fn add(access: &Access, digests: &[Digest], count: usize) -> Result<(usize, Carried), Fault> {
+    let [set, list] = [Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
+    let members: Vec<_> = digests.iter().take(count).map(|digest| digest.as_bytes().as_slice()).collect();
+    let present: u64 = access.ask(redis::cmd("SCARD").arg(set)).await?;
+    if present + members.len() as u64 > RECALLS_LEFT {
+        return Err(Fault::TooManyRecalls(present));
+    }
+    let mut commands = Pipeline::new();
+    for member in &members {
+        commands.cmd("SADD").arg(set).arg(*member);
+    }
+    let (added, exchange): (Vec<u64>, _) = access.link.fetch(Use::Main, &commands).await?;
+    // Those of others are listed by them.
+    let own: Vec<_> = members.iter().zip(added).filter_map(|(member, added)| (added > 0).then_some(*member)).collect();
+    if !own.is_empty() {
+        let mut commands = Pipeline::new();
+        commands.cmd("RPUSH").arg(list).arg(&own);
+        let (_,): (u64,) = access.link.send(Use::Main, &commands).await?;
+    }
+    Ok((members.len(), exchange.whole))
 }
 
 pub(super) async fn settle(access: &Access, digests: &[Digest]) -> Result<(), Fault> {

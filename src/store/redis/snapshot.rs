@@ -5,7 +5,7 @@
 //! be or not be. The position is read first, and the log from there on says the rest: also where the scan broke off in
 //! between, and went on.
 //!
-//! Single entries are read over the main connection, in pieces behind which no probe waits for long.
+//! Single entries are read over the main connection, as many at a time as the line soon has.
 
 use redis::{Cmd, FromRedisValue, Pipeline, Value, cmd};
 use tokio::time::timeout;
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::Access;
 use super::fault::Fault;
 use super::followers::{self, ANSWER, ServerHistory};
+use super::heard::Carried;
 use super::layout::{self, Key, POSITION};
 use super::link::{Connection, Use};
 use crate::hex::Hex;
@@ -25,8 +26,8 @@ const ENTRY: usize = 90;
 /// What the name of a replica's run begins with.
 const OF_REPLICA: &str = "replica ";
 
-/// Entries asked for by name at once.
-const PIECE: usize = 250;
+/// About how many bytes are carried for each entry that is asked for by name.
+const NAMED: usize = 130;
 
 /// What becomes of a key's fields.
 type Read = fn(&str, &[u8], &[u8]) -> SnapshotItem;
@@ -106,24 +107,43 @@ impl Source {
 }
 
 /// Those that there are.
-pub(super) async fn items(access: &Access, of: &[Subject]) -> Result<Vec<SnapshotItem>, Fault> {
+pub(super) async fn items(access: &Access, mut of: &[Subject]) -> Result<Vec<SnapshotItem>, Fault> {
     let mut items = Vec::with_capacity(of.len());
-    for of in of.chunks(PIECE) {
-        let (mut users, mut tokens) = (Vec::new(), Vec::new());
-        for subject in of {
-            match subject {
-                Subject::User(id) => users.push(id.to_u64().to_le_bytes().to_vec()),
-                Subject::Token(digest) => tokens.push(digest.as_bytes().to_vec()),
-            }
-        }
-        for ((key, read), fields) in PARTS.into_iter().zip([users, tokens]).filter(|(_, fields)| !fields.is_empty()) {
-            let key = access.layout.key(key);
-            let values: Vec<Option<Vec<u8>>> = access.ask(cmd("HMGET").arg(key).arg(&fields)).await?;
-            let found = fields.iter().zip(values).filter_map(|(field, value)| Some((field, value?)));
-            items.extend(found.map(|(field, value)| read(key, field, &value)));
-        }
+    while !of.is_empty() {
+        let some = |bytes: usize| first_items(access, of, (bytes / NAMED).clamp(1, of.len()));
+        let (found, asked) = access.questions.carry(some).await?;
+        items.extend(found);
+        of = &of[asked..];
     }
     Ok(items)
+}
+
+/// Of the first so many.
+async fn first_items(
+    access: &Access,
+    of: &[Subject],
+    count: usize,
+) -> Result<((Vec<SnapshotItem>, usize), Carried), Fault> {
+    let (mut users, mut tokens) = (Vec::new(), Vec::new());
+    for subject in &of[..count] {
+        match subject {
+            Subject::User(id) => users.push(id.to_u64().to_le_bytes().to_vec()),
+            Subject::Token(digest) => tokens.push(digest.as_bytes().to_vec()),
+        }
+    }
+    let wanted = PARTS.into_iter().zip([users, tokens]).filter(|(_, fields)| !fields.is_empty());
+    let wanted: Vec<_> = wanted.map(|((key, read), fields)| (access.layout.key(key), read, fields)).collect();
+    let mut commands = Pipeline::new();
+    for (key, _, fields) in &wanted {
+        commands.cmd("HMGET").arg(key).arg(fields);
+    }
+    let (answers, exchange): (Vec<Vec<Option<Vec<u8>>>>, _) = access.link.fetch(Use::Main, &commands).await?;
+    let mut items = Vec::with_capacity(count);
+    for ((key, read, fields), values) in wanted.iter().zip(answers) {
+        let found = fields.iter().zip(values).filter_map(|(field, value)| Some((field, value?)));
+        items.extend(found.map(|(field, value)| read(key, field, &value)));
+    }
+    Ok(((items, count), exchange.whole))
 }
 
 async fn begin(access: &Access, source: &mut Source, run: String, sink: &mut Sink<'_>) -> Result<Bookmark, Fault> {
@@ -167,7 +187,7 @@ async fn scan(access: &Access, source: &mut Source, mark: &mut Bookmark, sink: &
 async fn step(access: &Access, source: &mut Source, key: &str, place: u64) -> Result<(u64, Vec<Value>), Fault> {
     let read = |bytes: usize| async move {
         let scan = cmd("HSCAN").arg(key).arg(place).arg("COUNT").arg((bytes / ENTRY).max(10)).take();
-        Ok((source.ask(access, &scan).await?, source.connection.arrived()))
+        Ok((source.ask(access, &scan).await?, source.connection.exchange().answer))
     };
     access.pace.read(read).await
 }
