@@ -406,6 +406,9 @@ pub trait Records: Send + Sync + 'static {
 }
 
 /// What a replica follows. Whoever has only this cannot commit: it reads, and asks for more to be refused.
+///
+/// Everything ends by itself, but for what a [`Watch`] waits for: a store goes on as long as something arrives, however slowly, and
+/// gives up what no longer does.
 #[async_trait]
 pub trait Feed: Send + Sync + 'static {
     /// The position, in a way that proves freshness: the answer comes from a store that took commits after it

@@ -6,7 +6,7 @@ mod vanished;
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
@@ -24,12 +24,6 @@ use crate::store::{
     Bookmark, Epoch, Feed, LogEntry, NoRegistry, Notice, Position, RECALLS_TAKEN, Revision, SnapshotItem, StoreError,
     Subject,
 };
-
-/// Longest wait for a part of the change log. It is bounded, and the store gives up what no longer arrives.
-const CHANGES_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Longest pause within a snapshot. The whole may take as long as it needs.
-const SNAPSHOT_STALL: Duration = Duration::from_secs(10);
 
 /// Over how long a fleet that has to read everything again spreads it: for each grant as long as a Redis takes that sends it
 /// to some hundred sidecars, and no longer than this.
@@ -437,15 +431,15 @@ impl<'a> Driver<'a> {
                 Ok(Answer { input: Input::Position(probe), is_known })
             }),
             Read::Changes { after } => Box::pin(async move {
-                let changes = within(CHANGES_TIMEOUT, store.changes(after)).await?;
+                let changes = store.changes(after).await?;
                 Ok(Input::Changes(changes).into())
             }),
             Read::Ancestor { latest, heads } => Box::pin(async move {
-                let ancestor = within(CHANGES_TIMEOUT, store.ancestor(latest, &heads)).await?;
+                let ancestor = store.ancestor(latest, &heads).await?;
                 Ok(Input::Ancestor(ancestor).into())
             }),
             Read::Items(subjects) => Box::pin(async move {
-                let items = within(CHANGES_TIMEOUT, store.items(&subjects)).await?;
+                let items = store.items(&subjects).await?;
                 Ok(Input::Items(items).into())
             }),
             Read::Snapshot => {
@@ -466,6 +460,7 @@ fn wait_for_turn(grants: usize, served: Duration) -> Duration {
     jitter(spread.min(SPREAD).min(served / 4))
 }
 
+/// For the position, which proves nothing once it is late. All else is given up by the store, where it no longer arrives.
 async fn within<T>(limit: Duration, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, ReadError> {
     match tokio::time::timeout(limit, read).await {
         Ok(outcome) => Ok(outcome?),
@@ -473,34 +468,17 @@ async fn within<T>(limit: Duration, read: impl Future<Output = Result<T, StoreEr
     }
 }
 
-/// Merges a snapshot into the replica, from the bookmark on; gives up when no item arrives for [`SNAPSHOT_STALL`].
+/// Merges a snapshot into the replica, from the bookmark on.
 async fn read_snapshot(
     replica: &Replica,
     store: &dyn Feed,
     bookmark: Arc<Mutex<Option<Bookmark>>>,
 ) -> Result<Answer, ReadError> {
     let mut mark = bookmark.lock().take();
-    let (items, narrowed) = (AtomicU64::new(0), AtomicBool::new(false));
-    let mut sink = |item| {
-        items.fetch_add(1, Ordering::Relaxed);
-        narrowed.fetch_or(replica.merge(&item), Ordering::Relaxed);
-    };
-    let outcome = {
-        let mut snapshot = pin!(store.snapshot(&mut mark, &mut sink));
-        let mut before = 0;
-        loop {
-            if let Ok(outcome) = tokio::time::timeout(SNAPSHOT_STALL, &mut snapshot).await {
-                break outcome.map_err(ReadError::from);
-            }
-            let after = items.load(Ordering::Relaxed);
-            if after == before {
-                break Err(ReadError::TimedOut(SNAPSHOT_STALL));
-            }
-            before = after;
-        }
-    };
+    let mut narrowed = false;
+    let outcome = store.snapshot(&mut mark, &mut |item| narrowed |= replica.merge(&item)).await;
     // Whether it came to its end or not: what it narrowed is narrowed.
-    replica.announce(narrowed.into_inner());
+    replica.announce(narrowed);
     *bookmark.lock() = mark.filter(|_| outcome.is_err());
     let position = outcome?;
     check(store, &position)?;

@@ -16,16 +16,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CHANGES_TIMEOUT, ReadError, Replica, within};
+use super::{ReadError, Replica};
 use crate::backoff::jitter;
 use crate::chain::chain;
 use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::store::{Feed, Probe, RECALLS_TAKEN, RecalledPage, RecalledPlace};
 use crate::token::Digest;
-
-/// Longest wait for one batch.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Digests written at once: a store that was restored from an old backup may have lost very many.
 const BATCH: usize = 4_096;
@@ -108,7 +105,7 @@ pub(super) async fn read(
             progress.place.clone()
         };
         let asked_at = Instant::now();
-        let page = within(CHANGES_TIMEOUT, store.recalled(place.as_ref())).await?;
+        let page = store.recalled(place.as_ref()).await?;
         // The last page may have more than the probe spoke of; the next probe says whether that was all.
         let is_all_for_now = page.is_last;
         progress.lock().take(page, asked_at, replica);
@@ -204,7 +201,7 @@ impl<'a> Recalls<'a> {
 
 async fn write(store: &dyn Feed, lost: Vec<Digest>) -> Result<usize, ReadError> {
     for batch in lost.chunks(BATCH) {
-        within(TIMEOUT, store.recall(batch)).await?;
+        store.recall(batch).await?;
     }
     Ok(lost.len())
 }

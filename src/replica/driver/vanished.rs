@@ -7,15 +7,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
 
-use super::{Failure, ReadError, Replica, within};
+use super::{Failure, ReadError, Replica};
 use crate::chain::chain;
 use crate::clock::Instant;
 use crate::store::Feed;
-
-/// Longest wait for one page.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most digests on it.
 const PAGE: usize = 1_000;
@@ -72,7 +68,7 @@ async fn ask(replica: &Replica, store: &dyn Feed) -> Result<(), ReadError> {
         if page.is_empty() {
             return Ok(());
         }
-        let is_removed = within(TIMEOUT, store.removed(&page)).await?;
+        let is_removed = store.removed(&page).await?;
         if is_removed.is_empty() {
             return Ok(()); // not now
         }

@@ -88,6 +88,30 @@ async fn a_snapshot_over_a_long_line() {
     println!("level after {took:?}");
 }
 
+/// The line carries a kilobyte a second, and the entry has 36.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_is_waited_for_as_long_as_it_arrives() {
+    let (server, store, anna) = site_of_anna().await;
+    let remote = Remote::start(&server, Traffic::Flows, Duration::from_secs(5)).await;
+    remote.reaches(position(&*store).await, Duration::from_secs(10)).await;
+    remote.relay.set(Traffic::Thin { delay: Duration::from_millis(50), bytes_per_second: 1_000 }).await;
+    import(&*store, anna.id, "token", 500).await;
+    let took = remote.reaches(position(&*store).await, Duration::from_secs(90)).await;
+    println!("level after {took:?}");
+    assert!(took > Duration::from_secs(31), "it was too fast to show: {took:?}");
+    assert_eq!(remote.replica.status().reads_failed, 0);
+}
+
+/// Until the first grant is there, a connection of its own is made, and several questions are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_whose_first_item_takes_long() {
+    let (server, store, anna) = site_of_anna().await;
+    import(&*store, anna.id, "token", 1).await;
+    let remote = Remote::start(&server, Traffic::Slow(Duration::from_millis(1_200)), Duration::from_secs(5)).await;
+    let took = remote.reaches(position(&*store).await, Duration::from_secs(120)).await;
+    println!("level after {took:?}");
+}
+
 /// Setting a connection up takes some nine round trips, and nobody who waits for it has the patience for two.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_set_up_whoever_gives_up_waiting_for_it() {
