@@ -160,7 +160,9 @@ pub enum Changes {
     Entries(Vec<LogEntry>),
     /// The first entries after it, in order, without a gap; more follow.
     Page(Vec<LogEntry>),
-    /// The log no longer goes back that far, or is longer than a snapshot: only a snapshot helps.
+    /// The same, and the rest would cost who wants no more than the present more than a snapshot.
+    Costly(Vec<LogEntry>),
+    /// The log no longer goes back that far, or is damaged: only a snapshot helps.
     Truncated,
     /// The store has not reached that revision: it lost writes.
     Below,

@@ -67,7 +67,9 @@ enum Obstacle {
     ReportsLost(Duration),
     #[error("the store has lost the commit since: check the result, and run the command again")]
     CommitLost,
-    #[error("the change log no longer goes back to the commit, so it is unknown which sidecars have applied it")]
+    #[error(
+        "the change log no longer goes back to the commit, or is damaged, so it is unknown which sidecars have applied it"
+    )]
     LogTrimmed,
 }
 
@@ -190,8 +192,10 @@ impl CommitHistory {
         self.heads.insert(first.revision, first.head);
         while self.heads.last_key_value().is_some_and(|(last, _)| *last < now.revision) {
             let (last, head) = self.heads.last_key_value().map_or_else(Default::default, |(last, head)| (*last, *head));
-            let (Changes::Entries(entries) | Changes::Page(entries)) = store.changes(last).await? else {
-                return Ok(Some(Obstacle::LogTrimmed));
+            let entries = match store.changes(last).await? {
+                Changes::Entries(entries) | Changes::Page(entries) | Changes::Costly(entries) => entries,
+                Changes::Truncated => return Ok(Some(Obstacle::LogTrimmed)),
+                Changes::Below => return Ok(Some(self.fork())),
             };
             let mut before = (head, last);
             for entry in &entries {

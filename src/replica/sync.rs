@@ -428,10 +428,10 @@ fn take_changes<T: Table>(
     let (entries, more) = match changes {
         Changes::Entries(entries) => (entries, false),
         Changes::Page(entries) => (entries, true),
-        Changes::Truncated if synced.revision() == after && !synced.owed.is_empty() => {
+        Changes::Truncated | Changes::Costly(_) if synced.revision() == after && !synced.owed.is_empty() => {
             return Err(Finding::LogTruncated(after));
         }
-        Changes::Truncated | Changes::Below => {
+        Changes::Truncated | Changes::Costly(_) | Changes::Below => {
             // Notices have carried us past the revision that the log no longer has. Or the store is below it, or was, and
             // has lost writes: the position shows it.
             *probe_wanted = true;

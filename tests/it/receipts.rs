@@ -4,12 +4,12 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use tollgate::store::{Absent, Report, SidecarId, TokenFilter};
+use tollgate::store::{Absent, Batch, Report, SidecarId, TokenFilter};
 use tollgate::token::Role;
 
 use crate::harness::fleet::{open, settings};
 use crate::harness::{CONFIG, Fleet, RedisServer, Relay, Serving, Site, Traffic, Upstream, address_of, eventually};
-use crate::redis::{id_of, stdout, tollgate};
+use crate::redis::{id_of, import, stdout, tollgate};
 use tollgate_harness::pair::{Pair, run};
 
 /// Exit code 1, and why.
@@ -301,6 +301,31 @@ async fn a_sidecar_that_was_set_up_from_a_copy_is_waited_for() {
     let said = refused(&tollgate(&url, 0, &["token", "revoke", &id, "--wait", "--timeout", "1s"]).await);
     assert!(said.contains("by 1 of 2 sidecars"), "{said}");
     assert_eq!(two.fetch(&token).await, 200, "it was not told");
+}
+
+/// What is left of a user who is deleted is cheaper to read than how they went: for a sidecar, and not for who asks what was
+/// applied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_deletion_has_its_receipt_whatever_is_committed_beside_it() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    init(&url).await;
+    stdout(&tollgate(&url, 0, &["user", "add", "bulk", "--role", "manager"]).await);
+    let store = open(&settings(&url, 0), Absent::Refuse).await;
+    let bulk = store.user_by_name("bulk").await.expect("reads").expect("is there");
+    import(&*store, bulk.record.id, "token", 20_000).await;
+    let _sidecar = Serving::start(&url, &[]).await;
+    redis.has_all_reports();
+    let before = store.position().await.expect("reads").revision.0;
+    let delete = ["user", "delete", "bulk", "--yes", "--wait", "--timeout", "30s"];
+    let beside = async {
+        let is_under_way = async || store.position().await.expect("reads").revision.0 > before + 2;
+        eventually("some are deleted", is_under_way).await;
+        store.commit(Batch::default()).await.expect("commits");
+    };
+    let (deleted, ()) = tokio::join!(tollgate(&url, 0, &delete), beside);
+    let said = stdout(&deleted);
+    assert!(said.contains("applied by the only sidecar"), "{said}");
 }
 
 /// A registry with one token, and the token's id.

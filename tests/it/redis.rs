@@ -64,7 +64,7 @@ async fn site_of_anna() -> (RedisServer, Arc<dyn Store>, UserRecord) {
 }
 
 /// So many tokens of a user, in commits of five hundred.
-async fn import(store: &dyn Store, owner: UserId, name: &str, count: usize) -> Vec<TokenRecord> {
+pub(crate) async fn import(store: &dyn Store, owner: UserId, name: &str, count: usize) -> Vec<TokenRecord> {
     let all: Vec<_> = (0..count).map(|number| conformance::token(owner, &format!("{name} {number}"))).collect();
     for some in all.chunks(500) {
         conformance::commit(store, conformance::tokens(some.iter().cloned().map(Edit::Create))).await;

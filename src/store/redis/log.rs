@@ -117,7 +117,7 @@ async fn page_of_replica(
     let began = Instant::now();
     loop {
         match large(access, Use::Replica, after).await? {
-            Changes::Truncated => return Ok(None),
+            Changes::Truncated | Changes::Costly(_) => return Ok(None),
             Changes::Entries(entries) | Changes::Page(entries) if !entries.is_empty() => {
                 let changes = followers::confirmed_by_primary(access, entries).await?;
                 return changes.map(Some).ok_or(ReplicaUnusable::OtherPast(server).into());
@@ -210,7 +210,7 @@ impl Page {
         Ok(match snapshot {
             _ if after > newest.revision => Changes::Below,
             _ if last >= newest.revision => Changes::Entries(entries),
-            Some(snapshot) if left > snapshot.saturating_add(WORTH_IT) => Changes::Truncated,
+            Some(snapshot) if left > snapshot.saturating_add(WORTH_IT) => Changes::Costly(entries),
             _ if is_full => Changes::Page(entries),
             _ => Changes::Truncated,
         })

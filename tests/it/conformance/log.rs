@@ -292,7 +292,7 @@ pub(crate) async fn entries(store: &dyn Store, mut revision: u64) -> Vec<LogEntr
         match after(store, revision).await {
             Changes::Entries(entries) => return [read, entries].concat(),
             Changes::Page(entries) => read.extend(entries),
-            Changes::Truncated | Changes::Below => panic!("nothing after {revision}"),
+            Changes::Costly(_) | Changes::Truncated | Changes::Below => panic!("nothing after {revision}"),
         }
         revision = read.last().map_or(revision, |entry| entry.revision.0);
     }
