@@ -48,7 +48,7 @@ mod unusable;
 mod watch;
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Pipeline, ToRedisArgs, cmd};
@@ -63,6 +63,7 @@ use self::link::{Link, Use};
 use self::log::{ReadPace, SMALL};
 use self::pace::Pace;
 use self::replicas::Pending;
+use self::tenure::Left;
 use self::unusable::Unusable;
 use self::watch::{Subscriber, Watching};
 use super::settings::ReadFrom;
@@ -100,8 +101,8 @@ struct Access {
     quorum: u32,
     /// The last commit, if not all replicas that could be promoted have confirmed it.
     pending: Mutex<Option<Pending>>,
-    /// When the position was proven last, and how long that was after the time before.
-    probed: Mutex<(Option<Instant>, Duration)>,
+    /// The latest report, as it was left.
+    report_left: Mutex<Option<Left>>,
     subscriber: Arc<Subscriber>,
     pace: ReadPace,
     /// How much is asked or written at once over the main connection, where the question takes as long as the answer.
@@ -126,7 +127,7 @@ impl RedisStore {
             name,
             quorum: settings.quorum_replicas,
             pending: Mutex::default(),
-            probed: Mutex::default(),
+            report_left: Mutex::default(),
             subscriber,
             pace: ReadPace::new(),
             questions: Pace::new(1024, 4 * 1024, SMALL),

@@ -3,8 +3,6 @@
 //! A list or a search takes several commands, between which others may commit. So whatever an index led to is judged
 //! again by the record itself; a page is filled up where records turned out to be gone.
 
-use std::time::{Duration, Instant};
-
 use redis::{Pipeline, cmd};
 use serde::de::DeserializeOwned;
 
@@ -63,10 +61,6 @@ pub(super) async fn probe(access: &Access) -> Result<Probe, Fault> {
         answer?
     };
     let (fields, recalled) = of_primary(access, answer)?;
-    let now = Instant::now();
-    let mut probed = access.probed.lock();
-    *probed = (Some(now), probed.0.map_or(Duration::ZERO, |before| now - before));
-    drop(probed);
     let recalls = recalled + layout::settled(&fields);
     Ok(Probe { position: access.layout.position(&fields)?, recalls, recalled })
 }

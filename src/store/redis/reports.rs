@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use redis::Pipeline;
 
+use super::Access;
 use super::fault::Fault;
 use super::layout::Key;
 use super::link::Use;
-use super::{Access, tenure};
+use super::tenure::{self, Left};
+use crate::clock::Instant;
 use crate::store::{Report, Reported, SidecarId};
 
 const REPORTS: &str = include_str!("reports.lua");
@@ -15,25 +17,30 @@ const FORGET: &str = include_str!("forget.lua");
 
 pub(super) async fn report(access: &Access, report: &Report, ttl: Duration) -> Result<(), Fault> {
     let json = serde_json::to_string(report).map_err(|problem| Fault::record("a new report".to_owned(), problem))?;
-    let (ttl, key) = (ttl.as_millis().max(1), access.layout.sidecar(report.id));
+    let (ttl_millis, key) = (ttl.as_millis().max(1), access.layout.sidecar(report.id));
     let mut commands = Pipeline::new();
     let list = |commands: &mut Pipeline| {
         commands.cmd("SADD").arg(access.layout.key(Key::Sidecars)).arg(report.id.to_string()).ignore();
     };
     tenure::make_up(access).await?;
-    tenure::prolong(access, report, &mut commands);
+    commands.cmd("PTTL").arg(&key);
     // First, so that no report is there that nobody finds; and once more, as it may be forgotten until the report is there.
     list(&mut commands);
-    commands.cmd("SET").arg(&key).arg(format!("{ttl} {json}")).arg("PX").arg(ttl).ignore();
+    commands.cmd("SET").arg(&key).arg(format!("{ttl_millis} {json}")).arg("PX").arg(ttl_millis).ignore();
     list(&mut commands);
-    let taken: Result<(), Fault> = access.link.read(Use::Main, &commands).await;
+    let before = access.report_left.lock().take().filter(|before| before.sidecar == report.id);
+    let now = Left { sidecar: report.id, sent: Instant::now(), ttl };
+    let taken: Result<(i64,), Fault> = access.link.read(Use::Main, &commands).await;
     if taken.as_ref().is_err_and(Fault::is_out_of_memory) {
         // The one that is there goes on: it says less than is true, and whoever waits for this sidecar learns that.
         let mut commands = Pipeline::new();
-        commands.cmd("PEXPIRE").arg(key).arg(ttl).ignore();
+        commands.cmd("PEXPIRE").arg(key).arg(ttl_millis).ignore();
         access.link.read::<()>(Use::Main, &commands).await?;
     }
-    taken
+    let (left,) = taken?;
+    *access.report_left.lock() = Some(now);
+    let is_kept = before.is_none_or(|before| before.is_kept(left, Instant::now()));
+    tenure::go_on(access, report, is_kept).await
 }
 
 /// Asked for over the connection that proves: both are answered by the same server.

@@ -10,7 +10,9 @@
 //! - where the server has another replication id, which it draws at each start and each promotion, or has evicted keys,
 //!   which may have been reports;
 //! - with a sidecar that comes from another server: one that was never demoted keeps its id while others are in charge;
-//! - where for [`LEASE`] no sidecar reported that was proven fresh here: whoever is not in charge is told nothing.
+//! - where a sidecar finds its own report gone, or going sooner than it was left: the server's clock was put forward, by which
+//!   those of others have expired before their time, or it lost them;
+//! - where for [`LEASE`] no sidecar reported that was told that this server is in charge: whoever is not is told nothing.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,11 +23,20 @@ use super::Access;
 use super::fault::Fault;
 use super::layout::{Key, Layout};
 use super::link::{Connection, Use};
+use super::read;
+use crate::clock::Instant;
 use crate::lock::Mutex;
-use crate::store::Report;
+use crate::store::{Report, SidecarId};
 
-/// How long it lasts where no fresh sidecar reports. Each does every five seconds.
+/// How long it lasts where no sidecar reports. Each does every five seconds.
 const LEASE: Duration = Duration::from_secs(15);
+
+/// How much of that must be left for a receipt: so much is, where one has reported lately, and not where the clock was put forward
+/// by more than reports are retained beyond their bound.
+const SURE: Duration = Duration::from_secs(9);
+
+/// By how much a report may be gone sooner than its sidecar reckons.
+const TOLERANCE: Duration = Duration::from_secs(1);
 
 /// For so many days it is remembered how long sidecars served without the store: of the one whose report is lost nothing else is
 /// known.
@@ -34,10 +45,8 @@ const REMEMBERED: u64 = 30;
 /// In milliseconds.
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
-/// Whose report prolongs it: who was proven fresh so long ago at most, or twice as long as it is from one of its probes to the
-/// next, if that is longer, up to [`LONGEST`].
+/// Who was proven fresh so long ago at most knows who is in charge. Others ask.
 const FRESH: Duration = Duration::from_secs(5);
-const LONGEST: Duration = Duration::from_mins(1);
 
 /// Where `INFO` has what is looked at here.
 pub(super) const SECTIONS: &[&str] = &["server", "replication", "stats"];
@@ -134,7 +143,9 @@ pub(super) async fn unreported(access: &Access, bound: Duration) -> Result<Optio
     if !writes.is_empty() {
         access.link.read::<()>(Use::Main, &writes).await?;
     }
-    let lasted = Duration::from_millis(since.map_or(0, |since| primary.now.saturating_sub(since)));
+    let is_sure = u128::try_from(left).is_ok_and(|left| left >= SURE.as_millis());
+    let lasted = since.filter(|_| is_sure).map_or(0, |since| primary.now.saturating_sub(since));
+    let lasted = Duration::from_millis(lasted);
     Ok(now.bound.checked_sub(lasted).filter(|left| !left.is_zero()))
 }
 
@@ -180,27 +191,47 @@ pub(super) async fn make_up(access: &Access) -> Result<(), Fault> {
     Ok(())
 }
 
-/// How fresh a sidecar must be that prolongs it, with so long from one of its probes to the next.
-fn fresh_within(between_probes: Duration) -> Duration {
-    (2 * between_probes).clamp(FRESH, LONGEST)
+/// A report as a sidecar left it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Left {
+    pub(super) sidecar: SidecarId,
+    pub(super) sent: Instant,
+    pub(super) ttl: Duration,
 }
 
-/// Prolongs it with a report, if the sidecar's freshness says who is the primary.
-pub(super) fn prolong(access: &Access, report: &Report, commands: &mut Pipeline) {
-    let fresh = fresh_within(access.probed.lock().1);
-    if report.staleness_ms.is_some_and(|staleness| u128::from(staleness) <= fresh.as_millis()) {
-        commands.cmd("PEXPIRE").arg(access.layout.key(Key::Tenure)).arg(LEASE.as_millis()).ignore();
+impl Left {
+    /// Whether it is still stored for as long as it should be, as was answered at a moment.
+    pub(super) fn is_kept(&self, millis: i64, answered: Instant) -> bool {
+        let least = self.ttl.saturating_sub(answered - self.sent + TOLERANCE);
+        Duration::from_millis(u64::try_from(millis).unwrap_or(0)) >= least
     }
+}
+
+/// After a report: ends it, where the one before was not kept, and else prolongs it, where this server is in charge.
+pub(super) async fn go_on(access: &Access, report: &Report, is_kept: bool) -> Result<(), Fault> {
+    if !is_kept {
+        access.link.arrival().lock().is_owed = true;
+        return make_up(access).await;
+    }
+    let Some(staleness) = report.staleness_ms.map(Duration::from_millis) else { return Ok(()) };
+    if staleness > FRESH && read::probe(access).await.is_err() {
+        return Ok(());
+    }
+    let mut commands = Pipeline::new();
+    commands.cmd("PEXPIRE").arg(access.layout.key(Key::Tenure)).arg(LEASE.as_millis()).ignore();
+    access.link.read(Use::Main, &commands).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A sidecar that asks every twenty seconds is nearly always older than five.
     #[test]
-    fn who_probes_seldom_may_be_staler() {
-        let fresh = [0, 1, 20, 3600].map(|seconds| fresh_within(Duration::from_secs(seconds)).as_secs());
-        assert_eq!(fresh, [5, 5, 40, 60]);
+    fn a_report_is_kept_as_long_as_its_sidecar_reckons() {
+        let (sent, seconds) = (Instant::now(), Duration::from_secs);
+        let left = Left { sidecar: SidecarId(1), sent, ttl: seconds(70) };
+        let kept = [70_000, 65_000, 63_000, 62_999, 0, -2].map(|millis| left.is_kept(millis, sent + seconds(6)));
+        assert_eq!(kept, [true, true, true, false, false, false]);
+        assert!(left.is_kept(-2, sent + seconds(69)), "its time was over");
     }
 }

@@ -45,9 +45,6 @@ async fn it_lasts_for_as_long_as_fresh_sidecars_report() {
         let store = store(server).await;
         server.has_all_reports();
         run(server, &["PEXPIRE", TENURE, "9000"]).await;
-        store.probe().await.expect("a probe");
-        report(&*store, 60_000).await;
-        assert!((1..=9_000).contains(&left(server).await), "who is stale does not know who is the primary");
         report(&*store, 1).await;
         assert!((9_001..=15_000).contains(&left(server).await), "{}", left(server).await);
         assert_eq!(unreported(&*store).await, None);
@@ -57,6 +54,49 @@ async fn it_lasts_for_as_long_as_fresh_sidecars_report() {
         assert_eq!(left(server).await, -2, "no report begins it");
         assert_eq!(unreported(&*store).await, Some(BOUND));
     }
+}
+
+/// Its latest proof is old: it asks seldom, or is behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_stale_asks_who_is_in_charge() {
+    let server = RedisServer::start();
+    let (any, confirmed) = (store(&server).await, Settings { quorum_replicas: 1, ..settings(&server.url()) });
+    let confirmed = RedisStore::new(&confirmed, Retention::default()).expect("a store");
+    server.has_all_reports();
+    run(&server, &["PEXPIRE", TENURE, "9500"]).await;
+    report(&confirmed, 80_000).await;
+    assert!((1..=9_500).contains(&left(&server).await), "no replica says that it is");
+    report(&*any, 80_000).await;
+    assert!((9_501..=15_000).contains(&left(&server).await), "{}", left(&server).await);
+    assert_eq!(unreported(&*any).await, None);
+}
+
+/// By the server's clock, which was put forward: then those of others have expired too, whose sidecars serve on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_ends_with_a_report_that_goes_sooner_than_it_was_left() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let key = format!("{{tollgate}}:sidecar:{}", conformance::report(1, "edge").id);
+    for (left_of_report, is_kept) in [("69500", true), ("66000", false), ("0", false)] {
+        report(&*store, 1).await;
+        server.has_all_reports();
+        assert_eq!(run(&server, &["PEXPIRE", &key, left_of_report]).await, "1");
+        report(&*store, 1).await;
+        assert_eq!(left(&server).await > 0, is_kept, "{left_of_report}");
+        assert_eq!(unreported(&*store).await.is_none(), is_kept, "{left_of_report}");
+    }
+}
+
+/// The clock was put forward just now, and no sidecar has looked yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_sure_of_it_until_the_next_report() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    server.has_all_reports();
+    run(&server, &["PEXPIRE", TENURE, "8900"]).await;
+    assert_eq!(unreported(&*store).await, Some(BOUND));
+    report(&*store, 1).await;
+    assert_eq!(unreported(&*store).await, None, "it was not ended");
 }
 
 /// A sidecar's user may put off its end.
