@@ -12,12 +12,13 @@ use crate::store::settings::Namespace;
 type Commands = BTreeSet<String>;
 
 /// Which commands each file has, and whether sidecars run them or registry commands only.
-const USED: [(&str, &str, &str); 37] = [
+const USED: [(&str, &str, &str); 38] = [
     ("archive/fill.rs", "", "EVAL EXISTS TIME"),
     ("archive/piece.rs", "", "HDEL HSET RPUSH SADD ZADD ZREM"),
     ("archive/read.rs", "", "HLEN HMGET HSCAN INFO ROLE SCARD SSCAN TIME XRANGE ZCARD ZRANGE"),
     ("archive/verify.rs", "", "HLEN HMGET LLEN LRANGE XLEN ZCARD ZMSCORE"),
     ("ancestor.lua", "XRANGE", ""),
+    ("ancestor.rs", "EVAL_RO", ""),
     ("begin.lua", "", "EXISTS HSET UNLINK"),
     // What is tried is what the other files have.
     ("check.rs", "DISCARD HELLO INFO MULTI TYPE", ""),
