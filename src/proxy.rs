@@ -121,7 +121,9 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
         return health.map(|()| healthy(exchange, *request.method() == Method::HEAD));
     }
     let withheld = *request.method() == Method::HEAD && may_be_watched(request.uri().path());
-    let decision = if request.body().is_too_large() { Err(Refusal::BodyTooLarge) } else { gate.decide(request) };
+    let mut digest = None;
+    let is_too_large = request.body().is_too_large();
+    let decision = if is_too_large { Err(Refusal::BodyTooLarge) } else { gate.decide(request, &mut digest) };
     let reply = match decision {
         Ok(permit) => {
             if let Some(admission) = permit.admission() {
@@ -129,7 +131,7 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
             }
             forward::forward(exchange, &permit, request).await
         }
-        Err(refusal) => Err(failed_auth::refused(exchange, request.headers(), gate, refusal)),
+        Err(refusal) => Err(failed_auth::refused(exchange, request.headers(), digest, refusal)),
     };
     // Telegraf's watcher forgets what it knew of a configuration at *any* reply to its HEAD that has no `Last-Modified`, and
     // then never loads an edit that was made meanwhile; at a connection that breaks it remembers (Telegraf 1.39.0). So an

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HeaderMap};
+use http::header::HeaderMap;
 
 use super::exchange::Exchange;
 use super::network::client_network;
 use super::refusal::Refusal;
-use super::{Gate, Network, credential, sanitize};
+use super::{Network, sanitize};
 use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::replica::{Known, Replica};
@@ -170,8 +170,8 @@ impl FailedAuth {
 }
 
 /// What a request that was refused is answered with, if authentication failed: counts it, and says it to the operator.
-pub(super) fn refused(exchange: &Exchange, headers: &HeaderMap, gate: &Gate, refusal: Refusal) -> Refusal {
-    let digest = headers.get(AUTHORIZATION).and_then(|value| credential::digest(value.as_bytes()).ok());
+pub(super) fn refused(exchange: &Exchange, headers: &HeaderMap, digest: Option<Digest>, refusal: Refusal) -> Refusal {
+    let gate = &exchange.proxy.gate;
     let known = digest.map_or(Known::Nothing, |digest| gate.replica.known(&digest));
     let failure = match (&refusal, &known) {
         (Refusal::NoCredential, _) => Failure::NoCredential,

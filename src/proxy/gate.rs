@@ -16,6 +16,7 @@ use super::{Limits, Network, Settings, Timeouts, credential, is_fetched};
 use crate::clock::{Instant, unix_seconds};
 use crate::readiness::Readiness;
 use crate::replica::{Holder, MaxStaleness, Replica};
+use crate::token::Digest;
 use crate::upstream::{Upstream, UpstreamName};
 use crate::worker::alarm::AdmissionTerms;
 
@@ -111,11 +112,11 @@ impl Gate {
         asks.then(|| self.readiness.problem().map_or(Ok(()), |problem| Err(Refusal::NotReady(problem))))
     }
 
-    /// Decides over a request: route, authenticate, authorize.
+    /// Decides over a request: route, authenticate, authorize. `digest` is set to that of its token, if there is one.
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
-    pub(crate) fn decide<B>(&self, request: &Request<B>) -> Result<Permit, Refusal> {
+    pub(crate) fn decide<B>(&self, request: &Request<B>, digest: &mut Option<Digest>) -> Result<Permit, Refusal> {
         let path = normalise(request.uri().path())?;
         let route = self.routes.find(request.method().as_str(), &path).map_err(|missing| match missing {
             NoRoute::Path => Refusal::NoRoute,
@@ -127,7 +128,7 @@ impl Gate {
                 // Of several none is chosen: the upstream might choose another.
                 let mut credentials = request.headers().get_all(AUTHORIZATION).iter();
                 let credential = credentials.next().filter(|_| credentials.next().is_none());
-                let digest = credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?;
+                let digest = *digest.insert(credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?);
                 let terms = AdmissionTerms { digest, needed, max_staleness };
                 Some(Admission { holder: self.authorize(&terms)?, terms })
             }
