@@ -223,7 +223,7 @@ fn log(
         Known::Nothing => (None, None),
     };
     let token = token.map(tracing::field::display);
-    let digest = digest.map(|digest| format!("{digest:.DIGITS$}"));
+    let digest = digest.map(|digest| digest.to_string().chars().take(DIGITS).collect::<String>());
     let request_id = exchange.id();
     tracing::info!(
         %client, reason, token, user, digest, request_id = request_id.as_str(), left_out,

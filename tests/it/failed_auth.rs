@@ -114,5 +114,13 @@ async fn the_log_says_whose_token_was_refused_and_why() {
         .await;
     }
     let log = program.log().concat();
+    let refused = |line: &String| line.contains("authentication refused");
+    let fields = program
+        .log()
+        .into_iter()
+        .filter(refused)
+        .map(|line| serde_json::from_str::<serde_json::Value>(&line).expect("JSON"));
+    let digests: Vec<_> = fields.filter_map(|line| Some(line["fields"]["digest"].as_str()?.to_owned())).collect();
+    assert!(!digests.is_empty() && digests.iter().all(|digest| digest.len() == 12), "{digests:?}");
     assert!(!log.contains(&program.token) && !log.contains("neverseen"));
 }
