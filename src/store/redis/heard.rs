@@ -36,7 +36,7 @@ struct State {
 }
 
 /// How much was carried, and how long that took.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Carried {
     pub(super) bytes: usize,
     pub(super) took: Duration,

@@ -262,8 +262,17 @@ impl Link {
     /// Sends commands that only read, or may be repeated, and again over a new connection if the first one turns out to be
     /// of no use.
     pub(super) async fn read<T: FromRedisValue>(self: &Arc<Self>, on: Use, commands: &Pipeline) -> Result<T, Fault> {
-        match self.send(on, commands).await {
-            Err(fault) if fault.ends_connection() => self.send(on, commands).await,
+        self.fetch_again(on, commands).await.map(|(answer, _)| answer)
+    }
+
+    /// The same, and how commands and answer were carried.
+    pub(super) async fn fetch_again<T: FromRedisValue>(
+        self: &Arc<Self>,
+        on: Use,
+        commands: &Pipeline,
+    ) -> Result<(T, Exchange), Fault> {
+        match self.fetch(on, commands).await {
+            Err(fault) if fault.ends_connection() => self.fetch(on, commands).await,
             outcome => outcome,
         }
     }

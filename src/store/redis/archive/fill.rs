@@ -5,12 +5,15 @@ use std::time::Instant;
 use async_trait::async_trait;
 use redis::{Pipeline, cmd};
 
-use super::piece::{Piece, SendPace};
+use super::piece::Piece;
 use super::read::Reader;
 use super::verify::Derived;
 use crate::store::archive::{CopyError, Item, Items, Unfinished, succeeding};
 use crate::store::redis::fault::Fault;
+use crate::store::redis::heard::Carried;
 use crate::store::redis::layout::{Key, SCHEMA};
+use crate::store::redis::link::Use;
+use crate::store::redis::pace::Pace;
 use crate::store::redis::replicas::{self, Confirmation, Written};
 use crate::store::redis::unusable::Unusable;
 use crate::store::redis::{Access, RedisStore, commit, replay, script};
@@ -32,7 +35,8 @@ pub(crate) struct RedisUnfinished {
     pieces: u64,
     /// When that was, by the server's clock.
     began: u64,
-    pace: SendPace,
+    /// How much is sent at once, so that a thin line carries it long before an answer is given up.
+    pace: Pace,
 }
 
 impl RedisUnfinished {
@@ -43,11 +47,11 @@ impl RedisUnfinished {
     pub(crate) async fn begin(settings: &Settings) -> Result<Self, StoreError> {
         let store = RedisStore::new(settings, Retention::default())?;
         let begun = Self::make(&store.access).await;
-        let (writer, began, pace) = store.map_fault("making the registry", begun).await?;
-        Ok(Self { store, writer, pieces: 0, began, pace })
+        let (writer, began) = store.map_fault("making the registry", begun).await?;
+        Ok(Self { store, writer, pieces: 0, began, pace: Pace::new(4 * 1024, 16 * 1024, 1024 * 1024) })
     }
 
-    async fn make(access: &Access) -> Result<(String, u64, SendPace), Fault> {
+    async fn make(access: &Access) -> Result<(String, u64), Fault> {
         // Nothing is made where it would be lost.
         if let Some(problem) = replay::problem(access).await? {
             return Err(problem.into());
@@ -56,27 +60,14 @@ impl RedisUnfinished {
         let mut begin = script("EVAL", BEGIN, &keys(access));
         let answer: Vec<String> = access.ask(begin.arg(&writer)).await?;
         understand(access, &answer)?;
-        let asked = Instant::now();
         let (seconds, _): (u64, u64) = access.ask(&cmd("TIME")).await?;
-        Ok((writer, seconds, SendPace::new(asked.elapsed())))
+        Ok((writer, seconds))
     }
 
     async fn fill(&mut self, items: &[Item]) -> Result<(), Fault> {
-        let access = std::sync::Arc::clone(&self.store.access);
-        let mut piece = Piece::of(&access, self.began, items).await?;
-        while let Some((writes, bytes)) = piece.take(self.pace.bytes()) {
-            self.pieces += 1;
-            let mut fill = script("EVAL", FILL, &keys(&access));
-            fill.arg(&self.writer).arg(self.pieces);
-            for (command, key, arguments) in &writes {
-                fill.arg(*command).arg(access.layout.key(*key)).arg(arguments.len()).arg(arguments);
-            }
-            let asked = Instant::now();
-            // Done twice, it finds that it was done.
-            let answer: Vec<String> = access.ask(&fill).await?;
-            understand(&access, &answer)?;
-            self.pace.learn(bytes, asked.elapsed());
-        }
+        let Self { store, writer, pieces, began, pace } = self;
+        let mut piece = Piece::of(&store.access, *began, items).await?;
+        while pace.carry(|bytes| send(&store.access, writer, pieces, &mut piece, bytes)).await? {}
         Ok(())
     }
 
@@ -122,6 +113,32 @@ impl RedisUnfinished {
         understand(access, &answer)?;
         confirmation.reaches(access.quorum)
     }
+}
+
+/// Sends about so many bytes of a piece. Whether there were any left.
+async fn send(
+    access: &Access,
+    writer: &str,
+    pieces: &mut u64,
+    piece: &mut Piece,
+    bytes: usize,
+) -> Result<(bool, Carried), Fault> {
+    let writes = piece.take(bytes);
+    if writes.is_empty() {
+        return Ok((false, Carried::default()));
+    }
+    *pieces += 1;
+    let mut fill = script("EVAL", FILL, &keys(access));
+    fill.arg(writer).arg(*pieces);
+    for (command, key, arguments) in &writes {
+        fill.arg(*command).arg(access.layout.key(*key)).arg(arguments.len()).arg(arguments);
+    }
+    let mut commands = Pipeline::new();
+    commands.add_command(fill);
+    // Done twice, it finds that it was done.
+    let ((answer,), exchange): ((Vec<String>,), _) = access.link.fetch_again(Use::Main, &commands).await?;
+    understand(access, &answer)?;
+    Ok((true, exchange.whole))
 }
 
 /// Why it was not made a registry, or why that is not known.

@@ -1,7 +1,6 @@
-//! What is written into a namespace that is being filled, and how much of it at once.
+//! What is written into a namespace that is being filled, in parts that a line carries.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use crate::store::archive::{Item, TokenItem, UserItem};
 use crate::store::redis::commit::Entries;
@@ -9,42 +8,6 @@ use crate::store::redis::fault::Fault;
 use crate::store::redis::layout::{self, Key};
 use crate::store::redis::{Access, read};
 use crate::token::{TokenRecord, UserRecord};
-
-/// How much is sent at once, so that a thin line carries it long before an answer is given up.
-#[derive(Debug)]
-pub(super) struct SendPace {
-    bytes: usize,
-    /// The shortest time that an answer took: the line's length, which is not its width.
-    round_trip: Duration,
-}
-
-impl SendPace {
-    const LEAST: usize = 4 * 1024;
-    const FIRST: usize = 16 * 1024;
-    const MOST: usize = 1024 * 1024;
-
-    /// What is carried sooner may be twice as much the next time; what takes four times as long has to be half of it.
-    const BRISK: Duration = Duration::from_millis(250);
-
-    pub(super) fn new(round_trip: Duration) -> Self {
-        Self { bytes: Self::FIRST, round_trip }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// So many bytes were sent, and answered after this time.
-    pub(super) fn learn(&mut self, bytes: usize, took: Duration) {
-        self.round_trip = self.round_trip.min(took);
-        let carried = took.saturating_sub(self.round_trip);
-        if carried >= Self::BRISK * 4 {
-            self.bytes = (self.bytes / 2).max(Self::LEAST);
-        } else if carried < Self::BRISK && bytes >= self.bytes / 2 {
-            self.bytes = (self.bytes * 2).min(Self::MOST); // little says nothing of what the line carries
-        }
-    }
-}
 
 /// Writes of some items.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -115,9 +78,8 @@ impl Piece {
         }
     }
 
-    /// The first writes, as many as one script has room for, and about so many bytes, but one at least; and how many they are.
-    /// `None` after the last one.
-    pub(super) fn take(&mut self, most: usize) -> Option<(Vec<Write>, usize)> {
+    /// The first writes, as many as one script has room for, and about so many bytes, but one at least. None after the last one.
+    pub(super) fn take(&mut self, most: usize) -> Vec<Write> {
         let (mut taken, mut count, mut bytes) = (Vec::new(), 0, 0);
         while let Some((command, key, mut arguments)) = self.0.pop_front() {
             // Fields go with their values, and scores with their members.
@@ -138,7 +100,7 @@ impl Piece {
                 break;
             }
         }
-        (!taken.is_empty()).then_some((taken, bytes))
+        taken
     }
 
     fn remove_user(&mut self, user: &UserRecord) {
@@ -216,27 +178,6 @@ fn json(record: &impl serde::Serialize) -> Result<Vec<u8>, Fault> {
 mod tests {
     use super::*;
 
-    /// What is sent at once after so many pieces over a line with this round trip and so many bytes a second.
-    fn sent_over(round_trip: Duration, rate: usize, pieces: usize) -> usize {
-        let mut pace = SendPace::new(round_trip);
-        for _ in 0..pieces {
-            let carried = Duration::from_micros((pace.bytes() * 1_000_000 / rate) as u64);
-            assert!(carried < Duration::from_secs(5), "answers are given up by then");
-            pace.learn(pace.bytes(), round_trip + carried);
-        }
-        pace.bytes()
-    }
-
-    #[test]
-    fn a_thin_line_is_given_little_and_a_long_one_as_much_as_it_carries() {
-        let (near, far) = (Duration::from_millis(1), Duration::from_millis(1500));
-        assert_eq!(sent_over(near, 1 << 30, 20), SendPace::MOST);
-        assert_eq!(sent_over(far, 1 << 30, 20), SendPace::MOST);
-        assert_eq!(sent_over(near, 125_000, 20), 32 * 1024, "1 Mbit/s");
-        assert!(sent_over(far, 8_000, 20) <= 16 * 1024, "64 kbit/s");
-        assert_eq!(sent_over(far, 4_000, 20), SendPace::LEAST, "32 kbit/s");
-    }
-
     #[test]
     fn what_is_taken_in_parts_is_all_in_its_order() {
         let argument = |number: usize| vec![b'x'; number % 7];
@@ -250,7 +191,13 @@ mod tests {
         };
         for most in [0, 1, 50, 200, 1 << 20] {
             let (mut piece, mut again, mut parts) = (filled(), Piece::default(), 0);
-            while let Some((writes, bytes)) = piece.take(most) {
+            loop {
+                let writes = piece.take(most);
+                if writes.is_empty() {
+                    break;
+                }
+                let all = writes.iter().flat_map(|(_, _, arguments)| arguments);
+                let bytes: usize = all.map(|argument| argument.len() + Piece::OF_ARGUMENT).sum();
                 assert!(bytes <= most.max(30), "{bytes} of {most}");
                 for (command, key, arguments) in writes {
                     assert!(command != "HSET" || arguments.len().is_multiple_of(2));
