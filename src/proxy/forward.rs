@@ -258,18 +258,18 @@ impl Attempt<'_> {
             Err(Interrupt::Deadline) => false,
             Err(interrupt) => return Err(self.interrupted(interrupt, Refusal::UpstreamTimeout)),
         };
-        if reply.status() == StatusCode::FORBIDDEN {
-            // Without a body it says nothing, and a watcher that hears nothing forgets nothing.
-            if to_head {
-                return Err(Refusal::UpstreamCredential);
-            }
+        let is_forbidden = reply.status() == StatusCode::FORBIDDEN;
+        if is_forbidden && !to_head {
             let is_unknown = said.len() < MAX_REASON && !is_whole || reply.headers().contains_key(CONTENT_ENCODING);
             if is_unknown || is_about_licence(&said) {
                 return self.deliver((reply, lease, progress), said.freeze(), node, in_flight, admitted);
             }
         }
-        let (node, id) = (node.pool.node(), self.exchange.id());
-        self.balancer.upstream.report_refused(node, lease.address(), reply.status(), self.asked(), id.as_str());
+        // Without a body a 403 says nothing, and a watcher that hears nothing forgets nothing.
+        if !(is_forbidden && to_head) {
+            let (node, id) = (node.pool.node(), self.exchange.id());
+            self.balancer.upstream.report_refused(node, lease.address(), reply.status(), self.asked(), id.as_str());
+        }
         let is_uploaded = progress.is_none_or(|progress| progress.done.get());
         // Every agent is refused at once: without a new connection for each.
         if is_whole && is_uploaded && reply.version() != Version::HTTP_10 {
