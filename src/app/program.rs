@@ -38,8 +38,10 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
         () = stop.next() => return Ok(()),
     };
     service::ready();
-    // It goes on while the sidecar drains.
-    tokio::spawn(service::report(Arc::clone(&sidecar.health.readiness), Arc::clone(&sidecar.pulse)));
+    if service::is_asked() {
+        // It goes on while the sidecar drains.
+        tokio::spawn(service::report(Arc::clone(&sidecar.health.readiness), Arc::clone(&sidecar.pulse)));
+    }
     tokio::select! {
         task = sidecar.failed() => anyhow::bail!("an essential task panicked ({task})"),
         () = async { sidecar.ready().await; tracing::info!("ready"); std::future::pending().await } => {}

@@ -31,6 +31,11 @@ fn tell(state: &[NotifyState<'_>]) {
     }
 }
 
+/// Whether anybody wants to be told.
+pub(super) fn is_asked() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Tells the service manager how fresh the replica is, and feeds its watchdog while every worker answers. Never ends.
 pub(super) async fn report(readiness: Arc<Readiness>, pulse: Arc<Pulse>) {
     let watchdog = sd_notify::watchdog_enabled();
