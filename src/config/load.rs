@@ -130,14 +130,9 @@ pub fn load(source: &Source, overrides: &Overrides) -> Result<Config, Problems> 
 /// # Errors
 /// As [`load`], of other keys only those that do not exist.
 pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings, Problems> {
-    let mut settings = Settings::from(source.store());
-    let walk = |settings: &mut Settings, keys: &mut Reader<'_>| {
+    read_part(source, overrides, Some(source), Settings::from(source.store()), |settings, keys| {
         keys.section("store", |keys| store::store(settings, keys));
-    };
-    let written = RawConfig::gather(source, overrides)?;
-    let overridden = written.judge_each(|keys| walk(&mut settings.clone(), keys));
-    written.read(Some(source), overridden, |keys| walk(&mut settings, keys))?;
-    Ok(settings)
+    })
 }
 
 /// Reads only where the admin listener is.
@@ -145,14 +140,23 @@ pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings
 /// # Errors
 /// As [`store_settings`].
 pub fn admin_address(source: &Source) -> Result<SocketAddr, Problems> {
-    let mut address = sections::ADMIN;
-    let walk = |address: &mut SocketAddr, keys: &mut Reader<'_>| {
+    read_part(source, &Overrides::default(), None, sections::ADMIN, |address, keys| {
         keys.section("admin", |keys| sections::admin(address, keys));
-    };
-    let written = RawConfig::gather(source, &Overrides::default())?;
-    let overridden = written.judge_each(|keys| walk(&mut address.clone(), keys));
-    written.read(None, overridden, |keys| walk(&mut address, keys))?;
-    Ok(address)
+    })
+}
+
+/// Reads one section, over its defaults. With `of_store`, it must say where the store is.
+fn read_part<T: Clone>(
+    source: &Source,
+    overrides: &Overrides,
+    of_store: Option<&Source>,
+    mut part: T,
+    walk: impl Fn(&mut T, &mut Reader<'_>),
+) -> Result<T, Problems> {
+    let written = RawConfig::gather(source, overrides)?;
+    let overridden = written.judge_each(|keys| walk(&mut part.clone(), keys));
+    written.read(of_store, overridden, |keys| walk(&mut part, keys))?;
+    Ok(part)
 }
 
 /// Every key there is.
