@@ -56,6 +56,9 @@ words! {
 /// Client networks that are remembered at most.
 const MAX_CLIENTS: usize = 65_536;
 
+/// Between two looks for clients that can be forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Lines about one client in a [`PERIOD`].
 const LINES: u32 = 3;
 
@@ -69,11 +72,30 @@ const DIGITS: usize = 12;
 #[derive(Debug)]
 pub(crate) struct FailedAuth {
     limit: FailedAuthLimit,
-    clients: Mutex<HashMap<u128, Client>>,
+    clients: Mutex<Clients>,
     totals: [AtomicU64; Failure::ALL.len()],
     limited: AtomicU64,
     /// Over all clients.
     log: Sampler,
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    known: HashMap<u128, Client>,
+    /// When those that have used nothing up were forgotten last: who looks through all holds up every worker.
+    swept: Option<Instant>,
+}
+
+impl Clients {
+    /// Whether there is room for one more, which is made if need be. Who has used something up is not forgotten.
+    fn has_room(&mut self, now: Instant) -> bool {
+        let is_due = self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP_INTERVAL);
+        if self.known.len() >= MAX_CLIENTS && is_due {
+            self.known.retain(|_, client| client.due > now);
+            self.swept = Some(now);
+        }
+        self.known.len() < MAX_CLIENTS
+    }
 }
 
 /// What is remembered of a client network.
@@ -134,15 +156,11 @@ impl FailedAuth {
     fn judge(&self, client: IpAddr, failure: Failure, now: Instant) -> Verdict {
         let mut clients = self.clients.lock();
         let key = client_network(client);
-        if clients.len() >= MAX_CLIENTS && !clients.contains_key(&key) {
-            // Who has used nothing up is forgotten; nobody who has is.
-            clients.retain(|_, client| client.due > now);
-            if clients.len() >= MAX_CLIENTS {
-                return Verdict { retry_after: None, left_out: None, is_offence: false };
-            }
+        if !clients.known.contains_key(&key) && !clients.has_room(now) {
+            return Verdict { retry_after: None, left_out: None, is_offence: false };
         }
         let client_state = Client { due: now, since: now, lines: 0, left_out: 0, warned: false };
-        let state = clients.entry(key).or_insert(client_state);
+        let state = clients.known.entry(key).or_insert(client_state);
         if now.duration_since(state.since) >= PERIOD {
             (state.since, state.lines, state.warned) = (now, 0, false);
         }
@@ -300,7 +318,7 @@ mod tests {
         assert!(refused(&failed, "10.0.0.0", Failure::UnknownToken, Duration::ZERO), "an offender");
         // When they have used up nothing any more, there is room.
         assert!(!refused(&failed, "192.0.2.7", Failure::UnknownToken, Duration::from_secs(3)));
-        assert_eq!(failed.clients.lock().len(), 1);
+        assert_eq!(failed.clients.lock().known.len(), 1);
     }
 
     #[test]
