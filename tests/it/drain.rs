@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use crate::harness::{
     CONFIG, Client, HEARTBEAT, Http2Client, Program, Script, Site, Upstream, http2_with, ok, post, request, run, within,
@@ -133,15 +134,21 @@ async fn readiness_ends_before_serving_does() {
     within("the stop", stop).await.expect("no panic");
 }
 
+/// A program with one request in flight, and what the upstream sends of its reply.
+async fn occupied(api: &Upstream, heartbeat: &Upstream) -> (Program, Client, mpsc::Sender<Vec<u8>>) {
+    let program = Program::start(api, heartbeat, &[]);
+    let pieces = api.next_in_pieces();
+    let mut running = Client::connect(program.address()).await;
+    running.send(request("GET", CONFIG, &format!("Authorization: Bearer {}\r\n", program.token))).await;
+    api.until("the request", |seen| seen.requests.len() == 1).await;
+    (program, running, pieces)
+}
+
 #[tokio::test]
 async fn the_program_finishes_in_flight_requests_on_sigterm() {
     for signal in ["TERM", "INT"] {
         let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
-        let program = Program::start(&api, &heartbeat, &[]);
-        let pieces = api.next_in_pieces();
-        let mut running = Client::connect(program.address()).await;
-        running.send(request("GET", CONFIG, &format!("Authorization: Bearer {}\r\n", program.token))).await;
-        api.until("the request", |seen| seen.requests.len() == 1).await;
+        let (program, mut running, pieces) = occupied(&api, &heartbeat).await;
         let mut idle = Client::connect(program.address()).await;
 
         program.signal(signal);
@@ -156,11 +163,7 @@ async fn the_program_finishes_in_flight_requests_on_sigterm() {
 #[tokio::test]
 async fn other_signals_end_nothing() {
     let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
-    let program = Program::start(&api, &heartbeat, &[]);
-    let pieces = api.next_in_pieces();
-    let mut running = Client::connect(program.address()).await;
-    running.send(request("GET", CONFIG, &format!("Authorization: Bearer {}\r\n", program.token))).await;
-    api.until("the request", |seen| seen.requests.len() == 1).await;
+    let (program, mut running, pieces) = occupied(&api, &heartbeat).await;
     for signal in ["HUP", "QUIT", "USR1", "USR2"] {
         program.signal(signal);
     }
