@@ -29,7 +29,7 @@ Examples:
 /// Flags for the commonest settings.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServeArgs {
-    /// Address to listen on for agents, such as 0.0.0.0:8080; repeat it for several
+    /// Address to listen on for agents, such as 0.0.0.0:8080, :8080 or unix:/run/tollgate.sock; repeat it for several
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
     /// URL of the Controller's API, such as http://127.0.0.1:8888; of several nodes a list with commas: at most 16, all
