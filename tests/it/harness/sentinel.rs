@@ -1,7 +1,9 @@
 //! A primary with replicas, watched by three Sentinels.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -10,6 +12,9 @@ use tollgate_harness::redis::{cli, free_port};
 
 /// What the Sentinels call the primary.
 pub(crate) const NAME: &str = "main";
+
+/// Sentinels tell each other of themselves every two seconds.
+const SECOND_LOOK: Duration = Duration::from_secs(4);
 
 /// A primary, its replicas, and the Sentinels. All end when it is dropped.
 pub(crate) struct SentinelSet {
@@ -48,7 +53,13 @@ impl SentinelSet {
         let sentinels = (0..3).map(|_| Sentinel::start("127.0.0.1", servers[0].port(), lines)).collect();
         let set = Self { servers, sentinels };
         for sentinel in &set.sentinels {
+            let asked = Cell::new(Instant::now());
             eventually("a Sentinel knows the others and the replicas", || async {
+                // One that was starved when it met the primary would ask again only when our patience is over.
+                if asked.get().elapsed() > SECOND_LOOK {
+                    sentinel.cli(&["SENTINEL", "RESET", NAME]);
+                    asked.set(Instant::now());
+                }
                 let state = sentinel.cli(&["SENTINEL", "MASTER", NAME]);
                 let state: Vec<_> = state.lines().collect();
                 let is = |name: &str, value: usize| {
