@@ -16,7 +16,7 @@ use crate::harness::{
 };
 
 /// Far above what it takes, since the machine may be busy. What it took is printed.
-const PROMPTLY: Duration = Duration::from_secs(2);
+const PROMPTLY: Duration = Duration::from_secs(5);
 
 /// The registry as another process has it: another handle on the same file.
 async fn elsewhere(site: &Site) -> Registry {
