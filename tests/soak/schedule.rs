@@ -74,6 +74,9 @@ fn plays(topology: Topology, with_restarts: bool) -> Vec<(usize, Play)> {
 /// How long before the end of a primary its last writes may not have reached the replica.
 const LAG: Duration = Duration::from_millis(500);
 
+/// What the log carries of a token that is imported.
+const BYTES_PER_TOKEN: f64 = 78.0;
+
 /// Breaks something, mends it, and sees that everything is level again.
 pub(crate) async fn play(stage: &mut Stage, random: &mut Random, with_restarts: bool) -> Result<(), String> {
     match stage.sabotage {
@@ -212,11 +215,18 @@ async fn slow_lines(stage: &mut Stage, random: &mut Random) -> Result<(), String
     for relay in &stage.relays[..SIDECARS] {
         relay.set(traffic).await;
     }
+    let mut allowed = RECOVERY * 3;
     if imports {
-        stage.import(500 + random.below(2000)).await?;
+        let count = 500 + random.below(2000);
+        stage.import(count).await?;
+        if let Traffic::Thin { bytes_per_second, .. } = traffic {
+            // As long as the line carries them alone, and once more for the round trips and probes between the pages.
+            let seconds = BYTES_PER_TOKEN * count as f64 / f64::from(bytes_per_second);
+            allowed += Duration::from_secs_f64(2.0 * seconds);
+        }
     }
     stage.takes_away(bait).await?;
-    stage.keeps_up(RECOVERY * 3).await?;
+    stage.keeps_up(allowed).await?;
     let until = Instant::now() + random.time(100, 3000);
     while Instant::now() < until {
         for world in stage.operators() {

@@ -88,7 +88,7 @@ pub(crate) struct Bait {
 /// The servers.
 pub(crate) enum Servers {
     Alone(RedisServer),
-    Pair(Pair),
+    Pair(Box<Pair>),
 }
 
 impl Servers {
@@ -156,7 +156,7 @@ impl Stage {
                 server.cli(&["CONFIG", "SET", "appendonly", "yes"]);
                 Servers::Alone(server)
             }
-            Topology::Replicated | Topology::Quorum => Servers::Pair(Pair::start().await),
+            Topology::Replicated | Topology::Quorum => Servers::Pair(Box::new(Pair::start().await)),
         };
         let mut relays = Vec::new();
         for _ in 0..SIDECARS + OPERATORS + 4 {
