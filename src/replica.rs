@@ -231,10 +231,10 @@ impl Replica {
         }
     }
 
-    /// Whether a digest was seen to be revoked or deleted. Not while the replica is being changed: nobody waits for it.
+    /// Whether a digest was seen to be revoked or deleted. `None` while the replica is being changed: nobody waits for it.
     #[must_use]
-    pub fn was_removed(&self, digest: &Digest) -> bool {
-        self.ledger.try_lock().is_some_and(|ledger| ledger.is_tombstone(digest))
+    pub fn was_removed(&self, digest: &Digest) -> Option<bool> {
+        self.ledger.try_lock().map(|ledger| ledger.is_tombstone(digest))
     }
 
     /// Whether a digest that was let in still has the permission that was needed, for requests that are running; without

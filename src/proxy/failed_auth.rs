@@ -233,8 +233,11 @@ fn log(
         (Failure::TokenFormat, _) => "what was sent is no token of Telegraf Controller",
         (Failure::Expired, _) => "the token expired",
         (Failure::OwnerDisabled, _) => "the token's owner is disabled",
-        (Failure::UnknownToken, Some(digest)) if replica.was_removed(&digest) => "the token was revoked or deleted",
-        (Failure::UnknownToken, _) => "there is no such token",
+        (Failure::UnknownToken, digest) => match digest.map_or(Some(false), |digest| replica.was_removed(&digest)) {
+            Some(true) => "the token was revoked or deleted",
+            Some(false) => "there is no such token",
+            None => "there is no such token, or it was revoked or deleted at this moment",
+        },
     };
     let (token, user) = match known {
         Known::Usable { token, owner } | Known::OwnerDisabled { token, owner } => (Some(token), Some(owner.name())),

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 /// Longest wait for anything. Far above what a loaded machine needs: only a failure takes that long.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for something that must happen.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
