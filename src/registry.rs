@@ -27,6 +27,7 @@ mod purge;
 mod recalls;
 mod steps;
 mod tokens;
+mod usage;
 mod users;
 pub(crate) mod view;
 
@@ -47,7 +48,8 @@ pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use export::{Export, ExportLine};
 pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};
 pub use purge::{PurgeFilter, Purged};
-pub use tokens::{Created, ListState, NewToken, Requested, TokenDetails};
+pub use tokens::{Created, ListFilter, ListState, NewToken, Requested, TokenDetails};
+pub use usage::{Dependents, LastUse, TokenUses, Unused};
 pub use users::{RoleChange, Transfer};
 
 use actor::Authority;

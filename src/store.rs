@@ -1,5 +1,5 @@
-//! The store's three contracts: [`Records`], committed in batches; the [`Feed`] of what each batch changed, which replicas
-//! follow; and the [`Reports`] of sidecars.
+//! The store's four contracts: [`Records`], committed in batches; the [`Feed`] of what each batch changed, which replicas
+//! follow; the [`Reports`] of sidecars; and the [`Usage`] of tokens.
 //!
 //! A store knows no rules. It checks that the records a batch was computed from are still the ones it holds, applies
 //! the batch whole or not at all, adds one to the [`Revision`], and appends to the change log what replicas must know,
@@ -15,6 +15,7 @@
 //!            ◄─ removed() ───────  of tokens that are gone: whether they were revoked or deleted
 //!            ── recall() ──────►  revocations that the store has lost
 //!   reporter ── report() ──────►  how a sidecar is; tollgate status and --wait read it
+//!   flusher  ── record() ──────►  which tokens were used, and by whom; lists and questions before a revocation read it
 //! ```
 
 pub mod archive;
@@ -31,6 +32,7 @@ mod schema;
 pub mod settings;
 pub(crate) mod sqlite;
 pub(crate) mod url;
+pub(crate) mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +54,7 @@ pub use schema::SCHEMA;
 pub use settings::Settings;
 pub use sqlite::SqliteStore;
 pub use url::StoreUrl;
+pub use usage::{Agent, AgentCount, AgentName, AgentUse, TokenUsage, Usage, Usages, Use, UseFilter};
 
 /// A position, read so that it proves something: from a store that was still the primary when it answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -207,6 +210,8 @@ pub struct TokenFilter {
     pub owner: Option<UserId>,
     /// Only those in this state.
     pub state: Option<StateFilter>,
+    /// Only those that were not used.
+    pub unused: Option<UseFilter>,
 }
 
 /// The states a list can be narrowed to.
@@ -482,7 +487,7 @@ pub trait Reports: Send + Sync + 'static {
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError>;
 }
 
-/// All three of one store. Implementations pass the conformance suite in `tests/it/conformance.rs`.
-pub trait Store: Records + Feed + Reports {}
+/// All four of one store. Implementations pass the conformance suite in `tests/it/conformance.rs`.
+pub trait Store: Records + Feed + Reports + Usage {}
 
-impl<S: Records + Feed + Reports> Store for S {}
+impl<S: Records + Feed + Reports + Usage> Store for S {}

@@ -22,7 +22,7 @@ use super::table::{Cell, TextTable, Tone, details, printable};
 use super::wait::{Receipt, ReceiptView, WaitArgs};
 use super::{Globals, time};
 use crate::registry::view::TokenView;
-use crate::registry::{Created, ListState, NewToken, Owners, Requested, TokenDetails};
+use crate::registry::{Created, ListFilter, ListState, NewToken, Owners, Requested, TokenDetails};
 use crate::store::Absent;
 use crate::token::raw::PREFIX;
 use crate::token::{PermissionSet, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
@@ -297,7 +297,8 @@ async fn list(session: &Session, args: ListArgs) -> anyhow::Result<()> {
         false => "no tokens; `tollgate token create --user NAME --description TEXT` creates one",
     };
     let Session { registry, actor } = session;
-    let read = async |before, limit| registry.tokens(actor, user.as_deref(), state, before, limit).await;
+    let filter = ListFilter { user: user.as_deref(), state, unused: None };
+    let read = async |before, limit| registry.tokens(actor, filter, before, limit).await;
     list::list(Output::new(format), page, when_empty, read).await
 }
 

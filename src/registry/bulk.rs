@@ -155,7 +155,8 @@ impl Registry {
             return Ok(None);
         }
         let selected: HashSet<TokenId> = tokens.iter().map(|token| token.record.id).collect();
-        let filter = TokenFilter { owner: Some(owner.id), state: Some(StateFilter::Active { now: now.as_second() }) };
+        let state = Some(StateFilter::Active { now: now.as_second() });
+        let filter = TokenFilter { owner: Some(owner.id), state, ..TokenFilter::default() };
         let mut before = None;
         loop {
             let page = self.store.tokens(filter, before, PAGE).await?;

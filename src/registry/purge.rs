@@ -58,7 +58,7 @@ impl PurgeFilter {
             (Some(_), Some(_)) => None,
         };
         let own = authority.user().map(|user| user.record.id);
-        TokenFilter { owner: own.filter(|_| !authority.sees_all_tokens()), state }
+        TokenFilter { owner: own.filter(|_| !authority.sees_all_tokens()), state, ..TokenFilter::default() }
     }
 }
 

@@ -98,7 +98,7 @@ impl Registry {
         owner: UserId,
         state: Option<StateFilter>,
     ) -> Result<Option<Vec<Versioned<TokenRecord>>>, StoreError> {
-        let filter = TokenFilter { owner: Some(owner), state };
+        let filter = TokenFilter { owner: Some(owner), state, ..TokenFilter::default() };
         let tokens = self.store.tokens(filter, None, CHUNK + 1).await?;
         Ok((tokens.len() <= CHUNK).then_some(tokens))
     }
@@ -117,7 +117,7 @@ impl Registry {
         progress: &mut Progress,
         decide: impl Fn(&mut Draft<'_>, Vec<Versioned<TokenRecord>>, Option<Pin>) -> Counts + Send + Sync,
     ) -> Result<Outcome, RegistryError> {
-        let filter = TokenFilter { owner: Some(user.record.id), state };
+        let filter = TokenFilter { owner: Some(user.record.id), state, ..TokenFilter::default() };
         let pin = self.pin_tokens_of(user.record.id).await?;
         let (mut before, mut attempts) = (None, Attempts::default());
         loop {

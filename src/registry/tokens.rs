@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::actor::Authority;
 use super::draft::Draft;
-use super::{Actor, Attempts, PAGE, Registry, RegistryError, now};
+use super::{Actor, Attempts, PAGE, Registry, RegistryError, Unused, now};
 use crate::store::{StateFilter, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{
@@ -68,6 +68,17 @@ words! {
         /// Not revoked, but past its expiry.
         Expired = "expired",
     }
+}
+
+/// What a list of tokens is narrowed to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListFilter<'a> {
+    /// Only those of this user.
+    pub user: Option<&'a str>,
+    /// Only those in this state.
+    pub state: Option<ListState>,
+    /// Only those that were not used. Where too little is known to say so of any, there are none.
+    pub unused: Option<Unused>,
 }
 
 impl Registry {
@@ -142,8 +153,7 @@ impl Registry {
     pub async fn tokens(
         &self,
         actor: &Actor,
-        user: Option<&str>,
-        state: Option<ListState>,
+        ListFilter { user, state, unused }: ListFilter<'_>,
         before: Option<TokenId>,
         limit: usize,
     ) -> Result<Vec<(TokenRecord, UserRecord)>, RegistryError> {
@@ -161,7 +171,8 @@ impl Registry {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
-            let filter = TokenFilter { owner, state: state.map(|state| state.at(now())) };
+            let filter = TokenFilter { owner, state: state.map(|state| state.at(now())), unused: None };
+            let Some(filter) = self.narrowed_by_use(filter, unused).await? else { return Ok(Vec::new()) };
             let page = self.store.tokens(filter, before, limit).await?;
             let owners = self.users_by_id(page.iter().map(|token| token.record.owner)).await?;
             let with_owner = |token: Versioned<TokenRecord>| {
@@ -172,6 +183,21 @@ impl Registry {
             if let Some(tokens) = page.into_iter().map(with_owner).collect() {
                 return Ok(tokens);
             }
+        }
+    }
+
+    /// The ids of all tokens that such a list shows, newest first.
+    ///
+    /// # Errors
+    /// As [`Registry::tokens`].
+    pub async fn token_ids(&self, actor: &Actor, filter: ListFilter<'_>) -> Result<Vec<TokenId>, RegistryError> {
+        let mut ids: Vec<TokenId> = Vec::new();
+        loop {
+            let page = self.tokens(actor, filter, ids.last().copied(), PAGE).await?;
+            if page.is_empty() {
+                return Ok(ids);
+            }
+            ids.extend(page.iter().map(|(token, _)| token.id));
         }
     }
 

@@ -306,7 +306,7 @@ impl Registry {
         if !authority.sees_tokens_of(user) {
             return Ok(0);
         }
-        Ok(self.store.count_tokens(TokenFilter { owner: Some(user), state: None }).await?)
+        Ok(self.store.count_tokens(TokenFilter { owner: Some(user), ..TokenFilter::default() }).await?)
     }
 
     /// The Owner: mostly the oldest user, so on the last page.

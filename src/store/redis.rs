@@ -42,6 +42,7 @@ mod stagger;
 mod switches;
 mod tenure;
 mod unusable;
+mod usage;
 mod watch;
 
 use std::sync::{Arc, OnceLock};
@@ -63,9 +64,9 @@ use self::unusable::Unusable;
 use self::watch::{Subscriber, Watching};
 use super::settings::ReadFrom;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Items, Notice, Position, Probe,
-    RecalledPage, RecalledPlace, Records, Replicas, Report, Reported, Reports, Retention, Revision, Settings,
-    SidecarId, SnapshotItem, StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
+    Absent, Agent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Items, Notice, Position,
+    Probe, RecalledPage, RecalledPlace, Records, Replicas, Report, Reported, Reports, Retention, Revision, Settings,
+    SidecarId, SnapshotItem, StoreError, Subject, TokenFilter, Unconfirmed, Usage, Usages, Versioned, Watch,
 };
 use crate::lock::Mutex;
 use crate::random;
@@ -414,5 +415,20 @@ impl Reports for RedisStore {
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
         self.map_fault("reading the reports of sidecars", reports::sidecars(&self.access).await).await
+    }
+}
+
+#[async_trait]
+impl Usage for RedisStore {
+    async fn record(&self, uses: &[super::Use]) -> Result<(), StoreError> {
+        self.map_fault("recording the use of tokens", usage::record(&self.access, uses).await).await
+    }
+
+    async fn usage(&self, tokens: &[TokenId]) -> Result<Usages, StoreError> {
+        self.map_fault("reading the use of tokens", usage::usage(&self.access, tokens).await).await
+    }
+
+    async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError> {
+        self.map_fault("reading the agents of tokens", usage::agents(&self.access, tokens, limit).await).await
     }
 }

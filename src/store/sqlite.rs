@@ -19,6 +19,7 @@ mod read;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -38,9 +40,9 @@ use self::fault::DatabaseFault;
 use self::watch::Watching;
 use super::notify::Notices;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Feed, Head, Items, Notice, Position,
-    Probe, RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Retention, Revision, SidecarId,
-    SnapshotItem, StoreError, Subject, TokenFilter, Versioned, Watch,
+    Absent, Agent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Feed, Head, Items, Notice,
+    Position, Probe, RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Retention, Revision, SidecarId,
+    SnapshotItem, StoreError, Subject, TokenFilter, Usage, Usages, Use, Versioned, Watch,
 };
 use crate::clock::Instant;
 use crate::lock::{Mutex, RwLock};
@@ -414,6 +416,27 @@ impl Reports for SqliteStore {
         let store = self.shared.name.clone();
         let read = move |connection: &Connection| fleet::sidecars(connection, uptime(), &store);
         self.read("reading the sidecars' reports", read).await
+    }
+}
+
+#[async_trait]
+impl Usage for SqliteStore {
+    async fn record(&self, uses: &[Use]) -> Result<(), StoreError> {
+        let uses = uses.to_vec();
+        let write = move |connection: &mut Connection| usage::record(connection, &uses, Timestamp::now());
+        self.run("recording the use of tokens", move |database| database.report(write)).await
+    }
+
+    async fn usage(&self, tokens: &[TokenId]) -> Result<Usages, StoreError> {
+        let tokens = tokens.to_vec();
+        let read = move |connection: &Connection| usage::usage(connection, &tokens, Timestamp::now());
+        self.read("reading the use of tokens", read).await
+    }
+
+    async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError> {
+        let tokens = tokens.to_vec();
+        let read = move |connection: &Connection| usage::agents(connection, &tokens, limit, Timestamp::now());
+        self.read("reading the agents of tokens", read).await
     }
 }
 

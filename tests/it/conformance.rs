@@ -6,6 +6,7 @@ mod commit;
 mod fleet;
 pub(crate) mod log;
 mod read;
+mod usage;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -82,6 +83,13 @@ macro_rules! conforms {
                 fleet::a_report_grows_old_and_is_forgotten
                 fleet::a_report_that_comes_back_while_others_look_is_found_from_then_on
                 fleet::a_report_can_be_withdrawn
+                usage::uses_are_told_as_they_were_left
+                usage::the_latest_use_wins
+                usage::an_agent_that_is_named_is_not_counted_by_its_address_too
+                usage::use_goes_with_its_token
+                usage::what_is_long_ago_is_forgotten_once_others_use_the_token
+                usage::lists_follow_use
+                usage::many_agents_are_counted_within_two_percent
                 archive::a_backup_makes_the_same_registry_in_either_kind_of_store
                 archive::a_copy_is_the_same_registry_in_either_kind_of_store
                 archive::what_is_read_beside_commits_is_the_registry_at_one_position

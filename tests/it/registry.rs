@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tollgate::registry::import::parse_line;
 use tollgate::registry::{
-    Actor, Created, ErrorKind, ImportError, ImportLine, ImportOptions, LineError, ListState, NewToken, Registry,
-    RegistryError, Requested,
+    Actor, Created, ErrorKind, ImportError, ImportLine, ImportOptions, LineError, ListFilter, ListState, NewToken,
+    Registry, RegistryError, Requested,
 };
 use tollgate::store::{Batch, Edit, Position, Retention, SqliteStore};
 use tollgate::token::{PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
@@ -68,7 +68,8 @@ impl Fixture {
     }
 
     async fn tokens(&self, user: &str, state: Option<ListState>) -> Vec<TokenRecord> {
-        let page = self.registry.tokens(&operator(), Some(user), state, None, 10_000).await.expect("lists");
+        let filter = ListFilter { user: Some(user), state, ..ListFilter::default() };
+        let page = self.registry.tokens(&operator(), filter, None, 10_000).await.expect("lists");
         page.into_iter().map(|(record, _)| record).collect()
     }
 
@@ -201,11 +202,11 @@ async fn what_an_actor_may_not_see_is_not_found() {
     let lent = fixture.create("max").await;
     fixture.registry.reassign(&operator(), &[lent.id], "vera", false).await.expect("reassigns");
 
-    let seen = fixture.registry.tokens(&max, None, None, None, 10).await.expect("lists");
+    let seen = fixture.registry.tokens(&max, ListFilter::default(), None, 10).await.expect("lists");
     assert_eq!(seen.iter().map(|(token, _)| token.id).collect::<Vec<_>>(), [own.id]);
-    assert!(fixture.registry.tokens(&vera, None, None, None, 10).await.expect("lists").is_empty());
+    assert!(fixture.registry.tokens(&vera, ListFilter::default(), None, 10).await.expect("lists").is_empty());
     assert_eq!(fixture.registry.count_tokens_of(&vera, "vera").await.expect("counts"), 0);
-    assert_eq!(fixture.registry.tokens(&operator(), None, None, None, 10).await.expect("lists").len(), 3);
+    assert_eq!(fixture.registry.tokens(&operator(), ListFilter::default(), None, 10).await.expect("lists").len(), 3);
 
     fixture.registry.token(&max, own.id).await.expect("one's own");
     for refused in [
@@ -214,7 +215,11 @@ async fn what_an_actor_may_not_see_is_not_found() {
         fixture.registry.revoke(&max, &[own.id, other], true).await.map(drop),
         fixture.registry.delete(&max, &[other], true).await.map(drop),
         fixture.registry.user(&max, "olga").await.map(drop),
-        fixture.registry.tokens(&max, Some("olga"), None, None, 10).await.map(drop),
+        fixture
+            .registry
+            .tokens(&max, ListFilter { user: Some("olga"), ..ListFilter::default() }, None, 10)
+            .await
+            .map(drop),
         fixture.registry.count_tokens_of(&vera, "max").await.map(drop),
     ] {
         assert_eq!(kind(refused), ErrorKind::NotFound);
@@ -234,9 +239,9 @@ async fn an_actor_is_judged_by_what_they_are_now() {
     assert_eq!(kind(fixture.registry.add_user(&adam, "anna", Role::Viewer).await), ErrorKind::Forbidden);
     fixture.registry.create_token(&adam, new_token("adam")).await.expect("as a manager");
     fixture.registry.set_status(&operator(), "adam", UserStatus::Disabled).await.expect("disables");
-    assert_eq!(kind(fixture.registry.tokens(&adam, None, None, None, 10).await), ErrorKind::Forbidden);
+    assert_eq!(kind(fixture.registry.tokens(&adam, ListFilter::default(), None, 10).await), ErrorKind::Forbidden);
     fixture.registry.delete_user(&operator(), "adam").await.expect("deletes");
-    assert_eq!(kind(fixture.registry.tokens(&adam, None, None, None, 10).await), ErrorKind::Forbidden);
+    assert_eq!(kind(fixture.registry.tokens(&adam, ListFilter::default(), None, 10).await), ErrorKind::Forbidden);
 }
 
 #[tokio::test]
@@ -394,7 +399,7 @@ async fn a_user_is_deleted_with_every_token_in_one_batch() {
     let revision = fixture.revision().await;
     assert_eq!(fixture.registry.delete_user(&operator(), "max").await.expect("deletes"), 450);
     assert_eq!(fixture.revision().await, revision + 1);
-    assert_eq!(fixture.registry.tokens(&operator(), None, None, None, 10).await.expect("lists").len(), 1);
+    assert_eq!(fixture.registry.tokens(&operator(), ListFilter::default(), None, 10).await.expect("lists").len(), 1);
     assert_eq!(kind(fixture.registry.user(&operator(), "max").await), ErrorKind::NotFound);
     fixture.add("max", Role::Viewer).await; // another person of that name
 }
@@ -438,7 +443,8 @@ async fn lists_are_paged_newest_first() {
     fixture.import("max", 7).await;
     let (mut seen, mut before) = (Vec::new(), None);
     loop {
-        let page = fixture.registry.tokens(&operator(), Some("max"), None, before, 3).await.expect("lists");
+        let filter = ListFilter { user: Some("max"), ..ListFilter::default() };
+        let page = fixture.registry.tokens(&operator(), filter, before, 3).await.expect("lists");
         let Some((last, owner)) = page.last() else { break };
         assert_eq!(owner.name, "max");
         before = Some(last.id);
@@ -501,7 +507,8 @@ async fn no_token_escapes_a_change_of_role_or_the_deletion_of_its_owner() {
             assert!(active.iter().all(|token| token.permissions.is_subset_of(Role::Viewer.permissions())));
         } else {
             assert!(matches!(given, Ok(()) | Err(RegistryError::NoSuchUser(_))), "{given:?}");
-            let all = here.tokens(&operator(), None, None, None, 10_000).await.expect("every token has an owner");
+            let all =
+                here.tokens(&operator(), ListFilter::default(), None, 10_000).await.expect("every token has an owner");
             assert!(all.iter().all(|(_, owner)| owner.name != name));
         }
     }

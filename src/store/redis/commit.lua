@@ -4,10 +4,10 @@
 -- ARGV: what `take` and `list` below read, in their order. A list is its length, then its items.
 
 local META, USERS, NAMES, TOKENS, GRANTS, OWNERS, REVOKED, RETIRED, BY_STATE, BY_OWNER, EXPIRING, HISTORY, LOG, CANCELLED,
-  TOKEN_SETS =
+  TOKEN_SETS, USAGE =
   unpack(KEYS)
 local KINDS = { 'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'zset', 'zset', 'hash', 'stream',
-  'zset', 'hash' }
+  'zset', 'hash', 'zset' }
 
 -- Arguments of one command: as many as Lua's stack has room for, in whole pairs.
 local PIECE = 4000
@@ -63,6 +63,7 @@ for position, kind in ipairs(KINDS) do
   end
 end
 need('TIME')
+need('UNLINK', USAGE .. ':')
 need('PUBLISH', channel)
 if #forbidden > 0 then
   return { 'forbidden', table.concat(forbidden, ', ', 1, math.min(#forbidden, 3)) }
@@ -236,6 +237,14 @@ local write = {
     pieces(1, #fields, function(from, to)
       redis.call('HDEL', key, unpack(fields, from, to))
     end)
+  end,
+  -- Tokens whose use is forgotten, with their agents.
+  DISUSE = function(key, first, last)
+    redis.call('ZREM', key, unpack(ARGV, first, last))
+    for position = first, last do
+      local seen = key .. ':' .. ARGV[position]
+      redis.call('UNLINK', seen, seen .. ':agents')
+    end
   end,
   -- Members whose score is the time.
   RETIRE = function(key, first, last)

@@ -21,6 +21,10 @@
 //!                      bytes each, little-endian, that it wrote or deleted and of which `d` does not tell)
 //!   cancelled  zset    ids of commits that must not happen any more, by the second of it
 //!   token_sets hash    user id -> id of the commit through which a token came to the user last
+//!   usage      zset    token id  -> when it was used last, in milliseconds since 1970; `since` -> since when that is recorded
+//!   usage:ID         zset    of a token that agents used: `=` and the id of an agent, or `@` and an address -> when that was
+//!   usage:ID:agents  hash    the same -> address, perhaps a space and the version; `>` and an address -> the `=` at it;
+//!                            `levels` -> see `Levels` in `crate::store::usage`
 //!   recalled   set     digests, see `Feed::recall`
 //!   recall_log list    the same in the order in which they came, until all of them are settled
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: its TTL, its report
@@ -95,6 +99,8 @@ keys! {
     Log = "log" is "stream",
     Cancelled = "cancelled" is "zset",
     TokenSets = "token_sets" is "hash",
+    // With it go the agents of its tokens.
+    Usage = "usage" is "zset",
     // Those before are what a commit reads and writes, in the order in which its script has them.
     Recalled = "recalled" is "set",
     RecallLog = "recall_log" is "list",
@@ -166,6 +172,13 @@ impl Layout {
     /// Where a sidecar's report lies.
     pub(super) fn sidecar(&self, id: impl std::fmt::Display) -> String {
         self.namespace.key(format_args!("sidecar:{id}"))
+    }
+
+    /// Where the agents of a token lie: by the time of their last use, and what is known of them.
+    pub(super) fn agents_of(&self, token: TokenId) -> (String, String) {
+        let seen = format!("{}:{token}", self.key(Key::Usage));
+        let who = format!("{seen}:agents");
+        (seen, who)
     }
 
     /// The position in the fields [`POSITION`] of meta.
@@ -384,7 +397,7 @@ mod tests {
         let layout = Layout::new(&Namespace::default(), 7);
         assert_eq!(layout.key(Key::Probe), "{tollgate}:sidecar:probe");
         assert_eq!(layout.channel(), "{tollgate}:changes:7");
-        assert_eq!(layout.of_commit().last().map(String::as_str), Some("{tollgate}:token_sets"));
+        assert_eq!(layout.of_commit().last().map(String::as_str), Some("{tollgate}:usage"));
     }
 
     const ONE: &str = "00000000000000000000000000000001";

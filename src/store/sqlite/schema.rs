@@ -10,6 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::fault::{DatabaseFault, Unusable};
 use super::migration::{self, EARLIER};
+use super::usage;
 use crate::random;
 use crate::store::schema::OtherSchema;
 use crate::store::{Head, NoRegistry};
@@ -129,6 +130,7 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, DatabaseFaul
         return Err(DatabaseFault::NotWritable);
     }
     switch_to_wal(&connection)?;
+    usage::prepare(&mut connection)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     // A revocation that was acknowledged must survive a power failure: FULL syncs every commit, NORMAL does not.
     connection.pragma_update(None, "synchronous", "FULL")?;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tollgate::store::{
-    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Items, Notice, Position, Probe,
+    Agent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Items, Notice, Position, Probe,
     RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Revision, SidecarId, SnapshotItem, Store,
-    StoreError, Subject, TokenFilter, Versioned, Watch,
+    StoreError, Subject, TokenFilter, Usage, Usages, Use, Versioned, Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -246,6 +246,21 @@ impl Reports for FaultyStore {
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
         self.check()?.sidecars().await
+    }
+}
+
+#[async_trait]
+impl Usage for FaultyStore {
+    async fn record(&self, uses: &[Use]) -> Result<(), StoreError> {
+        self.check()?.record(uses).await
+    }
+
+    async fn usage(&self, tokens: &[TokenId]) -> Result<Usages, StoreError> {
+        self.check()?.usage(tokens).await
+    }
+
+    async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError> {
+        self.check()?.agents(tokens, limit).await
     }
 }
 

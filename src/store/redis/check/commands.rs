@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use super::{needs, wished_rule, wishes};
+use super::{needs, wishes};
 use crate::store::redis::layout::Layout;
 use crate::store::settings::Namespace;
 
 type Commands = BTreeSet<String>;
 
 /// Which commands each file has, and whether sidecars run them or registry commands only.
-const USED: [(&str, &str, &str); 33] = [
+const USED: [(&str, &str, &str); 35] = [
     ("archive.rs", "", "EVAL EXISTS HDEL HMGET HSCAN HSET RPUSH SADD SSCAN TIME WAIT XRANGE ZADD ZRANGE ZREM"),
     ("ancestor.lua", "XRANGE", ""),
     ("begin.lua", "", "EXISTS HSET UNLINK"),
@@ -21,8 +21,8 @@ const USED: [(&str, &str, &str); 33] = [
     (
         "commit.lua",
         "",
-        "HDEL HGET HLEN HMGET HSET PUBLISH TIME TYPE XADD XLEN XRANGE XTRIM ZADD ZCARD ZCOUNT ZMSCORE ZREM ZREMRANGEBYRANK \
-         ZREMRANGEBYSCORE ZSCORE",
+        "HDEL HGET HLEN HMGET HSET PUBLISH TIME TYPE UNLINK XADD XLEN XRANGE XTRIM ZADD ZCARD ZCOUNT ZMSCORE ZREM \
+         ZREMRANGEBYRANK ZREMRANGEBYSCORE ZSCORE",
     ),
     ("commit.rs", "", "EVAL ROLE WAIT"),
     ("commit/plan.rs", "", "EVAL HDEL HSET ZADD ZREM"),
@@ -53,10 +53,12 @@ const USED: [(&str, &str, &str); 33] = [
     // Of a Sentinel.
     ("switches.rs", "SUBSCRIBE", ""),
     ("tenure.rs", "DEL PEXPIRE", "GET INFO PTTL SET"),
+    ("usage.rs", "EVAL", "HMGET TIME ZCOUNT ZRANGE"),
+    ("used.lua", "HDEL HEXISTS HMGET HSET TIME ZADD ZCARD ZCOUNT ZMSCORE ZRANGE ZREM", ""),
 ];
 
 /// Words that look like commands: arguments, errors, and what a plan calls its steps.
-const WORDS: &str = "APPEND BYLEX BYSCORE CLUSTERDOWN COUNT DRYRUN EXEC FORGET LIMIT MARK MINID MOVED OK PX REPLICAS RETIRE REV \
+const WORDS: &str = "APPEND BYLEX BYSCORE CLUSTERDOWN COUNT DISUSE DRYRUN EXEC FORGET GT LIMIT MARK MINID MOVED NX OK PX REPLICAS RETIRE REV \
                      SLOTS STAMPED VERSIONED WITHSCORES";
 
 /// Files with words of errors only.
@@ -134,7 +136,7 @@ fn every_command_of_every_file_is_listed_here() {
 
 fn tried() -> Commands {
     let layout = Layout::new(&Namespace::default(), 0);
-    let needs = needs(&layout, true).into_iter().chain(wishes(&layout));
+    let needs = needs(&layout, true).into_iter().chain(wishes(&layout).into_iter().flat_map(|wish| wish.needs));
     needs.map(|need| need.command.to_owned()).chain(["DISCARD".to_owned()]).collect()
 }
 
@@ -166,11 +168,12 @@ fn the_shipped_users_may_run_what_they_need_and_nothing_else() {
 }
 
 #[test]
-fn the_rule_that_a_warning_tells_to_add_is_in_those_that_are_shipped() {
-    let rule = wished_rule(&Layout::new(&Namespace::default(), 0));
+fn the_rules_that_warnings_tell_to_add_are_in_those_that_are_shipped() {
     let rules = include_str!("../../../../deploy/redis/users.acl");
     let line = rules.lines().find(|line| line.starts_with("user tollgate-sidecar ")).expect("a user");
-    assert!(line.contains(&rule), "{rule}");
+    for wish in wishes(&Layout::new(&Namespace::default(), 0)) {
+        assert!(line.contains(&wish.rule), "{}", wish.rule);
+    }
 }
 
 /// Redis takes nothing back of a script that breaks off: one that writes more than once first checks that it may.
@@ -198,5 +201,5 @@ fn scripts_that_write_more_than_once_check_their_rights_first() {
         }
         assert_eq!(called.difference(&checked).collect::<Vec<_>>(), Vec::<&String>::new(), "{name}");
     }
-    assert_eq!(several, 6, "begin.lua, commit.lua, finish.lua, freeze.lua, resolve.lua and settle.lua");
+    assert_eq!(several, 7, "begin.lua, commit.lua, finish.lua, freeze.lua, resolve.lua, settle.lua and used.lua");
 }

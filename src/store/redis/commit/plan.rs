@@ -23,6 +23,8 @@ enum Write {
     RemoveMembers,
     /// Tokens whose histories go.
     ForgetHistories,
+    /// Tokens whose use is forgotten, with their agents.
+    Disuse,
     PutFields,
     /// As `PutFields`, with the commit's id before each value.
     PutRecords,
@@ -43,6 +45,7 @@ impl Write {
             Self::RemoveFields => "HDEL",
             Self::RemoveMembers => "ZREM",
             Self::ForgetHistories => "FORGET",
+            Self::Disuse => "DISUSE",
             Self::PutFields => "HSET",
             Self::PutRecords => "VERSIONED",
             Self::PutStamped => "STAMPED",
@@ -219,6 +222,7 @@ impl Plan {
             Edit::Delete(before) => {
                 self.write(Write::RemoveFields, Key::Tokens, [id.clone()]);
                 self.write(Write::ForgetHistories, Key::History, [id.clone()]);
+                self.write(Write::Disuse, Key::Usage, [id.clone()]);
                 self.write(Write::Retire, Key::Retired, [bytes_of(&before.record.digest)]);
                 None
             }
