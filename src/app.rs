@@ -39,12 +39,16 @@ use crate::store::{Feed, Store};
 use crate::tls::TlsError;
 use crate::upstream::{Upstream, UpstreamError, UpstreamName, check};
 use service::Pulse;
+use crate::usage::Flusher;
 use supervise::Supervisor;
 
 pub use program::serve;
 
 /// How long the store may take to take back this sidecar's report at the end. A report that stays does no harm.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long the store may take to record the latest use of tokens.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running sidecar. Dropping it without [`Sidecar::stop`] cuts off what it serves.
 #[derive(Debug)]
@@ -60,6 +64,7 @@ pub struct Sidecar {
     workers: Vec<JoinHandle<()>>,
     tasks: Vec<AbortHandle>,
     reporter: Option<Reporting>,
+    flusher: Option<Flusher>,
     snapshot_file: Option<Arc<SnapshotFile>>,
     /// Nobody else's while it runs.
     _identity: SidecarIdentity,
@@ -166,6 +171,7 @@ impl Sidecar {
             workers: Vec::new(),
             tasks: Vec::new(),
             reporter: None,
+            flusher: None,
             snapshot_file: config.snapshot_file.clone().map(|path| {
                 let name = format!("{} {}", store.describe(), config.store.namespace);
                 let bound = fleet::min_report_ttl(&config.freshness);
@@ -205,6 +211,11 @@ impl Sidecar {
             sidecar.snapshot_file.clone(),
             fleet::report_ttl(&config.freshness),
         ));
+        let flusher =
+            Flusher::new(Arc::clone(&sidecar.health.uses), store.clone(), sidecar.health.flushes_failed.clone());
+        let periodically = flusher.clone();
+        sidecar.spawn("usage", move || periodically.clone().run());
+        sidecar.flusher = Some(flusher);
         sidecar.synchronise(replica, store, presence, &config.freshness);
         Ok(sidecar)
     }
@@ -312,6 +323,11 @@ impl Sidecar {
         if !joined.await.unwrap_or(false) {
             tracing::error!("a worker panicked");
         }
+        if let Some(flusher) = self.flusher.take()
+            && tokio::time::timeout(FLUSH_TIMEOUT, flusher.finish()).await.is_err()
+        {
+            tracing::warn!("the latest use of tokens could not be recorded: the store does not answer");
+        }
         // Not before: until the last request ended, others had to wait for this sidecar too. And not where it leaves a file
         // from which it can start again: it could still let a token in then, whatever the store says.
         if self.snapshot_file.is_none()
@@ -376,7 +392,12 @@ impl WorkerThread {
     }
 
     async fn run(mut self, index: usize) {
-        let proxy = Proxy::new(self.gate, Arc::clone(&self.health.connections), Arc::clone(&self.health.panics));
+        let proxy = Proxy::new(
+            self.gate,
+            Arc::clone(&self.health.uses),
+            Arc::clone(&self.health.connections),
+            Arc::clone(&self.health.panics),
+        );
         let supervisor = || self.supervisor.clone();
         let (swept, rechecked, roomy) = (Rc::clone(&proxy), Rc::clone(&proxy), Rc::clone(&proxy));
         tokio::task::spawn_local(supervisor().supervise("sweep", move || Rc::clone(&swept).sweep()));

@@ -7,6 +7,7 @@
 //!   store ───────────────► stores, as a whole                  (cli/store.rs)
 //!   init, user, token ───► session: store, registry, actor     (cli/session.rs)
 //!                          one operation of the registry       (cli/user.rs, cli/token.rs, cli/import.rs, cli/export.rs)
+//!                          what depends on tokens              (cli/usage.rs)
 //!                          its records as text or JSON         (cli/output.rs, cli/list.rs, cli/table.rs)
 //! ```
 //!
@@ -28,6 +29,7 @@ mod store;
 mod table;
 mod time;
 mod token;
+mod usage;
 mod user;
 mod wait;
 

@@ -108,6 +108,7 @@ impl Reporter {
             started_at: Timestamp::now(),
             applied: None,
             head: None,
+            unwritten_ms: None,
             held_users: Vec::new(),
             schema: store::SCHEMA,
             staleness_ms: None,
@@ -169,7 +170,9 @@ impl Reporter {
     /// Sends one report. Whether it arrived.
     async fn send(&mut self) -> bool {
         let staleness = self.health.replica.staleness(Instant::now());
-        self.report.staleness_ms = staleness.map(|staleness| u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX));
+        let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        self.report.staleness_ms = staleness.map(millis);
+        self.report.unwritten_ms = self.health.uses.unwritten_for(Instant::now()).map(millis);
         self.report.connections = self.health.connections.load(Ordering::Relaxed) as u64;
         let sent = within(self.store.report(&self.report, self.ttl)).await;
         match (&sent, self.failing) {

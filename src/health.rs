@@ -8,6 +8,7 @@ use crate::proxy::failed_auth::FailedAuth;
 use crate::readiness::Readiness;
 use crate::replica::{MaxStaleness, Replica};
 use crate::upstream::Upstream;
+use crate::usage::Uses;
 
 /// How a sidecar is. Everything is counted here or by whom it is shared with.
 #[derive(Debug)]
@@ -30,6 +31,10 @@ pub struct Health {
     pub without_proxy_header: Arc<AtomicU64>,
     /// Requests that nobody could be let in for.
     pub(crate) failed_auth: Arc<FailedAuth>,
+    /// Which tokens are used here.
+    pub(crate) uses: Arc<Uses>,
+    /// Times that their use could not be recorded.
+    pub flushes_failed: Arc<AtomicU64>,
 }
 
 impl Health {
@@ -50,6 +55,8 @@ impl Health {
             refused: Arc::default(),
             without_proxy_header: Arc::default(),
             failed_auth: Arc::new(FailedAuth::new(failed_auth)),
+            uses: Arc::default(),
+            flushes_failed: Arc::default(),
         }
     }
 

@@ -37,6 +37,7 @@
 //! | [`upstream`] | connections to the Controller, carried by hyper's client, and how many there may be |
 //! | [`listener`], [`tls`] | accepting, and TLS configurations |
 //! | [`reload`] | files that are read again when they change |
+//! | [`usage`] | which tokens are used here, and by which agents, on its way to the store |
 //! | [`health`], [`readiness`] | how this sidecar is, and whether it wants requests |
 //! | [`fleet`] | this sidecar among the others: its reports |
 //! | [`admin`], [`metrics`] | health and metrics on their own listener |
@@ -83,5 +84,6 @@ pub mod tls;
 pub mod token;
 pub mod units;
 pub mod upstream;
+mod usage;
 mod words;
 mod worker;

@@ -19,6 +19,9 @@
 //! | `tollgate_store_reads_failed_total` | grows: the store is away, or refuses this sidecar |
 //! | `tollgate_store_notices_lost_total` | grows: the subscription is cut, or overflows, again and again |
 //! | `tollgate_store_reports_failed_total` | grows while reads do not fail: Redis refuses writes, or this sidecar's; its proofs stop to count 10 s after the last report |
+//! | `tollgate_usage_unwritten_seconds` | above 10 or so: what was used since then is not in the store yet, and `token list` does not show it; `+Inf`: nothing is |
+//! | `tollgate_usage_flushes_failed_total` | grows: the store does not record the use of tokens; the log says why |
+//! | `tollgate_usage_agents_left_out_total` | grows: more than 131,072 agents since the store was written last; which they are is not recorded |
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
 //! | `tollgate_connections_refused_total` | grows: a client has more than `limits.max_connections_per_client` |
 //! | `tollgate_connections_without_proxy_header_total` | grows: a balancer in `proxy_protocol` of a listener sends none (HAProxy: `send-proxy-v2` at its server), or not in time |
@@ -137,6 +140,17 @@ const METRICS: &[Metric] = &[
     }),
     counter("tollgate_store_reports_failed_total", "Reports of this sidecar that the store did not take.", |sample| {
         Some(sample.health.reports_failed.load(Ordering::Relaxed) as f64)
+    }),
+    gauge(
+        "tollgate_usage_unwritten_seconds",
+        "Seconds since all use of tokens until then was recorded in the store.",
+        |sample| Some(sample.health.uses.unwritten_for(sample.now).map_or(f64::INFINITY, |age| age.as_secs_f64())),
+    ),
+    counter("tollgate_usage_flushes_failed_total", "Times that the use of tokens could not be recorded.", |sample| {
+        Some(sample.health.flushes_failed.load(Ordering::Relaxed) as f64)
+    }),
+    counter("tollgate_usage_agents_left_out_total", "Agents whose use could not be remembered.", |sample| {
+        Some(sample.health.uses.left_out() as f64)
     }),
     gauge("tollgate_connections_open", "Open client connections.", |sample| {
         Some(sample.health.connections.load(Ordering::Relaxed) as f64)

@@ -4,7 +4,7 @@
 //! connection ─► Head (form) ─► call ─► Gate::decide: route ─► authenticate ─► authorize = Permit ─► sanitize ─► forward
 //! ```
 //!
-//! It reads the replica and nothing else; no request ever waits for the store.
+//! It reads the replica and nothing else; no request ever waits for the store. What was used it leaves in memory.
 
 pub(crate) mod body;
 pub mod credential;
@@ -21,6 +21,7 @@ pub mod request;
 pub mod route;
 mod sanitize;
 mod settings;
+mod usage;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::clock::Instant;
 use crate::upstream::{Balancer, UpstreamName};
+use crate::usage::Uses;
 use crate::worker::Worker;
 use body::{Relayed, Upload};
 use exchange::Exchange;
@@ -53,18 +55,26 @@ pub(crate) struct Proxy {
     pub worker: Rc<Worker>,
     /// What decides over requests.
     pub gate: Arc<Gate>,
+    /// Which tokens are used.
+    uses: Arc<Uses>,
     api: Balancer<Upload>,
     heartbeat: Balancer<Upload>,
 }
 
 impl Proxy {
     /// One for a worker of its own, whose connections and panics are added to those of the others.
-    pub(crate) fn new(gate: Arc<Gate>, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
+    pub(crate) fn new(
+        gate: Arc<Gate>,
+        uses: Arc<Uses>,
+        all_connections: Arc<AtomicUsize>,
+        panics: Arc<AtomicU64>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             worker: Worker::new(gate.buffer_bytes(), all_connections, panics),
             api: Balancer::new(Arc::clone(&gate.api)),
             heartbeat: Balancer::new(Arc::clone(&gate.heartbeat)),
             gate,
+            uses,
         })
     }
 

@@ -309,6 +309,7 @@ mod tests {
             started_at: Timestamp::UNIX_EPOCH,
             applied: applied.map(|(epoch, revision)| (Epoch(epoch), Revision(revision))),
             head: None,
+            unwritten_ms: None,
             held_users: Vec::new(),
             schema: crate::store::SCHEMA,
             staleness_ms: Some(250),

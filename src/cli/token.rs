@@ -3,6 +3,7 @@
 mod value;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -11,7 +12,6 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::args::{Expiry, Format, Page, PermissionArgs};
-use super::confirm::confirm;
 use super::export::{self, ExportArgs};
 use super::import::{self, ImportArgs};
 use super::list::{self, Listed};
@@ -19,11 +19,12 @@ use super::output::{Output, OutputError, note};
 use super::purge::{self, PurgeArgs};
 use super::session::Session;
 use super::table::{Cell, TextTable, Tone, details, printable};
+use super::usage::{self, Asking, Selected, Selection, UnusedArgs, confirm_for};
 use super::wait::{Receipt, ReceiptView, WaitArgs};
 use super::{Globals, time};
 use crate::registry::view::TokenView;
-use crate::registry::{Created, ListFilter, ListState, NewToken, Owners, Requested, TokenDetails};
-use crate::store::Absent;
+use crate::registry::{Created, ListFilter, ListState, NewToken, Owners, Requested, TokenDetails, TokenUses};
+use crate::store::{Absent, Agent};
 use crate::token::raw::PREFIX;
 use crate::token::{PermissionSet, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
 
@@ -52,6 +53,9 @@ pub(crate) enum TokenCommand {
     Show {
         /// The token's id
         id: TokenId,
+        /// Most agents to print, the latest first
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        agents: usize,
         /// Text or JSON.
         #[command(flatten)]
         format: Format,
@@ -62,9 +66,9 @@ pub(crate) enum TokenCommand {
     Delete(RemoveArgs),
     /// Reassign tokens to another user; they lose permissions that the user's role lacks
     Reassign {
-        /// The tokens' ids
-        #[arg(required = true, value_name = "ID")]
-        ids: Vec<TokenId>,
+        /// Which tokens.
+        #[command(flatten)]
+        tokens: Selection,
         /// The new owner
         #[arg(long, value_name = "USER")]
         to: String,
@@ -119,6 +123,8 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     state: Option<ListState>,
     #[command(flatten)]
+    unused: UnusedArgs,
+    #[command(flatten)]
     page: Page<TokenId>,
     #[command(flatten)]
     format: Format,
@@ -127,9 +133,8 @@ pub(crate) struct ListArgs {
 /// Arguments of `token revoke` and `token delete`.
 #[derive(Debug, Args)]
 pub(crate) struct RemoveArgs {
-    /// The tokens' ids
-    #[arg(required = true, value_name = "ID")]
-    ids: Vec<TokenId>,
+    #[command(flatten)]
+    tokens: Selection,
     #[command(flatten)]
     bulk: BulkArgs,
     #[command(flatten)]
@@ -139,7 +144,7 @@ pub(crate) struct RemoveArgs {
 /// How a command on several tokens goes about it.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct BulkArgs {
-    /// Skip the confirmation for more than one token
+    /// Skip the confirmation, of more than one token or of one that agents use
     #[arg(long)]
     yes: bool,
     /// Proceed even if the owner loses the last usable token
@@ -172,30 +177,38 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
     match command {
         TokenCommand::Create(args) => create(session, args).await,
         TokenCommand::List(args) => list(session, args).await,
-        TokenCommand::Show { id, format } => {
+        TokenCommand::Show { id, agents, format } => {
             let token = registry.token(actor, id).await?;
-            show(&token, Output::new(format))
+            let uses = registry.usage(actor, &[id]).await?;
+            let agents = registry.agents(actor, id, agents).await?;
+            show(&token, &uses, &agents, Output::new(format))
         }
-        TokenCommand::Revoke(RemoveArgs { ids, bulk, wait }) => {
-            bulk.confirm(ids.len(), |tokens| {
+        TokenCommand::Revoke(RemoveArgs { tokens, bulk, wait }) => {
+            let Some(ids) = bulk.selected(tokens.resolve(session, false).await?)? else { return Ok(()) };
+            bulk.confirm(session, &ids, |tokens| {
                 format!("Revoke {tokens}? They stop working at once and this cannot be undone.")
-            })?;
+            })
+            .await?;
             let revoked = registry.revoke(actor, &ids, bulk.force).await?;
             print_changed(session, "revoked", &revoked, wait, Output::new(bulk.format)).await
         }
-        TokenCommand::Delete(RemoveArgs { ids, bulk, wait }) => {
-            bulk.confirm(ids.len(), |tokens| {
+        TokenCommand::Delete(RemoveArgs { tokens, bulk, wait }) => {
+            let Some(ids) = bulk.selected(tokens.resolve(session, true).await?)? else { return Ok(()) };
+            bulk.confirm(session, &ids, |tokens| {
                 format!(
                     "Delete {tokens}? They stop working at once, their records are removed, and this cannot be undone."
                 )
-            })?;
+            })
+            .await?;
             let deleted = registry.delete(actor, &ids, bulk.force).await?;
             print_changed(session, "deleted", &deleted, wait, Output::new(bulk.format)).await
         }
-        TokenCommand::Reassign { ids, to, bulk, wait } => {
-            bulk.confirm(ids.len(), |tokens| {
+        TokenCommand::Reassign { tokens, to, bulk, wait } => {
+            let Some(ids) = bulk.selected(tokens.resolve(session, false).await?)? else { return Ok(()) };
+            bulk.confirm(session, &ids, |tokens| {
                 format!("Reassign {tokens} to {to}? Permissions that {to}'s role lacks are removed permanently.")
-            })?;
+            })
+            .await?;
             let reassigned = registry.reassign(actor, &ids, &to, bulk.force).await?;
             print_changed(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
         }
@@ -206,12 +219,30 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
 }
 
 impl BulkArgs {
-    /// Asks when there is more than one.
-    fn confirm(&self, tokens: usize, question: impl FnOnce(String) -> String) -> anyhow::Result<()> {
-        if tokens > 1 && !self.yes {
-            confirm(&question(count(tokens)))?;
+    /// The tokens; `None`: a filter found none, which is said.
+    fn selected(&self, Selected { ids, is_filtered }: Selected) -> anyhow::Result<Option<Vec<TokenId>>> {
+        if !ids.is_empty() || !is_filtered {
+            return Ok(Some(ids));
         }
-        Ok(())
+        note("no matching tokens");
+        if self.format.json {
+            Output::new(self.format).json(&[(); 0])?;
+        }
+        Ok(None)
+    }
+
+    /// Says what depends on the tokens and asks, when there is more than one, or one that is used.
+    async fn confirm(
+        &self,
+        session: &Session,
+        tokens: &[TokenId],
+        question: impl FnOnce(String) -> String,
+    ) -> anyhow::Result<()> {
+        if self.yes {
+            return Ok(());
+        }
+        let asking = if tokens.len() > 1 { Asking::Always } else { Asking::IfUsed };
+        confirm_for(session, tokens, asking, question).await
     }
 }
 
@@ -290,33 +321,48 @@ pub(super) fn print_created(created: &Created, output: Output) -> anyhow::Result
 }
 
 async fn list(session: &Session, args: ListArgs) -> anyhow::Result<()> {
-    let ListArgs { user, state, page, format } = args;
-    let is_narrowed = user.is_some() || state.is_some() || page.after.is_some();
+    let ListArgs { user, state, unused, page, format } = args;
+    let is_narrowed = user.is_some() || state.is_some() || unused.is_given() || page.after.is_some();
     let when_empty = match is_narrowed {
         true => "no matching tokens",
         false => "no tokens; `tollgate token create --user NAME --description TEXT` creates one",
     };
     let Session { registry, actor } = session;
-    let filter = ListFilter { user: user.as_deref(), state, unused: None };
-    let read = async |before, limit| registry.tokens(actor, filter, before, limit).await;
+    let filter = ListFilter { user: user.as_deref(), state, unused: unused.resolve(session).await? };
+    let read = async |before, limit| {
+        let tokens = registry.tokens(actor, filter, before, limit).await?;
+        let ids: Vec<_> = tokens.iter().map(|(token, _)| token.id).collect();
+        let uses = Arc::new(registry.usage(actor, &ids).await?);
+        let listed = |(token, owner)| ListedToken { token, owner, uses: Arc::clone(&uses) };
+        Ok(tokens.into_iter().map(listed).collect())
+    };
     list::list(Output::new(format), page, when_empty, read).await
 }
 
-impl Listed<7> for (TokenRecord, UserRecord) {
-    const HEADINGS: [&'static str; 7] = ["ID", "USER", "DESCRIPTION", "PERMISSIONS", "STATE", "EXPIRES", "CREATED"];
+/// A token of a list.
+struct ListedToken {
+    token: TokenRecord,
+    owner: UserRecord,
+    /// Of all tokens of its page.
+    uses: Arc<TokenUses>,
+}
+
+impl Listed<9> for ListedToken {
+    const HEADINGS: [&'static str; 9] =
+        ["ID", "USER", "DESCRIPTION", "PERMISSIONS", "STATE", "LAST USED", "AGENTS 24 H", "EXPIRES", "CREATED"];
     type Id = TokenId;
     type View = TokenView;
 
     fn id(&self) -> TokenId {
-        self.0.id
+        self.token.id
     }
 
     fn view(&self, now: Timestamp) -> TokenView {
-        TokenView::new(&self.0, &self.1, now)
+        TokenView::new(&self.token, &self.owner, now).with_usage(&self.uses)
     }
 
-    fn row(&self, now: Timestamp) -> [Cell; 7] {
-        let (token, owner) = self;
+    fn row(&self, now: Timestamp) -> [Cell; 9] {
+        let Self { token, owner, uses } = self;
         let expires = token.expires_at.map_or_else(|| "never".to_owned(), |at| time::short(at, now));
         [
             token.id.to_string().into(),
@@ -324,6 +370,8 @@ impl Listed<7> for (TokenRecord, UserRecord) {
             token.description.as_str().into(),
             summary(token.permissions, owner).into(),
             state(token, owner, now),
+            usage::last_use_short(uses, token.id).into(),
+            usage::agents_short(uses, token.id).into(),
             expires.into(),
             time::short(token.created_at, now).into(),
         ]
@@ -356,11 +404,11 @@ fn state(token: &TokenRecord, owner: &UserRecord, now: Timestamp) -> Cell {
     Cell::toned(text, tone)
 }
 
-fn show(token: &TokenDetails, output: Output) -> anyhow::Result<()> {
+fn show(token: &TokenDetails, uses: &TokenUses, agents: &[Agent], output: Output) -> anyhow::Result<()> {
     let TokenDetails { record, owner, history } = token;
     let now = Timestamp::now();
     if output.json {
-        return output.json(&TokenView::of_details(token, now));
+        return output.json(&TokenView::of_details(token, now).with_usage(uses).with_agents(agents));
     }
     let hint = match record.hint.as_str() {
         "" => "unknown: imported by its digest".to_owned(),
@@ -375,11 +423,27 @@ fn show(token: &TokenDetails, output: Output) -> anyhow::Result<()> {
         ("state", state(record, owner, now)),
         ("created", format!("{} by {}", time::full(record.created_at, now), record.created_by).into()),
         ("expires", record.expires_at.map_or_else(|| "never".to_owned(), |at| time::full(at, now)).into()),
+        ("last used", usage::last_use(uses, record.id).into()),
+        ("agents", usage::agent_counts(uses, record.id).into()),
     ];
     if let TokenState::Revoked { at, by } = &record.state {
         pairs.push(("revoked", format!("{} by {by}", time::full(*at, now)).into()));
     }
     let mut text = details(&pairs, output.colour);
+    if !agents.is_empty() {
+        text.push('\n');
+        let rows = agents.iter().map(|agent| {
+            let [name, address, version] = usage::cells(agent);
+            [name.into(), address.into(), version.into(), time::full(agent.last_used, uses.now).into()]
+        });
+        let rows = rows.collect();
+        text.push_str(&TextTable::new(["AGENT", "ADDRESS", "VERSION", "LAST USE"], output.colour).page(rows));
+        let [_, month] = uses.agents(record.id);
+        let others = month.agents.saturating_sub(agents.len() as u64);
+        if others > 0 {
+            text.push_str(&format!("and {others} more; --agents N shows more of them\n"));
+        }
+    }
     if !history.is_empty() {
         text.push('\n');
         let rows = history

@@ -371,6 +371,7 @@ mod tests {
             started_at: Timestamp::UNIX_EPOCH,
             applied: applied.map(|(epoch, revision)| (Epoch(epoch), Revision(revision))),
             head: Some(Head(0)),
+            unwritten_ms: None,
             held_users: Vec::new(),
             schema: crate::store::SCHEMA,
             staleness_ms: Some(3),

@@ -71,6 +71,8 @@ pub(crate) struct Admission {
     pub terms: AdmissionTerms,
     /// The token and its owner.
     pub holder: Holder,
+    /// When.
+    pub at: Instant,
 }
 
 impl Gate {
@@ -129,7 +131,8 @@ impl Gate {
                 let credential = credentials.next().filter(|_| credentials.next().is_none());
                 let digest = credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?;
                 let terms = AdmissionTerms { digest, needed, max_staleness };
-                Some(Admission { holder: self.authorize(&terms)?, terms })
+                let at = Instant::now();
+                Some(Admission { holder: self.authorize(&terms, at)?, terms, at })
             }
         };
         Ok(Permit { upstream: route.upstream, admission, is_fetched: is_fetched(&path) })
@@ -143,9 +146,9 @@ impl Gate {
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
-    pub(crate) fn authorize(&self, terms: &AdmissionTerms) -> Result<Holder, Refusal> {
+    pub(crate) fn authorize(&self, terms: &AdmissionTerms, now: Instant) -> Result<Holder, Refusal> {
         let AdmissionTerms { digest, needed, max_staleness } = *terms;
-        let staleness = self.replica.staleness(Instant::now()).ok_or(Refusal::Stale)?;
+        let staleness = self.replica.staleness(now).ok_or(Refusal::Stale)?;
         if !max_staleness.allows(staleness) {
             return Err(Refusal::Stale);
         }

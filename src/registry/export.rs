@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::actor::Right;
+use super::import::{MAX_AGENTS, PastUsage};
 use super::{Actor, Attempts, PAGE, Registry, RegistryError, now};
 use crate::store::{StoreError, TokenFilter, Versioned};
 use crate::token::{
@@ -48,6 +49,8 @@ struct PastView {
     #[serde(skip_serializing_if = "Option::is_none")]
     revoked_by: Option<String>,
     history: Vec<HistoryEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<PastUsage>,
 }
 
 /// What is not in the lines that were read so far.
@@ -102,11 +105,16 @@ impl Export {
             true => self.with_histories(page).await?,
             false => page.into_iter().map(|token| (token.record, Vec::new())).collect(),
         };
+        let mut usage = match self.full {
+            true => self.usage(tokens.iter().map(|(record, _)| record.id).collect()).await?,
+            false => HashMap::new(),
+        };
         let mut lines = Vec::with_capacity(tokens.len());
         for (record, history) in tokens {
             // A user who is not there was deleted, and the token with them.
             if let Some(user) = self.user(record.owner).await? {
-                lines.extend(self.line(record, user, history));
+                let usage = usage.remove(&record.id);
+                lines.extend(self.line(record, user, history, usage));
             }
         }
         self.before = Some(last);
@@ -138,6 +146,17 @@ impl Export {
         Ok(done)
     }
 
+    /// How some tokens were used, those that were.
+    async fn usage(&self, ids: Vec<TokenId>) -> Result<HashMap<TokenId, PastUsage>, StoreError> {
+        let store = &self.registry.store;
+        let usages = store.usage(&ids).await?.tokens;
+        let used = ids.into_iter().zip(usages).filter_map(|(id, usage)| Some((id, usage.last_used?)));
+        let (ids, times): (Vec<_>, Vec<_>) = used.unzip();
+        let agents = store.agents(&ids, MAX_AGENTS).await?;
+        let usage = times.into_iter().zip(agents);
+        Ok(ids.into_iter().zip(usage.map(|(last_used_at, agents)| PastUsage { last_used_at, agents })).collect())
+    }
+
     /// The histories of some tokens, in their order. A few requests go out together, since each for itself is a round trip.
     async fn histories(&self, ids: &[TokenId]) -> Result<Vec<Vec<HistoryEntry>>, StoreError> {
         let mut histories = Vec::with_capacity(ids.len());
@@ -165,7 +184,13 @@ impl Export {
     }
 
     /// `None`: it is left out.
-    fn line(&mut self, record: TokenRecord, owner: UserRecord, history: Vec<HistoryEntry>) -> Option<ExportLine> {
+    fn line(
+        &mut self,
+        record: TokenRecord,
+        owner: UserRecord,
+        history: Vec<HistoryEntry>,
+        usage: Option<PastUsage>,
+    ) -> Option<ExportLine> {
         let is_expired = record.is_expired(self.now);
         let TokenRecord {
             id, digest, description, permissions, state, hint, created_at, created_by, expires_at, ..
@@ -185,7 +210,7 @@ impl Export {
                 TokenState::Active => ("active", None, None),
                 TokenState::Revoked { at, by } => ("revoked", Some(at), Some(by)),
             };
-            PastView { id, state, created_at, created_by, revoked_at, revoked_by, history }
+            PastView { id, state, created_at, created_by, revoked_at, revoked_by, history, usage }
         });
         Some(ExportLine { digest, user: owner.name, description, permissions, expires_at, hint, past })
     }

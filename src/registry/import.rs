@@ -18,7 +18,9 @@ use crate::store::Versioned;
 use crate::token::{Digest, PermissionSet, TokenEvent, TokenId, TokenRecord, UserRecord};
 
 pub use csv::CsvHeader;
-pub use line::{ImportLine, LineError, Past, parse_line};
+pub use line::{ImportLine, LineError, Past, PastUsage, parse_line};
+
+pub(super) use line::MAX_AGENTS;
 
 /// How an import goes about lines that are not simply new tokens. The default: each is a reason to import nothing.
 #[derive(Debug, Clone, Copy, Default)]
@@ -214,13 +216,34 @@ impl Registry {
                 }
             }
             match self.commit(draft.into_batch()).await {
-                Ok(true) => return Ok(imported),
+                Ok(true) => {
+                    self.restore_usage(lines, &imported).await;
+                    return Ok(imported);
+                }
                 // The latter: somebody else's token by now, or no more. Reading again shows which.
                 Ok(false) | Err(RegistryError::DigestTaken(_) | RegistryError::DigestRetired(_)) => {}
                 Err(error) => return Err(error.into()),
             }
             lines.iter().for_each(|(_, line)| _ = users.remove(&*line.user));
             users.extend(self.read_users(&authority, lines.iter()).await?);
+        }
+    }
+
+    /// What is known of the use of the tokens that were imported. They are there, whether that is or not.
+    async fn restore_usage(&self, lines: &[Numbered], imported: &Imported) {
+        let ids: HashSet<TokenId> = imported.tokens.iter().map(|token| token.id).collect();
+        let pasts = lines.iter().filter_map(|(_, line)| line.past.as_deref()).filter(|past| ids.contains(&past.id));
+        let used: Vec<&Past> = pasts.filter(|past| past.usage.is_some()).collect();
+        if used.is_empty() {
+            return;
+        }
+        let recorded = async {
+            let now = self.store.usage(&[]).await?.now;
+            let uses = used.iter().filter_map(|past| Some(past.usage.as_ref()?.of(past.id, now)));
+            self.store.record(&uses.collect::<Vec<_>>()).await
+        };
+        if let Err(error) = recorded.await {
+            tracing::warn!(%error, "the tokens are imported, and when they were used is not");
         }
     }
 

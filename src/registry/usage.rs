@@ -5,14 +5,19 @@
 //! once uses are recorded for as long.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::actor::Authority;
 use super::{Actor, Registry, RegistryError};
+use crate::store::report::with_distinct_names;
 use crate::store::usage::DAY;
-use crate::store::{Agent, AgentCount, TokenFilter, TokenUsage, UseFilter};
+use crate::store::{Agent, AgentCount, Reported, TokenFilter, TokenUsage, UseFilter};
 use crate::token::TokenId;
+
+/// Within this time every sidecar records what it let through, if it can.
+const SILENT: Duration = Duration::from_mins(1);
 
 /// Agents that are read to tell those apart that used several tokens.
 const TOLD_APART: u64 = 50_000;
@@ -35,6 +40,17 @@ pub enum LastUse {
     Never,
     /// Not since uses are recorded, if they are; perhaps before.
     Unknown,
+}
+
+impl LastUse {
+    /// The moment, if there was one and it is known.
+    #[must_use]
+    pub const fn at(self) -> Option<Timestamp> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Never | Self::Unknown => None,
+        }
+    }
 }
 
 /// What is known of the use of some tokens.
@@ -82,6 +98,8 @@ pub struct Dependents {
     pub now: Timestamp,
     /// Since when uses are recorded; `None`: they are not yet, and nothing is known.
     pub since: Option<Timestamp>,
+    /// Sidecars that have not recorded for a minute what they let through, or do not record it at all: there may be more.
+    pub silent: Vec<String>,
 }
 
 impl Registry {
@@ -139,17 +157,21 @@ impl Registry {
         let is_bound = recent.len() > 1 && !tells_apart;
         let last_used = uses.of.values().filter_map(|usage| usage.last_used).max();
         let (now, since) = (uses.now, uses.since);
-        Ok(Dependents { tokens: tokens.len(), agents, is_bound, latest: found, last_used, now, since })
+        let silent = self.silent_sidecars().await?;
+        Ok(Dependents { tokens: tokens.len(), agents, is_bound, latest: found, last_used, now, since, silent })
     }
 
-    /// What depends on the tokens of a user.
+    /// Sidecars that have not recorded for a minute what they let through, or do not record it at all, by name: what is
+    /// said of the use of tokens may lack theirs.
     ///
     /// # Errors
-    /// [`RegistryError::NoSuchUser`], also if the actor may not see that user; and when the store fails.
-    pub async fn dependents_of(&self, actor: &Actor, user: &str, latest: usize) -> Result<Dependents, RegistryError> {
-        let filter = super::ListFilter { user: Some(user), ..super::ListFilter::default() };
-        let tokens = self.token_ids(actor, filter).await?;
-        self.dependents(actor, &tokens, latest).await
+    /// When the store fails.
+    pub async fn silent_sidecars(&self) -> Result<Vec<String>, RegistryError> {
+        let sidecars = with_distinct_names(self.store.sidecars().await?);
+        let unwritten =
+            |sidecar: &Reported| sidecar.report.unwritten_ms.map(|ms| Duration::from_millis(ms) + sidecar.age);
+        let silent = sidecars.into_iter().filter(|sidecar| unwritten(sidecar).is_none_or(|age| age > SILENT));
+        Ok(silent.map(|sidecar| sidecar.report.name).collect())
     }
 
     /// Those of the tokens that the actor may see.

@@ -1,9 +1,12 @@
 //! Records as JSON, the same for the CLI and the admin API: times in RFC 3339 UTC, `null` for what there is not.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use super::{Created, TokenDetails};
+use super::{Created, LastUse, TokenDetails, TokenUses};
+use crate::store::{Agent, AgentName};
 use crate::token::{
     HistoryEntry, PermissionSet, RawToken, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
 };
@@ -37,6 +40,9 @@ pub(crate) struct TokenView {
     pub revoked_by: Option<String>,
     /// When it was last used, if that is known.
     pub last_used_at: Option<Timestamp>,
+    /// What else is known of its use, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageView>,
     /// The raw token: only in the reply that creates it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Revealed>,
@@ -69,6 +75,7 @@ impl TokenView {
             revoked_at,
             revoked_by,
             last_used_at: None,
+            usage: None,
             token: None,
             controller: None,
             history: None,
@@ -89,6 +96,74 @@ impl TokenView {
     /// A token with its history.
     pub(crate) fn of_details(details: &TokenDetails, now: Timestamp) -> Self {
         Self { history: Some(details.history.clone()), ..Self::new(&details.record, &details.owner, now) }
+    }
+}
+
+impl TokenView {
+    /// With what is known of its use.
+    pub(crate) fn with_usage(mut self, uses: &TokenUses) -> Self {
+        let last_use = uses.last_use(self.id);
+        let [day, month] = uses.agents(self.id);
+        self.last_used_at = last_use.at();
+        self.usage = Some(UsageView {
+            never_used: last_use == LastUse::Never,
+            recorded_since: uses.since,
+            agents_24h: day.agents,
+            agents_30d: month.agents,
+            estimated: month.is_estimate,
+            agents: None,
+        });
+        self
+    }
+
+    /// With agents by name, after [`TokenView::with_usage`].
+    pub(crate) fn with_agents(mut self, agents: &[Agent]) -> Self {
+        if let Some(usage) = &mut self.usage {
+            usage.agents = Some(agents.iter().map(AgentView::from).collect());
+        }
+        self
+    }
+}
+
+/// How a token was used.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct UsageView {
+    /// Not once: what was made before uses were recorded may have been used unrecorded, and is none of these.
+    pub never_used: bool,
+    /// Since when uses are recorded.
+    pub recorded_since: Option<Timestamp>,
+    /// How many agents used it within 24 hours.
+    pub agents_24h: u64,
+    /// Within 30 days.
+    pub agents_30d: u64,
+    /// The numbers are within two percent.
+    pub estimated: bool,
+    /// Which agents, the latest first: only where one token is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agents: Option<Vec<AgentView>>,
+}
+
+/// An agent that used a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct AgentView {
+    /// What it calls itself; `null`: it gave no name.
+    pub id: Option<String>,
+    /// Where it was last.
+    pub address: IpAddr,
+    /// Its version, if it said so.
+    pub version: Option<String>,
+    /// When that was.
+    pub last_used_at: Timestamp,
+}
+
+impl From<&Agent> for AgentView {
+    fn from(agent: &Agent) -> Self {
+        let Agent { name, address, version, last_used } = agent.clone();
+        let id = match name {
+            AgentName::Id(id) => Some(id),
+            AgentName::Address(_) => None,
+        };
+        Self { id, address, version, last_used_at: last_used }
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 pub(super) use file::sync_directory_of;
 pub use file::{Backup, BackupError, write_backup};
-pub use item::{Item, Retired, TokenItem, UserItem};
+pub use item::{Item, Retired, TokenItem, UsageItem, UserItem};
 pub use tally::{Summary, Tally};
 
 use super::redis::RedisUnfinished;

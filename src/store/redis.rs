@@ -12,8 +12,8 @@
 //!
 //! Sidecars and registry commands have a Redis user each (`deploy/redis/users.acl`). A sidecar reads the position, the
 //! grants, the owners, the log and the recalled digests, asks which digests were revoked or deleted, and is notified of changes; it writes its own report, adds digests to
-//! the recalled ones, and writes the key that a confirmed probe needs. It sees no records, and can neither commit nor
-//! announce a commit. A registry command may do everything within the namespace, and nothing else.
+//! the recalled ones, records the use of tokens, and writes the key that a confirmed probe needs. It sees no records, but for whether
+//! a token exists, and can neither commit nor announce a commit. A registry command may do everything within the namespace, and nothing else.
 //!
 //! Redis may lose acknowledged writes: in a failover, or by a crash between two syncs of its file. What it can lose is
 //! bounded by `quorum_replicas` and by how it persists, see `deploy/redis`.
@@ -421,7 +421,7 @@ impl Reports for RedisStore {
 #[async_trait]
 impl Usage for RedisStore {
     async fn record(&self, uses: &[super::Use]) -> Result<(), StoreError> {
-        self.map_fault("recording the use of tokens", usage::record(&self.access, uses).await).await
+        self.map_fault("recording the use of tokens", usage::record(&self.access, uses, &self.retention).await).await
     }
 
     async fn usage(&self, tokens: &[TokenId]) -> Result<Usages, StoreError> {

@@ -43,6 +43,10 @@ pub struct Report {
     pub schema: u32,
     /// How long ago it was last proven fresh, in milliseconds, at the moment of the report; `None` before the first time.
     pub staleness_ms: Option<u64>,
+    /// How long ago all use of tokens until then was recorded, in milliseconds; `None`: it never was, or by a version that records
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwritten_ms: Option<u64>,
     /// Users whom it holds to a status or role that the store has lost; at most ten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_users: Vec<String>,

@@ -423,7 +423,8 @@ impl Reports for SqliteStore {
 impl Usage for SqliteStore {
     async fn record(&self, uses: &[Use]) -> Result<(), StoreError> {
         let uses = uses.to_vec();
-        let write = move |connection: &mut Connection| usage::record(connection, &uses, Timestamp::now());
+        let retention = self.shared.retention;
+        let write = move |connection: &mut Connection| usage::record(connection, &uses, &retention, Timestamp::now());
         self.run("recording the use of tokens", move |database| database.report(write)).await
     }
 

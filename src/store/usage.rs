@@ -4,7 +4,7 @@
 //! not true. Times are the store's: a sidecar says how long ago something was, by a clock that nobody sets, and the store
 //! says when that was. Uses of a token that is deleted go with it, and what is told of it later is left out.
 //!
-//! Agents of a token are stored one by one, by the time of their last use. The latest 16,384 of them are all there. Of what is
+//! Agents of a token are stored one by one, by the time of their last use. The latest of them, 131,072 by default, are all there. Of what is
 //! older, every second one is dropped, then of the older ones every second again, by their hash, so
 //! that each that is left stands for two, four, eight: counts are then estimates, and memory grows with the logarithm.
 
@@ -14,15 +14,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use crate::token::TokenId;
 
-/// Agents of a token that are counted one by one, at least: the latest.
-pub(crate) const EXACT: u64 = 16_384;
-
-/// Of older ones, as many are stored that stand for two each, for four each, and so on.
+/// Of agents older than the latest of a token, as many are stored that stand for two each, for four each, and so on.
 pub(crate) const SAMPLED: u64 = 8_192;
+
+/// As many more there may be before some are dropped: a few hundred at once.
+pub(crate) const SLACK: u64 = 256;
 
 /// How often every second one may be dropped.
 pub(crate) const LEVELS: usize = 16;
@@ -34,7 +35,8 @@ pub(crate) const DAY: Duration = Duration::from_hours(24);
 pub(crate) const MONTH: Duration = Duration::from_hours(30 * 24);
 
 /// Who used a token.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AgentName {
     /// What it calls itself in heartbeats.
     Id(String),
@@ -126,13 +128,14 @@ pub struct AgentCount {
 }
 
 /// An agent that used a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agent {
     /// Which.
     pub name: AgentName,
     /// Where it was last.
     pub address: IpAddr,
     /// What it was last, such as `1.39.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// When that was, by the store's clock.
     pub last_used: Timestamp,
@@ -198,9 +201,9 @@ impl Levels {
         (bound(level).unwrap_or(i64::MIN), upper)
     }
 
-    /// How many agents a level may have.
-    pub(crate) const fn most(level: usize) -> u64 {
-        if level == 0 { EXACT } else { SAMPLED }
+    /// How many agents a level may have, where so many are to be all there.
+    pub(crate) const fn most(level: usize, exact: u64) -> u64 {
+        if level == 0 { exact } else { SAMPLED }
     }
 
     /// Whether an agent is among those that go from the level to the next one by being dropped.

@@ -215,6 +215,7 @@ pub(crate) fn report(id: u64, name: &str) -> Report {
         applied: Some((Epoch(u64::MAX), Revision(id))),
         head: Some(Head(id.into())),
         schema: SCHEMA,
+        unwritten_ms: Some(3),
         held_users: vec!["vera".to_owned()],
         staleness_ms: Some(id),
         connections: 7,

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["chain", "descriptor", "hex", "http1", "lock", "random", "units", "words"],
     &["backoff", "clock", "sampler", "socket", "tls", "token"],
     &["store"],
-    &["registry", "replica"],
+    &["registry", "replica", "usage"],
     // The data path.
     &["readiness", "worker"],
     &["upstream"],

@@ -48,3 +48,4 @@ mod stale_cut;
 mod tls;
 mod token_memory;
 mod upstream;
+mod usage;

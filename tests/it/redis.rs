@@ -18,6 +18,7 @@ mod remote;
 mod restart;
 mod tenure;
 mod topologies;
+mod usage;
 mod users;
 
 use std::process::Output;

@@ -1,13 +1,15 @@
 //! One line of an import, read from JSON. What is wrong with it is said without repeating it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
 use super::super::RegistryError;
 use super::super::tokens::{NewToken, Requested, is_plain};
+use crate::store::{Agent, AgentName, AgentUse, Use};
 use crate::token::permission::InvalidPermission;
 use crate::token::raw::{HINT_LENGTH, InvalidToken};
 use crate::token::{Digest, HistoryEntry, Permission, PermissionSet, RawToken, TokenEvent, TokenId, TokenState};
@@ -33,7 +35,7 @@ pub struct ImportLine {
 }
 
 /// What a token was in the registry that it comes from, as `token export --full` writes it: `{"id", "state",
-/// "created_at", "created_by", "revoked_at", "revoked_by", "history"}`.
+/// "created_at", "created_by", "revoked_at", "revoked_by", "history", "usage"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Past {
     /// It retains its id.
@@ -46,6 +48,43 @@ pub struct Past {
     pub created_by: String,
     /// What happened to it, oldest first.
     pub history: Vec<HistoryEntry>,
+    /// How it was used.
+    pub usage: Option<Box<PastUsage>>,
+}
+
+/// Most agents of a token in a line: the latest.
+pub(in super::super) const MAX_AGENTS: usize = 1000;
+
+/// How a token was used in the registry that it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PastUsage {
+    /// When it was last.
+    pub last_used_at: Timestamp,
+    /// By whom.
+    #[serde(default)]
+    pub agents: Vec<Agent>,
+}
+
+impl PastUsage {
+    /// As uses of the token with this id, as of now.
+    pub(super) fn of(&self, token: TokenId, now: Timestamp) -> Use {
+        let age = |at: Timestamp| Duration::try_from(now.duration_since(at)).unwrap_or_default();
+        let agent = |agent: &Agent| {
+            let Agent { name, address, version, last_used } = agent.clone();
+            AgentUse { name, age: age(last_used), address, version }
+        };
+        Use { token, age: age(self.last_used_at), agents: self.agents.iter().map(agent).collect() }
+    }
+
+    fn is_plain(&self) -> bool {
+        let name = |agent: &Agent| match &agent.name {
+            AgentName::Id(id) => !id.is_empty() && is_plain(id),
+            AgentName::Address(_) => true,
+        };
+        let version = |agent: &Agent| agent.version.as_ref().is_none_or(|version| is_plain(version));
+        self.agents.len() <= MAX_AGENTS && self.agents.iter().all(|agent| name(agent) && version(agent))
+    }
 }
 
 /// The line as written.
@@ -69,6 +108,7 @@ pub(super) struct RawLine {
     revoked_at: Option<String>,
     revoked_by: Option<String>,
     history: Option<Vec<HistoryEntry>>,
+    usage: Option<Box<PastUsage>>,
 }
 
 #[derive(Deserialize)]
@@ -103,7 +143,7 @@ impl RawLine {
             (None, None) => None,
             _ => return Err(LineError::Past),
         };
-        let history = self.history.take();
+        let (history, usage) = (self.history.take(), self.usage.take());
         let state = match (self.state.take(), revoked) {
             (Some(RawState::Active), None) => Some(TokenState::Active),
             (Some(RawState::Revoked), Some((at, by))) => Some(TokenState::Revoked { at, by }),
@@ -113,9 +153,9 @@ impl RawLine {
         let created_at = time(self.created_at.take(), "created_at")?;
         let past = match (self.id, state, created_at, self.created_by.take()) {
             (Some(id), Some(state), Some(created_at), Some(created_by)) => {
-                Past { id, state, created_at, created_by, history: history.unwrap_or_default() }
+                Past { id, state, created_at, created_by, history: history.unwrap_or_default(), usage }
             }
-            (None, None, None, None) if history.is_none() => return Ok(None),
+            (None, None, None, None) if history.is_none() && usage.is_none() => return Ok(None),
             _ => return Err(LineError::Past),
         };
         past.check()?;
@@ -158,7 +198,8 @@ impl Past {
             [Some(by), one, other]
         });
         let mut texts = [Some(&self.created_by), state].into_iter().chain(events).flatten();
-        if texts.all(|text| is_plain(text)) { Ok(()) } else { Err(LineError::PastText) }
+        let is_plain_use = self.usage.as_ref().is_none_or(|usage| usage.is_plain());
+        if is_plain_use && texts.all(|text| is_plain(text)) { Ok(()) } else { Err(LineError::PastText) }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::hex::Hex;
 use crate::store::{Epoch, Head, Position, Revision, Store};
 
 /// The version of the format. It grows with every change that an older program could not read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Longest line: a token with a history of thousands of entries.
 const LONGEST: u64 = 256 << 20;
@@ -294,7 +294,7 @@ impl Lines {
         }
         let Format { tollgate_backup: format } = self.parse()?;
         match format {
-            FORMAT => self.parse::<First>().map(drop),
+            1..=FORMAT => self.parse::<First>().map(drop),
             format => Err(BackupError::Format { file: self.file.clone(), format }),
         }
     }

@@ -1,8 +1,9 @@
 //! What a registry consists of, and how it is written in a backup: one JSON object a line.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{CommitId, Revision};
+use crate::store::{Agent, CommitId, Revision};
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
 /// One thing that a registry holds, or that it turned out not to hold.
@@ -17,6 +18,10 @@ pub enum Item {
     Retired(Retired),
     /// The digest of a token whose revocation the store lost, and that sidecars recalled.
     Recalled(Digest),
+    /// How a token was used. In several pieces, where many agents used it.
+    Usage(UsageItem),
+    /// Since when the use of tokens is recorded.
+    UsageSince(Timestamp),
     /// The user that came before is no more, or comes again as another one.
     NoUser(UserId),
     /// The token that came before is no more, or comes again as another one.
@@ -45,6 +50,20 @@ pub struct TokenItem {
     pub version: CommitId,
     /// What happened to it, oldest first.
     pub history: Vec<HistoryEntry>,
+}
+
+/// How a token was used, with some of its agents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageItem {
+    /// Which.
+    pub token: TokenId,
+    /// When it was last, by the store's clock.
+    pub last_used: Timestamp,
+    /// Which agents are not there, see [`Levels`](crate::store::usage::Levels).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub levels: String,
+    /// By whom.
+    pub agents: Vec<Agent>,
 }
 
 /// The digest of a token that was deleted.

@@ -92,6 +92,9 @@ impl Tally {
                 // Its age passes, and is no part of what it is.
                 Item::Retired(retired) => self.contents ^= contents(&("retired", retired.digest)),
                 Item::Recalled(_) => self.contents ^= contents(&item),
+                // It goes on while it is read, and is no part of what a registry is.
+                Item::Usage(usage) if !self.tokens.contains_key(&usage.token.to_u64()) => continue,
+                Item::Usage(_) | Item::UsageSince(_) => {}
                 Item::NoUser(id) => match self.users.remove(&id.to_u64()) {
                     Some(before) => self.count(before),
                     None => continue,

@@ -16,16 +16,18 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use redis::{Cmd, Pipeline, cmd};
 
 use super::commit::Entries;
 use super::fault::Fault;
-use super::layout::{self, Key, SCHEMA};
+use super::layout::{self, Key, Layout, SCHEMA};
 use super::link::Use;
 use super::log::LoggedFields;
 use super::unusable::Unusable;
+use super::usage::SINCE;
 use super::{Access, RedisStore, read, script};
-use crate::store::archive::{CopyError, Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding};
+use crate::store::archive::{CopyError, Item, Items, Retired, TokenItem, Unfinished, UsageItem, UserItem, succeeding};
 use crate::store::{Change, CommitId, NoRegistry, Position, Retention, Settings, StoreError};
 use crate::token::{TokenId, UserId};
 
@@ -48,7 +50,7 @@ type Values = Vec<Option<Vec<u8>>>;
 
 /// Hands over everything.
 pub(super) async fn dump(access: &Access, items: &Items) -> Result<Position, Fault> {
-    let mut reader = Reader { access, items, retired_since: 0.0 };
+    let mut reader = Reader { access, items, retired_since: 0.0, tokens: Vec::new() };
     let mut position = super::read::position(access).await?;
     reader.everything().await?;
     for _ in 0..ROUNDS {
@@ -60,6 +62,8 @@ pub(super) async fn dump(access: &Access, items: &Items) -> Result<Position, Fau
         reader.users().await?;
         reader.retired().await?;
         reader.touched(&touched).await?;
+        // What was handed over of them before went with what they were.
+        reader.usage(&touched.tokens.iter().copied().collect::<Vec<_>>()).await?;
         position = touched.position;
     }
     Err(Fault::TooBusy)
@@ -131,6 +135,8 @@ struct Reader<'a> {
     items: &'a Items,
     /// By the server's clock: what was deleted before was handed over.
     retired_since: f64,
+    /// Those that were handed over.
+    tokens: Vec<TokenId>,
 }
 
 impl Reader<'_> {
@@ -141,6 +147,9 @@ impl Reader<'_> {
         loop {
             let (next, found) = self.step(Key::Tokens, cursor).await?;
             let (ids, records): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+            for id in &ids {
+                self.tokens.push(self.id(Key::Tokens, id)?);
+            }
             self.tokens(&ids, records.into_iter().map(Some).collect()).await?;
             cursor = next;
             if cursor == 0 {
@@ -148,7 +157,19 @@ impl Reader<'_> {
             }
         }
         self.retired().await?;
-        self.recalled().await
+        self.recalled().await?;
+        let since = super::usage::usage(self.access, &[]).await?.since;
+        self.hand_over(since.into_iter().map(Item::UsageSince).collect()).await?;
+        let tokens = std::mem::take(&mut self.tokens);
+        self.usage(&tokens).await
+    }
+
+    /// How tokens were used, those that were.
+    async fn usage(&self, tokens: &[TokenId]) -> Result<(), Fault> {
+        for tokens in tokens.chunks(PIECE) {
+            self.hand_over(super::usage::items(self.access, tokens, PIECE).await?).await?;
+        }
+        Ok(())
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, command: &Cmd) -> Result<T, Fault> {
@@ -326,6 +347,7 @@ impl RedisUnfinished {
         if let Some(problem) = super::replay::problem(access).await? {
             return Err(problem.into());
         }
+        remove_usage(access).await?;
         let writer = CommitId::random().map_err(Fault::Entropy)?.to_string();
         let mut begin = script("EVAL", BEGIN, &keys(access));
         let answer: Vec<String> = access.ask(begin.arg(&writer)).await?;
@@ -344,8 +366,8 @@ impl RedisUnfinished {
             self.pieces += 1;
             let mut fill = script("EVAL", FILL, &keys(&access));
             fill.arg(&self.writer).arg(self.pieces);
-            for (command, key, arguments) in &writes {
-                fill.arg(*command).arg(access.layout.key(*key)).arg(arguments.len()).arg(arguments);
+            for (command, place, arguments) in &writes {
+                fill.arg(*command).arg(place.key(&access.layout)).arg(arguments.len()).arg(arguments);
             }
             // Done twice, it finds that it was done.
             let answer: Vec<String> = access.ask(&fill).await?;
@@ -429,7 +451,7 @@ impl Unfinished for RedisUnfinished {
 
     async fn read(&mut self, items: Items) -> Result<(), StoreError> {
         let access = &self.store.access;
-        let read = Reader { access, items: &items, retired_since: 0.0 }.everything().await;
+        let read = Reader { access, items: &items, retired_since: 0.0, tokens: Vec::new() }.everything().await;
         self.store.map_fault("reading the new registry", read).await
     }
 
@@ -449,6 +471,29 @@ pub(super) async fn absent(access: &Access, found: NoRegistry) -> Fault {
     match access.ask::<u64>(cmd("EXISTS").arg(key)).await {
         Ok(1) => Unusable::Unfinished(key.to_owned()).into(),
         _ => Fault::Absent(found),
+    }
+}
+
+/// Removes the agents of tokens that another command has left unfinished: each token has keys of its own for them.
+async fn remove_usage(access: &Access) -> Result<(), Fault> {
+    let (unfinished, usage) = (access.layout.key(Key::Unfinished), access.layout.key(Key::Usage));
+    let mut commands = Pipeline::new();
+    commands.cmd("EXISTS").arg(unfinished).cmd("EXISTS").arg(access.layout.key(Key::Meta));
+    if access.link.read::<(u64, u64)>(Use::Main, &commands).await? != (1, 0) {
+        return Ok(());
+    }
+    loop {
+        let found: Vec<String> = access.ask(cmd("ZRANGE").arg(usage).arg(0).arg(PIECE - 1)).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut commands = Pipeline::new();
+        for token in found.iter().filter_map(|token| token.parse().ok()) {
+            let (seen, who) = access.layout.agents_of(token);
+            commands.cmd("UNLINK").arg(seen).arg(who).ignore();
+        }
+        commands.cmd("ZREM").arg(usage).arg(&found).ignore();
+        access.link.read::<()>(Use::Main, &commands).await?;
     }
 }
 
@@ -480,16 +525,43 @@ fn understand(access: &Access, answer: &[String]) -> Result<(), Fault> {
 struct Piece(Vec<Write>);
 
 /// A command, its key, and what comes after that.
-type Write = (&'static str, Key, Vec<Vec<u8>>);
+type Write = (&'static str, Place, Vec<Vec<u8>>);
+
+/// What is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Key(Key),
+    /// When the agents of a token used it.
+    Seen(TokenId),
+    /// What is known of them.
+    Who(TokenId),
+}
+
+impl Place {
+    fn key(self, layout: &Layout) -> String {
+        match self {
+            Self::Key(key) => layout.key(key).to_owned(),
+            Self::Seen(token) => layout.agents_of(token).0,
+            Self::Who(token) => layout.agents_of(token).1,
+        }
+    }
+}
+
+impl From<Key> for Place {
+    fn from(key: Key) -> Self {
+        Self::Key(key)
+    }
+}
 
 impl Piece {
     /// Most arguments of one script.
     const MOST: usize = 20_000;
 
-    fn write(&mut self, command: &'static str, key: Key, arguments: impl IntoIterator<Item = Vec<u8>>) {
-        match self.0.iter_mut().rev().find(|(_, of, _)| *of == key) {
+    fn write(&mut self, command: &'static str, place: impl Into<Place>, arguments: impl IntoIterator<Item = Vec<u8>>) {
+        let place = place.into();
+        match self.0.iter_mut().rev().find(|(_, of, _)| *of == place) {
             Some((last, _, all)) if *last == command => all.extend(arguments),
-            _ => self.0.push((command, key, arguments.into_iter().collect())),
+            _ => self.0.push((command, place, arguments.into_iter().collect())),
         }
     }
 
@@ -537,7 +609,18 @@ impl Piece {
             Item::NoToken(id) => {
                 if let Some(token) = super::read::tokens_by_id(access, &[*id]).await?.pop().flatten() {
                     self.remove(*id, &token.record);
+                    let (seen, who) = access.layout.agents_of(*id);
+                    access.ask::<u64>(cmd("UNLINK").arg(seen).arg(who)).await?;
                 }
+                Ok(())
+            }
+            Item::Usage(usage) => {
+                self.add_usage(usage);
+                Ok(())
+            }
+            Item::UsageSince(since) => {
+                let at = since.as_millisecond().to_string().into_bytes();
+                self.write("ZADD", Key::Usage, [at, SINCE.as_bytes().to_vec()]);
                 Ok(())
             }
         }
@@ -554,7 +637,21 @@ impl Piece {
         }
         self.write("ZREM", Key::ByState, entries.by_state);
         self.write("ZREM", Key::ByOwner, entries.by_owner);
+        self.write("ZREM", Key::Usage, [id.clone()]);
         self.write("ZREM", Key::Expiring, [id]);
+    }
+
+    fn add_usage(&mut self, UsageItem { token, last_used, levels, agents }: &UsageItem) {
+        let at = |moment: &Timestamp| moment.as_millisecond().to_string().into_bytes();
+        self.write("ZADD", Key::Usage, [at(last_used), token.to_ascii().to_vec()]);
+        for agent in agents {
+            let name = agent.name.key().into_bytes();
+            self.write("ZADD", Place::Seen(*token), [at(&agent.last_used), name]);
+            self.write("HSET", Place::Who(*token), super::usage::fields(agent));
+        }
+        if !levels.is_empty() {
+            self.write("HSET", Place::Who(*token), [b"levels".to_vec(), levels.clone().into_bytes()]);
+        }
     }
 
     fn add_user(&mut self, user: &UserItem) -> Result<(), Fault> {

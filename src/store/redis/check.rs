@@ -275,6 +275,7 @@ fn wishes(layout: &Layout) -> [Wish; 2] {
         of_agents("HSET", &who, &["agent", "address"]),
         of_agents("HDEL", &who, &["agent"]),
         Need { command: "EVAL", on: None, rest: &["return 0", "0"] },
+        Need { command: "EVALSHA", on: None, rest: &["0", "0"] },
         Need { command: "TIME", on: None, rest: &[] },
     ];
     [
@@ -290,7 +291,7 @@ fn wishes(layout: &Layout) -> [Wish; 2] {
             without: "Redis does not let this user record when tokens are used, and by which agents: what passes this sidecar \
                       is missing from `tollgate token list`, and from what is asked before tokens are revoked",
             rule: format!(
-                "(%R~{tokens} +hexists) (~{usage} ~{usage}:* +eval +time +type +zadd +zmscore +zcard +zcount +zrange +zrem +hmget \
+                "(%R~{tokens} +hexists) (~{usage} ~{usage}:* +eval +evalsha +time +type +zadd +zmscore +zcard +zcount +zrange +zrem +hmget \
                  +hset +hdel)"
             ),
             is_said: &SAID[1],

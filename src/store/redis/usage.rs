@@ -1,8 +1,11 @@
 //! The use of tokens: no commits, and the latest wins.
 //!
-//! A script remembers uses, so that those of a token that is being deleted come before that or not at all.
+//! A script remembers uses, so that those of a token that is being deleted come before that or not at all. A sidecar whose user
+//! may not run it, or not all that it does, is told so when it connects, see `check`; a use that is half written is written
+//! again.
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use redis::{Cmd, FromRedisValue, Pipeline, cmd};
@@ -12,8 +15,9 @@ use super::layout::Key;
 use super::link::Use as On;
 use super::read::scores;
 use super::{Access, script};
+use crate::store::archive::{Item, UsageItem};
 use crate::store::usage::{self, Levels, before, moment};
-use crate::store::{Agent, AgentCount, AgentName, TokenUsage, Usages, Use};
+use crate::store::{Agent, AgentCount, AgentName, AgentUse, Retention, TokenUsage, Usages, Use};
 use crate::token::TokenId;
 
 const USED: &str = include_str!("used.lua");
@@ -24,55 +28,69 @@ pub(super) const SINCE: &str = "since";
 /// Agents and tokens told by one script: what other clients wait for, and what comes before a probe.
 const PIECE: usize = 100;
 
-pub(super) async fn record(access: &Access, uses: &[Use]) -> Result<(), Fault> {
-    let mut piece = Piece::new(access);
+pub(super) async fn record(access: &Access, uses: &[Use], retention: &Retention) -> Result<(), Fault> {
+    let mut piece = Piece::default();
     for of_token in uses {
         let pieces = of_token.agents.chunks(PIECE);
         for agents in pieces.chain(of_token.agents.is_empty().then_some(&[][..])) {
             if piece.length + agents.len() >= PIECE && piece.length > 0 {
-                piece.send(access).await?;
-                piece = Piece::new(access);
+                std::mem::take(&mut piece).send(access, retention).await?;
             }
-            piece.add(&Use { agents: agents.to_vec(), ..*of_token });
+            piece.add(of_token, agents);
         }
     }
-    piece.send(access).await
+    piece.send(access, retention).await
 }
 
-/// The invocation of the script.
+/// Uses for one script.
+#[derive(Default)]
 struct Piece {
-    command: Cmd,
+    arguments: Vec<Vec<u8>>,
     length: usize,
 }
 
 impl Piece {
-    fn new(access: &Access) -> Self {
-        let mut command = script("EVAL", USED, &[access.layout.key(Key::Usage)]);
-        command.arg(access.layout.key(Key::Meta)).arg(access.layout.key(Key::Tokens));
-        command.arg(usage::EXACT).arg(usage::SAMPLED).arg(usage::LEVELS).arg(usage::MONTH.as_millis());
-        Self { command, length: 0 }
-    }
-
-    fn add(&mut self, Use { token, age, agents }: &Use) {
+    fn add(&mut self, Use { token, age, .. }: &Use, agents: &[AgentUse]) {
+        let number = |number: u128| number.to_string().into_bytes();
         self.length += agents.len() + 1;
-        self.command.arg(&token.to_ascii()).arg(age.as_millis()).arg(agents.len());
-        for agent in agents {
-            self.command.arg(agent.name.key()).arg(agent.age.as_millis()).arg(agent.address.to_string());
-            self.command.arg(agent.version.as_deref().unwrap_or_default());
+        self.arguments.extend([token.to_ascii().to_vec(), number(age.as_millis()), number(agents.len() as u128)]);
+        for AgentUse { name, age, address, version } in agents {
+            let version = version.clone().unwrap_or_default().into_bytes();
+            let (name, address) = (name.key().into_bytes(), address.to_string().into_bytes());
+            self.arguments.extend([name, number(age.as_millis()), address, version]);
         }
     }
 
     /// Done twice, it finds what it did the first time.
-    async fn send(&self, access: &Access) -> Result<(), Fault> {
-        let answer: Vec<String> = access.ask(&self.command).await?;
+    async fn send(self, access: &Access, retention: &Retention) -> Result<(), Fault> {
+        // By its hash: of a fleet that has little to tell, the text would be most of what it sends.
+        let answer: Vec<String> = match access.ask(&self.command(access, "EVALSHA", &SHA, retention)).await {
+            Err(fault) if fault.is_unknown_script() => {
+                access.ask(&self.command(access, "EVAL", USED, retention)).await?
+            }
+            answer => answer?,
+        };
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["done"] => Ok(()),
             ["absent"] => Err(access.layout.absent()),
-            ["forbidden", what] => Err(Fault::NotPermitted(what.to_owned())),
             _ => Err(Fault::UnexpectedAnswer(answer.join(" "))),
         }
     }
+
+    fn command(&self, access: &Access, eval: &str, text: &str, retention: &Retention) -> Cmd {
+        let mut command = script(eval, text, &[access.layout.key(Key::Usage)]);
+        command.arg(access.layout.key(Key::Meta)).arg(access.layout.key(Key::Tokens));
+        command.arg(retention.agents).arg(usage::SAMPLED).arg(usage::SLACK).arg(usage::LEVELS);
+        command.arg(usage::MONTH.as_millis()).arg(&self.arguments);
+        command
+    }
 }
+
+/// What Redis knows the script by.
+static SHA: LazyLock<String> = LazyLock::new(|| {
+    use sha1::Digest as _;
+    crate::hex::Hex(&sha1::Sha1::digest(USED)).to_string()
+});
 
 /// By the server's clock, in milliseconds since 1970.
 async fn now(access: &Access) -> Result<i64, Fault> {
@@ -160,14 +178,51 @@ pub(super) async fn agents(access: &Access, tokens: &[TokenId], limit: usize) ->
             let (seen, _) = access.layout.agents_of(*token);
             let mut range = cmd("ZRANGE");
             range.arg(seen).arg("+inf").arg("-inf").arg("BYSCORE").arg("REV");
+            // Less than none is all.
+            let limit = i64::try_from(limit).unwrap_or(-1);
             commands.add_command(range.arg("LIMIT").arg(0).arg(limit).arg("WITHSCORES").clone());
         }
         let found: Vec<Vec<(String, f64)>> = access.link.read(On::Main, &commands).await?;
         for (token, found) in tokens.iter().zip(found) {
-            agents.push(details(access, *token, found, now).await?);
+            let mut found = details(access, *token, found, now).await?;
+            found.sort_by(|a, b| b.last_used.cmp(&a.last_used).then_with(|| a.name.cmp(&b.name)));
+            agents.push(found);
         }
     }
     Ok(agents)
+}
+
+/// How these tokens were used, those that were, as pieces of so many agents.
+pub(super) async fn items(access: &Access, tokens: &[TokenId], piece: usize) -> Result<Vec<Item>, Fault> {
+    let members: Vec<_> = tokens.iter().map(|token| token.to_ascii()).collect();
+    let used = scores(access, Key::Usage, members.iter().map(<[u8; 13]>::as_slice)).await?;
+    let mut items = Vec::new();
+    for (token, last_used) in tokens.iter().zip(used).filter_map(|(token, used)| Some((*token, moment(millis(used?)))))
+    {
+        let (_, who) = access.layout.agents_of(token);
+        let (levels,): (Option<String>,) = access.ask(cmd("HMGET").arg(who).arg("levels")).await?;
+        let levels = levels.unwrap_or_default();
+        let agents = agents(access, &[token], usize::MAX).await?.pop().unwrap_or_default();
+        let item = |agents: &[Agent]| {
+            Item::Usage(UsageItem { token, last_used, levels: levels.clone(), agents: agents.to_vec() })
+        };
+        items.extend(agents.chunks(piece).map(item));
+        if agents.is_empty() {
+            items.push(item(&[]));
+        }
+    }
+    Ok(items)
+}
+
+/// What is written of an agent, besides when it was there.
+pub(super) fn fields(agent: &Agent) -> Vec<Vec<u8>> {
+    let (name, address) = (agent.name.key(), agent.address.to_string());
+    let detail = agent.version.as_ref().map_or_else(|| address.clone(), |version| format!("{address} {version}"));
+    let mut fields = vec![name.clone(), detail];
+    if matches!(agent.name, AgentName::Id(_)) {
+        fields.extend([format!(">{address}"), name]);
+    }
+    fields.into_iter().map(String::into_bytes).collect()
 }
 
 /// Agents with what is known of them. One that is forgotten meanwhile is left out.

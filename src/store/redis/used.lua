@@ -2,34 +2,17 @@
 -- Remembers uses of tokens: of each the last one wins, so what is told twice or late changes nothing.
 --
 -- KEYS: usage. What a sidecar may only read is no key here: Redis would ask for the right to write it.
--- ARGV: meta, tokens, how many agents of a token are all there, how many of each later level, how many levels there are, for how
--- many milliseconds agents are remembered; then for each token its id, how many milliseconds ago it was used last, how many
+-- ARGV: meta, tokens, how many agents of a token are all there, how many of each later level, how many more there may be for a
+-- while, how many levels there are, for how many milliseconds agents are remembered; then for each token its id, how many milliseconds ago it was used last, how many
 -- agents follow, and for each its name, how long ago, its address, its version or nothing.
 
 local USAGE, META, TOKENS = KEYS[1], ARGV[1], ARGV[2]
-local EXACT, SAMPLED, LEVELS, REMEMBERED = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local EXACT, SAMPLED, SLACK = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local LEVELS, REMEMBERED = tonumber(ARGV[6]), tonumber(ARGV[7])
 
 -- Old agents that are forgotten at once; more of them with the next uses.
 local FORGOTTEN = 500
 
-for key, commands in pairs({
-  [META] = { 'HMGET' }, [TOKENS] = { 'HEXISTS' },
-  [USAGE .. ':'] = { 'HMGET', 'HSET', 'HDEL', 'ZADD', 'ZCARD', 'ZCOUNT', 'ZRANGE', 'ZREM' },
-}) do
-  for _, command in ipairs(commands) do
-    if not redis.acl_check_cmd(command, key) then
-      return { 'forbidden', command .. ' ' .. key }
-    end
-  end
-end
-for _, command in ipairs({ 'ZADD', 'ZMSCORE' }) do
-  if not redis.acl_check_cmd(command, USAGE) then
-    return { 'forbidden', command .. ' ' .. USAGE }
-  end
-end
-if not redis.acl_check_cmd('TIME') then
-  return { 'forbidden', 'TIME' }
-end
 if not redis.call('HMGET', META, 'epoch')[1] then
   return { 'absent' }
 end
@@ -40,9 +23,9 @@ local function text(number)
   return string.format('%.0f', number)
 end
 local function ago(age)
-  return text(math.min(math.max(now - tonumber(age), 0), now))
+  return math.min(math.max(now - tonumber(age), 0), now)
 end
-redis.call('ZADD', USAGE, 'NX', text(now), 'since')
+redis.call('ZADD', USAGE, 'NX', now, 'since')
 
 -- Whose address another one has by now is not found by it any more.
 local function unbind(who, name, known)
@@ -72,7 +55,7 @@ local function thin(seen, who)
   for level = 1, LEVELS do
     local lower = bounds[level] and '(' .. bounds[level] or '-inf'
     local excess = redis.call('ZCOUNT', seen, lower, upper) - (level == 1 and EXACT or SAMPLED)
-    if excess <= 0 then
+    if excess <= SLACK then
       break
     end
     local last = redis.call('ZRANGE', seen, lower, upper, 'BYSCORE', 'LIMIT', excess - 1, 1, 'WITHSCORES')
@@ -104,31 +87,32 @@ local function agents(token, from, count)
   local fields = {}
   for agent = 0, count - 1 do
     local at = from + agent * 4
-    fields[#fields + 1] = ARGV[at]
-    fields[#fields + 1] = '>' .. ARGV[at + 2]
+    fields[agent + 1] = ARGV[at]
   end
   local known = redis.call('HMGET', who, unpack(fields))
-  local scores, details, unnamed, bound = {}, {}, {}, {}
+  local scores, details, unnamed = {}, {}, {}
+  local function bound_to(address)
+    return redis.call('HMGET', who, '>' .. address)[1]
+  end
   for agent = 0, count - 1 do
     local at = from + agent * 4
     local name, address, version = ARGV[at], ARGV[at + 2], ARGV[at + 3]
-    local is_named, by, before = string.sub(name, 1, 1) == '=', fields[agent * 2 + 2], known[agent * 2 + 1]
+    local is_named, before = string.sub(name, 1, 1) == '=', known[agent + 1]
     -- Without a name it is one that has one, fetching its configuration say.
-    if is_named or not (known[agent * 2 + 2] or bound[by]) then
+    if is_named or not bound_to(address) then
       scores[#scores + 1] = ago(ARGV[at + 1])
       scores[#scores + 1] = name
       local detail = version == '' and address or address .. ' ' .. version
       if before ~= detail then
         details[#details + 1] = name
         details[#details + 1] = detail
-      end
-      if is_named and known[agent * 2 + 2] ~= name then
-        bound[by] = name
-        details[#details + 1] = by
-        details[#details + 1] = name
-        unnamed[#unnamed + 1] = '@' .. address
-        if before and before ~= detail then
-          unbind(who, name, before)
+        if is_named then
+          if before then
+            unbind(who, name, before)
+          end
+          details[#details + 1] = '>' .. address
+          details[#details + 1] = name
+          unnamed[#unnamed + 1] = '@' .. address
         end
       end
     end
@@ -157,12 +141,12 @@ local function agents(token, from, count)
   end
 end
 
-local at = 7
+local at = 8
 while at <= #ARGV do
   local token, age, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   if redis.call('HEXISTS', TOKENS, token) == 1 then
     local used, known = ago(age), tonumber(redis.call('ZMSCORE', USAGE, token)[1] or '-1')
-    if tonumber(used) > known or known > now then
+    if used > known or known > now then
       redis.call('ZADD', USAGE, used, token)
     end
     if count > 0 then

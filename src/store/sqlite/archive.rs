@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::database::{beside, log_of};
 use super::fault::{DatabaseFault, Unusable};
-use super::{blob, commit, key, read, schema};
+use super::{blob, commit, key, read, schema, usage};
 use crate::store::archive::{
     CopyError, Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding, sync_directory_of,
 };
@@ -42,6 +42,7 @@ pub(super) fn dump(connection: &Connection, items: &Items) -> Result<Position, D
 }
 
 fn hand_over(connection: &Connection, items: &Items) -> Result<(), DatabaseFault> {
+    // Users and tokens before what is said of them.
     let parts: [(&str, Read); 4] = [(USERS, user), (TOKENS, token), (RETIRED, retired), (RECALLED, recalled)];
     for (sql, read) in parts {
         let mut statement = connection.prepare(sql)?;
@@ -55,7 +56,7 @@ fn hand_over(connection: &Connection, items: &Items) -> Result<(), DatabaseFault
         }
         items.blocking_send(piece).ok();
     }
-    Ok(())
+    usage::dump(connection, PIECE, |piece| items.blocking_send(piece).is_ok())
 }
 
 fn user(_: &Connection, row: &Row<'_>) -> Result<Item, DatabaseFault> {
@@ -132,6 +133,7 @@ impl SqliteUnfinished {
         connection.pragma_update(None, "cache_size", -(64 << 10))?; // KiB
         connection.set_prepared_statement_cache_capacity(32);
         connection.execute_batch(schema::SCHEMA)?;
+        connection.execute_batch(usage::TABLES)?;
         unfinished.connection = Some(connection);
         Ok(unfinished)
     }
@@ -245,6 +247,8 @@ fn put(connection: &Connection, item: &Item) -> Result<(), DatabaseFault> {
         Item::Recalled(digest) => {
             connection.prepare_cached("INSERT INTO recalls (digest) VALUES (?)")?.execute([digest.as_bytes()])?;
         }
+        Item::Usage(item) => usage::put(connection, item)?,
+        Item::UsageSince(since) => usage::put_since(connection, *since)?,
         Item::NoUser(id) => {
             connection.prepare_cached("DELETE FROM users WHERE id = ?")?.execute([key(id.to_u64())])?;
         }

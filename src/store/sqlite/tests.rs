@@ -246,6 +246,7 @@ async fn a_report_from_before_the_machine_was_started_is_none() {
         applied: None,
         head: None,
         schema: crate::store::SCHEMA,
+        unwritten_ms: None,
         held_users: Vec::new(),
         staleness_ms: None,
         connections: 0,

@@ -10,13 +10,14 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 
 use super::fault::{BadRow, DatabaseFault};
-use super::key;
+use super::{from_key, key};
+use crate::store::archive::{Item, UsageItem};
 use crate::store::usage::{self, Levels, before, moment};
-use crate::store::{Agent, AgentCount, AgentName, AgentUse, TokenUsage, Usages, Use, UseFilter};
+use crate::store::{Agent, AgentCount, AgentName, AgentUse, Retention, TokenUsage, Usages, Use, UseFilter};
 use crate::token::TokenId;
 
 /// Times are milliseconds since 1970. `levels` is that of [`Levels`].
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
     CREATE TABLE usage (token INTEGER PRIMARY KEY, last_used INTEGER NOT NULL, levels TEXT NOT NULL) STRICT;
     CREATE TABLE agents (
         token INTEGER NOT NULL,
@@ -55,7 +56,12 @@ fn has_tables(connection: &Connection) -> Result<bool, DatabaseFault> {
 /// Uses of one transaction, which others have to wait for.
 const PIECE: usize = 500;
 
-pub(super) fn record(connection: &mut Connection, uses: &[Use], now: Timestamp) -> Result<(), DatabaseFault> {
+pub(super) fn record(
+    connection: &mut Connection,
+    uses: &[Use],
+    retention: &Retention,
+    now: Timestamp,
+) -> Result<(), DatabaseFault> {
     let now = now.as_millisecond();
     connection
         .prepare_cached("INSERT INTO usage_began (id, at) SELECT 1, ? WHERE NOT EXISTS (SELECT 1 FROM usage_began)")?
@@ -68,6 +74,7 @@ pub(super) fn record(connection: &mut Connection, uses: &[Use], now: Timestamp) 
             let token = key(of_token.token.to_u64());
             if put_use(&transaction, token, before(now, of_token.age), now)? {
                 put_agents(&transaction, token, &agents, now)?;
+                thin(&transaction, token, retention.agents)?;
             }
             transaction.commit()?;
         }
@@ -109,13 +116,14 @@ fn put_agents(transaction: &Transaction<'_>, token: i64, agents: &[AgentUse], no
         }
         put.execute((token, name.key(), at_address, version, before(now, *age)))?;
     }
-    let month = before(now, usage::MONTH);
-    transaction.prepare_cached("DELETE FROM agents WHERE token = ? AND last_used < ?")?.execute((token, month))?;
-    thin(transaction, token)
+    transaction
+        .prepare_cached("DELETE FROM agents WHERE token = ? AND last_used < ?")?
+        .execute((token, before(now, usage::MONTH)))?;
+    Ok(())
 }
 
 /// Drops every second one of those that are too many, see [`Levels`].
-fn thin(transaction: &Transaction<'_>, token: i64) -> Result<(), DatabaseFault> {
+fn thin(transaction: &Transaction<'_>, token: i64, exact: u64) -> Result<(), DatabaseFault> {
     let mut levels = levels(transaction, token)?;
     let mut count = transaction
         .prepare_cached("SELECT count(*) FROM agents WHERE token = ? AND last_used > ? AND last_used <= ?")?;
@@ -129,8 +137,8 @@ fn thin(transaction: &Transaction<'_>, token: i64) -> Result<(), DatabaseFault> 
     for level in 0..usage::LEVELS {
         let (lower, upper) = levels.of(level);
         let present = count.query_row((token, lower, upper), |row| row.get::<_, i64>(0))?;
-        let excess = present - Levels::most(level).cast_signed();
-        if excess <= 0 {
+        let excess = present - Levels::most(level, exact).cast_signed();
+        if excess <= usage::SLACK.cast_signed() {
             break;
         }
         let until = bound.query_row((token, lower, upper, excess - 1), |row| row.get::<_, i64>(0))?;
@@ -159,7 +167,7 @@ fn levels(connection: &Connection, token: i64) -> Result<Levels, DatabaseFault> 
 
 pub(super) fn usage(connection: &Connection, tokens: &[TokenId], now: Timestamp) -> Result<Usages, DatabaseFault> {
     let transaction = connection.unchecked_transaction()?;
-    let began = transaction.prepare_cached("SELECT at FROM usage_began")?.query_row([], |row| row.get(0)).optional()?;
+    let since = since(&transaction)?;
     let mut last_used = transaction.prepare_cached("SELECT last_used FROM usage WHERE token = ?")?;
     let mut usages = Vec::with_capacity(tokens.len());
     for token in tokens {
@@ -174,7 +182,7 @@ pub(super) fn usage(connection: &Connection, tokens: &[TokenId], now: Timestamp)
             None => TokenUsage::default(),
         });
     }
-    Ok(Usages { now, since: began.map(moment), tokens: usages })
+    Ok(Usages { now, since, tokens: usages })
 }
 
 /// How many agents used it since then.
@@ -219,6 +227,66 @@ fn agent(row: &Row<'_>) -> Result<Agent, BadRow> {
         version: row.get(2).map_err(|_| BadRow::Column)?,
         last_used: moment(row.get(3).map_err(|_| BadRow::Column)?),
     })
+}
+
+/// Hands over all of it, so many agents at once, until nobody listens.
+pub(super) fn dump(
+    connection: &Connection,
+    piece: usize,
+    mut hand_over: impl FnMut(Vec<Item>) -> bool,
+) -> Result<(), DatabaseFault> {
+    if let Some(since) = since(connection)?
+        && !hand_over(vec![Item::UsageSince(since)])
+    {
+        return Ok(());
+    }
+    let mut used = connection.prepare("SELECT token, last_used, levels FROM usage")?;
+    let mut rows = used.query([])?;
+    let mut items = Vec::new();
+    while let Some(row) = rows.next()? {
+        let token = TokenId::from_u64(from_key(row.get(0)?));
+        let (last_used, levels) = (moment(row.get(1)?), row.get::<_, String>(2)?);
+        let agents = agents(connection, &[token], usize::MAX, Timestamp::MAX)?.pop().unwrap_or_default();
+        let item = |agents: &[Agent]| {
+            Item::Usage(UsageItem { token, last_used, levels: levels.clone(), agents: agents.to_vec() })
+        };
+        items.extend(agents.chunks(piece).map(item));
+        if agents.is_empty() {
+            items.push(item(&[]));
+        }
+        if items.len() >= piece && !hand_over(std::mem::take(&mut items)) {
+            return Ok(());
+        }
+    }
+    hand_over(items);
+    Ok(())
+}
+
+/// Takes a piece of what another store handed over.
+pub(super) fn put(connection: &Connection, item: &UsageItem) -> Result<(), DatabaseFault> {
+    let UsageItem { token, last_used, levels, agents } = item;
+    let token = key(token.to_u64());
+    let sql = "INSERT OR REPLACE INTO usage (token, last_used, levels) SELECT id, ?2, ?3 FROM tokens WHERE id = ?1";
+    if connection.prepare_cached(sql)?.execute((token, last_used.as_millisecond(), levels))? == 0 {
+        return Ok(());
+    }
+    let sql = "INSERT OR REPLACE INTO agents (token, name, address, version, last_used) VALUES (?, ?, ?, ?, ?)";
+    let mut statement = connection.prepare_cached(sql)?;
+    for Agent { name, address, version, last_used } in agents {
+        statement.execute((token, name.key(), address.to_string(), version, last_used.as_millisecond()))?;
+    }
+    Ok(())
+}
+
+pub(super) fn put_since(connection: &Connection, since: Timestamp) -> Result<(), DatabaseFault> {
+    let sql = "INSERT OR REPLACE INTO usage_began (id, at) VALUES (1, ?)";
+    connection.prepare_cached(sql)?.execute([since.as_millisecond()])?;
+    Ok(())
+}
+
+fn since(connection: &Connection) -> Result<Option<Timestamp>, DatabaseFault> {
+    let mut statement = connection.prepare_cached("SELECT at FROM usage_began")?;
+    Ok(statement.query_row([], |row| row.get(0)).optional()?.map(moment))
 }
 
 /// The condition on `tokens` that a filter is, with its values.

@@ -81,7 +81,7 @@ async fn what_is_no_backup_of_this_version_is_refused_and_nothing_made() {
     for (content, message) in [
         ("dear diary\n".to_owned(), "is not a backup of a Tollgate registry"),
         (String::new(), "is not a backup of a Tollgate registry"),
-        (whole.replacen("{\"tollgate_backup\":1", "{\"tollgate_backup\":2", 1), "has the backup format 2"),
+        (whole.replacen("{\"tollgate_backup\":2", "{\"tollgate_backup\":3", 1), "has the backup format 3"),
         (whole.replacen(twice, &format!("{twice}\n{twice}"), 1), "its checksum is not that of the lines before"),
         (whole.replacen(&format!("{twice}\n"), "", 1), "its checksum is not that of the lines before"),
     ] {

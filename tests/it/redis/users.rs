@@ -187,7 +187,9 @@ async fn a_sidecar_can_change_nothing() {
         &["shutdown"],
     ] {
         let answer = fleet.cli(SIDECAR, command);
-        let is_refused = answer.starts_with("NOPERM") || answer.contains("The user executing the script can't") || answer.contains("ACL failure in script");
+        let is_refused = answer.starts_with("NOPERM")
+            || answer.contains("The user executing the script can't")
+            || answer.contains("ACL failure in script");
         assert!(is_refused, "{command:?}: {answer}");
     }
     assert_eq!(

@@ -13,7 +13,7 @@ type Commands = BTreeSet<String>;
 
 /// Which commands each file has, and whether sidecars run them or registry commands only.
 const USED: [(&str, &str, &str); 35] = [
-    ("archive.rs", "", "EVAL EXISTS HDEL HMGET HSCAN HSET RPUSH SADD SSCAN TIME WAIT XRANGE ZADD ZRANGE ZREM"),
+    ("archive.rs", "", "EVAL EXISTS HDEL HMGET HSCAN HSET RPUSH SADD SSCAN TIME UNLINK WAIT XRANGE ZADD ZRANGE ZREM"),
     ("ancestor.lua", "XRANGE", ""),
     ("begin.lua", "", "EXISTS HSET UNLINK"),
     // What is tried is what the other files have.
@@ -21,7 +21,7 @@ const USED: [(&str, &str, &str); 35] = [
     (
         "commit.lua",
         "",
-        "HDEL HGET HLEN HMGET HSET PUBLISH TIME TYPE UNLINK XADD XLEN XRANGE XTRIM ZADD ZCARD ZCOUNT ZMSCORE ZREM \
+        "DEL HDEL HGET HLEN HMGET HSET PUBLISH TIME TYPE UNLINK XADD XLEN XRANGE XTRIM ZADD ZCARD ZCOUNT ZMSCORE ZREM \
          ZREMRANGEBYRANK ZREMRANGEBYSCORE ZSCORE",
     ),
     ("commit.rs", "", "EVAL ROLE WAIT"),
@@ -53,7 +53,7 @@ const USED: [(&str, &str, &str); 35] = [
     // Of a Sentinel.
     ("switches.rs", "SUBSCRIBE", ""),
     ("tenure.rs", "DEL PEXPIRE", "GET INFO PTTL SET"),
-    ("usage.rs", "EVAL", "HMGET TIME ZCOUNT ZRANGE"),
+    ("usage.rs", "EVAL EVALSHA", "HMGET TIME ZCOUNT ZRANGE"),
     ("used.lua", "HDEL HEXISTS HMGET HSET TIME ZADD ZCARD ZCOUNT ZMSCORE ZRANGE ZREM", ""),
 ];
 
@@ -195,6 +195,9 @@ fn scripts_that_write_more_than_once_check_their_rights_first() {
             continue;
         }
         several += 1;
+        if name == "used.lua" {
+            continue; // what it has half written is written again
+        }
         if name == "resolve.lua" {
             // It settles what a commit, which checks for it, has begun.
             checked.extend(checked_by_commit.clone().unwrap_or_default());
