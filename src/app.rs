@@ -38,8 +38,8 @@ use crate::replica::{FreshnessConfig, Replica, SidecarIdentity, SnapshotFileInUs
 use crate::store::{Feed, Store};
 use crate::tls::TlsError;
 use crate::upstream::{Upstream, UpstreamError, UpstreamName, check};
-use service::Pulse;
 use crate::usage::Flusher;
+use service::Pulse;
 use supervise::Supervisor;
 
 pub use program::serve;
@@ -142,6 +142,7 @@ impl Sidecar {
             health_path: config.health_path,
             readiness: Arc::clone(&health.readiness),
             failed_auth: Arc::clone(&health.failed_auth),
+            late: Arc::clone(&health.late),
         };
         let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
         let (mut bound, mut listeners, mut socket_files) = (Vec::new(), Vec::new(), Vec::new());

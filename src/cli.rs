@@ -212,6 +212,8 @@ mod tests {
             "tollgate token revoke 0000000000001 0000000000002 --yes --force",
             "tollgate token delete 0000000000001",
             "tollgate token reassign 0000000000001 --to anna --yes",
+            "tollgate token rotate 0000000000001 --overlap 24h",
+            "tollgate token rotate 0000000000001 --overlap 0s --expires 30d --token-file - --wait --json",
             "tollgate token import",
             "tollgate token import tokens.jsonl --keep-going --skip-existing",
             "tollgate token import tokens.csv --preset telegraf-agent --json",

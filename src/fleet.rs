@@ -29,6 +29,9 @@ use crate::store::{self, Report, Reports, StoreError};
 /// Users named in a report.
 const HELD_USERS: usize = 10;
 
+/// Tokens named in a report that came after their end.
+const LATE_TOKENS: usize = 20;
+
 /// How often a report is renewed that says the same: well within [`report_ttl`].
 const REFRESH: Duration = Duration::from_secs(5);
 
@@ -113,6 +116,7 @@ impl Reporter {
             schema: store::SCHEMA,
             staleness_ms: None,
             connections: 0,
+            late: Vec::new(),
         };
         Self { store, health, presence, file, report, ttl, failing: false, vouching: true }
     }
@@ -174,6 +178,8 @@ impl Reporter {
         self.report.staleness_ms = staleness.map(millis);
         self.report.unwritten_ms = self.health.uses.unwritten_for(Instant::now()).map(millis);
         self.report.connections = self.health.connections.load(Ordering::Relaxed) as u64;
+        self.report.late = self.health.late.latest();
+        self.report.late.truncate(LATE_TOKENS);
         let sent = within(self.store.report(&self.report, self.ttl)).await;
         match (&sent, self.failing) {
             (Ok(()), false) => {}

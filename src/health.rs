@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use crate::proxy::FailedAuthLimit;
 use crate::proxy::failed_auth::FailedAuth;
+use crate::proxy::{FailedAuthLimit, LateUses};
 use crate::readiness::Readiness;
 use crate::replica::{MaxStaleness, Replica};
 use crate::upstream::Upstream;
@@ -25,6 +25,8 @@ pub struct Health {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Tasks that ended by a panic.
     pub panics: Arc<AtomicU64>,
+    /// Requests with tokens that had expired.
+    pub late: Arc<LateUses>,
     /// Connections that were closed because their address had too many.
     pub refused: Arc<AtomicU64>,
     /// Connections that were closed because they did not begin with the PROXY header that they must have.
@@ -52,6 +54,7 @@ impl Health {
             reports_failed: AtomicU64::new(0),
             upstreams,
             panics: Arc::default(),
+            late: Arc::default(),
             refused: Arc::default(),
             without_proxy_header: Arc::default(),
             failed_auth: Arc::new(FailedAuth::new(failed_auth)),

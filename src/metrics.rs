@@ -37,6 +37,7 @@
 //! | `tollgate_upstream_node_connects_failed_total` | grows: connections to the node that requests could not get, and tried another one |
 //! | `tollgate_upstream_node_unanswered_total` | grows: the node takes requests and closes, breaks or says nothing; after three in a row it is unhealthy |
 //! | `tollgate_upstream_node_lookups_failed_total` | grows: the resolver does not answer, or there is no such name; `/readyz` says of which node |
+//! | `tollgate_late_requests_total` | by token, that of the 100 used last: grows: an agent uses a token that has expired; `tollgate token show` names its successor |
 //! | `tollgate_panics_total` | above 0: a bug, see the log; the request was cut off or the task restarted |
 
 use std::fmt::Write as _;
@@ -267,6 +268,10 @@ const UPSTREAM_METRICS: &[UpstreamMetric] = &[
     },
 ];
 
+/// The only one by token: ids of tokens that expired, which whoever has none cannot add to.
+const LATE: (&str, MetricKind, &str) =
+    ("tollgate_late_requests_total", MetricKind::Counter, "Requests with a token that had expired.");
+
 /// All metrics as Prometheus reads them.
 pub(crate) fn render(health: &Health) -> String {
     let sample = Sample { health, status: health.replica.status(), now: Instant::now() };
@@ -292,6 +297,11 @@ pub(crate) fn render(health: &Health) -> String {
                 writeln!(text, "{name}{{upstream=\"{upstream}\"{label}}} {value}").unwrap_or_default();
             }
         }
+    }
+    let (name, kind, help) = LATE;
+    writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
+    for late in health.late.latest() {
+        writeln!(text, "{name}{{token=\"{}\"}} {}", late.token, late.count).unwrap_or_default();
     }
     text
 }
@@ -319,7 +329,7 @@ mod tests {
     fn names_are_unique_and_follow_the_rules() {
         let all: Vec<_> = (METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
             .chain(UPSTREAM_METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
-            .chain([(FAILURES.0, MetricKind::Counter, FAILURES.1)])
+            .chain([(FAILURES.0, MetricKind::Counter, FAILURES.1), LATE])
             .collect();
         let names: HashSet<_> = all.iter().map(|(name, ..)| name).collect();
         assert_eq!(names.len(), all.len());
@@ -335,7 +345,7 @@ mod tests {
     fn every_metric_is_documented() {
         let docs = include_str!("metrics.rs").split("\nuse ").next().expect("a beginning");
         let names = METRICS.iter().map(|metric| metric.name);
-        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain([FAILURES.0]) {
+        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain([FAILURES.0, LATE.0]) {
             let short = name.strip_prefix("tollgate_replica").unwrap_or(name);
             assert!(docs.contains(&format!("`{name}`")) || docs.contains(&format!("`{short}`")), "{name}");
         }

@@ -13,6 +13,7 @@ pub(crate) mod failed_auth;
 pub(crate) mod fields;
 mod forward;
 mod gate;
+mod late;
 pub(crate) mod network;
 pub(crate) mod pace;
 pub mod path;
@@ -42,6 +43,7 @@ use refusal::Refusal;
 
 pub use failed_auth::FailedAuthLimit;
 pub(crate) use gate::{Admission, Gate, Permit};
+pub use late::LateUses;
 pub use network::Network;
 pub(crate) use settings::Settings;
 pub use settings::{Limits, Timeouts};

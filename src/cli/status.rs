@@ -314,6 +314,7 @@ mod tests {
             schema: crate::store::SCHEMA,
             staleness_ms: Some(250),
             connections: 12,
+            late: Vec::new(),
         };
         FleetStatus {
             store: "redis://127.0.0.1:6379".to_owned(),

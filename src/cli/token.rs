@@ -1,5 +1,6 @@
 //! `token ...`, except `token import`, `token export` and `token purge`.
 
+mod rotate;
 mod value;
 
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use super::usage::{self, Asking, Selected, Selection, UnusedArgs, confirm_for};
 use super::wait::{Receipt, ReceiptView, WaitArgs};
 use super::{Globals, time};
 use crate::registry::view::TokenView;
-use crate::registry::{Created, ListFilter, ListState, NewToken, Owners, Requested, TokenDetails, TokenUses};
+use crate::registry::{Created, LateUse, ListFilter, ListState, NewToken, Owners, Requested, TokenDetails, TokenUses};
 use crate::store::{Absent, Agent};
 use crate::token::raw::PREFIX;
 use crate::token::{PermissionSet, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
@@ -79,6 +80,9 @@ pub(crate) enum TokenCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
+    /// Replace a token by a successor, which is printed once; the old one still works for a while
+    #[command(after_help = rotate::EXAMPLES)]
+    Rotate(rotate::RotateArgs),
     /// Delete tokens that expired or were revoked long ago
     #[command(after_help = purge::EXAMPLES)]
     Purge(PurgeArgs),
@@ -181,7 +185,9 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
             let token = registry.token(actor, id).await?;
             let uses = registry.usage(actor, &[id]).await?;
             let agents = registry.agents(actor, id, agents).await?;
-            show(&token, &uses, &agents, Output::new(format))
+            let linked = [token.record.predecessor, token.record.successor];
+            let linked = linked_states(session, linked).await?;
+            show(&token, &linked, &uses, &agents, Output::new(format))
         }
         TokenCommand::Revoke(RemoveArgs { tokens, bulk, wait }) => {
             let Some(ids) = bulk.selected(tokens.resolve(session, false).await?)? else { return Ok(()) };
@@ -212,6 +218,7 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
             let reassigned = registry.reassign(actor, &ids, &to, bulk.force).await?;
             print_changed(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
         }
+        TokenCommand::Rotate(args) => rotate::run(session, args).await,
         TokenCommand::Purge(args) => purge::run(session, args).await,
         TokenCommand::Import(args) => import::run(session, args).await,
         TokenCommand::Export(args) => export::run(session, args).await,
@@ -404,8 +411,35 @@ fn state(token: &TokenRecord, owner: &UserRecord, now: Timestamp) -> Cell {
     Cell::toned(text, tone)
 }
 
-fn show(token: &TokenDetails, uses: &TokenUses, agents: &[Agent], output: Output) -> anyhow::Result<()> {
-    let TokenDetails { record, owner, history } = token;
+/// What became of the predecessor and of the successor, with their ids; empty where there is none.
+async fn linked_states(session: &Session, linked: [Option<TokenId>; 2]) -> anyhow::Result<[String; 2]> {
+    let ids: Vec<TokenId> = linked.iter().flatten().copied().collect();
+    let found = session.registry.store().tokens_by_id(&ids).await?;
+    let now = Timestamp::now();
+    let mut texts = ids.iter().zip(found).map(|(id, token)| match token.map(|token| token.record) {
+        None => format!("{id} (deleted)"),
+        Some(token) if !token.is_active() => format!("{id} (revoked)"),
+        Some(token) if token.is_expired(now) => format!("{id} (expired)"),
+        Some(_) => format!("{id} (active)"),
+    });
+    Ok(linked.map(|id| id.and_then(|_| texts.next()).unwrap_or_default()))
+}
+
+/// `12 requests, the last one 3 min ago (...), on edge-1`.
+fn late(late: &LateUse, now: Timestamp) -> Cell {
+    let requests = if late.requests == 1 { "1 request".to_owned() } else { format!("{} requests", late.requests) };
+    let text = format!("{requests}, the last one {}, on {}", time::full(late.last_at, now), late.sidecars.join(", "));
+    Cell::toned(&text, Tone::Warn)
+}
+
+fn show(
+    token: &TokenDetails,
+    [predecessor, successor]: &[String; 2],
+    uses: &TokenUses,
+    agents: &[Agent],
+    output: Output,
+) -> anyhow::Result<()> {
+    let TokenDetails { record, owner, history, .. } = token;
     let now = Timestamp::now();
     if output.json {
         return output.json(&TokenView::of_details(token, now).with_usage(uses).with_agents(agents));
@@ -428,6 +462,17 @@ fn show(token: &TokenDetails, uses: &TokenUses, agents: &[Agent], output: Output
     ];
     if let TokenState::Revoked { at, by } = &record.state {
         pairs.push(("revoked", format!("{} by {by}", time::full(*at, now)).into()));
+    }
+    for (name, linked) in [("predecessor", predecessor), ("successor", successor)] {
+        if !linked.is_empty() {
+            pairs.push((name, linked.as_str().into()));
+        }
+    }
+    if let Some(requests) = &token.late {
+        pairs.push(("used late", late(requests, now)));
+    }
+    if let Some(requests) = &token.predecessor_late {
+        pairs.push(("predecessor used late", late(requests, now)));
     }
     let mut text = details(&pairs, output.colour);
     if !agents.is_empty() {
@@ -459,6 +504,7 @@ fn describe(event: &TokenEvent) -> String {
         TokenEvent::Created => "created".to_owned(),
         TokenEvent::Imported => "imported".to_owned(),
         TokenEvent::Reassigned { from, to } => format!("reassigned from {from} to {to}"),
+        TokenEvent::Rotated { to } => format!("rotated to {to}"),
         TokenEvent::Narrowed { lost } => format!("lost {}", enumerate(*lost)),
         TokenEvent::Revoked { reason: None } => "revoked".to_owned(),
         TokenEvent::Revoked { reason: Some(reason) } => format!("revoked: {reason}"),

@@ -376,6 +376,7 @@ mod tests {
             schema: crate::store::SCHEMA,
             staleness_ms: Some(3),
             connections: 0,
+            late: Vec::new(),
         };
         Reported { report, age: Duration::from_millis(age), ttl: Duration::from_secs(70) }
     }

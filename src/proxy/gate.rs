@@ -9,6 +9,7 @@ use http::{Method, Request};
 
 use super::body::GATHERED;
 use super::failed_auth::FailedAuth;
+use super::late::LateUses;
 use super::path::normalise;
 use super::refusal::Refusal;
 use super::route::{Access, NoRoute, RouteTable};
@@ -39,6 +40,7 @@ pub(crate) struct Gate {
     readiness: Arc<Readiness>,
     /// Who was refused for want of a good token.
     pub(super) failed_auth: Arc<FailedAuth>,
+    late: Arc<LateUses>,
 }
 
 /// What a request was permitted: the only way to an upstream. Only [`Gate::decide`] makes one.
@@ -79,7 +81,7 @@ impl Gate {
     /// A gate before a replica that may still be empty, and these two upstreams.
     pub(crate) fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
         let Settings { limits, timeouts, routes, trusted_proxies, max_staleness, expired_retention, .. } = settings;
-        let Settings { health_path, readiness, failed_auth, .. } = settings;
+        let Settings { health_path, readiness, failed_auth, late, .. } = settings;
         Self {
             replica,
             limits,
@@ -93,6 +95,7 @@ impl Gate {
             health_path,
             readiness,
             failed_auth,
+            late,
         }
     }
 
@@ -158,6 +161,7 @@ impl Gate {
             // "Expired" is true however stale the replica is: a token never gets more time than it had. And the replica has
             // it still when that is no longer said: its checksum is that of what the store holds, and a clock that was wrong
             // may be set.
+            self.late.add(holder.token);
             let is_remembered = expired_for < self.expired_retention;
             return Err(if is_remembered { Refusal::Expired } else { no(Refusal::UnknownToken) });
         }

@@ -64,6 +64,22 @@ impl<'a> Draft<'a> {
         self.batch.tokens.push(Edit::Create(token));
     }
 
+    /// Ends a token at a time, and lets this new one take its place. Both as they will be.
+    pub(super) fn rotate(
+        &mut self,
+        before: Versioned<TokenRecord>,
+        ends_at: Timestamp,
+        mut successor: TokenRecord,
+    ) -> (TokenRecord, TokenRecord) {
+        let mut after = before.record.clone();
+        (after.expires_at, after.successor) = (Some(ends_at), Some(successor.id));
+        successor.predecessor = Some(after.id);
+        self.record_event(after.id, TokenEvent::Rotated { to: successor.id });
+        self.batch.tokens.push(Edit::Update { before, after: after.clone() });
+        self.create_token(successor.clone(), TokenEvent::Created);
+        (after, successor)
+    }
+
     /// Brings a token from elsewhere along with its history; `lost` is what its owner's role does not permit here.
     pub(super) fn restore_token(&mut self, token: TokenRecord, history: &[HistoryEntry], lost: PermissionSet) {
         self.batch.history.extend(history.iter().map(|entry| (token.id, entry.clone())));
@@ -165,6 +181,8 @@ pub(super) mod samples {
             created_at: at(0),
             created_by: "cli:test".to_owned(),
             expires_at: None,
+            predecessor: None,
+            successor: None,
         };
         Versioned { record, version: CommitId(1) }
     }

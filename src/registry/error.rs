@@ -100,6 +100,24 @@ pub enum RegistryError {
     /// Revoked tokens cannot be reassigned.
     #[error("revoked, and revocation is final: {}; only active tokens can be reassigned", list(.0))]
     NotActive(Vec<TokenId>),
+    /// Revoked tokens cannot be rotated.
+    #[error("{0} is revoked, and revocation is final: create a new token instead (`tollgate token create`)")]
+    RotatesRevoked(TokenId),
+    /// Neither can expired ones.
+    #[error(
+        "{0} has expired, and whoever has it is refused already: create a new token instead (`tollgate token create`)"
+    )]
+    RotatesExpired(TokenId),
+    /// A token is rotated once.
+    #[error(
+        "{token} was rotated already, and its successor is {successor}: rotate that one (`tollgate token rotate {successor}`)"
+    )]
+    RotatedAlready {
+        /// Which one.
+        token: TokenId,
+        /// What it was rotated to.
+        successor: TokenId,
+    },
     /// The Owner would be left without a usable token.
     #[error("{owner} is the Owner and would be left without a usable token; create another one first, or use --force")]
     LastOwnerToken {
@@ -258,6 +276,9 @@ impl RegistryError {
             | Self::UserDisabled(_)
             | Self::NoTokensForViewer(_)
             | Self::NotActive(_)
+            | Self::RotatesRevoked(_)
+            | Self::RotatesExpired(_)
+            | Self::RotatedAlready { .. }
             | Self::LastOwnerToken { .. }
             | Self::DigestTaken(_)
             | Self::DigestRevoked { .. }

@@ -48,6 +48,10 @@ struct PastView {
     revoked_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     revoked_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predecessor: Option<TokenId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    successor: Option<TokenId>,
     history: Vec<HistoryEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<PastUsage>,
@@ -192,9 +196,8 @@ impl Export {
         usage: Option<PastUsage>,
     ) -> Option<ExportLine> {
         let is_expired = record.is_expired(self.now);
-        let TokenRecord {
-            id, digest, description, permissions, state, hint, created_at, created_by, expires_at, ..
-        } = record;
+        let TokenRecord { id, digest, description, permissions, state, hint, created_at, created_by, .. } = record;
+        let TokenRecord { expires_at, predecessor, successor, .. } = record;
         let is_known = permissions.without(PermissionSet::all()).is_empty();
         let works = state == TokenState::Active
             && !is_expired
@@ -210,7 +213,18 @@ impl Export {
                 TokenState::Active => ("active", None, None),
                 TokenState::Revoked { at, by } => ("revoked", Some(at), Some(by)),
             };
-            PastView { id, state, created_at, created_by, revoked_at, revoked_by, history, usage }
+            PastView {
+                id,
+                state,
+                created_at,
+                created_by,
+                revoked_at,
+                revoked_by,
+                predecessor,
+                successor,
+                history,
+                usage,
+            }
         });
         Some(ExportLine { digest, user: owner.name, description, permissions, expires_at, hint, past })
     }

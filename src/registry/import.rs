@@ -437,6 +437,8 @@ impl Existing<'_> {
             created_at: past.created_at,
             created_by: past.created_by.clone(),
             expires_at: line.expires_at.map(whole_seconds),
+            predecessor: past.predecessor,
+            successor: past.successor,
         })
     }
 }

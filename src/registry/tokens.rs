@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::actor::Authority;
 use super::draft::Draft;
-use super::{Actor, Attempts, PAGE, Registry, RegistryError, Unused, now};
+use super::{Actor, Attempts, LateUse, PAGE, Registry, RegistryError, Unused, now};
 use crate::store::{StateFilter, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{
@@ -55,6 +55,10 @@ pub struct TokenDetails {
     pub owner: UserRecord,
     /// What happened to it, oldest first.
     pub history: Vec<HistoryEntry>,
+    /// What came with it after its end.
+    pub late: Option<LateUse>,
+    /// What came after its end with the token that it succeeds.
+    pub predecessor_late: Option<LateUse>,
 }
 
 words! {
@@ -140,7 +144,8 @@ impl Registry {
             let history = self.store.history(id).await?;
             // A user who was deleted between these reads took the token along; reading again shows it.
             if let Some(owner) = self.store.user(record.owner).await? {
-                return Ok(TokenDetails { record, owner: owner.record, history });
+                let (late, predecessor_late) = self.late_uses(&record).await?;
+                return Ok(TokenDetails { record, owner: owner.record, history, late, predecessor_late });
             }
         }
     }
@@ -276,6 +281,8 @@ pub(super) fn decide_token(
         created_at: now,
         created_by: authority.name().to_owned(),
         expires_at,
+        predecessor: None,
+        successor: None,
     })
 }
 

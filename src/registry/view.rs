@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use super::{Created, LastUse, TokenDetails, TokenUses};
+use super::{Created, LastUse, LateUse, TokenDetails, TokenUses};
 use crate::store::{Agent, AgentName};
 use crate::token::{
     HistoryEntry, PermissionSet, RawToken, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
@@ -38,6 +38,10 @@ pub(crate) struct TokenView {
     pub revoked_at: Option<Timestamp>,
     /// Who revoked it.
     pub revoked_by: Option<String>,
+    /// The token that was rotated to it.
+    pub predecessor: Option<TokenId>,
+    /// The token that it was rotated to.
+    pub successor: Option<TokenId>,
     /// When it was last used, if that is known.
     pub last_used_at: Option<Timestamp>,
     /// What else is known of its use, where that was asked for.
@@ -49,6 +53,12 @@ pub(crate) struct TokenView {
     /// What makes the same token at the Controller: only there too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub controller: Option<ControllerToken>,
+    /// What came with it after its end: only where one token is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<LateUse>,
+    /// What came after its end with the token that it succeeds: only there too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predecessor_late: Option<LateUse>,
     /// What happened to it, oldest first: only where one token is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Vec<HistoryEntry>>,
@@ -74,10 +84,14 @@ impl TokenView {
             expires_at: record.expires_at,
             revoked_at,
             revoked_by,
+            predecessor: record.predecessor,
+            successor: record.successor,
             last_used_at: None,
             usage: None,
             token: None,
             controller: None,
+            late: None,
+            predecessor_late: None,
             history: None,
         }
     }
@@ -95,7 +109,8 @@ impl TokenView {
 
     /// A token with its history.
     pub(crate) fn of_details(details: &TokenDetails, now: Timestamp) -> Self {
-        Self { history: Some(details.history.clone()), ..Self::new(&details.record, &details.owner, now) }
+        let TokenDetails { record, owner, history, late, predecessor_late } = details.clone();
+        Self { late, predecessor_late, history: Some(history), ..Self::new(&record, &owner, now) }
     }
 }
 
@@ -230,7 +245,8 @@ mod tests {
             "id": "0000000000007", "user": "anna", "description": "sample",
             "permissions": ["configs:read", "heartbeat:write"], "state": "active", "expired": true, "hint": "",
             "created_at": "1970-01-01T00:00:00Z", "created_by": "cli:test",
-            "expires_at": "1970-01-01T00:01:40Z", "revoked_at": null, "revoked_by": null, "last_used_at": null,
+            "expires_at": "1970-01-01T00:01:40Z", "revoked_at": null, "revoked_by": null, "predecessor": null,
+            "successor": null, "last_used_at": null,
         });
         assert_eq!(view, expected);
     }
@@ -241,7 +257,8 @@ mod tests {
         let mut record = token(7, &anna, PermissionSet::EMPTY).record;
         record.state = TokenState::Revoked { at: at(5), by: "cli:root".to_owned() };
         let entry = HistoryEntry { at: at(5), by: "cli:root".to_owned(), event: TokenEvent::Revoked { reason: None } };
-        let details = TokenDetails { record, owner: anna.record, history: vec![entry] };
+        let details =
+            TokenDetails { record, owner: anna.record, history: vec![entry], late: None, predecessor_late: None };
         let view = serde_json::to_value(TokenView::of_details(&details, at(6))).expect("serializes");
         assert_eq!(view["state"], "revoked");
         assert_eq!(view["revoked_at"], "1970-01-01T00:00:05Z");

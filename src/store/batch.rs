@@ -267,6 +267,8 @@ mod tests {
             created_at: Timestamp::UNIX_EPOCH,
             created_by: "cli:test".to_owned(),
             expires_at: None,
+            predecessor: None,
+            successor: None,
         }
     }
 

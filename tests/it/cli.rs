@@ -2,6 +2,7 @@
 
 mod moving;
 mod own_value;
+mod rotation;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -172,7 +173,7 @@ fn keys(value: &Value) -> Vec<&str> {
     keys
 }
 
-const TOKEN_KEYS: [&str; 13] = [
+const TOKEN_KEYS: [&str; 15] = [
     "created_at",
     "created_by",
     "description",
@@ -182,9 +183,11 @@ const TOKEN_KEYS: [&str; 13] = [
     "id",
     "last_used_at",
     "permissions",
+    "predecessor",
     "revoked_at",
     "revoked_by",
     "state",
+    "successor",
     "user",
 ];
 

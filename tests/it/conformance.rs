@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tollgate::store::{
-    Absent, Batch, Change, Committed, Edit, Epoch, Head, Position, RedisStore, Report, Retention, Revision, SCHEMA,
-    SidecarId, SnapshotItem, SqliteStore, Store, StoreUrl, Versioned,
+    Absent, Batch, Change, Committed, Edit, Epoch, Head, LateRequests, Position, RedisStore, Report, Retention,
+    Revision, SCHEMA, SidecarId, SnapshotItem, SqliteStore, Store, StoreUrl, Versioned,
 };
 use tollgate::token::{
     Digest, Grant, HistoryEntry, Owner, PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserId,
@@ -191,6 +191,8 @@ pub(crate) fn token(owner: UserId, name: &str) -> TokenRecord {
         created_at: "2026-01-02T03:04:05.678Z".parse().expect("a time"),
         created_by: "cli:root".to_owned(),
         expires_at: None,
+        predecessor: None,
+        successor: None,
     }
 }
 
@@ -219,6 +221,7 @@ pub(crate) fn report(id: u64, name: &str) -> Report {
         held_users: vec!["vera".to_owned()],
         staleness_ms: Some(id),
         connections: 7,
+        late: vec![LateRequests { token: TokenId::from_u64(id), count: 3, last_at: Timestamp::UNIX_EPOCH }],
     }
 }
 

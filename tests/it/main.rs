@@ -39,6 +39,7 @@ mod registry;
 mod reply_fields;
 mod rest;
 mod revocation;
+mod rotation;
 mod secrets;
 mod service_manager;
 mod service_token;

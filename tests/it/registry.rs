@@ -4,12 +4,14 @@
 mod commands;
 mod moving;
 mod purge;
+mod rotation;
 mod steps;
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tollgate::registry::import::parse_line;
 use tollgate::registry::{

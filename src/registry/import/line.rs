@@ -35,7 +35,7 @@ pub struct ImportLine {
 }
 
 /// What a token was in the registry that it comes from, as `token export --full` writes it: `{"id", "state",
-/// "created_at", "created_by", "revoked_at", "revoked_by", "history", "usage"}`.
+/// "created_at", "created_by", "revoked_at", "revoked_by", "predecessor", "successor", "history", "usage"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Past {
     /// It retains its id.
@@ -46,6 +46,10 @@ pub struct Past {
     pub created_at: Timestamp,
     /// Who made it.
     pub created_by: String,
+    /// The token that was rotated to it.
+    pub predecessor: Option<TokenId>,
+    /// The token that it was rotated to.
+    pub successor: Option<TokenId>,
     /// What happened to it, oldest first.
     pub history: Vec<HistoryEntry>,
     /// How it was used.
@@ -107,6 +111,8 @@ pub(super) struct RawLine {
     created_by: Option<String>,
     revoked_at: Option<String>,
     revoked_by: Option<String>,
+    predecessor: Option<TokenId>,
+    successor: Option<TokenId>,
     history: Option<Vec<HistoryEntry>>,
     usage: Option<Box<PastUsage>>,
 }
@@ -153,9 +159,15 @@ impl RawLine {
         let created_at = time(self.created_at.take(), "created_at")?;
         let past = match (self.id, state, created_at, self.created_by.take()) {
             (Some(id), Some(state), Some(created_at), Some(created_by)) => {
-                Past { id, state, created_at, created_by, history: history.unwrap_or_default(), usage }
+                let (predecessor, successor) = (self.predecessor, self.successor);
+                let history = history.unwrap_or_default();
+                Past { id, state, created_at, created_by, predecessor, successor, history, usage }
             }
-            (None, None, None, None) if history.is_none() && usage.is_none() => return Ok(None),
+            (None, None, None, None)
+                if history.is_none() && usage.is_none() && self.predecessor.or(self.successor).is_none() =>
+            {
+                return Ok(None);
+            }
             _ => return Err(LineError::Past),
         };
         past.check()?;
@@ -193,7 +205,10 @@ impl Past {
             let (one, other) = match event {
                 TokenEvent::Reassigned { from, to } => (Some(from), Some(to)),
                 TokenEvent::Revoked { reason } => (reason.as_ref(), None),
-                TokenEvent::Created | TokenEvent::Imported | TokenEvent::Narrowed { .. } => (None, None),
+                TokenEvent::Created
+                | TokenEvent::Imported
+                | TokenEvent::Rotated { .. }
+                | TokenEvent::Narrowed { .. } => (None, None),
             };
             [Some(by), one, other]
         });
@@ -275,7 +290,7 @@ pub enum LineError {
     /// Part of a past.
     #[error(
         "what `token export --full` writes is all or none: `id`, `state`, `created_at` and `created_by`, and `revoked_at` \
-         and `revoked_by` if the state is revoked, and only then"
+         and `revoked_by` if the state is revoked, and only then; `predecessor` and `successor` come with them only"
     )]
     Past,
     /// A name or a reason in a past that no registry has written.
