@@ -3,6 +3,7 @@
 //! ```text
 //!   dev, serve, check ───► the sidecar itself                  (cli/serve.rs)
 //!   health ──────────────► the sidecar on this host            (cli/health.rs)
+//!   audit ───────────────► session: store, registry, actor     (cli/audit.rs)
 //!   status ──────────────► session: store, reports             (cli/status.rs)
 //!   store ───────────────► stores, as a whole                  (cli/store.rs)
 //!   init, user, token ───► session: store, registry, actor     (cli/session.rs)
@@ -14,6 +15,7 @@
 //! Exit codes: 0 done, 1 failed, 2 usage, 3 unknown: it may or may not be done. Records go to standard output, everything else to standard error.
 
 mod args;
+mod audit;
 mod confirm;
 mod export;
 mod health;
@@ -95,6 +97,9 @@ pub(crate) enum Command {
     /// Manage API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Show who changed what, and verify that the audit trail is whole
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Copy, back up, restore and freeze registries
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -135,6 +140,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         Command::Init(args) => session::block_on(user::init(&globals, args)),
         Command::User(command) => session::block_on(user::run(&globals, command)),
         Command::Token(command) => session::block_on(token::run(&globals, command)),
+        Command::Audit(command) => session::block_on(audit::run(&globals, command)),
         Command::Store(command) => session::block_on(store::run(&globals, command)),
         Command::Health(args) => health::health(&globals, &args),
         Command::Status(args) => session::block_on(status::run(&globals, args)),
@@ -225,6 +231,11 @@ mod tests {
             "tollgate store restore a.backup --json",
             "tollgate store freeze --reason moving",
             "tollgate store unfreeze",
+            "tollgate audit list",
+            "tollgate audit list --actor anna --action token.revoke --subject 0000000000001 --outcome denied --json",
+            "tollgate audit list --since 30d --until 2027-01-31T00:00:00Z --limit 3 --after 17",
+            "tollgate audit verify",
+            "tollgate audit verify --file audit.jsonl --json",
             "tollgate status",
             "tollgate status --watch --json",
         ] {
@@ -262,6 +273,9 @@ mod tests {
             "tollgate store backup",
             "tollgate store freeze",
             "tollgate status anna",
+            "tollgate audit",
+            "tollgate audit list --outcome maybe",
+            "tollgate audit list --since yesterday",
             "tollgate token revoke 0000000000001 --timeout 5s",
             "tollgate token revoke 0000000000001 --wait --timeout 5",
             "tollgate init anna",

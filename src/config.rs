@@ -24,7 +24,7 @@ mod tls;
 mod upstream;
 mod visit;
 
-pub use load::{Overrides, Source, admin_address, load, store_settings};
+pub use load::{Overrides, Source, admin_address, audit_settings, load, store_settings};
 pub use problem::{Problem, Problems};
 pub use raw::Place;
 pub use reason::{Cause, Reason};
@@ -35,6 +35,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::audit;
 use crate::listener::ListenerConfig;
 use crate::proxy::route::{Group, OwnRoute, RouteTable};
 use crate::proxy::{Limits, Network, Timeouts};
@@ -62,6 +63,8 @@ pub struct Config {
     pub freshness: FreshnessConfig,
     /// For how long an expired token is refused as such, and not as one that nobody knows.
     pub expired_retention: Duration,
+    /// What becomes of the audit trail. It is for whoever commits, which a sidecar does not.
+    pub audit: audit::Settings,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub admin_address: SocketAddr,
     /// What is refused for its size or number.

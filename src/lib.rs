@@ -27,6 +27,7 @@
 //! | --- | --- |
 //! | [`token`] | the domain: tokens, digests, permissions, roles, records; no I/O |
 //! | [`store`] | the contract of where records live; the SQLite and Redis stores |
+//! | [`audit`] | the audit trail: entries, their chain, and where else they are written |
 //! | [`registry`] | who may do what to which token, and what follows |
 //! | [`replica`] | what requests read, and the synchroniser that holds it at the store's position |
 //! | [`proxy`] | the steps of a request, whichever protocol it came by: route, credential, sanitize, forward, refusal |
@@ -56,6 +57,7 @@
 
 mod admin;
 pub mod app;
+pub mod audit;
 mod backoff;
 mod chain;
 pub mod cli;

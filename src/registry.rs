@@ -18,6 +18,7 @@
 //! [`import`], `purge` and `steps`.
 
 mod actor;
+mod audit;
 mod bulk;
 mod draft;
 mod error;
@@ -40,12 +41,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::audit::Origin;
 use crate::backoff::Backoff;
 use crate::lock::Mutex;
 use crate::store::{Batch, CommitError, Committed, Edit, Position, Store, StoreError, Versioned};
 use crate::token::{UserId, UserRecord};
 
 pub use actor::{Actor, Right};
+pub use audit::{AuditFilter, AuditView, Tended};
 pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use export::{Export, ExportLine};
 pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};
@@ -57,6 +60,7 @@ pub use usage::{Dependents, LastUse, TokenUses, Unused};
 pub use users::{RoleChange, Transfer};
 
 use actor::Authority;
+use audit::Audit;
 
 /// Records read from the store at once.
 const PAGE: usize = 1000;
@@ -64,11 +68,13 @@ const PAGE: usize = 1000;
 /// Whose some tokens are.
 pub(crate) type Owners = HashMap<UserId, Versioned<UserRecord>>;
 
-/// The rules above a store. Cheap to clone.
+/// The rules above a store. Cheap to clone: clones share what they committed, and the audit trail's settings.
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn Store>,
     commits: Arc<Mutex<Commits>>,
+    audit: Arc<Audit>,
+    origin: Origin,
 }
 
 /// What was committed.
@@ -98,7 +104,7 @@ impl Commits {
 impl Registry {
     /// The registry in this store.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, commits: Arc::default() }
+        Self { store, commits: Arc::default(), audit: Arc::default(), origin: Origin::default() }
     }
 
     /// Where its records live.
@@ -129,6 +135,7 @@ impl Registry {
             Actor::Operator(name) => Ok(Authority::operator(name)),
             Actor::User(user) => Authority::of_user(&user.name, self.store.user(user.id).await?),
         }
+        .map(|authority| authority.coming_from(&self.origin))
     }
 
     /// A user by name, if there is one and the actor may see it.
@@ -176,6 +183,7 @@ impl Registry {
             self.commits.lock().idle = true;
             return Ok(Outcome::Idle);
         }
+        self.check_audit().await?;
         match self.store.commit(batch).await {
             Ok(committed) => {
                 self.commits.lock().add(committed);

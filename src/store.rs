@@ -1,5 +1,5 @@
-//! The store's four contracts: [`Records`], committed in batches; the [`Feed`] of what each batch changed, which replicas
-//! follow; the [`Reports`] of sidecars; and the [`Usage`] of tokens.
+//! The store's five contracts: [`Records`], committed in batches; the [`Feed`] of what each batch changed, which replicas
+//! follow; the [`Reports`] of sidecars; the [`Usage`] of tokens; and the audit [`Trail`].
 //!
 //! A store knows no rules. It checks that the records a batch was computed from are still the ones it holds, applies
 //! the batch whole or not at all, adds one to the [`Revision`], and appends to the change log what replicas must know,
@@ -16,6 +16,7 @@
 //!            ── recall() ──────►  revocations that the store has lost
 //!   reporter ── report() ──────►  how a sidecar is; tollgate status and --wait read it
 //!   flusher  ── record() ──────►  which tokens were used, and by whom; lists and questions before a revocation read it
+//!   audit    ── link() ────────►  what commits left of it becomes lines of the trail
 //! ```
 
 pub mod archive;
@@ -31,6 +32,7 @@ pub(crate) mod retention;
 mod schema;
 pub mod settings;
 pub(crate) mod sqlite;
+mod trail;
 pub(crate) mod url;
 pub(crate) mod usage;
 
@@ -53,6 +55,7 @@ pub use retention::Retention;
 pub use schema::SCHEMA;
 pub use settings::Settings;
 pub use sqlite::SqliteStore;
+pub use trail::{AuditLine, Trail, TrailEnds, TrailStep};
 pub use url::StoreUrl;
 pub use usage::{Agent, AgentCount, AgentName, AgentUse, TokenUsage, Usage, Usages, Use, UseFilter};
 
@@ -332,7 +335,7 @@ pub trait Records: Send + Sync + 'static {
     /// Applies the batch whole, or not at all, and says what became of it.
     ///
     /// In one transaction: the expected versions and the pins hold, no digest is used twice, no name is used twice; records, grants,
-    /// owners and history are written; checksum, head and revision move; [`Batch::changes`] goes to the log.
+    /// owners, history and audit entries are written; checksum, head and revision move; [`Batch::changes`] goes to the log.
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError>;
 
     /// The position now.
@@ -487,7 +490,7 @@ pub trait Reports: Send + Sync + 'static {
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError>;
 }
 
-/// All four of one store. Implementations pass the conformance suite in `tests/it/conformance.rs`.
-pub trait Store: Records + Feed + Reports + Usage {}
+/// All five of one store. Implementations pass the conformance suite in `tests/it/conformance.rs`.
+pub trait Store: Records + Feed + Reports + Usage + Trail {}
 
-impl<S: Records + Feed + Reports + Usage> Store for S {}
+impl<S: Records + Feed + Reports + Usage + Trail> Store for S {}

@@ -12,6 +12,7 @@ use super::args::Format;
 use super::journal::{Prioritised, is_journal};
 use super::output::{Output, may_colour};
 use super::{Globals, usage};
+use crate::audit;
 use crate::config::{self, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
 use crate::dev::{self, DevOptions};
 use crate::store::Settings;
@@ -118,10 +119,22 @@ pub(super) fn admin_address(globals: &Globals) -> anyhow::Result<SocketAddr> {
 }
 
 fn gather_store(globals: &Globals) -> Result<Settings, Problems> {
+    let (source, overrides) = source_of(globals);
+    config::store_settings(&source, &overrides)
+}
+
+/// What becomes of the audit trail, from where [`store_settings`] reads.
+///
+/// # Errors
+/// What is wrong with the configuration.
+pub(super) fn audit_settings(globals: &Globals) -> anyhow::Result<audit::Settings> {
+    config::audit_settings(&source_of(globals).0).map_err(into_error)
+}
+
+fn source_of(globals: &Globals) -> (Source, Overrides) {
     let source = Source::of_process(globals.config.clone());
     let source = if globals.store.is_some() { source.only_store() } else { source };
-    let overrides = Overrides { store: globals.store.clone(), ..Overrides::default() };
-    config::store_settings(&source, &overrides)
+    (source, Overrides { store: globals.store.clone(), ..Overrides::default() })
 }
 
 fn load(globals: &Globals, args: ServeArgs) -> anyhow::Result<Config> {

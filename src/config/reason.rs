@@ -69,6 +69,8 @@ pub enum Reason {
     OutOfRange { least: u64, most: u64 },
     #[error("it must be from {} to {}", format_size(*.least), format_size(*.most))]
     SizeOutOfRange { least: u64, most: u64 },
+    #[error("write true or false")]
+    NotSwitch,
     #[error("it must be longer than zero")]
     Zero,
     #[error("name a file")]
@@ -113,6 +115,8 @@ pub enum Reason {
     UnusableStateDirectory,
     #[error("at least one is needed")]
     NoListener,
+    #[error("name where the audit trail must be written: file or syslog")]
+    NothingRequired,
     #[error("TLS needs a certificate and a key")]
     NoCertificate,
     #[error("every route needs methods and a path")]

@@ -9,8 +9,9 @@ use tracing_subscriber::EnvFilter;
 use super::read::Section;
 use super::reason::Reason;
 use super::routes::{Groups, PERMISSION};
-use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Text, Visitor, text};
+use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Switch, Text, Visitor, text};
 use super::{Config, LogConfig, routes, store, tls, upstream};
+use crate::audit;
 use crate::http1::MAX_FIELDS;
 use crate::listener::{ListenAddress, ListenerConfig};
 use crate::proxy::path::normalise;
@@ -38,6 +39,7 @@ impl Config {
             snapshot_file: None,
             freshness: FreshnessConfig::default(),
             expired_retention: EXPIRED_RETENTION,
+            audit: audit::Settings::default(),
             admin_address: ADMIN,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -76,6 +78,7 @@ impl Config {
         });
         keys.section("admin", |keys| admin(&mut self.admin_address, keys));
         keys.section("health", |keys| keys.value("path", &Maybe(HEALTH_PATH), &mut self.health_path));
+        keys.section("audit", |keys| audit(&mut self.audit, keys));
         keys.section("limits", |keys| limits(&mut self.limits, keys));
         keys.section("timeouts", |keys| timeouts(&mut self.timeouts, keys));
         keys.section("log", |keys| {
@@ -250,6 +253,20 @@ fn freshness(config: &mut FreshnessConfig, keys: &mut impl Visitor) {
         for (permission, _) in per_permission.iter().filter(|(_, bound)| is_short(bound)) {
             let conflict = Reason::ShortPermissionStaleness { probe_interval: *probe_interval };
             section.section("per_permission").problem(&permission.to_string(), conflict);
+        }
+    });
+}
+
+/// The keys of `[audit]`.
+pub(super) fn audit(settings: &mut audit::Settings, keys: &mut impl Visitor) {
+    let audit::Settings { retention, file, syslog, required } = settings;
+    keys.value("retention", &DURATION, retention);
+    keys.value("file", &Maybe(FILE), file);
+    keys.value("syslog", &Maybe(FILE), syslog);
+    keys.value("required", &Switch, required);
+    keys.check(|section| {
+        if *required && file.is_none() && syslog.is_none() && section.is_sound("file") && section.is_sound("syslog") {
+            section.problem("required", Reason::NothingRequired);
         }
     });
 }

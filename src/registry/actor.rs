@@ -4,6 +4,7 @@
 //! not have are *forbidden*, before anything is looked up.
 
 use super::RegistryError;
+use crate::audit::{Origin, Who};
 use crate::store::Versioned;
 use crate::token::{Role, UserId, UserRecord, UserStatus};
 use crate::words::words;
@@ -32,13 +33,14 @@ impl Actor {
 #[derive(Debug)]
 pub(super) struct Authority {
     name: String,
+    who: Who,
     /// `None`: the operator.
     user: Option<Versioned<UserRecord>>,
 }
 
 impl Authority {
     pub(super) fn operator(name: &str) -> Self {
-        Self { name: name.to_owned(), user: None }
+        Self { name: name.to_owned(), who: Who::system(name, Origin::default()), user: None }
     }
 
     /// A user, with the record just read.
@@ -48,8 +50,30 @@ impl Authority {
             Some(user) if user.record.status == UserStatus::Disabled => {
                 Err(RegistryError::ActorDisabled(name.to_owned()))
             }
-            Some(user) => Ok(Self { name: name.to_owned(), user: Some(user) }),
+            Some(user) => {
+                let who = Who::user(user.record.id, name, Origin::default());
+                Ok(Self { name: name.to_owned(), who, user: Some(user) })
+            }
         }
+    }
+
+    /// The same, from there.
+    pub(super) fn coming_from(mut self, origin: &Origin) -> Self {
+        self.who = match &self.user {
+            Some(user) => Who::user(user.record.id, &self.name, origin.clone()),
+            None => Who::system(&self.name, origin.clone()),
+        };
+        self
+    }
+
+    /// For what follows from a command that was committed: of what the actor may do nobody asks any more.
+    pub(super) fn unbound(&self) -> Self {
+        Self { name: self.name.clone(), who: self.who.clone(), user: None }
+    }
+
+    /// As the audit trail names the actor.
+    pub(super) fn who(&self) -> &Who {
+        &self.who
     }
 
     pub(super) fn name(&self) -> &str {
@@ -122,6 +146,7 @@ words! {
         ManageUsers = "manage users",
         ManageAdministrators = "manage Administrators",
         TransferOwnership = "transfer the ownership",
+        ReadAudit = "read the audit trail",
     }
 }
 
@@ -129,9 +154,11 @@ impl Right {
     fn weakest_role(self) -> Role {
         match self {
             Self::ManageTokens => Role::Manager,
-            Self::CreateTokensForOthers | Self::ReassignTokens | Self::MoveTokens | Self::ManageUsers => {
-                Role::Administrator
-            }
+            Self::CreateTokensForOthers
+            | Self::ReassignTokens
+            | Self::MoveTokens
+            | Self::ManageUsers
+            | Self::ReadAudit => Role::Administrator,
             Self::GiveTokensToOwner | Self::ManageAdministrators | Self::TransferOwnership => Role::Owner,
         }
     }

@@ -9,9 +9,11 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::actor::{Authority, Right};
+use super::audit::{of_tokens, of_user};
 use super::draft::Draft;
 use super::steps::CHUNK;
 use super::{Actor, Attempts, Owners, PAGE, PartlyDone, Registry, RegistryError, now};
+use crate::audit::{Action, Subject};
 use crate::store::{StateFilter, TokenFilter, Versioned};
 use crate::token::{Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 
@@ -31,7 +33,8 @@ impl Registry {
     /// When an id is unknown or repeated, when the Owner would be left without a usable token (unless `force`), and when
     /// the actor may not. [`RegistryError::Interrupted`] says how many of more than a chunk are done.
     pub async fn revoke(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Vec<TokenRecord>, RegistryError> {
-        self.in_bulk(actor, BulkAction::Revoke, ids, force).await
+        let revoked = self.in_bulk(actor, BulkAction::Revoke, ids, force).await;
+        self.observed(actor, Action::TokenRevoke, of_tokens(ids), revoked).await
     }
 
     /// Deletes tokens, active or revoked, with their histories. Returns them as they were.
@@ -39,7 +42,8 @@ impl Registry {
     /// # Errors
     /// As for [`Registry::revoke`].
     pub async fn delete(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Vec<TokenRecord>, RegistryError> {
-        self.in_bulk(actor, BulkAction::Delete, ids, force).await
+        let deleted = self.in_bulk(actor, BulkAction::Delete, ids, force).await;
+        self.observed(actor, Action::TokenDelete, of_tokens(ids), deleted).await
     }
 
     /// Gives active tokens to another user. They lose what that user's role does not have, and stay valid otherwise.
@@ -55,7 +59,9 @@ impl Registry {
         to: &str,
         force: bool,
     ) -> Result<Vec<TokenRecord>, RegistryError> {
-        self.in_bulk(actor, BulkAction::Reassign { to }, ids, force).await
+        let reassigned = self.in_bulk(actor, BulkAction::Reassign { to }, ids, force).await;
+        let subject = Subject { user_name: of_user(to).user_name, ..of_tokens(ids) };
+        self.observed(actor, Action::TokenReassign, subject, reassigned).await
     }
 
     async fn in_bulk(

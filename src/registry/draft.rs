@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::actor::Authority;
+use crate::audit::{Event, events};
 use crate::store::{Batch, Edit, Pin, Versioned};
 use crate::token::{
     HistoryEntry, PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserId, UserRecord,
@@ -24,11 +25,13 @@ impl<'a> Draft<'a> {
         Self { authority, at, batch: Batch::default(), users: HashSet::new() }
     }
 
-    /// The batch, resting on the actor's own record too.
+    /// The batch, resting on the actor's own record too, with what the audit trail says of it.
     pub(super) fn into_batch(mut self) -> Batch {
         if let Some(actor) = self.authority.user() {
             self.require_user(actor);
         }
+        let events = events(&self.batch, self.authority.who(), self.at);
+        self.batch.audit = events.iter().map(Event::to_bytes).collect();
         self.batch
     }
 

@@ -153,6 +153,9 @@ pub enum RegistryError {
     /// The operating system gave no randomness.
     #[error("the operating system gave no random bytes for a new token: {0}")]
     NoEntropy(NoEntropy),
+    /// The audit trail has to be written somewhere, and cannot be.
+    #[error("nothing was changed, because the audit trail cannot be written ({0}), and audit.required is set")]
+    AuditNotWritten(String),
     /// Reading failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -285,7 +288,9 @@ impl RegistryError {
             | Self::RevokedElsewhere { .. }
             | Self::IdTaken(_)
             | Self::DigestRetired(_) => ErrorKind::Conflict,
-            Self::Busy(_) | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) => ErrorKind::Unavailable,
+            Self::Busy(_) | Self::NoEntropy(_) | Self::AuditNotWritten(_) | Self::Store(_) | Self::NotCommitted(_) => {
+                ErrorKind::Unavailable
+            }
             Self::OutcomeUnknown(_) | Self::CreationUnknown { .. } => ErrorKind::Unknown,
             Self::Interrupted { source, .. } => source.kind(),
         }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::actor::Right;
 use super::import::{MAX_AGENTS, PastUsage};
 use super::{Actor, Attempts, PAGE, Registry, RegistryError, now};
+use crate::audit::{Action, Subject};
 use crate::store::{StoreError, TokenFilter, Versioned};
 use crate::token::{
     Digest, HistoryEntry, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
@@ -83,7 +84,8 @@ impl Registry {
     /// # Errors
     /// When the actor may not, and when the store fails.
     pub async fn export(&self, actor: &Actor, full: bool) -> Result<Export, RegistryError> {
-        self.authority(actor).await?.check(Right::MoveTokens)?;
+        let allowed = self.authority(actor).await.and_then(|authority| authority.check(Right::MoveTokens));
+        self.observed(actor, Action::TokenExport, Subject::default(), allowed).await?;
         let (mut users, mut before) = (HashMap::new(), None);
         loop {
             let page = self.store.users(before, PAGE).await?;

@@ -14,6 +14,7 @@ use super::draft::Draft;
 use super::steps::CHUNK;
 use super::tokens::{check_description, decide_token, whole_seconds};
 use super::{Actor, Attempts, ErrorKind, PAGE, PartlyDone, Registry, RegistryError, now};
+use crate::audit::{Action, Subject};
 use crate::store::Versioned;
 use crate::token::{Digest, PermissionSet, TokenEvent, TokenId, TokenRecord, UserRecord};
 
@@ -126,6 +127,20 @@ impl Registry {
     /// [`ImportError::Refused`] names every line that cannot be imported. [`RegistryError::Interrupted`] says how many of
     /// more than a chunk of lines are imported: with `skip_existing`, the same import brings the others.
     pub async fn import(
+        &self,
+        actor: &Actor,
+        lines: Vec<Numbered>,
+        options: ImportOptions,
+    ) -> Result<Imported, ImportError> {
+        let imported = self.try_import(actor, lines, options).await;
+        // Lines that are wrong are a file that is wrong, and no attempt at anything.
+        if let Err(ImportError::Registry(error)) = &imported {
+            self.note_refusal(actor, Action::TokenImport, Subject::default(), error).await;
+        }
+        imported
+    }
+
+    async fn try_import(
         &self,
         actor: &Actor,
         lines: Vec<Numbered>,

@@ -9,9 +9,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::actor::Right;
+use super::audit::of_tokens;
 use super::draft::Draft;
 use super::tokens::{NewToken, Requested, decide_token, mint, whole_seconds};
 use super::{Actor, Attempts, Created, Registry, RegistryError, now};
+use crate::audit::Action;
 use crate::token::{RawToken, TokenId, TokenRecord};
 
 /// What to rotate, and how.
@@ -41,7 +43,7 @@ impl Registry {
     /// # Errors
     /// When the token is unknown, revoked, expired or was rotated before; and as for [`Registry::create_token`].
     pub async fn rotate(&self, actor: &Actor, rotation: Rotation) -> Result<Rotated, RegistryError> {
-        self.rotate_to(actor, rotation, None).await
+        self.rotate_observed(actor, rotation, None).await
     }
 
     /// The same with a value that the caller brings ([`RawToken::brought`]).
@@ -54,7 +56,17 @@ impl Registry {
         rotation: Rotation,
         value: RawToken,
     ) -> Result<Rotated, RegistryError> {
-        self.rotate_to(actor, rotation, Some(value)).await
+        self.rotate_observed(actor, rotation, Some(value)).await
+    }
+
+    async fn rotate_observed(
+        &self,
+        actor: &Actor,
+        rotation: Rotation,
+        value: Option<RawToken>,
+    ) -> Result<Rotated, RegistryError> {
+        let rotated = self.rotate_to(actor, rotation, value).await;
+        self.observed(actor, Action::TokenRotate, of_tokens(&[rotation.token]), rotated).await
     }
 
     async fn rotate_to(

@@ -185,11 +185,11 @@ impl Registry {
     /// nobody's role is asked any more, not even the actor's, who may have given it away just now.
     pub(super) async fn finish_narrowing(
         &self,
-        actor: &str,
+        authority: &Authority,
         mut user: Versioned<UserRecord>,
         progress: &mut Progress,
     ) -> Result<(), RegistryError> {
-        let (authority, role, mut attempts) = (Authority::operator(actor), user.record.role, Attempts::default());
+        let (authority, role, mut attempts) = (authority.unbound(), user.record.role, Attempts::default());
         loop {
             attempts.begin().await?;
             let narrow = |draft: &mut Draft<'_>, tokens, _| decide_role(draft, &user, tokens, role, None);

@@ -3,8 +3,10 @@
 use jiff::Timestamp;
 
 use super::actor::Authority;
+use super::audit::of_user;
 use super::draft::Draft;
 use super::{Actor, Attempts, LateUse, PAGE, Registry, RegistryError, Unused, now};
+use crate::audit::Action;
 use crate::store::{StateFilter, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{
@@ -92,7 +94,7 @@ impl Registry {
     /// When the owner is unknown, disabled or a Viewer, when the role has nothing of what was requested, when the
     /// expiry is in the past, when the description is invalid, and when the actor may not.
     pub async fn create_token(&self, actor: &Actor, new: NewToken) -> Result<Created, RegistryError> {
-        self.create(actor, new, None).await
+        self.create_observed(actor, new, None).await
     }
 
     /// The same with a value that the caller brings ([`RawToken::brought`]).
@@ -105,7 +107,18 @@ impl Registry {
         new: NewToken,
         value: RawToken,
     ) -> Result<Created, RegistryError> {
-        self.create(actor, new, Some(value)).await
+        self.create_observed(actor, new, Some(value)).await
+    }
+
+    async fn create_observed(
+        &self,
+        actor: &Actor,
+        new: NewToken,
+        value: Option<RawToken>,
+    ) -> Result<Created, RegistryError> {
+        let subject = of_user(&new.user);
+        let created = self.create(actor, new, value).await;
+        self.observed(actor, Action::TokenCreate, subject, created).await
     }
 
     async fn create(&self, actor: &Actor, new: NewToken, value: Option<RawToken>) -> Result<Created, RegistryError> {

@@ -3,10 +3,12 @@
 use jiff::Timestamp;
 
 use super::actor::{Authority, Right};
+use super::audit::of_user;
 use super::draft::Draft;
 use super::steps::{CHUNK, Counts, Progress, UNREVOKED, UserChange};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
 use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, now};
+use crate::audit::{Action, Subject};
 use crate::store::{Batch, Pin, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{Role, TokenEvent, TokenRecord, UserId, UserRecord, UserStatus};
@@ -81,6 +83,11 @@ impl Registry {
     /// # Errors
     /// For a name that is invalid or taken, for the role Owner, and when the actor may not.
     pub async fn add_user(&self, actor: &Actor, name: &str, role: Role) -> Result<UserRecord, RegistryError> {
+        let added = self.try_add_user(actor, name, role).await;
+        self.observed(actor, Action::UserCreate, Subject { role: Some(role), ..of_user(name) }, added).await
+    }
+
+    async fn try_add_user(&self, actor: &Actor, name: &str, role: Role) -> Result<UserRecord, RegistryError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
@@ -133,7 +140,8 @@ impl Registry {
     pub async fn set_role(&self, actor: &Actor, name: &str, role: Role) -> Result<RoleChange, RegistryError> {
         let mut progress = Progress::default();
         let changed = self.try_set_role(actor, name, role, &mut progress).await;
-        changed.map_err(|error| progress.interrupted(error))
+        let changed = changed.map_err(|error| progress.interrupted(error));
+        self.observed(actor, Action::UserSetRole, Subject { role: Some(role), ..of_user(name) }, changed).await
     }
 
     async fn try_set_role(
@@ -157,7 +165,7 @@ impl Registry {
             if is_urgent && self.few_tokens_of(user.record.id, Some(UNREVOKED)).await?.is_none() {
                 let Some(user) = self.change_user(&authority, user, after.clone()).await? else { continue };
                 progress.change = Some(UserChange::Role { name: after.name.clone(), role });
-                self.finish_narrowing(authority.name(), user, progress).await?;
+                self.finish_narrowing(&authority, user, progress).await?;
                 return Ok(RoleChange::new(before, after, progress));
             }
             let decide = |draft: &mut Draft<'_>, tokens, last| decide_role(draft, &user, tokens, role, last);
@@ -172,6 +180,15 @@ impl Registry {
     /// # Errors
     /// For the Owner, for the actor's own user, and when the actor may not.
     pub async fn set_status(&self, actor: &Actor, name: &str, status: UserStatus) -> Result<UserRecord, RegistryError> {
+        let set = self.try_set_status(actor, name, status).await;
+        let action = match status {
+            UserStatus::Active => Action::UserEnable,
+            UserStatus::Disabled => Action::UserDisable,
+        };
+        self.observed(actor, action, of_user(name), set).await
+    }
+
+    async fn try_set_status(&self, actor: &Actor, name: &str, status: UserStatus) -> Result<UserRecord, RegistryError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
@@ -195,10 +212,11 @@ impl Registry {
     /// command goes on.
     pub async fn delete_user(&self, actor: &Actor, name: &str) -> Result<usize, RegistryError> {
         let mut progress = Progress::default();
-        match self.try_delete_user(actor, name, &mut progress).await {
+        let deleted = match self.try_delete_user(actor, name, &mut progress).await {
             Ok(()) => Ok(progress.tokens.deleted),
             Err(error) => Err(progress.interrupted(error)),
-        }
+        };
+        self.observed(actor, Action::UserDelete, of_user(name), deleted).await
     }
 
     async fn try_delete_user(&self, actor: &Actor, name: &str, progress: &mut Progress) -> Result<(), RegistryError> {
@@ -248,7 +266,8 @@ impl Registry {
     pub async fn transfer_ownership(&self, actor: &Actor, to: &str) -> Result<Transfer, RegistryError> {
         let mut progress = Progress::default();
         let transferred = self.try_transfer_ownership(actor, to, &mut progress).await;
-        transferred.map_err(|error| progress.interrupted(error))
+        let transferred = transferred.map_err(|error| progress.interrupted(error));
+        self.observed(actor, Action::OwnershipTransfer, of_user(to), transferred).await
     }
 
     async fn try_transfer_ownership(
@@ -288,7 +307,7 @@ impl Registry {
                     progress.change = Some(UserChange::Owner { new: new.name.clone(), old: after.name.clone() });
                     let of_new_owner = progress.tokens.narrowed;
                     let old = Versioned { record: after.clone(), version: committed.id };
-                    self.finish_narrowing(authority.name(), old, progress).await?;
+                    self.finish_narrowing(&authority, old, progress).await?;
                     progress.tokens.narrowed - of_new_owner
                 }
             };

@@ -63,6 +63,8 @@ pub struct Batch {
     pub tokens: Vec<Edit<TokenRecord>>,
     /// Lines to add to the histories of tokens that exist afterwards.
     pub history: Vec<(TokenId, HistoryEntry)>,
+    /// Entries of the audit trail about all this, as they are written.
+    pub audit: Vec<Vec<u8>>,
     /// What must hold still: for decisions that rest on what does *not* exist.
     pub pins: Vec<Pin>,
 }

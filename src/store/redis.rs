@@ -41,6 +41,7 @@ mod snapshot;
 mod stagger;
 mod switches;
 mod tenure;
+mod trail;
 mod unusable;
 mod usage;
 mod watch;
@@ -64,9 +65,10 @@ use self::unusable::Unusable;
 use self::watch::{Subscriber, Watching};
 use super::settings::ReadFrom;
 use super::{
-    Absent, Agent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Items, Notice, Position,
-    Probe, RecalledPage, RecalledPlace, Records, Replicas, Report, Reported, Reports, Retention, Revision, Settings,
-    SidecarId, SnapshotItem, StoreError, Subject, TokenFilter, Unconfirmed, Usage, Usages, Versioned, Watch,
+    Absent, Agent, AuditLine, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Items, Notice,
+    Position, Probe, RecalledPage, RecalledPlace, Records, Replicas, Report, Reported, Reports, Retention, Revision,
+    Settings, SidecarId, SnapshotItem, StoreError, Subject, TokenFilter, Trail, TrailEnds, TrailStep, Unconfirmed,
+    Usage, Usages, Versioned, Watch,
 };
 use crate::lock::Mutex;
 use crate::random;
@@ -430,5 +432,37 @@ impl Usage for RedisStore {
 
     async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError> {
         self.map_fault("reading the agents of tokens", usage::agents(&self.access, tokens, limit).await).await
+    }
+}
+
+#[async_trait]
+impl Trail for RedisStore {
+    async fn note(&self, entries: &[Vec<u8>]) -> Result<(), StoreError> {
+        self.map_fault("writing an audit entry", trail::note(&self.access, entries).await).await
+    }
+
+    async fn trail_ends(&self, loose: usize) -> Result<TrailEnds, StoreError> {
+        self.map_fault("reading the audit trail", trail::ends(&self.access, loose).await).await
+    }
+
+    async fn link(&self, step: &TrailStep) -> Result<bool, StoreError> {
+        self.map_fault("chaining the audit trail", trail::link(&self.access, step).await).await
+    }
+
+    async fn trail_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
+        self.map_fault("reading the audit trail", trail::after(&self.access, seq, limit).await).await
+    }
+
+    async fn trail_before(&self, seq: Option<u64>, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
+        self.map_fault("reading the audit trail", trail::before(&self.access, seq, limit).await).await
+    }
+
+    async fn written_to(&self, place: &str) -> Result<Option<u64>, StoreError> {
+        self.map_fault("reading the audit trail", trail::written_to(&self.access, place).await).await
+    }
+
+    async fn set_written_to(&self, place: &str, seq: u64) -> Result<(), StoreError> {
+        let written = trail::set_written_to(&self.access, place, seq).await;
+        self.map_fault("writing how far the audit trail went", written).await
     }
 }

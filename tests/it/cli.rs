@@ -1,5 +1,6 @@
 //! The command line as scripts and people see it: the real binary, a SQLite store in a temporary folder.
 
+mod audit;
 mod moving;
 mod own_value;
 mod rotation;

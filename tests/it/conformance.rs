@@ -6,6 +6,7 @@ mod commit;
 mod fleet;
 pub(crate) mod log;
 mod read;
+mod trail;
 mod usage;
 mod watch;
 
@@ -90,6 +91,12 @@ macro_rules! conforms {
                 usage::what_is_long_ago_is_forgotten_once_others_use_the_token
                 usage::lists_follow_use
                 usage::many_agents_are_counted_within_two_percent
+                trail::entries_of_a_commit_are_loose_until_a_step_is_taken
+                trail::a_commit_that_fails_leaves_no_entry
+                trail::a_step_is_taken_only_where_all_is_as_it_was_read
+                trail::of_steps_at_once_one_is_taken
+                trail::lines_are_read_from_both_ends_and_go_from_the_first
+                trail::how_far_it_was_written_is_remembered_by_place
                 archive::a_backup_makes_the_same_registry_in_either_kind_of_store
                 archive::a_copy_is_the_same_registry_in_either_kind_of_store
                 archive::what_is_read_beside_commits_is_the_registry_at_one_position

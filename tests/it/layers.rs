@@ -10,6 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["chain", "descriptor", "hex", "http1", "lock", "random", "units", "words"],
     &["backoff", "clock", "sampler", "socket", "tls", "token"],
     &["store"],
+    &["audit"],
     &["registry", "replica", "usage"],
     // The data path.
     &["readiness", "worker"],

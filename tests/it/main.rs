@@ -3,6 +3,7 @@
 mod addresses;
 mod adversary;
 mod archive;
+mod audit;
 mod bounds;
 mod cli;
 mod client_gone;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Agent, CommitId, Revision};
+use crate::store::{Agent, AuditLine, CommitId, Revision};
 use crate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
 /// One thing that a registry holds, or that it turned out not to hold.
@@ -22,6 +22,15 @@ pub enum Item {
     Usage(UsageItem),
     /// Since when the use of tokens is recorded.
     UsageSince(Timestamp),
+    /// A line of the audit trail, in the order of their numbers. One that is no text comes as what is left of it.
+    Audit {
+        /// Its number.
+        seq: u64,
+        /// It.
+        line: String,
+    },
+    /// All entries of the audit trail that are no lines yet, in the place of those that came before.
+    AuditLoose(Vec<String>),
     /// The user that came before is no more, or comes again as another one.
     NoUser(UserId),
     /// The token that came before is no more, or comes again as another one.
@@ -73,4 +82,20 @@ pub struct Retired {
     pub digest: Digest,
     /// How many seconds ago that was, as far as the store knows.
     pub age: u64,
+}
+
+impl Item {
+    /// A line of the audit trail.
+    pub(in crate::store) fn of_audit(line: &AuditLine) -> Self {
+        Self::Audit { seq: line.seq, line: text(&line.text) }
+    }
+
+    /// Entries of the audit trail that are no lines yet.
+    pub(in crate::store) fn of_loose(entries: &[Vec<u8>]) -> Self {
+        Self::AuditLoose(entries.iter().map(|entry| text(entry)).collect())
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -50,10 +50,12 @@ type Values = Vec<Option<Vec<u8>>>;
 
 /// Hands over everything.
 pub(super) async fn dump(access: &Access, items: &Items) -> Result<Position, Fault> {
-    let mut reader = Reader { access, items, retired_since: 0.0, tokens: Vec::new() };
+    let mut reader = Reader::new(access, items);
     let mut position = super::read::position(access).await?;
     reader.everything().await?;
     for _ in 0..ROUNDS {
+        // Before it is known whether all is read: then no entry is of a commit that came later.
+        reader.audit().await?;
         let touched = Touched::after(access, position).await?;
         if touched.position == position {
             access.link.release(Use::Bulk);
@@ -137,9 +139,15 @@ struct Reader<'a> {
     retired_since: f64,
     /// Those that were handed over.
     tokens: Vec<TokenId>,
+    /// The line of the audit trail that was handed over last.
+    audit_seq: u64,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(access: &'a Access, items: &'a Items) -> Self {
+        Self { access, items, retired_since: 0.0, tokens: Vec::new(), audit_seq: 0 }
+    }
+
     /// Scans all there is.
     async fn everything(&mut self) -> Result<(), Fault> {
         self.users().await?;
@@ -290,6 +298,24 @@ impl Reader<'_> {
             if found.len() < PIECE {
                 return Ok(());
             }
+        }
+    }
+
+    /// The audit trail from where it was left off, and what is loose. Whatever is chained in between has lines: so where there
+    /// are none after the loose entries were read, these are the ones that come next.
+    async fn audit(&mut self) -> Result<(), Fault> {
+        let mut loose: Option<Vec<Vec<u8>>> = None;
+        loop {
+            let lines = super::trail::after(self.access, self.audit_seq, PIECE).await?;
+            match (lines.last(), loose.take()) {
+                (Some(last), _) => self.audit_seq = last.seq,
+                (None, Some(loose)) => return self.hand_over(vec![Item::of_loose(&loose)]).await,
+                (None, None) => {
+                    let key = self.access.layout.key(Key::AuditLoose);
+                    loose = Some(self.ask(cmd("LRANGE").arg(key).arg(0).arg(-1)).await?);
+                }
+            }
+            self.hand_over(lines.iter().map(Item::of_audit).collect()).await?;
         }
     }
 
@@ -451,7 +477,12 @@ impl Unfinished for RedisUnfinished {
 
     async fn read(&mut self, items: Items) -> Result<(), StoreError> {
         let access = &self.store.access;
-        let read = Reader { access, items: &items, retired_since: 0.0, tokens: Vec::new() }.everything().await;
+        let mut reader = Reader::new(access, &items);
+        let read = async {
+            reader.everything().await?;
+            reader.audit().await
+        };
+        let read = read.await;
         self.store.map_fault("reading the new registry", read).await
     }
 
@@ -500,8 +531,8 @@ async fn remove_usage(access: &Access) -> Result<(), Fault> {
 /// What says who fills it, and then what a registry has, meta first.
 fn keys(access: &Access) -> Vec<&str> {
     let of_commit = access.layout.of_commit().iter().map(String::as_str);
-    let recalls = [Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
-    [access.layout.key(Key::Unfinished)].into_iter().chain(of_commit).chain(recalls).collect()
+    let others = [Key::Recalled, Key::RecallLog, Key::Audit, Key::AuditWritten].map(|key| access.layout.key(key));
+    [access.layout.key(Key::Unfinished)].into_iter().chain(of_commit).chain(others).collect()
 }
 
 fn understand(access: &Access, answer: &[String]) -> Result<(), Fault> {
@@ -594,6 +625,20 @@ impl Piece {
             Item::Recalled(digest) => {
                 self.write("SADD", Key::Recalled, [digest.as_bytes().to_vec()]);
                 self.write("RPUSH", Key::RecallLog, [digest.as_bytes().to_vec()]);
+                Ok(())
+            }
+            Item::Audit { seq, line } => {
+                let arguments = vec![format!("{seq}-0").into_bytes(), b"l".to_vec(), line.clone().into_bytes()];
+                self.0.push(("XADD", Place::Key(Key::Audit), arguments));
+                Ok(())
+            }
+            Item::AuditLoose(entries) => {
+                // Empties it.
+                self.0.push(("LTRIM", Place::Key(Key::AuditLoose), vec![b"1".to_vec(), b"0".to_vec()]));
+                if !entries.is_empty() {
+                    let entries = entries.iter().map(|entry| entry.clone().into_bytes());
+                    self.0.push(("RPUSH", Place::Key(Key::AuditLoose), entries.collect()));
+                }
                 Ok(())
             }
             Item::NoUser(id) => {

@@ -4,10 +4,10 @@
 -- ARGV: what `take` and `list` below read, in their order. A list is its length, then its items.
 
 local META, USERS, NAMES, TOKENS, GRANTS, OWNERS, REVOKED, RETIRED, BY_STATE, BY_OWNER, EXPIRING, HISTORY, LOG, CANCELLED,
-  TOKEN_SETS, USAGE =
+  TOKEN_SETS, USAGE, AUDIT_LOOSE =
   unpack(KEYS)
 local KINDS = { 'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'zset', 'zset', 'hash', 'stream',
-  'zset', 'hash', 'zset' }
+  'zset', 'hash', 'zset', 'list' }
 
 -- Arguments of one command: as many as Lua's stack has room for, in whole pairs.
 local PIECE = 4000
@@ -50,6 +50,7 @@ local COMMANDS = {
   hash = { 'TYPE', 'HGET', 'HMGET', 'HLEN', 'HSET', 'HDEL' },
   zset = { 'TYPE', 'ZSCORE', 'ZMSCORE', 'ZCARD', 'ZCOUNT', 'ZADD', 'ZREM', 'ZREMRANGEBYRANK', 'ZREMRANGEBYSCORE' },
   stream = { 'TYPE', 'XRANGE', 'XLEN', 'XADD', 'XTRIM' },
+  list = { 'TYPE', 'RPUSH' },
 }
 local forbidden = {}
 local function need(command, on)

@@ -25,6 +25,9 @@
 //!   usage:ID         zset    of a token that agents used: `=` and the id of an agent, or `@` and an address -> when that was
 //!   usage:ID:agents  hash    the same -> address, perhaps a space and the version; `>` and an address -> the `=` at it;
 //!                            `levels` -> see `Levels` in `crate::store::usage`
+//!   audit_loose list   entries of the audit trail that are no lines of it yet, in the order of their commits
+//!   audit      stream  NUMBER-0: l (a line of the audit trail)
+//!   audit_written hash  a place outside -> up to which line the trail was written there
 //!   recalled   set     digests, see `Feed::recall`
 //!   recall_log list    the same in the order in which they came, until all of them are settled
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: its TTL, its report
@@ -101,9 +104,12 @@ keys! {
     TokenSets = "token_sets" is "hash",
     // With it go the agents of its tokens.
     Usage = "usage" is "zset",
+    AuditLoose = "audit_loose" is "list",
     // Those before are what a commit reads and writes, in the order in which its script has them.
     Recalled = "recalled" is "set",
     RecallLog = "recall_log" is "list",
+    Audit = "audit" is "stream",
+    AuditWritten = "audit_written" is "hash",
     Sidecars = "sidecars" is "set",
     // Beside the reports, where a sidecar's user may also put off a key's end.
     Probe = "sidecar:probe" is "string",
@@ -397,7 +403,7 @@ mod tests {
         let layout = Layout::new(&Namespace::default(), 7);
         assert_eq!(layout.key(Key::Probe), "{tollgate}:sidecar:probe");
         assert_eq!(layout.channel(), "{tollgate}:changes:7");
-        assert_eq!(layout.of_commit().last().map(String::as_str), Some("{tollgate}:usage"));
+        assert_eq!(layout.of_commit().last().map(String::as_str), Some("{tollgate}:audit_loose"));
     }
 
     const ONE: &str = "00000000000000000000000000000001";

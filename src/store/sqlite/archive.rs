@@ -10,11 +10,11 @@ use tokio::task::spawn_blocking;
 
 use super::database::{beside, log_of};
 use super::fault::{DatabaseFault, Unusable};
-use super::{blob, commit, key, read, schema, usage};
+use super::{blob, commit, key, read, schema, trail, usage};
 use crate::store::archive::{
     CopyError, Item, Items, Retired, TokenItem, Unfinished, UserItem, succeeding, sync_directory_of,
 };
-use crate::store::{CommitId, Position, Revision, StoreError};
+use crate::store::{AuditLine, CommitId, Position, Revision, StoreError};
 use crate::token::HistoryEntry;
 
 /// Items handed over at once.
@@ -28,6 +28,7 @@ const TOKENS: &str = "SELECT id, version, record FROM tokens ORDER BY id";
 const HISTORY: &str = "SELECT token, entry FROM history WHERE token = ? ORDER BY revision, line";
 const RETIRED: &str = "SELECT digest, max(ifnull((SELECT age FROM meta), 0) - at, 0) FROM tombstones";
 const RECALLED: &str = "SELECT digest FROM recalls";
+const AUDIT: &str = "SELECT seq, line FROM audit ORDER BY seq";
 
 type Read = for<'a> fn(&Connection, &Row<'a>) -> Result<Item, DatabaseFault>;
 
@@ -43,7 +44,8 @@ pub(super) fn dump(connection: &Connection, items: &Items) -> Result<Position, D
 
 fn hand_over(connection: &Connection, items: &Items) -> Result<(), DatabaseFault> {
     // Users and tokens before what is said of them.
-    let parts: [(&str, Read); 4] = [(USERS, user), (TOKENS, token), (RETIRED, retired), (RECALLED, recalled)];
+    let parts: [(&str, Read); 5] =
+        [(USERS, user), (TOKENS, token), (RETIRED, retired), (RECALLED, recalled), (AUDIT, audit)];
     for (sql, read) in parts {
         let mut statement = connection.prepare(sql)?;
         let mut rows = statement.query([])?;
@@ -56,7 +58,9 @@ fn hand_over(connection: &Connection, items: &Items) -> Result<(), DatabaseFault
         }
         items.blocking_send(piece).ok();
     }
-    usage::dump(connection, PIECE, |piece| items.blocking_send(piece).is_ok())
+    usage::dump(connection, PIECE, |piece| items.blocking_send(piece).is_ok())?;
+    items.blocking_send(vec![Item::of_loose(&trail::loose(connection, usize::MAX)?)]).ok();
+    Ok(())
 }
 
 fn user(_: &Connection, row: &Row<'_>) -> Result<Item, DatabaseFault> {
@@ -89,6 +93,10 @@ fn retired(_: &Connection, row: &Row<'_>) -> Result<Item, DatabaseFault> {
 fn recalled(_: &Connection, row: &Row<'_>) -> Result<Item, DatabaseFault> {
     let digest = read::digest(row, 0).map_err(|problem| DatabaseFault::record("recalls".to_owned(), problem))?;
     Ok(Item::Recalled(digest))
+}
+
+fn audit(_: &Connection, row: &Row<'_>) -> Result<Item, DatabaseFault> {
+    Ok(Item::of_audit(&AuditLine { seq: row.get::<_, i64>(0)?.cast_unsigned(), text: row.get(1)? }))
 }
 
 /// A database under another name beside its place: what is at the place is a registry, or nothing.
@@ -134,6 +142,7 @@ impl SqliteUnfinished {
         connection.set_prepared_statement_cache_capacity(32);
         connection.execute_batch(schema::SCHEMA)?;
         connection.execute_batch(usage::TABLES)?;
+        connection.execute_batch(trail::TABLES)?;
         unfinished.connection = Some(connection);
         Ok(unfinished)
     }
@@ -249,6 +258,13 @@ fn put(connection: &Connection, item: &Item) -> Result<(), DatabaseFault> {
         }
         Item::Usage(item) => usage::put(connection, item)?,
         Item::UsageSince(since) => usage::put_since(connection, *since)?,
+        Item::Audit { seq, line } => {
+            trail::put(connection, &[AuditLine { seq: *seq, text: line.clone().into_bytes() }])?;
+        }
+        Item::AuditLoose(entries) => {
+            connection.execute("DELETE FROM audit_loose", [])?;
+            trail::leave(connection, &entries.iter().map(|entry| entry.clone().into_bytes()).collect::<Vec<_>>())?;
+        }
         Item::NoUser(id) => {
             connection.prepare_cached("DELETE FROM users WHERE id = ?")?.execute([key(id.to_u64())])?;
         }

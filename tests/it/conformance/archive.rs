@@ -29,6 +29,8 @@ pub(crate) async fn fill(store: &dyn Store) {
     let edits = [revoke(0), revoke(1), Edit::Delete(before(2)), Edit::Delete(before(5))];
     commit(store, Batch { history, ..tokens(edits) }).await;
     store.recall(&[Digest::of(b"token 7")]).await.expect("recalls");
+    trail::chain(store, 700).await;
+    trail::leave(store, 3).await;
 }
 
 /// All that a store tells, but where it stands and what its log has.
@@ -54,6 +56,8 @@ pub(crate) async fn contents(store: &dyn Store) -> String {
             text += &format!("{:?}\n", store.history(token.record.id).await.expect("reads"));
         }
     }
+    text += &format!("{:?}\n", store.trail_after(0, 10_000).await.expect("reads"));
+    text += &format!("{:?}\n", store.trail_ends(10_000).await.expect("reads").loose);
     let digests: Vec<_> = (0..40).map(|number| Digest::of(format!("token {number}").as_bytes())).collect();
     let retired = store.retired(&digests).await.expect("reads");
     format!("{text}{retired:?} {:?}", store.recalled(None).await.expect("reads").digests)

@@ -12,8 +12,12 @@ use crate::store::settings::Namespace;
 type Commands = BTreeSet<String>;
 
 /// Which commands each file has, and whether sidecars run them or registry commands only.
-const USED: [(&str, &str, &str); 35] = [
-    ("archive.rs", "", "EVAL EXISTS HDEL HMGET HSCAN HSET RPUSH SADD SSCAN TIME UNLINK WAIT XRANGE ZADD ZRANGE ZREM"),
+const USED: [(&str, &str, &str); 38] = [
+    (
+        "archive.rs",
+        "",
+        "EVAL EXISTS HDEL HMGET HSCAN HSET LRANGE LTRIM RPUSH SADD SSCAN TIME UNLINK WAIT XADD XRANGE ZADD ZRANGE ZREM",
+    ),
     ("ancestor.lua", "XRANGE", ""),
     ("begin.lua", "", "EXISTS HSET UNLINK"),
     // What is tried is what the other files have.
@@ -21,11 +25,11 @@ const USED: [(&str, &str, &str); 35] = [
     (
         "commit.lua",
         "",
-        "DEL HDEL HGET HLEN HMGET HSET PUBLISH TIME TYPE UNLINK XADD XLEN XRANGE XTRIM ZADD ZCARD ZCOUNT ZMSCORE ZREM \
-         ZREMRANGEBYRANK ZREMRANGEBYSCORE ZSCORE",
+        "DEL HDEL HGET HLEN HMGET HSET PUBLISH RPUSH TIME TYPE UNLINK XADD XLEN XRANGE XTRIM ZADD ZCARD ZCOUNT ZMSCORE \
+         ZREM ZREMRANGEBYRANK ZREMRANGEBYSCORE ZSCORE",
     ),
     ("commit.rs", "", "EVAL ROLE WAIT"),
-    ("commit/plan.rs", "", "EVAL HDEL HSET ZADD ZREM"),
+    ("commit/plan.rs", "", "EVAL HDEL HSET RPUSH ZADD ZREM"),
     ("create.lua", "", "EXISTS HSET"),
     ("discovery.rs", "CLUSTER SENTINEL", ""),
     ("earlier.rs", "HMGET SUBSCRIBE", "EVAL"),
@@ -40,6 +44,7 @@ const USED: [(&str, &str, &str); 35] = [
     ("log.lua", "HLEN HMGET XRANGE", ""),
     ("log.rs", "EVAL_RO HMGET XRANGE", ""),
     ("migrate.lua", "", "HMGET HSET"),
+    ("note.lua", "", "HMGET RPUSH"),
     ("read.rs", "HMGET PEXPIRE ROLE SCARD SET WAIT ZMSCORE", "HGET HKEYS"),
     ("recalled.lua", "HMGET LLEN LRANGE SCARD SMISMEMBER SSCAN", ""),
     ("recalls.rs", "EVAL_RO INFO RPUSH SADD SCARD", "EVAL"),
@@ -53,6 +58,8 @@ const USED: [(&str, &str, &str); 35] = [
     // Of a Sentinel.
     ("switches.rs", "SUBSCRIBE", ""),
     ("tenure.rs", "DEL PEXPIRE", "GET INFO PTTL SET"),
+    ("trail.lua", "", "HMGET LRANGE LTRIM XADD XREVRANGE XSETID XTRIM"),
+    ("trail.rs", "", "EVAL HGET HSET LLEN LRANGE XRANGE XREVRANGE"),
     ("usage.rs", "EVAL EVALSHA", "HMGET TIME ZCOUNT ZRANGE"),
     ("used.lua", "HDEL HEXISTS HMGET HSET TIME ZADD ZCARD ZCOUNT ZMSCORE ZRANGE ZREM", ""),
 ];
@@ -180,7 +187,8 @@ fn the_rules_that_warnings_tell_to_add_are_in_those_that_are_shipped() {
 #[test]
 fn scripts_that_write_more_than_once_check_their_rights_first() {
     let writes = words(
-        "DEL HDEL HINCRBY HSET PUBLISH RPUSH SADD SET SREM UNLINK XADD XTRIM ZADD ZREM ZREMRANGEBYRANK ZREMRANGEBYSCORE",
+        "DEL HDEL HINCRBY HSET LTRIM PUBLISH RPUSH SADD SET SREM UNLINK XADD XSETID XTRIM ZADD ZREM ZREMRANGEBYRANK \
+         ZREMRANGEBYSCORE",
     );
     let scripts: Vec<_> = sources().into_iter().filter(|(name, _)| name.ends_with(".lua")).collect();
     let split = |text: &str| -> (Commands, Commands) {
@@ -204,5 +212,8 @@ fn scripts_that_write_more_than_once_check_their_rights_first() {
         }
         assert_eq!(called.difference(&checked).collect::<Vec<_>>(), Vec::<&String>::new(), "{name}");
     }
-    assert_eq!(several, 7, "begin.lua, commit.lua, finish.lua, freeze.lua, resolve.lua, settle.lua and used.lua");
+    assert_eq!(
+        several, 8,
+        "begin.lua, commit.lua, finish.lua, freeze.lua, resolve.lua, settle.lua, trail.lua and used.lua"
+    );
 }

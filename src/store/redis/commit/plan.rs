@@ -35,6 +35,8 @@ enum Write {
     /// Tokens, each with an entry that comes after those of its history.
     AppendEntries,
     PutMembers,
+    /// Items that come after those of a list.
+    Append,
     /// Members whose score is the time.
     Retire,
 }
@@ -52,6 +54,7 @@ impl Write {
             Self::Mark => "MARK",
             Self::AppendEntries => "APPEND",
             Self::PutMembers => "ZADD",
+            Self::Append => "RPUSH",
             Self::Retire => "RETIRE",
         }
     }
@@ -121,6 +124,9 @@ impl Plan {
             plan.write(Write::Mark, Key::TokenSets, [user.to_ascii().to_vec()]);
         }
         plan.add_history(batch)?;
+        if !batch.audit.is_empty() {
+            plan.write(Write::Append, Key::AuditLoose, batch.audit.iter().cloned());
+        }
         Ok(plan)
     }
 
