@@ -11,8 +11,8 @@
 //! on what does *not* exist (no user yet, no further token of this user) pin just that, see [`Pin`](crate::store::Pin):
 //! what others commit meanwhile does not matter.
 //!
-//! The actor's own record is among those: somebody who is disabled or loses a role while a command runs is judged by
-//! what they are when it is committed.
+//! The actor's own record is among those, and that of the token that they act by: somebody who is disabled or loses a role
+//! while a command runs is judged by what they are when it is committed.
 //!
 //! A command is one batch as long as it edits no more than `steps::CHUNK` tokens; what more of them need is in `bulk`,
 //! [`import`], `purge` and `steps`.
@@ -26,8 +26,13 @@ pub mod export;
 pub mod import;
 mod late;
 mod purge;
+mod query;
 mod recalls;
+pub(crate) mod receipt;
 mod rotate;
+mod schema;
+mod seen;
+pub(crate) mod status;
 mod steps;
 mod tokens;
 mod usage;
@@ -47,15 +52,18 @@ use crate::lock::Mutex;
 use crate::store::{Batch, CommitError, Committed, Edit, Position, Store, StoreError, Versioned};
 use crate::token::{UserId, UserRecord};
 
-pub use actor::{Actor, Right};
+pub use actor::{ActingToken, Actor, Right};
 pub use audit::{AuditFilter, AuditView, Tended};
+pub(crate) use error::without_tokens;
 pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use export::{Export, ExportLine};
 pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};
 pub use late::LateUse;
 pub use purge::{PurgeFilter, Purged};
+pub use query::{Fingerprint, InvalidFingerprint, ListState, TokenQuery};
 pub use rotate::{Rotated, Rotation};
-pub use tokens::{Created, ListFilter, ListState, NewToken, Requested, TokenDetails};
+pub use seen::Seen;
+pub use tokens::{Created, NewToken, Requested, TokenDetails};
 pub use usage::{Dependents, LastUse, TokenUses, Unused};
 pub use users::{RoleChange, Transfer};
 
@@ -134,6 +142,14 @@ impl Registry {
         match actor {
             Actor::Operator(name) => Ok(Authority::operator(name)),
             Actor::User(user) => Authority::of_user(&user.name, self.store.user(user.id).await?),
+            Actor::Token(acting) => {
+                let token = self.store.tokens_by_id(&[acting.id]).await?.pop().flatten();
+                let owner = match &token {
+                    Some(token) => self.store.user(token.record.owner).await?,
+                    None => None,
+                };
+                Authority::of_token(acting, token, owner, now())
+            }
         }
         .map(|authority| authority.coming_from(&self.origin))
     }

@@ -132,11 +132,16 @@ impl Who {
     /// A user, with a token or without.
     #[must_use]
     pub fn user(id: UserId, name: &str, origin: Origin) -> Self {
-        let (id, kind) = match origin.token {
-            Some(token) => (token.to_string(), ActorType::Token),
-            None => (id.to_string(), ActorType::User),
-        };
-        Self { id, kind, name: Some(name.to_owned()), origin }
+        match origin.token {
+            Some(token) => Self::token(token, name, origin),
+            None => Self { id: id.to_string(), kind: ActorType::User, name: Some(name.to_owned()), origin },
+        }
+    }
+
+    /// A token of the user of that name.
+    #[must_use]
+    pub fn token(id: TokenId, name: &str, origin: Origin) -> Self {
+        Self { id: id.to_string(), kind: ActorType::Token, name: Some(name.to_owned()), origin }
     }
 }
 

@@ -8,9 +8,9 @@ use anyhow::Context as _;
 use super::Globals;
 use super::output::{OutputError, may_colour, note};
 use super::serve::{audit_settings, store_settings};
-use super::wait::longest_bound;
 use crate::audit::Forwarded;
 use crate::chain::chain;
+use crate::registry::receipt::longest_bound;
 use crate::registry::{Actor, Registry};
 use crate::store::{self, Absent, StoreError, Unconfirmed};
 

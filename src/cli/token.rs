@@ -21,10 +21,11 @@ use super::purge::{self, PurgeArgs};
 use super::session::Session;
 use super::table::{Cell, TextTable, Tone, details, printable};
 use super::usage::{self, Asking, Selected, Selection, UnusedArgs, confirm_for};
-use super::wait::{Receipt, ReceiptView, WaitArgs};
+use super::wait::WaitArgs;
 use super::{Globals, time};
+use crate::registry::receipt::{Receipt, ReceiptView};
 use crate::registry::view::TokenView;
-use crate::registry::{Created, LateUse, ListFilter, ListState, NewToken, Owners, Requested, TokenDetails, TokenUses};
+use crate::registry::{Created, LateUse, ListState, NewToken, Owners, Requested, TokenDetails, TokenQuery, TokenUses};
 use crate::store::{Absent, Agent};
 use crate::token::raw::PREFIX;
 use crate::token::{PermissionSet, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
@@ -291,7 +292,7 @@ async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
         None => print_created(&created, output)?,
     }
     // The token is alone on standard output.
-    wait.wait(session).await?.map_or(Ok(()), |receipt| receipt.print_aside(output))
+    wait.wait(session).await?.map_or(Ok(()), |receipt| receipt.print_aside())
 }
 
 /// An error of a command that made a token and had to show it.
@@ -335,9 +336,9 @@ async fn list(session: &Session, args: ListArgs) -> anyhow::Result<()> {
         false => "no tokens; `tollgate token create --user NAME --description TEXT` creates one",
     };
     let Session { registry, actor } = session;
-    let filter = ListFilter { user: user.as_deref(), state, unused: unused.resolve(session).await? };
+    let query = TokenQuery { user, state, unused: unused.resolve(session).await?, ..TokenQuery::default() };
     let read = async |before, limit| {
-        let tokens = registry.tokens(actor, filter, before, limit).await?;
+        let tokens = registry.tokens(actor, &query, before, limit).await?;
         let ids: Vec<_> = tokens.iter().map(|(token, _)| token.id).collect();
         let uses = Arc::new(registry.usage(actor, &ids).await?);
         let listed = |(token, owner)| ListedToken { token, owner, uses: Arc::clone(&uses) };

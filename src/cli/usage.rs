@@ -9,7 +9,7 @@ use super::session::Session;
 use super::table::printable;
 use super::{time, token};
 use crate::chain::chain;
-use crate::registry::{Dependents, LastUse, ListFilter, ListState, RegistryError, TokenUses, Unused};
+use crate::registry::{Dependents, LastUse, ListState, RegistryError, TokenQuery, TokenUses, Unused};
 use crate::store::{Agent, AgentCount};
 use crate::token::TokenId;
 
@@ -95,8 +95,8 @@ impl Selection {
         };
         let mut ids = Vec::new();
         for state in states {
-            let filter = ListFilter { user: user.as_deref(), state, unused: Some(unused) };
-            ids.extend(session.registry.token_ids(&session.actor, filter).await?);
+            let query = TokenQuery { user: user.clone(), state, unused: Some(unused), ..TokenQuery::default() };
+            ids.extend(session.registry.select(&session.actor, &query).await?);
         }
         Ok(Selected { ids, is_filtered: true })
     }
@@ -144,8 +144,8 @@ pub(super) async fn confirm_for_user(
     asking: Asking,
     question: impl FnOnce(String) -> String,
 ) -> anyhow::Result<()> {
-    let filter = ListFilter { user: Some(user), ..ListFilter::default() };
-    let tokens = session.registry.token_ids(&session.actor, filter).await?;
+    let query = TokenQuery { user: Some(user.to_owned()), ..TokenQuery::default() };
+    let tokens = session.registry.select(&session.actor, &query).await?;
     confirm_for(session, &tokens, asking, question).await
 }
 

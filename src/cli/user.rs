@@ -166,7 +166,7 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
         UserCommand::List { page, format } => list(session, page, Output::new(format)).await,
         UserCommand::Show { name, format } => show(session, &name, Output::new(format)).await,
         UserCommand::SetRole { name, role, yes, format, wait } => {
-            if !yes && registry.user(actor, &name).await?.role > role {
+            if !yes && registry.user(actor, &name).await?.record.role > role {
                 let consequence = match role.manages_tokens() {
                     true => "lose the permissions that the role lacks",
                     false => "are revoked",
@@ -256,7 +256,7 @@ impl Listed<5> for UserRecord {
 }
 
 async fn show(session: &Session, name: &str, output: Output) -> anyhow::Result<()> {
-    let user = session.registry.user(&session.actor, name).await?;
+    let user = session.registry.user(&session.actor, name).await?.record;
     if output.json {
         return output.json(&UserView::from(&user));
     }

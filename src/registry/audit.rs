@@ -266,6 +266,12 @@ impl Registry {
             (ErrorKind::Forbidden, RegistryError::Forbidden { right, .. }) => {
                 (Outcome::Denied, format!("may not {right}"))
             }
+            (ErrorKind::Forbidden, RegistryError::ActingTokenLacks(_) | RegistryError::OutlivesMaker(_)) => {
+                (Outcome::Denied, "the token does not permit it".to_owned())
+            }
+            (ErrorKind::Forbidden, RegistryError::ActingTokenUnusable(_)) => {
+                (Outcome::Denied, "the token is no longer valid".to_owned())
+            }
             (ErrorKind::Forbidden, _) => (Outcome::Denied, "is no active user".to_owned()),
             (ErrorKind::NotFound, _) => (Outcome::Failure, "not found".to_owned()),
             (ErrorKind::Conflict, _) => (Outcome::Failure, "conflict".to_owned()),
@@ -293,6 +299,7 @@ impl Registry {
         match actor {
             Actor::Operator(name) => Who::system(name, self.origin.clone()),
             Actor::User(user) => Who::user(user.id, &user.name, self.origin.clone()),
+            Actor::Token(acting) => Who::token(acting.id, &acting.user, self.origin.clone()),
         }
     }
 

@@ -24,6 +24,9 @@ pub enum RegistryError {
     /// No tokens with these ids, or none that the actor may see.
     #[error("there is no token {}; `tollgate token list` shows all tokens, those deleted already left out", list(.0))]
     NoSuchTokens(Vec<TokenId>),
+    /// It is no longer as whoever gave the command saw it.
+    #[error("it was changed since you read it; read it again")]
+    Changed,
     /// Ids that one command names more than once.
     #[error("named more than once: {}; name each token once", list(.0))]
     RepeatedTokens(Vec<TokenId>),
@@ -41,6 +44,18 @@ pub enum RegistryError {
     /// The actor was disabled.
     #[error("{0} is disabled and may do nothing")]
     ActorDisabled(String),
+    /// The token by which somebody acts was revoked, deleted, or expired.
+    #[error("the token {0} that was shown is no longer valid")]
+    ActingTokenUnusable(TokenId),
+    /// The token by which somebody acts does not permit it, or not what it should give.
+    #[error("Insufficient permissions: {} required", names(.0))]
+    ActingTokenLacks(PermissionSet),
+    /// A token would outlive the one that makes it.
+    #[error("a token cannot make one that outlives it: give the new one an expiry, {0} at the latest")]
+    OutlivesMaker(Timestamp),
+    /// The token that acts is one of several that would lose something.
+    #[error("the token {0} is the one that you are using; leave it out, or name it alone")]
+    ActingTokenAmong(TokenId),
     /// Not a user name.
     #[error("{} is not a user name: use 1 to 64 of A-Z a-z 0-9 . _ @ + - that do not start with {PREFIX}", quoted(.0))]
     InvalidName(String),
@@ -220,6 +235,16 @@ pub enum PartlyDone {
     User(#[from] Progress),
 }
 
+impl PartlyDone {
+    /// How many of the tokens that were named.
+    fn tokens(&self) -> Option<usize> {
+        match self {
+            Self::Revoked(done, _) | Self::Deleted(done, _) | Self::Reassigned(done, _) => Some(*done),
+            Self::Purged(_) | Self::Imported(..) | Self::User(_) => None,
+        }
+    }
+}
+
 /// What a caller does about an error: decides status codes and exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -255,12 +280,25 @@ impl RegistryError {
         }
     }
 
+    /// Of a command on many tokens that was broken off: to how many it was done.
+    pub(crate) fn done(&self) -> Option<usize> {
+        match self {
+            Self::Interrupted { done, .. } => done.tokens(),
+            _ => None,
+        }
+    }
+
     /// What a caller does about it.
     #[deny(clippy::wildcard_enum_match_arm)] // a new error must be placed by hand
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSuchUser(_) | Self::NoSuchTokens(_) => ErrorKind::NotFound,
-            Self::Forbidden { .. } | Self::ActorDeleted(_) | Self::ActorDisabled(_) => ErrorKind::Forbidden,
+            Self::Forbidden { .. }
+            | Self::ActorDeleted(_)
+            | Self::ActorDisabled(_)
+            | Self::ActingTokenUnusable(_)
+            | Self::ActingTokenLacks(_)
+            | Self::OutlivesMaker(_) => ErrorKind::Forbidden,
             Self::RepeatedTokens(_)
             | Self::InvalidName(_)
             | Self::InvalidDescription
@@ -268,6 +306,7 @@ impl RegistryError {
             | Self::NothingPermitted { .. }
             | Self::AlreadyExpired(_) => ErrorKind::Invalid,
             Self::NotInitialised
+            | Self::Changed
             | Self::AlreadyInitialised
             | Self::NameTaken(_)
             | Self::OwnerRole(_)
@@ -279,6 +318,7 @@ impl RegistryError {
             | Self::UserDisabled(_)
             | Self::NoTokensForViewer(_)
             | Self::NotActive(_)
+            | Self::ActingTokenAmong(_)
             | Self::RotatesRevoked(_)
             | Self::RotatesExpired(_)
             | Self::RotatedAlready { .. }
@@ -308,7 +348,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// The text up to the first token in it: where exactly a token ends in a text is unknown.
-pub(super) fn without_tokens(text: &str) -> String {
+pub(crate) fn without_tokens(text: &str) -> String {
     match text.split_once(PREFIX) {
         Some((before, _)) => format!("{before}{PREFIX}..."),
         None => text.to_owned(),

@@ -441,17 +441,19 @@ impl Existing<'_> {
         if self.held.ids.contains(&past.id) {
             return Err(RegistryError::IdTaken(past.id));
         }
+        let (permissions, expires_at) = (permissions(line, owner), line.expires_at.map(whole_seconds));
+        self.authority.check_makes(permissions, expires_at)?;
         Ok(TokenRecord {
             id: past.id,
             digest: line.digest,
             owner: owner.id,
             description: line.description.to_string(),
-            permissions: permissions(line, owner),
+            permissions,
             state: past.state.clone(),
             hint: line.hint.to_string(),
             created_at: past.created_at,
             created_by: past.created_by.clone(),
-            expires_at: line.expires_at.map(whole_seconds),
+            expires_at,
             predecessor: past.predecessor,
             successor: past.successor,
         })

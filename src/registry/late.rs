@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Registry, now};
 use crate::store::report::with_distinct_names;
@@ -9,11 +10,12 @@ use crate::store::{Reported, StoreError};
 use crate::token::{TokenId, TokenRecord};
 
 /// Requests with a token that had expired, since the sidecars that refused them started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LateUse {
     /// How many.
     pub requests: u64,
     /// When the last one came.
+    #[schema(value_type = String, format = DateTime)]
     pub last_at: Timestamp,
     /// The names of the sidecars.
     pub sidecars: Vec<String>,

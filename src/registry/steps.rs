@@ -154,6 +154,12 @@ impl Registry {
 
     /// Whether the records of this user and of the actor are those that were read.
     async fn are_unchanged(&self, authority: &Authority, user: &Versioned<UserRecord>) -> Result<bool, StoreError> {
+        if let Some(acting) = authority.token() {
+            let found = self.store.tokens_by_id(&[acting.record.id]).await?.pop().flatten();
+            if found.is_none_or(|found| found.version != acting.version) {
+                return Ok(false);
+            }
+        }
         Ok(self.is_unchanged(user).await?
             && match authority.user() {
                 Some(actor) => self.is_unchanged(actor).await?,

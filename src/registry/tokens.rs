@@ -5,15 +5,14 @@ use jiff::Timestamp;
 use super::actor::Authority;
 use super::audit::of_user;
 use super::draft::Draft;
-use super::{Actor, Attempts, LateUse, PAGE, Registry, RegistryError, Unused, now};
+use super::{Actor, Attempts, LateUse, PAGE, Registry, RegistryError, now};
 use crate::audit::Action;
-use crate::store::{StateFilter, TokenFilter, Versioned};
+use crate::store::{CommitId, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{
     Digest, HistoryEntry, PermissionSet, RawToken, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord,
     UserStatus,
 };
-use crate::words::words;
 
 /// A token that was just made: the only time that the raw token is known.
 #[derive(Debug, Clone)]
@@ -53,6 +52,8 @@ pub struct NewToken {
 pub struct TokenDetails {
     /// Its record.
     pub record: TokenRecord,
+    /// The commit that wrote it.
+    pub version: CommitId,
     /// Who it belongs to.
     pub owner: UserRecord,
     /// What happened to it, oldest first.
@@ -61,30 +62,6 @@ pub struct TokenDetails {
     pub late: Option<LateUse>,
     /// What came after its end with the token that it succeeds.
     pub predecessor_late: Option<LateUse>,
-}
-
-words! {
-    /// What a list of tokens can be narrowed to.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum ListState ("states") {
-        /// Neither revoked nor expired.
-        Active = "active",
-        /// Revoked.
-        Revoked = "revoked",
-        /// Not revoked, but past its expiry.
-        Expired = "expired",
-    }
-}
-
-/// What a list of tokens is narrowed to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ListFilter<'a> {
-    /// Only those of this user.
-    pub user: Option<&'a str>,
-    /// Only those in this state.
-    pub state: Option<ListState>,
-    /// Only those that were not used. Where too little is known to say so of any, there are none.
-    pub unused: Option<Unused>,
 }
 
 impl Registry {
@@ -153,69 +130,14 @@ impl Registry {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
-            let record = self.find_tokens(&authority, &[id]).await?.swap_remove(0).record;
+            let Versioned { record, version } = self.find_tokens(&authority, &[id]).await?.swap_remove(0);
             let history = self.store.history(id).await?;
             // A user who was deleted between these reads took the token along; reading again shows it.
             if let Some(owner) = self.store.user(record.owner).await? {
                 let (late, predecessor_late) = self.late_uses(&record).await?;
-                return Ok(TokenDetails { record, owner: owner.record, history, late, predecessor_late });
+                let owner = owner.record;
+                return Ok(TokenDetails { record, version, owner, history, late, predecessor_late });
             }
-        }
-    }
-
-    /// Tokens that the actor may see, each with its owner, newest first: at most `limit` of those made before the token
-    /// `before` (the last one of the page before).
-    ///
-    /// # Errors
-    /// [`RegistryError::NoSuchUser`], also if the actor may not see that user.
-    pub async fn tokens(
-        &self,
-        actor: &Actor,
-        ListFilter { user, state, unused }: ListFilter<'_>,
-        before: Option<TokenId>,
-        limit: usize,
-    ) -> Result<Vec<(TokenRecord, UserRecord)>, RegistryError> {
-        let authority = self.authority(actor).await?;
-        let asked = match user {
-            Some(name) => Some(self.find_user(&authority, name).await?.record.id),
-            None => None,
-        };
-        // A Manager who asks for all sees the own ones; who asks for another user's, none.
-        let own = authority.user().map(|user| user.record.id);
-        let owner = if authority.sees_all_tokens() { asked } else { own };
-        if owner.is_some_and(|owner| !authority.sees_tokens_of(owner)) {
-            return Ok(Vec::new());
-        }
-        let mut attempts = Attempts::default();
-        loop {
-            attempts.begin().await?;
-            let filter = TokenFilter { owner, state: state.map(|state| state.at(now())), unused: None };
-            let Some(filter) = self.narrowed_by_use(filter, unused).await? else { return Ok(Vec::new()) };
-            let page = self.store.tokens(filter, before, limit).await?;
-            let owners = self.users_by_id(page.iter().map(|token| token.record.owner)).await?;
-            let with_owner = |token: Versioned<TokenRecord>| {
-                let owner = owners.get(&token.record.owner)?.record.clone();
-                Some((token.record, owner))
-            };
-            // A user who was deleted between these reads took the tokens along; read the page again without them.
-            if let Some(tokens) = page.into_iter().map(with_owner).collect() {
-                return Ok(tokens);
-            }
-        }
-    }
-
-    /// The ids of all tokens that such a list shows, newest first.
-    ///
-    /// # Errors
-    /// As [`Registry::tokens`].
-    pub async fn token_ids(&self, actor: &Actor, filter: ListFilter<'_>) -> Result<Vec<TokenId>, RegistryError> {
-        let mut ids: Vec<TokenId> = Vec::new();
-        loop {
-            let page = self.tokens(actor, filter, ids.last().copied(), PAGE).await?;
-            if page.is_empty() {
-                return Ok(ids);
-            }
-            ids.extend(page.iter().map(|(token, _)| token.id));
         }
     }
 
@@ -248,16 +170,6 @@ impl Registry {
     }
 }
 
-impl ListState {
-    fn at(self, now: Timestamp) -> StateFilter {
-        match self {
-            Self::Active => StateFilter::Active { now: now.as_second() },
-            Self::Revoked => StateFilter::Revoked,
-            Self::Expired => StateFilter::Expired { now: now.as_second() },
-        }
-    }
-}
-
 pub(super) fn mint() -> Result<RawToken, RegistryError> {
     RawToken::generate().map_err(RegistryError::NoEntropy)
 }
@@ -283,12 +195,14 @@ pub(super) fn decide_token(
     if let Some(expires_at) = expires_at.filter(|expires_at| *expires_at <= now) {
         return Err(RegistryError::AlreadyExpired(expires_at));
     }
+    let permissions = clamp_request(&owner.name, owner.role, new.permissions)?;
+    authority.check_makes(permissions, expires_at)?;
     Ok(TokenRecord {
         id: TokenId::generate(now),
         digest,
         owner: owner.id,
         description: new.description.clone(),
-        permissions: clamp_request(&owner.name, owner.role, new.permissions)?,
+        permissions,
         state: TokenState::Active,
         hint,
         created_at: now,

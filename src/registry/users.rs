@@ -7,7 +7,7 @@ use super::audit::of_user;
 use super::draft::Draft;
 use super::steps::{CHUNK, Counts, Progress, UNREVOKED, UserChange};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
-use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, now};
+use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, Seen, now};
 use crate::audit::{Action, Subject};
 use crate::store::{Batch, Pin, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
@@ -107,9 +107,9 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::NoSuchUser`], also if the actor may not see that user.
-    pub async fn user(&self, actor: &Actor, name: &str) -> Result<UserRecord, RegistryError> {
+    pub async fn user(&self, actor: &Actor, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
         let authority = self.authority(actor).await?;
-        Ok(self.find_user(&authority, name).await?.record)
+        self.find_user(&authority, name).await
     }
 
     /// Users, newest first, at most `limit` of those made before the user `before` (the last one of the page before).
@@ -137,17 +137,23 @@ impl Registry {
     /// # Errors
     /// For the role Owner and for the Owner's role, and when the actor may not. After [`RegistryError::Interrupted`] the
     /// same command goes on.
-    pub async fn set_role(&self, actor: &Actor, name: &str, role: Role) -> Result<RoleChange, RegistryError> {
+    pub async fn set_role<'a>(
+        &self,
+        actor: &Actor,
+        user: impl Into<Seen<&'a str>> + Send,
+        role: Role,
+    ) -> Result<RoleChange, RegistryError> {
         let mut progress = Progress::default();
-        let changed = self.try_set_role(actor, name, role, &mut progress).await;
+        let user = user.into();
+        let changed = self.try_set_role(actor, user, role, &mut progress).await;
         let changed = changed.map_err(|error| progress.interrupted(error));
-        self.observed(actor, Action::UserSetRole, Subject { role: Some(role), ..of_user(name) }, changed).await
+        self.observed(actor, Action::UserSetRole, Subject { role: Some(role), ..of_user(user.what) }, changed).await
     }
 
     async fn try_set_role(
         &self,
         actor: &Actor,
-        name: &str,
+        seen: Seen<&str>,
         role: Role,
         progress: &mut Progress,
     ) -> Result<RoleChange, RegistryError> {
@@ -156,7 +162,7 @@ impl Registry {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::ManageUsers)?;
-            let user = self.find_user(&authority, name).await?;
+            let user = seen.check(self.find_user(&authority, seen.what).await?)?;
             check_role_change(&authority, &user.record, role)?;
             let (before, after) = (user.record.role, UserRecord { role, ..user.record.clone() });
             // With the user's role, replicas narrow every grant at once: it need not wait for the records of the tokens.
@@ -179,22 +185,33 @@ impl Registry {
     ///
     /// # Errors
     /// For the Owner, for the actor's own user, and when the actor may not.
-    pub async fn set_status(&self, actor: &Actor, name: &str, status: UserStatus) -> Result<UserRecord, RegistryError> {
-        let set = self.try_set_status(actor, name, status).await;
+    pub async fn set_status<'a>(
+        &self,
+        actor: &Actor,
+        user: impl Into<Seen<&'a str>> + Send,
+        status: UserStatus,
+    ) -> Result<UserRecord, RegistryError> {
+        let user = user.into();
+        let set = self.try_set_status(actor, user, status).await;
         let action = match status {
             UserStatus::Active => Action::UserEnable,
             UserStatus::Disabled => Action::UserDisable,
         };
-        self.observed(actor, action, of_user(name), set).await
+        self.observed(actor, action, of_user(user.what), set).await
     }
 
-    async fn try_set_status(&self, actor: &Actor, name: &str, status: UserStatus) -> Result<UserRecord, RegistryError> {
+    async fn try_set_status(
+        &self,
+        actor: &Actor,
+        seen: Seen<&str>,
+        status: UserStatus,
+    ) -> Result<UserRecord, RegistryError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::ManageUsers)?;
-            let user = self.find_user(&authority, name).await?;
+            let user = seen.check(self.find_user(&authority, seen.what).await?)?;
             let (batch, after) = decide_status(&authority, user, status, now())?;
             if self.commit(batch).await? {
                 return Ok(after);
@@ -210,22 +227,32 @@ impl Registry {
     /// # Errors
     /// For the Owner, for the actor's own user, and when the actor may not. After [`RegistryError::Interrupted`] the same
     /// command goes on.
-    pub async fn delete_user(&self, actor: &Actor, name: &str) -> Result<usize, RegistryError> {
+    pub async fn delete_user<'a>(
+        &self,
+        actor: &Actor,
+        user: impl Into<Seen<&'a str>> + Send,
+    ) -> Result<usize, RegistryError> {
         let mut progress = Progress::default();
-        let deleted = match self.try_delete_user(actor, name, &mut progress).await {
+        let user = user.into();
+        let deleted = match self.try_delete_user(actor, user, &mut progress).await {
             Ok(()) => Ok(progress.tokens.deleted),
             Err(error) => Err(progress.interrupted(error)),
         };
-        self.observed(actor, Action::UserDelete, of_user(name), deleted).await
+        self.observed(actor, Action::UserDelete, of_user(user.what), deleted).await
     }
 
-    async fn try_delete_user(&self, actor: &Actor, name: &str, progress: &mut Progress) -> Result<(), RegistryError> {
+    async fn try_delete_user(
+        &self,
+        actor: &Actor,
+        mut seen: Seen<&str>,
+        progress: &mut Progress,
+    ) -> Result<(), RegistryError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::ManageUsers)?;
-            let user = self.find_user(&authority, name).await?;
+            let user = seen.check(self.find_user(&authority, seen.what).await?)?;
             check_deletable(&authority, &user.record)?;
             let user = match self.few_tokens_of(user.record.id, None).await? {
                 Some(_) => user,
@@ -238,6 +265,8 @@ impl Registry {
                     };
                     let Some(user) = changed else { continue };
                     progress.change = Some(UserChange::Disabled { name: user.record.name.clone() });
+                    // From here on as this command has made it.
+                    seen.version = seen.version.and(Some(user.version));
                     user
                 }
             };

@@ -92,5 +92,5 @@ pub(super) async fn run(session: &Session, args: RotateArgs) -> anyhow::Result<(
         print_created(successor, output)?;
     }
     // The token is alone on standard output.
-    wait.wait(session).await?.map_or(Ok(()), |receipt| receipt.print_aside(output))
+    wait.wait(session).await?.map_or(Ok(()), |receipt| receipt.print_aside())
 }
