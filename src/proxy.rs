@@ -6,6 +6,7 @@
 //!
 //! It reads the replica and nothing else; no request ever waits for the store. What was used it leaves in memory.
 
+pub(crate) mod authorize;
 pub(crate) mod body;
 pub mod credential;
 pub(crate) mod exchange;
@@ -101,7 +102,7 @@ impl Proxy {
     /// Cuts off what was admitted with a token that no longer permits it, or for which the replica has become too stale. Never
     /// ends.
     pub(crate) async fn recheck(self: Rc<Self>) {
-        let mut narrowed = self.gate.replica.narrowed();
+        let mut narrowed = self.gate.authorizer.replica.narrowed();
         self.recheck_now(); // what an earlier run of this task left
         while narrowed.changed().await.is_ok() {
             self.recheck_now();
@@ -110,7 +111,7 @@ impl Proxy {
     }
 
     fn recheck_now(&self) {
-        let staleness = self.gate.replica.staleness(Instant::now());
+        let staleness = self.gate.authorizer.replica.staleness(Instant::now());
         self.worker.alarms.recheck(|terms| self.gate.holds(terms, staleness));
     }
 }

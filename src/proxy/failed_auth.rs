@@ -172,7 +172,7 @@ impl FailedAuth {
 /// What a request that was refused is answered with, if authentication failed: counts it, and says it to the operator.
 pub(super) fn refused(exchange: &Exchange, headers: &HeaderMap, gate: &Gate, refusal: Refusal) -> Refusal {
     let digest = headers.get(AUTHORIZATION).and_then(|value| credential::digest(value.as_bytes()).ok());
-    let known = digest.map_or(Known::Nothing, |digest| gate.replica.known(&digest));
+    let known = digest.map_or(Known::Nothing, |digest| gate.authorizer.replica.known(&digest));
     let failure = match (&refusal, &known) {
         (Refusal::NoCredential, _) => Failure::NoCredential,
         (Refusal::TokenFormat, _) => Failure::TokenFormat,
@@ -193,7 +193,7 @@ pub(super) fn refused(exchange: &Exchange, headers: &HeaderMap, gate: &Gate, ref
     if let Some(left_out) = left_out
         && let Some(others_left_out) = failed.log.admit()
     {
-        log(exchange, client, failure, &known, digest, &gate.replica, left_out + others_left_out);
+        log(exchange, client, failure, &known, digest, &gate.authorizer.replica, left_out + others_left_out);
     }
     let Some(retry_after) = retry_after else { return refusal };
     failed.limited.fetch_add(1, Ordering::Relaxed);

@@ -93,7 +93,7 @@ impl Attempt<'_> {
     fn interrupted(&self, interrupt: Interrupt, late: Refusal) -> Refusal {
         match (interrupt, self.permit.admission()) {
             (Interrupt::Revoked, Some(admission)) => {
-                let again = self.exchange.proxy.gate.authorize(&admission.terms, Instant::now());
+                let again = self.exchange.proxy.gate.authorizer.authorize(&admission.terms, Instant::now());
                 again.err().unwrap_or(Refusal::UnknownToken)
             }
             (Interrupt::Drain, _) => Refusal::Gone,
