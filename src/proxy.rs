@@ -21,7 +21,7 @@ pub mod path;
 pub(crate) mod refusal;
 pub mod request;
 pub mod route;
-mod sanitize;
+pub(crate) mod sanitize;
 mod settings;
 mod usage;
 
@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::clock::Instant;
 use crate::upstream::{Balancer, UpstreamName};
@@ -40,7 +40,9 @@ use crate::usage::Uses;
 use crate::worker::Worker;
 use body::{Relayed, Upload};
 use exchange::Exchange;
+use failed_auth::Attempt;
 use refusal::Refusal;
+use request::Origin;
 
 pub use failed_auth::FailedAuthLimit;
 pub(crate) use gate::{Admission, Gate, Permit};
@@ -142,13 +144,21 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
             }
             forward::forward(exchange, &permit, request).await
         }
-        Err(refusal) => Err(failed_auth::refused(exchange, request.headers(), gate, refusal)),
+        Err(refusal) => Err(refused(exchange, request.headers(), gate, refusal)),
     };
     // Telegraf's watcher forgets what it knew of a configuration at *any* reply to its HEAD that has no `Last-Modified`, and
     // then never loads an edit that was made meanwhile; at a connection that breaks it remembers (Telegraf 1.39.0). So an
     // outage reaches it by none.
     let status = reply.as_ref().map_or_else(Refusal::status, |reply| reply.status().as_u16());
     if withheld && matches!(status, 502..=504) { Err(Refusal::Withheld) } else { reply }
+}
+
+/// What a request is answered with that was refused.
+fn refused(exchange: &Exchange, headers: &HeaderMap, gate: &Gate, refusal: Refusal) -> Refusal {
+    let Origin { address, trusted, .. } = exchange.origin;
+    let client = sanitize::client(headers, address, trusted, |hop| gate.trusts(hop));
+    let attempt = Attempt { client, headers, replica: &gate.authorizer.replica, request_id: Some(exchange.id()) };
+    gate.failed_auth.refused(&attempt, refusal)
 }
 
 /// The answer to a balancer.

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderMap};
 
-use super::exchange::Exchange;
 use super::network::client_network;
 use super::refusal::Refusal;
-use super::{Gate, Network, credential, sanitize};
+use super::{Network, credential};
 use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::replica::{Known, Replica};
 use crate::sampler::Sampler;
 use crate::token::Digest;
 use crate::words::words;
+use crate::worker::RequestId;
 
 /// How many failed authentications of one client network get the reason for it.
 #[derive(Debug, Clone)]
@@ -169,47 +169,53 @@ impl FailedAuth {
     }
 }
 
-/// What a request that was refused is answered with, if authentication failed: counts it, and says it to the operator.
-pub(super) fn refused(exchange: &Exchange, headers: &HeaderMap, gate: &Gate, refusal: Refusal) -> Refusal {
-    let digest = headers.get(AUTHORIZATION).and_then(|value| credential::digest(value.as_bytes()).ok());
-    let known = digest.map_or(Known::Nothing, |digest| gate.authorizer.replica.known(&digest));
-    let failure = match (&refusal, &known) {
-        (Refusal::NoCredential, _) => Failure::NoCredential,
-        (Refusal::TokenFormat, _) => Failure::TokenFormat,
-        (Refusal::Expired, _) => Failure::Expired,
-        (Refusal::UnknownToken, Known::OwnerDisabled { .. }) => Failure::OwnerDisabled,
-        // It expired so long ago that this is no longer said.
-        (Refusal::UnknownToken, Known::Usable { .. }) => Failure::Expired,
-        (Refusal::UnknownToken, _) => Failure::UnknownToken,
-        _ => return refusal,
-    };
-    let failed = &gate.failed_auth;
-    failed.totals[failure as usize].fetch_add(1, Ordering::Relaxed);
-    let client = sanitize::client(headers, exchange.origin, gate);
-    let Verdict { retry_after, left_out, is_offence } = failed.judge(client, failure, Instant::now());
-    if is_offence {
-        tracing::warn!(%client, "a client has too many failed authentications: 429 for what is over limits.failed_auth");
-    }
-    if let Some(left_out) = left_out
-        && let Some(others_left_out) = failed.log.admit()
-    {
-        log(exchange, client, failure, &known, digest, &gate.authorizer.replica, left_out + others_left_out);
-    }
-    let Some(retry_after) = retry_after else { return refusal };
-    failed.limited.fetch_add(1, Ordering::Relaxed);
-    let seconds = retry_after.as_secs() + 1;
-    Refusal::TooManyFailures { retry_after: seconds.to_string() }
+/// A request that was refused, as far as it matters here.
+pub(crate) struct Attempt<'a> {
+    /// Whose it is.
+    pub client: IpAddr,
+    /// What it says.
+    pub headers: &'a HeaderMap,
+    /// What it was refused by.
+    pub replica: &'a Replica,
+    /// Under which it is in the log.
+    pub request_id: Option<RequestId>,
 }
 
-fn log(
-    exchange: &Exchange,
-    client: IpAddr,
-    failure: Failure,
-    known: &Known,
-    digest: Option<Digest>,
-    replica: &Replica,
-    left_out: u64,
-) {
+impl FailedAuth {
+    /// What a request that was refused is answered with, if authentication failed: counts it, and says it to the operator.
+    pub(crate) fn refused(&self, attempt: &Attempt<'_>, refusal: Refusal) -> Refusal {
+        let Attempt { client, headers, replica, .. } = *attempt;
+        let digest = headers.get(AUTHORIZATION).and_then(|value| credential::digest(value.as_bytes()).ok());
+        let known = digest.map_or(Known::Nothing, |digest| replica.known(&digest));
+        let failure = match (&refusal, &known) {
+            (Refusal::NoCredential, _) => Failure::NoCredential,
+            (Refusal::TokenFormat, _) => Failure::TokenFormat,
+            (Refusal::Expired, _) => Failure::Expired,
+            (Refusal::UnknownToken, Known::OwnerDisabled { .. }) => Failure::OwnerDisabled,
+            // It expired so long ago that this is no longer said.
+            (Refusal::UnknownToken, Known::Usable { .. }) => Failure::Expired,
+            (Refusal::UnknownToken, _) => Failure::UnknownToken,
+            _ => return refusal,
+        };
+        self.totals[failure as usize].fetch_add(1, Ordering::Relaxed);
+        let Verdict { retry_after, left_out, is_offence } = self.judge(client, failure, Instant::now());
+        if is_offence {
+            tracing::warn!(%client, "a client has too many failed authentications: 429 for what is over limits.failed_auth");
+        }
+        if let Some(left_out) = left_out
+            && let Some(others_left_out) = self.log.admit()
+        {
+            log(attempt, failure, &known, digest, left_out + others_left_out);
+        }
+        let Some(retry_after) = retry_after else { return refusal };
+        self.limited.fetch_add(1, Ordering::Relaxed);
+        let seconds = retry_after.as_secs() + 1;
+        Refusal::TooManyFailures { retry_after: seconds.to_string() }
+    }
+}
+
+fn log(attempt: &Attempt<'_>, failure: Failure, known: &Known, digest: Option<Digest>, left_out: u64) {
+    let Attempt { client, replica, request_id, .. } = attempt;
     let reason = match (failure, digest) {
         (Failure::NoCredential, _) => "no token, or not in the form `Authorization: Bearer TOKEN`",
         (Failure::TokenFormat, _) => "what was sent is no token of Telegraf Controller",
@@ -224,9 +230,9 @@ fn log(
     };
     let token = token.map(tracing::field::display);
     let digest = digest.map(|digest| format!("{digest:.DIGITS$}"));
-    let request_id = exchange.id();
+    let request_id = request_id.as_ref().map(RequestId::as_str);
     tracing::info!(
-        %client, reason, token, user, digest, request_id = request_id.as_str(), left_out,
+        %client, reason, token, user, digest, request_id, left_out,
         "authentication refused"
     );
 }

@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, Request};
 
 use super::body::Upload;
 use super::exchange::Exchange;
+use super::request::Origin;
 use super::{Admission, Permit, sanitize};
 use crate::clock::Instant;
 use crate::token::TokenId;
@@ -18,7 +19,8 @@ use crate::usage::{self, Beginning, Seen};
 pub(super) fn note(exchange: &Rc<Exchange>, permit: &Permit, request: &mut Request<Upload>) {
     let Some(Admission { holder, at, .. }) = permit.admission() else { return };
     let (uses, token, headers) = (&exchange.proxy.uses, holder.token, request.headers());
-    let address = sanitize::client(headers, exchange.origin, &exchange.proxy.gate).to_canonical();
+    let (Origin { address, trusted, .. }, gate) = (exchange.origin, &exchange.proxy.gate);
+    let address = sanitize::client(headers, address, trusted, |hop| gate.trusts(hop)).to_canonical();
     let is_heartbeat = permit.upstream() == UpstreamName::Heartbeat && *request.method() == Method::POST;
     let seen = match request.body().begun().filter(|_| is_heartbeat) {
         Some(begun) if uses.renew(token, begun, address, *at) => return,
