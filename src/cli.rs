@@ -1,7 +1,8 @@
 //! The command line: what the arguments mean, and how a command ends.
 //!
 //! ```text
-//!   dev, serve, check ───► the sidecar itself                  (cli/serve.rs)
+//!   dev, serve, console,   the process itself                  (cli/serve.rs)
+//!   check ───────────────►
 //!   health ──────────────► the sidecar on this host            (cli/health.rs)
 //!   audit ───────────────► session: store, registry, actor     (cli/audit.rs)
 //!   status ──────────────► session: store, reports             (cli/status.rs)
@@ -86,6 +87,9 @@ pub(crate) enum Command {
     /// Run the proxy
     #[command(after_help = serve::SERVE_EXAMPLES)]
     Serve(serve::ServeArgs),
+    /// Run the admin API alone, beside the Redis of a fleet
+    #[command(after_help = serve::CONSOLE_EXAMPLES)]
+    Console(serve::ConsoleArgs),
     /// Check the configuration and print the values in effect, without secrets
     Check(serve::ServeArgs),
     /// Create the registry and its owner, and print the owner's token once
@@ -136,6 +140,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
     match command {
         Command::Dev(options) => serve::dev(&globals, options),
         Command::Serve(args) => serve::serve(&globals, args),
+        Command::Console(args) => serve::console(&globals, args),
         Command::Check(args) => serve::check(&globals, args),
         Command::Init(args) => session::block_on(user::init(&globals, args)),
         Command::User(command) => session::block_on(user::run(&globals, command)),
@@ -199,6 +204,7 @@ mod tests {
             "tollgate serve --config t.toml --listen 127.0.0.1:1 --api-upstream http://c:8888",
             "tollgate serve --heartbeat-upstream http://c:8000 --store sqlite:t.db --admin-listen 127.0.0.1:2",
             "tollgate check --config t.toml",
+            "tollgate console --config t.toml --admin-listen 127.0.0.1:2",
             "tollgate init",
             "tollgate --store sqlite:t.db init --owner anna --json",
             "tollgate user add anna --role manager",

@@ -10,6 +10,7 @@
 //!                                            └── read ──► Config, or Problems      Config ── show ──► TOML
 //! ```
 
+mod admin;
 mod keys;
 mod load;
 mod problem;
@@ -30,11 +31,11 @@ pub use raw::Place;
 pub use reason::{Cause, Reason};
 pub use show::effective;
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::admin::AdminConfig;
 use crate::audit;
 use crate::listener::ListenerConfig;
 use crate::proxy::route::{Group, OwnRoute, RouteTable};
@@ -65,8 +66,8 @@ pub struct Config {
     pub expired_retention: Duration,
     /// What becomes of the audit trail. It is for whoever commits, which a sidecar does not.
     pub audit: audit::Settings,
-    /// Where `/livez`, `/readyz` and `/metrics` are served.
-    pub admin_address: SocketAddr,
+    /// Where health, metrics and the console are.
+    pub admin: AdminConfig,
     /// What is refused for its size or number.
     pub limits: Limits,
     /// How long each thing may take.

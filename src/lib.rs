@@ -7,7 +7,7 @@
 //!                                                           │ reads
 //!                                                        replica
 //!                                                           ▲ writes
-//! a token:    cli ─► registry (rules) ─► store (commit) ─► change ─► replica::driver (synchroniser)
+//! a token:    cli, console ─► registry (rules) ─► store (commit) ─► change ─► replica::driver (synchroniser)
 //! ```
 //!
 //! A request reads the replica and never waits for the store. A change to a token reaches the replica and never sees a
@@ -41,7 +41,8 @@
 //! | [`usage`] | which tokens are used here, and by which agents, on its way to the store |
 //! | [`health`], [`readiness`] | how this sidecar is, and whether it wants requests |
 //! | [`fleet`] | this sidecar among the others: its reports |
-//! | [`admin`], [`metrics`] | health and metrics on their own listener |
+//! | [`console`] | the admin API: tokens and users, managed from elsewhere |
+//! | [`admin`], [`metrics`] | health, metrics and the console on their own listener |
 //! | [`config`] | the configuration, valid by construction |
 //! | [`app`] | a sidecar from start to stop |
 //! | [`cli`] | the commands |
@@ -64,6 +65,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 mod connection;
+mod console;
 mod descriptor;
 mod dev;
 pub mod fleet;

@@ -1,4 +1,4 @@
-//! `dev`, `serve` and `check`: the commands on the sidecar itself.
+//! `dev`, `serve`, `console` and `check`: the commands on the process itself.
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ pub(crate) struct ServeArgs {
     /// --api-upstream
     #[arg(long, value_name = "URL[,URL...]")]
     pub heartbeat_upstream: Option<String>,
-    /// Address to serve health and metrics on, such as 127.0.0.1:9900
+    /// Address to serve health, metrics and the admin API on, such as 127.0.0.1:9900
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
 }
@@ -65,6 +65,35 @@ pub(super) fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
     let config = load(globals, args)?;
     start_log(&config.log)?;
     crate::app::serve(config)
+}
+
+/// Shown below `console --help`.
+pub(super) const CONSOLE_EXAMPLES: &str = "\
+It takes [store], [admin], [freshness] and [log] of the configuration. The store's user must be one that may
+change the registry: admin.store_username, or else the one of [store].
+
+Examples:
+  tollgate console --config /etc/tollgate/console.toml
+  TOLLGATE_STORE__URL=redis://tollgate-registry@redis tollgate console";
+
+/// Flags of `console`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConsoleArgs {
+    /// Address to serve the admin API on, such as 127.0.0.1:9900
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin_listen: Option<String>,
+}
+
+/// Runs the console alone until a signal ends it.
+///
+/// # Errors
+/// When the configuration is wrong, or it cannot start.
+pub(super) fn console(globals: &Globals, args: ConsoleArgs) -> anyhow::Result<()> {
+    let ConsoleArgs { admin_listen } = args;
+    let args = ServeArgs { listen: Vec::new(), api_upstream: None, heartbeat_upstream: None, admin_listen };
+    let config = load(globals, args)?;
+    start_log(&config.log)?;
+    crate::app::console(config)
 }
 
 /// Prints the effective configuration.

@@ -13,7 +13,8 @@ use super::raw::{self, Node, Place, TomlTable, Value};
 use super::read::{Reader, Section};
 use super::reason::{Cause, Reason};
 use super::visit::Visitor as _;
-use super::{Config, sections, store};
+use super::{Config, admin, sections, store};
+use crate::admin::AdminConfig;
 use crate::audit;
 use crate::store::{Settings, StoreUrl};
 
@@ -146,9 +147,9 @@ pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings
 /// # Errors
 /// As [`store_settings`].
 pub fn admin_address(source: &Source) -> Result<SocketAddr, Problems> {
-    let mut address = sections::ADMIN;
+    let mut address = AdminConfig::default().address;
     let walk = |address: &mut SocketAddr, keys: &mut Reader<'_>| {
-        keys.section("admin", |keys| sections::admin(address, keys));
+        keys.section("admin", |keys| admin::address(address, keys));
     };
     let written = RawConfig::gather(source, &Overrides::default())?;
     let overridden = written.judge_each(|keys| walk(&mut address.clone(), keys));

@@ -149,6 +149,11 @@ pub enum Reason {
     ListenerTaken(ListenAddress),
     #[error("it points to the listener at {0}: requests would loop")]
     Loop(ListenAddress),
+    #[error(
+        "tokens would cross the network in the clear: give the admin listener a certificate (admin.tls.certificate and .key), or \
+         admin.public_url, the URL of the proxy in front of it"
+    )]
+    ExposedConsole,
     #[error("the admin listener and a listener cannot share {0}")]
     AdminTaken(ListenAddress),
     #[error(

@@ -348,7 +348,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// The text up to the first token in it: where exactly a token ends in a text is unknown.
-pub(crate) fn without_tokens(text: &str) -> String {
+pub(super) fn without_tokens(text: &str) -> String {
     match text.split_once(PREFIX) {
         Some((before, _)) => format!("{before}{PREFIX}..."),
         None => text.to_owned(),

@@ -52,7 +52,7 @@ described! {
 }
 
 fn id() -> ObjectBuilder {
-    text().pattern(Some("^[0-9a-hjkmnp-tv-z]{13}$")).description(Some("An id; later ones are of later records"))
+    text().pattern(Some("^[0-9a-f][0-9a-hjkmnp-tv-z]{12}$")).description(Some("An id; later ones are of later records"))
 }
 
 #[cfg(test)]

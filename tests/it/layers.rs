@@ -21,6 +21,8 @@ const LAYERS: &[&[&str]] = &[
     // What is said of a sidecar.
     &["health", "reload"],
     &["fleet", "metrics"],
+    // Who manages tokens and users from elsewhere.
+    &["console"],
     &["admin"],
     // Only what is below this line knows the configuration; everything above is told its own settings.
     &["config"],

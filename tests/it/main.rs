@@ -9,6 +9,7 @@ mod cli;
 mod client_gone;
 mod config_head;
 mod conformance;
+mod console;
 mod descriptors;
 mod dev;
 mod drain;
