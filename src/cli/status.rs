@@ -229,7 +229,8 @@ mod tests {
         assert_eq!(serde_json::to_value(earlier.view()).expect("serializes")["earlier_schema"], json!(1));
         let text = earlier.text(Timestamp::UNIX_EPOCH, false);
         assert!(text.contains("the registry makes it 3, which the version before cannot read"), "{text}");
-        assert_eq!(status(Some((8, 99))).view().sidecars[0].revision, None, "a revision of another epoch says nothing");
+        let view = serde_json::to_value(status(Some((8, 99))).view()).expect("serializes");
+        assert_eq!(view["sidecars"][0]["revision"], json!(null), "a revision of another epoch says nothing");
     }
 
     #[test]

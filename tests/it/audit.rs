@@ -146,7 +146,7 @@ async fn every_change_is_an_entry_that_is_chained_afterwards() {
 async fn entries_say_who_and_from_where() {
     for place in Place::both() {
         let registry = place.made().await;
-        let olga = registry.user(&operator(), "olga").await.expect("exists");
+        let olga = registry.user(&operator(), "olga").await.expect("exists").record;
         let token = create(&registry, "olga").await;
         let origin =
             Origin::new(Some(token), "10.0.0.7".parse().ok(), Some(b"curl/8\x1b[2J tc-apiv1_0123456789abcdef"));
@@ -185,8 +185,8 @@ async fn entries_say_who_and_from_where() {
 async fn what_is_refused_is_an_entry_and_changes_nothing_else() {
     for place in Place::both() {
         let registry = place.made().await;
-        let max = Actor::User(registry.user(&operator(), "max").await.expect("exists"));
-        let vera = Actor::User(registry.user(&operator(), "vera").await.expect("exists"));
+        let max = Actor::User(registry.user(&operator(), "max").await.expect("exists").record);
+        let vera = Actor::User(registry.user(&operator(), "vera").await.expect("exists").record);
         let of_olga = create(&registry, "olga").await;
         let position = registry.store().position().await.expect("reads");
         let before = trail(&registry).await.len();
@@ -233,7 +233,7 @@ async fn what_is_refused_is_an_entry_and_changes_nothing_else() {
 async fn whoever_is_refused_again_and_again_does_not_fill_the_trail() {
     for place in Place::both() {
         let registry = place.made().await;
-        let max = Actor::User(registry.user(&operator(), "max").await.expect("exists"));
+        let max = Actor::User(registry.user(&operator(), "max").await.expect("exists").record);
         let before = trail(&registry).await.len();
         for number in 0..200 {
             drop(registry.clone().add_user(&max, &format!("user{number}"), Role::Manager).await.expect_err("refused"));
