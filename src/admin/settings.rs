@@ -117,7 +117,7 @@ mod tests {
             ..AdminConfig::default()
         };
         let ConsoleStore::Own(own) = of("redis://sidecar:secret@h/3", admin) else { panic!("it has its own") };
-        assert_eq!(own.url.to_string(), "redis://registry@h/3");
+        assert_eq!(own.url.to_string(), "redis://registry@h:6379/3");
         assert_eq!(own.password_file, Some("/p".into()));
     }
 }
