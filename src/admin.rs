@@ -1,23 +1,33 @@
-//! The admin listener: `/livez`, `/readyz` and `/metrics`.
+//! The admin listener: `/livez`, `/readyz` and `/metrics`, and the console.
+
+mod settings;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
+use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::console::Peer;
 use crate::health::Health;
+use crate::listener::Tls;
 use crate::metrics;
 use crate::sampler::Sampler;
 use crate::worker::panic::Guard;
 
-/// Longest wait for a request head.
+pub(crate) use settings::{AdminConfig, ConsoleStore};
+
+/// Longest wait for a request head, and for a TLS handshake.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections at once: descriptors are reserved for so many.
@@ -26,52 +36,95 @@ const MAX_CONNECTIONS: usize = 32;
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the admin listener. Never ends.
-pub(crate) async fn serve(listener: Arc<TcpListener>, health: Arc<Health>) {
-    let failures = Sampler::default();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                if let Some(left_out) = failures.admit() {
-                    tracing::error!(%error, left_out, "cannot accept admin connections");
+/// What the admin listener has.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    /// How the process is.
+    pub health: Arc<Health>,
+    /// Without it, plain HTTP.
+    pub tls: Option<Arc<Tls>>,
+    /// Everything but health and metrics; `None`: nothing.
+    pub console: Option<Router>,
+}
+
+impl Admin {
+    /// Serves. Never ends.
+    pub(crate) async fn serve(self, listener: Arc<TcpListener>) {
+        let failures = Sampler::default();
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if let Some(left_out) = failures.admit() {
+                        tracing::error!(%error, left_out, "cannot accept admin connections");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
                 }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
+            };
+            // Whoever gets none sees the end of the connection; a silent one loses its place after the head's time.
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            let admin = self.clone();
+            tokio::spawn(async move {
+                let _place = place;
+                let _guard = Guard::new(&admin.health.panics);
+                admin.connection(stream, peer).await;
+            });
+        }
+    }
+
+    async fn connection(self, stream: TcpStream, peer: SocketAddr) {
+        let Some(acceptor) = self.tls.as_deref().map(Tls::acceptor) else { return self.requests(stream, peer).await };
+        match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => self.requests(stream, peer).await,
+            Ok(Err(error)) => tracing::debug!(%error, "admin TLS handshake"),
+            Err(_) => tracing::debug!("admin TLS handshake: timeout"),
+        }
+    }
+
+    async fn requests(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
+        let service = service_fn(|request| async { Ok::<_, Infallible>(self.answer(request, peer).await) });
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!(%error, "admin connection");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+        match (request.uri().path(), &self.console) {
+            ("/livez", _) => read_only(&request, || json(StatusCode::OK, &serde_json::json!({ "live": true }))),
+            ("/readyz", _) => read_only(&request, || readiness(&self.health)),
+            ("/metrics", _) => read_only(&request, || {
+                let text = metrics::render(&self.health);
+                reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+            }),
+            (_, Some(console)) => {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(Peer(peer));
+                match TowerToHyperService::new(console.clone()).call(request).await {
+                    Ok(reply) => reply,
+                    Err(never) => match never {},
+                }
             }
-        };
-        // Whoever gets none sees the end of the connection; a silent one loses its place after the head's time.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let health = Arc::clone(&health);
-        tokio::spawn(async move {
-            let _place = place;
-            let _guard = Guard::new(&health.panics);
-            let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &health))));
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "admin connection");
+            (_, None) => {
+                read_only(&request, || json(StatusCode::NOT_FOUND, &serde_json::json!({ "error": "Not found" })))
             }
-        });
+        }
     }
 }
 
-fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut reply = json(StatusCode::METHOD_NOT_ALLOWED, &serde_json::json!({ "error": "Method not allowed" }));
-        reply.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
-        return reply;
+fn read_only(request: &Request<Incoming>, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return answer();
     }
-    match request.uri().path() {
-        "/livez" => json(StatusCode::OK, &serde_json::json!({ "live": true })),
-        "/readyz" => readiness(health),
-        "/metrics" => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::render(health)),
-        _ => json(StatusCode::NOT_FOUND, &serde_json::json!({ "error": "Not found" })),
-    }
+    let mut reply = json(StatusCode::METHOD_NOT_ALLOWED, &serde_json::json!({ "error": "Method not allowed" }));
+    reply.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+    reply
 }
 
-fn readiness(health: &Health) -> Response<Full<Bytes>> {
+fn readiness(health: &Health) -> Response<Body> {
     let (status, mut body) = match health.readiness.problem() {
         None => (StatusCode::OK, serde_json::json!({ "ready": true })),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, serde_json::json!({ "ready": false, "reason": reason })),
@@ -83,12 +136,12 @@ fn readiness(health: &Health) -> Response<Full<Bytes>> {
     json(status, &body)
 }
 
-fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+fn json(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
     reply(status, "application/json", body.to_string())
 }
 
-fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut reply = Response::new(Full::from(body));
+fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
+    let mut reply = Response::new(Body::from(body));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));

@@ -3,6 +3,7 @@
 //! Only this module knows both paths: it gives the replica to the workers, which read it, and to the synchroniser, which
 //! writes it.
 
+mod console;
 mod descriptors;
 mod program;
 mod service;
@@ -21,9 +22,10 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::admin;
+use crate::admin::{Admin, AdminConfig, ConsoleStore};
 use crate::config::Config;
 use crate::connection::ConnectionLimits;
+use crate::console::{Console, api};
 use crate::fleet::{self, Reporter};
 use crate::health::Health;
 use crate::listener::{
@@ -35,16 +37,20 @@ use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::sync::Synchroniser;
 use crate::replica::{FreshnessConfig, Replica, SidecarIdentity, SnapshotFileInUse, alarm, driver};
-use crate::store::{Feed, Store};
+use crate::store::{self, Absent, Feed, Store, StoreError};
 use crate::tls::TlsError;
 use crate::upstream::{Upstream, UpstreamError, UpstreamName, check};
+use crate::usage::Flusher;
 use service::Pulse;
 use supervise::Supervisor;
 
-pub use program::serve;
+pub use program::{console, serve};
 
 /// How long the store may take to take back this sidecar's report at the end. A report that stays does no harm.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long the store may take to record the latest use of tokens.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running sidecar. Dropping it without [`Sidecar::stop`] cuts off what it serves.
 #[derive(Debug)]
@@ -60,6 +66,7 @@ pub struct Sidecar {
     workers: Vec<JoinHandle<()>>,
     tasks: Vec<AbortHandle>,
     reporter: Option<Reporting>,
+    flusher: Option<Flusher>,
     snapshot_file: Option<Arc<SnapshotFile>>,
     /// Nobody else's while it runs.
     _identity: SidecarIdentity,
@@ -80,7 +87,9 @@ pub enum StartError {
     #[error(transparent)]
     Listener(#[from] BindError),
     /// The admin listener's address.
-    #[error("cannot listen on {address} for health and metrics; --admin-listen, or `admin.address`, sets another")]
+    #[error(
+        "cannot listen on {address} for health, metrics and the admin API; --admin-listen, or `admin.address`, sets another"
+    )]
     Admin {
         /// Which.
         address: SocketAddr,
@@ -97,9 +106,29 @@ pub enum StartError {
     /// Another sidecar's snapshot file.
     #[error(transparent)]
     SnapshotFile(#[from] SnapshotFileInUse),
+    /// The console's own way to the store.
+    #[error("opening the store for the console (admin.store_username)")]
+    Console(#[source] StoreError),
     /// A thread.
     #[error("starting a worker thread")]
     Thread(#[source] io::Error),
+}
+
+/// The admin listener, bound.
+struct AdminListener {
+    socket: Arc<tokio::net::TcpListener>,
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+}
+
+impl AdminListener {
+    async fn bind(config: &AdminConfig) -> Result<Self, StartError> {
+        let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+        let failed = |source| StartError::Admin { address: config.address, source };
+        let socket = tokio::net::TcpListener::bind(config.address).await.map_err(failed)?;
+        let address = socket.local_addr().unwrap_or(config.address);
+        Ok(Self { socket: Arc::new(socket), address, tls })
+    }
 }
 
 impl Sidecar {
@@ -131,12 +160,13 @@ impl Sidecar {
             limits: config.limits,
             timeouts: config.timeouts,
             routes: config.routes,
-            trusted_proxies: config.trusted_proxies,
+            trusted_proxies: config.trusted_proxies.clone(),
             max_staleness: config.freshness.max_staleness,
             expired_retention: config.expired_retention,
             health_path: config.health_path,
             readiness: Arc::clone(&health.readiness),
             failed_auth: Arc::clone(&health.failed_auth),
+            late: Arc::clone(&health.late),
         };
         let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
         let (mut bound, mut listeners, mut socket_files) = (Vec::new(), Vec::new(), Vec::new());
@@ -149,16 +179,31 @@ impl Sidecar {
                 bound.push((sockets, Arc::clone(&opening)));
             }
         }
-        let admin_socket = tokio::net::TcpListener::bind(config.admin_address)
-            .await
-            .map_err(|source| StartError::Admin { address: config.admin_address, source })?;
+        let admin = AdminListener::bind(&config.admin).await?;
+        let console_store = match config.admin.console_store(&config.store) {
+            ConsoleStore::Own(settings) => {
+                Ok(store::open(&settings, Absent::Await).await.map_err(StartError::Console)?)
+            }
+            ConsoleStore::Shared => Ok(Arc::clone(&store)),
+            ConsoleStore::Off(reason) => Err(reason),
+        };
+        let console = match console_store {
+            Ok(store) => {
+                let (authorizer, freshness) = (gate.authorizer.clone(), config.freshness.clone());
+                let (public_url, trusted_proxies) = (config.admin.public_url.clone(), config.trusted_proxies);
+                let failed_auth = Arc::clone(&health.failed_auth);
+                Some(Console::new(authorizer, freshness, store, public_url, trusted_proxies, failed_auth).router())
+            }
+            Err(reason) => reason.map(api::off),
+        };
         let supervisor = Supervisor::new(Arc::clone(&health.panics));
         let (stop, stopped) = watch::channel(false);
-        let tls: Vec<_> = bound.iter().filter_map(|(_, opening)| opening.tls.clone()).collect();
+        let tls = bound.iter().filter_map(|(_, opening)| opening.tls.clone());
+        let tls: Vec<_> = tls.chain(admin.tls.clone()).collect();
         let mut sidecar = Self {
             listeners,
             _socket_files: socket_files,
-            admin: admin_socket.local_addr().unwrap_or(config.admin_address),
+            admin: admin.address,
             health: Arc::clone(&health),
             stop,
             drain_delay,
@@ -166,6 +211,7 @@ impl Sidecar {
             workers: Vec::new(),
             tasks: Vec::new(),
             reporter: None,
+            flusher: None,
             snapshot_file: config.snapshot_file.clone().map(|path| {
                 let name = format!("{} {}", store.describe(), config.store.namespace);
                 let bound = fleet::min_report_ttl(&config.freshness);
@@ -192,8 +238,9 @@ impl Sidecar {
         let checked = upstreams.clone();
         sidecar.spawn("health checks", move || check::watch(checked.clone()));
         sidecar.spawn("file watcher", move || reload::watch(upstreams.clone(), tls.clone()));
-        let (admin_socket, shown) = (Arc::new(admin_socket), Arc::clone(&health));
-        sidecar.spawn("admin listener", move || admin::serve(Arc::clone(&admin_socket), Arc::clone(&shown)));
+        let AdminListener { socket, tls, .. } = admin;
+        let admin = Admin { health: Arc::clone(&health), tls, console };
+        sidecar.spawn("admin listener", move || admin.clone().serve(Arc::clone(&socket)));
         // Before the first snapshot is read: whoever lists the sidecars finds this one before it lets anybody in.
         let presence = Arc::new(Presence::new(sidecar_id, fleet::min_report_ttl(&config.freshness)));
         sidecar.report(Reporter::new(
@@ -205,6 +252,11 @@ impl Sidecar {
             sidecar.snapshot_file.clone(),
             fleet::report_ttl(&config.freshness),
         ));
+        let flusher =
+            Flusher::new(Arc::clone(&sidecar.health.uses), store.clone(), sidecar.health.flushes_failed.clone());
+        let periodically = flusher.clone();
+        sidecar.spawn("usage", move || periodically.clone().run());
+        sidecar.flusher = Some(flusher);
         sidecar.synchronise(replica, store, presence, &config.freshness);
         Ok(sidecar)
     }
@@ -312,6 +364,11 @@ impl Sidecar {
         if !joined.await.unwrap_or(false) {
             tracing::error!("a worker panicked");
         }
+        if let Some(flusher) = self.flusher.take()
+            && tokio::time::timeout(FLUSH_TIMEOUT, flusher.finish()).await.is_err()
+        {
+            tracing::warn!("the latest use of tokens could not be recorded: the store does not answer");
+        }
         // Not before: until the last request ended, others had to wait for this sidecar too. And not where it leaves a file
         // from which it can start again: it could still let a token in then, whatever the store says.
         if self.snapshot_file.is_none()
@@ -376,7 +433,12 @@ impl WorkerThread {
     }
 
     async fn run(mut self, index: usize) {
-        let proxy = Proxy::new(self.gate, Arc::clone(&self.health.connections), Arc::clone(&self.health.panics));
+        let proxy = Proxy::new(
+            self.gate,
+            Arc::clone(&self.health.uses),
+            Arc::clone(&self.health.connections),
+            Arc::clone(&self.health.panics),
+        );
         let supervisor = || self.supervisor.clone();
         let (swept, rechecked, roomy) = (Rc::clone(&proxy), Rc::clone(&proxy), Rc::clone(&proxy));
         tokio::task::spawn_local(supervisor().supervise("sweep", move || Rc::clone(&swept).sweep()));

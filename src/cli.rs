@@ -1,18 +1,22 @@
 //! The command line: what the arguments mean, and how a command ends.
 //!
 //! ```text
-//!   dev, serve, check ───► the sidecar itself                  (cli/serve.rs)
+//!   dev, serve, console,   the process itself                  (cli/serve.rs)
+//!   check ───────────────►
 //!   health ──────────────► the sidecar on this host            (cli/health.rs)
+//!   audit ───────────────► session: store, registry, actor     (cli/audit.rs)
 //!   status ──────────────► session: store, reports             (cli/status.rs)
 //!   store ───────────────► stores, as a whole                  (cli/store.rs)
 //!   init, user, token ───► session: store, registry, actor     (cli/session.rs)
 //!                          one operation of the registry       (cli/user.rs, cli/token.rs, cli/import.rs, cli/export.rs)
+//!                          what depends on tokens              (cli/usage.rs)
 //!                          its records as text or JSON         (cli/output.rs, cli/list.rs, cli/table.rs)
 //! ```
 //!
 //! Exit codes: 0 done, 1 failed, 2 usage, 3 unknown: it may or may not be done. Records go to standard output, everything else to standard error.
 
 mod args;
+mod audit;
 mod confirm;
 mod export;
 mod health;
@@ -28,6 +32,7 @@ mod store;
 mod table;
 mod time;
 mod token;
+mod usage;
 mod user;
 mod wait;
 
@@ -83,6 +88,9 @@ pub(crate) enum Command {
     /// Run the proxy
     #[command(after_help = serve::SERVE_EXAMPLES)]
     Serve(serve::ServeArgs),
+    /// Run the admin API alone, beside the Redis of a fleet
+    #[command(after_help = serve::CONSOLE_EXAMPLES)]
+    Console(serve::ConsoleArgs),
     /// Check the configuration and print the values in effect, without secrets
     Check(serve::ServeArgs),
     /// Create the registry and its owner, and print the owner's token once
@@ -94,6 +102,9 @@ pub(crate) enum Command {
     /// Manage API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Show who changed what, and verify that the audit trail is whole
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Copy, back up, restore and freeze registries
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -130,10 +141,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
     match command {
         Command::Dev(options) => serve::dev(&globals, options),
         Command::Serve(args) => serve::serve(&globals, args),
+        Command::Console(args) => serve::console(&globals, args),
         Command::Check(args) => serve::check(&globals, args),
         Command::Init(args) => session::block_on(user::init(&globals, args)),
         Command::User(command) => session::block_on(user::run(&globals, command)),
         Command::Token(command) => session::block_on(token::run(&globals, command)),
+        Command::Audit(command) => session::block_on(audit::run(&globals, command)),
         Command::Store(command) => session::block_on(store::run(&globals, command)),
         Command::Health(args) => health::health(&globals, &args),
         Command::Status(args) => session::block_on(status::run(&globals, args)),
@@ -195,6 +208,7 @@ mod tests {
             "tollgate serve --config t.toml --listen 127.0.0.1:1 --api-upstream http://c:8888",
             "tollgate serve --heartbeat-upstream http://c:8000 --store sqlite:t.db --admin-listen 127.0.0.1:2",
             "tollgate check --config t.toml",
+            "tollgate console --config t.toml --admin-listen 127.0.0.1:2",
             "tollgate init",
             "tollgate --store sqlite:t.db init --owner anna --json",
             "tollgate user add anna --role manager",
@@ -214,6 +228,8 @@ mod tests {
             "tollgate token revoke 0000000000001 0000000000002 --yes --force",
             "tollgate token delete 0000000000001",
             "tollgate token reassign 0000000000001 --to anna --yes",
+            "tollgate token rotate 0000000000001 --overlap 24h",
+            "tollgate token rotate 0000000000001 --overlap 0s --expires 30d --token-file - --wait --json",
             "tollgate token import",
             "tollgate token import tokens.jsonl --keep-going --skip-existing",
             "tollgate token import tokens.csv --preset telegraf-agent --json",
@@ -225,6 +241,11 @@ mod tests {
             "tollgate store restore a.backup --json",
             "tollgate store freeze --reason moving",
             "tollgate store unfreeze",
+            "tollgate audit list",
+            "tollgate audit list --actor anna --action token.revoke --subject 0000000000001 --outcome denied --json",
+            "tollgate audit list --since 30d --until 2027-01-31T00:00:00Z --limit 3 --after 17",
+            "tollgate audit verify",
+            "tollgate audit verify --file audit.jsonl --json",
             "tollgate status",
             "tollgate status --watch --json",
         ] {
@@ -262,6 +283,9 @@ mod tests {
             "tollgate store backup",
             "tollgate store freeze",
             "tollgate status anna",
+            "tollgate audit",
+            "tollgate audit list --outcome maybe",
+            "tollgate audit list --since yesterday",
             "tollgate token revoke 0000000000001 --timeout 5s",
             "tollgate token revoke 0000000000001 --wait --timeout 5",
             "tollgate init anna",

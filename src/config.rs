@@ -10,6 +10,7 @@
 //!                                            └── read ──► Config, or Problems      Config ── show ──► TOML
 //! ```
 
+mod admin;
 mod keys;
 mod load;
 mod problem;
@@ -24,17 +25,18 @@ mod tls;
 mod upstream;
 mod visit;
 
-pub use load::{Overrides, Source, admin_address, load, store_settings};
+pub use load::{Overrides, Source, admin_address, audit_settings, load, store_settings};
 pub use problem::{Problem, Problems};
 pub use raw::Place;
 pub use reason::{Cause, Reason};
 pub use show::effective;
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::admin::AdminConfig;
+use crate::audit;
 use crate::listener::ListenerConfig;
 use crate::proxy::route::{Group, OwnRoute, RouteTable};
 use crate::proxy::{Limits, Network, Timeouts};
@@ -62,8 +64,10 @@ pub struct Config {
     pub freshness: FreshnessConfig,
     /// For how long an expired token is refused as such, and not as one that nobody knows.
     pub expired_retention: Duration,
-    /// Where `/livez`, `/readyz` and `/metrics` are served.
-    pub admin_address: SocketAddr,
+    /// What becomes of the audit trail. It is for whoever commits, which a sidecar does not.
+    pub audit: audit::Settings,
+    /// Where health, metrics and the console are.
+    pub admin: AdminConfig,
     /// What is refused for its size or number.
     pub limits: Limits,
     /// How long each thing may take.

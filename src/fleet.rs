@@ -29,6 +29,9 @@ use crate::store::{self, Report, Reports, StoreError};
 /// Users named in a report.
 const HELD_USERS: usize = 10;
 
+/// Tokens named in a report that came after their end.
+const LATE_TOKENS: usize = 20;
+
 /// How often a report is renewed that says the same: well within [`report_ttl`].
 const REFRESH: Duration = Duration::from_secs(5);
 
@@ -108,10 +111,12 @@ impl Reporter {
             started_at: Timestamp::now(),
             applied: None,
             head: None,
+            unwritten_ms: None,
             held_users: Vec::new(),
             schema: store::SCHEMA,
             staleness_ms: None,
             connections: 0,
+            late: Vec::new(),
         };
         Self { store, health, presence, file, report, ttl, failing: false, vouching: true }
     }
@@ -169,8 +174,12 @@ impl Reporter {
     /// Sends one report. Whether it arrived.
     async fn send(&mut self) -> bool {
         let staleness = self.health.replica.staleness(Instant::now());
-        self.report.staleness_ms = staleness.map(|staleness| u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX));
+        let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        self.report.staleness_ms = staleness.map(millis);
+        self.report.unwritten_ms = self.health.uses.unwritten_for(Instant::now()).map(millis);
         self.report.connections = self.health.connections.load(Ordering::Relaxed) as u64;
+        self.report.late = self.health.late.latest();
+        self.report.late.truncate(LATE_TOKENS);
         let sent = within(self.store.report(&self.report, self.ttl)).await;
         match (&sent, self.failing) {
             (Ok(()), false) => {}

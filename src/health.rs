@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use crate::proxy::FailedAuthLimit;
 use crate::proxy::failed_auth::FailedAuth;
+use crate::proxy::{FailedAuthLimit, LateUses};
 use crate::readiness::Readiness;
 use crate::replica::{MaxStaleness, Replica};
 use crate::upstream::Upstream;
+use crate::usage::Uses;
 
 /// How a sidecar is. Everything is counted here or by whom it is shared with.
 #[derive(Debug)]
@@ -24,12 +25,18 @@ pub struct Health {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Tasks that ended by a panic.
     pub panics: Arc<AtomicU64>,
+    /// Requests with tokens that had expired.
+    pub late: Arc<LateUses>,
     /// Connections that were closed because their address had too many.
     pub refused: Arc<AtomicU64>,
     /// Connections that were closed because they did not begin with the PROXY header that they must have.
     pub without_proxy_header: Arc<AtomicU64>,
     /// Requests that nobody could be let in for.
     pub(crate) failed_auth: Arc<FailedAuth>,
+    /// Which tokens are used here.
+    pub(crate) uses: Arc<Uses>,
+    /// Times that their use could not be recorded.
+    pub flushes_failed: Arc<AtomicU64>,
 }
 
 impl Health {
@@ -47,9 +54,12 @@ impl Health {
             reports_failed: AtomicU64::new(0),
             upstreams,
             panics: Arc::default(),
+            late: Arc::default(),
             refused: Arc::default(),
             without_proxy_header: Arc::default(),
             failed_auth: Arc::new(FailedAuth::new(failed_auth)),
+            uses: Arc::default(),
+            flushes_failed: Arc::default(),
         }
     }
 

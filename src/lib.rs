@@ -7,7 +7,7 @@
 //!                                                           │ reads
 //!                                                        replica
 //!                                                           ▲ writes
-//! a token:    cli ─► registry (rules) ─► store (commit) ─► change ─► replica::driver (synchroniser)
+//! a token:    cli, console ─► registry (rules) ─► store (commit) ─► change ─► replica::driver (synchroniser)
 //! ```
 //!
 //! A request reads the replica and never waits for the store. A change to a token reaches the replica and never sees a
@@ -27,6 +27,7 @@
 //! | --- | --- |
 //! | [`token`] | the domain: tokens, digests, permissions, roles, records; no I/O |
 //! | [`store`] | the contract of where records live; the SQLite and Redis stores |
+//! | [`audit`] | the audit trail: entries, their chain, and where else they are written |
 //! | [`registry`] | who may do what to which token, and what follows |
 //! | [`replica`] | what requests read, and the synchroniser that holds it at the store's position |
 //! | [`proxy`] | the steps of a request, whichever protocol it came by: route, credential, sanitize, forward, refusal |
@@ -37,9 +38,11 @@
 //! | [`upstream`] | connections to the Controller, carried by hyper's client, and how many there may be |
 //! | [`listener`], [`tls`] | accepting, and TLS configurations |
 //! | [`reload`] | files that are read again when they change |
+//! | [`usage`] | which tokens are used here, and by which agents, on its way to the store |
 //! | [`health`], [`readiness`] | how this sidecar is, and whether it wants requests |
 //! | [`fleet`] | this sidecar among the others: its reports |
-//! | [`admin`], [`metrics`] | health and metrics on their own listener |
+//! | [`console`] | the admin API: tokens and users, managed from elsewhere |
+//! | [`admin`], [`metrics`] | health, metrics and the console on their own listener |
 //! | [`config`] | the configuration, valid by construction |
 //! | [`app`] | a sidecar from start to stop |
 //! | [`cli`] | the commands |
@@ -55,12 +58,14 @@
 
 mod admin;
 pub mod app;
+pub mod audit;
 mod backoff;
 mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;
 mod connection;
+mod console;
 mod descriptor;
 mod dev;
 pub mod fleet;
@@ -83,5 +88,6 @@ pub mod tls;
 pub mod token;
 pub mod units;
 pub mod upstream;
+mod usage;
 mod words;
 mod worker;

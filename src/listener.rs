@@ -58,7 +58,8 @@ impl Tls {
         Ok(())
     }
 
-    fn acceptor(&self) -> TlsAcceptor {
+    /// For a connection that was just accepted.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         self.current.read().clone()
     }
 }

@@ -19,6 +19,9 @@
 //! | `tollgate_store_reads_failed_total` | grows: the store is away, or refuses this sidecar |
 //! | `tollgate_store_notices_lost_total` | grows: the subscription is cut, or overflows, again and again |
 //! | `tollgate_store_reports_failed_total` | grows while reads do not fail: Redis refuses writes, or this sidecar's; its proofs stop to count 10 s after the last report |
+//! | `tollgate_usage_unwritten_seconds` | above 10 or so: what was used since then is not in the store yet, and `token list` does not show it; `+Inf`: nothing is |
+//! | `tollgate_usage_flushes_failed_total` | grows: the store does not record the use of tokens; the log says why |
+//! | `tollgate_usage_agents_left_out_total` | grows: more than 131,072 agents since the store was written last; which they are is not recorded |
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
 //! | `tollgate_connections_refused_total` | grows: a client has more than `limits.max_connections_per_client` |
 //! | `tollgate_connections_without_proxy_header_total` | grows: a balancer in `proxy_protocol` of a listener sends none (HAProxy: `send-proxy-v2` at its server), or not in time |
@@ -34,6 +37,7 @@
 //! | `tollgate_upstream_node_connects_failed_total` | grows: connections to the node that requests could not get, and tried another one |
 //! | `tollgate_upstream_node_unanswered_total` | grows: the node takes requests and closes, breaks or says nothing; after three in a row it is unhealthy |
 //! | `tollgate_upstream_node_lookups_failed_total` | grows: the resolver does not answer, or there is no such name; `/readyz` says of which node |
+//! | `tollgate_late_requests_total` | by token, that of the 100 used last: grows: an agent uses a token that has expired; `tollgate token show` names its successor |
 //! | `tollgate_panics_total` | above 0: a bug, see the log; the request was cut off or the task restarted |
 
 use std::fmt::Write as _;
@@ -137,6 +141,17 @@ const METRICS: &[Metric] = &[
     }),
     counter("tollgate_store_reports_failed_total", "Reports of this sidecar that the store did not take.", |sample| {
         Some(sample.health.reports_failed.load(Ordering::Relaxed) as f64)
+    }),
+    gauge(
+        "tollgate_usage_unwritten_seconds",
+        "Seconds since all use of tokens until then was recorded in the store.",
+        |sample| Some(sample.health.uses.unwritten_for(sample.now).map_or(f64::INFINITY, |age| age.as_secs_f64())),
+    ),
+    counter("tollgate_usage_flushes_failed_total", "Times that the use of tokens could not be recorded.", |sample| {
+        Some(sample.health.flushes_failed.load(Ordering::Relaxed) as f64)
+    }),
+    counter("tollgate_usage_agents_left_out_total", "Agents whose use could not be remembered.", |sample| {
+        Some(sample.health.uses.left_out() as f64)
     }),
     gauge("tollgate_connections_open", "Open client connections.", |sample| {
         Some(sample.health.connections.load(Ordering::Relaxed) as f64)
@@ -253,6 +268,10 @@ const UPSTREAM_METRICS: &[UpstreamMetric] = &[
     },
 ];
 
+/// The only one by token: ids of tokens that expired, which whoever has none cannot add to.
+const LATE: (&str, MetricKind, &str) =
+    ("tollgate_late_requests_total", MetricKind::Counter, "Requests with a token that had expired.");
+
 /// All metrics as Prometheus reads them.
 pub(crate) fn render(health: &Health) -> String {
     let sample = Sample { health, status: health.replica.status(), now: Instant::now() };
@@ -278,6 +297,11 @@ pub(crate) fn render(health: &Health) -> String {
                 writeln!(text, "{name}{{upstream=\"{upstream}\"{label}}} {value}").unwrap_or_default();
             }
         }
+    }
+    let (name, kind, help) = LATE;
+    writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
+    for late in health.late.latest() {
+        writeln!(text, "{name}{{token=\"{}\"}} {}", late.token, late.count).unwrap_or_default();
     }
     text
 }
@@ -305,7 +329,7 @@ mod tests {
     fn names_are_unique_and_follow_the_rules() {
         let all: Vec<_> = (METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
             .chain(UPSTREAM_METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
-            .chain([(FAILURES.0, MetricKind::Counter, FAILURES.1)])
+            .chain([(FAILURES.0, MetricKind::Counter, FAILURES.1), LATE])
             .collect();
         let names: HashSet<_> = all.iter().map(|(name, ..)| name).collect();
         assert_eq!(names.len(), all.len());
@@ -321,7 +345,7 @@ mod tests {
     fn every_metric_is_documented() {
         let docs = include_str!("metrics.rs").split("\nuse ").next().expect("a beginning");
         let names = METRICS.iter().map(|metric| metric.name);
-        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain([FAILURES.0]) {
+        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain([FAILURES.0, LATE.0]) {
             let short = name.strip_prefix("tollgate_replica").unwrap_or(name);
             assert!(docs.contains(&format!("`{name}`")) || docs.contains(&format!("`{short}`")), "{name}");
         }

@@ -4,8 +4,9 @@
 //! connection ─► Head (form) ─► call ─► Gate::decide: route ─► authenticate ─► authorize = Permit ─► sanitize ─► forward
 //! ```
 //!
-//! It reads the replica and nothing else; no request ever waits for the store.
+//! It reads the replica and nothing else; no request ever waits for the store. What was used it leaves in memory.
 
+pub(crate) mod authorize;
 pub(crate) mod body;
 pub mod credential;
 pub(crate) mod exchange;
@@ -13,14 +14,16 @@ pub(crate) mod failed_auth;
 pub(crate) mod fields;
 mod forward;
 mod gate;
+mod late;
 pub(crate) mod network;
 pub(crate) mod pace;
 pub mod path;
 pub(crate) mod refusal;
 pub mod request;
 pub mod route;
-mod sanitize;
+pub(crate) mod sanitize;
 mod settings;
+mod usage;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,17 +32,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::clock::Instant;
+use crate::token::Digest;
 use crate::upstream::{Balancer, UpstreamName};
+use crate::usage::Uses;
 use crate::worker::Worker;
 use body::{Relayed, Upload};
 use exchange::Exchange;
+use failed_auth::Attempt;
 use refusal::Refusal;
+use request::Origin;
 
 pub use failed_auth::FailedAuthLimit;
 pub(crate) use gate::{Admission, Gate, Permit};
+pub use late::LateUses;
 pub use network::Network;
 pub(crate) use settings::Settings;
 pub use settings::{Limits, Timeouts};
@@ -53,18 +61,26 @@ pub(crate) struct Proxy {
     pub worker: Rc<Worker>,
     /// What decides over requests.
     pub gate: Arc<Gate>,
+    /// Which tokens are used.
+    uses: Arc<Uses>,
     api: Balancer<Upload>,
     heartbeat: Balancer<Upload>,
 }
 
 impl Proxy {
     /// One for a worker of its own, whose connections and panics are added to those of the others.
-    pub(crate) fn new(gate: Arc<Gate>, all_connections: Arc<AtomicUsize>, panics: Arc<AtomicU64>) -> Rc<Self> {
+    pub(crate) fn new(
+        gate: Arc<Gate>,
+        uses: Arc<Uses>,
+        all_connections: Arc<AtomicUsize>,
+        panics: Arc<AtomicU64>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             worker: Worker::new(gate.buffer_bytes(), all_connections, panics),
             api: Balancer::new(Arc::clone(&gate.api)),
             heartbeat: Balancer::new(Arc::clone(&gate.heartbeat)),
             gate,
+            uses,
         })
     }
 
@@ -89,7 +105,7 @@ impl Proxy {
     /// Cuts off what was admitted with a token that no longer permits it, or for which the replica has become too stale. Never
     /// ends.
     pub(crate) async fn recheck(self: Rc<Self>) {
-        let mut narrowed = self.gate.replica.narrowed();
+        let mut narrowed = self.gate.authorizer.replica.narrowed();
         self.recheck_now(); // what an earlier run of this task left
         while narrowed.changed().await.is_ok() {
             self.recheck_now();
@@ -98,7 +114,7 @@ impl Proxy {
     }
 
     fn recheck_now(&self) {
-        let staleness = self.gate.replica.staleness(Instant::now());
+        let staleness = self.gate.authorizer.replica.staleness(Instant::now());
         self.worker.alarms.recheck(|terms| self.gate.holds(terms, staleness));
     }
 }
@@ -131,13 +147,21 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
             }
             forward::forward(exchange, &permit, request).await
         }
-        Err(refusal) => Err(failed_auth::refused(exchange, request.headers(), digest, refusal)),
+        Err(refusal) => Err(refused(exchange, request.headers(), digest, refusal)),
     };
     // Telegraf's watcher forgets what it knew of a configuration at *any* reply to its HEAD that has no `Last-Modified`, and
     // then never loads an edit that was made meanwhile; at a connection that breaks it remembers (Telegraf 1.39.0). So an
     // outage reaches it by none.
     let status = reply.as_ref().map_or_else(Refusal::status, |reply| reply.status().as_u16());
     if withheld && matches!(status, 502..=504) { Err(Refusal::Withheld) } else { reply }
+}
+
+/// What a request is answered with that was refused.
+fn refused(exchange: &Exchange, headers: &HeaderMap, digest: Option<Digest>, refusal: Refusal) -> Refusal {
+    let (gate, Origin { address, trusted, .. }) = (&exchange.proxy.gate, exchange.origin);
+    let client = sanitize::client(headers, address, trusted, |hop| gate.trusts(hop));
+    let attempt = Attempt { client, digest, replica: &gate.authorizer.replica, request_id: Some(exchange.id()) };
+    gate.failed_auth.refused(&attempt, refusal)
 }
 
 /// The answer to a balancer.

@@ -11,22 +11,31 @@
 //! on what does *not* exist (no user yet, no further token of this user) pin just that, see [`Pin`](crate::store::Pin):
 //! what others commit meanwhile does not matter.
 //!
-//! The actor's own record is among those: somebody who is disabled or loses a role while a command runs is judged by
-//! what they are when it is committed.
+//! The actor's own record is among those, and that of the token that they act by: somebody who is disabled or loses a role
+//! while a command runs is judged by what they are when it is committed.
 //!
 //! A command is one batch as long as it edits no more than `steps::CHUNK` tokens; what more of them need is in `bulk`,
 //! [`import`], `purge` and `steps`.
 
 mod actor;
+mod audit;
 mod bulk;
 mod draft;
 mod error;
 pub mod export;
 pub mod import;
+mod late;
 mod purge;
+mod query;
 mod recalls;
+pub(crate) mod receipt;
+mod rotate;
+mod schema;
+mod seen;
+pub(crate) mod status;
 mod steps;
 mod tokens;
+mod usage;
 mod users;
 pub(crate) mod view;
 
@@ -37,20 +46,28 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::audit::Origin;
 use crate::backoff::Backoff;
 use crate::lock::Mutex;
 use crate::store::{Batch, CommitError, Committed, Edit, Position, Store, StoreError, Versioned};
 use crate::token::{UserId, UserRecord};
 
-pub use actor::{Actor, Right};
+pub use actor::{ActingToken, Actor, Right};
+pub use audit::{AuditFilter, AuditView, Tended};
 pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use export::{Export, ExportLine};
 pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};
+pub use late::LateUse;
 pub use purge::{PurgeFilter, Purged};
-pub use tokens::{Created, ListState, NewToken, Requested, TokenDetails};
+pub use query::{Fingerprint, InvalidFingerprint, ListState, TokenQuery};
+pub use rotate::{Rotated, Rotation};
+pub use seen::Seen;
+pub use tokens::{Created, NewToken, Requested, TokenDetails};
+pub use usage::{Dependents, LastUse, TokenUses, Unused};
 pub use users::{RoleChange, Transfer};
 
 use actor::Authority;
+use audit::Audit;
 
 /// Records read from the store at once.
 const PAGE: usize = 1000;
@@ -58,11 +75,13 @@ const PAGE: usize = 1000;
 /// Whose some tokens are.
 pub(crate) type Owners = HashMap<UserId, Versioned<UserRecord>>;
 
-/// The rules above a store. Cheap to clone.
+/// The rules above a store. Cheap to clone: clones share what they committed, and the audit trail's settings.
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn Store>,
     commits: Arc<Mutex<Commits>>,
+    audit: Arc<Audit>,
+    origin: Origin,
 }
 
 /// What was committed.
@@ -92,7 +111,7 @@ impl Commits {
 impl Registry {
     /// The registry in this store.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, commits: Arc::default() }
+        Self { store, commits: Arc::default(), audit: Arc::default(), origin: Origin::default() }
     }
 
     /// Where its records live.
@@ -122,7 +141,16 @@ impl Registry {
         match actor {
             Actor::Operator(name) => Ok(Authority::operator(name)),
             Actor::User(user) => Authority::of_user(&user.name, self.store.user(user.id).await?),
+            Actor::Token(acting) => {
+                let token = self.store.tokens_by_id(&[acting.id]).await?.pop().flatten();
+                let owner = match &token {
+                    Some(token) => self.store.user(token.record.owner).await?,
+                    None => None,
+                };
+                Authority::of_token(acting, token, owner, now())
+            }
         }
+        .map(|authority| authority.coming_from(&self.origin))
     }
 
     /// A user by name, if there is one and the actor may see it.
@@ -170,6 +198,7 @@ impl Registry {
             self.commits.lock().idle = true;
             return Ok(Outcome::Idle);
         }
+        self.check_audit().await?;
         match self.store.commit(batch).await {
             Ok(committed) => {
                 self.commits.lock().add(committed);

@@ -1,5 +1,5 @@
-//! The store's three contracts: [`Records`], committed in batches; the [`Feed`] of what each batch changed, which replicas
-//! follow; and the [`Reports`] of sidecars.
+//! The store's five contracts: [`Records`], committed in batches; the [`Feed`] of what each batch changed, which replicas
+//! follow; the [`Reports`] of sidecars; the [`Usage`] of tokens; and the audit [`Trail`].
 //!
 //! A store knows no rules. It checks that the records a batch was computed from are still the ones it holds, applies
 //! the batch whole or not at all, adds one to the [`Revision`], and appends to the change log what replicas must know,
@@ -15,6 +15,8 @@
 //!            ◄─ removed() ───────  of tokens that are gone: whether they were revoked or deleted
 //!            ── recall() ──────►  revocations that the store has lost
 //!   reporter ── report() ──────►  how a sidecar is; tollgate status and --wait read it
+//!   flusher  ── record() ──────►  which tokens were used, and by whom; lists and questions before a revocation read it
+//!   audit    ── link() ────────►  what commits left of it becomes lines of the trail
 //! ```
 
 pub mod archive;
@@ -30,7 +32,9 @@ pub(crate) mod retention;
 mod schema;
 pub mod settings;
 pub(crate) mod sqlite;
+mod trail;
 pub(crate) mod url;
+pub(crate) mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,12 +50,14 @@ pub use open::{Absent, open};
 pub use position::{CommitId, Committed, Epoch, Head, Position, Revision, Stamp};
 pub use redis::RedisStore;
 pub use replicas::{Replicas, Unconfirmed};
-pub use report::{Report, Reported, SidecarId};
+pub use report::{LateRequests, Report, Reported, SidecarId};
 pub use retention::Retention;
 pub use schema::SCHEMA;
 pub use settings::Settings;
 pub use sqlite::SqliteStore;
+pub use trail::{AuditLine, Trail, TrailEnds, TrailStep};
 pub use url::StoreUrl;
+pub use usage::{Agent, AgentCount, AgentName, AgentUse, TokenUsage, Usage, Usages, Use, UseFilter};
 
 /// A position, read so that it proves something: from a store that was still the primary when it answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -209,6 +215,8 @@ pub struct TokenFilter {
     pub owner: Option<UserId>,
     /// Only those in this state.
     pub state: Option<StateFilter>,
+    /// Only those that were not used.
+    pub unused: Option<UseFilter>,
 }
 
 /// The states a list can be narrowed to.
@@ -329,7 +337,7 @@ pub trait Records: Send + Sync + 'static {
     /// Applies the batch whole, or not at all, and says what became of it.
     ///
     /// In one transaction: the expected versions and the pins hold, no digest is used twice, no name is used twice; records, grants,
-    /// owners and history are written; checksum, head and revision move; [`Batch::changes`] goes to the log.
+    /// owners, history and audit entries are written; checksum, head and revision move; [`Batch::changes`] goes to the log.
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError>;
 
     /// The position now.
@@ -486,7 +494,7 @@ pub trait Reports: Send + Sync + 'static {
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError>;
 }
 
-/// All three of one store. Implementations pass the conformance suite in `tests/it/conformance.rs`.
-pub trait Store: Records + Feed + Reports {}
+/// All five of one store. Implementations pass the conformance suite in `tests/it/conformance.rs`.
+pub trait Store: Records + Feed + Reports + Usage + Trail {}
 
-impl<S: Records + Feed + Reports> Store for S {}
+impl<S: Records + Feed + Reports + Usage + Trail> Store for S {}

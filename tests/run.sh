@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 # Where Debian has HAProxy, which need not be in the PATH.
 PATH=$PATH:/usr/sbin
 # What the build and the tests run, and the Debian packages that have it.
-needs=(cc:gcc curl:curl node:nodejs openssl:openssl haproxy:haproxy script:bsdutils redis-server:redis-server redis-cli:redis-tools)
+needs=(cc:gcc curl:curl jq:jq node:nodejs openssl:openssl haproxy:haproxy script:bsdutils redis-server:redis-server redis-cli:redis-tools)
 missing=() packages=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || { missing+=("${need%%:*}"); packages+=("${need##*:}"); }

@@ -1,12 +1,15 @@
-//! `tollgate serve`: one sidecar, a process, and the signals that end it.
+//! `tollgate serve` and `tollgate console`: a process, and the signals that end it.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use super::console::ConsoleProcess;
 use super::signals::{OtherSignals, StopSignals};
 use super::{Sidecar, descriptors, service};
 use crate::config::Config;
+use crate::console::Switch;
 use crate::store::{self, Absent, Store};
 use crate::worker::panic::log_panics;
 
@@ -15,6 +18,18 @@ use crate::worker::panic::log_panics;
 /// # Errors
 /// When it cannot start, or cannot go on.
 pub fn serve(config: Config) -> anyhow::Result<()> {
+    block_on(run(config))
+}
+
+/// Runs the console alone until SIGTERM or SIGINT. Blocks.
+///
+/// # Errors
+/// When it cannot start, or cannot go on.
+pub fn console(config: Config) -> anyhow::Result<()> {
+    block_on(run_console(config))
+}
+
+fn block_on(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
@@ -22,7 +37,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .build()
         .context("starting the control runtime")?;
     log_panics();
-    let outcome = runtime.block_on(run(config));
+    let outcome = runtime.block_on(run);
     // Neither a store nor a lookup that hangs holds up the end.
     runtime.shutdown_background();
     outcome
@@ -65,4 +80,31 @@ async fn start(config: Config) -> anyhow::Result<Sidecar> {
     }
     tracing::info!(admin = %sidecar.admin(), store = described, "started");
     Ok(sidecar)
+}
+
+async fn run_console(config: Config) -> anyhow::Result<()> {
+    let mut stop = StopSignals::install().context("setting up signals")?;
+    tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
+    let console = tokio::select! {
+        console = start_console(config) => console?,
+        () = stop.next() => return Ok(()),
+    };
+    tokio::select! {
+        task = console.failed() => anyhow::bail!("an essential task panicked ({task})"),
+        () = async { console.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
+        () = stop.next() => {}
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn start_console(config: Config) -> anyhow::Result<ConsoleProcess> {
+    if config.admin.console == Some(Switch::Off) {
+        anyhow::bail!("admin.console is \"off\": this command has nothing to serve");
+    }
+    let store: Arc<dyn Store> = store::open(&config.admin.own_store(&config.store), Absent::Await).await?;
+    let described = store.describe();
+    let console = ConsoleProcess::start(config, store).await?;
+    tracing::info!(admin = %console.address, store = described, "started");
+    Ok(console)
 }

@@ -41,6 +41,8 @@ pub(crate) trait PageId:
 
 impl PageId for TokenId {}
 impl PageId for UserId {}
+/// The number of an audit entry.
+impl PageId for u64 {}
 
 fn parse_limit(text: &str) -> Result<usize, &'static str> {
     text.parse().ok().filter(|limit| *limit > 0).ok_or("a limit is a whole number, 1 or more")
@@ -141,6 +143,37 @@ impl FromStr for Age {
         static PARSER: SpanParser = SpanParser::new();
         let span = PARSER.parse_span(text).ok().filter(|span| !span.is_negative());
         span.map(Self).ok_or(InvalidAge)
+    }
+}
+
+/// A moment: so long ago, or a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Moment {
+    /// So long before now.
+    Ago(Age),
+    /// At this time.
+    At(Timestamp),
+}
+
+/// A text that is not a [`Moment`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write how long ago, such as 12h, 90d or 6mo, or a time such as 2027-01-31T00:00:00Z")]
+pub(super) struct InvalidMoment;
+
+impl Moment {
+    pub(super) fn resolve(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Ago(age) => age.before(now),
+            Self::At(time) => time,
+        }
+    }
+}
+
+impl FromStr for Moment {
+    type Err = InvalidMoment;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMoment> {
+        text.parse().map(Self::Ago).or_else(|_| text.parse().map(Self::At)).map_err(|_| InvalidMoment)
     }
 }
 

@@ -21,10 +21,15 @@ pub(super) enum ConfirmError {
 /// # Errors
 /// [`ConfirmError`] for any answer but `y` or `yes`.
 pub(super) fn confirm(question: &str) -> Result<(), ConfirmError> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if !is_possible() {
         return Err(ConfirmError::NoTerminal(question.to_owned()));
     }
     ask(question, &mut io::stdin().lock(), &mut io::stderr().lock())
+}
+
+/// Whether there is somebody to ask.
+pub(super) fn is_possible() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
 /// Longest answer read, in bytes.

@@ -1,4 +1,4 @@
-//! `dev`, `serve` and `check`: the commands on the sidecar itself.
+//! `dev`, `serve`, `console` and `check`: the commands on the process itself.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +12,7 @@ use super::args::Format;
 use super::journal::{Prioritised, is_journal};
 use super::output::{Output, may_colour};
 use super::{Globals, usage};
+use crate::audit;
 use crate::config::{self, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
 use crate::dev::{self, DevOptions};
 use crate::store::Settings;
@@ -40,7 +41,7 @@ pub(crate) struct ServeArgs {
     /// --api-upstream
     #[arg(long, value_name = "URL[,URL...]")]
     pub heartbeat_upstream: Option<String>,
-    /// Address to serve health and metrics on, such as 127.0.0.1:9900
+    /// Address to serve health, metrics and the admin API on, such as 127.0.0.1:9900
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
 }
@@ -64,6 +65,35 @@ pub(super) fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
     let config = load(globals, args)?;
     start_log(&config.log)?;
     crate::app::serve(config)
+}
+
+/// Shown below `console --help`.
+pub(super) const CONSOLE_EXAMPLES: &str = "\
+It takes [store], [admin], [freshness] and [log] of the configuration. The store's user must be one that may
+change the registry: admin.store_username, or else the one of [store].
+
+Examples:
+  tollgate console --config /etc/tollgate/console.toml
+  TOLLGATE_STORE__URL=redis://tollgate-registry@redis tollgate console";
+
+/// Flags of `console`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConsoleArgs {
+    /// Address to serve the admin API on, such as 127.0.0.1:9900
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin_listen: Option<String>,
+}
+
+/// Runs the console alone until a signal ends it.
+///
+/// # Errors
+/// When the configuration is wrong, or it cannot start.
+pub(super) fn console(globals: &Globals, args: ConsoleArgs) -> anyhow::Result<()> {
+    let ConsoleArgs { admin_listen } = args;
+    let args = ServeArgs { listen: Vec::new(), api_upstream: None, heartbeat_upstream: None, admin_listen };
+    let config = load(globals, args)?;
+    start_log(&config.log)?;
+    crate::app::console(config)
 }
 
 /// Prints the effective configuration.
@@ -118,10 +148,22 @@ pub(super) fn admin_address(globals: &Globals) -> anyhow::Result<SocketAddr> {
 }
 
 fn gather_store(globals: &Globals) -> Result<Settings, Problems> {
+    let (source, overrides) = source_of(globals);
+    config::store_settings(&source, &overrides)
+}
+
+/// What becomes of the audit trail, from where [`store_settings`] reads.
+///
+/// # Errors
+/// What is wrong with the configuration.
+pub(super) fn audit_settings(globals: &Globals) -> anyhow::Result<audit::Settings> {
+    config::audit_settings(&source_of(globals).0).map_err(into_error)
+}
+
+fn source_of(globals: &Globals) -> (Source, Overrides) {
     let source = Source::of_process(globals.config.clone());
     let source = if globals.store.is_some() { source.only_store() } else { source };
-    let overrides = Overrides { store: globals.store.clone(), ..Overrides::default() };
-    config::store_settings(&source, &overrides)
+    (source, Overrides { store: globals.store.clone(), ..Overrides::default() })
 }
 
 fn load(globals: &Globals, args: ServeArgs) -> anyhow::Result<Config> {

@@ -7,9 +7,10 @@ use anyhow::Context as _;
 
 use super::Globals;
 use super::output::{OutputError, may_colour, note};
-use super::serve::store_settings;
-use super::wait::longest_bound;
+use super::serve::{audit_settings, store_settings};
+use crate::audit::Forwarded;
 use crate::chain::chain;
+use crate::registry::receipt::longest_bound;
 use crate::registry::{Actor, Registry};
 use crate::store::{self, Absent, StoreError, Unconfirmed};
 
@@ -29,7 +30,8 @@ impl Session {
     /// When they name none that can be opened.
     pub(crate) async fn open(globals: &Globals, absent: Absent) -> anyhow::Result<Self> {
         let store = store::open(&store_settings(globals)?, absent).await?;
-        Ok(Self { registry: Registry::new(store), actor: Actor::Operator(format!("cli:{}", login_name())) })
+        let registry = Registry::new(store).with_audit(audit_settings(globals)?);
+        Ok(Self { registry, actor: Actor::Operator(format!("cli:{}", login_name())) })
     }
 }
 
@@ -53,6 +55,7 @@ impl Session {
     pub(crate) async fn finish(&self, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
         if !outcome.as_ref().is_err_and(is_unavailable) {
             self.settle_recalls().await;
+            self.tend_audit().await;
         }
         let outcome = without_closed_output(outcome);
         let unconfirmed = self.registry.store().unconfirmed().await.map(NotConfirmed);
@@ -63,6 +66,26 @@ impl Session {
                 Err(error)
             }
             (outcome, None) => outcome,
+        }
+    }
+
+    /// Chains the audit trail, and writes it to where it is to be: a second step that no commit waits for.
+    async fn tend_audit(&self) {
+        match self.registry.tend_audit().await {
+            Ok(tended) => {
+                let Forwarded { waiting, problems, .. } = tended.forwarded;
+                if !problems.is_empty() {
+                    note(format_args!(
+                        "{waiting} audit entries are not written ({}); they stay in the store, and the next command that \
+                         changes the registry tries again",
+                        problems.join("; ")
+                    ));
+                }
+            }
+            Err(error) => note(format_args!(
+                "could not chain the audit trail ({}): the next command that changes the registry does",
+                chain(&error)
+            )),
         }
     }
 

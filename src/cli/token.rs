@@ -1,8 +1,10 @@
 //! `token ...`, except `token import`, `token export` and `token purge`.
 
+mod rotate;
 mod value;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -11,7 +13,6 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::args::{Expiry, Format, Page, PermissionArgs};
-use super::confirm::confirm;
 use super::export::{self, ExportArgs};
 use super::import::{self, ImportArgs};
 use super::list::{self, Listed};
@@ -19,11 +20,13 @@ use super::output::{Output, OutputError, note};
 use super::purge::{self, PurgeArgs};
 use super::session::Session;
 use super::table::{Cell, TextTable, Tone, details, printable};
-use super::wait::{Receipt, ReceiptView, WaitArgs};
+use super::usage::{self, Asking, Selected, Selection, UnusedArgs, confirm_for};
+use super::wait::WaitArgs;
 use super::{Globals, time};
+use crate::registry::receipt::{Receipt, ReceiptView};
 use crate::registry::view::TokenView;
-use crate::registry::{Created, ListState, NewToken, Owners, Requested, TokenDetails};
-use crate::store::Absent;
+use crate::registry::{Created, LateUse, ListState, NewToken, Owners, Requested, TokenDetails, TokenQuery, TokenUses};
+use crate::store::{Absent, Agent};
 use crate::token::raw::PREFIX;
 use crate::token::{PermissionSet, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
 
@@ -52,6 +55,9 @@ pub(crate) enum TokenCommand {
     Show {
         /// The token's id
         id: TokenId,
+        /// Most agents to print, the latest first
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        agents: usize,
         /// Text or JSON.
         #[command(flatten)]
         format: Format,
@@ -62,9 +68,9 @@ pub(crate) enum TokenCommand {
     Delete(RemoveArgs),
     /// Reassign tokens to another user; they lose permissions that the user's role lacks
     Reassign {
-        /// The tokens' ids
-        #[arg(required = true, value_name = "ID")]
-        ids: Vec<TokenId>,
+        /// Which tokens.
+        #[command(flatten)]
+        tokens: Selection,
         /// The new owner
         #[arg(long, value_name = "USER")]
         to: String,
@@ -75,6 +81,9 @@ pub(crate) enum TokenCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
+    /// Replace a token by a successor, which is printed once; the old one still works for a while
+    #[command(after_help = rotate::EXAMPLES)]
+    Rotate(rotate::RotateArgs),
     /// Delete tokens that expired or were revoked long ago
     #[command(after_help = purge::EXAMPLES)]
     Purge(PurgeArgs),
@@ -119,6 +128,8 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     state: Option<ListState>,
     #[command(flatten)]
+    unused: UnusedArgs,
+    #[command(flatten)]
     page: Page<TokenId>,
     #[command(flatten)]
     format: Format,
@@ -127,9 +138,8 @@ pub(crate) struct ListArgs {
 /// Arguments of `token revoke` and `token delete`.
 #[derive(Debug, Args)]
 pub(crate) struct RemoveArgs {
-    /// The tokens' ids
-    #[arg(required = true, value_name = "ID")]
-    ids: Vec<TokenId>,
+    #[command(flatten)]
+    tokens: Selection,
     #[command(flatten)]
     bulk: BulkArgs,
     #[command(flatten)]
@@ -139,7 +149,7 @@ pub(crate) struct RemoveArgs {
 /// How a command on several tokens goes about it.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct BulkArgs {
-    /// Skip the confirmation for more than one token
+    /// Skip the confirmation, of more than one token or of one that agents use
     #[arg(long)]
     yes: bool,
     /// Proceed even if the owner loses the last usable token
@@ -172,33 +182,44 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
     match command {
         TokenCommand::Create(args) => create(session, args).await,
         TokenCommand::List(args) => list(session, args).await,
-        TokenCommand::Show { id, format } => {
+        TokenCommand::Show { id, agents, format } => {
             let token = registry.token(actor, id).await?;
-            show(&token, Output::new(format))
+            let uses = registry.usage(actor, &[id]).await?;
+            let agents = registry.agents(actor, id, agents).await?;
+            let linked = [token.record.predecessor, token.record.successor];
+            let linked = linked_states(session, linked).await?;
+            show(&token, &linked, &uses, &agents, Output::new(format))
         }
-        TokenCommand::Revoke(RemoveArgs { ids, bulk, wait }) => {
-            bulk.confirm(ids.len(), |tokens| {
+        TokenCommand::Revoke(RemoveArgs { tokens, bulk, wait }) => {
+            let Some(ids) = bulk.selected(tokens.resolve(session, false).await?)? else { return Ok(()) };
+            bulk.confirm(session, &ids, |tokens| {
                 format!("Revoke {tokens}? They stop working at once and this cannot be undone.")
-            })?;
+            })
+            .await?;
             let revoked = registry.revoke(actor, &ids, bulk.force).await?;
             print_changed(session, "revoked", &revoked, wait, Output::new(bulk.format)).await
         }
-        TokenCommand::Delete(RemoveArgs { ids, bulk, wait }) => {
-            bulk.confirm(ids.len(), |tokens| {
+        TokenCommand::Delete(RemoveArgs { tokens, bulk, wait }) => {
+            let Some(ids) = bulk.selected(tokens.resolve(session, true).await?)? else { return Ok(()) };
+            bulk.confirm(session, &ids, |tokens| {
                 format!(
                     "Delete {tokens}? They stop working at once, their records are removed, and this cannot be undone."
                 )
-            })?;
+            })
+            .await?;
             let deleted = registry.delete(actor, &ids, bulk.force).await?;
             print_changed(session, "deleted", &deleted, wait, Output::new(bulk.format)).await
         }
-        TokenCommand::Reassign { ids, to, bulk, wait } => {
-            bulk.confirm(ids.len(), |tokens| {
+        TokenCommand::Reassign { tokens, to, bulk, wait } => {
+            let Some(ids) = bulk.selected(tokens.resolve(session, false).await?)? else { return Ok(()) };
+            bulk.confirm(session, &ids, |tokens| {
                 format!("Reassign {tokens} to {to}? Permissions that {to}'s role lacks are removed permanently.")
-            })?;
+            })
+            .await?;
             let reassigned = registry.reassign(actor, &ids, &to, bulk.force).await?;
             print_changed(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
         }
+        TokenCommand::Rotate(args) => rotate::run(session, args).await,
         TokenCommand::Purge(args) => purge::run(session, args).await,
         TokenCommand::Import(args) => import::run(session, args).await,
         TokenCommand::Export(args) => export::run(session, args).await,
@@ -206,12 +227,30 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
 }
 
 impl BulkArgs {
-    /// Asks when there is more than one.
-    fn confirm(&self, tokens: usize, question: impl FnOnce(String) -> String) -> anyhow::Result<()> {
-        if tokens > 1 && !self.yes {
-            confirm(&question(count(tokens)))?;
+    /// The tokens; `None`: a filter found none, which is said.
+    fn selected(&self, Selected { ids, is_filtered }: Selected) -> anyhow::Result<Option<Vec<TokenId>>> {
+        if !ids.is_empty() || !is_filtered {
+            return Ok(Some(ids));
         }
-        Ok(())
+        note("no matching tokens");
+        if self.format.json {
+            Output::new(self.format).json(&[(); 0])?;
+        }
+        Ok(None)
+    }
+
+    /// Says what depends on the tokens and asks, when there is more than one, or one that is used.
+    async fn confirm(
+        &self,
+        session: &Session,
+        tokens: &[TokenId],
+        question: impl FnOnce(String) -> String,
+    ) -> anyhow::Result<()> {
+        if self.yes {
+            return Ok(());
+        }
+        let asking = if tokens.len() > 1 { Asking::Always } else { Asking::IfUsed };
+        confirm_for(session, tokens, asking, question).await
     }
 }
 
@@ -253,7 +292,7 @@ async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
         None => print_created(&created, output)?,
     }
     // The token is alone on standard output.
-    wait.wait(session).await?.map_or(Ok(()), |receipt| receipt.print_aside(output))
+    wait.wait(session).await?.map_or(Ok(()), |receipt| receipt.print_aside())
 }
 
 /// An error of a command that made a token and had to show it.
@@ -290,32 +329,48 @@ pub(super) fn print_created(created: &Created, output: Output) -> anyhow::Result
 }
 
 async fn list(session: &Session, args: ListArgs) -> anyhow::Result<()> {
-    let ListArgs { user, state, page, format } = args;
-    let is_narrowed = user.is_some() || state.is_some() || page.after.is_some();
+    let ListArgs { user, state, unused, page, format } = args;
+    let is_narrowed = user.is_some() || state.is_some() || unused.is_given() || page.after.is_some();
     let when_empty = match is_narrowed {
         true => "no matching tokens",
         false => "no tokens; `tollgate token create --user NAME --description TEXT` creates one",
     };
     let Session { registry, actor } = session;
-    let read = async |before, limit| registry.tokens(actor, user.as_deref(), state, before, limit).await;
+    let query = TokenQuery { user, state, unused: unused.resolve(session).await?, ..TokenQuery::default() };
+    let read = async |before, limit| {
+        let tokens = registry.tokens(actor, &query, before, limit).await?;
+        let ids: Vec<_> = tokens.iter().map(|(token, _)| token.id).collect();
+        let uses = Arc::new(registry.usage(actor, &ids).await?);
+        let listed = |(token, owner)| ListedToken { token, owner, uses: Arc::clone(&uses) };
+        Ok(tokens.into_iter().map(listed).collect())
+    };
     list::list(Output::new(format), page, when_empty, read).await
 }
 
-impl Listed<7> for (TokenRecord, UserRecord) {
-    const HEADINGS: [&'static str; 7] = ["ID", "USER", "DESCRIPTION", "PERMISSIONS", "STATE", "EXPIRES", "CREATED"];
+/// A token of a list.
+struct ListedToken {
+    token: TokenRecord,
+    owner: UserRecord,
+    /// Of all tokens of its page.
+    uses: Arc<TokenUses>,
+}
+
+impl Listed<9> for ListedToken {
+    const HEADINGS: [&'static str; 9] =
+        ["ID", "USER", "DESCRIPTION", "PERMISSIONS", "STATE", "LAST USED", "AGENTS 24 H", "EXPIRES", "CREATED"];
     type Id = TokenId;
     type View = TokenView;
 
     fn id(&self) -> TokenId {
-        self.0.id
+        self.token.id
     }
 
     fn view(&self, now: Timestamp) -> TokenView {
-        TokenView::new(&self.0, &self.1, now)
+        TokenView::new(&self.token, &self.owner, now).with_usage(&self.uses)
     }
 
-    fn row(&self, now: Timestamp) -> [Cell; 7] {
-        let (token, owner) = self;
+    fn row(&self, now: Timestamp) -> [Cell; 9] {
+        let Self { token, owner, uses } = self;
         let expires = token.expires_at.map_or_else(|| "never".to_owned(), |at| time::short(at, now));
         [
             token.id.to_string().into(),
@@ -323,6 +378,8 @@ impl Listed<7> for (TokenRecord, UserRecord) {
             token.description.as_str().into(),
             summary(token.permissions, owner).into(),
             state(token, owner, now),
+            usage::last_use_short(uses, token.id).into(),
+            usage::agents_short(uses, token.id).into(),
             expires.into(),
             time::short(token.created_at, now).into(),
         ]
@@ -355,11 +412,38 @@ fn state(token: &TokenRecord, owner: &UserRecord, now: Timestamp) -> Cell {
     Cell::toned(text, tone)
 }
 
-fn show(token: &TokenDetails, output: Output) -> anyhow::Result<()> {
-    let TokenDetails { record, owner, history } = token;
+/// What became of the predecessor and of the successor, with their ids; empty where there is none.
+async fn linked_states(session: &Session, linked: [Option<TokenId>; 2]) -> anyhow::Result<[String; 2]> {
+    let ids: Vec<TokenId> = linked.iter().flatten().copied().collect();
+    let found = session.registry.store().tokens_by_id(&ids).await?;
+    let now = Timestamp::now();
+    let mut texts = ids.iter().zip(found).map(|(id, token)| match token.map(|token| token.record) {
+        None => format!("{id} (deleted)"),
+        Some(token) if !token.is_active() => format!("{id} (revoked)"),
+        Some(token) if token.is_expired(now) => format!("{id} (expired)"),
+        Some(_) => format!("{id} (active)"),
+    });
+    Ok(linked.map(|id| id.and_then(|_| texts.next()).unwrap_or_default()))
+}
+
+/// `12 requests, the last one 3 min ago (...), on edge-1`.
+fn late(late: &LateUse, now: Timestamp) -> Cell {
+    let requests = if late.requests == 1 { "1 request".to_owned() } else { format!("{} requests", late.requests) };
+    let text = format!("{requests}, the last one {}, on {}", time::full(late.last_at, now), late.sidecars.join(", "));
+    Cell::toned(&text, Tone::Warn)
+}
+
+fn show(
+    token: &TokenDetails,
+    [predecessor, successor]: &[String; 2],
+    uses: &TokenUses,
+    agents: &[Agent],
+    output: Output,
+) -> anyhow::Result<()> {
+    let TokenDetails { record, owner, history, .. } = token;
     let now = Timestamp::now();
     if output.json {
-        return output.json(&TokenView::of_details(token, now));
+        return output.json(&TokenView::of_details(token, now).with_usage(uses).with_agents(agents));
     }
     let hint = match record.hint.as_str() {
         "" => "unknown: imported by its digest".to_owned(),
@@ -374,11 +458,38 @@ fn show(token: &TokenDetails, output: Output) -> anyhow::Result<()> {
         ("state", state(record, owner, now)),
         ("created", format!("{} by {}", time::full(record.created_at, now), record.created_by).into()),
         ("expires", record.expires_at.map_or_else(|| "never".to_owned(), |at| time::full(at, now)).into()),
+        ("last used", usage::last_use(uses, record.id).into()),
+        ("agents", usage::agent_counts(uses, record.id).into()),
     ];
     if let TokenState::Revoked { at, by } = &record.state {
         pairs.push(("revoked", format!("{} by {by}", time::full(*at, now)).into()));
     }
+    for (name, linked) in [("predecessor", predecessor), ("successor", successor)] {
+        if !linked.is_empty() {
+            pairs.push((name, linked.as_str().into()));
+        }
+    }
+    if let Some(requests) = &token.late {
+        pairs.push(("used late", late(requests, now)));
+    }
+    if let Some(requests) = &token.predecessor_late {
+        pairs.push(("predecessor used late", late(requests, now)));
+    }
     let mut text = details(&pairs, output.colour);
+    if !agents.is_empty() {
+        text.push('\n');
+        let rows = agents.iter().map(|agent| {
+            let [name, address, version] = usage::cells(agent);
+            [name.into(), address.into(), version.into(), time::full(agent.last_used, uses.now).into()]
+        });
+        let rows = rows.collect();
+        text.push_str(&TextTable::new(["AGENT", "ADDRESS", "VERSION", "LAST USE"], output.colour).page(rows));
+        let [_, month] = uses.agents(record.id);
+        let others = month.agents.saturating_sub(agents.len() as u64);
+        if others > 0 {
+            text.push_str(&format!("and {others} more; --agents N shows more of them\n"));
+        }
+    }
     if !history.is_empty() {
         text.push('\n');
         let rows = history
@@ -394,6 +505,7 @@ fn describe(event: &TokenEvent) -> String {
         TokenEvent::Created => "created".to_owned(),
         TokenEvent::Imported => "imported".to_owned(),
         TokenEvent::Reassigned { from, to } => format!("reassigned from {from} to {to}"),
+        TokenEvent::Rotated { to } => format!("rotated to {to}"),
         TokenEvent::Narrowed { lost } => format!("lost {}", enumerate(*lost)),
         TokenEvent::Revoked { reason: None } => "revoked".to_owned(),
         TokenEvent::Revoked { reason: Some(reason) } => format!("revoked: {reason}"),

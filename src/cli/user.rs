@@ -9,6 +9,7 @@ use super::list::{self, Listed};
 use super::output::Output;
 use super::session::Session;
 use super::table::{Cell, Tone, details};
+use super::usage::{Asking, confirm_for_user};
 use super::wait::WaitArgs;
 use super::{Globals, time, token};
 use crate::registry::view::UserView;
@@ -72,6 +73,9 @@ pub(crate) enum UserCommand {
         name: String,
         /// administrator, manager or viewer; a viewer's tokens are revoked
         role: Role,
+        /// Skip the confirmation, of a weaker role where agents use the user's tokens
+        #[arg(long)]
+        yes: bool,
         /// Text or JSON.
         #[command(flatten)]
         format: Format,
@@ -83,6 +87,9 @@ pub(crate) enum UserCommand {
     Disable {
         /// The user's name
         name: String,
+        /// Skip the confirmation, where agents use the user's tokens
+        #[arg(long)]
+        yes: bool,
         /// Text or JSON.
         #[command(flatten)]
         format: Format,
@@ -158,7 +165,16 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
         }
         UserCommand::List { page, format } => list(session, page, Output::new(format)).await,
         UserCommand::Show { name, format } => show(session, &name, Output::new(format)).await,
-        UserCommand::SetRole { name, role, format, wait } => {
+        UserCommand::SetRole { name, role, yes, format, wait } => {
+            if !yes && registry.user(actor, &name).await?.record.role > role {
+                let consequence = match role.manages_tokens() {
+                    true => "lose the permissions that the role lacks",
+                    false => "are revoked",
+                };
+                let question =
+                    |tokens| format!("Make {name} {role}? {tokens} {consequence}, at once, and this cannot be undone.");
+                confirm_for_user(session, &name, Asking::IfUsed, question).await?;
+            }
             let change = registry.set_role(actor, &name, role).await?;
             let consequence = match (change.narrowed, change.revoked) {
                 (0, 0) => String::new(),
@@ -174,7 +190,11 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
             let sentence = format!("{name} is {role} {now}{consequence}\n");
             print_and_wait(session, wait, &change.user, Output::new(format), &sentence).await
         }
-        UserCommand::Disable { name, format, wait } => {
+        UserCommand::Disable { name, yes, format, wait } => {
+            if !yes {
+                let question = |tokens| format!("Disable {name}? {tokens} stop working until {name} is enabled again.");
+                confirm_for_user(session, &name, Asking::IfUsed, question).await?;
+            }
             let user = registry.set_status(actor, &name, UserStatus::Disabled).await?;
             let sentence = format!("disabled {name}: their tokens no longer authenticate\n");
             print_and_wait(session, wait, &user, Output::new(format), &sentence).await
@@ -236,7 +256,7 @@ impl Listed<5> for UserRecord {
 }
 
 async fn show(session: &Session, name: &str, output: Output) -> anyhow::Result<()> {
-    let user = session.registry.user(&session.actor, name).await?;
+    let user = session.registry.user(&session.actor, name).await?.record;
     if output.json {
         return output.json(&UserView::from(&user));
     }
@@ -254,12 +274,8 @@ async fn show(session: &Session, name: &str, output: Output) -> anyhow::Result<(
 
 async fn delete(session: &Session, name: &str, yes: bool, wait: WaitArgs) -> anyhow::Result<()> {
     if !yes {
-        let tokens = session.registry.count_tokens_of(&session.actor, name).await?;
-        let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
-        confirm(&format!(
-            "Delete {name} and {}? This takes effect at once and cannot be undone.",
-            token::count(tokens)
-        ))?;
+        let question = |tokens| format!("Delete {name} and {tokens}? This takes effect at once and cannot be undone.");
+        confirm_for_user(session, name, Asking::Always, question).await?;
     }
     let deleted = session.registry.delete_user(&session.actor, name).await?;
     let output = Output::new(Format { json: false });

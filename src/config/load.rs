@@ -13,7 +13,9 @@ use super::raw::{self, Node, Place, TomlTable, Value};
 use super::read::{Reader, Section};
 use super::reason::{Cause, Reason};
 use super::visit::Visitor as _;
-use super::{Config, sections, store};
+use super::{Config, admin, sections, store};
+use crate::admin::AdminConfig;
+use crate::audit;
 use crate::store::{Settings, StoreUrl};
 
 /// Names the file, where it is not named by a flag.
@@ -46,13 +48,13 @@ impl Source {
         source
     }
 
-    /// Without what says nothing of the store: the file that was not asked for in the command itself, and variables for
-    /// other keys.
+    /// Without what says nothing of the store or its audit trail: the file that was not asked for in the command itself, and
+    /// variables for other keys.
     pub fn only_store(mut self) -> Self {
         self.environment.retain(|(name, _)| {
             let name = name.to_string_lossy().to_ascii_uppercase();
             // The whole table, its keys, and what may be one of these misspelt.
-            !name.starts_with("TOLLGATE_") || name.starts_with("TOLLGATE_STORE")
+            !name.starts_with("TOLLGATE_") || name.starts_with("TOLLGATE_STORE") || name.starts_with("TOLLGATE_AUDIT")
         });
         self
     }
@@ -140,8 +142,8 @@ pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings
 /// # Errors
 /// As [`store_settings`].
 pub fn admin_address(source: &Source) -> Result<SocketAddr, Problems> {
-    read_part(source, &Overrides::default(), None, sections::ADMIN, |address, keys| {
-        keys.section("admin", |keys| sections::admin(address, keys));
+    read_part(source, &Overrides::default(), None, AdminConfig::default().address, |address, keys| {
+        keys.section("admin", |keys| admin::address(address, keys));
     })
 }
 
@@ -157,6 +159,21 @@ fn read_part<T: Clone>(
     let overridden = written.judge_each(|keys| walk(&mut part.clone(), keys));
     written.read(of_store, overridden, |keys| walk(&mut part, keys))?;
     Ok(part)
+}
+
+/// Reads only what becomes of the audit trail.
+///
+/// # Errors
+/// As [`store_settings`].
+pub fn audit_settings(source: &Source) -> Result<audit::Settings, Problems> {
+    let mut settings = audit::Settings::default();
+    let walk = |settings: &mut audit::Settings, keys: &mut Reader<'_>| {
+        keys.section("audit", |keys| sections::audit(settings, keys));
+    };
+    let written = RawConfig::gather(source, &Overrides::default())?;
+    let overridden = written.judge_each(|keys| walk(&mut settings.clone(), keys));
+    written.read(None, overridden, |keys| walk(&mut settings, keys))?;
+    Ok(settings)
 }
 
 /// Every key there is.

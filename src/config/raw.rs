@@ -55,7 +55,7 @@ pub(super) enum Value {
     Integer(u64),
     List(Vec<Node>),
     Table(TomlTable),
-    /// A kind that no key takes (a negative number, a fraction, a boolean, a date), as written.
+    /// A boolean, or a kind that no key takes (a negative number, a fraction, a date), as written.
     Other(String),
 }
 

@@ -69,6 +69,8 @@ pub enum Reason {
     OutOfRange { least: u64, most: u64 },
     #[error("it must be from {} to {}", format_size(*.least), format_size(*.most))]
     SizeOutOfRange { least: u64, most: u64 },
+    #[error("write true or false")]
+    NotSwitch,
     #[error("it must be longer than zero")]
     Zero,
     #[error("name a file")]
@@ -113,6 +115,8 @@ pub enum Reason {
     UnusableStateDirectory,
     #[error("at least one is needed")]
     NoListener,
+    #[error("name where the audit trail must be written: file or syslog")]
+    NothingRequired,
     #[error("TLS needs a certificate and a key")]
     NoCertificate,
     #[error("every route needs methods and a path")]
@@ -145,6 +149,11 @@ pub enum Reason {
     ListenerTaken(ListenAddress),
     #[error("it points to the listener at {0}: requests would loop")]
     Loop(ListenAddress),
+    #[error(
+        "tokens would cross the network in the clear: give the admin listener a certificate (admin.tls.certificate and .key), or \
+         admin.public_url, the URL of the proxy in front of it"
+    )]
+    ExposedConsole,
     #[error("the admin listener and a listener cannot share {0}")]
     AdminTaken(ListenAddress),
     #[error(

@@ -9,8 +9,10 @@ use tracing_subscriber::EnvFilter;
 use super::read::Section;
 use super::reason::Reason;
 use super::routes::{Groups, PERMISSION};
-use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Text, Visitor, text};
-use super::{Config, LogConfig, routes, store, tls, upstream};
+use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Switch, Text, Visitor, text};
+use super::{Config, LogConfig, admin, routes, store, tls, upstream};
+use crate::admin::AdminConfig;
+use crate::audit;
 use crate::http1::MAX_FIELDS;
 use crate::listener::{ListenAddress, ListenerConfig};
 use crate::proxy::path::normalise;
@@ -19,9 +21,6 @@ use crate::proxy::{Limits, Timeouts};
 use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::{Settings, StoreUrl};
 use crate::upstream::{CredentialMode, UpstreamUrl, Upstreams};
-
-/// Where the admin listener is when it is not written.
-pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
 
 /// Whoever comes back from a vacation reads what is wrong with the token.
 const EXPIRED_RETENTION: Duration = Duration::from_hours(30 * 24);
@@ -38,7 +37,8 @@ impl Config {
             snapshot_file: None,
             freshness: FreshnessConfig::default(),
             expired_retention: EXPIRED_RETENTION,
-            admin_address: ADMIN,
+            audit: audit::Settings::default(),
+            admin: AdminConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             log: LogConfig::default(),
@@ -74,8 +74,9 @@ impl Config {
         keys.section("registry", |keys| {
             keys.value("expired_retention", &DURATION_OR_ZERO, &mut self.expired_retention);
         });
-        keys.section("admin", |keys| admin(&mut self.admin_address, keys));
+        keys.section("admin", |keys| admin::admin(&mut self.admin, keys));
         keys.section("health", |keys| keys.value("path", &Maybe(HEALTH_PATH), &mut self.health_path));
+        keys.section("audit", |keys| audit(&mut self.audit, keys));
         keys.section("limits", |keys| limits(&mut self.limits, keys));
         keys.section("timeouts", |keys| timeouts(&mut self.timeouts, keys));
         keys.section("log", |keys| {
@@ -135,7 +136,11 @@ impl Config {
             }
         }
         let admin = root.section("admin");
-        let is_shared = |address: &ListenAddress| address.tcp().is_some_and(|tcp| overlap(tcp, self.admin_address));
+        if matches!(self.store.url, StoreUrl::Sqlite(_)) {
+            let redis_only = ["store_username", "store_password_file"].into_iter().filter(|key| admin.has(key));
+            redis_only.for_each(|key| admin.problem(key, Reason::NotRedis));
+        }
+        let is_shared = |address: &ListenAddress| address.tcp().is_some_and(|tcp| overlap(tcp, self.admin.address));
         let shared = listeners.iter().find(|(address, _)| is_shared(address));
         if let Some((address, listener)) = shared.filter(|_| admin.is_sound("address")) {
             let conflict = Reason::AdminTaken(address.clone());
@@ -191,7 +196,7 @@ const MODE: Text<u32> = Text {
 };
 
 /// An address and a port. Names are refused: what they resolve to may change, and a listener would not.
-const ADDRESS: Text<SocketAddr> =
+pub(super) const ADDRESS: Text<SocketAddr> =
     Text { parse: |text| text.parse().map_err(|_| Reason::NotAddress), print: SocketAddr::to_string };
 
 /// Whether what is forwarded there would come in at this listener again.
@@ -227,11 +232,6 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && (a == b || has(a, b) || has(b, a))
 }
 
-/// The keys of `[admin]`.
-pub(super) fn admin(address: &mut SocketAddr, keys: &mut impl Visitor) {
-    keys.value("address", &ADDRESS, address);
-}
-
 fn freshness(config: &mut FreshnessConfig, keys: &mut impl Visitor) {
     keys.value("probe_interval", &DURATION, &mut config.probe_interval);
     keys.value("max_staleness", &text(), &mut config.max_staleness);
@@ -250,6 +250,20 @@ fn freshness(config: &mut FreshnessConfig, keys: &mut impl Visitor) {
         for (permission, _) in per_permission.iter().filter(|(_, bound)| is_short(bound)) {
             let conflict = Reason::ShortPermissionStaleness { probe_interval: *probe_interval };
             section.section("per_permission").problem(&permission.to_string(), conflict);
+        }
+    });
+}
+
+/// The keys of `[audit]`.
+pub(super) fn audit(settings: &mut audit::Settings, keys: &mut impl Visitor) {
+    let audit::Settings { retention, file, syslog, required } = settings;
+    keys.value("retention", &DURATION, retention);
+    keys.value("file", &Maybe(FILE), file);
+    keys.value("syslog", &Maybe(FILE), syslog);
+    keys.value("required", &Switch, required);
+    keys.check(|section| {
+        if *required && file.is_none() && syslog.is_none() && section.is_sound("file") && section.is_sound("syslog") {
+            section.problem("required", Reason::NothingRequired);
         }
     });
 }

@@ -42,7 +42,7 @@ pub(super) fn store(settings: &mut Settings, keys: &mut impl Visitor) {
     keys.check(|section| check(settings, section));
 }
 
-const USERNAME: Text<String> = Text {
+pub(super) const USERNAME: Text<String> = Text {
     parse: |text| match text {
         "" => Err(Reason::NoUser),
         _ => Ok(text.to_owned()),

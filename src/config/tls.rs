@@ -9,6 +9,15 @@ use crate::tls::{self, Alpn, Role, TlsConfig, TlsVersion};
 
 /// The keys of `[listener.tls]`.
 pub(super) fn listener(config: &mut Option<TlsConfig>, keys: &mut impl Visitor) {
+    server(config, &Alpn::OFFERED, keys);
+}
+
+/// The keys of `[admin.tls]`: it speaks HTTP/1.1 only.
+pub(super) fn admin(config: &mut Option<TlsConfig>, keys: &mut impl Visitor) {
+    server(config, &[Alpn::Http1], keys);
+}
+
+fn server(config: &mut Option<TlsConfig>, offered: &[Alpn], keys: &mut impl Visitor) {
     let (files, mut more) = match config.take() {
         Some(TlsConfig { certificate, key, client_ca, client_crl, min_version, alpn }) => {
             (Some((certificate, key)), (client_ca, client_crl, Some(min_version), Some(alpn)))
@@ -22,11 +31,14 @@ pub(super) fn listener(config: &mut Option<TlsConfig>, keys: &mut impl Visitor) 
     keys.value("client_ca", &Maybe(FILE), client_ca);
     keys.value("client_crl", &Maybe(FILE), client_crl);
     keys.value("min_version", &Maybe(text::<TlsVersion>()), min_version);
-    keys.value("alpn", &Maybe(Set(List(text::<Alpn>()))), alpn);
+    // Of one there is nothing to choose.
+    if offered.len() > 1 {
+        keys.value("alpn", &Maybe(Set(List(text::<Alpn>()))), alpn);
+    }
     let (client_ca, client_crl, min_version, alpn) = more;
     let (min_version, needs_ca) = (min_version.unwrap_or_default(), client_crl.is_some() && client_ca.is_none());
     let files = Files { authorities: client_ca.clone(), certificate: certificate.clone(), key: key.clone() };
-    let alpn = alpn.unwrap_or_else(|| Alpn::OFFERED.to_vec());
+    let alpn = alpn.unwrap_or_else(|| offered.to_vec());
     *config = certificate.zip(key).map(|(certificate, key)| TlsConfig {
         certificate,
         key,

@@ -188,6 +188,24 @@ impl<T: Count> Form<T> for Size {
     }
 }
 
+/// `true` or `false`.
+pub(super) struct Switch;
+
+impl Form<bool> for Switch {
+    fn read(&self, written: &Written<'_>) -> Option<bool> {
+        let text = match &written.node.value {
+            Value::Other(text) => text,
+            Value::Text(text) if written.node.is_outside() => text,
+            _ => return written.refuse(Reason::NotSwitch),
+        };
+        text.parse().ok().or_else(|| written.refuse(Reason::NotSwitch))
+    }
+
+    fn print(&self, value: &bool) -> Option<String> {
+        Some(value.to_string())
+    }
+}
+
 /// A list. In the environment commas separate its items, and an empty text is an empty list.
 pub(super) struct List<F>(pub(super) F);
 

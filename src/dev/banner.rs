@@ -52,6 +52,7 @@ impl Banner {
         for (what, place, about) in [
             ("Tollgate", &tollgate, "agents, and the lines below, come here"),
             ("health", &format!("{admin}/readyz"), "whether Tollgate is ready"),
+            ("admin API", &format!("{admin}/api/v1"), "manages tokens, with the owner's (docs/api.md)"),
             ("Controller", &api, "what Tollgate protects"),
             ("heartbeats", &heartbeat, "its other port"),
             ("token store", &store, ""),
@@ -72,6 +73,8 @@ impl Banner {
         lines.text("  Who has reported? Not for an agent to know (403), but for the owner:");
         lines.command(format!("{agent_says} {tollgate}/api/agents"));
         lines.command(format!(r#"curl -i -H "Authorization: Bearer $OWNER" {tollgate}/api/agents"#));
+        lines.text("  All tokens, by the admin API:");
+        lines.command(format!(r#"curl -i -H "Authorization: Bearer $OWNER" {admin}/api/v1/tokens"#));
         lines.text("  Revoke the agents' token, and their next heartbeat is refused (401):");
         lines.command(format!("{program} --store {} token revoke {agent_id} --yes", quote(&store)));
         lines.command(&beat);
@@ -159,10 +162,10 @@ mod tests {
     #[test]
     fn it_is_short_and_aligned_and_plain_for_a_pipe() {
         let text = banner().render(Style::Plain);
-        assert!(text.lines().count() <= 32, "{text}");
+        assert!(text.lines().count() <= 36, "{text}");
         assert!(!text.contains('\x1b'));
         assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
-        for line in text.lines().skip(3).take(5) {
+        for line in text.lines().skip(3).take(6) {
             let (label, place) = line.split_at(15);
             assert!(
                 label.ends_with("  ") && (place.starts_with("http://127") || place.starts_with("sqlite:")),

@@ -15,7 +15,7 @@ pub(crate) struct DevOptions {
     /// Tollgate's address for agents
     #[arg(long, value_name = "ADDRESS", default_value_t = loopback(8080))]
     pub listen: SocketAddr,
-    /// Tollgate's address for health and metrics
+    /// Tollgate's address for health, metrics and the admin API
     #[arg(long, value_name = "ADDRESS", default_value_t = loopback(9900))]
     pub admin_listen: SocketAddr,
     /// Address of the stand-in Controller's API

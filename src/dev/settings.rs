@@ -53,7 +53,7 @@ mod tests {
             config.listeners.iter().filter_map(|listener| listener.address.tcp()).collect::<Vec<_>>(),
             [options.listen]
         );
-        assert_eq!(config.admin_address, options.admin_listen);
+        assert_eq!(config.admin.address, options.admin_listen);
         assert_eq!(config.store.url, store);
         assert_eq!(config.upstreams.api.nodes[0].authority, "127.0.0.1:8");
         let heartbeat = &config.upstreams.heartbeat.nodes[0];

@@ -14,6 +14,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::exchange::Exchange;
 use super::forward::Passage;
 use super::refusal::Refusal;
+use super::usage::AgentReader;
 use crate::upstream::Step;
 
 /// A body up to this many bytes is there whole before a place or an upstream connection is taken for it: what drips in
@@ -68,6 +69,8 @@ struct Streamed {
     progress: Rc<Progress>,
     /// Counts for the upstream's time to answer once all was handed on.
     exchange: Option<(Rc<Exchange>, Duration)>,
+    /// Looks at its first pieces.
+    reader: Option<AgentReader>,
 }
 
 /// How far a streamed body is, for who waits for the reply to it.
@@ -89,7 +92,8 @@ impl Upload {
 
     /// One that is still coming: `length` bytes if that was said, and at most `limit`.
     pub(crate) fn streamed(source: Box<dyn Source>, length: Option<u64>, limit: u64) -> Self {
-        let streamed = Streamed { begun: Bytes::new(), source, length, progress: Rc::default(), exchange: None };
+        let streamed =
+            Streamed { begun: Bytes::new(), source, length, progress: Rc::default(), exchange: None, reader: None };
         Self { state: State::Streamed(Box::new(streamed)), limit }
     }
 
@@ -135,6 +139,22 @@ impl Upload {
         Ok(())
     }
 
+    /// What has come of it, if that is more than nothing.
+    pub(super) fn begun(&self) -> Option<&[u8]> {
+        let begun = match &self.state {
+            State::Whole(data) => return Some(data),
+            State::Streamed(streamed) => &streamed.begun,
+        };
+        if begun.is_empty() { None } else { Some(begun) }
+    }
+
+    /// Shows its first pieces to this reader as they pass.
+    pub(super) fn show(&mut self, reader: AgentReader) {
+        if let State::Streamed(streamed) = &mut self.state {
+            streamed.reader = Some(reader);
+        }
+    }
+
     /// From here on it is handed to an upstream that has `timeout` to answer once it has all of it. `None`: it has that
     /// already.
     pub(crate) fn forwarded(&mut self, exchange: &Rc<Exchange>, timeout: Duration) -> Option<Rc<Progress>> {
@@ -176,7 +196,10 @@ impl Streamed {
             Some(Ok(std::mem::take(&mut self.begun)))
         };
         match &data {
-            Some(Ok(data)) => self.length = self.length.map(|length| length.saturating_sub(data.len() as u64)),
+            Some(Ok(data)) => {
+                self.length = self.length.map(|length| length.saturating_sub(data.len() as u64));
+                drop(self.reader.take_if(|reader| reader.is_done_with(data)));
+            }
             Some(Err(error)) => self.progress.error.set(Some(*error)),
             None => {}
         }

@@ -1,8 +1,22 @@
 //! The credential of a request: exactly one `Authorization` field with one token.
 
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
 use super::refusal::Refusal;
 use crate::token::Digest;
 use crate::token::raw::PREFIX;
+
+/// The digest of the token that a request shows.
+///
+/// # Errors
+/// [`Refusal::NoCredential`] where there is none or more than one, and as [`digest`].
+pub(crate) fn of(fields: &HeaderMap) -> Result<Digest, Refusal> {
+    // Of several none is chosen: the upstream might choose another.
+    let mut credentials = fields.get_all(AUTHORIZATION).iter();
+    let credential = credentials.next().filter(|_| credentials.next().is_none());
+    digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())
+}
 
 /// Takes the token out of an `Authorization` value and digests it. The raw token is not copied.
 ///

@@ -6,18 +6,16 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::header::HeaderMap;
-
-use super::exchange::Exchange;
+use super::Network;
 use super::network::client_network;
 use super::refusal::Refusal;
-use super::{Network, sanitize};
 use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::replica::{Known, Replica};
 use crate::sampler::Sampler;
 use crate::token::Digest;
 use crate::words::words;
+use crate::worker::RequestId;
 
 /// How many failed authentications of one client network get the reason for it.
 #[derive(Debug, Clone)]
@@ -187,67 +185,74 @@ impl FailedAuth {
     }
 }
 
-/// What a request that was refused is answered with, if authentication failed: counts it, and says it to the operator.
-pub(super) fn refused(exchange: &Exchange, headers: &HeaderMap, digest: Option<Digest>, refusal: Refusal) -> Refusal {
-    let gate = &exchange.proxy.gate;
-    let known = digest.map_or(Known::Nothing, |digest| gate.replica.known(&digest));
-    let failure = match (&refusal, &known) {
-        (Refusal::NoCredential, _) => Failure::NoCredential,
-        (Refusal::TokenFormat, _) => Failure::TokenFormat,
-        (Refusal::Expired, _) => Failure::Expired,
-        (Refusal::UnknownToken, Known::OwnerDisabled { .. }) => Failure::OwnerDisabled,
-        // It expired so long ago that this is no longer said.
-        (Refusal::UnknownToken, Known::Usable { .. }) => Failure::Expired,
-        (Refusal::UnknownToken, _) => Failure::UnknownToken,
-        _ => return refusal,
-    };
-    let failed = &gate.failed_auth;
-    failed.totals[failure as usize].fetch_add(1, Ordering::Relaxed);
-    let client = sanitize::client(headers, exchange.origin, gate);
-    let Verdict { retry_after, left_out, is_offence } = failed.judge(client, failure, Instant::now());
-    if is_offence {
-        tracing::warn!(%client, "a client has too many failed authentications: 429 for what is over limits.failed_auth");
-    }
-    if let Some(left_out) = left_out
-        && let Some(others_left_out) = failed.log.admit()
-    {
-        log(exchange, client, failure, &known, digest, &gate.replica, left_out + others_left_out);
-    }
-    let Some(retry_after) = retry_after else { return refusal };
-    failed.limited.fetch_add(1, Ordering::Relaxed);
-    let seconds = retry_after.as_secs() + 1;
-    Refusal::TooManyFailures { retry_after: seconds.to_string() }
+/// A request that was refused, as far as it matters here.
+pub(crate) struct Attempt<'a> {
+    /// Whose it is.
+    pub client: IpAddr,
+    /// That of its token, if it shows one.
+    pub digest: Option<Digest>,
+    /// What it was refused by.
+    pub replica: &'a Replica,
+    /// Under which it is in the log.
+    pub request_id: Option<RequestId>,
 }
 
-fn log(
-    exchange: &Exchange,
-    client: IpAddr,
-    failure: Failure,
-    known: &Known,
-    digest: Option<Digest>,
-    replica: &Replica,
-    left_out: u64,
-) {
+impl FailedAuth {
+    /// What a request that was refused is answered with, if authentication failed: counts it, and says it to the operator.
+    pub(crate) fn refused(&self, attempt: &Attempt<'_>, refusal: Refusal) -> Refusal {
+        let Attempt { client, digest, replica, .. } = *attempt;
+        let known = digest.map_or(Known::Nothing, |digest| replica.known(&digest));
+        let failure = match (&refusal, &known) {
+            (Refusal::NoCredential, _) => Failure::NoCredential,
+            (Refusal::TokenFormat, _) => Failure::TokenFormat,
+            (Refusal::Expired, _) => Failure::Expired,
+            (Refusal::UnknownToken, Known::OwnerDisabled { .. }) => Failure::OwnerDisabled,
+            // It expired so long ago that this is no longer said.
+            (Refusal::UnknownToken, Known::Usable { .. }) => Failure::Expired,
+            (Refusal::UnknownToken, _) => Failure::UnknownToken,
+            _ => return refusal,
+        };
+        self.totals[failure as usize].fetch_add(1, Ordering::Relaxed);
+        let Verdict { retry_after, left_out, is_offence } = self.judge(client, failure, Instant::now());
+        if is_offence {
+            tracing::warn!(%client, "a client has too many failed authentications: 429 for what is over limits.failed_auth");
+        }
+        if let Some(left_out) = left_out
+            && let Some(others_left_out) = self.log.admit()
+        {
+            log(attempt, failure, &known, left_out + others_left_out);
+        }
+        let Some(retry_after) = retry_after else { return refusal };
+        self.limited.fetch_add(1, Ordering::Relaxed);
+        let seconds = retry_after.as_secs() + 1;
+        Refusal::TooManyFailures { retry_after: seconds.to_string() }
+    }
+}
+
+fn log(attempt: &Attempt<'_>, failure: Failure, known: &Known, left_out: u64) {
+    let Attempt { client, digest, replica, request_id } = attempt;
     let reason = match (failure, digest) {
         (Failure::NoCredential, _) => "no token, or not in the form `Authorization: Bearer TOKEN`",
         (Failure::TokenFormat, _) => "what was sent is no token of Telegraf Controller",
         (Failure::Expired, _) => "the token expired",
         (Failure::OwnerDisabled, _) => "the token's owner is disabled",
-        (Failure::UnknownToken, digest) => match digest.map_or(Some(false), |digest| replica.was_removed(&digest)) {
-            Some(true) => "the token was revoked or deleted",
-            Some(false) => "there is no such token",
-            None => "there is no such token, or it was revoked or deleted at this moment",
-        },
+        (Failure::UnknownToken, digest) => {
+            match digest.as_ref().map_or(Some(false), |digest| replica.was_removed(digest)) {
+                Some(true) => "the token was revoked or deleted",
+                Some(false) => "there is no such token",
+                None => "there is no such token, or it was revoked or deleted at this moment",
+            }
+        }
     };
     let (token, user) = match known {
         Known::Usable { token, owner } | Known::OwnerDisabled { token, owner } => (Some(token), Some(owner.name())),
         Known::Nothing => (None, None),
     };
     let token = token.map(tracing::field::display);
-    let digest = digest.map(|digest| digest.to_string().chars().take(DIGITS).collect::<String>());
-    let request_id = exchange.id();
+    let digest = digest.as_ref().map(|digest| format!("{digest:.DIGITS$}"));
+    let request_id = request_id.as_ref().map(RequestId::as_str);
     tracing::info!(
-        %client, reason, token, user, digest, request_id = request_id.as_str(), left_out,
+        %client, reason, token, user, digest, request_id, left_out,
         "authentication refused"
     );
 }

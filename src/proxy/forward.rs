@@ -14,8 +14,9 @@ use super::body::{Cut, Progress, Relayed, Upload};
 use super::exchange::Exchange;
 use super::fields::strip_reply;
 use super::refusal::Refusal;
-use super::{Permit, sanitize};
+use super::{Permit, sanitize, usage};
 use crate::chain::chain;
+use crate::clock::Instant;
 use crate::upstream::{Asked, Balancer, Chosen, InFlightSlot, Lease, Priority, Step, Tried, UpstreamName};
 use crate::worker::alarm::{Admitted, Interrupt};
 
@@ -48,6 +49,7 @@ pub(super) async fn forward(
     // Configuration fetches go first: an agent that gets none exits.
     let in_flight = attempt.in_flight_slot(if is_fetch { Priority::High } else { Priority::Normal }).await?;
     let mut node = balancer.choose();
+    usage::note(exchange, permit, request);
     sanitize::request(request, permit, &balancer.upstream, node.host(), exchange);
     let to_head = *request.method() == Method::HEAD;
     let sent = attempt.send(request, &mut node).await?;
@@ -91,7 +93,7 @@ impl Attempt<'_> {
     fn interrupted(&self, interrupt: Interrupt, late: Refusal) -> Refusal {
         match (interrupt, self.permit.admission()) {
             (Interrupt::Revoked, Some(admission)) => {
-                let again = self.exchange.proxy.gate.authorize(&admission.terms);
+                let again = self.exchange.proxy.gate.authorizer.authorize(&admission.terms, Instant::now());
                 again.err().unwrap_or(Refusal::UnknownToken)
             }
             (Interrupt::Drain, _) => Refusal::Gone,

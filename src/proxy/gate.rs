@@ -4,26 +4,26 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
 use http::{Method, Request};
 
+use super::authorize::Authorizer;
 use super::body::GATHERED;
 use super::failed_auth::FailedAuth;
 use super::path::normalise;
 use super::refusal::Refusal;
 use super::route::{Access, NoRoute, RouteTable};
 use super::{Limits, Network, Settings, Timeouts, credential, is_fetched};
-use crate::clock::{Instant, unix_seconds};
+use crate::clock::Instant;
 use crate::readiness::Readiness;
-use crate::replica::{Holder, MaxStaleness, Replica};
+use crate::replica::{Holder, Replica};
 use crate::token::Digest;
 use crate::upstream::{Upstream, UpstreamName};
 use crate::worker::alarm::AdmissionTerms;
 
 /// What decides over requests. Shared by all workers, and read-only to them.
 pub(crate) struct Gate {
-    /// What is known of tokens.
-    pub replica: Arc<Replica>,
+    /// What decides over tokens.
+    pub authorizer: Authorizer,
     /// Sizes and numbers.
     pub limits: Limits,
     /// Deadlines.
@@ -34,8 +34,6 @@ pub(crate) struct Gate {
     pub heartbeat: Arc<Upstream>,
     routes: RouteTable,
     trusted_proxies: Vec<Network>,
-    max_staleness: MaxStaleness,
-    expired_retention: Duration,
     health_path: Option<String>,
     readiness: Arc<Readiness>,
     /// Who was refused for want of a good token.
@@ -72,23 +70,23 @@ pub(crate) struct Admission {
     pub terms: AdmissionTerms,
     /// The token and its owner.
     pub holder: Holder,
+    /// When.
+    pub at: Instant,
 }
 
 impl Gate {
     /// A gate before a replica that may still be empty, and these two upstreams.
     pub(crate) fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
         let Settings { limits, timeouts, routes, trusted_proxies, max_staleness, expired_retention, .. } = settings;
-        let Settings { health_path, readiness, failed_auth, .. } = settings;
+        let Settings { health_path, readiness, failed_auth, late, .. } = settings;
         Self {
-            replica,
+            authorizer: Authorizer { replica, max_staleness, expired_retention, late },
             limits,
             timeouts,
             api,
             heartbeat,
             routes,
             trusted_proxies,
-            max_staleness,
-            expired_retention,
             health_path,
             readiness,
             failed_auth,
@@ -125,53 +123,19 @@ impl Gate {
         let admission = match route.access {
             Access::Open => None,
             Access::Token { needed, max_staleness } => {
-                // Of several none is chosen: the upstream might choose another.
-                let mut credentials = request.headers().get_all(AUTHORIZATION).iter();
-                let credential = credentials.next().filter(|_| credentials.next().is_none());
-                let digest = *digest.insert(credential::digest(credential.ok_or(Refusal::NoCredential)?.as_bytes())?);
+                let digest = *digest.insert(credential::of(request.headers())?);
                 let terms = AdmissionTerms { digest, needed, max_staleness };
-                Some(Admission { holder: self.authorize(&terms)?, terms })
+                let at = Instant::now();
+                Some(Admission { holder: self.authorizer.authorize(&terms, at)?, terms, at })
             }
         };
         Ok(Permit { upstream: route.upstream, admission, is_fetched: is_fetched(&path) })
-    }
-
-    /// Authenticates by the replica and checks the permission: identity first.
-    ///
-    /// Yes is said by a replica as stale as the route allows. No is said only by one that is fresh by the general bound
-    /// too: a replica that may be behind cannot know that a token does *not* exist. Neither is said where a commit is known
-    /// that takes the yes away, and is not reached yet.
-    ///
-    /// # Errors
-    /// The [`Refusal`] to answer with.
-    pub(crate) fn authorize(&self, terms: &AdmissionTerms) -> Result<Holder, Refusal> {
-        let AdmissionTerms { digest, needed, max_staleness } = *terms;
-        let staleness = self.replica.staleness(Instant::now()).ok_or(Refusal::Stale)?;
-        if !max_staleness.allows(staleness) {
-            return Err(Refusal::Stale);
-        }
-        let no = |refusal| if self.max_staleness.allows(staleness) { refusal } else { Refusal::Stale };
-        let holder = self.replica.lookup(&digest).ok_or_else(|| no(Refusal::UnknownToken))?;
-        if let Some(expired_for) = holder.expired_for(unix_seconds()) {
-            // "Expired" is true however stale the replica is: a token never gets more time than it had. And the replica has
-            // it still when that is no longer said: its checksum is that of what the store holds, and a clock that was wrong
-            // may be set.
-            let is_remembered = expired_for < self.expired_retention;
-            return Err(if is_remembered { Refusal::Expired } else { no(Refusal::UnknownToken) });
-        }
-        if let Some(lacking) = needed.filter(|permission| !holder.permissions.contains(*permission)) {
-            return Err(no(Refusal::Permission(lacking)));
-        }
-        if self.replica.doubts(&digest, &holder, needed) {
-            return Err(Refusal::Stale);
-        }
-        Ok(holder)
     }
 
     /// Whether what a running request was admitted by still holds. Not asked of its expiry: that a token expires while its
     /// request runs is no reason to end it.
     pub(crate) fn holds(&self, terms: &AdmissionTerms, staleness: Option<Duration>) -> bool {
         staleness.is_some_and(|staleness| terms.max_staleness.allows(staleness))
-            && self.replica.permits(&terms.digest, terms.needed)
+            && self.authorizer.replica.permits(&terms.digest, terms.needed)
     }
 }

@@ -11,7 +11,7 @@ use hyper::body::Body as _;
 use super::body::Upload;
 use super::exchange::Exchange;
 use super::request::{Origin, authority};
-use super::{Admission, Gate, Permit};
+use super::{Admission, Permit};
 use crate::token::Role;
 use crate::upstream::{Credential, Upstream};
 use crate::worker::RequestId;
@@ -111,9 +111,9 @@ fn earlier_hops(headers: &HeaderMap, origin: Origin) -> Option<HeaderValue> {
 }
 
 /// Whose a request is: who connected, or who the trusted proxies name that it came through.
-pub(super) fn client(headers: &HeaderMap, origin: Origin, gate: &Gate) -> IpAddr {
-    let mut client = origin.address;
-    if !origin.trusted {
+pub(crate) fn client(headers: &HeaderMap, connected: IpAddr, trusted: bool, trusts: impl Fn(IpAddr) -> bool) -> IpAddr {
+    let mut client = connected;
+    if !trusted {
         return client;
     }
     let said = headers.get_all(&X_FORWARDED_FOR).iter().rev().filter_map(|value| value.to_str().ok());
@@ -121,7 +121,7 @@ pub(super) fn client(headers: &HeaderMap, origin: Origin, gate: &Gate) -> IpAddr
     for hop in said.flat_map(|said| said.rsplit(',')) {
         let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
         client = address.to_canonical();
-        if !gate.trusts(client) {
+        if !trusts(client) {
             break;
         }
     }

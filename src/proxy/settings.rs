@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Network;
 use super::failed_auth::{FailedAuth, FailedAuthLimit};
+use super::late::LateUses;
 use super::route::RouteTable;
 use crate::readiness::Readiness;
 use crate::replica::MaxStaleness;
@@ -30,6 +31,8 @@ pub(crate) struct Settings {
     pub readiness: Arc<Readiness>,
     /// Who was refused for want of a good token.
     pub failed_auth: Arc<FailedAuth>,
+    /// Tokens that are used after their end.
+    pub late: Arc<LateUses>,
 }
 
 /// What is refused for its size or number.

@@ -2,10 +2,16 @@
 //!
 //! A record that an actor may not see is *not found*, so nobody learns that it exists. Whole commands that a role does
 //! not have are *forbidden*, before anything is looked up.
+//!
+//! A token that acts can do what it permits itself and its owner's role has, and never more: its record is read for every
+//! command too, and the commit rests on it.
+
+use jiff::Timestamp;
 
 use super::RegistryError;
+use crate::audit::{Origin, Who};
 use crate::store::Versioned;
-use crate::token::{Role, UserId, UserRecord, UserStatus};
+use crate::token::{Permission, PermissionSet, Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 use crate::words::words;
 
 /// Who gives a command.
@@ -16,6 +22,19 @@ pub enum Actor {
     Operator(String),
     /// A user. Only the id and the name are taken from this record: role and status are read again for every command.
     User(UserRecord),
+    /// Whoever shows a token.
+    Token(ActingToken),
+}
+
+/// A token that gives a command, in the name of whoever owns it when the command is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActingToken {
+    /// Which.
+    pub id: TokenId,
+    /// Its owner's name.
+    pub user: String,
+    /// What the command needs, and the token must permit; `None`: nothing but that it works.
+    pub needed: Option<Permission>,
 }
 
 impl Actor {
@@ -24,6 +43,7 @@ impl Actor {
         match self {
             Self::Operator(name) => name,
             Self::User(user) => &user.name,
+            Self::Token(token) => &token.user,
         }
     }
 }
@@ -32,13 +52,16 @@ impl Actor {
 #[derive(Debug)]
 pub(super) struct Authority {
     name: String,
+    who: Who,
     /// `None`: the operator.
     user: Option<Versioned<UserRecord>>,
+    /// `None`: not by a token.
+    token: Option<Versioned<TokenRecord>>,
 }
 
 impl Authority {
     pub(super) fn operator(name: &str) -> Self {
-        Self { name: name.to_owned(), user: None }
+        Self { name: name.to_owned(), who: Who::system(name, Origin::default()), user: None, token: None }
     }
 
     /// A user, with the record just read.
@@ -48,8 +71,48 @@ impl Authority {
             Some(user) if user.record.status == UserStatus::Disabled => {
                 Err(RegistryError::ActorDisabled(name.to_owned()))
             }
-            Some(user) => Ok(Self { name: name.to_owned(), user: Some(user) }),
+            Some(user) => {
+                let who = Who::user(user.record.id, name, Origin::default());
+                Ok(Self { name: name.to_owned(), who, user: Some(user), token: None })
+            }
         }
+    }
+
+    /// A token that can be used and permits what is needed, with the records just read.
+    pub(super) fn of_token(
+        acting: &ActingToken,
+        token: Option<Versioned<TokenRecord>>,
+        owner: Option<Versioned<UserRecord>>,
+        now: Timestamp,
+    ) -> Result<Self, RegistryError> {
+        let is_usable = |token: &Versioned<TokenRecord>| token.record.is_active() && !token.record.is_expired(now);
+        let token = token.filter(is_usable).ok_or(RegistryError::ActingTokenUnusable(acting.id))?;
+        let name = owner.as_ref().map_or(&acting.user, |owner| &owner.record.name).clone();
+        let authority = Self { token: Some(token), ..Self::of_user(&name, owner)? };
+        match acting.needed.filter(|needed| !authority.permissions().contains(*needed)) {
+            None => Ok(authority),
+            Some(lacking) => Err(RegistryError::ActingTokenLacks([lacking].into_iter().collect())),
+        }
+    }
+
+    /// The same, from there.
+    pub(super) fn coming_from(mut self, origin: &Origin) -> Self {
+        self.who = match (&self.user, &self.token) {
+            (_, Some(token)) => Who::token(token.record.id, &self.name, origin.clone()),
+            (Some(user), None) => Who::user(user.record.id, &self.name, origin.clone()),
+            (None, None) => Who::system(&self.name, origin.clone()),
+        };
+        self
+    }
+
+    /// For what follows from a command that was committed: of what the actor may do nobody asks any more.
+    pub(super) fn unbound(&self) -> Self {
+        Self { name: self.name.clone(), who: self.who.clone(), user: None, token: None }
+    }
+
+    /// As the audit trail names the actor.
+    pub(super) fn who(&self) -> &Who {
+        &self.who
     }
 
     pub(super) fn name(&self) -> &str {
@@ -59,6 +122,34 @@ impl Authority {
     /// The actor's own record; `None` for the operator.
     pub(super) fn user(&self) -> Option<&Versioned<UserRecord>> {
         self.user.as_ref()
+    }
+
+    /// The record of the token that acts, if one does.
+    pub(super) fn token(&self) -> Option<&Versioned<TokenRecord>> {
+        self.token.as_ref()
+    }
+
+    /// What can be given to others: everything but what the token that acts does not permit.
+    fn permissions(&self) -> PermissionSet {
+        let role = self.user.as_ref().map_or(PermissionSet::all(), |user| user.record.role.permissions());
+        self.token.as_ref().map_or(PermissionSet::all(), |token| token.record.permissions.intersect(role))
+    }
+
+    /// No token makes one that can do more than itself, or lives longer.
+    pub(super) fn check_makes(
+        &self,
+        permissions: PermissionSet,
+        expires_at: Option<Timestamp>,
+    ) -> Result<(), RegistryError> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let lacking = permissions.without(self.permissions());
+        if !lacking.is_empty() {
+            return Err(RegistryError::ActingTokenLacks(lacking));
+        }
+        match token.record.expires_at {
+            Some(end) if expires_at.is_none_or(|expires_at| expires_at > end) => Err(RegistryError::OutlivesMaker(end)),
+            _ => Ok(()),
+        }
     }
 
     fn has(&self, role: Role) -> bool {
@@ -122,6 +213,7 @@ words! {
         ManageUsers = "manage users",
         ManageAdministrators = "manage Administrators",
         TransferOwnership = "transfer the ownership",
+        ReadAudit = "read the audit trail",
     }
 }
 
@@ -129,9 +221,11 @@ impl Right {
     fn weakest_role(self) -> Role {
         match self {
             Self::ManageTokens => Role::Manager,
-            Self::CreateTokensForOthers | Self::ReassignTokens | Self::MoveTokens | Self::ManageUsers => {
-                Role::Administrator
-            }
+            Self::CreateTokensForOthers
+            | Self::ReassignTokens
+            | Self::MoveTokens
+            | Self::ManageUsers
+            | Self::ReadAudit => Role::Administrator,
             Self::GiveTokensToOwner | Self::ManageAdministrators | Self::TransferOwnership => Role::Owner,
         }
     }

@@ -9,9 +9,11 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::actor::{Authority, Right};
+use super::audit::{of_tokens, of_user};
 use super::draft::Draft;
 use super::steps::CHUNK;
-use super::{Actor, Attempts, Owners, PAGE, PartlyDone, Registry, RegistryError, now};
+use super::{Actor, Attempts, Owners, PAGE, PartlyDone, Registry, RegistryError, Seen, now};
+use crate::audit::{Action, Subject};
 use crate::store::{StateFilter, TokenFilter, Versioned};
 use crate::token::{Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 
@@ -28,18 +30,32 @@ impl Registry {
     /// the order of `ids`.
     ///
     /// # Errors
-    /// When an id is unknown or repeated, when the Owner would be left without a usable token (unless `force`), and when
-    /// the actor may not. [`RegistryError::Interrupted`] says how many of more than a chunk are done.
-    pub async fn revoke(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Vec<TokenRecord>, RegistryError> {
-        self.in_bulk(actor, BulkAction::Revoke, ids, force).await
+    /// When an id is unknown or repeated, when the Owner would be left without a usable token (unless `force`), when the token
+    /// that acts is one of several, and when the actor may not. [`RegistryError::Interrupted`] says how many of more than a chunk are done.
+    pub async fn revoke<'a>(
+        &self,
+        actor: &Actor,
+        ids: impl Into<Seen<&'a [TokenId]>> + Send,
+        force: bool,
+    ) -> Result<Vec<TokenRecord>, RegistryError> {
+        let seen = ids.into();
+        let revoked = self.in_bulk(actor, BulkAction::Revoke, seen, force).await;
+        self.observed(actor, Action::TokenRevoke, of_tokens(seen.what), revoked).await
     }
 
     /// Deletes tokens, active or revoked, with their histories. Returns them as they were.
     ///
     /// # Errors
     /// As for [`Registry::revoke`].
-    pub async fn delete(&self, actor: &Actor, ids: &[TokenId], force: bool) -> Result<Vec<TokenRecord>, RegistryError> {
-        self.in_bulk(actor, BulkAction::Delete, ids, force).await
+    pub async fn delete<'a>(
+        &self,
+        actor: &Actor,
+        ids: impl Into<Seen<&'a [TokenId]>> + Send,
+        force: bool,
+    ) -> Result<Vec<TokenRecord>, RegistryError> {
+        let seen = ids.into();
+        let deleted = self.in_bulk(actor, BulkAction::Delete, seen, force).await;
+        self.observed(actor, Action::TokenDelete, of_tokens(seen.what), deleted).await
     }
 
     /// Gives active tokens to another user. They lose what that user's role does not have, and stay valid otherwise.
@@ -48,21 +64,24 @@ impl Registry {
     /// # Errors
     /// When an id is unknown, repeated or revoked, when `to` is unknown or disabled, when the Owner would be left
     /// without a usable token (unless `force`), and when the actor may not; and as for [`Registry::revoke`].
-    pub async fn reassign(
+    pub async fn reassign<'a>(
         &self,
         actor: &Actor,
-        ids: &[TokenId],
+        ids: impl Into<Seen<&'a [TokenId]>> + Send,
         to: &str,
         force: bool,
     ) -> Result<Vec<TokenRecord>, RegistryError> {
-        self.in_bulk(actor, BulkAction::Reassign { to }, ids, force).await
+        let seen = ids.into();
+        let reassigned = self.in_bulk(actor, BulkAction::Reassign { to }, seen, force).await;
+        let subject = Subject { user_name: of_user(to).user_name, ..of_tokens(seen.what) };
+        self.observed(actor, Action::TokenReassign, subject, reassigned).await
     }
 
     async fn in_bulk(
         &self,
         actor: &Actor,
         action: BulkAction<'_>,
-        ids: &[TokenId],
+        Seen { what: ids, version }: Seen<&[TokenId]>,
         force: bool,
     ) -> Result<Vec<TokenRecord>, RegistryError> {
         let mut done = Vec::with_capacity(ids.len());
@@ -70,7 +89,7 @@ impl Registry {
         loop {
             let before = done.len();
             // What is left is a selection like any other: whatever changed meanwhile, it is decided anew.
-            let rest = &ids[before..];
+            let rest = Seen::at(&ids[before..], version);
             let attempt = match attempts.begin().await {
                 Ok(()) => self.try_in_bulk(actor, action, rest, force, &mut done).await,
                 Err(error) => Err(error),
@@ -91,7 +110,7 @@ impl Registry {
         &self,
         actor: &Actor,
         action: BulkAction<'_>,
-        ids: &[TokenId],
+        seen: Seen<&[TokenId]>,
         force: bool,
         done: &mut Vec<TokenRecord>,
     ) -> Result<bool, RegistryError> {
@@ -103,7 +122,9 @@ impl Registry {
             }
             BulkAction::Reassign { to } => Some(self.find_recipient(&authority, to).await?),
         };
-        let tokens = self.find_tokens(&authority, ids).await?;
+        let tokens = self.find_tokens(&authority, seen.what).await?;
+        let tokens = tokens.into_iter().map(|token| seen.check(token)).collect::<Result<Vec<_>, _>>()?;
+        check_acting_token(&authority, seen.what)?;
         if let Some(recipient) = &recipient {
             check_reassignable(&tokens, &recipient.record)?;
         }
@@ -117,12 +138,12 @@ impl Registry {
         let mut tokens = tokens.into_iter().peekable();
         while tokens.peek().is_some() {
             let mut draft = Draft::new(&authority, now());
-            remaining.iter().for_each(|remaining| draft.require_token(remaining.clone()));
             recipient.iter().for_each(|recipient| draft.require_user(recipient));
             let chunk = tokens.by_ref().take(CHUNK);
             // Shown as done only once they are committed.
             let records: Vec<_> =
                 chunk.map(|token| action.apply(&mut draft, token, recipient.as_ref(), &owners)).collect();
+            remaining.iter().for_each(|remaining| draft.require_token(remaining));
             if !self.commit(draft.into_batch()).await? {
                 return Ok(false);
             }
@@ -155,7 +176,8 @@ impl Registry {
             return Ok(None);
         }
         let selected: HashSet<TokenId> = tokens.iter().map(|token| token.record.id).collect();
-        let filter = TokenFilter { owner: Some(owner.id), state: Some(StateFilter::Active { now: now.as_second() }) };
+        let state = Some(StateFilter::Active { now: now.as_second() });
+        let filter = TokenFilter { owner: Some(owner.id), state, ..TokenFilter::default() };
         let mut before = None;
         loop {
             let page = self.store.tokens(filter, before, PAGE).await?;
@@ -202,6 +224,14 @@ impl BulkAction<'_> {
             }
             (Self::Revoke | Self::Reassign { .. }, _) => token.record,
         }
+    }
+}
+
+/// Nobody shuts themselves out by choosing many: the token that acts has to be named alone.
+fn check_acting_token(authority: &Authority, ids: &[TokenId]) -> Result<(), RegistryError> {
+    match authority.token().map(|token| token.record.id).filter(|acting| ids.len() > 1 && ids.contains(acting)) {
+        Some(acting) => Err(RegistryError::ActingTokenAmong(acting)),
+        None => Ok(()),
     }
 }
 

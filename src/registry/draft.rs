@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::actor::Authority;
+use crate::audit::{Event, events};
 use crate::store::{Batch, Edit, Pin, Versioned};
 use crate::token::{
     HistoryEntry, PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserId, UserRecord,
@@ -17,18 +18,25 @@ pub(super) struct Draft<'a> {
     batch: Batch,
     /// The users in the batch: no record occurs twice.
     users: HashSet<UserId>,
+    /// And the tokens.
+    tokens: HashSet<TokenId>,
 }
 
 impl<'a> Draft<'a> {
     pub(super) fn new(authority: &'a Authority, at: Timestamp) -> Self {
-        Self { authority, at, batch: Batch::default(), users: HashSet::new() }
+        Self { authority, at, batch: Batch::default(), users: HashSet::new(), tokens: HashSet::new() }
     }
 
-    /// The batch, resting on the actor's own record too.
+    /// The batch, resting on the actor's own records too, with what the audit trail says of it.
     pub(super) fn into_batch(mut self) -> Batch {
         if let Some(actor) = self.authority.user() {
             self.require_user(actor);
         }
+        if let Some(acting) = self.authority.token() {
+            self.require_token(acting);
+        }
+        let events = events(&self.batch, self.authority.who(), self.at);
+        self.batch.audit = events.iter().map(Event::to_bytes).collect();
         self.batch
     }
 
@@ -61,7 +69,23 @@ impl<'a> Draft<'a> {
 
     pub(super) fn create_token(&mut self, token: TokenRecord, event: TokenEvent) {
         self.record_event(token.id, event);
-        self.batch.tokens.push(Edit::Create(token));
+        self.edit_token(Edit::Create(token));
+    }
+
+    /// Ends a token at a time, and lets this new one take its place. Both as they will be.
+    pub(super) fn rotate(
+        &mut self,
+        before: Versioned<TokenRecord>,
+        ends_at: Timestamp,
+        mut successor: TokenRecord,
+    ) -> (TokenRecord, TokenRecord) {
+        let mut after = before.record.clone();
+        (after.expires_at, after.successor) = (Some(ends_at), Some(successor.id));
+        successor.predecessor = Some(after.id);
+        self.record_event(after.id, TokenEvent::Rotated { to: successor.id });
+        self.edit_token(Edit::Update { before, after: after.clone() });
+        self.create_token(successor.clone(), TokenEvent::Created);
+        (after, successor)
     }
 
     /// Brings a token from elsewhere along with its history; `lost` is what its owner's role does not permit here.
@@ -75,18 +99,26 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn delete_token(&mut self, token: Versioned<TokenRecord>) {
-        self.batch.tokens.push(Edit::Delete(token));
+        self.edit_token(Edit::Delete(token));
     }
 
-    pub(super) fn require_token(&mut self, token: Versioned<TokenRecord>) {
-        self.batch.tokens.push(Edit::Require(token));
+    /// Unless the batch rests on that record already. Comes after the edits of tokens.
+    pub(super) fn require_token(&mut self, token: &Versioned<TokenRecord>) {
+        if !self.tokens.contains(&token.record.id) {
+            self.edit_token(Edit::Require(token.clone()));
+        }
+    }
+
+    fn edit_token(&mut self, edit: Edit<TokenRecord>) {
+        self.tokens.insert(edit.record().id);
+        self.batch.tokens.push(edit);
     }
 
     pub(super) fn revoke(&mut self, before: Versioned<TokenRecord>, reason: Option<String>) -> TokenRecord {
         let mut after = before.record.clone();
         after.state = TokenState::Revoked { at: self.at, by: self.authority.name().to_owned() };
         self.record_event(after.id, TokenEvent::Revoked { reason });
-        self.batch.tokens.push(Edit::Update { before, after: after.clone() });
+        self.edit_token(Edit::Update { before, after: after.clone() });
         after
     }
 
@@ -104,7 +136,7 @@ impl<'a> Draft<'a> {
         if let Some(lost) = clamp_to_role(&mut after, to.record.role) {
             self.record_event(after.id, TokenEvent::Narrowed { lost });
         }
-        self.batch.tokens.push(Edit::Update { before, after: after.clone() });
+        self.edit_token(Edit::Update { before, after: after.clone() });
         after
     }
 
@@ -113,7 +145,7 @@ impl<'a> Draft<'a> {
         let mut after = before.record.clone();
         let Some(lost) = clamp_to_role(&mut after, role) else { return false };
         self.record_event(after.id, TokenEvent::Narrowed { lost });
-        self.batch.tokens.push(Edit::Update { before, after });
+        self.edit_token(Edit::Update { before, after });
         true
     }
 
@@ -165,6 +197,8 @@ pub(super) mod samples {
             created_at: at(0),
             created_by: "cli:test".to_owned(),
             expires_at: None,
+            predecessor: None,
+            successor: None,
         };
         Versioned { record, version: CommitId(1) }
     }

@@ -24,6 +24,9 @@ pub enum RegistryError {
     /// No tokens with these ids, or none that the actor may see.
     #[error("there is no token {}; `tollgate token list` shows all tokens, those deleted already left out", list(.0))]
     NoSuchTokens(Vec<TokenId>),
+    /// It is no longer as whoever gave the command saw it.
+    #[error("it was changed since you read it; read it again")]
+    Changed,
     /// Ids that one command names more than once.
     #[error("named more than once: {}; name each token once", list(.0))]
     RepeatedTokens(Vec<TokenId>),
@@ -41,6 +44,18 @@ pub enum RegistryError {
     /// The actor was disabled.
     #[error("{0} is disabled and may do nothing")]
     ActorDisabled(String),
+    /// The token by which somebody acts was revoked, deleted, or expired.
+    #[error("the token {0} that was shown is no longer valid")]
+    ActingTokenUnusable(TokenId),
+    /// The token by which somebody acts does not permit it, or not what it should give.
+    #[error("Insufficient permissions: {} required", names(.0))]
+    ActingTokenLacks(PermissionSet),
+    /// A token would outlive the one that makes it.
+    #[error("a token cannot make one that outlives it: give the new one an expiry, {0} at the latest")]
+    OutlivesMaker(Timestamp),
+    /// The token that acts is one of several that would lose something.
+    #[error("the token {0} is the one that you are using; leave it out, or name it alone")]
+    ActingTokenAmong(TokenId),
     /// Not a user name.
     #[error("{} is not a user name: use 1 to 64 of A-Z a-z 0-9 . _ @ + - that do not start with {PREFIX}", quoted(.0))]
     InvalidName(String),
@@ -100,6 +115,24 @@ pub enum RegistryError {
     /// Revoked tokens cannot be reassigned.
     #[error("revoked, and revocation is final: {}; only active tokens can be reassigned", list(.0))]
     NotActive(Vec<TokenId>),
+    /// Revoked tokens cannot be rotated.
+    #[error("{0} is revoked, and revocation is final: create a new token instead (`tollgate token create`)")]
+    RotatesRevoked(TokenId),
+    /// Neither can expired ones.
+    #[error(
+        "{0} has expired, and whoever has it is refused already: create a new token instead (`tollgate token create`)"
+    )]
+    RotatesExpired(TokenId),
+    /// A token is rotated once.
+    #[error(
+        "{token} was rotated already, and its successor is {successor}: rotate that one (`tollgate token rotate {successor}`)"
+    )]
+    RotatedAlready {
+        /// Which one.
+        token: TokenId,
+        /// What it was rotated to.
+        successor: TokenId,
+    },
     /// The Owner would be left without a usable token.
     #[error("{owner} is the Owner and would be left without a usable token; create another one first, or use --force")]
     LastOwnerToken {
@@ -135,6 +168,9 @@ pub enum RegistryError {
     /// The operating system gave no randomness.
     #[error("the operating system gave no random bytes for a new token: {0}")]
     NoEntropy(NoEntropy),
+    /// The audit trail has to be written somewhere, and cannot be.
+    #[error("nothing was changed, because the audit trail cannot be written ({0}), and audit.required is set")]
+    AuditNotWritten(String),
     /// Reading failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -202,6 +238,16 @@ pub enum PartlyDone {
     User(#[from] Progress),
 }
 
+impl PartlyDone {
+    /// How many of the tokens that were named.
+    fn tokens(&self) -> Option<usize> {
+        match self {
+            Self::Revoked(done, _) | Self::Deleted(done, _) | Self::Reassigned(done, _) => Some(*done),
+            Self::Purged(_) | Self::Imported(..) | Self::User(_) => None,
+        }
+    }
+}
+
 /// What a caller does about an error: decides status codes and exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -237,12 +283,25 @@ impl RegistryError {
         }
     }
 
+    /// Of a command on many tokens that was broken off: to how many it was done.
+    pub(crate) fn done(&self) -> Option<usize> {
+        match self {
+            Self::Interrupted { done, .. } => done.tokens(),
+            _ => None,
+        }
+    }
+
     /// What a caller does about it.
     #[deny(clippy::wildcard_enum_match_arm)] // a new error must be placed by hand
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSuchUser(_) | Self::NoSuchTokens(_) => ErrorKind::NotFound,
-            Self::Forbidden { .. } | Self::ActorDeleted(_) | Self::ActorDisabled(_) => ErrorKind::Forbidden,
+            Self::Forbidden { .. }
+            | Self::ActorDeleted(_)
+            | Self::ActorDisabled(_)
+            | Self::ActingTokenUnusable(_)
+            | Self::ActingTokenLacks(_)
+            | Self::OutlivesMaker(_) => ErrorKind::Forbidden,
             Self::RepeatedTokens(_)
             | Self::InvalidName(_)
             | Self::InvalidDescription
@@ -250,6 +309,7 @@ impl RegistryError {
             | Self::NothingPermitted { .. }
             | Self::AlreadyExpired(_) => ErrorKind::Invalid,
             Self::NotInitialised
+            | Self::Changed
             | Self::AlreadyInitialised
             | Self::NameTaken(_)
             | Self::OwnerRole(_)
@@ -261,15 +321,22 @@ impl RegistryError {
             | Self::UserDisabled(_)
             | Self::NoTokensForViewer(_)
             | Self::NotActive(_)
+            | Self::ActingTokenAmong(_)
+            | Self::RotatesRevoked(_)
+            | Self::RotatesExpired(_)
+            | Self::RotatedAlready { .. }
             | Self::LastOwnerToken { .. }
             | Self::DigestTaken(_)
             | Self::DigestRevoked { .. }
             | Self::RevokedElsewhere { .. }
             | Self::IdTaken(_)
             | Self::DigestRetired(_) => ErrorKind::Conflict,
-            Self::Busy(_) | Self::NoEntropy(_) | Self::Store(_) | Self::NotCommitted(_) | Self::PastUnread(_) => {
-                ErrorKind::Unavailable
-            }
+            Self::Busy(_)
+            | Self::NoEntropy(_)
+            | Self::AuditNotWritten(_)
+            | Self::Store(_)
+            | Self::NotCommitted(_)
+            | Self::PastUnread(_) => ErrorKind::Unavailable,
             Self::OutcomeUnknown(_) | Self::CreationUnknown { .. } => ErrorKind::Unknown,
             Self::Interrupted { source, .. } => source.kind(),
         }

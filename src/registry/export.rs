@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::actor::Right;
+use super::import::{MAX_AGENTS, PastUsage};
 use super::{Actor, Attempts, PAGE, Registry, RegistryError, now};
+use crate::audit::{Action, Subject};
 use crate::store::{StoreError, TokenFilter, Versioned};
 use crate::token::{
     Digest, HistoryEntry, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
@@ -47,7 +49,13 @@ struct PastView {
     revoked_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     revoked_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predecessor: Option<TokenId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    successor: Option<TokenId>,
     history: Vec<HistoryEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<PastUsage>,
 }
 
 /// What is not in the lines that were read so far.
@@ -76,7 +84,8 @@ impl Registry {
     /// # Errors
     /// When the actor may not, and when the store fails.
     pub async fn export(&self, actor: &Actor, full: bool) -> Result<Export, RegistryError> {
-        self.authority(actor).await?.check(Right::MoveTokens)?;
+        let allowed = self.authority(actor).await.and_then(|authority| authority.check(Right::MoveTokens));
+        self.observed(actor, Action::TokenExport, Subject::default(), allowed).await?;
         let (mut users, mut before) = (HashMap::new(), None);
         loop {
             let page = self.store.users(before, PAGE).await?;
@@ -102,11 +111,16 @@ impl Export {
             true => self.with_histories(page).await?,
             false => page.into_iter().map(|token| (token.record, Vec::new())).collect(),
         };
+        let mut usage = match self.full {
+            true => self.usage(tokens.iter().map(|(record, _)| record.id).collect()).await?,
+            false => HashMap::new(),
+        };
         let mut lines = Vec::with_capacity(tokens.len());
         for (record, history) in tokens {
             // A user who is not there was deleted, and the token with them.
             if let Some(user) = self.user(record.owner).await? {
-                lines.extend(self.line(record, user, history));
+                let usage = usage.remove(&record.id);
+                lines.extend(self.line(record, user, history, usage));
             }
         }
         self.before = Some(last);
@@ -138,6 +152,17 @@ impl Export {
         Ok(done)
     }
 
+    /// How some tokens were used, those that were.
+    async fn usage(&self, ids: Vec<TokenId>) -> Result<HashMap<TokenId, PastUsage>, StoreError> {
+        let store = &self.registry.store;
+        let usages = store.usage(&ids).await?.tokens;
+        let used = ids.into_iter().zip(usages).filter_map(|(id, usage)| Some((id, usage.last_used?)));
+        let (ids, times): (Vec<_>, Vec<_>) = used.unzip();
+        let agents = store.agents(&ids, MAX_AGENTS).await?;
+        let usage = times.into_iter().zip(agents);
+        Ok(ids.into_iter().zip(usage.map(|(last_used_at, agents)| PastUsage { last_used_at, agents })).collect())
+    }
+
     /// The histories of some tokens, in their order. A few requests go out together, since each for itself is a round trip.
     async fn histories(&self, ids: &[TokenId]) -> Result<Vec<Vec<HistoryEntry>>, StoreError> {
         let mut histories = Vec::with_capacity(ids.len());
@@ -165,11 +190,16 @@ impl Export {
     }
 
     /// `None`: it is left out.
-    fn line(&mut self, record: TokenRecord, owner: UserRecord, history: Vec<HistoryEntry>) -> Option<ExportLine> {
+    fn line(
+        &mut self,
+        record: TokenRecord,
+        owner: UserRecord,
+        history: Vec<HistoryEntry>,
+        usage: Option<PastUsage>,
+    ) -> Option<ExportLine> {
         let is_expired = record.is_expired(self.now);
-        let TokenRecord {
-            id, digest, description, permissions, state, hint, created_at, created_by, expires_at, ..
-        } = record;
+        let TokenRecord { id, digest, description, permissions, state, hint, created_at, created_by, .. } = record;
+        let TokenRecord { expires_at, predecessor, successor, .. } = record;
         let is_known = permissions.without(PermissionSet::all()).is_empty();
         let works = state == TokenState::Active
             && !is_expired
@@ -185,7 +215,18 @@ impl Export {
                 TokenState::Active => ("active", None, None),
                 TokenState::Revoked { at, by } => ("revoked", Some(at), Some(by)),
             };
-            PastView { id, state, created_at, created_by, revoked_at, revoked_by, history }
+            PastView {
+                id,
+                state,
+                created_at,
+                created_by,
+                revoked_at,
+                revoked_by,
+                predecessor,
+                successor,
+                history,
+                usage,
+            }
         });
         Some(ExportLine { digest, user: owner.name, description, permissions, expires_at, hint, past })
     }

@@ -15,12 +15,15 @@ use super::draft::Draft;
 use super::steps::CHUNK;
 use super::tokens::{check_description, decide_token, whole_seconds};
 use super::{Actor, Attempts, ErrorKind, PAGE, PartlyDone, Registry, RegistryError, now};
+use crate::audit::{Action, Subject};
 use crate::store::Versioned;
 use crate::token::{Digest, PermissionSet, TokenEvent, TokenId, TokenRecord, UserRecord};
 
 pub use csv::CsvHeader;
 pub use line::{ImportLine, LineError, parse_line};
-pub use past::{Aside, Past, Told};
+pub use past::{Aside, Past, PastUsage, Told};
+
+pub(super) use past::MAX_AGENTS;
 
 /// How an import goes about lines that are not simply new tokens. The default: each is a reason to import nothing.
 #[derive(Debug, Clone, Copy, Default)]
@@ -139,6 +142,20 @@ impl Registry {
         lines: Vec<Numbered>,
         options: ImportOptions,
     ) -> Result<Imported, ImportError> {
+        let imported = self.try_import(actor, lines, options).await;
+        // Lines that are wrong are a file that is wrong, and no attempt at anything.
+        if let Err(ImportError::Registry(error)) = &imported {
+            self.note_refusal(actor, Action::TokenImport, Subject::default(), error).await;
+        }
+        imported
+    }
+
+    async fn try_import(
+        &self,
+        actor: &Actor,
+        lines: Vec<Numbered>,
+        options: ImportOptions,
+    ) -> Result<Imported, ImportError> {
         let authority = self.authority(actor).await?;
         authority.check(Right::ManageTokens)?;
         let count = lines.len();
@@ -227,13 +244,36 @@ impl Registry {
                 }
             }
             match self.commit(draft.into_batch()).await {
-                Ok(true) => return Ok(imported),
+                Ok(true) => {
+                    self.restore_usage(lines, &imported).await;
+                    return Ok(imported);
+                }
                 // The latter: somebody else's token by now, or no more. Reading again shows which.
                 Ok(false) | Err(RegistryError::DigestTaken(_) | RegistryError::DigestRetired(_)) => {}
                 Err(error) => return Err(error.into()),
             }
             lines.iter().for_each(|(_, line)| _ = users.remove(&*line.user));
             users.extend(self.read_users(&authority, lines.iter()).await?);
+        }
+    }
+
+    /// What is known of the use of the tokens that were imported. They are there, whether that is or not.
+    async fn restore_usage(&self, lines: &[Numbered], imported: &Imported) {
+        let ids: HashSet<TokenId> = imported.tokens.iter().map(|token| token.id).collect();
+        let pasts = lines.iter().filter_map(|(_, line)| line.past.as_deref()).filter(|past| ids.contains(&past.id));
+        // It was read for the record a moment ago.
+        let usage = |past: &Past| Some((past.id, past.told().ok()?.usage.clone()?));
+        let used: Vec<_> = pasts.filter_map(usage).collect();
+        if used.is_empty() {
+            return;
+        }
+        let recorded = async {
+            let now = self.store.usage(&[]).await?.now;
+            let uses = used.iter().map(|(id, usage)| usage.of(*id, now));
+            self.store.record(&uses.collect::<Vec<_>>()).await
+        };
+        if let Err(error) = recorded.await {
+            tracing::warn!(%error, "the tokens are imported, and when they were used is not");
         }
     }
 
@@ -416,18 +456,22 @@ impl Existing<'_> {
         if self.held.ids.contains(&past.id) {
             return Err(RegistryError::IdTaken(past.id));
         }
-        let Told { state, created_at, created_by, .. } = past.told().map_err(RegistryError::PastUnread)?.into_owned();
+        let (permissions, expires_at) = (permissions(line, owner), line.expires_at.map(whole_seconds));
+        self.authority.check_makes(permissions, expires_at)?;
+        let told = past.told().map_err(RegistryError::PastUnread)?.into_owned();
         Ok(TokenRecord {
             id: past.id,
             digest: line.digest,
             owner: owner.id,
             description: line.description.to_string(),
-            permissions: permissions(line, owner),
-            state,
+            permissions,
+            state: told.state,
             hint: line.hint.to_string(),
-            created_at,
-            created_by,
-            expires_at: line.expires_at.map(whole_seconds),
+            created_at: told.created_at,
+            created_by: told.created_by,
+            expires_at,
+            predecessor: told.predecessor,
+            successor: told.successor,
         })
     }
 }

@@ -9,6 +9,7 @@ use super::actor::{Authority, Right};
 use super::draft::Draft;
 use super::steps::{CHUNK, UNREVOKED};
 use super::{Actor, Attempts, PAGE, PartlyDone, Registry, RegistryError, now};
+use crate::audit::{Action, Subject};
 use crate::store::{StateFilter, TokenFilter, Versioned};
 use crate::token::{TokenId, TokenRecord, TokenState};
 
@@ -58,7 +59,7 @@ impl PurgeFilter {
             (Some(_), Some(_)) => None,
         };
         let own = authority.user().map(|user| user.record.id);
-        TokenFilter { owner: own.filter(|_| !authority.sees_all_tokens()), state }
+        TokenFilter { owner: own.filter(|_| !authority.sees_all_tokens()), state, ..TokenFilter::default() }
     }
 }
 
@@ -89,11 +90,12 @@ impl Registry {
     pub async fn purge(&self, actor: &Actor, filter: &PurgeFilter) -> Result<Purged, RegistryError> {
         let mut done = Purged::default();
         let purged = self.purge_pages(actor, filter, &mut done).await;
-        match purged {
+        let purged = match purged {
             Ok(()) => Ok(done),
             Err(error) if done == Purged::default() => Err(error),
             Err(error) => Err(RegistryError::interrupted(PartlyDone::Purged(done.tokens()), error)),
-        }
+        };
+        self.observed(actor, Action::TokenDelete, Subject::default(), purged).await
     }
 
     async fn purge_pages(&self, actor: &Actor, filter: &PurgeFilter, done: &mut Purged) -> Result<(), RegistryError> {

@@ -98,7 +98,7 @@ impl Registry {
         owner: UserId,
         state: Option<StateFilter>,
     ) -> Result<Option<Vec<Versioned<TokenRecord>>>, StoreError> {
-        let filter = TokenFilter { owner: Some(owner), state };
+        let filter = TokenFilter { owner: Some(owner), state, ..TokenFilter::default() };
         let tokens = self.store.tokens(filter, None, CHUNK + 1).await?;
         Ok((tokens.len() <= CHUNK).then_some(tokens))
     }
@@ -117,7 +117,7 @@ impl Registry {
         progress: &mut Progress,
         decide: impl Fn(&mut Draft<'_>, Vec<Versioned<TokenRecord>>, Option<Pin>) -> Counts + Send + Sync,
     ) -> Result<Outcome, RegistryError> {
-        let filter = TokenFilter { owner: Some(user.record.id), state };
+        let filter = TokenFilter { owner: Some(user.record.id), state, ..TokenFilter::default() };
         let pin = self.pin_tokens_of(user.record.id).await?;
         let (mut before, mut attempts) = (None, Attempts::default());
         loop {
@@ -154,6 +154,12 @@ impl Registry {
 
     /// Whether the records of this user and of the actor are those that were read.
     async fn are_unchanged(&self, authority: &Authority, user: &Versioned<UserRecord>) -> Result<bool, StoreError> {
+        if let Some(acting) = authority.token() {
+            let found = self.store.tokens_by_id(&[acting.record.id]).await?.pop().flatten();
+            if found.is_none_or(|found| found.version != acting.version) {
+                return Ok(false);
+            }
+        }
         Ok(self.is_unchanged(user).await?
             && match authority.user() {
                 Some(actor) => self.is_unchanged(actor).await?,
@@ -185,11 +191,11 @@ impl Registry {
     /// nobody's role is asked any more, not even the actor's, who may have given it away just now.
     pub(super) async fn finish_narrowing(
         &self,
-        actor: &str,
+        authority: &Authority,
         mut user: Versioned<UserRecord>,
         progress: &mut Progress,
     ) -> Result<(), RegistryError> {
-        let (authority, role, mut attempts) = (Authority::operator(actor), user.record.role, Attempts::default());
+        let (authority, role, mut attempts) = (authority.unbound(), user.record.role, Attempts::default());
         loop {
             attempts.begin().await?;
             let narrow = |draft: &mut Draft<'_>, tokens, _| decide_role(draft, &user, tokens, role, None);

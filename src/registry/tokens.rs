@@ -3,15 +3,16 @@
 use jiff::Timestamp;
 
 use super::actor::Authority;
+use super::audit::of_user;
 use super::draft::Draft;
-use super::{Actor, Attempts, PAGE, Registry, RegistryError, now};
-use crate::store::{StateFilter, TokenFilter, Versioned};
+use super::{Actor, Attempts, LateUse, PAGE, Registry, RegistryError, now};
+use crate::audit::Action;
+use crate::store::{CommitId, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{
     Digest, HistoryEntry, PermissionSet, RawToken, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord,
     UserStatus,
 };
-use crate::words::words;
 
 /// A token that was just made: the only time that the raw token is known.
 #[derive(Debug, Clone)]
@@ -51,23 +52,16 @@ pub struct NewToken {
 pub struct TokenDetails {
     /// Its record.
     pub record: TokenRecord,
+    /// The commit that wrote it.
+    pub version: CommitId,
     /// Who it belongs to.
     pub owner: UserRecord,
     /// What happened to it, oldest first.
     pub history: Vec<HistoryEntry>,
-}
-
-words! {
-    /// What a list of tokens can be narrowed to.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum ListState ("states") {
-        /// Neither revoked nor expired.
-        Active = "active",
-        /// Revoked.
-        Revoked = "revoked",
-        /// Not revoked, but past its expiry.
-        Expired = "expired",
-    }
+    /// What came with it after its end.
+    pub late: Option<LateUse>,
+    /// What came after its end with the token that it succeeds.
+    pub predecessor_late: Option<LateUse>,
 }
 
 impl Registry {
@@ -77,7 +71,7 @@ impl Registry {
     /// When the owner is unknown, disabled or a Viewer, when the role has nothing of what was requested, when the
     /// expiry is in the past, when the description is invalid, and when the actor may not.
     pub async fn create_token(&self, actor: &Actor, new: NewToken) -> Result<Created, RegistryError> {
-        self.create(actor, new, None).await
+        self.create_observed(actor, new, None).await
     }
 
     /// The same with a value that the caller brings ([`RawToken::brought`]).
@@ -90,7 +84,18 @@ impl Registry {
         new: NewToken,
         value: RawToken,
     ) -> Result<Created, RegistryError> {
-        self.create(actor, new, Some(value)).await
+        self.create_observed(actor, new, Some(value)).await
+    }
+
+    async fn create_observed(
+        &self,
+        actor: &Actor,
+        new: NewToken,
+        value: Option<RawToken>,
+    ) -> Result<Created, RegistryError> {
+        let subject = of_user(&new.user);
+        let created = self.create(actor, new, value).await;
+        self.observed(actor, Action::TokenCreate, subject, created).await
     }
 
     async fn create(&self, actor: &Actor, new: NewToken, value: Option<RawToken>) -> Result<Created, RegistryError> {
@@ -125,52 +130,13 @@ impl Registry {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
-            let record = self.find_tokens(&authority, &[id]).await?.swap_remove(0).record;
+            let Versioned { record, version } = self.find_tokens(&authority, &[id]).await?.swap_remove(0);
             let history = self.store.history(id).await?;
             // A user who was deleted between these reads took the token along; reading again shows it.
             if let Some(owner) = self.store.user(record.owner).await? {
-                return Ok(TokenDetails { record, owner: owner.record, history });
-            }
-        }
-    }
-
-    /// Tokens that the actor may see, each with its owner, newest first: at most `limit` of those made before the token
-    /// `before` (the last one of the page before).
-    ///
-    /// # Errors
-    /// [`RegistryError::NoSuchUser`], also if the actor may not see that user.
-    pub async fn tokens(
-        &self,
-        actor: &Actor,
-        user: Option<&str>,
-        state: Option<ListState>,
-        before: Option<TokenId>,
-        limit: usize,
-    ) -> Result<Vec<(TokenRecord, UserRecord)>, RegistryError> {
-        let authority = self.authority(actor).await?;
-        let asked = match user {
-            Some(name) => Some(self.find_user(&authority, name).await?.record.id),
-            None => None,
-        };
-        // A Manager who asks for all sees the own ones; who asks for another user's, none.
-        let own = authority.user().map(|user| user.record.id);
-        let owner = if authority.sees_all_tokens() { asked } else { own };
-        if owner.is_some_and(|owner| !authority.sees_tokens_of(owner)) {
-            return Ok(Vec::new());
-        }
-        let mut attempts = Attempts::default();
-        loop {
-            attempts.begin().await?;
-            let filter = TokenFilter { owner, state: state.map(|state| state.at(now())) };
-            let page = self.store.tokens(filter, before, limit).await?;
-            let owners = self.users_by_id(page.iter().map(|token| token.record.owner)).await?;
-            let with_owner = |token: Versioned<TokenRecord>| {
-                let owner = owners.get(&token.record.owner)?.record.clone();
-                Some((token.record, owner))
-            };
-            // A user who was deleted between these reads took the tokens along; read the page again without them.
-            if let Some(tokens) = page.into_iter().map(with_owner).collect() {
-                return Ok(tokens);
+                let (late, predecessor_late) = self.late_uses(&record).await?;
+                let owner = owner.record;
+                return Ok(TokenDetails { record, version, owner, history, late, predecessor_late });
             }
         }
     }
@@ -204,16 +170,6 @@ impl Registry {
     }
 }
 
-impl ListState {
-    fn at(self, now: Timestamp) -> StateFilter {
-        match self {
-            Self::Active => StateFilter::Active { now: now.as_second() },
-            Self::Revoked => StateFilter::Revoked,
-            Self::Expired => StateFilter::Expired { now: now.as_second() },
-        }
-    }
-}
-
 pub(super) fn mint() -> Result<RawToken, RegistryError> {
     RawToken::generate().map_err(RegistryError::NoEntropy)
 }
@@ -239,17 +195,21 @@ pub(super) fn decide_token(
     if let Some(expires_at) = expires_at.filter(|expires_at| *expires_at <= now) {
         return Err(RegistryError::AlreadyExpired(expires_at));
     }
+    let permissions = clamp_request(&owner.name, owner.role, new.permissions)?;
+    authority.check_makes(permissions, expires_at)?;
     Ok(TokenRecord {
         id: TokenId::generate(now),
         digest,
         owner: owner.id,
         description: new.description.clone(),
-        permissions: clamp_request(&owner.name, owner.role, new.permissions)?,
+        permissions,
         state: TokenState::Active,
         hint,
         created_at: now,
         created_by: authority.name().to_owned(),
         expires_at,
+        predecessor: None,
+        successor: None,
     })
 }
 

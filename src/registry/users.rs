@@ -3,10 +3,12 @@
 use jiff::Timestamp;
 
 use super::actor::{Authority, Right};
+use super::audit::of_user;
 use super::draft::Draft;
 use super::steps::{CHUNK, Counts, Progress, UNREVOKED, UserChange};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
-use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, now};
+use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, Seen, now};
+use crate::audit::{Action, Subject};
 use crate::store::{Batch, Pin, TokenFilter, Versioned};
 use crate::token::raw::PREFIX;
 use crate::token::{Role, TokenEvent, TokenRecord, UserId, UserRecord, UserStatus};
@@ -81,6 +83,11 @@ impl Registry {
     /// # Errors
     /// For a name that is invalid or taken, for the role Owner, and when the actor may not.
     pub async fn add_user(&self, actor: &Actor, name: &str, role: Role) -> Result<UserRecord, RegistryError> {
+        let added = self.try_add_user(actor, name, role).await;
+        self.observed(actor, Action::UserCreate, Subject { role: Some(role), ..of_user(name) }, added).await
+    }
+
+    async fn try_add_user(&self, actor: &Actor, name: &str, role: Role) -> Result<UserRecord, RegistryError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
@@ -100,9 +107,9 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::NoSuchUser`], also if the actor may not see that user.
-    pub async fn user(&self, actor: &Actor, name: &str) -> Result<UserRecord, RegistryError> {
+    pub async fn user(&self, actor: &Actor, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
         let authority = self.authority(actor).await?;
-        Ok(self.find_user(&authority, name).await?.record)
+        self.find_user(&authority, name).await
     }
 
     /// Users, newest first, at most `limit` of those made before the user `before` (the last one of the page before).
@@ -130,16 +137,23 @@ impl Registry {
     /// # Errors
     /// For the role Owner and for the Owner's role, and when the actor may not. After [`RegistryError::Interrupted`] the
     /// same command goes on.
-    pub async fn set_role(&self, actor: &Actor, name: &str, role: Role) -> Result<RoleChange, RegistryError> {
+    pub async fn set_role<'a>(
+        &self,
+        actor: &Actor,
+        user: impl Into<Seen<&'a str>> + Send,
+        role: Role,
+    ) -> Result<RoleChange, RegistryError> {
         let mut progress = Progress::default();
-        let changed = self.try_set_role(actor, name, role, &mut progress).await;
-        changed.map_err(|error| progress.interrupted(error))
+        let user = user.into();
+        let changed = self.try_set_role(actor, user, role, &mut progress).await;
+        let changed = changed.map_err(|error| progress.interrupted(error));
+        self.observed(actor, Action::UserSetRole, Subject { role: Some(role), ..of_user(user.what) }, changed).await
     }
 
     async fn try_set_role(
         &self,
         actor: &Actor,
-        name: &str,
+        seen: Seen<&str>,
         role: Role,
         progress: &mut Progress,
     ) -> Result<RoleChange, RegistryError> {
@@ -148,7 +162,7 @@ impl Registry {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::ManageUsers)?;
-            let user = self.find_user(&authority, name).await?;
+            let user = seen.check(self.find_user(&authority, seen.what).await?)?;
             check_role_change(&authority, &user.record, role)?;
             let (before, after) = (user.record.role, UserRecord { role, ..user.record.clone() });
             // With the user's role, replicas narrow every grant at once: it need not wait for the records of the tokens.
@@ -157,7 +171,7 @@ impl Registry {
             if is_urgent && self.few_tokens_of(user.record.id, Some(UNREVOKED)).await?.is_none() {
                 let Some(user) = self.change_user(&authority, user, after.clone()).await? else { continue };
                 progress.change = Some(UserChange::Role { name: after.name.clone(), role });
-                self.finish_narrowing(authority.name(), user, progress).await?;
+                self.finish_narrowing(&authority, user, progress).await?;
                 return Ok(RoleChange::new(before, after, progress));
             }
             let decide = |draft: &mut Draft<'_>, tokens, last| decide_role(draft, &user, tokens, role, last);
@@ -171,13 +185,33 @@ impl Registry {
     ///
     /// # Errors
     /// For the Owner, for the actor's own user, and when the actor may not.
-    pub async fn set_status(&self, actor: &Actor, name: &str, status: UserStatus) -> Result<UserRecord, RegistryError> {
+    pub async fn set_status<'a>(
+        &self,
+        actor: &Actor,
+        user: impl Into<Seen<&'a str>> + Send,
+        status: UserStatus,
+    ) -> Result<UserRecord, RegistryError> {
+        let user = user.into();
+        let set = self.try_set_status(actor, user, status).await;
+        let action = match status {
+            UserStatus::Active => Action::UserEnable,
+            UserStatus::Disabled => Action::UserDisable,
+        };
+        self.observed(actor, action, of_user(user.what), set).await
+    }
+
+    async fn try_set_status(
+        &self,
+        actor: &Actor,
+        seen: Seen<&str>,
+        status: UserStatus,
+    ) -> Result<UserRecord, RegistryError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::ManageUsers)?;
-            let user = self.find_user(&authority, name).await?;
+            let user = seen.check(self.find_user(&authority, seen.what).await?)?;
             let (batch, after) = decide_status(&authority, user, status, now())?;
             if self.commit(batch).await? {
                 return Ok(after);
@@ -193,21 +227,32 @@ impl Registry {
     /// # Errors
     /// For the Owner, for the actor's own user, and when the actor may not. After [`RegistryError::Interrupted`] the same
     /// command goes on.
-    pub async fn delete_user(&self, actor: &Actor, name: &str) -> Result<usize, RegistryError> {
+    pub async fn delete_user<'a>(
+        &self,
+        actor: &Actor,
+        user: impl Into<Seen<&'a str>> + Send,
+    ) -> Result<usize, RegistryError> {
         let mut progress = Progress::default();
-        match self.try_delete_user(actor, name, &mut progress).await {
+        let user = user.into();
+        let deleted = match self.try_delete_user(actor, user, &mut progress).await {
             Ok(()) => Ok(progress.tokens.deleted),
             Err(error) => Err(progress.interrupted(error)),
-        }
+        };
+        self.observed(actor, Action::UserDelete, of_user(user.what), deleted).await
     }
 
-    async fn try_delete_user(&self, actor: &Actor, name: &str, progress: &mut Progress) -> Result<(), RegistryError> {
+    async fn try_delete_user(
+        &self,
+        actor: &Actor,
+        mut seen: Seen<&str>,
+        progress: &mut Progress,
+    ) -> Result<(), RegistryError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::ManageUsers)?;
-            let user = self.find_user(&authority, name).await?;
+            let user = seen.check(self.find_user(&authority, seen.what).await?)?;
             check_deletable(&authority, &user.record)?;
             let user = match self.few_tokens_of(user.record.id, None).await? {
                 Some(_) => user,
@@ -220,6 +265,8 @@ impl Registry {
                     };
                     let Some(user) = changed else { continue };
                     progress.change = Some(UserChange::Disabled { name: user.record.name.clone() });
+                    // From here on as this command has made it.
+                    seen.version = seen.version.and(Some(user.version));
                     user
                 }
             };
@@ -248,7 +295,8 @@ impl Registry {
     pub async fn transfer_ownership(&self, actor: &Actor, to: &str) -> Result<Transfer, RegistryError> {
         let mut progress = Progress::default();
         let transferred = self.try_transfer_ownership(actor, to, &mut progress).await;
-        transferred.map_err(|error| progress.interrupted(error))
+        let transferred = transferred.map_err(|error| progress.interrupted(error));
+        self.observed(actor, Action::OwnershipTransfer, of_user(to), transferred).await
     }
 
     async fn try_transfer_ownership(
@@ -288,7 +336,7 @@ impl Registry {
                     progress.change = Some(UserChange::Owner { new: new.name.clone(), old: after.name.clone() });
                     let of_new_owner = progress.tokens.narrowed;
                     let old = Versioned { record: after.clone(), version: committed.id };
-                    self.finish_narrowing(authority.name(), old, progress).await?;
+                    self.finish_narrowing(&authority, old, progress).await?;
                     progress.tokens.narrowed - of_new_owner
                 }
             };
@@ -306,7 +354,7 @@ impl Registry {
         if !authority.sees_tokens_of(user) {
             return Ok(0);
         }
-        Ok(self.store.count_tokens(TokenFilter { owner: Some(user), state: None }).await?)
+        Ok(self.store.count_tokens(TokenFilter { owner: Some(user), ..TokenFilter::default() }).await?)
     }
 
     /// The Owner: mostly the oldest user, so on the last page.

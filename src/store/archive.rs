@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 pub use file::{Backup, BackupError, write_backup};
 pub(super) use file::{name_new, sync_directory_of};
-pub use item::{Item, Retired, TokenItem, UserItem};
+pub use item::{Item, Retired, TokenItem, UsageItem, UserItem};
 pub use tally::{Summary, Tally};
 
 use super::redis::RedisUnfinished;

@@ -63,6 +63,8 @@ pub struct Batch {
     pub tokens: Vec<Edit<TokenRecord>>,
     /// Lines to add to the histories of tokens that exist afterwards.
     pub history: Vec<(TokenId, HistoryEntry)>,
+    /// Entries of the audit trail about all this, as they are written.
+    pub audit: Vec<Vec<u8>>,
     /// What must hold still: for decisions that rest on what does *not* exist.
     pub pins: Vec<Pin>,
 }
@@ -267,6 +269,8 @@ mod tests {
             created_at: Timestamp::UNIX_EPOCH,
             created_by: "cli:test".to_owned(),
             expires_at: None,
+            predecessor: None,
+            successor: None,
         }
     }
 

@@ -12,8 +12,8 @@
 //!
 //! Sidecars and registry commands have a Redis user each (`deploy/redis/users.acl`). A sidecar reads the position, the
 //! grants, the owners, the log and the recalled digests, asks which digests were revoked or deleted, and is notified of changes; it writes its own report, adds digests to
-//! the recalled ones, and writes the key that a confirmed probe needs. It sees no records, and can neither commit nor
-//! announce a commit. A registry command may do everything within the namespace, and nothing else.
+//! the recalled ones, records the use of tokens, and writes the key that a confirmed probe needs. It sees no records, but for whether
+//! a token exists, and can neither commit nor announce a commit. A registry command may do everything within the namespace, and nothing else.
 //!
 //! Redis may lose acknowledged writes: in a failover, or by a crash between two syncs of its file. What it can lose is
 //! bounded by `quorum_replicas` and by how it persists, see `deploy/redis`.
@@ -44,7 +44,9 @@ mod snapshot;
 mod stagger;
 mod switches;
 mod tenure;
+mod trail;
 mod unusable;
+mod usage;
 mod watch;
 
 use std::sync::{Arc, OnceLock};
@@ -68,9 +70,10 @@ use self::unusable::Unusable;
 use self::watch::{Subscriber, Watching};
 use super::settings::ReadFrom;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Inventory, Items, Notice, Position,
-    Probe, RecalledPage, RecalledPlace, Records, Replicas, Report, Reported, Reports, Retention, Revision, Settings,
-    SidecarId, SnapshotItem, StoreError, Subject, TokenFilter, Unconfirmed, Versioned, Watch,
+    Absent, Agent, AuditLine, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Inventory, Items,
+    Notice, Position, Probe, RecalledPage, RecalledPlace, Records, Replicas, Report, Reported, Reports, Retention,
+    Revision, Settings, SidecarId, SnapshotItem, StoreError, Subject, TokenFilter, Trail, TrailEnds, TrailStep,
+    Unconfirmed, Usage, Usages, Versioned, Watch,
 };
 use crate::lock::Mutex;
 use crate::random;
@@ -429,5 +432,52 @@ impl Reports for RedisStore {
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
         self.map_fault("reading the reports of sidecars", reports::sidecars(&self.access).await).await
+    }
+}
+
+#[async_trait]
+impl Usage for RedisStore {
+    async fn record(&self, uses: &[super::Use]) -> Result<(), StoreError> {
+        self.map_fault("recording the use of tokens", usage::record(&self.access, uses, &self.retention).await).await
+    }
+
+    async fn usage(&self, tokens: &[TokenId]) -> Result<Usages, StoreError> {
+        self.map_fault("reading the use of tokens", usage::usage(&self.access, tokens).await).await
+    }
+
+    async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError> {
+        self.map_fault("reading the agents of tokens", usage::agents(&self.access, tokens, limit).await).await
+    }
+}
+
+#[async_trait]
+impl Trail for RedisStore {
+    async fn note(&self, entries: &[Vec<u8>]) -> Result<(), StoreError> {
+        self.map_fault("writing an audit entry", trail::note(&self.access, entries).await).await
+    }
+
+    async fn trail_ends(&self, loose: usize) -> Result<TrailEnds, StoreError> {
+        self.map_fault("reading the audit trail", trail::ends(&self.access, loose).await).await
+    }
+
+    async fn link(&self, step: &TrailStep) -> Result<bool, StoreError> {
+        self.map_fault("chaining the audit trail", trail::link(&self.access, step).await).await
+    }
+
+    async fn trail_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
+        self.map_fault("reading the audit trail", trail::after(&self.access, seq, limit).await).await
+    }
+
+    async fn trail_before(&self, seq: Option<u64>, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
+        self.map_fault("reading the audit trail", trail::before(&self.access, seq, limit).await).await
+    }
+
+    async fn written_to(&self, place: &str) -> Result<Option<u64>, StoreError> {
+        self.map_fault("reading the audit trail", trail::written_to(&self.access, place).await).await
+    }
+
+    async fn set_written_to(&self, place: &str, seq: u64) -> Result<(), StoreError> {
+        let written = trail::set_written_to(&self.access, place, seq).await;
+        self.map_fault("writing how far the audit trail went", written).await
     }
 }

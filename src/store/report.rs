@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Epoch, Head, Revision};
+use crate::token::TokenId;
 
 /// One sidecar: a random number drawn at its start, or of one with a snapshot file at an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,11 +44,29 @@ pub struct Report {
     pub schema: u32,
     /// How long ago it was last proven fresh, in milliseconds, at the moment of the report; `None` before the first time.
     pub staleness_ms: Option<u64>,
+    /// How long ago all use of tokens until then was recorded, in milliseconds; `None`: it never was, or by a version that records
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwritten_ms: Option<u64>,
     /// Users whom it holds to a status or role that the store has lost; at most ten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_users: Vec<String>,
     /// Open client connections.
     pub connections: u64,
+    /// Tokens that it refused because they had expired, the latest first; at most twenty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub late: Vec<LateRequests>,
+}
+
+/// Requests with a token that had expired, since a sidecar started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateRequests {
+    /// With which token.
+    pub token: TokenId,
+    /// How many.
+    pub count: u64,
+    /// When the last one came, by the sidecar's clock.
+    pub last_at: Timestamp,
 }
 
 /// A report that the store still has.

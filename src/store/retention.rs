@@ -13,16 +13,20 @@ pub struct Retention {
     pub tombstones: u64,
     /// How long the digest of a deleted token is retained, to the second.
     pub tombstone_age: Duration,
+    /// Agents of a token that are all there and counted one by one: the latest. Of older ones a sample is.
+    pub agents: u64,
 }
 
 impl Default for Retention {
-    /// 200,000 changes (13 MB), 100,000 entries, 1,000,000 digests (40 MB) for 7 days.
+    /// 200,000 changes (13 MB), 100,000 entries, 1,000,000 digests (40 MB) for 7 days; 131,072 agents (50 MB) of a token, if it
+    /// has as many.
     fn default() -> Self {
         Self {
             log_changes: 200_000,
             log_entries: 100_000,
             tombstones: 1_000_000,
             tombstone_age: Duration::from_hours(7 * 24),
+            agents: 1 << 17,
         }
     }
 }

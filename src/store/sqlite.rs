@@ -19,6 +19,8 @@ mod read;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod trail;
+mod usage;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -38,9 +41,10 @@ use self::fault::DatabaseFault;
 use self::watch::Watching;
 use super::notify::Notices;
 use super::{
-    Absent, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Feed, Head, Inventory, Items, Notice,
-    Position, Probe, RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Retention, Revision, SidecarId,
-    SnapshotItem, StoreError, Subject, TokenFilter, Versioned, Watch,
+    Absent, Agent, AuditLine, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Epoch, Feed, Head, Inventory,
+    Items, Notice, Position, Probe, RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Retention,
+    Revision, SidecarId, SnapshotItem, StoreError, Subject, TokenFilter, Trail, TrailEnds, TrailStep, Usage, Usages,
+    Use, Versioned, Watch,
 };
 use crate::clock::Instant;
 use crate::lock::{Mutex, RwLock};
@@ -413,6 +417,64 @@ impl Reports for SqliteStore {
         let store = self.shared.name.clone();
         let read = move |connection: &Connection| fleet::sidecars(connection, uptime(), &store);
         self.read("reading the sidecars' reports", read).await
+    }
+}
+
+#[async_trait]
+impl Usage for SqliteStore {
+    async fn record(&self, uses: &[Use]) -> Result<(), StoreError> {
+        let uses = uses.to_vec();
+        let retention = self.shared.retention;
+        let write = move |connection: &mut Connection| usage::record(connection, &uses, &retention, Timestamp::now());
+        self.run("recording the use of tokens", move |database| database.report(write)).await
+    }
+
+    async fn usage(&self, tokens: &[TokenId]) -> Result<Usages, StoreError> {
+        let tokens = tokens.to_vec();
+        let read = move |connection: &Connection| usage::usage(connection, &tokens, Timestamp::now());
+        self.read("reading the use of tokens", read).await
+    }
+
+    async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError> {
+        let tokens = tokens.to_vec();
+        let read = move |connection: &Connection| usage::agents(connection, &tokens, limit, Timestamp::now());
+        self.read("reading the agents of tokens", read).await
+    }
+}
+
+#[async_trait]
+impl Trail for SqliteStore {
+    async fn note(&self, entries: &[Vec<u8>]) -> Result<(), StoreError> {
+        let entries = entries.to_vec();
+        self.run("writing an audit entry", move |database| trail::note(&mut *database.writer()?, &entries)).await
+    }
+
+    async fn trail_ends(&self, loose: usize) -> Result<TrailEnds, StoreError> {
+        self.read("reading the audit trail", move |connection| trail::ends(connection, loose)).await
+    }
+
+    async fn link(&self, step: &TrailStep) -> Result<bool, StoreError> {
+        let step = step.clone();
+        self.run("chaining the audit trail", move |database| trail::link(&mut *database.writer()?, &step)).await
+    }
+
+    async fn trail_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
+        self.read("reading the audit trail", move |connection| trail::after(connection, seq, limit)).await
+    }
+
+    async fn trail_before(&self, seq: Option<u64>, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
+        self.read("reading the audit trail", move |connection| trail::before(connection, seq, limit)).await
+    }
+
+    async fn written_to(&self, place: &str) -> Result<Option<u64>, StoreError> {
+        let place = place.to_owned();
+        self.read("reading the audit trail", move |connection| trail::written_to(connection, &place)).await
+    }
+
+    async fn set_written_to(&self, place: &str, seq: u64) -> Result<(), StoreError> {
+        let place = place.to_owned();
+        let write = move |database: &Database| trail::set_written_to(&*database.writer()?, &place, seq);
+        self.run("writing how far the audit trail went", write).await
     }
 }
 

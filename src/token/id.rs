@@ -110,6 +110,20 @@ id_type! {
     TokenId
 }
 
+impl TokenId {
+    /// Whether it was made in an earlier millisecond than this one.
+    #[must_use]
+    pub fn made_before(self, then: jiff::Timestamp) -> bool {
+        self < Self::first_of(then)
+    }
+
+    /// The least that could be made in this millisecond: all made before it are smaller.
+    pub(crate) fn first_of(then: jiff::Timestamp) -> Self {
+        let millis = u64::try_from(then.as_millisecond()).unwrap_or(0);
+        Self(millis.min(u64::MAX >> RANDOM_BITS) << RANDOM_BITS)
+    }
+}
+
 id_type! {
     /// Names one user for as long as the registry lives; never reused.
     UserId

@@ -30,6 +30,12 @@ pub struct TokenRecord {
     pub created_by: String,
     /// When it stops working by itself; `None`: never.
     pub expires_at: Option<Timestamp>,
+    /// The token that was rotated to this one. It may be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predecessor: Option<TokenId>,
+    /// The token that it was rotated to. It may be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<TokenId>,
 }
 
 /// Where a token is in its life. It only ever moves from active to revoked.
@@ -132,6 +138,11 @@ pub enum TokenEvent {
         from: String,
         /// The owner after.
         to: String,
+    },
+    /// Rotated: it ends, and this one takes its place.
+    Rotated {
+        /// Its successor.
+        to: TokenId,
     },
     /// Lost these permissions, because its owner's role permits less.
     Narrowed {

@@ -1,7 +1,9 @@
 //! The command line as scripts and people see it: the real binary, a SQLite store in a temporary folder.
 
+mod audit;
 mod moving;
 mod own_value;
+mod rotation;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -172,7 +174,7 @@ fn keys(value: &Value) -> Vec<&str> {
     keys
 }
 
-const TOKEN_KEYS: [&str; 13] = [
+const TOKEN_KEYS: [&str; 15] = [
     "created_at",
     "created_by",
     "description",
@@ -182,9 +184,11 @@ const TOKEN_KEYS: [&str; 13] = [
     "id",
     "last_used_at",
     "permissions",
+    "predecessor",
     "revoked_at",
     "revoked_by",
     "state",
+    "successor",
     "user",
 ];
 
@@ -225,7 +229,10 @@ fn created_tokens_are_printed_alone_or_with_their_record() {
     assert_eq!(time("expires_at") - time("created_at"), 30 * 86_400);
 
     let list = folder.run(["token", "list", "--json"]);
-    assert_eq!(keys(&list.json()[0]), TOKEN_KEYS);
+    let mut expected = TOKEN_KEYS.to_vec();
+    expected.push("usage");
+    expected.sort_unstable();
+    assert_eq!(keys(&list.json()[0]), expected);
     assert!(!list.stdout.contains(token) && !is_on_disk(folder.directory.path(), token));
 }
 

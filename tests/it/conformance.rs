@@ -6,6 +6,8 @@ mod commit;
 mod fleet;
 pub(crate) mod log;
 mod read;
+mod trail;
+mod usage;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,8 +18,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tollgate::store::{
-    Absent, Batch, Change, Committed, Edit, Epoch, Head, Position, RedisStore, Report, Retention, Revision, SCHEMA,
-    SidecarId, SnapshotItem, SqliteStore, Store, StoreUrl, Versioned,
+    Absent, Batch, Change, Committed, Edit, Epoch, Head, LateRequests, Position, RedisStore, Report, Retention,
+    Revision, SCHEMA, SidecarId, SnapshotItem, SqliteStore, Store, StoreUrl, Versioned,
 };
 use tollgate::token::{
     Digest, Grant, HistoryEntry, Owner, PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserId,
@@ -82,6 +84,19 @@ macro_rules! conforms {
                 fleet::a_report_grows_old_and_is_forgotten
                 fleet::a_report_that_comes_back_while_others_look_is_found_from_then_on
                 fleet::a_report_can_be_withdrawn
+                usage::uses_are_told_as_they_were_left
+                usage::the_latest_use_wins
+                usage::an_agent_that_is_named_is_not_counted_by_its_address_too
+                usage::use_goes_with_its_token
+                usage::what_is_long_ago_is_forgotten_once_others_use_the_token
+                usage::lists_follow_use
+                usage::many_agents_are_counted_within_two_percent
+                trail::entries_of_a_commit_are_loose_until_a_step_is_taken
+                trail::a_commit_that_fails_leaves_no_entry
+                trail::a_step_is_taken_only_where_all_is_as_it_was_read
+                trail::of_steps_at_once_one_is_taken
+                trail::lines_are_read_from_both_ends_and_go_from_the_first
+                trail::how_far_it_was_written_is_remembered_by_place
                 archive::a_backup_makes_the_same_registry_in_either_kind_of_store
                 archive::a_copy_is_the_same_registry_in_either_kind_of_store
                 archive::what_is_read_beside_commits_is_the_registry_at_one_position
@@ -183,6 +198,8 @@ pub(crate) fn token(owner: UserId, name: &str) -> TokenRecord {
         created_at: "2026-01-02T03:04:05.678Z".parse().expect("a time"),
         created_by: "cli:root".to_owned(),
         expires_at: None,
+        predecessor: None,
+        successor: None,
     }
 }
 
@@ -207,9 +224,11 @@ pub(crate) fn report(id: u64, name: &str) -> Report {
         applied: Some((Epoch(u64::MAX), Revision(id))),
         head: Some(Head(id.into())),
         schema: SCHEMA,
+        unwritten_ms: Some(3),
         held_users: vec!["vera".to_owned()],
         staleness_ms: Some(id),
         connections: 7,
+        late: vec![LateRequests { token: TokenId::from_u64(id), count: 3, last_at: Timestamp::UNIX_EPOCH }],
     }
 }
 

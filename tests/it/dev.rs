@@ -72,7 +72,8 @@ fn every_line_works_as_it_is_printed() {
     let dev = Dev::start(temp.path());
 
     let commands = dev.commands();
-    let [agent, owner, fetch, beat, by_alias, denied, listed, revoke, refused, telegraf] = commands.as_slice() else {
+    let [agent, owner, fetch, beat, by_alias, denied, listed, managed, revoke, refused, telegraf] = commands.as_slice()
+    else {
         panic!("{}", dev.banner)
     };
     assert!(telegraf.contains(" telegraf --config 'http://"), "{telegraf}");
@@ -95,6 +96,7 @@ fn every_line_works_as_it_is_printed() {
         listed,
         &["200 OK", r#""id": "web-1""#, r#""address": "127.0.0.1""#, r#""user": "fleet""#, r#""heartbeats": 1"#],
     );
+    expect(managed, &["200 OK", r#""user":"fleet","description":"agents of the demo""#]);
     run(revoke);
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut answer = run(refused);
@@ -108,6 +110,27 @@ fn every_line_works_as_it_is_printed() {
     assert!(succeeded);
     assert_eq!(rest.trim_start().lines().count(), 1, "{rest}");
     assert!(is_empty(temp.path()), "the throwaway store is removed");
+}
+
+/// The lines to paste of docs/api.md, in their order.
+#[test]
+fn every_line_of_the_page_on_the_api_works() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let dev = Dev::start(temp.path());
+    let owner = *dev.commands().iter().find(|line| line.starts_with("OWNER=")).expect("the owner's token");
+    let admin = dev.banner.split_whitespace().find(|word| word.ends_with("/api/v1")).expect("the admin API");
+    let page = include_str!("../../docs/api.md").lines().filter_map(|line| line.strip_prefix("    "));
+    let lines: Vec<_> = page.filter(|line| line.contains("tollgate_api")).collect();
+    let [define, calls @ ..] = lines.as_slice() else { panic!("{lines:?}") };
+    assert!(calls.len() >= 8, "{calls:?}");
+    for call in calls {
+        let output = shell(elsewhere.path(), &format!("{owner}\nAPI={admin}\n{define}\n{call}"));
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(output.status.success() && !said.contains("urn:tollgate:problem"), "{call}: {said}");
+    }
+    let made = fs::read_to_string(elsewhere.path().join("token.json")).expect("written");
+    assert!(made.contains(r#""complete":true"#), "{made}");
 }
 
 #[test]

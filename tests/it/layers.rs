@@ -10,7 +10,8 @@ const LAYERS: &[&[&str]] = &[
     &["chain", "descriptor", "hex", "http1", "lock", "random", "units", "words"],
     &["backoff", "clock", "sampler", "socket", "tls", "token"],
     &["store"],
-    &["registry", "replica"],
+    &["audit"],
+    &["registry", "replica", "usage"],
     // The data path.
     &["readiness", "worker"],
     &["upstream"],
@@ -20,6 +21,8 @@ const LAYERS: &[&[&str]] = &[
     // What is said of a sidecar.
     &["health", "reload"],
     &["fleet", "metrics"],
+    // Who manages tokens and users from elsewhere.
+    &["console"],
     &["admin"],
     // Only what is below this line knows the configuration; everything above is told its own settings.
     &["config"],

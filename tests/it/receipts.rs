@@ -72,7 +72,7 @@ async fn each_commit_of_a_command_must_be_there_in_the_end() {
     stdout(&tollgate(&url, 0, &["token", "import", lines.path().to_str().expect("plain")]).await);
     let store = open(&settings(&url, 0), Absent::Refuse).await;
     let owner = store.user_by_name("fleet").await.expect("reads").expect("is there").record.id;
-    let filter = TokenFilter { owner: Some(owner), state: None };
+    let filter = TokenFilter { owner: Some(owner), ..TokenFilter::default() };
     let tokens = store.tokens(filter, None, 2000).await.expect("reads");
     let ids: Vec<_> = tokens.iter().map(|token| token.record.id.to_string()).collect();
     let before = store.position().await.expect("reads").revision;

@@ -19,6 +19,7 @@ mod restart;
 mod tenure;
 mod topologies;
 mod upwards;
+mod usage;
 mod users;
 
 use std::process::Output;

@@ -1,20 +1,23 @@
 //! The rules against a real store: what is stored, what two writers at once cannot break, and what no sequence of
 //! commands can.
 
+mod acting;
 mod commands;
 mod moving;
 mod purge;
+mod rotation;
 mod steps;
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tollgate::registry::import::parse_line;
 use tollgate::registry::{
     Actor, Created, ErrorKind, ImportError, ImportLine, ImportOptions, LineError, ListState, NewToken, Registry,
-    RegistryError, Requested,
+    RegistryError, Requested, TokenQuery,
 };
 use tollgate::store::{Batch, Edit, Position, Retention, SqliteStore};
 use tollgate::token::{PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
@@ -40,6 +43,11 @@ fn new_token(user: &str) -> NewToken {
         permissions: Requested::Permissions(PermissionSet::TELEGRAF_AGENT),
         expires_at: None,
     }
+}
+
+/// Tokens of this user in this state.
+fn of(user: &str, state: Option<ListState>) -> TokenQuery {
+    TokenQuery { user: Some(user.to_owned()), state, ..TokenQuery::default() }
 }
 
 impl Fixture {
@@ -68,7 +76,7 @@ impl Fixture {
     }
 
     async fn tokens(&self, user: &str, state: Option<ListState>) -> Vec<TokenRecord> {
-        let page = self.registry.tokens(&operator(), Some(user), state, None, 10_000).await.expect("lists");
+        let page = self.registry.tokens(&operator(), &of(user, state), None, 10_000).await.expect("lists");
         page.into_iter().map(|(record, _)| record).collect()
     }
 
@@ -201,11 +209,11 @@ async fn what_an_actor_may_not_see_is_not_found() {
     let lent = fixture.create("max").await;
     fixture.registry.reassign(&operator(), &[lent.id], "vera", false).await.expect("reassigns");
 
-    let seen = fixture.registry.tokens(&max, None, None, None, 10).await.expect("lists");
+    let seen = fixture.registry.tokens(&max, &TokenQuery::default(), None, 10).await.expect("lists");
     assert_eq!(seen.iter().map(|(token, _)| token.id).collect::<Vec<_>>(), [own.id]);
-    assert!(fixture.registry.tokens(&vera, None, None, None, 10).await.expect("lists").is_empty());
+    assert!(fixture.registry.tokens(&vera, &TokenQuery::default(), None, 10).await.expect("lists").is_empty());
     assert_eq!(fixture.registry.count_tokens_of(&vera, "vera").await.expect("counts"), 0);
-    assert_eq!(fixture.registry.tokens(&operator(), None, None, None, 10).await.expect("lists").len(), 3);
+    assert_eq!(fixture.registry.tokens(&operator(), &TokenQuery::default(), None, 10).await.expect("lists").len(), 3);
 
     fixture.registry.token(&max, own.id).await.expect("one's own");
     for refused in [
@@ -214,13 +222,13 @@ async fn what_an_actor_may_not_see_is_not_found() {
         fixture.registry.revoke(&max, &[own.id, other], true).await.map(drop),
         fixture.registry.delete(&max, &[other], true).await.map(drop),
         fixture.registry.user(&max, "olga").await.map(drop),
-        fixture.registry.tokens(&max, Some("olga"), None, None, 10).await.map(drop),
+        fixture.registry.tokens(&max, &of("olga", None), None, 10).await.map(drop),
         fixture.registry.count_tokens_of(&vera, "max").await.map(drop),
     ] {
         assert_eq!(kind(refused), ErrorKind::NotFound);
     }
     assert!(fixture.registry.token(&max, own.id).await.expect("exists").record.is_active(), "all or none");
-    assert_eq!(fixture.registry.user(&vera, "vera").await.expect("their own user").name, "vera");
+    assert_eq!(fixture.registry.user(&vera, "vera").await.expect("their own user").record.name, "vera");
     assert_eq!(kind(fixture.registry.users(&max, None, 10).await), ErrorKind::Forbidden);
     assert_eq!(kind(fixture.registry.revoke(&vera, &[lent.id], false).await), ErrorKind::Forbidden);
     assert_eq!(kind(fixture.registry.reassign(&max, &[own.id], "vera", false).await), ErrorKind::Forbidden);
@@ -234,9 +242,9 @@ async fn an_actor_is_judged_by_what_they_are_now() {
     assert_eq!(kind(fixture.registry.add_user(&adam, "anna", Role::Viewer).await), ErrorKind::Forbidden);
     fixture.registry.create_token(&adam, new_token("adam")).await.expect("as a manager");
     fixture.registry.set_status(&operator(), "adam", UserStatus::Disabled).await.expect("disables");
-    assert_eq!(kind(fixture.registry.tokens(&adam, None, None, None, 10).await), ErrorKind::Forbidden);
+    assert_eq!(kind(fixture.registry.tokens(&adam, &TokenQuery::default(), None, 10).await), ErrorKind::Forbidden);
     fixture.registry.delete_user(&operator(), "adam").await.expect("deletes");
-    assert_eq!(kind(fixture.registry.tokens(&adam, None, None, None, 10).await), ErrorKind::Forbidden);
+    assert_eq!(kind(fixture.registry.tokens(&adam, &TokenQuery::default(), None, 10).await), ErrorKind::Forbidden);
 }
 
 #[tokio::test]
@@ -394,7 +402,7 @@ async fn a_user_is_deleted_with_every_token_in_one_batch() {
     let revision = fixture.revision().await;
     assert_eq!(fixture.registry.delete_user(&operator(), "max").await.expect("deletes"), 450);
     assert_eq!(fixture.revision().await, revision + 1);
-    assert_eq!(fixture.registry.tokens(&operator(), None, None, None, 10).await.expect("lists").len(), 1);
+    assert_eq!(fixture.registry.tokens(&operator(), &TokenQuery::default(), None, 10).await.expect("lists").len(), 1);
     assert_eq!(kind(fixture.registry.user(&operator(), "max").await), ErrorKind::NotFound);
     fixture.add("max", Role::Viewer).await; // another person of that name
 }
@@ -438,7 +446,7 @@ async fn lists_are_paged_newest_first() {
     fixture.import("max", 7).await;
     let (mut seen, mut before) = (Vec::new(), None);
     loop {
-        let page = fixture.registry.tokens(&operator(), Some("max"), None, before, 3).await.expect("lists");
+        let page = fixture.registry.tokens(&operator(), &of("max", None), before, 3).await.expect("lists");
         let Some((last, owner)) = page.last() else { break };
         assert_eq!(owner.name, "max");
         before = Some(last.id);
@@ -501,7 +509,8 @@ async fn no_token_escapes_a_change_of_role_or_the_deletion_of_its_owner() {
             assert!(active.iter().all(|token| token.permissions.is_subset_of(Role::Viewer.permissions())));
         } else {
             assert!(matches!(given, Ok(()) | Err(RegistryError::NoSuchUser(_))), "{given:?}");
-            let all = here.tokens(&operator(), None, None, None, 10_000).await.expect("every token has an owner");
+            let all =
+                here.tokens(&operator(), &TokenQuery::default(), None, 10_000).await.expect("every token has an owner");
             assert!(all.iter().all(|(_, owner)| owner.name != name));
         }
     }

@@ -145,7 +145,7 @@ fn everything_has_a_default() {
     assert_eq!(addresses, ["127.0.0.1:8080".parse().expect("address")]);
     assert_eq!(config.upstreams.api.nodes[0].authority, "127.0.0.1:8888");
     assert_eq!(config.upstreams.heartbeat.nodes[0].authority, "127.0.0.1:8000");
-    assert_eq!(config.admin_address.to_string(), "127.0.0.1:9900");
+    assert_eq!(config.admin.address.to_string(), "127.0.0.1:9900");
     assert_eq!(config.store.url.to_string(), "sqlite:/home/tollgate/.local/state/tollgate/tollgate.db");
     assert_eq!(config.freshness.max_staleness, MaxStaleness::Within(Duration::from_secs(60)));
     assert_eq!(config.expired_retention, Duration::from_hours(30 * 24));
@@ -213,7 +213,7 @@ fn the_file_yields_to_variables_and_these_to_flags() {
         .flags(|flags| flags.api_upstream = Some("http://controller:1234".to_owned()))
         .accepted();
     assert_eq!(config.store.url.to_string(), "sqlite:/flag.db");
-    assert_eq!(config.admin_address.to_string(), "[::1]:2");
+    assert_eq!(config.admin.address.to_string(), "[::1]:2");
     assert_eq!((config.limits.max_headers.get(), config.limits.max_streams.get()), (7, 9));
     assert_eq!(config.limits.max_head_bytes.get(), 65_536);
     assert_eq!(config.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
@@ -240,7 +240,7 @@ fn the_file_can_be_named_by_a_variable_and_must_exist() {
     let mut written = given("[admin]\naddress = '127.0.0.1:1'");
     let file = written.source.file.take().expect("set");
     written = written.variable("TOLLGATE_CONFIG", file.to_str().expect("text"));
-    assert_eq!(written.accepted().admin_address.port(), 1, "and the file is gone with its directory");
+    assert_eq!(written.accepted().admin.address.port(), 1, "and the file is gone with its directory");
 
     let mut empty = given("").variable("TOLLGATE_CONFIG", "");
     empty.source.file = None;

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::super::RegistryError;
 use super::super::tokens::{NewToken, Requested, is_plain};
-use super::past::{Past, Told};
+use super::past::{Past, PastUsage, Told};
 use crate::token::permission::InvalidPermission;
 use crate::token::raw::{HINT_LENGTH, InvalidToken};
 use crate::token::{Digest, HistoryEntry, Permission, PermissionSet, RawToken, TokenEvent, TokenId, TokenState};
@@ -53,7 +53,10 @@ pub(super) struct RawLine {
     created_by: Option<String>,
     revoked_at: Option<String>,
     revoked_by: Option<String>,
+    predecessor: Option<TokenId>,
+    successor: Option<TokenId>,
     history: Option<Vec<HistoryEntry>>,
+    usage: Option<Box<PastUsage>>,
 }
 
 #[derive(Deserialize)]
@@ -88,7 +91,7 @@ impl RawLine {
             (None, None) => None,
             _ => return Err(LineError::Past),
         };
-        let history = self.history.take();
+        let (history, usage) = (self.history.take(), self.usage.take());
         let state = match (self.state.take(), revoked) {
             (Some(RawState::Active), None) => Some(TokenState::Active),
             (Some(RawState::Revoked), Some((at, by))) => Some(TokenState::Revoked { at, by }),
@@ -98,9 +101,15 @@ impl RawLine {
         let created_at = time(self.created_at.take(), "created_at")?;
         let (id, told) = match (self.id, state, created_at, self.created_by.take()) {
             (Some(id), Some(state), Some(created_at), Some(created_by)) => {
-                (id, Told { state, created_at, created_by, history: history.unwrap_or_default() })
+                let (predecessor, successor) = (self.predecessor, self.successor);
+                let history = history.unwrap_or_default();
+                (id, Told { state, created_at, created_by, predecessor, successor, history, usage })
             }
-            (None, None, None, None) if history.is_none() => return Ok(None),
+            (None, None, None, None)
+                if history.is_none() && usage.is_none() && self.predecessor.or(self.successor).is_none() =>
+            {
+                return Ok(None);
+            }
             _ => return Err(LineError::Past),
         };
         check(&told)?;
@@ -137,12 +146,15 @@ fn check(told: &Told) -> Result<(), LineError> {
         let (one, other) = match event {
             TokenEvent::Reassigned { from, to } => (Some(from), Some(to)),
             TokenEvent::Revoked { reason } => (reason.as_ref(), None),
-            TokenEvent::Created | TokenEvent::Imported | TokenEvent::Narrowed { .. } => (None, None),
+            TokenEvent::Created | TokenEvent::Imported | TokenEvent::Rotated { .. } | TokenEvent::Narrowed { .. } => {
+                (None, None)
+            }
         };
         [Some(by), one, other]
     });
     let mut texts = [Some(&told.created_by), state].into_iter().chain(events).flatten();
-    if texts.all(|text| is_plain(text)) { Ok(()) } else { Err(LineError::PastText) }
+    let is_plain_use = told.usage.as_ref().is_none_or(|usage| usage.is_plain());
+    if is_plain_use && texts.all(|text| is_plain(text)) { Ok(()) } else { Err(LineError::PastText) }
 }
 
 fn time(text: Option<String>, field: &'static str) -> Result<Option<Timestamp>, LineError> {
@@ -217,7 +229,7 @@ pub enum LineError {
     /// Part of a past.
     #[error(
         "what `token export --full` writes is all or none: `id`, `state`, `created_at` and `created_by`, and `revoked_at` \
-         and `revoked_by` if the state is revoked, and only then"
+         and `revoked_by` if the state is revoked, and only then; `predecessor` and `successor` come with them only"
     )]
     Past,
     /// A name or a reason in a past that no registry has written.

@@ -6,15 +6,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::super::tokens::is_plain;
 use crate::random;
+use crate::store::{Agent, AgentName, AgentUse, Use};
 use crate::token::{HistoryEntry, TokenId, TokenState};
 
 /// What a token was in the registry that it comes from, as `token export --full` writes it: `{"id", "state",
-/// "created_at", "created_by", "revoked_at", "revoked_by", "history"}`.
+/// "created_at", "created_by", "revoked_at", "revoked_by", "predecessor", "successor", "history", "usage"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Past {
     /// It retains its id.
@@ -31,8 +34,49 @@ pub struct Told {
     pub created_at: Timestamp,
     /// Who made it.
     pub created_by: String,
+    /// The token that was rotated to it.
+    pub predecessor: Option<TokenId>,
+    /// The token that it was rotated to.
+    pub successor: Option<TokenId>,
     /// What happened to it, oldest first.
     pub history: Vec<HistoryEntry>,
+    /// How it was used.
+    pub usage: Option<Box<PastUsage>>,
+}
+
+/// Most agents of a token in a line: the latest.
+pub(in super::super) const MAX_AGENTS: usize = 1000;
+
+/// How a token was used in the registry that it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PastUsage {
+    /// When it was last.
+    pub last_used_at: Timestamp,
+    /// By whom.
+    #[serde(default)]
+    pub agents: Vec<Agent>,
+}
+
+impl PastUsage {
+    /// As uses of the token with this id, as of now.
+    pub(super) fn of(&self, token: TokenId, now: Timestamp) -> Use {
+        let age = |at: Timestamp| Duration::try_from(now.duration_since(at)).unwrap_or_default();
+        let agent = |agent: &Agent| {
+            let Agent { name, address, version, last_used } = agent.clone();
+            AgentUse { name, age: age(last_used), address, version }
+        };
+        Use { token, age: age(self.last_used_at), agents: self.agents.iter().map(agent).collect() }
+    }
+
+    pub(super) fn is_plain(&self) -> bool {
+        let name = |agent: &Agent| match &agent.name {
+            AgentName::Id(id) => !id.is_empty() && is_plain(id),
+            AgentName::Address(_) => true,
+        };
+        let version = |agent: &Agent| agent.version.as_ref().is_none_or(|version| is_plain(version));
+        self.agents.len() <= MAX_AGENTS && self.agents.iter().all(|agent| name(agent) && version(agent))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -141,7 +185,8 @@ mod tests {
         let entry = |number: usize| HistoryEntry { at, by: format!("by {number}"), event: TokenEvent::Created };
         let told = [TokenState::Active, revoked.clone(), revoked].into_iter().zip(0..).map(|(state, number)| {
             let history = (0..10 * number).map(entry).collect();
-            Told { state, created_at: at, created_by: format!("max {number}"), history }
+            let created_by = format!("max {number}");
+            Told { state, created_at: at, created_by, predecessor: None, successor: None, history, usage: None }
         });
         let mut aside = Aside::after(1);
         let ids = (0..).map(TokenId::from_u64);

@@ -279,6 +279,8 @@ fn token(owner: &UserRecord, secret: &[u8]) -> TokenRecord {
         created_at: now,
         created_by: "cli:test".to_owned(),
         expires_at: None,
+        predecessor: None,
+        successor: None,
     }
 }
 

@@ -22,7 +22,10 @@ use crate::random;
 use crate::store::{Epoch, Head, Position, Revision, Store};
 
 /// The version of the format. It grows with every change that an older program could not read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// The oldest that is read: it has nothing of usage and of the audit trail.
+const OLDEST_FORMAT: u32 = 1;
 
 /// Longest line: a token with a history of thousands of entries.
 const LONGEST: u64 = 256 << 20;
@@ -321,7 +324,7 @@ impl Lines {
         }
         let Format { tollgate_backup: format } = self.parse()?;
         match format {
-            FORMAT => self.parse::<First>().map(drop),
+            OLDEST_FORMAT..=FORMAT => self.parse::<First>().map(drop),
             format => Err(BackupError::Format { file: self.file.clone(), format }),
         }
     }

@@ -20,6 +20,9 @@ pub struct Summary {
     pub retired: u64,
     /// How many digests that sidecars recalled.
     pub recalled: u64,
+    /// How many lines of the audit trail.
+    #[serde(default)]
+    pub audit: u64,
     /// That of users and active tokens, as positions have it.
     #[serde(with = "hex")]
     pub checksum: u64,
@@ -30,10 +33,11 @@ pub struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { users, tokens, retired, recalled, contents, .. } = self;
+        let Self { users, tokens, retired, recalled, audit, contents, .. } = self;
         let s = |count: u64| if count == 1 { "" } else { "s" };
         write!(f, "{users} user{}, {tokens} token{}, {retired} deleted and ", s(*users), s(*tokens))?;
-        write!(f, "{recalled} recalled digest{} ({contents:016x})", s(*recalled))
+        write!(f, "{recalled} recalled digest{}, ", s(*recalled))?;
+        write!(f, "{audit} audit {} ({contents:016x})", if *audit == 1 { "entry" } else { "entries" })
     }
 }
 
@@ -46,6 +50,11 @@ pub struct Tally {
     tokens: HashMap<u64, Counted>,
     retired: HashSet<Digest>,
     recalled: HashSet<Digest>,
+    audit: u64,
+    /// The last one's number.
+    audit_seq: u64,
+    /// What the entries that are no lines yet add.
+    loose: u64,
     checksum: u64,
     contents: u64,
 }
@@ -96,6 +105,21 @@ impl Tally {
                 // Its age passes, and is no part of what it is.
                 Item::Retired(retired) => self.contents ^= contents(&("retired", retired.digest)),
                 Item::Recalled(_) => self.contents ^= contents(&item),
+                // It goes on while it is read, and is no part of what a registry is.
+                Item::Usage(usage) if !self.tokens.contains_key(&usage.token.to_u64()) => continue,
+                Item::Usage(_) | Item::UsageSince(_) => {}
+                Item::Audit { seq, .. } if *seq <= self.audit_seq => continue,
+                Item::Audit { seq, .. } => {
+                    (self.audit, self.audit_seq) = (self.audit + 1, *seq);
+                    self.contents ^= contents(&item);
+                }
+                Item::AuditLoose(entries) => {
+                    let loose = if entries.is_empty() { 0 } else { contents(&item) };
+                    if loose == self.loose {
+                        continue;
+                    }
+                    self.contents ^= std::mem::replace(&mut self.loose, loose) ^ loose;
+                }
                 Item::NoUser(id) if !self.remove_user(*id) => continue,
                 Item::NoUser(_) => {}
                 Item::NoToken(id) => match self.tokens.remove(&id.to_u64()) {
@@ -130,6 +154,7 @@ impl Tally {
             tokens: self.tokens.len() as u64,
             retired: self.retired.len() as u64,
             recalled: self.recalled.len() as u64,
+            audit: self.audit,
             checksum: self.checksum,
             contents: self.contents,
         }

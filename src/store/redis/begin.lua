@@ -2,7 +2,7 @@
 -- Begins to fill a namespace that is empty, or that another one has left unfinished, whose writes are removed and no longer
 -- taken.
 --
--- KEYS: unfinished, those of a commit (meta first), those of recalls. ARGV: who writes.
+-- KEYS: unfinished, those of a commit (meta first), those of recalls and of the audit trail. ARGV: who writes.
 
 for position, key in ipairs(KEYS) do
   for _, command in ipairs({ 'EXISTS', 'UNLINK', 'HSET' }) do

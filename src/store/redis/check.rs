@@ -18,6 +18,7 @@ use super::tenure;
 use super::unusable::Unusable;
 use crate::store::SidecarId;
 use crate::store::url::{Server, Topology};
+use crate::token::TokenId;
 
 /// The oldest version that can be used, and its name. Scripts rely on what it can do.
 const OLDEST: (u32, u32) = (7, 0);
@@ -152,7 +153,7 @@ pub(super) async fn permissions(
     let (wishes, mut needs) = (wishes(layout), needs(layout, needs_quorum));
     needs.push(Need { command: "DISCARD", on: None, rest: &[] });
     let mut attempt = Pipeline::new();
-    for need in wishes.iter().chain(&needs) {
+    for need in wishes.iter().flat_map(|wish| &wish.needs).chain(&needs) {
         attempt.add_command(need.command());
     }
     let answers = answers(connection, &mut attempt).await?;
@@ -166,26 +167,33 @@ pub(super) async fn permissions(
         let named = needs.iter().zip(refused.by_ref().take(needs.len()));
         named.filter(|(_, is_refused)| *is_refused).map(|(need, _)| need.to_string()).collect::<Vec<_>>().join(", ")
     };
-    let (wished, missing) = (named(&wishes), named(&needs));
+    let wished: Vec<_> = wishes.iter().map(|wish| (wish, named(&wish.needs))).collect();
+    let missing = named(&needs);
     if !missing.is_empty() {
         return Err(Fault::NotPermitted(missing));
     }
-    if !wished.is_empty() {
-        warn_of_wishes(layout, &wished);
+    for (wish, refused) in wished.iter().filter(|(_, refused)| !refused.is_empty()) {
+        wish.warn(refused);
     }
     Ok(())
 }
 
-/// Once: somebody has to change the user.
-fn warn_of_wishes(layout: &Layout, refused: &str) {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if !SAID.swap(true, Ordering::Relaxed) {
-        let rule = wished_rule(layout);
-        tracing::warn!(
-            refused,
-            "Redis does not tell this user which tokens were revoked while the sidecar was cut off for long: if Redis loses such a \
-             revocation later, the sidecar lets the token in. Add {rule} to its line in users.acl"
-        );
+/// What a sidecar of the version before could do without, and this one can too.
+struct Wish {
+    needs: Vec<Need>,
+    /// What is missing without them.
+    without: &'static str,
+    /// The rule that permits it, as in `deploy/redis/users.acl`.
+    rule: String,
+    is_said: &'static AtomicBool,
+}
+
+impl Wish {
+    /// Once: somebody has to change the user.
+    fn warn(&self, refused: &str) {
+        if !self.is_said.swap(true, Ordering::Relaxed) {
+            tracing::warn!(refused, "{}. Add {} to its line in users.acl", self.without, self.rule);
+        }
     }
 }
 
@@ -247,15 +255,48 @@ fn needs(layout: &Layout, needs_quorum: bool) -> Vec<Need> {
     needs
 }
 
-/// What tells which of the tokens that are gone were revoked. Without it a sidecar goes on as one of the version before would.
-fn wishes(layout: &Layout) -> Vec<Need> {
+fn wishes(layout: &Layout) -> [Wish; 2] {
+    static SAID: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
     let on = |command, key, rest| Need { command, on: Some(layout.key(key).to_owned()), rest };
-    vec![on("HMGET", Key::Revoked, &["digest"]), on("ZMSCORE", Key::Retired, &["digest"])]
-}
-
-/// The rule that permits it, as in `deploy/redis/users.acl`.
-fn wished_rule(layout: &Layout) -> String {
-    format!("(%R~{} %R~{} +type +hmget +zmscore)", layout.key(Key::Revoked), layout.key(Key::Retired))
+    let [revoked, retired, tokens, usage] =
+        [Key::Revoked, Key::Retired, Key::Tokens, Key::Usage].map(|key| layout.key(key));
+    let (seen, who) = layout.agents_of(TokenId::from_u64(0));
+    let of_agents = |command, on: &str, rest| Need { command, on: Some(on.to_owned()), rest };
+    let of_usage = vec![
+        on("HEXISTS", Key::Tokens, &["id"]),
+        on("ZADD", Key::Usage, &["0", "id"]),
+        on("ZMSCORE", Key::Usage, &["id"]),
+        of_agents("ZADD", &seen, &["0", "agent"]),
+        of_agents("ZCARD", &seen, &[]),
+        of_agents("ZCOUNT", &seen, &["0", "0"]),
+        of_agents("ZRANGE", &seen, &["0", "0"]),
+        of_agents("ZREM", &seen, &["agent"]),
+        of_agents("HMGET", &who, &["agent"]),
+        of_agents("HSET", &who, &["agent", "address"]),
+        of_agents("HDEL", &who, &["agent"]),
+        Need { command: "EVAL", on: None, rest: &["return 0", "0"] },
+        Need { command: "EVALSHA", on: None, rest: &["0", "0"] },
+        Need { command: "TIME", on: None, rest: &[] },
+    ];
+    [
+        Wish {
+            needs: vec![on("HMGET", Key::Revoked, &["digest"]), on("ZMSCORE", Key::Retired, &["digest"])],
+            without: "Redis does not tell this user which tokens were revoked while the sidecar was cut off for long: if Redis \
+                      loses such a revocation later, the sidecar lets the token in",
+            rule: format!("(%R~{revoked} %R~{retired} +type +hmget +zmscore)"),
+            is_said: &SAID[0],
+        },
+        Wish {
+            needs: of_usage,
+            without: "Redis does not let this user record when tokens are used, and by which agents: what passes this sidecar \
+                      is missing from `tollgate token list`, and from what is asked before tokens are revoked",
+            rule: format!(
+                "(%R~{tokens} +hexists) (~{usage} ~{usage}:* +eval +evalsha +time +type +zadd +zmscore +zcard +zcount +zrange +zrem +hmget \
+                 +hset +hdel)"
+            ),
+            is_said: &SAID[1],
+        },
+    ]
 }
 
 /// Why the server refuses writes, if it does: it says so of a write that is queued, and never done.

@@ -4,10 +4,10 @@
 -- ARGV: what `take` and `list` below read, in their order. A list is its length, then its items.
 
 local META, USERS, NAMES, TOKENS, GRANTS, OWNERS, REVOKED, RETIRED, BY_STATE, BY_OWNER, EXPIRING, HISTORY, LOG, CANCELLED,
-  TOKEN_SETS =
+  TOKEN_SETS, USAGE, AUDIT_LOOSE =
   unpack(KEYS)
 local KINDS = { 'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'zset', 'zset', 'hash', 'stream',
-  'zset', 'hash' }
+  'zset', 'hash', 'zset', 'list' }
 
 -- Arguments of one command: as many as Lua's stack has room for, in whole pairs.
 local PIECE = 4000
@@ -50,6 +50,7 @@ local COMMANDS = {
   hash = { 'TYPE', 'HGET', 'HMGET', 'HLEN', 'HSET', 'HDEL' },
   zset = { 'TYPE', 'ZSCORE', 'ZMSCORE', 'ZCARD', 'ZCOUNT', 'ZADD', 'ZREM', 'ZREMRANGEBYRANK', 'ZREMRANGEBYSCORE' },
   stream = { 'TYPE', 'XRANGE', 'XLEN', 'XADD', 'XTRIM' },
+  list = { 'TYPE', 'RPUSH' },
 }
 local forbidden = {}
 local function need(command, on)
@@ -63,6 +64,7 @@ for position, kind in ipairs(KINDS) do
   end
 end
 need('TIME')
+need('DEL', USAGE .. ':')
 need('PUBLISH', channel)
 if #forbidden > 0 then
   return { 'forbidden', table.concat(forbidden, ', ', 1, math.min(#forbidden, 3)) }
@@ -236,6 +238,16 @@ local write = {
     pieces(1, #fields, function(from, to)
       redis.call('HDEL', key, unpack(fields, from, to))
     end)
+  end,
+  -- Tokens whose use is forgotten, with their agents.
+  DISUSE = function(key, first, last)
+    -- Many agents are better freed beside everything else. The rules of earlier versions have only the other.
+    local drop = redis.acl_check_cmd('UNLINK', key .. ':') and 'UNLINK' or 'DEL'
+    redis.call('ZREM', key, unpack(ARGV, first, last))
+    for position = first, last do
+      local seen = key .. ':' .. ARGV[position]
+      redis.call(drop, seen, seen .. ':agents')
+    end
   end,
   -- Members whose score is the time.
   RETIRE = function(key, first, last)

@@ -252,6 +252,11 @@ impl Fault {
         matches!(self.inner(), Self::Refused(code, _) if code == "OOM")
     }
 
+    /// Whether the server does not know the script that was named by its hash.
+    pub(super) fn is_unknown_script(&self) -> bool {
+        matches!(self.inner(), Self::Refused(code, _) if code == "NOSCRIPT")
+    }
+
     /// Whether the server found a key of another type than ours.
     pub(super) fn is_wrong_type(&self) -> bool {
         matches!(self.inner(), Self::Refused(code, _) if code == "WRONGTYPE")

@@ -2,7 +2,7 @@
 -- Writes one piece of a registry that is not there yet. The pieces are numbered: one that was written is not written again, and
 -- one that a failover has lost is missed by the next.
 --
--- KEYS: unfinished, those of a commit (meta first), those of recalls. ARGV: who writes, the number, then commands: each is its
+-- KEYS: unfinished, those of a commit (meta first), those of recalls and of the audit trail. ARGV: who writes, the number, then commands: each is its
 -- name, its key, how many arguments, and these.
 
 -- Arguments of one command: as many as Lua's stack has room for, in whole pairs.

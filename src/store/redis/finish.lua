@@ -1,7 +1,7 @@
 #!lua
 -- Makes a registry of what was filled in, if all of it is there. Done twice, it finds what it did the first time.
 --
--- KEYS: unfinished, those of a commit (meta first), those of recalls. ARGV: who wrote, how many pieces, schema, epoch, revision,
+-- KEYS: unfinished, those of a commit (meta first), those of recalls and of the audit trail. ARGV: who wrote, how many pieces, schema, epoch, revision,
 -- head, checksum, the id of the commit.
 
 local UNFINISHED, META, LOG = KEYS[1], KEYS[2], KEYS[14]

@@ -9,7 +9,8 @@ use super::Access;
 use super::fault::Fault;
 use super::layout::{self, Key};
 use super::read::scores;
-use crate::store::{StateFilter, TokenFilter};
+use super::usage;
+use crate::store::{StateFilter, TokenFilter, UseFilter};
 use crate::token::{TokenId, UserId};
 
 /// Ids read from an index at once, at least and at most.
@@ -26,6 +27,11 @@ pub(super) struct Listing {
 
 impl Listing {
     pub(super) fn new(filter: TokenFilter, before: Option<TokenId>) -> Self {
+        let made_before = match filter.unused {
+            Some(UseFilter::UnusedSince(then)) => Some(TokenId::first_of(then)),
+            Some(UseFilter::NeverUsedSince(_)) | None => None,
+        };
+        let before = before.into_iter().chain(made_before).min();
         Self { filter, before, is_at_end: false, rest: None }
     }
 
@@ -34,9 +40,19 @@ impl Listing {
         if self.is_at_end {
             return Ok(None);
         }
-        let wanted = wanted.clamp(PAGE.0, PAGE.1);
-        if let TokenFilter { owner: None, state: Some(StateFilter::Expired { now }) } = self.filter {
-            return self.next_expired(access, now, wanted).await.map(Some);
+        // Most tokens are used: of those that are not, a page of the index has few.
+        let wanted = if self.filter.unused.is_some() { PAGE.1 } else { wanted.clamp(PAGE.0, PAGE.1) };
+        let ids = self.next_in_state(access, wanted).await?;
+        let Some(unused) = self.filter.unused else { return Ok(Some(ids)) };
+        if let (UseFilter::NeverUsedSince(then), Some(last)) = (unused, self.before) {
+            self.is_at_end |= last.made_before(then);
+        }
+        usage::retain(access, ids, |id, used| unused.has(id, used)).await.map(Some)
+    }
+
+    async fn next_in_state(&mut self, access: &Access, wanted: usize) -> Result<Vec<TokenId>, Fault> {
+        if let TokenFilter { owner: None, state: Some(StateFilter::Expired { now }), .. } = self.filter {
+            return self.next_expired(access, now, wanted).await;
         }
         let states: &[bool] = match self.filter.state {
             None => &[true, false],
@@ -60,7 +76,6 @@ impl Listing {
             }
             None | Some(StateFilter::Revoked) => Ok(ids),
         }
-        .map(Some)
     }
 
     /// They are in the order of their expiry, so all are read to be put in order.
@@ -84,7 +99,10 @@ impl Listing {
 }
 
 pub(super) async fn count(access: &Access, filter: TokenFilter) -> Result<u64, Fault> {
-    let TokenFilter { owner, state } = filter;
+    let TokenFilter { owner, state, unused } = filter;
+    if unused.is_some() {
+        return listed(access, filter).await;
+    }
     match state {
         None => Ok(indexed(access, owner, true).await? + indexed(access, owner, false).await?),
         Some(StateFilter::Revoked) => indexed(access, owner, false).await,
@@ -108,7 +126,12 @@ async fn expired(access: &Access, owner: Option<UserId>, now: i64) -> Result<u64
     if owner.is_none() {
         return access.ask(cmd("ZCOUNT").arg(access.layout.key(Key::Expiring)).arg("-inf").arg(now)).await;
     }
-    let mut listing = Listing::new(TokenFilter { owner, state: Some(StateFilter::Expired { now }) }, None);
+    listed(access, TokenFilter { owner, state: Some(StateFilter::Expired { now }), unused: None }).await
+}
+
+/// How many ids a list has, by reading all of it.
+async fn listed(access: &Access, filter: TokenFilter) -> Result<u64, Fault> {
+    let mut listing = Listing::new(filter, None);
     let mut count = 0;
     while let Some(ids) = listing.next(access, PAGE.1).await? {
         count += ids.len() as u64;
@@ -152,9 +175,6 @@ async fn retain(
     ids: Vec<TokenId>,
     wanted: impl Fn(Option<i64>) -> bool,
 ) -> Result<Vec<TokenId>, Fault> {
-    if ids.is_empty() {
-        return Ok(ids);
-    }
     let members: Vec<_> = ids.iter().map(|id| id.to_ascii()).collect();
     let expiries = scores(access, Key::Expiring, members.iter().map(<[u8; 13]>::as_slice)).await?;
     #[expect(clippy::cast_possible_truncation, reason = "seconds of a valid time, which a float holds exactly")]

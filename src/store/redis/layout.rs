@@ -21,6 +21,13 @@
 //!                      bytes each, little-endian, that it wrote or deleted and of which `d` does not tell)
 //!   cancelled  zset    ids of commits that must not happen any more, by the second of it
 //!   token_sets hash    user id -> id of the commit through which a token came to the user last
+//!   usage      zset    token id  -> when it was used last, in milliseconds since 1970; `since` -> since when that is recorded
+//!   usage:ID         zset    of a token that agents used: `=` and the id of an agent, or `@` and an address -> when that was
+//!   usage:ID:agents  hash    the same -> address, perhaps a space and the version; `>` and an address -> the `=` at it;
+//!                            `levels` -> see `Levels` in `crate::store::usage`
+//!   audit_loose list   entries of the audit trail that are no lines of it yet, in the order of their commits
+//!   audit      stream  NUMBER-0: l (a line of the audit trail)
+//!   audit_written hash  a place outside -> up to which line the trail was written there
 //!   recalled   set     digests, see `Feed::recall`
 //!   recall_log list    the same in the order in which they came, until all of them are settled
 //!   sidecars   set     ids of sidecars, each with a string `sidecar:ID` that expires: its TTL, its report
@@ -95,9 +102,14 @@ keys! {
     Log = "log" is "stream",
     Cancelled = "cancelled" is "zset",
     TokenSets = "token_sets" is "hash",
+    // With it go the agents of its tokens.
+    Usage = "usage" is "zset",
+    AuditLoose = "audit_loose" is "list",
     // Those before are what a commit reads and writes, in the order in which its script has them.
     Recalled = "recalled" is "set",
     RecallLog = "recall_log" is "list",
+    Audit = "audit" is "stream",
+    AuditWritten = "audit_written" is "hash",
     Sidecars = "sidecars" is "set",
     // Beside the reports, where a sidecar's user may also put off a key's end.
     Probe = "sidecar:probe" is "string",
@@ -166,6 +178,13 @@ impl Layout {
     /// Where a sidecar's report lies.
     pub(super) fn sidecar(&self, id: impl std::fmt::Display) -> String {
         self.namespace.key(format_args!("sidecar:{id}"))
+    }
+
+    /// Where the agents of a token lie: by the time of their last use, and what is known of them.
+    pub(super) fn agents_of(&self, token: TokenId) -> (String, String) {
+        let seen = format!("{}:{token}", self.key(Key::Usage));
+        let who = format!("{seen}:agents");
+        (seen, who)
     }
 
     /// The position in the fields [`POSITION`] of meta.
@@ -384,7 +403,7 @@ mod tests {
         let layout = Layout::new(&Namespace::default(), 7);
         assert_eq!(layout.key(Key::Probe), "{tollgate}:sidecar:probe");
         assert_eq!(layout.channel(), "{tollgate}:changes:7");
-        assert_eq!(layout.of_commit().last().map(String::as_str), Some("{tollgate}:token_sets"));
+        assert_eq!(layout.of_commit().last().map(String::as_str), Some("{tollgate}:audit_loose"));
     }
 
     const ONE: &str = "00000000000000000000000000000001";

@@ -10,12 +10,12 @@ use tokio::task::spawn_blocking;
 
 use super::database::{beside, log_of};
 use super::fault::{DatabaseFault, Unusable};
-use super::{blob, commit, key, read, schema};
+use super::{blob, commit, key, read, schema, trail, usage};
 use crate::store::archive::{
     CopyError, Inventory, Item, Items, Retired, TokenItem, Unfinished, UserItem, name_new, succeeding,
     sync_directory_of,
 };
-use crate::store::{CommitId, Position, Revision, StoreError, Unconfirmed};
+use crate::store::{AuditLine, CommitId, Position, Revision, StoreError, Unconfirmed};
 use crate::token::{HistoryEntry, TokenRecord};
 
 /// Items handed over at once.
@@ -29,6 +29,7 @@ const TOKENS: &str = "SELECT id, version, record FROM tokens ORDER BY id";
 const HISTORY: &str = "SELECT token, entry FROM history WHERE token = ? ORDER BY revision, line";
 const RETIRED: &str = "SELECT digest, max(ifnull((SELECT age FROM meta), 0) - at, 0) FROM tombstones";
 const RECALLED: &str = "SELECT digest FROM recalls";
+const AUDIT: &str = "SELECT seq, line FROM audit ORDER BY seq";
 
 /// What follows from a token's record, after it.
 const DERIVED: &str = "SELECT t.id, t.version, t.record, t.digest, t.owner, t.state, t.expires_at, g.grant_ FROM tokens t \
@@ -56,7 +57,9 @@ fn counts(connection: &Connection) -> Result<[u64; 3], DatabaseFault> {
 }
 
 fn hand_over(connection: &Connection, items: &Items) -> Result<(), DatabaseFault> {
-    let parts: [(&str, Read); 4] = [(USERS, user), (TOKENS, token), (RETIRED, retired), (RECALLED, recalled)];
+    // Users and tokens before what is said of them.
+    let parts: [(&str, Read); 5] =
+        [(USERS, user), (TOKENS, token), (RETIRED, retired), (RECALLED, recalled), (AUDIT, audit)];
     for (sql, read) in parts {
         let mut statement = connection.prepare(sql)?;
         let mut rows = statement.query([])?;
@@ -69,6 +72,8 @@ fn hand_over(connection: &Connection, items: &Items) -> Result<(), DatabaseFault
         }
         items.blocking_send(piece).ok();
     }
+    usage::dump(connection, PIECE, |piece| items.blocking_send(piece).is_ok())?;
+    items.blocking_send(vec![Item::of_loose(&trail::loose(connection, usize::MAX)?)]).ok();
     Ok(())
 }
 
@@ -102,6 +107,10 @@ fn retired(_: &Connection, row: &Row<'_>) -> Result<Item, DatabaseFault> {
 fn recalled(_: &Connection, row: &Row<'_>) -> Result<Item, DatabaseFault> {
     let digest = read::digest(row, 0).map_err(|problem| DatabaseFault::record("recalls".to_owned(), problem))?;
     Ok(Item::Recalled(digest))
+}
+
+fn audit(_: &Connection, row: &Row<'_>) -> Result<Item, DatabaseFault> {
+    Ok(Item::of_audit(&AuditLine { seq: row.get::<_, i64>(0)?.cast_unsigned(), text: row.get(1)? }))
 }
 
 /// A database under another name beside its place: what is at the place is a registry, or nothing.
@@ -149,6 +158,8 @@ impl SqliteUnfinished {
         connection.pragma_update(None, "cache_size", -(64 << 10))?; // KiB
         connection.set_prepared_statement_cache_capacity(32);
         connection.execute_batch(schema::SCHEMA)?;
+        connection.execute_batch(usage::TABLES)?;
+        connection.execute_batch(trail::TABLES)?;
         unfinished.connection = Some(connection);
         Ok(unfinished)
     }
@@ -315,6 +326,15 @@ fn put(connection: &Connection, item: &Item) -> Result<(), DatabaseFault> {
         }
         Item::Recalled(digest) => {
             connection.prepare_cached("INSERT INTO recalls (digest) VALUES (?)")?.execute([digest.as_bytes()])?;
+        }
+        Item::Usage(item) => usage::put(connection, item)?,
+        Item::UsageSince(since) => usage::put_since(connection, *since)?,
+        Item::Audit { seq, line } => {
+            trail::put(connection, &[AuditLine { seq: *seq, text: line.clone().into_bytes() }])?;
+        }
+        Item::AuditLoose(entries) => {
+            connection.execute("DELETE FROM audit_loose", [])?;
+            trail::leave(connection, &entries.iter().map(|entry| entry.clone().into_bytes()).collect::<Vec<_>>())?;
         }
         Item::NoUser(id) => {
             connection.prepare_cached("DELETE FROM users WHERE id = ?")?.execute([key(id.to_u64())])?;

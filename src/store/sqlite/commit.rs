@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::age::BootTime;
 use super::fault::DatabaseFault;
-use super::{age, blob, key, read};
+use super::{age, blob, key, read, trail};
 use crate::store::{Batch, CommitError, CommitId, Edit, Epoch, LogEntry, Pin, Retention, Revision, Stamp, change};
 use crate::token::{HistoryEntry, MAX_HISTORY, TokenId, TokenRecord, UserRecord};
 
@@ -73,6 +73,7 @@ pub(super) fn commit(
     write_tokens(&transaction, &batch.tokens, id)?;
     mark_token_sets(&transaction, batch, id)?;
     append_history(&transaction, &batch.history, entry.revision)?;
+    trail::leave(&transaction, &batch.audit)?;
     append_log(&transaction, &entry, retention)?;
     forget_tombstones(&transaction, retention, age)?;
     let mut statement = transaction.prepare_cached("UPDATE meta SET revision = ?, checksum = ?, head = ?")?;

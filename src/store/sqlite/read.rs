@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use serde::de::DeserializeOwned;
 
 use super::fault::{BadRow, DatabaseFault};
-use super::{blob, from_key, key, schema};
+use super::{blob, from_key, key, schema, usage};
 use crate::hex::Hex;
 use crate::store::{
     Changes, CommitId, Epoch, Head, LogEntry, Position, Revision, SnapshotItem, Stamp, StateFilter, Subject,
@@ -266,6 +266,11 @@ fn condition(filter: TokenFilter) -> (String, Vec<i64>) {
             condition.push_str(" AND state = 0 AND expires_at <= ?");
             values.push(now);
         }
+    }
+    if let Some(unused) = filter.unused {
+        let (of_use, bounds) = usage::condition(unused);
+        condition.push_str(of_use);
+        values.extend(bounds);
     }
     (condition, values)
 }

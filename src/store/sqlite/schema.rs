@@ -10,6 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::fault::{DatabaseFault, Unusable};
 use super::migration::{self, EARLIER};
+use super::{trail, usage};
 use crate::random;
 use crate::store::schema::OtherSchema;
 use crate::store::{Head, NoRegistry};
@@ -129,9 +130,14 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, DatabaseFaul
         return Err(DatabaseFault::NotWritable);
     }
     switch_to_wal(&connection)?;
+    usage::prepare(&mut connection)?;
+    // Nothing is written where they are there.
+    connection.execute_batch(trail::TABLES)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     // A revocation that was acknowledged must survive a power failure: FULL syncs every commit, NORMAL does not.
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // Of a token that is deleted nothing stays in the file: neither its description nor the end of its value.
+    connection.pragma_update(None, "secure_delete", true)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     connection.pragma_update(None, "cache_size", -(32 << 10))?; // KiB
     Ok(connection)

@@ -27,6 +27,8 @@ pub(super) fn token(name: &str) -> TokenRecord {
         created_at: jiff::Timestamp::now(),
         created_by: "anna".to_owned(),
         expires_at: None,
+        predecessor: None,
+        successor: None,
     }
 }
 
@@ -246,9 +248,11 @@ async fn a_report_from_before_the_machine_was_started_is_none() {
         applied: None,
         head: None,
         schema: crate::store::SCHEMA,
+        unwritten_ms: None,
         held_users: Vec::new(),
         staleness_ms: None,
         connections: 0,
+        late: Vec::new(),
     };
     let ttl = Duration::from_secs(70);
     store.report(&report(1), ttl).await.expect("reports");

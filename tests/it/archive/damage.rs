@@ -81,7 +81,7 @@ async fn what_is_no_backup_of_this_version_is_refused_and_nothing_made() {
     for (content, message) in [
         ("dear diary\n".to_owned(), "is not a backup of a Tollgate registry"),
         (String::new(), "is not a backup of a Tollgate registry"),
-        (whole.replacen("{\"tollgate_backup\":1", "{\"tollgate_backup\":2", 1), "has the backup format 2"),
+        (whole.replacen("{\"tollgate_backup\":2", "{\"tollgate_backup\":3", 1), "has the backup format 3"),
         (whole.replacen(twice, &format!("{twice}\n{twice}"), 1), "its checksum is not that of the lines before"),
         (whole.replacen(&format!("{twice}\n"), "", 1), "its checksum is not that of the lines before"),
     ] {
@@ -92,6 +92,26 @@ async fn what_is_no_backup_of_this_version_is_refused_and_nothing_made() {
     }
     let said = failed(&tollgate(&sqlite(&target), &["store", "restore", "/nonexistent/file"]));
     assert!(said.contains("opening /nonexistent/file"), "{said}");
+}
+
+#[tokio::test]
+async fn a_backup_from_before_there_was_an_audit_trail_is_restored() {
+    use sha2::Digest as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (url, file) = (sqlite(&folder.path().join("tollgate.db")), folder.path().join("whole.backup"));
+    let store = open(&url, Absent::Create).await;
+    commit(&*store, tokens([])).await;
+    done(&tollgate(&url, &["store", "backup", text(&file)]));
+    let whole = fs::read_to_string(&file).expect("reads");
+    let (lines, _) = whole.trim_end().rsplit_once('\n').expect("lines");
+    assert!(lines.contains("\"tollgate_backup\":2") && lines.contains(",\"audit\":0"), "{lines}");
+    let lines =
+        lines.replacen("\"tollgate_backup\":2", "\"tollgate_backup\":1", 1).replacen(",\"audit\":0", "", 1) + "\n";
+    let sum: String = sha2::Sha256::digest(&lines).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(&file, format!("{lines}{{\"sha256\":\"{sum}\"}}\n")).expect("writes");
+    let target = sqlite(&folder.path().join("target.db"));
+    done(&tollgate(&target, &["store", "restore", text(&file)]));
+    assert_eq!(contents(&*open(&target, Absent::Refuse).await).await, contents(&*store).await);
 }
 
 #[tokio::test]

@@ -29,6 +29,8 @@ pub(crate) async fn fill(store: &dyn Store) {
     let edits = [revoke(0), revoke(1), Edit::Delete(before(2)), Edit::Delete(before(5))];
     commit(store, Batch { history, ..tokens(edits) }).await;
     store.recall(&[Digest::of(b"token 7")]).await.expect("recalls");
+    trail::chain(store, 700).await;
+    trail::leave(store, 3).await;
 }
 
 /// All that a store tells, but where it stands and what its log has.
@@ -39,7 +41,7 @@ pub(crate) async fn contents(store: &dyn Store) -> String {
     for user in &users {
         let (id, name) = (user.record.id, &user.record.name);
         let by_name = store.user_by_name(name).await.expect("reads").map(|user| user.record.id);
-        let filter = TokenFilter { owner: Some(id), state: None };
+        let filter = TokenFilter { owner: Some(id), ..TokenFilter::default() };
         let (count, set) =
             (store.count_tokens(filter).await.expect("counts"), store.token_set(id).await.expect("reads"));
         text += &format!("{user:?} {by_name:?} {count} {set:?}\n");
@@ -47,13 +49,15 @@ pub(crate) async fn contents(store: &dyn Store) -> String {
     let now = Timestamp::now().as_second();
     let states = [StateFilter::Active { now }, StateFilter::Revoked, StateFilter::Expired { now }].map(Some);
     for state in states.into_iter().chain([None]) {
-        let filter = TokenFilter { owner: None, state };
+        let filter = TokenFilter { state, ..TokenFilter::default() };
         let tokens = store.tokens(filter, None, 1000).await.expect("reads");
         text += &format!("{tokens:?} {}\n", store.count_tokens(filter).await.expect("counts"));
         for token in &tokens {
             text += &format!("{:?}\n", store.history(token.record.id).await.expect("reads"));
         }
     }
+    text += &format!("{:?}\n", store.trail_after(0, 10_000).await.expect("reads"));
+    text += &format!("{:?}\n", store.trail_ends(10_000).await.expect("reads").loose);
     let digests: Vec<_> = (0..40).map(|number| Digest::of(format!("token {number}").as_bytes())).collect();
     let retired = store.retired(&digests).await.expect("reads");
     format!("{text}{retired:?} {:?}", store.recalled(None).await.expect("reads").digests)
@@ -159,7 +163,7 @@ pub(super) async fn what_is_read_beside_commits_is_the_registry_at_one_position<
 
 /// One commit, of another kind each time.
 async fn change(store: &dyn Store, max: &UserRecord, number: usize) {
-    let some = store.tokens(TokenFilter { owner: None, state: None }, None, 700).await.expect("reads");
+    let some = store.tokens(TokenFilter::default(), None, 700).await.expect("reads");
     let Versioned { record, version } = some[number * 13 % some.len()].clone();
     let before = Versioned { record: record.clone(), version };
     let history = vec![(record.id, created())];

@@ -196,6 +196,7 @@ pub(super) async fn a_batch_that_fails_at_its_end_changes_nothing<D: Database>()
         users: vec![Edit::Create(berta.clone()), Edit::Update { before: anna.clone(), after: disabled.clone() }],
         tokens: vec![Edit::Create(token(berta.id, "good")), Edit::Delete(seeded.clone())],
         history: vec![],
+        audit: Vec::new(),
         pins: Vec::new(),
     };
     let stale = Versioned { record: token(anna.record.id, "no such token"), version: CommitId(1) };

@@ -96,7 +96,7 @@ pub(super) async fn lists_and_counts_follow_the_filter<D: Database>() {
         (Some(UserId::from_u64(3)), None, &[]),
     ];
     for (owner, state, expected) in expected {
-        let filter = TokenFilter { owner, state };
+        let filter = TokenFilter { owner, state, ..TokenFilter::default() };
         let listed = store.tokens(filter, None, 100).await.expect("reads");
         let listed: Vec<_> = listed.into_iter().map(|token| token.record).collect();
         assert_eq!(listed, expected.iter().map(|n| made[*n].clone()).collect::<Vec<_>>(), "{filter:?}");
@@ -113,7 +113,7 @@ pub(super) async fn ids_of_any_size_keep_their_order<D: Database>() {
     let made =
         ids.map(|id| TokenRecord { id: TokenId::from_u64(id), ..token(UserId::from_u64(u64::MAX), &id.to_string()) });
     commit(&*store, tokens(made.map(Edit::Create))).await;
-    let filter = TokenFilter { owner: Some(UserId::from_u64(u64::MAX)), state: None };
+    let filter = TokenFilter { owner: Some(UserId::from_u64(u64::MAX)), ..TokenFilter::default() };
     let listed = store.tokens(filter, None, 10).await.expect("reads");
     let listed: Vec<u64> = listed.iter().map(|token| token.record.id.to_u64()).collect();
     assert_eq!(listed, ids.into_iter().rev().collect::<Vec<_>>());

@@ -7,9 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tollgate::store::{
-    Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Inventory, Items, Notice, Position, Probe,
-    RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Revision, SidecarId, SnapshotItem, Store,
-    StoreError, Subject, TokenFilter, Versioned, Watch,
+    Agent, AuditLine, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Inventory, Items, Notice,
+    Position, Probe, RecalledPage, RecalledPlace, Records, Report, Reported, Reports, Revision, SidecarId,
+    SnapshotItem, Store, StoreError, Subject, TokenFilter, Trail, TrailEnds, TrailStep, Usage, Usages, Use, Versioned,
+    Watch,
 };
 use tollgate::token::{Digest, HistoryEntry, TokenId, TokenRecord, UserId, UserRecord};
 
@@ -242,6 +243,52 @@ impl Reports for FaultyStore {
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
         self.check()?.sidecars().await
+    }
+}
+
+#[async_trait]
+impl Usage for FaultyStore {
+    async fn record(&self, uses: &[Use]) -> Result<(), StoreError> {
+        self.check()?.record(uses).await
+    }
+
+    async fn usage(&self, tokens: &[TokenId]) -> Result<Usages, StoreError> {
+        self.check()?.usage(tokens).await
+    }
+
+    async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError> {
+        self.check()?.agents(tokens, limit).await
+    }
+}
+
+#[async_trait]
+impl Trail for FaultyStore {
+    async fn note(&self, entries: &[Vec<u8>]) -> Result<(), StoreError> {
+        self.check()?.note(entries).await
+    }
+
+    async fn trail_ends(&self, loose: usize) -> Result<TrailEnds, StoreError> {
+        self.check()?.trail_ends(loose).await
+    }
+
+    async fn link(&self, step: &TrailStep) -> Result<bool, StoreError> {
+        self.check()?.link(step).await
+    }
+
+    async fn trail_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
+        self.check()?.trail_after(seq, limit).await
+    }
+
+    async fn trail_before(&self, seq: Option<u64>, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
+        self.check()?.trail_before(seq, limit).await
+    }
+
+    async fn written_to(&self, place: &str) -> Result<Option<u64>, StoreError> {
+        self.check()?.written_to(place).await
+    }
+
+    async fn set_written_to(&self, place: &str, seq: u64) -> Result<(), StoreError> {
+        self.check()?.set_written_to(place, seq).await
     }
 }
 

@@ -100,6 +100,11 @@ impl Program {
         Self { child, listener, admin, starting: said, log: lines, token, directory }
     }
 
+    /// The file of its store.
+    pub(crate) fn database(&self) -> std::path::PathBuf {
+        self.directory.path().join("tollgate.db")
+    }
+
     /// What it logged until it was ready.
     pub(crate) fn starting_log(&self) -> Vec<String> {
         self.starting.clone()

@@ -24,6 +24,11 @@ pub(crate) fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     tollgate(arguments, variables).output().expect("runs")
 }
 
+/// An address that a line of the log has.
+fn address(fields: &Value, key: &str) -> SocketAddr {
+    fields[key].as_str().and_then(|address| address.parse().ok()).expect("an address")
+}
+
 /// A sidecar's process. Killed when dropped.
 pub(crate) struct Serving {
     child: Child,
@@ -42,8 +47,29 @@ impl Serving {
 
     /// The same with the store that these variables name.
     pub(crate) async fn with(variables: &[(&str, &str)]) -> Self {
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        let mut sidecar = Self::launch(&serve, variables);
+        let mut early = Vec::new();
+        let mut said = async |message| sidecar.next(message, |line| early.push(line)).await;
+        let (listening, started) = (said("listening").await, said("started").await);
+        sidecar.early = early;
+        sidecar.listener = address(&listening, "address");
+        sidecar.admin = address(&started, "admin");
+        sidecar
+    }
+
+    /// Starts `tollgate console` with these variables, and waits until it is ready.
+    pub(crate) async fn console(variables: &[(&str, &str)]) -> Self {
+        let mut console = Self::launch(&["console", "--admin-listen", "127.0.0.1:0"], variables);
+        let started = console.says("started").await;
+        console.admin = address(&started, "admin");
+        console.says("ready").await;
+        console
+    }
+
+    fn launch(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let usual = [("TOLLGATE_LOG__FORMAT", "json"), ("TOLLGATE_WORKERS", "1")];
-        let mut command = tollgate(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], &usual);
+        let mut command = tollgate(arguments, &usual);
         command.envs(variables.iter().copied());
         let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
         let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
@@ -55,15 +81,12 @@ impl Serving {
             }
         });
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut sidecar = Self { child, log, early: Vec::new(), listener: nowhere, admin: nowhere };
-        let address = |fields: &Value, key: &str| fields[key].as_str().and_then(|address| address.parse().ok());
-        let mut early = Vec::new();
-        let mut said = async |message| sidecar.next(message, |line| early.push(line)).await;
-        let (listening, started) = (said("listening").await, said("started").await);
-        sidecar.early = early;
-        sidecar.listener = address(&listening, "address").expect("an address");
-        sidecar.admin = address(&started, "admin").expect("an address");
-        sidecar
+        Self { child, log, early: Vec::new(), listener: nowhere, admin: nowhere }
+    }
+
+    /// Where health, metrics and the admin API are.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Waits for a line of the log: its fields.

@@ -13,7 +13,8 @@ use crate::conformance::{Held, commit, created, revoked, token, tokens, user, us
 use crate::harness::{Relay, Traffic, eventually};
 
 /// A log that every commit trims.
-const SHORT: Retention = Retention { log_entries: 3, log_changes: 1000, tombstones: 10, tombstone_age: Duration::MAX };
+const SHORT: Retention =
+    Retention { log_entries: 3, log_changes: 1000, tombstones: 10, tombstone_age: Duration::MAX, agents: 10 };
 
 /// Everybody's rights, and an administrator's.
 async fn with_administrator() -> RedisServer {

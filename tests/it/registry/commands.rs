@@ -1,11 +1,13 @@
 //! Random commands by random actors: what holds after every one of them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 
 use super::*;
+use tollgate::registry::Rotation;
 use tollgate::token::Permission;
 
 #[derive(Debug, Clone)]
@@ -19,6 +21,7 @@ pub(super) enum Command {
     Revoke(Vec<Index>, bool),
     Delete(Vec<Index>, bool),
     Reassign(Vec<Index>, &'static str, bool),
+    Rotate(Index, bool),
     Import(&'static str, usize),
 }
 
@@ -55,6 +58,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         2 => (ids(), force).prop_map(|(ids, force)| Command::Revoke(ids, force)),
         2 => (ids(), force).prop_map(|(ids, force)| Command::Delete(ids, force)),
         3 => (ids(), name(), force).prop_map(|(ids, to, force)| Command::Reassign(ids, to, force)),
+        2 => (any::<Index>(), any::<bool>()).prop_map(|(token, overlaps)| Command::Rotate(token, overlaps)),
         1 => (name(), 0..20_usize).prop_map(|(name, number)| Command::Import(name, number)),
     ]
 }
@@ -96,9 +100,9 @@ pub(super) async fn run(
     };
     match command {
         Command::Add(name, role) => registry.add_user(actor, name, *role).await.map(drop),
-        Command::SetRole(name, role) => registry.set_role(actor, name, *role).await.map(drop),
-        Command::SetStatus(name, status) => registry.set_status(actor, name, *status).await.map(drop),
-        Command::DeleteUser(name) => registry.delete_user(actor, name).await.map(drop),
+        Command::SetRole(name, role) => registry.set_role(actor, *name, *role).await.map(drop),
+        Command::SetStatus(name, status) => registry.set_status(actor, *name, *status).await.map(drop),
+        Command::DeleteUser(name) => registry.delete_user(actor, *name).await.map(drop),
         Command::Transfer(name) => registry.transfer_ownership(actor, name).await.map(drop),
         Command::Create(name, requested) => {
             let new = NewToken { permissions: *requested, ..new_token(name) };
@@ -107,6 +111,11 @@ pub(super) async fn run(
         Command::Revoke(ids, force) => registry.revoke(actor, &pick(ids), *force).await.map(drop),
         Command::Delete(ids, force) => registry.delete(actor, &pick(ids), *force).await.map(drop),
         Command::Reassign(ids, to, force) => registry.reassign(actor, &pick(ids), to, *force).await.map(drop),
+        Command::Rotate(token, overlaps) => {
+            let Some(token) = pick(&[*token]).pop() else { return Ok(()) };
+            let overlap = if *overlaps { Duration::from_hours(1) } else { Duration::ZERO };
+            registry.rotate(actor, Rotation { token, overlap, expires_at: None }).await.map(drop)
+        }
         Command::Import(name, number) => match registry.import(actor, vec![(1, line(name, *number))], KEEP_GOING).await
         {
             Ok(_) => Ok(()),
@@ -135,6 +144,8 @@ fn check_step(before: &State, after: &State) {
     for (id, old) in &before.tokens {
         let Some(new) = after.tokens.get(id) else { continue };
         assert!(new.permissions.is_subset_of(old.permissions), "narrowing never widens again");
+        let ends_at = |token: &TokenRecord| token.expires_at.unwrap_or(Timestamp::MAX);
+        assert!(ends_at(new) <= ends_at(old), "no life is lengthened");
         if !old.is_active() {
             assert_eq!(new, old, "a revoked token stays as it is");
         }

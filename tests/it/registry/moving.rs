@@ -91,7 +91,10 @@ async fn works_elsewhere(registry: &Registry) {
     let (users, tokens) = everything(registry).await;
     let works = |token: &&TokenRecord| {
         let owner = users.iter().find(|user| user.id == token.owner).expect("exists");
-        token.is_active() && owner.status == UserStatus::Active && !token.permissions.is_empty()
+        token.is_active()
+            && !token.is_expired(Timestamp::now())
+            && owner.status == UserStatus::Active
+            && !token.permissions.is_empty()
     };
     let working: HashSet<_> = tokens.iter().filter(works).map(|token| token.digest).collect();
     assert_eq!(imported.tokens.len() + imported.refused.len(), working.len());

@@ -69,7 +69,7 @@ impl Fragile {
     }
 
     async fn user(&self, name: &str) -> UserRecord {
-        self.registry.user(&operator(), name).await.expect("exists")
+        self.registry.user(&operator(), name).await.expect("exists").record
     }
 }
 

@@ -56,6 +56,7 @@ impl RedisUnfinished {
         if let Some(problem) = replay::problem(access).await? {
             return Err(problem.into());
         }
+        remove_usage(access).await?;
         let writer = CommitId::random().map_err(Fault::Entropy)?.to_string();
         let mut begin = script("EVAL", BEGIN, &keys(access));
         let answer: Vec<String> = access.ask(begin.arg(&writer)).await?;
@@ -130,8 +131,8 @@ async fn send(
     *pieces += 1;
     let mut fill = script("EVAL", FILL, &keys(access));
     fill.arg(writer).arg(*pieces);
-    for (command, key, arguments) in &writes {
-        fill.arg(*command).arg(access.layout.key(*key)).arg(arguments.len()).arg(arguments);
+    for (command, place, arguments) in &writes {
+        fill.arg(*command).arg(place.key(&access.layout)).arg(arguments.len()).arg(arguments);
     }
     let mut commands = Pipeline::new();
     commands.add_command(fill);
@@ -168,7 +169,12 @@ impl Unfinished for RedisUnfinished {
 
     async fn read(&mut self, items: Items) -> Result<(), StoreError> {
         let access = &self.store.access;
-        let read = Reader::new(access, &items, Some(Derived::new(access))).everything().await;
+        let mut reader = Reader::new(access, &items, Some(Derived::new(access)));
+        let read = async {
+            reader.everything().await?;
+            reader.audit().await
+        };
+        let read = read.await;
         self.store.map_fault("reading the new registry", read).await
     }
 
@@ -191,11 +197,34 @@ pub(in super::super) async fn absent(access: &Access, found: NoRegistry) -> Faul
     }
 }
 
+/// Removes the agents of tokens that another command has left unfinished: each token has keys of its own for them.
+async fn remove_usage(access: &Access) -> Result<(), Fault> {
+    let (unfinished, usage) = (access.layout.key(Key::Unfinished), access.layout.key(Key::Usage));
+    let mut commands = Pipeline::new();
+    commands.cmd("EXISTS").arg(unfinished).cmd("EXISTS").arg(access.layout.key(Key::Meta));
+    if access.link.read::<(u64, u64)>(Use::Main, &commands).await? != (1, 0) {
+        return Ok(());
+    }
+    loop {
+        let found: Vec<String> = access.ask(cmd("ZRANGE").arg(usage).arg(0).arg(ITEMS - 1)).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut commands = Pipeline::new();
+        for token in found.iter().filter_map(|token| token.parse().ok()) {
+            let (seen, who) = access.layout.agents_of(token);
+            commands.cmd("UNLINK").arg(seen).arg(who).ignore();
+        }
+        commands.cmd("ZREM").arg(usage).arg(&found).ignore();
+        access.link.read::<()>(Use::Main, &commands).await?;
+    }
+}
+
 /// What says who fills it, and then what a registry has, meta first.
 fn keys(access: &Access) -> Vec<&str> {
     let of_commit = access.layout.of_commit().iter().map(String::as_str);
-    let recalls = [Key::Recalled, Key::RecallLog].map(|key| access.layout.key(key));
-    [access.layout.key(Key::Unfinished)].into_iter().chain(of_commit).chain(recalls).collect()
+    let others = [Key::Recalled, Key::RecallLog, Key::Audit, Key::AuditWritten].map(|key| access.layout.key(key));
+    [access.layout.key(Key::Unfinished)].into_iter().chain(of_commit).chain(others).collect()
 }
 
 fn understand(access: &Access, answer: &[String]) -> Result<(), Fault> {

@@ -2,19 +2,51 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::store::archive::{Item, TokenItem, UserItem};
+use jiff::Timestamp;
+use redis::cmd;
+
+use crate::store::archive::{Item, TokenItem, UsageItem, UserItem};
 use crate::store::redis::commit::Entries;
 use crate::store::redis::fault::Fault;
-use crate::store::redis::layout::{self, Key};
-use crate::store::redis::{Access, read};
-use crate::token::{TokenRecord, UserRecord};
+use crate::store::redis::layout::{self, Key, Layout};
+use crate::store::redis::{Access, read, usage};
+use crate::token::{TokenId, TokenRecord, UserRecord};
 
 /// Writes of some items.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Piece(VecDeque<Write>);
 
 /// A command, its key, and what comes after that.
-type Write = (&'static str, Key, Vec<Vec<u8>>);
+type Write = (&'static str, Place, Vec<Vec<u8>>);
+
+/// What is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Key(Key),
+    /// When the agents of a token used it.
+    Seen(TokenId),
+    /// What is known of them.
+    Who(TokenId),
+}
+
+impl Place {
+    pub(super) fn key(self, layout: &Layout) -> String {
+        match self {
+            Self::Key(key) => layout.key(key).to_owned(),
+            Self::Seen(token) => layout.agents_of(token).0,
+            Self::Who(token) => layout.agents_of(token).1,
+        }
+    }
+}
+
+impl From<Key> for Place {
+    fn from(key: Key) -> Self {
+        Self::Key(key)
+    }
+}
+
+/// The command that adds an entry to a stream, which is one whole.
+const ENTRY: &str = "XADD";
 
 impl Piece {
     /// Most arguments of one script.
@@ -26,7 +58,7 @@ impl Piece {
     /// What makes the items of what is there. Of each user and token its last item counts; what is removed is looked up as it
     /// is there now, and removed before anything is written.
     pub(super) async fn of(access: &Access, now: u64, items: &[Item]) -> Result<Self, Fault> {
-        let (mut users, mut tokens, mut others) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let (mut users, mut tokens, mut others) = (BTreeMap::new(), BTreeMap::new(), Vec::<&Item>::new());
         let (mut gone_users, mut gone_tokens) = (BTreeSet::new(), BTreeSet::new());
         for item in items {
             match item {
@@ -38,9 +70,15 @@ impl Piece {
                 }
                 Item::NoToken(id) => {
                     tokens.remove(id);
+                    others.retain(|item| !matches!(item, Item::Usage(usage) if usage.token == *id));
                     gone_tokens.insert(*id);
                 }
-                Item::Retired(_) | Item::Recalled(_) => others.push(item),
+                Item::Retired(_)
+                | Item::Recalled(_)
+                | Item::Usage(_)
+                | Item::UsageSince(_)
+                | Item::Audit { .. }
+                | Item::AuditLoose(_) => others.push(item),
             }
         }
         let mut piece = Self::default();
@@ -51,52 +89,88 @@ impl Piece {
         let gone_tokens: Vec<_> = gone_tokens.into_iter().collect();
         for token in read::tokens_by_id(access, &gone_tokens).await?.into_iter().flatten() {
             piece.remove_token(&token.record);
+            let (seen, who) = access.layout.agents_of(token.record.id);
+            access.ask::<u64>(cmd("UNLINK").arg(seen).arg(who)).await?;
         }
         users.into_values().try_for_each(|user| piece.add_user(user))?;
         tokens.into_values().try_for_each(|token| piece.add_token(token))?;
-        for item in others {
-            match item {
-                Item::Retired(retired) => {
-                    let at = now.saturating_sub(retired.age).to_string().into_bytes();
-                    piece.write("ZADD", Key::Retired, [at, retired.digest.as_bytes().to_vec()]);
-                }
-                Item::Recalled(digest) => {
-                    piece.write("SADD", Key::Recalled, [digest.as_bytes().to_vec()]);
-                    piece.write("RPUSH", Key::RecallLog, [digest.as_bytes().to_vec()]);
-                }
-                Item::User(_) | Item::Token(_) | Item::NoUser(_) | Item::NoToken(_) => {}
-            }
-        }
+        others.into_iter().for_each(|item| piece.add(now, item));
         Ok(piece)
     }
 
+    /// What comes beside users and tokens.
+    fn add(&mut self, now: u64, item: &Item) {
+        match item {
+            Item::Retired(retired) => {
+                let at = now.saturating_sub(retired.age).to_string().into_bytes();
+                self.write("ZADD", Key::Retired, [at, retired.digest.as_bytes().to_vec()]);
+            }
+            Item::Recalled(digest) => {
+                self.write("SADD", Key::Recalled, [digest.as_bytes().to_vec()]);
+                self.write("RPUSH", Key::RecallLog, [digest.as_bytes().to_vec()]);
+            }
+            Item::Usage(usage) => self.add_usage(usage),
+            Item::UsageSince(since) => {
+                let at = since.as_millisecond().to_string().into_bytes();
+                self.write("ZADD", Key::Usage, [at, usage::SINCE.as_bytes().to_vec()]);
+            }
+            Item::Audit { seq, line } => {
+                let arguments = vec![format!("{seq}-0").into_bytes(), b"l".to_vec(), line.clone().into_bytes()];
+                self.0.push_back((ENTRY, Place::Key(Key::Audit), arguments));
+            }
+            Item::AuditLoose(entries) => {
+                // Empties it.
+                self.write("LTRIM", Key::AuditLoose, [b"1".to_vec(), b"0".to_vec()]);
+                if !entries.is_empty() {
+                    self.write("RPUSH", Key::AuditLoose, entries.iter().map(|entry| entry.clone().into_bytes()));
+                }
+            }
+            Item::User(_) | Item::Token(_) | Item::NoUser(_) | Item::NoToken(_) => {}
+        }
+    }
+
+    fn add_usage(&mut self, UsageItem { token, last_used, levels, agents }: &UsageItem) {
+        let at = |moment: &Timestamp| moment.as_millisecond().to_string().into_bytes();
+        self.write("ZADD", Key::Usage, [at(last_used), token.to_ascii().to_vec()]);
+        for agent in agents {
+            let name = agent.name.key().into_bytes();
+            self.write("ZADD", Place::Seen(*token), [at(&agent.last_used), name]);
+            self.write("HSET", Place::Who(*token), usage::fields(agent));
+        }
+        if !levels.is_empty() {
+            self.write("HSET", Place::Who(*token), [b"levels".to_vec(), levels.clone().into_bytes()]);
+        }
+    }
+
     /// Under each key in the order of these calls.
-    fn write(&mut self, command: &'static str, key: Key, arguments: impl IntoIterator<Item = Vec<u8>>) {
-        match self.0.iter_mut().rev().find(|(_, of, _)| *of == key) {
+    fn write(&mut self, command: &'static str, place: impl Into<Place>, arguments: impl IntoIterator<Item = Vec<u8>>) {
+        let place = place.into();
+        match self.0.iter_mut().rev().find(|(_, of, _)| *of == place) {
             Some((last, _, all)) if *last == command => all.extend(arguments),
-            _ => self.0.push_back((command, key, arguments.into_iter().collect())),
+            _ => self.0.push_back((command, place, arguments.into_iter().collect())),
         }
     }
 
     /// The first writes, as many as one script has room for, and about so many bytes, but one at least. None after the last one.
     pub(super) fn take(&mut self, most: usize) -> Vec<Write> {
         let (mut taken, mut count, mut bytes) = (Vec::new(), 0, 0);
-        while let Some((command, key, mut arguments)) = self.0.pop_front() {
-            // Fields go with their values, and scores with their members.
-            let fitting = arguments.chunks(2).take_while(|pair| {
-                let of_pair = pair.iter().map(|argument| argument.len() + Self::OF_ARGUMENT).sum::<usize>();
-                let fits = count == 0 || (bytes + of_pair <= most && count + 2 <= Self::MOST);
+        while let Some((command, place, mut arguments)) = self.0.pop_front() {
+            // Fields go with their values, and scores with their members; an entry is one.
+            let together = if command == ENTRY { arguments.len() } else { 2 };
+            let fitting = arguments.chunks(together).take_while(|some| {
+                let of_some = some.iter().map(|argument| argument.len() + Self::OF_ARGUMENT).sum::<usize>();
+                let fits = count == 0 || (bytes + of_some <= most && count + some.len() <= Self::MOST);
                 if fits {
-                    (count, bytes) = (count + 2, bytes + of_pair);
+                    (count, bytes) = (count + some.len(), bytes + of_some);
                 }
                 fits
             });
-            let rest = arguments.split_off((fitting.count() * 2).min(arguments.len()));
+            let rest = arguments.split_off((fitting.count() * together).min(arguments.len()));
             if !arguments.is_empty() {
-                taken.push((command, key, arguments));
+                taken.push((command, place, arguments));
             }
             if !rest.is_empty() {
-                self.0.push_front((command, key, rest));
+                self.0.push_front((command, place, rest));
                 break;
             }
         }
@@ -123,6 +197,7 @@ impl Piece {
         }
         self.write("ZREM", Key::ByState, entries.by_state);
         self.write("ZREM", Key::ByOwner, entries.by_owner);
+        self.write("ZREM", Key::Usage, [id.clone()]);
         self.write("ZREM", Key::Expiring, [id]);
     }
 
@@ -187,6 +262,8 @@ mod tests {
             piece.write("HSET", Key::Users, (0..40).map(argument));
             piece.write("HSET", Key::Names, (0..6).map(argument));
             piece.write("RPUSH", Key::RecallLog, (0..5).map(argument));
+            let line = || vec![b"7-0".to_vec(), b"l".to_vec(), b"line".to_vec()];
+            piece.0.extend([line(), line()].map(|entry| (ENTRY, Place::Key(Key::Audit), entry)));
             piece
         };
         for most in [0, 1, 50, 200, 1 << 20] {
@@ -198,10 +275,13 @@ mod tests {
                 }
                 let all = writes.iter().flat_map(|(_, _, arguments)| arguments);
                 let bytes: usize = all.map(|argument| argument.len() + Piece::OF_ARGUMENT).sum();
-                assert!(bytes <= most.max(30), "{bytes} of {most}");
-                for (command, key, arguments) in writes {
+                assert!(bytes <= most.max(32), "{bytes} of {most}");
+                for (command, place, arguments) in writes {
                     assert!(command != "HSET" || arguments.len().is_multiple_of(2));
-                    again.write(command, key, arguments);
+                    match command {
+                        ENTRY => again.0.push_back((command, place, arguments)),
+                        _ => again.write(command, place, arguments),
+                    }
                 }
                 parts += 1;
             }

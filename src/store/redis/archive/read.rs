@@ -11,7 +11,7 @@ use crate::store::redis::fault::Fault;
 use crate::store::redis::layout::{self, Key, PositionFields};
 use crate::store::redis::link::Use;
 use crate::store::redis::log::{LoggedFields, log_entry};
-use crate::store::redis::{Access, read, snapshot};
+use crate::store::redis::{Access, read, snapshot, trail, usage};
 use crate::store::{Change, CommitId, Position};
 use crate::token::{TokenId, UserId};
 
@@ -39,6 +39,8 @@ pub(in super::super) async fn dump(access: &Access, items: &Items) -> Result<Inv
     let mut position = read::position(access).await?;
     reader.everything().await?;
     for _ in 0..ROUNDS {
+        // Before it is known whether all is read: then no entry is of a commit that came later.
+        reader.audit().await?;
         let touched = Touched::after(access, position).await?;
         if let Some(inventory) = touched.inventory.filter(|now| now.position == position && reader.knows(&touched)) {
             access.link.release(Use::Bulk);
@@ -199,11 +201,13 @@ pub(super) struct Reader<'a> {
     retired_since: f64,
     /// How many digests had been recalled when these were read.
     recalls: u64,
+    /// The line of the audit trail that was handed over last.
+    audit_seq: u64,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(access: &'a Access, items: &'a Items, derived: Option<Derived<'a>>) -> Self {
-        Self { access, items, derived, retired_since: 0.0, recalls: 0 }
+        Self { access, items, derived, retired_since: 0.0, recalls: 0, audit_seq: 0 }
     }
 
     /// Scans all there is.
@@ -217,6 +221,7 @@ impl<'a> Reader<'a> {
             }
             self.hand_over(users).await?;
         }
+        let mut all = BTreeSet::new();
         let mut scan = Scan::of("HSCAN", Key::Tokens);
         while let Some(found) = scan.next::<Pairs>(self.access).await? {
             let (ids, records): (Vec<_>, Vec<_>) = found.into_iter().unzip();
@@ -224,10 +229,14 @@ impl<'a> Reader<'a> {
             if let Some(derived) = &mut self.derived {
                 derived.of_tokens(&tokens).await?;
             }
+            all.extend(tokens.iter().filter_map(Item::as_token).map(|token| token.record.id));
             self.hand_over(tokens).await?;
         }
         self.retired().await?;
         self.recalled().await?;
+        let since = usage::usage(self.access, &[]).await?.since;
+        self.hand_over(since.into_iter().map(Item::UsageSince).collect()).await?;
+        self.usage(all).await?;
         match &self.derived {
             Some(derived) => derived.is_all().await,
             None => Ok(()),
@@ -252,10 +261,21 @@ impl<'a> Reader<'a> {
         if !tokens.is_empty() {
             self.retired().await?;
         }
+        // What was handed over of them before went with what they were.
+        self.usage(touched.tokens.iter().copied()).await?;
         match self.knows(touched) {
             true => Ok(()),
             false => self.recalled().await,
         }
+    }
+
+    /// How tokens were used, those that were.
+    async fn usage(&self, tokens: impl IntoIterator<Item = TokenId>) -> Result<(), Fault> {
+        let tokens: Vec<_> = tokens.into_iter().collect();
+        for tokens in tokens.chunks(PIECE) {
+            self.hand_over(usage::items(self.access, tokens, PIECE).await?).await?;
+        }
+        Ok(())
     }
 
     async fn users_again(&self, ids: impl Iterator<Item = UserId>) -> Result<(), Fault> {
@@ -385,6 +405,24 @@ impl<'a> Reader<'a> {
             self.hand_over(digests.into_iter().map(Item::Recalled).collect()).await?;
         }
         Ok(())
+    }
+
+    /// The audit trail from where it was left off, and what is loose. Whatever is chained in between has lines: so where there
+    /// are none after the loose entries were read, these are the ones that come next.
+    pub(super) async fn audit(&mut self) -> Result<(), Fault> {
+        let mut loose: Option<Vec<Vec<u8>>> = None;
+        loop {
+            let lines = trail::after(self.access, self.audit_seq, PIECE).await?;
+            match (lines.last(), loose.take()) {
+                (Some(last), _) => self.audit_seq = last.seq,
+                (None, Some(loose)) => return self.hand_over(vec![Item::of_loose(&loose)]).await,
+                (None, None) => {
+                    let key = self.access.layout.key(Key::AuditLoose);
+                    loose = Some(self.ask(cmd("LRANGE").arg(key).arg(0).arg(-1)).await?);
+                }
+            }
+            self.hand_over(lines.iter().map(Item::of_audit).collect()).await?;
+        }
     }
 
     fn id<T: std::str::FromStr>(&self, key: Key, id: &[u8]) -> Result<T, Fault> {

@@ -23,6 +23,8 @@ enum Write {
     RemoveMembers,
     /// Tokens whose histories go.
     ForgetHistories,
+    /// Tokens whose use is forgotten, with their agents.
+    Disuse,
     PutFields,
     /// As `PutFields`, with the commit's id before each value.
     PutRecords,
@@ -33,6 +35,8 @@ enum Write {
     /// Tokens, each with an entry that comes after those of its history.
     AppendEntries,
     PutMembers,
+    /// Items that come after those of a list.
+    Append,
     /// Members whose score is the time.
     Retire,
 }
@@ -43,12 +47,14 @@ impl Write {
             Self::RemoveFields => "HDEL",
             Self::RemoveMembers => "ZREM",
             Self::ForgetHistories => "FORGET",
+            Self::Disuse => "DISUSE",
             Self::PutFields => "HSET",
             Self::PutRecords => "VERSIONED",
             Self::PutStamped => "STAMPED",
             Self::Mark => "MARK",
             Self::AppendEntries => "APPEND",
             Self::PutMembers => "ZADD",
+            Self::Append => "RPUSH",
             Self::Retire => "RETIRE",
         }
     }
@@ -118,6 +124,9 @@ impl Plan {
             plan.write(Write::Mark, Key::TokenSets, [user.to_ascii().to_vec()]);
         }
         plan.add_history(batch)?;
+        if !batch.audit.is_empty() {
+            plan.write(Write::Append, Key::AuditLoose, batch.audit.iter().cloned());
+        }
         Ok(plan)
     }
 
@@ -219,6 +228,7 @@ impl Plan {
             Edit::Delete(before) => {
                 self.write(Write::RemoveFields, Key::Tokens, [id.clone()]);
                 self.write(Write::ForgetHistories, Key::History, [id.clone()]);
+                self.write(Write::Disuse, Key::Usage, [id.clone()]);
                 self.write(Write::Retire, Key::Retired, [bytes_of(&before.record.digest)]);
                 None
             }

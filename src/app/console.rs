@@ -1,0 +1,94 @@
+//! `tollgate console`: the console alone, beside a Redis. It forwards nothing; it has a replica of its own to know its
+//! callers by, and refuses them while that is stale.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::task::AbortHandle;
+
+use super::supervise::Supervisor;
+use super::{AdminListener, StartError};
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::console::Console;
+use crate::health::Health;
+use crate::proxy::authorize::Authorizer;
+use crate::reload;
+use crate::replica::{Replica, alarm, driver};
+use crate::store::{Feed, Store};
+
+/// A running console. It ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct ConsoleProcess {
+    /// Where it listens.
+    pub address: SocketAddr,
+    health: Arc<Health>,
+    supervisor: Supervisor,
+    tasks: Vec<AbortHandle>,
+}
+
+impl ConsoleProcess {
+    /// Binds and starts. Its replica is filled in the background: until then every call gets 503.
+    ///
+    /// # Errors
+    /// When the address or the certificate cannot be used.
+    pub(crate) async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
+        let replica = Arc::new(Replica::new());
+        let max_staleness = config.freshness.max_staleness;
+        let health =
+            Arc::new(Health::new(Arc::clone(&replica), max_staleness, Vec::new(), config.limits.failed_auth.clone()));
+        let AdminListener { socket, address, tls } = AdminListener::bind(&config.admin).await?;
+        let authorizer = Authorizer {
+            replica: Arc::clone(&replica),
+            max_staleness,
+            expired_retention: config.expired_retention,
+            late: Arc::clone(&health.late),
+        };
+        let console = Console::new(
+            authorizer,
+            config.freshness.clone(),
+            Arc::clone(&store),
+            config.admin.public_url,
+            config.trusted_proxies,
+            Arc::clone(&health.failed_auth),
+        );
+        let supervisor = Supervisor::new(Arc::clone(&health.panics));
+        let mut process = Self { address, health: Arc::clone(&health), supervisor, tasks: Vec::new() };
+        let certificates: Vec<_> = tls.clone().into_iter().collect();
+        process.spawn("file watcher", move || reload::watch(Vec::new(), certificates.clone()));
+        let admin = Admin { health, tls, console: Some(console.router()) };
+        process.spawn("admin listener", move || admin.clone().serve(Arc::clone(&socket)));
+        let (watched, bounds) = (Arc::clone(&replica), alarm::Bounds::new(&config.freshness));
+        process.spawn("staleness alarm", move || alarm::watch(Arc::clone(&watched), bounds.clone()));
+        let (feed, probe_interval): (Arc<dyn Feed>, _) = (store, config.freshness.probe_interval);
+        process.spawn("synchroniser", move || {
+            let (replica, feed) = (Arc::clone(&replica), Arc::clone(&feed));
+            async move { driver::run(replica, feed, probe_interval, std::future::pending()).await }
+        });
+        Ok(process)
+    }
+
+    fn spawn<F>(&mut self, task: &'static str, start: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = tokio::spawn(self.supervisor.clone().supervise(task, start));
+        self.tasks.push(task.abort_handle());
+    }
+
+    /// Waits until its replica was proven fresh for the first time.
+    pub(crate) async fn ready(&self) {
+        self.health.replica.ready().await;
+    }
+
+    /// Waits until it cannot go on, and says for want of what.
+    pub(crate) async fn failed(&self) -> &'static str {
+        self.supervisor.failed().await
+    }
+}
+
+impl Drop for ConsoleProcess {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}

@@ -1,0 +1,94 @@
+//! The console: the admin API, by which tokens and users are managed from elsewhere, on the admin listener.
+//!
+//! ```text
+//!   admin ──► origin: is it for us? ──► caller: token, by the replica ──► api ──► registry (rules, by the store) ──► store
+//! ```
+//!
+//! A call needs its permission in the calling *token*, so an agent's token can do nothing here whoever owns it; then the
+//! rules of its owner's role hold. Both are judged twice: by the replica, which refuses without asking the store, and by the
+//! records that the command rests on when it is committed.
+
+pub(crate) mod api;
+mod caller;
+mod change;
+mod idempotency;
+mod origin;
+mod rate;
+mod settings;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::proxy::Network;
+use crate::proxy::authorize::Authorizer;
+use crate::proxy::failed_auth::FailedAuth;
+use crate::registry::Registry;
+use crate::replica::FreshnessConfig;
+use crate::store::Store;
+use crate::token::TokenId;
+use change::Confirmations;
+use idempotency::Creations;
+use rate::Rates;
+
+pub(crate) use caller::Peer;
+pub(crate) use origin::PublicUrl;
+pub(crate) use settings::Switch;
+
+/// Calls a second by one token, and how many at once.
+const CALLS: (f64, f64) = (20.0, 300.0);
+
+/// What all calls share.
+pub(crate) struct Console {
+    authorizer: Authorizer,
+    freshness: FreshnessConfig,
+    store: Arc<dyn Store>,
+    public_url: Option<PublicUrl>,
+    trusted_proxies: Vec<Network>,
+    failed_auth: Arc<FailedAuth>,
+    calls: Rates<TokenId>,
+    creations: Creations,
+    confirmations: Confirmations,
+}
+
+impl Console {
+    /// On this store, for whoever this decides over.
+    pub(crate) fn new(
+        authorizer: Authorizer,
+        freshness: FreshnessConfig,
+        store: Arc<dyn Store>,
+        public_url: Option<PublicUrl>,
+        trusted_proxies: Vec<Network>,
+        failed_auth: Arc<FailedAuth>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            authorizer,
+            freshness,
+            store,
+            public_url,
+            trusted_proxies,
+            failed_auth,
+            calls: Rates::new(CALLS),
+            creations: Creations::default(),
+            confirmations: Confirmations::default(),
+        })
+    }
+
+    /// Everything that it answers.
+    pub(crate) fn router(self: Arc<Self>) -> Router {
+        let routes = api::router(Arc::clone(&self));
+        let prefix = self.public_url.as_ref().map_or("", PublicUrl::prefix);
+        // A proxy in front may take the prefix away, or not.
+        if prefix.is_empty() { routes } else { Router::new().nest(prefix, routes.clone()).merge(routes) }
+    }
+
+    /// The registry, for one command: what it commits is known by it.
+    fn registry(&self) -> Registry {
+        Registry::new(Arc::clone(&self.store))
+    }
+
+    /// A path of the console, as it is from outside.
+    fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.public_url.as_ref().map_or("", PublicUrl::prefix))
+    }
+}

@@ -1,0 +1,250 @@
+//! What is done to many tokens at once: to those that are named, or to all that match.
+//!
+//! What is confirmed is a *set*: whoever chose by a filter says how many tokens there were and gives the fingerprint of
+//! these, and where other tokens match by now, nothing is done.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::input::{Json, Query, Wait};
+use super::problem::{Problem, Problems};
+use super::reply;
+use super::tokens::{TokenFilter, WaitQuery};
+use crate::console::Console;
+use crate::console::caller::{Caller, TokensDelete, TokensRead, TokensWrite};
+use crate::console::change::Done;
+use crate::registry::{Actor, Fingerprint, Registry, RegistryError, TokenQuery};
+use crate::token::TokenId;
+
+/// A set of tokens: what to give along with the filter that it came from.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Selection {
+    /// How many there are.
+    count: usize,
+    /// Which they are.
+    #[schema(value_type = Fingerprint)]
+    fingerprint: String,
+}
+
+/// Which set of tokens matches now.
+#[utoipa::path(
+    get, path = "/api/v1/tokens/selection", tag = "tokens", operation_id = "select_tokens", params(TokenFilter),
+    responses((status = 200, description = "How many tokens match, and which", body = Selection), Problems),
+)]
+pub(super) async fn selection(
+    caller: Caller<TokensRead>,
+    State(console): State<Arc<Console>>,
+    Query(filter): Query<TokenFilter>,
+) -> Result<Response, Problem> {
+    let ids = console.registry().select(&caller.actor(), &filter.query()?).await?;
+    let selection = Selection { count: ids.len(), fingerprint: Fingerprint::of(&ids).to_string() };
+    Ok(reply::json(StatusCode::OK, &selection))
+}
+
+/// Tokens to do something to: either `ids`, or a `filter` with the fingerprint of what it matched.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Chosen {
+    /// These.
+    ids: Option<Vec<TokenId>>,
+    /// All that match, which must say something.
+    filter: Option<TokenFilter>,
+    /// How many they are.
+    count: usize,
+    /// Which they are; needed with a filter.
+    #[serde(default, deserialize_with = "fingerprint")]
+    fingerprint: Option<Fingerprint>,
+    /// Go on even if the Owner loses the last usable token.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Tokens to give to somebody: either `ids`, or a `filter` with the fingerprint of what it matched.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChosenFor {
+    /// The new owner.
+    to: String,
+    /// These.
+    ids: Option<Vec<TokenId>>,
+    /// All that match, which must say something.
+    filter: Option<TokenFilter>,
+    /// How many they are.
+    count: usize,
+    /// Which they are; needed with a filter.
+    #[serde(default, deserialize_with = "fingerprint")]
+    fingerprint: Option<Fingerprint>,
+    /// Go on even if the Owner loses the last usable token.
+    #[serde(default)]
+    force: bool,
+}
+
+impl PartialSchema for Chosen {
+    fn schema() -> RefOr<Schema> {
+        either(|chosen| chosen)
+    }
+}
+
+impl ToSchema for Chosen {}
+
+impl PartialSchema for ChosenFor {
+    fn schema() -> RefOr<Schema> {
+        let to = || ObjectBuilder::new().schema_type(Type::String).description(Some("The new owner"));
+        either(|chosen| chosen.property("to", to()).required("to"))
+    }
+}
+
+impl ToSchema for ChosenFor {}
+
+/// Either of the two ways to choose, with what else is said.
+fn either(with: impl Fn(ObjectBuilder) -> ObjectBuilder) -> RefOr<Schema> {
+    let chosen = || {
+        let count = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(1_000_000_000));
+        let force = ObjectBuilder::new().schema_type(Type::Boolean);
+        let chosen = ObjectBuilder::new()
+            .property("count", count.description(Some("How many tokens they are")))
+            .required("count")
+            .property("fingerprint", Fingerprint::schema())
+            .property("force", force.description(Some("Go on even if the Owner loses the last usable token")))
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)));
+        with(chosen)
+    };
+    let ids = ArrayBuilder::new().items(TokenId::schema()).min_items(Some(1)).unique_items(true);
+    let filter = match TokenFilter::schema() {
+        RefOr::T(Schema::Object(mut filter)) => {
+            filter.min_properties = Some(1);
+            RefOr::T(Schema::Object(filter))
+        }
+        other => other,
+    };
+    let by_ids = chosen().property("ids", ids).required("ids").description(Some("These tokens"));
+    let by_filter = chosen().property("filter", filter).required("filter").required("fingerprint");
+    let by_filter = by_filter.description(Some("All that match, as they were seen"));
+    OneOfBuilder::new().item(by_ids).item(by_filter).into()
+}
+
+fn fingerprint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Fingerprint>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// What was done to many tokens.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Many {
+    /// How many they are.
+    count: usize,
+    /// Which.
+    ids: Vec<TokenId>,
+}
+
+/// Revokes tokens, for good. Those that are revoked already stay as they are.
+#[utoipa::path(
+    post, path = "/api/v1/tokens/revoke", tag = "tokens", operation_id = "revoke_tokens", request_body = Chosen, params(WaitQuery),
+    responses((status = 200, description = "All of them are revoked", body = Done<Many>), Problems),
+)]
+pub(super) async fn revoke(
+    caller: Caller<TokensWrite>,
+    State(console): State<Arc<Console>>,
+    Query(WaitQuery { wait }): Query<WaitQuery>,
+    Json(chosen): Json<Chosen>,
+) -> Result<Response, Problem> {
+    let (actor, force) = (caller.actor(), chosen.force);
+    let ids = chosen.ids(&console, &actor).await?;
+    let named = ids.clone();
+    let command = async move |registry: Registry| registry.revoke(&actor, &named, force).await.map(drop);
+    many(&console, ids, wait, command).await
+}
+
+/// Deletes tokens and their histories, for good.
+#[utoipa::path(
+    post, path = "/api/v1/tokens/delete", tag = "tokens", operation_id = "delete_tokens", request_body = Chosen, params(WaitQuery),
+    responses((status = 200, description = "All of them are gone", body = Done<Many>), Problems),
+)]
+pub(super) async fn delete(
+    caller: Caller<TokensDelete>,
+    State(console): State<Arc<Console>>,
+    Query(WaitQuery { wait }): Query<WaitQuery>,
+    Json(chosen): Json<Chosen>,
+) -> Result<Response, Problem> {
+    let (actor, force) = (caller.actor(), chosen.force);
+    let ids = chosen.ids(&console, &actor).await?;
+    let named = ids.clone();
+    let command = async move |registry: Registry| registry.delete(&actor, &named, force).await.map(drop);
+    many(&console, ids, wait, command).await
+}
+
+/// Gives active tokens to another user. They lose what that user's role does not have, and work on.
+#[utoipa::path(
+    post, path = "/api/v1/tokens/reassign", tag = "tokens", operation_id = "reassign_tokens", request_body = ChosenFor, params(WaitQuery),
+    responses((status = 200, description = "All of them are the new owner's", body = Done<Many>), Problems),
+)]
+pub(super) async fn reassign(
+    caller: Caller<TokensWrite>,
+    State(console): State<Arc<Console>>,
+    Query(WaitQuery { wait }): Query<WaitQuery>,
+    Json(chosen): Json<ChosenFor>,
+) -> Result<Response, Problem> {
+    let ChosenFor { to, ids, filter, count, fingerprint, force } = chosen;
+    let actor = caller.actor();
+    let ids = Chosen { ids, filter, count, fingerprint, force }.ids(&console, &actor).await?;
+    let named = ids.clone();
+    let command = async move |registry: Registry| registry.reassign(&actor, &named, &to, force).await.map(drop);
+    many(&console, ids, wait, command).await
+}
+
+impl Chosen {
+    /// The tokens, if they are those that were seen.
+    async fn ids(self, console: &Console, actor: &Actor) -> Result<Vec<TokenId>, Problem> {
+        let Self { ids, filter, count, fingerprint, force: _ } = self;
+        let ids = match (ids, filter) {
+            (Some(ids), None) if ids.is_empty() => return Err(Problem::invalid("ids: name at least one token")),
+            (Some(ids), None) => ids,
+            (None, Some(filter)) => {
+                let query = filter.query()?;
+                if query == TokenQuery::default() {
+                    return Err(Problem::invalid("filter: an empty one means every token; say which are meant"));
+                }
+                if fingerprint.is_none() {
+                    let where_from = "/api/v1/tokens/selection with the same filter gives it";
+                    return Err(Problem::invalid(format!("fingerprint: needed with a filter; {where_from}")));
+                }
+                console.registry().select(actor, &query).await?
+            }
+            _ => return Err(Problem::invalid("give either ids or a filter")),
+        };
+        let is_seen = fingerprint.is_none_or(|fingerprint| fingerprint == Fingerprint::of(&ids));
+        match ids.len() == count && is_seen {
+            true => Ok(ids),
+            false if ids.len() != count => {
+                Err(Problem::conflict(format!("these are {} tokens, and not {count}; nothing was done", ids.len())))
+            }
+            false => Err(Problem::conflict("these are other tokens than those you have seen; nothing was done")),
+        }
+    }
+}
+
+/// Runs the command on all of them. One that breaks off says to which it was not done.
+async fn many<F>(
+    console: &Arc<Console>,
+    ids: Vec<TokenId>,
+    wait: Option<Wait>,
+    command: impl FnOnce(Registry) -> F + Send + 'static,
+) -> Result<Response, Problem>
+where
+    F: Future<Output = Result<(), RegistryError>> + Send,
+{
+    match console.change(wait.map(|Wait(wait)| wait), command).await {
+        Ok(done) => Ok(reply::json(StatusCode::OK, &done.map(|()| Many { count: ids.len(), ids }))),
+        Err(error) => Err(match error.done() {
+            Some(done) => Problem::from(error).after(done, ids.get(done..).unwrap_or_default().to_vec()),
+            None => error.into(),
+        }),
+    }
+}

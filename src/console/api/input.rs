@@ -1,0 +1,203 @@
+//! What calls say: a body of JSON, a query. What is not known is refused with the nearest name that is: a member that was
+//! mistyped and left aside would make a token without end, say.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query as Parsed, Request};
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+
+use super::problem::Problem;
+use crate::console::Console;
+
+/// Most bytes of a body: some ten thousand ids.
+const MAX_BODY: usize = 256 * 1024;
+
+/// Longest wait for a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A body of JSON, with nothing in it that is not known.
+#[derive(Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Console>> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, console: &Arc<Console>) -> Result<Self, Problem> {
+        Hashed::from_request(request, console).await.map(|Hashed { value, .. }| Self(value))
+    }
+}
+
+/// The same, with what the bytes of the body come to.
+#[derive(Debug)]
+pub(super) struct Hashed<T> {
+    pub(super) value: T,
+    pub(super) hash: BodyHash,
+}
+
+/// SHA-256 of a body.
+pub(crate) type BodyHash = [u8; 32];
+
+impl<T: DeserializeOwned> FromRequest<Arc<Console>> for Hashed<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &Arc<Console>) -> Result<Self, Problem> {
+        let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+            return Err(Problem::not_json());
+        }
+        let body = read(request.into_body()).await?;
+        let mut json = serde_json::Deserializer::from_slice(&body);
+        let value =
+            serde_path_to_error::deserialize(&mut json).map_err(|error| Problem::invalid(explain_json(&error)))?;
+        json.end().map_err(|error| Problem::invalid(error.to_string()))?;
+        Ok(Self { value, hash: Sha256::digest(&body).into() })
+    }
+}
+
+async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
+    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
+    match body.map_err(|_| Problem::timeout())? {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(MAX_BODY)),
+        Err(_) => Err(Problem::invalid("the body broke off")),
+    }
+}
+
+/// A query, with nothing in it that is not known.
+#[derive(Debug)]
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Console>> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Console>) -> Result<Self, Problem> {
+        match Parsed::try_from_uri(&parts.uri) {
+            Ok(Parsed(query)) => Ok(Self(query)),
+            Err(error) => Err(Problem::invalid(explain_query(&error))),
+        }
+    }
+}
+
+/// The one part of the path that varies.
+#[derive(Debug)]
+pub(super) struct Segment(pub(super) String);
+
+impl FromRequestParts<Arc<Console>> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, console: &Arc<Console>) -> Result<Self, Problem> {
+        let segment = Path::from_request_parts(parts, console).await;
+        segment.map(|Path(segment)| Self(segment)).map_err(|_| Problem::no_route())
+    }
+}
+
+/// What is wrong with a body, and where in it.
+fn explain_json(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let (said, path) = (error.inner().to_string(), error.path().to_string());
+    if let Some(unknown) = unknown(&said) {
+        return unknown.to_string();
+    }
+    match said.rsplit_once(" at line ") {
+        Some((said, _)) if error.inner().is_data() && path != "." => format!("{path}: {said}"),
+        _ => said,
+    }
+}
+
+/// What is wrong with a query, and where in it.
+fn explain_query(error: &QueryRejection) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let said = causes.last().map(ToString::to_string).unwrap_or_default();
+    unknown(&said).map_or_else(|| said.clone(), |unknown| unknown.to_string())
+}
+
+/// A name that is not known, and those that are.
+struct Unknown<'a> {
+    name: &'a str,
+    known: Vec<&'a str>,
+}
+
+/// As serde says it: "unknown field `a`, expected one of `b`, `c`", and "`b` or `c`", and "`b`".
+fn unknown(said: &str) -> Option<Unknown<'_>> {
+    let (_, rest) = said.split_once("unknown field `")?;
+    // The name is a stranger's and may have anything in it; what is known comes last.
+    let (name, known) = rest.rsplit_once("`, expected ").or_else(|| rest.rsplit_once("`, there are no fields"))?;
+    Some(Unknown { name, known: known.split('`').skip(1).step_by(2).collect() })
+}
+
+impl fmt::Display for Unknown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, known } = self;
+        let name: String = name.chars().take(64).flat_map(char::escape_debug).collect();
+        write!(f, "there is no `{name}` here")?;
+        // One that was cut short, or written out, comes before one that merely has as many letters in common.
+        let is_short_for = |known: &str| known.starts_with(&name) || name.starts_with(known);
+        let nearest = known.iter().min_by_key(|known| (!is_short_for(known), strsim::osa_distance(known, &name)));
+        match nearest {
+            Some(nearest) => write!(f, "; did you mean `{nearest}`? There is {}", known.join(", ")),
+            None => f.write_str("; it takes nothing"),
+        }
+    }
+}
+
+/// How long to wait for the sidecars, as `wait=5s`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait(pub(super) Duration);
+
+impl<'de> serde::Deserialize<'de> for Wait {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        let digits = text.strip_suffix('s').filter(|digits| !digits.starts_with(['0', '+']));
+        match digits.and_then(|digits| digits.parse().ok()).filter(|seconds| (1..=60).contains(seconds)) {
+            Some(seconds) => Ok(Self(Duration::from_secs(seconds))),
+            None => Err(serde::de::Error::custom("write so many seconds, from 1s to 60s")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the names count")]
+    struct Three {
+        expires_at: Option<u8>,
+        description: Option<u8>,
+        inner: Option<One>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the names count")]
+    struct One {
+        user: Option<u8>,
+    }
+
+    fn said(json: &str) -> String {
+        let mut json = serde_json::Deserializer::from_str(json);
+        explain_json(&serde_path_to_error::deserialize::<_, Three>(&mut json).expect_err("refused"))
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_with_what_was_probably_meant() {
+        assert!(said(r#"{"expires":1}"#).starts_with("there is no `expires` here; did you mean `expires_at`?"));
+        assert!(said(r#"{"descripton":1}"#).contains("did you mean `description`?"));
+        assert!(said(r#"{"inner":{"users":1}}"#).contains("did you mean `user`? There is user"));
+        assert!(said(r#"{"a`, expected `b`":1}"#).contains("expires_at, description, inner"));
+        assert!(said(r#"{"expires_at":1,"expires_at":2}"#).contains("duplicate field"));
+        assert!(said(r#"{"inner":{"user":"x"}}"#).starts_with("inner.user: invalid type: string"));
+        assert!(said("{").contains("line 1 column 1"));
+        let uri = "/a?expires=1".parse().expect("a URI");
+        let error = Parsed::<Three>::try_from_uri(&uri).expect_err("refused");
+        assert!(explain_query(&error).contains("did you mean `expires_at`?"), "{error:?}");
+    }
+}

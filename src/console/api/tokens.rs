@@ -1,0 +1,476 @@
+//! `/api/v1/tokens`: one token at a time, and lists.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::header::{LINK, LOCATION};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::input::{Hashed, Json, Query, Segment, Wait};
+use super::problem::{Problem, Problems};
+use super::reply;
+use crate::console::Console;
+use crate::console::caller::{AnyToken, Caller, TokensDelete, TokensRead, TokensWrite};
+use crate::console::change::Done;
+use crate::console::idempotency::{Call, IdempotencyKey, Outcome};
+use crate::registry::view::TokenView;
+use crate::registry::{Actor, Created, ListState, NewToken, Registry, RegistryError, Requested, Seen, TokenQuery};
+use crate::token::raw::PREFIX;
+use crate::token::{Permission, PermissionSet, RawToken, TokenId, TokenRecord};
+
+/// Most records of a page.
+pub(super) const MAX_PAGE: usize = 1000;
+
+/// Records of a page, unless another number is asked for.
+pub(super) const PAGE: usize = 50;
+
+/// Which tokens: those for which all of it holds. Without anything, all that the caller may see.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TokenFilter {
+    /// Only tokens of this user.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    pub(super) user: Option<String>,
+    /// Only those in this state.
+    #[serde(default, deserialize_with = "state")]
+    #[schema(nullable = false)]
+    #[param(inline)]
+    pub(super) state: Option<ListState>,
+    /// Only those that permit this.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    #[param(inline)]
+    pub(super) permission: Option<Permission>,
+    /// Only those that expire before this moment, or did.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    #[param(value_type = Option<String>, format = DateTime)]
+    pub(super) expires_before: Option<Timestamp>,
+    /// Only those with this text, in any case, in the description, the id, the last characters of the value or the owner's
+    /// name. At most 200 characters, and never a token.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(min_length = 1, max_length = 200, nullable = false)]
+    #[param(min_length = 1, max_length = 200)]
+    pub(super) text: Option<String>,
+}
+
+fn state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ListState>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// What is there says something: `null` would be a condition that is none.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Longest text to search for, in characters.
+const MAX_TEXT: usize = 200;
+
+impl TokenFilter {
+    /// As the registry takes it.
+    pub(super) fn query(self) -> Result<TokenQuery, Problem> {
+        let Self { user, state, permission, expires_before, text } = self;
+        if let Some(text) = &text {
+            // Servers and browsers keep what they are asked for: it is known to others from now on.
+            if text.contains(PREFIX) {
+                return Err(Problem::invalid("text: this is a token, which must not be in a query; revoke it"));
+            }
+            if text.is_empty() || text.chars().count() > MAX_TEXT {
+                return Err(Problem::invalid("text: give 1 to 200 characters, or leave it out"));
+            }
+        }
+        Ok(TokenQuery { user, state, permission, expires_before, unused: None, text })
+    }
+}
+
+/// A page of the tokens for which all of it holds.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Only tokens of this user.
+    user: Option<String>,
+    /// Only those in this state.
+    #[serde(default, deserialize_with = "state")]
+    #[param(inline)]
+    state: Option<ListState>,
+    /// Only those that permit this.
+    #[param(inline)]
+    permission: Option<Permission>,
+    /// Only those that expire before this moment, or did.
+    #[param(value_type = Option<String>, format = DateTime)]
+    expires_before: Option<Timestamp>,
+    /// Only those with this text, in any case, in the description, the id, the last characters of the value or the owner's
+    /// name. At most 200 characters, and never a token.
+    #[param(min_length = 1, max_length = 200)]
+    text: Option<String>,
+    /// Start after this id, the last one of the page before.
+    #[param(inline)]
+    after: Option<TokenId>,
+    /// Most tokens of the page: 50, unless said otherwise.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+}
+
+/// The size of a page.
+pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
+    match asked.unwrap_or(PAGE) {
+        limit @ 1..=MAX_PAGE => Ok(limit),
+        _ => Err(Problem::invalid("limit: 1 to 1000")),
+    }
+}
+
+/// A page of a list, with the way to the next one if there is more.
+pub(super) fn page<T: Serialize>(console: &Console, uri: &http::Uri, page: &[T], next: Option<String>) -> Response {
+    let mut reply = reply::json(StatusCode::OK, &page);
+    if let Some(next) = next {
+        let query = uri.query().unwrap_or_default().split('&');
+        let others =
+            query.filter(|pair| !pair.is_empty() && !pair.starts_with("after=")).map(|pair| format!("{pair}&"));
+        let path = format!("/api/v1/{}", uri.path().rsplit('/').next().unwrap_or_default());
+        let link = format!("<{}?{}after={next}>; rel=\"next\"", console.path(&path), others.collect::<String>());
+        reply.headers_mut().extend(HeaderValue::try_from(link).ok().map(|link| (LINK, link)));
+    }
+    reply
+}
+
+/// Lists tokens, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/tokens", tag = "tokens", operation_id = "list_tokens", params(ListQuery),
+    responses(
+        (status = 200, description = "The page; `Link` with `rel=\"next\"` leads to the next one", body = [TokenView]),
+        Problems,
+    ),
+)]
+pub(super) async fn list(
+    caller: Caller<TokensRead>,
+    State(console): State<Arc<Console>>,
+    uri: http::Uri,
+    Query(query): Query<ListQuery>,
+) -> Result<Response, Problem> {
+    let ListQuery { user, state, permission, expires_before, text, after, limit: most } = query;
+    let query = TokenFilter { user, state, permission, expires_before, text }.query()?;
+    let limit = limit(most)?;
+    // One more, to know whether the list goes on.
+    let mut found = console.registry().tokens(&caller.actor(), &query, after, limit + 1).await?;
+    let is_whole = found.len() <= limit;
+    found.truncate(limit);
+    let now = Timestamp::now();
+    let views: Vec<_> = found.iter().map(|(token, owner)| TokenView::new(token, owner, now)).collect();
+    let next = views.last().filter(|_| !is_whole).map(|last| last.id.to_string());
+    Ok(page(&console, &uri, &views, next))
+}
+
+/// Shows one token and its history.
+#[utoipa::path(
+    get, path = "/api/v1/tokens/{id}", tag = "tokens", operation_id = "show_token", params(("id" = TokenId, Path, description = "The token's id")),
+    responses(
+        (status = 200, description = "The token; `ETag` is its version", body = TokenView),
+        Problems,
+    ),
+)]
+pub(super) async fn show(
+    caller: Caller<TokensRead>,
+    State(console): State<Arc<Console>>,
+    Segment(id): Segment,
+) -> Result<Response, Problem> {
+    let details = console.registry().token(&caller.actor(), token_id(&id)?).await?;
+    Ok(reply::record(&TokenView::of_details(&details, Timestamp::now()), details.version))
+}
+
+/// What is no id is that of no token.
+fn token_id(text: &str) -> Result<TokenId, Problem> {
+    text.parse().map_err(|_| Problem::no_token())
+}
+
+/// A token to make.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateToken {
+    /// Its owner; without one, that of the calling token.
+    user: Option<String>,
+    /// What it is for.
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$")]
+    description: String,
+    /// What it shall permit, at least one; no more than the calling token does.
+    #[schema(min_items = 1)]
+    permissions: Vec<Permission>,
+    /// When it stops working; without it, never, which a token that expires itself cannot give.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    /// A value of your own: `tc-apiv1_` and 64 lowercase hexadecimal digits. It is not in the reply.
+    #[schema(value_type = Option<String>, pattern = "^tc-apiv1_[0-9a-f]{64}$")]
+    token: Option<OwnValue>,
+}
+
+/// A value that the caller brings. Its problem names no part of it.
+struct OwnValue(RawToken);
+
+impl<'de> Deserialize<'de> for OwnValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = zeroize::Zeroizing::new(String::deserialize(deserializer)?);
+        RawToken::brought(&text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A token that was made.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CreatedToken {
+    #[serde(flatten)]
+    token: TokenView,
+    /// What was asked for and its owner's role does not have.
+    left_out: PermissionSet,
+}
+
+/// Creates a token. Its value is in this reply, and nowhere else ever.
+///
+/// With an `Idempotency-Key`, the same call once more creates nothing: it is answered with the token that was made, without
+/// the value. A key is remembered for 24 hours, by the process that was called.
+#[utoipa::path(
+    post, path = "/api/v1/tokens", tag = "tokens", operation_id = "create_token", request_body = CreateToken,
+    params(
+        WaitQuery,
+        IdempotencyKey,
+    ),
+    responses(
+        (status = 201, description = "It is made; `Location` is where", body = Done<CreatedToken>),
+        (status = 200, description = "It was made by a call with the same key", body = TokenView),
+        Problems,
+    ),
+)]
+pub(super) async fn create(
+    caller: Caller<TokensWrite>,
+    State(console): State<Arc<Console>>,
+    Query(WaitQuery { wait }): Query<WaitQuery>,
+    fields: HeaderMap,
+    Hashed { value: asked, hash }: Hashed<CreateToken>,
+) -> Result<Response, Problem> {
+    let CreateToken { user, description, permissions, expires_at, token: own } = asked;
+    let requested: PermissionSet = permissions.into_iter().collect();
+    if requested.is_empty() {
+        return Err(Problem::invalid("permissions: name at least one"));
+    }
+    let (actor, token) = (caller.actor(), caller.holder.token);
+    let mut call = console.creations.begin(token, &fields, hash)?;
+    if let Call::Again(outcome) = call {
+        if let Some(reply) = again(&console, &actor, outcome).await? {
+            return Ok(reply);
+        }
+        console.creations.forget(token, &fields);
+        call = console.creations.begin(token, &fields, hash)?;
+    }
+    let Call::New(pending) = call else { return Err(Problem::under_way()) };
+    let user = user.unwrap_or_else(|| caller.holder.owner.name().to_owned());
+    let new = NewToken { user, description, permissions: Requested::Permissions(requested), expires_at };
+    let is_own = own.is_some();
+    let command = async move |registry: Registry| {
+        let outcome = match own {
+            Some(OwnValue(value)) => registry.create_token_of(&actor, new, value).await,
+            None => registry.create_token(&actor, new).await,
+        };
+        pending.end(&outcome);
+        outcome
+    };
+    let done = console.change(wait.map(|Wait(wait)| wait), command).await?;
+    Ok(created(&console, done.map(|created| (made(&created, requested, is_own), created.record.id))))
+}
+
+fn made(created: &Created, requested: PermissionSet, is_own: bool) -> CreatedToken {
+    let now = Timestamp::now();
+    let token = match is_own {
+        // Whoever brought the value has it.
+        true => TokenView::new(&created.record, &created.owner, now),
+        false => TokenView::of_created(created, now),
+    };
+    CreatedToken { token, left_out: requested.without(created.record.permissions) }
+}
+
+fn created(console: &Console, done: Done<(CreatedToken, TokenId)>) -> Response {
+    let path = console.path(&format!("/api/v1/tokens/{}", done.done.1));
+    let mut reply = reply::json(StatusCode::CREATED, &done.map(|(token, _)| token));
+    reply.headers_mut().extend(HeaderValue::try_from(path).ok().map(|path| (LOCATION, path)));
+    reply
+}
+
+/// The reply to a call that was answered before; `None`: it has made nothing.
+async fn again(console: &Console, actor: &Actor, outcome: Outcome) -> Result<Option<Response>, Problem> {
+    let (Outcome::Made(id) | Outcome::Unknown(id)) = outcome;
+    match console.registry().token(actor, id).await {
+        Ok(details) => Ok(Some(reply::record(&TokenView::of_details(&details, Timestamp::now()), details.version))),
+        Err(RegistryError::NoSuchTokens(_)) if matches!(outcome, Outcome::Unknown(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is done to one token.
+#[derive(Debug, Clone, Copy, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ChangeQuery {
+    /// Wait so many seconds, `60s` at most, until every sidecar has applied it: the reply says who has.
+    #[param(value_type = Option<String>, example = "5s", pattern = "^([1-9]|[1-5][0-9]|60)s$")]
+    wait: Option<Wait>,
+    /// Go on even if the Owner loses the last usable token.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Whether to wait.
+#[derive(Debug, Clone, Copy, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WaitQuery {
+    /// Wait so many seconds, `60s` at most, until every sidecar has applied it: the reply says who has.
+    #[param(value_type = Option<String>, example = "5s", pattern = "^([1-9]|[1-5][0-9]|60)s$")]
+    pub(super) wait: Option<Wait>,
+}
+
+/// Revokes a token, for good. Its record stays.
+#[utoipa::path(
+    post, path = "/api/v1/tokens/{id}/revoke", tag = "tokens", operation_id = "revoke_token",
+    params(
+        ("id" = TokenId, Path, description = "The token's id"), ChangeQuery,
+        reply::IfMatch,
+    ),
+    responses(
+        (status = 200, description = "It is revoked, or was already", body = Done<TokenView>),
+        Problems,
+    ),
+)]
+pub(super) async fn revoke(
+    caller: Caller<TokensWrite>,
+    State(console): State<Arc<Console>>,
+    Segment(id): Segment,
+    Query(ChangeQuery { wait, force }): Query<ChangeQuery>,
+    fields: HeaderMap,
+) -> Result<Response, Problem> {
+    let (ids, version, actor) = ([token_id(&id)?], reply::expected(&fields)?, caller.actor());
+    let command = async move |registry: Registry| {
+        let revoked = registry.revoke(&actor, Seen::at(ids.as_slice(), version), force).await?;
+        view_of(&registry, revoked).await
+    };
+    done(console.change(wait.map(|Wait(wait)| wait), command).await)
+}
+
+/// Deletes a token and its history, for good.
+#[utoipa::path(
+    delete, path = "/api/v1/tokens/{id}", tag = "tokens", operation_id = "delete_token",
+    params(
+        ("id" = TokenId, Path, description = "The token's id"), ChangeQuery,
+        reply::IfMatch,
+    ),
+    responses(
+        (status = 200, description = "It is gone: this is what it was", body = Done<TokenView>),
+        Problems,
+    ),
+)]
+pub(super) async fn delete(
+    caller: Caller<TokensDelete>,
+    State(console): State<Arc<Console>>,
+    Segment(id): Segment,
+    Query(ChangeQuery { wait, force }): Query<ChangeQuery>,
+    fields: HeaderMap,
+) -> Result<Response, Problem> {
+    let (ids, version, actor) = ([token_id(&id)?], reply::expected(&fields)?, caller.actor());
+    let command = async move |registry: Registry| {
+        let deleted = registry.delete(&actor, Seen::at(ids.as_slice(), version), force).await?;
+        view_of(&registry, deleted).await
+    };
+    done(console.change(wait.map(|Wait(wait)| wait), command).await)
+}
+
+/// Whom a token is given to.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReassignToken {
+    /// The new owner.
+    to: String,
+}
+
+/// Gives a token to another user. It loses what that user's role does not have, and works on.
+#[utoipa::path(
+    post, path = "/api/v1/tokens/{id}/reassign", tag = "tokens", operation_id = "reassign_token", request_body = ReassignToken,
+    params(
+        ("id" = TokenId, Path, description = "The token's id"), ChangeQuery,
+        reply::IfMatch,
+    ),
+    responses(
+        (status = 200, description = "It is the new owner's, or was already", body = Done<TokenView>),
+        Problems,
+    ),
+)]
+pub(super) async fn reassign(
+    caller: Caller<TokensWrite>,
+    State(console): State<Arc<Console>>,
+    Segment(id): Segment,
+    Query(ChangeQuery { wait, force }): Query<ChangeQuery>,
+    fields: HeaderMap,
+    Json(ReassignToken { to }): Json<ReassignToken>,
+) -> Result<Response, Problem> {
+    let (ids, version, actor) = ([token_id(&id)?], reply::expected(&fields)?, caller.actor());
+    let command = async move |registry: Registry| {
+        let reassigned = registry.reassign(&actor, Seen::at(ids.as_slice(), version), &to, force).await?;
+        view_of(&registry, reassigned).await
+    };
+    done(console.change(wait.map(|Wait(wait)| wait), command).await)
+}
+
+fn done(done: Result<Done<Option<TokenView>>, RegistryError>) -> Result<Response, Problem> {
+    let done = done?;
+    match done.done {
+        Some(_) => Ok(reply::json(StatusCode::OK, &done)),
+        // Its owner was deleted meanwhile, and took it along.
+        None => Err(Problem::no_token()),
+    }
+}
+
+/// The one token that a command was about.
+async fn view_of(registry: &Registry, tokens: Vec<TokenRecord>) -> Result<Option<TokenView>, RegistryError> {
+    let owners = registry.users_by_id(tokens.iter().map(|token| token.owner)).await?;
+    let now = Timestamp::now();
+    let view = |token: &TokenRecord| Some(TokenView::new(token, &owners.get(&token.owner)?.record, now));
+    Ok(tokens.first().and_then(view))
+}
+
+/// The calling token, and whose it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Own {
+    /// The token's id.
+    token: TokenId,
+    /// Its owner.
+    user: String,
+    /// The owner's role.
+    role: crate::token::Role,
+    /// What the token permits, as far as the role does too.
+    permissions: PermissionSet,
+    /// When it stops working.
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+}
+
+/// Shows what the calling token is, whatever it permits.
+#[utoipa::path(
+    get, path = "/api/v1/self", tag = "tokens", operation_id = "show_self",
+    responses(
+        (status = 200, description = "The calling token", body = Own),
+        Problems,
+    ),
+)]
+pub(super) async fn own(caller: Caller<AnyToken>) -> Response {
+    let holder = caller.holder;
+    let own = Own {
+        token: holder.token,
+        user: holder.owner.name().to_owned(),
+        role: holder.role,
+        permissions: holder.permissions,
+        expires_at: holder.expires_at.and_then(|second| Timestamp::from_second(second).ok()),
+    };
+    reply::json(StatusCode::OK, &own).into_response()
+}

@@ -1,0 +1,82 @@
+//! What is sent has bounds and a form, and what is refused is repeated nowhere.
+
+use super::*;
+
+#[tokio::test]
+async fn bodies_have_a_form_and_a_bound() {
+    let site = Site::start().await;
+    let admin = site.sidecar.admin();
+    let create = || Call::new("POST", "/api/v1/tokens").by(&site.owner.raw);
+    assert_eq!(create().send(admin).await.problem(), (415, "not-json"));
+    assert_eq!(create().raw("text/plain", "{}").send(admin).await.problem(), (415, "not-json"));
+    assert_eq!(create().raw("application/json", "{").send(admin).await.problem(), (400, "invalid"));
+    assert_eq!(create().raw("application/json; charset=utf-8", "[]").send(admin).await.problem(), (400, "invalid"));
+    let large = format!("{{\"description\":\"{}\"}}", "a".repeat(300_000));
+    assert_eq!(create().raw("application/json", &large).send(admin).await.problem(), (413, "too-large"));
+    // Who may not call is not read.
+    let stranger = Call::new("POST", "/api/v1/tokens").raw("application/json", "{");
+    assert_eq!(stranger.send(admin).await.problem(), (401, "unauthenticated"));
+}
+
+#[tokio::test]
+async fn queries_have_a_form() {
+    let site = Site::start().await;
+    let refused = async |query: &str| {
+        let answer = get(&site, &site.owner, &format!("/api/v1/tokens?{query}")).await;
+        assert_eq!(answer.problem(), (400, "invalid"), "{query}");
+        answer.detail().to_owned()
+    };
+    assert!(refused("usr=max").await.contains("did you mean `user`?"));
+    assert!(refused("state=dead").await.contains("\"active\", \"revoked\" and \"expired\""));
+    assert!(refused("permission=config:read").await.contains("did you mean `configs`?"));
+    assert!(refused("limit=0").await.contains("1 to 1000"));
+    assert!(refused("limit=x").await.contains("invalid digit"));
+    assert!(refused("after=x").await.contains("an id is 13 characters"));
+    assert!(refused("user=a&user=b").await.contains("duplicate field"));
+    let said = refused(&format!("text={}", site.agent.raw)).await;
+    assert!(said.contains("must not be in a query") && !said.contains(&site.agent.raw), "{said}");
+    assert!(refused("text=").await.contains("1 to 200 characters"));
+    for wait in ["5", "0s", "61s", "+5s", "2h", ""] {
+        let answer = call(&site, &site.owner, "POST", &format!("/api/v1/users/olga/enable?wait={wait}"), None).await;
+        let said = "wait: write so many seconds, from 1s to 60s";
+        assert_eq!((answer.problem(), answer.detail()), ((400, "invalid"), said), "{wait}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_nowhere_is_said_so() {
+    let site = Site::start().await;
+    assert_eq!(get(&site, &site.owner, "/api/v1/nothing").await.problem(), (404, "not-found"));
+    assert_eq!(get(&site, &site.owner, "/").await.problem(), (404, "not-found"));
+    let other = call(&site, &site.owner, "PATCH", "/api/v1/tokens", None).await;
+    assert_eq!(other.problem(), (405, "method"));
+    assert!(other.field("allow").is_some_and(|allow| allow.contains("GET") && allow.contains("POST")), "{other:?}");
+}
+
+#[tokio::test]
+async fn one_token_cannot_flood_it() {
+    let site = Site::start().await;
+    let admin = site.sidecar.admin();
+    let mut stream = TcpStream::connect(admin).await.expect("connects");
+    let request =
+        format!("GET /api/v1/self HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {}\r\n\r\n", site.agent.raw);
+    let (mut reader, mut writer) = stream.split();
+    let flood = async {
+        for _ in 0..3000 {
+            if writer.write_all(request.as_bytes()).await.is_err() {
+                break;
+            }
+        }
+    };
+    let refused = async {
+        let mut said = Vec::new();
+        while !said.windows(12).any(|part| part == b"HTTP/1.1 429") {
+            assert_ne!(reader.read_buf(&mut said).await.expect("receives"), 0, "it ends");
+        }
+    };
+    tokio::select! {
+        () = async { tokio::join!(flood, std::future::pending::<()>()).1 } => {}
+        () = within("a refusal", refused) => {}
+    }
+    assert_eq!(get(&site, &site.owner, "/api/v1/self").await.status, 200, "another token's");
+}
