@@ -78,7 +78,7 @@ impl Call {
         self
     }
 
-    fn to_host(mut self, host: &str) -> Self {
+    fn host(mut self, host: &str) -> Self {
         self.host = host.to_owned();
         self
     }

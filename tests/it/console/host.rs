@@ -10,7 +10,7 @@ use tollgate_harness::authority::Authority;
 use super::*;
 
 async fn status(site: &Site, host: &str) -> u16 {
-    Call::new("GET", "/api/v1/self").by(&site.owner.raw).to_host(host).send(site.sidecar.admin()).await.status
+    Call::new("GET", "/api/v1/self").by(&site.owner.raw).host(host).send(site.sidecar.admin()).await.status
 }
 
 /// A stranger's page can have a browser come here under a name of the stranger's.
@@ -26,7 +26,7 @@ async fn a_name_that_is_not_ours_is_not_answered() {
     let twice = Call::new("GET", "/api/v1/self").by(&site.owner.raw).with("Host", "localhost");
     assert_eq!(twice.send(site.sidecar.admin()).await.status, 421);
     // Before anything else: who is asked for is not the stranger's to know.
-    let stranger = Call::new("GET", "/api/v1/tokens").to_host("evil.example").send(site.sidecar.admin()).await;
+    let stranger = Call::new("GET", "/api/v1/tokens").host("evil.example").send(site.sidecar.admin()).await;
     assert_eq!(stranger.problem(), (421, "misdirected"));
     assert!(site.metrics().await.contains("tollgate_ready"), "health and metrics are asked for by any name");
 }
@@ -38,7 +38,7 @@ async fn behind_a_proxy_it_has_the_proxys_name_and_prefix() {
     assert_eq!(status(&site, "evil.example").await, 421);
     // The proxy takes the prefix away, or not.
     for path in ["/api/v1/tokens?limit=1", "/tollgate/api/v1/tokens?limit=1"] {
-        let answer = Call::new("GET", path).by(&site.owner.raw).to_host("ops.example").send(site.sidecar.admin()).await;
+        let answer = Call::new("GET", path).by(&site.owner.raw).host("ops.example").send(site.sidecar.admin()).await;
         let link = answer.field("link").expect("more").to_owned();
         assert!(link.starts_with("</tollgate/api/v1/tokens?limit=1&after="), "{link}");
     }
