@@ -249,7 +249,7 @@ fn log(attempt: &Attempt<'_>, failure: Failure, known: &Known, left_out: u64) {
         Known::Nothing => (None, None),
     };
     let token = token.map(tracing::field::display);
-    let digest = digest.as_ref().map(|digest| format!("{digest:.DIGITS$}"));
+    let digest = digest.map(|digest| digest.to_string().chars().take(DIGITS).collect::<String>());
     let request_id = request_id.as_ref().map(RequestId::as_str);
     tracing::info!(
         %client, reason, token, user, digest, request_id, left_out,

@@ -73,7 +73,8 @@ struct Sent {
 impl Sent {
     fn note(&self, piece: &[u8], traffic: Traffic) {
         let has = |word: &[u8]| piece.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
-        if traffic == Traffic::ScriptsUnanswered && has(b"EVAL\r\n") {
+        // Not the one by which a connection tries whether its user may run any.
+        if traffic == Traffic::ScriptsUnanswered && has(b"EVAL\r\n") && !has(b"return 0") {
             self.script.store(true, Ordering::Relaxed);
         }
     }
