@@ -32,6 +32,7 @@ use crate::listener::{
     self, BindError, Bound, ListenAddress, Listener, ListenerConfig, ListeningSocket, Opening, SocketFile, Tls,
 };
 use crate::proxy::{self, Gate, Proxy};
+use crate::registry::Registry;
 use crate::reload;
 use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
@@ -187,12 +188,15 @@ impl Sidecar {
             ConsoleStore::Shared => Ok(Arc::clone(&store)),
             ConsoleStore::Off(reason) => Err(reason),
         };
+        // Whoever commits keeps the audit trail.
+        let mut audit_keeper = None;
         let console = match console_store {
             Ok(store) => {
                 let (authorizer, freshness) = (gate.authorizer.clone(), config.freshness.clone());
                 let (public_url, trusted_proxies) = (config.admin.public_url.clone(), config.trusted_proxies);
                 let failed_auth = Arc::clone(&health.failed_auth);
-                Some(Console::new(authorizer, freshness, store, public_url, trusted_proxies, failed_auth).router())
+                let registry = audit_keeper.insert(Registry::new(store).with_audit(config.audit.clone())).clone();
+                Some(Console::new(authorizer, freshness, registry, public_url, trusted_proxies, failed_auth).router())
             }
             Err(reason) => reason.map(api::off),
         };
@@ -241,6 +245,12 @@ impl Sidecar {
         let AdminListener { socket, tls, .. } = admin;
         let admin = Admin { health: Arc::clone(&health), tls, console };
         sidecar.spawn("admin listener", move || admin.clone().serve(Arc::clone(&socket)));
+        if let Some(registry) = audit_keeper {
+            sidecar.spawn("audit trail", move || {
+                let registry = registry.clone();
+                async move { registry.keep_audit().await }
+            });
+        }
         // Before the first snapshot is read: whoever lists the sidecars finds this one before it lets anybody in.
         let presence = Arc::new(Presence::new(sidecar_id, fleet::min_report_ttl(&config.freshness)));
         sidecar.report(Reporter::new(

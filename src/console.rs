@@ -25,7 +25,6 @@ use crate::proxy::authorize::Authorizer;
 use crate::proxy::failed_auth::FailedAuth;
 use crate::registry::Registry;
 use crate::replica::FreshnessConfig;
-use crate::store::Store;
 use crate::token::TokenId;
 use change::Confirmations;
 use idempotency::Creations;
@@ -42,7 +41,7 @@ const CALLS: (f64, f64) = (20.0, 300.0);
 pub(crate) struct Console {
     authorizer: Authorizer,
     freshness: FreshnessConfig,
-    store: Arc<dyn Store>,
+    registry: Registry,
     public_url: Option<PublicUrl>,
     trusted_proxies: Vec<Network>,
     failed_auth: Arc<FailedAuth>,
@@ -52,11 +51,11 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// On this store, for whoever this decides over.
+    /// On this registry, for whoever this decides over.
     pub(crate) fn new(
         authorizer: Authorizer,
         freshness: FreshnessConfig,
-        store: Arc<dyn Store>,
+        registry: Registry,
         public_url: Option<PublicUrl>,
         trusted_proxies: Vec<Network>,
         failed_auth: Arc<FailedAuth>,
@@ -64,7 +63,7 @@ impl Console {
         Arc::new(Self {
             authorizer,
             freshness,
-            store,
+            registry,
             public_url,
             trusted_proxies,
             failed_auth,
@@ -80,11 +79,6 @@ impl Console {
         let prefix = self.public_url.as_ref().map_or("", PublicUrl::prefix);
         // A proxy in front may take the prefix away, or not.
         if prefix.is_empty() { routes } else { Router::new().nest(prefix, routes.clone()).merge(routes) }
-    }
-
-    /// The registry, for one command: what it commits is known by it.
-    fn registry(&self) -> Registry {
-        Registry::new(Arc::clone(&self.store))
     }
 
     /// A path of the console, as it is from outside.

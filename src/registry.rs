@@ -18,7 +18,7 @@
 //! [`import`], `purge` and `steps`.
 
 mod actor;
-mod audit;
+pub(crate) mod audit;
 mod bulk;
 mod draft;
 mod error;

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::health::Health;
 use crate::proxy::authorize::Authorizer;
+use crate::registry::Registry;
 use crate::reload;
 use crate::replica::{Replica, alarm, driver};
 use crate::store::{Feed, Store};
@@ -44,10 +45,11 @@ impl ConsoleProcess {
             expired_retention: config.expired_retention,
             late: Arc::clone(&health.late),
         };
+        let registry = Registry::new(Arc::clone(&store)).with_audit(config.audit);
         let console = Console::new(
             authorizer,
             config.freshness.clone(),
-            Arc::clone(&store),
+            registry.clone(),
             config.admin.public_url,
             config.trusted_proxies,
             Arc::clone(&health.failed_auth),
@@ -58,6 +60,10 @@ impl ConsoleProcess {
         process.spawn("file watcher", move || reload::watch(Vec::new(), certificates.clone()));
         let admin = Admin { health, tls, console: Some(console.router()) };
         process.spawn("admin listener", move || admin.clone().serve(Arc::clone(&socket)));
+        process.spawn("audit trail", move || {
+            let registry = registry.clone();
+            async move { registry.keep_audit().await }
+        });
         let (watched, bounds) = (Arc::clone(&replica), alarm::Bounds::new(&config.freshness));
         process.spawn("staleness alarm", move || alarm::watch(Arc::clone(&watched), bounds.clone()));
         let (feed, probe_interval): (Arc<dyn Feed>, _) = (store, config.freshness.probe_interval);

@@ -3,6 +3,7 @@
 //! JSON in and out, described by OpenAPI 3.1 as it is generated from these handlers. Lists are arrays, newest first; where
 //! one goes on, the `Link` of the reply leads there (RFC 8288). What is refused is told by problem details (RFC 9457).
 
+mod audit;
 mod bulk;
 pub(crate) mod input;
 mod openapi;
@@ -38,12 +39,15 @@ pub(super) fn router(console: Arc<Console>) -> Router {
         .route("/api/v1/tokens/{id}", get(tokens::show).delete(tokens::delete))
         .route("/api/v1/tokens/{id}/revoke", post(tokens::revoke))
         .route("/api/v1/tokens/{id}/reassign", post(tokens::reassign))
+        .route("/api/v1/tokens/{id}/rotate", post(tokens::rotate))
         .route("/api/v1/users", get(users::list).post(users::add))
         .route("/api/v1/users/{name}", get(users::show).delete(users::delete))
         .route("/api/v1/users/{name}/role", post(users::set_role))
         .route("/api/v1/users/{name}/disable", post(users::disable))
         .route("/api/v1/users/{name}/enable", post(users::enable))
         .route("/api/v1/users/{name}/transfer-ownership", post(users::transfer_ownership))
+        .route("/api/v1/audit-logs", get(audit::list))
+        .route("/api/v1/audit-logs/verify", get(audit::verify))
         .route("/api/v1/status", get(status::show))
         .fallback(async || Problem::no_route())
         .method_not_allowed_fallback(async || Problem::no_method())

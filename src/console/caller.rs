@@ -4,18 +4,21 @@ use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, MatchedPath};
+use http::header::USER_AGENT;
 use http::request::Parts;
+use http::{HeaderValue, Method};
 
 use super::Console;
 use super::api::problem::Problem;
+use crate::audit::{Action as Event, Origin, Subject};
 use crate::clock::Instant;
 use crate::proxy::failed_auth::Attempt;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{credential, sanitize};
-use crate::registry::{ActingToken, Actor};
+use crate::registry::{ActingToken, Actor, Registry, audit};
 use crate::replica::Holder;
-use crate::token::{Action, Digest, Permission, Resource};
+use crate::token::{Action, Digest, Permission, Resource, TokenId};
 use crate::worker::alarm::AdmissionTerms;
 
 /// The other end of the connection.
@@ -57,6 +60,8 @@ needs! {
     UsersDelete: Users Delete;
     /// `settings:read`, which Administrators and the Owner have.
     SettingsRead: Settings Read;
+    /// `audit-logs:read`, which Administrators and the Owner have.
+    AuditRead: AuditLogs Read;
 }
 
 /// A token that works.
@@ -68,10 +73,11 @@ impl Need for AnyToken {
 }
 
 /// Somebody whose token has what a call needs.
-#[derive(Debug)]
 pub(super) struct Caller<N> {
     /// The token and its owner, as the replica has them.
     pub(super) holder: Holder,
+    /// For the one command that is called, which comes from there.
+    pub(super) registry: Registry,
     need: PhantomData<N>,
 }
 
@@ -93,12 +99,39 @@ impl Console {
         self.authorizer.authorize(&AdmissionTerms { digest, needed, max_staleness }, Instant::now())
     }
 
-    /// What is said to somebody whose credential is none: guessing is bounded, here as where agents connect.
-    fn refuse(&self, parts: &Parts, digest: Option<Digest>, refusal: Refusal) -> Problem {
-        let Some(Peer(peer)) = parts.extensions.get() else { return refusal.into() };
+    /// Whose a call is: who connected, or who the trusted proxies name.
+    fn client(&self, parts: &Parts) -> Option<IpAddr> {
+        let Peer(peer) = parts.extensions.get()?;
         let trusts = |address: IpAddr| self.trusted_proxies.iter().any(|network| network.contains(address));
         let peer = peer.ip().to_canonical();
-        let client = sanitize::client(&parts.headers, peer, trusts(peer), trusts);
+        Some(sanitize::client(&parts.headers, peer, trusts(peer), trusts))
+    }
+
+    /// The registry, for a call with this token.
+    fn registry_for(&self, parts: &Parts, token: Option<TokenId>) -> Registry {
+        let user_agent = parts.headers.get(USER_AGENT).map(HeaderValue::as_bytes);
+        self.registry.coming_from(Origin::new(token, self.client(parts), user_agent))
+    }
+
+    /// What is said to somebody whose credential is none, or does not suffice: guessing is bounded, here as where agents
+    /// connect. The audit trail has it, and nobody waits for that.
+    fn refuse(&self, parts: &Parts, digest: Option<Digest>, refusal: Refusal) -> Problem {
+        let known = digest.and_then(|digest| self.authorizer.replica.lookup(&digest));
+        let registry = self.registry_for(parts, known.as_ref().map(|holder| holder.token));
+        match (&refusal, known) {
+            (Refusal::Permission(_), Some(holder)) => {
+                if let Some((action, subject)) = attempted(parts) {
+                    let user = holder.owner.name().to_owned();
+                    let actor = Actor::Token(ActingToken { id: holder.token, user, needed: None });
+                    tokio::spawn(async move { registry.note_denied(&actor, action, subject).await });
+                }
+            }
+            (Refusal::TokenFormat | Refusal::UnknownToken | Refusal::Expired, _) => {
+                tokio::spawn(async move { registry.note_stranger(Event::SignIn).await });
+            }
+            _ => {}
+        }
+        let Some(client) = self.client(parts) else { return refusal.into() };
         let attempt = Attempt { client, digest, replica: &self.authorizer.replica, request_id: None };
         self.failed_auth.refused(&attempt, refusal).into()
     }
@@ -112,8 +145,45 @@ impl<N: Need> FromRequestParts<Arc<Console>> for Caller<N> {
         let holder = console.authorize(digest, N::PERMISSION);
         let holder = holder.map_err(|refusal| console.refuse(parts, Some(digest), refusal))?;
         match console.calls.take(holder.token, Instant::now()) {
-            Ok(()) => Ok(Self { holder, need: PhantomData }),
+            Ok(()) => {
+                let registry = console.registry_for(parts, Some(holder.token));
+                Ok(Self { holder, registry, need: PhantomData })
+            }
             Err(wait) => Err(Problem::too_many(wait, "this token calls too often")),
         }
+    }
+}
+
+/// What a call would have done, as the audit trail names it, and to what. `None`: it would have shown something.
+fn attempted(parts: &Parts) -> Option<(Event, Subject)> {
+    let route = parts.extensions.get::<MatchedPath>()?.as_str();
+    let (_, route) = route.split_once("/api/v1/")?;
+    let action = match (&parts.method, route) {
+        (&Method::GET, "audit-logs" | "audit-logs/verify") => Event::AuditRead,
+        (&Method::POST, "tokens") => Event::TokenCreate,
+        (&Method::DELETE, "tokens/{id}") | (_, "tokens/delete") => Event::TokenDelete,
+        (_, "tokens/revoke" | "tokens/{id}/revoke") => Event::TokenRevoke,
+        (_, "tokens/reassign" | "tokens/{id}/reassign") => Event::TokenReassign,
+        (_, "tokens/{id}/rotate") => Event::TokenRotate,
+        (&Method::POST, "users") => Event::UserCreate,
+        (&Method::DELETE, "users/{name}") => Event::UserDelete,
+        (_, "users/{name}/role") => Event::UserSetRole,
+        (_, "users/{name}/disable") => Event::UserDisable,
+        (_, "users/{name}/enable") => Event::UserEnable,
+        (_, "users/{name}/transfer-ownership") => Event::OwnershipTransfer,
+        _ => return None,
+    };
+    let subject = Subject { reason: Some("the token does not permit it".to_owned()), ..subject(parts, route) };
+    Some((action, subject))
+}
+
+/// The token or the user that the path names, if what it names may be one.
+fn subject(parts: &Parts, route: &str) -> Subject {
+    let segments = route.rsplit('/').zip(parts.uri.path().rsplit('/'));
+    let named = |name| segments.clone().find(|(segment, _)| *segment == name).map(|(_, named)| named);
+    let token = named("{id}").and_then(|id| id.parse().ok());
+    match named("{name}") {
+        Some(name) => audit::of_user(name),
+        None => audit::of_tokens(token.as_slice()),
     }
 }

@@ -71,13 +71,14 @@ impl Confirmations {
 }
 
 impl Console {
-    /// Runs a command that changes something, to its end whether or not the caller waits for it: one on many tokens takes
-    /// several commits. Then waits for the sidecars, if that was asked for.
+    /// Runs a caller's command that changes something, to its end whether or not the caller waits for it: one on many tokens
+    /// takes several commits. Then waits for the sidecars, if that was asked for.
     ///
     /// # Errors
     /// The command's.
     pub(super) async fn change<T, F>(
         self: &Arc<Self>,
+        registry: Registry,
         wait: Option<Duration>,
         command: impl FnOnce(Registry) -> F + Send + 'static,
     ) -> Result<Done<T>, RegistryError>
@@ -85,7 +86,7 @@ impl Console {
         T: Send + 'static,
         F: Future<Output = Result<T, RegistryError>> + Send,
     {
-        let (console, registry) = (Arc::clone(self), self.registry());
+        let console = Arc::clone(self);
         let run = async move {
             let outcome = command(registry.clone()).await;
             let unconfirmed = console.confirmations.of(&registry).await;

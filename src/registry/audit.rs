@@ -145,10 +145,10 @@ impl Registry {
         Self { audit: Audit { settings, ..Audit::default() }.into(), ..self }
     }
 
-    /// The same registry for commands that come from there.
+    /// The same registry for one command that comes from there: what it commits is known by it.
     #[must_use]
     pub fn coming_from(&self, origin: Origin) -> Self {
-        Self { origin, ..self.clone() }
+        Self { origin, commits: std::sync::Arc::default(), ..self.clone() }
     }
 
     /// Chains what commits have left loose, and writes what is chained to where the settings say. Every command does this
@@ -313,12 +313,12 @@ impl Registry {
 }
 
 /// What an entry names of tokens that something was to be done to.
-pub(super) fn of_tokens(ids: &[TokenId]) -> Subject {
+pub(crate) fn of_tokens(ids: &[TokenId]) -> Subject {
     Subject { tokens: ids.iter().copied().take(MOST_NAMED).collect(), ..Subject::default() }
 }
 
 /// What an entry names of a user: what is no name may be anything, a token too.
-pub(super) fn of_user(name: &str) -> Subject {
+pub(crate) fn of_user(name: &str) -> Subject {
     let name = super::users::check_name(name).is_ok().then(|| name.to_owned());
     Subject { user_name: name, ..Subject::default() }
 }

@@ -1,12 +1,14 @@
 //! The admin API against a running sidecar, called as programs call it.
 
 mod alone;
+mod audit;
 mod bulk;
 mod create;
 mod described;
 mod host;
 mod input;
 mod roles;
+mod rotate;
 mod users;
 
 use std::net::SocketAddr;

@@ -40,10 +40,9 @@ pub(super) struct Selection {
 )]
 pub(super) async fn selection(
     caller: Caller<TokensRead>,
-    State(console): State<Arc<Console>>,
     Query(filter): Query<TokenFilter>,
 ) -> Result<Response, Problem> {
-    let ids = console.registry().select(&caller.actor(), &filter.query()?).await?;
+    let ids = caller.registry.select(&caller.actor(), &filter.query()?).await?;
     let selection = Selection { count: ids.len(), fingerprint: Fingerprint::of(&ids).to_string() };
     Ok(reply::json(StatusCode::OK, &selection))
 }
@@ -156,10 +155,10 @@ pub(super) async fn revoke(
     Json(chosen): Json<Chosen>,
 ) -> Result<Response, Problem> {
     let (actor, force) = (caller.actor(), chosen.force);
-    let ids = chosen.ids(&console, &actor).await?;
+    let ids = chosen.ids(&caller.registry, &actor).await?;
     let named = ids.clone();
     let command = async move |registry: Registry| registry.revoke(&actor, &named, force).await.map(drop);
-    many(&console, ids, wait, command).await
+    many(&console, caller.registry, ids, wait, command).await
 }
 
 /// Deletes tokens and their histories, for good.
@@ -174,10 +173,10 @@ pub(super) async fn delete(
     Json(chosen): Json<Chosen>,
 ) -> Result<Response, Problem> {
     let (actor, force) = (caller.actor(), chosen.force);
-    let ids = chosen.ids(&console, &actor).await?;
+    let ids = chosen.ids(&caller.registry, &actor).await?;
     let named = ids.clone();
     let command = async move |registry: Registry| registry.delete(&actor, &named, force).await.map(drop);
-    many(&console, ids, wait, command).await
+    many(&console, caller.registry, ids, wait, command).await
 }
 
 /// Gives active tokens to another user. They lose what that user's role does not have, and work on.
@@ -193,15 +192,15 @@ pub(super) async fn reassign(
 ) -> Result<Response, Problem> {
     let ChosenFor { to, ids, filter, count, fingerprint, force } = chosen;
     let actor = caller.actor();
-    let ids = Chosen { ids, filter, count, fingerprint, force }.ids(&console, &actor).await?;
+    let ids = Chosen { ids, filter, count, fingerprint, force }.ids(&caller.registry, &actor).await?;
     let named = ids.clone();
     let command = async move |registry: Registry| registry.reassign(&actor, &named, &to, force).await.map(drop);
-    many(&console, ids, wait, command).await
+    many(&console, caller.registry, ids, wait, command).await
 }
 
 impl Chosen {
     /// The tokens, if they are those that were seen.
-    async fn ids(self, console: &Console, actor: &Actor) -> Result<Vec<TokenId>, Problem> {
+    async fn ids(self, registry: &Registry, actor: &Actor) -> Result<Vec<TokenId>, Problem> {
         let Self { ids, filter, count, fingerprint, force: _ } = self;
         let ids = match (ids, filter) {
             (Some(ids), None) if ids.is_empty() => return Err(Problem::invalid("ids: name at least one token")),
@@ -215,7 +214,7 @@ impl Chosen {
                     let where_from = "/api/v1/tokens/selection with the same filter gives it";
                     return Err(Problem::invalid(format!("fingerprint: needed with a filter; {where_from}")));
                 }
-                console.registry().select(actor, &query).await?
+                registry.select(actor, &query).await?
             }
             _ => return Err(Problem::invalid("give either ids or a filter")),
         };
@@ -233,6 +232,7 @@ impl Chosen {
 /// Runs the command on all of them. One that breaks off says to which it was not done.
 async fn many<F>(
     console: &Arc<Console>,
+    registry: Registry,
     ids: Vec<TokenId>,
     wait: Option<Wait>,
     command: impl FnOnce(Registry) -> F + Send + 'static,
@@ -240,7 +240,7 @@ async fn many<F>(
 where
     F: Future<Output = Result<(), RegistryError>> + Send,
 {
-    match console.change(wait.map(|Wait(wait)| wait), command).await {
+    match console.change(registry, wait.map(|Wait(wait)| wait), command).await {
         Ok(done) => Ok(reply::json(StatusCode::OK, &done.map(|()| Many { count: ids.len(), ids }))),
         Err(error) => Err(match error.done() {
             Some(done) => Problem::from(error).after(done, ids.get(done..).unwrap_or_default().to_vec()),

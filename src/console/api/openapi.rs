@@ -5,7 +5,7 @@ use http::StatusCode;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{bulk, reply, status, tokens, users};
+use super::{audit, bulk, reply, status, tokens, users};
 
 /// Everything that is served below `/api/v1`, but for the description itself.
 #[derive(OpenApi)]
@@ -25,6 +25,7 @@ use super::{bulk, reply, status, tokens, users};
         tokens::delete,
         tokens::revoke,
         tokens::reassign,
+        tokens::rotate,
         bulk::selection,
         bulk::revoke,
         bulk::delete,
@@ -37,12 +38,15 @@ use super::{bulk, reply, status, tokens, users};
         users::disable,
         users::enable,
         users::transfer_ownership,
+        audit::list,
+        audit::verify,
         status::show,
     ),
     components(schemas(super::problem::ProblemBody, crate::registry::ListState)),
     tags(
         (name = "tokens", description = "API tokens"),
         (name = "users", description = "Users, whose roles limit what their tokens permit"),
+        (name = "audit", description = "The audit trail: every change, and every attempt that was refused"),
         (name = "status", description = "The store and its sidecars"),
     ),
     security(("token" = [])),

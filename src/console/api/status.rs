@@ -1,14 +1,10 @@
 //! `/api/v1/status`: the store, and every sidecar.
 
-use std::sync::Arc;
-
-use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 
 use super::problem::{Problem, Problems};
 use super::reply;
-use crate::console::Console;
 use crate::console::caller::{Caller, SettingsRead};
 use crate::registry::status::{FleetStatus, StatusView};
 
@@ -17,7 +13,7 @@ use crate::registry::status::{FleetStatus, StatusView};
     get, path = "/api/v1/status", tag = "status", operation_id = "show_status",
     responses((status = 200, description = "The store and the sidecars", body = StatusView), Problems),
 )]
-pub(super) async fn show(_: Caller<SettingsRead>, State(console): State<Arc<Console>>) -> Result<Response, Problem> {
-    let status = FleetStatus::read(&*console.store).await?;
+pub(super) async fn show(caller: Caller<SettingsRead>) -> Result<Response, Problem> {
+    let status = FleetStatus::read(&**caller.registry.store()).await?;
     Ok(reply::json(StatusCode::OK, &status.view()))
 }

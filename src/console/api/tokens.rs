@@ -1,6 +1,7 @@
 //! `/api/v1/tokens`: one token at a time, and lists.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
@@ -18,7 +19,9 @@ use crate::console::caller::{AnyToken, Caller, TokensDelete, TokensRead, TokensW
 use crate::console::change::Done;
 use crate::console::idempotency::{Call, IdempotencyKey, Outcome};
 use crate::registry::view::TokenView;
-use crate::registry::{Actor, Created, ListState, NewToken, Registry, RegistryError, Requested, Seen, TokenQuery};
+use crate::registry::{
+    Actor, Created, ListState, NewToken, Registry, RegistryError, Requested, Rotated, Rotation, Seen, TokenQuery,
+};
 use crate::token::raw::PREFIX;
 use crate::token::{Permission, PermissionSet, RawToken, TokenId, TokenRecord};
 
@@ -159,7 +162,7 @@ pub(super) async fn list(
     let query = TokenFilter { user, state, permission, expires_before, text }.query()?;
     let limit = limit(most)?;
     // One more, to know whether the list goes on.
-    let mut found = console.registry().tokens(&caller.actor(), &query, after, limit + 1).await?;
+    let mut found = caller.registry.tokens(&caller.actor(), &query, after, limit + 1).await?;
     let is_whole = found.len() <= limit;
     found.truncate(limit);
     let now = Timestamp::now();
@@ -176,12 +179,8 @@ pub(super) async fn list(
         Problems,
     ),
 )]
-pub(super) async fn show(
-    caller: Caller<TokensRead>,
-    State(console): State<Arc<Console>>,
-    Segment(id): Segment,
-) -> Result<Response, Problem> {
-    let details = console.registry().token(&caller.actor(), token_id(&id)?).await?;
+pub(super) async fn show(caller: Caller<TokensRead>, Segment(id): Segment) -> Result<Response, Problem> {
+    let details = caller.registry.token(&caller.actor(), token_id(&id)?).await?;
     Ok(reply::record(&TokenView::of_details(&details, Timestamp::now()), details.version))
 }
 
@@ -260,7 +259,7 @@ pub(super) async fn create(
     let (actor, token) = (caller.actor(), caller.holder.token);
     let mut call = console.creations.begin(token, &fields, hash)?;
     if let Call::Again(outcome) = call {
-        if let Some(reply) = again(&console, &actor, outcome).await? {
+        if let Some(reply) = again(&caller.registry, &actor, outcome).await? {
             return Ok(reply);
         }
         console.creations.forget(token, &fields);
@@ -278,7 +277,7 @@ pub(super) async fn create(
         pending.end(&outcome);
         outcome
     };
-    let done = console.change(wait.map(|Wait(wait)| wait), command).await?;
+    let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
     Ok(created(&console, done.map(|created| (made(&created, requested, is_own), created.record.id))))
 }
 
@@ -300,9 +299,9 @@ fn created(console: &Console, done: Done<(CreatedToken, TokenId)>) -> Response {
 }
 
 /// The reply to a call that was answered before; `None`: it has made nothing.
-async fn again(console: &Console, actor: &Actor, outcome: Outcome) -> Result<Option<Response>, Problem> {
+async fn again(registry: &Registry, actor: &Actor, outcome: Outcome) -> Result<Option<Response>, Problem> {
     let (Outcome::Made(id) | Outcome::Unknown(id)) = outcome;
-    match console.registry().token(actor, id).await {
+    match registry.token(actor, id).await {
         Ok(details) => Ok(Some(reply::record(&TokenView::of_details(&details, Timestamp::now()), details.version))),
         Err(RegistryError::NoSuchTokens(_)) if matches!(outcome, Outcome::Unknown(_)) => Ok(None),
         Err(error) => Err(error.into()),
@@ -356,7 +355,7 @@ pub(super) async fn revoke(
         let revoked = registry.revoke(&actor, Seen::at(ids.as_slice(), version), force).await?;
         view_of(&registry, revoked).await
     };
-    done(console.change(wait.map(|Wait(wait)| wait), command).await)
+    done(console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await)
 }
 
 /// Deletes a token and its history, for good.
@@ -383,7 +382,7 @@ pub(super) async fn delete(
         let deleted = registry.delete(&actor, Seen::at(ids.as_slice(), version), force).await?;
         view_of(&registry, deleted).await
     };
-    done(console.change(wait.map(|Wait(wait)| wait), command).await)
+    done(console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await)
 }
 
 /// Whom a token is given to.
@@ -419,7 +418,53 @@ pub(super) async fn reassign(
         let reassigned = registry.reassign(&actor, Seen::at(ids.as_slice(), version), &to, force).await?;
         view_of(&registry, reassigned).await
     };
-    done(console.change(wait.map(|Wait(wait)| wait), command).await)
+    done(console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await)
+}
+
+/// How a token is rotated.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RotateToken {
+    /// For how many seconds the old token still works, at most as long as it would have anyway; 0 ends it at once.
+    #[schema(minimum = 0, example = 86400)]
+    overlap_seconds: u64,
+    /// When the successor stops working; without it, as long from now as the old token was made for.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    /// A value of your own: `tc-apiv1_` and 64 lowercase hexadecimal digits. It is not in the reply. Where the Controller has
+    /// the same tokens, install it there first.
+    #[schema(value_type = Option<String>, pattern = "^tc-apiv1_[0-9a-f]{64}$")]
+    token: Option<OwnValue>,
+}
+
+/// Rotates a token: makes a successor with the same owner, permissions and description, and lets the old one end after an
+/// overlap. The value of the successor is in this reply, and nowhere else ever. A token is rotated once.
+#[utoipa::path(
+    post, path = "/api/v1/tokens/{id}/rotate", tag = "tokens", operation_id = "rotate_token", request_body = RotateToken,
+    params(("id" = TokenId, Path, description = "The token's id"), WaitQuery),
+    responses(
+        (status = 201, description = "The successor; `Location` is where", body = Done<CreatedToken>),
+        Problems,
+    ),
+)]
+pub(super) async fn rotate(
+    caller: Caller<TokensWrite>,
+    State(console): State<Arc<Console>>,
+    Segment(id): Segment,
+    Query(WaitQuery { wait }): Query<WaitQuery>,
+    Json(RotateToken { overlap_seconds, expires_at, token }): Json<RotateToken>,
+) -> Result<Response, Problem> {
+    let (actor, is_own) = (caller.actor(), token.is_some());
+    let rotation = Rotation { token: token_id(&id)?, overlap: Duration::from_secs(overlap_seconds), expires_at };
+    let command = async move |registry: Registry| match token {
+        Some(OwnValue(value)) => registry.rotate_to_value(&actor, rotation, value).await,
+        None => registry.rotate(&actor, rotation).await,
+    };
+    let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
+    Ok(created(
+        &console,
+        done.map(|Rotated { old, successor }| (made(&successor, old.permissions, is_own), successor.record.id)),
+    ))
 }
 
 fn done(done: Result<Done<Option<TokenView>>, RegistryError>) -> Result<Response, Problem> {

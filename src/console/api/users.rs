@@ -19,7 +19,7 @@ use crate::console::Console;
 use crate::console::caller::{Caller, UsersDelete, UsersRead, UsersWrite};
 use crate::console::change::Done;
 use crate::registry::view::UserView;
-use crate::registry::{Actor, Registry, RoleChange, Seen, Transfer};
+use crate::registry::{Registry, RoleChange, Seen, Transfer};
 use crate::token::{Role, UserId, UserStatus};
 
 /// A page of the users.
@@ -51,7 +51,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let limit = limit(most)?;
     // One more, to know whether the list goes on.
-    let mut found = console.registry().users(&caller.actor(), after, limit + 1).await?;
+    let mut found = caller.registry.users(&caller.actor(), after, limit + 1).await?;
     let is_whole = found.len() <= limit;
     found.truncate(limit);
     let views: Vec<_> = found.iter().map(UserView::from).collect();
@@ -64,12 +64,8 @@ pub(super) async fn list(
     get, path = "/api/v1/users/{name}", tag = "users", operation_id = "show_user", params(("name" = String, Path, description = "The user's name")),
     responses((status = 200, description = "The user; `ETag` is its version", body = UserView), Problems),
 )]
-pub(super) async fn show(
-    caller: Caller<UsersRead>,
-    State(console): State<Arc<Console>>,
-    Segment(name): Segment,
-) -> Result<Response, Problem> {
-    let user = console.registry().user(&caller.actor(), &name).await?;
+pub(super) async fn show(caller: Caller<UsersRead>, Segment(name): Segment) -> Result<Response, Problem> {
+    let user = caller.registry.user(&caller.actor(), &name).await?;
     Ok(reply::record(&UserView::from(&user.record), user.version))
 }
 
@@ -118,7 +114,7 @@ pub(super) async fn add(
 ) -> Result<Response, Problem> {
     let actor = caller.actor();
     let command = async move |registry: Registry| registry.add_user(&actor, &name, role).await;
-    let done = console.change(wait.map(|Wait(wait)| wait), command).await?;
+    let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
     let path = console.path(&format!("/api/v1/users/{}", done.done.name));
     let mut reply = reply::json(StatusCode::CREATED, &done.map(|user| UserView::from(&user)));
     reply.headers_mut().extend(HeaderValue::try_from(path).ok().map(|path| (LOCATION, path)));
@@ -163,7 +159,7 @@ pub(super) async fn set_role(
 ) -> Result<Response, Problem> {
     let (actor, version) = (caller.actor(), reply::expected(&fields)?);
     let command = async move |registry: Registry| registry.set_role(&actor, Seen::at(&*name, version), role).await;
-    let done = console.change(wait.map(|Wait(wait)| wait), command).await?;
+    let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
     let changed = |RoleChange { before: _, user, narrowed, revoked }: RoleChange| RoleChanged {
         user: UserView::from(&user),
         tokens_narrowed: narrowed,
@@ -188,7 +184,7 @@ pub(super) async fn disable(
     Query(WaitQuery { wait }): Query<WaitQuery>,
     fields: HeaderMap,
 ) -> Result<Response, Problem> {
-    set_status(&console, caller.actor(), name, UserStatus::Disabled, wait, &fields).await
+    set_status(&console, caller, name, UserStatus::Disabled, wait, &fields).await
 }
 
 /// Enables a user, and the tokens with it.
@@ -207,20 +203,20 @@ pub(super) async fn enable(
     Query(WaitQuery { wait }): Query<WaitQuery>,
     fields: HeaderMap,
 ) -> Result<Response, Problem> {
-    set_status(&console, caller.actor(), name, UserStatus::Active, wait, &fields).await
+    set_status(&console, caller, name, UserStatus::Active, wait, &fields).await
 }
 
 async fn set_status(
     console: &Arc<Console>,
-    actor: Actor,
+    caller: Caller<UsersWrite>,
     name: String,
     status: UserStatus,
     wait: Option<Wait>,
     fields: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let version = reply::expected(fields)?;
+    let (version, actor) = (reply::expected(fields)?, caller.actor());
     let command = async move |registry: Registry| registry.set_status(&actor, Seen::at(&*name, version), status).await;
-    let done = console.change(wait.map(|Wait(wait)| wait), command).await?;
+    let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
     Ok(reply::json(StatusCode::OK, &done.map(|user| UserView::from(&user))))
 }
 
@@ -251,7 +247,7 @@ pub(super) async fn delete(
 ) -> Result<Response, Problem> {
     let (actor, version, named) = (caller.actor(), reply::expected(&fields)?, name.clone());
     let command = async move |registry: Registry| registry.delete_user(&actor, Seen::at(&*named, version)).await;
-    let done = console.change(wait.map(|Wait(wait)| wait), command).await?;
+    let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
     Ok(reply::json(StatusCode::OK, &done.map(|tokens_deleted| UserDeleted { name, tokens_deleted })))
 }
 
@@ -280,7 +276,7 @@ pub(super) async fn transfer_ownership(
 ) -> Result<Response, Problem> {
     let actor = caller.actor();
     let command = async move |registry: Registry| registry.transfer_ownership(&actor, &name).await;
-    let done = console.change(wait.map(|Wait(wait)| wait), command).await?;
+    let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
     let transferred = |Transfer { old, new, narrowed }: Transfer| OwnershipTransferred {
         owner: UserView::from(&new),
         before: UserView::from(&old),

@@ -1,0 +1,84 @@
+//! What the audit trail says of calls, and who may read it.
+
+use super::*;
+use crate::harness::eventually;
+
+/// The entries of the trail, the newest first.
+async fn trail(site: &Site, query: &str) -> Vec<Value> {
+    let listed = get(site, &site.owner, &format!("/api/v1/audit-logs?{query}")).await.done();
+    listed.as_array().expect("a list").clone()
+}
+
+#[tokio::test]
+async fn a_change_says_by_whom_and_from_where_and_is_chained() {
+    let site = Site::start().await;
+    let path = format!("/api/v1/tokens/{}/revoke", site.agent.id);
+    let agent = format!("ops/1 {} (of a script)", site.agent.raw);
+    let call = Call::new("POST", &path).by(&site.owner.raw).with("User-Agent", &agent);
+    call.send(site.sidecar.admin()).await.done();
+    let found = trail(&site, &format!("subject={}&action=token.revoke", site.agent.id)).await;
+    let [entry] = &found[..] else { panic!("{found:?}") };
+    let said = ["actorType", "actorName", "outcome", "ipAddress"].map(|name| entry[name].as_str().unwrap_or_default());
+    assert_eq!(said, ["Token", "olga", "Success", "127.0.0.1"]);
+    assert_eq!((&entry["actorId"], &entry["userAgent"]), (&json!(site.owner.id.to_string()), &json!("ops/1 ")));
+    // The sidecar does that, as it commits.
+    eventually("it is chained", async || {
+        let verdict = get(&site, &site.owner, "/api/v1/audit-logs/verify").await.done();
+        verdict["whole"] == true && verdict["not_chained"] == 0 && verdict["head"]["hash"].is_string()
+    })
+    .await;
+    assert_eq!(trail(&site, &format!("subject={}&action=token.revoke", site.agent.id)).await[0]["chained"], true);
+}
+
+/// One that nobody knows has one entry a minute, whatever it does.
+#[tokio::test]
+async fn what_was_refused_is_there_too() {
+    let site = Site::start().await;
+    let path = format!("/api/v1/tokens/{}", site.owner.id);
+    let denied = call(&site, &site.agent, "DELETE", &path, None).await;
+    assert_eq!(denied.problem(), (403, "forbidden"));
+    assert_eq!(get(&site, &site.agent, &path).await.status, 403, "whoever only looks leaves none");
+    eventually("it has an entry", async || {
+        let found = trail(&site, "outcome=denied&action=token").await;
+        assert!(found.len() <= 1, "{found:?}");
+        let about = |entry: &Value| (entry["action"].clone(), entry["tokens"].clone(), entry["actorId"].clone());
+        let id = |token: &Token| token.id.to_string();
+        let expected = (json!("token.delete"), json!([id(&site.owner)]), json!(id(&site.agent)));
+        found.first().is_some_and(|entry| about(entry) == expected)
+    })
+    .await;
+    for _ in 0..5 {
+        let stranger = Call::new("GET", "/api/v1/tokens").by("tc-apiv1_nobody").send(site.sidecar.admin()).await;
+        assert_eq!(stranger.status, 401);
+    }
+    eventually("strangers have an entry", async || {
+        let found = trail(&site, "action=sign-in").await;
+        assert!(found.len() <= 1, "{found:?}");
+        found.first().is_some_and(|entry| entry["outcome"] == "Denied" && entry["ipAddress"] == "127.0.0.1")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_may_read_it_pages_through_it() {
+    let site = Site::start().await;
+    let max = person(&site, "max", Role::Manager).await;
+    assert_eq!(get(&site, &max, "/api/v1/audit-logs").await.problem(), (403, "forbidden"));
+    assert_eq!(get(&site, &max, "/api/v1/audit-logs/verify").await.problem(), (403, "forbidden"));
+    let bad = get(&site, &site.owner, "/api/v1/audit-logs?outcome=some").await;
+    assert_eq!((bad.problem(), bad.detail()), ((400, "invalid"), "outcome: success, failure or denied"));
+    eventually("all are chained", async || {
+        get(&site, &site.owner, "/api/v1/audit-logs/verify").await.done()["not_chained"] == 0
+    })
+    .await;
+    let all = trail(&site, "limit=1000&outcome=success").await;
+    let (mut paged, mut path) = (Vec::new(), "/api/v1/audit-logs?limit=1&outcome=success".to_owned());
+    loop {
+        let page = get(&site, &site.owner, &path).await;
+        let next = page.field("link").map(|link| link[1..link.find('>').expect("an end")].to_owned());
+        paged.extend(page.done().as_array().expect("a list").clone());
+        let Some(next) = next else { break };
+        path = next;
+    }
+    assert!(all.len() > 2 && paged == all, "{paged:#?}");
+}
