@@ -9,6 +9,7 @@ mod host;
 mod input;
 mod roles;
 mod rotate;
+mod usage;
 mod users;
 
 use std::net::SocketAddr;
@@ -153,4 +154,14 @@ fn ids(list: &Value) -> Vec<String> {
 /// What an agent's token permits, as names.
 fn agent_permissions() -> Value {
     json!(PermissionSet::TELEGRAF_AGENT.iter().map(|permission| permission.to_string()).collect::<Vec<_>>())
+}
+
+/// Asks again until it holds, no more often than one token may call.
+async fn soon(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    within(what, async {
+        while !holds().await {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    })
+    .await;
 }

@@ -21,6 +21,7 @@ use crate::console::idempotency::{Call, IdempotencyKey, Outcome};
 use crate::registry::view::TokenView;
 use crate::registry::{
     Actor, Created, ListState, NewToken, Registry, RegistryError, Requested, Rotated, Rotation, Seen, TokenQuery,
+    Unused,
 };
 use crate::token::raw::PREFIX;
 use crate::token::{Permission, PermissionSet, RawToken, TokenId, TokenRecord};
@@ -55,6 +56,14 @@ pub(super) struct TokenFilter {
     #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
     #[param(value_type = Option<String>, format = DateTime)]
     pub(super) expires_before: Option<Timestamp>,
+    /// Only those that were made before this moment and not used since, as far as uses are recorded from then on.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    #[param(value_type = Option<String>, format = DateTime)]
+    pub(super) unused_since: Option<Timestamp>,
+    /// Only those that were never used.
+    #[serde(default)]
+    pub(super) never_used: bool,
     /// Only those with this text, in any case, in the description, the id, the last characters of the value or the owner's
     /// name. At most 200 characters, and never a token.
     #[serde(default, deserialize_with = "present")]
@@ -79,7 +88,13 @@ const MAX_TEXT: usize = 200;
 impl TokenFilter {
     /// As the registry takes it.
     pub(super) fn query(self) -> Result<TokenQuery, Problem> {
-        let Self { user, state, permission, expires_before, text } = self;
+        let Self { user, state, permission, expires_before, unused_since, never_used, text } = self;
+        let unused = match (unused_since, never_used) {
+            (Some(_), true) => return Err(Problem::invalid("give either unused_since or never_used")),
+            (Some(since), false) => Some(Unused::Since(since)),
+            (None, true) => Some(Unused::Ever),
+            (None, false) => None,
+        };
         if let Some(text) = &text {
             // Servers and browsers keep what they are asked for: it is known to others from now on.
             if text.contains(PREFIX) {
@@ -89,7 +104,7 @@ impl TokenFilter {
                 return Err(Problem::invalid("text: give 1 to 200 characters, or leave it out"));
             }
         }
-        Ok(TokenQuery { user, state, permission, expires_before, unused: None, text })
+        Ok(TokenQuery { user, state, permission, expires_before, unused, text })
     }
 }
 
@@ -110,6 +125,12 @@ pub(super) struct ListQuery {
     /// Only those that expire before this moment, or did.
     #[param(value_type = Option<String>, format = DateTime)]
     expires_before: Option<Timestamp>,
+    /// Only those that were made before this moment and not used since, as far as uses are recorded from then on.
+    #[param(value_type = Option<String>, format = DateTime)]
+    unused_since: Option<Timestamp>,
+    /// Only those that were never used.
+    #[serde(default)]
+    never_used: bool,
     /// Only those with this text, in any case, in the description, the id, the last characters of the value or the owner's
     /// name. At most 200 characters, and never a token.
     #[param(min_length = 1, max_length = 200)]
@@ -158,15 +179,18 @@ pub(super) async fn list(
     uri: http::Uri,
     Query(query): Query<ListQuery>,
 ) -> Result<Response, Problem> {
-    let ListQuery { user, state, permission, expires_before, text, after, limit: most } = query;
-    let query = TokenFilter { user, state, permission, expires_before, text }.query()?;
+    let ListQuery { user, state, permission, expires_before, unused_since, never_used, text, after, limit: most } =
+        query;
+    let query = TokenFilter { user, state, permission, expires_before, unused_since, never_used, text }.query()?;
     let limit = limit(most)?;
     // One more, to know whether the list goes on.
     let mut found = caller.registry.tokens(&caller.actor(), &query, after, limit + 1).await?;
     let is_whole = found.len() <= limit;
     found.truncate(limit);
-    let now = Timestamp::now();
-    let views: Vec<_> = found.iter().map(|(token, owner)| TokenView::new(token, owner, now)).collect();
+    let ids: Vec<_> = found.iter().map(|(token, _)| token.id).collect();
+    let uses = caller.registry.usage(&caller.actor(), &ids).await?;
+    let view = |(token, owner): &(_, _)| TokenView::new(token, owner, Timestamp::now()).with_usage(&uses);
+    let views: Vec<_> = found.iter().map(view).collect();
     let next = views.last().filter(|_| !is_whole).map(|last| last.id.to_string());
     Ok(page(&console, &uri, &views, next))
 }
@@ -180,8 +204,12 @@ pub(super) async fn list(
     ),
 )]
 pub(super) async fn show(caller: Caller<TokensRead>, Segment(id): Segment) -> Result<Response, Problem> {
-    let details = caller.registry.token(&caller.actor(), token_id(&id)?).await?;
-    Ok(reply::record(&TokenView::of_details(&details, Timestamp::now()), details.version))
+    let (registry, actor, id) = (&caller.registry, caller.actor(), token_id(&id)?);
+    let details = registry.token(&actor, id).await?;
+    let uses = registry.usage(&actor, &[id]).await?;
+    let agents = registry.agents(&actor, id, MAX_PAGE).await?;
+    let view = TokenView::of_details(&details, Timestamp::now()).with_usage(&uses).with_agents(&agents);
+    Ok(reply::record(&view, details.version))
 }
 
 /// What is no id is that of no token.

@@ -1,7 +1,6 @@
 //! What the audit trail says of calls, and who may read it.
 
 use super::*;
-use crate::harness::eventually;
 
 /// The entries of the trail, the newest first.
 async fn trail(site: &Site, query: &str) -> Vec<Value> {
@@ -22,7 +21,7 @@ async fn a_change_says_by_whom_and_from_where_and_is_chained() {
     assert_eq!(said, ["Token", "olga", "Success", "127.0.0.1"]);
     assert_eq!((&entry["actorId"], &entry["userAgent"]), (&json!(site.owner.id.to_string()), &json!("ops/1 ")));
     // The sidecar does that, as it commits.
-    eventually("it is chained", async || {
+    soon("it is chained", async || {
         let verdict = get(&site, &site.owner, "/api/v1/audit-logs/verify").await.done();
         verdict["whole"] == true && verdict["not_chained"] == 0 && verdict["head"]["hash"].is_string()
     })
@@ -38,7 +37,7 @@ async fn what_was_refused_is_there_too() {
     let denied = call(&site, &site.agent, "DELETE", &path, None).await;
     assert_eq!(denied.problem(), (403, "forbidden"));
     assert_eq!(get(&site, &site.agent, &path).await.status, 403, "whoever only looks leaves none");
-    eventually("it has an entry", async || {
+    soon("it has an entry", async || {
         let found = trail(&site, "outcome=denied&action=token").await;
         assert!(found.len() <= 1, "{found:?}");
         let about = |entry: &Value| (entry["action"].clone(), entry["tokens"].clone(), entry["actorId"].clone());
@@ -51,7 +50,7 @@ async fn what_was_refused_is_there_too() {
         let stranger = Call::new("GET", "/api/v1/tokens").by("tc-apiv1_nobody").send(site.sidecar.admin()).await;
         assert_eq!(stranger.status, 401);
     }
-    eventually("strangers have an entry", async || {
+    soon("strangers have an entry", async || {
         let found = trail(&site, "action=sign-in").await;
         assert!(found.len() <= 1, "{found:?}");
         found.first().is_some_and(|entry| entry["outcome"] == "Denied" && entry["ipAddress"] == "127.0.0.1")
@@ -67,7 +66,7 @@ async fn who_may_read_it_pages_through_it() {
     assert_eq!(get(&site, &max, "/api/v1/audit-logs/verify").await.problem(), (403, "forbidden"));
     let bad = get(&site, &site.owner, "/api/v1/audit-logs?outcome=some").await;
     assert_eq!((bad.problem(), bad.detail()), ((400, "invalid"), "outcome: success, failure or denied"));
-    eventually("all are chained", async || {
+    soon("all are chained", async || {
         get(&site, &site.owner, "/api/v1/audit-logs/verify").await.done()["not_chained"] == 0
     })
     .await;

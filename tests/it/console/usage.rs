@@ -1,0 +1,32 @@
+//! Who uses tokens, as calls show it.
+
+use super::*;
+
+#[tokio::test]
+async fn a_token_shows_who_uses_it_and_lists_find_those_that_nobody_does() {
+    let site = Site::start().await;
+    assert_eq!(site.beat(&site.agent).await.status(), 200);
+    let shown = format!("/api/v1/tokens/{}", site.agent.id);
+    soon("it is recorded", async || get(&site, &site.owner, &shown).await.done()["last_used_at"].is_string()).await;
+    let usage = get(&site, &site.owner, &shown).await.done()["usage"].clone();
+    assert_eq!((&usage["agents_24h"], &usage["never_used"]), (&json!(1), &json!(false)), "{usage}");
+    assert_eq!(usage["agents"][0]["address"], "127.0.0.1", "{usage}");
+    let idle = site.token("olga", &["configs:read"]).await;
+    let found = async |query: &str| {
+        let listed = get(&site, &site.owner, &format!("/api/v1/tokens?{query}")).await;
+        ids(&listed.done())
+    };
+    let never = found("never_used=true").await;
+    assert!(never.contains(&idle.id.to_string()) && !never.contains(&site.agent.id.to_string()), "{never:?}");
+    assert_eq!(found("unused_since=2020-01-01T00:00:00Z").await, Vec::<String>::new(), "nothing was recorded then");
+    let both = get(&site, &site.owner, "/api/v1/tokens?never_used=true&unused_since=2020-01-01T00:00:00Z").await;
+    assert_eq!(both.problem(), (400, "invalid"));
+    let filter = json!({ "never_used": true });
+    let chosen = get(&site, &site.owner, "/api/v1/tokens/selection?never_used=true").await.done();
+    let body = json!({ "filter": filter, "count": chosen["count"], "fingerprint": chosen["fingerprint"] });
+    assert!(chosen["count"].as_u64().is_some_and(|count| count >= 1), "{chosen}");
+    let refused = post(&site, &site.owner, "/api/v1/tokens/revoke", json!({ "filter": {}, "count": 0 })).await;
+    assert_eq!(refused.problem(), (400, "invalid"));
+    let revoked = post(&site, &site.owner, "/api/v1/tokens/revoke", body).await;
+    assert!(matches!(revoked.status, 200 | 409), "{revoked:?}");
+}
