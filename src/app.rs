@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
+use crate::access_log::AccessLog;
 use crate::admin::{Admin, AdminConfig, ConsoleStore};
 use crate::config::Config;
 use crate::connection::ConnectionLimits;
@@ -31,7 +32,7 @@ use crate::health::Health;
 use crate::listener::{
     self, BindError, Bound, ListenAddress, Listener, ListenerConfig, ListeningSocket, Opening, SocketFile, Tls,
 };
-use crate::proxy::{self, Gate, Proxy};
+use crate::proxy::{self, Gate, Observers, Proxy};
 use crate::registry::Registry;
 use crate::reload;
 use crate::replica::presence::Presence;
@@ -40,6 +41,7 @@ use crate::replica::sync::Synchroniser;
 use crate::replica::{FreshnessConfig, Replica, SidecarIdentity, SnapshotFileInUse, alarm, driver};
 use crate::store::{self, Absent, Feed, Store, StoreError};
 use crate::tls::TlsError;
+use crate::traces::Tracer;
 use crate::upstream::{Upstream, UpstreamError, UpstreamName, check};
 use crate::usage::Flusher;
 use service::Pulse;
@@ -61,6 +63,7 @@ pub struct Sidecar {
     _socket_files: Vec<SocketFile>,
     admin: SocketAddr,
     health: Arc<Health>,
+    observers: Observers,
     stop: watch::Sender<bool>,
     drain_delay: Duration,
     pulse: Arc<Pulse>,
@@ -104,6 +107,9 @@ pub enum StartError {
     /// An upstream's TLS files or service token.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// The access log's file, or standard output.
+    #[error("opening the access log; `access_log.output` says where it is")]
+    AccessLog(#[source] io::Error),
     /// Another sidecar's snapshot file.
     #[error(transparent)]
     SnapshotFile(#[from] SnapshotFileInUse),
@@ -156,6 +162,9 @@ impl Sidecar {
             Arc::clone(&health.refused),
             Arc::clone(&health.without_proxy_header),
         ));
+        let access_log = AccessLog::open(&config.access_log, &health.access_log_lost).map_err(StartError::AccessLog)?;
+        let (tracer, exporter) = Tracer::new(&config.traces, &config.name, &health.spans_lost).unzip();
+        let observers = Observers { access_log, tracer };
         let (drain_delay, drain) = (config.timeouts.drain_delay, config.timeouts.drain);
         let settings = proxy::Settings {
             limits: config.limits,
@@ -168,6 +177,7 @@ impl Sidecar {
             readiness: Arc::clone(&health.readiness),
             failed_auth: Arc::clone(&health.failed_auth),
             late: Arc::clone(&health.late),
+            observers: observers.clone(),
         };
         let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
         let (mut bound, mut listeners, mut socket_files) = (Vec::new(), Vec::new(), Vec::new());
@@ -209,6 +219,7 @@ impl Sidecar {
             _socket_files: socket_files,
             admin: admin.address,
             health: Arc::clone(&health),
+            observers,
             stop,
             drain_delay,
             pulse: Arc::new(Pulse::new(config.workers.get())),
@@ -238,6 +249,9 @@ impl Sidecar {
                 supervisor: sidecar.supervisor.clone(),
             };
             sidecar.workers.push(thread.spawn(index).map_err(StartError::Thread)?);
+        }
+        if let Some(exporter) = exporter {
+            sidecar.spawn("trace exporter", move || exporter.clone().run());
         }
         let checked = upstreams.clone();
         sidecar.spawn("health checks", move || check::watch(checked.clone()));
@@ -391,6 +405,9 @@ impl Sidecar {
         if let Some(file) = &self.snapshot_file {
             file.save().await;
         }
+        if let Some(tracer) = &self.observers.tracer {
+            tracer.finish().await;
+        }
     }
 }
 
@@ -398,6 +415,9 @@ impl Drop for Sidecar {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         self.tasks.iter().for_each(AbortHandle::abort);
+        if let Some(log) = &self.observers.access_log {
+            log.finish();
+        }
     }
 }
 

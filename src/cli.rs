@@ -48,7 +48,7 @@ use crate::dev::DevOptions;
 use crate::registry::{self, ImportError, RegistryError};
 use crate::store::CommitError;
 use crate::store::archive::CopyError;
-use output::{OutputError, note};
+use output::{OutputError, Unheard, note};
 
 /// Shown below `tollgate --help`.
 const EXIT_CODES: &str = "\
@@ -171,6 +171,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     // `tollgate token list | head` has shown what was wanted.
     if error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
         return ExitCode::SUCCESS;
+    }
+    if error.is::<Unheard>() {
+        return ExitCode::FAILURE;
     }
     note(format_args!("tollgate: {}", chain(&**error)));
     if is_unknown(error) { UNKNOWN.into() } else { ExitCode::FAILURE }

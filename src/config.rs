@@ -13,6 +13,7 @@
 mod admin;
 mod keys;
 mod load;
+mod observers;
 mod problem;
 mod raw;
 mod read;
@@ -35,6 +36,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access_log::AccessLogConfig;
 use crate::admin::AdminConfig;
 use crate::audit;
 use crate::listener::ListenerConfig;
@@ -42,6 +44,7 @@ use crate::proxy::route::{Group, OwnRoute, RouteTable};
 use crate::proxy::{Limits, Network, Timeouts};
 use crate::replica::FreshnessConfig;
 use crate::store::Settings;
+use crate::traces::TracesConfig;
 use crate::upstream::Upstreams;
 use crate::words::words;
 
@@ -74,6 +77,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What is logged.
     pub log: LogConfig,
+    /// What is logged of each request.
+    pub access_log: AccessLogConfig,
+    /// What is traced.
+    pub traces: TracesConfig,
     /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed.
     pub trusted_proxies: Vec<Network>,
     /// Groups whose routes need no token.

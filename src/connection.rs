@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::proxy::Proxy;
 use crate::proxy::request::Origin;
 use crate::socket::{Socket, Stream};
+use crate::tls::subject;
 use crate::worker::OpenConnection;
 use crate::worker::alarm::{Alarm, Interrupt};
 use crate::worker::panic::Guard;
@@ -60,7 +61,8 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
         }
     }
     let Some(_slot) = limits.admit(slot, address) else { return };
-    let origin = Origin { address, trusted: proxy.gate.trusts(address), secure: tls.is_some() };
+    let trusted = proxy.gate.trusts(address);
+    let mut origin = Origin { address, trusted, secure: tls.is_some(), subject: None };
     let stream = match tls {
         None => Stream::Plain(stream),
         // Boxed, like everything that is over before the connection becomes idle: it would enlarge the task for good.
@@ -69,6 +71,9 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
             None => return,
         },
     };
+    if proxy.gate.wants_subjects() {
+        origin.subject = stream.peer_certificate().and_then(subject).map(Rc::from);
+    }
     if let Stream::Tls(tls) = &stream
         && tls.get_ref().1.alpn_protocol() == Some(b"h2")
     {
@@ -91,7 +96,7 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
             }
         }
         alarm.idle(false);
-        match Box::pin(http1::serve(&proxy, &alarm, &socket, origin, &mut fresh)).await {
+        match Box::pin(http1::serve(&proxy, &alarm, &socket, &origin, &mut fresh)).await {
             http1::Next::Idle if proxy.worker.is_draining() => break,
             http1::Next::Idle if fresh => {} // readiness was reported ahead of the first byte
             http1::Next::Idle => alarm.set(proxy.gate.timeouts.keep_alive),

@@ -31,6 +31,10 @@ pub struct Health {
     pub refused: Arc<AtomicU64>,
     /// Connections that were closed because they did not begin with the PROXY header that they must have.
     pub without_proxy_header: Arc<AtomicU64>,
+    /// Lines that the access log has lost.
+    pub access_log_lost: Arc<AtomicU64>,
+    /// Spans that were not exported.
+    pub spans_lost: Arc<AtomicU64>,
     /// Requests that nobody could be let in for.
     pub(crate) failed_auth: Arc<FailedAuth>,
     /// Which tokens are used here.
@@ -57,6 +61,8 @@ impl Health {
             late: Arc::default(),
             refused: Arc::default(),
             without_proxy_header: Arc::default(),
+            access_log_lost: Arc::default(),
+            spans_lost: Arc::default(),
             failed_auth: Arc::new(FailedAuth::new(failed_auth)),
             uses: Arc::default(),
             flushes_failed: Arc::default(),

@@ -41,12 +41,14 @@
 //! | [`usage`] | which tokens are used here, and by which agents, on its way to the store |
 //! | [`health`], [`readiness`] | how this sidecar is, and whether it wants requests |
 //! | [`fleet`] | this sidecar among the others: its reports |
+//! | [`access_log`], [`traces`] | what is said of each request |
 //! | [`console`] | the admin API: tokens and users, managed from elsewhere |
 //! | [`admin`], [`metrics`] | health, metrics and the console on their own listener |
 //! | [`config`] | the configuration, valid by construction |
 //! | [`app`] | a sidecar from start to stop |
 //! | [`cli`] | the commands |
 //! | [`units`] | durations and sizes as people write them |
+//! | [`lines`] | lines on their way out of the process, for which nobody waits: the log, the access log |
 //! | [`chain`], [`hex`], [`lock`], [`random`] | one of each: an error with its causes, digits, locks, randomness |
 //! | [`words`] | enums whose variants have names |
 //! | [`clock`] | time that a suspended machine does not stop |
@@ -56,6 +58,7 @@
 
 #![allow(rustdoc::private_intra_doc_links, reason = "these pages are read by whoever works on the crate")]
 
+mod access_log;
 mod admin;
 pub mod app;
 pub mod audit;
@@ -72,6 +75,7 @@ pub mod fleet;
 pub mod health;
 mod hex;
 pub mod http1;
+mod lines;
 mod listener;
 mod lock;
 mod metrics;
@@ -86,6 +90,7 @@ mod socket;
 pub mod store;
 pub mod tls;
 pub mod token;
+mod traces;
 pub mod units;
 pub mod upstream;
 mod usage;

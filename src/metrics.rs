@@ -38,6 +38,9 @@
 //! | `tollgate_upstream_node_unanswered_total` | grows: the node takes requests and closes, breaks or says nothing; after three in a row it is unhealthy |
 //! | `tollgate_upstream_node_lookups_failed_total` | grows: the resolver does not answer, or there is no such name; `/readyz` says of which node |
 //! | `tollgate_late_requests_total` | by token, that of the 100 used last: grows: an agent uses a token that has expired; `tollgate token show` names its successor |
+//! | `tollgate_log_lines_lost_total` | grows: who reads standard error is too slow, or does not read; `docs/logs.md` |
+//! | `tollgate_access_log_lines_lost_total` | grows: what the access log goes to is too slow, or cannot be written, which the log says; `docs/logs.md` |
+//! | `tollgate_trace_spans_lost_total` | grows: the collector at `traces.endpoint` is too slow, or away, which the log says |
 //! | `tollgate_panics_total` | above 0: a bug, see the log; the request was cut off or the task restarted |
 
 use std::fmt::Write as _;
@@ -45,6 +48,7 @@ use std::sync::atomic::Ordering;
 
 use crate::clock::Instant;
 use crate::health::Health;
+use crate::lines::Lines;
 use crate::proxy::failed_auth::Failure;
 use crate::replica::ReplicaStatus;
 use crate::upstream::{Node, Step, Upstream};
@@ -171,6 +175,15 @@ const METRICS: &[Metric] = &[
         "Failed authentications that were answered with 429, since their client had too many.",
         |sample| Some(sample.health.failed_auth.limited() as f64),
     ),
+    counter("tollgate_log_lines_lost_total", "Lines of the log on standard error that were lost.", |_| {
+        Some(Lines::lost_of_log().load(Ordering::Relaxed) as f64)
+    }),
+    counter("tollgate_access_log_lines_lost_total", "Lines of the access log that were lost.", |sample| {
+        Some(sample.health.access_log_lost.load(Ordering::Relaxed) as f64)
+    }),
+    counter("tollgate_trace_spans_lost_total", "Spans that were not exported.", |sample| {
+        Some(sample.health.spans_lost.load(Ordering::Relaxed) as f64)
+    }),
     counter("tollgate_panics_total", "Tasks that panicked.", |sample| {
         Some(sample.health.panics.load(Ordering::Relaxed) as f64)
     }),

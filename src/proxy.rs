@@ -18,6 +18,7 @@ mod late;
 pub(crate) mod network;
 pub(crate) mod pace;
 pub mod path;
+mod record;
 pub(crate) mod refusal;
 pub mod request;
 pub mod route;
@@ -49,6 +50,7 @@ pub use failed_auth::FailedAuthLimit;
 pub(crate) use gate::{Admission, Gate, Permit};
 pub use late::LateUses;
 pub use network::Network;
+pub(crate) use record::Observers;
 pub(crate) use settings::Settings;
 pub use settings::{Limits, Timeouts};
 
@@ -129,10 +131,13 @@ impl Proxy {
 pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>) -> Result<Response<Relayed>, Refusal> {
     let gate = &exchange.proxy.gate;
     // First of all: whatever is said of the request names it so.
-    if let Some(id) = sanitize::request_id(request.headers(), exchange.origin) {
+    if let Some(id) = sanitize::request_id(request.headers(), &exchange.origin) {
         exchange.set_id(id);
     }
     exchange.set_line(request.method(), request.uri().path());
+    if let Some(record) = exchange.record() {
+        record.asked(request, gate);
+    }
     if let Some(health) = gate.asks_for_health(request) {
         return health.map(|()| healthy(exchange, *request.method() == Method::HEAD));
     }
@@ -140,6 +145,9 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
     let mut digest = None;
     let is_too_large = request.body().is_too_large();
     let decision = if is_too_large { Err(Refusal::BodyTooLarge) } else { gate.decide(request, &mut digest) };
+    if let Some((record, digest)) = exchange.record().zip(digest.as_ref()) {
+        record.authenticated(digest, gate);
+    }
     let reply = match decision {
         Ok(permit) => {
             if let Some(admission) = permit.admission() {
@@ -153,12 +161,17 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
     // then never loads an edit that was made meanwhile; at a connection that breaks it remembers (Telegraf 1.39.0). So an
     // outage reaches it by none.
     let status = reply.as_ref().map_or_else(Refusal::status, |reply| reply.status().as_u16());
-    if withheld && matches!(status, 502..=504) { Err(Refusal::Withheld) } else { reply }
+    if withheld && matches!(status, 502..=504) {
+        // Before the reply ends, which would say that it was served.
+        exchange.log(0, Refusal::Withheld.reason());
+        return Err(Refusal::Withheld);
+    }
+    reply
 }
 
 /// What a request is answered with that was refused.
 fn refused(exchange: &Exchange, headers: &HeaderMap, digest: Option<Digest>, refusal: Refusal) -> Refusal {
-    let (gate, Origin { address, trusted, .. }) = (&exchange.proxy.gate, exchange.origin);
+    let (gate, &Origin { address, trusted, .. }) = (&exchange.proxy.gate, &exchange.origin);
     let client = sanitize::client(headers, address, trusted, |hop| gate.trusts(hop));
     let attempt = Attempt { client, digest, replica: &gate.authorizer.replica, request_id: Some(exchange.id()) };
     gate.failed_auth.refused(&attempt, refusal)

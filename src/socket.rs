@@ -31,6 +31,14 @@ impl Stream {
             Self::Tls(stream) => stream.get_ref().0,
         }
     }
+
+    /// The certificate that the other side has shown, if any.
+    pub(crate) fn peer_certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first().map(|certificate| &**certificate),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -7,6 +7,7 @@
 mod crl;
 mod expiry;
 mod settings;
+mod subject;
 mod verify;
 
 use std::io;
@@ -21,6 +22,8 @@ use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVeri
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
+
+pub(crate) use subject::subject;
 
 pub use settings::{Alpn, Identity, TlsConfig, TlsVersion, UpstreamTlsConfig};
 

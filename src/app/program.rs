@@ -4,10 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::signal::unix::Signal;
 
 use super::console::ConsoleProcess;
-use super::signals::{OtherSignals, StopSignals};
+use super::signals::{OtherSignals, StopSignals, reopen_signal};
 use super::{Sidecar, descriptors, service};
+use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::console::Switch;
 use crate::store::{self, Absent, Store};
@@ -47,12 +49,14 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
     // Before anything that may take long: from here on a signal ends this function instead of the process.
     let mut stop = StopSignals::install().context("setting up signals")?;
     tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
+    let reopen = reopen_signal().context("setting up signals")?;
     descriptors::share(&mut config);
     let sidecar = tokio::select! {
         sidecar = start(config) => sidecar?,
         () = stop.next() => return Ok(()),
     };
     service::ready();
+    tokio::spawn(reopen_when_asked(reopen, sidecar.observers.access_log.clone()));
     if service::is_asked() {
         // It goes on while the sidecar drains.
         tokio::spawn(service::report(Arc::clone(&sidecar.health.readiness), Arc::clone(&sidecar.pulse)));
@@ -71,6 +75,15 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Log rotation: the access log's file was moved away. Never ends.
+async fn reopen_when_asked(mut signal: Signal, log: Option<Arc<AccessLog>>) {
+    while signal.recv().await.is_some() {
+        if !log.as_ref().is_some_and(|log| log.reopen()) {
+            tracing::warn!(signal = "SIGUSR1", "ignored: it opens the access log's file again, and there is none");
+        }
+    }
+}
+
 async fn start(config: Config) -> anyhow::Result<Sidecar> {
     let store: Arc<dyn Store> = store::open(&config.store, Absent::Await).await?;
     let described = store.describe();
@@ -85,6 +98,7 @@ async fn start(config: Config) -> anyhow::Result<Sidecar> {
 async fn run_console(config: Config) -> anyhow::Result<()> {
     let mut stop = StopSignals::install().context("setting up signals")?;
     tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
+    tokio::spawn(reopen_when_asked(reopen_signal().context("setting up signals")?, None));
     let console = tokio::select! {
         console = start_console(config) => console?,
         () = stop.next() => return Ok(()),

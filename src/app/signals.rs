@@ -25,27 +25,30 @@ impl StopSignals {
     }
 }
 
-/// SIGHUP (log rotation, a terminal that is closed), SIGQUIT, SIGUSR1 and SIGUSR2.
-pub(crate) struct OtherSignals([(&'static str, Signal); 4]);
+/// SIGUSR1. From here on it does not end the process.
+pub(crate) fn reopen_signal() -> io::Result<Signal> {
+    signal(SignalKind::user_defined1())
+}
+
+/// SIGHUP (a terminal that is closed), SIGQUIT and SIGUSR2.
+pub(crate) struct OtherSignals([(&'static str, Signal); 3]);
 
 impl OtherSignals {
     /// From here on they no longer end the process.
     pub(crate) fn install() -> io::Result<Self> {
-        let kinds =
-            [SignalKind::hangup(), SignalKind::quit(), SignalKind::user_defined1(), SignalKind::user_defined2()];
-        let [hangup, quit, first, second] = kinds.map(signal);
-        Ok(Self([("SIGHUP", hangup?), ("SIGQUIT", quit?), ("SIGUSR1", first?), ("SIGUSR2", second?)]))
+        let kinds = [SignalKind::hangup(), SignalKind::quit(), SignalKind::user_defined2()];
+        let [hangup, quit, second] = kinds.map(signal);
+        Ok(Self([("SIGHUP", hangup?), ("SIGQUIT", quit?), ("SIGUSR2", second?)]))
     }
 
     /// Says of each that it does nothing. Never ends; cancel-safe.
     pub(crate) async fn ignore(mut self) {
         loop {
-            let [a, b, c, d] = &mut self.0;
+            let [a, b, c] = &mut self.0;
             let signal = tokio::select! {
                 _ = a.1.recv() => a.0,
                 _ = b.1.recv() => b.0,
                 _ = c.1.recv() => c.0,
-                _ = d.1.recv() => d.0,
             };
             tracing::warn!(
                 signal,

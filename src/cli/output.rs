@@ -22,6 +22,11 @@ pub(crate) struct Output {
 #[error("writing to standard output")]
 pub(crate) struct OutputError(#[source] io::Error);
 
+/// It failed, and what takes its messages takes none.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads standard error")]
+pub(crate) struct Unheard;
+
 impl OutputError {
     /// Whether the reader went away, as `head` does.
     pub(crate) fn is_closed(&self) -> bool {

@@ -3,18 +3,22 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 use super::args::Format;
 use super::journal::{Prioritised, is_journal};
-use super::output::{Output, may_colour};
+use super::output::{Output, Unheard, may_colour};
 use super::{Globals, usage};
 use crate::audit;
 use crate::config::{self, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
 use crate::dev::{self, DevOptions};
+use crate::lines::{Lines, Stream};
 use crate::store::Settings;
 
 /// Shown below `serve --help`.
@@ -63,8 +67,7 @@ pub(super) fn dev(globals: &Globals, options: DevOptions) -> anyhow::Result<()> 
 /// When the configuration is wrong, or it cannot start.
 pub(super) fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
     let config = load(globals, args)?;
-    start_log(&config.log)?;
-    crate::app::serve(config)
+    logging(config, crate::app::serve)
 }
 
 /// Shown below `console --help`.
@@ -92,8 +95,27 @@ pub(super) fn console(globals: &Globals, args: ConsoleArgs) -> anyhow::Result<()
     let ConsoleArgs { admin_listen } = args;
     let args = ServeArgs { listen: Vec::new(), api_upstream: None, heartbeat_upstream: None, admin_listen };
     let config = load(globals, args)?;
-    start_log(&config.log)?;
-    crate::app::console(config)
+    logging(config, crate::app::console)
+}
+
+/// Of the log, as much may wait for who reads it.
+const LOG_BYTES: usize = 1 << 20;
+
+/// How long the end waits for who reads the log.
+const LOG_TIME: Duration = Duration::from_secs(1);
+
+/// Runs it with a log that nothing waits for.
+fn logging(config: Config, run: impl FnOnce(Config) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let stderr = Box::new(Stream::new(io::stderr()).context("opening standard error")?);
+    let lines = Lines::start("log", stderr, LOG_BYTES, Duration::ZERO, Arc::clone(Lines::lost_of_log()))?;
+    let written = lines.clone();
+    start_log(&config.log, move || written.clone())?;
+    let outcome = run(config);
+    match lines.finish(LOG_TIME) {
+        true => outcome,
+        // Nobody reads what would be said of it, and saying it would wait for them.
+        false => outcome.map_err(|_| Unheard.into()),
+    }
 }
 
 /// Prints the effective configuration.
@@ -102,7 +124,7 @@ pub(super) fn console(globals: &Globals, args: ConsoleArgs) -> anyhow::Result<()
 /// Everything that is wrong with it.
 pub(super) fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
     // Not everything that is worth knowing is wrong: an expired certificate is a warning.
-    start_log(&LogConfig { filter: "warn".to_owned(), format: LogFormat::Text })?;
+    start_log(&LogConfig { filter: "warn".to_owned(), format: LogFormat::Text }, io::stderr)?;
     let config = load(globals, args)?;
     Ok(Output::new(Format { json: false }).text(&config::effective(&config))?)
 }
@@ -179,9 +201,13 @@ fn into_error(problems: Problems) -> anyhow::Error {
     if problems.iter().all(|problem| is_flag(&problem.place)) { usage(problems) } else { problems.into() }
 }
 
-fn start_log(log: &LogConfig) -> anyhow::Result<()> {
+/// Logs to this writer, which leads to standard error.
+fn start_log<W>(log: &LogConfig, writer: W) -> anyhow::Result<()>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let filter = EnvFilter::try_new(&log.filter).context("reading log.filter")?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let to_journal = is_journal(&io::stderr());
     let started = match log.format {
         // The journal has the time, and levels of its own.

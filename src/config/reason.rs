@@ -89,6 +89,8 @@ pub enum Reason {
     NotHost,
     #[error("write a path that begins with `/`, or \"off\"")]
     NotHealthPath,
+    #[error("spans go to a collector by http: write http://HOST:4318, or unix:PATH")]
+    NotCollector,
     #[error("the nodes of an upstream are all http or all https")]
     MixedSchemes,
     #[error("an upstream has at most {MAX_NODES} nodes")]

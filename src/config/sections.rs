@@ -10,7 +10,8 @@ use super::read::Section;
 use super::reason::Reason;
 use super::routes::{Groups, PERMISSION};
 use super::visit::{DURATION, DURATION_OR_ZERO, FILE, List, Maybe, Number, Size, Switch, Text, Visitor, text};
-use super::{Config, LogConfig, admin, routes, store, tls, upstream};
+use super::{Config, LogConfig, admin, observers, routes, store, tls, upstream};
+use crate::access_log::AccessLogConfig;
 use crate::admin::AdminConfig;
 use crate::audit;
 use crate::http1::MAX_FIELDS;
@@ -20,6 +21,7 @@ use crate::proxy::route::{NoRoute, RouteTable};
 use crate::proxy::{Limits, Timeouts};
 use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::{Settings, StoreUrl};
+use crate::traces::TracesConfig;
 use crate::upstream::{CredentialMode, UpstreamUrl, Upstreams};
 
 /// Whoever comes back from a vacation reads what is wrong with the token.
@@ -42,6 +44,8 @@ impl Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             log: LogConfig::default(),
+            access_log: AccessLogConfig::default(),
+            traces: TracesConfig::default(),
             trusted_proxies: Vec::new(),
             open_groups: Vec::new(),
             own_routes: Vec::new(),
@@ -83,6 +87,8 @@ impl Config {
             keys.value("filter", &FILTER, &mut self.log.filter);
             keys.value("format", &text(), &mut self.log.format);
         });
+        keys.section("access_log", |keys| observers::access_log(&mut self.access_log, keys));
+        keys.section("traces", |keys| observers::traces(&mut self.traces, keys));
         keys.sections("route", &mut self.own_routes, routes::route);
         keys.check_list(|root| {
             self.check_listeners(root);
@@ -156,7 +162,7 @@ impl Config {
 /// Longest name of a sidecar: that of a host is no longer.
 const MAX_NAME: usize = 64;
 
-const NAME: Text<String> = Text {
+pub(super) const NAME: Text<String> = Text {
     parse: |text| match (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_in_names) {
         true => Ok(text.to_owned()),
         false => Err(Reason::NotName),

@@ -63,7 +63,7 @@ pub(super) async fn serve(
     proxy: &Rc<Proxy>,
     alarm: &Alarm,
     socket: &Rc<Socket>,
-    origin: Origin,
+    origin: &Origin,
     fresh: &mut bool,
 ) -> Next {
     let buffer = RefCell::new(proxy.worker.buffer());
@@ -76,7 +76,7 @@ pub(super) async fn serve(
             Received::Closed => return Next::Close,
             Received::Refused(refusal) => {
                 // What is not even a whole head.
-                let exchange = Exchange::new(proxy, origin);
+                let exchange = Exchange::new(proxy, origin.clone());
                 connection.refuse(&exchange, &refusal, &Asked::nothing()).await;
                 return Next::Close;
             }
@@ -125,7 +125,7 @@ struct Connection<'a> {
     proxy: &'a Rc<Proxy>,
     alarm: &'a Alarm,
     inbound: Rc<Inbound>,
-    origin: Origin,
+    origin: &'a Origin,
 }
 
 enum Received {
@@ -194,7 +194,7 @@ impl Connection<'_> {
     }
 
     async fn serve_one(&self, end: usize) -> After {
-        let exchange = Exchange::new(self.proxy, self.origin);
+        let exchange = Exchange::new(self.proxy, self.origin.clone());
         let (mut request, asked) = match self.read(end) {
             Ok(read) => read,
             Err(refusal) => return self.refuse(&exchange, &refusal, &Asked::nothing()).await,

@@ -202,7 +202,7 @@ impl Service<Request<Incoming>> for StreamService {
         if self.0.is_abused() {
             return Box::pin(std::future::ready(Err(Silence)));
         }
-        let exchange = Exchange::new(&self.0.proxy, self.0.origin);
+        let exchange = Exchange::new(&self.0.proxy, self.0.origin.clone());
         let stream = Rc::new(StreamState { exchange, replying: Cell::new(false) });
         self.0.begun.replace(Some(Rc::clone(&stream)));
         Box::pin(serve_stream(stream, request))

@@ -1,10 +1,12 @@
 //! One request for as long as it is under way: where it came from, what interrupts it, what is said of it in the log.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::Proxy;
 use super::path::normalise;
+use super::record::{Ending, Record};
 use super::request::Origin;
 use super::route::Method;
 use crate::token::TokenId;
@@ -25,6 +27,8 @@ pub(crate) struct Exchange {
     /// Method and path; made only when someone reads it.
     line: RefCell<Option<String>>,
     logged: Cell<bool>,
+    /// For those who want to know of it.
+    record: Option<Box<Record>>,
     settled: Cell<bool>,
     /// Bytes of its reply's body that came from the upstream.
     pub(crate) received: Cell<usize>,
@@ -36,6 +40,7 @@ impl Exchange {
     /// One that begins.
     pub(crate) fn new(proxy: &Rc<Proxy>, origin: Origin) -> Rc<Self> {
         Rc::new(Self {
+            record: Record::begin(&proxy.gate, &origin),
             proxy: Rc::clone(proxy),
             origin,
             alarm: Alarm::new(&proxy.worker),
@@ -70,6 +75,10 @@ impl Exchange {
         }
     }
 
+    pub(super) fn record(&self) -> Option<&Record> {
+        self.record.as_deref()
+    }
+
     /// Nothing is owed to it any more: it was refused, or its reply was received whole.
     pub(crate) fn settle(&self) {
         self.settled.set(true);
@@ -80,9 +89,16 @@ impl Exchange {
         self.settled.get()
     }
 
-    /// Says how it ended. `status` is 0 where no reply was whole.
+    /// Says how it ended, once. `status` is 0 where no reply was whole.
     pub(crate) fn log(&self, status: u16, outcome: &'static str) {
-        self.logged.set(true);
+        if self.logged.replace(true) {
+            return;
+        }
+        if let Some(record) = &self.record {
+            let id = self.id();
+            let ending = Ending { status, outcome, request_id: id.as_str(), bytes: self.received.get() };
+            record.end(&self.proxy.gate, &ending);
+        }
         if tracing::enabled!(tracing::Level::DEBUG) {
             // A text of its own, which the line below borrows.
             let id = self.id();
@@ -94,11 +110,11 @@ impl Exchange {
 }
 
 /// A path up to where a token may begin, however it is encoded; of one that cannot be read in one way, nothing.
-fn shown(path: &str) -> String {
-    let Ok(decoded) = normalise(path) else { return "(ambiguous path)".to_owned() };
+pub(super) fn shown(path: &str) -> Cow<'_, str> {
+    let Ok(decoded) = normalise(path) else { return "(ambiguous path)".into() };
     match decoded.to_ascii_lowercase().find(PREFIX) {
-        Some(at) => format!("{}{PREFIX}...", decoded.get(..at).unwrap_or_default()),
-        None => path.to_owned(),
+        Some(at) => format!("{}{PREFIX}...", decoded.get(..at).unwrap_or_default()).into(),
+        None => path.into(),
     }
 }
 
@@ -107,9 +123,7 @@ impl Drop for Exchange {
         if std::thread::panicking() {
             tracing::error!(request_id = self.id().as_str(), "this request panicked");
         }
-        if !self.logged.get() {
-            self.log(0, "left");
-        }
+        self.log(0, "left");
     }
 }
 

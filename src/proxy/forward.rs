@@ -109,9 +109,11 @@ impl Attempt<'_> {
             let may_go_again = lease.reused || self.balancer.upstream.has_several_nodes();
             let spare = if may_go_again { copy(request) } else { None };
             let progress = self.start_clock(request.body_mut());
+            self.exchange.record().inspect(|record| record.handed());
             let sent = self.exchange.alarm.race(lease.send(std::mem::take(request))).await;
             let mut error = match sent {
                 Ok(Ok(reply)) => {
+                    self.exchange.record().inspect(|record| record.answered());
                     node.answered();
                     return Ok((reply, lease, progress));
                 }

@@ -12,7 +12,7 @@ use super::failed_auth::FailedAuth;
 use super::path::normalise;
 use super::refusal::Refusal;
 use super::route::{Access, NoRoute, RouteTable};
-use super::{Limits, Network, Settings, Timeouts, credential, is_fetched};
+use super::{Limits, Network, Observers, Settings, Timeouts, credential, is_fetched};
 use crate::clock::Instant;
 use crate::readiness::Readiness;
 use crate::replica::{Holder, Replica};
@@ -32,7 +32,9 @@ pub(crate) struct Gate {
     pub api: Arc<Upstream>,
     /// The heartbeat server.
     pub heartbeat: Arc<Upstream>,
-    routes: RouteTable,
+    /// Who wants to know of requests.
+    pub(super) observers: Observers,
+    pub(super) routes: RouteTable,
     trusted_proxies: Vec<Network>,
     health_path: Option<String>,
     readiness: Arc<Readiness>,
@@ -78,13 +80,14 @@ impl Gate {
     /// A gate before a replica that may still be empty, and these two upstreams.
     pub(crate) fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
         let Settings { limits, timeouts, routes, trusted_proxies, max_staleness, expired_retention, .. } = settings;
-        let Settings { health_path, readiness, failed_auth, late, .. } = settings;
+        let Settings { health_path, readiness, failed_auth, late, observers, .. } = settings;
         Self {
             authorizer: Authorizer { replica, max_staleness, expired_retention, late },
             limits,
             timeouts,
             api,
             heartbeat,
+            observers,
             routes,
             trusted_proxies,
             health_path,
@@ -101,6 +104,11 @@ impl Gate {
     /// Whether what this peer says of earlier hops is believed.
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(peer))
+    }
+
+    /// Whether somebody reads whose clients' certificates are.
+    pub(crate) fn wants_subjects(&self) -> bool {
+        self.observers.access_log.is_some()
     }
 
     /// If a request asks whether the sidecar is ready, as balancers do: why it is not, or nothing.

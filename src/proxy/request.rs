@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -29,7 +30,7 @@ pub struct Head {
 }
 
 /// Where a request came from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Origin {
     /// The address of the connection's other end.
     pub address: IpAddr,
@@ -37,6 +38,8 @@ pub(crate) struct Origin {
     pub trusted: bool,
     /// Whether it came by TLS.
     pub secure: bool,
+    /// Of its certificate, where somebody wants to know it.
+    pub subject: Option<Rc<str>>,
 }
 
 impl Head {

@@ -5,6 +5,7 @@
 //! means nothing, and two routes conflict only when they are the same. The Controller's are in [`built_in`].
 
 mod built_in;
+mod pattern;
 
 use std::fmt;
 use std::str::FromStr;

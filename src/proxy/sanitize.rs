@@ -41,8 +41,11 @@ pub(super) fn request(
     credential(headers, permit, upstream);
     let host = headers.insert(header::HOST, host.clone());
     let mut values = Values(BytesMut::with_capacity(128));
-    forwarded(headers, &mut values, exchange.origin, host);
+    forwarded(headers, &mut values, &exchange.origin, host);
     headers.insert(&X_REQUEST_ID, values.text(exchange.id().as_bytes()));
+    if let Some(record) = exchange.record() {
+        record.hand_on(headers);
+    }
     if let Some(Admission { holder, .. }) = permit.admission() {
         headers.insert(&X_TOLLGATE_TOKEN_ID, values.text(&holder.token.to_ascii()));
         headers.insert(&X_TOLLGATE_USER, values.text(holder.owner.name().as_bytes()));
@@ -84,7 +87,7 @@ fn credential(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream) {
 }
 
 /// `X-Forwarded-For`, `-Proto` and `-Host`: what a trusted proxy said of earlier hops, continued; else what is seen here.
-fn forwarded(headers: &mut HeaderMap, values: &mut Values, origin: Origin, mut host: Option<HeaderValue>) {
+fn forwarded(headers: &mut HeaderMap, values: &mut Values, origin: &Origin, mut host: Option<HeaderValue>) {
     let mut proto = HeaderValue::from_static(if origin.secure { "https" } else { "http" });
     let mut hops = None;
     if origin.trusted {
@@ -101,7 +104,7 @@ fn forwarded(headers: &mut HeaderMap, values: &mut Values, origin: Origin, mut h
 }
 
 /// The addresses that a trusted proxy named, and its own.
-fn earlier_hops(headers: &HeaderMap, origin: Origin) -> Option<HeaderValue> {
+fn earlier_hops(headers: &HeaderMap, origin: &Origin) -> Option<HeaderValue> {
     let said: Vec<_> = headers.get_all(&X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
     if said.is_empty() {
         return None;
@@ -195,7 +198,7 @@ fn via(version: Version) -> HeaderValue {
 }
 
 /// The id that a trusted proxy gave a request.
-pub(super) fn request_id(headers: &HeaderMap, origin: Origin) -> Option<RequestId> {
+pub(super) fn request_id(headers: &HeaderMap, origin: &Origin) -> Option<RequestId> {
     let said = if origin.trusted { once(headers, &X_REQUEST_ID) } else { None };
     RequestId::from_proxy(said?.as_bytes())
 }

@@ -4,10 +4,10 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Network;
 use super::failed_auth::{FailedAuth, FailedAuthLimit};
 use super::late::LateUses;
 use super::route::RouteTable;
+use super::{Network, Observers};
 use crate::readiness::Readiness;
 use crate::replica::MaxStaleness;
 
@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub failed_auth: Arc<FailedAuth>,
     /// Tokens that are used after their end.
     pub late: Arc<LateUses>,
+    /// Who wants to know of requests.
+    pub observers: Observers,
 }
 
 /// What is refused for its size or number.

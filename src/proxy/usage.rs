@@ -19,7 +19,7 @@ use crate::usage::{self, Beginning, Seen};
 pub(super) fn note(exchange: &Rc<Exchange>, permit: &Permit, request: &mut Request<Upload>) {
     let Some(Admission { holder, at, .. }) = permit.admission() else { return };
     let (uses, token, headers) = (&exchange.proxy.uses, holder.token, request.headers());
-    let (Origin { address, trusted, .. }, gate) = (exchange.origin, &exchange.proxy.gate);
+    let (&Origin { address, trusted, .. }, gate) = (&exchange.origin, &exchange.proxy.gate);
     let address = sanitize::client(headers, address, trusted, |hop| gate.trusts(hop)).to_canonical();
     let is_heartbeat = permit.upstream() == UpstreamName::Heartbeat && *request.method() == Method::POST;
     let seen = match request.body().begun().filter(|_| is_heartbeat) {

@@ -7,14 +7,15 @@ use std::path::Path;
 
 /// The modules of `src`, the lowest first. Modules of one row do not know each other.
 const LAYERS: &[&[&str]] = &[
-    &["chain", "descriptor", "hex", "http1", "lock", "random", "units", "words"],
+    &["chain", "descriptor", "hex", "http1", "lines", "lock", "random", "units", "words"],
     &["backoff", "clock", "sampler", "socket", "tls", "token"],
-    &["store"],
+    &["access_log", "store"],
     &["audit"],
     &["registry", "replica", "usage"],
     // The data path.
     &["readiness", "worker"],
     &["upstream"],
+    &["traces"],
     &["proxy"],
     &["connection"],
     &["listener"],

@@ -1,5 +1,6 @@
 //! Integration tests: one binary, one file per subject.
 
+mod access_log;
 mod addresses;
 mod adversary;
 mod archive;
@@ -50,5 +51,6 @@ mod sqlite;
 mod stale_cut;
 mod tls;
 mod token_memory;
+mod traces;
 mod upstream;
 mod usage;
