@@ -186,7 +186,7 @@ impl Writer {
         };
         state.is_resting = false;
         std::mem::swap(&mut state.waiting, &mut self.batch);
-        !state.abandoned && !(state.closing && self.batch.is_empty())
+        !(state.abandoned || (state.closing && self.batch.is_empty()))
     }
 
     fn write(&mut self) {

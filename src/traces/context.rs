@@ -52,7 +52,7 @@ impl TraceParent {
 impl fmt::Display for TraceParent {
     /// As the field says it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flags = u8::from(self.sampled) * SAMPLED | u8::from(self.random) * RANDOM;
+        let flags = (u8::from(self.sampled) * SAMPLED) | (u8::from(self.random) * RANDOM);
         write!(f, "00-{}-{}-{flags:02x}", Hex(&self.trace), self.parent)
     }
 }
