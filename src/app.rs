@@ -6,6 +6,7 @@
 mod console;
 mod descriptors;
 mod program;
+mod prove;
 mod service;
 pub(crate) mod signals;
 mod supervise;
@@ -44,6 +45,7 @@ use crate::tls::TlsError;
 use crate::traces::Tracer;
 use crate::upstream::{Upstream, UpstreamError, UpstreamName, check};
 use crate::usage::Flusher;
+use prove::{Process, Proving};
 use service::Pulse;
 use supervise::Supervisor;
 
@@ -116,6 +118,9 @@ pub enum StartError {
     /// The console's own way to the store.
     #[error("opening the store for the console (admin.store_username)")]
     Console(#[source] StoreError),
+    /// Proofs are wanted that cannot be made.
+    #[error("admin.prove.interval is set, and nothing here may change the registry to prove anything by: {0}")]
+    Prove(&'static str),
     /// A thread.
     #[error("starting a worker thread")]
     Thread(#[source] io::Error),
@@ -200,6 +205,14 @@ impl Sidecar {
         };
         // Whoever commits keeps the audit trail.
         let mut audit_keeper = None;
+        let process = Process {
+            name: &config.name,
+            store: &config.store,
+            audit: &config.audit,
+            health: &health,
+            sidecar: Some(sidecar_id),
+        };
+        let proving = Proving::new(&config.admin.prove, console_store.as_ref().map_err(|reason| *reason), &process)?;
         let console = match console_store {
             Ok(store) => {
                 let (authorizer, freshness) = (gate.authorizer.clone(), config.freshness.clone());
@@ -264,6 +277,9 @@ impl Sidecar {
                 let registry = registry.clone();
                 async move { registry.keep_audit().await }
             });
+        }
+        if let Some(proving) = proving {
+            sidecar.spawn("proofs", move || proving.clone().run());
         }
         // Before the first snapshot is read: whoever lists the sidecars finds this one before it lets anybody in.
         let presence = Arc::new(Presence::new(sidecar_id, fleet::min_report_ttl(&config.freshness)));

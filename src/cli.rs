@@ -6,6 +6,7 @@
 //!   health ──────────────► the sidecar on this host            (cli/health.rs)
 //!   audit ───────────────► session: store, registry, actor     (cli/audit.rs)
 //!   status ──────────────► session: store, reports             (cli/status.rs)
+//!   prove ───────────────► session: store, registry, actor     (cli/prove.rs)
 //!   store ───────────────► stores, as a whole                  (cli/store.rs)
 //!   init, user, token ───► session: store, registry, actor     (cli/session.rs)
 //!                          one operation of the registry       (cli/user.rs, cli/token.rs, cli/import.rs, cli/export.rs)
@@ -24,6 +25,7 @@ mod import;
 mod journal;
 mod list;
 mod output;
+mod prove;
 mod purge;
 mod serve;
 mod session;
@@ -113,6 +115,9 @@ pub(crate) enum Command {
     Health(health::HealthArgs),
     /// Show the store and every sidecar
     Status(status::StatusArgs),
+    /// Prove that a revoked token is refused: make one, revoke it, and measure at every sidecar's listener
+    #[command(after_help = prove::EXAMPLES)]
+    Prove(prove::ProveArgs),
 }
 
 /// Runs the command that the arguments name; the first is the program's own name.
@@ -150,6 +155,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         Command::Store(command) => session::block_on(store::run(&globals, command)),
         Command::Health(args) => health::health(&globals, &args),
         Command::Status(args) => session::block_on(status::run(&globals, args)),
+        Command::Prove(args) => session::block_on(prove::run(&globals, args)),
     }
 }
 
@@ -181,6 +187,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 
 fn is_unknown(error: &anyhow::Error) -> bool {
     if error.is::<session::NotConfirmed>()
+        || error.is::<prove::NothingProven>()
         || matches!(error.downcast_ref(), Some(CopyError::Unknown(_)))
         || matches!(error.downcast_ref(), Some(CommitError::Unknown(_)))
     {
@@ -251,6 +258,9 @@ mod tests {
             "tollgate audit verify --file audit.jsonl --json",
             "tollgate status",
             "tollgate status --watch --json",
+            "tollgate prove",
+            "tollgate prove --via http://10.0.0.5:8080 --via https://edge:8443 --ca ca.pem --timeout 30s --json",
+            "tollgate prove --via http://a:1,http://b:1,unix:/run/t.sock --certificate c.pem --key c.key",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -292,6 +302,11 @@ mod tests {
             "tollgate token revoke 0000000000001 --timeout 5s",
             "tollgate token revoke 0000000000001 --wait --timeout 5",
             "tollgate init anna",
+            "tollgate prove 10.0.0.5:8080",
+            "tollgate prove --via 10.0.0.5:8080",
+            "tollgate prove --via http://a/b",
+            "tollgate prove --via http://a --certificate c.pem",
+            "tollgate prove --timeout 0s",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

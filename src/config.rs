@@ -15,6 +15,7 @@ mod keys;
 mod load;
 mod observers;
 mod problem;
+mod prove;
 mod raw;
 mod read;
 mod reason;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
+use crate::prove::Proofs;
 use crate::proxy::failed_auth::FailedAuth;
 use crate::proxy::{FailedAuthLimit, LateUses};
 use crate::readiness::Readiness;
@@ -41,6 +42,8 @@ pub struct Health {
     pub(crate) uses: Arc<Uses>,
     /// Times that their use could not be recorded.
     pub flushes_failed: Arc<AtomicU64>,
+    /// What proofs made here came to.
+    pub(crate) proofs: Arc<Proofs>,
 }
 
 impl Health {
@@ -66,6 +69,7 @@ impl Health {
             failed_auth: Arc::new(FailedAuth::new(failed_auth)),
             uses: Arc::default(),
             flushes_failed: Arc::default(),
+            proofs: Arc::default(),
         }
     }
 

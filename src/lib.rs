@@ -42,6 +42,7 @@
 //! | [`health`], [`readiness`] | how this sidecar is, and whether it wants requests |
 //! | [`fleet`] | this sidecar among the others: its reports |
 //! | [`access_log`], [`traces`] | what is said of each request |
+//! | [`prove`] | whether sidecars refuse a token that was revoked, measured at their listeners |
 //! | [`console`] | the admin API: tokens and users, managed from elsewhere |
 //! | [`admin`], [`metrics`] | health, metrics and the console on their own listener |
 //! | [`config`] | the configuration, valid by construction |
@@ -79,6 +80,7 @@ mod lines;
 mod listener;
 mod lock;
 mod metrics;
+mod prove;
 pub mod proxy;
 mod random;
 pub mod readiness;

@@ -22,6 +22,10 @@
 //! | `tollgate_usage_unwritten_seconds` | above 10 or so: what was used since then is not in the store yet, and `token list` does not show it; `+Inf`: nothing is |
 //! | `tollgate_usage_flushes_failed_total` | grows: the store does not record the use of tokens; the log says why |
 //! | `tollgate_usage_agents_left_out_total` | grows: more than 131,072 agents since the store was written last; which they are is not recorded |
+//! | `tollgate_proofs_total` | by verdict, where `admin.prove` makes some: grows with `not_proven`: a sidecar lets a revoked token in, or a good one not; the log names it |
+//! | `tollgate_proof_last_success_timestamp_seconds` | longer ago than a few intervals: it is not known any more that revocations work |
+//! | `tollgate_proof_refused_after_seconds` | above a second: revocations are slow on their way |
+//! | `tollgate_proof_listeners_asked`, `tollgate_proof_listeners_refused` | unlike each other: the log names those that did not do what they should, or could not be asked |
 //! | `tollgate_connections_open` | near `limits.max_connections`: new ones wait |
 //! | `tollgate_connections_refused_total` | grows: a client has more than `limits.max_connections_per_client` |
 //! | `tollgate_connections_without_proxy_header_total` | grows: a balancer in `proxy_protocol` of a listener sends none (HAProxy: `send-proxy-v2` at its server), or not in time |
@@ -49,6 +53,7 @@ use std::sync::atomic::Ordering;
 use crate::clock::Instant;
 use crate::health::Health;
 use crate::lines::Lines;
+use crate::prove::Verdict;
 use crate::proxy::failed_auth::Failure;
 use crate::replica::ReplicaStatus;
 use crate::upstream::{Node, Step, Upstream};
@@ -157,6 +162,20 @@ const METRICS: &[Metric] = &[
     counter("tollgate_usage_agents_left_out_total", "Agents whose use could not be remembered.", |sample| {
         Some(sample.health.uses.left_out() as f64)
     }),
+    gauge(
+        "tollgate_proof_last_success_timestamp_seconds",
+        "When a proof ended last in which every listener refused a revoked token.",
+        |sample| Some(sample.health.proofs.figures()?.last_success?.as_second() as f64),
+    ),
+    gauge("tollgate_proof_refused_after_seconds", "How long the slowest listener took then to refuse it.", |sample| {
+        Some(sample.health.proofs.figures()?.refused_after?.as_secs_f64())
+    }),
+    gauge("tollgate_proof_listeners_asked", "Listeners that the last proof asked.", |sample| {
+        Some(sample.health.proofs.figures()?.listeners?.1 as f64)
+    }),
+    gauge("tollgate_proof_listeners_refused", "Of these, those that refused a revoked token.", |sample| {
+        Some(sample.health.proofs.figures()?.listeners?.0 as f64)
+    }),
     gauge("tollgate_connections_open", "Open client connections.", |sample| {
         Some(sample.health.connections.load(Ordering::Relaxed) as f64)
     }),
@@ -192,6 +211,9 @@ const METRICS: &[Metric] = &[
 /// One value for each reason.
 const FAILURES: (&str, &str) =
     ("tollgate_authentication_failures_total", "Requests that were not authenticated, by reason.");
+
+/// One value for each verdict, where proofs are made.
+const PROOFS: (&str, &str) = ("tollgate_proofs_total", "Proofs that revoked tokens are refused, by what came of them.");
 
 struct UpstreamMetric {
     name: &'static str,
@@ -301,6 +323,13 @@ pub(crate) fn render(health: &Health) -> String {
         let total = health.failed_auth.total(failure);
         writeln!(text, "{name}{{reason=\"{failure}\"}} {total}").unwrap_or_default();
     }
+    if let Some(figures) = health.proofs.figures() {
+        let (name, help) = PROOFS;
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter").unwrap_or_default();
+        for (verdict, total) in Verdict::ALL.into_iter().zip(figures.totals) {
+            writeln!(text, "{name}{{verdict=\"{verdict}\"}} {total}").unwrap_or_default();
+        }
+    }
     for UpstreamMetric { name, kind, help, read } in UPSTREAM_METRICS {
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
         for upstream in &health.upstreams {
@@ -342,7 +371,8 @@ mod tests {
     fn names_are_unique_and_follow_the_rules() {
         let all: Vec<_> = (METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
             .chain(UPSTREAM_METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
-            .chain([(FAILURES.0, MetricKind::Counter, FAILURES.1), LATE])
+            .chain([FAILURES, PROOFS].map(|(name, help)| (name, MetricKind::Counter, help)))
+            .chain([LATE])
             .collect();
         let names: HashSet<_> = all.iter().map(|(name, ..)| name).collect();
         assert_eq!(names.len(), all.len());
@@ -358,7 +388,8 @@ mod tests {
     fn every_metric_is_documented() {
         let docs = include_str!("metrics.rs").split("\nuse ").next().expect("a beginning");
         let names = METRICS.iter().map(|metric| metric.name);
-        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain([FAILURES.0, LATE.0]) {
+        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain([FAILURES.0, PROOFS.0, LATE.0])
+        {
             let short = name.strip_prefix("tollgate_replica").unwrap_or(name);
             assert!(docs.contains(&format!("`{name}`")) || docs.contains(&format!("`{short}`")), "{name}");
         }

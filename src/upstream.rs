@@ -30,6 +30,7 @@ use crate::token::RawToken;
 use crate::token::raw::InvalidToken;
 
 pub(crate) use balance::{Balancer, Chosen, Tried};
+pub(crate) use connect::Connector;
 use connect::{Address, ConnectError};
 pub(crate) use in_flight::{InFlight, InFlightSlot, Priority};
 use node::Condition;

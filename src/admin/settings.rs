@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::console::{PublicUrl, Switch};
+use crate::prove::ProveAtInterval;
 use crate::store::{Settings, StoreUrl};
 use crate::tls::TlsConfig;
 
@@ -22,6 +23,8 @@ pub struct AdminConfig {
     pub store_username: Option<String>,
     /// Holds that user's password, nothing else.
     pub store_password_file: Option<PathBuf>,
+    /// Whether it is proven again and again that revoked tokens are refused, and how.
+    pub(crate) prove: ProveAtInterval,
 }
 
 impl Default for AdminConfig {
@@ -33,6 +36,7 @@ impl Default for AdminConfig {
             console: None,
             store_username: None,
             store_password_file: None,
+            prove: ProveAtInterval::default(),
         }
     }
 }

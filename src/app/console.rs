@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::task::AbortHandle;
 
+use super::prove::{Process, Proving};
 use super::supervise::Supervisor;
 use super::{AdminListener, StartError};
 use crate::admin::Admin;
@@ -45,6 +46,9 @@ impl ConsoleProcess {
             expired_retention: config.expired_retention,
             late: Arc::clone(&health.late),
         };
+        let description =
+            Process { name: &config.name, store: &config.store, audit: &config.audit, health: &health, sidecar: None };
+        let proving = Proving::new(&config.admin.prove, Ok(&store), &description)?;
         let registry = Registry::new(Arc::clone(&store)).with_audit(config.audit);
         let console = Console::new(
             authorizer,
@@ -56,6 +60,9 @@ impl ConsoleProcess {
         );
         let supervisor = Supervisor::new(Arc::clone(&health.panics));
         let mut process = Self { address, health: Arc::clone(&health), supervisor, tasks: Vec::new() };
+        if let Some(proving) = proving {
+            process.spawn("proofs", move || proving.clone().run());
+        }
         let certificates: Vec<_> = tls.clone().into_iter().collect();
         process.spawn("file watcher", move || reload::watch(Vec::new(), certificates.clone()));
         let admin = Admin { health, tls, console: Some(console.router()) };

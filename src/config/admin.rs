@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use super::reason::Reason;
 use super::sections::ADDRESS;
 use super::store::USERNAME;
-use super::tls;
 use super::visit::{FILE, Maybe, Visitor, text};
+use super::{prove, tls};
 use crate::admin::AdminConfig;
 use crate::store::settings::read_password;
 
@@ -17,13 +17,14 @@ pub(super) fn address(address: &mut SocketAddr, keys: &mut impl Visitor) {
 
 /// The keys of `[admin]`.
 pub(super) fn admin(config: &mut AdminConfig, keys: &mut impl Visitor) {
-    let AdminConfig { address, tls, public_url, console, store_username, store_password_file } = config;
+    let AdminConfig { address, tls, public_url, console, store_username, store_password_file, prove } = config;
     self::address(address, keys);
     keys.section("tls", |keys| tls::admin(tls, keys));
     keys.value("public_url", &Maybe(text()), public_url);
     keys.value("console", &Maybe(text()), console);
     keys.value("store_username", &Maybe(USERNAME), store_username);
     keys.value("store_password_file", &Maybe(FILE), store_password_file);
+    keys.section("prove", |keys| prove::prove(prove, keys));
     keys.check(|section| {
         if let Some(Err(error)) = config.store_password_file.as_deref().map(read_password) {
             section.problem("store_password_file", Reason::invalid(error));

@@ -173,6 +173,8 @@ pub enum Reason {
     ShortStaleness { probe_interval: Duration },
     #[error("it must be longer than probe_interval ({}), or it is exceeded between probes", format_duration(*.probe_interval))]
     ShortPermissionStaleness { probe_interval: Duration },
+    #[error("a proof may take twice its timeout ({}): the interval must be as long at least", format_duration(*.timeout))]
+    ShortProveInterval { timeout: Duration },
     #[error("a route has either a permission or auth, not both")]
     PermissionAndAuth,
     #[error("{method} on this path is shadowed by the route at {place}; remove one of the two")]

@@ -19,6 +19,8 @@ const LAYERS: &[&[&str]] = &[
     &["proxy"],
     &["connection"],
     &["listener"],
+    // Whether all of that holds, seen from outside.
+    &["prove"],
     // What is said of a sidecar.
     &["health", "reload"],
     &["fleet", "metrics"],
