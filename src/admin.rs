@@ -3,6 +3,7 @@
 mod settings;
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,10 +77,18 @@ impl Admin {
 
     async fn connection(self, stream: TcpStream, peer: SocketAddr) {
         let Some(acceptor) = self.tls.as_deref().map(Tls::acceptor) else { return self.requests(stream, peer).await };
-        match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.requests(stream, peer).await,
-            Ok(Err(error)) => tracing::debug!(%error, "admin TLS handshake"),
-            Err(_) => tracing::debug!("admin TLS handshake: timeout"),
+        let mut first = [0];
+        let accept = async {
+            if stream.peek(&mut first).await? == 0 {
+                return Ok(None);
+            }
+            acceptor.accept(stream).await.map(Some)
+        };
+        let accepted = tokio::time::timeout(HEAD_TIMEOUT, accept).await;
+        match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(Some(stream)) => self.requests(stream, peer).await,
+            Ok(None) => {}
+            Err(error) => self.health.handshakes.failed(peer.ip(), &error, first[0]),
         }
     }
 

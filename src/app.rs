@@ -166,6 +166,7 @@ impl Sidecar {
             &config.limits,
             Arc::clone(&health.refused),
             Arc::clone(&health.without_proxy_header),
+            Arc::clone(&health.handshakes),
         ));
         let access_log = AccessLog::open(&config.access_log, &health.access_log_lost).map_err(StartError::AccessLog)?;
         let (tracer, exporter) = Tracer::new(&config.traces, &config.name, &health.spans_lost).unzip();

@@ -66,7 +66,7 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
     let stream = match tls {
         None => Stream::Plain(stream),
         // Boxed, like everything that is over before the connection becomes idle: it would enlarge the task for good.
-        Some(acceptor) => match Box::pin(handshake(&proxy, &alarm, acceptor, stream)).await {
+        Some(acceptor) => match Box::pin(handshake(&proxy, &alarm, &limits, acceptor, stream, address)).await {
             Some(stream) => stream,
             None => return,
         },
@@ -117,21 +117,29 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
     }
 }
 
-async fn handshake(proxy: &Proxy, alarm: &Alarm, acceptor: TlsAcceptor, stream: TcpStream) -> Option<Stream> {
+async fn handshake(
+    proxy: &Proxy,
+    alarm: &Alarm,
+    limits: &ConnectionLimits,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    address: IpAddr,
+) -> Option<Stream> {
     alarm.set(proxy.gate.timeouts.tls_handshake);
+    let mut first = [0];
     let accept = async {
-        stream.readable().await?; // before it there is nothing to read
-        acceptor.accept(stream).await
+        // Before it there is nothing to read; and it tells HTTP from TLS.
+        if stream.peek(&mut first).await? == 0 {
+            return Ok(None);
+        }
+        acceptor.accept(stream).await.map(Some)
     };
-    match alarm.race(accept).await {
-        Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream.into()))),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "TLS handshake failed");
-            None
-        }
-        Err(_) => {
-            tracing::debug!("TLS handshake took too long");
-            None
-        }
-    }
+    let error = match alarm.race(accept).await {
+        Ok(Ok(stream)) => return stream.map(|stream| Stream::Tls(Box::new(stream.into()))),
+        Ok(Err(error)) => error,
+        Err(Interrupt::Deadline) => std::io::ErrorKind::TimedOut.into(),
+        Err(_) => return None,
+    };
+    limits.handshakes.failed(address, &error, first[0]);
+    None
 }

@@ -8,6 +8,7 @@ use crate::proxy::failed_auth::FailedAuth;
 use crate::proxy::{FailedAuthLimit, LateUses};
 use crate::readiness::Readiness;
 use crate::replica::{MaxStaleness, Replica};
+use crate::tls::handshake::Handshakes;
 use crate::upstream::Upstream;
 use crate::usage::Uses;
 
@@ -36,6 +37,8 @@ pub struct Health {
     pub access_log_lost: Arc<AtomicU64>,
     /// Spans that were not exported.
     pub spans_lost: Arc<AtomicU64>,
+    /// TLS handshakes of clients that failed.
+    pub(crate) handshakes: Arc<Handshakes>,
     /// Requests that nobody could be let in for.
     pub(crate) failed_auth: Arc<FailedAuth>,
     /// Which tokens are used here.
@@ -66,6 +69,7 @@ impl Health {
             without_proxy_header: Arc::default(),
             access_log_lost: Arc::default(),
             spans_lost: Arc::default(),
+            handshakes: Arc::default(),
             failed_auth: Arc::new(FailedAuth::new(failed_auth)),
             uses: Arc::default(),
             flushes_failed: Arc::default(),

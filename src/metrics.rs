@@ -31,6 +31,7 @@
 //! | `tollgate_connections_without_proxy_header_total` | grows: a balancer in `proxy_protocol` of a listener sends none (HAProxy: `send-proxy-v2` at its server), or not in time |
 //! | `tollgate_authentication_failures_total` | by reason (no_credential, token_format, unknown_token, expired, owner_disabled): what 401 and 429 came from; the log says which clients and tokens |
 //! | `tollgate_authentication_limited_total` | grows: a client is over `limits.failed_auth`, and gets 429 |
+//! | `tollgate_tls_handshakes_failed_total` | by reason (plain_http, no_certificate, unknown_ca, certificate_expired, certificate_revoked, refused_by_client, ...): clients that could not connect to a TLS listener, the admin listener's too; the log says which and why |
 //! | `tollgate_upstream_failures_total` | by upstream and step (resolve, connect, tls, request, first_byte, reply): what each 502, 504 and cut reply came from |
 //! | `tollgate_upstream_credential_refused_total` | grows: the Controller refuses the service token, or the lack of one with `strip`; `/readyz` and the log say which |
 //! | `tollgate_upstream_waiting` | above 0 for long: `max_in_flight` requests are in flight, and the Controller is too slow for the load |
@@ -56,6 +57,7 @@ use crate::lines::Lines;
 use crate::prove::Verdict;
 use crate::proxy::failed_auth::Failure;
 use crate::replica::ReplicaStatus;
+use crate::tls::handshake::HandshakeFailure;
 use crate::upstream::{Node, Step, Upstream};
 use crate::words::words;
 
@@ -214,6 +216,9 @@ const FAILURES: (&str, &str) =
 
 /// One value for each verdict, where proofs are made.
 const PROOFS: (&str, &str) = ("tollgate_proofs_total", "Proofs that revoked tokens are refused, by what came of them.");
+/// The same.
+const HANDSHAKES: (&str, &str) =
+    ("tollgate_tls_handshakes_failed_total", "TLS handshakes of clients that failed, by reason.");
 
 struct UpstreamMetric {
     name: &'static str,
@@ -330,6 +335,12 @@ pub(crate) fn render(health: &Health) -> String {
             writeln!(text, "{name}{{verdict=\"{verdict}\"}} {total}").unwrap_or_default();
         }
     }
+    let (name, help) = HANDSHAKES;
+    writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter").unwrap_or_default();
+    for failure in HandshakeFailure::ALL {
+        let total = health.handshakes.total(failure);
+        writeln!(text, "{name}{{reason=\"{failure}\"}} {total}").unwrap_or_default();
+    }
     for UpstreamMetric { name, kind, help, read } in UPSTREAM_METRICS {
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
         for upstream in &health.upstreams {
@@ -371,7 +382,7 @@ mod tests {
     fn names_are_unique_and_follow_the_rules() {
         let all: Vec<_> = (METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
             .chain(UPSTREAM_METRICS.iter().map(|metric| (metric.name, metric.kind, metric.help)))
-            .chain([FAILURES, PROOFS].map(|(name, help)| (name, MetricKind::Counter, help)))
+            .chain([FAILURES, PROOFS, HANDSHAKES].map(|(name, help)| (name, MetricKind::Counter, help)))
             .chain([LATE])
             .collect();
         let names: HashSet<_> = all.iter().map(|(name, ..)| name).collect();
@@ -388,7 +399,8 @@ mod tests {
     fn every_metric_is_documented() {
         let docs = include_str!("metrics.rs").split("\nuse ").next().expect("a beginning");
         let names = METRICS.iter().map(|metric| metric.name);
-        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain([FAILURES.0, PROOFS.0, LATE.0])
+        let others = [FAILURES.0, PROOFS.0, HANDSHAKES.0, LATE.0];
+        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain(others)
         {
             let short = name.strip_prefix("tollgate_replica").unwrap_or(name);
             assert!(docs.contains(&format!("`{name}`")) || docs.contains(&format!("`{short}`")), "{name}");

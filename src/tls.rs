@@ -6,6 +6,7 @@
 
 mod crl;
 mod expiry;
+pub(crate) mod handshake;
 mod settings;
 mod subject;
 mod verify;

@@ -13,6 +13,7 @@ use crate::lock::Mutex;
 use crate::proxy::Limits;
 use crate::proxy::network::client_network;
 use crate::sampler::Sampler;
+use crate::tls::handshake::Handshakes;
 
 /// The limits of client connections, over all listeners and workers.
 pub(crate) struct ConnectionLimits {
@@ -22,6 +23,8 @@ pub(crate) struct ConnectionLimits {
     refused: Arc<AtomicU64>,
     /// Connections that were closed because they did not begin with a PROXY header.
     without_header: Arc<AtomicU64>,
+    /// TLS handshakes that failed.
+    pub(super) handshakes: Arc<Handshakes>,
     /// For the log: each of these, and failures to accept.
     refusals: Sampler,
     headers: Sampler,
@@ -46,14 +49,21 @@ struct ClientSlot {
 }
 
 impl ConnectionLimits {
-    /// All free. Counts here connections that were refused, and those without the PROXY header that they must have.
-    pub(crate) fn new(limits: &Limits, refused: Arc<AtomicU64>, without_header: Arc<AtomicU64>) -> Self {
+    /// All free. Counts here connections that were refused, those without the PROXY header that they must have, and those whose
+    /// TLS handshake failed.
+    pub(crate) fn new(
+        limits: &Limits,
+        refused: Arc<AtomicU64>,
+        without_header: Arc<AtomicU64>,
+        handshakes: Arc<Handshakes>,
+    ) -> Self {
         let clients = limits.max_connections_per_client.map(|most| Clients { most, counts: Mutex::default() });
         Self {
             slots: Arc::new(Semaphore::new(limits.max_connections.get().min(Semaphore::MAX_PERMITS))),
             clients: clients.map(Arc::new),
             refused,
             without_header,
+            handshakes,
             refusals: Sampler::default(),
             headers: Sampler::default(),
             failures: Sampler::default(),

@@ -1,5 +1,6 @@
 //! TLS on both sides: what listeners offer to agents, and in [`upstream`] how `https` upstreams are verified.
 
+mod handshake;
 mod upstream;
 
 use std::net::SocketAddr;
