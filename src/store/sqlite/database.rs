@@ -36,6 +36,10 @@ pub(super) struct Database {
 impl Database {
     /// Opens the file, and returns its position. Where there is none it is made, if that is asked for.
     pub(super) fn open(path: &Path, create: bool) -> Result<(Self, Position), DatabaseFault> {
+        Self::try_open(path, create).map_err(|fault| fault.of_directory(path))
+    }
+
+    fn try_open(path: &Path, create: bool) -> Result<(Self, Position), DatabaseFault> {
         if !create {
             FileIdentity::of_database(path)?;
         }

@@ -1,8 +1,10 @@
 //! What can go wrong with a database file, in words for whoever has to mend it.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{ErrorCode, ffi};
+use rustix::fs::{Access, access};
 
 use super::migration::EARLIER;
 use super::schema::SCHEMA_VERSION;
@@ -20,6 +22,8 @@ pub(super) enum DatabaseFault {
     Full,
     #[error("this user may not write to the database file or its directory")]
     NotWritable,
+    #[error("this user may not write to the directory {}: the database needs files beside it", .0.display())]
+    DirectoryNotWritable(PathBuf),
     #[error("the database file is damaged: restore it from a backup")]
     Corrupt(#[source] rusqlite::Error),
     #[error("the database file was removed or replaced meanwhile: try again")]
@@ -44,6 +48,28 @@ pub(super) enum DatabaseFault {
     Frozen(String),
     #[error("the operation was cut off")]
     CutOff(#[from] tokio::task::JoinError),
+}
+
+impl DatabaseFault {
+    /// The same of the database at this path: where the reason is its directory, that is said.
+    pub(super) fn of_directory(self, path: &Path) -> Self {
+        let is_refusal = match &self {
+            Self::NotWritable => true,
+            Self::Sqlite(error) => error.sqlite_error_code() == Some(ErrorCode::CannotOpen),
+            Self::Io(error) => {
+                matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+            }
+            _ => false,
+        };
+        // What is to be made is made in the lowest directory that there is.
+        let directory = path.ancestors().skip(1).find(|directory| directory.is_dir());
+        match directory.filter(|_| is_refusal) {
+            Some(directory) if access(directory, Access::WRITE_OK | Access::EXEC_OK).is_err() => {
+                Self::DirectoryNotWritable(directory.to_owned())
+            }
+            _ => self,
+        }
+    }
 }
 
 /// Why a file is not a store of this version, and what to do. Completes the name of the store.
