@@ -219,7 +219,10 @@ impl Sidecar {
                 let (authorizer, freshness) = (gate.authorizer.clone(), config.freshness.clone());
                 let (public_url, trusted_proxies) = (config.admin.public_url.clone(), config.trusted_proxies);
                 let failed_auth = Arc::clone(&health.failed_auth);
-                let registry = audit_keeper.insert(Registry::new(store).with_audit(config.audit.clone())).clone();
+                let registry = Registry::new(store)
+                    .with_audit(config.audit.clone())
+                    .with_max_token_lifetime(config.max_token_lifetime);
+                let registry = audit_keeper.insert(registry).clone();
                 Some(Console::new(authorizer, freshness, registry, public_url, trusted_proxies, failed_auth).router())
             }
             Err(reason) => reason.map(api::off),

@@ -4,6 +4,7 @@
 //!   dev, serve, console,   the process itself                  (cli/serve.rs)
 //!   check ───────────────►
 //!   health ──────────────► the sidecar on this host            (cli/health.rs)
+//!   completions, man ────► this definition itself              (cli/generated.rs)
 //!   audit ───────────────► session: store, registry, actor     (cli/audit.rs)
 //!   status ──────────────► session: store, reports             (cli/status.rs)
 //!   prove ───────────────► session: store, registry, actor     (cli/prove.rs)
@@ -20,6 +21,7 @@ mod args;
 mod audit;
 mod confirm;
 mod export;
+mod generated;
 mod health;
 mod import;
 mod journal;
@@ -34,6 +36,7 @@ mod store;
 mod table;
 mod time;
 mod token;
+mod unit;
 mod usage;
 mod user;
 mod wait;
@@ -113,6 +116,12 @@ pub(crate) enum Command {
     /// Say whether the sidecar on this host is ready
     #[command(after_help = health::EXAMPLES)]
     Health(health::HealthArgs),
+    /// Print the script by which a shell completes the command line
+    #[command(after_help = generated::COMPLETIONS_EXAMPLES)]
+    Completions(generated::CompletionsArgs),
+    /// Print a manual page
+    #[command(after_help = generated::MAN_EXAMPLES)]
+    Man(generated::ManArgs),
     /// Show the store and every sidecar
     Status(status::StatusArgs),
     /// Prove that a revoked token is refused: make one, revoke it, and measure at every sidecar's listener
@@ -154,6 +163,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         Command::Audit(command) => session::block_on(audit::run(&globals, command)),
         Command::Store(command) => session::block_on(store::run(&globals, command)),
         Command::Health(args) => health::health(&globals, &args),
+        Command::Completions(args) => generated::completions(&args),
+        Command::Man(args) => generated::man(&args),
         Command::Status(args) => session::block_on(status::run(&globals, args)),
         Command::Prove(args) => session::block_on(prove::run(&globals, args)),
     }
@@ -261,6 +272,20 @@ mod tests {
             "tollgate prove",
             "tollgate prove --via http://10.0.0.5:8080 --via https://edge:8443 --ca ca.pem --timeout 30s --json",
             "tollgate prove --via http://a:1,http://b:1,unix:/run/t.sock --certificate c.pem --key c.key",
+            "tollgate token find 3f9a0c11b2d4",
+            "tollgate token find --json",
+            "tollgate token revoke --user anna --state expired --dry-run",
+            "tollgate token delete --ids-from ids.txt --if-exists --yes",
+            "tollgate token reassign 0000000000001 0000000000001 --ids-from - --to anna",
+            "tollgate token create --user anna --description x --expires 2027-01-31",
+            "tollgate token create --user anna --description x --token-file f --if-not-exists",
+            "tollgate user add anna --role manager --if-not-exists --json",
+            "tollgate user delete anna --if-exists --yes",
+            "tollgate init --if-not-exists",
+            "tollgate completions bash",
+            "tollgate man",
+            "tollgate man token revoke",
+            "tollgate man --all DIRECTORY",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -307,6 +332,11 @@ mod tests {
             "tollgate prove --via http://a/b",
             "tollgate prove --via http://a --certificate c.pem",
             "tollgate prove --timeout 0s",
+            "tollgate token find 3f9",
+            "tollgate token revoke 0000000000001 --user anna",
+            "tollgate token revoke --ids-from f --state active",
+            "tollgate token create --user anna --description x --if-not-exists",
+            "tollgate completions tcsh",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

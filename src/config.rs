@@ -27,7 +27,7 @@ mod tls;
 mod upstream;
 mod visit;
 
-pub use load::{Overrides, Source, admin_address, audit_settings, load, store_settings};
+pub use load::{Overrides, Source, admin_address, audit_settings, load, max_token_lifetime, store_settings};
 pub use problem::{Problem, Problems};
 pub use raw::Place;
 pub use reason::{Cause, Reason};
@@ -68,6 +68,8 @@ pub struct Config {
     pub freshness: FreshnessConfig,
     /// For how long an expired token is refused as such, and not as one that nobody knows.
     pub expired_retention: Duration,
+    /// How long a new token may live at most. As the audit trail, it is for whoever makes one.
+    pub max_token_lifetime: Option<Duration>,
     /// What becomes of the audit trail. It is for whoever commits, which a sidecar does not.
     pub audit: audit::Settings,
     /// Where health, metrics and the console are.

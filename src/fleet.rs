@@ -108,6 +108,7 @@ impl Reporter {
             name,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             address: address.map(|address| address.to_string()).unwrap_or_default(),
+            host: store::report::this_host(),
             started_at: Timestamp::now(),
             applied: None,
             head: None,

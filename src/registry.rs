@@ -23,6 +23,7 @@ mod bulk;
 mod draft;
 mod error;
 pub mod export;
+mod find;
 pub mod import;
 mod late;
 mod purge;
@@ -81,6 +82,8 @@ pub struct Registry {
     store: Arc<dyn Store>,
     commits: Arc<Mutex<Commits>>,
     audit: Arc<Audit>,
+    /// How long a new token may live.
+    max_token_lifetime: Option<Duration>,
     origin: Origin,
 }
 
@@ -111,7 +114,19 @@ impl Commits {
 impl Registry {
     /// The registry in this store.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, commits: Arc::default(), audit: Arc::default(), origin: Origin::default() }
+        Self {
+            store,
+            commits: Arc::default(),
+            audit: Arc::default(),
+            max_token_lifetime: None,
+            origin: Origin::default(),
+        }
+    }
+
+    /// No new token lives longer than this. Those that exist, or are imported, do.
+    #[must_use]
+    pub fn with_max_token_lifetime(self, max_token_lifetime: Option<Duration>) -> Self {
+        Self { max_token_lifetime, ..self }
     }
 
     /// Where its records live.

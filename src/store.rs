@@ -492,6 +492,11 @@ pub trait Reports: Send + Sync + 'static {
 
     /// The reports that have not expired, in the order of their names. One that cannot be read is left out, and logged.
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError>;
+
+    /// Whether all that report to it are on one host.
+    fn is_of_one_host(&self) -> bool {
+        false
+    }
 }
 
 /// All five of one store. Implementations pass the conformance suite in `tests/it/conformance.rs`.

@@ -3,6 +3,7 @@
 //! Values are parsed once, at the edge, into types that cannot hold an illegal value: a [`Digest`] is 32 bytes, a
 //! [`Permission`] is one that exists, a [`PermissionSet`] holds nothing else.
 
+mod digest_prefix;
 pub(crate) mod grant;
 pub(crate) mod id;
 pub(crate) mod permission;
@@ -10,6 +11,7 @@ pub mod raw;
 pub(crate) mod record;
 pub(crate) mod role;
 
+pub use digest_prefix::{DigestPrefix, InvalidDigestPrefix};
 pub use grant::{Grant, Owner};
 pub use id::{TokenId, UserId};
 pub use permission::{Action, Permission, PermissionSet, Resource};

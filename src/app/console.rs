@@ -49,7 +49,9 @@ impl ConsoleProcess {
         let description =
             Process { name: &config.name, store: &config.store, audit: &config.audit, health: &health, sidecar: None };
         let proving = Proving::new(&config.admin.prove, Ok(&store), &description)?;
-        let registry = Registry::new(Arc::clone(&store)).with_audit(config.audit);
+        let registry = Registry::new(Arc::clone(&store))
+            .with_audit(config.audit)
+            .with_max_token_lifetime(config.max_token_lifetime);
         let console = Console::new(
             authorizer,
             config.freshness.clone(),

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use jiff::civil::Date;
 use jiff::fmt::friendly::SpanParser;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
@@ -81,7 +82,7 @@ impl PermissionArgs {
 pub(super) enum Expiry {
     /// So long after its creation.
     After(Duration),
-    /// At this time.
+    /// At this time; of a date, at its end in UTC.
     At(Timestamp),
 }
 
@@ -89,7 +90,9 @@ pub(super) enum Expiry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidExpiry {
     /// Neither a duration nor a time.
-    #[error("write a duration such as 30d, 12h or 1d12h, at most 36500d, or a time such as 2027-01-31T00:00:00Z")]
+    #[error(
+        "write a duration such as 30d, 12h or 1d12h, at most 36500d, a date such as 2027-01-31, or a time such as 2027-01-31T08:00:00Z"
+    )]
     Form,
     /// A duration of nothing.
     #[error("a token must be valid for at least one second")]
@@ -114,9 +117,16 @@ impl FromStr for Expiry {
         match parse_duration(text) {
             Ok(duration) if duration < Duration::from_secs(1) => Err(InvalidExpiry::Zero),
             Ok(duration) => Ok(Self::After(duration)),
-            Err(InvalidDuration) => text.parse().map(Self::At).map_err(|_| InvalidExpiry::Form),
+            Err(InvalidDuration) => text.parse().ok().or_else(|| end_of(text)).map(Self::At).ok_or(InvalidExpiry::Form),
         }
     }
+}
+
+/// The end of a day in UTC: whoever names a day expects the token to work on it.
+fn end_of(date: &str) -> Option<Timestamp> {
+    let has_form = date.len() == 10 && date.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    let day: Date = has_form.then(|| date.parse().ok()).flatten()?;
+    Some(day.tomorrow().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
 /// How long ago something was: months and years by the calendar (UTC).
@@ -212,6 +222,8 @@ mod tests {
         assert_eq!(after("1w2d3h4m5s"), Ok(1_000 + 9 * 86_400 + 3 * 3_600 + 4 * 60 + 5));
         assert_eq!(after("1970-01-01T01:00:00Z"), Ok(3_600));
         assert_eq!(after("1970-01-01T01:00:00+01:00"), Ok(0));
+        assert_eq!(after("1970-01-02"), Ok(2 * 86_400), "all of that day");
+        assert_eq!(after("1972-02-29").map(|end| end % 86_400), Ok(0));
     }
 
     #[test]
@@ -228,7 +240,10 @@ mod tests {
             "9999999d",
             "99999999999999999999w",
             "never",
-            "2027-01-31",
+            "2027-02-29",
+            "20270131",
+            "2027-1-31",
+            "9999-12-31",
             "30é",
             "１d",
         ] {

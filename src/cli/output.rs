@@ -106,6 +106,12 @@ pub(super) fn may_colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !declined && !dumb
 }
 
+/// Whether what is printed goes to nobody: to `/dev/null`, which also stands in for a standard output that was closed.
+pub(super) fn is_discarded() -> bool {
+    let number = |file: rustix::io::Result<rustix::fs::Stat>| file.ok().map(|stat| (stat.st_mode, stat.st_rdev));
+    number(rustix::fs::fstat(io::stdout())).is_some_and(|stdout| Some(stdout) == number(rustix::fs::stat("/dev/null")))
+}
+
 /// Says something to the person at the terminal: a line on standard error. That it cannot be said is no failure.
 pub(super) fn note(text: impl Display) {
     drop(writeln!(io::stderr().lock(), "{text}"));

@@ -1,5 +1,6 @@
 //! `dev`, `serve`, `console` and `check`: the commands on the process itself.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -141,6 +142,15 @@ pub(super) fn store_settings(globals: &Globals) -> anyhow::Result<Settings> {
     gather_store(globals).map_err(into_error)
 }
 
+/// Whether the options or the environment say which registry is meant. systemd's own processes are told their state directory.
+pub(super) fn names_store(globals: &Globals) -> bool {
+    let names = |(name, _): (OsString, OsString)| {
+        let name = name.to_string_lossy().to_ascii_uppercase();
+        name == "TOLLGATE_CONFIG" || name == "STATE_DIRECTORY" || name.starts_with("TOLLGATE_STORE")
+    };
+    globals.store.is_some() || globals.config.is_some() || std::env::vars_os().any(names)
+}
+
 /// The same of an argument: a URL is what `--store` would be; of a file nothing but that file counts, since variables and
 /// flags would make one store of two.
 ///
@@ -180,6 +190,14 @@ fn gather_store(globals: &Globals) -> Result<Settings, Problems> {
 /// What is wrong with the configuration.
 pub(super) fn audit_settings(globals: &Globals) -> anyhow::Result<audit::Settings> {
     config::audit_settings(&source_of(globals).0).map_err(into_error)
+}
+
+/// How long new tokens may live, from where [`store_settings`] reads.
+///
+/// # Errors
+/// What is wrong with the configuration.
+pub(super) fn max_token_lifetime(globals: &Globals) -> anyhow::Result<Option<Duration>> {
+    config::max_token_lifetime(&source_of(globals).0).map_err(into_error)
 }
 
 fn source_of(globals: &Globals) -> (Source, Overrides) {

@@ -2,12 +2,14 @@
 
 use std::future::Future;
 use std::io;
+use std::path::Path;
 
 use anyhow::Context as _;
 
 use super::Globals;
 use super::output::{OutputError, may_colour, note};
-use super::serve::{audit_settings, store_settings};
+use super::serve::{audit_settings, max_token_lifetime, names_store, store_settings};
+use super::unit::{self, Chosen};
 use crate::audit::Forwarded;
 use crate::chain::chain;
 use crate::registry::receipt::longest_bound;
@@ -29,8 +31,17 @@ impl Session {
     /// # Errors
     /// When they name none that can be opened.
     pub(crate) async fn open(globals: &Globals, absent: Absent) -> anyhow::Result<Self> {
-        let store = store::open(&store_settings(globals)?, absent).await?;
-        let registry = Registry::new(store).with_audit(audit_settings(globals)?);
+        let settings = store_settings(globals)?;
+        let Chosen { settings, config, said } = match names_store(globals) {
+            true => Chosen { settings, config: None, said: None },
+            false => unit::choose(settings, absent, Path::new("/")),
+        };
+        said.into_iter().for_each(note);
+        let globals = &Globals { config: config.or_else(|| globals.config.clone()), ..globals.clone() };
+        let store = store::open(&settings, absent).await?;
+        let registry = Registry::new(store)
+            .with_audit(audit_settings(globals)?)
+            .with_max_token_lifetime(max_token_lifetime(globals)?);
         Ok(Self { registry, actor: Actor::Operator(format!("cli:{}", login_name())) })
     }
 }

@@ -187,6 +187,7 @@ mod tests {
             name: "edge-1".to_owned(),
             version: "0.1.0".to_owned(),
             address: "127.0.0.1:8080".to_owned(),
+            host: String::new(),
             started_at: Timestamp::UNIX_EPOCH,
             applied: applied.map(|(epoch, revision)| (Epoch(epoch), Revision(revision))),
             head: None,

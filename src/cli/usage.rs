@@ -9,7 +9,7 @@ use super::session::Session;
 use super::table::printable;
 use super::{time, token};
 use crate::chain::chain;
-use crate::registry::{Dependents, LastUse, ListState, RegistryError, TokenQuery, TokenUses, Unused};
+use crate::registry::{Dependents, LastUse, RegistryError, TokenQuery, TokenUses, Unused};
 use crate::store::{Agent, AgentCount};
 use crate::token::TokenId;
 
@@ -57,48 +57,6 @@ impl UnusedArgs {
             note(missing(&silent));
         }
         Ok(Some(unused))
-    }
-}
-
-/// Which tokens a command is about: by their ids, or by their use.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Selection {
-    /// The tokens' ids
-    #[arg(required_unless_present_any = ["unused_for", "never_used"], conflicts_with_all = ["unused_for", "never_used"],
-          value_name = "ID")]
-    ids: Vec<TokenId>,
-    #[command(flatten)]
-    unused: UnusedArgs,
-    /// With --unused-for or --never-used: only tokens of this user
-    #[arg(long, value_name = "USER", conflicts_with = "ids")]
-    user: Option<String>,
-    /// With --unused-for or --never-used: only tokens in this state
-    #[arg(long, conflicts_with = "ids")]
-    state: Option<ListState>,
-}
-
-/// The ids of some tokens, and whether a filter chose them.
-pub(super) struct Selected {
-    pub(super) ids: Vec<TokenId>,
-    pub(super) is_filtered: bool,
-}
-
-impl Selection {
-    /// The ids. Of tokens chosen by their use, revoked ones are left out where these are of no use to the command.
-    pub(super) async fn resolve(self, session: &Session, with_revoked: bool) -> anyhow::Result<Selected> {
-        let Self { ids, unused, user, state } = self;
-        let Some(unused) = unused.resolve(session).await? else { return Ok(Selected { ids, is_filtered: false }) };
-        let states = match (state, with_revoked) {
-            (Some(state), _) => vec![Some(state)],
-            (None, true) => vec![None],
-            (None, false) => vec![Some(ListState::Active), Some(ListState::Expired)],
-        };
-        let mut ids = Vec::new();
-        for state in states {
-            let query = TokenQuery { user: user.clone(), state, unused: Some(unused), ..TokenQuery::default() };
-            ids.extend(session.registry.select(&session.actor, &query).await?);
-        }
-        Ok(Selected { ids, is_filtered: true })
     }
 }
 

@@ -1,17 +1,19 @@
 //! `init` and `user ...`.
 
+use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use super::args::{Format, Page};
 use super::confirm::confirm;
 use super::list::{self, Listed};
-use super::output::Output;
+use super::output::{Output, note};
 use super::session::Session;
-use super::table::{Cell, Tone, details};
+use super::table::{Cell, Tone, details, printable};
 use super::usage::{Asking, confirm_for_user};
 use super::wait::WaitArgs;
 use super::{Globals, time, token};
+use crate::registry::RegistryError;
 use crate::registry::view::UserView;
 use crate::store::Absent;
 use crate::token::{Role, UserId, UserRecord, UserStatus};
@@ -31,6 +33,9 @@ pub(crate) struct InitArgs {
     /// The owner's name
     #[arg(long, value_name = "NAME", default_value = "owner")]
     pub owner: String,
+    /// That there is an owner already is no failure: nothing is made or printed then
+    #[arg(long)]
+    pub if_not_exists: bool,
     /// Text or JSON.
     #[command(flatten)]
     pub format: Format,
@@ -46,6 +51,9 @@ pub(crate) enum UserCommand {
         /// administrator, manager or viewer
         #[arg(long)]
         role: Role,
+        /// That the user is there already, with this role, is no failure, and changes nothing
+        #[arg(long)]
+        if_not_exists: bool,
         /// Text or JSON.
         #[command(flatten)]
         format: Format,
@@ -109,6 +117,9 @@ pub(crate) enum UserCommand {
     Delete {
         /// The user's name
         name: String,
+        /// That there is no such user is no failure
+        #[arg(long)]
+        if_exists: bool,
         /// Skip the confirmation
         #[arg(long)]
         yes: bool,
@@ -138,6 +149,10 @@ pub(crate) enum UserCommand {
 /// When there is an owner already, or the store fails.
 pub(super) async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Create).await?;
+    if args.if_not_exists && !session.registry.users(&session.actor, None, 1).await?.is_empty() {
+        note("the registry has an owner already: nothing was changed, and no token is printed");
+        return Ok(());
+    }
     let created = session.registry.init(&session.actor, &args.owner).await?;
     session.finish(token::print_created(&created, Output::new(args.format))).await
 }
@@ -159,9 +174,19 @@ pub(super) async fn run(globals: &Globals, command: UserCommand) -> anyhow::Resu
 async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> {
     let Session { registry, actor } = session;
     match command {
-        UserCommand::Add { name, role, format } => {
-            let user = registry.add_user(actor, &name, role).await?;
-            print(&user, Output::new(format), &format!("added {name}, {role}\n"))
+        UserCommand::Add { name, role, if_not_exists, format } => {
+            let existing = if if_not_exists { existing(session, &name).await? } else { None };
+            let (user, sentence) = match existing {
+                None => (registry.add_user(actor, &name, role).await?, format!("added {name}, {role}\n")),
+                Some(user) if user.role == role => (user, format!("{name} is there already, {role}\n")),
+                Some(user) => {
+                    return Err(anyhow!(
+                        "{name} is there already, and is {}; `tollgate user set-role {name} {role}` changes that",
+                        user.role
+                    ));
+                }
+            };
+            print(&user, Output::new(format), &sentence)
         }
         UserCommand::List { page, format } => list(session, page, Output::new(format)).await,
         UserCommand::Show { name, format } => show(session, &name, Output::new(format)).await,
@@ -188,7 +213,9 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
                 true => "already, and an interrupted change is now complete",
             };
             let sentence = format!("{name} is {role} {now}{consequence}\n");
-            print_and_wait(session, wait, &change.user, Output::new(format), &sentence).await
+            print_and_wait(session, wait, &change.user, Output::new(format), &sentence).await?;
+            wait.linger(session).await;
+            Ok(())
         }
         UserCommand::Disable { name, yes, format, wait } => {
             if !yes {
@@ -197,16 +224,32 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
             }
             let user = registry.set_status(actor, &name, UserStatus::Disabled).await?;
             let sentence = format!("disabled {name}: their tokens no longer authenticate\n");
-            print_and_wait(session, wait, &user, Output::new(format), &sentence).await
+            print_and_wait(session, wait, &user, Output::new(format), &sentence).await?;
+            wait.linger(session).await;
+            Ok(())
         }
         UserCommand::Enable { name, format } => {
             let user = registry.set_status(actor, &name, UserStatus::Active).await?;
             print(&user, Output::new(format), &format!("enabled {name}: their tokens authenticate again\n"))
         }
-        UserCommand::Delete { name, yes, wait } => delete(session, &name, yes, wait).await,
+        UserCommand::Delete { name, if_exists, yes, wait } => {
+            if if_exists && existing(session, &name).await?.is_none() {
+                note(format_args!("there is no user {}: nothing was changed", printable(&name)));
+                return Ok(());
+            }
+            delete(session, &name, yes, wait).await
+        }
         UserCommand::TransferOwnership { name, yes, format, wait } => {
             transfer_ownership(session, &name, yes, wait, Output::new(format)).await
         }
+    }
+}
+
+async fn existing(session: &Session, name: &str) -> Result<Option<UserRecord>, RegistryError> {
+    match session.registry.user(&session.actor, name).await {
+        Ok(user) => Ok(Some(user.record)),
+        Err(RegistryError::NoSuchUser(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -280,7 +323,9 @@ async fn delete(session: &Session, name: &str, yes: bool, wait: WaitArgs) -> any
     let deleted = session.registry.delete_user(&session.actor, name).await?;
     let output = Output::new(Format { json: false });
     let print = || Ok(output.done(&format!("deleted {name} and {}\n", token::count(deleted)))?);
-    wait.print_and_wait(session, output, &(), print).await
+    wait.print_and_wait(session, output, &(), print).await?;
+    wait.linger(session).await;
+    Ok(())
 }
 
 async fn transfer_ownership(

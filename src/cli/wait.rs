@@ -8,8 +8,12 @@ use serde::Serialize;
 
 use super::output::{Output, note};
 use super::session::Session;
+use super::table::printable;
 use crate::registry::receipt::Receipt;
 use crate::units::parse_duration;
+
+/// How long the sidecars of this host have to apply what was done before the command ends.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Whether to wait, and how long.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -33,6 +37,22 @@ impl WaitArgs {
         }
         let waited = session.registry.receipt(self.timeout.unwrap_or(Duration::from_secs(5))).await;
         Ok(Some(waited.context("it is committed, but it is unknown which sidecars have applied it")?))
+    }
+
+    /// After something was taken away: unless it was waited for anyway, waits a moment for the sidecars of this host, so that
+    /// what is typed next meets what was done. Says which have not applied it.
+    pub(crate) async fn linger(self, session: &Session) {
+        if self.wait {
+            return;
+        }
+        // That it cannot be known is no failure of what was done.
+        let missing = session.registry.missing_here(MOMENT).await.unwrap_or_default();
+        if !missing.is_empty() {
+            note(format_args!(
+                "not applied yet by {}; it is committed, and --wait waits for all sidecars",
+                printable(&missing.join(", "))
+            ));
+        }
     }
 
     /// The end of a command that changed something: prints what it did, and waits if that was asked for. As JSON, the

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::keys::{self, Keys, Lister, Variable};
 use super::problem::{Problem, Problems, redact};
@@ -48,13 +49,14 @@ impl Source {
         source
     }
 
-    /// Without what says nothing of the store or its audit trail: the file that was not asked for in the command itself, and
+    /// Without what says nothing of the store, its audit trail or the registry in it: the file that was not asked for in the command itself, and
     /// variables for other keys.
     pub fn only_store(mut self) -> Self {
         self.environment.retain(|(name, _)| {
             let name = name.to_string_lossy().to_ascii_uppercase();
             // The whole table, its keys, and what may be one of these misspelt.
-            !name.starts_with("TOLLGATE_") || name.starts_with("TOLLGATE_STORE") || name.starts_with("TOLLGATE_AUDIT")
+            let of_store = ["TOLLGATE_STORE", "TOLLGATE_AUDIT", "TOLLGATE_REGISTRY"];
+            !name.starts_with("TOLLGATE_") || of_store.iter().any(|section| name.starts_with(section))
         });
         self
     }
@@ -174,6 +176,16 @@ pub fn audit_settings(source: &Source) -> Result<audit::Settings, Problems> {
     let overridden = written.judge_each(|keys| walk(&mut settings.clone(), keys));
     written.read(None, overridden, |keys| walk(&mut settings, keys))?;
     Ok(settings)
+}
+
+/// Reads only how long new tokens may live.
+///
+/// # Errors
+/// As [`store_settings`].
+pub fn max_token_lifetime(source: &Source) -> Result<Option<Duration>, Problems> {
+    read_part(source, &Overrides::default(), None, None, |lifetime, keys| {
+        keys.section("registry", |keys| sections::max_token_lifetime(lifetime, keys));
+    })
 }
 
 /// Every key there is.

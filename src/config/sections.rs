@@ -39,6 +39,7 @@ impl Config {
             snapshot_file: None,
             freshness: FreshnessConfig::default(),
             expired_retention: EXPIRED_RETENTION,
+            max_token_lifetime: None,
             audit: audit::Settings::default(),
             admin: AdminConfig::default(),
             limits: Limits::default(),
@@ -77,6 +78,7 @@ impl Config {
         keys.section("freshness", |keys| freshness(&mut self.freshness, keys));
         keys.section("registry", |keys| {
             keys.value("expired_retention", &DURATION_OR_ZERO, &mut self.expired_retention);
+            max_token_lifetime(&mut self.max_token_lifetime, keys);
         });
         keys.section("admin", |keys| admin::admin(&mut self.admin, keys));
         keys.section("health", |keys| keys.value("path", &Maybe(HEALTH_PATH), &mut self.health_path));
@@ -180,6 +182,11 @@ fn host_name() -> String {
     let usable = host.nodename().to_bytes().iter().copied().filter(|byte| is_in_names(*byte)).take(MAX_NAME);
     let name: String = usable.map(char::from).collect();
     if name.is_empty() { "tollgate".to_owned() } else { name }
+}
+
+/// The policy for new tokens.
+pub(super) fn max_token_lifetime(lifetime: &mut Option<Duration>, keys: &mut impl Visitor) {
+    keys.value("max_token_lifetime", &Maybe(DURATION), lifetime);
 }
 
 /// A path as requests have it, that is read in one way only.

@@ -13,7 +13,7 @@ use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::replica::{Known, Replica};
 use crate::sampler::Sampler;
-use crate::token::Digest;
+use crate::token::{Digest, DigestPrefix};
 use crate::words::words;
 use crate::worker::RequestId;
 
@@ -62,9 +62,6 @@ const LINES: u32 = 3;
 
 /// See [`LINES`].
 const PERIOD: Duration = Duration::from_secs(60);
-
-/// Digits of the digest in the log: enough for `tollgate token find`, and no help to anybody.
-const DIGITS: usize = 12;
 
 /// Failed authentications, over all workers.
 #[derive(Debug)]
@@ -249,7 +246,7 @@ fn log(attempt: &Attempt<'_>, failure: Failure, known: &Known, left_out: u64) {
         Known::Nothing => (None, None),
     };
     let token = token.map(tracing::field::display);
-    let digest = digest.map(|digest| digest.to_string().chars().take(DIGITS).collect::<String>());
+    let digest = digest.as_ref().map(|digest| tracing::field::display(DigestPrefix::of(digest)));
     let request_id = request_id.as_ref().map(RequestId::as_str);
     tracing::info!(
         %client, reason, token, user, digest, request_id, left_out,

@@ -7,7 +7,7 @@ use super::steps::Progress;
 use crate::random::NoEntropy;
 use crate::store::StoreError;
 use crate::token::raw::PREFIX;
-use crate::token::{Digest, PermissionSet, Role, TokenId};
+use crate::token::{Digest, DigestPrefix, PermissionSet, Role, TokenId};
 
 /// Why a command was refused or failed. Nothing was changed, except where the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,15 @@ pub enum RegistryError {
     /// No tokens with these ids, or none that the actor may see.
     #[error("there is no token {}; `tollgate token list` shows all tokens, those deleted already left out", list(.0))]
     NoSuchTokens(Vec<TokenId>),
+    /// No token whose digest begins so, or none that the actor may see.
+    #[error(
+        "no token of this registry has a digest that begins with {0:.12}: it never had one, or it was deleted long ago, or the agents' \
+         sidecar uses another registry (`tollgate status`)"
+    )]
+    NoSuchDigest(DigestPrefix),
+    /// The token with that digest was deleted.
+    #[error("the token whose digest begins with {0} was deleted, and its record and history with it")]
+    DigestDeleted(DigestPrefix),
     /// It is no longer as whoever gave the command saw it.
     #[error("it was changed since you read it; read it again")]
     Changed,
@@ -112,6 +121,11 @@ pub enum RegistryError {
     /// It would never work.
     #[error("the expiry {0} is in the past; give one in the future, or none")]
     AlreadyExpired(Timestamp),
+    /// The policy has it shorter.
+    #[error(
+        "it would expire after {0}, the latest that registry.max_token_lifetime allows a token that is made now; leave the expiry out for that one"
+    )]
+    LivesTooLong(Timestamp),
     /// Revoked tokens cannot be reassigned.
     #[error("revoked, and revocation is final: {}; only active tokens can be reassigned", list(.0))]
     NotActive(Vec<TokenId>),
@@ -295,7 +309,9 @@ impl RegistryError {
     #[deny(clippy::wildcard_enum_match_arm)] // a new error must be placed by hand
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchUser(_) | Self::NoSuchTokens(_) => ErrorKind::NotFound,
+            Self::NoSuchUser(_) | Self::NoSuchTokens(_) | Self::NoSuchDigest(_) | Self::DigestDeleted(_) => {
+                ErrorKind::NotFound
+            }
             Self::Forbidden { .. }
             | Self::ActorDeleted(_)
             | Self::ActorDisabled(_)
@@ -307,6 +323,7 @@ impl RegistryError {
             | Self::InvalidDescription
             | Self::OneOwnerOnly
             | Self::NothingPermitted { .. }
+            | Self::LivesTooLong(_)
             | Self::AlreadyExpired(_) => ErrorKind::Invalid,
             Self::NotInitialised
             | Self::Changed

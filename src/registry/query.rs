@@ -12,7 +12,7 @@ use super::actor::Authority;
 use super::{Actor, Attempts, PAGE, Registry, RegistryError, Unused, now};
 use crate::hex::Hex;
 use crate::store::{StateFilter, TokenFilter, Versioned};
-use crate::token::{Permission, TokenId, TokenRecord, UserRecord};
+use crate::token::{DigestPrefix, Permission, TokenId, TokenRecord, UserRecord};
 use crate::words::words;
 
 /// Which tokens are meant: those for which all of it holds.
@@ -30,6 +30,8 @@ pub struct TokenQuery {
     pub unused: Option<Unused>,
     /// Only those with this text, in any case, in the description, the id, the hint or the owner's name.
     pub text: Option<String>,
+    /// Only those whose digest begins so.
+    pub digest: Option<DigestPrefix>,
 }
 
 words! {
@@ -58,7 +60,7 @@ impl ListState {
 impl TokenQuery {
     /// Whether more is asked for than what stores find.
     fn judges_records(&self) -> bool {
-        self.permission.is_some() || self.expires_before.is_some() || self.text.is_some()
+        self.permission.is_some() || self.expires_before.is_some() || self.text.is_some() || self.digest.is_some()
     }
 
     /// Whether a token of the right owner and state is meant.
@@ -71,6 +73,7 @@ impl TokenQuery {
         self.permission.is_none_or(|permission| token.permissions.contains(permission))
             && self.expires_before.is_none_or(|then| token.expires_at.is_some_and(|expires_at| expires_at < then))
             && self.text.as_ref().is_none_or(has_text)
+            && self.digest.as_ref().is_none_or(|digest| digest.fits(&token.digest))
     }
 }
 

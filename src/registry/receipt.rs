@@ -12,7 +12,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Registry;
-use crate::store::report::with_distinct_names;
+use crate::store::report::{this_host, with_distinct_names};
 use crate::store::{Changes, Epoch, Head, Position, Reported, Revision, SidecarId, Store, StoreError};
 
 /// The first pause between two looks, and the longest.
@@ -121,6 +121,28 @@ impl Registry {
         let began = Instant::now();
         let history = CommitHistory::of(self.committed().await?);
         Receipt::of(&**self.store(), history, began, timeout).await
+    }
+
+    /// Waits, no longer than this, until every sidecar of this host has applied it, and tells of those that have not.
+    ///
+    /// # Errors
+    /// As for [`Registry::receipt`].
+    pub(crate) async fn missing_here(&self, timeout: Duration) -> Result<Vec<String>, StoreError> {
+        let (began, store) = (Instant::now(), &**self.store());
+        let mut history = CommitHistory::of(self.committed().await?);
+        let host = (!store.is_of_one_host()).then(this_host);
+        let is_here = |sidecar: &Reported| host.as_ref().is_none_or(|host| sidecar.report.host == *host);
+        let mut pause = PAUSES.0;
+        loop {
+            let mut receipt = Receipt::check(store, &mut history, &[]).await?;
+            receipt.missing.retain(is_here);
+            let is_unknown = matches!(receipt.obstacle, Some(Obstacle::CommitLost | Obstacle::LogTrimmed));
+            if receipt.missing.is_empty() || is_unknown || began.elapsed() >= timeout {
+                return Ok(receipt.missing.iter().map(|sidecar| receipt.describe(sidecar)).collect());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 3 / 2).min(PAUSES.1);
+        }
     }
 }
 
@@ -317,6 +339,7 @@ mod tests {
             name: name.to_owned(),
             version: "1".to_owned(),
             address: "127.0.0.1:1".to_owned(),
+            host: String::new(),
             started_at: Timestamp::UNIX_EPOCH,
             applied: applied.map(|(epoch, revision)| (Epoch(epoch), Revision(revision))),
             head: Some(Head(0)),

@@ -86,7 +86,12 @@ impl Registry {
             authority.check_makes_tokens_for(&owner.record.name)?;
             let (now, token) = (now(), value.clone().map_or_else(mint, Ok)?);
             let ends_at = decide_end(&old.record, rotation.overlap, now)?;
-            let new = successor_of(&old.record, owner.record.name.clone(), rotation.expires_at, now);
+            let mut new = successor_of(&old.record, owner.record.name.clone(), rotation.expires_at, now);
+            new.expires_at = match self.bounded_expiry(new.expires_at, now) {
+                // Nobody asked for it: the old one was made before there was this policy.
+                Err(_) if rotation.expires_at.is_none() => self.bounded_expiry(None, now)?,
+                bounded => bounded?,
+            };
             let record = decide_token(&authority, &owner.record, &new, token.digest(), token.hint(), now)?;
             let mut draft = Draft::new(&authority, now);
             draft.require_user(&owner);

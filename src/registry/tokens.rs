@@ -106,6 +106,7 @@ impl Registry {
             authority.check_makes_tokens_for(&new.user)?;
             let owner = self.find_user(&authority, &new.user).await?;
             let (now, token) = (now(), value.clone().map_or_else(mint, Ok)?);
+            let new = NewToken { expires_at: self.bounded_expiry(new.expires_at, now)?, ..new.clone() };
             let record = decide_token(&authority, &owner.record, &new, token.digest(), token.hint(), now)?;
             let mut draft = Draft::new(&authority, now);
             draft.require_user(&owner);
@@ -167,6 +168,22 @@ impl Registry {
             return Ok(tokens);
         }
         Err(self.not_found(RegistryError::NoSuchTokens(unknown)).await)
+    }
+}
+
+impl Registry {
+    /// When a token that is made now expires, if this was asked for: no later than the policy has it.
+    pub(super) fn bounded_expiry(
+        &self,
+        asked: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, RegistryError> {
+        let Some(lifetime) = self.max_token_lifetime else { return Ok(asked) };
+        let latest = now.checked_add(lifetime).unwrap_or(Timestamp::MAX);
+        match asked.filter(|asked| *asked > latest) {
+            Some(_) => Err(RegistryError::LivesTooLong(whole_seconds(latest))),
+            None => Ok(Some(asked.unwrap_or(latest))),
+        }
     }
 }
 

@@ -64,7 +64,7 @@ impl Registry {
                 user: owner_name.to_owned(),
                 description: "created by tollgate init".to_owned(),
                 permissions: Requested::All,
-                expires_at: None,
+                expires_at: self.bounded_expiry(None, now)?,
             };
             let record = decide_token(&authority, &owner, &new, token.digest(), token.hint(), now)?;
             let mut draft = Draft::new(&authority, now);

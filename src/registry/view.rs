@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use super::{Created, LastUse, LateUse, TokenDetails, TokenUses};
 use crate::store::{Agent, AgentName};
 use crate::token::{
-    HistoryEntry, PermissionSet, RawToken, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
+    DigestPrefix, HistoryEntry, PermissionSet, RawToken, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord,
+    UserStatus,
 };
 
 /// A token as people and programs see it.
@@ -30,6 +31,9 @@ pub(crate) struct TokenView {
     pub expired: bool,
     /// The last characters of the raw token; empty if they were never known.
     pub hint: String,
+    /// The first digits of its digest, as the log has them.
+    #[schema(value_type = String)]
+    pub digest_prefix: DigestPrefix,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -100,6 +104,7 @@ impl TokenView {
             state,
             expired: record.is_expired(now),
             hint: record.hint.clone(),
+            digest_prefix: DigestPrefix::of(&record.digest),
             created_at: record.created_at,
             created_by: record.created_by.clone(),
             expires_at: record.expires_at,

@@ -32,6 +32,9 @@ pub struct Report {
     pub version: String,
     /// Its first listener.
     pub address: String,
+    /// The machine that it runs on, by the name that this has for itself. Missing in reports of earlier versions.
+    #[serde(default)]
+    pub host: String,
     /// When it was started.
     pub started_at: Timestamp,
     /// What its requests are decided by: everything up to this revision of this epoch; `None` while it is being rebuilt.
@@ -85,20 +88,33 @@ const fn before_schemas() -> u32 {
     super::SCHEMA - 1
 }
 
+/// The name that this machine has for itself.
+#[must_use]
+pub(crate) fn this_host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Reports for people, in the order of their names: those of one name, as sidecars of one host have, get their ports
-/// behind it.
+/// behind it, and those that share the port too, as one that takes over from another does, the beginning of their ids.
 #[must_use]
 pub(crate) fn with_distinct_names(mut reports: Vec<Reported>) -> Vec<Reported> {
-    let mut bearers: HashMap<String, usize> = HashMap::new();
-    for Reported { report, .. } in &reports {
-        *bearers.entry(report.name.clone()).or_default() += 1;
-    }
-    for Reported { report, .. } in &mut reports {
-        let is_shared = bearers.get(&report.name).is_some_and(|bearers| *bearers > 1);
-        if let Some((_, port)) = report.address.rsplit_once(':').filter(|_| is_shared) {
-            report.name = format!("{}:{port}", report.name);
-        }
-    }
+    let port = |report: &Report| report.address.rsplit_once(':').map(|(_, port)| format!("{}:{port}", report.name));
+    let id = |report: &Report| Some(format!("{} ({:.4})", report.name, report.id.to_string()));
+    tell_apart(&mut reports, port);
+    tell_apart(&mut reports, id);
     reports.sort_by(|a, b| (&a.report.name, a.report.id).cmp(&(&b.report.name, b.report.id)));
     reports
+}
+
+/// Gives another name to those whose name others have too.
+fn tell_apart(reports: &mut [Reported], name: impl Fn(&Report) -> Option<String>) {
+    let mut bearers: HashMap<String, usize> = HashMap::new();
+    for Reported { report, .. } in &*reports {
+        *bearers.entry(report.name.clone()).or_default() += 1;
+    }
+    for Reported { report, .. } in reports {
+        if bearers.get(&report.name).is_some_and(|bearers| *bearers > 1) {
+            report.name = name(report).unwrap_or_else(|| report.name.clone());
+        }
+    }
 }

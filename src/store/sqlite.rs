@@ -418,6 +418,10 @@ impl Reports for SqliteStore {
         let read = move |connection: &Connection| fleet::sidecars(connection, uptime(), &store);
         self.read("reading the sidecars' reports", read).await
     }
+
+    fn is_of_one_host(&self) -> bool {
+        true
+    }
 }
 
 #[async_trait]

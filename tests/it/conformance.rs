@@ -220,6 +220,7 @@ pub(crate) fn report(id: u64, name: &str) -> Report {
         name: name.to_owned(),
         version: "1.2.3".to_owned(),
         address: "[::1]:8080".to_owned(),
+        host: String::new(),
         started_at: "2026-01-02T03:04:05.678Z".parse().expect("a time"),
         applied: Some((Epoch(u64::MAX), Revision(id))),
         head: Some(Head(id.into())),

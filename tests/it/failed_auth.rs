@@ -123,5 +123,10 @@ async fn the_log_says_whose_token_was_refused_and_why() {
         .map(|line| serde_json::from_str::<serde_json::Value>(&line).expect("JSON"));
     let digests: Vec<_> = fields.filter_map(|line| Some(line["fields"]["digest"].as_str()?.to_owned())).collect();
     assert!(!digests.is_empty() && digests.iter().all(|digest| digest.len() == 12), "{digests:?}");
+    // The first of them is that of the token that was revoked.
+    let found = program.run(&["token", "find", &digests[0], "--json"]);
+    let found: serde_json::Value = serde_json::from_slice(&found.stdout).expect("JSON");
+    assert_eq!((&found[0]["id"], &found[0]["state"]), (&records[0]["id"], &"revoked".into()), "{found}");
+    assert!(found[0]["history"].to_string().contains("revoked"), "{found}");
     assert!(!log.contains(&program.token) && !log.contains("neverseen"));
 }

@@ -4,6 +4,7 @@ mod access_log;
 mod addresses;
 mod adversary;
 mod archive;
+mod at_once;
 mod audit;
 mod bounds;
 mod cli;

@@ -12,7 +12,8 @@ use super::super::session::Session;
 use super::super::table::printable;
 use super::super::time;
 use super::super::wait::WaitArgs;
-use super::{not_printed, print_created, value};
+use super::create::{not_printed, print_created};
+use super::value;
 use crate::registry::view::TokenView;
 use crate::registry::{Rotated, Rotation};
 use crate::token::{RawToken, TokenId};
@@ -43,7 +44,7 @@ pub(crate) struct RotateArgs {
     /// For how long the old token still works, such as 24h; 0s ends it at once
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     overlap: Duration,
-    /// When the successor expires: a duration such as 30d, or a time such as 2027-01-31T00:00:00Z
+    /// When the successor expires: a duration such as 30d, a date, of which it is the end in UTC, or a time
     #[arg(long, value_name = "WHEN")]
     expires: Option<Expiry>,
     /// Take the successor's value from this file, - for standard input: tc-apiv1_ and 64 lowercase hexadecimal digits

@@ -104,7 +104,7 @@ impl TokenFilter {
                 return Err(Problem::invalid("text: give 1 to 200 characters, or leave it out"));
             }
         }
-        Ok(TokenQuery { user, state, permission, expires_before, unused, text })
+        Ok(TokenQuery { user, state, permission, expires_before, unused, text, digest: None })
     }
 }
 

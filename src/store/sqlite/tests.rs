@@ -244,6 +244,7 @@ async fn a_report_from_before_the_machine_was_started_is_none() {
         name: format!("sidecar {id}"),
         version: "1".to_owned(),
         address: String::new(),
+        host: String::new(),
         started_at: jiff::Timestamp::UNIX_EPOCH,
         applied: None,
         head: None,
