@@ -400,8 +400,7 @@ mod tests {
         let docs = include_str!("metrics.rs").split("\nuse ").next().expect("a beginning");
         let names = METRICS.iter().map(|metric| metric.name);
         let others = [FAILURES.0, PROOFS.0, HANDSHAKES.0, LATE.0];
-        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain(others)
-        {
+        for name in names.chain(UPSTREAM_METRICS.iter().map(|metric| metric.name)).chain(others) {
             let short = name.strip_prefix("tollgate_replica").unwrap_or(name);
             assert!(docs.contains(&format!("`{name}`")) || docs.contains(&format!("`{short}`")), "{name}");
         }

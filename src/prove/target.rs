@@ -121,6 +121,7 @@ mod tests {
 
     fn report(id: u64, address: &str) -> Reported {
         let report = Report {
+            host: String::new(),
             id: SidecarId(id),
             name: format!("edge-{id}"),
             version: "1".to_owned(),
