@@ -114,16 +114,23 @@ impl Door {
     /// # Errors
     /// What it did instead, until then.
     pub(super) async fn until_let_in(mut self, since: Instant, by: Instant) -> Result<(Self, Duration), Outcome> {
-        let mut pause = BEFORE.0;
+        let (mut pause, mut last) = (BEFORE.0, None);
         loop {
             match self.ask(by).await {
                 Answer::LetIn => return Ok((self, since.elapsed())),
                 // A proxy in front may be whole again in a moment; what else there is stays what it is.
                 foreign @ Answer::Foreign(..500) => return Err(Outcome::Unknown(foreign.to_string())),
-                Answer::Refused if Instant::now() + pause >= by => return Err(Outcome::NotLetIn),
-                other if Instant::now() + pause >= by => return Err(Outcome::Unknown(other.to_string())),
-                _ => sleep(pause).await,
+                // The deadline came in between: what it said before says more.
+                Answer::Nothing(_) if Instant::now() >= by && last.is_some() => {}
+                other => last = Some(other),
             }
+            if Instant::now() + pause >= by {
+                return Err(match last {
+                    None | Some(Answer::Refused) => Outcome::NotLetIn,
+                    Some(other) => Outcome::Unknown(other.to_string()),
+                });
+            }
+            sleep(pause).await;
             pause = (pause * 3 / 2).min(BEFORE.1);
         }
     }

@@ -35,6 +35,7 @@ mod nodes;
 mod outage;
 mod panics;
 mod primary;
+mod prove;
 mod proxy_protocol;
 mod receipts;
 mod redis;

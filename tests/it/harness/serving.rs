@@ -84,6 +84,11 @@ impl Serving {
         Self { child, log, early: Vec::new(), listener: nowhere, admin: nowhere }
     }
 
+    /// Where agents connect.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener
+    }
+
     /// Where health, metrics and the admin API are.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin
