@@ -33,7 +33,7 @@ use crate::health::Health;
 use crate::listener::{
     self, BindError, Bound, ListenAddress, Listener, ListenerConfig, ListeningSocket, Opening, SocketFile, Tls,
 };
-use crate::proxy::{self, Gate, Observers, Proxy};
+use crate::proxy::{self, Cache, Gate, Observers, Proxy};
 use crate::registry::Registry;
 use crate::reload;
 use crate::replica::presence::Presence;
@@ -155,6 +155,7 @@ impl Sidecar {
         let replica = Arc::new(Replica::new());
         let api = Arc::new(Upstream::new(UpstreamName::Api, config.upstreams.api)?);
         let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
+        let cache = config.config_cache.enabled.then(|| Arc::new(Cache::new(config.config_cache.clone())));
         let upstreams = vec![Arc::clone(&api), Arc::clone(&heartbeat)];
         let health = Arc::new(Health::new(
             Arc::clone(&replica),
@@ -184,6 +185,7 @@ impl Sidecar {
             failed_auth: Arc::clone(&health.failed_auth),
             late: Arc::clone(&health.late),
             observers: observers.clone(),
+            cache,
         };
         let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
         let (mut bound, mut listeners, mut socket_files) = (Vec::new(), Vec::new(), Vec::new());

@@ -42,7 +42,7 @@ use crate::admin::AdminConfig;
 use crate::audit;
 use crate::listener::ListenerConfig;
 use crate::proxy::route::{Group, OwnRoute, RouteTable};
-use crate::proxy::{Limits, Network, Timeouts};
+use crate::proxy::{CacheConfig, Limits, Network, Timeouts};
 use crate::replica::FreshnessConfig;
 use crate::store::Settings;
 use crate::traces::TracesConfig;
@@ -78,6 +78,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long each thing may take.
     pub timeouts: Timeouts,
+    /// Whether configurations are stored for when the Controller is away.
+    pub config_cache: CacheConfig,
     /// What is logged.
     pub log: LogConfig,
     /// What is logged of each request.

@@ -8,6 +8,7 @@
 
 pub(crate) mod authorize;
 pub(crate) mod body;
+pub(crate) mod cache;
 pub mod credential;
 pub(crate) mod exchange;
 pub(crate) mod failed_auth;
@@ -46,6 +47,8 @@ use failed_auth::Attempt;
 use refusal::Refusal;
 use request::Origin;
 
+pub(crate) use cache::Cache;
+pub use cache::CacheConfig;
 pub use failed_auth::FailedAuthLimit;
 pub(crate) use gate::{Admission, Gate, Permit};
 pub use late::LateUses;
@@ -153,7 +156,12 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
             if let Some(admission) = permit.admission() {
                 exchange.set_token(admission.holder.token);
             }
-            forward::forward(exchange, &permit, request).await
+            let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+            match gate.cache.as_ref().filter(|_| is_read && permit.is_fetched()) {
+                None => forward::forward(exchange, &permit, request).await,
+                // Boxed: it is rare, and would make every exchange's state several times as large.
+                Some(cache) => Box::pin(cache::serve(cache, exchange, permit, request)).await,
+            }
         }
         Err(refusal) => Err(refused(exchange, request.headers(), digest, refusal)),
     };

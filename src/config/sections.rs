@@ -18,7 +18,7 @@ use crate::http1::MAX_FIELDS;
 use crate::listener::{ListenAddress, ListenerConfig};
 use crate::proxy::path::normalise;
 use crate::proxy::route::{NoRoute, RouteTable};
-use crate::proxy::{Limits, Timeouts};
+use crate::proxy::{CacheConfig, Limits, Timeouts};
 use crate::replica::{FreshnessConfig, MaxStaleness};
 use crate::store::{Settings, StoreUrl};
 use crate::traces::TracesConfig;
@@ -44,6 +44,7 @@ impl Config {
             admin: AdminConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            config_cache: CacheConfig::default(),
             log: LogConfig::default(),
             access_log: AccessLogConfig::default(),
             traces: TracesConfig::default(),
@@ -85,6 +86,7 @@ impl Config {
         keys.section("audit", |keys| audit(&mut self.audit, keys));
         keys.section("limits", |keys| limits(&mut self.limits, keys));
         keys.section("timeouts", |keys| timeouts(&mut self.timeouts, keys));
+        keys.section("config_cache", |keys| config_cache(&mut self.config_cache, keys));
         keys.section("log", |keys| {
             keys.value("filter", &FILTER, &mut self.log.filter);
             keys.value("format", &text(), &mut self.log.format);
@@ -279,6 +281,14 @@ pub(super) fn audit(settings: &mut audit::Settings, keys: &mut impl Visitor) {
             section.problem("required", Reason::NothingRequired);
         }
     });
+}
+
+fn config_cache(cache: &mut CacheConfig, keys: &mut impl Visitor) {
+    keys.value("enabled", &Switch, &mut cache.enabled);
+    // Whatever the Controller says is stored if there is room for one answer of the largest size.
+    keys.value("max_bytes", &Size(2 << 20..=1 << 40), &mut cache.max_bytes);
+    keys.value("max_entries", &Number(1..=10_000_000), &mut cache.max_entries);
+    keys.value("max_age", &DURATION, &mut cache.max_age);
 }
 
 fn limits(limits: &mut Limits, keys: &mut impl Visitor) {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::exchange::Exchange;
@@ -16,6 +17,7 @@ use super::forward::Passage;
 use super::refusal::Refusal;
 use super::usage::AgentReader;
 use crate::upstream::Step;
+use crate::worker::alarm::Admitted;
 
 /// A body up to this many bytes is there whole before a place or an upstream connection is taken for it: what drips in
 /// holds nothing.
@@ -271,8 +273,31 @@ pub(crate) struct Cut;
 pub(crate) struct Relayed {
     /// What is here already.
     begun: Bytes,
-    /// What the upstream has yet to send; `None`: the reply is Tollgate's own.
+    /// What the upstream has yet to send; `None`: nothing.
     rest: Option<Rest>,
+    /// Of an answer that was stored or is shared, and lies in `begun` whole: whose it is.
+    delivery: Option<Delivery>,
+}
+
+/// Largest piece of a stored answer that is handed on at once: what was handed on cannot be cut any more.
+const STORED_PIECE: usize = 16 * 1024;
+
+/// An answer of the cache on its way to one client.
+pub(super) struct Delivery {
+    pub(super) exchange: Rc<Exchange>,
+    /// It is cut like any other when its token is revoked.
+    pub(super) _admitted: Option<Admitted>,
+    /// For the log.
+    pub(super) outcome: &'static str,
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        match self.exchange.is_settled() {
+            true => self.exchange.log(StatusCode::OK.as_u16(), self.outcome),
+            false => self.exchange.log(0, "cut"),
+        }
+    }
 }
 
 /// What is still to come of an upstream's reply. Its end is the end that its framing says; whatever else ends it is an error,
@@ -290,17 +315,67 @@ impl Relayed {
         if rest.body.is_end_stream() {
             rest.passage.complete();
         }
-        Self { begun, rest: Some(rest) }
+        Self { begun, rest: Some(rest), delivery: None }
     }
 
     /// One that is Tollgate's own.
     pub(super) fn own(data: Bytes) -> Self {
-        Self { begun: data, rest: None }
+        Self { begun: data, rest: None, delivery: None }
+    }
+
+    /// One that the cache had.
+    pub(super) fn stored(data: Bytes, delivery: Delivery) -> Self {
+        if data.is_empty() {
+            delivery.exchange.settle();
+        }
+        Self { begun: data, rest: None, delivery: Some(delivery) }
+    }
+
+    /// Receives all of it, if it has no more than `limit` bytes. `None`: it has; nothing of it is lost.
+    ///
+    /// # Errors
+    /// [`Cut`], when it breaks off.
+    pub(super) async fn collect(&mut self, limit: usize) -> Result<Option<Bytes>, Cut> {
+        let mut collected = BytesMut::new();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await.transpose()? {
+            let Ok(data) = frame.into_data() else { continue };
+            collected.extend_from_slice(&data);
+            if collected.len() > limit {
+                self.begun = collected.freeze();
+                return Ok(None);
+            }
+        }
+        Ok(Some(collected.freeze()))
+    }
+
+    /// It is this exchange's from here on.
+    pub(super) fn hand_over(&mut self, exchange: &Rc<Exchange>, admitted: Option<Admitted>) {
+        if let Some(rest) = &mut self.rest {
+            rest.passage.hand_over(exchange, admitted);
+        }
     }
 
     /// The request's body was not read to its end, so what follows on the client's connection is not a request.
     pub(crate) fn leaves_upload(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| rest.passage.leaves_upload())
+    }
+}
+
+impl Delivery {
+    fn poll_frame(&self, data: &mut Bytes, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if self.exchange.alarm.poll(context).is_ready() {
+            return Poll::Ready(Some(Err(Cut)));
+        }
+        if data.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = data.split_to(data.len().min(STORED_PIECE));
+        let received = &self.exchange.received;
+        received.set(received.get() + piece.len());
+        if data.is_empty() {
+            self.exchange.settle();
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }
 
@@ -347,7 +422,10 @@ impl Body for Relayed {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let Self { begun, rest } = &mut *self;
+        let Self { begun, rest, delivery } = &mut *self;
+        if let Some(delivery) = delivery {
+            return delivery.poll_frame(begun, context);
+        }
         // Before the body: what may go on no longer is not relayed because it happens to be there.
         if let Some(rest) = rest
             && let Poll::Ready(interrupt) = rest.passage.exchange.alarm.poll(context)

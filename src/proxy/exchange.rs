@@ -27,8 +27,10 @@ pub(crate) struct Exchange {
     /// Method and path; made only when someone reads it.
     line: RefCell<Option<String>>,
     logged: Cell<bool>,
-    /// For those who want to know of it.
+    /// For those who want to know of it; of a part nobody does.
     record: Option<Box<Record>>,
+    /// It is a part of another one, which is what is spoken of.
+    is_part: bool,
     settled: Cell<bool>,
     /// Bytes of its reply's body that came from the upstream.
     pub(crate) received: Cell<usize>,
@@ -39,15 +41,25 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// One that begins.
     pub(crate) fn new(proxy: &Rc<Proxy>, origin: Origin) -> Rc<Self> {
+        Self::begin(proxy, origin, proxy.worker.request_id(), false)
+    }
+
+    /// One for a fetch that this one needs, and maybe others do: with its id, and nothing to say of its own.
+    pub(super) fn part(&self) -> Rc<Self> {
+        Self::begin(&self.proxy, self.origin, self.id(), true)
+    }
+
+    fn begin(proxy: &Rc<Proxy>, origin: Origin, id: RequestId, is_part: bool) -> Rc<Self> {
         Rc::new(Self {
-            record: Record::begin(&proxy.gate, &origin),
+            record: if is_part { None } else { Record::begin(&proxy.gate, &origin) },
             proxy: Rc::clone(proxy),
             origin,
             alarm: Alarm::new(&proxy.worker),
-            id: Cell::new(proxy.worker.request_id()),
+            id: Cell::new(id),
             token: Cell::new(None),
             line: RefCell::new(None),
             logged: Cell::new(false),
+            is_part,
             settled: Cell::new(false),
             received: Cell::new(0),
             waiting: Cell::new(false),
@@ -99,7 +111,7 @@ impl Exchange {
             let ending = Ending { status, outcome, request_id: id.as_str(), bytes: self.received.get() };
             record.end(&self.proxy.gate, &ending);
         }
-        if tracing::enabled!(tracing::Level::DEBUG) {
+        if !self.is_part && tracing::enabled!(tracing::Level::DEBUG) {
             // A text of its own, which the line below borrows.
             let id = self.id();
             let token = self.token.get().map(tracing::field::display);

@@ -89,16 +89,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// What an interruption means to who waits for a reply; `late` if it is the deadline's.
     fn interrupted(&self, interrupt: Interrupt, late: Refusal) -> Refusal {
-        match (interrupt, self.permit.admission()) {
-            (Interrupt::Revoked, Some(admission)) => {
-                let again = self.exchange.proxy.gate.authorizer.authorize(&admission.terms, Instant::now());
-                again.err().unwrap_or(Refusal::UnknownToken)
-            }
-            (Interrupt::Drain, _) => Refusal::Gone,
-            _ => late,
-        }
+        interrupted(self.exchange, self.permit, interrupt, late)
     }
 
     /// Sends the request until a connection takes it.
@@ -327,6 +319,18 @@ impl Attempt<'_> {
     }
 }
 
+/// What an interruption means to who waits for a reply; `late` if it is the deadline's.
+pub(super) fn interrupted(exchange: &Exchange, permit: &Permit, interrupt: Interrupt, late: Refusal) -> Refusal {
+    match (interrupt, permit.admission()) {
+        (Interrupt::Revoked, Some(admission)) => {
+            let again = exchange.proxy.gate.authorizer.authorize(&admission.terms, Instant::now());
+            again.err().unwrap_or(Refusal::UnknownToken)
+        }
+        (Interrupt::Drain, _) => Refusal::Gone,
+        _ => late,
+    }
+}
+
 /// Reads a reply's body up to [`MAX_REASON`], and says whether that is all.
 async fn beginning(body: &mut Incoming, read: &mut BytesMut) -> bool {
     while read.len() < MAX_REASON {
@@ -390,6 +394,16 @@ impl Passage {
         if let Some(lease) = lease.filter(|_| self.reusable && !self.leaves_upload()) {
             lease.give_back(self.exchange.proxy.worker.alarms.now());
         }
+    }
+
+    /// It is this exchange's from here on.
+    pub(super) fn hand_over(&mut self, exchange: &Rc<Exchange>, admitted: Option<Admitted>) {
+        exchange.received.set(self.exchange.received.get());
+        if self.complete {
+            exchange.settle();
+        }
+        self.exchange = Rc::clone(exchange);
+        self._admitted = admitted;
     }
 
     pub(super) fn leaves_upload(&self) -> bool {

@@ -12,7 +12,7 @@ use super::failed_auth::FailedAuth;
 use super::path::normalise;
 use super::refusal::Refusal;
 use super::route::{Access, NoRoute, RouteTable};
-use super::{Limits, Network, Observers, Settings, Timeouts, credential, is_fetched};
+use super::{Cache, Limits, Network, Observers, Settings, Timeouts, credential, is_fetched};
 use crate::clock::Instant;
 use crate::readiness::Readiness;
 use crate::replica::{Holder, Replica};
@@ -38,6 +38,8 @@ pub(crate) struct Gate {
     trusted_proxies: Vec<Network>,
     health_path: Option<String>,
     readiness: Arc<Readiness>,
+    /// Answers for when the Controller is away, if they are stored.
+    pub(super) cache: Option<Arc<Cache>>,
     /// Who was refused for want of a good token.
     pub(super) failed_auth: Arc<FailedAuth>,
 }
@@ -80,7 +82,7 @@ impl Gate {
     /// A gate before a replica that may still be empty, and these two upstreams.
     pub(crate) fn new(settings: Settings, replica: Arc<Replica>, api: Arc<Upstream>, heartbeat: Arc<Upstream>) -> Self {
         let Settings { limits, timeouts, routes, trusted_proxies, max_staleness, expired_retention, .. } = settings;
-        let Settings { health_path, readiness, failed_auth, late, observers, .. } = settings;
+        let Settings { health_path, readiness, failed_auth, late, observers, cache, .. } = settings;
         Self {
             authorizer: Authorizer { replica, max_staleness, expired_retention, late },
             limits,
@@ -93,6 +95,7 @@ impl Gate {
             health_path,
             readiness,
             failed_auth,
+            cache,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::failed_auth::{FailedAuth, FailedAuthLimit};
 use super::late::LateUses;
 use super::route::RouteTable;
-use super::{Network, Observers};
+use super::{Cache, Network, Observers};
 use crate::readiness::Readiness;
 use crate::replica::MaxStaleness;
 
@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub late: Arc<LateUses>,
     /// Who wants to know of requests.
     pub observers: Observers,
+    /// Answers for when the Controller is away, if they are stored.
+    pub cache: Option<Arc<Cache>>,
 }
 
 /// What is refused for its size or number.

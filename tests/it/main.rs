@@ -9,6 +9,7 @@ mod audit;
 mod bounds;
 mod cli;
 mod client_gone;
+mod config_cache;
 mod config_head;
 mod conformance;
 mod console;

@@ -1,0 +1,228 @@
+//! A stored answer: a whole 200, in one piece of memory, the same that is on disk.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, COOKIE,
+    LAST_MODIFIED, SET_COOKIE, VARY,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::super::fields::{Class, classify};
+use super::key::{Key, Place, values};
+use crate::clock::Instant;
+use crate::token::Digest;
+
+/// Largest body that is stored or shared.
+pub(super) const MAX_BODY: usize = 1 << 20;
+
+/// The parts of an entry, in this order, each behind its length in four bytes (little-endian).
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Target,
+    Accept,
+    Codings,
+    /// A digest, or nothing.
+    Credential,
+    /// The fields that the answer varies by, as the request had them: lines.
+    Vary,
+    /// The fields of the answer: lines.
+    Head,
+    Body,
+}
+
+const PARTS: usize = Part::Body as usize + 1;
+
+/// Bytes that say how long a part is.
+const PREFIX: usize = size_of::<u32>();
+
+/// A stored answer.
+#[derive(Debug)]
+pub(super) struct Entry {
+    sealed: Bytes,
+    /// Where each part ends.
+    ends: [u32; PARTS],
+    /// Since when it is stored: by the clock that nobody sets.
+    pub(super) stored: Instant,
+    /// Its age by then.
+    pub(super) aged: Duration,
+}
+
+impl Entry {
+    /// What a reply to a request with these fields leaves to others. `None`: it is for nobody else.
+    pub(super) fn new(
+        key: &Key,
+        asked: &HeaderMap,
+        (status, fields): (StatusCode, &HeaderMap),
+        body: &[u8],
+    ) -> Option<Self> {
+        let vary = vary(fields, asked)?;
+        let is_whole = status == StatusCode::OK && !fields.contains_key(CONTENT_RANGE);
+        if !is_whole || fields.contains_key(SET_COOKIE) || body.len() > MAX_BODY {
+            return None;
+        }
+        let mut head = Vec::new();
+        for (name, value) in fields.iter().filter(|(name, _)| ![CONTENT_LENGTH, AGE].contains(name)) {
+            put_line(&mut head, name, value.as_bytes());
+        }
+        let credential = key.credential.as_ref().map_or(&[][..], |digest| digest.as_bytes());
+        let parts = [key.target.as_bytes(), &key.accept, key.codings.as_bytes(), credential, &vary, &head, body];
+        let mut sealed = Vec::with_capacity(parts.iter().map(|part| PREFIX + part.len()).sum());
+        for part in parts {
+            sealed.extend_from_slice(&u32::try_from(part.len()).ok()?.to_le_bytes());
+            sealed.extend_from_slice(part);
+        }
+        let aged = fields.get(AGE).and_then(|age| age.to_str().ok()).and_then(|age| age.parse().ok());
+        Self::read(sealed.into(), Instant::now(), Duration::from_secs(aged.unwrap_or(0)))
+    }
+
+    /// Of the bytes that one was before. `None`: they are none.
+    pub(super) fn read(sealed: Bytes, stored: Instant, aged: Duration) -> Option<Self> {
+        let mut ends = [0; PARTS];
+        let mut at = 0;
+        for end in &mut ends {
+            let length = sealed.get(at..at + PREFIX)?.try_into().ok().map(u32::from_le_bytes)?;
+            at = at.checked_add(PREFIX)?.checked_add(usize::try_from(length).ok()?)?;
+            *end = u32::try_from(at).ok()?;
+        }
+        (at == sealed.len()).then_some(Self { sealed, ends, stored, aged })
+    }
+
+    fn range(&self, part: Part) -> Range<usize> {
+        let end = |at: usize| self.ends.get(at).map_or(0, |end| *end as usize);
+        let begin = (part as usize).checked_sub(1).map_or(0, end) + PREFIX;
+        begin..end(part as usize)
+    }
+
+    fn part(&self, part: Part) -> &[u8] {
+        self.sealed.get(self.range(part)).unwrap_or_default()
+    }
+
+    /// What it is the answer to. `None`: it is damaged.
+    pub(super) fn key(&self) -> Option<Key> {
+        let text = |part| String::from_utf8(self.part(part).to_vec()).ok();
+        let credential = match self.part(Part::Credential) {
+            [] => None,
+            digest => Some(Digest::from_bytes(digest.try_into().ok()?)),
+        };
+        Some(Key {
+            target: text(Part::Target)?,
+            accept: self.part(Part::Accept).to_vec(),
+            codings: text(Part::Codings)?,
+            credential,
+        })
+    }
+
+    /// Where it is found.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.key().map(|key| key.place(self.part(Part::Vary)))
+    }
+
+    /// Whether it answers a request with this key and these fields.
+    pub(super) fn answers(&self, key: &Key, asked: &HeaderMap) -> bool {
+        self.is_of(key)
+            && self.part(Part::Accept) == key.accept
+            && (self.is_coded_for(key) || self.is_plain(key))
+            && self.varies_as(asked)
+    }
+
+    /// Whether it was an answer to a request that accepts the same codings.
+    pub(super) fn is_coded_for(&self, key: &Key) -> bool {
+        self.part(Part::Codings) == key.codings.as_bytes()
+    }
+
+    /// Whether it is an answer to the same question, maybe in another form.
+    pub(super) fn is_of(&self, key: &Key) -> bool {
+        let credential = key.credential.as_ref().map_or(&[][..], |digest| digest.as_bytes());
+        self.part(Part::Target) == key.target.as_bytes() && self.part(Part::Credential) == credential
+    }
+
+    /// Without a coding it suits everybody who does not refuse that.
+    fn is_plain(&self, key: &Key) -> bool {
+        let refused = |coding: &str| matches!(coding, "identity;q=0" | "*;q=0");
+        !key.codings.split(',').any(refused) && self.field(&CONTENT_ENCODING).is_none()
+    }
+
+    /// Whether the fields that it varies by are those that it was made for.
+    pub(super) fn varies_as(&self, asked: &HeaderMap) -> bool {
+        lines(self.part(Part::Vary)).all(|(name, value)| {
+            let name = HeaderName::from_bytes(name);
+            name.is_ok_and(|name| values(asked, &name).unwrap_or_default() == value)
+        })
+    }
+
+    fn field(&self, name: &HeaderName) -> Option<HeaderValue> {
+        let mut found = lines(self.part(Part::Head)).filter(|(other, _)| *other == name.as_str().as_bytes());
+        found.next().and_then(|(_, value)| HeaderValue::from_bytes(value).ok())
+    }
+
+    /// Its `Last-Modified`.
+    pub(super) fn last_modified(&self) -> Option<HeaderValue> {
+        self.field(&LAST_MODIFIED)
+    }
+
+    /// Adds its fields to a map.
+    pub(super) fn fields(&self, fields: &mut HeaderMap) {
+        for (name, value) in lines(self.part(Part::Head)) {
+            let value = HeaderValue::from_maybe_shared(self.sealed.slice_ref(value));
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) {
+                fields.append(name, value);
+            }
+        }
+    }
+
+    /// Its body, without a copy.
+    pub(super) fn body(&self) -> Bytes {
+        self.sealed.slice(self.range(Part::Body))
+    }
+
+    /// How many bytes it has.
+    pub(super) fn len(&self) -> usize {
+        self.sealed.len()
+    }
+
+    /// How old it is (RFC 9111 section 4.2.3).
+    pub(super) fn age(&self) -> Duration {
+        self.aged.saturating_add(self.stored.elapsed())
+    }
+}
+
+/// What is remembered of the request for a reply that varies. `None`: it varies by what nobody else has.
+fn vary(fields: &HeaderMap, asked: &HeaderMap) -> Option<Vec<u8>> {
+    let mut lines = Vec::new();
+    let said = values(fields, &VARY).unwrap_or_default();
+    let said = std::str::from_utf8(&said).ok()?.to_ascii_lowercase();
+    let mut names: Vec<&str> = said.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| name != "*")?;
+        // These are part of the key; there is no cookie.
+        if [ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE].contains(&name) {
+            continue;
+        }
+        // What is made anew for each request is unlike that of every other.
+        if classify(name.as_str().as_bytes()) != Class::Other {
+            return None;
+        }
+        put_line(&mut lines, &name, &values(asked, &name).unwrap_or_default());
+    }
+    Some(lines)
+}
+
+fn put_line(lines: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    // None of the two can have a line's end in it.
+    for part in [name.as_str().as_bytes(), b":", value, b"\n"] {
+        lines.extend_from_slice(part);
+    }
+}
+
+fn lines(lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.filter_map(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        Some((line.get(..colon)?, line.get(colon + 1..)?))
+    })
+}

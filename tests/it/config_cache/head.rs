@@ -1,0 +1,60 @@
+//! What a watcher is told while the Controller is away.
+
+use super::{LATER, MODIFIED, PATH, assert_stored, cached, fetched, is_away, modified, with};
+use crate::harness::{Http2Client, Script, Site, http2_with, scripted};
+
+async fn last_modified(site: &Site, path: &str) -> Option<String> {
+    let reply = site.send(with(&site.agent, "HEAD", path, "")).await;
+    assert_eq!(reply.status(), 200);
+    let http2 = Http2Client::connect(site.address()).await;
+    let over_http2 = http2.send(http2_with(&site.agent, "HEAD", path)).await.reply().await;
+    assert_eq!(over_http2.field("Last-Modified"), reply.field("Last-Modified"));
+    reply.field("Last-Modified").map(str::to_owned)
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_the_stored_time() {
+    let site = cached().start().await;
+    // As agents do: with gzip, which the watcher does not ask for.
+    site.api.next(Script::reply(scripted(
+        "200 OK",
+        &format!("Content-Encoding: gzip\r\nVary: Accept-Encoding\r\nLast-Modified: {MODIFIED}\r\n"),
+        "zipped",
+    )));
+    let fields = "Accept: application/toml\r\nAccept-Encoding: gzip\r\n";
+    assert_eq!(site.send(with(&site.agent, "GET", PATH, fields)).await.text(), "zipped");
+    is_away(&site);
+    assert_eq!(last_modified(&site, PATH).await.as_deref(), Some(MODIFIED));
+    assert_stored(&site.send(with(&site.agent, "GET", PATH, fields)).await, "zipped");
+    assert_eq!(site.get(PATH, &site.agent).await.status(), 503, "zipped is not what it accepts");
+
+    let mut client = site.connect().await;
+    client.send(with(&site.agent, "HEAD", "/api/configs/2/toml", "")).await;
+    client.ends_unanswered().await;
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_the_stored_time_by_a_controller_that_says_nothing() {
+    let site = cached().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    site.api.next(Script::silent());
+    let reply = site.send(with(&site.agent, "HEAD", PATH, "")).await;
+    assert_eq!((reply.status(), reply.field("Last-Modified")), (200, Some(MODIFIED)));
+}
+
+/// What was edited is stored in one form, and there is an older one in another: that is not true any more.
+#[tokio::test]
+async fn forms_of_another_time_are_forgotten() {
+    let site = cached().start().await;
+    let gzip = "Accept-Encoding: gzip\r\n";
+    site.api.next(Script::reply(modified(MODIFIED, "interval = 1")));
+    assert_eq!(site.send(with(&site.agent, "GET", PATH, gzip)).await.status(), 200);
+    site.api.next(Script::reply(modified(LATER, "interval = 2")));
+    assert_eq!(site.get(PATH, &site.agent).await.text(), "interval = 2");
+    is_away(&site);
+    assert_eq!(last_modified(&site, PATH).await.as_deref(), Some(LATER));
+    // Without a coding it suits everybody.
+    assert_stored(&site.send(with(&site.agent, "GET", PATH, gzip)).await, "interval = 2");
+    let refused = site.send(with(&site.agent, "GET", PATH, "Accept-Encoding: gzip, identity;q=0\r\n")).await;
+    assert_eq!(refused.status(), 503);
+}

@@ -1,0 +1,106 @@
+//! One fetch of the same thing at a time.
+
+use super::{LATER, PATH, assert_fresh, cached, configuration, modified, with};
+use crate::harness::{Http2Client, Script, eventually, get, http2_with, scripted};
+
+#[tokio::test]
+async fn all_who_ask_meanwhile_share_one_fetch() {
+    let site = cached().start().await;
+    let pieces = site.api.next_in_pieces();
+    let http2 = Http2Client::connect(site.address()).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = site.connect().await;
+        client.send(get(PATH, &site.agent)).await;
+        clients.push(client);
+    }
+    let stream = http2.send(http2_with(&site.agent, "GET", PATH)).await;
+    site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
+    pieces.send(configuration("interval = 1").into()).await.expect("takes it");
+    for mut client in clients {
+        let reply = client.reply().await;
+        assert_eq!(reply.text(), "interval = 1");
+        assert_fresh(&reply);
+    }
+    assert_eq!(stream.reply().await.text(), "interval = 1");
+    // Whoever was late to ask has asked by itself; nobody asks while another one does.
+    assert!(site.api.requests().len() <= 2, "{:?}", site.api.requests());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_nobodys_answer_along() {
+    let site = cached().start().await;
+    let pieces = site.api.next_in_pieces();
+    let mut first = site.connect().await;
+    first.send(get(PATH, &site.agent)).await;
+    site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
+    let mut second = site.connect().await;
+    second.send(get(PATH, &site.agent)).await;
+    drop(first);
+    pieces.send(configuration("interval = 1").into()).await.expect("takes it");
+    assert_eq!(second.reply().await.text(), "interval = 1");
+}
+
+#[tokio::test]
+async fn a_reply_that_is_for_one_is_given_to_one() {
+    let site = cached().start().await;
+    let pieces = site.api.next_in_pieces();
+    let mut first = site.connect().await;
+    first.send(get(PATH, &site.agent)).await;
+    site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        let mut client = site.connect().await;
+        client.send(get(PATH, &site.agent)).await;
+        others.push(client);
+    }
+    pieces.send(scripted("200 OK", "Set-Cookie: one=1\r\n", "one's").into()).await.expect("takes it");
+    drop(pieces);
+    let reply = first.reply().await;
+    assert_eq!((reply.field("Set-Cookie"), reply.text()), (Some("one=1"), "one's"));
+    for mut other in others {
+        assert_eq!(other.reply().await.text(), "ok", "it was asked for by itself");
+    }
+}
+
+/// While somebody has a long download, others are not kept waiting for it.
+#[tokio::test]
+async fn nobody_waits_for_long_for_anothers_fetch() {
+    let site = cached().start().await;
+    let pieces = site.api.next_in_pieces();
+    let mut first = site.connect().await;
+    first.send(get(PATH, &site.agent)).await;
+    site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
+    let mut second = site.connect().await;
+    second.send(get(PATH, &site.agent)).await;
+    assert_eq!(second.reply().await.text(), "ok", "it asked by itself");
+    pieces.send(configuration("late").into()).await.expect("takes it");
+    assert_eq!(first.reply().await.text(), "late");
+}
+
+/// An agent was given the stored answer; what the Controller says at last is stored all the same.
+#[tokio::test]
+async fn a_slow_controller_is_heard() {
+    let site = cached().start().await;
+    super::fetched(&site, PATH, "old").await;
+    let pieces = site.api.next_in_pieces();
+    super::assert_stored(&site.get(PATH, &site.agent).await, "old");
+    pieces.send(modified(LATER, "new").into()).await.expect("takes it");
+    drop(pieces);
+    super::is_away(&site);
+    let is_new = || async { site.get(PATH, &site.agent).await.text() == "new" };
+    eventually("the new one is stored", is_new).await;
+}
+
+#[tokio::test]
+async fn each_is_answered_with_its_own_id() {
+    let site = cached().config(|config| config.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")]);
+    let site = site.start().await;
+    site.api.next(Script::reply(scripted("200 OK", "X-Request-Id: first\r\nVia: 1.1 gateway\r\n", "interval = 1")));
+    let reply = site.send(with(&site.agent, "GET", PATH, "X-Request-Id: first\r\n")).await;
+    assert_eq!(reply.field("X-Request-Id"), Some("first"));
+    super::is_away(&site);
+    let reply = site.send(with(&site.agent, "GET", PATH, "X-Request-Id: second\r\n")).await;
+    assert_eq!(reply.field("X-Request-Id"), Some("second"));
+    assert_eq!(reply.text(), "interval = 1");
+}
