@@ -1,5 +1,6 @@
 //! The admin listener: `/livez`, `/readyz` and `/metrics`, and the console.
 
+mod config_cache;
 mod settings;
 
 use std::convert::Infallible;
@@ -109,6 +110,7 @@ impl Admin {
                 let text = metrics::render(&self.health);
                 reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
             }),
+            (config_cache::PATH, _) => config_cache::answer(&request, peer, &self.health).await,
             (_, Some(console)) => {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(peer));

@@ -33,7 +33,7 @@ use crate::health::Health;
 use crate::listener::{
     self, BindError, Bound, ListenAddress, Listener, ListenerConfig, ListeningSocket, Opening, SocketFile, Tls,
 };
-use crate::proxy::{self, Cache, Gate, Observers, Proxy};
+use crate::proxy::{self, Cache, CacheConfig, Gate, Observers, Proxy};
 use crate::registry::Registry;
 use crate::reload;
 use crate::replica::presence::Presence;
@@ -155,13 +155,14 @@ impl Sidecar {
         let replica = Arc::new(Replica::new());
         let api = Arc::new(Upstream::new(UpstreamName::Api, config.upstreams.api)?);
         let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
-        let cache = config.config_cache.enabled.then(|| Arc::new(Cache::new(config.config_cache.clone())));
+        let cache = open_cache(config.config_cache.clone(), &api).await?;
         let upstreams = vec![Arc::clone(&api), Arc::clone(&heartbeat)];
         let health = Arc::new(Health::new(
             Arc::clone(&replica),
             config.freshness.max_staleness,
             upstreams.clone(),
             config.limits.failed_auth.clone(),
+            cache.clone(),
         ));
         let connection_limits = Arc::new(ConnectionLimits::new(
             &config.limits,
@@ -185,7 +186,7 @@ impl Sidecar {
             failed_auth: Arc::clone(&health.failed_auth),
             late: Arc::clone(&health.late),
             observers: observers.clone(),
-            cache,
+            cache: cache.clone(),
         };
         let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
         let (mut bound, mut listeners, mut socket_files) = (Vec::new(), Vec::new(), Vec::new());
@@ -271,6 +272,9 @@ impl Sidecar {
         }
         if let Some(exporter) = exporter {
             sidecar.spawn("trace exporter", move || exporter.clone().run());
+        }
+        if let Some(cache) = cache {
+            sidecar.spawn("configuration cache", move || Arc::clone(&cache).keep());
         }
         let checked = upstreams.clone();
         sidecar.spawn("health checks", move || check::watch(checked.clone()));
@@ -427,6 +431,9 @@ impl Sidecar {
         if let Some(file) = &self.snapshot_file {
             file.save().await;
         }
+        if let Some(cache) = &self.health.cache {
+            cache.save().await;
+        }
         if let Some(tracer) = &self.observers.tracer {
             tracer.finish().await;
         }
@@ -441,6 +448,16 @@ impl Drop for Sidecar {
             log.finish();
         }
     }
+}
+
+/// Opens the configuration cache, if it is wanted; elsewhere, since its directory is read.
+async fn open_cache(config: CacheConfig, api: &Arc<Upstream>) -> Result<Option<Arc<Cache>>, StartError> {
+    if !config.enabled {
+        return Ok(None);
+    }
+    let api = Arc::clone(api);
+    let opened = tokio::task::spawn_blocking(move || Cache::open(config, &api.config)).await;
+    opened.map(|cache| Some(Arc::new(cache))).map_err(|error| StartError::Thread(error.into()))
 }
 
 /// Opens a listener's sockets; elsewhere, since looking a name up may take its time.

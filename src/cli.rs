@@ -19,6 +19,7 @@
 
 mod args;
 mod audit;
+mod cache;
 mod confirm;
 mod export;
 mod generated;
@@ -113,6 +114,9 @@ pub(crate) enum Command {
     /// Copy, back up, restore and freeze registries
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Show and forget the configurations that the sidecar on this host has stored
+    #[command(subcommand, after_help = cache::EXAMPLES)]
+    Cache(cache::CacheCommand),
     /// Say whether the sidecar on this host is ready
     #[command(after_help = health::EXAMPLES)]
     Health(health::HealthArgs),
@@ -162,6 +166,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         Command::Token(command) => session::block_on(token::run(&globals, command)),
         Command::Audit(command) => session::block_on(audit::run(&globals, command)),
         Command::Store(command) => session::block_on(store::run(&globals, command)),
+        Command::Cache(command) => cache::run(&globals, command),
         Command::Health(args) => health::health(&globals, &args),
         Command::Completions(args) => generated::completions(&args),
         Command::Man(args) => generated::man(&args),

@@ -24,7 +24,7 @@ use crate::listener::ListenAddress;
 use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::{FreshnessConfig, MaxStaleness};
-use crate::store::{self, Report, Reports, StoreError};
+use crate::store::{self, ConfigCacheReport, Report, Reports, StoreError};
 
 /// Users named in a report.
 const HELD_USERS: usize = 10;
@@ -118,6 +118,7 @@ impl Reporter {
             staleness_ms: None,
             connections: 0,
             late: Vec::new(),
+            config_cache: None,
         };
         Self { store, health, presence, file, report, ttl, failing: false, vouching: true }
     }
@@ -181,6 +182,12 @@ impl Reporter {
         self.report.connections = self.health.connections.load(Ordering::Relaxed) as u64;
         self.report.late = self.health.late.latest();
         self.report.late.truncate(LATE_TOKENS);
+        let cache = self.health.cache.as_ref().map(|cache| cache.status());
+        self.report.config_cache = cache.map(|cache| ConfigCacheReport {
+            entries: cache.entries as u64,
+            served: cache.served,
+            away_ms: cache.away_for.map(millis),
+        });
         let sent = within(self.store.report(&self.report, self.ttl)).await;
         match (&sent, self.failing) {
             (Ok(()), false) => {}

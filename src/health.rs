@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crate::prove::Proofs;
 use crate::proxy::failed_auth::FailedAuth;
-use crate::proxy::{FailedAuthLimit, LateUses};
+use crate::proxy::{Cache, FailedAuthLimit, LateUses};
 use crate::readiness::Readiness;
 use crate::replica::{MaxStaleness, Replica};
 use crate::tls::handshake::Handshakes;
@@ -43,6 +43,8 @@ pub struct Health {
     pub(crate) failed_auth: Arc<FailedAuth>,
     /// Which tokens are used here.
     pub(crate) uses: Arc<Uses>,
+    /// Configurations for when the Controller is away, if they are stored.
+    pub cache: Option<Arc<Cache>>,
     /// Times that their use could not be recorded.
     pub flushes_failed: Arc<AtomicU64>,
     /// What proofs made here came to.
@@ -56,6 +58,7 @@ impl Health {
         max_staleness: MaxStaleness,
         upstreams: Vec<Arc<Upstream>>,
         failed_auth: FailedAuthLimit,
+        cache: Option<Arc<Cache>>,
     ) -> Self {
         Self {
             readiness: Arc::new(Readiness::new(Arc::clone(&replica), max_staleness)),
@@ -72,6 +75,7 @@ impl Health {
             handshakes: Arc::default(),
             failed_auth: Arc::new(FailedAuth::new(failed_auth)),
             uses: Arc::default(),
+            cache,
             flushes_failed: Arc::default(),
             proofs: Arc::default(),
         }
@@ -80,6 +84,8 @@ impl Health {
     /// What is wrong and makes the sidecar no less ready: it would be no better elsewhere.
     pub fn warnings(&self) -> Vec<String> {
         let credentials = self.upstreams.iter().flat_map(|upstream| upstream.credential_problems());
-        credentials.chain(self.upstreams.iter().flat_map(|upstream| upstream.node_problems())).collect()
+        let nodes = self.upstreams.iter().flat_map(|upstream| upstream.node_problems());
+        let cache = self.cache.iter().flat_map(|cache| cache.problems());
+        credentials.chain(nodes).chain(cache).collect()
     }
 }

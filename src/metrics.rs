@@ -46,6 +46,13 @@
 //! | `tollgate_log_lines_lost_total` | grows: who reads standard error is too slow, or does not read; `docs/logs.md` |
 //! | `tollgate_access_log_lines_lost_total` | grows: what the access log goes to is too slow, or cannot be written, which the log says; `docs/logs.md` |
 //! | `tollgate_trace_spans_lost_total` | grows: the collector at `traces.endpoint` is too slow, or away, which the log says |
+//! | `tollgate_config_cache_entries`, `tollgate_config_cache_bytes` | near `config_cache.max_entries`, `max_bytes`: what was used longest ago makes room |
+//! | `tollgate_config_cache_oldest_seconds` | near `config_cache.max_age`: that one is not given for much longer |
+//! | `tollgate_config_cache_served_total` | grows: agents boot, reload and watch from what is stored |
+//! | `tollgate_config_cache_shared_total` | fetches that the Controller was spared, since another one's answer would do |
+//! | `tollgate_config_cache_open` | 1: the Controller is away, and one fetch at a time finds out whether it still is |
+//! | `tollgate_config_cache_outages_total` | grows: it goes away again and again |
+//! | `tollgate_config_cache_damaged_total`, `tollgate_config_cache_disk_failures_total` | grows: look at the disk of `config_cache.directory`; the log names the file |
 //! | `tollgate_panics_total` | above 0: a bug, see the log; the request was cut off or the task restarted |
 
 use std::fmt::Write as _;
@@ -55,6 +62,7 @@ use crate::clock::Instant;
 use crate::health::Health;
 use crate::lines::Lines;
 use crate::prove::Verdict;
+use crate::proxy::CacheStatus;
 use crate::proxy::failed_auth::Failure;
 use crate::replica::ReplicaStatus;
 use crate::tls::handshake::HandshakeFailure;
@@ -65,6 +73,8 @@ use crate::words::words;
 struct Sample<'a> {
     health: &'a Health,
     status: ReplicaStatus,
+    /// `None`: configurations are not stored.
+    cache: Option<CacheStatus>,
     now: Instant,
 }
 
@@ -205,6 +215,35 @@ const METRICS: &[Metric] = &[
     counter("tollgate_trace_spans_lost_total", "Spans that were not exported.", |sample| {
         Some(sample.health.spans_lost.load(Ordering::Relaxed) as f64)
     }),
+    gauge("tollgate_config_cache_entries", "Stored configurations.", |sample| {
+        sample.cache.as_ref().map(|cache| cache.entries as f64)
+    }),
+    gauge("tollgate_config_cache_bytes", "Bytes of memory that stored configurations take.", |sample| {
+        sample.cache.as_ref().map(|cache| cache.bytes as f64)
+    }),
+    gauge("tollgate_config_cache_oldest_seconds", "Seconds since the oldest of them was fetched.", |sample| {
+        Some(sample.cache.as_ref()?.oldest?.as_secs_f64())
+    }),
+    counter("tollgate_config_cache_served_total", "Requests that were given a stored configuration.", |sample| {
+        sample.cache.as_ref().map(|cache| cache.served as f64)
+    }),
+    counter("tollgate_config_cache_shared_total", "Requests that shared another one's fetch.", |sample| {
+        sample.cache.as_ref().map(|cache| cache.shared as f64)
+    }),
+    gauge("tollgate_config_cache_open", "1 while the Controller is away for fetches, else 0.", |sample| {
+        sample.cache.as_ref().map(|cache| f64::from(u8::from(cache.away_for.is_some())))
+    }),
+    counter("tollgate_config_cache_outages_total", "Times that the Controller was found to be away.", |sample| {
+        sample.cache.as_ref().map(|cache| cache.outages as f64)
+    }),
+    counter("tollgate_config_cache_damaged_total", "Files of stored configurations that were dropped.", |sample| {
+        sample.cache.as_ref().map(|cache| cache.damaged as f64)
+    }),
+    counter(
+        "tollgate_config_cache_disk_failures_total",
+        "Times that files of stored configurations could not be read or written.",
+        |sample| sample.cache.as_ref().map(|cache| cache.disk_failures as f64),
+    ),
     counter("tollgate_panics_total", "Tasks that panicked.", |sample| {
         Some(sample.health.panics.load(Ordering::Relaxed) as f64)
     }),
@@ -314,7 +353,12 @@ const LATE: (&str, MetricKind, &str) =
 
 /// All metrics as Prometheus reads them.
 pub(crate) fn render(health: &Health) -> String {
-    let sample = Sample { health, status: health.replica.status(), now: Instant::now() };
+    let sample = Sample {
+        health,
+        status: health.replica.status(),
+        now: Instant::now(),
+        cache: health.cache.as_ref().map(|cache| cache.status()),
+    };
     let mut text = String::new();
     for Metric { name, kind, help, labels, read } in METRICS {
         let Some(value) = read(&sample) else { continue };
@@ -370,7 +414,8 @@ mod tests {
 
     #[test]
     fn before_the_first_snapshot_the_staleness_is_infinite_and_there_is_no_revision() {
-        let health = Health::new(Arc::new(Replica::new()), MaxStaleness::Never, Vec::new(), FailedAuthLimit::default());
+        let health =
+            Health::new(Arc::new(Replica::new()), MaxStaleness::Never, Vec::new(), FailedAuthLimit::default(), None);
         let text = render(&health);
         assert!(text.contains("\ntollgate_ready 0\n"), "{text}");
         assert!(text.contains("\ntollgate_replica_staleness_seconds +Inf\n"), "{text}");

@@ -10,6 +10,7 @@ pub(crate) mod authorize;
 pub(crate) mod body;
 pub(crate) mod cache;
 pub mod credential;
+mod delivery;
 pub(crate) mod exchange;
 pub(crate) mod failed_auth;
 pub(crate) mod fields;
@@ -47,8 +48,7 @@ use failed_auth::Attempt;
 use refusal::Refusal;
 use request::Origin;
 
-pub(crate) use cache::Cache;
-pub use cache::CacheConfig;
+pub use cache::{Cache, CacheConfig, CacheStatus, StoredConfiguration};
 pub use failed_auth::FailedAuthLimit;
 pub(crate) use gate::{Admission, Gate, Permit};
 pub use late::LateUses;

@@ -50,7 +50,7 @@ pub use open::{Absent, open};
 pub use position::{CommitId, Committed, Epoch, Head, Position, Revision, Stamp};
 pub use redis::RedisStore;
 pub use replicas::{Replicas, Unconfirmed};
-pub use report::{LateRequests, Report, Reported, SidecarId};
+pub use report::{ConfigCacheReport, LateRequests, Report, Reported, SidecarId};
 pub use retention::Retention;
 pub use schema::SCHEMA;
 pub use settings::Settings;

@@ -37,8 +37,13 @@ impl ConsoleProcess {
     pub(crate) async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
         let replica = Arc::new(Replica::new());
         let max_staleness = config.freshness.max_staleness;
-        let health =
-            Arc::new(Health::new(Arc::clone(&replica), max_staleness, Vec::new(), config.limits.failed_auth.clone()));
+        let health = Arc::new(Health::new(
+            Arc::clone(&replica),
+            max_staleness,
+            Vec::new(),
+            config.limits.failed_auth.clone(),
+            None,
+        ));
         let AdminListener { socket, address, tls } = AdminListener::bind(&config.admin).await?;
         let authorizer = Authorizer {
             replica: Arc::clone(&replica),

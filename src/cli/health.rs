@@ -24,7 +24,7 @@ Examples:
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Of an answer there is no more to read.
-const MAX_ANSWER: u64 = 64 * 1024;
+const MAX_ANSWER: u64 = 16 << 20;
 
 /// What is asked.
 #[derive(Debug, Args)]
@@ -48,7 +48,7 @@ pub(super) fn health(globals: &Globals, args: &HealthArgs) -> anyhow::Result<()>
     };
     let address = reachable(address);
     let path = if args.live { "/livez" } else { "/readyz" };
-    let answer = ask(address, path).with_context(|| format!("no sidecar answers at http://{address}{path}"))?;
+    let answer = ask(address, "GET", path).with_context(|| format!("no sidecar answers at http://{address}{path}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     if !head.starts_with("HTTP/1.1 200 ") {
         bail!("not ready: {}", body.trim());
@@ -57,7 +57,7 @@ pub(super) fn health(globals: &Globals, args: &HealthArgs) -> anyhow::Result<()>
 }
 
 /// A listener on every interface is reached at loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
         IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
@@ -65,11 +65,12 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
+/// The whole answer to a request without a body.
+pub(super) fn ask(address: SocketAddr, method: &str, target: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
     Ok(answer)

@@ -14,8 +14,9 @@ use super::table::{Cell, TextTable, Tone, details};
 use super::{Globals, time};
 use crate::chain::chain;
 use crate::registry::receipt::revision_in;
-use crate::registry::status::{FleetStatus, staleness};
+use crate::registry::status::{FleetStatus, away_for, staleness};
 use crate::store::{Absent, Replicas, Reported, SCHEMA};
+use crate::units::format_duration;
 
 /// Time from one look to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -104,6 +105,17 @@ impl FleetStatus {
                  command changes them"
             );
             pairs.push(("held users", Cell::toned(&text, Tone::Warn)));
+        }
+        for sidecar in &self.sidecars {
+            let (Some(away), Some(cache)) = (away_for(sidecar), sidecar.report.config_cache) else { continue };
+            let text = format!(
+                "away for {}, for {}: agents get what is stored ({} configurations, given {} times)",
+                sidecar.report.name,
+                format_duration(Duration::from_secs(away.as_secs())),
+                cache.entries,
+                cache.served
+            );
+            pairs.push(("Controller", Cell::toned(&text, Tone::Warn)));
         }
         if self.sidecars.is_empty() {
             pairs.push(("sidecars", "none report to this store".into()));
@@ -197,6 +209,7 @@ mod tests {
             staleness_ms: Some(250),
             connections: 12,
             late: Vec::new(),
+            config_cache: None,
         };
         FleetStatus {
             store: "redis://127.0.0.1:6379".to_owned(),

@@ -289,6 +289,7 @@ fn config_cache(cache: &mut CacheConfig, keys: &mut impl Visitor) {
     keys.value("max_bytes", &Size(2 << 20..=1 << 40), &mut cache.max_bytes);
     keys.value("max_entries", &Number(1..=10_000_000), &mut cache.max_entries);
     keys.value("max_age", &DURATION, &mut cache.max_age);
+    keys.value("directory", &Maybe(FILE), &mut cache.directory);
 }
 
 fn limits(limits: &mut Limits, keys: &mut impl Visitor) {

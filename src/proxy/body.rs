@@ -9,9 +9,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::delivery::Delivery;
 use super::exchange::Exchange;
 use super::forward::Passage;
 use super::refusal::Refusal;
@@ -279,27 +279,6 @@ pub(crate) struct Relayed {
     delivery: Option<Delivery>,
 }
 
-/// Largest piece of a stored answer that is handed on at once: what was handed on cannot be cut any more.
-const STORED_PIECE: usize = 16 * 1024;
-
-/// An answer of the cache on its way to one client.
-pub(super) struct Delivery {
-    pub(super) exchange: Rc<Exchange>,
-    /// It is cut like any other when its token is revoked.
-    pub(super) _admitted: Option<Admitted>,
-    /// For the log.
-    pub(super) outcome: &'static str,
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        match self.exchange.is_settled() {
-            true => self.exchange.log(StatusCode::OK.as_u16(), self.outcome),
-            false => self.exchange.log(0, "cut"),
-        }
-    }
-}
-
 /// What is still to come of an upstream's reply. Its end is the end that its framing says; whatever else ends it is an error,
 /// so that a broken reply never looks complete.
 struct Rest {
@@ -358,24 +337,6 @@ impl Relayed {
     /// The request's body was not read to its end, so what follows on the client's connection is not a request.
     pub(crate) fn leaves_upload(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| rest.passage.leaves_upload())
-    }
-}
-
-impl Delivery {
-    fn poll_frame(&self, data: &mut Bytes, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        if self.exchange.alarm.poll(context).is_ready() {
-            return Poll::Ready(Some(Err(Cut)));
-        }
-        if data.is_empty() {
-            return Poll::Ready(None);
-        }
-        let piece = data.split_to(data.len().min(STORED_PIECE));
-        let received = &self.exchange.received;
-        received.set(received.get() + piece.len());
-        if data.is_empty() {
-            self.exchange.settle();
-        }
-        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }
 

@@ -349,6 +349,7 @@ mod tests {
             staleness_ms: Some(3),
             connections: 0,
             late: Vec::new(),
+            config_cache: None,
         };
         Reported { report, age: Duration::from_millis(age), ttl: Duration::from_secs(70) }
     }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::receipt::revision_in;
 use crate::store::report::with_distinct_names;
-use crate::store::{Position, Replicas, Reported, SCHEMA, Store, StoreError, TokenFilter};
+use crate::store::{ConfigCacheReport, Position, Replicas, Reported, SCHEMA, Store, StoreError, TokenFilter};
 
 /// The store and its sidecars at one moment.
 pub(crate) struct FleetStatus {
@@ -96,6 +96,29 @@ pub(crate) struct SidecarView {
     /// Users whom it holds disabled or narrowed although the store has lost that they were.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     held_users: Vec<String>,
+    /// Where configurations are stored for when the Controller is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_cache: Option<ConfigCacheView>,
+}
+
+/// The configurations that a sidecar stores.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConfigCache)]
+pub(crate) struct ConfigCacheView {
+    /// How many.
+    entries: u64,
+    /// How many were given to agents since it started.
+    served: u64,
+    /// For how long the Controller has been away; `None`: it answers.
+    #[schema(required)]
+    away_seconds: Option<f64>,
+}
+
+impl ConfigCacheView {
+    fn of(sidecar: &Reported) -> Option<Self> {
+        let ConfigCacheReport { entries, served, .. } = sidecar.report.config_cache?;
+        Some(Self { entries, served, away_seconds: away_for(sidecar).map(|away| away.as_secs_f64()) })
+    }
 }
 
 impl FleetStatus {
@@ -129,6 +152,7 @@ impl FleetStatus {
             connections: sidecar.report.connections,
             started_at: sidecar.report.started_at,
             held_users: sidecar.report.held_users.clone(),
+            config_cache: ConfigCacheView::of(sidecar),
         });
         StatusView {
             store: self.store.clone(),
@@ -156,6 +180,12 @@ impl From<&Replicas> for ReplicasView {
             keep_commits: replicas.keep_commits(),
         }
     }
+}
+
+/// For how long the Controller has been away for a sidecar that stores configurations.
+pub(crate) fn away_for(sidecar: &Reported) -> Option<Duration> {
+    let away = sidecar.report.config_cache?.away_ms?;
+    Some(Duration::from_millis(away).saturating_add(sidecar.age))
 }
 
 /// How long ago the sidecar was last known to be fresh: what it said, and how long ago it said so.

@@ -59,6 +59,20 @@ pub struct Report {
     /// Tokens that it refused because they had expired, the latest first; at most twenty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub late: Vec<LateRequests>,
+    /// Of one that stores configurations: how that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_cache: Option<ConfigCacheReport>,
+}
+
+/// Configurations that a sidecar stores for when the Controller is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigCacheReport {
+    /// How many.
+    pub entries: u64,
+    /// How many were given to agents since it started.
+    pub served: u64,
+    /// For how long the Controller has been away, in milliseconds; `None`: it answers.
+    pub away_ms: Option<u64>,
 }
 
 /// Requests with a token that had expired, since a sidecar started.

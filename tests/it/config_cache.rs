@@ -1,7 +1,10 @@
 //! The configuration cache: what was fetched is given when the Controller is away, to whoever is authorised at that moment.
 
 mod authorised;
+mod breaker;
+mod disk;
 mod head;
+mod operators;
 mod outage;
 mod shared;
 mod stored;

@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tollgate::store::{
-    Absent, Batch, Change, Committed, Edit, Epoch, Head, LateRequests, Position, RedisStore, Report, Retention,
-    Revision, SCHEMA, SidecarId, SnapshotItem, SqliteStore, Store, StoreUrl, Versioned,
+    Absent, Batch, Change, Committed, ConfigCacheReport, Edit, Epoch, Head, LateRequests, Position, RedisStore, Report,
+    Retention, Revision, SCHEMA, SidecarId, SnapshotItem, SqliteStore, Store, StoreUrl, Versioned,
 };
 use tollgate::token::{
     Digest, Grant, HistoryEntry, Owner, PermissionSet, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserId,
@@ -230,6 +230,7 @@ pub(crate) fn report(id: u64, name: &str) -> Report {
         staleness_ms: Some(id),
         connections: 7,
         late: vec![LateRequests { token: TokenId::from_u64(id), count: 3, last_at: Timestamp::UNIX_EPOCH }],
+        config_cache: Some(ConfigCacheReport { entries: 2, served: 5, away_ms: Some(4) }),
     }
 }
 

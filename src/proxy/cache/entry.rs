@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, COOKIE,
+    ACCEPT, ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, ETAG,
     LAST_MODIFIED, SET_COOKIE, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::super::fields::{Class, classify};
+use super::CacheConfig;
 use super::key::{Key, Place, values};
-use crate::clock::Instant;
+use crate::clock::{Instant, unix_seconds};
 use crate::token::Digest;
 
 /// Largest body that is stored or shared.
@@ -44,17 +45,30 @@ pub(super) struct Entry {
     sealed: Bytes,
     /// Where each part ends.
     ends: [u32; PARTS],
-    /// Since when it is stored: by the clock that nobody sets.
-    pub(super) stored: Instant,
+    /// When it was asked for, by the clock that nobody sets: what was asked for later is truer.
+    pub(super) asked_at: Instant,
     /// Its age by then.
     pub(super) aged: Duration,
+    /// Of one that was stored before this run of the machine: by other clocks.
+    pub(super) earlier: Option<Earlier>,
+}
+
+/// When something was stored before this run of the machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Earlier {
+    /// How long sidecars ran between then and `since`.
+    pub(super) ran_for: Duration,
+    /// When it was read.
+    pub(super) since: Instant,
+    /// When it was stored, in seconds since 1970; wrong if the clock was then.
+    pub(super) wall: i64,
 }
 
 impl Entry {
     /// What a reply to a request with these fields leaves to others. `None`: it is for nobody else.
     pub(super) fn new(
         key: &Key,
-        asked: &HeaderMap,
+        (asked_at, asked): (Instant, &HeaderMap),
         (status, fields): (StatusCode, &HeaderMap),
         body: &[u8],
     ) -> Option<Self> {
@@ -75,11 +89,11 @@ impl Entry {
             sealed.extend_from_slice(part);
         }
         let aged = fields.get(AGE).and_then(|age| age.to_str().ok()).and_then(|age| age.parse().ok());
-        Self::read(sealed.into(), Instant::now(), Duration::from_secs(aged.unwrap_or(0)))
+        Self::read(sealed.into(), asked_at, Duration::from_secs(aged.unwrap_or(0)), None)
     }
 
     /// Of the bytes that one was before. `None`: they are none.
-    pub(super) fn read(sealed: Bytes, stored: Instant, aged: Duration) -> Option<Self> {
+    pub(super) fn read(sealed: Bytes, asked_at: Instant, aged: Duration, earlier: Option<Earlier>) -> Option<Self> {
         let mut ends = [0; PARTS];
         let mut at = 0;
         for end in &mut ends {
@@ -87,7 +101,7 @@ impl Entry {
             at = at.checked_add(PREFIX)?.checked_add(usize::try_from(length).ok()?)?;
             *end = u32::try_from(at).ok()?;
         }
-        (at == sealed.len()).then_some(Self { sealed, ends, stored, aged })
+        (at == sealed.len()).then_some(Self { sealed, ends, asked_at, aged, earlier })
     }
 
     fn range(&self, part: Part) -> Range<usize> {
@@ -185,7 +199,37 @@ impl Entry {
 
     /// How old it is (RFC 9111 section 4.2.3).
     pub(super) fn age(&self) -> Duration {
-        self.aged.saturating_add(self.stored.elapsed())
+        self.aged.saturating_add(self.stored_for(unix_seconds()))
+    }
+
+    /// How long ago it was asked for, as far as is known at this second since 1970.
+    pub(super) fn stored_for(&self, wall: i64) -> Duration {
+        let by_wall = self.earlier.map_or(0, |earlier| wall.saturating_sub(earlier.wall));
+        self.ran_for().max(Duration::from_secs(u64::try_from(by_wall).unwrap_or(0)))
+    }
+
+    /// How long ago it was asked for at least: by clocks that nobody sets.
+    pub(super) fn ran_for(&self) -> Duration {
+        match self.earlier {
+            None => self.asked_at.elapsed(),
+            Some(earlier) => earlier.ran_for.saturating_add(earlier.since.elapsed()),
+        }
+    }
+
+    /// Whether it may be given still.
+    pub(super) fn is_within(&self, bounds: &CacheConfig) -> bool {
+        self.stored_for(unix_seconds()) <= bounds.max_age
+    }
+
+    /// Whether the other says the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let same = |part| self.part(part) == other.part(part);
+        same(Part::Body) && self.last_modified() == other.last_modified() && self.field(&ETAG) == other.field(&ETAG)
+    }
+
+    /// All of it, as a file has it.
+    pub(super) fn sealed(&self) -> &[u8] {
+        &self.sealed
     }
 }
 

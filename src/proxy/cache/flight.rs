@@ -6,16 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
+use super::super::refusal::Refusal;
 use super::entry::Entry;
 use super::key::{Part, Place};
 use crate::lock::Mutex;
-use crate::proxy::refusal::Refusal;
 
 /// How far a fetch is.
 #[derive(Debug, Clone)]
 pub(super) enum State {
     /// The Controller has said nothing yet.
     Asking,
+    /// For so long that nobody should wait who has an answer.
+    Silent,
     /// It has begun to reply.
     Answered,
     /// It is over.
@@ -58,10 +60,12 @@ pub(super) struct Landing {
 }
 
 impl Flights {
-    /// Takes part in a fetch: in one that is under way, or in a new one, which the caller has to make then.
+    /// Takes part in a fetch: in one that is under way, or in a new one, which the caller has to make then. One that is silent may
+    /// be stuck in a connection that nobody is at the other end of, so nobody joins it any more.
     pub(super) fn join(self: &Arc<Self>, place: Place) -> (watch::Receiver<State>, Option<Landing>) {
         let mut flights = self.0.lock();
-        if let Some(flight) = flights.get(&place) {
+        let is_silent = |flight: &Flight| matches!(*flight.state.borrow(), State::Silent);
+        if let Some(flight) = flights.get(&place).filter(|flight| !is_silent(flight)) {
             return (flight.state.subscribe(), None);
         }
         let (state, seen) = watch::channel(State::Asking);
@@ -70,20 +74,18 @@ impl Flights {
         (seen, Some(Landing { flights: Arc::clone(self), place, flight }))
     }
 
-    /// What is fetched of a path is not to be stored any more.
-    pub(super) fn forget(&self, path: Part) {
-        let flights = self.0.lock();
-        let first = Place { path, subject: Part::default(), form: Part::default() };
-        for (_, flight) in flights.range(first..).take_while(|(place, _)| place.path == path) {
+    /// What is fetched of a path, or at all, is not to be stored any more.
+    pub(super) fn forget(&self, path: Option<Part>) {
+        for (_, flight) in self.0.lock().iter().filter(|(place, _)| path.is_none_or(|path| place.path == path)) {
             flight.is_outdated.store(true, Ordering::Relaxed);
         }
     }
 }
 
 impl Landing {
-    /// The Controller has begun to reply.
-    pub(super) fn answered(&self) {
-        self.flight.state.send_replace(State::Answered);
+    /// How far it is, short of its end.
+    pub(super) fn is(&self, state: State) {
+        self.flight.state.send_replace(state);
     }
 
     /// Whether what it fetches was forgotten since it began.

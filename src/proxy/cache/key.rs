@@ -61,11 +61,16 @@ impl Key {
     pub(super) fn place(&self, vary: &[u8]) -> Place {
         let path = normalise(self.path()).unwrap_or_default();
         Place {
-            path: part(&[path.as_bytes()]),
+            path: path_part(&path),
             subject: part(&[self.target.as_bytes(), self.credential.as_ref().map_or(&[], |digest| digest.as_bytes())]),
             form: part(&[&self.accept, self.codings.as_bytes(), vary]),
         }
     }
+}
+
+/// Under what all of a path is found, as [`normalise`] has it.
+pub(super) fn path_part(path: &str) -> Part {
+    part(&[path.as_bytes()])
 }
 
 fn part(parts: &[&[u8]]) -> Part {

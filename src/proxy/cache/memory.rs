@@ -1,19 +1,25 @@
-//! The answers that are in memory, bounded in number, bytes and age. What was used longest ago goes first.
+//! Which answers there are, in memory and as files not read yet, bounded together in number and bytes. What was used longest ago goes
+//! first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
 use super::CacheConfig;
 use super::entry::Entry;
 use super::key::{Key, Part, Place};
+use crate::clock::Instant;
 
 /// What an entry takes besides its own bytes: its places in the two maps, and what knows of its memory.
 const OVERHEAD: usize = 384;
 
 /// Forms of one answer that are stored: more differ in what no agent says, and each is looked at for every request.
 const MAX_FORMS: usize = 16;
+
+/// A file that says the same is written again after so long: until then it only makes the answer look older than it is.
+const REWRITE: Duration = Duration::from_hours(1);
 
 /// The stored answers.
 #[derive(Debug, Default)]
@@ -23,41 +29,77 @@ pub(super) struct Memory {
     order: BTreeMap<u64, Place>,
     uses: u64,
     bytes: usize,
+    /// Where a file has to be written or removed; `None`: there are no files.
+    unsaved: Option<BTreeSet<Place>>,
 }
 
 #[derive(Debug)]
 struct Slot {
-    entry: Arc<Entry>,
+    /// `None`: it is a file that was not read yet.
+    entry: Option<Arc<Entry>>,
+    bytes: usize,
     used: u64,
+    hits: u64,
+    /// When its file was written.
+    saved_at: Option<Instant>,
+}
+
+/// One stored answer, for people.
+#[derive(Debug)]
+pub(super) struct Listed {
+    /// `None`: it is a file that was not read yet.
+    pub(super) entry: Option<Arc<Entry>>,
+    pub(super) bytes: usize,
+    pub(super) hits: u64,
 }
 
 impl Memory {
+    /// With files for all that is stored.
+    pub(super) fn with_files() -> Self {
+        Self { unsaved: Some(BTreeSet::new()), ..Self::default() }
+    }
+
     /// The answer to a request with these fields.
     pub(super) fn find(&mut self, key: &Key, asked: &HeaderMap, bounds: &CacheConfig) -> Option<Arc<Entry>> {
-        let answers = self.forms(key, bounds).filter(|(_, entry)| entry.answers(key, asked));
+        let answers = self.forms(key).filter(|(_, entry)| entry.is_within(bounds) && entry.answers(key, asked));
         // Of several, one in the very coding that was asked for: the others have none.
         let (place, entry) = answers.max_by_key(|(_, entry)| entry.is_coded_for(key))?;
         let (place, entry) = (*place, Arc::clone(entry));
         self.touch(place);
+        if let Some(slot) = self.entries.get_mut(&place) {
+            slot.hits += 1;
+        }
         Some(entry)
     }
 
     /// The `Last-Modified` of any form of it.
     pub(super) fn last_modified(&self, key: &Key, bounds: &CacheConfig) -> Option<(HeaderValue, Arc<Entry>)> {
-        let newest = self.forms(key, bounds).filter_map(|(_, entry)| Some((entry.last_modified()?, entry)));
-        let newest = newest.max_by_key(|(_, entry)| entry.stored);
+        let within = self.forms(key).filter(|(_, entry)| entry.is_within(bounds));
+        let newest = within.filter_map(|(_, entry)| Some((entry.last_modified()?, entry)));
+        let newest = newest.max_by_key(|(_, entry)| entry.asked_at);
         newest.map(|(modified, entry)| (modified, Arc::clone(entry)))
     }
 
     /// What is stored of one question, in every form.
-    fn forms(&self, key: &Key, bounds: &CacheConfig) -> impl Iterator<Item = (&Place, &Arc<Entry>)> {
+    fn forms<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = (&'a Place, &'a Arc<Entry>)> {
+        let forms = self.slots(key).filter_map(|(place, slot)| Some((place, slot.entry.as_ref()?)));
+        forms.filter(|(_, entry)| entry.is_of(key))
+    }
+
+    fn slots(&self, key: &Key) -> impl Iterator<Item = (&Place, &Slot)> {
         let Place { path, subject, .. } = key.place(b"");
-        let max_age = bounds.max_age;
         let slots = self.entries.range(Place { path, subject, form: Part::default() }..);
-        let slots = slots.take_while(move |(place, _)| (place.path, place.subject) == (path, subject));
-        slots
-            .map(|(place, slot)| (place, &slot.entry))
-            .filter(move |(_, entry)| entry.stored.elapsed() <= max_age && entry.is_of(key))
+        slots.take_while(move |(place, _)| (place.path, place.subject) == (path, subject))
+    }
+
+    /// The files that have to be read before anything is said of this question.
+    pub(super) fn unread(&self, key: &Key) -> Vec<Place> {
+        self.slots(key).filter(|(_, slot)| slot.entry.is_none()).map(|(place, _)| *place).collect()
+    }
+
+    /// The files that were not read yet.
+    pub(super) fn all_unread(&self) -> Vec<Place> {
+        self.entries.iter().filter(|(_, slot)| slot.entry.is_none()).map(|(place, _)| *place).collect()
     }
 
     fn touch(&mut self, place: Place) {
@@ -72,42 +114,231 @@ impl Memory {
     /// Stores an answer, and makes room for it. What another form of it says that was modified at another time is not true any more.
     pub(super) fn insert(&mut self, key: &Key, entry: Arc<Entry>, bounds: &CacheConfig) {
         let Some(place) = entry.place() else { return };
+        if self.forms(key).any(|(_, other)| other.asked_at > entry.asked_at) {
+            return; // it comes late
+        }
         let modified = entry.last_modified();
-        let forms: Vec<(Place, bool, u64)> = self
-            .forms(key, bounds)
-            .map(|(place, other)| (*place, other.last_modified() == modified, self.entries[place].used))
-            .collect();
-        for (other, ..) in forms.iter().filter(|(_, is_true, _)| !is_true) {
-            self.remove(other);
-        }
-        if forms.len() >= MAX_FORMS
-            && let Some((oldest, ..)) = forms.iter().min_by_key(|(.., used)| *used)
+        let is_outdated = |(other, form): &(&Place, &Arc<Entry>)| **other != place && form.last_modified() != modified;
+        let outdated: Vec<Place> = self.forms(key).filter(is_outdated).map(|(other, _)| *other).collect();
+        outdated.iter().for_each(|other| self.remove(other));
+        let others = || self.slots(key).filter(|(other, _)| **other != place);
+        if others().count() >= MAX_FORMS
+            && let Some(oldest) = others().min_by_key(|(_, slot)| slot.used).map(|(other, _)| *other)
         {
-            self.remove(oldest);
+            self.remove(&oldest);
         }
-        self.remove(&place);
-        self.bytes += entry.len() + OVERHEAD;
-        self.entries.insert(place, Slot { entry, used: 0 });
+        let before = self.entries.get(&place);
+        let hits = before.map_or(0, |slot| slot.hits);
+        let is_same = before.and_then(|slot| slot.entry.as_ref()).is_some_and(|before| before.is_same(&entry));
+        let saved_at = before.and_then(|slot| slot.saved_at).filter(|saved| is_same && saved.elapsed() < REWRITE);
+        self.put(place, Slot { bytes: entry.len() + OVERHEAD, entry: Some(entry), used: 0, hits, saved_at });
+        if saved_at.is_none() {
+            self.unsave(place);
+        }
+        self.make_room(bounds);
+    }
+
+    /// There is a file of so many bytes.
+    pub(super) fn found(&mut self, place: Place, bytes: usize, bounds: &CacheConfig) {
+        let saved_at = Some(Instant::now());
+        self.put(place, Slot { entry: None, bytes: bytes + OVERHEAD, used: 0, hits: 0, saved_at });
+        self.make_room(bounds);
+    }
+
+    /// A file was read, or turned out to be none. `false`: what was stored meanwhile is newer.
+    pub(super) fn read(&mut self, place: Place, entry: Option<Entry>) -> bool {
+        let Some(slot) = self.entries.get_mut(&place).filter(|slot| slot.entry.is_none()) else { return false };
+        match entry {
+            Some(entry) => slot.entry = Some(Arc::new(entry)),
+            None => self.take(&place),
+        }
+        true
+    }
+
+    fn put(&mut self, place: Place, slot: Slot) {
+        self.take(&place);
+        self.bytes += slot.bytes;
+        self.entries.insert(place, slot);
         self.touch(place);
+    }
+
+    fn make_room(&mut self, bounds: &CacheConfig) {
         while self.bytes > bounds.max_bytes.get() || self.entries.len() > bounds.max_entries.get() {
-            let Some((_, oldest)) = self.order.pop_first() else { break };
+            let Some((_, oldest)) = self.order.first_key_value().map(|(used, place)| (*used, *place)) else { break };
             self.remove(&oldest);
         }
     }
 
-    fn remove(&mut self, place: &Place) {
+    fn take(&mut self, place: &Place) {
         if let Some(slot) = self.entries.remove(place) {
             self.order.remove(&slot.used);
-            self.bytes -= slot.entry.len() + OVERHEAD;
+            self.bytes -= slot.bytes;
         }
     }
 
-    /// Forgets all of a path. How many there were.
-    pub(super) fn forget(&mut self, path: Part) -> usize {
-        let first = Place { path, subject: Part::default(), form: Part::default() };
-        let places: Vec<Place> =
-            self.entries.range(first..).map(|(place, _)| *place).take_while(|place| place.path == path).collect();
+    fn remove(&mut self, place: &Place) {
+        self.take(place);
+        self.unsave(*place);
+    }
+
+    /// The file there is not as it should be.
+    pub(super) fn unsave(&mut self, place: Place) {
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.insert(place);
+        }
+    }
+
+    /// Forgets all of a path, or everything. How many there were.
+    pub(super) fn forget(&mut self, path: Option<Part>) -> usize {
+        let first = Place { path: path.unwrap_or_default(), subject: Part::default(), form: Part::default() };
+        let is_meant = |place: &Place| path.is_none_or(|path| place.path == path);
+        let places: Vec<Place> = self.entries.range(first..).map(|(place, _)| *place).take_while(is_meant).collect();
         places.iter().for_each(|place| self.remove(place));
         places.len()
+    }
+
+    /// Forgets what is older than may be, by the clocks that nobody sets: by one that is wrong, it would be lost.
+    pub(super) fn expire(&mut self, bounds: &CacheConfig) {
+        let is_old = |slot: &Slot| slot.entry.as_ref().is_some_and(|entry| entry.ran_for() > bounds.max_age);
+        let old: Vec<Place> = self.entries.iter().filter(|(_, slot)| is_old(slot)).map(|(place, _)| *place).collect();
+        old.iter().for_each(|place| self.remove(place));
+    }
+
+    /// Every file that was written in this run of the machine has to be written again.
+    pub(super) fn unsave_all(&mut self) {
+        let is_of_this_run = |slot: &Slot| slot.entry.as_ref().is_some_and(|entry| entry.earlier.is_none());
+        let places: Vec<Place> =
+            self.entries.iter().filter(|(_, slot)| is_of_this_run(slot)).map(|(place, _)| *place).collect();
+        places.into_iter().for_each(|place| self.unsave(place));
+    }
+
+    /// One file that is not as it should be, and what it should hold; `None` for nothing. It counts as written from here on.
+    pub(super) fn next_unsaved(&mut self) -> Option<(Place, Option<Arc<Entry>>)> {
+        let place = self.unsaved.as_mut()?.pop_first()?;
+        let slot = self.entries.get_mut(&place);
+        let entry = slot.and_then(|slot| {
+            slot.saved_at = Some(Instant::now());
+            slot.entry.clone()
+        });
+        Some((place, entry))
+    }
+
+    /// How many there are, and how many bytes they take.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.entries.len(), self.bytes)
+    }
+
+    /// All of them.
+    pub(super) fn list(&self) -> impl Iterator<Item = Listed> {
+        self.entries.values().map(|Slot { entry, bytes, hits, .. }| Listed {
+            entry: entry.clone(),
+            bytes: bytes - OVERHEAD,
+            hits: *hits,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use http::StatusCode;
+    use http::header::{LAST_MODIFIED, VARY};
+
+    use super::*;
+
+    fn key(target: &str) -> Key {
+        Key { target: target.to_owned(), accept: Vec::new(), codings: String::new(), credential: None }
+    }
+
+    fn bounds(max_bytes: usize, max_entries: usize) -> CacheConfig {
+        let number = |number| NonZeroUsize::new(number).expect("not zero");
+        CacheConfig { max_bytes: number(max_bytes), max_entries: number(max_entries), ..CacheConfig::default() }
+    }
+
+    /// An answer with `Last-Modified: modified`, to a request with `X-Region: region`.
+    fn entry(key: &Key, region: &str, modified: &'static str, body: &[u8]) -> Arc<Entry> {
+        let (mut asked, mut fields) = (HeaderMap::new(), HeaderMap::new());
+        asked.insert("x-region", HeaderValue::from_str(region).expect("a value"));
+        fields.insert(VARY, HeaderValue::from_static("X-Region"));
+        fields.insert(LAST_MODIFIED, HeaderValue::from_static(modified));
+        let entry = Entry::new(key, (Instant::now(), &asked), (StatusCode::OK, &fields), body);
+        Arc::new(entry.expect("is for all"))
+    }
+
+    fn region(region: &str) -> HeaderMap {
+        HeaderMap::from_iter([("x-region".parse().expect("a name"), HeaderValue::from_str(region).expect("a value"))])
+    }
+
+    /// What is counted is what is there, whatever happens.
+    fn assert_sound(memory: &Memory) {
+        let bytes: usize = memory.entries.values().map(|slot| slot.bytes).sum();
+        assert_eq!((memory.bytes, memory.order.len()), (bytes, memory.entries.len()));
+        assert!(memory.order.iter().all(|(used, place)| memory.entries[place].used == *used));
+    }
+
+    #[test]
+    fn bytes_and_number_are_bounded() {
+        let (mut memory, few, small) = (Memory::default(), bounds(1 << 20, 3), bounds(20_000, 100));
+        for at in 0..10 {
+            let key = key(&format!("/c/{at}"));
+            memory.insert(&key, entry(&key, "eu", "then", b"x"), &few);
+            assert_sound(&memory);
+        }
+        assert_eq!(memory.sizes().0, 3);
+        for at in 0..10 {
+            let key = key(&format!("/c/large/{at}"));
+            memory.insert(&key, entry(&key, "eu", "then", &[b'x'; 5000]), &small);
+            assert!(memory.sizes().1 <= 20_000);
+            assert_sound(&memory);
+        }
+        assert_eq!(memory.sizes().0, 3);
+    }
+
+    #[test]
+    fn forms_are_bounded_and_of_one_time() {
+        let (mut memory, bounds, key) = (Memory::default(), bounds(1 << 20, 100), key("/c/a"));
+        for at in 0..2 * MAX_FORMS {
+            memory.insert(&key, entry(&key, &at.to_string(), "then", b"x"), &bounds);
+            assert_sound(&memory);
+        }
+        assert_eq!(memory.sizes().0, MAX_FORMS);
+        assert!(memory.find(&key, &region("31"), &bounds).is_some());
+        assert!(memory.find(&key, &region("0"), &bounds).is_none());
+        memory.insert(&key, entry(&key, "eu", "later", b"y"), &bounds);
+        assert_eq!(memory.sizes().0, 1);
+        assert_sound(&memory);
+    }
+
+    #[test]
+    fn what_was_asked_for_earlier_does_not_replace_what_came_meanwhile() {
+        let (mut memory, bounds, key) = (Memory::default(), bounds(1 << 20, 100), key("/c/a"));
+        let slow = entry(&key, "eu", "then", b"old");
+        memory.insert(&key, entry(&key, "eu", "later", b"new"), &bounds);
+        memory.insert(&key, slow, &bounds);
+        let found = memory.find(&key, &region("eu"), &bounds).expect("is there");
+        assert_eq!(found.body(), b"new".as_slice());
+    }
+
+    #[test]
+    fn files_are_brought_to_what_is_stored() {
+        let (mut memory, bounds, key) = (Memory::with_files(), bounds(1 << 20, 100), key("/c/a"));
+        let first = entry(&key, "eu", "then", b"x");
+        let place = first.place().expect("has one");
+        memory.insert(&key, first, &bounds);
+        assert_eq!(memory.next_unsaved().map(|(place, entry)| (place, entry.is_some())), Some((place, true)));
+        memory.insert(&key, entry(&key, "eu", "then", b"x"), &bounds);
+        assert!(memory.next_unsaved().is_none(), "it says the same");
+        memory.insert(&key, entry(&key, "eu", "later", b"y"), &bounds);
+        assert!(memory.next_unsaved().is_some_and(|(_, entry)| entry.is_some()));
+        memory.forget(Some(place.path));
+        assert_eq!(memory.next_unsaved().map(|(place, entry)| (place, entry.is_some())), Some((place, false)));
+        assert!(memory.next_unsaved().is_none());
+        // One of an earlier run, not read yet.
+        memory.found(place, 100, &bounds);
+        assert_eq!((memory.unread(&key), memory.sizes().0), (vec![place], 1));
+        memory.forget(None);
+        assert_eq!(memory.next_unsaved().map(|(place, entry)| (place, entry.is_some())), Some((place, false)));
+        assert_sound(&memory);
     }
 }

@@ -1,6 +1,7 @@
 //! The settings of the configuration cache.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Whether configurations are stored, and how many.
@@ -12,6 +13,8 @@ pub struct CacheConfig {
     pub max_bytes: NonZeroUsize,
     /// Most of them.
     pub max_entries: NonZeroUsize,
+    /// Where they are stored besides, for after a restart.
+    pub directory: Option<PathBuf>,
     /// For how long one is given after it was fetched last.
     pub max_age: Duration,
 }
@@ -23,6 +26,7 @@ impl Default for CacheConfig {
             enabled: false,
             max_bytes: number(64 << 20),
             max_entries: number(10_000),
+            directory: None,
             max_age: Duration::from_hours(7 * 24),
         }
     }

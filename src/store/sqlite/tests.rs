@@ -254,6 +254,7 @@ async fn a_report_from_before_the_machine_was_started_is_none() {
         staleness_ms: None,
         connections: 0,
         late: Vec::new(),
+        config_cache: None,
     };
     let ttl = Duration::from_secs(70);
     store.report(&report(1), ttl).await.expect("reports");

@@ -104,3 +104,42 @@ async fn each_is_answered_with_its_own_id() {
     assert_eq!(reply.field("X-Request-Id"), Some("second"));
     assert_eq!(reply.text(), "interval = 1");
 }
+
+#[tokio::test]
+async fn who_reads_slowly_holds_nobody_up() {
+    let site = cached().start().await;
+    let pieces = site.api.next_in_pieces();
+    let http2 = Http2Client::connect(site.address()).await;
+    let slow = http2.send(http2_with(&site.agent, "GET", PATH)).await;
+    site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
+    let mut quick = site.connect().await;
+    quick.send(get(PATH, &site.agent)).await;
+    let body = "z".repeat(1_000_000);
+    pieces.send(configuration(&body).into()).await.expect("takes it");
+    drop(pieces);
+    let (head, unread) = slow.head().await;
+    assert_eq!(head.status, 200);
+    let reply = quick.reply().await;
+    assert_eq!((reply.status(), reply.body.len()), (200, body.len()));
+    drop(unread);
+}
+
+/// Each of those that wait has its own authorisation.
+#[tokio::test]
+async fn whoever_is_revoked_while_it_waits_gets_nothing_and_the_others_do() {
+    use tollgate::upstream::CredentialMode::Strip;
+    let site = cached().config(|config| config.upstreams.api.credential = Strip).start().await;
+    let other = site.token("olga", &["configs:read"]).await;
+    let pieces = site.api.next_in_pieces();
+    let mut revoked = site.connect().await;
+    revoked.send(get(PATH, &site.agent)).await;
+    site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
+    let mut waiting = site.connect().await;
+    waiting.send(get(PATH, &other)).await;
+    // It was the one that began the fetch: somebody else begins another.
+    site.revoke(&site.agent).await;
+    let reply = revoked.reply().await;
+    assert_eq!((reply.status(), reply.error().as_str()), (401, "Invalid token"));
+    assert_eq!(waiting.reply().await.status(), 200);
+    drop(pieces);
+}

@@ -1,0 +1,138 @@
+//! `cache`: what the sidecar on this host has stored of configurations, and that it forgets them. Never what is in them.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+
+use super::Globals;
+use super::args::Format;
+use super::health::{ask, reachable};
+use super::output::Output;
+use super::serve::admin_address;
+use super::table::{Cell, TextTable};
+use crate::proxy::StoredConfiguration;
+use crate::proxy::path::normalise;
+use crate::units::{format_duration, format_size};
+
+/// Shown below `cache --help`.
+pub(super) const EXAMPLES: &str = "\
+The sidecar is asked at its admin listener, on this host.
+
+Examples:
+  tollgate cache list
+  tollgate cache purge /api/configs/web/toml
+  tollgate cache purge --all";
+
+/// What to do with the stored configurations.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List the stored configurations: path, age, size, and how often each was given
+    List(ListArgs),
+    /// Forget stored configurations, in memory and on disk
+    Purge(PurgeArgs),
+}
+
+/// Which sidecar.
+#[derive(Debug, Args)]
+pub(crate) struct Sidecar {
+    /// The sidecar's admin listener; default: that of the configuration
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
+}
+
+/// What is listed.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    sidecar: Sidecar,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// What is forgotten.
+#[derive(Debug, Args)]
+#[group(id = "what", args = ["path", "all"], required = true, multiple = false)]
+pub(crate) struct PurgeArgs {
+    /// Those of this path, whatever the query
+    #[arg(value_name = "PATH")]
+    path: Option<String>,
+    /// All of them
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    sidecar: Sidecar,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When no sidecar answers, or it stores nothing.
+pub(super) fn run(globals: &Globals, command: CacheCommand) -> anyhow::Result<()> {
+    match command {
+        CacheCommand::List(args) => list(globals, &args),
+        CacheCommand::Purge(args) => purge(globals, &args),
+    }
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    configurations: Vec<StoredConfiguration>,
+}
+
+fn list(globals: &Globals, ListArgs { sidecar, format }: &ListArgs) -> anyhow::Result<()> {
+    let output = Output::new(*format);
+    let Listed { configurations } = serde_json::from_str(&sidecar.ask(globals, "GET", "/config-cache")?)?;
+    if output.json {
+        return output.json(&configurations);
+    }
+    let row = |stored: &StoredConfiguration| {
+        let age = format_duration(std::time::Duration::from_secs(stored.age_seconds));
+        let size = format_size(stored.bytes as u64);
+        [Cell::from(stored.path.as_str()), age.into(), size.into(), stored.hits.to_string().into()]
+    };
+    let rows = configurations.iter().map(row).collect();
+    Ok(output.text(&TextTable::new(["PATH", "AGE", "SIZE", "HITS"], output.colour).page(rows))?)
+}
+
+#[derive(Deserialize, serde::Serialize)]
+struct Purged {
+    purged: usize,
+}
+
+fn purge(globals: &Globals, PurgeArgs { path, sidecar, format, .. }: &PurgeArgs) -> anyhow::Result<()> {
+    let output = Output::new(*format);
+    let target = match path {
+        Some(path) => {
+            normalise(path).with_context(|| format!("{path} is not the path of a configuration"))?;
+            format!("/config-cache?path={path}")
+        }
+        None => "/config-cache".to_owned(),
+    };
+    let purged: Purged = serde_json::from_str(&sidecar.ask(globals, "DELETE", &target)?)?;
+    match output.json {
+        true => output.json(&purged),
+        false => Ok(output.text(&format!("{} forgotten\n", purged.purged))?),
+    }
+}
+
+impl Sidecar {
+    /// The body of its answer.
+    fn ask(&self, globals: &Globals, method: &str, target: &str) -> anyhow::Result<String> {
+        let address = match self.admin_listen {
+            Some(address) => address,
+            None => admin_address(globals)?,
+        };
+        let address = reachable(address);
+        let answer = ask(address, method, target).with_context(|| format!("no sidecar answers at http://{address}"))?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        if head.starts_with("HTTP/1.1 200 ") {
+            return Ok(body.to_owned());
+        }
+        let error: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        bail!("{}", error["error"].as_str().unwrap_or("the sidecar does not know `cache`: it is of an earlier version"))
+    }
+}

@@ -1,0 +1,140 @@
+//! Whether the Controller is asked while it is away.
+//!
+//! Open after one fetch, or `HEAD`, of a configuration that failed: no connection, 502, 503 or 504, nothing said for a while. While it is
+//! open, one request at a time asks (a probe), and everybody else is given what is stored, at once; who has nothing stored asks all
+//! the same. Closed by the first answer, to whomever it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::lock::Mutex;
+use crate::sampler::Sampler;
+
+/// The state of one Controller, as all workers see it.
+#[derive(Debug, Default)]
+pub(super) struct Breaker {
+    state: Mutex<State>,
+    opened: AtomicU64,
+    sampler: Sampler,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open_since: Option<Instant>,
+    /// Somebody asks while it is open.
+    is_probed: bool,
+}
+
+/// Leave to ask the Controller. Whoever has it says what came of that.
+pub(super) struct Attempt {
+    breaker: Arc<Breaker>,
+    is_probe: bool,
+}
+
+impl Breaker {
+    /// Leave to ask, for one who could do without.
+    pub(super) fn ask(self: &Arc<Self>) -> Option<Attempt> {
+        let mut state = self.state.lock();
+        let is_probe = state.open_since.is_some();
+        if is_probe && std::mem::replace(&mut state.is_probed, true) {
+            return None;
+        }
+        Some(Attempt { breaker: Arc::clone(self), is_probe })
+    }
+
+    /// Leave to ask, for one who cannot do without.
+    pub(super) fn must_ask(self: &Arc<Self>) -> Attempt {
+        self.ask().unwrap_or_else(|| Attempt { breaker: Arc::clone(self), is_probe: false })
+    }
+
+    /// For how long it is open; `None`: it is closed.
+    pub(super) fn open_for(&self) -> Option<Duration> {
+        self.state.lock().open_since.map(Instant::elapsed)
+    }
+
+    /// How often it was opened.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+}
+
+impl Attempt {
+    /// The Controller is away. Whoever asks next may find out again, also where this one goes on to wait.
+    pub(super) fn failed(&mut self) {
+        let mut state = self.breaker.state.lock();
+        let was_closed = state.open_since.is_none();
+        state.is_probed &= !std::mem::take(&mut self.is_probe);
+        state.open_since.get_or_insert_with(Instant::now);
+        drop(state);
+        if was_closed {
+            self.breaker.opened.fetch_add(1, Ordering::Relaxed);
+            if let Some(left_out) = self.breaker.sampler.admit() {
+                tracing::warn!(
+                    left_out,
+                    "the Controller is away: agents that fetch their configuration are given the stored one"
+                );
+            }
+        }
+    }
+
+    /// The Controller is there.
+    pub(super) fn answered(&self) {
+        let since = self.breaker.state.lock().open_since.take();
+        if let Some(since) = since
+            && let Some(left_out) = self.breaker.sampler.admit()
+        {
+            let away_seconds = since.elapsed().as_secs();
+            tracing::info!(away_seconds, left_out, "the Controller answers again: agents are given what it says");
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.is_probe {
+            self.breaker.state.lock().is_probed = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_asks_while_the_controller_is_away() {
+        let breaker = Arc::new(Breaker::default());
+        let (mut one, mut two) = (breaker.ask().expect("closed"), breaker.ask().expect("closed"));
+        assert_eq!(breaker.open_for(), None);
+        one.failed();
+        two.failed();
+        assert_eq!((breaker.open_for().is_some(), breaker.opened()), (true, 1));
+        drop((one, two));
+        let mut probe = breaker.ask().expect("nobody asks");
+        assert!(breaker.ask().is_none());
+        // Who has nothing else asks all the same, and is no probe.
+        drop(breaker.must_ask());
+        assert!(breaker.ask().is_none());
+        probe.failed();
+        let mut next = breaker.ask().expect("that one knows");
+        drop(probe);
+        assert!(breaker.ask().is_none(), "it is not its probe that ended");
+        next.failed();
+        let mut probe = breaker.ask().expect("the last one is over");
+        probe.answered();
+        assert!(breaker.ask().is_some() && breaker.ask().is_some(), "closed");
+        probe.failed();
+        assert_eq!(breaker.opened(), 2);
+    }
+
+    #[test]
+    fn any_answer_closes_it() {
+        let breaker = Arc::new(Breaker::default());
+        breaker.must_ask().failed();
+        let _probe = breaker.ask();
+        breaker.must_ask().answered();
+        assert!(breaker.ask().is_some());
+    }
+}

@@ -1,0 +1,192 @@
+//! The directory of stored answers: one file for each, which only this program's user may read, and which is there whole or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use rustix::fs::OFlags;
+
+use super::entry::{Entry, MAX_BODY};
+use super::key::Place;
+use super::seal::{Clocks, Seal};
+use crate::clock::Instant;
+use crate::hex::Hex;
+use crate::lock::Mutex;
+use crate::random;
+
+/// What the name of a file ends with.
+const SUFFIX: &str = ".config";
+/// And of one that is not whole yet.
+const UNFINISHED: &str = ".new";
+/// How long the directory was in use.
+const CLOCK: &str = "clock";
+
+/// Largest file that is read: a body with its fields.
+const MAX_FILE: u64 = MAX_BODY as u64 + (1 << 20);
+
+/// A directory of stored answers.
+#[derive(Debug)]
+pub(super) struct Disk {
+    directory: PathBuf,
+    origin: String,
+    /// For how many seconds it had been in use when this program started.
+    used_before: AtomicU64,
+    started: Instant,
+    /// Held by who writes or removes what memory says.
+    pub(super) order: Mutex<()>,
+}
+
+/// What reading a file came to.
+pub(super) enum Found {
+    /// An answer.
+    Entry(Entry),
+    /// There is no such file.
+    Gone,
+    /// It is damaged, or an answer to something else, or of another Controller.
+    Damaged,
+}
+
+impl Disk {
+    /// A directory, which is made if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be made or listed.
+    pub(super) fn open(directory: &Path, origin: String) -> io::Result<Self> {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let clock = fs::read_to_string(directory.join(CLOCK)).ok().and_then(|text| text.trim().parse().ok());
+        Ok(Self {
+            directory: directory.to_owned(),
+            origin,
+            used_before: AtomicU64::new(clock.unwrap_or(0)),
+            started: Instant::now(),
+            order: Mutex::new(()),
+        })
+    }
+
+    /// The files that there are, with their sizes, the one written longest ago first. What was left unfinished is removed.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub(super) fn list(&self) -> io::Result<Vec<(Place, u64)>> {
+        let mut files = Vec::new();
+        for file in fs::read_dir(&self.directory)? {
+            let file = file?;
+            let name = file.file_name();
+            let name = name.to_string_lossy();
+            if name.ends_with(UNFINISHED) {
+                drop(fs::remove_file(file.path()));
+            } else if let (Some(place), Ok(metadata)) = (place(&name), file.metadata()) {
+                files.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), place, metadata.len()));
+            }
+        }
+        files.sort_unstable();
+        Ok(files.into_iter().map(|(_, place, bytes)| (place, bytes)).collect())
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, which says nothing of what is in it.
+    pub(super) fn read(&self, place: &Place) -> io::Result<Found> {
+        let name = name(place);
+        let open = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(self.directory.join(&name));
+        let file = match open {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
+            Err(error) => return Err(error),
+        };
+        if !is_own(&file)? {
+            return Ok(Found::Damaged);
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE).read_to_end(&mut bytes)?;
+        let seal = Seal { origin: &self.origin, name: &name };
+        let entry = seal.open(&Bytes::from(bytes), &self.clocks());
+        // Its key is what it is the answer to, wherever it lies.
+        Ok(match entry.filter(|entry| entry.place().as_ref() == Some(place)) {
+            Some(entry) => Found::Entry(entry),
+            None => Found::Damaged,
+        })
+    }
+
+    /// Writes a file.
+    ///
+    /// # Errors
+    /// When it cannot be written. The one that was there stays.
+    pub(super) fn write(&self, place: &Place, entry: &Entry) -> io::Result<()> {
+        let name = name(place);
+        let seal = Seal { origin: &self.origin, name: &name };
+        self.put(&name, &seal.close(entry, &self.clocks()))
+    }
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// When it is still there.
+    pub(super) fn remove(&self, place: &Place) -> io::Result<()> {
+        match fs::remove_file(self.directory.join(name(place))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes down for how long the directory was in use.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn tick(&self) -> io::Result<()> {
+        self.put(CLOCK, format!("{}\n", self.clocks().in_use).as_bytes())
+    }
+
+    /// Where an answer is.
+    pub(super) fn path(&self, place: &Place) -> PathBuf {
+        self.directory.join(name(place))
+    }
+
+    fn clocks(&self) -> Clocks {
+        Clocks::read(self.used_before.load(Ordering::Relaxed) + self.started.elapsed().as_secs())
+    }
+
+    /// In the place of what was there, at once.
+    fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let unfinished = self.directory.join(format!("{:016x}{UNFINISHED}", random::number()));
+        let written = (|| {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&unfinished, self.directory.join(name))
+        })();
+        if written.is_err() {
+            drop(fs::remove_file(&unfinished));
+        }
+        written
+    }
+}
+
+/// Whether nobody else can have written it.
+fn is_own(file: &File) -> io::Result<bool> {
+    let metadata = file.metadata()?;
+    let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    Ok(metadata.is_file() && is_ours && metadata.mode() & 0o022 == 0)
+}
+
+fn name(Place { path, subject, form }: &Place) -> String {
+    format!("{}{}{}{SUFFIX}", Hex(path), Hex(subject), Hex(form))
+}
+
+fn place(name: &str) -> Option<Place> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    let part = |at: usize| u128::from_str_radix(digits.get(at * 32..(at + 1) * 32)?, 16).ok().map(u128::to_be_bytes);
+    let place = Place { path: part(0)?, subject: part(1)?, form: part(2)? };
+    (self::name(&place) == name).then_some(place)
+}

@@ -1,0 +1,296 @@
+//! One request for a configuration, from the gate to its reply.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    AGE, CONTENT_ENCODING, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    LAST_MODIFIED, RANGE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use tokio::sync::{oneshot, watch};
+
+use super::super::Permit;
+use super::super::body::{Relayed, Upload};
+use super::super::delivery::Delivery;
+use super::super::exchange::Exchange;
+use super::super::forward::{forward, interrupted};
+use super::super::refusal::Refusal;
+use super::breaker::Attempt;
+use super::entry::Entry;
+use super::flight::{Landing, Outcome, State};
+use super::key::Key;
+use super::shared::SharedFetch;
+use super::{Cache, PATIENCE, is_away, learn};
+use crate::clock::Instant;
+use crate::worker::alarm::{Admitted, Interrupt};
+use crate::worker::panic::Guard;
+
+static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a client asks under a condition, or a part only: a fetch that is shared is for the whole.
+const CONDITIONS: [HeaderName; 6] = [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE];
+
+/// Why a stored answer is given, as `Cache-Status` says it (RFC 9211): the Controller was asked, and is away,
+const AWAY: &str = "fwd=stale; detail=away";
+/// or says nothing,
+const SILENT: &str = "fwd=stale; detail=timeout";
+/// or it was not asked, since it is away.
+const UNASKED: &str = "hit; detail=away";
+
+/// One request for a configuration.
+pub(super) struct Fetch<'a> {
+    pub(super) cache: &'a Arc<Cache>,
+    pub(super) exchange: &'a Rc<Exchange>,
+    pub(super) permit: Rc<Permit>,
+    pub(super) key: Rc<Key>,
+}
+
+/// What the wait for a fetch comes to.
+enum Waited {
+    Done(Outcome),
+    /// The Controller has said nothing for so long that this is given.
+    Silent(Arc<Entry>),
+    Late,
+}
+
+impl Fetch<'_> {
+    /// The reply to a `GET`.
+    ///
+    /// # Errors
+    /// [`Refusal`], when there is none.
+    pub(super) async fn get(&self, request: &mut Request<Upload>) -> Result<Response<Relayed>, Refusal> {
+        // From here on a revocation interrupts it, whatever it waits for.
+        let admitted = self.admit();
+        loop {
+            let attempt = match self.cache.breaker.ask() {
+                Some(attempt) => attempt,
+                None => match self.cache.find(&self.key, request.headers()).await {
+                    Some(entry) => return Ok(self.deliver(&entry, Some(UNASKED), admitted)),
+                    None => self.cache.breaker.must_ask(),
+                },
+            };
+            let (mut state, landing) = self.cache.flights.join(self.key.place(b""));
+            let mut own = landing.map(|landing| self.begin(request, landing, attempt));
+            match own {
+                // Who asked first waits as without the cache.
+                Some(_) => self.exchange.alarm.clear(),
+                None => self.exchange.alarm.set(PATIENCE),
+            }
+            let outcome = match self.wait(&mut state, request.headers()).await? {
+                Waited::Done(outcome) => outcome,
+                Waited::Silent(entry) => return Ok(self.deliver(&entry, Some(SILENT), admitted)),
+                Waited::Late => return self.ask(request, admitted).await,
+            };
+            let is_away = matches!(outcome, Outcome::Away(_) | Outcome::SaysAway);
+            if is_away && let Some(entry) = self.cache.find(&self.key, request.headers()).await {
+                return Ok(self.deliver(&entry, Some(AWAY), admitted));
+            }
+            match outcome {
+                Outcome::Shared(entry) if own.is_some() => return Ok(self.deliver(&entry, None, admitted)),
+                Outcome::Shared(entry) if entry.varies_as(request.headers()) => {
+                    self.cache.counts.shared.fetch_add(1, Ordering::Relaxed);
+                    return Ok(self.deliver(&entry, None, admitted));
+                }
+                Outcome::Away(refusal) | Outcome::Refused(refusal) => return Err(refusal),
+                Outcome::Shared(_) | Outcome::SaysAway | Outcome::Apart => {
+                    let Some(mut reply) = own.as_mut().and_then(|own| own.try_recv().ok()) else {
+                        return self.ask(request, admitted).await;
+                    };
+                    self.exchange.alarm.clear();
+                    reply.body_mut().hand_over(self.exchange, admitted);
+                    return Ok(reply);
+                }
+                Outcome::Again => {}
+            }
+        }
+    }
+
+    fn admit(&self) -> Option<Admitted> {
+        self.permit.admission().map(|admission| self.exchange.alarm.admit(admission.terms))
+    }
+
+    /// Waits for what comes of a fetch.
+    async fn wait(&self, state: &mut watch::Receiver<State>, asked: &HeaderMap) -> Result<Waited, Refusal> {
+        let mut was_silent = false;
+        loop {
+            let is_news = |state: &State| match state {
+                State::Asking | State::Answered => false,
+                State::Silent => !was_silent,
+                State::Done(_) => true,
+            };
+            let news = async { state.wait_for(is_news).await.map(|state| state.clone()) };
+            match self.exchange.alarm.race(news).await {
+                Ok(Ok(State::Done(outcome))) => return Ok(Waited::Done(outcome)),
+                Ok(Ok(_)) => match self.cache.find(&self.key, asked).await {
+                    Some(entry) => return Ok(Waited::Silent(entry)),
+                    None => was_silent = true,
+                },
+                // What comes of it is said before it goes.
+                Ok(Err(_)) => return Ok(Waited::Done(Outcome::Again)),
+                Err(Interrupt::Deadline) => return Ok(Waited::Late),
+                Err(interrupt) => {
+                    return Err(interrupted(self.exchange, &self.permit, interrupt, Refusal::UpstreamTimeout));
+                }
+            }
+        }
+    }
+
+    /// Begins a fetch that does not depend on this client: others may wait for it. A reply that is for nobody else comes out of the
+    /// channel, before the flight says so.
+    fn begin(
+        &self,
+        request: &Request<Upload>,
+        landing: Landing,
+        attempt: Attempt,
+    ) -> oneshot::Receiver<Response<Relayed>> {
+        let mut whole = Request::new(Upload::default());
+        whole.uri_mut().clone_from(request.uri());
+        *whole.version_mut() = request.version();
+        whole.headers_mut().clone_from(request.headers());
+        for name in &CONDITIONS {
+            whole.headers_mut().remove(name);
+        }
+        let (give, own) = oneshot::channel();
+        let (cache, exchange) = (Arc::clone(self.cache), self.exchange.part());
+        let (permit, key) = (Rc::clone(&self.permit), Rc::clone(&self.key));
+        let guard = Guard::new(&exchange.proxy.worker.panics);
+        tokio::task::spawn_local(async move {
+            let _guard = guard;
+            let shared = SharedFetch { cache, exchange, permit, key };
+            let (outcome, reply) = shared.run(whole, &landing, attempt).await;
+            if let Some(reply) = reply {
+                // Who asked first may be gone, or have been given the stored answer.
+                drop(give.send(reply));
+            }
+            landing.end(outcome);
+        });
+        own
+    }
+
+    /// Asks the Controller for this client alone.
+    async fn ask(
+        &self,
+        request: &mut Request<Upload>,
+        admitted: Option<Admitted>,
+    ) -> Result<Response<Relayed>, Refusal> {
+        let asked = request.headers().clone();
+        self.let_again(admitted)?;
+        let mut attempt = self.cache.breaker.must_ask();
+        let reply = forward(self.exchange, &self.permit, request).await;
+        learn(&mut attempt, &reply);
+        if is_away(&reply)
+            && let Some(entry) = self.cache.find(&self.key, &asked).await
+        {
+            return Ok(self.deliver(&entry, Some(AWAY), self.admit()));
+        }
+        if let Ok(reply) = &reply {
+            self.cache.heard(&self.key, reply.status());
+        }
+        reply
+    }
+
+    /// A revocation that was not noticed yet is forgotten with what it would have interrupted.
+    fn let_again(&self, admitted: Option<Admitted>) -> Result<(), Refusal> {
+        drop(admitted);
+        let admission = self.permit.admission();
+        admission.map_or(Ok(()), |admission| {
+            self.exchange.proxy.gate.authorizer.authorize(&admission.terms, Instant::now()).map(drop)
+        })
+    }
+
+    /// The reply to a `HEAD`.
+    ///
+    /// # Errors
+    /// [`Refusal`], when there is none.
+    pub(super) async fn head(&self, request: &mut Request<Upload>) -> Result<Response<Relayed>, Refusal> {
+        let stored = self.cache.last_modified(&self.key).await;
+        let mut attempt = match (self.cache.breaker.ask(), stored) {
+            (Some(attempt), _) => attempt,
+            (None, Some((modified, entry))) => return Ok(self.tell(modified, &entry, UNASKED)),
+            (None, None) => self.cache.breaker.must_ask(),
+        };
+        let reply = {
+            let mut asking = pin!(forward(self.exchange, &self.permit, request));
+            match tokio::time::timeout(PATIENCE, asking.as_mut()).await {
+                Ok(reply) => reply,
+                Err(_) => {
+                    attempt.failed();
+                    match self.cache.last_modified(&self.key).await {
+                        Some(_) => Err(Refusal::UpstreamTimeout),
+                        None => asking.await,
+                    }
+                }
+            }
+        };
+        learn(&mut attempt, &reply);
+        if let Ok(reply) = &reply {
+            self.cache.heard(&self.key, reply.status());
+        }
+        match self.cache.last_modified(&self.key).await.filter(|_| is_away(&reply)) {
+            Some((modified, entry)) => {
+                self.let_again(None)?;
+                Ok(self.tell(modified, &entry, AWAY))
+            }
+            None => reply,
+        }
+    }
+
+    /// Gives a stored `Last-Modified`.
+    fn tell(&self, modified: HeaderValue, entry: &Entry, why: &str) -> Response<Relayed> {
+        let mut fields = self.fields(entry);
+        // What is said of the body is that of one form of it.
+        for name in [CONTENT_ENCODING, ETAG] {
+            fields.remove(name);
+        }
+        fields.insert(LAST_MODIFIED, modified);
+        self.mark(&mut fields, entry, why);
+        let mut reply = Response::new(Relayed::stored(Bytes::new(), self.delivery(None, "stored")));
+        *reply.headers_mut() = fields;
+        reply
+    }
+
+    /// Gives an answer to this client; `stale`: in place of the Controller's, and why.
+    fn deliver(&self, entry: &Entry, stale: Option<&str>, admitted: Option<Admitted>) -> Response<Relayed> {
+        self.exchange.alarm.clear();
+        let mut fields = self.fields(entry);
+        match stale {
+            Some(why) => self.mark(&mut fields, entry, why),
+            None if entry.aged > Duration::ZERO => drop(fields.insert(AGE, entry.aged.as_secs().into())),
+            None => {}
+        }
+        let outcome = if stale.is_some() { "stored" } else { "served" };
+        let mut reply = Response::new(Relayed::stored(entry.body(), self.delivery(admitted, outcome)));
+        *reply.headers_mut() = fields;
+        reply
+    }
+
+    /// The fields of an answer, for this client.
+    fn fields(&self, entry: &Entry) -> HeaderMap {
+        let mut fields = self.exchange.proxy.worker.fields();
+        entry.fields(&mut fields);
+        if fields.contains_key(&X_REQUEST_ID) {
+            // It named the request that fetched it.
+            let id = HeaderValue::from_str(self.exchange.id().as_str());
+            drop(id.map(|id| fields.insert(&X_REQUEST_ID, id)));
+        }
+        fields
+    }
+
+    fn delivery(&self, admitted: Option<Admitted>, outcome: &'static str) -> Delivery {
+        Delivery { exchange: Rc::clone(self.exchange), _admitted: admitted, outcome }
+    }
+
+    /// RFC 9111 section 5.1, RFC 9211.
+    fn mark(&self, fields: &mut HeaderMap, entry: &Entry, why: &str) {
+        self.cache.counts.served.fetch_add(1, Ordering::Relaxed);
+        fields.insert(AGE, entry.age().as_secs().into());
+        let status = HeaderValue::try_from(format!("tollgate; {why}"));
+        drop(status.map(|status| fields.append(&CACHE_STATUS, status)));
+    }
+}

@@ -1,0 +1,54 @@
+//! While the Controller is away, one request at a time asks it.
+
+use super::{MODIFIED, PATH, assert_fresh, assert_stored, cached, configuration, fetched, with};
+use crate::harness::{Script, get, scripted};
+
+const UNASKED: Option<&str> = Some("tollgate; hit; detail=away");
+
+#[tokio::test]
+async fn a_controller_that_hangs_is_asked_by_one_at_a_time() {
+    let site = cached().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    fetched(&site, "/c/other", "interval = 2").await;
+    site.api.next(Script::silent());
+    assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+    assert_eq!(site.api.requests().len(), 3);
+
+    // Somebody finds out whether it is there; the others do not wait for that.
+    let pieces = site.api.next_in_pieces();
+    let mut probe = site.connect().await;
+    probe.send(get(PATH, &site.agent)).await;
+    site.api.until("the probe", |seen| seen.requests.len() == 4).await;
+    for (path, body) in [(PATH, "interval = 1"), ("/c/other", "interval = 2")] {
+        let reply = site.get(path, &site.agent).await;
+        assert_stored(&reply, body);
+        assert_eq!(reply.field("Cache-Status"), UNASKED);
+        let reply = site.send(with(&site.agent, "HEAD", path, "")).await;
+        assert_eq!((reply.field("Cache-Status"), reply.field("Last-Modified")), (UNASKED, Some(MODIFIED)));
+    }
+    assert_eq!(site.api.requests().len(), 4);
+    // Who has nothing stored asks.
+    assert_eq!(site.get("/c/new", &site.agent).await.text(), "ok");
+    pieces.send(configuration("interval = 3").into()).await.expect("takes it");
+    drop(pieces);
+    assert_eq!(probe.reply().await.text(), "interval = 3");
+
+    // That was an answer: it is there.
+    site.api.next(Script::reply(configuration("interval = 4")));
+    let reply = site.get("/c/other", &site.agent).await;
+    assert_eq!(reply.text(), "interval = 4");
+    assert_fresh(&reply);
+}
+
+#[tokio::test]
+async fn a_watchers_head_finds_out_too() {
+    let site = cached().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    site.api.next(Script::reply(scripted("503 Service Unavailable", "", "away")));
+    assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+    site.api.next(Script::reply("HTTP/1.1 200 OK\r\nServer: scripted\r\nLast-Modified: now\r\n\r\n"));
+    let reply = site.send(with(&site.agent, "HEAD", PATH, "")).await;
+    assert_eq!(reply.field("Last-Modified"), Some("now"));
+    site.api.next(Script::reply(configuration("interval = 2")));
+    assert_fresh(&site.get(PATH, &site.agent).await);
+}

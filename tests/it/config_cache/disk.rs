@@ -1,0 +1,169 @@
+//! What is stored survives a restart, and is believed only as far as it is whole.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use super::{MODIFIED, PATH, assert_stored, cached, fetched, is_away, with};
+use crate::harness::{Builder, Client, Script, Site, eventually, refusing, scripted};
+
+/// A site with the cache on disk.
+fn on_disk() -> Builder {
+    cached().config_in(|config, directory| config.config_cache.directory = Some(directory.join("configs")))
+}
+
+/// The files of stored configurations.
+fn files(site: &Site) -> Vec<PathBuf> {
+    let entries = fs::read_dir(site.directory().join("configs")).expect("a directory");
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "config"));
+    files.sort();
+    files
+}
+
+async fn restarted(site: Site) -> Site {
+    let site = site.restart().await;
+    site.replica_is_current().await;
+    site
+}
+
+#[tokio::test]
+async fn agents_boot_after_a_restart_during_the_outage() {
+    let site = on_disk().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    is_away(&site);
+    let site = restarted(site).await;
+    assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+    let reply = site.send(with(&site.agent, "HEAD", PATH, "")).await;
+    assert_eq!(reply.field("Last-Modified"), Some(MODIFIED));
+    let mode = |path: &std::path::Path| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
+    assert_eq!(files(&site).iter().map(|file| mode(file)).collect::<Vec<_>>(), [0o600]);
+    assert_eq!(mode(&site.directory().join("configs")), 0o700);
+}
+
+#[tokio::test]
+async fn a_watcher_is_the_first_to_ask_after_a_restart() {
+    let site = on_disk().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    is_away(&site);
+    let site = restarted(site).await;
+    let reply = site.send(with(&site.agent, "HEAD", PATH, "")).await;
+    assert_eq!((reply.status(), reply.field("Last-Modified")), (200, Some(MODIFIED)));
+}
+
+#[tokio::test]
+async fn a_revoked_token_gets_nothing_from_disk() {
+    let site = on_disk().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    is_away(&site);
+    site.revoke(&site.agent).await;
+    let site = restarted(site).await;
+    assert_eq!(site.get(PATH, &site.agent).await.status(), 401);
+}
+
+#[tokio::test]
+async fn damaged_files_are_dropped_and_said() {
+    /// What becomes of the files.
+    type Damage = fn(&[PathBuf]);
+    let damages: [(&str, Damage); 5] = [
+        ("cut", |files| {
+            let bytes = fs::read(&files[0]).expect("reads");
+            fs::write(&files[0], &bytes[..bytes.len() - 1]).expect("writes");
+        }),
+        ("empty", |files| fs::write(&files[0], b"").expect("writes")),
+        ("a bit", |files| {
+            let mut bytes = fs::read(&files[0]).expect("reads");
+            *bytes.last_mut().expect("bytes") ^= 1;
+            fs::write(&files[0], bytes).expect("writes");
+        }),
+        ("another's", |files| {
+            fs::copy(&files[1], &files[0]).expect("copies");
+        }),
+        ("open to others", |files| {
+            fs::set_permissions(&files[0], fs::Permissions::from_mode(0o666)).expect("sets");
+        }),
+    ];
+    for (what, damage) in damages {
+        let site = on_disk().start().await;
+        fetched(&site, PATH, "interval = 1").await;
+        fetched(&site, "/c/other", "interval = 2").await;
+        is_away(&site);
+        let directory = site.directory().to_owned();
+        let site = site.restart_after(|| {
+            let mut files: Vec<_> = fs::read_dir(directory.join("configs"))
+                .expect("a directory")
+                .map(|entry| entry.expect("an entry").path())
+                .filter(|path| path.extension().is_some_and(|extension| extension == "config"))
+                .collect();
+            files.sort();
+            assert_eq!(files.len(), 2);
+            damage(&files);
+        });
+        let site = site.await;
+        site.replica_is_current().await;
+        let mut statuses = Vec::new();
+        for path in [PATH, "/c/other"] {
+            statuses.push(site.get(path, &site.agent).await.status());
+        }
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 503], "{what}");
+        assert_eq!(site.metric("tollgate_config_cache_damaged_total").await, "1", "{what}");
+        assert_eq!(files(&site).len(), 1, "{what}");
+    }
+}
+
+/// That of another Controller is not given, whoever left it there.
+#[tokio::test]
+async fn another_controllers_answers_are_dropped() {
+    let site = on_disk().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    is_away(&site);
+    let (_socket, nobody) = refusing();
+    let builder = cached().api_at(format!("http://{nobody}"));
+    let from = site.directory().join("configs");
+    within_files(&site, 1).await;
+    let other = builder.config_in(move |config, directory| {
+        let to = directory.join("configs");
+        fs::create_dir(&to).expect("makes");
+        for file in fs::read_dir(&from).expect("a directory") {
+            let file = file.expect("an entry");
+            fs::copy(file.path(), to.join(file.file_name())).expect("copies");
+        }
+        config.config_cache.directory = Some(to);
+        config.upstreams.api.credential = tollgate::upstream::CredentialMode::Strip;
+    });
+    let other = other.start().await;
+    assert_eq!(other.get(PATH, &other.agent).await.status(), 502);
+}
+
+async fn within_files(site: &Site, count: usize) {
+    eventually("the files", || async { files(site).len() == count }).await;
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_gone_from_disk() {
+    let site = on_disk().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    within_files(&site, 1).await;
+    let site = restarted(site).await;
+    // Not read yet.
+    site.api.next(Script::reply(scripted("404 Not Found", "", "gone")));
+    assert_eq!(site.get("/api/configs/1/toml", &site.agent).await.status(), 404);
+    within_files(&site, 0).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_used_is_said_and_done_without() {
+    let site = cached().config_in(|config, directory| {
+        fs::write(directory.join("configs"), b"a file").expect("writes");
+        config.config_cache.directory = Some(directory.join("configs"));
+    });
+    let site = site.start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    is_away(&site);
+    assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+    let mut client = Client::connect(site.sidecar.admin()).await;
+    client.send("GET /readyz HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await;
+    let ready = String::from_utf8(client.rest().await).expect("text");
+    assert!(ready.contains("config_cache.directory") && ready.contains("cannot be used"), "{ready}");
+}
