@@ -46,7 +46,7 @@ impl Exchange {
 
     /// One for a fetch that this one needs, and maybe others do: with its id, and nothing to say of its own.
     pub(super) fn part(&self) -> Rc<Self> {
-        Self::begin(&self.proxy, self.origin, self.id(), true)
+        Self::begin(&self.proxy, self.origin.clone(), self.id(), true)
     }
 
     fn begin(proxy: &Rc<Proxy>, origin: Origin, id: RequestId, is_part: bool) -> Rc<Self> {
