@@ -122,6 +122,7 @@ mod tests {
     fn report(id: u64, address: &str) -> Reported {
         let report = Report {
             host: String::new(),
+            config_cache: None,
             id: SidecarId(id),
             name: format!("edge-{id}"),
             version: "1".to_owned(),

@@ -9,6 +9,7 @@ fn measured(url: &str, outcome: Outcome) -> Measured {
 fn receipt(missing: &[&str], obstacle: Option<Obstacle>) -> Receipt {
     let report = |name: &&str| Report {
         host: String::new(),
+        config_cache: None,
         id: SidecarId(1),
         name: (*name).to_owned(),
         version: "1".to_owned(),
