@@ -61,6 +61,9 @@ pub(super) fn request(
     }
 }
 
+/// Cookies of the console's pages: a session's over TLS and without, and that of the form to sign in.
+pub(crate) const CONSOLE_COOKIES: [&str; 3] = ["__Host-tollgate", "tollgate", "tollgate-form"];
+
 /// What becomes of the client's credentials.
 fn credential(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream) {
     match upstream.credential() {
@@ -77,11 +80,21 @@ fn credential(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream) {
     if permit.admission().is_some() {
         // Beside a checked token, a session cookie would be a second identity that nobody checked.
         headers.remove(header::COOKIE);
-    } else if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
-        // RFC 9113 section 8.2.3: HTTP/2 may send them in pieces, HTTP/1.1 has one field.
-        let pieces: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-        if let Ok(whole) = HeaderValue::from_maybe_shared(Bytes::from(pieces.join(b"; ".as_slice()))) {
-            headers.insert(header::COOKIE, whole);
+    } else if headers.contains_key(header::COOKIE) {
+        // RFC 9113 section 8.2.3: HTTP/2 may send them in pieces, HTTP/1.1 has one field. A browser sends those of the console
+        // too where it is another port of the same host, and they are nobody else's.
+        let fields = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+        let pairs = fields.flat_map(|field| field.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii_start);
+        let is_own = |pair: &&[u8]| {
+            CONSOLE_COOKIES.iter().any(|name| {
+                pair.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"="))
+            })
+        };
+        let others: Vec<_> = pairs.filter(|pair| !is_own(pair)).collect();
+        let others = Bytes::from(others.join(b"; ".as_slice()));
+        match HeaderValue::from_maybe_shared(others) {
+            Ok(others) if !others.is_empty() => drop(headers.insert(header::COOKIE, others)),
+            Ok(_) | Err(_) => drop(headers.remove(header::COOKIE)),
         }
     }
 }

@@ -182,6 +182,18 @@ async fn cookies_go_on_only_where_no_token_was_checked() {
     assert_eq!(beyond_own(&forwarded(&site, CONFIG, "Cookie: a=1\r\n").await), []);
 }
 
+/// A browser sends the console's cookies to the other ports of its host too: they are no upstream's.
+#[tokio::test]
+async fn a_session_of_the_console_reaches_no_upstream() {
+    let site = Site::builder().setting("DISABLED_AUTH_GROUPS", "labels").start().await;
+    let cookies =
+        "Cookie: tollgate=secret; a=1; tollgates=2\r\nCookie: __Host-tollgate=secret;tollgate-form =secret\r\n";
+    let recorded = forwarded(&site, "/api/labels", cookies).await;
+    assert_eq!(beyond_own(&recorded), [("cookie".to_owned(), "a=1; tollgates=2".to_owned())]);
+    let recorded = forwarded(&site, "/api/labels", "Cookie: tollgate=secret\r\n").await;
+    assert_eq!(beyond_own(&recorded), []);
+}
+
 /// A body's framing is rebuilt from what was understood.
 #[tokio::test]
 async fn an_empty_body_is_said_where_one_is_usual() {
