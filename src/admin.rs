@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::console::Peer;
+use crate::console::{OverTls, Peer};
 use crate::health::Health;
 use crate::listener::Tls;
 use crate::metrics;
@@ -114,6 +114,7 @@ impl Admin {
             (_, Some(console)) => {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(peer));
+                request.extensions_mut().insert(OverTls(self.tls.is_some()));
                 match TowerToHyperService::new(console.clone()).call(request).await {
                     Ok(reply) => reply,
                     Err(never) => match never {},

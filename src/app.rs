@@ -27,7 +27,7 @@ use crate::access_log::AccessLog;
 use crate::admin::{Admin, AdminConfig, ConsoleStore};
 use crate::config::Config;
 use crate::connection::ConnectionLimits;
-use crate::console::{Console, api};
+use crate::console::{self as pages, Console};
 use crate::fleet::{self, Reporter};
 use crate::health::Health;
 use crate::listener::{
@@ -228,7 +228,7 @@ impl Sidecar {
                 let registry = audit_keeper.insert(registry).clone();
                 Some(Console::new(authorizer, freshness, registry, public_url, trusted_proxies, failed_auth).router())
             }
-            Err(reason) => reason.map(api::off),
+            Err(reason) => reason.map(pages::off),
         };
         let supervisor = Supervisor::new(Arc::clone(&health.panics));
         let (stop, stopped) = watch::channel(false);

@@ -13,12 +13,16 @@ mod caller;
 mod change;
 mod idempotency;
 mod origin;
+mod page;
 mod rate;
 mod settings;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 
 use crate::proxy::Network;
 use crate::proxy::authorize::Authorizer;
@@ -28,9 +32,10 @@ use crate::replica::FreshnessConfig;
 use crate::token::TokenId;
 use change::Confirmations;
 use idempotency::Creations;
+use page::Sessions;
 use rate::Rates;
 
-pub(crate) use caller::Peer;
+pub(crate) use caller::{OverTls, Peer};
 pub(crate) use origin::PublicUrl;
 pub(crate) use settings::Switch;
 
@@ -48,6 +53,7 @@ pub(crate) struct Console {
     calls: Rates<TokenId>,
     creations: Creations,
     confirmations: Confirmations,
+    sessions: Sessions,
 }
 
 impl Console {
@@ -70,12 +76,13 @@ impl Console {
             calls: Rates::new(CALLS),
             creations: Creations::default(),
             confirmations: Confirmations::default(),
+            sessions: Sessions::default(),
         })
     }
 
     /// Everything that it answers.
     pub(crate) fn router(self: Arc<Self>) -> Router {
-        let routes = api::router(Arc::clone(&self));
+        let routes = beside(page::router(Arc::clone(&self)), api::router(Arc::clone(&self)));
         let prefix = self.public_url.as_ref().map_or("", PublicUrl::prefix);
         // A proxy in front may take the prefix away, or not.
         if prefix.is_empty() { routes } else { Router::new().nest(prefix, routes.clone()).merge(routes) }
@@ -85,4 +92,22 @@ impl Console {
     fn path(&self, path: &str) -> String {
         format!("{}{path}", self.public_url.as_ref().map_or("", PublicUrl::prefix))
     }
+}
+
+/// What is answered where there is no console, and why.
+pub(crate) fn off(reason: &'static str) -> Router {
+    beside(page::off(reason), api::off(reason))
+}
+
+/// Pages for people, and the API for programs. Each says in its own way that there is nothing at a path.
+fn beside(pages: Router, api: Router) -> Router {
+    // Not by a route: what that matched would be a part of the path to the routes below it too.
+    Router::new().fallback(async move |request: Request| {
+        let is_for_programs = request.uri().path().starts_with("/api/");
+        let routes = if is_for_programs { &api } else { &pages };
+        match TowerToHyperService::new(routes.clone()).call(request).await {
+            Ok(reply) => reply,
+            Err(never) => match never {},
+        }
+    })
 }

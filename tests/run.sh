@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 # Where Debian has HAProxy, which need not be in the PATH.
 PATH=$PATH:/usr/sbin
 # What the build and the tests run, and the Debian packages that have it.
-needs=(cc:gcc curl:curl jq:jq node:nodejs openssl:openssl haproxy:haproxy script:bsdutils redis-server:redis-server redis-cli:redis-tools)
+needs=(cc:gcc curl:curl jq:jq node:nodejs openssl:openssl haproxy:haproxy script:bsdutils redis-server:redis-server redis-cli:redis-tools chromium:chromium chromedriver:chromium-driver)
 missing=() packages=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || { missing+=("${need%%:*}"); packages+=("${need##*:}"); }
@@ -31,6 +31,14 @@ if ((${#missing[@]})); then
         echo "tests/run.sh: missing: ${missing[*]}. Install them (Debian: apt-get install ${packages[*]})" >&2
         exit 1
     fi
+fi
+
+# axe-core tells whether everybody can use the console's pages. Without it only that is left out.
+axe=4.14.1
+if [[ ! -e target/axe/package/axe.min.js ]] && command -v npm >/dev/null; then
+    mkdir -p target/axe
+    (cd target/axe && npm pack --silent "axe-core@$axe" >/dev/null && tar xzf "axe-core-$axe.tgz") ||
+        echo "tests/run.sh: axe-core cannot be had: pages are not judged by it" >&2
 fi
 
 cargo test --locked "$@"

@@ -25,6 +25,10 @@ use crate::worker::alarm::AdmissionTerms;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
+/// Whether the connection is one over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OverTls(pub(crate) bool);
+
 /// What a call needs.
 pub(super) trait Need: Send + Sync + 'static {
     /// `None`: a token, whatever it permits.
@@ -108,14 +112,14 @@ impl Console {
     }
 
     /// The registry, for a call with this token.
-    fn registry_for(&self, parts: &Parts, token: Option<TokenId>) -> Registry {
+    pub(super) fn registry_for(&self, parts: &Parts, token: Option<TokenId>) -> Registry {
         let user_agent = parts.headers.get(USER_AGENT).map(HeaderValue::as_bytes);
         self.registry.coming_from(Origin::new(token, self.client(parts), user_agent))
     }
 
     /// What is said to somebody whose credential is none, or does not suffice: guessing is bounded, here as where agents
     /// connect. The audit trail has it, and nobody waits for that.
-    fn refuse(&self, parts: &Parts, digest: Option<Digest>, refusal: Refusal) -> Problem {
+    pub(super) fn refuse(&self, parts: &Parts, digest: Option<Digest>, refusal: Refusal) -> Problem {
         let known = digest.and_then(|digest| self.authorizer.replica.lookup(&digest));
         let registry = self.registry_for(parts, known.as_ref().map(|holder| holder.token));
         match (&refusal, known) {

@@ -41,6 +41,16 @@ impl PublicUrl {
         &self.prefix
     }
 
+    /// Whether browsers come over TLS, whatever this process sees of that.
+    pub(super) fn is_https(&self) -> bool {
+        self.is_https
+    }
+
+    /// Scheme, host and port, as browsers write the origin of a page (RFC 6454 section 6.2).
+    pub(super) fn origin(&self) -> String {
+        Self { prefix: String::new(), ..self.clone() }.to_string()
+    }
+
     fn is_of(&self, authority: &Authority) -> bool {
         let port = authority.port_u16().unwrap_or(if self.is_https { 443 } else { 80 });
         authority.host().eq_ignore_ascii_case(&self.host) && port == self.port

@@ -52,6 +52,7 @@ impl Banner {
         for (what, place, about) in [
             ("Tollgate", &tollgate, "agents, and the lines below, come here"),
             ("health", &format!("{admin}/readyz"), "whether Tollgate is ready"),
+            ("console", &format!("{admin}/"), "the page: open it, and sign in with the owner's token"),
             ("admin API", &format!("{admin}/api/v1"), "manages tokens, with the owner's (docs/api.md)"),
             ("Controller", &api, "what Tollgate protects"),
             ("heartbeats", &heartbeat, "its other port"),
@@ -162,10 +163,10 @@ mod tests {
     #[test]
     fn it_is_short_and_aligned_and_plain_for_a_pipe() {
         let text = banner().render(Style::Plain);
-        assert!(text.lines().count() <= 36, "{text}");
+        assert!(text.lines().count() <= 37, "{text}");
         assert!(!text.contains('\x1b'));
         assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
-        for line in text.lines().skip(3).take(6) {
+        for line in text.lines().skip(3).take(7) {
             let (label, place) = line.split_at(15);
             assert!(
                 label.ends_with("  ") && (place.starts_with("http://127") || place.starts_with("sqlite:")),

@@ -160,6 +160,19 @@ impl Registry {
         }
     }
 
+    /// How many are meant that the actor may see, if the store can tell without reading each.
+    ///
+    /// # Errors
+    /// As for [`Registry::tokens`].
+    pub async fn count(&self, actor: &Actor, query: &TokenQuery) -> Result<Option<u64>, RegistryError> {
+        let authority = self.authority(actor).await?;
+        match self.visible(&authority, query).await? {
+            None => Ok(Some(0)),
+            Some(_) if query.judges_records() => Ok(None),
+            Some(filter) => Ok(Some(self.store.count_tokens(filter).await?)),
+        }
+    }
+
     /// How a store finds them, as far as it does; `None`: the actor may see none of them, or too little is known of their use.
     async fn visible(&self, authority: &Authority, query: &TokenQuery) -> Result<Option<TokenFilter>, RegistryError> {
         let asked = match &query.user {

@@ -4,6 +4,7 @@
 //! Nothing here waits for a time to pass: it waits for a condition, and gives up after [`PATIENCE`], which only a failure
 //! ever uses up.
 
+pub(crate) mod browser;
 mod client;
 pub(crate) mod cluster;
 mod faulty;

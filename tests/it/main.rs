@@ -34,6 +34,7 @@ mod memory;
 mod no_registry;
 mod nodes;
 mod outage;
+mod pages;
 mod panics;
 mod primary;
 mod prove;

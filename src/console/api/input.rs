@@ -62,7 +62,11 @@ impl<T: DeserializeOwned> FromRequest<Arc<Console>> for Hashed<T> {
     }
 }
 
-async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
+/// A whole body.
+///
+/// # Errors
+/// When it is too large, takes too long or breaks off.
+pub(in crate::console) async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
     let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
     match body.map_err(|_| Problem::timeout())? {
         Ok(body) => Ok(body.to_bytes()),

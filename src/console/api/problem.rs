@@ -95,6 +95,11 @@ impl Problem {
         Self::new(INVALID, without_values(detail.as_ref()))
     }
 
+    /// For people: its status, what kind it is, and what was wrong.
+    pub(crate) fn told(self) -> (StatusCode, &'static str, String) {
+        (self.status, self.body.title, self.body.detail)
+    }
+
     /// Nothing at this path.
     pub(super) fn no_route() -> Self {
         Self::new(NOT_FOUND, "there is nothing at this path; /api/v1/openapi.json lists what there is")

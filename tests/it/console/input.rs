@@ -47,7 +47,7 @@ async fn queries_have_a_form() {
 async fn what_is_nowhere_is_said_so() {
     let site = Site::start().await;
     assert_eq!(get(&site, &site.owner, "/api/v1/nothing").await.problem(), (404, "not-found"));
-    assert_eq!(get(&site, &site.owner, "/").await.problem(), (404, "not-found"));
+    assert_eq!(get(&site, &site.owner, "/api/nothing").await.problem(), (404, "not-found"));
     let other = call(&site, &site.owner, "PATCH", "/api/v1/tokens", None).await;
     assert_eq!(other.problem(), (405, "method"));
     assert!(other.field("allow").is_some_and(|allow| allow.contains("GET") && allow.contains("POST")), "{other:?}");

@@ -1,0 +1,285 @@
+//! Revoking, deleting and reassigning, one token or many: asked first, with what depends on them, then done to the very set
+//! that was shown.
+
+use askama::Template;
+use axum::extract::Path;
+use axum::response::Response;
+use http::StatusCode;
+
+use super::blast::Blast;
+use super::chosen::{Choice, Chosen};
+use super::form::Form;
+use super::html::{self, Section, Shell};
+use super::receipt;
+use super::trouble::Trouble;
+use super::visitor::{Submitted, Visitor};
+use super::when::{counted, grouped};
+use super::{filter, tokens};
+use crate::registry::{Actor, Registry, RegistryError};
+use crate::token::{Action, Resource, TokenId};
+use crate::words::words;
+
+/// Of more tokens than these, the number has to be typed.
+const MOST_UNTYPED: usize = 10;
+
+/// Agents that are named.
+const NAMED: usize = 5;
+
+words! {
+    /// What is done to tokens.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) enum Verb {
+        Revoke = "revoke",
+        Delete = "delete",
+        Reassign = "reassign",
+    }
+}
+
+impl Verb {
+    /// On a button.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Revoke => "Revoke",
+            Self::Delete => "Delete",
+            Self::Reassign => "Reassign",
+        }
+    }
+
+    /// What was done, before whom it was done to.
+    fn past(self) -> &'static str {
+        match self {
+            Self::Revoke => "Revoked",
+            Self::Delete => "Deleted",
+            Self::Reassign => "Reassigned",
+        }
+    }
+
+    /// What a sidecar then does with it.
+    fn applied(self) -> &'static str {
+        match self {
+            Self::Revoke | Self::Delete => "Refused",
+            Self::Reassign => "Applied",
+        }
+    }
+
+    fn warning(self) -> &'static str {
+        match self {
+            Self::Revoke => {
+                "This cannot be undone. Whoever uses it loses access at once. The record stays in the list, as revoked."
+            }
+            Self::Delete => {
+                "This is for good. Whoever uses it loses access at once, and neither the record nor its history stays."
+            }
+            Self::Reassign => {
+                "It works on, but loses what the new owner's role does not have, for good. A token that is given to a Viewer can only read."
+            }
+        }
+    }
+
+    fn action(self) -> Action {
+        match self {
+            Self::Delete => Action::Delete,
+            Self::Revoke | Self::Reassign => Action::Write,
+        }
+    }
+}
+
+#[derive(Template)]
+#[template(path = "confirm.html")]
+struct ConfirmPage {
+    shell: Shell,
+    verb: Verb,
+    /// The one, by its description.
+    name: Option<String>,
+    count: usize,
+    fingerprint: String,
+    fields: Vec<(&'static str, String)>,
+    blast: Blast,
+    /// Whom it can be given to.
+    users: Vec<String>,
+    /// The session ends with it.
+    is_own: bool,
+    /// Why it was not done yet.
+    problem: Option<String>,
+    /// That it was not done since the Owner would be left without a usable token.
+    offers_force: bool,
+    back: String,
+}
+
+impl ConfirmPage {
+    fn title(&self) -> String {
+        match self.count {
+            1 => format!("{} API token", self.verb.label()),
+            count => format!("{} {}", self.verb.label(), counted(count as u64, "API token")),
+        }
+    }
+
+    fn is_typed(&self) -> bool {
+        self.count > MOST_UNTYPED
+    }
+
+    /// `Delete 3 tokens`
+    fn button(&self) -> String {
+        match self.count {
+            1 => self.verb.label().to_owned(),
+            count => format!("{} {}", self.verb.label(), counted(count as u64, "token")),
+        }
+    }
+}
+
+/// Asks about one token.
+pub(super) async fn confirm_one(visitor: Visitor, Path((id, verb)): Path<(String, String)>) -> Response {
+    let page = async {
+        let verb = Verb::from_name(&verb).ok_or_else(Trouble::not_found)?;
+        let id = id.parse::<TokenId>().map_err(|_| Trouble::not_found())?;
+        let actor = visitor.acting(Resource::Tokens, verb.action())?;
+        let chosen = Choice::These(vec![id]).look(&visitor, &actor).await?;
+        ask(&visitor, &actor, verb, &chosen, StatusCode::OK, None, false).await
+    };
+    let page = page.await;
+    visitor.answer(Section::Tokens, page)
+}
+
+/// Asks about those that were ticked, or all that match. Does nothing yet.
+pub(super) async fn confirm_many(Submitted { visitor, form }: Submitted) -> Response {
+    let page = async {
+        let mut known = filter::CONDITIONS.to_vec();
+        known.extend(["csrf", "verb", "id", "all"]);
+        form.check(&known)?;
+        let verb = form.text("verb").and_then(Verb::from_name).ok_or_else(Trouble::not_found)?;
+        let actor = visitor.acting(Resource::Tokens, verb.action())?;
+        let chosen = Choice::of(&form)?.look(&visitor, &actor).await?;
+        ask(&visitor, &actor, verb, &chosen, StatusCode::OK, None, false).await
+    };
+    let page = page.await;
+    visitor.answer(Section::Tokens, page)
+}
+
+async fn ask(
+    visitor: &Visitor,
+    actor: &Actor,
+    verb: Verb,
+    chosen: &Chosen,
+    status: StatusCode,
+    problem: Option<String>,
+    offers_force: bool,
+) -> Result<Response, Trouble> {
+    let registry = &visitor.registry;
+    let mut name = None;
+    if let [id] = chosen.ids[..] {
+        name = Some(registry.token(actor, id).await?.record.description);
+    }
+    let users = match verb {
+        Verb::Reassign => tokens::users(visitor).await?,
+        Verb::Revoke | Verb::Delete => Vec::new(),
+    };
+    let page = ConfirmPage {
+        shell: visitor.shell(format!("{} API tokens", verb.label()), Section::Tokens),
+        verb,
+        count: chosen.ids.len(),
+        fingerprint: chosen.fingerprint(),
+        fields: chosen.fields(),
+        blast: Blast::of(&registry.dependents(actor, &chosen.ids, NAMED).await?),
+        users,
+        is_own: verb != Verb::Reassign && chosen.ids.contains(&visitor.holder.token),
+        problem,
+        offers_force,
+        back: match chosen.ids[..] {
+            [id] => format!("/tokens/{id}"),
+            _ => chosen.list(),
+        },
+        name,
+    };
+    Ok(html::render(status, &page))
+}
+
+/// Does it.
+pub(super) async fn submit(Path(verb): Path<String>, Submitted { visitor, form }: Submitted) -> Response {
+    let page = try_submit(&visitor, &verb, &form).await;
+    visitor.answer(Section::Tokens, page)
+}
+
+async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Response, Trouble> {
+    let mut known = filter::CONDITIONS.to_vec();
+    known.extend(["csrf", "id", "all", "fingerprint", "typed", "to", "force"]);
+    form.check(&known)?;
+    let verb = Verb::from_name(verb).ok_or_else(Trouble::not_found)?;
+    let actor = visitor.acting(Resource::Tokens, verb.action())?;
+    let chosen = Choice::of(form)?.look(visitor, &actor).await?;
+    chosen.check_seen(form)?;
+    let count = chosen.ids.len();
+    let again = async |problem: String, offers_force: bool| {
+        ask(visitor, &actor, verb, &chosen, StatusCode::CONFLICT, Some(problem), offers_force).await
+    };
+    let typed = form.text("typed").map(|typed| typed.replace([',', ' '], ""));
+    if count > MOST_UNTYPED && typed.as_deref() != Some(count.to_string().as_str()) {
+        return again(format!("Type the number of tokens, {}, to confirm.", grouped(count as u64)), false).await;
+    }
+    let to = form.text("to").unwrap_or_default().to_owned();
+    if verb == Verb::Reassign && to.is_empty() {
+        return again("Choose whom to give it to.".to_owned(), false).await;
+    }
+    let before = match chosen.ids[..] {
+        [id] => Some(visitor.registry.token(&actor, id).await?.record.description),
+        _ => None,
+    };
+    let (asking, ids, force) = (actor.clone(), chosen.ids.clone(), form.has("force"));
+    let command = async move |registry: Registry| run(&registry, &asking, verb, &ids, &to, force).await;
+    match visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await {
+        Ok(done) => {
+            let what = before.map_or_else(|| counted(count as u64, "token"), |name| format!("“{name}”"));
+            visitor.tell_done(format!("{} {what}.", verb.past()), verb.applied(), &done);
+            Ok(visitor.go(&match (chosen.ids.as_slice(), verb) {
+                ([id], Verb::Revoke | Verb::Reassign) => format!("/tokens/{id}"),
+                _ => chosen.list(),
+            }))
+        }
+        Err(error @ RegistryError::LastOwnerToken { .. }) => again(format!("{}.", sentence(&error)), true).await,
+        Err(error) => match error.done() {
+            Some(done) => rest(visitor, &actor, verb, &chosen, done, error).await,
+            None => Err(error.into()),
+        },
+    }
+}
+
+fn sentence(error: &RegistryError) -> String {
+    let text = error.to_string();
+    text.split("; ").next().unwrap_or_default().to_owned()
+}
+
+async fn run(
+    registry: &Registry,
+    actor: &Actor,
+    verb: Verb,
+    ids: &[TokenId],
+    to: &str,
+    force: bool,
+) -> Result<(), RegistryError> {
+    match verb {
+        Verb::Revoke => registry.revoke(actor, ids, force).await,
+        Verb::Delete => registry.delete(actor, ids, force).await,
+        Verb::Reassign => registry.reassign(actor, ids, to, force).await,
+    }
+    .map(drop)
+}
+
+/// Of several commits some went through: says so, and asks about the others.
+async fn rest(
+    visitor: &Visitor,
+    actor: &Actor,
+    verb: Verb,
+    chosen: &Chosen,
+    done: usize,
+    error: RegistryError,
+) -> Result<Response, Trouble> {
+    let rest = chosen.ids.get(done..).unwrap_or_default().to_vec();
+    let problem = format!(
+        "It broke off: {} {} of {} tokens. Here are the others. {}",
+        verb.past(),
+        grouped(done as u64),
+        grouped(chosen.ids.len() as u64),
+        Trouble::from(error).detail
+    );
+    let rest = Choice::These(rest).look(visitor, actor).await?;
+    ask(visitor, actor, verb, &rest, StatusCode::INTERNAL_SERVER_ERROR, Some(problem), false).await
+}

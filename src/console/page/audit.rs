@@ -1,0 +1,164 @@
+//! The audit trail.
+
+use askama::Template;
+use axum::extract::RawQuery;
+use axum::response::Response;
+use jiff::Timestamp;
+
+use super::form::Form;
+use super::html::{self, Section, Shell};
+use super::session::Notice;
+use super::trouble::Trouble;
+use super::visitor::{Submitted, Visitor};
+use super::when::{When, counted};
+use crate::audit::{Action as Audited, Outcome};
+use crate::registry::{AuditFilter, AuditView};
+use crate::token::{Action, Resource};
+
+/// Rows of a page.
+const ROWS: usize = 50;
+
+/// Names in an address that narrow the list.
+const CONDITIONS: [&str; 4] = ["actor", "action", "subject", "outcome"];
+
+#[derive(Template)]
+#[template(path = "audit.html")]
+struct AuditPage {
+    shell: Shell,
+    conditions: Vec<(&'static str, String)>,
+    rows: Vec<Row>,
+    is_first: bool,
+    next: Option<String>,
+}
+
+/// An entry.
+struct Row {
+    seq: Option<u64>,
+    when: Option<When>,
+    action: String,
+    actor: String,
+    from: String,
+    about: String,
+    outcome: String,
+    /// For the stylesheet.
+    kind: &'static str,
+    reason: Option<String>,
+}
+
+impl AuditPage {
+    fn value(&self, name: &str) -> &str {
+        self.conditions.iter().find(|(other, _)| *other == name).map_or("", |(_, text)| text.as_str())
+    }
+
+    fn actions(&self) -> Vec<&'static str> {
+        Audited::ALL.into_iter().map(Audited::name).collect()
+    }
+
+    fn outcomes(&self) -> Vec<&'static str> {
+        Outcome::ALL.into_iter().map(Outcome::name).collect()
+    }
+}
+
+impl Row {
+    fn new(entry: &AuditView, now: Timestamp) -> Self {
+        let text = |name: &str| entry.text(name).map(str::to_owned);
+        let outcome = text("outcome").unwrap_or_else(|| "damaged".to_owned());
+        let tokens: Vec<_> = entry.tokens().collect();
+        let about = match tokens[..] {
+            [] => text("userName").unwrap_or_default(),
+            [token] => format!("token {token}"),
+            _ => counted(tokens.len() as u64, "token"),
+        };
+        let role = text("role").map(|role| format!(" ({role})")).unwrap_or_default();
+        Self {
+            seq: entry.seq,
+            when: entry.at().map(|at| When::new(at, now)),
+            action: text("action").unwrap_or_default(),
+            actor: text("actorName").or_else(|| text("actorId")).unwrap_or_default(),
+            from: text("ipAddress").unwrap_or_default(),
+            about: format!("{about}{role}"),
+            kind: match outcome.as_str() {
+                "Success" => "active",
+                "Failure" => "soon",
+                _ => "bad",
+            },
+            outcome,
+            reason: text("reason"),
+        }
+    }
+}
+
+/// Shows the entries.
+pub(super) async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Response {
+    let page = try_list(&visitor, &Form::parse(query.unwrap_or_default().as_bytes())).await;
+    visitor.answer(Section::Audit, page)
+}
+
+async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> {
+    asked.check(&["actor", "action", "subject", "outcome", "before"])?;
+    let actor = visitor.acting(Resource::AuditLogs, Action::Read)?;
+    let before = match asked.text("before") {
+        Some(before) => Some(before.parse().map_err(|_| Trouble::invalid("there is no such page"))?),
+        None => None,
+    };
+    let outcome = asked.text("outcome");
+    let filter = AuditFilter {
+        actor: asked.text("actor").map(str::to_owned),
+        action: asked.text("action").map(str::to_owned),
+        subject: asked.text("subject").map(str::to_owned),
+        outcome: match outcome {
+            Some(name) => Some(Outcome::from_name(name).ok_or_else(|| Trouble::invalid("there is no such outcome"))?),
+            None => None,
+        },
+        ..AuditFilter::default()
+    };
+    let mut found = visitor.registry.audit(&actor, &filter, before, ROWS + 1).await?;
+    let is_whole = found.len() <= ROWS;
+    found.truncate(ROWS);
+    let conditions: Vec<_> = CONDITIONS.iter().filter_map(|name| Some((*name, asked.text(name)?.to_owned()))).collect();
+    let last = found.last().and_then(|last| last.seq).filter(|_| !is_whole);
+    let next = last.map(|last| {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(conditions.iter().map(|(name, text)| (*name, text.clone())));
+        query.append_pair("before", &last.to_string()).finish()
+    });
+    let now = Timestamp::now();
+    let page = AuditPage {
+        shell: visitor.shell("Audit trail", Section::Audit),
+        conditions,
+        rows: found.iter().map(|entry| Row::new(entry, now)).collect(),
+        is_first: before.is_none(),
+        next,
+    };
+    Ok(html::page(&page))
+}
+
+/// Verifies the chain, and tells at the list what it found.
+pub(super) async fn verify(Submitted { visitor, .. }: Submitted) -> Response {
+    let verified = async {
+        let actor = visitor.acting(Resource::AuditLogs, Action::Read)?;
+        let (verdict, loose) = visitor.registry.verify_audit(&actor).await?;
+        let findings: Vec<_> = verdict.findings.iter().map(ToString::to_string).collect();
+        let waiting =
+            if loose > 0 { format!(" {} wait to be chained.", counted(loose, "more")) } else { String::new() };
+        visitor.tell(match findings.is_empty() {
+            true => Notice {
+                is_good: true,
+                text: format!("The chain holds: {}, none missing and none changed.", entries(verdict.entries)),
+                detail: (loose > 0).then_some(waiting),
+            },
+            false => Notice {
+                is_good: false,
+                text: format!("The chain is broken, in {}.", entries(verdict.entries)),
+                detail: Some(findings.join("; ")),
+            },
+        });
+        Ok(visitor.go("/audit"))
+    };
+    let page = verified.await;
+    visitor.answer(Section::Audit, page)
+}
+
+fn entries(count: u64) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{} entries", super::when::grouped(count)) }
+}

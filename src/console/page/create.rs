@@ -1,0 +1,276 @@
+//! Making a token: its value is on one page, once.
+
+use askama::Template;
+use axum::response::Response;
+use http::StatusCode;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use super::form::Form;
+use super::grid::{self, Grid};
+use super::html::{self, Section, Shell};
+use super::session::{self, Notice, Sending};
+use super::trouble::Trouble;
+use super::visitor::{Submitted, Visitor};
+use super::when::When;
+use super::{receipt, tokens};
+use crate::registry::{Created, NewToken, Registry, RegistryError, Requested};
+use crate::token::{Action, PermissionSet, RawToken, Resource, Role};
+
+/// How long a token lives, as it can be chosen. Exact, from the moment on at which it is made.
+const LIVES: [(&str, &str); 6] = [
+    ("7d", "7 days"),
+    ("30d", "30 days"),
+    ("90d", "90 days"),
+    ("365d", "365 days"),
+    ("never", "Never expires"),
+    ("date", "On a date"),
+];
+
+#[derive(Template)]
+#[template(path = "create.html")]
+struct CreatePage {
+    shell: Shell,
+    problem: Option<String>,
+    /// What marks this very form, so that it makes one token.
+    once: String,
+    description: String,
+    user: String,
+    /// Whom it can be made for; empty: for oneself.
+    users: Vec<String>,
+    life: String,
+    date: String,
+    is_custom: bool,
+    grid: Grid,
+    /// When the session's own token ends: none that it makes lives longer.
+    end: Option<When>,
+}
+
+impl CreatePage {
+    fn lives(&self) -> [(&'static str, &'static str); 6] {
+        LIVES
+    }
+}
+
+/// The page with a value.
+#[derive(Template)]
+#[template(path = "created.html")]
+pub(super) struct CreatedPage {
+    pub(super) shell: Shell,
+    pub(super) title: &'static str,
+    pub(super) id: String,
+    pub(super) description: String,
+    pub(super) owner: String,
+    pub(super) value: Shown,
+    pub(super) permissions: String,
+    /// What was asked for and the owner's role does not have.
+    pub(super) left_out: Option<String>,
+    pub(super) expires: Option<When>,
+    /// When the token ends that it takes the place of.
+    pub(super) before_ends: Option<When>,
+    pub(super) notice: Notice,
+}
+
+/// The value of a token, where it was made here; whoever brought one has it.
+pub(super) struct Shown(pub(super) Option<RawToken>);
+
+impl Shown {
+    fn value(&self) -> Option<&str> {
+        self.0.as_ref().map(RawToken::reveal)
+    }
+}
+
+/// Shows the form.
+pub(super) async fn show(visitor: Visitor) -> Response {
+    let page = match visitor.acting(Resource::Tokens, Action::Write) {
+        Ok(_) => form_page(&visitor, &Form::default(), StatusCode::OK, None).await,
+        Err(trouble) => Err(trouble),
+    };
+    visitor.answer(Section::Tokens, page)
+}
+
+async fn form_page(
+    visitor: &Visitor,
+    asked: &Form,
+    status: StatusCode,
+    problem: Option<String>,
+) -> Result<Response, Trouble> {
+    let own = visitor.holder.owner.name();
+    let users = match visitor.holder.role >= Role::Administrator {
+        true => tokens::users(visitor).await?,
+        false => Vec::new(),
+    };
+    let end = visitor.holder.expires_at.and_then(|end| Timestamp::from_second(end).ok());
+    let page = CreatePage {
+        shell: visitor.shell("Create API Token", Section::Tokens),
+        problem,
+        once: once()?,
+        description: asked.text("description").unwrap_or_default().to_owned(),
+        user: asked.text("user").unwrap_or(own).to_owned(),
+        users,
+        life: asked.text("expires").unwrap_or("30d").to_owned(),
+        date: asked.text("date").unwrap_or_default().to_owned(),
+        is_custom: asked.text("preset") == Some("custom"),
+        grid: Grid::of(visitor, grid::custom(asked).unwrap_or(PermissionSet::EMPTY)),
+        end: end.map(|end| When::new(end, Timestamp::now())),
+    };
+    Ok(html::render(status, &page))
+}
+
+/// What marks a form.
+///
+/// # Errors
+/// When the operating system has no randomness to give.
+pub(super) fn once() -> Result<String, Trouble> {
+    session::nonce().map_err(|error| RegistryError::NoEntropy(error).into())
+}
+
+/// Takes the form.
+pub(super) async fn submit(Submitted { visitor, form }: Submitted) -> Response {
+    let page = try_submit(&visitor, &form).await;
+    let page = match page {
+        // What is wrong with what was filled in is said beside it.
+        Err(trouble) if trouble.status.is_client_error() && trouble.status != StatusCode::UNAUTHORIZED => {
+            form_page(&visitor, &form, trouble.status, Some(trouble.detail)).await
+        }
+        page => page,
+    };
+    visitor.answer(Section::Tokens, page)
+}
+
+async fn try_submit(visitor: &Visitor, form: &Form) -> Result<Response, Trouble> {
+    form.check(&["csrf", "once", "description", "user", "expires", "date", "preset", "permission", "every", "token"])?;
+    let actor = visitor.acting(Resource::Tokens, Action::Write)?;
+    let requested = grid::chosen(form)?;
+    let new = NewToken {
+        user: form.text("user").unwrap_or(visitor.holder.owner.name()).to_owned(),
+        description: form.text("description").unwrap_or_default().to_owned(),
+        permissions: Requested::Permissions(requested),
+        expires_at: end(form, Timestamp::now())?,
+    };
+    let own = own_value(form)?;
+    let is_own = own.is_some();
+    let command = async move |registry: Registry| match own {
+        Some(value) => registry.create_token_of(&actor, new, value).await,
+        None => registry.create_token(&actor, new).await,
+    };
+    let sent = Sent::of(visitor, form)?;
+    let sent = match sent {
+        Ok(sent) => sent,
+        Err(again) => return Ok(again),
+    };
+    let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
+    sent.made(&done.done);
+    let notice = receipt::notice("It is made.".to_owned(), "Known", &done);
+    let Created { record, owner, token } = done.done;
+    let left_out = requested.without(record.permissions);
+    let page = CreatedPage {
+        shell: visitor.shell("API Token created", Section::Tokens),
+        title: "API Token created",
+        id: record.id.to_string(),
+        description: record.description,
+        owner: owner.name,
+        value: Shown((!is_own).then_some(token)),
+        permissions: tokens::in_full(record.permissions),
+        left_out: (!left_out.is_empty()).then(|| tokens::in_full(left_out)),
+        expires: record.expires_at.map(|at| When::new(at, Timestamp::now())),
+        before_ends: None,
+        notice,
+    };
+    Ok(html::page(&page))
+}
+
+/// A form that makes something, while it does.
+pub(super) struct Sent<'a> {
+    visitor: &'a Visitor,
+    once: String,
+    made: bool,
+}
+
+impl<'a> Sent<'a> {
+    /// Begins; or, where the same form was sent before, leads to what it made.
+    ///
+    /// # Errors
+    /// For a form that is none of ours.
+    pub(super) fn of(visitor: &'a Visitor, form: &Form) -> Result<Result<Self, Response>, Trouble> {
+        let once = form
+            .text("once")
+            .filter(|once| once.len() == 32)
+            .ok_or_else(|| Trouble::invalid("send the form of the page"))?;
+        match visitor.console.sessions.send(&visitor.key, once) {
+            Sending::First => Ok(Ok(Self { visitor, once: once.to_owned(), made: false })),
+            Sending::Again(made) => {
+                visitor.tell(Notice {
+                    is_good: false,
+                    text: "This form was sent before: it has made one token, whose value was shown then.".to_owned(),
+                    detail: Some("If you did not keep the value, delete the token and make another one.".to_owned()),
+                });
+                Ok(Err(visitor.go(&made.map_or("/tokens".to_owned(), |id| format!("/tokens/{id}")))))
+            }
+        }
+    }
+
+    /// It has made this.
+    pub(super) fn made(mut self, created: &Created) {
+        self.made = true;
+        self.visitor.console.sessions.sent(&self.visitor.key, &self.once, Some(created.record.id));
+    }
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        if !self.made {
+            self.visitor.console.sessions.sent(&self.visitor.key, &self.once, None);
+        }
+    }
+}
+
+/// A value that was brought.
+///
+/// # Errors
+/// In what it differs from the form of one.
+pub(super) fn own_value(form: &Form) -> Result<Option<RawToken>, Trouble> {
+    let brought = |text| RawToken::brought(text).map_err(|error| Trouble::invalid(format!("Your own value: {error}.")));
+    form.text("token").map(brought).transpose()
+}
+
+/// When it ends.
+///
+/// # Errors
+/// For what is not to be chosen: no slip makes a token without end.
+fn end(form: &Form, now: Timestamp) -> Result<Option<Timestamp>, Trouble> {
+    let days = |days: u64| Some(now + std::time::Duration::from_hours(24 * days));
+    match form.text("expires").unwrap_or_default() {
+        "7d" => Ok(days(7)),
+        "30d" => Ok(days(30)),
+        "90d" => Ok(days(90)),
+        "365d" => Ok(days(365)),
+        "never" => Ok(None),
+        "date" => {
+            let date = form.text("date").and_then(|date| date.parse::<Date>().ok());
+            // Its last second, in the zone that stands beside the field.
+            let last = date.and_then(|date| date.at(23, 59, 59, 0).to_zoned(TimeZone::UTC).ok());
+            last.map(|last| Some(last.timestamp()))
+                .ok_or_else(|| Trouble::invalid("Choose the date on which it expires."))
+        }
+        _ => Err(Trouble::invalid("Choose when it expires.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_chosen_and_a_date_is_its_last_second() {
+        let now = Timestamp::from_second(1_000_000_000).expect("a moment");
+        let end = |form: &str| end(&Form::parse(form.as_bytes()), now).map_err(|trouble| trouble.detail);
+        assert_eq!(end("expires=30d"), Ok(Some(now + std::time::Duration::from_hours(720))));
+        assert_eq!(end("expires=never"), Ok(None));
+        assert_eq!(end("expires=date&date=2027-02-28"), Ok(Some("2027-02-28T23:59:59Z".parse().expect("a moment"))));
+        for form in ["", "expires=", "expires=30", "expires=date", "expires=date&date=28.2.2027", "date=2027-02-28"] {
+            assert!(end(form).is_err(), "{form}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Who is signed in: sessions at this process, each of one token.
+//!
+//! The browser has 256 random bits in a cookie, and nothing else; here are kept the SHA-256 of them and of the token. A
+//! session can do what its token can, by the replica at each request: so it ends with the token, at once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::hex::Hex;
+use crate::lock::Mutex;
+use crate::random::{self, NoEntropy};
+use crate::token::{Digest, TokenId};
+
+/// A session ends after so long without a request that somebody made: what a page asks for by itself is none.
+pub(super) const IDLE: Duration = Duration::from_mins(30);
+
+/// And after so long in any case.
+pub(super) const LONGEST: Duration = Duration::from_hours(12);
+
+/// Sessions at once. Above it, the one that was idle the longest ends.
+const MOST: usize = 1000;
+
+/// Notices that wait to be read.
+const MOST_NOTICES: usize = 8;
+
+/// Forms of a session whose sending is remembered.
+const MOST_FORMS: usize = 100;
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub(in crate::console) struct Sessions(Mutex<HashMap<Digest, Session>>);
+
+#[derive(Debug)]
+struct Session {
+    token: Digest,
+    /// What forms of this session have in them, and nobody else can know.
+    csrf: String,
+    began: Instant,
+    active: Instant,
+    notices: Vec<Notice>,
+    /// Forms that make something, and what they made.
+    sent: Vec<(String, Option<TokenId>)>,
+}
+
+impl Session {
+    fn is_over(&self, now: Instant) -> bool {
+        now.duration_since(self.active) >= IDLE || now.duration_since(self.began) >= LONGEST
+    }
+}
+
+/// What a session's cookie holds.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct SessionKey(String);
+
+impl std::fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SessionKey")
+    }
+}
+
+/// So many random bits as hexadecimal digits.
+fn secret<const BYTES: usize>() -> Result<String, NoEntropy> {
+    let mut bytes = [0; BYTES];
+    random::fill(&mut bytes)?;
+    Ok(Hex(&bytes).to_string())
+}
+
+/// What marks a form, so that nobody else's is taken for it.
+pub(super) fn nonce() -> Result<String, NoEntropy> {
+    secret::<16>()
+}
+
+impl SessionKey {
+    /// As a cookie has it.
+    pub(super) fn of_cookie(value: &str) -> Option<Self> {
+        let is_key = value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_key.then(|| Self(value.to_owned()))
+    }
+
+    /// For the cookie.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    fn hash(&self) -> Digest {
+        Digest::of(self.0.as_bytes())
+    }
+}
+
+/// Something to tell at the next page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Notice {
+    /// Whether it went well.
+    pub(super) is_good: bool,
+    /// What was done.
+    pub(super) text: String,
+    /// What else is known, such as which sidecars have applied it.
+    pub(super) detail: Option<String>,
+}
+
+/// What a request finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The token that was shown.
+    pub(super) token: Digest,
+    /// For its forms.
+    pub(super) csrf: String,
+}
+
+/// What became of a form that makes something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// It is sent for the first time.
+    First,
+    /// It was sent before, and has made this, if anything.
+    Again(Option<TokenId>),
+}
+
+impl Sessions {
+    /// Begins one.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub(super) fn begin(&self, token: Digest, now: Instant) -> Result<SessionKey, NoEntropy> {
+        let key = SessionKey(secret::<32>()?);
+        let csrf = nonce()?;
+        let mut sessions = self.0.lock();
+        if sessions.len() >= MOST {
+            sessions.retain(|_, session| !session.is_over(now));
+        }
+        if sessions.len() >= MOST {
+            let idlest = sessions.iter().min_by_key(|(_, session)| session.active).map(|(hash, _)| *hash);
+            idlest.map(|hash| sessions.remove(&hash));
+        }
+        let session = Session { token, csrf, began: now, active: now, notices: Vec::new(), sent: Vec::new() };
+        sessions.insert(key.hash(), session);
+        Ok(key)
+    }
+
+    /// Finds one that is not over. Where somebody asked, it goes on from now.
+    pub(super) fn find(&self, key: &SessionKey, now: Instant, is_activity: bool) -> Option<Found> {
+        let (mut sessions, hash) = (self.0.lock(), key.hash());
+        let session = sessions.get_mut(&hash)?;
+        if session.is_over(now) {
+            sessions.remove(&hash);
+            return None;
+        }
+        if is_activity {
+            session.active = now;
+        }
+        Some(Found { token: session.token, csrf: session.csrf.clone() })
+    }
+
+    /// Ends one.
+    pub(super) fn end(&self, key: &SessionKey) {
+        self.0.lock().remove(&key.hash());
+    }
+
+    /// Has something told at the next page.
+    pub(super) fn tell(&self, key: &SessionKey, notice: Notice) {
+        if let Some(session) = self.0.lock().get_mut(&key.hash()) {
+            session.notices.push(notice);
+            let excess = session.notices.len().saturating_sub(MOST_NOTICES);
+            session.notices.drain(..excess);
+        }
+    }
+
+    /// What is to be told, once.
+    pub(super) fn told(&self, key: &SessionKey) -> Vec<Notice> {
+        self.0.lock().get_mut(&key.hash()).map(|session| std::mem::take(&mut session.notices)).unwrap_or_default()
+    }
+
+    /// A form that makes something is sent: a page that is loaded again sends its form again.
+    pub(super) fn send(&self, key: &SessionKey, form: &str) -> Sending {
+        let mut sessions = self.0.lock();
+        let Some(session) = sessions.get_mut(&key.hash()) else { return Sending::Again(None) };
+        if let Some((_, made)) = session.sent.iter().find(|(sent, _)| sent == form) {
+            return Sending::Again(*made);
+        }
+        session.sent.push((form.to_owned(), None));
+        let excess = session.sent.len().saturating_sub(MOST_FORMS);
+        session.sent.drain(..excess);
+        Sending::First
+    }
+
+    /// What came of it; `None`: nothing, and it may be sent once more.
+    pub(super) fn sent(&self, key: &SessionKey, form: &str, made: Option<TokenId>) {
+        if let Some(session) = self.0.lock().get_mut(&key.hash()) {
+            match made {
+                Some(_) => session.sent.iter_mut().filter(|(sent, _)| sent == form).for_each(|(_, last)| *last = made),
+                None => session.sent.retain(|(sent, _)| sent != form),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(minutes: u64) -> Instant {
+        Instant::since_boot(Duration::from_mins(100_000 + minutes))
+    }
+
+    fn begun(sessions: &Sessions) -> SessionKey {
+        sessions.begin(Digest::of(b"token"), at(0)).expect("entropy")
+    }
+
+    #[test]
+    fn a_session_ends_when_nobody_asks_and_when_it_is_old() {
+        let sessions = Sessions::default();
+        let key = begun(&sessions);
+        assert!(sessions.find(&key, at(29), true).is_some());
+        assert!(sessions.find(&key, at(58), false).is_some(), "29 min after the last request");
+        assert!(sessions.find(&key, at(59), false).is_none(), "what a page asks for by itself is none");
+        let key = begun(&sessions);
+        assert!((1..=71).all(|tens| sessions.find(&key, at(tens * 10), true).is_some()));
+        assert!(sessions.find(&key, at(720), true).is_none(), "after twelve hours in any case");
+        assert!(sessions.find(&key, at(1), true).is_none(), "it is gone");
+    }
+
+    #[test]
+    fn keys_are_long_and_never_the_same_and_not_kept() {
+        let sessions = Sessions::default();
+        let (one, other) = (begun(&sessions), begun(&sessions));
+        assert!(one != other && one.reveal().len() == 64);
+        assert!(!format!("{sessions:?} {one:?}").contains(one.reveal()));
+        assert_eq!(SessionKey::of_cookie(one.reveal()), Some(one));
+        assert_eq!(SessionKey::of_cookie("abc"), None);
+        let unknown = SessionKey("0".repeat(64));
+        assert_eq!(sessions.find(&unknown, at(0), true), None, "none that somebody chose");
+    }
+
+    #[test]
+    fn so_many_sessions_and_then_the_idlest_ends() {
+        let sessions = Sessions::default();
+        let first = begun(&sessions);
+        let second = begun(&sessions);
+        assert!(sessions.find(&first, at(1), true).is_some());
+        for _ in 0..MOST - 1 {
+            sessions.begin(Digest::of(b"token"), at(2)).expect("entropy");
+        }
+        assert!(sessions.find(&first, at(2), true).is_some());
+        assert!(sessions.find(&second, at(2), true).is_none());
+    }
+
+    #[test]
+    fn what_is_to_be_told_is_told_once() {
+        let sessions = Sessions::default();
+        let key = begun(&sessions);
+        let notice = Notice { is_good: true, text: "done".to_owned(), detail: None };
+        sessions.tell(&key, notice.clone());
+        assert_eq!(sessions.told(&key), [notice]);
+        assert_eq!(sessions.told(&key), []);
+    }
+
+    #[test]
+    fn a_form_makes_one_thing() {
+        let sessions = Sessions::default();
+        let key = begun(&sessions);
+        assert_eq!(sessions.send(&key, "a"), Sending::First);
+        assert_eq!(sessions.send(&key, "a"), Sending::Again(None));
+        sessions.sent(&key, "a", None);
+        assert_eq!(sessions.send(&key, "a"), Sending::First, "it made nothing");
+        let id = TokenId::from_u64(7);
+        sessions.sent(&key, "a", Some(id));
+        assert_eq!(sessions.send(&key, "a"), Sending::Again(Some(id)));
+        assert_eq!(sessions.send(&key, "b"), Sending::First);
+    }
+}

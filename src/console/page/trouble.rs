@@ -1,0 +1,95 @@
+//! What is answered instead of a page that was asked for.
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+
+use super::html::{self, Shell};
+use crate::console::api::problem::Problem;
+use crate::proxy::refusal::Refusal;
+use crate::registry::RegistryError;
+
+/// A request that was refused or failed.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) status: StatusCode,
+    pub(super) title: &'static str,
+    pub(super) detail: String,
+}
+
+impl Trouble {
+    fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, title, detail: detail.into() }
+    }
+
+    /// The request is wrong. What is repeated of it has no value of a token.
+    pub(super) fn invalid(detail: impl AsRef<str>) -> Self {
+        Problem::invalid(detail).into()
+    }
+
+    /// There is no such page.
+    pub(super) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "There is no such page", "Nothing is at this address.")
+    }
+
+    /// What was confirmed is not what is there.
+    pub(super) fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "Nothing was done", detail)
+    }
+
+    /// There is no console here.
+    pub(super) fn off(reason: &str) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "The console is off here", reason)
+    }
+
+    /// The session may not do it.
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "You may not do this", detail)
+    }
+
+    /// It was not sent by a page of ours.
+    pub(super) fn foreign(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "This form was not taken", detail)
+    }
+
+    /// With what every page has around it.
+    pub(super) fn within(self, shell: Shell) -> Response {
+        let mut reply =
+            html::render(self.status, &html::TroublePage { shell, title: self.title, detail: &self.detail });
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            reply.headers_mut().insert(RETRY_AFTER, http::HeaderValue::from_static("5"));
+        }
+        reply
+    }
+}
+
+impl From<Problem> for Trouble {
+    fn from(problem: Problem) -> Self {
+        let (status, title, detail) = problem.told();
+        Self { status, title, detail }
+    }
+}
+
+impl From<RegistryError> for Trouble {
+    fn from(error: RegistryError) -> Self {
+        Problem::from(error).into()
+    }
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        Problem::from(refusal).into()
+    }
+}
+
+impl From<crate::store::StoreError> for Trouble {
+    fn from(error: crate::store::StoreError) -> Self {
+        Problem::from(error).into()
+    }
+}
+
+impl IntoResponse for Trouble {
+    fn into_response(self) -> Response {
+        self.within(Shell::bare(""))
+    }
+}

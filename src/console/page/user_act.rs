@@ -1,0 +1,217 @@
+//! What is done to a user: asked first, with what depends on the user's tokens.
+
+use askama::Template;
+use axum::extract::{Path, RawQuery};
+use axum::response::Response;
+use http::StatusCode;
+
+use super::blast::Blast;
+use super::filter::Filter;
+use super::form::Form;
+use super::html::{self, Section, Shell};
+use super::receipt;
+use super::trouble::Trouble;
+use super::visitor::{Submitted, Visitor};
+use super::when::counted;
+use crate::registry::{Actor, Registry, RegistryError};
+use crate::token::{Action, Resource, Role, UserStatus};
+use crate::words::words;
+
+words! {
+    /// What is done to a user.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Verb {
+        SetRole = "set-role",
+        Disable = "disable",
+        Enable = "enable",
+        Delete = "delete",
+        TransferOwnership = "transfer-ownership",
+    }
+}
+
+impl Verb {
+    fn title(self) -> &'static str {
+        match self {
+            Self::SetRole => "Change role",
+            Self::Disable => "Disable user",
+            Self::Enable => "Enable user",
+            Self::Delete => "Delete user",
+            Self::TransferOwnership => "Transfer ownership",
+        }
+    }
+
+    fn button(self) -> &'static str {
+        match self {
+            Self::SetRole => "Change role",
+            Self::Disable => "Disable",
+            Self::Enable => "Enable",
+            Self::Delete => "Delete",
+            Self::TransferOwnership => "Transfer",
+        }
+    }
+
+    fn warning(self) -> &'static str {
+        match self {
+            Self::SetRole => {
+                "Tokens lose what the new role does not have, for good; a stronger role later gives nothing back. The \
+                 tokens of somebody who becomes a Viewer are revoked."
+            }
+            Self::Disable => "None of this user's tokens works until the user is enabled again.",
+            Self::Enable => "This user's tokens that are neither revoked nor expired work again.",
+            Self::Delete => {
+                "This is for good. All tokens of this user are deleted with their histories, and whoever uses them loses \
+                 access at once."
+            }
+            Self::TransferOwnership => {
+                "This user becomes the Owner, and you an Administrator. Only the new Owner can undo it."
+            }
+        }
+    }
+
+    fn action(self) -> Action {
+        if self == Self::Delete { Action::Delete } else { Action::Write }
+    }
+}
+
+#[derive(Template)]
+#[template(path = "confirm_user.html")]
+struct ConfirmPage {
+    shell: Shell,
+    verb: Verb,
+    name: String,
+    /// The role to give.
+    role: Option<Role>,
+    tokens: String,
+    blast: Blast,
+    problem: Option<String>,
+}
+
+impl ConfirmPage {
+    /// The gravest is confirmed by the name.
+    fn is_typed(&self) -> bool {
+        self.verb == Verb::TransferOwnership
+    }
+}
+
+/// Asks.
+pub(super) async fn confirm(
+    visitor: Visitor,
+    Path((name, verb)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let asked = Form::parse(query.unwrap_or_default().as_bytes());
+    let page = async {
+        asked.check(&["role"])?;
+        let verb = Verb::from_name(&verb).ok_or_else(Trouble::not_found)?;
+        let actor = visitor.acting(Resource::Users, verb.action())?;
+        ask(&visitor, &actor, verb, &name, role(verb, &asked)?, StatusCode::OK, None).await
+    };
+    let page = page.await;
+    visitor.answer(Section::Users, page)
+}
+
+fn role(verb: Verb, form: &Form) -> Result<Option<Role>, Trouble> {
+    if verb != Verb::SetRole {
+        return Ok(None);
+    }
+    let role = form.text("role").and_then(Role::from_name).filter(|role| *role != Role::Owner);
+    role.map(Some).ok_or_else(|| Trouble::invalid("Choose a role."))
+}
+
+async fn ask(
+    visitor: &Visitor,
+    actor: &Actor,
+    verb: Verb,
+    name: &str,
+    role: Option<Role>,
+    status: StatusCode,
+    problem: Option<String>,
+) -> Result<Response, Trouble> {
+    let registry = &visitor.registry;
+    let user = registry.user(actor, name).await?.record;
+    let query = Filter::of_user(&user.name).query(jiff::Timestamp::now())?;
+    // Who may change users and sees no tokens is told how many there are, and not what they are.
+    let tokens = match visitor.acting(Resource::Tokens, Action::Read) {
+        Ok(reader) => registry.select(&reader, &query).await?,
+        Err(_) => Vec::new(),
+    };
+    let page = ConfirmPage {
+        shell: visitor.shell(verb.title(), Section::Users),
+        verb,
+        tokens: counted(registry.count_tokens_of(actor, &user.name).await?, "token"),
+        blast: Blast::of(&registry.dependents(actor, &tokens, 5).await?),
+        name: user.name,
+        role,
+        problem,
+    };
+    Ok(html::render(status, &page))
+}
+
+/// Does it.
+pub(super) async fn submit(
+    Path((name, verb)): Path<(String, String)>,
+    Submitted { visitor, form }: Submitted,
+) -> Response {
+    let page = try_submit(&visitor, &name, &verb, &form).await;
+    visitor.answer(Section::Users, page)
+}
+
+async fn try_submit(visitor: &Visitor, name: &str, verb: &str, form: &Form) -> Result<Response, Trouble> {
+    form.check(&["csrf", "role", "typed"])?;
+    let verb = Verb::from_name(verb).ok_or_else(Trouble::not_found)?;
+    let actor = visitor.acting(Resource::Users, verb.action())?;
+    let role = role(verb, form)?;
+    if verb == Verb::TransferOwnership && form.text("typed") != Some(name) {
+        let problem = Some(format!("Type {name} to confirm."));
+        return ask(visitor, &actor, verb, name, role, StatusCode::CONFLICT, problem).await;
+    }
+    let whom = name.to_owned();
+    let command = async move |registry: Registry| run(&registry, &actor, verb, &whom, role).await;
+    let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
+    visitor.tell_done(done.done.clone(), "Applied", &done);
+    Ok(visitor.go(&match verb {
+        Verb::Delete => "/users".to_owned(),
+        _ => format!("/users/{name}"),
+    }))
+}
+
+/// The command, and what it did.
+async fn run(
+    registry: &Registry,
+    actor: &Actor,
+    verb: Verb,
+    name: &str,
+    role: Option<Role>,
+) -> Result<String, RegistryError> {
+    let text = match (verb, role) {
+        (Verb::SetRole, Some(role)) => {
+            let change = registry.set_role(actor, name, role).await?;
+            let mut text = format!("{name} is {} now.", change.user.role);
+            if change.narrowed > 0 {
+                text.push_str(&format!(" {} lost permissions.", counted(change.narrowed as u64, "token")));
+            }
+            if change.revoked > 0 {
+                text.push_str(&format!(" Revoked {}.", counted(change.revoked as u64, "token")));
+            }
+            text
+        }
+        (Verb::Disable, _) => {
+            registry.set_status(actor, name, UserStatus::Disabled).await?;
+            format!("Disabled {name}.")
+        }
+        (Verb::Enable, _) => {
+            registry.set_status(actor, name, UserStatus::Active).await?;
+            format!("Enabled {name}.")
+        }
+        (Verb::Delete, _) => {
+            let deleted = registry.delete_user(actor, name).await?;
+            format!("Deleted {name} and {}.", counted(deleted as u64, "token"))
+        }
+        (Verb::TransferOwnership, _) => {
+            let transfer = registry.transfer_ownership(actor, name).await?;
+            format!("{} is the Owner now, and {} an Administrator.", transfer.new.name, transfer.old.name)
+        }
+        (Verb::SetRole, None) => String::new(),
+    };
+    Ok(text)
+}

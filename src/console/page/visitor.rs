@@ -1,0 +1,229 @@
+//! Who asks for a page, and what they send: the session behind a cookie, a form that one of our own pages sent.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::response::Response;
+use http::header::{CONTENT_TYPE, COOKIE, HOST, ORIGIN};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::form::Form;
+use super::html::{self, Section, Shell};
+use super::session::{Found, Notice, SessionKey};
+use super::trouble::Trouble;
+use crate::clock::Instant;
+use crate::console::api::input;
+use crate::console::{Console, OverTls, PublicUrl};
+use crate::proxy::sanitize::CONSOLE_COOKIES;
+use crate::registry::{ActingToken, Actor, Registry};
+use crate::replica::Holder;
+use crate::token::{Action, Permission, Resource};
+
+/// The cookie of a session, over TLS and without. `__Host-`: no other host and no other path can have set it.
+const COOKIES: [&str; 2] = [CONSOLE_COOKIES[0], CONSOLE_COOKIES[1]];
+
+/// What a page has in requests that it makes by itself.
+const POLL: &str = "x-tollgate-poll";
+
+/// How a request came.
+#[derive(Debug, Clone)]
+pub(super) struct Arrival {
+    /// Whether the browser came over TLS, as far as is known.
+    pub(super) is_secure: bool,
+    /// Where our pages are, as browsers write it.
+    pub(super) own_origin: String,
+}
+
+impl Arrival {
+    pub(super) fn of(parts: &Parts, console: &Console) -> Self {
+        let is_tls = parts.extensions.get::<OverTls>().is_some_and(|OverTls(is_tls)| *is_tls);
+        let own_origin = match &console.public_url {
+            Some(url) => url.origin(),
+            None => {
+                let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+                format!("{}://{host}", if is_tls { "https" } else { "http" })
+            }
+        };
+        Self { is_secure: console.public_url.as_ref().map_or(is_tls, PublicUrl::is_https), own_origin }
+    }
+
+    /// A form is taken from our own pages only. Browsers say which page sent it; a page elsewhere cannot have them lie.
+    pub(super) fn check_origin(&self, headers: &HeaderMap) -> Result<(), Trouble> {
+        let mut said = headers.get_all(ORIGIN).iter();
+        let origin = said.next().and_then(|origin| origin.to_str().ok()).filter(|_| said.next().is_none());
+        match origin {
+            Some(origin) if origin.eq_ignore_ascii_case(&self.own_origin) => Ok(()),
+            _ => Err(Trouble::foreign(format!(
+                "It was not sent by a page of this console. Open the console at {} and try again; where it is reached by \
+                 another address, set admin.public_url to that one.",
+                self.own_origin
+            ))),
+        }
+    }
+
+    /// The cookie of a session.
+    pub(super) fn cookie(&self, base: &str, key: &SessionKey) -> String {
+        match self.is_secure {
+            true => format!("{}={}; Path=/; Secure; HttpOnly; SameSite=Strict", COOKIES[0], key.reveal()),
+            false => format!("{}={}; Path={base}/; HttpOnly; SameSite=Strict", COOKIES[1], key.reveal()),
+        }
+    }
+
+    /// The session that a browser says it has.
+    fn session_key(&self, headers: &HeaderMap) -> Option<SessionKey> {
+        let name = if self.is_secure { COOKIES[0] } else { COOKIES[1] };
+        let fields = headers.get_all(COOKIE).iter().filter_map(|field| field.to_str().ok());
+        let mut values = fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        values.find(|(other, _)| *other == name).and_then(|(_, value)| SessionKey::of_cookie(value))
+    }
+}
+
+/// Somebody who is signed in.
+pub(super) struct Visitor {
+    pub(super) console: Arc<Console>,
+    /// The token and its owner, as the replica has them.
+    pub(super) holder: Holder,
+    pub(super) key: SessionKey,
+    pub(super) csrf: String,
+    /// For the one command that is given, which comes from there.
+    pub(super) registry: Registry,
+}
+
+impl Visitor {
+    /// As the registry knows them, for something that needs this.
+    pub(super) fn actor(&self, needed: Option<Permission>) -> Actor {
+        let user = self.holder.owner.name().to_owned();
+        Actor::Token(ActingToken { id: self.holder.token, user, needed })
+    }
+
+    /// Whether their token and its owner's role permit it.
+    pub(super) fn may(&self, resource: Resource, action: Action) -> bool {
+        Permission::new(resource, action).is_some_and(|permission| self.holder.permissions.contains(permission))
+    }
+
+    /// The actor for something that needs this permission.
+    ///
+    /// # Errors
+    /// When they do not have it.
+    pub(super) fn acting(&self, resource: Resource, action: Action) -> Result<Actor, Trouble> {
+        match Permission::new(resource, action) {
+            Some(needed) if self.holder.permissions.contains(needed) => Ok(self.actor(Some(needed))),
+            _ => Err(Trouble::forbidden(format!(
+                "The token that you are signed in with, or its owner's role, lacks {resource}:{action}."
+            ))),
+        }
+    }
+
+    /// A path of the console, as it is from outside.
+    pub(super) fn path(&self, path: &str) -> String {
+        self.console.path(path)
+    }
+
+    /// What every page has around it, with what is to be told.
+    pub(super) fn shell(&self, title: impl Into<String>, here: Section) -> Shell {
+        Shell {
+            base: self.path(""),
+            title: title.into(),
+            here,
+            who: Some(html::Who::of(self)),
+            csrf: self.csrf.clone(),
+            notices: self.console.sessions.told(&self.key),
+        }
+    }
+
+    /// Has something told at the next page.
+    pub(super) fn tell(&self, notice: Notice) {
+        self.console.sessions.tell(&self.key, notice);
+    }
+
+    /// Goes on at another page.
+    pub(super) fn go(&self, path: &str) -> Response {
+        html::see_other(&self.path(path))
+    }
+
+    /// The page, or what is said instead of it.
+    pub(super) fn answer(&self, here: Section, page: Result<Response, Trouble>) -> Response {
+        page.unwrap_or_else(|trouble| match trouble.status {
+            // The token has ended meanwhile.
+            StatusCode::UNAUTHORIZED => self.go("/sign-in"),
+            _ => {
+                let shell = self.shell(trouble.title, here);
+                trouble.within(shell)
+            }
+        })
+    }
+}
+
+impl FromRequestParts<Arc<Console>> for Visitor {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, console: &Arc<Console>) -> Result<Self, Response> {
+        let arrival = Arrival::of(parts, console);
+        let is_poll = parts.headers.contains_key(POLL);
+        let now = Instant::now();
+        let stranger = || match (is_poll, &parts.method) {
+            // Whoever asks by a script is told, and is no reader of a form.
+            (true, _) => html::plain(StatusCode::UNAUTHORIZED, "the session has ended"),
+            (false, &Method::GET) => {
+                let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+                let path = path.strip_prefix(console.path("").as_str()).unwrap_or(path);
+                let next = form_urlencoded::byte_serialize(path.as_bytes()).collect::<String>();
+                html::see_other(&console.path(&format!("/sign-in?next={next}")))
+            }
+            (false, _) => html::see_other(&console.path("/sign-in")),
+        };
+        let key = arrival.session_key(&parts.headers).ok_or_else(stranger)?;
+        let Found { token, csrf } = console.sessions.find(&key, now, !is_poll).ok_or_else(stranger)?;
+        let holder = console.authorize(token, None).map_err(|refusal| match refusal.status() {
+            401 => {
+                console.sessions.end(&key);
+                stranger()
+            }
+            _ => Trouble::from(refusal).within(Shell::bare(console.path(""))),
+        })?;
+        if let Err(wait) = console.calls.take(holder.token, now) {
+            let seconds = wait.as_secs() + 1;
+            let mut reply = html::plain(StatusCode::TOO_MANY_REQUESTS, "this token calls too often");
+            reply.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+            return Err(reply);
+        }
+        let registry = console.registry_for(parts, Some(holder.token));
+        Ok(Self { console: Arc::clone(console), holder, key, csrf, registry })
+    }
+}
+
+/// A form that somebody who is signed in sent from a page of ours.
+pub(super) struct Submitted {
+    pub(super) visitor: Visitor,
+    pub(super) form: Form,
+}
+
+impl FromRequest<Arc<Console>> for Submitted {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, console: &Arc<Console>) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let visitor = Visitor::from_request_parts(&mut parts, console).await?;
+        let refused = |trouble: Trouble| visitor.answer(Section::Elsewhere, Err(trouble));
+        Arrival::of(&parts, console).check_origin(&parts.headers).map_err(refused)?;
+        let form = read(&parts.headers, body).await.map_err(refused)?;
+        // Of a length that is known, and no secret that guessing would find: which bytes differ tells nothing in time.
+        match form.text("csrf") == Some(visitor.csrf.as_str()) {
+            true => Ok(Self { visitor, form }),
+            false => Err(refused(Trouble::foreign(
+                "It is of another session. Go back, load the page again, and send it from there.",
+            ))),
+        }
+    }
+}
+
+/// The form in a body.
+pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Form, Trouble> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Err(Trouble::invalid("this is no form"));
+    }
+    Ok(Form::parse(&input::read(body).await?))
+}

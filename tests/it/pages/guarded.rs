@@ -1,0 +1,323 @@
+//! What keeps pages from strangers, asked for as a browser would, or as somebody who forges what it asks.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::harness::within;
+
+/// What was answered.
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn field(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// A hidden field of the page's first form that has it.
+    fn hidden(&self, name: &str) -> String {
+        let (_, rest) = self.body.split_once(&format!("name=\"{name}\" value=\"")).expect("the field");
+        rest.split('"').next().expect("its value").to_owned()
+    }
+
+    /// The cookie that is set, without its attributes.
+    fn cookie(&self) -> String {
+        let cookie = self.field("set-cookie").unwrap_or_else(|| panic!("{} {}", self.head, self.body));
+        cookie.split(';').next().expect("a cookie").to_owned()
+    }
+}
+
+/// Somebody with cookies and an origin.
+#[derive(Clone)]
+struct Client {
+    address: SocketAddr,
+    host: String,
+    origin: Option<String>,
+    cookie: String,
+    csrf: String,
+    more: String,
+}
+
+impl Client {
+    fn of(site: &Site) -> Self {
+        let address = site.sidecar.admin();
+        let (host, origin) = (address.to_string(), Some(format!("http://{address}")));
+        Self { address, host, origin, cookie: String::new(), csrf: String::new(), more: String::new() }
+    }
+
+    async fn send(&self, method: &str, path: &str, form: Option<&str>) -> Answer {
+        let Self { host, cookie, more, .. } = self;
+        let body = form.unwrap_or_default();
+        let mut fields = format!("Host: {host}\r\nCookie: {cookie}\r\n{more}");
+        if form.is_some() {
+            let origin = self.origin.iter().map(|origin| format!("Origin: {origin}\r\n")).collect::<String>();
+            let kind = "Content-Type: application/x-www-form-urlencoded";
+            fields.push_str(&format!("{origin}{kind}\r\nContent-Length: {}\r\n", body.len()));
+        }
+        let mut stream = within("connecting", TcpStream::connect(self.address)).await.expect("connects");
+        let request = format!("{method} {path} HTTP/1.1\r\n{fields}Connection: close\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await.expect("sends");
+        let mut reply = Vec::new();
+        within("a reply", stream.read_to_end(&mut reply)).await.expect("receives");
+        let reply = String::from_utf8(reply).expect("text");
+        let (head, body) = reply.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        Answer { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, None).await
+    }
+
+    async fn post(&self, path: &str, form: &str) -> Answer {
+        self.send("POST", path, Some(&format!("csrf={}&{form}", self.csrf))).await
+    }
+
+    /// Signs in, and returns the reply that says so.
+    async fn sign_in(&mut self, token: &Token) -> Answer {
+        let page = self.get("/sign-in").await;
+        (self.cookie, self.csrf) = (page.cookie(), page.hidden("csrf"));
+        let reply = self.post("/sign-in", &format!("token={}&next=%2Ffleet", token.raw)).await;
+        assert_eq!(reply.status, 303, "{}", reply.body);
+        self.cookie = reply.cookie();
+        self.csrf = self.get("/fleet").await.hidden("csrf");
+        reply
+    }
+}
+
+async fn owner(site: &Site) -> Client {
+    let mut client = Client::of(site);
+    client.sign_in(&site.owner).await;
+    client
+}
+
+async fn count(site: &Site) -> u64 {
+    site.registry.store().count_tokens(tollgate::store::TokenFilter::default()).await.expect("counts")
+}
+
+#[tokio::test]
+async fn a_session_is_new_and_opaque_and_ends() {
+    let site = Site::start().await;
+    let mut client = Client::of(&site);
+    // One that somebody else chose is none, before and after signing in.
+    let chosen = format!("tollgate={}", "ab".repeat(32));
+    client.cookie = chosen.clone();
+    assert_eq!(
+        client.get("/tokens?state=active").await.field("location"),
+        Some("/sign-in?next=%2Ftokens%3Fstate%3Dactive")
+    );
+    let reply = client.sign_in(&site.owner).await;
+    assert_eq!(reply.field("location"), Some("/fleet"), "where one wanted to go");
+    assert_ne!(client.cookie, chosen);
+    let set = reply.field("set-cookie").expect("a cookie");
+    assert!(set.ends_with("; Path=/; HttpOnly; SameSite=Strict"), "{set}");
+    assert!(!set.contains(&site.owner.raw) && client.cookie.len() == "tollgate=".len() + 64);
+    assert_eq!(client.get("/tokens").await.status, 200);
+    // Signed out is signed out at the server too.
+    let mut other = Client::of(&site);
+    other.sign_in(&site.owner).await;
+    assert_ne!(other.cookie, client.cookie);
+    assert_eq!(client.post("/sign-out", "").await.field("location"), Some("/sign-in"));
+    assert_eq!(client.get("/tokens").await.status, 303);
+    assert_eq!(other.get("/tokens").await.status, 200, "another session goes on");
+    // With the token it ends at once. Who asks by a script is told so, and led nowhere.
+    site.replica_reaches(site.revoke(&site.owner).await).await;
+    other.more = "X-Tollgate-Poll: 1\r\n".to_owned();
+    assert_eq!(other.get("/fleet").await.status, 401);
+    other.more.clear();
+    assert_eq!(other.get("/tokens").await.status, 303);
+}
+
+#[tokio::test]
+async fn no_token_signs_in_but_one_that_manages_tokens() {
+    let site = Site::start().await;
+    let mut client = Client::of(&site);
+    let page = client.get("/sign-in").await;
+    (client.cookie, client.csrf) = (page.cookie(), page.hidden("csrf"));
+    for (token, status, said) in [
+        ("tc-apiv1_0123456789", 401, "Invalid token"),
+        ("nonsense", 401, "Invalid token format"),
+        ("", 401, "Invalid token format"),
+        (site.agent.raw.as_str(), 403, "lacks tokens:read"),
+    ] {
+        let reply = client.post("/sign-in", &format!("token={token}")).await;
+        assert_eq!(reply.status, status, "{said}");
+        assert!(
+            reply.body.contains(said) && (token.len() < 12 || !reply.body.contains(token)),
+            "{said}: {}",
+            reply.body
+        );
+        (client.cookie, client.csrf) = (reply.cookie(), reply.hidden("csrf"));
+    }
+    // A form that another page made somebody send.
+    let form = format!("token={}", site.owner.raw);
+    let forged = Client { csrf: "0".repeat(32), ..client.clone() };
+    assert_eq!(forged.post("/sign-in", &form).await.status, 403);
+    let foreign = Client { origin: Some("http://evil.example".to_owned()), ..client.clone() };
+    assert_eq!(foreign.post("/sign-in", &form).await.status, 403);
+    assert_eq!(client.post("/sign-in", &form).await.status, 303);
+}
+
+#[tokio::test]
+async fn only_our_own_pages_send_forms() {
+    let site = Site::start().await;
+    let client = owner(&site).await;
+    let fingerprint = client.get(&format!("/tokens/{}/delete", site.agent.id)).await.hidden("fingerprint");
+    let form = format!("id={}&fingerprint={fingerprint}", site.agent.id);
+    let other_port = format!("http://127.0.0.1:{}", site.address().port());
+    for origin in [None, Some("null"), Some("http://evil.example"), Some(other_port.as_str()), Some("")] {
+        let foreign = Client { origin: origin.map(str::to_owned), ..client.clone() };
+        assert_eq!(foreign.post("/tokens/do/delete", &form).await.status, 403, "{origin:?}");
+    }
+    for csrf in ["", "0123456789abcdef0123456789abcdef", &client.cookie["tollgate=".len()..]] {
+        let forged = Client { csrf: csrf.to_owned(), ..client.clone() };
+        assert_eq!(forged.post("/tokens/do/delete", &form).await.status, 403, "{csrf}");
+    }
+    assert!(client.get(&format!("/tokens/do/delete?{form}")).await.status >= 400, "reading changes nothing");
+    assert_eq!(site.beat(&site.agent).await.status(), 200, "it is as it was");
+    assert_eq!(client.post("/tokens/do/delete", &form).await.status, 303);
+    assert_eq!(site.beat(&site.agent).await.status(), 401);
+    let rebound = Client { host: "evil.example".to_owned(), ..client.clone() };
+    assert_eq!(rebound.get("/tokens").await.status, 421);
+}
+
+#[tokio::test]
+async fn pages_are_kept_to_themselves_and_markup_is_text() {
+    let site = Site::start().await;
+    let nasty = "<script>alert(1)</script>\"'><img src=x>";
+    let token = token_called(&site, "olga", nasty, PermissionSet::TELEGRAF_AGENT).await;
+    let client = owner(&site).await;
+    let of_token = format!("/tokens/{}", token.id);
+    let paths = ["/tokens", "/tokens?text=%3Cscript%3E", "/nowhere", "/sign-in", of_token.as_str(), "/audit", "/users"];
+    for path in paths {
+        let page = client.get(path).await;
+        let policy = page.field("content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'; ") && policy.contains("frame-ancestors 'none'"), "{path}");
+        assert!(!policy.contains("unsafe") && policy.contains("script-src 'self'"));
+        assert_eq!(page.field("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(page.field("referrer-policy"), Some("same-origin"), "{path}");
+        assert_eq!(page.field("x-frame-options"), Some("DENY"), "{path}");
+        assert_eq!(page.field("x-content-type-options"), Some("nosniff"), "{path}");
+        assert!(!page.body.contains("<script>") && !page.body.contains("<img"), "{path}: {}", page.body);
+        assert!(!page.body.contains(" style=") && !page.body.contains(" onclick="), "{path}");
+    }
+    let page = client.get("/tokens").await.body;
+    let style = page.split("href=\"").find(|part| part.contains("style.css")).and_then(|part| part.split('"').next());
+    let style = client.get(style.expect("a stylesheet")).await;
+    assert_eq!(style.field("cache-control"), Some("public, max-age=31536000, immutable"));
+    // Nobody's name leads anywhere else: what would end a field of the head is a path of ours, or none.
+    let led = Client { cookie: String::new(), ..client }.get("/sign-in?next=//evil.example").await;
+    assert_eq!(led.hidden("next"), "");
+}
+
+/// What is confirmed is the set that was shown. Nothing chosen, and what is not understood, is never everything.
+#[tokio::test]
+async fn what_was_not_seen_or_not_said_is_not_done() {
+    let site = Site::start().await;
+    let client = owner(&site).await;
+    let before = count(&site).await;
+    let owner_id = site.owner.id;
+    for (form, status) in [
+        ("", 400),
+        ("all=1", 400),
+        ("all=1&text=", 400),
+        ("all=1&stat=active", 400),
+        ("all=1&state=actve", 400),
+        ("id=nonsense", 400),
+        ("id=0000000000000", 404),
+    ] {
+        assert_eq!(client.post("/tokens/confirm", &format!("verb=delete&{form}")).await.status, status, "{form}");
+        assert_ne!(client.post("/tokens/do/delete", form).await.status, 303, "{form}");
+    }
+    let of_agent = client.get(&format!("/tokens/{}/delete", site.agent.id)).await.hidden("fingerprint");
+    let swapped = client.post("/tokens/do/delete", &format!("id={owner_id}&fingerprint={of_agent}")).await;
+    assert_eq!(swapped.status, 409, "a set of equal size");
+    assert_eq!(client.post("/tokens/do/delete", &format!("id={}", site.agent.id)).await.status, 409);
+    // The Owner's last usable token goes only where that is said.
+    let own = client.get(&format!("/tokens/{owner_id}/revoke")).await;
+    assert!(own.body.contains("your session ends too"));
+    let both = client.post("/tokens/confirm", &format!("verb=revoke&id={owner_id}&id={}", site.agent.id)).await;
+    let form = format!("id={owner_id}&id={}&fingerprint={}", site.agent.id, both.hidden("fingerprint"));
+    let refused = client.post("/tokens/do/revoke", &form).await;
+    assert!(refused.status >= 400, "{}", refused.status);
+    assert_eq!(count(&site).await, before);
+
+    let once = "once=0123456789abcdef0123456789abcdef&description=a";
+    for form in [
+        "expires=30d",
+        "expires=30d&preset=custom",
+        "preset=telegraf-agent",
+        "preset=telegraf-agent&expires=",
+        "preset=telegraf-agent&expires_at=never&expires=30d",
+        "preset=custom&permission=all&expires=30d",
+        "preset=telegraf-agent&expires=date&date=2001-01-01",
+    ] {
+        let reply = client.post("/tokens/new", &format!("{once}&{form}")).await;
+        assert!(reply.status == 400 || reply.status == 409, "{form}: {}", reply.status);
+        assert!(reply.body.contains("role=\"alert\""), "{form}");
+    }
+    assert_eq!(count(&site).await, before);
+    // The same form twice makes one token, and its value is shown once.
+    let form = format!("{once}&preset=telegraf-agent&expires=30d");
+    let first = client.post("/tokens/new", &form).await;
+    assert!(first.status == 200 && first.body.contains("data-secret"));
+    let again = client.post("/tokens/new", &form).await;
+    assert_eq!((again.status, again.body.as_str()), (303, ""));
+    assert_eq!(count(&site).await, before + 1);
+}
+
+#[tokio::test]
+async fn no_value_of_a_token_is_in_an_address() {
+    let site = Site::start().await;
+    let client = owner(&site).await;
+    let raw = &site.agent.raw;
+    let asked = client.get(&format!("/tokens?text={raw}")).await;
+    assert!(asked.status == 400 && !asked.body.contains(raw));
+    let searched = client.post("/tokens/search", &format!("text={raw}")).await;
+    assert_eq!(searched.field("location"), Some(format!("/tokens?text={}", &raw[raw.len() - 6..]).as_str()));
+}
+
+/// Behind a proxy with TLS, a rewritten `Host` and a sub-path.
+#[tokio::test]
+async fn behind_a_proxy_the_public_url_decides() {
+    let site = Site::builder().setting("ADMIN__PUBLIC_URL", "https://ops.example/tollgate").start().await;
+    let mut client = Client::of(&site);
+    client.origin = Some("https://ops.example".to_owned());
+    let page = client.get("/tollgate/sign-in").await;
+    assert!(page.body.contains("action=\"/tollgate/sign-in\"") && page.body.contains("/tollgate/assets/style.css"));
+    (client.cookie, client.csrf) = (page.cookie(), page.hidden("csrf"));
+    let form = format!("token={}", site.owner.raw);
+    let direct = Client { origin: Some(format!("http://{}", client.address)), ..client.clone() };
+    assert_eq!(direct.post("/sign-in", &form).await.status, 403);
+    let reply = client.post("/sign-in", &form).await;
+    assert_eq!(reply.field("location"), Some("/tollgate/tokens"));
+    let set = reply.field("set-cookie").expect("a cookie");
+    assert!(
+        set.starts_with("__Host-tollgate=") && set.ends_with("; Path=/; Secure; HttpOnly; SameSite=Strict"),
+        "{set}"
+    );
+    client.cookie = reply.cookie();
+    for path in ["/tokens", "/tollgate/tokens"] {
+        assert!(client.get(path).await.body.contains("href=\"/tollgate/tokens/"), "{path}");
+    }
+    client.cookie = client.cookie.replace("__Host-", "");
+    assert_eq!(client.get("/tokens").await.field("location"), Some("/tollgate/sign-in?next=%2Ftokens"));
+}
+
+#[tokio::test]
+async fn where_it_is_off_the_page_says_why() {
+    let site =
+        Site::builder().config(|config| config.admin.address = "0.0.0.0:0".parse().expect("an address")).start().await;
+    let mut client = Client::of(&site);
+    client.address.set_ip([127, 0, 0, 1].into());
+    let page = client.get("/").await;
+    assert!(page.status == 501 && page.body.contains("The console is off here"), "{} {}", page.status, page.body);
+    assert_eq!(client.get("/tokens").await.status, 404);
+}
