@@ -144,6 +144,6 @@ mod tests {
         assert!(said.contains("another registry"), "{said}");
         host.write("etc/tollgate/tollgate.toml", "[store]\nurl = \"redis://user@h\"\n");
         let (_, said) = host.chosen(Absent::Refuse);
-        assert!(said.ends_with("--store redis://user@h"), "{said}");
+        assert!(said.ends_with("--store redis://user@h:6379"), "{said}");
     }
 }

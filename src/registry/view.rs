@@ -281,6 +281,7 @@ mod tests {
         let expected = json!({
             "id": "0000000000007", "user": "anna", "description": "sample",
             "permissions": ["configs:read", "heartbeat:write"], "state": "active", "expired": true, "hint": "",
+            "digest_prefix": "aae89fc0f03e",
             "created_at": "1970-01-01T00:00:00Z", "created_by": "cli:test",
             "expires_at": "1970-01-01T00:01:40Z", "revoked_at": null, "revoked_by": null, "predecessor": null,
             "successor": null, "last_used_at": null,
