@@ -35,6 +35,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections at once: descriptors are reserved for so many.
 const MAX_CONNECTIONS: usize = 32;
 
+/// How long the other side may leave what it is sent unread.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -71,6 +74,7 @@ impl Admin {
             tokio::spawn(async move {
                 let _place = place;
                 let _guard = Guard::new(&admin.health.panics);
+                bound_writes(&stream);
                 admin.connection(stream, peer).await;
             });
         }
@@ -106,10 +110,8 @@ impl Admin {
         match (request.uri().path(), &self.console) {
             ("/livez", _) => read_only(&request, || json(StatusCode::OK, &serde_json::json!({ "live": true }))),
             ("/readyz", _) => read_only(&request, || readiness(&self.health)),
-            ("/metrics", _) => read_only(&request, || {
-                let text = metrics::render(&self.health);
-                reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
-            }),
+            ("/metrics", _) if is_read(&request) => exposition(&self.health).await,
+            ("/metrics", _) => not_allowed(),
             (config_cache::PATH, _) => config_cache::answer(&request, peer, &self.health).await,
             (_, Some(console)) => {
                 let mut request = request.map(Body::new);
@@ -128,12 +130,37 @@ impl Admin {
 }
 
 fn read_only(request: &Request<Incoming>, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return answer();
-    }
+    if is_read(request) { answer() } else { not_allowed() }
+}
+
+fn is_read(request: &Request<Incoming>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+fn not_allowed() -> Response<Body> {
     let mut reply = json(StatusCode::METHOD_NOT_ALLOWED, &serde_json::json!({ "error": "Method not allowed" }));
     reply.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
     reply
+}
+
+/// The metrics, made on a thread where nobody waits: neither probes nor health.
+async fn exposition(health: &Arc<Health>) -> Response<Body> {
+    let health = Arc::clone(health);
+    match tokio::task::spawn_blocking(move || metrics::render(&health)).await {
+        Ok(text) => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => json(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({ "error": "The sidecar ends" })),
+        },
+    }
+}
+
+/// A scraper that asks and does not read would keep its place for good.
+fn bound_writes(stream: &TcpStream) {
+    let timeout = u32::try_from(READ_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, timeout) {
+        tracing::debug!(%error, "a connection without a bound of what it leaves unread");
+    }
 }
 
 fn readiness(health: &Health) -> Response<Body> {

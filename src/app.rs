@@ -157,13 +157,14 @@ impl Sidecar {
         let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
         let cache = open_cache(config.config_cache.clone(), &api).await?;
         let upstreams = vec![Arc::clone(&api), Arc::clone(&heartbeat)];
-        let health = Arc::new(Health::new(
+        let mut health = Health::new(
             Arc::clone(&replica),
             config.freshness.max_staleness,
             upstreams.clone(),
             config.limits.failed_auth.clone(),
             cache.clone(),
-        ));
+        );
+        health.max_connections = config.limits.max_connections.get().into();
         let connection_limits = Arc::new(ConnectionLimits::new(
             &config.limits,
             Arc::clone(&health.refused),
@@ -200,6 +201,10 @@ impl Sidecar {
             }
         }
         let admin = AdminListener::bind(&config.admin).await?;
+        let tls = bound.iter().filter_map(|(_, opening)| opening.tls.clone());
+        let tls: Vec<_> = tls.chain(admin.tls.clone()).collect();
+        health.listener_tls.clone_from(&tls);
+        let health = Arc::new(health);
         let console_store = match config.admin.console_store(&config.store) {
             ConsoleStore::Own(settings) => {
                 Ok(store::open(&settings, Absent::Await).await.map_err(StartError::Console)?)
@@ -230,10 +235,8 @@ impl Sidecar {
             }
             Err(reason) => reason.map(pages::off),
         };
-        let supervisor = Supervisor::new(Arc::clone(&health.panics));
         let (stop, stopped) = watch::channel(false);
-        let tls = bound.iter().filter_map(|(_, opening)| opening.tls.clone());
-        let tls: Vec<_> = tls.chain(admin.tls.clone()).collect();
+        let supervisor = Supervisor::new(Arc::clone(&health.panics));
         let mut sidecar = Self {
             listeners,
             _socket_files: socket_files,
@@ -502,12 +505,9 @@ impl WorkerThread {
     }
 
     async fn run(mut self, index: usize) {
-        let proxy = Proxy::new(
-            self.gate,
-            Arc::clone(&self.health.uses),
-            Arc::clone(&self.health.connections),
-            Arc::clone(&self.health.panics),
-        );
+        let Health { uses, tallies, connections, panics, .. } = &*self.health;
+        let (connections, panics) = (Arc::clone(connections), Arc::clone(panics));
+        let proxy = Proxy::new(self.gate, Arc::clone(uses), tallies.worker(), connections, panics);
         let supervisor = || self.supervisor.clone();
         let (swept, rechecked, roomy) = (Rc::clone(&proxy), Rc::clone(&proxy), Rc::clone(&proxy));
         tokio::task::spawn_local(supervisor().supervise("sweep", move || Rc::clone(&swept).sweep()));

@@ -49,6 +49,7 @@ pub(crate) struct Accepted {
 /// Serves a connection until it closes.
 pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accepted: Accepted) {
     let _guard = Guard::new(&proxy.worker.panics);
+    proxy.tally.accepted();
     let Accepted { mut stream, peer, has_proxy_header, tls, slot: (slot, _open) } = accepted;
     let alarm = Alarm::new(&proxy.worker);
     let mut address = peer.to_canonical();
@@ -135,7 +136,11 @@ async fn handshake(
         acceptor.accept(stream).await.map(Some)
     };
     let error = match alarm.race(accept).await {
-        Ok(Ok(stream)) => return stream.map(|stream| Stream::Tls(Box::new(stream.into()))),
+        Ok(Ok(stream)) => {
+            let stream = stream?;
+            proxy.tally.shook_hands();
+            return Some(Stream::Tls(Box::new(stream.into())));
+        }
         Ok(Err(error)) => error,
         Err(Interrupt::Deadline) => std::io::ErrorKind::TimedOut.into(),
         Err(_) => return None,

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
+use crate::listener::Tls;
 use crate::prove::Proofs;
 use crate::proxy::failed_auth::FailedAuth;
-use crate::proxy::{Cache, FailedAuthLimit, LateUses};
+use crate::proxy::{Cache, FailedAuthLimit, LateUses, Tallies};
 use crate::readiness::Readiness;
 use crate::replica::{MaxStaleness, Replica};
 use crate::tls::handshake::Handshakes;
@@ -21,6 +22,10 @@ pub struct Health {
     pub readiness: Arc<Readiness>,
     /// Open client connections.
     pub connections: Arc<AtomicUsize>,
+    /// Client connections that may be open.
+    pub max_connections: AtomicUsize,
+    /// What workers count of requests.
+    pub tallies: Tallies,
     /// Reports that the store did not take.
     pub reports_failed: AtomicU64,
     /// The upstreams.
@@ -39,6 +44,8 @@ pub struct Health {
     pub spans_lost: Arc<AtomicU64>,
     /// TLS handshakes of clients that failed.
     pub(crate) handshakes: Arc<Handshakes>,
+    /// The certificates of the listeners.
+    pub(crate) listener_tls: Vec<Arc<Tls>>,
     /// Requests that nobody could be let in for.
     pub(crate) failed_auth: Arc<FailedAuth>,
     /// Which tokens are used here.
@@ -64,6 +71,9 @@ impl Health {
             readiness: Arc::new(Readiness::new(Arc::clone(&replica), max_staleness)),
             replica,
             connections: Arc::default(),
+            max_connections: AtomicUsize::new(0),
+            tallies: Tallies::default(),
+            listener_tls: Vec::new(),
             reports_failed: AtomicU64::new(0),
             upstreams,
             panics: Arc::default(),

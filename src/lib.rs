@@ -75,6 +75,7 @@ mod dev;
 pub mod fleet;
 pub mod health;
 mod hex;
+mod histogram;
 pub mod http1;
 mod lines;
 mod listener;

@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::connection::{self, Accepted, ConnectionLimits};
 use crate::lock::RwLock;
 use crate::proxy::{Network, Proxy};
-use crate::tls::{self, TlsConfig, TlsError};
+use crate::tls::{self, Ends, ServerTls, TlsConfig, TlsError};
 
 pub(crate) use address::ListenAddress;
 pub(crate) use bind::{BindError, Bound, ListeningSocket, SocketFile, bind};
@@ -35,7 +35,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Tls {
     /// The files.
     pub config: TlsConfig,
-    current: RwLock<TlsAcceptor>,
+    current: RwLock<(TlsAcceptor, Ends)>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.config.fmt(f)
+    }
 }
 
 impl Tls {
@@ -44,7 +50,7 @@ impl Tls {
     /// # Errors
     /// [`TlsError`] names the file and the problem.
     pub(crate) fn load(config: TlsConfig) -> Result<Self, TlsError> {
-        let current = RwLock::new(TlsAcceptor::from(tls::server_config(&config)?));
+        let current = RwLock::new(Self::read(&config)?);
         Ok(Self { config, current })
     }
 
@@ -53,14 +59,24 @@ impl Tls {
     /// # Errors
     /// [`TlsError`]; what was read before stays.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
-        let acceptor = TlsAcceptor::from(tls::server_config(&self.config)?);
-        *self.current.write() = acceptor;
+        let read = Self::read(&self.config)?;
+        *self.current.write() = read;
         Ok(())
+    }
+
+    fn read(config: &TlsConfig) -> Result<(TlsAcceptor, Ends), TlsError> {
+        let ServerTls { config, ends } = tls::server_config(config)?;
+        Ok((config.into(), ends))
+    }
+
+    /// When what it was made of ends.
+    pub(crate) fn ends(&self) -> Ends {
+        self.current.read().1
     }
 
     /// For a connection that was just accepted.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        self.current.read().clone()
+        self.current.read().0.clone()
     }
 }
 

@@ -26,6 +26,7 @@ pub mod request;
 pub mod route;
 pub(crate) mod sanitize;
 mod settings;
+pub(crate) mod tally;
 mod usage;
 
 use std::rc::Rc;
@@ -47,6 +48,8 @@ use exchange::Exchange;
 use failed_auth::Attempt;
 use refusal::Refusal;
 use request::Origin;
+use route::RouteGroup;
+use tally::{Outcome, Tally};
 
 pub use cache::{Cache, CacheConfig, CacheStatus, StoredConfiguration};
 pub use failed_auth::FailedAuthLimit;
@@ -56,6 +59,7 @@ pub use network::Network;
 pub(crate) use record::Observers;
 pub(crate) use settings::Settings;
 pub use settings::{Limits, Timeouts};
+pub use tally::Tallies;
 
 /// Shortest time between two checks of the in-flight requests, however fast tokens are revoked.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
@@ -68,6 +72,8 @@ pub(crate) struct Proxy {
     pub gate: Arc<Gate>,
     /// Which tokens are used.
     uses: Arc<Uses>,
+    /// What is counted of its requests.
+    pub tally: Arc<Tally>,
     api: Balancer<Upload>,
     heartbeat: Balancer<Upload>,
 }
@@ -77,6 +83,7 @@ impl Proxy {
     pub(crate) fn new(
         gate: Arc<Gate>,
         uses: Arc<Uses>,
+        tally: Arc<Tally>,
         all_connections: Arc<AtomicUsize>,
         panics: Arc<AtomicU64>,
     ) -> Rc<Self> {
@@ -86,6 +93,7 @@ impl Proxy {
             heartbeat: Balancer::new(Arc::clone(&gate.heartbeat)),
             gate,
             uses,
+            tally,
         })
     }
 
@@ -142,12 +150,18 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
         record.asked(request, gate);
     }
     if let Some(health) = gate.asks_for_health(request) {
+        exchange.set_group(RouteGroup::Health);
         return health.map(|()| healthy(exchange, *request.method() == Method::HEAD));
     }
     let withheld = *request.method() == Method::HEAD && may_be_watched(request.uri().path());
-    let mut digest = None;
+    let (mut digest, mut group) = (None, RouteGroup::Unrouted);
     let is_too_large = request.body().is_too_large();
-    let decision = if is_too_large { Err(Refusal::BodyTooLarge) } else { gate.decide(request, &mut digest) };
+    let decision = if is_too_large {
+        Err(Refusal::BodyTooLarge)
+    } else {
+        gate.decide(request, exchange.began, &mut group, &mut digest)
+    };
+    exchange.set_group(group);
     if let Some((record, digest)) = exchange.record().zip(digest.as_ref()) {
         record.authenticated(digest, gate);
     }
@@ -171,7 +185,7 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
     let status = reply.as_ref().map_or_else(Refusal::status, |reply| reply.status().as_u16());
     if withheld && matches!(status, 502..=504) {
         // Before the reply ends, which would say that it was served.
-        exchange.log(0, Refusal::Withheld.reason());
+        exchange.end(0, Outcome::Refused(Refusal::Withheld.reason()));
         return Err(Refusal::Withheld);
     }
     reply
@@ -189,7 +203,7 @@ fn refused(exchange: &Exchange, headers: &HeaderMap, digest: Option<Digest>, ref
 fn healthy(exchange: &Exchange, to_head: bool) -> Response<Relayed> {
     const BODY: &str = r#"{"ready":true}"#;
     exchange.settle();
-    exchange.log(StatusCode::OK.as_u16(), "ready");
+    exchange.end(StatusCode::OK.as_u16(), Outcome::Health);
     let mut reply = Response::new(Relayed::own(Bytes::from_static(if to_head { b"" } else { BODY.as_bytes() })));
     let fields = reply.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -24,6 +24,11 @@ impl Readiness {
         Self { replica, max_staleness, draining: AtomicBool::new(false) }
     }
 
+    /// From which staleness on it is not.
+    pub(crate) fn max_staleness(&self) -> MaxStaleness {
+        self.max_staleness
+    }
+
     /// Why it is not ready; `None`: it is.
     pub fn problem(&self) -> Option<&'static str> {
         match (self.replica.staleness(Instant::now()), self.max_staleness) {

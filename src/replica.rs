@@ -29,6 +29,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::{Instant, unix_seconds};
+use crate::histogram::{Durations, Histogram};
 use crate::lock::Mutex;
 use crate::store::{Epoch, LogEntry, Position, Revision, SnapshotItem, Subject};
 use crate::token::{Digest, Permission, PermissionSet, Role, TokenId, UserId};
@@ -177,6 +178,8 @@ pub struct Replica {
     reads_failed: AtomicU64,
     notices_lost: AtomicU64,
     narrowed: watch::Sender<u64>,
+    /// Of what was narrowed: how old the last proof was.
+    revocation_lag: Histogram,
     ready: watch::Sender<bool>,
     /// A proof was recorded.
     confirmed: Notify,
@@ -200,6 +203,7 @@ impl Replica {
             reads_failed: AtomicU64::new(0),
             notices_lost: AtomicU64::new(0),
             narrowed: watch::Sender::new(0),
+            revocation_lag: Histogram::default(),
             ready: watch::Sender::new(false),
             confirmed: Notify::new(),
         }
@@ -291,6 +295,13 @@ impl Replica {
     #[must_use]
     pub fn position(&self) -> watch::Receiver<Option<Position>> {
         self.position.subscribe()
+    }
+
+    /// How long whatever narrows a grant took to get here, at most: from the last proof without it.
+    pub(crate) fn revocation_lag(&self) -> Durations {
+        let mut lag = Durations::default();
+        lag.add(&self.revocation_lag);
+        lag
     }
 
     /// Waits until the replica is complete and was proven fresh for the first time. Cancel-safe.
@@ -497,6 +508,10 @@ impl Replica {
     pub fn announce(&self, narrowed: bool) {
         if narrowed {
             self.narrowed.send_modify(|count| *count = count.wrapping_add(1));
+            // What is new here was committed after the last proof: no clock but this one is needed to say so.
+            if let Some(lag) = self.staleness(Instant::now()) {
+                self.revocation_lag.observe(lag);
+            }
         }
     }
 

@@ -24,9 +24,9 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
-pub(crate) use subject::subject;
-
+pub(crate) use expiry::Ends;
 pub use settings::{Alpn, Identity, TlsConfig, TlsVersion, UpstreamTlsConfig};
+pub(crate) use subject::subject;
 
 /// Why a TLS configuration cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -221,11 +221,12 @@ fn unfit(error: rustls::Error, certificate: &Path, key: &Path) -> TlsError {
 ///
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
-pub(crate) fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn server_config(tls: &TlsConfig) -> Result<ServerTls, TlsError> {
     let TlsConfig { certificate, key, client_ca, client_crl, min_version, alpn } = tls;
     let chain = read_certificates(certificate)?;
     let private_key = read_key(key)?;
     expiry::warn_of(certificate, &chain, "clients will refuse it");
+    let mut ends = Ends { certificate: expiry::first(&chain), ..Ends::default() };
 
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(min_version.and_later());
@@ -234,10 +235,13 @@ pub(crate) fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsErr
         Some(file) => {
             let authorities = read_certificates(file)?;
             warn_of_expired_authorities(file, &authorities);
+            ends.client_ca = expiry::last(&authorities);
             let roots = Arc::new(roots(file, authorities, &provider)?);
             let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
             if let Some(file) = client_crl {
-                verifier = verifier.with_crls(crl::read(file)?).enforce_revocation_expiration();
+                let lists = crl::read(file)?;
+                ends.client_crl = crl::first_end(&lists);
+                verifier = verifier.with_crls(lists).enforce_revocation_expiration();
             }
             builder.with_client_cert_verifier(verifier.build().map_err(setup)?)
         }
@@ -255,7 +259,16 @@ pub(crate) fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, TlsErr
     config.send_tls13_tickets = 0;
     // As rustls has them, and on purpose: the client's order of cipher suites counts (it knows whether it has AES in
     // hardware, and every suite on offer is a good one), and early data stays off (it can be replayed).
-    Ok(Arc::new(config))
+    Ok(ServerTls { config: Arc::new(config), ends })
+}
+
+/// A listener's TLS, and until when.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerTls {
+    /// To accept with.
+    pub config: Arc<ServerConfig>,
+    /// When what it was made of ends.
+    pub ends: Ends,
 }
 
 /// How an `https` upstream is verified: against the given authorities, or else the system's; and the certificate that it
@@ -284,6 +297,12 @@ impl ClientTls {
     /// Whether the files had the same certificates. A key changes with its certificate.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.read == other.read
+    }
+
+    /// When the last of the authorities ends, where they are not the system's; and the own certificate, if there is one.
+    pub(crate) fn ends(&self) -> [Option<jiff::Timestamp>; 2] {
+        let [authorities, chain] = &self.read;
+        [expiry::last(authorities), expiry::first(chain)]
     }
 }
 

@@ -194,6 +194,16 @@ impl Upstream {
         })
     }
 
+    /// Requests that have a slot now.
+    pub(crate) fn requests_in_flight(&self) -> usize {
+        self.config.max_in_flight.get().saturating_sub(self.in_flight.free())
+    }
+
+    /// Connections to it, those included that are being made.
+    pub(crate) fn connections_open(&self) -> usize {
+        self.config.max_in_flight.get().saturating_sub(self.connections.available_permits())
+    }
+
     /// Whether there is anything to choose.
     pub(crate) fn has_several_nodes(&self) -> bool {
         self.nodes.len() > 1

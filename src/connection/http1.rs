@@ -21,6 +21,7 @@ use crate::proxy::body::{Relayed, Source as _, Upload};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::request::{Head, Origin};
+use crate::proxy::tally::Outcome;
 use crate::proxy::{self, Proxy};
 use crate::socket::{Hangup, Socket};
 use crate::worker::Pooled;
@@ -207,7 +208,7 @@ impl Connection<'_> {
         match outcome {
             Ok(reply) => self.deliver(&exchange, reply, &asked).await,
             Err(refusal) if refusal.is_silent() => {
-                exchange.log(0, refusal.reason());
+                exchange.end(0, Outcome::Refused(refusal.reason()));
                 After::Close
             }
             Err(refusal) => self.refuse(&exchange, &refusal, &asked).await,
@@ -288,7 +289,7 @@ impl Connection<'_> {
     }
 
     async fn refuse(&self, exchange: &Exchange, refusal: &Refusal, asked: &Asked) -> After {
-        exchange.log(refusal.status(), refusal.reason());
+        exchange.end(refusal.status(), Outcome::Refused(refusal.reason()));
         let rest = asked.rest();
         let drainable = match rest {
             Some(BodyLength::Known(0)) => true,

@@ -24,6 +24,7 @@ use crate::proxy::body::Upload;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::request::{Head, Origin};
+use crate::proxy::tally::Outcome;
 use crate::proxy::{self, Proxy};
 use crate::socket::Stream;
 use crate::worker::alarm::{Alarm, Interrupt, WorkerTime};
@@ -230,7 +231,7 @@ async fn serve_stream(stream: Rc<StreamState>, request: Request<Incoming>) -> Re
             // Small as it is, a client may have no window for it, and never open one.
             exchange.alarm.set(exchange.proxy.gate.timeouts.body_grace);
             exchange.settle();
-            exchange.log(refusal.status(), refusal.reason());
+            exchange.end(refusal.status(), Outcome::Refused(refusal.reason()));
             if refusal.is_silent() { Err(Silence) } else { Ok(refused(exchange, &refusal, to_head)) }
         }
     }

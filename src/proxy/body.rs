@@ -345,6 +345,7 @@ impl Rest {
         loop {
             let expected = self.body.size_hint().exact();
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+                self.passage.exchange.goes_on();
                 // The client may have been waited for since, by the same alarm.
                 let waited = self.passage.exchange.waiting.replace(true);
                 let alarm = &self.passage.exchange.alarm;
@@ -361,8 +362,9 @@ impl Rest {
                     let received = &self.passage.exchange.received;
                     received.set(received.get() + frame.data_ref().map_or(0, Bytes::len));
                     // Now: who knows the length does not ask for an end.
-                    if self.body.is_end_stream() {
-                        self.passage.complete();
+                    match self.body.is_end_stream() {
+                        true => self.passage.complete(),
+                        false => self.passage.exchange.goes_on(),
                     }
                     return Poll::Ready(Some(Ok(frame)));
                 }

@@ -9,6 +9,7 @@ use hyper::body::Frame;
 
 use super::body::Cut;
 use super::exchange::Exchange;
+use super::tally::Outcome;
 use crate::worker::alarm::Admitted;
 
 /// Largest piece of a stored answer that is handed on at once: what was handed on cannot be cut any more.
@@ -19,8 +20,8 @@ pub(super) struct Delivery {
     pub(super) exchange: Rc<Exchange>,
     /// It is cut like any other when its token is revoked.
     pub(super) _admitted: Option<Admitted>,
-    /// For the log.
-    pub(super) outcome: &'static str,
+    /// Of all of it.
+    pub(super) outcome: Outcome,
 }
 
 impl Delivery {
@@ -49,8 +50,8 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         match self.exchange.is_settled() {
-            true => self.exchange.log(StatusCode::OK.as_u16(), self.outcome),
-            false => self.exchange.log(0, "cut"),
+            true => self.exchange.end(StatusCode::OK.as_u16(), self.outcome),
+            false => self.exchange.end(0, Outcome::Cut),
         }
     }
 }

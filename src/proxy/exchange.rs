@@ -8,9 +8,12 @@ use super::Proxy;
 use super::path::normalise;
 use super::record::{Ending, Record};
 use super::request::Origin;
-use super::route::Method;
+use super::route::{Method, RouteGroup};
+use super::tally::Outcome;
+use crate::clock::Instant;
 use crate::token::TokenId;
 use crate::token::raw::PREFIX;
+use crate::upstream::UpstreamName;
 use crate::worker::RequestId;
 use crate::worker::alarm::Alarm;
 
@@ -22,11 +25,19 @@ pub(crate) struct Exchange {
     pub origin: Origin,
     /// Interrupts it. Until it has a reply, its deadlines are those of the steps towards one; then those of the reply.
     pub alarm: Alarm,
+    /// When its head was there.
+    pub began: Instant,
+    /// When it was handed to the upstream for the first time.
+    handed: Cell<Option<Instant>>,
+    /// When its reply began, while that is all that there is of it: a small one costs no further look at the clock.
+    whole: Cell<Option<Instant>>,
+    method: Cell<Option<Method>>,
+    group: Cell<RouteGroup>,
     id: Cell<RequestId>,
     token: Cell<Option<TokenId>>,
     /// Method and path; made only when someone reads it.
     line: RefCell<Option<String>>,
-    logged: Cell<bool>,
+    ended: Cell<bool>,
     /// For those who want to know of it; of a part nobody does.
     record: Option<Box<Record>>,
     /// It is a part of another one, which is what is spoken of.
@@ -55,10 +66,15 @@ impl Exchange {
             proxy: Rc::clone(proxy),
             origin,
             alarm: Alarm::new(&proxy.worker),
+            began: Instant::now(),
+            handed: Cell::new(None),
+            whole: Cell::new(None),
+            method: Cell::new(None),
+            group: Cell::new(RouteGroup::Unrouted),
             id: Cell::new(id),
             token: Cell::new(None),
             line: RefCell::new(None),
-            logged: Cell::new(false),
+            ended: Cell::new(false),
             is_part,
             settled: Cell::new(false),
             received: Cell::new(0),
@@ -79,11 +95,16 @@ impl Exchange {
         self.token.set(Some(token));
     }
 
+    pub(super) fn set_group(&self, group: RouteGroup) {
+        self.group.set(group);
+    }
+
     /// The query is left out: it may hold anything. So is what may be a token in the wrong place.
     pub(super) fn set_line(&self, method: &http::Method, path: &str) {
+        let method = Method::from_name(method.as_str());
+        self.method.set(method);
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let method = Method::from_name(method.as_str()).map_or("?", Method::name);
-            self.line.replace(Some(format!("{method} {}", shown(path))));
+            self.line.replace(Some(format!("{} {}", method.map_or("?", Method::name), shown(path))));
         }
     }
 
@@ -101,21 +122,48 @@ impl Exchange {
         self.settled.get()
     }
 
-    /// Says how it ended, once. `status` is 0 where no reply was whole.
-    pub(crate) fn log(&self, status: u16, outcome: &'static str) {
-        if self.logged.replace(true) {
+    /// It is handed to the upstream now.
+    pub(super) fn hand_on(&self) -> Instant {
+        let now = Instant::now();
+        if self.handed.replace(Some(now)).is_none() && !self.is_part {
+            self.proxy.tally.own(now - self.began);
+        }
+        now
+    }
+
+    /// Its reply has begun, to what was handed to the upstream at this time.
+    pub(super) fn answered(&self, upstream: UpstreamName, handed: Instant) {
+        let now = Instant::now();
+        self.whole.set(Some(now));
+        self.proxy.tally.answered(upstream, now - handed);
+    }
+
+    /// There is more of the reply.
+    pub(super) fn goes_on(&self) {
+        self.whole.set(None);
+    }
+
+    /// Counts how it ended, once, and says so; not of a part. `status` is 0 where no reply was whole.
+    pub(crate) fn end(&self, status: u16, outcome: Outcome) {
+        if self.ended.replace(true) || self.is_part {
             return;
         }
+        let took = self.whole.get().unwrap_or_else(Instant::now) - self.began;
+        if self.handed.get().is_none() {
+            self.proxy.tally.own(took);
+        }
+        self.proxy.tally.ended(self.group.get(), self.method.get(), status, outcome, took);
         if let Some(record) = &self.record {
-            let id = self.id();
+            let (id, outcome) = (self.id(), outcome.word());
             let ending = Ending { status, outcome, request_id: id.as_str(), bytes: self.received.get() };
             record.end(&self.proxy.gate, &ending);
         }
-        if !self.is_part && tracing::enabled!(tracing::Level::DEBUG) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
             // A text of its own, which the line below borrows.
             let id = self.id();
             let token = self.token.get().map(tracing::field::display);
             let line = self.line.borrow();
+            let outcome = outcome.word();
             tracing::debug!(request_id = id.as_str(), line = line.as_deref(), token, status, outcome, "request");
         }
     }
@@ -135,7 +183,7 @@ impl Drop for Exchange {
         if std::thread::panicking() {
             tracing::error!(request_id = self.id().as_str(), "this request panicked");
         }
-        self.log(0, "left");
+        self.end(0, Outcome::Left);
     }
 }
 

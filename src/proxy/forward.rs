@@ -14,6 +14,7 @@ use super::body::{Cut, Progress, Relayed, Upload};
 use super::exchange::Exchange;
 use super::fields::strip_reply;
 use super::refusal::Refusal;
+use super::tally::Outcome;
 use super::{Permit, sanitize, usage};
 use crate::chain::chain;
 use crate::clock::Instant;
@@ -102,10 +103,12 @@ impl Attempt<'_> {
             let spare = if may_go_again { copy(request) } else { None };
             let progress = self.start_clock(request.body_mut());
             self.exchange.record().inspect(|record| record.handed());
+            let handed = self.exchange.hand_on();
             let sent = self.exchange.alarm.race(lease.send(std::mem::take(request))).await;
             let mut error = match sent {
                 Ok(Ok(reply)) => {
                     self.exchange.record().inspect(|record| record.answered());
+                    self.exchange.answered(self.permit.upstream(), handed);
                     node.answered();
                     return Ok((reply, lease, progress));
                 }
@@ -431,8 +434,8 @@ impl Passage {
 impl Drop for Passage {
     fn drop(&mut self) {
         match self.complete {
-            true => self.exchange.log(self.status.as_u16(), "served"),
-            false => self.exchange.log(0, "cut"),
+            true => self.exchange.end(self.status.as_u16(), Outcome::Served),
+            false => self.exchange.end(0, Outcome::Cut),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::body::GATHERED;
 use super::failed_auth::FailedAuth;
 use super::path::normalise;
 use super::refusal::Refusal;
-use super::route::{Access, NoRoute, RouteTable};
+use super::route::{Access, NoRoute, RouteGroup, RouteTable};
 use super::{Cache, Limits, Network, Observers, Settings, Timeouts, credential, is_fetched};
 use crate::clock::Instant;
 use crate::readiness::Readiness;
@@ -121,22 +121,29 @@ impl Gate {
         asks.then(|| self.readiness.problem().map_or(Ok(()), |problem| Err(Refusal::NotReady(problem))))
     }
 
-    /// Decides over a request: route, authenticate, authorize. `digest` is set to that of its token, if there is one.
+    /// Decides over a request: route, authenticate, authorize. `group` is set to that of its route, and `digest` to
+    /// that of its token, if there is one.
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
-    pub(crate) fn decide<B>(&self, request: &Request<B>, digest: &mut Option<Digest>) -> Result<Permit, Refusal> {
+    pub(crate) fn decide<B>(
+        &self,
+        request: &Request<B>,
+        at: Instant,
+        group: &mut RouteGroup,
+        digest: &mut Option<Digest>,
+    ) -> Result<Permit, Refusal> {
         let path = normalise(request.uri().path())?;
         let route = self.routes.find(request.method().as_str(), &path).map_err(|missing| match missing {
             NoRoute::Path => Refusal::NoRoute,
             NoRoute::Method { allow } => Refusal::Method { allow },
         })?;
+        *group = route.group;
         let admission = match route.access {
             Access::Open => None,
             Access::Token { needed, max_staleness } => {
                 let digest = *digest.insert(credential::of(request.headers())?);
                 let terms = AdmissionTerms { digest, needed, max_staleness };
-                let at = Instant::now();
                 Some(Admission { holder: self.authorizer.authorize(&terms, at)?, terms, at })
             }
         };

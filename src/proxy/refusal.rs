@@ -6,6 +6,7 @@
 use super::path::AmbiguousPath;
 use crate::http1::head::{BareLf, BrokenFraming};
 use crate::token::Permission;
+use crate::words::words;
 
 /// Why a request is not served. What the client sees follows from it; so do the status and the log's reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +104,67 @@ pub enum Refusal {
     Gone,
 }
 
+words! {
+    /// Which [`Refusal`] it was, without what else is known of it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub enum Reason {
+        /// The head is not HTTP/1.1.
+        Malformed = "malformed",
+        /// The end of the body cannot be determined for sure.
+        Framing = "framing",
+        /// The path could be read in two ways.
+        AmbiguousPath = "ambiguous_path",
+        /// No `Host`, several, or one that is no authority.
+        Host = "host",
+        /// `Connection` names a protected field.
+        ConnectionOption = "connection_option",
+        /// Another version of HTTP.
+        Version = "version",
+        /// `Expect` with anything but `100-continue`.
+        Expectation = "expectation",
+        /// More fields or bytes than the limits allow.
+        HeadTooLarge = "head_too_large",
+        /// A body over the limit.
+        BodyTooLarge = "body_too_large",
+        /// The body is not what its framing said.
+        BrokenBody = "broken_body",
+        /// The client took too long.
+        Timeout = "timeout",
+        /// No such path.
+        NoRoute = "no_route",
+        /// The path has other methods.
+        Method = "method",
+        /// No token, or not as it is sent.
+        NoCredential = "no_credential",
+        /// Not a token of Telegraf Controller.
+        TokenFormat = "token_format",
+        /// Unknown, revoked, deleted, or its owner is disabled.
+        UnknownToken = "unknown_token",
+        /// A token past its expiry.
+        Expired = "expired",
+        /// A good token without the permission.
+        Permission = "permission",
+        /// Over `limits.failed_auth`.
+        TooManyFailures = "too_many_failures",
+        /// The replica was not proven fresh within the bound.
+        Stale = "stale",
+        /// A balancer asked, and the sidecar is not ready.
+        NotReady = "not_ready",
+        /// The upstream cannot be reached, or does not speak HTTP/1.1.
+        Upstream = "upstream",
+        /// The upstream did not answer in time.
+        UpstreamTimeout = "upstream_timeout",
+        /// The upstream refused the sidecar's credential.
+        UpstreamCredential = "upstream_credential",
+        /// As many requests are in flight to the upstream as may be.
+        Overloaded = "overloaded",
+        /// The upstream failed, and for this client no reply is better.
+        Withheld = "withheld",
+        /// The client is gone.
+        Gone = "gone",
+    }
+}
+
 /// Seconds after which a client should try again. The store is asked every second.
 const RETRY_AFTER: &str = "5";
 
@@ -144,37 +206,37 @@ impl Refusal {
         status.and_then(|status| status.canonical_reason()).unwrap_or("Error")
     }
 
-    /// A word for logs: which of the reasons it was.
+    /// Which of the reasons it was, for logs and metrics.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Malformed(_) | Self::BareLf(_) => "malformed",
-            Self::Framing(_) => "framing",
-            Self::Path(_) => "ambiguous_path",
-            Self::Host => "host",
-            Self::ConnectionOption => "connection_option",
-            Self::Version => "version",
-            Self::Expectation => "expectation",
-            Self::HeadTooLarge => "head_too_large",
-            Self::BodyTooLarge => "body_too_large",
-            Self::BrokenBody => "broken_body",
-            Self::Timeout => "timeout",
-            Self::NoRoute => "no_route",
-            Self::Method { .. } => "method",
-            Self::NoCredential => "no_credential",
-            Self::TokenFormat => "token_format",
-            Self::UnknownToken => "unknown_token",
-            Self::Expired => "expired",
-            Self::Permission(_) => "permission",
-            Self::TooManyFailures { .. } => "too_many_failures",
-            Self::Stale => "stale",
-            Self::NotReady(_) => "not_ready",
-            Self::Upstream => "upstream",
-            Self::UpstreamTimeout => "upstream_timeout",
-            Self::UpstreamCredential => "upstream_credential",
-            Self::Overloaded => "overloaded",
-            Self::Withheld => "withheld",
-            Self::Gone => "gone",
+            Self::Malformed(_) | Self::BareLf(_) => Reason::Malformed,
+            Self::Framing(_) => Reason::Framing,
+            Self::Path(_) => Reason::AmbiguousPath,
+            Self::Host => Reason::Host,
+            Self::ConnectionOption => Reason::ConnectionOption,
+            Self::Version => Reason::Version,
+            Self::Expectation => Reason::Expectation,
+            Self::HeadTooLarge => Reason::HeadTooLarge,
+            Self::BodyTooLarge => Reason::BodyTooLarge,
+            Self::BrokenBody => Reason::BrokenBody,
+            Self::Timeout => Reason::Timeout,
+            Self::NoRoute => Reason::NoRoute,
+            Self::Method { .. } => Reason::Method,
+            Self::NoCredential => Reason::NoCredential,
+            Self::TokenFormat => Reason::TokenFormat,
+            Self::UnknownToken => Reason::UnknownToken,
+            Self::Expired => Reason::Expired,
+            Self::Permission(_) => Reason::Permission,
+            Self::TooManyFailures { .. } => Reason::TooManyFailures,
+            Self::Stale => Reason::Stale,
+            Self::NotReady(_) => Reason::NotReady,
+            Self::Upstream => Reason::Upstream,
+            Self::UpstreamTimeout => Reason::UpstreamTimeout,
+            Self::UpstreamCredential => Reason::UpstreamCredential,
+            Self::Overloaded => Reason::Overloaded,
+            Self::Withheld => Reason::Withheld,
+            Self::Gone => Reason::Gone,
         }
     }
 

@@ -5,6 +5,7 @@
 //! means nothing, and two routes conflict only when they are the same. The Controller's are in [`built_in`].
 
 mod built_in;
+mod group;
 mod pattern;
 
 use std::fmt;
@@ -14,6 +15,8 @@ use crate::replica::MaxStaleness;
 use crate::token::{Permission, Resource};
 use crate::upstream::UpstreamName;
 use crate::words::words;
+
+pub use group::RouteGroup;
 
 words! {
     /// A method that routes can name, in the order in which `Allow` lists them. Methods are case-sensitive (RFC 9110
@@ -38,6 +41,15 @@ pub struct Route {
     pub access: Access,
     /// Where to.
     pub upstream: UpstreamName,
+    /// What it is counted as.
+    pub group: RouteGroup,
+}
+
+impl Route {
+    /// Whether whoever may pass the one may pass the other, to the same upstream.
+    fn has_terms_of(&self, other: &Self) -> bool {
+        (self.access, self.upstream) == (other.access, other.upstream)
+    }
 }
 
 /// Who may pass a route.
@@ -74,6 +86,14 @@ impl Needs {
             Self::Permission(permission) => Some(permission),
         };
         Access::Token { needed, max_staleness: bound(needed) }
+    }
+
+    const fn group(self) -> RouteGroup {
+        match self {
+            Self::Nothing => RouteGroup::Open,
+            Self::Token => RouteGroup::Token,
+            Self::Permission(permission) => RouteGroup::Resource(permission.resource()),
+        }
     }
 }
 
@@ -258,7 +278,7 @@ impl RouteTable {
         let has_head =
             |path: &Pattern| own.iter().any(|route| route.methods.contains(&Method::Head) && route.path == *path);
         for OwnRoute { methods, path, needs, upstream } in own {
-            let route = Route { access: needs.access(&bound), upstream: *upstream };
+            let route = Route { access: needs.access(&bound), upstream: *upstream, group: needs.group() };
             table.put(methods, path, route);
             if methods.contains(&Method::Get) && !has_head(path) {
                 table.put(&[Method::Head], path, route);
@@ -274,7 +294,8 @@ impl RouteTable {
         for row in built_in::rows() {
             let is_open = row.group.is_some_and(|group| open.contains(&group));
             let access = if is_open { Access::Open } else { row.needs.access(&bound) };
-            table.put(row.methods, &row.path, Route { access, upstream: row.upstream });
+            let route = Route { access, upstream: row.upstream, group: row.needs.group() };
+            table.put(row.methods, &row.path, route);
         }
         table
     }
@@ -324,7 +345,7 @@ impl RouteTable {
             return Some(route);
         }
         let path = path.strip_suffix('/').unwrap_or(path).to_ascii_lowercase();
-        Some(route).filter(|route| self.lenient.find(method, &path).is_none_or(|other| other == *route))
+        Some(route).filter(|route| self.lenient.find(method, &path).is_none_or(|other| other.has_terms_of(route)))
     }
 
     /// Every route, for showing: method, path, route.
@@ -480,7 +501,7 @@ mod tests {
     #[test]
     fn the_most_specific_route_with_the_method_wins() {
         let mut table = table();
-        let open = Route { access: Access::Open, upstream: UpstreamName::Api };
+        let open = Route { access: Access::Open, upstream: UpstreamName::Api, group: RouteGroup::Open };
         table.put(&[Method::Get], &"/api/configs/{id}/public".parse().expect("valid"), open);
         assert_eq!(permission(&table, "GET", "/api/configs/1/public"), "open");
         assert_eq!(permission(&table, "POST", "/api/configs/1/public"), "configs:write");

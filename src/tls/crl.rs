@@ -45,6 +45,11 @@ pub(super) fn read(file: &Path) -> Result<Vec<CertificateRevocationListDer<'stat
     if lists.is_empty() { Err(TlsError::NoRevocationList(file.to_owned())) } else { Ok(lists) }
 }
 
+/// When the first of them expires.
+pub(super) fn first_end(lists: &[CertificateRevocationListDer<'_>]) -> Option<Timestamp> {
+    lists.iter().filter_map(|list| head(list)?.expires).min()
+}
+
 /// `issuer`, `thisUpdate` and `nextUpdate` of a `CertificateList` (RFC 5280 section 5.1).
 fn head(list: &[u8]) -> Option<Head<'_>> {
     const INTEGER: u8 = 0x02;

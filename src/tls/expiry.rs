@@ -7,6 +7,31 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use rustls::pki_types::CertificateDer;
 
+/// When what a listener's TLS is made of ends, as far as it has it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ends {
+    /// Of its own certificate and those above it, the first.
+    pub certificate: Option<Timestamp>,
+    /// Of the authorities of clients, the last: until then some can be verified.
+    pub client_ca: Option<Timestamp>,
+    /// Of the revocation lists, the first.
+    pub client_crl: Option<Timestamp>,
+}
+
+/// When the first of a chain ends.
+pub(super) fn first(chain: &[CertificateDer<'_>]) -> Option<Timestamp> {
+    ends(chain).min()
+}
+
+/// When the last of some authorities ends.
+pub(super) fn last(authorities: &[CertificateDer<'_>]) -> Option<Timestamp> {
+    ends(authorities).max()
+}
+
+fn ends(certificates: &[CertificateDer<'_>]) -> impl Iterator<Item = Timestamp> {
+    certificates.iter().filter_map(|certificate| validity(certificate).map(|(_, end)| end))
+}
+
 /// Logs a warning for each of a file's certificates that has expired, with what comes of it.
 pub(super) fn warn_of(file: &Path, chain: &[CertificateDer<'_>], consequence: &str) {
     let now = Timestamp::now();
@@ -93,6 +118,15 @@ mod tests {
             assert_eq!(start.to_string(), "2001-01-01T00:00:00Z");
             assert_eq!(end.to_string(), format!("{year}-02-03T00:00:00Z"));
         }
+    }
+
+    #[test]
+    fn a_chain_ends_with_its_first_and_authorities_with_their_last() {
+        let certificates = [2035, 2030, 2040].map(|year| CertificateDer::from(certificate_until(year)));
+        let year = |end: Option<Timestamp>| end.map(|end| end.to_string()[..4].to_owned());
+        assert_eq!(year(first(&certificates)).as_deref(), Some("2030"));
+        assert_eq!(year(last(&certificates)).as_deref(), Some("2040"));
+        assert_eq!((first(&[]), last(&[])), (None, None));
     }
 
     proptest! {

@@ -93,7 +93,7 @@ fn handshake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Result<[
 fn an_upstream_is_verified_by_the_given_authority_and_speaks_http1() {
     let files = Files::new();
     let client = trusting(files.path("ca.pem"));
-    let server = server_config(&files.server()).expect("usable");
+    let server = server_config(&files.server()).expect("usable").config;
     let ends = handshake(&server, &client).expect("verified");
     for end in ends {
         assert_eq!(end.alpn_protocol(), Some(b"http/1.1".as_slice()));
@@ -109,7 +109,7 @@ fn an_upstream_is_verified_by_the_given_authority_and_speaks_http1() {
 fn no_session_is_resumed() {
     let files = Files::new();
     let client = trusting(files.path("ca.pem"));
-    let server = server_config(&files.server()).expect("usable");
+    let server = server_config(&files.server()).expect("usable").config;
     handshake(&server, &client).expect("first");
     let [again, _] = handshake(&server, &client).expect("second");
     assert_eq!(again.handshake_kind(), Some(rustls::HandshakeKind::Full));
@@ -118,7 +118,8 @@ fn no_session_is_resumed() {
 #[test]
 fn with_a_client_authority_only_its_clients_may_connect() {
     let files = Files::new();
-    let server = server_config(&TlsConfig { client_ca: Some(files.path("ca.pem")), ..files.server() }).expect("usable");
+    let server =
+        server_config(&TlsConfig { client_ca: Some(files.path("ca.pem")), ..files.server() }).expect("usable").config;
     let anonymous = trusting(files.path("ca.pem"));
     assert_eq!(handshake(&server, &anonymous).map(|_| ()), Err(rustls::Error::NoCertificatesPresented));
 
@@ -135,7 +136,7 @@ fn with_a_client_authority_only_its_clients_may_connect() {
 #[test]
 fn tls_1_2_is_still_spoken() {
     let files = Files::new();
-    let server = server_config(&files.server()).expect("usable");
+    let server = server_config(&files.server()).expect("usable").config;
     let client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS12])
         .expect("version")
@@ -159,7 +160,7 @@ fn self_signed(names: &[&str], from: i32, until: i32) -> (Files, Arc<ServerConfi
     let key = KeyPair::generate().expect("key");
     files.write("server.pem", &params.self_signed(&key).expect("certificate").pem());
     files.write("server.key", &key.serialize_pem());
-    let server = server_config(&files.server()).expect("usable");
+    let server = server_config(&files.server()).expect("usable").config;
     (files, server)
 }
 

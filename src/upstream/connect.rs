@@ -129,6 +129,11 @@ impl Connector {
         Ok(changed)
     }
 
+    /// When what its TLS is made of ends: see [`ClientTls::ends`].
+    pub(crate) fn tls_ends(&self) -> Option<[Option<jiff::Timestamp>; 2]> {
+        self.tls.as_ref().map(|tls| tls.current.read().ends())
+    }
+
     /// A new connection, and the address that it leads to. Takes no longer than `timeouts.connect`; cancel-safe.
     /// Needs a tokio runtime with time and input/output.
     ///

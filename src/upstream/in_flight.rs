@@ -92,6 +92,11 @@ impl InFlight {
         Err(Waiting { slots: Arc::clone(self), slot, ticket, since: Instant::now() })
     }
 
+    /// Slots that are free now.
+    pub(crate) fn free(&self) -> usize {
+        self.free.load(Ordering::Relaxed)
+    }
+
     /// Requests that wait now.
     pub(crate) fn depth(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

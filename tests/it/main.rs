@@ -31,6 +31,7 @@ mod interim;
 mod later;
 mod layers;
 mod memory;
+mod metrics;
 mod no_registry;
 mod nodes;
 mod outage;

@@ -129,8 +129,8 @@ fn assert_same(one: &Config, other: &Config) {
 
 fn route(config: &Config, method: &str, path: &str) -> String {
     match config.routes.find(method, path) {
-        Ok(Route { access: Access::Open, upstream }) => format!("open {}", upstream.name()),
-        Ok(Route { access: Access::Token { needed, .. }, upstream }) => {
+        Ok(Route { access: Access::Open, upstream, .. }) => format!("open {}", upstream.name()),
+        Ok(Route { access: Access::Token { needed, .. }, upstream, .. }) => {
             let needed = needed.map_or_else(|| "token".to_owned(), |permission| permission.to_string());
             format!("{needed} {}", upstream.name())
         }

@@ -20,6 +20,7 @@ use super::super::delivery::Delivery;
 use super::super::exchange::Exchange;
 use super::super::forward::{forward, interrupted};
 use super::super::refusal::Refusal;
+use super::super::tally;
 use super::breaker::Attempt;
 use super::entry::Entry;
 use super::flight::{Landing, Outcome, State};
@@ -82,6 +83,7 @@ impl Fetch<'_> {
                 Some(_) => self.exchange.alarm.clear(),
                 None => self.exchange.alarm.set(PATIENCE),
             }
+            self.exchange.hand_on();
             let outcome = match self.wait(&mut state, request.headers()).await? {
                 Waited::Done(outcome) => outcome,
                 Waited::Silent(entry) => return Ok(self.deliver(&entry, Some(SILENT), admitted)),
@@ -250,7 +252,7 @@ impl Fetch<'_> {
         }
         fields.insert(LAST_MODIFIED, modified);
         self.mark(&mut fields, entry, why);
-        let mut reply = Response::new(Relayed::stored(Bytes::new(), self.delivery(None, "stored")));
+        let mut reply = Response::new(Relayed::stored(Bytes::new(), self.delivery(None, tally::Outcome::Stored)));
         *reply.headers_mut() = fields;
         reply
     }
@@ -264,7 +266,7 @@ impl Fetch<'_> {
             None if entry.aged > Duration::ZERO => drop(fields.insert(AGE, entry.aged.as_secs().into())),
             None => {}
         }
-        let outcome = if stale.is_some() { "stored" } else { "served" };
+        let outcome = if stale.is_some() { tally::Outcome::Stored } else { tally::Outcome::Served };
         let mut reply = Response::new(Relayed::stored(entry.body(), self.delivery(admitted, outcome)));
         *reply.headers_mut() = fields;
         reply
@@ -282,7 +284,7 @@ impl Fetch<'_> {
         fields
     }
 
-    fn delivery(&self, admitted: Option<Admitted>, outcome: &'static str) -> Delivery {
+    fn delivery(&self, admitted: Option<Admitted>, outcome: tally::Outcome) -> Delivery {
         Delivery { exchange: Rc::clone(self.exchange), _admitted: admitted, outcome }
     }
 
