@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 # Where Debian has HAProxy, which need not be in the PATH.
 PATH=$PATH:/usr/sbin
 # What the build and the tests run, and the Debian packages that have it.
-needs=(cc:gcc curl:curl jq:jq node:nodejs openssl:openssl haproxy:haproxy script:bsdutils redis-server:redis-server redis-cli:redis-tools chromium:chromium chromedriver:chromium-driver)
+needs=(cc:gcc curl:curl jq:jq node:nodejs openssl:openssl haproxy:haproxy script:bsdutils redis-server:redis-server redis-cli:redis-tools chromium:chromium chromedriver:chromium-driver promtool:prometheus)
 missing=() packages=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || { missing+=("${need%%:*}"); packages+=("${need##*:}"); }
@@ -26,7 +26,17 @@ if ((${#missing[@]})); then
     ((EUID == 0)) || as_root=(sudo -n)
     if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
         "${as_root[@]}" apt-get update -q
+        # Debian starts the services of what it installs (Redis, HAProxy, Prometheus), unless this says no.
+        policy=/usr/sbin/policy-rc.d
+        if [[ ! -e $policy ]]; then
+            trap '"${as_root[@]}" rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin "$policy"
+        fi
         "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${packages[@]}"
+        # Nor does it begin with the next start of the machine. Where there is no systemd, nothing does.
+        if [[ " ${packages[*]} " == *" prometheus "* && -d /run/systemd/system ]]; then
+            "${as_root[@]}" systemctl disable --quiet prometheus
+        fi
     else
         echo "tests/run.sh: missing: ${missing[*]}. Install them (Debian: apt-get install ${packages[*]})" >&2
         exit 1

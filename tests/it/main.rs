@@ -32,6 +32,7 @@ mod later;
 mod layers;
 mod memory;
 mod metrics;
+mod monitoring;
 mod no_registry;
 mod nodes;
 mod outage;
