@@ -214,7 +214,7 @@ fn init_prints_the_owners_token_alone_and_only_once() {
 #[test]
 fn created_tokens_are_printed_alone_or_with_their_record() {
     let folder = Folder::new();
-    let plain = folder.run(["token", "create", "--user", "max", "--description", "a"]);
+    let plain = folder.run(["token", "create", "--user", "max", "--description", "a", "--permission", "labels:read"]);
     assert!(plain.done().trim_end().parse::<tollgate::token::RawToken>().is_ok());
     assert_eq!(plain.stderr, "");
 
@@ -279,7 +279,7 @@ fn lists_are_newest_first_and_cut_by_state_user_limit_and_cursor() {
 
     let table = folder.run(["token", "list", "--limit", "2"]);
     let rows: Vec<_> = table.done().lines().collect();
-    assert!(rows[0].starts_with("ID") && rows[0].ends_with("CREATED"), "{table:?}");
+    assert!(rows[0].starts_with("ID") && rows[0].ends_with("DIGEST"), "{table:?}");
     assert!(rows[1].contains("expired") && rows[1].contains("all of manager"), "{table:?}");
     assert!(rows[2].contains("anna") && rows.len() == 3, "{table:?}");
     assert!(table.stderr.starts_with("more records follow: --after "), "{table:?}");

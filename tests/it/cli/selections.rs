@@ -105,7 +105,7 @@ fn a_script_can_be_run_again() {
     assert!(other.failed().contains("max is there already, and is manager"), "{other:?}");
     let mut other = create;
     other[3] = "anna";
-    assert!(folder.run(other).failed().contains("exists"), "another user's");
+    assert!(folder.run(other).failed().contains("registered already"), "another user's");
 
     for _ in 0..2 {
         folder.run(["token", "revoke", &id, "--if-exists", "--yes"]).done();

@@ -53,7 +53,7 @@ fn completions_and_manual_pages_are_of_all_commands() {
     let folder = Folder::new();
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = folder.run(["completions", shell]);
-        assert!(script.done().contains("--ids-from") && script.done().contains("transfer-ownership"), "{shell}");
+        assert!(script.done().contains("ids-from") && script.done().contains("transfer-ownership"), "{shell}");
     }
     let page = folder.run(["man", "token", "revoke"]);
     assert!(page.done().contains(".TH tollgate-token-revoke 1") && page.done().contains("dry\\-run"), "{page:?}");
