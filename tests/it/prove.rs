@@ -321,7 +321,7 @@ async fn a_sidecar_proves_at_an_interval_and_exports_it() {
     assert_eq!(value("tollgate_proof_listeners_refused"), 1.0);
     assert_eq!(figure(&metrics, r#"tollgate_proofs_total{verdict="not_proven"}"#), Some(0.0));
     let site_without = Site::start().await;
-    assert!(!site_without.metrics().await.contains("tollgate_proof"), "off by default");
+    assert!(!site_without.metrics().await.contains("\ntollgate_proof"), "off by default");
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ async fn a_sidecar_without_the_cache_says_so() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).expect("text");
     assert!(said.contains("config_cache.enabled is false"), "{said}");
-    assert!(!site.metrics().await.contains("tollgate_config_cache"));
+    assert!(!site.metrics().await.contains("\ntollgate_config_cache"), "no value");
 }
 
 /// A web page cannot forget them by a name that leads to this host.
