@@ -89,7 +89,7 @@ async fn the_log_says_whose_token_was_refused_and_why() {
     let records: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
     let id = records[0]["id"].as_str().expect("an id").to_owned();
     // Once it is applied: before, the log cannot tell.
-    let revoked = program.run(&["token", "revoke", &id, "--yes", "--force", "--wait"]);
+    let revoked = program.run(&["token", "revoke", &id, "--yes", "--force", "--wait", "--timeout", "30s"]);
     assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
     client.send(with(&program.token, "192.0.2.2")).await;
     assert_eq!(client.reply().await.status(), 401);

@@ -45,7 +45,7 @@ fn json(output: &Output) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_waits_until_all_sidecars_have_applied_it() {
     let pair = Pair::start().await;
-    let said = stdout(&pair.one.run(&["token", "revoke", &pair.token(), "--wait"]));
+    let said = stdout(&pair.one.run(&["token", "revoke", &pair.token(), "--wait", "--timeout", "30s"]));
     println!("{said}");
     let line = said.lines().last().expect("a line");
     assert!(line.starts_with("applied by all 2 sidecars in ") && line.contains(" ms (slowest: edge-"), "{said}");
@@ -60,7 +60,7 @@ async fn a_revocation_waits_until_all_sidecars_have_applied_it() {
     // What was revoked before needs no waiting, and without --wait the form is a list.
     let id = pair.token();
     assert_eq!(json(&pair.one.run(&["token", "revoke", &id, "--json"]))[0]["id"], id.as_str());
-    stdout(&pair.one.run(&["token", "revoke", &id, "--wait"]));
+    stdout(&pair.one.run(&["token", "revoke", &id, "--wait", "--timeout", "30s"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,7 +68,7 @@ async fn a_sidecar_that_does_not_apply_it_is_named() {
     let pair = Pair::start().await;
     let id = pair.token();
     pair.two.signal("STOP");
-    let ended = pair.one.run(&["token", "revoke", &id, "--wait", "--timeout", "300ms"]);
+    let ended = pair.one.run(&["token", "revoke", &id, "--wait", "--timeout", "3s"]);
     let said = String::from_utf8(ended.stderr).expect("text");
     assert_eq!(ended.status.code(), Some(1), "{said}");
     assert!(said.contains("by 1 of 2 sidecars: edge-2 (at revision "), "{said}");
@@ -76,14 +76,14 @@ async fn a_sidecar_that_does_not_apply_it_is_named() {
     assert!(String::from_utf8(ended.stdout).expect("text").contains("revoked"), "the token is");
 
     let id = pair.token();
-    let ended = pair.one.run(&["token", "revoke", &id, "--wait", "--timeout", "300ms", "--json"]);
+    let ended = pair.one.run(&["token", "revoke", &id, "--wait", "--timeout", "3s", "--json"]);
     assert_eq!(ended.status.code(), Some(1));
     let said: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
     assert_eq!(said["wait"]["missing"][0]["name"], "edge-2");
     assert_eq!(said["wait"]["applied"], 1);
 
     pair.two.signal("CONT");
-    stdout(&pair.one.run(&["token", "revoke", &id, "--wait"]));
+    stdout(&pair.one.run(&["token", "revoke", &id, "--wait", "--timeout", "30s"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

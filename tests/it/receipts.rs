@@ -244,7 +244,7 @@ async fn who_was_reported_to_be_out_stays_out_after_a_crash() {
     eventually("the file is written", async || file.exists()).await;
     assert_eq!(sidecar.fetch(&token).await, 200);
     redis.has_all_reports();
-    stdout(&tollgate(&url, 0, &["token", "revoke", &id, "--wait"]).await);
+    stdout(&tollgate(&url, 0, &["token", "revoke", &id, "--wait", "--timeout", "30s"]).await);
     redis.kill();
     sidecar.kill();
     let mut sidecar = Serving::start(&url, &variables).await;

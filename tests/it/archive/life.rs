@@ -17,8 +17,8 @@ async fn revoked_since_the_backup(url: &str, settled: impl FnOnce(), restore: im
     assert_eq!((sidecar.fetch(&kept).await, sidecar.fetch(&revoked).await), (200, 200));
     done(&tollgate(url, &["store", "backup", text(&file)]));
     settled();
-    done(&tollgate(url, &["token", "revoke", &id, "--wait"]));
-    done(&tollgate(url, &["token", "delete", &deleted_id, "--wait"]));
+    done(&tollgate(url, &["token", "revoke", &id, "--wait", "--timeout", "30s"]));
+    done(&tollgate(url, &["token", "delete", &deleted_id, "--wait", "--timeout", "30s"]));
     assert_eq!((sidecar.fetch(&revoked).await, sidecar.fetch(&deleted).await), (401, 401));
 
     restore(&file).await;
@@ -88,7 +88,7 @@ async fn of_what_is_restored_elsewhere_no_sidecar_knows_what_was_revoked() {
     let mut sidecar = Serving::start(&one, &variables).await;
     sidecar.says("ready").await;
     done(&tollgate(&one, &["store", "backup", text(&path("backup"))]));
-    done(&tollgate(&one, &["token", "revoke", &id, "--wait"]));
+    done(&tollgate(&one, &["token", "revoke", &id, "--wait", "--timeout", "30s"]));
     drop(sidecar);
     done(&tollgate(&two, &["store", "restore", text(&path("backup"))]));
     // As docs/backup.md says: before a sidecar follows it.
@@ -116,7 +116,7 @@ async fn users_are_again_what_the_backup_says() {
     let mut saw = Serving::start(&url, &variables).await;
     saw.says("ready").await;
     done(&tollgate(&url, &["store", "backup", text(&file)]));
-    done(&tollgate(&url, &["user", "disable", "max", "--wait"]));
+    done(&tollgate(&url, &["user", "disable", "max", "--wait", "--timeout", "30s"]));
     assert_eq!(saw.fetch(&token).await, 401);
     for name in ["tollgate.db", "tollgate.db-wal", "tollgate.db-shm"] {
         std::fs::rename(folder.path().join(name), folder.path().join(format!("old-{name}"))).expect("renames");

@@ -119,7 +119,7 @@ async fn backups_are_made_and_restored_as_their_page_says() {
         }
         host.run(command);
         if number == 0 {
-            done(&tollgate(&embedded, &["token", "revoke", &id, "--wait"]));
+            done(&tollgate(&embedded, &["token", "revoke", &id, "--wait", "--timeout", "30s"]));
         }
         assert_eq!((sidecar.fetch(&kept).await, sidecar.fetch(&revoked).await), (200, 401), "{command}");
     }
