@@ -134,6 +134,22 @@ impl Program {
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("runs").success());
+        if name == "STOP" {
+            self.stands_still();
+        }
+    }
+
+    /// Waits until it does: one thread takes the signal, as soon as it gets a processor, and the others go on until then.
+    fn stands_still(&self) {
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.expect("a thread").path().join("stat")).expect("runs");
+            stat.rsplit(") ").next().is_some_and(|state| state.starts_with('T'))
+        };
+        let deadline = std::time::Instant::now() + super::PATIENCE;
+        while !std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("runs").all(is_stopped) {
+            assert!(std::time::Instant::now() < deadline, "it does not stop");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     /// Bytes of memory that it holds.
