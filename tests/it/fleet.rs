@@ -21,7 +21,10 @@ impl Pair {
         let upstreams = (Upstream::start().await, Upstream::start().await);
         let one = Program::start(&upstreams.0, &upstreams.1, &[("NAME", "edge-1")]);
         let two = one.beside(&upstreams.0, &upstreams.1, &[("NAME", "edge-2")]);
-        Self { one, two, _upstreams: upstreams }
+        let pair = Self { one, two, _upstreams: upstreams };
+        let both = async || json(&pair.one.run(&["status", "--json"]))["sidecars"].as_array().map(Vec::len) == Some(2);
+        eventually("both have reported", both).await;
+        pair
     }
 
     /// A new token's id.
