@@ -333,7 +333,7 @@ impl Feed for SqliteStore {
     }
 
     async fn report_left(&self, sidecar: SidecarId) -> Result<Option<Duration>, StoreError> {
-        let read = move |connection: &Connection| fleet::left(connection, sidecar, uptime());
+        let read = move |connection: &Connection| fleet::left(connection, sidecar, uptime);
         self.read("asking for a sidecar's report", read).await
     }
 
@@ -404,7 +404,7 @@ impl Feed for SqliteStore {
 impl Reports for SqliteStore {
     async fn report(&self, report: &Report, ttl: Duration) -> Result<(), StoreError> {
         let report = report.clone();
-        let write = move |connection: &mut Connection| fleet::report(connection, &report, ttl, uptime());
+        let write = move |connection: &mut Connection| fleet::report(connection, &report, ttl, uptime);
         self.run("writing a sidecar's report", move |database| database.report(write)).await
     }
 
@@ -415,7 +415,7 @@ impl Reports for SqliteStore {
 
     async fn sidecars(&self) -> Result<Vec<Reported>, StoreError> {
         let store = self.shared.name.clone();
-        let read = move |connection: &Connection| fleet::sidecars(connection, uptime(), &store);
+        let read = move |connection: &Connection| fleet::sidecars(connection, uptime, &store);
         self.read("reading the sidecars' reports", read).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior};
 
 use super::fault::{BadRow, DatabaseFault};
 use super::read;
@@ -13,17 +13,19 @@ use crate::token::Digest;
 const RECALLED_PAGE: usize = 1000;
 
 /// Takes the place of the sidecar's report before, and removes those that were not renewed in time. Times are in
-/// milliseconds since the machine was started: what lies ahead is from before that.
+/// milliseconds since the machine was started: what lies ahead is from before that. So the clock is read once nobody else
+/// can write: others' reports that came while this one waited for its turn would lie ahead, too.
 pub(super) fn report(
     connection: &mut Connection,
     report: &Report,
     ttl: Duration,
-    now: i64,
+    clock: impl FnOnce() -> i64,
 ) -> Result<(), DatabaseFault> {
     let text =
         serde_json::to_string(report).map_err(|problem| DatabaseFault::record("a new report".to_owned(), problem))?;
     let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-    let transaction = connection.transaction()?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let now = clock();
     transaction
         .prepare_cached("INSERT OR REPLACE INTO sidecars (id, report, at, expires_at) VALUES (?, ?, ?, ?)")?
         .execute((report.id.0.cast_signed(), text, now, now.saturating_add(ttl)))?;
@@ -33,9 +35,16 @@ pub(super) fn report(
 
 /// A report that is late counts as long as it is there: what a full disk prevents from being renewed is no reason to
 /// refuse agents, as nothing can be revoked there either.
-pub(super) fn left(connection: &Connection, sidecar: SidecarId, now: i64) -> Result<Option<Duration>, DatabaseFault> {
-    let mut statement = connection.prepare_cached("SELECT expires_at - at FROM sidecars WHERE id = ?1 AND at <= ?2")?;
-    let left = statement.query_row([sidecar.0.cast_signed(), now], |row| row.get::<_, i64>(0)).optional()?;
+pub(super) fn left(
+    connection: &Connection,
+    sidecar: SidecarId,
+    clock: impl FnOnce() -> i64,
+) -> Result<Option<Duration>, DatabaseFault> {
+    let mut statement = connection.prepare_cached("SELECT at, expires_at FROM sidecars WHERE id = ?")?;
+    let times = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+    let found = statement.query_row([sidecar.0.cast_signed()], times).optional()?;
+    // After the look: see `sidecars`.
+    let left = found.filter(|(at, _)| *at <= clock()).map(|(at, end)| end.saturating_sub(at));
     Ok(left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0))))
 }
 
@@ -44,15 +53,19 @@ pub(super) fn withdraw(connection: &Connection, sidecar: SidecarId) -> Result<()
     Ok(())
 }
 
-/// Reports that are left at `now`, in the order of their names.
-pub(super) fn sidecars(connection: &Connection, now: i64, store: &str) -> Result<Vec<Reported>, DatabaseFault> {
-    let mut statement = connection
-        .prepare_cached("SELECT id, report, at, expires_at FROM sidecars WHERE expires_at > ?1 AND at <= ?1")?;
-    let mut rows = statement.query([now])?;
-    let mut reports = Vec::new();
+/// Reports that are left, in the order of their names. The clock is read after them: one that is renewed at this moment
+/// would lie ahead otherwise, and its sidecar would be missed by whoever waits for it.
+pub(super) fn sidecars(
+    connection: &Connection,
+    clock: impl FnOnce() -> i64,
+    store: &str,
+) -> Result<Vec<Reported>, DatabaseFault> {
+    let mut statement = connection.prepare_cached("SELECT id, report, at, expires_at FROM sidecars")?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        match reported(row, now) {
-            Ok(reported) => reports.push(reported),
+        match stored(row) {
+            Ok(stored) => found.push(stored),
             Err(problem) => {
                 let key = row
                     .get::<_, i64>(0)
@@ -61,17 +74,28 @@ pub(super) fn sidecars(connection: &Connection, now: i64, store: &str) -> Result
             }
         }
     }
+    let now = clock();
+    let until = |end: i64, start| Duration::from_millis(u64::try_from(end.saturating_sub(start)).unwrap_or(0));
+    let is_left = |stored: &Stored| stored.at <= now && stored.expires_at > now;
+    let reported =
+        |Stored { report, at, expires_at }| Reported { report, age: until(now, at), ttl: until(expires_at, at) };
+    let mut reports: Vec<_> = found.into_iter().filter(is_left).map(reported).collect();
     reports.sort_by(|a, b| (&a.report.name, a.report.id).cmp(&(&b.report.name, b.report.id)));
     Ok(reports)
 }
 
-fn reported(row: &Row<'_>, now: i64) -> Result<Reported, BadRow> {
+/// A report with its times, in milliseconds of some clock.
+struct Stored {
+    report: Report,
+    at: i64,
+    expires_at: i64,
+}
+
+fn stored(row: &Row<'_>) -> Result<Stored, BadRow> {
     let text = row.get_ref(1).map_err(|_| BadRow::Column)?;
     let report = serde_json::from_str(text.as_str()?)?;
-    let at = row.get_ref(2).map_err(|_| BadRow::Column)?.as_i64()?;
-    let until = |end: i64, start| Duration::from_millis(u64::try_from(end.saturating_sub(start)).unwrap_or(0));
-    let end = row.get_ref(3).map_err(|_| BadRow::Column)?.as_i64()?;
-    Ok(Reported { report, age: until(now, at), ttl: until(end, at) })
+    let time = |index| Ok::<_, BadRow>(row.get_ref(index).map_err(|_| BadRow::Column)?.as_i64()?);
+    Ok(Stored { report, at: time(2)?, expires_at: time(3)? })
 }
 
 pub(super) fn recall(connection: &mut Connection, digests: &[Digest]) -> Result<(), DatabaseFault> {

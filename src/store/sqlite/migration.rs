@@ -76,7 +76,7 @@ pub(super) fn migrate(connection: &mut Connection, store: &str) -> Result<(), Da
 /// Sidecars that may run, and cannot read this schema.
 fn left_behind(transaction: &Transaction<'_>, store: &str) -> Result<Vec<Reported>, DatabaseFault> {
     // Their times were milliseconds since 1970.
-    let mut reports = fleet::sidecars(transaction, jiff::Timestamp::now().as_millisecond(), store)?;
+    let mut reports = fleet::sidecars(transaction, || jiff::Timestamp::now().as_millisecond(), store)?;
     reports.retain(|sidecar| sidecar.report.schema < SCHEMA_VERSION && sidecar.age < SILENCE);
     Ok(reports)
 }

@@ -236,10 +236,8 @@ async fn the_watching_task_ends_with_the_store() {
     tokio::time::timeout(Duration::from_secs(5), ended).await.expect("it ends");
 }
 
-#[tokio::test]
-async fn a_report_from_before_the_machine_was_started_is_none() {
-    let (_directory, store) = store(Retention::default()).await;
-    let report = |id| Report {
+fn report(id: u64) -> Report {
+    Report {
         id: SidecarId(id),
         name: format!("sidecar {id}"),
         version: "1".to_owned(),
@@ -255,7 +253,12 @@ async fn a_report_from_before_the_machine_was_started_is_none() {
         connections: 0,
         late: Vec::new(),
         config_cache: None,
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_report_from_before_the_machine_was_started_is_none() {
+    let (_directory, store) = store(Retention::default()).await;
     let ttl = Duration::from_secs(70);
     store.report(&report(1), ttl).await.expect("reports");
     // By the clock of the wall, of the version before, or of a run of the machine that was longer.
@@ -268,4 +271,42 @@ async fn a_report_from_before_the_machine_was_started_is_none() {
     let names: Vec<_> = store.sidecars().await.expect("reads").into_iter().map(|one| one.report.name).collect();
     assert_eq!(names, ["sidecar 2"]);
     assert_eq!(count(&store, "SELECT count(*) FROM sidecars"), 1, "and it is gone");
+}
+
+#[tokio::test]
+async fn a_report_is_missed_by_nobody_who_looks_or_reports_at_the_moment_it_is_renewed() {
+    let (_directory, store) = store(Retention::default()).await;
+    let ttl = Duration::from_secs(70);
+    store.report(&report(1), ttl).await.expect("reports");
+    let path = store.shared.path.clone();
+    // Whoever asks for the time is overtaken by a report.
+    let overtaken = |id: u64| {
+        let overtaking = schema::open_reporter(&path).expect("opens");
+        overtaking.busy_timeout(Duration::ZERO).expect("is set");
+        move || {
+            let now = uptime();
+            let mut overtaking = overtaking;
+            fleet::report(&mut overtaking, &report(id), ttl, || now + 1).ok();
+            now
+        }
+    };
+    // So that what lay ahead no longer does.
+    let pass = || {
+        let then = uptime();
+        while uptime() <= then + 1 {}
+    };
+    let read = |work: &dyn Fn(&Connection)| {
+        let work = |database: &Database| database.read(|connection| Ok(work(connection)));
+        store.shared.with::<_, DatabaseFault>(work).expect("is open");
+    };
+    read(&|connection| {
+        let seen = fleet::sidecars(connection, overtaken(1), "here").expect("reads");
+        assert_eq!(seen.iter().map(|one| one.report.id).collect::<Vec<_>>(), [SidecarId(1)]);
+        pass();
+        let left = fleet::left(connection, SidecarId(1), overtaken(1)).expect("reads");
+        assert_eq!(left, Some(ttl));
+    });
+    pass();
+    with_writer(&store, |writer| fleet::report(writer, &report(2), ttl, overtaken(1)).expect("reports"));
+    assert_eq!(store.sidecars().await.expect("reads").len(), 2, "nothing lay ahead");
 }
