@@ -46,8 +46,19 @@ pub(crate) fn name(bytes: &[u8]) -> Result<Name<'_>, NoName> {
     let version = rest.symbol(b',').and_then(|()| rest.field(b"\"version\"")).and_then(|field| match field {
         Field::Here => rest.raw_string(),
     });
-    let version = version.ok().and_then(|raw| std::str::from_utf8(raw).ok()).filter(|version| is_version(version));
-    Ok(Name { id, version })
+    Ok(Name { id, version: version.ok().and_then(full_version) })
+}
+
+/// What comes before the number of the version in a heartbeat (Telegraf 1.39.0, `FormatFullVersion`).
+pub(super) const PRODUCT: &[u8] = b"Telegraf ";
+
+/// The number in a version such as `Telegraf 1.37.0-c3db479e (git: HEAD@c3db479e)`, or one that is alone.
+fn full_version(raw: &[u8]) -> Option<&str> {
+    let number = match raw.strip_prefix(PRODUCT) {
+        Some(rest) => rest.split(|byte| *byte == b' ').next()?,
+        None => raw,
+    };
+    std::str::from_utf8(number).ok().filter(|version| is_version(version))
 }
 
 /// The version in a `User-Agent` field such as `Telegraf/1.39.0 Go/1.26.3`.
@@ -183,6 +194,13 @@ mod tests {
         let named = |id: &str, version: Option<&str>| Ok((id.to_owned(), version.map(str::to_owned)));
         assert_eq!(read(r#"{"id":"web-1","version":"1.39.0","schema":1}"#), named("web-1", Some("1.39.0")));
         assert_eq!(read(" {\n \"id\" : \"web-1\" ,\t\"version\" : \"1.39.0\"}"), named("web-1", Some("1.39.0")));
+        assert_eq!(read(r#"{"id":"web-1","version":"Telegraf 1.39.0","schema":1}"#), named("web-1", Some("1.39.0")));
+        let built = r#"{"id":"web-1","version":"Telegraf 1.37.0-c3db479e (git: output_heartbeat@c3db479e)"}"#;
+        assert_eq!(read(built), named("web-1", Some("1.37.0-c3db479e")));
+        for other in ["Telegraf ", "Telegraf", "Telegraf  1.39.0", "1.39.0 (git: a@b)", "Vector 1"] {
+            let expected = named("web-1", (other == "Telegraf").then_some("Telegraf"));
+            assert_eq!(read(&format!(r#"{{"id":"web-1","version":"{other}"}}"#)), expected, "{other}");
+        }
         assert_eq!(read(r#"{"id":"web-1"}"#), named("web-1", None));
         assert_eq!(read(r#"{"id":"web-1","schema":1,"version":"1.39.0"}"#), named("web-1", None));
         assert_eq!(read(r#"{"id":"web-1","version":1}"#), named("web-1", None));

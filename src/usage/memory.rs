@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::heartbeat::PRODUCT;
 use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::random;
@@ -244,9 +245,9 @@ impl Known {
 
     /// Whether a heartbeat goes on with its version.
     fn says(&self, rest: &[u8]) -> bool {
-        let version = self.version.as_deref().map(str::as_bytes);
-        let said = rest.strip_prefix(b",\"version\":\"").zip(version);
-        said.and_then(|(rest, version)| rest.strip_prefix(version)).is_some_and(|rest| rest.first() == Some(&b'"'))
+        let said = rest.strip_prefix(b",\"version\":\"").map(|said| said.strip_prefix(PRODUCT).unwrap_or(said));
+        let goes_on = said.zip(self.version.as_deref()).and_then(|(said, known)| said.strip_prefix(known.as_bytes()));
+        goes_on.is_some_and(|rest| matches!(rest, [b'"' | b' ', ..]))
     }
 
     fn told(&self, now: Tick) -> AgentUse {
@@ -360,6 +361,8 @@ mod tests {
         uses.note(token(1), seen("a"), at(10));
         told(&uses, 11, true);
         assert!(renew(1, body, 1, 12));
+        assert!(renew(1, r#"{"id":"a","version":"Telegraf 1.39.0","schema":1}"#, 1, 12), "as Telegraf has it");
+        assert!(renew(1, r#"{"id":"a","version":"Telegraf 1.39.0 (git: HEAD@c3db479e)"}"#, 1, 12), "or so");
         assert_eq!(told(&uses, 13, true)[0].agents[0].age.as_secs(), 1);
         for (number, other, last) in [
             (2, body, 1),
