@@ -55,6 +55,7 @@ use crate::token::{UserId, UserRecord};
 
 pub use actor::{ActingToken, Actor, Right};
 pub use audit::{AuditFilter, AuditView, Tended};
+pub(crate) use error::without_tokens;
 pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use export::{Export, ExportLine};
 pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};

@@ -72,6 +72,7 @@ pub(super) fn router(console: Arc<Console>) -> Router {
         .route("/users/{name}/{verb}", get(user_act::confirm).post(user_act::submit))
         .route("/fleet", get(fleet::show))
         .route("/audit", get(audit::list))
+        .route("/audit/search", post(audit::search))
         .route("/audit/verify", post(audit::verify))
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&console), origin::check))

@@ -371,7 +371,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// The text up to the first token in it, also one without its prefix: where exactly a token ends in a text is unknown.
-pub(super) fn without_tokens(text: &str) -> String {
+pub(crate) fn without_tokens(text: &str) -> String {
     let prefixed = text.find(PREFIX).map(|at| at + PREFIX.len());
     match prefixed.into_iter().chain(bare_secret(text)).min() {
         Some(end) => format!("{}...", &text[..end]),

@@ -15,7 +15,8 @@ use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::{counted, grouped};
 use super::{filter, tokens};
-use crate::registry::{Actor, Registry, RegistryError};
+use crate::audit::Action as Event;
+use crate::registry::{Actor, Registry, RegistryError, audit};
 use crate::token::{Action, Resource, TokenId};
 use crate::words::words;
 
@@ -73,6 +74,14 @@ impl Verb {
             Self::Reassign => {
                 "It works on, but loses what the new owner's role does not have, for good. A token that is given to a Viewer can only read."
             }
+        }
+    }
+
+    fn event(self) -> Event {
+        match self {
+            Self::Revoke => Event::TokenRevoke,
+            Self::Delete => Event::TokenDelete,
+            Self::Reassign => Event::TokenReassign,
         }
     }
 
@@ -201,11 +210,13 @@ pub(super) async fn submit(Path(verb): Path<String>, Submitted { visitor, form }
 
 async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Response, Trouble> {
     let mut known = filter::CONDITIONS.to_vec();
-    known.extend(["csrf", "id", "all", "fingerprint", "typed", "to", "force"]);
+    known.extend(["csrf", "id", "all", "rest", "fingerprint", "typed", "to", "force"]);
     form.check(&known)?;
     let verb = Verb::from_name(verb).ok_or_else(Trouble::not_found)?;
-    let actor = visitor.acting(Resource::Tokens, verb.action())?;
-    let chosen = Choice::of(form)?.look(visitor, &actor).await?;
+    let choice = Choice::of(form)?;
+    let about = audit::of_tokens(choice.named());
+    let actor = visitor.attempting(Resource::Tokens, verb.action(), verb.event(), about)?;
+    let chosen = choice.look(visitor, &actor).await?;
     chosen.check_seen(form)?;
     let count = chosen.ids.len();
     let again = async |problem: String, offers_force: bool| {
@@ -280,6 +291,6 @@ async fn rest(
         grouped(chosen.ids.len() as u64),
         Trouble::from(error).detail
     );
-    let rest = Choice::These(rest).look(visitor, actor).await?;
+    let rest = Choice::rest(visitor, rest).look(visitor, actor).await?;
     ask(visitor, actor, verb, &rest, StatusCode::INTERNAL_SERVER_ERROR, Some(problem), false).await
 }

@@ -5,14 +5,14 @@ use axum::extract::RawQuery;
 use axum::response::Response;
 use jiff::Timestamp;
 
-use super::form::Form;
+use super::form::{Form, holds_token};
 use super::html::{self, Section, Shell};
 use super::session::Notice;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::{When, counted};
-use crate::audit::{Action as Audited, Outcome};
-use crate::registry::{AuditFilter, AuditView};
+use crate::audit::{Action as Event, Outcome, Subject};
+use crate::registry::{Actor, AuditFilter, AuditView};
 use crate::token::{Action, Resource};
 
 /// Rows of a page.
@@ -51,7 +51,7 @@ impl AuditPage {
     }
 
     fn actions(&self) -> Vec<&'static str> {
-        Audited::ALL.into_iter().map(Audited::name).collect()
+        Event::ALL.into_iter().map(Event::name).collect()
     }
 
     fn outcomes(&self) -> Vec<&'static str> {
@@ -88,6 +88,23 @@ impl Row {
     }
 }
 
+/// Whoever may read them.
+fn reader(visitor: &Visitor) -> Result<Actor, Trouble> {
+    visitor.attempting(Resource::AuditLogs, Action::Read, Event::AuditRead, Subject::default())
+}
+
+/// What narrows the list.
+///
+/// # Errors
+/// For what may be the value of a token, which is repeated nowhere.
+fn conditions(asked: &Form) -> Result<Vec<(&'static str, String)>, Trouble> {
+    let given: Vec<_> = CONDITIONS.iter().filter_map(|name| Some((*name, asked.text(name)?.to_owned()))).collect();
+    match given.iter().any(|(_, text)| holds_token(text)) {
+        true => Err(Trouble::invalid("That may be the value of a token. Search by its id: `token find` tells it.")),
+        false => Ok(given),
+    }
+}
+
 /// Shows the entries.
 pub(super) async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Response {
     let page = try_list(&visitor, &Form::parse(query.unwrap_or_default().as_bytes())).await;
@@ -96,7 +113,8 @@ pub(super) async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Respons
 
 async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> {
     asked.check(&["actor", "action", "subject", "outcome", "before"])?;
-    let actor = visitor.acting(Resource::AuditLogs, Action::Read)?;
+    let actor = reader(visitor)?;
+    let conditions = conditions(asked)?;
     let before = match asked.text("before") {
         Some(before) => Some(before.parse().map_err(|_| Trouble::invalid("there is no such page"))?),
         None => None,
@@ -115,7 +133,6 @@ async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> 
     let mut found = visitor.registry.audit(&actor, &filter, before, ROWS + 1).await?;
     let is_whole = found.len() <= ROWS;
     found.truncate(ROWS);
-    let conditions: Vec<_> = CONDITIONS.iter().filter_map(|name| Some((*name, asked.text(name)?.to_owned()))).collect();
     let last = found.last().and_then(|last| last.seq).filter(|_| !is_whole);
     let next = last.map(|last| {
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -133,10 +150,22 @@ async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> 
     Ok(html::page(&page))
 }
 
+/// Takes the form with the conditions: by POST, so that what is pasted into a wrong field is in no address.
+pub(super) async fn search(Submitted { visitor, form }: Submitted) -> Response {
+    let searched = async {
+        form.check(&[&CONDITIONS[..], &["csrf"]].concat())?;
+        reader(&visitor)?;
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(conditions(&form)?).finish();
+        Ok(visitor.go(&if query.is_empty() { "/audit".to_owned() } else { format!("/audit?{query}") }))
+    };
+    let page = searched.await;
+    visitor.answer(Section::Audit, page)
+}
+
 /// Verifies the chain, and tells at the list what it found.
 pub(super) async fn verify(Submitted { visitor, .. }: Submitted) -> Response {
     let verified = async {
-        let actor = visitor.acting(Resource::AuditLogs, Action::Read)?;
+        let actor = reader(&visitor)?;
         let (verdict, loose) = visitor.registry.verify_audit(&actor).await?;
         let findings: Vec<_> = verdict.findings.iter().map(ToString::to_string).collect();
         let waiting =

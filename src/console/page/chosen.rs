@@ -16,7 +16,12 @@ pub(super) enum Choice {
     These(Vec<TokenId>),
     /// All that match.
     All(Filter),
+    /// What a bulk has left when it broke off, as this process keeps it for the session: more than a form can name.
+    Rest(Fingerprint),
 }
+
+/// More tokens than these are no longer named one by one in a form.
+const MOST_NAMED: usize = 1000;
 
 /// The set that it comes to now.
 #[derive(Debug, Clone)]
@@ -31,6 +36,10 @@ impl Choice {
     /// # Errors
     /// For none at all, and for a filter that says nothing: it would mean every token.
     pub(super) fn of(form: &Form) -> Result<Self, Trouble> {
+        if let Some(rest) = form.text("rest") {
+            let none = |_| Trouble::invalid("there is no such selection; nothing was done");
+            return rest.parse().map(Self::Rest).map_err(none);
+        }
         if form.has("all") {
             let filter = Filter::of(form);
             return match filter.is_empty() {
@@ -48,6 +57,24 @@ impl Choice {
         }
     }
 
+    /// What is left of a selection.
+    pub(super) fn rest(visitor: &Visitor, ids: Vec<TokenId>) -> Self {
+        if ids.len() <= MOST_NAMED {
+            return Self::These(ids);
+        }
+        let fingerprint = Fingerprint::of(&ids);
+        visitor.console.sessions.keep(&visitor.key, ids);
+        Self::Rest(fingerprint)
+    }
+
+    /// Those that it names.
+    pub(super) fn named(&self) -> &[TokenId] {
+        match self {
+            Self::These(ids) => ids,
+            Self::All(_) | Self::Rest(_) => &[],
+        }
+    }
+
     /// The tokens that it means now.
     ///
     /// # Errors
@@ -56,6 +83,10 @@ impl Choice {
         let ids = match &self {
             Self::These(ids) => ids.clone(),
             Self::All(filter) => visitor.registry.select(actor, &filter.query(Timestamp::now())?).await?,
+            Self::Rest(of) => {
+                let kept = visitor.console.sessions.kept(&visitor.key);
+                if Fingerprint::of(&kept) == *of { kept } else { Vec::new() }
+            }
         };
         match ids.is_empty() {
             true => Err(Trouble::conflict("No token matches any more.")),
@@ -78,6 +109,7 @@ impl Chosen {
                 let pairs = filter.pairs().iter().cloned();
                 pairs.chain([("all", "1".to_owned())]).collect()
             }
+            Choice::Rest(fingerprint) => vec![("rest", fingerprint.to_string())],
         }
     }
 
@@ -98,7 +130,7 @@ impl Chosen {
     /// Where one goes on afterwards: to the list as it was.
     pub(super) fn list(&self) -> String {
         match &self.choice {
-            Choice::These(_) => "/tokens".to_owned(),
+            Choice::These(_) | Choice::Rest(_) => "/tokens".to_owned(),
             Choice::All(filter) => format!("/tokens{}", filter.query_string()),
         }
     }

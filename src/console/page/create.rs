@@ -1,5 +1,7 @@
 //! Making a token: its value is on one page, once.
 
+use std::sync::Arc;
+
 use askama::Template;
 use axum::response::Response;
 use http::StatusCode;
@@ -10,11 +12,13 @@ use jiff::tz::TimeZone;
 use super::form::Form;
 use super::grid::{self, Grid};
 use super::html::{self, Section, Shell};
-use super::session::{self, Notice, Sending};
+use super::session::{self, Notice, Sending, SessionKey};
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::When;
 use super::{receipt, tokens};
+use crate::audit::{Action as Event, Subject};
+use crate::console::Console;
 use crate::registry::{Created, NewToken, Registry, RegistryError, Requested};
 use crate::token::{Action, PermissionSet, RawToken, Resource, Role};
 
@@ -141,7 +145,8 @@ pub(super) async fn submit(Submitted { visitor, form }: Submitted) -> Response {
 
 async fn try_submit(visitor: &Visitor, form: &Form) -> Result<Response, Trouble> {
     form.check(&["csrf", "once", "description", "user", "expires", "date", "preset", "permission", "every", "token"])?;
-    let actor = visitor.acting(Resource::Tokens, Action::Write)?;
+    let about = Subject::default();
+    let actor = visitor.attempting(Resource::Tokens, Action::Write, Event::TokenCreate, about)?;
     let requested = grid::chosen(form)?;
     let new = NewToken {
         user: form.text("user").unwrap_or(visitor.holder.owner.name()).to_owned(),
@@ -151,17 +156,19 @@ async fn try_submit(visitor: &Visitor, form: &Form) -> Result<Response, Trouble>
     };
     let own = own_value(form)?;
     let is_own = own.is_some();
-    let command = async move |registry: Registry| match own {
-        Some(value) => registry.create_token_of(&actor, new, value).await,
-        None => registry.create_token(&actor, new).await,
-    };
-    let sent = Sent::of(visitor, form)?;
-    let sent = match sent {
+    let sent = match Sent::of(visitor, form)? {
         Ok(sent) => sent,
         Err(again) => return Ok(again),
     };
+    let command = async move |registry: Registry| {
+        let created = match own {
+            Some(value) => registry.create_token_of(&actor, new, value).await,
+            None => registry.create_token(&actor, new).await,
+        }?;
+        sent.made(&created);
+        Ok(created)
+    };
     let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
-    sent.made(&done.done);
     let notice = receipt::notice("It is made.".to_owned(), "Known", &done);
     let Created { record, owner, token } = done.done;
     let left_out = requested.without(record.permissions);
@@ -181,25 +188,29 @@ async fn try_submit(visitor: &Visitor, form: &Form) -> Result<Response, Trouble>
     Ok(html::page(&page))
 }
 
-/// A form that makes something, while it does.
-pub(super) struct Sent<'a> {
-    visitor: &'a Visitor,
+/// A form that makes something, while it does: part of the command, which goes on when the browser's connection breaks.
+pub(super) struct Sent {
+    console: Arc<Console>,
+    key: SessionKey,
     once: String,
     made: bool,
 }
 
-impl<'a> Sent<'a> {
+impl Sent {
     /// Begins; or, where the same form was sent before, leads to what it made.
     ///
     /// # Errors
     /// For a form that is none of ours.
-    pub(super) fn of(visitor: &'a Visitor, form: &Form) -> Result<Result<Self, Response>, Trouble> {
+    pub(super) fn of(visitor: &Visitor, form: &Form) -> Result<Result<Self, Response>, Trouble> {
         let once = form
             .text("once")
             .filter(|once| once.len() == 32)
             .ok_or_else(|| Trouble::invalid("send the form of the page"))?;
         match visitor.console.sessions.send(&visitor.key, once) {
-            Sending::First => Ok(Ok(Self { visitor, once: once.to_owned(), made: false })),
+            Sending::First => {
+                let (console, key) = (Arc::clone(&visitor.console), visitor.key.clone());
+                Ok(Ok(Self { console, key, once: once.to_owned(), made: false }))
+            }
             Sending::Again(made) => {
                 visitor.tell(Notice {
                     is_good: false,
@@ -214,14 +225,14 @@ impl<'a> Sent<'a> {
     /// It has made this.
     pub(super) fn made(mut self, created: &Created) {
         self.made = true;
-        self.visitor.console.sessions.sent(&self.visitor.key, &self.once, Some(created.record.id));
+        self.console.sessions.sent(&self.key, &self.once, Some(created.record.id));
     }
 }
 
-impl Drop for Sent<'_> {
+impl Drop for Sent {
     fn drop(&mut self) {
         if !self.made {
-            self.visitor.console.sessions.sent(&self.visitor.key, &self.once, None);
+            self.console.sessions.sent(&self.key, &self.once, None);
         }
     }
 }

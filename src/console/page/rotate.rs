@@ -16,7 +16,8 @@ use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::When;
 use super::{receipt, tokens};
-use crate::registry::{Created, Registry, Rotated, Rotation};
+use crate::audit::Action as Event;
+use crate::registry::{Created, Registry, Rotated, Rotation, audit};
 use crate::token::{Action, Resource, TokenId};
 
 /// How long the old token goes on, as it can be chosen.
@@ -92,7 +93,8 @@ pub(super) async fn submit(Path(id): Path<String>, Submitted { visitor, form }: 
 async fn try_submit(visitor: &Visitor, id: &str, form: &Form) -> Result<Response, Trouble> {
     form.check(&["csrf", "once", "overlap", "token"])?;
     let token = id.parse::<TokenId>().map_err(|_| Trouble::not_found())?;
-    let actor = visitor.acting(Resource::Tokens, Action::Write)?;
+    let about = audit::of_tokens(&[token]);
+    let actor = visitor.attempting(Resource::Tokens, Action::Write, Event::TokenRotate, about)?;
     let chosen = OVERLAPS.iter().find(|(value, ..)| form.text("overlap") == Some(*value));
     let (.., hours) = chosen.ok_or_else(|| Trouble::invalid("Choose how long the old token goes on."))?;
     let rotation = Rotation { token, overlap: Duration::from_hours(*hours), expires_at: None };
@@ -102,12 +104,15 @@ async fn try_submit(visitor: &Visitor, id: &str, form: &Form) -> Result<Response
         Ok(sent) => sent,
         Err(again) => return Ok(again),
     };
-    let command = async move |registry: Registry| match own {
-        Some(value) => registry.rotate_to_value(&actor, rotation, value).await,
-        None => registry.rotate(&actor, rotation).await,
+    let command = async move |registry: Registry| {
+        let rotated = match own {
+            Some(value) => registry.rotate_to_value(&actor, rotation, value).await,
+            None => registry.rotate(&actor, rotation).await,
+        }?;
+        sent.made(&rotated.successor);
+        Ok(rotated)
     };
     let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
-    sent.made(&done.done.successor);
     let notice = receipt::notice("A new token takes its place.".to_owned(), "Known", &done);
     let now = Timestamp::now();
     let Rotated { old, successor: Created { record, owner, token } } = done.done;

@@ -41,6 +41,8 @@ struct Session {
     notices: Vec<Notice>,
     /// Forms that make something, and what they made.
     sent: Vec<(String, Option<TokenId>)>,
+    /// What a bulk that broke off last has left.
+    rest: Vec<TokenId>,
 }
 
 impl Session {
@@ -133,7 +135,8 @@ impl Sessions {
             let idlest = sessions.iter().min_by_key(|(_, session)| session.active).map(|(hash, _)| *hash);
             idlest.map(|hash| sessions.remove(&hash));
         }
-        let session = Session { token, csrf, began: now, active: now, notices: Vec::new(), sent: Vec::new() };
+        let session =
+            Session { token, csrf, began: now, active: now, notices: Vec::new(), sent: Vec::new(), rest: Vec::new() };
         sessions.insert(key.hash(), session);
         Ok(key)
     }
@@ -169,6 +172,18 @@ impl Sessions {
     /// What is to be told, once.
     pub(super) fn told(&self, key: &SessionKey) -> Vec<Notice> {
         self.0.lock().get_mut(&key.hash()).map(|session| std::mem::take(&mut session.notices)).unwrap_or_default()
+    }
+
+    /// Keeps what a bulk has left, until another one breaks off.
+    pub(super) fn keep(&self, key: &SessionKey, rest: Vec<TokenId>) {
+        if let Some(session) = self.0.lock().get_mut(&key.hash()) {
+            session.rest = rest;
+        }
+    }
+
+    /// That.
+    pub(super) fn kept(&self, key: &SessionKey) -> Vec<TokenId> {
+        self.0.lock().get(&key.hash()).map(|session| session.rest.clone()).unwrap_or_default()
     }
 
     /// A form that makes something is sent: a page that is loaded again sends its form again.

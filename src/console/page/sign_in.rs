@@ -9,7 +9,7 @@ use http::header::{COOKIE, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
-use super::form::Form;
+use super::form::{Form, holds_token};
 use super::html::{self, Shell};
 use super::session;
 use super::trouble::Trouble;
@@ -48,7 +48,8 @@ fn own_path(path: &str) -> String {
     let is_own = path.starts_with('/')
         && !path.starts_with("//")
         && !path.starts_with("/sign-")
-        && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+        && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+        && !holds_token(path);
     if is_own { path.to_owned() } else { String::new() }
 }
 
@@ -159,5 +160,7 @@ mod tests {
         {
             assert_eq!(own_path(path), "", "{path}");
         }
+        let value = "tc%2Dapiv1_0123456789abcdef0123456789abcdef";
+        assert_eq!(own_path(&format!("/tokens?text={value}")), "", "nothing that may be the value of a token");
     }
 }

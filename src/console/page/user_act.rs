@@ -13,7 +13,8 @@ use super::receipt;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::counted;
-use crate::registry::{Actor, Registry, RegistryError};
+use crate::audit::Action as Event;
+use crate::registry::{Actor, Registry, RegistryError, audit};
 use crate::token::{Action, Resource, Role, UserStatus};
 use crate::words::words;
 
@@ -65,6 +66,16 @@ impl Verb {
             Self::TransferOwnership => {
                 "This user becomes the Owner, and you an Administrator. Only the new Owner can undo it."
             }
+        }
+    }
+
+    fn event(self) -> Event {
+        match self {
+            Self::SetRole => Event::UserSetRole,
+            Self::Disable => Event::UserDisable,
+            Self::Enable => Event::UserEnable,
+            Self::Delete => Event::UserDelete,
+            Self::TransferOwnership => Event::OwnershipTransfer,
         }
     }
 
@@ -159,7 +170,7 @@ pub(super) async fn submit(
 async fn try_submit(visitor: &Visitor, name: &str, verb: &str, form: &Form) -> Result<Response, Trouble> {
     form.check(&["csrf", "role", "typed"])?;
     let verb = Verb::from_name(verb).ok_or_else(Trouble::not_found)?;
-    let actor = visitor.acting(Resource::Users, verb.action())?;
+    let actor = visitor.attempting(Resource::Users, verb.action(), verb.event(), audit::of_user(name))?;
     let role = role(verb, form)?;
     if verb == Verb::TransferOwnership && form.text("typed") != Some(name) {
         let problem = Some(format!("Type {name} to confirm."));

@@ -6,13 +6,14 @@ use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
 
-use super::form::Form;
+use super::form::{Form, holds_token};
 use super::html::{self, Section, Shell};
 use super::receipt;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::{When, counted};
-use crate::registry::Registry;
+use crate::audit::Action as Event;
+use crate::registry::{Registry, audit};
 use crate::token::{Action, Resource, Role, UserId, UserRecord, UserStatus};
 
 /// Rows of a page.
@@ -168,7 +169,7 @@ fn add_page(visitor: &Visitor, asked: &Form, status: StatusCode, problem: Option
     let page = AddPage {
         shell: visitor.shell("Add user", Section::Users),
         problem,
-        name: asked.text("name").unwrap_or_default().to_owned(),
+        name: asked.text("name").filter(|name| !holds_token(name)).unwrap_or_default().to_owned(),
         role: asked.text("role").unwrap_or("manager").to_owned(),
         roles: given_roles(visitor),
     };
@@ -188,7 +189,8 @@ pub(super) async fn add(Submitted { visitor, form }: Submitted) -> Response {
 
 async fn try_add(visitor: &Visitor, form: &Form) -> Result<Response, Trouble> {
     form.check(&["csrf", "name", "role"])?;
-    let actor = visitor.acting(Resource::Users, Action::Write)?;
+    let about = audit::of_user(form.text("name").unwrap_or_default());
+    let actor = visitor.attempting(Resource::Users, Action::Write, Event::UserCreate, about)?;
     let role = form.text("role").and_then(Role::from_name).filter(|role| *role != Role::Owner);
     let role = role.ok_or_else(|| Trouble::invalid("Choose a role."))?;
     let name = form.text("name").unwrap_or_default().to_owned();

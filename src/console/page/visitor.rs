@@ -9,10 +9,11 @@ use http::header::{CONTENT_TYPE, COOKIE, HOST, ORIGIN};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::form::Form;
+use super::form::{Form, holds_token};
 use super::html::{self, Section, Shell};
 use super::session::{Found, Notice, SessionKey};
 use super::trouble::Trouble;
+use crate::audit::{Action as Event, Subject};
 use crate::clock::Instant;
 use crate::console::api::input;
 use crate::console::{Console, OverTls, PublicUrl};
@@ -26,6 +27,9 @@ const COOKIES: [&str; 2] = [CONSOLE_COOKIES[0], CONSOLE_COOKIES[1]];
 
 /// What a page has in requests that it makes by itself.
 const POLL: &str = "x-tollgate-poll";
+
+/// Cookies of that name that are looked at.
+const MOST_COOKIES: usize = 8;
 
 /// How a request came.
 #[derive(Debug, Clone)]
@@ -71,12 +75,13 @@ impl Arrival {
         }
     }
 
-    /// The session that a browser says it has.
-    fn session_key(&self, headers: &HeaderMap) -> Option<SessionKey> {
+    /// The sessions that a browser says it has: another port of the host may have set a cookie of the same name.
+    fn session_keys(&self, headers: &HeaderMap) -> Vec<SessionKey> {
         let name = if self.is_secure { COOKIES[0] } else { COOKIES[1] };
         let fields = headers.get_all(COOKIE).iter().filter_map(|field| field.to_str().ok());
-        let mut values = fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        values.find(|(other, _)| *other == name).and_then(|(_, value)| SessionKey::of_cookie(value))
+        let values = fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let named = values.filter(|(other, _)| *other == name);
+        named.filter_map(|(_, value)| SessionKey::of_cookie(value)).take(MOST_COOKIES).collect()
     }
 }
 
@@ -114,6 +119,25 @@ impl Visitor {
                 "The token that you are signed in with, or its owner's role, lacks {resource}:{action}."
             ))),
         }
+    }
+
+    /// The same for what changes something, or reads the audit trail: that it was refused has an entry there.
+    ///
+    /// # Errors
+    /// As [`Visitor::acting`].
+    pub(super) fn attempting(
+        &self,
+        resource: Resource,
+        action: Action,
+        event: Event,
+        about: Subject,
+    ) -> Result<Actor, Trouble> {
+        self.acting(resource, action).inspect_err(|_| {
+            let (registry, actor) = (self.registry.clone(), self.actor(None));
+            let about = Subject { reason: Some("the token does not permit it".to_owned()), ..about };
+            // Nobody waits for that.
+            tokio::spawn(async move { registry.note_denied(&actor, event, about).await });
+        })
     }
 
     /// A path of the console, as it is from outside.
@@ -169,13 +193,16 @@ impl FromRequestParts<Arc<Console>> for Visitor {
             (false, &Method::GET) => {
                 let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
                 let path = path.strip_prefix(console.path("").as_str()).unwrap_or(path);
+                // What may be the value of a token goes into no address of ours.
+                let path = if holds_token(path) { "/" } else { path };
                 let next = form_urlencoded::byte_serialize(path.as_bytes()).collect::<String>();
                 html::see_other(&console.path(&format!("/sign-in?next={next}")))
             }
             (false, _) => html::see_other(&console.path("/sign-in")),
         };
-        let key = arrival.session_key(&parts.headers).ok_or_else(stranger)?;
-        let Found { token, csrf } = console.sessions.find(&key, now, !is_poll).ok_or_else(stranger)?;
+        let found = arrival.session_keys(&parts.headers).into_iter();
+        let found = found.filter_map(|key| Some((console.sessions.find(&key, now, !is_poll)?, key))).next();
+        let (Found { token, csrf }, key) = found.ok_or_else(stranger)?;
         let holder = console.authorize(token, None).map_err(|refusal| match refusal.status() {
             401 => {
                 console.sessions.end(&key);

@@ -5,6 +5,11 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use tollgate::audit::Outcome;
+use tollgate::registry::AuditFilter;
+use tollgate::store::SidecarId;
+use tollgate::token::{Action, Permission, Resource};
+
 use super::*;
 use crate::harness::within;
 
@@ -282,6 +287,113 @@ async fn no_value_of_a_token_is_in_an_address() {
     assert!(asked.status == 400 && !asked.body.contains(raw));
     let searched = client.post("/tokens/search", &format!("text={raw}")).await;
     assert_eq!(searched.field("location"), Some(format!("/tokens?text={}", &raw[raw.len() - 6..]).as_str()));
+}
+
+#[tokio::test]
+async fn what_looks_like_the_value_of_a_token_is_repeated_nowhere() {
+    let site = Site::start().await;
+    let client = owner(&site).await;
+    let raw = &site.agent.raw;
+    let stranger = Client::of(&site);
+    for path in [format!("/tokens?text={raw}"), format!("/tokens?text={}", raw.replace('_', "%5F"))] {
+        assert_eq!(stranger.get(&path).await.field("location"), Some("/sign-in?next=%2F"), "{path}");
+    }
+    assert_eq!(stranger.get(&format!("/sign-in?next=/tokens?text={raw}")).await.hidden("next"), "");
+    let searched = client.post("/audit/search", &format!("actor={raw}")).await;
+    assert!(searched.status == 400 && !searched.body.contains(raw), "{}", searched.body);
+    let listed = client.get(&format!("/audit?subject={raw}")).await;
+    assert!(listed.status == 400 && !listed.body.contains(raw), "{}", listed.body);
+    let searched = client.post("/audit/search", "actor=owner&action=&subject=&outcome=Success").await;
+    assert_eq!(searched.field("location"), Some("/audit?actor=owner&outcome=Success"));
+    let added = client.post("/add-user", &format!("name=x+{raw}&role=manager")).await;
+    assert!(added.status >= 400 && !added.body.contains(raw), "{}", added.body);
+}
+
+/// A cookie of the same name that another port of the host has set.
+#[tokio::test]
+async fn a_cookie_that_is_none_of_ours_hides_no_session() {
+    let site = Site::start().await;
+    let client = owner(&site).await;
+    for other in [format!("tollgate={}", "0".repeat(64)), "tollgate=x".to_owned()] {
+        let shadowed = Client { cookie: format!("{other}; {}", client.cookie), ..client.clone() };
+        assert_eq!(shadowed.get("/tokens").await.status, 200, "{other}");
+    }
+}
+
+#[tokio::test]
+async fn what_pages_refuse_is_in_the_audit_trail() {
+    let site = Site::start().await;
+    site.user("max", Role::Manager).await;
+    let reads = Permission::new(Resource::Tokens, Action::Read).expect("is one");
+    let reader = token_called(&site, "max", "only looks", PermissionSet::from_iter([reads])).await;
+    let mut client = Client::of(&site);
+    client.get("/sign-in").await;
+    let page = client.get("/sign-in").await;
+    (client.cookie, client.csrf) = (page.cookie(), page.hidden("csrf"));
+    client.cookie = client.post("/sign-in", &format!("token={}", reader.raw)).await.cookie();
+    client.csrf = client.get("/tokens").await.hidden("csrf");
+    let of_agent = format!("id={}", site.agent.id);
+    let once = "once=0123456789abcdef0123456789abcdef";
+    let rotate = format!("/tokens/{}/rotate", site.agent.id);
+    let refused = [
+        ("/tokens/do/delete", of_agent.as_str(), "token.delete"),
+        ("/tokens/do/revoke", &of_agent, "token.revoke"),
+        ("/tokens/new", &format!("{once}&description=x&preset=telegraf-agent&expires=30d"), "token.create"),
+        (&rotate, &format!("{once}&overlap=1h"), "token.rotate"),
+        ("/users/owner/disable", "", "user.disable"),
+        ("/add-user", "name=new&role=manager", "user.create"),
+    ];
+    for (path, form, _) in refused {
+        assert_eq!(client.post(path, form).await.status, 403, "{path}");
+    }
+    assert_eq!(client.get("/audit").await.status, 403);
+    let filter = AuditFilter { outcome: Some(Outcome::Denied), ..AuditFilter::default() };
+    let actions = async || {
+        let entries = site.registry.audit(&operator(), &filter, None, 100).await.expect("reads");
+        entries.iter().filter_map(|entry| entry.text("action").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let mut expected: Vec<_> = refused.iter().map(|(.., action)| *action).chain(["audit.read"]).collect();
+    expected.sort_unstable();
+    within("an entry for each", async {
+        loop {
+            let mut found = actions().await;
+            found.sort_unstable();
+            if found == expected {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
+
+/// The receipt is waited for when the connection breaks.
+#[tokio::test]
+async fn a_form_whose_connection_broke_makes_one_token() {
+    let site = Site::start().await;
+    let client = owner(&site).await;
+    let store = site.registry.store();
+    let mut standing = store.sidecars().await.expect("reads").remove(0).report;
+    (standing.id, standing.applied) = (SidecarId(7), None);
+    store.report(&standing, Duration::from_secs(60)).await.expect("reports");
+    let before = count(&site).await;
+    let once = "once=0123456789abcdef0123456789abcdef";
+    let form = format!("{once}&description=a&preset=telegraf-agent&expires=30d");
+    let sending = tokio::spawn({
+        let (client, form) = (client.clone(), form.clone());
+        async move { client.post("/tokens/new", &form).await.status }
+    });
+    within("it is made", async {
+        while count(&site).await == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    sending.abort();
+    assert!(sending.await.is_err(), "the connection breaks while the receipt is waited for");
+    store.withdraw(SidecarId(7)).await.expect("withdraws");
+    let again = client.post("/tokens/new", &form).await;
+    assert_eq!((again.status, count(&site).await), (303, before + 1), "{}", again.body);
 }
 
 /// Behind a proxy with TLS, a rewritten `Host` and a sub-path.
