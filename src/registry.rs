@@ -20,6 +20,7 @@
 mod actor;
 pub(crate) mod audit;
 mod bulk;
+mod catalogue;
 mod draft;
 mod error;
 pub mod export;
@@ -55,6 +56,7 @@ use crate::token::{UserId, UserRecord};
 
 pub use actor::{ActingToken, Actor, Right};
 pub use audit::{AuditFilter, AuditView, Tended};
+pub use catalogue::{Listed, Sort, SortKey};
 pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use export::{Export, ExportLine};
 pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};
@@ -69,6 +71,7 @@ pub use users::{RoleChange, Transfer};
 
 use actor::Authority;
 use audit::Audit;
+use catalogue::Shelf;
 
 /// Records read from the store at once.
 const PAGE: usize = 1000;
@@ -82,6 +85,7 @@ pub struct Registry {
     store: Arc<dyn Store>,
     commits: Arc<Mutex<Commits>>,
     audit: Arc<Audit>,
+    catalogue: Shelf,
     /// How long a new token may live.
     max_token_lifetime: Option<Duration>,
     origin: Origin,
@@ -118,6 +122,7 @@ impl Registry {
             store,
             commits: Arc::default(),
             audit: Arc::default(),
+            catalogue: Shelf::default(),
             max_token_lifetime: None,
             origin: Origin::default(),
         }
