@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
+use http::Uri;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
@@ -82,10 +83,8 @@ impl Console {
 
     /// Everything that it answers.
     pub(crate) fn router(self: Arc<Self>) -> Router {
-        let routes = beside(page::router(Arc::clone(&self)), api::router(Arc::clone(&self)));
-        let prefix = self.public_url.as_ref().map_or("", PublicUrl::prefix);
-        // A proxy in front may take the prefix away, or not.
-        if prefix.is_empty() { routes } else { Router::new().nest(prefix, routes.clone()).merge(routes) }
+        let prefix = self.public_url.as_ref().map_or("", PublicUrl::prefix).to_owned();
+        beside(prefix, page::router(Arc::clone(&self)), api::router(self))
     }
 
     /// A path of the console, as it is from outside.
@@ -96,13 +95,17 @@ impl Console {
 
 /// What is answered where there is no console, and why.
 pub(crate) fn off(reason: &'static str) -> Router {
-    beside(page::off(reason), api::off(reason))
+    beside(String::new(), page::off(reason), api::off(reason))
 }
 
 /// Pages for people, and the API for programs. Each says in its own way that there is nothing at a path.
-fn beside(pages: Router, api: Router) -> Router {
+fn beside(prefix: String, pages: Router, api: Router) -> Router {
     // Not by a route: what that matched would be a part of the path to the routes below it too.
-    Router::new().fallback(async move |request: Request| {
+    Router::new().fallback(async move |mut request: Request| {
+        // A proxy in front may take the prefix away, or not.
+        if let Some(uri) = without(&prefix, request.uri()) {
+            *request.uri_mut() = uri;
+        }
         let is_for_programs = request.uri().path().starts_with("/api/");
         let routes = if is_for_programs { &api } else { &pages };
         match TowerToHyperService::new(routes.clone()).call(request).await {
@@ -110,4 +113,37 @@ fn beside(pages: Router, api: Router) -> Router {
             Err(never) => match never {},
         }
     })
+}
+
+/// The target without the path before the console's own; `None`: it does not have that.
+fn without(prefix: &str, uri: &Uri) -> Option<Uri> {
+    let rest = uri.path().strip_prefix(prefix)?;
+    if prefix.is_empty() || !(rest.is_empty() || rest.starts_with('/')) {
+        return None;
+    }
+    let path = if rest.is_empty() { "/" } else { rest };
+    let target = uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(target.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_may_leave_the_path_that_it_has_the_console_at() {
+        let of = |uri: &str| without("/ops/tollgate", &uri.parse().expect("a target")).map(|uri| uri.to_string());
+        for (with, expected) in [
+            ("/ops/tollgate", "/"),
+            ("/ops/tollgate/", "/"),
+            ("/ops/tollgate/tokens?a=b", "/tokens?a=b"),
+            ("http://ops.example/ops/tollgate/api/v1/self", "http://ops.example/api/v1/self"),
+        ] {
+            assert_eq!(of(with).as_deref(), Some(expected));
+        }
+        assert_eq!((of("/tokens"), of("/ops/tollgates"), of("/")), (None, None, None));
+        assert_eq!(without("", &"/tokens".parse().expect("a target")), None);
+    }
 }

@@ -20,6 +20,7 @@
 mod actor;
 pub(crate) mod audit;
 mod bulk;
+mod catalogue;
 mod draft;
 mod error;
 pub mod export;
@@ -55,6 +56,7 @@ use crate::token::{UserId, UserRecord};
 
 pub use actor::{ActingToken, Actor, Right};
 pub use audit::{AuditFilter, AuditView, Tended};
+pub use catalogue::{Listed, Sort, SortKey};
 pub(crate) use error::without_tokens;
 pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use export::{Export, ExportLine};
@@ -70,6 +72,7 @@ pub use users::{RoleChange, Transfer};
 
 use actor::Authority;
 use audit::Audit;
+use catalogue::Shelf;
 
 /// Records read from the store at once.
 const PAGE: usize = 1000;
@@ -83,6 +86,7 @@ pub struct Registry {
     store: Arc<dyn Store>,
     commits: Arc<Mutex<Commits>>,
     audit: Arc<Audit>,
+    catalogue: Shelf,
     /// How long a new token may live.
     max_token_lifetime: Option<Duration>,
     origin: Origin,
@@ -119,6 +123,7 @@ impl Registry {
             store,
             commits: Arc::default(),
             audit: Arc::default(),
+            catalogue: Shelf::default(),
             max_token_lifetime: None,
             origin: Origin::default(),
         }

@@ -6,10 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Where Debian has HAProxy, which need not be in the PATH.
+# Where Debian has HAProxy and nginx, which need not be in the PATH.
 PATH=$PATH:/usr/sbin
 # What the build and the tests run, and the Debian packages that have it.
-needs=(cc:gcc curl:curl jq:jq node:nodejs openssl:openssl haproxy:haproxy script:bsdutils redis-server:redis-server redis-cli:redis-tools chromium:chromium chromedriver:chromium-driver promtool:prometheus)
+needs=(cc:gcc curl:curl jq:jq node:nodejs openssl:openssl haproxy:haproxy nginx:nginx-light script:bsdutils redis-server:redis-server redis-cli:redis-tools chromium:chromium chromedriver:chromium-driver promtool:prometheus)
 missing=() packages=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || { missing+=("${need%%:*}"); packages+=("${need##*:}"); }
@@ -26,7 +26,7 @@ if ((${#missing[@]})); then
     ((EUID == 0)) || as_root=(sudo -n)
     if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
         "${as_root[@]}" apt-get update -q
-        # Debian starts the services of what it installs (Redis, HAProxy, Prometheus), unless this says no.
+        # Debian starts the services of what it installs (Redis, HAProxy, nginx, Prometheus), unless this says no.
         policy=/usr/sbin/policy-rc.d
         if [[ ! -e $policy ]]; then
             trap '"${as_root[@]}" rm -f "$policy"' EXIT

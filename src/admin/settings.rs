@@ -52,9 +52,9 @@ pub(crate) enum ConsoleStore {
     Off(Option<&'static str>),
 }
 
-const NOT_LOOPBACK: &str = "the admin API is off here, since the admin listener is not on loopback: admin.console = \"on\" \
+const NOT_LOOPBACK: &str = "the console and its API are off here, since the admin listener is not on loopback: admin.console = \"on\" \
                             turns it on";
-const NOT_PERMITTED: &str = "the admin API is off here, since a sidecar's Redis user cannot change the registry: name one that \
+const NOT_PERMITTED: &str = "the console and its API are off here, since a sidecar's Redis user cannot change the registry: name one that \
                              can (admin.store_username and admin.store_password_file), or use `tollgate console`";
 
 impl AdminConfig {

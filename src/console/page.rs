@@ -28,13 +28,14 @@ mod tokens;
 mod trouble;
 mod user_act;
 mod users;
+mod view;
 mod visitor;
 mod when;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -87,13 +88,13 @@ pub(super) fn off(reason: &'static str) -> Router {
     Router::new()
         .route("/", get(explain))
         .route("/assets/{name}", get(assets::serve))
-        .fallback(not_found)
+        .fallback(async || Trouble::not_found().within(Shell::bare("")))
         .layer(middleware::from_fn(guarded))
 }
 
 /// Nothing is at the path.
-async fn not_found() -> Response {
-    Trouble::not_found().within(Shell::bare(""))
+async fn not_found(State(console): State<Arc<Console>>) -> Response {
+    Trouble::not_found().within(Shell::bare(console.path("")))
 }
 
 /// What a page may load and where it may send forms: from here, to here, and nothing else.

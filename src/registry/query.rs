@@ -64,7 +64,7 @@ impl TokenQuery {
     }
 
     /// Whether a token of the right owner and state is meant.
-    fn fits(&self, token: &TokenRecord, owner: &UserRecord) -> bool {
+    pub(super) fn fits(&self, token: &TokenRecord, owner: &UserRecord) -> bool {
         let has_text = |text: &String| {
             let text = text.to_lowercase();
             let places = [&token.description, &token.hint, &owner.name];
@@ -174,7 +174,11 @@ impl Registry {
     }
 
     /// How a store finds them, as far as it does; `None`: the actor may see none of them, or too little is known of their use.
-    async fn visible(&self, authority: &Authority, query: &TokenQuery) -> Result<Option<TokenFilter>, RegistryError> {
+    pub(super) async fn visible(
+        &self,
+        authority: &Authority,
+        query: &TokenQuery,
+    ) -> Result<Option<TokenFilter>, RegistryError> {
         let asked = match &query.user {
             Some(name) => Some(self.find_user(authority, name).await?.record.id),
             None => None,

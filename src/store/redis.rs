@@ -53,6 +53,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use redis::{Cmd, FromRedisValue, Pipeline, ToRedisArgs, cmd};
 
 pub(super) use self::archive::RedisUnfinished;
@@ -443,6 +444,10 @@ impl Usage for RedisStore {
 
     async fn usage(&self, tokens: &[TokenId]) -> Result<Usages, StoreError> {
         self.map_fault("reading the use of tokens", usage::usage(&self.access, tokens).await).await
+    }
+
+    async fn last_used(&self, tokens: &[TokenId]) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        self.map_fault("reading the use of tokens", usage::last_used(&self.access, tokens).await).await
     }
 
     async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError> {

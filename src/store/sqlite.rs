@@ -439,6 +439,12 @@ impl Usage for SqliteStore {
         self.read("reading the use of tokens", read).await
     }
 
+    async fn last_used(&self, tokens: &[TokenId]) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        let tokens = tokens.to_vec();
+        let read = move |connection: &Connection| usage::last_used(connection, &tokens, Timestamp::now());
+        self.read("reading the use of tokens", read).await
+    }
+
     async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError> {
         let tokens = tokens.to_vec();
         let read = move |connection: &Connection| usage::agents(connection, &tokens, limit, Timestamp::now());

@@ -170,6 +170,9 @@ pub trait Usage: Send + Sync + 'static {
     /// How these tokens were used.
     async fn usage(&self, tokens: &[TokenId]) -> Result<Usages, StoreError>;
 
+    /// When these tokens were last used, in the order asked for; `None`: never, as far as is known. Cheap, for all tokens at once.
+    async fn last_used(&self, tokens: &[TokenId]) -> Result<Vec<Option<Timestamp>>, StoreError>;
+
     /// The agents of these tokens, for each in the order asked for: the latest first, at most `limit`.
     async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError>;
 }

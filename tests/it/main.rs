@@ -55,6 +55,7 @@ mod service_token;
 mod snapshot_file;
 mod sqlite;
 mod stale_cut;
+mod threats;
 mod tls;
 mod token_memory;
 mod traces;

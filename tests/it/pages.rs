@@ -2,7 +2,10 @@
 
 mod flows;
 mod guarded;
+mod listing;
+mod live;
 mod pictures;
+mod proxied;
 mod roles;
 mod scriptless;
 

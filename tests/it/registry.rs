@@ -3,6 +3,7 @@
 
 mod acting;
 mod commands;
+mod listed;
 mod moving;
 mod purge;
 mod rotation;

@@ -8,7 +8,7 @@ use super::form::Form;
 use super::trouble::Trouble;
 use crate::registry::{ListState, TokenQuery, Unused};
 use crate::token::raw::PREFIX;
-use crate::token::{Permission, PermissionSet, TokenId};
+use crate::token::{Permission, PermissionSet};
 
 /// Names in an address that narrow the list, in the order in which they are written.
 pub(super) const CONDITIONS: [&str; 6] = ["text", "state", "user", "permission", "unused", "expires"];
@@ -53,24 +53,24 @@ impl Filter {
 
     /// For an address: empty, or beginning with `?`.
     pub(super) fn query_string(&self) -> String {
-        self.query_with(None)
+        self.query_with([])
     }
 
-    /// The same, of the page that begins after this token.
-    pub(super) fn query_with(&self, after: Option<TokenId>) -> String {
+    /// The same, with what else an address has.
+    pub(super) fn query_with(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(self.0.iter().map(|(name, text)| (*name, text)));
-        query.extend_pairs(after.map(|after| ("after", after.to_string())));
+        query.extend_pairs(more);
         let query = query.finish();
         if query.is_empty() { query } else { format!("?{query}") }
     }
 
-    /// Its conditions for people, each with the list without it.
-    pub(super) fn chips(&self) -> Vec<Chip> {
+    /// Its conditions for people, each with the query of the list that has only the others.
+    pub(super) fn chips(&self, query: impl Fn(Self) -> String) -> Vec<Chip> {
         let chip = |(place, (name, text)): (usize, &(&'static str, String))| {
             let mut others = self.clone();
             others.0.remove(place);
-            Chip { label: label(name, text), without: others.query_string() }
+            Chip { label: label(name, text), without: query(others) }
         };
         self.0.iter().enumerate().map(chip).collect()
     }
@@ -143,7 +143,7 @@ mod tests {
         let view = filter("user=max&text=plant+7&state=active&permission=&other=1");
         assert_eq!(view.query_string(), "?text=plant+7&state=active&user=max");
         assert_eq!(filter("").query_string(), "");
-        let chips = view.chips();
+        let chips = view.chips(|others| others.query_string());
         assert_eq!(
             chips.iter().map(|chip| chip.label.as_str()).collect::<Vec<_>>(),
             ["“plant 7”", "Status: active", "Owner: max"]

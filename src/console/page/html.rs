@@ -104,6 +104,8 @@ pub(super) struct TroublePage<'a> {
     pub(super) shell: Shell,
     pub(super) title: &'a str,
     pub(super) detail: &'a str,
+    /// There is no console to go to.
+    pub(super) is_off: bool,
 }
 
 /// A template as a reply.

@@ -5,17 +5,15 @@ use axum::extract::RawQuery;
 use axum::response::Response;
 use jiff::Timestamp;
 
-use super::filter::{self, Chip, Filter};
+use super::filter;
 use super::form::Form;
 use super::html::{self, Section, Shell};
 use super::trouble::Trouble;
+use super::view::{ROWS, View};
 use super::visitor::{Submitted, Visitor};
 use super::when::{When, counted, grouped};
 use crate::registry::{LastUse, TokenUses};
 use crate::token::{Action, PermissionSet, RawToken, Resource, TokenId, TokenRecord, TokenState, UserRecord};
-
-/// Rows of a page.
-const ROWS: usize = 25;
 
 /// A token that ends so soon is one to look at.
 const SOON: std::time::Duration = std::time::Duration::from_hours(7 * 24);
@@ -147,23 +145,22 @@ impl May {
 #[template(path = "tokens.html")]
 struct TokensPage {
     shell: Shell,
-    filter: Filter,
-    chips: Vec<Chip>,
+    view: View,
     rows: Vec<Row>,
     may: May,
     /// Names of users to filter by; empty for those who see the own tokens only.
     users: Vec<String>,
     permissions: Vec<String>,
-    /// How many match, if that is known without looking at each.
-    total: Option<String>,
-    is_first: bool,
-    /// The query of the page after.
-    next: Option<String>,
-    /// Whether all that match can be chosen: a list that is narrowed by nothing has no "all".
-    offers_all: bool,
+    /// How many match.
+    total: usize,
 }
 
 impl TokensPage {
+    /// How many match, easy to read.
+    fn count(&self) -> String {
+        grouped(self.total as u64)
+    }
+
     fn states(&self) -> [(&'static str, &'static str); 4] {
         [("", "Any status"), ("active", "Active"), ("expired", "Expired"), ("revoked", "Revoked")]
     }
@@ -195,36 +192,25 @@ pub(super) async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Respons
 }
 
 async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> {
-    let mut known = filter::CONDITIONS.to_vec();
-    known.push("after");
-    asked.check(&known)?;
+    asked.check(&View::names())?;
     let actor = visitor.acting(Resource::Tokens, Action::Read)?;
-    let after = match asked.text("after") {
-        Some(after) => Some(after.parse::<TokenId>().map_err(|_| Trouble::invalid("there is no such page"))?),
-        None => None,
-    };
-    let (filter, now, registry) = (Filter::of(asked), Timestamp::now(), &visitor.registry);
-    let query = filter.query(now)?;
-    // One more, to know whether the list goes on.
-    let mut found = registry.tokens(&actor, &query, after, ROWS + 1).await?;
-    let is_whole = found.len() <= ROWS;
-    found.truncate(ROWS);
-    let ids: Vec<_> = found.iter().map(|(token, _)| token.id).collect();
+    let (view, now, registry) = (View::of(asked)?, Timestamp::now(), &visitor.registry);
+    let query = view.filter.query(now)?;
+    let found = registry.listed(&actor, &query, view.sort, view.skipped * ROWS, ROWS).await?;
+    if let Some(last) = view.within(found.total) {
+        return Ok(visitor.go(&format!("/tokens{}", last.query_string())));
+    }
+    let ids: Vec<_> = found.tokens.iter().map(|(token, _)| token.id).collect();
     let uses = registry.usage(&actor, &ids).await?;
     let own = visitor.holder.token;
-    let rows = found.iter().map(|(token, owner)| Row::new(token, owner, &uses, own, now)).collect();
     let page = TokensPage {
         shell: visitor.shell("API Tokens", Section::Tokens),
-        chips: filter.chips(),
-        rows,
+        rows: found.tokens.iter().map(|(token, owner)| Row::new(token, owner, &uses, own, now)).collect(),
         may: May::of(visitor),
         users: users(visitor).await?,
         permissions: filter::permissions(),
-        total: registry.count(&actor, &query).await?.map(grouped),
-        is_first: after.is_none(),
-        next: ids.last().filter(|_| !is_whole).map(|last| filter.query_with(Some(*last))),
-        offers_all: !filter.is_empty(),
-        filter,
+        total: found.total,
+        view,
     };
     Ok(html::page(&page))
 }
@@ -252,9 +238,9 @@ pub(super) async fn search(Submitted { visitor, form }: Submitted) -> Response {
         let hint = form_urlencoded::Serializer::new(String::new()).append_pair("text", &token.hint()).finish();
         return visitor.go(&format!("/tokens?{hint}"));
     }
-    let filter = Filter::of(&form);
-    match filter.query(Timestamp::now()) {
-        Ok(_) => visitor.go(&format!("/tokens{}", filter.query_string())),
+    let view = View::of(&form).and_then(|view| view.filter.query(Timestamp::now()).map(|_| view));
+    match view {
+        Ok(view) => visitor.go(&format!("/tokens{}", view.query_string())),
         Err(trouble) => visitor.answer(Section::Tokens, Err(trouble)),
     }
 }

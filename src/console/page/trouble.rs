@@ -39,6 +39,8 @@ impl Trouble {
 
     /// There is no console here.
     pub(super) fn off(reason: &str) -> Self {
+        // A sentence of its own, below a heading.
+        let reason = reason.replacen("the console", "The console", 1) + ".";
         Self::new(StatusCode::NOT_IMPLEMENTED, "The console is off here", reason)
     }
 
@@ -54,8 +56,9 @@ impl Trouble {
 
     /// With what every page has around it.
     pub(super) fn within(self, shell: Shell) -> Response {
-        let mut reply =
-            html::render(self.status, &html::TroublePage { shell, title: self.title, detail: &self.detail });
+        let is_off = self.status == StatusCode::NOT_IMPLEMENTED;
+        let page = html::TroublePage { shell, title: self.title, detail: &self.detail, is_off };
+        let mut reply = html::render(self.status, &page);
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             reply.headers_mut().insert(RETRY_AFTER, http::HeaderValue::from_static("5"));
         }

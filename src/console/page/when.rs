@@ -52,7 +52,7 @@ pub(super) fn about(length: Duration) -> String {
         MINUTE..HOUR => (nearest(seconds, MINUTE), "minute"),
         HOUR..DAY => (nearest(seconds, HOUR), "hour"),
         _ if seconds < 60 * DAY => (nearest(seconds, DAY), "day"),
-        _ if seconds < 730 * DAY => (seconds / (30 * DAY), "month"),
+        _ if seconds < 730 * DAY => (nearest(seconds, 30 * DAY), "month"),
         _ => (seconds / (365 * DAY), "year"),
     };
     counted(count, unit)
@@ -95,6 +95,7 @@ mod tests {
         assert_eq!(told(-3600), "1 hour ago");
         assert_eq!(told(86_400 * 29 + 5), "in 29 days");
         assert_eq!(told(86_400 * 30 - 1), "in 30 days");
+        assert_eq!(told(86_400 * 90 - 1), "in 3 months");
         assert_eq!(told(-86_400 * 800), "2 years ago");
         let when = When::new(at(1_000_000_000), at(0));
         assert_eq!(

@@ -116,6 +116,13 @@ pub(super) async fn usage(access: &Access, tokens: &[TokenId]) -> Result<Usages,
     Ok(Usages { now: moment(now), since: since.map(moment), tokens: usages })
 }
 
+pub(super) async fn last_used(access: &Access, tokens: &[TokenId]) -> Result<Vec<Option<Timestamp>>, Fault> {
+    let now = now(access).await?;
+    let ids: Vec<_> = tokens.iter().map(|token| token.to_ascii()).collect();
+    let used = scores(access, Key::Usage, ids.iter().map(<[u8; 13]>::as_slice)).await?;
+    Ok(used.into_iter().map(|used| used.map(|used| moment(millis(used).min(now)))).collect())
+}
+
 /// How many agents used each since these moments.
 async fn counts(access: &Access, tokens: &[TokenId], since: [i64; 2]) -> Result<Vec<[AgentCount; 2]>, Fault> {
     let mut commands = Pipeline::new();

@@ -66,7 +66,10 @@ pub(super) async fn uses_are_told_as_they_were_left<D: Database>() {
     let by = [named("web-1", HOUR, 1, Some("1.39.0")), named("web-2", 25 * HOUR, 2, None), unnamed(2 * HOUR, 3)];
     store.record(&[used(&one, HOUR, by)]).await.expect("records");
 
-    let found = store.usage(&[two.record.id, one.record.id, TokenId::from_u64(7)]).await.expect("reads");
+    let ids = [two.record.id, one.record.id, TokenId::from_u64(7)];
+    let found = store.usage(&ids).await.expect("reads");
+    let last_uses: Vec<_> = found.tokens.iter().map(|usage| usage.last_used).collect();
+    assert_eq!(store.last_used(&ids).await.expect("reads"), last_uses);
     assert_eq!(found.since, Some(since));
     let counts = |usage: &TokenUsage| (usage.day.agents, usage.month.agents, usage.month.is_estimate);
     assert_eq!(found.tokens.iter().map(counts).collect::<Vec<_>>(), [(0, 0, false), (2, 3, false), (0, 0, false)]);

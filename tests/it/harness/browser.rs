@@ -48,6 +48,11 @@ impl Default for Looks {
 impl Browser {
     /// Starts one for pages of this server.
     pub(crate) async fn open(server: SocketAddr, looks: Looks) -> Self {
+        Self::open_at(format!("http://{server}"), looks).await
+    }
+
+    /// Starts one for pages below this URL. Every name leads to this machine, with whatever certificate.
+    pub(crate) async fn open_at(base: String, looks: Looks) -> Self {
         let place = PLACES.acquire().await.expect("never closed");
         let (driver, address) = driver();
         let profile = tempfile::tempdir().expect("a directory");
@@ -59,6 +64,7 @@ impl Browser {
             "--disable-background-networking".to_owned(),
             "--no-first-run".to_owned(),
             "--hide-scrollbars".to_owned(),
+            "--host-resolver-rules=MAP * 127.0.0.1".to_owned(),
             format!("--window-size={},900", looks.width.max(500)),
             format!("--user-data-dir={}", profile.path().display()),
         ];
@@ -67,17 +73,10 @@ impl Browser {
             arguments.push("--blink-settings=preferredColorScheme=0".to_owned());
         }
         let scripts = if looks.has_scripts { 1 } else { 2 };
-        let wanted = json!({ "capabilities": { "alwaysMatch": { "browserName": "chrome", "goog:chromeOptions": {
+        let wanted = json!({ "capabilities": { "alwaysMatch": { "browserName": "chrome", "acceptInsecureCerts": true, "goog:chromeOptions": {
             "args": arguments, "prefs": { "profile.managed_default_content_settings.javascript": scripts },
         } } } });
-        let mut browser = Self {
-            driver,
-            address,
-            session: String::new(),
-            base: format!("http://{server}"),
-            _profile: profile,
-            _place: place,
-        };
+        let mut browser = Self { driver, address, session: String::new(), base, _profile: profile, _place: place };
         let begun = browser.call("POST", "/session", Some(wanted)).await.expect("a browser starts");
         browser.session = begun["sessionId"].as_str().expect("a session").to_owned();
         let size = json!({
@@ -114,6 +113,17 @@ impl Browser {
     /// Waits until it shows just this path.
     pub(crate) async fn until_path(&self, path: &str) {
         self.until(&format!("the page {path}"), async || (self.path().await == path).then_some(())).await;
+    }
+
+    /// Another tab, in front of the others, which stay open.
+    pub(crate) async fn open_tab(&self) {
+        let tab = self.ask("POST", "/window/new", Some(json!({ "type": "tab" }))).await;
+        self.ask("POST", "/window", Some(json!({ "handle": tab["handle"] }))).await;
+    }
+
+    /// The cookies of the page, as WebDriver tells them.
+    pub(crate) async fn cookies(&self) -> Vec<Value> {
+        self.ask("GET", "/cookie", None).await.as_array().expect("a list").clone()
     }
 
     /// Clicks the first element that a selector finds, as soon as that can be done.

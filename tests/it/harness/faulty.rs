@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tollgate::store::{
     Agent, AuditLine, Batch, Bookmark, Changes, CommitError, CommitId, Committed, Feed, Head, Inventory, Items, Notice,
@@ -254,6 +255,10 @@ impl Usage for FaultyStore {
 
     async fn usage(&self, tokens: &[TokenId]) -> Result<Usages, StoreError> {
         self.check()?.usage(tokens).await
+    }
+
+    async fn last_used(&self, tokens: &[TokenId]) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        self.check()?.last_used(tokens).await
     }
 
     async fn agents(&self, tokens: &[TokenId], limit: usize) -> Result<Vec<Vec<Agent>>, StoreError> {

@@ -416,6 +416,10 @@ async fn behind_a_proxy_the_public_url_decides() {
         "{set}"
     );
     client.cookie = reply.cookie();
+    for path in ["/", "/tollgate", "/tollgate/"] {
+        assert_eq!(client.get(path).await.field("location"), Some("/tollgate/tokens"), "{path}");
+    }
+    assert!(client.get("/tollgate/nowhere").await.body.contains("href=\"/tollgate/assets/"));
     for path in ["/tokens", "/tollgate/tokens"] {
         assert!(client.get(path).await.body.contains("href=\"/tollgate/tokens/"), "{path}");
     }
@@ -431,5 +435,6 @@ async fn where_it_is_off_the_page_says_why() {
     client.address.set_ip([127, 0, 0, 1].into());
     let page = client.get("/").await;
     assert!(page.status == 501 && page.body.contains("The console is off here"), "{} {}", page.status, page.body);
+    assert!(page.body.contains("admin.console = ") && !page.body.contains("Open the console"), "{}", page.body);
     assert_eq!(client.get("/tokens").await.status, 404);
 }

@@ -67,7 +67,7 @@ all("form[data-bulk]").forEach((form) => {
       page.checked = ticked === boxes.length && boxes.length > 0;
       page.indeterminate = ticked > 0 && ticked < boxes.length;
     }
-    if (count) count.textContent = everything ? "All that match" : ticked ? `${ticked} selected` : "";
+    if (count) count.textContent = everything ? "All that match" : ticked ? `${ticked} selected` : "None selected";
   };
   if (page) {
     page.addEventListener("change", () => {
@@ -135,10 +135,11 @@ all("[data-date-of]").forEach((part) => {
   show();
 });
 
-// What changes by itself.
+// What changes by itself: one question at a time, and none from a tab that nobody looks at. Who is signed out meanwhile is
+// shown so within a second.
 all("[data-live]").forEach((part) => {
   let failures = 0;
-  const again = async () => {
+  const look = async () => {
     if (document.hidden) return;
     const reply = await fetch(location.href, { headers: { "X-Tollgate-Poll": "1" }, redirect: "error" }).catch(() => null);
     if (reply && reply.status === 401) return location.reload();
@@ -149,5 +150,6 @@ all("[data-live]").forEach((part) => {
     const fresh = page.querySelector("[data-live]");
     if (fresh) part.replaceChildren(...fresh.childNodes);
   };
-  setInterval(again, 2000);
+  const again = () => setTimeout(() => look().then(again, again), 800);
+  again();
 });

@@ -1,0 +1,94 @@
+//! Lists in any order, which rest on what is kept of all tokens: they show what is there, whoever changed it.
+
+use tollgate::registry::{Sort, SortKey};
+use tollgate::store::{AgentUse, Use};
+
+use super::*;
+
+/// The descriptions of a list, and how many it has in all.
+async fn listed(registry: &Registry, query: &TokenQuery, by: SortKey, is_descending: bool) -> (Vec<String>, usize) {
+    let sort = Sort { by, is_descending };
+    let found = registry.listed(&operator(), query, sort, 0, 100).await.expect("lists");
+    (found.tokens.into_iter().map(|(token, _)| token.description).collect(), found.total)
+}
+
+/// A list in the order of making is that of the store.
+async fn shows_what_is_there(registry: &Registry) {
+    for state in [None, Some(ListState::Active), Some(ListState::Revoked), Some(ListState::Expired)] {
+        let query = TokenQuery { state, ..TokenQuery::default() };
+        let found = registry.tokens(&operator(), &query, None, 1000).await.expect("lists");
+        let listed = registry.listed(&operator(), &query, Sort::default(), 0, 1000).await.expect("lists");
+        assert_eq!((listed.total, listed.tokens), (found.len(), found), "{state:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_shows_what_another_process_has_changed() {
+    let fixture = Fixture::start().await;
+    let (here, there) = (&fixture.registry, fixture.elsewhere().await);
+    fixture.add("max", Role::Manager).await;
+    shows_what_is_there(here).await;
+    let mut tokens = Vec::new();
+    for user in ["olga", "max", "olga", "max", "max"] {
+        tokens.push(there.create_token(&operator(), new_token(user)).await.expect("creates").record.id);
+        shows_what_is_there(here).await;
+    }
+    there.revoke(&operator(), &tokens[..2], false).await.expect("revokes");
+    shows_what_is_there(here).await;
+    there.reassign(&operator(), &tokens[2..3], "max", false).await.expect("reassigns");
+    let of_max = TokenQuery { user: Some("max".to_owned()), ..TokenQuery::default() };
+    assert_eq!(listed(here, &of_max, SortKey::Created, true).await.1, 4);
+    // Of a revoked token that goes the log says nothing, and of one that comes neither.
+    there.delete(&operator(), &tokens[..1], false).await.expect("deletes");
+    shows_what_is_there(here).await;
+    there.delete(&operator(), &tokens[1..4], false).await.expect("deletes");
+    shows_what_is_there(here).await;
+    there.delete_user(&operator(), "max").await.expect("deletes");
+    shows_what_is_there(here).await;
+}
+
+#[tokio::test]
+async fn a_list_is_in_the_order_that_was_asked_for() {
+    let fixture = Fixture::start().await;
+    let registry = &fixture.registry;
+    registry.store().record(&[]).await.expect("records");
+    fixture.add("Max", Role::Manager).await;
+    let now = Timestamp::now();
+    let mut ids = Vec::new();
+    for (user, description, days) in [("olga", "beta", Some(9)), ("Max", "Alpha", None), ("olga", "gamma", Some(3))] {
+        let expires_at = days.map(|days| now + std::time::Duration::from_secs(days * 86_400));
+        let new = NewToken { description: description.to_owned(), expires_at, ..new_token(user) };
+        ids.push(registry.create_token(&operator(), new).await.expect("creates").record.id);
+    }
+    let agents = Vec::<AgentUse>::new();
+    let used =
+        |token: TokenId, seconds| Use { token, age: std::time::Duration::from_secs(seconds), agents: agents.clone() };
+    registry.store().record(&[used(ids[0], 100), used(ids[1], 10)]).await.expect("records");
+    // Not the one that olga began with.
+    let query = TokenQuery { permission: Some("heartbeat:write".parse().expect("one")), ..TokenQuery::default() };
+    let query = TokenQuery { text: Some("a".to_owned()), ..query };
+    let first = registry.tokens(&operator(), &TokenQuery::default(), None, 10).await.expect("lists").pop();
+    let first = first.expect("one").0.description;
+    for (by, is_descending, expected) in [
+        (SortKey::Created, true, ["gamma", "Alpha", "beta"]),
+        (SortKey::Created, false, ["beta", "Alpha", "gamma"]),
+        (SortKey::Description, false, ["Alpha", "beta", "gamma"]),
+        (SortKey::Description, true, ["gamma", "beta", "Alpha"]),
+        (SortKey::Owner, false, ["Alpha", "gamma", "beta"]),
+        (SortKey::LastUsed, true, ["Alpha", "beta", "gamma"]),
+        (SortKey::LastUsed, false, ["gamma", "beta", "Alpha"]),
+        (SortKey::Expires, false, ["gamma", "beta", "Alpha"]),
+    ] {
+        let (mut found, _) = listed(registry, &query, by, is_descending).await;
+        found.retain(|description| *description != first);
+        assert_eq!(found, expected, "{by} {is_descending}");
+    }
+    // A part of it is that part of the whole, wherever it begins.
+    let sort = Sort { by: SortKey::Description, is_descending: false };
+    let (all, total) = listed(registry, &TokenQuery::default(), sort.by, false).await;
+    for skip in 0..=total {
+        let part = registry.listed(&operator(), &TokenQuery::default(), sort, skip, 2).await.expect("lists");
+        let part: Vec<_> = part.tokens.into_iter().map(|(token, _)| token.description).collect();
+        assert_eq!(part, all[skip..(skip + 2).min(total)]);
+    }
+}
