@@ -292,17 +292,22 @@ impl Registry {
     /// # Errors
     /// When `to` is not an active Administrator, and when the actor may not. After [`RegistryError::Interrupted`] the
     /// ownership has moved if it says so; giving the old Owner the role Administrator once more does the rest.
-    pub async fn transfer_ownership(&self, actor: &Actor, to: &str) -> Result<Transfer, RegistryError> {
+    pub async fn transfer_ownership<'a>(
+        &self,
+        actor: &Actor,
+        to: impl Into<Seen<&'a str>> + Send,
+    ) -> Result<Transfer, RegistryError> {
         let mut progress = Progress::default();
+        let to = to.into();
         let transferred = self.try_transfer_ownership(actor, to, &mut progress).await;
         let transferred = transferred.map_err(|error| progress.interrupted(error));
-        self.observed(actor, Action::OwnershipTransfer, of_user(to), transferred).await
+        self.observed(actor, Action::OwnershipTransfer, of_user(to.what), transferred).await
     }
 
     async fn try_transfer_ownership(
         &self,
         actor: &Actor,
-        to: &str,
+        seen: Seen<&str>,
         progress: &mut Progress,
     ) -> Result<Transfer, RegistryError> {
         let mut attempts = Attempts::default();
@@ -310,7 +315,7 @@ impl Registry {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::TransferOwnership)?;
-            let to = self.find_user(&authority, to).await?;
+            let to = seen.check(self.find_user(&authority, seen.what).await?)?;
             check_new_owner(&to.record)?;
             let old = self.find_owner().await?;
             // Before the tokens are read: what comes to the old Owner meanwhile is then noticed at the commit.
