@@ -68,11 +68,56 @@ async fn trail(registry: &Registry) -> Vec<AuditView> {
 }
 
 async fn verify(registry: &Registry) -> Verdict {
-    registry.verify_audit(&operator()).await.expect("reads").0
+    registry.verify_audit(&operator(), Vec::new()).await.expect("reads").verdict
 }
 
 fn actions(trail: &[AuditView]) -> Vec<&str> {
     trail.iter().map(|entry| entry.text("action").expect("an action")).collect()
+}
+
+/// The trail read by pages of three; between two of them, something may happen.
+async fn by_pages(registry: &Registry, mut between: impl AsyncFnMut(usize)) -> Vec<AuditView> {
+    let (mut found, mut before) = (Vec::new(), None);
+    loop {
+        let page = registry.audit(&operator(), &AuditFilter::default(), before, 3).await.expect("reads");
+        let Some(last) = page.last() else { break };
+        before = Some(last.place);
+        found.extend(page);
+        between(found.len()).await;
+    }
+    found.reverse();
+    found
+}
+
+#[tokio::test]
+async fn pages_miss_nothing_that_is_not_chained_yet_or_is_chained_meanwhile() {
+    for place in Place::both() {
+        let registry = place.made().await;
+        for number in 0..8 {
+            registry.add_user(&operator(), &format!("user-{number}"), Role::Viewer).await.expect("adds");
+        }
+        let expected = actions_and_users(&trail(&registry).await);
+        assert_eq!(expected.len(), 12);
+        let loose = by_pages(&registry, async |_| ()).await;
+        assert!(loose.iter().all(|entry| entry.seq.is_none()), "{loose:?}");
+        assert_eq!(actions_and_users(&loose), expected);
+        let meanwhile = by_pages(&registry, async |count| {
+            if count == 6 {
+                registry.tend_audit().await.expect("chains");
+                registry.add_user(&operator(), "later", Role::Viewer).await.expect("adds");
+            }
+        });
+        assert_eq!(actions_and_users(&meanwhile.await), expected);
+        let numbers: Vec<_> = trail(&registry).await.iter().map(|entry| entry.place).collect();
+        assert_eq!(numbers, (1..=13).collect::<Vec<_>>(), "what is loose has the number that it will have");
+    }
+}
+
+fn actions_and_users(trail: &[AuditView]) -> Vec<(String, Option<String>)> {
+    let of = |entry: &AuditView| {
+        (entry.text("action").expect("an action").to_owned(), entry.text("userName").map(str::to_owned))
+    };
+    trail.iter().map(of).collect()
 }
 
 #[tokio::test]
@@ -116,7 +161,7 @@ async fn every_change_is_an_entry_that_is_chained_afterwards() {
         let loose = trail(&registry).await;
         assert_eq!(actions(&loose), expected);
         assert!(loose.iter().all(|entry| entry.seq.is_none()), "no commit waits for the chain");
-        assert_eq!(registry.verify_audit(&operator()).await.expect("reads").1, 20, "it is said how many are not");
+        assert_eq!(registry.verify_audit(&operator(), Vec::new()).await.expect("reads").not_chained, 20, "it is said how many are not");
         let tended = registry.tend_audit().await.expect("chains");
         assert_eq!(tended.linked.added, 20);
         let chained = trail(&registry).await;
