@@ -30,6 +30,7 @@ use crate::proxy::failed_auth::FailedAuth;
 use crate::registry::Registry;
 use crate::replica::FreshnessConfig;
 use crate::token::TokenId;
+use crate::usage::Uses;
 use change::Confirmations;
 use idempotency::Creations;
 use page::Sessions;
@@ -50,6 +51,7 @@ pub(crate) struct Console {
     public_url: Option<PublicUrl>,
     trusted_proxies: Vec<Network>,
     failed_auth: Arc<FailedAuth>,
+    uses: Arc<Uses>,
     calls: Rates<TokenId>,
     creations: Creations,
     confirmations: Confirmations,
@@ -65,6 +67,7 @@ impl Console {
         public_url: Option<PublicUrl>,
         trusted_proxies: Vec<Network>,
         failed_auth: Arc<FailedAuth>,
+        uses: Arc<Uses>,
     ) -> Arc<Self> {
         Arc::new(Self {
             authorizer,
@@ -73,6 +76,7 @@ impl Console {
             public_url,
             trusted_proxies,
             failed_auth,
+            uses,
             calls: Rates::new(CALLS),
             creations: Creations::default(),
             confirmations: Confirmations::default(),

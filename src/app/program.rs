@@ -108,6 +108,7 @@ async fn run_console(config: Config) -> anyhow::Result<()> {
         () = async { console.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
         () = stop.next() => {}
     }
+    console.stop().await;
     tracing::info!("stopped");
     Ok(())
 }

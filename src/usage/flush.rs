@@ -24,6 +24,9 @@ const PIECE: usize = 500;
 /// How long the store may take for that.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long it may take for what is left at the end.
+const LAST_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
 enum FlushError {
@@ -74,10 +77,10 @@ impl Flusher {
         }
     }
 
-    /// Writes what is left at the end.
+    /// Writes what is left at the end, if the store takes it at once.
     pub(crate) async fn finish(mut self) {
-        if self.uses.has_unwritten() {
-            self.flush().await;
+        if self.uses.has_unwritten() && tokio::time::timeout(LAST_TIMEOUT, self.flush()).await.is_err() {
+            tracing::warn!("the latest use of tokens could not be recorded: the store does not answer");
         }
     }
 

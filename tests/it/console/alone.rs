@@ -94,6 +94,13 @@ async fn the_console_alone_manages_and_knows_nobody_once_it_is_stale() {
     ];
     let console = Serving::console(&bounds).await;
     manages(&setup, console.admin(), &sidecar).await;
+    // What is called here is used here, and nothing else tells of it.
+    let own = setup.call("GET", "/api/v1/self").send(console.admin()).await.done();
+    let own = format!("/api/v1/tokens/{}", own["token"].as_str().expect("an id"));
+    soon("it is recorded", async || {
+        setup.call("GET", &own).send(console.admin()).await.done()["last_used_at"].is_string()
+    })
+    .await;
     let status = setup.call("GET", "/api/v1/status").send(console.admin()).await.done();
     assert_eq!(status["sidecars"].as_array().map(Vec::len), Some(1), "the console is none: it lets nobody through");
     assert_eq!(console.readiness().await, 200);
