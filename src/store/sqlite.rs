@@ -429,7 +429,9 @@ impl Usage for SqliteStore {
     async fn record(&self, uses: &[Use]) -> Result<(), StoreError> {
         let uses = uses.to_vec();
         let retention = self.shared.retention;
-        let write = move |connection: &mut Connection| usage::record(connection, &uses, &retention, Timestamp::now());
+        // Now: whoever is written first, and for how long, makes nobody's use a later one.
+        let as_of = Timestamp::now();
+        let write = move |connection: &mut Connection| usage::record(connection, &uses, &retention, as_of);
         self.run("recording the use of tokens", move |database| database.report(write)).await
     }
 
