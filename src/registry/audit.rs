@@ -310,20 +310,20 @@ impl Registry {
             (ErrorKind::Unavailable | ErrorKind::Unknown, _) => return,
         };
         let who = self.who(actor);
-        self.leave(&who, actor.name(), action, outcome, Subject { reason: Some(reason), ..subject }).await;
+        self.leave(&who, Some(actor.name()), action, outcome, Subject { reason: Some(reason), ..subject }).await;
     }
 
     /// Leaves an entry about something that was refused before the registry was asked, such as to a token without the
     /// permission. Bounded: those of one actor beyond some are only counted.
     pub async fn note_denied(&self, actor: &Actor, action: Action, subject: Subject) {
-        self.leave(&self.who(actor), actor.name(), action, Outcome::Denied, subject).await;
+        self.leave(&self.who(actor), Some(actor.name()), action, Outcome::Denied, subject).await;
     }
 
     /// Leaves an entry about somebody unknown who tried to sign in. All strangers together have one a minute, which says how
     /// many there were since the one before.
     pub async fn note_stranger(&self, action: Action) {
         let who = Who::system(STRANGER, self.origin.without_token());
-        self.leave(&who, STRANGER, action, Outcome::Denied, Subject::default()).await;
+        self.leave(&who, None, action, Outcome::Denied, Subject::default()).await;
     }
 
     fn who(&self, actor: &Actor) -> Who {
@@ -334,7 +334,8 @@ impl Registry {
         }
     }
 
-    async fn leave(&self, who: &Who, name: &str, action: Action, outcome: Outcome, subject: Subject) {
+    /// Leaves an entry of somebody of that name, or of a stranger.
+    async fn leave(&self, who: &Who, name: Option<&str>, action: Action, outcome: Outcome, subject: Subject) {
         let Some(more) = self.audit.refusals.lock().admit(name, Instant::now()) else { return };
         let event = Event::new(who, action, outcome, Subject { more, ..subject }, now());
         if let Err(error) = self.store.note(&[event.to_bytes()]).await {
@@ -354,9 +355,9 @@ pub(crate) fn of_user(name: &str) -> Subject {
     Subject { user_name: name, ..Subject::default() }
 }
 
-/// How many entries about refusals there were, by actor.
+/// How many entries about refusals there were, by actor; `None`: of strangers, whatever users are called.
 #[derive(Debug, Default)]
-struct Refusals(HashMap<String, Quota>);
+struct Refusals(HashMap<Option<String>, Quota>);
 
 #[derive(Debug)]
 struct Quota {
@@ -377,16 +378,16 @@ impl Refusals {
     const ACTORS: usize = 1000;
 
     /// `Some`: there is to be an entry, and how many before it there was none of.
-    fn admit(&mut self, actor: &str, now: Instant) -> Option<u64> {
-        if self.0.len() >= Self::ACTORS && !self.0.contains_key(actor) {
+    fn admit(&mut self, actor: Option<&str>, now: Instant) -> Option<u64> {
+        let (actor, most) = (actor.map(str::to_owned), actor.map_or(Self::OF_STRANGERS, |_| Self::MOST));
+        if self.0.len() >= Self::ACTORS && !self.0.contains_key(&actor) {
             self.0.retain(|_, quota| now.saturating_duration_since(quota.since) < Self::PERIOD);
             // As many users as that within a minute are many tokens in one hand.
             if self.0.len() >= Self::ACTORS {
                 return None;
             }
         }
-        let most = if actor == STRANGER { Self::OF_STRANGERS } else { Self::MOST };
-        let quota = self.0.entry(actor.to_owned()).or_insert(Quota { since: now, left: most, more: 0 });
+        let quota = self.0.entry(actor).or_insert(Quota { since: now, left: most, more: 0 });
         if now.saturating_duration_since(quota.since) >= Self::PERIOD {
             (quota.since, quota.left) = (now, most);
         }
@@ -406,14 +407,16 @@ mod tests {
     #[test]
     fn refusals_are_bounded_and_what_is_left_out_is_counted() {
         let (mut refusals, start) = (Refusals::default(), Instant::now());
-        let admitted = (0..100).filter_map(|_| refusals.admit("max", start)).count();
+        let admitted = (0..100).filter_map(|_| refusals.admit(Some("max"), start)).count();
         assert_eq!(admitted, Refusals::MOST as usize);
-        assert_eq!(refusals.admit("vera", start), Some(0), "another one's are not left out for that");
-        assert_eq!(refusals.admit("max", start + Refusals::PERIOD), Some(80));
-        assert_eq!((0..9).filter_map(|_| refusals.admit(STRANGER, start)).count(), 1);
-        assert_eq!(refusals.admit(STRANGER, start + Refusals::PERIOD), Some(8));
+        assert_eq!(refusals.admit(Some("vera"), start), Some(0), "another one's are not left out for that");
+        assert_eq!(refusals.admit(Some("max"), start + Refusals::PERIOD), Some(80));
+        assert_eq!((0..9).filter_map(|_| refusals.admit(None, start)).count(), 1);
+        assert_eq!(refusals.admit(None, start + Refusals::PERIOD), Some(8));
+        let of_one_called_so = (0..9).filter_map(|_| refusals.admit(Some(STRANGER), start)).count();
+        assert_eq!(of_one_called_so, 9, "a user may be called so, and is none");
         for actor in 0..2 * Refusals::ACTORS {
-            refusals.admit(&actor.to_string(), start + Refusals::PERIOD);
+            refusals.admit(Some(&actor.to_string()), start + Refusals::PERIOD);
         }
         assert!(refusals.0.len() <= Refusals::ACTORS);
     }
@@ -421,6 +424,7 @@ mod tests {
     #[test]
     fn filters_look_at_what_an_entry_says() {
         let entry = AuditView::of_entry(
+            1,
             br#"{"timestamp":"2026-11-26T12:00:00Z","action":"token.revoke","actorId":"7","actorName":"anna",
                 "outcome":"Success","tokens":["1","2"]}"#,
         );
@@ -439,6 +443,6 @@ mod tests {
         assert!(AuditFilter { since: noon, ..AuditFilter::default() }.has(&entry));
         assert!(!AuditFilter { until: noon, ..AuditFilter::default() }.has(&entry));
         assert!(!AuditFilter { outcome: Some(Outcome::Denied), ..AuditFilter::default() }.has(&entry));
-        assert!(AuditFilter::default().has(&AuditView::of_entry(b"\xff")), "what cannot be read is shown");
+        assert!(AuditFilter::default().has(&AuditView::of_entry(1, b"\xff")), "what cannot be read is shown");
     }
 }

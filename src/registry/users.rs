@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::actor::{Authority, Right};
 use super::audit::of_user;
 use super::draft::Draft;
+use super::error::without_tokens;
 use super::steps::{CHUNK, Counts, Progress, UNREVOKED, UserChange};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
 use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, Seen, now};
@@ -378,14 +379,23 @@ impl Registry {
     }
 }
 
-/// Names appear in headers, logs and shell commands as they are. One that begins like a token would be a token that
-/// somebody pasted into the wrong place.
-pub(super) fn check_name(name: &str) -> Result<(), RegistryError> {
+/// Whether there may be a user of this name. Names appear in headers, logs and shell commands as they are.
+pub(super) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte);
-    if (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with(PREFIX) {
-        return Ok(());
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with(PREFIX)
+}
+
+/// Whether a new user may be called so: as before, and neither something that may be a token, which somebody pasted into the
+/// wrong place, nor what has a meaning of its own in a path, where no client could name it.
+pub(super) fn check_name(name: &str) -> Result<(), RegistryError> {
+    let may_be_token = || {
+        let small = name.to_ascii_lowercase();
+        without_tokens(&small) != small
+    };
+    match is_name(name) && !matches!(name, "." | "..") && !may_be_token() {
+        true => Ok(()),
+        false => Err(RegistryError::InvalidName(name.to_owned())),
     }
-    Err(RegistryError::InvalidName(name.to_owned()))
 }
 
 fn new_user(name: &str, role: Role, now: Timestamp) -> UserRecord {

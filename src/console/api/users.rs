@@ -73,8 +73,8 @@ pub(super) async fn show(caller: Caller<UsersRead>, Segment(name): Segment) -> R
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AddUser {
-    /// 1 to 64 of `A-Z a-z 0-9 . _ @ + -`.
-    #[schema(pattern = "^[A-Za-z0-9._@+-]{1,64}$")]
+    /// 1 to 64 of `A-Z a-z 0-9 . _ @ + -`, with nothing in it that may be a token, and neither `.` nor `..`.
+    #[schema(min_length = 1, max_length = 64, pattern = r"^(\.{0,2}[A-Za-z0-9_@+-][A-Za-z0-9._@+-]*|\.{3,64})$")]
     name: String,
     /// What the user may do.
     role: GivenRole,
