@@ -54,9 +54,6 @@ pub use program::{console, serve};
 /// How long the store may take to take back this sidecar's report at the end. A report that stays does no harm.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long the store may take to record the latest use of tokens.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// A running sidecar. Dropping it without [`Sidecar::stop`] cuts off what it serves.
 #[derive(Debug)]
 pub struct Sidecar {
@@ -231,7 +228,10 @@ impl Sidecar {
                     .with_audit(config.audit.clone())
                     .with_max_token_lifetime(config.max_token_lifetime);
                 let registry = audit_keeper.insert(registry).clone();
-                Some(Console::new(authorizer, freshness, registry, public_url, trusted_proxies, failed_auth).router())
+                let uses = Arc::clone(&health.uses);
+                let console =
+                    Console::new(authorizer, freshness, registry, public_url, trusted_proxies, failed_auth, uses);
+                Some(console.router())
             }
             Err(reason) => reason.map(pages::off),
         };
@@ -417,10 +417,8 @@ impl Sidecar {
         if !joined.await.unwrap_or(false) {
             tracing::error!("a worker panicked");
         }
-        if let Some(flusher) = self.flusher.take()
-            && tokio::time::timeout(FLUSH_TIMEOUT, flusher.finish()).await.is_err()
-        {
-            tracing::warn!("the latest use of tokens could not be recorded: the store does not answer");
+        if let Some(flusher) = self.flusher.take() {
+            flusher.finish().await;
         }
         // Not before: until the last request ended, others had to wait for this sidecar too. And not where it leaves a file
         // from which it can start again: it could still let a token in then, whatever the store says.

@@ -13,7 +13,7 @@
 //! when it was read, byte by byte. Sidecars cannot commit, and have no part in it.
 //!
 //! A line is JSON. Its last member is the SHA-256 of the line without it, and the one before is the hash of the line before
-//! ([`chain`]), so [`verify`] finds what is missing and what was changed. The lines in a store, in a file and in syslog are
+//! ([`chain`]), so [`verify()`] finds what is missing and what was changed. The lines in a store, in a file and in syslog are
 //! the same bytes: whoever cuts off the end of one is found by the other.
 
 pub mod chain;
@@ -22,6 +22,7 @@ mod forward;
 mod link;
 mod settings;
 mod verify;
+mod whole;
 
 pub use chain::{Head, TrailText};
 pub use event::{Action, ActorType, Event, Origin, Outcome, Subject, Who, events};
@@ -29,3 +30,4 @@ pub use forward::{Forwarded, forward};
 pub use link::{Linked, link};
 pub use settings::Settings;
 pub use verify::{Finding, Verdict, Verifier};
+pub use whole::{Verification, Witnesses, verify};

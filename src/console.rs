@@ -31,6 +31,7 @@ use crate::proxy::failed_auth::FailedAuth;
 use crate::registry::Registry;
 use crate::replica::FreshnessConfig;
 use crate::token::TokenId;
+use crate::usage::Uses;
 use change::Confirmations;
 use idempotency::Creations;
 use page::Sessions;
@@ -51,6 +52,7 @@ pub(crate) struct Console {
     public_url: Option<PublicUrl>,
     trusted_proxies: Vec<Network>,
     failed_auth: Arc<FailedAuth>,
+    uses: Arc<Uses>,
     calls: Rates<TokenId>,
     creations: Creations,
     confirmations: Confirmations,
@@ -66,6 +68,7 @@ impl Console {
         public_url: Option<PublicUrl>,
         trusted_proxies: Vec<Network>,
         failed_auth: Arc<FailedAuth>,
+        uses: Arc<Uses>,
     ) -> Arc<Self> {
         Arc::new(Self {
             authorizer,
@@ -74,6 +77,7 @@ impl Console {
             public_url,
             trusted_proxies,
             failed_auth,
+            uses,
             calls: Rates::new(CALLS),
             creations: Creations::default(),
             confirmations: Confirmations::default(),

@@ -36,7 +36,7 @@ use outcome::Measured;
 use target::Targets;
 
 pub(crate) use figures::Proofs;
-pub(crate) use outcome::{Proof, Verdict};
+pub(crate) use outcome::{Proof, ProofView, Verdict};
 pub(crate) use settings::ProveAtInterval;
 pub(crate) use settings::ProveSettings;
 pub(crate) use target::Here;
@@ -68,6 +68,17 @@ pub(crate) enum ProveError {
     /// A signal came.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl ProveError {
+    /// As programs see it.
+    pub(crate) fn view(&self, started_at: Timestamp) -> ProofView<'_> {
+        let unmeasured = match self {
+            Self::NoListener(unmeasured) => unmeasured.as_slice(),
+            _ => &[],
+        };
+        ProofView::of_nothing(started_at, chain(self), unmeasured)
+    }
 }
 
 /// Who proves, and where.
@@ -116,9 +127,10 @@ impl Prover {
     }
 
     async fn targets(&self) -> Result<Targets, ProveError> {
+        let sidecars = self.registry.store().sidecars().await.map_err(ProveError::Reports)?;
         let targets = match self.settings.via.as_slice() {
-            [] => Targets::of_reports(self.registry.store().sidecars().await.map_err(ProveError::Reports)?, self.here),
-            via => Targets::named(via),
+            [] => Targets::of_reports(sidecars, self.here),
+            via => Targets::named(via, sidecars),
         };
         if targets.listeners.is_empty() { Err(ProveError::NoListener(targets.unmeasured)) } else { Ok(targets) }
     }

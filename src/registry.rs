@@ -177,9 +177,9 @@ impl Registry {
     /// A user by name, if there is one and the actor may see it.
     async fn find_user(&self, authority: &Authority, name: &str) -> Result<Versioned<UserRecord>, RegistryError> {
         // What is no name is looked up nowhere: the store would take any text.
-        let found = match users::check_name(name) {
-            Ok(()) => self.store.user_by_name(name).await?,
-            Err(_) => None,
+        let found = match users::is_name(name) {
+            true => self.store.user_by_name(name).await?,
+            false => None,
         };
         match found.filter(|user| authority.sees_user(user.record.id)) {
             Some(user) => Ok(user),

@@ -1,7 +1,18 @@
 //! Enums whose variants have names that people and programs write: one table gives the variants, their names, and the way
-//! back.
+//! back. And which symbols a stranger's words may have.
 
 use std::fmt;
+
+/// Whether a symbol in a text of a stranger's is one that is seen: neither a control character, nor one that turns the direction of
+/// the text around, or is there for nobody to see.
+pub(crate) fn is_plain(symbol: char) -> bool {
+    !symbol.is_control()
+        && !matches!(
+            symbol,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffd}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
 
 /// Defines an enum with a name for each variant: `ALL`, `name`, `from_name` and `Display`. With a word in parentheses for
 /// what the variants are, such as `("formats")`, `FromStr` too.

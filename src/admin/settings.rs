@@ -83,11 +83,15 @@ impl AdminConfig {
         own
     }
 
-    /// Whether tokens would be sent to it in the clear over a network, without anybody having said that this is meant.
+    /// Whether a sidecar's console would be sent tokens in the clear.
     pub(crate) fn is_exposed(&self) -> bool {
         let is_wanted = self.console == Some(Switch::On) || self.store_username.is_some();
-        let is_local = self.address.ip().to_canonical().is_loopback();
-        is_wanted && self.console != Some(Switch::Off) && !is_local && self.tls.is_none() && self.public_url.is_none()
+        is_wanted && self.console != Some(Switch::Off) && self.is_in_the_clear()
+    }
+
+    /// Whether what is sent to it crosses a network in the clear, without anybody having said that this is meant.
+    pub(crate) fn is_in_the_clear(&self) -> bool {
+        !self.address.ip().to_canonical().is_loopback() && self.tls.is_none() && self.public_url.is_none()
     }
 }
 
@@ -110,6 +114,7 @@ mod tests {
         assert_eq!(of("redis://h", AdminConfig::default()), ConsoleStore::Off(Some(NOT_PERMITTED)));
         assert_eq!(of("redis://h", on.clone()), ConsoleStore::Shared);
         assert!(!open.is_exposed() && !on.is_exposed());
+        assert!(open.is_in_the_clear() && !on.is_in_the_clear());
         assert!(AdminConfig { console: on.console, ..open }.is_exposed());
     }
 

@@ -18,6 +18,7 @@ use crate::registry::Registry;
 use crate::reload;
 use crate::replica::{Replica, alarm, driver};
 use crate::store::{Feed, Store};
+use crate::usage::Flusher;
 
 /// A running console. It ends when it is dropped.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub(crate) struct ConsoleProcess {
     health: Arc<Health>,
     supervisor: Supervisor,
     tasks: Vec<AbortHandle>,
+    flusher: Flusher,
 }
 
 impl ConsoleProcess {
@@ -64,9 +66,13 @@ impl ConsoleProcess {
             config.admin.public_url,
             config.trusted_proxies,
             Arc::clone(&health.failed_auth),
+            Arc::clone(&health.uses),
         );
+        let flusher = Flusher::new(Arc::clone(&health.uses), store.clone(), Arc::clone(&health.flushes_failed));
         let supervisor = Supervisor::new(Arc::clone(&health.panics));
-        let mut process = Self { address, health: Arc::clone(&health), supervisor, tasks: Vec::new() };
+        let mut process =
+            Self { address, health: Arc::clone(&health), supervisor, tasks: Vec::new(), flusher: flusher.clone() };
+        process.spawn("usage", move || flusher.clone().run());
         if let Some(proving) = proving {
             process.spawn("proofs", move || proving.clone().run());
         }
@@ -99,6 +105,12 @@ impl ConsoleProcess {
     /// Waits until its replica was proven fresh for the first time.
     pub(crate) async fn ready(&self) {
         self.health.replica.ready().await;
+    }
+
+    /// Ends it. What callers used is left in the store.
+    pub(crate) async fn stop(self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+        self.flusher.clone().finish().await;
     }
 
     /// Waits until it cannot go on, and says for want of what.

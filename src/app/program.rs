@@ -10,7 +10,7 @@ use super::console::ConsoleProcess;
 use super::signals::{OtherSignals, StopSignals, reopen_signal};
 use super::{Sidecar, descriptors, service};
 use crate::access_log::AccessLog;
-use crate::config::Config;
+use crate::config::{Config, Reason};
 use crate::console::Switch;
 use crate::store::{self, Absent, Store};
 use crate::worker::panic::log_panics;
@@ -108,6 +108,7 @@ async fn run_console(config: Config) -> anyhow::Result<()> {
         () = async { console.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
         () = stop.next() => {}
     }
+    console.stop().await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -115,6 +116,10 @@ async fn run_console(config: Config) -> anyhow::Result<()> {
 async fn start_console(config: Config) -> anyhow::Result<ConsoleProcess> {
     if config.admin.console == Some(Switch::Off) {
         anyhow::bail!("admin.console is \"off\": this command has nothing to serve");
+    }
+    // A sidecar's configuration may have such an address, for metrics: there the console is off then.
+    if config.admin.is_in_the_clear() {
+        anyhow::bail!("admin.address ({}): {}", config.admin.address, Reason::ExposedConsole);
     }
     let store: Arc<dyn Store> = store::open(&config.admin.own_store(&config.store), Absent::Await).await?;
     let described = store.describe();

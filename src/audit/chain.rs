@@ -7,6 +7,8 @@
 //!
 //! `printf '%s}' "${LINE%,\"hash\":*}" | sha256sum` says what the last member must be.
 
+use std::str::FromStr;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::hex::Hex;
@@ -66,6 +68,19 @@ impl Head {
         text.pop();
         text.extend_from_slice(&[OWN, hash.as_bytes(), b"\"}"].concat());
         (AuditLine { seq, text }, Self { seq, hash })
+    }
+}
+
+impl FromStr for Head {
+    type Err = &'static str;
+
+    /// `1207:6f1c...`
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let parts = text.split_once(':').and_then(|(seq, hash)| Some((seq.parse().ok()?, hash)));
+        let is_hash =
+            |hash: &str| hash.len() == DIGITS && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let head = parts.filter(|(_, hash)| is_hash(hash)).map(|(seq, hash)| Self { seq, hash: hash.to_owned() });
+        head.ok_or("write a line's number, a colon and its hash (the members seq and hash)")
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use crate::store::{Batch, Edit};
 use crate::token::raw::PREFIX;
 use crate::token::{Role, TokenEvent, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
-use crate::words::words;
+use crate::words::{is_plain, words};
 
 words! {
     /// What was done, or tried.
@@ -105,12 +105,6 @@ impl Origin {
     pub fn user_agent(&self) -> Option<&str> {
         self.user_agent.as_deref()
     }
-}
-
-/// Neither a control character nor one that turns the direction of the text around.
-fn is_plain(symbol: char) -> bool {
-    !symbol.is_control()
-        && !matches!(symbol, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fffd}')
 }
 
 /// Who is recorded for an event.

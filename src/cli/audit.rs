@@ -1,10 +1,7 @@
 //! `audit ...`: the audit trail, and whether it is whole.
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -13,11 +10,10 @@ use serde_json::Value;
 use super::args::{Format, Moment, Page};
 use super::list::{self, Listed};
 use super::output::Output;
-use super::serve::audit_settings;
 use super::session::Session;
 use super::table::{Cell, Tone};
 use super::{Globals, time};
-use crate::audit::{Finding, Head, Outcome, TrailText, Verdict, Verifier};
+use crate::audit::{Finding, Head, Outcome, Verdict, Verification, Witnesses};
 use crate::registry::{AuditFilter, AuditView};
 use crate::store::Absent;
 
@@ -81,17 +77,10 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// A line's number and hash, which the store must have too: what syslog got last
-    #[arg(long, value_name = "SEQ:HASH", value_parser = parse_head)]
+    #[arg(long, value_name = "SEQ:HASH")]
     head: Vec<Head>,
     #[command(flatten)]
     format: Format,
-}
-
-fn parse_head(text: &str) -> Result<Head, &'static str> {
-    let parts = text.split_once(':').and_then(|(seq, hash)| Some((seq.parse().ok()?, hash)));
-    let is_hash = |hash: &str| hash.len() == 64 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let head = parts.filter(|(_, hash)| is_hash(hash)).map(|(seq, hash)| Head { seq, hash: hash.to_owned() });
-    head.ok_or("write a line's number, a colon and its hash (the members seq and hash)")
 }
 
 /// Runs a command on the audit trail.
@@ -102,14 +91,7 @@ pub(super) async fn run(globals: &Globals, command: AuditCommand) -> anyhow::Res
     let session = Session::open(globals, Absent::Refuse).await?;
     match command {
         AuditCommand::List(args) => list(&session, args).await,
-        AuditCommand::Verify(args) => {
-            let file = match args.file {
-                Some(file) => Some(file),
-                // The one that is configured may not have been written yet.
-                None => audit_settings(globals)?.file.filter(|file| file.exists()),
-            };
-            verify(&session, file.as_deref(), &args.head, Output::new(args.format)).await
-        }
+        AuditCommand::Verify(args) => verify(&session, args).await,
     }
 }
 
@@ -131,9 +113,8 @@ impl Listed<7> for AuditView {
     type Id = u64;
     type View = Self;
 
-    /// What is not chained yet comes after everything else.
     fn id(&self) -> u64 {
-        self.seq.unwrap_or(u64::MAX)
+        self.place
     }
 
     fn view(&self, _: Timestamp) -> Self {
@@ -205,19 +186,14 @@ struct HeadView<'a> {
 #[error("the audit trail is not whole: {0}")]
 struct NotWhole(String);
 
-async fn verify(session: &Session, file: Option<&Path>, heads: &[Head], output: Output) -> anyhow::Result<()> {
-    let (verdict, not_chained) = session.registry.verify_audit(&session.actor).await?;
-    let mut elsewhere = Vec::new();
-    let mut heads = heads.to_vec();
-    if let Some(file) = file {
-        let found = verify_file(file).with_context(|| format!("reading {}", file.display()))?;
-        elsewhere.extend(found.findings.iter().map(|finding| format!("{}: {finding}", file.display())));
-        heads.extend(found.head);
-    }
-    for head in &heads {
-        elsewhere.extend(compare(session, head, &verdict).await?);
-    }
-    let whole = verdict.findings.is_empty() && elsewhere.is_empty();
+async fn verify(session: &Session, VerifyArgs { file, head: heads, format }: VerifyArgs) -> anyhow::Result<()> {
+    let (registry, actor, output) = (&session.registry, &session.actor, Output::new(format));
+    let found = match file {
+        Some(file) => registry.verify_audit_with(actor, Witnesses { file: Some(file), heads }).await?,
+        None => registry.verify_audit(actor, heads).await?,
+    };
+    let (whole, count) = (found.is_whole(), found.count());
+    let Verification { verdict, not_chained, elsewhere } = found;
     if output.json {
         let head = verdict.head.as_ref().map(|Head { seq, hash }| HeadView { seq: *seq, hash });
         let Verdict { entries, first, findings, .. } = &verdict;
@@ -229,7 +205,6 @@ async fn verify(session: &Session, file: Option<&Path>, heads: &[Head], output: 
     if whole {
         return Ok(());
     }
-    let count = verdict.findings.len() as u64 + verdict.more + elsewhere.len() as u64;
     Err(NotWhole(if count == 1 { "1 finding".to_owned() } else { format!("{count} findings") }).into())
 }
 
@@ -254,45 +229,4 @@ fn said(verdict: &Verdict, not_chained: u64, elsewhere: &[String]) -> String {
         ));
     }
     text
-}
-
-/// What is wrong with the trail of the store if it once ended so.
-async fn compare(session: &Session, head: &Head, verdict: &Verdict) -> anyhow::Result<Option<String>> {
-    let Head { seq, .. } = head;
-    // Retention may have removed it.
-    if verdict.first.is_some_and(|first| *seq < first) {
-        return Ok(None);
-    }
-    let line = session.registry.store().trail_after(seq.saturating_sub(1), 1).await?;
-    Ok(match line.first() {
-        Some(line) if Head::of(line) == *head => None,
-        Some(line) if line.seq == *seq => {
-            Some(format!("entry {seq} has another hash in the store: its trail was replaced"))
-        }
-        _ => Some(format!("entry {seq} is not in the store: the end of its trail was cut off")),
-    })
-}
-
-/// Longest line that a file may have.
-const LONGEST: u64 = 1 << 20;
-
-/// What is in a file, line by line. It may begin anywhere in the trail.
-fn verify_file(file: &Path) -> anyhow::Result<Verdict> {
-    let mut reader = BufReader::new(File::open(file)?);
-    let (mut verifier, mut number, mut line) = (Verifier::of_part(), 0_u64, Vec::new());
-    loop {
-        line.clear();
-        number += 1;
-        reader.by_ref().take(LONGEST).read_until(b'\n', &mut line)?;
-        match line.strip_suffix(b"\n") {
-            None if line.is_empty() => return Ok(verifier.verdict()),
-            // A line that is being written has no end yet.
-            None => return Ok(verifier.verdict()),
-            Some(text) => {
-                let line =
-                    TrailText(text).line().with_context(|| format!("line {number} is none of an audit trail"))?;
-                verifier.add(&line);
-            }
-        }
-    }
 }

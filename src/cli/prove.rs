@@ -1,11 +1,13 @@
 //! `prove`: that a revoked token is refused, measured where agents connect.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Globals;
 use super::args::Format;
@@ -13,7 +15,8 @@ use super::output::{Output, note};
 use super::serve::store_settings;
 use super::session::Session;
 use super::table::{Cell, TextTable};
-use crate::prove::{Here, Proof, ProveSettings, Prover, Verdict};
+use crate::chain::chain;
+use crate::prove::{Here, Proof, ProofView, ProveSettings, Prover, Verdict};
 use crate::store::{Absent, StoreUrl};
 use crate::tls::{Identity, UpstreamTlsConfig};
 use crate::units::parse_duration;
@@ -73,43 +76,67 @@ struct Disproven(String);
 /// Nobody knows: exit code 3.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct NothingProven(String);
+pub(super) struct NothingProven(Cow<'static, str>);
 
 /// Proves once.
 ///
 /// # Errors
-/// [`NothingProven`], and that it is not so.
+/// [`NothingProven`], and that it is not so. Whatever else goes wrong proves nothing: exit code 1 would say that a listener let
+/// the token in.
 pub(super) async fn run(globals: &Globals, args: ProveArgs) -> anyhow::Result<()> {
     let ProveArgs { via, ca, certificate, key, timeout, format } = args;
-    let session = Session::open(globals, Absent::Refuse).await?;
+    let (output, started_at) = (Output::new(format), Timestamp::now());
     let identity = certificate.zip(key).map(|(certificate, key)| Identity { certificate, key });
-    let here = match store_settings(globals)?.url {
-        StoreUrl::Sqlite(_) => Here::All,
-        StoreUrl::Redis(_) => Here::None,
+    let settings = ProveSettings {
+        via,
+        tls: UpstreamTlsConfig { ca, server_name: None, identity },
+        timeout: timeout.unwrap_or(ProveSettings::TIMEOUT),
     };
-    let prover = Prover {
-        registry: session.registry.clone(),
-        actor: session.actor.clone(),
-        here,
-        settings: ProveSettings {
-            via,
-            tls: UpstreamTlsConfig { ca, server_name: None, identity },
-            timeout: timeout.unwrap_or(ProveSettings::TIMEOUT),
-        },
+    let (session, here, mut signals) = match open(globals).await {
+        Err(error) if !error.is::<clap::Error>() => {
+            say(output, &ProofView::of_nothing(started_at, chain(&*error), &[]));
+            return Err(error.context(NOTHING));
+        }
+        opened => opened?,
     };
-    let mut interrupt = signal(SignalKind::interrupt()).context("setting up signals")?;
-    let mut terminate = signal(SignalKind::terminate()).context("setting up signals")?;
     let interrupted = async {
+        let [interrupt, terminate] = &mut signals;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
     };
+    let prover = Prover { registry: session.registry.clone(), actor: session.actor.clone(), here, settings };
     let outcome = match prover.prove(interrupted).await {
-        Ok(proof) => print(&proof, Output::new(format)),
-        Err(error) => Err(error).context(NothingProven("nothing is proven".to_owned())),
+        Ok(proof) => print(&proof, output),
+        Err(error) => {
+            say(output, &error.view(started_at));
+            Err(error).context(NOTHING)
+        }
     };
     session.finish(outcome).await
+}
+
+const NOTHING: NothingProven = NothingProven(Cow::Borrowed("nothing is proven"));
+
+/// The registry, which sidecars are on this host, and the signals that end a run: from here on they end no process.
+async fn open(globals: &Globals) -> anyhow::Result<(Session, Here, [Signal; 2])> {
+    let session = Session::open(globals, Absent::Refuse).await?;
+    let here = match store_settings(globals)?.url {
+        StoreUrl::Sqlite(_) => Here::All,
+        StoreUrl::Redis(_) => Here::None,
+    };
+    let install = |kind| signal(kind).context("setting up signals");
+    Ok((session, here, [install(SignalKind::interrupt())?, install(SignalKind::terminate())?]))
+}
+
+/// That nothing was measured, in the form in which programs are told what is.
+fn say(output: Output, view: &ProofView<'_>) {
+    if output.json
+        && let Err(unwritten) = output.json(view)
+    {
+        note(chain(&*unwritten));
+    }
 }
 
 fn print(proof: &Proof, output: Output) -> anyhow::Result<()> {
@@ -121,19 +148,25 @@ fn print(proof: &Proof, output: Output) -> anyhow::Result<()> {
         ));
     }
     let verdict = proof.verdict();
-    if output.json {
-        output.json(&proof.view())?;
-    } else {
-        let headings = ["SIDECAR", "LET IN AFTER", "REFUSED AFTER", "LISTENER"];
-        let rows = proof.rows().map(|row| row.each_ref().map(|text| Cell::from(text.as_str())));
-        output.text(&TextTable::new(headings, output.colour).page(rows.collect()))?;
-        if verdict == Verdict::Proven {
-            output.text(&format!("\n{summary}\n"))?;
-        }
-    }
+    let written = write(proof, &summary, output);
     match verdict {
-        Verdict::Proven => Ok(()),
+        // That the reader is gone is no failure; that it cannot be written leaves them with nothing.
+        Verdict::Proven => written.context(NothingProven(summary.into())),
+        // Said on standard error, whoever reads the rest.
         Verdict::NotProven => Err(Disproven(summary).into()),
-        Verdict::Unknown => Err(NothingProven(summary).into()),
+        Verdict::Unknown => Err(NothingProven(summary.into()).into()),
     }
+}
+
+fn write(proof: &Proof, summary: &str, output: Output) -> anyhow::Result<()> {
+    if output.json {
+        return output.json(&proof.view());
+    }
+    let headings = ["SIDECAR", "LET IN AFTER", "REFUSED AFTER", "LISTENER"];
+    let rows = proof.rows().map(|row| row.each_ref().map(|text| Cell::from(text.as_str())));
+    output.text(&TextTable::new(headings, output.colour).page(rows.collect()))?;
+    if proof.verdict() == Verdict::Proven {
+        output.text(&format!("\n{summary}\n"))?;
+    }
+    Ok(())
 }

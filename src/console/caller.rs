@@ -19,6 +19,7 @@ use crate::proxy::{credential, sanitize};
 use crate::registry::{ActingToken, Actor, Registry, audit};
 use crate::replica::Holder;
 use crate::token::{Action, Digest, Permission, Resource, TokenId};
+use crate::usage::{self, Seen};
 use crate::worker::alarm::AdmissionTerms;
 
 /// The other end of the connection.
@@ -111,6 +112,16 @@ impl Console {
         Some(sanitize::client(&parts.headers, peer, trusts(peer), trusts))
     }
 
+    /// Notes that a token was let in here: it is as much used by that as by an agent.
+    pub(super) fn note_use(&self, parts: &Parts, token: TokenId) {
+        let (client, now) = (self.client(parts), Instant::now());
+        let version = parts.headers.get(USER_AGENT).and_then(|agent| usage::version_of(agent.as_bytes()));
+        match client {
+            Some(address) => self.uses.note(token, Seen { id: None, version, address: address.to_canonical() }, now),
+            None => self.uses.note_token(token, now),
+        }
+    }
+
     /// The registry, for a call with this token.
     pub(super) fn registry_for(&self, parts: &Parts, token: Option<TokenId>) -> Registry {
         let user_agent = parts.headers.get(USER_AGENT).map(HeaderValue::as_bytes);
@@ -150,6 +161,7 @@ impl<N: Need> FromRequestParts<Arc<Console>> for Caller<N> {
         let holder = holder.map_err(|refusal| console.refuse(parts, Some(digest), refusal))?;
         match console.calls.take(holder.token, Instant::now()) {
             Ok(()) => {
+                console.note_use(parts, holder.token);
                 let registry = console.registry_for(parts, Some(holder.token));
                 Ok(Self { holder, registry, need: PhantomData })
             }

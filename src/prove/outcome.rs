@@ -125,7 +125,8 @@ pub(crate) struct Proof {
 pub(crate) struct ProofView<'a> {
     verdict: &'static str,
     started_at: Timestamp,
-    canary: TokenId,
+    /// `null` where there was none.
+    canary: Option<TokenId>,
     user: &'static str,
     /// How long the slowest of those that refused the canary took.
     slowest_ms: Option<f64>,
@@ -152,6 +153,29 @@ struct ListenerView<'a> {
 struct UnmeasuredView<'a> {
     sidecar: &'a str,
     address: &'a str,
+}
+
+impl<'a> From<&'a Unmeasured> for UnmeasuredView<'a> {
+    fn from(Unmeasured { sidecar, address }: &'a Unmeasured) -> Self {
+        Self { sidecar, address }
+    }
+}
+
+impl<'a> ProofView<'a> {
+    /// Of a run that measured nothing: why.
+    pub(crate) fn of_nothing(started_at: Timestamp, problem: String, unmeasured: &'a [Unmeasured]) -> Self {
+        Self {
+            verdict: Verdict::Unknown.name(),
+            started_at,
+            canary: None,
+            user: USER,
+            slowest_ms: None,
+            listeners: Vec::new(),
+            not_measured: unmeasured.iter().map(UnmeasuredView::from).collect(),
+            reports: None,
+            problems: vec![problem],
+        }
+    }
 }
 
 /// To a hundredth.
@@ -218,10 +242,11 @@ impl Proof {
         let named = |Unmeasured { sidecar, address }: &Unmeasured| format!("{sidecar} ({address})");
         let unmeasured: Vec<_> = self.unmeasured.iter().map(named).collect();
         let unmeasured = (!unmeasured.is_empty()).then(|| {
-            format!(
-                "not asked, since what they report is no way to them from here: {}; name each with --via",
-                unmeasured.join(", ")
-            )
+            let why = match self.are_named {
+                true => "more sidecars report than were asked, and not all of these were",
+                false => "not asked, since what they report is no way to them from here",
+            };
+            format!("{why}: {}; name each with --via", unmeasured.join(", "))
         });
         let reports = match &self.reports {
             // Whoever names all listeners needs no list of the sidecars.
@@ -265,16 +290,14 @@ impl Proof {
 
     /// As programs see it.
     pub(crate) fn view(&self) -> ProofView<'_> {
-        let not_measured =
-            self.unmeasured.iter().map(|Unmeasured { sidecar, address }| UnmeasuredView { sidecar, address });
         ProofView {
             verdict: self.verdict().name(),
             started_at: self.started_at,
-            canary: self.canary,
+            canary: Some(self.canary),
             user: USER,
             slowest_ms: self.slowest().map(milliseconds),
             listeners: self.listeners.iter().map(Measured::view).collect(),
-            not_measured: not_measured.collect(),
+            not_measured: self.unmeasured.iter().map(UnmeasuredView::from).collect(),
             reports: self.reports.as_ref().ok().map(Receipt::view),
             problems: self.problems(),
         }

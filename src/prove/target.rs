@@ -53,15 +53,30 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    /// These, each once.
-    pub(super) fn named(via: &[UpstreamUrl]) -> Self {
+    /// These, each once. Where more sidecars report than these can be, some of those that report elsewhere are not among them.
+    pub(super) fn named(via: &[UpstreamUrl], sidecars: Vec<Reported>) -> Self {
         let mut listeners: Vec<Target> = Vec::new();
         for url in via {
             if listeners.iter().all(|known| known.url != *url) {
                 listeners.push(Target { url: url.clone(), sidecar: None });
             }
         }
-        Self { listeners, unmeasured: Vec::new() }
+        let (mut unmeasured, mut elsewhere) = (Vec::new(), listeners.len());
+        let mut places: Vec<_> = listeners.iter().map(|target| place_of(&target.url)).collect();
+        for Reported { report, .. } in with_distinct_names(sidecars) {
+            let reported = url_of(&report, Here::All).map(|url| place_of(&url));
+            match places.iter().position(|place| Some(place) == reported.as_ref()) {
+                Some(at) => {
+                    places.swap_remove(at);
+                    elsewhere -= 1;
+                }
+                None => unmeasured.push(Unmeasured { sidecar: report.name, address: report.address }),
+            }
+        }
+        if unmeasured.len() <= elsewhere {
+            unmeasured.clear();
+        }
+        Self { listeners, unmeasured }
     }
 
     /// The first listener of each sidecar that reports.
@@ -99,6 +114,12 @@ fn url_of(report: &Report, here: Here) -> Option<UpstreamUrl> {
         return None;
     }
     format!("http://{}", SocketAddr::new(ip, address.port())).parse().ok()
+}
+
+/// A URL without what comes before its host, which reports do not say.
+fn place_of(url: &UpstreamUrl) -> String {
+    let url = url.to_string();
+    url.split_once("://").map_or(url.as_str(), |(_, place)| place).to_owned()
 }
 
 /// Why reports were of no use, for the end of a sentence.
@@ -174,7 +195,27 @@ mod tests {
     #[test]
     fn a_listener_that_is_named_twice_is_asked_once() {
         let via = ["http://a:1", "http://A:1/", "http://a:2"].map(|url| url.parse().expect("a URL"));
-        let urls: Vec<_> = Targets::named(&via).listeners.iter().map(|target| target.url.to_string()).collect();
+        let urls: Vec<_> =
+            Targets::named(&via, Vec::new()).listeners.iter().map(|target| target.url.to_string()).collect();
         assert_eq!(urls, ["http://a:1", "http://a:2"]);
+    }
+
+    #[test]
+    fn of_sidecars_that_report_and_are_more_than_the_listeners_some_were_not_asked() {
+        let unmeasured = |via: &[&str], addresses: &[&str]| {
+            let via: Vec<_> = via.iter().map(|url| url.parse().expect("a URL")).collect();
+            let sidecars = (1..).zip(addresses).map(|(id, address)| report(id, address)).collect();
+            let unmeasured = Targets::named(&via, sidecars).unmeasured;
+            unmeasured.into_iter().map(|Unmeasured { sidecar, .. }| sidecar).collect::<Vec<_>>()
+        };
+        let two = ["10.0.0.5:8080", "10.0.0.6:8080"];
+        assert_eq!(unmeasured(&["http://10.0.0.5:8080"], &two), ["edge-2"]);
+        assert_eq!(unmeasured(&["https://10.0.0.6:8080"], &two), ["edge-1"]);
+        assert_eq!(unmeasured(&["http://10.0.0.5:8080", "http://edge-2.example:8080"], &two), [""; 0], "by its name");
+        assert_eq!(unmeasured(&["http://balancer:8080"], &two), ["edge-1", "edge-2"], "it is one of them");
+        assert_eq!(unmeasured(&["http://10.0.0.5:8080"], &["0.0.0.0:8080"]), [""; 0], "it may be this one");
+        let alike = ["127.0.0.1:8080", "127.0.0.1:8080"];
+        assert_eq!(unmeasured(&["http://127.0.0.1:8080"], &alike), ["edge-2"], "each on a host of its own");
+        assert_eq!(unmeasured(&["http://10.0.0.5:8080"], &[]), [""; 0]);
     }
 }

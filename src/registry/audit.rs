@@ -12,11 +12,11 @@ use serde_json::{Map, Value};
 use super::actor::Right;
 use super::{Actor, ErrorKind, Registry, RegistryError, now};
 use crate::audit::{
-    self, Action, Event, Forwarded, Linked, Origin, Outcome, Settings, Subject, Verdict, Verifier, Who,
+    self, Action, Event, Forwarded, Head, Linked, Origin, Outcome, Settings, Subject, Verification, Who, Witnesses,
 };
 use crate::chain::chain;
 use crate::lock::Mutex;
-use crate::store::{AuditLine, StoreError};
+use crate::store::{AuditLine, StoreError, TrailEnds};
 use crate::token::TokenId;
 
 /// Lines read at once.
@@ -27,6 +27,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Loose entries shown: what is left loose is chained by the next command.
 const LOOSE: usize = 10_000;
+
+/// How often the ends of the trail are read again while somebody chains.
+const ATTEMPTS: usize = 8;
 
 /// Most ids that an entry about something refused names.
 const MOST_NAMED: usize = 20;
@@ -63,6 +66,8 @@ pub struct AuditFilter {
 pub struct AuditView {
     /// Its number; `None`: it is not chained yet.
     pub seq: Option<u64>,
+    /// The number that it has, or will have: what is not chained yet is chained in its order, and a list goes on after it.
+    pub place: u64,
     /// All that it says, the hashes too.
     pub members: Map<String, Value>,
 }
@@ -90,14 +95,12 @@ impl Serialize for AuditView {
 
 impl AuditView {
     fn of_line(line: &AuditLine) -> Self {
-        let mut view = Self::of_entry(&line.text);
-        view.seq = Some(line.seq);
-        view
+        Self { seq: Some(line.seq), ..Self::of_entry(line.seq, &line.text) }
     }
 
-    fn of_entry(entry: &[u8]) -> Self {
+    fn of_entry(place: u64, entry: &[u8]) -> Self {
         let damaged = || Map::from_iter([("damaged".to_owned(), String::from_utf8_lossy(entry).into())]);
-        Self { seq: None, members: serde_json::from_slice(entry).unwrap_or_else(|_| damaged()) }
+        Self { seq: None, place, members: serde_json::from_slice(entry).unwrap_or_else(|_| damaged()) }
     }
 
     /// A member that is a text.
@@ -196,8 +199,7 @@ impl Registry {
         if problems.is_empty() { Ok(()) } else { Err(RegistryError::AuditNotWritten(problems.join("; "))) }
     }
 
-    /// Entries of the trail, newest first: at most `limit` of those before this number. The first page begins with those that
-    /// are not chained yet.
+    /// Entries of the trail, newest first: at most `limit` of those before this place. What is not chained yet comes first.
     ///
     /// # Errors
     /// When the actor may not read it.
@@ -209,36 +211,61 @@ impl Registry {
         limit: usize,
     ) -> Result<Vec<AuditView>, RegistryError> {
         self.may_read_audit(actor).await?;
-        let mut found = Vec::new();
-        if before.is_none() {
-            let loose = self.store.trail_ends(LOOSE).await?.loose;
-            found.extend(loose.iter().rev().map(|entry| AuditView::of_entry(entry)).filter(|entry| filter.has(entry)));
-        }
-        let mut place = before;
+        let ends = self.trail_ends().await?;
+        let next = ends.last.map_or(1, |line| line.seq + 1);
+        let loose: Vec<_> = (next..).zip(&ends.loose).collect();
+        let loose = loose.into_iter().rev().filter(|(place, _)| before.is_none_or(|before| *place < before));
+        let mut found: Vec<_> = loose
+            .map(|(place, entry)| AuditView::of_entry(place, entry))
+            .filter(|entry| filter.has(entry))
+            .take(limit)
+            .collect();
+        // What is chained meanwhile was found loose.
+        let mut before = before.map_or(next, |before| before.min(next));
         while found.len() < limit {
-            let page = self.store.trail_before(place, PAGE).await?;
+            let page = self.store.trail_before(Some(before), PAGE).await?;
             let Some(last) = page.last() else { break };
-            place = Some(last.seq);
+            before = last.seq;
             found.extend(page.iter().map(AuditView::of_line).filter(|entry| filter.has(entry)));
         }
         found.truncate(limit);
         Ok(found)
     }
 
-    /// Whether the trail is what was written, and how many entries are not chained yet.
+    /// Both ends of the trail as they were at one moment, so that each loose entry's number is known. A store that reads one
+    /// after the other is asked again while somebody chains.
+    async fn trail_ends(&self) -> Result<TrailEnds, StoreError> {
+        let mut ends = self.store.trail_ends(LOOSE).await?;
+        for _ in 0..ATTEMPTS {
+            if ends.loose.is_empty() {
+                break;
+            }
+            let again = self.store.trail_ends(LOOSE).await?;
+            if again.last == ends.last {
+                break;
+            }
+            ends = again;
+        }
+        Ok(ends)
+    }
+
+    /// Whether the trail is what was written, by its chain, by the file that it is written to, and by these heads.
     ///
     /// # Errors
     /// When the actor may not read it.
-    pub async fn verify_audit(&self, actor: &Actor) -> Result<(Verdict, u64), RegistryError> {
+    pub async fn verify_audit(&self, actor: &Actor, heads: Vec<Head>) -> Result<Verification, RegistryError> {
+        // It may not have been written yet, or was moved away.
+        let file = self.audit.settings.file.clone().filter(|file| file.exists());
+        self.verify_audit_with(actor, Witnesses { file, heads }).await
+    }
+
+    /// The same, by a file of the caller's choice.
+    ///
+    /// # Errors
+    /// When the actor may not read it.
+    pub async fn verify_audit_with(&self, actor: &Actor, witnesses: Witnesses) -> Result<Verification, RegistryError> {
         self.may_read_audit(actor).await?;
-        let (mut verifier, mut after) = (Verifier::default(), 0);
-        loop {
-            let page = self.store.trail_after(after, PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = last.seq;
-            page.iter().for_each(|line| verifier.add(line));
-        }
-        Ok((verifier.verdict(), self.store.trail_ends(0).await?.loose_count))
+        Ok(audit::verify(&*self.store, witnesses).await?)
     }
 
     async fn may_read_audit(&self, actor: &Actor) -> Result<(), RegistryError> {
@@ -279,20 +306,20 @@ impl Registry {
             (ErrorKind::Unavailable | ErrorKind::Unknown, _) => return,
         };
         let who = self.who(actor);
-        self.leave(&who, actor.name(), action, outcome, Subject { reason: Some(reason), ..subject }).await;
+        self.leave(&who, Some(actor.name()), action, outcome, Subject { reason: Some(reason), ..subject }).await;
     }
 
     /// Leaves an entry about something that was refused before the registry was asked, such as to a token without the
     /// permission. Bounded: those of one actor beyond some are only counted.
     pub async fn note_denied(&self, actor: &Actor, action: Action, subject: Subject) {
-        self.leave(&self.who(actor), actor.name(), action, Outcome::Denied, subject).await;
+        self.leave(&self.who(actor), Some(actor.name()), action, Outcome::Denied, subject).await;
     }
 
     /// Leaves an entry about somebody unknown who tried to sign in. All strangers together have one a minute, which says how
     /// many there were since the one before.
     pub async fn note_stranger(&self, action: Action) {
         let who = Who::system(STRANGER, self.origin.without_token());
-        self.leave(&who, STRANGER, action, Outcome::Denied, Subject::default()).await;
+        self.leave(&who, None, action, Outcome::Denied, Subject::default()).await;
     }
 
     fn who(&self, actor: &Actor) -> Who {
@@ -303,7 +330,8 @@ impl Registry {
         }
     }
 
-    async fn leave(&self, who: &Who, name: &str, action: Action, outcome: Outcome, subject: Subject) {
+    /// Leaves an entry of somebody of that name, or of a stranger.
+    async fn leave(&self, who: &Who, name: Option<&str>, action: Action, outcome: Outcome, subject: Subject) {
         let Some(more) = self.audit.refusals.lock().admit(name, Instant::now()) else { return };
         let event = Event::new(who, action, outcome, Subject { more, ..subject }, now());
         if let Err(error) = self.store.note(&[event.to_bytes()]).await {
@@ -323,9 +351,9 @@ pub(crate) fn of_user(name: &str) -> Subject {
     Subject { user_name: name, ..Subject::default() }
 }
 
-/// How many entries about refusals there were, by actor.
+/// How many entries about refusals there were, by actor; `None`: of strangers, whatever users are called.
 #[derive(Debug, Default)]
-struct Refusals(HashMap<String, Quota>);
+struct Refusals(HashMap<Option<String>, Quota>);
 
 #[derive(Debug)]
 struct Quota {
@@ -346,16 +374,16 @@ impl Refusals {
     const ACTORS: usize = 1000;
 
     /// `Some`: there is to be an entry, and how many before it there was none of.
-    fn admit(&mut self, actor: &str, now: Instant) -> Option<u64> {
-        if self.0.len() >= Self::ACTORS && !self.0.contains_key(actor) {
+    fn admit(&mut self, actor: Option<&str>, now: Instant) -> Option<u64> {
+        let (actor, most) = (actor.map(str::to_owned), actor.map_or(Self::OF_STRANGERS, |_| Self::MOST));
+        if self.0.len() >= Self::ACTORS && !self.0.contains_key(&actor) {
             self.0.retain(|_, quota| now.saturating_duration_since(quota.since) < Self::PERIOD);
             // As many users as that within a minute are many tokens in one hand.
             if self.0.len() >= Self::ACTORS {
                 return None;
             }
         }
-        let most = if actor == STRANGER { Self::OF_STRANGERS } else { Self::MOST };
-        let quota = self.0.entry(actor.to_owned()).or_insert(Quota { since: now, left: most, more: 0 });
+        let quota = self.0.entry(actor).or_insert(Quota { since: now, left: most, more: 0 });
         if now.saturating_duration_since(quota.since) >= Self::PERIOD {
             (quota.since, quota.left) = (now, most);
         }
@@ -375,14 +403,16 @@ mod tests {
     #[test]
     fn refusals_are_bounded_and_what_is_left_out_is_counted() {
         let (mut refusals, start) = (Refusals::default(), Instant::now());
-        let admitted = (0..100).filter_map(|_| refusals.admit("max", start)).count();
+        let admitted = (0..100).filter_map(|_| refusals.admit(Some("max"), start)).count();
         assert_eq!(admitted, Refusals::MOST as usize);
-        assert_eq!(refusals.admit("vera", start), Some(0), "another one's are not left out for that");
-        assert_eq!(refusals.admit("max", start + Refusals::PERIOD), Some(80));
-        assert_eq!((0..9).filter_map(|_| refusals.admit(STRANGER, start)).count(), 1);
-        assert_eq!(refusals.admit(STRANGER, start + Refusals::PERIOD), Some(8));
+        assert_eq!(refusals.admit(Some("vera"), start), Some(0), "another one's are not left out for that");
+        assert_eq!(refusals.admit(Some("max"), start + Refusals::PERIOD), Some(80));
+        assert_eq!((0..9).filter_map(|_| refusals.admit(None, start)).count(), 1);
+        assert_eq!(refusals.admit(None, start + Refusals::PERIOD), Some(8));
+        let of_one_called_so = (0..9).filter_map(|_| refusals.admit(Some(STRANGER), start)).count();
+        assert_eq!(of_one_called_so, 9, "a user may be called so, and is none");
         for actor in 0..2 * Refusals::ACTORS {
-            refusals.admit(&actor.to_string(), start + Refusals::PERIOD);
+            refusals.admit(Some(&actor.to_string()), start + Refusals::PERIOD);
         }
         assert!(refusals.0.len() <= Refusals::ACTORS);
     }
@@ -390,6 +420,7 @@ mod tests {
     #[test]
     fn filters_look_at_what_an_entry_says() {
         let entry = AuditView::of_entry(
+            1,
             br#"{"timestamp":"2026-11-26T12:00:00Z","action":"token.revoke","actorId":"7","actorName":"anna",
                 "outcome":"Success","tokens":["1","2"]}"#,
         );
@@ -408,6 +439,6 @@ mod tests {
         assert!(AuditFilter { since: noon, ..AuditFilter::default() }.has(&entry));
         assert!(!AuditFilter { until: noon, ..AuditFilter::default() }.has(&entry));
         assert!(!AuditFilter { outcome: Some(Outcome::Denied), ..AuditFilter::default() }.has(&entry));
-        assert!(AuditFilter::default().has(&AuditView::of_entry(b"\xff")), "what cannot be read is shown");
+        assert!(AuditFilter::default().has(&AuditView::of_entry(1, b"\xff")), "what cannot be read is shown");
     }
 }

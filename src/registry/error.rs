@@ -66,7 +66,10 @@ pub enum RegistryError {
     #[error("the token {0} is the one that you are using; leave it out, or name it alone")]
     ActingTokenAmong(TokenId),
     /// Not a user name.
-    #[error("{} is not a user name: use 1 to 64 of A-Z a-z 0-9 . _ @ + - that do not start with {PREFIX}", quoted(.0))]
+    #[error(
+        "{} is not a user name: use 1 to 64 of A-Z a-z 0-9 . _ @ + - with nothing in it that may be a token, and neither . nor ..",
+        quoted(.0)
+    )]
     InvalidName(String),
     /// Not a description of a token.
     #[error("a description has 1 to 200 characters, without control characters and without a token in them")]
@@ -372,7 +375,7 @@ fn quoted(text: &str) -> String {
 
 /// The text up to the first token in it, also one without its prefix: where exactly a token ends in a text is unknown.
 pub(crate) fn without_tokens(text: &str) -> String {
-    let prefixed = text.find(PREFIX).map(|at| at + PREFIX.len());
+    let prefixed = text.to_ascii_lowercase().find(PREFIX).map(|at| at + PREFIX.len());
     match prefixed.into_iter().chain(bare_secret(text)).min() {
         Some(end) => format!("{}...", &text[..end]),
         None => text.to_owned(),
@@ -420,6 +423,7 @@ mod tests {
         assert!(message.contains("`tc-apiv1_...`"), "{message}");
         assert!(!message.contains("0123"), "{message}");
         assert_eq!(without_tokens("a tc-apiv1_x y"), "a tc-apiv1_...");
+        assert_eq!(without_tokens("a TC-Apiv1_x y"), "a TC-Apiv1_...");
         let secret = "0123456789abcdef".repeat(4);
         assert_eq!(RegistryError::NoSuchUser(secret.clone()).to_string().matches("0123").count(), 0);
         assert_eq!(without_tokens(&format!("a {secret} y")), "a ...");

@@ -12,7 +12,7 @@ use super::actor::Right;
 use super::audit::of_tokens;
 use super::draft::Draft;
 use super::tokens::{NewToken, Requested, decide_token, mint, whole_seconds};
-use super::{Actor, Attempts, Created, Registry, RegistryError, now};
+use super::{Actor, Attempts, Created, Registry, RegistryError, Seen, now};
 use crate::audit::Action;
 use crate::token::{RawToken, TokenId, TokenRecord};
 
@@ -42,8 +42,12 @@ impl Registry {
     ///
     /// # Errors
     /// When the token is unknown, revoked, expired or was rotated before; and as for [`Registry::create_token`].
-    pub async fn rotate(&self, actor: &Actor, rotation: Rotation) -> Result<Rotated, RegistryError> {
-        self.rotate_observed(actor, rotation, None).await
+    pub async fn rotate(
+        &self,
+        actor: &Actor,
+        rotation: impl Into<Seen<Rotation>> + Send,
+    ) -> Result<Rotated, RegistryError> {
+        self.rotate_observed(actor, rotation.into(), None).await
     }
 
     /// The same with a value that the caller brings ([`RawToken::brought`]).
@@ -53,34 +57,34 @@ impl Registry {
     pub async fn rotate_to_value(
         &self,
         actor: &Actor,
-        rotation: Rotation,
+        rotation: impl Into<Seen<Rotation>> + Send,
         value: RawToken,
     ) -> Result<Rotated, RegistryError> {
-        self.rotate_observed(actor, rotation, Some(value)).await
+        self.rotate_observed(actor, rotation.into(), Some(value)).await
     }
 
     async fn rotate_observed(
         &self,
         actor: &Actor,
-        rotation: Rotation,
+        seen: Seen<Rotation>,
         value: Option<RawToken>,
     ) -> Result<Rotated, RegistryError> {
-        let rotated = self.rotate_to(actor, rotation, value).await;
-        self.observed(actor, Action::TokenRotate, of_tokens(&[rotation.token]), rotated).await
+        let rotated = self.rotate_to(actor, seen, value).await;
+        self.observed(actor, Action::TokenRotate, of_tokens(&[seen.what.token]), rotated).await
     }
 
     async fn rotate_to(
         &self,
         actor: &Actor,
-        rotation: Rotation,
+        seen: Seen<Rotation>,
         value: Option<RawToken>,
     ) -> Result<Rotated, RegistryError> {
-        let mut attempts = Attempts::default();
+        let (rotation, mut attempts) = (seen.what, Attempts::default());
         loop {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::ManageTokens)?;
-            let old = self.find_tokens(&authority, &[rotation.token]).await?.swap_remove(0);
+            let old = seen.check(self.find_tokens(&authority, &[rotation.token]).await?.swap_remove(0))?;
             // A user who was deleted between these reads took the token along; reading again shows it.
             let Some(owner) = self.store.user(old.record.owner).await? else { continue };
             authority.check_makes_tokens_for(&owner.record.name)?;

@@ -1,6 +1,6 @@
 //! What a command is about, as whoever gives the command saw it.
 
-use super::RegistryError;
+use super::{RegistryError, Rotation};
 use crate::store::{CommitId, Versioned};
 use crate::token::TokenId;
 
@@ -42,6 +42,12 @@ impl<'a, const N: usize> From<&'a [TokenId; N]> for Seen<&'a [TokenId]> {
 impl<'a> From<&'a Vec<TokenId>> for Seen<&'a [TokenId]> {
     fn from(ids: &'a Vec<TokenId>) -> Self {
         Self::at(ids, None)
+    }
+}
+
+impl From<Rotation> for Seen<Rotation> {
+    fn from(rotation: Rotation) -> Self {
+        Self::at(rotation, None)
     }
 }
 

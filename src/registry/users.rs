@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::actor::{Authority, Right};
 use super::audit::of_user;
 use super::draft::Draft;
+use super::error::without_tokens;
 use super::steps::{CHUNK, Counts, Progress, UNREVOKED, UserChange};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
 use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, Seen, now};
@@ -292,17 +293,22 @@ impl Registry {
     /// # Errors
     /// When `to` is not an active Administrator, and when the actor may not. After [`RegistryError::Interrupted`] the
     /// ownership has moved if it says so; giving the old Owner the role Administrator once more does the rest.
-    pub async fn transfer_ownership(&self, actor: &Actor, to: &str) -> Result<Transfer, RegistryError> {
+    pub async fn transfer_ownership<'a>(
+        &self,
+        actor: &Actor,
+        to: impl Into<Seen<&'a str>> + Send,
+    ) -> Result<Transfer, RegistryError> {
         let mut progress = Progress::default();
+        let to = to.into();
         let transferred = self.try_transfer_ownership(actor, to, &mut progress).await;
         let transferred = transferred.map_err(|error| progress.interrupted(error));
-        self.observed(actor, Action::OwnershipTransfer, of_user(to), transferred).await
+        self.observed(actor, Action::OwnershipTransfer, of_user(to.what), transferred).await
     }
 
     async fn try_transfer_ownership(
         &self,
         actor: &Actor,
-        to: &str,
+        seen: Seen<&str>,
         progress: &mut Progress,
     ) -> Result<Transfer, RegistryError> {
         let mut attempts = Attempts::default();
@@ -310,7 +316,7 @@ impl Registry {
             attempts.begin().await?;
             let authority = self.authority(actor).await?;
             authority.check(Right::TransferOwnership)?;
-            let to = self.find_user(&authority, to).await?;
+            let to = seen.check(self.find_user(&authority, seen.what).await?)?;
             check_new_owner(&to.record)?;
             let old = self.find_owner().await?;
             // Before the tokens are read: what comes to the old Owner meanwhile is then noticed at the commit.
@@ -373,14 +379,23 @@ impl Registry {
     }
 }
 
-/// Names appear in headers, logs and shell commands as they are. One that begins like a token would be a token that
-/// somebody pasted into the wrong place.
-pub(super) fn check_name(name: &str) -> Result<(), RegistryError> {
+/// Whether there may be a user of this name. Names appear in headers, logs and shell commands as they are.
+pub(super) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte);
-    if (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with(PREFIX) {
-        return Ok(());
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with(PREFIX)
+}
+
+/// Whether a new user may be called so: as before, and neither something that may be a token, which somebody pasted into the
+/// wrong place, nor what has a meaning of its own in a path, where no client could name it.
+pub(super) fn check_name(name: &str) -> Result<(), RegistryError> {
+    let may_be_token = || {
+        let small = name.to_ascii_lowercase();
+        without_tokens(&small) != small
+    };
+    match is_name(name) && !matches!(name, "." | "..") && !may_be_token() {
+        true => Ok(()),
+        false => Err(RegistryError::InvalidName(name.to_owned())),
     }
-    Err(RegistryError::InvalidName(name.to_owned()))
 }
 
 fn new_user(name: &str, role: Role, now: Timestamp) -> UserRecord {

@@ -116,6 +116,13 @@ impl Batch {
         self.tokens.iter().filter(comes).map(|edit| edit.record().owner).collect()
     }
 
+    /// Whether a record goes.
+    #[must_use]
+    pub fn takes_away(&self) -> bool {
+        self.users.iter().any(|edit| matches!(edit, Edit::Delete(_)))
+            || self.tokens.iter().any(|edit| matches!(edit, Edit::Delete(_)))
+    }
+
     /// Whether a store can do this with its records.
     ///
     /// # Errors

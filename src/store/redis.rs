@@ -68,6 +68,7 @@ use self::pace::Pace;
 use self::replicas::Pending;
 use self::tenure::Left;
 use self::unusable::Unusable;
+use self::usage::ServerClock;
 use self::watch::{Subscriber, Watching};
 use super::settings::ReadFrom;
 use super::{
@@ -113,6 +114,7 @@ struct Access {
     questions: Pace,
     /// Where replicas are to be read from.
     followers: Option<Followers>,
+    server_clock: ServerClock,
 }
 
 impl RedisStore {
@@ -136,6 +138,7 @@ impl RedisStore {
             pace: ReadPace::new(),
             questions: Pace::new(1024, 4 * 1024, SMALL),
             followers: (settings.read_from == ReadFrom::Replica).then(Followers::default),
+            server_clock: ServerClock::default(),
         };
         Ok(Self { access: Arc::new(access), retention, watching: OnceLock::new() })
     }

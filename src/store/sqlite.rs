@@ -24,6 +24,7 @@ mod usage;
 mod watch;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ struct Shared {
     notices: Notices,
     /// The newest commit before which none is without a notice.
     announced: Mutex<Option<(Epoch, Revision)>>,
+    /// Whether the log of the file may have what was deleted.
+    is_unwiped: AtomicBool,
 }
 
 /// What is known of the file at the path. Whoever uses it reads this; who opens another one writes it, and so waits until
@@ -107,6 +110,7 @@ impl SqliteStore {
             file: RwLock::default(),
             notices: Notices::new(),
             announced: Mutex::new(None),
+            is_unwiped: AtomicBool::new(true),
         };
         Self { shared: Arc::new(shared), watching: OnceLock::new() }
     }
@@ -183,6 +187,7 @@ impl Shared {
         }
         let (database, position) = Database::open(&self.path, create)?;
         file.open = Some(database);
+        self.is_unwiped.store(true, Ordering::Relaxed);
         let before = self.announced.lock().replace((position.epoch, position.revision));
         if before.is_some() {
             tracing::info!(
@@ -212,6 +217,29 @@ impl Shared {
         Ok(committed)
     }
 
+    /// Leaves nothing in the log of the file of what was deleted. Where others prevent it, the next one does: whoever watches, once
+    /// nothing is committed for a second.
+    fn wipe(&self, database: &Database) {
+        self.is_unwiped.store(false, Ordering::Relaxed);
+        match database.empty_log() {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, store = self.name, "cannot empty the log of the database"),
+        }
+        self.is_unwiped.store(true, Ordering::Relaxed);
+    }
+
+    /// The same where it is to be done still.
+    fn wipe_later(&self) -> Result<(), DatabaseFault> {
+        match self.is_unwiped.load(Ordering::Relaxed) {
+            true => self.with(|database| {
+                self.wipe(database);
+                Ok(())
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Tells the watchers of what another process has committed.
     fn look(&self) -> Result<(), DatabaseFault> {
         self.with(|database| {
@@ -219,6 +247,10 @@ impl Shared {
             let mut announced = self.announced.lock();
             let position = database.read(read::position)?;
             let found = (position.epoch, position.revision);
+            if *announced != Some(found) {
+                // That one may have deleted something, and have ended since.
+                self.is_unwiped.store(true, Ordering::Relaxed);
+            }
             match announced.replace(found) {
                 Some(before) if before == found => {}
                 Some((epoch, _)) if epoch == found.0 => self.notices.send(Notice::Moved),
@@ -234,7 +266,15 @@ impl Shared {
 impl Records for SqliteStore {
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         let shared = Arc::clone(&self.shared);
-        let committed = spawn_blocking(move || shared.with(|database| shared.commit(database, &batch))).await;
+        let commit = move |database: &Database| {
+            let committed = shared.commit(database, &batch)?;
+            if batch.takes_away() {
+                shared.wipe(database);
+            }
+            Ok(committed)
+        };
+        let shared = Arc::clone(&self.shared);
+        let committed = spawn_blocking(move || shared.with(commit)).await;
         committed.map_err(|error| CommitFailure::Failed(error.into())).and_then(|result| result).map_err(|failure| {
             match failure {
                 CommitFailure::Refused(refusal) => refusal,
@@ -429,7 +469,9 @@ impl Usage for SqliteStore {
     async fn record(&self, uses: &[Use]) -> Result<(), StoreError> {
         let uses = uses.to_vec();
         let retention = self.shared.retention;
-        let write = move |connection: &mut Connection| usage::record(connection, &uses, &retention, Timestamp::now());
+        // Now: whoever is written first, and for how long, makes nobody's use a later one.
+        let as_of = Timestamp::now();
+        let write = move |connection: &mut Connection| usage::record(connection, &uses, &retention, as_of);
         self.run("recording the use of tokens", move |database| database.report(write)).await
     }
 

@@ -163,8 +163,9 @@ impl UseFilter {
 /// What sidecars leave of the use of tokens, and what commands make of it. Not commits: no revision.
 #[async_trait]
 pub trait Usage: Send + Sync + 'static {
-    /// Remembers uses; what is older than what is known already changes nothing. The first call of all, perhaps without any,
-    /// begins the recording. Nothing is remembered where there is no registry.
+    /// Remembers uses; what is older than what is known already changes nothing. Ages are as of the call, however long it takes:
+    /// what is written late is written with its time, or not. The first call of all, perhaps without any, begins the recording.
+    /// Nothing is remembered where there is no registry.
     async fn record(&self, uses: &[Use]) -> Result<(), StoreError>;
 
     /// How these tokens were used.

@@ -24,6 +24,9 @@ const PIECE: usize = 500;
 /// How long the store may take for that.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long it may take for what is left at the end.
+const LAST_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
 enum FlushError {
@@ -74,17 +77,18 @@ impl Flusher {
         }
     }
 
-    /// Writes what is left at the end.
+    /// Writes what is left at the end, if the store takes it at once.
     pub(crate) async fn finish(mut self) {
-        if self.uses.has_unwritten() {
-            self.flush().await;
+        if self.uses.has_unwritten() && tokio::time::timeout(LAST_TIMEOUT, self.flush()).await.is_err() {
+            tracing::warn!("the latest use of tokens could not be recorded: the store does not answer");
         }
     }
 
     /// Writes what is new.
     async fn flush(&mut self) {
-        let now = Tick::of(Instant::now());
-        match self.write(now).await {
+        let begun = Instant::now();
+        let now = Tick::of(begun);
+        match self.write(begun).await {
             Ok(()) => {
                 if self.failures >= QUIET {
                     tracing::info!("the use of tokens is recorded again");
@@ -111,7 +115,8 @@ impl Flusher {
         }
     }
 
-    async fn write(&self, now: Tick) -> Result<(), FlushError> {
+    async fn write(&self, begun: Instant) -> Result<(), FlushError> {
+        let now = Tick::of(begun);
         // The first of all, without any, begins the recording.
         let mut is_told = self.uses.is_told();
         let mut piece: HashMap<TokenId, Use> = HashMap::new();
@@ -125,19 +130,25 @@ impl Flusher {
                     None => drop(piece.insert(token, of_part)),
                 }
                 if piece.len() >= PIECE {
-                    self.record(std::mem::take(&mut piece)).await?;
+                    self.record(std::mem::take(&mut piece), begun).await?;
                     is_told = true;
                 }
             }
         }
         if !piece.is_empty() || !is_told {
-            self.record(piece).await?;
+            self.record(piece, begun).await?;
         }
         Ok(())
     }
 
-    async fn record(&self, uses: HashMap<TokenId, Use>) -> Result<(), FlushError> {
-        let uses: Vec<_> = uses.into_values().collect();
+    /// Hands over a piece, with ages as of `begun`.
+    async fn record(&self, uses: HashMap<TokenId, Use>, begun: Instant) -> Result<(), FlushError> {
+        let since = begun.elapsed();
+        let mut uses: Vec<_> = uses.into_values().collect();
+        for used in &mut uses {
+            used.age += since;
+            used.agents.iter_mut().for_each(|agent| agent.age += since);
+        }
         let recorded = tokio::time::timeout(TIMEOUT, self.store.record(&uses)).await;
         Ok(recorded.map_err(|_| FlushError::TimedOut)??)
     }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use crate::token::raw::PREFIX;
+use crate::words::is_plain;
 
 /// Longest id, in bytes. A longer one is no name.
 const MAX_ID: usize = 128;
@@ -70,7 +71,7 @@ pub(crate) fn version_of(user_agent: &[u8]) -> Option<&str> {
 
 /// Not empty, not long, nothing that a terminal obeys, and no token in the wrong place.
 fn is_name(id: &str) -> bool {
-    !id.is_empty() && id.len() <= MAX_ID && !id.chars().any(char::is_control) && !id.contains(PREFIX)
+    !id.is_empty() && id.len() <= MAX_ID && id.chars().all(is_plain) && !id.contains(PREFIX)
 }
 
 fn is_version(version: &str) -> bool {
@@ -222,6 +223,8 @@ mod tests {
             r#"{"id":null}"#,
             "{\"id\":\"a\u{1b}[2J\"}",
             r#"{"id":"a\u0000"}"#,
+            r#"{"id":"evil\u202e"}"#,
+            "{\"id\":\"un\u{200b}seen\"}",
             r#"{"id":"\ud800"}"#,
             r#"{"id":"\x"}"#,
             r#"{"identity":"web-1"}"#,

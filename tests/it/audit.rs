@@ -68,11 +68,56 @@ async fn trail(registry: &Registry) -> Vec<AuditView> {
 }
 
 async fn verify(registry: &Registry) -> Verdict {
-    registry.verify_audit(&operator()).await.expect("reads").0
+    registry.verify_audit(&operator(), Vec::new()).await.expect("reads").verdict
 }
 
 fn actions(trail: &[AuditView]) -> Vec<&str> {
     trail.iter().map(|entry| entry.text("action").expect("an action")).collect()
+}
+
+/// The trail read by pages of three; between two of them, something may happen.
+async fn by_pages(registry: &Registry, mut between: impl AsyncFnMut(usize)) -> Vec<AuditView> {
+    let (mut found, mut before) = (Vec::new(), None);
+    loop {
+        let page = registry.audit(&operator(), &AuditFilter::default(), before, 3).await.expect("reads");
+        let Some(last) = page.last() else { break };
+        before = Some(last.place);
+        found.extend(page);
+        between(found.len()).await;
+    }
+    found.reverse();
+    found
+}
+
+#[tokio::test]
+async fn pages_miss_nothing_that_is_not_chained_yet_or_is_chained_meanwhile() {
+    for place in Place::both() {
+        let registry = place.made().await;
+        for number in 0..8 {
+            registry.add_user(&operator(), &format!("user-{number}"), Role::Viewer).await.expect("adds");
+        }
+        let expected = actions_and_users(&trail(&registry).await);
+        assert_eq!(expected.len(), 12);
+        let loose = by_pages(&registry, async |_| ()).await;
+        assert!(loose.iter().all(|entry| entry.seq.is_none()), "{loose:?}");
+        assert_eq!(actions_and_users(&loose), expected);
+        let meanwhile = by_pages(&registry, async |count| {
+            if count == 6 {
+                registry.tend_audit().await.expect("chains");
+                registry.add_user(&operator(), "later", Role::Viewer).await.expect("adds");
+            }
+        });
+        assert_eq!(actions_and_users(&meanwhile.await), expected);
+        let numbers: Vec<_> = trail(&registry).await.iter().map(|entry| entry.place).collect();
+        assert_eq!(numbers, (1..=13).collect::<Vec<_>>(), "what is loose has the number that it will have");
+    }
+}
+
+fn actions_and_users(trail: &[AuditView]) -> Vec<(String, Option<String>)> {
+    let of = |entry: &AuditView| {
+        (entry.text("action").expect("an action").to_owned(), entry.text("userName").map(str::to_owned))
+    };
+    trail.iter().map(of).collect()
 }
 
 #[tokio::test]
@@ -116,7 +161,11 @@ async fn every_change_is_an_entry_that_is_chained_afterwards() {
         let loose = trail(&registry).await;
         assert_eq!(actions(&loose), expected);
         assert!(loose.iter().all(|entry| entry.seq.is_none()), "no commit waits for the chain");
-        assert_eq!(registry.verify_audit(&operator()).await.expect("reads").1, 20, "it is said how many are not");
+        assert_eq!(
+            registry.verify_audit(&operator(), Vec::new()).await.expect("reads").not_chained,
+            20,
+            "it is said how many are not"
+        );
         let tended = registry.tend_audit().await.expect("chains");
         assert_eq!(tended.linked.added, 20);
         let chained = trail(&registry).await;
@@ -293,7 +342,7 @@ async fn of_a_token_that_was_deleted_nothing_is_left_but_its_id() {
         // A refused attempt on it afterwards is an entry too.
         drop(registry.revoke(&operator(), &[made.id], false).await.expect_err("it is gone"));
         registry.tend_audit().await.expect("chains");
-        drop(registry);
+        // The store is open still, as that of a sidecar is.
         let digest = made.digest.to_string();
         for needle in ["the pump of plant seventeen", "5ec4e7", digest.as_str(), raw.as_str()] {
             assert!(!holds(needle.as_bytes()).await, "{needle}");
@@ -306,20 +355,70 @@ async fn of_a_token_that_was_deleted_nothing_is_left_but_its_id() {
     }
 }
 
+/// What is deleted leaves pages that are used for something else, or for nothing.
+#[tokio::test]
+async fn of_many_tokens_in_a_file_those_that_are_deleted_are_nowhere() {
+    let place = Place::Sqlite(TempDir::new().expect("a directory"));
+    let registry = place.made().await;
+    let description = |number: usize| format!("pump-{number:04}-of-the-plant");
+    let line = |number: usize| {
+        let text = format!(
+            r#"{{"token": "tc-apiv1_{number:032}", "user": "max", "description": "{}", "permissions": ["configs:read"]}}"#,
+            description(number)
+        );
+        (number, tollgate::registry::import::parse_line(&text, None).expect("valid"))
+    };
+    let lines = (1..=900).map(line).collect();
+    let imported = registry.import(&operator(), lines, Default::default()).await.expect("imports").tokens;
+    let mut left: BTreeSet<usize> = (1..=900).collect();
+    for goes in [|number: usize| number % 3 == 0, |number: usize| number > 100 && number < 700] {
+        let gone: Vec<usize> = left.extract_if(.., |number| goes(*number)).collect();
+        let ids: Vec<_> = gone.iter().map(|number| imported[number - 1].id).collect();
+        registry.delete(&operator(), &ids, false).await.expect("deletes");
+        let Place::Sqlite(directory) = &place else { unreachable!("it is this one") };
+        let found: BTreeSet<usize> = files(directory).iter().flat_map(|bytes| numbers_after(bytes, b"pump-")).collect();
+        assert_eq!(found, left);
+    }
+}
+
+/// What is in a directory.
+fn files(directory: &TempDir) -> Vec<Vec<u8>> {
+    let files = std::fs::read_dir(directory.path()).expect("lists");
+    files.map(|file| std::fs::read(file.expect("a file").path()).expect("reads")).collect()
+}
+
+/// The numbers of four digits that come after this.
+fn numbers_after<'a>(bytes: &'a [u8], begin: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let at = memchr::memmem::find_iter(bytes, begin).map(|at| at + begin.len());
+    at.filter_map(|at| std::str::from_utf8(bytes.get(at..at + 4)?).ok()?.parse().ok())
+}
+
+/// A command of another process deletes it while somebody reads: whoever watches the file sees to the rest.
+#[tokio::test]
+async fn what_is_deleted_while_somebody_reads_is_soon_nowhere_too() {
+    let place = Place::Sqlite(TempDir::new().expect("a directory"));
+    let sidecar = place.made().await;
+    let _watch = sidecar.store().watch();
+    let made =
+        sidecar.create_token(&operator(), new_token("max", "the pump of plant seventeen")).await.expect("creates");
+    let Place::Sqlite(directory) = &place else { unreachable!("it is this one") };
+    let reader = rusqlite::Connection::open(directory.path().join("tollgate.db")).expect("opens");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM tokens").expect("reads");
+    let command = place.open().await;
+    command.delete(&operator(), &[made.record.id], false).await.expect("deletes");
+    drop(command);
+    assert!(place.holds(b"the pump of plant seventeen").await, "it is read still");
+    reader.execute_batch("COMMIT").expect("ends");
+    eventually("it is nowhere", async || !place.holds(b"the pump of plant seventeen").await).await;
+}
+
 impl Place {
     /// Whether these bytes are anywhere in the store.
     async fn holds(&self, needle: &[u8]) -> bool {
         match self {
             Self::Sqlite(directory) => {
-                // What is in the log of the file only is written into the file.
-                let database = rusqlite::Connection::open(directory.path().join("tollgate.db")).expect("opens");
-                database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("writes it back");
-                let mut files = std::fs::read_dir(directory.path()).expect("lists");
-                let holds = |file: std::fs::DirEntry| {
-                    let bytes = std::fs::read(file.path()).expect("reads");
-                    bytes.windows(needle.len()).any(|part| part == needle)
-                };
-                files.any(|file| holds(file.expect("a file")))
+                // The database, its log, and whatever else there may be.
+                files(directory).iter().any(|bytes| memchr::memmem::find(bytes, needle).is_some())
             }
             Self::Redis(server) => {
                 // What the server holds. Its log of commands has what they were, until it is rewritten.

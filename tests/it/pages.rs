@@ -11,7 +11,7 @@ mod scriptless;
 
 use std::time::Duration;
 
-use tollgate::registry::{NewToken, Requested};
+use tollgate::registry::{LastUse, NewToken, Requested};
 use tollgate::store::{AgentName, AgentUse, Use};
 use tollgate::token::{PermissionSet, Role, TokenId};
 

@@ -121,6 +121,60 @@ async fn twenty_sidecars_are_proven_to_refuse_a_revoked_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_reports_and_is_not_named_leaves_it_unknown() {
+    let server = RedisServer::start();
+    initialised(&server).await;
+    let mut sidecars = Vec::new();
+    for name in ["edge-1", "edge-2"] {
+        sidecars.push(Serving::start(&server.url(), &[("TOLLGATE_NAME", name)]).await);
+    }
+    for sidecar in &mut sidecars {
+        sidecar.says("ready").await;
+    }
+    let [first, second] = [0, 1].map(|at| url(sidecars[at].address()));
+    let prove = async |via: &str| tollgate(&server.url(), &["prove", "--json", "--timeout", LONG, "--via", via]).await;
+    let ended = prove(&first).await;
+    let proof = json(&ended, 3);
+    assert_eq!((&proof["verdict"], &outcome(&proof, &first)["outcome"]), (&"unknown".into(), &"refused".into()));
+    assert_eq!(proof["not_measured"][0]["sidecar"], "edge-2", "{proof}");
+    let (_, stderr) = said(&ended);
+    assert!(stderr.contains("more sidecars report than were asked") && stderr.contains("edge-2"), "{stderr}");
+    json(&prove(&format!("{first},{second}")).await, 0);
+}
+
+/// Exit code 1 says that a listener let the token in. Whatever went wrong before one was asked does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_could_be_measured_programs_are_told_so_in_the_same_form() {
+    let mut server = RedisServer::start();
+    initialised(&server).await;
+    let mut sidecar = Serving::start(&server.url(), &[("TOLLGATE_NAME", "edge-1")]).await;
+    sidecar.says("ready").await;
+    let (store, via) = (server.url(), url(sidecar.address()));
+    let nothing = async |store: &str, arguments: &[&str], why: &str| {
+        let ended = tollgate(store, &[&["prove", "--json", "--timeout", "3s"], arguments].concat()).await;
+        let proof = json(&ended, 3);
+        assert_eq!((&proof["verdict"], &proof["canary"]), (&"unknown".into(), &Value::Null), "{proof}");
+        assert_eq!((&proof["listeners"], &proof["reports"]), (&Value::Array(Vec::new()), &Value::Null), "{proof}");
+        assert!(proof["problems"][0].as_str().is_some_and(|problem| problem.contains(why)), "{proof}");
+        let (_, stderr) = said(&ended);
+        assert!(stderr.contains("nothing is proven: ") && stderr.contains(why), "{stderr}");
+        proof
+    };
+    let proof = nothing(&store, &[], "no listener is known").await;
+    assert_eq!(proof["not_measured"][0]["sidecar"], "edge-1", "{proof}");
+    json(&tollgate(&store, &["prove", "--json", "--timeout", LONG, "--via", &via]).await, 0);
+    assert!(tollgate(&store, &["user", "disable", USER, "--yes"]).await.status.success());
+    nothing(&store, &["--via", &via], "is disabled").await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let none = format!("sqlite:{}", directory.path().join("none.db").display());
+    nothing(&none, &["--via", &via], "none.db").await;
+    server.kill();
+    nothing(&store, &["--via", &via], "redis://").await;
+    let wrong = tollgate(&store, &["prove", "--json", "--via", "nowhere"]).await;
+    assert_eq!((wrong.status.code(), wrong.stdout.as_slice()), (Some(2), &b""[..]), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sidecar_that_is_cut_off_disproves_it_and_is_named() {
     let server = RedisServer::start();
     initialised(&server).await;

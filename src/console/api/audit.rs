@@ -13,7 +13,7 @@ use super::input::Query;
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{limit, page};
-use crate::audit::{Outcome, Verdict};
+use crate::audit::{Head, Outcome, Verdict, Verification};
 use crate::console::Console;
 use crate::console::caller::{AuditRead, Caller};
 use crate::registry::AuditFilter;
@@ -38,7 +38,7 @@ pub(super) struct ListQuery {
     /// Only before this moment.
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
-    /// Start after this number, the last one of the page before.
+    /// Start after this number: what `Link` says. (What is not chained yet has a place there too.)
     after: Option<u64>,
     /// Most entries of the page: 50, unless said otherwise.
     #[param(minimum = 1, maximum = 1000)]
@@ -88,11 +88,8 @@ pub(super) async fn list(
     // One more, to know whether the list goes on.
     let mut found = caller.registry.audit(&caller.actor(), &filter, after, limit + 1).await?;
     let is_whole = found.len() <= limit;
-    // What is not chained yet has no number to go on after, and is on the first page whole.
-    let loose = found.iter().take_while(|entry| entry.seq.is_none()).count();
-    found.truncate(limit.max(loose));
-    let last = found.iter().rev().find_map(|entry| entry.seq);
-    let next = (!is_whole).then(|| last.unwrap_or(u64::MAX).to_string());
+    found.truncate(limit);
+    let next = found.last().filter(|_| !is_whole).map(|last| last.place.to_string());
     Ok(page(&console, &uri, &found, next))
 }
 
@@ -113,6 +110,18 @@ pub(super) struct VerdictView {
     not_chained: u64,
     /// What is wrong: the first thousand.
     findings: Vec<String>,
+    /// What is wrong by what knows more than the store: the file of `audit.file`, and `head`.
+    elsewhere: Vec<String>,
+}
+
+/// What the trail is compared with.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct VerifyQuery {
+    /// A line's number and hash, which the trail must have: what syslog got last.
+    #[param(pattern = "^[0-9]{1,19}:[0-9a-f]{64}$")]
+    head: Option<String>,
 }
 
 /// The end of the trail.
@@ -124,16 +133,22 @@ pub(super) struct HeadView {
     hash: String,
 }
 
-/// Verifies that no entry of the audit trail is missing, and that none was changed. Reads all of it.
+/// Verifies that no entry of the audit trail is missing, and that none was changed. Reads all of it, and the file that it is
+/// written to.
 #[utoipa::path(
-    get, path = "/api/v1/audit-logs/verify", tag = "audit", operation_id = "verify_audit_logs",
+    get, path = "/api/v1/audit-logs/verify", tag = "audit", operation_id = "verify_audit_logs", params(VerifyQuery),
     responses((status = 200, description = "What was found", body = VerdictView), Problems),
 )]
-pub(super) async fn verify(caller: Caller<AuditRead>) -> Result<Response, Problem> {
-    let (verdict, not_chained) = caller.registry.verify_audit(&caller.actor()).await?;
-    let Verdict { entries, first, head, findings, .. } = verdict;
+pub(super) async fn verify(
+    caller: Caller<AuditRead>,
+    Query(VerifyQuery { head }): Query<VerifyQuery>,
+) -> Result<Response, Problem> {
+    let head: Option<Head> =
+        head.map(|head| head.parse()).transpose().map_err(|error| Problem::invalid(format!("head: {error}")))?;
+    let found = caller.registry.verify_audit(&caller.actor(), head.into_iter().collect()).await?;
+    let whole = found.is_whole();
+    let Verification { verdict: Verdict { entries, first, head, findings, .. }, not_chained, elsewhere } = found;
     let head = head.map(|head| HeadView { seq: head.seq, hash: head.hash });
     let findings: Vec<_> = findings.iter().map(ToString::to_string).collect();
-    let whole = findings.is_empty();
-    Ok(reply::json(StatusCode::OK, &VerdictView { whole, entries, first, head, not_chained, findings }))
+    Ok(reply::json(StatusCode::OK, &VerdictView { whole, entries, first, head, not_chained, findings, elsewhere }))
 }

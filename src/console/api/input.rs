@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query as Parsed, Request};
 use http::header::CONTENT_TYPE;
@@ -59,6 +59,31 @@ impl<T: DeserializeOwned> FromRequest<Arc<Console>> for Hashed<T> {
             serde_path_to_error::deserialize(&mut json).map_err(|error| Problem::invalid(explain_json(&error)))?;
         json.end().map_err(|error| Problem::invalid(error.to_string()))?;
         Ok(Self { value, hash: Sha256::digest(&body).into() })
+    }
+}
+
+/// No body, or an object with nothing in it: what somebody put there would be left aside.
+#[derive(Debug)]
+pub(super) struct NoBody;
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl FromRequest<Arc<Console>> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, console: &Arc<Console>) -> Result<Self, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(Self);
+        }
+        let (parts, body) = request.into_parts();
+        let body = read(body).await?;
+        if body.is_empty() {
+            return Ok(Self);
+        }
+        let request = Request::from_parts(parts, Body::from(body));
+        Json::from_request(request, console).await.map(|Json(Nothing {})| Self)
     }
 }
 

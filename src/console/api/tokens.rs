@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::{Hashed, Json, Query, Segment, Wait};
+use super::input::{Hashed, Json, NoBody, Query, Segment, Wait};
 use super::problem::{Problem, Problems};
 use super::reply;
 use crate::console::Console;
@@ -377,6 +377,7 @@ pub(super) async fn revoke(
     Segment(id): Segment,
     Query(ChangeQuery { wait, force }): Query<ChangeQuery>,
     fields: HeaderMap,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     let (ids, version, actor) = ([token_id(&id)?], reply::expected(&fields)?, caller.actor());
     let command = async move |registry: Registry| {
@@ -404,6 +405,7 @@ pub(super) async fn delete(
     Segment(id): Segment,
     Query(ChangeQuery { wait, force }): Query<ChangeQuery>,
     fields: HeaderMap,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     let (ids, version, actor) = ([token_id(&id)?], reply::expected(&fields)?, caller.actor());
     let command = async move |registry: Registry| {
@@ -469,7 +471,10 @@ pub(super) struct RotateToken {
 /// overlap. The value of the successor is in this reply, and nowhere else ever. A token is rotated once.
 #[utoipa::path(
     post, path = "/api/v1/tokens/{id}/rotate", tag = "tokens", operation_id = "rotate_token", request_body = RotateToken,
-    params(("id" = TokenId, Path, description = "The token's id"), WaitQuery),
+    params(
+        ("id" = TokenId, Path, description = "The token's id"), WaitQuery,
+        reply::IfMatch,
+    ),
     responses(
         (status = 201, description = "The successor; `Location` is where", body = Done<CreatedToken>),
         Problems,
@@ -480,13 +485,15 @@ pub(super) async fn rotate(
     State(console): State<Arc<Console>>,
     Segment(id): Segment,
     Query(WaitQuery { wait }): Query<WaitQuery>,
+    fields: HeaderMap,
     Json(RotateToken { overlap_seconds, expires_at, token }): Json<RotateToken>,
 ) -> Result<Response, Problem> {
     let (actor, is_own) = (caller.actor(), token.is_some());
     let rotation = Rotation { token: token_id(&id)?, overlap: Duration::from_secs(overlap_seconds), expires_at };
+    let seen = Seen::at(rotation, reply::expected(&fields)?);
     let command = async move |registry: Registry| match token {
-        Some(OwnValue(value)) => registry.rotate_to_value(&actor, rotation, value).await,
-        None => registry.rotate(&actor, rotation).await,
+        Some(OwnValue(value)) => registry.rotate_to_value(&actor, seen, value).await,
+        None => registry.rotate(&actor, seen).await,
     };
     let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
     Ok(created(

@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::input::{Json, Query, Segment, Wait};
+use super::input::{Json, NoBody, Query, Segment, Wait};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{WaitQuery, limit, page};
@@ -73,8 +73,8 @@ pub(super) async fn show(caller: Caller<UsersRead>, Segment(name): Segment) -> R
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AddUser {
-    /// 1 to 64 of `A-Z a-z 0-9 . _ @ + -`.
-    #[schema(pattern = "^[A-Za-z0-9._@+-]{1,64}$")]
+    /// 1 to 64 of `A-Z a-z 0-9 . _ @ + -`, with nothing in it that may be a token, and neither `.` nor `..`.
+    #[schema(min_length = 1, max_length = 64, pattern = r"^(\.{0,2}[A-Za-z0-9_@+-][A-Za-z0-9._@+-]*|\.{3,64})$")]
     name: String,
     /// What the user may do.
     role: GivenRole,
@@ -183,6 +183,7 @@ pub(super) async fn disable(
     Segment(name): Segment,
     Query(WaitQuery { wait }): Query<WaitQuery>,
     fields: HeaderMap,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     set_status(&console, caller, name, UserStatus::Disabled, wait, &fields).await
 }
@@ -202,6 +203,7 @@ pub(super) async fn enable(
     Segment(name): Segment,
     Query(WaitQuery { wait }): Query<WaitQuery>,
     fields: HeaderMap,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     set_status(&console, caller, name, UserStatus::Active, wait, &fields).await
 }
@@ -244,6 +246,7 @@ pub(super) async fn delete(
     Segment(name): Segment,
     Query(WaitQuery { wait }): Query<WaitQuery>,
     fields: HeaderMap,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     let (actor, version, named) = (caller.actor(), reply::expected(&fields)?, name.clone());
     let command = async move |registry: Registry| registry.delete_user(&actor, Seen::at(&*named, version)).await;
@@ -265,7 +268,10 @@ pub(super) struct OwnershipTransferred {
 /// Makes an Administrator the Owner, and the Owner an Administrator.
 #[utoipa::path(
     post, path = "/api/v1/users/{name}/transfer-ownership", tag = "users", operation_id = "transfer_ownership",
-    params(("name" = String, Path, description = "The Administrator who becomes the Owner"), WaitQuery),
+    params(
+        ("name" = String, Path, description = "The Administrator who becomes the Owner"), WaitQuery,
+        reply::IfMatch,
+    ),
     responses((status = 200, description = "The ownership has moved", body = Done<OwnershipTransferred>), Problems),
 )]
 pub(super) async fn transfer_ownership(
@@ -273,9 +279,11 @@ pub(super) async fn transfer_ownership(
     State(console): State<Arc<Console>>,
     Segment(name): Segment,
     Query(WaitQuery { wait }): Query<WaitQuery>,
+    fields: HeaderMap,
+    _: NoBody,
 ) -> Result<Response, Problem> {
-    let actor = caller.actor();
-    let command = async move |registry: Registry| registry.transfer_ownership(&actor, &name).await;
+    let (actor, version) = (caller.actor(), reply::expected(&fields)?);
+    let command = async move |registry: Registry| registry.transfer_ownership(&actor, Seen::at(&*name, version)).await;
     let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
     let transferred = |Transfer { old, new, narrowed }: Transfer| OwnershipTransferred {
         owner: UserView::from(&new),

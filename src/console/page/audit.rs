@@ -11,7 +11,7 @@ use super::session::Notice;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::{When, counted};
-use crate::audit::{Action as Event, Outcome, Subject};
+use crate::audit::{Action as Event, Outcome, Subject, Verification};
 use crate::registry::{Actor, AuditFilter, AuditView};
 use crate::token::{Action, Resource};
 
@@ -133,7 +133,7 @@ async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> 
     let mut found = visitor.registry.audit(&actor, &filter, before, ROWS + 1).await?;
     let is_whole = found.len() <= ROWS;
     found.truncate(ROWS);
-    let last = found.last().and_then(|last| last.seq).filter(|_| !is_whole);
+    let last = found.last().map(|last| last.place).filter(|_| !is_whole);
     let next = last.map(|last| {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(conditions.iter().map(|(name, text)| (*name, text.clone())));
@@ -166,11 +166,13 @@ pub(super) async fn search(Submitted { visitor, form }: Submitted) -> Response {
 pub(super) async fn verify(Submitted { visitor, .. }: Submitted) -> Response {
     let verified = async {
         let actor = reader(&visitor)?;
-        let (verdict, loose) = visitor.registry.verify_audit(&actor).await?;
-        let findings: Vec<_> = verdict.findings.iter().map(ToString::to_string).collect();
+        let found = visitor.registry.verify_audit(&actor, Vec::new()).await?;
+        let is_whole = found.is_whole();
+        let Verification { verdict, not_chained: loose, elsewhere } = found;
+        let findings: Vec<_> = verdict.findings.iter().map(ToString::to_string).chain(elsewhere).collect();
         let waiting =
             if loose > 0 { format!(" {} wait to be chained.", counted(loose, "more")) } else { String::new() };
-        visitor.tell(match findings.is_empty() {
+        visitor.tell(match is_whole {
             true => Notice {
                 is_good: true,
                 text: format!("The chain holds: {}, none missing and none changed.", entries(verdict.entries)),

@@ -216,6 +216,10 @@ impl FromRequestParts<Arc<Console>> for Visitor {
             reply.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
             return Err(reply);
         }
+        // A page that asks by itself is no more use than it is activity; and a form may yet be refused.
+        if !is_poll && parts.method == Method::GET {
+            console.note_use(parts, holder.token);
+        }
         let registry = console.registry_for(parts, Some(holder.token));
         Ok(Self { console: Arc::clone(console), holder, key, csrf, registry })
     }
@@ -238,7 +242,10 @@ impl FromRequest<Arc<Console>> for Submitted {
         let form = read(&parts.headers, body).await.map_err(refused)?;
         // Of a length that is known, and no secret that guessing would find: which bytes differ tells nothing in time.
         match form.text("csrf") == Some(visitor.csrf.as_str()) {
-            true => Ok(Self { visitor, form }),
+            true => {
+                console.note_use(&parts, visitor.holder.token);
+                Ok(Self { visitor, form })
+            }
             false => Err(refused(Trouble::foreign(
                 "It is of another session. Go back, load the page again, and send it from there.",
             ))),

@@ -19,11 +19,24 @@ fn changed(batch: &Batch) -> Vec<&TokenRecord> {
 
 #[test]
 fn names_are_1_to_64_of_a_few_characters() {
-    for name in ["a", "anna@example.org", "A-Z_0.9+x", &"x".repeat(64)] {
+    for name in ["a", "anna@example.org", "A-Z_0.9+x", "...", ".a", "a..", &"x.".repeat(32)] {
         check_name(name).expect(name);
     }
-    for name in ["", " ", "a b", "anna/", "cli:root", "ä", "a\n", &"x".repeat(65), "tc-apiv1_0123456789"] {
+    for name in ["", " ", "a b", "anna/", "cli:root", "ä", "a\n", &"x.".repeat(33), "tc-apiv1_0123456789"] {
         assert!(matches!(check_name(name), Err(RegistryError::InvalidName(_))), "{name}");
+        assert!(!is_name(name), "{name}");
+    }
+}
+
+/// A name is in records, entries and logs for good.
+#[test]
+fn what_may_be_a_token_or_stands_for_something_else_in_a_path_is_no_new_name() {
+    let secret = "0123456789abcdef".repeat(4);
+    for name in [".", "..", "x-tc-apiv1_0", "a.TC-APIV1_00", &secret, &secret[..32], &format!("x.{}", &secret[..40])] {
+        assert!(matches!(check_name(name), Err(RegistryError::InvalidName(_))), "{name}");
+        assert_eq!(super::super::audit::of_user(name).user_name, None, "{name}");
+        // One that was made by an earlier version can still be named.
+        assert!(is_name(name), "{name}");
     }
 }
 

@@ -6,15 +6,18 @@
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use redis::{Cmd, FromRedisValue, Pipeline, cmd};
 
 use super::fault::Fault;
 use super::layout::Key;
-use super::link::Use as On;
+use super::link::{ANSWER_TIMEOUT, Use as On};
 use super::read::scores;
 use super::{Access, script};
+use crate::clock::Instant;
+use crate::lock::Mutex;
 use crate::store::archive::{Item, UsageItem};
 use crate::store::usage::{self, Levels, before, moment};
 use crate::store::{Agent, AgentCount, AgentName, AgentUse, Retention, TokenUsage, Usages, Use};
@@ -28,13 +31,48 @@ pub(super) const SINCE: &str = "since";
 /// Agents and tokens told by one script: what other clients wait for, and what comes before a probe.
 const PIECE: usize = 100;
 
+/// How long a script may be under way.
+const LATE: Duration = ANSWER_TIMEOUT;
+
+/// How often a piece is sent that comes late: the first time, the server's clock may not be known.
+const ATTEMPTS: usize = 3;
+
+/// What the server's clock says: known from its last answer, and reckoned on by a clock that nobody sets. So a script that lies in
+/// a socket for long does no harm: what it says was true at a time, and not so long before it runs.
+#[derive(Debug, Default)]
+pub(super) struct ServerClock(Mutex<Option<(i64, Instant)>>);
+
+impl ServerClock {
+    /// What it said, or will say, at a moment. Never later than that: the answer that it is known from took its time.
+    fn at(&self, moment: Instant) -> Option<i64> {
+        let (said, heard) = (*self.0.lock())?;
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        Some(said.saturating_add(millis(moment - heard)).saturating_sub(millis(heard - moment)))
+    }
+
+    /// An answer said so that was asked for at that moment. One that took long says little.
+    fn learn(&self, said: i64, asked: Instant) {
+        const QUICK: Duration = Duration::from_secs(1);
+        let (heard, mut known) = (Instant::now(), self.0.lock());
+        if known.is_none() || heard - asked < QUICK {
+            *known = Some((said, heard));
+        }
+    }
+
+    /// It is another one's, or was set.
+    fn forget(&self) {
+        *self.0.lock() = None;
+    }
+}
+
 pub(super) async fn record(access: &Access, uses: &[Use], retention: &Retention) -> Result<(), Fault> {
-    let mut piece = Piece::default();
+    let mut piece = Piece::as_of(Instant::now());
     for of_token in uses {
         let pieces = of_token.agents.chunks(PIECE);
         for agents in pieces.chain(of_token.agents.is_empty().then_some(&[][..])) {
             if piece.length + agents.len() >= PIECE && piece.length > 0 {
-                std::mem::take(&mut piece).send(access, retention).await?;
+                let next = Piece::as_of(piece.as_of);
+                std::mem::replace(&mut piece, next).send(access, retention).await?;
             }
             piece.add(of_token, agents);
         }
@@ -43,13 +81,18 @@ pub(super) async fn record(access: &Access, uses: &[Use], retention: &Retention)
 }
 
 /// Uses for one script.
-#[derive(Default)]
 struct Piece {
+    /// When their ages were true.
+    as_of: Instant,
     arguments: Vec<Vec<u8>>,
     length: usize,
 }
 
 impl Piece {
+    fn as_of(as_of: Instant) -> Self {
+        Self { as_of, arguments: Vec::new(), length: 0 }
+    }
+
     fn add(&mut self, Use { token, age, .. }: &Use, agents: &[AgentUse]) {
         let number = |number: u128| number.to_string().into_bytes();
         self.length += agents.len() + 1;
@@ -63,25 +106,45 @@ impl Piece {
 
     /// Done twice, it finds what it did the first time.
     async fn send(self, access: &Access, retention: &Retention) -> Result<(), Fault> {
-        // By its hash: of a fleet that has little to tell, the text would be most of what it sends.
-        let answer: Vec<String> = match access.ask(&self.command(access, "EVALSHA", &SHA, retention)).await {
-            Err(fault) if fault.is_unknown_script() => {
-                access.ask(&self.command(access, "EVAL", USED, retention)).await?
+        for _ in 0..ATTEMPTS {
+            let sent = Instant::now();
+            let answer = self.ask(access, retention, sent).await?;
+            let said = |text: &str| text.parse().map_err(|_| Fault::UnexpectedAnswer(answer.join(" ")));
+            match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                ["done", now] => {
+                    access.server_clock.learn(said(now)?, sent);
+                    return Ok(());
+                }
+                ["late", now] => {
+                    access.server_clock.forget();
+                    access.server_clock.learn(said(now)?, sent);
+                }
+                ["absent"] => return Err(access.layout.absent()),
+                _ => return Err(Fault::UnexpectedAnswer(answer.join(" "))),
             }
-            answer => answer?,
-        };
-        match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["done"] => Ok(()),
-            ["absent"] => Err(access.layout.absent()),
-            _ => Err(Fault::UnexpectedAnswer(answer.join(" "))),
+        }
+        Err(Fault::TimedOut(LATE))
+    }
+
+    async fn ask(&self, access: &Access, retention: &Retention, sent: Instant) -> Result<Vec<String>, Fault> {
+        // By its hash: of a fleet that has little to tell, the text would be most of what it sends.
+        match access.ask(&self.command(access, "EVALSHA", &SHA, retention, sent)).await {
+            Err(fault) if fault.is_unknown_script() => {
+                access.ask(&self.command(access, "EVAL", USED, retention, sent)).await
+            }
+            answer => answer,
         }
     }
 
-    fn command(&self, access: &Access, eval: &str, text: &str, retention: &Retention) -> Cmd {
+    fn command(&self, access: &Access, eval: &str, text: &str, retention: &Retention, sent: Instant) -> Cmd {
         let mut command = script(eval, text, &[access.layout.key(Key::Usage)]);
         command.arg(access.layout.key(Key::Meta)).arg(access.layout.key(Key::Tokens));
         command.arg(retention.agents).arg(usage::SAMPLED).arg(usage::SLACK).arg(usage::LEVELS);
-        command.arg(usage::MONTH.as_millis()).arg(&self.arguments);
+        command.arg(usage::MONTH.as_millis());
+        for moment in [self.as_of, sent] {
+            command.arg(access.server_clock.at(moment).map_or_else(String::new, |millis| millis.to_string()));
+        }
+        command.arg(LATE.as_millis()).arg(&self.arguments);
         command
     }
 }

@@ -3,12 +3,17 @@
 --
 -- KEYS: usage. What a sidecar may only read is no key here: Redis would ask for the right to write it.
 -- ARGV: meta, tokens, how many agents of a token are all there, how many of each later level, how many more there may be for a
--- while, how many levels there are, for how many milliseconds agents are remembered; then for each token its id, how many milliseconds ago it was used last, how many
--- agents follow, and for each its name, how long ago, its address, its version or nothing.
+-- while, how many levels there are, for how many milliseconds agents are remembered; what this server's clock said when what
+-- follows was true, and when it was sent, as far as the sender knows (else empty), and by how many milliseconds that may differ from
+-- what it says; then for each token its id, how many milliseconds ago it was used last, how many agents follow, and for each its
+-- name, how long ago, its address, its version or nothing.
+--
+-- Returns what the clock says. Of what differs by more nothing is remembered: it lay in a socket for long, or the clock was set.
 
 local USAGE, META, TOKENS = KEYS[1], ARGV[1], ARGV[2]
 local EXACT, SAMPLED, SLACK = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local LEVELS, REMEMBERED = tonumber(ARGV[6]), tonumber(ARGV[7])
+local AS_OF, SENT, LATE = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 
 -- Old agents that are forgotten at once; more of them with the next uses.
 local FORGOTTEN = 500
@@ -22,10 +27,13 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local function text(number)
   return string.format('%.0f', number)
 end
-local function ago(age)
-  return math.min(math.max(now - tonumber(age), 0), now)
-end
 redis.call('ZADD', USAGE, 'NX', now, 'since')
+if not AS_OF or math.abs(now - SENT) > LATE then
+  return { 'late', text(now) }
+end
+local function ago(age)
+  return math.min(math.max(AS_OF - tonumber(age), 0), now)
+end
 
 -- Whose address another one has by now is not found by it any more.
 local function unbind(who, name, known)
@@ -141,7 +149,7 @@ local function agents(token, from, count)
   end
 end
 
-local at = 8
+local at = 11
 while at <= #ARGV do
   local token, age, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   if redis.call('HEXISTS', TOKENS, token) == 1 then
@@ -155,4 +163,4 @@ while at <= #ARGV do
   end
   at = at + 3 + count * 4
 end
-return { 'done' }
+return { 'done', text(now) }

@@ -6,8 +6,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
+use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::fault::DatabaseFault;
 use super::{read, schema};
@@ -16,6 +17,9 @@ use crate::store::{NoRegistry, Position};
 
 /// Reading connections cached for the next reader.
 const IDLE_READERS: usize = 4;
+
+/// How long the emptying of the log waits for others, and others for it.
+const LOG_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The connections to one file. All of them are closed before another file at the same path is opened: what SQLite holds
 /// beside a database is found by its name, and would be taken for the other one's.
@@ -108,6 +112,19 @@ impl Database {
             }
         };
         write(connection)
+    }
+
+    /// Writes the write-ahead log back into the file and empties it: what was deleted is in neither then. Says whether that was
+    /// done: nobody may read meanwhile, or write, and they are not waited for long.
+    pub(super) fn empty_log(&self) -> Result<bool, DatabaseFault> {
+        let writer = self.writer()?;
+        writer.busy_timeout(LOG_TIMEOUT)?;
+        let emptied = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(!row.get::<_, bool>(0)?));
+        writer.busy_timeout(schema::BUSY_TIMEOUT)?;
+        match emptied {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
+            emptied => Ok(emptied?),
+        }
     }
 
     /// Closes the connections. SQLite leaves the write-ahead log of a file that is no longer at its path where it is.

@@ -114,6 +114,7 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, DatabaseFaul
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    wipe_what_goes(&connection)?;
     // Whoever closes a database last writes its log back into it. Not into one that may turn out not to be ours.
     // (The file is not read without SQLite: closing it would give up the locks that this process holds on it.)
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -136,8 +137,6 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, DatabaseFaul
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     // A revocation that was acknowledged must survive a power failure: FULL syncs every commit, NORMAL does not.
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // Of a token that is deleted nothing stays in the file: neither its description nor the end of its value.
-    connection.pragma_update(None, "secure_delete", true)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     connection.pragma_update(None, "cache_size", -(32 << 10))?; // KiB
     Ok(connection)
@@ -159,9 +158,15 @@ pub(super) fn open_reporter(path: &Path) -> Result<Connection, DatabaseFault> {
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_transaction_behavior(TransactionBehavior::Immediate);
+    wipe_what_goes(&connection)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "cache_size", -256)?; // KiB
     Ok(connection)
+}
+
+/// Of a token that is deleted nothing stays in the file: neither its description nor the end of its value, nor who used it.
+fn wipe_what_goes(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "secure_delete", true)
 }
 
 fn inspect(connection: &Connection) -> Result<Content, DatabaseFault> {

@@ -5,6 +5,7 @@
 //! away with their token, whichever program deletes it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
@@ -60,9 +61,10 @@ pub(super) fn record(
     connection: &mut Connection,
     uses: &[Use],
     retention: &Retention,
-    now: Timestamp,
+    as_of: Timestamp,
 ) -> Result<(), DatabaseFault> {
-    let now = now.as_millisecond();
+    let (as_of, now) = (as_of.as_millisecond(), Timestamp::now().as_millisecond());
+    let at = |age| before(as_of, age).min(now);
     connection
         .prepare_cached("INSERT INTO usage_began (id, at) SELECT 1, ? WHERE NOT EXISTS (SELECT 1 FROM usage_began)")?
         .execute([now])?;
@@ -72,8 +74,8 @@ pub(super) fn record(
         for agents in pieces.chain(of_token.agents.is_empty().then(Vec::new)) {
             let transaction = connection.transaction()?;
             let token = key(of_token.token.to_u64());
-            if put_use(&transaction, token, before(now, of_token.age), now)? {
-                put_agents(&transaction, token, &agents, now)?;
+            if put_use(&transaction, token, at(of_token.age), now)? {
+                put_agents(&transaction, token, &agents, at, now)?;
                 thin(&transaction, token, retention.agents)?;
             }
             transaction.commit()?;
@@ -90,7 +92,13 @@ fn put_use(transaction: &Transaction<'_>, token: i64, at: i64, now: i64) -> Resu
     Ok(transaction.prepare_cached(sql)?.execute((token, at, now))? > 0)
 }
 
-fn put_agents(transaction: &Transaction<'_>, token: i64, agents: &[AgentUse], now: i64) -> Result<(), DatabaseFault> {
+fn put_agents(
+    transaction: &Transaction<'_>,
+    token: i64,
+    agents: &[AgentUse],
+    at: impl Fn(Duration) -> i64,
+    now: i64,
+) -> Result<(), DatabaseFault> {
     if agents.is_empty() {
         return Ok(());
     }
@@ -114,7 +122,7 @@ fn put_agents(transaction: &Transaction<'_>, token: i64, agents: &[AgentUse], no
             AgentName::Address(_) if named.exists((token, &at_address))? => continue,
             AgentName::Address(_) => {}
         }
-        put.execute((token, name.key(), at_address, version, before(now, *age)))?;
+        put.execute((token, name.key(), at_address, version, at(*age)))?;
     }
     transaction
         .prepare_cached("DELETE FROM agents WHERE token = ? AND last_used < ?")?

@@ -68,7 +68,13 @@ async fn run(shared: Arc<Shared>) {
                 tokio::time::sleep(FIRST).await; // however fast they come
                 pause = FIRST;
             }
-            Err(_) => pause = slow.min(pause * 2),
+            Err(_) => {
+                if pause >= slow {
+                    let quiet = Arc::clone(&shared);
+                    drop(spawn_blocking(move || quiet.wipe_later()).await);
+                }
+                pause = slow.min(pause * 2);
+            }
         }
     }
 }

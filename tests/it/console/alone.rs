@@ -5,7 +5,7 @@ use tollgate::registry::Registry;
 use tollgate::store::{Absent, RedisStore, Retention, Settings, StoreUrl};
 
 use super::*;
-use crate::harness::{RedisServer, Serving, eventually, operator};
+use crate::harness::{RedisServer, Serving, eventually, operator, run};
 
 const USERS: &str = include_str!("../../../deploy/redis/users.acl");
 
@@ -94,6 +94,13 @@ async fn the_console_alone_manages_and_knows_nobody_once_it_is_stale() {
     ];
     let console = Serving::console(&bounds).await;
     manages(&setup, console.admin(), &sidecar).await;
+    // What is called here is used here, and nothing else tells of it.
+    let own = setup.call("GET", "/api/v1/self").send(console.admin()).await.done();
+    let own = format!("/api/v1/tokens/{}", own["token"].as_str().expect("an id"));
+    soon("it is recorded", async || {
+        setup.call("GET", &own).send(console.admin()).await.done()["last_used_at"].is_string()
+    })
+    .await;
     let status = setup.call("GET", "/api/v1/status").send(console.admin()).await.done();
     assert_eq!(status["sidecars"].as_array().map(Vec::len), Some(1), "the console is none: it lets nobody through");
     assert_eq!(console.readiness().await, 200);
@@ -101,4 +108,27 @@ async fn the_console_alone_manages_and_knows_nobody_once_it_is_stale() {
     eventually("it is stale", async || setup.call("GET", "/api/v1/self").send(console.admin()).await.status == 503)
         .await;
     assert_eq!(console.readiness().await, 503);
+}
+
+#[tokio::test]
+async fn the_console_alone_takes_no_tokens_in_the_clear() {
+    let setup = Setup::start().await;
+    let url = setup.server.url_as("tollgate-registry:CHANGE-REGISTRY");
+    for address in ["0.0.0.0:0", "[::]:0"] {
+        // On is what it is anyway: that is no word on whether the network may see the tokens.
+        for console in [None, Some(("TOLLGATE_ADMIN__CONSOLE", "on"))] {
+            let variables: Vec<_> = [("TOLLGATE_STORE__URL", url.as_str())].into_iter().chain(console).collect();
+            let ended = run(&["console", "--admin-listen", address], &variables);
+            let said = String::from_utf8(ended.stderr).expect("text");
+            assert!(matches!(ended.status.code(), Some(1 | 2)), "{said}");
+            assert!(said.contains("in the clear") && said.contains("admin.public_url"), "{said}");
+        }
+    }
+    // Whoever says that a proxy is in front of it has thought of it.
+    let variables = [
+        ("TOLLGATE_STORE__URL", url.as_str()),
+        ("TOLLGATE_ADMIN__ADDRESS", "0.0.0.0:0"),
+        ("TOLLGATE_ADMIN__PUBLIC_URL", "https://ops.example"),
+    ];
+    drop(Serving::console_at(&variables).await);
 }

@@ -18,6 +18,32 @@ async fn bodies_have_a_form_and_a_bound() {
     assert_eq!(stranger.send(admin).await.problem(), (401, "unauthenticated"));
 }
 
+/// What takes no body leaves none aside: `wait` belongs into the query.
+#[tokio::test]
+async fn a_body_where_none_is_wanted_is_refused_and_nothing_done() {
+    let site = Site::start().await;
+    let admin = site.sidecar.admin();
+    site.user("adam", Role::Administrator).await;
+    let token = format!("/api/v1/tokens/{}", site.agent.id);
+    let with = |method: &str, path: &str| Call::new(method, path).by(&site.owner.raw);
+    for (method, path) in [
+        ("POST", format!("{token}/revoke")),
+        ("DELETE", token.clone()),
+        ("POST", "/api/v1/users/adam/disable".to_owned()),
+        ("POST", "/api/v1/users/adam/enable".to_owned()),
+        ("POST", "/api/v1/users/adam/transfer-ownership".to_owned()),
+        ("DELETE", "/api/v1/users/adam".to_owned()),
+    ] {
+        let refused = with(method, &path).json(&json!({ "wait": "5s" })).send(admin).await;
+        assert_eq!(refused.problem(), (400, "invalid"), "{method} {path}");
+        assert!(refused.detail().contains("there is no `wait` here"), "{refused:?}");
+        assert_eq!(with(method, &path).raw("text/plain", "wait").send(admin).await.problem(), (415, "not-json"));
+    }
+    assert_eq!(get(&site, &site.owner, &token).await.done()["state"], "active");
+    let revoked = with("POST", &format!("{token}/revoke")).json(&json!({})).send(admin).await;
+    assert_eq!(revoked.done()["state"], "revoked");
+}
+
 #[tokio::test]
 async fn queries_have_a_form() {
     let site = Site::start().await;

@@ -1,6 +1,9 @@
 //! Who uses tokens, as calls show it.
 
+use tollgate::registry::LastUse;
+
 use super::*;
+use crate::harness::operator;
 
 #[tokio::test]
 async fn a_token_shows_who_uses_it_and_lists_find_those_that_nobody_does() {
@@ -29,4 +32,23 @@ async fn a_token_shows_who_uses_it_and_lists_find_those_that_nobody_does() {
     assert_eq!(refused.problem(), (400, "invalid"));
     let revoked = post(&site, &site.owner, "/api/v1/tokens/revoke", body).await;
     assert!(matches!(revoked.status, 200 | 409), "{revoked:?}");
+}
+
+/// What works all day by calls alone is not among those that nobody uses.
+#[tokio::test]
+async fn a_call_is_a_use_and_a_refused_one_is_none() {
+    let site = Site::start().await;
+    let (automation, idle) = (site.token("olga", &["tokens:read"]).await, site.token("olga", &["configs:read"]).await);
+    let call = Call::new("GET", "/api/v1/tokens").by(&automation.raw).with("User-Agent", "Telegraf/1.39.0");
+    assert_eq!(call.send(site.sidecar.admin()).await.status, 200);
+    assert_eq!(get(&site, &idle, "/api/v1/tokens").await.problem(), (403, "forbidden"));
+    assert_eq!(get(&site, &idle, "/api/v1/audit-logs").await.problem(), (403, "forbidden"));
+    // A sidecar that stops leaves nothing unsaid.
+    let site = site.restart().await;
+    let uses = site.registry.usage(&operator(), &[automation.id, idle.id]).await.expect("reads");
+    assert!(matches!(uses.last_use(automation.id), LastUse::At(at) if at <= uses.now), "{uses:?}");
+    assert!(!matches!(uses.last_use(idle.id), LastUse::At(_)), "{uses:?}");
+    let agents = site.registry.agents(&operator(), automation.id, 10).await.expect("reads");
+    let known: Vec<_> = agents.iter().map(|agent| (agent.name.to_string(), agent.version.clone())).collect();
+    assert_eq!(known, [("127.0.0.1".to_owned(), Some("1.39.0".to_owned()))]);
 }

@@ -59,7 +59,27 @@ async fn what_has_changed_since_it_was_read_stays_as_it_is() {
     let delete = |tag: &str| Call::new("DELETE", &path).by(&site.owner.raw).with("If-Match", tag).send(admin);
     assert_eq!(delete(&old).await.problem(), (412, "changed"));
     assert_eq!(delete("\"x\"").await.problem(), (400, "invalid"));
+    let rotate = |tag: &str| {
+        let call = Call::new("POST", &format!("{path}/rotate")).by(&site.owner.raw).with("If-Match", tag);
+        call.json(&json!({ "overlap_seconds": 0 })).send(admin)
+    };
+    let refused = rotate(&old).await;
+    assert_eq!(refused.problem(), (412, "changed"));
+    assert!(!refused.body.to_string().contains("tc-apiv1_"), "{refused:?}");
+    assert_eq!(rotate(&tag(&path).await).await.status, 201);
     assert_eq!(delete(&tag(&path).await).await.status, 200);
+
+    site.user("adam", Role::Administrator).await;
+    let old = tag("/api/v1/users/adam").await;
+    let transfer = |tag: &str| {
+        let path = "/api/v1/users/adam/transfer-ownership";
+        Call::new("POST", path).by(&site.owner.raw).with("If-Match", tag).send(admin)
+    };
+    for change in ["disable", "enable"] {
+        let path = format!("/api/v1/users/adam/{change}");
+        assert_eq!(call(&site, &site.owner, "POST", &path, None).await.status, 200);
+    }
+    assert_eq!(transfer(&old).await.problem(), (412, "changed"));
 
     let old = tag("/api/v1/users/max").await;
     let with = |method: &str, path: &str, tag: &str| {
@@ -69,6 +89,26 @@ async fn what_has_changed_since_it_was_read_stays_as_it_is() {
     assert_eq!(with("POST", "/api/v1/users/max/enable", &old).await.problem(), (412, "changed"));
     assert_eq!(with("DELETE", "/api/v1/users/max", &old).await.problem(), (412, "changed"));
     assert_eq!(with("DELETE", "/api/v1/users/max", "*").await.status, 200);
+    assert_eq!(transfer(&tag("/api/v1/users/adam").await).await.status, 200);
+}
+
+/// Whatever changes one record can be told which version of it is meant, and says so.
+#[tokio::test]
+async fn every_change_of_one_record_takes_if_match() {
+    let site = Site::start().await;
+    let described = get(&site, &site.owner, "/api/v1/openapi.json").await.done();
+    let mut changes = 0;
+    for (path, operations) in described["paths"].as_object().expect("paths") {
+        for (method, operation) in operations.as_object().expect("operations") {
+            if method == "get" || !path.contains('{') {
+                continue;
+            }
+            changes += 1;
+            let parameters = operation["parameters"].as_array().expect("parameters");
+            assert!(parameters.iter().any(|parameter| parameter["name"] == "If-Match"), "{method} {path}");
+        }
+    }
+    assert!(changes >= 9, "{changes}");
 }
 
 #[tokio::test]

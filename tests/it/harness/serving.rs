@@ -60,7 +60,12 @@ impl Serving {
 
     /// Starts `tollgate console` with these variables, and waits until it is ready.
     pub(crate) async fn console(variables: &[(&str, &str)]) -> Self {
-        let mut console = Self::launch(&["console", "--admin-listen", "127.0.0.1:0"], variables);
+        Self::console_at(&[&[("TOLLGATE_ADMIN__ADDRESS", "127.0.0.1:0")], variables].concat()).await
+    }
+
+    /// The same, where the variables say.
+    pub(crate) async fn console_at(variables: &[(&str, &str)]) -> Self {
+        let mut console = Self::launch(&["console"], variables);
         let started = console.says("started").await;
         console.admin = address(&started, "admin");
         console.says("ready").await;

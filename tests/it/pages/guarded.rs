@@ -438,3 +438,23 @@ async fn where_it_is_off_the_page_says_why() {
     assert!(page.body.contains("admin.console = ") && !page.body.contains("Open the console"), "{}", page.body);
     assert_eq!(client.get("/tokens").await.status, 404);
 }
+
+#[tokio::test]
+async fn a_session_is_a_use_of_its_token_and_a_form_that_is_refused_is_none() {
+    let site = Site::start().await;
+    let (used, forged) = (site.token("olga", &["tokens:read"]).await, site.token("olga", &["tokens:read"]).await);
+    let mut client = Client::of(&site);
+    client.sign_in(&used).await;
+    let mut other = Client::of(&site);
+    let page = other.get("/sign-in").await;
+    (other.cookie, other.csrf) = (page.cookie(), page.hidden("csrf"));
+    let reply = other.post("/sign-in", &format!("token={}", forged.raw)).await;
+    (other.cookie, other.csrf) = (reply.cookie(), "0".to_owned());
+    assert_eq!(other.post("/tokens/search", "text=x").await.status, 403);
+    other.more = "X-Tollgate-Poll: 1\r\n".to_owned();
+    other.get("/tokens").await;
+    let site = site.restart().await;
+    let uses = site.registry.usage(&operator(), &[used.id, forged.id]).await.expect("reads");
+    assert!(matches!(uses.last_use(used.id), LastUse::At(_)), "{uses:?}");
+    assert!(!matches!(uses.last_use(forged.id), LastUse::At(_)), "{uses:?}");
+}

@@ -5,6 +5,7 @@ use tollgate::token::UserId;
 
 use super::*;
 use crate::conformance::{commit, token, tokens};
+use crate::harness::eventually;
 
 const USAGE: &str = "{tollgate}:usage";
 
@@ -87,4 +88,40 @@ async fn what_lies_ahead_is_put_right_by_the_next_use() {
         let at: f64 = server.cli(&["zscore", key, member]).parse().expect("a number");
         assert!(at <= now as f64, "{member} at {at}, now {now}");
     }
+}
+
+/// How many scripts ran.
+fn scripts(server: &RedisServer) -> u64 {
+    let stats = server.cli(&["info", "commandstats"]);
+    let calls =
+        |name: &str| stats.lines().find_map(|line| line.strip_prefix(name)?.split(',').next()?.parse::<u64>().ok());
+    ["cmdstat_eval:calls=", "cmdstat_evalsha:calls="].into_iter().filter_map(calls).sum()
+}
+
+/// A server that stands still runs what lies in its sockets when it goes on: that makes no use a later one.
+#[tokio::test]
+async fn what_runs_late_shifts_no_time() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let made = token(UserId::from_u64(1), "a");
+    commit(&*store, tokens([Edit::Create(made.clone())])).await;
+    store.record(&[]).await.expect("records, and knows the server's clock now");
+    let last_used = async || store.usage(&[made.id]).await.expect("reads").tokens[0].last_used;
+    let before = scripts(&server);
+    server.pause();
+    let (used_at, used_for) = (jiff::Timestamp::now(), std::time::Instant::now());
+    store.record(&[used(&made, &["web-1"])]).await.expect_err("nothing is answered");
+    // As a script may be under way for five seconds, time has to pass.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    server.resume();
+    eventually("what lay in the socket ran", async || scripts(&server) > before).await;
+    assert_eq!(last_used().await, None, "it is told again, with its time");
+    let mut again = used(&made, &["web-1"]);
+    again.age = used_for.elapsed();
+    again.agents[0].age = again.age;
+    store.record(&[again]).await.expect("records");
+    let about = |found: jiff::Timestamp| found.duration_since(used_at).abs() < jiff::SignedDuration::from_secs(2);
+    assert!(last_used().await.is_some_and(about), "{:?}, used at {used_at}", last_used().await);
+    let agent = store.agents(&[made.id], 1).await.expect("reads").swap_remove(0).swap_remove(0);
+    assert!(about(agent.last_used), "{agent:?}, used at {used_at}");
 }
