@@ -195,6 +195,8 @@ impl Fetch<'_> {
         if is_away(&reply)
             && let Some(entry) = self.cache.find(&self.key, &asked).await
         {
+            self.disregard(reply);
+            self.let_again(None)?;
             return Ok(self.deliver(&entry, Some(AWAY), self.admit()));
         }
         if let Ok(reply) = &reply {
@@ -202,6 +204,13 @@ impl Fetch<'_> {
             self.note_fresh(reply);
         }
         reply
+    }
+
+    /// What the Controller said is given to nobody: it is not what this exchange ends with.
+    fn disregard(&self, reply: Result<Response<Relayed>, Refusal>) {
+        if let Ok(mut reply) = reply {
+            reply.body_mut().hand_over(&self.exchange.part(), None);
+        }
     }
 
     /// The agent has the Controller's answer.
@@ -250,6 +259,7 @@ impl Fetch<'_> {
         }
         match self.cache.last_modified(&self.key).await.filter(|_| is_away(&reply)) {
             Some((modified, entry)) => {
+                self.disregard(reply);
                 self.let_again(None)?;
                 Ok(self.tell(modified, &entry, AWAY))
             }

@@ -42,6 +42,21 @@ async fn a_watcher_is_told_the_stored_time_by_a_controller_that_says_nothing() {
     assert_eq!((reply.status(), reply.field("Last-Modified")), (200, Some(MODIFIED)));
 }
 
+/// Not that the Controller's 503 was served.
+#[tokio::test]
+async fn what_a_watcher_was_told_is_what_is_counted() {
+    let site = cached().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    for fields in ["", "Content-Length: 4\r\n"] {
+        site.api.next(Script::reply(format!("HTTP/1.1 503 Service Unavailable\r\nServer: scripted\r\n{fields}\r\n")));
+        assert_eq!(site.send(with(&site.agent, "HEAD", PATH, "")).await.status(), 200);
+    }
+    let metrics = site.metrics().await;
+    let head = |line: &&str| line.starts_with("tollgate_requests_total{") && line.contains("\"HEAD\"");
+    let heads: Vec<_> = metrics.lines().filter(head).collect();
+    assert!(heads.len() == 1 && heads[0].contains("\"stored\"") && heads[0].ends_with(" 2"), "{heads:?}");
+}
+
 /// What was edited is stored in one form, and there is an older one in another: that is not true any more.
 #[tokio::test]
 async fn forms_of_another_time_are_forgotten() {
