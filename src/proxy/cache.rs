@@ -15,6 +15,7 @@ mod breaker;
 mod disk;
 mod entry;
 mod fetch;
+mod first_look;
 mod flight;
 mod keep;
 mod key;
@@ -44,6 +45,7 @@ use breaker::{Attempt, Breaker};
 use disk::Disk;
 use entry::Entry;
 use fetch::Fetch;
+use first_look::{Agent, FirstLooks};
 use flight::Flights;
 use key::Key;
 use memory::Memory;
@@ -66,6 +68,7 @@ pub struct Cache {
     changed: Notify,
     flights: Arc<Flights>,
     breaker: Arc<Breaker>,
+    first_looks: FirstLooks,
     counts: Counts,
     log: Sampler,
 }
@@ -114,6 +117,7 @@ impl Cache {
             changed: Notify::new(),
             flights: Arc::default(),
             breaker: Arc::default(),
+            first_looks: FirstLooks::default(),
             counts: Counts::default(),
             log: Sampler::default(),
         }
@@ -141,7 +145,7 @@ impl Cache {
     /// Takes note of what the Controller says: what is gone there is gone here.
     fn heard(&self, key: &Key, status: StatusCode) {
         if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-            let path = Some(key.place(b"").path);
+            let path = Some(key.place.path);
             self.flights.forget(path);
             self.memory.lock().forget(path);
             self.changed.notify_one();
@@ -173,7 +177,8 @@ pub(super) async fn serve(
     let credential = &exchange.proxy.gate.api.config.credential;
     let Some(key) = Key::of(request, &permit, credential) else { return forward(exchange, &permit, request).await };
     usage::note(exchange, &permit, request);
-    let fetch = Fetch { cache, exchange, permit: Rc::new(permit), key: Rc::new(key) };
+    let agent = Agent::of(exchange, &permit, &key, request.headers());
+    let fetch = Fetch { cache, exchange, agent, permit: Rc::new(permit), key: Rc::new(key) };
     match *request.method() == Method::HEAD {
         true => fetch.head(request).await,
         false => fetch.get(request).await,

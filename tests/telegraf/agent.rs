@@ -2,6 +2,8 @@
 
 use std::process::{Command, ExitStatus};
 
+use rustix::process::Signal;
+
 use crate::process::Process;
 use crate::setup::{Lab, Setup};
 use crate::tollgate::Door;
@@ -21,35 +23,42 @@ const WATCH_FAILURES: [&str; 2] = ["Fetching config from", "Last-Modified header
 /// What it warns of at every start.
 const WARNINGS: [&str; 2] = ["Strict environment variable handling", "Running without secret protection"];
 
+/// How an agent is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
+    pub(crate) name: String,
+    /// Path of its configuration.
+    pub(crate) configuration: &'static str,
+    pub(crate) door: Door,
+    pub(crate) variable: Variable,
+    pub(crate) token: String,
+    /// How often it looks whether its configuration was edited.
+    pub(crate) watch: &'static str,
+}
+
 /// A running agent. Killed when dropped.
 pub(crate) struct Agent {
     pub(crate) name: String,
+    launch: Launch,
     process: Process,
 }
 
 impl Agent {
-    /// Starts one that watches its configuration every second, with two tries for each fetch, ten seconds apart.
-    pub(crate) fn start(
-        lab: &Lab,
-        setup: &Setup,
-        name: &str,
-        configuration: &str,
-        door: Door,
-        variable: Variable,
-        token: &str,
-    ) -> Result<Self, String> {
-        let scheme = if door == Door::Plain { "http" } else { "https" };
-        let base = format!("{scheme}://{}", setup.tollgate.address(door));
+    /// Starts one with two tries for each fetch, ten seconds apart.
+    pub(crate) fn start(lab: &Lab, setup: &Setup, launch: Launch) -> Result<Self, String> {
+        let Launch { name, configuration, door, variable, token, watch } = &launch;
+        let scheme = if *door == Door::Plain { "http" } else { "https" };
+        let base = format!("{scheme}://{}", setup.tollgate.address(*door));
         let mut command = Command::new(&lab.telegraf);
         command.args(["--config", &format!("{base}{configuration}?agent={name}")]);
-        command.args(["--config-url-watch-interval", "1s", "--config-url-retry-attempts", "1"]);
+        command.args(["--config-url-watch-interval", watch, "--config-url-retry-attempts", "1"]);
         // A container may allow too little locked memory for it to protect its secrets, which it would complain of.
         command.arg("--unprotected").env_clear().env("HOME", setup.directory()).current_dir(setup.directory());
         command.env("TOLLGATE", base).env("AGENT", name).env("AGENT_TOKEN", token);
         // With an authority of its own the output speaks HTTP/1.1, without one it offers HTTP/2.
         let authority = &lab.certificate.authority;
         command.env("SSL_CERT_FILE", authority);
-        command.env("AGENT_CA", if door == Door::Tls { authority.as_os_str() } else { "".as_ref() });
+        command.env("AGENT_CA", if *door == Door::Tls { authority.as_os_str() } else { "".as_ref() });
         // Fifty of them share a small machine.
         command.env("GOMAXPROCS", "1");
         command.env(
@@ -60,7 +69,17 @@ impl Agent {
             token,
         );
         let process = Process::start(command, &setup.directory().join(format!("{name}.log")), &lab.reaper)?;
-        Ok(Self { name: name.to_owned(), process })
+        Ok(Self { name: name.clone(), launch, process })
+    }
+
+    /// Kills it. How to start it again.
+    pub(crate) fn kill(self) -> Launch {
+        self.launch
+    }
+
+    /// SIGHUP: it stops what it runs, and fetches its configuration.
+    pub(crate) fn hang_up(&self) {
+        self.process.signal(Signal::HUP);
     }
 
     /// How it has ended, if it has.
@@ -71,6 +90,11 @@ impl Agent {
     /// All that it has said.
     pub(crate) fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// How often it has had a configuration, over all its lives.
+    pub(crate) fn boots(&self) -> usize {
+        self.log().matches("I! Loaded inputs: mem").count()
     }
 
     /// How often it has loaded its configuration anew.

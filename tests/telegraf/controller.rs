@@ -58,6 +58,8 @@ enum Mood {
     Silent,
     /// 503, with a `Last-Modified` that is not the configuration's.
     Unavailable,
+    /// 503 to fetches alone: they are more work than anything else.
+    Busy,
     /// 401, with a `Last-Modified` too: it does not take the sidecar's credential.
     Refusing,
 }
@@ -129,6 +131,11 @@ impl Controller {
     /// Everything is answered with 503 and a new `Last-Modified`.
     pub(crate) fn becomes_unavailable(&self) {
         self.shared.mood.send_replace(Mood::Unavailable);
+    }
+
+    /// Fetches are answered with 503, and watchers as ever.
+    pub(crate) fn is_busy(&self) {
+        self.shared.mood.send_replace(Mood::Busy);
     }
 
     /// Everything is answered with 401 and a new `Last-Modified`.
@@ -254,12 +261,13 @@ async fn answer(request: http::Request<Incoming>, shared: &Shared) -> Result<Res
     let now = *mood.borrow_and_update();
     match now {
         Mood::Well => {}
+        Mood::Busy if parts.method != Method::GET => {}
         Mood::Gone => return Err(Cut),
         Mood::Silent => {
             drop(mood.wait_for(|mood| *mood != Mood::Silent).await);
             return Err(Cut);
         }
-        Mood::Unavailable => {
+        Mood::Unavailable | Mood::Busy => {
             let reply = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
             return Ok(reply.header(LAST_MODIFIED, modified(59)).body("away".into()).expect("a reply"));
         }

@@ -1,8 +1,8 @@
 //! Configurations are fetched, and then really run.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::agent::Variable;
+use crate::agent::{Agent, Launch, Variable};
 use crate::controller::{ALIAS, RequestKind};
 use crate::setup::{PATIENCE, Setup};
 use crate::tollgate::Door;
@@ -19,7 +19,7 @@ pub(crate) async fn with_the_older_variable(setup: &mut Setup) -> Result<(), Str
 
 async fn fetch(setup: &mut Setup, variable: Variable, scheme: &str) -> Result<(), String> {
     let token = setup.token("olga").await?;
-    let agent = setup.launch("edge", Door::Plain, variable, &token)?;
+    let agent = setup.launch(Launch { variable, ..Setup::deployed("edge", Door::Plain, &token) })?;
     setup.agents.push(agent);
     setup.all_run(1).await?;
     setup
@@ -72,21 +72,27 @@ pub(crate) async fn from_an_alias(setup: &mut Setup) -> Result<(), String> {
 /// An agent whose token nobody knows gets no configuration, says why, and gives up.
 pub(crate) async fn with_an_unknown_token(setup: &mut Setup) -> Result<(), String> {
     let token = format!("tc-apiv1_{}", "0123456789abcdef".repeat(4));
-    let mut agent = setup.launch("stranger", Door::Plain, Variable::Controller, &token)?;
-    let status = tokio::time::timeout(PATIENCE, async {
-        loop {
-            match agent.ended() {
-                Some(status) => return status,
-                None => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
-            }
-        }
-    });
-    let status = status.await.map_err(|_| format!("it goes on: {}", agent.log()))?;
-    if status.success() || !agent.log().contains("failed to fetch HTTP config: 401 Unauthorized") {
-        return Err(format!("it ended with {status}: {}", agent.log()));
-    }
+    let agent = setup.launch(Setup::deployed("stranger", Door::Plain, &token))?;
+    gives_up(agent, "401 Unauthorized").await?;
     match setup.controller.count("stranger", None, |_| true) {
         0 => Ok(()),
         count => Err(format!("{count} requests of it reached the Controller")),
     }
+}
+
+/// Waits until an agent has given up, since its fetch was refused like this.
+pub(crate) async fn gives_up(mut agent: Agent, why: &str) -> Result<(), String> {
+    let ended = tokio::time::timeout(PATIENCE, async {
+        loop {
+            match agent.ended() {
+                Some(status) => return status,
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    });
+    let status = ended.await.map_err(|_| format!("agent {} goes on: {}", agent.name, agent.log()))?;
+    if status.success() || !agent.log().contains(&format!("failed to fetch HTTP config: {why}")) {
+        return Err(format!("agent {} ended with {status}: {}", agent.name, agent.log()));
+    }
+    Ok(())
 }

@@ -57,12 +57,8 @@ pub(crate) async fn with_a_revoked_token(setup: &mut Setup) -> Result<(), String
     setup.agent("other", Door::Plain, &kept)?;
     setup.all_run(1).await?;
 
-    // The Owner's own token is older than the agents' and has another description.
-    let tokens: serde_json::Value = serde_json::from_str(&setup.tollgate.run(&["token", "list", "--json"]).await?)
-        .map_err(|error| format!("token list --json: {error}"))?;
-    let is_revoked = |token: &&serde_json::Value| token["user"] == "olga" && token["description"] == "edge";
-    let id = tokens.as_array().and_then(|tokens| tokens.iter().find(is_revoked)).and_then(|token| token["id"].as_str());
-    setup.tollgate.run(&["token", "revoke", id.ok_or("no token of olga")?, "--wait"]).await?;
+    let id = setup.token_id("olga").await?;
+    setup.tollgate.run(&["token", "revoke", &id, "--wait"]).await?;
 
     setup
         .until_each("every agent learns why", |_, agent| Ok(agent.name == "other" || is_told(&agent.log(), 2)))

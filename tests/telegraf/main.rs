@@ -11,6 +11,7 @@ mod agent;
 mod controller;
 mod fetch;
 mod heartbeat;
+mod outage;
 mod port;
 mod process;
 mod setup;
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinSet, LocalSet};
 
 use process::Reaper;
-use setup::{Lab, Settings, Setup};
+use setup::{Lab, Settings, Setup, StoreKind};
 use tollgate::Certificate;
 use tollgate_harness::authority::Authority;
 
@@ -55,7 +56,7 @@ macro_rules! scenario {
     ($module:ident::$name:ident) => {
         Scenario {
             name: concat!(stringify!($module), "::", stringify!($name)),
-            settings: Settings { redis: false, variables: &[] },
+            settings: PLAIN,
             play: |setup| Box::pin($module::$name(setup)),
         }
     };
@@ -81,21 +82,48 @@ const SMALL: &[Scenario] = &[
     scenario!(watch::while_the_store_is_away).on(DOUBTFUL),
 ];
 
+/// With the configuration cache, in turn with the others, since there are as many agents again.
+const CACHED: &[Scenario] = &[
+    scenario!(outage::agents_boot).on(CACHING),
+    scenario!(outage::agents_reload).on(CACHING),
+    scenario!(outage::the_host_reboots).on(CACHING),
+    scenario!(outage::the_controller_hangs).on(CACHING),
+    scenario!(outage::the_controller_says_503).on(CACHING),
+    scenario!(outage::only_fetches_fail).on(CACHING),
+    scenario!(outage::an_agent_looks_when_it_is_over).on(CACHING),
+    scenario!(outage::a_token_is_revoked).on(CACHING),
+    scenario!(outage::a_token_is_rotated).on(Settings { variables: STRIPPING.variables, ..CACHING }),
+    scenario!(outage::redis_fails_over).on(Settings { store: StoreKind::Pair, ..CACHING }),
+    scenario!(outage::it_outlasts_what_is_stored).on(FORGETFUL),
+];
+
 /// Played alone: they need the machine for themselves.
 const LARGE: &[Scenario] = &[scenario!(watch::while_the_sidecar_restarts)];
 
+/// As it comes.
+const PLAIN: Settings = Settings { store: StoreKind::Sqlite, cache: false, variables: &[] };
+
+/// Stores configurations.
+const CACHING: Settings = Settings { cache: true, ..PLAIN };
+
+/// Gives what it has stored for a few seconds only.
+const FORGETFUL: Settings = Settings { variables: &[("CONFIG_CACHE__MAX_AGE", "12s")], ..CACHING };
+
 /// Waits a second for an answer of the Controller.
-const HASTY: Settings = Settings { redis: false, variables: &[("UPSTREAM__API__TIMEOUTS__FIRST_BYTE", "1s")] };
+const HASTY: Settings = Settings { variables: &[("UPSTREAM__API__TIMEOUTS__FIRST_BYTE", "1s")], ..PLAIN };
 
 /// Shows the Controller no credential.
 const STRIPPING: Settings = Settings {
-    redis: false,
     variables: &[("UPSTREAM__API__CREDENTIAL__MODE", "strip"), ("UPSTREAM__HEARTBEAT__CREDENTIAL__MODE", "strip")],
+    ..PLAIN
 };
 
 /// Has a store that can be stopped, and believes its replica for two seconds.
-const DOUBTFUL: Settings =
-    Settings { redis: true, variables: &[("FRESHNESS__MAX_STALENESS", "2s"), ("FRESHNESS__PROBE_INTERVAL", "200ms")] };
+const DOUBTFUL: Settings = Settings {
+    store: StoreKind::Redis,
+    variables: &[("FRESHNESS__MAX_STALENESS", "2s"), ("FRESHNESS__PROBE_INTERVAL", "200ms")],
+    ..PLAIN
+};
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -130,7 +158,7 @@ async fn play(telegraf: PathBuf, names: &[String]) -> Result<(usize, usize), Str
     let lab = Arc::new(Lab { telegraf, certificate, reaper: Arc::new(Reaper::start()?) });
     let wanted = |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| scenario.name.contains(name));
     let (mut passed, mut failed) = (0, 0);
-    for together in [SMALL, LARGE] {
+    for together in [SMALL, CACHED, LARGE] {
         let mut playing = JoinSet::new();
         for scenario in together.iter().filter(wanted).copied() {
             let lab = Arc::clone(&lab);

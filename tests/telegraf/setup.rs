@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::agent::{Agent, Variable};
+use crate::agent::{Agent, Launch, Variable};
 use crate::controller::{ALIAS, CONFIGURATION, Controller, RequestKind};
 use crate::process::Reaper;
 use crate::tollgate::{Certificate, Door, Tollgate};
+use tollgate_harness::pair::Pair;
 use tollgate_harness::redis::RedisServer;
+use tollgate_harness::relay::Relay;
 
 /// Longest wait for anything; only a failure takes that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,10 +32,49 @@ pub(crate) struct Lab {
 /// How a sidecar is set up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
-    /// Its store is a Redis, which can be stopped.
-    pub(crate) redis: bool,
+    pub(crate) store: StoreKind,
+    /// It stores configurations, in memory and on disk.
+    pub(crate) cache: bool,
     /// Variables, without `TOLLGATE_`.
     pub(crate) variables: &'static [(&'static str, &'static str)],
+}
+
+/// Where tokens are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    Sqlite,
+    /// One that can be stopped.
+    Redis,
+    /// A primary and its replica, which can take over.
+    Pair,
+}
+
+/// A running Redis, or two.
+pub(crate) enum Redis {
+    One(RedisServer),
+    /// Sidecars and commands go by the relay, which leads to the primary.
+    Two(Pair, Relay),
+}
+
+impl Redis {
+    async fn start(kind: StoreKind) -> Option<Self> {
+        match kind {
+            StoreKind::Sqlite => None,
+            StoreKind::Redis => Some(Self::One(RedisServer::start())),
+            StoreKind::Pair => {
+                let pair = Pair::start().await;
+                let relay = Relay::start(pair.primary.address()).await;
+                Some(Self::Two(pair, relay))
+            }
+        }
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Self::One(server) => server.url(),
+            Self::Two(_, relay) => format!("redis://{}", relay.address()),
+        }
+    }
 }
 
 /// Everything. Ends when it is dropped.
@@ -42,7 +83,7 @@ pub(crate) struct Setup {
     pub(crate) agents: Vec<Agent>,
     pub(crate) tollgate: Tollgate,
     pub(crate) controller: Controller,
-    pub(crate) redis: Option<RedisServer>,
+    pub(crate) redis: Option<Redis>,
     lab: Arc<Lab>,
     directory: TempDir,
 }
@@ -51,12 +92,12 @@ impl Setup {
     /// Starts the sidecar and the Controller.
     pub(crate) async fn start(lab: &Arc<Lab>, settings: Settings) -> Result<Self, String> {
         let directory = tempfile::tempdir().map_err(|error| format!("a directory: {error}"))?;
-        let redis = settings.redis.then(RedisServer::start);
+        let redis = Redis::start(settings.store).await;
         let sqlite = || format!("sqlite:{}", directory.path().join("tollgate.db").display());
-        let store = redis.as_ref().map_or_else(sqlite, RedisServer::url);
+        let store = redis.as_ref().map_or_else(sqlite, Redis::url);
         let controller = Controller::start()?;
         let (home, address) = (directory.path().to_owned(), controller.address());
-        let tollgate = Tollgate::new(home, store, &lab.certificate, address, settings.variables, &lab.reaper);
+        let tollgate = Tollgate::new(home, store, &lab.certificate, address, settings, &lab.reaper);
         let mut tollgate = tollgate.await?;
         tollgate.start().await?;
         Ok(Self { agents: Vec::new(), tollgate, controller, redis, lab: Arc::clone(lab), directory })
@@ -73,22 +114,55 @@ impl Setup {
         self.tollgate.run(&create).await
     }
 
+    /// The id of a user's token for agents. The Owner has another one, with another description.
+    pub(crate) async fn token_id(&self, user: &str) -> Result<String, String> {
+        let list = self.tollgate.run(&["token", "list", "--json"]).await?;
+        let tokens: serde_json::Value = serde_json::from_str(&list).map_err(|error| format!("{error}: {list}"))?;
+        let is_meant = |token: &&serde_json::Value| token["user"] == user && token["description"] == "edge";
+        let token = tokens.as_array().and_then(|tokens| tokens.iter().find(is_meant));
+        token.and_then(|token| token["id"].as_str()).map(str::to_owned).ok_or(format!("no token of {user}"))
+    }
+
     /// Starts an agent that is not looked after.
-    pub(crate) fn launch(&self, name: &str, door: Door, variable: Variable, token: &str) -> Result<Agent, String> {
-        Agent::start(&self.lab, self, name, CONFIGURATION, door, variable, token)
+    pub(crate) fn launch(&self, launch: Launch) -> Result<Agent, String> {
+        Agent::start(&self.lab, self, launch)
+    }
+
+    /// How an agent is deployed that watches its configuration every second.
+    pub(crate) fn deployed(name: &str, door: Door, token: &str) -> Launch {
+        let (configuration, variable) = (CONFIGURATION, Variable::Controller);
+        Launch { name: name.to_owned(), configuration, door, variable, token: token.to_owned(), watch: "1s" }
     }
 
     /// Starts an agent that must not end, and has its configuration by its alias.
     pub(crate) fn agent_by_alias(&mut self, name: &str, door: Door, token: &str) -> Result<(), String> {
-        let agent = Agent::start(&self.lab, self, name, ALIAS, door, Variable::Controller, token)?;
-        self.agents.push(agent);
+        let launch = Launch { configuration: ALIAS, ..Self::deployed(name, door, token) };
+        self.agents.push(self.launch(launch)?);
         Ok(())
     }
 
     /// Starts an agent that must not end.
     pub(crate) fn agent(&mut self, name: &str, door: Door, token: &str) -> Result<(), String> {
-        let agent = self.launch(name, door, Variable::Controller, token)?;
-        self.agents.push(agent);
+        self.agents.push(self.launch(Self::deployed(name, door, token))?);
+        Ok(())
+    }
+
+    /// Kills every agent.
+    pub(crate) fn kill_agents(&mut self) -> Vec<Launch> {
+        std::mem::take(&mut self.agents).into_iter().map(Agent::kill).collect()
+    }
+
+    /// Kills every agent and starts it again.
+    pub(crate) fn restart_agents(&mut self) -> Result<(), String> {
+        let launches = self.kill_agents();
+        self.start_agents(launches)
+    }
+
+    /// Starts these agents.
+    pub(crate) fn start_agents(&mut self, launches: Vec<Launch>) -> Result<(), String> {
+        for launch in launches {
+            self.agents.push(self.launch(launch)?);
+        }
         Ok(())
     }
 
@@ -173,17 +247,26 @@ impl Setup {
         .await
     }
 
+    /// Waits until every agent has had a configuration so many times, over all its lives.
+    pub(crate) async fn all_have_booted(&mut self, times: usize) -> Result<(), String> {
+        self.until_each(&format!("every agent has booted {times} times"), |_, agent| Ok(agent.boots() >= times)).await
+    }
+
     /// Every agent has loaded its configuration anew exactly this many times since it was started.
     pub(crate) fn all_have_reloaded(&self, times: usize) -> Result<(), String> {
         for agent in &self.agents {
-            let fetches = self.controller.count(&agent.name, None, |kind| kind == RequestKind::Fetch);
-            let reloads = agent.reloads();
-            if (fetches, reloads) != (times + 1, times) {
+            let had = (self.fetches(agent), agent.reloads());
+            if had != (times + 1, times) {
                 let name = &agent.name;
-                return Err(format!("agent {name} reloaded {reloads} times, not {times}, and fetched {fetches} times"));
+                return Err(format!("agent {name} (fetched, reloaded) {had:?} times, not {:?}", (times + 1, times)));
             }
         }
         Ok(())
+    }
+
+    /// How often the Controller gave an agent its configuration.
+    pub(crate) fn fetches(&self, agent: &Agent) -> usize {
+        self.controller.count(&agent.name, None, |kind| kind == RequestKind::Fetch)
     }
 
     /// No agent has anything to complain of.

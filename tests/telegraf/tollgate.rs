@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::port::Port;
 use crate::process::{Process, Reaper};
-use crate::setup::PATIENCE;
+use crate::setup::{PATIENCE, Settings};
 
 /// How an agent comes: by one of three listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) struct Tollgate {
     http2: Port,
     listeners: String,
     controller: SocketAddr,
-    variables: &'static [(&'static str, &'static str)],
+    settings: Settings,
     reaper: Arc<Reaper>,
     process: Option<Process>,
 }
@@ -57,7 +57,7 @@ impl Tollgate {
         store: String,
         certificate: &Certificate,
         controller: SocketAddr,
-        variables: &'static [(&'static str, &'static str)],
+        settings: Settings,
         reaper: &Arc<Reaper>,
     ) -> Result<Self, String> {
         let hold = || Port::hold().map_err(|error| format!("a port: {error}"));
@@ -73,7 +73,7 @@ impl Tollgate {
         );
         let reaper = Arc::clone(reaper);
         let tollgate =
-            Self { directory, store, plain, tls, http2, listeners, controller, variables, reaper, process: None };
+            Self { directory, store, plain, tls, http2, listeners, controller, settings, reaper, process: None };
         tollgate.run(&["init", "--owner", "olga"]).await?;
         Ok(tollgate)
     }
@@ -113,8 +113,15 @@ impl Tollgate {
             ("LOG__FORMAT", "json"),
             ("TIMEOUTS__DRAIN", "5s"),
         ];
-        for (name, value) in always.iter().chain(self.variables) {
+        for (name, value) in always.iter().chain(self.settings.variables) {
             command.env(format!("TOLLGATE_{name}"), value);
+        }
+        if self.settings.cache {
+            command
+                .env("TOLLGATE_CONFIG_CACHE__ENABLED", "true")
+                .env("TOLLGATE_CONFIG_CACHE__DIRECTORY", self.stored());
+            // Each request has a line.
+            command.env("TOLLGATE_LOG__FILTER", "tollgate=debug");
         }
         let mut process = Process::start(command, &self.directory.join("tollgate.log"), &self.reaper)?;
         let deadline = Instant::now() + PATIENCE;
@@ -163,6 +170,22 @@ impl Tollgate {
     /// What it has said, over all its lives.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("tollgate.log")).unwrap_or_default()
+    }
+
+    /// How often a watcher was told what is stored, with the cache.
+    pub(crate) fn stored_looks(&self) -> usize {
+        let is_one = |line: &&str| line.contains(r#""outcome":"stored""#) && line.contains(r#""line":"HEAD /"#);
+        self.log().lines().filter(is_one).count()
+    }
+
+    /// How many configurations are stored on disk.
+    pub(crate) fn stored_files(&self) -> usize {
+        let Ok(entries) = std::fs::read_dir(self.stored()) else { return 0 };
+        entries.flatten().filter(|entry| entry.path().extension().is_some_and(|it| it == "config")).count()
+    }
+
+    fn stored(&self) -> PathBuf {
+        self.directory.join("config-cache")
     }
 
     fn readies(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::setup::Setup;
+use crate::setup::{Redis, Setup};
 use crate::tollgate::Door;
 
 /// How the Controller, or the sidecar's store, is away.
@@ -96,14 +96,22 @@ fn begin(setup: &Setup, outage: Outage) {
         Outage::Silent => setup.controller.falls_silent(),
         Outage::Unavailable => setup.controller.becomes_unavailable(),
         Outage::Refusing => setup.controller.refuses(),
-        Outage::Stale => setup.redis.iter().for_each(|redis| redis.pause()),
+        Outage::Stale => {
+            if let Some(Redis::One(redis)) = &setup.redis {
+                redis.pause()
+            }
+        }
     }
 }
 
 fn end(setup: &Setup, outage: Outage) {
     match outage {
         Outage::Gone | Outage::Silent | Outage::Unavailable | Outage::Refusing => setup.controller.recovers(),
-        Outage::Stale => setup.redis.iter().for_each(|redis| redis.resume()),
+        Outage::Stale => {
+            if let Some(Redis::One(redis)) = &setup.redis {
+                redis.resume()
+            }
+        }
     }
 }
 

@@ -121,12 +121,7 @@ impl Entry {
             [] => None,
             digest => Some(Digest::from_bytes(digest.try_into().ok()?)),
         };
-        Some(Key {
-            target: text(Part::Target)?,
-            accept: self.part(Part::Accept).to_vec(),
-            codings: text(Part::Codings)?,
-            credential,
-        })
+        Some(Key::new(text(Part::Target)?, self.part(Part::Accept).to_vec(), text(Part::Codings)?, credential))
     }
 
     /// Where it is found.

@@ -11,7 +11,7 @@ use http::header::{
     AGE, CONTENT_ENCODING, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
     LAST_MODIFIED, RANGE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::sync::{oneshot, watch};
 
 use super::super::Permit;
@@ -23,6 +23,7 @@ use super::super::refusal::Refusal;
 use super::super::tally;
 use super::breaker::Attempt;
 use super::entry::Entry;
+use super::first_look::Agent;
 use super::flight::{Landing, Outcome, State};
 use super::key::Key;
 use super::shared::SharedFetch;
@@ -44,10 +45,14 @@ const SILENT: &str = "fwd=stale; detail=timeout";
 /// or it was not asked, since it is away.
 const UNASKED: &str = "hit; detail=away";
 
+/// The Controller was asked, and its answer is not the one that the agent booted from.
+const FIRST_LOOK: &str = "tollgate; fwd=request; detail=first-look";
+
 /// One request for a configuration.
 pub(super) struct Fetch<'a> {
     pub(super) cache: &'a Arc<Cache>,
     pub(super) exchange: &'a Rc<Exchange>,
+    pub(super) agent: Agent,
     pub(super) permit: Rc<Permit>,
     pub(super) key: Rc<Key>,
 }
@@ -76,7 +81,7 @@ impl Fetch<'_> {
                     None => self.cache.breaker.must_ask(),
                 },
             };
-            let (mut state, landing) = self.cache.flights.join(self.key.place(b""));
+            let (mut state, landing) = self.cache.flights.join(self.key.place);
             let mut own = landing.map(|landing| self.begin(request, landing, attempt));
             match own {
                 // Who asked first waits as without the cache.
@@ -105,6 +110,7 @@ impl Fetch<'_> {
                         return self.ask(request, admitted).await;
                     };
                     self.exchange.alarm.clear();
+                    self.note_fresh(&reply);
                     reply.body_mut().hand_over(self.exchange, admitted);
                     return Ok(reply);
                 }
@@ -189,12 +195,29 @@ impl Fetch<'_> {
         if is_away(&reply)
             && let Some(entry) = self.cache.find(&self.key, &asked).await
         {
+            self.disregard(reply);
+            self.let_again(None)?;
             return Ok(self.deliver(&entry, Some(AWAY), self.admit()));
         }
         if let Ok(reply) = &reply {
             self.cache.heard(&self.key, reply.status());
+            self.note_fresh(reply);
         }
         reply
+    }
+
+    /// What the Controller said is given to nobody: it is not what this exchange ends with.
+    fn disregard(&self, reply: Result<Response<Relayed>, Refusal>) {
+        if let Ok(mut reply) = reply {
+            reply.body_mut().hand_over(&self.exchange.part(), None);
+        }
+    }
+
+    /// The agent has the Controller's answer.
+    fn note_fresh(&self, reply: &Response<Relayed>) {
+        if reply.status() == StatusCode::OK {
+            self.cache.first_looks.forgive(&self.agent);
+        }
     }
 
     /// A revocation that was not noticed yet is forgotten with what it would have interrupted.
@@ -236,15 +259,32 @@ impl Fetch<'_> {
         }
         match self.cache.last_modified(&self.key).await.filter(|_| is_away(&reply)) {
             Some((modified, entry)) => {
+                self.disregard(reply);
                 self.let_again(None)?;
                 Ok(self.tell(modified, &entry, AWAY))
             }
-            None => reply,
+            None => reply.map(|reply| self.at_first_look(reply)),
         }
+    }
+
+    /// The agent that was given a stored answer is told of that first, see [`super::first_look`].
+    fn at_first_look(&self, mut reply: Response<Relayed>) -> Response<Relayed> {
+        if reply.status() == StatusCode::OK
+            && reply.headers().contains_key(LAST_MODIFIED)
+            && let Some(modified) = self.cache.first_looks.pay(&self.agent)
+        {
+            let fields = reply.headers_mut();
+            // That of what is not spoken of.
+            fields.remove(ETAG);
+            fields.insert(LAST_MODIFIED, modified);
+            fields.append(&CACHE_STATUS, HeaderValue::from_static(FIRST_LOOK));
+        }
+        reply
     }
 
     /// Gives a stored `Last-Modified`.
     fn tell(&self, modified: HeaderValue, entry: &Entry, why: &str) -> Response<Relayed> {
+        let modified = self.cache.first_looks.pay(&self.agent).unwrap_or(modified);
         let mut fields = self.fields(entry);
         // What is said of the body is that of one form of it.
         for name in [CONTENT_ENCODING, ETAG] {
@@ -262,9 +302,18 @@ impl Fetch<'_> {
         self.exchange.alarm.clear();
         let mut fields = self.fields(entry);
         match stale {
-            Some(why) => self.mark(&mut fields, entry, why),
-            None if entry.aged > Duration::ZERO => drop(fields.insert(AGE, entry.aged.as_secs().into())),
-            None => {}
+            Some(why) => {
+                self.mark(&mut fields, entry, why);
+                if let Some(modified) = entry.last_modified() {
+                    self.cache.first_looks.owe(self.agent, modified);
+                }
+            }
+            None => {
+                self.cache.first_looks.forgive(&self.agent);
+                if entry.aged > Duration::ZERO {
+                    fields.insert(AGE, entry.aged.as_secs().into());
+                }
+            }
         }
         let outcome = if stale.is_some() { tally::Outcome::Stored } else { tally::Outcome::Served };
         let mut reply = Response::new(Relayed::stored(entry.body(), self.delivery(admitted, outcome)));

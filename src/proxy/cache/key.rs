@@ -21,6 +21,8 @@ pub(super) struct Key {
     pub(super) codings: String,
     /// Whose token the Controller sees; `None`: nobody's, or always its own.
     pub(super) credential: Option<Digest>,
+    /// Where an answer is found that varies by nothing besides.
+    pub(super) place: Place,
 }
 
 /// Where an answer is found: by its path, then by the query and the credential, then by the form that was asked for. So what is stored
@@ -49,23 +51,32 @@ impl Key {
         let credential = permit.admission().filter(|_| is_forwarded).map(|admission| admission.terms.digest);
         let target = request.uri().path_and_query()?.as_str().to_owned();
         let accept = values(headers, &ACCEPT).unwrap_or_default();
-        Some(Self { target, accept, codings: codings(headers), credential })
+        Some(Self::new(target, accept, codings(headers), credential))
     }
 
-    /// The path, as every server reads it.
-    pub(super) fn path(&self) -> &str {
-        self.target.split('?').next().unwrap_or_default()
+    /// Of its parts.
+    pub(super) fn new(target: String, accept: Vec<u8>, codings: String, credential: Option<Digest>) -> Self {
+        // As every server reads it.
+        let path = normalise(target.split('?').next().unwrap_or_default()).unwrap_or_default();
+        let place = Place {
+            path: path_part(&path),
+            subject: part(&[target.as_bytes(), credential.as_ref().map_or(&[], |digest| digest.as_bytes())]),
+            form: form(&accept, &codings, b""),
+        };
+        Self { target, accept, codings, credential, place }
     }
 
     /// Where an answer is found that varies by `vary` besides.
     pub(super) fn place(&self, vary: &[u8]) -> Place {
-        let path = normalise(self.path()).unwrap_or_default();
-        Place {
-            path: path_part(&path),
-            subject: part(&[self.target.as_bytes(), self.credential.as_ref().map_or(&[], |digest| digest.as_bytes())]),
-            form: part(&[&self.accept, self.codings.as_bytes(), vary]),
+        match vary {
+            [] => self.place,
+            vary => Place { form: form(&self.accept, &self.codings, vary), ..self.place },
         }
     }
+}
+
+fn form(accept: &[u8], codings: &str, vary: &[u8]) -> Part {
+    part(&[accept, codings.as_bytes(), vary])
 }
 
 /// Under what all of a path is found, as [`normalise`] has it.
@@ -134,15 +145,10 @@ mod tests {
     #[test]
     fn lists_that_look_alike_differ() {
         assert_ne!(part(&[b"a", b"bc"]), part(&[b"ab", b"c"]));
-        let key = |target: &str| Key {
-            target: target.to_owned(),
-            accept: Vec::new(),
-            codings: String::new(),
-            credential: None,
-        };
+        let key = |target: &str| Key::new(target.to_owned(), Vec::new(), String::new(), None);
         let (plain, encoded, other) = (key("/c/a?x=1"), key("/%63/a?x=1"), key("/c/a?x=2"));
-        assert_eq!(plain.place(b"").path, encoded.place(b"").path, "one path is forgotten in every spelling");
-        assert_eq!(plain.place(b"").path, other.place(b"").path);
-        assert_ne!(plain.place(b"").subject, other.place(b"").subject);
+        assert_eq!(plain.place.path, encoded.place.path, "one path is forgotten in every spelling");
+        assert_eq!(plain.place.path, other.place.path);
+        assert_ne!(plain.place.subject, other.place.subject);
     }
 }

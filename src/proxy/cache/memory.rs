@@ -87,7 +87,7 @@ impl Memory {
     }
 
     fn slots(&self, key: &Key) -> impl Iterator<Item = (&Place, &Slot)> {
-        let Place { path, subject, .. } = key.place(b"");
+        let Place { path, subject, .. } = key.place;
         let slots = self.entries.range(Place { path, subject, form: Part::default() }..);
         slots.take_while(move |(place, _)| (place.path, place.subject) == (path, subject))
     }
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     fn key(target: &str) -> Key {
-        Key { target: target.to_owned(), accept: Vec::new(), codings: String::new(), credential: None }
+        Key::new(target.to_owned(), Vec::new(), String::new(), None)
     }
 
     fn bounds(max_bytes: usize, max_entries: usize) -> CacheConfig {

@@ -121,7 +121,7 @@ mod tests {
     const WALL: i64 = 365 * DAY.cast_signed();
 
     fn entry() -> Entry {
-        let key = Key { target: "/c/a".into(), accept: Vec::new(), codings: String::new(), credential: None };
+        let key = Key::new("/c/a".into(), Vec::new(), String::new(), None);
         let mut fields = HeaderMap::new();
         fields.insert(LAST_MODIFIED, HeaderValue::from_static("then"));
         let asked = (Instant::now(), &HeaderMap::new());

@@ -1,5 +1,7 @@
 //! A stored answer is given by the permissions of that moment.
 
+use tollgate::upstream::CredentialMode;
+
 use super::{PATH, assert_stored, cached, fetched, is_away, with};
 use crate::harness::{Http2Client, Script, http2_cut, http2_with, ok, request};
 
@@ -20,7 +22,7 @@ async fn a_revoked_token_gets_no_stored_answer() {
 
 #[tokio::test]
 async fn a_token_without_the_permission_gets_no_stored_answer() {
-    let site = cached().config(|config| config.upstreams.api.credential = tollgate::upstream::CredentialMode::Strip);
+    let site = cached().config(|config| config.upstreams.api.credential = CredentialMode::Strip);
     let site = site.start().await;
     fetched(&site, PATH, "interval = 1").await;
     is_away(&site);
@@ -32,9 +34,17 @@ async fn a_token_without_the_permission_gets_no_stored_answer() {
 /// Whose token the Controller sees may get another answer than somebody else.
 #[tokio::test]
 async fn what_one_token_fetched_is_no_others_where_the_controller_sees_them() {
-    use tollgate::upstream::CredentialMode::{Forward, Strip};
-    for (mode, is_shared) in [(Forward, false), (Strip, true)] {
-        let site = cached().config(move |config| config.upstreams.api.credential = mode).start().await;
+    for (mode, is_shared) in [("forward", false), ("strip", true), ("replace", true)] {
+        let site = cached().config_in(move |config, directory| {
+            let token_file = directory.join("service-token");
+            std::fs::write(&token_file, "tc-apiv1_service-token").expect("writes");
+            config.upstreams.api.credential = match mode {
+                "forward" => CredentialMode::Forward,
+                "strip" => CredentialMode::Strip,
+                _ => CredentialMode::Replace { token_file },
+            };
+        });
+        let site = site.start().await;
         fetched(&site, PATH, "interval = 1").await;
         is_away(&site);
         let other = site.token("olga", &["configs:read"]).await;
@@ -44,6 +54,7 @@ async fn what_one_token_fetched_is_no_others_where_the_controller_sees_them() {
             false => assert_eq!(reply.status(), 503),
         }
         assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+        assert_eq!(site.metric("tollgate_config_cache_entries").await, "1", "{mode}");
     }
 }
 

@@ -4,8 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use super::{MODIFIED, PATH, assert_stored, cached, fetched, is_away, with};
-use crate::harness::{Builder, Client, Script, Site, eventually, refusing, scripted};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+use super::{MODIFIED, PATH, assert_stored, cached, configuration, fetched, is_away, with};
+use crate::harness::{Builder, Client, Program, Script, Site, Upstream, eventually, refusing, request, scripted};
 
 /// A site with the cache on disk.
 fn on_disk() -> Builder {
@@ -101,6 +103,13 @@ async fn damaged_files_are_dropped_and_said() {
         });
         let site = site.await;
         site.replica_is_current().await;
+        // Nothing is read before it is asked for.
+        assert_eq!(site.metric("tollgate_config_cache_damaged_total").await, "0", "{what}");
+        assert_eq!(
+            (site.metric("tollgate_config_cache_entries").await.as_str(), files(&site).len()),
+            ("2", 2),
+            "{what}"
+        );
         let mut statuses = Vec::new();
         for path in [PATH, "/c/other"] {
             statuses.push(site.get(path, &site.agent).await.status());
@@ -166,4 +175,73 @@ async fn a_directory_that_cannot_be_used_is_said_and_done_without() {
     client.send("GET /readyz HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await;
     let ready = String::from_utf8(client.rest().await).expect("text");
     assert!(ready.contains("config_cache.directory") && ready.contains("cannot be used"), "{ready}");
+}
+
+/// No descriptor is left: nothing is given, and nothing is lost.
+#[tokio::test]
+async fn what_cannot_be_read_is_missed_and_not_damaged() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let directory = tempfile::tempdir().expect("a directory");
+    let variables = [
+        ("WORKERS", "1"),
+        ("UPSTREAM__API__POOL__MAX_IDLE", "0"),
+        ("CONFIG_CACHE__ENABLED", "true"),
+        ("CONFIG_CACHE__DIRECTORY", directory.path().to_str().expect("a plain path")),
+    ];
+    let first = Program::start(&api, &heartbeat, &variables);
+    let fetch = request("GET", PATH, &format!("Authorization: Bearer {}\r\n", first.token));
+    let mut client = Client::connect(first.address()).await;
+    api.next(Script::reply(configuration("interval = 1")));
+    client.send(&fetch).await;
+    assert_eq!(client.reply().await.text(), "interval = 1");
+    let is_written = || async {
+        let mut files =
+            fs::read_dir(directory.path()).expect("a directory").map(|entry| entry.expect("an entry").path());
+        files.any(|path| path.extension().is_some_and(|extension| extension == "config"))
+    };
+    eventually("the file", is_written).await;
+
+    // It has the file, and has not read it.
+    let second = first.beside(&api, &heartbeat, &variables);
+    let mut client = Client::connect(second.address()).await;
+    client.send(request("GET", "/api/configs/other/toml", &format!("Authorization: Bearer {}\r\n", first.token))).await;
+    assert_eq!(client.reply().await.text(), "ok", "all of it has started");
+    drop(api.kill().await);
+    let pid = i32::try_from(second.pid()).ok().and_then(Pid::from_raw);
+    let maximum = getrlimit(Resource::Nofile).maximum; // inherited
+    let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(3), maximum }).expect("takes them away");
+    client.send(&fetch).await;
+    assert_eq!(client.reply().await.status(), 502);
+    prlimit(pid, Resource::Nofile, before).expect("gives back");
+    client.send(&fetch).await;
+    assert_stored(&client.reply().await, "interval = 1");
+    let mut admin = Client::connect(second.admin()).await;
+    admin.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await;
+    let metrics = String::from_utf8(admin.rest().await).expect("text");
+    for (name, value) in [("damaged_total", "0"), ("disk_failures_total", "1")] {
+        assert!(metrics.contains(&format!("\ntollgate_config_cache_{name} {value}\n")), "{name}: {metrics}");
+    }
+}
+
+/// A host that was switched off while a file was written.
+#[tokio::test]
+async fn what_was_not_written_to_its_end_is_removed() {
+    let site = on_disk().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    is_away(&site);
+    let unfinished = site.directory().join("configs").join("0123456789abcdef.new");
+    let site = site.restart_after(|| fs::write(&unfinished, b"TGCACHE1").expect("writes")).await;
+    site.replica_is_current().await;
+    assert!(!site.directory().join("configs").join("0123456789abcdef.new").exists());
+    assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+}
+
+#[tokio::test]
+async fn an_operator_forgets_what_is_on_disk_too() {
+    let site = on_disk().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    let site = restarted(site).await;
+    let output = super::operators::tollgate(&site, &["cache", "purge", "--all"]).await;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1 forgotten\n");
+    assert_eq!(files(&site).len(), 0, "when it says so");
 }

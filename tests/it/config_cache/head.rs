@@ -42,6 +42,21 @@ async fn a_watcher_is_told_the_stored_time_by_a_controller_that_says_nothing() {
     assert_eq!((reply.status(), reply.field("Last-Modified")), (200, Some(MODIFIED)));
 }
 
+/// Not that the Controller's 503 was served.
+#[tokio::test]
+async fn what_a_watcher_was_told_is_what_is_counted() {
+    let site = cached().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    for fields in ["", "Content-Length: 4\r\n"] {
+        site.api.next(Script::reply(format!("HTTP/1.1 503 Service Unavailable\r\nServer: scripted\r\n{fields}\r\n")));
+        assert_eq!(site.send(with(&site.agent, "HEAD", PATH, "")).await.status(), 200);
+    }
+    let metrics = site.metrics().await;
+    let head = |line: &&str| line.starts_with("tollgate_requests_total{") && line.contains("\"HEAD\"");
+    let heads: Vec<_> = metrics.lines().filter(head).collect();
+    assert!(heads.len() == 1 && heads[0].contains("\"stored\"") && heads[0].ends_with(" 2"), "{heads:?}");
+}
+
 /// What was edited is stored in one form, and there is an older one in another: that is not true any more.
 #[tokio::test]
 async fn forms_of_another_time_are_forgotten() {
@@ -57,4 +72,71 @@ async fn forms_of_another_time_are_forgotten() {
     assert_stored(&site.send(with(&site.agent, "GET", PATH, gzip)).await, "interval = 2");
     let refused = site.send(with(&site.agent, "GET", PATH, "Accept-Encoding: gzip, identity;q=0\r\n")).await;
     assert_eq!(refused.status(), 503);
+}
+
+/// What the Controller says to a `HEAD` once the configuration was edited.
+fn edited() -> Script {
+    Script::reply(format!("HTTP/1.1 200 OK\r\nServer: scripted\r\nETag: \"2\"\r\nLast-Modified: {LATER}\r\n\r\n"))
+}
+
+/// A watcher takes the first time that it is told for that of what its agent runs.
+#[tokio::test]
+async fn who_booted_from_a_stored_answer_is_told_its_time_first() {
+    let site = cached().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    let other = site.token("olga", &["configs:read"]).await;
+    site.api.next(Script::reply(scripted("503 Service Unavailable", "", "away")));
+    assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+    site.api.otherwise(edited);
+    let look = async |token| {
+        let reply = site.send(with(token, "HEAD", PATH, "")).await;
+        assert_eq!(reply.status(), 200);
+        let field = |name| reply.field(name).map(str::to_owned);
+        (field("Last-Modified"), field("ETag"), field("Cache-Status"))
+    };
+    let (later, etag) = (Some(LATER.to_owned()), Some("\"2\"".to_owned()));
+    assert_eq!(look(&other).await, (later.clone(), etag.clone(), None), "it has booted from nothing");
+    let first = Some("tollgate; fwd=request; detail=first-look".to_owned());
+    assert_eq!(look(&site.agent).await, (Some(MODIFIED.to_owned()), None, first));
+    assert_eq!(look(&site.agent).await, (later, etag, None), "and reloads");
+}
+
+#[tokio::test]
+async fn who_looked_during_the_outage_or_was_answered_since_is_told_what_is_true() {
+    for looked in [true, false] {
+        let site = cached().start().await;
+        fetched(&site, PATH, "interval = 1").await;
+        is_away(&site);
+        assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+        match looked {
+            true => {
+                assert_eq!(site.send(with(&site.agent, "HEAD", PATH, "")).await.field("Last-Modified"), Some(MODIFIED))
+            }
+            false => {
+                site.api.next(Script::reply(modified(LATER, "interval = 2")));
+                assert_eq!(site.get(PATH, &site.agent).await.text(), "interval = 2");
+            }
+        }
+        site.api.otherwise(edited);
+        let reply = site.send(with(&site.agent, "HEAD", PATH, "")).await;
+        assert_eq!(reply.field("Last-Modified"), Some(LATER), "{looked}");
+    }
+}
+
+/// Others have fetched the edit before the Controller went again: that is not what this one runs.
+#[tokio::test]
+async fn a_stored_time_that_is_newer_is_not_the_first_either() {
+    use tollgate::upstream::CredentialMode::Strip;
+    let site = cached().config(|config| config.upstreams.api.credential = Strip).start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    let other = site.token("olga", &["configs:read"]).await;
+    site.api.next(Script::reply(scripted("503 Service Unavailable", "", "away")));
+    assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+    site.api.next(Script::reply(modified(LATER, "interval = 2")));
+    assert_eq!(site.get(PATH, &other).await.text(), "interval = 2");
+    is_away(&site);
+    for time in [MODIFIED, LATER] {
+        let reply = site.send(with(&site.agent, "HEAD", PATH, "")).await;
+        assert_eq!(reply.field("Last-Modified"), Some(time));
+    }
 }

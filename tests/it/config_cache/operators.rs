@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{PATH, assert_stored, cached, fetched, is_away};
 use crate::harness::{Client, Site, eventually, run};
 
-async fn tollgate(site: &Site, arguments: &[&str]) -> Output {
+pub(super) async fn tollgate(site: &Site, arguments: &[&str]) -> Output {
     let admin = site.sidecar.admin().to_string();
     let mut all: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     all.extend(["--admin-listen".to_owned(), admin]);

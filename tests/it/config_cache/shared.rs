@@ -143,3 +143,69 @@ async fn whoever_is_revoked_while_it_waits_gets_nothing_and_the_others_do() {
     assert_eq!(waiting.reply().await.status(), 200);
     drop(pieces);
 }
+
+/// Otherwise a fleet would ask for what is too large one agent after the other, each waiting for all before it.
+#[tokio::test]
+async fn all_who_wait_for_what_cannot_be_shared_ask_at_once() {
+    let large = "x".repeat((1 << 20) + 1);
+    let chunked = format!(
+        "HTTP/1.1 200 OK\r\nServer: scripted\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{large}\r\n0\r\n\r\n",
+        large.len()
+    );
+    let cases = [
+        scripted("200 OK", "Set-Cookie: one=1\r\n", "first's"),
+        scripted("200 OK", "Vary: *\r\n", "first's"),
+        scripted("404 Not Found", "", "first's"),
+        scripted("500 Oh No", "", "first's"),
+        scripted("200 OK", "", &large),
+        chunked,
+    ];
+    for case in cases {
+        let what = case[..60].to_owned();
+        let site = cached().start().await;
+        let pieces = site.api.next_in_pieces();
+        let mut first = site.connect().await;
+        first.send(get(PATH, &site.agent)).await;
+        site.api.until("the fetch", |seen| seen.requests.len() == 1).await;
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            let mut client = site.connect().await;
+            client.send(get(PATH, &site.agent)).await;
+            waiting.push(client);
+        }
+        // What a request waits for begins when it is handed on.
+        let all_wait = || async { site.metric("tollgate_request_own_seconds_count").await == "4" };
+        eventually("all wait", all_wait).await;
+        assert_eq!(site.api.requests().len(), 1, "{what}");
+
+        let own: Vec<_> = waiting.iter().map(|_| site.api.next_in_pieces()).collect();
+        pieces.send(case.clone().into()).await.expect("takes it");
+        drop(pieces);
+        assert!(case.ends_with(first.reply().await.text()) || case.contains("chunked"), "{what}");
+        // No one's reply is there yet.
+        site.api.until("all ask", |seen| seen.requests.len() == 4).await;
+        for pieces in own {
+            pieces.send(configuration("own").into()).await.expect("takes it");
+        }
+        for mut client in waiting {
+            assert_eq!(client.reply().await.text(), "own", "{what}");
+        }
+    }
+}
+
+/// It may be what was deleted.
+#[tokio::test]
+async fn what_is_forgotten_while_it_is_fetched_is_not_stored() {
+    let site = cached().start().await;
+    let pieces = site.api.next_in_pieces();
+    let mut first = site.connect().await;
+    first.send(get(PATH, &site.agent)).await;
+    site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
+    site.api.next(Script::reply("HTTP/1.1 404 Not Found\r\nServer: scripted\r\n\r\n"));
+    assert_eq!(site.send(with(&site.agent, "HEAD", PATH, "")).await.status(), 404);
+    pieces.send(configuration("deleted").into()).await.expect("takes it");
+    drop(pieces);
+    assert_eq!(first.reply().await.text(), "deleted");
+    super::is_away(&site);
+    assert_eq!(site.get(PATH, &site.agent).await.status(), 503);
+}

@@ -124,3 +124,16 @@ async fn an_answer_is_given_for_so_long() {
     let is_over = || async { site.get(PATH, &site.agent).await.status() == 503 };
     crate::harness::eventually("it is too old", is_over).await;
 }
+
+/// One from a cache in front of the Controller was not new when it came.
+#[tokio::test]
+async fn the_age_that_it_came_with_is_part_of_its_age() {
+    let site = cached().start().await;
+    site.api.next(Script::reply(scripted("200 OK", "Age: 4000\r\n", "interval = 1")));
+    let reply = site.get(PATH, &site.agent).await;
+    assert_eq!((reply.field("Age"), reply.field("Cache-Status")), (Some("4000"), None), "as the Controller said it");
+    is_away(&site);
+    let reply = site.get(PATH, &site.agent).await;
+    let age = reply.field("Age").and_then(|age| age.parse::<u32>().ok());
+    assert!(age.is_some_and(|age| (4000..4060).contains(&age)), "{reply:?}");
+}
