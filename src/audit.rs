@@ -23,7 +23,7 @@ mod link;
 mod settings;
 mod verify;
 
-pub use chain::{Head, TrailText};
+pub use chain::{Head, InvalidHead, TrailText};
 pub use event::{Action, ActorType, Event, Origin, Outcome, Subject, Who, events};
 pub use forward::{Forwarded, forward};
 pub use link::{Linked, link};

@@ -7,6 +7,8 @@
 //!
 //! `printf '%s}' "${LINE%,\"hash\":*}" | sha256sum` says what the last member must be.
 
+use std::str::FromStr;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::hex::Hex;
@@ -29,6 +31,23 @@ pub struct Head {
     pub seq: u64,
     /// 64 hexadecimal digits.
     pub hash: String,
+}
+
+/// A text that is no [`Head`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write a line's number, a colon and its hash (the members seq and hash)")]
+pub struct InvalidHead;
+
+impl FromStr for Head {
+    type Err = InvalidHead;
+
+    /// As `7:90ab...`.
+    fn from_str(text: &str) -> Result<Self, InvalidHead> {
+        let (seq, hash) = text.split_once(':').ok_or(InvalidHead)?;
+        let is_hash = hash.len() == DIGITS && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let seq = seq.parse().ok().filter(|_| is_hash).ok_or(InvalidHead)?;
+        Ok(Self { seq, hash: hash.to_owned() })
+    }
 }
 
 impl Head {

@@ -81,17 +81,10 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// A line's number and hash, which the store must have too: what syslog got last
-    #[arg(long, value_name = "SEQ:HASH", value_parser = parse_head)]
+    #[arg(long, value_name = "SEQ:HASH")]
     head: Vec<Head>,
     #[command(flatten)]
     format: Format,
-}
-
-fn parse_head(text: &str) -> Result<Head, &'static str> {
-    let parts = text.split_once(':').and_then(|(seq, hash)| Some((seq.parse().ok()?, hash)));
-    let is_hash = |hash: &str| hash.len() == 64 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let head = parts.filter(|(_, hash)| is_hash(hash)).map(|(seq, hash)| Head { seq, hash: hash.to_owned() });
-    head.ok_or("write a line's number, a colon and its hash (the members seq and hash)")
 }
 
 /// Runs a command on the audit trail.
@@ -215,7 +208,7 @@ async fn verify(session: &Session, file: Option<&Path>, heads: &[Head], output: 
         heads.extend(found.head);
     }
     for head in &heads {
-        elsewhere.extend(compare(session, head, &verdict).await?);
+        elsewhere.extend(session.registry.misses_head(head, &verdict).await?);
     }
     let whole = verdict.findings.is_empty() && elsewhere.is_empty();
     if output.json {
@@ -254,23 +247,6 @@ fn said(verdict: &Verdict, not_chained: u64, elsewhere: &[String]) -> String {
         ));
     }
     text
-}
-
-/// What is wrong with the trail of the store if it once ended so.
-async fn compare(session: &Session, head: &Head, verdict: &Verdict) -> anyhow::Result<Option<String>> {
-    let Head { seq, .. } = head;
-    // Retention may have removed it.
-    if verdict.first.is_some_and(|first| *seq < first) {
-        return Ok(None);
-    }
-    let line = session.registry.store().trail_after(seq.saturating_sub(1), 1).await?;
-    Ok(match line.first() {
-        Some(line) if Head::of(line) == *head => None,
-        Some(line) if line.seq == *seq => {
-            Some(format!("entry {seq} has another hash in the store: its trail was replaced"))
-        }
-        _ => Some(format!("entry {seq} is not in the store: the end of its trail was cut off")),
-    })
 }
 
 /// Longest line that a file may have.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::actor::Right;
 use super::{Actor, ErrorKind, Registry, RegistryError, now};
 use crate::audit::{
-    self, Action, Event, Forwarded, Linked, Origin, Outcome, Settings, Subject, Verdict, Verifier, Who,
+    self, Action, Event, Forwarded, Head, Linked, Origin, Outcome, Settings, Subject, Verdict, Verifier, Who,
 };
 use crate::chain::chain;
 use crate::lock::Mutex;
@@ -38,7 +38,7 @@ const STRANGER: &str = "stranger";
 #[derive(Debug, Default)]
 pub(super) struct Audit {
     settings: Settings,
-    refusals: Mutex<Refusals>,
+    quotas: Mutex<Quotas>,
 }
 
 /// Which entries of the trail are wanted.
@@ -225,6 +225,26 @@ impl Registry {
         Ok(found)
     }
 
+    /// What is wrong with the trail, which was verified so, if it once ended with this head; `None`: nothing.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn misses_head(&self, head: &Head, verdict: &Verdict) -> Result<Option<String>, StoreError> {
+        let Head { seq, .. } = head;
+        // Retention may have removed it.
+        if verdict.first.is_some_and(|first| *seq < first) {
+            return Ok(None);
+        }
+        let line = self.store.trail_after(seq.saturating_sub(1), 1).await?;
+        Ok(match line.first() {
+            Some(line) if Head::of(line) == *head => None,
+            Some(line) if line.seq == *seq => {
+                Some(format!("entry {seq} has another hash in the store: its trail was replaced"))
+            }
+            _ => Some(format!("entry {seq} is not in the store: the end of its trail was cut off")),
+        })
+    }
+
     /// Whether the trail is what was written, and how many entries are not chained yet.
     ///
     /// # Errors
@@ -282,6 +302,13 @@ impl Registry {
         self.leave(&who, actor.name(), action, outcome, Subject { reason: Some(reason), ..subject }).await;
     }
 
+    /// Leaves an entry about something that was done and changed nothing, such as signing in. Bounded as refusals are, apart
+    /// from them.
+    pub async fn note_done(&self, actor: &Actor, action: Action) {
+        let quota = format!("{} {action}", actor.name());
+        self.leave(&self.who(actor), &quota, action, Outcome::Success, Subject::default()).await;
+    }
+
     /// Leaves an entry about something that was refused before the registry was asked, such as to a token without the
     /// permission. Bounded: those of one actor beyond some are only counted.
     pub async fn note_denied(&self, actor: &Actor, action: Action, subject: Subject) {
@@ -303,11 +330,11 @@ impl Registry {
         }
     }
 
-    async fn leave(&self, who: &Who, name: &str, action: Action, outcome: Outcome, subject: Subject) {
-        let Some(more) = self.audit.refusals.lock().admit(name, Instant::now()) else { return };
+    async fn leave(&self, who: &Who, quota: &str, action: Action, outcome: Outcome, subject: Subject) {
+        let Some(more) = self.audit.quotas.lock().admit(quota, Instant::now()) else { return };
         let event = Event::new(who, action, outcome, Subject { more, ..subject }, now());
         if let Err(error) = self.store.note(&[event.to_bytes()]).await {
-            tracing::warn!(error = chain(&error), "cannot leave an audit entry about what was refused");
+            tracing::warn!(error = chain(&error), "cannot leave an audit entry about what changed nothing");
         }
     }
 }
@@ -323,9 +350,9 @@ pub(crate) fn of_user(name: &str) -> Subject {
     Subject { user_name: name, ..Subject::default() }
 }
 
-/// How many entries about refusals there were, by actor.
+/// How many entries about what changed nothing there were: refusals by actor, and what was done by actor and action.
 #[derive(Debug, Default)]
-struct Refusals(HashMap<String, Quota>);
+struct Quotas(HashMap<String, Quota>);
 
 #[derive(Debug)]
 struct Quota {
@@ -335,7 +362,7 @@ struct Quota {
     more: u64,
 }
 
-impl Refusals {
+impl Quotas {
     /// Entries about one actor within a [`Self::PERIOD`], and about strangers.
     const MOST: u32 = 20;
     const OF_STRANGERS: u32 = 1;
@@ -374,17 +401,17 @@ mod tests {
 
     #[test]
     fn refusals_are_bounded_and_what_is_left_out_is_counted() {
-        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        let (mut refusals, start) = (Quotas::default(), Instant::now());
         let admitted = (0..100).filter_map(|_| refusals.admit("max", start)).count();
-        assert_eq!(admitted, Refusals::MOST as usize);
+        assert_eq!(admitted, Quotas::MOST as usize);
         assert_eq!(refusals.admit("vera", start), Some(0), "another one's are not left out for that");
-        assert_eq!(refusals.admit("max", start + Refusals::PERIOD), Some(80));
+        assert_eq!(refusals.admit("max", start + Quotas::PERIOD), Some(80));
         assert_eq!((0..9).filter_map(|_| refusals.admit(STRANGER, start)).count(), 1);
-        assert_eq!(refusals.admit(STRANGER, start + Refusals::PERIOD), Some(8));
-        for actor in 0..2 * Refusals::ACTORS {
-            refusals.admit(&actor.to_string(), start + Refusals::PERIOD);
+        assert_eq!(refusals.admit(STRANGER, start + Quotas::PERIOD), Some(8));
+        for actor in 0..2 * Quotas::ACTORS {
+            refusals.admit(&actor.to_string(), start + Quotas::PERIOD);
         }
-        assert!(refusals.0.len() <= Refusals::ACTORS);
+        assert!(refusals.0.len() <= Quotas::ACTORS);
     }
 
     #[test]

@@ -6,14 +6,14 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::input::Query;
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{limit, page};
-use crate::audit::{Outcome, Verdict};
+use crate::audit::{Head, InvalidHead, Outcome, Verdict};
 use crate::console::Console;
 use crate::console::caller::{AuditRead, Caller};
 use crate::registry::AuditFilter;
@@ -39,11 +39,15 @@ pub(super) struct ListQuery {
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
     /// Start after this number, the last one of the page before.
+    #[param(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
     after: Option<u64>,
     /// Most entries of the page: 50, unless said otherwise.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
+
+/// The largest number that JSON is sure to carry (RFC 8259 section 6).
+const MAX_SEQ: u64 = (1 << 53) - 1;
 
 fn parse_outcome(text: &str) -> Result<Outcome, Problem> {
     let outcome = Outcome::ALL.into_iter().find(|outcome| outcome.name().eq_ignore_ascii_case(text));
@@ -83,6 +87,9 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let ListQuery { actor, action, subject, outcome, since, until, after, limit: most } = query;
     let limit = limit(most)?;
+    if after.is_some_and(|after| after > MAX_SEQ) {
+        return Err(Problem::invalid("after: the number of an entry"));
+    }
     let outcome = outcome.as_deref().map(parse_outcome).transpose()?;
     let filter = AuditFilter { actor, action, subject, outcome, since, until };
     // One more, to know whether the list goes on.
@@ -92,7 +99,7 @@ pub(super) async fn list(
     let loose = found.iter().take_while(|entry| entry.seq.is_none()).count();
     found.truncate(limit.max(loose));
     let last = found.iter().rev().find_map(|entry| entry.seq);
-    let next = (!is_whole).then(|| last.unwrap_or(u64::MAX).to_string());
+    let next = (!is_whole).then(|| last.unwrap_or(MAX_SEQ).to_string());
     Ok(page(&console, &uri, &found, next))
 }
 
@@ -113,6 +120,25 @@ pub(super) struct VerdictView {
     not_chained: u64,
     /// What is wrong: the first thousand.
     findings: Vec<String>,
+    /// What is wrong if the trail once ended as `head` says.
+    elsewhere: Vec<String>,
+}
+
+/// What the trail is compared with.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct VerifyQuery {
+    /// An entry's number and hash (`seq` and `hash`, with a colon between), which the trail must have too: what syslog got last, say.
+    #[serde(default, deserialize_with = "head")]
+    #[param(value_type = Option<String>, pattern = "^[1-9][0-9]{0,14}:[0-9a-f]{64}$")]
+    head: Option<Head>,
+}
+
+fn head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Head>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let head = text.parse::<Head>().ok().filter(|head| head.seq <= MAX_SEQ && !text.starts_with(['0', '+']));
+    head.map(Some).ok_or_else(|| serde::de::Error::custom(InvalidHead))
 }
 
 /// The end of the trail.
@@ -126,14 +152,22 @@ pub(super) struct HeadView {
 
 /// Verifies that no entry of the audit trail is missing, and that none was changed. Reads all of it.
 #[utoipa::path(
-    get, path = "/api/v1/audit-logs/verify", tag = "audit", operation_id = "verify_audit_logs",
+    get, path = "/api/v1/audit-logs/verify", tag = "audit", operation_id = "verify_audit_logs", params(VerifyQuery),
     responses((status = 200, description = "What was found", body = VerdictView), Problems),
 )]
-pub(super) async fn verify(caller: Caller<AuditRead>) -> Result<Response, Problem> {
+pub(super) async fn verify(
+    caller: Caller<AuditRead>,
+    Query(VerifyQuery { head: known }): Query<VerifyQuery>,
+) -> Result<Response, Problem> {
     let (verdict, not_chained) = caller.registry.verify_audit(&caller.actor()).await?;
+    let elsewhere: Vec<_> = match &known {
+        Some(known) => caller.registry.misses_head(known, &verdict).await?.into_iter().collect(),
+        None => Vec::new(),
+    };
     let Verdict { entries, first, head, findings, .. } = verdict;
     let head = head.map(|head| HeadView { seq: head.seq, hash: head.hash });
     let findings: Vec<_> = findings.iter().map(ToString::to_string).collect();
-    let whole = findings.is_empty();
-    Ok(reply::json(StatusCode::OK, &VerdictView { whole, entries, first, head, not_chained, findings }))
+    let whole = findings.is_empty() && elsewhere.is_empty();
+    let verdict = VerdictView { whole, entries, first, head, not_chained, findings, elsewhere };
+    Ok(reply::json(StatusCode::OK, &verdict))
 }

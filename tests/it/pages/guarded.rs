@@ -321,3 +321,23 @@ async fn where_it_is_off_the_page_says_why() {
     assert!(page.status == 501 && page.body.contains("The console is off here"), "{} {}", page.status, page.body);
     assert_eq!(client.get("/tokens").await.status, 404);
 }
+
+/// Each has an entry, up to a bound; a flood of them is counted.
+#[tokio::test]
+async fn who_signs_in_is_in_the_audit_trail() {
+    let site = Site::start().await;
+    let operator = crate::harness::operator();
+    let filter = tollgate::registry::AuditFilter { action: Some("sign-in".to_owned()), ..Default::default() };
+    for _ in 0..2 {
+        owner(&site).await;
+    }
+    let found = site.registry.audit(&operator, &filter, None, 100).await.expect("reads");
+    assert_eq!(found.len(), 2, "{found:?}");
+    let said = ["actorName", "actorType", "outcome", "ipAddress"].map(|name| found[0].text(name).unwrap_or_default());
+    assert_eq!(said, ["olga", "Token", "Success", "127.0.0.1"]);
+    for _ in 0..25 {
+        owner(&site).await;
+    }
+    let found = site.registry.audit(&operator, &filter, None, 100).await.expect("reads");
+    assert!((20..27).contains(&found.len()), "20 a minute: {}", found.len());
+}
