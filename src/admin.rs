@@ -1,6 +1,7 @@
 //! The admin listener: `/livez`, `/readyz` and `/metrics`, and the console.
 
 mod config_cache;
+mod places;
 mod settings;
 
 use std::convert::Infallible;
@@ -18,9 +19,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
-use crate::console::{OverTls, Peer};
+use crate::console::{self, OverTls, Peer};
 use crate::health::Health;
 use crate::listener::Tls;
 use crate::metrics;
@@ -29,11 +29,10 @@ use crate::worker::panic::Guard;
 
 pub(crate) use settings::{AdminConfig, ConsoleStore};
 
+use places::{Place, Places, Refused, Sending};
+
 /// Longest wait for a request head, and for a TLS handshake.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Connections at once: descriptors are reserved for so many.
-const MAX_CONNECTIONS: usize = 32;
 
 /// How long the other side may leave what it is sent unread.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,13 +49,15 @@ pub(crate) struct Admin {
     pub tls: Option<Arc<Tls>>,
     /// Everything but health and metrics; `None`: nothing.
     pub console: Option<Router>,
+    /// Connections at once: descriptors are reserved for so many.
+    pub max_connections: usize,
 }
 
 impl Admin {
     /// Serves. Never ends.
     pub(crate) async fn serve(self, listener: Arc<TcpListener>) {
         let failures = Sampler::default();
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Places::new(self.max_connections);
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -68,20 +69,24 @@ impl Admin {
                     continue;
                 }
             };
-            // Whoever gets none sees the end of the connection; a silent one loses its place after the head's time.
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            // Whoever gets none sees the end of the connection.
+            let Some(place) = places.take(peer.ip().to_canonical()).await else { continue };
             let admin = self.clone();
             tokio::spawn(async move {
-                let _place = place;
                 let _guard = Guard::new(&admin.health.panics);
                 bound_writes(&stream);
-                admin.connection(stream, peer).await;
+                tokio::select! {
+                    () = admin.connection(stream, peer, &place) => {}
+                    () = place.leave() => {}
+                }
             });
         }
     }
 
-    async fn connection(self, stream: TcpStream, peer: SocketAddr) {
-        let Some(acceptor) = self.tls.as_deref().map(Tls::acceptor) else { return self.requests(stream, peer).await };
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, place: &Place) {
+        let Some(acceptor) = self.tls.as_deref().map(Tls::acceptor) else {
+            return self.requests(stream, peer, place).await;
+        };
         let mut first = [0];
         let accept = async {
             if stream.peek(&mut first).await? == 0 {
@@ -91,19 +96,39 @@ impl Admin {
         };
         let accepted = tokio::time::timeout(HEAD_TIMEOUT, accept).await;
         match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(Some(stream)) => self.requests(stream, peer).await,
+            Ok(Some(stream)) => self.requests(stream, peer, place).await,
             Ok(None) => {}
             Err(error) => self.health.handshakes.failed(peer.ip(), &error, first[0]),
         }
     }
 
-    async fn requests(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
-        let service = service_fn(|request| async { Ok::<_, Infallible>(self.answer(request, peer).await) });
+    async fn requests(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr, place: &Place) {
+        let service = service_fn(|request| self.exchange(request, peer, place));
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
             tracing::debug!(%error, "admin connection");
         }
+    }
+
+    /// Answers, if the connection is to have one more answer.
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        place: &Place,
+    ) -> Result<Response<Sending>, Infallible> {
+        let is_console = !matches!(request.uri().path(), "/livez" | "/readyz" | "/metrics" | config_cache::PATH);
+        let (exchange, reply) = match place.begin(is_console) {
+            Ok(exchange) => (exchange, self.answer(request, peer).await),
+            Err(Refused::Busy) => match place.begin(false) {
+                Ok(exchange) => (exchange, console::busy()),
+                Err(_) => return std::future::pending().await,
+            },
+            // It ends here.
+            Err(Refused::Leaving) => return std::future::pending().await,
+        };
+        Ok(reply.map(|body| exchange.sending(body)))
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {

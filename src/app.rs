@@ -128,6 +128,7 @@ struct AdminListener {
     socket: Arc<tokio::net::TcpListener>,
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
+    max_connections: usize,
 }
 
 impl AdminListener {
@@ -136,7 +137,7 @@ impl AdminListener {
         let failed = |source| StartError::Admin { address: config.address, source };
         let socket = tokio::net::TcpListener::bind(config.address).await.map_err(failed)?;
         let address = socket.local_addr().unwrap_or(config.address);
-        Ok(Self { socket: Arc::new(socket), address, tls })
+        Ok(Self { socket: Arc::new(socket), address, tls, max_connections: config.max_connections })
     }
 }
 
@@ -282,8 +283,8 @@ impl Sidecar {
         let checked = upstreams.clone();
         sidecar.spawn("health checks", move || check::watch(checked.clone()));
         sidecar.spawn("file watcher", move || reload::watch(upstreams.clone(), tls.clone()));
-        let AdminListener { socket, tls, .. } = admin;
-        let admin = Admin { health: Arc::clone(&health), tls, console };
+        let AdminListener { socket, tls, max_connections, .. } = admin;
+        let admin = Admin { health: Arc::clone(&health), tls, console, max_connections };
         sidecar.spawn("admin listener", move || admin.clone().serve(Arc::clone(&socket)));
         if let Some(registry) = audit_keeper {
             sidecar.spawn("audit trail", move || {

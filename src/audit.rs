@@ -24,7 +24,7 @@ mod settings;
 mod verify;
 mod whole;
 
-pub use chain::{Head, TrailText};
+pub use chain::{Head, InvalidHead, TrailText};
 pub use event::{Action, ActorType, Event, Origin, Outcome, Subject, Who, events};
 pub use forward::{Forwarded, forward};
 pub use link::{Linked, link};

@@ -24,6 +24,7 @@ use axum::extract::Request;
 use http::Uri;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
 
 use crate::proxy::Network;
 use crate::proxy::authorize::Authorizer;
@@ -57,6 +58,8 @@ pub(crate) struct Console {
     creations: Creations,
     confirmations: Confirmations,
     sessions: Sessions,
+    /// Places for imports that are under way.
+    imports: Semaphore,
 }
 
 impl Console {
@@ -82,6 +85,7 @@ impl Console {
             creations: Creations::default(),
             confirmations: Confirmations::default(),
             sessions: Sessions::default(),
+            imports: Semaphore::new(api::IMPORTS),
         })
     }
 
@@ -95,6 +99,11 @@ impl Console {
     fn path(&self, path: &str) -> String {
         format!("{}{path}", self.public_url.as_ref().map_or("", PublicUrl::prefix))
     }
+}
+
+/// What is answered while it answers as many as it can.
+pub(crate) fn busy() -> axum::response::Response {
+    axum::response::IntoResponse::into_response(api::problem::Problem::busy())
 }
 
 /// What is answered where there is no console, and why.

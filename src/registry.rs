@@ -59,7 +59,7 @@ pub use audit::{AuditFilter, AuditView, Tended};
 pub use catalogue::{Listed, Sort, SortKey};
 pub(crate) use error::without_tokens;
 pub use error::{ErrorKind, PartlyDone, RegistryError};
-pub use export::{Export, ExportLine};
+pub use export::{Export, ExportLine, ExportPage};
 pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};
 pub use late::LateUse;
 pub use purge::{PurgeFilter, Purged};
@@ -129,7 +129,8 @@ impl Registry {
         }
     }
 
-    /// No new token lives longer than this. Those that exist, or are imported, do.
+    /// No new token lives longer than this, nor one that is imported with a token. Those that exist do, and those that are
+    /// imported at the store itself.
     #[must_use]
     pub fn with_max_token_lifetime(self, max_token_lifetime: Option<Duration>) -> Self {
         Self { max_token_lifetime, ..self }

@@ -8,6 +8,9 @@ use crate::prove::ProveAtInterval;
 use crate::store::{Settings, StoreUrl};
 use crate::tls::TlsConfig;
 
+/// Connections at once: browsers have six for all their tabs, scrapers and scripts one or a few each.
+const MAX_CONNECTIONS: usize = 256;
+
 /// Where health, metrics and the console are.
 #[derive(Debug, Clone)]
 pub struct AdminConfig {
@@ -23,6 +26,8 @@ pub struct AdminConfig {
     pub store_username: Option<String>,
     /// Holds that user's password, nothing else.
     pub store_password_file: Option<PathBuf>,
+    /// Connections at once, as the limit of open files allows.
+    pub max_connections: usize,
     /// Whether it is proven again and again that revoked tokens are refused, and how.
     pub(crate) prove: ProveAtInterval,
 }
@@ -36,6 +41,7 @@ impl Default for AdminConfig {
             console: None,
             store_username: None,
             store_password_file: None,
+            max_connections: MAX_CONNECTIONS,
             prove: ProveAtInterval::default(),
         }
     }

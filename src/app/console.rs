@@ -46,7 +46,7 @@ impl ConsoleProcess {
             config.limits.failed_auth.clone(),
             None,
         ));
-        let AdminListener { socket, address, tls } = AdminListener::bind(&config.admin).await?;
+        let AdminListener { socket, address, tls, max_connections } = AdminListener::bind(&config.admin).await?;
         let authorizer = Authorizer {
             replica: Arc::clone(&replica),
             max_staleness,
@@ -78,7 +78,7 @@ impl ConsoleProcess {
         }
         let certificates: Vec<_> = tls.clone().into_iter().collect();
         process.spawn("file watcher", move || reload::watch(Vec::new(), certificates.clone()));
-        let admin = Admin { health, tls, console: Some(console.router()) };
+        let admin = Admin { health, tls, console: Some(console.router()), max_connections };
         process.spawn("admin listener", move || admin.clone().serve(Arc::clone(&socket)));
         process.spawn("audit trail", move || {
             let registry = registry.clone();

@@ -8,8 +8,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::Config;
 use crate::upstream::UpstreamConfig;
 
-/// Reserved for what is neither a client's nor an upstream's: the runtimes, the store, the admin listener, files.
+/// Reserved for what is neither a client's nor an upstream's: the runtimes, the store, files, and a few admin connections.
 const OWN: usize = 64;
+
+/// Admin connections that are always reserved.
+const FEW_ADMIN: usize = 32;
+
+/// The share of the admin connections.
+const ADMIN_SHARE: usize = 16;
 
 /// Raises the limit of open files, and lowers the number of client connections to what it leaves room for.
 pub(super) fn share(config: &mut Config) {
@@ -23,7 +29,9 @@ pub(super) fn share(config: &mut Config) {
     // A check has a connection of its own to each of several nodes.
     let of = |upstream: &UpstreamConfig| Some(upstream.nodes.len()).filter(|count| *count > 1).unwrap_or_default();
     let checked = of(&config.upstreams.api) + of(&config.upstreams.heartbeat);
-    let reserved = OWN + checked + config.listeners.len() * config.workers.get();
+    let admin = (limit / ADMIN_SHARE).clamp(FEW_ADMIN, config.admin.max_connections);
+    config.admin.max_connections = admin;
+    let reserved = OWN + (admin - FEW_ADMIN) + checked + config.listeners.len() * config.workers.get();
     let (wanted, api, heartbeat) = {
         let upstreams = &config.upstreams;
         (config.limits.max_connections, upstreams.api.max_in_flight, upstreams.heartbeat.max_in_flight)

@@ -33,6 +33,23 @@ pub struct Head {
     pub hash: String,
 }
 
+/// A text that is no [`Head`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write a line's number, a colon and its hash (the members seq and hash)")]
+pub struct InvalidHead;
+
+impl FromStr for Head {
+    type Err = InvalidHead;
+
+    /// As `7:90ab...`.
+    fn from_str(text: &str) -> Result<Self, InvalidHead> {
+        let (seq, hash) = text.split_once(':').ok_or(InvalidHead)?;
+        let is_hash = hash.len() == DIGITS && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let seq = seq.parse().ok().filter(|_| is_hash).ok_or(InvalidHead)?;
+        Ok(Self { seq, hash: hash.to_owned() })
+    }
+}
+
 impl Head {
     /// Before the first line.
     #[must_use]
@@ -68,19 +85,6 @@ impl Head {
         text.pop();
         text.extend_from_slice(&[OWN, hash.as_bytes(), b"\"}"].concat());
         (AuditLine { seq, text }, Self { seq, hash })
-    }
-}
-
-impl FromStr for Head {
-    type Err = &'static str;
-
-    /// `1207:6f1c...`
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        let parts = text.split_once(':').and_then(|(seq, hash)| Some((seq.parse().ok()?, hash)));
-        let is_hash =
-            |hash: &str| hash.len() == DIGITS && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let head = parts.filter(|(_, hash)| is_hash(hash)).map(|(seq, hash)| Self { seq, hash: hash.to_owned() });
-        head.ok_or("write a line's number, a colon and its hash (the members seq and hash)")
     }
 }
 

@@ -1,23 +1,25 @@
 //! `token import`: JSON lines or CSV in, all of them or none.
 
-mod input;
-
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal as _};
 use std::mem::{Discriminant, discriminant};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
-use serde::Serialize;
 
-use self::input::{Lines, read};
 use super::args::{Format, PermissionArgs};
 use super::output::{Output, note};
 use super::session::Session;
 use super::table::printable;
 use super::token::count;
 use super::wait::WaitArgs;
-use crate::registry::{ImportError, ImportOptions, Imported, LineError, NewId, RefusedLine, RegistryError};
+use crate::registry::import::{Lines, read_lines};
+use crate::registry::view::ImportView;
+use crate::registry::{ImportError, ImportOptions, Imported, LineError, RefusedLine, RegistryError};
+use crate::token::PermissionSet;
 
 /// Shown below `token import --help`.
 pub(super) const EXAMPLES: &str = "\
@@ -47,6 +49,9 @@ Examples:
   tollgate token import tokens.csv --preset telegraf-agent --skip-existing
   export-tokens | tollgate token import --keep-going --json";
 
+/// What is read of a file at once.
+const BUFFER: usize = 1024 * 1024;
+
 /// Bad lines of a kind shown to a person one by one.
 const MAX_SHOWN: usize = 10;
 
@@ -67,15 +72,6 @@ pub(crate) struct ImportArgs {
     wait: WaitArgs,
     #[command(flatten)]
     format: Format,
-}
-
-#[derive(Serialize)]
-struct ImportView<'a> {
-    imported: usize,
-    skipped: usize,
-    differing: usize,
-    tokens: &'a [NewId],
-    refused: &'a [RefusedLine],
 }
 
 /// Not every line was imported.
@@ -125,7 +121,7 @@ pub(super) async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<(
         // The ids of what is in are to be had only now; how many that are is said by the error.
         groups(&imported.refused).iter().for_each(note);
         if output.json {
-            output.json(&view(&imported))?;
+            output.json(&ImportView::from(&imported))?;
         }
         return Err(error.into());
     }
@@ -157,12 +153,26 @@ async fn report(
         }
         Ok(())
     };
-    wait.print_and_wait(session, output, &view(imported), print).await
+    wait.print_and_wait(session, output, &ImportView::from(imported), print).await
 }
 
-fn view(imported: &Imported) -> ImportView<'_> {
-    let Imported { tokens, skipped, differing, refused } = imported;
-    ImportView { imported: tokens.len(), skipped: *skipped, differing: *differing, tokens, refused }
+/// Reads a file, or standard input; `otherwise` are the permissions of lines that give none.
+fn read(file: Option<&Path>, otherwise: Option<PermissionSet>) -> anyhow::Result<Lines> {
+    match file {
+        Some(path) => {
+            let reading = || format!("reading {}", path.display());
+            let file = File::open(path).with_context(reading)?;
+            read_lines(&mut BufReader::with_capacity(BUFFER, file), otherwise, usize::MAX).with_context(reading)
+        }
+        None => {
+            let stdin = io::stdin().lock();
+            if stdin.is_terminal() {
+                note("reading JSON lines or CSV from the terminal; Ctrl-D ends the input, Ctrl-C cancels");
+            }
+            let mut input = BufReader::with_capacity(BUFFER, stdin);
+            read_lines(&mut input, otherwise, usize::MAX).context("reading standard input")
+        }
+    }
 }
 
 /// Lines that were skipped, and how many of their tokens are not as the line says.

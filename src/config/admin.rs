@@ -17,7 +17,16 @@ pub(super) fn address(address: &mut SocketAddr, keys: &mut impl Visitor) {
 
 /// The keys of `[admin]`.
 pub(super) fn admin(config: &mut AdminConfig, keys: &mut impl Visitor) {
-    let AdminConfig { address, tls, public_url, console, store_username, store_password_file, prove } = config;
+    let AdminConfig {
+        address,
+        tls,
+        public_url,
+        console,
+        store_username,
+        store_password_file,
+        prove,
+        max_connections: _,
+    } = config;
     self::address(address, keys);
     keys.section("tls", |keys| tls::admin(tls, keys));
     keys.value("public_url", &Maybe(text()), public_url);

@@ -5,9 +5,13 @@
 
 mod audit;
 mod bulk;
+mod create;
+mod find;
 pub(crate) mod input;
+mod moving;
 mod openapi;
 pub(crate) mod problem;
+mod purge;
 mod reply;
 mod status;
 mod tokens;
@@ -24,6 +28,7 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 
 use super::{Console, origin};
+pub(super) use moving::IMPORTS;
 use problem::Problem;
 
 /// Everything below `/api/v1`.
@@ -31,15 +36,20 @@ pub(super) fn router(console: Arc<Console>) -> Router {
     Router::new()
         .route("/api/v1/openapi.json", get(openapi::show))
         .route("/api/v1/self", get(tokens::own))
-        .route("/api/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/api/v1/tokens", get(tokens::list).post(create::create))
         .route("/api/v1/tokens/selection", get(bulk::selection))
         .route("/api/v1/tokens/revoke", post(bulk::revoke))
         .route("/api/v1/tokens/delete", post(bulk::delete))
         .route("/api/v1/tokens/reassign", post(bulk::reassign))
+        .route("/api/v1/tokens/dependents", get(bulk::dependents))
+        .route("/api/v1/tokens/find", post(find::find))
+        .route("/api/v1/tokens/import", post(moving::import))
+        .route("/api/v1/tokens/export", get(moving::export))
+        .route("/api/v1/tokens/purge", post(purge::purge))
         .route("/api/v1/tokens/{id}", get(tokens::show).delete(tokens::delete))
         .route("/api/v1/tokens/{id}/revoke", post(tokens::revoke))
         .route("/api/v1/tokens/{id}/reassign", post(tokens::reassign))
-        .route("/api/v1/tokens/{id}/rotate", post(tokens::rotate))
+        .route("/api/v1/tokens/{id}/rotate", post(create::rotate))
         .route("/api/v1/users", get(users::list).post(users::add))
         .route("/api/v1/users/{name}", get(users::show).delete(users::delete))
         .route("/api/v1/users/{name}/role", post(users::set_role))

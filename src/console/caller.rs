@@ -177,7 +177,9 @@ fn attempted(parts: &Parts) -> Option<(Event, Subject)> {
     let action = match (&parts.method, route) {
         (&Method::GET, "audit-logs" | "audit-logs/verify") => Event::AuditRead,
         (&Method::POST, "tokens") => Event::TokenCreate,
-        (&Method::DELETE, "tokens/{id}") | (_, "tokens/delete") => Event::TokenDelete,
+        (&Method::DELETE, "tokens/{id}") | (_, "tokens/delete" | "tokens/purge") => Event::TokenDelete,
+        (_, "tokens/import") => Event::TokenImport,
+        (_, "tokens/export") => Event::TokenExport,
         (_, "tokens/revoke" | "tokens/{id}/revoke") => Event::TokenRevoke,
         (_, "tokens/reassign" | "tokens/{id}/reassign") => Event::TokenReassign,
         (_, "tokens/{id}/rotate") => Event::TokenRotate,

@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::Console;
 use crate::chain::chain;
+use crate::registry::Registry;
 use crate::registry::receipt::{ReceiptView, longest_bound};
-use crate::registry::{Registry, RegistryError};
 use crate::store::{Store, Unconfirmed};
 
 /// What was done, and what is known of it.
@@ -76,15 +76,16 @@ impl Console {
     ///
     /// # Errors
     /// The command's.
-    pub(super) async fn change<T, F>(
+    pub(super) async fn change<T, E, F>(
         self: &Arc<Self>,
         registry: Registry,
         wait: Option<Duration>,
         command: impl FnOnce(Registry) -> F + Send + 'static,
-    ) -> Result<Done<T>, RegistryError>
+    ) -> Result<Done<T>, E>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, RegistryError>> + Send,
+        E: Send + 'static,
+        F: Future<Output = Result<T, E>> + Send,
     {
         let console = Arc::clone(self);
         let run = async move {

@@ -135,6 +135,12 @@ impl Authority {
         self.token.as_ref().map_or(PermissionSet::all(), |token| token.record.permissions.intersect(role))
     }
 
+    /// Whether the token that acts permits all of this, and its owner's role does.
+    pub(super) fn check_permits(&self, needed: PermissionSet) -> Result<(), RegistryError> {
+        let lacking = needed.without(self.permissions());
+        if lacking.is_empty() { Ok(()) } else { Err(RegistryError::ActingTokenLacks(lacking)) }
+    }
+
     /// No token makes one that can do more than itself, or lives longer.
     pub(super) fn check_makes(
         &self,
@@ -142,10 +148,7 @@ impl Authority {
         expires_at: Option<Timestamp>,
     ) -> Result<(), RegistryError> {
         let Some(token) = &self.token else { return Ok(()) };
-        let lacking = permissions.without(self.permissions());
-        if !lacking.is_empty() {
-            return Err(RegistryError::ActingTokenLacks(lacking));
-        }
+        self.check_permits(permissions)?;
         match token.record.expires_at {
             Some(end) if expires_at.is_none_or(|expires_at| expires_at > end) => Err(RegistryError::OutlivesMaker(end)),
             _ => Ok(()),

@@ -41,7 +41,7 @@ const STRANGER: &str = "stranger";
 #[derive(Debug, Default)]
 pub(super) struct Audit {
     settings: Settings,
-    refusals: Mutex<Refusals>,
+    quotas: Mutex<Quotas>,
 }
 
 /// Which entries of the trail are wanted.
@@ -306,20 +306,27 @@ impl Registry {
             (ErrorKind::Unavailable | ErrorKind::Unknown, _) => return,
         };
         let who = self.who(actor);
-        self.leave(&who, Some(actor.name()), action, outcome, Subject { reason: Some(reason), ..subject }).await;
+        self.leave(&who, Source::refused(actor), action, outcome, Subject { reason: Some(reason), ..subject }).await;
+    }
+
+    /// Leaves an entry about something that was done and changed nothing, such as signing in. Bounded as refusals are, apart
+    /// from them.
+    pub async fn note_done(&self, actor: &Actor, action: Action) {
+        let source = Source::Done(actor.name().to_owned(), action);
+        self.leave(&self.who(actor), source, action, Outcome::Success, Subject::default()).await;
     }
 
     /// Leaves an entry about something that was refused before the registry was asked, such as to a token without the
     /// permission. Bounded: those of one actor beyond some are only counted.
     pub async fn note_denied(&self, actor: &Actor, action: Action, subject: Subject) {
-        self.leave(&self.who(actor), Some(actor.name()), action, Outcome::Denied, subject).await;
+        self.leave(&self.who(actor), Source::refused(actor), action, Outcome::Denied, subject).await;
     }
 
     /// Leaves an entry about somebody unknown who tried to sign in. All strangers together have one a minute, which says how
     /// many there were since the one before.
     pub async fn note_stranger(&self, action: Action) {
         let who = Who::system(STRANGER, self.origin.without_token());
-        self.leave(&who, None, action, Outcome::Denied, Subject::default()).await;
+        self.leave(&who, Source::Strangers, action, Outcome::Denied, Subject::default()).await;
     }
 
     fn who(&self, actor: &Actor) -> Who {
@@ -330,12 +337,12 @@ impl Registry {
         }
     }
 
-    /// Leaves an entry of somebody of that name, or of a stranger.
-    async fn leave(&self, who: &Who, name: Option<&str>, action: Action, outcome: Outcome, subject: Subject) {
-        let Some(more) = self.audit.refusals.lock().admit(name, Instant::now()) else { return };
+    /// Leaves an entry, if its source has not left too many.
+    async fn leave(&self, who: &Who, source: Source, action: Action, outcome: Outcome, subject: Subject) {
+        let Some(more) = self.audit.quotas.lock().admit(source, Instant::now()) else { return };
         let event = Event::new(who, action, outcome, Subject { more, ..subject }, now());
         if let Err(error) = self.store.note(&[event.to_bytes()]).await {
-            tracing::warn!(error = chain(&error), "cannot leave an audit entry about what was refused");
+            tracing::warn!(error = chain(&error), "cannot leave an audit entry about what changed nothing");
         }
     }
 }
@@ -351,9 +358,26 @@ pub(crate) fn of_user(name: &str) -> Subject {
     Subject { user_name: name, ..Subject::default() }
 }
 
-/// How many entries about refusals there were, by actor; `None`: of strangers, whatever users are called.
+/// Where entries about what changed nothing come from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Source {
+    /// What somebody was refused.
+    Refused(String),
+    /// What somebody did.
+    Done(String, Action),
+    /// All who are unknown together, whatever users are called.
+    Strangers,
+}
+
+impl Source {
+    fn refused(actor: &Actor) -> Self {
+        Self::Refused(actor.name().to_owned())
+    }
+}
+
+/// How many of them there were.
 #[derive(Debug, Default)]
-struct Refusals(HashMap<Option<String>, Quota>);
+struct Quotas(HashMap<Source, Quota>);
 
 #[derive(Debug)]
 struct Quota {
@@ -363,27 +387,27 @@ struct Quota {
     more: u64,
 }
 
-impl Refusals {
-    /// Entries about one actor within a [`Self::PERIOD`], and about strangers.
+impl Quotas {
+    /// Entries of one source within a [`Self::PERIOD`], and of strangers.
     const MOST: u32 = 20;
     const OF_STRANGERS: u32 = 1;
 
     const PERIOD: Duration = Duration::from_mins(1);
 
-    /// Actors that are remembered.
-    const ACTORS: usize = 1000;
+    /// Sources that are remembered.
+    const SOURCES: usize = 1000;
 
     /// `Some`: there is to be an entry, and how many before it there was none of.
-    fn admit(&mut self, actor: Option<&str>, now: Instant) -> Option<u64> {
-        let (actor, most) = (actor.map(str::to_owned), actor.map_or(Self::OF_STRANGERS, |_| Self::MOST));
-        if self.0.len() >= Self::ACTORS && !self.0.contains_key(&actor) {
+    fn admit(&mut self, source: Source, now: Instant) -> Option<u64> {
+        let most = if source == Source::Strangers { Self::OF_STRANGERS } else { Self::MOST };
+        if self.0.len() >= Self::SOURCES && !self.0.contains_key(&source) {
             self.0.retain(|_, quota| now.saturating_duration_since(quota.since) < Self::PERIOD);
             // As many users as that within a minute are many tokens in one hand.
-            if self.0.len() >= Self::ACTORS {
+            if self.0.len() >= Self::SOURCES {
                 return None;
             }
         }
-        let quota = self.0.entry(actor).or_insert(Quota { since: now, left: most, more: 0 });
+        let quota = self.0.entry(source).or_insert(Quota { since: now, left: most, more: 0 });
         if now.saturating_duration_since(quota.since) >= Self::PERIOD {
             (quota.since, quota.left) = (now, most);
         }
@@ -402,19 +426,22 @@ mod tests {
 
     #[test]
     fn refusals_are_bounded_and_what_is_left_out_is_counted() {
-        let (mut refusals, start) = (Refusals::default(), Instant::now());
-        let admitted = (0..100).filter_map(|_| refusals.admit(Some("max"), start)).count();
-        assert_eq!(admitted, Refusals::MOST as usize);
-        assert_eq!(refusals.admit(Some("vera"), start), Some(0), "another one's are not left out for that");
-        assert_eq!(refusals.admit(Some("max"), start + Refusals::PERIOD), Some(80));
-        assert_eq!((0..9).filter_map(|_| refusals.admit(None, start)).count(), 1);
-        assert_eq!(refusals.admit(None, start + Refusals::PERIOD), Some(8));
-        let of_one_called_so = (0..9).filter_map(|_| refusals.admit(Some(STRANGER), start)).count();
+        let (mut quotas, start) = (Quotas::default(), Instant::now());
+        let refused = |name: &str| Source::Refused(name.to_owned());
+        let admitted = (0..100).filter_map(|_| quotas.admit(refused("max"), start)).count();
+        assert_eq!(admitted, Quotas::MOST as usize);
+        assert_eq!(quotas.admit(refused("vera"), start), Some(0), "another one's are not left out for that");
+        let signed_in = Source::Done("max".to_owned(), Action::SignIn);
+        assert_eq!(quotas.admit(signed_in, start), Some(0), "nor is what one may do");
+        assert_eq!(quotas.admit(refused("max"), start + Quotas::PERIOD), Some(80));
+        assert_eq!((0..9).filter_map(|_| quotas.admit(Source::Strangers, start)).count(), 1);
+        assert_eq!(quotas.admit(Source::Strangers, start + Quotas::PERIOD), Some(8));
+        let of_one_called_so = (0..9).filter_map(|_| quotas.admit(refused(STRANGER), start)).count();
         assert_eq!(of_one_called_so, 9, "a user may be called so, and is none");
-        for actor in 0..2 * Refusals::ACTORS {
-            refusals.admit(Some(&actor.to_string()), start + Refusals::PERIOD);
+        for actor in 0..2 * Quotas::SOURCES {
+            quotas.admit(refused(&actor.to_string()), start + Quotas::PERIOD);
         }
-        assert!(refusals.0.len() <= Refusals::ACTORS);
+        assert!(quotas.0.len() <= Quotas::SOURCES);
     }
 
     #[test]

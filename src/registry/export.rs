@@ -16,7 +16,8 @@ use super::{Actor, Attempts, PAGE, Registry, RegistryError, now};
 use crate::audit::{Action, Subject};
 use crate::store::{StoreError, TokenFilter, Versioned};
 use crate::token::{
-    Digest, HistoryEntry, PermissionSet, TokenId, TokenRecord, TokenState, UserId, UserRecord, UserStatus,
+    Action as TokenAction, Digest, HistoryEntry, Permission, PermissionSet, Resource, TokenId, TokenRecord, TokenState,
+    UserId, UserRecord, UserStatus,
 };
 
 /// Histories that are read at once. More of them would cost a thread each where the store is a file: of a million tokens
@@ -84,8 +85,7 @@ impl Registry {
     /// # Errors
     /// When the actor may not, and when the store fails.
     pub async fn export(&self, actor: &Actor, full: bool) -> Result<Export, RegistryError> {
-        let allowed = self.authority(actor).await.and_then(|authority| authority.check(Right::MoveTokens));
-        self.observed(actor, Action::TokenExport, Subject::default(), allowed).await?;
+        self.may_export(actor).await?;
         let (mut users, mut before) = (HashMap::new(), None);
         loop {
             let page = self.store.users(before, PAGE).await?;
@@ -95,11 +95,57 @@ impl Registry {
             }
             users.extend(page.into_iter().map(|user| (user.record.id, user.record)));
         }
-        Ok(Export { registry: self.clone(), users, full, before: None, now: now(), left_out: LeftOut::default() })
+        Ok(Export { users, ..Export::new(self.clone(), full, None) })
+    }
+
+    /// One page of such an export: the lines of at most `limit` tokens made before the token `before`, and where the next
+    /// page begins, if there is one.
+    ///
+    /// # Errors
+    /// When the actor may not, and when the store fails.
+    pub async fn export_page(
+        &self,
+        actor: &Actor,
+        full: bool,
+        before: Option<TokenId>,
+        limit: usize,
+    ) -> Result<ExportPage, RegistryError> {
+        self.may_export(actor).await?;
+        self.note_done(actor, Action::TokenExport).await;
+        let mut export = Export::new(self.clone(), full, before);
+        let page = self.store.tokens(TokenFilter::default(), before, limit).await?;
+        let next = page.last().map(|token| token.record.id).filter(|_| page.len() == limit);
+        let lines = export.lines(page).await?;
+        Ok(ExportPage { lines, next, left_out: export.left_out })
+    }
+
+    /// Whoever has the digests can have the tokens let in elsewhere, so they are for those who may do anything to tokens.
+    async fn may_export(&self, actor: &Actor) -> Result<(), RegistryError> {
+        let permissions = [TokenAction::Read, TokenAction::Write, TokenAction::Delete];
+        let all = permissions.into_iter().filter_map(|action| Permission::new(Resource::Tokens, action)).collect();
+        let allowed = self.authority(actor).await.and_then(|authority| {
+            authority.check(Right::MoveTokens)?;
+            authority.check_permits(all)
+        });
+        self.observed(actor, Action::TokenExport, Subject::default(), allowed).await
     }
 }
 
+/// A page of an export.
+pub struct ExportPage {
+    /// Its lines, the newest token first.
+    pub lines: Vec<ExportLine>,
+    /// The token before which the next page begins; `None`: it is the last one.
+    pub next: Option<TokenId>,
+    /// What is not in the lines.
+    pub left_out: LeftOut,
+}
+
 impl Export {
+    fn new(registry: Registry, full: bool, before: Option<TokenId>) -> Self {
+        Self { registry, users: HashMap::new(), full, before, now: now(), left_out: LeftOut::default() }
+    }
+
     /// The next lines, perhaps none of a page; `None`: there are no more.
     ///
     /// # Errors
@@ -107,6 +153,12 @@ impl Export {
     pub async fn next_page(&mut self) -> Result<Option<Vec<ExportLine>>, RegistryError> {
         let page = self.registry.store.tokens(TokenFilter::default(), self.before, PAGE).await?;
         let Some(last) = page.last().map(|token| token.record.id) else { return Ok(None) };
+        let lines = self.lines(page).await?;
+        self.before = Some(last);
+        Ok(Some(lines))
+    }
+
+    async fn lines(&mut self, page: Vec<Versioned<TokenRecord>>) -> Result<Vec<ExportLine>, RegistryError> {
         let tokens = match self.full {
             true => self.with_histories(page).await?,
             false => page.into_iter().map(|token| (token.record, Vec::new())).collect(),
@@ -123,8 +175,7 @@ impl Export {
                 lines.extend(self.line(record, user, history, usage));
             }
         }
-        self.before = Some(last);
-        Ok(Some(lines))
+        Ok(lines)
     }
 
     /// Each record with the history that belongs to it. One that changes in between is read again.

@@ -2,26 +2,30 @@
 //! more are committed chunk by chunk.
 
 mod csv;
+mod decide;
 mod line;
 mod past;
+mod read;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
-use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::actor::{Authority, Right};
 use super::draft::Draft;
 use super::steps::CHUNK;
-use super::tokens::{check_description, decide_token, whole_seconds};
 use super::{Actor, Attempts, ErrorKind, PAGE, PartlyDone, Registry, RegistryError, now};
 use crate::audit::{Action, Subject};
 use crate::store::Versioned;
-use crate::token::{Digest, PermissionSet, TokenEvent, TokenId, TokenRecord, UserRecord};
+use crate::token::{Digest, TokenEvent, TokenId, TokenRecord, UserRecord};
 
-pub use csv::CsvHeader;
-pub use line::{ImportLine, LineError, parse_line};
-pub use past::{Aside, Past, PastUsage, Told};
+use decide::{Decision, Existing};
+
+pub use line::{ImportLine, LineError, LineKind, parse_line};
+pub use past::{Past, PastUsage, Told};
+pub use read::{Lines, ReadError, read_lines};
 
 pub(super) use past::MAX_AGENTS;
 
@@ -57,7 +61,7 @@ impl Imported {
 }
 
 /// A token that was imported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NewId {
     /// The number of its line, from 1.
     pub line: usize,
@@ -66,17 +70,12 @@ pub struct NewId {
 }
 
 /// A line that was left out.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct RefusedLine {
     /// Its number, from 1.
     pub line: usize,
     /// Why.
-    #[serde(serialize_with = "as_text")]
     pub reason: LineError,
-}
-
-fn as_text<S: Serializer>(reason: &LineError, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(reason)
 }
 
 /// Why not all was imported; nothing was, except after [`ImportError::Interrupted`].
@@ -127,7 +126,7 @@ impl From<RegistryError> for ChunkError {
 }
 
 /// A line and its number. Boxed, so that a million of them need no second place while their list grows.
-type Numbered = (usize, Box<ImportLine>);
+pub type Numbered = (usize, Box<ImportLine>);
 
 impl Registry {
     /// Imports tokens, by the rules for making them. With `keep_going`, lines that cannot be imported are left out;
@@ -143,8 +142,14 @@ impl Registry {
         options: ImportOptions,
     ) -> Result<Imported, ImportError> {
         let imported = self.try_import(actor, lines, options).await;
-        // Lines that are wrong are a file that is wrong, and no attempt at anything.
-        if let Err(ImportError::Registry(error)) = &imported {
+        // Lines that are wrong are a file that is wrong, and no attempt at anything; one that the actor may not import is.
+        let refused = match &imported {
+            Err(ImportError::Registry(error)) => Some(error),
+            Err(ImportError::Refused { refused, .. }) => forbidden(refused),
+            Err(ImportError::Interrupted { imported, .. }) => forbidden(&imported.refused),
+            Ok(imported) => forbidden(&imported.refused),
+        };
+        if let Some(error) = refused {
             self.note_refusal(actor, Action::TokenImport, Subject::default(), error).await;
         }
         imported
@@ -199,7 +204,7 @@ impl Registry {
         let mut lines = lines.into_iter();
         while let Some(page) = next_lines(&mut lines, PAGE) {
             let held = self.read_held(&page).await?;
-            let existing = Existing { authority, users, held: &held, now };
+            let existing = Existing { authority, users, held: &held, lifetime: self.lifetime_for(authority), now };
             page.into_iter().for_each(|line| sorter.add(line, &existing, options));
         }
         Ok((sorter.wanted, sorter.others))
@@ -219,7 +224,8 @@ impl Registry {
             let authority = self.authority(actor).await?;
             authority.check(Right::ManageTokens)?;
             let held = self.read_held(lines).await?;
-            let existing = Existing { authority: &authority, users, held: &held, now: now() };
+            let lifetime = self.lifetime_for(&authority);
+            let existing = Existing { authority: &authority, users, held: &held, lifetime, now: now() };
             let mut draft = Draft::new(&authority, existing.now);
             let mut imported = Imported::default();
             for (number, line) in lines {
@@ -277,6 +283,12 @@ impl Registry {
         }
     }
 
+    /// How long imported tokens may live: whoever is at the store itself brings tokens as they are, and nobody else gets around
+    /// the policy for new ones by importing them.
+    fn lifetime_for(&self, authority: &Authority) -> Option<Duration> {
+        self.max_token_lifetime.filter(|_| authority.token().is_some())
+    }
+
     /// Reads the users that lines name, each once: a few by name, more of them by the page.
     async fn read_users<'a>(
         &self,
@@ -323,6 +335,14 @@ impl Registry {
         let ids = ids.into_iter().flatten().map(|token| token.record.id).collect();
         Ok(Held { tokens, retired, ids })
     }
+}
+
+/// The first reason that is what the actor may not do.
+fn forbidden(refused: &[RefusedLine]) -> Option<&RegistryError> {
+    refused.iter().find_map(|refused| match &refused.reason {
+        LineError::Refused(error) if error.kind() == ErrorKind::Forbidden => Some(error),
+        _ => None,
+    })
 }
 
 /// The next lines, at most so many.
@@ -393,100 +413,6 @@ impl Sorter {
             Err(reason) => self.others.refused.push(RefusedLine { line: number, reason }),
         }
     }
-}
-
-/// What comes of a line.
-enum Decision<'a> {
-    /// This token, of this user.
-    Import(&'a Versioned<UserRecord>, Box<TokenRecord>),
-    /// It exists.
-    Skip {
-        /// As something else than the line says.
-        differs: bool,
-    },
-}
-
-/// What decisions rest on.
-struct Existing<'a> {
-    authority: &'a Authority,
-    users: &'a Users,
-    held: &'a Held,
-    now: Timestamp,
-}
-
-impl Existing<'_> {
-    fn decide(&self, line: &ImportLine, options: ImportOptions) -> Result<Decision<'_>, RegistryError> {
-        self.authority.check_makes_tokens_for(&line.user)?;
-        let owner = self.users.get(&*line.user);
-        if let Some(token) = self.held.tokens.get(&line.digest) {
-            return match options.skip_existing {
-                false => Err(RegistryError::DigestTaken(line.digest)),
-                // That all tokens of an input are there and can be used would not be true.
-                true if token.is_active() && line.is_revoked() => {
-                    Err(RegistryError::RevokedElsewhere { token: token.id })
-                }
-                true if !token.is_active() && !line.is_revoked() => {
-                    Err(RegistryError::DigestRevoked { token: token.id })
-                }
-                true => Ok(Decision::Skip { differs: owner.is_none_or(|owner| differs(token, line, &owner.record)) }),
-            };
-        }
-        let owner = owner.ok_or_else(|| RegistryError::NoSuchUser(line.user.to_string()))?;
-        if self.held.retired.contains(&line.digest) {
-            return Err(RegistryError::DigestRetired(line.digest));
-        }
-        let record = match &line.past {
-            Some(past) => self.restore(line, past, &owner.record)?,
-            None => {
-                let hint = line.hint.to_string();
-                decide_token(self.authority, &owner.record, &line.new_token(), line.digest, hint, self.now)?
-            }
-        };
-        Ok(Decision::Import(owner, Box::new(record)))
-    }
-}
-
-impl Existing<'_> {
-    /// The record of a token that comes with its past. It may have expired, or be a Viewer's or a disabled user's: that
-    /// was allowed where it comes from, and gives nobody more. What it can do is what its owner's role permits here.
-    fn restore(&self, line: &ImportLine, past: &Past, owner: &UserRecord) -> Result<TokenRecord, RegistryError> {
-        self.authority.check(Right::MoveTokens)?;
-        self.authority.check_gives_tokens_to(owner)?;
-        check_description(&line.description)?;
-        if self.held.ids.contains(&past.id) {
-            return Err(RegistryError::IdTaken(past.id));
-        }
-        let (permissions, expires_at) = (permissions(line, owner), line.expires_at.map(whole_seconds));
-        self.authority.check_makes(permissions, expires_at)?;
-        let told = past.told().map_err(RegistryError::PastUnread)?.into_owned();
-        Ok(TokenRecord {
-            id: past.id,
-            digest: line.digest,
-            owner: owner.id,
-            description: line.description.to_string(),
-            permissions,
-            state: told.state,
-            hint: line.hint.to_string(),
-            created_at: told.created_at,
-            created_by: told.created_by,
-            expires_at,
-            predecessor: told.predecessor,
-            successor: told.successor,
-        })
-    }
-}
-
-/// What a line's token will permit. One that is revoked permits nothing, and its record stays as it was.
-fn permissions(line: &ImportLine, owner: &UserRecord) -> PermissionSet {
-    if line.is_revoked() { line.permissions } else { line.permissions.intersect(owner.role.permissions()) }
-}
-
-/// Whether a token is something else than it would be if the line were imported.
-fn differs(token: &TokenRecord, line: &ImportLine, owner: &UserRecord) -> bool {
-    token.owner != owner.id
-        || *token.description != *line.description
-        || token.permissions != permissions(line, owner)
-        || token.expires_at != line.expires_at.map(whole_seconds)
 }
 
 #[cfg(test)]

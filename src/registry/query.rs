@@ -28,6 +28,8 @@ pub struct TokenQuery {
     pub expires_before: Option<Timestamp>,
     /// Only those that were not used. Where too little is known to say so of any, there are none.
     pub unused: Option<Unused>,
+    /// Only those that were made before this moment.
+    pub made_before: Option<Timestamp>,
     /// Only those with this text, in any case, in the description, the id, the hint or the owner's name.
     pub text: Option<String>,
     /// Only those whose digest begins so.
@@ -60,7 +62,8 @@ impl ListState {
 impl TokenQuery {
     /// Whether more is asked for than what stores find.
     fn judges_records(&self) -> bool {
-        self.permission.is_some() || self.expires_before.is_some() || self.text.is_some() || self.digest.is_some()
+        let Self { permission, expires_before, made_before, text, digest, user: _, state: _, unused: _ } = self;
+        permission.is_some() || expires_before.or(*made_before).is_some() || text.is_some() || digest.is_some()
     }
 
     /// Whether a token of the right owner and state is meant.
@@ -72,6 +75,7 @@ impl TokenQuery {
         };
         self.permission.is_none_or(|permission| token.permissions.contains(permission))
             && self.expires_before.is_none_or(|then| token.expires_at.is_some_and(|expires_at| expires_at < then))
+            && self.made_before.is_none_or(|then| token.id.made_before(then))
             && self.text.as_ref().is_none_or(has_text)
             && self.digest.as_ref().is_none_or(|digest| digest.fits(&token.digest))
     }

@@ -4,6 +4,7 @@ use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{KnownFormat, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::import::LineKind;
 use super::{Fingerprint, ListState};
 use crate::token::{HistoryEntry, Permission, PermissionSet, Role, TokenId, UserId, UserStatus};
 
@@ -34,6 +35,7 @@ described! {
     Role => one_of(Role::ALL.map(|role| role.name().to_owned()));
     UserStatus => one_of(UserStatus::ALL.map(|status| status.name().to_owned()));
     ListState => one_of(ListState::ALL.map(|state| state.name().to_owned()));
+    LineKind => one_of(LineKind::ALL.map(|kind| kind.name().to_owned()));
     TokenId => id();
     UserId => id();
     Fingerprint => text().pattern(Some("^[0-9a-f]{32}$")).description(Some("A set of tokens, in few characters"));

@@ -1,5 +1,7 @@
 //! Making tokens and reading them.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::actor::Authority;
@@ -178,12 +180,21 @@ impl Registry {
         asked: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, RegistryError> {
-        let Some(lifetime) = self.max_token_lifetime else { return Ok(asked) };
-        let latest = now.checked_add(lifetime).unwrap_or(Timestamp::MAX);
-        match asked.filter(|asked| *asked > latest) {
-            Some(_) => Err(RegistryError::LivesTooLong(whole_seconds(latest))),
-            None => Ok(Some(asked.unwrap_or(latest))),
-        }
+        bounded_expiry(self.max_token_lifetime, asked, now)
+    }
+}
+
+/// The same by this policy.
+pub(super) fn bounded_expiry(
+    lifetime: Option<Duration>,
+    asked: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, RegistryError> {
+    let Some(lifetime) = lifetime else { return Ok(asked) };
+    let latest = now.checked_add(lifetime).unwrap_or(Timestamp::MAX);
+    match asked.filter(|asked| *asked > latest) {
+        Some(_) => Err(RegistryError::LivesTooLong(whole_seconds(latest))),
+        None => Ok(Some(asked.unwrap_or(latest))),
     }
 }
 

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::{Created, LastUse, LateUse, TokenDetails, TokenUses};
+use super::import::LineKind;
+use super::{Created, Imported, LastUse, LateUse, NewId, RefusedLine, TokenDetails, TokenUses};
 use crate::store::{Agent, AgentName};
 use crate::token::{
     DigestPrefix, HistoryEntry, PermissionSet, RawToken, Role, TokenId, TokenRecord, TokenState, UserId, UserRecord,
@@ -236,6 +237,47 @@ pub(crate) struct Revealed(RawToken);
 impl Serialize for Revealed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.0.reveal())
+    }
+}
+
+/// What an import did, and what it left out.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Import)]
+pub(crate) struct ImportView {
+    /// How many tokens are new.
+    pub imported: usize,
+    /// How many lines are of tokens that existed, and were left as they are.
+    pub skipped: usize,
+    /// How many of these have another user, description, expiry or other permissions than their line.
+    pub differing: usize,
+    /// The new tokens, each with its line.
+    pub tokens: Vec<NewId>,
+    /// The lines that were left out.
+    pub refused: Vec<RefusedView>,
+}
+
+/// A line that was left out of an import.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = RefusedLine)]
+pub(crate) struct RefusedView {
+    /// Its number, from 1.
+    pub line: usize,
+    /// What kind of reason it is.
+    pub kind: LineKind,
+    /// Why. Nothing of the token is in it.
+    pub reason: String,
+}
+
+impl From<&RefusedLine> for RefusedView {
+    fn from(RefusedLine { line, reason }: &RefusedLine) -> Self {
+        Self { line: *line, kind: reason.kind(), reason: reason.to_string() }
+    }
+}
+
+impl From<&Imported> for ImportView {
+    fn from(Imported { tokens, skipped, differing, refused }: &Imported) -> Self {
+        let (imported, refused) = (tokens.len(), refused.iter().map(RefusedView::from).collect());
+        Self { imported, skipped: *skipped, differing: *differing, tokens: tokens.clone(), refused }
     }
 }
 

@@ -118,7 +118,7 @@ impl Batch {
 
     /// Whether a record goes.
     #[must_use]
-    pub fn takes_away(&self) -> bool {
+    pub fn deletes(&self) -> bool {
         self.users.iter().any(|edit| matches!(edit, Edit::Delete(_)))
             || self.tokens.iter().any(|edit| matches!(edit, Edit::Delete(_)))
     }

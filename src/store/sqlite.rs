@@ -268,7 +268,7 @@ impl Records for SqliteStore {
         let shared = Arc::clone(&self.shared);
         let commit = move |database: &Database| {
             let committed = shared.commit(database, &batch)?;
-            if batch.takes_away() {
+            if batch.deletes() {
                 shared.wipe(database);
             }
             Ok(committed)

@@ -14,8 +14,8 @@ use super::super::time;
 use super::super::wait::WaitArgs;
 use super::{enumerate, value};
 use crate::registry::view::TokenView;
-use crate::registry::{Created, NewToken, RegistryError, Requested, TokenDetails};
-use crate::token::{PermissionSet, RawToken, TokenId};
+use crate::registry::{Created, NewToken, Requested, TokenDetails};
+use crate::token::{PermissionSet, TokenId};
 
 /// Shown below `token create --help`.
 pub(super) const EXAMPLES: &str = "\
@@ -64,7 +64,7 @@ pub(super) async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<(
     let CreateArgs { user, description, permissions, expires, token_file, if_not_exists, wait, format } = args;
     let (value, output) = (token_file.as_deref().map(value::read).transpose()?, Output::new(format));
     if let Some(value) = value.as_ref().filter(|_| if_not_exists)
-        && let Some(existing) = existing(session, value, &user).await?
+        && let Some(existing) = session.registry.token_made_before(&session.actor, &user, &value.digest()).await?
     {
         return print_existing(&existing, output);
     }
@@ -119,22 +119,6 @@ fn given(Created { record, owner, .. }: &Created, now: Timestamp) -> String {
          --preset telegraf-agent or --permission give less, --expires 30d for a while",
         owner.role
     )
-}
-
-/// The token of that value, if this user has it and it was not revoked.
-async fn existing(session: &Session, value: &RawToken, user: &str) -> anyhow::Result<Option<TokenDetails>> {
-    let Session { registry, actor } = session;
-    let id = match registry.token_with(actor, &value.digest()).await {
-        Ok(id) => id,
-        // A deleted one is refused by who creates it, with the reason.
-        Err(RegistryError::NoSuchDigest(_) | RegistryError::DigestDeleted(_)) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let token = registry.token(actor, id).await?;
-    match token.owner.name == user && token.record.is_active() {
-        true => Ok(Some(token)),
-        false => Err(RegistryError::DigestTaken(token.record.digest).into()),
-    }
 }
 
 fn print_existing(token: &TokenDetails, output: Output) -> anyhow::Result<()> {

@@ -10,7 +10,6 @@ use super::super::args::Format;
 use super::super::output::{Output, note};
 use super::super::session::Session;
 use super::show;
-use crate::registry::{RegistryError, TokenQuery};
 use crate::token::raw::MAX_LENGTH;
 use crate::token::{DigestPrefix, RawToken, TokenId};
 
@@ -44,14 +43,7 @@ pub(super) async fn run(session: &Session, args: FindArgs) -> anyhow::Result<()>
     let Session { registry, actor } = session;
     let ids: Vec<TokenId> = match digits {
         None => vec![registry.token_with(actor, &read()?.digest()).await?],
-        Some(digits) => {
-            let query = TokenQuery { digest: Some(digits.clone()), ..TokenQuery::default() };
-            let found = registry.select(actor, &query).await?;
-            if found.is_empty() {
-                return Err(RegistryError::NoSuchDigest(digits).into());
-            }
-            found
-        }
+        Some(digits) => registry.tokens_beginning(actor, digits).await?,
     };
     show::all(session, &ids, agents, Output::new(format)).await
 }

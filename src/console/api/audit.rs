@@ -6,14 +6,14 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::input::Query;
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{limit, page};
-use crate::audit::{Head, Outcome, Verdict, Verification};
+use crate::audit::{Head, InvalidHead, Outcome, Verdict, Verification};
 use crate::console::Console;
 use crate::console::caller::{AuditRead, Caller};
 use crate::registry::AuditFilter;
@@ -39,11 +39,15 @@ pub(super) struct ListQuery {
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
     /// Start after this number: what `Link` says. (What is not chained yet has a place there too.)
+    #[param(minimum = 0)]
     after: Option<u64>,
     /// Most entries of the page: 50, unless said otherwise.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
+
+/// The largest number that JSON is sure to carry (RFC 8259 section 6).
+const MAX_SEQ: u64 = (1 << 53) - 1;
 
 fn parse_outcome(text: &str) -> Result<Outcome, Problem> {
     let outcome = Outcome::ALL.into_iter().find(|outcome| outcome.name().eq_ignore_ascii_case(text));
@@ -83,6 +87,9 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let ListQuery { actor, action, subject, outcome, since, until, after, limit: most } = query;
     let limit = limit(most)?;
+    if after.is_some_and(|after| after > MAX_SEQ) {
+        return Err(Problem::invalid("after: the number of an entry"));
+    }
     let outcome = outcome.as_deref().map(parse_outcome).transpose()?;
     let filter = AuditFilter { actor, action, subject, outcome, since, until };
     // One more, to know whether the list goes on.
@@ -119,9 +126,17 @@ pub(super) struct VerdictView {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct VerifyQuery {
-    /// A line's number and hash, which the trail must have: what syslog got last.
-    #[param(pattern = "^[0-9]{1,19}:[0-9a-f]{64}$")]
-    head: Option<String>,
+    /// An entry's number and hash (`seq` and `hash`, with a colon between), which the trail must have too: what syslog got last,
+    /// say.
+    #[serde(default, deserialize_with = "head")]
+    #[param(value_type = Option<String>, pattern = "^[1-9][0-9]{0,14}:[0-9a-f]{64}$")]
+    head: Option<Head>,
+}
+
+fn head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Head>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let head = text.parse::<Head>().ok().filter(|head| head.seq <= MAX_SEQ && !text.starts_with(['0', '+']));
+    head.map(Some).ok_or_else(|| serde::de::Error::custom(InvalidHead))
 }
 
 /// The end of the trail.
@@ -143,8 +158,6 @@ pub(super) async fn verify(
     caller: Caller<AuditRead>,
     Query(VerifyQuery { head }): Query<VerifyQuery>,
 ) -> Result<Response, Problem> {
-    let head: Option<Head> =
-        head.map(|head| head.parse()).transpose().map_err(|error| Problem::invalid(format!("head: {error}")))?;
     let found = caller.registry.verify_audit(&caller.actor(), head.into_iter().collect()).await?;
     let whole = found.is_whole();
     let Verification { verdict: Verdict { entries, first, head, findings, .. }, not_chained, elsewhere } = found;

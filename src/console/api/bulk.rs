@@ -3,11 +3,13 @@
 //! What is confirmed is a *set*: whoever chose by a filter says how many tokens there were and gives the fingerprint of
 //! these, and where other tokens match by now, nothing is done.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
@@ -20,7 +22,8 @@ use super::tokens::{TokenFilter, WaitQuery};
 use crate::console::Console;
 use crate::console::caller::{Caller, TokensDelete, TokensRead, TokensWrite};
 use crate::console::change::Done;
-use crate::registry::{Actor, Fingerprint, Registry, RegistryError, TokenQuery};
+use crate::registry::view::AgentView;
+use crate::registry::{Actor, Dependents, Fingerprint, Registry, RegistryError, TokenQuery};
 use crate::token::TokenId;
 
 /// A set of tokens: what to give along with the filter that it came from.
@@ -63,6 +66,12 @@ pub(super) struct Chosen {
     /// Go on even if the Owner loses the last usable token.
     #[serde(default)]
     force: bool,
+    /// Leave out ids of tokens that do not exist, or no longer. They count all the same.
+    #[serde(default)]
+    if_exists: bool,
+    /// Say which tokens these are and what depends on them, and do nothing.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// Tokens to give to somebody: either `ids`, or a `filter` with the fingerprint of what it matched.
@@ -83,6 +92,12 @@ pub(super) struct ChosenFor {
     /// Go on even if the Owner loses the last usable token.
     #[serde(default)]
     force: bool,
+    /// Leave out ids of tokens that do not exist, or no longer. They count all the same.
+    #[serde(default)]
+    if_exists: bool,
+    /// Say which tokens these are and what depends on them, and do nothing.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 impl PartialSchema for Chosen {
@@ -102,16 +117,21 @@ impl PartialSchema for ChosenFor {
 
 impl ToSchema for ChosenFor {}
 
+const IF_EXISTS: &str = "Leave out ids of tokens that do not exist, or no longer; they count all the same";
+const DRY_RUN: &str = "Say which tokens these are and what depends on them, and do nothing";
+
 /// Either of the two ways to choose, with what else is said.
 fn either(with: impl Fn(ObjectBuilder) -> ObjectBuilder) -> RefOr<Schema> {
     let chosen = || {
         let count = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(1_000_000_000));
-        let force = ObjectBuilder::new().schema_type(Type::Boolean);
+        let flag = || ObjectBuilder::new().schema_type(Type::Boolean);
         let chosen = ObjectBuilder::new()
             .property("count", count.description(Some("How many tokens they are")))
             .required("count")
             .property("fingerprint", Fingerprint::schema())
-            .property("force", force.description(Some("Go on even if the Owner loses the last usable token")))
+            .property("force", flag().description(Some("Go on even if the Owner loses the last usable token")))
+            .property("if_exists", flag().description(Some(IF_EXISTS)))
+            .property("dry_run", flag().description(Some(DRY_RUN)))
             .additional_properties(Some(AdditionalProperties::FreeForm(false)));
         with(chosen)
     };
@@ -141,6 +161,67 @@ pub(super) struct Many {
     count: usize,
     /// Which.
     ids: Vec<TokenId>,
+    /// Of a `dry_run`, which does nothing: what depends on them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dependents: Option<DependentsView>,
+}
+
+/// What depends on some tokens.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Dependents)]
+pub(super) struct DependentsView {
+    /// How many tokens they are.
+    tokens: usize,
+    /// How many agents used them within 24 hours, each counted once.
+    agents_24h: u64,
+    /// The number is within two percent.
+    estimated: bool,
+    /// They are as many at most: those that used several of the tokens were not told apart.
+    at_most: bool,
+    /// Those that used them last within 24 hours, the latest first: 20 at most.
+    agents: Vec<AgentView>,
+    /// When one of them was last used, if that is known.
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    last_used_at: Option<Timestamp>,
+    /// Since when uses are recorded.
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    recorded_since: Option<Timestamp>,
+    /// Sidecars that have not recorded for a minute what they let through: there may be more.
+    silent_sidecars: Vec<String>,
+}
+
+/// Agents that are named.
+const NAMED: usize = 20;
+
+impl From<Dependents> for DependentsView {
+    fn from(dependents: Dependents) -> Self {
+        let Dependents { tokens, agents, is_bound, latest, last_used, now: _, since, silent } = dependents;
+        Self {
+            tokens,
+            agents_24h: agents.agents,
+            estimated: agents.is_estimate,
+            at_most: is_bound,
+            agents: latest.iter().map(AgentView::from).collect(),
+            last_used_at: last_used,
+            recorded_since: since,
+            silent_sidecars: silent,
+        }
+    }
+}
+
+/// What depends on the tokens that match.
+#[utoipa::path(
+    get, path = "/api/v1/tokens/dependents", tag = "tokens", operation_id = "show_dependents", params(TokenFilter),
+    responses((status = 200, description = "Who uses them", body = DependentsView), Problems),
+)]
+pub(super) async fn dependents(
+    caller: Caller<TokensRead>,
+    Query(filter): Query<TokenFilter>,
+) -> Result<Response, Problem> {
+    let (registry, actor) = (&caller.registry, caller.actor());
+    let ids = registry.select(&actor, &filter.query()?).await?;
+    let dependents = registry.dependents(&actor, &ids, NAMED).await?;
+    Ok(reply::json(StatusCode::OK, &DependentsView::from(dependents)))
 }
 
 /// Revokes tokens, for good. Those that are revoked already stay as they are.
@@ -154,8 +235,11 @@ pub(super) async fn revoke(
     Query(WaitQuery { wait }): Query<WaitQuery>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Response, Problem> {
-    let (actor, force) = (caller.actor(), chosen.force);
+    let (actor, force, dry_run) = (caller.actor(), chosen.force, chosen.dry_run);
     let ids = chosen.ids(&caller.registry, &actor).await?;
+    if dry_run {
+        return tried(&caller.registry, &actor, ids).await;
+    }
     let named = ids.clone();
     let command = async move |registry: Registry| registry.revoke(&actor, &named, force).await.map(drop);
     many(&console, caller.registry, ids, wait, command).await
@@ -172,8 +256,11 @@ pub(super) async fn delete(
     Query(WaitQuery { wait }): Query<WaitQuery>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Response, Problem> {
-    let (actor, force) = (caller.actor(), chosen.force);
+    let (actor, force, dry_run) = (caller.actor(), chosen.force, chosen.dry_run);
     let ids = chosen.ids(&caller.registry, &actor).await?;
+    if dry_run {
+        return tried(&caller.registry, &actor, ids).await;
+    }
     let named = ids.clone();
     let command = async move |registry: Registry| registry.delete(&actor, &named, force).await.map(drop);
     many(&console, caller.registry, ids, wait, command).await
@@ -190,9 +277,13 @@ pub(super) async fn reassign(
     Query(WaitQuery { wait }): Query<WaitQuery>,
     Json(chosen): Json<ChosenFor>,
 ) -> Result<Response, Problem> {
-    let ChosenFor { to, ids, filter, count, fingerprint, force } = chosen;
+    let ChosenFor { to, ids, filter, count, fingerprint, force, if_exists, dry_run } = chosen;
     let actor = caller.actor();
-    let ids = Chosen { ids, filter, count, fingerprint, force }.ids(&caller.registry, &actor).await?;
+    let chosen = Chosen { ids, filter, count, fingerprint, force, if_exists, dry_run };
+    let ids = chosen.ids(&caller.registry, &actor).await?;
+    if dry_run {
+        return tried(&caller.registry, &actor, ids).await;
+    }
     let named = ids.clone();
     let command = async move |registry: Registry| registry.reassign(&actor, &named, &to, force).await.map(drop);
     many(&console, caller.registry, ids, wait, command).await
@@ -201,7 +292,7 @@ pub(super) async fn reassign(
 impl Chosen {
     /// The tokens, if they are those that were seen.
     async fn ids(self, registry: &Registry, actor: &Actor) -> Result<Vec<TokenId>, Problem> {
-        let Self { ids, filter, count, fingerprint, force: _ } = self;
+        let Self { ids, filter, count, fingerprint, if_exists, force: _, dry_run: _ } = self;
         let ids = match (ids, filter) {
             (Some(ids), None) if ids.is_empty() => return Err(Problem::invalid("ids: name at least one token")),
             (Some(ids), None) => ids,
@@ -220,6 +311,7 @@ impl Chosen {
         };
         let is_seen = fingerprint.is_none_or(|fingerprint| fingerprint == Fingerprint::of(&ids));
         match ids.len() == count && is_seen {
+            true if if_exists => Ok(registry.existing(actor, &ids).await?),
             true => Ok(ids),
             false if ids.len() != count => {
                 Err(Problem::conflict(format!("these are {} tokens, and not {count}; nothing was done", ids.len())))
@@ -227,6 +319,17 @@ impl Chosen {
             false => Err(Problem::conflict("these are other tokens than those you have seen; nothing was done")),
         }
     }
+}
+
+/// What it would have been done to.
+async fn tried(registry: &Registry, actor: &Actor, ids: Vec<TokenId>) -> Result<Response, Problem> {
+    let existing: HashSet<_> = registry.existing(actor, &ids).await?.into_iter().collect();
+    let missing: Vec<_> = ids.iter().copied().filter(|id| !existing.contains(id)).collect();
+    if !missing.is_empty() {
+        return Err(RegistryError::NoSuchTokens(missing).into());
+    }
+    let dependents = Some(registry.dependents(actor, &ids, NAMED).await?.into());
+    Ok(reply::json(StatusCode::OK, &Many { count: ids.len(), ids, dependents }))
 }
 
 /// Runs the command on all of them. One that breaks off says to which it was not done.
@@ -241,7 +344,7 @@ where
     F: Future<Output = Result<(), RegistryError>> + Send,
 {
     match console.change(registry, wait.map(|Wait(wait)| wait), command).await {
-        Ok(done) => Ok(reply::json(StatusCode::OK, &done.map(|()| Many { count: ids.len(), ids }))),
+        Ok(done) => Ok(reply::json(StatusCode::OK, &done.map(|()| Many { count: ids.len(), ids, dependents: None }))),
         Err(error) => Err(match error.done() {
             Some(done) => Problem::from(error).after(done, ids.get(done..).unwrap_or_default().to_vec()),
             None => error.into(),

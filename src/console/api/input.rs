@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query as Parsed, Request};
+use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -49,8 +50,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Console>> for Hashed<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &Arc<Console>) -> Result<Self, Problem> {
-        let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+        if !is_of(request.headers(), &["application/json"]) {
             return Err(Problem::not_json());
         }
         let body = read(request.into_body()).await?;
@@ -87,15 +87,30 @@ impl FromRequest<Arc<Console>> for NoBody {
     }
 }
 
+/// Whether a body says that it is of one of these media types.
+pub(super) fn is_of(fields: &HeaderMap, types: &[&str]) -> bool {
+    let kind = fields.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    types.iter().any(|is| kind.eq_ignore_ascii_case(is))
+}
+
 /// A whole body.
 ///
 /// # Errors
 /// When it is too large, takes too long or breaks off.
 pub(in crate::console) async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
-    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
+    read_within(body, MAX_BODY, BODY_TIMEOUT).await
+}
+
+/// A whole body of at most so many bytes, within that time.
+///
+/// # Errors
+/// As [`read`].
+pub(super) async fn read_within(body: Body, most: usize, timeout: Duration) -> Result<bytes::Bytes, Problem> {
+    let body = tokio::time::timeout(timeout, Limited::new(body, most).collect()).await;
     match body.map_err(|_| Problem::timeout())? {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(MAX_BODY)),
+        Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(most)),
         Err(_) => Err(Problem::invalid("the body broke off")),
     }
 }

@@ -5,7 +5,7 @@ use http::StatusCode;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{audit, bulk, reply, status, tokens, users};
+use super::{audit, bulk, create, find, moving, purge, reply, status, tokens, users};
 
 /// Everything that is served below `/api/v1`, but for the description itself.
 #[derive(OpenApi)]
@@ -20,16 +20,21 @@ use super::{audit, bulk, reply, status, tokens, users};
     paths(
         tokens::own,
         tokens::list,
-        tokens::create,
+        create::create,
         tokens::show,
         tokens::delete,
         tokens::revoke,
         tokens::reassign,
-        tokens::rotate,
+        create::rotate,
         bulk::selection,
         bulk::revoke,
         bulk::delete,
         bulk::reassign,
+        bulk::dependents,
+        find::find,
+        moving::import,
+        moving::export,
+        purge::purge,
         users::list,
         users::add,
         users::show,

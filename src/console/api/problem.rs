@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::openapi::response::{Response as OpenApiResponse, ResponseBuilder};
@@ -14,6 +14,7 @@ use utoipa::{IntoResponses, ToSchema};
 use super::reply;
 use crate::chain::chain;
 use crate::proxy::refusal::Refusal;
+use crate::registry::view::ImportView;
 use crate::registry::{ErrorKind, RegistryError};
 use crate::store::StoreError;
 use crate::token::TokenId;
@@ -38,6 +39,9 @@ pub(crate) struct ProblemBody {
     /// And to which it was not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     remaining: Vec<TokenId>,
+    /// Of an import: what it did, and which lines it left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    import: Option<ImportView>,
 }
 
 /// A call that was refused or failed.
@@ -62,11 +66,14 @@ const VALUE: Kind = Kind("token_value_conflict", "A token has or had this value"
 const CHANGED: Kind = Kind("changed", "It has changed since it was read", StatusCode::PRECONDITION_FAILED);
 const TOO_LARGE: Kind = Kind("too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE);
 const NOT_JSON: Kind = Kind("not-json", "The body must be JSON", StatusCode::UNSUPPORTED_MEDIA_TYPE);
+const NOT_LINES: Kind = Kind("not-lines", "The body must be lines", StatusCode::UNSUPPORTED_MEDIA_TYPE);
+const LINES: Kind = Kind("lines", "Some lines cannot be imported", StatusCode::UNPROCESSABLE_ENTITY);
 const MISDIRECTED: Kind = Kind("misdirected", "This is not the host that was meant", StatusCode::MISDIRECTED_REQUEST);
 const KEY_REUSED: Kind = Kind("key-reused", "Another call had this key", StatusCode::CONFLICT);
 const TOO_MANY: Kind = Kind("too-many", "Too many calls", StatusCode::TOO_MANY_REQUESTS);
 const UNKNOWN: Kind = Kind("outcome-unknown", "It may or may not be done", StatusCode::INTERNAL_SERVER_ERROR);
 const OFF: Kind = Kind("off", "The admin API is off here", StatusCode::NOT_IMPLEMENTED);
+const BUSY: Kind = Kind("busy", "Too many calls at once", StatusCode::SERVICE_UNAVAILABLE);
 const UNAVAILABLE: Kind = Kind("unavailable", "The registry is unavailable", StatusCode::SERVICE_UNAVAILABLE);
 
 /// Seconds after which to try again where the store is away.
@@ -76,7 +83,8 @@ impl Problem {
     fn new(Kind(word, title, status): Kind, detail: impl Into<String>) -> Self {
         let kind = format!("urn:tollgate:problem:{word}");
         let detail = detail.into();
-        let body = ProblemBody { kind, title, status: status.as_u16(), detail, done: None, remaining: Vec::new() };
+        let (status_code, remaining) = (status.as_u16(), Vec::new());
+        let body = ProblemBody { kind, title, status: status_code, detail, done: None, remaining, import: None };
         Self { status, body: Box::new(body), fields: Vec::new() }
     }
 
@@ -125,6 +133,31 @@ impl Problem {
         Self::new(NOT_JSON, "send JSON, and say so: Content-Type: application/json")
     }
 
+    /// The same, of an import.
+    pub(super) fn not_lines() -> Self {
+        Self::new(NOT_LINES, "send JSON lines or CSV, and say so: Content-Type: application/x-ndjson, or text/csv")
+    }
+
+    /// The body has more lines than are taken at once.
+    pub(super) fn too_many_lines(detail: String) -> Self {
+        Self::new(TOO_LARGE, detail)
+    }
+
+    /// Lines that cannot be imported, so that none was.
+    pub(super) fn lines(lines: usize, import: ImportView) -> Self {
+        let bad = import.refused.len();
+        let detail = format!(
+            "{bad} of {lines} lines cannot be imported, so none was; `import.refused` says why. Mend them, or say keep_going"
+        );
+        Self::new(LINES, detail).of_import(import)
+    }
+
+    /// The same of an import that did this.
+    pub(super) fn of_import(mut self, import: ImportView) -> Self {
+        self.body.import = Some(import);
+        self
+    }
+
     /// It does not fit what the registry holds now.
     pub(super) fn conflict(detail: impl Into<String>) -> Self {
         Self::new(CONFLICT, detail)
@@ -155,6 +188,12 @@ impl Problem {
     /// Calls come too often.
     pub(crate) fn too_many(wait: Duration, detail: &'static str) -> Self {
         Self::new(TOO_MANY, detail).retry_after(wait)
+    }
+
+    /// As many calls as can be are answered already.
+    pub(crate) fn busy() -> Self {
+        let detail = "other calls are under way, of this client or of all; try again in a moment";
+        Self::new(BUSY, detail).retry_after(Duration::from_secs(1)).with(CACHE_CONTROL, "no-store")
     }
 
     /// There is no console here, and why.
@@ -238,8 +277,17 @@ fn without_values(text: &str) -> String {
 }
 
 /// What is said at a terminal, without what is to be typed there.
-fn for_programs(text: &str) -> String {
-    text.split("; `tollgate ").next().unwrap_or(text).replace("use --force", "say force")
+pub(super) fn for_programs(text: &str) -> String {
+    let text = text.split("; `tollgate ").next().unwrap_or(text);
+    let said = [
+        ("use --force", "say force"),
+        (
+            "or --preset or --permission for all lines without them",
+            "or `permissions` in the query for all lines without them",
+        ),
+        ("with --skip-existing", "with skip_existing"),
+    ];
+    said.iter().fold(text.to_owned(), |text, (option, here)| text.replace(option, here))
 }
 
 impl From<StoreError> for Problem {

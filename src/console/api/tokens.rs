@@ -1,30 +1,26 @@
 //! `/api/v1/tokens`: one token at a time, and lists.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use http::header::{LINK, LOCATION};
+use http::header::LINK;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::{Hashed, Json, NoBody, Query, Segment, Wait};
+use super::input::{Json, NoBody, Query, Segment, Wait};
 use super::problem::{Problem, Problems};
 use super::reply;
 use crate::console::Console;
 use crate::console::caller::{AnyToken, Caller, TokensDelete, TokensRead, TokensWrite};
 use crate::console::change::Done;
-use crate::console::idempotency::{Call, IdempotencyKey, Outcome};
 use crate::registry::view::TokenView;
-use crate::registry::{
-    Actor, Created, ListState, NewToken, Registry, RegistryError, Requested, Rotated, Rotation, Seen, TokenQuery,
-    Unused,
-};
+use crate::registry::{ListState, Registry, RegistryError, Seen, TokenQuery, Unused};
 use crate::token::raw::PREFIX;
-use crate::token::{Permission, PermissionSet, RawToken, TokenId, TokenRecord};
+use crate::token::{Permission, PermissionSet, TokenId, TokenRecord};
 
 /// Most records of a page.
 pub(super) const MAX_PAGE: usize = 1000;
@@ -62,7 +58,9 @@ pub(super) struct TokenFilter {
     #[param(value_type = Option<String>, format = DateTime)]
     pub(super) unused_since: Option<Timestamp>,
     /// Only those that were never used.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "yes")]
+    #[schema(schema_with = only_true)]
+    #[param(schema_with = only_true, required = false)]
     pub(super) never_used: bool,
     /// Only those with this text, in any case, in the description, the id, the last characters of the value or the owner's
     /// name. At most 200 characters, and never a token.
@@ -78,8 +76,21 @@ fn state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ListState>
 }
 
 /// What is there says something: `null` would be a condition that is none.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
+}
+
+/// A condition that is there or not: `false` would be one that says nothing.
+fn yes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    match bool::deserialize(deserializer)? {
+        true => Ok(true),
+        false => Err(serde::de::Error::custom("say true, or leave it out")),
+    }
+}
+
+fn only_true() -> Object {
+    let only = "Only those that were never used";
+    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).description(Some(only)).build()
 }
 
 /// Longest text to search for, in characters.
@@ -89,11 +100,11 @@ impl TokenFilter {
     /// As the registry takes it.
     pub(super) fn query(self) -> Result<TokenQuery, Problem> {
         let Self { user, state, permission, expires_before, unused_since, never_used, text } = self;
-        let unused = match (unused_since, never_used) {
-            (Some(_), true) => return Err(Problem::invalid("give either unused_since or never_used")),
-            (Some(since), false) => Some(Unused::Since(since)),
-            (None, true) => Some(Unused::Ever),
-            (None, false) => None,
+        let (unused, made_before) = match (unused_since, never_used) {
+            // One that was made since may yet be used.
+            (since, true) => (Some(Unused::Ever), since),
+            (Some(since), false) => (Some(Unused::Since(since)), None),
+            (None, false) => (None, None),
         };
         if let Some(text) = &text {
             // Servers and browsers keep what they are asked for: it is known to others from now on.
@@ -104,7 +115,7 @@ impl TokenFilter {
                 return Err(Problem::invalid("text: give 1 to 200 characters, or leave it out"));
             }
         }
-        Ok(TokenQuery { user, state, permission, expires_before, unused, text, digest: None })
+        Ok(TokenQuery { user, state, permission, expires_before, unused, made_before, text, digest: None })
     }
 }
 
@@ -129,7 +140,8 @@ pub(super) struct ListQuery {
     #[param(value_type = Option<String>, format = DateTime)]
     unused_since: Option<Timestamp>,
     /// Only those that were never used.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "yes")]
+    #[param(schema_with = only_true, required = false)]
     never_used: bool,
     /// Only those with this text, in any case, in the description, the id, the last characters of the value or the owner's
     /// name. At most 200 characters, and never a token.
@@ -153,12 +165,17 @@ pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
 
 /// A page of a list, with the way to the next one if there is more.
 pub(super) fn page<T: Serialize>(console: &Console, uri: &http::Uri, page: &[T], next: Option<String>) -> Response {
-    let mut reply = reply::json(StatusCode::OK, &page);
+    with_next(reply::json(StatusCode::OK, &page), console, uri, next)
+}
+
+/// A page with the way to the next one, if there is one.
+pub(super) fn with_next(mut reply: Response, console: &Console, uri: &http::Uri, next: Option<String>) -> Response {
     if let Some(next) = next {
         let query = uri.query().unwrap_or_default().split('&');
         let others =
             query.filter(|pair| !pair.is_empty() && !pair.starts_with("after=")).map(|pair| format!("{pair}&"));
-        let path = format!("/api/v1/{}", uri.path().rsplit('/').next().unwrap_or_default());
+        let own = uri.path().split_once("/api/v1/").map_or_else(|| uri.path(), |(_, own)| own);
+        let path = format!("/api/v1/{own}");
         let link = format!("<{}?{}after={next}>; rel=\"next\"", console.path(&path), others.collect::<String>());
         reply.headers_mut().extend(HeaderValue::try_from(link).ok().map(|link| (LINK, link)));
     }
@@ -213,127 +230,8 @@ pub(super) async fn show(caller: Caller<TokensRead>, Segment(id): Segment) -> Re
 }
 
 /// What is no id is that of no token.
-fn token_id(text: &str) -> Result<TokenId, Problem> {
+pub(super) fn token_id(text: &str) -> Result<TokenId, Problem> {
     text.parse().map_err(|_| Problem::no_token())
-}
-
-/// A token to make.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CreateToken {
-    /// Its owner; without one, that of the calling token.
-    user: Option<String>,
-    /// What it is for.
-    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$")]
-    description: String,
-    /// What it shall permit, at least one; no more than the calling token does.
-    #[schema(min_items = 1)]
-    permissions: Vec<Permission>,
-    /// When it stops working; without it, never, which a token that expires itself cannot give.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<Timestamp>,
-    /// A value of your own: `tc-apiv1_` and 64 lowercase hexadecimal digits. It is not in the reply.
-    #[schema(value_type = Option<String>, pattern = "^tc-apiv1_[0-9a-f]{64}$")]
-    token: Option<OwnValue>,
-}
-
-/// A value that the caller brings. Its problem names no part of it.
-struct OwnValue(RawToken);
-
-impl<'de> Deserialize<'de> for OwnValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = zeroize::Zeroizing::new(String::deserialize(deserializer)?);
-        RawToken::brought(&text).map(Self).map_err(serde::de::Error::custom)
-    }
-}
-
-/// A token that was made.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct CreatedToken {
-    #[serde(flatten)]
-    token: TokenView,
-    /// What was asked for and its owner's role does not have.
-    left_out: PermissionSet,
-}
-
-/// Creates a token. Its value is in this reply, and nowhere else ever.
-///
-/// With an `Idempotency-Key`, the same call once more creates nothing: it is answered with the token that was made, without
-/// the value. A key is remembered for 24 hours, by the process that was called.
-#[utoipa::path(
-    post, path = "/api/v1/tokens", tag = "tokens", operation_id = "create_token", request_body = CreateToken,
-    params(
-        WaitQuery,
-        IdempotencyKey,
-    ),
-    responses(
-        (status = 201, description = "It is made; `Location` is where", body = Done<CreatedToken>),
-        (status = 200, description = "It was made by a call with the same key", body = TokenView),
-        Problems,
-    ),
-)]
-pub(super) async fn create(
-    caller: Caller<TokensWrite>,
-    State(console): State<Arc<Console>>,
-    Query(WaitQuery { wait }): Query<WaitQuery>,
-    fields: HeaderMap,
-    Hashed { value: asked, hash }: Hashed<CreateToken>,
-) -> Result<Response, Problem> {
-    let CreateToken { user, description, permissions, expires_at, token: own } = asked;
-    let requested: PermissionSet = permissions.into_iter().collect();
-    if requested.is_empty() {
-        return Err(Problem::invalid("permissions: name at least one"));
-    }
-    let (actor, token) = (caller.actor(), caller.holder.token);
-    let mut call = console.creations.begin(token, &fields, hash)?;
-    if let Call::Again(outcome) = call {
-        if let Some(reply) = again(&caller.registry, &actor, outcome).await? {
-            return Ok(reply);
-        }
-        console.creations.forget(token, &fields);
-        call = console.creations.begin(token, &fields, hash)?;
-    }
-    let Call::New(pending) = call else { return Err(Problem::under_way()) };
-    let user = user.unwrap_or_else(|| caller.holder.owner.name().to_owned());
-    let new = NewToken { user, description, permissions: Requested::Permissions(requested), expires_at };
-    let is_own = own.is_some();
-    let command = async move |registry: Registry| {
-        let outcome = match own {
-            Some(OwnValue(value)) => registry.create_token_of(&actor, new, value).await,
-            None => registry.create_token(&actor, new).await,
-        };
-        pending.end(&outcome);
-        outcome
-    };
-    let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
-    Ok(created(&console, done.map(|created| (made(&created, requested, is_own), created.record.id))))
-}
-
-fn made(created: &Created, requested: PermissionSet, is_own: bool) -> CreatedToken {
-    let now = Timestamp::now();
-    let token = match is_own {
-        // Whoever brought the value has it.
-        true => TokenView::new(&created.record, &created.owner, now),
-        false => TokenView::of_created(created, now),
-    };
-    CreatedToken { token, left_out: requested.without(created.record.permissions) }
-}
-
-fn created(console: &Console, done: Done<(CreatedToken, TokenId)>) -> Response {
-    let path = console.path(&format!("/api/v1/tokens/{}", done.done.1));
-    let mut reply = reply::json(StatusCode::CREATED, &done.map(|(token, _)| token));
-    reply.headers_mut().extend(HeaderValue::try_from(path).ok().map(|path| (LOCATION, path)));
-    reply
-}
-
-/// The reply to a call that was answered before; `None`: it has made nothing.
-async fn again(registry: &Registry, actor: &Actor, outcome: Outcome) -> Result<Option<Response>, Problem> {
-    let (Outcome::Made(id) | Outcome::Unknown(id)) = outcome;
-    match registry.token(actor, id).await {
-        Ok(details) => Ok(Some(reply::record(&TokenView::of_details(&details, Timestamp::now()), details.version))),
-        Err(RegistryError::NoSuchTokens(_)) if matches!(outcome, Outcome::Unknown(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// What is done to one token.
@@ -449,57 +347,6 @@ pub(super) async fn reassign(
         view_of(&registry, reassigned).await
     };
     done(console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await)
-}
-
-/// How a token is rotated.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RotateToken {
-    /// For how many seconds the old token still works, at most as long as it would have anyway; 0 ends it at once.
-    #[schema(minimum = 0, example = 86400)]
-    overlap_seconds: u64,
-    /// When the successor stops working; without it, as long from now as the old token was made for.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<Timestamp>,
-    /// A value of your own: `tc-apiv1_` and 64 lowercase hexadecimal digits. It is not in the reply. Where the Controller has
-    /// the same tokens, install it there first.
-    #[schema(value_type = Option<String>, pattern = "^tc-apiv1_[0-9a-f]{64}$")]
-    token: Option<OwnValue>,
-}
-
-/// Rotates a token: makes a successor with the same owner, permissions and description, and lets the old one end after an
-/// overlap. The value of the successor is in this reply, and nowhere else ever. A token is rotated once.
-#[utoipa::path(
-    post, path = "/api/v1/tokens/{id}/rotate", tag = "tokens", operation_id = "rotate_token", request_body = RotateToken,
-    params(
-        ("id" = TokenId, Path, description = "The token's id"), WaitQuery,
-        reply::IfMatch,
-    ),
-    responses(
-        (status = 201, description = "The successor; `Location` is where", body = Done<CreatedToken>),
-        Problems,
-    ),
-)]
-pub(super) async fn rotate(
-    caller: Caller<TokensWrite>,
-    State(console): State<Arc<Console>>,
-    Segment(id): Segment,
-    Query(WaitQuery { wait }): Query<WaitQuery>,
-    fields: HeaderMap,
-    Json(RotateToken { overlap_seconds, expires_at, token }): Json<RotateToken>,
-) -> Result<Response, Problem> {
-    let (actor, is_own) = (caller.actor(), token.is_some());
-    let rotation = Rotation { token: token_id(&id)?, overlap: Duration::from_secs(overlap_seconds), expires_at };
-    let seen = Seen::at(rotation, reply::expected(&fields)?);
-    let command = async move |registry: Registry| match token {
-        Some(OwnValue(value)) => registry.rotate_to_value(&actor, seen, value).await,
-        None => registry.rotate(&actor, seen).await,
-    };
-    let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
-    Ok(created(
-        &console,
-        done.map(|Rotated { old, successor }| (made(&successor, old.permissions, is_own), successor.record.id)),
-    ))
 }
 
 fn done(done: Result<Done<Option<TokenView>>, RegistryError>) -> Result<Response, Problem> {

@@ -19,7 +19,7 @@ use crate::console::Console;
 use crate::console::caller::{Caller, UsersDelete, UsersRead, UsersWrite};
 use crate::console::change::Done;
 use crate::registry::view::UserView;
-use crate::registry::{Registry, RoleChange, Seen, Transfer};
+use crate::registry::{Registry, RegistryError, RoleChange, Seen, Transfer};
 use crate::token::{Role, UserId, UserStatus};
 
 /// A page of the users.
@@ -62,11 +62,22 @@ pub(super) async fn list(
 /// Shows one user.
 #[utoipa::path(
     get, path = "/api/v1/users/{name}", tag = "users", operation_id = "show_user", params(("name" = String, Path, description = "The user's name")),
-    responses((status = 200, description = "The user; `ETag` is its version", body = UserView), Problems),
+    responses((status = 200, description = "The user; `ETag` is its version", body = UserDetails), Problems),
 )]
 pub(super) async fn show(caller: Caller<UsersRead>, Segment(name): Segment) -> Result<Response, Problem> {
-    let user = caller.registry.user(&caller.actor(), &name).await?;
-    Ok(reply::record(&UserView::from(&user.record), user.version))
+    let (registry, actor) = (&caller.registry, caller.actor());
+    let user = registry.user(&actor, &name).await?;
+    let tokens = registry.count_tokens_of(&actor, &name).await?;
+    Ok(reply::record(&UserDetails { user: UserView::from(&user.record), tokens }, user.version))
+}
+
+/// One user.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct UserDetails {
+    #[serde(flatten)]
+    user: UserView,
+    /// How many tokens the user has, in whatever state.
+    tokens: u64,
 }
 
 /// A user to add.
@@ -101,18 +112,45 @@ impl PartialSchema for GivenRole {
 
 impl ToSchema for GivenRole {}
 
+/// How a user is added.
+#[derive(Debug, Clone, Copy, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AddQuery {
+    /// Wait so many seconds, `60s` at most, until every sidecar has applied it: the reply says who has.
+    #[param(value_type = Option<String>, example = "5s", pattern = "^([1-9]|[1-5][0-9]|60)s$")]
+    wait: Option<Wait>,
+    /// That the user is there already, with this role, is no conflict: the reply is that user.
+    #[serde(default)]
+    if_not_exists: bool,
+}
+
 /// Adds a user.
 #[utoipa::path(
-    post, path = "/api/v1/users", tag = "users", operation_id = "add_user", request_body = AddUser, params(WaitQuery),
-    responses((status = 201, description = "It is added; `Location` is where", body = Done<UserView>), Problems),
+    post, path = "/api/v1/users", tag = "users", operation_id = "add_user", request_body = AddUser, params(AddQuery),
+    responses(
+        (status = 201, description = "It is added; `Location` is where", body = Done<UserView>),
+        (status = 200, description = "It is there already", body = UserView),
+        Problems,
+    ),
 )]
 pub(super) async fn add(
     caller: Caller<UsersWrite>,
     State(console): State<Arc<Console>>,
-    Query(WaitQuery { wait }): Query<WaitQuery>,
+    Query(AddQuery { wait, if_not_exists }): Query<AddQuery>,
     Json(AddUser { name, role: GivenRole(role) }): Json<AddUser>,
 ) -> Result<Response, Problem> {
     let actor = caller.actor();
+    if if_not_exists {
+        match caller.registry.user(&actor, &name).await {
+            Ok(user) if user.record.role == role => {
+                return Ok(reply::record(&UserView::from(&user.record), user.version));
+            }
+            // Another role, or nobody: what follows says so.
+            Ok(_) | Err(RegistryError::NoSuchUser(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let command = async move |registry: Registry| registry.add_user(&actor, &name, role).await;
     let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
     let path = console.path(&format!("/api/v1/users/{}", done.done.name));

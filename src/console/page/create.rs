@@ -166,7 +166,7 @@ async fn try_submit(visitor: &Visitor, form: &Form) -> Result<Response, Trouble>
             None => registry.create_token(&actor, new).await,
         }?;
         sent.made(&created);
-        Ok(created)
+        Ok::<_, RegistryError>(created)
     };
     let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
     let notice = receipt::notice("It is made.".to_owned(), "Known", &done);

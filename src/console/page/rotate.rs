@@ -17,7 +17,7 @@ use super::visitor::{Submitted, Visitor};
 use super::when::When;
 use super::{receipt, tokens};
 use crate::audit::Action as Event;
-use crate::registry::{Created, Registry, Rotated, Rotation, audit};
+use crate::registry::{Created, Registry, RegistryError, Rotated, Rotation, audit};
 use crate::token::{Action, Resource, TokenId};
 
 /// How long the old token goes on, as it can be chosen.
@@ -110,7 +110,7 @@ async fn try_submit(visitor: &Visitor, id: &str, form: &Form) -> Result<Response
             None => registry.rotate(&actor, rotation).await,
         }?;
         sent.made(&rotated.successor);
-        Ok(rotated)
+        Ok::<_, RegistryError>(rotated)
     };
     let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
     let notice = receipt::notice("A new token takes its place.".to_owned(), "Known", &done);

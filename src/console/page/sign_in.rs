@@ -115,15 +115,16 @@ async fn begin(console: &Arc<Console>, parts: &Parts, form: &Form) -> Result<Dig
         Ok(found) => found,
         Err(refusal) => return Err(console.refuse(parts, shown, refusal).into()),
     };
+    let registry = console.registry_for(parts, Some(holder.token));
+    let user = holder.owner.name().to_owned();
+    let actor = Actor::Token(ActingToken { id: holder.token, user, needed: None });
     match lacking(&holder) {
-        None => Ok(digest),
+        None => {
+            registry.note_done(&actor, Audited::SignIn).await;
+            Ok(digest)
+        }
         Some(reason) => {
-            let user = holder.owner.name().to_owned();
-            let actor = Actor::Token(ActingToken { id: holder.token, user, needed: None });
-            console
-                .registry_for(parts, Some(holder.token))
-                .note_denied(&actor, Audited::SignIn, Subject::default())
-                .await;
+            registry.note_denied(&actor, Audited::SignIn, Subject::default()).await;
             Err(Trouble::forbidden(reason))
         }
     }

@@ -22,7 +22,7 @@ words! {
 
 /// The first row of a file of CSV: what its columns hold, and what is between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CsvHeader {
+pub(super) struct CsvHeader {
     delimiter: u8,
     columns: Vec<Column>,
 }
@@ -32,7 +32,7 @@ impl CsvHeader {
     ///
     /// # Errors
     /// [`LineError::UnknownColumn`] and [`LineError::Columns`], without which no line below could be read.
-    pub fn read(line: &str) -> Result<Option<Self>, LineError> {
+    pub(super) fn read(line: &str) -> Result<Option<Self>, LineError> {
         // Where the comma is the decimal point, spreadsheets write semicolons.
         let delimiter = line.bytes().find(|byte| b",;\t".contains(byte)).unwrap_or(b',');
         let Ok(names) = cells(line, delimiter) else { return Ok(None) };
@@ -61,7 +61,11 @@ impl CsvHeader {
     ///
     /// # Errors
     /// As [`parse_line`](super::parse_line).
-    pub fn parse_line(&self, text: &str, otherwise: Option<PermissionSet>) -> Result<Box<ImportLine>, LineError> {
+    pub(super) fn parse_line(
+        &self,
+        text: &str,
+        otherwise: Option<PermissionSet>,
+    ) -> Result<Box<ImportLine>, LineError> {
         let cells = cells(text, self.delimiter)?;
         if cells.len() != self.columns.len() {
             return Err(LineError::Cells(self.columns.len(), cells.len()));

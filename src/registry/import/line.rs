@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::super::RegistryError;
 use super::super::tokens::{NewToken, Requested, is_plain};
+use super::super::{ErrorKind, RegistryError};
 use super::past::{Past, PastUsage, Told};
 use crate::token::permission::InvalidPermission;
 use crate::token::raw::{HINT_LENGTH, InvalidToken};
 use crate::token::{Digest, HistoryEntry, Permission, PermissionSet, RawToken, TokenEvent, TokenId, TokenState};
+use crate::words::words;
 
 /// One line of an import: `{"token" or "digest", "hint", "user", "description", "permissions", "expires_at"}`, and what
 /// [`Past`] says. A raw token is turned into its digest while it is read.
@@ -265,6 +266,58 @@ pub enum LineError {
     /// By the rules for creating tokens.
     #[error(transparent)]
     Refused(#[from] RegistryError),
+}
+
+words! {
+    /// What kind of reason it is, for programs.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum LineKind {
+        /// It cannot be read.
+        Malformed = "malformed",
+        /// Another line before it has the same token, or the same id.
+        Repeated = "repeated",
+        /// The token is there already.
+        Exists = "exists",
+        /// The token was revoked: here, or where it comes from.
+        Revoked = "revoked",
+        /// The token was deleted here.
+        Deleted = "deleted",
+        /// There is no such user, or none that whoever imports may see.
+        NotFound = "not-found",
+        /// Whoever imports may not.
+        Forbidden = "forbidden",
+        /// It does not fit the rules, or what is there.
+        Conflict = "conflict",
+        /// The store failed.
+        Unavailable = "unavailable",
+    }
+}
+
+impl Serialize for LineKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl LineError {
+    /// What kind of reason it is.
+    pub fn kind(&self) -> LineKind {
+        match self {
+            Self::Repeated(_) | Self::RepeatedId(_) => LineKind::Repeated,
+            Self::Refused(RegistryError::DigestTaken(_)) => LineKind::Exists,
+            Self::Refused(RegistryError::DigestRevoked { .. } | RegistryError::RevokedElsewhere { .. }) => {
+                LineKind::Revoked
+            }
+            Self::Refused(RegistryError::DigestRetired(_)) => LineKind::Deleted,
+            Self::Refused(error) => match error.kind() {
+                ErrorKind::NotFound => LineKind::NotFound,
+                ErrorKind::Forbidden => LineKind::Forbidden,
+                ErrorKind::Invalid | ErrorKind::Conflict => LineKind::Conflict,
+                ErrorKind::Unavailable | ErrorKind::Unknown => LineKind::Unavailable,
+            },
+            _ => LineKind::Malformed,
+        }
+    }
 }
 
 const FIELDS: &str = "token, digest, user, description, permissions, expires_at, hint";

@@ -129,7 +129,7 @@ impl Past {
 
 /// Where the pasts of many lines are put: a file without a name, which is gone when nobody has it any more.
 #[derive(Debug)]
-pub struct Aside {
+pub(super) struct Aside {
     /// How many more are held first.
     room: usize,
     file: Option<Arc<File>>,
@@ -139,7 +139,7 @@ pub struct Aside {
 impl Aside {
     /// The first ones, so many, are held.
     #[must_use]
-    pub fn after(held: usize) -> Self {
+    pub(super) fn after(held: usize) -> Self {
         Self { room: held, file: None, end: 0 }
     }
 
@@ -147,7 +147,7 @@ impl Aside {
     ///
     /// # Errors
     /// When there can be no such file, or no room is left in it.
-    pub fn put(&mut self, past: &mut Past) -> io::Result<()> {
+    pub(super) fn put(&mut self, past: &mut Past) -> io::Result<()> {
         let Place::Held(told) = &past.told else { return Ok(()) };
         if self.room > 0 {
             self.room -= 1;

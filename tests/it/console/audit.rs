@@ -136,3 +136,21 @@ async fn the_file_of_the_trail_shows_that_its_end_was_cut_off() {
     let cut = get(&site, &site.owner, &by_head).await.done();
     assert_eq!(cut["elsewhere"], json!([said, said]));
 }
+
+#[tokio::test]
+async fn the_trail_is_compared_with_a_line_that_went_elsewhere() {
+    let site = Site::start().await;
+    let verify = async |query: &str| get(&site, &site.owner, &format!("/api/v1/audit-logs/verify{query}")).await;
+    soon("there is a head", async || verify("").await.done()["head"].is_object()).await;
+    let head = verify("").await.done()["head"].clone();
+    let (seq, hash) = (head["seq"].as_u64().expect("a number"), head["hash"].as_str().expect("a hash").to_owned());
+    assert_eq!(verify(&format!("?head={seq}:{hash}")).await.done()["whole"], true);
+    let replaced = verify(&format!("?head={seq}:{}", "0".repeat(64))).await.done();
+    assert_eq!((&replaced["whole"], &replaced["findings"]), (&json!(false), &json!([])));
+    assert!(replaced["elsewhere"][0].as_str().is_some_and(|said| said.contains("was replaced")), "{replaced}");
+    let cut = verify(&format!("?head={}:{hash}", seq + 1000)).await.done();
+    assert!(cut["elsewhere"][0].as_str().is_some_and(|said| said.contains("cut off")), "{cut}");
+    for bad in ["1", "x:y", "0:00"] {
+        assert_eq!(verify(&format!("?head={bad}")).await.problem(), (400, "invalid"), "{bad}");
+    }
+}

@@ -158,3 +158,39 @@ async fn a_bulk_that_breaks_off_says_what_is_left() {
     let left = ids(&get(&site, &site.owner, "/api/v1/tokens?user=max&limit=1000").await.done());
     assert_eq!(json!(left), answer.body["remaining"]);
 }
+
+#[tokio::test]
+async fn a_dry_run_says_what_depends_on_tokens_and_does_nothing() {
+    let site = Site::start().await;
+    assert_eq!(site.beat(&site.agent).await.status(), 200);
+    let path = "/api/v1/tokens/dependents?user=olga&permission=heartbeat:write";
+    soon("the use is known", async || get(&site, &site.owner, path).await.done()["agents_24h"] == 1).await;
+    for verb in ["revoke", "delete", "reassign"] {
+        let mut body = json!({ "ids": [site.agent.id], "count": 1, "dry_run": true });
+        if verb == "reassign" {
+            body["to"] = json!("olga");
+        }
+        let tried = post(&site, &site.owner, &format!("{TOKENS}/{verb}"), body).await.done();
+        assert_eq!((&tried["count"], &tried["dependents"]["agents_24h"]), (&json!(1), &json!(1)), "{verb}: {tried}");
+        assert!(tried["dependents"]["agents"][0]["address"].is_string(), "{tried}");
+    }
+    assert_eq!(site.beat(&site.agent).await.status(), 200, "nothing was done");
+    let other = json!({ "ids": [site.agent.id], "count": 2, "dry_run": true });
+    assert_eq!(post(&site, &site.owner, &format!("{TOKENS}/revoke"), other).await.problem(), (409, "conflict"));
+}
+
+#[tokio::test]
+async fn those_that_are_gone_are_left_out_if_that_was_asked_for() {
+    let site = Site::start().await;
+    let (gone, there) = (site.token("olga", &["configs:read"]).await, site.token("olga", &["configs:read"]).await);
+    assert_eq!(call(&site, &site.owner, "DELETE", &format!("{TOKENS}/{}", gone.id), None).await.status, 200);
+    let revoke = async |ids: &[&Token], if_exists: bool| {
+        let ids: Vec<_> = ids.iter().map(|token| token.id).collect();
+        let body = json!({ "ids": ids, "count": ids.len(), "if_exists": if_exists });
+        post(&site, &site.owner, &format!("{TOKENS}/revoke"), body).await
+    };
+    assert_eq!(revoke(&[&gone, &there], false).await.problem(), (404, "not-found"));
+    let done = revoke(&[&gone, &there], true).await.done();
+    assert_eq!((&done["count"], &done["ids"]), (&json!(1), &json!([there.id])));
+    assert_eq!(revoke(&[&gone], true).await.done()["count"], 0);
+}

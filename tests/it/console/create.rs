@@ -130,3 +130,38 @@ async fn the_same_call_twice_makes_one_token() {
     let listed = get(&site, &site.owner, "/api/v1/tokens?text=edge").await.done();
     assert_eq!(ids(&listed).len(), 5, "the agent's, a, b, c and d");
 }
+
+#[tokio::test]
+async fn a_value_that_is_there_already_is_what_was_wanted_if_that_was_said() {
+    let site = Site::start().await;
+    let max = person(&site, "max", Role::Manager).await;
+    let raw = RawToken::generate().expect("entropy");
+    let mut body = edge();
+    body["token"] = json!(raw.reveal());
+    let path = format!("{TOKENS}?if_not_exists=true");
+    let made = post(&site, &site.owner, &path, body.clone()).await;
+    assert_eq!(made.status, 201);
+    let again = post(&site, &site.owner, &path, body.clone()).await;
+    assert_eq!((again.status, &again.body["id"]), (200, &made.body["id"]));
+    assert!(!again.body.to_string().contains(raw.reveal()), "{again:?}");
+    assert_eq!(post(&site, &max, &path, body.clone()).await.problem(), (409, "token_value_conflict"), "another user's");
+    let id = made.body["id"].as_str().expect("an id");
+    assert_eq!(call(&site, &site.owner, "POST", &format!("{TOKENS}/{id}/revoke"), None).await.status, 200);
+    assert_eq!(post(&site, &site.owner, &path, body).await.problem(), (409, "token_value_conflict"), "it was revoked");
+}
+
+/// What a date means depends on where one is, so programs give moments.
+#[tokio::test]
+async fn an_expiry_is_a_moment() {
+    let site = Site::start().await;
+    let create = async |expires_at: &str| {
+        let mut body = edge();
+        body["expires_at"] = json!(expires_at);
+        post(&site, &site.owner, TOKENS, body).await
+    };
+    for vague in ["2999-01-31", "2999-01-31T00:00:00", "2999-02-30T00:00:00Z", "30d", ""] {
+        assert_eq!(create(vague).await.problem(), (400, "invalid"), "{vague}");
+    }
+    let made = create("2999-01-31T23:59:59.7+02:00").await.done();
+    assert_eq!(made["expires_at"], "2999-01-31T21:59:59Z", "in whole seconds, and none later");
+}

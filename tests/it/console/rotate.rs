@@ -40,3 +40,42 @@ async fn who_could_not_make_that_token_cannot_rotate_it() {
     assert!(unsaid.detail().contains("overlap_seconds"), "{unsaid:?}");
     assert_eq!(get(&site, &site.agent, "/api/v1/self").await.done()["expires_at"], Value::Null);
 }
+
+#[tokio::test]
+async fn an_overlap_lengthens_no_life() {
+    let site = Site::start().await;
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    let body = json!({ "description": "short", "permissions": ["configs:read"], "expires_at": end });
+    let made = post(&site, &site.owner, "/api/v1/tokens", body).await.done();
+    let id = made["id"].as_str().expect("an id");
+    let rotate = format!("/api/v1/tokens/{id}/rotate");
+    assert_eq!(post(&site, &site.owner, &rotate, json!({ "overlap_seconds": 864_000 })).await.status, 201);
+    let old = get(&site, &site.owner, &format!("/api/v1/tokens/{id}")).await.done();
+    assert_eq!(old["expires_at"], made["expires_at"]);
+}
+
+#[tokio::test]
+async fn what_has_ended_is_not_rotated() {
+    let site = Site::start().await;
+    let (revoked, expired) = (site.token("olga", &["configs:read"]).await, site.token("olga", &["configs:read"]).await);
+    site.revoke(&revoked).await;
+    site.expire(&expired).await;
+    for (token, said) in [(revoked, "is revoked"), (expired, "has expired")] {
+        let refused = post(&site, &site.owner, &path(&token), json!({ "overlap_seconds": 60 })).await;
+        assert_eq!((refused.problem(), refused.detail().contains(said)), ((409, "conflict"), true), "{refused:?}");
+        assert!(!refused.body.to_string().contains("tc-apiv1_"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_two_rotations_at_once_one_gets_a_value() {
+    let site = Site::start().await;
+    let path = path(&site.agent);
+    let rotate = || post(&site, &site.owner, &path, json!({ "overlap_seconds": 60 }));
+    let (one, two) = tokio::join!(rotate(), rotate());
+    let (won, lost) = if one.status == 201 { (one, two) } else { (two, one) };
+    assert_eq!((won.status, lost.problem()), (201, (409, "conflict")));
+    assert!(won.body["token"].is_string() && !lost.body.to_string().contains("tc-apiv1_"), "{lost:?}");
+    let listed = get(&site, &site.owner, "/api/v1/tokens?permission=heartbeat:write").await.done();
+    assert_eq!(ids(&listed).len(), 3, "the Owner's, the agent's and one successor");
+}

@@ -121,3 +121,17 @@ async fn the_status_names_every_sidecar() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_user_who_is_there_already_is_what_was_wanted_if_that_was_said() {
+    let site = Site::start().await;
+    let add = async |role: &str, query: &str| {
+        post(&site, &site.owner, &format!("/api/v1/users{query}"), json!({ "name": "max", "role": role })).await
+    };
+    assert_eq!(add("manager", "?if_not_exists=true").await.status, 201);
+    assert_eq!(add("manager", "?if_not_exists=true").await.status, 200);
+    assert_eq!(add("manager", "").await.problem(), (409, "conflict"));
+    assert_eq!(add("viewer", "?if_not_exists=true").await.problem(), (409, "conflict"), "with another role");
+    site.token("max", &["configs:read"]).await;
+    assert_eq!(get(&site, &site.owner, "/api/v1/users/max").await.done()["tokens"], 1);
+}

@@ -458,3 +458,23 @@ async fn a_session_is_a_use_of_its_token_and_a_form_that_is_refused_is_none() {
     assert!(matches!(uses.last_use(used.id), LastUse::At(_)), "{uses:?}");
     assert!(!matches!(uses.last_use(forged.id), LastUse::At(_)), "{uses:?}");
 }
+
+/// Each has an entry, up to a bound; a flood of them is counted.
+#[tokio::test]
+async fn who_signs_in_is_in_the_audit_trail() {
+    let site = Site::start().await;
+    let operator = crate::harness::operator();
+    let filter = tollgate::registry::AuditFilter { action: Some("sign-in".to_owned()), ..Default::default() };
+    for _ in 0..2 {
+        owner(&site).await;
+    }
+    let found = site.registry.audit(&operator, &filter, None, 100).await.expect("reads");
+    assert_eq!(found.len(), 2, "{found:?}");
+    let said = ["actorName", "actorType", "outcome", "ipAddress"].map(|name| found[0].text(name).unwrap_or_default());
+    assert_eq!(said, ["olga", "Token", "Success", "127.0.0.1"]);
+    for _ in 0..25 {
+        owner(&site).await;
+    }
+    let found = site.registry.audit(&operator, &filter, None, 100).await.expect("reads");
+    assert!((20..27).contains(&found.len()), "20 a minute: {}", found.len());
+}

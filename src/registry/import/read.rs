@@ -1,17 +1,15 @@
-//! The lines of an import: where they come from, and what kind of lines they are.
+//! The lines of an import, read from a file or a body, and what kind of lines they are.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal as _};
-use std::path::Path;
+use std::io::{self, BufRead};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use zeroize::Zeroizing;
 
-use super::super::output::note;
-use crate::registry::import::{Aside, CsvHeader, parse_line};
-use crate::registry::{ImportLine, LineError, RefusedLine};
+use super::csv::CsvHeader;
+use super::line::{LineError, parse_line};
+use super::past::Aside;
+use super::{Numbered, RefusedLine};
 use crate::token::PermissionSet;
 
 /// Longest line, in bytes. A record is well under 2 KiB, the longest history that is exported under 1 MiB.
@@ -21,12 +19,20 @@ const MAX_LINE: usize = 1024 * 1024;
 const PASTS_HELD: usize = 10_000;
 
 /// The lines of an import, before the registry has seen them.
-#[derive(Default)]
-pub(super) struct Lines {
+#[derive(Debug, Default)]
+pub struct Lines {
     /// Those that can be read, by number from 1.
-    pub(super) good: Vec<(usize, Box<ImportLine>)>,
+    pub good: Vec<Numbered>,
     /// Those that cannot.
-    pub(super) bad: Vec<RefusedLine>,
+    pub bad: Vec<RefusedLine>,
+}
+
+impl Lines {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.good.len() + self.bad.len()
+    }
 }
 
 /// What the lines of an input are. The first one that is not empty tells.
@@ -35,36 +41,33 @@ enum Form {
     Csv(CsvHeader),
 }
 
-/// The header of CSV is wrong, and so every line below would be.
+/// Why an input cannot be read at all.
 #[derive(Debug, thiserror::Error)]
-#[error("line {line}, the header of CSV: {reason}")]
-struct BadHeader {
-    line: usize,
-    reason: LineError,
+pub enum ReadError {
+    /// It breaks off.
+    #[error(transparent)]
+    Input(#[from] io::Error),
+    /// There is no room for what lines tell of the past.
+    #[error("putting histories into a temporary file (in TMPDIR, or /tmp)")]
+    Aside(#[source] io::Error),
+    /// The header of CSV is wrong, and so every line below would be.
+    #[error("line {line}, the header of CSV: {reason}")]
+    Header {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: LineError,
+    },
+    /// There are more lines than are taken at once.
+    #[error("more than {0} lines; import them in several parts")]
+    TooMany(usize),
 }
 
-/// Reads a file, or standard input; `otherwise` are the permissions of lines that give none.
+/// Reads the lines of an input, at most so many; `otherwise` are the permissions of those that give none.
 ///
 /// # Errors
-/// When it cannot be read, and when it begins with the header of CSV and that is wrong.
-pub(super) fn read(file: Option<&Path>, otherwise: Option<PermissionSet>) -> anyhow::Result<Lines> {
-    match file {
-        Some(path) => {
-            let reading = || format!("reading {}", path.display());
-            let file = File::open(path).with_context(reading)?;
-            read_lines(&mut BufReader::with_capacity(MAX_LINE, file), otherwise).with_context(reading)
-        }
-        None => {
-            let stdin = io::stdin().lock();
-            if stdin.is_terminal() {
-                note("reading JSON lines or CSV from the terminal; Ctrl-D ends the input, Ctrl-C cancels");
-            }
-            read_lines(&mut BufReader::with_capacity(MAX_LINE, stdin), otherwise).context("reading standard input")
-        }
-    }
-}
-
-fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> anyhow::Result<Lines> {
+/// When it cannot be read, when it begins with the header of CSV and that is wrong, and when there are more.
+pub fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>, most: usize) -> Result<Lines, ReadError> {
     let mut lines = Lines::default();
     let mut form = None;
     // A million lines may have the names of a few users: each is held once.
@@ -73,6 +76,9 @@ fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> any
     // Long enough from the start: growing would leave copies of raw tokens behind.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE + 1));
     for number in 1.. {
+        if lines.count() > most {
+            return Err(ReadError::TooMany(most));
+        }
         if !read_line(input, &mut line)? {
             break;
         }
@@ -95,7 +101,7 @@ fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> any
         let parsed = match &form {
             Some(Form::Csv(header)) => header.parse_line(text, otherwise),
             Some(Form::Json) => parse_line(text, otherwise),
-            None => match CsvHeader::read(text).map_err(|reason| BadHeader { line: number, reason })? {
+            None => match CsvHeader::read(text).map_err(|reason| ReadError::Header { line: number, reason })? {
                 Some(header) => {
                     form = Some(Form::Csv(header));
                     continue;
@@ -109,7 +115,7 @@ fn read_lines(input: &mut impl BufRead, otherwise: Option<PermissionSet>) -> any
         match parsed {
             Ok(mut good) => {
                 if let Some(past) = &mut good.past {
-                    aside.put(past).context("putting histories into a temporary file (in TMPDIR, or /tmp)")?;
+                    aside.put(past).map_err(ReadError::Aside)?;
                 }
                 match users.get(&good.user) {
                     Some(user) => good.user = user.clone(),
@@ -150,10 +156,13 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufReader;
+
+    use super::super::line::ImportLine;
     use super::*;
 
     fn numbers(input: &[u8]) -> (Vec<usize>, Vec<(usize, LineError)>) {
-        let lines = read_lines(&mut BufReader::with_capacity(7, input), None).expect("reads");
+        let lines = read_lines(&mut BufReader::with_capacity(7, input), None, usize::MAX).expect("reads");
         let bad = lines.bad.into_iter().map(|refused| (refused.line, refused.reason)).collect();
         (lines.good.into_iter().map(|(number, _)| number).collect(), bad)
     }
@@ -162,7 +171,7 @@ mod tests {
     fn lines_of_one_user_share_the_name() {
         let line = good_line();
         let (one, other) = (line.replace("anna", "olga"), line.replace("anna", "otto"));
-        let lines = read_lines(&mut format!("{one}\n{other}\n{one}").as_bytes(), None).expect("reads").good;
+        let lines = read_lines(&mut format!("{one}\n{other}\n{one}").as_bytes(), None, usize::MAX).expect("reads").good;
         let users: Vec<_> = lines.iter().map(|(_, line)| &line.user).collect();
         assert!(Arc::ptr_eq(users[0], users[2]) && !Arc::ptr_eq(users[0], users[1]), "{users:?}");
         assert_eq!((&**users[0], &**users[1]), ("olga", "otto"));
@@ -176,6 +185,14 @@ mod tests {
 
     fn good_line() -> String {
         format!(r#"{{"digest":"{}","user":"anna","description":"x","permissions":["configs:read"]}}"#, "0".repeat(64))
+    }
+
+    #[test]
+    fn no_more_lines_are_read_than_were_asked_for() {
+        let lines = format!("{}\nnonsense\n\n", good_line());
+        let read = |most| read_lines(&mut lines.as_bytes(), None, most);
+        assert_eq!(read(2).expect("reads").count(), 2);
+        assert!(matches!(read(1), Err(ReadError::TooMany(1))));
     }
 
     #[test]
@@ -217,7 +234,7 @@ mod tests {
         let (good, bad) = numbers(format!("{row}\n{}", good_line()).as_bytes());
         assert_eq!((good, bad.len()), (vec![2], 1), "no header, so not CSV");
         let input = "\ndigest,user,desc\n";
-        let error = read_lines(&mut input.as_bytes(), None).err().expect("refused").to_string();
+        let error = read_lines(&mut input.as_bytes(), None, usize::MAX).err().expect("refused").to_string();
         assert!(error.starts_with("line 2, the header of CSV: unknown field `desc`, column 3"), "{error}");
     }
 
