@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
-use super::{Actor, PAGE, Registry, RegistryError, TokenQuery, now};
+use super::{Actor, PAGE, Registry, RegistryError, TokenQuery};
 use crate::clock::Instant;
 use crate::store::{Changes, LogEntry, Position, StateFilter, Store, StoreError, Subject, TokenFilter, Versioned};
 use crate::token::{Digest, PermissionSet, TokenId, TokenRecord, UserId, UserRecord};
@@ -176,7 +176,7 @@ struct Entry {
     digest: [u8; 8],
     permissions: PermissionSet,
     is_active: bool,
-    expires_at: Option<i64>,
+    expires_at: Option<Timestamp>,
     /// Description and hint, in lower case.
     text: Box<str>,
 }
@@ -189,13 +189,13 @@ impl Entry {
             digest: short(&token.digest),
             permissions: token.permissions,
             is_active: token.is_active(),
-            expires_at: token.expires_at.map(Timestamp::as_second),
+            expires_at: token.expires_at,
             text: format!("{}\n{}", token.description, token.hint).to_lowercase().into(),
         }
     }
 
     fn is_in_state(&self, state: StateFilter) -> bool {
-        let is_expired = |now: i64| self.expires_at.is_some_and(|at| at <= now);
+        let is_expired = |now: i64| self.expires_at.is_some_and(|at| at.as_second() <= now);
         match state {
             StateFilter::Revoked => !self.is_active,
             StateFilter::Active { now } => self.is_active && !is_expired(now),
@@ -295,13 +295,12 @@ impl Catalogue {
         limit: usize,
     ) -> (Vec<TokenId>, usize) {
         let text = query.text.as_ref().map(|text| text.to_lowercase());
-        let before = query.expires_before.map_or_else(now, |then| then).as_second();
         let is_meant = |entry: &&Entry| {
             filter.owner.is_none_or(|owner| owner == entry.owner)
                 && filter.state.is_none_or(|state| entry.is_in_state(state))
                 && filter.unused.is_none_or(|unused| unused.has(entry.id, self.last_used(entry)))
                 && query.permission.is_none_or(|permission| entry.permissions.contains(permission))
-                && (query.expires_before.is_none() || entry.expires_at.is_some_and(|at| at < before))
+                && query.expires_before.is_none_or(|then| entry.expires_at.is_some_and(|at| at < then))
                 && text.as_ref().is_none_or(|text| self.has_text(entry, text))
         };
         let mut found: Vec<&Entry> = self.entries.iter().rev().filter(is_meant).collect();
@@ -334,7 +333,7 @@ impl Catalogue {
     }
 
     fn compare(&self, a: &Entry, b: &Entry, sort: Sort) -> Ordering {
-        let end = |entry: &Entry| entry.expires_at.filter(|_| entry.is_active).unwrap_or(i64::MAX);
+        let end = |entry: &Entry| entry.expires_at.filter(|_| entry.is_active).unwrap_or(Timestamp::MAX);
         let order = match sort.by {
             SortKey::Created => a.id.cmp(&b.id),
             SortKey::Description => a.text.cmp(&b.text),
