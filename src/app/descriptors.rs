@@ -23,7 +23,8 @@ pub(super) fn share(config: &mut Config) {
     // A check has a connection of its own to each of several nodes.
     let of = |upstream: &UpstreamConfig| Some(upstream.nodes.len()).filter(|count| *count > 1).unwrap_or_default();
     let checked = of(&config.upstreams.api) + of(&config.upstreams.heartbeat);
-    let reserved = OWN + checked + config.listeners.len() * config.workers.get();
+    // Each socket that listens is held by a worker, and for a process that takes over.
+    let reserved = OWN + checked + 2 * config.listeners.len() * config.workers.get();
     let (wanted, api, heartbeat) = {
         let upstreams = &config.upstreams;
         (config.limits.max_connections, upstreams.api.max_in_flight, upstreams.heartbeat.max_in_flight)

@@ -55,6 +55,7 @@ mod service_token;
 mod snapshot_file;
 mod sqlite;
 mod stale_cut;
+mod take_over;
 mod tls;
 mod token_memory;
 mod traces;
