@@ -1,6 +1,8 @@
 //! The admin listener: `/livez`, `/readyz` and `/metrics`, and the console.
 
 mod config_cache;
+mod drain;
+mod for_this_host;
 mod places;
 mod settings;
 
@@ -136,8 +138,12 @@ impl Admin {
             ("/livez", _) => read_only(&request, || json(StatusCode::OK, &serde_json::json!({ "live": true }))),
             ("/readyz", _) => read_only(&request, || readiness(&self.health)),
             ("/metrics", _) if is_read(&request) => exposition(&self.health).await,
-            ("/metrics", _) => not_allowed(),
-            (config_cache::PATH, _) => config_cache::answer(&request, peer, &self.health).await,
+            ("/metrics", _) => not_allowed("GET, HEAD"),
+            (path @ (config_cache::PATH | drain::PATH), _) => match for_this_host::refusal(&request, peer) {
+                Some(refusal) => refusal,
+                None if path == drain::PATH => drain::answer(request.method(), &self.health),
+                None => config_cache::answer(&request, &self.health).await,
+            },
             (_, Some(console)) => {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(peer));
@@ -155,16 +161,16 @@ impl Admin {
 }
 
 fn read_only(request: &Request<Incoming>, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
-    if is_read(request) { answer() } else { not_allowed() }
+    if is_read(request) { answer() } else { not_allowed("GET, HEAD") }
 }
 
 fn is_read(request: &Request<Incoming>) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD)
 }
 
-fn not_allowed() -> Response<Body> {
+fn not_allowed(allowed: &'static str) -> Response<Body> {
     let mut reply = json(StatusCode::METHOD_NOT_ALLOWED, &serde_json::json!({ "error": "Method not allowed" }));
-    reply.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+    reply.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
     reply
 }
 

@@ -5,15 +5,16 @@
 
 mod console;
 mod descriptors;
+mod handover;
 mod program;
 mod prove;
 mod service;
 pub(crate) mod signals;
+mod sockets;
 mod supervise;
 
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,15 +25,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::access_log::AccessLog;
-use crate::admin::{Admin, AdminConfig, ConsoleStore};
+use crate::admin::{Admin, ConsoleStore};
 use crate::config::Config;
 use crate::connection::ConnectionLimits;
 use crate::console::{self as pages, Console};
 use crate::fleet::{self, Reporter};
 use crate::health::Health;
-use crate::listener::{
-    self, BindError, Bound, ListenAddress, Listener, ListenerConfig, ListeningSocket, Opening, SocketFile, Tls,
-};
+use crate::listener::{self, BindError, Inherited, ListenAddress, Listener, ListeningSocket, Opening, Stage};
 use crate::proxy::{self, Cache, CacheConfig, Gate, Observers, Proxy};
 use crate::registry::Registry;
 use crate::reload;
@@ -45,8 +44,10 @@ use crate::tls::TlsError;
 use crate::traces::Tracer;
 use crate::upstream::{Upstream, UpstreamError, UpstreamName, check};
 use crate::usage::Flusher;
+use handover::{State, Successor, TakeOverError};
 use prove::{Process, Proving};
 use service::Pulse;
+use sockets::{AdminListener, Sockets};
 use supervise::Supervisor;
 
 pub use program::{console, serve};
@@ -58,12 +59,10 @@ const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Sidecar {
     listeners: Vec<ListenAddress>,
-    /// Of Unix sockets: removed when it ends.
-    _socket_files: Vec<SocketFile>,
-    admin: SocketAddr,
+    sockets: Sockets,
     health: Arc<Health>,
     observers: Observers,
-    stop: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
     drain_delay: Duration,
     pulse: Arc<Pulse>,
     workers: Vec<JoinHandle<()>>,
@@ -91,7 +90,8 @@ pub enum StartError {
     Listener(#[from] BindError),
     /// The admin listener's address.
     #[error(
-        "cannot listen on {address} for health, metrics and the admin API; --admin-listen, or `admin.address`, sets another"
+        "cannot listen on {address} for health, metrics and the admin API; --admin-listen, or `admin.address`, sets another{}",
+        listener::in_use(source)
     )]
     Admin {
         /// Which.
@@ -100,6 +100,12 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// A socket that the service manager opened.
+    #[error(
+        "the service manager has opened a socket at {0}, and nothing here listens there: `address` of a [[listener]], or \
+         `admin.address`, must be what ListenStream= says"
+    )]
+    Unclaimed(ListenAddress),
     /// A listener's certificate or key.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -123,24 +129,6 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-/// The admin listener, bound.
-struct AdminListener {
-    socket: Arc<tokio::net::TcpListener>,
-    address: SocketAddr,
-    tls: Option<Arc<Tls>>,
-    max_connections: usize,
-}
-
-impl AdminListener {
-    async fn bind(config: &AdminConfig) -> Result<Self, StartError> {
-        let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-        let failed = |source| StartError::Admin { address: config.address, source };
-        let socket = tokio::net::TcpListener::bind(config.address).await.map_err(failed)?;
-        let address = socket.local_addr().unwrap_or(config.address);
-        Ok(Self { socket: Arc::new(socket), address, tls, max_connections: config.max_connections })
-    }
-}
-
 impl Sidecar {
     /// Binds every address and starts serving. The replica is filled in the background: until then everything that needs
     /// a token gets 503. Must be called within a tokio runtime, which carries the control plane.
@@ -148,8 +136,29 @@ impl Sidecar {
     /// # Errors
     /// When an address, a certificate or a credential cannot be used. Nothing runs then.
     pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
-        let mut identity = SidecarIdentity::take(config.snapshot_file.as_deref())?;
-        let (sidecar_id, unstored) = (identity.id, identity.unstored.take());
+        let mut sidecar = Self::prepare(config, store, Inherited::default(), None).await?;
+        sidecar.accept();
+        Ok(sidecar)
+    }
+
+    /// Everything of [`Sidecar::start`] but that it accepts connections: whoever it is to take over from, in this state, does.
+    ///
+    /// # Errors
+    /// As [`Sidecar::start`].
+    async fn prepare(
+        config: Config,
+        store: Arc<dyn Store>,
+        inherited: Inherited,
+        succeeds: Option<State>,
+    ) -> Result<Self, StartError> {
+        let snapshot_file = config.snapshot_file.as_deref();
+        let mut identity = match succeeds {
+            Some(_) => SidecarIdentity::take_or_await(snapshot_file),
+            None => SidecarIdentity::take(snapshot_file)?,
+        };
+        let sidecar_id = identity.id;
+        let sockets = Sockets::open(&config, inherited, succeeds.is_some()).await?;
+        let tls = sockets.tls();
         let replica = Arc::new(Replica::new());
         let api = Arc::new(Upstream::new(UpstreamName::Api, config.upstreams.api)?);
         let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
@@ -188,20 +197,8 @@ impl Sidecar {
             cache: cache.clone(),
         };
         let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
-        let (mut bound, mut listeners, mut socket_files) = (Vec::new(), Vec::new(), Vec::new());
-        for listener in &config.listeners {
-            let tls = listener.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-            let opening = Arc::new(Opening { proxy_protocol: listener.proxy_protocol.clone(), tls });
-            for Bound { address, sockets, file } in bind(listener, config.workers).await? {
-                listeners.push(address);
-                socket_files.extend(file);
-                bound.push((sockets, Arc::clone(&opening)));
-            }
-        }
-        let admin = AdminListener::bind(&config.admin).await?;
-        let tls = bound.iter().filter_map(|(_, opening)| opening.tls.clone());
-        let tls: Vec<_> = tls.chain(admin.tls.clone()).collect();
         health.listener_tls.clone_from(&tls);
+        health.readiness.drain(succeeds.is_some_and(|state| state.drained));
         let health = Arc::new(health);
         let console_store = match config.admin.console_store(&config.store) {
             ConsoleStore::Own(settings) => {
@@ -236,15 +233,14 @@ impl Sidecar {
             }
             Err(reason) => reason.map(pages::off),
         };
-        let (stop, stopped) = watch::channel(false);
+        let (stage, staged) = watch::channel(Stage::Waiting);
         let supervisor = Supervisor::new(Arc::clone(&health.panics));
         let mut sidecar = Self {
-            listeners,
-            _socket_files: socket_files,
-            admin: admin.address,
+            listeners: sockets.addresses(),
+            sockets,
             health: Arc::clone(&health),
             observers,
-            stop,
+            stage,
             drain_delay,
             pulse: Arc::new(Pulse::new(config.workers.get())),
             workers: Vec::new(),
@@ -254,20 +250,19 @@ impl Sidecar {
             snapshot_file: config.snapshot_file.clone().map(|path| {
                 let name = format!("{} {}", store.describe(), config.store.namespace);
                 let bound = fleet::min_report_ttl(&config.freshness);
-                SnapshotFile::new(path, name, sidecar_id, unstored, bound, Arc::clone(&replica))
+                SnapshotFile::new(path, name, &mut identity, bound, Arc::clone(&replica))
             }),
             _identity: identity,
             supervisor,
         };
         for index in 0..config.workers.get() {
-            let sockets =
-                bound.iter_mut().filter_map(|(sockets, opening)| Some((sockets.pop()?, Arc::clone(opening)))).collect();
+            let sockets = sidecar.sockets.of_worker(index, config.workers.get()).map_err(StartError::Thread)?;
             let thread = WorkerThread {
                 gate: Arc::clone(&gate),
                 health: Arc::clone(&health),
                 sockets,
                 connection_limits: Arc::clone(&connection_limits),
-                stopped: stopped.clone(),
+                stage: staged.clone(),
                 drain,
                 pulse: Arc::clone(&sidecar.pulse),
                 supervisor: sidecar.supervisor.clone(),
@@ -283,9 +278,10 @@ impl Sidecar {
         let checked = upstreams.clone();
         sidecar.spawn("health checks", move || check::watch(checked.clone()));
         sidecar.spawn("file watcher", move || reload::watch(upstreams.clone(), tls.clone()));
-        let AdminListener { socket, tls, max_connections, .. } = admin;
-        let admin = Admin { health: Arc::clone(&health), tls, console, max_connections };
-        sidecar.spawn("admin listener", move || admin.clone().serve(Arc::clone(&socket)));
+        let listener = sidecar.sockets.admin.clone();
+        let max_connections = config.admin.max_connections;
+        let admin = Admin { health: Arc::clone(&health), tls: listener.tls.clone(), console, max_connections };
+        sidecar.spawn("admin listener", move || listener.clone().serve(admin.clone(), staged.clone()));
         if let Some(registry) = audit_keeper {
             sidecar.spawn("audit trail", move || {
                 let registry = registry.clone();
@@ -394,7 +390,7 @@ impl Sidecar {
 
     /// Where health is served.
     pub fn admin(&self) -> SocketAddr {
-        self.admin
+        self.sockets.admin.address
     }
 
     /// What requests are decided by.
@@ -407,12 +403,44 @@ impl Sidecar {
         self.health.replica.ready().await;
     }
 
+    /// Accepts connections from here on, in place of whoever did before.
+    fn accept(&mut self) {
+        self.sockets.claim_files();
+        self.stage.send_replace(Stage::Accepting);
+    }
+
+    /// Starts a process that takes over, and waits until it accepts. Cancelled, or if it does not, nothing has changed.
+    ///
+    /// # Errors
+    /// Why it does not.
+    async fn hand_over(&self) -> Result<u32, TakeOverError> {
+        let state = State { drained: self.health.readiness.is_drained() };
+        let sockets = self.sockets.labelled().map_err(TakeOverError::Descriptors)?;
+        let starting = tokio::task::spawn_blocking(move || Successor::start(sockets, state));
+        starting.await.map_err(|error| TakeOverError::Descriptors(error.into()))??.accepts().await
+    }
+
     /// Stops: no longer ready; after `drain_delay`, in which balancers take note of it, no new connections, and in-flight
     /// requests are finished, bounded by the drain timeout.
     pub async fn stop(mut self) {
         self.health.readiness.draining.store(true, Ordering::Relaxed);
         tokio::time::sleep(self.drain_delay).await;
-        self.stop.send_replace(true);
+        self.sockets.close();
+        self.stage.send_replace(Stage::Stopping);
+        self.finish(false).await;
+    }
+
+    /// Leaves the sockets to the process that has taken over, finishes in-flight requests, and gives every open connection the
+    /// drain timeout to send one more; what runs then is bounded by it once more.
+    async fn cede(mut self) {
+        self.health.readiness.succeeded.store(true, Ordering::Relaxed);
+        self.sockets.leave_files();
+        self.sockets.close();
+        self.stage.send_replace(Stage::Ceding);
+        self.finish(true).await;
+    }
+
+    async fn finish(mut self, is_succeeded: bool) {
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
         if !joined.await.unwrap_or(false) {
@@ -423,14 +451,18 @@ impl Sidecar {
         }
         // Not before: until the last request ended, others had to wait for this sidecar too. And not where it leaves a file
         // from which it can start again: it could still let a token in then, whatever the store says.
-        if self.snapshot_file.is_none()
+        let starts_again = match &self.snapshot_file {
+            Some(file) if is_succeeded => file.renounce().await.is_err(),
+            file => file.is_some(),
+        };
+        if !starts_again
             && let Some(Reporting { task, leave }) = self.reporter.take()
             && leave.send(true).is_ok()
             && tokio::time::timeout(WITHDRAW_TIMEOUT, task).await.is_err()
         {
             tracing::debug!("the report could not be withdrawn: it stays until it expires");
         }
-        if let Some(file) = &self.snapshot_file {
+        if starts_again && let Some(file) = &self.snapshot_file {
             file.save().await;
         }
         if let Some(cache) = &self.health.cache {
@@ -444,7 +476,14 @@ impl Sidecar {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        self.stop.send_replace(true);
+        // One that never accepted has nothing to stop: see `WorkerThread::run`.
+        self.stage.send_if_modified(|stage| {
+            let accepted = *stage > Stage::Waiting;
+            if accepted {
+                *stage = Stage::Stopping;
+            }
+            accepted
+        });
         self.tasks.iter().for_each(AbortHandle::abort);
         if let Some(log) = &self.observers.access_log {
             log.finish();
@@ -462,20 +501,13 @@ async fn open_cache(config: CacheConfig, api: &Arc<Upstream>) -> Result<Option<A
     opened.map(|cache| Some(Arc::new(cache))).map_err(|error| StartError::Thread(error.into()))
 }
 
-/// Opens a listener's sockets; elsewhere, since looking a name up may take its time.
-async fn bind(listener: &ListenerConfig, workers: NonZeroUsize) -> Result<Vec<Bound>, StartError> {
-    let (address, mode) = (listener.address.clone(), listener.mode());
-    let bound = tokio::task::spawn_blocking(move || listener::bind(&address, mode, workers.get())).await;
-    Ok(bound.map_err(|error| StartError::Thread(error.into()))??)
-}
-
 /// What a worker's thread starts with.
 struct WorkerThread {
     gate: Arc<Gate>,
     health: Arc<Health>,
     sockets: Vec<(ListeningSocket, Arc<Opening>)>,
     connection_limits: Arc<ConnectionLimits>,
-    stopped: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
     drain: Duration,
     pulse: Arc<Pulse>,
     supervisor: Supervisor,
@@ -515,16 +547,20 @@ impl WorkerThread {
         let pulse = Arc::clone(&self.pulse);
         let answer = move || Arc::clone(&pulse).answer(index);
         tokio::task::spawn_local(supervisor().supervise("pulse", answer));
+        // An error means that the sidecar was dropped before it accepted: what waits in the sockets is not for it.
+        if self.stage.wait_for(|stage| *stage >= Stage::Accepting).await.is_err() {
+            return;
+        }
         let mut accepting = Vec::new();
         for (socket, opening) in self.sockets {
             match Listener::new(socket) {
                 Ok(socket) => {
-                    let (connection_limits, stopped) = (Arc::clone(&self.connection_limits), self.stopped.clone());
+                    let (connection_limits, stage) = (Arc::clone(&self.connection_limits), self.stage.clone());
                     let (proxy, socket) = (Rc::clone(&proxy), Rc::new(socket));
                     let accept = move || {
                         let (proxy, socket, connection_limits) =
                             (Rc::clone(&proxy), Rc::clone(&socket), Arc::clone(&connection_limits));
-                        listener::accept(proxy, socket, Arc::clone(&opening), connection_limits, stopped.clone())
+                        listener::accept(proxy, socket, Arc::clone(&opening), connection_limits, stage.clone())
                     };
                     accepting.push(tokio::task::spawn_local(supervisor().supervise("accept loop", accept)));
                 }
@@ -534,14 +570,26 @@ impl WorkerThread {
                 }
             }
         }
-        // An error means that the sidecar was dropped, which is a stop too.
-        drop(self.stopped.wait_for(|stopped| *stopped).await);
-        proxy.worker.drain();
+        // And here, that it was dropped, which is a stop too.
+        let stage =
+            self.stage.wait_for(|stage| *stage > Stage::Accepting).await.map_or(Stage::Stopping, |stage| *stage);
+        match stage {
+            Stage::Ceding => proxy.worker.take_leave(),
+            _ => proxy.worker.drain(),
+        }
         for task in accepting {
-            // It ends with the stop, and by a panic at worst: in-flight requests are finished all the same.
+            // It ends with the stage, and by a panic at worst: in-flight requests are finished all the same.
             drop(task.await);
         }
-        if tokio::time::timeout(self.drain, proxy.worker.idle()).await.is_err() {
+        let idle = async || tokio::time::timeout(self.drain, proxy.worker.idle()).await.is_ok();
+        if stage == Stage::Ceding {
+            if idle().await {
+                return;
+            }
+            // They had their time.
+            proxy.worker.drain();
+        }
+        if !idle().await {
             tracing::warn!("drain timeout: closing in-flight requests");
         }
     }

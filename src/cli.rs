@@ -3,7 +3,7 @@
 //! ```text
 //!   dev, serve, console,   the process itself                  (cli/serve.rs)
 //!   check ───────────────►
-//!   health ──────────────► the sidecar on this host            (cli/health.rs)
+//!   health, drain, cache ► the sidecar on this host            (cli/sidecar.rs)
 //!   completions, man ────► this definition itself              (cli/generated.rs)
 //!   audit ───────────────► session: store, registry, actor     (cli/audit.rs)
 //!   status ──────────────► session: store, reports             (cli/status.rs)
@@ -21,6 +21,7 @@ mod args;
 mod audit;
 mod cache;
 mod confirm;
+mod drain;
 mod export;
 mod generated;
 mod health;
@@ -32,6 +33,7 @@ mod prove;
 mod purge;
 mod serve;
 mod session;
+mod sidecar;
 mod status;
 mod store;
 mod table;
@@ -117,6 +119,9 @@ pub(crate) enum Command {
     /// Show and forget the configurations that the sidecar on this host has stored
     #[command(subcommand, after_help = cache::EXAMPLES)]
     Cache(cache::CacheCommand),
+    /// Take the sidecar on this host out of its balancer while it serves on, or back in
+    #[command(after_help = drain::EXAMPLES)]
+    Drain(drain::DrainArgs),
     /// Say whether the sidecar on this host is ready
     #[command(after_help = health::EXAMPLES)]
     Health(health::HealthArgs),
@@ -167,6 +172,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         Command::Audit(command) => session::block_on(audit::run(&globals, command)),
         Command::Store(command) => session::block_on(store::run(&globals, command)),
         Command::Cache(command) => cache::run(&globals, command),
+        Command::Drain(args) => drain::run(&globals, &args),
         Command::Health(args) => health::health(&globals, &args),
         Command::Completions(args) => generated::completions(&args),
         Command::Man(args) => generated::man(&args),
@@ -287,6 +293,10 @@ mod tests {
             "tollgate user add anna --role manager --if-not-exists --json",
             "tollgate user delete anna --if-exists --yes",
             "tollgate init --if-not-exists",
+            "tollgate drain",
+            "tollgate drain --undo --admin-listen 127.0.0.1:9900 --certificate c.pem --key c.key --json",
+            "tollgate token revoke 0000000000001 --reason INC-17",
+            "tollgate user set-role anna viewer --reason left",
             "tollgate completions bash",
             "tollgate man",
             "tollgate man token revoke",
@@ -341,6 +351,8 @@ mod tests {
             "tollgate token revoke 0000000000001 --user anna",
             "tollgate token revoke --ids-from f --state active",
             "tollgate token create --user anna --description x --if-not-exists",
+            "tollgate drain --certificate c.pem",
+            "tollgate token delete 0000000000001 --reason x",
             "tollgate completions tcsh",
         ] {
             let error = parse(line).expect_err(line);

@@ -27,7 +27,9 @@ mod tls;
 mod upstream;
 mod visit;
 
-pub use load::{Overrides, Source, admin_address, audit_settings, load, max_token_lifetime, store_settings};
+pub use load::{
+    AdminListener, Overrides, Source, admin_listener, audit_settings, load, max_token_lifetime, store_settings,
+};
 pub use problem::{Problem, Problems};
 pub use raw::Place;
 pub use reason::{Cause, Reason};

@@ -22,7 +22,7 @@ use crate::proxy::request::Origin;
 use crate::socket::{Socket, Stream};
 use crate::tls::subject;
 use crate::worker::OpenConnection;
-use crate::worker::alarm::{Alarm, Interrupt};
+use crate::worker::alarm::{Alarm, Ease, Interrupt};
 use crate::worker::panic::Guard;
 
 use proxy_protocol::HeaderError;
@@ -86,7 +86,7 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
     // The first request may have come with the end of the handshake, and lie decrypted where readiness cannot see it.
     let mut wait = !origin.secure;
     loop {
-        alarm.idle(true);
+        alarm.ease(Ease::Idle);
         if wait {
             match alarm.race(socket.readable()).await {
                 Ok(Ok(())) => {}
@@ -96,9 +96,9 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
                 Err(_) => break,
             }
         }
-        alarm.idle(false);
+        alarm.ease(Ease::Busy);
         match Box::pin(http1::serve(&proxy, &alarm, &socket, &origin, &mut fresh)).await {
-            http1::Next::Idle if proxy.worker.is_draining() => break,
+            http1::Next::Idle if proxy.worker.closes_idle() => break,
             http1::Next::Idle if fresh => {} // readiness was reported ahead of the first byte
             http1::Next::Idle => alarm.set(proxy.gate.timeouts.keep_alive),
             http1::Next::Close => return,

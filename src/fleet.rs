@@ -117,6 +117,7 @@ impl Reporter {
             schema: store::SCHEMA,
             staleness_ms: None,
             connections: 0,
+            draining: None,
             late: Vec::new(),
             config_cache: None,
         };
@@ -179,6 +180,7 @@ impl Reporter {
         let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         self.report.staleness_ms = staleness.map(millis);
         self.report.unwritten_ms = self.health.uses.unwritten_for(Instant::now()).map(millis);
+        self.report.draining = self.health.readiness.reported_drain().map(str::to_owned);
         self.report.connections = self.health.connections.load(Ordering::Relaxed) as u64;
         self.report.late = self.health.late.latest();
         self.report.late.truncate(LATE_TOKENS);

@@ -1,10 +1,12 @@
 //! Listening sockets, and accepting from them.
 //!
 //! Every worker has a socket of its own for each address (`SO_REUSEPORT`), so the kernel spreads connections and no
-//! accepted socket crosses a thread. Of Unix sockets, which know no such thing, all have the same.
+//! accepted socket crosses a thread. Of Unix sockets, which know no such thing, and of what the service manager opened, all
+//! have the same.
 
 mod address;
 mod bind;
+mod inherit;
 mod settings;
 
 use std::io;
@@ -25,7 +27,8 @@ use crate::proxy::{Network, Proxy};
 use crate::tls::{self, Ends, ServerTls, TlsConfig, TlsError};
 
 pub(crate) use address::ListenAddress;
-pub(crate) use bind::{BindError, Bound, ListeningSocket, SocketFile, bind};
+pub(crate) use bind::{BindError, Bound, ListeningSocket, SocketFile, bind, in_use};
+pub(crate) use inherit::{HeldSocket, Inherited, Label, Purpose};
 pub(crate) use settings::ListenerConfig;
 
 /// Pause after an accept that failed for want of descriptors or memory: trying again at once would not help.
@@ -81,6 +84,7 @@ impl Tls {
 }
 
 /// What comes before the first request on a listener's connections. Shared by all workers.
+#[derive(Debug)]
 pub(crate) struct Opening {
     /// Who must begin with a PROXY header.
     pub proxy_protocol: Vec<Network>,
@@ -135,13 +139,26 @@ impl Listener {
     }
 }
 
-/// Accepts connections and serves them until `stop`. Accepting pauses while no slot is left.
+/// What a sidecar does about connections. It only ever moves on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Whoever it takes over from accepts them still.
+    Waiting,
+    /// It accepts them.
+    Accepting,
+    /// Another process accepts them from the same sockets. Each that is open gets one more reply, which says that it ends.
+    Ceding,
+    /// It accepts no more, finishes in-flight requests, and closes what is idle.
+    Stopping,
+}
+
+/// Accepts connections and serves them while that is the stage. Accepting pauses while no slot is left.
 pub(crate) async fn accept(
     proxy: Rc<Proxy>,
     listener: Rc<Listener>,
     opening: Arc<Opening>,
     limits: Arc<ConnectionLimits>,
-    mut stop: watch::Receiver<bool>,
+    mut stage: watch::Receiver<Stage>,
 ) {
     let serve = |(stream, peer): (TcpStream, IpAddr), slot| {
         let has_proxy_header = opening.proxy_protocol.iter().any(|network| network.contains(peer));
@@ -162,7 +179,7 @@ pub(crate) async fn accept(
         };
         let slot = tokio::select! {
             slot = next => slot,
-            _ = stop.wait_for(|stop| *stop) => break,
+            _ = stage.wait_for(|stage| *stage > Stage::Accepting) => break,
         };
         match slot {
             Ok(slot) => {

@@ -89,6 +89,9 @@ const METRICS: &[Metric] = &[
     gauge("tollgate_ready", "1 when the replica is fresh and the sidecar does not drain, else 0.", |sample| {
         Some(f64::from(u8::from(sample.health.readiness.problem().is_none())))
     }),
+    gauge("tollgate_drained", "1 when an operator has drained the sidecar (tollgate drain), else 0.", |sample| {
+        Some(f64::from(u8::from(sample.health.readiness.is_drained())))
+    }),
     gauge(
         "tollgate_replica_staleness_seconds",
         "Seconds since the replica was last proven to be at the store's position.",

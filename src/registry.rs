@@ -52,7 +52,7 @@ use crate::audit::Origin;
 use crate::backoff::Backoff;
 use crate::lock::Mutex;
 use crate::store::{Batch, CommitError, Committed, Edit, Position, Store, StoreError, Versioned};
-use crate::token::{UserId, UserRecord};
+use crate::token::{Reason, UserId, UserRecord};
 
 pub use actor::{ActingToken, Actor, Right};
 pub use audit::{AuditFilter, AuditView, Tended};
@@ -90,6 +90,8 @@ pub struct Registry {
     /// How long a new token may live.
     max_token_lifetime: Option<Duration>,
     origin: Origin,
+    /// Why, for the histories of tokens.
+    reason: Option<Reason>,
 }
 
 /// What was committed.
@@ -126,6 +128,7 @@ impl Registry {
             catalogue: Shelf::default(),
             max_token_lifetime: None,
             origin: Origin::default(),
+            reason: None,
         }
     }
 
@@ -134,6 +137,13 @@ impl Registry {
     #[must_use]
     pub fn with_max_token_lifetime(self, max_token_lifetime: Option<Duration>) -> Self {
         Self { max_token_lifetime, ..self }
+    }
+
+    /// What is done from here on is done for this reason: the histories of the tokens say so. The audit trail, which outlives
+    /// them, does not.
+    #[must_use]
+    pub fn because_of(self, reason: Option<Reason>) -> Self {
+        Self { reason, ..self }
     }
 
     /// Where its records live.
@@ -172,7 +182,7 @@ impl Registry {
                 Authority::of_token(acting, token, owner, now())
             }
         }
-        .map(|authority| authority.coming_from(&self.origin))
+        .map(|authority| authority.coming_from(&self.origin).because_of(self.reason.as_ref()))
     }
 
     /// A user by name, if there is one and the actor may see it.

@@ -318,6 +318,25 @@ pub(crate) fn store_config(ca: Option<&Path>, identity: Option<(&Path, &Path)>) 
     client(ca, identity).map(|(config, _)| Arc::new(config))
 }
 
+/// How a server is verified that has this file's certificate itself, the first in it: by that, and nothing else. For who is on
+/// the same host, and is told where it is by the same configuration.
+///
+/// # Errors
+/// [`TlsError`] names the file and what is wrong with it.
+pub(crate) fn pinned_config(
+    certificate: &Path,
+    identity: Option<(&Path, &Path)>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions().map_err(setup)?;
+    let own = read_certificates(certificate)?.swap_remove(0);
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verify::Pinned::new(own, provider)));
+    let Some((certificate, key)) = identity else { return Ok(Arc::new(builder.with_no_client_auth())) };
+    let config = builder.with_client_auth_cert(read_certificates(certificate)?, read_key(key)?);
+    config.map(Arc::new).map_err(|error| unfit(error, certificate, key))
+}
+
 fn client(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<(ClientConfig, Read), TlsError> {
     let authorities = ca.map(read_certificates).transpose()?.unwrap_or_default();
     let builder = verifying(ca, authorities.clone())?;

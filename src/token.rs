@@ -16,5 +16,7 @@ pub use grant::{Grant, Owner};
 pub use id::{TokenId, UserId};
 pub use permission::{Action, Permission, PermissionSet, Resource};
 pub use raw::{Digest, RawToken};
-pub use record::{HistoryEntry, MAX_HISTORY, TokenEvent, TokenRecord, TokenState, UserRecord, UserStatus};
+pub use record::{
+    HistoryEntry, InvalidReason, MAX_HISTORY, Reason, TokenEvent, TokenRecord, TokenState, UserRecord, UserStatus,
+};
 pub use role::Role;

@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue};
 use crate::hex;
 use crate::http1::{Buffer, MAX_FIELDS, buffer};
 use crate::random;
-use alarm::{Alarms, WorkerTime};
+use alarm::{Alarms, Ease, WorkerTime};
 use tokio::sync::Notify;
 
 /// How often deadlines are looked at, at most: none is met more precisely.
@@ -41,6 +41,7 @@ pub(crate) struct Worker {
     request_ids: RequestIds,
     date: RefCell<(HeaderValue, WorkerTime)>,
     draining: Cell<bool>,
+    closes_idle: Cell<bool>,
     connections: Cell<usize>,
     /// Over all workers.
     all_connections: Arc<AtomicUsize>,
@@ -60,6 +61,7 @@ impl Worker {
             spare_fields: RefCell::default(),
             request_ids: RequestIds::new(),
             draining: Cell::new(false),
+            closes_idle: Cell::new(false),
             connections: Cell::new(0),
             all_connections,
             all_closed: Notify::new(),
@@ -84,15 +86,37 @@ impl Worker {
         }
     }
 
+    /// Lets every reply be the last of its connection. What is idle stays: closed under a request that is on its way, it would
+    /// lose it. Only who can be told so (HTTP/2) is told to leave.
+    pub(crate) fn take_leave(&self) {
+        self.draining.set(true);
+        self.alarms.interrupt(Ease::Told);
+    }
+
     /// Finishes in-flight requests and closes what is idle.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
-        self.alarms.interrupt_idle();
+        self.closes_idle.set(true);
+        self.alarms.interrupt(Ease::Idle);
     }
 
     /// Whether every reply is the last of its connection.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Whether what is idle is closed.
+    pub(crate) fn closes_idle(&self) -> bool {
+        self.closes_idle.get()
+    }
+
+    /// Whether it interrupts what can be ended so easily.
+    fn ends(&self, ease: Ease) -> bool {
+        match ease {
+            Ease::Busy => false,
+            Ease::Idle => self.closes_idle(),
+            Ease::Told => self.is_draining(),
+        }
     }
 
     /// Counts a connection until the guard is dropped.

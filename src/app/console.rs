@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::prove::{Process, Proving};
@@ -13,6 +14,7 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::console::Console;
 use crate::health::Health;
+use crate::listener::{Inherited, Stage};
 use crate::proxy::authorize::Authorizer;
 use crate::registry::Registry;
 use crate::reload;
@@ -46,7 +48,9 @@ impl ConsoleProcess {
             config.limits.failed_auth.clone(),
             None,
         ));
-        let AdminListener { socket, address, tls, max_connections } = AdminListener::bind(&config.admin).await?;
+        let max_connections = config.admin.max_connections;
+        let listener = AdminListener::bind(&config.admin, &mut Inherited::default()).await?;
+        let (address, tls) = (listener.address, listener.tls.clone());
         let authorizer = Authorizer {
             replica: Arc::clone(&replica),
             max_staleness,
@@ -79,7 +83,8 @@ impl ConsoleProcess {
         let certificates: Vec<_> = tls.clone().into_iter().collect();
         process.spawn("file watcher", move || reload::watch(Vec::new(), certificates.clone()));
         let admin = Admin { health, tls, console: Some(console.router()), max_connections };
-        process.spawn("admin listener", move || admin.clone().serve(Arc::clone(&socket)));
+        let (_, accepts) = watch::channel(Stage::Accepting);
+        process.spawn("admin listener", move || listener.clone().serve(admin.clone(), accepts.clone()));
         process.spawn("audit trail", move || {
             let registry = registry.clone();
             async move { registry.keep_audit().await }

@@ -31,7 +31,8 @@ pub(super) fn share(config: &mut Config) {
     let checked = of(&config.upstreams.api) + of(&config.upstreams.heartbeat);
     let admin = (limit / ADMIN_SHARE).clamp(FEW_ADMIN, config.admin.max_connections);
     config.admin.max_connections = admin;
-    let reserved = OWN + (admin - FEW_ADMIN) + checked + config.listeners.len() * config.workers.get();
+    // Each socket that listens is held by a worker, and for a process that takes over.
+    let reserved = OWN + (admin - FEW_ADMIN) + checked + 2 * config.listeners.len() * config.workers.get();
     let (wanted, api, heartbeat) = {
         let upstreams = &config.upstreams;
         (config.limits.max_connections, upstreams.api.max_in_flight, upstreams.heartbeat.max_in_flight)

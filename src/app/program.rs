@@ -2,25 +2,37 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::Signal;
+use tokio::time::timeout;
 
 use super::console::ConsoleProcess;
-use super::signals::{OtherSignals, StopSignals, reopen_signal};
+use super::handover::Predecessor;
+use super::signals::{OtherSignals, StopSignals, reopen_signal, take_over_signal};
+use super::sockets::Origin;
 use super::{Sidecar, descriptors, service};
 use crate::access_log::AccessLog;
+use crate::chain::chain;
 use crate::config::{Config, Reason};
 use crate::console::Switch;
+use crate::replica::Replica;
+use crate::replica::snapshot_file::SnapshotFile;
 use crate::store::{self, Absent, Store};
 use crate::worker::panic::log_panics;
 
-/// Runs a sidecar until SIGTERM or SIGINT, and drains it; a second signal ends it at once. Blocks.
+/// How long a process that takes over may take to read the registry: less than the one before waits for it.
+const READY_TIME: Duration = Duration::from_secs(30);
+
+/// Runs a sidecar until SIGTERM or SIGINT, and drains it; a second signal ends it at once. At SIGUSR2 another process takes
+/// over, and this one drains. Blocks.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.
 pub fn serve(config: Config) -> anyhow::Result<()> {
-    block_on(run(config))
+    let origin = Origin::find().context("taking over sockets that listen already")?;
+    block_on(run(config, origin))
 }
 
 /// Runs the console alone until SIGTERM or SIGINT. Blocks.
@@ -45,34 +57,63 @@ fn block_on(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()>
     outcome
 }
 
-async fn run(mut config: Config) -> anyhow::Result<()> {
+async fn run(mut config: Config, origin: Origin) -> anyhow::Result<()> {
     // Before anything that may take long: from here on a signal ends this function instead of the process.
     let mut stop = StopSignals::install().context("setting up signals")?;
     tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
     let reopen = reopen_signal().context("setting up signals")?;
+    let mut take_over = take_over_signal().context("setting up signals")?;
     descriptors::share(&mut config);
     let sidecar = tokio::select! {
-        sidecar = start(config) => sidecar?,
+        sidecar = start(config, origin) => sidecar?,
         () = stop.next() => return Ok(()),
     };
-    service::ready();
     tokio::spawn(reopen_when_asked(reopen, sidecar.observers.access_log.clone()));
-    if service::is_asked() {
-        // It goes on while the sidecar drains.
-        tokio::spawn(service::report(Arc::clone(&sidecar.health.readiness), Arc::clone(&sidecar.pulse)));
-    }
+    // It goes on while the sidecar drains.
+    let report = service::is_asked()
+        .then(|| tokio::spawn(service::report(Arc::clone(&sidecar.health.readiness), Arc::clone(&sidecar.pulse))));
+    tokio::spawn(say_when_ready(Arc::clone(&sidecar.health.replica)));
+    let successor = loop {
+        let handed_over = async {
+            // An end of the stream would mean that the runtime ends.
+            take_over.recv().await;
+            tracing::info!("starting a process that takes over");
+            sidecar.hand_over().await
+        };
+        tokio::select! {
+            task = sidecar.failed() => anyhow::bail!("an essential task panicked ({task})"),
+            () = stop.next() => break None,
+            handed_over = handed_over => match handed_over {
+                Ok(process) => break Some(process),
+                Err(error) => tracing::error!(error = chain(&error), "nobody has taken over: serving on"),
+            },
+        }
+    };
+    let end = async {
+        match successor {
+            Some(process) => {
+                // It is the other one that the service manager listens to from here on.
+                report.iter().for_each(tokio::task::JoinHandle::abort);
+                tracing::info!(process, "another process has taken over: finishing in-flight requests");
+                sidecar.cede().await;
+            }
+            None => {
+                service::stopping();
+                tracing::info!("draining: finishing in-flight requests");
+                sidecar.stop().await;
+            }
+        }
+    };
     tokio::select! {
-        task = sidecar.failed() => anyhow::bail!("an essential task panicked ({task})"),
-        () = async { sidecar.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
-        () = stop.next() => {}
-    }
-    service::stopping();
-    tracing::info!("draining: finishing in-flight requests");
-    tokio::select! {
-        () = sidecar.stop() => tracing::info!("stopped"),
+        () = end => tracing::info!("stopped"),
         () = stop.next() => tracing::warn!("second signal: closing in-flight requests"),
     }
     Ok(())
+}
+
+async fn say_when_ready(replica: Arc<Replica>) {
+    replica.ready().await;
+    tracing::info!("ready");
 }
 
 /// Log rotation: the access log's file was moved away. Never ends.
@@ -84,21 +125,47 @@ async fn reopen_when_asked(mut signal: Signal, log: Option<Arc<AccessLog>>) {
     }
 }
 
-async fn start(config: Config) -> anyhow::Result<Sidecar> {
+async fn start(config: Config, origin: Origin) -> anyhow::Result<Sidecar> {
+    let Origin { inherited, predecessor, state } = origin;
     let store: Arc<dyn Store> = store::open(&config.store, Absent::Await).await?;
     let described = store.describe();
-    let sidecar = Sidecar::start(config, store).await?;
+    let succeeds = predecessor.as_ref().map(|_| state);
+    let mut sidecar = Sidecar::prepare(config, store, inherited, succeeds).await?;
     for address in sidecar.listeners() {
         tracing::info!(%address, "listening");
     }
     tracing::info!(admin = %sidecar.admin(), store = described, "started");
+    if predecessor.is_some() && timeout(READY_TIME, sidecar.ready()).await.is_err() {
+        let problem = sidecar.health.readiness.problem().unwrap_or("not ready");
+        anyhow::bail!("{problem} after {READY_TIME:?}: the process that was to be replaced serves on");
+    }
+    sidecar.accept();
+    match predecessor {
+        None => service::ready(),
+        Some(predecessor) => {
+            service::ready_instead();
+            tracing::info!(from = predecessor.process, "taken over");
+            tokio::spawn(relieve(predecessor, sidecar.snapshot_file.clone()));
+        }
+    }
     Ok(sidecar)
+}
+
+/// Lets the process before end, and takes what two cannot have at once.
+async fn relieve(predecessor: Predecessor, snapshot_file: Option<Arc<SnapshotFile>>) {
+    if let Err(error) = predecessor.relieve().await {
+        tracing::debug!(%error, "the process before is gone");
+    }
+    if let Some(file) = snapshot_file {
+        file.take_over().await;
+    }
 }
 
 async fn run_console(config: Config) -> anyhow::Result<()> {
     let mut stop = StopSignals::install().context("setting up signals")?;
     tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
     tokio::spawn(reopen_when_asked(reopen_signal().context("setting up signals")?, None));
+    tokio::spawn(cannot_take_over(take_over_signal().context("setting up signals")?));
     let console = tokio::select! {
         console = start_console(config) => console?,
         () = stop.next() => return Ok(()),
@@ -111,6 +178,13 @@ async fn run_console(config: Config) -> anyhow::Result<()> {
     console.stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Nobody is served here whom a restart would fail. Never ends.
+async fn cannot_take_over(mut signal: Signal) {
+    while signal.recv().await.is_some() {
+        tracing::warn!(signal = "SIGUSR2", "ignored: no process takes over from a console; restart it");
+    }
 }
 
 async fn start_console(config: Config) -> anyhow::Result<ConsoleProcess> {

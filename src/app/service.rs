@@ -19,6 +19,11 @@ pub(super) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
+/// The same of one that has taken over: from here on it is the process that counts, whatever the one before does.
+pub(super) fn ready_instead() {
+    tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+}
+
 /// It drains.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("draining: finishing in-flight requests")]);

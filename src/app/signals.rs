@@ -30,25 +30,28 @@ pub(crate) fn reopen_signal() -> io::Result<Signal> {
     signal(SignalKind::user_defined1())
 }
 
-/// SIGHUP (a terminal that is closed), SIGQUIT and SIGUSR2.
-pub(crate) struct OtherSignals([(&'static str, Signal); 3]);
+/// SIGUSR2. From here on it does not end the process.
+pub(crate) fn take_over_signal() -> io::Result<Signal> {
+    signal(SignalKind::user_defined2())
+}
+
+/// SIGHUP (a terminal that is closed) and SIGQUIT.
+pub(crate) struct OtherSignals([(&'static str, Signal); 2]);
 
 impl OtherSignals {
     /// From here on they no longer end the process.
     pub(crate) fn install() -> io::Result<Self> {
-        let kinds = [SignalKind::hangup(), SignalKind::quit(), SignalKind::user_defined2()];
-        let [hangup, quit, second] = kinds.map(signal);
-        Ok(Self([("SIGHUP", hangup?), ("SIGQUIT", quit?), ("SIGUSR2", second?)]))
+        let [hangup, quit] = [SignalKind::hangup(), SignalKind::quit()].map(signal);
+        Ok(Self([("SIGHUP", hangup?), ("SIGQUIT", quit?)]))
     }
 
     /// Says of each that it does nothing. Never ends; cancel-safe.
     pub(crate) async fn ignore(mut self) {
         loop {
-            let [a, b, c] = &mut self.0;
+            let [a, b] = &mut self.0;
             let signal = tokio::select! {
                 _ = a.1.recv() => a.0,
                 _ = b.1.recv() => b.0,
-                _ = c.1.recv() => c.0,
             };
             tracing::warn!(
                 signal,

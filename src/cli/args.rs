@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
 use crate::token::raw::PREFIX;
-use crate::token::{Permission, PermissionSet, TokenId, UserId};
+use crate::token::{Permission, PermissionSet, Reason, TokenId, UserId};
 use crate::units::{InvalidDuration, parse_duration};
 
 /// `--json`, for commands that print records.
@@ -21,6 +21,14 @@ pub(crate) struct Format {
     /// Print JSON instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+/// `--reason`, for commands whose doing stays in the history of tokens.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ReasonArg {
+    /// Why, for the history of each token (`token show`): one line of at most 200 characters. The audit trail does not have it
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<Reason>,
 }
 
 /// How much of a list to print.

@@ -1,16 +1,13 @@
 //! `cache`: what the sidecar on this host has stored of configurations, and that it forgets them. Never what is in them.
 
-use std::net::SocketAddr;
-
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 
 use super::Globals;
 use super::args::Format;
-use super::health::{ask, reachable};
 use super::output::Output;
-use super::serve::admin_address;
+use super::sidecar::SidecarArgs;
 use super::table::{Cell, TextTable};
 use crate::proxy::StoredConfiguration;
 use crate::proxy::path::normalise;
@@ -34,19 +31,11 @@ pub(crate) enum CacheCommand {
     Purge(PurgeArgs),
 }
 
-/// Which sidecar.
-#[derive(Debug, Args)]
-pub(crate) struct Sidecar {
-    /// The sidecar's admin listener; default: that of the configuration
-    #[arg(long, value_name = "ADDRESS")]
-    admin_listen: Option<SocketAddr>,
-}
-
 /// What is listed.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     #[command(flatten)]
-    sidecar: Sidecar,
+    sidecar: SidecarArgs,
     #[command(flatten)]
     format: Format,
 }
@@ -62,7 +51,7 @@ pub(crate) struct PurgeArgs {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    sidecar: Sidecar,
+    sidecar: SidecarArgs,
     #[command(flatten)]
     format: Format,
 }
@@ -85,7 +74,7 @@ struct Listed {
 
 fn list(globals: &Globals, ListArgs { sidecar, format }: &ListArgs) -> anyhow::Result<()> {
     let output = Output::new(*format);
-    let Listed { configurations } = serde_json::from_str(&sidecar.ask(globals, "GET", "/config-cache")?)?;
+    let Listed { configurations } = sidecar.demand(globals, "GET", "/config-cache", "cache")?;
     if output.json {
         return output.json(&configurations);
     }
@@ -112,27 +101,9 @@ fn purge(globals: &Globals, PurgeArgs { path, sidecar, format, .. }: &PurgeArgs)
         }
         None => "/config-cache".to_owned(),
     };
-    let purged: Purged = serde_json::from_str(&sidecar.ask(globals, "DELETE", &target)?)?;
+    let purged: Purged = sidecar.demand(globals, "DELETE", &target, "cache")?;
     match output.json {
         true => output.json(&purged),
         false => Ok(output.text(&format!("{} forgotten\n", purged.purged))?),
-    }
-}
-
-impl Sidecar {
-    /// The body of its answer.
-    fn ask(&self, globals: &Globals, method: &str, target: &str) -> anyhow::Result<String> {
-        let address = match self.admin_listen {
-            Some(address) => address,
-            None => admin_address(globals)?,
-        };
-        let address = reachable(address);
-        let answer = ask(address, method, target).with_context(|| format!("no sidecar answers at http://{address}"))?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        if head.starts_with("HTTP/1.1 200 ") {
-            return Ok(body.to_owned());
-        }
-        let error: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-        bail!("{}", error["error"].as_str().unwrap_or("the sidecar does not know `cache`: it is of an earlier version"))
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 
-use super::args::{Format, PermissionArgs};
+use super::args::{Format, PermissionArgs, ReasonArg};
 use super::output::{Output, note};
 use super::session::Session;
 use super::table::printable;
@@ -69,6 +69,8 @@ pub(crate) struct ImportArgs {
     #[command(flatten)]
     permissions: PermissionArgs,
     #[command(flatten)]
+    pub(super) reason: ReasonArg,
+    #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
     format: Format,
@@ -101,7 +103,7 @@ impl fmt::Display for BadLines {
 /// # Errors
 /// When a line is bad, even if others were imported; when the input or the store fails.
 pub(super) async fn run(session: &Session, args: ImportArgs) -> anyhow::Result<()> {
-    let ImportArgs { file, keep_going, skip_existing, permissions, wait, format } = args;
+    let ImportArgs { file, keep_going, skip_existing, permissions, wait, format, reason: _ } = args;
     let Lines { good, bad } = read(file.as_deref().filter(|file| *file != Path::new("-")), permissions.requested())?;
     let lines = good.len() + bad.len();
     let (mut imported, interrupted) = if bad.is_empty() || keep_going {

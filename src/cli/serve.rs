@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use super::journal::{Prioritised, is_journal};
 use super::output::{Output, Unheard, may_colour};
 use super::{Globals, usage};
 use crate::audit;
-use crate::config::{self, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
+use crate::config::{self, AdminListener, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
 use crate::dev::{self, DevOptions};
 use crate::lines::{Lines, Stream};
 use crate::store::Settings;
@@ -175,8 +174,8 @@ pub(super) fn store_settings_of(globals: &Globals, argument: &'static str, place
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn admin_address(globals: &Globals) -> anyhow::Result<SocketAddr> {
-    config::admin_address(&Source::of_process(globals.config.clone())).map_err(into_error)
+pub(super) fn admin_listener(globals: &Globals) -> anyhow::Result<AdminListener> {
+    config::admin_listener(&Source::of_process(globals.config.clone())).map_err(into_error)
 }
 
 fn gather_store(globals: &Globals) -> Result<Settings, Problems> {

@@ -15,6 +15,7 @@ use crate::chain::chain;
 use crate::registry::receipt::longest_bound;
 use crate::registry::{Actor, Registry};
 use crate::store::{self, Absent, StoreError, Unconfirmed};
+use crate::token::Reason;
 
 /// The registry, opened for one command.
 #[derive(Clone)]
@@ -43,6 +44,13 @@ impl Session {
             .with_audit(audit_settings(globals)?)
             .with_max_token_lifetime(max_token_lifetime(globals)?);
         Ok(Self { registry, actor: Actor::Operator(format!("cli:{}", login_name())) })
+    }
+}
+
+impl Session {
+    /// The same, for this reason.
+    pub(super) fn because_of(self, reason: Option<&Reason>) -> Self {
+        Self { registry: self.registry.because_of(reason.cloned()), ..self }
     }
 }
 
@@ -150,7 +158,8 @@ pub(super) fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> any
 /// Longest login name recorded, in bytes.
 const MAX_LOGIN: usize = 64;
 
-/// Who is at the keyboard: the one who called `sudo`, the login name, or the number of the user.
+/// Who is at the keyboard: the one who called `sudo`, the login name, that of the password database (in a container, or under
+/// cron, the environment has none), or the number of the user.
 ///
 /// The environment can say anything, but whoever can set it can also write the store: the name is a help for the
 /// audit among honest operators, not a proof.
@@ -158,8 +167,13 @@ pub(super) fn login_name() -> String {
     let named = ["SUDO_USER", "LOGNAME", "USER"].into_iter().find_map(|name| {
         #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
         let value = std::env::var(name).ok()?;
-        let is_usable = (1..=MAX_LOGIN).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_graphic());
-        is_usable.then_some(value)
+        is_login(&value).then_some(value)
     });
-    named.unwrap_or_else(|| rustix::process::geteuid().as_raw().to_string())
+    let user = nix::unistd::geteuid();
+    let known = || nix::unistd::User::from_uid(user).ok().flatten().map(|user| user.name).filter(|name| is_login(name));
+    named.or_else(known).unwrap_or_else(|| user.to_string())
+}
+
+fn is_login(name: &str) -> bool {
+    (1..=MAX_LOGIN).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -117,6 +117,11 @@ impl FleetStatus {
             );
             pairs.push(("Controller", Cell::toned(&text, Tone::Warn)));
         }
+        for report in self.sidecars.iter().map(|sidecar| &sidecar.report) {
+            if let Some(reason) = &report.draining {
+                pairs.push(("not ready", Cell::toned(&format!("{}: {reason}", report.name), Tone::Warn)));
+            }
+        }
         if self.sidecars.is_empty() {
             pairs.push(("sidecars", "none report to this store".into()));
         }
@@ -208,6 +213,7 @@ mod tests {
             schema: crate::store::SCHEMA,
             staleness_ms: Some(250),
             connections: 12,
+            draining: None,
             late: Vec::new(),
             config_cache: None,
         };

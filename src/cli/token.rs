@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::args::{Format, Page};
+use super::args::{Format, Page, ReasonArg};
 use super::export::{self, ExportArgs};
 use super::import::{self, ImportArgs};
 use super::list::{self, Listed};
@@ -29,7 +29,7 @@ use crate::registry::receipt::{Receipt, ReceiptView};
 use crate::registry::view::TokenView;
 use crate::registry::{ListState, Owners, RegistryError, TokenQuery, TokenUses};
 use crate::store::Absent;
-use crate::token::{DigestPrefix, PermissionSet, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
+use crate::token::{DigestPrefix, PermissionSet, Reason, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
 pub(super) use create::print_created;
 use selection::{Selected, Selection};
 
@@ -56,7 +56,7 @@ pub(crate) enum TokenCommand {
     #[command(after_help = find::EXAMPLES)]
     Find(find::FindArgs),
     /// Revoke tokens, at once and permanently; their records stay
-    Revoke(RemoveArgs),
+    Revoke(RevokeArgs),
     /// Delete tokens and their records, at once and permanently
     Delete(RemoveArgs),
     /// Reassign tokens to another user; they lose permissions that the user's role lacks
@@ -73,6 +73,9 @@ pub(crate) enum TokenCommand {
         /// Whether to wait for the sidecars.
         #[command(flatten)]
         wait: WaitArgs,
+        /// For the history.
+        #[command(flatten)]
+        reason: ReasonArg,
     },
     /// Replace a token by a successor, which is printed once; the old one still works for a while
     #[command(after_help = rotate::EXAMPLES)]
@@ -105,6 +108,15 @@ pub(crate) struct ListArgs {
     format: Format,
 }
 
+/// Arguments of `token revoke`.
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    #[command(flatten)]
+    revoked: RemoveArgs,
+    #[command(flatten)]
+    reason: ReasonArg,
+}
+
 /// Arguments of `token revoke` and `token delete`.
 #[derive(Debug, Args)]
 pub(crate) struct RemoveArgs {
@@ -134,10 +146,10 @@ pub(crate) struct BulkArgs {
 /// # Errors
 /// Why nothing, or not all, was done.
 pub(super) async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Result<()> {
-    let session = Session::open(globals, Absent::Refuse).await?;
+    let session = Session::open(globals, Absent::Refuse).await?.because_of(command.reason());
     let only_reads = match &command {
         TokenCommand::List(_) | TokenCommand::Show { .. } | TokenCommand::Find(_) | TokenCommand::Export(_) => true,
-        TokenCommand::Revoke(args) | TokenCommand::Delete(args) => args.tokens.dry_run,
+        TokenCommand::Revoke(RevokeArgs { revoked: args, .. }) | TokenCommand::Delete(args) => args.tokens.dry_run,
         TokenCommand::Reassign { tokens, .. } => tokens.dry_run,
         TokenCommand::Purge(args) => args.dry_run,
         _ => false,
@@ -149,6 +161,22 @@ pub(super) async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Res
     session.finish(outcome).await
 }
 
+impl TokenCommand {
+    /// Why, if anybody said so.
+    fn reason(&self) -> Option<&Reason> {
+        let ReasonArg { reason } = match self {
+            Self::Create(args) => &args.reason,
+            Self::Revoke(RevokeArgs { reason, .. }) | Self::Reassign { reason, .. } => reason,
+            Self::Rotate(args) => &args.reason,
+            Self::Import(args) => &args.reason,
+            // What is deleted has no history any more.
+            Self::Delete(_) | Self::Purge(_) => return None,
+            Self::List(_) | Self::Show { .. } | Self::Find(_) | Self::Export(_) => return None,
+        };
+        reason.as_ref()
+    }
+}
+
 async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()> {
     let Session { registry, actor } = session;
     match command {
@@ -156,7 +184,7 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
         TokenCommand::List(args) => list(session, args).await,
         TokenCommand::Show { id, agents, format } => show::one(session, id, agents, Output::new(format)).await,
         TokenCommand::Find(args) => find::run(session, args).await,
-        TokenCommand::Revoke(RemoveArgs { tokens, bulk, wait }) => {
+        TokenCommand::Revoke(RevokeArgs { revoked: RemoveArgs { tokens, bulk, wait }, reason: _ }) => {
             let selected = tokens.resolve(session, false).await?;
             if tokens.dry_run || selected.ids.is_empty() {
                 return bulk.leave(session, "would revoke", &selected).await;
@@ -182,7 +210,7 @@ async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()>
             let deleted = registry.delete(actor, &selected.ids, bulk.force).await?;
             print_changed(session, "deleted", &deleted, wait, Output::new(bulk.format)).await
         }
-        TokenCommand::Reassign { tokens, to, bulk, wait } => {
+        TokenCommand::Reassign { tokens, to, bulk, wait, reason: _ } => {
             let selected = tokens.resolve(session, false).await?;
             if tokens.dry_run || selected.ids.is_empty() {
                 return bulk.leave(session, "would reassign", &selected).await;

@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
-use super::args::{Format, Page};
+use super::args::{Format, Page, ReasonArg};
 use super::confirm::confirm;
 use super::list::{self, Listed};
 use super::output::{Output, note};
@@ -90,6 +90,9 @@ pub(crate) enum UserCommand {
         /// Whether to wait for the sidecars.
         #[command(flatten)]
         wait: WaitArgs,
+        /// For the history.
+        #[command(flatten)]
+        reason: ReasonArg,
     },
     /// Suspend all tokens of a user until the user is enabled again
     Disable {
@@ -140,6 +143,9 @@ pub(crate) enum UserCommand {
         /// Whether to wait for the sidecars.
         #[command(flatten)]
         wait: WaitArgs,
+        /// For the history.
+        #[command(flatten)]
+        reason: ReasonArg,
     },
 }
 
@@ -162,7 +168,12 @@ pub(super) async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()
 /// # Errors
 /// Why nothing, or not all, was done.
 pub(super) async fn run(globals: &Globals, command: UserCommand) -> anyhow::Result<()> {
-    let session = Session::open(globals, Absent::Refuse).await?;
+    // A user has no history. Their tokens do, as long as they are not deleted with them.
+    let reason = match &command {
+        UserCommand::SetRole { reason, .. } | UserCommand::TransferOwnership { reason, .. } => reason.reason.as_ref(),
+        _ => None,
+    };
+    let session = Session::open(globals, Absent::Refuse).await?.because_of(reason);
     let only_reads = matches!(command, UserCommand::List { .. } | UserCommand::Show { .. });
     let outcome = execute(&session, command).await;
     if only_reads {
@@ -190,7 +201,7 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
         }
         UserCommand::List { page, format } => list(session, page, Output::new(format)).await,
         UserCommand::Show { name, format } => show(session, &name, Output::new(format)).await,
-        UserCommand::SetRole { name, role, yes, format, wait } => {
+        UserCommand::SetRole { name, role, yes, format, wait, reason: _ } => {
             if !yes && registry.user(actor, &name).await?.record.role > role {
                 let consequence = match role.manages_tokens() {
                     true => "lose the permissions that the role lacks",
@@ -239,7 +250,7 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
             }
             delete(session, &name, yes, wait).await
         }
-        UserCommand::TransferOwnership { name, yes, format, wait } => {
+        UserCommand::TransferOwnership { name, yes, format, wait, reason: _ } => {
             transfer_ownership(session, &name, yes, wait, Output::new(format)).await
         }
     }

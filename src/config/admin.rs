@@ -1,6 +1,7 @@
 //! `[admin]`: the admin listener and the console on it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use super::reason::Reason;
 use super::sections::ADDRESS;
@@ -10,9 +11,10 @@ use super::{prove, tls};
 use crate::admin::AdminConfig;
 use crate::store::settings::read_password;
 
-/// Where the admin listener is, for whoever needs no more.
-pub(super) fn address(address: &mut SocketAddr, keys: &mut impl Visitor) {
+/// How the admin listener is reached, for whoever needs no more, and may lack the right to read its private key.
+pub(super) fn reached(address: &mut SocketAddr, certificate: &mut Option<PathBuf>, keys: &mut impl Visitor) {
     keys.value("address", &ADDRESS, address);
+    keys.section("tls", |keys| keys.value("certificate", &Maybe(FILE), certificate));
 }
 
 /// The keys of `[admin]`.
@@ -27,7 +29,7 @@ pub(super) fn admin(config: &mut AdminConfig, keys: &mut impl Visitor) {
         prove,
         max_connections: _,
     } = config;
-    self::address(address, keys);
+    keys.value("address", &ADDRESS, address);
     keys.section("tls", |keys| tls::admin(tls, keys));
     keys.value("public_url", &Maybe(text()), public_url);
     keys.value("console", &Maybe(text()), console);

@@ -139,13 +139,23 @@ pub fn store_settings(source: &Source, overrides: &Overrides) -> Result<Settings
     })
 }
 
-/// Reads only where the admin listener is.
+/// How the admin listener is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminListener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it shows (PEM); `None`: it speaks plain HTTP.
+    pub certificate: Option<PathBuf>,
+}
+
+/// Reads only how the admin listener is reached.
 ///
 /// # Errors
 /// As [`store_settings`].
-pub fn admin_address(source: &Source) -> Result<SocketAddr, Problems> {
-    read_part(source, &Overrides::default(), None, AdminConfig::default().address, |address, keys| {
-        keys.section("admin", |keys| admin::address(address, keys));
+pub fn admin_listener(source: &Source) -> Result<AdminListener, Problems> {
+    let usual = AdminListener { address: AdminConfig::default().address, certificate: None };
+    read_part(source, &Overrides::default(), None, usual, |AdminListener { address, certificate }, keys| {
+        keys.section("admin", |keys| admin::reached(address, certificate, keys));
     })
 }
 

@@ -27,7 +27,7 @@ use crate::proxy::request::{Head, Origin};
 use crate::proxy::tally::Outcome;
 use crate::proxy::{self, Proxy};
 use crate::socket::Stream;
-use crate::worker::alarm::{Alarm, Interrupt, WorkerTime};
+use crate::worker::alarm::{Alarm, Ease, Interrupt, WorkerTime};
 use crate::worker::panic::Guard;
 use body::{Received, Reply};
 use watch::Watched;
@@ -132,7 +132,7 @@ pub(super) async fn serve(proxy: Rc<Proxy>, alarm: Alarm, stream: Stream, receiv
     let watched = Watched::new(stream, received, Rc::clone(&heads), proxy.gate.timeouts.request_head);
     alarm.set(proxy.gate.timeouts.request_head);
     // The first request is awaited no longer than in HTTP/1.
-    alarm.idle(true);
+    alarm.ease(Ease::Told);
     let streams = Rc::new(Streams {
         proxy: Rc::clone(&proxy),
         origin,
@@ -156,7 +156,7 @@ pub(super) async fn serve(proxy: Rc<Proxy>, alarm: Alarm, stream: Stream, receiv
             Err(Interrupt::Deadline) if streams.closing.get() && streams.is_idle() => return,
             Err(_) => {
                 streams.closing.set(true);
-                streams.idle.idle(false);
+                streams.idle.ease(Ease::Busy);
                 streams.watch_idleness();
                 connection.as_mut().graceful_shutdown();
             }
@@ -164,7 +164,7 @@ pub(super) async fn serve(proxy: Rc<Proxy>, alarm: Alarm, stream: Stream, receiv
     }
     // It says that it ends, for as long as that takes at most; whatever runs ends with it.
     connection.as_mut().graceful_shutdown();
-    streams.idle.idle(false);
+    streams.idle.ease(Ease::Busy);
     let farewell = Alarm::new(&proxy.worker);
     farewell.set(FAREWELL_TIME);
     drop(farewell.race(connection).await);

@@ -3,21 +3,23 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use super::ListenAddress;
+use super::inherit::{HeldSocket, Inherited, Label, Purpose};
+use super::{ListenAddress, ListenerConfig};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`. A fleet reconnects all at once.
 const BACKLOG: i32 = 65_535;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}; --listen, or `address` of a [[listener]], sets another")]
+#[error("cannot listen on {address}; --listen, or `address` of a [[listener]], sets another{}", in_use(source))]
 pub struct BindError {
     /// Which.
     pub address: ListenAddress,
@@ -26,22 +28,101 @@ pub struct BindError {
     pub source: io::Error,
 }
 
+/// What else can be done about an address that somebody listens on.
+pub(crate) fn in_use(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; a sidecar that listens there is replaced by sending it SIGUSR2",
+        _ => "",
+    }
+}
+
 /// An address that is listened on.
+#[derive(Debug)]
 pub(crate) struct Bound {
     /// Which it became: port 0 takes a free one.
     pub address: ListenAddress,
-    /// One for each worker.
-    pub sockets: Vec<ListeningSocket>,
+    /// Each is a queue of its own: one for each worker, unless it was inherited or is a Unix socket.
+    sockets: Vec<ListeningSocket>,
     /// The file of a Unix socket.
-    pub file: Option<SocketFile>,
+    file: Option<SocketFile>,
+    /// As it is configured.
+    configured: ListenAddress,
 }
 
 /// A socket that listens.
+#[derive(Debug)]
 pub(crate) enum ListeningSocket {
-    /// Of a worker alone.
+    /// TCP.
     Tcp(TcpListener),
-    /// Shared with the other workers.
+    /// A Unix socket.
     Unix(UnixListener),
+}
+
+impl ListeningSocket {
+    /// The same queue once more.
+    ///
+    /// # Errors
+    /// Without a descriptor for it.
+    fn share(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
+            Self::Unix(socket) => socket.try_clone().map(Self::Unix),
+        }
+    }
+}
+
+impl AsFd for ListeningSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl Bound {
+    /// What a worker listens on. Between them they listen on every queue; several share one where there are fewer queues.
+    ///
+    /// # Errors
+    /// Without a descriptor for it.
+    pub(crate) fn of_worker(&self, worker: usize, workers: usize) -> io::Result<Vec<ListeningSocket>> {
+        let queues = self.sockets.len().max(1);
+        let is_its = |queue: usize| queue % workers == worker || (queues < workers && queue == worker % queues);
+        let its = self.sockets.iter().enumerate().filter(|(queue, _)| is_its(*queue));
+        its.map(|(_, socket)| socket.share()).collect()
+    }
+
+    /// Each of its queues, and what is said of it to whoever takes over.
+    pub(crate) fn labelled(&self) -> impl Iterator<Item = (Label, BorrowedFd<'_>)> {
+        self.sockets.iter().map(|socket| {
+            let label = Label {
+                purpose: Purpose::Agents,
+                configured: self.configured.to_string(),
+                bound: self.address.to_string(),
+                owns_file: self.file.is_some(),
+            };
+            (label, socket.as_fd())
+        })
+    }
+
+    /// Takes the file of a Unix socket from who listened before.
+    pub(crate) fn claim_file(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.identity = identity(&file.path);
+        }
+    }
+
+    /// Leaves the file of a Unix socket to whoever took over.
+    pub(crate) fn leave_file(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.identity = None;
+        }
+    }
+
+    /// Stops listening as far as this is concerned: workers go on with theirs. The file of a Unix socket stays until the end.
+    pub(crate) fn close(&mut self) {
+        self.sockets.clear();
+    }
 }
 
 /// The file of a Unix socket, removed when this is dropped if it is the same still.
@@ -51,15 +132,35 @@ pub(crate) struct SocketFile {
     identity: Option<(u64, u64)>,
 }
 
-/// Opens one socket for each worker on an address: on each that it has, if it is a name. Blocks while a name is looked up.
+impl SocketFile {
+    /// The one that is there.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        let identity = identity(&path);
+        Self { path, identity }
+    }
+}
+
+/// Opens a listener's sockets, one for each worker: on each address that it has, if it is a name. Those that are there already
+/// are used as they are. Blocks while a name is looked up.
 ///
 /// # Errors
 /// [`BindError`], also when another process listens there: `SO_REUSEPORT` alone would let two sidecars of one user share
 /// the port, and each would get half the agents.
-pub(crate) fn bind(address: &ListenAddress, mode: u32, workers: usize) -> Result<Vec<Bound>, BindError> {
-    let failed = |source| BindError { address: address.clone(), source };
-    let addresses = match address {
-        ListenAddress::Unix(path) => return Ok(vec![bind_unix(path, mode, workers).map_err(failed)?]),
+pub(crate) fn bind(
+    listener: &ListenerConfig,
+    workers: usize,
+    inherited: &mut Inherited,
+) -> Result<Vec<Bound>, BindError> {
+    let configured = &listener.address;
+    let failed = |source| BindError { address: configured.clone(), source };
+    let mut given = inherited.take(Purpose::Agents, configured);
+    // A Unix socket whose file was removed is reached by nobody.
+    given.retain(|held| held.own_file().is_none_or(|path| identity(&path).is_some()));
+    if !given.is_empty() {
+        return adopt(given, listener, workers).map_err(failed);
+    }
+    let addresses = match configured {
+        ListenAddress::Unix(path) => return Ok(vec![bind_unix(path, listener.mode()).map_err(failed)?]),
         ListenAddress::Tcp(address) => vec![*address],
         ListenAddress::Name { host, port } => {
             let found = (host.as_str(), *port).to_socket_addrs().map_err(failed)?;
@@ -71,10 +172,51 @@ pub(crate) fn bind(address: &ListenAddress, mode: u32, workers: usize) -> Result
     if addresses.is_empty() {
         return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
     }
-    addresses.into_iter().map(|address| bind_tcp(address, workers).map_err(failed)).collect()
+    let mut all = Vec::new();
+    for address in addresses {
+        let given = inherited.take(Purpose::Agents, &ListenAddress::Tcp(address));
+        if given.is_empty() {
+            let (address, sockets) = bind_tcp(address, workers).map_err(failed)?;
+            let (address, configured) = (ListenAddress::Tcp(address), configured.clone());
+            all.push(Bound { address, sockets, file: None, configured });
+        } else {
+            all.extend(adopt(given, listener, workers).map_err(failed)?);
+        }
+    }
+    Ok(all)
 }
 
-fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Bound> {
+/// Listens on sockets that are there. What waits in one that is closed is reset, so all of them are used, however many workers
+/// there are.
+fn adopt(given: Vec<HeldSocket>, listener: &ListenerConfig, workers: usize) -> io::Result<Vec<Bound>> {
+    let mut all: Vec<Bound> = Vec::new();
+    for held in given {
+        let file = held.own_file();
+        match all.iter_mut().find(|bound| bound.address == held.address) {
+            Some(bound) => bound.sockets.push(held.socket),
+            None => {
+                if let Some(path) = &file {
+                    fs::set_permissions(path, fs::Permissions::from_mode(listener.mode()))?;
+                }
+                let (address, configured) = (held.address, listener.address.clone());
+                // It is that of who listened before, still.
+                let file = file.map(|path| SocketFile { path, identity: None });
+                all.push(Bound { address, sockets: vec![held.socket], file, configured });
+            }
+        }
+    }
+    for Bound { address, sockets, .. } in &mut all {
+        if let (ListenAddress::Tcp(address), Some(first)) = (address, sockets.first()) {
+            let may_be_more = SockRef::from(first).reuse_port()?;
+            while may_be_more && sockets.len() < workers {
+                sockets.push(listen(*address)?);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<ListeningSocket>)> {
     // A free port may be taken by somebody else before all workers have it: then another one is as good.
     let mut tries = if address.port() == 0 { 10 } else { 1 };
     loop {
@@ -90,17 +232,19 @@ fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Bound> {
     }
 }
 
-fn bind_all(address: SocketAddr, workers: usize) -> io::Result<Bound> {
+fn bind_all(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<ListeningSocket>)> {
     let first = open(address, false)?;
     let bound = first.local_addr().ok().and_then(|bound| bound.as_socket()).unwrap_or(address);
     drop(first);
-    let open = |_| {
-        let socket = open(bound, true)?;
-        socket.listen(BACKLOG)?;
-        Ok(ListeningSocket::Tcp(TcpListener::from(socket)))
-    };
-    let sockets = (0..workers).map(open).collect::<io::Result<Vec<_>>>()?;
-    Ok(Bound { address: ListenAddress::Tcp(bound), sockets, file: None })
+    let sockets = (0..workers).map(|_| listen(bound)).collect::<io::Result<Vec<_>>>()?;
+    Ok((bound, sockets))
+}
+
+/// A queue of its own beside others of this process.
+fn listen(address: SocketAddr) -> io::Result<ListeningSocket> {
+    let socket = open(address, true)?;
+    socket.listen(BACKLOG)?;
+    Ok(ListeningSocket::Tcp(TcpListener::from(socket)))
 }
 
 /// A bound socket. Without `share` it fails where anybody else listens.
@@ -124,7 +268,7 @@ fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
 
 /// Under a name of its own first: nobody finds a socket there that does not listen yet, or for which others may do more than
 /// they shall.
-fn bind_unix(path: &Path, mode: u32, workers: usize) -> io::Result<Bound> {
+fn bind_unix(path: &Path, mode: u32) -> io::Result<Bound> {
     check_replaceable(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -139,11 +283,9 @@ fn bind_unix(path: &Path, mode: u32, workers: usize) -> io::Result<Bound> {
         fs::remove_file(&unfinished).ok();
         return Err(error);
     }
-    let file = SocketFile { path: path.to_owned(), identity: identity(path) };
-    let socket = UnixListener::from(std::os::fd::OwnedFd::from(socket));
-    let sockets =
-        (0..workers).map(|_| socket.try_clone().map(ListeningSocket::Unix)).collect::<io::Result<Vec<_>>>()?;
-    Ok(Bound { address: ListenAddress::Unix(path.to_owned()), sockets, file: Some(file) })
+    let sockets = vec![ListeningSocket::Unix(UnixListener::from(OwnedFd::from(socket)))];
+    let address = ListenAddress::Unix(path.to_owned());
+    Ok(Bound { configured: address.clone(), address, sockets, file: Some(SocketFile::at(path.to_owned())) })
 }
 
 /// What is there may be replaced if it is a socket that nobody listens on.

@@ -156,6 +156,7 @@ mod tests {
             schema: crate::store::SCHEMA,
             staleness_ms: None,
             connections: 0,
+            draining: None,
             late: Vec::new(),
         };
         Reported { report, age: Duration::ZERO, ttl: Duration::from_secs(70) }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::RegistryError;
 use crate::audit::{Origin, Who};
 use crate::store::Versioned;
-use crate::token::{Permission, PermissionSet, Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
+use crate::token::{Permission, PermissionSet, Reason, Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 use crate::words::words;
 
 /// Who gives a command.
@@ -57,11 +57,13 @@ pub(super) struct Authority {
     user: Option<Versioned<UserRecord>>,
     /// `None`: not by a token.
     token: Option<Versioned<TokenRecord>>,
+    /// Why, for the histories.
+    reason: Option<Reason>,
 }
 
 impl Authority {
     pub(super) fn operator(name: &str) -> Self {
-        Self { name: name.to_owned(), who: Who::system(name, Origin::default()), user: None, token: None }
+        Self { name: name.to_owned(), who: Who::system(name, Origin::default()), user: None, token: None, reason: None }
     }
 
     /// A user, with the record just read.
@@ -73,7 +75,7 @@ impl Authority {
             }
             Some(user) => {
                 let who = Who::user(user.record.id, name, Origin::default());
-                Ok(Self { name: name.to_owned(), who, user: Some(user), token: None })
+                Ok(Self { name: name.to_owned(), who, user: Some(user), token: None, reason: None })
             }
         }
     }
@@ -105,9 +107,19 @@ impl Authority {
         self
     }
 
+    /// The same, for this reason.
+    pub(super) fn because_of(self, reason: Option<&Reason>) -> Self {
+        Self { reason: reason.cloned(), ..self }
+    }
+
+    /// Why, if anybody said so.
+    pub(super) fn reason(&self) -> Option<&Reason> {
+        self.reason.as_ref()
+    }
+
     /// For what follows from a command that was committed: of what the actor may do nobody asks any more.
     pub(super) fn unbound(&self) -> Self {
-        Self { name: self.name.clone(), who: self.who.clone(), user: None, token: None }
+        Self { name: self.name.clone(), who: self.who.clone(), user: None, token: None, reason: self.reason.clone() }
     }
 
     /// As the audit trail names the actor.

@@ -150,7 +150,8 @@ impl<'a> Draft<'a> {
     }
 
     fn record_event(&mut self, id: TokenId, event: TokenEvent) {
-        self.batch.history.push((id, HistoryEntry { at: self.at, by: self.authority.name().to_owned(), event }));
+        let (by, operator_reason) = (self.authority.name().to_owned(), self.authority.reason().cloned());
+        self.batch.history.push((id, HistoryEntry { at: self.at, by, event, operator_reason }));
     }
 }
 

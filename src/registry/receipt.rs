@@ -348,6 +348,7 @@ mod tests {
             schema: crate::store::SCHEMA,
             staleness_ms: Some(3),
             connections: 0,
+            draining: None,
             late: Vec::new(),
             config_cache: None,
         };

@@ -50,7 +50,8 @@ described! {
         .property("from", text().description(Some("Of `reassigned`: the owner before")))
         .property("to", text().description(Some("Of `reassigned`: the owner after; of `rotated`: the successor")))
         .property("lost", PermissionSet::schema())
-        .property("reason", text().description(Some("Of `revoked`, where it was no command about this token")));
+        .property("reason", text().description(Some("Of `revoked`, where it was no command about this token")))
+        .property("operator_reason", text().description(Some("Why, as whoever did it said (`--reason`)")));
 }
 
 fn id() -> ObjectBuilder {

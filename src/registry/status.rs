@@ -88,6 +88,9 @@ pub(crate) struct SidecarView {
     /// How long ago it was last known to be fresh.
     #[schema(required)]
     staleness_seconds: Option<f64>,
+    /// Why it wants no requests, however fresh it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draining: Option<String>,
     /// Open client connections.
     connections: u64,
     /// When it was started.
@@ -149,6 +152,7 @@ impl FleetStatus {
             version: sidecar.report.version.clone(),
             revision: revision_in(self.position.epoch, sidecar).map(|revision| revision.0),
             staleness_seconds: staleness(sidecar).map(|staleness| staleness.as_secs_f64()),
+            draining: sidecar.report.draining.clone(),
             connections: sidecar.report.connections,
             started_at: sidecar.report.started_at,
             held_users: sidecar.report.held_users.clone(),

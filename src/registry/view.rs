@@ -336,7 +336,12 @@ mod tests {
         let anna = user("anna", Role::Owner);
         let mut record = token(7, &anna, PermissionSet::EMPTY).record;
         record.state = TokenState::Revoked { at: at(5), by: "cli:root".to_owned() };
-        let entry = HistoryEntry { at: at(5), by: "cli:root".to_owned(), event: TokenEvent::Revoked { reason: None } };
+        let entry = HistoryEntry {
+            at: at(5),
+            by: "cli:root".to_owned(),
+            event: TokenEvent::Revoked { reason: None },
+            operator_reason: None,
+        };
         let version = CommitId::default();
         let (owner, history) = (anna.record, vec![entry]);
         let details = TokenDetails { record, version, owner, history, late: None, predecessor_late: None };

@@ -32,6 +32,8 @@ pub struct SidecarIdentity {
     pub(crate) unstored: Option<UnstoredId>,
     /// Locked while it runs.
     _lock: Option<File>,
+    /// The snapshot file is that of a sidecar which runs still, and which this one takes over from.
+    pub(crate) awaits: bool,
 }
 
 /// An id that is not beside the snapshot file yet: what is there is not known to be this sidecar's.
@@ -40,6 +42,15 @@ pub(crate) struct UnstoredId {
     path: PathBuf,
     /// `None`: nothing would tell that it was written there.
     text: Option<String>,
+}
+
+/// What makes a snapshot file this sidecar's: its id is beside it, locked.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    /// To be stored as soon as the snapshot file is written.
+    pub(crate) unstored: UnstoredId,
+    /// Held while it runs.
+    pub(crate) lock: File,
 }
 
 /// Another sidecar runs with the same snapshot file.
@@ -54,7 +65,7 @@ impl SidecarIdentity {
     /// When another sidecar runs with it.
     pub fn take(snapshot_file: Option<&Path>) -> Result<Self, SnapshotFileInUse> {
         let id = SidecarId(random::number());
-        let Some(snapshot_file) = snapshot_file else { return Ok(Self { id, unstored: None, _lock: None }) };
+        let Some(snapshot_file) = snapshot_file else { return Ok(Self::of(id)) };
         let path = snapshot_file.with_added_extension("id");
         let (lock, written, origin) = match open(&path) {
             Ok((file, written, origin)) => (Some(file), written, Some(origin)),
@@ -71,7 +82,7 @@ impl SidecarIdentity {
             && let (Ok(known), Some(origin)) = (u64::from_str_radix(known, 16), &origin)
         {
             if of == origin {
-                return Ok(Self { id: SidecarId(known), unstored: None, _lock: lock });
+                return Ok(Self { _lock: lock, ..Self::of(SidecarId(known)) });
             }
             // After another start of the machine its files may have other numbers.
             if of.split(' ').next() == origin.split(' ').next() {
@@ -83,8 +94,30 @@ impl SidecarIdentity {
             }
         }
         let text = origin.map(|origin| format!("{id} {origin}\n"));
-        Ok(Self { id, unstored: Some(UnstoredId { path, text }), _lock: lock })
+        Ok(Self { unstored: Some(UnstoredId { path, text }), _lock: lock, ..Self::of(id) })
     }
+
+    /// The same for one that takes over from another: while that one has the file, it is another sidecar, with an id of its own,
+    /// and the file is its own as soon as it can [`claim`] it.
+    pub(crate) fn take_or_await(snapshot_file: Option<&Path>) -> Self {
+        Self::take(snapshot_file).unwrap_or_else(|_| Self { awaits: true, ..Self::of(SidecarId(random::number())) })
+    }
+
+    /// That of a sidecar with no snapshot file of its own.
+    pub(super) fn of(id: SidecarId) -> Self {
+        Self { id, unstored: None, _lock: None, awaits: false }
+    }
+}
+
+/// Takes the snapshot file that another sidecar had, for the one with this id.
+///
+/// # Errors
+/// When another one runs with it still, or its id cannot be kept beside it.
+pub(crate) fn claim(snapshot_file: &Path, id: SidecarId) -> io::Result<Claim> {
+    let path = snapshot_file.with_added_extension("id");
+    let (lock, _, origin) = open(&path)?;
+    let text = (clock::boot() != 0).then(|| format!("{id} {origin}\n"));
+    Ok(Claim { unstored: UnstoredId { path, text }, lock })
 }
 
 /// The file, locked; what is in it; and what identifies it until the machine is started again.

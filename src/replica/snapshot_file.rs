@@ -40,16 +40,17 @@ use std::io::{self, BufReader, BufWriter, Read as _};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 
-use super::identity::UnstoredId;
+use super::identity::{self, Claim, UnstoredId};
 use super::sync::Synchroniser;
 use super::table::Seen;
 use super::tombstone::RETENTION_SECONDS;
-use super::{Extent, Replica, table};
+use super::{Extent, Replica, SidecarIdentity, table};
 use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::store::{Position, Revision, SidecarId};
@@ -81,6 +82,8 @@ pub struct SnapshotFile {
     /// How long a proof may be served from at most.
     bound: Duration,
     replica: Arc<Replica>,
+    /// Another process has it, which this one takes over from: it is read, and not written.
+    awaits: AtomicBool,
     /// Held while the file is written.
     writing: Mutex<Writing>,
     /// Held for a moment, also while `writing` is.
@@ -102,6 +105,8 @@ struct Current {
 struct Writing {
     /// Before the first writing, if the file that is there is not this sidecar's.
     unstored: Option<UnstoredId>,
+    /// Held while this process runs, if it took the file over.
+    lock: Option<File>,
     /// When it may be written again.
     due: Option<Instant>,
     /// The latest attempt failed, and was logged.
@@ -152,15 +157,55 @@ impl SnapshotFile {
     pub(crate) fn new(
         path: PathBuf,
         store: String,
-        sidecar: SidecarId,
-        unstored: Option<UnstoredId>,
+        identity: &mut SidecarIdentity,
         bound: Duration,
         replica: Arc<Replica>,
     ) -> Arc<Self> {
+        let (sidecar, unstored) = (identity.id, identity.unstored.take());
+        let awaits = AtomicBool::new(identity.awaits);
         // What is there is what the replica will be filled from, or else of no use.
         let current = Mutex::new(Current { saved: None, narrowed: Some(0), vouched: 0 });
         let writing = Mutex::new(Writing { unstored, ..Writing::default() });
-        Arc::new(Self { path, store, sidecar, bound, replica, writing, current })
+        Arc::new(Self { path, store, sidecar, bound, replica, awaits, writing, current })
+    }
+
+    /// Takes the file from the process that had it, if it was one's that this one takes over from, and writes it.
+    pub(crate) async fn take_over(self: &Arc<Self>) {
+        if !self.awaits() {
+            return;
+        }
+        match identity::claim(&self.path, self.sidecar) {
+            Ok(Claim { unstored, lock }) => {
+                {
+                    let mut writing = self.writing();
+                    (writing.unstored, writing.lock) = (Some(unstored), Some(lock));
+                }
+                self.awaits.store(false, Ordering::Release);
+                self.save().await;
+            }
+            Err(error) => tracing::error!(
+                file = %self.path.display(), %error,
+                "cannot take the snapshot file over: this process goes on without one; store.snapshot_file names another"
+            ),
+        }
+    }
+
+    /// Gives the file up for good: whoever starts from it serves nothing until the store answers, so that nobody need wait for
+    /// this sidecar.
+    ///
+    /// # Errors
+    /// When the file can neither be changed nor removed.
+    pub(crate) async fn renounce(self: &Arc<Self>) -> io::Result<()> {
+        let this = Arc::clone(self);
+        let renouncing = tokio::task::spawn_blocking(move || match this.awaits() {
+            true => Ok(()),
+            false => this.current().vouch(u64::MAX, &this.path),
+        });
+        renouncing.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    }
+
+    fn awaits(&self) -> bool {
+        self.awaits.load(Ordering::Acquire)
     }
 
     /// Fills the replica from the file, and returns what goes on from there. Without a usable file the replica stays
@@ -187,6 +232,9 @@ impl SnapshotFile {
 
     /// One turn of [`SnapshotFile::save_periodically`].
     fn save_if_changed(&self, here: Option<Moment>) {
+        if self.awaits() {
+            return;
+        }
         {
             let mut current = self.current();
             match current.saved.as_mut().map(|saved| saved.renew(&self.replica, here)) {
@@ -221,7 +269,8 @@ impl SnapshotFile {
     pub(crate) async fn vouch(self: &Arc<Self>) -> io::Result<()> {
         let this = Arc::clone(self);
         let narrowed = *this.replica.narrowed.borrow();
-        if self.current().is_vouched(narrowed) {
+        // While another process has it, what starts from it is that one again.
+        if self.awaits() || self.current().is_vouched(narrowed) {
             return Ok(());
         }
         let vouching = tokio::task::spawn_blocking(move || this.current().vouch(narrowed, &this.path));
@@ -290,6 +339,9 @@ impl SnapshotFile {
     }
 
     fn save_now(&self, here: Option<Moment>) {
+        if self.awaits() {
+            return;
+        }
         let mut writing = self.writing();
         let (started, file) = (Instant::now(), self.path.display());
         // Of a sidecar that was proven fresh the store has a report.

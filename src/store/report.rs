@@ -54,6 +54,9 @@ pub struct Report {
     /// Users whom it holds to a status or role that the store has lost; at most ten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_users: Vec<String>,
+    /// Why it wants no requests, however fresh it is: it stops, or was drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<String>,
     /// Open client connections.
     pub connections: u64,
     /// Tokens that it refused because they had expired, the latest first; at most twenty.

@@ -1,5 +1,7 @@
 //! What the registry stores: users, tokens and what happened to each token.
 
+use std::str::FromStr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +124,46 @@ pub struct HistoryEntry {
     /// What.
     #[serde(flatten)]
     pub event: TokenEvent,
+    /// Why, as whoever did it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator_reason: Option<Reason>,
+}
+
+/// Why something was done, in an operator's words: one line of 1 to [`Reason::LONGEST`] characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Reason(String);
+
+/// A text that is no [`Reason`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write one line of 1 to {longest} characters, without control characters", longest = Reason::LONGEST)]
+pub struct InvalidReason;
+
+impl Reason {
+    /// Characters that it may have.
+    pub const LONGEST: usize = 200;
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Reason {
+    type Error = InvalidReason;
+
+    fn try_from(text: String) -> Result<Self, InvalidReason> {
+        let is_one = !text.trim().is_empty() && text.chars().count() <= Self::LONGEST;
+        if is_one && !text.chars().any(char::is_control) { Ok(Self(text)) } else { Err(InvalidReason) }
+    }
+}
+
+impl FromStr for Reason {
+    type Err = InvalidReason;
+
+    fn from_str(text: &str) -> Result<Self, InvalidReason> {
+        text.to_owned().try_into()
+    }
 }
 
 /// What can happen to a token that stays on record.

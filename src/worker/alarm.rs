@@ -70,7 +70,18 @@ struct AlarmEntry {
     deadline: WorkerTime,
     waker: Option<Waker>,
     interrupt: Option<Interrupt>,
-    idle: bool,
+    ease: Ease,
+}
+
+/// How easily something that waits can be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ease {
+    /// It has something to finish.
+    Busy,
+    /// It is idle: a request that is on its way would be lost.
+    Idle,
+    /// Its other side can be told, and then loses nothing.
+    Told,
 }
 
 struct AdmissionEntry {
@@ -162,10 +173,10 @@ impl Alarms {
         }
     }
 
-    /// Interrupts whatever waits with [`Alarm::idle`].
-    pub(crate) fn interrupt_idle(&self) {
+    /// Interrupts whatever can be ended at least so easily.
+    pub(crate) fn interrupt(&self, ease: Ease) {
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            if entry.idle {
+            if entry.ease >= ease {
                 entry.interrupt(Interrupt::Drain);
             }
         }
@@ -198,7 +209,7 @@ pub(crate) struct Alarm {
 impl Alarm {
     /// A new one, without a deadline.
     pub(crate) fn new(worker: &Rc<Worker>) -> Self {
-        let entry = AlarmEntry { deadline: WorkerTime::NEVER, waker: None, interrupt: None, idle: false };
+        let entry = AlarmEntry { deadline: WorkerTime::NEVER, waker: None, interrupt: None, ease: Ease::Busy };
         let key = worker.alarms.entries.borrow_mut().insert(entry);
         Self { worker: Rc::clone(worker), key }
     }
@@ -233,14 +244,14 @@ impl Alarm {
         });
     }
 
-    /// Whether a drain interrupts it.
-    pub(crate) fn idle(&self, idle: bool) {
+    /// Whether a drain interrupts it, or a farewell already.
+    pub(crate) fn ease(&self, ease: Ease) {
         self.with(|entry| {
-            entry.idle = idle;
+            entry.ease = ease;
             entry.forget(Interrupt::Drain);
         });
-        // The drain has interrupted those that were idle when it began.
-        if idle && self.worker.is_draining() {
+        // Those that were so when it began have been interrupted.
+        if self.worker.ends(ease) {
             self.with(|entry| entry.interrupt(Interrupt::Drain));
         }
     }

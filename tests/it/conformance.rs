@@ -209,7 +209,12 @@ pub(crate) fn revoked(mut token: TokenRecord) -> TokenRecord {
 }
 
 pub(crate) fn created() -> HistoryEntry {
-    HistoryEntry { at: Timestamp::UNIX_EPOCH, by: "cli:root".to_owned(), event: TokenEvent::Created }
+    HistoryEntry {
+        at: Timestamp::UNIX_EPOCH,
+        by: "cli:root".to_owned(),
+        event: TokenEvent::Created,
+        operator_reason: None,
+    }
 }
 
 /// A batch of users only.

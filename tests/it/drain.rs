@@ -6,7 +6,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::harness::{
-    CONFIG, Client, HEARTBEAT, Http2Client, Program, Script, Site, Upstream, http2_with, ok, post, request, run, within,
+    CONFIG, Client, HEARTBEAT, Http2Client, Program, RedisServer, Script, Serving, Site, Upstream, http2_with, ok,
+    post, request, run, within,
 };
 
 #[tokio::test]
@@ -164,7 +165,7 @@ async fn the_program_finishes_in_flight_requests_on_sigterm() {
 async fn other_signals_end_nothing() {
     let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
     let (program, mut running, pieces) = occupied(&api, &heartbeat).await;
-    for signal in ["HUP", "QUIT", "USR1", "USR2"] {
+    for signal in ["HUP", "QUIT", "USR1"] {
         program.signal(signal);
     }
     pieces.send(ok("finished").into_bytes()).await.expect("takes it");
@@ -200,6 +201,28 @@ async fn a_store_that_hangs_holds_up_no_stop() {
     within("the stop", site.sidecar.stop()).await;
     // It would be 2 s for the report, and 2 s to take it back.
     assert!(begun.elapsed() < Duration::from_millis(1800), "{:?}", begun.elapsed());
+}
+
+/// A Redis that stands still: neither before the first snapshot, nor once it serves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_stands_still_holds_up_no_exit() {
+    for is_fresh in [false, true] {
+        let redis = RedisServer::start();
+        if is_fresh {
+            let variables = [("TOLLGATE_STORE__URL", redis.url())];
+            let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            assert!(run(&["init"], &variables).status.success());
+        } else {
+            redis.pause();
+        }
+        let mut serving = Serving::start(&redis.url(), &[]).await;
+        if is_fresh {
+            serving.says("ready").await;
+            redis.pause();
+        }
+        assert!(serving.stop().await.success());
+        redis.resume();
+    }
 }
 
 /// A balancer has time to notice: meanwhile everything goes on, new connections too.

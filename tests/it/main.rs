@@ -56,6 +56,7 @@ mod service_token;
 mod snapshot_file;
 mod sqlite;
 mod stale_cut;
+mod take_over;
 mod threats;
 mod tls;
 mod token_memory;

@@ -100,7 +100,12 @@ fn every_change_is_told_and_what_is_done_alike_is_one_entry() {
 
 #[test]
 fn imports_rotations_and_transfers_have_names_of_their_own() {
-    let imported = HistoryEntry { at: Timestamp::UNIX_EPOCH, by: "x".to_owned(), event: TokenEvent::Imported };
+    let imported = HistoryEntry {
+        at: Timestamp::UNIX_EPOCH,
+        by: "x".to_owned(),
+        event: TokenEvent::Imported,
+        operator_reason: None,
+    };
     let successor = TokenRecord { predecessor: Some(TokenId::from_u64(3)), ..token(4, 2) };
     let (olga, anna) = (user(1, "olga", Role::Owner), user(2, "anna", Role::Administrator));
     let batch = Batch {

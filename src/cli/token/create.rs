@@ -6,7 +6,7 @@ use clap::Args;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::super::args::{Expiry, Format, PermissionArgs};
+use super::super::args::{Expiry, Format, PermissionArgs, ReasonArg};
 use super::super::output::{Output, OutputError, is_discarded, note};
 use super::super::session::Session;
 use super::super::table::printable;
@@ -51,6 +51,8 @@ pub(crate) struct CreateArgs {
     #[arg(long, requires = "token_file")]
     if_not_exists: bool,
     #[command(flatten)]
+    pub(super) reason: ReasonArg,
+    #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
     format: Format,
@@ -61,7 +63,8 @@ pub(crate) struct CreateArgs {
 /// # Errors
 /// When nothing was created, when it could not be printed, and when not every sidecar has applied it.
 pub(super) async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
-    let CreateArgs { user, description, permissions, expires, token_file, if_not_exists, wait, format } = args;
+    let CreateArgs { user, description, permissions, expires, token_file, if_not_exists, wait, format, reason: _ } =
+        args;
     let (value, output) = (token_file.as_deref().map(value::read).transpose()?, Output::new(format));
     if let Some(value) = value.as_ref().filter(|_| if_not_exists)
         && let Some(existing) = session.registry.token_made_before(&session.actor, &user, &value.digest()).await?

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::super::args::{Expiry, Format};
+use super::super::args::{Expiry, Format, ReasonArg};
 use super::super::output::{Output, note};
 use super::super::session::Session;
 use super::super::table::printable;
@@ -51,6 +51,8 @@ pub(crate) struct RotateArgs {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     #[command(flatten)]
+    pub(super) reason: ReasonArg,
+    #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
     format: Format,
@@ -61,7 +63,7 @@ pub(crate) struct RotateArgs {
 /// # Errors
 /// Why it was not done, or that the only sight of the new token was lost.
 pub(super) async fn run(session: &Session, args: RotateArgs) -> anyhow::Result<()> {
-    let RotateArgs { id, overlap, expires, token_file, wait, format } = args;
+    let RotateArgs { id, overlap, expires, token_file, wait, format, reason: _ } = args;
     let expires_at = expires.map(|expiry| expiry.resolve(Timestamp::now()));
     let rotation = Rotation { token: id, overlap, expires_at };
     let brought: Option<RawToken> = token_file.as_deref().map(value::read).transpose()?;

@@ -11,7 +11,7 @@ use crate::registry::view::TokenView;
 use crate::registry::{LateUse, TokenDetails, TokenUses};
 use crate::store::Agent;
 use crate::token::raw::PREFIX;
-use crate::token::{DigestPrefix, TokenEvent, TokenId, TokenState};
+use crate::token::{DigestPrefix, HistoryEntry, Reason, TokenEvent, TokenId, TokenState};
 
 /// Shows one token.
 ///
@@ -144,10 +144,12 @@ fn text(
     }
     if !history.is_empty() {
         text.push('\n');
-        let rows = history
-            .iter()
-            .map(|entry| [time::full(entry.at, now).into(), entry.by.as_str().into(), describe(&entry.event).into()]);
-        text.push_str(&TextTable::new(["WHEN", "WHO", "WHAT"], output.colour).page(rows.collect()));
+        let why = |entry: &HistoryEntry| entry.operator_reason.as_ref().map_or("", Reason::as_str).to_owned();
+        let rows = history.iter().map(|entry| {
+            let when = time::full(entry.at, now);
+            [when.into(), entry.by.as_str().into(), describe(&entry.event).into(), why(entry).into()]
+        });
+        text.push_str(&TextTable::new(["WHEN", "WHO", "WHAT", "WHY"], output.colour).page(rows.collect()));
     }
     text
 }

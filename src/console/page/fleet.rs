@@ -63,6 +63,7 @@ impl Row {
         let revision = revision_in(status.position.epoch, sidecar);
         let behind = revision.map(|revision| status.position.revision.0.saturating_sub(revision.0));
         let told = match behind {
+            _ if let Some(reason) = &sidecar.report.draining => ("soon", reason.clone()),
             None => ("soon", "Reading the registry".to_owned()),
             Some(0) => ("active", "Up to date".to_owned()),
             Some(behind) => ("soon", format!("{} behind", grouped(behind))),

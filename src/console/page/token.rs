@@ -12,7 +12,7 @@ use super::trouble::Trouble;
 use super::visitor::Visitor;
 use super::when::{When, counted};
 use crate::registry::TokenDetails;
-use crate::token::{Action, Resource, TokenEvent, TokenId, TokenState};
+use crate::token::{Action, HistoryEntry, Resource, TokenEvent, TokenId, TokenState};
 
 /// Agents that are named.
 const NAMED: usize = 50;
@@ -110,14 +110,14 @@ async fn show(visitor: &Visitor, id: &str, tab: Tab) -> Result<Response, Trouble
             .history
             .iter()
             .rev()
-            .map(|entry| Entry { when: When::new(entry.at, now), by: entry.by.clone(), text: told(&entry.event) })
+            .map(|entry| Entry { when: When::new(entry.at, now), by: entry.by.clone(), text: told(entry) })
             .collect(),
     };
     Ok(html::page(&page))
 }
 
-fn told(event: &TokenEvent) -> String {
-    match event {
+fn told(entry: &HistoryEntry) -> String {
+    let event = match &entry.event {
         TokenEvent::Created => "Created".to_owned(),
         TokenEvent::Imported => "Imported".to_owned(),
         TokenEvent::Reassigned { from, to } => format!("Reassigned from {from} to {to}"),
@@ -125,6 +125,10 @@ fn told(event: &TokenEvent) -> String {
         TokenEvent::Narrowed { lost } => format!("Lost {}", in_full(*lost)),
         TokenEvent::Revoked { reason: None } => "Revoked".to_owned(),
         TokenEvent::Revoked { reason: Some(reason) } => format!("Revoked: {reason}"),
+    };
+    match &entry.operator_reason {
+        Some(reason) => format!("{event} ({})", reason.as_str()),
+        None => event,
     }
 }
 

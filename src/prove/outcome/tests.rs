@@ -22,6 +22,7 @@ fn receipt(missing: &[&str], obstacle: Option<Obstacle>) -> Receipt {
         schema: crate::store::SCHEMA,
         staleness_ms: None,
         connections: 0,
+        draining: None,
         late: Vec::new(),
     };
     let reported = |name| Reported { report: report(name), age: Duration::ZERO, ttl: Duration::from_secs(70) };

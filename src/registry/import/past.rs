@@ -182,7 +182,12 @@ mod tests {
     fn what_is_put_aside_is_read_back() {
         let at = Timestamp::UNIX_EPOCH;
         let revoked = TokenState::Revoked { at, by: "otto".to_owned() };
-        let entry = |number: usize| HistoryEntry { at, by: format!("by {number}"), event: TokenEvent::Created };
+        let entry = |number: usize| HistoryEntry {
+            at,
+            by: format!("by {number}"),
+            event: TokenEvent::Created,
+            operator_reason: None,
+        };
         let told = [TokenState::Active, revoked.clone(), revoked].into_iter().zip(0..).map(|(state, number)| {
             let history = (0..10 * number).map(entry).collect();
             let created_by = format!("max {number}");

@@ -86,7 +86,7 @@ impl Run {
     }
 
     fn file_of(&self, sidecar: SidecarId, path: PathBuf) -> Arc<SnapshotFile> {
-        SnapshotFile::new(path, STORE.to_owned(), sidecar, None, BOUND, Arc::clone(&self.replica))
+        SnapshotFile::new(path, STORE.to_owned(), &mut SidecarIdentity::of(sidecar), BOUND, Arc::clone(&self.replica))
     }
 
     fn saved(&self) -> TempDir {
@@ -235,7 +235,13 @@ fn a_run_that_serves_longer_than_the_one_before_has_no_proof() {
     let path = folder.path().join("replica.snapshot");
     for (bound, is_proven) in [(BOUND / 2, true), (BOUND, true), (BOUND + Duration::from_millis(1), false)] {
         let replica = Arc::new(Replica::new());
-        let file = SnapshotFile::new(path.clone(), STORE.to_owned(), SidecarId(1), None, bound, Arc::clone(&replica));
+        let file = SnapshotFile::new(
+            path.clone(),
+            STORE.to_owned(),
+            &mut SidecarIdentity::of(SidecarId(1)),
+            bound,
+            Arc::clone(&replica),
+        );
         file.load_now(Some(later(1)));
         assert_eq!((replica.proven().is_some(), replica.status().grants), (is_proven, 8), "{bound:?}");
     }

@@ -165,8 +165,12 @@ async fn a_deleted_token_leaves_only_its_digest() {
     let (_directory, store) = store(Retention::default()).await;
     let mut batch = create(["a".to_owned()]);
     let Some(Edit::Create(record)) = batch.tokens.first().cloned() else { panic!("one token") };
-    let created =
-        HistoryEntry { at: record.created_at, by: "anna".to_owned(), event: crate::token::TokenEvent::Created };
+    let created = HistoryEntry {
+        at: record.created_at,
+        by: "anna".to_owned(),
+        event: crate::token::TokenEvent::Created,
+        operator_reason: None,
+    };
     batch.history.push((record.id, created));
     let version = store.commit(batch).await.expect("commits").id;
     let delete = Batch { tokens: vec![Edit::Delete(Versioned { record, version })], ..Batch::default() };
@@ -181,8 +185,12 @@ async fn a_history_does_not_grow_for_ever() {
     let (_directory, store) = store(Retention::default()).await;
     let mut batch = create(["a".to_owned()]);
     let Some(Edit::Create(record)) = batch.tokens.first().cloned() else { panic!("one token") };
-    let created =
-        HistoryEntry { at: record.created_at, by: "anna".to_owned(), event: crate::token::TokenEvent::Created };
+    let created = HistoryEntry {
+        at: record.created_at,
+        by: "anna".to_owned(),
+        event: crate::token::TokenEvent::Created,
+        operator_reason: None,
+    };
     batch.history = vec![(record.id, created.clone()); 2 * MAX_HISTORY];
     store.commit(batch).await.expect("commits");
     let rows = i64::try_from(MAX_HISTORY).expect("fits");
@@ -251,6 +259,7 @@ fn report(id: u64) -> Report {
         held_users: Vec::new(),
         staleness_ms: None,
         connections: 0,
+        draining: None,
         late: Vec::new(),
         config_cache: None,
     }

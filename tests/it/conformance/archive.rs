@@ -25,7 +25,10 @@ pub(crate) async fn fill(store: &dyn Store) {
     let before = |number: usize| Versioned { record: made[number].clone(), version };
     let revoke = |number: usize| Edit::Update { before: before(number), after: revoked(made[number].clone()) };
     let event = TokenEvent::Revoked { reason: Some("lost, \"really\"".to_owned()) };
-    let history = vec![(made[0].id, HistoryEntry { at: Timestamp::UNIX_EPOCH, by: "anna".to_owned(), event })];
+    let history = vec![(
+        made[0].id,
+        HistoryEntry { at: Timestamp::UNIX_EPOCH, by: "anna".to_owned(), event, operator_reason: None },
+    )];
     let edits = [revoke(0), revoke(1), Edit::Delete(before(2)), Edit::Delete(before(5))];
     commit(store, Batch { history, ..tokens(edits) }).await;
     store.recall(&[Digest::of(b"token 7")]).await.expect("recalls");

@@ -143,6 +143,21 @@ impl Serving {
         self.child.id()
     }
 
+    /// SIGTERM, and waits until it has ended.
+    pub(crate) async fn stop(mut self) -> std::process::ExitStatus {
+        let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("runs");
+        within("the end", async {
+            loop {
+                match self.child.try_wait().expect("waits") {
+                    Some(status) => return status,
+                    None => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                }
+            }
+        })
+        .await
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("runs");

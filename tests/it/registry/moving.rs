@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 use tollgate::registry::Past;
-use tollgate::token::{Digest, HistoryEntry, MAX_HISTORY};
+use tollgate::token::{Digest, HistoryEntry, MAX_HISTORY, Reason};
 
 use super::commands::{self, state};
 use super::*;
@@ -211,6 +211,7 @@ async fn the_longest_history_fits_into_a_line() {
         at: fixture.first.record.created_at,
         by: "x".repeat(64),
         event: TokenEvent::Narrowed { lost: PermissionSet::all() },
+        operator_reason: "é".repeat(Reason::LONGEST).parse().ok(),
     };
     for _ in 0..3 {
         let history = (0..50).map(|_| (id, entry.clone())).collect();

@@ -1,0 +1,30 @@
+//! Taking the sidecar out of its balancer while it serves on, for `tollgate drain`. Only for this host: whoever could do it from
+//! elsewhere could take a fleet out.
+
+use axum::body::Body;
+use http::{Method, Response, StatusCode};
+
+use super::{json, not_allowed};
+use crate::health::Health;
+
+/// Where that is.
+pub(super) const PATH: &str = "/drain";
+
+/// Takes it out (`PUT`), or back (`DELETE`), and says how it is (`GET`). Methods that no page of another origin can use unasked.
+pub(super) fn answer(method: &Method, health: &Health) -> Response<Body> {
+    let before = health.readiness.is_drained();
+    let after = match *method {
+        Method::GET => before,
+        Method::PUT => true,
+        Method::DELETE => false,
+        _ => return not_allowed("GET, PUT, DELETE"),
+    };
+    if before != after {
+        health.readiness.drain(after);
+        match after {
+            true => tracing::warn!("drained by an operator: not ready, and serving on"),
+            false => tracing::info!("no longer drained by an operator"),
+        }
+    }
+    json(StatusCode::OK, &serde_json::json!({ "drained": after }))
+}
