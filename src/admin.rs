@@ -1,6 +1,7 @@
 //! The admin listener: `/livez`, `/readyz` and `/metrics`, and the console.
 
 mod config_cache;
+mod effective;
 mod settings;
 
 use std::convert::Infallible;
@@ -23,6 +24,7 @@ use tokio::sync::Semaphore;
 use crate::console::{OverTls, Peer};
 use crate::health::Health;
 use crate::listener::Tls;
+use crate::lock::RwLock;
 use crate::metrics;
 use crate::sampler::Sampler;
 use crate::worker::panic::Guard;
@@ -41,13 +43,16 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The TLS of the admin listener.
+pub(crate) type AdminTls = Arc<RwLock<Option<Arc<Tls>>>>;
+
 /// What the admin listener has.
 #[derive(Clone)]
 pub(crate) struct Admin {
     /// How the process is.
     pub health: Arc<Health>,
-    /// Without it, plain HTTP.
-    pub tls: Option<Arc<Tls>>,
+    /// Without it, plain HTTP. A reload may change it.
+    pub tls: AdminTls,
     /// Everything but health and metrics; `None`: nothing.
     pub console: Option<Router>,
 }
@@ -81,7 +86,8 @@ impl Admin {
     }
 
     async fn connection(self, stream: TcpStream, peer: SocketAddr) {
-        let Some(acceptor) = self.tls.as_deref().map(Tls::acceptor) else { return self.requests(stream, peer).await };
+        let acceptor = self.tls.read().as_deref().map(Tls::acceptor);
+        let Some(acceptor) = acceptor else { return self.requests(stream, peer, OverTls(false)).await };
         let mut first = [0];
         let accept = async {
             if stream.peek(&mut first).await? == 0 {
@@ -91,14 +97,14 @@ impl Admin {
         };
         let accepted = tokio::time::timeout(HEAD_TIMEOUT, accept).await;
         match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(Some(stream)) => self.requests(stream, peer).await,
+            Ok(Some(stream)) => self.requests(stream, peer, OverTls(true)).await,
             Ok(None) => {}
             Err(error) => self.health.handshakes.failed(peer.ip(), &error, first[0]),
         }
     }
 
-    async fn requests(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
-        let service = service_fn(|request| async { Ok::<_, Infallible>(self.answer(request, peer).await) });
+    async fn requests(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr, over: OverTls) {
+        let service = service_fn(|request| async { Ok::<_, Infallible>(self.answer(request, peer, over).await) });
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
@@ -106,17 +112,18 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr, over: OverTls) -> Response<Body> {
         match (request.uri().path(), &self.console) {
             ("/livez", _) => read_only(&request, || json(StatusCode::OK, &serde_json::json!({ "live": true }))),
             ("/readyz", _) => read_only(&request, || readiness(&self.health)),
             ("/metrics", _) if is_read(&request) => exposition(&self.health).await,
             ("/metrics", _) => not_allowed(),
             (config_cache::PATH, _) => config_cache::answer(&request, peer, &self.health).await,
+            (effective::PATH, _) => effective::answer(&request, peer, &self.health),
             (_, Some(console)) => {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(peer));
-                request.extensions_mut().insert(OverTls(self.tls.is_some()));
+                request.extensions_mut().insert(over);
                 match TowerToHyperService::new(console.clone()).call(request).await {
                     Ok(reply) => reply,
                     Err(never) => match never {},
@@ -127,6 +134,14 @@ impl Admin {
             }
         }
     }
+}
+
+/// Whether somebody on this host asks, and means this host. A web page that has this host's address looked up as its own name comes
+/// from this host too, with that name.
+fn is_for_this_host(request: &Request<Incoming>, peer: SocketAddr) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let is_here = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+    is_here(peer) && (host.parse().is_ok_and(is_here) || host.split(':').next() == Some("localhost"))
 }
 
 fn read_only(request: &Request<Incoming>, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {

@@ -5,8 +5,11 @@
 
 mod console;
 mod descriptors;
+mod live;
+mod manage;
 mod program;
 mod prove;
+mod reread;
 mod service;
 pub(crate) mod signals;
 mod supervise;
@@ -23,32 +26,30 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::access_log::AccessLog;
-use crate::admin::{Admin, AdminConfig, ConsoleStore};
-use crate::config::Config;
-use crate::connection::ConnectionLimits;
-use crate::console::{self as pages, Console};
+use crate::admin::{Admin, AdminConfig};
+use crate::config::{Changes, Config};
 use crate::fleet::{self, Reporter};
 use crate::health::Health;
-use crate::listener::{self, BindError, Bound, ListenAddress, ListenerConfig, Opening, SocketFile, Tls};
-use crate::proxy::{self, Cache, CacheConfig, Gate, Observers};
-use crate::registry::Registry;
+use crate::listener::{self, BindError, Bound, ListenAddress, ListenerConfig, SocketFile};
+use crate::proxy::{Cache, CacheConfig};
 use crate::reload;
 use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::sync::Synchroniser;
 use crate::replica::{FreshnessConfig, Replica, SidecarIdentity, SnapshotFileInUse, alarm, driver};
-use crate::store::{self, Absent, Feed, Store, StoreError};
+use crate::store::{Feed, Store, StoreError};
 use crate::tls::TlsError;
 use crate::traces::Tracer;
-use crate::upstream::{Upstream, UpstreamError, UpstreamName, check};
+use crate::upstream::{UpstreamConfig, UpstreamError, check};
 use crate::usage::Flusher;
-use prove::{Process, Proving};
+use live::{Live, Parts};
+use manage::Managing;
 use service::Pulse;
 use supervise::Supervisor;
 use thread::WorkerThread;
 
-pub use program::{console, serve};
+pub(crate) use program::{console, serve};
+pub(crate) use reread::Reread;
 
 /// How long the store may take to take back this sidecar's report at the end. A report that stays does no harm.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(500);
@@ -64,9 +65,8 @@ pub struct Sidecar {
     _socket_files: Vec<SocketFile>,
     admin: SocketAddr,
     health: Arc<Health>,
-    observers: Observers,
+    live: Arc<Live>,
     stop: watch::Sender<bool>,
-    drain_delay: Duration,
     pulse: Arc<Pulse>,
     workers: Vec<JoinHandle<()>>,
     tasks: Vec<AbortHandle>,
@@ -129,16 +129,14 @@ pub enum StartError {
 struct AdminListener {
     socket: Arc<tokio::net::TcpListener>,
     address: SocketAddr,
-    tls: Option<Arc<Tls>>,
 }
 
 impl AdminListener {
     async fn bind(config: &AdminConfig) -> Result<Self, StartError> {
-        let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
         let failed = |source| StartError::Admin { address: config.address, source };
         let socket = tokio::net::TcpListener::bind(config.address).await.map_err(failed)?;
         let address = socket.local_addr().unwrap_or(config.address);
-        Ok(Self { socket: Arc::new(socket), address, tls })
+        Ok(Self { socket: Arc::new(socket), address })
     }
 }
 
@@ -152,88 +150,27 @@ impl Sidecar {
         let mut identity = SidecarIdentity::take(config.snapshot_file.as_deref())?;
         let (sidecar_id, unstored) = (identity.id, identity.unstored.take());
         let replica = Arc::new(Replica::new());
-        let api = Arc::new(Upstream::new(UpstreamName::Api, config.upstreams.api)?);
-        let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
-        let cache = open_cache(config.config_cache.clone(), &api).await?;
-        let upstreams = vec![Arc::clone(&api), Arc::clone(&heartbeat)];
-        let mut health = Health::new(
+        let cache = open_cache(config.config_cache.clone(), config.upstreams.api.clone()).await?;
+        let health = Arc::new(Health::new(
             Arc::clone(&replica),
             config.freshness.max_staleness,
-            upstreams.clone(),
             config.limits.failed_auth.clone(),
             cache.clone(),
-        );
-        health.max_connections = config.limits.max_connections.get().into();
-        let connection_limits = Arc::new(ConnectionLimits::new(
-            &config.limits,
-            Arc::clone(&health.refused),
-            Arc::clone(&health.without_proxy_header),
-            Arc::clone(&health.handshakes),
         ));
-        let access_log = AccessLog::open(&config.access_log, &health.access_log_lost).map_err(StartError::AccessLog)?;
         let (tracer, exporter) = Tracer::new(&config.traces, &config.name, &health.spans_lost).unzip();
-        let observers = Observers { access_log, tracer };
-        let (drain_delay, drain) = (config.timeouts.drain_delay, config.timeouts.drain);
-        let settings = proxy::Settings {
-            limits: config.limits,
-            timeouts: config.timeouts,
-            routes: config.routes,
-            trusted_proxies: config.trusted_proxies.clone(),
-            max_staleness: config.freshness.max_staleness,
-            expired_retention: config.expired_retention,
-            health_path: config.health_path,
-            readiness: Arc::clone(&health.readiness),
-            failed_auth: Arc::clone(&health.failed_auth),
-            late: Arc::clone(&health.late),
-            observers: observers.clone(),
-            cache: cache.clone(),
-        };
-        let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
+        let parts = Parts::first(&config, &health, tracer)?;
+        let live = Live::new(config.clone(), Arc::clone(&health), parts);
         let (mut bound, mut listeners, mut socket_files) = (Vec::new(), Vec::new(), Vec::new());
-        for listener in &config.listeners {
-            let tls = listener.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-            let opening = Arc::new(Opening { proxy_protocol: listener.proxy_protocol.clone(), tls });
+        for (listener, opening) in config.listeners.iter().zip(live.openings()) {
             for Bound { address, sockets, file } in bind(listener, config.workers).await? {
                 listeners.push(address);
                 socket_files.extend(file);
-                bound.push((sockets, Arc::clone(&opening)));
+                bound.push((sockets, Arc::clone(opening)));
             }
         }
         let admin = AdminListener::bind(&config.admin).await?;
-        let tls = bound.iter().filter_map(|(_, opening)| opening.tls.clone());
-        let tls: Vec<_> = tls.chain(admin.tls.clone()).collect();
-        health.listener_tls.clone_from(&tls);
-        let health = Arc::new(health);
-        let console_store = match config.admin.console_store(&config.store) {
-            ConsoleStore::Own(settings) => {
-                Ok(store::open(&settings, Absent::Await).await.map_err(StartError::Console)?)
-            }
-            ConsoleStore::Shared => Ok(Arc::clone(&store)),
-            ConsoleStore::Off(reason) => Err(reason),
-        };
-        // Whoever commits keeps the audit trail.
-        let mut audit_keeper = None;
-        let process = Process {
-            name: &config.name,
-            store: &config.store,
-            audit: &config.audit,
-            health: &health,
-            sidecar: Some(sidecar_id),
-        };
-        let proving = Proving::new(&config.admin.prove, console_store.as_ref().map_err(|reason| *reason), &process)?;
-        let console = match console_store {
-            Ok(store) => {
-                let (authorizer, freshness) = (gate.authorizer.clone(), config.freshness.clone());
-                let (public_url, trusted_proxies) = (config.admin.public_url.clone(), config.trusted_proxies);
-                let failed_auth = Arc::clone(&health.failed_auth);
-                let registry = Registry::new(store)
-                    .with_audit(config.audit.clone())
-                    .with_max_token_lifetime(config.max_token_lifetime);
-                let registry = audit_keeper.insert(registry).clone();
-                Some(Console::new(authorizer, freshness, registry, public_url, trusted_proxies, failed_auth).router())
-            }
-            Err(reason) => reason.map(pages::off),
-        };
+        let Managing { console, audit_keeper, proving } =
+            Managing::open(&config, &store, &live, &health, sidecar_id).await?;
         let (stop, stopped) = watch::channel(false);
         let supervisor = Supervisor::new(Arc::clone(&health.panics));
         let mut sidecar = Self {
@@ -241,9 +178,8 @@ impl Sidecar {
             _socket_files: socket_files,
             admin: admin.address,
             health: Arc::clone(&health),
-            observers,
+            live: Arc::clone(&live),
             stop,
-            drain_delay,
             pulse: Arc::new(Pulse::new(config.workers.get())),
             workers: Vec::new(),
             tasks: Vec::new(),
@@ -261,12 +197,10 @@ impl Sidecar {
             let sockets =
                 bound.iter_mut().filter_map(|(sockets, opening)| Some((sockets.pop()?, Arc::clone(opening)))).collect();
             let thread = WorkerThread {
-                gate: Arc::clone(&gate),
+                live: Arc::clone(&live),
                 health: Arc::clone(&health),
                 sockets,
-                connection_limits: Arc::clone(&connection_limits),
                 stopped: stopped.clone(),
-                drain,
                 pulse: Arc::clone(&sidecar.pulse),
                 supervisor: sidecar.supervisor.clone(),
             };
@@ -278,11 +212,16 @@ impl Sidecar {
         if let Some(cache) = cache {
             sidecar.spawn("configuration cache", move || Arc::clone(&cache).keep());
         }
-        let checked = upstreams.clone();
-        sidecar.spawn("health checks", move || check::watch(checked.clone()));
-        sidecar.spawn("file watcher", move || reload::watch(upstreams.clone(), tls.clone()));
-        let AdminListener { socket, tls, .. } = admin;
-        let admin = Admin { health: Arc::clone(&health), tls, console };
+        let watched = Arc::clone(&health);
+        sidecar.spawn("health checks", move || {
+            live::under_each(Arc::clone(&watched), |now| check::watch(now.upstreams.clone()))
+        });
+        let watched = Arc::clone(&health);
+        sidecar.spawn("file watcher", move || {
+            live::under_each(Arc::clone(&watched), |now| reload::watch(now.upstreams.clone(), now.listener_tls.clone()))
+        });
+        let AdminListener { socket, .. } = admin;
+        let admin = Admin { health: Arc::clone(&health), tls: Arc::clone(live.admin_tls()), console };
         sidecar.spawn("admin listener", move || admin.clone().serve(Arc::clone(&socket)));
         if let Some(registry) = audit_keeper {
             sidecar.spawn("audit trail", move || {
@@ -400,6 +339,15 @@ impl Sidecar {
         &self.health.replica
     }
 
+    /// Exchanges what a reload exchanges for what was read, and says what that changes. No connection is closed, and a request keeps
+    /// what it began with.
+    ///
+    /// # Errors
+    /// When a file that the configuration names cannot be used. Nothing is changed then.
+    pub async fn reload(&self, read: &Config) -> Result<Changes, StartError> {
+        self.live.reload(read).await
+    }
+
     /// Waits until the replica was proven fresh for the first time.
     pub async fn ready(&self) {
         self.health.replica.ready().await;
@@ -409,7 +357,7 @@ impl Sidecar {
     /// requests are finished, bounded by the drain timeout.
     pub async fn stop(mut self) {
         self.health.readiness.draining.store(true, Ordering::Relaxed);
-        tokio::time::sleep(self.drain_delay).await;
+        tokio::time::sleep(self.live.gate().timeouts.drain_delay).await;
         self.stop.send_replace(true);
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
@@ -436,7 +384,7 @@ impl Sidecar {
         if let Some(cache) = &self.health.cache {
             cache.save().await;
         }
-        if let Some(tracer) = &self.observers.tracer {
+        if let Some(tracer) = &self.live.gate().observers.tracer {
             tracer.finish().await;
         }
     }
@@ -446,19 +394,18 @@ impl Drop for Sidecar {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         self.tasks.iter().for_each(AbortHandle::abort);
-        if let Some(log) = &self.observers.access_log {
+        if let Some(log) = &self.live.gate().observers.access_log {
             log.finish();
         }
     }
 }
 
 /// Opens the configuration cache, if it is wanted; elsewhere, since its directory is read.
-async fn open_cache(config: CacheConfig, api: &Arc<Upstream>) -> Result<Option<Arc<Cache>>, StartError> {
+async fn open_cache(config: CacheConfig, api: UpstreamConfig) -> Result<Option<Arc<Cache>>, StartError> {
     if !config.enabled {
         return Ok(None);
     }
-    let api = Arc::clone(api);
-    let opened = tokio::task::spawn_blocking(move || Cache::open(config, &api.config)).await;
+    let opened = tokio::task::spawn_blocking(move || Cache::open(config, &api)).await;
     opened.map(|cache| Some(Arc::new(cache))).map_err(|error| StartError::Thread(error.into()))
 }
 

@@ -24,6 +24,7 @@ use axum::extract::Request;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
+use crate::lock::RwLock;
 use crate::proxy::Network;
 use crate::proxy::authorize::Authorizer;
 use crate::proxy::failed_auth::FailedAuth;
@@ -42,13 +43,16 @@ pub(crate) use settings::Switch;
 /// Calls a second by one token, and how many at once.
 const CALLS: (f64, f64) = (20.0, 300.0);
 
+/// Who is believed what it says of earlier hops, which a reload may change.
+pub(crate) type TrustedProxies = Arc<RwLock<Vec<Network>>>;
+
 /// What all calls share.
 pub(crate) struct Console {
     authorizer: Authorizer,
     freshness: FreshnessConfig,
     registry: Registry,
     public_url: Option<PublicUrl>,
-    trusted_proxies: Vec<Network>,
+    trusted_proxies: TrustedProxies,
     failed_auth: Arc<FailedAuth>,
     calls: Rates<TokenId>,
     creations: Creations,
@@ -63,7 +67,7 @@ impl Console {
         freshness: FreshnessConfig,
         registry: Registry,
         public_url: Option<PublicUrl>,
-        trusted_proxies: Vec<Network>,
+        trusted_proxies: TrustedProxies,
         failed_auth: Arc<FailedAuth>,
     ) -> Arc<Self> {
         Arc::new(Self {

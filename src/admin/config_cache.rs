@@ -7,7 +7,7 @@ use axum::body::Body;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use super::json;
+use super::{is_for_this_host, json};
 use crate::health::Health;
 
 /// Where they are.
@@ -16,7 +16,7 @@ pub(super) const PATH: &str = "/config-cache";
 /// Lists them (`GET`), or forgets all or those of one path (`DELETE`, `?path=`).
 pub(super) async fn answer(request: &Request<Incoming>, peer: SocketAddr, health: &Health) -> Response<Body> {
     let refused = |status, error| json(status, &serde_json::json!({ "error": error }));
-    if !peer.ip().to_canonical().is_loopback() || !is_for_this_host(request) {
+    if !is_for_this_host(request, peer) {
         return refused(StatusCode::FORBIDDEN, "Only for this host");
     }
     let Some(cache) = &health.cache else {
@@ -34,11 +34,4 @@ pub(super) async fn answer(request: &Request<Incoming>, peer: SocketAddr, health
             reply
         }
     }
-}
-
-/// A web page that has this host's address looked up as its own name comes from this host too, with that name.
-fn is_for_this_host(request: &Request<Incoming>) -> bool {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    host.parse::<SocketAddr>().is_ok_and(|address| address.ip().to_canonical().is_loopback())
-        || host.split(':').next() == Some("localhost")
 }

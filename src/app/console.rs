@@ -12,7 +12,9 @@ use super::{AdminListener, StartError};
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::console::Console;
-use crate::health::Health;
+use crate::health::{Configured, Health};
+use crate::listener::Tls;
+use crate::lock::RwLock;
 use crate::proxy::authorize::Authorizer;
 use crate::registry::Registry;
 use crate::reload;
@@ -25,6 +27,8 @@ pub(crate) struct ConsoleProcess {
     /// Where it listens.
     pub address: SocketAddr,
     health: Arc<Health>,
+    /// Of the admin listener.
+    pub tls: Option<Arc<Tls>>,
     supervisor: Supervisor,
     tasks: Vec<AbortHandle>,
 }
@@ -37,14 +41,10 @@ impl ConsoleProcess {
     pub(crate) async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
         let replica = Arc::new(Replica::new());
         let max_staleness = config.freshness.max_staleness;
-        let health = Arc::new(Health::new(
-            Arc::clone(&replica),
-            max_staleness,
-            Vec::new(),
-            config.limits.failed_auth.clone(),
-            None,
-        ));
-        let AdminListener { socket, address, tls } = AdminListener::bind(&config.admin).await?;
+        let health =
+            Arc::new(Health::new(Arc::clone(&replica), max_staleness, config.limits.failed_auth.clone(), None));
+        let tls = config.admin.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+        let AdminListener { socket, address } = AdminListener::bind(&config.admin).await?;
         let authorizer = Authorizer {
             replica: Arc::clone(&replica),
             max_staleness,
@@ -62,17 +62,20 @@ impl ConsoleProcess {
             config.freshness.clone(),
             registry.clone(),
             config.admin.public_url,
-            config.trusted_proxies,
+            Arc::new(RwLock::new(config.trusted_proxies)),
             Arc::clone(&health.failed_auth),
         );
         let supervisor = Supervisor::new(Arc::clone(&health.panics));
-        let mut process = Self { address, health: Arc::clone(&health), supervisor, tasks: Vec::new() };
+        let mut process =
+            Self { address, health: Arc::clone(&health), tls: tls.clone(), supervisor, tasks: Vec::new() };
         if let Some(proving) = proving {
             process.spawn("proofs", move || proving.clone().run());
         }
         let certificates: Vec<_> = tls.clone().into_iter().collect();
+        let shown = Configured { listener_tls: certificates.clone(), ..Configured::default() };
+        health.configured.send_replace(Arc::new(shown));
         process.spawn("file watcher", move || reload::watch(Vec::new(), certificates.clone()));
-        let admin = Admin { health, tls, console: Some(console.router()) };
+        let admin = Admin { health, tls: Arc::new(RwLock::new(tls)), console: Some(console.router()) };
         process.spawn("admin listener", move || admin.clone().serve(Arc::clone(&socket)));
         process.spawn("audit trail", move || {
             let registry = registry.clone();

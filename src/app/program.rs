@@ -7,27 +7,28 @@ use anyhow::Context as _;
 use tokio::signal::unix::Signal;
 
 use super::console::ConsoleProcess;
-use super::signals::{OtherSignals, StopSignals, reopen_signal};
+use super::live::Live;
+use super::reread::{self, Reread};
+use super::signals::{OtherSignals, StopSignals, reload_signal, reopen_signal};
 use super::{Sidecar, descriptors, service};
-use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::console::Switch;
 use crate::store::{self, Absent, Store};
 use crate::worker::panic::log_panics;
 
-/// Runs a sidecar until SIGTERM or SIGINT, and drains it; a second signal ends it at once. Blocks.
+/// Runs a sidecar until SIGTERM or SIGINT, and drains it; a second signal ends it at once. SIGHUP reloads its configuration. Blocks.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.
-pub fn serve(config: Config) -> anyhow::Result<()> {
-    block_on(run(config))
+pub(crate) fn serve(config: Config, reread: Reread) -> anyhow::Result<()> {
+    block_on(run(config, reread))
 }
 
 /// Runs the console alone until SIGTERM or SIGINT. Blocks.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.
-pub fn console(config: Config) -> anyhow::Result<()> {
+pub(crate) fn console(config: Config) -> anyhow::Result<()> {
     block_on(run_console(config))
 }
 
@@ -45,18 +46,20 @@ fn block_on(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()>
     outcome
 }
 
-async fn run(mut config: Config) -> anyhow::Result<()> {
+async fn run(mut config: Config, reread: Reread) -> anyhow::Result<()> {
     // Before anything that may take long: from here on a signal ends this function instead of the process.
     let mut stop = StopSignals::install().context("setting up signals")?;
     tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
     let reopen = reopen_signal().context("setting up signals")?;
+    let reload = reload_signal().context("setting up signals")?;
     descriptors::share(&mut config);
     let sidecar = tokio::select! {
         sidecar = start(config) => sidecar?,
         () = stop.next() => return Ok(()),
     };
     service::ready();
-    tokio::spawn(reopen_when_asked(reopen, sidecar.observers.access_log.clone()));
+    tokio::spawn(reopen_when_asked(reopen, Some(Arc::clone(&sidecar.live))));
+    let reloading = tokio::spawn(reread::when_asked(reload, reread, Arc::clone(&sidecar.live)));
     if service::is_asked() {
         // It goes on while the sidecar drains.
         tokio::spawn(service::report(Arc::clone(&sidecar.health.readiness), Arc::clone(&sidecar.pulse)));
@@ -66,6 +69,10 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
         () = async { sidecar.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
         () = stop.next() => {}
     }
+    // One that drains serves to its end as it is, and the service manager is told no more of reloads.
+    reloading.abort();
+    // It was aborted: that is an error.
+    drop(reloading.await);
     service::stopping();
     tracing::info!("draining: finishing in-flight requests");
     tokio::select! {
@@ -76,9 +83,10 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
 }
 
 /// Log rotation: the access log's file was moved away. Never ends.
-async fn reopen_when_asked(mut signal: Signal, log: Option<Arc<AccessLog>>) {
+async fn reopen_when_asked(mut signal: Signal, live: Option<Arc<Live>>) {
     while signal.recv().await.is_some() {
-        if !log.as_ref().is_some_and(|log| log.reopen()) {
+        let log = live.as_ref().and_then(|live| live.gate().observers.access_log.clone());
+        if !log.is_some_and(|log| log.reopen()) {
             tracing::warn!(signal = "SIGUSR1", "ignored: it opens the access log's file again, and there is none");
         }
     }
@@ -99,12 +107,14 @@ async fn run_console(config: Config) -> anyhow::Result<()> {
     let mut stop = StopSignals::install().context("setting up signals")?;
     tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
     tokio::spawn(reopen_when_asked(reopen_signal().context("setting up signals")?, None));
+    let reload = reload_signal().context("setting up signals")?;
     let console = tokio::select! {
         console = start_console(config) => console?,
         () = stop.next() => return Ok(()),
     };
     tokio::select! {
         task = console.failed() => anyhow::bail!("an essential task panicked ({task})"),
+        () = reread::files_when_asked(reload, &console) => {}
         () = async { console.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
         () = stop.next() => {}
     }

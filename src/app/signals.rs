@@ -30,29 +30,32 @@ pub(crate) fn reopen_signal() -> io::Result<Signal> {
     signal(SignalKind::user_defined1())
 }
 
-/// SIGHUP (a terminal that is closed), SIGQUIT and SIGUSR2.
-pub(crate) struct OtherSignals([(&'static str, Signal); 3]);
+/// SIGHUP. From here on it does not end the process.
+pub(crate) fn reload_signal() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
+/// SIGQUIT and SIGUSR2.
+pub(crate) struct OtherSignals([(&'static str, Signal); 2]);
 
 impl OtherSignals {
     /// From here on they no longer end the process.
     pub(crate) fn install() -> io::Result<Self> {
-        let kinds = [SignalKind::hangup(), SignalKind::quit(), SignalKind::user_defined2()];
-        let [hangup, quit, second] = kinds.map(signal);
-        Ok(Self([("SIGHUP", hangup?), ("SIGQUIT", quit?), ("SIGUSR2", second?)]))
+        let [quit, second] = [SignalKind::quit(), SignalKind::user_defined2()].map(signal);
+        Ok(Self([("SIGQUIT", quit?), ("SIGUSR2", second?)]))
     }
 
     /// Says of each that it does nothing. Never ends; cancel-safe.
     pub(crate) async fn ignore(mut self) {
         loop {
-            let [a, b, c] = &mut self.0;
+            let [a, b] = &mut self.0;
             let signal = tokio::select! {
                 _ = a.1.recv() => a.0,
                 _ = b.1.recv() => b.0,
-                _ = c.1.recv() => c.0,
             };
             tracing::warn!(
                 signal,
-                "ignored: certificates and token files are read again by themselves, and everything else needs a restart;                  SIGTERM drains and stops"
+                "ignored: SIGHUP reloads, SIGUSR1 opens the access log's file again, SIGTERM drains and stops"
             );
         }
     }

@@ -4,25 +4,24 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::live::{Live, Renewal};
 use super::service::Pulse;
 use super::supervise::Supervisor;
-use crate::connection::ConnectionLimits;
 use crate::health::Health;
 use crate::listener::{self, Listener, ListeningSocket, Opening};
-use crate::proxy::{Gate, Proxy};
+use crate::lock::RwLock;
+use crate::proxy::Current;
+use crate::worker::Worker;
 
 /// What a worker's thread starts with.
 pub(super) struct WorkerThread {
-    pub(super) gate: Arc<Gate>,
+    pub(super) live: Arc<Live>,
     pub(super) health: Arc<Health>,
-    pub(super) sockets: Vec<(ListeningSocket, Arc<Opening>)>,
-    pub(super) connection_limits: Arc<ConnectionLimits>,
+    pub(super) sockets: Vec<(ListeningSocket, Arc<RwLock<Opening>>)>,
     pub(super) stopped: watch::Receiver<bool>,
-    pub(super) drain: Duration,
     pub(super) pulse: Arc<Pulse>,
     pub(super) supervisor: Supervisor,
 }
@@ -56,12 +55,18 @@ impl WorkerThread {
     async fn run(mut self, index: usize) {
         let Health { uses, tallies, connections, panics, .. } = &*self.health;
         let (connections, panics) = (Arc::clone(connections), Arc::clone(panics));
-        let proxy = Proxy::new(self.gate, Arc::clone(uses), tallies.worker(), connections, panics);
+        let mut gates = self.live.gates();
+        let gate = Arc::clone(&gates.borrow_and_update().gate);
+        let worker = Worker::new(gate.buffer_bytes(), connections, panics);
+        let current = Current::new(worker, gate, Arc::clone(uses), tallies.worker());
         let supervisor = || self.supervisor.clone();
-        let (swept, rechecked, roomy) = (Rc::clone(&proxy), Rc::clone(&proxy), Rc::clone(&proxy));
+        let (swept, rechecked, roomy) = (Rc::clone(&current), Rc::clone(&current), Rc::clone(&current));
+        let renewed = Rc::clone(&current);
         tokio::task::spawn_local(supervisor().supervise("sweep", move || Rc::clone(&swept).sweep()));
         tokio::task::spawn_local(supervisor().supervise("recheck", move || Rc::clone(&rechecked).recheck()));
         tokio::task::spawn_local(supervisor().supervise("make room", move || Rc::clone(&roomy).make_room()));
+        let renew = move || renew(Rc::clone(&renewed), gates.clone());
+        tokio::task::spawn_local(supervisor().supervise("reload", renew));
         let pulse = Arc::clone(&self.pulse);
         let answer = move || Arc::clone(&pulse).answer(index);
         tokio::task::spawn_local(supervisor().supervise("pulse", answer));
@@ -69,12 +74,13 @@ impl WorkerThread {
         for (socket, opening) in self.sockets {
             match Listener::new(socket) {
                 Ok(socket) => {
-                    let (connection_limits, stopped) = (Arc::clone(&self.connection_limits), self.stopped.clone());
-                    let (proxy, socket) = (Rc::clone(&proxy), Rc::new(socket));
+                    let (connection_limits, stopped) =
+                        (Arc::clone(self.live.connection_limits()), self.stopped.clone());
+                    let (current, socket) = (Rc::clone(&current), Rc::new(socket));
                     let accept = move || {
-                        let (proxy, socket, connection_limits) =
-                            (Rc::clone(&proxy), Rc::clone(&socket), Arc::clone(&connection_limits));
-                        listener::accept(proxy, socket, Arc::clone(&opening), connection_limits, stopped.clone())
+                        let (current, socket, connection_limits) =
+                            (Rc::clone(&current), Rc::clone(&socket), Arc::clone(&connection_limits));
+                        listener::accept(current, socket, Arc::clone(&opening), connection_limits, stopped.clone())
                     };
                     accepting.push(tokio::task::spawn_local(supervisor().supervise("accept loop", accept)));
                 }
@@ -86,13 +92,31 @@ impl WorkerThread {
         }
         // An error means that the sidecar was dropped, which is a stop too.
         drop(self.stopped.wait_for(|stopped| *stopped).await);
-        proxy.worker.drain();
+        current.worker.drain();
         for task in accepting {
             // It ends with the stop, and by a panic at worst: in-flight requests are finished all the same.
             drop(task.await);
         }
-        if tokio::time::timeout(self.drain, proxy.worker.idle()).await.is_err() {
+        let drain = current.proxy().gate.timeouts.drain;
+        if tokio::time::timeout(drain, current.worker.idle()).await.is_err() {
             tracing::warn!("drain timeout: closing in-flight requests");
+        }
+    }
+}
+
+/// Has the worker's new requests served by each gate that takes the place of the one before. Never ends.
+async fn renew(current: Rc<Current>, mut gates: watch::Receiver<Renewal>) {
+    // Also one that came while an earlier run of this task ended by a panic.
+    loop {
+        let renewal = gates.borrow_and_update().clone();
+        if !Arc::ptr_eq(&renewal.gate, &current.proxy().gate) {
+            current.renew(Arc::clone(&renewal.gate));
+        }
+        renewal.is_taken();
+        drop(renewal);
+        if gates.changed().await.is_err() {
+            // The sidecar was dropped.
+            std::future::pending::<()>().await;
         }
     }
 }
