@@ -215,6 +215,7 @@ async fn a_request_keeps_the_upstream_and_the_credential_that_it_began_with() {
     assert_eq!(site.api.requests().len(), asked);
     pieces.send(ok("finished").into_bytes()).await.expect("takes it");
     assert_eq!(running.reply().await.text(), "finished", "where it was when it began");
+    drop(pieces);
     // Of an upstream that is gone nothing stays open.
     site.api.until("its connections are closed", |seen| seen.closed == seen.connections).await;
 
