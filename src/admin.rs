@@ -2,6 +2,7 @@
 
 mod config_cache;
 mod drain;
+mod effective;
 mod for_this_host;
 mod places;
 mod settings;
@@ -25,6 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::console::{self, OverTls, Peer};
 use crate::health::Health;
 use crate::listener::Tls;
+use crate::lock::RwLock;
 use crate::metrics;
 use crate::sampler::Sampler;
 use crate::worker::panic::Guard;
@@ -42,13 +44,16 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The TLS of the admin listener.
+pub(crate) type AdminTls = Arc<RwLock<Option<Arc<Tls>>>>;
+
 /// What the admin listener has.
 #[derive(Clone)]
 pub(crate) struct Admin {
     /// How the process is.
     pub health: Arc<Health>,
-    /// Without it, plain HTTP.
-    pub tls: Option<Arc<Tls>>,
+    /// Without it, plain HTTP. A reload may change it.
+    pub tls: AdminTls,
     /// Everything but health and metrics; `None`: nothing.
     pub console: Option<Router>,
     /// Connections at once: descriptors are reserved for so many.
@@ -86,9 +91,8 @@ impl Admin {
     }
 
     async fn connection(&self, stream: TcpStream, peer: SocketAddr, place: &Place) {
-        let Some(acceptor) = self.tls.as_deref().map(Tls::acceptor) else {
-            return self.requests(stream, peer, place).await;
-        };
+        let acceptor = self.tls.read().as_deref().map(Tls::acceptor);
+        let Some(acceptor) = acceptor else { return self.requests(stream, peer, OverTls(false), place).await };
         let mut first = [0];
         let accept = async {
             if stream.peek(&mut first).await? == 0 {
@@ -98,14 +102,20 @@ impl Admin {
         };
         let accepted = tokio::time::timeout(HEAD_TIMEOUT, accept).await;
         match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(Some(stream)) => self.requests(stream, peer, place).await,
+            Ok(Some(stream)) => self.requests(stream, peer, OverTls(true), place).await,
             Ok(None) => {}
             Err(error) => self.health.handshakes.failed(peer.ip(), &error, first[0]),
         }
     }
 
-    async fn requests(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr, place: &Place) {
-        let service = service_fn(|request| self.exchange(request, peer, place));
+    async fn requests(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        peer: SocketAddr,
+        over: OverTls,
+        place: &Place,
+    ) {
+        let service = service_fn(|request| self.exchange(request, peer, over, place));
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
@@ -118,11 +128,15 @@ impl Admin {
         &self,
         request: Request<Incoming>,
         peer: SocketAddr,
+        over: OverTls,
         place: &Place,
     ) -> Result<Response<Sending>, Infallible> {
-        let is_console = !matches!(request.uri().path(), "/livez" | "/readyz" | "/metrics" | config_cache::PATH);
+        let is_console = !matches!(
+            request.uri().path(),
+            "/livez" | "/readyz" | "/metrics" | config_cache::PATH | drain::PATH | effective::PATH
+        );
         let (exchange, reply) = match place.begin(is_console) {
-            Ok(exchange) => (exchange, self.answer(request, peer).await),
+            Ok(exchange) => (exchange, self.answer(request, peer, over).await),
             Err(Refused::Busy) => match place.begin(false) {
                 Ok(exchange) => (exchange, console::busy()),
                 Err(_) => return std::future::pending().await,
@@ -133,21 +147,24 @@ impl Admin {
         Ok(reply.map(|body| exchange.sending(body)))
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr, over: OverTls) -> Response<Body> {
         match (request.uri().path(), &self.console) {
             ("/livez", _) => read_only(&request, || json(StatusCode::OK, &serde_json::json!({ "live": true }))),
             ("/readyz", _) => read_only(&request, || readiness(&self.health)),
             ("/metrics", _) if is_read(&request) => exposition(&self.health).await,
             ("/metrics", _) => not_allowed("GET, HEAD"),
-            (path @ (config_cache::PATH | drain::PATH), _) => match for_this_host::refusal(&request, peer) {
-                Some(refusal) => refusal,
-                None if path == drain::PATH => drain::answer(request.method(), &self.health),
-                None => config_cache::answer(&request, &self.health).await,
-            },
+            (path @ (config_cache::PATH | drain::PATH | effective::PATH), _) => {
+                match for_this_host::refusal(&request, peer) {
+                    Some(refusal) => refusal,
+                    None if path == drain::PATH => drain::answer(request.method(), &self.health),
+                    None if path == effective::PATH => effective::answer(&request, &self.health),
+                    None => config_cache::answer(&request, &self.health).await,
+                }
+            }
             (_, Some(console)) => {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(peer));
-                request.extensions_mut().insert(OverTls(self.tls.is_some()));
+                request.extensions_mut().insert(over);
                 match TowerToHyperService::new(console.clone()).call(request).await {
                     Ok(reply) => reply,
                     Err(never) => match never {},

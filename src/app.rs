@@ -6,16 +6,19 @@
 mod console;
 mod descriptors;
 mod handover;
+mod live;
+mod manage;
 mod program;
 mod prove;
+mod reread;
 mod service;
 pub(crate) mod signals;
 mod sockets;
 mod supervise;
+mod thread;
 
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -24,33 +27,32 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::access_log::AccessLog;
-use crate::admin::{Admin, ConsoleStore};
-use crate::config::Config;
-use crate::connection::ConnectionLimits;
-use crate::console::{self as pages, Console};
+use crate::admin::Admin;
+use crate::config::{Changes, Config};
 use crate::fleet::{self, Reporter};
 use crate::health::Health;
-use crate::listener::{self, BindError, Inherited, ListenAddress, Listener, ListeningSocket, Opening, Stage};
-use crate::proxy::{self, Cache, CacheConfig, Gate, Observers, Proxy};
-use crate::registry::Registry;
+use crate::listener::{self, BindError, Inherited, ListenAddress, Stage};
+use crate::proxy::{Cache, CacheConfig};
 use crate::reload;
 use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::replica::sync::Synchroniser;
 use crate::replica::{FreshnessConfig, Replica, SidecarIdentity, SnapshotFileInUse, alarm, driver};
-use crate::store::{self, Absent, Feed, Store, StoreError};
+use crate::store::{Feed, Store, StoreError};
 use crate::tls::TlsError;
 use crate::traces::Tracer;
-use crate::upstream::{Upstream, UpstreamError, UpstreamName, check};
+use crate::upstream::{UpstreamConfig, UpstreamError, check};
 use crate::usage::Flusher;
 use handover::{State, Successor, TakeOverError};
-use prove::{Process, Proving};
+use live::{Live, Parts};
+use manage::Managing;
 use service::Pulse;
 use sockets::{AdminListener, Sockets};
 use supervise::Supervisor;
+use thread::WorkerThread;
 
-pub use program::{console, serve};
+pub(crate) use program::{console, serve};
+pub(crate) use reread::Reread;
 
 /// How long the store may take to take back this sidecar's report at the end. A report that stays does no harm.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(500);
@@ -61,9 +63,8 @@ pub struct Sidecar {
     listeners: Vec<ListenAddress>,
     sockets: Sockets,
     health: Arc<Health>,
-    observers: Observers,
+    live: Arc<Live>,
     stage: watch::Sender<Stage>,
-    drain_delay: Duration,
     pulse: Arc<Pulse>,
     workers: Vec<JoinHandle<()>>,
     tasks: Vec<AbortHandle>,
@@ -158,90 +159,28 @@ impl Sidecar {
         };
         let sidecar_id = identity.id;
         let sockets = Sockets::open(&config, inherited, succeeds.is_some()).await?;
-        let tls = sockets.tls();
         let replica = Arc::new(Replica::new());
-        let api = Arc::new(Upstream::new(UpstreamName::Api, config.upstreams.api)?);
-        let heartbeat = Arc::new(Upstream::new(UpstreamName::Heartbeat, config.upstreams.heartbeat)?);
-        let cache = open_cache(config.config_cache.clone(), &api).await?;
-        let upstreams = vec![Arc::clone(&api), Arc::clone(&heartbeat)];
-        let mut health = Health::new(
+        let cache = open_cache(config.config_cache.clone(), config.upstreams.api.clone()).await?;
+        let health = Arc::new(Health::new(
             Arc::clone(&replica),
             config.freshness.max_staleness,
-            upstreams.clone(),
             config.limits.failed_auth.clone(),
             cache.clone(),
-        );
-        health.max_connections = config.limits.max_connections.get().into();
-        let connection_limits = Arc::new(ConnectionLimits::new(
-            &config.limits,
-            Arc::clone(&health.refused),
-            Arc::clone(&health.without_proxy_header),
-            Arc::clone(&health.handshakes),
         ));
-        let access_log = AccessLog::open(&config.access_log, &health.access_log_lost).map_err(StartError::AccessLog)?;
         let (tracer, exporter) = Tracer::new(&config.traces, &config.name, &health.spans_lost).unzip();
-        let observers = Observers { access_log, tracer };
-        let (drain_delay, drain) = (config.timeouts.drain_delay, config.timeouts.drain);
-        let settings = proxy::Settings {
-            limits: config.limits,
-            timeouts: config.timeouts,
-            routes: config.routes,
-            trusted_proxies: config.trusted_proxies.clone(),
-            max_staleness: config.freshness.max_staleness,
-            expired_retention: config.expired_retention,
-            health_path: config.health_path,
-            readiness: Arc::clone(&health.readiness),
-            failed_auth: Arc::clone(&health.failed_auth),
-            late: Arc::clone(&health.late),
-            observers: observers.clone(),
-            cache: cache.clone(),
-        };
-        let gate = Arc::new(Gate::new(settings, Arc::clone(&replica), api, heartbeat));
-        health.listener_tls.clone_from(&tls);
+        let parts = Parts::first(&config, &health, tracer)?;
+        let live = Live::new(config.clone(), Arc::clone(&health), parts);
+        let Managing { console, audit_keeper, proving } =
+            Managing::open(&config, &store, &live, &health, sidecar_id).await?;
         health.readiness.drain(succeeds.is_some_and(|state| state.drained));
-        let health = Arc::new(health);
-        let console_store = match config.admin.console_store(&config.store) {
-            ConsoleStore::Own(settings) => {
-                Ok(store::open(&settings, Absent::Await).await.map_err(StartError::Console)?)
-            }
-            ConsoleStore::Shared => Ok(Arc::clone(&store)),
-            ConsoleStore::Off(reason) => Err(reason),
-        };
-        // Whoever commits keeps the audit trail.
-        let mut audit_keeper = None;
-        let process = Process {
-            name: &config.name,
-            store: &config.store,
-            audit: &config.audit,
-            health: &health,
-            sidecar: Some(sidecar_id),
-        };
-        let proving = Proving::new(&config.admin.prove, console_store.as_ref().map_err(|reason| *reason), &process)?;
-        let console = match console_store {
-            Ok(store) => {
-                let (authorizer, freshness) = (gate.authorizer.clone(), config.freshness.clone());
-                let (public_url, trusted_proxies) = (config.admin.public_url.clone(), config.trusted_proxies);
-                let failed_auth = Arc::clone(&health.failed_auth);
-                let registry = Registry::new(store)
-                    .with_audit(config.audit.clone())
-                    .with_max_token_lifetime(config.max_token_lifetime);
-                let registry = audit_keeper.insert(registry).clone();
-                let uses = Arc::clone(&health.uses);
-                let console =
-                    Console::new(authorizer, freshness, registry, public_url, trusted_proxies, failed_auth, uses);
-                Some(console.router())
-            }
-            Err(reason) => reason.map(pages::off),
-        };
         let (stage, staged) = watch::channel(Stage::Waiting);
         let supervisor = Supervisor::new(Arc::clone(&health.panics));
         let mut sidecar = Self {
             listeners: sockets.addresses(),
             sockets,
             health: Arc::clone(&health),
-            observers,
+            live: Arc::clone(&live),
             stage,
-            drain_delay,
             pulse: Arc::new(Pulse::new(config.workers.get())),
             workers: Vec::new(),
             tasks: Vec::new(),
@@ -256,14 +195,13 @@ impl Sidecar {
             supervisor,
         };
         for index in 0..config.workers.get() {
-            let sockets = sidecar.sockets.of_worker(index, config.workers.get()).map_err(StartError::Thread)?;
+            let sockets =
+                sidecar.sockets.of_worker(index, config.workers.get(), live.openings()).map_err(StartError::Thread)?;
             let thread = WorkerThread {
-                gate: Arc::clone(&gate),
+                live: Arc::clone(&live),
                 health: Arc::clone(&health),
                 sockets,
-                connection_limits: Arc::clone(&connection_limits),
                 stage: staged.clone(),
-                drain,
                 pulse: Arc::clone(&sidecar.pulse),
                 supervisor: sidecar.supervisor.clone(),
             };
@@ -275,12 +213,17 @@ impl Sidecar {
         if let Some(cache) = cache {
             sidecar.spawn("configuration cache", move || Arc::clone(&cache).keep());
         }
-        let checked = upstreams.clone();
-        sidecar.spawn("health checks", move || check::watch(checked.clone()));
-        sidecar.spawn("file watcher", move || reload::watch(upstreams.clone(), tls.clone()));
+        let watched = Arc::clone(&health);
+        sidecar.spawn("health checks", move || {
+            live::under_each(Arc::clone(&watched), |now| check::watch(now.upstreams.clone()))
+        });
+        let watched = Arc::clone(&health);
+        sidecar.spawn("file watcher", move || {
+            live::under_each(Arc::clone(&watched), |now| reload::watch(now.upstreams.clone(), now.listener_tls.clone()))
+        });
         let listener = sidecar.sockets.admin.clone();
         let max_connections = config.admin.max_connections;
-        let admin = Admin { health: Arc::clone(&health), tls: listener.tls.clone(), console, max_connections };
+        let admin = Admin { health: Arc::clone(&health), tls: Arc::clone(live.admin_tls()), console, max_connections };
         sidecar.spawn("admin listener", move || listener.clone().serve(admin.clone(), staged.clone()));
         if let Some(registry) = audit_keeper {
             sidecar.spawn("audit trail", move || {
@@ -398,6 +341,15 @@ impl Sidecar {
         &self.health.replica
     }
 
+    /// Exchanges what a reload exchanges for what was read, and says what that changes. No connection is closed, and a request keeps
+    /// what it began with.
+    ///
+    /// # Errors
+    /// When a file that the configuration names cannot be used. Nothing is changed then.
+    pub async fn reload(&self, read: &Config) -> Result<Changes, StartError> {
+        self.live.reload(read).await
+    }
+
     /// Waits until the replica was proven fresh for the first time.
     pub async fn ready(&self) {
         self.health.replica.ready().await;
@@ -424,7 +376,7 @@ impl Sidecar {
     /// requests are finished, bounded by the drain timeout.
     pub async fn stop(mut self) {
         self.health.readiness.draining.store(true, Ordering::Relaxed);
-        tokio::time::sleep(self.drain_delay).await;
+        tokio::time::sleep(self.live.gate().timeouts.drain_delay).await;
         self.sockets.close();
         self.stage.send_replace(Stage::Stopping);
         self.finish(false).await;
@@ -468,7 +420,7 @@ impl Sidecar {
         if let Some(cache) = &self.health.cache {
             cache.save().await;
         }
-        if let Some(tracer) = &self.observers.tracer {
+        if let Some(tracer) = &self.live.gate().observers.tracer {
             tracer.finish().await;
         }
     }
@@ -485,112 +437,17 @@ impl Drop for Sidecar {
             accepted
         });
         self.tasks.iter().for_each(AbortHandle::abort);
-        if let Some(log) = &self.observers.access_log {
+        if let Some(log) = &self.live.gate().observers.access_log {
             log.finish();
         }
     }
 }
 
 /// Opens the configuration cache, if it is wanted; elsewhere, since its directory is read.
-async fn open_cache(config: CacheConfig, api: &Arc<Upstream>) -> Result<Option<Arc<Cache>>, StartError> {
+async fn open_cache(config: CacheConfig, api: UpstreamConfig) -> Result<Option<Arc<Cache>>, StartError> {
     if !config.enabled {
         return Ok(None);
     }
-    let api = Arc::clone(api);
-    let opened = tokio::task::spawn_blocking(move || Cache::open(config, &api.config)).await;
+    let opened = tokio::task::spawn_blocking(move || Cache::open(config, &api)).await;
     opened.map(|cache| Some(Arc::new(cache))).map_err(|error| StartError::Thread(error.into()))
-}
-
-/// What a worker's thread starts with.
-struct WorkerThread {
-    gate: Arc<Gate>,
-    health: Arc<Health>,
-    sockets: Vec<(ListeningSocket, Arc<Opening>)>,
-    connection_limits: Arc<ConnectionLimits>,
-    stage: watch::Receiver<Stage>,
-    drain: Duration,
-    pulse: Arc<Pulse>,
-    supervisor: Supervisor,
-}
-
-impl WorkerThread {
-    fn spawn(self, index: usize) -> io::Result<JoinHandle<()>> {
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let _guard = self.supervisor.guard("worker thread");
-            let mut runtime = runtime;
-            match runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()) {
-                Ok(runtime) => {
-                    let pulse = Arc::clone(&self.pulse);
-                    runtime.block_on(self.run(index));
-                    pulse.end(index);
-                    // A lookup of a name may hang in a thread of its own.
-                    runtime.shutdown_background();
-                }
-                Err(error) => {
-                    tracing::error!(%error, "cannot start a worker");
-                    self.supervisor.fail("worker thread");
-                }
-            }
-        })
-    }
-
-    async fn run(mut self, index: usize) {
-        let Health { uses, tallies, connections, panics, .. } = &*self.health;
-        let (connections, panics) = (Arc::clone(connections), Arc::clone(panics));
-        let proxy = Proxy::new(self.gate, Arc::clone(uses), tallies.worker(), connections, panics);
-        let supervisor = || self.supervisor.clone();
-        let (swept, rechecked, roomy) = (Rc::clone(&proxy), Rc::clone(&proxy), Rc::clone(&proxy));
-        tokio::task::spawn_local(supervisor().supervise("sweep", move || Rc::clone(&swept).sweep()));
-        tokio::task::spawn_local(supervisor().supervise("recheck", move || Rc::clone(&rechecked).recheck()));
-        tokio::task::spawn_local(supervisor().supervise("make room", move || Rc::clone(&roomy).make_room()));
-        let pulse = Arc::clone(&self.pulse);
-        let answer = move || Arc::clone(&pulse).answer(index);
-        tokio::task::spawn_local(supervisor().supervise("pulse", answer));
-        // An error means that the sidecar was dropped before it accepted: what waits in the sockets is not for it.
-        if self.stage.wait_for(|stage| *stage >= Stage::Accepting).await.is_err() {
-            return;
-        }
-        let mut accepting = Vec::new();
-        for (socket, opening) in self.sockets {
-            match Listener::new(socket) {
-                Ok(socket) => {
-                    let (connection_limits, stage) = (Arc::clone(&self.connection_limits), self.stage.clone());
-                    let (proxy, socket) = (Rc::clone(&proxy), Rc::new(socket));
-                    let accept = move || {
-                        let (proxy, socket, connection_limits) =
-                            (Rc::clone(&proxy), Rc::clone(&socket), Arc::clone(&connection_limits));
-                        listener::accept(proxy, socket, Arc::clone(&opening), connection_limits, stage.clone())
-                    };
-                    accepting.push(tokio::task::spawn_local(supervisor().supervise("accept loop", accept)));
-                }
-                Err(error) => {
-                    tracing::error!(%error, "a worker cannot listen");
-                    self.supervisor.fail("accept loop");
-                }
-            }
-        }
-        // And here, that it was dropped, which is a stop too.
-        let stage =
-            self.stage.wait_for(|stage| *stage > Stage::Accepting).await.map_or(Stage::Stopping, |stage| *stage);
-        match stage {
-            Stage::Ceding => proxy.worker.take_leave(),
-            _ => proxy.worker.drain(),
-        }
-        for task in accepting {
-            // It ends with the stage, and by a panic at worst: in-flight requests are finished all the same.
-            drop(task.await);
-        }
-        let idle = async || tokio::time::timeout(self.drain, proxy.worker.idle()).await.is_ok();
-        if stage == Stage::Ceding {
-            if idle().await {
-                return;
-            }
-            // They had their time.
-            proxy.worker.drain();
-        }
-        if !idle().await {
-            tracing::warn!("drain timeout: closing in-flight requests");
-        }
-    }
 }

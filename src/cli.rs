@@ -100,7 +100,8 @@ pub(crate) enum Command {
     #[command(after_help = serve::CONSOLE_EXAMPLES)]
     Console(serve::ConsoleArgs),
     /// Check the configuration and print the values in effect, without secrets
-    Check(serve::ServeArgs),
+    #[command(after_help = serve::CHECK_EXAMPLES)]
+    Check(serve::CheckArgs),
     /// Create the registry and its owner, and print the owner's token once
     #[command(after_help = user::INIT_EXAMPLES)]
     Init(user::InitArgs),
@@ -240,6 +241,7 @@ mod tests {
             "tollgate serve --config t.toml --listen 127.0.0.1:1 --api-upstream http://c:8888",
             "tollgate serve --heartbeat-upstream http://c:8000 --store sqlite:t.db --admin-listen 127.0.0.1:2",
             "tollgate check --config t.toml",
+            "tollgate check --config t.toml --running",
             "tollgate console --config t.toml --admin-listen 127.0.0.1:2",
             "tollgate init",
             "tollgate --store sqlite:t.db init --owner anna --json",

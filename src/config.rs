@@ -8,6 +8,7 @@
 //! ```text
 //!   file, variables, flags ── raw ──► values with their places ── keys ──► unknown ones
 //!                                            └── read ──► Config, or Problems      Config ── show ──► TOML
+//!                                                                                  Config ── reload ──► what a reload changes
 //! ```
 
 mod admin;
@@ -19,6 +20,7 @@ mod prove;
 mod raw;
 mod read;
 mod reason;
+mod reload;
 mod routes;
 mod sections;
 mod show;
@@ -33,6 +35,7 @@ pub use load::{
 pub use problem::{Problem, Problems};
 pub use raw::Place;
 pub use reason::{Cause, Reason};
+pub use reload::{Changes, Values};
 pub use show::effective;
 
 use std::num::NonZeroUsize;

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 
-use crate::proxy::Proxy;
+use crate::proxy::Current;
 use crate::proxy::request::Origin;
 use crate::socket::{Socket, Stream};
 use crate::tls::subject;
@@ -47,14 +47,14 @@ pub(crate) struct Accepted {
 }
 
 /// Serves a connection until it closes.
-pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accepted: Accepted) {
-    let _guard = Guard::new(&proxy.worker.panics);
-    proxy.tally.accepted();
+pub(crate) async fn serve(current: Rc<Current>, limits: Arc<ConnectionLimits>, accepted: Accepted) {
+    let _guard = Guard::new(&current.worker.panics);
+    current.tally.accepted();
     let Accepted { mut stream, peer, has_proxy_header, tls, slot: (slot, _open) } = accepted;
-    let alarm = Alarm::new(&proxy.worker);
+    let alarm = Alarm::new(&current.worker);
     let mut address = peer.to_canonical();
     if has_proxy_header {
-        alarm.set(proxy.gate.timeouts.request_head);
+        alarm.set(current.proxy().gate.timeouts.request_head);
         let read = Box::pin(alarm.race(proxy_protocol::read(&mut stream))).await;
         match read.unwrap_or(Err(HeaderError::Late)) {
             Ok(client) => address = client.map_or(address, |client| client.ip().to_canonical()),
@@ -62,26 +62,25 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
         }
     }
     let Some(_slot) = limits.admit(slot, address) else { return };
-    let trusted = proxy.gate.trusts(address);
-    let mut origin = Origin { address, trusted, secure: tls.is_some(), subject: None };
+    let mut origin = Origin { address, trusted: false, secure: tls.is_some(), subject: None };
     let stream = match tls {
         None => Stream::Plain(stream),
         // Boxed, like everything that is over before the connection becomes idle: it would enlarge the task for good.
-        Some(acceptor) => match Box::pin(handshake(&proxy, &alarm, &limits, acceptor, stream, address)).await {
+        Some(acceptor) => match Box::pin(handshake(&current, &alarm, &limits, acceptor, stream, address)).await {
             Some(stream) => stream,
             None => return,
         },
     };
-    if proxy.gate.wants_subjects() {
+    if current.proxy().gate.wants_subjects() {
         origin.subject = stream.peer_certificate().and_then(subject).map(Rc::from);
     }
     if let Stream::Tls(tls) = &stream
         && tls.get_ref().1.alpn_protocol() == Some(b"h2")
     {
-        return Box::pin(http2::serve(proxy, alarm, stream, Vec::new(), origin)).await;
+        return Box::pin(http2::serve(current, alarm, stream, Vec::new(), origin)).await;
     }
     let socket = Rc::new(Socket::new(stream));
-    alarm.set(proxy.gate.timeouts.request_head);
+    alarm.set(current.proxy().gate.timeouts.request_head);
     let mut fresh = true;
     // The first request may have come with the end of the handshake, and lie decrypted where readiness cannot see it.
     let mut wait = !origin.secure;
@@ -97,16 +96,16 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
             }
         }
         alarm.ease(Ease::Busy);
-        match Box::pin(http1::serve(&proxy, &alarm, &socket, &origin, &mut fresh)).await {
-            http1::Next::Idle if proxy.worker.closes_idle() => break,
+        match Box::pin(http1::serve(&current, &alarm, &socket, &origin, &mut fresh)).await {
+            http1::Next::Idle if current.worker.closes_idle() => break,
             http1::Next::Idle if fresh => {} // readiness was reported ahead of the first byte
-            http1::Next::Idle => alarm.set(proxy.gate.timeouts.keep_alive),
+            http1::Next::Idle => alarm.set(current.proxy().gate.timeouts.keep_alive),
             http1::Next::Close => return,
             http1::Next::Http2 { received } => {
                 // Nothing else holds it between requests.
                 let Some(socket) = Rc::into_inner(socket) else { return };
                 let stream = socket.into_inner();
-                return Box::pin(http2::serve(proxy, alarm, stream, received, origin)).await;
+                return Box::pin(http2::serve(current, alarm, stream, received, origin)).await;
             }
         }
         wait = true;
@@ -119,14 +118,14 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, limits: Arc<ConnectionLimits>, accep
 }
 
 async fn handshake(
-    proxy: &Proxy,
+    current: &Current,
     alarm: &Alarm,
     limits: &ConnectionLimits,
     acceptor: TlsAcceptor,
     stream: TcpStream,
     address: IpAddr,
 ) -> Option<Stream> {
-    alarm.set(proxy.gate.timeouts.tls_handshake);
+    alarm.set(current.proxy().gate.timeouts.tls_handshake);
     let mut first = [0];
     let accept = async {
         // Before it there is nothing to read; and it tells HTTP from TLS.
@@ -138,7 +137,7 @@ async fn handshake(
     let error = match alarm.race(accept).await {
         Ok(Ok(stream)) => {
             let stream = stream?;
-            proxy.tally.shook_hands();
+            current.tally.shook_hands();
             return Some(Stream::Tls(Box::new(stream.into())));
         }
         Ok(Err(error)) => error,

@@ -26,6 +26,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 
+use crate::lock::RwLock;
 use crate::proxy::Network;
 use crate::proxy::authorize::Authorizer;
 use crate::proxy::failed_auth::FailedAuth;
@@ -45,13 +46,16 @@ pub(crate) use settings::Switch;
 /// Calls a second by one token, and how many at once.
 const CALLS: (f64, f64) = (20.0, 300.0);
 
+/// Who is believed what it says of earlier hops, which a reload may change.
+pub(crate) type TrustedProxies = Arc<RwLock<Vec<Network>>>;
+
 /// What all calls share.
 pub(crate) struct Console {
     authorizer: Authorizer,
     freshness: FreshnessConfig,
     registry: Registry,
     public_url: Option<PublicUrl>,
-    trusted_proxies: Vec<Network>,
+    trusted_proxies: TrustedProxies,
     failed_auth: Arc<FailedAuth>,
     uses: Arc<Uses>,
     calls: Rates<TokenId>,
@@ -69,7 +73,7 @@ impl Console {
         freshness: FreshnessConfig,
         registry: Registry,
         public_url: Option<PublicUrl>,
-        trusted_proxies: Vec<Network>,
+        trusted_proxies: TrustedProxies,
         failed_auth: Arc<FailedAuth>,
         uses: Arc<Uses>,
     ) -> Arc<Self> {

@@ -22,8 +22,10 @@ pub(crate) mod template;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use tokio::signal::unix::Signal;
+
 use crate::app::StartError;
-use crate::app::signals::StopSignals;
+use crate::app::signals::{StopSignals, ignore_quit, reload_signal, reopen_signal, take_over_signal};
 use crate::config::Problems;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
@@ -88,6 +90,7 @@ pub(crate) fn run(options: DevOptions) -> Result<(), DevError> {
 async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
     // Before there is anything to clean up: from here on a signal ends this function instead of the process.
     let mut stop = StopSignals::install().map_err(DevError::Process)?;
+    let _kept = unused_signals().map_err(DevError::Process)?;
     let demo = tokio::select! {
         demo = Demo::start(&options) => demo?,
         () = stop.next() => return Ok(()),
@@ -106,6 +109,12 @@ async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
     let after_ctrl_c = if style == Style::Terminal { "\n" } else { "" }; // the terminal shows ^C
     print(&format!("{after_ctrl_c}Tollgate has stopped, and its throwaway store is removed.\n"))
         .map_err(DevError::Print)
+}
+
+/// SIGHUP, SIGUSR1 and what else a process may be sent by accident: as for a sidecar none of them ends it, and there is nothing to do.
+fn unused_signals() -> io::Result<[Signal; 3]> {
+    ignore_quit()?;
+    Ok([reload_signal()?, reopen_signal()?, take_over_signal()?])
 }
 
 fn print(text: &str) -> io::Result<()> {

@@ -1,7 +1,12 @@
 //! How a sidecar is: what the admin listener shows, and what its reports say.
 
+mod reloads;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+use tokio::sync::watch;
 
 use crate::listener::Tls;
 use crate::prove::Proofs;
@@ -13,6 +18,21 @@ use crate::tls::handshake::Handshakes;
 use crate::upstream::Upstream;
 use crate::usage::Uses;
 
+pub(crate) use reloads::{ReloadOutcome, Reloads};
+
+/// What a reload exchanges, as far as it is seen from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Configured {
+    /// The upstreams.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// The certificates of the listeners.
+    pub listener_tls: Vec<Arc<Tls>>,
+    /// Client connections that may be open.
+    pub max_connections: usize,
+    /// Every key of the configuration that has a value, as it is in effect.
+    pub values: BTreeMap<String, String>,
+}
+
 /// How a sidecar is. Everything is counted here or by whom it is shared with.
 #[derive(Debug)]
 pub struct Health {
@@ -22,14 +42,14 @@ pub struct Health {
     pub readiness: Arc<Readiness>,
     /// Open client connections.
     pub connections: Arc<AtomicUsize>,
-    /// Client connections that may be open.
-    pub max_connections: AtomicUsize,
     /// What workers count of requests.
     pub tallies: Tallies,
     /// Reports that the store did not take.
     pub reports_failed: AtomicU64,
-    /// The upstreams.
-    pub upstreams: Vec<Arc<Upstream>>,
+    /// What a reload exchanges.
+    pub(crate) configured: watch::Sender<Arc<Configured>>,
+    /// How reloads went.
+    pub(crate) reloads: Reloads,
     /// Tasks that ended by a panic.
     pub panics: Arc<AtomicU64>,
     /// Requests with tokens that had expired.
@@ -44,8 +64,6 @@ pub struct Health {
     pub spans_lost: Arc<AtomicU64>,
     /// TLS handshakes of clients that failed.
     pub(crate) handshakes: Arc<Handshakes>,
-    /// The certificates of the listeners.
-    pub(crate) listener_tls: Vec<Arc<Tls>>,
     /// Requests that nobody could be let in for.
     pub(crate) failed_auth: Arc<FailedAuth>,
     /// Which tokens are used here.
@@ -63,7 +81,6 @@ impl Health {
     pub fn new(
         replica: Arc<Replica>,
         max_staleness: MaxStaleness,
-        upstreams: Vec<Arc<Upstream>>,
         failed_auth: FailedAuthLimit,
         cache: Option<Arc<Cache>>,
     ) -> Self {
@@ -71,11 +88,10 @@ impl Health {
             readiness: Arc::new(Readiness::new(Arc::clone(&replica), max_staleness)),
             replica,
             connections: Arc::default(),
-            max_connections: AtomicUsize::new(0),
             tallies: Tallies::default(),
-            listener_tls: Vec::new(),
             reports_failed: AtomicU64::new(0),
-            upstreams,
+            configured: watch::Sender::default(),
+            reloads: Reloads::default(),
             panics: Arc::default(),
             late: Arc::default(),
             refused: Arc::default(),
@@ -91,10 +107,17 @@ impl Health {
         }
     }
 
+    /// What is configured now.
+    pub(crate) fn configured(&self) -> Arc<Configured> {
+        Arc::clone(&self.configured.borrow())
+    }
+
     /// What is wrong and makes the sidecar no less ready: it would be no better elsewhere.
     pub fn warnings(&self) -> Vec<String> {
-        let credentials = self.upstreams.iter().flat_map(|upstream| upstream.credential_problems());
-        let nodes = self.upstreams.iter().flat_map(|upstream| upstream.node_problems());
+        let configured = self.configured();
+        let upstreams = &configured.upstreams;
+        let credentials = upstreams.iter().flat_map(|upstream| upstream.credential_problems());
+        let nodes = upstreams.iter().flat_map(|upstream| upstream.node_problems());
         let cache = self.cache.iter().flat_map(|cache| cache.problems());
         credentials.chain(nodes).chain(cache).collect()
     }

@@ -51,6 +51,7 @@
 //! | [`units`] | durations and sizes as people write them |
 //! | [`lines`] | lines on their way out of the process, for which nobody waits: the log, the access log |
 //! | [`chain`], [`hex`], [`lock`], [`random`] | one of each: an error with its causes, digits, locks, randomness |
+//! | [`slots`] | how many of something there may be at once |
 //! | [`words`] | enums whose variants have names |
 //! | [`clock`] | time that a suspended machine does not stop |
 //! | [`dev`] | `tollgate dev`: everything on loopback, with a stand-in Controller |
@@ -89,6 +90,7 @@ pub mod registry;
 mod reload;
 pub mod replica;
 mod sampler;
+mod slots;
 mod socket;
 pub mod store;
 pub mod tls;

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::connection::{self, Accepted, ConnectionLimits};
 use crate::lock::RwLock;
-use crate::proxy::{Network, Proxy};
+use crate::proxy::{Current, Network};
 use crate::tls::{self, Ends, ServerTls, TlsConfig, TlsError};
 
 pub(crate) use address::ListenAddress;
@@ -83,13 +83,24 @@ impl Tls {
     }
 }
 
-/// What comes before the first request on a listener's connections. Shared by all workers.
-#[derive(Debug)]
+/// What comes before the first request on a listener's connections.
+#[derive(Debug, Clone)]
 pub(crate) struct Opening {
     /// Who must begin with a PROXY header.
-    pub proxy_protocol: Vec<Network>,
+    pub proxy_protocol: Arc<[Network]>,
     /// The handshake, where there is one.
     pub tls: Option<Arc<Tls>>,
+}
+
+impl Opening {
+    /// As this listener has it. Reads its files.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file and the problem.
+    pub(crate) fn new(config: &ListenerConfig) -> Result<Self, TlsError> {
+        let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+        Ok(Self { proxy_protocol: config.proxy_protocol.clone().into(), tls })
+    }
 }
 
 /// A socket that listens, as a worker's runtime has it.
@@ -154,18 +165,19 @@ pub(crate) enum Stage {
 
 /// Accepts connections and serves them while that is the stage. Accepting pauses while no slot is left.
 pub(crate) async fn accept(
-    proxy: Rc<Proxy>,
+    current: Rc<Current>,
     listener: Rc<Listener>,
-    opening: Arc<Opening>,
+    opening: Arc<RwLock<Opening>>,
     limits: Arc<ConnectionLimits>,
     mut stage: watch::Receiver<Stage>,
 ) {
     let serve = |(stream, peer): (TcpStream, IpAddr), slot| {
+        let opening = opening.read();
         let has_proxy_header = opening.proxy_protocol.iter().any(|network| network.contains(peer));
         let tls = opening.tls.as_deref().map(Tls::acceptor);
-        let slot = (slot, proxy.worker.connection());
+        let slot = (slot, current.worker.connection());
         let accepted = Accepted { stream, peer, has_proxy_header, tls, slot };
-        tokio::task::spawn_local(connection::serve(Rc::clone(&proxy), Arc::clone(&limits), accepted));
+        tokio::task::spawn_local(connection::serve(Rc::clone(&current), Arc::clone(&limits), accepted));
     };
     // A slot is taken when a client is there, and not before: with many listeners and workers that wait, none would be
     // left for those that come. So while there is none, one client waits here, and the others before the socket.

@@ -8,14 +8,16 @@
 
 mod certificates;
 mod process;
+mod reloads;
 mod requests;
 mod upstreams;
 mod values;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::clock::Instant;
-use crate::health::Health;
+use crate::health::{Configured, Health};
 use crate::lines::Lines;
 use crate::prove::Verdict;
 use crate::proxy::CacheStatus;
@@ -28,6 +30,7 @@ use values::Values;
 /// What the values are taken from, all at one moment.
 struct Sample<'a> {
     health: &'a Health,
+    configured: Arc<Configured>,
     status: ReplicaStatus,
     total: Total,
     now: Instant,
@@ -246,15 +249,17 @@ const METRICS: &[Metric] = &[
 
 /// All of them, in the order in which they are written.
 fn all() -> impl Iterator<Item = &'static Metric> {
-    let lists = [METRICS, requests::METRICS, upstreams::METRICS, certificates::METRICS, process::METRICS];
-    lists.into_iter().flatten()
+    let own = [METRICS, requests::METRICS, upstreams::METRICS, certificates::METRICS, reloads::METRICS];
+    let lists = own.into_iter().chain([process::METRICS]);
+    lists.flatten()
 }
 
 /// All metrics as Prometheus reads them. Reads of the kernel, so it may block.
 pub(crate) fn render(health: &Health) -> String {
     let (status, total) = (health.replica.status(), health.tallies.total());
     let cache = health.cache.as_ref().map(|cache| cache.status());
-    let sample = Sample { health, status, total, now: Instant::now(), cache };
+    let configured = health.configured();
+    let sample = Sample { health, configured, status, total, now: Instant::now(), cache };
     let mut text = String::new();
     all().for_each(|metric| metric.write(&sample, &mut text));
     text
@@ -263,7 +268,7 @@ pub(crate) fn render(health: &Health) -> String {
 impl Metric {
     fn write(&self, sample: &Sample<'_>, text: &mut String) {
         let mut values = Values::new(text, self);
-        let upstreams = || sample.health.upstreams.iter();
+        let upstreams = || sample.configured.upstreams.iter();
         match &self.read {
             Read::One(read) => read(sample).into_iter().for_each(|value| values.add(&[], value)),
             Read::Many(read) => read(sample, &mut values),
@@ -283,7 +288,6 @@ impl Metric {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
-    use std::sync::Arc;
 
     use super::*;
     use crate::proxy::FailedAuthLimit;
@@ -291,8 +295,7 @@ mod tests {
 
     #[test]
     fn before_the_first_snapshot_the_staleness_is_infinite_and_there_is_no_revision() {
-        let health =
-            Health::new(Arc::new(Replica::new()), MaxStaleness::Never, Vec::new(), FailedAuthLimit::default(), None);
+        let health = Health::new(Arc::new(Replica::new()), MaxStaleness::Never, FailedAuthLimit::default(), None);
         let text = render(&health);
         assert!(text.contains("\ntollgate_ready 0\n"), "{text}");
         assert!(text.contains("\ntollgate_replica_staleness_seconds +Inf\n"), "{text}");

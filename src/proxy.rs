@@ -10,6 +10,7 @@ pub(crate) mod authorize;
 pub(crate) mod body;
 pub(crate) mod cache;
 pub mod credential;
+mod current;
 mod delivery;
 pub(crate) mod exchange;
 pub(crate) mod failed_auth;
@@ -31,14 +32,11 @@ mod usage;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::clock::Instant;
 use crate::token::Digest;
 use crate::upstream::{Balancer, UpstreamName};
 use crate::usage::Uses;
@@ -52,6 +50,7 @@ use route::RouteGroup;
 use tally::{Outcome, Tally};
 
 pub use cache::{Cache, CacheConfig, CacheStatus, StoredConfiguration};
+pub(crate) use current::Current;
 pub use failed_auth::FailedAuthLimit;
 pub(crate) use gate::{Admission, Gate, Permit};
 pub use late::LateUses;
@@ -61,10 +60,8 @@ pub(crate) use settings::Settings;
 pub use settings::{Limits, Timeouts};
 pub use tally::Tallies;
 
-/// Shortest time between two checks of the in-flight requests, however fast tokens are revoked.
-const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
-
-/// The proxy as one worker has it: with upstream connections of its own.
+/// The proxy as one worker has it, with upstream connections of its own, under one configuration. A request keeps the one that it began
+/// with; the next one's is [`Current::proxy`].
 pub(crate) struct Proxy {
     /// Where it runs.
     pub worker: Rc<Worker>,
@@ -79,22 +76,22 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// One for a worker of its own, whose connections and panics are added to those of the others.
-    pub(crate) fn new(
-        gate: Arc<Gate>,
-        uses: Arc<Uses>,
-        tally: Arc<Tally>,
-        all_connections: Arc<AtomicUsize>,
-        panics: Arc<AtomicU64>,
-    ) -> Rc<Self> {
-        Rc::new(Self {
-            worker: Worker::new(gate.buffer_bytes(), all_connections, panics),
-            api: Balancer::new(Arc::clone(&gate.api)),
-            heartbeat: Balancer::new(Arc::clone(&gate.heartbeat)),
+    fn new(worker: Rc<Worker>, gate: Arc<Gate>, uses: Arc<Uses>, tally: Arc<Tally>) -> Self {
+        let api = Balancer::new(Arc::clone(&gate.api));
+        let heartbeat = Balancer::new(Arc::clone(&gate.heartbeat));
+        Self { worker, gate, uses, tally, api, heartbeat }
+    }
+
+    /// The same with another gate: connections to upstreams stay, as far as these are still there.
+    fn with(&self, gate: Arc<Gate>) -> Self {
+        Self {
+            worker: Rc::clone(&self.worker),
+            api: self.api.with(Arc::clone(&gate.api)),
+            heartbeat: self.heartbeat.with(Arc::clone(&gate.heartbeat)),
             gate,
-            uses,
-            tally,
-        })
+            uses: Arc::clone(&self.uses),
+            tally: Arc::clone(&self.tally),
+        }
     }
 
     fn upstream(&self, name: UpstreamName) -> &Balancer<Upload> {
@@ -102,33 +99,6 @@ impl Proxy {
             UpstreamName::Api => &self.api,
             UpstreamName::Heartbeat => &self.heartbeat,
         }
-    }
-
-    /// Keeps the worker's clock, its deadlines and its upstream connections in order. Never ends.
-    pub(crate) async fn sweep(self: Rc<Self>) {
-        let drop_idle = |now| self.api.drop_idle(now) + self.heartbeat.drop_idle(now);
-        self.worker.sweep(drop_idle).await;
-    }
-
-    /// Closes unused connections to upstreams whenever another worker needs room. Never ends.
-    pub(crate) async fn make_room(self: Rc<Self>) {
-        tokio::join!(self.api.make_room(), self.heartbeat.make_room());
-    }
-
-    /// Cuts off what was admitted with a token that no longer permits it, or for which the replica has become too stale. Never
-    /// ends.
-    pub(crate) async fn recheck(self: Rc<Self>) {
-        let mut narrowed = self.gate.authorizer.replica.narrowed();
-        self.recheck_now(); // what an earlier run of this task left
-        while narrowed.changed().await.is_ok() {
-            self.recheck_now();
-            tokio::time::sleep(RECHECK_INTERVAL).await;
-        }
-    }
-
-    fn recheck_now(&self) {
-        let staleness = self.gate.authorizer.replica.staleness(Instant::now());
-        self.worker.alarms.recheck(|terms| self.gate.holds(terms, staleness));
     }
 }
 

@@ -1,13 +1,18 @@
-//! Files that may change while a sidecar runs: service tokens, certificates and their keys, authorities. Looked at once a
-//! second.
+//! Files that may change while a sidecar runs: service tokens, certificates and their keys, authorities, revocation lists. Looked
+//! at once a second: which files they are, and what is in them.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
+use tracing::subscriber::NoSubscriber;
+use zeroize::Zeroizing;
 
 use crate::chain::chain;
 use crate::listener::Tls;
@@ -43,7 +48,12 @@ impl Watched {
         }
         let first = std::mem::replace(&mut self.seen, stamps).is_empty();
         let files = self.files();
-        match (self.reload)() {
+        // What is worth a warning of files that were just read was said then.
+        let outcome = match first {
+            true => tracing::subscriber::with_default(NoSubscriber::default(), &self.reload),
+            false => (self.reload)(),
+        };
+        match outcome {
             Ok(()) if first => {}
             Ok(()) => tracing::info!(files, "reloaded changed files"),
             Err(error) => tracing::error!(files, error, "changed files cannot be used; the previous ones stay in use"),
@@ -51,17 +61,30 @@ impl Watched {
     }
 }
 
-/// What distinguishes a file from another and from itself before a change: device, inode, size, and the times of the last write and
-/// the last change. A file put in its place with the same size and time of writing is another inode, or changed later.
-type Stamp = [i64; 7];
+/// What distinguishes a file from another and from itself before a change: device, inode, and what is in it. Times tell less: what is
+/// written again within a tick of the clock, or by who sets them back, has the same.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    content: [u8; 32],
+}
 
 fn stamps(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
-    let stamp = |path: &PathBuf| {
-        let file = std::fs::metadata(path).ok()?;
-        let [device, inode, size] = [file.dev(), file.ino(), file.size()].map(u64::cast_signed);
-        Some([device, inode, size, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
-    };
-    paths.iter().map(stamp).collect()
+    paths.iter().map(|path| stamp(path).ok()).collect()
+}
+
+/// Of whatever is at the end of links.
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    // To open a pipe would wait for who writes to it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut file = File::open(path)?;
+    let found = file.metadata()?;
+    let mut content = Zeroizing::new(Vec::new());
+    file.read_to_end(&mut content)?;
+    Ok(Stamp { device: found.dev(), inode: found.ino(), content: Sha256::digest(&*content).into() })
 }
 
 /// Looks at one set again and again, on a thread of its own while it does: a file on a mount that hangs holds up nothing but
@@ -131,6 +154,36 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    /// As Kubernetes and certbot do it, and as an editor that preserves times does.
+    #[test]
+    fn a_file_of_the_same_size_and_time_is_another_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (one, other, link) =
+            (directory.path().join("one"), directory.path().join("other"), directory.path().join("link"));
+        let time = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let write = |path: &Path, text: &str| {
+            std::fs::write(path, text).expect("writes");
+            File::options().write(true).open(path).and_then(|file| file.set_modified(time)).expect("a time");
+        };
+        let seen = || stamps(std::slice::from_ref(&link));
+        assert_eq!(seen(), [None], "nothing is there");
+        write(&one, "a key");
+        write(&other, "A KEY");
+        std::os::unix::fs::symlink(&one, &link).expect("a link");
+        let first = seen();
+        assert_eq!(seen(), first, "nothing happened");
+        std::fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(&other, &link)).expect("another link");
+        let second = seen();
+        assert_ne!(second, first, "the link was swapped");
+        write(&other, "b key");
+        assert_ne!(seen(), second, "written in its place");
+        let third = stamp(&link).expect("a file");
+        std::fs::copy(&link, &one).and_then(|_| std::fs::rename(&one, &other)).expect("moved into its place");
+        let fourth = stamp(&link).expect("a file");
+        assert_eq!(fourth.content, third.content);
+        assert_ne!(fourth, third, "another file with the same content");
+    }
 
     /// The whole control plane waited for it once: revocations, the bound, health and signals.
     #[tokio::test]

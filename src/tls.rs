@@ -12,6 +12,7 @@ mod subject;
 mod verify;
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -225,6 +226,7 @@ pub(crate) fn server_config(tls: &TlsConfig) -> Result<ServerTls, TlsError> {
     let TlsConfig { certificate, key, client_ca, client_crl, min_version, alpn } = tls;
     let chain = read_certificates(certificate)?;
     let private_key = read_key(key)?;
+    warn_of_shared(key);
     expiry::warn_of(certificate, &chain, "clients will refuse it");
     let mut ends = Ends { certificate: expiry::first(&chain), ..Ends::default() };
 
@@ -344,6 +346,7 @@ fn client(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<(Client
         return Ok((builder.with_no_client_auth(), [authorities, Vec::new()]));
     };
     let (chain, private_key) = (read_certificates(certificate)?, read_key(key)?);
+    warn_of_shared(key);
     check_key(builder.crypto_provider(), &private_key, key)?;
     let config = builder.with_client_auth_cert(chain.clone(), private_key);
     let config = config.map_err(|error| unfit(error, certificate, key))?;
@@ -411,6 +414,16 @@ fn check_key(provider: &CryptoProvider, key: &PrivateKeyDer<'static>, file: &Pat
     match provider.key_provider.load_private_key(key.clone_key()) {
         Ok(_) => Ok(()),
         Err(source) => Err(TlsError::BadKey { file: file.to_owned(), source }),
+    }
+}
+
+/// Logs a warning where others than a private key's owner and group can read it.
+fn warn_of_shared(key: &Path) {
+    const OTHERS: u32 = 0o004;
+    let mode = std::fs::metadata(key).map_or(0, |found| found.mode() & 0o7777);
+    if mode & OTHERS != 0 {
+        let (file, mode) = (key.display(), format!("{mode:04o}"));
+        tracing::warn!(%file, mode, "every user of this host can read a private key: chmod o= makes it secret");
     }
 }
 

@@ -1,6 +1,9 @@
 //! One of the Controller's servers: how it is reached, what it is shown as a credential, how many requests may be in flight to it.
 //!
 //! Where the Controller is several nodes, the server is too: `balance` chooses the node of each request.
+//!
+//! An upstream has one configuration for as long as it is there. A reload makes another one of it, which has its nodes, as far as
+//! they are the same, its slots and its counts.
 
 mod balance;
 pub(crate) mod check;
@@ -17,14 +20,13 @@ mod url;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderValue;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::chain::chain;
 use crate::lock::RwLock;
+use crate::slots::Slots;
 use crate::tls::TlsError;
 use crate::token::RawToken;
 use crate::token::raw::InvalidToken;
@@ -51,19 +53,17 @@ pub struct Upstream {
     /// How to reach it.
     pub(crate) config: UpstreamConfig,
     /// Its nodes, one at least.
-    pub(crate) nodes: Box<[Node]>,
+    pub(crate) nodes: Box<[Arc<Node>]>,
     /// How many requests may be in flight to it.
     pub(crate) in_flight: Arc<InFlight>,
     /// How many connections there may be to it.
-    connections: Arc<Semaphore>,
+    connections: Arc<Slots>,
     /// Whether some worker waits for another's unused connection to close.
-    room: Room,
-    /// Of its TLS files: a connection belongs to the one that it was made by.
-    generation: AtomicU64,
+    room: Arc<Room>,
     /// What went wrong with it.
-    pub(crate) outages: Outages,
+    pub(crate) outages: Arc<Outages>,
     /// How often it refused a credential that is not the client's.
-    pub(crate) credential_refusals: CredentialRefusals,
+    pub(crate) credential_refusals: Arc<CredentialRefusals>,
     /// The `Authorization` value that replaces the client's. Changed when its file changes.
     service_credential: RwLock<Option<HeaderValue>>,
 }
@@ -133,24 +133,65 @@ impl Upstream {
     /// # Errors
     /// When its TLS files or its credential file cannot be used.
     pub(crate) fn new(name: UpstreamName, config: UpstreamConfig) -> Result<Self, UpstreamError> {
-        if config.nodes.is_empty() {
-            return Err(UpstreamError::NoNode);
-        }
-        let nodes = config.nodes.iter().map(|url| Node::new(url.clone(), &config)).collect::<Result<_, _>>()?;
+        let nodes = config.nodes.iter().map(|url| Ok(Arc::new(Node::new(url.clone(), &config)?)));
         let upstream = Self {
             name,
-            nodes,
+            nodes: nodes.collect::<Result<_, UpstreamError>>()?,
             in_flight: InFlight::new(config.max_in_flight.get()),
-            connections: Arc::new(Semaphore::new(config.max_in_flight.get())),
-            room: Room::default(),
-            generation: AtomicU64::new(0),
-            outages: Outages::default(),
-            credential_refusals: CredentialRefusals::default(),
+            connections: Slots::new(config.max_in_flight.get()),
+            room: Arc::default(),
+            outages: Arc::default(),
+            credential_refusals: Arc::default(),
             service_credential: RwLock::default(),
             config,
         };
-        upstream.reload_credential()?;
-        Ok(upstream)
+        upstream.checked()
+    }
+
+    /// The same upstream with another configuration, which nobody notices before [`Upstream::take_over`]. A node that is reached as
+    /// before is the same one.
+    ///
+    /// # Errors
+    /// As [`Upstream::new`].
+    pub(crate) fn with(&self, config: UpstreamConfig) -> Result<Self, UpstreamError> {
+        let same = |url: &UpstreamUrl| {
+            self.nodes.iter().find(|node| node.url == *url && config.tls == self.config.tls).cloned()
+        };
+        let nodes = config.nodes.iter().map(|url| match same(url) {
+            Some(node) => Ok(node),
+            None => Ok(Arc::new(Node::new(url.clone(), &config)?)),
+        });
+        let upstream = Self {
+            name: self.name,
+            nodes: nodes.collect::<Result<_, UpstreamError>>()?,
+            in_flight: Arc::clone(&self.in_flight),
+            connections: Arc::clone(&self.connections),
+            room: Arc::clone(&self.room),
+            outages: Arc::clone(&self.outages),
+            credential_refusals: Arc::clone(&self.credential_refusals),
+            service_credential: RwLock::default(),
+            config,
+        };
+        upstream.checked()
+    }
+
+    fn checked(self) -> Result<Self, UpstreamError> {
+        if self.nodes.is_empty() {
+            return Err(UpstreamError::NoNode);
+        }
+        self.read_credential()?;
+        Ok(self)
+    }
+
+    /// From now on what it shares with the one before is as its own configuration has it. Within a runtime.
+    pub(crate) fn take_over(&self) {
+        let UpstreamConfig { max_in_flight, connect_timeout, .. } = &self.config;
+        self.in_flight.resize(max_in_flight.get());
+        self.connections.resize(max_in_flight.get());
+        for node in &self.nodes {
+            node.connector.set_timeout(*connect_timeout);
+            node.verdict.forget();
+        }
     }
 
     /// Reads the service token again, if there is a file for it.
@@ -158,13 +199,18 @@ impl Upstream {
     /// # Errors
     /// [`CredentialFileError`]; the one read before stays.
     pub(crate) fn reload_credential(&self) -> Result<(), CredentialFileError> {
+        self.read_credential()?;
+        self.nodes.iter().for_each(|node| node.verdict.forget());
+        Ok(())
+    }
+
+    fn read_credential(&self) -> Result<(), CredentialFileError> {
         let CredentialMode::Replace { token_file } = &self.config.credential else { return Ok(()) };
         let token = read_credential(token_file)?;
         let value = Zeroizing::new(format!("Bearer {}", token.reveal()));
         let mut value = HeaderValue::from_str(&value).map_err(|_| CredentialFileError::Value(token_file.clone()))?;
         value.set_sensitive(true); // its Debug shows nothing then
         *self.service_credential.write() = Some(value);
-        self.nodes.iter().for_each(|node| node.verdict.forget());
         Ok(())
     }
 
@@ -174,10 +220,7 @@ impl Upstream {
     /// [`TlsError`]; what was read before stays.
     pub(crate) fn reload_tls(&self) -> Result<(), TlsError> {
         let reloads: Vec<_> = self.nodes.iter().map(|node| node.connector.reload()).collect();
-        if reloads.iter().any(|reload| matches!(reload, Ok(true))) {
-            self.generation.fetch_add(1, Ordering::SeqCst);
-        }
-        reloads.into_iter().try_for_each(|reload| reload.map(drop))
+        reloads.into_iter().collect()
     }
 
     /// Says which nodes are known to be unhealthy, and of which the name cannot be looked up.
@@ -196,12 +239,12 @@ impl Upstream {
 
     /// Requests that have a slot now.
     pub(crate) fn requests_in_flight(&self) -> usize {
-        self.config.max_in_flight.get().saturating_sub(self.in_flight.free())
+        self.in_flight.taken()
     }
 
     /// Connections to it, those included that are being made.
     pub(crate) fn connections_open(&self) -> usize {
-        self.config.max_in_flight.get().saturating_sub(self.connections.available_permits())
+        self.connections.taken()
     }
 
     /// Whether there is anything to choose.

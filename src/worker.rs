@@ -134,6 +134,11 @@ impl Worker {
         }
     }
 
+    /// From now on read buffers are of this size.
+    pub(crate) fn set_buffer_bytes(&self, buffer_bytes: usize) {
+        self.buffers.set_capacity(buffer_bytes);
+    }
+
     /// An empty buffer, which goes back to the pool when dropped.
     pub(crate) fn buffer(self: &Rc<Self>) -> Pooled<Buffer> {
         Pooled { worker: Rc::clone(self), item: self.buffers.take() }

@@ -13,8 +13,9 @@ use super::{AdminListener, StartError};
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::console::Console;
-use crate::health::Health;
-use crate::listener::{Inherited, Stage};
+use crate::health::{Configured, Health};
+use crate::listener::{Inherited, Stage, Tls};
+use crate::lock::RwLock;
 use crate::proxy::authorize::Authorizer;
 use crate::registry::Registry;
 use crate::reload;
@@ -28,6 +29,8 @@ pub(crate) struct ConsoleProcess {
     /// Where it listens.
     pub address: SocketAddr,
     health: Arc<Health>,
+    /// Of the admin listener.
+    pub tls: Option<Arc<Tls>>,
     supervisor: Supervisor,
     tasks: Vec<AbortHandle>,
     flusher: Flusher,
@@ -41,16 +44,12 @@ impl ConsoleProcess {
     pub(crate) async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
         let replica = Arc::new(Replica::new());
         let max_staleness = config.freshness.max_staleness;
-        let health = Arc::new(Health::new(
-            Arc::clone(&replica),
-            max_staleness,
-            Vec::new(),
-            config.limits.failed_auth.clone(),
-            None,
-        ));
+        let health =
+            Arc::new(Health::new(Arc::clone(&replica), max_staleness, config.limits.failed_auth.clone(), None));
         let max_connections = config.admin.max_connections;
+        let tls = config.admin.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
         let listener = AdminListener::bind(&config.admin, &mut Inherited::default()).await?;
-        let (address, tls) = (listener.address, listener.tls.clone());
+        let address = listener.address;
         let authorizer = Authorizer {
             replica: Arc::clone(&replica),
             max_staleness,
@@ -68,20 +67,29 @@ impl ConsoleProcess {
             config.freshness.clone(),
             registry.clone(),
             config.admin.public_url,
-            config.trusted_proxies,
+            Arc::new(RwLock::new(config.trusted_proxies)),
             Arc::clone(&health.failed_auth),
             Arc::clone(&health.uses),
         );
         let flusher = Flusher::new(Arc::clone(&health.uses), store.clone(), Arc::clone(&health.flushes_failed));
         let supervisor = Supervisor::new(Arc::clone(&health.panics));
-        let mut process =
-            Self { address, health: Arc::clone(&health), supervisor, tasks: Vec::new(), flusher: flusher.clone() };
+        let mut process = Self {
+            address,
+            health: Arc::clone(&health),
+            tls: tls.clone(),
+            supervisor,
+            tasks: Vec::new(),
+            flusher: flusher.clone(),
+        };
         process.spawn("usage", move || flusher.clone().run());
         if let Some(proving) = proving {
             process.spawn("proofs", move || proving.clone().run());
         }
         let certificates: Vec<_> = tls.clone().into_iter().collect();
+        let shown = Configured { listener_tls: certificates.clone(), ..Configured::default() };
+        health.configured.send_replace(Arc::new(shown));
         process.spawn("file watcher", move || reload::watch(Vec::new(), certificates.clone()));
+        let tls = Arc::new(RwLock::new(tls));
         let admin = Admin { health, tls, console: Some(console.router()), max_connections };
         let (_, accepts) = watch::channel(Stage::Accepting);
         process.spawn("admin listener", move || listener.clone().serve(admin.clone(), accepts.clone()));

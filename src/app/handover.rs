@@ -174,9 +174,9 @@ impl Successor {
         let mut byte = [0];
         loop {
             let Ok(mut ready) = self.channel.readable().await else { return false };
-            match ready.try_io(|channel| Ok(rustix::io::read(channel.get_ref(), &mut byte)?)) {
-                Ok(read) => return read.is_ok_and(|length| byte[..length] == [ACCEPTING]),
-                Err(_) => {} // nothing yet
+            // An error means that there is nothing yet.
+            if let Ok(read) = ready.try_io(|channel| Ok(rustix::io::read(channel.get_ref(), &mut byte)?)) {
+                return read.is_ok_and(|length| byte[..length] == [ACCEPTING]);
             }
         }
     }

@@ -10,10 +10,11 @@ use tokio::time::timeout;
 
 use super::console::ConsoleProcess;
 use super::handover::Predecessor;
-use super::signals::{OtherSignals, StopSignals, reopen_signal, take_over_signal};
+use super::live::Live;
+use super::reread::{self, Reread};
+use super::signals::{StopSignals, ignore_quit, reload_signal, reopen_signal, take_over_signal};
 use super::sockets::Origin;
 use super::{Sidecar, descriptors, service};
-use crate::access_log::AccessLog;
 use crate::chain::chain;
 use crate::config::{Config, Reason};
 use crate::console::Switch;
@@ -25,21 +26,21 @@ use crate::worker::panic::log_panics;
 /// How long a process that takes over may take to read the registry: less than the one before waits for it.
 const READY_TIME: Duration = Duration::from_secs(30);
 
-/// Runs a sidecar until SIGTERM or SIGINT, and drains it; a second signal ends it at once. At SIGUSR2 another process takes
-/// over, and this one drains. Blocks.
+/// Runs a sidecar until SIGTERM or SIGINT, and drains it; a second signal ends it at once. SIGHUP reloads its configuration. At
+/// SIGUSR2 another process takes over, and this one drains. Blocks.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.
-pub fn serve(config: Config) -> anyhow::Result<()> {
+pub(crate) fn serve(config: Config, reread: Reread) -> anyhow::Result<()> {
     let origin = Origin::find().context("taking over sockets that listen already")?;
-    block_on(run(config, origin))
+    block_on(run(config, reread, origin))
 }
 
 /// Runs the console alone until SIGTERM or SIGINT. Blocks.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.
-pub fn console(config: Config) -> anyhow::Result<()> {
+pub(crate) fn console(config: Config) -> anyhow::Result<()> {
     block_on(run_console(config))
 }
 
@@ -57,18 +58,20 @@ fn block_on(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()>
     outcome
 }
 
-async fn run(mut config: Config, origin: Origin) -> anyhow::Result<()> {
+async fn run(mut config: Config, reread: Reread, origin: Origin) -> anyhow::Result<()> {
     // Before anything that may take long: from here on a signal ends this function instead of the process.
     let mut stop = StopSignals::install().context("setting up signals")?;
-    tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
+    ignore_quit().context("setting up signals")?;
     let reopen = reopen_signal().context("setting up signals")?;
     let mut take_over = take_over_signal().context("setting up signals")?;
+    let reload = reload_signal().context("setting up signals")?;
     descriptors::share(&mut config);
     let sidecar = tokio::select! {
         sidecar = start(config, origin) => sidecar?,
         () = stop.next() => return Ok(()),
     };
-    tokio::spawn(reopen_when_asked(reopen, sidecar.observers.access_log.clone()));
+    tokio::spawn(reopen_when_asked(reopen, Some(Arc::clone(&sidecar.live))));
+    let reloading = tokio::spawn(reread::when_asked(reload, reread, Arc::clone(&sidecar.live)));
     // It goes on while the sidecar drains.
     let report = service::is_asked()
         .then(|| tokio::spawn(service::report(Arc::clone(&sidecar.health.readiness), Arc::clone(&sidecar.pulse))));
@@ -89,6 +92,10 @@ async fn run(mut config: Config, origin: Origin) -> anyhow::Result<()> {
             },
         }
     };
+    // One that drains serves to its end as it is, and the service manager is told no more of reloads.
+    reloading.abort();
+    // It was aborted: that is an error.
+    drop(reloading.await);
     let end = async {
         match successor {
             Some(process) => {
@@ -117,9 +124,10 @@ async fn say_when_ready(replica: Arc<Replica>) {
 }
 
 /// Log rotation: the access log's file was moved away. Never ends.
-async fn reopen_when_asked(mut signal: Signal, log: Option<Arc<AccessLog>>) {
+async fn reopen_when_asked(mut signal: Signal, live: Option<Arc<Live>>) {
     while signal.recv().await.is_some() {
-        if !log.as_ref().is_some_and(|log| log.reopen()) {
+        let log = live.as_ref().and_then(|live| live.gate().observers.access_log.clone());
+        if !log.is_some_and(|log| log.reopen()) {
             tracing::warn!(signal = "SIGUSR1", "ignored: it opens the access log's file again, and there is none");
         }
     }
@@ -163,15 +171,17 @@ async fn relieve(predecessor: Predecessor, snapshot_file: Option<Arc<SnapshotFil
 
 async fn run_console(config: Config) -> anyhow::Result<()> {
     let mut stop = StopSignals::install().context("setting up signals")?;
-    tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
+    ignore_quit().context("setting up signals")?;
     tokio::spawn(reopen_when_asked(reopen_signal().context("setting up signals")?, None));
     tokio::spawn(cannot_take_over(take_over_signal().context("setting up signals")?));
+    let reload = reload_signal().context("setting up signals")?;
     let console = tokio::select! {
         console = start_console(config) => console?,
         () = stop.next() => return Ok(()),
     };
     tokio::select! {
         task = console.failed() => anyhow::bail!("an essential task panicked ({task})"),
+        () = reread::files_when_asked(reload, &console) => {}
         () = async { console.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
         () = stop.next() => {}
     }

@@ -24,6 +24,14 @@ pub(super) fn ready_instead() {
     tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
 }
 
+/// It reads its configuration again; [`ready`] says that it did, whatever came of it.
+pub(super) fn reloading() {
+    // By the same clock as the service manager's: so it knows which reload this is.
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        tell(&[NotifyState::Reloading, now]);
+    }
+}
+
 /// It drains.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("draining: finishing in-flight requests")]);

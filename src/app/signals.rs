@@ -30,33 +30,27 @@ pub(crate) fn reopen_signal() -> io::Result<Signal> {
     signal(SignalKind::user_defined1())
 }
 
+/// SIGHUP. From here on it does not end the process.
+pub(crate) fn reload_signal() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
 /// SIGUSR2. From here on it does not end the process.
 pub(crate) fn take_over_signal() -> io::Result<Signal> {
     signal(SignalKind::user_defined2())
 }
 
-/// SIGHUP (a terminal that is closed) and SIGQUIT.
-pub(crate) struct OtherSignals([(&'static str, Signal); 2]);
-
-impl OtherSignals {
-    /// From here on they no longer end the process.
-    pub(crate) fn install() -> io::Result<Self> {
-        let [hangup, quit] = [SignalKind::hangup(), SignalKind::quit()].map(signal);
-        Ok(Self([("SIGHUP", hangup?), ("SIGQUIT", quit?)]))
-    }
-
-    /// Says of each that it does nothing. Never ends; cancel-safe.
-    pub(crate) async fn ignore(mut self) {
-        loop {
-            let [a, b] = &mut self.0;
-            let signal = tokio::select! {
-                _ = a.1.recv() => a.0,
-                _ = b.1.recv() => b.0,
-            };
+/// SIGQUIT. From here on it does not end the process: somebody is told that it does nothing.
+pub(crate) fn ignore_quit() -> io::Result<()> {
+    let mut quit = signal(SignalKind::quit())?;
+    tokio::spawn(async move {
+        while quit.recv().await.is_some() {
             tracing::warn!(
-                signal,
-                "ignored: certificates and token files are read again by themselves, and everything else needs a restart;                  SIGTERM drains and stops"
+                signal = "SIGQUIT",
+                "ignored: SIGHUP reloads, SIGUSR1 opens the access log's file again, SIGUSR2 has another process take over, \
+                 SIGTERM drains and stops"
             );
         }
-    }
+    });
+    Ok(())
 }

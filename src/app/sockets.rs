@@ -15,13 +15,14 @@ use crate::admin::{Admin, AdminConfig};
 use crate::config::Config;
 use crate::listener::{
     self, Bound, Inherited, Label, ListenAddress, ListenerConfig, ListeningSocket, Opening, Purpose, SocketFile, Stage,
-    Tls,
 };
+use crate::lock::RwLock;
 
 /// What a process listens on.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    agents: Vec<(Bound, Arc<Opening>)>,
+    /// Each with the place of its listener in the configuration.
+    agents: Vec<(Bound, usize)>,
     pub admin: AdminListener,
     /// Files of Unix sockets on which the process before listened, and this one does not.
     left: Vec<PathBuf>,
@@ -44,7 +45,6 @@ pub(super) struct AdminListener {
     socket: Arc<TcpListener>,
     configured: SocketAddr,
     pub address: SocketAddr,
-    pub tls: Option<Arc<Tls>>,
 }
 
 impl Origin {
@@ -66,19 +66,17 @@ impl Sockets {
     /// Opens them all; of what was inherited, all that the configuration names is used.
     ///
     /// # Errors
-    /// When an address or a certificate cannot be used; when the service manager has opened a socket that no listener names.
+    /// When an address cannot be used; when the service manager has opened a socket that no listener names.
     pub(super) async fn open(
         config: &Config,
         mut inherited: Inherited,
         is_successor: bool,
     ) -> Result<Self, StartError> {
         let mut agents = Vec::new();
-        for listener in &config.listeners {
-            let tls = listener.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-            let opening = Arc::new(Opening { proxy_protocol: listener.proxy_protocol.clone(), tls });
+        for (place, listener) in config.listeners.iter().enumerate() {
             let bound;
             (bound, inherited) = bind(listener.clone(), config.workers.get(), inherited).await?;
-            agents.extend(bound.into_iter().map(|bound| (bound, Arc::clone(&opening))));
+            agents.extend(bound.into_iter().map(|bound| (bound, place)));
         }
         let admin = AdminListener::bind(&config.admin, &mut inherited).await?;
         let mut left = Vec::new();
@@ -97,19 +95,18 @@ impl Sockets {
         self.agents.iter().map(|(bound, _)| bound.address.clone()).collect()
     }
 
-    /// All certificates.
-    pub(super) fn tls(&self) -> Vec<Arc<Tls>> {
-        let agents = self.agents.iter().filter_map(|(_, opening)| opening.tls.clone());
-        agents.chain(self.admin.tls.clone()).collect()
-    }
-
-    /// What a worker listens on.
+    /// What a worker listens on, and what comes first there: of these, which are in the order of the listeners.
     ///
     /// # Errors
     /// Out of descriptors.
-    pub(super) fn of_worker(&self, worker: usize, workers: usize) -> io::Result<Vec<(ListeningSocket, Arc<Opening>)>> {
+    pub(super) fn of_worker(
+        &self,
+        worker: usize,
+        workers: usize,
+        openings: &[Arc<RwLock<Opening>>],
+    ) -> io::Result<Vec<(ListeningSocket, Arc<RwLock<Opening>>)>> {
         let mut all = Vec::new();
-        for (bound, opening) in &self.agents {
+        for (bound, opening) in self.agents.iter().filter_map(|(bound, place)| Some((bound, openings.get(*place)?))) {
             all.extend(bound.of_worker(worker, workers)?.into_iter().map(|socket| (socket, Arc::clone(opening))));
         }
         Ok(all)
@@ -154,9 +151,8 @@ impl AdminListener {
     /// Binds it, or takes the one that was inherited.
     ///
     /// # Errors
-    /// When the address or the certificate cannot be used.
+    /// When the address cannot be used.
     pub(super) async fn bind(config: &AdminConfig, inherited: &mut Inherited) -> Result<Self, StartError> {
-        let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
         let failed = |source| StartError::Admin { address: config.address, source };
         let given = inherited.take(Purpose::Admin, &ListenAddress::Tcp(config.address));
         let socket = match given.into_iter().next().map(|held| held.socket) {
@@ -164,7 +160,7 @@ impl AdminListener {
             Some(ListeningSocket::Unix(_)) | None => TcpListener::bind(config.address).await.map_err(failed)?,
         };
         let address = socket.local_addr().unwrap_or(config.address);
-        Ok(Self { socket: Arc::new(socket), configured: config.address, address, tls })
+        Ok(Self { socket: Arc::new(socket), configured: config.address, address })
     }
 
     /// Serves for as long as this process is the one that accepts. It goes on while the process drains.

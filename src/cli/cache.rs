@@ -74,7 +74,7 @@ struct Listed {
 
 fn list(globals: &Globals, ListArgs { sidecar, format }: &ListArgs) -> anyhow::Result<()> {
     let output = Output::new(*format);
-    let Listed { configurations } = sidecar.demand(globals, "GET", "/config-cache", "cache")?;
+    let Listed { configurations } = sidecar.sidecar(globals)?.demand("GET", "/config-cache", "cache")?;
     if output.json {
         return output.json(&configurations);
     }
@@ -101,7 +101,7 @@ fn purge(globals: &Globals, PurgeArgs { path, sidecar, format, .. }: &PurgeArgs)
         }
         None => "/config-cache".to_owned(),
     };
-    let purged: Purged = sidecar.demand(globals, "DELETE", &target, "cache")?;
+    let purged: Purged = sidecar.sidecar(globals)?.demand("DELETE", &target, "cache")?;
     match output.json {
         true => output.json(&purged),
         false => Ok(output.text(&format!("{} forgotten\n", purged.purged))?),

@@ -41,7 +41,7 @@ struct State {
 /// When it does not answer, or is of an earlier version.
 pub(super) fn run(globals: &Globals, DrainArgs { undo, sidecar, format }: &DrainArgs) -> anyhow::Result<()> {
     let method = if *undo { "DELETE" } else { "PUT" };
-    let state: State = sidecar.demand(globals, method, "/drain", "drain")?;
+    let state: State = sidecar.sidecar(globals)?.demand(method, "/drain", "drain")?;
     let output = Output::new(*format);
     if output.json {
         return output.json(&state);

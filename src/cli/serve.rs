@@ -8,15 +8,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use tracing_subscriber::EnvFilter;
+use serde::Deserialize;
+use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use super::args::Format;
 use super::journal::{Prioritised, is_journal};
 use super::output::{Output, Unheard, may_colour};
+use super::sidecar::Sidecar;
 use super::{Globals, usage};
+use crate::app::Reread;
 use crate::audit;
-use crate::config::{self, AdminListener, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
+use crate::config::{self, AdminListener, Changes, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
 use crate::dev::{self, DevOptions};
 use crate::lines::{Lines, Stream};
 use crate::store::Settings;
@@ -66,8 +72,16 @@ pub(super) fn dev(globals: &Globals, options: DevOptions) -> anyhow::Result<()> 
 /// # Errors
 /// When the configuration is wrong, or it cannot start.
 pub(super) fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
-    let config = load(globals, args)?;
-    logging(config, crate::app::serve)
+    let (source, overrides) = place(globals, args);
+    let config = config::load(&source, &overrides).map_err(into_error)?;
+    logging(config, |config, set_filter| {
+        // The environment stays what it was at the start.
+        // What is worth a warning of the files that it names is said when they are read to be used.
+        let read =
+            move || tracing::subscriber::with_default(NoSubscriber::default(), || config::load(&source, &overrides));
+        let read = Box::new(read);
+        crate::app::serve(config, Reread { read, set_filter })
+    })
 }
 
 /// Shown below `console --help`.
@@ -95,7 +109,7 @@ pub(super) fn console(globals: &Globals, args: ConsoleArgs) -> anyhow::Result<()
     let ConsoleArgs { admin_listen } = args;
     let args = ServeArgs { listen: Vec::new(), api_upstream: None, heartbeat_upstream: None, admin_listen };
     let config = load(globals, args)?;
-    logging(config, crate::app::console)
+    logging(config, |config, _| crate::app::console(config))
 }
 
 /// Of the log, as much may wait for who reads it.
@@ -105,12 +119,12 @@ const LOG_BYTES: usize = 1 << 20;
 const LOG_TIME: Duration = Duration::from_secs(1);
 
 /// Runs it with a log that nothing waits for.
-fn logging(config: Config, run: impl FnOnce(Config) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn logging(config: Config, run: impl FnOnce(Config, SetFilter) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let stderr = Box::new(Stream::new(io::stderr()).context("opening standard error")?);
     let lines = Lines::start("log", stderr, LOG_BYTES, Duration::ZERO, Arc::clone(Lines::lost_of_log()))?;
     let written = lines.clone();
-    start_log(&config.log, move || written.clone())?;
-    let outcome = run(config);
+    let set_filter = start_log(&config.log, move || written.clone())?;
+    let outcome = run(config, set_filter);
     match lines.finish(LOG_TIME) {
         true => outcome,
         // Nobody reads what would be said of it, and saying it would wait for them.
@@ -118,15 +132,53 @@ fn logging(config: Config, run: impl FnOnce(Config) -> anyhow::Result<()>) -> an
     }
 }
 
-/// Prints the effective configuration.
+/// Shown below `check --help`.
+pub(super) const CHECK_EXAMPLES: &str = "\
+A reload (SIGHUP, systemctl reload) changes every key but those that are marked with \"restart\".
+
+Examples:
+  tollgate check --config /etc/tollgate/tollgate.toml
+  tollgate check --config /etc/tollgate/tollgate.toml --running";
+
+/// Flags of `check`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Say instead what a reload of the sidecar that runs on this host would change, and what needs a restart
+    #[arg(long)]
+    running: bool,
+}
+
+/// Prints the effective configuration; or what a running sidecar would make of it.
 ///
 /// # Errors
-/// Everything that is wrong with it.
-pub(super) fn check(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
+/// Everything that is wrong with it; when there is no sidecar to compare it with.
+pub(super) fn check(globals: &Globals, CheckArgs { serve: args, running }: CheckArgs) -> anyhow::Result<()> {
     // Not everything that is worth knowing is wrong: an expired certificate is a warning.
-    start_log(&LogConfig { filter: "warn".to_owned(), format: LogFormat::Text }, io::stderr)?;
+    drop(start_log(&LogConfig { filter: "warn".to_owned(), format: LogFormat::Text }, io::stderr)?);
     let config = load(globals, args)?;
-    Ok(Output::new(Format { json: false }).text(&config::effective(&config))?)
+    let text = if running { compared(&config)? } else { config::effective(&config) };
+    Ok(Output::new(Format { json: false }).text(&text)?)
+}
+
+#[derive(Deserialize)]
+struct Running {
+    values: config::Values,
+}
+
+/// What a reload of the sidecar on this host would change. It is asked at the admin listener that this configuration names.
+fn compared(config: &Config) -> anyhow::Result<String> {
+    let certificate = config.admin.tls.as_ref().map(|tls| tls.certificate.clone());
+    let listener = AdminListener { address: config.admin.address, certificate };
+    let sidecar = Sidecar { listener, identity: None };
+    let running: Running = sidecar.demand("GET", "/config", "check --running")?;
+    let Changes { reloaded, restart } = Changes::between(&running.values, &config.values());
+    let listed = |title: &str, keys: Vec<String>| match keys.is_empty() {
+        true => format!("{title}: nothing\n"),
+        false => format!("{title}:\n{}", keys.iter().map(|key| format!("  {key}\n")).collect::<String>()),
+    };
+    Ok(listed("a reload changes", reloaded) + &listed("a restart is needed for", restart))
 }
 
 /// Where the registry is stored: what `--store` says, or else the configuration.
@@ -206,10 +258,16 @@ fn source_of(globals: &Globals) -> (Source, Overrides) {
 }
 
 fn load(globals: &Globals, args: ServeArgs) -> anyhow::Result<Config> {
+    let (source, overrides) = place(globals, args);
+    config::load(&source, &overrides).map_err(into_error)
+}
+
+/// Where the configuration comes from.
+fn place(globals: &Globals, args: ServeArgs) -> (Source, Overrides) {
     let ServeArgs { listen, api_upstream, heartbeat_upstream, admin_listen } = args;
     let store = globals.store.clone();
     let overrides = Overrides { listen, api_upstream, heartbeat_upstream, store, admin_listen };
-    config::load(&Source::of_process(globals.config.clone()), &overrides).map_err(into_error)
+    (Source::of_process(globals.config.clone()), overrides)
 }
 
 /// When only flags are wrong, it was the command that was mistyped.
@@ -218,22 +276,33 @@ fn into_error(problems: Problems) -> anyhow::Error {
     if problems.iter().all(|problem| is_flag(&problem.place)) { usage(problems) } else { problems.into() }
 }
 
+/// Has the log go by another filter, which was judged.
+type SetFilter = Box<dyn Fn(&str) + Send + Sync>;
+
 /// Logs to this writer, which leads to standard error.
-fn start_log<W>(log: &LogConfig, writer: W) -> anyhow::Result<()>
+fn start_log<W>(log: &LogConfig, writer: W) -> anyhow::Result<SetFilter>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let filter = EnvFilter::try_new(&log.filter).context("reading log.filter")?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let to_journal = is_journal(&io::stderr());
-    let started = match log.format {
+    let lines = match log.format {
         // The journal has the time, and levels of its own.
-        LogFormat::Text if to_journal => lines.without_time().with_ansi(false).map_event_format(Prioritised).try_init(),
-        LogFormat::Text => lines.with_ansi(may_colour(&io::stderr())).try_init(),
-        LogFormat::Json if to_journal => lines.json().map_event_format(Prioritised).try_init(),
-        LogFormat::Json => lines.json().try_init(),
+        LogFormat::Text if to_journal => lines.without_time().with_ansi(false).map_event_format(Prioritised).boxed(),
+        LogFormat::Text => lines.with_ansi(may_colour(&io::stderr())).boxed(),
+        LogFormat::Json if to_journal => lines.json().map_event_format(Prioritised).boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
-    started.map_err(|error| anyhow!(error)).context("starting the log")
+    let started = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    started.map_err(|error| anyhow!(error)).context("starting the log")?;
+    Ok(Box::new(move |filter| {
+        // It was read once already, and the log is there for as long as the process.
+        if let Ok(filter) = EnvFilter::try_new(filter) {
+            handle.reload(filter).unwrap_or_default();
+        }
+    }))
 }
 
 #[cfg(test)]

@@ -43,18 +43,35 @@ pub(super) struct Answer {
 }
 
 impl SidecarArgs {
-    /// Asks it, by TLS if the configuration has a certificate for it: that one, and no other, is believed.
+    /// The sidecar that they name.
     ///
     /// # Errors
-    /// When nobody answers, with what was asked; what is wrong with the configuration.
-    pub(super) fn ask(&self, globals: &Globals, method: &str, target: &str) -> anyhow::Result<Answer> {
-        let AdminListener { address, certificate } = match (self.admin_listen, admin_listener(globals)) {
+    /// What is wrong with the configuration.
+    pub(super) fn sidecar(&self, globals: &Globals) -> anyhow::Result<Sidecar<'_>> {
+        let listener = match (self.admin_listen, admin_listener(globals)) {
             (None, listener) => listener?,
             // Of a configuration that cannot be read it is not known whether the address speaks TLS.
             (Some(address), Ok(listener)) => AdminListener { address, ..listener },
             (Some(address), Err(_)) => AdminListener { address, certificate: None },
         };
-        let address = reachable(address);
+        Ok(Sidecar { listener, identity: self.certificate.as_deref().zip(self.key.as_deref()) })
+    }
+}
+
+/// Where a sidecar is asked, and the certificate and the key that are shown there.
+pub(super) struct Sidecar<'a> {
+    pub(super) listener: AdminListener,
+    pub(super) identity: Option<(&'a Path, &'a Path)>,
+}
+
+impl Sidecar<'_> {
+    /// Asks it, by TLS if the configuration has a certificate for it: that one, and no other, is believed.
+    ///
+    /// # Errors
+    /// When nobody answers, with what was asked.
+    pub(super) fn ask(&self, method: &str, target: &str) -> anyhow::Result<Answer> {
+        let AdminListener { address, certificate } = &self.listener;
+        let address = reachable(*address);
         let scheme = if certificate.is_some() { "https" } else { "http" };
         let asked = || format!("no sidecar answers at {scheme}://{address}{target}");
         let stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(asked)?;
@@ -63,8 +80,7 @@ impl SidecarArgs {
         let answer = match certificate {
             None => exchange(stream, address, method, target),
             Some(certificate) => {
-                let identity = self.certificate.as_deref().zip(self.key.as_deref());
-                exchange(over_tls(stream, address, &certificate, identity)?, address, method, target)
+                exchange(over_tls(stream, address, certificate, self.identity)?, address, method, target)
             }
         };
         let answer = answer.with_context(asked)?;
@@ -80,14 +96,8 @@ impl SidecarArgs {
     ///
     /// # Errors
     /// Its own, too.
-    pub(super) fn demand<T: DeserializeOwned>(
-        &self,
-        globals: &Globals,
-        method: &str,
-        target: &str,
-        command: &str,
-    ) -> anyhow::Result<T> {
-        let Answer { status, body } = self.ask(globals, method, target)?;
+    pub(super) fn demand<T: DeserializeOwned>(&self, method: &str, target: &str, command: &str) -> anyhow::Result<T> {
+        let Answer { status, body } = self.ask(method, target)?;
         if status == 200 {
             return Ok(serde_json::from_str(&body)?);
         }

@@ -1,16 +1,18 @@
 //! The effective configuration as a file that means the same.
 
 use super::Config;
+use super::reload::is_reloaded;
 use super::visit::{Form, Text, Visitor, quote};
 use crate::proxy::route::{Access, Method, Route};
 use crate::upstream::CredentialMode;
 
-/// Writes the configuration as TOML that [`load`](super::load()) reads back to the same: every key with its value, then
-/// all routes as comments. It holds no secrets: a configuration names files.
+/// Writes the configuration as TOML that [`load`](super::load()) reads back to the same: every key with its value, and whether
+/// that needs a restart to change; then all routes as comments. It holds no secrets: a configuration names files.
 pub fn effective(config: &Config) -> String {
     let mut printer = Printer::default();
     config.clone().walk(&mut printer);
     let Printer { mut text, .. } = printer;
+    text.insert_str(0, LEGEND);
     text.push_str("\n# Every route, the built-in ones included; everything else is refused:\n");
     for (path, methods, route) in group(&config.routes.list()) {
         let methods = methods.iter().map(|method| method.name()).collect::<Vec<_>>().join(" ");
@@ -29,6 +31,13 @@ pub fn effective(config: &Config) -> String {
     }
     text
 }
+
+/// Of a key that a reload leaves as it is.
+const RESTART: &str = "  # restart";
+
+const LEGEND: &str = "\
+# A reload (SIGHUP, systemctl reload) changes every key but those with \"restart\" behind them.
+";
 
 /// Why some are missing.
 const AS_OWNER: &str = "#
@@ -74,7 +83,9 @@ impl Printer {
             self.text.push_str(&format!("\n[{}]\n", self.path.join(".")));
         }
         let within: String = self.path.iter().skip(self.headed).map(|table| format!("{table}.")).collect();
-        self.text.push_str(&format!("{within}{key} = {value}\n"));
+        let full: String = self.path.iter().map(|table| format!("{table}.")).collect();
+        let mark = if is_reloaded(&format!("{full}{key}")) { "" } else { RESTART };
+        self.text.push_str(&format!("{within}{key} = {value}{mark}\n"));
     }
 }
 

@@ -22,7 +22,7 @@ use crate::proxy::exchange::Exchange;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::request::{Head, Origin};
 use crate::proxy::tally::Outcome;
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, Current, Proxy};
 use crate::socket::{Hangup, Socket};
 use crate::worker::Pooled;
 use crate::worker::alarm::Alarm;
@@ -61,15 +61,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Serves requests until nothing more is there to read. `fresh`: nothing was received on the connection yet.
 pub(super) async fn serve(
-    proxy: &Rc<Proxy>,
+    current: &Current,
     alarm: &Alarm,
     socket: &Rc<Socket>,
     origin: &Origin,
     fresh: &mut bool,
 ) -> Next {
-    let buffer = RefCell::new(proxy.worker.buffer());
-    let inbound = Rc::new(Inbound { proxy: Rc::clone(proxy), socket: Rc::clone(socket), buffer });
-    let connection = Connection { proxy, alarm, inbound, origin };
+    let buffer = RefCell::new(current.worker.buffer());
+    let inbound = Rc::new(Inbound { socket: Rc::clone(socket), buffer });
+    let mut connection = Connection { proxy: current.proxy(), alarm, inbound, origin };
     loop {
         let end = match connection.receive_head().await {
             Received::Head(end) => end,
@@ -77,7 +77,7 @@ pub(super) async fn serve(
             Received::Closed => return Next::Close,
             Received::Refused(refusal) => {
                 // What is not even a whole head.
-                let exchange = Exchange::new(proxy, origin.clone());
+                let exchange = Exchange::new(&connection.proxy, origin.clone());
                 connection.refuse(&exchange, &refusal, &Asked::nothing()).await;
                 return Next::Close;
             }
@@ -93,12 +93,12 @@ pub(super) async fn serve(
         if connection.serve_one(end).await == After::Close {
             return Next::Close;
         }
+        connection.proxy = current.proxy();
     }
 }
 
 /// The receiving side of a connection: what was read of it, and where more comes from. Shared with the body that is read.
 struct Inbound {
-    proxy: Rc<Proxy>,
     socket: Rc<Socket>,
     buffer: RefCell<Pooled<Buffer>>,
 }
@@ -123,7 +123,8 @@ impl Inbound {
 }
 
 struct Connection<'a> {
-    proxy: &'a Rc<Proxy>,
+    /// That of the next request, or of the one that is served.
+    proxy: Rc<Proxy>,
     alarm: &'a Alarm,
     inbound: Rc<Inbound>,
     origin: &'a Origin,
@@ -157,7 +158,7 @@ struct Asked {
 
 impl Connection<'_> {
     async fn receive_head(&self) -> Received {
-        let max = self.proxy.gate.limits.max_head_bytes.get();
+        let max = self.proxy.gate.limits.max_head_bytes.get().min(self.inbound.buffer.borrow().size());
         let mut scanned = 0;
         let mut begun = false;
         loop {
@@ -195,7 +196,7 @@ impl Connection<'_> {
     }
 
     async fn serve_one(&self, end: usize) -> After {
-        let exchange = Exchange::new(self.proxy, self.origin.clone());
+        let exchange = Exchange::new(&self.proxy, self.origin.clone());
         let (mut request, asked) = match self.read(end) {
             Ok(read) => read,
             Err(refusal) => return self.refuse(&exchange, &refusal, &Asked::nothing()).await,
@@ -244,7 +245,7 @@ impl Connection<'_> {
             }
             None => {
                 drop(buffer); // the body looks into it
-                let body = asked.body.insert(Body::new(&self.inbound, head.body, head.expects_continue));
+                let body = asked.body.insert(Body::new(&self.proxy, &self.inbound, head.body, head.expects_continue));
                 Upload::streamed(Box::new(body.clone()), head.body.exact(), limits.max_body_bytes.get())
             }
         };

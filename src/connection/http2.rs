@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::proxy::exchange::Exchange;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::request::{Head, Origin};
 use crate::proxy::tally::Outcome;
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, Current, Gate};
 use crate::socket::Stream;
 use crate::worker::alarm::{Alarm, Ease, Interrupt, WorkerTime};
 use crate::worker::panic::Guard;
@@ -52,7 +53,7 @@ struct Silence;
 
 /// The streams of a connection that run.
 struct Streams {
-    proxy: Rc<Proxy>,
+    current: Rc<Current>,
     origin: Origin,
     count: Cell<usize>,
     /// The connection's; runs while there is none.
@@ -107,11 +108,11 @@ impl Streams {
             () if self.is_abused() => self.idle.set(Duration::ZERO),
             () if !self.is_idle() => self.idle.clear(),
             () if self.closing.get() => {
-                let now = self.proxy.worker.alarms.now();
+                let now = self.current.worker.alarms.now();
                 let delivery = self.delivering.get().map_or(Duration::ZERO, |until| until.since(now));
                 self.idle.set(delivery.max(FAREWELL_TIME));
             }
-            () => self.idle.set(self.proxy.gate.timeouts.keep_alive),
+            () => self.idle.set(self.current.proxy().gate.timeouts.keep_alive),
         }
     }
 
@@ -119,7 +120,8 @@ impl Streams {
     fn ended(&self, exchange: &Exchange) {
         // Large replies lie in hyper's buffers and the kernel's when their stream is over, and closing would destroy them.
         if exchange.received.get() >= LARGE_REPLY {
-            self.delivering.set(Some(self.proxy.worker.alarms.now().after(self.proxy.gate.timeouts.body_grace)));
+            self.delivering
+                .set(Some(self.current.worker.alarms.now().after(self.current.proxy().gate.timeouts.body_grace)));
         }
         let resets = self.resets.get();
         self.resets.set(if exchange.is_settled() { resets.saturating_sub(1) } else { resets + 1 });
@@ -127,14 +129,15 @@ impl Streams {
 }
 
 /// Serves a connection until it closes. `received` is what was read of it already.
-pub(super) async fn serve(proxy: Rc<Proxy>, alarm: Alarm, stream: Stream, received: Vec<u8>, origin: Origin) {
-    let heads = Rc::new(Alarm::new(&proxy.worker));
-    let watched = Watched::new(stream, received, Rc::clone(&heads), proxy.gate.timeouts.request_head);
-    alarm.set(proxy.gate.timeouts.request_head);
+pub(super) async fn serve(current: Rc<Current>, alarm: Alarm, stream: Stream, received: Vec<u8>, origin: Origin) {
+    let heads = Rc::new(Alarm::new(&current.worker));
+    let gate = Arc::clone(&current.proxy().gate);
+    let watched = Watched::new(stream, received, Rc::clone(&heads), gate.timeouts.request_head);
+    alarm.set(gate.timeouts.request_head);
     // The first request is awaited no longer than in HTTP/1.
     alarm.ease(Ease::Told);
     let streams = Rc::new(Streams {
-        proxy: Rc::clone(&proxy),
+        current: Rc::clone(&current),
         origin,
         count: Cell::new(0),
         idle: alarm,
@@ -144,7 +147,8 @@ pub(super) async fn serve(proxy: Rc<Proxy>, alarm: Alarm, stream: Stream, receiv
         begun: RefCell::new(None),
     });
     let connection =
-        builder(&proxy, &streams).serve_connection(TokioIo::new(watched), StreamService(Rc::clone(&streams)));
+        builder(&gate, &streams).serve_connection(TokioIo::new(watched), StreamService(Rc::clone(&streams)));
+    drop(gate);
     let mut connection = pin!(connection);
     loop {
         match streams.idle.race(heads.race(connection.as_mut())).await {
@@ -165,13 +169,13 @@ pub(super) async fn serve(proxy: Rc<Proxy>, alarm: Alarm, stream: Stream, receiv
     // It says that it ends, for as long as that takes at most; whatever runs ends with it.
     connection.as_mut().graceful_shutdown();
     streams.idle.ease(Ease::Busy);
-    let farewell = Alarm::new(&proxy.worker);
+    let farewell = Alarm::new(&current.worker);
     farewell.set(FAREWELL_TIME);
     drop(farewell.race(connection).await);
 }
 
-fn builder(proxy: &Proxy, streams: &Rc<Streams>) -> Builder<Tasks> {
-    let limits = &proxy.gate.limits;
+fn builder(gate: &Gate, streams: &Rc<Streams>) -> Builder<Tasks> {
+    let limits = &gate.limits;
     let max_streams = u32::try_from(limits.max_streams.get()).unwrap_or(u32::MAX);
     let mut builder = Builder::new(Tasks(Rc::clone(streams)));
     builder
@@ -203,7 +207,7 @@ impl Service<Request<Incoming>> for StreamService {
         if self.0.is_abused() {
             return Box::pin(std::future::ready(Err(Silence)));
         }
-        let exchange = Exchange::new(&self.0.proxy, self.0.origin.clone());
+        let exchange = Exchange::new(&self.0.current.proxy(), self.0.origin.clone());
         let stream = Rc::new(StreamState { exchange, replying: Cell::new(false) });
         self.0.begun.replace(Some(Rc::clone(&stream)));
         Box::pin(serve_stream(stream, request))
@@ -300,7 +304,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, future: F) {
         let Some(stream) = self.0.begun.take() else { return };
         let slot = StreamSlot::take(&self.0);
-        let guard = Guard::new(&self.0.proxy.worker.panics);
+        let guard = Guard::new(&self.0.current.worker.panics);
         tokio::task::spawn_local(async move {
             let _guard = guard;
             let mut future = pin!(future);

@@ -2,23 +2,23 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::proxy_protocol::HeaderError;
 use crate::lock::Mutex;
 use crate::proxy::Limits;
 use crate::proxy::network::client_network;
 use crate::sampler::Sampler;
+use crate::slots::Slots;
 use crate::tls::handshake::Handshakes;
 
 /// The limits of client connections, over all listeners and workers.
 pub(crate) struct ConnectionLimits {
-    slots: Arc<Semaphore>,
-    clients: Option<Arc<Clients>>,
+    slots: Arc<Slots>,
+    clients: Arc<Clients>,
     /// Connections that were closed because their address had too many.
     refused: Arc<AtomicU64>,
     /// Connections that were closed because they did not begin with a PROXY header.
@@ -38,8 +38,10 @@ pub(crate) struct ConnectionSlot {
 }
 
 /// Connections by address.
+#[derive(Default)]
 struct Clients {
-    most: NonZeroUsize,
+    /// 0: as many as there may be in all. Then they are not counted, so that they count once there is a limit only from then on.
+    most: AtomicUsize,
     counts: Mutex<HashMap<u128, usize>>,
 }
 
@@ -57,10 +59,11 @@ impl ConnectionLimits {
         without_header: Arc<AtomicU64>,
         handshakes: Arc<Handshakes>,
     ) -> Self {
-        let clients = limits.max_connections_per_client.map(|most| Clients { most, counts: Mutex::default() });
+        let clients = Arc::<Clients>::default();
+        clients.set_most(limits);
         Self {
-            slots: Arc::new(Semaphore::new(limits.max_connections.get().min(Semaphore::MAX_PERMITS))),
-            clients: clients.map(Arc::new),
+            slots: Slots::new(limits.max_connections.get()),
+            clients,
             refused,
             without_header,
             handshakes,
@@ -70,29 +73,33 @@ impl ConnectionLimits {
         }
     }
 
+    /// These count from now on. Whoever is connected stays so. Within a runtime.
+    pub(crate) fn set(&self, limits: &Limits) {
+        self.slots.resize(limits.max_connections.get());
+        self.clients.set_most(limits);
+    }
+
     /// Waits until there is one more.
     pub(crate) async fn slot(&self) -> OwnedSemaphorePermit {
-        match Arc::clone(&self.slots).acquire_owned().await {
-            Ok(slot) => slot,
-            // They are never closed.
-            Err(_) => std::future::pending().await,
-        }
+        self.slots.take().await
     }
 
     /// One more, if there is one now.
     pub(crate) fn slot_now(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.slots).try_acquire_owned().ok()
+        self.slots.take_now()
     }
 
     /// The slot of a connection from this address; `None`: there are too many from it.
     pub(crate) fn admit(&self, slot: OwnedSemaphorePermit, address: IpAddr) -> Option<ConnectionSlot> {
-        let Some(clients) = &self.clients else { return Some(ConnectionSlot { _slot: slot, _client: None }) };
-        if let Some(client) = Clients::admit(clients, address) {
+        let most = self.clients.most.load(Ordering::Relaxed);
+        if most == 0 {
+            return Some(ConnectionSlot { _slot: slot, _client: None });
+        }
+        if let Some(client) = Clients::admit(&self.clients, most, address) {
             return Some(ConnectionSlot { _slot: slot, _client: Some(client) });
         }
         self.refused.fetch_add(1, Ordering::Relaxed);
         if let Some(left_out) = self.refusals.admit() {
-            let most = clients.most;
             tracing::warn!(%address, most, left_out, "a client has too many connections: closing the new one");
         }
         None
@@ -118,11 +125,16 @@ impl ConnectionLimits {
 }
 
 impl Clients {
-    fn admit(this: &Arc<Self>, address: IpAddr) -> Option<ClientSlot> {
+    fn set_most(&self, limits: &Limits) {
+        let most = limits.max_connections_per_client.map_or(0, std::num::NonZeroUsize::get);
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    fn admit(this: &Arc<Self>, most: usize, address: IpAddr) -> Option<ClientSlot> {
         let key = client_network(address);
         let mut counts = this.counts.lock();
         let count = counts.entry(key).or_default();
-        if *count >= this.most.get() {
+        if *count >= most {
             return None;
         }
         *count += 1;
@@ -151,10 +163,9 @@ mod tests {
 
     #[test]
     fn a_slot_that_is_free_again_leaves_nothing_behind() {
-        let most = NonZeroUsize::new(2).expect("not 0");
-        let clients = Arc::new(Clients { most, counts: Mutex::default() });
+        let clients = Arc::<Clients>::default();
         let address = "192.0.2.1".parse().expect("an address");
-        let admit = || Clients::admit(&clients, address);
+        let admit = || Clients::admit(&clients, 2, address);
         let held = (admit().expect("the first"), admit().expect("the second"));
         assert!(admit().is_none());
         drop(held.0);

@@ -107,7 +107,8 @@ impl Console {
     /// Whose a call is: who connected, or who the trusted proxies name.
     fn client(&self, parts: &Parts) -> Option<IpAddr> {
         let Peer(peer) = parts.extensions.get()?;
-        let trusts = |address: IpAddr| self.trusted_proxies.iter().any(|network| network.contains(address));
+        let trusted = self.trusted_proxies.read();
+        let trusts = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
         let peer = peer.ip().to_canonical();
         Some(sanitize::client(&parts.headers, peer, trusts(peer), trusts))
     }

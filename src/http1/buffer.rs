@@ -18,6 +18,11 @@ impl Buffer {
         Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, used: 0 }
     }
 
+    /// How many bytes it has room for.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// What was received and not consumed.
     pub(crate) fn filled(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
@@ -62,7 +67,7 @@ impl Buffer {
 /// A worker's spare buffers, the last used first. However many are used at once, none is made anew while as many go on being
 /// used; those that are not are given back to the system, a part every second.
 pub(crate) struct Pool {
-    capacity: usize,
+    capacity: Cell<usize>,
     buffers: Spares<Buffer>,
     heads: Spares<Vec<u8>>,
 }
@@ -73,18 +78,27 @@ const HEAD_BYTES: usize = 1024;
 impl Pool {
     /// A pool of buffers of this many bytes.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, buffers: Spares::default(), heads: Spares::default() }
+        Self { capacity: Cell::new(capacity), buffers: Spares::default(), heads: Spares::default() }
+    }
+
+    /// From now on buffers are of this many bytes.
+    pub(crate) fn set_capacity(&self, capacity: usize) {
+        if self.capacity.replace(capacity) != capacity {
+            self.buffers.clear();
+        }
     }
 
     /// An empty buffer.
     pub(crate) fn take(&self) -> Buffer {
-        self.buffers.take().unwrap_or_else(|| Buffer::new(self.capacity))
+        self.buffers.take().unwrap_or_else(|| Buffer::new(self.capacity.get()))
     }
 
     /// Takes a buffer back. It may hold credentials, so it is overwritten.
     pub(crate) fn put(&self, mut buffer: Buffer) {
         buffer.wipe();
-        self.buffers.put(buffer);
+        if buffer.size() == self.capacity.get() {
+            self.buffers.put(buffer);
+        }
     }
 
     /// An empty vector to write a head into.
@@ -120,6 +134,11 @@ impl<T> Default for Spares<T> {
 }
 
 impl<T> Spares<T> {
+    fn clear(&self) {
+        self.items.borrow_mut().clear();
+        self.unused.set(0);
+    }
+
     fn take(&self) -> Option<T> {
         let mut items = self.items.borrow_mut();
         let item = items.pop();

@@ -30,11 +30,12 @@ pub(super) const METRICS: &[Metric] = &[Metric {
 }];
 
 fn expiries(sample: &Sample<'_>, values: &mut Values<'_>) {
-    let of_listeners = sample.health.listener_tls.iter().flat_map(|tls| {
+    let of_listeners = sample.configured.listener_tls.iter().flat_map(|tls| {
         let Ends { certificate, client_ca, client_crl } = tls.ends();
         [(Use::Listener, certificate), (Use::ClientCa, client_ca), (Use::ClientCrl, client_crl)]
     });
-    let connectors = sample.health.upstreams.iter().flat_map(|upstream| &upstream.nodes).map(|node| &node.connector);
+    let connectors =
+        sample.configured.upstreams.iter().flat_map(|upstream| &upstream.nodes).map(|node| &node.connector);
     let of_upstreams = connectors
         .filter_map(|connector| connector.tls_ends())
         .flat_map(|[authority, certificate]| [(Use::UpstreamCa, authority), (Use::Upstream, certificate)]);

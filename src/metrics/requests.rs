@@ -76,7 +76,7 @@ pub(super) const METRICS: &[Metric] = &[
         Some(sample.health.connections.load(Ordering::Relaxed) as f64)
     }),
     gauge("tollgate_connections_limit", "Client connections that may be open.", |sample| {
-        Some(sample.health.max_connections.load(Ordering::Relaxed) as f64)
+        Some(sample.configured.max_connections as f64)
     }),
     counter("tollgate_connections_accepted_total", "Connections that were accepted.", |sample| {
         Some(sample.total.accepted as f64)

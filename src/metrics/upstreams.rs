@@ -93,7 +93,7 @@ pub(super) const METRICS: &[Metric] = &[
 ];
 
 fn failures(sample: &Sample<'_>, values: &mut Values<'_>) {
-    for upstream in &sample.health.upstreams {
+    for upstream in &sample.configured.upstreams {
         for step in Step::ALL {
             values.add(&[upstream.name.name(), step.name()], upstream.outages.total(step) as f64);
         }

@@ -123,6 +123,11 @@ impl Cache {
         }
     }
 
+    /// Whether these are the same Controller, seen with the same kind of credential, so that the answers of one are the other's.
+    pub(crate) fn is_of_same(one: &UpstreamConfig, other: &UpstreamConfig) -> bool {
+        origin(one) == origin(other)
+    }
+
     /// What is stored for a request with these fields.
     async fn find(self: &Arc<Self>, key: &Key, asked: &HeaderMap) -> Option<Arc<Entry>> {
         self.load(key).await;

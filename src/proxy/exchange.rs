@@ -19,7 +19,7 @@ use crate::worker::alarm::Alarm;
 
 /// One request and its reply.
 pub(crate) struct Exchange {
-    /// What serves it.
+    /// What serves it, to its end.
     pub proxy: Rc<Proxy>,
     /// Where it came from.
     pub origin: Origin,
@@ -61,6 +61,7 @@ impl Exchange {
     }
 
     fn begin(proxy: &Rc<Proxy>, origin: Origin, id: RequestId, is_part: bool) -> Rc<Self> {
+        let origin = Origin { trusted: proxy.gate.trusts(origin.address), ..origin };
         Rc::new(Self {
             record: if is_part { None } else { Record::begin(&proxy.gate, &origin) },
             proxy: Rc::clone(proxy),

@@ -10,7 +10,7 @@ use super::Network;
 use super::network::client_network;
 use super::refusal::Refusal;
 use crate::clock::Instant;
-use crate::lock::Mutex;
+use crate::lock::{Mutex, RwLock};
 use crate::replica::{Known, Replica};
 use crate::sampler::Sampler;
 use crate::token::{Digest, DigestPrefix};
@@ -66,7 +66,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// Failed authentications, over all workers.
 #[derive(Debug)]
 pub(crate) struct FailedAuth {
-    limit: FailedAuthLimit,
+    limit: RwLock<FailedAuthLimit>,
     clients: Mutex<Clients>,
     totals: [AtomicU64; Failure::ALL.len()],
     limited: AtomicU64,
@@ -119,12 +119,17 @@ struct Verdict {
 impl FailedAuth {
     pub(crate) fn new(limit: FailedAuthLimit) -> Self {
         Self {
-            limit,
+            limit: RwLock::new(limit),
             clients: Mutex::default(),
             totals: [const { AtomicU64::new(0) }; Failure::ALL.len()],
             limited: AtomicU64::new(0),
             log: Sampler::default(),
         }
+    }
+
+    /// This counts from now on; what was used up stays so.
+    pub(crate) fn set_limit(&self, limit: FailedAuthLimit) {
+        *self.limit.write() = limit;
     }
 
     /// How many there were.
@@ -139,13 +144,14 @@ impl FailedAuth {
 
     /// The time between two, and the time that all at once take: `None`, where this client's are not limited.
     fn pace(&self, client: IpAddr, failure: Failure) -> Option<(Duration, Duration)> {
-        let interval = Duration::from_secs(1).checked_div(self.limit.rate)?;
+        let limit = self.limit.read();
+        let interval = Duration::from_secs(1).checked_div(limit.rate)?;
         let is_known = matches!(failure, Failure::Expired | Failure::OwnerDisabled);
-        let is_exempt = client.is_loopback() || self.limit.exempt.iter().any(|network| network.contains(client));
+        let is_exempt = client.is_loopback() || limit.exempt.iter().any(|network| network.contains(client));
         if is_known || is_exempt {
             return None;
         }
-        Some((interval, interval.saturating_mul(self.limit.burst)))
+        Some((interval, interval.saturating_mul(limit.burst)))
     }
 
     fn judge(&self, client: IpAddr, failure: Failure, now: Instant) -> Verdict {

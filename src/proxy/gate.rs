@@ -20,7 +20,7 @@ use crate::token::Digest;
 use crate::upstream::{Upstream, UpstreamName};
 use crate::worker::alarm::AdmissionTerms;
 
-/// What decides over requests. Shared by all workers, and read-only to them.
+/// What decides over requests, under one configuration. Shared by all workers, and read-only to them.
 pub(crate) struct Gate {
     /// What decides over tokens.
     pub authorizer: Authorizer,
@@ -33,7 +33,7 @@ pub(crate) struct Gate {
     /// The heartbeat server.
     pub heartbeat: Arc<Upstream>,
     /// Who wants to know of requests.
-    pub(super) observers: Observers,
+    pub observers: Observers,
     pub(super) routes: RouteTable,
     trusted_proxies: Vec<Network>,
     health_path: Option<String>,

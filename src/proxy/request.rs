@@ -34,7 +34,7 @@ pub struct Head {
 pub(crate) struct Origin {
     /// The address of the connection's other end.
     pub address: IpAddr,
-    /// Whether what it says of earlier hops is believed.
+    /// Whether what it says of earlier hops is believed. Asked for each request: a reload may change it.
     pub trusted: bool,
     /// Whether it came by TLS.
     pub secure: bool,

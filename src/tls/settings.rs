@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use crate::words::words;
 
 /// A listener's TLS files, read and checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsConfig {
     /// The certificate chain (PEM).
     pub certificate: PathBuf,
@@ -64,7 +64,7 @@ impl Alpn {
 }
 
 /// How an `https` upstream is verified, and what it is shown.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UpstreamTlsConfig {
     /// Authorities (PEM) to trust instead of the system's.
     pub ca: Option<PathBuf>,

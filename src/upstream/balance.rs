@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::connect::ConnectError;
 use super::node::Condition;
 use super::pool::{Lease, Pool};
-use super::{MAX_NODES, Upstream};
+use super::{MAX_NODES, Node, Upstream};
 use crate::worker::alarm::WorkerTime;
 
 /// One upstream as one worker has it: connections to each of its nodes.
@@ -48,6 +48,19 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> B
     /// No connections yet.
     pub(crate) fn new(upstream: Arc<Upstream>) -> Self {
         let pools = (0..upstream.nodes.len()).map(|node| Rc::new(Pool::new(Arc::clone(&upstream), node))).collect();
+        Self { upstream, pools, turn: Cell::new(0) }
+    }
+
+    /// The same under another configuration: connections to nodes that are still there stay, the others are closed.
+    pub(crate) fn with(&self, upstream: Arc<Upstream>) -> Self {
+        let kept = |node: &Arc<Node>| self.pools.iter().find(|pool| Arc::ptr_eq(pool.shared_node(), node));
+        let pools = upstream.nodes.iter().enumerate().map(|(at, node)| match kept(node) {
+            Some(pool) => Rc::new(pool.with(Arc::clone(&upstream), at)),
+            None => Rc::new(Pool::new(Arc::clone(&upstream), at)),
+        });
+        let pools = pools.collect();
+        let is_gone = |pool: &&Rc<Pool<B>>| !upstream.nodes.iter().any(|node| Arc::ptr_eq(pool.shared_node(), node));
+        self.pools.iter().filter(is_gone).for_each(|pool| pool.abandon());
         Self { upstream, pools, turn: Cell::new(0) }
     }
 
@@ -92,7 +105,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> B
 
     /// Leave to make one more connection, unless there are as many as may be.
     pub(crate) fn free_slot(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.upstream.connections).try_acquire_owned().ok()
+        self.upstream.connections.take_now()
     }
 
     /// Leave to make one more connection. Where there are as many as may be, some are unused, maybe other workers': one of
@@ -103,11 +116,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> B
         if !self.close_spare() {
             room.ask();
         }
-        match Arc::clone(connections).acquire_owned().await {
-            Ok(slot) => slot,
-            // It is never closed.
-            Err(_) => std::future::pending().await,
-        }
+        connections.take().await
     }
 
     /// Closes unused connections, as many as other workers need room for. Never ends.

@@ -54,7 +54,7 @@ pub(crate) async fn watch(upstreams: Vec<Arc<Upstream>>) {
 async fn watch_one(upstream: Arc<Upstream>, node: usize) {
     let mut interval = interval(upstream.config.health_interval);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let node = &upstream.nodes[node];
+    let node = &*upstream.nodes[node];
     loop {
         interval.tick().await;
         let checked = timeout(upstream.config.health_interval, check(node, upstream.config.health_path.as_ref()));

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -33,7 +34,7 @@ use crate::tls::{self, ClientTls, TlsError, UpstreamTlsConfig};
 pub(crate) struct Connector {
     target: Target,
     tls: Option<Tls>,
-    timeout: Duration,
+    timeout: Mutex<Duration>,
     /// Where the last connection was made to. The next one begins there: an address that does not answer costs time once.
     last: Mutex<Option<SocketAddr>>,
 }
@@ -54,6 +55,8 @@ struct Tls {
     config: UpstreamTlsConfig,
     name: ServerName<'static>,
     current: RwLock<ClientTls>,
+    /// How often the files were found to be others: a connection belongs to those that it was made by.
+    generation: AtomicU64,
 }
 
 /// Where a connection leads to.
@@ -112,21 +115,33 @@ impl Connector {
             (None, Err(_)) => Target::Name(Lookup::new(host.clone(), *port, resolve)),
         };
         let tls = config.tls.as_ref().map(|tls| Tls::new(host, tls)).transpose()?;
-        Ok(Self { target, tls, timeout: config.connect_timeout, last: Mutex::default() })
+        Ok(Self { target, tls, timeout: Mutex::new(config.connect_timeout), last: Mutex::default() })
     }
 
-    /// Reads the authorities and the client certificate again, for the connections from now on. Says whether they are
-    /// others than before.
+    /// Reads the authorities and the client certificate again, for the connections from now on. Where they are others than
+    /// before, there is another [`Connector::generation`].
     ///
     /// # Errors
     /// [`TlsError`]; what was read before stays.
-    pub(crate) fn reload(&self) -> Result<bool, TlsError> {
-        let Some(tls) = &self.tls else { return Ok(false) };
+    pub(crate) fn reload(&self) -> Result<(), TlsError> {
+        let Some(tls) = &self.tls else { return Ok(()) };
         let read = tls::client_config(&tls.config)?;
         let mut current = tls.current.write();
-        let changed = !current.is_same(&read);
+        if !current.is_same(&read) {
+            tls.generation.fetch_add(1, Ordering::SeqCst);
+        }
         *current = read;
-        Ok(changed)
+        Ok(())
+    }
+
+    /// Of its TLS files: what was connected by an earlier one is used no more.
+    pub(super) fn generation(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.generation.load(Ordering::SeqCst))
+    }
+
+    /// How long connections may take from now on.
+    pub(super) fn set_timeout(&self, timeout: Duration) {
+        *self.timeout.lock() = timeout;
     }
 
     /// When what its TLS is made of ends: see [`ClientTls::ends`].
@@ -140,10 +155,11 @@ impl Connector {
     /// # Errors
     /// [`ConnectError`]
     pub(crate) async fn connect(&self) -> Result<(Stream, Address), ConnectError> {
-        let deadline = Instant::now() + self.timeout;
+        let timeout = *self.timeout.lock();
+        let deadline = Instant::now() + timeout;
         let mut addresses = match &self.target {
             Target::Unix(path) => {
-                let connected = timeout_at(deadline, connect_unix(path)).await.unwrap_or_else(|_| Err(self.late()));
+                let connected = timeout_at(deadline, connect_unix(path)).await.unwrap_or_else(|_| Err(late(timeout)));
                 let address = Address::Unix(Arc::clone(path));
                 return match connected {
                     Ok(stream) => Ok((stream, address)),
@@ -152,9 +168,9 @@ impl Connector {
             }
             Target::Address(address) => vec![*address],
             Target::Name(lookup) => {
-                let patience = RESOLVER_PATIENCE.min(self.timeout / 4);
+                let patience = RESOLVER_PATIENCE.min(timeout / 4);
                 let found = timeout_at(deadline, lookup.addresses(patience)).await.unwrap_or_else(|_| {
-                    let late = self.late();
+                    let late = late(timeout);
                     lookup.give_up(&late);
                     Err(late)
                 });
@@ -164,9 +180,9 @@ impl Connector {
         let last = *self.last.lock();
         // A stable sort: the others stay in the resolver's order.
         addresses.sort_by_key(|address| Some(*address) != last);
-        let mut race = Race::new(addresses, self.tls.as_ref().map(Tls::client), self.timeout);
+        let mut race = Race::new(addresses, self.tls.as_ref().map(Tls::client), timeout);
         let won = timeout_at(deadline, race.run()).await;
-        let (stream, address) = won.unwrap_or_else(|_| Err(race.late(self.late())))?;
+        let (stream, address) = won.unwrap_or_else(|_| Err(race.late(late(timeout))))?;
         *self.last.lock() = Some(address);
         Ok((stream, Address::Tcp(address)))
     }
@@ -192,10 +208,10 @@ impl Connector {
             Target::Address(_) | Target::Unix(_) => None,
         }
     }
+}
 
-    fn late(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {:?}", self.timeout))
-    }
+fn late(timeout: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {timeout:?}"))
 }
 
 /// From here on it is a stream socket like any other.
@@ -212,7 +228,7 @@ impl Tls {
                 .map_err(|source| UpstreamError::Name { host: host.to_owned(), source })?,
         };
         let current = RwLock::new(tls::client_config(config)?);
-        Ok(Self { config: config.clone(), name, current })
+        Ok(Self { config: config.clone(), name, current, generation: AtomicU64::new(0) })
     }
 
     fn client(&self) -> race::Tls {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::lock::Mutex;
@@ -23,7 +23,9 @@ pub(crate) enum Priority {
 /// The slots of one upstream.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    free: AtomicUsize,
+    most: AtomicUsize,
+    /// Below 0: there were more once, which are taken still.
+    free: AtomicIsize,
     /// Those in `queue`; read without the lock.
     waiting: AtomicUsize,
     queue: Mutex<Queue>,
@@ -62,7 +64,8 @@ impl InFlight {
     /// So many, all free.
     pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self {
-            free: AtomicUsize::new(count),
+            most: AtomicUsize::new(count),
+            free: AtomicIsize::new(count.cast_signed()),
             waiting: AtomicUsize::new(0),
             queue: Mutex::default(),
             waits: AtomicU64::new(0),
@@ -92,9 +95,18 @@ impl InFlight {
         Err(Waiting { slots: Arc::clone(self), slot, ticket, since: Instant::now() })
     }
 
-    /// Slots that are free now.
-    pub(crate) fn free(&self) -> usize {
-        self.free.load(Ordering::Relaxed)
+    /// Slots that are taken now.
+    pub(crate) fn taken(&self) -> usize {
+        let taken = self.most.load(Ordering::Relaxed).cast_signed() - self.free.load(Ordering::Relaxed);
+        taken.max(0).cast_unsigned()
+    }
+
+    /// From now on there are so many. Those that are taken stay.
+    pub(super) fn resize(self: &Arc<Self>, count: usize) {
+        let mut queue = self.queue.lock();
+        let before = self.most.swap(count, Ordering::SeqCst);
+        self.free.fetch_add(count.cast_signed() - before.cast_signed(), Ordering::SeqCst);
+        self.hand_out(&mut queue);
     }
 
     /// Requests that wait now.
@@ -118,8 +130,8 @@ impl InFlight {
     }
 
     fn take_free(&self) -> bool {
-        let taken = self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |free| free.checked_sub(1));
-        taken.is_ok()
+        let one_less = |free| (free > 0).then(|| free - 1);
+        self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
     }
 
     /// Gives free slots to those that wait, the first of the first queue first.

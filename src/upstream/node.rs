@@ -1,5 +1,5 @@
 //! A node of an upstream: one of the Controller's processes, where several serve the same. What is known of it holds for all
-//! workers, and for as long as the sidecar runs: files that are read again change nothing of it.
+//! workers, and for as long as the sidecar runs and reaches it in the same way: files that are read again change nothing of it.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 

@@ -1,12 +1,11 @@
 //! A worker's connections to one node of an upstream, carried by hyper. Whether one can be used again is hyper's to say: both messages
 //! ended, nothing unread, nothing owed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::fmt::Display;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
@@ -33,8 +32,14 @@ pub(crate) struct Pool<B> {
     pub upstream: Arc<Upstream>,
     /// To which of its nodes.
     pub(super) node: usize,
-    idle: RefCell<Vec<(Connection<B>, WorkerTime)>>,
+    /// The same for the pools of one node, whichever configuration they are of.
+    idle: Rc<RefCell<Vec<Idle<B>>>>,
+    /// The configuration has no such node any more.
+    is_abandoned: Cell<bool>,
 }
+
+/// One that is unused, and since when.
+type Idle<B> = (Connection<B>, WorkerTime);
 
 /// A connection, held by nobody else. It is closed when this is dropped.
 struct Connection<B> {
@@ -59,7 +64,18 @@ pub(crate) struct Lease<B> {
 impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> Pool<B> {
     /// No connections yet.
     pub(super) fn new(upstream: Arc<Upstream>, node: usize) -> Self {
-        Self { upstream, node, idle: RefCell::default() }
+        Self { upstream, node, idle: Rc::default(), is_abandoned: Cell::new(false) }
+    }
+
+    /// The pool of the same node under another configuration, with the same connections.
+    pub(super) fn with(&self, upstream: Arc<Upstream>, node: usize) -> Self {
+        Self { upstream, node, idle: Rc::clone(&self.idle), is_abandoned: Cell::new(false) }
+    }
+
+    /// Closes what is unused, and from now on everything that becomes so.
+    pub(super) fn abandon(&self) {
+        self.is_abandoned.set(true);
+        self.forget();
     }
 
     /// A connection that was used before and can be used again, as far as is known.
@@ -71,7 +87,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
             let (connection, since) = idle.remove(at);
             // hyper looks at idle connections too, but its turn may come after this one: what was received by then would be
             // taken for the reply to this request.
-            let is_current = connection.generation == self.upstream.generation.load(Ordering::SeqCst);
+            let is_current = connection.generation == self.node().connector.generation();
             let is_fresh = now.since(since) < self.upstream.config.pool_idle_timeout;
             let is_quiet = connection.socket.upgrade().is_some_and(|socket| socket.is_quiet());
             if is_current && is_fresh && is_quiet {
@@ -90,7 +106,7 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
         slot: OwnedSemaphorePermit,
     ) -> Result<Lease<B>, ConnectError> {
         // Before connecting: what is reloaded meanwhile makes this one of the former.
-        let generation = self.upstream.generation.load(Ordering::SeqCst);
+        let generation = self.node().connector.generation();
         let (stream, address) = self.node().connector.connect().await?;
         let socket = Rc::new(Socket::new(stream));
         let weak = Rc::downgrade(&socket);
@@ -147,6 +163,10 @@ impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static> P
 impl<B> Pool<B> {
     /// Where they lead.
     pub(crate) fn node(&self) -> &Node {
+        self.shared_node()
+    }
+
+    pub(super) fn shared_node(&self) -> &Arc<Node> {
         &self.upstream.nodes[self.node]
     }
 
@@ -190,8 +210,9 @@ impl<B: Body + 'static> Lease<B> {
         let Self { pool, connection, .. } = self;
         let mut idle = pool.idle.borrow_mut();
         let Upstream { config, room, .. } = &*pool.upstream;
+        let is_wanted = !pool.is_abandoned.get() && idle.len() < config.pool_max_idle;
         // One that is deaf has got only a part of the last request; and where somebody waits for room, this makes it.
-        if !connection.signs.deaf.get() && idle.len() < config.pool_max_idle && !room.serve() {
+        if !connection.signs.deaf.get() && is_wanted && !room.serve() {
             idle.push((connection, now));
         }
     }

@@ -125,7 +125,7 @@ impl Upstream {
         request_id: &str,
     ) {
         let is_verdict = node.verdict.refused(status, asked);
-        let CredentialRefusals { total, refused, .. } = &self.credential_refusals;
+        let CredentialRefusals { total, refused, .. } = &*self.credential_refusals;
         total.fetch_add(1, Ordering::Relaxed);
         let Some(left_out) = refused.admit() else { return };
         let (upstream, node, status) = (self.name.name(), &node.url, status.as_u16());

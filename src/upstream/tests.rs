@@ -25,7 +25,7 @@ fn the_node_with_the_fewest_in_flight_is_chosen_and_each_in_turn() {
     let idle: Vec<u16> = (0..6).map(|_| is_at(&balancer.choose())).collect();
     assert_eq!(idle, [1, 2, 3, 1, 2, 3]);
     let mut held: Vec<_> = (0..5).map(|_| balancer.choose()).collect();
-    let loads = || balancer.upstream.nodes.iter().map(Node::in_flight).collect::<Vec<_>>();
+    let loads = || balancer.upstream.nodes.iter().map(|node| node.in_flight()).collect::<Vec<_>>();
     assert_eq!(loads(), [2, 2, 1]);
     assert_eq!(is_at(&balancer.choose()), 3);
     held.remove(1).finish();
@@ -85,7 +85,8 @@ fn a_node_that_has_no_address_any_more_goes_last_and_is_said() {
     let mut config = of_nodes(2);
     config.nodes[0] = "http://gone.test:1".parse().expect("a URL");
     let mut upstream = Upstream::new(UpstreamName::Api, config.clone()).expect("usable");
-    upstream.nodes[0].connector = connect::Connector::resolving(&config.nodes[0], &config, resolve).expect("usable");
+    let node = Arc::get_mut(&mut upstream.nodes[0]).expect("nobody else's");
+    node.connector = connect::Connector::resolving(&config.nodes[0], &config, resolve).expect("usable");
     upstream.nodes.iter().for_each(|node| upstream.check_passed(node));
     let balancer: Balancer<Empty<Bytes>> = Balancer::new(Arc::new(upstream));
     let chosen = || (0..3).map(|_| is_at(&balancer.choose())).collect::<Vec<_>>();
@@ -154,7 +155,40 @@ fn files_that_are_read_again_change_nothing_of_what_is_known() {
     upstream.judge(&upstream.nodes[1], Condition::Unhealthy, "a test");
     write();
     upstream.reload_tls().expect("reads");
-    assert_eq!(upstream.generation.load(Ordering::SeqCst), 1, "the connections of all nodes are of the former files");
-    let known: Vec<_> = upstream.nodes.iter().map(Node::condition).collect();
+    let generations: Vec<_> = upstream.nodes.iter().map(|node| node.connector.generation()).collect();
+    assert_eq!(generations, [1, 1], "the connections of all nodes are of the former files");
+    let known: Vec<_> = upstream.nodes.iter().map(|node| node.condition()).collect();
     assert_eq!(known, [Condition::Healthy, Condition::Unhealthy]);
+}
+
+#[tokio::test]
+async fn another_configuration_has_the_same_nodes_and_slots_once_it_takes_over() {
+    let upstream = Upstream::new(UpstreamName::Api, of_nodes(2)).expect("usable");
+    upstream.judge(&upstream.nodes[0], Condition::Unhealthy, "a test");
+    let take = || upstream.in_flight.take(Priority::Normal);
+    let (held, also_held) = (take().expect("free"), take().expect("free"));
+    let config = UpstreamConfig { max_in_flight: std::num::NonZeroUsize::MIN, ..of_nodes(3) };
+    let next = upstream.with(config).expect("usable");
+    drop(take().expect("nothing has changed yet"));
+    next.take_over();
+    let known: Vec<_> = next.nodes.iter().map(|node| node.condition()).collect();
+    assert_eq!(known, [Condition::Unhealthy, Condition::Unchecked, Condition::Unchecked]);
+    assert_eq!(next.requests_in_flight(), 2, "they go on");
+    drop(held);
+    let waiting = take().expect_err("there is one, and it is taken");
+    drop(also_held);
+    drop(waiting.slot().await);
+    assert_eq!((next.requests_in_flight(), take().is_ok()), (0, true));
+    let mut tls = of_nodes(1);
+    tls.tls = Some(UpstreamTlsConfig { server_name: "other.test".try_into().ok(), ..UpstreamTlsConfig::default() });
+    let other = next.with(tls).expect("usable");
+    assert!(!Arc::ptr_eq(&other.nodes[0], &next.nodes[0]), "it is reached in another way");
+}
+
+/// Connections that were made before a reload are used after it, those under way included, unless their node is gone.
+#[test]
+fn pools_of_nodes_that_stay_are_the_same() {
+    let balancer = balancer(2);
+    let next: Balancer<Empty<Bytes>> = balancer.with(Arc::new(balancer.upstream.with(of_nodes(1)).expect("usable")));
+    assert_eq!((0..2).map(|_| is_at(&next.choose())).collect::<Vec<_>>(), [1, 1]);
 }

@@ -70,6 +70,10 @@ fn every_line_works_as_it_is_printed() {
     let temp = tempfile::Builder::new().prefix("temporary files ").tempdir().expect("a folder");
     let elsewhere = tempfile::tempdir().expect("a folder");
     let dev = Dev::start(temp.path());
+    for signal in ["HUP", "QUIT", "USR1", "USR2"] {
+        let pid = dev.child.id();
+        assert!(shell(elsewhere.path(), &format!("kill -{signal} {pid}")).status.success());
+    }
 
     let commands = dev.commands();
     let [agent, owner, fetch, beat, by_alias, denied, listed, managed, revoke, refused, telegraf] = commands.as_slice()

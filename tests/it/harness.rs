@@ -193,6 +193,11 @@ impl Site {
         Self { sidecar, ..self }
     }
 
+    /// What the sidecar was started with.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Where agents connect.
     pub(crate) fn address(&self) -> SocketAddr {
         address_of(&self.sidecar)

@@ -46,6 +46,7 @@ mod receipts;
 mod redis;
 mod refusals;
 mod registry;
+mod reload;
 mod reply_fields;
 mod rest;
 mod revocation;

@@ -64,6 +64,37 @@ async fn systemd_is_told_that_it_accepts_how_fresh_it_is_that_it_is_alive_and_th
     redis.resume();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_is_told_of_reloads_and_that_they_are_over_also_when_they_were_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, file) = (directory.path().join("notify"), directory.path().join("tollgate.toml"));
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("a timeout");
+    let mut told = Told { socket, lines: Vec::new() };
+    std::fs::write(&file, "").expect("writes");
+    let redis = RedisServer::start();
+    let (path, config) = (path.display().to_string(), file.display().to_string());
+    let variables = [("NOTIFY_SOCKET", path.as_str()), ("TOLLGATE_CONFIG", config.as_str())];
+    let serving = Serving::start(&redis.url(), &variables).await;
+    tokio::task::spawn_blocking(move || {
+        told.until("READY=1");
+        let pid = rustix::process::Pid::from_raw(serving.pid().cast_signed()).expect("a process");
+        for (times, text) in [(1, "[limits]\nmax_headers = 9\n"), (2, "nonsense")] {
+            std::fs::write(&file, text).expect("writes");
+            rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("a signal");
+            told.until_all("RELOADING=1", times);
+            told.until_all("READY=1", times + 1);
+        }
+        let moments = told.lines.iter().filter_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse::<u64>().ok());
+        let moments: Vec<_> = moments.collect();
+        assert!(matches!(moments[..], [first, second] if first < second), "{:?}", told.lines);
+        let of_reload: Vec<_> = told.lines.iter().filter(|line| line.starts_with("RE")).collect();
+        assert_eq!(of_reload, ["READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]);
+    })
+    .await
+    .expect("told");
+}
+
 #[test]
 fn lines_for_the_journal_have_their_priority() {
     for format in ["text", "json"] {

@@ -221,6 +221,40 @@ async fn a_certificate_is_not_a_credential() {
     assert_eq!(client.reply().await.status(), 401);
 }
 
+/// Another file, not another content of the same: by a reload; and TLS begins and ends by one.
+#[tokio::test]
+async fn another_certificate_is_offered_after_a_reload() {
+    let (authority, next) = (Authority::create(), Authority::create());
+    let site = secure(&authority).start().await;
+    let mut before = Client::over(connect(site.address(), authority.client(rustls::ALL_VERSIONS, &[])).await);
+    let mut config = site.config().clone();
+    let (certificate, key) = next.issue("server", &["localhost"]);
+    let tls = config.listeners[0].tls.as_mut().expect("has TLS");
+    (tls.certificate, tls.key) = (certificate, key);
+    let changes = site.sidecar.reload(&config).await.expect("usable");
+    assert_eq!(changes.reloaded, ["listener[0].tls.certificate", "listener[0].tls.key"]);
+    assert_eq!(status_of(&site, next.client(rustls::ALL_VERSIONS, &[])).await.expect("is served"), 200);
+    assert!(status_of(&site, authority.client(rustls::ALL_VERSIONS, &[])).await.is_err());
+    before.send(get(CONFIG, &site.agent)).await;
+    assert_eq!(before.reply().await.status(), 200, "connections that stand go on");
+
+    // It is watched from now on.
+    let (_, key) = authority.issue("other", &["localhost"]);
+    std::fs::copy(key, next.path("server.key")).expect("copies");
+    assert!(site.sidecar.reload(&config).await.is_err(), "half of a change");
+    let (certificate, key) = (authority.path("other.pem"), authority.path("other.key"));
+    std::fs::copy(certificate, next.path("server.pem")).expect("copies");
+    std::fs::copy(key, next.path("server.key")).expect("copies");
+    eventually("the new certificate", || async {
+        matches!(status_of(&site, authority.client(rustls::ALL_VERSIONS, &[])).await, Ok(200))
+    })
+    .await;
+
+    config.listeners[0].tls = None;
+    site.sidecar.reload(&config).await.expect("usable");
+    assert_eq!(site.get(CONFIG, &site.agent).await.status(), 200);
+}
+
 /// A renewed certificate is offered without a restart; one that cannot be used is not.
 #[tokio::test]
 async fn a_changed_certificate_is_offered_to_new_connections() {

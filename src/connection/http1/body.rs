@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::Inbound;
 use crate::http1::body::Piece;
 use crate::http1::{BodyLength, Decoder};
+use crate::proxy::Proxy;
 use crate::proxy::body::{BodyError, Source};
 use crate::proxy::pace::Pace;
 use crate::worker::alarm::Alarm;
@@ -33,14 +34,14 @@ struct State {
 
 impl Body {
     /// `expected`: the client waits for `100 Continue`.
-    pub(super) fn new(inbound: &Rc<Inbound>, length: BodyLength, expected: bool) -> Self {
+    pub(super) fn new(proxy: &Proxy, inbound: &Rc<Inbound>, length: BodyLength, expected: bool) -> Self {
         // One that has begun to send does not wait (RFC 9110 section 10.1.1).
         let expected = expected && inbound.buffer.borrow().is_empty();
         Self(Rc::new(RefCell::new(State {
             inbound: Rc::clone(inbound),
             decoder: Decoder::new(length),
-            pace: Pace::new(&inbound.proxy.gate),
-            alarm: Alarm::new(&inbound.proxy.worker),
+            pace: Pace::new(&proxy.gate),
+            alarm: Alarm::new(&proxy.worker),
             interim: expected.then_some(CONTINUE),
             waker: None,
         })))

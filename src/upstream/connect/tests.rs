@@ -211,7 +211,12 @@ fn files_are_read_again_and_what_cannot_be_used_changes_nothing() {
     let plain = Connector::new(&url, &config).expect("usable");
     config.tls = Some(UpstreamTlsConfig { ca: Some(ca.clone()), ..UpstreamTlsConfig::default() });
     let connector = Connector::new(&url, &config).expect("usable");
-    let reload = |connector: &Connector| connector.reload().expect("usable");
+    // Whether the connections until now are of former files.
+    let reload = |connector: &Connector| {
+        let before = connector.generation();
+        connector.reload().expect("usable");
+        connector.generation() != before
+    };
     assert!(!reload(&plain), "there is nothing to read");
     assert!(!reload(&connector), "the same");
     write(&second);

@@ -92,7 +92,13 @@ async fn the_console_alone_manages_and_knows_nobody_once_it_is_stale() {
         ("TOLLGATE_FRESHNESS__PROBE_INTERVAL", "200ms"),
         ("TOLLGATE_FRESHNESS__MAX_STALENESS", "1s"),
     ];
-    let console = Serving::console(&bounds).await;
+    let mut console = Serving::console(&bounds).await;
+    // It lives on, and says what it has read.
+    let pid = rustix::process::Pid::from_raw(console.pid().cast_signed()).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("a signal");
+    let read =
+        "SIGHUP: the files of admin.tls were read again; every key of the console's configuration needs a restart";
+    console.says(read).await;
     manages(&setup, console.admin(), &sidecar).await;
     // What is called here is used here, and nothing else tells of it.
     let own = setup.call("GET", "/api/v1/self").send(console.admin()).await.done();

@@ -103,7 +103,7 @@ pub(super) async fn run(
         Command::SetRole(name, role) => registry.set_role(actor, *name, *role).await.map(drop),
         Command::SetStatus(name, status) => registry.set_status(actor, *name, *status).await.map(drop),
         Command::DeleteUser(name) => registry.delete_user(actor, *name).await.map(drop),
-        Command::Transfer(name) => registry.transfer_ownership(actor, name).await.map(drop),
+        Command::Transfer(name) => registry.transfer_ownership(actor, *name).await.map(drop),
         Command::Create(name, requested) => {
             let new = NewToken { permissions: *requested, ..new_token(name) };
             registry.create_token(actor, new).await.map(drop)
