@@ -118,7 +118,7 @@ impl Admin {
         peer: SocketAddr,
         place: &Place,
     ) -> Result<Response<Sending>, Infallible> {
-        let is_console = !matches!(request.uri().path(), "/livez" | "/readyz" | "/metrics" | config_cache::PATH);
+        let is_console = !matches!(request.uri().path(), "/livez" | "/readyz" | "/metrics");
         let (exchange, reply) = match place.begin(is_console) {
             Ok(exchange) => (exchange, self.answer(request, peer).await),
             Err(Refused::Busy) => match place.begin(false) {

@@ -177,6 +177,7 @@ async fn an_import_that_breaks_off_says_what_it_did() {
         "{}",
         answer.detail()
     );
+    site.store.fail_after(usize::MAX);
     let rest = import_lines(&site, &site.owner, "?skip_existing=true", &lines).await.done();
     assert_eq!((&rest["imported"], &rest["skipped"]), (&json!(200), &json!(500)));
 }
