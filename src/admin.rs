@@ -131,10 +131,7 @@ impl Admin {
         over: OverTls,
         place: &Place,
     ) -> Result<Response<Sending>, Infallible> {
-        let is_console = !matches!(
-            request.uri().path(),
-            "/livez" | "/readyz" | "/metrics" | config_cache::PATH | drain::PATH | effective::PATH
-        );
+        let is_console = !matches!(request.uri().path(), "/livez" | "/readyz" | "/metrics");
         let (exchange, reply) = match place.begin(is_console) {
             Ok(exchange) => (exchange, self.answer(request, peer, over).await),
             Err(Refused::Busy) => match place.begin(false) {

@@ -3,8 +3,7 @@
 //!
 //! ```text
 //!   waiting for a head ──► answering ──► sending ──► waiting ...
-//!        gives way         has its       gives way
-//!        first             answer        second
+//!     gives way first         last        second
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +21,7 @@ use crate::clock::Instant;
 use crate::lock::Mutex;
 
 /// Longest wait for a connection that gives way to be gone.
-const LEAVING: Duration = Duration::from_millis(250);
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// The connections that there are.
 #[derive(Clone)]
@@ -45,7 +44,7 @@ struct Connection {
     leave: Arc<Notify>,
 }
 
-/// What a connection is at. The later gives way only where there is none of the earlier.
+/// What a connection is at. The later gives way only where there is none of the earlier, and what the console is busy with never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Doing {
     Waiting,
@@ -88,7 +87,7 @@ impl Places {
 impl Held {
     /// Marks the connection that gives way, if one can.
     fn gives_way(&mut self) -> Option<Arc<Notify>> {
-        let can = |connection: &Connection| matches!(connection.doing, Doing::Waiting | Doing::Sending);
+        let can = |connection: &Connection| connection.doing < Doing::Answering { is_console: true };
         let mut of: HashMap<IpAddr, usize> = HashMap::new();
         self.places.values().for_each(|connection| *of.entry(connection.client).or_default() += 1);
         let rank = |connection: &&mut Connection| {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::Query;
+use super::input::{MAX_WHOLE, Query};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{limit, page};
@@ -45,9 +45,6 @@ pub(super) struct ListQuery {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
-
-/// The largest number that JSON is sure to carry (RFC 8259 section 6).
-const MAX_SEQ: u64 = (1 << 53) - 1;
 
 fn parse_outcome(text: &str) -> Result<Outcome, Problem> {
     let outcome = Outcome::ALL.into_iter().find(|outcome| outcome.name().eq_ignore_ascii_case(text));
@@ -87,7 +84,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let ListQuery { actor, action, subject, outcome, since, until, after, limit: most } = query;
     let limit = limit(most)?;
-    if after.is_some_and(|after| after > MAX_SEQ) {
+    if after.is_some_and(|after| after > MAX_WHOLE) {
         return Err(Problem::invalid("after: the number of an entry"));
     }
     let outcome = outcome.as_deref().map(parse_outcome).transpose()?;
@@ -135,7 +132,7 @@ pub(super) struct VerifyQuery {
 
 fn head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Head>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let head = text.parse::<Head>().ok().filter(|head| head.seq <= MAX_SEQ && !text.starts_with(['0', '+']));
+    let head = text.parse::<Head>().ok().filter(|head| head.seq <= MAX_WHOLE && !text.starts_with(['0', '+']));
     head.map(Some).ok_or_else(|| serde::de::Error::custom(InvalidHead))
 }
 

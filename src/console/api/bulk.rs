@@ -15,7 +15,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder,
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::input::{Json, Query, Wait};
+use super::input::{Json, Query, Wait, whole};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{TokenFilter, WaitQuery};
@@ -59,7 +59,8 @@ pub(super) struct Chosen {
     /// All that match, which must say something.
     filter: Option<TokenFilter>,
     /// How many they are.
-    count: usize,
+    #[serde(deserialize_with = "whole")]
+    count: u64,
     /// Which they are; needed with a filter.
     #[serde(default, deserialize_with = "fingerprint")]
     fingerprint: Option<Fingerprint>,
@@ -85,7 +86,8 @@ pub(super) struct ChosenFor {
     /// All that match, which must say something.
     filter: Option<TokenFilter>,
     /// How many they are.
-    count: usize,
+    #[serde(deserialize_with = "whole")]
+    count: u64,
     /// Which they are; needed with a filter.
     #[serde(default, deserialize_with = "fingerprint")]
     fingerprint: Option<Fingerprint>,
@@ -310,10 +312,11 @@ impl Chosen {
             _ => return Err(Problem::invalid("give either ids or a filter")),
         };
         let is_seen = fingerprint.is_none_or(|fingerprint| fingerprint == Fingerprint::of(&ids));
-        match ids.len() == count && is_seen {
+        let is_as_many = ids.len() as u64 == count;
+        match is_as_many && is_seen {
             true if if_exists => Ok(registry.existing(actor, &ids).await?),
             true => Ok(ids),
-            false if ids.len() != count => {
+            false if !is_as_many => {
                 Err(Problem::conflict(format!("these are {} tokens, and not {count}; nothing was done", ids.len())))
             }
             false => Err(Problem::conflict("these are other tokens than those you have seen; nothing was done")),

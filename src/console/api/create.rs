@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::{Hashed, Json, Query, Segment, Wait};
+use super::input::{Hashed, Json, Query, Segment, Wait, whole};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{WaitQuery, token_id};
@@ -165,7 +165,8 @@ async fn again(registry: &Registry, actor: &Actor, outcome: Outcome) -> Result<O
 #[serde(deny_unknown_fields)]
 pub(super) struct RotateToken {
     /// For how many seconds the old token still works, at most as long as it would have anyway; 0 ends it at once.
-    #[schema(minimum = 0, example = 86400)]
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64, example = 86400)]
     overlap_seconds: u64,
     /// When the successor stops working; without it, as long from now as the old token was made for.
     #[schema(value_type = Option<String>, format = DateTime)]

@@ -13,6 +13,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize as _, Deserializer};
 use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
@@ -191,6 +192,21 @@ impl fmt::Display for Unknown<'_> {
     }
 }
 
+/// The largest whole number that JSON is sure to carry (RFC 8259 section 6).
+pub(super) const MAX_WHOLE: u64 = (1 << 53) - 1;
+
+/// A whole number, also one that is written as `5.0`: JSON has but one kind of numbers.
+///
+/// # Errors
+/// For what is none, and for one beyond [`MAX_WHOLE`].
+pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let whole = |number: f64| format!("{number:.0}").parse().ok().filter(|_| number.fract() == 0.0);
+    let number = number.as_u64().or_else(|| number.as_f64().and_then(whole));
+    let number = number.filter(|number| *number <= MAX_WHOLE);
+    number.ok_or_else(|| serde::de::Error::custom("write a whole number from 0 to 9007199254740991"))
+}
+
 /// How long to wait for the sidecars, as `wait=5s`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wait(pub(super) Duration);
@@ -229,6 +245,16 @@ mod tests {
     fn said(json: &str) -> String {
         let mut json = serde_json::Deserializer::from_str(json);
         explain_json(&serde_path_to_error::deserialize::<_, Three>(&mut json).expect_err("refused"))
+    }
+
+    #[test]
+    fn a_whole_number_is_one_however_it_is_written() {
+        let of = |text: &str| whole(&mut serde_json::Deserializer::from_str(text)).ok();
+        assert_eq!([of("0"), of("7"), of("7.0"), of("7e2")], [Some(0), Some(7), Some(7), Some(700)]);
+        assert_eq!(of("9007199254740991"), Some(MAX_WHOLE));
+        for text in ["-1", "-0.5", "7.5", "9007199254740992", "1e300", "\"7\"", "null", "true"] {
+            assert_eq!(of(text), None, "{text}");
+        }
     }
 
     #[test]

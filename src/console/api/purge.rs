@@ -6,12 +6,12 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, SchemaFormat, Type};
 use utoipa::openapi::{KnownFormat, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::input::{Json, Query, Wait};
+use super::input::{Json, Query, Wait, whole};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{WaitQuery, present};
@@ -28,8 +28,12 @@ pub(super) struct PurgeTokens {
     expired_by: Option<Timestamp>,
     #[serde(default, deserialize_with = "present")]
     revoked_by: Option<Timestamp>,
-    #[serde(default, deserialize_with = "present")]
-    count: Option<usize>,
+    #[serde(default, deserialize_with = "count")]
+    count: Option<u64>,
+}
+
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    whole(deserializer).map(Some)
 }
 
 impl PartialSchema for PurgeTokens {
@@ -97,7 +101,7 @@ pub(super) async fn purge(
     let found = caller.registry.count_purgeable(&actor, &filter).await?;
     match (count, found.tokens()) {
         (None, _) => return Ok(reply::json(StatusCode::OK, &TokensPurged::of(found, true))),
-        (Some(count), tokens) if count != tokens => {
+        (Some(count), tokens) if count != tokens as u64 => {
             return Err(Problem::conflict(format!("these are {tokens} tokens, and not {count}; nothing was done")));
         }
         (Some(_), _) => {}

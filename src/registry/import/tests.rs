@@ -2,6 +2,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::draft::samples::{at, authority_of, operator, user};
+use super::super::tokens::decide_token;
+use super::csv::CsvHeader;
 use super::*;
 use crate::token::permission::InvalidPermission;
 use crate::token::raw::InvalidToken;
@@ -172,7 +174,10 @@ fn sort(
     options: ImportOptions,
 ) -> (Vec<usize>, Imported) {
     let mut sorter = Sorter::of(lines);
-    lines.iter().cloned().for_each(|line| sorter.add(line, &Existing { authority, users, held, now: at(10) }, options));
+    lines
+        .iter()
+        .cloned()
+        .for_each(|line| sorter.add(line, &Existing { authority, users, held, lifetime: None, now: at(10) }, options));
     (sorter.wanted.into_iter().map(|(line, _)| line).collect(), sorter.others)
 }
 
