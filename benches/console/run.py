@@ -9,6 +9,7 @@ import http.client
 import os
 import re
 import shutil
+import signal
 import socket
 import sqlite3
 import statistics
@@ -50,6 +51,10 @@ def free_port():
         return listener.getsockname()[1]
 
 
+# What is ended with this, however it ends.
+STARTED = []
+
+
 class Console:
     """A running console, and somebody who is signed in."""
 
@@ -57,6 +62,7 @@ class Console:
         self.port = free_port()
         environment = {**environment, "TOLLGATE_ADMIN__ADDRESS": f"127.0.0.1:{self.port}"}
         self.process = subprocess.Popen([program, *arguments], env=environment, stderr=subprocess.DEVNULL)
+        STARTED.append(self.process)
         self.cookie = ""
         deadline = time.monotonic() + 60
         while self.get("/readyz")[0] != 200:
@@ -183,7 +189,8 @@ def main():
     kept = {name: text for name, text in os.environ.items() if not name.startswith("TOLLGATE_")}
     file = f"sqlite:{folder}/tollgate.db"
     environment = {**kept, "TOLLGATE_STORE__URL": file, "STATE_DIRECTORY": str(folder)}
-    good, redis = True, None
+    good = True
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     try:
         owner = furnish(program, environment, options.tokens, folder)
         if options.only != "redis":
@@ -197,10 +204,8 @@ def main():
         if options.only != "sqlite":
             print(f"{options.tokens} tokens, Redis, `tollgate console`")
             port = free_port()
-            redis = subprocess.Popen(
-                ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
-                stdout=subprocess.DEVNULL,
-            )
+            redis = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+            STARTED.append(subprocess.Popen(redis, stdout=subprocess.DEVNULL))
             url = f"redis://127.0.0.1:{port}"
             time.sleep(0.5)
             subprocess.run([program, "store", "copy", file, url], env=environment, check=True, capture_output=True)
@@ -208,9 +213,9 @@ def main():
             good &= measure(console, options.tokens, options.rounds)
             console.stop()
     finally:
-        if redis is not None:
-            redis.terminate()
-            redis.wait()
+        for process in STARTED:
+            process.terminate()
+            process.wait()
         shutil.rmtree(folder)
     sys.exit(0 if good else 1)
 
