@@ -32,8 +32,7 @@ pub(super) fn share(config: &mut Config) {
     let admin = (limit / ADMIN_SHARE).max(FEW_ADMIN).min(config.admin.max_connections);
     config.admin.max_connections = admin;
     // Each socket that listens is held by a worker, and for a process that takes over.
-    let reserved =
-        OWN + admin.saturating_sub(FEW_ADMIN) + checked + 2 * config.listeners.len() * config.workers.get();
+    let reserved = OWN + admin.saturating_sub(FEW_ADMIN) + checked + 2 * config.listeners.len() * config.workers.get();
     let (wanted, api, heartbeat) = {
         let upstreams = &config.upstreams;
         (config.limits.max_connections, upstreams.api.max_in_flight, upstreams.heartbeat.max_in_flight)

@@ -140,7 +140,7 @@ auth = 'none'
             // Fewer than there are requests, now and then.
             2 + number % 7,
             2 + number % 3,
-            if number % 2 == 0 { "off" } else { "/dev/null" },
+            if number.is_multiple_of(2) { "off" } else { "/dev/null" },
         )
     };
     let site = Configured::start(&text(0)).await;

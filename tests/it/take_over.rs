@@ -66,7 +66,10 @@ impl Line {
     async fn start(api: &Upstream, heartbeat: &Upstream, more: &str, variables: &[(&str, &str)]) -> Self {
         let (directory, token) = registry();
         let text = configuration(api, heartbeat, LISTENER, more);
-        Self::with(directory, token, &text, |command| drop(command.envs(variables.iter().copied()))).await
+        Self::with(directory, token, &text, |command| {
+            command.envs(variables.iter().copied());
+        })
+        .await
     }
 
     async fn with(directory: Arc<TempDir>, token: String, text: &str, prepare: impl FnOnce(&mut Command)) -> Self {

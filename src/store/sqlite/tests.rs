@@ -305,7 +305,12 @@ async fn a_report_is_missed_by_nobody_who_looks_or_reports_at_the_moment_it_is_r
         while uptime() <= then + 1 {}
     };
     let read = |work: &dyn Fn(&Connection)| {
-        let work = |database: &Database| database.read(|connection| Ok(work(connection)));
+        let work = |database: &Database| {
+            database.read(|connection| {
+                work(connection);
+                Ok(())
+            })
+        };
         store.shared.with::<_, DatabaseFault>(work).expect("is open");
     };
     read(&|connection| {
