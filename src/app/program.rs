@@ -9,7 +9,7 @@ use tokio::signal::unix::Signal;
 use tokio::time::timeout;
 
 use super::console::ConsoleProcess;
-use super::handover::Predecessor;
+use super::handover::{Predecessor, Successor};
 use super::signals::{OtherSignals, StopSignals, reopen_signal, take_over_signal};
 use super::sockets::Origin;
 use super::{Sidecar, descriptors, service};
@@ -84,14 +84,15 @@ async fn run(mut config: Config, origin: Origin) -> anyhow::Result<()> {
             task = sidecar.failed() => anyhow::bail!("an essential task panicked ({task})"),
             () = stop.next() => break None,
             handed_over = handed_over => match handed_over {
-                Ok(process) => break Some(process),
+                Ok(successor) => break Some(successor),
                 Err(error) => tracing::error!(error = chain(&error), "nobody has taken over: serving on"),
             },
         }
     };
     let end = async {
-        match successor {
-            Some(process) => {
+        match &successor {
+            // It takes over what two cannot have at once when this is dropped.
+            Some(Successor { process, .. }) => {
                 // It is the other one that the service manager listens to from here on.
                 report.iter().for_each(tokio::task::JoinHandle::abort);
                 tracing::info!(process, "another process has taken over: finishing in-flight requests");
