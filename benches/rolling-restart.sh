@@ -7,4 +7,5 @@
 # (TOLLGATE names another). Exit code 1 if anything failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+ulimit -n "$(ulimit -Hn)"
 exec python3 benches/rolling_restart.py "${TOLLGATE:-target/release/tollgate}" "${1:-10}" "${2:-2000}" "${3:-3}"

@@ -20,7 +20,7 @@ async def controller(reader, writer):
         while await reader.readuntil(b"\r\n\r\n"):
             writer.write(REPLY)
             await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
         pass
     finally:
         writer.close()
@@ -33,7 +33,12 @@ class Load:
         self.port, self.idle, self.failures, self.served, self.slowest = port, [], {}, 0, 0.0
 
     async def exchange(self, keep):
-        connection = self.idle.pop() if keep and self.idle else await asyncio.open_connection("127.0.0.1", self.port)
+        connection = None
+        while keep and self.idle and connection is None:
+            # As clients do: one that was closed while it was idle is not used.
+            kept = self.idle.pop()
+            connection = None if kept[0].at_eof() else kept
+        connection = connection or await asyncio.open_connection("127.0.0.1", self.port)
         reader, writer = connection
         writer.write(self.kept if keep else self.once)
         head = await reader.readuntil(b"\r\n\r\n")
@@ -95,27 +100,36 @@ async def main(program, take_overs, rate, pause):
         token = subprocess.run([program, "init"], env=environment, check=True, capture_output=True, text=True).stdout.strip()
         arguments = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
         arguments += ["--api-upstream", upstream, "--heartbeat-upstream", upstream]
-        first = await asyncio.create_subprocess_exec(
-            program, *arguments, env=environment, stderr=asyncio.subprocess.PIPE, limit=1 << 20
+        read, write = os.pipe()
+        first = subprocess.Popen([program, *arguments], env=environment, stdin=subprocess.DEVNULL, stderr=write)
+        os.close(write)
+        log = asyncio.StreamReader(limit=1 << 20)
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(log), os.fdopen(read, "rb")
         )
         process = first.pid
         try:
-            port = int((await said(first.stderr, "listening"))["address"].rsplit(":", 1)[1])
-            await said(first.stderr, "ready")
+            port = int((await said(log, "listening"))["address"].rsplit(":", 1)[1])
+            await said(log, "ready")
             load, stop = Load(port, token), asyncio.Event()
             running = asyncio.create_task(load.run(rate, stop))
             begun = time.monotonic()
             for _ in range(take_overs):
                 await asyncio.sleep(pause)
                 os.kill(process, signal.SIGUSR2)
-                over = await said(first.stderr, "another process has taken over: finishing in-flight requests")
+                over = await said(log, "another process has taken over: finishing in-flight requests")
                 process = over["process"]
             await asyncio.sleep(pause)
             took = time.monotonic() - begun
             stop.set()
             await running
+            for _, writer in load.idle:
+                writer.close()
         finally:
             os.kill(process, signal.SIGTERM)
+            await log.read()  # to the end: the last of them has ended
+            pipe.close()
+            first.wait()
         failed = sum(load.failures.values())
         print(f"{take_overs} take-overs in {took:.0f} s: {load.served + failed} requests ({load.served / took:.0f}/s), {failed} failed")
         print(f"slowest {load.slowest * 1000:.0f} ms")

@@ -365,7 +365,7 @@ impl Sidecar {
     ///
     /// # Errors
     /// Why it does not.
-    async fn hand_over(&self) -> Result<u32, TakeOverError> {
+    async fn hand_over(&self) -> Result<Successor, TakeOverError> {
         let state = State { drained: self.health.readiness.is_drained() };
         let sockets = self.sockets.labelled().map_err(TakeOverError::Descriptors)?;
         let starting = tokio::task::spawn_blocking(move || Successor::start(sockets, state));

@@ -103,7 +103,8 @@ pub(super) enum TakeOverError {
 /// The process that shall take over. Ended when dropped, unless it accepts.
 pub(super) struct Successor {
     child: Option<Child>,
-    process: u32,
+    /// Its id.
+    pub process: u32,
     channel: AsyncFd<OwnedFd>,
 }
 
@@ -144,11 +145,12 @@ impl Successor {
         }
     }
 
-    /// Waits until it accepts: from then on it is on its own. Returns its id. Cancelled, it is ended.
+    /// Waits until it accepts: from then on it is on its own, and takes the end of what this returns for that of this process.
+    /// Cancelled, it is ended.
     ///
     /// # Errors
     /// When it does not; then it is gone.
-    pub(super) async fn accepts(mut self) -> Result<u32, TakeOverError> {
+    pub(super) async fn accepts(mut self) -> Result<Self, TakeOverError> {
         let process = self.process;
         let Ok(said) = tokio::time::timeout(PATIENCE, self.hear()).await else {
             return Err(TakeOverError::Late { process });
@@ -156,7 +158,7 @@ impl Successor {
         if said {
             // Nobody waits for it any more: it outlives this process.
             self.child = None;
-            return Ok(process);
+            return Ok(self);
         }
         let status = self.child.take().map(|mut child| tokio::task::spawn_blocking(move || child.wait()));
         match status {

@@ -9,7 +9,7 @@ use tokio::signal::unix::Signal;
 use tokio::time::timeout;
 
 use super::console::ConsoleProcess;
-use super::handover::Predecessor;
+use super::handover::{Predecessor, Successor};
 use super::live::Live;
 use super::reread::{self, Reread};
 use super::signals::{StopSignals, ignore_quit, reload_signal, reopen_signal, take_over_signal};
@@ -87,7 +87,7 @@ async fn run(mut config: Config, reread: Reread, origin: Origin) -> anyhow::Resu
             task = sidecar.failed() => anyhow::bail!("an essential task panicked ({task})"),
             () = stop.next() => break None,
             handed_over = handed_over => match handed_over {
-                Ok(process) => break Some(process),
+                Ok(successor) => break Some(successor),
                 Err(error) => tracing::error!(error = chain(&error), "nobody has taken over: serving on"),
             },
         }
@@ -97,8 +97,9 @@ async fn run(mut config: Config, reread: Reread, origin: Origin) -> anyhow::Resu
     // It was aborted: that is an error.
     drop(reloading.await);
     let end = async {
-        match successor {
-            Some(process) => {
+        match &successor {
+            // It takes over what two cannot have at once when this is dropped.
+            Some(Successor { process, .. }) => {
                 // It is the other one that the service manager listens to from here on.
                 report.iter().for_each(tokio::task::JoinHandle::abort);
                 tracing::info!(process, "another process has taken over: finishing in-flight requests");

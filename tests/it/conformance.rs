@@ -233,6 +233,7 @@ pub(crate) fn report(id: u64, name: &str) -> Report {
         schema: SCHEMA,
         unwritten_ms: Some(3),
         held_users: vec!["vera".to_owned()],
+        draining: Some("draining".to_owned()),
         staleness_ms: Some(id),
         connections: 7,
         late: vec![LateRequests { token: TokenId::from_u64(id), count: 3, last_at: Timestamp::UNIX_EPOCH }],

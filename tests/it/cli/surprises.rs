@@ -128,3 +128,39 @@ fn no_new_token_lives_longer_than_the_policy_has_it() {
     let named = folder.run([&["--config", "tollgate.toml"], &CREATE[..], &["--json"]].concat()).json();
     assert!(lives(&named) <= 86_400, "{named}");
 }
+
+#[test]
+fn why_something_was_done_stays_with_the_token() {
+    let folder = Folder::new();
+    let id = folder.create("max", "laptop");
+    folder.run(["token", "reassign", &id, "--to", "max", "--reason", "a move"]);
+    folder.run(["token", "revoke", &id, "--reason", "INC-17, \"lost\""]).done();
+    let shown = folder.run(["token", "show", &id, "--json"]).json();
+    let history = shown["history"].as_array().expect("a list");
+    assert_eq!(history[0]["operator_reason"], json!(null));
+    let last = history.last().expect("an entry");
+    assert_eq!((&last["event"], &last["operator_reason"]), (&json!("revoked"), &json!("INC-17, \"lost\"")));
+    assert!(folder.run(["token", "show", &id]).done().contains("INC-17, \"lost\""));
+    let trail = folder.run(["audit", "list", "--json"]);
+    assert!(!trail.done().contains("INC-17"), "it outlives the token");
+    let too_long = "x".repeat(201);
+    for refused in ["", " ", "two\nlines", "\u{1b}[2J", &too_long] {
+        assert_eq!(folder.run(["token", "revoke", &id, "--reason", refused]).code, Some(2), "{refused:?}");
+    }
+    // What follows for tokens from a command about their owner.
+    let other = folder.create("max", "other");
+    folder.run(["user", "set-role", "max", "viewer", "--yes", "--reason", "left"]).done();
+    let shown = folder.run(["token", "show", &other, "--json"]).json();
+    assert_eq!(shown["history"].as_array().and_then(|all| all.last()).expect("one")["operator_reason"], "left");
+}
+
+/// In a container, or under cron.
+#[test]
+fn who_acts_without_a_login_is_known_by_the_password_database() {
+    let folder = Folder::new();
+    let named = std::process::Command::new("id").arg("-un").output().expect("runs");
+    let named = String::from_utf8(named.stdout).expect("text");
+    let mut command = folder.command(CREATE.into_iter().chain(["--json"]));
+    let created = command.env_remove("LOGNAME").env_remove("USER").env_remove("SUDO_USER").output().expect("runs");
+    assert_eq!(Finished::from(created).json()["created_by"], format!("cli:{}", named.trim()));
+}
