@@ -44,7 +44,7 @@ pub(super) fn is_reloaded(key: &str) -> bool {
     let generic: String =
         key.split('.').map(|part| part.split('[').next().unwrap_or(part)).collect::<Vec<_>>().join(".");
     let has = |known: &&str| generic.strip_prefix(*known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    RELOADED.iter().any(|known| has(known))
+    RELOADED.iter().any(has)
 }
 
 impl Changes {
