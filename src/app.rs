@@ -42,7 +42,7 @@ use crate::tls::TlsError;
 use crate::traces::Tracer;
 use crate::upstream::{UpstreamConfig, UpstreamError, check};
 use crate::usage::Flusher;
-use live::{Live, Parts};
+use live::Live;
 use manage::Managing;
 use service::Pulse;
 use supervise::Supervisor;
@@ -158,8 +158,7 @@ impl Sidecar {
             cache.clone(),
         ));
         let (tracer, exporter) = Tracer::new(&config.traces, &config.name, &health.spans_lost).unzip();
-        let parts = Parts::first(&config, &health, tracer)?;
-        let live = Live::new(config.clone(), Arc::clone(&health), parts);
+        let live = Live::start(config.clone(), Arc::clone(&health), tracer)?;
         let (mut bound, mut listeners, mut socket_files) = (Vec::new(), Vec::new(), Vec::new());
         for (listener, opening) in config.listeners.iter().zip(live.openings()) {
             for Bound { address, sockets, file } in bind(listener, config.workers).await? {

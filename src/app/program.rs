@@ -10,7 +10,7 @@ use super::console::ConsoleProcess;
 use super::live::Live;
 use super::reread::{self, Reread};
 use super::signals::{OtherSignals, StopSignals, reload_signal, reopen_signal};
-use super::{Sidecar, descriptors, service};
+use super::{Sidecar, service};
 use crate::config::Config;
 use crate::console::Switch;
 use crate::store::{self, Absent, Store};
@@ -46,13 +46,12 @@ fn block_on(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()>
     outcome
 }
 
-async fn run(mut config: Config, reread: Reread) -> anyhow::Result<()> {
+async fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
     // Before anything that may take long: from here on a signal ends this function instead of the process.
     let mut stop = StopSignals::install().context("setting up signals")?;
     tokio::spawn(OtherSignals::install().context("setting up signals")?.ignore());
     let reopen = reopen_signal().context("setting up signals")?;
     let reload = reload_signal().context("setting up signals")?;
-    descriptors::share(&mut config);
     let sidecar = tokio::select! {
         sidecar = start(config) => sidecar?,
         () = stop.next() => return Ok(()),
