@@ -241,8 +241,7 @@ impl Simulated {
             SidecarIdentity::take(None).expect("no file").id,
             fleet::min_report_ttl(&freshness),
         ));
-        let health =
-            Health::new(Arc::clone(&replica), freshness.max_staleness, Vec::new(), FailedAuthLimit::default(), None);
+        let health = Health::new(Arc::clone(&replica), freshness.max_staleness, FailedAuthLimit::default(), None);
         let reporter = Reporter::new(
             store.clone(),
             Arc::new(health),
