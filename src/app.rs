@@ -44,7 +44,7 @@ use crate::traces::Tracer;
 use crate::upstream::{UpstreamConfig, UpstreamError, check};
 use crate::usage::Flusher;
 use handover::{State, Successor, TakeOverError};
-use live::{Live, Parts};
+use live::Live;
 use manage::Managing;
 use service::Pulse;
 use sockets::{AdminListener, Sockets};
@@ -168,8 +168,7 @@ impl Sidecar {
             cache.clone(),
         ));
         let (tracer, exporter) = Tracer::new(&config.traces, &config.name, &health.spans_lost).unzip();
-        let parts = Parts::first(&config, &health, tracer)?;
-        let live = Live::new(config.clone(), Arc::clone(&health), parts);
+        let live = Live::start(config.clone(), Arc::clone(&health), tracer)?;
         let Managing { console, audit_keeper, proving } =
             Managing::open(&config, &store, &live, &health, sidecar_id).await?;
         health.readiness.drain(succeeds.is_some_and(|state| state.drained));
@@ -222,7 +221,7 @@ impl Sidecar {
             live::under_each(Arc::clone(&watched), |now| reload::watch(now.upstreams.clone(), now.listener_tls.clone()))
         });
         let listener = sidecar.sockets.admin.clone();
-        let max_connections = config.admin.max_connections;
+        let max_connections = live.admin_connections;
         let admin = Admin { health: Arc::clone(&health), tls: Arc::clone(live.admin_tls()), console, max_connections };
         sidecar.spawn("admin listener", move || listener.clone().serve(admin.clone(), staged.clone()));
         if let Some(registry) = audit_keeper {

@@ -17,14 +17,16 @@ const FEW_ADMIN: usize = 32;
 /// The share of the admin connections.
 const ADMIN_SHARE: usize = 16;
 
-/// Raises the limit of open files, and lowers the number of client connections to what it leaves room for.
-pub(super) fn share(config: &mut Config) {
+/// Raises the limit of open files; the configuration with as many connections of clients and of the admin listener as that leaves
+/// room for, or fewer.
+pub(super) fn share(config: &Config) -> Config {
+    let mut config = config.clone();
     // The usual soft limit is 1,024. The hard limit is there to be used.
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
-    let Some(limit) = getrlimit(Resource::Nofile).current else { return };
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return config };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     // A check has a connection of its own to each of several nodes.
     let of = |upstream: &UpstreamConfig| Some(upstream.nodes.len()).filter(|count| *count > 1).unwrap_or_default();
@@ -52,6 +54,7 @@ pub(super) fn share(config: &mut Config) {
             "the limit of open files (ulimit -n) is too low for limits.max_connections: accepting fewer; raise it or lower the key"
         );
     }
+    config
 }
 
 /// Who may have how many descriptors.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::StartError;
+use super::{StartError, descriptors};
 use crate::access_log::AccessLog;
 use crate::admin::AdminTls;
 use crate::config::{Changes, Config};
@@ -30,10 +30,13 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What of a running sidecar a reload exchanges, and where.
 pub(super) struct Live {
-    /// The configuration that is in effect. One reload at a time.
+    /// The configuration that is in effect, as it was read: what there are too few descriptors for is lowered in what is made of it.
+    /// One reload at a time.
     config: tokio::sync::Mutex<Config>,
     gate: watch::Sender<Renewal>,
     workers: usize,
+    /// Connections of the admin listener that there are descriptors for.
+    pub(super) admin_connections: usize,
     health: Arc<Health>,
     connection_limits: Arc<ConnectionLimits>,
     /// In the order of the listeners.
@@ -63,8 +66,8 @@ impl Renewal {
 }
 
 /// What is made of a configuration before anything of it is in effect.
-pub(super) struct Parts {
-    pub(super) gate: Gate,
+struct Parts {
+    gate: Gate,
     openings: Vec<Opening>,
     admin_tls: Option<Arc<Tls>>,
 }
@@ -74,7 +77,7 @@ impl Parts {
     ///
     /// # Errors
     /// When a certificate, a credential or the access log's file cannot be used.
-    pub(super) fn first(config: &Config, health: &Health, tracer: Option<Arc<Tracer>>) -> Result<Self, StartError> {
+    fn first(config: &Config, health: &Health, tracer: Option<Arc<Tracer>>) -> Result<Self, StartError> {
         let upstreams = &config.upstreams;
         let api = Upstream::new(UpstreamName::Api, upstreams.api.clone())?;
         let heartbeat = Upstream::new(UpstreamName::Heartbeat, upstreams.heartbeat.clone())?;
@@ -130,11 +133,19 @@ fn open_log(config: &Config, health: &Health) -> Result<Option<Arc<AccessLog>>, 
 }
 
 impl Live {
-    /// Of a sidecar that starts with these.
-    pub(super) fn new(config: Config, health: Arc<Health>, parts: Parts) -> Arc<Self> {
-        let Parts { gate, openings, admin_tls } = parts;
+    /// Of a sidecar that starts. Reads files.
+    ///
+    /// # Errors
+    /// When a certificate, a credential or the access log's file cannot be used.
+    pub(super) fn start(
+        config: Config,
+        health: Arc<Health>,
+        tracer: Option<Arc<Tracer>>,
+    ) -> Result<Arc<Self>, StartError> {
+        let shared = descriptors::share(&config);
+        let Parts { gate, openings, admin_tls } = Parts::first(&shared, &health, tracer)?;
         let connection_limits = Arc::new(ConnectionLimits::new(
-            &config.limits,
+            &gate.limits,
             Arc::clone(&health.refused),
             Arc::clone(&health.without_proxy_header),
             Arc::clone(&health.handshakes),
@@ -142,6 +153,7 @@ impl Live {
         let live = Self {
             gate: watch::Sender::new(Renewal { gate: Arc::new(gate), taken: mpsc::channel(1).0 }),
             workers: config.workers.get(),
+            admin_connections: shared.admin.max_connections,
             connection_limits,
             openings: openings.into_iter().map(|opening| Arc::new(RwLock::new(opening))).collect(),
             admin_tls: Arc::new(RwLock::new(admin_tls)),
@@ -150,7 +162,7 @@ impl Live {
             config: tokio::sync::Mutex::new(config.clone()),
         };
         live.show(&live.gate(), &config);
-        Arc::new(live)
+        Ok(Arc::new(live))
     }
 
     /// How reloads went.
@@ -196,7 +208,7 @@ impl Live {
         let (former, health) = (self.gate(), Arc::clone(&self.health));
         // Elsewhere, since files may be where reading hangs.
         let parts = tokio::task::spawn_blocking({
-            let (former, running, config) = (Arc::clone(&former), running.clone(), config.clone());
+            let (former, running, config) = (Arc::clone(&former), running.clone(), descriptors::share(&config));
             move || Parts::next(&former, &running, &config, &health)
         });
         let parts = parts.await.map_err(|error| StartError::Thread(error.into()))??;
@@ -218,8 +230,8 @@ impl Live {
         }
         *self.admin_tls.write() = admin_tls;
         self.trusted_proxies.write().clone_from(&config.trusted_proxies);
-        self.connection_limits.set(&config.limits);
-        self.health.failed_auth.set_limit(config.limits.failed_auth.clone());
+        self.connection_limits.set(&gate.limits);
+        self.health.failed_auth.set_limit(gate.limits.failed_auth.clone());
         gate.api.take_over();
         gate.heartbeat.take_over();
         let (gate, (taken, mut all_taken)) = (Arc::new(gate), mpsc::channel(self.workers));
@@ -243,7 +255,7 @@ impl Live {
         self.health.configured.send_replace(Arc::new(Configured {
             upstreams: vec![Arc::clone(&gate.api), Arc::clone(&gate.heartbeat)],
             listener_tls,
-            max_connections: config.limits.max_connections.get(),
+            max_connections: gate.limits.max_connections.get(),
             values: config.values(),
         }));
     }

@@ -14,7 +14,7 @@ use super::live::Live;
 use super::reread::{self, Reread};
 use super::signals::{StopSignals, ignore_quit, reload_signal, reopen_signal, take_over_signal};
 use super::sockets::Origin;
-use super::{Sidecar, descriptors, service};
+use super::{Sidecar, service};
 use crate::chain::chain;
 use crate::config::{Config, Reason};
 use crate::console::Switch;
@@ -58,14 +58,13 @@ fn block_on(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()>
     outcome
 }
 
-async fn run(mut config: Config, reread: Reread, origin: Origin) -> anyhow::Result<()> {
+async fn run(config: Config, reread: Reread, origin: Origin) -> anyhow::Result<()> {
     // Before anything that may take long: from here on a signal ends this function instead of the process.
     let mut stop = StopSignals::install().context("setting up signals")?;
     ignore_quit().context("setting up signals")?;
     let reopen = reopen_signal().context("setting up signals")?;
     let mut take_over = take_over_signal().context("setting up signals")?;
     let reload = reload_signal().context("setting up signals")?;
-    descriptors::share(&mut config);
     let sidecar = tokio::select! {
         sidecar = start(config, origin) => sidecar?,
         () = stop.next() => return Ok(()),

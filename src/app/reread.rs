@@ -6,7 +6,7 @@ use tokio::signal::unix::Signal;
 
 use super::console::ConsoleProcess;
 use super::live::Live;
-use super::{descriptors, service};
+use super::service;
 use crate::chain::chain;
 use crate::config::{Changes, Config, Problems};
 
@@ -47,8 +47,7 @@ pub(super) async fn when_asked(mut signal: Signal, reread: Reread, live: Arc<Liv
 async fn reload(reread: &Arc<Reread>, live: &Live) -> Result<Changes, Refused> {
     let reading = Arc::clone(reread);
     let read = tokio::task::spawn_blocking(move || (reading.read)()).await.map_err(|error| vec![error.to_string()])?;
-    let mut read = read.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Refused>())?;
-    descriptors::share(&mut read);
+    let read = read.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Refused>())?;
     let changes = live.reload(&read).await.map_err(|error| vec![chain(&error)])?;
     if changes.reloaded.iter().any(|key| key == "log.filter") {
         (reread.set_filter)(&read.log.filter);
