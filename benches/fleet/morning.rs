@@ -59,9 +59,9 @@ pub(crate) async fn run(figures: &mut Figures) {
     sidecar.wait_until_ready();
 
     morning(&sidecar, &bearers, "the Controller there", figures).await;
-    let Seen { fetches, most, .. } = &*controller.seen.lock().expect("no panic");
-    figures.add("most fetches of one configuration at a time", as_figure(*most), "", Some(1.0));
-    figures.add("fetches that reached the Controller", as_figure(*fetches), "", None);
+    let (fetches, most) = controller.counts();
+    figures.add("most fetches of one configuration at a time", as_figure(most), "", Some(1.0));
+    figures.add("fetches that reached the Controller", as_figure(fetches), "", None);
     controller.goes();
     morning(&sidecar, &bearers, "the Controller away", figures).await;
     drop(sidecar);
@@ -132,6 +132,12 @@ impl Controller {
             }
         });
         Self { seen, address, task: task.abort_handle() }
+    }
+
+    /// Fetches so far, and the most of one configuration at a time.
+    fn counts(&self) -> (usize, usize) {
+        let seen = self.seen.lock().expect("no panic");
+        (seen.fetches, seen.most)
     }
 
     fn goes(&self) {
