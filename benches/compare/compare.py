@@ -23,7 +23,7 @@ import machine
 import report
 from idle import measure_idle
 from machine import Failure, Process
-from proxies import HaProxy, Site, Tokens, Tollgate
+from proxies import HaProxy, Nginx, Site, Tokens, Tollgate, Upstream
 
 PROGRAMS = ("haproxy", "wrk", "h2load", "nginx", "openssl", "taskset")
 TOKENS = 10_000
@@ -150,11 +150,20 @@ def measure_all(options, site, kinds, results):
 def under_load(scenario, site, kinds, tokens, options):
     """All rounds of one scenario: both proxies running, one under load at a time, the order turned each round."""
     progress(scenario.title)
-    proxies = [kind(site, tokens) for kind in kinds]
+    if scenario.stored:
+        away = Upstream(site.folder / "away", site.load_core)
+        proxies = [kind(site, tokens, away=away) for kind in (*kinds, Nginx)]
+    else:
+        proxies = [kind(site, tokens) for kind in kinds]
     negotiated = set()
     for proxy in proxies:
         load.check_same_job(proxy)
         negotiated.add(load.check(scenario, proxy))
+    if scenario.stored:
+        away.process.stop()
+        time.sleep(1.1)  # until what nginx stored is not fresh any more
+    for proxy in proxies:
+        load.check(scenario, proxy)
         generators.run(scenario, proxy, 1)  # warms both up: buffers, upstream connections
     if len(negotiated) != 1:
         raise Failure(f"{scenario.title}: the proxies negotiated different TLS: {negotiated}")
@@ -166,6 +175,9 @@ def under_load(scenario, site, kinds, tokens, options):
     for proxy in proxies:
         proxy.process.check_alive()
         proxy.stop()
+    if scenario.stored:
+        cpu, per_second = (report.median([one[Nginx.name] for one in rounds], key) for key in ("cpu_us", "per_second"))
+        print(f"\nnginx, {scenario.title}: {cpu:.1f} us of CPU per request, {per_second:,.0f} requests/s", flush=True)
     return report.load_row(scenario, rounds, memory) | {"tls": negotiated.pop()}
 
 

@@ -40,6 +40,7 @@ class Scenario:
     close: bool = False
     tls: bool = False
     h2: bool = False  # HTTP/2, with one stream at a time
+    stored: bool = False  # the upstream is away, and the answer is one of before
     rate: "int | None" = None
     p99_goal: "float | None" = None
 
@@ -57,6 +58,8 @@ class Scenario:
             headers["Content-Type"] = "application/json"
         else:
             headers["Accept"] = "application/toml"
+        if self.stored:
+            headers["Host"] = "localhost"  # HAProxy stores by it
         if self.close:
             headers["Connection"] = "close"
         return headers
@@ -82,6 +85,7 @@ SCENARIOS = [
     Scenario("heartbeat", "heartbeat POST, 64 keep-alive", 0.87),
     Scenario("rate", "the same, open loop at 4,000/s", 0.82, rate=4000, p99_goal=1.0),
     Scenario("config", "configuration GET 4 KiB", 0.87, method="GET"),
+    Scenario("stored", "the same, stored, upstream away", 1.0, method="GET", stored=True),
     Scenario("refused", "unknown token refused", 0.70, known=False),
     Scenario("connect", "one connection per request", 0.95, close=True),
     Scenario("tls", "heartbeat, TLS 1.3 keep-alive", 0.74, tls=True),

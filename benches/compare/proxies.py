@@ -32,6 +32,7 @@ class Upstream:
     """nginx as the Controller: a small JSON reply to a heartbeat, a configuration of 4 KiB."""
 
     def __init__(self, folder, core):
+        folder.mkdir(exist_ok=True)
         self.port = free_port()
         body = folder / "www" / CONFIG_PATH.strip("/")
         body.parent.mkdir(parents=True)
@@ -111,13 +112,15 @@ class Tokens:
 class Proxy:
     """A running proxy: `port` for plain HTTP, `tls_port` for TLS.
 
-    `wrapper` is a command that runs it, such as valgrind; `extra` are further lines for the top of its configuration.
+    `wrapper` is a command that runs it, such as valgrind; `extra` are further lines for the top of its configuration;
+    `away` is an upstream that will go away: the proxy stores what it fetches, and nobody's token is shown there.
     """
 
     name = ""
 
-    def __init__(self, site, tokens, wrapper=()):
+    def __init__(self, site, tokens, wrapper=(), away=None):
         self.site, self.tokens, self.wrapper = site, tokens, wrapper
+        self.upstream = away or site.upstream
         self.port, self.tls_port = free_port(), free_port()
         self.folder = site.folder / self.name
         self.folder.mkdir(exist_ok=True)
@@ -135,13 +138,28 @@ class Proxy:
 
 
 class HaProxy(Proxy):
-    """HAProxy with the digest of the token looked up in a map."""
+    """HAProxy with the digest of the token looked up in a map.
+
+    Its cache gives no stale answer in place of an error, so what it stores stays fresh: less work than to ask whether the
+    upstream is back.
+    """
 
     name = "haproxy"
 
-    def __init__(self, site, tokens, wrapper=(), extra=""):
-        super().__init__(site, tokens, wrapper)
+    def __init__(self, site, tokens, wrapper=(), extra="", away=None):
+        super().__init__(site, tokens, wrapper, away)
         config = self.folder / "haproxy.cfg"
+        cache = "" if not away else """
+cache configs
+    total-max-size 64
+    max-object-size 1048576
+    max-age 604800
+"""
+        store = "" if not away else """
+    http-request del-header Authorization
+    http-request cache-use configs
+    http-response set-header Cache-Control max-age=604800
+    http-response cache-store configs"""
         config.write_text(f"""\
 {extra}
 global
@@ -158,7 +176,7 @@ defaults
     timeout server 30s
     timeout http-request 30s
     timeout http-keep-alive 300s
-    http-reuse always
+    http-reuse always{cache}
 frontend gate
     bind 127.0.0.1:{self.port} backlog 4096
     bind 127.0.0.1:{self.tls_port} backlog 4096 ssl crt {site.certificate_and_key} alpn h2,http/1.1
@@ -170,9 +188,9 @@ string '{{"error":"Invalid token"}}' unless {{ var(txn.owner) -m found }}
     use_backend heartbeat if {{ path {HEARTBEAT_PATH} }}
     use_backend api if {{ path_beg /api/ }}
 backend heartbeat
-    server controller 127.0.0.1:{site.upstream.port}
-backend api
-    server controller 127.0.0.1:{site.upstream.port}
+    server controller 127.0.0.1:{self.upstream.port}
+backend api{store}
+    server controller 127.0.0.1:{self.upstream.port}
 """)
         self._run(["haproxy", "-db", "-f", config], lambda: _answers(self.port, HEARTBEAT_PATH))
 
@@ -182,9 +200,15 @@ class Tollgate(Proxy):
 
     name = "tollgate"
 
-    def __init__(self, site, tokens, wrapper=(), extra=""):
-        super().__init__(site, tokens, wrapper)
+    def __init__(self, site, tokens, wrapper=(), extra="", away=None):
+        super().__init__(site, tokens, wrapper, away)
         admin = free_port()
+        store = "" if not away else """
+[config_cache]
+enabled = true
+[upstream.api.credential]
+mode = "strip"
+"""
         config = self.folder / "tollgate.toml"
         config.write_text(f"""\
 {extra}
@@ -195,13 +219,66 @@ address = "127.0.0.1:{self.tls_port}"
 tls.certificate = "{site.certificate}"
 tls.key = "{site.key}"
 tls.alpn = ["h2", "http/1.1"]
-""")
-        upstream = f"http://127.0.0.1:{site.upstream.port}"
+{store}""")
+        upstream = f"http://127.0.0.1:{self.upstream.port}"
         command = [
             site.tollgate, "serve", "--config", config, "--store", tokens.store(),
             "--api-upstream", upstream, "--heartbeat-upstream", upstream, "--admin-listen", f"127.0.0.1:{admin}",
         ]
         self._run(command, lambda: _answers(admin, "/readyz", 200))
+
+
+class Nginx(Proxy):
+    """nginx with the whole `Authorization` looked up in a map: it has no digests. It asks the upstream each time."""
+
+    name = "nginx"
+
+    def __init__(self, site, tokens, away):
+        super().__init__(site, tokens, away=away)
+        config = self.folder / "nginx.conf"
+        known = "\n".join(f'        "Bearer {token(number)}" 1;' for number in range(tokens.count))
+        temp = "\n".join(
+            f"    {kind}_temp_path {self.folder}/{kind};" for kind in ("client_body", "fastcgi", "uwsgi", "scgi")
+        )
+        config.write_text(f"""\
+{"user root;" if os.geteuid() == 0 else ""}
+daemon off;
+master_process off;
+pid {self.folder}/nginx.pid;
+error_log stderr crit;
+events {{ worker_connections 16384; }}
+http {{
+{temp}
+    access_log off;
+    keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    proxy_cache_path {self.folder}/cache keys_zone=configs:16m use_temp_path=off;
+    open_file_cache max=100 inactive=1h;
+    open_file_cache_valid 1h;
+    map_hash_max_size 65536;
+    map_hash_bucket_size 256;
+    map $http_authorization $known {{
+        default 0;
+{known}
+    }}
+    server {{
+        listen 127.0.0.1:{self.port} backlog=4096;
+        location / {{
+            if ($known = 0) {{ return 401; }}
+            proxy_set_header Authorization "";
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_cache configs;
+            proxy_cache_key $request_uri;
+            proxy_cache_valid 200 1s;
+            proxy_cache_use_stale error timeout updating http_502 http_503 http_504;
+            proxy_cache_lock on;
+            proxy_pass http://127.0.0.1:{self.upstream.port};
+        }}
+    }}
+}}
+""")
+        command = ["nginx", "-p", self.folder, "-c", config]
+        self._run(command, lambda: _answers(self.port, HEARTBEAT_PATH))
 
 
 def _answers(port, path, status=None):

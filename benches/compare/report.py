@@ -35,7 +35,7 @@ def load_row(scenario, rounds, memory):
 
 
 def round_ratios(rounds, key):
-    return [one[NAMES[0]][key] / one[NAMES[1]][key] for one in rounds if len(one) == 2]
+    return [one[NAMES[0]][key] / one[NAMES[1]][key] for one in rounds if all(name in one for name in NAMES)]
 
 
 def latency_rows(scenario, rounds, per_proxy):

@@ -1,4 +1,4 @@
-//! One keep-alive connection that sends heartbeats, one at a time.
+//! One keep-alive connection that sends requests, one at a time.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -23,6 +23,21 @@ impl Client {
         let request = format!(
             "POST /agents/heartbeat HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\nContent-Length: 2\r\n\r\n{{}}"
         );
+        self.ask(&request).await.0
+    }
+
+    /// Fetches a configuration with this token: the reply's status, the bytes of its head and fields, and its body.
+    pub(crate) async fn fetch(&mut self, path: &str, token: &str) -> (u16, usize, &[u8]) {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\nAccept: application/toml\r\n\
+             Accept-Encoding: gzip\r\n\r\n"
+        );
+        let (status, body) = self.ask(&request).await;
+        (status, body, &self.buffer[body..])
+    }
+
+    /// Sends a request. The reply's status, and where its body begins.
+    async fn ask(&mut self, request: &str) -> (u16, usize) {
         self.stream.write_all(request.as_bytes()).await.expect("writes");
         self.buffer.clear();
         loop {
@@ -31,7 +46,8 @@ impl Client {
                 let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
                 let length: usize = length.map_or(0, |length| length.parse().expect("a length"));
                 if self.buffer.len() >= end + 4 + length {
-                    return head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+                    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+                    return (status, end + 4);
                 }
             }
             let read = self.stream.read_buf(&mut self.buffer).await.expect("reads");

@@ -10,6 +10,7 @@ mod crowd;
 mod deployment;
 mod figures;
 mod lean;
+mod morning;
 mod revoke;
 mod scale;
 
@@ -18,12 +19,12 @@ use std::process::ExitCode;
 use figures::Figures;
 
 /// The scenarios, in the order in which they run.
-const SCENARIOS: [&str; 4] = ["revoke", "bulk", "scale", "crowd"];
+const SCENARIOS: [&str; 5] = ["revoke", "bulk", "scale", "crowd", "morning"];
 
 const HELP: &str = "\
 cargo bench --bench fleet [-- OPTIONS]
 
-  --only NAME       one scenario: revoke, bulk, scale or crowd (all of them: about 10 minutes)
+  --only NAME       one scenario: revoke, bulk, scale, crowd or morning (all of them: about 10 minutes)
   --sidecars N      sidecars in `revoke` and `bulk` (20)
   --seconds N       how long revocations go on (10)
   --tokens N        tokens in `scale` (1000000) and `crowd` (250000)
@@ -84,6 +85,9 @@ fn main() -> ExitCode {
         }
         if wanted("crowd") {
             crowd::run(&options, &mut figures).await;
+        }
+        if wanted("morning") {
+            morning::run(&mut figures).await;
         }
     });
     figures.print();

@@ -1,6 +1,7 @@
 //! What an upstream answers, byte for byte, and what that means.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use super::case::{Case, chunked, reply_like};
 use super::judge::{Expected, Quality};
@@ -68,17 +69,29 @@ const KINDS: [(usize, &str); 15] = [
     (5, "a second reply later"),
 ];
 
+/// Of one that is away.
+const OUTAGES: [(usize, &str); 5] = [
+    (6, "as it should be"), // and says so
+    (3, "closed without a word"),
+    (3, "reset without a word"),
+    (1, "silence"),
+    (2, "cut, and reset"),
+];
+
 impl Answer {
-    pub(crate) fn random(key: &str, case: &Case, random: &mut Random) -> Self {
+    pub(crate) fn random(key: &str, case: &Case, is_away: bool, random: &mut Random) -> Self {
         let statuses = [200, 200, 200, 200, 200, 201, 204, 304, 401, 404, 500, 503];
-        let status = random.one_of(&statuses).unwrap_or(200);
+        let away = [502, 503, 504];
+        let status = random.one_of(if is_away { &away } else { &statuses[..] }).unwrap_or(200);
         let length = match random.below(6) {
             0 => 0,
             1..4 => random.below(900),
             4 => random.below(40_000),
+            // More than is stored or shared.
+            _ if case.is_shared && random.percent(10) => (1 << 20) + random.below(100_000),
             _ => random.below(300_000),
         };
-        let kind = random.weighed(&KINDS).unwrap_or("as it should be");
+        let kind = random.weighed(if is_away { &OUTAGES } else { &KINDS[..] }).unwrap_or("as it should be");
         let framings = [
             (5, Framing::Length),
             (4, Framing::Chunked),
@@ -103,8 +116,17 @@ impl Answer {
             if matches!(kind, "a second reply behind it" | "a length too short") { length.min(4000) } else { length };
         let framing = if kind == "broken chunks" { Framing::Chunked } else { framing };
         let empty = case.method == "HEAD" || matches!(status, 204 | 304);
-        let expected =
-            Expected { case: case.number, key: key.to_owned(), status, length, quality: Quality::Whole, sent: None };
+        let has_cookie = random.percent(10);
+        let expected = Expected {
+            case: case.number,
+            key: key.to_owned(),
+            status,
+            length,
+            quality: Quality::Whole,
+            sent: None,
+            made: Instant::now(),
+            has_cookie,
+        };
         let mut plan = Plan { expected, framing, empty, interim: interim(case, random), random };
         plan.make(kind)
     }
@@ -191,8 +213,11 @@ impl Plan<'_> {
         let Expected { key, status, .. } = &self.expected;
         let version = matches!(self.framing, Framing::Http10Length | Framing::Http10Close);
         let version = if version { "1.0" } else { "1.1" };
-        let head =
-            format!("HTTP/{version} {status} Word\r\nX-Reply: {key}\r\nConnection: X-Hop\r\nX-Hop: 1\r\n{fields}\r\n");
+        let cookie = if self.expected.has_cookie { format!("Set-Cookie: {key}=1\r\n") } else { String::new() };
+        let head = format!(
+            "HTTP/{version} {status} Word\r\nX-Reply: {key}\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\
+             Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n{cookie}{fields}\r\n"
+        );
         [self.interim.as_slice(), head.as_bytes()].concat()
     }
 
@@ -284,7 +309,9 @@ impl Plan<'_> {
     fn stray(&mut self, quality: Quality) -> Stray {
         let (key, length) = (format!("stray-{}", self.expected.key), self.random.below(500));
         let expected = Expected { key: key.clone(), status: 200, length, quality, ..self.expected.clone() };
-        let head = format!("HTTP/1.1 200 Word\r\nX-Reply: {key}\r\nContent-Length: {length}\r\n\r\n");
+        // Nobody can tell whose it is: with this it is nobody else's, too.
+        let fields = format!("Set-Cookie: stray=1\r\nContent-Length: {length}\r\n");
+        let head = format!("HTTP/1.1 200 Word\r\nX-Reply: {key}\r\n{fields}\r\n");
         Stray { bytes: [head.as_bytes(), &reply_like(&key, length)].concat(), expected }
     }
 }

@@ -12,10 +12,27 @@ pub(crate) enum Bearer {
     Agent,
     /// Another user's, to read configurations with.
     Viewer,
+    /// Good at first; revoked at some time, each at another.
+    Passing(usize),
     Revoked,
     Unknown,
     Missing,
 }
+
+/// How many tokens are revoked meanwhile.
+pub(crate) const PASSING: usize = 6;
+
+/// How many configurations there are that several ask for.
+const SHARED: usize = 4;
+
+/// What a client asks for besides, which decides nothing: a fetch of all is for the whole.
+const CONDITIONS: [(&str, &str); 5] = [
+    ("If-None-Match", "\"a\""),
+    ("If-Modified-Since", "Wed, 21 Oct 2015 07:28:00 GMT"),
+    ("Range", "bytes=0-3"),
+    ("Cache-Control", "no-store, max-age=0"),
+    ("Cache-Control", "only-if-cached"),
+];
 
 /// How the end of a request's body is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +57,11 @@ pub(crate) struct Case {
     pub(crate) broken: bool,
     pub(crate) expects_continue: bool,
     pub(crate) minor_version: u8,
+    /// Others ask for the same, so that it may be given what another one was answered.
+    pub(crate) is_shared: bool,
+    /// `Accept-Encoding`.
+    pub(crate) accepts_gzip: bool,
+    pub(crate) condition: Option<(&'static str, &'static str)>,
 }
 
 /// Fields that must not get through, or not as they are.
@@ -64,6 +86,9 @@ pub(crate) const HOP_BY_HOP: [&str; 4] = [
 impl Case {
     /// A random one. `http2`: there, framing is the protocol's.
     pub(crate) fn random(number: u64, random: &mut Random, http2: bool) -> Self {
+        if random.percent(50) {
+            return Self::shared(number, random, http2);
+        }
         let (method, target) = match random.below(10) {
             0..3 => ("GET", format!("/api/configs/{number}/toml")),
             3 => ("HEAD", format!("/api/configs/{number}/toml")),
@@ -93,14 +118,66 @@ impl Case {
         let broken = !http2 && framing == Framing::Chunked && !cut && random.percent(5);
         let sent = if cut { random.below(length) } else { length };
         let expects_continue = has_body && !http2 && minor_version == 1 && random.percent(15);
-        Self { number, method, target, bearer, framing, length, sent, broken, expects_continue, minor_version }
+        Self {
+            number,
+            method,
+            target,
+            bearer,
+            framing,
+            length,
+            sent,
+            broken,
+            expects_continue,
+            minor_version,
+            is_shared: false,
+            accepts_gzip: false,
+            condition: None,
+        }
     }
 
-    /// Who the upstream is told that it is, if it may get there.
+    /// One for a configuration that others ask for, too.
+    fn shared(number: u64, random: &mut Random, http2: bool) -> Self {
+        // Those of about the same number come at about the same time.
+        let at_once = usize::try_from(number / 16).unwrap_or(0) % SHARED;
+        let name = if random.percent(75) { at_once } else { random.below(SHARED) };
+        let query = usize::from(random.percent(25));
+        let target = match name % 2 {
+            0 => format!("/c/shared-{name}?query={query}"),
+            _ => format!("/api/configs/shared-{name}/toml?query={query}"),
+        };
+        let bearer = match random.below(10) {
+            0..6 => Bearer::Agent,
+            6 => Bearer::Viewer,
+            7 => random.one_of(&[Bearer::Revoked, Bearer::Unknown, Bearer::Missing]).unwrap_or(Bearer::Missing),
+            _ => Bearer::Passing(random.below(PASSING)),
+        };
+        Self {
+            number,
+            method: if random.percent(25) { "HEAD" } else { "GET" },
+            target,
+            bearer,
+            framing: Framing::None,
+            length: 0,
+            sent: 0,
+            broken: false,
+            expects_continue: false,
+            minor_version: u8::from(http2 || !random.percent(6)),
+            is_shared: true,
+            accepts_gzip: random.percent(25),
+            condition: if random.percent(30) { random.one_of(&CONDITIONS) } else { None },
+        }
+    }
+
+    /// What it asks for, whatever the query.
+    pub(crate) fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
+    /// Who the upstream is told that it is, if it may get there; of a token that is good at first, while it is.
     pub(crate) fn user(&self) -> Option<&'static str> {
         match (self.bearer, self.method) {
             (Bearer::Owner, _) => Some("olga"),
-            (Bearer::Agent, "GET" | "HEAD" | "POST") => Some("olga"),
+            (Bearer::Agent | Bearer::Passing(_), "GET" | "HEAD" | "POST") => Some("olga"),
             (Bearer::Viewer, "GET" | "HEAD") => Some("victor"),
             _ => None,
         }
@@ -126,6 +203,9 @@ impl Case {
         for (name, value) in FORGED.iter().filter(|_| random.percent(8)) {
             head += &format!("{name}: {value}\r\n");
         }
+        for (name, value) in self.fields() {
+            head += &format!("{name}: {value}\r\n");
+        }
         if random.percent(15) {
             head += random.one_of(&HOP_BY_HOP).unwrap_or_default();
         }
@@ -138,6 +218,11 @@ impl Case {
             Framing::Chunked => head += "Transfer-Encoding: chunked\r\n",
         }
         (head + "\r\n").into_bytes()
+    }
+
+    /// Fields of its own.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.accepts_gzip.then_some(("Accept-Encoding", "gzip")).into_iter().chain(self.condition)
     }
 
     /// The body in HTTP/1, as far as it is sent.

@@ -5,6 +5,9 @@
 //!                └───────────────────► judge ◄────────────────────────┘
 //! ```
 //!
+//! The configuration cache is on, and half of the requests are for what others ask for, too. With an even seed the upstream sees the
+//! clients' tokens, with an odd one it does not, and what one was answered may be given to all.
+//!
 //! The seed decides what is sent and answered; how it all interleaves is the machine's.
 
 mod answer;
@@ -25,7 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use case::Case;
+use case::{Case, PASSING};
 use judge::Judge;
 use sidecar::Sidecar;
 use tollgate_harness::random::Random;
@@ -49,8 +52,9 @@ pub(crate) struct Report {
 /// When it could not be played.
 pub(crate) async fn play(program: &Path, time: Duration, seed: u64, clients: u64) -> Result<Report, String> {
     let (listener, address) = Upstream::listen().map_err(|error| error.to_string())?;
-    let (mut sidecar, tokens) = Sidecar::start(program, address)?;
-    let judge = Arc::new(Judge::new(tokens));
+    let strips = seed % 2 == 1;
+    let (mut sidecar, tokens) = Sidecar::start(program, address, strips)?;
+    let judge = Arc::new(Judge::new(tokens, strips));
     let upstream = Upstream::start(listener, Arc::clone(&judge), seed);
     let (begun, numbers) = (Instant::now(), Arc::new(AtomicU64::new(1)));
     let mut playing = JoinSet::new();
@@ -64,6 +68,11 @@ pub(crate) async fn play(program: &Path, time: Duration, seed: u64, clients: u64
         };
         playing.spawn(client.play(begun + time));
     }
+    let revoking = tokio::spawn(revoke(
+        (0..PASSING).map(|number| sidecar.revocation(&judge.tokens, number)).collect(),
+        Arc::clone(&judge),
+        time,
+    ));
     let all = async { while playing.join_next().await.is_some() {} };
     tokio::select! {
         () = all => {}
@@ -72,11 +81,30 @@ pub(crate) async fn play(program: &Path, time: Duration, seed: u64, clients: u64
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
+    revoking.abort();
     if !sidecar.is_alive() {
         judge.find("the sidecar", &[], "it has ended");
     }
     drop(upstream);
     Ok(Report { counts: judge.counts(), finding: judge.finding(), time: begun.elapsed() })
+}
+
+/// One token after the other, until few are left.
+async fn revoke(
+    revocations: Vec<impl FnOnce() -> Result<(), String> + Send + 'static>,
+    judge: Arc<Judge>,
+    time: Duration,
+) {
+    for (number, revocation) in revocations.into_iter().enumerate().skip(1) {
+        tokio::time::sleep(time / u32::try_from(PASSING).unwrap_or(1)).await;
+        judge.revokes(number, false);
+        let revoked = tokio::task::spawn_blocking(revocation).await;
+        match revoked {
+            Ok(Ok(())) => judge.revokes(number, true),
+            Ok(Err(problem)) => judge.find("a revocation", &[], problem),
+            Err(_) => return,
+        }
+    }
 }
 
 struct Client {

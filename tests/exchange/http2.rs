@@ -137,6 +137,9 @@ fn request(case: &Case, judge: &Judge, random: &mut Random) -> Option<Request<()
     for (name, value) in FORGED.iter().filter(|_| random.percent(8)) {
         request = request.header(*name, *value);
     }
+    for (name, value) in case.fields() {
+        request = request.header(name, value);
+    }
     if case.framing == Framing::Length {
         request = request.header("content-length", case.length);
     }

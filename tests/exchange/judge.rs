@@ -37,6 +37,10 @@ pub(crate) struct Expected {
     pub(crate) quality: Quality,
     /// When it was sent, if that matters.
     pub(crate) sent: Option<Instant>,
+    /// When it was thought out, before it was sent.
+    pub(crate) made: Instant,
+    /// It is for one.
+    pub(crate) has_cookie: bool,
 }
 
 /// A reply as a client got it.
@@ -52,6 +56,8 @@ pub(crate) struct Got {
 /// Everything that is known.
 pub(crate) struct Judge {
     pub(crate) tokens: Tokens,
+    /// The upstream's API sees none of them.
+    strips: bool,
     begun: Instant,
     state: Mutex<State>,
     /// There is a finding.
@@ -65,6 +71,35 @@ struct State {
     counts: BTreeMap<String, u64>,
     events: VecDeque<HistoryLine>,
     finding: Option<Finding>,
+    /// Tokens that are good no more, by their numbers.
+    revoked: HashMap<usize, Revocation>,
+    /// When a client had all of a reply for the first time: its fetch is over, and nobody can join it any more.
+    landed: HashMap<String, Instant>,
+    /// The last answer that said that there is no such thing and has reached its client, by path.
+    gone: HashMap<String, Gone>,
+}
+
+/// A token is revoked.
+#[derive(Clone, Copy)]
+struct Revocation {
+    /// Everywhere.
+    done: Option<Instant>,
+}
+
+/// An answer that said that there is no such thing.
+#[derive(Clone, Copy)]
+struct Gone {
+    made: Instant,
+    got: Instant,
+}
+
+/// What a token is good for at a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Good,
+    Bad,
+    /// It was revoked while that was under way.
+    Either,
 }
 
 struct Known {
@@ -88,8 +123,8 @@ struct Finding {
 }
 
 impl Judge {
-    pub(crate) fn new(tokens: Tokens) -> Self {
-        Self { tokens, begun: Instant::now(), state: Mutex::default(), found: Notify::new() }
+    pub(crate) fn new(tokens: Tokens, strips: bool) -> Self {
+        Self { tokens, strips, begun: Instant::now(), state: Mutex::default(), found: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -98,6 +133,31 @@ impl Judge {
 
     pub(crate) fn count(&self, what: &str) {
         *self.state().counts.entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// Since the beginning.
+    pub(crate) fn time(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// A token is about to be revoked, or is so everywhere.
+    pub(crate) fn revokes(&self, number: usize, is_done: bool) {
+        let what = if is_done { "is revoked everywhere" } else { "is about to be revoked" };
+        self.note("a revocation", None, format!("token {number} {what}"));
+        self.state().revoked.insert(number, Revocation { done: is_done.then(Instant::now) });
+        self.count("revocations");
+    }
+
+    /// What the token of a request that began then is good for.
+    fn standing(&self, case: &Case, begun: Instant) -> Standing {
+        let Bearer::Passing(number) = case.bearer else {
+            return if case.user().is_some() { Standing::Good } else { Standing::Bad };
+        };
+        match self.state().revoked.get(&number) {
+            None => Standing::Good,
+            Some(Revocation { done: Some(done) }) if *done < begun => Standing::Bad,
+            Some(_) => Standing::Either,
+        }
     }
 
     /// Adds to the history.
@@ -139,15 +199,19 @@ impl Judge {
         let mut state = self.state();
         let known = number.and_then(|number| state.cases.get_mut(&number)).map(|known| {
             known.arrivals += 1;
-            (Arc::clone(&known.case), known.arrivals)
+            (Arc::clone(&known.case), known.arrivals, known.begun)
         });
         drop(state);
-        let Some((case, arrivals)) = known else {
+        let Some((case, arrivals, begun)) = known else {
             self.find(connection, &[], format!("a request that nobody sent came to the upstream: {head:?}"));
             return None;
         };
         self.count("requests at the upstream");
-        if let Err(problem) = self.check_request(&case, head, arrivals) {
+        let checked = match self.standing(&case, begun) {
+            Standing::Bad => Err(format!("a request with {:?} got through", case.bearer)),
+            Standing::Good | Standing::Either => self.check_request(&case, head, arrivals),
+        };
+        if let Err(problem) = checked {
             self.find(connection, &[case.number], format!("{problem}: {head:?}"));
             return None;
         }
@@ -162,14 +226,15 @@ impl Judge {
         if arrivals > 1 && !matches!(case.method, "GET" | "HEAD") {
             return Err("it came twice".to_owned());
         }
-        let token = self.tokens.raw(case.bearer).unwrap_or_default();
+        let token = self.tokens.raw(case.bearer).map(|token| format!("Bearer {token}"));
+        let is_shown = !self.strips || case.target.starts_with("/agents/");
         let expected = [
-            ("x-tollgate-user", user),
-            ("x-forwarded-for", "127.0.0.1"),
-            ("authorization", &format!("Bearer {token}")),
+            ("x-tollgate-user", Some(user)),
+            ("x-forwarded-for", Some("127.0.0.1")),
+            ("authorization", token.as_deref().filter(|_| is_shown)),
         ];
         for (name, value) in expected {
-            if head.one(name) != Some(value) {
+            if head.one(name) != value {
                 return Err(format!("{name} is {:?}", head.all(name)));
             }
         }
@@ -236,15 +301,19 @@ impl Judge {
             return bare("a field of the upstream's own hop got through");
         }
         let Some(key) = got.head.one("x-reply") else {
-            return check_refusal(case, got).map_err(|problem| (problem, None));
+            let begun = self.state().cases.get(&case.number).map(|known| known.begun);
+            let standing = begun.map_or(Standing::Bad, |begun| self.standing(case, begun));
+            return check_refusal(case, standing, got).map_err(|problem| (problem, None));
         };
         let state = self.state();
         let (expected, known) =
             (state.expected.get(key).cloned(), state.cases.get(&case.number).map(|known| known.begun));
+        let asked = expected.as_ref().and_then(|expected| state.cases.get(&expected.case));
+        let asked = asked.map(|known| Arc::clone(&known.case));
         drop(state);
-        let Some(expected) = expected else { return bare("a reply that no upstream made") };
+        let (Some(expected), Some(asked)) = (expected, asked) else { return bare("a reply that no upstream made") };
         let wrong = |problem: &str| Err((problem.to_owned(), Some(expected.case)));
-        if case.user().is_none() {
+        if known.is_none_or(|begun| self.standing(case, begun) == Standing::Bad) {
             return wrong("a reply to a token that is not good for it");
         }
         match expected.quality {
@@ -254,9 +323,17 @@ impl Judge {
                 return wrong("bytes that were there before the request were taken for its reply");
             }
             Quality::Late => return Ok("taken for a reply, undetectably".to_owned()),
-            _ if expected.case != case.number => return wrong("somebody else's reply"),
             Quality::Broken if got.whole => return wrong("a broken reply looks whole"),
             Quality::Whole | Quality::Broken => {}
+        }
+        let is_stored = got.head.all("cache-status").iter().any(|status| !status.contains("detail=first-look"));
+        if (is_stored || expected.case != case.number)
+            && let Err(problem) = self.check_anothers(case, &asked, &expected, is_stored, known)
+        {
+            return wrong(problem);
+        }
+        if is_stored != got.head.one("age").is_some() {
+            return wrong("a stored reply without its age, or another with one");
         }
         if got.status != expected.status {
             return wrong("another status than the upstream's");
@@ -266,8 +343,56 @@ impl Judge {
         match got.whole {
             true if got.body != body => wrong("another body than the upstream's"),
             false if !body.starts_with(&got.body) => wrong("a part that is no part of the upstream's body"),
-            _ => Ok("the upstream's reply".to_owned()),
+            _ if is_stored => Ok("a stored reply".to_owned()),
+            true if case.is_shared && got.status == 200 => {
+                self.state().landed.entry(key.to_owned()).or_insert_with(Instant::now);
+                Ok(if expected.case == case.number { "the upstream's reply" } else { "a shared reply" }.to_owned())
+            }
+            _ if expected.case != case.number => Ok("a shared reply".to_owned()),
+            true => {
+                if case.is_shared && matches!(got.status, 404 | 410) {
+                    let gone = Gone { made: expected.made, got: Instant::now() };
+                    self.state().gone.insert(case.path().to_owned(), gone);
+                }
+                Ok("the upstream's reply".to_owned())
+            }
+            false => Ok("the upstream's reply".to_owned()),
         }
+    }
+
+    /// Whether a request may be given what another one was answered: one for the same, with the same token.
+    fn check_anothers(
+        &self,
+        case: &Case,
+        asked: &Case,
+        expected: &Expected,
+        is_stored: bool,
+        begun: Option<Instant>,
+    ) -> Result<(), &'static str> {
+        let may_be = case.is_shared
+            && (case.target == asked.target)
+            && (self.strips || self.tokens.raw(case.bearer) == self.tokens.raw(asked.bearer))
+            && asked.method == "GET";
+        if !may_be {
+            return Err("somebody else's reply");
+        }
+        if expected.status != 200 || expected.has_cookie || expected.length > 1 << 20 {
+            return Err("a reply that is for one was given to another");
+        }
+        let Some(begun) = begun else { return Err("a reply to a request that nobody sent") };
+        if !is_stored {
+            // Of a fetch that was under way when it was asked.
+            let is_old = self.state().landed.get(&expected.key).is_some_and(|landed| *landed < begun);
+            if case.method != "GET" || case.accepts_gzip != asked.accepts_gzip || is_old {
+                return Err("a reply of before looks like the upstream's own");
+            }
+        } else if let Some(gone) = self.state().gone.get(case.path())
+            && gone.got < begun
+            && expected.made < gone.made
+        {
+            return Err("what is gone at the upstream was given all the same");
+        }
+        Ok(())
     }
 
     /// Ends without a verdict on a reply: nothing of one came.
@@ -309,13 +434,15 @@ fn head_has_hop(head: &Head) -> bool {
 }
 
 /// One of Tollgate's own replies: in its form, and for a reason that there is.
-fn check_refusal(case: &Case, got: &Got) -> Result<String, String> {
+fn check_refusal(case: &Case, standing: Standing, got: &Got) -> Result<String, String> {
     let Got { status, head, body, whole } = got;
-    let possible = match (case.user(), case.bearer) {
-        // A body that never comes, a Controller that does not answer.
-        (Some(_), _) => matches!(status, 408 | 502 | 503 | 504) || (case.broken && *status == 400),
-        (None, Bearer::Revoked | Bearer::Unknown | Bearer::Missing) => *status == 401,
-        (None, _) => *status == 403,
+    // A body that never comes, a Controller that does not answer.
+    let is_broken = || matches!(status, 408 | 502 | 503 | 504) || (case.broken && *status == 400);
+    let possible = match (standing, case.bearer) {
+        (Standing::Good, _) => is_broken(),
+        (Standing::Either, _) => *status == 401 || is_broken(),
+        (Standing::Bad, Bearer::Passing(_) | Bearer::Revoked | Bearer::Unknown | Bearer::Missing) => *status == 401,
+        (Standing::Bad, _) => *status == 403,
     };
     if !possible {
         return Err(format!("an unexpected status {status} of Tollgate's own"));

@@ -2,20 +2,21 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::case::Bearer;
+use super::case::{Bearer, PASSING};
 
 /// `tollgate serve`, with one worker, so that all share its connections. Killed when dropped.
 pub(crate) struct Sidecar {
     child: Child,
     pub(crate) address: SocketAddr,
-    _directory: TempDir,
+    program: PathBuf,
+    directory: TempDir,
 }
 
 /// What the clients hold.
@@ -24,6 +25,8 @@ pub(crate) struct Tokens {
     owner: String,
     agent: String,
     viewer: String,
+    /// With their ids, by which they are revoked.
+    passing: Vec<(String, String)>,
     revoked: String,
     unknown: String,
 }
@@ -34,6 +37,7 @@ impl Tokens {
             Bearer::Owner => Some(&self.owner),
             Bearer::Agent => Some(&self.agent),
             Bearer::Viewer => Some(&self.viewer),
+            Bearer::Passing(number) => self.passing.get(number).map(|(_, raw)| raw.as_str()),
             Bearer::Revoked => Some(&self.revoked),
             Bearer::Unknown => Some(&self.unknown),
             Bearer::Missing => None,
@@ -41,11 +45,12 @@ impl Tokens {
     }
 }
 
-/// Short times, so that what hangs does not hang for long.
-const SETTINGS: [(&str, &str); 9] = [
+/// Short times, so that what hangs does not hang for long: but so long that who has a stored answer is given that first.
+const SETTINGS: [(&str, &str); 10] = [
     ("LOG__FORMAT", "json"),
     ("WORKERS", "1"),
-    ("UPSTREAM__API__TIMEOUTS__FIRST_BYTE", "1s"),
+    ("CONFIG_CACHE__ENABLED", "true"),
+    ("UPSTREAM__API__TIMEOUTS__FIRST_BYTE", "4s"),
     ("UPSTREAM__API__TIMEOUTS__IDLE", "1s"),
     ("UPSTREAM__HEARTBEAT__TIMEOUTS__FIRST_BYTE", "1s"),
     ("UPSTREAM__HEARTBEAT__TIMEOUTS__IDLE", "1s"),
@@ -56,31 +61,37 @@ const SETTINGS: [(&str, &str); 9] = [
 
 impl Sidecar {
     /// Starts it before this upstream and waits until it is ready.
-    pub(crate) fn start(program: &Path, upstream: SocketAddr) -> Result<(Self, Tokens), String> {
+    /// `strips`: the upstream's API sees nobody's token, so that all are given the same.
+    pub(crate) fn start(program: &Path, upstream: SocketAddr, strips: bool) -> Result<(Self, Tokens), String> {
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let run = |arguments: &str| -> Result<String, String> {
-            let output = command(program, &directory).args(arguments.split(' ')).output();
-            let output = output.map_err(|error| format!("{}: {error}", program.display()))?;
-            if !output.status.success() {
-                return Err(format!("tollgate {arguments}: {}", String::from_utf8_lossy(&output.stderr)));
-            }
-            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        };
+        let run = |arguments: &str| run(command(program, &directory).args(arguments.split(' ')), arguments);
         let create = |who: &str| run(&format!("token create --description fuzz --user {who}"));
         let owner = run("init --owner olga")?;
         run("user add --role manager victor")?;
         let agent = create("olga --preset telegraf-agent")?;
         let viewer = create("victor --permission configs:read")?;
-        let revoked: serde_json::Value =
-            serde_json::from_str(&create("olga --preset telegraf-agent --json")?).map_err(|error| error.to_string())?;
-        let text = |name: &str| revoked[name].as_str().map(str::to_owned).ok_or(format!("no {name} in {revoked}"));
-        let (id, revoked) = (text("id")?, text("token")?);
+        let with_id = || -> Result<(String, String), String> {
+            let token: serde_json::Value = serde_json::from_str(&create("olga --preset telegraf-agent --json")?)
+                .map_err(|error| error.to_string())?;
+            let text = |name: &str| token[name].as_str().map(str::to_owned).ok_or(format!("no {name} in {token}"));
+            Ok((text("id")?, text("token")?))
+        };
+        let passing = (0..PASSING).map(|_| with_id()).collect::<Result<_, _>>()?;
+        let (id, revoked) = with_id()?;
         run(&format!("token revoke {id}"))?;
         // One that was never given out.
         let unknown: String = "tc-apiv1_".chars().chain(agent.chars().skip(9).map(|_| '7')).collect();
-        let (child, address) = serve(program, &directory, upstream)?;
-        let tokens = Tokens { owner, agent, viewer, revoked, unknown };
-        Ok((Self { child, address, _directory: directory }, tokens))
+        let (child, address) = serve(program, &directory, upstream, strips)?;
+        let tokens = Tokens { owner, agent, viewer, passing, revoked, unknown };
+        Ok((Self { child, address, program: program.to_owned(), directory }, tokens))
+    }
+
+    /// How one of the tokens is revoked that are good at first, everywhere when it returns.
+    pub(crate) fn revocation(&self, tokens: &Tokens, number: usize) -> impl FnOnce() -> Result<(), String> + use<> {
+        let id = tokens.passing.get(number).map(|(id, _)| id.as_str()).unwrap_or_default();
+        let mut command = command(&self.program, &self.directory);
+        command.args(["token", "revoke", id, "--wait"]);
+        move || run(&mut command, "token revoke").map(drop)
     }
 
     /// Whether it runs.
@@ -97,6 +108,15 @@ impl Drop for Sidecar {
     }
 }
 
+/// Runs a command to its end. What it prints.
+fn run(command: &mut Command, what: &str) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("tollgate {what}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("tollgate {what}: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 fn command(program: &Path, directory: &TempDir) -> Command {
     let mut command = Command::new(program);
     let store = format!("sqlite:{}", directory.path().join("tollgate.db").display());
@@ -105,12 +125,20 @@ fn command(program: &Path, directory: &TempDir) -> Command {
     command
 }
 
-fn serve(program: &Path, directory: &TempDir, upstream: SocketAddr) -> Result<(Child, SocketAddr), String> {
+fn serve(
+    program: &Path,
+    directory: &TempDir,
+    upstream: SocketAddr,
+    strips: bool,
+) -> Result<(Child, SocketAddr), String> {
     let url = format!("http://{upstream}");
     let mut command = command(program, directory);
     command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     command.args(["--api-upstream", &url, "--heartbeat-upstream", &url]);
     command.envs(SETTINGS.map(|(key, value)| (format!("TOLLGATE_{key}"), value)));
+    if strips {
+        command.env("TOLLGATE_UPSTREAM__API__CREDENTIAL__MODE", "strip");
+    }
     let mut child = command.stderr(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
     let log = child.stderr.take().ok_or("a sidecar has no log")?;
     let (ready, address) = mpsc::channel();

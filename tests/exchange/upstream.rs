@@ -24,6 +24,9 @@ use tollgate_harness::random::Random;
 const RECEIVE_BUFFER: u32 = 4096;
 const SEGMENT: u32 = 1400;
 
+/// From one outage to the next, in milliseconds: half of it.
+const OUTAGES: u128 = 2000;
+
 /// Stops when dropped.
 pub(crate) struct Upstream {
     task: JoinHandle<()>,
@@ -125,13 +128,16 @@ impl Connection {
         // Node answers after it has worked, and reads what it did not need later: meanwhile the sidecar is left with the end of
         // a body that the sockets do not take.
         let thinks = if arriving.complete { 10 } else { 50 };
-        if random.percent(thinks) {
+        // While it does, others may ask for the same.
+        if random.percent(if arriving.case.is_shared { 50 } else { thinks }) {
             sleep(random.time(0, 200)).await;
         } else if random.percent(1) {
             sleep(random.time(900, 1500)).await;
         }
         let key = format!("{number}.{}.{}", self.name, self.answers);
-        let answer = Answer::random(&key, &arriving.case, &mut random);
+        // What several ask for cannot be had for a part of each time.
+        let is_away = arriving.case.is_shared && self.judge.time().as_millis() % OUTAGES > OUTAGES / 2;
+        let answer = Answer::random(&key, &arriving.case, is_away, &mut random);
         self.judge.count(&format!("answer: {}", answer.kind));
         self.judge.note(&self.name, Some(number), format!("read {} of the body; {}", arriving.received, answer.kind));
         if let Some(expected) = answer.expected.clone() {

@@ -29,9 +29,13 @@ async fn random_exchanges_are_as_the_judge_expects() {
     if let Some(finding) = report.finding {
         panic!("seed {seed}, after {:?}: {finding}", report.time);
     }
-    for what in
-        ["connections of HTTP/1", "connections of HTTP/2", "the upstream's reply, whole", "refused with 401, whole"]
-    {
+    for what in [
+        "connections of HTTP/1",
+        "connections of HTTP/2",
+        "the upstream's reply, whole",
+        "refused with 401, whole",
+        "a stored reply, whole",
+    ] {
         assert!(report.counts.get(what).is_some_and(|count| *count > 0), "none: {what}, of {:?}", report.counts);
     }
 }
