@@ -35,6 +35,7 @@ mod schema;
 mod seen;
 pub(crate) mod status;
 mod steps;
+mod taking;
 mod tokens;
 mod usage;
 mod users;
@@ -64,6 +65,7 @@ pub use query::{Fingerprint, InvalidFingerprint, ListState, TokenQuery};
 pub use rotate::{Rotated, Rotation};
 pub use seen::Seen;
 pub use tokens::{Created, NewToken, Requested, TokenDetails};
+pub use taking::Taking;
 pub use usage::{Dependents, LastUse, TokenUses, Unused};
 pub use users::{RoleChange, Transfer};
 

@@ -1,0 +1,46 @@
+//! What takes something away says how much before it does, and a dry run says what the command itself would.
+
+use super::Folder;
+
+#[test]
+fn who_takes_from_a_user_is_asked_with_the_number_of_tokens() {
+    let folder = Folder::new();
+    let ids = ["a", "b"].map(|name| folder.create("max", name));
+    let revoked = folder.create("max", "gone");
+    folder.run(["token", "revoke", &revoked]).done();
+    let revision = || folder.run(["status", "--json"]).json()["revision"].clone();
+    let before = revision();
+    let commands = [
+        ("user set-role max viewer", "Make max viewer, and revoke 2 tokens?"),
+        ("user disable max", "Disable max, and stop 2 tokens until max is enabled again?"),
+        ("user delete max", "Delete max and 3 tokens?"),
+        // Of the Owner's tokens, the one of `init` has what no administrator has.
+        ("user transfer-ownership anna", "1 token of theirs"),
+    ];
+    for (command, question) in commands {
+        let refused = folder.run(command.split(' '));
+        assert!(refused.failed().contains(question) && refused.stderr.contains("pass --yes"), "{refused:?}");
+        let Some(declined) = folder.run_on_terminal(command, "n\n") else { continue };
+        assert!(declined.code == Some(1) && declined.stdout.contains(question), "{declined:?}");
+    }
+    assert_eq!(revision(), before);
+    // Nobody is asked about what is not allowed, or takes nothing.
+    assert!(folder.run(["user", "set-role", "owner", "viewer"]).failed().contains("Owner"));
+    assert!(!folder.run(["user", "disable", "owner"]).stderr.contains('?'));
+    folder.run(["user", "add", "new", "--role", "manager"]).done();
+    folder.run(["user", "set-role", "new", "viewer"]).done();
+    folder.run(["user", "disable", "new"]).done();
+    folder.run(["user", "set-role", "max", "administrator"]).done();
+    let narrowed = folder.run(["user", "set-role", "max", "manager"]);
+    assert!(narrowed.code == Some(0) && narrowed.stderr.is_empty(), "they have a manager's permissions: {narrowed:?}");
+
+    if let Some(confirmed) = folder.run_on_terminal("user disable max", "y\n") {
+        assert_eq!(confirmed.code, Some(0), "{confirmed:?}");
+        folder.run(["user", "enable", "max"]).done();
+    }
+    folder.run(["user", "disable", "max", "--yes"]).done();
+    folder.run(["user", "disable", "max"]).done();
+    let done = folder.run(["user", "set-role", "max", "viewer", "--yes"]);
+    assert_eq!(done.done(), "max is viewer now; 2 tokens revoked\n");
+    assert_eq!(ids.map(|id| folder.state_of(&id)), ["revoked", "revoked"]);
+}
