@@ -56,6 +56,7 @@ use crate::token::{UserId, UserRecord};
 
 pub use actor::{ActingToken, Actor, Right};
 pub use audit::{AuditFilter, AuditView, Tended};
+pub use bulk::BulkAction;
 pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use export::{Export, ExportLine};
 pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};

@@ -44,3 +44,31 @@ fn who_takes_from_a_user_is_asked_with_the_number_of_tokens() {
     assert_eq!(done.done(), "max is viewer now; 2 tokens revoked\n");
     assert_eq!(ids.map(|id| folder.state_of(&id)), ["revoked", "revoked"]);
 }
+
+#[test]
+fn a_dry_run_fails_where_the_command_does() {
+    let folder = Folder::new();
+    let (id, revoked) = (folder.create("max", "a"), folder.create("max", "b"));
+    folder.run(["token", "revoke", &revoked]).done();
+    folder.run(["user", "add", "dora", "--role", "manager"]).done();
+    folder.run(["user", "disable", "dora"]).done();
+    let owners = folder.run(["token", "list", "--user", "owner", "--json"]).json();
+    let last = owners[0]["id"].as_str().expect("an id");
+    for command in [
+        &["reassign", &id, "--to", "nobody"][..],
+        &["reassign", &id, "--to", "dora"],
+        &["reassign", &revoked, "--to", "anna"],
+        &["reassign", last, "--to", "anna"],
+        &["revoke", last],
+        &["delete", last],
+        &["delete", last, &id],
+        &["revoke", "0000000000001"],
+    ] {
+        let run = |option: &str| folder.run(["token"].iter().chain(command).copied().chain([option]));
+        let (dry, real) = (run("--dry-run"), run("--yes"));
+        assert_eq!((dry.failed(), dry.stdout.as_str()), (real.failed(), ""), "{command:?}");
+        // Before anybody is asked.
+        assert_eq!(folder.run(["token"].iter().chain(command).copied()).failed(), real.failed(), "{command:?}");
+    }
+    assert!(folder.run(["token", "revoke", last, "--force", "--dry-run"]).done().starts_with("would revoke "));
+}
