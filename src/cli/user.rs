@@ -50,7 +50,7 @@ pub(crate) enum UserCommand {
         /// administrator, manager or viewer
         #[arg(long)]
         role: Role,
-        /// That the user is there already, with this role, is no failure, and changes nothing
+        /// That the user is there already, with this role, is no failure, and changes nothing; one who is disabled stays so
         #[arg(long)]
         if_not_exists: bool,
         /// Text or JSON.
@@ -177,7 +177,15 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
             let existing = if if_not_exists { existing(session, &name).await? } else { None };
             let (user, sentence) = match existing {
                 None => (registry.add_user(actor, &name, role).await?, format!("added {name}, {role}\n")),
-                Some(user) if user.role == role => (user, format!("{name} is there already, {role}\n")),
+                Some(user) if user.role == role => {
+                    // That was somebody's decision: no script takes it back by the way, nor has to fail for it.
+                    if user.status == UserStatus::Disabled {
+                        note(format_args!(
+                            "{name} is disabled, and gets no tokens: `tollgate user enable {name}` changes that"
+                        ));
+                    }
+                    (user, format!("{name} is there already, {role}\n"))
+                }
                 Some(user) => {
                     return Err(anyhow!(
                         "{name} is there already, and is {}; `tollgate user set-role {name} {role}` changes that",

@@ -15,7 +15,7 @@ use super::super::wait::WaitArgs;
 use super::{enumerate, value};
 use crate::registry::view::TokenView;
 use crate::registry::{Created, NewToken, RegistryError, Requested, TokenDetails};
-use crate::token::{PermissionSet, RawToken, TokenId};
+use crate::token::{PermissionSet, RawToken, TokenId, UserStatus};
 
 /// Shown below `token create --help`.
 pub(super) const EXAMPLES: &str = "\
@@ -47,7 +47,7 @@ pub(crate) struct CreateArgs {
     /// Take the token's value from this file, - for standard input: tc-apiv1_ and 64 lowercase hexadecimal digits
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// With --token-file: that this user has an active token of that value already is no failure, and changes nothing
+    /// With --token-file: that this user has a token of that value already, and it works, is no failure, and changes nothing
     #[arg(long, requires = "token_file")]
     if_not_exists: bool,
     #[command(flatten)]
@@ -121,7 +121,10 @@ fn given(Created { record, owner, .. }: &Created, now: Timestamp) -> String {
     )
 }
 
-/// The token of that value, if this user has it and it was not revoked.
+/// The token of that value, if this user has it.
+///
+/// # Errors
+/// When it is there and does not work: whoever asked for a token that does would not have one. When it is another user's.
 async fn existing(session: &Session, value: &RawToken, user: &str) -> anyhow::Result<Option<TokenDetails>> {
     let Session { registry, actor } = session;
     let id = match registry.token_with(actor, &value.digest()).await {
@@ -131,10 +134,25 @@ async fn existing(session: &Session, value: &RawToken, user: &str) -> anyhow::Re
         Err(error) => return Err(error.into()),
     };
     let token = registry.token(actor, id).await?;
-    match token.owner.name == user && token.record.is_active() {
-        true => Ok(Some(token)),
-        false => Err(RegistryError::DigestTaken(token.record.digest).into()),
+    let TokenDetails { record, owner, .. } = &token;
+    if owner.name != user {
+        return Err(RegistryError::DigestTaken(record.digest).into());
     }
+    let why = match record.expires_at.filter(|_| record.is_expired(Timestamp::now())) {
+        _ if !record.is_active() => "was revoked".to_owned(),
+        Some(expired_at) => format!("expired at {expired_at}"),
+        None if owner.status == UserStatus::Disabled => return Err(RegistryError::UserDisabled(user.to_owned()).into()),
+        None => return Ok(Some(token)),
+    };
+    Err(ExistingUseless { id, why }.into())
+}
+
+/// The token is there, and never works again.
+#[derive(Debug, thiserror::Error)]
+#[error("the token of this value is there already ({id}), but {why}, and that is final; bring another value")]
+struct ExistingUseless {
+    id: TokenId,
+    why: String,
 }
 
 fn print_existing(token: &TokenDetails, output: Output) -> anyhow::Result<()> {

@@ -1,5 +1,7 @@
 //! What takes something away says how much before it does, and a dry run says what the command itself would.
 
+use std::fs;
+
 use super::Folder;
 
 #[test]
@@ -71,4 +73,35 @@ fn a_dry_run_fails_where_the_command_does() {
         assert_eq!(folder.run(["token"].iter().chain(command).copied()).failed(), real.failed(), "{command:?}");
     }
     assert!(folder.run(["token", "revoke", last, "--force", "--dry-run"]).done().starts_with("would revoke "));
+}
+
+#[test]
+fn a_token_that_does_not_work_is_not_there_for_a_script() {
+    let folder = Folder::new();
+    let create = |name: &str, expires: &str, option: Option<&str>| {
+        let line =
+            ["token", "create", "--user", "max", "--description", "a", "--expires", expires, "--token-file", name];
+        folder.run(line.into_iter().chain(option))
+    };
+    let value = |name: &str, digit: &str| {
+        fs::write(folder.path(name), format!("tc-apiv1_{}", digit.repeat(64))).expect("writes");
+    };
+    value("short", "a");
+    value("long", "b");
+    create("short", "1s", None).done();
+    create("long", "1h", None).done();
+    while folder.run(["token", "list", "--state", "expired", "--json"]).json() == serde_json::json!([]) {}
+    let expired = create("short", "30d", Some("--if-not-exists"));
+    assert!(expired.failed().contains("but expired at 20") && expired.stdout.is_empty(), "{expired:?}");
+    assert!(create("long", "30d", Some("--if-not-exists")).done().starts_with("exists "));
+    folder.run(["user", "disable", "max", "--yes"]).done();
+    let disabled = create("long", "30d", Some("--if-not-exists"));
+    assert!(disabled.failed().contains("disabled"), "{disabled:?}");
+    // The user is there, and that somebody disabled them is for people to know.
+    let user = folder.run(["user", "add", "max", "--role", "manager", "--if-not-exists"]);
+    assert_eq!(user.done(), "max is there already, manager\n");
+    assert!(user.stderr.contains("max is disabled") && user.stderr.contains("tollgate user enable max"), "{user:?}");
+    folder.run(["user", "enable", "max"]).done();
+    folder.run(["token", "revoke", "--user", "max", "--yes"]).done();
+    assert!(create("long", "30d", Some("--if-not-exists")).failed().contains("but was revoked"));
 }
