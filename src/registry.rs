@@ -65,8 +65,8 @@ pub use purge::{PurgeFilter, Purged};
 pub use query::{Fingerprint, InvalidFingerprint, ListState, TokenQuery};
 pub use rotate::{Rotated, Rotation};
 pub use seen::Seen;
-pub use tokens::{Created, NewToken, Requested, TokenDetails};
 pub use taking::Taking;
+pub use tokens::{Created, NewToken, Requested, TokenDetails};
 pub use usage::{Dependents, LastUse, TokenUses, Unused};
 pub use users::{RoleChange, Transfer};
 
