@@ -153,7 +153,8 @@ impl FailedAuth {
     fn pace(&self, client: IpAddr, failure: Failure) -> Option<(Duration, Duration)> {
         let interval = Duration::from_secs(1).checked_div(self.limit.rate)?;
         let is_known = matches!(failure, Failure::Expired | Failure::OwnerDisabled);
-        let is_exempt = client.is_loopback() || self.limit.exempt.iter().any(|network| network.contains(client));
+        let is_exempt =
+            client.to_canonical().is_loopback() || self.limit.exempt.iter().any(|network| network.has_client(client));
         if is_known || is_exempt {
             return None;
         }
@@ -324,9 +325,13 @@ mod tests {
         let failed = limited(1, 1);
         let last = |client, failure| (0..9).fold(false, |_, _| refused(&failed, client, failure, Duration::ZERO));
         assert!(last("192.0.2.7", Failure::NoCredential));
-        for client in ["127.0.0.1", "::1", "198.51.100.9"] {
+        for client in
+            ["127.0.0.1", "::1", "::ffff:127.0.0.1", "198.51.100.9", "::ffff:198.51.100.9", "64:ff9b::198.51.100.9"]
+        {
             assert!(!last(client, Failure::UnknownToken), "{client}");
         }
+        // Whom a translator hides behind no address of ours is not of this host.
+        assert!(last("64:ff9b::127.0.0.1", Failure::UnknownToken) && last("64:ff9b::192.0.2.9", Failure::UnknownToken));
         for failure in [Failure::Expired, Failure::OwnerDisabled] {
             assert!(!last("192.0.2.7", failure), "{failure}");
         }
