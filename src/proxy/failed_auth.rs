@@ -191,7 +191,6 @@ impl FailedAuth {
         };
         Verdict { retry_after, left_out, is_offence }
     }
-}
 
     /// Whether one more is said, of a client and of all.
     fn say(&self, client: Option<&mut Client>, all_left_out: &mut u64, now: Instant) -> Option<LeftOut> {
@@ -207,6 +206,7 @@ impl FailedAuth {
         });
         Some(LeftOut { of_client, of_all: std::mem::take(all_left_out) })
     }
+}
 
 /// A request that was refused, as far as it matters here.
 pub(crate) struct Attempt<'a> {
@@ -261,8 +261,8 @@ fn log(attempt: &Attempt<'_>, failure: Failure, known: &Known, left_out: LeftOut
         (Failure::UnknownToken, digest) => {
             match digest.as_ref().map_or(Some(false), |digest| replica.was_removed(digest)) {
                 Some(true) => "the token was revoked or deleted",
-                Some(false) => "there is no such token",
-                None => "there is no such token, or it was revoked or deleted at this moment",
+                Some(false) => "there is no such token, or it was revoked or deleted before this sidecar started",
+                None => "there is no such token, or it was revoked or deleted",
             }
         }
     };

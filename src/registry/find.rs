@@ -19,7 +19,7 @@ impl Registry {
         let error = if is_deleted && authority.sees_all_tokens() {
             RegistryError::DigestDeleted(shown)
         } else {
-            RegistryError::NoSuchDigest(shown)
+            RegistryError::NoSuchDigest(DigestPrefix::whole(digest))
         };
         Err(self.not_found(error).await)
     }
