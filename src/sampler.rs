@@ -1,7 +1,8 @@
 //! Bounds how often something is logged, and counts what is left out.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::Instant;
 use crate::lock::Mutex;
 
 /// Lines of one kind within a [`PERIOD`].
@@ -27,10 +28,11 @@ impl Sampler {
         self.admit_at(Instant::now())
     }
 
-    fn admit_at(&self, now: Instant) -> Option<u64> {
+    /// The same, at this time.
+    pub(crate) fn admit_at(&self, now: Instant) -> Option<u64> {
         // Nothing under it can panic in between.
         let mut state = self.0.lock();
-        if state.since.is_none_or(|since| now.saturating_duration_since(since) >= PERIOD) {
+        if state.since.is_none_or(|since| now.duration_since(since) >= PERIOD) {
             (state.since, state.lines) = (Some(now), 0);
         }
         if state.lines == LINES {

@@ -239,13 +239,15 @@ pub(crate) fn server_config(tls: &TlsConfig) -> Result<ServerTls, TlsError> {
             warn_of_expired_authorities(file, &authorities);
             ends.client_ca = expiry::last(&authorities);
             let roots = Arc::new(roots(file, authorities, &provider)?);
-            let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
-            if let Some(file) = client_crl {
-                let lists = crl::read(file)?;
-                ends.client_crl = crl::first_end(&lists);
-                verifier = verifier.with_crls(lists).enforce_revocation_expiration();
-            }
-            builder.with_client_cert_verifier(verifier.build().map_err(setup)?)
+            let verifier = match client_crl {
+                Some(file) => {
+                    let lists = crl::Lists::read(file, &roots, &provider)?;
+                    ends.client_crl = lists.first_end();
+                    lists.verifier(&roots, &provider)?
+                }
+                None => WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build().map_err(setup)?,
+            };
+            builder.with_client_cert_verifier(verifier)
         }
         None => builder.with_no_client_auth(),
     };

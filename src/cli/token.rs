@@ -1,5 +1,6 @@
 //! `token ...`, except `token import`, `token export` and `token purge`.
 
+mod bulk;
 mod create;
 mod find;
 mod rotate;
@@ -9,29 +10,24 @@ mod value;
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::args::{Format, Page, ReasonArg};
 use super::export::{self, ExportArgs};
 use super::import::{self, ImportArgs};
 use super::list::{self, Listed};
-use super::output::{Output, note};
+use super::output::Output;
 use super::purge::{self, PurgeArgs};
 use super::session::Session;
-use super::table::{Cell, Tone, printable};
-use super::usage::{self, Asking, UnusedArgs, confirm_for};
-use super::wait::WaitArgs;
+use super::table::{Cell, Tone};
+use super::usage::{self, UnusedArgs};
 use super::{Globals, time};
-use crate::registry::receipt::{Receipt, ReceiptView};
 use crate::registry::view::TokenView;
-use crate::registry::{ListState, Owners, RegistryError, TokenQuery, TokenUses};
+use crate::registry::{ListState, TokenQuery, TokenUses};
 use crate::store::Absent;
 use crate::token::{DigestPrefix, PermissionSet, Reason, TokenId, TokenRecord, TokenState, UserRecord, UserStatus};
 pub(super) use create::print_created;
-use selection::{Selected, Selection};
 
 /// The commands on tokens.
 #[derive(Debug, Subcommand)]
@@ -56,27 +52,11 @@ pub(crate) enum TokenCommand {
     #[command(after_help = find::EXAMPLES)]
     Find(find::FindArgs),
     /// Revoke tokens, at once and permanently; their records stay
-    Revoke(RevokeArgs),
+    Revoke(bulk::RevokeArgs),
     /// Delete tokens and their records, at once and permanently
-    Delete(RemoveArgs),
+    Delete(bulk::RemoveArgs),
     /// Reassign tokens to another user; they lose permissions that the user's role lacks
-    Reassign {
-        /// Which tokens.
-        #[command(flatten)]
-        tokens: Selection,
-        /// The new owner
-        #[arg(long, value_name = "USER")]
-        to: String,
-        /// How.
-        #[command(flatten)]
-        bulk: BulkArgs,
-        /// Whether to wait for the sidecars.
-        #[command(flatten)]
-        wait: WaitArgs,
-        /// For the history.
-        #[command(flatten)]
-        reason: ReasonArg,
-    },
+    Reassign(bulk::ReassignArgs),
     /// Replace a token by a successor, which is printed once; the old one still works for a while
     #[command(after_help = rotate::EXAMPLES)]
     Rotate(rotate::RotateArgs),
@@ -108,39 +88,6 @@ pub(crate) struct ListArgs {
     format: Format,
 }
 
-/// Arguments of `token revoke`.
-#[derive(Debug, Args)]
-pub(crate) struct RevokeArgs {
-    #[command(flatten)]
-    revoked: RemoveArgs,
-    #[command(flatten)]
-    reason: ReasonArg,
-}
-
-/// Arguments of `token revoke` and `token delete`.
-#[derive(Debug, Args)]
-pub(crate) struct RemoveArgs {
-    #[command(flatten)]
-    tokens: Selection,
-    #[command(flatten)]
-    bulk: BulkArgs,
-    #[command(flatten)]
-    wait: WaitArgs,
-}
-
-/// How a command on several tokens goes about it.
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct BulkArgs {
-    /// Skip the confirmation, of more than one token, of what was not named by its id, or of what agents use
-    #[arg(long)]
-    yes: bool,
-    /// Proceed even if the owner loses the last usable token
-    #[arg(long)]
-    force: bool,
-    #[command(flatten)]
-    format: Format,
-}
-
 /// Runs a command on tokens.
 ///
 /// # Errors
@@ -149,8 +96,9 @@ pub(super) async fn run(globals: &Globals, command: TokenCommand) -> anyhow::Res
     let session = Session::open(globals, Absent::Refuse).await?.because_of(command.reason());
     let only_reads = match &command {
         TokenCommand::List(_) | TokenCommand::Show { .. } | TokenCommand::Find(_) | TokenCommand::Export(_) => true,
-        TokenCommand::Revoke(RevokeArgs { revoked: args, .. }) | TokenCommand::Delete(args) => args.tokens.dry_run,
-        TokenCommand::Reassign { tokens, .. } => tokens.dry_run,
+        TokenCommand::Revoke(args) => args.is_dry_run(),
+        TokenCommand::Delete(args) => args.is_dry_run(),
+        TokenCommand::Reassign(args) => args.is_dry_run(),
         TokenCommand::Purge(args) => args.dry_run,
         _ => false,
     };
@@ -166,7 +114,8 @@ impl TokenCommand {
     fn reason(&self) -> Option<&Reason> {
         let ReasonArg { reason } = match self {
             Self::Create(args) => &args.reason,
-            Self::Revoke(RevokeArgs { reason, .. }) | Self::Reassign { reason, .. } => reason,
+            Self::Revoke(args) => args.reason(),
+            Self::Reassign(args) => args.reason(),
             Self::Rotate(args) => &args.reason,
             Self::Import(args) => &args.reason,
             // What is deleted has no history any more.
@@ -178,86 +127,18 @@ impl TokenCommand {
 }
 
 async fn execute(session: &Session, command: TokenCommand) -> anyhow::Result<()> {
-    let Session { registry, actor } = session;
     match command {
         TokenCommand::Create(args) => create::run(session, args).await,
         TokenCommand::List(args) => list(session, args).await,
         TokenCommand::Show { id, agents, format } => show::one(session, id, agents, Output::new(format)).await,
         TokenCommand::Find(args) => find::run(session, args).await,
-        TokenCommand::Revoke(RevokeArgs { revoked: RemoveArgs { tokens, bulk, wait }, reason: _ }) => {
-            let selected = tokens.resolve(session, false).await?;
-            if tokens.dry_run || selected.ids.is_empty() {
-                return bulk.leave(session, "would revoke", &selected).await;
-            }
-            bulk.confirm(session, &selected, |tokens| {
-                format!("Revoke {tokens}? They stop working at once and this cannot be undone.")
-            })
-            .await?;
-            let revoked = registry.revoke(actor, &selected.ids, bulk.force).await?;
-            print_changed(session, "revoked", &revoked, wait, Output::new(bulk.format)).await
-        }
-        TokenCommand::Delete(RemoveArgs { tokens, bulk, wait }) => {
-            let selected = tokens.resolve(session, true).await?;
-            if tokens.dry_run || selected.ids.is_empty() {
-                return bulk.leave(session, "would delete", &selected).await;
-            }
-            bulk.confirm(session, &selected, |tokens| {
-                format!(
-                    "Delete {tokens}? They stop working at once, their records are removed, and this cannot be undone."
-                )
-            })
-            .await?;
-            let deleted = registry.delete(actor, &selected.ids, bulk.force).await?;
-            print_changed(session, "deleted", &deleted, wait, Output::new(bulk.format)).await
-        }
-        TokenCommand::Reassign { tokens, to, bulk, wait, reason: _ } => {
-            let selected = tokens.resolve(session, false).await?;
-            if tokens.dry_run || selected.ids.is_empty() {
-                return bulk.leave(session, "would reassign", &selected).await;
-            }
-            bulk.confirm(session, &selected, |tokens| {
-                format!("Reassign {tokens} to {to}? Permissions that {to}'s role lacks are removed permanently.")
-            })
-            .await?;
-            let reassigned = registry.reassign(actor, &selected.ids, &to, bulk.force).await?;
-            print_changed(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
-        }
+        TokenCommand::Revoke(args) => bulk::revoke(session, args).await,
+        TokenCommand::Delete(args) => bulk::delete(session, args).await,
+        TokenCommand::Reassign(args) => bulk::reassign(session, args).await,
         TokenCommand::Rotate(args) => rotate::run(session, args).await,
         TokenCommand::Purge(args) => purge::run(session, args).await,
         TokenCommand::Import(args) => import::run(session, args).await,
         TokenCommand::Export(args) => export::run(session, args).await,
-    }
-}
-
-impl BulkArgs {
-    /// Says which tokens it would be done to, or that there are none.
-    async fn leave(&self, session: &Session, what: &str, Selected { ids, .. }: &Selected) -> anyhow::Result<()> {
-        let found = session.registry.store().tokens_by_id(ids).await?;
-        let missing: Vec<_> = ids.iter().zip(&found).filter(|(_, token)| token.is_none()).map(|(id, _)| *id).collect();
-        if !missing.is_empty() {
-            return Err(RegistryError::NoSuchTokens(missing).into());
-        }
-        let tokens: Vec<_> = found.into_iter().flatten().map(|token| token.record).collect();
-        print_done(session, what, &tokens, Output::new(self.format)).await?;
-        note(match tokens.len() {
-            0 => "no matching tokens".to_owned(),
-            many => format!("{}; nothing was changed", count(many)),
-        });
-        Ok(())
-    }
-
-    /// Says what depends on the tokens and asks, when there is more than one, or one that is used or was not named.
-    async fn confirm(
-        &self,
-        session: &Session,
-        Selected { ids, is_found }: &Selected,
-        question: impl FnOnce(String) -> String,
-    ) -> anyhow::Result<()> {
-        if self.yes {
-            return Ok(());
-        }
-        let asking = if ids.len() > 1 || *is_found { Asking::Always } else { Asking::IfUsed };
-        confirm_for(session, ids, asking, question).await
     }
 }
 
@@ -359,61 +240,6 @@ fn state(token: &TokenRecord, owner: &UserRecord, now: Timestamp) -> Cell {
         TokenState::Active => ("active", Tone::Good),
     };
     Cell::toned(text, tone)
-}
-
-/// What was revoked or deleted, and how far the sidecars came with it.
-#[derive(Serialize)]
-struct ChangedView {
-    tokens: Vec<TokenView>,
-    wait: ReceiptView,
-}
-
-/// Prints what was done to these tokens, and waits for the sidecars if that was asked for. As JSON the tokens are a list,
-/// or, with `--wait`, the list beside the receipt.
-async fn print_changed(
-    session: &Session,
-    what: &str,
-    tokens: &[TokenRecord],
-    wait: WaitArgs,
-    output: Output,
-) -> anyhow::Result<()> {
-    // At once: people see what was done while others still apply it.
-    let print = async { if output.json { Ok(()) } else { print_done(session, what, tokens, output).await } };
-    let (receipt, printed) = tokio::join!(wait.wait(session), print);
-    let receipt: Option<Receipt> = receipt.with_context(|| format!("{}: {what}", count(tokens.len())))?;
-    let printed = match &receipt {
-        _ if !output.json => printed,
-        None => print_done(session, what, tokens, output).await,
-        Some(receipt) => owners(session, tokens)
-            .await
-            .and_then(|owners| output.json(&ChangedView { tokens: views(tokens, &owners), wait: receipt.view() })),
-    };
-    wait.linger(session).await;
-    // A receipt that is none is reported whether or not somebody reads the rest.
-    receipt.map_or(Ok(()), |receipt| receipt.print(output)).and(printed)
-}
-
-/// Prints what was done to these tokens.
-async fn print_done(session: &Session, what: &str, tokens: &[TokenRecord], output: Output) -> anyhow::Result<()> {
-    let owners = owners(session, tokens).await?;
-    if output.json {
-        return output.json(&views(tokens, &owners));
-    }
-    let line = |token: &TokenRecord| {
-        let owner = &owners.get(&token.owner)?.record.name;
-        Some(format!("{what} {}: {} ({owner})\n", token.id, printable(&token.description)))
-    };
-    Ok(output.done(&tokens.iter().filter_map(line).collect::<String>())?)
-}
-
-fn views(tokens: &[TokenRecord], owners: &Owners) -> Vec<TokenView> {
-    let now = Timestamp::now();
-    let view = |token: &TokenRecord| Some(TokenView::new(token, &owners.get(&token.owner)?.record, now));
-    tokens.iter().filter_map(view).collect()
-}
-
-async fn owners(session: &Session, tokens: &[TokenRecord]) -> anyhow::Result<Owners> {
-    Ok(session.registry.users_by_id(tokens.iter().map(|token| token.owner)).await?)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::session::Session;
 use super::table::printable;
 use super::{time, token};
 use crate::chain::chain;
-use crate::registry::{Dependents, LastUse, RegistryError, TokenQuery, TokenUses, Unused};
+use crate::registry::{Dependents, LastUse, RegistryError, Taking, TokenUses, Unused};
 use crate::store::{Agent, AgentCount};
 use crate::token::TokenId;
 
@@ -92,19 +92,20 @@ pub(super) async fn confirm_for(
     Ok(())
 }
 
-/// The same for all tokens of a user.
+/// The same for the tokens from which a command on a user takes something; where these are none, nothing is asked.
 ///
 /// # Errors
-/// As [`confirm_for`].
-pub(super) async fn confirm_for_user(
+/// As [`confirm_for`], and those of the command.
+pub(super) async fn confirm_taking(
     session: &Session,
-    user: &str,
-    asking: Asking,
+    taking: Taking<'_>,
     question: impl FnOnce(String) -> String,
 ) -> anyhow::Result<()> {
-    let query = TokenQuery { user: Some(user.to_owned()), ..TokenQuery::default() };
-    let tokens = session.registry.select(&session.actor, &query).await?;
-    confirm_for(session, &tokens, asking, question).await
+    let tokens = session.registry.taken_by(&session.actor, taking).await?;
+    match tokens.is_empty() {
+        true => Ok(()),
+        false => confirm_for(session, &tokens, Asking::Always, question).await,
+    }
 }
 
 /// What depends on tokens, in lines; nothing where there are none.

@@ -5,16 +5,15 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use super::args::{Format, Page, ReasonArg};
-use super::confirm::confirm;
 use super::list::{self, Listed};
 use super::output::{Output, note};
 use super::session::Session;
 use super::table::{Cell, Tone, details, printable};
-use super::usage::{Asking, confirm_for_user};
+use super::usage::{Asking, confirm_for, confirm_taking};
 use super::wait::WaitArgs;
 use super::{Globals, time, token};
-use crate::registry::RegistryError;
 use crate::registry::view::UserView;
+use crate::registry::{RegistryError, Taking};
 use crate::store::Absent;
 use crate::token::{Role, UserId, UserRecord, UserStatus};
 
@@ -51,7 +50,7 @@ pub(crate) enum UserCommand {
         /// administrator, manager or viewer
         #[arg(long)]
         role: Role,
-        /// That the user is there already, with this role, is no failure, and changes nothing
+        /// That the user is there already, with this role, is no failure, and changes nothing; one who is disabled stays so
         #[arg(long)]
         if_not_exists: bool,
         /// Text or JSON.
@@ -81,7 +80,7 @@ pub(crate) enum UserCommand {
         name: String,
         /// administrator, manager or viewer; a viewer's tokens are revoked
         role: Role,
-        /// Skip the confirmation, of a weaker role where agents use the user's tokens
+        /// Skip the confirmation, of a role that takes something from the user's tokens
         #[arg(long)]
         yes: bool,
         /// Text or JSON.
@@ -98,7 +97,7 @@ pub(crate) enum UserCommand {
     Disable {
         /// The user's name
         name: String,
-        /// Skip the confirmation, where agents use the user's tokens
+        /// Skip the confirmation, where the user has tokens that work
         #[arg(long)]
         yes: bool,
         /// Text or JSON.
@@ -189,7 +188,15 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
             let existing = if if_not_exists { existing(session, &name).await? } else { None };
             let (user, sentence) = match existing {
                 None => (registry.add_user(actor, &name, role).await?, format!("added {name}, {role}\n")),
-                Some(user) if user.role == role => (user, format!("{name} is there already, {role}\n")),
+                Some(user) if user.role == role => {
+                    // That was somebody's decision: no script takes it back by the way, nor has to fail for it.
+                    if user.status == UserStatus::Disabled {
+                        note(format_args!(
+                            "{name} is disabled, and gets no tokens: `tollgate user enable {name}` changes that"
+                        ));
+                    }
+                    (user, format!("{name} is there already, {role}\n"))
+                }
                 Some(user) => {
                     return Err(anyhow!(
                         "{name} is there already, and is {}; `tollgate user set-role {name} {role}` changes that",
@@ -202,14 +209,15 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
         UserCommand::List { page, format } => list(session, page, Output::new(format)).await,
         UserCommand::Show { name, format } => show(session, &name, Output::new(format)).await,
         UserCommand::SetRole { name, role, yes, format, wait, reason: _ } => {
-            if !yes && registry.user(actor, &name).await?.record.role > role {
-                let consequence = match role.manages_tokens() {
-                    true => "lose the permissions that the role lacks",
-                    false => "are revoked",
+            if !yes {
+                let question = |tokens| {
+                    let loss = match role.manages_tokens() {
+                        true => format!("take from {tokens} the permissions that the role lacks"),
+                        false => format!("revoke {tokens}"),
+                    };
+                    format!("Make {name} {role}, and {loss}? This takes effect at once and cannot be undone.")
                 };
-                let question =
-                    |tokens| format!("Make {name} {role}? {tokens} {consequence}, at once, and this cannot be undone.");
-                confirm_for_user(session, &name, Asking::IfUsed, question).await?;
+                confirm_taking(session, Taking::Role { of: &name, role }, question).await?;
             }
             let change = registry.set_role(actor, &name, role).await?;
             let consequence = match (change.narrowed, change.revoked) {
@@ -230,8 +238,8 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
         }
         UserCommand::Disable { name, yes, format, wait } => {
             if !yes {
-                let question = |tokens| format!("Disable {name}? {tokens} stop working until {name} is enabled again.");
-                confirm_for_user(session, &name, Asking::IfUsed, question).await?;
+                let question = |tokens| format!("Disable {name}, and stop {tokens} until {name} is enabled again?");
+                confirm_taking(session, Taking::Disable(&name), question).await?;
             }
             let user = registry.set_status(actor, &name, UserStatus::Disabled).await?;
             let sentence = format!("disabled {name}: their tokens no longer authenticate\n");
@@ -329,7 +337,8 @@ async fn show(session: &Session, name: &str, output: Output) -> anyhow::Result<(
 async fn delete(session: &Session, name: &str, yes: bool, wait: WaitArgs) -> anyhow::Result<()> {
     if !yes {
         let question = |tokens| format!("Delete {name} and {tokens}? This takes effect at once and cannot be undone.");
-        confirm_for_user(session, name, Asking::Always, question).await?;
+        let tokens = session.registry.taken_by(&session.actor, Taking::Delete(name)).await?;
+        confirm_for(session, &tokens, Asking::Always, question).await?;
     }
     let deleted = session.registry.delete_user(&session.actor, name).await?;
     let output = Output::new(Format { json: false });
@@ -347,10 +356,14 @@ async fn transfer_ownership(
     output: Output,
 ) -> anyhow::Result<()> {
     if !yes {
-        confirm(&format!(
-            "Make {name} the owner? The current owner becomes an administrator, their tokens permit no more than that \
-             from then on, and only {name} can give the ownership back."
-        ))?;
+        let question = |tokens| {
+            format!(
+                "Make {name} the owner? The current owner becomes an administrator, {tokens} of theirs permit no more than \
+                 that from then on, and only {name} can give the ownership back."
+            )
+        };
+        let tokens = session.registry.taken_by(&session.actor, Taking::Ownership(name)).await?;
+        confirm_for(session, &tokens, Asking::Always, question).await?;
     }
     let transfer = session.registry.transfer_ownership(&session.actor, name).await?;
     let (new, old) = (&transfer.new.name, &transfer.old.name);

@@ -103,7 +103,8 @@ fn client_in(line: &str) -> Option<SocketAddr> {
     };
     let mut address = || parts.next()?.parse().ok().filter(|address: &IpAddr| address.is_ipv4() == is_ipv4);
     let (client, _) = (address()?, address()?);
-    let mut port = || parts.next()?.parse().ok().filter(|port: &u16| port.to_string().len() <= 5);
+    // As decimal numbers are written: `parse` alone takes `+12` and `00012`.
+    let mut port = || parts.next().and_then(|text| text.parse().ok().filter(|port: &u16| port.to_string() == text));
     let (from, _) = (port()?, port()?);
     parts.next().is_none().then(|| SocketAddr::new(client, from))
 }
@@ -138,6 +139,7 @@ mod tests {
         let client = |line: &str| version_1(line.as_bytes()).ok().map(|client| client.map(|client| client.to_string()));
         let known = |address: &str| Some(Some(address.to_owned()));
         assert_eq!(client("PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"), known("192.0.2.7:4711"));
+        assert_eq!(client("PROXY TCP4 192.0.2.7 192.0.2.1 0 65535\r\n"), known("192.0.2.7:0"));
         assert_eq!(client("PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n"), known("[2001:db8::7]:4711"));
         for unknown in ["PROXY UNKNOWN\r\n", "PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", "PROXY UNKNOWN what ever\r\n"] {
             assert_eq!(client(unknown), Some(None), "{unknown}");
@@ -146,6 +148,12 @@ mod tests {
             "PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\n",
             "PROXY TCP4 192.0.2.7 192.0.2.1 4711\r\n",
             "PROXY TCP4 192.0.2.7 192.0.2.1 4711 65536\r\n",
+            "PROXY TCP4 192.0.2.7 192.0.2.1 +12 443\r\n",
+            "PROXY TCP4 192.0.2.7 192.0.2.1 4711 +80\r\n",
+            "PROXY TCP4 192.0.2.7 192.0.2.1 00012 443\r\n",
+            "PROXY TCP4 192.0.2.7 192.0.2.1 -1 443\r\n",
+            "PROXY TCP4 192.0.2.7 192.0.2.1  443\r\n",
+            "PROXY TCP4 192.0.2.07 192.0.2.1 4711 443\r\n",
             "PROXY TCP4 192.0.2.777 192.0.2.1 4711 443\r\n",
             "PROXY TCP4 2001:db8::7 2001:db8::1 4711 443\r\n",
             "PROXY TCP4  192.0.2.7 192.0.2.1 4711 443\r\n",

@@ -23,8 +23,17 @@ pub enum ListenAddress {
 
 /// A text that is no address to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("write IP:PORT, NAME:PORT, :PORT for every interface, or unix:PATH")]
-pub struct InvalidListenAddress;
+pub enum InvalidListenAddress {
+    /// Nothing of what there is.
+    #[error("write IP:PORT, NAME:PORT, :PORT for every interface, or unix:PATH")]
+    Form,
+    /// No socket can have it.
+    #[error("the path of a Unix socket has at most {LONGEST_PATH} bytes, and no NUL")]
+    Path,
+}
+
+/// `sun_path` of Linux, less the NUL at its end.
+const LONGEST_PATH: usize = 107;
 
 impl ListenAddress {
     /// The address, if it is one of IP.
@@ -41,14 +50,18 @@ impl FromStr for ListenAddress {
 
     fn from_str(text: &str) -> Result<Self, InvalidListenAddress> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() { Err(InvalidListenAddress) } else { Ok(Self::Unix(path.into())) };
+            return match path.len() {
+                0 => Err(InvalidListenAddress::Form),
+                1..=LONGEST_PATH if !path.contains('\0') => Ok(Self::Unix(path.into())),
+                _ => Err(InvalidListenAddress::Path),
+            };
         }
         if let Ok(address) = text.parse() {
             return Ok(Self::Tcp(address));
         }
-        let (host, port) = text.rsplit_once(':').ok_or(InvalidListenAddress)?;
+        let (host, port) = text.rsplit_once(':').ok_or(InvalidListenAddress::Form)?;
         let digits = Some(port).filter(|port| port.bytes().all(|digit| digit.is_ascii_digit()));
-        let port = digits.and_then(|port| port.parse().ok()).ok_or(InvalidListenAddress)?;
+        let port = digits.and_then(|port| port.parse().ok()).ok_or(InvalidListenAddress::Form)?;
         if host.is_empty() {
             return Ok(Self::Tcp((Ipv6Addr::UNSPECIFIED, port).into()));
         }
@@ -57,7 +70,7 @@ impl FromStr for ListenAddress {
         let ends_in_number = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
         match host.bytes().all(in_names) && !ends_in_number {
             true => Ok(Self::Name { host: host.to_owned(), port }),
-            false => Err(InvalidListenAddress),
+            false => Err(InvalidListenAddress::Form),
         }
     }
 }
@@ -99,7 +112,11 @@ mod tests {
             "http://a:1",
         ];
         for wrong in wrong {
-            assert_eq!(read(wrong), Err(InvalidListenAddress), "{wrong}");
+            assert_eq!(read(wrong), Err(InvalidListenAddress::Form), "{wrong}");
+        }
+        assert!(read(&format!("unix:/{}", "s".repeat(106))).is_ok());
+        for wrong in [format!("unix:/{}", "s".repeat(107)), "unix:/run/a\0b".to_owned()] {
+            assert_eq!(read(&wrong), Err(InvalidListenAddress::Path), "{wrong}");
         }
     }
 }

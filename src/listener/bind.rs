@@ -1,13 +1,15 @@
 //! Opening the sockets of an address.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -272,7 +274,7 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<Bound> {
     check_replaceable(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    let unfinished = path.with_extension(format!("{}.new", std::process::id()));
+    let (_directory, unfinished) = unfinished(path)?;
     // Of a process that was killed in the midst of this, and had the same id.
     fs::remove_file(&unfinished).ok();
     socket.bind(&SockAddr::unix(&unfinished)?)?;
@@ -286,6 +288,21 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<Bound> {
     let sockets = vec![ListeningSocket::Unix(UnixListener::from(OwnedFd::from(socket)))];
     let address = ListenAddress::Unix(path.to_owned());
     Ok(Bound { configured: address.clone(), address, sockets, file: Some(SocketFile::at(path.to_owned())) })
+}
+
+/// A name in the same directory, and what keeps it valid: through the open directory, for the path may be as long as a socket's
+/// can be, and leave no room for another name.
+fn unfinished(path: &Path) -> io::Result<(fs::File, PathBuf)> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = (OFlags::PATH | OFlags::DIRECTORY).bits().cast_signed();
+    let directory = fs::OpenOptions::new().read(true).custom_flags(flags).open(parent)?;
+    let mut name = DefaultHasher::new();
+    path.file_name().hash(&mut name);
+    let through = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    // Without /proc, paths that leave room are all that there can be.
+    let reachable = if through.exists() { through } else { parent.to_owned() };
+    let file = reachable.join(format!(".{:016x}.{}.new", name.finish(), std::process::id()));
+    Ok((directory, file))
 }
 
 /// What is there may be replaced if it is a socket that nobody listens on.

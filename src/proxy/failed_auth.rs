@@ -77,6 +77,8 @@ pub(crate) struct FailedAuth {
 #[derive(Debug, Default)]
 struct Clients {
     known: HashMap<u128, Client>,
+    /// Since the last line about any client.
+    left_out: u64,
     /// When those that have used nothing up were forgotten last: who looks through all holds up every worker.
     swept: Option<Instant>,
 }
@@ -100,6 +102,7 @@ struct Client {
     due: Instant,
     /// Since when its lines are counted.
     since: Instant,
+    /// Those that were written: what is left out for the sake of others uses nothing up.
     lines: u32,
     left_out: u64,
     warned: bool,
@@ -110,10 +113,19 @@ struct Client {
 struct Verdict {
     /// After how long there is room for another one; `None`: there was room for this one.
     retry_after: Option<Duration>,
-    /// Say it, and how many of this client were not said; `None`: that was said often enough.
-    left_out: Option<u64>,
+    /// Say it, and how many were not said; `None`: leave it out too.
+    left_out: Option<LeftOut>,
     /// It is the first in a while that is too many.
     is_offence: bool,
+}
+
+/// How many have no line, each counted until there is one that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LeftOut {
+    /// Since the last line about this client.
+    of_client: u64,
+    /// Since the last line about any.
+    of_all: u64,
 }
 
 impl FailedAuth {
@@ -147,7 +159,8 @@ impl FailedAuth {
         let limit = self.limit.read();
         let interval = Duration::from_secs(1).checked_div(limit.rate)?;
         let is_known = matches!(failure, Failure::Expired | Failure::OwnerDisabled);
-        let is_exempt = client.is_loopback() || limit.exempt.iter().any(|network| network.contains(client));
+        let is_exempt =
+            client.to_canonical().is_loopback() || limit.exempt.iter().any(|network| network.has_client(client));
         if is_known || is_exempt {
             return None;
         }
@@ -155,10 +168,11 @@ impl FailedAuth {
     }
 
     fn judge(&self, client: IpAddr, failure: Failure, now: Instant) -> Verdict {
-        let mut clients = self.clients.lock();
+        let clients = &mut *self.clients.lock();
         let key = client_network(client);
         if !clients.known.contains_key(&key) && !clients.has_room(now) {
-            return Verdict { retry_after: None, left_out: None, is_offence: false };
+            let left_out = self.say(None, &mut clients.left_out, now);
+            return Verdict { retry_after: None, left_out, is_offence: false };
         }
         let client_state = Client { due: now, since: now, lines: 0, left_out: 0, warned: false };
         let state = clients.known.entry(key).or_insert(client_state);
@@ -174,17 +188,29 @@ impl FailedAuth {
             }
         }
         let is_offence = retry_after.is_some() && !std::mem::replace(&mut state.warned, retry_after.is_some());
-        let left_out = match state.lines < LINES && retry_after.is_none() {
-            true => {
-                state.lines += 1;
-                Some(std::mem::take(&mut state.left_out))
-            }
-            false => {
-                state.left_out += 1;
+        let left_out = match retry_after {
+            None => self.say(Some(state), &mut clients.left_out, now),
+            Some(_) => {
+                (state.left_out, clients.left_out) = (state.left_out + 1, clients.left_out + 1);
                 None
             }
         };
         Verdict { retry_after, left_out, is_offence }
+    }
+
+    /// Whether one more is said, of a client and of all.
+    fn say(&self, client: Option<&mut Client>, all_left_out: &mut u64, now: Instant) -> Option<LeftOut> {
+        let has_said_enough = client.as_ref().is_some_and(|client| client.lines >= LINES);
+        if has_said_enough || self.log.admit_at(now).is_none() {
+            *all_left_out += 1;
+            client.into_iter().for_each(|client| client.left_out += 1);
+            return None;
+        }
+        let of_client = client.map_or(0, |client| {
+            client.lines += 1;
+            std::mem::take(&mut client.left_out)
+        });
+        Some(LeftOut { of_client, of_all: std::mem::take(all_left_out) })
     }
 }
 
@@ -220,10 +246,8 @@ impl FailedAuth {
         if is_offence {
             tracing::warn!(%client, "a client has too many failed authentications: 429 for what is over limits.failed_auth");
         }
-        if let Some(left_out) = left_out
-            && let Some(others_left_out) = self.log.admit()
-        {
-            log(attempt, failure, &known, left_out + others_left_out);
+        if let Some(left_out) = left_out {
+            log(attempt, failure, &known, left_out);
         }
         let Some(retry_after) = retry_after else { return refusal };
         self.limited.fetch_add(1, Ordering::Relaxed);
@@ -232,7 +256,8 @@ impl FailedAuth {
     }
 }
 
-fn log(attempt: &Attempt<'_>, failure: Failure, known: &Known, left_out: u64) {
+fn log(attempt: &Attempt<'_>, failure: Failure, known: &Known, left_out: LeftOut) {
+    let LeftOut { of_client, of_all } = left_out;
     let Attempt { client, digest, replica, request_id } = attempt;
     let reason = match (failure, digest) {
         (Failure::NoCredential, _) => "no token, or not in the form `Authorization: Bearer TOKEN`",
@@ -242,8 +267,8 @@ fn log(attempt: &Attempt<'_>, failure: Failure, known: &Known, left_out: u64) {
         (Failure::UnknownToken, digest) => {
             match digest.as_ref().map_or(Some(false), |digest| replica.was_removed(digest)) {
                 Some(true) => "the token was revoked or deleted",
-                Some(false) => "there is no such token",
-                None => "there is no such token, or it was revoked or deleted at this moment",
+                Some(false) => "there is no such token, or it was revoked or deleted before this sidecar started",
+                None => "there is no such token, or it was revoked or deleted",
             }
         }
     };
@@ -255,7 +280,7 @@ fn log(attempt: &Attempt<'_>, failure: Failure, known: &Known, left_out: u64) {
     let digest = digest.as_ref().map(|digest| tracing::field::display(DigestPrefix::of(digest)));
     let request_id = request_id.as_ref().map(RequestId::as_str);
     tracing::info!(
-        %client, reason, token, user, digest, request_id, left_out,
+        %client, reason, token, user, digest, request_id, left_out = of_client, left_out_of_all = of_all,
         "authentication refused"
     );
 }
@@ -306,9 +331,13 @@ mod tests {
         let failed = limited(1, 1);
         let last = |client, failure| (0..9).fold(false, |_, _| refused(&failed, client, failure, Duration::ZERO));
         assert!(last("192.0.2.7", Failure::NoCredential));
-        for client in ["127.0.0.1", "::1", "198.51.100.9"] {
+        for client in
+            ["127.0.0.1", "::1", "::ffff:127.0.0.1", "198.51.100.9", "::ffff:198.51.100.9", "64:ff9b::198.51.100.9"]
+        {
             assert!(!last(client, Failure::UnknownToken), "{client}");
         }
+        // Whom a translator hides behind no address of ours is not of this host.
+        assert!(last("64:ff9b::127.0.0.1", Failure::UnknownToken) && last("64:ff9b::192.0.2.9", Failure::UnknownToken));
         for failure in [Failure::Expired, Failure::OwnerDisabled] {
             assert!(!last("192.0.2.7", failure), "{failure}");
         }
@@ -342,9 +371,43 @@ mod tests {
                 let verdict = failed.judge(address("192.0.2.7"), Failure::UnknownToken, now);
                 said.0 += u32::from(verdict.left_out.is_some());
                 said.1 += u32::from(verdict.is_offence);
-                said.2 = verdict.left_out.unwrap_or(said.2);
+                said.2 += verdict.left_out.map_or(0, |left_out| left_out.of_client);
             }
         }
-        assert_eq!(said, (6, 2, 0));
+        assert_eq!(said, (6, 2, 197));
+    }
+
+    #[test]
+    fn what_is_left_out_for_the_sake_of_others_uses_up_no_line_and_is_said_later() {
+        let failed = limited(10, 5);
+        let said = |client: &str, second: u64| {
+            let now = Instant::since_boot(Duration::from_secs(1000 + second));
+            failed.judge(address(client), Failure::OwnerDisabled, now).left_out
+        };
+        let others = (1..=8).filter(|number| said(&format!("198.51.100.{number}"), 0).is_some()).count();
+        assert!(others < 8, "there are lines for so many only: {others}");
+        let left_out = 8 - others as u64;
+        assert_eq!([(); 6].map(|()| said("192.0.2.77", 0)), [None; 6]);
+        let then = said("192.0.2.77", 14);
+        assert_eq!(then, Some(LeftOut { of_client: 6, of_all: 6 + left_out }));
+        assert_eq!(said("198.51.100.8", 14), Some(LeftOut { of_client: 1, of_all: 0 }));
+    }
+
+    #[test]
+    fn whoever_finds_the_table_full_is_in_the_log_all_the_same() {
+        let failed = limited(1, 20);
+        let at = |second| Instant::since_boot(Duration::from_secs(second));
+        for client in 0..MAX_CLIENTS {
+            let client = std::net::Ipv4Addr::from_bits(0x0a00_0000 + u32::try_from(client).expect("small"));
+            // Enough to be remembered when there may be lines again.
+            for _ in 0..12 {
+                failed.judge(client.into(), Failure::UnknownToken, at(1000));
+            }
+        }
+        let left_out = |second| failed.judge(address("192.0.2.7"), Failure::UnknownToken, at(second)).left_out;
+        assert_eq!(left_out(1000), None, "there were lines enough");
+        let said = left_out(1011).expect("is said");
+        assert_eq!(failed.clients.lock().known.len(), MAX_CLIENTS, "and nobody was forgotten for it");
+        assert!(said.of_client == 0 && said.of_all > 12 * 65_000, "{said:?}");
     }
 }

@@ -114,11 +114,15 @@ impl Gate {
         self.observers.access_log.is_some()
     }
 
-    /// If a request asks whether the sidecar is ready, as balancers do: why it is not, or nothing.
+    /// If a request asks whether the sidecar is ready, as balancers do: why it is not, or nothing. Nothing else is at that path.
     pub(crate) fn asks_for_health<B>(&self, request: &Request<B>) -> Option<Result<(), Refusal>> {
-        let asks = self.health_path.as_deref()? == request.uri().path();
-        let asks = asks && matches!(*request.method(), Method::GET | Method::HEAD);
-        asks.then(|| self.readiness.problem().map_or(Ok(()), |problem| Err(Refusal::NotReady(problem))))
+        if self.health_path.as_deref()? != request.uri().path() {
+            return None;
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Some(Err(Refusal::Method { allow: "GET, HEAD".to_owned() }));
+        }
+        Some(self.readiness.problem().map_or(Ok(()), |problem| Err(Refusal::NotReady(problem))))
     }
 
     /// Decides over a request: route, authenticate, authorize. `group` is set to that of its route, and `digest` to

@@ -37,6 +37,12 @@ impl Network {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4() && first_of(address, self.prefix) == self.address
     }
+
+    /// The same of a client, which counts also as the IPv4 address that a NAT64 translates. Not for whom something is believed:
+    /// anybody behind the translator may have that.
+    pub(crate) fn has_client(&self, client: IpAddr) -> bool {
+        self.contains(client) || translated(client).is_some_and(|client| self.contains(client.into()))
+    }
 }
 
 impl FromStr for Network {
@@ -85,16 +91,19 @@ fn first_of(address: IpAddr, prefix: u8) -> IpAddr {
     }
 }
 
+/// The IPv4 address that stands in an address of the well-known prefix (RFC 6052, `64:ff9b::/96`).
+fn translated(address: IpAddr) -> Option<Ipv4Addr> {
+    const PREFIX: u128 = 0x0064_ff9b << 96;
+    let IpAddr::V6(address) = address else { return None };
+    let [.., a, b, c, d] = address.octets();
+    (address.to_bits() >> 32 == PREFIX >> 32).then_some(Ipv4Addr::new(a, b, c, d))
+}
+
 /// What counts as one client: of IPv6 the network, since a host has all of a /64 to itself; IPv4 mapped into IPv6, or
-/// translated (RFC 6052, `64:ff9b::/96`), is what it is.
+/// translated, is what it is.
 pub(crate) fn client_network(address: IpAddr) -> u128 {
-    const TRANSLATED: u128 = 0x0064_ff9b << 96;
-    match address.to_canonical() {
+    match translated(address).map_or_else(|| address.to_canonical(), IpAddr::V4) {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(address) if address.to_bits() >> 32 == TRANSLATED >> 32 => {
-            let [.., a, b, c, d] = address.octets();
-            Ipv4Addr::new(a, b, c, d).to_ipv6_mapped().to_bits()
-        }
         IpAddr::V6(address) => address.to_bits() >> 64 << 64,
     }
 }
@@ -121,6 +130,15 @@ mod tests {
         assert!(!has("192.0.2.7", "192.0.2.6"));
         assert!(has("fd00::/8", "fd12::1"));
         assert!(!has("::1", "::2"));
+    }
+
+    #[test]
+    fn a_translated_client_has_its_ipv4_address_too_and_nothing_is_believed_for_it() {
+        let network = |text: &str| text.parse::<Network>().expect("valid");
+        let client: IpAddr = "64:ff9b::192.0.2.7".parse().expect("an address");
+        assert!(network("192.0.2.0/24").has_client(client) && !network("192.0.2.0/24").contains(client));
+        assert!(network("64:ff9b::/96").has_client(client) && network("64:ff9b::/96").contains(client));
+        assert!(!network("198.51.100.0/24").has_client(client) && !network("0.0.0.0/0").has_client([0; 16].into()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What goes on to the upstream, and back: what the client said and may say, and what only Tollgate says. One pass, moving
 //! the fields.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -135,13 +135,20 @@ pub(crate) fn client(headers: &HeaderMap, connected: IpAddr, trusted: bool, trus
     let said = headers.get_all(&X_FORWARDED_FOR).iter().rev().filter_map(|value| value.to_str().ok());
     // The latest hop comes last; each is believed as far as the one after it is trusted.
     for hop in said.flat_map(|said| said.rsplit(',')) {
-        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
+        let Some(address) = hop_address(hop.trim()) else { break };
         client = address.to_canonical();
         if !trusts(client) {
             break;
         }
     }
     client
+}
+
+/// The address of a hop, which some proxies write with its port, as in `Forwarded` (RFC 7239 section 6).
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    let with_port = || hop.parse().ok().map(|hop: SocketAddr| hop.ip());
+    hop.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 /// A field that may be there once.
@@ -214,4 +221,37 @@ fn via(version: Version) -> HeaderValue {
 pub(super) fn request_id(headers: &HeaderMap, origin: &Origin) -> Option<RequestId> {
     let said = if origin.trusted { once(headers, &X_REQUEST_ID) } else { None };
     RequestId::from_proxy(said?.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_who_trusted_proxies_say_with_a_port_or_without() {
+        let proxy = IpAddr::from([10, 0, 0, 2]);
+        let named = |said: &str| {
+            let said = HeaderValue::from_str(said).expect("a value");
+            let headers = HeaderMap::from_iter([(X_FORWARDED_FOR.clone(), said)]);
+            client(&headers, proxy, true, |hop| hop == proxy).to_string()
+        };
+        for (said, expected) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("192.0.2.7:5678", "192.0.2.7"),
+            ("192.0.2.7:5678, 10.0.0.2:80", "192.0.2.7"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("[2001:db8::7]:80", "2001:db8::7"),
+            ("[2001:db8::7]", "2001:db8::7"),
+            ("[::ffff:192.0.2.7]:80", "192.0.2.7"),
+            // What is no address says nothing, nor does what came before it.
+            ("192.0.2.7, unknown", "10.0.0.2"),
+            ("192.0.2.7:", "10.0.0.2"),
+            ("192.0.2.7:65536", "10.0.0.2"),
+            ("[192.0.2.7]:80", "10.0.0.2"),
+            ("2001:db8::7]:80", "10.0.0.2"),
+            ("", "10.0.0.2"),
+        ] {
+            assert_eq!(named(said), expected, "{said}");
+        }
+    }
 }

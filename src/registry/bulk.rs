@@ -2,7 +2,7 @@
 //!
 //! Everything is checked before anything is done. Up to [`CHUNK`] tokens are one batch: all of it or nothing. More are
 //! committed chunk by chunk, in the order of the ids, each chunk resting on the same records as a single batch would; a
-//! failure in between says how far it got.
+//! failure in between says how far it got. Whoever only asks what would be done gets the same plan, and commits nothing of it.
 
 use std::collections::HashSet;
 
@@ -19,10 +19,28 @@ use crate::token::{Role, TokenId, TokenRecord, UserId, UserRecord, UserStatus};
 
 /// What is done to each token of a selection.
 #[derive(Debug, Clone, Copy)]
-enum BulkAction<'a> {
+pub enum BulkAction<'a> {
+    /// [`Registry::revoke`].
     Revoke,
+    /// [`Registry::delete`].
     Delete,
-    Reassign { to: &'a str },
+    /// [`Registry::reassign`].
+    Reassign {
+        /// The new owner.
+        to: &'a str,
+    },
+}
+
+/// A selection that passed all rules, and what its commits rest on.
+struct Plan {
+    authority: Authority,
+    /// The new owner of reassigned tokens.
+    recipient: Option<Versioned<UserRecord>>,
+    owners: Owners,
+    /// The token that the Owner keeps, where usable ones of the Owner's are taken.
+    remaining: Option<Versioned<TokenRecord>>,
+    /// In the order of the ids.
+    tokens: Vec<Versioned<TokenRecord>>,
 }
 
 impl Registry {
@@ -77,6 +95,21 @@ impl Registry {
         self.observed(actor, Action::TokenReassign, subject, reassigned).await
     }
 
+    /// The tokens that this would be done to, as they are, in the order of `ids`. Nothing is changed.
+    ///
+    /// # Errors
+    /// Those of the command itself, less what only a commit can meet.
+    pub async fn preview(
+        &self,
+        actor: &Actor,
+        action: BulkAction<'_>,
+        ids: &[TokenId],
+        force: bool,
+    ) -> Result<Vec<TokenRecord>, RegistryError> {
+        let plan = self.plan(actor, action, ids.into(), force).await?;
+        Ok(plan.tokens.into_iter().map(|token| token.record).collect())
+    }
+
     async fn in_bulk(
         &self,
         actor: &Actor,
@@ -104,16 +137,14 @@ impl Registry {
         }
     }
 
-    /// Checks a selection, and commits it chunk by chunk; `false` when records changed meanwhile. What was committed is
-    /// added to `done`.
-    async fn try_in_bulk(
+    /// Checks a selection.
+    async fn plan(
         &self,
         actor: &Actor,
         action: BulkAction<'_>,
         seen: Seen<&[TokenId]>,
         force: bool,
-        done: &mut Vec<TokenRecord>,
-    ) -> Result<bool, RegistryError> {
+    ) -> Result<Plan, RegistryError> {
         let authority = self.authority(actor).await?;
         let recipient = match action {
             BulkAction::Revoke | BulkAction::Delete => {
@@ -135,6 +166,20 @@ impl Registry {
             true => None,
             false => self.find_remaining_owner_token(&owners, &tokens, now()).await?,
         };
+        Ok(Plan { authority, recipient, owners, remaining, tokens })
+    }
+
+    /// Checks a selection, and commits it chunk by chunk; `false` when records changed meanwhile. What was committed is
+    /// added to `done`.
+    async fn try_in_bulk(
+        &self,
+        actor: &Actor,
+        action: BulkAction<'_>,
+        seen: Seen<&[TokenId]>,
+        force: bool,
+        done: &mut Vec<TokenRecord>,
+    ) -> Result<bool, RegistryError> {
+        let Plan { authority, recipient, owners, remaining, tokens } = self.plan(actor, action, seen, force).await?;
         let mut tokens = tokens.into_iter().peekable();
         while tokens.peek().is_some() {
             let mut draft = Draft::new(&authority, now());

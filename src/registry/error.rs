@@ -24,10 +24,11 @@ pub enum RegistryError {
     /// No tokens with these ids, or none that the actor may see.
     #[error("there is no token {}; `tollgate token list` shows all tokens, those deleted already left out", list(.0))]
     NoSuchTokens(Vec<TokenId>),
-    /// No token whose digest begins so, or none that the actor may see.
+    /// No token whose digest begins so, or none that the actor may see. By a few digits one that was deleted is not found.
     #[error(
-        "no token of this registry has a digest that begins with {0:.12}: it never had one, or it was deleted long ago, or the agents' \
-         sidecar uses another registry (`tollgate status`)"
+        "no token of this registry has a digest that begins with {digits:.12}: it never had one, or it was deleted{when}, or the agents' \
+         sidecar uses another registry (`tollgate status`)",
+        digits = .0, when = when_deleted(.0)
     )]
     NoSuchDigest(DigestPrefix),
     /// The token with that digest was deleted.
@@ -161,6 +162,14 @@ pub enum RegistryError {
     /// The digest belongs to a token that exists.
     #[error("this token is registered already (digest {0})")]
     DigestTaken(Digest),
+    /// The digest belongs to a token that never works again.
+    #[error("the token of this value is there already ({token}), but {why}, and that is final; bring another value")]
+    DigestUseless {
+        /// Which one.
+        token: TokenId,
+        /// What became of it.
+        why: String,
+    },
     /// The digest belongs to a token that was revoked.
     #[error("this token was revoked here and stays so (its id is {token}); leave it out")]
     DigestRevoked {
@@ -348,6 +357,7 @@ impl RegistryError {
             | Self::LastOwnerToken { .. }
             | Self::DigestTaken(_)
             | Self::DigestRevoked { .. }
+            | Self::DigestUseless { .. }
             | Self::RevokedElsewhere { .. }
             | Self::IdTaken(_)
             | Self::DigestRetired(_) => ErrorKind::Conflict,
@@ -360,6 +370,14 @@ impl RegistryError {
             Self::OutcomeUnknown(_) | Self::CreationUnknown { .. } => ErrorKind::Unknown,
             Self::Interrupted { source, .. } => source.kind(),
         }
+    }
+}
+
+/// Of those that were deleted the latest are known, but only by all of their digits.
+fn when_deleted(digits: &DigestPrefix) -> &'static str {
+    match digits.digest() {
+        Some(_) => " long ago",
+        None => " (`tollgate token find` with its value on standard input says whether)",
     }
 }
 

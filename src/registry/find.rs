@@ -1,7 +1,7 @@
 //! Whose a token is.
 
-use super::{Actor, PAGE, Registry, RegistryError, TokenDetails, TokenQuery};
-use crate::token::{Digest, DigestPrefix, TokenId};
+use super::{Actor, PAGE, Registry, RegistryError, TokenDetails, TokenQuery, now};
+use crate::token::{Digest, DigestPrefix, TokenId, UserStatus};
 
 impl Registry {
     /// The token with this digest.
@@ -19,7 +19,7 @@ impl Registry {
         let error = if is_deleted && authority.sees_all_tokens() {
             RegistryError::DigestDeleted(shown)
         } else {
-            RegistryError::NoSuchDigest(shown)
+            RegistryError::NoSuchDigest(DigestPrefix::whole(digest))
         };
         Err(self.not_found(error).await)
     }
@@ -37,7 +37,8 @@ impl Registry {
     /// The token with this digest, if this user has it and it was not revoked: one that was to be made is there already.
     ///
     /// # Errors
-    /// [`RegistryError::DigestTaken`] when it is another user's, or was revoked.
+    /// [`RegistryError::DigestTaken`] when it is another user's; [`RegistryError::DigestUseless`] when it is there and does not
+    /// work, and [`RegistryError::UserDisabled`]: whoever asked for a token that does would not have one.
     pub async fn token_made_before(
         &self,
         actor: &Actor,
@@ -51,10 +52,17 @@ impl Registry {
             Err(error) => return Err(error),
         };
         let token = self.token(actor, id).await?;
-        match token.owner.name == user && token.record.is_active() {
-            true => Ok(Some(token)),
-            false => Err(RegistryError::DigestTaken(token.record.digest)),
+        let TokenDetails { record, owner, .. } = &token;
+        if owner.name != user {
+            return Err(RegistryError::DigestTaken(record.digest));
         }
+        let why = match record.expires_at.filter(|_| record.is_expired(now())) {
+            _ if !record.is_active() => "was revoked".to_owned(),
+            Some(expired_at) => format!("expired at {expired_at}"),
+            None if owner.status == UserStatus::Disabled => return Err(RegistryError::UserDisabled(user.to_owned())),
+            None => return Ok(Some(token)),
+        };
+        Err(RegistryError::DigestUseless { token: id, why })
     }
 
     /// Those of these tokens that exist and that the actor may see, in their order.

@@ -364,7 +364,7 @@ impl Registry {
     }
 
     /// The Owner: mostly the oldest user, so on the last page.
-    async fn find_owner(&self) -> Result<Versioned<UserRecord>, RegistryError> {
+    pub(super) async fn find_owner(&self) -> Result<Versioned<UserRecord>, RegistryError> {
         let mut before = None;
         loop {
             let page = self.store.users(before, PAGE).await?;
@@ -421,7 +421,7 @@ fn decide_user(
     Ok((draft.into_batch(), user))
 }
 
-fn check_role_change(authority: &Authority, user: &UserRecord, role: Role) -> Result<(), RegistryError> {
+pub(super) fn check_role_change(authority: &Authority, user: &UserRecord, role: Role) -> Result<(), RegistryError> {
     authority.check(Right::ManageUsers)?;
     // Before the rights: for an Administrator too it is impossible, and not merely forbidden.
     if user.role == Role::Owner {
@@ -463,7 +463,7 @@ pub(super) fn decide_role(
     counts
 }
 
-fn decide_status(
+pub(super) fn decide_status(
     authority: &Authority,
     user: Versioned<UserRecord>,
     status: UserStatus,
@@ -486,7 +486,7 @@ fn decide_status(
     Ok((draft.into_batch(), after))
 }
 
-fn check_deletable(authority: &Authority, user: &UserRecord) -> Result<(), RegistryError> {
+pub(super) fn check_deletable(authority: &Authority, user: &UserRecord) -> Result<(), RegistryError> {
     if user.role == Role::Owner {
         return Err(RegistryError::OwnerNotDeleted(user.name.clone()));
     }
@@ -496,7 +496,7 @@ fn check_deletable(authority: &Authority, user: &UserRecord) -> Result<(), Regis
     authority.check_manages(user.role)
 }
 
-fn check_new_owner(to: &UserRecord) -> Result<(), RegistryError> {
+pub(super) fn check_new_owner(to: &UserRecord) -> Result<(), RegistryError> {
     if to.role != Role::Administrator {
         return Err(RegistryError::NotAnAdministrator { name: to.name.clone(), role: to.role });
     }
@@ -521,7 +521,7 @@ fn decide_transfer(
     draft.update_user(to.clone(), UserRecord { role: Role::Owner, ..to.record.clone() });
 }
 
-fn exceeds(token: &TokenRecord, role: Role) -> bool {
+pub(super) fn exceeds(token: &TokenRecord, role: Role) -> bool {
     !token.permissions.is_subset_of(role.permissions())
 }
 

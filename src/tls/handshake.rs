@@ -87,6 +87,8 @@ impl HandshakeFailure {
                 | CertificateError::ExpiredRevocationListContext { .. } => Self::CertificateRevoked,
                 _ => Self::BadCertificate,
             },
+            // By whoever it is signed: not by the authority of this certificate.
+            Some(Error::InvalidCertRevocationList(_)) => Self::CertificateRevoked,
             Some(Error::AlertReceived(alert)) => match alert {
                 AlertDescription::ProtocolVersion
                 | AlertDescription::HandshakeFailure
@@ -135,6 +137,8 @@ impl Handshakes {
 
 #[cfg(test)]
 mod tests {
+    use rustls::CertRevocationListError;
+
     use super::*;
 
     #[test]
@@ -144,6 +148,8 @@ mod tests {
         assert_eq!(of(not_tls(), b'G'), HandshakeFailure::PlainHttp);
         assert_eq!(of(not_tls(), 0), HandshakeFailure::NotTls);
         assert_eq!(of(Error::InvalidCertificate(CertificateError::Revoked), 22), HandshakeFailure::CertificateRevoked);
+        let forged = Error::InvalidCertRevocationList(CertRevocationListError::BadSignature);
+        assert_eq!(of(forged, 22), HandshakeFailure::CertificateRevoked);
         assert_eq!(of(Error::AlertReceived(AlertDescription::UnknownCA), 22), HandshakeFailure::RefusedByClient);
         assert_eq!(of(Error::DecryptError, 22), HandshakeFailure::Other);
         assert_eq!(HandshakeFailure::of(&io::ErrorKind::TimedOut.into(), 22), HandshakeFailure::Timeout);

@@ -31,6 +31,16 @@ impl DigestPrefix {
         Self(digits)
     }
 
+    /// All digits of a digest.
+    pub fn whole(digest: &Digest) -> Self {
+        Self(digest.to_string())
+    }
+
+    /// The digest, if these are all of its digits.
+    pub fn digest(&self) -> Option<Digest> {
+        self.0.parse().ok()
+    }
+
     /// Whether the digest begins with it.
     pub fn fits(&self, digest: &Digest) -> bool {
         digest.to_string().starts_with(&self.0)
@@ -63,6 +73,7 @@ mod tests {
         let digest = Digest::of(b"tc-apiv1_a");
         let shown = DigestPrefix::of(&digest);
         assert_eq!(shown.to_string().len(), SHOWN);
+        assert_eq!((shown.digest(), DigestPrefix::whole(&digest).digest()), (None, Some(digest)));
         assert!(shown.fits(&digest) && !shown.fits(&Digest::of(b"tc-apiv1_b")));
         for text in [digest.to_string(), digest.to_string()[..FEWEST].to_uppercase()] {
             assert!(text.parse::<DigestPrefix>().expect("a prefix").fits(&digest), "{text}");

@@ -38,11 +38,17 @@ pub enum InvalidUpstreamUrl {
     /// With more than an address.
     #[error("write it without a path or query: requests are forwarded with the path they came with")]
     Path,
+    /// A path that no socket can have.
+    #[error("the path of a Unix socket has at most {LONGEST_PATH} bytes, and no NUL")]
+    Socket,
     #[error("the host is not a host name or an IP address")]
     Host,
     #[error("the port is a number from 1 to 65535")]
     Port,
 }
+
+/// `sun_path` of Linux, less the NUL at its end.
+const LONGEST_PATH: usize = 107;
 
 impl UpstreamUrl {
     /// `http` on this host.
@@ -58,7 +64,11 @@ impl FromStr for UpstreamUrl {
     fn from_str(text: &str) -> Result<Self, InvalidUpstreamUrl> {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.starts_with("//")) {
             let host = "localhost".to_owned();
-            let socket = if path.is_empty() { return Err(InvalidUpstreamUrl::Form) } else { Some(path.into()) };
+            let socket = match path.len() {
+                0 => return Err(InvalidUpstreamUrl::Form),
+                1..=LONGEST_PATH if !path.contains('\0') => Some(path.into()),
+                _ => return Err(InvalidUpstreamUrl::Socket),
+            };
             return Ok(Self { https: false, authority: host.clone(), host, port: 0, socket });
         }
         let (scheme, rest) = text.split_once("://").ok_or(InvalidUpstreamUrl::Form)?;
@@ -167,7 +177,7 @@ mod tests {
 
     #[test]
     fn what_is_no_upstream_url_is_refused() {
-        use InvalidUpstreamUrl::{Form, Host, Path, Port, Scheme, UserInfo};
+        use InvalidUpstreamUrl::{Form, Host, Path, Port, Scheme, Socket, UserInfo};
         let cases = [
             ("", Form),
             ("127.0.0.1:8888", Form),
@@ -175,6 +185,7 @@ mod tests {
             ("ftp://h", Scheme),
             ("unix:///run/x", Scheme),
             ("unix:", Form),
+            ("unix:/run/a\0b", Socket),
             ("http://user:s3cret@h", UserInfo),
             ("http://h/api", Path),
             ("http://h?x=1", Path),

@@ -26,6 +26,30 @@ fn directory() -> (tempfile::TempDir, PathBuf) {
     (directory, path)
 }
 
+/// Every path that a socket can have, whatever room it leaves for another name beside it.
+#[tokio::test]
+async fn a_path_may_be_as_long_as_that_of_a_socket() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let room = 107 - directory.path().as_os_str().len() - 1;
+    for name in ["s".repeat(room), format!("{}/s", "d".repeat(room - 2))] {
+        let path = directory.path().join(name);
+        let parent = path.parent().expect("has one");
+        fs::create_dir_all(parent).expect("makes");
+        assert_eq!(path.as_os_str().len(), 107);
+        let site = on(&path).start().await;
+        let mut client = connect(&path).await;
+        client.send(get(CONFIG, &site.agent)).await;
+        assert_eq!(client.reply().await.status(), 200);
+        let beside = fs::read_dir(parent).expect("reads").map(|entry| entry.expect("reads").file_name());
+        let beside: Vec<_> = beside.filter(|name| name.to_string_lossy().ends_with(".new")).collect();
+        assert!(beside.is_empty(), "{beside:?}");
+    }
+    let address = format!("unix:{}x", directory.path().join("s".repeat(room)).display());
+    let output = run(&["serve", "--listen", &address], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() != Some(0) && said.contains("at most 107 bytes"), "{said}");
+}
+
 /// Starting another one there fails, and says this.
 fn is_refused(path: &Path, expected: &str) {
     let address = format!("unix:{}", path.display());

@@ -7,6 +7,7 @@ mod own_value;
 mod rotation;
 mod selections;
 mod surprises;
+mod taking;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -429,11 +430,14 @@ fn users_are_added_changed_and_deleted() {
     assert_eq!((&listed[0]["name"], &listed[1]["name"], &listed[2]), (&json!("vera"), &json!("max"), &Value::Null));
 
     let id = folder.create("max", "a");
-    folder.run(["user", "disable", "max"]).done();
+    folder.run(["user", "disable", "max", "--yes"]).done();
     assert!(folder.run(["token", "list", "--user", "max"]).done().contains("user disabled"));
     assert!(folder.run(["user", "show", "max"]).done().contains("disabled"));
     assert_eq!(folder.run(["user", "enable", "max", "--json"]).json()["status"], "active");
-    assert_eq!(folder.run(["user", "set-role", "max", "viewer"]).done(), "max is viewer now; 1 token revoked\n");
+    assert_eq!(
+        folder.run(["user", "set-role", "max", "viewer", "--yes"]).done(),
+        "max is viewer now; 1 token revoked\n"
+    );
     assert_eq!(folder.state_of(&id), "revoked");
 
     let refused = folder.run(["user", "delete", "max"]);

@@ -31,8 +31,12 @@ async fn who_asks_learns_whether_the_sidecar_is_ready_and_needs_no_token() {
 #[tokio::test]
 async fn nothing_else_has_that_path() {
     let site = site().start().await;
-    for (method, path) in [("POST", "/healthz"), ("GET", "/healthz/"), ("GET", "/health"), ("GET", "/Healthz")] {
-        assert_eq!(site.send(request(method, path, "")).await.status(), 404, "{method} {path}");
+    for path in ["/healthz/", "/health", "/Healthz"] {
+        assert_eq!(site.send(request("GET", path, "")).await.status(), 404, "{path}");
+    }
+    for method in ["POST", "OPTIONS", "DELETE"] {
+        let reply = site.send(request(method, "/healthz", "")).await;
+        assert_eq!((reply.status(), reply.field("Allow")), (405, Some("GET, HEAD")), "{method}");
     }
     let without = Site::start().await;
     assert_eq!(without.send(request("GET", "/healthz", "")).await.status(), 404);

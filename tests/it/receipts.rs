@@ -416,8 +416,8 @@ async fn every_command_that_changes_who_gets_in_can_wait() {
     for command in [
         &["token", "import", lines.path().to_str().expect("plain"), "--wait"][..],
         &["token", "reassign", id, "--to", "rita", "--wait"],
-        &["user", "disable", "rita", "--wait"],
-        &["user", "set-role", "max", "viewer", "--wait"],
+        &["user", "disable", "rita", "--yes", "--wait"],
+        &["user", "set-role", "max", "viewer", "--yes", "--wait"],
         &["user", "delete", "rita", "--yes", "--wait"],
         &["user", "transfer-ownership", "anna", "--yes", "--wait"],
     ] {

@@ -200,6 +200,48 @@ async fn clients_whose_certificate_was_revoked_are_turned_away() {
     eventually("it has expired", || async { !lets_in("agent", &clients).await }).await;
 }
 
+/// The certificates and the lists of both keys are there until the last certificate by the old one is gone.
+#[tokio::test]
+async fn an_authority_with_a_new_key_and_the_same_name_has_two_lists() {
+    let authority = Authority::create();
+    let (old, new, third) = (Authority::named("agents"), Authority::named("agents"), Authority::named("agents"));
+    let (ca, crl) = (authority.path("both.pem"), authority.path("both.crl"));
+    let text = |file: std::path::PathBuf| std::fs::read_to_string(file).expect("reads");
+    let authorities = [text(old.certificate()), text(new.certificate()), text(third.certificate())].concat();
+    std::fs::write(&ca, authorities).expect("writes");
+    let list = |lists: &[String]| std::fs::write(&crl, lists.concat()).expect("writes");
+    let [of_old, earlier, of_new] = [
+        old.revocation_list(&["lost"], 2021, 2100),
+        old.revocation_list(&[], 2020, 2100),
+        new.revocation_list(&["agent"], 2022, 2100),
+    ];
+    list(&[earlier.clone(), of_new.clone(), of_old.clone()]);
+    let files = (ca.clone(), crl.clone());
+    let site = secure(&authority).config(move |config| {
+        let tls = config.listeners[0].tls.as_mut().expect("has TLS");
+        (tls.client_ca, tls.client_crl) = (Some(files.0), Some(files.1));
+    });
+    let site = site.start().await;
+    let lets_in = async |name: &str, issuer: &Authority| {
+        matches!(status_of(&site, authority.client_with(rustls::ALL_VERSIONS, issuer, name)).await, Ok(200))
+    };
+    let all = async || {
+        let by_old = (lets_in("agent", &old).await, lets_in("lost", &old).await);
+        (by_old, (lets_in("agent", &new).await, lets_in("lost", &new).await))
+    };
+    assert_eq!(all().await, ((true, false), (false, true)), "each key's own list counts");
+    assert!(!lets_in("agent", &third).await, "there is none by this key");
+    let revoked = "tollgate_tls_handshakes_failed_total{reason=\"certificate_revoked\"}";
+    eventually("all are counted as what they are", || async { site.metric(revoked).await == "3" }).await;
+    // Whoever has the name and not the key says nothing.
+    list(&[of_new.clone(), third.revocation_list(&[], 2030, 2100), of_old]);
+    eventually("the third has one", || async { lets_in("agent", &third).await }).await;
+    assert_eq!(all().await, ((true, false), (false, true)));
+    list(&[of_new]);
+    eventually("there is none by the old key any more", || async { !lets_in("agent", &old).await }).await;
+    assert_eq!(all().await, ((false, false), (false, true)));
+}
+
 #[tokio::test]
 async fn an_older_version_than_is_wanted_is_turned_away() {
     let authority = Authority::create();

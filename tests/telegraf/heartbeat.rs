@@ -88,7 +88,7 @@ pub(crate) async fn of_a_disabled_user(setup: &mut Setup) -> Result<(), String> 
     let token = setup.token("ivy").await?;
     setup.agent_by_each_door(&token)?;
     setup.all_run(1).await?;
-    setup.tollgate.run(&["user", "disable", "ivy"]).await?;
+    setup.tollgate.run(&["user", "disable", "ivy", "--yes"]).await?;
     // More than once: the watchers have been refused as well.
     setup
         .until_each("every agent learns why", |_, agent| Ok(is_told(&agent.log(), 2) && agent.watch_failures() >= 2))

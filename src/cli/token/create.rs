@@ -47,7 +47,7 @@ pub(crate) struct CreateArgs {
     /// Take the token's value from this file, - for standard input: tc-apiv1_ and 64 lowercase hexadecimal digits
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// With --token-file: that this user has an active token of that value already is no failure, and changes nothing
+    /// With --token-file: that this user has a token of that value already, and it works, is no failure, and changes nothing
     #[arg(long, requires = "token_file")]
     if_not_exists: bool,
     #[command(flatten)]

@@ -43,6 +43,7 @@ pub(super) async fn run(session: &Session, args: FindArgs) -> anyhow::Result<()>
     let Session { registry, actor } = session;
     let ids: Vec<TokenId> = match digits {
         None => vec![registry.token_with(actor, &read()?.digest()).await?],
+        Some(digits) if let Some(digest) = digits.digest() => vec![registry.token_with(actor, &digest).await?],
         Some(digits) => registry.tokens_beginning(actor, digits).await?,
     };
     show::all(session, &ids, agents, Output::new(format)).await

@@ -24,10 +24,14 @@ pub struct Authority {
 
 impl Authority {
     pub fn create() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
         // Lists of revoked certificates say by its name whose they are.
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("authority {}", COUNT.fetch_add(1, Ordering::Relaxed));
+        Self::named(&format!("authority {}", COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// With a key of its own, whoever else has that name.
+    pub fn named(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");

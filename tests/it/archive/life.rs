@@ -116,7 +116,7 @@ async fn users_are_again_what_the_backup_says() {
     let mut saw = Serving::start(&url, &variables).await;
     saw.says("ready").await;
     done(&tollgate(&url, &["store", "backup", text(&file)]));
-    done(&tollgate(&url, &["user", "disable", "max", "--wait", "--timeout", "30s"]));
+    done(&tollgate(&url, &["user", "disable", "max", "--yes", "--wait", "--timeout", "30s"]));
     assert_eq!(saw.fetch(&token).await, 401);
     for name in ["tollgate.db", "tollgate.db-wal", "tollgate.db-shm"] {
         std::fs::rename(folder.path().join(name), folder.path().join(format!("old-{name}"))).expect("renames");
@@ -127,7 +127,7 @@ async fn users_are_again_what_the_backup_says() {
     let (made, _) = agent_token(&url);
     eventually("it follows the new one", async || saw.fetch(&made).await == 200).await;
     assert_eq!([saw.fetch(&token).await, new.fetch(&token).await], [401, 200]);
-    done(&tollgate(&url, &["user", "disable", "max"]));
+    done(&tollgate(&url, &["user", "disable", "max", "--yes"]));
     eventually("it is said again", async || new.fetch(&token).await == 401).await;
     assert_eq!(saw.fetch(&token).await, 401);
 }

@@ -38,9 +38,16 @@ fn what_is_not_found_is_said_with_what_is_known_of_it() {
     let raw = text(&created["token"]);
     folder.run(["token", "delete", text(&created["id"]), "--yes"]).done();
     let find = |input: &str| folder.run_with_input(&["token", "find"], input);
-    assert!(find(raw).failed().contains("was deleted"), "a token that was deleted");
+    assert!(find(raw).failed().contains("was deleted, and its record"), "a token that was deleted");
+    let digest = raw.parse::<RawToken>().expect("a token").digest().to_string();
+    let found = folder.run(["token", "find", &digest]);
+    assert!(found.failed().contains("was deleted, and its record"), "{found:?}");
+    // That it was just now is not known by a few digits, so nothing else is said either.
+    let found = folder.run(["token", "find", &digest[..12]]);
+    assert!(found.failed().contains("or it was deleted (") && !found.stderr.contains("long ago"), "{found:?}");
     let never = RawToken::generate().expect("entropy");
     assert!(find(never.reveal()).failed().contains("no token of this registry"), "one that never was");
+    assert!(find(never.reveal()).failed().contains("deleted long ago"));
     let digits = &never.digest().to_string()[..12];
     assert!(folder.run(["token", "find", digits]).failed().contains(digits));
     let other = find("a-secret-of-something-else");

@@ -214,7 +214,7 @@ fn tokens_move_from_sqlite_to_redis_and_back() {
     folder.create("anna", "of a disabled user");
     let revoked = folder.create("max", "revoked");
     folder.run(["token", "revoke", &revoked]).done();
-    folder.run(["user", "disable", "anna"]).done();
+    folder.run(["user", "disable", "anna", "--yes"]).done();
     let expiring = ["token", "create", "--user", "max", "--description", "expired", "--expires", "1s"];
     folder.run(expiring).done();
     while folder.run(["token", "list", "--state", "expired", "--json"]).json() == json!([]) {}

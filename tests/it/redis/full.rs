@@ -24,7 +24,7 @@ async fn what_only_takes_away_goes_through_while_redis_is_out_of_memory() {
         &["token", "revoke", &ids[0]][..],
         &["token", "delete", &ids[1], &ids[0], "--yes"],
         &["user", "disable", "anna"],
-        &["user", "set-role", "berta", "viewer"],
+        &["user", "set-role", "berta", "viewer", "--yes"],
         &["user", "delete", "carla", "--yes"],
     ] {
         println!("{}", stdout(&run(command).await));

@@ -154,14 +154,15 @@ async fn what_depends_on_tokens_is_said_before_they_are_taken_away() {
         let said = errors(&refused);
         assert!(said.contains(used) && said.contains("web-3 (127.0.0.1 1.39.0)"), "{action:?}: {said}");
     }
-    let refused = bench.run(&["user", "delete", "max"]);
-    let said = errors(&refused);
-    assert!(said.contains("3 tokens; 3 agents used them") && said.contains("Delete max and 3 tokens?"), "{said}");
-    // Where nobody can be asked, what did not ask before does what it is told, and says what depended on it.
-    for action in [&["user", "disable", "max"][..], &["user", "set-role", "max", "viewer"]] {
-        let done = bench.done(action);
-        assert!(errors(&done).contains("3 tokens; 3 agents used them in the last 24 h"), "{}", errors(&done));
+    for (action, question) in [
+        (&["user", "delete", "max"][..], "Delete max and 3 tokens?"),
+        (&["user", "disable", "max"], "Disable max, and stop 3 tokens until"),
+        (&["user", "set-role", "max", "viewer"], "Make max viewer, and revoke 3 tokens?"),
+    ] {
+        let said = errors(&bench.run(action));
+        assert!(said.contains("3 tokens; 3 agents used them") && said.contains(question), "{action:?}: {said}");
     }
+    // One that is named by its id: where nobody can be asked it goes through, with what depended on it.
     let revoked = bench.done(&["token", "delete", &first]);
     assert!(errors(&revoked).contains("1 token; 2 agents used it in the last 24 h"), "{}", errors(&revoked));
     let quiet = bench.done(&["token", "delete", &second, "--yes"]);
