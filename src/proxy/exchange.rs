@@ -117,6 +117,18 @@ impl Exchange {
         self.settled.set(true);
     }
 
+    /// What was received is given to nobody: it gets another reply.
+    pub(super) fn unsettle(&self) {
+        self.settled.set(false);
+        self.received.set(0);
+    }
+
+    /// It waits for what somebody else asks the upstream: that is no time of Tollgate's own.
+    pub(super) fn waits_for_another(&self) {
+        self.hand_on();
+        self.record().inspect(|record| record.handed());
+    }
+
     /// Whether ending it now takes nothing back.
     pub(crate) fn is_settled(&self) -> bool {
         self.settled.get()

@@ -92,8 +92,8 @@ impl Cache {
     /// Forgets all of a path, whatever the query, or everything; also on disk. How many there were.
     pub(crate) async fn purge(self: &Arc<Self>, path: Option<&str>) -> usize {
         let part = path.map(|path| path_part(&normalise(path).unwrap_or_default()));
-        self.flights.forget(part);
-        let count = self.memory.lock().forget(part);
+        self.flights.forget(|place| part.is_none_or(|part| place.path == part));
+        let count = self.memory.lock().forget(part).len();
         self.save().await;
         count
     }

@@ -158,3 +158,31 @@ async fn what_may_hold_a_token_is_not_stored() {
         assert_eq!(get_with(&site, url, "").await.0, 503, "{url}");
     }
 }
+
+/// An agent that runs what could not be stored must not be led back to what was stored before.
+#[tokio::test]
+async fn what_cannot_be_stored_takes_the_place_of_what_was() {
+    let large = "x".repeat((1 << 20) + 1);
+    let chunked = "HTTP/1.1 200 OK\r\nServer: scripted\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for newer in [
+        scripted("200 OK", "Set-Cookie: a=b\r\n", "x"),
+        scripted("200 OK", "Vary: *\r\n", "x"),
+        scripted("200 OK", "", &large),
+        format!("{chunked}{:x}\r\n{large}\r\n0\r\n\r\n", large.len()),
+    ] {
+        let site = cached().start().await;
+        fetched(&site, PATH, "interval = 1").await;
+        site.api.next(Script::reply(configuration("interval = 1")));
+        assert_eq!(get_with(&site, PATH, "Accept-Encoding: gzip\r\n").await.0, 200);
+        let kind = newer[..newer.len().min(100)].to_owned();
+        site.api.next(Script::reply(newer));
+        assert_eq!(&site.get(PATH, &site.agent).await.text()[..1], "x", "{kind}");
+        is_away(&site);
+        for fields in ["", "Accept-Encoding: gzip\r\n"] {
+            assert_eq!(get_with(&site, PATH, fields).await.0, 503, "{kind}");
+        }
+        let mut watcher = site.connect().await;
+        watcher.send(with(&site.agent, "HEAD", PATH, "")).await;
+        watcher.ends_unanswered().await;
+    }
+}
