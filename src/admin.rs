@@ -1,6 +1,7 @@
 //! The admin listener: `/livez`, `/readyz` and `/metrics`, and the console.
 
 mod config_cache;
+pub(crate) mod control;
 mod settings;
 
 use std::convert::Infallible;
@@ -53,8 +54,19 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Serves. Never ends.
+    /// Serves, and takes the commands of this host. Never ends.
     pub(crate) async fn serve(self, listener: Arc<TcpListener>) {
+        let health = Arc::clone(&self.health);
+        let commands = async {
+            match listener.local_addr() {
+                Ok(address) => control::serve(health, address).await,
+                Err(error) => tracing::error!(%error, "without an address there are no commands"),
+            }
+        };
+        tokio::join!(commands, self.accept(&listener));
+    }
+
+    async fn accept(self, listener: &TcpListener) {
         let failures = Sampler::default();
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -111,8 +123,7 @@ impl Admin {
             ("/livez", _) => read_only(&request, || json(StatusCode::OK, &serde_json::json!({ "live": true }))),
             ("/readyz", _) => read_only(&request, || readiness(&self.health)),
             ("/metrics", _) if is_read(&request) => exposition(&self.health).await,
-            ("/metrics", _) => not_allowed(),
-            (config_cache::PATH, _) => config_cache::answer(&request, peer, &self.health).await,
+            ("/metrics", _) => not_allowed("GET, HEAD"),
             (_, Some(console)) => {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(peer));
@@ -130,16 +141,16 @@ impl Admin {
 }
 
 fn read_only(request: &Request<Incoming>, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
-    if is_read(request) { answer() } else { not_allowed() }
+    if is_read(request) { answer() } else { not_allowed("GET, HEAD") }
 }
 
 fn is_read(request: &Request<Incoming>) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD)
 }
 
-fn not_allowed() -> Response<Body> {
+fn not_allowed(allowed: &'static str) -> Response<Body> {
     let mut reply = json(StatusCode::METHOD_NOT_ALLOWED, &serde_json::json!({ "error": "Method not allowed" }));
-    reply.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+    reply.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
     reply
 }
 

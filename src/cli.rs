@@ -21,6 +21,7 @@ mod args;
 mod audit;
 mod cache;
 mod confirm;
+mod control;
 mod export;
 mod generated;
 mod health;

@@ -1,16 +1,13 @@
 //! `cache`: what the sidecar on this host has stored of configurations, and that it forgets them. Never what is in them.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 
 use super::Globals;
 use super::args::Format;
-use super::health::{ask, reachable};
+use super::control::ControlArgs;
 use super::output::Output;
-use super::serve::admin_address;
 use super::table::{Cell, TextTable};
 use crate::proxy::StoredConfiguration;
 use crate::proxy::path::normalise;
@@ -18,7 +15,8 @@ use crate::units::{format_duration, format_size};
 
 /// Shown below `cache --help`.
 pub(super) const EXAMPLES: &str = "\
-The sidecar is asked at its admin listener, on this host.
+For root, and the user that the sidecar on this host runs as.
+Exit codes: 0 done, 1 not: nothing is stored of that path, files remain on disk, or there is no sidecar.
 
 Examples:
   tollgate cache list
@@ -34,19 +32,11 @@ pub(crate) enum CacheCommand {
     Purge(PurgeArgs),
 }
 
-/// Which sidecar.
-#[derive(Debug, Args)]
-pub(crate) struct Sidecar {
-    /// The sidecar's admin listener; default: that of the configuration
-    #[arg(long, value_name = "ADDRESS")]
-    admin_listen: Option<SocketAddr>,
-}
-
 /// What is listed.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     #[command(flatten)]
-    sidecar: Sidecar,
+    sidecar: ControlArgs,
     #[command(flatten)]
     format: Format,
 }
@@ -55,14 +45,14 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 #[group(id = "what", args = ["path", "all"], required = true, multiple = false)]
 pub(crate) struct PurgeArgs {
-    /// Those of this path, whatever the query
+    /// Those of this path, whatever the query; as `list` shows it
     #[arg(value_name = "PATH")]
     path: Option<String>,
     /// All of them
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    sidecar: Sidecar,
+    sidecar: ControlArgs,
     #[command(flatten)]
     format: Format,
 }
@@ -85,7 +75,7 @@ struct Listed {
 
 fn list(globals: &Globals, ListArgs { sidecar, format }: &ListArgs) -> anyhow::Result<()> {
     let output = Output::new(*format);
-    let Listed { configurations } = serde_json::from_str(&sidecar.ask(globals, "GET", "/config-cache")?)?;
+    let Listed { configurations } = sidecar.demand(globals, "GET", "/config-cache")?;
     if output.json {
         return output.json(&configurations);
     }
@@ -105,34 +95,18 @@ struct Purged {
 
 fn purge(globals: &Globals, PurgeArgs { path, sidecar, format, .. }: &PurgeArgs) -> anyhow::Result<()> {
     let output = Output::new(*format);
-    let target = match path {
-        Some(path) => {
-            normalise(path).with_context(|| format!("{path} is not the path of a configuration"))?;
-            format!("/config-cache?path={path}")
-        }
-        None => "/config-cache".to_owned(),
-    };
-    let purged: Purged = serde_json::from_str(&sidecar.ask(globals, "DELETE", &target)?)?;
+    // Listed with its query, of which it does not depend what is forgotten.
+    let path = path.as_deref().map(|path| path.split('?').next().unwrap_or_default());
+    if let Some(path) = path {
+        normalise(path).with_context(|| format!("{path} is not the path of a configuration"))?;
+    }
+    let target = format!("/config-cache{}", path.unwrap_or_default());
+    let purged: Purged = sidecar.demand(globals, "DELETE", &target)?;
+    if let (0, Some(path)) = (purged.purged, path) {
+        bail!("nothing is stored of {path}");
+    }
     match output.json {
         true => output.json(&purged),
         false => Ok(output.text(&format!("{} forgotten\n", purged.purged))?),
-    }
-}
-
-impl Sidecar {
-    /// The body of its answer.
-    fn ask(&self, globals: &Globals, method: &str, target: &str) -> anyhow::Result<String> {
-        let address = match self.admin_listen {
-            Some(address) => address,
-            None => admin_address(globals)?,
-        };
-        let address = reachable(address);
-        let answer = ask(address, method, target).with_context(|| format!("no sidecar answers at http://{address}"))?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        if head.starts_with("HTTP/1.1 200 ") {
-            return Ok(body.to_owned());
-        }
-        let error: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-        bail!("{}", error["error"].as_str().unwrap_or("the sidecar does not know `cache`: it is of an earlier version"))
     }
 }

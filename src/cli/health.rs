@@ -57,7 +57,7 @@ pub(super) fn health(globals: &Globals, args: &HealthArgs) -> anyhow::Result<()>
 }
 
 /// A listener on every interface is reached at loopback.
-pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
+fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
         IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
@@ -66,7 +66,7 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// The whole answer to a request without a body.
-pub(super) fn ask(address: SocketAddr, method: &str, target: &str) -> std::io::Result<String> {
+fn ask(address: SocketAddr, method: &str, target: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;

@@ -219,6 +219,12 @@ impl Memory {
         failed.into_iter().flatten().for_each(|place| self.unsave(place));
     }
 
+    /// Whether there is a file that should not be there.
+    pub(super) fn is_left(&self, place: &Place) -> bool {
+        let removed = |unsaved: &Unsaved| unsaved.removals.contains(place) || unsaved.failed.contains(place);
+        !self.entries.contains_key(place) && self.unsaved.as_ref().is_some_and(removed)
+    }
+
     /// Forgets all of a path, or everything: where that was, also where only a file was left that could not be removed.
     pub(super) fn forget(&mut self, path: Option<Part>) -> BTreeSet<Place> {
         let first = Place { path: path.unwrap_or_default(), subject: Part::default(), form: Part::default() };

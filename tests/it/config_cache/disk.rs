@@ -281,3 +281,22 @@ async fn a_file_that_cannot_be_written_keeps_no_other_from_being_removed() {
     fetched(&site, "/c/three", "interval = 3").await;
     within_files(&site, 2).await;
 }
+
+#[tokio::test]
+async fn a_purge_that_leaves_files_says_so() {
+    let site = on_disk().start().await;
+    let [(one, file), (two, other)] = two_in_order(&site).await;
+    block(&file);
+    let refused = super::operators::tollgate(&site, &["cache", "purge", "--all"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("1 of the files in") && said.contains("could not be removed"), "{said}");
+    assert!(!other.exists());
+    is_away(&site);
+    for path in [one, two] {
+        assert_eq!(site.get(path, &site.agent).await.status(), 503, "it is forgotten");
+    }
+    fs::remove_dir(&file).expect("removes");
+    let purged = super::operators::tollgate(&site, &["cache", "purge", one]).await;
+    assert_eq!(String::from_utf8_lossy(&purged.stdout), "1 forgotten\n", "what is left can be tried again");
+}
