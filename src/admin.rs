@@ -1,9 +1,9 @@
 //! The admin listener: `/livez`, `/readyz` and `/metrics`, and the console.
 
 mod config_cache;
+pub(crate) mod control;
 mod drain;
 mod effective;
-mod for_this_host;
 mod places;
 mod settings;
 
@@ -61,8 +61,19 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Serves. Never ends.
+    /// Serves, and takes the commands of this host. Never ends.
     pub(crate) async fn serve(self, listener: Arc<TcpListener>) {
+        let health = Arc::clone(&self.health);
+        let commands = async {
+            match listener.local_addr() {
+                Ok(address) => control::serve(health, address).await,
+                Err(error) => tracing::error!(%error, "without an address there are no commands"),
+            }
+        };
+        tokio::join!(commands, self.accept(&listener));
+    }
+
+    async fn accept(self, listener: &TcpListener) {
         let failures = Sampler::default();
         let places = Places::new(self.max_connections);
         loop {
@@ -150,14 +161,6 @@ impl Admin {
             ("/readyz", _) => read_only(&request, || readiness(&self.health)),
             ("/metrics", _) if is_read(&request) => exposition(&self.health).await,
             ("/metrics", _) => not_allowed("GET, HEAD"),
-            (path @ (config_cache::PATH | drain::PATH | effective::PATH), _) => {
-                match for_this_host::refusal(&request, peer) {
-                    Some(refusal) => refusal,
-                    None if path == drain::PATH => drain::answer(request.method(), &self.health),
-                    None if path == effective::PATH => effective::answer(&request, &self.health),
-                    None => config_cache::answer(&request, &self.health).await,
-                }
-            }
             (_, Some(console)) => {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(peer));

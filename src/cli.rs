@@ -21,6 +21,7 @@ mod args;
 mod audit;
 mod cache;
 mod confirm;
+mod control;
 mod drain;
 mod export;
 mod generated;
@@ -296,7 +297,8 @@ mod tests {
             "tollgate user delete anna --if-exists --yes",
             "tollgate init --if-not-exists",
             "tollgate drain",
-            "tollgate drain --undo --admin-listen 127.0.0.1:9900 --certificate c.pem --key c.key --json",
+            "tollgate drain --undo --admin-listen 127.0.0.1:9900 --json",
+            "tollgate health --certificate c.pem --key c.key",
             "tollgate token revoke 0000000000001 --reason INC-17",
             "tollgate user set-role anna viewer --reason left",
             "tollgate completions bash",
@@ -353,7 +355,7 @@ mod tests {
             "tollgate token revoke 0000000000001 --user anna",
             "tollgate token revoke --ids-from f --state active",
             "tollgate token create --user anna --description x --if-not-exists",
-            "tollgate drain --certificate c.pem",
+            "tollgate health --certificate c.pem",
             "tollgate token delete 0000000000001 --reason x",
             "tollgate completions tcsh",
         ] {

@@ -1,5 +1,4 @@
-//! Taking the sidecar out of its balancer while it serves on, for `tollgate drain`. Only for this host: whoever could do it from
-//! elsewhere could take a fleet out.
+//! Taking the sidecar out of its balancer while it serves on, for `tollgate drain`.
 
 use axum::body::Body;
 use http::{Method, Response, StatusCode};
@@ -10,7 +9,7 @@ use crate::health::Health;
 /// Where that is.
 pub(super) const PATH: &str = "/drain";
 
-/// Takes it out (`PUT`), or back (`DELETE`), and says how it is (`GET`). Methods that no page of another origin can use unasked.
+/// Takes it out (`PUT`), or back (`DELETE`), and says how it is (`GET`).
 pub(super) fn answer(method: &Method, health: &Health) -> Response<Body> {
     let before = health.readiness.is_drained();
     let after = match *method {

@@ -1,4 +1,4 @@
-//! The configuration that is in effect, for `tollgate check --running`. Only for this host: it names files, and who is believed.
+//! The configuration that is in effect, for `tollgate check --running`.
 
 use axum::body::Body;
 use http::{Request, Response, StatusCode};

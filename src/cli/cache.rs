@@ -1,13 +1,13 @@
 //! `cache`: what the sidecar on this host has stored of configurations, and that it forgets them. Never what is in them.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 
 use super::Globals;
 use super::args::Format;
+use super::control::ControlArgs;
 use super::output::Output;
-use super::sidecar::SidecarArgs;
 use super::table::{Cell, TextTable};
 use crate::proxy::StoredConfiguration;
 use crate::proxy::path::normalise;
@@ -15,7 +15,8 @@ use crate::units::{format_duration, format_size};
 
 /// Shown below `cache --help`.
 pub(super) const EXAMPLES: &str = "\
-The sidecar is asked at its admin listener, on this host.
+For root, and the user that the sidecar on this host runs as.
+Exit codes: 0 done, 1 not: nothing is stored of that path, files remain on disk, or there is no sidecar.
 
 Examples:
   tollgate cache list
@@ -35,7 +36,7 @@ pub(crate) enum CacheCommand {
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     #[command(flatten)]
-    sidecar: SidecarArgs,
+    sidecar: ControlArgs,
     #[command(flatten)]
     format: Format,
 }
@@ -44,14 +45,14 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 #[group(id = "what", args = ["path", "all"], required = true, multiple = false)]
 pub(crate) struct PurgeArgs {
-    /// Those of this path, whatever the query
+    /// Those of this path, whatever the query; as `list` shows it
     #[arg(value_name = "PATH")]
     path: Option<String>,
     /// All of them
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    sidecar: SidecarArgs,
+    sidecar: ControlArgs,
     #[command(flatten)]
     format: Format,
 }
@@ -74,7 +75,7 @@ struct Listed {
 
 fn list(globals: &Globals, ListArgs { sidecar, format }: &ListArgs) -> anyhow::Result<()> {
     let output = Output::new(*format);
-    let Listed { configurations } = sidecar.sidecar(globals)?.demand("GET", "/config-cache", "cache")?;
+    let Listed { configurations } = sidecar.demand(globals, "GET", "/config-cache")?;
     if output.json {
         return output.json(&configurations);
     }
@@ -94,14 +95,16 @@ struct Purged {
 
 fn purge(globals: &Globals, PurgeArgs { path, sidecar, format, .. }: &PurgeArgs) -> anyhow::Result<()> {
     let output = Output::new(*format);
-    let target = match path {
-        Some(path) => {
-            normalise(path).with_context(|| format!("{path} is not the path of a configuration"))?;
-            format!("/config-cache?path={path}")
-        }
-        None => "/config-cache".to_owned(),
-    };
-    let purged: Purged = sidecar.sidecar(globals)?.demand("DELETE", &target, "cache")?;
+    // Listed with its query, of which it does not depend what is forgotten.
+    let path = path.as_deref().map(|path| path.split('?').next().unwrap_or_default());
+    if let Some(path) = path {
+        normalise(path).with_context(|| format!("{path} is not the path of a configuration"))?;
+    }
+    let target = format!("/config-cache{}", path.unwrap_or_default());
+    let purged: Purged = sidecar.demand(globals, "DELETE", &target)?;
+    if let (0, Some(path)) = (purged.purged, path) {
+        bail!("nothing is stored of {path}");
+    }
     match output.json {
         true => output.json(&purged),
         false => Ok(output.text(&format!("{} forgotten\n", purged.purged))?),

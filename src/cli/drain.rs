@@ -5,14 +5,16 @@ use serde::{Deserialize, Serialize};
 
 use super::Globals;
 use super::args::Format;
+use super::control::ControlArgs;
 use super::output::Output;
-use super::sidecar::SidecarArgs;
 
 /// Shown below `drain --help`.
 pub(super) const EXAMPLES: &str = "\
 /readyz and the health path of the listeners answer 503 from then on, so that balancers send nothing
 more; whoever comes all the same is served. It lasts until --undo, or a restart: a process that takes
 over (SIGUSR2) stays drained.
+
+For root, and the user that the sidecar on this host runs as.
 
 Examples:
   tollgate drain
@@ -25,7 +27,7 @@ pub(crate) struct DrainArgs {
     #[arg(long)]
     undo: bool,
     #[command(flatten)]
-    sidecar: SidecarArgs,
+    sidecar: ControlArgs,
     #[command(flatten)]
     format: Format,
 }
@@ -41,7 +43,7 @@ struct State {
 /// When it does not answer, or is of an earlier version.
 pub(super) fn run(globals: &Globals, DrainArgs { undo, sidecar, format }: &DrainArgs) -> anyhow::Result<()> {
     let method = if *undo { "DELETE" } else { "PUT" };
-    let state: State = sidecar.sidecar(globals)?.demand(method, "/drain", "drain")?;
+    let state: State = sidecar.demand(globals, method, "/drain")?;
     let output = Output::new(*format);
     if output.json {
         return output.json(&state);

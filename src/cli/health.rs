@@ -31,8 +31,7 @@ pub(crate) struct HealthArgs {
 /// # Errors
 /// When it is not ready, with the reason; when nobody answers, with what was asked.
 pub(super) fn health(globals: &Globals, args: &HealthArgs) -> anyhow::Result<()> {
-    let Answer { status, body } =
-        args.sidecar.sidecar(globals)?.ask("GET", if args.live { "/livez" } else { "/readyz" })?;
+    let Answer { status, body } = args.sidecar.ask(globals, "GET", if args.live { "/livez" } else { "/readyz" })?;
     if status != 200 {
         bail!("not ready: {}", body.trim());
     }

@@ -18,8 +18,7 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use super::args::Format;
 use super::journal::{Prioritised, is_journal};
 use super::output::{Output, Unheard, may_colour};
-use super::sidecar::Sidecar;
-use super::{Globals, usage};
+use super::{Globals, control, usage};
 use crate::app::Reread;
 use crate::audit;
 use crate::config::{self, AdminListener, Changes, Config, LogConfig, LogFormat, Overrides, Place, Problems, Source};
@@ -167,12 +166,9 @@ struct Running {
     values: config::Values,
 }
 
-/// What a reload of the sidecar on this host would change. It is asked at the admin listener that this configuration names.
+/// What a reload of the sidecar on this host would change. It is the one with the admin listener that this configuration names.
 fn compared(config: &Config) -> anyhow::Result<String> {
-    let certificate = config.admin.tls.as_ref().map(|tls| tls.certificate.clone());
-    let listener = AdminListener { address: config.admin.address, certificate };
-    let sidecar = Sidecar { listener, identity: None };
-    let running: Running = sidecar.demand("GET", "/config", "check --running")?;
+    let running: Running = control::demand(config.admin.address, "GET", "/config")?;
     let Changes { reloaded, restart } = Changes::between(&running.values, &config.values());
     let listed = |title: &str, keys: Vec<String>| match keys.is_empty() {
         true => format!("{title}: nothing\n"),

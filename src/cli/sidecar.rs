@@ -9,7 +9,6 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
-use serde::de::DeserializeOwned;
 
 use super::Globals;
 use super::serve::admin_listener;
@@ -43,35 +42,18 @@ pub(super) struct Answer {
 }
 
 impl SidecarArgs {
-    /// The sidecar that they name.
+    /// Asks it, by TLS if the configuration has a certificate for it: that one, and no other, is believed.
     ///
     /// # Errors
-    /// What is wrong with the configuration.
-    pub(super) fn sidecar(&self, globals: &Globals) -> anyhow::Result<Sidecar<'_>> {
-        let listener = match (self.admin_listen, admin_listener(globals)) {
+    /// When nobody answers, with what was asked; what is wrong with the configuration.
+    pub(super) fn ask(&self, globals: &Globals, method: &str, target: &str) -> anyhow::Result<Answer> {
+        let AdminListener { address, certificate } = match (self.admin_listen, admin_listener(globals)) {
             (None, listener) => listener?,
             // Of a configuration that cannot be read it is not known whether the address speaks TLS.
             (Some(address), Ok(listener)) => AdminListener { address, ..listener },
             (Some(address), Err(_)) => AdminListener { address, certificate: None },
         };
-        Ok(Sidecar { listener, identity: self.certificate.as_deref().zip(self.key.as_deref()) })
-    }
-}
-
-/// Where a sidecar is asked, and the certificate and the key that are shown there.
-pub(super) struct Sidecar<'a> {
-    pub(super) listener: AdminListener,
-    pub(super) identity: Option<(&'a Path, &'a Path)>,
-}
-
-impl Sidecar<'_> {
-    /// Asks it, by TLS if the configuration has a certificate for it: that one, and no other, is believed.
-    ///
-    /// # Errors
-    /// When nobody answers, with what was asked.
-    pub(super) fn ask(&self, method: &str, target: &str) -> anyhow::Result<Answer> {
-        let AdminListener { address, certificate } = &self.listener;
-        let address = reachable(*address);
+        let address = reachable(address);
         let scheme = if certificate.is_some() { "https" } else { "http" };
         let asked = || format!("no sidecar answers at {scheme}://{address}{target}");
         let stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(asked)?;
@@ -80,7 +62,8 @@ impl Sidecar<'_> {
         let answer = match certificate {
             None => exchange(stream, address, method, target),
             Some(certificate) => {
-                exchange(over_tls(stream, address, certificate, self.identity)?, address, method, target)
+                let identity = self.certificate.as_deref().zip(self.key.as_deref());
+                exchange(over_tls(stream, address, &certificate, identity)?, address, method, target)
             }
         };
         let answer = answer.with_context(asked)?;
@@ -89,22 +72,6 @@ impl Sidecar<'_> {
         match status {
             Some(status) => Ok(Answer { status, body: body.to_owned() }),
             None => bail!("what answers at {scheme}://{address} is no sidecar, or expects TLS (admin.tls)"),
-        }
-    }
-
-    /// What it answers, if it does as it was asked. `command` is one that earlier versions do not know.
-    ///
-    /// # Errors
-    /// Its own, too.
-    pub(super) fn demand<T: DeserializeOwned>(&self, method: &str, target: &str, command: &str) -> anyhow::Result<T> {
-        let Answer { status, body } = self.ask(method, target)?;
-        if status == 200 {
-            return Ok(serde_json::from_str(&body)?);
-        }
-        let error: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-        match error["error"].as_str() {
-            Some(error) if status != 404 || error != "Not found" => bail!("{error}"),
-            _ => bail!("the sidecar does not know `{command}`: it is of an earlier version"),
         }
     }
 }

@@ -279,6 +279,16 @@ pub(crate) struct Relayed {
     delivery: Option<Delivery>,
 }
 
+/// What came of receiving a body.
+pub(super) enum Collected {
+    /// All of it.
+    Whole(Bytes),
+    /// There is more of it than is wanted.
+    TooLarge,
+    /// Nothing has come for a while.
+    Paused,
+}
+
 /// What is still to come of an upstream's reply. Its end is the end that its framing says; whatever else ends it is an error,
 /// so that a broken reply never looks complete.
 struct Rest {
@@ -310,21 +320,26 @@ impl Relayed {
         Self { begun: data, rest: None, delivery: Some(delivery) }
     }
 
-    /// Receives all of it, if it has no more than `limit` bytes. `None`: it has; nothing of it is lost.
+    /// Receives all of it, if it has no more than `limit` bytes and comes without such a pause. Otherwise nothing of it is lost,
+    /// and it may be called again.
     ///
     /// # Errors
     /// [`Cut`], when it breaks off.
-    pub(super) async fn collect(&mut self, limit: usize) -> Result<Option<Bytes>, Cut> {
+    pub(super) async fn collect(&mut self, limit: usize, pause: Duration) -> Result<Collected, Cut> {
         let mut collected = BytesMut::new();
-        while let Some(frame) = poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await.transpose()? {
-            let Ok(data) = frame.into_data() else { continue };
-            collected.extend_from_slice(&data);
-            if collected.len() > limit {
-                self.begun = collected.freeze();
-                return Ok(None);
+        let ending = loop {
+            let frame = poll_fn(|context| Pin::new(&mut *self).poll_frame(context));
+            match tokio::time::timeout(pause, frame).await {
+                Ok(None) => return Ok(Collected::Whole(collected.freeze())),
+                Ok(Some(frame)) => collected.extend_from_slice(&frame?.into_data().unwrap_or_default()),
+                Err(_) => break Collected::Paused,
             }
-        }
-        Ok(Some(collected.freeze()))
+            if collected.len() > limit {
+                break Collected::TooLarge;
+            }
+        };
+        self.begun = collected.freeze();
+        Ok(ending)
     }
 
     /// It is this exchange's from here on.

@@ -38,6 +38,7 @@ use super::exchange::Exchange;
 use super::forward::forward;
 use super::refusal::Refusal;
 use super::{Permit, usage};
+use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::sampler::Sampler;
 use crate::upstream::{CredentialMode, UpstreamConfig};
@@ -47,7 +48,7 @@ use entry::Entry;
 use fetch::Fetch;
 use first_look::{Agent, FirstLooks};
 use flight::Flights;
-use key::Key;
+use key::{Key, Place};
 use memory::Memory;
 
 pub use settings::CacheConfig;
@@ -150,11 +151,29 @@ impl Cache {
     /// Takes note of what the Controller says: what is gone there is gone here.
     fn heard(&self, key: &Key, status: StatusCode) {
         if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-            let path = Some(key.place.path);
-            self.flights.forget(path);
-            self.memory.lock().forget(path);
+            let path = key.place.path;
+            self.flights.forget(|place| place.path == path);
+            self.memory.lock().forget(Some(path));
             self.changed.notify_one();
         }
+    }
+
+    /// Another answer was given than can be stored: what was stored before is not true any more, in whatever form.
+    async fn supersede(self: &Arc<Self>, key: &Key) {
+        self.load(key).await;
+        let Place { path, subject, .. } = key.place;
+        self.flights.forget(|place| (place.path, place.subject) == (path, subject));
+        self.memory.lock().outdate(key, |_, _| true);
+        self.changed.notify_one();
+    }
+
+    /// An answer was given that is not stored: what was modified at another time is not true any more.
+    async fn outdate(self: &Arc<Self>, key: &Key, asked_at: Instant, modified: Option<&HeaderValue>) {
+        self.load(key).await;
+        let is_before =
+            |_: &Place, entry: &Entry| entry.asked_at <= asked_at && entry.last_modified().as_ref() != modified;
+        self.memory.lock().outdate(key, is_before);
+        self.changed.notify_one();
     }
 }
 

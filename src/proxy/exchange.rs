@@ -118,6 +118,18 @@ impl Exchange {
         self.settled.set(true);
     }
 
+    /// What was received is given to nobody: it gets another reply.
+    pub(super) fn unsettle(&self) {
+        self.settled.set(false);
+        self.received.set(0);
+    }
+
+    /// It waits for what somebody else asks the upstream: that is no time of Tollgate's own.
+    pub(super) fn waits_for_another(&self) {
+        self.hand_on();
+        self.record().inspect(|record| record.handed());
+    }
+
     /// Whether ending it now takes nothing back.
     pub(crate) fn is_settled(&self) -> bool {
         self.settled.get()
@@ -179,6 +191,23 @@ pub(super) fn shown(path: &str) -> Cow<'_, str> {
     }
 }
 
+/// Whether a token may begin in this, however it is spelled and however often percent-encoded.
+pub(super) fn may_hold_token(text: &[u8]) -> bool {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut decoded = Vec::with_capacity(text.len());
+    for byte in text {
+        decoded.push(byte.to_ascii_lowercase());
+        // What was decoded may end another one.
+        while let [.., b'%', high, low] = *decoded.as_slice()
+            && let Some(byte) = digit(high).zip(digit(low)).and_then(|(high, low)| u8::try_from(high << 4 | low).ok())
+        {
+            decoded.truncate(decoded.len() - 3);
+            decoded.push(byte.to_ascii_lowercase());
+        }
+    }
+    memchr::memmem::find(&decoded, PREFIX.as_bytes()).is_some()
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -191,6 +220,24 @@ impl Drop for Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_noticed_in_every_spelling() {
+        for text in [
+            "/c/a?token=tc-apiv1_abc",
+            "/c/tc-apiv1_abc",
+            "?a=b&t=TC-APIV1%5fabc",
+            "?t=%74%63-apiv1_abc",
+            "?t=tc-apiv1%255Fabc",
+            "?t=tc-apiv1%2525%35Fabc",
+            "?t=%%37%34c-apiv1_abc",
+        ] {
+            assert!(may_hold_token(text.as_bytes()), "{text}");
+        }
+        for text in ["/c/a?host=b", "/api/configs/tc-apiv2_abc/toml", "?a=%", "?a=%5", "?a=%zz%"] {
+            assert!(!may_hold_token(text.as_bytes()), "{text}");
+        }
+    }
 
     #[test]
     fn a_token_in_a_path_is_not_shown() {

@@ -221,7 +221,6 @@ pub(crate) fn created() -> HistoryEntry {
 /// A sidecar's report, with something in every part of it.
 pub(crate) fn report(id: u64, name: &str) -> Report {
     Report {
-        draining: Some("2026-01-02T03:04:05Z".to_owned()),
         id: SidecarId(id),
         name: name.to_owned(),
         version: "1.2.3".to_owned(),

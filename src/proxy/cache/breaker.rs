@@ -2,7 +2,7 @@
 //!
 //! Open after one fetch, or `HEAD`, of a configuration that failed: no connection, 502, 503 or 504, nothing said for a while. While it is
 //! open, one request at a time asks (a probe), and everybody else is given what is stored, at once; who has nothing stored asks all
-//! the same. Closed by the first answer, to whomever it is.
+//! the same, and is no probe. Closed by the first answer, to whomever it is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,30 +23,38 @@ pub(super) struct Breaker {
 #[derive(Debug, Default)]
 struct State {
     open_since: Option<Instant>,
-    /// Somebody asks while it is open.
-    is_probed: bool,
+    /// Who asks while it is open, though it could do without.
+    probe: Option<u64>,
+    /// How many there were.
+    probes: u64,
 }
 
 /// Leave to ask the Controller. Whoever has it says what came of that.
 pub(super) struct Attempt {
     breaker: Arc<Breaker>,
-    is_probe: bool,
+    /// `None`: it is no probe.
+    probe: Option<u64>,
 }
 
 impl Breaker {
     /// Leave to ask, for one who could do without.
     pub(super) fn ask(self: &Arc<Self>) -> Option<Attempt> {
         let mut state = self.state.lock();
-        let is_probe = state.open_since.is_some();
-        if is_probe && std::mem::replace(&mut state.is_probed, true) {
-            return None;
+        let mut probe = None;
+        if state.open_since.is_some() {
+            if state.probe.is_some() {
+                return None;
+            }
+            state.probes += 1;
+            probe = Some(state.probes);
+            state.probe = probe;
         }
-        Some(Attempt { breaker: Arc::clone(self), is_probe })
+        Some(Attempt { breaker: Arc::clone(self), probe })
     }
 
-    /// Leave to ask, for one who cannot do without.
+    /// Leave to ask, for one who cannot do without. It is no probe: it may wait for much longer than those who can.
     pub(super) fn must_ask(self: &Arc<Self>) -> Attempt {
-        self.ask().unwrap_or_else(|| Attempt { breaker: Arc::clone(self), is_probe: false })
+        Attempt { breaker: Arc::clone(self), probe: None }
     }
 
     /// For how long it is open; `None`: it is closed.
@@ -65,7 +73,7 @@ impl Attempt {
     pub(super) fn failed(&mut self) {
         let mut state = self.breaker.state.lock();
         let was_closed = state.open_since.is_none();
-        state.is_probed &= !std::mem::take(&mut self.is_probe);
+        state.release(self.probe.take());
         state.open_since.get_or_insert_with(Instant::now);
         drop(state);
         if was_closed {
@@ -81,7 +89,11 @@ impl Attempt {
 
     /// The Controller is there.
     pub(super) fn answered(&self) {
-        let since = self.breaker.state.lock().open_since.take();
+        let mut state = self.breaker.state.lock();
+        // Should it go away again, nobody waits for what asks still.
+        state.probe = None;
+        let since = state.open_since.take();
+        drop(state);
         if let Some(since) = since
             && let Some(left_out) = self.breaker.sampler.admit()
         {
@@ -91,10 +103,17 @@ impl Attempt {
     }
 }
 
+impl State {
+    /// It is not the one any more that is waited for.
+    fn release(&mut self, probe: Option<u64>) {
+        self.probe.take_if(|current| Some(*current) == probe);
+    }
+}
+
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.is_probe {
-            self.breaker.state.lock().is_probed = false;
+        if self.probe.is_some() {
+            self.breaker.state.lock().release(self.probe);
         }
     }
 }
@@ -112,11 +131,14 @@ mod tests {
         two.failed();
         assert_eq!((breaker.open_for().is_some(), breaker.opened()), (true, 1));
         drop((one, two));
-        let mut probe = breaker.ask().expect("nobody asks");
+        let probe = breaker.ask().expect("nobody asks");
         assert!(breaker.ask().is_none());
         // Who has nothing else asks all the same, and is no probe.
         drop(breaker.must_ask());
         assert!(breaker.ask().is_none());
+        drop(probe);
+        let _waiting = breaker.must_ask();
+        let mut probe = breaker.ask().expect("one that cannot do without keeps nobody from finding out");
         probe.failed();
         let mut next = breaker.ask().expect("that one knows");
         drop(probe);
@@ -135,6 +157,20 @@ mod tests {
         breaker.must_ask().failed();
         let _probe = breaker.ask();
         breaker.must_ask().answered();
+        assert!(breaker.ask().is_some());
+    }
+
+    #[test]
+    fn a_probe_of_an_earlier_outage_keeps_nobody_waiting() {
+        let breaker = Arc::new(Breaker::default());
+        breaker.must_ask().failed();
+        let stuck = breaker.ask().expect("nobody asks");
+        breaker.must_ask().answered();
+        breaker.must_ask().failed();
+        let probe = breaker.ask().expect("it is another outage");
+        drop(stuck);
+        assert!(breaker.ask().is_none());
+        drop(probe);
         assert!(breaker.ask().is_some());
     }
 }

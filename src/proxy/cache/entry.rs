@@ -10,6 +10,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::super::exchange::may_hold_token;
 use super::super::fields::{Class, classify};
 use super::CacheConfig;
 use super::key::{Key, Place, values};
@@ -242,11 +243,12 @@ fn vary(fields: &HeaderMap, asked: &HeaderMap) -> Option<Vec<u8>> {
         if [ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE].contains(&name) {
             continue;
         }
-        // What is made anew for each request is unlike that of every other.
-        if classify(name.as_str().as_bytes()) != Class::Other {
+        let value = values(asked, &name).unwrap_or_default();
+        // What is made anew for each request is unlike that of every other; and a token is stored nowhere.
+        if classify(name.as_str().as_bytes()) != Class::Other || may_hold_token(&value) {
             return None;
         }
-        put_line(&mut lines, &name, &values(asked, &name).unwrap_or_default());
+        put_line(&mut lines, &name, &value);
     }
     Some(lines)
 }

@@ -12,7 +12,7 @@ use http::header::{
     LAST_MODIFIED, RANGE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::super::Permit;
 use super::super::body::{Relayed, Upload};
@@ -24,7 +24,7 @@ use super::super::tally;
 use super::breaker::Attempt;
 use super::entry::Entry;
 use super::first_look::Agent;
-use super::flight::{Landing, Outcome, State};
+use super::flight::{Landing, Outcome, State, Waiting};
 use super::key::Key;
 use super::shared::SharedFetch;
 use super::{Cache, PATIENCE, is_away, learn};
@@ -81,15 +81,17 @@ impl Fetch<'_> {
                     None => self.cache.breaker.must_ask(),
                 },
             };
-            let (mut state, landing) = self.cache.flights.join(self.key.place);
+            let (mut waiting, landing) = self.cache.flights.join(self.key.place);
             let mut own = landing.map(|landing| self.begin(request, landing, attempt));
             match own {
                 // Who asked first waits as without the cache.
                 Some(_) => self.exchange.alarm.clear(),
                 None => self.exchange.alarm.set(PATIENCE),
             }
-            self.exchange.hand_on();
-            let outcome = match self.wait(&mut state, request.headers()).await? {
+            self.exchange.waits_for_another();
+            let outcome = self.wait(&mut waiting, request.headers()).await?;
+            self.exchange.record().inspect(|record| record.answered());
+            let outcome = match outcome {
                 Waited::Done(outcome) => outcome,
                 Waited::Silent(entry) => return Ok(self.deliver(&entry, Some(SILENT), admitted)),
                 Waited::Late => return self.ask(request, admitted).await,
@@ -124,27 +126,24 @@ impl Fetch<'_> {
     }
 
     /// Waits for what comes of a fetch.
-    async fn wait(&self, state: &mut watch::Receiver<State>, asked: &HeaderMap) -> Result<Waited, Refusal> {
+    async fn wait(&self, waiting: &mut Waiting, asked: &HeaderMap) -> Result<Waited, Refusal> {
         let mut was_silent = false;
         loop {
-            let is_news = |state: &State| match state {
-                State::Asking | State::Answered => false,
-                State::Silent => !was_silent,
-                State::Done(_) => true,
-            };
-            let news = async { state.wait_for(is_news).await.map(|state| state.clone()) };
-            match self.exchange.alarm.race(news).await {
-                Ok(Ok(State::Done(outcome))) => return Ok(Waited::Done(outcome)),
-                Ok(Ok(_)) => match self.cache.find(&self.key, asked).await {
-                    Some(entry) => return Ok(Waited::Silent(entry)),
-                    None => was_silent = true,
-                },
-                // What comes of it is said before it goes.
-                Ok(Err(_)) => return Ok(Waited::Done(Outcome::Again)),
-                Err(Interrupt::Deadline) => return Ok(Waited::Late),
+            let is_late = match self.exchange.alarm.race(waiting.news(was_silent)).await {
+                Ok(State::Done(outcome)) => return Ok(Waited::Done(outcome)),
+                Ok(_) => false,
+                Err(Interrupt::Deadline) => true,
                 Err(interrupt) => {
                     return Err(interrupted(self.exchange, &self.permit, interrupt, Refusal::UpstreamTimeout));
                 }
+            };
+            match self.cache.find(&self.key, asked).await {
+                Some(entry) => {
+                    waiting.make_do();
+                    return Ok(Waited::Silent(entry));
+                }
+                None if is_late => return Ok(Waited::Late),
+                None => was_silent = true,
             }
         }
     }
@@ -171,7 +170,11 @@ impl Fetch<'_> {
         tokio::task::spawn_local(async move {
             let _guard = guard;
             let shared = SharedFetch { cache, exchange, permit, key };
-            let (outcome, reply) = shared.run(whole, &landing, attempt).await;
+            let (outcome, reply) = tokio::select! {
+                outcome = shared.run(whole, &landing, attempt) => outcome,
+                // As without the cache: who leaves takes up no place at the Controller.
+                () = landing.is_unwanted() => (Outcome::Again, None),
+            };
             if let Some(reply) = reply {
                 // Who asked first may be gone, or have been given the stored answer.
                 drop(give.send(reply));
@@ -187,13 +190,13 @@ impl Fetch<'_> {
         request: &mut Request<Upload>,
         admitted: Option<Admitted>,
     ) -> Result<Response<Relayed>, Refusal> {
-        let asked = request.headers().clone();
+        let (asked_at, asked) = (Instant::now(), request.headers().clone());
         self.let_again(admitted)?;
         let mut attempt = self.cache.breaker.must_ask();
-        let reply = forward(self.exchange, &self.permit, request).await;
-        learn(&mut attempt, &reply);
+        let find = || self.cache.find(&self.key, &asked);
+        let reply = self.patiently(request, &mut attempt, async || find().await.is_some()).await;
         if is_away(&reply)
-            && let Some(entry) = self.cache.find(&self.key, &asked).await
+            && let Some(entry) = find().await
         {
             self.disregard(reply);
             self.let_again(None)?;
@@ -202,7 +205,34 @@ impl Fetch<'_> {
         if let Ok(reply) = &reply {
             self.cache.heard(&self.key, reply.status());
             self.note_fresh(reply);
+            if reply.status() == StatusCode::OK {
+                self.cache.outdate(&self.key, asked_at, reply.headers().get(LAST_MODIFIED)).await;
+            }
         }
+        reply
+    }
+
+    /// Asks the Controller; one that says nothing for a while is away, if there is something stored.
+    async fn patiently(
+        &self,
+        request: &mut Request<Upload>,
+        attempt: &mut Attempt,
+        is_stored: impl AsyncFnOnce() -> bool,
+    ) -> Result<Response<Relayed>, Refusal> {
+        let reply = {
+            let mut asking = pin!(forward(self.exchange, &self.permit, request));
+            match tokio::time::timeout(PATIENCE, asking.as_mut()).await {
+                Ok(reply) => reply,
+                Err(_) => {
+                    attempt.failed();
+                    match is_stored().await {
+                        true => Err(Refusal::UpstreamTimeout),
+                        false => asking.await,
+                    }
+                }
+            }
+        };
+        learn(attempt, &reply);
         reply
     }
 
@@ -211,6 +241,7 @@ impl Fetch<'_> {
         if let Ok(mut reply) = reply {
             reply.body_mut().hand_over(&self.exchange.part(), None);
         }
+        self.exchange.unsettle();
     }
 
     /// The agent has the Controller's answer.
@@ -240,20 +271,8 @@ impl Fetch<'_> {
             (None, Some((modified, entry))) => return Ok(self.tell(modified, &entry, UNASKED)),
             (None, None) => self.cache.breaker.must_ask(),
         };
-        let reply = {
-            let mut asking = pin!(forward(self.exchange, &self.permit, request));
-            match tokio::time::timeout(PATIENCE, asking.as_mut()).await {
-                Ok(reply) => reply,
-                Err(_) => {
-                    attempt.failed();
-                    match self.cache.last_modified(&self.key).await {
-                        Some(_) => Err(Refusal::UpstreamTimeout),
-                        None => asking.await,
-                    }
-                }
-            }
-        };
-        learn(&mut attempt, &reply);
+        let is_stored = async || self.cache.last_modified(&self.key).await.is_some();
+        let reply = self.patiently(request, &mut attempt, is_stored).await;
         if let Ok(reply) = &reply {
             self.cache.heard(&self.key, reply.status());
         }

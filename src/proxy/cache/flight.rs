@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::super::refusal::Refusal;
 use super::entry::Entry;
-use super::key::{Part, Place};
+use super::key::Place;
 use crate::lock::Mutex;
 
 /// How far a fetch is.
@@ -48,8 +48,16 @@ pub(super) struct Flights(Mutex<BTreeMap<Place, Arc<Flight>>>);
 #[derive(Debug)]
 struct Flight {
     state: watch::Sender<State>,
+    /// Somebody was given the stored answer in place of what it brings.
+    is_owed: AtomicBool,
     /// What it fetches was forgotten since it began: what it brings may be what was deleted.
     is_outdated: AtomicBool,
+}
+
+/// Whoever waits for a fetch has this.
+pub(super) struct Waiting {
+    seen: watch::Receiver<State>,
+    flight: Arc<Flight>,
 }
 
 /// Whoever makes a fetch has this, and says by it what comes of it. Dropped, it says [`Outcome::Again`].
@@ -62,27 +70,55 @@ pub(super) struct Landing {
 impl Flights {
     /// Takes part in a fetch: in one that is under way, or in a new one, which the caller has to make then. One that is silent may
     /// be stuck in a connection that nobody is at the other end of, so nobody joins it any more.
-    pub(super) fn join(self: &Arc<Self>, place: Place) -> (watch::Receiver<State>, Option<Landing>) {
+    pub(super) fn join(self: &Arc<Self>, place: Place) -> (Waiting, Option<Landing>) {
         let mut flights = self.0.lock();
         let is_silent = |flight: &Flight| matches!(*flight.state.borrow(), State::Silent);
         if let Some(flight) = flights.get(&place).filter(|flight| !is_silent(flight)) {
-            return (flight.state.subscribe(), None);
+            return (Waiting { seen: flight.state.subscribe(), flight: Arc::clone(flight) }, None);
         }
         let (state, seen) = watch::channel(State::Asking);
-        let flight = Arc::new(Flight { state, is_outdated: AtomicBool::new(false) });
+        let flight = Arc::new(Flight { state, is_owed: AtomicBool::new(false), is_outdated: AtomicBool::new(false) });
         flights.insert(place, Arc::clone(&flight));
-        (seen, Some(Landing { flights: Arc::clone(self), place, flight }))
+        let waiting = Waiting { seen, flight: Arc::clone(&flight) };
+        (waiting, Some(Landing { flights: Arc::clone(self), place, flight }))
     }
 
-    /// What is fetched of a path, or at all, is not to be stored any more.
-    pub(super) fn forget(&self, path: Option<Part>) {
-        for (_, flight) in self.0.lock().iter().filter(|(place, _)| path.is_none_or(|path| place.path == path)) {
+    /// What is fetched of these places is not to be stored any more.
+    pub(super) fn forget(&self, is_meant: impl Fn(&Place) -> bool) {
+        for (_, flight) in self.0.lock().iter().filter(|(place, _)| is_meant(place)) {
             flight.is_outdated.store(true, Ordering::Relaxed);
         }
     }
 }
 
+impl Waiting {
+    /// Waits until it is over, or is silent and was not so `before`.
+    pub(super) async fn news(&mut self, was_silent: bool) -> State {
+        let is_news = |state: &State| match state {
+            State::Asking | State::Answered => false,
+            State::Silent => !was_silent,
+            State::Done(_) => true,
+        };
+        let news = self.seen.wait_for(is_news).await.map(|state| state.clone());
+        // What comes of it is said before it goes.
+        news.unwrap_or(State::Done(Outcome::Again))
+    }
+
+    /// Waits no longer, since there is a stored answer; what it brings is to be stored in the place of that.
+    pub(super) fn make_do(&self) {
+        self.flight.is_owed.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Landing {
+    /// Waits until nobody wants what it brings: all who waited have left.
+    pub(super) async fn is_unwanted(&self) {
+        self.flight.state.closed().await;
+        if self.flight.is_owed.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    }
+
     /// How far it is, short of its end.
     pub(super) fn is(&self, state: State) {
         self.flight.state.send_replace(state);

@@ -35,6 +35,7 @@ impl Cache {
                         self.memory.lock().unsave_all();
                     }
                     self.memory.lock().expire(&self.config);
+                    self.memory.lock().retry();
                     self.on_disk(|_, disk| disk.tick()).await;
                 }
             }
@@ -42,22 +43,21 @@ impl Cache {
         }
     }
 
-    /// Brings the files to what memory says.
+    /// Brings the files to what memory says. One that cannot be, such as on a disk that is full, keeps no other from it; the first
+    /// failure is said.
     pub(crate) async fn save(self: &Arc<Self>) {
         self.on_disk(|cache, disk| {
             // One after the other: what was taken out first must not be written last.
             let _order = disk.order.lock();
-            loop {
-                let Some((place, entry)) = cache.memory.lock().next_unsaved() else { return Ok(()) };
+            let next = || cache.memory.lock().next_unsaved();
+            let saved = std::iter::from_fn(next).map(|(place, entry)| {
                 let done = match entry {
                     Some(entry) => disk.write(&place, &entry),
                     None => disk.remove(&place),
                 };
-                if let Err(error) = done {
-                    cache.memory.lock().unsave(place);
-                    return Err(error);
-                }
-            }
+                done.inspect_err(|_| cache.memory.lock().not_saved(place))
+            });
+            saved.fold(Ok(()), Result::and)
         })
         .await;
     }

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::Permit;
 use super::super::body::Upload;
+use super::super::exchange::may_hold_token;
 use super::super::path::normalise;
 use crate::token::Digest;
 use crate::upstream::{CredentialMode, UpstreamName};
@@ -39,7 +40,7 @@ pub(super) type Part = [u8; 16];
 
 impl Key {
     /// Of a request for a configuration. `None`: its answer is nobody else's, since it has a body, or an identity that nobody
-    /// checked, as on open routes.
+    /// checked, as on open routes; or it may have a token where none belongs, which must be stored nowhere.
     pub(super) fn of(request: &Request<Upload>, permit: &Permit, credential: &CredentialMode) -> Option<Self> {
         let headers = request.headers();
         let is_forwarded = *credential == CredentialMode::Forward;
@@ -51,7 +52,11 @@ impl Key {
         let credential = permit.admission().filter(|_| is_forwarded).map(|admission| admission.terms.digest);
         let target = request.uri().path_and_query()?.as_str().to_owned();
         let accept = values(headers, &ACCEPT).unwrap_or_default();
-        Some(Self::new(target, accept, codings(headers), credential))
+        let codings = codings(headers);
+        if [target.as_bytes(), &accept, codings.as_bytes()].into_iter().any(may_hold_token) {
+            return None;
+        }
+        Some(Self::new(target, accept, codings, credential))
     }
 
     /// Of its parts.

@@ -29,8 +29,18 @@ pub(super) struct Memory {
     order: BTreeMap<u64, Place>,
     uses: u64,
     bytes: usize,
-    /// Where a file has to be written or removed; `None`: there are no files.
-    unsaved: Option<BTreeSet<Place>>,
+    /// Which files are not as they should be; `None`: there are no files.
+    unsaved: Option<Unsaved>,
+}
+
+/// Which files are not as they should be.
+#[derive(Debug, Default)]
+struct Unsaved {
+    /// To be removed, before anything is written: what was forgotten must not come back, and it makes room.
+    removals: BTreeSet<Place>,
+    writes: BTreeSet<Place>,
+    /// What failed, and is tried again later.
+    failed: BTreeSet<Place>,
 }
 
 #[derive(Debug)]
@@ -56,7 +66,7 @@ pub(super) struct Listed {
 impl Memory {
     /// With files for all that is stored.
     pub(super) fn with_files() -> Self {
-        Self { unsaved: Some(BTreeSet::new()), ..Self::default() }
+        Self { unsaved: Some(Unsaved::default()), ..Self::default() }
     }
 
     /// The answer to a request with these fields.
@@ -118,9 +128,7 @@ impl Memory {
             return; // it comes late
         }
         let modified = entry.last_modified();
-        let is_outdated = |(other, form): &(&Place, &Arc<Entry>)| **other != place && form.last_modified() != modified;
-        let outdated: Vec<Place> = self.forms(key).filter(is_outdated).map(|(other, _)| *other).collect();
-        outdated.iter().for_each(|other| self.remove(other));
+        self.outdate(key, |other, form| *other != place && form.last_modified() != modified);
         let others = || self.slots(key).filter(|(other, _)| **other != place);
         if others().count() >= MAX_FORMS
             && let Some(oldest) = others().min_by_key(|(_, slot)| slot.used).map(|(other, _)| *other)
@@ -136,6 +144,13 @@ impl Memory {
             self.unsave(place);
         }
         self.make_room(bounds);
+    }
+
+    /// Forgets these forms of an answer.
+    pub(super) fn outdate(&mut self, key: &Key, is_outdated: impl Fn(&Place, &Entry) -> bool) {
+        let outdated = self.forms(key).filter(|(place, form)| is_outdated(place, form));
+        let outdated: Vec<Place> = outdated.map(|(place, _)| *place).collect();
+        outdated.iter().for_each(|place| self.remove(place));
     }
 
     /// There is a file of so many bytes.
@@ -182,19 +197,43 @@ impl Memory {
     }
 
     /// The file there is not as it should be.
-    pub(super) fn unsave(&mut self, place: Place) {
+    fn unsave(&mut self, place: Place) {
+        let is_stored = self.entries.contains_key(&place);
+        let Some(Unsaved { removals, writes, failed }) = &mut self.unsaved else { return };
+        for places in [&mut *removals, &mut *writes, failed] {
+            places.remove(&place);
+        }
+        if is_stored { writes } else { removals }.insert(place);
+    }
+
+    /// The file there could not be brought to what is stored.
+    pub(super) fn not_saved(&mut self, place: Place) {
         if let Some(unsaved) = &mut self.unsaved {
-            unsaved.insert(place);
+            unsaved.failed.insert(place);
         }
     }
 
-    /// Forgets all of a path, or everything. How many there were.
-    pub(super) fn forget(&mut self, path: Option<Part>) -> usize {
+    /// What failed before is tried again.
+    pub(super) fn retry(&mut self) {
+        let failed = self.unsaved.as_mut().map(|unsaved| std::mem::take(&mut unsaved.failed));
+        failed.into_iter().flatten().for_each(|place| self.unsave(place));
+    }
+
+    /// Whether there is a file that should not be there.
+    pub(super) fn is_left(&self, place: &Place) -> bool {
+        let removed = |unsaved: &Unsaved| unsaved.removals.contains(place) || unsaved.failed.contains(place);
+        !self.entries.contains_key(place) && self.unsaved.as_ref().is_some_and(removed)
+    }
+
+    /// Forgets all of a path, or everything: where that was, also where only a file was left that could not be removed.
+    pub(super) fn forget(&mut self, path: Option<Part>) -> BTreeSet<Place> {
         let first = Place { path: path.unwrap_or_default(), subject: Part::default(), form: Part::default() };
         let is_meant = |place: &Place| path.is_none_or(|path| place.path == path);
-        let places: Vec<Place> = self.entries.range(first..).map(|(place, _)| *place).take_while(is_meant).collect();
+        let left = self.unsaved.iter().flat_map(|unsaved| unsaved.removals.iter().chain(&unsaved.failed));
+        let mut places: BTreeSet<Place> = left.copied().filter(is_meant).collect();
+        places.extend(self.entries.range(first..).map(|(place, _)| *place).take_while(is_meant));
         places.iter().for_each(|place| self.remove(place));
-        places.len()
+        places
     }
 
     /// Forgets what is older than may be, by the clocks that nobody sets: by one that is wrong, it would be lost.
@@ -214,7 +253,8 @@ impl Memory {
 
     /// One file that is not as it should be, and what it should hold; `None` for nothing. It counts as written from here on.
     pub(super) fn next_unsaved(&mut self) -> Option<(Place, Option<Arc<Entry>>)> {
-        let place = self.unsaved.as_mut()?.pop_first()?;
+        let unsaved = self.unsaved.as_mut()?;
+        let place = unsaved.removals.pop_first().or_else(|| unsaved.writes.pop_first())?;
         let slot = self.entries.get_mut(&place);
         let entry = slot.and_then(|slot| {
             slot.saved_at = Some(Instant::now());

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 
 use super::super::Permit;
-use super::super::body::{Relayed, Upload};
+use super::super::body::{Collected, Relayed, Upload};
 use super::super::exchange::Exchange;
 use super::super::forward::forward;
 use super::super::refusal::Refusal;
@@ -52,13 +52,19 @@ impl SharedFetch {
                 }
             }
         };
+        let reply = match reply {
+            Ok(reply) if self.is_for_all(&reply, &asked) => {
+                landing.is(State::Answered);
+                return self.receive(reply, &asked, landing, &mut attempt).await;
+            }
+            reply => reply,
+        };
         learn(&mut attempt, &reply);
         match reply {
             Ok(reply) if says_away(reply.status()) => (Outcome::SaysAway, Some(reply)),
             Ok(reply) => {
-                landing.is(State::Answered);
                 self.cache.heard(&self.key, reply.status());
-                self.receive(reply, &asked, landing, &mut attempt).await
+                (self.apart(reply.status()).await, Some(reply))
             }
             Err(refusal) if is_outage(&refusal) => (Outcome::Away(refusal), None),
             Err(refusal @ Refusal::UpstreamCredential) => (Outcome::Refused(refusal), None),
@@ -66,38 +72,66 @@ impl SharedFetch {
         }
     }
 
+    /// Receives a whole 200 that is for all. A Controller that stalls while it sends one is as one that says nothing.
     async fn receive(
         &self,
         mut reply: Response<Relayed>,
-        (asked_at, asked): &(Instant, HeaderMap),
+        asked: &(Instant, HeaderMap),
         landing: &Landing,
         attempt: &mut Attempt,
     ) -> (Outcome, Option<Response<Relayed>>) {
         let (status, fields) = (reply.status(), reply.headers().clone());
-        let length = fields.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        // Whether it is for all does not depend on its body, but for the size.
-        let is_shared = Entry::new(&self.key, (*asked_at, asked), (status, &fields), b"").is_some();
-        if !is_shared || length.is_some_and(|length| length > MAX_BODY) {
-            return (Outcome::Apart, Some(reply));
-        }
-        match reply.body_mut().collect(MAX_BODY).await {
-            Ok(Some(body)) => match Entry::new(&self.key, (*asked_at, asked), (status, &fields), &body).map(Arc::new) {
-                Some(entry) => {
+        loop {
+            match reply.body_mut().collect(MAX_BODY, PATIENCE).await {
+                Ok(Collected::Paused) => {
+                    attempt.failed();
+                    landing.is(State::Silent);
+                }
+                Ok(Collected::Whole(body)) => {
+                    attempt.answered();
+                    let Some(entry) = self.entry(asked, status, &fields, &body) else { return (Outcome::Again, None) };
                     if !landing.is_outdated() {
                         self.cache.store(&self.key, &entry).await;
                     }
-                    (Outcome::Shared(entry), None)
+                    return (Outcome::Shared(entry), None);
                 }
-                None => (Outcome::Again, None),
-            },
-            Ok(None) => (Outcome::Apart, Some(reply)),
-            // Whose fetch it was may fetch no longer.
-            Err(_) if !self.is_permitted() => (Outcome::Again, None),
-            Err(_) => {
-                attempt.failed();
-                (Outcome::Away(Refusal::Upstream), None)
+                Ok(Collected::TooLarge) => {
+                    attempt.answered();
+                    return (self.apart(status).await, Some(reply));
+                }
+                // Whose fetch it was may fetch no longer.
+                Err(_) if !self.is_permitted() => return (Outcome::Again, None),
+                Err(_) => {
+                    attempt.failed();
+                    return (Outcome::Away(Refusal::Upstream), None);
+                }
             }
         }
+    }
+
+    /// Whether it is to be shared and stored, which does not depend on its body, but for the size.
+    fn is_for_all(&self, reply: &Response<Relayed>, asked: &(Instant, HeaderMap)) -> bool {
+        let length = reply.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        length.is_none_or(|length| length <= MAX_BODY)
+            && self.entry(asked, reply.status(), reply.headers(), b"").is_some()
+    }
+
+    fn entry(
+        &self,
+        (asked_at, asked): &(Instant, HeaderMap),
+        status: StatusCode,
+        fields: &HeaderMap,
+        body: &[u8],
+    ) -> Option<Arc<Entry>> {
+        Entry::new(&self.key, (*asked_at, asked), (status, fields), body).map(Arc::new)
+    }
+
+    /// It is for who asked first alone. An agent that has another configuration must not be given the one before.
+    async fn apart(&self, status: StatusCode) -> Outcome {
+        if status == StatusCode::OK {
+            self.cache.supersede(&self.key).await;
+        }
+        Outcome::Apart
     }
 
     fn is_permitted(&self) -> bool {

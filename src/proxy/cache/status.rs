@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Cache;
 use super::key::path_part;
 use super::memory::Listed;
+use crate::proxy::exchange::shown;
 use crate::proxy::path::normalise;
 
 /// How the cache is.
@@ -47,12 +48,26 @@ pub struct StoredConfiguration {
     pub hits: u64,
 }
 
+/// Why what was forgotten may be given again after a restart.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unpurged {
+    /// Files are still there.
+    #[error(
+        "forgotten, but {left} of the files in {directory} could not be removed, and are given again after a restart: the log says why; remove them, or try again"
+    )]
+    Left { left: usize, directory: String },
+    /// The directory could not be used at the start.
+    #[error("forgotten, but files of an earlier run may be given after a restart: {0}")]
+    Unusable(String),
+}
+
 impl Cache {
     /// How it is.
     pub fn status(&self) -> CacheStatus {
         let memory = self.memory.lock();
         let (entries, bytes) = memory.sizes();
-        let oldest = memory.list().filter_map(|listed| listed.entry.map(|entry| entry.age())).max();
+        let oldest = memory.list().filter_map(|listed| listed.entry).filter(|entry| entry.is_within(&self.config));
+        let oldest = oldest.map(|entry| entry.age()).max();
         drop(memory);
         let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         CacheStatus {
@@ -77,11 +92,11 @@ impl Cache {
         self.without_disk.iter().cloned().chain(away).collect()
     }
 
-    /// All stored answers, by path. Reads the files that were not read yet.
+    /// All stored answers that may be given, by path. Reads the files that were not read yet.
     pub(crate) async fn list(self: &Arc<Self>) -> Vec<StoredConfiguration> {
         self.load_all().await;
         let listed = |Listed { entry, bytes, hits }: Listed| {
-            let entry = entry?;
+            let entry = entry.filter(|entry| entry.is_within(&self.config))?;
             Some(StoredConfiguration { path: entry.key()?.target, age_seconds: entry.age().as_secs(), bytes, hits })
         };
         let mut list: Vec<_> = self.memory.lock().list().filter_map(listed).collect();
@@ -90,11 +105,28 @@ impl Cache {
     }
 
     /// Forgets all of a path, whatever the query, or everything; also on disk. How many there were.
-    pub(crate) async fn purge(self: &Arc<Self>, path: Option<&str>) -> usize {
+    ///
+    /// # Errors
+    /// When files of it remain.
+    pub(crate) async fn purge(self: &Arc<Self>, path: Option<&str>) -> Result<usize, Unpurged> {
         let part = path.map(|path| path_part(&normalise(path).unwrap_or_default()));
-        self.flights.forget(part);
-        let count = self.memory.lock().forget(part);
+        self.flights.forget(|place| part.is_none_or(|part| place.path == part));
+        let places = self.memory.lock().forget(part);
         self.save().await;
-        count
+        let memory = self.memory.lock();
+        let left = places.iter().filter(|place| memory.is_left(place)).count();
+        drop(memory);
+        tracing::info!(
+            path = path.map(shown).as_deref(),
+            purged = places.len(),
+            left,
+            "an operator had configurations forgotten"
+        );
+        let directory = || self.config.directory.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
+        match &self.without_disk {
+            Some(problem) => Err(Unpurged::Unusable(problem.clone())),
+            None if left > 0 => Err(Unpurged::Left { left, directory: directory() }),
+            None => Ok(places.len()),
+        }
     }
 }

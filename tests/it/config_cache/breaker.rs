@@ -52,3 +52,20 @@ async fn a_watchers_head_finds_out_too() {
     site.api.next(Script::reply(configuration("interval = 2")));
     assert_fresh(&site.get(PATH, &site.agent).await);
 }
+
+/// Whoever has nothing stored waits for as long as without the cache. That keeps nobody from finding out that it is there again.
+#[tokio::test]
+async fn who_must_wait_keeps_nobody_from_finding_out() {
+    let site = cached().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    site.api.next(Script::silent());
+    assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+    site.api.next(Script::silent());
+    let mut waiting = site.connect().await;
+    waiting.send(get("/c/new", &site.agent)).await;
+    site.api.until("its fetch", |seen| seen.requests.len() == 3).await;
+    site.api.next(Script::reply(configuration("interval = 2")));
+    let reply = site.get(PATH, &site.agent).await;
+    assert_eq!(reply.text(), "interval = 2");
+    assert_fresh(&reply);
+}

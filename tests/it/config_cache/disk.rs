@@ -245,3 +245,58 @@ async fn an_operator_forgets_what_is_on_disk_too() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1 forgotten\n");
     assert_eq!(files(&site).len(), 0, "when it says so");
 }
+
+/// Two stored configurations and their files, that of the first one first in order.
+async fn two_in_order(site: &Site) -> [(&'static str, PathBuf); 2] {
+    let mut stored = Vec::new();
+    for path in ["/c/one", "/c/two"] {
+        fetched(site, path, "interval = 1").await;
+        within_files(site, stored.len() + 1).await;
+        let known = |file: &PathBuf| stored.iter().any(|(_, other)| other == file);
+        let file = files(site).into_iter().find(|file| !known(file)).expect("another file");
+        stored.push((path, file));
+    }
+    stored.sort_by(|(_, a), (_, b)| a.cmp(b));
+    stored.try_into().expect("two")
+}
+
+/// Where a directory is, no file can be written or removed.
+fn block(file: &std::path::Path) {
+    fs::remove_file(file).expect("removes");
+    fs::create_dir(file).expect("makes");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_keeps_no_other_from_being_removed() {
+    let site = on_disk().start().await;
+    let [(one, file), (two, other)] = two_in_order(&site).await;
+    block(&file);
+    site.api.next(Script::reply(super::modified(super::LATER, "interval = 2")));
+    assert_eq!(site.get(one, &site.agent).await.text(), "interval = 2");
+    let has_failed = || async { site.metric("tollgate_config_cache_disk_failures_total").await != "0" };
+    eventually("it cannot be written", has_failed).await;
+    site.api.next(Script::reply(scripted("404 Not Found", "", "gone")));
+    assert_eq!(site.get(two, &site.agent).await.status(), 404);
+    eventually("the other one is gone", || async { !other.exists() }).await;
+    fetched(&site, "/c/three", "interval = 3").await;
+    within_files(&site, 2).await;
+}
+
+#[tokio::test]
+async fn a_purge_that_leaves_files_says_so() {
+    let site = on_disk().start().await;
+    let [(one, file), (two, other)] = two_in_order(&site).await;
+    block(&file);
+    let refused = super::operators::tollgate(&site, &["cache", "purge", "--all"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("1 of the files in") && said.contains("could not be removed"), "{said}");
+    assert!(!other.exists());
+    is_away(&site);
+    for path in [one, two] {
+        assert_eq!(site.get(path, &site.agent).await.status(), 503, "it is forgotten");
+    }
+    fs::remove_dir(&file).expect("removes");
+    let purged = super::operators::tollgate(&site, &["cache", "purge", one]).await;
+    assert_eq!(String::from_utf8_lossy(&purged.stdout), "1 forgotten\n", "what is left can be tried again");
+}

@@ -1,11 +1,15 @@
 //! What operators see of the cache, and do with it. Never what is in it.
 
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
 use std::process::Output;
 
 use serde_json::Value;
 
-use super::{PATH, assert_stored, cached, fetched, is_away};
-use crate::harness::{Client, Site, eventually, run};
+use super::{PATH, assert_stored, cached, fetched, is_away, with};
+use crate::harness::{Client, Site, eventually, get, run};
 
 pub(super) async fn tollgate(site: &Site, arguments: &[&str]) -> Output {
     let admin = site.sidecar.admin().to_string();
@@ -56,19 +60,116 @@ async fn a_sidecar_without_the_cache_says_so() {
     assert!(!site.metrics().await.contains("\ntollgate_config_cache"), "no value");
 }
 
-/// A web page cannot forget them by a name that leads to this host.
+/// A proxy before the admin listener, and a page in a browser here, come from this host, whoever sends them.
 #[tokio::test]
-async fn only_this_host_by_its_own_name_is_answered() {
+async fn the_admin_listener_takes_no_commands() {
     let site = cached().start().await;
     fetched(&site, PATH, "interval = 1").await;
-    for method in ["GET", "DELETE"] {
-        let request = format!("{method} /config-cache HTTP/1.1\r\nHost: evil.example:80\r\nConnection: close\r\n\r\n");
-        assert!(admin(&site, &request).await.starts_with("HTTP/1.1 403 "));
+    for host in [site.sidecar.admin().to_string(), "localhost".to_owned()] {
+        for line in
+            ["GET /config-cache", "DELETE /config-cache", "DELETE /config-cache?path=/c/a", "POST /config-cache"]
+        {
+            let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let reply = admin(&site, &request).await;
+            assert!(reply.starts_with("HTTP/1.1 40") && !reply.contains("/api/configs/1"), "{line}: {reply}");
+        }
     }
-    let posted = admin(&site, "POST /config-cache HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").await;
-    assert!(posted.starts_with("HTTP/1.1 40"), "{posted}");
     is_away(&site);
     assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+}
+
+/// What the sidecar says to a command as another user has it.
+fn command(admin: SocketAddr, user: Option<u32>, line: &str) -> String {
+    if let Some(user) = user {
+        let user = rustix::process::Uid::from_raw(user);
+        rustix::thread::set_thread_res_uid(user, user, user).expect("root may");
+    }
+    let address = UnixAddress::from_abstract_name(format!("tollgate/{admin}")).expect("a name");
+    let mut stream = UnixStream::connect_addr(&address).expect("listens");
+    write!(stream, "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("takes it");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("answers");
+    said
+}
+
+#[tokio::test]
+async fn commands_are_taken_of_the_sidecars_own_user_and_root() {
+    let site = cached().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    let at = site.sidecar.admin();
+    // On a thread of its own, which is another user from then on.
+    let command = |user, line: &'static str| async move {
+        let thread = std::thread::spawn(move || command(at, user, line));
+        tokio::task::spawn_blocking(|| thread.join().expect("ends")).await.expect("ends")
+    };
+    assert!(command(None, "GET /config-cache").await.starts_with("HTTP/1.1 200 "));
+    if rustix::process::geteuid().is_root() {
+        for line in ["GET /config-cache", "DELETE /config-cache"] {
+            let said = command(Some(65_534), line).await;
+            assert!(said.starts_with("HTTP/1.1 403 ") && !said.contains("configs/1"), "{said}");
+        }
+    }
+    // What is not understood is not taken for everything.
+    for line in [
+        "DELETE /config-cache?x=1",
+        "DELETE /config-cache/c/a?x=1",
+        "DELETE /config-cache/../a",
+        "DELETE /config-cachet",
+        "POST /config-cache",
+    ] {
+        let said = command(None, line).await;
+        assert!(said.starts_with("HTTP/1.1 40"), "{line}: {said}");
+    }
+    is_away(&site);
+    assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
+}
+
+#[tokio::test]
+async fn what_is_purged_is_named_as_it_is_listed_and_must_be_there() {
+    let site = cached().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    let nothing = tollgate(&site, &["cache", "purge", "/c/nothing"]).await;
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("nothing is stored of /c/nothing"), "{nothing:?}");
+    assert_eq!(text(&tollgate(&site, &["cache", "purge", PATH]).await), "1 forgotten\n");
+    assert_eq!(text(&tollgate(&site, &["cache", "purge", "--all"]).await), "0 forgotten\n");
+}
+
+#[tokio::test]
+async fn what_is_not_given_any_more_is_not_listed() {
+    let site = cached().setting("CONFIG_CACHE__MAX_AGE", "1ms").start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    let is_empty = || async { text(&tollgate(&site, &["cache", "list", "--json"]).await).trim() == "[]" };
+    eventually("it is too old", is_empty).await;
+}
+
+/// What the client got is what the access log says, and the Controller's time is not Tollgate's.
+#[tokio::test]
+async fn the_access_log_says_what_was_given() {
+    let site = cached().setting("ACCESS_LOG__FORMAT", "json").config_in(|config, directory| {
+        config.access_log.output = directory.join("access.log").display().to_string().parse().expect("a path");
+    });
+    let site = site.start().await;
+    let path = site.directory().join("access.log");
+    let lines = async |count: usize| {
+        let read = || std::fs::read_to_string(&path).unwrap_or_default();
+        eventually("a line", || async { read().ends_with('\n') && read().lines().count() == count }).await;
+        serde_json::from_str::<Value>(read().lines().last().expect("a line")).expect("JSON")
+    };
+    let pieces = site.api.next_in_pieces();
+    let mut client = site.connect().await;
+    client.send(get(PATH, &site.agent)).await;
+    site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
+    pieces.send(super::configuration("interval = 1").into()).await.expect("takes it");
+    drop(pieces);
+    assert_eq!(client.reply().await.text(), "interval = 1");
+    let line = lines(1).await;
+    assert!(line["upstream_ms"].is_number(), "{line}");
+    is_away(&site);
+    let reply = site.send(with(&site.agent, "HEAD", PATH, "")).await;
+    assert_eq!(reply.status(), 200);
+    let line = lines(2).await;
+    assert_eq!((&line["status"], &line["outcome"]), (&200.into(), &"stored".into()), "{line}");
 }
 
 #[tokio::test]

@@ -209,3 +209,61 @@ async fn what_is_forgotten_while_it_is_fetched_is_not_stored() {
     super::is_away(&site);
     assert_eq!(site.get(PATH, &site.agent).await.status(), 503);
 }
+
+/// Whoever waits for another's fetch is given what is stored when that one is, and asks nobody again.
+#[tokio::test]
+async fn all_who_wait_for_a_controller_that_hangs_get_what_is_stored() {
+    let site = cached().start().await;
+    super::fetched(&site, PATH, "interval = 1").await;
+    site.api.otherwise(Script::silent);
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = site.connect().await;
+        client.send(get(PATH, &site.agent)).await;
+        clients.push(client);
+    }
+    for mut client in clients {
+        super::assert_stored(&client.reply().await, "interval = 1");
+    }
+    // The first fetch and that one; on a slow machine somebody may have come later, who found out anew.
+    assert!(site.api.requests().len() <= 4, "{:?}", site.api.requests());
+}
+
+/// It has said that it will answer, and does not.
+#[tokio::test]
+async fn a_controller_that_stalls_in_a_body_is_as_one_that_says_nothing() {
+    let site = cached().start().await;
+    super::fetched(&site, PATH, "interval = 1").await;
+    let pieces = site.api.next_in_pieces();
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = site.connect().await;
+        client.send(get(PATH, &site.agent)).await;
+        clients.push(client);
+    }
+    site.api.until("the fetch", |seen| seen.requests.len() == 2).await;
+    let reply = modified(LATER, "interval = 2");
+    let (begun, rest) = reply.as_bytes().split_at(reply.len() - 1);
+    pieces.send(begun.to_vec()).await.expect("takes it");
+    for mut client in clients {
+        super::assert_stored(&client.reply().await, "interval = 1");
+    }
+    assert_eq!(site.api.requests().len(), 2);
+    // It is heard all the same.
+    pieces.send(rest.to_vec()).await.expect("takes it");
+    drop(pieces);
+    super::is_away(&site);
+    let is_new = || async { site.get(PATH, &site.agent).await.text() == "interval = 2" };
+    eventually("the new one is stored", is_new).await;
+}
+
+#[tokio::test]
+async fn who_leaves_takes_up_no_place_at_the_controller() {
+    let site = cached().setting("UPSTREAM__API__MAX_IN_FLIGHT", "1").start().await;
+    let _pieces = site.api.next_in_pieces();
+    let mut client = site.connect().await;
+    client.send(get(PATH, &site.agent)).await;
+    site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
+    drop(client);
+    assert_eq!(site.get("/c/other", &site.agent).await.text(), "ok");
+}

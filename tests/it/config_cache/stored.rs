@@ -137,3 +137,52 @@ async fn the_age_that_it_came_with_is_part_of_its_age() {
     let age = reply.field("Age").and_then(|age| age.parse::<u32>().ok());
     assert!(age.is_some_and(|age| (4000..4060).contains(&age)), "{reply:?}");
 }
+
+/// A raw token is stored nowhere, and shown nowhere.
+#[tokio::test]
+async fn what_may_hold_a_token_is_not_stored() {
+    let site = cached().start().await;
+    let raw = site.agent.raw.to_string();
+    let encoded = raw.replacen("_", "%255F", 1);
+    let urls =
+        [format!("/c/a?token={raw}"), format!("/c/a?x=1&t={encoded}"), format!("/c/{}", raw.replacen("t", "%74", 1))];
+    for url in &urls {
+        site.api.next(Script::reply(configuration("interval = 1")));
+        assert_eq!(get_with(&site, url, "").await.0, 200, "{url}");
+    }
+    site.api.next(Script::reply(scripted("200 OK", "Vary: X-Of\r\n", "interval = 1")));
+    assert_eq!(get_with(&site, PATH, &format!("X-Of: {raw}\r\n")).await.0, 200);
+    assert_eq!(site.metric("tollgate_config_cache_entries").await, "0");
+    is_away(&site);
+    for url in &urls {
+        assert_eq!(get_with(&site, url, "").await.0, 503, "{url}");
+    }
+}
+
+/// An agent that runs what could not be stored must not be led back to what was stored before.
+#[tokio::test]
+async fn what_cannot_be_stored_takes_the_place_of_what_was() {
+    let large = "x".repeat((1 << 20) + 1);
+    let chunked = "HTTP/1.1 200 OK\r\nServer: scripted\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for newer in [
+        scripted("200 OK", "Set-Cookie: a=b\r\n", "x"),
+        scripted("200 OK", "Vary: *\r\n", "x"),
+        scripted("200 OK", "", &large),
+        format!("{chunked}{:x}\r\n{large}\r\n0\r\n\r\n", large.len()),
+    ] {
+        let site = cached().start().await;
+        fetched(&site, PATH, "interval = 1").await;
+        site.api.next(Script::reply(configuration("interval = 1")));
+        assert_eq!(get_with(&site, PATH, "Accept-Encoding: gzip\r\n").await.0, 200);
+        let kind = newer[..newer.len().min(100)].to_owned();
+        site.api.next(Script::reply(newer));
+        assert_eq!(&site.get(PATH, &site.agent).await.text()[..1], "x", "{kind}");
+        is_away(&site);
+        for fields in ["", "Accept-Encoding: gzip\r\n"] {
+            assert_eq!(get_with(&site, PATH, fields).await.0, 503, "{kind}");
+        }
+        let mut watcher = site.connect().await;
+        watcher.send(with(&site.agent, "HEAD", PATH, "")).await;
+        watcher.ends_unanswered().await;
+    }
+}
