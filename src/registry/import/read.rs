@@ -234,7 +234,7 @@ mod tests {
         let (good, bad) = numbers(format!("{row}\n{}", good_line()).as_bytes());
         assert_eq!((good, bad.len()), (vec![2], 1), "no header, so not CSV");
         let input = "\ndigest,user,desc\n";
-        let error = read_lines(&mut input.as_bytes(), None, usize::MAX).err().expect("refused").to_string();
+        let error = read_lines(&mut input.as_bytes(), None, usize::MAX).expect_err("refused").to_string();
         assert!(error.starts_with("line 2, the header of CSV: unknown field `desc`, column 3"), "{error}");
     }
 
