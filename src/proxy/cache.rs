@@ -135,6 +135,12 @@ impl Cache {
         self.memory.lock().find(key, asked, &self.config)
     }
 
+    /// Whether that is anything.
+    async fn has(self: &Arc<Self>, key: &Key, asked: &HeaderMap) -> bool {
+        self.load(key).await;
+        self.memory.lock().has(key, asked, &self.config)
+    }
+
     /// The `Last-Modified` of what is stored, in any form: a watcher does not say which one its agent fetched.
     async fn last_modified(self: &Arc<Self>, key: &Key) -> Option<(HeaderValue, Arc<Entry>)> {
         self.load(key).await;

@@ -74,7 +74,10 @@ impl Fetch<'_> {
         // From here on a revocation interrupts it, whatever it waits for.
         let admitted = self.admit();
         loop {
-            let attempt = match self.cache.breaker.ask() {
+            let could_do_without =
+                self.cache.breaker.open_for().is_some() && self.cache.has(&self.key, request.headers()).await;
+            let probe = if could_do_without { self.cache.breaker.ask() } else { Some(self.cache.breaker.must_ask()) };
+            let attempt = match probe {
                 Some(attempt) => attempt,
                 None => match self.cache.find(&self.key, request.headers()).await {
                     Some(entry) => return Ok(self.deliver(&entry, Some(UNASKED), admitted)),
@@ -193,10 +196,9 @@ impl Fetch<'_> {
         let (asked_at, asked) = (Instant::now(), request.headers().clone());
         self.let_again(admitted)?;
         let mut attempt = self.cache.breaker.must_ask();
-        let find = || self.cache.find(&self.key, &asked);
-        let reply = self.patiently(request, &mut attempt, async || find().await.is_some()).await;
+        let reply = self.patiently(request, &mut attempt, async || self.cache.has(&self.key, &asked).await).await;
         if is_away(&reply)
-            && let Some(entry) = find().await
+            && let Some(entry) = self.cache.find(&self.key, &asked).await
         {
             self.disregard(reply);
             self.let_again(None)?;
@@ -266,10 +268,12 @@ impl Fetch<'_> {
     /// [`Refusal`], when there is none.
     pub(super) async fn head(&self, request: &mut Request<Upload>) -> Result<Response<Relayed>, Refusal> {
         let stored = self.cache.last_modified(&self.key).await;
-        let mut attempt = match (self.cache.breaker.ask(), stored) {
-            (Some(attempt), _) => attempt,
-            (None, Some((modified, entry))) => return Ok(self.tell(modified, &entry, UNASKED)),
-            (None, None) => self.cache.breaker.must_ask(),
+        let mut attempt = match stored {
+            None => self.cache.breaker.must_ask(),
+            Some((modified, entry)) => match self.cache.breaker.ask() {
+                Some(attempt) => attempt,
+                None => return Ok(self.tell(modified, &entry, UNASKED)),
+            },
         };
         let is_stored = async || self.cache.last_modified(&self.key).await.is_some();
         let reply = self.patiently(request, &mut attempt, is_stored).await;

@@ -71,15 +71,28 @@ impl Memory {
 
     /// The answer to a request with these fields.
     pub(super) fn find(&mut self, key: &Key, asked: &HeaderMap, bounds: &CacheConfig) -> Option<Arc<Entry>> {
-        let answers = self.forms(key).filter(|(_, entry)| entry.is_within(bounds) && entry.answers(key, asked));
-        // Of several, one in the very coding that was asked for: the others have none.
-        let (place, entry) = answers.max_by_key(|(_, entry)| entry.is_coded_for(key))?;
-        let (place, entry) = (*place, Arc::clone(entry));
+        let (place, entry) = self.answer(key, asked, bounds).map(|(place, entry)| (*place, Arc::clone(entry)))?;
         self.touch(place);
         if let Some(slot) = self.entries.get_mut(&place) {
             slot.hits += 1;
         }
         Some(entry)
+    }
+
+    /// Whether there is one. It is not given.
+    pub(super) fn has(&self, key: &Key, asked: &HeaderMap, bounds: &CacheConfig) -> bool {
+        self.answer(key, asked, bounds).is_some()
+    }
+
+    fn answer<'a>(
+        &'a self,
+        key: &'a Key,
+        asked: &HeaderMap,
+        bounds: &CacheConfig,
+    ) -> Option<(&'a Place, &'a Arc<Entry>)> {
+        let answers = self.forms(key).filter(|(_, entry)| entry.is_within(bounds) && entry.answers(key, asked));
+        // Of several, one in the very coding that was asked for: the others have none.
+        answers.max_by_key(|(_, entry)| entry.is_coded_for(key))
     }
 
     /// The `Last-Modified` of any form of it.
