@@ -169,9 +169,15 @@ impl AdminListener {
         if stage.wait_for(|stage| *stage >= Stage::Accepting).await.is_err() {
             return;
         }
+        let ceding = async {
+            // Where nobody can say so any more, nobody takes over.
+            if stage.wait_for(|stage| *stage == Stage::Ceding).await.is_err() {
+                std::future::pending().await
+            }
+        };
         tokio::select! {
             () = admin.serve(self.socket) => {}
-            _ = stage.wait_for(|stage| *stage == Stage::Ceding) => {}
+            () = ceding => {}
         }
     }
 }

@@ -32,8 +32,16 @@ struct List {
     issuer: Vec<u8>,
     /// The key that signed it, as far as `tls.client_ca` has it. Of other authorities only the names are known.
     signer: Option<Vec<u8>>,
-    made: Timestamp,
+    made: Made,
     expires: Option<Timestamp>,
+}
+
+/// When a list was made, to the second, and its number (RFC 5280 section 5.2.3): of one second the later one has the greater.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Made {
+    at: Timestamp,
+    /// How many bytes, and these: an integer that is never negative.
+    number: Option<(usize, Vec<u8>)>,
 }
 
 impl Lists {
@@ -84,15 +92,15 @@ impl Lists {
         roots: &Arc<RootCertStore>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let builder = || WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider));
         let verifier = |lists: Vec<&List>| {
-            let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider));
-            let builder = builder.with_crls(lists.into_iter().map(|list| list.der.clone()));
+            let builder = builder().with_crls(lists.into_iter().map(|list| list.der.clone()));
             builder.enforce_revocation_expiration().build().map_err(setup)
         };
-        let mut verifiers = self.choices().into_iter().map(verifier).collect::<Result<Vec<_>, _>>()?;
-        match verifiers.len() {
-            1 => Ok(verifiers.swap_remove(0)),
-            _ => Ok(Arc::new(AnyOf(verifiers))),
+        let mut with_lists = self.choices().into_iter().map(verifier).collect::<Result<Vec<_>, _>>()?;
+        match with_lists.len() {
+            1 => Ok(with_lists.swap_remove(0)),
+            _ => Ok(Arc::new(AnyOf { without_lists: builder().build().map_err(setup)?, with_lists })),
         }
     }
 
@@ -140,7 +148,7 @@ impl List {
 /// What matters of a list here.
 struct Fields<'a> {
     issuer: &'a [u8],
-    made: Timestamp,
+    made: Made,
     expires: Option<Timestamp>,
 }
 
@@ -155,9 +163,34 @@ impl<'a> Fields<'a> {
         let (_, issuer, fields) = element(fields)?;
         let moment = |tag, text| time(tag, std::str::from_utf8(text).ok()?);
         let (tag, made, fields) = element(fields)?;
-        let made = moment(tag, made)?;
+        let at = moment(tag, made)?;
         let expires = element(fields).and_then(|(tag, expires, _)| moment(tag, expires));
-        Some(Self { issuer, made, expires })
+        Some(Self { issuer, made: Made { at, number: number(fields) }, expires })
+    }
+}
+
+/// The `cRLNumber` among what follows `thisUpdate`.
+fn number(mut fields: &[u8]) -> Option<(usize, Vec<u8>)> {
+    const EXTENSIONS: u8 = 0xa0;
+    const CRL_NUMBER: &[u8] = &[0x55, 0x1d, 0x14];
+    let mut extensions = loop {
+        let (tag, content, rest) = element(fields)?;
+        if tag == EXTENSIONS {
+            break element(content)?.1;
+        }
+        fields = rest;
+    };
+    loop {
+        let (_, extension, rest) = element(extensions)?;
+        let (_, id, value) = element(extension)?;
+        if id == CRL_NUMBER {
+            // It is not critical, so that what follows the id is the value: an INTEGER in an OCTET STRING.
+            let (_, value, _) = element(value)?;
+            let (_, digits, _) = element(value)?;
+            let digits = digits.strip_prefix(&[0]).unwrap_or(digits);
+            return Some((digits.len(), digits.to_vec()));
+        }
+        extensions = rest;
     }
 }
 
@@ -175,21 +208,18 @@ fn is_signed_by(root: &TrustAnchor<'_>, signed: &[u8], signature: &[u8], provide
     fitting.find_map(|known| known.verify_signature(key, signed, signature).ok())
 }
 
-/// Lets in whom one of them lets in. Each asks for all that there is to ask for, and the key of who issued a certificate has to
-/// have signed the list: so nobody's word counts for another.
+/// Lets in whom one choice of lists lets in. Each of them asks for all that there is to ask for, and the key of who issued a
+/// certificate has to have signed the list: so nobody's word counts for another.
 #[derive(Debug)]
-struct AnyOf(Vec<Arc<dyn ClientCertVerifier>>);
-
-impl AnyOf {
-    /// Not empty.
-    fn first(&self) -> &dyn ClientCertVerifier {
-        &*self.0[0]
-    }
+struct AnyOf {
+    /// Says what is wrong with a certificate by itself.
+    without_lists: Arc<dyn ClientCertVerifier>,
+    with_lists: Vec<Arc<dyn ClientCertVerifier>>,
 }
 
 impl ClientCertVerifier for AnyOf {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.first().root_hint_subjects()
+        self.without_lists.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -198,17 +228,17 @@ impl ClientCertVerifier for AnyOf {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let mut refused = Error::from(CertificateError::UnknownRevocationStatus);
-        for verifier in &self.0 {
+        self.without_lists.verify_client_cert(end_entity, intermediates, now)?;
+        let mut refused = CertificateError::UnknownRevocationStatus;
+        for verifier in &self.with_lists {
             match verifier.verify_client_cert(end_entity, intermediates, now) {
-                // The list of the other key says nothing of this certificate.
-                Err(Error::InvalidCertRevocationList(_)) => {}
-                Err(Error::InvalidCertificate(CertificateError::UnknownRevocationStatus)) => {}
-                Err(error) => refused = error,
+                Err(Error::InvalidCertificate(CertificateError::Revoked)) => refused = CertificateError::Revoked,
+                // A list by another key, or one that has expired, says nothing.
+                Err(_) => {}
                 verified => return verified,
             }
         }
-        Err(refused)
+        Err(refused.into())
     }
 
     fn verify_tls12_signature(
@@ -217,7 +247,7 @@ impl ClientCertVerifier for AnyOf {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.first().verify_tls12_signature(message, certificate, signature)
+        self.without_lists.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -226,10 +256,55 @@ impl ClientCertVerifier for AnyOf {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.first().verify_tls13_signature(message, certificate, signature)
+        self.without_lists.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.first().supported_verify_schemes()
+        self.without_lists.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod,
+        KeyPair, SerialNumber, date_time_ymd,
+    };
+    use rustls::crypto::aws_lc_rs;
+
+    use super::*;
+
+    #[test]
+    fn of_two_lists_of_one_second_the_one_with_the_greater_number_counts() {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
+        let list = |year, number: u64| {
+            let params = CertificateRevocationListParams {
+                this_update: date_time_ymd(year, 1, 1),
+                next_update: date_time_ymd(2100, 1, 1),
+                crl_number: SerialNumber::from(number),
+                issuing_distribution_point: None,
+                revoked_certs: Vec::new(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            params.signed_by(&issuer).expect("a list").pem().expect("PEM")
+        };
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("both.crl");
+        let latest = |lists: [String; 2]| {
+            std::fs::write(&file, lists.concat()).expect("writes");
+            let read = Lists::read(&file, &RootCertStore::empty(), &aws_lc_rs::default_provider()).expect("lists");
+            assert_eq!(read.0.len(), 1);
+            read.0[0].der.to_vec()
+        };
+        for (old, new) in
+            [((2020, 9), (2020, 10)), ((2020, 127), (2020, 128)), ((2020, 255), (2020, 256)), ((2020, 9), (2021, 1))]
+        {
+            let (old, new) = (list(old.0, old.1), list(new.0, new.1));
+            let expected = CertificateRevocationListDer::from_pem_slice(new.as_bytes()).expect("PEM");
+            assert_eq!(latest([old.clone(), new.clone()]), expected.as_ref());
+            assert_eq!(latest([new, old]), expected.as_ref());
+        }
     }
 }
