@@ -1,7 +1,7 @@
 //! All tokens as lists sort and search them, in memory while somebody looks at lists.
 //!
 //! Stores find tokens by owner and state, in the order of their ids. For any other order, and for any text, all records would be
-//! read for each page. So they are read once, and kept up by the change log. What a list shows are the records as they are when
+//! read for each page. So they are read once, and kept up by the change log; meanwhile the store gives the list that it has. What a list shows are the records as they are when
 //! it is shown: this says only which. Where it is behind, a row is missing; none is wrong.
 //!
 //! The log is about what replicas hold. Of revoked tokens that are deleted or imported it says nothing: then there are more or
@@ -85,20 +85,41 @@ impl Registry {
     ) -> Result<Listed, RegistryError> {
         let authority = self.authority(actor).await?;
         let Some(filter) = self.visible(&authority, query).await? else { return Ok(Listed::default()) };
+        let is_stores =
+            sort == Sort::default() && *query == TokenQuery::default() && skip.saturating_add(limit) <= PAGE;
+        let (found, total) = if is_stores && !self.catalogue.is_here(&self.store) {
+            let found = self.store.tokens(filter, None, skip + limit).await?;
+            (
+                found.into_iter().skip(skip).collect(),
+                self.store.count_tokens(filter).await?.try_into().unwrap_or(usize::MAX),
+            )
+        } else {
+            self.from_catalogue(filter, query, sort, skip, limit).await?
+        };
+        let owners = self.users_by_id(found.iter().map(|token| token.record.owner)).await?;
+        let with_owner = |token: Versioned<TokenRecord>| {
+            let owner = owners.get(&token.record.owner)?.record.clone();
+            let is_seen = authority.sees_tokens_of(owner.id) && query.fits(&token.record, &owner);
+            is_seen.then_some((token.record, owner))
+        };
+        Ok(Listed { tokens: found.into_iter().filter_map(with_owner).collect(), total })
+    }
+
+    async fn from_catalogue(
+        &self,
+        filter: TokenFilter,
+        query: &TokenQuery,
+        sort: Sort,
+        skip: usize,
+        limit: usize,
+    ) -> Result<(Vec<Versioned<TokenRecord>>, usize), RegistryError> {
         let with_uses = filter.unused.is_some() || sort.by == SortKey::LastUsed;
         let catalogue = self.catalogue.current(&self.store, with_uses).await?;
         let asked = query.clone();
         // A hundred thousand are gone through in milliseconds, for which no request to the proxy is to wait.
         let found = spawn_blocking(move || catalogue.find(filter, &asked, sort, skip, limit)).await;
         let (ids, total) = found.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        let found = self.store.tokens_by_id(&ids).await?;
-        let owners = self.users_by_id(found.iter().flatten().map(|token| token.record.owner)).await?;
-        let with_owner = |token: Versioned<TokenRecord>| {
-            let owner = owners.get(&token.record.owner)?.record.clone();
-            let is_seen = authority.sees_tokens_of(owner.id) && query.fits(&token.record, &owner);
-            is_seen.then_some((token.record, owner))
-        };
-        Ok(Listed { tokens: found.into_iter().flatten().filter_map(with_owner).collect(), total })
+        Ok((self.store.tokens_by_id(&ids).await?.into_iter().flatten().collect(), total))
     }
 }
 
@@ -112,6 +133,20 @@ struct Kept {
 }
 
 impl Shelf {
+    /// Whether it is there. If not, it is read for who asks next, and nobody waits for that.
+    fn is_here(&self, store: &Arc<dyn Store>) -> bool {
+        let Ok(place) = self.0.try_lock() else { return false };
+        if place.is_none() {
+            let (shelf, store) = (self.clone(), Arc::clone(store));
+            tokio::spawn(async move {
+                if let Err(error) = shelf.current(&store, false).await {
+                    tracing::debug!(%error, "the catalogue of lists was not read: the next list reads it");
+                }
+            });
+        }
+        place.is_some()
+    }
+
     /// The catalogue as of now. One at a time reads it, and the others wait for that.
     async fn current(&self, store: &Arc<dyn Store>, with_uses: bool) -> Result<Arc<Catalogue>, StoreError> {
         let mut place = self.0.lock().await;

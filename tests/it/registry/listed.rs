@@ -92,3 +92,23 @@ async fn a_list_is_in_the_order_that_was_asked_for() {
         assert_eq!(part, all[skip..(skip + 2).min(total)]);
     }
 }
+
+#[tokio::test]
+async fn the_first_list_does_not_wait_until_all_tokens_are_read() {
+    let fixture = Fixture::start().await;
+    for _ in 0..5 {
+        fixture.registry.create_token(&operator(), new_token("olga")).await.expect("creates");
+    }
+    let found = fixture.registry.tokens(&operator(), &TokenQuery::default(), None, 100).await.expect("lists");
+    for skip in 0..=found.len() {
+        // Each process has read nothing yet.
+        let registry = fixture.elsewhere().await;
+        for _ in 0..2 {
+            let part =
+                registry.listed(&operator(), &TokenQuery::default(), Sort::default(), skip, 2).await.expect("lists");
+            assert_eq!(part.total, found.len());
+            assert_eq!(part.tokens, found[skip..(skip + 2).min(found.len())]);
+        }
+    }
+    assert_eq!(listed(&fixture.elsewhere().await, &TokenQuery::default(), SortKey::Created, true).await.1, found.len());
+}
