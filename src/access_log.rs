@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
-use crate::lines::{Datagram, File, Lines, Output, Stream};
+use crate::lines::{self, Datagram, File, Lines, Output, Stream};
 use crate::token::TokenId;
 use crate::words::words;
 
@@ -152,6 +152,17 @@ impl AccessLog {
         };
         let is_file = matches!(config.output, AccessLogOutput::File(_));
         Ok(Some(Arc::new(Self { lines: lines?, format: config.format, one_in: config.one_in, is_file })))
+    }
+
+    /// Whether it can be opened, without opening it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check(config: &AccessLogConfig) -> io::Result<()> {
+        match &config.output {
+            AccessLogOutput::File(path) => lines::try_file(path),
+            AccessLogOutput::Off | AccessLogOutput::Stdout | AccessLogOutput::Datagram(_) => Ok(()),
+        }
     }
 
     /// Whether this request has a line.

@@ -27,6 +27,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
+use crate::access_log::AccessLogOutput;
 use crate::admin::Admin;
 use crate::config::{Changes, Config};
 use crate::fleet::{self, Reporter};
@@ -114,8 +115,14 @@ pub enum StartError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     /// The access log's file, or standard output.
-    #[error("opening the access log; `access_log.output` says where it is")]
-    AccessLog(#[source] io::Error),
+    #[error("cannot write the access log to {output}; `access_log.output` says where it goes")]
+    AccessLog {
+        /// What the key says.
+        output: AccessLogOutput,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Another sidecar's snapshot file.
     #[error(transparent)]
     SnapshotFile(#[from] SnapshotFileInUse),

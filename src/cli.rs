@@ -57,7 +57,7 @@ use crate::dev::DevOptions;
 use crate::registry::{self, ImportError, RegistryError};
 use crate::store::CommitError;
 use crate::store::archive::CopyError;
-use output::{OutputError, Unheard, note};
+use output::{OutputError, Unheard, fail};
 
 /// Shown below `tollgate --help`.
 const EXIT_CODES: &str = "\
@@ -205,7 +205,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<Unheard>() {
         return ExitCode::FAILURE;
     }
-    note(format_args!("tollgate: {}", chain(&**error)));
+    fail(&format!("tollgate: {}", chain(&**error)));
     if is_unknown(error) { UNKNOWN.into() } else { ExitCode::FAILURE }
 }
 

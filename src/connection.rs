@@ -58,6 +58,8 @@ pub(crate) async fn serve(current: Rc<Current>, limits: Arc<ConnectionLimits>, a
         let read = Box::pin(alarm.race(proxy_protocol::read(&mut stream))).await;
         match read.unwrap_or(Err(HeaderError::Late)) {
             Ok(client) => address = client.map_or(address, |client| client.ip().to_canonical()),
+            // A balancer's check that it can connect.
+            Err(HeaderError::Silent) => return,
             Err(error) => return limits.no_proxy_header(address, &error),
         }
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use output::{Datagram, File, Output, Stream};
+pub(crate) use output::{Datagram, File, Output, Stream, try_file};
 
 /// Between two tries of what failed.
 const RETRY: Duration = Duration::from_secs(1);

@@ -507,12 +507,17 @@ impl Replica {
     /// Wakes those who wait on [`Replica::narrowed`], if something was narrowed.
     pub fn announce(&self, narrowed: bool) {
         if narrowed {
-            self.narrowed.send_modify(|count| *count = count.wrapping_add(1));
+            self.wake_waiters();
             // What is new here was committed after the last proof: no clock but this one is needed to say so.
             if let Some(lag) = self.staleness(Instant::now()) {
                 self.revocation_lag.observe(lag);
             }
         }
+    }
+
+    /// Wakes those who wait on [`Replica::narrowed`], for what may end what they rest on and is no change.
+    fn wake_waiters(&self) {
+        self.narrowed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -129,7 +129,9 @@ impl Parts {
 }
 
 fn open_log(config: &Config, health: &Health) -> Result<Option<Arc<AccessLog>>, StartError> {
-    AccessLog::open(&config.access_log, &health.access_log_lost).map_err(StartError::AccessLog)
+    let log = &config.access_log;
+    AccessLog::open(log, &health.access_log_lost)
+        .map_err(|source| StartError::AccessLog { output: log.output.clone(), source })
 }
 
 impl Live {

@@ -18,6 +18,9 @@ pub(super) fn is_journal(stream: &impl AsFd) -> bool {
     })
 }
 
+/// In front of a line about an error.
+pub(super) const ERROR: &str = "<3>";
+
 /// A format, with the priority in front.
 pub(super) struct Prioritised<F>(pub(super) F);
 
@@ -28,13 +31,12 @@ where
     F: FormatEvent<S, N>,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let priority = match *event.metadata().level() {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => 6,
-            Level::DEBUG | Level::TRACE => 7,
-        };
-        write!(writer, "<{priority}>")?;
+        writer.write_str(match *event.metadata().level() {
+            Level::ERROR => ERROR,
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            Level::DEBUG | Level::TRACE => "<7>",
+        })?;
         self.0.format_event(context, writer, event)
     }
 }

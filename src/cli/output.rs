@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::args::Format;
+use super::journal::{ERROR, is_journal};
 
 /// Standard output as the command was asked to use it.
 #[derive(Debug, Clone, Copy)]
@@ -115,4 +116,12 @@ pub(super) fn is_discarded() -> bool {
 /// Says something to the person at the terminal: a line on standard error. That it cannot be said is no failure.
 pub(super) fn note(text: impl Display) {
     drop(writeln!(io::stderr().lock(), "{text}"));
+}
+
+/// Says why a command fails, in lines of that priority where systemd's journal gets them.
+pub(super) fn fail(text: &str) {
+    match is_journal(&io::stderr()) {
+        true => text.lines().for_each(|line| note(format_args!("{ERROR}{line}"))),
+        false => note(text),
+    }
 }

@@ -1,9 +1,9 @@
 //! `[access_log]` and `[traces]`: what is said of each request.
 
-use super::reason::Reason;
+use super::reason::{Cause, Reason};
 use super::sections::NAME;
 use super::visit::{Maybe, Number, Text, Visitor, text};
-use crate::access_log::AccessLogConfig;
+use crate::access_log::{AccessLog, AccessLogConfig};
 use crate::traces::TracesConfig;
 use crate::upstream::UpstreamUrl;
 
@@ -23,6 +23,14 @@ pub(super) fn access_log(config: &mut AccessLogConfig, keys: &mut impl Visitor) 
     keys.value("output", &text(), &mut config.output);
     keys.value("format", &text(), &mut config.format);
     keys.value("one_in", &ONE_IN, &mut config.one_in);
+    let config = &*config;
+    keys.check(|section| {
+        if section.is_sound("output")
+            && let Err(error) = AccessLog::check(config)
+        {
+            section.problem("output", Reason::Unwritable(Cause::new(error)));
+        }
+    });
 }
 
 pub(super) fn traces(config: &mut TracesConfig, keys: &mut impl Visitor) {

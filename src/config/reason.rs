@@ -22,6 +22,8 @@ pub enum Reason {
     NamesNoFile,
     #[error("reading {file}: line {line} is not valid UTF-8")]
     NotText { file: Arc<str>, line: usize },
+    #[error("it cannot be written to: {0}")]
+    Unwritable(Cause),
     /// The configuration file is not TOML, as its parser says, without the text.
     #[error("{0}")]
     Syntax(String),

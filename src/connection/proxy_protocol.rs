@@ -29,6 +29,8 @@ const FIXED: usize = 16;
 /// Why a connection that has to begin with a header was closed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeaderError {
+    #[error("it ended before a byte came")]
+    Silent,
     #[error("it begins with no PROXY header")]
     Missing,
     #[error("its PROXY header cannot be read")]
@@ -48,7 +50,12 @@ pub(super) enum HeaderError {
 /// When there is none. Waits for as long as it is left to.
 pub(super) async fn read(stream: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
     let mut header = vec![0; SHORTEST];
-    stream.read_exact(&mut header).await?;
+    let begun = match stream.read(&mut header).await {
+        Ok(0) => return Err(HeaderError::Silent),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(HeaderError::Silent),
+        begun => begun?,
+    };
+    stream.read_exact(header.get_mut(begun..).unwrap_or_default()).await?;
     if header.starts_with(SIGNATURE) {
         header.push(stream.read_u8().await?);
         let rest = header.last_chunk().map_or(0, |length| usize::from(u16::from_be_bytes(*length)));

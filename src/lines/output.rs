@@ -3,12 +3,12 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, OFlags, fstat};
+use rustix::fs::{Access, FileType, OFlags, fstat};
 
 /// Longest wait for room.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -90,11 +90,31 @@ impl File {
     }
 }
 
-fn open(path: &PathBuf) -> io::Result<Stream> {
-    // Without waiting, for it may be a named pipe that nobody reads.
+fn open(path: &Path) -> io::Result<Stream> {
+    Stream::of(options(path).create(true).mode(0o640).open(path)?.into())
+}
+
+fn options(path: &Path) -> OpenOptions {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let flags = flags.bits().cast_signed();
-    Stream::of(OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path)?.into())
+    let mut options = OpenOptions::new();
+    options.append(true).custom_flags(flags.bits().cast_signed());
+    // A named pipe may have no reader yet, or none any more: then it fills, and lines are lost until one comes.
+    options.read(std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()));
+    options
+}
+
+/// Whether [`File::open`] will do, as far as can be said without making the file: who checks may be somebody else.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn try_file(path: &Path) -> io::Result<()> {
+    match options(path).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            Ok(rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        found => found.map(drop),
+    }
 }
 
 impl Output for File {

@@ -152,3 +152,25 @@ async fn the_certificate_of_a_client_is_named() {
     let subject = lines(&path, 1).await[0]["subject"].as_str().expect("a subject").to_owned();
     assert!(subject.starts_with("CN="), "{subject}");
 }
+
+#[test]
+fn check_says_where_it_cannot_be_written() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let check = |output: &Path| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.env_clear().env("TOLLGATE_ACCESS_LOG__OUTPUT", output).env("STATE_DIRECTORY", directory.path());
+        command.arg("check").output().expect("runs")
+    };
+    let file = directory.path().join("access.log");
+    assert!(check(&file).status.success());
+    assert!(!file.exists(), "whoever checks may not be the one who serves");
+    let pipe = directory.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a named pipe");
+    assert!(check(&pipe).status.success(), "its reader may come later");
+    for output in [directory.path().to_owned(), directory.path().join("missing/access.log")] {
+        let checked = check(&output);
+        let said = String::from_utf8_lossy(&checked.stderr);
+        assert!(!checked.status.success() && said.contains("TOLLGATE_ACCESS_LOG__OUTPUT"), "{said}");
+        assert!(said.contains(&output.display().to_string()), "{said}");
+    }
+}

@@ -97,6 +97,21 @@ async fn who_has_to_send_a_header_and_does_not_is_closed_and_counted() {
 }
 
 #[tokio::test]
+async fn a_balancer_may_look_whether_it_can_connect() {
+    let site = behind_a_balancer().start().await;
+    for _ in 0..3 {
+        let mut looks = connect(BALANCER, site.address()).await;
+        looks.finish().await;
+        looks.is_cut().await;
+    }
+    // One that is counted, after them.
+    let mut balancer = connect(BALANCER, site.address()).await;
+    balancer.send(get(CONFIG, &site.agent).as_bytes()).await;
+    balancer.is_cut().await;
+    assert_eq!(closed(&site).await, "1");
+}
+
+#[tokio::test]
 async fn from_everybody_else_a_header_is_not_believed() {
     let site = behind_a_balancer().start().await;
     let mut agent = connect(AGENT, site.address()).await;

@@ -130,3 +130,37 @@ fn lines_for_the_journal_have_their_priority() {
         );
     }
 }
+
+#[test]
+fn why_it_does_not_start_is_an_error_in_the_journal() {
+    let (mut log, write) = std::io::pipe().expect("a pipe");
+    let found = fstat(&write).expect("a pipe");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.env_clear().stdout(Stdio::null()).stderr(write);
+    command.env("JOURNAL_STREAM", format!("{}:{}", found.st_dev, found.st_ino));
+    command.env("TOLLGATE_LIMITS__MAX_HEADERS", "many").env("TOLLGATE_ACCESS_LOG__OUTPUT", "/nonexistent/access.log");
+    command.args(["serve", "--store", "sqlite:/nonexistent/t.db"]);
+    let mut child = command.spawn().expect("starts");
+    drop(command);
+    let mut text = String::new();
+    log.read_to_string(&mut text).expect("text");
+    assert!(!child.wait().expect("ends").success());
+    // All that is wrong, the log that cannot be written too.
+    assert!(text.contains("MAX_HEADERS") && text.contains("/nonexistent/access.log"), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("<3>")), "{text}");
+}
+
+#[test]
+fn the_unit_lets_the_sidecar_write_where_the_documentation_has_it_write() {
+    let unit = include_str!("../../deploy/systemd/tollgate.service");
+    for (line, directory) in [
+        ("StateDirectory=tollgate", "/var/lib/tollgate/"),
+        ("LogsDirectory=tollgate", "/var/log/tollgate/"),
+        ("RuntimeDirectory=tollgate", "/run/tollgate/"),
+    ] {
+        let is_named = [include_str!("../../docs/logs.md"), include_str!("../../docs/in-front.md"), unit]
+            .iter()
+            .any(|text| text.contains(directory));
+        assert!(is_named && unit.lines().any(|found| found == line), "{line}");
+    }
+}
