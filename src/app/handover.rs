@@ -321,6 +321,15 @@ mod tests {
     use crate::listener::Purpose;
 
     #[test]
+    fn who_was_ended_before_it_could_say_a_word_is_started_again() {
+        let ended = |status| TakeOverError::Ended { process: 1, status: ExitStatus::from_raw(status) }.is_accident();
+        let [hup, kill, term, refused] = [1, 9, 15, 1 << 8];
+        assert_eq!([hup, kill, term, refused].map(ended), [true, false, false, false]);
+        let hand = |kind: ErrorKind| TakeOverError::Hand { process: 1, source: kind.into() }.is_accident();
+        assert_eq!([ErrorKind::BrokenPipe, ErrorKind::TimedOut].map(hand), [true, false]);
+    }
+
+    #[test]
     fn sockets_arrive_with_their_labels_and_with_what_waits_in_them() {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a pair");

@@ -434,6 +434,27 @@ async fn systemd_follows() {
     until("WATCHDOG=1");
 }
 
+/// To a manager that has not heard which process counts, the end of the old one would be that of the service.
+#[tokio::test]
+async fn nobody_takes_over_while_systemd_does_not_read_that() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    let name = path.display().to_string();
+    let mut line = Line::start(&api, &heartbeat, "", &[("NOTIFY_SOCKET", name.as_str())]).await;
+    let filling = UnixDatagram::unbound().expect("a socket");
+    filling.set_nonblocking(true).expect("does not block");
+    while filling.send_to(b"full", &path).is_ok() {}
+    line.signal(Signal::USR2);
+    line.says("nobody has taken over: serving on").await;
+    assert_eq!(line.answers().await, 200);
+    manager.set_nonblocking(true).expect("does not block");
+    while manager.recv(&mut [0; 4096]).is_ok() {}
+    line.take_over().await;
+    assert_eq!(line.answers().await, 200);
+}
+
 /// The same socket, as children get it, under a number that none of theirs has.
 fn inheritable(socket: impl AsFd) -> OwnedFd {
     let socket = fcntl_dupfd_cloexec(socket, 100).expect("a descriptor");
@@ -563,7 +584,9 @@ async fn what_came_while_the_new_one_started_holds_for_it_too() {
     let token = String::from_utf8(created.stdout).expect("text").trim().to_owned();
     let directory = Arc::new(tempfile::tempdir().expect("a directory"));
     let text = configuration(&api, &heartbeat, LISTENER, "");
-    let on_redis = |command: &mut Command| drop(command.env("TOLLGATE_STORE__URL", &url));
+    let on_redis = |command: &mut Command| {
+        command.env("TOLLGATE_STORE__URL", &url);
+    };
     let mut line = Line::with(directory, token, &text, on_redis).await;
     let (old, admin) = (line.process(), line.admin.to_string());
     let open = async |line: &Line| {
