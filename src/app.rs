@@ -34,6 +34,7 @@ use crate::fleet::{self, Reporter};
 use crate::health::Health;
 use crate::listener::{self, BindError, Inherited, ListenAddress, Stage};
 use crate::proxy::{Cache, CacheConfig};
+use crate::reading::Unread;
 use crate::reload;
 use crate::replica::presence::Presence;
 use crate::replica::snapshot_file::SnapshotFile;
@@ -54,9 +55,13 @@ use thread::WorkerThread;
 
 pub(crate) use program::{console, serve};
 pub(crate) use reread::Reread;
+pub use signals::hold as hold_signals;
 
 /// How long the store may take to take back this sidecar's report at the end. A report that stays does no harm.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How often a process that takes over is started again, since a signal ended it before it could say what it does at that.
+const MAX_ACCIDENTS: u32 = 3;
 
 /// A running sidecar. Dropping it without [`Sidecar::stop`] cuts off what it serves.
 #[derive(Debug)]
@@ -132,6 +137,9 @@ pub enum StartError {
     /// Proofs are wanted that cannot be made.
     #[error("admin.prove.interval is set, and nothing here may change the registry to prove anything by: {0}")]
     Prove(&'static str),
+    /// A file that does not come.
+    #[error(transparent)]
+    Unread(#[from] Unread),
     /// A thread.
     #[error("starting a worker thread")]
     Thread(#[source] io::Error),
@@ -372,10 +380,21 @@ impl Sidecar {
     /// # Errors
     /// Why it does not.
     async fn hand_over(&self) -> Result<Successor, TakeOverError> {
-        let state = State { drained: self.health.readiness.is_drained() };
-        let sockets = self.sockets.labelled().map_err(TakeOverError::Descriptors)?;
-        let starting = tokio::task::spawn_blocking(move || Successor::start(sockets, state));
-        starting.await.map_err(|error| TakeOverError::Descriptors(error.into()))??.accepts().await
+        let mut accidents = 0;
+        loop {
+            let state = State { drained: self.health.readiness.is_drained(), ..State::default() };
+            let sockets = self.sockets.labelled().map_err(TakeOverError::Descriptors)?;
+            let starting = tokio::task::spawn_blocking(move || Successor::start(sockets, state));
+            let started = starting.await.map_err(|error| TakeOverError::Descriptors(error.into()))?;
+            let outcome = match started {
+                Ok(successor) => successor.accepts().await,
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Err(error) if error.is_accident() && accidents < MAX_ACCIDENTS => accidents += 1,
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Stops: no longer ready; after `drain_delay`, in which balancers take note of it, no new connections, and in-flight
@@ -390,8 +409,12 @@ impl Sidecar {
 
     /// Leaves the sockets to the process that has taken over, finishes in-flight requests, and gives every open connection the
     /// drain timeout to send one more; what runs then is bounded by it once more.
-    async fn cede(mut self) {
-        self.health.readiness.succeeded.store(true, Ordering::Relaxed);
+    async fn cede(mut self, successor: &Successor, meanwhile: State) {
+        // While commands still come to this process: those that come later reach the other one.
+        let state = State { drained: self.health.readiness.succeed(), ..meanwhile };
+        if let Err(error) = successor.pass(state) {
+            tracing::debug!(%error, "the process that has taken over is gone");
+        }
         self.sockets.leave_files();
         self.sockets.close();
         self.stage.send_replace(Stage::Ceding);

@@ -52,6 +52,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+use crate::app::signals;
 use crate::chain::chain;
 use crate::dev::DevOptions;
 use crate::registry::{self, ImportError, RegistryError};
@@ -163,6 +164,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
              which other users of this host can see: name a file that holds it instead",
         ),
     })?;
+    // What serves does it once it knows what to do at them.
+    if !matches!(command, Command::Dev(_) | Command::Serve(_) | Command::Console(_)) {
+        signals::release();
+    }
     match command {
         Command::Dev(options) => serve::dev(&globals, options),
         Command::Serve(args) => serve::serve(&globals, args),

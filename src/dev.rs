@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 
 use crate::app::StartError;
-use crate::app::signals::{StopSignals, ignore_quit, reload_signal, reopen_signal, take_over_signal};
+use crate::app::signals::{self, StopSignals, ignore_quit, reload_signal, reopen_signal, take_over_signal};
 use crate::config::Problems;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
@@ -91,6 +91,7 @@ async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
     // Before there is anything to clean up: from here on a signal ends this function instead of the process.
     let mut stop = StopSignals::install().map_err(DevError::Process)?;
     let _kept = unused_signals().map_err(DevError::Process)?;
+    signals::release();
     let demo = tokio::select! {
         demo = Demo::start(&options) => demo?,
         () = stop.next() => return Ok(()),

@@ -52,6 +52,7 @@
 //! | [`lines`] | lines on their way out of the process, for which nobody waits: the log, the access log |
 //! | [`chain`], [`hex`], [`lock`], [`random`] | one of each: an error with its causes, digits, locks, randomness |
 //! | [`slots`] | how many of something there may be at once |
+//! | [`reading`] | files that may hang, for which nobody waits for ever |
 //! | [`words`] | enums whose variants have names |
 //! | [`clock`] | time that a suspended machine does not stop |
 //! | [`dev`] | `tollgate dev`: everything on loopback, with a stand-in Controller |
@@ -86,6 +87,7 @@ mod prove;
 pub mod proxy;
 mod random;
 pub mod readiness;
+mod reading;
 pub mod registry;
 mod reload;
 pub mod replica;

@@ -12,6 +12,8 @@ use zeroizing_alloc::ZeroAlloc;
 static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
+    // First of all: whoever serves is ended by none of them, however early it comes.
+    tollgate::app::hold_signals();
     make_memory_private();
     // With them, every page of a buffer that was touched once is resident: an idle connection would cost twice as much. Fails
     // only where the system has none.

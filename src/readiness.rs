@@ -20,7 +20,7 @@ pub struct Readiness {
     /// Set once the sidecar stops: it still serves, and wants no new clients.
     pub draining: AtomicBool,
     /// Set once another process accepts in its place: its own clients are served, and who asks them is told how they are.
-    pub(crate) succeeded: AtomicBool,
+    succeeded: AtomicBool,
     drained: AtomicBool,
 }
 
@@ -41,9 +41,18 @@ impl Readiness {
         self.max_staleness
     }
 
-    /// Takes it out, or back: it serves whoever comes, and asks for nobody.
-    pub(crate) fn drain(&self, drained: bool) {
-        self.drained.store(drained, Ordering::Relaxed);
+    /// Takes it out, or back: it serves whoever comes, and asks for nobody. `false`: another process has taken its place, and does not
+    /// know of that.
+    pub(crate) fn drain(&self, drained: bool) -> bool {
+        // One of this and `succeed` sees what the other has written.
+        self.drained.store(drained, Ordering::SeqCst);
+        !self.succeeded.load(Ordering::SeqCst)
+    }
+
+    /// Another process takes its place: whether that one is to be drained.
+    pub(crate) fn succeed(&self) -> bool {
+        self.succeeded.store(true, Ordering::SeqCst);
+        self.drained.load(Ordering::SeqCst)
     }
 
     /// Whether an operator has taken it out.

@@ -25,6 +25,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
+use crate::reading;
 pub(crate) use expiry::Ends;
 pub use settings::{Alpn, Identity, TlsConfig, TlsVersion, UpstreamTlsConfig};
 pub(crate) use subject::subject;
@@ -322,23 +323,27 @@ pub(crate) fn store_config(ca: Option<&Path>, identity: Option<(&Path, &Path)>) 
     client(ca, identity).map(|(config, _)| Arc::new(config))
 }
 
-/// How a server is verified that has this file's certificate itself, the first in it: by that, and nothing else. For who is on
-/// the same host, and is told where it is by the same configuration.
+/// For who asks a server on the same host how it is, tells it nothing, and compares what it shows afterwards ([`is_first_of`]): any
+/// certificate will do.
 ///
 /// # Errors
 /// [`TlsError`] names the file and what is wrong with it.
-pub(crate) fn pinned_config(
-    certificate: &Path,
-    identity: Option<(&Path, &Path)>,
-) -> Result<Arc<ClientConfig>, TlsError> {
+pub(crate) fn unverified_config(identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(setup)?;
-    let own = read_certificates(certificate)?.swap_remove(0);
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verify::Pinned::new(own, provider)));
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verify::Unverified::new(provider)));
     let Some((certificate, key)) = identity else { return Ok(Arc::new(builder.with_no_client_auth())) };
     let config = builder.with_client_auth_cert(read_certificates(certificate)?, read_key(key)?);
     config.map(Arc::new).map_err(|error| unfit(error, certificate, key))
+}
+
+/// Whether this certificate is the file's first one.
+///
+/// # Errors
+/// [`TlsError`] names the file and what is wrong with it.
+pub(crate) fn is_first_of(file: &Path, certificate: &CertificateDer<'_>) -> Result<bool, TlsError> {
+    Ok(read_certificates(file)?.first() == Some(certificate))
 }
 
 fn client(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<(ClientConfig, Read), TlsError> {
@@ -374,7 +379,7 @@ fn setup(error: impl std::error::Error + Send + Sync + 'static) -> TlsError {
 }
 
 fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    std::fs::read(file).map(Zeroizing::new).map_err(|source| TlsError::Read { file: file.to_owned(), source })
+    reading::read(file).map(Zeroizing::new).map_err(|source| TlsError::Read { file: file.to_owned(), source })
 }
 
 /// All certificates of a file, at least one, each of them readable as such.

@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::chain::chain;
 use crate::lock::RwLock;
+use crate::reading;
 use crate::slots::Slots;
 use crate::tls::TlsError;
 use crate::token::RawToken;
@@ -345,7 +346,7 @@ impl Upstream {
 /// # Errors
 /// [`CredentialFileError`] names the file, and never shows what is in it.
 pub(crate) fn read_credential(file: &Path) -> Result<RawToken, CredentialFileError> {
-    let bytes = std::fs::read(file).map(Zeroizing::new);
+    let bytes = reading::read(file).map(Zeroizing::new);
     let bytes = bytes.map_err(|source| CredentialFileError::Read(file.to_owned(), source))?;
     let text = std::str::from_utf8(&bytes).map_err(|_| CredentialFileError::NotText(file.to_owned()))?;
     text.trim().parse().map_err(|source| CredentialFileError::Token(file.to_owned(), source))

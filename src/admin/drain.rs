@@ -19,7 +19,10 @@ pub(super) fn answer(method: &Method, health: &Health) -> Response<Body> {
         _ => return not_allowed("GET, PUT, DELETE"),
     };
     if before != after {
-        health.readiness.drain(after);
+        if !health.readiness.drain(after) {
+            let error = "Another process is taking over from this one: run the command again, which reaches that one";
+            return json(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({ "error": error }));
+        }
         match after {
             true => tracing::warn!("drained by an operator: not ready, and serving on"),
             false => tracing::info!("no longer drained by an operator"),

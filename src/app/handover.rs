@@ -6,6 +6,7 @@
 //!    │ each socket with its label, SCM_RIGHTS ───► takes those that its configuration names, opens what else it names
 //!    │ end ──────────────────────────────────────► reads the registry; accepts; tells the service manager that it is the one
 //!    ◄──────────────────────────────── accepting │
+//!    │ what came meanwhile ──────────────────────► is drained too, reads its configuration again, opens its log again
 //!    │ accepts no more, finishes what runs, ends
 //!    ╳ ── the end of the pair ───────────────────► takes the snapshot file over
 //! ```
@@ -19,9 +20,10 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -31,8 +33,10 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::signals;
 use crate::descriptor;
 use crate::listener::{HeldSocket, Label};
 
@@ -68,6 +72,12 @@ pub(super) struct State {
     /// An operator has drained it.
     #[serde(default)]
     pub drained: bool,
+    /// SIGHUP came after the new process was started, which may have read its configuration by then.
+    #[serde(default)]
+    pub reload: bool,
+    /// And so did SIGUSR1, with the access log.
+    #[serde(default)]
+    pub reopen: bool,
 }
 
 /// What the new process says: one byte.
@@ -98,6 +108,17 @@ pub(super) enum TakeOverError {
     Ended { process: u32, status: ExitStatus },
     #[error("process {process} did not accept within {PATIENCE:?}, and was ended")]
     Late { process: u32 },
+}
+
+impl TakeOverError {
+    /// Whether it was ended before its first instruction by a signal that ends none that runs: to all processes of the unit, say.
+    pub(super) fn is_accident(&self) -> bool {
+        match self {
+            Self::Ended { status, .. } => status.signal().is_some_and(signals::is_held),
+            Self::Hand { source, .. } => matches!(source.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+            _ => false,
+        }
+    }
 }
 
 /// The process that shall take over. Ended when dropped, unless it accepts.
@@ -169,6 +190,14 @@ impl Successor {
             },
             None => Err(TakeOverError::Late { process }),
         }
+    }
+
+    /// Tells it what has become of this process while it started.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(super) fn pass(&self, state: State) -> io::Result<()> {
+        say(self.channel.get_ref(), &Said::End(state), &[])
     }
 
     /// Whether it said that it accepts; else it has closed its end.
@@ -253,11 +282,15 @@ impl Predecessor {
         }
     }
 
-    /// Lets it go: this process accepts. Waits until it has ended. Must be awaited within a runtime; cancel-safe once it waits.
-    pub(super) async fn relieve(self) -> io::Result<()> {
+    /// Lets it go: this process accepts. Says what has become of the other one while this one started, and waits until it has ended.
+    /// Must be awaited within a runtime.
+    pub(super) async fn relieve(self, meanwhile: impl FnOnce(State)) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&self.channel, true)?;
         rustix::io::write(&self.channel, &[ACCEPTING])?;
         let channel = descriptor::register(self.channel)?;
+        if let (Said::End(state), _) = channel.async_io(Interest::READABLE, hear).await? {
+            meanwhile(state);
+        }
         // It says nothing more: this is its end.
         descriptor::news(&channel).await;
         Ok(())
@@ -288,6 +321,15 @@ mod tests {
     use crate::listener::Purpose;
 
     #[test]
+    fn who_was_ended_before_it_could_say_a_word_is_started_again() {
+        let ended = |status| TakeOverError::Ended { process: 1, status: ExitStatus::from_raw(status) }.is_accident();
+        let [hup, kill, term, refused] = [1, 9, 15, 1 << 8];
+        assert_eq!([hup, kill, term, refused].map(ended), [true, false, false, false]);
+        let hand = |kind: ErrorKind| TakeOverError::Hand { process: 1, source: kind.into() }.is_accident();
+        assert_eq!([ErrorKind::BrokenPipe, ErrorKind::TimedOut].map(hand), [true, false]);
+    }
+
+    #[test]
     fn sockets_arrive_with_their_labels_and_with_what_waits_in_them() {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a pair");
@@ -300,7 +342,8 @@ mod tests {
             owns_file: false,
         };
         let mut client = std::net::TcpStream::connect(address).expect("waits");
-        hand(&ours, &[(label.clone(), socket.into())], State { drained: true }).expect("takes it");
+        let drained = State { drained: true, ..State::default() };
+        hand(&ours, &[(label.clone(), socket.into())], drained).expect("takes it");
         let (Said::Socket(came), Some(socket)) = hear(&theirs).expect("comes") else { panic!("no socket") };
         assert_eq!(came, label);
         let (Said::End(state), None) = hear(&theirs).expect("comes") else { panic!("no end") };

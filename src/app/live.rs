@@ -19,6 +19,7 @@ use crate::health::{Configured, Health, Reloads};
 use crate::listener::{Opening, Tls};
 use crate::lock::RwLock;
 use crate::proxy::{self, Gate, Observers};
+use crate::reading;
 use crate::traces::Tracer;
 use crate::upstream::{Upstream, UpstreamName};
 
@@ -208,12 +209,11 @@ impl Live {
         let mut running = self.config.lock().await;
         let (config, changes) = running.reloaded(read);
         let (former, health) = (self.gate(), Arc::clone(&self.health));
-        // Elsewhere, since files may be where reading hangs.
-        let parts = tokio::task::spawn_blocking({
+        let parts = reading::until(reading::patience(), {
             let (former, running, config) = (Arc::clone(&former), running.clone(), descriptors::share(&config));
             move || Parts::next(&former, &running, &config, &health)
         });
-        let parts = parts.await.map_err(|error| StartError::Thread(error.into()))??;
+        let parts = parts.await??;
         *running = config;
         let gate = self.exchange(&running, parts).await;
         if let Some(log) = former.observers.access_log.clone()

@@ -1,23 +1,27 @@
 //! `tollgate serve` and `tollgate console`: a process, and the signals that end it.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Signal as Number, getpid, kill_process};
 use tokio::signal::unix::Signal;
 use tokio::time::timeout;
 
 use super::console::ConsoleProcess;
-use super::handover::{Predecessor, Successor};
+use super::handover::{Predecessor, State};
 use super::live::Live;
 use super::reread::{self, Reread};
-use super::signals::{StopSignals, ignore_quit, reload_signal, reopen_signal, take_over_signal};
+use super::service::ServiceManager;
+use super::signals::{self, StopSignals, has_come, ignore_quit, reload_signal, reopen_signal, take_over_signal};
 use super::sockets::Origin;
 use super::{Sidecar, service};
 use crate::chain::chain;
 use crate::config::{Config, Reason};
 use crate::console::Switch;
+use crate::readiness::Readiness;
 use crate::replica::Replica;
 use crate::replica::snapshot_file::SnapshotFile;
 use crate::store::{self, Absent, Store};
@@ -25,6 +29,12 @@ use crate::worker::panic::log_panics;
 
 /// How long a process that takes over may take to read the registry: less than the one before waits for it.
 const READY_TIME: Duration = Duration::from_secs(30);
+
+/// How long a service manager may take to hear which process counts.
+const MAIN_TIME: Duration = Duration::from_secs(10);
+
+/// How long the end waits for it to hear that it is the end.
+const LAST_WORD_TIME: Duration = Duration::from_secs(1);
 
 /// Runs a sidecar until SIGTERM or SIGINT, and drains it; a second signal ends it at once. SIGHUP reloads its configuration. At
 /// SIGUSR2 another process takes over, and this one drains. Blocks.
@@ -65,20 +75,26 @@ async fn run(config: Config, reread: Reread, origin: Origin) -> anyhow::Result<(
     let reopen = reopen_signal().context("setting up signals")?;
     let mut take_over = take_over_signal().context("setting up signals")?;
     let reload = reload_signal().context("setting up signals")?;
+    let mut meanwhile = Meanwhile::install().context("setting up signals")?;
+    signals::release();
+    let manager = ServiceManager::find();
     let sidecar = tokio::select! {
-        sidecar = start(config, origin) => sidecar?,
+        sidecar = start(config, origin, &manager) => sidecar?,
         () = stop.next() => return Ok(()),
     };
     tokio::spawn(reopen_when_asked(reopen, Some(Arc::clone(&sidecar.live))));
-    let reloading = tokio::spawn(reread::when_asked(reload, reread, Arc::clone(&sidecar.live)));
+    let reloading = tokio::spawn(reread::when_asked(reload, reread, Arc::clone(&sidecar.live), manager.clone()));
     // It goes on while the sidecar drains.
-    let report = service::is_asked()
-        .then(|| tokio::spawn(service::report(Arc::clone(&sidecar.health.readiness), Arc::clone(&sidecar.pulse))));
+    let report = manager.is_there().then(|| {
+        let (readiness, pulse) = (Arc::clone(&sidecar.health.readiness), Arc::clone(&sidecar.pulse));
+        tokio::spawn(service::report(manager.clone(), readiness, pulse))
+    });
     tokio::spawn(say_when_ready(Arc::clone(&sidecar.health.replica)));
     let successor = loop {
         let handed_over = async {
             // An end of the stream would mean that the runtime ends.
             take_over.recv().await;
+            meanwhile.forget();
             tracing::info!("starting a process that takes over");
             sidecar.hand_over().await
         };
@@ -98,16 +114,18 @@ async fn run(config: Config, reread: Reread, origin: Origin) -> anyhow::Result<(
     let end = async {
         match &successor {
             // It takes over what two cannot have at once when this is dropped.
-            Some(Successor { process, .. }) => {
+            Some(successor) => {
                 // It is the other one that the service manager listens to from here on.
                 report.iter().for_each(tokio::task::JoinHandle::abort);
+                let process = successor.process;
                 tracing::info!(process, "another process has taken over: finishing in-flight requests");
-                sidecar.cede().await;
+                sidecar.cede(successor, meanwhile.state()).await;
             }
             None => {
-                service::stopping();
+                manager.stops();
                 tracing::info!("draining: finishing in-flight requests");
-                sidecar.stop().await;
+                // One that does not read holds up nothing.
+                drop(tokio::join!(sidecar.stop(), timeout(LAST_WORD_TIME, manager.knows())));
             }
         }
     };
@@ -133,7 +151,31 @@ async fn reopen_when_asked(mut signal: Signal, live: Option<Arc<Live>>) {
     }
 }
 
-async fn start(config: Config, origin: Origin) -> anyhow::Result<Sidecar> {
+/// Signals that came while a process started that takes over. They were for it too: it may have read its configuration by then, and
+/// opened its log.
+struct Meanwhile {
+    reload: Signal,
+    reopen: Signal,
+}
+
+impl Meanwhile {
+    fn install() -> io::Result<Self> {
+        Ok(Self { reload: reload_signal()?, reopen: reopen_signal()? })
+    }
+
+    /// What came before does not count.
+    fn forget(&mut self) {
+        self.state();
+    }
+
+    /// What came since it was asked last.
+    fn state(&mut self) -> State {
+        let (reload, reopen) = (has_come(&mut self.reload), has_come(&mut self.reopen));
+        State { reload, reopen, ..State::default() }
+    }
+}
+
+async fn start(config: Config, origin: Origin, manager: &ServiceManager) -> anyhow::Result<Sidecar> {
     let Origin { inherited, predecessor, state } = origin;
     let store: Arc<dyn Store> = store::open(&config.store, Absent::Await).await?;
     let described = store.describe();
@@ -147,21 +189,34 @@ async fn start(config: Config, origin: Origin) -> anyhow::Result<Sidecar> {
         let problem = sidecar.health.readiness.problem().unwrap_or("not ready");
         anyhow::bail!("{problem} after {READY_TIME:?}: the process that was to be replaced serves on");
     }
-    sidecar.accept();
-    match predecessor {
-        None => service::ready(),
-        Some(predecessor) => {
-            service::ready_instead();
-            tracing::info!(from = predecessor.process, "taken over");
-            tokio::spawn(relieve(predecessor, sidecar.snapshot_file.clone()));
-        }
+    let Some(predecessor) = predecessor else {
+        sidecar.accept();
+        manager.accepts();
+        return Ok(sidecar);
+    };
+    // To a manager that has not heard it, the end of the process before would be that of the service.
+    manager.accepts_instead();
+    if timeout(MAIN_TIME, manager.knows()).await.is_err() {
+        anyhow::bail!(
+            "the service manager has not read NOTIFY_SOCKET for {MAIN_TIME:?}: the process that was to be replaced serves on"
+        );
     }
+    sidecar.accept();
+    tracing::info!(from = predecessor.process, "taken over");
+    tokio::spawn(relieve(predecessor, Arc::clone(&sidecar.health.readiness), sidecar.snapshot_file.clone()));
     Ok(sidecar)
 }
 
 /// Lets the process before end, and takes what two cannot have at once.
-async fn relieve(predecessor: Predecessor, snapshot_file: Option<Arc<SnapshotFile>>) {
-    if let Err(error) = predecessor.relieve().await {
+async fn relieve(predecessor: Predecessor, readiness: Arc<Readiness>, snapshot_file: Option<Arc<SnapshotFile>>) {
+    let relieved = predecessor.relieve(|State { drained, reload, reopen }| {
+        readiness.drain(drained);
+        for signal in [reload.then_some(Number::HUP), reopen.then_some(Number::USR1)].into_iter().flatten() {
+            // One may always send a signal to oneself.
+            kill_process(getpid(), signal).ok();
+        }
+    });
+    if let Err(error) = relieved.await {
         tracing::debug!(%error, "the process before is gone");
     }
     if let Some(file) = snapshot_file {
@@ -175,6 +230,7 @@ async fn run_console(config: Config) -> anyhow::Result<()> {
     tokio::spawn(reopen_when_asked(reopen_signal().context("setting up signals")?, None));
     tokio::spawn(cannot_take_over(take_over_signal().context("setting up signals")?));
     let reload = reload_signal().context("setting up signals")?;
+    signals::release();
     let console = tokio::select! {
         console = start_console(config) => console?,
         () = stop.next() => return Ok(()),

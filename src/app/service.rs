@@ -1,11 +1,19 @@
 //! What the service manager is told (`sd_notify(3)`): that the sidecar accepts, how fresh it is, that it stops; and, where
 //! there is a watchdog, that what serves is alive.
+//!
+//! Nothing waits for a manager that does not read. What is not said yet is one message, in which what comes is put in the place of what
+//! no longer holds, so nothing that counts is lost however long that lasts: not that the process accepts, nor which one does.
 
+use std::io::{self, ErrorKind};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram as StdDatagram};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sd_notify::NotifyState;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::net::UnixDatagram;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -14,44 +22,167 @@ use crate::readiness::Readiness;
 /// How often it is looked at what there is to tell.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// It accepts, with or without its registry: freshness is a status, since a restart would not mend it.
-pub(super) fn ready() {
-    tell(&[NotifyState::Ready]);
+/// Who started the process and wants to know how it is; or nobody.
+#[derive(Debug, Clone)]
+pub(super) struct ServiceManager {
+    unsaid: Option<watch::Sender<Unsaid>>,
 }
 
-/// The same of one that has taken over: from here on it is the process that counts, whatever the one before does.
-pub(super) fn ready_instead() {
-    tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+/// What is to be said, all at once, and to whom.
+#[derive(Debug)]
+struct Unsaid {
+    manager: SocketAddr,
+    news: News,
 }
 
-/// It reads its configuration again; [`ready`] says that it did, whatever came of it.
-pub(super) fn reloading() {
-    // By the same clock as the service manager's: so it knows which reload this is.
-    if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
+#[derive(Debug, Default)]
+struct News {
+    is_main: bool,
+    /// Since when, in microseconds of the manager's clock.
+    reloading: Option<i64>,
+    accepts: bool,
+    stops: bool,
+    status: Option<String>,
+    is_alive: bool,
+}
+
+impl News {
+    /// In the order in which it happened. A reload that begins and ends in one message is one that was made.
+    fn message(&self) -> String {
+        let mut lines = Vec::new();
+        let mut say = |is_so: bool, line: String| lines.extend(is_so.then_some(line));
+        say(self.is_main, format!("MAINPID={}\n", std::process::id()));
+        if let Some(since) = self.reloading {
+            say(true, format!("RELOADING=1\nMONOTONIC_USEC={since}\n"));
+        }
+        say(self.accepts, "READY=1\n".to_owned());
+        say(self.stops, "STOPPING=1\n".to_owned());
+        if let Some(status) = &self.status {
+            say(true, format!("STATUS={status}\n"));
+        }
+        say(self.is_alive, "WATCHDOG=1\n".to_owned());
+        lines.concat()
     }
 }
 
-/// It drains.
-pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping, NotifyState::Status("draining: finishing in-flight requests")]);
-}
+impl Unsaid {
+    fn is_nothing(&self) -> bool {
+        self.news.message().is_empty()
+    }
 
-/// Nothing happens where nobody asked to be told.
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "the service manager cannot be told");
+    /// Says it, if there is room: else it is kept.
+    fn say(&mut self) {
+        let message = self.news.message();
+        if message.is_empty() {
+            return;
+        }
+        match connect(&self.manager).and_then(|socket| socket.send(message.as_bytes())) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            Err(error) => tracing::debug!(%error, "the service manager cannot be told"),
+            Ok(_) => {}
+        }
+        self.news = News::default();
     }
 }
 
-/// Whether anybody wants to be told.
-pub(super) fn is_asked() -> bool {
-    std::env::var_os("NOTIFY_SOCKET").is_some()
+impl ServiceManager {
+    /// The one that the environment names. Must be called within a runtime.
+    pub(super) fn find() -> Self {
+        let unsaid = std::env::var_os("NOTIFY_SOCKET").and_then(|name| {
+            let address = match name.as_bytes().strip_prefix(b"@") {
+                Some(name) => SocketAddr::from_abstract_name(name),
+                None => SocketAddr::from_pathname(&name),
+            };
+            let told = address.inspect_err(|error| tracing::warn!(%error, "NOTIFY_SOCKET names no Unix socket"));
+            told.ok().map(|manager| {
+                let unsaid = watch::Sender::new(Unsaid { manager, news: News::default() });
+                tokio::spawn(say_when_read(unsaid.clone()));
+                unsaid
+            })
+        });
+        Self { unsaid }
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_there(&self) -> bool {
+        self.unsaid.is_some()
+    }
+
+    /// The sidecar accepts, with or without its registry: freshness is a status, since a restart would not mend it. Ends a reload too.
+    pub(super) fn accepts(&self) {
+        self.say(|news| news.accepts = true);
+    }
+
+    /// The same of one that has taken over: from here on it is the process that counts, whatever the one before does.
+    pub(super) fn accepts_instead(&self) {
+        self.say(|news| (news.is_main, news.accepts) = (true, true));
+    }
+
+    /// It reads its configuration again; [`ServiceManager::accepts`] says that it did, whatever came of it.
+    pub(super) fn reloads(&self) {
+        // By the same clock as the manager's: so it knows which reload this is.
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        self.say(|news| (news.reloading, news.accepts) = (Some(now), false));
+    }
+
+    /// It drains.
+    pub(super) fn stops(&self) {
+        let status = "draining: finishing in-flight requests".to_owned();
+        self.say(|news| *news = News { is_main: news.is_main, stops: true, status: Some(status), ..News::default() });
+    }
+
+    fn say(&self, change: impl FnOnce(&mut News)) {
+        if let Some(unsaid) = &self.unsaid {
+            unsaid.send_modify(|unsaid| {
+                change(&mut unsaid.news);
+                unsaid.say();
+            });
+        }
+    }
+
+    /// Waits until it has been told everything.
+    pub(super) async fn knows(&self) {
+        if let Some(unsaid) = &self.unsaid {
+            // The sender is held here.
+            drop(unsaid.subscribe().wait_for(Unsaid::is_nothing).await);
+        }
+    }
+}
+
+/// Says what there was no room for, once there is. Never ends.
+async fn say_when_read(unsaid: watch::Sender<Unsaid>) {
+    let mut kept = unsaid.subscribe();
+    // The sender is held here.
+    while let Ok(manager) = kept.wait_for(|unsaid| !unsaid.is_nothing()).await.map(|unsaid| unsaid.manager.clone()) {
+        // Where it is gone, so is what was to be said.
+        drop(room(&manager).await);
+        unsaid.send_modify(Unsaid::say);
+    }
+}
+
+fn connect(manager: &SocketAddr) -> io::Result<StdDatagram> {
+    let socket = StdDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect_addr(manager)?;
+    Ok(socket)
+}
+
+async fn room(manager: &SocketAddr) -> io::Result<()> {
+    UnixDatagram::from_std(connect(manager)?)?.writable().await
+}
+
+/// After how long without a word this process is taken for dead (`sd_watchdog_enabled(3)`).
+fn watchdog() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let is_of_other =
+        std::env::var_os("WATCHDOG_PID").is_some() && number("WATCHDOG_PID") != Some(std::process::id().into());
+    number("WATCHDOG_USEC").filter(|time| !is_of_other && *time > 0).map(Duration::from_micros)
 }
 
 /// Tells the service manager how fresh the replica is, and feeds its watchdog while every worker answers. Never ends.
-pub(super) async fn report(readiness: Arc<Readiness>, pulse: Arc<Pulse>) {
-    let watchdog = sd_notify::watchdog_enabled();
+pub(super) async fn report(manager: ServiceManager, readiness: Arc<Readiness>, pulse: Arc<Pulse>) {
+    let watchdog = watchdog();
     // Twice within the time after which the watchdog bites, at least.
     let mut interval = tokio::time::interval(watchdog.map_or(INTERVAL, |bites| (bites / 3).min(INTERVAL)));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -61,13 +192,12 @@ pub(super) async fn report(readiness: Arc<Readiness>, pulse: Arc<Pulse>) {
         let status = readiness.problem();
         if told != Some(status) && status != Some(crate::readiness::DRAINING) {
             let text = status.map_or("ready".to_owned(), |problem| format!("not ready: {problem}"));
-            tell(&[NotifyState::Status(&text)]);
+            manager.say(|news| news.status = Some(text));
             told = Some(status);
         }
         if watchdog.is_some() {
-            if pulse.is_felt() {
-                tell(&[NotifyState::Watchdog]);
-            }
+            let is_felt = pulse.is_felt();
+            manager.say(|news| news.is_alive = is_felt);
             pulse.ask();
         }
     }

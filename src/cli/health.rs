@@ -12,8 +12,11 @@ use super::sidecar::{Answer, SidecarArgs};
 pub(super) const EXAMPLES: &str = "\
 Exit codes: 0 ready, 1 not ready, or there is no sidecar.
 
+Where admin.tls.client_ca is set, the admin listener answers only who shows a certificate that it trusts.
+
 Examples:
   tollgate health
+  tollgate health --certificate probe.crt --key probe.key
   HEALTHCHECK CMD [\"tollgate\", \"health\"]";
 
 /// What is asked.
@@ -31,7 +34,7 @@ pub(crate) struct HealthArgs {
 /// # Errors
 /// When it is not ready, with the reason; when nobody answers, with what was asked.
 pub(super) fn health(globals: &Globals, args: &HealthArgs) -> anyhow::Result<()> {
-    let Answer { status, body } = args.sidecar.ask(globals, "GET", if args.live { "/livez" } else { "/readyz" })?;
+    let Answer { status, body } = args.sidecar.ask(globals, if args.live { "/livez" } else { "/readyz" })?;
     if status != 200 {
         bail!("not ready: {}", body.trim());
     }

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use super::visit::Visitor as _;
 use super::{Config, admin, sections, store};
 use crate::admin::AdminConfig;
 use crate::audit;
+use crate::reading;
 use crate::store::{Settings, StoreUrl};
 
 /// Names the file, where it is not named by a flag.
@@ -352,7 +352,8 @@ fn read_file(file: PathBuf) -> Result<TomlTable, Vec<Problem>> {
 }
 
 fn read_text(file: &Path, name: &Arc<str>) -> Result<String, Reason> {
-    let bytes = fs::read(file).map_err(|error| Reason::Unreadable { file: name.clone(), cause: Cause::new(error) })?;
+    let bytes =
+        reading::read(file).map_err(|error| Reason::Unreadable { file: name.clone(), cause: Cause::new(error) })?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         Reason::NotText { file: name.clone(), line: memchr::memchr_iter(b'\n', valid).count() + 1 }

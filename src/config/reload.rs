@@ -39,10 +39,10 @@ pub struct Changes {
     pub restart: Vec<String>,
 }
 
-/// Whether a reload exchanges the value of this key, with or without its place in a list: `listener[0].tls.key`.
+/// Whether a reload exchanges the value of this key, with or without which of several it is of: `listener[0].tls.key`.
 pub(super) fn is_reloaded(key: &str) -> bool {
-    let generic: String =
-        key.split('.').map(|part| part.split('[').next().unwrap_or(part)).collect::<Vec<_>>().join(".");
+    let which = key.split_once('[').zip(key.rsplit_once(']'));
+    let generic = which.map_or_else(|| key.to_owned(), |((list, _), (_, rest))| format!("{list}{rest}"));
     let has = |known: &&str| generic.strip_prefix(*known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     RELOADED.iter().any(has)
 }
@@ -71,9 +71,27 @@ fn is_of_other_controller(running: &Values, read: &Values) -> bool {
     is_stored && (differs("upstream.api.url") || forwards(running) != forwards(read))
 }
 
-/// The keys whose values differ. Own routes have no names and are one.
+/// Each listener by its address, as a reload knows it: what place it has in the file says nothing.
+fn by_address(values: &Values) -> Values {
+    let renamed = |key: &str| {
+        let (place, rest) = key.strip_prefix("listener[")?.split_once("].")?;
+        let address = values.get(&format!("listener[{place}].address"))?;
+        Some(format!("listener[{}].{rest}", address.trim_matches('"')))
+    };
+    values.iter().map(|(key, value)| (renamed(key).unwrap_or_else(|| key.clone()), value.clone())).collect()
+}
+
+/// The keys whose values differ. Own routes have no names and are one. Of a listener that only one has, its address says so.
 fn differing(one: &Values, other: &Values) -> Vec<String> {
-    let keys = one.keys().chain(other.keys()).filter(|key| one.get(*key) != other.get(*key));
+    let (one, other) = (&by_address(one), &by_address(other));
+    let says_more = |key: &str| {
+        let of_listener = key.strip_prefix("listener[").and_then(|rest| rest.rsplit_once("]."));
+        of_listener.is_none_or(|(address, rest)| {
+            let address = format!("listener[{address}].address");
+            rest == "address" || one.contains_key(&address) && other.contains_key(&address)
+        })
+    };
+    let keys = one.keys().chain(other.keys()).filter(|key| one.get(*key) != other.get(*key) && says_more(key));
     let mut keys: Vec<String> =
         keys.map(|key| if key.starts_with("route[") { "route" } else { key }.to_owned()).collect();
     keys.sort();

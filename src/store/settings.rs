@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::StoreUrl;
 use super::url::Password;
+use crate::reading;
 use crate::words::words;
 
 /// Which store, and how to get at it. Everything but the URL is for Redis only.
@@ -110,7 +111,7 @@ pub enum PasswordError {
 /// # Errors
 /// [`PasswordError`] names the file, and never shows what is in it.
 pub fn read_password(file: &Path) -> Result<Password, PasswordError> {
-    let bytes = std::fs::read(file).map(Zeroizing::new);
+    let bytes = reading::read(file).map(Zeroizing::new);
     let bytes = bytes.map_err(|source| PasswordError::Read { file: file.to_owned(), source })?;
     let text = std::str::from_utf8(&bytes).map_err(|_| PasswordError::NotText { file: file.to_owned() })?;
     let text = text.strip_suffix('\n').unwrap_or(text);

@@ -1,13 +1,20 @@
 //! Stopping: in-flight requests are finished, what is idle is closed, nothing new is taken, and all of it within a bound.
 
+use std::fs::OpenOptions;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::harness::{
-    CONFIG, Client, HEARTBEAT, Http2Client, Program, RedisServer, Script, Serving, Site, Upstream, http2_with, ok,
-    post, request, run, within,
+    CONFIG, Client, HEARTBEAT, Http2Client, PATIENCE, Program, RedisServer, Script, Serving, Site, Upstream,
+    http2_with, ok, post, request, run, within,
 };
 
 #[tokio::test]
@@ -172,6 +179,45 @@ async fn other_signals_end_nothing() {
     assert_eq!(running.reply().await.text(), "finished");
     program.signal("TERM");
     assert_eq!(program.ended().await.code(), Some(0));
+}
+
+/// However early they come: here, while the configuration is read. What serves nobody is ended by them.
+#[test]
+fn no_signal_ends_by_accident_what_has_only_begun() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("tollgate.toml");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    for name in ["serve", "console", "check"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.env_clear().env("HOME", directory.path()).args([name, "--config"]).arg(&pipe);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+        // There is who reads, once the program does.
+        let deadline = Instant::now() + PATIENCE;
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let mut configuration = loop {
+            match OpenOptions::new().write(true).custom_flags(nonblocking).open(&pipe) {
+                Ok(pipe) => break pipe,
+                Err(error) => assert!(Instant::now() < deadline, "{name} does not read its configuration: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let process = Pid::from_raw(child.id().cast_signed()).expect("a process");
+        for signal in [Signal::HUP, Signal::USR1, Signal::QUIT] {
+            kill_process(process, signal).expect("runs");
+        }
+        if name == "check" {
+            assert!(child.wait().expect("ends").signal().is_some());
+            continue;
+        }
+        configuration
+            .write_all(b"[[listener]]\naddress = '127.0.0.1:0'\n[admin]\naddress = '127.0.0.1:0'\n")
+            .expect("reads");
+        drop(configuration);
+        let mut log = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+        assert!(log.any(|line| line.contains("SIGQUIT")), "{name}: {:?}", child.try_wait());
+        child.kill().expect("runs");
+        child.wait().expect("ends");
+    }
 }
 
 #[tokio::test]

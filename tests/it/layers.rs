@@ -8,7 +8,7 @@ use std::path::Path;
 /// The modules of `src`, the lowest first. Modules of one row do not know each other.
 const LAYERS: &[&[&str]] = &[
     &["chain", "descriptor", "hex", "histogram", "http1", "lines", "lock", "random", "units", "words"],
-    &["backoff", "clock", "slots", "socket", "token"],
+    &["backoff", "clock", "reading", "slots", "socket", "token"],
     &["sampler"],
     &["tls"],
     &["access_log", "store"],

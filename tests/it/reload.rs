@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 use tollgate::app::Sidecar;
 use tollgate::config::Config;
@@ -111,6 +112,22 @@ async fn check_says_what_a_reload_of_the_one_that_runs_would_change() {
     let mut keys: Vec<&str> = restart.lines().map(str::trim).collect();
     keys.retain(|key| !["admin.address", "log.format", "workers"].contains(key));
     assert_eq!(keys, ["name"]);
+}
+
+/// A pipe that nobody writes to, a mount whose server is gone: once the file is what it should be, a signal is enough again.
+#[tokio::test]
+async fn a_reload_that_hangs_says_at_what_and_gives_way_to_the_next() {
+    let site = Configured::start("").await;
+    std::fs::remove_file(&site.file).expect("is there");
+    mknodat(CWD, &site.file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    let said = format!("reading {} hangs", site.file.display());
+    eventually("it says so", || async {
+        site.program.signal("HUP");
+        site.said(&said) > 0
+    })
+    .await;
+    std::fs::remove_file(&site.file).expect("is there");
+    site.reload("[limits]\nmax_headers = 9\n", "\"changed\":\"limits.max_headers\"").await;
 }
 
 /// Everybody asks all the while, each again as soon as there is an answer.

@@ -5,9 +5,9 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use rustix::fs::fstat;
+use rustix::fs::{CWD, FileType, Mode, fstat, mknodat};
 
-use crate::harness::{PATIENCE, RedisServer, Serving};
+use crate::harness::{PATIENCE, RedisServer, Serving, run};
 
 /// What a process tells until something was told.
 struct Told {
@@ -90,6 +90,72 @@ async fn systemd_is_told_of_reloads_and_that_they_are_over_also_when_they_were_r
         assert!(matches!(moments[..], [first, second] if first < second), "{:?}", told.lines);
         let of_reload: Vec<_> = told.lines.iter().filter(|line| line.starts_with("RE")).collect();
         assert_eq!(of_reload, ["READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]);
+    })
+    .await
+    .expect("told");
+}
+
+/// Fills what a manager has not read.
+fn fill(path: &str) {
+    let socket = UnixDatagram::unbound().expect("a socket");
+    socket.set_nonblocking(true).expect("does not block");
+    while socket.send_to(b"full", path).is_ok() {}
+}
+
+/// A manager that hangs holds up nothing, and hears all that counts when it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_does_not_read_is_told_later_and_waited_for_by_nobody() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("a timeout");
+    let path = path.display().to_string();
+    fill(&path);
+    let redis = RedisServer::start();
+    assert!(run(&["--store", &redis.url(), "init"], &[]).status.success());
+    let variables = [("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "600000")];
+    let mut serving = Serving::start(&redis.url(), &variables).await;
+    serving.says("ready").await;
+    let pid = rustix::process::Pid::from_raw(serving.pid().cast_signed()).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("a signal");
+    serving.says("configuration reloaded: no key was changed that a reload can exchange").await;
+    assert_eq!(serving.readiness().await, 200);
+    let mut told = Told { socket, lines: Vec::new() };
+    let told = tokio::task::spawn_blocking(move || {
+        told.until("READY=1");
+        told.until("STATUS=ready");
+        told.until_all("WATCHDOG=1", 3);
+        told
+    })
+    .await
+    .expect("told");
+    let of_reload: Vec<_> = told.lines.iter().filter(|line| line.starts_with("RE")).collect();
+    assert_eq!(of_reload, ["RELOADING=1", "READY=1"], "{:?}", told.lines);
+    fill(&path);
+    assert!(serving.stop().await.success());
+}
+
+/// Else the manager would take it for one that reloads for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_whose_files_hang_is_over_after_a_while() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, file) = (directory.path().join("notify"), directory.path().join("tollgate.toml"));
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("a timeout");
+    let mut told = Told { socket, lines: Vec::new() };
+    std::fs::write(&file, "").expect("writes");
+    let redis = RedisServer::start();
+    let (path, config) = (path.display().to_string(), file.display().to_string());
+    let variables = [("NOTIFY_SOCKET", path.as_str()), ("TOLLGATE_CONFIG", config.as_str())];
+    let serving = Serving::start(&redis.url(), &variables).await;
+    tokio::task::spawn_blocking(move || {
+        told.until("READY=1");
+        std::fs::remove_file(&file).expect("is there");
+        mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+        let pid = rustix::process::Pid::from_raw(serving.pid().cast_signed()).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("a signal");
+        told.until("RELOADING=1");
+        told.until_all("READY=1", 2);
     })
     .await
     .expect("told");

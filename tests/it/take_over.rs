@@ -19,7 +19,9 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tollgate_harness::authority::Authority;
 
-use crate::harness::{CONFIG, Client, HEARTBEAT, PATIENCE, Upstream, eventually, ok, request, run, within};
+use crate::harness::{
+    CONFIG, Client, HEARTBEAT, PATIENCE, RedisServer, Upstream, eventually, ok, request, run, within,
+};
 
 /// `tollgate serve`, and those that take over from it. What is left of them is killed in the end.
 struct Line {
@@ -432,6 +434,27 @@ async fn systemd_follows() {
     until("WATCHDOG=1");
 }
 
+/// To a manager that has not heard which process counts, the end of the old one would be that of the service.
+#[tokio::test]
+async fn nobody_takes_over_while_systemd_does_not_read_that() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    let name = path.display().to_string();
+    let mut line = Line::start(&api, &heartbeat, "", &[("NOTIFY_SOCKET", name.as_str())]).await;
+    let filling = UnixDatagram::unbound().expect("a socket");
+    filling.set_nonblocking(true).expect("does not block");
+    while filling.send_to(b"full", &path).is_ok() {}
+    line.signal(Signal::USR2);
+    line.says("nobody has taken over: serving on").await;
+    assert_eq!(line.answers().await, 200);
+    manager.set_nonblocking(true).expect("does not block");
+    while manager.recv(&mut [0; 4096]).is_ok() {}
+    line.take_over().await;
+    assert_eq!(line.answers().await, 200);
+}
+
 /// The same socket, as children get it, under a number that none of theirs has.
 fn inheritable(socket: impl AsFd) -> OwnedFd {
     let socket = fcntl_dupfd_cloexec(socket, 100).expect("a descriptor");
@@ -551,7 +574,58 @@ async fn what_an_operator_drained_stays_so_until_it_is_undone() {
     assert!(line.ready().await.starts_with("HTTP/1.1 200 "));
 }
 
-/// The admin listener's own certificate is believed, and no other.
+/// Also what happens while the new process has read its configuration and is not ready yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_while_the_new_one_started_holds_for_it_too() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let created = run(&["--store", &url, "init"], &[]);
+    let token = String::from_utf8(created.stdout).expect("text").trim().to_owned();
+    let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+    let text = configuration(&api, &heartbeat, LISTENER, "");
+    let on_redis = |command: &mut Command| {
+        command.env("TOLLGATE_STORE__URL", &url);
+    };
+    let mut line = Line::with(directory, token, &text, on_redis).await;
+    let (old, admin) = (line.process(), line.admin.to_string());
+    let open = async |line: &Line| {
+        let mut client = Client::connect(line.listener).await;
+        client.send(request("GET", "/open", "")).await;
+        client.reply().await.status()
+    };
+    redis.pause();
+    line.signal(Signal::USR2);
+    line.says("starting a process that takes over").await;
+    eventually("the new one has read its configuration", || async { child_that_catches(old, Signal::HUP) }).await;
+    let route = "[[route]]\nmethods = ['GET']\npath = '/open'\nauth = 'none'\n";
+    fs::write(line.file("tollgate.toml"), text + route).expect("writes");
+    line.signal(Signal::HUP);
+    line.says("configuration reloaded").await;
+    assert_eq!(open(&line).await, 200);
+    let output = line.run(&["drain", "--admin-listen", &admin]);
+    assert!(output.status.success(), "{output:?}");
+    redis.resume();
+    let said = line.says("another process has taken over: finishing in-flight requests").await;
+    line.processes.push(pid(said["process"].as_u64().expect("its id")));
+    line.has_ended(old).await;
+    eventually("it reads its configuration again", || async { open(&line).await == 200 }).await;
+    let said = line.ready().await;
+    assert!(said.contains("drained by an operator"), "{said}");
+}
+
+/// Whether a process has one that it started, which knows what to do at this signal.
+fn child_that_catches(parent: Pid, signal: Signal) -> bool {
+    let catches = |status: String| {
+        let parents = status.lines().any(|line| line == format!("PPid:\t{}", parent.as_raw_nonzero()));
+        let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:\t")?, 16).ok());
+        parents && caught.is_some_and(|caught| caught >> (signal.as_raw() - 1) & 1 == 1)
+    };
+    let processes = fs::read_dir("/proc").expect("lists").flatten();
+    processes.filter_map(|process| fs::read_to_string(process.path().join("status")).ok()).any(catches)
+}
+
+/// What is on disk need not be what is shown: a certificate may be there before its key. Who is asked how it is, is told nothing.
 #[tokio::test]
 async fn commands_reach_an_admin_listener_with_tls() {
     let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
@@ -578,7 +652,45 @@ async fn commands_reach_an_admin_listener_with_tls() {
     assert!(asked(&["drain", "--undo"], &certificate).status.success());
     let said = String::from_utf8(asked(&["cache", "list"], &certificate).stderr).expect("text");
     assert!(said.contains("config_cache.enabled is false"), "{said}");
-    let output = asked(&["health"], &foreign);
-    assert!(!output.status.success(), "another certificate is another sidecar");
+    assert_eq!(String::from_utf8_lossy(&asked(&["health"], &certificate).stderr), "");
+    for (other, said) in [(&foreign, "another certificate"), (&line.file("nothing"), "is compared with none: reading")]
+    {
+        for command in [&["health"][..], &["health", "--live"]] {
+            let output = asked(command, other);
+            assert!(output.status.success(), "{output:?}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
+        }
+    }
     assert!(!line.run(&["health", "--admin-listen", &admin]).status.success(), "in the clear");
+    fs::write(line.file("broken.toml"), "nonsense = [").expect("writes");
+    let broken = line.file("broken.toml").display().to_string();
+    let output = line.run(&["health", "--admin-listen", &admin, "--config", &broken]);
+    assert!(output.status.success(), "what is wrong with a file is no word on what runs: {output:?}");
+}
+
+#[tokio::test]
+async fn the_command_for_probes_shows_a_certificate_where_one_is_asked_for() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let (directory, token) = registry();
+    let authority = Authority::create();
+    let (certificate, key) = authority.issue("sidecar", &["tollgate.example"]);
+    let (probe, probe_key) = authority.issue("probe", &["probe.example"]);
+    let [certificate, key, probe, probe_key, ca] =
+        [certificate, key, probe, probe_key, authority.certificate()].map(|path| path.display().to_string());
+    for versions in ["1.2", "1.3"] {
+        let tls = format!(
+            "[admin.tls]\ncertificate = '{certificate}'\nkey = '{key}'\nclient_ca = '{ca}'\nmin_version = '{versions}'\n"
+        );
+        let text = configuration(&api, &heartbeat, LISTENER, "") + &tls;
+        let line = Line::with(Arc::clone(&directory), token.clone(), &text, |_| {}).await;
+        let (admin, file) = (line.admin.to_string(), line.file("tollgate.toml").display().to_string());
+        let health = |more: &[&str]| {
+            line.run(&[&["health", "--live", "--admin-listen", &admin, "--config", &file], more].concat())
+        };
+        let output = health(&[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("admin.tls.client_ca") && said.contains("--key"), "{said}");
+        let output = health(&["--certificate", &probe, "--key", &probe_key]);
+        assert!(output.status.success(), "{output:?}");
+    }
 }

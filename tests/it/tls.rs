@@ -274,7 +274,7 @@ async fn another_certificate_is_offered_after_a_reload() {
     let tls = config.listeners[0].tls.as_mut().expect("has TLS");
     (tls.certificate, tls.key) = (certificate, key);
     let changes = site.sidecar.reload(&config).await.expect("usable");
-    assert_eq!(changes.reloaded, ["listener[0].tls.certificate", "listener[0].tls.key"]);
+    assert_eq!(changes.reloaded, ["listener[127.0.0.1:0].tls.certificate", "listener[127.0.0.1:0].tls.key"]);
     assert_eq!(status_of(&site, next.client(rustls::ALL_VERSIONS, &[])).await.expect("is served"), 200);
     assert!(status_of(&site, authority.client(rustls::ALL_VERSIONS, &[])).await.is_err());
     before.send(get(CONFIG, &site.agent)).await;

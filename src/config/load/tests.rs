@@ -1,5 +1,6 @@
 use std::error::Error;
 use std::fmt::Debug;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;

@@ -168,8 +168,37 @@ fn what_needs_a_restart_stays_and_is_named() {
     let (config, changes) = running.reloaded(&other);
     assert_eq!((config.workers, config.limits.max_headers.get()), (running.workers, 11));
     assert_eq!(changes.reloaded, ["limits.max_headers"]);
-    assert_eq!(changes.restart, ["listener[0].address", "workers"]);
+    let usual = format!("listener[{}].address", running.listeners[0].address);
+    assert_eq!(changes.restart, ["listener[127.0.0.1:1].address", &usual, "workers"]);
     assert_eq!(config.listeners[0].address, running.listeners[0].address);
+}
+
+/// What place a listener has in the file says nothing, neither to a reload nor to who asks what one would do.
+#[test]
+fn listeners_are_the_same_by_their_addresses() {
+    let directory = TempDir::new().expect("a directory");
+    let proxied = |port: u16, network: &str| {
+        format!("[[listener]]\naddress = '127.0.0.1:{port}'\nproxy_protocol = ['{network}']\n")
+    };
+    let (one, two) = (proxied(1, "10.0.0.0/8"), proxied(2, "11.0.0.0/8"));
+    let running = read(&directory, &format!("{one}{two}"));
+    for (text, reloaded, restart) in [
+        (format!("{two}{one}"), None, None),
+        (two.clone(), None, Some("listener[127.0.0.1:1].address")),
+        (format!("{}{two}{one}", proxied(3, "12.0.0.0/8")), None, Some("listener[127.0.0.1:3].address")),
+        (format!("{}{one}", proxied(2, "12.0.0.0/8")), Some("listener[127.0.0.1:2].proxy_protocol"), None),
+    ] {
+        let other = read(&directory, &text);
+        let (config, changes) = running.reloaded(&other);
+        let expected = Changes {
+            reloaded: reloaded.map(str::to_owned).into_iter().collect(),
+            restart: restart.map(str::to_owned).into_iter().collect(),
+        };
+        assert_eq!(changes, expected, "{text}");
+        assert_eq!(Changes::between(&running.values(), &other.values()), expected, "{text}");
+        let addresses = |config: &Config| config.listeners.iter().map(|it| it.address.clone()).collect::<Vec<_>>();
+        assert_eq!(addresses(&config), addresses(&running));
+    }
 }
 
 /// What is stored is of one Controller.
