@@ -8,6 +8,7 @@ mod address;
 mod bind;
 mod inherit;
 mod settings;
+mod tcp;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -147,7 +147,7 @@ async fn start(config: Config, origin: Origin) -> anyhow::Result<Sidecar> {
         let problem = sidecar.health.readiness.problem().unwrap_or("not ready");
         anyhow::bail!("{problem} after {READY_TIME:?}: the process that was to be replaced serves on");
     }
-    sidecar.accept();
+    sidecar.accept()?;
     match predecessor {
         None => service::ready(),
         Some(predecessor) => {
