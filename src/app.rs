@@ -153,7 +153,7 @@ impl Sidecar {
     /// When an address, a certificate or a credential cannot be used. Nothing runs then.
     pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
         let mut sidecar = Self::prepare(config, store, Inherited::default(), None).await?;
-        sidecar.accept();
+        sidecar.accept()?;
         Ok(sidecar)
     }
 
@@ -370,9 +370,13 @@ impl Sidecar {
     }
 
     /// Accepts connections from here on, in place of whoever did before.
-    fn accept(&mut self) {
-        self.sockets.claim_files();
+    ///
+    /// # Errors
+    /// When an address cannot be this process's.
+    fn accept(&mut self) -> Result<(), StartError> {
+        self.sockets.claim()?;
         self.stage.send_replace(Stage::Accepting);
+        Ok(())
     }
 
     /// Starts a process that takes over, and waits until it accepts. Cancelled, or if it does not, nothing has changed.

@@ -8,14 +8,16 @@ mod address;
 mod bind;
 mod inherit;
 mod settings;
+mod tcp;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketFlags;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -148,6 +150,16 @@ impl Listener {
         };
         Ok((TcpStream::from_std(socket.into())?, peer))
     }
+
+    /// Whether there is a connection to accept.
+    fn is_waited_for(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
+    }
 }
 
 /// What a sidecar does about connections. It only ever moves on.
@@ -163,7 +175,8 @@ pub(crate) enum Stage {
     Stopping,
 }
 
-/// Accepts connections and serves them while that is the stage. Accepting pauses while no slot is left.
+/// Accepts connections and serves them while that is the stage, and then those that wait already. Accepting pauses while no slot is
+/// left.
 pub(crate) async fn accept(
     current: Rc<Current>,
     listener: Rc<Listener>,
@@ -202,11 +215,15 @@ pub(crate) async fn accept(
             Err(error) => failed(&limits, &error).await,
         }
     }
-    // Who waits here believes to be connected, and may have sent a request: closing the socket would reset them all.
-    while let Some(slot) = limits.slot_now()
-        && let Some(accepted) = waiting.take().or_else(|| listener.accept_now().ok())
-    {
-        serve(accepted, slot);
+    // Who waits here believes to be connected, and may have sent a request: closing the socket would reset them all. A slot first,
+    // so that one for which there is none here is left to the process that takes over.
+    while waiting.is_some() || listener.is_waited_for() {
+        let slot = limits.slot().await;
+        match waiting.take().map_or_else(|| listener.accept_now(), Ok) {
+            Ok(accepted) => serve(accepted, slot),
+            // Another one has taken it, or it is gone.
+            Err(_) => break,
+        }
     }
 }
 

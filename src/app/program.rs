@@ -190,7 +190,7 @@ async fn start(config: Config, origin: Origin, manager: &ServiceManager) -> anyh
         anyhow::bail!("{problem} after {READY_TIME:?}: the process that was to be replaced serves on");
     }
     let Some(predecessor) = predecessor else {
-        sidecar.accept();
+        sidecar.accept()?;
         manager.accepts();
         return Ok(sidecar);
     };
@@ -201,7 +201,7 @@ async fn start(config: Config, origin: Origin, manager: &ServiceManager) -> anyh
             "the service manager has not read NOTIFY_SOCKET for {MAIN_TIME:?}: the process that was to be replaced serves on"
         );
     }
-    sidecar.accept();
+    sidecar.accept().inspect_err(|_| manager.gives_back(predecessor.process))?;
     tracing::info!(from = predecessor.process, "taken over");
     tokio::spawn(relieve(predecessor, Arc::clone(&sidecar.health.readiness), sidecar.snapshot_file.clone()));
     Ok(sidecar)

@@ -37,7 +37,8 @@ struct Unsaid {
 
 #[derive(Debug, Default)]
 struct News {
-    is_main: bool,
+    /// Which process counts, if that is new.
+    main: Option<u32>,
     /// Since when, in microseconds of the manager's clock.
     reloading: Option<i64>,
     accepts: bool,
@@ -51,7 +52,9 @@ impl News {
     fn message(&self) -> String {
         let mut lines = Vec::new();
         let mut say = |is_so: bool, line: String| lines.extend(is_so.then_some(line));
-        say(self.is_main, format!("MAINPID={}\n", std::process::id()));
+        if let Some(process) = self.main {
+            say(true, format!("MAINPID={process}\n"));
+        }
         if let Some(since) = self.reloading {
             say(true, format!("RELOADING=1\nMONOTONIC_USEC={since}\n"));
         }
@@ -115,7 +118,12 @@ impl ServiceManager {
 
     /// The same of one that has taken over: from here on it is the process that counts, whatever the one before does.
     pub(super) fn accepts_instead(&self) {
-        self.say(|news| (news.is_main, news.accepts) = (true, true));
+        self.say(|news| (news.main, news.accepts) = (Some(std::process::id()), true));
+    }
+
+    /// The process before is the one that counts again: this one ends.
+    pub(super) fn gives_back(&self, process: u32) {
+        self.say(|news| news.main = Some(process));
     }
 
     /// It reads its configuration again; [`ServiceManager::accepts`] says that it did, whatever came of it.
@@ -129,7 +137,7 @@ impl ServiceManager {
     /// It drains.
     pub(super) fn stops(&self) {
         let status = "draining: finishing in-flight requests".to_owned();
-        self.say(|news| *news = News { is_main: news.is_main, stops: true, status: Some(status), ..News::default() });
+        self.say(|news| *news = News { main: news.main, stops: true, status: Some(status), ..News::default() });
     }
 
     fn say(&self, change: impl FnOnce(&mut News)) {

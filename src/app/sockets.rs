@@ -14,7 +14,8 @@ use super::handover::{Handed, Predecessor, State};
 use crate::admin::{Admin, AdminConfig};
 use crate::config::Config;
 use crate::listener::{
-    self, Bound, Inherited, Label, ListenAddress, ListenerConfig, ListeningSocket, Opening, Purpose, SocketFile, Stage,
+    self, BindError, Bound, Inherited, Label, ListenAddress, ListenerConfig, ListeningSocket, Opening, Purpose,
+    SocketFile, Stage,
 };
 use crate::lock::RwLock;
 
@@ -128,12 +129,16 @@ impl Sockets {
         all.map(|(label, socket)| Ok((label, socket.try_clone_to_owned()?))).collect()
     }
 
-    /// From now on the files of Unix sockets are this process's to remove, and not those of the one before.
-    pub(super) fn claim_files(&mut self) {
-        self.agents.iter_mut().for_each(|(bound, _)| bound.claim_file());
+    /// Takes the place of the process before: from now on all of them listen, and the files of Unix sockets are this process's.
+    ///
+    /// # Errors
+    /// When one of them cannot be this process's.
+    pub(super) fn claim(&mut self) -> Result<(), BindError> {
+        self.agents.iter_mut().try_for_each(|(bound, _)| bound.claim())?;
         for path in self.left.drain(..) {
             drop(SocketFile::at(path));
         }
+        Ok(())
     }
 
     /// They are those of the process that took over.
@@ -153,8 +158,9 @@ impl AdminListener {
     /// # Errors
     /// When the address cannot be used.
     pub(super) async fn bind(config: &AdminConfig, inherited: &mut Inherited) -> Result<Self, StartError> {
-        let failed = |source| StartError::Admin { address: config.address, source };
-        let given = inherited.take(Purpose::Admin, &ListenAddress::Tcp(config.address));
+        let wanted = ListenAddress::Tcp(config.address);
+        let given = inherited.take(Purpose::Admin, &wanted);
+        let failed = |error| StartError::Admin { address: config.address, source: inherited.explain(&wanted, error) };
         let socket = match given.into_iter().next().map(|held| held.socket) {
             Some(ListeningSocket::Tcp(socket)) => TcpListener::from_std(socket).map_err(failed)?,
             Some(ListeningSocket::Unix(_)) | None => TcpListener::bind(config.address).await.map_err(failed)?,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::live::{Live, Renewal};
 use super::service::Pulse;
@@ -74,7 +75,7 @@ impl WorkerThread {
         if self.stage.wait_for(|stage| *stage >= Stage::Accepting).await.is_err() {
             return;
         }
-        let mut accepting = Vec::new();
+        let mut accepting = JoinSet::new();
         for (socket, opening) in self.sockets {
             match Listener::new(socket) {
                 Ok(socket) => {
@@ -85,7 +86,7 @@ impl WorkerThread {
                             (Rc::clone(&current), Rc::clone(&socket), Arc::clone(&connection_limits));
                         listener::accept(current, socket, Arc::clone(&opening), connection_limits, stage.clone())
                     };
-                    accepting.push(tokio::task::spawn_local(supervisor().supervise("accept loop", accept)));
+                    accepting.spawn_local(supervisor().supervise("accept loop", accept));
                 }
                 Err(error) => {
                     tracing::error!(%error, "a worker cannot listen");
@@ -100,12 +101,15 @@ impl WorkerThread {
             Stage::Ceding => current.worker.take_leave(),
             _ => current.worker.drain(),
         }
-        for task in accepting {
-            // It ends with the stage, and by a panic at worst: in-flight requests are finished all the same.
-            drop(task.await);
-        }
         let drain = current.proxy().gate.timeouts.drain;
-        let idle = async || tokio::time::timeout(drain, current.worker.idle()).await.is_ok();
+        let mut idle = async || {
+            let finished = async {
+                // Each ends when nobody waits any more, and by a panic at worst: in-flight requests are finished all the same.
+                while accepting.join_next().await.is_some() {}
+                current.worker.idle().await;
+            };
+            tokio::time::timeout(drain, finished).await.is_ok()
+        };
         if stage == Stage::Ceding {
             if idle().await {
                 return;

@@ -84,11 +84,6 @@ impl ConnectionLimits {
         self.slots.take().await
     }
 
-    /// One more, if there is one now.
-    pub(crate) fn slot_now(&self) -> Option<OwnedSemaphorePermit> {
-        self.slots.take_now()
-    }
-
     /// The slot of a connection from this address; `None`: there are too many from it.
     pub(crate) fn admit(&self, slot: OwnedSemaphorePermit, address: IpAddr) -> Option<ConnectionSlot> {
         let most = self.clients.most.load(Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! Where a listener is, as it is written.
 
 use std::fmt;
+use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -41,6 +42,24 @@ impl ListenAddress {
         match self {
             Self::Tcp(address) => Some(*address),
             Self::Name { .. } | Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether it is every address of this host, and the other one of those.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let (Some(all), Some(one)) = (self.tcp(), other.tcp()) else { return false };
+        let is_among = all.is_ipv6() || one.ip().to_canonical().is_ipv4();
+        all != one && all.port() == one.port() && all.ip().is_unspecified() && is_among
+    }
+
+    /// Whether who connects to one of them may come to the other.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix(one), Self::Unix(other)) => {
+                let same = |one: &PathBuf| fs::canonicalize(one).ok();
+                one == other || same(one).is_some_and(|one| same(other) == Some(one))
+            }
+            _ => self == other || self.covers(other) || other.covers(self),
         }
     }
 }
@@ -88,6 +107,27 @@ impl fmt::Display for ListenAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_interface_has_the_others_of_its_port() {
+        let read = |text: &str| text.parse::<ListenAddress>().expect("an address");
+        let covered = [
+            ("[::]:1", "127.0.0.1:1"),
+            ("[::]:1", "0.0.0.0:1"),
+            ("[::]:1", "[::1]:1"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("0.0.0.0:1", "[::ffff:127.0.0.1]:1"),
+        ];
+        for (all, one) in covered.map(|(all, one)| (read(all), read(one))) {
+            assert!(all.covers(&one) && !one.covers(&all), "{all} {one}");
+            assert!(all.overlaps(&one) && one.overlaps(&all), "{all} {one}");
+        }
+        for (one, other) in [("0.0.0.0:1", "[::1]:1"), ("[::]:1", "127.0.0.1:2"), ("127.0.0.1:1", "127.0.0.2:1")] {
+            assert!(!read(one).overlaps(&read(other)) && !read(other).overlaps(&read(one)), "{one} {other}");
+        }
+        assert!(read("[::]:1").overlaps(&read("[::]:1")) && !read("[::]:1").covers(&read("[::]:1")));
+        assert!(!read("unix:/nowhere/a").overlaps(&read("unix:/nowhere/b")));
+    }
 
     #[test]
     fn addresses_are_read_as_they_are_written() {

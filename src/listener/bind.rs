@@ -3,21 +3,20 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
-use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::inherit::{HeldSocket, Inherited, Label, Purpose};
-use super::{ListenAddress, ListenerConfig};
+use super::{ListenAddress, ListenerConfig, tcp};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`. A fleet reconnects all at once.
-const BACKLOG: i32 = 65_535;
+pub(super) const BACKLOG: i32 = 65_535;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +44,8 @@ pub(crate) struct Bound {
     pub address: ListenAddress,
     /// Each is a queue of its own: one for each worker, unless it was inherited or is a Unix socket.
     sockets: Vec<ListeningSocket>,
+    /// Those after so many are bound, and do not listen yet: what came there would wait for nobody while another process accepts.
+    listening: usize,
     /// The file of a Unix socket.
     file: Option<SocketFile>,
     /// As it is configured.
@@ -69,6 +70,13 @@ impl ListeningSocket {
         match self {
             Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
             Self::Unix(socket) => socket.try_clone().map(Self::Unix),
+        }
+    }
+
+    fn tcp(&self) -> Option<&TcpListener> {
+        match self {
+            Self::Tcp(socket) => Some(socket),
+            Self::Unix(_) => None,
         }
     }
 }
@@ -107,10 +115,31 @@ impl Bound {
         })
     }
 
-    /// Takes the file of a Unix socket from who listened before.
-    pub(crate) fn claim_file(&mut self) {
-        if let Some(file) = &mut self.file {
-            file.identity = identity(&file.path);
+    /// Takes the place of who listened before: with a Unix socket, its file.
+    ///
+    /// # Errors
+    /// [`BindError`]
+    pub(crate) fn claim(&mut self) -> Result<(), BindError> {
+        let claimed = self.file.as_mut().map_or(Ok(()), SocketFile::claim).and_then(|()| {
+            let more = self.sockets.iter().skip(self.listening);
+            more.filter_map(ListeningSocket::tcp).try_for_each(tcp::listen)
+        });
+        self.listening = self.sockets.len();
+        claimed.map_err(|source| BindError { address: self.address.clone(), source })
+    }
+
+    /// Opens a queue for each worker that has none, where there may be more.
+    fn complete(&mut self, workers: usize) {
+        let missing = workers.saturating_sub(self.sockets.len());
+        if let (ListenAddress::Tcp(address), Some(first)) = (&self.address, self.sockets.first())
+            && missing > 0
+            && SockRef::from(first).reuse_port().unwrap_or(false)
+        {
+            match tcp::beside(*address, missing) {
+                Ok((_, more)) => self.sockets.extend(more.into_iter().map(ListeningSocket::Tcp)),
+                // Those of another user, as systemd's are, are shared with none of this one's.
+                Err(error) => tracing::debug!(%address, %error, "workers share sockets: there can be no more"),
+            }
         }
     }
 
@@ -132,22 +161,32 @@ impl Bound {
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Option<(u64, u64)>,
+    /// The mode that it shall have, and has not yet.
+    mode: Option<u32>,
 }
 
 impl SocketFile {
     /// The one that is there.
     pub(crate) fn at(path: PathBuf) -> Self {
         let identity = identity(&path);
-        Self { path, identity }
+        Self { path, identity, mode: None }
+    }
+
+    fn claim(&mut self) -> io::Result<()> {
+        if let Some(mode) = self.mode.take() {
+            fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))?;
+        }
+        self.identity = identity(&self.path);
+        Ok(())
     }
 }
 
 /// Opens a listener's sockets, one for each worker: on each address that it has, if it is a name. Those that are there already
-/// are used as they are. Blocks while a name is looked up.
+/// are used as they are. Where that means that another process accepts there still, nothing changes before [`Bound::claim`].
+/// Blocks while a name is looked up.
 ///
 /// # Errors
-/// [`BindError`], also when another process listens there: `SO_REUSEPORT` alone would let two sidecars of one user share
-/// the port, and each would get half the agents.
+/// [`BindError`], also when another process listens there.
 pub(crate) fn bind(
     listener: &ListenerConfig,
     workers: usize,
@@ -159,10 +198,13 @@ pub(crate) fn bind(
     // A Unix socket whose file was removed is reached by nobody.
     given.retain(|held| held.own_file().is_none_or(|path| identity(&path).is_some()));
     if !given.is_empty() {
-        return adopt(given, listener, workers).map_err(failed);
+        return Ok(adopt(given, listener, workers));
     }
     let addresses = match configured {
-        ListenAddress::Unix(path) => return Ok(vec![bind_unix(path, listener.mode()).map_err(failed)?]),
+        ListenAddress::Unix(path) => {
+            let bound = bind_unix(path, listener.mode()).map_err(|error| inherited.explain(configured, error));
+            return Ok(vec![bound.map_err(failed)?]);
+        }
         ListenAddress::Tcp(address) => vec![*address],
         ListenAddress::Name { host, port } => {
             let found = (host.as_str(), *port).to_socket_addrs().map_err(failed)?;
@@ -177,95 +219,54 @@ pub(crate) fn bind(
     let mut all = Vec::new();
     for address in addresses {
         let given = inherited.take(Purpose::Agents, &ListenAddress::Tcp(address));
-        if given.is_empty() {
-            let (address, sockets) = bind_tcp(address, workers).map_err(failed)?;
-            let (address, configured) = (ListenAddress::Tcp(address), configured.clone());
-            all.push(Bound { address, sockets, file: None, configured });
-        } else {
-            all.extend(adopt(given, listener, workers).map_err(failed)?);
+        match given.is_empty() {
+            true => all.extend(open(address, listener, workers, inherited).map_err(failed)?),
+            false => all.extend(adopt(given, listener, workers)),
         }
     }
+    Ok(all)
+}
+
+/// Listens on an address of which no socket is there yet.
+fn open(
+    address: SocketAddr,
+    listener: &ListenerConfig,
+    workers: usize,
+    inherited: &mut Inherited,
+) -> io::Result<Vec<Bound>> {
+    let wanted = ListenAddress::Tcp(address);
+    let is_beside = inherited.overlapping(&wanted).is_some();
+    let opened = if is_beside { tcp::beside(address, workers) } else { tcp::bind(address, workers) };
+    let (address, sockets) = opened.map_err(|error| inherited.explain(&wanted, error))?;
+    let sockets: Vec<_> = sockets.into_iter().map(ListeningSocket::Tcp).collect();
+    let (listening, configured) = (if is_beside { 0 } else { sockets.len() }, listener.address.clone());
+    let mut all = vec![Bound { address: ListenAddress::Tcp(address), sockets, listening, file: None, configured }];
+    // They get what comes to their part of it while they are there; it needs no further ones.
+    all.extend(adopt(inherited.take_covered(&wanted), listener, 0));
     Ok(all)
 }
 
 /// Listens on sockets that are there. What waits in one that is closed is reset, so all of them are used, however many workers
 /// there are.
-fn adopt(given: Vec<HeldSocket>, listener: &ListenerConfig, workers: usize) -> io::Result<Vec<Bound>> {
+fn adopt(given: Vec<HeldSocket>, listener: &ListenerConfig, workers: usize) -> Vec<Bound> {
     let mut all: Vec<Bound> = Vec::new();
     for held in given {
         let file = held.own_file();
         match all.iter_mut().find(|bound| bound.address == held.address) {
-            Some(bound) => bound.sockets.push(held.socket),
+            Some(bound) => {
+                bound.sockets.push(held.socket);
+                bound.listening += 1;
+            }
             None => {
-                if let Some(path) = &file {
-                    fs::set_permissions(path, fs::Permissions::from_mode(listener.mode()))?;
-                }
                 let (address, configured) = (held.address, listener.address.clone());
                 // It is that of who listened before, still.
-                let file = file.map(|path| SocketFile { path, identity: None });
-                all.push(Bound { address, sockets: vec![held.socket], file, configured });
+                let file = file.map(|path| SocketFile { path, identity: None, mode: Some(listener.mode()) });
+                all.push(Bound { address, sockets: vec![held.socket], listening: 1, file, configured });
             }
         }
     }
-    for Bound { address, sockets, .. } in &mut all {
-        if let (ListenAddress::Tcp(address), Some(first)) = (address, sockets.first()) {
-            let may_be_more = SockRef::from(first).reuse_port()?;
-            while may_be_more && sockets.len() < workers {
-                sockets.push(listen(*address)?);
-            }
-        }
-    }
-    Ok(all)
-}
-
-fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<ListeningSocket>)> {
-    // A free port may be taken by somebody else before all workers have it: then another one is as good.
-    let mut tries = if address.port() == 0 { 10 } else { 1 };
-    loop {
-        tries -= 1;
-        match bind_all(address, workers) {
-            Err(error) if tries > 0 && error.kind() == io::ErrorKind::AddrInUse => {}
-            // A host without IPv6: every interface it has is one of IPv4.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT) && address.ip().is_unspecified() => {
-                return bind_all((Ipv4Addr::UNSPECIFIED, address.port()).into(), workers);
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-fn bind_all(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<ListeningSocket>)> {
-    let first = open(address, false)?;
-    let bound = first.local_addr().ok().and_then(|bound| bound.as_socket()).unwrap_or(address);
-    drop(first);
-    let sockets = (0..workers).map(|_| listen(bound)).collect::<io::Result<Vec<_>>>()?;
-    Ok((bound, sockets))
-}
-
-/// A queue of its own beside others of this process.
-fn listen(address: SocketAddr) -> io::Result<ListeningSocket> {
-    let socket = open(address, true)?;
-    socket.listen(BACKLOG)?;
-    Ok(ListeningSocket::Tcp(TcpListener::from(socket)))
-}
-
-/// A bound socket. Without `share` it fails where anybody else listens.
-fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(share)?;
-    // Inherited by accepted connections, which saves a system call for each.
-    socket.set_tcp_nodelay(true)?;
-    if address.is_ipv6() {
-        // `[::]` is both families, whatever the system's default.
-        socket.set_only_v6(false)?;
-    }
-    socket.bind(&address.into())?;
-    if !share {
-        socket.listen(1)?;
-    }
-    Ok(socket)
+    all.iter_mut().for_each(|bound| bound.complete(workers));
+    all
 }
 
 /// Under a name of its own first: nobody finds a socket there that does not listen yet, or for which others may do more than
@@ -287,7 +288,8 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<Bound> {
     }
     let sockets = vec![ListeningSocket::Unix(UnixListener::from(OwnedFd::from(socket)))];
     let address = ListenAddress::Unix(path.to_owned());
-    Ok(Bound { configured: address.clone(), address, sockets, file: Some(SocketFile::at(path.to_owned())) })
+    let (configured, file) = (address.clone(), Some(SocketFile::at(path.to_owned())));
+    Ok(Bound { configured, address, sockets, listening: 1, file })
 }
 
 /// A name in the same directory, and what keeps it valid: through the open directory, for the path may be as long as a socket's

@@ -134,11 +134,33 @@ impl Inherited {
     /// Takes those that are for this. Of several bound addresses that only port 0 would explain, those of the first: each listener
     /// has its own.
     pub(crate) fn take(&mut self, purpose: Purpose, address: &ListenAddress) -> Vec<HeldSocket> {
-        let is_many = matches!(address, ListenAddress::Name { .. });
+        let is_many = address.tcp().is_none_or(|address| address.port() != 0);
         let first = self.0.iter().find(|held| held.is_for(purpose, address)).map(|held| held.address.clone());
         let is_wanted =
             |held: &mut HeldSocket| held.is_for(purpose, address) && (is_many || Some(&held.address) == first.as_ref());
         self.0.extract_if(.., is_wanted).collect()
+    }
+
+    /// Takes those for agents, of a process that this one takes over from, at the addresses that this one has among others.
+    pub(crate) fn take_covered(&mut self, address: &ListenAddress) -> Vec<HeldSocket> {
+        let is_agents = |held: &HeldSocket| held.label.as_ref().is_some_and(|label| label.purpose == Purpose::Agents);
+        self.0.extract_if(.., |held| is_agents(held) && address.covers(&held.address)).collect()
+    }
+
+    /// Where one of those that nobody took listens, if that concerns who listens here.
+    pub(crate) fn overlapping(&self, address: &ListenAddress) -> Option<&ListenAddress> {
+        self.0.iter().map(|held| &held.address).find(|held| held.overlaps(address))
+    }
+
+    /// Says of an address that is in use what can be done, if it is the process before that uses it.
+    pub(crate) fn explain(&self, address: &ListenAddress, error: io::Error) -> io::Error {
+        match self.overlapping(address) {
+            Some(held) if error.kind() == io::ErrorKind::AddrInUse => io::Error::other(format!(
+                "the process that is to be replaced listens on {held}, and nobody else can beside it: stop it and start it \
+                 again instead of sending SIGUSR2"
+            )),
+            _ => error,
+        }
     }
 
     /// What nobody took.

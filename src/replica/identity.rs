@@ -18,6 +18,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::retry_on_intr;
 
 use crate::clock;
 use crate::random;
@@ -67,7 +68,7 @@ impl SidecarIdentity {
         let id = SidecarId(random::number());
         let Some(snapshot_file) = snapshot_file else { return Ok(Self::of(id)) };
         let path = snapshot_file.with_added_extension("id");
-        let (lock, written, origin) = match open(&path) {
+        let (lock, written, origin) = match open(&path, FlockOperation::NonBlockingLockExclusive) {
             Ok((file, written, origin)) => (Some(file), written, Some(origin)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(SnapshotFileInUse(snapshot_file.to_owned()));
@@ -109,22 +110,33 @@ impl SidecarIdentity {
     }
 }
 
-/// Takes the snapshot file that another sidecar had, for the one with this id.
+/// Takes the snapshot file that another sidecar has, for the one with this id, when that has ended: it may be that of a process
+/// before the one that this one took over from, which still finishes what it has. Blocks.
 ///
 /// # Errors
-/// When another one runs with it still, or its id cannot be kept beside it.
+/// When the id cannot be kept beside it.
 pub(crate) fn claim(snapshot_file: &Path, id: SidecarId) -> io::Result<Claim> {
     let path = snapshot_file.with_added_extension("id");
-    let (lock, _, origin) = open(&path)?;
+    let opened = match open(&path, FlockOperation::NonBlockingLockExclusive) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            tracing::warn!(
+                file = %snapshot_file.display(),
+                "another process has the snapshot file still: this one goes on without one until that has ended"
+            );
+            open(&path, FlockOperation::LockExclusive)
+        }
+        opened => opened,
+    };
+    let (lock, _, origin) = opened?;
     let text = (clock::boot() != 0).then(|| format!("{id} {origin}\n"));
     Ok(Claim { unstored: UnstoredId { path, text }, lock })
 }
 
 /// The file, locked; what is in it; and what identifies it until the machine is started again.
-fn open(path: &Path) -> io::Result<(File, String, String)> {
+fn open(path: &Path, lock: FlockOperation) -> io::Result<(File, String, String)> {
     let mut options = OpenOptions::new();
     let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    retry_on_intr(|| flock(&file, lock))?;
     let (mut written, metadata) = (Vec::new(), file.metadata()?);
     file.read_to_end(&mut written)?;
     let origin = format!("{:032x} {} {}", clock::boot(), metadata.dev(), metadata.ino());

@@ -169,12 +169,14 @@ impl SnapshotFile {
         Arc::new(Self { path, store, sidecar, bound, replica, awaits, writing, current })
     }
 
-    /// Takes the file from the process that had it, if it was one's that this one takes over from, and writes it.
+    /// Takes the file from the process that has it, if there is one, as soon as that has ended, and writes it.
     pub(crate) async fn take_over(self: &Arc<Self>) {
         if !self.awaits() {
             return;
         }
-        match identity::claim(&self.path, self.sidecar) {
+        let this = Arc::clone(self);
+        let claiming = tokio::task::spawn_blocking(move || identity::claim(&this.path, this.sidecar));
+        match claiming.await.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok(Claim { unstored, lock }) => {
                 {
                     let mut writing = self.writing();
@@ -197,9 +199,14 @@ impl SnapshotFile {
     /// When the file can neither be changed nor removed.
     pub(crate) async fn renounce(self: &Arc<Self>) -> io::Result<()> {
         let this = Arc::clone(self);
-        let renouncing = tokio::task::spawn_blocking(move || match this.awaits() {
-            true => Ok(()),
-            false => this.current().vouch(u64::MAX, &this.path),
+        let renouncing = tokio::task::spawn_blocking(move || {
+            let mut current = this.current();
+            if this.awaits() {
+                // It is another one's; should it become this one's yet, it proves nothing.
+                current.vouched = u64::MAX;
+                return Ok(());
+            }
+            current.vouch(u64::MAX, &this.path)
         });
         renouncing.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }

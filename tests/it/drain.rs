@@ -67,6 +67,34 @@ async fn requests_sent_before_the_stop_are_served() {
     assert_eq!(site.heartbeat.requests().len(), 90);
 }
 
+/// Nor are those forgotten for whom there is no place yet: one that was accepted, or more where there are more workers, and others
+/// behind it.
+#[tokio::test]
+async fn who_waits_for_a_place_at_the_stop_is_served() {
+    let site = Site::builder()
+        .config(|config| {
+            config.timeouts.drain = Duration::from_secs(60);
+            config.limits.max_connections = std::num::NonZeroUsize::MIN;
+        })
+        .start()
+        .await;
+    let (mut running, pieces) = site.occupy().await;
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        let mut client = site.connect().await;
+        client.send(post(HEARTBEAT, &site.agent, b"{}")).await;
+        waiting.push(client);
+    }
+    let stop = tokio::spawn(site.sidecar.stop());
+    pieces.send(ok("finished").into_bytes()).await.expect("takes it");
+    assert_eq!(running.reply().await.text(), "finished");
+    for client in &mut waiting {
+        assert_eq!(client.reply().await.status(), 200);
+        client.ends().await;
+    }
+    within("the stop", stop).await.expect("no panic");
+}
+
 #[tokio::test]
 async fn a_request_that_arrives_within_its_body_is_finished() {
     let site = Site::builder().config(|config| config.timeouts.drain = Duration::from_secs(60)).start().await;

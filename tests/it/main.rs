@@ -58,6 +58,7 @@ mod snapshot_file;
 mod sqlite;
 mod stale_cut;
 mod take_over;
+mod taken_sockets;
 mod threats;
 mod tls;
 mod token_memory;

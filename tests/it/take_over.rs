@@ -24,23 +24,23 @@ use crate::harness::{
 };
 
 /// `tollgate serve`, and those that take over from it. What is left of them is killed in the end.
-struct Line {
+pub(crate) struct Line {
     first: Child,
     /// Those that came, the latest last.
-    processes: Vec<Pid>,
-    log: mpsc::Receiver<Value>,
-    directory: Arc<TempDir>,
-    token: String,
-    listener: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) processes: Vec<Pid>,
+    pub(crate) log: mpsc::Receiver<Value>,
+    pub(crate) directory: Arc<TempDir>,
+    pub(crate) token: String,
+    pub(crate) listener: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
-fn pid(number: u64) -> Pid {
+pub(crate) fn pid(number: u64) -> Pid {
     Pid::from_raw(i32::try_from(number).expect("a process")).expect("a process")
 }
 
 /// A directory with a registry in it, and its Owner's token.
-fn registry() -> (Arc<TempDir>, String) {
+pub(crate) fn registry() -> (Arc<TempDir>, String) {
     let directory = Arc::new(tempfile::tempdir().expect("a directory"));
     let created = tollgate(&directory, &["init"]).output().expect("runs");
     (directory, String::from_utf8(created.stdout).expect("text").trim().to_owned())
@@ -54,7 +54,7 @@ fn tollgate(directory: &TempDir, arguments: &[&str]) -> Command {
 }
 
 /// One line of a configuration's text, and what comes below it.
-fn configuration(api: &Upstream, heartbeat: &Upstream, listeners: &str, more: &str) -> String {
+pub(crate) fn configuration(api: &Upstream, heartbeat: &Upstream, listeners: &str, more: &str) -> String {
     format!(
         "{more}\n[upstream.api]\nurl = 'http://{}'\n[upstream.heartbeat]\nurl = 'http://{}'\n[log]\nformat = 'json'\n{listeners}",
         api.address(),
@@ -62,10 +62,10 @@ fn configuration(api: &Upstream, heartbeat: &Upstream, listeners: &str, more: &s
     )
 }
 
-const LISTENER: &str = "[[listener]]\naddress = '127.0.0.1:0'\n[admin]\naddress = '127.0.0.1:0'\n";
+pub(crate) const LISTENER: &str = "[[listener]]\naddress = '127.0.0.1:0'\n[admin]\naddress = '127.0.0.1:0'\n";
 
 impl Line {
-    async fn start(api: &Upstream, heartbeat: &Upstream, more: &str, variables: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(api: &Upstream, heartbeat: &Upstream, more: &str, variables: &[(&str, &str)]) -> Self {
         let (directory, token) = registry();
         let text = configuration(api, heartbeat, LISTENER, more);
         let prepare = |command: &mut Command| {
@@ -74,7 +74,12 @@ impl Line {
         Self::with(directory, token, &text, prepare).await
     }
 
-    async fn with(directory: Arc<TempDir>, token: String, text: &str, prepare: impl FnOnce(&mut Command)) -> Self {
+    pub(crate) async fn with(
+        directory: Arc<TempDir>,
+        token: String,
+        text: &str,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
         let file = directory.path().join("tollgate.toml");
         fs::write(&file, text).expect("writes");
         let mut command = tollgate(&directory, &["serve", "--config", file.to_str().expect("text")]);
@@ -98,7 +103,7 @@ impl Line {
     }
 
     /// Waits for a line of the log: its fields.
-    async fn says(&mut self, message: &str) -> Value {
+    pub(crate) async fn says(&mut self, message: &str) -> Value {
         within(message, async {
             let mut before = Vec::new();
             loop {
@@ -112,23 +117,28 @@ impl Line {
         .await
     }
 
-    fn process(&self) -> Pid {
+    pub(crate) fn process(&self) -> Pid {
         *self.processes.last().expect("one")
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.process(), signal).expect("runs");
     }
 
     /// Lets another process take over.
-    async fn take_over(&mut self) {
+    pub(crate) async fn take_over(&mut self) {
         self.signal(Signal::USR2);
+        self.is_taken_over().await;
+    }
+
+    /// Waits until another process has.
+    pub(crate) async fn is_taken_over(&mut self) {
         let said = self.says("another process has taken over: finishing in-flight requests").await;
         self.processes.push(pid(said["process"].as_u64().expect("its id")));
     }
 
     /// Waits until that one has ended.
-    async fn has_ended(&mut self, process: Pid) {
+    pub(crate) async fn has_ended(&mut self, process: Pid) {
         let first = pid(self.first.id().into());
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
@@ -144,30 +154,30 @@ impl Line {
         }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         tollgate(&self.directory, arguments).output().expect("runs")
     }
 
-    fn fetch(&self) -> String {
+    pub(crate) fn fetch(&self) -> String {
         request("GET", CONFIG, &format!("Authorization: Bearer {}\r\n", self.token))
     }
 
     /// What a new connection is answered.
-    async fn answers(&self) -> u16 {
+    pub(crate) async fn answers(&self) -> u16 {
         let mut client = Client::connect(self.listener).await;
         client.send(self.fetch()).await;
         client.reply().await.status()
     }
 
-    async fn ready(&self) -> String {
+    pub(crate) async fn ready(&self) -> String {
         said_by_admin(self.admin, "/readyz").await
     }
 
-    fn sidecars(&self) -> Vec<Value> {
+    pub(crate) fn sidecars(&self) -> Vec<Value> {
         let output = self.run(&["status", "--json"]);
         let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         status["sidecars"].as_array().expect("a list").clone()
@@ -191,7 +201,13 @@ impl Drop for Line {
 }
 
 /// Requests until told to stop: each must be answered by 200. How many there were.
-async fn stream(address: SocketAddr, request: String, keeps: bool, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) {
+pub(crate) async fn stream(
+    address: SocketAddr,
+    request: String,
+    keeps: bool,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+) {
     let mut client = Client::connect(address).await;
     while !stop.load(Ordering::Relaxed) {
         client.send(&request).await;
