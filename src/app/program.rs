@@ -185,8 +185,10 @@ async fn run_console(config: Config) -> anyhow::Result<()> {
         () = async { console.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
         () = stop.next() => {}
     }
-    console.stop().await;
-    tracing::info!("stopped");
+    tokio::select! {
+        () = console.stop() => tracing::info!("stopped"),
+        () = stop.next() => tracing::warn!("second signal: closing requests in flight"),
+    }
     Ok(())
 }
 
