@@ -33,6 +33,7 @@ use crate::worker::panic::Guard;
 
 pub(crate) use settings::{AdminConfig, ConsoleStore};
 
+use control::Commands;
 use places::{Place, Places, Refused, Sending};
 
 /// Longest wait for a request head, and for a TLS handshake.
@@ -56,8 +57,31 @@ pub(crate) struct Admin {
     pub tls: AdminTls,
     /// Everything but health and metrics; `None`: nothing.
     pub console: Option<Router>,
-    /// Connections at once: descriptors are reserved for so many.
-    pub max_connections: usize,
+    /// What is under way.
+    pub under_way: UnderWay,
+}
+
+/// What the admin listener answers, and the commands of this host.
+#[derive(Debug, Clone)]
+pub(crate) struct UnderWay {
+    places: Places,
+    commands: Commands,
+}
+
+impl UnderWay {
+    /// Nothing yet. At most so many connections at once: descriptors are reserved for them.
+    pub(crate) fn new(max_connections: usize) -> Self {
+        Self { places: Places::new(max_connections), commands: Commands::new() }
+    }
+
+    /// Takes no more, and finishes what is under way, until `deadline` at most.
+    pub(crate) async fn finish(&self, deadline: tokio::time::Instant) {
+        let finish = async { tokio::join!(self.places.close(), self.commands.close()) };
+        if tokio::time::timeout_at(deadline, finish).await.is_err() {
+            let connections = self.places.count();
+            tracing::warn!(connections, "drain timeout: closing requests and commands in flight of the admin listener");
+        }
+    }
 }
 
 impl Admin {
@@ -66,16 +90,15 @@ impl Admin {
         let health = Arc::clone(&self.health);
         let commands = async {
             match listener.local_addr() {
-                Ok(address) => control::serve(health, address).await,
+                Ok(address) => self.under_way.commands.clone().serve(health, address).await,
                 Err(error) => tracing::error!(%error, "without an address there are no commands"),
             }
         };
-        tokio::join!(commands, self.accept(&listener));
+        tokio::join!(commands, self.clone().accept(&listener));
     }
 
     async fn accept(self, listener: &TcpListener) {
         let failures = Sampler::default();
-        let places = Places::new(self.max_connections);
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -88,7 +111,7 @@ impl Admin {
                 }
             };
             // Whoever gets none sees the end of the connection.
-            let Some(place) = places.take(peer.ip().to_canonical()).await else { continue };
+            let Some(place) = self.under_way.places.take(peer.ip().to_canonical()).await else { continue };
             let admin = self.clone();
             tokio::spawn(async move {
                 let _guard = Guard::new(&admin.health.panics);
@@ -129,7 +152,16 @@ impl Admin {
         let service = service_fn(|request| self.exchange(request, peer, over, place));
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let outcome = tokio::select! {
+            outcome = connection.as_mut() => outcome,
+            () = place.closing() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = outcome {
             tracing::debug!(%error, "admin connection");
         }
     }
@@ -152,7 +184,12 @@ impl Admin {
             // It ends here.
             Err(Refused::Leaving) => return std::future::pending().await,
         };
-        Ok(reply.map(|body| exchange.sending(body)))
+        let mut reply = reply.map(|body| exchange.sending(body));
+        if self.health.readiness.is_succeeded() {
+            // The next one is for the process that has taken over.
+            reply.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
+        Ok(reply)
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr, over: OverTls) -> Response<Body> {

@@ -28,7 +28,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::access_log::AccessLogOutput;
-use crate::admin::Admin;
+use crate::admin::{Admin, UnderWay};
 use crate::config::{Changes, Config};
 use crate::fleet::{self, Reporter};
 use crate::health::Health;
@@ -73,6 +73,7 @@ pub struct Sidecar {
     stage: watch::Sender<Stage>,
     pulse: Arc<Pulse>,
     workers: Vec<JoinHandle<()>>,
+    under_way: UnderWay,
     tasks: Vec<AbortHandle>,
     reporter: Option<Reporting>,
     flusher: Option<Flusher>,
@@ -197,6 +198,7 @@ impl Sidecar {
             stage,
             pulse: Arc::new(Pulse::new(config.workers.get())),
             workers: Vec::new(),
+            under_way: UnderWay::new(live.admin_connections),
             tasks: Vec::new(),
             reporter: None,
             flusher: None,
@@ -236,8 +238,8 @@ impl Sidecar {
             live::under_each(Arc::clone(&watched), |now| reload::watch(now.upstreams.clone(), now.listener_tls.clone()))
         });
         let listener = sidecar.sockets.admin.clone();
-        let max_connections = live.admin_connections;
-        let admin = Admin { health: Arc::clone(&health), tls: Arc::clone(live.admin_tls()), console, max_connections };
+        let under_way = sidecar.under_way.clone();
+        let admin = Admin { health: Arc::clone(&health), tls: Arc::clone(live.admin_tls()), console, under_way };
         sidecar.spawn("admin listener", move || listener.clone().serve(admin.clone(), staged.clone()));
         if let Some(registry) = audit_keeper {
             sidecar.spawn("audit trail", move || {
@@ -426,11 +428,14 @@ impl Sidecar {
     }
 
     async fn finish(mut self, is_succeeded: bool) {
+        let deadline = tokio::time::Instant::now() + self.live.gate().timeouts.drain;
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
         if !joined.await.unwrap_or(false) {
             tracing::error!("a worker panicked");
         }
+        // Not before: probes, scrapers and commands are answered for as long as it serves.
+        self.under_way.finish(deadline).await;
         if let Some(flusher) = self.flusher.take() {
             flusher.finish().await;
         }

@@ -4,7 +4,7 @@ mod reloads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
@@ -19,6 +19,10 @@ use crate::upstream::Upstream;
 use crate::usage::Uses;
 
 pub(crate) use reloads::{ReloadOutcome, Reloads};
+
+/// See [`Health::without_commands`].
+const WITHOUT_COMMANDS: &str = "another process has the name of the socket for commands: `tollgate drain`, `tollgate cache` and \
+                                `tollgate check --running` do not reach this one; the log says which process";
 
 /// What a reload exchanges, as far as it is seen from outside.
 #[derive(Debug, Default)]
@@ -74,6 +78,8 @@ pub struct Health {
     pub flushes_failed: Arc<AtomicU64>,
     /// What proofs made here came to.
     pub(crate) proofs: Arc<Proofs>,
+    /// Another process has the name of the socket for commands.
+    pub(crate) without_commands: AtomicBool,
 }
 
 impl Health {
@@ -104,6 +110,7 @@ impl Health {
             cache,
             flushes_failed: Arc::default(),
             proofs: Arc::default(),
+            without_commands: AtomicBool::new(false),
         }
     }
 
@@ -119,6 +126,7 @@ impl Health {
         let credentials = upstreams.iter().flat_map(|upstream| upstream.credential_problems());
         let nodes = upstreams.iter().flat_map(|upstream| upstream.node_problems());
         let cache = self.cache.iter().flat_map(|cache| cache.problems());
-        credentials.chain(nodes).chain(cache).collect()
+        let without_commands = self.without_commands.load(Ordering::Relaxed).then(|| WITHOUT_COMMANDS.to_owned());
+        credentials.chain(nodes).chain(cache).chain(without_commands).collect()
     }
 }

@@ -55,6 +55,11 @@ impl Readiness {
         self.drained.load(Ordering::SeqCst)
     }
 
+    /// Whether another process has taken its place.
+    pub(crate) fn is_succeeded(&self) -> bool {
+        self.succeeded.load(Ordering::Relaxed)
+    }
+
     /// Whether an operator has taken it out.
     pub(crate) fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Relaxed)
@@ -70,7 +75,7 @@ impl Readiness {
 
     /// What is reported of that to others: also that another process has taken its place.
     pub(crate) fn reported_drain(&self) -> Option<&'static str> {
-        match self.succeeded.load(Ordering::Relaxed) {
+        match self.is_succeeded() {
             true => Some("another process has taken over"),
             false => self.drain_reason(),
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Instant;
 use crate::lock::Mutex;
@@ -24,22 +24,25 @@ use crate::lock::Mutex;
 const LEAVING: Duration = Duration::from_secs(2);
 
 /// The connections that there are.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Places {
     most: usize,
     held: Arc<Mutex<Held>>,
     freed: Arc<Notify>,
+    closing: watch::Sender<bool>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Held {
     next: u64,
     places: BTreeMap<u64, Connection>,
 }
 
+#[derive(Debug)]
 struct Connection {
     client: IpAddr,
     doing: Doing,
+    has_asked: bool,
     since: Instant,
     leave: Arc<Notify>,
 }
@@ -56,7 +59,7 @@ enum Doing {
 impl Places {
     /// At most so many connections.
     pub(super) fn new(most: usize) -> Self {
-        Self { most, held: Arc::default(), freed: Arc::default() }
+        Self { most, held: Arc::default(), freed: Arc::default(), closing: watch::Sender::new(false) }
     }
 
     /// A place for a connection of this client. Where all are taken, another connection gives way: one of the client that has
@@ -71,14 +74,33 @@ impl Places {
         self.try_take(client)
     }
 
+    /// No further connections, and on those that there are no further requests. Waits until what was asked is answered.
+    pub(super) async fn close(&self) {
+        self.closing.send_replace(true);
+        self.held.lock().dismiss_silent();
+        loop {
+            let freed = self.freed.notified();
+            if self.count() == 0 {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// How many connections there are.
+    pub(super) fn count(&self) -> usize {
+        self.held.lock().places.len()
+    }
+
     fn try_take(&self, client: IpAddr) -> Option<Place> {
         let mut held = self.held.lock();
-        if held.places.len() >= self.most {
+        if held.places.len() >= self.most || *self.closing.borrow() {
             return None;
         }
         let (id, leave) = (held.next, Arc::new(Notify::new()));
         held.next += 1;
-        let connection = Connection { client, doing: Doing::Waiting, since: Instant::now(), leave: Arc::clone(&leave) };
+        let (doing, since) = (Doing::Waiting, Instant::now());
+        let connection = Connection { client, doing, has_asked: false, since, leave: Arc::clone(&leave) };
         held.places.insert(id, connection);
         Some(Place { id, leave, places: self.clone() })
     }
@@ -97,6 +119,14 @@ impl Held {
         let connection = self.places.values_mut().filter(|connection| can(connection)).min_by_key(rank)?;
         connection.doing = Doing::Leaving;
         Some(Arc::clone(&connection.leave))
+    }
+
+    /// Tells those to leave that have asked nothing yet.
+    fn dismiss_silent(&mut self) {
+        for connection in self.places.values_mut().filter(|connection| !connection.has_asked) {
+            connection.doing = Doing::Leaving;
+            connection.leave.notify_one();
+        }
     }
 
     /// Whether one more request to the console of this client can be answered: they have half of the places, so that there are
@@ -132,6 +162,12 @@ impl Place {
         self.leave.notified().await;
     }
 
+    /// Once the connection is to have no further request.
+    pub(super) async fn closing(&self) {
+        // This place has the other end.
+        drop(self.places.closing.subscribe().wait_for(|closing| *closing).await);
+    }
+
     /// A request has come.
     ///
     /// # Errors
@@ -151,7 +187,7 @@ impl Place {
 impl Held {
     fn turn(&mut self, id: u64, doing: Doing) {
         if let Some(connection) = self.places.get_mut(&id).filter(|connection| connection.doing != Doing::Leaving) {
-            (connection.doing, connection.since) = (doing, Instant::now());
+            (connection.doing, connection.has_asked, connection.since) = (doing, true, Instant::now());
         }
     }
 }
@@ -241,6 +277,32 @@ mod tests {
         assert_eq!(leaving(&places), [second.id], "for good");
         drop((second, answering, new));
         assert_eq!((places.held.lock().places.len(), other.id), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn whoever_is_answered_is_waited_for_and_whoever_is_silent_is_not() {
+        let places = Places::new(4);
+        let (silent, busy) = (take(&places, 1), take(&places, 2));
+        let answering = busy.begin(true).expect("is answered");
+        let mut close = Box::pin(places.close());
+        let gone = async {
+            silent.leave().await;
+            drop(silent);
+            busy.closing().await;
+        };
+        tokio::select! {
+            () = &mut close => panic!("one is answered still"),
+            () = gone => {}
+        }
+        assert!(places.try_take(client(3)).is_none());
+        drop(answering);
+        tokio::select! {
+            biased;
+            () = &mut close => panic!("what was answered is on its way still"),
+            () = std::future::ready(()) => {}
+        }
+        drop(busy);
+        close.await;
     }
 
     #[tokio::test]

@@ -3,14 +3,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::prove::{Process, Proving};
 use super::supervise::Supervisor;
 use super::{AdminListener, StartError};
-use crate::admin::Admin;
+use crate::admin::{Admin, UnderWay};
 use crate::config::Config;
 use crate::console::Console;
 use crate::health::{Configured, Health};
@@ -33,6 +35,8 @@ pub(crate) struct ConsoleProcess {
     pub tls: Option<Arc<Tls>>,
     supervisor: Supervisor,
     tasks: Vec<AbortHandle>,
+    under_way: UnderWay,
+    drain: Duration,
     flusher: Flusher,
 }
 
@@ -46,7 +50,7 @@ impl ConsoleProcess {
         let max_staleness = config.freshness.max_staleness;
         let health =
             Arc::new(Health::new(Arc::clone(&replica), max_staleness, config.limits.failed_auth.clone(), None));
-        let max_connections = config.admin.max_connections;
+        let under_way = UnderWay::new(config.admin.max_connections);
         let tls = config.admin.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
         let listener = AdminListener::bind(&config.admin, &mut Inherited::default()).await?;
         let address = listener.address;
@@ -79,6 +83,8 @@ impl ConsoleProcess {
             tls: tls.clone(),
             supervisor,
             tasks: Vec::new(),
+            under_way: under_way.clone(),
+            drain: config.timeouts.drain,
             flusher: flusher.clone(),
         };
         process.spawn("usage", move || flusher.clone().run());
@@ -90,7 +96,7 @@ impl ConsoleProcess {
         health.configured.send_replace(Arc::new(shown));
         process.spawn("file watcher", move || reload::watch(Vec::new(), certificates.clone()));
         let tls = Arc::new(RwLock::new(tls));
-        let admin = Admin { health, tls, console: Some(console.router()), max_connections };
+        let admin = Admin { health, tls, console: Some(console.router()), under_way };
         let (_, accepts) = watch::channel(Stage::Accepting);
         process.spawn("admin listener", move || listener.clone().serve(admin.clone(), accepts.clone()));
         process.spawn("audit trail", move || {
@@ -120,8 +126,9 @@ impl ConsoleProcess {
         self.health.replica.ready().await;
     }
 
-    /// Ends it. What callers used is left in the store.
+    /// Ends it, when what callers have asked is answered, within the drain timeout. What they used is left in the store.
     pub(crate) async fn stop(self) {
+        self.under_way.finish(Instant::now() + self.drain).await;
         self.tasks.iter().for_each(AbortHandle::abort);
         self.flusher.clone().finish().await;
     }

@@ -201,7 +201,7 @@ async fn start(config: Config, origin: Origin, manager: &ServiceManager) -> anyh
             "the service manager has not read NOTIFY_SOCKET for {MAIN_TIME:?}: the process that was to be replaced serves on"
         );
     }
-    sidecar.accept().inspect_err(|_| manager.gives_back(predecessor.process))?;
+    sidecar.accept().inspect_err(|_| manager.gives_back(&predecessor.process))?;
     tracing::info!(from = predecessor.process, "taken over");
     tokio::spawn(relieve(predecessor, Arc::clone(&sidecar.health.readiness), sidecar.snapshot_file.clone()));
     Ok(sidecar)
@@ -241,8 +241,10 @@ async fn run_console(config: Config) -> anyhow::Result<()> {
         () = async { console.ready().await; tracing::info!("ready"); std::future::pending().await } => {}
         () = stop.next() => {}
     }
-    console.stop().await;
-    tracing::info!("stopped");
+    tokio::select! {
+        () = console.stop() => tracing::info!("stopped"),
+        () = stop.next() => tracing::warn!("second signal: closing requests in flight"),
+    }
     Ok(())
 }
 

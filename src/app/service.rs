@@ -38,7 +38,7 @@ struct Unsaid {
 #[derive(Debug, Default)]
 struct News {
     /// Which process counts, if that is new.
-    main: Option<u32>,
+    main: Option<String>,
     /// Since when, in microseconds of the manager's clock.
     reloading: Option<i64>,
     accepts: bool,
@@ -52,7 +52,7 @@ impl News {
     fn message(&self) -> String {
         let mut lines = Vec::new();
         let mut say = |is_so: bool, line: String| lines.extend(is_so.then_some(line));
-        if let Some(process) = self.main {
+        if let Some(process) = &self.main {
             say(true, format!("MAINPID={process}\n"));
         }
         if let Some(since) = self.reloading {
@@ -118,12 +118,12 @@ impl ServiceManager {
 
     /// The same of one that has taken over: from here on it is the process that counts, whatever the one before does.
     pub(super) fn accepts_instead(&self) {
-        self.say(|news| (news.main, news.accepts) = (Some(std::process::id()), true));
+        self.say(|news| (news.main, news.accepts) = (Some(std::process::id().to_string()), true));
     }
 
     /// The process before is the one that counts again: this one ends.
-    pub(super) fn gives_back(&self, process: u32) {
-        self.say(|news| news.main = Some(process));
+    pub(super) fn gives_back(&self, process: &str) {
+        self.say(|news| news.main = Some(process.to_owned()));
     }
 
     /// It reads its configuration again; [`ServiceManager::accepts`] says that it did, whatever came of it.
@@ -137,7 +137,7 @@ impl ServiceManager {
     /// It drains.
     pub(super) fn stops(&self) {
         let status = "draining: finishing in-flight requests".to_owned();
-        self.say(|news| *news = News { main: news.main, stops: true, status: Some(status), ..News::default() });
+        self.say(|news| *news = News { main: news.main.take(), stops: true, status: Some(status), ..News::default() });
     }
 
     fn say(&self, change: impl FnOnce(&mut News)) {

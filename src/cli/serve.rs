@@ -85,8 +85,8 @@ pub(super) fn serve(globals: &Globals, args: ServeArgs) -> anyhow::Result<()> {
 
 /// Shown below `console --help`.
 pub(super) const CONSOLE_EXAMPLES: &str = "\
-It takes [store], [admin], [freshness] and [log] of the configuration. The store's user must be one that may
-change the registry: admin.store_username, or else the one of [store].
+It takes [store], [admin], [freshness], [log] and timeouts.drain of the configuration. The store's user must be one
+that may change the registry: admin.store_username, or else the one of [store].
 
 Examples:
   tollgate console --config /etc/tollgate/console.toml

@@ -147,7 +147,7 @@ fn is_unavailable(error: &anyhow::Error) -> bool {
 ///
 /// # Errors
 /// The command's, or that the runtime cannot start.
-pub(super) fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub(super) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).without_time().with_target(false);
     // It fails where there is one already, in a test say.
     lines.with_ansi(may_colour(&io::stderr())).with_writer(io::stderr).try_init().ok();

@@ -94,7 +94,7 @@ impl Registry {
                 self.store.count_tokens(filter).await?.try_into().unwrap_or(usize::MAX),
             )
         } else {
-            self.from_catalogue(filter, query, sort, skip, limit).await?
+            self.catalogued(filter, query, sort, skip, limit).await?
         };
         let owners = self.users_by_id(found.iter().map(|token| token.record.owner)).await?;
         let with_owner = |token: Versioned<TokenRecord>| {
@@ -105,7 +105,7 @@ impl Registry {
         Ok(Listed { tokens: found.into_iter().filter_map(with_owner).collect(), total })
     }
 
-    async fn from_catalogue(
+    async fn catalogued(
         &self,
         filter: TokenFilter,
         query: &TokenQuery,

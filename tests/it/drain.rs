@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -262,6 +264,70 @@ async fn a_second_signal_ends_what_still_runs_at_once() {
     program.signal("TERM");
     assert_eq!(program.ended().await.code(), Some(0));
     running.ends_unanswered().await;
+}
+
+/// A sidecar, another one beside it that stands still, and a call to this admin listener that waits for both.
+async fn call_under_way(program: &Program, other: &Program, admin: SocketAddr) -> Client {
+    let made = program.run(&["token", "create", "--user", "owner", "--description", "x", "--json"]);
+    let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let id = made["id"].as_str().expect("an id");
+    other.signal("STOP");
+    let mut call = Client::connect(admin).await;
+    let head = format!("POST /api/v1/tokens/{id}/revoke?wait=60s HTTP/1.1\r\nHost: {admin}\r\n");
+    call.send(format!("{head}Authorization: Bearer {}\r\nContent-Length: 0\r\n\r\n", program.token)).await;
+    crate::harness::eventually("it is revoked", || async {
+        let shown = program.run(&["token", "show", id, "--json"]);
+        let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        shown["state"] == "revoked"
+    })
+    .await;
+    call
+}
+
+/// Of `tollgate serve`, and of `tollgate console`.
+#[tokio::test]
+async fn a_call_of_the_admin_api_is_answered_before_the_process_ends() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    for is_console in [false, true] {
+        let program = Program::start(&api, &heartbeat, &[("TIMEOUTS__DRAIN", "10m")]);
+        let other = program.beside(&api, &heartbeat, &[]);
+        let store = format!("sqlite:{}", program.database().display());
+        let variables = [("TOLLGATE_STORE__URL", store.as_str()), ("TOLLGATE_TIMEOUTS__DRAIN", "10m")];
+        let console = if is_console { Some(Serving::console(&variables).await) } else { None };
+        let admin = console.as_ref().map_or(program.admin(), Serving::admin);
+        let mut silent = Client::connect(admin).await;
+        let mut idle = Client::connect(admin).await;
+        idle.send(format!("GET /livez HTTP/1.1\r\nHost: {admin}\r\n\r\n")).await;
+        assert_eq!(idle.head().await.expect("a head").status, 200);
+        idle.bytes("{\"live\":true}".len()).await;
+        let mut call = call_under_way(&program, &other, admin).await;
+        let ended = match console {
+            None => {
+                program.signal("TERM");
+                tokio::spawn(program.ended())
+            }
+            Some(console) => tokio::spawn(console.stop()),
+        };
+        // Who asks nothing holds nothing up.
+        silent.ends().await;
+        idle.ends().await;
+        assert!(!ended.is_finished());
+        other.signal("CONT");
+        let said = String::from_utf8(call.rest().await).expect("text");
+        assert!(said.starts_with("HTTP/1.1 200 ") && said.contains("\"complete\":true"), "{said}");
+        assert_eq!(within("the end", ended).await.expect("no panic").code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_call_of_the_admin_api_that_does_not_end_is_cut_off_at_the_bound() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let program = Program::start(&api, &heartbeat, &[("TIMEOUTS__DRAIN", "300ms")]);
+    let other = program.beside(&api, &heartbeat, &[]);
+    let mut call = call_under_way(&program, &other, program.admin()).await;
+    program.signal("TERM");
+    assert_eq!(within("the end", program.ended()).await.code(), Some(0));
+    assert_eq!(call.rest().await, b"");
 }
 
 /// A report that is not taken back is kept until it is too old, no more.

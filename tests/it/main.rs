@@ -10,6 +10,7 @@ mod audit;
 mod bounds;
 mod cli;
 mod client_gone;
+mod commands;
 mod config_cache;
 mod config_head;
 mod conformance;

@@ -293,6 +293,50 @@ async fn what_the_old_one_has_it_finishes() {
     line.says("stopped").await;
 }
 
+/// What is asked of the admin listener, too.
+#[tokio::test]
+async fn the_old_one_answers_calls_of_the_admin_api() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let mut line = Line::start(&api, &heartbeat, "[timeouts]\ndrain = '10m'", &[]).await;
+    let text = fs::read_to_string(line.file("tollgate.toml")).expect("reads");
+    let other = Line::with(Arc::clone(&line.directory), line.token.clone(), &text, |_| {}).await;
+    let made = line.run(&["token", "create", "--user", "owner", "--description", "x", "--json"]);
+    let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let id = made["id"].as_str().expect("an id");
+    other.signal(Signal::STOP);
+    let (admin, token, old) = (line.admin, line.token.clone(), line.process());
+    let asks = |line: &str| format!("{line} HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let mut idle = Client::connect(admin).await;
+    idle.send(asks("GET /livez")).await;
+    assert_eq!(idle.head().await.expect("a head").status, 200);
+    idle.bytes("{\"live\":true}".len()).await;
+    let mut call = Client::connect(admin).await;
+    call.send(asks(&format!("POST /api/v1/tokens/{id}/revoke?wait=60s"))).await;
+    eventually("it is revoked", || async {
+        let shown: Value = serde_json::from_slice(&line.run(&["token", "show", id, "--json"]).stdout).expect("JSON");
+        shown["state"] == "revoked"
+    })
+    .await;
+    // For as long as this one may send a request, the old process serves.
+    let agent = Client::connect(line.listener).await;
+    line.take_over().await;
+    // It says so before it is so.
+    loop {
+        idle.send(asks("GET /livez")).await;
+        let head = idle.head().await.expect("a head");
+        idle.bytes("{\"live\":true}".len()).await;
+        if head.field("connection") == Some("close") {
+            break;
+        }
+    }
+    idle.ends().await;
+    drop(agent);
+    other.signal(Signal::CONT);
+    let said = String::from_utf8(call.rest().await).expect("text");
+    assert!(said.starts_with("HTTP/1.1 200 ") && said.contains("\"complete\":true"), "{said}");
+    line.has_ended(old).await;
+}
+
 #[tokio::test]
 async fn one_that_cannot_start_changes_nothing() {
     let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
