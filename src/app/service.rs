@@ -182,7 +182,7 @@ async fn room(manager: &SocketAddr) -> io::Result<()> {
 
 /// After how long without a word this process is taken for dead (`sd_watchdog_enabled(3)`).
 fn watchdog() -> Option<Duration> {
-    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let number = |name| std::env::var_os(name)?.to_str()?.parse::<u64>().ok();
     let is_of_other =
         std::env::var_os("WATCHDOG_PID").is_some() && number("WATCHDOG_PID") != Some(std::process::id().into());
     number("WATCHDOG_USEC").filter(|time| !is_of_other && *time > 0).map(Duration::from_micros)
