@@ -124,7 +124,7 @@ pub(super) struct VerdictView {
 #[into_params(parameter_in = Query)]
 pub(super) struct VerifyQuery {
     /// An entry's number and hash (`seq` and `hash`, with a colon between), which the trail must have too: what syslog got last,
-    /// say.
+    /// say, or the last line of a copy of the trail.
     #[serde(default, deserialize_with = "head")]
     #[param(value_type = Option<String>, pattern = "^[1-9][0-9]{0,14}:[0-9a-f]{64}$")]
     head: Option<Head>,

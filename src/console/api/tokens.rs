@@ -285,7 +285,7 @@ pub(super) async fn revoke(
     done(console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await)
 }
 
-/// Deletes a token and its history, for good.
+/// Deletes a token and its history, for good. Where there is none of this id (any more) it is 404, `not-found`.
 #[utoipa::path(
     delete, path = "/api/v1/tokens/{id}", tag = "tokens", operation_id = "delete_token",
     params(

@@ -269,7 +269,7 @@ pub(super) struct UserDeleted {
     tokens_deleted: usize,
 }
 
-/// Deletes a user and all of the user's tokens, for good.
+/// Deletes a user and all of the user's tokens, for good. Where there is none of this name (any more) it is 404, `not-found`.
 #[utoipa::path(
     delete, path = "/api/v1/users/{name}", tag = "users", operation_id = "delete_user",
     params(
