@@ -8,6 +8,7 @@ mod crl;
 mod expiry;
 pub(crate) mod handshake;
 mod settings;
+mod signatures;
 mod subject;
 mod verify;
 

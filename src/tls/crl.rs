@@ -16,12 +16,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-};
+use rustls::{CertificateError, DistinguishedName, Error, RootCertStore};
 
 use super::expiry::{element, time};
+use super::signatures::signatures_by_provider;
 use super::{PemProblem, TlsError, setup};
 
 /// The lists of a file, one at least, the latest of each authority.
@@ -100,7 +98,10 @@ impl Lists {
         let mut with_lists = self.choices().into_iter().map(verifier).collect::<Result<Vec<_>, _>>()?;
         match with_lists.len() {
             1 => Ok(with_lists.swap_remove(0)),
-            _ => Ok(Arc::new(AnyOf { without_lists: builder().build().map_err(setup)?, with_lists })),
+            _ => {
+                let without_lists = builder().build().map_err(setup)?;
+                Ok(Arc::new(AnyOf { without_lists, with_lists, provider: Arc::clone(provider) }))
+            }
         }
     }
 
@@ -215,6 +216,7 @@ struct AnyOf {
     /// Says what is wrong with a certificate by itself.
     without_lists: Arc<dyn ClientCertVerifier>,
     with_lists: Vec<Arc<dyn ClientCertVerifier>>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl ClientCertVerifier for AnyOf {
@@ -241,27 +243,7 @@ impl ClientCertVerifier for AnyOf {
         Err(refused.into())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.without_lists.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.without_lists.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.without_lists.supported_verify_schemes()
-    }
+    signatures_by_provider!();
 }
 
 #[cfg(test)]
