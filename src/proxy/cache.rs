@@ -25,6 +25,7 @@ mod settings;
 mod shared;
 mod status;
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -89,12 +90,16 @@ impl Cache {
     pub(crate) fn open(config: CacheConfig, upstream: &UpstreamConfig) -> Self {
         let opened = config.directory.as_deref().map(|directory| {
             let disk = Disk::open(directory, origin(upstream))?;
-            disk.list().map(|files| (disk, files))
+            let claim = disk.claim.lock();
+            let files = disk.list(&claim)?;
+            let memory = Memory::with_files(claim.is_held());
+            drop(claim);
+            Ok::<_, io::Error>((disk, memory, files))
         });
         let (mut memory, mut disk, mut without_disk) = (Memory::default(), None, None);
         match opened {
-            Some(Ok((opened, files))) => {
-                memory = Memory::with_files();
+            Some(Ok((opened, with_files, files))) => {
+                memory = with_files;
                 for (place, bytes) in files {
                     memory.found(place, usize::try_from(bytes).unwrap_or(usize::MAX), &config);
                 }

@@ -8,6 +8,7 @@ mod operators;
 mod outage;
 mod shared;
 mod stored;
+mod take_over;
 
 use crate::harness::{Builder, Reply, Script, Site, Token, request, scripted};
 

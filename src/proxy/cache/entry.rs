@@ -130,6 +130,11 @@ impl Entry {
         self.key().map(|key| key.place(self.part(Part::Vary)))
     }
 
+    /// Whether what was asked may have a token in it. Nobody is given it, see [`Key::of`].
+    pub(super) fn may_show_token(&self) -> bool {
+        [Part::Target, Part::Accept, Part::Codings, Part::Vary].into_iter().any(|part| may_hold_token(self.part(part)))
+    }
+
     /// Whether it answers a request with this key and these fields.
     pub(super) fn answers(&self, key: &Key, asked: &HeaderMap) -> bool {
         self.is_of(key)

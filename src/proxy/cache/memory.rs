@@ -41,7 +41,20 @@ struct Unsaved {
     writes: BTreeSet<Place>,
     /// What failed, and is tried again later.
     failed: BTreeSet<Place>,
+    /// While another process has the files: what is true here of what it writes. `None`: they are this process's.
+    told: Option<Told>,
 }
+
+/// Of which paths the Controller has said something to this process: what another one stored of them is not true any more.
+#[derive(Debug)]
+enum Told {
+    Paths(BTreeSet<Part>),
+    /// Of all, or of too many to remember.
+    All,
+}
+
+/// So many paths are remembered. Two processes have one directory for a moment only.
+const MAX_TOLD: usize = 10_000;
 
 #[derive(Debug)]
 struct Slot {
@@ -64,9 +77,10 @@ pub(super) struct Listed {
 }
 
 impl Memory {
-    /// With files for all that is stored.
-    pub(super) fn with_files() -> Self {
-        Self { unsaved: Some(Unsaved::default()), ..Self::default() }
+    /// With files for all that is stored, which are this process's or not yet.
+    pub(super) fn with_files(are_own: bool) -> Self {
+        let told = (!are_own).then(|| Told::Paths(BTreeSet::new()));
+        Self { unsaved: Some(Unsaved { told, ..Unsaved::default() }), ..Self::default() }
     }
 
     /// The answer to a request with these fields.
@@ -161,6 +175,7 @@ impl Memory {
 
     /// Forgets these forms of an answer.
     pub(super) fn outdate(&mut self, key: &Key, is_outdated: impl Fn(&Place, &Entry) -> bool) {
+        self.is_told(Some(key.place.path));
         let outdated = self.forms(key).filter(|(place, form)| is_outdated(place, form));
         let outdated: Vec<Place> = outdated.map(|(place, _)| *place).collect();
         outdated.iter().for_each(|place| self.remove(place));
@@ -171,6 +186,33 @@ impl Memory {
         let saved_at = Some(Instant::now());
         self.put(place, Slot { entry: None, bytes: bytes + OVERHEAD, used: 0, hits: 0, saved_at });
         self.make_room(bounds);
+    }
+
+    /// The files are this process's from here on, and these are all. What it knows by itself is true, whatever they say.
+    pub(super) fn take_files(&mut self, files: Vec<(Place, u64)>, bounds: &CacheConfig) {
+        let Some(unsaved) = &mut self.unsaved else { return };
+        let told = unsaved.told.take();
+        let is_read = |place: &&Place| !unsaved.writes.contains(place);
+        // It may have been written again since: it is read again.
+        let read: Vec<Place> = self.entries.keys().filter(is_read).copied().collect();
+        read.iter().for_each(|place| self.take(place));
+        for (place, bytes) in files {
+            let is_told = told.as_ref().is_some_and(|told| told.has(&place.path));
+            match self.entries.contains_key(&place) {
+                true => {} // it is written over
+                false if is_told => self.unsave(place),
+                false => self.found(place, usize::try_from(bytes).unwrap_or(usize::MAX), bounds),
+            }
+        }
+    }
+
+    /// The Controller, or an operator, has said something of this path, or of all.
+    fn is_told(&mut self, path: Option<Part>) {
+        let Some(told @ Told::Paths(_)) = self.unsaved.as_mut().and_then(|unsaved| unsaved.told.as_mut()) else { return };
+        match (path, &mut *told) {
+            (Some(path), Told::Paths(paths)) if paths.len() < MAX_TOLD => drop(paths.insert(path)),
+            _ => *told = Told::All,
+        }
     }
 
     /// A file was read, or turned out to be none. `false`: what was stored meanwhile is newer.
@@ -212,11 +254,16 @@ impl Memory {
     /// The file there is not as it should be.
     fn unsave(&mut self, place: Place) {
         let is_stored = self.entries.contains_key(&place);
-        let Some(Unsaved { removals, writes, failed }) = &mut self.unsaved else { return };
+        let Some(Unsaved { removals, writes, failed, told }) = &mut self.unsaved else { return };
         for places in [&mut *removals, &mut *writes, failed] {
             places.remove(&place);
         }
-        if is_stored { writes } else { removals }.insert(place);
+        match is_stored {
+            true => drop(writes.insert(place)),
+            false if told.is_none() => drop(removals.insert(place)),
+            // It is not known yet which files there are to be removed.
+            false => {}
+        }
     }
 
     /// The file there could not be brought to what is stored.
@@ -240,6 +287,7 @@ impl Memory {
 
     /// Forgets all of a path, or everything: where that was, also where only a file was left that could not be removed.
     pub(super) fn forget(&mut self, path: Option<Part>) -> BTreeSet<Place> {
+        self.is_told(path);
         let first = Place { path: path.unwrap_or_default(), subject: Part::default(), form: Part::default() };
         let is_meant = |place: &Place| path.is_none_or(|path| place.path == path);
         let left = self.unsaved.iter().flat_map(|unsaved| unsaved.removals.iter().chain(&unsaved.failed));
@@ -256,8 +304,11 @@ impl Memory {
         old.iter().for_each(|place| self.remove(place));
     }
 
-    /// Every file that was written in this run of the machine has to be written again.
+    /// Every file that was written in this run of the machine has to be written again, if it is this process's.
     pub(super) fn unsave_all(&mut self) {
+        if self.unsaved.as_ref().is_none_or(|unsaved| unsaved.told.is_some()) {
+            return;
+        }
         let is_of_this_run = |slot: &Slot| slot.entry.as_ref().is_some_and(|entry| entry.earlier.is_none());
         let places: Vec<Place> =
             self.entries.iter().filter(|(_, slot)| is_of_this_run(slot)).map(|(place, _)| *place).collect();
@@ -288,6 +339,15 @@ impl Memory {
             bytes: bytes - OVERHEAD,
             hits: *hits,
         })
+    }
+}
+
+impl Told {
+    fn has(&self, path: &Part) -> bool {
+        match self {
+            Self::Paths(paths) => paths.contains(path),
+            Self::All => true,
+        }
     }
 }
 
@@ -375,7 +435,7 @@ mod tests {
 
     #[test]
     fn files_are_brought_to_what_is_stored() {
-        let (mut memory, bounds, key) = (Memory::with_files(), bounds(1 << 20, 100), key("/c/a"));
+        let (mut memory, bounds, key) = (Memory::with_files(true), bounds(1 << 20, 100), key("/c/a"));
         let first = entry(&key, "eu", "then", b"x");
         let place = first.place().expect("has one");
         memory.insert(&key, first, &bounds);
@@ -393,5 +453,35 @@ mod tests {
         memory.forget(None);
         assert_eq!(memory.next_unsaved().map(|(place, entry)| (place, entry.is_some())), Some((place, false)));
         assert_sound(&memory);
+    }
+
+    #[test]
+    fn what_another_process_wrote_meanwhile_is_taken_but_for_what_is_known_better() {
+        let (mut memory, bounds) = (Memory::with_files(false), bounds(1 << 20, 100));
+        let [read, own, gone, new] = ["/c/read", "/c/own", "/c/gone", "/c/new"].map(key);
+        let stored = |key: &Key| entry(key, "eu", "then", b"x");
+        let place = |key: &Key| stored(key).place().expect("has one");
+        memory.found(place(&read), 100, &bounds);
+        assert!(memory.read(place(&read), Arc::into_inner(stored(&read))));
+        memory.insert(&own, stored(&own), &bounds);
+        memory.forget(Some(gone.place.path));
+        let files = [&read, &own, &gone, &new].map(|key| (place(key), 200)).to_vec();
+        memory.take_files(files, &bounds);
+        assert_sound(&memory);
+        assert_eq!((memory.unread(&read), memory.unread(&new)), (vec![place(&read)], vec![place(&new)]));
+        assert!(memory.has(&own, &region("eu"), &bounds) && memory.unread(&gone).is_empty());
+        let unsaved: Vec<_> = std::iter::from_fn(|| memory.next_unsaved()).collect();
+        let unsaved: Vec<_> = unsaved.into_iter().map(|(place, entry)| (place, entry.is_some())).collect();
+        assert_eq!(unsaved, [(place(&gone), false), (place(&own), true)]);
+    }
+
+    #[test]
+    fn too_many_paths_to_remember_are_all() {
+        let (mut memory, bounds, key) = (Memory::with_files(false), bounds(1 << 20, 100), key("/c/a"));
+        for path in 0..=MAX_TOLD as u128 {
+            memory.forget(Some(path.to_be_bytes()));
+        }
+        memory.take_files(vec![(key.place, 100)], &bounds);
+        assert_eq!((memory.sizes().0, memory.next_unsaved().is_some()), (0, true));
     }
 }
