@@ -11,6 +11,7 @@
 //! (RFC 9111): an answer is stored to be given *in place of none*, so `Cache-Control` of the request means nothing, and
 //! `no-store` and `private` of the reply were overruled by who turned it on.
 
+mod blocks;
 mod breaker;
 mod disk;
 mod entry;
@@ -25,6 +26,7 @@ mod settings;
 mod shared;
 mod status;
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -51,6 +53,7 @@ use flight::Flights;
 use key::{Key, Place};
 use memory::Memory;
 
+pub(super) use blocks::Blocks;
 pub use settings::CacheConfig;
 pub use status::{CacheStatus, StoredConfiguration};
 
@@ -89,12 +92,16 @@ impl Cache {
     pub(crate) fn open(config: CacheConfig, upstream: &UpstreamConfig) -> Self {
         let opened = config.directory.as_deref().map(|directory| {
             let disk = Disk::open(directory, origin(upstream))?;
-            disk.list().map(|files| (disk, files))
+            let claim = disk.claim.lock();
+            let files = disk.list(&claim)?;
+            let memory = Memory::with_files(claim.is_held());
+            drop(claim);
+            Ok::<_, io::Error>((disk, memory, files))
         });
         let (mut memory, mut disk, mut without_disk) = (Memory::default(), None, None);
         match opened {
-            Some(Ok((opened, files))) => {
-                memory = Memory::with_files();
+            Some(Ok((opened, with_files, files))) => {
+                memory = with_files;
                 for (place, bytes) in files {
                     memory.found(place, usize::try_from(bytes).unwrap_or(usize::MAX), &config);
                 }

@@ -4,10 +4,12 @@ mod authorised;
 mod breaker;
 mod disk;
 mod head;
+mod memory;
 mod operators;
 mod outage;
 mod shared;
 mod stored;
+mod take_over;
 
 use crate::harness::{Builder, Reply, Script, Site, Token, request, scripted};
 
