@@ -41,10 +41,15 @@ pub struct Changes {
 
 /// Whether a reload exchanges the value of this key, with or without which of several it is of: `listener[0].tls.key`.
 pub(super) fn is_reloaded(key: &str) -> bool {
-    let which = key.split_once('[').zip(key.rsplit_once(']'));
-    let generic = which.map_or_else(|| key.to_owned(), |((list, _), (_, rest))| format!("{list}{rest}"));
+    let generic = generic(key);
     let has = |known: &&str| generic.strip_prefix(*known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     RELOADED.iter().any(has)
+}
+
+/// The key without which of several it is of. An address has dots, and may have brackets.
+fn generic(key: &str) -> String {
+    let which = key.split_once('[').zip(key.rsplit_once(']'));
+    which.map_or_else(|| key.to_owned(), |((list, _), (_, rest))| format!("{list}{rest}"))
 }
 
 impl Changes {

@@ -145,8 +145,6 @@ fn what_is_named_as_exchanged_is_what_is_exchanged() {
     let other = read(&directory, &everything(directory.path()));
     let (_, changes) = running.reloaded(&other);
     assert_eq!(changes, Changes::between(&running.values(), &other.values()));
-    let generic =
-        |key: &str| key.split('.').map(|part| part.split('[').next().unwrap_or(part)).collect::<Vec<_>>().join(".");
     let changed: Vec<_> = changes.reloaded.iter().chain(&changes.restart).map(|key| generic(key)).collect();
     let is_changed =
         |key: &str| changed.iter().any(|changed| changed == key || changed.starts_with(&format!("{key}.")));
