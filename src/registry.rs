@@ -59,7 +59,7 @@ pub use actor::{ActingToken, Actor, Right};
 pub use audit::{AuditFilter, AuditView, Tended};
 pub use bulk::BulkAction;
 pub use catalogue::{Listed, Sort, SortKey};
-pub(crate) use error::without_tokens;
+pub(crate) use error::holds_token;
 pub use error::{ErrorKind, PartlyDone, RegistryError};
 pub use export::{Export, ExportLine, ExportPage};
 pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, NewId, Past, RefusedLine};

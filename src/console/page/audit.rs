@@ -5,14 +5,14 @@ use axum::extract::RawQuery;
 use axum::response::Response;
 use jiff::Timestamp;
 
-use super::form::{Form, holds_token};
+use super::form::Form;
 use super::html::{self, Section, Shell};
 use super::session::Notice;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::{When, counted};
 use crate::audit::{Action as Event, Outcome, Subject, Verification};
-use crate::registry::{Actor, AuditFilter, AuditView};
+use crate::registry::{Actor, AuditFilter, AuditView, holds_token};
 use crate::token::{Action, Resource};
 
 /// Rows of a page.

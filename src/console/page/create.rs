@@ -19,7 +19,7 @@ use super::when::When;
 use super::{receipt, tokens};
 use crate::audit::{Action as Event, Subject};
 use crate::console::Console;
-use crate::registry::{Created, NewToken, Registry, RegistryError, Requested};
+use crate::registry::{Created, NewToken, Registry, RegistryError, Requested, holds_token};
 use crate::token::{Action, PermissionSet, RawToken, Resource, Role};
 
 /// How long a token lives, as it can be chosen. Exact, from the moment on at which it is made.
@@ -110,7 +110,8 @@ async fn form_page(
         shell: visitor.shell("Create API Token", Section::Tokens),
         problem,
         once: once()?,
-        description: asked.text("description").unwrap_or_default().to_owned(),
+        // What may be a value is not repeated: it was pasted into the wrong field.
+        description: asked.text("description").filter(|text| !holds_token(text)).unwrap_or_default().to_owned(),
         user: asked.text("user").unwrap_or(own).to_owned(),
         users,
         life: asked.text("expires").unwrap_or("30d").to_owned(),

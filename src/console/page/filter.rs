@@ -6,8 +6,7 @@ use jiff::Timestamp;
 
 use super::form::Form;
 use super::trouble::Trouble;
-use crate::registry::{ListState, TokenQuery, Unused};
-use crate::token::raw::PREFIX;
+use crate::registry::{ListState, TokenQuery, Unused, holds_token};
 use crate::token::{Permission, PermissionSet};
 
 /// Names in an address that narrow the list, in the order in which they are written.
@@ -82,10 +81,16 @@ impl Filter {
     pub(super) fn query(&self, now: Timestamp) -> Result<TokenQuery, Trouble> {
         let mut query = TokenQuery::default();
         for (name, text) in &self.0 {
+            // Browsers and servers keep addresses: what is in one is known to others.
+            if holds_token(text) {
+                return Err(Trouble::invalid(
+                    "That may be the value of a token, which is put into no address. Search by its last six characters, or \
+                     paste the whole value into the search box.",
+                ));
+            }
             let unknown = || Trouble::invalid(format!("“{}” is no {name} to filter by", shortened(text)));
             match *name {
-                // Browsers and servers keep addresses: what is in one is known to others.
-                "text" if text.contains(PREFIX) || text.chars().count() > 200 => return Err(unknown()),
+                "text" if text.chars().count() > 200 => return Err(unknown()),
                 "text" => query.text = Some(text.clone()),
                 "state" => query.state = Some(ListState::from_name(text).ok_or_else(unknown)?),
                 "user" => query.user = Some(text.clone()),
@@ -100,7 +105,7 @@ impl Filter {
 }
 
 fn shortened(text: &str) -> String {
-    text.split(PREFIX).next().unwrap_or_default().chars().take(40).collect()
+    text.chars().take(40).collect()
 }
 
 /// `30d`

@@ -9,7 +9,7 @@ use http::header::{COOKIE, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
-use super::form::{Form, holds_token};
+use super::form::Form;
 use super::html::{self, Shell};
 use super::session;
 use super::trouble::Trouble;
@@ -20,7 +20,7 @@ use crate::clock::Instant;
 use crate::console::Console;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::sanitize::CONSOLE_COOKIES;
-use crate::registry::{ActingToken, Actor};
+use crate::registry::{ActingToken, Actor, holds_token};
 use crate::replica::Holder;
 use crate::token::{Action, Digest, RawToken, Resource};
 

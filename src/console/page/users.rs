@@ -6,14 +6,14 @@ use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
 
-use super::form::{Form, holds_token};
+use super::form::Form;
 use super::html::{self, Section, Shell};
 use super::receipt;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::{When, counted};
 use crate::audit::Action as Event;
-use crate::registry::{Registry, audit};
+use crate::registry::{Registry, audit, holds_token};
 use crate::token::{Action, Resource, Role, UserId, UserRecord, UserStatus};
 
 /// Rows of a page.

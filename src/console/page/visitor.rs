@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, COOKIE, HOST, ORIGIN};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::form::{Form, holds_token};
+use super::form::Form;
 use super::html::{self, Section, Shell};
 use super::session::{Found, Notice, SessionKey};
 use super::trouble::Trouble;
@@ -18,7 +18,7 @@ use crate::clock::Instant;
 use crate::console::api::input;
 use crate::console::{Console, OverTls, PublicUrl};
 use crate::proxy::sanitize::CONSOLE_COOKIES;
-use crate::registry::{ActingToken, Actor, Registry};
+use crate::registry::{ActingToken, Actor, Registry, holds_token};
 use crate::replica::Holder;
 use crate::token::{Action, Permission, Resource};
 
