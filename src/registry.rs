@@ -66,6 +66,7 @@ pub use import::{ImportError, ImportLine, ImportOptions, Imported, LineError, Ne
 pub use late::LateUse;
 pub use purge::{PurgeFilter, Purged};
 pub use query::{Fingerprint, InvalidFingerprint, ListState, TokenQuery};
+pub(crate) use rotate::check_rotates;
 pub use rotate::{Rotated, Rotation};
 pub use seen::Seen;
 pub use taking::Taking;

@@ -50,12 +50,7 @@ impl Filter {
         &self.0
     }
 
-    /// For an address: empty, or beginning with `?`.
-    pub(super) fn query_string(&self) -> String {
-        self.query_with([])
-    }
-
-    /// The same, with what else an address has.
+    /// For an address, with what else that has: empty, or beginning with `?`.
     pub(super) fn query_with(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(self.0.iter().map(|(name, text)| (*name, text)));
@@ -146,9 +141,9 @@ mod tests {
     #[test]
     fn a_view_is_its_address() {
         let view = filter("user=max&text=plant+7&state=active&permission=&other=1");
-        assert_eq!(view.query_string(), "?text=plant+7&state=active&user=max");
-        assert_eq!(filter("").query_string(), "");
-        let chips = view.chips(|others| others.query_string());
+        assert_eq!(view.query_with([]), "?text=plant+7&state=active&user=max");
+        assert_eq!(filter("").query_with([]), "");
+        let chips = view.chips(|others| others.query_with([]));
         assert_eq!(
             chips.iter().map(|chip| chip.label.as_str()).collect::<Vec<_>>(),
             ["“plant 7”", "Status: active", "Owner: max"]
