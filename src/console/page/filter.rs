@@ -31,11 +31,6 @@ impl Filter {
         Self(CONDITIONS.iter().filter_map(given).collect())
     }
 
-    /// All that is narrowed to tokens of this user.
-    pub(super) fn of_user(name: &str) -> Self {
-        Self(vec![("user", name.to_owned())])
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -44,6 +44,7 @@ impl Row {
 }
 
 /// What a visitor may do to one user.
+#[derive(Debug)]
 pub(super) struct May {
     pub(super) change: bool,
     pub(super) delete: bool,
@@ -53,7 +54,7 @@ pub(super) struct May {
 }
 
 impl May {
-    fn of(visitor: &Visitor, user: &UserRecord) -> Self {
+    pub(super) fn of(visitor: &Visitor, user: &UserRecord) -> Self {
         let (write, delete) =
             (visitor.may(Resource::Users, Action::Write), visitor.may(Resource::Users, Action::Delete));
         let is_owner = visitor.holder.role == Role::Owner;
