@@ -180,7 +180,8 @@ fn add_page(visitor: &Visitor, asked: &Form, status: StatusCode, problem: Option
 /// Takes it.
 pub(super) async fn add(Submitted { visitor, form }: Submitted) -> Response {
     let page = match try_add(&visitor, &form).await {
-        Err(trouble) if matches!(trouble.status, StatusCode::BAD_REQUEST | StatusCode::CONFLICT) => {
+        // Whatever is wrong is said beside what was filled in, which is lost otherwise.
+        Err(trouble) if !matches!(trouble.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
             Ok(add_page(&visitor, &form, trouble.status, Some(trouble.detail)))
         }
         page => page,
