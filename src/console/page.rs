@@ -39,13 +39,13 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
-use http::HeaderValue;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
+use http::{HeaderValue, Uri};
 
 use super::{Console, origin};
-use html::Shell;
+use html::{Section, Shell};
 use trouble::Trouble;
 use visitor::Visitor;
 
@@ -75,6 +75,7 @@ pub(super) fn router(console: Arc<Console>) -> Router {
         .route("/audit", get(audit::list))
         .route("/audit/search", post(audit::search))
         .route("/audit/verify", post(audit::verify))
+        .method_not_allowed_fallback(no_page)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&console), origin::check))
         .route("/assets/{name}", get(assets::serve))
@@ -95,6 +96,19 @@ pub(super) fn off(reason: &'static str) -> Router {
 /// Nothing is at the path.
 async fn not_found(State(console): State<Arc<Console>>) -> Response {
     Trouble::not_found().within(Shell::bare(console.path("")))
+}
+
+/// A form goes to the path, and somebody looks there: by its address, or after signing in again.
+async fn no_page(visitor: Result<Visitor, Response>, State(console): State<Arc<Console>>, uri: Uri) -> Response {
+    let trouble = Trouble::form_only();
+    let path = uri.path().strip_prefix(console.path("").as_str()).unwrap_or(uri.path());
+    match visitor {
+        Ok(visitor) => {
+            let shell = visitor.shell(trouble.title, Section::of(path));
+            trouble.within(shell)
+        }
+        Err(_) => trouble.within(Shell::bare(console.path(""))),
+    }
 }
 
 /// What a page may load and where it may send forms: from here, to here, and nothing else.

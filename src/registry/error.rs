@@ -73,7 +73,10 @@ pub enum RegistryError {
     )]
     InvalidName(String),
     /// Not a description of a token.
-    #[error("a description has 1 to 200 characters, without control characters and without a token in them")]
+    #[error(
+        "a description has 1 to 200 characters that can be read, and no token in it: neither control characters nor what turns \
+         text around, hides in it or is piled up on it"
+    )]
     InvalidDescription,
     /// A second user of that name.
     #[error("a user named {} exists already; choose another name", quoted(.0))]
@@ -400,6 +403,12 @@ pub(crate) fn without_tokens(text: &str) -> String {
     }
 }
 
+/// Whether a text may hold the value of a token, however it is encoded: such a text goes into no address and no name.
+pub(crate) fn holds_token(text: &str) -> bool {
+    let decoded: String = form_urlencoded::parse(text.as_bytes()).flat_map(|(name, value)| [name, value]).collect();
+    [text, &decoded].into_iter().any(|text| without_tokens(text) != *text)
+}
+
 /// Fewest letters and digits in a row that are taken for a secret.
 const SECRET_RUN: usize = 32;
 
@@ -446,6 +455,17 @@ mod tests {
         assert_eq!(RegistryError::NoSuchUser(secret.clone()).to_string().matches("0123").count(), 0);
         assert_eq!(without_tokens(&format!("a {secret} y")), "a ...");
         assert_eq!(without_tokens(&format!("{}-x", &secret[..31])), format!("{}-x", &secret[..31]));
+    }
+
+    #[test]
+    fn a_text_may_hold_a_token_however_it_is_written() {
+        let secret = "0123456789abcdef".repeat(4);
+        for text in
+            ["tc-apiv1_x", "TC-APIV1_x", "%74c-apiv1_x", &secret, &secret.to_uppercase(), &format!("c-{secret}")]
+        {
+            assert!(holds_token(text), "{text}");
+        }
+        assert!(!holds_token("plant 7 & 50%") && !holds_token(&secret[..31]));
     }
 
     #[test]

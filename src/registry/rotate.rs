@@ -112,6 +112,14 @@ impl Registry {
     }
 }
 
+/// Whether a token can be rotated, whoever asks.
+///
+/// # Errors
+/// Why not: it was revoked, has expired, or was rotated already.
+pub(crate) fn check_rotates(token: &TokenRecord, now: Timestamp) -> Result<(), RegistryError> {
+    decide_end(token, Duration::ZERO, now).map(drop)
+}
+
 /// When a token ends that is rotated now.
 fn decide_end(old: &TokenRecord, overlap: Duration, now: Timestamp) -> Result<Timestamp, RegistryError> {
     if !old.is_active() {

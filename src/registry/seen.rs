@@ -18,6 +18,14 @@ impl<T> Seen<T> {
         Self { what, version }
     }
 
+    /// What is named.
+    pub(crate) fn what(&self) -> T
+    where
+        T: Copy,
+    {
+        self.what
+    }
+
     /// The record, if it is the one that was seen.
     pub(super) fn check<R>(&self, found: Versioned<R>) -> Result<Versioned<R>, RegistryError> {
         match self.version.is_none_or(|version| version == found.version) {

@@ -10,11 +10,12 @@ use super::draft::Draft;
 use super::{Actor, Attempts, LateUse, PAGE, Registry, RegistryError, now};
 use crate::audit::Action;
 use crate::store::{CommitId, Versioned};
-use crate::token::raw::PREFIX;
+use crate::token::raw::{PREFIX, SECRET_DIGITS};
 use crate::token::{
     Digest, HistoryEntry, PermissionSet, RawToken, Role, TokenEvent, TokenId, TokenRecord, TokenState, UserRecord,
     UserStatus,
 };
+use crate::words;
 
 /// A token that was just made: the only time that the raw token is known.
 #[derive(Debug, Clone)]
@@ -109,6 +110,7 @@ impl Registry {
             let owner = self.find_user(&authority, &new.user).await?;
             let (now, token) = (now(), value.clone().map_or_else(mint, Ok)?);
             let new = NewToken { expires_at: self.bounded_expiry(new.expires_at, now)?, ..new.clone() };
+            check_description(&new.description)?;
             let record = decide_token(&authority, &owner.record, &new, token.digest(), token.hint(), now)?;
             let mut draft = Draft::new(&authority, now);
             draft.require_user(&owner);
@@ -202,7 +204,8 @@ pub(super) fn mint() -> Result<RawToken, RegistryError> {
     RawToken::generate().map_err(RegistryError::NoEntropy)
 }
 
-/// The record of a new token, made or imported.
+/// The record of a new token, made or imported. Of a rotated one the description is that of the one before, whatever is
+/// asked of new ones by now.
 pub(super) fn decide_token(
     authority: &Authority,
     owner: &UserRecord,
@@ -212,7 +215,6 @@ pub(super) fn decide_token(
     now: Timestamp,
 ) -> Result<TokenRecord, RegistryError> {
     authority.check_gives_tokens_to(owner)?;
-    check_description(&new.description)?;
     if !owner.role.manages_tokens() {
         return Err(RegistryError::NoTokensForViewer(owner.name.clone()));
     }
@@ -256,11 +258,49 @@ fn clamp_request(name: &str, role: Role, requested: Requested) -> Result<Permiss
 /// Longest text in a record, such as a description, in characters.
 const MAX_TEXT: usize = 200;
 
+/// Whether a new token may be described so.
 pub(super) fn check_description(description: &str) -> Result<(), RegistryError> {
+    check_old_description(description)?;
+    match is_readable(description) && !holds_bare_secret(description) {
+        true => Ok(()),
+        false => Err(RegistryError::InvalidDescription),
+    }
+}
+
+/// Whether a token may be described so that comes with its past.
+pub(super) fn check_old_description(description: &str) -> Result<(), RegistryError> {
     match !description.trim().is_empty() && is_plain(description) {
         true => Ok(()),
         false => Err(RegistryError::InvalidDescription),
     }
+}
+
+/// Whether somebody who reads a text sees what it is: a link needs a name, and lists are read line by line.
+fn is_readable(text: &str) -> bool {
+    /// More marks upon one letter than a language has.
+    const PILE: usize = 5;
+    let is_mark = |symbol: &char| {
+        matches!(symbol, '\u{300}'..='\u{36f}' | '\u{483}'..='\u{489}' | '\u{1ab0}'..='\u{1aff}'
+            | '\u{1dc0}'..='\u{1dff}' | '\u{20d0}'..='\u{20ff}' | '\u{fe20}'..='\u{fe2f}')
+    };
+    // They join and part letters and emoji in the middle of a text.
+    let is_joiner = |symbol: &char| matches!(symbol, '\u{200c}' | '\u{200d}');
+    let is_blank = |symbol: &char| {
+        symbol.is_whitespace()
+            || matches!(
+                symbol,
+                '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}'
+            )
+    };
+    let symbols: Vec<_> = text.chars().collect();
+    symbols.iter().all(|symbol| words::is_plain(*symbol) || is_joiner(symbol))
+        && symbols.iter().any(|symbol| !is_blank(symbol) && !is_joiner(symbol) && !is_mark(symbol))
+        && !symbols.windows(PILE).any(|pile| pile.iter().all(is_mark))
+}
+
+/// A token's value without its prefix.
+fn holds_bare_secret(text: &str) -> bool {
+    text.split(|symbol: char| !symbol.is_ascii_hexdigit()).any(|digits| digits.len() >= SECRET_DIGITS)
 }
 
 /// Whether a text may be in a record: not too long, and nothing in it that a terminal would obey or that is a token.
@@ -269,7 +309,7 @@ pub(super) fn is_plain(text: &str) -> bool {
     let is_secret = |rest: &str| rest.starts_with(|first: char| first.is_ascii_alphanumeric());
     text.chars().count() <= MAX_TEXT
         && !text.chars().any(char::is_control)
-        && !text.split(PREFIX).skip(1).any(is_secret)
+        && !text.to_ascii_lowercase().split(PREFIX).skip(1).any(is_secret)
 }
 
 pub(super) fn whole_seconds(time: Timestamp) -> Timestamp {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::actor::{Authority, Right};
 use super::audit::of_user;
 use super::draft::Draft;
-use super::error::without_tokens;
+use super::error::holds_token;
 use super::steps::{CHUNK, Counts, Progress, UNREVOKED, UserChange};
 use super::tokens::{Created, NewToken, Requested, decide_token, mint};
 use super::{Actor, Attempts, Outcome, PAGE, Registry, RegistryError, Seen, now};
@@ -388,11 +388,7 @@ pub(super) fn is_name(name: &str) -> bool {
 /// Whether a new user may be called so: as before, and neither something that may be a token, which somebody pasted into the
 /// wrong place, nor what has a meaning of its own in a path, where no client could name it.
 pub(super) fn check_name(name: &str) -> Result<(), RegistryError> {
-    let may_be_token = || {
-        let small = name.to_ascii_lowercase();
-        without_tokens(&small) != small
-    };
-    match is_name(name) && !matches!(name, "." | "..") && !may_be_token() {
+    match is_name(name) && !matches!(name, "." | "..") && !holds_token(name) {
         true => Ok(()),
         false => Err(RegistryError::InvalidName(name.to_owned())),
     }

@@ -1,5 +1,6 @@
 //! The console's pages, in a real browser and as a browser would ask for them.
 
+mod client;
 mod flows;
 mod guarded;
 mod listing;
@@ -8,6 +9,9 @@ mod pictures;
 mod proxied;
 mod roles;
 mod scriptless;
+mod seen;
+mod sessions;
+mod trail;
 
 use std::time::Duration;
 

@@ -18,8 +18,7 @@ use crate::console::Console;
 use crate::console::caller::{AnyToken, Caller, TokensDelete, TokensRead, TokensWrite};
 use crate::console::change::Done;
 use crate::registry::view::TokenView;
-use crate::registry::{ListState, Registry, RegistryError, Seen, TokenQuery, Unused};
-use crate::token::raw::PREFIX;
+use crate::registry::{ListState, Registry, RegistryError, Seen, TokenQuery, Unused, holds_token};
 use crate::token::{Permission, PermissionSet, TokenId, TokenRecord};
 
 /// Most records of a page.
@@ -108,8 +107,10 @@ impl TokenFilter {
         };
         if let Some(text) = &text {
             // Servers and browsers keep what they are asked for: it is known to others from now on.
-            if text.contains(PREFIX) {
-                return Err(Problem::invalid("text: this is a token, which must not be in a query; revoke it"));
+            if holds_token(text) {
+                return Err(Problem::invalid(
+                    "text: this may be a token, which must not be in a query; revoke it if it is",
+                ));
             }
             if text.is_empty() || text.chars().count() > MAX_TEXT {
                 return Err(Problem::invalid("text: give 1 to 200 characters, or leave it out"));

@@ -11,12 +11,13 @@ use super::chosen::{Choice, Chosen};
 use super::form::Form;
 use super::html::{self, Section, Shell};
 use super::receipt;
+use super::tokens::Owners;
 use super::trouble::Trouble;
+use super::view::View;
 use super::visitor::{Submitted, Visitor};
 use super::when::{counted, grouped};
-use super::{filter, tokens};
 use crate::audit::Action as Event;
-use crate::registry::{Actor, Registry, RegistryError, audit};
+use crate::registry::{Actor, Registry, RegistryError, audit, holds_token};
 use crate::token::{Action, Resource, TokenId};
 use crate::words::words;
 
@@ -77,6 +78,14 @@ impl Verb {
         }
     }
 
+    /// What it does to a session of that very token.
+    fn of_own(self) -> &'static str {
+        match self {
+            Self::Revoke | Self::Delete => "You are signed in with it: your session ends too.",
+            Self::Reassign => "You are signed in with it: from then on you can do what its new owner may, if anything.",
+        }
+    }
+
     fn event(self) -> Event {
         match self {
             Self::Revoke => Event::TokenRevoke,
@@ -105,14 +114,24 @@ struct ConfirmPage {
     fields: Vec<(&'static str, String)>,
     blast: Blast,
     /// Whom it can be given to.
-    users: Vec<String>,
-    /// The session ends with it.
-    is_own: bool,
-    /// Why it was not done yet.
-    problem: Option<String>,
+    owners: Option<Owners>,
+    /// Whom it was to be given to.
+    to: String,
+    /// What happens to the session, if it is one of that token.
+    own: Option<&'static str>,
+    /// Why it was not done yet; empty: nobody confirmed anything.
+    problem: String,
     /// That it was not done since the Owner would be left without a usable token.
     offers_force: bool,
     back: String,
+}
+
+/// Why something was not done yet that was confirmed.
+struct Again {
+    status: StatusCode,
+    problem: String,
+    offers_force: bool,
+    to: String,
 }
 
 impl ConfirmPage {
@@ -142,8 +161,8 @@ pub(super) async fn confirm_one(visitor: Visitor, Path((id, verb)): Path<(String
         let verb = Verb::from_name(&verb).ok_or_else(Trouble::not_found)?;
         let id = id.parse::<TokenId>().map_err(|_| Trouble::not_found())?;
         let actor = visitor.acting(Resource::Tokens, verb.action())?;
-        let chosen = Choice::These(vec![id]).look(&visitor, &actor).await?;
-        ask(&visitor, &actor, verb, &chosen, StatusCode::OK, None, false).await
+        let chosen = Choice::These(vec![id]).look(&visitor, &actor, None).await?;
+        ask(&visitor, &actor, verb, &chosen, None).await
     };
     let page = page.await;
     visitor.answer(Section::Tokens, page)
@@ -152,13 +171,11 @@ pub(super) async fn confirm_one(visitor: Visitor, Path((id, verb)): Path<(String
 /// Asks about those that were ticked, or all that match. Does nothing yet.
 pub(super) async fn confirm_many(Submitted { visitor, form }: Submitted) -> Response {
     let page = async {
-        let mut known = filter::CONDITIONS.to_vec();
-        known.extend(["csrf", "verb", "id", "all"]);
-        form.check(&known)?;
+        form.check(&[&View::names()[..], &["csrf", "verb", "id", "all"]].concat())?;
         let verb = form.text("verb").and_then(Verb::from_name).ok_or_else(Trouble::not_found)?;
         let actor = visitor.acting(Resource::Tokens, verb.action())?;
-        let chosen = Choice::of(&form)?.look(&visitor, &actor).await?;
-        ask(&visitor, &actor, verb, &chosen, StatusCode::OK, None, false).await
+        let chosen = Choice::of(&form)?.look(&visitor, &actor, Choice::view(&form)?).await?;
+        ask(&visitor, &actor, verb, &chosen, None).await
     };
     let page = page.await;
     visitor.answer(Section::Tokens, page)
@@ -169,19 +186,24 @@ async fn ask(
     actor: &Actor,
     verb: Verb,
     chosen: &Chosen,
-    status: StatusCode,
-    problem: Option<String>,
-    offers_force: bool,
+    again: Option<Again>,
 ) -> Result<Response, Trouble> {
     let registry = &visitor.registry;
+    let owners = match verb {
+        Verb::Reassign => Some(
+            Owners::of(visitor)
+                .await
+                .ok_or_else(|| Trouble::forbidden("Only the Owner and Administrators give tokens to other users."))?,
+        ),
+        Verb::Revoke | Verb::Delete => None,
+    };
     let mut name = None;
     if let [id] = chosen.ids[..] {
         name = Some(registry.token(actor, id).await?.record.description);
     }
-    let users = match verb {
-        Verb::Reassign => tokens::users(visitor).await?,
-        Verb::Revoke | Verb::Delete => Vec::new(),
-    };
+    let is_own = chosen.ids.contains(&visitor.holder.token);
+    let first = || Again { status: StatusCode::OK, problem: String::new(), offers_force: false, to: String::new() };
+    let Again { status, problem, offers_force, to } = again.unwrap_or_else(first);
     let page = ConfirmPage {
         shell: visitor.shell(format!("{} API tokens", verb.label()), Section::Tokens),
         verb,
@@ -189,14 +211,12 @@ async fn ask(
         fingerprint: chosen.fingerprint(),
         fields: chosen.fields(),
         blast: Blast::of(&registry.dependents(actor, &chosen.ids, NAMED).await?),
-        users,
-        is_own: verb != Verb::Reassign && chosen.ids.contains(&visitor.holder.token),
+        owners,
+        to,
+        own: is_own.then(|| verb.of_own()),
         problem,
         offers_force,
-        back: match chosen.ids[..] {
-            [id] => format!("/tokens/{id}"),
-            _ => chosen.list(),
-        },
+        back: chosen.alone().map_or_else(|| chosen.list(), |id| format!("/tokens/{id}")),
         name,
     };
     Ok(html::render(status, &page))
@@ -209,24 +229,24 @@ pub(super) async fn submit(Path(verb): Path<String>, Submitted { visitor, form }
 }
 
 async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Response, Trouble> {
-    let mut known = filter::CONDITIONS.to_vec();
-    known.extend(["csrf", "id", "all", "rest", "fingerprint", "typed", "to", "force"]);
-    form.check(&known)?;
+    let known = ["csrf", "id", "all", "rest", "fingerprint", "typed", "to", "force"];
+    form.check(&[&View::names()[..], &known].concat())?;
     let verb = Verb::from_name(verb).ok_or_else(Trouble::not_found)?;
     let choice = Choice::of(form)?;
     let about = audit::of_tokens(choice.named());
     let actor = visitor.attempting(Resource::Tokens, verb.action(), verb.event(), about)?;
-    let chosen = choice.look(visitor, &actor).await?;
+    let chosen = choice.look(visitor, &actor, Choice::view(form)?).await?;
     chosen.check_seen(form)?;
     let count = chosen.ids.len();
+    let to = form.text("to").filter(|text| !holds_token(text)).unwrap_or_default().to_owned();
     let again = async |problem: String, offers_force: bool| {
-        ask(visitor, &actor, verb, &chosen, StatusCode::CONFLICT, Some(problem), offers_force).await
+        let again = Again { status: StatusCode::CONFLICT, problem, offers_force, to: to.clone() };
+        ask(visitor, &actor, verb, &chosen, Some(again)).await
     };
     let typed = form.text("typed").map(|typed| typed.replace([',', ' '], ""));
     if count > MOST_UNTYPED && typed.as_deref() != Some(count.to_string().as_str()) {
         return again(format!("Type the number of tokens, {}, to confirm.", grouped(count as u64)), false).await;
     }
-    let to = form.text("to").unwrap_or_default().to_owned();
     if verb == Verb::Reassign && to.is_empty() {
         return again("Choose whom to give it to.".to_owned(), false).await;
     }
@@ -234,20 +254,19 @@ async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Respon
         [id] => Some(visitor.registry.token(&actor, id).await?.record.description),
         _ => None,
     };
-    let (asking, ids, force) = (actor.clone(), chosen.ids.clone(), form.has("force"));
-    let command = async move |registry: Registry| run(&registry, &asking, verb, &ids, &to, force).await;
+    let (asking, ids, whom, force) = (actor.clone(), chosen.ids.clone(), to.clone(), form.has("force"));
+    let command = async move |registry: Registry| run(&registry, &asking, verb, &ids, &whom, force).await;
     match visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await {
         Ok(done) => {
             let what = before.map_or_else(|| counted(count as u64, "token"), |name| format!("“{name}”"));
             visitor.tell_done(format!("{} {what}.", verb.past()), verb.applied(), &done);
-            Ok(visitor.go(&match (chosen.ids.as_slice(), verb) {
-                ([id], Verb::Revoke | Verb::Reassign) => format!("/tokens/{id}"),
-                _ => chosen.list(),
-            }))
+            let stays = chosen.alone().filter(|_| verb != Verb::Delete);
+            Ok(visitor.go(&stays.map_or_else(|| chosen.list(), |id| format!("/tokens/{id}"))))
         }
         Err(error @ RegistryError::LastOwnerToken { .. }) => again(format!("{}.", sentence(&error)), true).await,
+        Err(error @ RegistryError::NoSuchUser(_)) => again(format!("{}.", Trouble::from(error).detail), false).await,
         Err(error) => match error.done() {
-            Some(done) => rest(visitor, &actor, verb, &chosen, done, error).await,
+            Some(done) => rest(visitor, &actor, verb, (&chosen, to), done, error).await,
             None => Err(error.into()),
         },
     }
@@ -279,7 +298,7 @@ async fn rest(
     visitor: &Visitor,
     actor: &Actor,
     verb: Verb,
-    chosen: &Chosen,
+    (chosen, to): (&Chosen, String),
     done: usize,
     error: RegistryError,
 ) -> Result<Response, Trouble> {
@@ -291,6 +310,7 @@ async fn rest(
         grouped(chosen.ids.len() as u64),
         Trouble::from(error).detail
     );
-    let rest = Choice::rest(visitor, rest).look(visitor, actor).await?;
-    ask(visitor, actor, verb, &rest, StatusCode::INTERNAL_SERVER_ERROR, Some(problem), false).await
+    let rest = Choice::rest(visitor, rest).look(visitor, actor, chosen.view.clone()).await?;
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    ask(visitor, actor, verb, &rest, Some(Again { status, problem, offers_force: false, to })).await
 }

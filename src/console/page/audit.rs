@@ -4,22 +4,24 @@ use askama::Template;
 use axum::extract::RawQuery;
 use axum::response::Response;
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
-use super::form::{Form, holds_token};
+use super::form::Form;
 use super::html::{self, Section, Shell};
 use super::session::Notice;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::{When, counted};
 use crate::audit::{Action as Event, Outcome, Subject, Verification};
-use crate::registry::{Actor, AuditFilter, AuditView};
+use crate::registry::{Actor, AuditFilter, AuditView, holds_token};
 use crate::token::{Action, Resource};
 
 /// Rows of a page.
 const ROWS: usize = 50;
 
 /// Names in an address that narrow the list.
-const CONDITIONS: [&str; 4] = ["actor", "action", "subject", "outcome"];
+const CONDITIONS: [&str; 6] = ["actor", "action", "subject", "outcome", "since", "until"];
 
 #[derive(Template)]
 #[template(path = "audit.html")]
@@ -38,7 +40,11 @@ struct Row {
     action: String,
     actor: String,
     from: String,
+    /// What the client called itself.
+    agent: Option<String>,
     about: String,
+    /// Ids of the tokens that it is about, each with the query for all that was done to it.
+    tokens: Vec<(String, String)>,
     outcome: String,
     /// For the stylesheet.
     kind: &'static str,
@@ -60,15 +66,17 @@ impl AuditPage {
 }
 
 impl Row {
+    /// `3 tokens`
+    fn count(&self) -> String {
+        counted(self.tokens.len() as u64, "token")
+    }
+
     fn new(entry: &AuditView, now: Timestamp) -> Self {
         let text = |name: &str| entry.text(name).map(str::to_owned);
         let outcome = text("outcome").unwrap_or_else(|| "damaged".to_owned());
-        let tokens: Vec<_> = entry.tokens().collect();
-        let about = match tokens[..] {
-            [] => text("userName").unwrap_or_default(),
-            [token] => format!("token {token}"),
-            _ => counted(tokens.len() as u64, "token"),
-        };
+        let query = |id: &str| form_urlencoded::Serializer::new(String::new()).append_pair("subject", id).finish();
+        let tokens: Vec<_> = entry.tokens().map(|id| (id.to_owned(), query(id))).collect();
+        let about = text("userName").unwrap_or_default();
         let role = text("role").map(|role| format!(" ({role})")).unwrap_or_default();
         Self {
             seq: entry.seq,
@@ -76,7 +84,9 @@ impl Row {
             action: text("action").unwrap_or_default(),
             actor: text("actorName").or_else(|| text("actorId")).unwrap_or_default(),
             from: text("ipAddress").unwrap_or_default(),
+            agent: text("userAgent"),
             about: format!("{about}{role}"),
+            tokens,
             kind: match outcome.as_str() {
                 "Success" => "active",
                 "Failure" => "soon",
@@ -105,6 +115,15 @@ fn conditions(asked: &Form) -> Result<Vec<(&'static str, String)>, Trouble> {
     }
 }
 
+/// A day, from its beginning to that of the next, UTC.
+fn day(text: Option<&str>) -> Result<Option<(Timestamp, Timestamp)>, Trouble> {
+    let Some(text) = text else { return Ok(None) };
+    let begin = |day: Date| Some(day.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    let day = text.parse::<Date>().ok();
+    let both = day.and_then(|day| Some((begin(day)?, begin(day.tomorrow().ok()?)?)));
+    both.map(Some).ok_or_else(|| Trouble::invalid("A day is written as 2027-02-28."))
+}
+
 /// Shows the entries.
 pub(super) async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Response {
     let page = try_list(&visitor, &Form::parse(query.unwrap_or_default().as_bytes())).await;
@@ -112,7 +131,7 @@ pub(super) async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Respons
 }
 
 async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> {
-    asked.check(&["actor", "action", "subject", "outcome", "before"])?;
+    asked.check(&[&CONDITIONS[..], &["before"]].concat())?;
     let actor = reader(visitor)?;
     let conditions = conditions(asked)?;
     let before = match asked.text("before") {
@@ -128,7 +147,8 @@ async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> 
             Some(name) => Some(Outcome::from_name(name).ok_or_else(|| Trouble::invalid("there is no such outcome"))?),
             None => None,
         },
-        ..AuditFilter::default()
+        since: day(asked.text("since"))?.map(|(begin, _)| begin),
+        until: day(asked.text("until"))?.map(|(_, end)| end),
     };
     let mut found = visitor.registry.audit(&actor, &filter, before, ROWS + 1).await?;
     let is_whole = found.len() <= ROWS;
@@ -155,6 +175,7 @@ pub(super) async fn search(Submitted { visitor, form }: Submitted) -> Response {
     let searched = async {
         form.check(&[&CONDITIONS[..], &["csrf"]].concat())?;
         reader(&visitor)?;
+        day(form.text("since")).and(day(form.text("until")))?;
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(conditions(&form)?).finish();
         Ok(visitor.go(&if query.is_empty() { "/audit".to_owned() } else { format!("/audit?{query}") }))
     };

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::filter::Filter;
 use super::form::Form;
 use super::trouble::Trouble;
+use super::view::View;
 use super::visitor::Visitor;
 use crate::registry::{Actor, Fingerprint};
 use crate::token::TokenId;
@@ -28,6 +29,8 @@ const MOST_NAMED: usize = 1000;
 pub(super) struct Chosen {
     pub(super) choice: Choice,
     pub(super) ids: Vec<TokenId>,
+    /// The list in which they were chosen; `None`: it is one token, on a page of its own.
+    pub(super) view: Option<View>,
 }
 
 impl Choice {
@@ -75,11 +78,19 @@ impl Choice {
         }
     }
 
+    /// The list in which a form chose.
+    ///
+    /// # Errors
+    /// As for [`View::of`].
+    pub(super) fn view(form: &Form) -> Result<Option<View>, Trouble> {
+        (form.has("page") || form.has("all")).then(|| View::of(form)).transpose()
+    }
+
     /// The tokens that it means now.
     ///
     /// # Errors
     /// When the store fails, and when there are none.
-    pub(super) async fn look(self, visitor: &Visitor, actor: &Actor) -> Result<Chosen, Trouble> {
+    pub(super) async fn look(self, visitor: &Visitor, actor: &Actor, view: Option<View>) -> Result<Chosen, Trouble> {
         let ids = match &self {
             Self::These(ids) => ids.clone(),
             Self::All(filter) => visitor.registry.select(actor, &filter.query(Timestamp::now())?).await?,
@@ -90,7 +101,7 @@ impl Choice {
         };
         match ids.is_empty() {
             true => Err(Trouble::conflict("No token matches any more.")),
-            false => Ok(Chosen { choice: self, ids }),
+            false => Ok(Chosen { choice: self, ids, view }),
         }
     }
 }
@@ -103,14 +114,14 @@ impl Chosen {
 
     /// Fields by which the same is chosen again.
     pub(super) fn fields(&self) -> Vec<(&'static str, String)> {
+        let mut fields = self.view.as_ref().map(View::fields).unwrap_or_default();
         match &self.choice {
-            Choice::These(ids) => ids.iter().map(|id| ("id", id.to_string())).collect(),
-            Choice::All(filter) => {
-                let pairs = filter.pairs().iter().cloned();
-                pairs.chain([("all", "1".to_owned())]).collect()
-            }
-            Choice::Rest(fingerprint) => vec![("rest", fingerprint.to_string())],
+            Choice::These(ids) => fields.extend(ids.iter().map(|id| ("id", id.to_string()))),
+            // Of the list that it is chosen from.
+            Choice::All(_) => fields.push(("all", "1".to_owned())),
+            Choice::Rest(fingerprint) => fields.push(("rest", fingerprint.to_string())),
         }
+        fields
     }
 
     /// Whether this is what somebody has seen and confirmed.
@@ -129,9 +140,14 @@ impl Chosen {
 
     /// Where one goes on afterwards: to the list as it was.
     pub(super) fn list(&self) -> String {
-        match &self.choice {
-            Choice::These(_) | Choice::Rest(_) => "/tokens".to_owned(),
-            Choice::All(filter) => format!("/tokens{}", filter.query_string()),
+        format!("/tokens{}", self.view.as_ref().map(View::query_string).unwrap_or_default())
+    }
+
+    /// The one token, where it was chosen on a page of its own.
+    pub(super) fn alone(&self) -> Option<TokenId> {
+        match self.ids[..] {
+            [id] if self.view.is_none() => Some(id),
+            _ => None,
         }
     }
 }

@@ -13,14 +13,15 @@ use super::form::Form;
 use super::grid::{self, Grid};
 use super::html::{self, Section, Shell};
 use super::session::{self, Notice, Sending, SessionKey};
+use super::tokens::Owners;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::When;
 use super::{receipt, tokens};
 use crate::audit::{Action as Event, Subject};
 use crate::console::Console;
-use crate::registry::{Created, NewToken, Registry, RegistryError, Requested};
-use crate::token::{Action, PermissionSet, RawToken, Resource, Role};
+use crate::registry::{Created, NewToken, Registry, RegistryError, Requested, holds_token};
+use crate::token::{Action, PermissionSet, RawToken, Resource};
 
 /// How long a token lives, as it can be chosen. Exact, from the moment on at which it is made.
 const LIVES: [(&str, &str); 6] = [
@@ -41,8 +42,8 @@ struct CreatePage {
     once: String,
     description: String,
     user: String,
-    /// Whom it can be made for; empty: for oneself.
-    users: Vec<String>,
+    /// Whom it can be made for; `None`: for oneself.
+    owners: Option<Owners>,
     life: String,
     date: String,
     is_custom: bool,
@@ -101,18 +102,15 @@ async fn form_page(
     problem: Option<String>,
 ) -> Result<Response, Trouble> {
     let own = visitor.holder.owner.name();
-    let users = match visitor.holder.role >= Role::Administrator {
-        true => tokens::users(visitor).await?,
-        false => Vec::new(),
-    };
     let end = visitor.holder.expires_at.and_then(|end| Timestamp::from_second(end).ok());
     let page = CreatePage {
         shell: visitor.shell("Create API Token", Section::Tokens),
         problem,
         once: once()?,
-        description: asked.text("description").unwrap_or_default().to_owned(),
-        user: asked.text("user").unwrap_or(own).to_owned(),
-        users,
+        // What may be a value is not repeated: it was pasted into the wrong field.
+        description: asked.text("description").filter(|text| !holds_token(text)).unwrap_or_default().to_owned(),
+        user: asked.text("user").filter(|text| !holds_token(text)).unwrap_or(own).to_owned(),
+        owners: Owners::of(visitor).await,
         life: asked.text("expires").unwrap_or("30d").to_owned(),
         date: asked.text("date").unwrap_or_default().to_owned(),
         is_custom: asked.text("preset") == Some("custom"),
@@ -134,8 +132,8 @@ pub(super) fn once() -> Result<String, Trouble> {
 pub(super) async fn submit(Submitted { visitor, form }: Submitted) -> Response {
     let page = try_submit(&visitor, &form).await;
     let page = match page {
-        // What is wrong with what was filled in is said beside it.
-        Err(trouble) if trouble.status.is_client_error() && trouble.status != StatusCode::UNAUTHORIZED => {
+        // Whatever is wrong is said beside what was filled in, which is lost otherwise.
+        Err(trouble) if trouble.status != StatusCode::UNAUTHORIZED => {
             form_page(&visitor, &form, trouble.status, Some(trouble.detail)).await
         }
         page => page,
@@ -252,18 +250,27 @@ pub(super) fn own_value(form: &Form) -> Result<Option<RawToken>, Trouble> {
 /// For what is not to be chosen: no slip makes a token without end.
 fn end(form: &Form, now: Timestamp) -> Result<Option<Timestamp>, Trouble> {
     let days = |days: u64| Some(now + std::time::Duration::from_hours(24 * days));
-    match form.text("expires").unwrap_or_default() {
+    let (choice, date) = (form.text("expires").unwrap_or_default(), form.text("date"));
+    if let (Some(date), false) = (date, choice == "date") {
+        return Err(Trouble::invalid(format!(
+            "A date is filled in, “{}”, and another expiration is chosen: choose “On a date”, or take the date away.",
+            date.chars().take(20).collect::<String>()
+        )));
+    }
+    match choice {
         "7d" => Ok(days(7)),
         "30d" => Ok(days(30)),
         "90d" => Ok(days(90)),
         "365d" => Ok(days(365)),
         "never" => Ok(None),
         "date" => {
-            let date = form.text("date").and_then(|date| date.parse::<Date>().ok());
+            let date = date.and_then(|date| date.parse::<Date>().ok());
+            let date = date.ok_or_else(|| Trouble::invalid("Choose the date on which it expires."))?;
             // Its last second, in the zone that stands beside the field.
-            let last = date.and_then(|date| date.at(23, 59, 59, 0).to_zoned(TimeZone::UTC).ok());
-            last.map(|last| Some(last.timestamp()))
-                .ok_or_else(|| Trouble::invalid("Choose the date on which it expires."))
+            let last = date.at(23, 59, 59, 0).to_zoned(TimeZone::UTC);
+            let last =
+                last.map_err(|_| Trouble::invalid("Choose an earlier date: no clock goes as far as that one."))?;
+            Ok(Some(last.timestamp()))
         }
         _ => Err(Trouble::invalid("Choose when it expires.")),
     }
@@ -283,5 +290,10 @@ mod tests {
         for form in ["", "expires=", "expires=30", "expires=date", "expires=date&date=28.2.2027", "date=2027-02-28"] {
             assert!(end(form).is_err(), "{form}");
         }
+        // Two answers to one question are none.
+        for form in ["expires=never&date=2027-02-28", "expires=30d&date=2027-02-28"] {
+            assert!(end(form).expect_err(form).contains("“2027-02-28”"), "{form}");
+        }
+        assert!(end("expires=date&date=9999-12-31").expect_err("too far").contains("earlier date"));
     }
 }

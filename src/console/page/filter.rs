@@ -6,8 +6,7 @@ use jiff::Timestamp;
 
 use super::form::Form;
 use super::trouble::Trouble;
-use crate::registry::{ListState, TokenQuery, Unused};
-use crate::token::raw::PREFIX;
+use crate::registry::{ListState, TokenQuery, Unused, holds_token};
 use crate::token::{Permission, PermissionSet};
 
 /// Names in an address that narrow the list, in the order in which they are written.
@@ -32,11 +31,6 @@ impl Filter {
         Self(CONDITIONS.iter().filter_map(given).collect())
     }
 
-    /// All that is narrowed to tokens of this user.
-    pub(super) fn of_user(name: &str) -> Self {
-        Self(vec![("user", name.to_owned())])
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -51,12 +45,7 @@ impl Filter {
         &self.0
     }
 
-    /// For an address: empty, or beginning with `?`.
-    pub(super) fn query_string(&self) -> String {
-        self.query_with([])
-    }
-
-    /// The same, with what else an address has.
+    /// For an address, with what else that has: empty, or beginning with `?`.
     pub(super) fn query_with(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(self.0.iter().map(|(name, text)| (*name, text)));
@@ -82,10 +71,16 @@ impl Filter {
     pub(super) fn query(&self, now: Timestamp) -> Result<TokenQuery, Trouble> {
         let mut query = TokenQuery::default();
         for (name, text) in &self.0 {
+            // Browsers and servers keep addresses: what is in one is known to others.
+            if holds_token(text) {
+                return Err(Trouble::invalid(
+                    "That may be the value of a token, which is put into no address. Search by its last six characters, or \
+                     paste the whole value into the search box.",
+                ));
+            }
             let unknown = || Trouble::invalid(format!("“{}” is no {name} to filter by", shortened(text)));
             match *name {
-                // Browsers and servers keep addresses: what is in one is known to others.
-                "text" if text.contains(PREFIX) || text.chars().count() > 200 => return Err(unknown()),
+                "text" if text.chars().count() > 200 => return Err(unknown()),
                 "text" => query.text = Some(text.clone()),
                 "state" => query.state = Some(ListState::from_name(text).ok_or_else(unknown)?),
                 "user" => query.user = Some(text.clone()),
@@ -100,7 +95,7 @@ impl Filter {
 }
 
 fn shortened(text: &str) -> String {
-    text.split(PREFIX).next().unwrap_or_default().chars().take(40).collect()
+    text.chars().take(40).collect()
 }
 
 /// `30d`
@@ -141,9 +136,9 @@ mod tests {
     #[test]
     fn a_view_is_its_address() {
         let view = filter("user=max&text=plant+7&state=active&permission=&other=1");
-        assert_eq!(view.query_string(), "?text=plant+7&state=active&user=max");
-        assert_eq!(filter("").query_string(), "");
-        let chips = view.chips(|others| others.query_string());
+        assert_eq!(view.query_with([]), "?text=plant+7&state=active&user=max");
+        assert_eq!(filter("").query_with([]), "");
+        let chips = view.chips(|others| others.query_with([]));
         assert_eq!(
             chips.iter().map(|chip| chip.label.as_str()).collect::<Vec<_>>(),
             ["“plant 7”", "Status: active", "Owner: max"]

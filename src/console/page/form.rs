@@ -3,7 +3,6 @@
 use zeroize::Zeroizing;
 
 use super::trouble::Trouble;
-use crate::registry::without_tokens;
 
 /// A form that was sent. Wiped when it is dropped: it may hold the value of a token.
 #[derive(Default)]
@@ -45,12 +44,6 @@ impl Form {
             }
         }
     }
-}
-
-/// Whether a text may hold the value of a token, however it is encoded.
-pub(super) fn holds_token(text: &str) -> bool {
-    let decoded: String = form_urlencoded::parse(text.as_bytes()).flat_map(|(name, value)| [name, value]).collect();
-    [text, &decoded].into_iter().any(|text| without_tokens(text) != *text)
 }
 
 #[cfg(test)]

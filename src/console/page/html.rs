@@ -22,6 +22,19 @@ pub(super) enum Section {
     Elsewhere,
 }
 
+impl Section {
+    /// The one that a path of the console is part of.
+    pub(super) fn of(path: &str) -> Self {
+        match path.split('/').nth(1) {
+            Some("tokens") => Self::Tokens,
+            Some("users" | "add-user") => Self::Users,
+            Some("fleet") => Self::Fleet,
+            Some("audit") => Self::Audit,
+            _ => Self::Elsewhere,
+        }
+    }
+}
+
 /// Who is signed in, as every page shows it.
 #[derive(Debug, Clone)]
 pub(super) struct Who {
@@ -78,6 +91,12 @@ impl Shell {
     /// What marks this very version of an asset, so that browsers may keep it.
     pub(super) fn mark(&self, name: &str) -> String {
         assets::mark(name)
+    }
+
+    /// Where one goes on from what is said instead of a page: path and name.
+    pub(super) fn way_on(&self) -> (&'static str, &'static str) {
+        let here = self.navigation().into_iter().find(|(.., is_here)| *is_here);
+        here.map_or(("/tokens", "API Tokens"), |(path, name, ..)| (path, name))
     }
 
     /// Where the navigation leads: path, name, icon, and whether it is here.

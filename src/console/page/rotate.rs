@@ -17,7 +17,7 @@ use super::visitor::{Submitted, Visitor};
 use super::when::When;
 use super::{receipt, tokens};
 use crate::audit::Action as Event;
-use crate::registry::{Created, Registry, RegistryError, Rotated, Rotation, audit};
+use crate::registry::{Created, Registry, RegistryError, Rotated, Rotation, audit, check_rotates};
 use crate::token::{Action, Resource, TokenId};
 
 /// How long the old token goes on, as it can be chosen.
@@ -40,6 +40,8 @@ struct RotatePage {
     overlap: String,
     expires: Option<When>,
     blast: Blast,
+    /// The session ends with it.
+    is_own: bool,
 }
 
 impl RotatePage {
@@ -65,6 +67,7 @@ async fn form_page(
     let actor = visitor.acting(Resource::Tokens, Action::Write)?;
     let registry = &visitor.registry;
     let record = registry.token(&actor, id).await?.record;
+    check_rotates(&record, Timestamp::now())?;
     let page = RotatePage {
         shell: visitor.shell("Rotate API token", Section::Tokens),
         problem,
@@ -74,6 +77,7 @@ async fn form_page(
         overlap: asked.text("overlap").unwrap_or("24h").to_owned(),
         expires: record.expires_at.map(|at| When::new(at, Timestamp::now())),
         blast: Blast::of(&registry.dependents(&actor, &[id], 5).await?),
+        is_own: id == visitor.holder.token,
     };
     Ok(html::render(status, &page))
 }

@@ -39,6 +39,8 @@ struct Session {
     began: Instant,
     active: Instant,
     notices: Vec<Notice>,
+    /// Nobody is signed in by it any more: it is kept for whoever comes with its cookie, to be told what became of it.
+    has_ended: bool,
     /// Forms that make something, and what they made.
     sent: Vec<(String, Option<TokenId>)>,
     /// What a bulk that broke off last has left.
@@ -47,7 +49,20 @@ struct Session {
 
 impl Session {
     fn is_over(&self, now: Instant) -> bool {
-        now.duration_since(self.active) >= IDLE || now.duration_since(self.began) >= LONGEST
+        self.has_ended || now.duration_since(self.active) >= IDLE || now.duration_since(self.began) >= LONGEST
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        self.notices.push(notice);
+        let excess = self.notices.len().saturating_sub(MOST_NOTICES);
+        self.notices.drain(..excess);
+    }
+
+    fn ends(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.has_ended, true) {
+            let (text, detail) = ("Your session has ended.".to_owned(), Some(why.to_owned()));
+            self.tell(Notice { is_good: false, text, detail });
+        }
     }
 }
 
@@ -135,18 +150,18 @@ impl Sessions {
             let idlest = sessions.iter().min_by_key(|(_, session)| session.active).map(|(hash, _)| *hash);
             idlest.map(|hash| sessions.remove(&hash));
         }
-        let session =
-            Session { token, csrf, began: now, active: now, notices: Vec::new(), sent: Vec::new(), rest: Vec::new() };
+        let (notices, sent, rest) = (Vec::new(), Vec::new(), Vec::new());
+        let session = Session { token, csrf, began: now, active: now, notices, has_ended: false, sent, rest };
         sessions.insert(key.hash(), session);
         Ok(key)
     }
 
     /// Finds one that is not over. Where somebody asked, it goes on from now.
     pub(super) fn find(&self, key: &SessionKey, now: Instant, is_activity: bool) -> Option<Found> {
-        let (mut sessions, hash) = (self.0.lock(), key.hash());
-        let session = sessions.get_mut(&hash)?;
+        let mut sessions = self.0.lock();
+        let session = sessions.get_mut(&key.hash())?;
         if session.is_over(now) {
-            sessions.remove(&hash);
+            session.ends("One ends after 30 minutes in which nobody does anything, and after 12 hours.");
             return None;
         }
         if is_activity {
@@ -155,7 +170,23 @@ impl Sessions {
         Some(Found { token: session.token, csrf: session.csrf.clone() })
     }
 
-    /// Ends one.
+    /// Ends one whose token works no longer.
+    pub(super) fn end_with_token(&self, key: &SessionKey) {
+        if let Some(session) = self.0.lock().get_mut(&key.hash()) {
+            session.ends("The token that you were signed in with works no longer.");
+        }
+    }
+
+    /// What is told, once, to whoever comes with the cookie of a session that has ended.
+    pub(super) fn parting(&self, key: &SessionKey) -> Vec<Notice> {
+        let (mut sessions, hash) = (self.0.lock(), key.hash());
+        match sessions.get(&hash).is_some_and(|session| session.has_ended) {
+            true => sessions.remove(&hash).map(|session| session.notices).unwrap_or_default(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Ends one, at its own wish.
     pub(super) fn end(&self, key: &SessionKey) {
         self.0.lock().remove(&key.hash());
     }
@@ -163,9 +194,7 @@ impl Sessions {
     /// Has something told at the next page.
     pub(super) fn tell(&self, key: &SessionKey, notice: Notice) {
         if let Some(session) = self.0.lock().get_mut(&key.hash()) {
-            session.notices.push(notice);
-            let excess = session.notices.len().saturating_sub(MOST_NOTICES);
-            session.notices.drain(..excess);
+            session.tell(notice);
         }
     }
 
@@ -233,6 +262,24 @@ mod tests {
         assert!((1..=71).all(|tens| sessions.find(&key, at(tens * 10), true).is_some()));
         assert!(sessions.find(&key, at(720), true).is_none(), "after twelve hours in any case");
         assert!(sessions.find(&key, at(1), true).is_none(), "it is gone");
+    }
+
+    #[test]
+    fn who_comes_with_the_cookie_of_a_session_that_ended_is_told_once() {
+        let sessions = Sessions::default();
+        let (idle, revoked, out) = (begun(&sessions), begun(&sessions), begun(&sessions));
+        assert_eq!(sessions.parting(&idle), [], "it goes on");
+        assert!(sessions.find(&idle, at(30), true).is_none() && sessions.find(&idle, at(1), true).is_none());
+        let told = |key| sessions.parting(key).into_iter().map(|notice| notice.detail.unwrap_or_default());
+        assert!(told(&idle).all(|why| why.contains("30 minutes")) && told(&idle).count() == 0);
+        sessions.tell(&revoked, Notice { is_good: true, text: "Revoked".to_owned(), detail: None });
+        sessions.end_with_token(&revoked);
+        sessions.end_with_token(&revoked);
+        assert!(sessions.find(&revoked, at(1), true).is_none());
+        let told: Vec<_> = sessions.parting(&revoked).into_iter().map(|notice| notice.text).collect();
+        assert_eq!(told, ["Revoked", "Your session has ended."]);
+        sessions.end(&out);
+        assert_eq!(sessions.parting(&out), [], "it was somebody's wish");
     }
 
     #[test]

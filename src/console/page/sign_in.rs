@@ -9,7 +9,7 @@ use http::header::{COOKIE, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
-use super::form::{Form, holds_token};
+use super::form::Form;
 use super::html::{self, Shell};
 use super::session;
 use super::trouble::Trouble;
@@ -20,7 +20,7 @@ use crate::clock::Instant;
 use crate::console::Console;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::sanitize::CONSOLE_COOKIES;
-use crate::registry::{ActingToken, Actor};
+use crate::registry::{ActingToken, Actor, holds_token};
 use crate::replica::Holder;
 use crate::token::{Action, Digest, RawToken, Resource};
 
@@ -43,6 +43,13 @@ pub(super) async fn show(State(console): State<Arc<Console>>, RawQuery(query): R
     page(&console, &parts, StatusCode::OK, next, None)
 }
 
+/// What marks the form in this browser, by its cookies. Another page on the host may have set one of the same name.
+fn nonces(parts: &Parts) -> impl Iterator<Item = &str> {
+    let fields = parts.headers.get_all(COOKIE).iter().filter_map(|field| field.to_str().ok());
+    let pairs = fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.filter(|(name, _)| *name == FORM_COOKIE).map(|(_, nonce)| nonce)
+}
+
 /// A path of ours, to go on to.
 fn own_path(path: &str) -> String {
     let is_own = path.starts_with('/')
@@ -55,12 +62,17 @@ fn own_path(path: &str) -> String {
 
 fn page(console: &Console, parts: &Parts, status: StatusCode, next: String, problem: Option<String>) -> Response {
     let base = console.path("");
-    let Ok(nonce) = session::nonce() else {
+    // One that is there stays: the form may be open in another tab too.
+    let is_nonce = |nonce: &&str| nonce.len() == 32 && nonce.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let Ok(nonce) = nonces(parts).find(is_nonce).map_or_else(session::nonce, |nonce| Ok(nonce.to_owned())) else {
         return html::plain(StatusCode::SERVICE_UNAVAILABLE, "the operating system has no randomness to give");
     };
-    let secure = if Arrival::of(parts, console).is_secure { "; Secure" } else { "" };
+    let arrival = Arrival::of(parts, console);
+    let secure = if arrival.is_secure { "; Secure" } else { "" };
     let cookie = format!("{FORM_COOKIE}={nonce}; Path={base}/sign-in; HttpOnly; SameSite=Strict{secure}");
-    let shell = Shell { title: "Sign in".to_owned(), csrf: nonce, ..Shell::bare(base) };
+    let keys = arrival.session_keys(&parts.headers);
+    let notices = keys.iter().flat_map(|key| console.sessions.parting(key)).collect();
+    let shell = Shell { title: "Sign in".to_owned(), csrf: nonce, notices, ..Shell::bare(base) };
     with_cookie(html::render(status, &SignInPage { shell, problem, next }), &cookie)
 }
 
@@ -83,9 +95,7 @@ pub(super) async fn submit(State(console): State<Arc<Console>>, request: Request
         Err(trouble) => return trouble.within(Shell::bare(base)),
     };
     let next = form.text("next").map_or_else(String::new, own_path);
-    let fields = parts.headers.get_all(COOKIE).iter().filter_map(|field| field.to_str().ok());
-    let mut nonces = fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let is_ours = nonces.any(|(name, nonce)| name == FORM_COOKIE && form.text("csrf") == Some(nonce));
+    let is_ours = nonces(&parts).any(|nonce| form.text("csrf") == Some(nonce));
     if !is_ours {
         let problem = "This page had been open for long, or cookies are off. Please try again.".to_owned();
         return page(&console, &parts, StatusCode::FORBIDDEN, next, Some(problem));

@@ -12,8 +12,8 @@ use super::trouble::Trouble;
 use super::view::{ROWS, View};
 use super::visitor::{Submitted, Visitor};
 use super::when::{When, counted, grouped};
-use crate::registry::{LastUse, TokenUses};
-use crate::token::{Action, PermissionSet, RawToken, Resource, TokenId, TokenRecord, TokenState, UserRecord};
+use crate::registry::{LastUse, TokenUses, check_rotates};
+use crate::token::{Action, PermissionSet, RawToken, Resource, Role, TokenId, TokenRecord, TokenState, UserRecord};
 
 /// A token that ends so soon is one to look at.
 const SOON: std::time::Duration = std::time::Duration::from_hours(7 * 24);
@@ -39,6 +39,7 @@ pub(super) struct Row {
     pub(super) permissions_in_full: String,
     pub(super) status: Status,
     pub(super) is_active: bool,
+    pub(super) can_rotate: bool,
     pub(super) is_own: bool,
     pub(super) created: When,
     pub(super) expires: Option<When>,
@@ -85,6 +86,7 @@ impl Row {
             permissions_in_full: in_full(token.permissions),
             status: status(token, now),
             is_active: token.is_active(),
+            can_rotate: check_rotates(token, now).is_ok(),
             is_own: token.id == own,
             created: When::new(token.created_at, now),
             expires: token.expires_at.map(|at| When::new(at, now)),
@@ -132,7 +134,7 @@ pub(super) struct May {
 impl May {
     pub(super) fn of(visitor: &Visitor) -> Self {
         let write = visitor.may(Resource::Tokens, Action::Write);
-        let is_over_others = visitor.holder.role >= crate::token::Role::Administrator;
+        let is_over_others = visitor.holder.role >= Role::Administrator;
         Self { write, delete: visitor.may(Resource::Tokens, Action::Delete), reassign: write && is_over_others }
     }
 
@@ -148,8 +150,7 @@ struct TokensPage {
     view: View,
     rows: Vec<Row>,
     may: May,
-    /// Names of users to filter by; empty for those who see the own tokens only.
-    users: Vec<String>,
+    owners: Option<Owners>,
     permissions: Vec<String>,
     /// How many match.
     total: usize,
@@ -207,7 +208,7 @@ async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> 
         shell: visitor.shell("API Tokens", Section::Tokens),
         rows: found.tokens.iter().map(|(token, owner)| Row::new(token, owner, &uses, own, now)).collect(),
         may: May::of(visitor),
-        users: users(visitor).await?,
+        owners: Owners::of(visitor).await,
         permissions: filter::permissions(),
         total: found.total,
         view,
@@ -215,15 +216,35 @@ async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> 
     Ok(html::page(&page))
 }
 
-/// Names of users, for those who see users.
-pub(super) async fn users(visitor: &Visitor) -> Result<Vec<String>, Trouble> {
-    /// More than these nobody chooses from a list.
-    const MOST: usize = 500;
-    let Ok(actor) = visitor.acting(Resource::Users, Action::Read) else { return Ok(Vec::new()) };
-    let mut names: Vec<_> =
-        visitor.registry.users(&actor, None, MOST).await?.into_iter().map(|user| user.name).collect();
-    names.sort_unstable();
-    Ok(names)
+/// Users to choose a token's owner from.
+pub(super) struct Owners {
+    /// In their order.
+    pub(super) names: Vec<String>,
+    /// There are no others. Otherwise a name is written, and these are proposed: a browser chooses the first of a list that
+    /// does not have the one that is meant.
+    pub(super) is_whole: bool,
+}
+
+impl Owners {
+    /// `None`: this visitor has to do with the own tokens only. Where the names are not for them, or cannot be read now, they
+    /// can be written all the same.
+    pub(super) async fn of(visitor: &Visitor) -> Option<Self> {
+        /// More than these nobody chooses from a list.
+        const MOST: usize = 500;
+        if visitor.holder.role < Role::Administrator {
+            return None;
+        }
+        let found = match visitor.acting(Resource::Users, Action::Read) {
+            Ok(actor) => visitor.registry.users(&actor, None, MOST + 1).await.ok(),
+            Err(_) => None,
+        };
+        let is_whole = found.as_ref().is_some_and(|found| found.len() <= MOST);
+        let found = found.unwrap_or_default().into_iter().map(|user| user.name).take(MOST);
+        let mut names: Vec<_> = found.chain([visitor.holder.owner.name().to_owned()]).collect();
+        names.sort_unstable();
+        names.dedup();
+        Some(Self { names, is_whole })
+    }
 }
 
 /// Takes the fields above the list, and leads to what they say. By way of a body: somebody may paste a token.

@@ -32,6 +32,12 @@ impl Trouble {
         Self::new(StatusCode::NOT_FOUND, "There is no such page", "Nothing is at this address.")
     }
 
+    /// There is no page either, but something that forms are sent to.
+    pub(super) fn form_only() -> Self {
+        let detail = "A form is sent to this address, and there is nothing to see at it. Nothing was done.";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "There is no page here", detail)
+    }
+
     /// What was confirmed is not what is there.
     pub(super) fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "Nothing was done", detail)

@@ -6,16 +6,17 @@ use axum::response::Response;
 use http::StatusCode;
 
 use super::blast::Blast;
-use super::filter::Filter;
 use super::form::Form;
 use super::html::{self, Section, Shell};
 use super::receipt;
 use super::trouble::Trouble;
+use super::users::{May, given_roles};
 use super::visitor::{Submitted, Visitor};
 use super::when::counted;
 use crate::audit::Action as Event;
-use crate::registry::{Actor, Registry, RegistryError, audit};
-use crate::token::{Action, Resource, Role, UserStatus};
+use crate::registry::{Actor, Fingerprint, Registry, RegistryError, Seen, TokenQuery, audit};
+use crate::store::{CommitId, Versioned};
+use crate::token::{Action, Resource, Role, UserRecord, UserStatus};
 use crate::words::words;
 
 words! {
@@ -79,6 +80,26 @@ impl Verb {
         }
     }
 
+    /// Whether this may be done to a user.
+    ///
+    /// # Errors
+    /// Why not: a form for it would come back.
+    fn check(self, visitor: &Visitor, user: &UserRecord, role: Option<Role>) -> Result<(), Trouble> {
+        let May { change, delete, transfer, reason } = May::of(visitor, user);
+        let (is_open, otherwise) = match self {
+            Self::SetRole => (
+                change && role.is_none_or(|role| given_roles(visitor).contains(&role)),
+                "Only the Owner makes somebody an Administrator.",
+            ),
+            Self::Disable | Self::Enable => (change, "The token that you are signed in with lacks users:write."),
+            Self::Delete => (delete, "The token that you are signed in with lacks users:delete."),
+            Self::TransferOwnership => {
+                (transfer, "Only the Owner passes the ownership on, and to an Administrator only.")
+            }
+        };
+        if is_open { Ok(()) } else { Err(Trouble::forbidden(reason.unwrap_or(otherwise))) }
+    }
+
     fn action(self) -> Action {
         if self == Self::Delete { Action::Delete } else { Action::Write }
     }
@@ -93,6 +114,9 @@ struct ConfirmPage {
     /// The role to give.
     role: Option<Role>,
     tokens: String,
+    /// Which tokens these are, and the version of the user's record: what is confirmed is what was shown.
+    fingerprint: String,
+    version: CommitId,
     blast: Blast,
     problem: Option<String>,
 }
@@ -139,23 +163,29 @@ async fn ask(
     problem: Option<String>,
 ) -> Result<Response, Trouble> {
     let registry = &visitor.registry;
-    let user = registry.user(actor, name).await?.record;
-    let query = Filter::of_user(&user.name).query(jiff::Timestamp::now())?;
+    let Versioned { record: user, version } = registry.user(actor, name).await?;
+    verb.check(visitor, &user, role)?;
+    let tokens = registry.select(actor, &tokens_of(&user.name)).await?;
+    let (count, fingerprint) = (counted(tokens.len() as u64, "token"), Fingerprint::of(&tokens).to_string());
     // Who may change users and sees no tokens is told how many there are, and not what they are.
-    let tokens = match visitor.acting(Resource::Tokens, Action::Read) {
-        Ok(reader) => registry.select(&reader, &query).await?,
-        Err(_) => Vec::new(),
-    };
+    let tokens = if visitor.may(Resource::Tokens, Action::Read) { tokens } else { Vec::new() };
     let page = ConfirmPage {
         shell: visitor.shell(verb.title(), Section::Users),
         verb,
-        tokens: counted(registry.count_tokens_of(actor, &user.name).await?, "token"),
+        tokens: count,
+        fingerprint,
+        version,
         blast: Blast::of(&registry.dependents(actor, &tokens, 5).await?),
         name: user.name,
         role,
         problem,
     };
     Ok(html::render(status, &page))
+}
+
+/// All tokens of a user, in whatever state.
+fn tokens_of(name: &str) -> TokenQuery {
+    TokenQuery { user: Some(name.to_owned()), ..TokenQuery::default() }
 }
 
 /// Does it.
@@ -168,17 +198,29 @@ pub(super) async fn submit(
 }
 
 async fn try_submit(visitor: &Visitor, name: &str, verb: &str, form: &Form) -> Result<Response, Trouble> {
-    form.check(&["csrf", "role", "typed"])?;
+    form.check(&["csrf", "role", "typed", "fingerprint", "version"])?;
     let verb = Verb::from_name(verb).ok_or_else(Trouble::not_found)?;
     let actor = visitor.attempting(Resource::Users, verb.action(), verb.event(), audit::of_user(name))?;
     let role = role(verb, form)?;
+    let again =
+        async |problem: String| ask(visitor, &actor, verb, name, role, StatusCode::CONFLICT, Some(problem)).await;
     if verb == Verb::TransferOwnership && form.text("typed") != Some(name) {
-        let problem = Some(format!("Type {name} to confirm."));
-        return ask(visitor, &actor, verb, name, role, StatusCode::CONFLICT, problem).await;
+        return again(format!("Type {name} to confirm.")).await;
     }
-    let whom = name.to_owned();
-    let command = async move |registry: Registry| run(&registry, &actor, verb, &whom, role).await;
-    let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
+    let seen = form.text("fingerprint").and_then(|text| text.parse::<Fingerprint>().ok());
+    let Some(version) = form.text("version").and_then(|text| text.parse::<CommitId>().ok()) else {
+        return again(CHANGED.to_owned()).await;
+    };
+    if seen != Some(Fingerprint::of(&visitor.registry.select(&actor, &tokens_of(name)).await?)) {
+        return again("Nothing was done: this user has other tokens by now than those you have seen.".to_owned()).await;
+    }
+    let (acting, whom) = (actor.clone(), name.to_owned());
+    let command =
+        async move |registry: Registry| run(&registry, &acting, verb, Seen::at(&*whom, Some(version)), role).await;
+    let done = match visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await {
+        Err(RegistryError::Changed) => return again(CHANGED.to_owned()).await,
+        done => done?,
+    };
     visitor.tell_done(done.done.clone(), "Applied", &done);
     Ok(visitor.go(&match verb {
         Verb::Delete => "/users".to_owned(),
@@ -186,17 +228,20 @@ async fn try_submit(visitor: &Visitor, name: &str, verb: &str, form: &Form) -> R
     }))
 }
 
+const CHANGED: &str = "Nothing was done: this user was changed since you have looked.";
+
 /// The command, and what it did.
 async fn run(
     registry: &Registry,
     actor: &Actor,
     verb: Verb,
-    name: &str,
+    user: Seen<&str>,
     role: Option<Role>,
 ) -> Result<String, RegistryError> {
+    let name = user.what();
     let text = match (verb, role) {
         (Verb::SetRole, Some(role)) => {
-            let change = registry.set_role(actor, name, role).await?;
+            let change = registry.set_role(actor, user, role).await?;
             let mut text = format!("{name} is {} now.", change.user.role);
             if change.narrowed > 0 {
                 text.push_str(&format!(" {} lost permissions.", counted(change.narrowed as u64, "token")));
@@ -207,19 +252,19 @@ async fn run(
             text
         }
         (Verb::Disable, _) => {
-            registry.set_status(actor, name, UserStatus::Disabled).await?;
+            registry.set_status(actor, user, UserStatus::Disabled).await?;
             format!("Disabled {name}.")
         }
         (Verb::Enable, _) => {
-            registry.set_status(actor, name, UserStatus::Active).await?;
+            registry.set_status(actor, user, UserStatus::Active).await?;
             format!("Enabled {name}.")
         }
         (Verb::Delete, _) => {
-            let deleted = registry.delete_user(actor, name).await?;
+            let deleted = registry.delete_user(actor, user).await?;
             format!("Deleted {name} and {}.", counted(deleted as u64, "token"))
         }
         (Verb::TransferOwnership, _) => {
-            let transfer = registry.transfer_ownership(actor, name).await?;
+            let transfer = registry.transfer_ownership(actor, user).await?;
             format!("{} is the Owner now, and {} an Administrator.", transfer.new.name, transfer.old.name)
         }
         (Verb::SetRole, None) => String::new(),

@@ -6,14 +6,14 @@ use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
 
-use super::form::{Form, holds_token};
+use super::form::Form;
 use super::html::{self, Section, Shell};
 use super::receipt;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::{When, counted};
 use crate::audit::Action as Event;
-use crate::registry::{Registry, audit};
+use crate::registry::{Registry, audit, holds_token};
 use crate::token::{Action, Resource, Role, UserId, UserRecord, UserStatus};
 
 /// Rows of a page.
@@ -44,6 +44,7 @@ impl Row {
 }
 
 /// What a visitor may do to one user.
+#[derive(Debug)]
 pub(super) struct May {
     pub(super) change: bool,
     pub(super) delete: bool,
@@ -53,7 +54,7 @@ pub(super) struct May {
 }
 
 impl May {
-    fn of(visitor: &Visitor, user: &UserRecord) -> Self {
+    pub(super) fn of(visitor: &Visitor, user: &UserRecord) -> Self {
         let (write, delete) =
             (visitor.may(Resource::Users, Action::Write), visitor.may(Resource::Users, Action::Delete));
         let is_owner = visitor.holder.role == Role::Owner;
@@ -179,7 +180,8 @@ fn add_page(visitor: &Visitor, asked: &Form, status: StatusCode, problem: Option
 /// Takes it.
 pub(super) async fn add(Submitted { visitor, form }: Submitted) -> Response {
     let page = match try_add(&visitor, &form).await {
-        Err(trouble) if matches!(trouble.status, StatusCode::BAD_REQUEST | StatusCode::CONFLICT) => {
+        // Whatever is wrong is said beside what was filled in, which is lost otherwise.
+        Err(trouble) if !matches!(trouble.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
             Ok(add_page(&visitor, &form, trouble.status, Some(trouble.detail)))
         }
         page => page,

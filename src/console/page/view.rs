@@ -70,6 +70,13 @@ impl View {
         self.filter.query_with(sort.into_iter().chain(page))
     }
 
+    /// For hidden fields: the page is always among them, by which a form that the list sent is known.
+    pub(super) fn fields(&self) -> Vec<(&'static str, String)> {
+        let sort = (self.sort != Sort::default()).then(|| ("sort", written(self.sort)));
+        let page = ("page", (self.skipped + 1).to_string());
+        self.filter.pairs().iter().cloned().chain(sort).chain([page]).collect()
+    }
+
     /// The same list from its beginning, narrowed to something else.
     pub(super) fn narrowed(&self, filter: Filter) -> Self {
         Self { filter, skipped: 0, ..self.clone() }
@@ -177,6 +184,8 @@ mod tests {
             assert_eq!(view(query.trim_start_matches('?')).query_string(), query);
         }
         assert_eq!(view("sort=-created&page=1").query_string(), "", "what goes without saying");
+        let fields = view("text=a&sort=owner").fields();
+        assert_eq!(fields, [("text", "a".to_owned()), ("sort", "owner".to_owned()), ("page", "1".to_owned())]);
         for query in ["sort=size", "sort=--created", "page=0", "page=-1", "page=18446744073709551615"] {
             assert!(View::of(&Form::parse(query.as_bytes())).is_err(), "{query}");
         }

@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, COOKIE, HOST, ORIGIN};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::form::{Form, holds_token};
+use super::form::Form;
 use super::html::{self, Section, Shell};
 use super::session::{Found, Notice, SessionKey};
 use super::trouble::Trouble;
@@ -18,7 +18,7 @@ use crate::clock::Instant;
 use crate::console::api::input;
 use crate::console::{Console, OverTls, PublicUrl};
 use crate::proxy::sanitize::CONSOLE_COOKIES;
-use crate::registry::{ActingToken, Actor, Registry};
+use crate::registry::{ActingToken, Actor, Registry, holds_token};
 use crate::replica::Holder;
 use crate::token::{Action, Permission, Resource};
 
@@ -27,6 +27,9 @@ const COOKIES: [&str; 2] = [CONSOLE_COOKIES[0], CONSOLE_COOKIES[1]];
 
 /// What a page has in requests that it makes by itself.
 const POLL: &str = "x-tollgate-poll";
+
+/// What a request is for, by the browser's word (Fetch Metadata): `document` for a page, `empty` for a script.
+const FETCHED: &str = "sec-fetch-dest";
 
 /// Cookies of that name that are looked at.
 const MOST_COOKIES: usize = 8;
@@ -76,7 +79,7 @@ impl Arrival {
     }
 
     /// The sessions that a browser says it has: another port of the host may have set a cookie of the same name.
-    fn session_keys(&self, headers: &HeaderMap) -> Vec<SessionKey> {
+    pub(super) fn session_keys(&self, headers: &HeaderMap) -> Vec<SessionKey> {
         let name = if self.is_secure { COOKIES[0] } else { COOKIES[1] };
         let fields = headers.get_all(COOKIE).iter().filter_map(|field| field.to_str().ok());
         let values = fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -92,6 +95,8 @@ pub(super) struct Visitor {
     pub(super) holder: Holder,
     pub(super) key: SessionKey,
     pub(super) csrf: String,
+    /// Whether the reply is a page that somebody then sees, and not one that a script asks for and takes a part of.
+    is_shown: bool,
     /// For the one command that is given, which comes from there.
     pub(super) registry: Registry,
 }
@@ -145,7 +150,7 @@ impl Visitor {
         self.console.path(path)
     }
 
-    /// What every page has around it, with what is to be told.
+    /// What every page has around it, with what is to be told: where nobody would see that, it waits.
     pub(super) fn shell(&self, title: impl Into<String>, here: Section) -> Shell {
         Shell {
             base: self.path(""),
@@ -153,7 +158,7 @@ impl Visitor {
             here,
             who: Some(html::Who::of(self)),
             csrf: self.csrf.clone(),
-            notices: self.console.sessions.told(&self.key),
+            notices: if self.is_shown { self.console.sessions.told(&self.key) } else { Vec::new() },
         }
     }
 
@@ -171,7 +176,10 @@ impl Visitor {
     pub(super) fn answer(&self, here: Section, page: Result<Response, Trouble>) -> Response {
         page.unwrap_or_else(|trouble| match trouble.status {
             // The token has ended meanwhile.
-            StatusCode::UNAUTHORIZED => self.go("/sign-in"),
+            StatusCode::UNAUTHORIZED => {
+                self.console.sessions.end_with_token(&self.key);
+                self.go("/sign-in")
+            }
             _ => {
                 let shell = self.shell(trouble.title, here);
                 trouble.within(shell)
@@ -205,7 +213,7 @@ impl FromRequestParts<Arc<Console>> for Visitor {
         let (Found { token, csrf }, key) = found.ok_or_else(stranger)?;
         let holder = console.authorize(token, None).map_err(|refusal| match refusal.status() {
             401 => {
-                console.sessions.end(&key);
+                console.sessions.end_with_token(&key);
                 stranger()
             }
             _ => Trouble::from(refusal).within(Shell::bare(console.path(""))),
@@ -221,7 +229,9 @@ impl FromRequestParts<Arc<Console>> for Visitor {
             console.note_use(parts, holder.token);
         }
         let registry = console.registry_for(parts, Some(holder.token));
-        Ok(Self { console: Arc::clone(console), holder, key, csrf, registry })
+        // Browsers say so of what a script fetches, such as what becomes a dialog.
+        let is_fetched = parts.headers.get(FETCHED).is_some_and(|kind| kind == "empty");
+        Ok(Self { console: Arc::clone(console), holder, key, csrf, is_shown: !is_poll && !is_fetched, registry })
     }
 }
 

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 
 use super::super::RegistryError;
 use super::super::actor::{Authority, Right};
-use super::super::tokens::{NewToken, bounded_expiry, check_description, decide_token, whole_seconds};
+use super::super::tokens::{
+    NewToken, bounded_expiry, check_description, check_old_description, decide_token, whole_seconds,
+};
 use super::line::ImportLine;
 use super::past::Past;
 use super::{Held, ImportOptions, Users};
@@ -60,6 +62,7 @@ impl Existing<'_> {
                 let hint = line.hint.to_string();
                 let expires_at = bounded_expiry(self.lifetime, line.expires_at, self.now)?;
                 let new = NewToken { expires_at, ..line.new_token() };
+                check_description(&new.description)?;
                 decide_token(self.authority, &owner.record, &new, line.digest, hint, self.now)?
             }
         };
@@ -71,7 +74,7 @@ impl Existing<'_> {
     fn restore(&self, line: &ImportLine, past: &Past, owner: &UserRecord) -> Result<TokenRecord, RegistryError> {
         self.authority.check(Right::MoveTokens)?;
         self.authority.check_gives_tokens_to(owner)?;
-        check_description(&line.description)?;
+        check_old_description(&line.description)?;
         if self.held.ids.contains(&past.id) {
             return Err(RegistryError::IdTaken(past.id));
         }

@@ -77,10 +77,25 @@ fn an_expiry_is_in_whole_seconds_and_in_the_future() {
 
 #[test]
 fn descriptions_are_short_plain_and_no_place_for_tokens() {
-    for good in ["x", "edge – Zürich", &"é".repeat(200), "successor of tc-apiv1_...abc123"] {
+    let persian = "می\u{200c}خواهم";
+    for good in [
+        "x",
+        "edge – Zürich",
+        "Zu\u{308}rich 👩\u{200d}🔧",
+        persian,
+        &"é".repeat(200),
+        "successor of tc-apiv1_...abc123",
+    ] {
         check_description(good).expect(good);
     }
-    for bad in ["", "  ", "a\nb", "a\u{7f}", "\u{9b}", &"x".repeat(201), "is tc-apiv1_0123456789abcdef"] {
+    for bad in ["", "  ", "a\nb", "a\u{7f}", "\u{9b}", &"x".repeat(201), "is tc-apiv1_0123456789abcdef", "TC-APIV1_01"]
+    {
         assert!(matches!(check_description(bad), Err(RegistryError::InvalidDescription)), "{bad:?}");
+    }
+    // What came in earlier is kept, and rotated.
+    let (secret, pile) = ("0123456789abcdef".repeat(4), format!("a{}", "\u{302}".repeat(9)));
+    for bad in [secret.as_str(), &secret.to_uppercase(), "\u{3164}", "\u{200d}", "a\u{202e}b", "a\u{200b}", &pile] {
+        assert!(matches!(check_description(bad), Err(RegistryError::InvalidDescription)), "{bad:?}");
+        check_old_description(bad).expect(bad);
     }
 }

@@ -1,111 +1,13 @@
 //! What keeps pages from strangers, asked for as a browser would, or as somebody who forges what it asks.
 
-use std::net::SocketAddr;
-
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-
 use tollgate::audit::Outcome;
 use tollgate::registry::AuditFilter;
 use tollgate::store::SidecarId;
 use tollgate::token::{Action, Permission, Resource};
 
+use super::client::{Client, count, owner};
 use super::*;
 use crate::harness::within;
-
-/// What was answered.
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn field(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-    }
-
-    /// A hidden field of the page's first form that has it.
-    fn hidden(&self, name: &str) -> String {
-        let (_, rest) = self.body.split_once(&format!("name=\"{name}\" value=\"")).expect("the field");
-        rest.split('"').next().expect("its value").to_owned()
-    }
-
-    /// The cookie that is set, without its attributes.
-    fn cookie(&self) -> String {
-        let cookie = self.field("set-cookie").unwrap_or_else(|| panic!("{} {}", self.head, self.body));
-        cookie.split(';').next().expect("a cookie").to_owned()
-    }
-}
-
-/// Somebody with cookies and an origin.
-#[derive(Clone)]
-struct Client {
-    address: SocketAddr,
-    host: String,
-    origin: Option<String>,
-    cookie: String,
-    csrf: String,
-    more: String,
-}
-
-impl Client {
-    fn of(site: &Site) -> Self {
-        let address = site.sidecar.admin();
-        let (host, origin) = (address.to_string(), Some(format!("http://{address}")));
-        Self { address, host, origin, cookie: String::new(), csrf: String::new(), more: String::new() }
-    }
-
-    async fn send(&self, method: &str, path: &str, form: Option<&str>) -> Answer {
-        let Self { host, cookie, more, .. } = self;
-        let body = form.unwrap_or_default();
-        let mut fields = format!("Host: {host}\r\nCookie: {cookie}\r\n{more}");
-        if form.is_some() {
-            let origin = self.origin.iter().map(|origin| format!("Origin: {origin}\r\n")).collect::<String>();
-            let kind = "Content-Type: application/x-www-form-urlencoded";
-            fields.push_str(&format!("{origin}{kind}\r\nContent-Length: {}\r\n", body.len()));
-        }
-        let mut stream = within("connecting", TcpStream::connect(self.address)).await.expect("connects");
-        let request = format!("{method} {path} HTTP/1.1\r\n{fields}Connection: close\r\n\r\n{body}");
-        stream.write_all(request.as_bytes()).await.expect("sends");
-        let mut reply = Vec::new();
-        within("a reply", stream.read_to_end(&mut reply)).await.expect("receives");
-        let reply = String::from_utf8(reply).expect("text");
-        let (head, body) = reply.split_once("\r\n\r\n").expect("a head");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        Answer { status, head: head.to_owned(), body: body.to_owned() }
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.send("GET", path, None).await
-    }
-
-    async fn post(&self, path: &str, form: &str) -> Answer {
-        self.send("POST", path, Some(&format!("csrf={}&{form}", self.csrf))).await
-    }
-
-    /// Signs in, and returns the reply that says so.
-    async fn sign_in(&mut self, token: &Token) -> Answer {
-        let page = self.get("/sign-in").await;
-        (self.cookie, self.csrf) = (page.cookie(), page.hidden("csrf"));
-        let reply = self.post("/sign-in", &format!("token={}&next=%2Ffleet", token.raw)).await;
-        assert_eq!(reply.status, 303, "{}", reply.body);
-        self.cookie = reply.cookie();
-        self.csrf = self.get("/fleet").await.hidden("csrf");
-        reply
-    }
-}
-
-async fn owner(site: &Site) -> Client {
-    let mut client = Client::of(site);
-    client.sign_in(&site.owner).await;
-    client
-}
-
-async fn count(site: &Site) -> u64 {
-    site.registry.store().count_tokens(tollgate::store::TokenFilter::default()).await.expect("counts")
-}
 
 #[tokio::test]
 async fn a_session_is_new_and_opaque_and_ends() {
@@ -287,6 +189,69 @@ async fn no_value_of_a_token_is_in_an_address() {
     assert!(asked.status == 400 && !asked.body.contains(raw));
     let searched = client.post("/tokens/search", &format!("text={raw}")).await;
     assert_eq!(searched.field("location"), Some(format!("/tokens?text={}", &raw[raw.len() - 6..]).as_str()));
+    // However it is written, and in whichever field.
+    let secret = &raw["tc-apiv1_".len()..];
+    for text in [secret.to_owned(), raw[1..].to_owned(), raw.to_uppercase(), format!("%2574c{}", &raw[2..])] {
+        for field in ["text", "user"] {
+            let searched = client.post("/tokens/search", &format!("{field}={text}")).await;
+            assert!(
+                searched.status == 400 && !searched.body.to_lowercase().contains(secret),
+                "{text}: {}",
+                searched.body
+            );
+            let asked = client.get(&format!("/tokens?{field}={text}")).await;
+            assert!(asked.status == 400 && !asked.body.to_lowercase().contains(secret), "{text}: {}", asked.body);
+        }
+        let asked = client.api(&site.owner, &format!("/api/v1/tokens?text={text}")).await;
+        assert!(asked.status == 400 && !asked.body.to_lowercase().contains(secret), "{text}: {}", asked.body);
+    }
+    assert_eq!(client.post("/tokens/search", "text=50%25+of+plant").await.status, 303);
+}
+
+/// Nobody reads that, nor is it a link that one sees; and a value is in no record, nor in the form that is refused.
+#[tokio::test]
+async fn a_description_can_be_read_and_is_no_token() {
+    let site = Site::start().await;
+    let client = owner(&site).await;
+    let before = count(&site).await;
+    let raw = site.agent.raw.as_str();
+    let pile = format!("a{}", "%CC%82".repeat(150));
+    for description in
+        [raw, &raw[9..], &raw.to_uppercase(), "%E2%80%8B", "%E3%85%A4", "%EF%BB%BF", "a%E2%80%AEb", &pile]
+    {
+        let form = format!("once={}&preset=telegraf-agent&expires=30d&description={description}", "0".repeat(32));
+        let reply = client.post("/tokens/new", &form).await;
+        assert!(
+            reply.status == 400 && reply.body.contains("characters that can be read"),
+            "{description}: {}",
+            reply.body
+        );
+        assert!(!reply.body.to_lowercase().contains(&raw[9..]), "{description}");
+    }
+    assert_eq!(count(&site).await, before);
+}
+
+/// Whoever looks where forms are sent is told, and led on.
+#[tokio::test]
+async fn where_forms_are_sent_a_page_leads_on() {
+    let site = Site::start().await;
+    let client = owner(&site).await;
+    for (path, list) in [
+        ("/tokens/confirm", "/tokens"),
+        ("/tokens/do/revoke", "/tokens"),
+        ("/tokens/search", "/tokens"),
+        ("/sign-out", "/tokens"),
+        ("/audit/verify", "/audit"),
+        ("/audit/search", "/audit"),
+    ] {
+        let page = client.get(path).await;
+        let link = format!("<a class=\"button primary\" href=\"{list}\">");
+        assert!(page.status == 405 && page.body.contains(&link), "{path}: {} {}", page.head, page.body);
+        assert_eq!(page.field("allow"), Some("POST"), "{path}");
+        let page = Client::of(&site).get(path).await;
+        assert!(page.status == 405 && page.body.contains("Open the console"), "{path}: {}", page.body);
+    }
+    assert_eq!(client.get("/tokens").await.status, 200, "one is signed in still");
 }
 
 #[tokio::test]

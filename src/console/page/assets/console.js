@@ -130,8 +130,12 @@ all("[data-grid]").forEach((grid) => {
 // A date is said only where it is asked for.
 all("[data-date-of]").forEach((part) => {
   const choice = document.getElementById(part.dataset.dateOf);
-  const show = () => (part.hidden = choice.value !== "date");
+  const show = () => {
+    part.hidden = choice.value !== "date";
+    all("input", part).forEach((field) => (field.disabled = part.hidden));
+  };
   choice.addEventListener("change", show);
+  window.addEventListener("pageshow", show);
   show();
 });
 
