@@ -1,5 +1,6 @@
 //! The console's pages, in a real browser and as a browser would ask for them.
 
+mod again;
 mod flows;
 mod guarded;
 mod listing;

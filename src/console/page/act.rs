@@ -10,6 +10,7 @@ use super::blast::Blast;
 use super::chosen::{Choice, Chosen};
 use super::form::Form;
 use super::html::{self, Section, Shell};
+use super::once::{Done, Sent};
 use super::receipt;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
@@ -204,13 +205,17 @@ async fn ask(
 
 /// Does it.
 pub(super) async fn submit(Path(verb): Path<String>, Submitted { visitor, form }: Submitted) -> Response {
-    let page = try_submit(&visitor, &verb, &form).await;
-    visitor.answer(Section::Tokens, page)
+    let sent = Sent::of(&visitor, &form);
+    sent.once(async move {
+        let done = try_submit(&visitor, &verb, &form).await;
+        visitor.done(Section::Tokens, done)
+    })
+    .await
 }
 
-async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Response, Trouble> {
+async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Done, Trouble> {
     let mut known = filter::CONDITIONS.to_vec();
-    known.extend(["csrf", "id", "all", "rest", "fingerprint", "typed", "to", "force"]);
+    known.extend(["csrf", "once", "id", "all", "rest", "fingerprint", "typed", "to", "force"]);
     form.check(&known)?;
     let verb = Verb::from_name(verb).ok_or_else(Trouble::not_found)?;
     let choice = Choice::of(form)?;
@@ -220,7 +225,8 @@ async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Respon
     chosen.check_seen(form)?;
     let count = chosen.ids.len();
     let again = async |problem: String, offers_force: bool| {
-        ask(visitor, &actor, verb, &chosen, StatusCode::CONFLICT, Some(problem), offers_force).await
+        let page = ask(visitor, &actor, verb, &chosen, StatusCode::CONFLICT, Some(problem), offers_force).await;
+        page.map(Done::Not)
     };
     let typed = form.text("typed").map(|typed| typed.replace([',', ' '], ""));
     if count > MOST_UNTYPED && typed.as_deref() != Some(count.to_string().as_str()) {
@@ -239,15 +245,16 @@ async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Respon
     match visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await {
         Ok(done) => {
             let what = before.map_or_else(|| counted(count as u64, "token"), |name| format!("“{name}”"));
-            visitor.tell_done(format!("{} {what}.", verb.past()), verb.applied(), &done);
-            Ok(visitor.go(&match (chosen.ids.as_slice(), verb) {
+            let notice = receipt::notice(format!("{} {what}.", verb.past()), verb.applied(), &done);
+            let path = match (chosen.ids.as_slice(), verb) {
                 ([id], Verb::Revoke | Verb::Reassign) => format!("/tokens/{id}"),
                 _ => chosen.list(),
-            }))
+            };
+            Ok(Done::Led { notice, path })
         }
         Err(error @ RegistryError::LastOwnerToken { .. }) => again(format!("{}.", sentence(&error)), true).await,
         Err(error) => match error.done() {
-            Some(done) => rest(visitor, &actor, verb, &chosen, done, error).await,
+            Some(done) => rest(visitor, &actor, verb, &chosen, done, error).await.map(Done::Not),
             None => Err(error.into()),
         },
     }

@@ -9,6 +9,7 @@ use super::blast::Blast;
 use super::filter::Filter;
 use super::form::Form;
 use super::html::{self, Section, Shell};
+use super::once::{Done, Sent};
 use super::receipt;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
@@ -163,27 +164,32 @@ pub(super) async fn submit(
     Path((name, verb)): Path<(String, String)>,
     Submitted { visitor, form }: Submitted,
 ) -> Response {
-    let page = try_submit(&visitor, &name, &verb, &form).await;
-    visitor.answer(Section::Users, page)
+    let sent = Sent::of(&visitor, &form);
+    sent.once(async move {
+        let done = try_submit(&visitor, &name, &verb, &form).await;
+        visitor.done(Section::Users, done)
+    })
+    .await
 }
 
-async fn try_submit(visitor: &Visitor, name: &str, verb: &str, form: &Form) -> Result<Response, Trouble> {
-    form.check(&["csrf", "role", "typed"])?;
+async fn try_submit(visitor: &Visitor, name: &str, verb: &str, form: &Form) -> Result<Done, Trouble> {
+    form.check(&["csrf", "once", "role", "typed"])?;
     let verb = Verb::from_name(verb).ok_or_else(Trouble::not_found)?;
     let actor = visitor.attempting(Resource::Users, verb.action(), verb.event(), audit::of_user(name))?;
     let role = role(verb, form)?;
     if verb == Verb::TransferOwnership && form.text("typed") != Some(name) {
         let problem = Some(format!("Type {name} to confirm."));
-        return ask(visitor, &actor, verb, name, role, StatusCode::CONFLICT, problem).await;
+        return ask(visitor, &actor, verb, name, role, StatusCode::CONFLICT, problem).await.map(Done::Not);
     }
     let whom = name.to_owned();
     let command = async move |registry: Registry| run(&registry, &actor, verb, &whom, role).await;
     let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
-    visitor.tell_done(done.done.clone(), "Applied", &done);
-    Ok(visitor.go(&match verb {
+    let notice = receipt::notice(done.done.clone(), "Applied", &done);
+    let path = match verb {
         Verb::Delete => "/users".to_owned(),
         _ => format!("/users/{name}"),
-    }))
+    };
+    Ok(Done::Led { notice, path })
 }
 
 /// The command, and what it did.

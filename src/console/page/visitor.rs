@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::form::{Form, holds_token};
 use super::html::{self, Section, Shell};
-use super::session::{Found, Notice, SessionKey};
+use super::session::{self, Found, Notice, SessionKey};
 use super::trouble::Trouble;
 use crate::audit::{Action as Event, Subject};
 use crate::clock::Instant;
@@ -92,6 +92,8 @@ pub(super) struct Visitor {
     pub(super) holder: Holder,
     pub(super) key: SessionKey,
     pub(super) csrf: String,
+    /// By which it is asked.
+    method: Method,
     /// For the one command that is given, which comes from there.
     pub(super) registry: Registry,
 }
@@ -153,6 +155,8 @@ impl Visitor {
             here,
             who: Some(html::Who::of(self)),
             csrf: self.csrf.clone(),
+            // Without one a form is taken all the same.
+            once: session::nonce().unwrap_or_default(),
             notices: self.console.sessions.told(&self.key),
         }
     }
@@ -174,7 +178,7 @@ impl Visitor {
             StatusCode::UNAUTHORIZED => self.go("/sign-in"),
             _ => {
                 let shell = self.shell(trouble.title, here);
-                trouble.within(shell)
+                trouble.asked_by(&self.method).within(shell)
             }
         })
     }
@@ -208,11 +212,12 @@ impl FromRequestParts<Arc<Console>> for Visitor {
                 console.sessions.end(&key);
                 stranger()
             }
-            _ => Trouble::from(refusal).within(Shell::bare(console.path(""))),
+            _ => Trouble::from(refusal).asked_by(&parts.method).within(Shell::bare(console.path(""))),
         })?;
         if let Err(wait) = console.calls.take(holder.token, now) {
             let seconds = wait.as_secs() + 1;
-            let mut reply = html::plain(StatusCode::TOO_MANY_REQUESTS, "this token calls too often");
+            let trouble = Trouble::too_often(seconds).asked_by(&parts.method);
+            let mut reply = trouble.within(Shell::bare(console.path("")));
             reply.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
             return Err(reply);
         }
@@ -221,7 +226,8 @@ impl FromRequestParts<Arc<Console>> for Visitor {
             console.note_use(parts, holder.token);
         }
         let registry = console.registry_for(parts, Some(holder.token));
-        Ok(Self { console: Arc::clone(console), holder, key, csrf, registry })
+        let (console, method) = (Arc::clone(console), parts.method.clone());
+        Ok(Self { console, holder, key, csrf, method, registry })
     }
 }
 
