@@ -1,6 +1,7 @@
 //! The console's pages, in a real browser and as a browser would ask for them.
 
 mod again;
+mod dialogs;
 mod flows;
 mod guarded;
 mod listing;
