@@ -6,6 +6,7 @@ mod flows;
 mod guarded;
 mod listing;
 mod live;
+mod narrow;
 mod pictures;
 mod proxied;
 mod roles;
