@@ -94,14 +94,7 @@ impl Console {
             tokio::spawn(settle(Arc::clone(registry.store())));
             (outcome, unconfirmed, registry)
         };
-        let (outcome, unconfirmed, registry) = match tokio::spawn(run).await {
-            Ok(ended) => ended,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime ends, and this with it.
-                Err(_) => std::future::pending().await,
-            },
-        };
+        let (outcome, unconfirmed, registry) = to_its_end(run).await;
         let done = outcome?;
         let (mut receipt, mut wait_problem) = (None, None);
         if let Some(wait) = wait {
@@ -111,6 +104,18 @@ impl Console {
             }
         }
         Ok(Done { done, wait: receipt, wait_problem, unconfirmed })
+    }
+}
+
+/// Runs something to its end, whether or not its caller waits for it.
+pub(super) async fn to_its_end<T: Send + 'static>(run: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(run).await {
+        Ok(ended) => ended,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

@@ -19,6 +19,7 @@ mod fleet;
 mod form;
 mod grid;
 mod html;
+mod once;
 mod receipt;
 mod rotate;
 mod session;

@@ -1,10 +1,13 @@
 //! The console's pages, in a real browser and as a browser would ask for them.
 
+mod again;
 mod client;
+mod dialogs;
 mod flows;
 mod guarded;
 mod listing;
 mod live;
+mod narrow;
 mod pictures;
 mod proxied;
 mod roles;

@@ -10,6 +10,7 @@ use super::blast::Blast;
 use super::chosen::{Choice, Chosen};
 use super::form::Form;
 use super::html::{self, Section, Shell};
+use super::once::{Done, Sent};
 use super::receipt;
 use super::tokens::Owners;
 use super::trouble::Trouble;
@@ -224,12 +225,16 @@ async fn ask(
 
 /// Does it.
 pub(super) async fn submit(Path(verb): Path<String>, Submitted { visitor, form }: Submitted) -> Response {
-    let page = try_submit(&visitor, &verb, &form).await;
-    visitor.answer(Section::Tokens, page)
+    let sent = Sent::of(&visitor, &form);
+    sent.once(async move {
+        let done = try_submit(&visitor, &verb, &form).await;
+        visitor.done(Section::Tokens, done)
+    })
+    .await
 }
 
-async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Response, Trouble> {
-    let known = ["csrf", "id", "all", "rest", "fingerprint", "typed", "to", "force"];
+async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Done, Trouble> {
+    let known = ["csrf", "once", "id", "all", "rest", "fingerprint", "typed", "to", "force"];
     form.check(&[&View::names()[..], &known].concat())?;
     let verb = Verb::from_name(verb).ok_or_else(Trouble::not_found)?;
     let choice = Choice::of(form)?;
@@ -241,7 +246,7 @@ async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Respon
     let to = form.text("to").filter(|text| !holds_token(text)).unwrap_or_default().to_owned();
     let again = async |problem: String, offers_force: bool| {
         let again = Again { status: StatusCode::CONFLICT, problem, offers_force, to: to.clone() };
-        ask(visitor, &actor, verb, &chosen, Some(again)).await
+        ask(visitor, &actor, verb, &chosen, Some(again)).await.map(Done::Not)
     };
     let typed = form.text("typed").map(|typed| typed.replace([',', ' '], ""));
     if count > MOST_UNTYPED && typed.as_deref() != Some(count.to_string().as_str()) {
@@ -259,14 +264,14 @@ async fn try_submit(visitor: &Visitor, verb: &str, form: &Form) -> Result<Respon
     match visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await {
         Ok(done) => {
             let what = before.map_or_else(|| counted(count as u64, "token"), |name| format!("“{name}”"));
-            visitor.tell_done(format!("{} {what}.", verb.past()), verb.applied(), &done);
+            let notice = receipt::notice(format!("{} {what}.", verb.past()), verb.applied(), &done);
             let stays = chosen.alone().filter(|_| verb != Verb::Delete);
-            Ok(visitor.go(&stays.map_or_else(|| chosen.list(), |id| format!("/tokens/{id}"))))
+            Ok(Done::Led { notice, path: stays.map_or_else(|| chosen.list(), |id| format!("/tokens/{id}")) })
         }
         Err(error @ RegistryError::LastOwnerToken { .. }) => again(format!("{}.", sentence(&error)), true).await,
         Err(error @ RegistryError::NoSuchUser(_)) => again(format!("{}.", Trouble::from(error).detail), false).await,
         Err(error) => match error.done() {
-            Some(done) => rest(visitor, &actor, verb, (&chosen, to), done, error).await,
+            Some(done) => rest(visitor, &actor, verb, (&chosen, to), done, error).await.map(Done::Not),
             None => Err(error.into()),
         },
     }

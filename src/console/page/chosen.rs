@@ -55,7 +55,7 @@ impl Choice {
         ids.sort_unstable_by_key(|id| std::cmp::Reverse(id.to_u64()));
         ids.dedup();
         match ids.is_empty() {
-            true => Err(Trouble::invalid("Select at least one token first, by the boxes at the left of the list.")),
+            true => Err(Trouble::unchosen()),
             false => Ok(Self::These(ids)),
         }
     }

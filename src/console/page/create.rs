@@ -1,7 +1,5 @@
 //! Making a token: its value is on one page, once.
 
-use std::sync::Arc;
-
 use askama::Template;
 use axum::response::Response;
 use http::StatusCode;
@@ -12,16 +10,16 @@ use jiff::tz::TimeZone;
 use super::form::Form;
 use super::grid::{self, Grid};
 use super::html::{self, Section, Shell};
-use super::session::{self, Notice, Sending, SessionKey};
+use super::once::{Done, Sent};
+use super::session::Notice;
 use super::tokens::Owners;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::When;
 use super::{receipt, tokens};
 use crate::audit::{Action as Event, Subject};
-use crate::console::Console;
-use crate::registry::{Created, NewToken, Registry, RegistryError, Requested, holds_token};
-use crate::token::{Action, PermissionSet, RawToken, Resource};
+use crate::registry::{Created, NewToken, Registry, Requested, holds_token};
+use crate::token::{Action, PermissionSet, RawToken, Resource, TokenId};
 
 /// How long a token lives, as it can be chosen. Exact, from the moment on at which it is made.
 const LIVES: [(&str, &str); 6] = [
@@ -38,8 +36,6 @@ const LIVES: [(&str, &str); 6] = [
 struct CreatePage {
     shell: Shell,
     problem: Option<String>,
-    /// What marks this very form, so that it makes one token.
-    once: String,
     description: String,
     user: String,
     /// Whom it can be made for; `None`: for oneself.
@@ -77,6 +73,13 @@ pub(super) struct CreatedPage {
     pub(super) notice: Notice,
 }
 
+impl CreatedPage {
+    /// That this token is made.
+    pub(super) fn done(&self, id: TokenId) -> Done {
+        html::text(self).map_or_else(Done::Not, |page| Done::Made { id, page: page.into() })
+    }
+}
+
 /// The value of a token, where it was made here; whoever brought one has it.
 pub(super) struct Shown(pub(super) Option<RawToken>);
 
@@ -106,7 +109,6 @@ async fn form_page(
     let page = CreatePage {
         shell: visitor.shell("Create API Token", Section::Tokens),
         problem,
-        once: once()?,
         // What may be a value is not repeated: it was pasted into the wrong field.
         description: asked.text("description").filter(|text| !holds_token(text)).unwrap_or_default().to_owned(),
         user: asked.text("user").filter(|text| !holds_token(text)).unwrap_or(own).to_owned(),
@@ -120,28 +122,23 @@ async fn form_page(
     Ok(html::render(status, &page))
 }
 
-/// What marks a form.
-///
-/// # Errors
-/// When the operating system has no randomness to give.
-pub(super) fn once() -> Result<String, Trouble> {
-    session::nonce().map_err(|error| RegistryError::NoEntropy(error).into())
-}
-
 /// Takes the form.
 pub(super) async fn submit(Submitted { visitor, form }: Submitted) -> Response {
-    let page = try_submit(&visitor, &form).await;
-    let page = match page {
-        // Whatever is wrong is said beside what was filled in, which is lost otherwise.
-        Err(trouble) if trouble.status != StatusCode::UNAUTHORIZED => {
-            form_page(&visitor, &form, trouble.status, Some(trouble.detail)).await
-        }
-        page => page,
-    };
-    visitor.answer(Section::Tokens, page)
+    let sent = Sent::of(&visitor, &form);
+    sent.once(async move {
+        let done = match try_submit(&visitor, &form).await {
+            // Whatever is wrong is said beside what was filled in, which is lost otherwise.
+            Err(trouble) if trouble.status != StatusCode::UNAUTHORIZED => {
+                form_page(&visitor, &form, trouble.status, Some(trouble.detail)).await.map(Done::Not)
+            }
+            done => done,
+        };
+        visitor.done(Section::Tokens, done)
+    })
+    .await
 }
 
-async fn try_submit(visitor: &Visitor, form: &Form) -> Result<Response, Trouble> {
+async fn try_submit(visitor: &Visitor, form: &Form) -> Result<Done, Trouble> {
     form.check(&["csrf", "once", "description", "user", "expires", "date", "preset", "permission", "every", "token"])?;
     let about = Subject::default();
     let actor = visitor.attempting(Resource::Tokens, Action::Write, Event::TokenCreate, about)?;
@@ -154,17 +151,9 @@ async fn try_submit(visitor: &Visitor, form: &Form) -> Result<Response, Trouble>
     };
     let own = own_value(form)?;
     let is_own = own.is_some();
-    let sent = match Sent::of(visitor, form)? {
-        Ok(sent) => sent,
-        Err(again) => return Ok(again),
-    };
-    let command = async move |registry: Registry| {
-        let created = match own {
-            Some(value) => registry.create_token_of(&actor, new, value).await,
-            None => registry.create_token(&actor, new).await,
-        }?;
-        sent.made(&created);
-        Ok::<_, RegistryError>(created)
+    let command = async move |registry: Registry| match own {
+        Some(value) => registry.create_token_of(&actor, new, value).await,
+        None => registry.create_token(&actor, new).await,
     };
     let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
     let notice = receipt::notice("It is made.".to_owned(), "Known", &done);
@@ -183,56 +172,7 @@ async fn try_submit(visitor: &Visitor, form: &Form) -> Result<Response, Trouble>
         before_ends: None,
         notice,
     };
-    Ok(html::page(&page))
-}
-
-/// A form that makes something, while it does: part of the command, which goes on when the browser's connection breaks.
-pub(super) struct Sent {
-    console: Arc<Console>,
-    key: SessionKey,
-    once: String,
-    made: bool,
-}
-
-impl Sent {
-    /// Begins; or, where the same form was sent before, leads to what it made.
-    ///
-    /// # Errors
-    /// For a form that is none of ours.
-    pub(super) fn of(visitor: &Visitor, form: &Form) -> Result<Result<Self, Response>, Trouble> {
-        let once = form
-            .text("once")
-            .filter(|once| once.len() == 32)
-            .ok_or_else(|| Trouble::invalid("send the form of the page"))?;
-        match visitor.console.sessions.send(&visitor.key, once) {
-            Sending::First => {
-                let (console, key) = (Arc::clone(&visitor.console), visitor.key.clone());
-                Ok(Ok(Self { console, key, once: once.to_owned(), made: false }))
-            }
-            Sending::Again(made) => {
-                visitor.tell(Notice {
-                    is_good: false,
-                    text: "This form was sent before: it has made one token, whose value was shown then.".to_owned(),
-                    detail: Some("If you did not keep the value, delete the token and make another one.".to_owned()),
-                });
-                Ok(Err(visitor.go(&made.map_or("/tokens".to_owned(), |id| format!("/tokens/{id}")))))
-            }
-        }
-    }
-
-    /// It has made this.
-    pub(super) fn made(mut self, created: &Created) {
-        self.made = true;
-        self.console.sessions.sent(&self.key, &self.once, Some(created.record.id));
-    }
-}
-
-impl Drop for Sent {
-    fn drop(&mut self) {
-        if !self.made {
-            self.console.sessions.sent(&self.key, &self.once, None);
-        }
-    }
+    Ok(page.done(record.id))
 }
 
 /// A value that was brought.

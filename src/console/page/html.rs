@@ -72,6 +72,8 @@ pub(super) struct Shell {
     pub(super) who: Option<Who>,
     /// For forms.
     pub(super) csrf: String,
+    /// What marks the forms of this very page, so that each is done once.
+    pub(super) once: String,
     pub(super) notices: Vec<Notice>,
 }
 
@@ -84,6 +86,7 @@ impl Shell {
             here: Section::Elsewhere,
             who: None,
             csrf: String::new(),
+            once: String::new(),
             notices: Vec::new(),
         }
     }
@@ -123,19 +126,31 @@ pub(super) struct TroublePage<'a> {
     pub(super) shell: Shell,
     pub(super) title: &'a str,
     pub(super) detail: &'a str,
+    /// It may be there by now.
+    pub(super) is_again: bool,
     /// There is no console to go to.
     pub(super) is_off: bool,
 }
 
 /// A template as a reply.
 pub(super) fn render(status: StatusCode, page: &impl Template) -> Response {
-    match page.render() {
-        Ok(html) => reply(status, "text/html; charset=utf-8", html),
-        Err(error) => {
-            tracing::error!(%error, "cannot render a page of the console");
-            plain(StatusCode::INTERNAL_SERVER_ERROR, "this page cannot be shown; the log says why")
-        }
-    }
+    text(page).map_or_else(|failed| failed, |text| whole(status, text))
+}
+
+/// Its text.
+///
+/// # Errors
+/// With what is said instead.
+pub(super) fn text(page: &impl Template) -> Result<String, Response> {
+    page.render().map_err(|error| {
+        tracing::error!(%error, "cannot render a page of the console");
+        plain(StatusCode::INTERNAL_SERVER_ERROR, "this page cannot be shown; the log says why")
+    })
+}
+
+/// The text of a page as a reply.
+pub(super) fn whole(status: StatusCode, text: String) -> Response {
+    reply(status, "text/html; charset=utf-8", text)
 }
 
 /// A page that was asked for.

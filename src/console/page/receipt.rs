@@ -1,7 +1,6 @@
 //! What is known of a change: said at the next page.
 
 use super::session::Notice;
-use super::visitor::Visitor;
 use crate::console::change::Done;
 use crate::registry::receipt::ReceiptView;
 
@@ -48,13 +47,6 @@ fn in_words(applied: &str, receipt: &ReceiptView) -> String {
          stops serving after its max_staleness.",
         missing.join(", ")
     )
-}
-
-impl Visitor {
-    /// Tells at the next page what was done.
-    pub(super) fn tell_done<T>(&self, text: String, applied: &str, done: &Done<T>) {
-        self.tell(notice(text, applied, done));
-    }
 }
 
 #[cfg(test)]

@@ -9,15 +9,16 @@ use http::StatusCode;
 use jiff::Timestamp;
 
 use super::blast::Blast;
-use super::create::{CreatedPage, Sent, Shown, once, own_value};
+use super::create::{CreatedPage, Shown, own_value};
 use super::form::Form;
 use super::html::{self, Section, Shell};
+use super::once::{Done, Sent};
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
 use super::when::When;
 use super::{receipt, tokens};
 use crate::audit::Action as Event;
-use crate::registry::{Created, Registry, RegistryError, Rotated, Rotation, audit, check_rotates};
+use crate::registry::{Created, Registry, Rotated, Rotation, audit, check_rotates};
 use crate::token::{Action, Resource, TokenId};
 
 /// How long the old token goes on, as it can be chosen.
@@ -34,7 +35,6 @@ const OVERLAPS: [(&str, &str, u64); 5] = [
 struct RotatePage {
     shell: Shell,
     problem: Option<String>,
-    once: String,
     id: String,
     description: String,
     overlap: String,
@@ -71,7 +71,6 @@ async fn form_page(
     let page = RotatePage {
         shell: visitor.shell("Rotate API token", Section::Tokens),
         problem,
-        once: once()?,
         id: id.to_string(),
         description: record.description,
         overlap: asked.text("overlap").unwrap_or("24h").to_owned(),
@@ -84,17 +83,21 @@ async fn form_page(
 
 /// Takes the form.
 pub(super) async fn submit(Path(id): Path<String>, Submitted { visitor, form }: Submitted) -> Response {
-    let page = match try_submit(&visitor, &id, &form).await {
-        // What is wrong is said beside the form, where the token is one to see.
-        Err(trouble) if matches!(trouble.status, StatusCode::BAD_REQUEST | StatusCode::CONFLICT) => {
-            form_page(&visitor, &id, &form, trouble.status, Some(trouble.detail)).await
-        }
-        page => page,
-    };
-    visitor.answer(Section::Tokens, page)
+    let sent = Sent::of(&visitor, &form);
+    sent.once(async move {
+        let done = match try_submit(&visitor, &id, &form).await {
+            // What is wrong is said beside the form, where the token is one to see.
+            Err(trouble) if matches!(trouble.status, StatusCode::BAD_REQUEST | StatusCode::CONFLICT) => {
+                form_page(&visitor, &id, &form, trouble.status, Some(trouble.detail)).await.map(Done::Not)
+            }
+            done => done,
+        };
+        visitor.done(Section::Tokens, done)
+    })
+    .await
 }
 
-async fn try_submit(visitor: &Visitor, id: &str, form: &Form) -> Result<Response, Trouble> {
+async fn try_submit(visitor: &Visitor, id: &str, form: &Form) -> Result<Done, Trouble> {
     form.check(&["csrf", "once", "overlap", "token"])?;
     let token = id.parse::<TokenId>().map_err(|_| Trouble::not_found())?;
     let about = audit::of_tokens(&[token]);
@@ -104,17 +107,9 @@ async fn try_submit(visitor: &Visitor, id: &str, form: &Form) -> Result<Response
     let rotation = Rotation { token, overlap: Duration::from_hours(*hours), expires_at: None };
     let own = own_value(form)?;
     let is_own = own.is_some();
-    let sent = match Sent::of(visitor, form)? {
-        Ok(sent) => sent,
-        Err(again) => return Ok(again),
-    };
-    let command = async move |registry: Registry| {
-        let rotated = match own {
-            Some(value) => registry.rotate_to_value(&actor, rotation, value).await,
-            None => registry.rotate(&actor, rotation).await,
-        }?;
-        sent.made(&rotated.successor);
-        Ok::<_, RegistryError>(rotated)
+    let command = async move |registry: Registry| match own {
+        Some(value) => registry.rotate_to_value(&actor, rotation, value).await,
+        None => registry.rotate(&actor, rotation).await,
     };
     let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
     let notice = receipt::notice("A new token takes its place.".to_owned(), "Known", &done);
@@ -133,5 +128,5 @@ async fn try_submit(visitor: &Visitor, id: &str, form: &Form) -> Result<Response
         before_ends: old.expires_at.map(|at| When::new(at, now)),
         notice,
     };
-    Ok(html::page(&page))
+    Ok(page.done(record.id))
 }

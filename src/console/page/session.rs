@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::once::Place;
 use crate::clock::Instant;
 use crate::hex::Hex;
 use crate::lock::Mutex;
@@ -41,8 +42,8 @@ struct Session {
     notices: Vec<Notice>,
     /// Nobody is signed in by it any more: it is kept for whoever comes with its cookie, to be told what became of it.
     has_ended: bool,
-    /// Forms that make something, and what they made.
-    sent: Vec<(String, Option<TokenId>)>,
+    /// Forms that were sent, by their marks, and what came of them.
+    sent: Vec<(String, Place)>,
     /// What a bulk that broke off last has left.
     rest: Vec<TokenId>,
 }
@@ -53,6 +54,8 @@ impl Session {
     }
 
     fn tell(&mut self, notice: Notice) {
+        // A form that is sent again tells the same.
+        self.notices.retain(|other| *other != notice);
         self.notices.push(notice);
         let excess = self.notices.len().saturating_sub(MOST_NOTICES);
         self.notices.drain(..excess);
@@ -123,15 +126,6 @@ pub(super) struct Found {
     pub(super) token: Digest,
     /// For its forms.
     pub(super) csrf: String,
-}
-
-/// What became of a form that makes something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sending {
-    /// It is sent for the first time.
-    First,
-    /// It was sent before, and has made this, if anything.
-    Again(Option<TokenId>),
 }
 
 impl Sessions {
@@ -215,25 +209,29 @@ impl Sessions {
         self.0.lock().get(&key.hash()).map(|session| session.rest.clone()).unwrap_or_default()
     }
 
-    /// A form that makes something is sent: a page that is loaded again sends its form again.
-    pub(super) fn send(&self, key: &SessionKey, form: &str) -> Sending {
+    /// What came of the form with this mark; nothing yet, where it is sent for the first time.
+    pub(super) fn sent(&self, key: &SessionKey, mark: &str) -> Option<Place> {
         let mut sessions = self.0.lock();
-        let Some(session) = sessions.get_mut(&key.hash()) else { return Sending::Again(None) };
-        if let Some((_, made)) = session.sent.iter().find(|(sent, _)| sent == form) {
-            return Sending::Again(*made);
+        let sent = &mut sessions.get_mut(&key.hash())?.sent;
+        if let Some((_, place)) = sent.iter().find(|(other, _)| other == mark) {
+            return Some(Place::clone(place));
         }
-        session.sent.push((form.to_owned(), None));
-        let excess = session.sent.len().saturating_sub(MOST_FORMS);
-        session.sent.drain(..excess);
-        Sending::First
+        let excess = (sent.len() + 1).saturating_sub(MOST_FORMS);
+        sent.drain(..excess);
+        let place = Place::default();
+        sent.push((mark.to_owned(), Place::clone(&place)));
+        Some(place)
     }
 
-    /// What came of it; `None`: nothing, and it may be sent once more.
-    pub(super) fn sent(&self, key: &SessionKey, form: &str, made: Option<TokenId>) {
-        if let Some(session) = self.0.lock().get_mut(&key.hash()) {
-            match made {
-                Some(_) => session.sent.iter_mut().filter(|(sent, _)| sent == form).for_each(|(_, last)| *last = made),
-                None => session.sent.retain(|(sent, _)| sent != form),
+    /// Somebody goes on to a token, and so has its value.
+    pub(super) fn acknowledge(&self, key: &SessionKey, token: TokenId) {
+        let sessions = self.0.lock();
+        for (_, place) in sessions.get(&key.hash()).iter().flat_map(|session| &session.sent) {
+            // One that is held is being done.
+            if let Ok(mut done) = place.try_lock()
+                && let Some(done) = &mut *done
+            {
+                done.forget_value(Some(token));
             }
         }
     }
@@ -241,6 +239,7 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use super::super::once::Done;
     use super::*;
 
     fn at(minutes: u64) -> Instant {
@@ -313,21 +312,30 @@ mod tests {
         let key = begun(&sessions);
         let notice = Notice { is_good: true, text: "done".to_owned(), detail: None };
         sessions.tell(&key, notice.clone());
+        sessions.tell(&key, notice.clone());
         assert_eq!(sessions.told(&key), [notice]);
         assert_eq!(sessions.told(&key), []);
     }
 
     #[test]
-    fn a_form_makes_one_thing() {
+    fn a_form_has_one_outcome_until_it_is_acknowledged() {
         let sessions = Sessions::default();
         let key = begun(&sessions);
-        assert_eq!(sessions.send(&key, "a"), Sending::First);
-        assert_eq!(sessions.send(&key, "a"), Sending::Again(None));
-        sessions.sent(&key, "a", None);
-        assert_eq!(sessions.send(&key, "a"), Sending::First, "it made nothing");
-        let id = TokenId::from_u64(7);
-        sessions.sent(&key, "a", Some(id));
-        assert_eq!(sessions.send(&key, "a"), Sending::Again(Some(id)));
-        assert_eq!(sessions.send(&key, "b"), Sending::First);
+        let of = |mark: &str| sessions.sent(&key, mark).expect("a session");
+        let set = |mark: &str, id| {
+            let page = "a value".to_owned().into();
+            *of(mark).try_lock().expect("free") = Some(Done::Made { id: TokenId::from_u64(id), page });
+        };
+        let is_shown = |mark: &str| matches!(*of(mark).try_lock().expect("free"), Some(Done::Made { .. }));
+        assert!(of("a").try_lock().expect("free").is_none());
+        (set("a", 7), set("b", 8));
+        sessions.acknowledge(&key, TokenId::from_u64(7));
+        assert!(!is_shown("a") && is_shown("b"));
+        assert!(
+            matches!(&*of("a").try_lock().expect("free"), Some(Done::Led { path, .. }) if path.ends_with("/manage"))
+        );
+        (0..MOST_FORMS).for_each(|number| drop(of(&number.to_string())));
+        assert!(of("b").try_lock().expect("free").is_none(), "what is remembered is bounded");
+        assert!(sessions.sent(&SessionKey("0".repeat(64)), "a").is_none());
     }
 }

@@ -75,6 +75,7 @@ async fn answer(visitor: &Visitor, id: &str, tab: Tab) -> Response {
 
 async fn show(visitor: &Visitor, id: &str, tab: Tab) -> Result<Response, Trouble> {
     let id = id.parse::<TokenId>().map_err(|_| Trouble::not_found())?;
+    visitor.console.sessions.acknowledge(&visitor.key, id);
     let actor = visitor.acting(Resource::Tokens, Action::Read)?;
     let registry = &visitor.registry;
     let details = registry.token(&actor, id).await?;

@@ -1,10 +1,11 @@
 //! What is answered instead of a page that was asked for.
 
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
 use http::header::RETRY_AFTER;
+use http::{Method, StatusCode};
 
 use super::html::{self, Shell};
+use super::when::counted;
 use crate::console::api::problem::Problem;
 use crate::proxy::refusal::Refusal;
 use crate::registry::RegistryError;
@@ -15,11 +16,13 @@ pub(super) struct Trouble {
     pub(super) status: StatusCode,
     pub(super) title: &'static str,
     pub(super) detail: String,
+    /// Whether the same page may be there in a moment.
+    is_again: bool,
 }
 
 impl Trouble {
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, title, detail: detail.into() }
+        Self { status, title, detail: detail.into(), is_again: false }
     }
 
     /// The request is wrong. What is repeated of it has no value of a token.
@@ -43,6 +46,28 @@ impl Trouble {
         Self::new(StatusCode::CONFLICT, "Nothing was done", detail)
     }
 
+    /// Nothing was chosen to do it to.
+    pub(super) fn unchosen() -> Self {
+        let detail = "Select at least one token first, by the boxes at the left of the list.";
+        Self::new(StatusCode::BAD_REQUEST, "No token is selected", detail)
+    }
+
+    /// The session's token asks too often.
+    pub(super) fn too_often(seconds: u64) -> Self {
+        let detail = format!(
+            "The token that you are signed in with asks more often than it may. Nothing was done. Wait {}, then try again.",
+            counted(seconds, "second")
+        );
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "Too many requests", detail)
+    }
+
+    /// Has what will pass asked for again, where a page was asked for: a form is sent again from its own page.
+    pub(super) fn asked_by(mut self, method: &Method) -> Self {
+        let passes = matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+        self.is_again = passes && *method == Method::GET;
+        self
+    }
+
     /// There is no console here.
     pub(super) fn off(reason: &str) -> Self {
         // A sentence of its own, below a heading.
@@ -63,7 +88,8 @@ impl Trouble {
     /// With what every page has around it.
     pub(super) fn within(self, shell: Shell) -> Response {
         let is_off = self.status == StatusCode::NOT_IMPLEMENTED;
-        let page = html::TroublePage { shell, title: self.title, detail: &self.detail, is_off };
+        let Self { title, detail, is_again, .. } = &self;
+        let page = html::TroublePage { shell, title, detail, is_again: *is_again, is_off };
         let mut reply = html::render(self.status, &page);
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             reply.headers_mut().insert(RETRY_AFTER, http::HeaderValue::from_static("5"));
@@ -75,7 +101,8 @@ impl Trouble {
 impl From<Problem> for Trouble {
     fn from(problem: Problem) -> Self {
         let (status, title, detail) = problem.told();
-        Self { status, title, detail }
+        let title = if status == StatusCode::BAD_REQUEST { "This was not understood" } else { title };
+        Self::new(status, title, detail)
     }
 }
 
@@ -87,7 +114,14 @@ impl From<RegistryError> for Trouble {
 
 impl From<Refusal> for Trouble {
     fn from(refusal: Refusal) -> Self {
-        Problem::from(refusal).into()
+        let mut trouble = Self::from(Problem::from(refusal));
+        if trouble.status == StatusCode::SERVICE_UNAVAILABLE {
+            trouble.detail =
+                "Whether your token is still valid is not known here until the store can be reached again. \
+                              You stay signed in."
+                    .to_owned();
+        }
+        trouble
     }
 }
 

@@ -8,6 +8,7 @@ use http::StatusCode;
 use super::blast::Blast;
 use super::form::Form;
 use super::html::{self, Section, Shell};
+use super::once::{Done, Sent};
 use super::receipt;
 use super::trouble::Trouble;
 use super::users::{May, given_roles};
@@ -193,17 +194,22 @@ pub(super) async fn submit(
     Path((name, verb)): Path<(String, String)>,
     Submitted { visitor, form }: Submitted,
 ) -> Response {
-    let page = try_submit(&visitor, &name, &verb, &form).await;
-    visitor.answer(Section::Users, page)
+    let sent = Sent::of(&visitor, &form);
+    sent.once(async move {
+        let done = try_submit(&visitor, &name, &verb, &form).await;
+        visitor.done(Section::Users, done)
+    })
+    .await
 }
 
-async fn try_submit(visitor: &Visitor, name: &str, verb: &str, form: &Form) -> Result<Response, Trouble> {
-    form.check(&["csrf", "role", "typed", "fingerprint", "version"])?;
+async fn try_submit(visitor: &Visitor, name: &str, verb: &str, form: &Form) -> Result<Done, Trouble> {
+    form.check(&["csrf", "once", "role", "typed", "fingerprint", "version"])?;
     let verb = Verb::from_name(verb).ok_or_else(Trouble::not_found)?;
     let actor = visitor.attempting(Resource::Users, verb.action(), verb.event(), audit::of_user(name))?;
     let role = role(verb, form)?;
-    let again =
-        async |problem: String| ask(visitor, &actor, verb, name, role, StatusCode::CONFLICT, Some(problem)).await;
+    let again = async |problem: String| {
+        ask(visitor, &actor, verb, name, role, StatusCode::CONFLICT, Some(problem)).await.map(Done::Not)
+    };
     if verb == Verb::TransferOwnership && form.text("typed") != Some(name) {
         return again(format!("Type {name} to confirm.")).await;
     }
@@ -221,11 +227,12 @@ async fn try_submit(visitor: &Visitor, name: &str, verb: &str, form: &Form) -> R
         Err(RegistryError::Changed) => return again(CHANGED.to_owned()).await,
         done => done?,
     };
-    visitor.tell_done(done.done.clone(), "Applied", &done);
-    Ok(visitor.go(&match verb {
+    let notice = receipt::notice(done.done.clone(), "Applied", &done);
+    let path = match verb {
         Verb::Delete => "/users".to_owned(),
         _ => format!("/users/{name}"),
-    }))
+    };
+    Ok(Done::Led { notice, path })
 }
 
 const CHANGED: &str = "Nothing was done: this user was changed since you have looked.";

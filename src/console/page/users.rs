@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::form::Form;
 use super::html::{self, Section, Shell};
+use super::once::{Done, Sent};
 use super::receipt;
 use super::trouble::Trouble;
 use super::visitor::{Submitted, Visitor};
@@ -179,18 +180,22 @@ fn add_page(visitor: &Visitor, asked: &Form, status: StatusCode, problem: Option
 
 /// Takes it.
 pub(super) async fn add(Submitted { visitor, form }: Submitted) -> Response {
-    let page = match try_add(&visitor, &form).await {
-        // Whatever is wrong is said beside what was filled in, which is lost otherwise.
-        Err(trouble) if !matches!(trouble.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-            Ok(add_page(&visitor, &form, trouble.status, Some(trouble.detail)))
-        }
-        page => page,
-    };
-    visitor.answer(Section::Users, page)
+    let sent = Sent::of(&visitor, &form);
+    sent.once(async move {
+        let done = match try_add(&visitor, &form).await {
+            // Whatever is wrong is said beside what was filled in, which is lost otherwise.
+            Err(trouble) if !matches!(trouble.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Ok(Done::Not(add_page(&visitor, &form, trouble.status, Some(trouble.detail))))
+            }
+            done => done,
+        };
+        visitor.done(Section::Users, done)
+    })
+    .await
 }
 
-async fn try_add(visitor: &Visitor, form: &Form) -> Result<Response, Trouble> {
-    form.check(&["csrf", "name", "role"])?;
+async fn try_add(visitor: &Visitor, form: &Form) -> Result<Done, Trouble> {
+    form.check(&["csrf", "once", "name", "role"])?;
     let about = audit::of_user(form.text("name").unwrap_or_default());
     let actor = visitor.attempting(Resource::Users, Action::Write, Event::UserCreate, about)?;
     let role = form.text("role").and_then(Role::from_name).filter(|role| *role != Role::Owner);
@@ -198,6 +203,6 @@ async fn try_add(visitor: &Visitor, form: &Form) -> Result<Response, Trouble> {
     let name = form.text("name").unwrap_or_default().to_owned();
     let command = async move |registry: Registry| registry.add_user(&actor, &name, role).await;
     let done = visitor.console.change(visitor.registry.clone(), Some(receipt::WAIT), command).await?;
-    visitor.tell_done(format!("Added {}.", done.done.name), "Known", &done);
-    Ok(visitor.go(&format!("/users/{}", done.done.name)))
+    let notice = receipt::notice(format!("Added {}.", done.done.name), "Known", &done);
+    Ok(Done::Led { notice, path: format!("/users/{}", done.done.name) })
 }

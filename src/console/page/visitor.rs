@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::form::Form;
 use super::html::{self, Section, Shell};
-use super::session::{Found, Notice, SessionKey};
+use super::session::{self, Found, Notice, SessionKey};
 use super::trouble::Trouble;
 use crate::audit::{Action as Event, Subject};
 use crate::clock::Instant;
@@ -95,6 +95,8 @@ pub(super) struct Visitor {
     pub(super) holder: Holder,
     pub(super) key: SessionKey,
     pub(super) csrf: String,
+    /// By which it is asked.
+    method: Method,
     /// Whether the reply is a page that somebody then sees, and not one that a script asks for and takes a part of.
     is_shown: bool,
     /// For the one command that is given, which comes from there.
@@ -158,6 +160,8 @@ impl Visitor {
             here,
             who: Some(html::Who::of(self)),
             csrf: self.csrf.clone(),
+            // Without one a form is taken all the same.
+            once: session::nonce().unwrap_or_default(),
             notices: if self.is_shown { self.console.sessions.told(&self.key) } else { Vec::new() },
         }
     }
@@ -182,7 +186,7 @@ impl Visitor {
             }
             _ => {
                 let shell = self.shell(trouble.title, here);
-                trouble.within(shell)
+                trouble.asked_by(&self.method).within(shell)
             }
         })
     }
@@ -216,11 +220,12 @@ impl FromRequestParts<Arc<Console>> for Visitor {
                 console.sessions.end_with_token(&key);
                 stranger()
             }
-            _ => Trouble::from(refusal).within(Shell::bare(console.path(""))),
+            _ => Trouble::from(refusal).asked_by(&parts.method).within(Shell::bare(console.path(""))),
         })?;
         if let Err(wait) = console.calls.take(holder.token, now) {
             let seconds = wait.as_secs() + 1;
-            let mut reply = html::plain(StatusCode::TOO_MANY_REQUESTS, "this token calls too often");
+            let trouble = Trouble::too_often(seconds).asked_by(&parts.method);
+            let mut reply = trouble.within(Shell::bare(console.path("")));
             reply.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
             return Err(reply);
         }
@@ -231,7 +236,8 @@ impl FromRequestParts<Arc<Console>> for Visitor {
         let registry = console.registry_for(parts, Some(holder.token));
         // Browsers say so of what a script fetches, such as what becomes a dialog.
         let is_fetched = parts.headers.get(FETCHED).is_some_and(|kind| kind == "empty");
-        Ok(Self { console: Arc::clone(console), holder, key, csrf, is_shown: !is_poll && !is_fetched, registry })
+        let (console, method, is_shown) = (Arc::clone(console), parts.method.clone(), !is_poll && !is_fetched);
+        Ok(Self { console, holder, key, csrf, method, is_shown, registry })
     }
 }
 

@@ -201,6 +201,15 @@ impl Browser {
         self.ask("POST", "/execute/async", Some(json!({ "script": script, "args": [] }))).await
     }
 
+    /// Has each request take so long; `None`: as long as it does.
+    pub(crate) async fn slow(&self, latency: Option<Duration>) {
+        self.devtools("Network.enable", json!({})).await;
+        let millis = latency.map_or(0, |latency| latency.as_millis());
+        let conditions =
+            json!({ "offline": false, "latency": millis, "downloadThroughput": -1, "uploadThroughput": -1 });
+        self.devtools("Network.emulateNetworkConditions", conditions).await;
+    }
+
     /// The whole page as PNG.
     pub(crate) async fn picture(&self) -> Vec<u8> {
         let shot = json!({ "format": "png", "captureBeyondViewport": true });

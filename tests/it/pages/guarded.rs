@@ -2,7 +2,6 @@
 
 use tollgate::audit::Outcome;
 use tollgate::registry::AuditFilter;
-use tollgate::store::SidecarId;
 use tollgate::token::{Action, Permission, Resource};
 
 use super::client::{Client, count, owner};
@@ -171,13 +170,6 @@ async fn what_was_not_seen_or_not_said_is_not_done() {
         assert!(reply.body.contains("role=\"alert\""), "{form}");
     }
     assert_eq!(count(&site).await, before);
-    // The same form twice makes one token, and its value is shown once.
-    let form = format!("{once}&preset=telegraf-agent&expires=30d");
-    let first = client.post("/tokens/new", &form).await;
-    assert!(first.status == 200 && first.body.contains("data-secret"));
-    let again = client.post("/tokens/new", &form).await;
-    assert_eq!((again.status, again.body.as_str()), (303, ""));
-    assert_eq!(count(&site).await, before + 1);
 }
 
 #[tokio::test]
@@ -332,33 +324,54 @@ async fn what_pages_refuse_is_in_the_audit_trail() {
     .await;
 }
 
-/// The receipt is waited for when the connection breaks.
+/// Whoever asks too often, or while it is not known whether the token is valid, is told what to do about it.
 #[tokio::test]
-async fn a_form_whose_connection_broke_makes_one_token() {
-    let site = Site::start().await;
+async fn what_will_pass_is_asked_for_again() {
+    let site =
+        Site::builder().setting("FRESHNESS__PROBE_INTERVAL", "100ms").setting("FRESHNESS__MAX_STALENESS", "400ms");
+    let site = site.start().await;
     let client = owner(&site).await;
-    let store = site.registry.store();
-    let mut standing = store.sidecars().await.expect("reads").remove(0).report;
-    (standing.id, standing.applied) = (SidecarId(7), None);
-    store.report(&standing, Duration::from_secs(60)).await.expect("reports");
-    let before = count(&site).await;
-    let once = "once=0123456789abcdef0123456789abcdef";
-    let form = format!("{once}&description=a&preset=telegraf-agent&expires=30d");
-    let sending = tokio::spawn({
-        let (client, form) = (client.clone(), form.clone());
-        async move { client.post("/tokens/new", &form).await.status }
-    });
-    within("it is made", async {
-        while count(&site).await == before {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    site.store.set_broken(true);
+    let away = async |path: &str| {
+        within("the registry is away", async {
+            loop {
+                let page = client.get(path).await;
+                assert!(page.status == 200 || page.body.contains("Try again"), "{}", page.body);
+                if page.body.contains("You stay signed in") {
+                    break page;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    };
+    let page = away("/fleet").await;
+    assert!(page.body.contains("<a class=\"button primary\" href=\"\">Try again</a>"), "{}", page.body);
+    assert!(page.status == 503 && !page.body.contains("Token registry unavailable"), "{}", page.body);
+    assert!(!client.post("/tokens/search", "text=x").await.body.contains("Try again"), "a form has a page of its own");
+    site.store.set_broken(false);
+    within("it is back", async {
+        while client.get("/fleet").await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
-    sending.abort();
-    assert!(sending.await.is_err(), "the connection breaks while the receipt is waited for");
-    store.withdraw(SidecarId(7)).await.expect("withdraws");
-    let again = client.post("/tokens/new", &form).await;
-    assert_eq!((again.status, count(&site).await), (303, before + 1), "{}", again.body);
+    // So many that a busy machine sends them too.
+    let mut page = client.get("/fleet").await;
+    while page.status != 429 {
+        let calls = (0..100).map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.get("/tokens/search").await })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            call.await.expect("answers");
+        }
+        page = client.get("/fleet").await;
+    }
+    assert!(page.field("retry-after").is_some() && page.body.contains("Too many requests"), "{}", page.body);
+    assert!(page.body.contains("Try again") && page.body.contains("style.css"), "{}", page.body);
+    let nothing = Client { more: String::new(), ..client }.post("/tokens/confirm", "verb=delete").await;
+    assert!(nothing.status == 429 && !nothing.body.contains("Try again"), "{}", nothing.body);
 }
 
 /// Behind a proxy with TLS, a rewritten `Host` and a sub-path.

@@ -46,6 +46,7 @@ async fn everything_works_without_scripts() {
     browser.says("#notices", "Revoked “Scriptless three”.").await;
     browser.go("/tokens?text=scriptless").await;
     browser.click("button[value=delete]").await;
+    browser.says("h1", "No token is selected").await;
     browser.says("main", "Select at least one token first").await;
     browser.go("/tokens?text=scriptless").await;
     browser.click("[data-all]").await;

@@ -4,28 +4,50 @@
 
 const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 
-// Confirmations: the page that asks is fetched, and shown as a dialog with the focus on the harmless button.
-async function ask(path, options) {
-  const reply = await fetch(path, { ...options, credentials: "same-origin", headers: { Accept: "text/html" } });
+// A form is sent once, however often its button is pressed; again when one comes back to the page, or when no answer came.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.dataset.sent) return event.preventDefault();
+  if (form.method !== "post" || (event.submitter && event.submitter.matches("[data-dialog]"))) return;
+  form.dataset.sent = "1";
+  setTimeout(() => delete form.dataset.sent, 10000);
+});
+window.addEventListener("pageshow", () => all("form[data-sent]").forEach((form) => delete form.dataset.sent));
+
+// Confirmations: the page that asks is fetched, and shown as a dialog with the focus on the harmless button; afterwards the
+// focus is where it was. One at a time, whether it is shown or still on its way.
+let asking = false;
+async function ask(opener, path, options) {
+  asking = true;
+  try {
+    return await show(opener, path, options);
+  } finally {
+    asking = false;
+  }
+}
+async function show(opener, path, options) {
+  const signal = AbortSignal.timeout(15000);
+  const reply = await fetch(path, { ...options, signal, credentials: "same-origin", headers: { Accept: "text/html" } });
   const page = new DOMParser().parseFromString(await reply.text(), "text/html");
   const article = page.querySelector("[data-confirm]");
   if (!article) return false;
   const dialog = document.createElement("dialog");
   dialog.setAttribute("aria-labelledby", "confirm-title");
   dialog.append(document.adoptNode(article));
-  const cancel = dialog.querySelector("[data-cancel]");
-  cancel.setAttribute("role", "button");
-  cancel.addEventListener("click", (event) => {
-    event.preventDefault();
-    dialog.close();
+  const cancel = document.createElement("button");
+  [cancel.type, cancel.textContent] = ["button", "Cancel"];
+  cancel.addEventListener("click", () => dialog.close());
+  dialog.querySelector("[data-cancel]").replaceWith(cancel);
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    opener.focus();
   });
-  dialog.addEventListener("close", () => dialog.remove());
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
   });
   document.body.append(dialog);
   dialog.showModal();
-  cancel.focus();
+  cancel.focus({ preventScroll: true });
   return true;
 }
 
@@ -33,15 +55,21 @@ document.addEventListener("click", (event) => {
   const link = event.target.closest("a[data-dialog]");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  all("details[open]").forEach((menu) => (menu.open = false));
-  ask(link.href).then((shown) => shown || location.assign(link.href), () => location.assign(link.href));
+  if (asking) return;
+  const menu = link.closest(".menu details");
+  if (menu) menu.open = false;
+  const opener = menu ? menu.querySelector("summary") : link;
+  ask(opener, link.href).then((shown) => shown || location.assign(link.href), () => location.assign(link.href));
 });
 
 document.addEventListener("submit", (event) => {
   const button = event.submitter;
   if (!button || !button.matches("[data-dialog]")) return;
   event.preventDefault();
+  if (asking) return;
   const body = new URLSearchParams(new FormData(event.target, button));
+  const count = event.target.querySelector("[data-count]");
+  if (count && !body.has("id") && !body.has("all")) return void (count.textContent = count.dataset.count);
   const send = () => {
     const field = document.createElement("input");
     field.type = "hidden";
@@ -49,7 +77,7 @@ document.addEventListener("submit", (event) => {
     event.target.append(field);
     event.target.submit();
   };
-  ask(event.target.action, { method: "POST", body }).then((shown) => shown || send(), send);
+  ask(button, event.target.action, { method: "POST", body }).then((shown) => shown || send(), send);
 });
 
 // What is ticked.
@@ -127,6 +155,14 @@ all("[data-grid]").forEach((grid) => {
   });
 });
 
+// They are in view as soon as one wants to.
+all("[data-custom]").forEach((part) => {
+  const custom = document.getElementById(part.dataset.custom);
+  all(`input[name=${custom.name}]`).forEach((choice) => {
+    choice.addEventListener("change", () => (part.open = custom.checked));
+  });
+});
+
 // A date is said only where it is asked for.
 all("[data-date-of]").forEach((part) => {
   const choice = document.getElementById(part.dataset.dateOf);
@@ -139,21 +175,46 @@ all("[data-date-of]").forEach((part) => {
   show();
 });
 
+// What is the same stays, and with it what somebody has marked there.
+function renew(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
+  const alike = old.nodeName === fresh.nodeName && before.length === after.length;
+  if (alike && old.nodeType === Node.TEXT_NODE) return void (old.data = fresh.data);
+  if (!alike || !before.length) return old.replaceWith(fresh);
+  [...fresh.attributes].forEach(({ name, value }) => old.setAttribute(name, value));
+  before.forEach((child, at) => renew(child, after[at]));
+}
+
 // What changes by itself: one question at a time, and none from a tab that nobody looks at. Who is signed out meanwhile is
-// shown so within a second.
+// shown so within a second, and that no answer comes is said after three.
 all("[data-live]").forEach((part) => {
-  let failures = 0;
+  const late = document.querySelector("[data-late]");
+  let answered = Date.now();
+  const tell = () => {
+    const seconds = Math.floor((Date.now() - answered) / 1000);
+    part.classList.toggle("stale", seconds >= 3);
+    late.firstElementChild.hidden = seconds < 3;
+    late.querySelector("[data-since]").textContent = `since ${seconds} s`;
+  };
   const look = async () => {
     if (document.hidden) return;
-    const reply = await fetch(location.href, { headers: { "X-Tollgate-Poll": "1" }, redirect: "error" }).catch(() => null);
-    if (reply && reply.status === 401) return location.reload();
-    failures = reply && reply.ok ? 0 : failures + 1;
-    part.classList.toggle("stale", failures > 1);
-    if (failures) return;
+    const options = { headers: { "X-Tollgate-Poll": "1" }, redirect: "error", signal: AbortSignal.timeout(2000) };
+    const reply = await fetch(location.href, options);
+    if (reply.status === 401) return location.reload();
+    if (!reply.ok) return;
     const page = new DOMParser().parseFromString(await reply.text(), "text/html");
     const fresh = page.querySelector("[data-live]");
-    if (fresh) part.replaceChildren(...fresh.childNodes);
+    if (!fresh) return;
+    answered = Date.now();
+    tell();
+    renew(part, fresh);
   };
   const again = () => setTimeout(() => look().then(again, again), 800);
   again();
+  setInterval(tell, 1000);
+  document.addEventListener("visibilitychange", () => {
+    answered = Date.now();
+    tell();
+  });
 });
