@@ -3,6 +3,7 @@
 mod authorised;
 mod breaker;
 mod disk;
+mod forgotten;
 mod head;
 mod operators;
 mod outage;

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue};
 use super::CacheConfig;
 use super::entry::Entry;
 use super::key::{Key, Part, Place};
+use super::outdated::{Outdated, Told};
 use crate::clock::Instant;
 
 /// What an entry takes besides its own bytes: its places in the two maps, and what knows of its memory.
@@ -29,6 +30,7 @@ pub(super) struct Memory {
     order: BTreeMap<u64, Place>,
     uses: u64,
     bytes: usize,
+    outdated: Outdated,
     /// Which files are not as they should be; `None`: there are no files.
     unsaved: Option<Unsaved>,
 }
@@ -134,14 +136,14 @@ impl Memory {
         }
     }
 
-    /// Stores an answer, and makes room for it. What another form of it says that was modified at another time is not true any more.
+    /// Stores an answer, and makes room for it, unless it is outdated. What another form of it says that was modified at another time
+    /// is not true any more.
     pub(super) fn insert(&mut self, key: &Key, entry: Arc<Entry>, bounds: &CacheConfig) {
         let Some(place) = entry.place() else { return };
-        if self.forms(key).any(|(_, other)| other.asked_at > entry.asked_at) {
-            return; // it comes late
+        if self.outdated.has(&place, &entry) || self.is_late(key, &place, &entry) {
+            return;
         }
-        let modified = entry.last_modified();
-        self.outdate(key, |other, form| *other != place && form.last_modified() != modified);
+        self.drop_unlike(key, &place, &entry);
         let others = || self.slots(key).filter(|(other, _)| **other != place);
         if others().count() >= MAX_FORMS
             && let Some(oldest) = others().min_by_key(|(_, slot)| slot.used).map(|(other, _)| *other)
@@ -159,11 +161,31 @@ impl Memory {
         self.make_room(bounds);
     }
 
-    /// Forgets these forms of an answer.
-    pub(super) fn outdate(&mut self, key: &Key, is_outdated: impl Fn(&Place, &Entry) -> bool) {
-        let outdated = self.forms(key).filter(|(place, form)| is_outdated(place, form));
-        let outdated: Vec<Place> = outdated.map(|(place, _)| *place).collect();
-        outdated.iter().for_each(|place| self.remove(place));
+    /// Whether something was asked for later that is stored, and that this would not be true beside.
+    fn is_late(&self, key: &Key, place: &Place, entry: &Entry) -> bool {
+        let is_other =
+            |(other, form): &(&Place, &Arc<Entry>)| *other == place || form.last_modified() != entry.last_modified();
+        self.forms(key).filter(is_other).any(|(_, form)| form.asked_at > entry.asked_at)
+    }
+
+    /// An agent was told something that is not stored. A form that cannot be read cannot be compared with it.
+    pub(super) fn outdate(&mut self, key: &Key, told: Told) {
+        self.drop_forms(key, |_, form| form.is_none_or(|form| told.outdates(form)));
+        self.outdated.tell(&key.place, told);
+    }
+
+    /// Forgets the other forms that were modified at another time.
+    fn drop_unlike(&mut self, key: &Key, place: &Place, entry: &Entry) {
+        let modified = entry.last_modified();
+        let is_unlike = |form: &Entry| form.last_modified() != modified;
+        self.drop_forms(key, |other, form| other != place && form.is_some_and(is_unlike));
+    }
+
+    /// Forgets these forms of an answer; `None`: one that was not read.
+    fn drop_forms(&mut self, key: &Key, is_meant: impl Fn(&Place, Option<&Entry>) -> bool) {
+        let meant = self.slots(key).filter(|(place, slot)| is_meant(place, slot.entry.as_deref()));
+        let meant: Vec<Place> = meant.map(|(place, _)| *place).collect();
+        meant.iter().for_each(|place| self.remove(place));
     }
 
     /// There is a file of so many bytes.
@@ -175,9 +197,15 @@ impl Memory {
 
     /// A file was read, or turned out to be none. `false`: what was stored meanwhile is newer.
     pub(super) fn read(&mut self, place: Place, entry: Option<Entry>) -> bool {
-        let Some(slot) = self.entries.get_mut(&place).filter(|slot| slot.entry.is_none()) else { return false };
-        match entry {
-            Some(entry) => slot.entry = Some(Arc::new(entry)),
+        if self.entries.get(&place).is_none_or(|slot| slot.entry.is_some()) {
+            return false;
+        }
+        match entry.and_then(|entry| Some((entry.key()?, entry))) {
+            Some((key, entry)) if self.is_late(&key, &place, &entry) => self.remove(&place),
+            Some((key, entry)) => {
+                self.drop_unlike(&key, &place, &entry);
+                self.entries.entry(place).and_modify(|slot| slot.entry = Some(Arc::new(entry)));
+            }
             None => self.take(&place),
         }
         true
@@ -240,6 +268,7 @@ impl Memory {
 
     /// Forgets all of a path, or everything: where that was, also where only a file was left that could not be removed.
     pub(super) fn forget(&mut self, path: Option<Part>) -> BTreeSet<Place> {
+        self.outdated.forget(path);
         let first = Place { path: path.unwrap_or_default(), subject: Part::default(), form: Part::default() };
         let is_meant = |place: &Place| path.is_none_or(|path| place.path == path);
         let left = self.unsaved.iter().flat_map(|unsaved| unsaved.removals.iter().chain(&unsaved.failed));
@@ -371,6 +400,35 @@ mod tests {
         memory.insert(&key, slow, &bounds);
         let found = memory.find(&key, &region("eu"), &bounds).expect("is there");
         assert_eq!(found.body(), b"new".as_slice());
+    }
+
+    #[test]
+    fn what_was_forgotten_while_it_was_fetched_is_not_stored() {
+        let (mut memory, bounds, key) = (Memory::default(), bounds(1 << 20, 100), key("/c/a"));
+        for path in [Some(key.place.path), None] {
+            let slow = entry(&key, "eu", "then", b"old");
+            memory.forget(path);
+            memory.insert(&key, slow, &bounds);
+            assert!(!memory.has(&key, &region("eu"), &bounds));
+        }
+        memory.insert(&key, entry(&key, "eu", "then", b"new"), &bounds);
+        assert!(memory.has(&key, &region("eu"), &bounds));
+    }
+
+    /// An answer was stored before the files of its other forms were read.
+    #[test]
+    fn a_file_of_another_time_than_what_came_meanwhile_is_removed_when_it_is_read() {
+        let (mut memory, bounds, key) = (Memory::with_files(), bounds(1 << 20, 100), key("/c/a"));
+        let [same, old] = [("us", "later"), ("asia", "then")].map(|(region, at)| entry(&key, region, at, b"x"));
+        let places = [&same, &old].map(|entry| entry.place().expect("has one"));
+        places.iter().for_each(|place| memory.found(*place, 100, &bounds));
+        memory.insert(&key, entry(&key, "eu", "later", b"x"), &bounds);
+        for (place, entry) in places.into_iter().zip([same, old]) {
+            assert!(memory.read(place, Arc::into_inner(entry)));
+        }
+        assert!(memory.has(&key, &region("us"), &bounds) && !memory.has(&key, &region("asia"), &bounds));
+        assert_eq!(memory.next_unsaved().map(|(place, entry)| (place, entry.is_some())), Some((places[1], false)));
+        assert_sound(&memory);
     }
 
     #[test]
